@@ -1,0 +1,217 @@
+"""What a user may set, and its check before any work starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+from lrjax import methods as methods_lib
+from lrjax import protocol as protocol_lib
+from lrjax.core import UsageError, unknown
+from lrjax.methods import METHODS
+from lrjax.optim import schedules
+
+PRECISIONS = ("float32", "bfloat16", "float64")
+
+# name -> (least, most, whether the most itself is allowed); others: 0 to infinity.
+_LIMITS = {
+    **dict.fromkeys(("b1", "b2", "b3", "momentum", "beta"), (0.0, 1.0, False)),
+    "warmup_fraction": (0.0, 1.0, True),
+    "T_0": (1.0, math.inf, False),
+    "t_mult": (1.0, math.inf, False),
+    "growth_rate": (1.0, math.inf, True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A checked config.
+
+    Attributes:
+      tasks, methods: names.
+      protocol: which choices apply where the config makes none.
+      seeds: of the runs.
+      epochs: passes over the training part; unless `steps` is set.
+      steps: updates of every run, or None.
+      batch_size: rows of a batch; None for the task's own.
+      precision: one of `PRECISIONS`.
+      eval_every: steps between measurements; None for an epoch.
+      hparams: method -> hyperparameter -> value, where the config sets one.
+      grid: hyperparameter -> values.
+    """
+
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    protocol: str
+    seeds: tuple[int, ...]
+    epochs: int
+    steps: int | None
+    batch_size: int | None
+    precision: str
+    eval_every: int | None
+    hparams: Mapping[str, Mapping[str, Any]]
+    grid: Mapping[str, tuple[Any, ...]]
+
+    def lanes(self, method: str, task: str) -> list[dict[str, Any]]:
+        """Every combination of hyperparameters that a method runs with on a task.
+
+        Values come, the later the stronger, from the method's defaults, the protocol,
+        the config's `hparams` and its `grid`.
+
+        Raises:
+          UsageError: if a value is missing or out of range.
+        """
+        base = dict(methods_lib.find(method).defaults)
+        base |= protocol_lib.find(self.protocol).overrides(method, task)
+        base |= self.hparams.get(method, {})
+        axes = {k: v for k, v in self.grid.items() if k in base}
+        lanes = []
+        for values in itertools.product(*axes.values()):
+            lane = base | dict(zip(axes, values, strict=True))
+            _check_hparams(method, task, self.protocol, lane)
+            lanes.append(lane)
+        return lanes
+
+
+def base() -> config_dict.ConfigDict:
+    """A config with every field, for the files in `configs/` to fill in."""
+    config = config_dict.ConfigDict()
+    config.tasks = ()
+    config.methods = ()
+    config.protocol = "sound"
+    config.seeds = config_dict.placeholder(object)  # how many, or a tuple of them
+    config.epochs = 100
+    config.steps = config_dict.placeholder(int)  # updates; overrides epochs
+    config.batch_size = config_dict.placeholder(int)  # None: the task's own
+    config.precision = "float32"
+    config.eval_every = config_dict.placeholder(int)  # steps; None: an epoch
+    # Values tried for a hyperparameter, in every combination, by each method that
+    # has it; () is unset.
+    names = sorted({name for method in METHODS.values() for name in method.defaults})
+    config.grid = config_dict.ConfigDict(dict.fromkeys(names, ()))
+    # What to change of a method's defaults; None is unset.
+    config.hparams = config_dict.ConfigDict(
+        {
+            name: {hp: config_dict.placeholder(object) for hp in method.defaults}
+            for name, method in METHODS.items()
+        }
+    )
+    config.seeds = 10
+    return config
+
+
+def check(config: config_dict.ConfigDict) -> Settings:
+    """Turns a config into settings.
+
+    Raises:
+      UsageError: if a name is unknown or a value is of no use; says which.
+    """
+    hparams = {
+        method: {k: v for k, v in values.items() if v is not None}
+        for method, values in config.hparams.items()
+    }
+    settings = Settings(
+        tasks=_names("tasks", config.tasks),
+        methods=_names("methods", config.methods),
+        protocol=protocol_lib.find(config.protocol).name,
+        seeds=_seeds(config.seeds),
+        epochs=_positive("epochs", config.epochs),
+        steps=_optional("steps", config.steps),
+        batch_size=_optional("batch_size", config.batch_size),
+        precision=config.precision,
+        eval_every=_optional("eval_every", config.eval_every),
+        hparams={method: values for method, values in hparams.items() if values},
+        grid={k: tuple(v) for k, v in config.grid.items() if len(v)},
+    )
+    if settings.precision not in PRECISIONS:
+        raise unknown("precision", settings.precision, PRECISIONS)
+    chosen = [methods_lib.find(name) for name in settings.methods]
+    for name in settings.grid:
+        if not any(name in method.defaults for method in chosen):
+            raise UsageError(
+                f"grid.{name}: none of the methods {', '.join(settings.methods)} has "
+                f"a hyperparameter '{name}'"
+            )
+    for task, method in itertools.product(settings.tasks, settings.methods):
+        settings.lanes(method, task)
+    return settings
+
+
+def _names(field: str, value: Any) -> tuple[str, ...]:
+    """Names from a tuple, or from text with commas as people write it."""
+    if isinstance(value, str):
+        value = (value,)
+    names = [part.strip() for item in value for part in str(item).split(",")]
+    names = [name for name in names if name]
+    if not names:
+        raise UsageError(f"config.{field} is empty: name at least one")
+    return tuple(dict.fromkeys(names))
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    """Seeds 0 to n - 1 for a number n, else the tuple itself."""
+    if _whole(value):
+        if value < 1:
+            raise UsageError(f"config.seeds={value}: at least one seed is needed")
+        return tuple(range(value))
+    if not isinstance(value, tuple | list) or not all(_whole(v) for v in value):
+        raise UsageError(f"config.seeds={value!r}: give a number or a tuple of them")
+    if not value:
+        raise UsageError("config.seeds is empty: at least one seed is needed")
+    for seed in value:
+        if not 0 <= seed < 2**32:
+            raise UsageError(f"config.seeds: {seed} is not between 0 and 2**32 - 1")
+    if len(set(value)) < len(value):
+        raise UsageError(f"config.seeds={tuple(value)}: a seed comes twice")
+    return tuple(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(field: str, value: Any) -> int:
+    if not _whole(value) or not 1 <= value < 2**31:
+        raise UsageError(f"config.{field}={value!r}: must be a whole number from 1 up")
+    return value
+
+
+def _optional(field: str, value: Any) -> int | None:
+    return None if value is None else _positive(field, value)
+
+
+def _check_hparams(
+    method: str, task: str, protocol: str, hparams: Mapping[str, Any]
+) -> None:
+    defaults = METHODS[method].defaults
+    for name, value in hparams.items():
+        where = f"{method}.{name}={value!r}"
+        if name in METHODS[method].required and value is None:
+            raise UsageError(
+                f"method '{method}' needs {name}, for which there is no value on "
+                f"'{task}' under protocol '{protocol}': set "
+                f"--config.hparams.{method}.{name}, or leave the method out"
+            )
+        default = defaults[name]
+        if name == "schedule":
+            if value not in schedules.SCHEDULES:
+                raise unknown("schedule", value, schedules.SCHEDULES)
+        elif isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise UsageError(f"{where}: must be True or False")
+        elif value is not None:
+            _check_number(name, value, where)
+
+
+def _check_number(name: str, value: Any, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{where}: must be a number")
+    low, high, closed = _LIMITS.get(name, (0.0, math.inf, False))
+    if not (low <= value < high or (closed and value == high)):
+        end = "]" if closed else ")"
+        raise UsageError(f"{where}: must be in [{low:g}, {high:g}{end}")

@@ -1,0 +1,164 @@
+"""The nouns of lrjax: Method, Task, Run, Space. Imports nothing of lrjax."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+PyTree = Any
+Batch = Mapping[str, Any]
+
+# Raised by one whenever the same run gives other numbers than before; part of each
+# run's identity, so that old results are never mixed with new ones.
+NUMERICS_VERSION = 1
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done; one line that says what and where."""
+
+
+def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.0)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return UsageError(f"unknown {kind} '{name}'{hint}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Values that a tuner may try for one hyperparameter, both ends included.
+
+    Attributes:
+      low: smallest value.
+      high: largest value.
+      log: whether values are drawn uniformly in the logarithm.
+      integer: whether only whole numbers are meant.
+    """
+
+    low: float
+    high: float
+    log: bool = True
+    integer: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """A search space: hyperparameter name -> Range. Independent dimensions."""
+
+    ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to control the learning rate: hyperparameters -> Optax transformation.
+
+    Attributes:
+      name: the name in `METHODS`, in tables and on the command line.
+      build: `build(horizon, **hparams) -> GradientTransformationExtraArgs`, where
+        `horizon` is the number of updates that the schedule is laid out for and
+        `hparams` are values for all keys of `defaults`. `horizon` and every number
+        outside `static` may be traced.
+      defaults: every hyperparameter with its default.
+      space: the hyperparameters worth tuning and their ranges.
+      static: hyperparameters that are compiled in although they are numbers; what
+        is no number (names, flags, None) always is.
+      required: hyperparameters that have no default (None) and must be given.
+      family: one of 'fixed', 'schedule', 'learning-rate-free', 'statistics'.
+      memory: size of the optimiser's state in multiples of the parameters.
+      source: paper and official implementation.
+      advice: what its authors say about using it.
+    """
+
+    name: str
+    build: Callable[..., optax.GradientTransformationExtraArgs]
+    defaults: Mapping[str, Any]
+    family: str
+    source: str
+    advice: str = ""
+    space: Space = Space()
+    static: frozenset[str] = frozenset()
+    required: frozenset[str] = frozenset()
+    memory: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Data on the device and the pure functions that train and judge a model.
+
+    `train`, `valid` and `test` are dictionaries of arrays with one row per example.
+    A batch is the same dictionary with `batch_size` rows and one more entry,
+    `mask` [batch_size], 1.0 for real rows and 0.0 for the padding of a short batch.
+
+    Attributes:
+      name: the name in tables.
+      train, valid, test: the three parts.
+      init: `init(key) -> (params, state)`; `state` is what training changes beside
+        the parameters (batch-norm statistics; `()` where there is none).
+      loss: `loss(params, state, key, batch) -> (loss, (state, metrics))`, the mean
+        over the rows with mask 1.
+      evaluate: `evaluate(params, state, batch) -> sums`, a dictionary of scalars:
+        'loss' (and 'accuracy' for classifiers) summed over the rows with mask 1, and
+        'count', their number.
+      batch_size: rows of a batch.
+      num_classes: number of classes; 0 where there are none.
+      metric: the entry of `evaluate` to rank by, 'accuracy' or 'loss'.
+      family: the kind of model, for choices of speed ('linear', 'conv', ...).
+    """
+
+    name: str
+    train: Batch
+    valid: Batch
+    test: Batch
+    init: Callable[[jax.Array], tuple[PyTree, PyTree]]
+    loss: Callable[..., tuple[jax.Array, tuple[PyTree, Mapping[str, jax.Array]]]]
+    evaluate: Callable[[PyTree, PyTree, Batch], Mapping[str, jax.Array]]
+    batch_size: int
+    num_classes: int = 0
+    metric: str = "accuracy"
+    family: str = "linear"
+
+    @property
+    def num_examples(self) -> int:
+        """Rows of the training part."""
+        return len(next(iter(self.train.values())))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that cover the training part once, the last one perhaps short."""
+        return -(-self.num_examples // self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that decides one training run's numbers.
+
+    Attributes:
+      task, protocol, method: names.
+      hparams: a value for every hyperparameter of the method, sorted by name.
+      seed: decides initialisation, data order and noise; nothing else does.
+      steps: updates to train for.
+      horizon: updates that schedules are laid out for (`steps` unless cut short).
+      batch_size: rows of a batch.
+      precision: 'float32', 'float64' or 'bfloat16' (compute only).
+      eval_every: steps between evaluations.
+      data: fingerprint of the task's data.
+      fresh_batches: whether every batch comes from a new order of its own.
+    """
+
+    task: str
+    protocol: str
+    method: str
+    hparams: tuple[tuple[str, Any], ...]
+    seed: int
+    steps: int
+    horizon: int
+    batch_size: int
+    precision: str
+    eval_every: int
+    data: str
+    fresh_batches: bool = False

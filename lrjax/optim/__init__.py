@@ -1,0 +1,49 @@
+"""Optax transformations that control their own learning rate."""
+
+from lrjax.optim.base import scale_by_learning_rate
+from lrjax.optim.baselines import adamw, nadamw, sgd
+from lrjax.optim.cocob import cocob
+from lrjax.optim.dadapt import dadapt_adagrad, dadapt_adam, dadapt_lion, dadapt_sgd
+from lrjax.optim.dog import cdowg, dog, dowg, ldog, polynomial_averaging
+from lrjax.optim.hypergradient import hypergradient_adam, hypergradient_sgd
+from lrjax.optim.mechanic import mechanic
+from lrjax.optim.momo import momo, momo_adam
+from lrjax.optim.prodigy import prodigy
+from lrjax.optim.readings import effective_learning_rate, eval_params
+from lrjax.optim.schedule_free import (
+    schedule_free_adamw,
+    schedule_free_prodigy,
+    schedule_free_radam,
+    schedule_free_sgd,
+)
+from lrjax.optim.storm_plus import storm_plus
+
+__all__ = [
+    "adamw",
+    "cdowg",
+    "cocob",
+    "dadapt_adagrad",
+    "dadapt_adam",
+    "dadapt_lion",
+    "dadapt_sgd",
+    "dog",
+    "dowg",
+    "effective_learning_rate",
+    "eval_params",
+    "hypergradient_adam",
+    "hypergradient_sgd",
+    "ldog",
+    "mechanic",
+    "momo",
+    "momo_adam",
+    "nadamw",
+    "polynomial_averaging",
+    "prodigy",
+    "scale_by_learning_rate",
+    "schedule_free_adamw",
+    "schedule_free_prodigy",
+    "schedule_free_radam",
+    "schedule_free_sgd",
+    "sgd",
+    "storm_plus",
+]

@@ -1,0 +1,181 @@
+"""What the optimisers share: scalars, reductions over trees, and learning rates."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+Scalar = float | jax.Array
+ScalarOrSchedule = Scalar | Callable[[jax.Array], Any]
+
+
+def scalar_dtype(tree: PyTree) -> Any:
+    """Dtype for scalar state: float32, or float64 where the parameters have it.
+
+    A step size or a sum over millions of entries is not held in bfloat16, whatever
+    the dtype of the parameters.
+    """
+    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
+
+
+def scalars(dtype: Any, *values: Scalar) -> tuple[jax.Array, ...]:
+    """Hyperparameters, traced or not, as arrays of the dtype to compute in.
+
+    With arrays of an explicit dtype an update on bfloat16 parameters is computed in
+    float32 and rounded once, at its end.
+    """
+    return tuple(jnp.asarray(value, dtype) for value in values)
+
+
+def rate_at(learning_rate: ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:
+    """The learning rate for update number `count`, which starts from 0."""
+    value = learning_rate(count) if callable(learning_rate) else learning_rate
+    return jnp.asarray(value, dtype)
+
+
+def is_zero(value: Scalar) -> bool:
+    """Whether a hyperparameter is known to be zero while tracing."""
+    return isinstance(value, int | float) and value == 0
+
+
+def is_positive(value: Scalar) -> bool:
+    """Whether a hyperparameter is known to be positive while tracing."""
+    return isinstance(value, int | float) and value > 0
+
+
+def add_decay(
+    grad: jax.Array, param: jax.Array, weight_decay: Scalar, dtype: Any
+) -> jax.Array:
+    """`grad + weight_decay * param`, not reading `param` without decay."""
+    if is_zero(weight_decay):
+        return grad
+    return grad + jnp.asarray(weight_decay, dtype) * param
+
+
+def require_params(params: PyTree | None) -> PyTree:
+    """Returns the parameters or says that they are missing."""
+    if params is None:
+        raise ValueError(
+            "This transformation needs the parameters: update(grads, state, params)."
+        )
+    return params
+
+
+def require_value(name: str, value: Any) -> Any:
+    """Returns an extra argument of `update` or says that it is missing."""
+    if value is None:
+        raise ValueError(f"This transformation needs `update(..., {name}={name})`.")
+    return value
+
+
+def copy(tree: PyTree) -> PyTree:
+    """A tree with its own buffers, so that it can be donated beside its source."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+
+def zeros_like(tree: PyTree) -> PyTree:
+    """A tree of zeros with the shapes and dtypes of `tree`."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """`tree` with the dtypes of `like`."""
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
+
+
+def map_leaves(fn: Callable[..., tuple], outputs: int, *trees: PyTree) -> tuple:
+    """`jax.tree.map` for a function with several outputs: one tree for each of them.
+
+    Everything that concerns a leaf is then written in one place, and the compiler sees
+    all its uses of an array together.
+    """
+    treedef = jax.tree.structure(trees[0])
+    columns = [treedef.flatten_up_to(tree) for tree in trees]
+    rows = [fn(*leaves) for leaves in zip(*columns, strict=True)]
+    return tuple(
+        treedef.unflatten([row[index] for row in rows]) for index in range(outputs)
+    )
+
+
+def total(tree: PyTree, dtype: Any) -> jax.Array:
+    """The sum of a tree of scalars."""
+    return reduce(operator.add, jax.tree.leaves(tree), jnp.zeros((), dtype))
+
+
+def sum_leaves(fn: Callable[..., jax.Array], dtype: Any, *trees: PyTree) -> jax.Array:
+    """Sum of `fn(*leaves)` over all entries of all leaves, accumulated in `dtype`."""
+    sums = jax.tree.map(lambda *leaves: jnp.sum(fn(*leaves), dtype=dtype), *trees)
+    return total(sums, dtype)
+
+
+def sum_squares(tree: PyTree, dtype: Any) -> jax.Array:
+    """Squared Euclidean norm of a tree."""
+    return sum_leaves(lambda leaf: jnp.square(leaf.astype(dtype)), dtype, tree)
+
+
+def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """`numerator / denominator`, and 0 where the denominator is 0."""
+    zero = denominator == 0
+    return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
+
+
+def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
+    """`1 - decay ** count`: what `count` steps of an average from zero add up to."""
+    return 1 - decay ** count.astype(decay.dtype)
+
+
+def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
+    """`fn(kept, param)` leaf by leaf, and `param` where a mask left nothing."""
+
+    def masked(node):
+        return isinstance(node, optax.MaskedNode)
+
+    return jax.tree.map(
+        lambda k, p: p if masked(k) else fn(k, p), kept, params, is_leaf=masked
+    )
+
+
+class LearningRateState(NamedTuple):
+    """State of `scale_by_learning_rate`.
+
+    Attributes:
+      count: number of updates made.
+      learning_rate: the rate of the last update; before it, the rate of the first.
+    """
+
+    count: jax.Array
+    learning_rate: jax.Array
+
+
+def scale_by_learning_rate(
+    learning_rate: ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by minus the learning rate and records the rate.
+
+    Args:
+      learning_rate: a number, a traced number or a schedule of the update count.
+
+    Returns:
+      The transformation; `effective_learning_rate` reads its state.
+    """
+
+    def init(params):
+        count = jnp.zeros((), jnp.int32)
+        return LearningRateState(
+            count, rate_at(learning_rate, count, scalar_dtype(params))
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        rate = rate_at(learning_rate, state.count, state.learning_rate.dtype)
+        updates = jax.tree.map(lambda u: (-rate * u).astype(u.dtype), updates)
+        return updates, LearningRateState(state.count + 1, rate)
+
+    return optax.GradientTransformationExtraArgs(init, update)

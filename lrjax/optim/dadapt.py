@@ -1,0 +1,528 @@
+"""D-Adaptation: a step size from a lower bound on the distance to the solution.
+
+Where the learning rate is 0, or no gradient has been nonzero yet, the official Adam and
+SGD return without a trace. Here the coefficients of the averages become 1 and 0 then,
+which costs no pass over the state.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrjax.optim import base
+
+
+def _grow(
+    d: jax.Array, d_hat: jax.Array, growth_rate: base.Scalar, moved: jax.Array
+) -> jax.Array:
+    """The next estimate of the distance, which never shrinks."""
+    (growth,) = base.scalars(d.dtype, growth_rate)
+    return jnp.where(moved, jnp.maximum(d, jnp.minimum(d_hat, d * growth)), d)
+
+
+class DAdaptAdamState(NamedTuple):
+    """State of `dadapt_adam`.
+
+    Attributes:
+      count: number of updates made.
+      step: how many of them had a nonzero learning rate and gradient.
+      d: estimate of the distance to the solution.
+      numerator: weighted sum of <gradient, s> in Adam's metric.
+      learning_rate: d times the learning rate (times the bias correction) of the last
+        update; before it, of the first.
+      s: weighted average of gradients times rates, with the root of b2.
+      exp_avg: average of gradients times rates, with b1.
+      exp_avg_sq: average of squared gradients, with b2.
+    """
+
+    count: jax.Array
+    step: jax.Array
+    d: jax.Array
+    numerator: jax.Array
+    learning_rate: jax.Array
+    s: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+
+def dadapt_adam(
+    learning_rate: base.ScalarOrSchedule = 1.0,
+    b1: base.Scalar = 0.9,
+    b2: base.Scalar = 0.999,
+    eps: base.Scalar = 1e-8,
+    weight_decay: base.Scalar = 0.0,
+    d0: base.Scalar = 1e-6,
+    growth_rate: base.Scalar = float("inf"),
+    decouple: bool = False,
+    use_bias_correction: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam with D-Adaptation.
+
+    With :math:`\lambda_k = d_k \gamma_k`, times Adam's bias correction if asked for:
+
+    .. math::
+      s_{k+1} &= \sqrt{\beta_2} s_k + (1-\sqrt{\beta_2}) \lambda_k g_k \\
+      m_{k+1} &= \beta_1 m_k + (1-\beta_1) \lambda_k g_k \\
+      v_{k+1} &= \beta_2 v_k + (1-\beta_2) g_k^2 \\
+      r_{k+1} &= \sqrt{\beta_2} r_k + (1-\sqrt{\beta_2}) \lambda_k
+        \langle g_k, s_k / (\sqrt{v_k}+\epsilon) \rangle \\
+      d_{k+1} &= \max\left(d_k, \min\left(\rho d_k,
+        \frac{r_{k+1}}{(1-\sqrt{\beta_2}) \|s_{k+1}\|_1}\right)\right) \\
+      x_{k+1} &= x_k - m_{k+1} / (\sqrt{v_{k+1}}+\epsilon)
+
+    Args:
+      learning_rate: factor :math:`\gamma`, "leave set to 1 unless you encounter
+        instability"; use the schedule that you would use with Adam.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: term outside of the root in the denominator.
+      weight_decay: coefficient of weight decay.
+      d0: initial estimate of d; "rarely needs changing".
+      growth_rate: bound :math:`\rho` on the growth of d in one step; "values like 1.02
+        give a kind of learning rate warmup effect".
+      decouple: decay as in AdamW instead of adding to the gradient. Static.
+      use_bias_correction: whether to use Adam's bias correction. Static.
+
+    Returns:
+      The transformation. Defaults are those of the official implementation.
+
+    References:
+      Defazio and Mishchenko, `Learning-Rate-Free Learning by D-Adaptation
+      <https://arxiv.org/abs/2301.07733>`_, 2023. Official implementation:
+      ``DAdaptAdam`` of facebookresearch/dadaptation 3.2.
+    """
+
+    def rate_factor(count, step, dtype):
+        rate = base.rate_at(learning_rate, count, dtype)
+        if use_bias_correction:
+            beta1, beta2 = base.scalars(dtype, b1, b2)
+            rate *= jnp.sqrt(base.bias_correction(beta2, step + 1))
+            rate /= base.bias_correction(beta1, step + 1)
+        return rate
+
+    def init(params):
+        dtype = base.scalar_dtype(params)
+        count = jnp.zeros((), jnp.int32)
+        (d,) = base.scalars(dtype, d0)
+        return DAdaptAdamState(
+            count=count,
+            step=jnp.zeros((), jnp.int32),
+            d=d,
+            numerator=jnp.zeros((), dtype),
+            learning_rate=d * rate_factor(count, count, dtype),
+            s=base.zeros_like(params),
+            exp_avg=base.zeros_like(params),
+            exp_avg_sq=base.zeros_like(params),
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        params = base.require_params(params)
+        dtype = state.d.dtype
+        beta1, beta2, epsilon = base.scalars(dtype, b1, b2, eps)
+        root2 = jnp.sqrt(beta2)
+        dlr = state.d * rate_factor(state.count, state.step, dtype)
+        active = dlr > 0
+        keep_s, keep1, keep2 = (jnp.where(active, b, 1) for b in (root2, beta1, beta2))
+
+        def leaf(grad, param, s, m, v):
+            if not decouple:
+                grad = base.add_decay(grad, param, weight_decay, dtype)
+            product = jnp.sum(grad * (s / (jnp.sqrt(v) + epsilon)), dtype=dtype)
+            new_s = keep_s * s + (1 - keep_s) * dlr * grad
+            new_m = keep1 * m + (1 - keep1) * dlr * grad
+            new_v = keep2 * v + (1 - keep2) * (grad * grad)
+            norm = jnp.sum(jnp.abs(new_s), dtype=dtype)
+            change = -jnp.where(active, new_m, 0) / (jnp.sqrt(new_v) + epsilon)
+            return (
+                product,
+                norm,
+                new_s.astype(s.dtype),
+                new_m.astype(m.dtype),
+                new_v.astype(v.dtype),
+                change,
+            )
+
+        products, norms, s, m, v, changes = base.map_leaves(
+            leaf, 6, updates, params, state.s, state.exp_avg, state.exp_avg_sq
+        )
+        product, norm = base.total(products, dtype), base.total(norms, dtype)
+        moved = active & (norm > 0)
+        numerator = root2 * state.numerator + (1 - root2) * dlr * product
+        d_hat = base.safe_divide(numerator, (1 - root2) * norm)
+        if decouple and not base.is_zero(weight_decay):
+            (decay,) = base.scalars(dtype, weight_decay)
+            shrink = jnp.where(moved, decay * dlr, 0)
+            changes = jax.tree.map(lambda u, p: u - shrink * p, changes, params)
+        return base.cast_like(changes, params), DAdaptAdamState(
+            count=state.count + 1,
+            step=state.step + moved,
+            d=_grow(state.d, d_hat, growth_rate, moved),
+            numerator=jnp.where(moved, numerator, state.numerator),
+            learning_rate=dlr,
+            s=s,
+            exp_avg=m,
+            exp_avg_sq=v,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class DAdaptSgdState(NamedTuple):
+    """State of `dadapt_sgd`.
+
+    Attributes:
+      count: number of updates made.
+      step: how many of them had a nonzero learning rate and gradient.
+      d: estimate of the distance to the solution.
+      numerator: sum of <gradient, s> times the rates.
+      first_norm: norm of the first nonzero gradient.
+      learning_rate: d times the learning rate over `first_norm` at the last update;
+        0 before it.
+      s: sum of gradients times rates.
+      start: the initial parameters.
+    """
+
+    count: jax.Array
+    step: jax.Array
+    d: jax.Array
+    numerator: jax.Array
+    first_norm: jax.Array
+    learning_rate: jax.Array
+    s: Any
+    start: Any
+
+
+def dadapt_sgd(
+    learning_rate: base.ScalarOrSchedule = 1.0,
+    momentum: base.Scalar = 0.0,
+    weight_decay: base.Scalar = 0.0,
+    d0: base.Scalar = 1e-6,
+    growth_rate: base.Scalar = float("inf"),
+) -> optax.GradientTransformationExtraArgs:
+    r"""SGD with D-Adaptation, in its dual averaging form with primal averaging.
+
+    With :math:`\lambda_k = d_k \gamma_k / \|g_0\|`:
+
+    .. math::
+      r_{k+1} &= r_k + \lambda_k \langle g_k, s_k \rangle \\
+      s_{k+1} &= s_k + \lambda_k g_k \\
+      d_{k+1} &= \max\left(d_k, \min\left(\rho d_k,
+        \frac{2 r_{k+1}}{\|s_{k+1}\|}\right)\right) \\
+      x_{k+1} &= \mu x_k + (1-\mu) (x_0 - s_{k+1})
+
+    The norm of the first gradient leaves out the weight decay, as officially.
+
+    Args:
+      learning_rate: factor :math:`\gamma`, "leave set to 1 unless you encounter
+        instability"; use the schedule that you would use with SGD.
+      momentum: :math:`\mu`, between 0 and 1; the authors use 0.9 for deep networks.
+      weight_decay: coefficient of weight decay, added to the gradient.
+      d0: initial estimate of d; "rarely needs changing".
+      growth_rate: bound :math:`\rho` on the growth of d in one step; "values like 1.02
+        may help if training is unstable".
+
+    Returns:
+      The transformation. Defaults are those of the official implementation.
+
+    References:
+      Defazio and Mishchenko, `Learning-Rate-Free Learning by D-Adaptation
+      <https://arxiv.org/abs/2301.07733>`_, 2023. Official implementation:
+      ``DAdaptSGD`` of facebookresearch/dadaptation 3.2.
+    """
+
+    def init(params):
+        dtype = base.scalar_dtype(params)
+        (d,) = base.scalars(dtype, d0)
+        return DAdaptSgdState(
+            count=jnp.zeros((), jnp.int32),
+            step=jnp.zeros((), jnp.int32),
+            d=d,
+            numerator=jnp.zeros((), dtype),
+            first_norm=jnp.zeros((), dtype),
+            learning_rate=jnp.zeros((), dtype),
+            s=base.zeros_like(params),
+            start=base.copy(params),
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        params = base.require_params(params)
+        dtype = state.d.dtype
+        rate = base.rate_at(learning_rate, state.count, dtype)
+        (mu,) = base.scalars(dtype, momentum)
+        first_norm = jax.lax.cond(
+            state.step == 0,
+            lambda: jnp.sqrt(base.sum_squares(updates, dtype)),
+            lambda: state.first_norm,
+        )
+        dlr = base.safe_divide(state.d * rate, first_norm)
+        active = dlr > 0
+
+        def leaf(grad, param, s, start):
+            grad = base.add_decay(grad, param, weight_decay, dtype)
+            product = jnp.sum(grad * s, dtype=dtype)
+            new_s = s + dlr * grad
+            square = jnp.sum(new_s * new_s, dtype=dtype)
+            change = (1 - mu) * jnp.where(active, start - new_s - param, 0)
+            return product, square, new_s.astype(s.dtype), change.astype(param.dtype)
+
+        products, squares, s, changes = base.map_leaves(
+            leaf, 4, updates, params, state.s, state.start
+        )
+        square = base.total(squares, dtype)
+        moved = active & (square > 0)
+        numerator = state.numerator + dlr * base.total(products, dtype)
+        d_hat = base.safe_divide(2 * numerator, jnp.sqrt(square))
+        return changes, DAdaptSgdState(
+            count=state.count + 1,
+            step=state.step + moved,
+            d=_grow(state.d, d_hat, growth_rate, moved),
+            numerator=numerator,
+            first_norm=first_norm,
+            learning_rate=dlr,
+            s=s,
+            start=state.start,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class DAdaptAdagradState(NamedTuple):
+    """State of `dadapt_adagrad`.
+
+    Attributes:
+      count: number of updates made.
+      d: estimate of the distance to the solution.
+      gradient_sum: sum of squared gradients in the metric, times squared rates.
+      learning_rate: d times the learning rate at the last update; before it, at the
+        first.
+      s: sum of gradients times rates.
+      square_sum: sum of squared gradients, from 1e-6.
+      start: the initial parameters.
+    """
+
+    count: jax.Array
+    d: jax.Array
+    gradient_sum: jax.Array
+    learning_rate: jax.Array
+    s: Any
+    square_sum: Any
+    start: Any
+
+
+def dadapt_adagrad(
+    learning_rate: base.ScalarOrSchedule = 1.0,
+    momentum: base.Scalar = 0.0,
+    eps: base.Scalar = 1e-6,
+    weight_decay: base.Scalar = 0.0,
+    d0: base.Scalar = 1e-6,
+    growth_rate: base.Scalar = float("inf"),
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdaGrad with D-Adaptation.
+
+    With :math:`\lambda_k = d_k \gamma_k`, :math:`a_0 = 10^{-6}` and
+    :math:`A_k = \sqrt{a_k} + \epsilon`:
+
+    .. math::
+      a_{k+1} &= a_k + g_k^2 \\
+      s_{k+1} &= s_k + \lambda_k g_k \\
+      q_{k+1} &= q_k + \lambda_k^2 \langle g_k, g_k / A_{k+1} \rangle \\
+      d_{k+1} &= \max\left(d_k, \min\left(\rho d_k,
+        \frac{\langle s_{k+1}, s_{k+1} / A_{k+1} \rangle - q_{k+1}}{\|s_{k+1}\|_1}
+        \right)\right) \\
+      x_{k+1} &= \mu x_k + (1-\mu) (x_0 - s_{k+1} / A_{k+1})
+
+    The authors recommend Adam or SGD "in most situations", as d grows slowly here.
+
+    Args:
+      learning_rate: factor :math:`\gamma`, "leave set to 1 unless you encounter
+        instability".
+      momentum: :math:`\mu`, between 0 and 1.
+      eps: term outside of the root in the denominator.
+      weight_decay: coefficient of weight decay, added to the gradient.
+      d0: initial estimate of d; "rarely needs changing".
+      growth_rate: bound :math:`\rho` on the growth of d in one step.
+
+    Returns:
+      The transformation. Defaults are those of the official implementation.
+
+    References:
+      Defazio and Mishchenko, `Learning-Rate-Free Learning by D-Adaptation
+      <https://arxiv.org/abs/2301.07733>`_, 2023. Official implementation:
+      ``DAdaptAdaGrad`` of facebookresearch/dadaptation 3.2.
+    """
+
+    def init(params):
+        dtype = base.scalar_dtype(params)
+        count = jnp.zeros((), jnp.int32)
+        (d,) = base.scalars(dtype, d0)
+        return DAdaptAdagradState(
+            count=count,
+            d=d,
+            gradient_sum=jnp.zeros((), dtype),
+            learning_rate=d * base.rate_at(learning_rate, count, dtype),
+            s=base.zeros_like(params),
+            square_sum=jax.tree.map(lambda p: jnp.full_like(p, 1e-6), params),
+            start=base.copy(params),
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        params = base.require_params(params)
+        dtype = state.d.dtype
+        rate = base.rate_at(learning_rate, state.count, dtype)
+        mu, epsilon = base.scalars(dtype, momentum, eps)
+        dlr = state.d * rate
+
+        def leaf(grad, param, s, square_sum, start):
+            grad = base.add_decay(grad, param, weight_decay, dtype)
+            new_square_sum = square_sum + grad * grad
+            denominator = jnp.sqrt(new_square_sum) + epsilon
+            new_s = s + dlr * grad
+            return (
+                jnp.sum(grad * grad / denominator, dtype=dtype),
+                jnp.sum(new_s * new_s / denominator, dtype=dtype),
+                jnp.sum(jnp.abs(new_s), dtype=dtype),
+                new_s.astype(s.dtype),
+                new_square_sum.astype(square_sum.dtype),
+                ((1 - mu) * (start - new_s / denominator - param)).astype(param.dtype),
+            )
+
+        gradients, squares, norms, s, square_sum, changes = base.map_leaves(
+            leaf, 6, updates, params, state.s, state.square_sum, state.start
+        )
+        norm = base.total(norms, dtype)
+        gradient_sum = state.gradient_sum + dlr * dlr * base.total(gradients, dtype)
+        d_hat = base.safe_divide(base.total(squares, dtype) - gradient_sum, norm)
+        return changes, DAdaptAdagradState(
+            count=state.count + 1,
+            d=_grow(state.d, d_hat, growth_rate, (rate > 0) & (norm > 0)),
+            gradient_sum=gradient_sum,
+            learning_rate=dlr,
+            s=s,
+            square_sum=square_sum,
+            start=state.start,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class DAdaptLionState(NamedTuple):
+    """State of `dadapt_lion`.
+
+    Attributes:
+      count: number of updates made.
+      d: estimate of the distance to the solution.
+      numerator: weighted sum of <sign, s>.
+      learning_rate: d times the learning rate at the last update; before it, at the
+        first.
+      s: weighted average of signs times rates.
+      exp_avg: average of gradients times rates.
+    """
+
+    count: jax.Array
+    d: jax.Array
+    numerator: jax.Array
+    learning_rate: jax.Array
+    s: Any
+    exp_avg: Any
+
+
+def dadapt_lion(
+    learning_rate: base.ScalarOrSchedule = 1.0,
+    b1: base.Scalar = 0.9,
+    b2: base.Scalar = 0.99,
+    weight_decay: base.Scalar = 0.0,
+    d0: base.Scalar = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Lion with D-Adaptation ("should be considered experimental").
+
+    With :math:`\lambda_k = d_k \gamma_k`:
+
+    .. math::
+      u_k &= \mathrm{sign}(\beta_1 m_k + (1-\beta_1) g_k) \\
+      x_{k+1} &= (1 - \lambda_k w) x_k - \lambda_k u_k \\
+      m_{k+1} &= \beta_2 m_k + (1-\beta_2) \lambda_k g_k \\
+      r_{k+1} &= \sqrt{\beta_2} r_k
+        + (1-\sqrt{\beta_2}) \lambda_k \langle u_k, s_k \rangle \\
+      s_{k+1} &= \sqrt{\beta_2} s_k + (1-\sqrt{\beta_2}) \lambda_k u_k \\
+      d_{k+1} &= \max\left(d_k,
+        \frac{r_{k+1}}{(1-\sqrt{\beta_2}) \|s_{k+1}\|_1}\right)
+
+    Args:
+      learning_rate: factor :math:`\gamma`, "leave set to 1 unless you encounter
+        instability".
+      b1: weight of the momentum in the sign.
+      b2: decay of the momentum.
+      weight_decay: coefficient w of decoupled weight decay.
+      d0: initial estimate of d; "rarely needs changing".
+
+    Returns:
+      The transformation. Defaults are those of the official implementation.
+
+    References:
+      Defazio and Mishchenko, `Learning-Rate-Free Learning by D-Adaptation
+      <https://arxiv.org/abs/2301.07733>`_, 2023; Chen et al., `Symbolic Discovery of
+      Optimization Algorithms <https://arxiv.org/abs/2302.06675>`_, 2023. Official
+      implementation: ``DAdaptLion`` of facebookresearch/dadaptation 3.2.
+    """
+
+    def init(params):
+        dtype = base.scalar_dtype(params)
+        count = jnp.zeros((), jnp.int32)
+        (d,) = base.scalars(dtype, d0)
+        return DAdaptLionState(
+            count=count,
+            d=d,
+            numerator=jnp.zeros((), dtype),
+            learning_rate=d * base.rate_at(learning_rate, count, dtype),
+            s=base.zeros_like(params),
+            exp_avg=base.zeros_like(params),
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        params = base.require_params(params)
+        dtype = state.d.dtype
+        rate = base.rate_at(learning_rate, state.count, dtype)
+        beta1, beta2 = base.scalars(dtype, b1, b2)
+        root2 = jnp.sqrt(beta2)
+        dlr = state.d * rate
+
+        def leaf(grad, param, s, m):
+            sign = jnp.sign(beta1 * m + (1 - beta1) * grad)
+            new_s = root2 * s + (1 - root2) * dlr * sign
+            new_m = beta2 * m + (1 - beta2) * dlr * grad
+            return (
+                jnp.sum(sign * s, dtype=dtype),
+                jnp.sum(jnp.abs(new_s), dtype=dtype),
+                new_s.astype(s.dtype),
+                new_m.astype(m.dtype),
+                (-dlr * base.add_decay(sign, param, weight_decay, dtype)).astype(
+                    param.dtype
+                ),
+            )
+
+        products, norms, s, m, changes = base.map_leaves(
+            leaf, 5, updates, params, state.s, state.exp_avg
+        )
+        norm = base.total(norms, dtype)
+        numerator = root2 * state.numerator + (1 - root2) * dlr * base.total(
+            products, dtype
+        )
+        d_hat = base.safe_divide(numerator, (1 - root2) * norm)
+        return changes, DAdaptLionState(
+            count=state.count + 1,
+            d=_grow(state.d, d_hat, float("inf"), (rate > 0) & (norm > 0)),
+            numerator=jnp.where(norm > 0, numerator, state.numerator),
+            learning_rate=dlr,
+            s=s,
+            exp_avg=m,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,203 @@
+"""Hypergradient descent: the learning rate follows its own gradient."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrjax.optim import base
+
+
+class HypergradientSgdState(NamedTuple):
+    """State of `hypergradient_sgd`.
+
+    Attributes:
+      learning_rate: the rate of the last update; before it, the initial rate.
+      direction: the direction of the last update.
+      velocity: gradients summed up with momentum; None where it is `direction`.
+    """
+
+    learning_rate: jax.Array
+    direction: Any
+    velocity: Any
+
+
+def hypergradient_sgd(
+    learning_rate: base.Scalar,
+    momentum: base.Scalar = 0.0,
+    nesterov: bool = False,
+    weight_decay: base.Scalar = 0.0,
+    hypergrad_lr: base.Scalar = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SGD with hypergradient descent on the learning rate (SGD-HD).
+
+    With :math:`h_t = g_t + w x_t`:
+
+    .. math::
+      \gamma_t &= \gamma_{t-1} + \kappa \langle h_t, u_{t-1} \rangle, \quad
+        u_{-1} = 0 \\
+      v_t &= \mu v_{t-1} + h_t \\
+      u_t &= v_t, \text{ or } h_t + \mu v_t \text{ with Nesterov's momentum} \\
+      x_{t+1} &= x_t - \gamma_t u_t
+
+    Args:
+      learning_rate: the initial rate, a number or a traced number.
+      momentum: :math:`\mu`.
+      nesterov: whether to use Nesterov's momentum. Static.
+      weight_decay: coefficient w of weight decay, added to the gradient.
+      hypergrad_lr: the learning rate :math:`\kappa` of the learning rate.
+
+    Returns:
+      The transformation. Defaults are those of the official implementation.
+
+    References:
+      Baydin et al., `Online Learning Rate Adaptation with Hypergradient Descent
+      <https://arxiv.org/abs/1703.04782>`_, 2018, Algorithms 4 and 5. Official
+      implementation: ``SGDHD`` of gbaydin/hypergradient-descent.
+    """
+
+    def init(params):
+        (rate,) = base.scalars(base.scalar_dtype(params), learning_rate)
+        return HypergradientSgdState(
+            learning_rate=jnp.copy(rate),
+            direction=base.zeros_like(params),
+            velocity=base.zeros_like(params) if nesterov else None,
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        params = base.require_params(params)
+        dtype = state.learning_rate.dtype
+        mu, step = base.scalars(dtype, momentum, hypergrad_lr)
+        grads = jax.tree.map(
+            lambda g, p: base.add_decay(g, p, weight_decay, dtype), updates, params
+        )
+        product = base.sum_leaves(
+            lambda g, u: g.astype(dtype) * u, dtype, grads, state.direction
+        )
+        rate = state.learning_rate + step * product
+        # Without Nesterov the last direction is the velocity.
+        old = state.velocity if nesterov else state.direction
+
+        def leaf(grad, v):
+            new_v = mu * v + grad
+            direction = grad + mu * new_v if nesterov else new_v
+            return (
+                (-rate * direction).astype(v.dtype),
+                direction.astype(v.dtype),
+                new_v.astype(v.dtype),
+            )
+
+        changes, direction, velocity = base.map_leaves(leaf, 3, grads, old)
+        return changes, HypergradientSgdState(
+            rate, direction, velocity if nesterov else None
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class HypergradientAdamState(NamedTuple):
+    """State of `hypergradient_adam`.
+
+    Attributes:
+      count: number of updates made.
+      learning_rate: the rate after the last update, that of the last leaf; before it,
+        the initial rate.
+      exp_avg: average of gradients.
+      exp_avg_sq: average of squared gradients.
+    """
+
+    count: jax.Array
+    learning_rate: jax.Array
+    exp_avg: Any
+    exp_avg_sq: Any
+
+
+def hypergradient_adam(
+    learning_rate: base.Scalar = 1e-3,
+    b1: base.Scalar = 0.9,
+    b2: base.Scalar = 0.999,
+    eps: base.Scalar = 1e-8,
+    weight_decay: base.Scalar = 0.0,
+    hypergrad_lr: base.Scalar = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam with hypergradient descent on the learning rate (Adam-HD).
+
+    With :math:`h_t = g_t + w x_t` and Adam's direction
+
+    .. math::
+      u_t = \frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}
+        \frac{m_t}{\sqrt{v_t} + \epsilon}, \quad
+      \gamma \leftarrow \gamma + \kappa \langle h_t, u_{t-1} \rangle, \quad
+      x_{t+1} = x_t - \gamma u_t
+
+    leaf by leaf: as in the official implementation, a leaf is moved with the rate that
+    it and the leaves before it, in the order of `jax.tree.leaves`, have changed.
+
+    Args:
+      learning_rate: the initial rate, a number or a traced number.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: term outside of the root in the denominator.
+      weight_decay: coefficient w of weight decay, added to the gradient.
+      hypergrad_lr: the learning rate :math:`\kappa` of the learning rate.
+
+    Returns:
+      The transformation. Defaults are those of the official implementation.
+
+    References:
+      Baydin et al., `Online Learning Rate Adaptation with Hypergradient Descent
+      <https://arxiv.org/abs/1703.04782>`_, 2018, Algorithm 6. Official implementation:
+      ``AdamHD`` of gbaydin/hypergradient-descent.
+    """
+
+    def init(params):
+        (rate,) = base.scalars(base.scalar_dtype(params), learning_rate)
+        return HypergradientAdamState(
+            count=jnp.zeros((), jnp.int32),
+            learning_rate=jnp.copy(rate),
+            exp_avg=base.zeros_like(params),
+            exp_avg_sq=base.zeros_like(params),
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        params = base.require_params(params)
+        dtype = state.learning_rate.dtype
+        beta1, beta2, epsilon, step = base.scalars(dtype, b1, b2, eps, hypergrad_lr)
+
+        def debias(count):
+            roots = jnp.sqrt(base.bias_correction(beta2, count))
+            return base.safe_divide(roots, base.bias_correction(beta1, count))
+
+        before, now = debias(state.count), debias(state.count + 1)
+
+        def leaf(grad, param, m, v):
+            grad = base.add_decay(grad, param, weight_decay, dtype)
+            product = jnp.sum(grad * (m / (jnp.sqrt(v) + epsilon)), dtype=dtype)
+            new_m = beta1 * m + (1 - beta1) * grad
+            new_v = beta2 * v + (1 - beta2) * (grad * grad)
+            direction = new_m / (jnp.sqrt(new_v) + epsilon)
+            return product, new_m.astype(m.dtype), new_v.astype(v.dtype), direction
+
+        products, exp_avg, exp_avg_sq, directions = base.map_leaves(
+            leaf, 4, updates, params, state.exp_avg, state.exp_avg_sq
+        )
+        rate, rates = state.learning_rate, []
+        for product in jax.tree.leaves(products):
+            rate = rate + step * (product * before)
+            rates.append(rate)
+        changes = jax.tree.map(
+            lambda d, rate, p: (-rate * now * d).astype(p.dtype),
+            directions,
+            jax.tree.structure(products).unflatten(rates),
+            params,
+        )
+        return changes, HypergradientAdamState(
+            state.count + 1, rate, exp_avg, exp_avg_sq
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,145 @@
+"""Mechanic: a learned scale for the updates of any optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrjax.optim import base
+from lrjax.optim.readings import effective_learning_rate
+
+
+class MechanicState(NamedTuple):
+    """State of `mechanic`.
+
+    Attributes:
+      scales: scale of each of the tuners; their sum is the scale of the displacement.
+      max_product: decaying maximum of |h|, for each tuner.
+      square_sum: decaying sum of h squared, for each tuner.
+      reward: decaying money won, for each tuner.
+      learning_rate: the sum of the scales after the last update, times the rate of the
+        base optimiser where that is known; 0 before it.
+      start: the initial parameters.
+      inner: state of the base optimiser.
+    """
+
+    scales: jax.Array
+    max_product: jax.Array
+    square_sum: jax.Array
+    reward: jax.Array
+    learning_rate: jax.Array
+    start: Any
+    inner: Any
+
+
+def mechanic(
+    base_optimizer: optax.GradientTransformation,
+    s_decay: base.Scalar = 0.01,
+    betas: Sequence[base.Scalar] = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999),
+    s_init: base.Scalar = 1e-8,
+    eps: base.Scalar = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Tunes the scale of another optimiser's updates.
+
+    With the updates :math:`u_t` of the base optimiser at :math:`x_t` and the scale
+    :math:`S_t = \sum_i s_{t,i}`:
+
+    .. math::
+      \Delta_t &= (x_t - x_0) / (S_t + \epsilon) \\
+      h_t &= \left\langle \Delta_t, g_t + \lambda S_t
+        \frac{\|g_t\|}{\|x_t+u_t\| + \epsilon} (x_t+u_t) \right\rangle \\
+      m_{t+1} &= \max(\beta m_t, |h_t|), \quad
+      v_{t+1} = \beta^2 v_t + h_t^2, \quad
+      r_{t+1} = \max(\beta r_t - s_t h_t, 0) \\
+      s_{t+1} &= \frac{s_{\mathrm{init}} m_{t+1} / n + r_{t+1}}
+        {\sqrt{v_{t+1}} + \epsilon} \\
+      x_{t+1} &= x_0 + \max(S_{t+1}, 0) (\Delta_t + u_t)
+
+    for each of the n values of :math:`\beta`. This is the PyTorch implementation, which
+    keeps no displacements; `optax.contrib.mechanize` is another variant.
+
+    Args:
+      base_optimizer: the optimiser to tune, with a learning rate (and its schedule) of
+        scale 1.
+      s_decay: weight decay :math:`\lambda` in the tuners.
+      betas: decays of the tuners. Their number is static.
+      s_init: initial scale; the authors report no need to tune it.
+      eps: term in the denominators.
+
+    Returns:
+      The transformation. Defaults are those of the official implementation.
+
+    References:
+      Cutkosky, Defazio and Mehta, `Mechanic: A Learning Rate Tuner
+      <https://arxiv.org/abs/2306.00144>`_, 2023, Algorithm 1. Official implementation:
+      ``mechanize`` of optimizedlearning/mechanic (PyTorch).
+    """
+    base_optimizer = optax.with_extra_args_support(base_optimizer)
+
+    def init(params):
+        dtype = base.scalar_dtype(params)
+        zeros = jnp.zeros(len(betas), dtype)
+        return MechanicState(
+            scales=zeros,
+            max_product=jnp.full_like(zeros, 1e-6),
+            square_sum=jnp.copy(zeros),
+            reward=jnp.copy(zeros),
+            learning_rate=jnp.zeros((), dtype),
+            start=base.copy(params),
+            inner=base_optimizer.init(params),
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        params = base.require_params(params)
+        dtype = state.learning_rate.dtype
+        decay, scale_init, epsilon = base.scalars(dtype, s_decay, s_init, eps)
+        decays = jnp.stack(base.scalars(dtype, *betas))
+        steps, inner = base_optimizer.update(updates, state.inner, params, **extra_args)
+
+        def products(grad, param, start, step):
+            grad, param = grad.astype(dtype), param.astype(dtype)
+            moved, target = param - start, param + step
+            return (
+                jnp.sum(moved * grad),
+                jnp.sum(moved * target),
+                jnp.sum(target * target),
+                jnp.sum(grad * grad),
+            )
+
+        sums = base.map_leaves(products, 4, updates, params, state.start, steps)
+        by_grad, by_target, target_norm, grad_norm = (
+            base.total(tree, dtype) for tree in sums
+        )
+        scale = jnp.sum(state.scales)
+        pull = decay * scale * jnp.sqrt(grad_norm) / (jnp.sqrt(target_norm) + epsilon)
+        product = (by_grad + pull * by_target) / (scale + epsilon)
+        max_product = jnp.maximum(decays * state.max_product, jnp.abs(product))
+        square_sum = decays**2 * state.square_sum + product**2
+        reward = jnp.maximum(decays * state.reward - state.scales * product, 0)
+        wealth = max_product * scale_init / len(betas) + reward
+        scales = wealth / (jnp.sqrt(square_sum) + epsilon)
+        new_scale = jnp.maximum(jnp.sum(scales), 0)
+        old_factor = new_scale / (scale + epsilon) - 1
+
+        def leaf(param, start, step):
+            change = old_factor * (param - start) + new_scale * step
+            return change.astype(param.dtype)
+
+        changes = jax.tree.map(leaf, params, state.start, steps)
+        inner_rate = effective_learning_rate(inner)
+        rate = new_scale * jnp.where(jnp.isnan(inner_rate), 1, inner_rate)
+        return changes, MechanicState(
+            scales=scales,
+            max_product=max_product,
+            square_sum=square_sum,
+            reward=reward,
+            learning_rate=rate.astype(dtype),
+            start=state.start,
+            inner=inner,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

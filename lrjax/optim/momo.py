@@ -1,0 +1,297 @@
+"""MoMo: momentum with a model of the loss that gives the step size."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrjax.optim import base
+
+
+class MomoState(NamedTuple):
+    """State of `momo` and `momo_adam`.
+
+    Attributes:
+      count: number of updates made.
+      learning_rate: the step size tau of the last update; NaN before it.
+      lower_bound: lower bound, or its estimate, of the loss.
+      loss_avg: average of losses.
+      product_avg: average of <gradient, x>.
+      exp_avg: average of gradients.
+      exp_avg_sq: average of squared gradients; None for `momo`.
+    """
+
+    count: jax.Array
+    learning_rate: jax.Array
+    lower_bound: jax.Array
+    loss_avg: jax.Array
+    product_avg: jax.Array
+    exp_avg: Any
+    exp_avg_sq: Any
+
+
+def _init(params: base.PyTree, lower_bound: base.Scalar, exp_avg_sq: Any) -> MomoState:
+    dtype = base.scalar_dtype(params)
+    (bound,) = base.scalars(dtype, lower_bound)
+    return MomoState(
+        count=jnp.zeros((), jnp.int32),
+        learning_rate=jnp.full((), jnp.nan, dtype),
+        lower_bound=jnp.copy(bound),
+        loss_avg=jnp.zeros((), dtype),
+        product_avg=jnp.zeros((), dtype),
+        exp_avg=base.zeros_like(params),
+        exp_avg_sq=exp_avg_sq,
+    )
+
+
+def _step_size(
+    rate: jax.Array,
+    decay: jax.Array,
+    rho: jax.Array,
+    loss: jax.Array,
+    inner: jax.Array,
+    product: jax.Array,
+    norm: jax.Array,
+    bound: jax.Array,
+    initial_bound: jax.Array,
+    adapt_lower_bound: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """The step size tau and the next lower bound.
+
+    Args:
+      rate: the learning rate, the largest step size.
+      decay: coefficient of weight decay.
+      rho: sum of the weights in the averages.
+      loss: average of losses.
+      inner: <average of gradients, x>.
+      product: average of <gradient, x>.
+      norm: squared norm of the average of gradients, in the metric.
+      bound: lower bound of the loss.
+      initial_bound: what an adapted bound never falls below.
+      adapt_lower_bound: whether to adapt the bound.
+    """
+    growth = 1 + rate * decay
+    model = growth * (loss - product) + inner
+    if adapt_lower_bound:
+        low = model < growth * rho * bound
+        reset = jnp.maximum(model / (2 * growth * rho), initial_bound)
+        bound = jnp.where(low, reset, bound)
+    gap = jnp.maximum(model - growth * rho * bound, 0)
+    # A zero norm asks for the largest step, along a direction of zeros.
+    tau = jnp.where(norm > 0, gap / jnp.where(norm > 0, norm, 1), jnp.inf)
+    tau = jnp.minimum(rate / rho, tau)
+    if adapt_lower_bound:
+        estimate = (loss + inner - product - 0.5 * tau * norm) / rho
+        bound = jnp.maximum(estimate, initial_bound)
+    return tau, bound
+
+
+def momo(
+    learning_rate: base.ScalarOrSchedule = 1.0,
+    beta: base.Scalar = 0.9,
+    lower_bound: base.Scalar = 0.0,
+    weight_decay: base.Scalar = 0.0,
+    adapt_lower_bound: bool = False,
+    bias_correction: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SGD with momentum and the adaptive step size MoMo.
+
+    With averages :math:`\bar f, d, \gamma` of the losses, gradients and products
+    :math:`\langle g_t, x_t \rangle` (decay :math:`\beta`, total weight :math:`\rho`):
+
+    .. math::
+      \tau_t &= \min\left(\frac{\alpha_t}{\rho}, \frac{\left(
+        (1+\alpha_t w)(\bar f_t - \rho f_* - \gamma_t) + \langle d_t, x_t \rangle
+        \right)_+}{\|d_t\|^2}\right) \\
+      x_{t+1} &= (x_t - \tau_t d_t) / (1+\alpha_t w)
+
+    `update` needs the loss of the batch as the extra argument `value`.
+
+    Args:
+      learning_rate: the largest step size :math:`\alpha`; MoMo is robust to values that
+        are too large, and takes any schedule.
+      beta: decay of the averages.
+      lower_bound: lower bound :math:`f_*` of the loss; "zero is often a good guess".
+      weight_decay: coefficient w of weight decay (proximal).
+      adapt_lower_bound: estimate the lower bound; "can be used if no good estimate is
+        available" (``use_fstar`` officially). Static.
+      bias_correction: start the averages from 0 and correct them, instead of from the
+        first loss and gradient. Static.
+
+    Returns:
+      The transformation. Defaults are those of the official implementation.
+
+    References:
+      Schaipp, Ohana, Eickenberg, Defazio and Gower, `MoMo: Momentum Models for Adaptive
+      Learning Rates <https://arxiv.org/abs/2305.07583>`_, 2024. Official
+      implementation: ``Momo`` of fabian-sp/MoMo.
+    """
+
+    def init(params):
+        return _init(params, lower_bound, None)
+
+    def update(updates, state, params=None, *, value=None, **extra_args):
+        del extra_args
+        params = base.require_params(params)
+        dtype = state.lower_bound.dtype
+        rate = base.rate_at(learning_rate, state.count, dtype)
+        factor, decay, initial_bound, loss = base.scalars(
+            dtype, beta, weight_decay, lower_bound, base.require_value("value", value)
+        )
+        if bias_correction:
+            keep, rho = factor, base.bias_correction(factor, state.count + 1)
+        else:
+            keep, rho = jnp.where(state.count == 0, 0, factor), jnp.ones((), dtype)
+
+        def leaf(grad, param, m):
+            new_m = keep * m + (1 - keep) * grad
+            return (
+                jnp.sum(grad * param, dtype=dtype),
+                jnp.sum(new_m * param, dtype=dtype),
+                jnp.sum(new_m * new_m, dtype=dtype),
+                new_m.astype(m.dtype),
+            )
+
+        products, inners, norms, exp_avg = base.map_leaves(
+            leaf, 4, updates, params, state.exp_avg
+        )
+        loss_avg = keep * state.loss_avg + (1 - keep) * loss
+        product_avg = keep * state.product_avg + (1 - keep) * base.total(
+            products, dtype
+        )
+        tau, bound = _step_size(
+            rate,
+            decay,
+            rho,
+            loss_avg,
+            base.total(inners, dtype),
+            product_avg,
+            base.total(norms, dtype),
+            state.lower_bound,
+            initial_bound,
+            adapt_lower_bound,
+        )
+        growth = 1 + rate * decay
+        changes = jax.tree.map(
+            lambda p, m: ((p - tau * m) / growth - p).astype(p.dtype), params, exp_avg
+        )
+        return changes, MomoState(
+            state.count + 1, tau, bound, loss_avg, product_avg, exp_avg, None
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def momo_adam(
+    learning_rate: base.ScalarOrSchedule = 1e-2,
+    b1: base.Scalar = 0.9,
+    b2: base.Scalar = 0.999,
+    eps: base.Scalar = 1e-8,
+    lower_bound: base.Scalar = 0.0,
+    weight_decay: base.Scalar = 0.0,
+    adapt_lower_bound: bool = False,
+    divide: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam with the adaptive step size MoMo.
+
+    As `momo` (with bias correction) in the metric of Adam,
+    :math:`D_t = \sqrt{v_t / (1-\beta_2^t)} + \epsilon`:
+
+    .. math::
+      \tau_t &= \min\left(\frac{\alpha_t}{1-\beta_1^t}, \frac{\left(
+        (1+\alpha_t w)(\bar f_t - (1-\beta_1^t) f_* - \gamma_t)
+        + \langle d_t, x_t \rangle \right)_+}{\langle d_t, d_t / D_t \rangle}\right) \\
+      x_{t+1} &= (x_t - \tau_t d_t / D_t) / (1+\alpha_t w)
+
+    `update` needs the loss of the batch as the extra argument `value`.
+
+    Args:
+      learning_rate: the largest step size :math:`\alpha`; MoMo is robust to values that
+        are too large, and takes any schedule.
+      b1: decay of the averages of losses, gradients and products.
+      b2: decay of the second moment.
+      eps: term outside of the root in the metric.
+      lower_bound: lower bound :math:`f_*` of the loss; "zero is often a good guess".
+      weight_decay: coefficient w of weight decay.
+      adapt_lower_bound: estimate the lower bound; "can be used if no good estimate is
+        available" (``use_fstar`` officially). Static.
+      divide: proximal weight decay; without, the approximation of AdamW. Static.
+
+    Returns:
+      The transformation. Defaults are those of the official implementation.
+
+    References:
+      Schaipp, Ohana, Eickenberg, Defazio and Gower, `MoMo: Momentum Models for Adaptive
+      Learning Rates <https://arxiv.org/abs/2305.07583>`_, 2024. Official
+      implementation: ``MomoAdam`` of fabian-sp/MoMo.
+    """
+
+    def init(params):
+        return _init(params, lower_bound, base.zeros_like(params))
+
+    def update(updates, state, params=None, *, value=None, **extra_args):
+        del extra_args
+        params = base.require_params(params)
+        dtype = state.lower_bound.dtype
+        rate = base.rate_at(learning_rate, state.count, dtype)
+        beta1, beta2, epsilon, decay, initial_bound, loss = base.scalars(
+            dtype,
+            b1,
+            b2,
+            eps,
+            weight_decay,
+            lower_bound,
+            base.require_value("value", value),
+        )
+        rho = base.bias_correction(beta1, state.count + 1)
+        scale = 1 / base.bias_correction(beta2, state.count + 1)
+
+        def direction(m, v):
+            return m / (jnp.sqrt(scale * v) + epsilon)
+
+        def leaf(grad, param, m, v):
+            new_m = beta1 * m + (1 - beta1) * grad
+            new_v = beta2 * v + (1 - beta2) * (grad * grad)
+            return (
+                jnp.sum(grad * param, dtype=dtype),
+                jnp.sum(new_m * param, dtype=dtype),
+                jnp.sum(new_m * direction(new_m, new_v), dtype=dtype),
+                new_m.astype(m.dtype),
+                new_v.astype(v.dtype),
+            )
+
+        products, inners, norms, exp_avg, exp_avg_sq = base.map_leaves(
+            leaf, 5, updates, params, state.exp_avg, state.exp_avg_sq
+        )
+        loss_avg = beta1 * state.loss_avg + (1 - beta1) * loss
+        product_avg = beta1 * state.product_avg + (1 - beta1) * base.total(
+            products, dtype
+        )
+        tau, bound = _step_size(
+            rate,
+            decay,
+            rho,
+            loss_avg,
+            base.total(inners, dtype),
+            product_avg,
+            base.total(norms, dtype),
+            state.lower_bound,
+            initial_bound,
+            adapt_lower_bound,
+        )
+        # Proximal decay divides the whole step, AdamW's only shrinks the parameters.
+        growth = 1 + rate * decay if divide else 1
+        keep = 1 if divide else 1 - rate * decay
+
+        def step(p, m, v):
+            return ((keep * p - tau * direction(m, v)) / growth - p).astype(p.dtype)
+
+        changes = jax.tree.map(step, params, exp_avg, exp_avg_sq)
+        return changes, MomoState(
+            state.count + 1, tau, bound, loss_avg, product_avg, exp_avg, exp_avg_sq
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,222 @@
+"""Prodigy: D-Adaptation whose estimate grows faster."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrjax.optim import base
+
+
+class ProdigyState(NamedTuple):
+    """State of `prodigy`.
+
+    Attributes:
+      count: number of updates made.
+      step: how many of them had a nonzero learning rate and gradient.
+      d: estimate of the distance to the solution.
+      d_max: the largest estimate so far; above `d` only under a growth rate.
+      numerator: weighted sum of <gradient, x_0 - x>.
+      learning_rate: d times the learning rate (times the bias correction) of the last
+        update, with d as before that update; before it, of the first.
+      s: weighted sum of gradients.
+      start: the initial parameters.
+      exp_avg: average of gradients times d, with b1.
+      exp_avg_sq: average of squared gradients times d squared, with b2.
+    """
+
+    count: jax.Array
+    step: jax.Array
+    d: jax.Array
+    d_max: jax.Array
+    numerator: jax.Array
+    learning_rate: jax.Array
+    s: Any
+    start: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+
+def next_estimate(
+    d: jax.Array,
+    d_max: jax.Array,
+    numerator: jax.Array,
+    norm: jax.Array,
+    d0: base.Scalar,
+    d_coef: base.Scalar,
+    growth_rate: base.Scalar,
+    moved: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The next `d` and `d_max`; both stay where the update did not move anything."""
+    start, coefficient, growth = base.scalars(d.dtype, d0, d_coef, growth_rate)
+    d_hat = base.safe_divide(coefficient * numerator, norm)
+    first = jnp.where(d == start, jnp.maximum(d, d_hat), d)
+    new_max = jnp.maximum(d_max, d_hat)
+    new_d = jnp.minimum(new_max, first * growth)
+    return jnp.where(moved, new_d, d), jnp.where(moved, new_max, d_max)
+
+
+def prodigy(
+    learning_rate: base.ScalarOrSchedule = 1.0,
+    b1: base.Scalar = 0.9,
+    b2: base.Scalar = 0.999,
+    b3: base.Scalar | None = None,
+    eps: base.Scalar = 1e-8,
+    weight_decay: base.Scalar = 0.0,
+    d0: base.Scalar = 1e-6,
+    d_coef: base.Scalar = 1.0,
+    growth_rate: base.Scalar = float("inf"),
+    decouple: bool = True,
+    use_bias_correction: bool = False,
+    safeguard_warmup: bool | jax.Array = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam with Prodigy's step sizes.
+
+    With :math:`\lambda_k = d_k \gamma_k`, times Adam's bias correction if asked for:
+
+    .. math::
+      r_{k+1} &= \beta_3 r_k + \tfrac{d_k}{d_0} \lambda_k
+        \langle g_k, x_0 - x_k \rangle \\
+      s_{k+1} &= \beta_3 s_k + \tfrac{d_k}{d_0} \lambda_k g_k \\
+      m_{k+1} &= \beta_1 m_k + (1-\beta_1) d_k g_k \\
+      v_{k+1} &= \beta_2 v_k + (1-\beta_2) d_k^2 g_k^2 \\
+      d_{k+1} &= \min\left(\rho d_k, \max\left(d_k,
+        c \frac{r_{k+1}}{\|s_{k+1}\|_1}\right)\right) \\
+      x_{k+1} &= x_k - \lambda_k m_{k+1} / (\sqrt{v_{k+1}} + d_{k+1} \epsilon)
+
+    With :math:`\beta_1 = 0` the numerator of the last line is
+    :math:`\lambda_k d_{k+1} g_k`, with the new d, as in the official implementation.
+
+    Args:
+      learning_rate: factor :math:`\gamma`, "leave set to 1 unless you encounter
+        instability"; the authors recommend cosine annealing without restarts.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      b3: decay of the averages that estimate d; the root of `b2` if None.
+      eps: term outside of the root in the denominator.
+      weight_decay: coefficient of weight decay.
+      d0: initial estimate of d; "rarely needs changing".
+      d_coef: coefficient c of the estimate, "the preferred way to tune the method";
+        "values such as 0.5 and 2.0 typically work as well".
+      growth_rate: bound :math:`\rho` on the growth of d in one step; "values like 1.02
+        give a kind of learning rate warmup effect".
+      decouple: decay as in AdamW instead of adding to the gradient. Static.
+      use_bias_correction: whether to use Adam's bias correction. Static. The authors
+        turn it on for diffusion models.
+      safeguard_warmup: leave the learning rate out of `s`; turn it on with a warm-up.
+
+    Returns:
+      The transformation. Defaults are those of the official implementation.
+
+    References:
+      Mishchenko and Defazio, `Prodigy: An Expeditiously Adaptive Parameter-Free
+      Learner <https://arxiv.org/abs/2306.06101>`_, 2023. Official implementation:
+      ``Prodigy`` of konstmish/prodigy 1.1.2.
+    """
+
+    def rate_factor(count, step, dtype):
+        rate = base.rate_at(learning_rate, count, dtype)
+        if use_bias_correction:
+            beta1, beta2 = base.scalars(dtype, b1, b2)
+            rate *= jnp.sqrt(base.bias_correction(beta2, step + 1))
+            rate /= base.bias_correction(beta1, step + 1)
+        return rate
+
+    def init(params):
+        dtype = base.scalar_dtype(params)
+        count = jnp.zeros((), jnp.int32)
+        d, d_max = base.scalars(dtype, d0, d0)
+        return ProdigyState(
+            count=count,
+            step=jnp.zeros((), jnp.int32),
+            d=d,
+            d_max=jnp.copy(d_max),
+            numerator=jnp.zeros((), dtype),
+            learning_rate=d * rate_factor(count, count, dtype),
+            s=base.zeros_like(params),
+            start=base.copy(params),
+            exp_avg=base.zeros_like(params),
+            exp_avg_sq=base.zeros_like(params),
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        params = base.require_params(params)
+        dtype = state.d.dtype
+        beta1, beta2, epsilon = base.scalars(dtype, b1, b2, eps)
+        beta3 = jnp.sqrt(beta2) if b3 is None else jnp.asarray(b3, dtype)
+        dlr = state.d * rate_factor(state.count, state.step, dtype)
+        # Without a learning rate the official code returns without a trace:
+        # coefficients of 1 and 0 do that with no pass over the state.
+        active = dlr > 0
+        keep1, keep2, keep3 = (jnp.where(active, b, 1) for b in (beta1, beta2, beta3))
+        relative = jnp.where(active, state.d / jnp.asarray(d0, dtype), 0)
+        weight = relative * jnp.where(safeguard_warmup, state.d, dlr)
+
+        def gradient(grad, param):
+            if decouple:
+                return grad
+            return base.add_decay(grad, param, weight_decay, dtype)
+
+        def average(grad, param, s, start, m, v):
+            grad = gradient(grad, param)
+            new_s = keep3 * s + weight * grad
+            new_m = keep1 * m + (1 - keep1) * state.d * grad
+            new_v = keep2 * v + (1 - keep2) * jnp.square(state.d) * (grad * grad)
+            return (
+                jnp.sum(grad * (start - param), dtype=dtype),
+                jnp.sum(jnp.abs(new_s), dtype=dtype),
+                new_s.astype(s.dtype),
+                new_m.astype(m.dtype),
+                new_v.astype(v.dtype),
+            )
+
+        products, norms, s, m, v = base.map_leaves(
+            average,
+            5,
+            updates,
+            params,
+            state.s,
+            state.start,
+            state.exp_avg,
+            state.exp_avg_sq,
+        )
+        norm = base.total(norms, dtype)
+        moved = active & (norm > 0)
+        numerator = beta3 * state.numerator + relative * dlr * base.total(
+            products, dtype
+        )
+        d, d_max = next_estimate(
+            state.d, state.d_max, numerator, norm, d0, d_coef, growth_rate, moved
+        )
+        floor = d * epsilon
+
+        def step(grad, param, m, v):
+            if base.is_positive(b1):
+                direction = m
+            else:
+                direction = jnp.where(beta1 > 0, m, d * gradient(grad, param))
+            change = -dlr * direction / (jnp.sqrt(v) + floor)
+            if decouple and not base.is_zero(weight_decay):
+                (decay,) = base.scalars(dtype, weight_decay)
+                change -= jnp.where(moved, decay * dlr, 0) * param
+            return change.astype(param.dtype)
+
+        changes = jax.tree.map(step, updates, params, m, v)
+        return changes, ProdigyState(
+            count=state.count + 1,
+            step=state.step + moved,
+            d=d,
+            d_max=d_max,
+            numerator=jnp.where(moved, numerator, state.numerator),
+            learning_rate=dlr,
+            s=s,
+            start=state.start,
+            exp_avg=m,
+            exp_avg_sq=v,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,520 @@
+"""Learning-rate schedules in closed form, traceable in every number.
+
+Each function takes the peak `learning_rate` first and returns a `Schedule`: a
+function from the count of updates made so far (0 at the first update; a number or
+an array) to the learning rate. Unlike Optax's schedules, no argument needs to be a
+Python number: all may be traced, as integers or floats, so one compiled program
+runs many schedules under `jax.vmap`.
+
+Conventions:
+- Lengths (`horizon`, `warmup_steps`, `T_0`, `step_size`, ...) are in updates and
+  need not be whole. A length of zero is safe: no NaN, neither in the value nor in
+  its gradients.
+- `horizon` is the number of updates that a schedule is laid out for. As in Optax
+  and in PyTorch's closed forms, the final value is that of `step == horizon`; the
+  last of `horizon` updates, `step == horizon - 1`, is one step short of it.
+  `one_cycle` alone follows PyTorch in reaching it at `horizon - 1`.
+- From its end on, a schedule holds its last value. Those without a horizon
+  (`step`, `exponential`, `inverse_sqrt`, `cosine_warm_restarts`) have no end.
+- Results are float32, or float64 under `jax_enable_x64`, whatever the inputs'
+  types. In float32 steps are exact up to 2**24.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+Schedule = Callable[[ArrayLike], jax.Array]
+
+
+def constant(learning_rate: ArrayLike) -> Schedule:
+    """The same learning rate at every step.
+
+    Args:
+      learning_rate: the value.
+
+    Returns:
+      f(step) -> learning rate.
+    """
+    return lambda step: _real(learning_rate) * jnp.ones_like(_real(step))
+
+
+def linear(
+    learning_rate: ArrayLike,
+    horizon: ArrayLike,
+    final_learning_rate: ArrayLike = 0.0,
+) -> Schedule:
+    """A straight line from `learning_rate` to `final_learning_rate`.
+
+    lr(t) = lr + (final - lr) min(t / horizon, 1)
+
+    Args:
+      learning_rate: value at step 0.
+      horizon: steps until the final value.
+      final_learning_rate: value from step `horizon` on.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: PyTorch's LinearLR with start_factor 1.
+    """
+    return polynomial(learning_rate, horizon, 1.0, final_learning_rate)
+
+
+def cosine(
+    learning_rate: ArrayLike,
+    horizon: ArrayLike,
+    final_learning_rate: ArrayLike = 0.0,
+) -> Schedule:
+    """Half a cosine wave from `learning_rate` to `final_learning_rate`.
+
+    lr(t) = final + (lr - final) (1 + cos(pi min(t / horizon, 1))) / 2
+
+    Args:
+      learning_rate: value at step 0.
+      horizon: steps until the final value.
+      final_learning_rate: value from step `horizon` on; may exceed
+        `learning_rate`, the wave then runs upward.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: Loshchilov and Hutter, "SGDR" (2017), one cycle; the closed form of
+    PyTorch's CosineAnnealingLR, which however rises again after its end.
+    """
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        return _anneal(learning_rate, final_learning_rate, _progress(step, horizon))
+
+    return schedule
+
+
+def cosine_warm_restarts(
+    learning_rate: ArrayLike,
+    T_0: ArrayLike,
+    t_mult: ArrayLike = 1,
+    eta_min: ArrayLike = 0.0,
+) -> Schedule:
+    """Cosine waves from `learning_rate` to `eta_min`, each `t_mult` times longer.
+
+    Cycle i has T_i = T_0 t_mult^i steps and starts at s_i = T_0 (1 + ... +
+    t_mult^(i-1)); within it
+    lr(t) = eta_min + (lr - eta_min) (1 + cos(pi (t - s_i) / T_i)) / 2.
+    The next cycle starts, at `learning_rate`, where the wave would reach `eta_min`.
+
+    The cycle follows in closed form from the geometric series, and is exact in
+    float32 where T_0 and t_mult are whole. Restarts go on without end;
+    `fit_first_cycle` makes a cycle end where training ends.
+
+    Args:
+      learning_rate: value at each restart.
+      T_0: steps of the first cycle.
+      t_mult: growth of the cycles, at least 1 (smaller values count as 1), whole
+        or not.
+      eta_min: lower end of the waves.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: Loshchilov and Hutter, "SGDR" (2017); PyTorch's
+    CosineAnnealingWarmRestarts.
+    """
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        step, first, growth = _real(step), _length(T_0), _real(t_mult)
+        whole = (first == jnp.round(first)) & (growth == jnp.round(growth))
+
+        def start(cycle: jax.Array) -> jax.Array:
+            steps = first * _series(growth, cycle)
+            return jnp.where(whole, jnp.round(steps), steps)
+
+        # The logarithm's rounding cannot be trusted at a boundary, so take the
+        # nearest cycle and step back if that one has not started yet.
+        cycle = jnp.round(_cycles(growth, step / first))
+        cycle -= step < start(cycle)
+        length = first * jnp.maximum(growth, 1.0) ** cycle
+        return _anneal(learning_rate, eta_min, _progress(step - start(cycle), length))
+
+    return schedule
+
+
+def fit_first_cycle(T_0: ArrayLike, t_mult: ArrayLike, horizon: ArrayLike) -> jax.Array:
+    """The first cycle's length near `T_0` with which a cycle ends at `horizon`.
+
+    The number of cycles is the whole number, at least 1, nearest to
+    c = log(1 + (t_mult - 1) horizon / T_0) / log(t_mult), for which cycles grown
+    from `T_0` would take `horizon` steps (c = horizon / T_0 if t_mult is 1).
+
+    Args:
+      T_0: desired steps of the first cycle.
+      t_mult: growth of the cycles, at least 1.
+      horizon: steps after which a cycle shall end.
+
+    Returns:
+      `T_0` for `cosine_warm_restarts`, in steps, not whole in general.
+    """
+    growth, horizon = _real(t_mult), _length(horizon)
+    cycles = jnp.maximum(jnp.round(_cycles(growth, horizon / _length(T_0))), 1.0)
+    return horizon / _series(growth, cycles)
+
+
+def step(
+    learning_rate: ArrayLike, step_size: ArrayLike, gamma: ArrayLike = 0.1
+) -> Schedule:
+    """A staircase: times `gamma` after every `step_size` steps.
+
+    lr(t) = lr gamma^floor(t / step_size)
+
+    Args:
+      learning_rate: value at step 0.
+      step_size: steps between two changes.
+      gamma: factor of each change.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: PyTorch's StepLR.
+    """
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        step, size = _real(step), _length(step_size)
+        # Compilers may divide by multiplying with 1 / step_size, which can fall
+        # short of a whole number: take the nearest stair, go back if too early.
+        stair = jnp.round(step / size)
+        stair -= step < stair * size
+        return _real(learning_rate) * _real(gamma) ** stair
+
+    return schedule
+
+
+def exponential(
+    learning_rate: ArrayLike, gamma: ArrayLike, step_size: ArrayLike = 1
+) -> Schedule:
+    """Smooth exponential decay: times `gamma` over every `step_size` steps.
+
+    lr(t) = lr gamma^(t / step_size)
+
+    Args:
+      learning_rate: value at step 0.
+      gamma: factor over `step_size` steps, positive.
+      step_size: steps. Prefer a long one: in float32 a factor per step is off by
+        up to 6e-8 of itself, and the t-th power by t times that.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: PyTorch's ExponentialLR (step_size 1).
+    """
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        return _real(learning_rate) * _real(gamma) ** (_real(step) / _length(step_size))
+
+    return schedule
+
+
+def polynomial(
+    learning_rate: ArrayLike,
+    horizon: ArrayLike,
+    power: ArrayLike = 1.0,
+    final_learning_rate: ArrayLike = 0.0,
+) -> Schedule:
+    """A power of the steps that are left.
+
+    lr(t) = final + (lr - final) (1 - min(t / horizon, 1))^power
+
+    Args:
+      learning_rate: value at step 0.
+      horizon: steps until the final value.
+      power: positive; 1 is a straight line.
+      final_learning_rate: value from step `horizon` on.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: PyTorch's PolynomialLR.
+    """
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        left = 1.0 - _progress(step, horizon)
+        # The inner `where` keeps the gradient of 0^power out.
+        rest = jnp.where(left > 0, jnp.where(left > 0, left, 1.0) ** power, 0.0)
+        return _mix(learning_rate, final_learning_rate, rest)
+
+    return schedule
+
+
+def inverse_sqrt(learning_rate: ArrayLike, timescale: ArrayLike) -> Schedule:
+    """Decay with the inverse square root of the step.
+
+    lr(t) = lr sqrt(timescale / (timescale + t))
+
+    `warmup(inverse_sqrt(lr, w), w)` is the schedule of the Transformer, with the
+    value lr sqrt(w / t) after w steps of warm-up.
+
+    Args:
+      learning_rate: value at step 0.
+      timescale: steps after which the value has fallen by a factor sqrt(2).
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: Vaswani et al., "Attention is all you need" (2017), section 5.3.
+    """
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        scale = _length(timescale)
+        return _real(learning_rate) * jnp.sqrt(scale / (scale + _real(step)))
+
+    return schedule
+
+
+def one_cycle(
+    learning_rate: ArrayLike,
+    horizon: ArrayLike,
+    pct_start: ArrayLike = 0.3,
+    div_factor: ArrayLike = 25.0,
+    final_div_factor: ArrayLike = 1e4,
+) -> Schedule:
+    """Half a cosine wave up to `learning_rate`, and one far down.
+
+    From lr / div_factor at step 0 to lr at step pct_start horizon - 1, then to
+    lr / (div_factor final_div_factor) at step horizon - 1.
+
+    Args:
+      learning_rate: the peak.
+      horizon: steps in all.
+      pct_start: fraction of the horizon (not percent) spent on the way up.
+      div_factor: peak over value at step 0.
+      final_div_factor: value at step 0 over last value.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: Smith and Topin, "Super-convergence" (2018); PyTorch's OneCycleLR with
+    its defaults, and without its cycled momentum.
+    """
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        step, top = _real(step), _real(pct_start) * horizon - 1.0
+        low = learning_rate / _real(div_factor)
+        up = _anneal(low, learning_rate, _progress(step, top))
+        down = _progress(step - top, horizon - 1.0 - top)
+        down = _anneal(learning_rate, low / final_div_factor, down)
+        return jnp.where(step <= top, up, down)
+
+    return schedule
+
+
+def warmup_stable_decay(
+    learning_rate: ArrayLike,
+    horizon: ArrayLike,
+    warmup_steps: ArrayLike,
+    decay_steps: ArrayLike,
+    final_learning_rate: ArrayLike = 0.0,
+) -> Schedule:
+    """Linear warm-up from zero, a plateau, and a linear decay at the end.
+
+    lr(t) = min(t / warmup_steps, 1) (final + (lr - final) left(t)),
+    left(t) = min((horizon - t) / decay_steps, 1), and 0 past the horizon
+
+    Args:
+      learning_rate: the plateau.
+      horizon: steps in all, warm-up and decay included.
+      warmup_steps: steps of the warm-up.
+      decay_steps: steps of the decay.
+      final_learning_rate: value from step `horizon` on.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: Hu et al., "MiniCPM" (2024), with the linear decay of Hägele et al.,
+    "Scaling laws and compute-optimal training beyond fixed training durations"
+    (2024).
+    """
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        step = _real(step)
+        left = jnp.where(step < horizon, _progress(horizon - step, decay_steps), 0.0)
+        return _progress(step, warmup_steps) * _mix(
+            learning_rate, final_learning_rate, left
+        )
+
+    return schedule
+
+
+def rex(
+    learning_rate: ArrayLike,
+    horizon: ArrayLike,
+    beta: ArrayLike = 0.5,
+    final_learning_rate: ArrayLike = 0.0,
+) -> Schedule:
+    """Reflected exponential: above the straight line, steepest at the end.
+
+    lr(t) = final + (lr - final) z / (1 - beta + beta z),  z = 1 - min(t / horizon, 1)
+
+    Args:
+      learning_rate: value at step 0.
+      horizon: steps until the final value.
+      beta: bend, from 0 (a straight line) to below 1.
+      final_learning_rate: value from step `horizon` on.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: Chen, Wolfe and Kyrillidis, "REX: Revisiting budgeted training with an
+    improved schedule" (2022), where beta is 1/2.
+    """
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        left = 1.0 - _progress(step, horizon)
+        bent = left / (1.0 - _real(beta) + beta * left)
+        return _mix(learning_rate, final_learning_rate, bent)
+
+    return schedule
+
+
+def warmup(
+    schedule: Schedule,
+    warmup_steps: ArrayLike,
+    initial_learning_rate: ArrayLike = 0.0,
+) -> Schedule:
+    """A linear warm-up, after which `schedule` starts from its step 0.
+
+    lr(t) = initial + (schedule(0) - initial) t / warmup_steps  for t < warmup_steps
+    lr(t) = schedule(t - warmup_steps)  from there on
+
+    Lay `schedule` out for `horizon - warmup_steps` if it shall end at `horizon`.
+
+    Args:
+      schedule: the schedule that follows.
+      warmup_steps: steps of the warm-up; with 0 the result is `schedule` itself.
+      initial_learning_rate: value at step 0. With the default, zero, the first
+        update moves nothing (as in Optax and Transformers).
+
+    Returns:
+      f(step) -> learning rate.
+
+    Source: Goyal et al., "Accurate, large minibatch SGD" (2017); joined in time as
+    by PyTorch's SequentialLR and by optax.join_schedules.
+    """
+
+    def warmed(step: ArrayLike) -> jax.Array:
+        step = _real(step)
+        after = schedule(jnp.maximum(step - warmup_steps, 0.0))
+        return _mix(after, initial_learning_rate, _progress(step, warmup_steps))
+
+    return warmed
+
+
+SCHEDULES: dict[str, Callable[[ArrayLike, ArrayLike], Schedule]] = {
+    "constant": lambda learning_rate, horizon: constant(learning_rate),
+    "linear": linear,
+    "cosine": cosine,
+    "cosine_warm_restarts": lambda learning_rate, horizon: cosine_warm_restarts(
+        learning_rate, _real(horizon) / 15, 2
+    ),
+    "step": lambda learning_rate, horizon: step(learning_rate, _real(horizon) / 3),
+    "exponential": lambda learning_rate, horizon: exponential(
+        learning_rate, 0.01, horizon
+    ),
+    "polynomial": lambda learning_rate, horizon: polynomial(learning_rate, horizon, 2),
+    "inverse_sqrt": lambda learning_rate, horizon: inverse_sqrt(
+        learning_rate, _real(horizon) / 10
+    ),
+    "one_cycle": one_cycle,
+    "warmup_stable_decay": lambda learning_rate, horizon: warmup_stable_decay(
+        learning_rate, horizon, 0, _real(horizon) / 5
+    ),
+    "rex": rex,
+}
+
+
+def by_name(
+    name: str,
+    learning_rate: ArrayLike,
+    horizon: ArrayLike,
+    warmup_steps: ArrayLike = 0,
+) -> Schedule:
+    """The schedule called `name`, shaped by fractions of the horizon.
+
+    With h = horizon - warmup_steps:
+    - constant, linear, cosine, one_cycle, rex: as defined here, over h steps;
+    - cosine_warm_restarts: four cycles of h/15, 2h/15, 4h/15 and 8h/15 steps;
+    - step: a tenth after each third of h;
+    - exponential: down to a hundredth over h;
+    - polynomial: power 2, over h;
+    - inverse_sqrt: timescale h/10;
+    - warmup_stable_decay: decay over the last h/5; its warm-up is `warmup_steps`.
+
+    Args:
+      name: a key of `SCHEDULES`.
+      learning_rate: the peak.
+      horizon: steps in all, warm-up included.
+      warmup_steps: steps of linear warm-up from zero, before the schedule.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Raises:
+      ValueError: there is no such schedule.
+    """
+    if name not in SCHEDULES:
+        near = difflib.get_close_matches(name, SCHEDULES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        names = ", ".join(SCHEDULES)
+        raise ValueError(f"No schedule {name!r}.{hint} Valid names: {names}.")
+    remaining = _real(horizon) - warmup_steps
+    return warmup(SCHEDULES[name](learning_rate, remaining), warmup_steps)
+
+
+def _real(number: ArrayLike) -> jax.Array:
+    """`number` in JAX's default float type, never weakly typed."""
+    return jnp.asarray(number, jnp.result_type(float))
+
+
+def _length(steps: ArrayLike) -> jax.Array:
+    """`steps` as a divisor: one step in place of none."""
+    steps = _real(steps)
+    return jnp.where(steps > 0, steps, 1.0)
+
+
+def _progress(step: ArrayLike, steps: ArrayLike) -> jax.Array:
+    """The part of `steps` that is done at `step`, in [0, 1]; 1 if there are none."""
+    step = _real(step)
+    part = jnp.clip(step / _length(steps), 0.0, 1.0)
+    # Exactly 1 at the end, however the division rounds.
+    return jnp.where(step >= steps, 1.0, part)
+
+
+def _mix(a: ArrayLike, b: ArrayLike, weight: jax.Array) -> jax.Array:
+    """`a` at weight 1, `b` at weight 0, exactly."""
+    return weight * _real(a) + (1.0 - weight) * _real(b)
+
+
+def _anneal(start: ArrayLike, end: ArrayLike, progress: jax.Array) -> jax.Array:
+    """Half a cosine wave from `start` to `end`."""
+    return _mix(start, end, (1.0 + jnp.cos(jnp.pi * progress)) / 2.0)
+
+
+def _series(growth: jax.Array, cycles: jax.Array) -> jax.Array:
+    """1 + growth + ... + growth^(cycles-1), the length of `cycles` cycles."""
+    # (growth^cycles - 1) / excess, in the form that keeps more digits.
+    excess = _excess(growth)
+    near_one = jnp.expm1(cycles * jnp.log1p(excess))
+    return jnp.where(excess < 0.1, near_one, growth**cycles - 1.0) / excess
+
+
+def _cycles(growth: jax.Array, length: jax.Array) -> jax.Array:
+    """The number of cycles, not whole in general, whose `_series` is `length`."""
+    excess = _excess(growth)
+    return jnp.log1p(excess * length) / jnp.log1p(excess)
+
+
+def _excess(growth: jax.Array) -> jax.Array:
+    """What `growth` has above 1, kept above 0: equal cycles need no own case."""
+    return jnp.maximum(growth - 1.0, 1e-12)

@@ -1,0 +1,106 @@
+"""STUDY and SOUND: every choice in which the two protocols differ, beside the data.
+
+How the rows are split, scaled and judged is the tasks' part; docs/protocol.md has all
+of it line by line. A third protocol is one more dataclass here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lrjax.core import unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Choices that do not belong to a method or a task alone.
+
+    Attributes:
+      name: 'sound' or 'study'.
+      hparams: method -> hyperparameters that differ from the method's defaults.
+      task_hparams: task, or start of its name up to '/', -> the same, stronger.
+      fresh_batches: methods that draw every batch from a new order of its own.
+    """
+
+    name: str
+    hparams: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    task_hparams: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
+        default_factory=dict
+    )
+    fresh_batches: frozenset[str] = frozenset()
+
+    def overrides(self, method: str, task: str) -> dict[str, Any]:
+        """What this protocol changes for a method on a task."""
+        family = task.split("/")[0] + "/"
+        changed = dict(self.hparams.get(method, {}))
+        for key in (family, task):
+            changed |= self.task_hparams.get(key, {}).get(method, {})
+        return changed
+
+
+def _tuned_cawr(
+    T_0: int, t_mult: int, learning_rate: float, eta_min: float
+) -> dict[str, Any]:
+    return {
+        "T_0": T_0,
+        "t_mult": t_mult,
+        "learning_rate": learning_rate,
+        "eta_min": eta_min,
+    }
+
+
+_CAWR_SMALL = _tuned_cawr(30, 4, 0.2405, 0.00434)
+_CAWR_MEDIUM = _tuned_cawr(45, 5, 0.01798, 0.00114)
+_CAWR_LARGE = _tuned_cawr(38, 2, 0.5987, 0.00301)
+
+# The study's tuned values (its configs, files tuned_*).
+_TUNED = {
+    "libsvm/wine": (0.99986, _CAWR_SMALL),
+    "libsvm/iris": (0.99886, _CAWR_SMALL),
+    "libsvm/vowel": (0.99984, _CAWR_MEDIUM),
+    "libsvm/vehicle": (0.73199, _CAWR_MEDIUM),
+    "libsvm/dna": (0.95230, _CAWR_LARGE),
+    "libsvm/pendigits": (0.75353, _CAWR_LARGE),
+    "libsvm/letter": (0.70441, _CAWR_LARGE),
+    "libsvm/sensorless": (0.69708, _CAWR_LARGE),
+    "libsvm/aloi": (0.27098, _CAWR_LARGE),
+}
+
+_ADAM = {"b2": 0.99}
+_CAWR = {"b2": 0.99, "end_with_cycle": False, "idle_first_step": True}
+
+STUDY = Protocol(
+    name="study",
+    hparams={
+        "adam": _ADAM,
+        "smac": _ADAM,
+        "cawr": _CAWR,
+        "cawr_tuned": _CAWR,
+        "dadapt_adam": {"schedule": "constant"},
+        "prodigy": {"schedule": "constant"},
+        "cocob": {"decay_after_rate": True},
+        "dowg": {"eps": 1e-8, "normalize_rate": True},
+    },
+    task_hparams={
+        task: {"smac": {"learning_rate": rate}, "cawr_tuned": cawr}
+        for task, (rate, cawr) in _TUNED.items()
+    },
+    fresh_batches=frozenset({"cawr", "cawr_tuned"}),
+)
+
+SOUND = Protocol(name="sound")
+
+PROTOCOLS = {protocol.name: protocol for protocol in (SOUND, STUDY)}
+
+
+def find(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+      UsageError: if there is none.
+    """
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]

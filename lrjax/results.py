@@ -1,0 +1,243 @@
+"""The tables of a working directory: appended by whole lines, read into pandas.
+
+`config.json` says what was asked for and with which versions; `runs.jsonl` has a line
+per finished run, `curves.jsonl` a line per run and evaluation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from lrjax.core import NUMERICS_VERSION, Run, UsageError
+
+RUNS, CURVES = "runs.jsonl", "curves.jsonl"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+
+
+def run_id(run: Run) -> str:
+    """16 hexadecimal digits that follow from all that changes a run's numbers."""
+    fields = dataclasses.asdict(run)
+    fields["hparams"] = dict(run.hparams)
+    text = canonical(fields | {"numerics_version": NUMERICS_VERSION})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces; numbers that are not finite are null."""
+    return json.dumps(_finite(value), sort_keys=True, separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        # As a hyperparameter infinity is a setting (growth_rate), not a failure.
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A table's line: keys in the given order, numbers that are not finite as null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    cleaned = {k: clean(v) for k, v in row.items()}
+    cleaned |= {k: _finite(v) for k, v in row.items() if isinstance(v, Mapping)}
+    return json.dumps(cleaned, allow_nan=False) + "\n"
+
+
+class Tables:
+    """The tables of one working directory, open for appending by one process.
+
+    Use as a context manager. Entering makes the directory, takes its lock, cuts off
+    lines torn by a kill, and reads which rows are there; leaving gives the lock back.
+
+    Attributes:
+      runs: identities of the finished runs.
+      curves: (run_id, step) of the curve rows present.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str]):
+        self.workdir = Path(workdir)
+        self.runs: set[str] = set()
+        self.curves: set[tuple[str, int]] = set()
+
+    def __enter__(self) -> Self:
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.workdir / ".lock", "w")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to workdir {self.workdir}: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise UsageError(
+                f"workdir {self.workdir} is in use by another process"
+            ) from error
+        try:
+            self._check_version()
+            self.runs = {r["run_id"] for r in self._recover(RUNS)}
+            self.curves = {(r["run_id"], r["step"]) for r in self._recover(CURVES)}
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends the rows of runs that are not there yet."""
+        rows = [r for r in rows if r["run_id"] not in self.runs]
+        self._append(RUNS, rows)
+        self.runs |= {r["run_id"] for r in rows}
+
+    def append_curves(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends the curve rows that are not there yet."""
+        rows = [r for r in rows if (r["run_id"], r["step"]) not in self.curves]
+        self._append(CURVES, rows)
+        self.curves |= {(r["run_id"], r["step"]) for r in rows}
+
+    def write_config(self, config: Mapping[str, Any], overrides: Any) -> None:
+        """Writes config.json: the resolved config, overrides, versions, machine."""
+        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        content = {
+            "config": config,
+            "overrides": overrides,
+            "numerics_version": NUMERICS_VERSION,
+            "versions": versions | {"python": platform.python_version()},
+            "git_revision": _git_revision(),
+        }
+        self._replace("config.json", json.dumps(content, indent=2) + "\n")
+
+    def _check_version(self) -> None:
+        path = self.workdir / "config.json"
+        if not path.exists():
+            if any((self.workdir / name).exists() for name in (RUNS, CURVES)):
+                raise UsageError(f"{self.workdir} holds tables but no config.json")
+            return
+        try:
+            found = json.loads(path.read_text())["numerics_version"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UsageError(f"{path} is not a config.json that lrjax wrote") from error
+        if found != NUMERICS_VERSION:
+            raise UsageError(
+                f"{self.workdir} holds results of another version (numerics version "
+                f"{found}, this is {NUMERICS_VERSION}); choose another --workdir"
+            )
+
+    def _recover(self, name: str) -> list[dict[str, Any]]:
+        """Reads a table, cutting a torn last line off the file."""
+        path = self.workdir / name
+        if not path.exists():
+            return []
+        rows, whole = _read(path)
+        if whole < path.stat().st_size:
+            with open(path, "r+b") as file:
+                file.truncate(whole)
+                os.fsync(file.fileno())
+        return rows
+
+    def _append(self, name: str, rows: list[Mapping[str, Any]]) -> None:
+        if not rows:
+            return
+        text = "".join(line(row) for row in rows).encode()
+        path = self.workdir / name
+        with open(path, "ab") as file:
+            start = file.tell()
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                os.ftruncate(file.fileno(), start)
+                raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+    def _replace(self, name: str, text: str) -> None:
+        """Writes a file whole or not at all."""
+        path = self.workdir / name
+        temporary = path.with_suffix(".tmp")
+        try:
+            with open(temporary, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Rows of a table and the length of its whole lines in bytes."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        warnings.warn(
+            f"{path}: dropped a torn last line of {len(content) - whole} bytes",
+            stacklevel=2,
+        )
+    rows = []
+    for number, text in enumerate(content[:whole].splitlines(), 1):
+        try:
+            row = json.loads(text)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or "run_id" not in row:
+            raise UsageError(f"{path}: line {number} is damaged")
+        rows.append(row)
+    return rows, whole
+
+
+def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Reads runs and curves into tidy frames, a row per line of the tables.
+
+    `hparams` stays a dictionary; numbers that were not finite are NaN.
+
+    Raises:
+      UsageError: if there is no table, or a line but the last is damaged.
+    """
+    frames = []
+    for name in (RUNS, CURVES):
+        path = Path(workdir) / name
+        if not path.exists():
+            raise UsageError(f"{workdir} holds no results: there is no {name}")
+        frames.append(pd.DataFrame(_read(path)[0]))
+    return frames[0], frames[1]
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that this file belongs to, None outside of one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            check=False,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

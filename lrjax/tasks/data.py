@@ -1,0 +1,338 @@
+"""Data files: find, download and read them; fingerprints of arrays."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import http.client
+import io
+import lzma
+import os
+import re
+import tempfile
+import time
+import urllib.request
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_BYTES = 2**30  # of one file, as stored and after decompression
+MAX_FEATURES = 10**6
+MAX_ELEMENTS = 2**27  # of one dense array: 1 GiB in float64
+TIMEOUT = 30.0  # seconds without an answer
+TIME_LIMIT = 1800.0  # seconds for one download
+
+_OPENERS = {".bz2": bz2.open, ".xz": lzma.open, ".gz": gzip.open}
+_CHUNK = 2**20
+
+
+class DataError(ValueError):
+    """A task or its data cannot be had; the message is one line: what and where."""
+
+
+# Reading
+
+
+def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
+    """Reads a file, decompressing .bz2, .xz and .gz.
+
+    Raises:
+      DataError: if the file is missing, unreadable, damaged, or holds more than
+        `max_bytes` after decompression.
+    """
+    path = Path(path)
+    content = bytearray()
+    try:
+        if not path.exists():
+            raise DataError(f"{path}: no such file")
+        if not path.is_file():
+            raise DataError(f"{path}: not a regular file")
+        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                content += chunk
+                if len(content) > max_bytes:
+                    raise DataError(f"{path}: holds more than {max_bytes:,} bytes")
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
+    return bytes(content)
+
+
+def read_svmlight(
+    path: str | os.PathLike[str], max_bytes: int = MAX_BYTES
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads an svmlight file, plain or compressed; see `parse_svmlight`."""
+    return parse_svmlight(read_bytes(path, max_bytes), str(path))
+
+
+def parse_svmlight(text: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Parses lines of the form `label index:value index:value ... # comment`.
+
+    Indices start at 1 and increase along a line; absent ones have value 0. Empty
+    lines and lines with only a comment are skipped.
+
+    Args:
+      text: the content of the file.
+      where: its name, for messages.
+
+    Returns:
+      dense features [rows, largest index] and labels [rows], both float64.
+
+    Raises:
+      DataError: where the text departs from the format, with the line's number; for
+        numbers that are not finite, indices above MAX_FEATURES, and dense arrays
+        above MAX_ELEMENTS.
+    """
+    labels, values, indices = array("d"), array("d"), array("q")
+    ends, line_numbers = array("q"), array("q")
+    for number, line in enumerate(io.BytesIO(text), 1):
+        line = line.partition(b"#")[0]
+        tokens = line.split()
+        if not tokens:
+            continue
+        # [index, ':', value, index, ':', value, ...]
+        pieces = b" ".join(tokens[1:]).replace(b":", b" : ").split()
+        colons = [b":"] * (len(tokens) - 1)
+        try:
+            labels.append(float(tokens[0]))
+            indices.extend(map(int, pieces[0::3]))
+            values.extend(map(float, pieces[2::3]))
+            sound = pieces[1::3] == colons and len(pieces) == 3 * len(colons)
+            sound = sound and b"_" not in line  # 1_0 is a number to Python alone
+        except (ValueError, OverflowError):
+            sound = False
+        if not sound:
+            raise DataError(f"{where}: line {number}: {_complaint(tokens)}")
+        ends.append(len(indices))
+        line_numbers.append(number)
+    columns = [np.asarray(c) for c in (labels, values, indices, ends, line_numbers)]
+    return _dense(*columns, where=where)
+
+
+def _dense(
+    labels: np.ndarray,
+    values: np.ndarray,
+    indices: np.ndarray,
+    ends: np.ndarray,
+    line_numbers: np.ndarray,
+    where: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Checks the numbers of a file and makes them dense arrays.
+
+    `values` and `indices` are those of all rows, one after the other; row i ends
+    before position `ends[i]`.
+    """
+    rows = np.repeat(np.arange(len(labels)), np.diff(ends, prepend=0))
+    first = np.diff(rows, prepend=-1) > 0
+    steps = np.diff(indices, prepend=0)
+    problems = (
+        (~np.isfinite(labels), np.arange(len(labels)), "the label is not finite"),
+        (~np.isfinite(values), rows, "a value is not finite"),
+        (indices < 1, rows, "an index is below 1"),
+        (indices > MAX_FEATURES, rows, f"an index is above {MAX_FEATURES:,}"),
+        ((steps <= 0) & ~first, rows, "the indices do not increase"),
+    )
+    for wrong, row, reason in problems:
+        if wrong.any():
+            number = line_numbers[row[wrong.argmax()]]
+            raise DataError(f"{where}: line {number}: {reason}")
+    if not len(labels):
+        raise DataError(f"{where}: holds no rows")
+    if not len(indices):
+        raise DataError(f"{where}: holds no features")
+    shape = (len(labels), int(indices.max()))
+    if shape[0] * shape[1] > MAX_ELEMENTS:
+        raise DataError(
+            f"{where}: {shape[0]:,} rows x {shape[1]:,} features are more than "
+            f"{MAX_ELEMENTS:,} numbers"
+        )
+    features = np.zeros(shape)
+    features[rows, indices - 1] = values
+    return features, labels
+
+
+# Possessive, so that a very long token costs no backtracking.
+_NUMBER = rb"[+-]?+(\d++\.?+\d*+|\.\d++)([eE][+-]?+\d++)?+"
+
+
+def _complaint(tokens: Sequence[bytes]) -> str:
+    """What is wrong with a line that does not parse."""
+    if not re.fullmatch(_NUMBER, tokens[0]):
+        return f"the label {_shown(tokens[0])} is not a number"
+    for token in tokens[1:]:
+        if token.startswith(b"qid:"):
+            return "qid: belongs to ranking, not to classification"
+        if not re.fullmatch(rb"[+-]?+\d++:" + _NUMBER, token):
+            return f"{_shown(token)} is not index:value"
+    return f"an index is above {MAX_FEATURES:,}"
+
+
+def _shown(token: bytes) -> str:
+    """A token for a message: short, printable, in quotes."""
+    text = token[:30].decode("ascii", "backslashreplace")
+    return repr(text + "..." if len(token) > 30 else text)
+
+
+def _reason(error: BaseException) -> str:
+    """An exception in a few words on one line."""
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, BaseException):  # a URLError around the real one
+        error = reason
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# Finding and downloading
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: $LRJAX_CACHE, or ~/.cache/lrjax."""
+    return Path(os.environ.get("LRJAX_CACHE") or Path.home() / ".cache" / "lrjax")
+
+
+def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    """The first `folder/name`, plain, .bz2, .xz or .gz, that is there.
+
+    Earlier folders win over earlier names.
+    """
+    names = list(names)
+    for folder in folders:
+        for name in names:
+            for suffix in ("", *_OPENERS):
+                path = folder / (name + suffix)
+                if os.path.isfile(path):
+                    return path
+    return None
+
+
+def check_sha256(path: Path) -> None:
+    """Compares a file with the checksum that `record_sha256` wrote, if it did.
+
+    Raises:
+      DataError: if they differ, or one of them cannot be read.
+    """
+    note = _sha256_note(path)
+    try:
+        if not note.exists():
+            return
+        expected = note.read_text("utf-8", "replace").split()[:1]
+        matches = expected == [_sha256(path)]
+    except OSError as error:
+        raise DataError(f"{path}: {_reason(error)}") from error
+    if not matches:
+        raise DataError(
+            f"{path}: its sha256 is not the one in {note.name}: the file has changed "
+            "(delete both to start anew)"
+        )
+
+
+def record_sha256(path: Path) -> None:
+    """Writes a file's checksum to `<path>.sha256`, as sha256sum does, if not there.
+
+    Raises:
+      DataError: if that cannot be written.
+    """
+    note = _sha256_note(path)
+    try:
+        if note.exists():
+            return
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            part = Path(scratch, note.name)
+            part.write_text(f"{_sha256(path)}  {path.name}\n", "utf-8")
+            os.replace(part, note)
+    except OSError as error:
+        raise DataError(f"{note}: {_reason(error)}") from error
+
+
+def _sha256_note(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(
+    url: str,
+    folder: Path,
+    check: Callable[[Path], Any] = lambda path: None,
+    max_bytes: int = MAX_BYTES,
+    time_limit: float = TIME_LIMIT,
+) -> Path:
+    """Downloads a file into a folder, under the last part of its address.
+
+    It appears there complete or not at all, and its checksum is recorded.
+
+    Args:
+      url: an https address.
+      folder: made if it is not there.
+      check: called with the path of the new file before it gets its place; what it
+        raises ends the download.
+      max_bytes: the largest size accepted.
+      time_limit: seconds until the download is given up.
+
+    Raises:
+      DataError: if the address is not https, or the file cannot be had whole.
+    """
+    name = url.rsplit("/", 1)[-1]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            part = Path(scratch, name)
+            _fetch(url, part, max_bytes, time_limit)
+            check(part)
+            os.replace(part, folder / name)
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(f"{url}: {_reason(error)}") from error
+    record_sha256(folder / name)
+    return folder / name
+
+
+def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
+    """Writes what an https address answers to a file."""
+    from tqdm import tqdm
+
+    deadline = time.monotonic() + time_limit
+    if not url.startswith("https://"):
+        raise DataError(f"{url}: only https is allowed")
+    with (
+        urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
+        open(path, "wb") as file,
+    ):
+        if not answer.geturl().startswith("https://"):
+            raise DataError(f"{url}: leads to {answer.geturl()}, which is not https")
+        length = answer.headers.get("Content-Length")
+        length = int(length) if length and length.isdecimal() else None
+        # disable=None: no bar where stderr is no terminal.
+        bar = tqdm(
+            total=length, unit="B", unit_scale=True, desc=path.name, disable=None
+        )
+        with bar:
+            size = 0
+            while chunk := answer.read(_CHUNK):
+                size += len(chunk)
+                if size > max_bytes:
+                    raise DataError(f"{url}: larger than {max_bytes:,} bytes")
+                if time.monotonic() > deadline:
+                    raise DataError(f"{url}: took longer than {time_limit:.0f} s")
+                file.write(chunk)
+                bar.update(len(chunk))
+    if length is not None and size != length:
+        raise DataError(f"{url}: ended after {size:,} of {length:,} bytes")
+
+
+# Fingerprints
+
+
+def fingerprint_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """The sha256 of named arrays with their types and shapes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Models of the tasks; each module can be used alone."""

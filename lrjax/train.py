@@ -1,0 +1,429 @@
+"""One run's initial state and step; a segment of many runs as one compiled program.
+
+A population is seeds (outside) x hyperparameters (inside), two nested `vmap`s: runs
+that differ only in hyperparameters share every batch and its gather. A segment is a
+loop over rounds of `eval_every` steps and a measurement. How many rounds, where they
+start and end, the horizon and all hyperparameters outside `Method.static` are traced,
+so a grid, a seed list or a budget never costs a second compilation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrjax import optim, order
+from lrjax.core import Batch, Method, PyTree, Task
+
+MAX_ROUNDS = 128  # most rounds of a segment: rows of its table of measurements
+_SEGMENT_SECONDS = 0.5  # aim for a segment: the pace of progress bar and curves
+_EVALUATION_ELEMENTS = 2**18  # logits of a block in one slice: about a cache
+
+
+class RunState(NamedTuple):
+    """What a run carries from step to step.
+
+    `diverged_at` is 0 while all is finite, else the update (counted from 1) that saw
+    a loss, or the measurement that saw parameters, that were not.
+    """
+
+    params: PyTree
+    model_state: PyTree
+    opt_state: optax.OptState
+    last_loss: jax.Array
+    diverged_at: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """All that decides the compiled programs of a block of runs.
+
+    Attributes:
+      task: data and model.
+      method: how the learning rate is controlled.
+      static: names and values of the hyperparameters that are compiled in.
+      eval_every: steps between measurements.
+      num_seeds, num_hparams: the shape of the block.
+      fresh_batches: draw each batch anew instead of going through epochs.
+      dtype: of losses and traced hyperparameters.
+    """
+
+    task: Task
+    method: Method
+    static: tuple[tuple[str, Any], ...]
+    eval_every: int
+    num_seeds: int
+    num_hparams: int
+    fresh_batches: bool = False
+    dtype: Any = jnp.float32
+
+
+class Inputs(NamedTuple):
+    """The traced values that tell the runs of a block apart.
+
+    Attributes:
+      keys: one PRNG key per seed, [num_seeds].
+      hparams: name -> [num_hparams].
+      horizon: updates that schedules are laid out for.
+    """
+
+    keys: jax.Array
+    hparams: Mapping[str, jax.Array]
+    horizon: jax.Array
+
+
+def inputs(
+    program: Program,
+    keys: jax.Array,
+    hparams: Sequence[Mapping[str, float]],
+    horizon: int,
+) -> Inputs:
+    """Packs seeds' keys and the traced hyperparameters of each lane."""
+    values = {name: [float(h[name]) for h in hparams] for name in hparams[0]}
+    return Inputs(
+        keys,
+        {name: jnp.asarray(v, program.dtype) for name, v in values.items()},
+        jnp.asarray(horizon, program.dtype),
+    )
+
+
+def transformation(
+    program: Program, hparams: Mapping[str, Any], horizon: Any
+) -> optax.GradientTransformationExtraArgs:
+    """The Optax transformation of one run."""
+    built = program.method.build(horizon, **hparams, **dict(program.static))
+    return optax.with_extra_args_support(built)
+
+
+def init_run(
+    program: Program, key: jax.Array, hparams: Mapping[str, Any], horizon: Any
+) -> RunState:
+    """The state of one run before its first step."""
+    params, model_state = program.task.init(jax.random.fold_in(key, 0))
+    tx = transformation(program, hparams, horizon)
+    nan = jnp.asarray(jnp.nan, program.dtype)
+    return RunState(params, model_state, tx.init(params), nan, jnp.int32(0))
+
+
+def step_run(
+    program: Program,
+    state: RunState,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+    hparams: Mapping[str, Any],
+    horizon: Any,
+) -> RunState:
+    """One update of one run; a run that has diverged stays as it is.
+
+    Args:
+      program: task and method.
+      state: of one run.
+      batch: rows of the task's training part with `mask`.
+      key: noise of this step.
+      step: int, updates done so far.
+      hparams: traced hyperparameters of the method.
+      horizon: updates that schedules are laid out for.
+    """
+
+    def loss_fn(params: PyTree):
+        return program.task.loss(params, state.model_state, key, batch)
+
+    (loss, (model_state, _)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params
+    )
+    tx = transformation(program, hparams, horizon)
+    updates, opt_state = tx.update(
+        grads,
+        state.opt_state,
+        state.params,
+        value=loss,
+        grad_fn=lambda params: jax.grad(loss_fn, has_aux=True)(params)[0],
+    )
+    params = optax.apply_updates(state.params, updates)
+    loss = loss.astype(program.dtype)
+    finite = jnp.isfinite(loss)
+    alive = (state.diverged_at == 0) & finite
+    diverged_at = jnp.where(
+        (state.diverged_at == 0) & ~finite, step + 1, state.diverged_at
+    )
+    new = (params, model_state, opt_state, loss)
+    old = (state.params, state.model_state, state.opt_state, state.last_loss)
+    kept = jax.tree.map(lambda n, o: jnp.where(alive, n, o), new, old)
+    return RunState(*kept, diverged_at.astype(jnp.int32))
+
+
+def evaluate_part(
+    evaluate: Callable[..., Mapping[str, jax.Array]],
+    num_classes: int,
+    params: PyTree,
+    model_state: PyTree,
+    part: Batch,
+    lanes: int,
+    dtype: Any,
+) -> dict[str, jax.Array]:
+    """Exact means over a whole part, for a block of runs.
+
+    Args:
+      evaluate, num_classes: of the task.
+      params, model_state: leaves [seeds, hparams, ...].
+      part: arrays with one row per example.
+      lanes: runs in the block; decides how many rows are evaluated at once.
+      dtype: of the mask.
+
+    Returns:
+      name -> [seeds, hparams] for each sum of `task.evaluate` but 'count'.
+    """
+    n = len(next(iter(part.values())))
+    width = max(num_classes, 1) * lanes
+    slices = -(-n // max(_EVALUATION_ELEMENTS // width, 1))
+    rows = -(-n // slices)
+    padded = slices * rows - n
+
+    def shaped(x: jax.Array) -> jax.Array:
+        widths = [(0, padded)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, widths).reshape(slices, rows, *x.shape[1:])
+
+    mask = jnp.arange(slices * rows) < n
+    batches = {k: shaped(v) for k, v in part.items()}
+    batches["mask"] = mask.reshape(slices, rows).astype(dtype)
+    one = jax.vmap(jax.vmap(evaluate, (0, 0, None)), (0, 0, None))
+    if slices == 1:
+        sums = one(params, model_state, jax.tree.map(lambda x: x[0], batches))
+    else:
+        sums = jax.lax.map(lambda b: one(params, model_state, b), batches)
+        sums = jax.tree.map(lambda x: x.sum(0), sums)
+    return {k: v / sums["count"] for k, v in sums.items() if k != "count"}
+
+
+def init(program: Program, inputs: Inputs) -> RunState:
+    """Initial states of a block, leaves [num_seeds, num_hparams, ...]."""
+    per_run = functools.partial(init_run, program)
+    inner = jax.vmap(per_run, (None, 0, None))
+    return jax.vmap(inner, (0, None, None))(inputs.keys, inputs.hparams, inputs.horizon)
+
+
+def segment(
+    program: Program,
+    state: RunState,
+    inputs: Inputs,
+    train: Batch,
+    valid: Batch,
+    start: jax.Array,
+    stop: jax.Array,
+) -> tuple[RunState, dict[str, jax.Array]]:
+    """Trains a block from update `start` to `stop`, measuring every `eval_every`.
+
+    Args:
+      program: static choices.
+      state: of the block.
+      inputs: keys, hyperparameters and horizon.
+      train, valid: the parts to train on and to validate with; the same object
+        where the protocol makes no difference.
+      start: int, updates done so far, a multiple of `eval_every`.
+      stop: int, where to stop; the last round may be short.
+
+    Returns:
+      The new state, and name -> [MAX_ROUNDS, seeds, hparams] with the rows of the
+      rounds that were made.
+    """
+    task, every = program.task, program.eval_every
+    lanes = program.num_seeds * program.num_hparams
+    n = len(next(iter(train.values())))
+    order_keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(inputs.keys)
+    noise_keys = jax.vmap(lambda k: jax.random.fold_in(k, 2))(inputs.keys)
+
+    def rows_of(key: jax.Array, first: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return order.batches(
+            key, first, every, task.batch_size, n, program.fresh_batches
+        )
+
+    def seed_step(state, rows, noise_key, mask, step):
+        batch = {k: v[rows] for k, v in train.items()} | {
+            "mask": mask.astype(program.dtype)
+        }
+        key = jax.random.fold_in(noise_key, step)
+        return jax.vmap(
+            lambda s, h: step_run(program, s, batch, key, step, h, inputs.horizon)
+        )(state, inputs.hparams)
+
+    def measure(state: RunState, step: jax.Array):
+        params = jax.vmap(jax.vmap(optim.eval_params))(state.opt_state, state.params)
+        finite = functools.reduce(
+            jnp.logical_and,
+            [
+                jnp.isfinite(x).all(tuple(range(2, x.ndim)))
+                for x in jax.tree.leaves(params)
+            ],
+        )
+        dead = state.diverged_at > 0
+        diverged_at = jnp.where(~dead & ~finite, step, state.diverged_at)
+        state = state._replace(diverged_at=diverged_at.astype(jnp.int32))
+        rate = jax.vmap(jax.vmap(optim.effective_learning_rate))(state.opt_state)
+        row = {"learning_rate": rate, "last_batch_loss": state.last_loss}
+        parts = {"train": train, "valid": valid}
+        for name, part in parts.items():
+            if name == "valid" and valid is train:
+                continue
+            means = evaluate_part(
+                task.evaluate,
+                task.num_classes,
+                params,
+                state.model_state,
+                part,
+                lanes,
+                program.dtype,
+            )
+            row |= {f"{name}_{k}": v for k, v in means.items()}
+        row["diverged_at"] = state.diverged_at
+        return state, row
+
+    def round_(r, carry):
+        state, table = carry
+        first = start + r * every
+        rows, mask = jax.vmap(rows_of, (0, None), (0, None))(order_keys, first)
+
+        def one_step(i, state):
+            step = jax.vmap(seed_step, (0, 0, 0, None, None))
+            return step(state, rows[:, i], noise_keys, mask[i], first + i)
+
+        last = jnp.minimum(first + every, stop)
+        state = jax.lax.fori_loop(0, last - first, one_step, state)
+        state, row = measure(state, last)
+        table = {k: table[k].at[r].set(row[k].astype(table[k].dtype)) for k in table}
+        return state, table
+
+    shapes = jax.eval_shape(lambda s: measure(s, start)[1], state)
+    table = {k: jnp.zeros((MAX_ROUNDS, *v.shape), v.dtype) for k, v in shapes.items()}
+    rounds = (stop - start + every - 1) // every
+    return jax.lax.fori_loop(0, rounds, round_, (state, table))
+
+
+class Measurements(NamedTuple):
+    """What a segment measured, on the host.
+
+    Attributes:
+      steps: update counts at which was measured, [rounds].
+      values: name -> [rounds, seeds, hparams].
+      seconds: how long the segment took.
+    """
+
+    steps: np.ndarray
+    values: dict[str, np.ndarray]
+    seconds: float
+
+
+class Compiled(NamedTuple):
+    """The programs of a block, ready to run."""
+
+    init: Any
+    segment: Any
+
+
+def compile_program(program: Program, example: Inputs) -> Compiled:
+    """Compiles (or finds in the persistent cache) what `train` runs.
+
+    Args:
+      program: static choices.
+      example: inputs with the shapes and types of all that will follow.
+    """
+    task = program.task
+    shared = task.valid is task.train
+
+    def advance(state, inputs, train, valid, start, stop):
+        return segment(
+            program, state, inputs, train, train if shared else valid, start, stop
+        )
+
+    make = jax.jit(functools.partial(init, program)).lower(example)
+    state = make.out_info
+    run = jax.jit(advance, donate_argnums=0).lower(
+        state, example, task.train, {} if shared else task.valid, 0, 0
+    )
+    return Compiled(make.compile(), run.compile())
+
+
+def train(
+    compiled: Compiled, program: Program, inputs: Inputs, steps: int
+) -> Generator[Measurements, None, RunState]:
+    """Trains a block of runs, yielding what each segment measured.
+
+    Segments grow until one takes about half a second: their length decides only how
+    often the host hears of the device, never a number. Each segment's measurements
+    are fetched while the next one runs. Ends early once all runs have diverged.
+
+    Args:
+      compiled: the programs.
+      program: what they were compiled from.
+      inputs: of the block.
+      steps: updates to train for.
+
+    Returns:
+      the final state.
+    """
+    task, every = program.task, program.eval_every
+    valid = {} if task.valid is task.train else task.valid
+    began = time.perf_counter()
+    state = compiled.init(inputs)
+    start, rounds, pending = 0, 1, None
+    while start < steps or pending:
+        following = None
+        if start < steps:
+            stop = min(start + rounds * every, steps)
+            state, table = compiled.segment(
+                state, inputs, task.train, valid, start, stop
+            )
+            following = (np.append(np.arange(start + every, stop, every), stop), table)
+            start = stop
+        if pending:
+            at, table = pending
+            values = {k: np.asarray(v)[: len(at)] for k, v in table.items()}
+            now = time.perf_counter()
+            seconds, began = now - began, now
+            yield Measurements(at, values, seconds)
+            began += time.perf_counter() - now  # the caller's time is not training
+            if (values["diverged_at"][-1] > 0).all():
+                break
+            if seconds < _SEGMENT_SECONDS:
+                rounds = min(2 * rounds, MAX_ROUNDS)
+        pending = following
+    return state
+
+
+def final_params(state: RunState) -> PyTree:
+    """The parameters to keep and to judge, leaves [seeds, hparams, ...]."""
+    return jax.vmap(jax.vmap(optim.eval_params))(state.opt_state, state.params)
+
+
+@functools.partial(jax.jit, static_argnames=("evaluate", "num_classes", "dtype"))
+def _judge(params, model_state, part, evaluate, num_classes, dtype):
+    lanes = jax.tree.leaves(params)[0].shape[:2]
+    return evaluate_part(
+        evaluate, num_classes, params, model_state, part, math.prod(lanes), dtype
+    )
+
+
+def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarray]:
+    """Exact means of trained runs over a part, name -> [seeds, hparams].
+
+    Methods share this program: it depends on the task and the block's shape alone.
+    """
+    task = program.task
+    means = _judge(
+        final_params(state),
+        state.model_state,
+        part,
+        task.evaluate,
+        task.num_classes,
+        program.dtype,
+    )
+    return {k: np.asarray(v) for k, v in means.items()}

@@ -1,0 +1,351 @@
+"""Reading, finding and downloading data files; scikit-learn's reader is the truth."""
+
+import bz2
+import functools
+import gzip
+import hashlib
+import http.server
+import io
+import lzma
+import os
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.datasets import dump_svmlight_file, load_svmlight_file
+
+from lrjax.tasks import data
+from lrjax.tasks.data import DataError
+
+COMPRESSORS = {"": bytes, ".bz2": bz2.compress, ".xz": lzma.compress}
+COMPRESSORS[".gz"] = functools.partial(gzip.compress, mtime=0)
+SMALL = b"2 1:0.5 3:-1e-2\n# comment\n\n1 2:3 # 4:5\r\n"
+
+
+def sklearn_read(text, num_features=None):
+    features, labels = load_svmlight_file(
+        io.BytesIO(text), zero_based=False, n_features=num_features
+    )
+    return features.toarray(), labels
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_reads_plain_and_compressed(tmp_path, suffix):
+    path = tmp_path / f"small{suffix}"
+    path.write_bytes(COMPRESSORS[suffix](SMALL))
+    features, labels = data.read_svmlight(path)
+    np.testing.assert_array_equal(features, [[0.5, 0, -0.01], [0, 3, 0]])
+    np.testing.assert_array_equal(labels, [2, 1])
+    assert features.dtype == labels.dtype == np.float64
+
+
+def test_real_files_agree_with_sklearn():
+    folder = os.environ.get("LRJAX_DATA_DIR")
+    if not folder:
+        pytest.skip("LRJAX_DATA_DIR is not set")
+    files = [p for p in Path(folder).rglob("*.xz") if p.stat().st_size < 200_000]
+    files = [p for p in files if ".scale" in p.name or "pendigits" in p.name]
+    if not files:
+        pytest.skip("no svmlight files in LRJAX_DATA_DIR")
+    for path in files:
+        features, labels = data.read_svmlight(path)
+        expected, expected_labels = sklearn_read(lzma.open(path).read())
+        np.testing.assert_array_equal(features, expected)
+        np.testing.assert_array_equal(labels, expected_labels)
+
+
+@given(
+    hnp.arrays(
+        np.float64,
+        st.tuples(st.integers(1, 8), st.integers(1, 8)),
+        elements=st.just(0.0) | st.floats(-1e300, 1e300),
+    ),
+    st.data(),
+)
+@settings(deadline=None, max_examples=60)
+def test_round_trip(features, draw):
+    features[0, -1] = 1.0  # the largest index gives the width
+    labels = draw.draw(hnp.arrays(np.int64, len(features), elements=st.integers(-9, 9)))
+    file = io.BytesIO()
+    dump_svmlight_file(features, labels, file, zero_based=False, comment="a_b: c")
+    found, found_labels = data.parse_svmlight(file.getvalue(), "file")
+    expected, _ = sklearn_read(file.getvalue())
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, features, rtol=1e-15)
+    np.testing.assert_array_equal(found_labels, labels)
+
+
+SOUND_LINES = [b"1 1:2 3:4.5", b"-1 2:1e3 # note", b"+1 1:.5 2:5.", b"3 4:-7E-2"]
+PARTS = [b"0", b"9", b".", b"-", b"e", b":", b" ", b"\t", b"\n", b"\r", b"#", b"_"]
+PARTS += [b",", b"nan", b"qid:1", b"1 ", b" 2:1", b"\x00", b"\xff", b"\xd9\xa1"]
+
+
+@st.composite
+def mutated(draw):
+    text = b"\n".join(draw(st.lists(st.sampled_from(SOUND_LINES), max_size=4)))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(text)))
+        cut = draw(st.integers(0, 3))
+        text = text[:at] + draw(st.sampled_from([*PARTS, b""])) + text[at + cut :]
+    return text
+
+
+@given(mutated() | st.binary(max_size=40))
+@settings(deadline=None, max_examples=300)
+def test_a_mutated_file_is_refused_or_read_as_sklearn_does(text):
+    try:
+        features, labels = data.parse_svmlight(text, "file")
+    except DataError as error:
+        assert str(error).startswith("file: ")
+        assert "\n" not in str(error)
+    else:
+        expected, expected_labels = sklearn_read(text, features.shape[1])
+        np.testing.assert_array_equal(features, expected)
+        np.testing.assert_array_equal(labels, expected_labels)
+
+
+@given(st.sampled_from([".bz2", ".xz", ".gz"]), st.data())
+@settings(deadline=None, max_examples=100)
+def test_a_damaged_compressed_file_is_refused(tmp_path_factory, suffix, draw):
+    whole = COMPRESSORS[suffix](SMALL * 50)
+    at = draw.draw(st.integers(0, len(whole) - 1))
+    if draw.draw(st.booleans()):
+        damaged = whole[:at]
+    else:
+        damaged = whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]
+    path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
+    path.write_bytes(damaged)
+    try:
+        features, _ = data.read_svmlight(path)
+    except DataError as error:
+        assert str(error).startswith(str(path))
+        assert "\n" not in str(error)
+    else:  # only bytes that say nothing of the content, as gzip's time, may differ
+        assert features.shape == (100, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (b"", "holds no rows"),
+        (b"# nothing\n\n", "holds no rows"),
+        (b"1\n2\n", "holds no features"),
+        (b"1 1:1\nx 1:1", "line 2: the label 'x' is not a number"),
+        (b"1,2 1:1", "line 1: the label '1,2' is not a number"),
+        (b"nan 1:1", "line 1: the label"),
+        (b"1e999 1:1", "line 1: the label is not finite"),
+        (b"1 1:nan", "line 1: a value is not finite"),
+        (b"1 1:1 2:inf", "line 1: a value is not finite"),
+        (b"1 1:1e999", "line 1: a value is not finite"),
+        (b"1 1=2", "line 1: '1=2' is not index:value"),
+        (b"1 1;2", "line 1: '1;2' is not index:value"),
+        (b"1,1:2,2:3", "line 1: the label '1,1:2,2:3' is not a number"),
+        (b"1 1:2,2:3", "line 1: '1:2,2:3' is not index:value"),
+        (b"1 1 : 2", "line 1: '1' is not index:value"),
+        (b"1 1:2:3 4", "line 1: '1:2:3' is not index:value"),
+        (b"1 1:", "line 1: '1:' is not index:value"),
+        (b"1 1.0:2", "line 1: '1.0:2' is not index:value"),
+        (b"1 1_0:2", "line 1: '1_0:2' is not index:value"),
+        (b"1 0:2", "line 1: an index is below 1"),
+        (b"1 -3:2", "line 1: an index is below 1"),
+        (b"1 2:1 1:1", "line 1: the indices do not increase"),
+        (b"1 1:1\n\n# x\n1 1:1 1:2", "line 4: the indices do not increase"),
+        (b"1 1000001:1", "line 1: an index is above 1,000,000"),
+        (b"1 99999999999999999999:1", "line 1: an index is above 1,000,000"),
+        (b"1 " + b"9" * 9999 + b":1", "line 1: an index is above 1,000,000"),
+        (b"1 " + b"9" * 10**6 + b"x:1", "999...' is not index:value"),
+        (b"1 1:1\n" * 200 + b"1 1000000:1", "more than 134,217,728 numbers"),
+        (b"1 qid:3 1:1", "line 1: qid: belongs to ranking"),
+        ("1 1:٣".encode(), r"line 1: '1:\\xd9\\xa3' is not index:value"),
+        (b"\xef\xbb\xbf1 1:1", r"line 1: the label '\\xef\\xbb\\xbf1' is not a"),
+        (b"1 1:1\x00", r"line 1: '1:1\x00' is not index:value"),
+        (b"<html>404</html>", "line 1: the label '<html>404</html>' is not a number"),
+    ],
+)
+def test_malformed_text_is_refused(text, complaint):
+    with pytest.raises(DataError) as error:
+        data.parse_svmlight(text, "file")
+    message = one_line(error)
+    assert message.startswith("file: ")
+    assert complaint in message
+    assert len(message) < 120
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    for path, complaint in (
+        (tmp_path / "absent", "no such file"),
+        (tmp_path, "not a regular file"),
+        (Path("/dev/null"), "not a regular file"),
+        (tmp_path / ("x" * 999), "cannot be read"),
+        (tmp_path / "nul\0", "no such file"),
+    ):
+        with pytest.raises(DataError, match=complaint):
+            data.read_bytes(path)
+    for suffix in (".bz2", ".xz", ".gz"):
+        path = tmp_path / f"not_compressed{suffix}"
+        path.write_bytes(SMALL)
+        with pytest.raises(DataError, match="cannot be read"):
+            data.read_bytes(path)
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_a_decompression_bomb_is_refused(tmp_path, suffix):
+    path = tmp_path / f"bomb{suffix}"
+    path.write_bytes(COMPRESSORS[suffix](bytes(2**24)))
+    with pytest.raises(DataError, match="holds more than 1,048,576 bytes"):
+        data.read_bytes(path, max_bytes=2**20)
+    assert len(data.read_bytes(path, max_bytes=2**24)) == 2**24
+
+
+def test_find_file_prefers_folders_then_names(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first / "b.gz", second / "a", second / "b"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (first / "a").mkdir()  # a folder is no file
+    assert data.find_file(["a", "b"], [first, second]) == first / "b.gz"
+    assert data.find_file(["a", "b"], [second, first]) == second / "a"
+    assert data.find_file(["c"], [first, second, tmp_path / "absent"]) is None
+
+
+def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("LRJAX_CACHE", str(tmp_path))
+    assert data.cache_dir() == tmp_path
+    monkeypatch.setenv("LRJAX_CACHE", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data.cache_dir() == tmp_path / ".cache" / "lrjax"
+
+
+def test_a_changed_file_fails_its_checksum(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    data.check_sha256(path)  # nothing is recorded yet
+    data.record_sha256(path)
+    note = tmp_path / "file.sha256"
+    assert note.read_text() == f"{hashlib.sha256(b'one').hexdigest()}  file\n"
+    data.check_sha256(path)
+    path.write_bytes(b"two")
+    data.record_sha256(path)  # what is recorded stays
+    with pytest.raises(DataError, match=r"sha256 is not the one in file\.sha256"):
+        data.check_sha256(path)
+    note.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="sha256"):
+        data.check_sha256(path)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers /good whole, /short cut off, /moved with a redirect, and else 404."""
+
+    def do_GET(self):
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/good")
+            self.end_headers()
+            return
+        if self.path not in ("/good", "/short"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        extra = 7 if self.path == "/short" else 0
+        self.send_header("Content-Length", str(len(SMALL) + extra))
+        self.end_headers()
+        self.wfile.write(SMALL)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def site(monkeypatch):
+    """A local server that answers for https://host/."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    local = f"http://127.0.0.1:{server.server_port}/"
+    urlopen = urllib.request.urlopen
+
+    def over_http(url, timeout):
+        assert 0 < timeout < 120
+        answer = urlopen(url.replace("https://host/", local), timeout=timeout)
+        if not url.endswith("moved"):
+            answer.url = url
+        return answer
+
+    monkeypatch.setattr(urllib.request, "urlopen", over_http)
+    yield "https://host/"
+    server.shutdown()
+    server.server_close()
+
+
+def test_download_keeps_file_and_checksum(site, tmp_path):
+    seen = []
+    path = data.download(f"{site}good", tmp_path / "new", lambda p: seen.append(p.name))
+    assert path == tmp_path / "new" / "good"
+    assert path.read_bytes() == SMALL
+    assert seen == ["good"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["good", "good.sha256"]
+    data.check_sha256(path)
+
+
+def refuse(path):
+    raise DataError(f"{path.name} is not wanted")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "complaint"),
+    [
+        ("absent", {}, "404"),
+        ("short", {}, "ended after 40 of 47 bytes"),
+        ("moved", {}, "which is not https"),
+        ("good", {"max_bytes": 10}, "larger than 10 bytes"),
+        ("good", {"time_limit": -1}, "took longer than"),
+        ("good", {"check": refuse}, "good is not wanted"),
+    ],
+)
+def test_a_failed_download_leaves_nothing(site, tmp_path, name, options, complaint):
+    with pytest.raises(DataError, match=complaint) as error:
+        data.download(site + name, tmp_path, **options)
+    one_line(error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_download_refuses_http_and_unreachable_hosts(monkeypatch, tmp_path):
+    with pytest.raises(DataError, match="only https"):
+        data.download("http://host/file", tmp_path)
+
+    def unreachable(url, timeout):
+        raise urllib.error.URLError(TimeoutError("timed out"))
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    with pytest.raises(DataError, match="https://host/file: timed out"):
+        data.download("https://host/file", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="File exists|Not a directory"):
+        data.download("https://host/file", tmp_path / "file")
+
+
+def test_fingerprint_follows_names_types_shapes_and_values():
+    numbers = np.arange(6.0)
+    variants = [
+        {"a": numbers},
+        {"b": numbers},
+        {"a": numbers.astype(np.float32)},
+        {"a": numbers.reshape(2, 3)},
+        {"a": numbers + 1},
+        {"a": numbers[:3], "b": numbers[3:]},
+    ]
+    assert len({data.fingerprint_arrays(v) for v in variants}) == len(variants)
+    assert data.fingerprint_arrays({"a": numbers.reshape(3, 2).T}) == (
+        data.fingerprint_arrays({"a": np.array(numbers.reshape(3, 2).T, order="C")})
+    )
