@@ -64,11 +64,14 @@ class Block:
         shape = (p.num_seeds, p.num_hparams, p.eval_every, p.fresh_batches)
         return (run.task, run.method, p.static, names, *shape)
 
-    def inputs(self) -> train.Inputs:
-        """Keys and hyperparameters of all lanes, on the device."""
-        seeds = jnp.asarray([row[0].seed for row in self.runs], jnp.uint32)
-        keys = jax.vmap(jax.random.key)(seeds)
-        return train.inputs(self.program, keys, self.lanes, self.example.horizon)
+    def inputs(self) -> tuple[train.Seeds, train.Inputs]:
+        """What tells the block's runs apart, on the device."""
+        numbers = jnp.asarray([row[0].seed for row in self.runs], jnp.uint32)
+        keys = jax.vmap(jax.random.key)(numbers)
+        seeds = train.seed_runs(self.program.task.init, keys)
+        return seeds, train.inputs(
+            self.program, seeds, self.lanes, self.example.horizon
+        )
 
 
 def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
@@ -239,7 +242,7 @@ def _compiling(blocks: Sequence[Block]) -> Iterator[Iterator[train.Compiled]]:
 
 
 def _compile(block: Block) -> train.Compiled:
-    return train.compile_program(block.program, block.inputs())
+    return train.compile_program(block.program, *block.inputs())
 
 
 def _train_block(
@@ -251,7 +254,7 @@ def _train_block(
     """Trains a block and writes its rows; returns a line that sums it up."""
     program, example = block.program, block.example
     lanes = _lanes(block)
-    training = train.train(compiled, program, block.inputs(), example.steps)
+    training = train.train(compiled, program, *block.inputs(), example.steps)
     seconds, before = 0.0, 0
     last: dict[str, np.ndarray] = {}
     while True:

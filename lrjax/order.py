@@ -80,7 +80,7 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
 
 
 def batches(
-    key: jax.Array,
+    key_words: jax.Array,
     step: jax.Array,
     count: int,
     batch_size: int,
@@ -90,7 +90,7 @@ def batches(
     """Rows of the `count` batches from step `step` on.
 
     Args:
-      key: the run's key for data order.
+      key_words: uint32 [2], drawn from the run's key.
       step: int, updates done so far.
       count: batches wanted; static.
       batch_size: rows of a batch; static.
@@ -110,5 +110,4 @@ def batches(
     else:
         epoch, position = steps // per_epoch, steps % per_epoch * batch_size + column
     mask = position < n
-    key_words = jax.random.bits(key, (2,), jnp.uint32)
     return permute(key_words, epoch, jnp.where(mask, position, 0), n), mask

@@ -20,7 +20,8 @@ class Protocol:
     Attributes:
       name: 'sound' or 'study'.
       hparams: method -> hyperparameters that differ from the method's defaults.
-      task_hparams: task, or start of its name up to '/', -> the same, stronger.
+      task_hparams: start of a task's name -> the same for these tasks, stronger; of
+        several that match, the later counts.
       fresh_batches: methods that draw every batch from a new order of its own.
     """
 
@@ -33,10 +34,10 @@ class Protocol:
 
     def overrides(self, method: str, task: str) -> dict[str, Any]:
         """What this protocol changes for a method on a task."""
-        family = task.split("/")[0] + "/"
         changed = dict(self.hparams.get(method, {}))
-        for key in (family, task):
-            changed |= self.task_hparams.get(key, {}).get(method, {})
+        for start, values in self.task_hparams.items():
+            if task.startswith(start):
+                changed |= values.get(method, {})
         return changed
 
 

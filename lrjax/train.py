@@ -67,30 +67,64 @@ class Program:
     dtype: Any = jnp.float32
 
 
+class Seeds(NamedTuple):
+    """What follows from the seeds of a block alone; leaves [num_seeds, ...].
+
+    Attributes:
+      params, model_state: as initialised.
+      order: uint32 [num_seeds, 2], for the order of the data.
+      noise: keys [num_seeds], for whatever else is random in training.
+    """
+
+    params: PyTree
+    model_state: PyTree
+    order: jax.Array
+    noise: jax.Array
+
+
 class Inputs(NamedTuple):
     """The traced values that tell the runs of a block apart.
 
     Attributes:
-      keys: one PRNG key per seed, [num_seeds].
+      order, noise: as in `Seeds`.
       hparams: name -> [num_hparams].
       horizon: updates that schedules are laid out for.
     """
 
-    keys: jax.Array
+    order: jax.Array
+    noise: jax.Array
     hparams: Mapping[str, jax.Array]
     horizon: jax.Array
 
 
+@functools.partial(jax.jit, static_argnames="task_init")
+def seed_runs(task_init: Callable[..., Any], keys: jax.Array) -> Seeds:
+    """Initial parameters and purpose keys of runs, shared by all methods.
+
+    Args:
+      task_init: `Task.init`.
+      keys: one key per seed.
+    """
+
+    def one(key: jax.Array) -> Seeds:
+        init, order_key, noise = (jax.random.fold_in(key, i) for i in range(3))
+        words = jax.random.bits(order_key, (2,), jnp.uint32)
+        return Seeds(*task_init(init), words, noise)
+
+    return jax.vmap(one)(keys)
+
+
 def inputs(
     program: Program,
-    keys: jax.Array,
+    seeds: Seeds,
     hparams: Sequence[Mapping[str, float]],
     horizon: int,
 ) -> Inputs:
-    """Packs seeds' keys and the traced hyperparameters of each lane."""
+    """Packs what tells runs apart: seeds and each lane's traced hyperparameters."""
     values = {name: [float(h[name]) for h in hparams] for name in hparams[0]}
     return Inputs(
-        keys,
+        seeds.order,
+        seeds.noise,
         {name: jnp.asarray(v, program.dtype) for name, v in values.items()},
         jnp.asarray(horizon, program.dtype),
     )
@@ -105,10 +139,13 @@ def transformation(
 
 
 def init_run(
-    program: Program, key: jax.Array, hparams: Mapping[str, Any], horizon: Any
+    program: Program,
+    params: PyTree,
+    model_state: PyTree,
+    hparams: Mapping[str, Any],
+    horizon: Any,
 ) -> RunState:
     """The state of one run before its first step."""
-    params, model_state = program.task.init(jax.random.fold_in(key, 0))
     tx = transformation(program, hparams, horizon)
     nan = jnp.asarray(jnp.nan, program.dtype)
     return RunState(params, model_state, tx.init(params), nan, jnp.int32(0))
@@ -205,11 +242,16 @@ def evaluate_part(
     return {k: v / sums["count"] for k, v in sums.items() if k != "count"}
 
 
-def init(program: Program, inputs: Inputs) -> RunState:
+def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
     """Initial states of a block, leaves [num_seeds, num_hparams, ...]."""
-    per_run = functools.partial(init_run, program)
-    inner = jax.vmap(per_run, (None, 0, None))
-    return jax.vmap(inner, (0, None, None))(inputs.keys, inputs.hparams, inputs.horizon)
+
+    def per_seed(params, model_state):
+        def per_lane(hparams):
+            return init_run(program, params, model_state, hparams, inputs.horizon)
+
+        return jax.vmap(per_lane)(inputs.hparams)
+
+    return jax.vmap(per_seed)(seeds.params, seeds.model_state)
 
 
 def segment(
@@ -226,7 +268,7 @@ def segment(
     Args:
       program: static choices.
       state: of the block.
-      inputs: keys, hyperparameters and horizon.
+      inputs: order, noise, hyperparameters and horizon.
       train, valid: the parts to train on and to validate with; the same object
         where the protocol makes no difference.
       start: int, updates done so far, a multiple of `eval_every`.
@@ -239,12 +281,10 @@ def segment(
     task, every = program.task, program.eval_every
     lanes = program.num_seeds * program.num_hparams
     n = len(next(iter(train.values())))
-    order_keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(inputs.keys)
-    noise_keys = jax.vmap(lambda k: jax.random.fold_in(k, 2))(inputs.keys)
 
-    def rows_of(key: jax.Array, first: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rows_of(key_words: jax.Array, first: jax.Array):
         return order.batches(
-            key, first, every, task.batch_size, n, program.fresh_batches
+            key_words, first, every, task.batch_size, n, program.fresh_batches
         )
 
     def seed_step(state, rows, noise_key, mask, step):
@@ -290,11 +330,11 @@ def segment(
     def round_(r, carry):
         state, table = carry
         first = start + r * every
-        rows, mask = jax.vmap(rows_of, (0, None), (0, None))(order_keys, first)
+        rows, mask = jax.vmap(rows_of, (0, None), (0, None))(inputs.order, first)
 
         def one_step(i, state):
             step = jax.vmap(seed_step, (0, 0, 0, None, None))
-            return step(state, rows[:, i], noise_keys, mask[i], first + i)
+            return step(state, rows[:, i], inputs.noise, mask[i], first + i)
 
         last = jnp.minimum(first + every, stop)
         state = jax.lax.fori_loop(0, last - first, one_step, state)
@@ -329,12 +369,12 @@ class Compiled(NamedTuple):
     segment: Any
 
 
-def compile_program(program: Program, example: Inputs) -> Compiled:
+def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled:
     """Compiles (or finds in the persistent cache) what `train` runs.
 
     Args:
       program: static choices.
-      example: inputs with the shapes and types of all that will follow.
+      seeds, example: with the shapes and types of all that will follow.
     """
     task = program.task
     shared = task.valid is task.train
@@ -344,7 +384,7 @@ def compile_program(program: Program, example: Inputs) -> Compiled:
             program, state, inputs, train, train if shared else valid, start, stop
         )
 
-    make = jax.jit(functools.partial(init, program)).lower(example)
+    make = jax.jit(functools.partial(init, program)).lower(seeds, example)
     state = make.out_info
     run = jax.jit(advance, donate_argnums=0).lower(
         state, example, task.train, {} if shared else task.valid, 0, 0
@@ -353,7 +393,7 @@ def compile_program(program: Program, example: Inputs) -> Compiled:
 
 
 def train(
-    compiled: Compiled, program: Program, inputs: Inputs, steps: int
+    compiled: Compiled, program: Program, seeds: Seeds, inputs: Inputs, steps: int
 ) -> Generator[Measurements, None, RunState]:
     """Trains a block of runs, yielding what each segment measured.
 
@@ -364,7 +404,7 @@ def train(
     Args:
       compiled: the programs.
       program: what they were compiled from.
-      inputs: of the block.
+      seeds, inputs: of the block.
       steps: updates to train for.
 
     Returns:
@@ -373,7 +413,7 @@ def train(
     task, every = program.task, program.eval_every
     valid = {} if task.valid is task.train else task.valid
     began = time.perf_counter()
-    state = compiled.init(inputs)
+    state = compiled.init(seeds, inputs)
     start, rounds, pending = 0, 1, None
     while start < steps or pending:
         following = None

@@ -35,10 +35,9 @@ def sklearn_read(text, num_features=None):
     return features.toarray(), labels
 
 
-def one_line(error):
-    message = str(error.value)
-    assert "\n" not in message
-    return message
+def check_message(error, start):
+    assert str(error).startswith(start)
+    assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)
@@ -61,7 +60,7 @@ def test_real_files_agree_with_sklearn():
         pytest.skip("no svmlight files in LRJAX_DATA_DIR")
     for path in files:
         features, labels = data.read_svmlight(path)
-        expected, expected_labels = sklearn_read(lzma.open(path).read())
+        expected, expected_labels = sklearn_read(lzma.decompress(path.read_bytes()))
         np.testing.assert_array_equal(features, expected)
         np.testing.assert_array_equal(labels, expected_labels)
 
@@ -108,8 +107,7 @@ def test_a_mutated_file_is_refused_or_read_as_sklearn_does(text):
     try:
         features, labels = data.parse_svmlight(text, "file")
     except DataError as error:
-        assert str(error).startswith("file: ")
-        assert "\n" not in str(error)
+        check_message(error, "file: ")
     else:
         expected, expected_labels = sklearn_read(text, features.shape[1])
         np.testing.assert_array_equal(features, expected)
@@ -130,8 +128,7 @@ def test_a_damaged_compressed_file_is_refused(tmp_path_factory, suffix, draw):
     try:
         features, _ = data.read_svmlight(path)
     except DataError as error:
-        assert str(error).startswith(str(path))
-        assert "\n" not in str(error)
+        check_message(error, str(path))
     else:  # only bytes that say nothing of the content, as gzip's time, may differ
         assert features.shape == (100, 3)
 
@@ -177,10 +174,9 @@ def test_a_damaged_compressed_file_is_refused(tmp_path_factory, suffix, draw):
 def test_malformed_text_is_refused(text, complaint):
     with pytest.raises(DataError) as error:
         data.parse_svmlight(text, "file")
-    message = one_line(error)
-    assert message.startswith("file: ")
-    assert complaint in message
-    assert len(message) < 120
+    check_message(error.value, "file: ")
+    assert complaint in str(error.value)
+    assert len(str(error.value)) < 120
 
 
 def test_unreadable_files_are_refused(tmp_path):
@@ -188,7 +184,7 @@ def test_unreadable_files_are_refused(tmp_path):
         (tmp_path / "absent", "no such file"),
         (tmp_path, "not a regular file"),
         (Path("/dev/null"), "not a regular file"),
-        (tmp_path / ("x" * 999), "cannot be read"),
+        (tmp_path / ("x" * 999), "cannot be read|no such file"),
         (tmp_path / "nul\0", "no such file"),
     ):
         with pytest.raises(DataError, match=complaint):
@@ -316,7 +312,7 @@ def refuse(path):
 def test_a_failed_download_leaves_nothing(site, tmp_path, name, options, complaint):
     with pytest.raises(DataError, match=complaint) as error:
         data.download(site + name, tmp_path, **options)
-    one_line(error)
+    assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -331,7 +327,7 @@ def test_download_refuses_http_and_unreachable_hosts(monkeypatch, tmp_path):
     with pytest.raises(DataError, match="https://host/file: timed out"):
         data.download("https://host/file", tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="File exists|Not a directory"):
+    with pytest.raises(DataError, match=r"File exists|Not a directory"):
         data.download("https://host/file", tmp_path / "file")
 
 

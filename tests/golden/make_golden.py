@@ -1,0 +1,585 @@
+"""Make the golden trajectories, from the authors' own packages where there are any.
+
+Needs the packages of requirements.txt, which the tests do not:
+    python tests/golden/make_golden.py
+
+Every run goes in float64 (PyTorch's default type too: some packages keep scalars in
+it) and takes its gradients, at its own parameters, from the losses of problems.py.
+Methods without a package come from references.py, and say so in `source`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any
+
+import dadaptation
+import dog
+import jax
+import mechanic_pytorch
+import momo
+import numpy as np
+import parameterfree
+import prodigyopt
+import references
+import schedulefree
+import torch
+from problems import CHECKPOINTS, DIRECTORY, FILES, PROBLEMS, STEPS, Problem, problem
+
+PACKAGES = (
+    "torch",
+    "dadaptation",
+    "prodigyopt",
+    "schedulefree",
+    "parameterfree",
+    "dog-optimizer",
+    "mechanic-pytorch",
+    "momo-opt",
+    "jax",
+    "numpy",
+)
+
+COUNT = np.arange(STEPS)
+SCHEDULES = {
+    "warm_from_0": np.minimum(COUNT / 10, 1.0),
+    "warmup_cosine": np.minimum((COUNT + 1) / 10, 1.0)
+    * (1 + np.cos(np.pi * np.maximum(COUNT - 9, 0) / 40))
+    / 2,
+    # A learning rate of zero in the midst of training.
+    "pause": np.where((COUNT >= 12) & (COUNT < 15), 0.0, 1.0),
+}
+
+# method -> setting -> arguments under lrjax's names. Two more are not arguments:
+# `schedule`, of SCHEDULES, and `averaging`, the gamma of an average of the iterates.
+BC = {"use_bias_correction": True}
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "dadapt_adam": {
+        "default": {},
+        "bc": BC,
+        "wd_coupled": {"weight_decay": 0.1},
+        "decouple": {"decouple": True},
+        "bc_wd_coupled": BC | {"weight_decay": 0.1},
+        "bc_wd_decoupled": BC | {"weight_decay": 0.1, "decouple": True},
+        "bc_betas_d0_lr": BC
+        | {"b1": 0.8, "b2": 0.99, "d0": 1e-4, "learning_rate": 0.5, "eps": 1e-6},
+        "growth": {"growth_rate": 1.05, "d0": 1e-3},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+        "bc_warmup_cosine": BC | {"schedule": "warmup_cosine"},
+        "bc_warm_from_0": BC | {"schedule": "warm_from_0"},
+        "bc_pause": BC | {"schedule": "pause"},
+    },
+    "dadapt_sgd": {
+        "default": {},
+        "mom_wd": {"momentum": 0.9, "weight_decay": 0.01, "d0": 1e-4},
+        "growth_lr": {"growth_rate": 1.05, "learning_rate": 0.5, "d0": 1e-3},
+        "warmup_cosine": {"schedule": "warmup_cosine", "momentum": 0.9},
+    },
+    "dadapt_adagrad": {
+        "default": {},
+        "mom_wd": {"momentum": 0.9, "weight_decay": 0.01, "d0": 1e-4},
+        "growth_lr": {
+            "growth_rate": 1.05,
+            "learning_rate": 0.5,
+            "eps": 1e-4,
+            "d0": 1e-3,
+        },
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+    },
+    "dadapt_lion": {
+        "default": {},
+        "wd_betas": {"weight_decay": 0.1, "b1": 0.95, "b2": 0.98, "d0": 1e-4},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+        "warm_from_0": {"schedule": "warm_from_0"},
+    },
+    "prodigy": {
+        "default": {},
+        "bc": BC,
+        "bc_wd_coupled": BC | {"weight_decay": 0.1, "decouple": False},
+        "bc_wd_decoupled": BC | {"weight_decay": 0.1},
+        "bc_betas_d0_dcoef": BC
+        | {
+            "b1": 0.8,
+            "b2": 0.99,
+            "b3": 0.97,
+            "d0": 1e-4,
+            "d_coef": 2.0,
+            "learning_rate": 0.5,
+            "eps": 1e-6,
+        },
+        "beta1_0": BC | {"b1": 0.0, "b2": 0.99},
+        "growth": {"growth_rate": 1.05, "d0": 1e-3},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+        "bc_warmup_cosine": BC | {"schedule": "warmup_cosine"},
+        "bc_warm_from_0": BC | {"schedule": "warm_from_0"},
+        "bc_pause": BC | {"schedule": "pause"},
+        "bc_safeguard_warmup_cosine": BC
+        | {"safeguard_warmup": True, "schedule": "warmup_cosine"},
+        "bc_safeguard_warm_from_0": BC
+        | {"safeguard_warmup": True, "schedule": "warm_from_0"},
+    },
+    "cocob": {
+        "default": {},
+        "alpha_eps": {"alpha": 10, "eps": 1e-4},
+        "wd": {"weight_decay": 0.05},
+        "wd_lr": {"weight_decay": 0.05, "learning_rate": 0.1},
+        "wd_after_lr": {
+            "weight_decay": 0.05,
+            "learning_rate": 0.1,
+            "decay_after_rate": True,
+        },
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+    },
+    "dog": {
+        "default": {"averaging": 8.0},
+        "reps_wd": {"reps_rel": 1e-3, "weight_decay": 0.05, "averaging": 8.0},
+        "averaging_4": {"reps_rel": 1e-3, "averaging": 4.0},
+        "lr": {"learning_rate": 0.5, "reps_rel": 1e-3},
+        "eps": {"eps": 1e-2, "reps_rel": 1e-3},
+        "warmup_cosine": {"reps_rel": 1e-3, "schedule": "warmup_cosine"},
+        "init_eta": {"init_eta": 0.01},
+        "init_eta_lr": {"init_eta": 0.01, "learning_rate": 0.5},
+    },
+    "ldog": {
+        "default": {"averaging": 8.0},
+        "reps_wd": {"reps_rel": 1e-3, "weight_decay": 0.05, "averaging": 8.0},
+        "init_eta_lr": {"init_eta": 0.01, "learning_rate": 0.5},
+        "warmup_cosine": {"reps_rel": 1e-3, "schedule": "warmup_cosine"},
+    },
+    "dowg": {
+        "default": {},
+        "eps1e-8": {"eps": 1e-8},
+        "normalized_lr": {
+            "eps": 1e-8,
+            "learning_rate": 0.1,
+            "normalize_rate": True,
+        },
+        "normalized_warmup_cosine": {
+            "eps": 1e-8,
+            "normalize_rate": True,
+            "schedule": "warmup_cosine",
+        },
+    },
+    "cdowg": {"default": {}, "eps1e-4": {"eps": 1e-4}},
+    "schedule_free_sgd": {
+        "default": {},
+        "lr": {"learning_rate": 0.1},
+        "warmup": {"learning_rate": 0.1, "warmup_steps": 20},
+        "wd_mom": {"learning_rate": 0.1, "weight_decay": 0.05, "momentum": 0.95},
+        "r_power": {
+            "learning_rate": 0.1,
+            "warmup_steps": 20,
+            "r": 1.0,
+            "weight_lr_power": 1.0,
+        },
+        "warm_from_0": {"schedule": "warm_from_0"},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+    },
+    "schedule_free_adamw": {
+        "default": {},
+        "warmup": {"learning_rate": 0.01, "warmup_steps": 20},
+        "wd_betas": {
+            "learning_rate": 0.01,
+            "weight_decay": 0.1,
+            "b1": 0.95,
+            "b2": 0.99,
+        },
+        "r": {"learning_rate": 0.01, "r": 0.5},
+        "eps": {"learning_rate": 0.01, "eps": 1e-3},
+    },
+    "schedule_free_radam": {
+        "default": {},
+        "wd_betas": {
+            "learning_rate": 0.01,
+            "weight_decay": 0.1,
+            "b1": 0.95,
+            "b2": 0.99,
+        },
+        "sgd_phase": {"learning_rate": 0.01, "silent_sgd_phase": False},
+        "r": {"learning_rate": 0.01, "r": 0.5},
+    },
+    "schedule_free_prodigy": {
+        "default": {},
+        "wd": {"weight_decay": 0.1, "d0": 1e-4},
+        "options": {
+            "momentum": 0.95,
+            "b2": 0.99,
+            "b3": 0.97,
+            "eps": 1e-6,
+            "d_coef": 2.0,
+            "d0": 1e-4,
+            "learning_rate": 0.5,
+        },
+        "growth": {"growth_rate": 1.05, "d0": 1e-3},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+    },
+    "hypergradient_sgd": {
+        "default": {"learning_rate": 0.01},
+        "hlr_wd": {"learning_rate": 0.01, "hypergrad_lr": 1e-4, "weight_decay": 0.01},
+        "momentum": {"learning_rate": 1e-3, "hypergrad_lr": 1e-5, "momentum": 0.9},
+        "nesterov": {
+            "learning_rate": 1e-3,
+            "hypergrad_lr": 1e-5,
+            "momentum": 0.9,
+            "nesterov": True,
+        },
+    },
+    "hypergradient_adam": {
+        "default": {},
+        "hlr_wd": {
+            "hypergrad_lr": 1e-4,
+            "weight_decay": 0.01,
+            "b1": 0.8,
+            "b2": 0.99,
+        },
+        "lr_eps": {"learning_rate": 1e-2, "eps": 1e-3, "hypergrad_lr": 1e-5},
+    },
+    "momo": {
+        "default": {},
+        "lr_wd": {"learning_rate": 10.0, "weight_decay": 0.05, "beta": 0.8},
+        "fstar": {
+            "learning_rate": 10.0,
+            "lower_bound": -1.0,
+            "adapt_lower_bound": True,
+        },
+        "fstar_wd": {
+            "learning_rate": 10.0,
+            "weight_decay": 0.05,
+            "adapt_lower_bound": True,
+        },
+        "bias_correction": {"bias_correction": True},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+    },
+    "momo_adam": {
+        "default": {},
+        "lr_wd": {"learning_rate": 0.1, "weight_decay": 0.05, "b1": 0.8, "b2": 0.99},
+        "wd_nodivide": {"learning_rate": 0.1, "weight_decay": 0.05, "divide": False},
+        "fstar": {
+            "learning_rate": 0.1,
+            "lower_bound": -1.0,
+            "adapt_lower_bound": True,
+        },
+        "eps": {"learning_rate": 0.1, "eps": 1e-3},
+    },
+    "mechanic": {
+        "sgd": {"base_optimizer": ("sgd", {"learning_rate": 1.0})},
+        "adamw": {
+            "base_optimizer": ("adamw", {"learning_rate": 1.0, "weight_decay": 0.0})
+        },
+        "adamw_wd": {
+            "base_optimizer": ("adamw", {"learning_rate": 0.01, "weight_decay": 0.1}),
+            "s_init": 1e-4,
+        },
+        "sgd_nodecay_sinit": {
+            "base_optimizer": ("sgd", {"learning_rate": 1.0}),
+            "s_decay": 0.0,
+            "s_init": 1e-6,
+        },
+        "sgd_betas_eps": {
+            "base_optimizer": ("sgd", {"learning_rate": 0.1}),
+            "betas": (0.9, 0.99),
+            "s_decay": 0.1,
+            "s_init": 1e-3,
+            "eps": 1e-6,
+        },
+    },
+    "storm_plus": {
+        "default": {},
+        "normalized": {"normalized_norm": True},
+        "lr_c_wd": {
+            "learning_rate": 0.3,
+            "c": 10.0,
+            "weight_decay": 0.01,
+            "normalized_norm": True,
+        },
+        "double_decay": {
+            "learning_rate": 0.3,
+            "weight_decay": 0.05,
+            "double_decay": True,
+        },
+        "options": {"eps": 1e-3, "init_accumulator": 0.1, "learning_rate": 0.3},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+    },
+}
+
+RENAMED = {
+    "learning_rate": "lr",
+    "b3": "beta3",
+    "lower_bound": "lb",
+    "adapt_lower_bound": "use_fstar",
+}
+
+
+def official_names(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments under lrjax's names, for the authors' code."""
+    kwargs = {RENAMED.get(key, key): value for key, value in kwargs.items()}
+    if "b1" in kwargs:
+        kwargs["betas"] = (kwargs.pop("b1"), kwargs.pop("b2"))
+    return kwargs
+
+
+class RatedCOCOB(parameterfree.COCOB):
+    """The authors' COCOB, whose package has no learning rate, on scaled gradients."""
+
+    def __init__(
+        self, params, lr=1.0, weight_decay=0.0, decay_after_rate=False, **kwargs
+    ):
+        inner_decay = weight_decay if decay_after_rate else 0.0
+        super().__init__(params, weight_decay=inner_decay, **kwargs)
+        self.param_groups[0]["lr"] = lr
+        self._decay_before = weight_decay - inner_decay
+
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad.add_(p.detach(), alpha=self._decay_before).mul_(group["lr"])
+        super().step()
+
+
+def schedule_free_prodigy(
+    params, momentum=0.9, b2=0.999, r=0.0, weight_lr_power=2.0, **kwargs
+):
+    """The authors' wrapper around the authors' Prodigy without momentum."""
+    base = prodigyopt.Prodigy(params, betas=(0.0, b2), **kwargs)
+    return schedulefree.ScheduleFreeWrapper(
+        base, momentum=momentum, r=r, weight_lr_power=weight_lr_power
+    )
+
+
+def mechanic(params, base_optimizer, **kwargs):
+    """The authors' wrapper around PyTorch's SGD or AdamW."""
+    name, base_kwargs = base_optimizer
+    base = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
+    mechanized = mechanic_pytorch.mechanize(base, **kwargs)
+    return mechanized(params, **official_names(base_kwargs))
+
+
+# method -> (source, what builds the optimizer)
+OFFICIAL: dict[str, tuple[str, Callable]] = {
+    "dadapt_adam": ("dadaptation DAdaptAdam", dadaptation.DAdaptAdam),
+    "dadapt_sgd": ("dadaptation DAdaptSGD", dadaptation.DAdaptSGD),
+    "dadapt_adagrad": ("dadaptation DAdaptAdaGrad", dadaptation.DAdaptAdaGrad),
+    "dadapt_lion": ("dadaptation DAdaptLion", dadaptation.DAdaptLion),
+    "prodigy": ("prodigyopt Prodigy", prodigyopt.Prodigy),
+    "cocob": ("parameterfree COCOB", RatedCOCOB),
+    "dog": ("dog-optimizer DoG", dog.DoG),
+    "ldog": ("dog-optimizer LDoG", dog.LDoG),
+    "schedule_free_sgd": (
+        "schedulefree SGDScheduleFree",
+        schedulefree.SGDScheduleFree,
+    ),
+    "schedule_free_adamw": (
+        "schedulefree AdamWScheduleFree",
+        schedulefree.AdamWScheduleFree,
+    ),
+    "schedule_free_radam": (
+        "schedulefree RAdamScheduleFree",
+        schedulefree.RAdamScheduleFree,
+    ),
+    "schedule_free_prodigy": (
+        "schedulefree ScheduleFreeWrapper(prodigyopt Prodigy(b1=0))",
+        schedule_free_prodigy,
+    ),
+    "momo": ("momo-opt Momo", momo.Momo),
+    "momo_adam": ("momo-opt MomoAdam", momo.MomoAdam),
+    "mechanic": ("mechanic-pytorch mechanize", mechanic),
+}
+
+
+def flat(tensors) -> np.ndarray:
+    """All values of some tensors in a row."""
+    return np.concatenate([np.ravel(np.asarray(t.detach())) for t in tensors])
+
+
+def size_of_step(method: str, optimizer, before: np.ndarray, after: np.ndarray):
+    """MoMo's tau, which it does not keep, from what became of the parameters."""
+    group = optimizer.param_groups[0]
+    states = [optimizer.state[p] for p in group["params"]]
+    direction = flat([state["grad_avg"] for state in states])
+    shrinking = group["lr"] * group["weight_decay"]
+    if method == "momo_adam":
+        b2, eps = group["betas"][1], group["eps"]
+        second = flat([state["grad_avg_sq"] for state in states])
+        correction = 1 - b2 ** states[0]["step"]
+        direction = direction / (np.sqrt(second / correction) + eps)
+    if method == "momo_adam" and not optimizer.divide:
+        moved = before * (1 - shrinking) - after
+    else:
+        moved = before - after * (1 + shrinking)
+    return moved @ direction / (direction @ direction)
+
+
+def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> dict:
+    """What a method keeps about its step size."""
+    group = optimizer.param_groups[0]
+    if FILES[method] in ("dadapt", "prodigy") or method == "schedule_free_prodigy":
+        return {"d": group["d"]}
+    if method in ("dog", "ldog"):
+        etas = [float(eta) for eta in group["eta"]]
+        return {"eta": etas if method == "ldog" else etas[0]}
+    if FILES[method] == "schedule_free":
+        return {name: group[name] for name in ("scheduled_lr", "weight_sum")}
+    if FILES[method] == "momo":
+        tau = size_of_step(method, optimizer, before, after)
+        return {"tau": tau, "lower_bound": float(optimizer.lb)}
+    if method == "mechanic":
+        return {"s": float(optimizer.state["_mechanic"]["s"].sum())}
+    return {}
+
+
+def eval_points(optimizer, params: list) -> dict[str, np.ndarray]:
+    """x and z of a schedule-free method, whose parameters are y, left as they are."""
+    group = optimizer.param_groups[0]
+    own = isinstance(optimizer, schedulefree.ScheduleFreeWrapper)
+    momentum = optimizer.momentum if own else group.get("momentum")
+    momentum = group["betas"][0] if momentum is None else momentum
+    z = [optimizer.state[p]["z"] for p in params]
+    ends = zip(params, z, strict=True)
+    return {
+        "z": flat(z),
+        "eval": flat([y.lerp(z, weight=1 - 1 / momentum) for y, z in ends]),
+    }
+
+
+def official_run(
+    method: str, of: Problem, kwargs: dict, schedule: np.ndarray | None, averaging
+) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
+    """Points and scalars after each update of the authors' optimizer."""
+    model = torch.nn.ParameterList(torch.tensor(leaf) for leaf in of.init.values())
+    params = list(model)
+    optimizer = OFFICIAL[method][1](params, **official_names(kwargs))
+    if method.startswith("schedule_free"):
+        optimizer.train()
+    averager = dog.PolynomialDecayAverager(model, averaging) if averaging else None
+    gradient = jax.jit(jax.value_and_grad(of.loss))
+    for step in range(STEPS):
+        if schedule is not None:
+            optimizer.param_groups[0]["lr"] = float(schedule[step])
+        before = flat(params)
+        loss, grads = gradient(of.unflatten(before), step)
+        for param, grad in zip(params, grads.values(), strict=True):
+            param.grad = torch.tensor(np.asarray(grad))
+        if FILES[method] == "momo":
+            optimizer.step(loss=torch.tensor(float(loss)))
+        else:
+            optimizer.step()
+        points = {"params": flat(params)}
+        if method.startswith("schedule_free"):
+            points |= eval_points(optimizer, params)
+        if averager is not None:
+            averager.step()
+            points["eval"] = flat(averager.averaged_model.parameters())
+        yield points, scalars(method, optimizer, before, points["params"])
+
+
+def reference_run(
+    method: str, of: Problem, kwargs: dict, schedule: np.ndarray | None, averaging
+) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
+    """Points and scalars after each update of a reference."""
+    assert averaging is None
+    kwargs = dict(kwargs)
+    rate = kwargs.pop("learning_rate", 1e-3 if method == "hypergradient_adam" else 1.0)
+    rates = np.full(STEPS, rate) if schedule is None else schedule
+    # The reference has the study's rule, which is the authors' at a rate of 1.
+    assert kwargs.pop("normalize_rate", False) or method != "dowg" or rate == 1
+    gradient = jax.jit(jax.grad(of.loss))
+
+    def grad(step: int, x: np.ndarray) -> np.ndarray:
+        leaves = gradient(of.unflatten(x), step).values()
+        return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+    if method == "hypergradient_adam":
+        ends = np.cumsum([0] + [leaf.size for leaf in of.init.values()])
+        kwargs["leaves"] = list(itertools.starmap(slice, itertools.pairwise(ends)))
+    start = np.concatenate([leaf.ravel() for leaf in of.init.values()])
+    run = getattr(references, method)(start, grad, rates, **kwargs)
+    for x, values in run:
+        yield {"params": x}, values
+
+
+def make_problems() -> None:
+    """Write problems.npz."""
+    rng = np.random.default_rng(20240817)
+    basis, _ = np.linalg.qr(rng.normal(size=(12, 12)))
+    hessian = basis * np.logspace(-4, 0, 12) @ basis.T
+    order = [rng.permutation(64) for _ in range(7)]
+    batches = np.concatenate(order)[: STEPS * 8].reshape(STEPS, 8)
+    arrays = {
+        "quadratic/hessian": (hessian + hessian.T) / 2,
+        "quadratic/minimum": rng.normal(size=12),
+        "quadratic/init/x": rng.normal(size=12),
+        "softmax/init/W": 0.1 * rng.normal(size=(6, 3)),
+        "softmax/init/b": 0.1 * rng.normal(size=3),
+        "mlp/init/W1": rng.normal(size=(6, 5)) / np.sqrt(6),
+        "mlp/init/b1": 0.1 * rng.normal(size=5),
+        "mlp/init/W2": rng.normal(size=(5, 3)) / np.sqrt(5),
+        "mlp/init/b2": 0.1 * rng.normal(size=3),
+    }
+    inputs = rng.normal(size=(64, 6))
+    # Labels that are no function of the inputs: the loss stays away from zero.
+    scores = inputs @ rng.normal(size=(6, 3)) + rng.gumbel(size=(64, 3))
+    for name in ("softmax", "mlp"):
+        arrays |= {
+            f"{name}/inputs": inputs,
+            f"{name}/labels": np.argmax(scores, axis=1),
+            f"{name}/batches": batches,
+        }
+    np.savez_compressed(DIRECTORY / "problems.npz", **arrays)
+
+
+def make_file(file: str, versions: dict[str, str]) -> None:
+    """Write the runs of the methods of one file."""
+    records, arrays = [], {}
+    for method in (method for method, owner in FILES.items() if owner == file):
+        for setting, options in SETTINGS[method].items():
+            kwargs = dict(options)
+            schedule = SCHEDULES.get(kwargs.pop("schedule", ""))
+            averaging = kwargs.pop("averaging", None)
+            source, run = "reference written from the algorithm", reference_run
+            if method in OFFICIAL:
+                source, run = OFFICIAL[method][0], official_run
+            for name in PROBLEMS:
+                index = len(records)
+                records.append(
+                    {
+                        "method": method,
+                        "name": setting,
+                        "problem": name,
+                        "kwargs": kwargs,
+                        "averaging": averaging,
+                        "source": source,
+                    }
+                )
+                if schedule is not None:
+                    arrays[f"{index}/lr_schedule"] = schedule
+                path = list(run(method, problem(name), kwargs, schedule, averaging))
+                for kind in path[-1][0]:
+                    rows = [path[step - 1][0][kind] for step in CHECKPOINTS]
+                    arrays[f"{index}/{kind}"] = np.array(rows)
+                for kind in path[-1][1]:
+                    values = [values.get(kind, np.nan) for _, values in path]
+                    arrays[f"{index}/scalar/{kind}"] = np.array(values)
+                assert all(np.isfinite(a).all() for a in arrays.values()), records[-1]
+    np.savez_compressed(
+        DIRECTORY / f"{file}.npz",
+        cases=np.array(json.dumps(records)),
+        versions=np.array(json.dumps(versions)),
+        **arrays,
+    )
+
+
+def main() -> None:
+    jax.config.update("jax_enable_x64", True)
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    make_problems()
+    problem.cache_clear()
+    for file in sorted(set(FILES.values())):
+        make_file(file, versions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""The three problems of the golden trajectories, and the trajectories themselves.
+
+Needs JAX and NumPy only; building a case's transformation needs lrjax and Optax.
+
+    for case in cases("prodigy"):
+        transformation = case.build()
+        params = case.problem.init
+        ...  # in float64: gradient of case.problem.loss(params, step), update
+        # compare with case.checkpoints[1], [2], [5], ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+DIRECTORY = pathlib.Path(__file__).parent
+PROBLEMS = ("quadratic", "softmax", "mlp")
+STEPS = 50
+CHECKPOINTS = (1, 2, 5, 10, 25, 50)
+
+# The file, without its ending, that has the runs of a method.
+FILES = {
+    "dadapt_adam": "dadapt",
+    "dadapt_sgd": "dadapt",
+    "dadapt_adagrad": "dadapt",
+    "dadapt_lion": "dadapt",
+    "prodigy": "prodigy",
+    "cocob": "cocob",
+    "dog": "dog",
+    "ldog": "dog",
+    "dowg": "dog",
+    "cdowg": "dog",
+    "schedule_free_sgd": "schedule_free",
+    "schedule_free_adamw": "schedule_free",
+    "schedule_free_radam": "schedule_free",
+    "schedule_free_prodigy": "schedule_free",
+    "hypergradient_sgd": "hypergradient",
+    "hypergradient_adam": "hypergradient",
+    "momo": "momo",
+    "momo_adam": "momo",
+    "mechanic": "mechanic",
+    "storm_plus": "storm_plus",
+}
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A loss to minimise, in float64.
+
+    Attributes:
+      name: one of `PROBLEMS`.
+      init: parameters before the first update, by leaf, in the order of
+        `jax.tree.leaves`.
+      data: the arrays that the loss is made of.
+    """
+
+    name: str
+    init: Mapping[str, np.ndarray]
+    data: Mapping[str, np.ndarray]
+
+    def loss(self, params: Params, step: Any) -> jax.Array:
+        """The loss of update `step` (0, 1, ...; may be traced)."""
+        if self.name == "quadratic":
+            away = params["x"] - self.data["minimum"]
+            return 0.5 * away @ self.data["hessian"] @ away
+        rows = jnp.asarray(self.data["batches"])[step]
+        hidden = jnp.asarray(self.data["inputs"])[rows]
+        labels = jnp.asarray(self.data["labels"])[rows]
+        if self.name == "mlp":
+            hidden = jnp.tanh(hidden @ params["W1"] + params["b1"])
+            logits = hidden @ params["W2"] + params["b2"]
+        else:
+            logits = hidden @ params["W"] + params["b"]
+        scores = jax.nn.log_softmax(logits)
+        return -jnp.mean(jnp.take_along_axis(scores, labels[:, None], axis=1))
+
+    def unflatten(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Parameters from all their values in a row, in the order of `init`."""
+        ends = np.cumsum([leaf.size for leaf in self.init.values()])
+        pieces = np.split(values, ends[:-1])
+        return {
+            name: piece.reshape(leaf.shape)
+            for (name, leaf), piece in zip(self.init.items(), pieces, strict=True)
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One golden run.
+
+    Attributes:
+      method: a function of lrjax.optim.
+      name: the setting; unique for a method.
+      problem: what was minimised.
+      kwargs: the arguments for the function, without the learning rate if
+        `lr_schedule` is set. `base_optimizer` is a pair of a function of Optax and
+        its arguments.
+      lr_schedule: the learning rate of each update, or None.
+      averaging: gamma of `polynomial_averaging` around the method, or None.
+      source: the official implementation, or that there is none.
+      checkpoints: number of updates made -> parameters.
+      eval_checkpoints: number of updates made -> parameters to evaluate, where they
+        differ from those trained; else empty.
+      z_checkpoints: number of updates made -> z of a schedule-free method; else empty.
+      scalars: name -> value after each update.
+    """
+
+    method: str
+    name: str
+    problem: Problem
+    kwargs: Mapping[str, Any]
+    lr_schedule: np.ndarray | None
+    averaging: float | None
+    source: str
+    checkpoints: Mapping[int, dict[str, np.ndarray]]
+    eval_checkpoints: Mapping[int, dict[str, np.ndarray]]
+    z_checkpoints: Mapping[int, dict[str, np.ndarray]]
+    scalars: Mapping[str, np.ndarray]
+
+    @property
+    def id(self) -> str:
+        """A name for reports."""
+        return f"{self.method}-{self.name}-{self.problem.name}"
+
+    def build(self) -> Any:
+        """The transformation of lrjax.optim that should take the same path."""
+        import optax
+
+        from lrjax import optim
+
+        kwargs = dict(self.kwargs)
+        if self.lr_schedule is not None:
+            table = jnp.asarray(self.lr_schedule)
+            kwargs["learning_rate"] = lambda count: table[count]
+        if "base_optimizer" in kwargs:
+            name, base_kwargs = kwargs["base_optimizer"]
+            kwargs["base_optimizer"] = getattr(optax, name)(**base_kwargs)
+        transformation = getattr(optim, self.method)(**kwargs)
+        if self.averaging is None:
+            return transformation
+        return optim.polynomial_averaging(transformation, gamma=self.averaging)
+
+
+@functools.cache
+def problem(name: str) -> Problem:
+    """The problem called `name`."""
+    init, data = {}, {}
+    with np.load(DIRECTORY / "problems.npz") as file:
+        for key in file.files:
+            owner, _, key_of_owner = key.partition("/")
+            if owner == name:
+                kind, _, leaf = key_of_owner.partition("/")
+                (init if kind == "init" else data)[leaf or kind] = file[key]
+    return Problem(name, dict(sorted(init.items())), data)
+
+
+def cases(method: str) -> Iterator[Case]:
+    """The golden runs of a function of lrjax.optim."""
+    with np.load(DIRECTORY / f"{FILES[method]}.npz") as file:
+        names = set(file.files)
+        for index, record in enumerate(json.loads(str(file["cases"]))):
+            if record["method"] != method:
+                continue
+            of_problem = problem(record.pop("problem"))
+
+            def checkpoints(kind: str, index=index, of_problem=of_problem) -> dict:
+                key = f"{index}/{kind}"
+                rows = file[key] if key in names else []
+                return {
+                    step: of_problem.unflatten(row)
+                    for step, row in zip(CHECKPOINTS, rows, strict=len(rows) > 0)
+                }
+
+            prefix = f"{index}/scalar/"
+            schedule = f"{index}/lr_schedule"
+            yield Case(
+                problem=of_problem,
+                lr_schedule=file[schedule] if schedule in names else None,
+                checkpoints=checkpoints("params"),
+                eval_checkpoints=checkpoints("eval"),
+                z_checkpoints=checkpoints("z"),
+                scalars={
+                    name.removeprefix(prefix): file[name]
+                    for name in names
+                    if name.startswith(prefix)
+                },
+                **record,
+            )

@@ -1,0 +1,118 @@
+"""References written from the algorithms in NumPy: NOT official code.
+
+For methods whose authors' code is in no package (hypergradient descent, DoWG,
+CDoWG) or does not exist (STORM+). Each takes the flat starting point `x`, the
+gradient `grad(step, x)` of a step's batch, the learning rate of each step, and the
+method's own arguments under lrjax's names; it yields, after each update, the point
+and the scalars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+Gradient = Callable[[int, np.ndarray], np.ndarray]
+Run = Iterator[tuple[np.ndarray, dict[str, float]]]
+
+
+def dowg(x: np.ndarray, grad: Gradient, rates: np.ndarray, *, eps: float = 1e-4) -> Run:
+    """Khaled, Mishchenko and Jin (2023), Algorithm 1, on gradients times `rates`."""
+    start, distance, weighted = x, eps, 0.0
+    for step, rate in enumerate(rates):
+        g = rate * grad(step, x)
+        distance = max(distance, np.sum((x - start) ** 2))
+        weighted += distance * np.sum(g**2)
+        eta = distance / (np.sqrt(weighted) + eps)
+        x = x - eta * g
+        yield x, {"eta": eta}
+
+
+def cdowg(
+    x: np.ndarray, grad: Gradient, rates: np.ndarray, *, eps: float = 1e-8
+) -> Run:
+    """DoWG for each coordinate by itself, from a squared distance of 1e-4."""
+    start, distance, weighted = x, np.full_like(x, 1e-4), np.zeros_like(x)
+    for step in range(len(rates)):
+        g = grad(step, x)
+        distance = np.maximum(distance, (x - start) ** 2)
+        weighted = weighted + distance * g**2
+        x = x - distance * g / (np.sqrt(weighted) + eps)
+        yield x, {}
+
+
+def hypergradient_sgd(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    hypergrad_lr: float = 1e-6,
+) -> Run:
+    """Baydin et al. (2018), Algorithms 4 and 5; momentum as in PyTorch's SGD."""
+    rate, buffer, direction = rates[0], np.zeros_like(x), np.zeros_like(x)
+    for step in range(len(rates)):
+        g = grad(step, x) + weight_decay * x
+        rate += hypergrad_lr * g @ direction
+        buffer = momentum * buffer + g
+        direction = g + momentum * buffer if nesterov else buffer
+        x = x - rate * direction
+        yield x, {"lr": rate}
+
+
+def hypergradient_adam(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    leaves: Sequence[slice],
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    hypergrad_lr: float = 1e-8,
+) -> Run:
+    """Baydin et al. (2018), Algorithm 6, leaf by leaf as in the authors' code."""
+    rate = rates[0]
+    m, v, direction = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
+    for step in range(len(rates)):
+        g, x = grad(step, x) + weight_decay * x, x.copy()
+        correction = np.sqrt(1 - b2 ** (step + 1)) / (1 - b1 ** (step + 1))
+        for leaf in leaves:
+            rate += hypergrad_lr * g[leaf] @ direction[leaf]
+            m[leaf] = b1 * m[leaf] + (1 - b1) * g[leaf]
+            v[leaf] = b2 * v[leaf] + (1 - b2) * g[leaf] ** 2
+            direction[leaf] = correction * m[leaf] / (np.sqrt(v[leaf]) + eps)
+            x[leaf] -= rate * direction[leaf]
+        yield x, {"lr": rate}
+
+
+def storm_plus(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    c: float = 1.0,
+    weight_decay: float = 0.0,
+    eps: float = 1e-8,
+    init_accumulator: float = 1.0,
+    normalized_norm: bool = False,
+    double_decay: bool = False,
+) -> Run:
+    """Levy, Kavis and Cevher (2021), Algorithm 1, with a floor for both sums."""
+    size = x.size if normalized_norm else 1
+    gradients = estimators = init_accumulator
+    g = d = grad(0, x) + weight_decay * x
+    for step, rate in enumerate(rates):
+        gradients += g @ g / size
+        momentum = c / gradients ** (2 / 3)
+        estimators += (d @ d / size + eps) / momentum
+        eta = rate / estimators ** (1 / 3)
+        before = grad(step, x) + (2 if double_decay else 1) * weight_decay * x
+        x = x - eta * d
+        g = grad(step, x) + weight_decay * x
+        d = g + (1 - momentum) * (d - before)
+        yield x, {"eta": eta, "a": momentum}
