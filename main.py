@@ -12,6 +12,7 @@ tables in --workdir; what is there already is not trained again.
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -70,7 +71,7 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(str(error))
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 

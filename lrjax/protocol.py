@@ -91,7 +91,20 @@ STUDY = Protocol(
     fresh_batches=frozenset({"cawr", "cawr_tuned"}),
 )
 
-SOUND = Protocol(name="sound")
+# One rate for all logistic regression: the one of 3e-4, 1e-3, 3e-3, ... 1 with the
+# lowest validation loss, mean over five seeds and over libsvm/glass and libsvm/usps,
+# two sets outside every comparison. It came out the same for both methods.
+_CALIBRATED = {
+    "adamw_cosine": {"learning_rate": 0.03},
+    "nadamw_cosine": {"learning_rate": 0.03},
+}
+
+SOUND = Protocol(
+    name="sound",
+    task_hparams=dict.fromkeys(
+        ("libsvm/", "digits/logistic", "svmlight:"), _CALIBRATED
+    ),
+)
 
 PROTOCOLS = {protocol.name: protocol for protocol in (SOUND, STUDY)}
 

@@ -107,9 +107,9 @@ def seed_runs(task_init: Callable[..., Any], keys: jax.Array) -> Seeds:
     """
 
     def one(key: jax.Array) -> Seeds:
-        init, order_key, noise = (jax.random.fold_in(key, i) for i in range(3))
-        words = jax.random.bits(order_key, (2,), jnp.uint32)
-        return Seeds(*task_init(init), words, noise)
+        params, model_state = task_init(jax.random.fold_in(key, 0))
+        words = jax.random.bits(jax.random.fold_in(key, 1), (2,), jnp.uint32)
+        return Seeds(params, model_state, words, jax.random.fold_in(key, 2))
 
     return jax.vmap(one)(keys)
 
@@ -193,10 +193,9 @@ def step_run(
     diverged_at = jnp.where(
         (state.diverged_at == 0) & ~finite, step + 1, state.diverged_at
     )
-    new = (params, model_state, opt_state, loss)
-    old = (state.params, state.model_state, state.opt_state, state.last_loss)
-    kept = jax.tree.map(lambda n, o: jnp.where(alive, n, o), new, old)
-    return RunState(*kept, diverged_at.astype(jnp.int32))
+    new = RunState(params, model_state, opt_state, loss, state.diverged_at)
+    kept = jax.tree.map(lambda n, o: jnp.where(alive, n, o), new, state)
+    return kept._replace(diverged_at=diverged_at.astype(jnp.int32))
 
 
 def evaluate_part(

@@ -129,17 +129,31 @@ def dadapt_adam(
         active = dlr > 0
         keep_s, keep1, keep2 = (jnp.where(active, b, 1) for b in (root2, beta1, beta2))
 
+        def gradient(grad, param):
+            if decouple:
+                return grad
+            return base.add_decay(grad, param, weight_decay, dtype)
+
+        product = base.sum_leaves(
+            lambda g, p, s, v: gradient(g, p) * (s / (jnp.sqrt(v) + epsilon)),
+            dtype,
+            updates,
+            params,
+            state.s,
+            state.exp_avg_sq,
+        )
+        keep_s, keep1, keep2, product = jax.lax.optimization_barrier(
+            (keep_s, keep1, keep2, product)
+        )
+
         def leaf(grad, param, s, m, v):
-            if not decouple:
-                grad = base.add_decay(grad, param, weight_decay, dtype)
-            product = jnp.sum(grad * (s / (jnp.sqrt(v) + epsilon)), dtype=dtype)
+            grad = gradient(grad, param)
             new_s = keep_s * s + (1 - keep_s) * dlr * grad
             new_m = keep1 * m + (1 - keep1) * dlr * grad
             new_v = keep2 * v + (1 - keep2) * (grad * grad)
             norm = jnp.sum(jnp.abs(new_s), dtype=dtype)
             change = -jnp.where(active, new_m, 0) / (jnp.sqrt(new_v) + epsilon)
             return (
-                product,
                 norm,
                 new_s.astype(s.dtype),
                 new_m.astype(m.dtype),
@@ -147,10 +161,10 @@ def dadapt_adam(
                 change,
             )
 
-        products, norms, s, m, v, changes = base.map_leaves(
-            leaf, 6, updates, params, state.s, state.exp_avg, state.exp_avg_sq
+        norms, s, m, v, changes = base.map_leaves(
+            leaf, 5, updates, params, state.s, state.exp_avg, state.exp_avg_sq
         )
-        product, norm = base.total(products, dtype), base.total(norms, dtype)
+        norm = base.total(norms, dtype)
         moved = active & (norm > 0)
         numerator = root2 * state.numerator + (1 - root2) * dlr * product
         d_hat = base.safe_divide(numerator, (1 - root2) * norm)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable
 
-from lrjax.core import Task
+from lrjax.core import Task, unknown
 from lrjax.tasks import libsvm
 from lrjax.tasks.data import DataError, fingerprint_arrays
 
@@ -40,15 +39,14 @@ def make_task(
         only).
 
     Raises:
-      DataError: if there is no such task or option, or its data cannot be had.
+      UsageError: if there is no such task or option, or its data cannot be had.
     """
     libsvm.check_options(protocol, batch_size, precision)
     if name.startswith(_SVMLIGHT):
         path = name.removeprefix(_SVMLIGHT)
         return libsvm.make_file(path, protocol, batch_size, precision)
     if name not in TASKS:
-        close = difflib.get_close_matches(name, TASKS, n=1, cutoff=0)
-        raise DataError(f"unknown task '{name}': did you mean '{close[0]}'?")
+        raise unknown("task", name, TASKS)
     return TASKS[name](protocol, data_dir, batch_size, precision)
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import time
+import urllib.error
 import urllib.request
 import zlib
 from array import array
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lrjax.core import UsageError
 
 MAX_BYTES = 2**30  # of one file, as stored and after decompression
 MAX_FEATURES = 10**6
@@ -31,7 +34,7 @@ _OPENERS = {".bz2": bz2.open, ".xz": lzma.open, ".gz": gzip.open}
 _CHUNK = 2**20
 
 
-class DataError(ValueError):
+class DataError(UsageError):
     """A task or its data cannot be had; the message is one line: what and where."""
 
 
@@ -287,6 +290,8 @@ def download(
             check(part)
             os.replace(part, folder / name)
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         raise DataError(f"{url}: {_reason(error)}") from error
     record_sha256(folder / name)
     return folder / name

@@ -46,7 +46,7 @@ COUNT = np.arange(STEPS)
 SCHEDULES = {
     "warm_from_0": np.minimum(COUNT / 10, 1.0),
     "warmup_cosine": np.minimum((COUNT + 1) / 10, 1.0)
-    * (1 + np.cos(np.pi * np.maximum(COUNT - 9, 0) / 40))
+    * (1 + np.cos(np.pi * np.maximum(COUNT - 9, 0) / 41))
     / 2,
     # A learning rate of zero in the midst of training.
     "pause": np.where((COUNT >= 12) & (COUNT < 15), 0.0, 1.0),

@@ -1,0 +1,43 @@
+# make quickstart   compare ten methods on three small data sets
+# make test         the fast tests
+# make check        ruff, pyright and the rule of imports
+#
+# Each makes .venv by itself. PYTHON=... chooses an interpreter (3.11 to 3.13),
+# REQUIREMENTS=... a requirements file; otherwise the machine is looked at.
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  if $$p -c '$(SUPPORTED)' 2>/dev/null; then echo $$p; break; fi; done)
+REQUIREMENTS ?= $(shell \
+  if nvidia-smi -L >/dev/null 2>&1; then echo requirements.txt; \
+  elif ls /dev/accel0 >/dev/null 2>&1 || { ls /dev/vfio/0 >/dev/null 2>&1 \
+    && grep -qs Google /sys/class/dmi/id/product_name; }; then \
+    echo requirements-tpu.txt; \
+  else echo requirements-cpu.txt; fi)
+BIN := .venv/bin
+
+.PHONY: quickstart test check
+.DELETE_ON_ERROR:
+
+quickstart: .venv/installed
+	$(BIN)/python main.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -n auto
+
+check: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/test_imports.py
+
+.venv/installed: $(REQUIREMENTS) requirements-cpu.txt
+	@test -n "$(PYTHON)" || { \
+	  echo "error: no Python 3.11 to 3.13 found; set PYTHON=/path/to/python" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r $(REQUIREMENTS)
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	touch $@
