@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits, load_svmlight_file
 from sklearn.preprocessing import StandardScaler, normalize
 
+from lrjax.core import UsageError
 from lrjax.tasks import TASKS, DataError, data, fingerprint, libsvm, make_task
 
 REAL = os.environ.get("LRJAX_DATA_DIR")
@@ -338,7 +339,7 @@ def test_a_column_that_leaves_float32_is_refused(tmp_path):
     ],
 )
 def test_bad_options_are_refused(options, complaint):
-    with pytest.raises(DataError, match=complaint) as error:
+    with pytest.raises(UsageError, match=complaint) as error:
         make_task(**{"name": "libsvm/iris", **options})
     assert "\n" not in str(error.value)
 
