@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
 from lrjax import experiment, report, results
-from lrjax.methods import METHODS
+from lrjax.methods import METHODS, state_size
 
 
 def _use_compilation_cache() -> None:
@@ -50,8 +50,10 @@ def train(
 
 def methods() -> None:
     """Prints every method with its hyperparameters."""
+    probe = jax.ShapeDtypeStruct((1000,), "float32")
     for name, method in METHODS.items():
-        print(f"{name}  ({method.family}; state {method.memory:g} x parameters)")
+        copies = state_size(method, probe) / probe.size
+        print(f"{name}  ({method.family}; state {copies:.0f} x parameters)")
         print(f"  {method.source}")
         if method.advice:
             print(f"  {method.advice}")

@@ -69,7 +69,6 @@ class Method:
         is no number (names, flags, None) always is.
       required: hyperparameters that have no default (None) and must be given.
       family: one of 'fixed', 'schedule', 'learning-rate-free', 'statistics'.
-      memory: size of the optimiser's state in multiples of the parameters.
       source: paper and official implementation.
       advice: what its authors say about using it.
     """
@@ -83,7 +82,6 @@ class Method:
     space: Space = Space()
     static: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
-    memory: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

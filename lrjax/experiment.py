@@ -111,8 +111,8 @@ def _blocks(
     every = settings.eval_every or task.steps_per_epoch
     fresh = method_name in choices.fresh_batches
     params = jax.eval_shape(lambda: task.init(jax.random.key(0))[0])
-    size = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    limit = max(1, int(_MAX_FLOATS / (size * (3 + method.memory))))
+    size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+    limit = max(1, _MAX_FLOATS // (size + methods.state_size(method, params)))
     # Lanes with other static values, or with other names traced, are other programs.
     groups: dict[Any, list[tuple[dict[str, Any], dict[str, float]]]] = {}
     for hparams in settings.lanes(method_name, name):

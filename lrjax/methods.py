@@ -2,15 +2,17 @@
 
 A method is an optimiser, a schedule and defaults. Numbers are traced, so that a grid
 over any of them is one compiled program; everything else (names, flags, None) decides
-what is compiled. Defaults are those of the `sound` protocol; `protocol.py` has what
-`study` changes.
+what is compiled. Defaults are those of the `sound` protocol: the authors' own, used as
+the authors advise. `protocol.py` has what `study` changes.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,26 +22,17 @@ from lrjax import optim
 from lrjax.core import Method, Range, Space, unknown
 from lrjax.optim import schedules
 
-_TORCH = "PyTorch's torch.optim"
+Transformation: TypeAlias = optax.GradientTransformationExtraArgs
+
+# A method's build is called with the horizon and all its hyperparameters.
 
 
-def _method(
-    name: str,
-    optimiser: Callable[..., optax.GradientTransformationExtraArgs],
-    *,
-    family: str,
-    source: str,
-    space: Mapping[str, Range] | None = None,
-    advice: str = "",
-    memory: float,
-    required: frozenset[str] = frozenset(),
-    **changed: Any,
-) -> Method:
-    """A method whose learning rate follows one of `schedules.SCHEDULES`.
+def _scheduled(optimiser: Callable[..., Transformation]) -> Callable[..., Any]:
+    """Lets the optimiser's rate follow one of `schedules.SCHEDULES`.
 
-    Its hyperparameters are the optimiser's own, with the optimiser's defaults unless
-    in `changed`, and `schedule` and `warmup_fraction` (of the horizon).
+    The warm-up is the optimiser's own where it has one.
     """
+    own_warmup = "warmup_steps" in inspect.signature(optimiser).parameters
 
     def build(
         horizon: Any,
@@ -47,52 +40,58 @@ def _method(
         schedule: str,
         warmup_fraction: Any,
         **hparams: Any,
-    ) -> optax.GradientTransformationExtraArgs:
-        rate = schedules.by_name(
-            schedule, learning_rate, horizon, warmup_fraction * horizon
-        )
+    ) -> Transformation:
+        warmup_steps = warmup_fraction * horizon
+        if own_warmup:
+            hparams["warmup_steps"] = warmup_steps
+            warmup_steps = 0
+        rate = schedules.by_name(schedule, learning_rate, horizon, warmup_steps)
         return optimiser(learning_rate=rate, **hparams)
 
+    return build
+
+
+def _without_horizon(optimiser: Callable[..., Transformation]) -> Callable[..., Any]:
+    """For optimisers that set the rate themselves, whatever the horizon."""
+    return lambda horizon, **hparams: optimiser(**hparams)
+
+
+def _defaults(optimiser: Callable[..., Transformation]) -> dict[str, Any]:
     parameters = inspect.signature(optimiser).parameters.values()
-    defaults = {p.name: p.default for p in parameters}
-    defaults |= {"schedule": "constant", "warmup_fraction": 0.0} | changed
+    return {p.name: p.default for p in parameters if p.name != "warmup_steps"}
+
+
+def _method(
+    name: str,
+    optimiser: Callable[..., Transformation],
+    family: str,
+    source: str,
+    advice: str = "",
+    space: Mapping[str, Range] | None = None,
+    required: tuple[str, ...] = (),
+    schedule: str | None = "constant",
+    warmup_fraction: float = 0.0,
+    **changed: Any,
+) -> Method:
+    """A method with the optimiser's own hyperparameters and defaults, but `changed`.
+
+    With `schedule`, 'schedule' and 'warmup_fraction' (of the horizon) are
+    hyperparameters too; None is for optimisers that take no schedule.
+    """
+    defaults = _defaults(optimiser)
+    build = _without_horizon(optimiser)
+    if schedule is not None:
+        defaults |= {"schedule": schedule, "warmup_fraction": warmup_fraction}
+        build = _scheduled(optimiser)
     return Method(
         name=name,
         build=build,
-        defaults=defaults,
+        defaults=defaults | changed,
         family=family,
         source=source,
-        space=Space(dict(space or {})),
         advice=advice,
-        required=required,
-        memory=memory,
-    )
-
-
-def _build_cawr(
-    horizon: Any,
-    learning_rate: Any,
-    T_0: Any,
-    t_mult: Any,
-    eta_min: Any,
-    end_with_cycle: bool,
-    idle_first_step: bool,
-    **hparams: Any,
-) -> optax.GradientTransformationExtraArgs:
-    """Adam with cosine annealing and warm restarts.
-
-    With `end_with_cycle` the first cycle is stretched so that a cycle ends where
-    training does. With `idle_first_step` the first step changes nothing and update
-    k takes the rate of counter k + 1, as in the study's code, whose first
-    `optimizer.step()` has no gradients yet.
-    """
-    if end_with_cycle:
-        T_0 = schedules.fit_first_cycle(T_0, t_mult, horizon)
-    rate = schedules.cosine_warm_restarts(learning_rate, T_0, t_mult, eta_min)
-    if not idle_first_step:
-        return optim.adamw(learning_rate=rate, **hparams)
-    return _idle_first_step(
-        optim.adamw(learning_rate=lambda step: rate(step + 2), **hparams)
+        space=Space(dict(space or {})),
+        required=frozenset(required),
     )
 
 
@@ -101,9 +100,7 @@ class _IdleState(NamedTuple):
     inner: Any
 
 
-def _idle_first_step(
-    inner: optax.GradientTransformationExtraArgs,
-) -> optax.GradientTransformationExtraArgs:
+def _idle_first_step(inner: Transformation) -> Transformation:
     """Lets the first step change nothing, neither parameters nor state."""
 
     def init(params):
@@ -117,33 +114,52 @@ def _idle_first_step(
         )
         return changes, _IdleState(jnp.asarray(True), kept)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Transformation(init, update)
 
 
 def _cawr(
-    name: str,
-    advice: str = "",
-    required: frozenset[str] = frozenset(),
-    **changed: Any,
+    learning_rate: Any = 5e-3,
+    T_0: Any = 10,
+    t_mult: Any = 2,
+    eta_min: Any = 0.0,
+    end_with_cycle: bool = True,
+    idle_first_step: bool = False,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    *,
+    horizon: Any,
+) -> Transformation:
+    """Adam with cosine annealing and warm restarts.
+
+    With `end_with_cycle` the first cycle is stretched so that a cycle ends where
+    training does. With `idle_first_step` the first step changes nothing and update
+    k takes the rate of counter k + 1, as in the study's code, whose first
+    `optimizer.step()` has no gradients yet.
+    """
+    if end_with_cycle:
+        T_0 = schedules.fit_first_cycle(T_0, t_mult, horizon)
+    rate = schedules.cosine_warm_restarts(learning_rate, T_0, t_mult, eta_min)
+    adam = functools.partial(
+        optim.adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
+    )
+    if idle_first_step:
+        return _idle_first_step(adam(lambda step: rate(step + 2)))
+    return adam(rate)
+
+
+def _cawr_method(
+    name: str, advice: str, required: tuple[str, ...] = (), **changed: Any
 ) -> Method:
-    defaults = {
-        "learning_rate": 5e-3,
-        "T_0": 10,
-        "t_mult": 2,
-        "eta_min": 0.0,
-        "end_with_cycle": True,
-        "idle_first_step": False,
-        "b1": 0.9,
-        "b2": 0.999,
-        "eps": 1e-8,
-        "weight_decay": 0.0,
-    }
+    defaults = _defaults(_cawr) | changed
+    del defaults["horizon"]
     return Method(
         name=name,
-        build=_build_cawr,
-        defaults=defaults | changed,
+        build=lambda horizon, **hparams: _cawr(horizon=horizon, **hparams),
+        defaults=defaults,
         family="schedule",
-        source="Loshchilov and Hutter 2017 (SGDR); " + _TORCH,
+        source="Loshchilov and Hutter 2017 (SGDR); PyTorch",
         advice=advice,
         space=Space(
             {
@@ -153,12 +169,69 @@ def _cawr(
                 "eta_min": Range(1e-8, 5e-3),
             }
         ),
-        required=required,
-        memory=2,
+        required=frozenset(required),
     )
 
 
-_RATE = {"learning_rate": Range(1e-5, 1.0)}
+def _averaged(optimiser: Callable[..., Transformation]) -> Callable[..., Any]:
+    """Adds polynomial averaging, which DoG's authors call crucial."""
+
+    @functools.wraps(optimiser)
+    def build(*args: Any, averaging: bool, gamma: Any, **hparams: Any):
+        inner = optimiser(*args, **hparams)
+        return optim.polynomial_averaging(inner, gamma) if averaging else inner
+
+    signature = inspect.signature(optimiser)
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in (("averaging", True), ("gamma", 8.0))
+    ]
+    parameters = [*signature.parameters.values(), *extra]
+    build.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore
+    return build
+
+
+def _mechanic_adamw(
+    learning_rate: Any = 1.0,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    weight_decay: Any = 0.0,
+    s_decay: Any = 0.01,
+    s_init: Any = 1e-8,
+    eps: Any = 1e-8,
+) -> Transformation:
+    """Mechanic around AdamW."""
+    base = optim.adamw(learning_rate, b1, b2, weight_decay=weight_decay)
+    return optim.mechanic(base, s_decay=s_decay, s_init=s_init, eps=eps)
+
+
+_FIXED, _SCHEDULE, _FREE, _STATISTICS = (
+    "fixed",
+    "schedule",
+    "learning-rate-free",
+    "statistics",
+)
+_ADAM_RATE = {"learning_rate": Range(1e-5, 1.0)}
+_SGD_RATE = {"learning_rate": Range(1e-4, 10.0)}
+_D0 = Range(1e-8, 1e-2)
+_FACTOR = Range(0.1, 10.0)  # of a rate that the method finds by itself
+_DADAPT = "Defazio and Mishchenko 2023; dadaptation 3.2"
+_DADAPT_ADVICE = "Use the schedule that you would use with the plain optimiser."
+_PRODIGY_ADVICE = (
+    "Use no schedule, or cosine without restarts; with a warm-up set safeguard_warmup. "
+    "If d stays at d0, raise d0."
+)
+_DOG = "Ivgi, Hinder and Carmon 2023; formll/dog 1.0.3"
+_DOG_ADVICE = (
+    "No schedule; keep the averaging. With batch normalisation set reps_rel to 1e-4; "
+    "raise it if the distance does not grow."
+)
+_FREE_ADVICE = "No schedule: the average replaces it. Warm up over 5 %, tune the rate."
+_SCHEDULE_FREE = "Defazio et al. 2024; schedulefree 1.4.1"
+_HYPERGRADIENT = "Baydin et al. 2018; gbaydin/hypergradient-descent"
+_HYPERGRADIENT_ADVICE = "The rate of the rate wants tuning on a logarithmic scale."
+_MOMO = "Schaipp et al. 2024; fabian-sp/MoMo"
+_MOMO_ADVICE = "A larger rate than usual is safe: it is a cap. Loss above lower_bound."
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -166,71 +239,65 @@ METHODS: dict[str, Method] = {
         _method(
             "sgd",
             optim.sgd,
-            family="fixed",
-            source="Robbins and Monro 1951; " + _TORCH,
-            space={"learning_rate": Range(1e-4, 10.0)},
-            memory=0,
+            _FIXED,
+            "Robbins and Monro 1951; PyTorch",
+            space=_SGD_RATE,
             learning_rate=0.1,
         ),
         _method(
             "momentum",
             optim.sgd,
-            family="fixed",
-            source="Polyak 1964; " + _TORCH,
-            space={"learning_rate": Range(1e-5, 1.0)},
-            memory=1,
+            _FIXED,
+            "Polyak 1964; PyTorch",
+            space=_ADAM_RATE,
             learning_rate=0.1,
             momentum=0.9,
         ),
         _method(
             "adam",
             optim.adamw,
-            family="fixed",
-            source="Kingma and Ba 2015; " + _TORCH,
-            space=_RATE,
-            memory=2,
+            _FIXED,
+            "Kingma and Ba 2015; PyTorch",
+            space=_ADAM_RATE,
             weight_decay=0.0,
         ),
         _method(
             "smac",
             optim.adamw,
-            family="fixed",
-            source="the study's tuned rates for Adam",
-            advice="Only where the study published a tuned rate, under `study`.",
-            space=_RATE,
-            memory=2,
-            required=frozenset({"learning_rate"}),
+            _FIXED,
+            "the study's tuned rates for Adam",
+            "Only where the study published a tuned rate, under `study`.",
+            space=_ADAM_RATE,
+            required=("learning_rate",),
             learning_rate=None,
             weight_decay=0.0,
         ),
         _method(
             "adamw_cosine",
             optim.adamw,
-            family="schedule",
-            source="Loshchilov and Hutter 2019; " + _TORCH,
-            advice="Tune the rate; it is the peak after a warm-up of 5 %.",
-            space=_RATE,
-            memory=2,
+            _SCHEDULE,
+            "Loshchilov and Hutter 2019; PyTorch",
+            "Tune the rate: it is the peak after a warm-up of 5 %.",
+            space=_ADAM_RATE,
             schedule="cosine",
             warmup_fraction=0.05,
         ),
         _method(
             "nadamw_cosine",
             optim.nadamw,
-            family="schedule",
-            source="Dozat 2016; Dahl et al. 2023 (AlgoPerf's baseline)",
-            advice="Tune the rate; it is the peak after a warm-up of 5 %.",
-            space=_RATE,
-            memory=2,
+            _SCHEDULE,
+            "Dozat 2016; Dahl et al. 2023 (AlgoPerf's baseline)",
+            "Tune the rate: it is the peak after a warm-up of 5 %.",
+            space=_ADAM_RATE,
             schedule="cosine",
             warmup_fraction=0.05,
             weight_decay=1e-2,
         ),
-        _cawr("cawr"),
-        _cawr(
+        _cawr_method("cawr", "Let a cycle end where training ends."),
+        _cawr_method(
             "cawr_tuned",
-            advice="Only where the study published tuned values, under `study`.",
-            required=frozenset({"learning_rate", "T_0", "t_mult", "eta_min"}),
+            "Only where the study published tuned values, under `study`.",
+            ("learning_rate", "T_0", "t_mult", "eta_min"),
             learning_rate=None,
             T_0=None,
             t_mult=None,
@@ -239,42 +306,181 @@ METHODS: dict[str, Method] = {
         _method(
             "dadapt_adam",
             optim.dadapt_adam,
-            family="learning-rate-free",
-            source="Defazio and Mishchenko 2023; dadaptation 3.2",
-            advice="Use the schedule that you would use with Adam.",
-            space={"d0": Range(1e-8, 1e-2), "learning_rate": Range(0.1, 10.0)},
-            memory=3,
+            _FREE,
+            _DADAPT,
+            _DADAPT_ADVICE,
+            space={"d0": _D0, "learning_rate": _FACTOR},
             schedule="cosine",
             decouple=True,
         ),
         _method(
+            "dadapt_sgd",
+            optim.dadapt_sgd,
+            _FREE,
+            _DADAPT,
+            _DADAPT_ADVICE,
+            space={"d0": _D0, "learning_rate": _FACTOR},
+            schedule="cosine",
+        ),
+        _method(
+            "dadapt_adagrad",
+            optim.dadapt_adagrad,
+            _FREE,
+            _DADAPT,
+            _DADAPT_ADVICE,
+            space={"d0": _D0, "learning_rate": _FACTOR},
+            schedule="cosine",
+        ),
+        _method(
+            "dadapt_lion",
+            optim.dadapt_lion,
+            _FREE,
+            _DADAPT,
+            _DADAPT_ADVICE,
+            space={"d0": _D0, "learning_rate": _FACTOR},
+            schedule="cosine",
+        ),
+        _method(
             "prodigy",
             optim.prodigy,
-            family="learning-rate-free",
-            source="Mishchenko and Defazio 2024; prodigyopt 1.1.2",
-            advice="Use no schedule, or cosine without restarts; with a warm-up set "
-            "safeguard_warmup. If d stays at d0, raise d0.",
-            space={"d0": Range(1e-8, 1e-2), "d_coef": Range(0.1, 10.0)},
-            memory=4,
+            _FREE,
+            "Mishchenko and Defazio 2024; prodigyopt 1.1.2",
+            _PRODIGY_ADVICE,
+            space={"d0": _D0, "d_coef": _FACTOR},
             schedule="cosine",
         ),
         _method(
             "cocob",
             optim.cocob,
-            family="learning-rate-free",
-            source="Orabona and Tommasi 2017; parameterfree 0.0.1",
-            advice="No schedule. Alpha 100 is meant for all problems.",
+            _FREE,
+            "Orabona and Tommasi 2017; parameterfree 0.0.1",
+            "No schedule; alpha 100 is meant for all problems.",
             space={"alpha": Range(10.0, 1000.0)},
-            memory=5,
+        ),
+        _method(
+            "dog",
+            _averaged(optim.dog),
+            _FREE,
+            _DOG,
+            _DOG_ADVICE,
+            space={"reps_rel": Range(1e-8, 1e-2)},
+        ),
+        _method(
+            "ldog",
+            _averaged(optim.ldog),
+            _FREE,
+            _DOG,
+            _DOG_ADVICE,
+            space={"reps_rel": Range(1e-8, 1e-2)},
         ),
         _method(
             "dowg",
             optim.dowg,
-            family="learning-rate-free",
-            source="Khaled, Mishchenko and Jin 2023; rka97/dowg",
-            advice="No schedule.",
+            _FREE,
+            "Khaled, Mishchenko and Jin 2023; rka97/dowg",
+            "No schedule.",
             space={"eps": Range(1e-8, 1e-2)},
-            memory=1,
+        ),
+        _method(
+            "cdowg",
+            optim.cdowg,
+            _FREE,
+            "Khaled, Mishchenko and Jin 2023; rka97/dowg",
+            "No schedule.",
+            space={"eps": Range(1e-10, 1e-4)},
+        ),
+        _method(
+            "schedule_free_sgd",
+            optim.schedule_free_sgd,
+            _FREE,
+            _SCHEDULE_FREE,
+            _FREE_ADVICE,
+            space={"learning_rate": Range(1e-2, 100.0)},
+            warmup_fraction=0.05,
+        ),
+        _method(
+            "schedule_free_adamw",
+            optim.schedule_free_adamw,
+            _FREE,
+            _SCHEDULE_FREE,
+            _FREE_ADVICE + " 1 to 10 times AdamW's rate.",
+            space={"learning_rate": Range(1e-4, 1.0)},
+            warmup_fraction=0.05,
+        ),
+        _method(
+            "schedule_free_radam",
+            optim.schedule_free_radam,
+            _FREE,
+            _SCHEDULE_FREE,
+            "No schedule and no warm-up: RAdam has its own. Tune the rate.",
+            space={"learning_rate": Range(1e-4, 1.0)},
+        ),
+        _method(
+            "schedule_free_prodigy",
+            optim.schedule_free_prodigy,
+            _FREE,
+            "schedulefree 1.4.1's wrapper around prodigyopt 1.1.2",
+            "No schedule: the average replaces it.",
+            space={"d0": _D0, "d_coef": _FACTOR},
+        ),
+        _method(
+            "hypergradient_sgd",
+            optim.hypergradient_sgd,
+            _STATISTICS,
+            _HYPERGRADIENT,
+            _HYPERGRADIENT_ADVICE,
+            space={
+                "learning_rate": Range(1e-4, 1.0),
+                "hypergrad_lr": Range(1e-8, 1e-1),
+            },
+            schedule=None,
+            learning_rate=0.1,
+        ),
+        _method(
+            "hypergradient_adam",
+            optim.hypergradient_adam,
+            _STATISTICS,
+            _HYPERGRADIENT,
+            _HYPERGRADIENT_ADVICE,
+            space={
+                "learning_rate": Range(1e-5, 1e-1),
+                "hypergrad_lr": Range(1e-10, 1e-2),
+            },
+            schedule=None,
+        ),
+        _method(
+            "momo",
+            optim.momo,
+            _STATISTICS,
+            _MOMO,
+            _MOMO_ADVICE,
+            space=_SGD_RATE,
+        ),
+        _method(
+            "momo_adam",
+            optim.momo_adam,
+            _STATISTICS,
+            _MOMO,
+            _MOMO_ADVICE,
+            space={"learning_rate": Range(1e-4, 10.0)},
+        ),
+        _method(
+            "mechanic",
+            _mechanic_adamw,
+            _FREE,
+            "Cutkosky, Defazio and Mehta 2023; optimizedlearning/mechanic (PyTorch)",
+            "Give it the schedule of the base optimiser, at a peak of 1.",
+            space={"s_init": Range(1e-10, 1e-4), "s_decay": Range(1e-4, 1.0)},
+            schedule="cosine",
+            warmup_fraction=0.05,
+        ),
+        _method(
+            "storm_plus",
+            optim.storm_plus,
+            _FREE,
+            "Levy, Kavis and Cevher 2021",
+            "Two gradients a step.",
+            space={"c": Range(1e-2, 100.0)},
         ),
     )
 }
@@ -307,3 +513,14 @@ def split(
         else:
             static.append((name, value))
     return tuple(static), traced
+
+
+def state_size(method: Method, params: Any) -> int:
+    """Numbers that the optimiser keeps for parameters of the given shapes."""
+    defaults, needed = dict(method.defaults), dict.fromkeys(method.required, 1.0)
+
+    def init(params):
+        return method.build(1.0, **(defaults | needed)).init(params)
+
+    shapes = jax.tree.leaves(jax.eval_shape(init, params))
+    return sum(math.prod(leaf.shape) for leaf in shapes)

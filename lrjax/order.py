@@ -51,10 +51,8 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
     # pairs over 100,000 keys shows the bias.
     rounds = 12 if n < 100 else 8
     epoch_key = _mix(key_words[0] + jnp.uint32(0x9E3779B9) * epoch.astype(jnp.uint32))
-    keys = [
-        _mix(epoch_key ^ _mix(key_words[1] + jnp.uint32(0x7F4A7C15 * i % 2**32)))
-        for i in range(rounds)
-    ]
+    number = jnp.arange(rounds, dtype=jnp.uint32).reshape(-1, *[1] * epoch.ndim)
+    keys = _mix(epoch_key ^ _mix(key_words[1] + jnp.uint32(0x7F4A7C15) * number))
 
     def bounded(value: jax.Array, key: jax.Array, size: int) -> jax.Array:
         # Multiply and shift instead of a remainder: as even, and cheaper.
@@ -65,10 +63,14 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
         return jnp.where(value >= size, value - jnp.uint32(size), value)
 
     def network(x: jax.Array) -> jax.Array:
-        left, right = x // jnp.uint32(b), x % jnp.uint32(b)
-        for i in range(0, rounds, 2):
-            left = wrap(left + bounded(right, keys[i], a), a)
-            right = wrap(right + bounded(left, keys[i + 1], b), b)
+        def two_rounds(i, halves):
+            left, right = halves
+            left = wrap(left + bounded(right, keys[2 * i], a), a)
+            return left, wrap(right + bounded(left, keys[2 * i + 1], b), b)
+
+        # A loop, not unrolled: the order is not what costs time, compiling it did.
+        halves = x // jnp.uint32(b), x % jnp.uint32(b)
+        left, right = jax.lax.fori_loop(0, rounds // 2, two_rounds, halves)
         return left * jnp.uint32(b) + right
 
     x = network(position.astype(jnp.uint32))

@@ -16,11 +16,10 @@ from lrjax import order
 # Chi-squared tests are made with the keys below, so they pass always or never; an
 # even order would fail one of them for one set of keys in 10,000.
 SIGNIFICANCE = 1e-4
-MANY = 40_000
+MANY, FEW = 40_000, 30
 
 batches = jax.jit(order.batches, static_argnums=(2, 3, 4, 5))
-permute = jax.jit(order.permute, static_argnums=3)
-words = st.tuples(*[st.integers(0, 2**32 - 1)] * 2)
+permute = jax.jit(order.permute, static_argnames="n")
 
 
 def key_words(*pair):
@@ -30,6 +29,16 @@ def key_words(*pair):
 @functools.cache
 def many_keys():
     return jax.random.bits(jax.random.key(2024), (MANY, 2), jnp.uint32)
+
+
+def batches_of_few_keys(*arguments):
+    """Rows and mask [key, batch, row]."""
+    return jax.tree.map(
+        np.asarray,
+        jax.jit(jax.vmap(lambda key: order.batches(key, *arguments)))(
+            many_keys()[:FEW]
+        ),
+    )
 
 
 @functools.cache
@@ -42,58 +51,45 @@ def many_orders(n, epochs):
     return np.asarray(jax.jit(jax.vmap(one))(many_keys()))
 
 
-@settings(max_examples=25, deadline=None)
-@given(words, st.integers(1, 400), st.integers(1, 450), st.integers(0, 2**20))
-def test_each_row_comes_exactly_once_per_epoch(key, n, batch_size, epoch):
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 450), st.integers(0, 2**20))
+def test_each_row_comes_exactly_once_per_epoch(n, batch_size, epoch):
     per_epoch = math.ceil(n / batch_size)
-    rows, mask = batches(
-        key_words(*key), epoch * per_epoch, 2 * per_epoch, batch_size, n, False
-    )
-    assert rows.shape == mask.shape == (2 * per_epoch, batch_size)
-    for part in (slice(0, per_epoch), slice(per_epoch, None)):
-        seen = np.asarray(rows[part])[np.asarray(mask[part])]
-        assert sorted(seen.tolist()) == list(range(n))
-
-
-@settings(max_examples=25, deadline=None)
-@given(words, st.integers(1, 200), st.integers(1, 250), st.integers(0, 2**20))
-def test_only_the_last_batch_of_an_epoch_is_short(key, n, batch_size, epoch):
-    per_epoch = math.ceil(n / batch_size)
-    rows, mask = batches(
-        key_words(*key), epoch * per_epoch, per_epoch, batch_size, n, False
+    rows, mask = batches_of_few_keys(
+        epoch * per_epoch, 2 * per_epoch, batch_size, n, False
     )
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
-    expected = np.arange(batch_size) < np.asarray(sizes)[:, None]
-    np.testing.assert_array_equal(mask, expected)
+    real = np.arange(batch_size) < np.asarray(sizes + sizes)[:, None]
+    # Only the last batch of an epoch is short.
+    np.testing.assert_array_equal(mask, np.broadcast_to(real, mask.shape))
+    for one in rows:
+        for part in (slice(0, per_epoch), slice(per_epoch, None)):
+            assert sorted(one[part][real[part]].tolist()) == list(range(n))
     # Padding is gathered like any row, so it must exist.
-    assert ((np.asarray(rows) >= 0) & (np.asarray(rows) < n)).all()
+    assert ((rows >= 0) & (rows < n)).all()
 
 
-@settings(max_examples=25, deadline=None)
-@given(words, st.integers(1, 100), st.integers(1, 120), st.integers(0, 2**20))
-def test_fresh_batches_have_distinct_rows(key, n, batch_size, step):
-    rows, mask = batches(key_words(*key), step, 4, batch_size, n, True)
-    for batch, real in zip(np.asarray(rows), np.asarray(mask), strict=True):
-        assert real.sum() == min(n, batch_size)
-        assert real[: min(n, batch_size)].all()
-        assert len(set(batch[real].tolist())) == min(n, batch_size)
-        assert ((batch >= 0) & (batch < n)).all()
+@settings(max_examples=5, deadline=None)
+@given(st.integers(1, 100), st.integers(1, 120), st.integers(0, 2**20))
+def test_fresh_batches_have_distinct_rows(n, batch_size, step):
+    rows, mask = batches_of_few_keys(step, 4, batch_size, n, True)
+    real = np.broadcast_to(np.arange(batch_size) < n, mask.shape)
+    np.testing.assert_array_equal(mask, real)
+    drawn = np.sort(rows[..., : min(n, batch_size)])
+    assert (np.diff(drawn) > 0).all()
+    assert ((rows >= 0) & (rows < n)).all()
 
 
-@settings(max_examples=10, deadline=None)
-@given(words, st.integers(0, 1000), st.integers(1, 9), st.integers(1, 9))
-def test_a_slice_of_the_order_is_the_order(key, start, first, second):
-    whole = batches(key_words(*key), start, first + second, 7, 31, False)
-    parts = [
-        batches(key_words(*key), start, first, 7, 31, False),
-        batches(key_words(*key), start + first, second, 7, 31, False),
-    ]
-    for i in range(2):
-        joined = np.concatenate([np.asarray(part[i]) for part in parts])
-        np.testing.assert_array_equal(whole[i], joined)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_batch_does_not_depend_on_how_many_are_asked_for(fresh):
+    rows, mask = batches(key_words(8, 9), 3, 12, 7, 31, fresh)
+    for i in range(12):
+        row, real = batches(key_words(8, 9), 3 + i, 1, 7, 31, fresh)
+        np.testing.assert_array_equal(row[0], rows[i])
+        np.testing.assert_array_equal(real[0], mask[i])
 
 
-@pytest.mark.parametrize("n", [2**16 - 1, 2**16, 2**16 + 1, 1_000_003])
+@pytest.mark.parametrize("n", [2**16, 2**16 + 1, 300_007])
 def test_large_data_is_permuted_too(n):
     rows = permute(key_words(3, 4), jnp.int32(7), jnp.arange(n), n)
     np.testing.assert_array_equal(np.sort(rows), np.arange(n))
@@ -114,11 +110,9 @@ def test_epochs_differ_and_so_do_keys():
     )
     assert len(np.unique(epochs, axis=0)) == 20
     keys = [(5, 6), (6, 5), (5, 7), (4, 6), (0, 0), (0, 1), (1, 0)]
-    orders = {
-        tuple(np.asarray(permute(key_words(*k), jnp.int32(0), jnp.arange(n), n)))
-        for k in keys
-    }
-    assert len(orders) == len(keys)
+    one = functools.partial(permute, epoch=jnp.int32(0), position=jnp.arange(n), n=n)
+    orders = np.asarray([one(key_words(*key)) for key in keys])
+    assert len(np.unique(orders, axis=0)) == len(keys)
 
 
 def test_fresh_batches_differ_from_step_to_step():
@@ -142,7 +136,7 @@ def p_value(counts):
     return stats.chisquare(np.ravel(counts)).pvalue
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 10, 17, 90, 120])
+@pytest.mark.parametrize("n", [2, 3, 5, 17, 90])
 def test_rows_are_even_over_positions(n):
     orders = many_orders(n, 2)
     counts = np.zeros((n, n))
@@ -154,7 +148,7 @@ def test_rows_are_even_over_positions(n):
     assert stats.chi2.sf(statistic, (n - 1) ** 2) > SIGNIFICANCE
 
 
-@pytest.mark.parametrize("n", [3, 5, 10, 17, 90, 120])
+@pytest.mark.parametrize("n", [3, 5, 17, 90])
 @pytest.mark.parametrize("positions", [(0, 1), (0, -1), (1, 2)])
 def test_pairs_of_rows_within_an_epoch_are_even(n, positions):
     first, second = (many_orders(n, 2)[:, 0, p] for p in positions)
@@ -164,7 +158,7 @@ def test_pairs_of_rows_within_an_epoch_are_even(n, positions):
     assert p_value(counts[~np.eye(n, dtype=bool)]) > SIGNIFICANCE
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 10, 17, 90, 120])
+@pytest.mark.parametrize("n", [2, 3, 5, 17, 90])
 def test_epochs_are_independent(n):
     orders = many_orders(n, 2)
     counts = np.zeros((n, n))

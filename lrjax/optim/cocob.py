@@ -97,10 +97,11 @@ def cocob(
             scale = jnp.maximum(scale, size)
             absolute_sum = absolute_sum + size
             gradient_sum = gradient_sum - coin
-            moved = param - start
-            reward = jnp.maximum(reward - coin * moved, 0)
+            loss = coin * (param - start)
+            # max(reward - loss, 0), in a form that is computed once for both uses.
+            reward = jnp.maximum(reward, loss) - loss
             bet = scale * jnp.maximum(absolute_sum + scale, warmup * scale)
-            change = gradient_sum / bet * (scale + reward) - moved
+            change = start - param + gradient_sum / bet * (scale + reward)
             return tuple(
                 array.astype(param.dtype)
                 for array in (change, scale, gradient_sum, absolute_sum, reward)

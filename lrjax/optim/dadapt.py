@@ -127,7 +127,6 @@ def dadapt_adam(
         root2 = jnp.sqrt(beta2)
         dlr = state.d * rate_factor(state.count, state.step, dtype)
         active = dlr > 0
-        keep_s, keep1, keep2 = (jnp.where(active, b, 1) for b in (root2, beta1, beta2))
 
         def gradient(grad, param):
             if decouple:
@@ -142,8 +141,8 @@ def dadapt_adam(
             state.s,
             state.exp_avg_sq,
         )
-        keep_s, keep1, keep2, product = jax.lax.optimization_barrier(
-            (keep_s, keep1, keep2, product)
+        keep_s, keep1, keep2 = base.after(
+            product, *(jnp.where(active, b, 1) for b in (root2, beta1, beta2))
         )
 
         def leaf(grad, param, s, m, v):
@@ -396,15 +395,16 @@ def dadapt_adagrad(
         def leaf(grad, param, s, square_sum, start):
             grad = base.add_decay(grad, param, weight_decay, dtype)
             new_square_sum = square_sum + grad * grad
-            denominator = jnp.sqrt(new_square_sum) + epsilon
+            weight = 1 / (jnp.sqrt(new_square_sum) + epsilon)
             new_s = s + dlr * grad
+            change = (1 - mu) * (start - new_s * weight - param)
             return (
-                jnp.sum(grad * grad / denominator, dtype=dtype),
-                jnp.sum(new_s * new_s / denominator, dtype=dtype),
+                jnp.sum(grad * weight * grad, dtype=dtype),
+                jnp.sum(new_s * new_s * weight, dtype=dtype),
                 jnp.sum(jnp.abs(new_s), dtype=dtype),
                 new_s.astype(s.dtype),
                 new_square_sum.astype(square_sum.dtype),
-                ((1 - mu) * (start - new_s / denominator - param)).astype(param.dtype),
+                change.astype(param.dtype),
             )
 
         gradients, squares, norms, s, square_sum, changes = base.map_leaves(
@@ -508,27 +508,31 @@ def dadapt_lion(
         root2 = jnp.sqrt(beta2)
         dlr = state.d * rate
 
-        def leaf(grad, param, s, m):
-            sign = jnp.sign(beta1 * m + (1 - beta1) * grad)
-            new_s = root2 * s + (1 - root2) * dlr * sign
-            new_m = beta2 * m + (1 - beta2) * dlr * grad
+        def sign(grad, m):
+            mixed = beta1 * m + (1 - beta1) * grad
+            # A difference, unlike `jnp.sign`, is computed once for all its uses.
+            return (mixed > 0).astype(dtype) - (mixed < 0).astype(dtype)
+
+        signs = jax.tree.map(sign, updates, state.exp_avg)
+        product = base.sum_leaves(lambda u, s: u * s, dtype, signs, state.s)
+        keep_s, keep_m = base.after(product, root2, beta2)
+
+        def leaf(grad, param, u, s, m):
+            new_s = keep_s * s + (1 - root2) * dlr * u
+            new_m = keep_m * m + (1 - beta2) * dlr * grad
+            change = -dlr * base.add_decay(u, param, weight_decay, dtype)
             return (
-                jnp.sum(sign * s, dtype=dtype),
                 jnp.sum(jnp.abs(new_s), dtype=dtype),
                 new_s.astype(s.dtype),
                 new_m.astype(m.dtype),
-                (-dlr * base.add_decay(sign, param, weight_decay, dtype)).astype(
-                    param.dtype
-                ),
+                change.astype(param.dtype),
             )
 
-        products, norms, s, m, changes = base.map_leaves(
-            leaf, 5, updates, params, state.s, state.exp_avg
+        norms, s, m, changes = base.map_leaves(
+            leaf, 4, updates, params, signs, state.s, state.exp_avg
         )
         norm = base.total(norms, dtype)
-        numerator = root2 * state.numerator + (1 - root2) * dlr * base.total(
-            products, dtype
-        )
+        numerator = root2 * state.numerator + (1 - root2) * dlr * product
         d_hat = base.safe_divide(numerator, (1 - root2) * norm)
         return changes, DAdaptLionState(
             count=state.count + 1,

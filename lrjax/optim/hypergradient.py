@@ -81,9 +81,10 @@ def hypergradient_sgd(
         rate = state.learning_rate + step * product
         # Without Nesterov the last direction is the velocity.
         old = state.velocity if nesterov else state.direction
+        (keep,) = base.after(product, mu)
 
         def leaf(grad, v):
-            new_v = mu * v + grad
+            new_v = keep * v + grad
             direction = grad + mu * new_v if nesterov else new_v
             return (
                 (-rate * direction).astype(v.dtype),
@@ -175,26 +176,38 @@ def hypergradient_adam(
 
         before, now = debias(state.count), debias(state.count + 1)
 
-        def leaf(grad, param, m, v):
+        def product(grad, param, m, v):
             grad = base.add_decay(grad, param, weight_decay, dtype)
-            product = jnp.sum(grad * (m / (jnp.sqrt(v) + epsilon)), dtype=dtype)
-            new_m = beta1 * m + (1 - beta1) * grad
-            new_v = beta2 * v + (1 - beta2) * (grad * grad)
-            direction = new_m / (jnp.sqrt(new_v) + epsilon)
-            return product, new_m.astype(m.dtype), new_v.astype(v.dtype), direction
+            return jnp.sum(grad * (m / (jnp.sqrt(v) + epsilon)), dtype=dtype)
 
-        products, exp_avg, exp_avg_sq, directions = base.map_leaves(
-            leaf, 4, updates, params, state.exp_avg, state.exp_avg_sq
+        products = jax.tree.map(
+            product, updates, params, state.exp_avg, state.exp_avg_sq
         )
         rate, rates = state.learning_rate, []
-        for product in jax.tree.leaves(products):
-            rate = rate + step * (product * before)
+        for value in jax.tree.leaves(products):
+            rate = rate + step * (value * before)
             rates.append(rate)
-        changes = jax.tree.map(
-            lambda d, rate, p: (-rate * now * d).astype(p.dtype),
-            directions,
-            jax.tree.structure(products).unflatten(rates),
+        keep1, keep2 = base.after(rate, beta1, beta2)
+
+        def leaf(grad, param, m, v, leaf_rate):
+            grad = base.add_decay(grad, param, weight_decay, dtype)
+            new_m = keep1 * m + (1 - beta1) * grad
+            new_v = keep2 * v + (1 - beta2) * (grad * grad)
+            change = -(leaf_rate * now) * new_m / (jnp.sqrt(new_v) + epsilon)
+            return (
+                change.astype(param.dtype),
+                new_m.astype(m.dtype),
+                new_v.astype(v.dtype),
+            )
+
+        changes, exp_avg, exp_avg_sq = base.map_leaves(
+            leaf,
+            3,
+            updates,
             params,
+            state.exp_avg,
+            state.exp_avg_sq,
+            jax.tree.structure(products).unflatten(rates),
         )
         return changes, HypergradientAdamState(
             state.count + 1, rate, exp_avg, exp_avg_sq

@@ -101,18 +101,11 @@ def mechanic(
         steps, inner = base_optimizer.update(updates, state.inner, params, **extra_args)
 
         def products(grad, param, start, step):
-            grad, param = grad.astype(dtype), param.astype(dtype)
             moved, target = param - start, param + step
-            return (
-                jnp.sum(moved * grad),
-                jnp.sum(moved * target),
-                jnp.sum(target * target),
-                jnp.sum(grad * grad),
-            )
+            return moved * grad, moved * target, target * target, grad * grad
 
-        sums = base.map_leaves(products, 4, updates, params, state.start, steps)
-        by_grad, by_target, target_norm, grad_norm = (
-            base.total(tree, dtype) for tree in sums
+        by_grad, by_target, target_norm, grad_norm = base.sums(
+            products, 4, dtype, updates, params, state.start, steps
         )
         scale = jnp.sum(state.scales)
         pull = decay * scale * jnp.sqrt(grad_norm) / (jnp.sqrt(target_norm) + epsilon)
@@ -126,7 +119,8 @@ def mechanic(
         old_factor = new_scale / (scale + epsilon) - 1
 
         def leaf(param, start, step):
-            change = old_factor * (param - start) + new_scale * step
+            # Not the difference in the sums, which would be stored for both uses.
+            change = new_scale * step - old_factor * (start - param)
             return change.astype(param.dtype)
 
         changes = jax.tree.map(leaf, params, state.start, steps)

@@ -45,6 +45,18 @@ class Average(NamedTuple):
         share = base.safe_divide(weight, weight_sum)
         return share, Average(max_rate, weight_sum, self.momentum)
 
+    def step(
+        self, share: jax.Array, y: jax.Array, z: jax.Array, move: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The change of y, and the next z, when the base optimiser moves z by `move`.
+
+        x moves towards the next z by `share`; y follows. Written in terms of the next z,
+        so that the old one can be overwritten first.
+        """
+        new_z = z + move
+        change = share * (new_z - y) + (1 - share) * (1 - self.momentum) * move
+        return change, new_z
+
     def point(self, z: base.PyTree, y: base.PyTree) -> base.PyTree:
         """The average x."""
         away = 1 - 1 / self.momentum
@@ -148,12 +160,11 @@ def schedule_free_sgd(
         dtype = state.learning_rate.dtype
         rate = _warmed_up(learning_rate, warmup_steps, state.count, dtype)
         share, average = state.average.next(state.count, rate, r, weight_lr_power)
-        y_rate = rate * (average.momentum * (1 - share) - 1)
 
         def leaf(grad, y, z):
             grad = base.add_decay(grad, y, weight_decay, dtype)
-            change = share * (z - y) + y_rate * grad
-            return change.astype(y.dtype), (z - rate * grad).astype(z.dtype)
+            change, new_z = average.step(share, y, z, -rate * grad)
+            return change.astype(y.dtype), new_z.astype(z.dtype)
 
         changes, z = base.map_leaves(leaf, 2, updates, params, state.z)
         return changes, ScheduleFreeState(state.count + 1, rate, average, z, None)
@@ -188,7 +199,6 @@ def _schedule_free_adam(
         beta2, epsilon = base.scalars(dtype, b2, eps)
         rate, adaptive = rate_at(state.count, dtype)
         share, average = state.average.next(state.count, rate, r, weight_lr_power)
-        y_rate = rate * (average.momentum * (1 - share) - 1)
         scale = 1 / base.bias_correction(beta2, state.count + 1)
 
         def leaf(grad, y, z, v):
@@ -196,10 +206,10 @@ def _schedule_free_adam(
             denominator = jnp.sqrt(scale * v_new) + epsilon
             direction = grad / jnp.where(adaptive, denominator, 1)
             direction = base.add_decay(direction, y, weight_decay, dtype)
-            change = share * (z - y) + y_rate * direction
+            change, new_z = average.step(share, y, z, -rate * direction)
             return (
                 change.astype(y.dtype),
-                (z - rate * direction).astype(z.dtype),
+                new_z.astype(z.dtype),
                 v_new.astype(v.dtype),
             )
 
@@ -450,14 +460,13 @@ def schedule_free_prodigy(
         share, average = state.average.next(state.count, rate * d, r, weight_lr_power)
         shrink = jnp.where(moved, decay * dlr, 0)
         factor, floor = dlr * d, d * epsilon
-        away = 1 - 1 / average.momentum
 
         def step(grad, y, z, v):
-            x = y + away * (z - y)
-            new_z = z - factor * grad / (jnp.sqrt(v) + floor) - shrink * z
-            x += share * (new_z - x)
-            new_y = x + (1 - average.momentum) * (new_z - x)
-            return (new_y - y).astype(y.dtype), new_z.astype(z.dtype)
+            move = -factor * grad / (jnp.sqrt(v) + floor)
+            if not base.is_zero(weight_decay):
+                move -= shrink * z
+            change, new_z = average.step(share, y, z, move)
+            return change.astype(y.dtype), new_z.astype(z.dtype)
 
         changes, z = base.map_leaves(step, 2, updates, params, state.z, v)
         return changes, ScheduleFreeProdigyState(

@@ -67,7 +67,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         | {"b1": 0.8, "b2": 0.99, "d0": 1e-4, "learning_rate": 0.5, "eps": 1e-6},
         "growth": {"growth_rate": 1.05, "d0": 1e-3},
         "warmup_cosine": {"schedule": "warmup_cosine"},
-        "bc_warmup_cosine": BC | {"schedule": "warmup_cosine"},
+        "bc_warmup_cosine": BC | {"schedule": "warmup_cosine", "d0": 1e-3},
         "bc_warm_from_0": BC | {"schedule": "warm_from_0"},
         "bc_pause": BC | {"schedule": "pause"},
     },
@@ -75,7 +75,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "default": {},
         "mom_wd": {"momentum": 0.9, "weight_decay": 0.01, "d0": 1e-4},
         "growth_lr": {"growth_rate": 1.05, "learning_rate": 0.5, "d0": 1e-3},
-        "warmup_cosine": {"schedule": "warmup_cosine", "momentum": 0.9},
+        "warmup_cosine": {"schedule": "warmup_cosine", "momentum": 0.9, "d0": 1e-4},
     },
     "dadapt_adagrad": {
         "default": {},
@@ -86,12 +86,12 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "eps": 1e-4,
             "d0": 1e-3,
         },
-        "warmup_cosine": {"schedule": "warmup_cosine"},
+        "warmup_cosine": {"schedule": "warmup_cosine", "d0": 1e-2},
     },
     "dadapt_lion": {
         "default": {},
         "wd_betas": {"weight_decay": 0.1, "b1": 0.95, "b2": 0.98, "d0": 1e-4},
-        "warmup_cosine": {"schedule": "warmup_cosine"},
+        "warmup_cosine": {"schedule": "warmup_cosine", "d0": 1e-4},
         "warm_from_0": {"schedule": "warm_from_0"},
     },
     "prodigy": {
@@ -116,9 +116,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "bc_warm_from_0": BC | {"schedule": "warm_from_0"},
         "bc_pause": BC | {"schedule": "pause"},
         "bc_safeguard_warmup_cosine": BC
-        | {"safeguard_warmup": True, "schedule": "warmup_cosine"},
+        | {"safeguard_warmup": True, "schedule": "warmup_cosine", "d0": 1e-3},
         "bc_safeguard_warm_from_0": BC
-        | {"safeguard_warmup": True, "schedule": "warm_from_0"},
+        | {"safeguard_warmup": True, "schedule": "warm_from_0", "d0": 1e-3},
     },
     "cocob": {
         "default": {},
@@ -270,7 +270,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "adamw_wd": {
             "base_optimizer": ("adamw", {"learning_rate": 0.01, "weight_decay": 0.1}),
-            "s_init": 1e-4,
+            "s_init": 1e-2,
         },
         "sgd_nodecay_sinit": {
             "base_optimizer": ("sgd", {"learning_rate": 1.0}),
@@ -279,10 +279,10 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "sgd_betas_eps": {
             "base_optimizer": ("sgd", {"learning_rate": 0.1}),
-            "betas": (0.9, 0.99),
-            "s_decay": 0.1,
-            "s_init": 1e-3,
-            "eps": 1e-6,
+            "betas": (0.9, 0.999),
+            "s_decay": 0.03,
+            "s_init": 1e-2,
+            "eps": 1e-4,
         },
     },
     "storm_plus": {
@@ -290,7 +290,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "normalized": {"normalized_norm": True},
         "lr_c_wd": {
             "learning_rate": 0.3,
-            "c": 10.0,
+            "c": 2.0,
             "weight_decay": 0.01,
             "normalized_norm": True,
         },
@@ -302,6 +302,12 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "options": {"eps": 1e-3, "init_accumulator": 0.1, "learning_rate": 0.3},
         "warmup_cosine": {"schedule": "warmup_cosine"},
     },
+}
+
+# Left out: one rounding error at the start grows beyond 1e-10 in these runs.
+UNSTABLE = {
+    ("cdowg", "default", "mlp"),
+    ("mechanic", "sgd_betas_eps", "quadratic"),
 }
 
 RENAMED = {
@@ -541,6 +547,8 @@ def make_file(file: str, versions: dict[str, str]) -> None:
             if method in OFFICIAL:
                 source, run = OFFICIAL[method][0], official_run
             for name in PROBLEMS:
+                if (method, setting, name) in UNSTABLE:
+                    continue
                 index = len(records)
                 records.append(
                     {

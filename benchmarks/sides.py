@@ -1,0 +1,194 @@
+r"""The two sides of population.py: lrjax, and a PyTorch loop of the same maths.
+
+  python benchmarks/sides.py torch iris --seeds=10 --rates=1 --epochs=100
+
+does one side's whole job from import to result, in a process of its own. Both sides
+get the rows of the data and split and standardise them; each imports only what it
+needs, when it needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH_SIZE = 64
+RATES = np.logspace(-4, 0, 32).tolist()  # of Adam, constant over a run
+TASKS = ("iris", "letter-shaped")
+
+
+def spread(count: int) -> list[float]:
+    """Some of `RATES`, evenly from low to high; the middle one for a count of 1."""
+    return [RATES[int(len(RATES) * (i + 0.5) / count)] for i in range(count)]
+
+
+def letter_shaped() -> tuple[np.ndarray, np.ndarray]:
+    """25,000 rows, 16 features, 26 classes that overlap; 15,000 train, 5,000 validate.
+
+    That is the size of LIBSVM's letter (15,000 rows) as a training part.
+    """
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.arange(25_000) % 26)
+    centres = rng.normal(size=(26, 16))
+    return centres[labels] + rng.normal(size=(len(labels), 16)), labels
+
+
+def make_task(name: str) -> Any:
+    """The task as lrjax makes it under `sound`."""
+    from lrjax import tasks
+    from lrjax.tasks import libsvm
+
+    if name == "iris":
+        return tasks.make_task("libsvm/iris", "sound", batch_size=BATCH_SIZE)
+    return libsvm.logistic_task(name, *letter_shaped(), "sound", BATCH_SIZE)
+
+
+class Lrjax:
+    """Runs of lrjax: seeds x rates in the blocks that an experiment makes of them."""
+
+    def __init__(
+        self, task: Any, seeds: int, rates: Sequence[float], epochs: int
+    ) -> None:
+        from lrjax import config as config_lib
+        from lrjax import experiment, train
+
+        config = config_lib.base()
+        config.tasks, config.methods = (task.name,), ("adam",)
+        config.seeds, config.epochs = seeds, epochs
+        config.grid.learning_rate = tuple(rates)
+        self._train = train
+        self.blocks = experiment.plan(config_lib.check(config), [task])
+        block = self.blocks[0]  # the others share its program
+        self._compiled = train.compile_program(block.program, *block.inputs())
+
+    def run(self) -> np.ndarray:
+        """Initialises, trains and measures every epoch; returns the final scores.
+
+        Returns:
+          [seeds, rates, 4]: loss and accuracy on the training and validation parts.
+        """
+        return np.concatenate([self._run(block) for block in self.blocks], axis=1)
+
+    def _run(self, block: Any) -> np.ndarray:
+        measured = list(
+            self._train.train(
+                self._compiled, block.program, *block.inputs(), block.example.steps
+            )
+        )
+        last = measured[-1].values
+        names = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+        return np.stack([last[name][-1] for name in names], axis=-1)
+
+    def initial(self, seed: int) -> dict[str, np.ndarray]:
+        """Kernel [features, classes] and bias of a seed's runs."""
+        params = self.blocks[0].inputs()[0].params
+        return {name: np.asarray(value[seed]) for name, value in params.items()}
+
+
+class Torch:
+    """One run after the other in PyTorch: index batches, Adam, no DataLoader."""
+
+    def __init__(
+        self, train: Sequence[np.ndarray], valid: Sequence[np.ndarray], classes: int
+    ) -> None:
+        import torch
+
+        self.torch = torch
+        self._parts = [
+            (torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.int64))
+            for x, y in (train, valid)
+        ]
+        self._classes = classes
+        self.fused = False
+
+    def run(
+        self,
+        seed: int,
+        rate: float,
+        epochs: int,
+        initial: dict[str, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Trains one run and measures every epoch; returns the final scores.
+
+        Args:
+          seed: of initialisation and order.
+          rate: learning rate.
+          epochs: passes over the training part.
+          initial: kernel and bias to start from instead.
+
+        Returns:
+          [4]: loss and accuracy on the training and validation parts.
+        """
+        torch = self.torch
+        loss_fn = torch.nn.functional.cross_entropy
+        torch.manual_seed(seed)
+        x, y = self._parts[0]
+        model = torch.nn.Linear(x.shape[1], self._classes)
+        if initial:
+            with torch.no_grad():
+                model.weight.copy_(torch.tensor(initial["kernel"].T))
+                model.bias.copy_(torch.tensor(initial["bias"]))
+        optimiser = torch.optim.Adam(model.parameters(), lr=rate, fused=self.fused)
+        curve = []
+        for _ in range(epochs):
+            for rows in torch.randperm(len(y)).split(BATCH_SIZE):
+                optimiser.zero_grad()
+                loss_fn(model(x[rows]), y[rows]).backward()
+                optimiser.step()
+            with torch.no_grad():
+                scores = []
+                for inputs, labels in self._parts:
+                    outputs = model(inputs)
+                    right = outputs.argmax(1) == labels
+                    scores += [loss_fn(outputs, labels).item()]
+                    scores += [right.float().mean().item()]
+                curve.append(scores)
+        return np.asarray(curve[-1])
+
+
+def torch_alone(name: str) -> Torch:
+    """The PyTorch side of a process that has nothing of lrjax."""
+    if name == "iris":
+        from sklearn.datasets import load_iris
+
+        x, y = load_iris(return_X_y=True)
+    else:
+        x, y = letter_shaped()
+    rows = np.random.default_rng(0).permutation(len(y))
+    train, valid, _ = np.split(rows, [len(y) * 6 // 10, len(y) * 8 // 10])
+    x = (x - x[train].mean(0)) / x[train].std(0)
+    return Torch((x[train], y[train]), (x[valid], y[valid]), int(y.max()) + 1)
+
+
+def main() -> None:
+    """One side's whole job."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("side", choices=("lrjax", "torch"))
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--rates", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
+    parser.add_argument("--fused", action="store_true", help="PyTorch's fused Adam")
+    args = parser.parse_args()
+    rates = spread(args.rates)
+    if args.side == "lrjax":
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+        scores = Lrjax(make_task(args.task), args.seeds, rates, args.epochs).run()
+    else:
+        side = torch_alone(args.task)
+        side.torch.set_num_threads(args.threads)
+        side.fused = args.fused
+        run = functools.partial(side.run, epochs=args.epochs)
+        scores = np.stack([[run(s, rate) for rate in rates] for s in range(args.seeds)])
+    print("mean validation accuracy", scores[..., 3].mean())
+
+
+if __name__ == "__main__":
+    main()
