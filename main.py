@@ -11,6 +11,7 @@ tables in --workdir; what is there already is not trained again.
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -39,7 +40,7 @@ _DATA_DIR = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     """Does what --mode says."""
     from lrjax import cli
-    from lrjax.core import UsageError
+    from lrjax.core import Interrupted, UsageError
 
     try:
         if len(argv) > 1:
@@ -55,9 +56,9 @@ def main(argv: list[str]) -> None:
         cli.train(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
     except UsageError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -43,6 +43,8 @@ class Settings:
       eval_every: steps between measurements; None for an epoch.
       hparams: method -> hyperparameter -> value, where the config sets one.
       grid: hyperparameter -> values.
+      checkpoint_minutes: time between two checkpoints of a block.
+      save_params: whether to keep the parameters of finished runs.
     """
 
     tasks: tuple[str, ...]
@@ -56,6 +58,8 @@ class Settings:
     eval_every: int | None
     hparams: Mapping[str, Mapping[str, Any]]
     grid: Mapping[str, tuple[Any, ...]]
+    checkpoint_minutes: float = 10.0
+    save_params: bool = False
 
     def lanes(self, method: str, task: str) -> list[dict[str, Any]]:
         """Every combination of hyperparameters that a method runs with on a task.
@@ -90,6 +94,8 @@ def base() -> config_dict.ConfigDict:
     config.batch_size = config_dict.placeholder(int)  # None: the task's own
     config.precision = "float32"
     config.eval_every = config_dict.placeholder(int)  # steps; None: an epoch
+    config.checkpoint_minutes = 10.0  # between two checkpoints of a block
+    config.save_params = False  # keep the parameters of finished runs
     # Values tried for a hyperparameter, in every combination, by each method that
     # has it; () is unset.
     names = sorted({name for method in METHODS.values() for name in method.defaults})
@@ -127,7 +133,13 @@ def check(config: config_dict.ConfigDict) -> Settings:
         eval_every=_optional("eval_every", config.eval_every),
         hparams={method: values for method, values in hparams.items() if values},
         grid={k: tuple(v) for k, v in config.grid.items() if len(v)},
+        checkpoint_minutes=config.checkpoint_minutes,
+        save_params=config.save_params,
     )
+    if not settings.checkpoint_minutes >= 0:
+        raise UsageError(
+            f"config.checkpoint_minutes={settings.checkpoint_minutes}: is below 0"
+        )
     if settings.precision not in PRECISIONS:
         raise unknown("precision", settings.precision, PRECISIONS)
     chosen = [methods_lib.find(name) for name in settings.methods]

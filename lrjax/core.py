@@ -22,6 +22,18 @@ class UsageError(ValueError):
     """What the user asked for cannot be done; one line that says what and where."""
 
 
+class Interrupted(Exception):  # noqa: N818 -- it is no error, somebody asked for it
+    """A signal asked the program to end; all that was trained is kept.
+
+    Attributes:
+      signum: the signal.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     """The error for a name that does not exist, with the nearest one that does."""
     near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.0)

@@ -14,7 +14,11 @@ import dataclasses
 import functools
 import math
 import os
+import signal
 import sys
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from lrjax import methods, protocol, results, tasks, train
+from lrjax import checkpoint, methods, protocol, results, rows, tasks, train
 from lrjax.config import Settings
-from lrjax.core import Run, Task
+from lrjax.core import Interrupted, Run, Task
 
 _MAX_SEEDS, _MAX_HPARAMS = 32, 64  # lanes of a block along each axis
 _MAX_FLOATS = 2**26  # of parameters, gradients and optimiser state of a block
@@ -63,6 +67,20 @@ class Block:
         names = tuple(self.lanes[0])
         shape = (p.num_seeds, p.num_hparams, p.eval_every, p.fresh_batches)
         return (run.task, run.method, p.static, names, *shape)
+
+    @functools.cached_property
+    def lanes_of(self) -> dict[tuple[int, int], str]:
+        """Position of each distinct run in the block -> its identity."""
+        first: dict[str, tuple[int, int]] = {}
+        for s, row in enumerate(self.ids):
+            for h, run_id in enumerate(row):
+                first.setdefault(run_id, (s, h))
+        return {position: run_id for run_id, position in first.items()}
+
+    @property
+    def name(self) -> str:
+        """16 hexadecimal digits that follow from the runs and where they stand."""
+        return results.digest(self.ids)
 
     def inputs(self) -> tuple[train.Seeds, train.Inputs]:
         """What tells the block's runs apart, on the device."""
@@ -185,38 +203,67 @@ def run(
 
     Raises:
       UsageError: if data or workdir are of no use; before any training.
+      Interrupted: on SIGINT and SIGTERM, once the block at hand is saved.
     """
     blocks = plan(settings, make_tasks(settings, data_dir))
-    with results.Tables(workdir) as tables:
+    with results.Tables(workdir) as tables, _signals() as signalled:
         tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
         wanted = {i for block in blocks for row in block.ids for i in row}
         missing = wanted - tables.runs
         todo = [b for b in blocks if any(i in missing for row in b.ids for i in row)]
-        devices = jax.devices()
         say = functools.partial(print, file=sys.stderr, flush=True)
+        device = jax.devices()[0]
         say(
             f"{len(missing)} runs to train in {len(todo)} blocks on "
-            f"{devices[0].platform} ({devices[0].device_kind}); "
+            f"{device.platform} ({device.device_kind}); "
             f"{len(wanted) - len(missing)} of {len(wanted)} are done"
         )
-        updates = sum(b.example.steps * len(_lanes(b)) for b in todo)
+        updates = sum(b.example.steps * len(b.lanes_of) for b in todo)
         bar = tqdm(
             total=updates, unit=" updates", unit_scale=True, disable=None, leave=False
         )
-        with bar, _compiling(todo) as compiled:
-            for number, (block, programs) in enumerate(
-                zip(todo, compiled, strict=True), 1
-            ):
-                example = block.example
-                bar.set_description(f"{example.task} {example.method}")
-                summary = _train_block(block, programs, tables, bar.update)
+        with bar, _compiling(todo, signalled) as compiled:
+            for number, block in enumerate(todo, 1):
+                bar.set_description(f"{block.example.task} {block.example.method}")
+                programs = next(compiled)
+                summary = _train_block(
+                    block, programs, tables, settings, bar.update, signalled
+                )
                 if bar.disable:
                     say(f"[{number}/{len(todo)}] {summary}")
         say(f"results are in {Path(workdir)}")
 
 
 @contextlib.contextmanager
-def _compiling(blocks: Sequence[Block]) -> Iterator[Iterator[train.Compiled]]:
+def _signals() -> Iterator[Callable[[], int]]:
+    """Notes SIGINT and SIGTERM instead of dying of them; the second one is obeyed.
+
+    Gives a function that returns the signal that came, 0 if none did.
+    """
+    came = [0]
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0  # only the main thread may handle signals
+        return
+
+    def note(signum: int, frame: Any) -> None:
+        came[0] = signum
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in before:
+        signal.signal(each, note)
+    try:
+        yield lambda: came[0]
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def _compiling(
+    blocks: Sequence[Block], signalled: Callable[[], int]
+) -> Iterator[Iterator[train.Compiled]]:
     """Compiles ahead of training, in threads, once for blocks that share a program.
 
     Gives an iterator over the blocks' compiled programs.
@@ -230,7 +277,11 @@ def _compiling(blocks: Sequence[Block]) -> Iterator[Iterator[train.Compiled]]:
 
     def programs() -> Iterator[train.Compiled]:
         for i, block in enumerate(blocks):
-            compiled = futures[block.key].result()
+            future = futures[block.key]
+            while not concurrent.futures.wait([future], timeout=0.2).done:
+                _stop_if(signalled)
+            _stop_if(signalled)
+            compiled = future.result()
             if last[block.key] == i:
                 del futures[block.key]  # so that its memory can go
             yield compiled
@@ -245,156 +296,102 @@ def _compile(block: Block) -> train.Compiled:
     return train.compile_program(block.program, *block.inputs())
 
 
+def _stop_if(signalled: Callable[[], int]) -> None:
+    if signalled():
+        raise Interrupted(signalled())
+
+
 def _train_block(
     block: Block,
     compiled: train.Compiled,
     tables: results.Tables,
+    settings: Settings,
     progress: Callable[[int], Any],
+    signalled: Callable[[], int],
 ) -> str:
-    """Trains a block and writes its rows; returns a line that sums it up."""
-    program, example = block.program, block.example
-    lanes = _lanes(block)
-    training = train.train(compiled, program, *block.inputs(), example.steps)
-    seconds, before = 0.0, 0
+    """Trains a block and writes its rows; returns a line that sums it up.
+
+    Goes on from the block's last good checkpoint, and leaves one from time to time
+    and when a signal comes.
+    """
+    program, example, lanes = block.program, block.example, block.lanes_of
+    folder = tables.workdir / "checkpoints" / block.name
+    start, state, facts = checkpoint.restore(folder, compiled.state) or (0, None, {})
+    seconds = facts.get("seconds", 0.0)
+    progress(start * len(lanes))
+    saved = time.monotonic()
+
+    def pause() -> bool:
+        due = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+        return due or signalled() > 0
+
     last: dict[str, np.ndarray] = {}
-    while True:
-        try:
-            measured = next(training)
-        except StopIteration as end:
-            state = end.value
-            break
+    for measured in train.train(
+        compiled, program, *block.inputs(), example.steps, start, state, pause
+    ):
         seconds += measured.seconds
-        rows = []
-        for i, step in enumerate(measured.steps):
-            values = {k: v[i] for k, v in measured.values.items()}
-            for (s, h), run_id in lanes.items():
-                died = int(values["diverged_at"][s, h])
-                if died and died <= step - _since_last(program, int(step)):
-                    continue  # its end is in the table already
-                rows.append(_curve_row(program, run_id, int(step), values, s, h))
-        tables.append_curves(rows)
+        tables.append_curves(rows.curve_rows(program, lanes, measured))
         last = {k: v[-1] for k, v in measured.values.items()}
-        progress((int(measured.steps[-1]) - before) * len(lanes))
-        before = int(measured.steps[-1])
-    progress((example.steps - before) * len(lanes))
+        step = int(measured.steps[-1])
+        progress((step - start) * len(lanes))
+        start, state = step, measured.state
+        if state is not None and step < example.steps and pause():
+            _save(folder, step, state, seconds)
+            saved = time.monotonic()
+            _stop_if(signalled)
+    progress((example.steps - start) * len(lanes))
+    assert state is not None
     task = program.task
     if task.test is task.train:
         test = {k.removeprefix("train_"): v for k, v in last.items()}
     else:
         test = train.judge(program, state, task.test)
-    each = seconds / len(lanes)
-    rows = [
-        _run_row(block, run_id, s, h, last, test, each)
+    if settings.save_params:
+        _save_params(tables.workdir / "params", state, lanes)
+    ended = [
+        rows.run_row(
+            block.runs[s][h],
+            run_id,
+            program,
+            (s, h),
+            last,
+            test,
+            seconds / len(lanes),
+        )
         for (s, h), run_id in lanes.items()
     ]
-    tables.append_runs(rows)
-    diverged = sum(row["status"] == "diverged" for row in rows)
-    scores = [row["valid_accuracy"] for row in rows if row["status"] == "done"]
+    tables.append_runs(ended)
+    checkpoint.discard(folder)
+    diverged = sum(row["status"] == "diverged" for row in ended)
+    scores = [row["valid_accuracy"] for row in ended if row["status"] == "done"]
     score = f", validation accuracy {np.mean(scores):.4f}" if scores else ""
     dead = f", {diverged} diverged" if diverged else ""
-    return f"{example.task} {example.method}: {len(rows)} runs{score}{dead}"
+    return f"{example.task} {example.method}: {len(ended)} runs{score}{dead}"
 
 
-def _since_last(program: train.Program, step: int) -> int:
-    """Updates between a measurement and the one before it."""
-    return step % program.eval_every or program.eval_every
+def _save(folder: Path, step: int, state: train.RunState, seconds: float) -> None:
+    """Saves a checkpoint; without one a run only takes longer, so training goes on."""
+    try:
+        checkpoint.save(folder, step, state, {"seconds": seconds})
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        warnings.warn(f"cannot save checkpoint {folder}: {reason}", stacklevel=2)
 
 
-def _lanes(block: Block) -> dict[tuple[int, int], str]:
-    """Position of each distinct run in the block -> its identity."""
-    first: dict[str, tuple[int, int]] = {}
-    for s, row in enumerate(block.ids):
-        for h, run_id in enumerate(row):
-            first.setdefault(run_id, (s, h))
-    return {position: run_id for run_id, position in first.items()}
+def _save_params(
+    folder: Path, state: train.RunState, lanes: Mapping[tuple[int, int], str]
+) -> None:
+    """Keeps each run's parameters as <run_id>.safetensors, names joined by '/'."""
+    from safetensors.numpy import save_file
 
-
-def _number(value: Any) -> float:
-    """A float with the fewest digits that give back the same float32 (or float64)."""
-    value = np.asarray(value)
-    return float(value) if value.dtype == np.float64 else float(f"{float(value):.9g}")
-
-
-def _curve_row(
-    program: train.Program,
-    run_id: str,
-    step: int,
-    values: Mapping[str, np.ndarray],
-    s: int,
-    h: int,
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "run_id": run_id,
-        "step": step,
-        "epoch": round(step / program.task.steps_per_epoch, 6),
+    folder.mkdir(parents=True, exist_ok=True)
+    leaves, _ = jax.tree.flatten_with_path(train.final_params(state))
+    arrays = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in leaves
     }
-    return row | _scores(program, values, s, h)
-
-
-def _scores(
-    program: train.Program, values: Mapping[str, np.ndarray], s: int, h: int
-) -> dict[str, float]:
-    """Means over the parts; those of a diverged run are no numbers."""
-    values = dict(values)
-    if program.task.valid is program.task.train:
-        values |= {
-            k.replace("train_", "valid_"): v
-            for k, v in values.items()
-            if k.startswith("train_")
-        }
-    names = ["train_loss", "valid_loss", "valid_accuracy", "learning_rate"]
-    if program.task.valid is program.task.train:
-        names.append("last_batch_loss")
-    dead = values["diverged_at"][s, h] > 0
-    return {
-        name: math.nan if dead else _number(values[name][s, h])
-        for name in names
-        if name in values
-    }
-
-
-def _run_row(
-    block: Block,
-    run_id: str,
-    s: int,
-    h: int,
-    last: Mapping[str, np.ndarray],
-    test: Mapping[str, np.ndarray],
-    seconds: float,
-) -> dict[str, Any]:
-    run, program = block.runs[s][h], block.program
-    diverged_at = int(last["diverged_at"][s, h])
-    scores = _scores(program, last, s, h)
-    judged = {
-        f"test_{k}": math.nan if diverged_at else _number(v[s, h])
-        for k, v in test.items()
-        if k in ("loss", "accuracy")
-    }
-    rate = scores.pop("learning_rate")
-    return {
-        "run_id": run_id,
-        "task": run.task,
-        "protocol": run.protocol,
-        "method": run.method,
-        "hparams": dict(run.hparams),
-        "seed": run.seed,
-        "steps": run.steps,
-        "horizon": run.horizon,
-        "status": "diverged" if diverged_at else "done",
-        "diverged_at": diverged_at or None,
-        **scores,
-        **judged,
-        "learning_rate": rate,
-        "seconds": round(seconds, 6),
-        "examples": _examples(program.task, run),
-        "block": f"{program.num_seeds}x{program.num_hparams}",
-    }
-
-
-def _examples(task: Task, run: Run) -> int:
-    """Rows that a run's updates saw."""
-    n, batch = task.num_examples, run.batch_size
-    if run.fresh_batches:
-        return run.steps * min(batch, n)
-    epochs, rest = divmod(run.steps, task.steps_per_epoch)
-    return epochs * n + min(rest * batch, n)
+    for (s, h), run_id in lanes.items():
+        temporary = folder / f"{run_id}.tmp"
+        one = {name: np.ascontiguousarray(x[s, h]) for name, x in arrays.items()}
+        save_file(one, temporary)
+        os.replace(temporary, folder / f"{run_id}.safetensors")

@@ -32,8 +32,12 @@ def run_id(run: Run) -> str:
     """16 hexadecimal digits that follow from all that changes a run's numbers."""
     fields = dataclasses.asdict(run)
     fields["hparams"] = dict(run.hparams)
-    text = canonical(fields | {"numerics_version": NUMERICS_VERSION})
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(fields | {"numerics_version": NUMERICS_VERSION})
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits that follow from a value's canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
 def canonical(value: Any) -> str:

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -354,18 +354,22 @@ class Measurements(NamedTuple):
       steps: update counts at which was measured, [rounds].
       values: name -> [rounds, seeds, hparams].
       seconds: how long the segment took.
+      state: of the block after the segment, where it may be kept: at the end, and
+        when `train` was asked to pause. The next segment takes its memory.
     """
 
     steps: np.ndarray
     values: dict[str, np.ndarray]
     seconds: float
+    state: RunState | None
 
 
 class Compiled(NamedTuple):
-    """The programs of a block, ready to run."""
+    """The programs of a block, ready to run, and shapes and types of its state."""
 
     init: Any
     segment: Any
+    state: RunState
 
 
 def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled:
@@ -388,12 +392,20 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
     run = jax.jit(advance, donate_argnums=0).lower(
         state, example, task.train, {} if shared else task.valid, 0, 0
     )
-    return Compiled(make.compile(), run.compile())
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    return Compiled(make.compile(), run.compile(), shapes)
 
 
 def train(
-    compiled: Compiled, program: Program, seeds: Seeds, inputs: Inputs, steps: int
-) -> Generator[Measurements, None, RunState]:
+    compiled: Compiled,
+    program: Program,
+    seeds: Seeds,
+    inputs: Inputs,
+    steps: int,
+    start: int = 0,
+    state: RunState | None = None,
+    pause: Callable[[], bool] = lambda: False,
+) -> Iterator[Measurements]:
     """Trains a block of runs, yielding what each segment measured.
 
     Segments grow until one takes about half a second: their length decides only how
@@ -405,18 +417,18 @@ def train(
       program: what they were compiled from.
       seeds, inputs: of the block.
       steps: updates to train for.
-
-    Returns:
-      the final state.
+      start, state: where to go on from, instead of the initial state.
+      pause: asked after each segment whether the state is wanted.
     """
     task, every = program.task, program.eval_every
     valid = {} if task.valid is task.train else task.valid
     began = time.perf_counter()
-    state = compiled.init(seeds, inputs)
-    start, rounds, pending = 0, 1, None
+    if state is None:
+        state = compiled.init(seeds, inputs)
+    rounds, pending = 1, None
     while start < steps or pending:
         following = None
-        if start < steps:
+        if start < steps and not (pending and pause()):
             stop = min(start + rounds * every, steps)
             state, table = compiled.segment(
                 state, inputs, task.train, valid, start, stop
@@ -428,14 +440,15 @@ def train(
             values = {k: np.asarray(v)[: len(at)] for k, v in table.items()}
             now = time.perf_counter()
             seconds, began = now - began, now
-            yield Measurements(at, values, seconds)
+            dead = bool((values["diverged_at"][-1] > 0).all())
+            quiet = following is None
+            yield Measurements(at, values, seconds, state if quiet or dead else None)
             began += time.perf_counter() - now  # the caller's time is not training
-            if (values["diverged_at"][-1] > 0).all():
-                break
+            if dead:
+                return
             if seconds < _SEGMENT_SECONDS:
                 rounds = min(2 * rounds, MAX_ROUNDS)
         pending = following
-    return state
 
 
 def final_params(state: RunState) -> PyTree:

@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 
+from configs import quickstart
 from lrjax import optim, order, protocol, tasks, train
 from lrjax.core import Task
 from lrjax.methods import METHODS, split
 
-PROTOCOLS = ("sound", "study")
 SEEDS = (0, 7)
 STEPS, EVERY = 148, 10  # the last round is short
 EARLY = 50
@@ -39,12 +39,25 @@ def other_hparams(method, hparams):
     return hparams | {name: 0.7 * hparams[name] for name in method.space.ranges}
 
 
-CASES = [
-    (name, protocol_name)
-    for name, method in METHODS.items()
-    for protocol_name in PROTOCOLS
-    if hparams_of(method, protocol_name)
-]
+# Compiling a population takes seconds; the other methods are marked as slow.
+EVERYDAY = quickstart.get_config().methods
+
+
+def cases(family=None):
+    """All methods under the protocols that have values for them."""
+    found = []
+    for name, method in METHODS.items():
+        for choices in protocol.PROTOCOLS.values():
+            if family in (None, method.family) and hparams_of(method, choices.name):
+                fast = choices is protocol.SOUND or name in choices.fresh_batches
+                marks = [] if fast and name in EVERYDAY else [pytest.mark.slow]
+                found.append(pytest.param(name, choices.name, marks=marks))
+    return found
+
+
+def estimates_distance(method):
+    """Whether its rate follows from a guess, d0, of the distance to the solution."""
+    return "d0" in method.defaults
 
 
 def population(task, method, seeds, lanes, horizon, every, fresh=False, dtype=None):
@@ -99,7 +112,7 @@ def plain_start(task, seed):
 
 def plain_batches(task, words, steps, fresh=False):
     """The rows of each batch, without padding."""
-    n = len(task.train["labels"])
+    n = task.num_examples
     rows, mask = order.batches(words, 0, steps, task.batch_size, n, fresh)
     return [
         row[real] for row, real in zip(np.asarray(rows), np.asarray(mask), strict=True)
@@ -123,22 +136,24 @@ def plain_step(task, tx, params, state, opt_state, rows, key):
 
 
 def plain_means(task, params, state, part):
-    sums = task.evaluate(params, state, part | {"mask": np.ones(len(part["labels"]))})
+    part = {**part, "mask": np.ones(len(next(iter(part.values()))))}
+    sums = task.evaluate(params, state, part)
     return {k: sums[k] / sums["count"] for k in sums if k != "count"}
 
 
-def plain_run(task, method, hparams, seed, steps, horizon, every, fresh=False):
+def plain_run(task, program, hparams, seed, steps, horizon):
     """One run in a Python loop: its measurements {step: values}, its last state."""
     params, state, words, noise = plain_start(task, seed)
-    tx = method.build(horizon, **hparams)
+    tx = program.method.build(horizon, **hparams)
     opt_state = tx.init(params)
     curve = {}
-    for step, rows in enumerate(plain_batches(task, words, steps, fresh)):
+    batches = plain_batches(task, words, steps, program.fresh_batches)
+    for step, rows in enumerate(batches):
         key = jax.random.fold_in(noise, step)
         params, state, opt_state, loss = plain_step(
             task, tx, params, state, opt_state, rows, key
         )
-        if (step + 1) % every == 0 or step + 1 == steps:
+        if (step + 1) % program.eval_every == 0 or step + 1 == steps:
             point = optim.eval_params(opt_state, params)
             curve[step + 1] = {
                 "learning_rate": optim.effective_learning_rate(opt_state),
@@ -155,6 +170,18 @@ def iris(protocol_name, precision="float64"):
     return tasks.make_task("libsvm/iris", protocol_name, precision=precision)
 
 
+@functools.cache
+def iris_block(name, protocol_name):
+    """Two seeds and two lanes of a method in float64, and the lanes."""
+    method = METHODS[name]
+    first = hparams_of(method, protocol_name)
+    lanes = [first, other_hparams(method, first)]
+    fresh = name in protocol.find(protocol_name).fresh_batches
+    task = iris(protocol_name)
+    block = population(task, method, SEEDS, lanes, STEPS, EVERY, fresh, jnp.float64)
+    return block, lanes
+
+
 def close(actual, expected, tolerance, what=""):
     np.testing.assert_allclose(
         actual, expected, rtol=tolerance, atol=tolerance, err_msg=what
@@ -164,56 +191,49 @@ def close(actual, expected, tolerance, what=""):
 # A population and a plain loop
 
 
-@pytest.mark.parametrize(("name", "protocol_name"), CASES)
+@pytest.mark.parametrize(("name", "protocol_name"), cases())
 def test_every_run_equals_a_plain_loop(x64, name, protocol_name):
     method, task = METHODS[name], iris(protocol_name)
-    fresh = name in protocol.find(protocol_name).fresh_batches
-    first = hparams_of(method, protocol_name)
-    lanes = [first, other_hparams(method, first)]
-    block = population(
-        task, method, SEEDS, lanes, STEPS, EVERY, fresh, dtype=jnp.float64
-    )
+    block, lanes = iris_block(name, protocol_name)
     steps, values, state = trained(*block, STEPS)
     assert steps.tolist() == [*range(EVERY, STEPS, EVERY), STEPS]
-    # Methods that estimate a distance amplify rounding without bound; they are
-    # compared step by step from the same state below.
-    adaptive = "d0" in method.defaults
+    # To the end where rounding is not amplified without bound: estimates of a distance
+    # do so, and so does DoWG under study, whose rate there reaches hundreds. Such
+    # methods are compared from the same state below.
+    free = method.family == "learning-rate-free"
+    stable = not free or (protocol_name == "sound" and not estimates_distance(method))
     for s, h in ((0, 0), (1, 1)):
+        until = STEPS if stable and s == 0 else EARLY
         curve, params, _, _ = plain_run(
-            task, method, lanes[h], SEEDS[s], STEPS, STEPS, EVERY, fresh
+            task, block[1], lanes[h], SEEDS[s], until, STEPS
         )
         for i, step in enumerate(steps.tolist()):
-            if step > EARLY and (adaptive or step < STEPS):
+            if step > EARLY and step != until:
                 continue
             tolerance = 1e-10 if step <= EARLY else 1e-8
             for key, found in values.items():
                 if key != "diverged_at":
                     close(found[i, s, h], curve[step][key], tolerance, f"{key} {step}")
-        if not adaptive:
+        if until == STEPS:
             found = lane(state, s, h).params
             jax.tree.map(lambda a, b: close(a, b, 1e-8), found, params)
     assert (values["diverged_at"] == 0).all()
-    # The lanes were different runs.
-    assert len(np.unique(values["train_loss"][-1])) == 4
+    # The four runs were different ones.
+    assert len(np.unique(values["train_loss"][0])) == 4
 
 
-@pytest.mark.parametrize(
-    ("name", "protocol_name"), [c for c in CASES if "d0" in METHODS[c[0]].defaults]
-)
-def test_methods_that_estimate_a_distance_equal_a_plain_step(x64, name, protocol_name):
+@pytest.mark.parametrize(("name", "protocol_name"), cases("learning-rate-free"))
+def test_learning_rate_free_methods_equal_a_plain_step(x64, name, protocol_name):
     method, task = METHODS[name], iris(protocol_name)
-    first = hparams_of(method, protocol_name)
-    lanes = [first, other_hparams(method, first)]
-    block = population(task, method, SEEDS, lanes, STEPS, EVERY, dtype=jnp.float64)
-    for step in (0, 1, 5, 49, 100, STEPS - 1):
-        # One compiled program makes both: how many steps is no part of it.
-        before = trained(*block, step)[2] if step else train_start(*block)
+    block, lanes = iris_block(name, protocol_name)
+    for step in (0, 1, 49, 100, STEPS - 1):
+        before = trained(*block, step)[2] if step else block[0].init(*block[2:])
         after = trained(*block, step + 1)[2]
         for s, h in ((0, 0), (1, 1)):
             _, _, words, noise = plain_start(task, SEEDS[s])
             run = lane(before, s, h)
             tx = method.build(STEPS, **lanes[h])
-            rows = plain_batches(task, words, step + 1)[-1]
+            rows = plain_batches(task, words, step + 1, block[1].fresh_batches)[-1]
             key = jax.random.fold_in(noise, step)
             params, _, opt_state, loss = plain_step(
                 task, tx, run.params, run.model_state, run.opt_state, rows, key
@@ -227,5 +247,313 @@ def test_methods_that_estimate_a_distance_equal_a_plain_step(x64, name, protocol
             )
 
 
-def train_start(compiled, program, seeds, inputs):
-    return compiled.init(seeds, inputs)
+def least_squares(features, targets, batch_size, start, loss_of=jnp.square):
+    """A user's own task: a dataclass and NumPy arrays."""
+
+    def residuals(params, batch):
+        return batch["features"] @ params["w"] - batch["targets"]
+
+    def loss(params, state, key, batch):
+        errors = loss_of(residuals(params, batch)) / 2
+        mean = jnp.sum(errors * batch["mask"]) / batch["mask"].sum()
+        return mean, (state, {})
+
+    def evaluate(params, state, batch):
+        errors = jnp.square(residuals(params, batch)) / 2
+        return {
+            "loss": jnp.sum(errors * batch["mask"]),
+            "count": batch["mask"].sum(),
+        }
+
+    part = {"features": np.asarray(features), "targets": np.asarray(targets)}
+    return Task(
+        name="own/least_squares",
+        train=part,
+        valid={k: v[:3] for k, v in part.items()},
+        test=part,
+        init=lambda key: ({"w": jnp.asarray(start)}, ()),
+        loss=loss,
+        evaluate=evaluate,
+        batch_size=batch_size,
+        metric="loss",
+    )
+
+
+def rates(method, *values):
+    return [dict(method.defaults) | {"learning_rate": value} for value in values]
+
+
+def test_gradient_descent_follows_its_closed_form(x64):
+    generator = np.random.default_rng(0)
+    features, targets = generator.normal(size=(12, 3)), generator.normal(size=12)
+    start = generator.normal(size=3)
+    task = least_squares(features, targets, 12, start)
+    chosen = (0.05, 0.1, 0.3)
+    lanes = rates(METHODS["sgd"], *chosen)
+    block = population(task, METHODS["sgd"], SEEDS, lanes, 30, 10, dtype=jnp.float64)
+    _, values, state = trained(*block, 30)
+    # w_t = w* + (1 - rate H)^t (w_0 - w*)
+    hessian = features.T @ features / 12
+    solution = np.linalg.solve(hessian, features.T @ targets / 12)
+    for h, rate in enumerate(chosen):
+        shrink = np.linalg.matrix_power(np.eye(3) - rate * hessian, 30)
+        expected = solution + shrink @ (start - solution)
+        errors = features @ expected - targets
+        for s in range(2):  # with full batches the order matters not
+            close(state.params["w"][s, h], expected, 1e-13)
+            close(values["train_loss"][-1, s, h], np.mean(errors**2) / 2, 1e-13)
+            close(values["valid_loss"][-1, s, h], np.mean(errors[:3] ** 2) / 2, 1e-13)
+            assert values["learning_rate"][-1, s, h] == rate
+
+
+def test_two_steps_of_momentum_as_on_paper(x64):
+    # Rows 2 and -4, one at a time, from w = 1 with rate 0.1 and momentum 0.5.
+    # First 2: g = -1, w = 1.1; g = 5.1, v = 4.6, w = 0.64.
+    # First -4: g = 5, w = 0.5; g = -1.5, v = 1, w = 0.4.
+    task = least_squares(np.ones((2, 1)), np.array([2.0, -4.0]), 1, [1.0])
+    method = METHODS["momentum"]
+    lanes = [dict(method.defaults) | {"learning_rate": 0.1, "momentum": 0.5}]
+    block = population(task, method, range(12), lanes, 2, 1, dtype=jnp.float64)
+    _, values, state = trained(*block, 2)
+    first = [plain_batches(task, plain_start(task, s)[2], 1)[0][0] for s in range(12)]
+    assert set(first) == {0, 1}
+    expected = np.where(first, 0.4, 0.64)
+    close(state.params["w"][:, 0, 0], expected, 1e-15)
+    losses = np.where(first, [[12.5], [1.125]], [[0.5], [13.005]])
+    close(values["last_batch_loss"][:, :, 0], losses, 1e-15)
+
+
+def test_noise_and_model_state_are_those_of_the_run(x64):
+    task = least_squares(np.ones((5, 1)), np.arange(5.0), 2, [1.0])
+
+    def loss(params, state, key, batch):
+        target = batch["targets"] + jax.random.normal(key) + 0.1 * state
+        mean = jnp.sum(jnp.square(params["w"] - target) * batch["mask"])
+        return mean / batch["mask"].sum(), (state + batch["mask"].sum(), {})
+
+    task = dataclasses.replace(
+        task, loss=loss, init=lambda key: ({"w": jax.random.normal(key, (1,))}, 0.0)
+    )
+    method = METHODS["sgd"]
+    lanes = rates(method, 0.1, 0.2)
+    block = population(task, method, SEEDS, lanes, 8, 3, dtype=jnp.float64)
+    _, values, state = trained(*block, 8)
+    for s in range(2):
+        for h in range(2):
+            curve, params, model_state, _ = plain_run(
+                task, block[1], lanes[h], SEEDS[s], 8, 8
+            )
+            close(lane(state, s, h).params["w"], params["w"], 1e-12)
+            # Two epochs of five rows and two batches of two.
+            assert model_state == lane(state, s, h).model_state == 5 + 5 + 4
+            for i, step in enumerate((3, 6, 8)):
+                found = values["last_batch_loss"][i, s, h]
+                close(found, curve[step]["last_batch_loss"], 1e-12)
+
+
+# Evaluation and segments
+
+
+@pytest.mark.parametrize("elements", [1, 30, 200, 10**9])
+def test_evaluation_in_slices_is_exact(x64, monkeypatch, elements):
+    monkeypatch.setattr(train, "_EVALUATION_ELEMENTS", elements)
+    generator = np.random.default_rng(0)
+    n, classes, seeds, lanes = 37, 3, 2, 2
+    features = generator.normal(size=(n, 4))
+    labels = generator.integers(classes, size=n)
+    kernel = generator.normal(size=(seeds, lanes, 4, classes))
+    bias = generator.normal(size=(seeds, lanes, classes))
+    means = train.evaluate_part(
+        iris("sound").evaluate,
+        classes,
+        {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)},
+        (),
+        {"features": features, "labels": labels.astype(np.int32)},
+        seeds * lanes,
+        jnp.float64,
+    )
+    logits = np.einsum("nf,shfc->shnc", features, kernel) + bias[:, :, None]
+    log_sums = np.log(np.exp(logits).sum(-1))
+    losses = log_sums - np.take_along_axis(
+        logits, np.broadcast_to(labels[:, None], (seeds, lanes, n, 1)), -1
+    ).squeeze(-1)
+    assert set(means) == {"loss", "accuracy"}
+    close(means["loss"], losses.mean(-1), 1e-13)
+    close(means["accuracy"], (logits.argmax(-1) == labels).mean(-1), 1e-15)
+
+
+def test_judge_gives_means_over_the_test_part(x64):
+    generator = np.random.default_rng(1)
+    task = least_squares(
+        generator.normal(size=(7, 2)), generator.normal(size=7), 3, [0.5, -0.5]
+    )
+    test = {"features": generator.normal(size=(5, 2)), "targets": np.arange(5.0)}
+    task = dataclasses.replace(task, test=test)
+    lanes = rates(METHODS["sgd"], 0.1, 0.2)
+    block = population(task, METHODS["sgd"], SEEDS, lanes, 4, 4, dtype=jnp.float64)
+    state = trained(*block, 4)[2]
+    found = train.judge(block[1], state, task.test)
+    errors = np.asarray(state.params["w"]) @ test["features"].T - test["targets"]
+    assert set(found) == {"loss"}
+    close(found["loss"], np.mean(errors**2, axis=-1) / 2, 1e-14)
+
+
+@functools.cache
+def small_block(max_rounds):
+    """Three rates, two seeds, measured every 4 steps, in float32."""
+    assert max_rounds == train.MAX_ROUNDS
+    return population(
+        iris("sound", "float32"), METHODS["momentum"], SEEDS, small_lanes(), 30, 4
+    )
+
+
+def small_lanes(*chosen):
+    return rates(METHODS["momentum"], *(chosen or (0.01, 0.1, 1.0)))
+
+
+def small_inputs(horizon, *chosen):
+    """Inputs for the small block with other rates and another horizon."""
+    _, program, seeds, _ = small_block(train.MAX_ROUNDS)
+    lanes = [split(METHODS["momentum"], h)[1] for h in small_lanes(*chosen)]
+    return train.inputs(program, seeds, lanes, horizon)
+
+
+def same_bits(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_the_last_round_may_be_short():
+    block = small_block(train.MAX_ROUNDS)
+    steps, values, state = trained(*block, 11)
+    assert steps.tolist() == [4, 8, 11]
+    whole, longer, _ = trained(*block, 12)
+    assert whole.tolist() == [4, 8, 12]
+    same_bits(*({k: v[:2] for k, v in table.items()} for table in (values, longer)))
+    assert (np.asarray(state.opt_state.count) == 11).all()
+    for s, h in ((0, 0), (1, 2)):
+        curve, params, _, _ = plain_run(
+            block[1].task, block[1], small_lanes()[h], SEEDS[s], 11, 30
+        )
+        found = lane(state, s, h).params
+        jax.tree.map(lambda a, b: close(a, b, 1e-5), found, params)
+        close(values["train_loss"][2, s, h], curve[11]["train_loss"], 1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 30])
+def test_how_a_run_is_cut_into_segments_changes_no_bit(monkeypatch, steps):
+    block = small_block(train.MAX_ROUNDS)
+    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)  # a round at a time
+    single = trained(*block, steps)
+    monkeypatch.setattr(train, "_SEGMENT_SECONDS", math.inf)  # longer and longer
+    same_bits(single, trained(*block, steps))
+    assert single[0].tolist() == [*range(4, steps, 4), steps]
+
+
+def test_a_run_longer_than_a_segments_table(monkeypatch):
+    block = small_block(train.MAX_ROUNDS)
+    monkeypatch.setattr(train, "_SEGMENT_SECONDS", math.inf)
+    steps, values, state = trained(*block, 30)
+    monkeypatch.setattr(train, "MAX_ROUNDS", 2)
+    small = small_block(2)
+    found = trained(*small, 30)
+    np.testing.assert_array_equal(found[0], steps)
+    jax.tree.map(lambda a, b: close(a, b, 1e-5), (found[1], found[2]), (values, state))
+
+
+def test_budget_and_values_do_not_recompile():
+    compiled, program, seeds, _ = small_block(train.MAX_ROUNDS)
+    heard = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: heard.append(name)
+    )
+    for horizon, chosen in ((30, (0.1, 0.2, 0.3)), (300, (1.0, 2.0, 3.0))):
+        inputs = small_inputs(horizon, *chosen)
+        trained(compiled, program, seeds, inputs, horizon)
+    assert not [name for name in heard if "backend_compile" in name]
+    # The listener would have heard of one.
+    jax.jit(lambda x: x * 3.25 + 17)(np.ones(3))
+    assert [name for name in heard if "backend_compile" in name]
+
+
+# Divergence
+
+
+WIDE = tuple(10.0**e for e in (-12, -6, -3, -2, -1, 0, 2, 15, 30, 38))
+KEPT = (2, 4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "prodigy"])
+def test_neighbours_change_no_bit(name):
+    method, task = METHODS[name], iris("sound", "float32")
+    benign = [WIDE[i] if i in KEPT else 0.05 * (i + 1) for i in range(len(WIDE))]
+    block = population(task, method, SEEDS, rates(method, *WIDE), 20, 5)
+    program, seeds = block[1:3]
+
+    def run(chosen):
+        lanes = [split(method, h)[1] for h in rates(method, *chosen)]
+        inputs = train.inputs(program, seeds, lanes, 20)
+        return trained(block[0], program, seeds, inputs, 20)[1:]
+
+    wild, tame, turned = run(WIDE), run(benign), run(WIDE[::-1])
+    assert (wild[0]["diverged_at"][-1, :, -1] > 0).all()
+    assert (tame[0]["diverged_at"] == 0).all()
+    for h in KEPT:
+        assert (wild[0]["diverged_at"][..., h] == 0).all()
+        same_bits(
+            [{k: v[..., h] for k, v in wild[0].items()}, lane(wild[1], slice(None), h)],
+            [{k: v[..., h] for k, v in tame[0].items()}, lane(tame[1], slice(None), h)],
+        )
+    mirrored = (
+        {k: v[..., ::-1] for k, v in turned[0].items()},
+        jax.tree.map(lambda v: v[:, ::-1], turned[1]),
+    )
+    same_bits(wild, mirrored)
+
+
+def test_a_run_diverges_at_the_update_that_saw_it_and_freezes():
+    # loss = w^2 / 2, so |w| grows by rate - 1 with each update; the loss leaves
+    # float32 at 3.4e38, and is computed before the update.
+    task = least_squares(
+        np.ones((1, 1), np.float32), np.zeros(1, np.float32), 1, np.ones(1, np.float32)
+    )
+    method = METHODS["sgd"]
+    chosen = (0.5, 1e8, 1e15, 1e30)
+    block = population(task, method, SEEDS, rates(method, *chosen), 10, 5)
+    steps, values, state = trained(*block, 10)
+    assert steps.tolist() == [5, 10]
+    for s in range(2):
+        assert values["diverged_at"][:, s].tolist() == [[0, 4, 3, 2]] * 2
+        assert state.diverged_at[s].tolist() == [0, 4, 3, 2]
+        # Parameters, state and last loss are those of before that update.
+        assert state.opt_state.count[s].tolist() == [10, 3, 2, 1]
+        weights = np.asarray(state.params["w"][s, :, 0], np.float64)
+        np.testing.assert_allclose(weights, [2**-10, -1e24, 1e30, -1e30], rtol=1e-5)
+        losses = np.asarray(state.last_loss[s], np.float64)
+        np.testing.assert_allclose(losses, [2**-19, 5e31, 5e29, 0.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, 1), (5, 2)])
+def test_parameters_that_leave_the_numbers_count_at_the_measurement(every, expected):
+    # loss = 5e9 |w|: finite at the first update, whose step is not.
+    task = least_squares(
+        np.ones((1, 1), np.float32),
+        np.zeros(1, np.float32),
+        1,
+        np.ones(1, np.float32),
+        loss_of=lambda error: 1e10 * jnp.abs(error),
+    )
+    method = METHODS["sgd"]
+    block = population(task, method, (0,), rates(method, 1e-12, 1e30), 10, every)
+    _, values, state = trained(*block, 10)
+    assert values["diverged_at"][-1].tolist() == [[0, expected]]
+    assert state.diverged_at.tolist() == [[0, expected]]
+
+
+def test_training_ends_when_all_runs_have_diverged():
+    compiled, program, seeds, _ = small_block(train.MAX_ROUNDS)
+    inputs = small_inputs(10_000, 1e38, 1e38, 1e38)
+    steps, values, _ = trained(compiled, program, seeds, inputs, 10_000)
+    assert (values["diverged_at"][-1] > 0).all()
+    assert steps[-1] < 100

@@ -6,8 +6,10 @@ from lrjax.optim.cocob import cocob
 from lrjax.optim.dadapt import dadapt_adagrad, dadapt_adam, dadapt_lion, dadapt_sgd
 from lrjax.optim.dog import cdowg, dog, dowg, ldog, polynomial_averaging
 from lrjax.optim.hypergradient import hypergradient_adam, hypergradient_sgd
+from lrjax.optim.line_search import armijo_sgd, polyak_sgd
 from lrjax.optim.mechanic import mechanic
 from lrjax.optim.momo import momo, momo_adam
+from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
 from lrjax.optim.prodigy import prodigy
 from lrjax.optim.readings import effective_learning_rate, eval_params
 from lrjax.optim.schedule_free import (
@@ -20,6 +22,7 @@ from lrjax.optim.storm_plus import storm_plus
 
 __all__ = [
     "adamw",
+    "armijo_sgd",
     "cdowg",
     "cocob",
     "dadapt_adagrad",
@@ -30,6 +33,7 @@ __all__ = [
     "dowg",
     "effective_learning_rate",
     "eval_params",
+    "greedy_lr",
     "hypergradient_adam",
     "hypergradient_sgd",
     "ldog",
@@ -37,8 +41,10 @@ __all__ = [
     "momo",
     "momo_adam",
     "nadamw",
+    "polyak_sgd",
     "polynomial_averaging",
     "prodigy",
+    "reduce_on_plateau",
     "scale_by_learning_rate",
     "schedule_free_adamw",
     "schedule_free_prodigy",

@@ -85,7 +85,10 @@ def cocob(
         del extra_args
         params = base.require_params(params)
         dtype = base.scalar_dtype(params)
+        # The count is never negative. That the compiler does not know it keeps it from
+        # dropping a rate of 1, without which XLA's CPU code is slower by a fifth.
         rate = base.rate_at(learning_rate, state.count, dtype)
+        rate = jnp.where(state.count < 0, 0, rate)
         (warmup,) = base.scalars(dtype, alpha)
 
         def leaf(grad, param, start, scale, gradient_sum, absolute_sum, reward):

@@ -399,20 +399,25 @@ def dadapt_adagrad(
             new_s = s + dlr * grad
             change = (1 - mu) * (start - new_s * weight - param)
             return (
-                jnp.sum(grad * weight * grad, dtype=dtype),
-                jnp.sum(new_s * new_s * weight, dtype=dtype),
-                jnp.sum(jnp.abs(new_s), dtype=dtype),
                 new_s.astype(s.dtype),
                 new_square_sum.astype(square_sum.dtype),
                 change.astype(param.dtype),
             )
 
-        gradients, squares, norms, s, square_sum, changes = base.map_leaves(
-            leaf, 6, updates, params, state.s, state.square_sum, state.start
+        s, square_sum, changes = base.map_leaves(
+            leaf, 3, updates, params, state.s, state.square_sum, state.start
         )
-        norm = base.total(norms, dtype)
-        gradient_sum = state.gradient_sum + dlr * dlr * base.total(gradients, dtype)
-        d_hat = base.safe_divide(base.total(squares, dtype) - gradient_sum, norm)
+
+        def products(grad, param, s, square_sum):
+            grad = base.add_decay(grad, param, weight_decay, dtype)
+            weight = 1 / (jnp.sqrt(square_sum) + epsilon)
+            return grad * grad * weight, s * s * weight, jnp.abs(s)
+
+        gradients, square, norm = base.sums(
+            products, 3, dtype, updates, params, s, square_sum
+        )
+        gradient_sum = state.gradient_sum + dlr * dlr * gradients
+        d_hat = base.safe_divide(square - gradient_sum, norm)
         return changes, DAdaptAdagradState(
             count=state.count + 1,
             d=_grow(state.d, d_hat, growth_rate, (rate > 0) & (norm > 0)),

@@ -252,32 +252,33 @@ def momo_adam(
         def direction(m, v):
             return m / (jnp.sqrt(scale * v) + epsilon)
 
-        def leaf(grad, param, m, v):
+        def leaf(grad, m, v):
             new_m = beta1 * m + (1 - beta1) * grad
             new_v = beta2 * v + (1 - beta2) * (grad * grad)
-            return (
-                jnp.sum(grad * param, dtype=dtype),
-                jnp.sum(new_m * param, dtype=dtype),
-                jnp.sum(new_m * direction(new_m, new_v), dtype=dtype),
-                new_m.astype(m.dtype),
-                new_v.astype(v.dtype),
-            )
+            return new_m.astype(m.dtype), new_v.astype(v.dtype)
 
-        products, inners, norms, exp_avg, exp_avg_sq = base.map_leaves(
-            leaf, 5, updates, params, state.exp_avg, state.exp_avg_sq
+        exp_avg, exp_avg_sq = base.map_leaves(
+            leaf, 2, updates, state.exp_avg, state.exp_avg_sq
+        )
+        product, inner, norm = base.sums(
+            lambda g, p, m, v: (g * p, m * p, m * direction(m, v)),
+            3,
+            dtype,
+            updates,
+            params,
+            exp_avg,
+            exp_avg_sq,
         )
         loss_avg = beta1 * state.loss_avg + (1 - beta1) * loss
-        product_avg = beta1 * state.product_avg + (1 - beta1) * base.total(
-            products, dtype
-        )
+        product_avg = beta1 * state.product_avg + (1 - beta1) * product
         tau, bound = _step_size(
             rate,
             decay,
             rho,
             loss_avg,
-            base.total(inners, dtype),
+            inner,
             product_avg,
-            base.total(norms, dtype),
+            norm,
             state.lower_bound,
             initial_bound,
             adapt_lower_bound,

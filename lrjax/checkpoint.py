@@ -1,0 +1,141 @@
+"""Saves and restores a block's state, and refuses what is torn or foreign.
+
+Orbax writes the arrays; it restores a file with a flipped bit without a word, so a
+manifest with the SHA-256 of every file and all that must agree is written after it. A
+checkpoint without a manifest was cut short and counts for nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from lrjax.core import NUMERICS_VERSION, PyTree
+
+_MANIFEST, _STATE = "manifest.json", "state"
+_KEPT = 2  # the newest may turn out damaged
+
+
+def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> None:
+    """Saves a state as `<folder>/<step>`, and drops all but the newest two.
+
+    Args:
+      folder: of one block.
+      step: updates done.
+      state: arrays; fetched before this returns.
+      facts: what else to keep, as JSON; returned by `restore`.
+
+    Raises:
+      OSError: if it cannot be written; what was there before stays.
+    """
+    target = folder.absolute() / str(step)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(target / _STATE, state)
+    content = {
+        "step": step,
+        "facts": dict(facts),
+        "versions": _versions(),
+        "files": {
+            str(path.relative_to(target)): _sha256(path)
+            for path in sorted(target.rglob("*"))
+            if path.is_file()
+        },
+    }
+    temporary = target / (_MANIFEST + ".tmp")
+    with open(temporary, "w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, target / _MANIFEST)
+    for old in _steps(folder)[:-_KEPT]:
+        shutil.rmtree(folder / str(old), ignore_errors=True)
+
+
+def restore(folder: Path, like: PyTree) -> tuple[int, PyTree, Mapping[str, Any]] | None:
+    """The newest good checkpoint in a folder.
+
+    Each one that is refused is named in a warning that says what is wrong with it.
+
+    Args:
+      folder: of one block.
+      like: shapes and types of the state, as from `jax.eval_shape`.
+
+    Returns:
+      updates done, the state and the facts saved with it; None if there is no good one.
+    """
+    for step in reversed(_steps(folder)):
+        path = folder.absolute() / str(step)
+        try:
+            manifest = _verified(path)
+            if manifest["step"] != step:
+                raise ValueError(f"it says that it is of step {manifest['step']}")
+            with ocp.StandardCheckpointer() as checkpointer:
+                state = checkpointer.restore(path / _STATE, like)
+            _compare(state, like)
+            return step, state, manifest["facts"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            warnings.warn(f"checkpoint {path} is not used: {reason}", stacklevel=2)
+    return None
+
+
+def discard(folder: Path) -> None:
+    """Removes a block's checkpoints, and the folder of all blocks once it is empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints that are there, good or not, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files are all as they were written."""
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text())
+        expected, versions = manifest["files"], manifest["versions"]
+    except FileNotFoundError:
+        raise ValueError("it was cut short: there is no manifest") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("its manifest is damaged") from None
+    for name, version in _versions().items():
+        if versions.get(name) != version:
+            raise ValueError(f"{name} was {versions.get(name)}, now it is {version}")
+    for name, digest in expected.items():
+        if not (path / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _sha256(path / name) != digest:
+            raise ValueError(f"{name} is not as it was written")
+    return manifest
+
+
+def _compare(state: PyTree, like: PyTree) -> None:
+    found = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    wanted = jax.tree.map(lambda x: (x.shape, x.dtype), like)
+    if found != wanted:
+        raise ValueError("it is of runs with other shapes")
+
+
+def _versions() -> dict[str, Any]:
+    return {"numerics": NUMERICS_VERSION, "jax": jax.__version__}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

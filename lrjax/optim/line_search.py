@@ -1,0 +1,176 @@
+"""Step sizes from the value of the loss: Polyak's rule and a stochastic line search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrjax.optim import base
+
+
+class PolyakState(NamedTuple):
+    """State of `polyak_sgd`.
+
+    Attributes:
+      count: number of updates made.
+      learning_rate: the step size of the last update; NaN before it.
+    """
+
+    count: jax.Array
+    learning_rate: jax.Array
+
+
+def polyak_sgd(
+    learning_rate: base.ScalarOrSchedule = 1.0,
+    c: base.Scalar = 0.5,
+    lower_bound: base.Scalar = 0.0,
+    eps: base.Scalar = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SGD with the stochastic Polyak step size, bounded (SPS_max).
+
+    .. math::
+      x_{t+1} = x_t - \min\left(\gamma_t,
+        \frac{(f_t(x_t) - f_*)_+}{c \|g_t\|^2 + \epsilon}\right) g_t
+
+    `update` needs the loss of the batch as the extra argument `value`. No step is made
+    along a gradient of zero.
+
+    Args:
+      learning_rate: the largest step size :math:`\gamma`.
+      c: factor of the squared norm; the authors' theory takes 1/2 for convex losses,
+        their experiments 0.2.
+      lower_bound: the smallest value :math:`f_*` that the loss of a batch can take.
+      eps: term in the denominator.
+
+    Returns:
+      The transformation. With c = 1 it equals ``optax.polyak_sgd``.
+
+    References:
+      Loizou, Vaswani, Laradji and Lacoste-Julien, `Stochastic Polyak Step-size for SGD:
+      An Adaptive Learning Rate for Fast Convergence
+      <https://arxiv.org/abs/2002.10542>`_, 2021.
+    """
+
+    def init(params):
+        return PolyakState(
+            count=jnp.zeros((), jnp.int32),
+            learning_rate=jnp.full((), jnp.nan, base.scalar_dtype(params)),
+        )
+
+    def update(updates, state, params=None, *, value=None, **extra_args):
+        del params, extra_args
+        dtype = state.learning_rate.dtype
+        highest = base.rate_at(learning_rate, state.count, dtype)
+        factor, bound, epsilon, loss = base.scalars(
+            dtype, c, lower_bound, eps, base.require_value("value", value)
+        )
+        gap = jnp.maximum(loss - bound, 0)
+        norm = factor * base.sum_squares(updates, dtype) + epsilon
+        rate = jnp.minimum(highest, base.safe_divide(gap, norm))
+        updates = jax.tree.map(lambda g: (-rate * g).astype(g.dtype), updates)
+        return updates, PolyakState(state.count + 1, rate)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class ArmijoState(NamedTuple):
+    """State of `armijo_sgd`.
+
+    Attributes:
+      count: number of updates made.
+      learning_rate: the step size of the last update; before it, the first guess.
+    """
+
+    count: jax.Array
+    learning_rate: jax.Array
+
+
+def armijo_sgd(
+    learning_rate: base.ScalarOrSchedule = 10.0,
+    c: base.Scalar = 0.1,
+    initial_step: base.Scalar = 1.0,
+    decrease_factor: base.Scalar = 0.9,
+    increase_factor: base.Scalar = 2 ** (1 / 500),
+    max_backtracks: base.Scalar = 100,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SGD with a stochastic line search that satisfies Armijo's condition.
+
+    The step size :math:`\eta` starts from that of the last update, increased, and is
+    decreased until, on the same batch,
+
+    .. math::
+      f_t(x_t - \eta g_t) \le f_t(x_t) - c \eta \|g_t\|^2
+
+    `update` needs the extra arguments `value`, the loss of the batch, and `value_fn`,
+    the function from parameters to the loss of the same batch. It must be the whole
+    optimiser.
+
+    Args:
+      learning_rate: the largest step size.
+      c: how much of the slope the loss must fall by.
+      initial_step: where the first search starts.
+      decrease_factor: factor of the step size in a search.
+      increase_factor: factor of the step size between searches; the authors double it
+        in an epoch, here of 500 steps as in their default.
+      max_backtracks: how often a search decreases the step size.
+
+    Returns:
+      The transformation, built on ``optax.scale_by_backtracking_linesearch``. Defaults
+      are those of the official implementation.
+
+    References:
+      Vaswani et al., `Painless Stochastic Gradient: Interpolation, Line-Search, and
+      Convergence Rates <https://arxiv.org/abs/1905.09997>`_, 2019, Algorithm 1.
+      Official implementation: ``Sls`` of IssamLaradji/sls.
+    """
+
+    def search(highest):
+        return optax.scale_by_backtracking_linesearch(
+            max_backtracks,
+            slope_rtol=c,
+            decrease_factor=decrease_factor,
+            increase_factor=increase_factor,
+            max_learning_rate=highest,
+        )
+
+    def init(params):
+        (step,) = base.scalars(base.scalar_dtype(params), initial_step)
+        return ArmijoState(jnp.zeros((), jnp.int32), jnp.copy(step))
+
+    def update(
+        updates,
+        state,
+        params=None,
+        *,
+        value=None,
+        value_fn: Callable[[Any], jax.Array] | None = None,
+        **extra_args,
+    ):
+        del extra_args
+        params = base.require_params(params)
+        value = base.require_value("value", value)
+        value_fn = base.require_value("value_fn", value_fn)
+        dtype = state.learning_rate.dtype
+        highest = base.rate_at(learning_rate, state.count, dtype)
+        transformation = search(highest)
+        # After a search that found nothing the step size is 0, from where no factor
+        # leads away.
+        (start,) = base.scalars(dtype, initial_step)
+        start = jnp.where(state.learning_rate > 0, state.learning_rate, start)
+        found, result = transformation.update(
+            jax.tree.map(jnp.negative, updates),
+            transformation.init(params)._replace(learning_rate=start),
+            params,
+            value=value,
+            grad=updates,
+            value_fn=value_fn,
+        )
+        return base.cast_like(found, params), ArmijoState(
+            state.count + 1, result.learning_rate
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

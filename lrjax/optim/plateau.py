@@ -1,0 +1,326 @@
+"""Learning rates that follow the progress of the loss."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrjax.optim import base
+from lrjax.optim.readings import effective_learning_rate
+
+
+def _is_better(
+    value: jax.Array, best: jax.Array, rtol: jax.Array, atol: jax.Array
+) -> jax.Array:
+    """Whether `value` is below `best` by a margin, whatever the sign of both."""
+    margin = jnp.where(jnp.isfinite(best), rtol * jnp.abs(best) + atol, 0)
+    return value < best - margin
+
+
+def _observation(value: Any, metric: Any, dtype: Any) -> jax.Array:
+    """What an update is told about the progress; NaN for nothing."""
+    told = value if metric is None else metric
+    if told is None:
+        raise ValueError(
+            "This transformation needs `update(..., value=loss)` at every step, or "
+            "`metric=metric` with NaN at steps without an evaluation."
+        )
+    return jnp.asarray(told, dtype)
+
+
+def _scaled_rate(scale: jax.Array, inner: Any) -> jax.Array:
+    """`scale` times the rate that the wrapped transformation records, if it does."""
+    rate = effective_learning_rate(inner)
+    return (scale * jnp.where(jnp.isnan(rate), 1, rate)).astype(scale.dtype)
+
+
+class ReduceOnPlateauState(NamedTuple):
+    """State of `reduce_on_plateau`.
+
+    Attributes:
+      scale: factor of the updates.
+      best: the best observation so far.
+      bad_count: observations since then.
+      cooldown_count: observations that a new scale is still given.
+      sum: sum of the values that make the next observation.
+      count: number of them.
+      learning_rate: `scale` times the rate of the wrapped transformation, after the
+        last update; before it, at the first.
+      inner: state of the wrapped transformation.
+    """
+
+    scale: jax.Array
+    best: jax.Array
+    bad_count: jax.Array
+    cooldown_count: jax.Array
+    sum: jax.Array
+    count: jax.Array
+    learning_rate: jax.Array
+    inner: Any
+
+
+def reduce_on_plateau(
+    base_optimizer: optax.GradientTransformation,
+    factor: base.Scalar = 0.1,
+    patience: base.Scalar = 10,
+    rtol: base.Scalar = 1e-4,
+    atol: base.Scalar = 0.0,
+    cooldown: base.Scalar = 0,
+    min_scale: base.Scalar = 0.0,
+    accumulation_size: base.Scalar = 1,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Lowers the learning rate when the loss has stopped to fall.
+
+    An observation f is better than the best one, :math:`f_*`, if
+
+    .. math::
+      f < f_* - (\mathrm{rtol} |f_*| + \mathrm{atol}),
+
+    which makes sense for negative losses too. After more than `patience` observations
+    that are not, the scale of the updates is multiplied by `factor`.
+
+    `update` takes `value`, the loss, at every step; or `metric` (lower is better), NaN
+    at steps without an evaluation. What it is told acts on the same update.
+
+    Args:
+      base_optimizer: the optimiser whose updates are scaled, with its learning rate or
+        schedule.
+      factor: factor of the scale.
+      patience: how many observations without progress are tolerated.
+      rtol: relative margin of progress.
+      atol: absolute margin of progress.
+      cooldown: observations after a reduction that do not count.
+      min_scale: the scale never falls below this.
+      accumulation_size: how many values are averaged to one observation, such as the
+        steps of an epoch.
+
+    Returns:
+      The transformation. It equals ``torch.optim.lr_scheduler.ReduceLROnPlateau`` on
+      positive losses and has its defaults.
+    """
+    base_optimizer = optax.with_extra_args_support(base_optimizer)
+
+    def init(params):
+        dtype = base.scalar_dtype(params)
+        inner = base_optimizer.init(params)
+        scale = jnp.ones((), dtype)
+        return ReduceOnPlateauState(
+            scale=scale,
+            best=jnp.full((), jnp.inf, dtype),
+            bad_count=jnp.zeros((), jnp.int32),
+            cooldown_count=jnp.zeros((), jnp.int32),
+            sum=jnp.zeros((), dtype),
+            count=jnp.zeros((), jnp.int32),
+            learning_rate=_scaled_rate(scale, inner),
+            inner=inner,
+        )
+
+    def update(
+        updates, state, params=None, *, value=None, metric=None, **extra_args
+    ):
+        dtype = state.scale.dtype
+        shrink, relative, absolute, lowest = base.scalars(
+            dtype, factor, rtol, atol, min_scale
+        )
+        told = _observation(value, metric, dtype)
+        missing = jnp.isnan(told)
+        sum_ = state.sum + jnp.where(missing, 0, told)
+        count = state.count + ~missing
+        observed = ~missing & (count >= accumulation_size)
+
+        better = observed & _is_better(
+            sum_ / jnp.maximum(count, 1), state.best, relative, absolute
+        )
+        bad_count = jnp.where(better, 0, state.bad_count + observed)
+        cooling = state.cooldown_count > 0
+        cooldown_count = state.cooldown_count - (cooling & observed)
+        bad_count = jnp.where(cooling, 0, bad_count)
+        reduce = bad_count > patience
+        scale = jnp.where(
+            reduce,
+            jnp.minimum(state.scale, jnp.maximum(state.scale * shrink, lowest)),
+            state.scale,
+        )
+        steps, inner = base_optimizer.update(
+            updates, state.inner, params, value=value, metric=metric, **extra_args
+        )
+        steps = jax.tree.map(lambda u: (scale * u).astype(u.dtype), steps)
+        return steps, ReduceOnPlateauState(
+            scale=scale,
+            best=jnp.where(better, sum_ / jnp.maximum(count, 1), state.best),
+            bad_count=jnp.where(reduce, 0, bad_count).astype(jnp.int32),
+            cooldown_count=jnp.where(reduce, cooldown, cooldown_count).astype(
+                jnp.int32
+            ),
+            sum=jnp.where(observed, 0, sum_),
+            count=jnp.where(observed, 0, count).astype(jnp.int32),
+            learning_rate=_scaled_rate(scale, inner),
+            inner=inner,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class GreedyLrState(NamedTuple):
+    """State of `greedy_lr`.
+
+    Attributes:
+      rate: factor of the updates.
+      best: the best observation so far.
+      good_count: observations in a row that were better.
+      bad_count: observations in a row that were not.
+      cooldown_count: observations that a lower rate is still given.
+      warmup_count: observations that a higher rate is still given.
+      reset_count: reductions at the lowest rate until everything starts anew.
+      values: the last values, as many as are averaged.
+      count: number of values, up to the length of `values`.
+      learning_rate: `rate` times the rate of the wrapped transformation, after the last
+        update; before it, at the first.
+      inner: state of the wrapped transformation.
+    """
+
+    rate: jax.Array
+    best: jax.Array
+    good_count: jax.Array
+    bad_count: jax.Array
+    cooldown_count: jax.Array
+    warmup_count: jax.Array
+    reset_count: jax.Array
+    values: jax.Array
+    count: jax.Array
+    learning_rate: jax.Array
+    inner: Any
+
+
+def greedy_lr(
+    base_optimizer: optax.GradientTransformation,
+    learning_rate: base.Scalar = 0.1,
+    factor: base.Scalar = 0.95,
+    patience: base.Scalar = 10,
+    rtol: base.Scalar = 0.0,
+    atol: base.Scalar = 1e-6,
+    cooldown: base.Scalar = 0,
+    warmup: base.Scalar = 0,
+    min_lr: base.Scalar = 1e-3,
+    max_lr: base.Scalar = 1.0,
+    eps: base.Scalar = 1e-8,
+    window_size: int = 1,
+    reset_start: base.Scalar = 500,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Raises the learning rate while the loss falls and lowers it while it does not.
+
+    After more than `patience` observations in a row that are better than the best one
+    the rate is divided by `factor`; after as many that are not it is multiplied.
+    "Better" is as in `reduce_on_plateau`, and so are `value` and `metric`.
+
+    Args:
+      base_optimizer: the optimiser whose updates are scaled, with learning rate 1.
+      learning_rate: the initial rate, a number or a traced number.
+      factor: factor of the rate, below 1.
+      patience: how many observations it takes, less one, to change the rate.
+      rtol: relative margin of progress.
+      atol: absolute margin of progress.
+      cooldown: observations after a reduction that do not count.
+      warmup: observations after an increase that do not count.
+      min_lr: lowest rate.
+      max_lr: highest rate.
+      eps: changes of the rate that are not larger than this are not made.
+      window_size: how many of the last values are averaged to an observation. Static.
+      reset_start: after so many reductions at the lowest rate, without an increase,
+        everything starts anew.
+
+    Returns:
+      The transformation. Defaults are those of the official implementation, which has
+      no default for the initial rate.
+
+    References:
+      Subramanian et al., `GreedyLR: A Novel Adaptive Learning Rate Scheduler
+      <https://arxiv.org/abs/2512.14527>`_, 2025. Official implementation: ``GreedyLR``
+      of huggingface/transformers.
+    """
+    base_optimizer = optax.with_extra_args_support(base_optimizer)
+
+    def init(params):
+        dtype = base.scalar_dtype(params)
+        inner = base_optimizer.init(params)
+        (rate,) = base.scalars(dtype, learning_rate)
+        zero = lambda: jnp.zeros((), jnp.int32)  # noqa: E731
+        return GreedyLrState(
+            rate=jnp.copy(rate),
+            best=jnp.full((), jnp.inf, dtype),
+            good_count=zero(),
+            bad_count=zero(),
+            cooldown_count=zero(),
+            warmup_count=zero(),
+            reset_count=jnp.asarray(reset_start, jnp.int32) + zero(),
+            values=jnp.zeros(window_size, dtype),
+            count=zero(),
+            learning_rate=_scaled_rate(rate, inner),
+            inner=inner,
+        )
+
+    def update(
+        updates, state, params=None, *, value=None, metric=None, **extra_args
+    ):
+        dtype = state.rate.dtype
+        first, shrink, relative, absolute, lowest, highest, least = base.scalars(
+            dtype, learning_rate, factor, rtol, atol, min_lr, max_lr, eps
+        )
+        told = _observation(value, metric, dtype)
+        observed = ~jnp.isnan(told)
+        values = jnp.where(
+            observed, jnp.roll(state.values, 1).at[0].set(told), state.values
+        )
+        count = jnp.minimum(state.count + observed, window_size)
+        current = jnp.sum(values) / jnp.maximum(count, 1)
+
+        cooling = state.cooldown_count > 0
+        warming = ~cooling & (state.warmup_count > 0)
+        judged = observed & ~cooling & ~warming
+        better = judged & _is_better(current, state.best, relative, absolute)
+        worse = judged & ~better
+        best = jnp.where(better, current, state.best)
+        pause = observed & ~judged
+        good_count = jnp.where(worse | pause, 0, state.good_count + better)
+        bad_count = jnp.where(better | pause, 0, state.bad_count + worse)
+        up, down = good_count > patience, bad_count > patience
+
+        higher = jnp.minimum(state.rate / shrink, highest)
+        lower = jnp.maximum(state.rate * shrink, lowest)
+        rate = jnp.where(up & (higher - state.rate > least), higher, state.rate)
+        rate = jnp.where(down & (state.rate - lower > least), lower, rate)
+        reset_count = state.reset_count - (down & (rate <= lowest))
+        reset = reset_count <= 0
+        renew = up | reset
+
+        steps, inner = base_optimizer.update(
+            updates, state.inner, params, value=value, metric=metric, **extra_args
+        )
+        rate = jnp.where(reset, first, rate)
+        steps = jax.tree.map(lambda u: (rate * u).astype(u.dtype), steps)
+
+        def choose(condition, this, other):
+            return jnp.where(condition, this, other).astype(jnp.int32)
+
+        return steps, GreedyLrState(
+            rate=rate,
+            best=jnp.where(reset, jnp.inf, best),
+            good_count=choose(up | reset, 0, good_count),
+            bad_count=choose(down | reset, 0, bad_count),
+            cooldown_count=choose(
+                down, cooldown, state.cooldown_count - (cooling & observed)
+            ),
+            warmup_count=choose(
+                up, warmup, state.warmup_count - (warming & observed)
+            ),
+            reset_count=choose(renew, reset_start, reset_count),
+            values=jnp.where(reset, 0, values),
+            count=choose(reset, 0, count),
+            learning_rate=_scaled_rate(rate, inner),
+            inner=inner,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
