@@ -11,6 +11,7 @@ tables in --workdir; what is there already is not trained again.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -52,6 +53,9 @@ def main(argv: list[str]) -> None:
             raise UsageError("--config is missing: try --config=configs/quickstart.py")
         if not _WORKDIR.value:
             raise UsageError("--workdir is missing: say where results shall go")
+        file = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
+        if not os.path.isfile(file):
+            raise UsageError(f"--config: there is no file {file}")
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
         cli.train(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
     except UsageError as error:

@@ -18,6 +18,8 @@ from lrjax.optim import schedules
 
 PRECISIONS = ("float32", "bfloat16", "float64")
 
+_MOST_SEEDS = 10**6
+
 # name -> (least, most, whether the most itself is allowed); others: 0 to infinity.
 _LIMITS = {
     **dict.fromkeys(("b1", "b2", "b3", "momentum", "beta"), (0.0, 1.0, False)),
@@ -170,6 +172,8 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if _whole(value):
         if value < 1:
             raise UsageError(f"config.seeds={value}: at least one seed is needed")
+        if value > _MOST_SEEDS:
+            raise UsageError(f"config.seeds={value}: more than {_MOST_SEEDS} seeds")
         return tuple(range(value))
     if not isinstance(value, tuple | list) or not all(_whole(v) for v in value):
         raise UsageError(f"config.seeds={value!r}: give a number or a tuple of them")

@@ -56,7 +56,7 @@ def ranking(runs: pd.DataFrame) -> str:
     if len(diverged):
         lines += ["", "diverged (left out of means, ranked last):"]
         lines += [
-            f"  {entry} on {task}: {row['diverged']} of {row['runs']} runs"
+            f"  {entry} on {task}: {row['diverged']:.0f} of {row['runs']:.0f} runs"
             for (task, entry), row in diverged.iterrows()
         ]
     return "\n".join(line.rstrip() for line in lines)

@@ -39,8 +39,11 @@ def other_hparams(method, hparams):
     return hparams | {name: 0.7 * hparams[name] for name in method.space.ranges}
 
 
-# Compiling a population takes seconds; the other methods are marked as slow.
-EVERYDAY = quickstart.get_config().methods
+# Compiling a population takes seconds; the other methods are marked as slow. SGD and
+# momentum are also in the calculations by hand below.
+EVERYDAY = [
+    name for name in quickstart.get_config().methods if METHODS[name].family != "fixed"
+]
 
 
 def cases(family=None):
@@ -81,22 +84,20 @@ def population(task, method, seeds, lanes, horizon, every, fresh=False, dtype=No
     return compiled, program, started, inputs
 
 
-def trained(compiled, program, seeds, inputs, steps):
+def trained(compiled, program, seeds, inputs, steps, *resume):
     """Steps of the measurements, their values [round, seed, lane], the last state."""
-    training = train.train(compiled, program, seeds, inputs, steps)
-    at, tables = [], []
-    while True:
-        try:
-            measured = next(training)
-        except StopIteration as end:
-            values = {k: np.concatenate([t[k] for t in tables]) for k in tables[0]}
-            return np.concatenate(at), values, end.value
-        at.append(measured.steps)
-        tables.append(measured.values)
+    segments = list(train.train(compiled, program, seeds, inputs, steps, *resume))
+    tables = [segment.values for segment in segments]
+    values = {k: np.concatenate([table[k] for table in tables]) for k in tables[0]}
+    steps = np.concatenate([segment.steps for segment in segments])
+    return steps, values, segments[-1].state
 
 
 def lane(state, seed, hparams):
     return jax.tree.map(lambda leaf: leaf[seed, hparams], state)
+
+
+jitted = functools.cache(jax.jit)
 
 
 @functools.cache
@@ -110,13 +111,11 @@ def plain_start(task, seed):
     return *task.init(init), jax.random.bits(words, (2,), jnp.uint32), noise
 
 
-def plain_batches(task, words, steps, fresh=False):
-    """The rows of each batch, without padding."""
-    n = task.num_examples
-    rows, mask = order.batches(words, 0, steps, task.batch_size, n, fresh)
-    return [
-        row[real] for row, real in zip(np.asarray(rows), np.asarray(mask), strict=True)
-    ]
+def plain_batch(task, words, step, fresh=False):
+    """The rows of one batch, without padding."""
+    draw = jitted(order.batches, static_argnums=(2, 3, 4, 5))
+    rows, mask = draw(words, step, 1, task.batch_size, task.num_examples, fresh)
+    return np.asarray(rows[0])[np.asarray(mask[0])]
 
 
 def plain_step(task, tx, params, state, opt_state, rows, key):
@@ -137,7 +136,7 @@ def plain_step(task, tx, params, state, opt_state, rows, key):
 
 def plain_means(task, params, state, part):
     part = {**part, "mask": np.ones(len(next(iter(part.values()))))}
-    sums = task.evaluate(params, state, part)
+    sums = jitted(task.evaluate)(params, state, part)
     return {k: sums[k] / sums["count"] for k in sums if k != "count"}
 
 
@@ -147,8 +146,8 @@ def plain_run(task, program, hparams, seed, steps, horizon):
     tx = program.method.build(horizon, **hparams)
     opt_state = tx.init(params)
     curve = {}
-    batches = plain_batches(task, words, steps, program.fresh_batches)
-    for step, rows in enumerate(batches):
+    for step in range(steps):
+        rows = plain_batch(task, words, step, program.fresh_batches)
         key = jax.random.fold_in(noise, step)
         params, state, opt_state, loss = plain_step(
             task, tx, params, state, opt_state, rows, key
@@ -233,7 +232,7 @@ def test_learning_rate_free_methods_equal_a_plain_step(x64, name, protocol_name)
             _, _, words, noise = plain_start(task, SEEDS[s])
             run = lane(before, s, h)
             tx = method.build(STEPS, **lanes[h])
-            rows = plain_batches(task, words, step + 1, block[1].fresh_batches)[-1]
+            rows = plain_batch(task, words, step, block[1].fresh_batches)
             key = jax.random.fold_in(noise, step)
             params, _, opt_state, loss = plain_step(
                 task, tx, run.params, run.model_state, run.opt_state, rows, key
@@ -315,7 +314,7 @@ def test_two_steps_of_momentum_as_on_paper(x64):
     lanes = [dict(method.defaults) | {"learning_rate": 0.1, "momentum": 0.5}]
     block = population(task, method, range(12), lanes, 2, 1, dtype=jnp.float64)
     _, values, state = trained(*block, 2)
-    first = [plain_batches(task, plain_start(task, s)[2], 1)[0][0] for s in range(12)]
+    first = [plain_batch(task, plain_start(task, s)[2], 0)[0] for s in range(12)]
     assert set(first) == {0, 1}
     expected = np.where(first, 0.4, 0.64)
     close(state.params["w"][:, 0, 0], expected, 1e-15)
@@ -432,13 +431,6 @@ def test_the_last_round_may_be_short():
     assert whole.tolist() == [4, 8, 12]
     same_bits(*({k: v[:2] for k, v in table.items()} for table in (values, longer)))
     assert (np.asarray(state.opt_state.count) == 11).all()
-    for s, h in ((0, 0), (1, 2)):
-        curve, params, _, _ = plain_run(
-            block[1].task, block[1], small_lanes()[h], SEEDS[s], 11, 30
-        )
-        found = lane(state, s, h).params
-        jax.tree.map(lambda a, b: close(a, b, 1e-5), found, params)
-        close(values["train_loss"][2, s, h], curve[11]["train_loss"], 1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 30])
@@ -449,6 +441,23 @@ def test_how_a_run_is_cut_into_segments_changes_no_bit(monkeypatch, steps):
     monkeypatch.setattr(train, "_SEGMENT_SECONDS", math.inf)  # longer and longer
     same_bits(single, trained(*block, steps))
     assert single[0].tolist() == [*range(4, steps, 4), steps]
+
+
+def test_training_goes_on_from_a_state_to_the_same_bits(monkeypatch):
+    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)
+    block = small_block(train.MAX_ROUNDS)
+    steps, values, state = trained(*block, 30)
+    kept = {}
+    for measured in train.train(*block, 30, pause=lambda: True):
+        kept[int(measured.steps[-1])] = jax.tree.map(np.array, measured.state)
+    assert list(kept) == steps.tolist()
+    same_bits(kept[30], state)
+    for start in (4, 20):
+        again = jax.tree.map(jnp.asarray, kept[start])
+        found = trained(*block, 30, start, again)
+        after = steps > start
+        assert found[0].tolist() == steps[after].tolist()
+        same_bits(found[1:], ({k: v[after] for k, v in values.items()}, state))
 
 
 def test_a_run_longer_than_a_segments_table(monkeypatch):
@@ -480,14 +489,20 @@ def test_budget_and_values_do_not_recompile():
 # Divergence
 
 
-WIDE = tuple(10.0**e for e in (-12, -6, -3, -2, -1, 0, 2, 15, 30, 38))
+WIDE = tuple(10.0**e for e in (-12, -6, -4, -3, -2, -1, 0, 8, 15, 30))
 KEPT = (2, 4)
 
 
 @pytest.mark.parametrize("name", ["sgd", "prodigy"])
 def test_neighbours_change_no_bit(name):
-    method, task = METHODS[name], iris("sound", "float32")
-    benign = [WIDE[i] if i in KEPT else 0.05 * (i + 1) for i in range(len(WIDE))]
+    generator = np.random.default_rng(2)
+    features, targets = generator.normal(size=(10, 3)), generator.normal(size=10)
+    start = np.ones(3, np.float32)
+    task = least_squares(
+        features.astype(np.float32), targets.astype(np.float32), 4, start
+    )
+    method = METHODS[name]
+    benign = [WIDE[i] if i in KEPT else 0.01 * (i + 1) for i in range(len(WIDE))]
     block = population(task, method, SEEDS, rates(method, *WIDE), 20, 5)
     program, seeds = block[1:3]
 

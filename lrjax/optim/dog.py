@@ -1,4 +1,4 @@
-"""Distance over gradients: DoG, L-DoG, DoWG, CDoWG, and the average that goes with them."""
+"""Distance over gradients: DoG, L-DoG, DoWG, CDoWG, and an average for them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ def _distance_over_gradients(
         params = base.require_params(params)
         dtype = state.distance.dtype
         rate = base.rate_at(learning_rate, state.count, dtype)
-        gradient = lambda g, p: base.add_decay(g.astype(dtype), p, weight_decay, dtype)
+
+        def gradient(grad, param):
+            return base.add_decay(grad.astype(dtype), param, weight_decay, dtype)
+
         moved = squares(
             lambda p, p0: (p - p0).astype(dtype), dtype, params, state.start
         )

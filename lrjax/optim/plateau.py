@@ -118,9 +118,7 @@ def reduce_on_plateau(
             inner=inner,
         )
 
-    def update(
-        updates, state, params=None, *, value=None, metric=None, **extra_args
-    ):
+    def update(updates, state, params=None, *, value=None, metric=None, **extra_args):
         dtype = state.scale.dtype
         shrink, relative, absolute, lowest = base.scalars(
             dtype, factor, rtol, atol, min_scale
@@ -262,9 +260,7 @@ def greedy_lr(
             inner=inner,
         )
 
-    def update(
-        updates, state, params=None, *, value=None, metric=None, **extra_args
-    ):
+    def update(updates, state, params=None, *, value=None, metric=None, **extra_args):
         dtype = state.rate.dtype
         first, shrink, relative, absolute, lowest, highest, least = base.scalars(
             dtype, learning_rate, factor, rtol, atol, min_lr, max_lr, eps
@@ -313,9 +309,7 @@ def greedy_lr(
             cooldown_count=choose(
                 down, cooldown, state.cooldown_count - (cooling & observed)
             ),
-            warmup_count=choose(
-                up, warmup, state.warmup_count - (warming & observed)
-            ),
+            warmup_count=choose(up, warmup, state.warmup_count - (warming & observed)),
             reset_count=choose(renew, reset_start, reset_count),
             values=jnp.where(reset, 0, values),
             count=choose(reset, 0, count),

@@ -37,7 +37,7 @@ class Average(NamedTuple):
         r: base.Scalar,
         weight_lr_power: base.Scalar,
     ) -> tuple[jax.Array, Average]:
-        """The share of iterate number `count`, from 0, in the average; the next self."""
+        """The share of iterate `count`, from 0, in the average; and the next self."""
         power, lr_power = base.scalars(rate.dtype, r, weight_lr_power)
         max_rate = jnp.maximum(rate, self.max_rate)
         weight = (count + 1).astype(rate.dtype) ** power * max_rate**lr_power
@@ -50,8 +50,8 @@ class Average(NamedTuple):
     ) -> tuple[jax.Array, jax.Array]:
         """The change of y, and the next z, when the base optimiser moves z by `move`.
 
-        x moves towards the next z by `share`; y follows. Written in terms of the next z,
-        so that the old one can be overwritten first.
+        x moves towards the next z by `share`; y follows. Written in terms of the next
+        z, so that the old one can be overwritten first.
         """
         new_z = z + move
         change = share * (new_z - y) + (1 - share) * (1 - self.momentum) * move
@@ -379,8 +379,8 @@ def schedule_free_prodigy(
     r"""Schedule-Free around Prodigy without momentum.
 
     Prodigy with :math:`\beta_1 = 0` moves z by the gradients at y: its distance is that
-    of z from the start, its weight decay is taken at z. The average of `schedule_free_sgd`
-    goes with the rates :math:`\gamma_t d_{t+1}`.
+    of z from the start, its weight decay is taken at z. The average is that of
+    `schedule_free_sgd` with the rates :math:`\gamma_t d_{t+1}`.
 
     Args:
       learning_rate: factor :math:`\gamma` of the estimate, to be left at 1.

@@ -49,7 +49,8 @@ def storm_plus(
 
     .. math::
       G_t &= G_{t-1} + \|\bar g_t\|^2, \quad a_t = c / G_t^{2/3} \\
-      E_t &= E_{t-1} + (\|d_t\|^2 + \epsilon) / a_t, \quad \eta_t = \gamma_t / E_t^{1/3} \\
+      E_t &= E_{t-1} + (\|d_t\|^2 + \epsilon) / a_t, \quad
+        \eta_t = \gamma_t / E_t^{1/3} \\
       x_{t+1} &= x_t - \eta_t d_t \\
       \bar g_{t+1} &= g_t(x_{t+1}), \quad
       d_{t+1} = \bar g_{t+1} + (1-a_t) (d_t - g_t(x_t))

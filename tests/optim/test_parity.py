@@ -1,15 +1,16 @@
-"""Trajectories of the official implementations, step by step, in float64.
+"""Trajectories of the authors' own code, in float64.
 
-Golden files are `<method>__<setting>__<problem>.npz` beside `problem_<problem>.npz`, in
-the directory that LRJAX_GOLDEN_DIR names. Each run computes its own gradients.
+Two sets: the golden files of this repository, and any directory that LRJAX_GOLDEN_DIR
+names, with files `<method>__<setting>__<problem>.npz` and `problem_<problem>.npz`. Each
+run computes its own gradients.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,15 @@ import pytest
 
 from lrjax import optim
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+import problems  # noqa: E402
+
 TOLERANCE = 1e-9
-STEPS = (1, 2, 5, 10, 50)
+DIRECTORY = os.environ.get("LRJAX_GOLDEN_DIR")
+STEPS = (1, 2, 5, 10, 50)  # those of LRJAX_GOLDEN_DIR that are compared
 
-_DIRECTORY = os.environ.get("LRJAX_GOLDEN_DIR")
-
-# Official setting -> our call. `lr` is the golden run's schedule, or 1.0 without one.
+# Setting of LRJAX_GOLDEN_DIR -> our call. `lr` is the schedule of the run, or 1.0.
 SETTINGS = {
     "cdowg/default": lambda lr: optim.cdowg(),
     "cdowg/eps1e-4": lambda lr: optim.cdowg(eps=1e-4),
@@ -175,97 +179,121 @@ SETTINGS = {
 }
 
 
-def _cross_entropy(logits, labels):
-    rows = jax.nn.log_softmax(logits)
-    return -jnp.mean(jnp.take_along_axis(rows, labels[:, None], axis=1))
+def run(transformation, init, loss, steps):
+    """Parameters, points to evaluate and learning rates after each of the steps.
 
+    `loss(params, step)` is what is minimised.
+    """
 
-def _loss(problem, params, batch):
-    """The loss of the golden problem on the rows `batch`."""
-    if "H" in problem:
-        (x,) = params
-        moved = x - problem["x_star"]
-        return 0.5 * moved @ problem["H"] @ moved
-    inputs, labels = problem["X"][batch], problem["y"][batch]
-    if len(params) == 4:
-        w1, b1, w2, b2 = params
-        return _cross_entropy(jnp.tanh(inputs @ w1 + b1) @ w2 + b2, labels)
-    w, b = params
-    return _cross_entropy(inputs @ w + b, labels)
-
-
-@functools.lru_cache
-def _problem(name):
-    with np.load(pathlib.Path(_DIRECTORY) / f"problem_{name}.npz") as data:
-        return {key: data[key] for key in data.files}
-
-
-def _run(build, problem, schedule):
-    """Parameters, points to evaluate at, and learning rates after each step."""
-    names = [str(name) for name in problem["param_names"]]
-    params = [jnp.asarray(problem[f"init_{name}"]) for name in names]
-    data = {key: jnp.asarray(problem[key]) for key in problem if key != "param_names"}
-    rate = 1.0
-    if schedule is not None:
-        table = jnp.asarray(schedule)
-        rate = lambda count: table[count]  # noqa: E731
-    transformation = build(rate)
-    steps = max(STEPS)
-    batches = problem.get("batch_idx", np.zeros((steps, 1), int))[:steps]
-
-    def step(carry, batch):
+    def update(carry, step):
         params, state = carry
-        loss = lambda p: _loss(data, p, batch)  # noqa: E731
-        value, grads = jax.value_and_grad(loss)(params)
+        value, grads = jax.value_and_grad(loss)(params, step)
         updates, state = transformation.update(
-            grads, state, params, value=value, grad_fn=jax.grad(loss)
+            grads,
+            state,
+            params,
+            value=value,
+            grad_fn=lambda params: jax.grad(loss)(params, step),
         )
         params = optax.apply_updates(params, updates)
         rate = optim.effective_learning_rate(state)
         return (params, state), (params, optim.eval_params(state, params), rate)
 
-    carry = params, transformation.init(params)
-    _, (params, points, rates) = jax.jit(
-        lambda carry: jax.lax.scan(step, carry, jnp.asarray(batches))
-    )(carry)
-    return names, *jax.tree.map(np.asarray, (params, points, rates))
+    def scan(params):
+        carry = params, transformation.init(params)
+        return jax.lax.scan(update, carry, jnp.arange(steps))[1]
+
+    with jax.enable_x64(True):
+        quick = jax.jit(scan, compiler_options={"xla_backend_optimization_level": 0})
+        return jax.tree.map(np.asarray, quick(jax.tree.map(jnp.asarray, init)))
 
 
-def _deviation(found, golden):
-    deviation = np.max(np.abs(found - golden)) / max(np.max(np.abs(golden)), 1e-12)
-    return float(np.nan_to_num(deviation, nan=np.inf))
+def deviation(found, golden):
+    """Largest difference, relative to the largest value of the leaf."""
+    size = max(np.max(np.abs(golden)), 1e-12)
+    return float(np.nan_to_num(np.max(np.abs(found - golden)) / size, nan=np.inf))
 
 
-def deviations(path):
-    """Largest relative deviation from a golden run: of parameters, of averages."""
-    with np.load(path) as golden:
-        settings = json.loads(str(golden["settings_json"]))
-        schedule = golden["lr_schedule"] if "lr_schedule" in golden.files else None
-        with jax.enable_x64(True):
-            names, params, points, _ = _run(
-                SETTINGS[settings["method"]], _problem(settings["problem"]), schedule
-            )
-        result = {"params": [], "eval_x": [], "avg": []}
-        for step in STEPS:
-            for index, name in enumerate(names):
-                for point, found in zip(result, (params, points, points), strict=True):
-                    key = f"step{step}/{point}/{name}".replace("params/", "")
-                    if key in golden.files:
-                        result[point].append(
-                            _deviation(found[index][step - 1], golden[key])
-                        )
-    return {point: max(found) for point, found in result.items() if found}
+def case_deviation(case):
+    """Largest deviation of our run from a golden run of this repository."""
+    with jax.enable_x64(True):
+        transformation = case.build()
+    found, points, _ = run(
+        transformation, dict(case.problem.init), case.problem.loss, problems.STEPS
+    )
+    pairs = [(found, case.checkpoints), (points, case.eval_checkpoints)]
+    return max(
+        deviation(ours[name][step - 1], golden[name])
+        for ours, checkpoints in pairs
+        for step, golden in checkpoints.items()
+        for name in golden
+    )
 
 
-def _golden_files():
-    if _DIRECTORY is None:
-        reason = "LRJAX_GOLDEN_DIR names no directory of golden trajectories"
+@pytest.mark.parametrize("method", problems.FILES)
+def test_equals_golden(method):
+    found = {case.id: case_deviation(case) for case in problems.cases(method)}
+    assert found
+    assert {name: d for name, d in found.items() if not d < TOLERANCE} == {}
+
+
+def _cross_entropy(logits, labels):
+    rows = jax.nn.log_softmax(logits)
+    return -jnp.mean(jnp.take_along_axis(rows, labels[:, None], axis=1))
+
+
+def _loss(problem):
+    """The loss of a problem in LRJAX_GOLDEN_DIR."""
+    data = {key: jnp.asarray(problem[key]) for key in problem if key != "param_names"}
+
+    def loss(params, step):
+        if "H" in data:
+            (x,) = params
+            moved = x - data["x_star"]
+            return 0.5 * moved @ data["H"] @ moved
+        batch = data["batch_idx"][step]
+        hidden, labels = data["X"][batch], data["y"][batch]
+        if len(params) == 4:
+            hidden = jnp.tanh(hidden @ params[0] + params[1])
+        return _cross_entropy(hidden @ params[-2] + params[-1], labels)
+
+    return loss
+
+
+def file_deviation(path):
+    """Largest deviation of our run from a golden run of LRJAX_GOLDEN_DIR."""
+    golden = dict(np.load(path))
+    settings = json.loads(str(golden["settings_json"]))
+    problem = dict(np.load(path.parent / f"problem_{settings['problem']}.npz"))
+    names = [str(name) for name in problem["param_names"]]
+    with jax.enable_x64(True):
+        rate = 1.0
+        if "lr_schedule" in golden:
+            table = jnp.asarray(golden["lr_schedule"])
+            rate = table.__getitem__
+        transformation = SETTINGS[settings["method"]](rate)
+        loss = _loss(problem)
+    # A list keeps the order of the official parameters, which matters to some methods.
+    init = [problem[f"init_{name}"] for name in names]
+    params, points, _ = run(transformation, init, loss, max(STEPS))
+    found = {"": params, "eval_x/": points, "avg/": points}
+    return max(
+        deviation(leaf[step - 1], golden[f"step{step}/{point}{name}"])
+        for step in STEPS
+        for point, leaves in found.items()
+        for name, leaf in zip(names, leaves, strict=True)
+        if f"step{step}/{point}{name}" in golden
+    )
+
+
+def _files():
+    if DIRECTORY is None:
+        reason = "LRJAX_GOLDEN_DIR names no directory of official trajectories"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason))]
-    files = sorted(pathlib.Path(_DIRECTORY).glob("*__*__*.npz"))
+    files = sorted(pathlib.Path(DIRECTORY).glob("*__*__*.npz"))
     return [pytest.param(path, id=path.stem) for path in files]
 
 
-@pytest.mark.parametrize("path", _golden_files())
-def test_equals_official_trajectory(path):
-    for name, deviation in deviations(path).items():
-        assert deviation < TOLERANCE, name
+@pytest.mark.parametrize("path", _files())
+def test_equals_official_file(path):
+    assert file_deviation(path) < TOLERANCE

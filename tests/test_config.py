@@ -1,0 +1,167 @@
+import math
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from configs import libsvm, quickstart
+from lrjax import config as config_lib
+from lrjax.core import UsageError
+from lrjax.methods import METHODS
+
+
+def checked(**changes):
+    """Settings of the quickstart with fields changed; dots as double underscores."""
+    config = quickstart.get_config()
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        part = config
+        for step in path:
+            part = part[step]
+        part[last] = value
+    return config_lib.check(config)
+
+
+def test_quickstart_is_what_its_docstring_says():
+    settings = checked()
+    assert len(settings.tasks) * len(settings.methods) * len(settings.seeds) == 300
+    assert settings.protocol == "sound"
+    assert settings.epochs == 100
+
+
+def test_libsvm_takes_data_sets_as_its_argument():
+    assert libsvm.get_config("iris, wine").tasks == ("libsvm/iris", "libsvm/wine")
+    assert len(libsvm.get_config().tasks) == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"), [(3, (0, 1, 2)), ((3, 5), (3, 5)), ((0,), (0,))]
+)
+def test_seeds_are_a_number_or_a_list(given, seeds):
+    assert checked(seeds=given).seeds == seeds
+
+
+def test_names_may_be_separated_by_commas():
+    assert checked(methods=("adam, prodigy",)).methods == ("adam", "prodigy")
+
+
+def test_lanes_are_the_product_of_the_grid():
+    settings = checked(
+        grid__learning_rate=(0.1, 1.0), grid__momentum=(0.0, 0.5, 0.9), methods=("sgd",)
+    )
+    lanes = settings.lanes("sgd", "libsvm/iris")
+    pairs = [(lane["learning_rate"], lane["momentum"]) for lane in lanes]
+    assert pairs == [(r, m) for r in (0.1, 1.0) for m in (0.0, 0.5, 0.9)]
+
+
+def test_a_method_without_the_grids_hyperparameter_runs_once():
+    settings = checked(grid__momentum=(0.0, 0.9))
+    assert len(settings.lanes("momentum", "libsvm/iris")) == 2
+    assert len(settings.lanes("adam", "libsvm/iris")) == 1
+
+
+def test_grid_beats_hparams_beats_protocol_beats_defaults():
+    task = "libsvm/iris"
+    only = {"tasks": (task,), "methods": ("smac",), "protocol": "study"}
+    study = checked(**only)
+    assert study.lanes("smac", task)[0]["learning_rate"] == 0.99886
+    assert study.lanes("smac", task)[0]["b2"] == 0.99
+    told = checked(**only, hparams__smac__learning_rate=0.5)
+    assert told.lanes("smac", task)[0]["learning_rate"] == 0.5
+    both = checked(
+        **only, hparams__smac__learning_rate=0.5, grid__learning_rate=(0.25,)
+    )
+    assert both.lanes("smac", task)[0]["learning_rate"] == 0.25
+    assert METHODS["adam"].defaults["b2"] == 0.999
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ("adm",)}, "unknown method 'adm'; did you mean 'adam'?"),
+        ({"methods": ()}, "config.methods is empty"),
+        ({"tasks": (" , ",)}, "config.tasks is empty"),
+        ({"protocol": "sond"}, "unknown protocol 'sond'; did you mean 'sound'?"),
+        ({"precision": "float16"}, "unknown precision 'float16'"),
+        ({"seeds": 0}, "at least one seed"),
+        ({"seeds": -3}, "at least one seed"),
+        ({"seeds": ()}, "at least one seed"),
+        ({"seeds": (1, 1)}, "a seed comes twice"),
+        ({"seeds": (1, -1)}, "-1 is not between"),
+        ({"seeds": (2**32,)}, "is not between"),
+        ({"seeds": 10**12}, "more than 1000000 seeds"),
+        ({"seeds": "many"}, "give a number or a tuple"),
+        ({"seeds": True}, "give a number or a tuple"),
+        ({"seeds": 2.5}, "give a number or a tuple"),
+        ({"epochs": 0}, "config.epochs=0: must be a whole number from 1 up"),
+        ({"steps": -1}, "config.steps=-1"),
+        ({"steps": 2**31}, "config.steps"),
+        ({"batch_size": 0}, "config.batch_size=0"),
+        ({"eval_every": 0}, "config.eval_every=0"),
+        ({"checkpoint_minutes": -1.0}, "config.checkpoint_minutes=-1.0"),
+        ({"checkpoint_minutes": math.nan}, "config.checkpoint_minutes=nan"),
+        ({"hparams__adam__learning_rate": -0.1}, "adam.learning_rate=-0.1: must be in"),
+        ({"hparams__adam__learning_rate": "high"}, "must be a number"),
+        ({"hparams__adam__learning_rate": math.inf}, "must be in [0, inf)"),
+        ({"hparams__adam__learning_rate": math.nan}, "must be in [0, inf)"),
+        ({"hparams__adam__b1": 1.0}, "adam.b1=1.0: must be in [0, 1)"),
+        ({"hparams__adam__schedule": "cosin"}, "unknown schedule 'cosin'; did you"),
+        ({"hparams__prodigy__decouple": 1}, "must be True or False"),
+        ({"hparams__cawr__T_0": 0}, "cawr.T_0=0: must be in [1, inf)"),
+        ({"hparams__cawr__t_mult": 0.5}, "cawr.t_mult=0.5: must be in [1, inf)"),
+        ({"hparams__prodigy__growth_rate": 0.9}, "must be in [1, inf]"),
+        ({"grid__alpha": (1.0,), "methods": ("adam", "sgd")}, "none of the methods"),
+        ({"grid__learning_rate": (0.1, -1.0)}, "learning_rate=-1.0"),
+        ({"methods": ("smac",)}, "method 'smac' needs learning_rate"),
+        (
+            {"methods": ("cawr_tuned",), "protocol": "study", "tasks": ("x",)},
+            "method 'cawr_tuned' needs",
+        ),
+    ],
+)
+def test_bad_settings_are_named_in_one_line(changes, message):
+    with pytest.raises(UsageError) as error:
+        checked(**changes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_infinite_growth_rate_is_a_setting():
+    lanes = checked(hparams__prodigy__growth_rate=math.inf).lanes("prodigy", "x")
+    assert lanes[0]["growth_rate"] == math.inf
+
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seeds=st.one_of(scalars, st.lists(scalars, max_size=3).map(tuple)),
+    values=st.dictionaries(
+        st.sampled_from(sorted(METHODS["prodigy"].defaults)), scalars, max_size=3
+    ),
+    grid=st.dictionaries(
+        st.sampled_from(sorted(METHODS["prodigy"].defaults)),
+        st.lists(scalars, max_size=2).map(tuple),
+        max_size=2,
+    ),
+    methods=st.lists(
+        st.one_of(st.text(max_size=5), st.sampled_from(sorted(METHODS))), max_size=2
+    ).map(tuple),
+)
+def test_any_config_gives_settings_or_a_usage_error(seeds, values, grid, methods):
+    config = quickstart.get_config()
+    config.seeds = seeds
+    config.methods = methods
+    for name, value in values.items():
+        config.hparams.prodigy[name] = value
+    for name, value in grid.items():
+        config.grid[name] = value
+    try:
+        found = config_lib.check(config)
+    except UsageError:
+        return
+    assert found.seeds
+    assert found.methods

@@ -1,0 +1,93 @@
+"""Imports run one way, and heavy ones wait until they are needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "lrjax"
+
+# module (or package) -> what of lrjax it may import
+ALLOWED = {
+    "core": set(),
+    "optim": set(),
+    "order": set(),
+    "protocol": {"core"},
+    "tasks": {"core"},
+    "methods": {"core", "optim"},
+    "config": {"core", "methods", "optim", "protocol"},
+    "train": {"core", "optim", "order"},
+    "checkpoint": {"core"},
+    "results": {"core"},
+    "rows": {"core", "train"},
+    "experiment": {
+        *("checkpoint", "config", "core", "methods", "protocol"),
+        *("results", "rows", "tasks", "train"),
+    },
+    "stats": set(),
+    "report": {"stats"},
+    "cli": {"config", "core", "experiment", "methods", "report", "results"},
+    "__init__": set(),
+}
+# Imported only inside of functions, where they are first used.
+HEAVY = {
+    *("flax", "matplotlib", "rliable", "safetensors", "sklearn", "smac"),
+    *("tensorflow_datasets", "transformers"),
+}
+
+
+def unit(path: Path) -> str:
+    """The module or package directly below lrjax that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Full names of all modules that a tree imports."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they lead"
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    names = imported(ast.parse(path.read_text()))
+    units = {n.split(".")[1] for n in names if n.startswith("lrjax.")}
+    units &= set(ALLOWED)
+    assert units <= ALLOWED[unit(path)] | {unit(path)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_heavy_imports_wait(path):
+    tree = ast.parse(path.read_text())
+    top = ast.Module([n for n in tree.body if not isinstance(n, ast.FunctionDef)], [])
+    assert not {name.split(".")[0] for name in imported(top)} & HEAVY
+
+
+def test_every_module_has_its_place():
+    assert {unit(path) for path in FILES} == set(ALLOWED)
+
+
+def test_optim_needs_jax_and_optax_alone():
+    code = "import sys, lrjax.optim, lrjax.optim.schedules; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "optax" in loaded
+    assert not loaded & (HEAVY | {"pandas", "ml_collections", "absl_flags", "tqdm"})

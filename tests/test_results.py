@@ -1,0 +1,190 @@
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from lrjax import results
+from lrjax.core import NUMERICS_VERSION, Run, UsageError
+
+RUN = Run(
+    task="libsvm/iris",
+    protocol="sound",
+    method="adam",
+    hparams=(("b1", 0.9), ("learning_rate", 0.001)),
+    seed=3,
+    steps=200,
+    horizon=200,
+    batch_size=64,
+    precision="float32",
+    eval_every=2,
+    data="0123456789abcdef",
+)
+OTHER = {
+    "task": "libsvm/wine",
+    "protocol": "study",
+    "method": "sgd",
+    "hparams": (("b1", 0.9), ("learning_rate", 0.002)),
+    "seed": 4,
+    "steps": 201,
+    "horizon": 201,
+    "batch_size": 65,
+    "precision": "float64",
+    "eval_every": 3,
+    "data": "fedcba9876543210",
+    "fresh_batches": True,
+}
+
+
+@pytest.fixture
+def tables(tmp_path):
+    with results.Tables(tmp_path / "run") as opened:
+        opened.write_config({"seeds": [1]}, {})
+        yield opened
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Run)])
+def test_identity_changes_with_every_field(field):
+    changed = dataclasses.replace(RUN, **{field: OTHER[field]})
+    assert results.run_id(changed) != results.run_id(RUN)
+
+
+def test_identity_ignores_the_order_of_hyperparameters():
+    turned = dataclasses.replace(RUN, hparams=RUN.hparams[::-1])
+    assert results.run_id(turned) == results.run_id(RUN)
+
+
+def test_identity_tells_infinity_from_none():
+    ids = {
+        results.run_id(dataclasses.replace(RUN, hparams=(("growth_rate", value),)))
+        for value in (math.inf, None, 1.0)
+    }
+    assert len(ids) == 3
+
+
+def test_rows_are_whole_lines_and_not_written_twice(tables):
+    tables.append_runs([{"run_id": "a", "loss": 1.0}, {"run_id": "b", "loss": 2.0}])
+    tables.append_runs([{"run_id": "a", "loss": 9.0}, {"run_id": "c", "loss": 3.0}])
+    lines = (tables.workdir / results.RUNS).read_text().splitlines()
+    assert [json.loads(line)["run_id"] for line in lines] == ["a", "b", "c"]
+    assert json.loads(lines[0])["loss"] == 1.0
+
+
+def test_curve_rows_are_told_apart_by_run_and_step(tables):
+    tables.append_curves([{"run_id": "a", "step": 1}, {"run_id": "a", "step": 2}])
+    tables.append_curves([{"run_id": "a", "step": 2}, {"run_id": "b", "step": 2}])
+    rows = (tables.workdir / results.CURVES).read_text().splitlines()
+    assert len(rows) == 3
+
+
+def test_numbers_that_are_not_finite_are_null(tables):
+    row = {"run_id": "a", "loss": math.nan, "rate": math.inf, "hparams": {"d": 1.0}}
+    tables.append_runs([row])
+    text = (tables.workdir / results.RUNS).read_text()
+    assert json.loads(text) == {
+        "run_id": "a",
+        "loss": None,
+        "rate": None,
+        "hparams": {"d": 1.0},
+    }
+
+
+def test_a_torn_last_line_is_cut_off_with_a_warning(tables):
+    tables.append_runs([{"run_id": "a"}, {"run_id": "b"}])
+    path = tables.workdir / results.RUNS
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"run_id": "c", "lo')
+    tables.__exit__()
+    with (
+        pytest.warns(UserWarning, match="torn last line of 19 bytes"),
+        results.Tables(tables.workdir) as again,
+    ):
+        assert again.runs == {"a", "b"}
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b"not json\n", b"[1, 2]\n", b'{"step": 1}\n'])
+def test_a_damaged_line_is_refused_and_nothing_is_changed(tables, damage):
+    path = tables.workdir / results.RUNS
+    content = b'{"run_id": "a"}\n' + damage + b'{"run_id": "b"}\n'
+    path.write_bytes(content)
+    tables.__exit__()
+    with pytest.raises(UsageError, match="line 2 is damaged"):
+        results.Tables(tables.workdir).__enter__()
+    assert path.read_bytes() == content
+
+
+def test_results_of_another_version_are_refused(tables):
+    path = tables.workdir / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"numerics_version": NUMERICS_VERSION + 1}))
+    tables.__exit__()
+    with pytest.raises(UsageError, match="results of another version"):
+        results.Tables(tables.workdir).__enter__()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '"text"', "{torn"])
+def test_a_foreign_config_is_refused(tables, content):
+    (tables.workdir / "config.json").write_text(content)
+    tables.__exit__()
+    with pytest.raises(UsageError, match=r"not a config\.json that lrjax wrote"):
+        results.Tables(tables.workdir).__enter__()
+
+
+def test_tables_without_a_config_are_refused(tmp_path):
+    (tmp_path / results.RUNS).write_text("")
+    with pytest.raises(UsageError, match=r"no config\.json"):
+        results.Tables(tmp_path).__enter__()
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="cannot write to workdir"):
+            results.Tables(path).__enter__()
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_second_process_is_refused(tables):
+    code = (
+        "import sys; from lrjax import results; from lrjax.core import UsageError\n"
+        "try: results.Tables(sys.argv[1]).__enter__()\n"
+        "except UsageError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tables.workdir)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "in use by another process" in done.stdout
+
+
+def test_a_full_disk_leaves_whole_lines(tables, monkeypatch):
+    tables.append_runs([{"run_id": "a"}])
+    whole = (tables.workdir / results.RUNS).read_bytes()
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "fsync", full)
+    with pytest.raises(UsageError, match="No space left on device"):
+        tables.append_runs([{"run_id": "b"}])
+    assert (tables.workdir / results.RUNS).read_bytes() == whole
+    assert tables.runs == {"a"}
+
+
+def test_load_gives_a_frame_for_each_table(tables):
+    tables.append_runs([{"run_id": "a", "valid_loss": math.nan}])
+    tables.append_curves([{"run_id": "a", "step": 1}, {"run_id": "a", "step": 2}])
+    runs, curves = results.load(tables.workdir)
+    assert list(runs["run_id"]) == ["a"]
+    assert runs["valid_loss"].isna().all()
+    assert list(curves["step"]) == [1, 2]
+
+
+def test_load_says_what_is_missing(tmp_path):
+    with pytest.raises(UsageError, match=r"no runs\.jsonl"):
+        results.load(tmp_path)
