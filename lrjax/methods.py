@@ -58,7 +58,8 @@ def _without_horizon(optimiser: Callable[..., Transformation]) -> Callable[..., 
 
 def _defaults(optimiser: Callable[..., Transformation]) -> dict[str, Any]:
     parameters = inspect.signature(optimiser).parameters.values()
-    return {p.name: p.default for p in parameters if p.name != "warmup_steps"}
+    told = ("horizon", "warmup_steps")  # what is no hyperparameter of a method
+    return {p.name: p.default for p in parameters if p.name not in told}
 
 
 def _method(
@@ -69,6 +70,7 @@ def _method(
     advice: str = "",
     space: Mapping[str, Range] | None = None,
     required: tuple[str, ...] = (),
+    static: tuple[str, ...] = (),
     schedule: str | None = "constant",
     warmup_fraction: float = 0.0,
     **changed: Any,
@@ -92,6 +94,7 @@ def _method(
         advice=advice,
         space=Space(dict(space or {})),
         required=frozenset(required),
+        static=frozenset(static),
     )
 
 
@@ -152,12 +155,10 @@ def _cawr(
 def _cawr_method(
     name: str, advice: str, required: tuple[str, ...] = (), **changed: Any
 ) -> Method:
-    defaults = _defaults(_cawr) | changed
-    del defaults["horizon"]
     return Method(
         name=name,
         build=lambda horizon, **hparams: _cawr(horizon=horizon, **hparams),
-        defaults=defaults,
+        defaults=_defaults(_cawr) | changed,
         family="schedule",
         source="Loshchilov and Hutter 2017 (SGDR); PyTorch",
         advice=advice,
@@ -203,6 +204,57 @@ def _mechanic_adamw(
     """Mechanic around AdamW."""
     base = optim.adamw(learning_rate, b1, b2, weight_decay=weight_decay)
     return optim.mechanic(base, s_decay=s_decay, s_init=s_init, eps=eps)
+
+
+def _plateau_adamw(
+    horizon: Any,
+    learning_rate: Any = 1e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    weight_decay: Any = 0.0,
+    factor: Any = 0.1,
+    patience: Any = 10,
+    rtol: Any = 1e-4,
+    cooldown: Any = 0,
+    min_scale: Any = 0.0,
+    observations: Any = 100,
+) -> Transformation:
+    """AdamW whose rate falls when the training loss, averaged, has stopped to fall.
+
+    The batches' losses are averaged to `observations` numbers over the horizon.
+    """
+    return optim.reduce_on_plateau(
+        optim.adamw(learning_rate, b1, b2, weight_decay=weight_decay),
+        factor=factor,
+        patience=patience,
+        rtol=rtol,
+        cooldown=cooldown,
+        min_scale=min_scale,
+        accumulation_size=jnp.maximum(horizon / observations, 1),
+    )
+
+
+def _greedy_adamw(
+    learning_rate: Any = 1e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    weight_decay: Any = 0.0,
+    factor: Any = 0.95,
+    patience: Any = 10,
+    min_lr: Any = 1e-6,
+    max_lr: Any = 1.0,
+    window_size: int = 10,
+) -> Transformation:
+    """GreedyLR around AdamW."""
+    return optim.greedy_lr(
+        optim.adamw(1.0, b1, b2, weight_decay=weight_decay),
+        learning_rate,
+        factor=factor,
+        patience=patience,
+        min_lr=min_lr,
+        max_lr=max_lr,
+        window_size=window_size,
+    )
 
 
 _FIXED, _SCHEDULE, _FREE, _STATISTICS = (
@@ -463,6 +515,42 @@ METHODS: dict[str, Method] = {
             _MOMO,
             _MOMO_ADVICE,
             space={"learning_rate": Range(1e-4, 10.0)},
+        ),
+        Method(
+            name="reduce_on_plateau",
+            build=_plateau_adamw,
+            defaults=_defaults(_plateau_adamw),
+            family=_STATISTICS,
+            source="PyTorch's ReduceLROnPlateau",
+            advice="Start from the largest rate that does not diverge.",
+            space=Space(_ADAM_RATE | {"factor": Range(0.05, 0.8)}),
+        ),
+        _method(
+            "greedy_lr",
+            _greedy_adamw,
+            _STATISTICS,
+            "Subramanian et al. 2025; GreedyLR of huggingface/transformers",
+            "Lower the factor for a faster response, raise window_size with the noise.",
+            space=_ADAM_RATE | {"factor": Range(0.5, 0.99, log=False)},
+            static=("window_size",),
+            schedule=None,
+        ),
+        _method(
+            "polyak_sgd",
+            optim.polyak_sgd,
+            _STATISTICS,
+            "Loizou et al. 2021 (SPS_max)",
+            "The rate is a cap. For models that can fit their data, so that the loss of "
+            "a batch comes near lower_bound.",
+            space={"learning_rate": Range(1e-2, 100.0), "c": Range(0.1, 1.0)},
+        ),
+        _method(
+            "armijo_sgd",
+            optim.armijo_sgd,
+            _STATISTICS,
+            "Vaswani et al. 2019; IssamLaradji/sls",
+            "For models that can fit their data. Some forward passes more a step.",
+            space={"c": Range(1e-3, 0.5), "learning_rate": Range(1.0, 100.0)},
         ),
         _method(
             "mechanic",

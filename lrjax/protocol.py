@@ -83,6 +83,7 @@ STUDY = Protocol(
         "prodigy": {"schedule": "constant"},
         "cocob": {"decay_after_rate": True},
         "dowg": {"eps": 1e-8, "normalize_rate": True},
+        "storm_plus": {"normalized_norm": True, "double_decay": True},
     },
     task_hparams={
         task: {"smac": {"learning_rate": rate}, "cawr_tuned": cawr}

@@ -184,6 +184,7 @@ def step_run(
         state.opt_state,
         state.params,
         value=loss,
+        value_fn=lambda params: loss_fn(params)[0],
         grad_fn=lambda params: jax.grad(loss_fn, has_aux=True)(params)[0],
     )
     params = optax.apply_updates(state.params, updates)

@@ -21,8 +21,6 @@ class Case:
       tuned: hyperparameters with which it minimises the test functions, where its
         defaults do not.
       schedule: whether the learning rate may be a schedule of the update count.
-      own_path: whether the second gradient or a line search must be its own.
-      gains: how far it has to lower the losses in the number of steps, by factors.
     """
 
     name: str
@@ -30,8 +28,6 @@ class Case:
     hparams: Mapping[str, float]
     tuned: Mapping[str, float] = dataclasses.field(default_factory=dict)
     schedule: bool = True
-    quadratic: float = 1e-4
-    rosenbrock: float = 1e-1
 
 
 def _mechanic(learning_rate=1.0, **hparams):

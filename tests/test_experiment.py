@@ -1,0 +1,503 @@
+"""Whole experiments: the same bytes, nothing twice, nothing lost, right columns."""
+
+import contextlib
+import json
+import math
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from lrjax import config as config_lib
+from lrjax import experiment, results, stats, tasks, train
+from lrjax.methods import METHODS
+
+RUN_COLUMNS = [
+    *("run_id", "task", "protocol", "method", "hparams", "seed", "steps", "horizon"),
+    *("status", "diverged_at", "train_loss", "valid_loss", "valid_accuracy"),
+    *("test_loss", "test_accuracy", "learning_rate", "seconds", "examples", "block"),
+]
+CURVE_COLUMNS = [
+    *("run_id", "step", "epoch", "train_loss", "valid_loss", "valid_accuracy"),
+    "learning_rate",
+]
+
+
+def settings_of(**changes):
+    """Three seeds of SGD and momentum on iris; dots are double underscores."""
+    config = config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), ("sgd", "momentum")
+    config.seeds, config.epochs = 3, 4
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        part = config
+        for step in path:
+            part = part[step]
+        part[last] = value
+    return config_lib.check(config)
+
+
+def read(folder, name):
+    return (folder / name).read_bytes()
+
+
+def rows_of(folder, name):
+    return [json.loads(line) for line in read(folder, name).splitlines()]
+
+
+def untimed(folder):
+    """The bytes of runs.jsonl without the one field that is a measured time."""
+    return re.sub(rb'"seconds": [^,]+, ', b"", read(folder, results.RUNS))
+
+
+def same_rows(folder, other):
+    """Whether two folders hold the same rows, whatever their order."""
+    curves = [sorted(read(f, results.CURVES).splitlines()) for f in (folder, other)]
+    runs = [sorted(untimed(f).splitlines()) for f in (folder, other)]
+    return curves[0] == curves[1] and runs[0] == runs[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with the tables of the settings above."""
+    folder = tmp_path_factory.mktemp("finished")
+    experiment.run(settings_of(), folder)
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    folder = tmp_path / "copied"
+    shutil.copytree(finished, folder)
+    return folder
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Grows by one for each program that is compiled for training."""
+    found, compile_program = [], train.compile_program
+
+    def counted(*arguments):
+        found.append(arguments)
+        return compile_program(*arguments)
+
+    monkeypatch.setattr(train, "compile_program", counted)
+    return found
+
+
+# What the tables hold
+
+
+def test_there_is_a_row_per_run_and_per_run_and_epoch(finished):
+    runs, curves = (rows_of(finished, n) for n in (results.RUNS, results.CURVES))
+    assert [(r["method"], r["seed"]) for r in runs] == [
+        (method, seed) for method in ("sgd", "momentum") for seed in range(3)
+    ]
+    assert len({r["run_id"] for r in runs}) == 6
+    # 90 rows for training, so two batches of 64 make an epoch.
+    assert {(c["run_id"], c["step"], c["epoch"]) for c in curves} == {
+        (r["run_id"], 2 * epoch, float(epoch)) for r in runs for epoch in range(1, 5)
+    }
+    assert len(curves) == 24
+
+
+def test_columns_are_those_of_the_documentation(finished):
+    for row in rows_of(finished, results.RUNS):
+        assert list(row) == RUN_COLUMNS
+        assert row["task"] == "libsvm/iris"
+        assert row["protocol"] == "sound"
+        assert row["steps"] == row["horizon"] == 8
+        assert row["hparams"] == dict(METHODS[row["method"]].defaults)
+        assert row["status"] == "done"
+        assert row["diverged_at"] is None
+        assert row["examples"] == 4 * 90
+        assert row["block"] == "3x1"
+        assert row["seconds"] > 0
+        assert all(0 < row[f"{p}_loss"] < 3 for p in ("train", "valid", "test"))
+    for row in rows_of(finished, results.CURVES):
+        assert list(row) == CURVE_COLUMNS
+
+
+def test_a_runs_row_repeats_the_end_of_its_curve(finished):
+    last = {row["run_id"]: row for row in rows_of(finished, results.CURVES)}
+    for row in rows_of(finished, results.RUNS):
+        shared = set(CURVE_COLUMNS) & set(RUN_COLUMNS)
+        assert {k: row[k] for k in shared} == {
+            k: last[row["run_id"]][k] for k in shared
+        }
+
+
+def test_accuracies_count_the_rows_of_each_part(finished):
+    for row in rows_of(finished, results.RUNS):
+        for part in ("valid", "test"):  # 30 rows each
+            count = 30 * row[f"{part}_accuracy"]
+            assert count == pytest.approx(round(count), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "examples"),
+    [
+        ({"steps": 7}, 3 * 90 + 64),  # the eighth batch is the short one
+        ({"steps": 8}, 4 * 90),
+        ({"steps": 1, "batch_size": 1000}, 90),
+        ({"steps": 7, "protocol": "study"}, 2 * 150 + 64),
+        ({"steps": 7, "protocol": "study", "methods": ("cawr",)}, 7 * 64),
+    ],
+)
+def test_examples_are_the_rows_that_were_seen(changes, examples):
+    settings = settings_of(**({"methods": ("sgd",)} | changes))
+    block = experiment.plan(settings, experiment.make_tasks(settings, None))[0]
+    nothing = {
+        name: np.zeros((1, 3, 1))
+        for name in ("train_loss", "valid_loss", "learning_rate", "diverged_at")
+    }
+    row = experiment.rows.run_row(
+        block.example,
+        "",
+        block.program,
+        (0, 0),
+        {k: v[0] for k, v in nothing.items()},
+        {},
+        0.0,
+    )
+    assert row["examples"] == examples
+
+
+# The same again
+
+
+def test_the_same_config_gives_the_same_bytes(finished, tmp_path):
+    experiment.run(settings_of(), tmp_path)
+    assert untimed(tmp_path) == untimed(finished)
+    assert read(tmp_path, results.CURVES) == read(finished, results.CURVES)
+
+
+def test_finished_runs_are_skipped(copied, finished, compilations):
+    experiment.run(settings_of(), copied)
+    assert not compilations
+    for name in (results.RUNS, results.CURVES, "config.json"):
+        assert read(copied, name) == read(finished, name)
+
+
+def test_another_order_of_tasks_methods_and_seeds_is_the_same_work(
+    copied, compilations
+):
+    experiment.run(settings_of(methods=("momentum", "sgd"), seeds=(2, 0, 1)), copied)
+    assert not compilations
+
+
+def test_more_work_keeps_what_is_there(copied, finished, compilations):
+    experiment.run(settings_of(methods=("momentum", "adam")), copied)
+    assert len(compilations) == 1
+    for name in (results.RUNS, results.CURVES):
+        assert read(copied, name).startswith(read(finished, name))
+    added = rows_of(copied, results.RUNS)[6:]
+    assert [(r["method"], r["seed"]) for r in added] == [("adam", s) for s in range(3)]
+
+
+def test_torn_lines_are_cut_off_and_made_good(copied, finished):
+    for name in (results.RUNS, results.CURVES):
+        content = read(copied, name)
+        (copied / name).write_bytes(content[: len(content) - 30])
+    with pytest.warns(UserWarning, match="torn last line"):
+        experiment.run(settings_of(), copied)
+    assert same_rows(copied, finished)
+
+
+@pytest.mark.parametrize("lost", [(0,), (5,), (1, 4), tuple(range(6))])
+def test_lost_rows_are_trained_again_to_the_same_numbers(copied, finished, lost):
+    runs = read(copied, results.RUNS).splitlines(keepends=True)
+    gone = [json.loads(runs[i])["run_id"].encode() for i in lost]
+    kept = [line for i, line in enumerate(runs) if i not in lost]
+    curves = read(copied, results.CURVES).splitlines(keepends=True)
+    # Of a cut run some rows of its curve are there already.
+    some = [c for c in curves if not any(g in c for g in gone) or b'"step": 2' in c]
+    (copied / results.RUNS).write_bytes(b"".join(kept))
+    (copied / results.CURVES).write_bytes(b"".join(some))
+    experiment.run(settings_of(), copied)
+    assert same_rows(copied, finished)
+    assert read(copied, results.RUNS).startswith(b"".join(kept))
+
+
+def test_a_run_that_was_cut_short_is_completed(finished, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    append, calls = results.Tables.append_runs, []
+
+    def die_at_the_second_block(tables, rows):
+        calls.append(rows)
+        if len(calls) == 2:
+            raise Killed
+        append(tables, rows)
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(results.Tables, "append_runs", die_at_the_second_block)
+        experiment.run(settings_of(), tmp_path)
+    assert len(rows_of(tmp_path, results.RUNS)) == 3
+    experiment.run(settings_of(), tmp_path)
+    assert untimed(tmp_path) == untimed(finished)
+    assert read(tmp_path, results.CURVES) == read(finished, results.CURVES)
+
+
+# Blocks and grids
+
+
+def test_more_seeds_than_a_block_holds(finished, tmp_path, monkeypatch, compilations):
+    monkeypatch.setattr(experiment, "_MAX_SEEDS", 2)
+    experiment.run(settings_of(methods=("momentum",)), tmp_path)
+    assert len(compilations) == 1  # for both blocks
+    rows = rows_of(tmp_path, results.RUNS)
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    assert {row["block"] for row in rows} == {"2x1"}
+    assert len(rows_of(tmp_path, results.CURVES)) == 12
+    whole = {row["run_id"]: row for row in rows_of(finished, results.RUNS)}
+    for row in rows:
+        for name in ("train_loss", "valid_loss", "test_loss", "test_accuracy"):
+            expected = whole[row["run_id"]][name]
+            assert row[name] == pytest.approx(expected, rel=1e-5)
+
+
+def test_blocks_follow_from_the_settings_alone(monkeypatch):
+    monkeypatch.setattr(experiment, "_MAX_SEEDS", 4)
+    monkeypatch.setattr(experiment, "_MAX_HPARAMS", 3)
+    settings = settings_of(
+        methods=("sgd",), seeds=10, grid__learning_rate=(0.1, 0.2, 0.3, 0.4)
+    )
+    blocks = experiment.plan(settings, experiment.make_tasks(settings, None))
+    seeds = [[row[0].seed for row in block.runs] for block in blocks]
+    rates = [[lane["learning_rate"] for lane in block.lanes] for block in blocks]
+    # The fewest blocks, all of one shape; the last is filled up with its last run.
+    assert seeds[::2] == seeds[1::2] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 9, 9]]
+    assert rates == [[0.1, 0.2], [0.3, 0.4]] * 3
+    assert len({block.key for block in blocks}) == 1
+    runs = {i for block in blocks for row in block.ids for i in row}
+    assert len(runs) == 40
+
+
+def test_a_grid_gives_every_combination_and_names_it(tmp_path, compilations):
+    experiment.run(
+        settings_of(
+            seeds=2,
+            epochs=1,
+            grid__learning_rate=(0.01, 0.1),
+            grid__momentum=(0.5, 0.9),
+            methods=("momentum", "adam"),
+        ),
+        tmp_path,
+    )
+    assert len(compilations) == 2  # one for each method
+    runs, _ = results.load(tmp_path)
+    found = [
+        (
+            row.method,
+            row.hparams["learning_rate"],
+            row.hparams.get("momentum"),
+            row.seed,
+        )
+        for row in runs.itertuples()
+    ]
+    assert sorted(found, key=str) == sorted(
+        [("momentum", r, m, s) for r in (0.01, 0.1) for m in (0.5, 0.9) for s in (0, 1)]
+        + [("adam", rate, None, seed) for rate in (0.01, 0.1) for seed in (0, 1)],
+        key=str,
+    )
+    assert runs["run_id"].is_unique
+    assert set(stats.label_entries(runs)) == {
+        *(
+            f"momentum learning_rate={r} momentum={m}"
+            for r in (0.01, 0.1)
+            for m in (0.5, 0.9)
+        ),
+        "adam learning_rate=0.01",
+        "adam learning_rate=0.1",
+    }
+    # A hyperparameter changes the numbers, a seed too.
+    assert runs["train_loss"].nunique() == 12
+
+
+def test_other_values_and_budgets_compile_nothing(tmp_path):
+    misses = []
+    jax.monitoring.register_event_listener(
+        lambda name, **_: misses.append(name) if "cache_misses" in name else None
+    )
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        for number, changes in enumerate(
+            (
+                {"grid__learning_rate": (0.011, 0.12), "epochs": 3},
+                {"grid__learning_rate": (0.5, 0.0), "epochs": 5, "seeds": (9, 8, 7)},
+            )
+        ):
+            del misses[:]
+            settings = settings_of(methods=("momentum",), **changes)
+            experiment.run(settings, tmp_path / str(number))
+            if number == 0:
+                assert misses  # two rates had not been compiled for
+        assert not misses
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
+def test_diverged_runs_are_marked_and_their_curves_end(tmp_path):
+    # The second rate times the decay leaves the numbers with the first update; the
+    # second one sees it.
+    settings = settings_of(
+        methods=("sgd",),
+        seeds=2,
+        hparams__sgd__weight_decay=1e30,
+        grid__learning_rate=(1e-31, 1e30),
+    )
+    experiment.run(settings, tmp_path)
+    runs, curves = (rows_of(tmp_path, n) for n in (results.RUNS, results.CURVES))
+    measured = [name for name in RUN_COLUMNS if "loss" in name or "accuracy" in name]
+    for row in runs:
+        steps = [c["step"] for c in curves if c["run_id"] == row["run_id"]]
+        nulls = {name for name, value in row.items() if value is None}
+        if row["hparams"]["learning_rate"] < 1:
+            assert row["status"] == "done"
+            assert nulls == {"diverged_at"} | {
+                k for k, v in row["hparams"].items() if v is None and k in row
+            }
+            assert steps == [2, 4, 6, 8]
+        else:
+            assert row["status"] == "diverged"
+            assert row["diverged_at"] == 2
+            assert nulls == {*measured, "learning_rate"}
+            assert steps == [2]
+    ended = [c for c in curves if c["train_loss"] is None]
+    assert len(ended) == 2
+    for row in ended:
+        assert {k for k, v in row.items() if v is None} == {
+            *("train_loss", "valid_loss", "valid_accuracy", "learning_rate")
+        }
+
+
+# The study's treatment
+
+
+def restarts(counter, rate, first, growth):
+    """Cosine annealing with warm restarts, cycle by cycle."""
+    length = first
+    while counter >= length:
+        counter -= length
+        length *= growth
+    return rate * (1 + math.cos(math.pi * counter / length)) / 2
+
+
+def test_cawr_under_study_skips_an_update_and_is_a_counter_ahead(tmp_path):
+    settings = settings_of(
+        methods=("cawr",), protocol="study", steps=40, eval_every=1, seeds=2
+    )
+    experiment.run(settings, tmp_path)
+    runs, curves = results.load(tmp_path)
+    task = tasks.make_task("libsvm/iris", "study")
+    part = {**task.train, "mask": np.ones(150, np.float32)}
+    for row in runs.itertuples():
+        curve = curves[curves["run_id"] == row.run_id].set_index("step")
+        assert curve.index.tolist() == list(range(1, 41))
+        # The first of N steps has no gradient yet, so it changes nothing.
+        init, *_ = (jax.random.fold_in(jax.random.key(row.seed), i) for i in range(3))
+        start = task.evaluate(*task.init(init), part)
+        assert curve["train_loss"][1] == pytest.approx(start["loss"] / 150, rel=1e-6)
+        assert curve["train_loss"].diff()[2:].abs().min() > 0
+        # Update k, made by step k + 1, has the rate of counter k + 1.
+        expected = [restarts(step, 5e-3, 10, 2) for step in range(2, 41)]
+        found = curve["learning_rate"][2:].tolist()
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
+        assert row.examples == 40 * 64
+
+
+def test_study_validates_and_tests_on_the_training_part(tmp_path):
+    settings = settings_of(methods=("sgd",), protocol="study", seeds=2)
+    experiment.run(settings, tmp_path)
+    for row in rows_of(tmp_path, results.RUNS):
+        assert row["train_loss"] == row["valid_loss"] == row["test_loss"]
+        assert row["valid_accuracy"] == row["test_accuracy"]
+        assert row["steps"] == 4 * 3  # 150 rows
+        assert 0 < row["last_batch_loss"] < 2
+    for row in rows_of(tmp_path, results.CURVES):
+        assert list(row) == [*CURVE_COLUMNS, "last_batch_loss"]
+
+
+# scikit-learn
+
+DECAY = 0.01
+
+
+def scikit_learn(task):
+    """Losses and accuracies where LogisticRegression ends, part by part.
+
+    A column of ones in place of the intercept, because our decay is on all
+    parameters: mean loss + DECAY / 2 |parameters|^2 on both sides.
+    """
+
+    def arrays(part):
+        features = np.asarray(part["features"], np.float64)
+        ones = np.ones((len(features), 1))
+        return np.hstack([features, ones]), np.asarray(part["labels"])
+
+    features, labels = arrays(task.train)
+    model = LogisticRegression(
+        C=1 / (DECAY * len(labels)), fit_intercept=False, tol=1e-10, max_iter=10_000
+    ).fit(features, labels)
+    found = {}
+    for name in ("train", "valid", "test"):
+        features, labels = arrays(getattr(task, name))
+        found[f"{name}_loss"] = log_loss(labels, model.predict_proba(features))
+        found[f"{name}_accuracy"] = model.score(features, labels)
+    return found
+
+
+@pytest.mark.parametrize("name", ["libsvm/iris", "libsvm/wine"])
+def test_full_batches_end_where_scikit_learn_does(name, tmp_path):
+    task = tasks.make_task(name)
+    settings = settings_of(
+        tasks=(name,),
+        methods=("momentum",),
+        hparams__momentum__weight_decay=DECAY,
+        grid__learning_rate=(0.01, 0.1, 0.3),
+        batch_size=task.num_examples,
+        epochs=1500,
+        eval_every=500,
+        seeds=2,
+    )
+    experiment.run(settings, tmp_path)
+    runs, _ = results.load(tmp_path)
+    expected = scikit_learn(task)
+    best = runs.sort_values("valid_loss").groupby("seed").first()
+    for part in ("train", "valid", "test"):
+        loss = expected[f"{part}_loss"]
+        np.testing.assert_allclose(best[f"{part}_loss"], loss, rtol=1e-4)
+    for part in ("valid", "test"):
+        accuracy = expected[f"{part}_accuracy"]
+        np.testing.assert_allclose(best[f"{part}_accuracy"], accuracy, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["libsvm/iris", "libsvm/wine"])
+def test_a_tuned_rate_with_batches_of_64_reaches_scikit_learn(name, tmp_path):
+    settings = settings_of(
+        tasks=(name,),
+        methods=("momentum",),
+        hparams__momentum__weight_decay=DECAY,
+        hparams__momentum__schedule="cosine",
+        grid__learning_rate=(0.001, 0.01, 0.1, 0.3),
+        epochs=300,
+        seeds=3,
+    )
+    experiment.run(settings, tmp_path)
+    runs, _ = results.load(tmp_path)
+    rate = runs["hparams"].map(lambda h: h["learning_rate"])
+    means = runs.groupby(rate)[["train_loss", "valid_loss", "test_accuracy"]].mean()
+    best = means.loc[means["valid_loss"].idxmin()]
+    expected = scikit_learn(tasks.make_task(name))
+    assert best["train_loss"] == pytest.approx(expected["train_loss"], rel=0.02)
+    assert best["valid_loss"] == pytest.approx(expected["valid_loss"], rel=0.02)
+    # At most one of the test part's rows worse.
+    rows = len(tasks.make_task(name).test["labels"])
+    assert best["test_accuracy"] >= expected["test_accuracy"] - 1 / rows
