@@ -540,8 +540,8 @@ METHODS: dict[str, Method] = {
             optim.polyak_sgd,
             _STATISTICS,
             "Loizou et al. 2021 (SPS_max)",
-            "The rate is a cap. For models that can fit their data, so that the loss of "
-            "a batch comes near lower_bound.",
+            "The rate is a cap. For models that can fit their data, so that a loss "
+            "comes near lower_bound.",
             space={"learning_rate": Range(1e-2, 100.0), "c": Range(0.1, 1.0)},
         ),
         _method(

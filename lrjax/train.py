@@ -239,7 +239,9 @@ def evaluate_part(
     else:
         sums = jax.lax.map(lambda b: one(params, model_state, b), batches)
         sums = jax.tree.map(lambda x: x.sum(0), sums)
-    return {k: v / sums["count"] for k, v in sums.items() if k != "count"}
+    # XLA would multiply by a constant's rounded reciprocal: 41 of 41 would not be 1.
+    count = jax.lax.optimization_barrier(sums["count"])
+    return {k: v / count for k, v in sums.items() if k != "count"}
 
 
 def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:

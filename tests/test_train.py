@@ -381,6 +381,21 @@ def test_evaluation_in_slices_is_exact(x64, monkeypatch, elements):
     close(means["accuracy"], (logits.argmax(-1) == labels).mean(-1), 1e-15)
 
 
+@pytest.mark.parametrize("n", [41, 47, 55])
+def test_means_are_rounded_once(n):
+    # In float32 n * (1 / n) is not 1 for these n.
+    assert np.float32(n) * (np.float32(1) / np.float32(n)) != 1
+    part = {"features": np.ones((n, 1), np.float32), "labels": np.zeros(n, np.int32)}
+    params = {"kernel": jnp.zeros((2, 3, 1, 2)), "bias": jnp.zeros((2, 3, 2))}
+    evaluate = iris("sound", "float32").evaluate
+
+    @jax.jit
+    def means(params):
+        return train.evaluate_part(evaluate, 2, params, (), part, 6, jnp.float32)
+
+    assert (means(params)["accuracy"] == 1).all()
+
+
 def test_judge_gives_means_over_the_test_part(x64):
     generator = np.random.default_rng(1)
     task = least_squares(

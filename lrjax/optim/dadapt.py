@@ -411,7 +411,7 @@ def dadapt_adagrad(
         def products(grad, param, s, square_sum):
             grad = base.add_decay(grad, param, weight_decay, dtype)
             weight = 1 / (jnp.sqrt(square_sum) + epsilon)
-            return grad * grad * weight, s * s * weight, jnp.abs(s)
+            return grad * weight * grad, s * weight * s, jnp.abs(s)
 
         gradients, square, norm = base.sums(
             products, 3, dtype, updates, params, s, square_sum

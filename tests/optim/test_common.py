@@ -16,7 +16,7 @@ import pytest
 from lrjax import optim
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from cases import CASES  # noqa: E402
+from cases import CASES
 
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 

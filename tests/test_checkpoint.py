@@ -1,0 +1,269 @@
+"""Runs cut short go on to the same numbers; damaged checkpoints are refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import quickstart
+from lrjax import checkpoint, experiment, results, train
+from lrjax import config as config_lib
+from lrjax.core import Interrupted
+
+ROOT = Path(__file__).parent.parent
+STATE = {"params": jnp.arange(1000.0), "count": jnp.int32(7)}
+LIKE = jax.eval_shape(lambda: STATE)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    checkpoint.save(tmp_path / "block", 5, STATE, {"seconds": 1.5})
+    checkpoint.save(tmp_path / "block", 9, STATE, {"seconds": 2.5})
+    return tmp_path / "block"
+
+
+def test_what_was_saved_comes_back(folder):
+    step, state, facts = checkpoint.restore(folder, LIKE)
+    assert step == 9
+    assert facts == {"seconds": 2.5}
+    np.testing.assert_array_equal(state["params"], STATE["params"])
+    assert state["count"] == 7
+
+
+def test_the_newest_two_are_kept(folder):
+    checkpoint.save(folder, 12, STATE, {})
+    assert sorted(path.name for path in folder.iterdir()) == ["12", "9"]
+
+
+def test_no_checkpoint_is_no_error(tmp_path):
+    assert checkpoint.restore(tmp_path / "none", LIKE) is None
+
+
+def data_files(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if path.name != "manifest.json"]
+
+
+def flip_a_bit(folder):
+    path = max(data_files(folder), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    path = max(data_files(folder), key=lambda p: p.stat().st_size)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def remove_a_file(folder):
+    max(data_files(folder), key=lambda p: p.stat().st_size).unlink()
+
+
+def remove_manifest(folder):
+    (folder / "manifest.json").unlink()
+
+
+def change_version(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace(jax.__version__, "0.0.1"))
+
+
+def tear_manifest(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_bit, "is not as it was written"),
+        (truncate, "is not as it was written"),
+        (remove_a_file, "is missing"),
+        (remove_manifest, "cut short"),
+        (change_version, f"jax was 0.0.1, now it is {jax.__version__}"),
+        (tear_manifest, "manifest is damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_used(
+    folder, damage, message
+):
+    damage(folder / "9")
+    with pytest.warns(UserWarning, match=message) as warned:
+        step, state, _ = checkpoint.restore(folder, LIKE)
+    assert step == 5
+    np.testing.assert_array_equal(state["params"], STATE["params"])
+    assert "\n" not in str(warned[0].message)
+
+
+def test_a_checkpoint_of_other_shapes_is_refused(folder):
+    like = {"params": jax.ShapeDtypeStruct((999,), "float32"), "count": LIKE["count"]}
+    with pytest.warns(UserWarning, match="is not used"):
+        assert checkpoint.restore(folder, like) is None
+
+
+def settings(**changes):
+    config = quickstart.get_config()
+    config.tasks = ("libsvm/iris",)
+    config.methods = ("prodigy", "cawr")
+    config.seeds = 2
+    config.epochs = 30
+    config.checkpoint_minutes = 0.0  # after every segment
+    config.update(changes)
+    return config_lib.check(config)
+
+
+def numbers(workdir):
+    """All rows but for what time it took, without their order."""
+    found = {}
+    for name in (results.RUNS, results.CURVES):
+        lines = (workdir / name).read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        keys = [
+            (row["run_id"], row.get("step") if "epoch" in row else 0) for row in rows
+        ]
+        assert len(set(keys)) == len(rows), "a row comes twice"
+        for row in rows:
+            row.pop("seconds", None)
+        found[name] = dict(zip(keys, rows, strict=True))
+    return found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    experiment.run(settings(), workdir)
+    return numbers(workdir)
+
+
+class Killed(BaseException):
+    """Ends a process at once, as far as a test can."""
+
+
+@pytest.mark.parametrize(
+    ("where", "when"),
+    [("append_curves", n) for n in (1, 4, 31, 38)] + [("append_runs", 2)],
+)
+def test_killed_anywhere_it_resumes_to_the_same_numbers(
+    tmp_path, monkeypatch, uninterrupted, where, when
+):
+    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)  # a round per segment
+    calls = [0]
+    append = getattr(results.Tables, where)
+
+    def dying(self, rows):
+        calls[0] += 1
+        if calls[0] != when:
+            return append(self, rows)
+        rows = list(rows)
+        append(self, rows[:1])
+        name = results.CURVES if where == "append_curves" else results.RUNS
+        with open(self.workdir / name, "ab") as file:
+            file.write(results.line(rows[-1]).encode()[:-5])  # torn
+        raise Killed
+
+    monkeypatch.setattr(results.Tables, where, dying)
+    with pytest.raises(Killed):
+        experiment.run(settings(), tmp_path)
+    with pytest.warns(UserWarning, match="torn last line"):
+        experiment.run(settings(), tmp_path)
+    assert numbers(tmp_path) == uninterrupted
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_killed_while_saving_it_resumes_to_the_same_numbers(
+    tmp_path, monkeypatch, uninterrupted
+):
+    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)
+    replace, calls = os.replace, [0]
+
+    def dying(source, target):
+        if Path(target).name == "manifest.json":
+            calls[0] += 1
+            if calls[0] == 3:
+                raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", dying)
+    with pytest.raises(Killed):
+        experiment.run(settings(), tmp_path)
+    with pytest.warns(UserWarning, match="cut short"):
+        experiment.run(settings(), tmp_path)
+    assert numbers(tmp_path) == uninterrupted
+
+
+def test_a_signal_ends_training_with_a_checkpoint(tmp_path, monkeypatch, uninterrupted):
+    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)
+    append, calls = results.Tables.append_curves, [0]
+
+    def signalling(self, rows):
+        append(self, rows)
+        calls[0] += 1
+        if calls[0] == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(results.Tables, "append_curves", signalling)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as stopped:
+        experiment.run(settings(checkpoint_minutes=60.0), tmp_path)
+    assert stopped.value.signum == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert list((tmp_path / "checkpoints").rglob("manifest.json"))
+    experiment.run(settings(), tmp_path)
+    assert numbers(tmp_path) == uninterrupted
+
+
+def test_parameters_of_finished_runs_can_be_kept(tmp_path):
+    from safetensors.numpy import load_file
+
+    experiment.run(settings(save_params=True, methods=("cawr",)), tmp_path)
+    runs, _ = results.load(tmp_path)
+    for run_id in runs["run_id"]:
+        params = load_file(tmp_path / "params" / f"{run_id}.safetensors")
+        assert {k: v.shape for k, v in params.items()} == {
+            "bias": (3,),
+            "kernel": (4, 3),
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_program_survives_signals(tmp_path, kind):
+    command = [
+        *(sys.executable, "main.py", "--config=configs/quickstart.py"),
+        *("--config.tasks=digits/logistic", "--config.methods=prodigy"),
+        *("--config.epochs=2000", "--config.checkpoint_minutes=0.01"),
+    ]
+
+    def start(name):
+        return subprocess.Popen(
+            [*command, f"--workdir={tmp_path / name}"],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    assert start("whole").wait(timeout=300) == 0
+    process = start("cut")
+    for _ in range(600):
+        if list((tmp_path / "cut").glob("checkpoints/*/*/manifest.json")):
+            break
+        time.sleep(0.1)
+    process.send_signal(kind)
+    _, said = process.communicate(timeout=60)
+    if kind is signal.SIGKILL:
+        assert process.returncode == -kind
+    else:
+        assert process.returncode == 128 + kind
+        assert "the same command goes on from here" in said
+    assert start("cut").wait(timeout=300) == 0
+    assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
