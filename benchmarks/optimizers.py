@@ -11,12 +11,15 @@ about time.
 
 Programs take turns, each update of a method beside one of AdamW, so that a busy machine
 slows both: a ratio is the median over the turns of the ratio within a turn, with the
-first and third quartile. "adamw again" is AdamW against itself: noise.
+first and third quartile. The time of all cores together, also over AdamW's, suffers
+less from a busy machine (and says nothing of a GPU). "adamw again" is AdamW against
+itself: noise.
 
 Bytes are those that XLA counts over the compiled program. The least possible is every
 array once: gradients, parameters and state read, parameters and state written, without
 what is returned as it was. "Over AdamW's" divides bytes over least bytes by the same
-quotient of AdamW, so that what XLA's code costs every method drops out.
+quotient of AdamW, so that what XLA's code costs every method drops out. A second
+gradient, or a loss at other points, counts as the method's own.
 
 Takes about five minutes on two cores, with --quick one, and up to 3 GB.
 """
@@ -97,8 +100,8 @@ def make_step(transformation: optax.GradientTransformation) -> Callable[..., Any
 def least_bytes(step: Callable[..., Any], arguments: Sequence[Any]) -> int:
     """Bytes of arrays that go in and are used, and that come out and are new."""
     jaxpr = jax.make_jaxpr(step)(*arguments).jaxpr
-    inputs = set(jaxpr.invars)
-    new = [var for var in jaxpr.outvars if var not in inputs]
+    inputs = {id(var) for var in jaxpr.invars}  # constants cannot be hashed
+    new = [var for var in jaxpr.outvars if id(var) not in inputs]
     used = {id(var) for equation in jaxpr.eqns for var in equation.invars}
     read = [var for var in jaxpr.invars if id(var) in used]
     return sum(var.aval.size * var.aval.dtype.itemsize for var in read + new)
@@ -216,6 +219,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
         "method",
         "time / AdamW",
         "quartiles",
+        "all cores' time",
         "ms",
         "state",
         "least bytes",
@@ -229,6 +233,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
             row["name"],
             f"{row['time']['median']:.2f}",
             f"{row['time']['low']:.2f} to {row['time']['high']:.2f}",
+            f"{row['cpu_time']['median']:.2f}",
             f"{row['milliseconds']['median']:.3g}",
             *(
                 f"{row[key]:.1f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -215,7 +216,7 @@ def _check_hparams(
             )
         default = defaults[name]
         if name == "schedule":
-            if value not in schedules.SCHEDULES:
+            if not isinstance(value, str) or value not in schedules.SCHEDULES:
                 raise unknown("schedule", value, schedules.SCHEDULES)
         elif isinstance(default, bool):
             if not isinstance(value, bool):
@@ -228,6 +229,8 @@ def _check_number(name: str, value: Any, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"{where}: must be a number")
     low, high, closed = _LIMITS.get(name, (0.0, math.inf, False))
+    if isinstance(value, int) and value > sys.float_info.max:
+        value = math.inf  # what a float of that size is
     if not (low <= value < high or (closed and value == high)):
         end = "]" if closed else ")"
         raise UsageError(f"{where}: must be in [{low:g}, {high:g}{end}")

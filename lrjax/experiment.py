@@ -125,8 +125,10 @@ def _blocks(
 ) -> Iterator[Block]:
     method = methods.find(method_name)
     choices = protocol.find(settings.protocol)
-    steps = settings.steps or settings.epochs * task.steps_per_epoch
-    every = settings.eval_every or task.steps_per_epoch
+    epoch = task.steps_per_epoch
+    steps = settings.steps or settings.epochs * epoch
+    # The order of a whole round is held at once, so none is longer than it need be.
+    every = min(settings.eval_every or epoch, max(steps, epoch))
     fresh = method_name in choices.fresh_batches
     params = jax.eval_shape(lambda: task.init(jax.random.key(0))[0])
     size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))

@@ -167,6 +167,18 @@ def test_examples_are_the_rows_that_were_seen(changes, examples):
     assert row["examples"] == examples
 
 
+def test_a_round_is_no_longer_than_the_training_or_an_epoch():
+    def eval_every(**changes):
+        settings = settings_of(methods=("sgd",), **changes)
+        blocks = experiment.plan(settings, experiment.make_tasks(settings, None))
+        return blocks[0].program.eval_every
+
+    assert eval_every() == eval_every(steps=1) == 2  # an epoch
+    assert eval_every(steps=7, eval_every=5) == 5
+    assert eval_every(steps=7, eval_every=10**9) == 7
+    assert eval_every(steps=1, eval_every=10**9) == 2
+
+
 # The same again
 
 
