@@ -39,12 +39,12 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
 
     Args:
       key_words: uint32 [2], drawn from the run's key.
-      epoch: int, which pass over the data; broadcasts against `position`.
+      epoch: int array, which pass over the data; broadcasts against `position`.
       position: int array of any shape with values in [0, n).
       n: number of rows, below 2**32; static.
 
     Returns:
-      int32 array shaped like `position`; over all positions each row comes once.
+      int32 array; over all positions of an epoch each row comes once.
     """
     a, b = _factors(n)
     # Small domains mix slower: with fewer rounds a chi-squared test of positions and
@@ -73,7 +73,8 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
         left, right = jax.lax.fori_loop(0, rounds // 2, two_rounds, halves)
         return left * jnp.uint32(b) + right
 
-    x = network(position.astype(jnp.uint32))
+    position, _ = jnp.broadcast_arrays(position.astype(jnp.uint32), epoch)
+    x = network(position)
     if a * b > n:
         x = jax.lax.while_loop(
             lambda x: jnp.any(x >= n), lambda x: jnp.where(x >= n, network(x), x), x

@@ -78,7 +78,10 @@ def _distance_over_gradients(
         )
         distance = jnp.maximum(state.distance, jnp.sqrt(moved))
         gradient_sum = state.gradient_sum + squares(gradient, dtype, updates, params)
-        eta = rate * distance / jnp.sqrt(gradient_sum)
+        # Once the sum overflows the distance may too; no step then, rather than NaN.
+        eta = rate * jnp.where(
+            jnp.isinf(gradient_sum), 0, distance / jnp.sqrt(gradient_sum)
+        )
         if init_eta is not None:
             (first,) = base.scalars(dtype, init_eta)
             eta = jnp.where(state.count == 0, first, eta)

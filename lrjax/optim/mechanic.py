@@ -108,7 +108,9 @@ def mechanic(
             products, 4, dtype, updates, params, state.start, steps
         )
         scale = jnp.sum(state.scales)
-        pull = decay * scale * jnp.sqrt(grad_norm) / (jnp.sqrt(target_norm) + epsilon)
+        # Without a scale there is no decay, however large the gradient.
+        ratio = jnp.sqrt(grad_norm) / (jnp.sqrt(target_norm) + epsilon)
+        pull = decay * scale * jnp.where(scale > 0, ratio, 0)
         product = (by_grad + pull * by_target) / (scale + epsilon)
         max_product = jnp.maximum(decays * state.max_product, jnp.abs(product))
         square_sum = decays**2 * state.square_sum + product**2

@@ -84,7 +84,9 @@ def _step_size(
     tau = jnp.where(norm > 0, gap / jnp.where(norm > 0, norm, 1), jnp.inf)
     tau = jnp.minimum(rate / rho, tau)
     if adapt_lower_bound:
-        estimate = (loss + inner - product - 0.5 * tau * norm) / rho
+        # tau * norm, which is the gap where the norm overflows and tau is 0.
+        fall = jnp.where(jnp.isinf(norm), gap, tau * norm)
+        estimate = (loss + inner - product - 0.5 * fall) / rho
         bound = jnp.maximum(estimate, initial_bound)
     return tau, bound
 

@@ -9,7 +9,7 @@ from typing import Any
 from lrjax import optim
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One transformation.
 
