@@ -486,9 +486,8 @@ def test_full_batches_end_where_scikit_learn_does(name, tmp_path):
         np.testing.assert_allclose(best[f"{part}_accuracy"], accuracy, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("libsvm/iris", marks=pytest.mark.slow), "libsvm/wine"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["libsvm/iris", "libsvm/wine"])
 def test_a_tuned_rate_with_batches_of_64_reaches_scikit_learn(name, tmp_path):
     settings = settings_of(
         tasks=(name,),

@@ -34,6 +34,11 @@ def scalars(dtype: Any, *values: Scalar) -> tuple[jax.Array, ...]:
     return tuple(jnp.asarray(value, dtype) for value in values)
 
 
+def fresh(dtype: Any, value: Scalar) -> jax.Array:
+    """A hyperparameter as an array of its own, for a state that may be donated."""
+    return jnp.array(value, dtype, copy=True)
+
+
 def rate_at(learning_rate: ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:
     """The learning rate for update number `count`, which starts from 0."""
     value = learning_rate(count) if callable(learning_rate) else learning_rate
@@ -54,6 +59,7 @@ def add_decay(
     grad: jax.Array, param: jax.Array, weight_decay: Scalar, dtype: Any
 ) -> jax.Array:
     """`grad + weight_decay * param`, not reading `param` without decay."""
+    grad = grad.astype(dtype)
     if is_zero(weight_decay):
         return grad
     return grad + jnp.asarray(weight_decay, dtype) * param
@@ -110,14 +116,17 @@ def total(tree: PyTree, dtype: Any) -> jax.Array:
 
 
 def sum_leaves(fn: Callable[..., jax.Array], dtype: Any, *trees: PyTree) -> jax.Array:
-    """Sum of `fn(*leaves)` over all entries of all leaves, accumulated in `dtype`."""
-    sums = jax.tree.map(lambda *leaves: jnp.sum(fn(*leaves), dtype=dtype), *trees)
-    return total(sums, dtype)
+    """Sum of `fn(*leaves)` over all entries of all leaves, computed in `dtype`."""
+
+    def leaf_sum(*leaves):
+        return jnp.sum(fn(*(leaf.astype(dtype) for leaf in leaves)))
+
+    return total(jax.tree.map(leaf_sum, *trees), dtype)
 
 
 def sum_squares(tree: PyTree, dtype: Any) -> jax.Array:
     """Squared Euclidean norm of a tree."""
-    return sum_leaves(lambda leaf: jnp.square(leaf.astype(dtype)), dtype, tree)
+    return sum_leaves(jnp.square, dtype, tree)
 
 
 def sums(
@@ -130,9 +139,9 @@ def sums(
     """
 
     def rows(*leaves):
-        values = [value.astype(dtype) for value in fn(*leaves)]
+        values = fn(*(leaf.astype(dtype) for leaf in leaves))
         if values[0].ndim == 0:
-            return tuple(values)
+            return values
         zeros = [jnp.zeros((), dtype)] * outputs
         last = values[0].ndim - 1
         partial = jax.lax.reduce(values, zeros, _add_all, (last,))
@@ -203,9 +212,9 @@ def scale_by_learning_rate(
 
     def init(params):
         count = jnp.zeros((), jnp.int32)
-        return LearningRateState(
-            count, rate_at(learning_rate, count, scalar_dtype(params))
-        )
+        dtype = scalar_dtype(params)
+        rate = fresh(dtype, rate_at(learning_rate, count, dtype))
+        return LearningRateState(count, rate)
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args

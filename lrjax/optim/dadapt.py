@@ -276,20 +276,26 @@ def dadapt_sgd(
         dlr = base.safe_divide(state.d * rate, first_norm)
         active = dlr > 0
 
+        def gradient(grad, param):
+            return base.add_decay(grad, param, weight_decay, dtype)
+
+        product = base.sum_leaves(
+            lambda g, p, s: gradient(g, p) * s, dtype, updates, params, state.s
+        )
+        (step,) = base.after(product, dlr)
+
         def leaf(grad, param, s, start):
-            grad = base.add_decay(grad, param, weight_decay, dtype)
-            product = jnp.sum(grad * s, dtype=dtype)
-            new_s = s + dlr * grad
+            new_s = s + step * gradient(grad, param)
             square = jnp.sum(new_s * new_s, dtype=dtype)
             change = (1 - mu) * jnp.where(active, start - new_s - param, 0)
-            return product, square, new_s.astype(s.dtype), change.astype(param.dtype)
+            return square, new_s.astype(s.dtype), change.astype(param.dtype)
 
-        products, squares, s, changes = base.map_leaves(
-            leaf, 4, updates, params, state.s, state.start
+        squares, s, changes = base.map_leaves(
+            leaf, 3, updates, params, state.s, state.start
         )
         square = base.total(squares, dtype)
         moved = active & (square > 0)
-        numerator = state.numerator + dlr * base.total(products, dtype)
+        numerator = state.numerator + dlr * product
         d_hat = base.safe_divide(2 * numerator, jnp.sqrt(square))
         return changes, DAdaptSgdState(
             count=state.count + 1,

@@ -148,30 +148,24 @@ def momo(
         else:
             keep, rho = jnp.where(state.count == 0, 0, factor), jnp.ones((), dtype)
 
-        def leaf(grad, param, m):
-            new_m = keep * m + (1 - keep) * grad
-            return (
-                jnp.sum(grad * param, dtype=dtype),
-                jnp.sum(new_m * param, dtype=dtype),
-                jnp.sum(new_m * new_m, dtype=dtype),
-                new_m.astype(m.dtype),
-            )
-
-        products, inners, norms, exp_avg = base.map_leaves(
-            leaf, 4, updates, params, state.exp_avg
+        exp_avg = jax.tree.map(
+            lambda g, m: (keep * m + (1 - keep) * g).astype(m.dtype),
+            updates,
+            state.exp_avg,
+        )
+        product, inner, norm = base.sums(
+            lambda g, p, m: (g * p, m * p, m * m), 3, dtype, updates, params, exp_avg
         )
         loss_avg = keep * state.loss_avg + (1 - keep) * loss
-        product_avg = keep * state.product_avg + (1 - keep) * base.total(
-            products, dtype
-        )
+        product_avg = keep * state.product_avg + (1 - keep) * product
         tau, bound = _step_size(
             rate,
             decay,
             rho,
             loss_avg,
-            base.total(inners, dtype),
+            inner,
             product_avg,
-            base.total(norms, dtype),
+            norm,
             state.lower_bound,
             initial_bound,
             adapt_lower_bound,

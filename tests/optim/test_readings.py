@@ -1,0 +1,169 @@
+"""Readings under any nesting, and against golden values of the step sizes."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lrjax import optim
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "golden"))
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import problems
+from test_parity import run
+
+PARAMS = {"a": jnp.asarray([1.0, 2.0]), "b": {"c": jnp.asarray(3.0)}}
+GRADS = jax.tree.map(jnp.ones_like, PARAMS)
+MASK = {"a": True, "b": False}
+
+
+def _step(transformation, steps=1, **extra_args):
+    params, state = PARAMS, transformation.init(PARAMS)
+    for _ in range(steps):
+        updates, state = transformation.update(GRADS, state, params, **extra_args)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+NESTINGS = {
+    "plain": lambda build: build(0.25),
+    "chain": lambda build: optax.chain(optax.clip_by_global_norm(9.0), build(0.25)),
+    "masked": lambda build: optax.masked(build(0.25), MASK),
+    "partition": lambda build: optax.partition(
+        {"train": build(0.25), "freeze": optax.set_to_zero()},
+        {"a": "train", "b": "freeze"},
+    ),
+    "multi_steps": lambda build: optax.MultiSteps(build(0.25), 1),
+    "inject_hyperparams": lambda build: optax.inject_hyperparams(build)(0.25),
+    "apply_if_finite": lambda build: optax.apply_if_finite(build(0.25), 3),
+}
+
+
+@pytest.mark.parametrize("nesting", NESTINGS)
+@pytest.mark.parametrize(
+    "build", [optim.sgd, optim.adamw, optim.schedule_free_sgd, optim.polyak_sgd]
+)
+def test_effective_learning_rate_under_nesting(nesting, build):
+    _, state = _step(NESTINGS[nesting](build), value=jnp.asarray(100.0))
+    assert float(optim.effective_learning_rate(state)) == 0.25
+    traced = jax.jit(optim.effective_learning_rate)(state)
+    assert float(traced) == 0.25
+
+
+@pytest.mark.parametrize("nesting", NESTINGS)
+def test_eval_params_under_nesting(nesting):
+    def build(learning_rate):
+        return optim.schedule_free_sgd(learning_rate, momentum=0.5)
+
+    params, state = _step(NESTINGS[nesting](build), steps=3)
+    found = jax.jit(optim.eval_params)(state, params)
+    # x is the mean of z, which falls by a quarter in each step.
+    np.testing.assert_allclose(found["a"], PARAMS["a"] - 0.25 * 2, rtol=1e-6)
+    trained = nesting not in ("masked", "partition")
+    expected = PARAMS["b"]["c"] - 0.25 * 2 if trained else params["b"]["c"]
+    np.testing.assert_allclose(found["b"]["c"], expected, rtol=1e-6)
+
+
+def test_eval_params_of_an_average_and_without_one():
+    params, state = _step(optim.polynomial_averaging(optim.sgd(1.0), gamma=1.0), 2)
+    # Weights of the iterates: 1, then 2/3 for the second.
+    expected = jax.tree.map(lambda p: p - (1 / 3 * 1 + 2 / 3 * 2), PARAMS)
+    found = optim.eval_params(state, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), found, expected)
+    params, state = _step(optim.sgd(1.0))
+    assert optim.eval_params(state, params) is params
+
+
+def test_two_averages_cover_their_own_leaves():
+    def build(momentum):
+        return optim.schedule_free_sgd(0.25, momentum)
+
+    transformation = optax.partition(
+        {"one": build(0.5), "two": build(0.9)}, {"a": "one", "b": "two"}
+    )
+    params, state = _step(transformation, steps=3)
+    expected = jax.tree.map(lambda p: p - 0.25 * 2, PARAMS)
+    found = optim.eval_params(state, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), found, expected)
+
+
+def test_readings_in_a_population():
+    def train(rate):
+        return _step(optim.schedule_free_sgd(rate), 2)
+
+    params, state = jax.vmap(train)(jnp.asarray([0.1, 0.2]))
+    rates = jax.vmap(optim.effective_learning_rate)(state)
+    np.testing.assert_allclose(rates, [0.1, 0.2])
+    points = jax.vmap(optim.eval_params)(state, params)
+    np.testing.assert_allclose(points["b"]["c"], [3 - 0.15, 3 - 0.3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "transformation", [optim.cocob(), optim.cdowg(), optax.sgd(1.0)]
+)
+def test_no_rate_where_there_is_none(transformation):
+    assert jnp.isnan(optim.effective_learning_rate(_step(transformation)[1]))
+
+
+def test_rate_of_plain_optax_is_found_in_its_injected_hyperparameters():
+    rates = optax.inject_hyperparams(optax.sgd)(lambda count: 0.5 ** (count + 1))
+    assert float(optim.effective_learning_rate(_step(rates, 2)[1])) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("transformation", "rate"),
+    [
+        (optim.sgd(lambda count: 0.5 + count), 0.5),
+        (optim.adamw(0.1), 0.1),
+        (optim.dadapt_adam(0.5, d0=0.25), 0.125),
+        (optim.prodigy(0.5, d0=0.25), 0.125),
+        (optim.schedule_free_adamw(1.0, warmup_steps=4), 0.25),
+        (optim.hypergradient_adam(0.5), 0.5),
+        (optim.reduce_on_plateau(optim.sgd(0.5)), 0.5),
+        (optim.greedy_lr(optim.sgd(0.5), 0.25), 0.125),
+        (optim.scale_by_learning_rate(0.5), 0.5),
+    ],
+)
+def test_rate_before_the_first_update_is_that_of_the_first(transformation, rate):
+    state = transformation.init(PARAMS)
+    assert float(optim.effective_learning_rate(state)) == pytest.approx(rate)
+
+
+def test_wrappers_multiply_the_rate_of_what_they_wrap():
+    scale = optim.greedy_lr(optim.sgd(lambda count: 2.0 + count), 0.5, patience=99)
+    _, state = _step(scale, 2, value=jnp.asarray(1.0))
+    assert float(optim.effective_learning_rate(state)) == 1.5
+
+
+def _previous(values, start):
+    return np.concatenate([[start], values[:-1]])
+
+
+# Scalars of the golden runs -> the rate that we record.
+RATES = {
+    "prodigy": lambda case: _previous(case.scalars["d"], 1e-6),
+    "dadapt_adam": lambda case: _previous(case.scalars["d"], 1e-6),
+    "dog": lambda case: case.scalars["eta"],
+    "ldog": lambda case: case.scalars["eta"].mean(axis=1),
+    "momo": lambda case: case.scalars["tau"],
+    "schedule_free_adamw": lambda case: case.scalars["scheduled_lr"],
+}
+
+
+@pytest.mark.parametrize("method", RATES)
+def test_rate_is_the_one_of_the_official_run(method):
+    for case in problems.cases(method):
+        if case.name != "default":
+            continue
+        with jax.enable_x64(True):
+            transformation = case.build()
+        _, _, rates = run(
+            transformation, dict(case.problem.init), case.problem.loss, problems.STEPS
+        )
+        np.testing.assert_allclose(rates, RATES[method](case), 1e-6, err_msg=case.id)
