@@ -126,6 +126,7 @@ def plain_step(task, tx, params, state, opt_state, rows, key):
         opt_state,
         params,
         value=loss,
+        value_fn=lambda p: function(p, state, key, batch)[0][0],
         grad_fn=lambda p: function(p, state, key, batch)[1],
     )
     return optax.apply_updates(params, updates), new_state, opt_state, loss
@@ -214,8 +215,9 @@ def test_every_run_equals_a_plain_loop(x64, name, protocol_name):
             found = lane(state, s, h).params
             jax.tree.map(lambda a, b: close(a, b, 1e-8), found, params)
     assert (values["diverged_at"] == 0).all()
-    # The four runs were different ones.
-    assert len(np.unique(values["train_loss"][0])) == 4
+    # The four runs were different ones; what bounds a search need not tell in so few.
+    different = 2 if method.family == "statistics" else 4
+    assert len(np.unique(values["train_loss"][0])) >= different
 
 
 @pytest.mark.parametrize(("name", "protocol_name"), cases("learning-rate-free"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -35,14 +35,14 @@ def scalars(dtype: Any, *values: Scalar) -> tuple[jax.Array, ...]:
 
 
 def fresh(dtype: Any, value: Scalar) -> jax.Array:
-    """A hyperparameter as an array of its own, for a state that may be donated."""
+    """A hyperparameter as an array of its own, for state, which may be donated."""
     return jnp.array(value, dtype, copy=True)
 
 
 def rate_at(learning_rate: ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:
     """The learning rate for update number `count`, which starts from 0."""
     value = learning_rate(count) if callable(learning_rate) else learning_rate
-    return jnp.asarray(value, dtype)
+    return fresh(dtype, value)
 
 
 def is_zero(value: Scalar) -> bool:
@@ -142,7 +142,7 @@ def sums(
         values = fn(*(leaf.astype(dtype) for leaf in leaves))
         if values[0].ndim == 0:
             return values
-        zeros = [jnp.zeros((), dtype)] * outputs
+        zeros = (jnp.zeros((), dtype),) * outputs
         last = values[0].ndim - 1
         partial = jax.lax.reduce(values, zeros, _add_all, (last,))
         return tuple(jnp.sum(value) for value in partial)
@@ -150,8 +150,8 @@ def sums(
     return tuple(total(tree, dtype) for tree in map_leaves(rows, outputs, *trees))
 
 
-def _add_all(left: Sequence[jax.Array], right: Sequence[jax.Array]) -> list[jax.Array]:
-    return [a + b for a, b in zip(left, right, strict=True)]
+def _add_all(left: tuple, right: tuple) -> tuple:
+    return tuple(a + b for a, b in zip(left, right, strict=True))
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -212,8 +212,7 @@ def scale_by_learning_rate(
 
     def init(params):
         count = jnp.zeros((), jnp.int32)
-        dtype = scalar_dtype(params)
-        rate = fresh(dtype, rate_at(learning_rate, count, dtype))
+        rate = rate_at(learning_rate, count, scalar_dtype(params))
         return LearningRateState(count, rate)
 
     def update(updates, state, params=None, **extra_args):

@@ -7,6 +7,7 @@ which costs no pass over the state.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -107,7 +108,7 @@ def dadapt_adam(
     def init(params):
         dtype = base.scalar_dtype(params)
         count = jnp.zeros((), jnp.int32)
-        (d,) = base.scalars(dtype, d0)
+        d = base.fresh(dtype, d0)
         return DAdaptAdamState(
             count=count,
             step=jnp.zeros((), jnp.int32),
@@ -129,9 +130,8 @@ def dadapt_adam(
         active = dlr > 0
 
         def gradient(grad, param):
-            if decouple:
-                return grad
-            return base.add_decay(grad, param, weight_decay, dtype)
+            coupled = 0 if decouple else weight_decay
+            return base.add_decay(grad, param, coupled, dtype)
 
         product = base.sum_leaves(
             lambda g, p, s, v: gradient(g, p) * (s / (jnp.sqrt(v) + epsilon)),
@@ -250,7 +250,7 @@ def dadapt_sgd(
 
     def init(params):
         dtype = base.scalar_dtype(params)
-        (d,) = base.scalars(dtype, d0)
+        d = base.fresh(dtype, d0)
         return DAdaptSgdState(
             count=jnp.zeros((), jnp.int32),
             step=jnp.zeros((), jnp.int32),
@@ -379,7 +379,7 @@ def dadapt_adagrad(
     def init(params):
         dtype = base.scalar_dtype(params)
         count = jnp.zeros((), jnp.int32)
-        (d,) = base.scalars(dtype, d0)
+        d = base.fresh(dtype, d0)
         return DAdaptAdagradState(
             count=count,
             d=d,
@@ -500,7 +500,7 @@ def dadapt_lion(
     def init(params):
         dtype = base.scalar_dtype(params)
         count = jnp.zeros((), jnp.int32)
-        (d,) = base.scalars(dtype, d0)
+        d = base.fresh(dtype, d0)
         return DAdaptLionState(
             count=count,
             d=d,
@@ -525,7 +525,7 @@ def dadapt_lion(
             return (mixed > 0).astype(dtype) - (mixed < 0).astype(dtype)
 
         signs = jax.tree.map(sign, updates, state.exp_avg)
-        product = base.sum_leaves(lambda u, s: u * s, dtype, signs, state.s)
+        product = base.sum_leaves(operator.mul, dtype, signs, state.s)
         keep_s, keep_m = base.after(product, root2, beta2)
 
         def leaf(grad, param, u, s, m):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -31,8 +32,12 @@ class DogState(NamedTuple):
 
 
 def _stack(fn, dtype, *trees) -> jax.Array:
-    """Sums of `fn(*leaves)`, a vector with one entry per tensor."""
-    sums = jax.tree.map(lambda *leaves: jnp.sum(fn(*leaves), dtype=dtype), *trees)
+    """Sums of `fn(*leaves)`, computed in `dtype`: a vector, one entry per tensor."""
+
+    def leaf_sum(*leaves):
+        return jnp.sum(fn(*(leaf.astype(dtype) for leaf in leaves)))
+
+    sums = jax.tree.map(leaf_sum, *trees)
     return jnp.stack([jnp.zeros((), dtype), *jax.tree.leaves(sums)])[1:]
 
 
@@ -52,7 +57,7 @@ def _distance_over_gradients(
 
     def init(params):
         dtype = base.scalar_dtype(params)
-        norm = jnp.sqrt(squares(lambda p: p.astype(dtype), dtype, params))
+        norm = jnp.sqrt(squares(lambda p: p, dtype, params))
         relative, start_sum = base.scalars(dtype, reps_rel, eps)
         if init_eta is not None:
             relative = jnp.zeros((), dtype)
@@ -71,11 +76,9 @@ def _distance_over_gradients(
         rate = base.rate_at(learning_rate, state.count, dtype)
 
         def gradient(grad, param):
-            return base.add_decay(grad.astype(dtype), param, weight_decay, dtype)
+            return base.add_decay(grad, param, weight_decay, dtype)
 
-        moved = squares(
-            lambda p, p0: (p - p0).astype(dtype), dtype, params, state.start
-        )
+        moved = squares(operator.sub, dtype, params, state.start)
         distance = jnp.maximum(state.distance, jnp.sqrt(moved))
         gradient_sum = state.gradient_sum + squares(gradient, dtype, updates, params)
         # Once the sum overflows the distance may too; no step then, rather than NaN.
@@ -226,10 +229,9 @@ def dowg(
 
     def init(params):
         dtype = base.scalar_dtype(params)
-        (square_distance,) = base.scalars(dtype, eps)
         return DowgState(
             count=jnp.zeros((), jnp.int32),
-            square_distance=square_distance,
+            square_distance=base.fresh(dtype, eps),
             gradient_sum=jnp.zeros((), dtype),
             learning_rate=jnp.full((), jnp.nan, dtype),
             start=base.copy(params),
@@ -242,7 +244,7 @@ def dowg(
         rate = base.rate_at(learning_rate, state.count, dtype)
         (epsilon,) = base.scalars(dtype, eps)
         moved = base.sum_leaves(
-            lambda p, p0: jnp.square((p - p0).astype(dtype)), dtype, params, state.start
+            lambda p, p0: jnp.square(p - p0), dtype, params, state.start
         )
         square_gradient = base.sum_squares(updates, dtype)
         if normalize_rate:

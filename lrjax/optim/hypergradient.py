@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -60,9 +61,8 @@ def hypergradient_sgd(
     """
 
     def init(params):
-        (rate,) = base.scalars(base.scalar_dtype(params), learning_rate)
         return HypergradientSgdState(
-            learning_rate=jnp.copy(rate),
+            learning_rate=base.fresh(base.scalar_dtype(params), learning_rate),
             direction=base.zeros_like(params),
             velocity=base.zeros_like(params) if nesterov else None,
         )
@@ -75,9 +75,7 @@ def hypergradient_sgd(
         grads = jax.tree.map(
             lambda g, p: base.add_decay(g, p, weight_decay, dtype), updates, params
         )
-        product = base.sum_leaves(
-            lambda g, u: g.astype(dtype) * u, dtype, grads, state.direction
-        )
+        product = base.sum_leaves(operator.mul, dtype, grads, state.direction)
         rate = state.learning_rate + step * product
         # Without Nesterov the last direction is the velocity.
         old = state.velocity if nesterov else state.direction
@@ -156,10 +154,9 @@ def hypergradient_adam(
     """
 
     def init(params):
-        (rate,) = base.scalars(base.scalar_dtype(params), learning_rate)
         return HypergradientAdamState(
             count=jnp.zeros((), jnp.int32),
-            learning_rate=jnp.copy(rate),
+            learning_rate=base.fresh(base.scalar_dtype(params), learning_rate),
             exp_avg=base.zeros_like(params),
             exp_avg_sq=base.zeros_like(params),
         )

@@ -138,8 +138,8 @@ def armijo_sgd(
         )
 
     def init(params):
-        (step,) = base.scalars(base.scalar_dtype(params), initial_step)
-        return ArmijoState(jnp.zeros((), jnp.int32), jnp.copy(step))
+        step = base.fresh(base.scalar_dtype(params), initial_step)
+        return ArmijoState(jnp.zeros((), jnp.int32), step)
 
     def update(
         updates,

@@ -35,11 +35,10 @@ class MomoState(NamedTuple):
 
 def _init(params: base.PyTree, lower_bound: base.Scalar, exp_avg_sq: Any) -> MomoState:
     dtype = base.scalar_dtype(params)
-    (bound,) = base.scalars(dtype, lower_bound)
     return MomoState(
         count=jnp.zeros((), jnp.int32),
         learning_rate=jnp.full((), jnp.nan, dtype),
-        lower_bound=jnp.copy(bound),
+        lower_bound=base.fresh(dtype, lower_bound),
         loss_avg=jnp.zeros((), dtype),
         product_avg=jnp.zeros((), dtype),
         exp_avg=base.zeros_like(params),

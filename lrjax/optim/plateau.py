@@ -244,10 +244,10 @@ def greedy_lr(
     def init(params):
         dtype = base.scalar_dtype(params)
         inner = base_optimizer.init(params)
-        (rate,) = base.scalars(dtype, learning_rate)
+        rate = base.fresh(dtype, learning_rate)
         zero = lambda: jnp.zeros((), jnp.int32)  # noqa: E731
         return GreedyLrState(
-            rate=jnp.copy(rate),
+            rate=rate,
             best=jnp.full((), jnp.inf, dtype),
             good_count=zero(),
             bad_count=zero(),

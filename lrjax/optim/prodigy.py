@@ -128,12 +128,12 @@ def prodigy(
     def init(params):
         dtype = base.scalar_dtype(params)
         count = jnp.zeros((), jnp.int32)
-        d, d_max = base.scalars(dtype, d0, d0)
+        d = base.fresh(dtype, d0)
         return ProdigyState(
             count=count,
             step=jnp.zeros((), jnp.int32),
             d=d,
-            d_max=jnp.copy(d_max),
+            d_max=base.fresh(dtype, d0),
             numerator=jnp.zeros((), dtype),
             learning_rate=d * rate_factor(count, count, dtype),
             s=base.zeros_like(params),
@@ -157,9 +157,8 @@ def prodigy(
         weight = relative * jnp.where(safeguard_warmup, state.d, dlr)
 
         def gradient(grad, param):
-            if decouple:
-                return grad
-            return base.add_decay(grad, param, weight_decay, dtype)
+            coupled = 0 if decouple else weight_decay
+            return base.add_decay(grad, param, coupled, dtype)
 
         def average(grad, param, s, start, m, v):
             grad = gradient(grad, param)

@@ -65,8 +65,11 @@ class Average(NamedTuple):
 
 def _average(dtype: Any, momentum: base.Scalar) -> Average:
     """The average of no iterates."""
-    (factor,) = base.scalars(dtype, momentum)
-    return Average(jnp.zeros((), dtype), jnp.zeros((), dtype), factor)
+    return Average(
+        max_rate=jnp.zeros((), dtype),
+        weight_sum=jnp.zeros((), dtype),
+        momentum=base.fresh(dtype, momentum),
+    )
 
 
 class ScheduleFreeState(NamedTuple):
@@ -409,11 +412,11 @@ def schedule_free_prodigy(
     def init(params):
         dtype = base.scalar_dtype(params)
         count = jnp.zeros((), jnp.int32)
-        d, d_max = base.scalars(dtype, d0, d0)
+        d = base.fresh(dtype, d0)
         return ScheduleFreeProdigyState(
             count=count,
             d=d,
-            d_max=jnp.copy(d_max),
+            d_max=base.fresh(dtype, d0),
             numerator=jnp.zeros((), dtype),
             learning_rate=d * base.rate_at(learning_rate, count, dtype),
             average=_average(dtype, momentum),

@@ -80,11 +80,10 @@ def storm_plus(
 
     def init(params):
         dtype = base.scalar_dtype(params)
-        (start,) = base.scalars(dtype, init_accumulator)
         return StormPlusState(
             count=jnp.zeros((), jnp.int32),
-            gradient_sum=jnp.copy(start),
-            estimator_sum=jnp.copy(start),
+            gradient_sum=base.fresh(dtype, init_accumulator),
+            estimator_sum=base.fresh(dtype, init_accumulator),
             gradient_norm=jnp.zeros((), dtype),
             estimator_norm=jnp.zeros((), dtype),
             learning_rate=jnp.full((), jnp.nan, dtype),
