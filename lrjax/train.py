@@ -26,7 +26,8 @@ from lrjax.core import Batch, Method, PyTree, Task
 
 MAX_ROUNDS = 128  # most rounds of a segment: rows of its table of measurements
 _SEGMENT_SECONDS = 0.5  # aim for a segment: the pace of progress bar and curves
-_EVALUATION_ELEMENTS = 2**18  # logits of a block in one slice: about a cache
+_EVALUATION_ELEMENTS = 2**17  # logits of a block in one slice: what a cache holds
+_EVALUATION_ROWS = 64  # but no fewer rows than these
 
 
 class RunState(NamedTuple):
@@ -222,7 +223,7 @@ def evaluate_part(
     """
     n = len(next(iter(part.values())))
     width = max(num_classes, 1) * lanes
-    slices = -(-n // max(_EVALUATION_ELEMENTS // width, 1))
+    slices = -(-n // max(_EVALUATION_ELEMENTS // width, _EVALUATION_ROWS))
     rows = -(-n // slices)
     padded = slices * rows - n
 

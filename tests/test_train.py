@@ -361,6 +361,7 @@ def test_noise_and_model_state_are_those_of_the_run(x64):
 @pytest.mark.parametrize("elements", [1, 200, 10**9])
 def test_evaluation_in_slices_is_exact(x64, monkeypatch, elements):
     monkeypatch.setattr(train, "_EVALUATION_ELEMENTS", elements)
+    monkeypatch.setattr(train, "_EVALUATION_ROWS", 1)
     generator = np.random.default_rng(0)
     n, classes, seeds, lanes = 37, 3, 2, 2
     features = generator.normal(size=(n, 4))

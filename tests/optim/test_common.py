@@ -38,9 +38,9 @@ FUNCTIONS = {
 
 
 def tree(dtype=jnp.float32):
-    """Parameters of several shapes and containers."""
+    """Parameters of several shapes and containers; no shape is the number of leaves."""
     key = jax.random.key(0)
-    shapes = {"w": (3, 4), "b": (4,), "scale": ()}
+    shapes = {"w": (3, 5), "b": (5,), "scale": ()}
     leaves = {
         name: jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
         for i, (name, shape) in enumerate(shapes.items())

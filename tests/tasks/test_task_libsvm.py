@@ -327,7 +327,7 @@ def test_a_column_that_leaves_float32_is_refused(tmp_path):
     [
         (
             {"name": "libsvm/irsi"},
-            "unknown task 'libsvm/irsi': did you mean 'libsvm/ir",
+            "unknown task 'libsvm/irsi'; did you mean 'libsvm/iris'",
         ),
         ({"name": "iris"}, "did you mean 'libsvm/iris'"),
         ({"name": ""}, "unknown task ''"),
