@@ -188,3 +188,39 @@ def test_load_gives_a_frame_for_each_table(tables):
 def test_load_says_what_is_missing(tmp_path):
     with pytest.raises(UsageError, match=r"no runs\.jsonl"):
         results.load(tmp_path)
+
+
+def test_load_drops_a_torn_line_of_either_table(tables):
+    tables.append_runs([{"run_id": "a"}])
+    tables.append_curves([{"run_id": "a", "step": 1}, {"run_id": "a", "step": 2}])
+    for name in (results.RUNS, results.CURVES):
+        with open(tables.workdir / name, "ab") as file:
+            file.write(b'{"run_id": "b", "st')
+    with pytest.warns(UserWarning, match="torn last line of 19 bytes"):
+        runs, curves = results.load(tables.workdir)
+    assert list(runs["run_id"]) == ["a"]
+    assert list(curves["step"]) == [1, 2]
+
+
+@pytest.mark.parametrize("damage", [b"not json\n", b"[1, 2]\n", b'{"step": 1}\n'])
+def test_load_names_a_damaged_line_of_the_curves(tables, damage):
+    tables.append_runs([{"run_id": "a"}])
+    path = tables.workdir / results.CURVES
+    path.write_bytes(b'{"run_id": "a"}\n' + damage + b'{"run_id": "b"}\n')
+    with pytest.raises(UsageError, match="line 2 is damaged"):
+        results.load(tables.workdir)
+
+
+def test_load_reads_numbers_as_json_does(tables):
+    rows = [
+        {"run_id": "a", "step": i, "loss": v, "never": None}
+        for i, v in enumerate([0.1, 1e-45, None, 3.4e38, 1.0, 0.123456789])
+    ]
+    tables.append_runs([{"run_id": "a"}])
+    tables.append_curves(rows)
+    _, curves = results.load(tables.workdir)
+    assert curves["step"].tolist() == list(range(6))
+    assert curves["loss"].isna().tolist() == [False, False, True, False, False, False]
+    assert curves["loss"].dropna().tolist() == [0.1, 1e-45, 3.4e38, 1.0, 0.123456789]
+    assert curves["never"].isna().all()
+    assert curves["never"].dtype == float
