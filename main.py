@@ -14,14 +14,26 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import NoReturn
+import traceback
+import warnings
+from typing import Any, NoReturn
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, perhaps with an argument: configs/libsvm.py:iris"
-)
+
+def _fail(message: str) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+try:
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "Config file, perhaps with an argument: configs/libsvm.py:iris"
+    )
+except (flags.Error, UnicodeDecodeError) as error:
+    # It reads --flagfile already here.
+    _fail("--flagfile: " + str(error).removeprefix("ERROR:: "))
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -35,6 +47,12 @@ _DATA_DIR = flags.DEFINE_string(
     None,
     "Directory with data files, searched before the cache and the network. "
     "Default: $LRJAX_DATA_DIR.",
+)
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "On GPUs take only kernels that give the same bits each time, slower ones perhaps; "
+    "docs/reliability.md says what remains. CPUs do so anyway.",
 )
 
 
@@ -53,33 +71,79 @@ def main(argv: list[str]) -> None:
             raise UsageError("--config is missing: try --config=configs/quickstart.py")
         if not _WORKDIR.value:
             raise UsageError("--workdir is missing: say where results shall go")
-        file = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
-        if not os.path.isfile(file):
-            raise UsageError(f"--config: there is no file {file}")
+        _check_config()
+        if _DETERMINISTIC.value:
+            cli.make_deterministic()
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
         cli.train(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
     except UsageError as error:
         _fail(str(error))
     except (Interrupted, KeyboardInterrupt) as stop:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
+        _stop(getattr(stop, "signum", signal.SIGINT))
+    except BrokenPipeError:  # nobody reads any more, as after | head
+        os._exit(128 + signal.SIGPIPE)
+    except Exception:
+        _report()
+
+
+def _check_config() -> None:
+    """Refuses a --config that gave no config; such flags parse nevertheless."""
+    from lrjax.core import UsageError
+
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    file, config = path.split(":")[0], _CONFIG.value
+    if not os.path.isfile(file):
+        raise UsageError(f"--config: there is no file '{file}'")
+    if not isinstance(config, ConfigDict):
+        # Where reading failed, what stands in for the config holds the reason.
+        reason = getattr(config, "_error", "get_config() returns no ConfigDict")
+        raise UsageError(f"--config: {file}: {reason}")
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; what is wrong with them is said in one line."""
+    """Parses flags and runs the config file; what is wrong is said in one line."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, LookupError, AttributeError, OSError) as error:
-        _fail(str(error.args[0] if error.args else error))
-    except (TypeError, ValueError) as error:
-        # Raised by a config's get_config, or by a value of the wrong type.
-        _fail(str(error))
+    except Exception as error:
+        from lrjax import cli
+
+        message = cli.explain(error, argv)
+        if message is None:
+            _report()
+        _fail(message)
 
 
-def _fail(message: str) -> NoReturn:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+def _report() -> NoReturn:
+    """Shows the exception at hand, which is a fault of this program."""
+    traceback.print_exc()
+    print(
+        "error: this is a fault of lrjax, not of your command. Please report it with "
+        "the lines above, the command, the config file and WORKDIR/config.json",
+        file=sys.stderr,
+    )
+    sys.exit(1)
 
+
+def _stop(signum: int, frame: Any = None) -> NoReturn:
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(128 + signum)
+
+
+def _show(message: Warning | str, category: type[Warning], *rest: Any) -> str:
+    """A warning in one line; whose code it came from matters to developers alone."""
+    if category is UserWarning:
+        return f"warning: {' '.join(str(message).split())}\n"
+    return _format_warning(message, category, *rest)
+
+
+_format_warning = warnings.formatwarning
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    warnings.formatwarning = _show
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text at all
+        stream.reconfigure(errors="backslashreplace")  # pyright: ignore
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app.run(main, flags_parser=_parse)
+    except KeyboardInterrupt:
+        _stop(signal.SIGINT)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
 from lrjax import experiment, report, results
+from lrjax.core import UsageError
 from lrjax.methods import METHODS, state_size
+
+_CONFIG_MODULE = "config_config"  # what ml_collections calls a config file's module
 
 
 def _use_compilation_cache() -> None:
@@ -31,6 +36,15 @@ def _quiet() -> None:
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
 
 
+def make_deterministic() -> None:
+    """Has XLA take no GPU kernel whose bits vary, and choose none by its speed.
+
+    To be called before JAX starts its backend, which reads the variable once.
+    """
+    asked = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {asked}".strip()
+
+
 def train(
     config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
 ) -> None:
@@ -43,8 +57,11 @@ def train(
     experiment.run(settings, workdir, data_dir, overrides)
     runs, curves = results.load(workdir)
     picture = Path(workdir) / "curves.png"
-    report.learning_curves(runs, curves, picture)
     print(report.ranking(runs))
+    try:
+        report.learning_curves(runs, curves, picture)
+    except OSError as error:
+        raise UsageError(f"cannot write {picture}: {error.strerror}") from error
     print(f"\nlearning curves and rates: {picture}")
 
 
@@ -63,3 +80,49 @@ def methods() -> None:
             scale = " log" if found and found.log else ""
             print(f"    {hparam} = {default}{span}{scale}")
         print()
+
+
+def explain(error: BaseException, argv: Sequence[str]) -> str | None:
+    """What to say of an error in flags or in the config file; None if it is ours.
+
+    Args:
+      error: raised while flags were parsed, which runs the config file.
+      argv: the command line.
+    """
+    file = _config_file(argv)
+    chain = list(_causes(error))
+    for each in chain:
+        frames = list(traceback.walk_tb(each.__traceback__))
+        modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
+        if isinstance(each, UsageError):
+            return str(each)
+        if isinstance(each, SyntaxError) and each.filename == file:
+            return f"{file}: line {each.lineno}: {each.msg}"
+        if _CONFIG_MODULE in modules:
+            if modules[-1].startswith("lrjax"):
+                return None
+            line = [line for _, line in frames][modules.index(_CONFIG_MODULE)]
+            return f"{file}: line {line}: {type(each).__name__}: {each}"
+    root = chain[-1]
+    if "parsing config file" in str(error) or getattr(root, "name", "") == "get_config":
+        return f"{file}: {root}"
+    names = [arg.lstrip("-").split("=")[0] for arg in argv if arg.startswith("-")]
+    fields = [n.removeprefix("config.") for n in names if n.startswith("config.")]
+    return str(config_lib.unknown_field(fields) or error)
+
+
+def _config_file(argv: Sequence[str]) -> str:
+    """The config file that a command line names, '' if it names none."""
+    file = ""
+    for arg, following in itertools.pairwise([*argv, ""]):
+        name, given, value = arg.partition("=")
+        if name in ("-config", "--config"):
+            file = value if given else following
+    return file.split(":")[0]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what led to it, what led to that, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

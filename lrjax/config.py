@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -120,6 +120,13 @@ def check(config: config_dict.ConfigDict) -> Settings:
     Raises:
       UsageError: if a name is unknown or a value is of no use; says which.
     """
+    found, known = _fields(config), _fields(base())
+    for field in found:
+        if field not in known:
+            raise unknown("config field", field, known)
+    for field in known:
+        if field not in found:
+            raise UsageError(f"the config has no '{field}': start from config.base()")
     hparams = {
         method: {k: v for k, v in values.items() if v is not None}
         for method, values in config.hparams.items()
@@ -135,14 +142,15 @@ def check(config: config_dict.ConfigDict) -> Settings:
         precision=config.precision,
         eval_every=_optional("eval_every", config.eval_every),
         hparams={method: values for method, values in hparams.items() if values},
-        grid={k: tuple(v) for k, v in config.grid.items() if len(v)},
+        grid={k: _values(k, v) for k, v in config.grid.items() if v != ()},
         checkpoint_minutes=config.checkpoint_minutes,
         save_params=config.save_params,
     )
-    if not settings.checkpoint_minutes >= 0:
-        raise UsageError(
-            f"config.checkpoint_minutes={settings.checkpoint_minutes}: is below 0"
-        )
+    minutes, keep = settings.checkpoint_minutes, settings.save_params
+    if not isinstance(minutes, int | float) or not minutes >= 0:
+        raise UsageError(f"config.checkpoint_minutes={minutes!r}: must be 0 or more")
+    if not isinstance(keep, bool):
+        raise UsageError(f"config.save_params={keep!r}: must be True or False")
     if settings.precision not in PRECISIONS:
         raise unknown("precision", settings.precision, PRECISIONS)
     chosen = [methods_lib.find(name) for name in settings.methods]
@@ -157,10 +165,42 @@ def check(config: config_dict.ConfigDict) -> Settings:
     return settings
 
 
+def unknown_field(names: Iterable[str]) -> UsageError | None:
+    """The error for the first of some names that no config has; None if all have.
+
+    Args:
+      names: of fields, with dots: 'grid.learning_rate'.
+    """
+    known = _fields(base())
+    for name in names:
+        if name not in known and not any(k.startswith(f"{name}.") for k in known):
+            return unknown("config field", name, known)
+    return None
+
+
+def _fields(config: config_dict.ConfigDict, prefix: str = "") -> list[str]:
+    """Names of all fields, with dots."""
+    names = []
+    for name, value in config.items():
+        if isinstance(value, config_dict.ConfigDict):
+            names += _fields(value, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+def _values(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, tuple | list) or not value:
+        raise UsageError(f"config.grid.{name}={value!r}: must be a tuple of values")
+    return tuple(value)
+
+
 def _names(field: str, value: Any) -> tuple[str, ...]:
     """Names from a tuple, or from text with commas as people write it."""
     if isinstance(value, str):
         value = (value,)
+    if not isinstance(value, tuple | list):
+        raise UsageError(f"config.{field}={value!r}: give names with commas between")
     names = [part.strip() for item in value for part in str(item).split(",")]
     names = [name for name in names if name]
     if not names:
