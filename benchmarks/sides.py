@@ -86,7 +86,7 @@ class Lrjax:
         return np.stack([last[name][-1] for name in names], axis=-1)
 
     def initial(self, seed: int) -> dict[str, np.ndarray]:
-        """Kernel [features, classes] and bias of a seed's runs."""
+        """Weight [classes, features] and bias of a seed's runs."""
         params = self.blocks[0].inputs()[0].params
         return {name: np.asarray(value[seed]) for name, value in params.items()}
 
@@ -120,7 +120,7 @@ class Torch:
           seed: of initialisation and order.
           rate: learning rate.
           epochs: passes over the training part.
-          initial: kernel and bias to start from instead.
+          initial: weight and bias to start from instead.
 
         Returns:
           [4]: loss and accuracy on the training and validation parts.
@@ -132,7 +132,7 @@ class Torch:
         model = torch.nn.Linear(x.shape[1], self._classes)
         if initial:
             with torch.no_grad():
-                model.weight.copy_(torch.tensor(initial["kernel"].T))
+                model.weight.copy_(torch.tensor(initial["weight"]))
                 model.bias.copy_(torch.tensor(initial["bias"]))
         optimiser = torch.optim.Adam(model.parameters(), lr=rate, fused=self.fused)
         curve = []

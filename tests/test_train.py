@@ -366,18 +366,18 @@ def test_evaluation_in_slices_is_exact(x64, monkeypatch, elements):
     n, classes, seeds, lanes = 37, 3, 2, 2
     features = generator.normal(size=(n, 4))
     labels = generator.integers(classes, size=n)
-    kernel = generator.normal(size=(seeds, lanes, 4, classes))
+    weight = generator.normal(size=(seeds, lanes, classes, 4))
     bias = generator.normal(size=(seeds, lanes, classes))
     means = train.evaluate_part(
         iris("sound").evaluate,
         classes,
-        {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)},
+        {"weight": jnp.asarray(weight), "bias": jnp.asarray(bias)},
         (),
         {"features": features, "labels": labels.astype(np.int32)},
         seeds * lanes,
         jnp.float64,
     )
-    logits = np.einsum("nf,shfc->shnc", features, kernel) + bias[:, :, None]
+    logits = np.einsum("nf,shcf->shnc", features, weight) + bias[:, :, None]
     log_sums = np.log(np.exp(logits).sum(-1))
     losses = log_sums - np.take_along_axis(
         logits, np.broadcast_to(labels[:, None], (seeds, lanes, n, 1)), -1
@@ -392,7 +392,7 @@ def test_means_are_rounded_once(n):
     # In float32 n * (1 / n) is not 1 for these n.
     assert np.float32(n) * (np.float32(1) / np.float32(n)) != 1
     part = {"features": np.ones((n, 1), np.float32), "labels": np.zeros(n, np.int32)}
-    params = {"kernel": jnp.zeros((2, 3, 1, 2)), "bias": jnp.zeros((2, 3, 2))}
+    params = {"weight": jnp.zeros((2, 3, 2, 1)), "bias": jnp.zeros((2, 3, 2))}
     evaluate = iris("sound", "float32").evaluate
 
     @jax.jit

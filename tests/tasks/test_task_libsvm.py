@@ -248,10 +248,10 @@ def test_precision_decides_types():
         assert task.train["features"].dtype == np.float64
         assert task.train["labels"].dtype == np.int32
         params, _ = task.init(jax.random.key(0))
-        assert params["kernel"].dtype == np.float64
+        assert params["weight"].dtype == np.float64
     task = make_task("libsvm/iris", precision="bfloat16")
     params, state = task.init(jax.random.key(0))
-    assert task.train["features"].dtype == params["kernel"].dtype == np.float32
+    assert task.train["features"].dtype == params["weight"].dtype == np.float32
     batch = {**task.train, "mask": jnp.ones(task.num_examples)}
     assert task.loss(params, state, None, batch)[0].dtype == np.float32
 

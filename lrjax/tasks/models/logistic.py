@@ -1,8 +1,13 @@
 """Multinomial logistic regression: the model of the LIBSVM and digits tasks.
 
-Parameters are `{'kernel': [features, classes], 'bias': [classes]}`. A batch holds
-`features` [rows, features], `labels` [rows] (int32) and `mask` [rows], which is 1 for
-real rows and 0 for padding; padding rows count for nothing but must be finite.
+Parameters are those of `torch.nn.Linear`, `{'weight': [classes, features], 'bias':
+[classes]}`; Flax's `Dense` has the kernel `weight.T`. A batch holds `features` [rows,
+features], `labels` [rows] (int32) and `mask` [rows], which is 1 for real rows and 0 for
+padding; padding rows count for nothing but must be finite.
+
+Classes come first everywhere: what follows the matrix product then runs along many rows
+instead of few classes, and gradients have the layout of the optimiser's state. With
+[features, classes] a population took 1.4 to 1.5 times as long on a CPU.
 
 `squash` passes the linear layer's output through a sigmoid before the softmax, as the
 study does. `compute` is the data type of the matrix product, by default that of the
@@ -27,7 +32,7 @@ def init(
     num_classes: int,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[dict[str, jax.Array], tuple[()]]:
-    """Draws kernel and bias uniformly from +-1/sqrt(num_features).
+    """Draws weight and bias uniformly from +-1/sqrt(num_features).
 
     This is the distribution of `torch.nn.Linear`.
 
@@ -35,10 +40,10 @@ def init(
       parameters and the empty state.
     """
     bound = num_features**-0.5
-    kernel_key, bias_key = jax.random.split(key)
-    kernel_shape = (num_features, num_classes)
+    weight_key, bias_key = jax.random.split(key)
+    shape = (num_classes, num_features)
     params = {
-        "kernel": jax.random.uniform(kernel_key, kernel_shape, dtype, -bound, bound),
+        "weight": jax.random.uniform(weight_key, shape, dtype, -bound, bound),
         "bias": jax.random.uniform(bias_key, (num_classes,), dtype, -bound, bound),
     }
     return params, ()
@@ -49,33 +54,46 @@ def logits(
 ) -> jax.Array:
     """The linear layer, classes first: [rows, features] -> [classes, rows].
 
-    With the rows last, XLA vectorises what follows over the many rows instead of the
-    few classes: a population trains 1.4 to 2.5 times faster on a CPU.
+    The bias is the weight of a feature that is 1 everywhere: one pass less over the
+    logits, and one less over their gradient.
     """
-    kernel, bias = params["kernel"], params["bias"]
-    if compute is None:
-        product = jnp.einsum("rf,fc->cr", features, kernel)
-    else:
-        product = jnp.einsum(
-            "rf,fc->cr",
-            features.astype(compute),
-            kernel.astype(compute),
-            preferred_element_type=kernel.dtype,
-        )
-    return product + bias[:, None]
+    bias = params["bias"][:, None]
+    weight = jnp.concatenate([params["weight"], bias], axis=1)
+    ones = jnp.ones((len(features), 1), features.dtype)
+    features = jnp.concatenate([features, ones], axis=1)
+    return jnp.einsum(
+        "rf,cf->cr",
+        features.astype(compute or features.dtype),
+        weight.astype(compute or weight.dtype),
+        preferred_element_type=weight.dtype,
+    )
 
 
-def _scores(outputs: jax.Array, squash: bool) -> jax.Array:
-    """What the softmax is taken of, bounded above so that exp cannot overflow."""
-    if squash:
-        return jax.nn.sigmoid(outputs)
-    return outputs - jax.lax.stop_gradient(outputs.max(axis=0))
+def _summary(
+    scores: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Largest score, sum of exponentials relative to it, and loss of each row."""
+    largest = scores.max(axis=0)
+    total = jnp.exp(scores - largest).sum(axis=0)
+    own = jnp.take_along_axis(scores, labels[None], axis=0, mode="clip")[0]
+    return largest, total, jnp.log(total) - (own - largest)
 
 
+@jax.custom_jvp
 def _losses(scores: jax.Array, labels: jax.Array) -> jax.Array:
     """Negative log-likelihood of each row: [classes, rows], [rows] -> [rows]."""
-    own = jnp.take_along_axis(scores, labels[None], axis=0, mode="clip")[0]
-    return jnp.log(jnp.exp(scores).sum(axis=0)) - own
+    return _summary(scores, labels)[2]
+
+
+@_losses.defjvp
+def _(primals, tangents):
+    # Softmax less one-hot as a formula: JAX's own derivative scatters into an array of
+    # zeros, which takes longer than the exponentials.
+    scores, labels = primals
+    largest, total, losses = _summary(scores, labels)
+    own = jnp.arange(len(scores))[:, None] == labels
+    slopes = jnp.exp(scores - largest) / total - own
+    return losses, (slopes * tangents[0]).sum(axis=0)
 
 
 def loss(
@@ -93,7 +111,9 @@ def loss(
       the scalar loss, and the unchanged state with an empty dictionary of metrics.
     """
     del key  # nothing here is random
-    scores = _scores(logits(params, batch["features"], compute), squash)
+    scores = logits(params, batch["features"], compute)
+    if squash:
+        scores = jax.nn.sigmoid(scores)
     mask = batch["mask"]
     total = jnp.sum(_losses(scores, batch["labels"]) * mask)
     return total / jnp.maximum(mask.sum(), 1), (state, {})
@@ -110,21 +130,23 @@ def evaluate(
     """Sums over the rows with mask 1.
 
     A row is right if its label has the largest score; of equal scores the first
-    counts, as in `argmax`. A row with a logit that is not finite is wrong.
+    counts, as in `argmax`. A row whose scores have no softmax is wrong.
 
     Returns:
       scalars 'loss', 'accuracy' (right rows) and 'count' (rows).
     """
     del state
-    outputs = logits(params, batch["features"], compute)
-    scores = _scores(outputs, squash)
+    scores = logits(params, batch["features"], compute)
+    if squash:
+        scores = jax.nn.sigmoid(scores)
     labels, mask = batch["labels"], batch["mask"]
+    largest, total, losses = _summary(scores, labels)
     # As argmax, whose reduction of pairs XLA does not vectorise on a CPU.
     classes = jnp.arange(len(scores))[:, None]
-    largest = jnp.where(scores == scores.max(axis=0), classes, len(scores))
-    right = (largest.min(axis=0) == labels) & jnp.isfinite(outputs).all(axis=0)
+    first = jnp.where(scores == largest, classes, len(scores)).min(axis=0)
+    right = (first == labels) & jnp.isfinite(total)
     return {
-        "loss": jnp.sum(_losses(scores, labels) * mask),
+        "loss": jnp.sum(losses * mask),
         "accuracy": jnp.sum(right * mask),
         "count": mask.sum(),
     }
