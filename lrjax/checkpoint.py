@@ -39,26 +39,27 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> No
       OSError: if it cannot be written; what was there before stays.
     """
     target = folder.absolute() / str(step)
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(target / _STATE, state)
-    content = {
-        "step": step,
-        "facts": dict(facts),
-        "versions": _versions(),
-        "files": {
-            str(path.relative_to(target)): _sha256(path)
-            for path in sorted(target.rglob("*"))
-            if path.is_file()
-        },
-    }
-    temporary = target / (_MANIFEST + ".tmp")
-    with open(temporary, "w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, target / _MANIFEST)
+    try:
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(target / _STATE, state)
+        content = {
+            "block": folder.name,
+            "step": step,
+            "facts": dict(facts),
+            "versions": _versions(),
+            "files": {name: _sha256(target / name) for name in _files(target)},
+        }
+        temporary = target / (_MANIFEST + ".tmp")
+        with open(temporary, "w") as file:
+            json.dump(content | {"sha256": _digest(content)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target / _MANIFEST)
+    except Exception as error:  # Orbax has many kinds for a disk that is full
+        shutil.rmtree(target, ignore_errors=True)
+        raise OSError(f"cannot save checkpoint {target}: {error}") from error
     for old in _steps(folder)[:-_KEPT]:
         shutil.rmtree(folder / str(old), ignore_errors=True)
 
@@ -79,13 +80,13 @@ def restore(folder: Path, like: PyTree) -> tuple[int, PyTree, Mapping[str, Any]]
         path = folder.absolute() / str(step)
         try:
             manifest = _verified(path)
-            if manifest["step"] != step:
-                raise ValueError(f"it says that it is of step {manifest['step']}")
             with ocp.StandardCheckpointer() as checkpointer:
                 state = checkpointer.restore(path / _STATE, like)
             _compare(state, like)
             return step, state, manifest["facts"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except jax.errors.JaxRuntimeError:
+            raise  # of the device, its memory perhaps; no fault of the checkpoint
+        except Exception as error:  # Orbax has many kinds for what it cannot read
             reason = " ".join(str(error).split())[:300]
             warnings.warn(f"checkpoint {path} is not used: {reason}", stacklevel=2)
     return None
@@ -106,23 +107,42 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _verified(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are all as they were written."""
+    """The manifest of a checkpoint that is whole and of this block and version."""
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
-        expected, versions = manifest["files"], manifest["versions"]
+        digest = manifest.pop("sha256")
     except FileNotFoundError:
         raise ValueError("it was cut short: there is no manifest") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError("its manifest is damaged") from None
+    if digest != _digest(manifest):
+        raise ValueError("its manifest is damaged")
     for name, version in _versions().items():
-        if versions.get(name) != version:
-            raise ValueError(f"{name} was {versions.get(name)}, now it is {version}")
-    for name, digest in expected.items():
-        if not (path / name).is_file():
-            raise ValueError(f"{name} is missing")
+        found = manifest["versions"].get(name)
+        if found != version:
+            raise ValueError(f"{name} was {found}, now it is {version}")
+    for name, own in (("block", path.parent.name), ("step", int(path.name))):
+        if manifest[name] != own:
+            raise ValueError(f"it is of {name} {manifest[name]}, not {own}")
+    files = manifest["files"]
+    for name in sorted(files.keys() ^ set(_files(path))):
+        fault = "is missing" if name in files else "does not belong to it"
+        raise ValueError(f"{name} {fault}")
+    for name, digest in files.items():
         if _sha256(path / name) != digest:
             raise ValueError(f"{name} is not as it was written")
     return manifest
+
+
+def _files(path: Path) -> list[str]:
+    """Names of a checkpoint's files but for the manifest."""
+    found = [p.relative_to(path) for p in path.rglob("*") if not p.is_dir()]
+    return sorted(str(name) for name in found if str(name) != _MANIFEST)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 of a manifest, which may have a flipped bit itself."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _compare(state: PyTree, like: PyTree) -> None:

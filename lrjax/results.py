@@ -6,10 +6,12 @@ per finished run, `curves.jsonl` a line per run and evaluation.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -144,7 +146,7 @@ class Tables:
             return
         try:
             found = json.loads(path.read_text())["numerics_version"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
             raise UsageError(f"{path} is not a config.json that lrjax wrote") from error
         if found != NUMERICS_VERSION:
             raise UsageError(
@@ -158,10 +160,13 @@ class Tables:
         if not path.exists():
             return []
         rows, whole = _read(path)
-        if whole < path.stat().st_size:
-            with open(path, "r+b") as file:
-                file.truncate(whole)
-                os.fsync(file.fileno())
+        try:
+            if whole < path.stat().st_size:
+                with open(path, "r+b") as file:
+                    file.truncate(whole)
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from error
         return rows
 
     def _append(self, name: str, rows: list[Mapping[str, Any]]) -> None:
@@ -169,33 +174,58 @@ class Tables:
             return
         text = "".join(line(row) for row in rows).encode()
         path = self.workdir / name
-        with open(path, "ab") as file:
-            start = file.tell()
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError as error:
-                os.ftruncate(file.fileno(), start)
-                raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            # Without a buffer: what is left in one is written on closing, after all.
+            with open(path, "ab", buffering=0) as file:
+                start = file.seek(0, os.SEEK_END)
+                try:
+                    _write(file, text)
+                except OSError:
+                    file.truncate(start)
+                    raise
+            if not start:
+                _sync_folder(self.workdir)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
     def _replace(self, name: str, text: str) -> None:
         """Writes a file whole or not at all."""
         path = self.workdir / name
         temporary = path.with_suffix(".tmp")
         try:
-            with open(temporary, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            with open(temporary, "wb", buffering=0) as file:
+                _write(file, text.encode())
             os.replace(temporary, path)
+            _sync_folder(self.workdir)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _write(file: io.FileIO, content: bytes) -> None:
+    """Writes all of it, down to the disk."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the names of new files in a folder outlast a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Rows of a table and the length of its whole lines in bytes."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
     whole = _whole_lines(path, content)
     return _rows(path, content[:whole]), whole
 
@@ -230,7 +260,8 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     `hparams` stays a dictionary; numbers that were not finite are NaN.
 
     Raises:
-      UsageError: if there is no table, or a line but the last is damaged.
+      UsageError: if there is no table, or a line but the last is damaged or comes
+        twice.
     """
     for name in (RUNS, CURVES):
         if not (Path(workdir) / name).exists():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from configs import quickstart
 from lrjax import checkpoint, experiment, results, train
 from lrjax import config as config_lib
-from lrjax.core import Interrupted
+from lrjax.core import NUMERICS_VERSION, Interrupted
 
 ROOT = Path(__file__).parent.parent
 STATE = {"params": jnp.arange(1000.0), "count": jnp.int32(7)}
@@ -47,61 +48,115 @@ def test_no_checkpoint_is_no_error(tmp_path):
     assert checkpoint.restore(tmp_path / "none", LIKE) is None
 
 
-def data_files(folder):
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return [path for path in files if path.name != "manifest.json"]
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def flip_a_bit(folder):
-    path = max(data_files(folder), key=lambda p: p.stat().st_size)
+def flip_a_bit(path, place):
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[int(place * (len(content) - 1))] ^= 1
     path.write_bytes(content)
 
 
-def truncate(folder):
-    path = max(data_files(folder), key=lambda p: p.stat().st_size)
-    path.write_bytes(path.read_bytes()[:-1])
+def truncate(path, place):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(place * (len(content) - 1))])
 
 
-def remove_a_file(folder):
-    max(data_files(folder), key=lambda p: p.stat().st_size).unlink()
+def remove(path, place):
+    path.unlink()
 
 
-def remove_manifest(folder):
-    (folder / "manifest.json").unlink()
+def refusal(folder):
+    """What is said of the checkpoint of step 9, and that the one of step 5 is used."""
+    with pytest.warns(UserWarning, match="is not used") as warned:
+        step, state, facts = checkpoint.restore(folder, LIKE)
+    assert (step, facts) == (5, {"seconds": 1.5})
+    np.testing.assert_array_equal(state["params"], STATE["params"])
+    (message,) = [str(w.message) for w in warned if w.category is UserWarning]
+    assert message.startswith(f"checkpoint {folder / '9'} is not used: ")
+    assert "\n" not in message
+    return message
 
 
-def change_version(folder):
+@pytest.mark.parametrize("place", [0, 0.5, 1])
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove])
+def test_damage_to_any_file_is_refused_and_the_last_good_one_used(
+    folder, damage, place
+):
+    whole = {path: path.read_bytes() for path in files_of(folder / "9")}
+    assert len(whole) > 3
+    for path, content in whole.items():
+        damage(path, place)
+        said = refusal(folder)
+        name = str(path.relative_to(folder / "9"))
+        assert ("manifest" if name == "manifest.json" else f"{name} is") in said
+        path.write_bytes(content)
+    assert checkpoint.restore(folder, LIKE)[0] == 9  # all is made good
+
+
+def rewrite_manifest(folder, **changes):
+    """A manifest that agrees with itself, as another program would have left it."""
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace(jax.__version__, "0.0.1"))
-
-
-def tear_manifest(folder):
-    path = folder / "manifest.json"
-    path.write_text(path.read_text()[:-10])
+    content = json.loads(path.read_text()) | changes
+    del content["sha256"]
+    digest = checkpoint._digest(content)
+    path.write_text(json.dumps(content | {"sha256": digest}))
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("changes", "message"),
     [
-        (flip_a_bit, "is not as it was written"),
-        (truncate, "is not as it was written"),
-        (remove_a_file, "is missing"),
-        (remove_manifest, "cut short"),
-        (change_version, f"jax was 0.0.1, now it is {jax.__version__}"),
-        (tear_manifest, "manifest is damaged"),
+        ({"versions": {"numerics": 0, "jax": jax.__version__}}, "numerics was 0, now"),
+        ({"versions": {"numerics": NUMERICS_VERSION, "jax": "0.0.1"}}, "was 0.0.1"),
+        ({"versions": {}}, "numerics was None"),
+        ({"block": "other"}, "it is of block other, not block"),
+        ({"step": 5}, "it is of step 5, not 9"),
+        ({"files": {}}, "does not belong to it"),
+        ({"files": None}, "is not used"),
+        ({"versions": None}, "is not used"),
     ],
 )
-def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_used(
-    folder, damage, message
+def test_a_foreign_checkpoint_is_refused_and_what_differs_is_said(
+    folder, changes, message
 ):
-    damage(folder / "9")
-    with pytest.warns(UserWarning, match=message) as warned:
-        step, state, _ = checkpoint.restore(folder, LIKE)
-    assert step == 5
-    np.testing.assert_array_equal(state["params"], STATE["params"])
-    assert "\n" not in str(warned[0].message)
+    rewrite_manifest(folder / "9", **changes)
+    assert message in refusal(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"[" * 10**5])
+def test_a_manifest_of_nonsense_is_refused(folder, content):
+    (folder / "9" / "manifest.json").write_bytes(content)
+    assert "its manifest is damaged" in refusal(folder)
+
+
+def test_a_checkpoint_put_where_another_runs_are_is_refused(folder):
+    shutil.copytree(folder / "9", folder.parent / "others" / "9")
+    with pytest.warns(UserWarning, match="it is of block block, not others"):
+        assert checkpoint.restore(folder.parent / "others", LIKE) is None
+
+
+def test_a_file_that_does_not_belong_to_it_is_refused(folder):
+    (folder / "9" / "state" / "stray").write_bytes(b"x")
+    assert "state/stray does not belong to it" in refusal(folder)
+
+
+def test_a_file_in_place_of_a_checkpoint_is_refused(folder):
+    shutil.rmtree(folder / "9")
+    (folder / "9").write_bytes(b"")
+    refusal(folder)
+
+
+def test_what_cannot_be_saved_leaves_nothing_and_what_was_there(folder, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "replace", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            checkpoint.save(folder, 12, STATE, {})
+    assert sorted(path.name for path in folder.iterdir()) == ["5", "9"]
+    assert checkpoint.restore(folder, LIKE)[0] == 9
 
 
 def test_a_checkpoint_of_other_shapes_is_refused(folder):
@@ -230,7 +285,7 @@ def test_parameters_of_finished_runs_can_be_kept(tmp_path):
         params = load_file(tmp_path / "params" / f"{run_id}.safetensors")
         assert {k: v.shape for k, v in params.items()} == {
             "bias": (3,),
-            "kernel": (4, 3),
+            "weight": (3, 4),
         }
 
 
