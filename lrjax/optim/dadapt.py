@@ -133,37 +133,37 @@ def dadapt_adam(
             coupled = 0 if decouple else weight_decay
             return base.add_decay(grad, param, coupled, dtype)
 
-        product = base.sum_leaves(
-            lambda g, p, s, v: gradient(g, p) * (s / (jnp.sqrt(v) + epsilon)),
-            dtype,
-            updates,
-            params,
-            state.s,
-            state.exp_avg_sq,
+        keep_s, keep1, keep2 = (jnp.where(active, b, 1) for b in (root2, beta1, beta2))
+
+        def next_s(grad, s, keep_s):
+            return keep_s * s + (1 - keep_s) * dlr * grad
+
+        def products(grad, param, s, v):
+            grad = gradient(grad, param)
+            old = s / (jnp.sqrt(v) + epsilon)
+            return grad * old, jnp.abs(next_s(grad, s, keep_s))
+
+        product, norm = base.sums(
+            products, 2, dtype, updates, params, state.s, state.exp_avg_sq
         )
-        keep_s, keep1, keep2 = base.after(
-            product, *(jnp.where(active, b, 1) for b in (root2, beta1, beta2))
-        )
+        keep_s, keep1, keep2 = base.after(product, keep_s, keep1, keep2)
 
         def leaf(grad, param, s, m, v):
             grad = gradient(grad, param)
-            new_s = keep_s * s + (1 - keep_s) * dlr * grad
+            new_s = next_s(grad, s, keep_s)
             new_m = keep1 * m + (1 - keep1) * dlr * grad
             new_v = keep2 * v + (1 - keep2) * (grad * grad)
-            norm = jnp.sum(jnp.abs(new_s), dtype=dtype)
             change = -jnp.where(active, new_m, 0) / (jnp.sqrt(new_v) + epsilon)
             return (
-                norm,
                 new_s.astype(s.dtype),
                 new_m.astype(m.dtype),
                 new_v.astype(v.dtype),
                 change,
             )
 
-        norms, s, m, v, changes = base.map_leaves(
-            leaf, 5, updates, params, state.s, state.exp_avg, state.exp_avg_sq
+        s, m, v, changes = base.map_leaves(
+            leaf, 4, updates, params, state.s, state.exp_avg, state.exp_avg_sq
         )
-        norm = base.total(norms, dtype)
         moved = active & (norm > 0)
         numerator = root2 * state.numerator + (1 - root2) * dlr * product
         d_hat = base.safe_divide(numerator, (1 - root2) * norm)
@@ -279,21 +279,19 @@ def dadapt_sgd(
         def gradient(grad, param):
             return base.add_decay(grad, param, weight_decay, dtype)
 
-        product = base.sum_leaves(
-            lambda g, p, s: gradient(g, p) * s, dtype, updates, params, state.s
-        )
+        def products(grad, param, s):
+            grad = gradient(grad, param)
+            return grad * s, jnp.square(s + dlr * grad)
+
+        product, square = base.sums(products, 2, dtype, updates, params, state.s)
         (step,) = base.after(product, dlr)
 
         def leaf(grad, param, s, start):
             new_s = s + step * gradient(grad, param)
-            square = jnp.sum(new_s * new_s, dtype=dtype)
             change = (1 - mu) * jnp.where(active, start - new_s - param, 0)
-            return square, new_s.astype(s.dtype), change.astype(param.dtype)
+            return new_s.astype(s.dtype), change.astype(param.dtype)
 
-        squares, s, changes = base.map_leaves(
-            leaf, 3, updates, params, state.s, state.start
-        )
-        square = base.total(squares, dtype)
+        s, changes = base.map_leaves(leaf, 2, updates, params, state.s, state.start)
         moved = active & (square > 0)
         numerator = state.numerator + dlr * product
         d_hat = base.safe_divide(2 * numerator, jnp.sqrt(square))
@@ -398,20 +396,14 @@ def dadapt_adagrad(
         mu, epsilon = base.scalars(dtype, momentum, eps)
         dlr = state.d * rate
 
-        def leaf(grad, param, s, square_sum, start):
+        def accumulate(grad, param, s, square_sum):
             grad = base.add_decay(grad, param, weight_decay, dtype)
-            new_square_sum = square_sum + grad * grad
-            weight = 1 / (jnp.sqrt(new_square_sum) + epsilon)
             new_s = s + dlr * grad
-            change = (1 - mu) * (start - new_s * weight - param)
-            return (
-                new_s.astype(s.dtype),
-                new_square_sum.astype(square_sum.dtype),
-                change.astype(param.dtype),
-            )
+            new_square_sum = square_sum + grad * grad
+            return new_s.astype(s.dtype), new_square_sum.astype(square_sum.dtype)
 
-        s, square_sum, changes = base.map_leaves(
-            leaf, 3, updates, params, state.s, state.square_sum, state.start
+        s, square_sum = base.map_leaves(
+            accumulate, 2, updates, params, state.s, state.square_sum
         )
 
         def products(grad, param, s, square_sum):
@@ -422,6 +414,14 @@ def dadapt_adagrad(
         gradients, square, norm = base.sums(
             products, 3, dtype, updates, params, s, square_sum
         )
+        # With a factor from after the sums the weights are computed again, not kept.
+        (one,) = base.after(norm, jnp.ones((), dtype))
+
+        def step(param, s, square_sum, start):
+            moved = s / (jnp.sqrt(one * square_sum) + epsilon)
+            return ((1 - mu) * (start - moved - param)).astype(param.dtype)
+
+        changes = jax.tree.map(step, params, s, square_sum, state.start)
         gradient_sum = state.gradient_sum + dlr * dlr * gradients
         d_hat = base.safe_divide(square - gradient_sum, norm)
         return changes, DAdaptAdagradState(

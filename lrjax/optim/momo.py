@@ -244,7 +244,7 @@ def momo_adam(
         rho = base.bias_correction(beta1, state.count + 1)
         scale = 1 / base.bias_correction(beta2, state.count + 1)
 
-        def direction(m, v):
+        def direction(m, v, scale):
             return m / (jnp.sqrt(scale * v) + epsilon)
 
         def leaf(grad, m, v):
@@ -256,7 +256,7 @@ def momo_adam(
             leaf, 2, updates, state.exp_avg, state.exp_avg_sq
         )
         product, inner, norm = base.sums(
-            lambda g, p, m, v: (g * p, m * p, m * direction(m, v)),
+            lambda g, p, m, v: (g * p, m * p, m * direction(m, v, scale)),
             3,
             dtype,
             updates,
@@ -281,9 +281,12 @@ def momo_adam(
         # Proximal decay divides the whole step, AdamW's only shrinks the parameters.
         growth = 1 + rate * decay if divide else 1
         keep = 1 if divide else 1 - rate * decay
+        # With a factor from after the sums the direction is computed again, not kept.
+        (scale_again,) = base.after(tau, scale)
 
         def step(p, m, v):
-            return ((keep * p - tau * direction(m, v)) / growth - p).astype(p.dtype)
+            moved = tau * direction(m, v, scale_again)
+            return ((keep * p - moved) / growth - p).astype(p.dtype)
 
         changes = jax.tree.map(step, params, exp_avg, exp_avg_sq)
         return changes, MomoState(

@@ -45,17 +45,15 @@ class Average(NamedTuple):
         share = base.safe_divide(weight, weight_sum)
         return share, Average(max_rate, weight_sum, self.momentum)
 
-    def step(
-        self, share: jax.Array, y: jax.Array, z: jax.Array, move: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """The change of y, and the next z, when the base optimiser moves z by `move`.
+    def follow(
+        self, share: jax.Array, y: jax.Array, new_z: jax.Array, move: jax.Array
+    ) -> jax.Array:
+        """The change of y when the base optimiser has moved z by `move` to `new_z`.
 
-        x moves towards the next z by `share`; y follows. Written in terms of the next
-        z, so that the old one can be overwritten first.
+        x moves towards the new z by `share`; y follows. The old z is not in it, so that
+        it can be overwritten first.
         """
-        new_z = z + move
-        change = share * (new_z - y) + (1 - share) * (1 - self.momentum) * move
-        return change, new_z
+        return share * (new_z - y) + (1 - share) * (1 - self.momentum) * move
 
     def point(self, z: base.PyTree, y: base.PyTree) -> base.PyTree:
         """The average x."""
@@ -166,7 +164,9 @@ def schedule_free_sgd(
 
         def leaf(grad, y, z):
             grad = base.add_decay(grad, y, weight_decay, dtype)
-            change, new_z = average.step(share, y, z, -rate * grad)
+            move = -rate * grad
+            new_z = z + move
+            change = average.follow(share, y, new_z, move)
             return change.astype(y.dtype), new_z.astype(z.dtype)
 
         changes, z = base.map_leaves(leaf, 2, updates, params, state.z)
@@ -209,7 +209,9 @@ def _schedule_free_adam(
             denominator = jnp.sqrt(scale * v_new) + epsilon
             direction = grad / jnp.where(adaptive, denominator, 1)
             direction = base.add_decay(direction, y, weight_decay, dtype)
-            change, new_z = average.step(share, y, z, -rate * direction)
+            move = -rate * direction
+            new_z = z + move
+            change = average.follow(share, y, new_z, move)
             return (
                 change.astype(y.dtype),
                 new_z.astype(z.dtype),
@@ -463,12 +465,17 @@ def schedule_free_prodigy(
         share, average = state.average.next(state.count, rate * d, r, weight_lr_power)
         shrink = jnp.where(moved, decay * dlr, 0)
         factor, floor = dlr * d, d * epsilon
+        (one,) = base.after(share, jnp.ones((), dtype))
 
         def step(grad, y, z, v):
-            move = -factor * grad / (jnp.sqrt(v) + floor)
-            if not base.is_zero(weight_decay):
-                move -= shrink * z
-            change, new_z = average.step(share, y, z, move)
+            def move(one):
+                moved = -factor * grad / (jnp.sqrt(one * v) + floor)
+                if not base.is_zero(weight_decay):
+                    moved -= shrink * z
+                return moved
+
+            new_z = z + move(1)
+            change = average.follow(share, y, new_z, move(one))
             return change.astype(y.dtype), new_z.astype(z.dtype)
 
         changes, z = base.map_leaves(step, 2, updates, params, state.z, v)

@@ -120,30 +120,33 @@ def storm_plus(
         eta = rate / estimator_sum ** (1 / 3)
         times = 2 if double_decay else 1
 
-        def step(grad, param, estimator):
-            direction = jnp.where(first, decayed(grad, param), estimator)
-            correction = direction - decayed(grad, param, times)
-            return (
-                (-eta * direction).astype(param.dtype),
-                (1 - momentum) * correction,
-            )
+        def direction(grad, param, estimator):
+            return jnp.where(first, decayed(grad, param), estimator)
 
-        changes, corrections = base.map_leaves(
-            step, 2, updates, params, state.estimator
-        )
+        def step(grad, param, estimator):
+            return (-eta * direction(grad, param, estimator)).astype(param.dtype)
+
+        changes = jax.tree.map(step, updates, params, state.estimator)
         new_params = optax.apply_updates(params, changes)
 
-        def estimate(grad, param, correction, old):
-            grad = decayed(grad, param)
-            estimator = grad + correction
+        def estimate(new_grad, new_param, grad, param, estimator):
+            new_grad = decayed(new_grad, new_param)
+            correction = direction(grad, param, estimator) - decayed(grad, param, times)
+            new_estimator = new_grad + (1 - momentum) * correction
             return (
-                jnp.sum(jnp.square(grad.astype(dtype))) / size,
-                jnp.sum(jnp.square(estimator.astype(dtype))) / size,
-                estimator.astype(old.dtype),
+                jnp.sum(jnp.square(new_grad)) / size,
+                jnp.sum(jnp.square(new_estimator)) / size,
+                new_estimator.astype(estimator.dtype),
             )
 
         gradient_norms, estimator_norms, estimator = base.map_leaves(
-            estimate, 3, grad_fn(new_params), new_params, corrections, state.estimator
+            estimate,
+            3,
+            grad_fn(new_params),
+            new_params,
+            updates,
+            params,
+            state.estimator,
         )
         return changes, StormPlusState(
             count=state.count + 1,
