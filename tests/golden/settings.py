@@ -115,6 +115,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "reps_wd": {"reps_rel": 1e-3, "weight_decay": 0.05, "averaging": 8.0},
         "init_eta_lr": {"init_eta": 0.01, "learning_rate": 0.5},
         "warmup_cosine": {"reps_rel": 1e-3, "schedule": "warmup_cosine"},
+        "eps": {"eps": 1e-2, "reps_rel": 1e-3},
     },
     "dowg": {
         "default": {},
@@ -156,6 +157,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "r": {"learning_rate": 0.01, "r": 0.5},
         "eps": {"learning_rate": 0.01, "eps": 1e-3},
+        "power": {"learning_rate": 0.01, "warmup_steps": 20, "weight_lr_power": 1.0},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
     },
     "schedule_free_radam": {
         "default": {},
@@ -167,6 +170,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "sgd_phase": {"learning_rate": 0.01, "silent_sgd_phase": False},
         "r": {"learning_rate": 0.01, "r": 0.5},
+        "eps_power": {"learning_rate": 0.01, "eps": 1e-3, "weight_lr_power": 1.0},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
     },
     "schedule_free_prodigy": {
         "default": {},
@@ -182,6 +187,17 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "growth": {"growth_rate": 1.05, "d0": 1e-3},
         "warmup_cosine": {"schedule": "warmup_cosine"},
+        "safeguard": {
+            "safeguard_warmup": True,
+            "schedule": "warmup_cosine",
+            "d0": 1e-3,
+        },
+        "r_power": {
+            "r": 1.0,
+            "weight_lr_power": 1.0,
+            "schedule": "warmup_cosine",
+            "d0": 1e-3,
+        },
     },
     "hypergradient_sgd": {
         "default": {"learning_rate": 0.01},
@@ -230,6 +246,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "adapt_lower_bound": True,
         },
         "eps": {"learning_rate": 0.1, "eps": 1e-3},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
     },
     "mechanic": {
         "sgd": {"base_optimizer": ("sgd", {"learning_rate": 1.0})},
