@@ -371,7 +371,7 @@ METHODS: dict[str, Method] = {
             _FREE,
             _DADAPT,
             _DADAPT_ADVICE,
-            space={"d0": _D0, "learning_rate": _FACTOR},
+            space={"d0": _D0, "learning_rate": Range(1e-3, 10.0)},
             schedule="cosine",
         ),
         _method(
