@@ -56,14 +56,14 @@ class Lrjax:
         self, task: Any, seeds: int, rates: Sequence[float], epochs: int
     ) -> None:
         from lrjax import config as config_lib
-        from lrjax import experiment, train
+        from lrjax import blocks, train
 
         config = config_lib.base()
         config.tasks, config.methods = (task.name,), ("adam",)
         config.seeds, config.epochs = seeds, epochs
         config.grid.learning_rate = tuple(rates)
         self._train = train
-        self.blocks = experiment.plan(config_lib.check(config), [task])
+        self.blocks = blocks.plan(config_lib.check(config), [task])
         block = self.blocks[0]  # the others share its program
         self._compiled = train.compile_program(block.program, *block.inputs())
 

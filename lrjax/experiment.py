@@ -1,19 +1,17 @@
-"""From settings to tables: runs, blocks of runs, training, rows on disk.
+"""Trains what a config asks for: what is done is skipped, what was cut goes on.
 
-A block is seeds x hyperparameter lanes that share one compiled program. Its shape
-follows from the settings by the rule in `_chunks`, never from what is already done or
-from the machine, because the last bits of a result depend on it. Blocks whose runs are
-all in the tables are skipped; others are trained whole, and only missing rows written.
+Blocks whose runs are all in the tables are skipped; others are trained whole, and only
+missing rows written.
 """
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
-import math
 import os
+import resource
 import signal
 import sys
 import threading
@@ -24,169 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from lrjax import checkpoint, methods, protocol, results, rows, tasks, train
+from lrjax import blocks as blocks_lib
+from lrjax import checkpoint, crew, results, rows, train
+from lrjax.blocks import Block
 from lrjax.config import Settings
-from lrjax.core import Interrupted, Run, Task
-
-_MAX_SEEDS, _MAX_HPARAMS = 32, 64  # lanes of a block along each axis
-_MAX_FLOATS = 2**26  # of parameters, gradients and optimiser state of a block
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Runs that are trained by one call of one compiled program.
-
-    Attributes:
-      program: what is compiled.
-      runs: [seeds][hparams]; the same run may stand in several lanes as padding.
-      lanes: traced hyperparameters, one dictionary per lane.
-    """
-
-    program: train.Program
-    runs: tuple[tuple[Run, ...], ...]
-    lanes: tuple[Mapping[str, float], ...]
-
-    @functools.cached_property
-    def ids(self) -> list[list[str]]:
-        """Identity of each run, [seeds][hparams]."""
-        return [[results.run_id(run) for run in row] for row in self.runs]
-
-    @property
-    def example(self) -> Run:
-        """One of the runs; all share task, method, steps and horizon."""
-        return self.runs[0][0]
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What decides the compiled program."""
-        p, run = self.program, self.example
-        names = tuple(self.lanes[0])
-        shape = (p.num_seeds, p.num_hparams, p.eval_every, p.fresh_batches)
-        return (run.task, run.method, p.static, names, *shape)
-
-    @functools.cached_property
-    def lanes_of(self) -> dict[tuple[int, int], str]:
-        """Position of each distinct run in the block -> its identity."""
-        first: dict[str, tuple[int, int]] = {}
-        for s, row in enumerate(self.ids):
-            for h, run_id in enumerate(row):
-                first.setdefault(run_id, (s, h))
-        return {position: run_id for run_id, position in first.items()}
-
-    @property
-    def name(self) -> str:
-        """16 hexadecimal digits that follow from the runs and where they stand."""
-        return results.digest(self.ids)
-
-    def inputs(self) -> tuple[train.Seeds, train.Inputs]:
-        """What tells the block's runs apart, on the device."""
-        numbers = jnp.asarray([row[0].seed for row in self.runs], jnp.uint32)
-        keys = jax.vmap(jax.random.key)(numbers)
-        seeds = train.seed_runs(self.program.task.init, keys)
-        return seeds, train.inputs(
-            self.program, seeds, self.lanes, self.example.horizon
-        )
-
-
-def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
-    """Loads every task's data and places it on the device.
-
-    Raises:
-      UsageError: if one cannot be had.
-    """
-    return [
-        tasks.make_task(
-            name,
-            settings.protocol,
-            data_dir,
-            settings.batch_size,
-            settings.precision,
-        )
-        for name in settings.tasks
-    ]
-
-
-def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
-    """All blocks, in the order of the settings' tasks and methods."""
-    blocks = []
-    for name, task in zip(settings.tasks, loaded, strict=True):
-        data = tasks.fingerprint(task)
-        for method in settings.methods:
-            blocks += _blocks(settings, name, task, data, method)
-    return blocks
-
-
-def _blocks(
-    settings: Settings, name: str, task: Task, data: str, method_name: str
-) -> Iterator[Block]:
-    method = methods.find(method_name)
-    choices = protocol.find(settings.protocol)
-    epoch = task.steps_per_epoch
-    steps = settings.steps or settings.epochs * epoch
-    # The order of a whole round is held at once, so none is longer than it need be.
-    every = min(settings.eval_every or epoch, max(steps, epoch))
-    fresh = method_name in choices.fresh_batches
-    params = jax.eval_shape(lambda: task.init(jax.random.key(0))[0])
-    size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    limit = max(1, _MAX_FLOATS // (size + methods.state_size(method, params)))
-    # Lanes with other static values, or with other names traced, are other programs.
-    groups: dict[Any, list[tuple[dict[str, Any], dict[str, float]]]] = {}
-    for hparams in settings.lanes(method_name, name):
-        static, traced = methods.split(method, hparams)
-        groups.setdefault((static, tuple(traced)), []).append((hparams, traced))
-    for (static, _), lanes in groups.items():
-        for seeds in _chunks(settings.seeds, min(_MAX_SEEDS, limit)):
-            most = min(_MAX_HPARAMS, max(1, limit // len(seeds)))
-            for chunk in _chunks(lanes, most):
-                runs = tuple(
-                    tuple(
-                        Run(
-                            task=name,
-                            protocol=choices.name,
-                            method=method_name,
-                            hparams=tuple(sorted(hparams.items())),
-                            seed=seed,
-                            steps=steps,
-                            horizon=steps,
-                            batch_size=task.batch_size,
-                            precision=settings.precision,
-                            eval_every=every,
-                            data=data,
-                            fresh_batches=fresh,
-                        )
-                        for hparams, _ in chunk
-                    )
-                    for seed in seeds
-                )
-                program = train.Program(
-                    task=task,
-                    method=method,
-                    static=static,
-                    eval_every=every,
-                    num_seeds=len(seeds),
-                    num_hparams=len(chunk),
-                    fresh_batches=fresh,
-                    dtype=jnp.float64
-                    if settings.precision == "float64"
-                    else jnp.float32,
-                )
-                yield Block(program, runs, tuple(traced for _, traced in chunk))
-
-
-def _chunks(items: Sequence[Any], most: int) -> Iterator[list[Any]]:
-    """Splits into the fewest chunks of at most `most`, all of the same length.
-
-    The last is filled up with its last item, so that all share one program.
-    """
-    count = -(-len(items) // most)
-    length = -(-len(items) // count)
-    for start in range(0, len(items), length):
-        chunk = list(items[start : start + length])
-        yield chunk + chunk[-1:] * (length - len(chunk))
+from lrjax.core import Interrupted, Task
+from lrjax.tasks import data
 
 
 def run(
@@ -197,6 +41,8 @@ def run(
 ) -> None:
     """Trains every run of the settings that the tables do not have yet.
 
+    Blocks are dealt out to all devices, and each device trains several at once.
+
     Args:
       settings: what to train.
       workdir: where the tables are.
@@ -205,40 +51,33 @@ def run(
 
     Raises:
       UsageError: if data or workdir are of no use; before any training.
-      Interrupted: on SIGINT and SIGTERM, once the block at hand is saved.
+      Interrupted: on SIGINT and SIGTERM, once the blocks at hand are saved.
     """
-    blocks = plan(settings, make_tasks(settings, data_dir))
+    blocks = blocks_lib.plan(settings, blocks_lib.make_tasks(settings, data_dir))
     with results.Tables(workdir) as tables, _signals() as signalled:
         tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
         wanted = {i for block in blocks for row in block.ids for i in row}
         missing = wanted - tables.runs
         todo = [b for b in blocks if any(i in missing for row in b.ids for i in row)]
-        say = functools.partial(print, file=sys.stderr, flush=True)
-        device = jax.devices()[0]
-        say(
+        devices = jax.local_devices()
+        _say(
             f"{len(missing)} runs to train in {len(todo)} blocks on "
-            f"{device.platform} ({device.device_kind}); "
+            f"{len(devices)} device{'s' * (len(devices) > 1)} "
+            f"({devices[0].device_kind}); "
             f"{len(wanted) - len(missing)} of {len(wanted)} are done"
         )
-        updates = sum(b.example.steps * len(b.lanes_of) for b in todo)
-        bar = tqdm(
-            total=updates, unit=" updates", unit_scale=True, disable=None, leave=False
-        )
-        with bar, _compiling(todo, signalled) as compiled:
-            for number, block in enumerate(todo, 1):
-                bar.set_description(f"{block.example.task} {block.example.method}")
-                programs = next(compiled)
-                summary = _train_block(
-                    block, programs, tables, settings, bar.update, signalled
-                )
-                if bar.disable:
-                    say(f"[{number}/{len(todo)}] {summary}")
-        say(f"results are in {Path(workdir)}")
+        if todo:
+            _train(todo, devices, tables, settings, signalled)
+        _say(f"results are in {Path(workdir)}")
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Callable[[], int]]:
-    """Notes SIGINT and SIGTERM instead of dying of them; the second one is obeyed.
+    """Notes SIGINT and SIGTERM instead of dying of them; the second one kills.
 
     Gives a function that returns the signal that came, 0 if none did.
     """
@@ -249,8 +88,8 @@ def _signals() -> Iterator[Callable[[], int]]:
 
     def note(signum: int, frame: Any) -> None:
         came[0] = signum
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
 
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     for each in before:
@@ -262,45 +101,239 @@ def _signals() -> Iterator[Callable[[], int]]:
             signal.signal(each, handler)
 
 
-@contextlib.contextmanager
-def _compiling(
-    blocks: Sequence[Block], signalled: Callable[[], int]
-) -> Iterator[Iterator[train.Compiled]]:
+def _train(
+    todo: Sequence[Block],
+    devices: Sequence[crew.Device],
+    tables: results.Tables,
+    settings: Settings,
+    signalled: Callable[[], int],
+) -> None:
+    """Trains blocks on devices."""
+    # Dealt out like this a device's blocks are the same however fast it is, and a
+    # program is compiled for as few devices as possible.
+    share = -(-len(todo) // len(devices))
+    jobs = [todo[i : i + share] for i in range(0, len(todo), share)]
+    devices = devices[: len(jobs)]
+    failed = threading.Event()
+    lock = threading.Lock()
+    updates = sum(b.example.steps * len(b.lanes_of) for b in todo)
+    bar = tqdm(
+        total=updates, unit=" updates", unit_scale=True, disable=None, leave=False
+    )
+    ended = 0
+
+    def progress(count: int) -> None:
+        with lock:
+            bar.update(count)
+
+    def stopping() -> int:
+        return signalled() or (-1 if failed.is_set() else 0)
+
+    workers = _workers(todo, devices[0])
+    with bar, _Compiling(jobs, devices) as compiling:
+        need = _need(compiling.peek(todo[0], stopping))
+        free = crew.free_memory(devices[0])
+        rooms = [
+            crew.Room(workers, free / len(devices) if d.platform == "cpu" else free)
+            for d in devices
+        ]
+        _say(
+            f"{workers} block{'s' * (workers > 1)} at once on each device; "
+            f"memory: {_mib(_resident() + workers * len(devices) * need)} MiB"
+        )
+
+        def work(block: Block, device: int) -> Sequence[Block]:
+            nonlocal ended
+            name = f"{block.example.task} {block.example.method}"
+            try:
+                with jax.default_device(devices[device]):
+                    programs = compiling.program(block, device, stopping)
+                    with rooms[device].enter(name, _need(programs)):
+                        on_device = dataclasses.replace(
+                            block, program=compiling.placed(block.program, device)
+                        )
+                        summary = _train_block(
+                            on_device,
+                            programs,
+                            tables,
+                            settings,
+                            progress,
+                            stopping,
+                            lock,
+                            devices[device],
+                        )
+            except Exception as error:
+                again = _with_less_memory(block, error, rooms[device], name)
+                if again is None:
+                    raise
+                return again
+            with lock:
+                ended += 1
+                bar.set_description(name)
+                if bar.disable:
+                    _say(f"[{ended}/{len(todo)}] {summary}")
+            return ()
+
+        crew.train_all(jobs, workers, work, stopping, failed)
+    _stop_if(signalled)
+
+
+def _workers(todo: Sequence[Block], device: crew.Device) -> int:
+    """How many blocks at once on each device; measured when it is not known yet."""
+    if len(todo) == 1:
+        return 1
+    block = todo[0]
+
+    def advances(count: int) -> list[Callable[[int], Any]]:
+        _say("measuring how many blocks at once are fastest here; kept for next time")
+        inputs = block.inputs()
+        compiled = train.compile_program(block.program, *inputs)
+        return [train.stepper(compiled, block.program, *inputs)] * count
+
+    kind, steps = block.program.task.family, block.example.steps
+    return crew.measured_workers(kind, device, _pace_file(), advances, steps)
+
+
+def _pace_file() -> Path:
+    return data.cache_dir() / "blocks_at_once.json"
+
+
+def _need(compiled: train.Compiled) -> float:
+    """Bytes that a block takes on its device, beside the data; 0 if not known."""
+    memory = compiled.segment.memory_analysis()
+    if memory is None:
+        return 0.0
+    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(compiled.state))
+    return float(state + new + memory.temp_size_in_bytes)
+
+
+def _resident() -> float:
+    """Bytes of this process so far, at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) * (1 if sys.platform == "darwin" else 1024)
+
+
+def _mib(count: float) -> str:
+    return f"{count / 2**20:,.0f}"
+
+
+def _with_less_memory(
+    block: Block, error: Exception, room: crew.Room, name: str
+) -> list[Block] | None:
+    """What to train instead after an error, None if it was not for want of memory.
+
+    First fewer blocks at once, then smaller ones, each from its last checkpoint.
+    """
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        return None
+    if room.shrink():
+        _say(f"warning: {name}: out of memory, going on with {room.most} at once")
+        return [block]
+    smaller = blocks_lib.halves(block)
+    if not smaller:
+        return None
+    p = smaller[0].program
+    _say(
+        f"warning: {name}: out of memory, going on with blocks of "
+        f"{p.num_seeds} x {p.num_hparams} runs"
+    )
+    return smaller
+
+
+class _Compiling:
     """Compiles ahead of training, in threads, once for blocks that share a program.
 
-    Gives an iterator over the blocks' compiled programs.
+    Use as a context manager.
     """
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-    futures: dict[Any, concurrent.futures.Future[train.Compiled]] = {}
-    for block in blocks:
-        if block.key not in futures:
-            futures[block.key] = pool.submit(_compile, block)
-    last = {block.key: i for i, block in enumerate(blocks)}
 
-    def programs() -> Iterator[train.Compiled]:
-        for i, block in enumerate(blocks):
-            future = futures[block.key]
-            while not concurrent.futures.wait([future], timeout=0.2).done:
-                _stop_if(signalled)
-            _stop_if(signalled)
-            compiled = future.result()
-            if last[block.key] == i:
-                del futures[block.key]  # so that its memory can go
-            yield compiled
+    def __init__(self, jobs: Sequence[Sequence[Block]], devices: Sequence[crew.Device]):
+        self._devices = devices
+        self._tasks: dict[tuple[int, int], Task] = {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(crew.usable_cores())
+        self._futures: dict[Any, concurrent.futures.Future[train.Compiled]] = {}
+        self._left = collections.Counter(
+            (block.key, device) for device, each in enumerate(jobs) for block in each
+        )
+        self._lock = threading.Lock()
+        # In the order in which the programs will be needed.
+        for turn in range(max(len(each) for each in jobs)):
+            for device, each in enumerate(jobs):
+                if turn < len(each):
+                    self._future(each[turn], device)
 
-    try:
-        yield programs()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _future(self, block: Block, device: int):
+        with self._lock:
+            key = (block.key, device)
+            if key not in self._futures:
+                self._futures[key] = self._pool.submit(self._compile, block, device)
+            return self._futures[key]
+
+    def _compile(self, block: Block, device: int) -> train.Compiled:
+        with jax.default_device(self._devices[device]):
+            shapes = jax.eval_shape(block.inputs)
+            return train.compile_program(self.placed(block.program, device), *shapes)
+
+    def placed(self, program: train.Program, device: int) -> train.Program:
+        """The program with its task's data on a device."""
+        task = program.task
+        if self._devices[device] in jax.tree.leaves(task.train)[0].devices():
+            return program
+        with self._lock:
+            key = (id(task), device)
+            if key not in self._tasks:
+                self._tasks[key] = _moved(task, self._devices[device])
+            return dataclasses.replace(program, task=self._tasks[key])
+
+    def peek(self, block: Block, stopping: Callable[[], int]) -> train.Compiled:
+        """The compiled programs of a block for the first device."""
+        future = self._future(block, 0)
+        _wait(future, stopping)
+        return future.result()
+
+    def program(
+        self, block: Block, device: int, stopping: Callable[[], int]
+    ) -> train.Compiled:
+        """The compiled programs of a block, which asks once; waits for them."""
+        future = self._future(block, device)
+        _wait(future, stopping)
+        with self._lock:
+            key = (block.key, device)
+            self._left[key] -= 1
+            if self._left[key] <= 0:
+                self._futures.pop(key, None)  # so that its memory can go
+        return future.result()
 
 
-def _compile(block: Block) -> train.Compiled:
-    return train.compile_program(block.program, *block.inputs())
+def _wait(future: concurrent.futures.Future[Any], stopping: Callable[[], int]) -> None:
+    while not concurrent.futures.wait([future], timeout=0.2).done:
+        _stop_if(stopping)
+    _stop_if(stopping)
 
 
-def _stop_if(signalled: Callable[[], int]) -> None:
-    if signalled():
-        raise Interrupted(signalled())
+def _moved(task: Task, device: crew.Device) -> Task:
+    """The task with its data on a device; parts that were one stay one."""
+    moved: dict[int, Any] = {}
+    for part in (task.train, task.valid, task.test):
+        if id(part) not in moved:
+            moved[id(part)] = jax.device_put(part, device)
+    return dataclasses.replace(
+        task,
+        train=moved[id(task.train)],
+        valid=moved[id(task.valid)],
+        test=moved[id(task.test)],
+    )
+
+
+def _stop_if(stopping: Callable[[], int]) -> None:
+    if stopping():
+        raise Interrupted(stopping())
 
 
 def _train_block(
@@ -309,7 +342,9 @@ def _train_block(
     tables: results.Tables,
     settings: Settings,
     progress: Callable[[int], Any],
-    signalled: Callable[[], int],
+    stopping: Callable[[], int],
+    lock: threading.Lock,
+    device: crew.Device,
 ) -> str:
     """Trains a block and writes its rows; returns a line that sums it up.
 
@@ -319,20 +354,23 @@ def _train_block(
     program, example, lanes = block.program, block.example, block.lanes_of
     folder = tables.workdir / "checkpoints" / block.name
     start, state, facts = checkpoint.restore(folder, compiled.state) or (0, None, {})
+    state = jax.device_put(state, device)
     seconds = facts.get("seconds", 0.0)
     progress(start * len(lanes))
     saved = time.monotonic()
 
     def pause() -> bool:
         due = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
-        return due or signalled() > 0
+        return due or stopping() != 0
 
     last: dict[str, np.ndarray] = {}
     for measured in train.train(
         compiled, program, *block.inputs(), example.steps, start, state, pause
     ):
         seconds += measured.seconds
-        tables.append_curves(rows.curve_rows(program, lanes, measured))
+        curves = rows.curve_rows(program, lanes, measured)
+        with lock:
+            tables.append_curves(curves)
         last = {k: v[-1] for k, v in measured.values.items()}
         step = int(measured.steps[-1])
         progress((step - start) * len(lanes))
@@ -340,7 +378,7 @@ def _train_block(
         if state is not None and step < example.steps and pause():
             _save(folder, step, state, seconds)
             saved = time.monotonic()
-            _stop_if(signalled)
+            _stop_if(stopping)
     progress((example.steps - start) * len(lanes))
     assert state is not None
     task = program.task
@@ -362,7 +400,8 @@ def _train_block(
         )
         for (s, h), run_id in lanes.items()
     ]
-    tables.append_runs(ended)
+    with lock:
+        tables.append_runs(ended)
     checkpoint.discard(folder)
     diverged = sum(row["status"] == "diverged" for row in ended)
     scores = [row["valid_accuracy"] for row in ended if row["status"] == "done"]

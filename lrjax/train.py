@@ -26,6 +26,7 @@ from lrjax.core import Batch, Method, PyTree, Task
 
 MAX_ROUNDS = 128  # most rounds of a segment: rows of its table of measurements
 _SEGMENT_SECONDS = 0.5  # aim for a segment: the pace of progress bar and curves
+_FIRST_SEGMENT_FLOATS = 10**7  # updates of a segment times numbers of a block's state
 _EVALUATION_ELEMENTS = 2**17  # logits of a block in one slice: what a cache holds
 _EVALUATION_ROWS = 64  # but no fewer rows than these
 
@@ -99,20 +100,21 @@ class Inputs(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="task_init")
-def seed_runs(task_init: Callable[..., Any], keys: jax.Array) -> Seeds:
+def seed_runs(task_init: Callable[..., Any], numbers: jax.Array) -> Seeds:
     """Initial parameters and purpose keys of runs, shared by all methods.
 
     Args:
       task_init: `Task.init`.
-      keys: one key per seed.
+      numbers: uint32 [num_seeds], the seeds.
     """
 
-    def one(key: jax.Array) -> Seeds:
+    def one(number: jax.Array) -> Seeds:
+        key = jax.random.key(number)
         params, model_state = task_init(jax.random.fold_in(key, 0))
         words = jax.random.bits(jax.random.fold_in(key, 1), (2,), jnp.uint32)
         return Seeds(params, model_state, words, jax.random.fold_in(key, 2))
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(one)(jnp.asarray(numbers, jnp.uint32))
 
 
 def inputs(
@@ -400,6 +402,23 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
     return Compiled(make.compile(), run.compile(), shapes)
 
 
+def stepper(
+    compiled: Compiled, program: Program, seeds: Seeds, inputs: Inputs
+) -> Callable[[int], Any]:
+    """A function that trains a block for some updates from its start: to time it."""
+    task = program.task
+    valid = {} if task.valid is task.train else task.valid
+
+    def advance(steps: int) -> None:
+        state = compiled.init(seeds, inputs)
+        steps = min(steps, MAX_ROUNDS * program.eval_every)
+        jax.block_until_ready(
+            compiled.segment(state, inputs, task.train, valid, 0, steps)
+        )
+
+    return advance
+
+
 def train(
     compiled: Compiled,
     program: Program,
@@ -429,7 +448,10 @@ def train(
     began = time.perf_counter()
     if state is None:
         state = compiled.init(seeds, inputs)
-    rounds, pending = 1, None
+    # A first segment that is surely short; how long the next ones take is measured.
+    floats = sum(x.size for x in jax.tree.leaves(compiled.state))
+    rounds = min(max(_FIRST_SEGMENT_FLOATS // (floats * every), 1), 8, MAX_ROUNDS)
+    pending = None
     while start < steps or pending:
         following = None
         if start < steps and not (pending and pause()):
@@ -451,7 +473,8 @@ def train(
             if dead:
                 return
             if seconds < _SEGMENT_SECONDS:
-                rounds = min(2 * rounds, MAX_ROUNDS)
+                faster = 4 if seconds < _SEGMENT_SECONDS / 8 else 2
+                rounds = min(faster * rounds, MAX_ROUNDS)
         pending = following
 
 

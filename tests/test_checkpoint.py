@@ -199,6 +199,11 @@ def uninterrupted(tmp_path_factory):
     return numbers(workdir)
 
 
+def one_round_per_segment(monkeypatch):
+    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr(train, "_FIRST_SEGMENT_FLOATS", 0)
+
+
 class Killed(BaseException):
     """Ends a process at once, as far as a test can."""
 
@@ -210,7 +215,7 @@ class Killed(BaseException):
 def test_killed_anywhere_it_resumes_to_the_same_numbers(
     tmp_path, monkeypatch, uninterrupted, where, when
 ):
-    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)  # a round per segment
+    one_round_per_segment(monkeypatch)
     calls = [0]
     append = getattr(results.Tables, where)
 
@@ -237,7 +242,7 @@ def test_killed_anywhere_it_resumes_to_the_same_numbers(
 def test_killed_while_saving_it_resumes_to_the_same_numbers(
     tmp_path, monkeypatch, uninterrupted
 ):
-    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)
+    one_round_per_segment(monkeypatch)
     replace, calls = os.replace, [0]
 
     def dying(source, target):
@@ -256,7 +261,7 @@ def test_killed_while_saving_it_resumes_to_the_same_numbers(
 
 
 def test_a_signal_ends_training_with_a_checkpoint(tmp_path, monkeypatch, uninterrupted):
-    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)
+    one_round_per_segment(monkeypatch)
     append, calls = results.Tables.append_curves, [0]
 
     def signalling(self, rows):

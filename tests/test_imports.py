@@ -23,9 +23,13 @@ ALLOWED = {
     "checkpoint": {"core"},
     "results": {"core"},
     "rows": {"core", "train"},
+    "blocks": {
+        *("config", "core", "methods", "protocol", "results", "tasks", "train"),
+    },
+    "crew": {"core"},
     "experiment": {
-        *("checkpoint", "config", "core", "methods", "protocol"),
-        *("results", "rows", "tasks", "train"),
+        *("blocks", "checkpoint", "config", "core", "crew", "results", "rows"),
+        *("tasks", "train"),
     },
     "stats": set(),
     "report": {"stats"},

@@ -1,0 +1,211 @@
+"""Which runs are trained together: a config's runs in blocks of one shape.
+
+A block's shape follows from the config and the backend by the rule in `_blocks`, never
+from what is already done, how many devices there are or what is measured, because the
+last bits of a result depend on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax import methods, protocol, results, tasks, train
+from lrjax.config import Settings
+from lrjax.core import Run, Task
+
+# Lanes of a block along each axis. On a CPU larger blocks leave its cache, and more
+# small ones keep more cores busy; an accelerator wants as many lanes as it gets.
+_MOST_LANES = {"cpu": (5, 32)}
+_MOST_LANES_ELSEWHERE = (32, 64)
+_MAX_FLOATS = 2**26  # of parameters, gradients and optimiser state of a block
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Runs that are trained by one call of one compiled program.
+
+    Attributes:
+      program: what is compiled.
+      runs: [seeds][hparams]; the same run may stand in several lanes as padding.
+      lanes: traced hyperparameters, one dictionary per lane.
+    """
+
+    program: train.Program
+    runs: tuple[tuple[Run, ...], ...]
+    lanes: tuple[Mapping[str, float], ...]
+
+    @functools.cached_property
+    def ids(self) -> list[list[str]]:
+        """Identity of each run, [seeds][hparams]."""
+        return [[results.run_id(run) for run in row] for row in self.runs]
+
+    @property
+    def example(self) -> Run:
+        """One of the runs; all share task, method, steps and horizon."""
+        return self.runs[0][0]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What decides the compiled program."""
+        p, run = self.program, self.example
+        names = tuple(self.lanes[0])
+        shape = (p.num_seeds, p.num_hparams, p.eval_every, p.fresh_batches)
+        return (run.task, run.method, p.static, names, *shape)
+
+    @functools.cached_property
+    def lanes_of(self) -> dict[tuple[int, int], str]:
+        """Position of each distinct run in the block -> its identity."""
+        first: dict[str, tuple[int, int]] = {}
+        for s, row in enumerate(self.ids):
+            for h, run_id in enumerate(row):
+                first.setdefault(run_id, (s, h))
+        return {position: run_id for run_id, position in first.items()}
+
+    @property
+    def name(self) -> str:
+        """16 hexadecimal digits that follow from the runs and where they stand."""
+        return results.digest(self.ids)
+
+    def inputs(self) -> tuple[train.Seeds, train.Inputs]:
+        """What tells the block's runs apart, on the device."""
+        numbers = np.asarray([row[0].seed for row in self.runs], np.uint32)
+        seeds = train.seed_runs(self.program.task.init, numbers)
+        return seeds, train.inputs(
+            self.program, seeds, self.lanes, self.example.horizon
+        )
+
+
+def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
+    """Loads every task's data and places it on the device.
+
+    Raises:
+      UsageError: if one cannot be had.
+    """
+    return [
+        tasks.make_task(
+            name,
+            settings.protocol,
+            data_dir,
+            settings.batch_size,
+            settings.precision,
+        )
+        for name in settings.tasks
+    ]
+
+
+def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
+    """All blocks, in the order of the settings' tasks and methods."""
+    blocks = []
+    for name, task in zip(settings.tasks, loaded, strict=True):
+        data = tasks.fingerprint(task)
+        for method in settings.methods:
+            blocks += _blocks(settings, name, task, data, method)
+    return blocks
+
+
+def _blocks(
+    settings: Settings, name: str, task: Task, data: str, method_name: str
+) -> Iterator[Block]:
+    method = methods.find(method_name)
+    choices = protocol.find(settings.protocol)
+    epoch = task.steps_per_epoch
+    steps = settings.steps or settings.epochs * epoch
+    # The order of a whole round is held at once, so none is longer than it need be.
+    every = min(settings.eval_every or epoch, max(steps, epoch))
+    fresh = method_name in choices.fresh_batches
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0))[0])
+    size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+    most_seeds, most_hparams = _MOST_LANES.get(
+        jax.default_backend(), _MOST_LANES_ELSEWHERE
+    )
+    limit = max(1, _MAX_FLOATS // (size + methods.state_size(method, params)))
+    # Lanes with other static values, or with other names traced, are other programs.
+    groups: dict[Any, list[tuple[dict[str, Any], dict[str, float]]]] = {}
+    for hparams in settings.lanes(method_name, name):
+        static, traced = methods.split(method, hparams)
+        groups.setdefault((static, tuple(traced)), []).append((hparams, traced))
+    for (static, _), lanes in groups.items():
+        for seeds in _chunks(settings.seeds, min(most_seeds, limit)):
+            most = min(most_hparams, max(1, limit // len(seeds)))
+            for chunk in _chunks(lanes, most):
+                runs = tuple(
+                    tuple(
+                        Run(
+                            task=name,
+                            protocol=choices.name,
+                            method=method_name,
+                            hparams=tuple(sorted(hparams.items())),
+                            seed=seed,
+                            steps=steps,
+                            horizon=steps,
+                            batch_size=task.batch_size,
+                            precision=settings.precision,
+                            eval_every=every,
+                            data=data,
+                            fresh_batches=fresh,
+                        )
+                        for hparams, _ in chunk
+                    )
+                    for seed in seeds
+                )
+                program = train.Program(
+                    task=task,
+                    method=method,
+                    static=static,
+                    eval_every=every,
+                    num_seeds=len(seeds),
+                    num_hparams=len(chunk),
+                    fresh_batches=fresh,
+                    dtype=jnp.float64
+                    if settings.precision == "float64"
+                    else jnp.float32,
+                )
+                yield Block(program, runs, tuple(traced for _, traced in chunk))
+
+
+def halves(block: Block) -> list[Block]:
+    """Two blocks of half the size with the same runs; none if it has one lane only.
+
+    For a device whose memory does not hold the whole. Last bits may differ.
+    """
+    program = block.program
+    if program.num_hparams > 1:
+        parts = list(_chunks(range(program.num_hparams), -(-program.num_hparams // 2)))
+        return [
+            Block(
+                dataclasses.replace(program, num_hparams=len(part)),
+                tuple(tuple(row[h] for h in part) for row in block.runs),
+                tuple(block.lanes[h] for h in part),
+            )
+            for part in parts
+        ]
+    if program.num_seeds > 1:
+        return [
+            Block(
+                dataclasses.replace(program, num_seeds=len(part)),
+                tuple(block.runs[s] for s in part),
+                block.lanes,
+            )
+            for part in _chunks(range(program.num_seeds), -(-program.num_seeds // 2))
+        ]
+    return []
+
+
+def _chunks(items: Sequence[Any], most: int) -> Iterator[list[Any]]:
+    """Splits into the fewest chunks of at most `most`, all of the same length.
+
+    The last is filled up with its last item, so that all share one program.
+    """
+    count = -(-len(items) // most)
+    length = -(-len(items) // count)
+    for start in range(0, len(items), length):
+        chunk = list(items[start : start + length])
+        yield chunk + chunk[-1:] * (length - len(chunk))
