@@ -68,18 +68,19 @@ def train(
 def methods() -> None:
     """Prints every method with its hyperparameters."""
     probe = jax.ShapeDtypeStruct((1000,), "float32")
+    row = "{:<24}{:<20}{:<32}{}".format
+    print(row("method", "family", "memory / parameters", "source"))
+    print(row("  hyperparameter", "default", "range to tune in", "").rstrip())
     for name, method in METHODS.items():
         copies = state_size(method, probe) / probe.size
-        print(f"{name}  ({method.family}; state {copies:.0f} x parameters)")
-        print(f"  {method.source}")
+        print("\n" + row(name, method.family, f"{copies:.0f}", method.source))
         if method.advice:
             print(f"  {method.advice}")
         for hparam, default in method.defaults.items():
             found = method.space.ranges.get(hparam)
-            span = f"  tuned in [{found.low:g}, {found.high:g}]" if found else ""
-            scale = " log" if found and found.log else ""
-            print(f"    {hparam} = {default}{span}{scale}")
-        print()
+            kind = "log" if found and found.log else "linear"
+            span = f"{found.low:g} to {found.high:g}, {kind}" if found else ""
+            print(row(f"  {hparam}", str(default), span, "").rstrip())
 
 
 def explain(error: BaseException, argv: Sequence[str]) -> str | None:
