@@ -314,13 +314,15 @@ import test_common as common
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
-params = {{"w": jax.random.normal(jax.random.key(0), (4, 6)), "b": np.ones(6)}}
+w = jax.random.normal(jax.random.key(0), (20, 6))
+params = {{"w": w, "rows": 2 * w, "b": np.ones(6)}}
 params = jax.tree.map(jax.numpy.asarray, params)
 for case in common.CASES[{part}::2]:
     transformation = case.build(**case.hparams)
     run = jax.jit(lambda p: common.trajectory(transformation, p, 3)[0][0])
     sharding = {{
         "w": NamedSharding(mesh, PartitionSpec(None, "x")),
+        "rows": NamedSharding(mesh, PartitionSpec("x", None)),
         "b": NamedSharding(mesh, PartitionSpec("x")),
     }}
     found = run(jax.device_put(params, sharding))

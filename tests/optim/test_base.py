@@ -1,0 +1,47 @@
+"""Sums over trees, whatever the shapes of the leaves."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrjax.optim import base
+
+SHAPES = [(), (7,), (0,), (0, 3), (3, 0), (9, 4), (20, 3), (23, 3), (32, 1), (2, 30, 4)]
+
+
+def _sums(left, right):
+    def products(a, b):
+        return a * b, a + b
+
+    return base.sums(products, 2, jnp.float32, left, right)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_sums_of_two_functions(dtype):
+    rng = np.random.default_rng(0)
+    left, right = (
+        [jnp.asarray(rng.normal(size=shape), dtype) for shape in SHAPES]
+        for _ in range(2)
+    )
+    pairs = [
+        (np.asarray(a, np.float64), np.asarray(b, np.float64))
+        for a, b in zip(left, right, strict=True)
+    ]
+    expected = (
+        sum(np.sum(a * b) for a, b in pairs),
+        sum(np.sum(a + b) for a, b in pairs),
+    )
+    found = _sums(left, right)
+    assert [value.dtype for value in found] == [jnp.float32] * 2
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    # Each leaf by itself, and as one of several in a population.
+    for a, b, (c, d) in zip(left, right, pairs, strict=True):
+        expected = np.sum(c * d), np.sum(c + d)
+        np.testing.assert_allclose(_sums(a, b), expected, rtol=1e-4, atol=1e-4)
+        stacked = jax.vmap(_sums)(jnp.stack([a, 2 * a]), jnp.stack([b, b]))
+        np.testing.assert_allclose(
+            stacked[0], [expected[0], 2 * expected[0]], rtol=1e-4, atol=1e-4
+        )
