@@ -8,24 +8,42 @@ checkpoint without a manifest was cut short and counts for nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from lrjax.core import NUMERICS_VERSION, PyTree
+from lrjax.core import NUMERICS_VERSION, PyTree, UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MANIFEST, _STATE = "manifest.json", "state"
 _KEPT = 2  # the newest may turn out damaged
+# Orbax numbers its operations per process: two saves at once can wait for each other.
+_ONE_AT_A_TIME = threading.RLock()
 
 
+def _alone(function: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(function)
+    def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _ONE_AT_A_TIME:
+            return function(*args, **kwargs)
+
+    return locked
+
+
+@_alone
 def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> None:
     """Saves a state as `<folder>/<step>`, and drops all but the newest two.
 
@@ -64,6 +82,7 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> No
         shutil.rmtree(folder / str(old), ignore_errors=True)
 
 
+@_alone
 def restore(folder: Path, like: PyTree) -> tuple[int, PyTree, Mapping[str, Any]] | None:
     """The newest good checkpoint in a folder.
 
@@ -92,11 +111,46 @@ def restore(folder: Path, like: PyTree) -> tuple[int, PyTree, Mapping[str, Any]]
     return None
 
 
+@_alone
 def discard(folder: Path) -> None:
     """Removes a block's checkpoints, and the folder of all blocks once it is empty."""
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
+
+
+def save_params(
+    folder: Path, params: PyTree, lanes: Mapping[tuple[int, int], str]
+) -> None:
+    """Keeps each run's parameters as <run_id>.safetensors, names joined by '/'.
+
+    Args:
+      folder: made if it is not there.
+      params: of a block, leaves [seeds, hparams, ...].
+      lanes: position in the block -> identity, for each run.
+
+    Raises:
+      UsageError: if they cannot be written.
+    """
+    from safetensors.numpy import save
+
+    leaves, _ = jax.tree.flatten_with_path(params)
+    arrays = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in leaves
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for (s, h), run_id in lanes.items():
+            one = {name: np.ascontiguousarray(x[s, h]) for name, x in arrays.items()}
+            temporary = folder / f"{run_id}.tmp"
+            try:
+                temporary.write_bytes(save(one))
+                os.replace(temporary, folder / f"{run_id}.safetensors")
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def _steps(folder: Path) -> list[int]:

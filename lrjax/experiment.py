@@ -387,7 +387,8 @@ def _train_block(
     else:
         test = train.judge(program, state, task.test)
     if settings.save_params:
-        _save_params(tables.workdir / "params", state, lanes)
+        params = train.final_params(state)
+        checkpoint.save_params(tables.workdir / "params", params, lanes)
     ended = [
         rows.run_row(
             block.runs[s][h],
@@ -417,22 +418,3 @@ def _save(folder: Path, step: int, state: train.RunState, seconds: float) -> Non
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         warnings.warn(f"cannot save checkpoint {folder}: {reason}", stacklevel=2)
-
-
-def _save_params(
-    folder: Path, state: train.RunState, lanes: Mapping[tuple[int, int], str]
-) -> None:
-    """Keeps each run's parameters as <run_id>.safetensors, names joined by '/'."""
-    from safetensors.numpy import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    leaves, _ = jax.tree.flatten_with_path(train.final_params(state))
-    arrays = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in leaves
-    }
-    for (s, h), run_id in lanes.items():
-        temporary = folder / f"{run_id}.tmp"
-        one = {name: np.ascontiguousarray(x[s, h]) for name, x in arrays.items()}
-        save_file(one, temporary)
-        os.replace(temporary, folder / f"{run_id}.safetensors")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from lrjax import checkpoint, experiment, results, train
+from lrjax import checkpoint, crew, experiment, results, train
 from lrjax import config as config_lib
 from lrjax.core import NUMERICS_VERSION, Interrupted
 
@@ -202,6 +202,8 @@ def uninterrupted(tmp_path_factory):
 def one_round_per_segment(monkeypatch):
     monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)
     monkeypatch.setattr(train, "_FIRST_SEGMENT_FLOATS", 0)
+    # A thread that dies for a process must be the only one.
+    monkeypatch.setattr(crew, "usable_cores", lambda: 1)
 
 
 class Killed(BaseException):

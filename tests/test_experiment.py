@@ -12,8 +12,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from lrjax import config as config_lib
 from lrjax import blocks as blocks_lib
+from lrjax import config as config_lib
 from lrjax import experiment, results, tasks, train
 from lrjax.methods import METHODS
 

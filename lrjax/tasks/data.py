@@ -48,6 +48,8 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
       DataError: if the file is missing, unreadable, damaged, or holds more than
         `max_bytes` after decompression.
     """
+    if not os.fspath(path):
+        raise DataError("no data file is named")
     path = Path(path)
     content = bytearray()
     try:
@@ -60,7 +62,7 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
                 content += chunk
                 if len(content) > max_bytes:
                     raise DataError(f"{path}: holds more than {max_bytes:,} bytes")
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (OSError, EOFError, MemoryError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
     return bytes(content)
 
@@ -297,6 +299,19 @@ def download(
     return folder / name
 
 
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https alone."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if not newurl.startswith("https://"):
+            fp.close()
+            raise DataError(f"{req.full_url}: leads to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_INTERNET = urllib.request.build_opener(_HttpsOnly)
+
+
 def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
     """Writes what an https address answers to a file."""
     from tqdm import tqdm
@@ -304,12 +319,7 @@ def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
     deadline = time.monotonic() + time_limit
     if not url.startswith("https://"):
         raise DataError(f"{url}: only https is allowed")
-    with (
-        urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
-        open(path, "wb") as file,
-    ):
-        if not answer.geturl().startswith("https://"):
-            raise DataError(f"{url}: leads to {answer.geturl()}, which is not https")
+    with _INTERNET.open(url, timeout=TIMEOUT) as answer, open(path, "wb") as file:
         length = answer.headers.get("Content-Length")
         length = int(length) if length and length.isdecimal() else None
         # disable=None: no bar where stderr is no terminal.
@@ -318,7 +328,8 @@ def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
         )
         with bar:
             size = 0
-            while chunk := answer.read(_CHUNK):
+            # read1 returns what is there: a slow answer cannot outlast the deadline.
+            while chunk := answer.read1(_CHUNK):
                 size += len(chunk)
                 if size > max_bytes:
                     raise DataError(f"{url}: larger than {max_bytes:,} bytes")
@@ -326,6 +337,8 @@ def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
                     raise DataError(f"{url}: took longer than {time_limit:.0f} s")
                 file.write(chunk)
                 bar.update(len(chunk))
+        file.flush()
+        os.fsync(file.fileno())
     if length is not None and size != length:
         raise DataError(f"{url}: ended after {size:,} of {length:,} bytes")
 

@@ -1,6 +1,7 @@
 """Reading, finding and downloading data files; scikit-learn's reader is the truth."""
 
 import bz2
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -9,8 +10,8 @@ import io
 import lzma
 import os
 import threading
+import time
 import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sklearn.datasets import dump_svmlight_file, load_svmlight_file
+from sklearn.datasets import dump_svmlight_file, load_iris, load_svmlight_file
 
-from lrjax.tasks import data
+from lrjax.tasks import data, make_task
 from lrjax.tasks.data import DataError
 
 COMPRESSORS = {"": bytes, ".bz2": bz2.compress, ".xz": lzma.compress}
@@ -114,6 +115,56 @@ def test_a_mutated_file_is_refused_or_read_as_sklearn_does(text):
         np.testing.assert_array_equal(labels, expected_labels)
 
 
+@functools.cache
+def iris():
+    """A real file: scikit-learn's iris in svmlight's format."""
+    file = io.BytesIO()
+    dump_svmlight_file(*load_iris(return_X_y=True), file, zero_based=False)
+    return file.getvalue()
+
+
+REPLACED = {
+    b" ": [b"", b"\t", b",", b"  ", b"\n", b"\x0b", b"\xc2\xa0"],
+    b":": [b"", b"=", b"::", b" ", b";"],
+    b"\n": [b"", b"\r", b" ", b"\\n", b"\n\n", b"\x00"],
+    b".": [b"", b",", b"..", b"e", b"\xff", b"\xd9\xab"],
+    b"1:": [b"0:", b"-1:", b"9999999:", b"99999999999999999999:", b"\xef\xbb\x91:"],
+    b"5": [b"nan", b"inf", b"-inf", b"1e400", b"0x5", b"1_0", b"5" * 5000, b"\x80"],
+}
+
+
+@st.composite
+def mutated_iris(draw):
+    """Iris cut anywhere, or with one to three tokens replaced."""
+    text = iris()
+    if draw(st.booleans()):
+        text = text[: draw(st.integers(0, len(text)))]
+    for _ in range(draw(st.integers(0, 3))):
+        old = draw(st.sampled_from(sorted(REPLACED)))
+        places = [i for i in range(len(text)) if text.startswith(old, i)]
+        if places:
+            at = draw(st.sampled_from(places))
+            new = draw(st.sampled_from(REPLACED[old]))
+            text = text[:at] + new + text[at + len(old) :]
+    return text
+
+
+@given(mutated_iris())
+@settings(deadline=None, max_examples=200)
+def test_a_mutated_real_file_makes_a_task_or_is_refused(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "mutated.svm"
+    path.write_bytes(text)
+    try:
+        task = make_task(f"svmlight:{path}")
+    except DataError as error:
+        check_message(error, str(path) if str(path) in str(error) else "svmlight:")
+    else:
+        expected, _ = sklearn_read(text, task.train["features"].shape[1])
+        parts = (task.train, task.valid, task.test)
+        assert sum(len(p["labels"]) for p in parts) == len(expected)
+        assert all(np.isfinite(p["features"]).all() for p in parts)
+
+
 @given(st.sampled_from([".bz2", ".xz", ".gz"]), st.data())
 @settings(deadline=None, max_examples=100)
 def test_a_damaged_compressed_file_is_refused(tmp_path_factory, suffix, draw):
@@ -181,6 +232,7 @@ def test_malformed_text_is_refused(text, complaint):
 
 def test_unreadable_files_are_refused(tmp_path):
     for path, complaint in (
+        ("", "no data file is named"),
         (tmp_path / "absent", "no such file"),
         (tmp_path, "not a regular file"),
         (Path("/dev/null"), "not a regular file"),
@@ -242,7 +294,7 @@ def test_a_changed_file_fails_its_checksum(tmp_path):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers /good whole, /short cut off, /moved with a redirect, and else 404."""
+    """Answers /good whole, /short cut off, /slow in drops, /moved with a redirect."""
 
     def do_GET(self):
         if self.path == "/moved":
@@ -250,13 +302,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", "/good")
             self.end_headers()
             return
-        if self.path not in ("/good", "/short"):
+        if self.path not in ("/good", "/short", "/slow"):
             self.send_error(404)
             return
         self.send_response(200)
         extra = 7 if self.path == "/short" else 0
         self.send_header("Content-Length", str(len(SMALL) + extra))
         self.end_headers()
+        if self.path == "/slow":
+            with contextlib.suppress(OSError):  # once nobody listens any more
+                for byte in SMALL:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.05)
+            return
         self.wfile.write(SMALL)
 
     def log_message(self, *args):
@@ -269,16 +327,13 @@ def site(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     local = f"http://127.0.0.1:{server.server_port}/"
-    urlopen = urllib.request.urlopen
+    internet = data._INTERNET.open
 
     def over_http(url, timeout):
         assert 0 < timeout < 120
-        answer = urlopen(url.replace("https://host/", local), timeout=timeout)
-        if not url.endswith("moved"):
-            answer.url = url
-        return answer
+        return internet(url.replace("https://host/", local), timeout=timeout)
 
-    monkeypatch.setattr(urllib.request, "urlopen", over_http)
+    monkeypatch.setattr(data._INTERNET, "open", over_http)
     yield "https://host/"
     server.shutdown()
     server.server_close()
@@ -305,7 +360,7 @@ def refuse(path):
         ("short", {}, "ended after 40 of 47 bytes"),
         ("moved", {}, "which is not https"),
         ("good", {"max_bytes": 10}, "larger than 10 bytes"),
-        ("good", {"time_limit": -1}, "took longer than"),
+        ("slow", {"time_limit": 0.1}, "took longer than"),
         ("good", {"check": refuse}, "good is not wanted"),
     ],
 )
@@ -323,7 +378,7 @@ def test_download_refuses_http_and_unreachable_hosts(monkeypatch, tmp_path):
     def unreachable(url, timeout):
         raise urllib.error.URLError(TimeoutError("timed out"))
 
-    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(data._INTERNET, "open", unreachable)
     with pytest.raises(DataError, match="https://host/file: timed out"):
         data.download("https://host/file", tmp_path)
     (tmp_path / "file").touch()

@@ -1,0 +1,100 @@
+"""Runs main.py and kills it, by SIGKILL, at a chosen point.
+
+  python tests/killer.py POINT NUMBER [flags of main.py]
+
+It dies when it comes to the point for the NUMBERth time.
+"""
+
+import os
+import runpy
+import shutil
+import signal
+import sys
+
+import orbax.checkpoint as ocp
+
+from lrjax import checkpoint, results
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(owner, name, wanted=lambda *_: True):
+    """Dies instead of a call."""
+    call = getattr(owner, name)
+
+    def dying(*arguments, **named):
+        if wanted(*arguments) and reached():
+            die()
+        return call(*arguments, **named)
+
+    setattr(owner, name, dying)
+
+
+def halfway(table):
+    """Dies once half of what is appended to a table is written."""
+    write = results._write
+
+    def dying(file, content):
+        if file.name.name == table and reached():
+            file.write(content[: len(content) // 2])
+            die()
+        write(file, content)
+
+    results._write = dying
+
+
+def renaming(ending):
+    """Dies before a temporary file takes its place."""
+    before(os, "replace", lambda _, target: str(target).endswith(ending))
+
+
+def saving():
+    """Dies while Orbax writes, which it does in threads."""
+    save = ocp.StandardCheckpointer.save
+
+    def dying(*arguments, **named):
+        save(*arguments, **named)
+        if reached():
+            die()
+
+    ocp.StandardCheckpointer.save = dying
+
+
+def dropping():
+    """Dies when an old checkpoint is gone in part."""
+    rmtree = shutil.rmtree
+
+    def dying(path, **named):
+        manifests = list(path.glob("*/*.json")) or list(path.glob("manifest.json"))
+        if manifests and reached():
+            manifests[0].unlink()
+            die()
+        rmtree(path, **named)
+
+    checkpoint.shutil.rmtree = dying
+
+
+POINTS = {
+    "curves": lambda: halfway(results.CURVES),
+    "runs": lambda: halfway(results.RUNS),
+    "between": lambda: before(results.Tables, "append_runs"),
+    "config": lambda: renaming("config.json"),
+    "saving": saving,
+    "saved": lambda: before(checkpoint, "_files"),
+    "manifest": lambda: renaming("manifest.json"),
+    "dropping": dropping,
+    "params": lambda: renaming(".safetensors"),
+}
+
+if __name__ == "__main__":
+    point, left = sys.argv[1], [int(sys.argv[2])]
+
+    def reached():
+        left[0] -= 1
+        return left[0] == 0
+
+    POINTS[point]()
+    sys.argv = ["main.py", *sys.argv[3:]]
+    runpy.run_path("main.py", run_name="__main__")
