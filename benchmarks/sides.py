@@ -55,8 +55,8 @@ class Lrjax:
     def __init__(
         self, task: Any, seeds: int, rates: Sequence[float], epochs: int
     ) -> None:
-        from lrjax import config as config_lib
         from lrjax import blocks, train
+        from lrjax import config as config_lib
 
         config = config_lib.base()
         config.tasks, config.methods = (task.name,), ("adam",)
