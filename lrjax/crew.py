@@ -154,10 +154,9 @@ def measured_workers(
     if most == 1:
         return 1
     key = f"{kind} {device.platform} {device.device_kind} x{most} jax {jax.__version__}"
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(cache.read_text()).get(key)
-        if isinstance(known, int) and 1 <= known <= most:
-            return known
+    known = _kept(cache).get(key)
+    if isinstance(known, int) and 1 <= known <= most:
+        return known
     if os.getloadavg()[0] > _QUIET * cores:
         # What is measured beside other work is not worth keeping.
         return most if device.platform == "cpu" else 1
@@ -191,15 +190,19 @@ def _seconds(jobs: Sequence[Callable[[int], Any]], steps: int) -> float:
     return time.perf_counter() - began
 
 
+def _kept(cache: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _keep(cache: Path, key: str, value: int) -> None:
-    known: Any = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(cache.read_text())
-    if not isinstance(known, dict):
-        known = {}
+    content = json.dumps(_kept(cache) | {key: value}, indent=1) + "\n"
     cache.parent.mkdir(parents=True, exist_ok=True)
     temporary = cache.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(known | {key: value}, indent=1) + "\n")
+    temporary.write_text(content)
     os.replace(temporary, cache)
 
 
