@@ -10,6 +10,7 @@ import runpy
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import orbax.checkpoint as ocp
 
@@ -37,7 +38,7 @@ def halfway(table):
     write = results._write
 
     def dying(file, content):
-        if file.name.name == table and reached():
+        if Path(file.name).name == table and reached():
             file.write(content[: len(content) // 2])
             die()
         write(file, content)
