@@ -270,7 +270,8 @@ def test_a_signal_ends_training_with_a_checkpoint(tmp_path, monkeypatch, uninter
         append(self, rows)
         calls[0] += 1
         if calls[0] == 4:
-            signal.raise_signal(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)  # until the main thread has seen it
 
     monkeypatch.setattr(results.Tables, "append_curves", signalling)
     before = signal.getsignal(signal.SIGTERM)

@@ -37,7 +37,7 @@ def sklearn_read(text, num_features=None):
 
 
 def check_message(error, start):
-    assert str(error).startswith(start)
+    assert str(error).removeprefix("svmlight:").startswith(start)
     assert "\n" not in str(error)
 
 
@@ -158,7 +158,7 @@ def test_a_mutated_real_file_makes_a_task_or_is_refused(tmp_path_factory, text):
         task = make_task(f"svmlight:{path}")
     except DataError as error:
         check_message(error, "")
-        assert str(path) in str(error)
+        assert str(path) in str(error)  # noqa: PT017
     else:
         expected, _ = sklearn_read(text, task.train["features"].shape[1])
         parts = (task.train, task.valid, task.test)
