@@ -18,7 +18,7 @@ import traceback
 import warnings
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
         if _MODE.value == "methods":
             cli.methods()
             return
-        if _CONFIG.value is None:
+        if not flags.FLAGS["config"].present:
             raise UsageError("--config is missing: try --config=configs/quickstart.py")
         if not _WORKDIR.value:
             raise UsageError("--workdir is missing: say where results shall go")
@@ -102,6 +102,7 @@ def _check_config() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags and runs the config file; what is wrong is said in one line."""
+    logging.set_verbosity(logging.ERROR)  # hides what is said below, in other words
     try:
         return flags.FLAGS(argv)
     except Exception as error:

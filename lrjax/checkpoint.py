@@ -77,7 +77,7 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> No
         os.replace(temporary, target / _MANIFEST)
     except Exception as error:  # Orbax has many kinds for a disk that is full
         shutil.rmtree(target, ignore_errors=True)
-        raise OSError(f"cannot save checkpoint {target}: {error}") from error
+        raise OSError(str(error)) from error
     for old in _steps(folder)[:-_KEPT]:
         shutil.rmtree(folder / str(old), ignore_errors=True)
 

@@ -97,8 +97,9 @@ def explain(error: BaseException, argv: Sequence[str]) -> str | None:
         modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
         if isinstance(each, UsageError):
             return str(each)
-        if isinstance(each, SyntaxError) and each.filename == file:
-            return f"{file}: line {each.lineno}: {each.msg}"
+        if isinstance(each, SyntaxError) and each.filename in (file, None):
+            line = f"line {each.lineno}: " if each.lineno else ""
+            return f"{file}: {line}{each.msg}"
         if _CONFIG_MODULE in modules:
             if modules[-1].startswith("lrjax"):
                 return None

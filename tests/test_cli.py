@@ -1,12 +1,24 @@
 """The program as people start it: its answers, its exit codes, what it leaves."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from absl.testing import flagsaver
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import main
+from configs import quickstart
+from lrjax import cli
+from lrjax import config as config_lib
 
 ROOT = Path(__file__).parent.parent
 IRIS = "--config=configs/libsvm.py:iris"
@@ -92,3 +104,176 @@ def test_mistakes_get_one_line_and_code_2(tmp_path, arguments, message):
     assert message in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "precious"
+
+
+# Inside of this process, and up to where data would be loaded
+
+
+def invoke(*arguments, train=lambda config, *_: config_lib.check(config)):
+    """Exit code, and the lines on stderr."""
+    argv, said = ["main.py", *map(str, arguments)], io.StringIO()
+    sys.modules.pop(cli._CONFIG_MODULE, None)  # of the call before
+    with (
+        warnings.catch_warnings(action="ignore"),
+        flagsaver.flagsaver(),
+        mock.patch.object(sys, "argv", argv),
+        mock.patch.object(cli, "train", train),
+        contextlib.redirect_stderr(said),
+    ):
+        try:
+            main.main(main._parse(argv))
+        except SystemExit as end:
+            return end.code, said.getvalue().splitlines()
+    return 0, said.getvalue().splitlines()
+
+
+def check_refused(code, said):
+    assert code == 2, said
+    assert len(said) == 1
+    assert said[0].startswith("error: ")
+    assert "Traceback" not in said[0]
+    return said[0]
+
+
+QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+FIELDS = config_lib._fields(quickstart.get_config())
+FIELDS += ["grid", "hparams", "hparams.adam"]
+WORDS = ["", "0", "-1", "1.5", "nan", "inf", "1e999", "1e400", "9" * 30, "9" * 5000]
+WORDS += ["True", "None", "()", "(1,", "(1, 2)", "[[1]]", "{}", "{1: 2}", "((" * 300]
+WORDS += [
+    "adam",
+    "adam,sgd",
+    ",",
+    "'",
+    "a b",
+    "__import__('os')",
+    "\x00",
+    "\udcff",
+    "é",
+]
+VALUES = st.sampled_from(WORDS) | st.text(max_size=6)
+NAMES = st.sampled_from(FIELDS) | st.tuples(
+    st.sampled_from(FIELDS), st.sampled_from(["x", ".x", "[0]", '["x"]', ".", " "])
+).map("".join)
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=3))
+@settings(deadline=None, max_examples=150)
+def test_any_override_is_taken_or_refused_in_one_line(overrides):
+    flags = [f"--config.{name}={value}" for name, value in overrides]
+    code, said = invoke(QUICKSTART, "--workdir=/nowhere/at/all", *flags)
+    if code:
+        check_refused(code, said)
+    else:
+        assert not said
+    assert not Path("/nowhere").exists()
+
+
+@given(
+    st.lists(
+        st.text(max_size=8)
+        | st.sampled_from(["--", "-", "--config", "--mode", "--=", "--mode=tran"])
+        | st.sampled_from(
+            ["workdir", "mode", "data_dir", "config", "deterministic"]
+        ).flatmap(lambda name: VALUES.map(lambda value: f"--{name}={value}")),
+        max_size=3,
+    ).filter(lambda flags: not any("help" in flag for flag in flags))
+)
+@settings(deadline=None, max_examples=150)
+def test_any_flag_is_taken_or_refused_in_one_line(flags):
+    code, said = invoke(*flags)
+    if code:
+        check_refused(code, said)
+    assert not Path("/nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "grid.learning_rat=1",
+            "'grid.learning_rat'; did you mean 'grid.learning_rate'",
+        ),
+        ("hparams.adm.b1=0", "'hparams.adm.b1'; did you mean 'hparams.adam.b1'?"),
+        ("epoch=1", "unknown config field 'epoch'; did you mean 'epochs'?"),
+        ("hparams=1", "is not a dict"),
+        ("save_params=maybe", "boolean"),
+        ("checkpoint_minutes=-1", "config.checkpoint_minutes=-1.0: must be 0 or more"),
+    ],
+)
+def test_wrong_overrides_are_named(override, message):
+    code, said = invoke(QUICKSTART, "--workdir=x", f"--config.{override}")
+    assert message in check_refused(code, said)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"def get_config(:", "line 1: invalid syntax"),
+        (b"\n\nimport nosuch", "line 3: ModuleNotFoundError: No module named 'nosuch'"),
+        (
+            b"def get_config():\n  return 1 / 0",
+            "line 2: ZeroDivisionError: division by",
+        ),
+        (b"def get_config():\n  return open('/absent')", "No such file"),
+        (b"def get_config(x):\n  return x", "missing 1 required positional argument"),
+        (b"def get_config():\n  return 5", "get_config() returns no ConfigDict"),
+        (b"def get_config():\n  pass", "get_config() returns no ConfigDict"),
+        (b"x = 1", "has no attribute 'get_config'"),
+        (b"", "has no attribute 'get_config'"),
+        (b"\xff\xfe\x00", "config.py: "),
+        (b"x = '\x00'", "null bytes"),
+        (
+            b"import ml_collections as c\nget_config = lambda: c.ConfigDict({'a': 1})",
+            "unknown config field 'a'",
+        ),
+        (
+            b"from lrjax import config\nget_config = config.base",
+            "config.tasks is empty",
+        ),
+        (
+            b"from lrjax import config\ndef get_config():\n  c = config.base()\n"
+            b"  c.epochs = 'x'\n  return c",
+            "line 4: TypeError",
+        ),
+        (
+            b"from lrjax import config\ndef get_config():\n  c = config.base()\n"
+            b"  c.epoch = 5\n  return c",
+            "unknown config field 'epoch'; did you mean 'epochs'?",
+        ),
+    ],
+)
+def test_faults_of_a_config_file_are_named(tmp_path, content, message):
+    path = tmp_path / "config.py"
+    path.write_bytes(content)
+    code, said = invoke(f"--config={path}", f"--workdir={tmp_path}/new")
+    assert message in check_refused(code, said)
+    assert not (tmp_path / "new").exists()
+
+
+def test_flagfiles_that_cannot_be_read_are_refused(tmp_path):
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    for name in ("absent", "bytes"):
+        done = run(f"--flagfile={tmp_path / name}")
+        assert "--flagfile" in check_refused(done.returncode, done.stderr.splitlines())
+
+
+def test_an_internal_error_keeps_its_traceback_and_asks_for_a_report(monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("internal")
+
+    def check(code, said):
+        assert code == 1
+        assert said[0].startswith("Traceback")
+        assert "RuntimeError: internal" in said
+        assert "fault of lrjax" in said[-1]
+        assert "report" in said[-1]
+
+    check(*invoke(QUICKSTART, "--workdir=x", train=broken))
+    monkeypatch.setattr(config_lib.methods_lib, "find", broken)
+    check(*invoke(QUICKSTART, "--workdir=x"))
+    # Called by the config file, but not its fault.
+    monkeypatch.setattr(config_lib.config_dict, "placeholder", broken)
+    code, said = invoke(QUICKSTART, "--workdir=x")
+    assert code == 2  # raised outside of lrjax: no telling
+    assert "RuntimeError: internal" in said[0]
