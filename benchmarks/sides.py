@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,14 @@ class Lrjax:
     def __init__(
         self, task: Any, seeds: int, rates: Sequence[float], epochs: int
     ) -> None:
-        from lrjax import blocks, train
+        from lrjax import blocks, crew, train
         from lrjax import config as config_lib
 
         config = config_lib.base()
         config.tasks, config.methods = (task.name,), ("adam",)
         config.seeds, config.epochs = seeds, epochs
         config.grid.learning_rate = tuple(rates)
-        self._train = train
+        self._train, self._crew = train, crew
         self.blocks = blocks.plan(config_lib.check(config), [task])
         block = self.blocks[0]  # the others share its program
         self._compiled = train.compile_program(block.program, *block.inputs())
@@ -70,10 +71,22 @@ class Lrjax:
     def run(self) -> np.ndarray:
         """Initialises, trains and measures every epoch; returns the final scores.
 
+        As an experiment does on a CPU, a block per core at once.
+
         Returns:
-          [seeds, rates, 4]: loss and accuracy on the training and validation parts.
+          [seeds of all blocks, rates of a block, 4]: loss and accuracy on the training
+          and validation parts.
         """
-        return np.concatenate([self._run(block) for block in self.blocks], axis=1)
+        found = {}
+
+        def work(number: int, device: int) -> tuple[()]:
+            found[number] = self._run(self.blocks[number])
+            return ()
+
+        numbers = range(len(self.blocks))
+        cores = self._crew.usable_cores()
+        self._crew.train_all([numbers], cores, work, lambda: 0, threading.Event())
+        return np.concatenate([found[number] for number in numbers])
 
     def _run(self, block: Any) -> np.ndarray:
         measured = list(
