@@ -27,6 +27,11 @@ import pandas as pd
 from lrjax.core import NUMERICS_VERSION, Run, UsageError
 
 RUNS, CURVES = "runs.jsonl", "curves.jsonl"
+# What tells the rows of a table apart, with types.
+_KEYS: dict[str, dict[str, type]] = {
+    RUNS: {"run_id": str},
+    CURVES: {"run_id": str, "step": int},
+}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 
@@ -222,12 +227,16 @@ def _sync_folder(folder: Path) -> None:
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Rows of a table and the length of its whole lines in bytes."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    content = _content(path)
     whole = _whole_lines(path, content)
     return _rows(path, content[:whole]), whole
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _whole_lines(path: Path, content: bytes) -> int:
@@ -242,16 +251,21 @@ def _whole_lines(path: Path, content: bytes) -> int:
 
 
 def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
-    rows = []
-    for number, text in enumerate(lines.splitlines(), 1):
+    """Rows of a table's whole lines, each of which must be sound and there once."""
+    key = _KEYS[path.name]
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for number, text in enumerate(lines.split(b"\n")[:-1], 1):
         try:
             row = json.loads(text)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or "run_id" not in row:
+            found = tuple(row[name] for name in key)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            row, found = {}, ()
+        if [type(value) for value in found] != list(key.values()):
             raise UsageError(f"{path}: line {number} is damaged")
-        rows.append(row)
-    return rows
+        if found in rows:
+            raise UsageError(f"{path}: line {number} repeats an earlier row")
+        rows[found] = row
+    return list(rows.values())
 
 
 def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -275,19 +289,24 @@ def _read_numbers(path: Path) -> pd.DataFrame:
     import pyarrow
     from pyarrow import json as columnar
 
-    content = path.read_bytes()
+    content = _content(path)
     whole = _whole_lines(path, content)
     if not whole:
         return pd.DataFrame()
     lines = pyarrow.py_buffer(content).slice(0, whole)
+    key = {"run_id": pyarrow.string(), "step": pyarrow.int64()}
     try:
         table = columnar.read_json(pyarrow.BufferReader(lines))
-        readable = table["run_id"].null_count == 0
-    except (pyarrow.ArrowInvalid, KeyError):
-        readable = False
-    if not readable:
+        sound = all(table.schema.field(name).type == key[name] for name in key)
+        sound = sound and not any(table[name].null_count for name in key)
+        # It reads over empty lines.
+        sound = sound and table.num_rows == content.count(b"\n")
+        frame = table.to_pandas()
+        sound = sound and not frame.duplicated(list(key)).any()
+    except (pyarrow.ArrowException, KeyError, TypeError):
         return pd.DataFrame(_rows(path, content[:whole]))  # says what is damaged
-    frame = table.to_pandas()
+    if not sound:
+        return pd.DataFrame(_rows(path, content[:whole]))
     empty = [name for name in frame if frame[name].isna().all()]
     return frame.astype(dict.fromkeys(empty, float))
 

@@ -3,8 +3,12 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lrjax import results
 from lrjax.core import NUMERICS_VERSION, Run, UsageError
@@ -105,7 +109,13 @@ def test_a_torn_last_line_is_cut_off_with_a_warning(tables):
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("damage", [b"not json\n", b"[1, 2]\n", b'{"step": 1}\n'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"not json\n", b"[1, 2]\n", b'{"step": 1}\n', b"\n", b"\x00\n", b"\xff\n"),
+        *(b'{"run_id": 5}\n', b'{"run_id": ["c"]}\n', b"[" * 10**5 + b"\n"),
+    ],
+)
 def test_a_damaged_line_is_refused_and_nothing_is_changed(tables, damage):
     path = tables.workdir / results.RUNS
     content = b'{"run_id": "a"}\n' + damage + b'{"run_id": "b"}\n'
@@ -114,6 +124,78 @@ def test_a_damaged_line_is_refused_and_nothing_is_changed(tables, damage):
     with pytest.raises(UsageError, match="line 2 is damaged"):
         results.Tables(tables.workdir).__enter__()
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b', "step": null', b', "step": "2"', b', "step": 2.5']
+)
+def test_a_damaged_step_is_refused(tables, damage):
+    path = tables.workdir / results.CURVES
+    content = b'{"run_id": "a", "step": 1}\n{"run_id": "a"' + damage + b"}\n"
+    path.write_bytes(content)
+    tables.__exit__()
+    with pytest.raises(UsageError, match=r"curves\.jsonl: line 2 is damaged"):
+        results.Tables(tables.workdir).__enter__()
+    assert path.read_bytes() == content
+
+
+def test_a_row_that_comes_twice_is_refused(tables):
+    tables.append_runs([{"run_id": "a"}, {"run_id": "b"}])
+    tables.append_curves([{"run_id": "a", "step": 1}, {"run_id": "b", "step": 1}])
+    for name in (results.RUNS, results.CURVES):
+        path = tables.workdir / name
+        content = path.read_bytes()
+        path.write_bytes(content + content.splitlines(keepends=True)[0])
+        with pytest.raises(UsageError, match=f"{name}: line 3 repeats an earlier row"):
+            results.load(tables.workdir)
+        path.write_bytes(content)
+
+
+def row_of(run_id, **fields):
+    return {"run_id": run_id, "loss": 0.25, "hparams": {"b1": 0.9}} | fields
+
+
+def content_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@given(
+    name=st.sampled_from([results.RUNS, results.CURVES, "config.json"]),
+    cuts=st.lists(
+        st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=3)), max_size=3
+    ),
+    length=st.just(1.0) | st.floats(0, 1),
+)
+@settings(deadline=None, max_examples=150)
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_table_is_read_or_refused_and_whole_rows_are_never_lost(
+    name, cuts, length
+):
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder)
+        with results.Tables(workdir) as tables:
+            tables.write_config({"seeds": [1]}, {})
+            tables.append_runs([row_of("a"), row_of("b"), row_of("c")])
+            tables.append_curves([row_of("a", step=1), row_of("a", step=2)])
+        path = workdir / name
+        text = path.read_bytes()
+        for place, gone, new in cuts:
+            at = int(place * len(text))
+            text = text[:at] + new + text[at + gone :]
+        path.write_bytes(text[: int(length * len(text))])
+        before = content_of(workdir)
+        try:
+            with results.Tables(workdir) as tables:
+                tables.append_runs([row_of("new")])
+        except UsageError:
+            assert content_of(workdir) == before
+            return
+        after = content_of(workdir)
+        for each, old in before.items():
+            table = each in (results.RUNS, results.CURVES)
+            kept = old[: old.rfind(b"\n") + 1] if table else old
+            new = results.line(row_of("new")).encode() if each == results.RUNS else b""
+            assert after[each] == kept + new
 
 
 def test_results_of_another_version_are_refused(tables):
@@ -202,11 +284,18 @@ def test_load_drops_a_torn_line_of_either_table(tables):
     assert list(curves["step"]) == [1, 2]
 
 
-@pytest.mark.parametrize("damage", [b"not json\n", b"[1, 2]\n", b'{"step": 1}\n'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"not json\n", b"[1, 2]\n", b'{"step": 1}\n', b"\n", b"\x00\n", b"\xff\n"),
+        *(b'{"run_id": 5}\n', b'{"run_id": ["c"]}\n', b"[" * 10**5 + b"\n"),
+    ],
+)
 def test_load_names_a_damaged_line_of_the_curves(tables, damage):
     tables.append_runs([{"run_id": "a"}])
     path = tables.workdir / results.CURVES
-    path.write_bytes(b'{"run_id": "a"}\n' + damage + b'{"run_id": "b"}\n')
+    sound = b'{"run_id": "a", "step": 1}\n'
+    path.write_bytes(sound + damage + sound.replace(b"1", b"2"))
     with pytest.raises(UsageError, match="line 2 is damaged"):
         results.load(tables.workdir)
 
