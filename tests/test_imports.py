@@ -31,15 +31,17 @@ ALLOWED = {
         *("blocks", "checkpoint", "config", "core", "crew", "results", "rows"),
         *("tasks", "train"),
     },
-    "stats": set(),
-    "report": {"stats"},
+    "stats": {"core"},
+    "portfolio": set(),
+    "curves": {"stats"},
+    "report": {"core", "curves", "portfolio", "results", "stats"},
     "cli": {"config", "core", "experiment", "methods", "report", "results"},
     "__init__": set(),
 }
 # Imported only inside of functions, where they are first used.
 HEAVY = {
-    *("flax", "matplotlib", "rliable", "safetensors", "sklearn", "smac"),
-    *("tensorflow_datasets", "transformers"),
+    *("flax", "matplotlib", "pyarrow", "rliable", "safetensors", "sklearn", "smac"),
+    *("tensorboardX", "tensorflow_datasets", "transformers"),
 }
 
 

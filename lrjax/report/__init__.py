@@ -1,0 +1,54 @@
+"""What people look at: a page of findings, and a ranking in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrjax.core import UsageError
+from lrjax.report import analyses, drawing, findings, page, published
+from lrjax.report import study as study_lib
+from lrjax.report.desk import Desk
+from lrjax.report.study import Options as Options
+from lrjax.report.terminal import learning_curves as learning_curves
+from lrjax.report.terminal import ranking as ranking
+
+
+def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> list[str]:
+    """Writes index.html, every figure as PNG and SVG, every table as CSV and LaTeX.
+
+    The same tables and options give the same bytes.
+
+    Args:
+      workdirs: whose tables to read.
+      folder: to write to; made if need be.
+      options: what the user chose.
+
+    Returns:
+      the findings, a line each.
+
+    Raises:
+      UsageError: if there is nothing to report, or an option does not fit.
+    """
+    study = study_lib.read_study(workdirs, options)
+    known = published.read(options.compare) if options.compare else None
+    try:
+        for name in ("figures", "tables"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        with drawing.style() as plt:
+            desk = Desk(folder, plt)
+            sections = [analysis(study, desk) for analysis in analyses.ANALYSES]
+            if known is not None:
+                sections.append(published.section(study, desk, known))
+        found = findings.findings(study, workdirs)
+        text = page.render(
+            "Learning-rate control: " + ", ".join(map(str, workdirs)),
+            found,
+            [section for section in sections if section],
+            findings.notes(study, workdirs),
+            study.look,
+        )
+        (folder / "index.html").write_text(text)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder}: {error.strerror}") from error
+    return [f"{word}: {sentence}" for word, sentence in found]

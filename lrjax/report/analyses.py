@@ -1,0 +1,572 @@
+"""The analyses of a report, each a figure, a table and a sentence.
+
+An analysis is a function of a `Study` and a `Desk` that gives a `Section` of the page,
+or None where the tables have nothing for it. `ANALYSES` has them in the page's order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from lrjax import curves as curves_lib
+from lrjax import portfolio, stats
+from lrjax.report import figures
+from lrjax.report.desk import Desk
+from lrjax.report.drawing import Look
+from lrjax.report.page import Section, interval
+from lrjax.report.study import Study
+
+
+def _overview(study: Study, desk: Desk) -> Section:
+    overall, runs = study.overall, study.comparison.runs
+    best = overall.iloc[0]
+    found = interval(best["rank_low"], best["rank_high"])
+    says = (
+        f"{overall.index[0]} has the best mean rank, {best['rank']:.2f}{found} of "
+        f"{len(overall)}."
+    )
+    by_iqm = str(overall["iqm"].sort_index().idxmax())
+    if by_iqm != overall.index[0]:
+        iqm = overall.loc[by_iqm, "iqm"]
+        says += f" {by_iqm} has the best normalised score, {iqm:.2f}."
+    reads = (
+        f"Left: rank within each task and seed, averaged over seeds and then over the "
+        f"{len(study.comparison.tasks)} tasks. Right: mean of the middle half of all "
+        f"normalised scores; on each task 0 is the worst entry's median run and 1 the "
+        f"best entry's. Bars are 95 % intervals, bootstrapped over the {runs} runs of "
+        f"each task: they say how much other seeds could change, not other tasks."
+    )
+    return desk.section(
+        "overview",
+        "Over all tasks",
+        says,
+        reads,
+        overall.reset_index(),
+        figures.overview(desk.plt, study.look, overall),
+    )
+
+
+def _gap(study: Study, desk: Desk) -> Section:
+    """Gap to the best entry of each task, sorted by mean gap, as the study shows it."""
+    table = study.per_task[study.per_task["entry"].isin(study.look.entries)]
+    means = table.pivot(index="entry", columns="task", values="mean")
+    lost = table.pivot(index="entry", columns="task", values="diverged").fillna(0)
+    up = study.metrics.map(stats.higher_is_better).reindex(means.columns)
+    signed = means * np.where(up, 1.0, -1.0)
+    points = study.metrics.str.endswith("accuracy").reindex(means.columns)
+    gap = (signed.max() - signed) * np.where(points, 100.0, 1.0)
+    whole = gap.notna().all(axis=1)
+    one_unit = len(set(study.metrics.str.rsplit("_", n=1).str[-1])) == 1
+    relative = gap / gap.max().replace(0, 1)
+    mean = (gap if one_unit else relative).mean(axis=1).where(whole)
+    order = gap.assign(_mean=mean).sort_index().sort_values("_mean", kind="stable")
+    gap, mean = gap.loc[order.index], mean.loc[order.index]
+    unit = "points" if points.all() else "loss" if one_unit else "share of worst gap"
+    text = gap.map(lambda v: "" if np.isnan(v) else _gap_text(v))
+    present = table.pivot(index="entry", columns="task", values="runs")
+    for entry in gap.index:
+        for task in gap.columns:
+            died = int(lost.loc[entry, task])
+            if np.isnan(gap.loc[entry, task]):
+                ran = np.isfinite(present.loc[entry, task])
+                text.loc[entry, task] = "diverged" if ran else "missing"
+            elif died:
+                text.loc[entry, task] += f" x{died}"
+    text["mean"] = mean.map(lambda v: "" if np.isnan(v) else _gap_text(v))
+    shade = relative.loc[gap.index].assign(mean=mean / max(mean.max(), 1e-12))
+    best = str(mean.index[0])
+    says = (
+        f"{best} is nearest to the best on average: {_gap_text(mean.iloc[0])} {unit} "
+        f"behind."
+        if np.isfinite(mean.iloc[0])
+        else "No entry finished on every task."
+    )
+    reads = (
+        "How far each entry's mean lies behind the best mean of the task (accuracy in "
+        "points, loss and perplexity as they are); 0 is the best. Colours are relative "
+        "to the largest gap of a column. xn: n runs diverged and are not in that mean. "
+        "Rows are sorted by mean gap."
+    )
+    return desk.section(
+        "gap",
+        "Gap to the best on each task",
+        says,
+        reads,
+        gap.assign(mean_gap=mean).reset_index().rename_axis(columns=None),
+        figures.cells(desk.plt, shade, text, "Blues", apart=1),
+    )
+
+
+def _gap_text(value: float) -> str:
+    return "0" if value == 0 else f"{value:.3f}" if value < 0.995 else f"{value:.1f}"
+
+
+def _curves(study: Study, desk: Desk) -> Section | None:
+    return _curve_section(study, desk, "curves", "Learning curves", study.curve_metrics)
+
+
+def _losses(study: Study, desk: Desk) -> Section | None:
+    columns = study.curve_metrics.map(lambda _: "train_loss")
+    return _curve_section(study, desk, "train_loss", "Training loss", columns)
+
+
+def _rates(study: Study, desk: Desk) -> Section | None:
+    columns = study.curve_metrics.map(lambda _: "learning_rate")
+    return _curve_section(study, desk, "rates", "Learning rate that was used", columns)
+
+
+def _curve_section(
+    study: Study, desk: Desk, name: str, title: str, columns: pd.Series
+) -> Section | None:
+    bands, tables = {}, []
+    rows, alpha = study.curves, study.options.smooth
+    for task in study.tasks:
+        part, column = rows[rows["task"] == task], str(columns[task])
+        if alpha and column in part and column != "learning_rate":
+            part = curves_lib.smooth(part, [column], alpha)
+        band = curves_lib.bands(curves_lib.thin(part), column)
+        if len(band):
+            bands[task] = band
+            tables.append(band.assign(column=column))
+    if not bands:
+        return None
+    reads = (
+        "Lines are medians over seeds, bands the middle half. A line ends with a cross "
+        "where half of its runs have diverged."
+    )
+    if alpha and name != "rates":
+        reads += (
+            f" Smoothed: each point has weight {alpha:g}, what came before the rest."
+        )
+    says = ""
+    if name == "rates":
+        says = (
+            "The picture that explains most results: what each method made of the "
+            "learning rate while it trained."
+        )
+        absent = sorted(set(study.look.entries) - set(pd.concat(bands)["entry"]))
+        reads += " The axis is logarithmic; rates of 0 are not shown."
+        if absent:
+            reads += f" No single rate describes {', '.join(absent)}."
+    labels = {task: str(columns[task]) for task in bands}
+    return desk.section(
+        name,
+        title,
+        says,
+        reads,
+        pd.concat(tables, ignore_index=True),
+        figures.curves(desk.plt, study.look, bands, labels),
+        data=True,
+    )
+
+
+def _scores(study: Study, desk: Desk) -> Section:
+    shown = study.per_task[study.per_task["entry"].isin(study.look.entries)]
+    reads = (
+        "A dot is a run. The bar is the interquartile mean of the runs that finished "
+        "with its 95 % interval; diverged runs are counted at the right."
+    )
+    return desk.section(
+        "scores",
+        "Every run",
+        "",
+        reads,
+        study.per_task,
+        figures.scores(desk.plt, study.look, study.runs, shown, study.tasks),
+    )
+
+
+def _pairs(study: Study, desk: Desk) -> Section | None:
+    if len(study.overall) < 2:
+        return None
+    table = stats.improvement(study.comparison, study.options.bootstrap)
+    order = list(study.overall.index)
+    wide = table.pivot(index="entry", columns="other", values="probability")
+    wide = wide.loc[order, order]
+    sure = table[(table["low"] > 0.5)]
+    text = wide.map(lambda p: "" if np.isnan(p) else f"{100 * p:.0f}")
+    for row in sure.itertuples():
+        text.loc[row.entry, row.other] += "*"
+    first, second = order[:2]
+    top = table.set_index(["entry", "other"]).loc[(first, second)]
+    says = (
+        f"A run of {first} beats a run of {second} with probability "
+        f"{top['probability']:.2f}{interval(top['low'], top['high'])}."
+    )
+    reads = (
+        "Chance, in percent, that a run of the row is better than a run of the column "
+        "on the same task, averaged over tasks; ties count half. A star: the 95 % "
+        "interval lies above 50."
+    )
+    return desk.section(
+        "pairs",
+        "Who beats whom",
+        says,
+        reads,
+        table,
+        figures.cells(desk.plt, wide, text, "PuOr", ylabel="", xlabel=""),
+    )
+
+
+def _critical(study: Study, desk: Desk) -> Section | None:
+    entries, tasks = len(study.overall), len(study.comparison.tasks)
+    difference = stats.critical_difference(entries, tasks)
+    if not np.isfinite(difference):
+        return None
+    p = stats.friedman_p(study.comparison)
+    rank = study.overall["rank"]
+    worse = [str(e) for e in rank.index if rank[e] - rank.iloc[0] > difference]
+    says = (
+        f"Over {tasks} tasks, mean ranks must differ by {difference:.2f} to be called "
+        f"different; that separates {len(worse)} of {entries - 1} from {rank.index[0]}."
+    )
+    if np.isfinite(p):
+        says += f" Friedman's test that all are equal: p = {p:.2g}."
+    reads = (
+        "Mean ranks; thick bars join entries that Nemenyi's test at 5 % cannot tell "
+        "apart with tasks as the only repetition. With few tasks it cannot tell much."
+    )
+    table = pd.DataFrame({"entry": rank.index, "rank": rank.to_numpy()})
+    table["distinguishable"] = table["rank"] - rank.iloc[0] > difference
+    return desk.section(
+        "critical_difference",
+        "Critical difference",
+        says,
+        reads,
+        table,
+        figures.critical_difference(desk.plt, study.look, rank, difference),
+    )
+
+
+def _against(study: Study, desk: Desk) -> Section | None:
+    if len(study.overall) < 2:
+        return None
+    table = stats.against(study.runs, study.baseline)
+    if not len(table):
+        return None
+    counts = table.pivot_table(
+        index="entry", columns="result", values="task", aggfunc="count", fill_value=0
+    ).reindex(columns=["win", "tie", "loss"], fill_value=0)
+    over = stats.against_over_tasks(study.comparison, study.baseline)
+    counts = counts.join(over.rename(columns={"difference": "mean_difference"}))
+    order = [e for e in study.look.entries if e in counts.index]
+    counts = counts.loc[order].reset_index()
+    by_task = desk.data("against_by_task", table)
+    signs = {"win": 1.0, "tie": 0.5, "loss": 0.0}
+    wide = table.pivot(index="entry", columns="task", values="result").loc[order]
+    shade = wide.apply(lambda column: column.map(signs)).astype(float)
+    wins, losses = int(counts["win"].sum()), int(counts["loss"].sum())
+    says = (
+        f"Against {study.baseline}: {wins} wins, {int(counts['tie'].sum())} ties and "
+        f"{losses} losses."
+    )
+    pairs = int(table["pairs"].max())
+    # The smallest p that n signs can give, times the comparisons of one task.
+    family = int(table.groupby("task").size().max())
+    if 2.0 ** (1 - pairs) * family >= 0.05:
+        says += (
+            f" With {pairs} seeds and {family} comparisons on a task no difference "
+            f"could have been called a win or a loss."
+        )
+    reads = (
+        "Per task: Wilcoxon's signed-rank test on runs paired by seed, p corrected "
+        "(Holm) over the entries of a task, 5 %. In the table: the same test over "
+        "tasks on mean normalised scores, corrected over entries."
+    )
+    text = wide.fillna("missing")
+    section = desk.section(
+        "against",
+        f"Wins and losses against {study.baseline}",
+        says,
+        reads,
+        counts,
+        figures.cells(desk.plt, 0.25 + 0.5 * shade, text, "PuOr"),
+    )
+    files = (*section.files, by_task)
+    return dataclasses.replace(section, files=files)
+
+
+def _profiles(study: Study, desk: Desk) -> Section | None:
+    if len(study.overall) < 2:
+        return None
+    table = stats.profiles(study.comparison, study.options.bootstrap)
+    reads = (
+        "For each normalised score on the axis, the share of an entry's runs above it, "
+        "all tasks together; higher is better everywhere. Bands are 95 % intervals."
+    )
+    return desk.section(
+        "profiles",
+        "Performance profiles",
+        "",
+        reads,
+        table,
+        figures.profiles(desk.plt, study.look, table),
+        data=True,
+    )
+
+
+def _grid(study: Study, desk: Desk) -> Section | None:
+    """Loss against the learning rate of a grid."""
+    runs = study.all_runs
+    rates = runs["hparams"].map(lambda h: h.get("learning_rate"))
+    rates = pd.to_numeric(rates, errors="coerce").astype(float)
+    runs = runs.assign(rate=rates)
+    swept = runs.groupby(["task", "method"])["rate"].transform("nunique") >= 3
+    lanes = runs[swept & (rates > 0)]
+    if not len(lanes):
+        return None
+    # Of runs that differ in more than the rate, the best setting at each rate counts.
+    keys = ["task", "method", "rate"]
+    by_entry = lanes.groupby([*keys, "entry"])["score"].median()
+    best = by_entry.sort_index().groupby(level=keys).idxmax().map(lambda key: key[-1])
+    chosen = lanes.set_index([*keys, "entry"]).sort_index()
+    chosen = chosen.loc[[(*key, entry) for key, entry in best.items()]].reset_index()
+    grouped = chosen.groupby(keys)
+    table = pd.DataFrame(
+        {
+            "median": grouped["value"].median(),
+            "low": grouped["value"].quantile(0.25),
+            "high": grouped["value"].quantile(0.75),
+            "runs": grouped.size(),
+            "diverged": grouped["value"].agg(lambda v: float(v.isna().mean())),
+        }
+    ).reset_index()
+    table = table.rename(columns={"rate": "learning_rate"})
+    others = study.runs[~study.runs["method"].isin(table["method"])]
+    rows = study.curves[study.curves["entry"].isin(others["entry"].unique())]
+    settled = curves_lib.settled_rates(rows)
+    medians = study.per_task.rename(columns={"median": "value"})
+    settled = settled.merge(medians[["task", "entry", "value"]], on=["task", "entry"])
+    settled = settled[settled["learning_rate"] > 0].dropna()
+    tasks = sorted(table["task"].unique())
+    labels = {task: str(study.metrics[task]) for task in tasks}
+    ordered = table.sort_values("median", kind="stable")
+    up = [stats.higher_is_better(labels[t]) for t in ordered["task"]]
+    ordered = ordered.assign(signed=np.where(up, -1.0, 1.0) * ordered["median"])
+    tops = ordered.sort_values("signed", kind="stable").groupby("task").head(1)
+    tops = tops.sort_values("task")
+    says = "Best rate of the grid: " + "; ".join(
+        f"{row.learning_rate:g} ({row.method}) on {row.task}"
+        for row in tops.itertuples()
+    )
+    reads = (
+        "Median over seeds and quartiles at each rate of the grid; a cross at the edge "
+        "marks rates at which half of the runs or more diverged. Diamonds: methods "
+        "without a grid, at the median of the rate that they used."
+    )
+    return desk.section(
+        "grid",
+        "Result against learning rate",
+        says + ".",
+        reads,
+        table,
+        figures.grid(desk.plt, study.look, table, settled, labels),
+    )
+
+
+def _portfolio(study: Study, desk: Desk) -> Section | None:
+    if len(study.overall) < 2:
+        return None
+    means = study.means
+    single = portfolio.single_best(means)
+    best = portfolio.best_portfolios(means)
+    oracle = portfolio.virtual_best(means)
+    raw = _raw_means(study)
+    parts = portfolio.contributions(means)
+    unit = stats.normalise(study.comparison.scores)
+    fair_single, fair_virtual = portfolio.held_out(unit)
+    low, high = float(best["score"].iloc[0]), float(best["score"].iloc[-1])
+    says = (
+        f"{single} alone reaches a mean normalised score of {low:.3f}, the best entry "
+        f"of each task {high:.3f}: a gap of {high - low:.3f} for a perfect selector."
+    )
+    if np.isfinite(fair_virtual):
+        says += (
+            f" Chosen on other seeds than they are judged by, they reach "
+            f"{fair_single:.3f} and {fair_virtual:.3f}."
+        )
+    enough = best[best["score"] >= low + 0.95 * (high - low)]
+    if high > low and len(enough):
+        row = enough.iloc[0]
+        says += (
+            f" {row['k']} of {len(parts)} entries close 95 % of that gap: "
+            f"{', '.join(row['members'])}."
+        )
+    reads = (
+        "Left: mean over tasks of the best member of the best portfolio of k. Middle: "
+        "what the virtual best loses without an entry (diamond), and the entry's "
+        "Shapley value, its mean contribution over all orders in which a portfolio can "
+        "grow; Shapley values sum to the virtual best. Right: what the study computes, "
+        "the mean of all entries minus the mean of the others, which says how good an "
+        "entry is but not what it adds to others."
+    )
+    more = (
+        desk.data("portfolios", best),
+        desk.data("virtual_best", oracle.reset_index()),
+    )
+    table = parts.assign(share_of_mean_raw=raw)
+    table = table.sort_values("shapley", ascending=False, kind="stable").reset_index()
+    section = desk.section(
+        "contributions",
+        "Portfolio",
+        says,
+        reads,
+        table,
+        figures.portfolio(desk.plt, study.look, best, parts, single),
+    )
+    return dataclasses.replace(section, files=(*section.files, *more))
+
+
+def _raw_means(study: Study) -> pd.Series:
+    """The study's marginal contribution in the metric's unit; NaN if these differ."""
+    kinds = set(study.metrics[study.comparison.tasks].str.rsplit("_", n=1).str[-1])
+    scores = study.comparison.scores.replace(-np.inf, np.nan)
+    means = scores.groupby(level="task").mean()
+    if len(kinds) > 1 or means.isna().any(axis=None):
+        return pd.Series(np.nan, index=means.columns)
+    scale = 100.0 if kinds == {"accuracy"} else 1.0
+    return scale * portfolio.contributions(means)["share_of_mean"]
+
+
+def _cost(study: Study, desk: Desk) -> Section | None:
+    runs = study.runs[study.runs["task"].isin(study.comparison.tasks)]
+    span = stats.ends(study.comparison.scores)
+    metrics = study.curve_metrics[study.comparison.tasks]
+    anytime = curves_lib.anytime(study.curves, metrics, span, study.runs)
+    grouped = runs.groupby("entry")
+    table = pd.DataFrame(
+        {
+            "runs": grouped.size(),
+            "examples": grouped["examples"].sum(),
+            "seconds": grouped["seconds"].sum(),
+            "tuning_full_runs": study.tuning,
+        }
+    )
+    fastest = runs.groupby(["task", "entry"])["seconds"].median().unstack("entry")
+    relative = fastest.div(fastest.min(axis=1), axis=0)
+    table["relative_time"] = np.exp(np.log(relative).mean())
+    table = table.join(study.overall[["iqm", "rank"]])
+    table = table.loc[[e for e in study.look.entries if e in table.index]]
+    dearest = table["relative_time"].idxmax()
+    says = (
+        f"All runs shown took {runs['seconds'].sum():.3g} s and "
+        f"{runs['examples'].sum():.3g} examples. A run of {dearest} takes "
+        f"{table.loc[dearest, 'relative_time']:.2g} times the time of the fastest."
+    )
+    tuned = study.tuning[study.tuning > 0]
+    if len(tuned):
+        says += " Choosing settings cost " + ", ".join(
+            f"{value:.3g} full runs for {entry}" for entry, value in tuned.items()
+        )
+        says += "."
+    reads = (
+        "Mean normalised score after a part of the training, as if it had been stopped "
+        "there, over all tasks. Tuning and unused settings of a grid are paid first, "
+        "each trial in full. relative_time is the geometric mean over tasks of a run's "
+        "time over the fastest entry's."
+    )
+    drawn = None
+    if len(anytime):
+        desk.data("anytime", anytime.reset_index())
+        drawn = figures.cost(desk.plt, study.look, anytime, study.tuning)
+    return desk.section(
+        "cost", "Cost against score", says, reads, table.reset_index(), drawn
+    )
+
+
+def _targets(study: Study, desk: Desk) -> Section | None:
+    if not len(study.curves):
+        return None
+    medians = study.per_task[study.per_task["entry"].isin(study.look.entries)]
+    targets = medians.groupby("task")["median"].median()
+    if study.options.target is not None:
+        targets[:] = study.options.target
+    runs = study.runs.reset_index(drop=True)
+    table = curves_lib.to_target(study.curves, runs, study.curve_metrics, targets)
+    quick = table[np.isfinite(table["examples"])].sort_values(
+        ["task", "examples", "entry"], kind="stable"
+    )
+    first = quick.groupby("task").head(1)
+    says = "First to the target: " + "; ".join(
+        f"{row.entry} on {row.task} ({row.steps:.4g} steps)"
+        for row in first.itertuples()
+    )
+    if not len(first):
+        says = "No entry reaches the target"
+    what = (
+        "The target of a task is the median over entries of their median result"
+        if study.options.target is None
+        else f"The target is {study.options.target:g}"
+    )
+    reads = (
+        f"{what}. Steps, examples and seconds until a run's curve first reaches it, "
+        f"median over all runs; those that never do count as infinite."
+    )
+    return desk.section("targets", "Time to a target", says + ".", reads, table)
+
+
+def _tuning(study: Study, desk: Desk) -> Section | None:
+    if not len(study.trials):
+        return None
+    tables = []
+    for (_, task, method), part in study.trials.groupby(["source", "task", "method"]):
+        budget, cost = part["budget"].astype(float), part["cost"].astype(float)
+        full = budget == budget.max()
+        tables.append(
+            pd.DataFrame(
+                {
+                    "task": task,
+                    "method": method,
+                    "spent": (budget / budget.max()).cumsum(),
+                    "cost": cost,
+                    "best": cost.where(full).cummin().ffill(),
+                }
+            )
+        )
+    table = pd.concat(tables, ignore_index=True)
+    entries = study.look.entries + tuple(
+        sorted(set(table["method"]) - set(study.look.aliases) - set(study.look.entries))
+    )
+    look = Look(entries, study.look.aliases)
+    last = table.groupby(["task", "method"]).tail(1)
+    says = "; ".join(
+        f"{row.method} on {row.task}: best cost {row.best:.4g} after {row.spent:.3g} "
+        f"full runs"
+        for row in last.itertuples()
+    )
+    reads = (
+        "A dot is a trial, whatever its budget; the line is the best cost so far at "
+        "the full budget. A trial counts as its budget over the largest."
+    )
+    return desk.section(
+        "tuning",
+        "Tuning",
+        says + ".",
+        reads,
+        table,
+        figures.tuning(desk.plt, look, table),
+        data=True,
+    )
+
+
+ANALYSES: tuple[Callable[[Study, Desk], Section | None], ...] = (
+    _overview,
+    _gap,
+    _curves,
+    _rates,
+    _scores,
+    _pairs,
+    _critical,
+    _against,
+    _profiles,
+    _grid,
+    _portfolio,
+    _cost,
+    _targets,
+    _tuning,
+    _losses,
+)

@@ -1,0 +1,189 @@
+"""What the tables say, in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lrjax import results, stats
+from lrjax.report import figures
+from lrjax.report.page import interval
+from lrjax.report.study import Study, config
+
+
+def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """What the tables say, in sentences."""
+    runs, overall = study.runs, study.overall
+    seeds = runs.groupby(["task", "entry"]).size()
+    judged = sorted(set(study.metrics.map(figures.metric_label)))
+    many = f"{seeds.min()}" + (
+        f" to {seeds.max()}" if seeds.min() < seeds.max() else ""
+    )
+    entries, tasks = len(study.look.entries), len(study.tasks)
+    found = [
+        (
+            "What",
+            f"{len(study.all_runs)} runs: {_count(entries, 'method', 'methods')} on "
+            f"{_count(tasks, 'task', 'tasks')}, {many} "
+            f"{'run' if seeds.max() == 1 else 'runs'} of each, judged by "
+            f"{' and '.join(judged)}."
+            + (
+                f" Each method is shown by the best of its settings, "
+                f"{study.all_runs['entry'].nunique()} in all."
+                if study.all_runs["entry"].nunique() > entries
+                else ""
+            ),
+        )
+    ]
+    if (runs["status"] == "diverged").all():
+        found.append(("Best", "none: every run diverged."))
+    else:
+        best = overall.iloc[0]
+        second = ""
+        if len(overall) > 1:
+            second = f", before {overall.index[1]} with {overall['rank'].iloc[1]:.2f}"
+        rank = f"{best['rank']:.2f}{interval(best['rank_low'], best['rank_high'])}"
+        found.append(
+            ("Best", f"{overall.index[0]}, with a mean rank of {rank}{second}.")
+        )
+        found.append(("Where", _where(study)))
+        found.append(("How sure", _sure(study)))
+    found.append(("Diverged", _diverged(study)))
+    seconds, examples = runs["seconds"].sum(), runs["examples"].sum()
+    cost = f"{seconds:.3g} s of training and {examples:.3g} examples"
+    tuned = study.tuning[study.tuning > 0]
+    if len(tuned):
+        cost += f"; choosing settings took up to {tuned.max():.3g} full runs a task"
+    found.append(("Cost", cost + "."))
+    found.append(("Missing", _missing(study, workdirs)))
+    return found
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _where(study: Study) -> str:
+    """Which entry has the best mean on each task."""
+    table = study.per_task[study.per_task["entry"].isin(study.look.entries)]
+    up = table["metric"].map(stats.higher_is_better)
+    table = table.assign(signed=np.where(up, 1.0, -1.0) * table["mean"])
+    table = table.dropna(subset=["signed"])
+    winners: dict[str, list[str]] = {}
+    for task, part in table.groupby("task"):
+        top = part.loc[part["signed"] == part["signed"].max(), "entry"]
+        if len(top) > 2:
+            first, others = study.look.entries[0], f"{len(top)} alike"
+            name = f"{first} and {len(top) - 1} others" if first in set(top) else others
+        else:
+            name = " and ".join(sorted(top, key=study.look.number))
+        winners.setdefault(name, []).append(str(task))
+    parts = sorted(winners.items(), key=lambda item: (-len(item[1]), item[1]))
+    return "best mean: " + "; ".join(f"{e} on {', '.join(t)}" for e, t in parts) + "."
+
+
+def _sure(study: Study) -> str:
+    """How far the best is from the others."""
+    overall, tasks = study.overall, len(study.comparison.tasks)
+    if len(overall) < 2:
+        return "one entry alone cannot be compared."
+    if study.comparison.runs < 2:
+        return "one run of each: there are no intervals, and ranks may be luck."
+    first = str(overall.index[0])
+    clear = overall["rank_low"].iloc[1:] > overall["rank_high"].iloc[0]
+    text = (
+        f"the mean ranks of {int(clear.sum())} of {len(overall) - 1} others lie beyond "
+        f"the interval of {first} over seeds"
+    )
+    difference = stats.critical_difference(len(overall), tasks)
+    if np.isfinite(difference):
+        rank = overall["rank"]
+        apart = int((rank - rank.iloc[0] > difference).sum())
+        tells = f"with {tasks} tasks as the only repetition"
+        text += f"; {tells}, {apart} can be told apart (critical difference)"
+    else:
+        text += "; one task says nothing about others"
+    return text + "."
+
+
+def _diverged(study: Study) -> str:
+    runs = study.all_runs
+    dead = runs[runs["status"] == "diverged"]
+    if not len(dead):
+        return "none."
+    counts = dead.groupby(["entry", "task"]).size()
+    total = runs.groupby(["entry", "task"]).size()
+    counts = counts.sort_index().sort_values(ascending=False, kind="stable")
+    parts = [f"{e} on {t} ({n} of {total[e, t]})" for (e, t), n in counts.items()]
+    more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
+    return f"{len(dead)} of {len(runs)} runs: {', '.join(parts[:6])}{more}."
+
+
+def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
+    """Runs that others have, tasks and methods that were planned."""
+    parts = []
+    planned: dict[str, set[str]] = {"tasks": set(), "methods": set()}
+    for workdir in workdirs:
+        asked = config(workdir).get("config", {})
+        for name, names in planned.items():
+            names |= set(asked.get(name) or ())
+    for name, column in (("tasks", "task"), ("methods", "method")):
+        present = {v.split(" (")[0] for v in study.all_runs[column].unique()}
+        absent = sorted(planned[name] - present)
+        if absent:
+            parts.append(
+                f"{name} asked for without a finished run: {', '.join(absent)}"
+            )
+    wide = study.runs.pivot(index=["task", "seed"], columns="entry", values="score")
+    holes = int(wide.isna().to_numpy().sum())
+    if holes:
+        parts.append(f"{holes} runs that other entries have")
+    comparison = study.comparison
+    if comparison.entries_left_out:
+        names = ", ".join(comparison.entries_left_out)
+        parts.append(f"too incomplete to compare over tasks: {names}")
+    if comparison.tasks_left_out:
+        names = ", ".join(comparison.tasks_left_out)
+        parts.append(f"tasks left out of comparisons: {names}")
+    if comparison.runs_left_out:
+        parts.append(f"{comparison.runs_left_out} runs beyond those that all have")
+    return "; ".join(parts) + "." if parts else "nothing."
+
+
+def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """The rule, and where the numbers come from."""
+    notes = [
+        (
+            "Runs that diverged, are missing or are unequal in number",
+            "A diverged run is worse than every finished one: it ranks last, has 0 as "
+            "normalised score and reaches no target; means of raw values leave it out "
+            "and count it beside. A missing run is never made up. Results of one task "
+            "use all its runs. Comparisons use a table without holes: as long as a run "
+            "is missing, the entry or the (task, seed) that lacks the largest share of "
+            "its runs is left out, and then every task keeps the same number of seeds, "
+            f"the smallest ones. Here that is {study.comparison.runs} runs of "
+            f"{len(study.comparison.entries)} entries on "
+            f"{len(study.comparison.tasks)} tasks.",
+        ),
+        (
+            "Intervals",
+            f"95 % percentile intervals of a stratified bootstrap (rliable, "
+            f"{study.options.bootstrap} draws, fixed seed). The same tables give the "
+            f"same page, byte for byte. Formulas and sources: docs/statistics.md.",
+        ),
+    ]
+    for workdir in workdirs:
+        path = Path(workdir) / results.RUNS
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        known = config(workdir)
+        versions = known.get("versions", {})
+        made = ", ".join(f"{k} {v}" for k, v in versions.items())
+        count = int((study.all_runs["source"] == str(workdir)).sum())
+        text = f"{count} runs from runs.jsonl (sha256 {digest})"
+        if known.get("git_revision"):
+            text += f", trained at revision {known['git_revision'][:12]}"
+        notes.append((str(workdir), f"{text}{' with ' + made if made else ''}."))
+    return notes

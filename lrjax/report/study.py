@@ -1,0 +1,238 @@
+"""The tables of one or several working directories, read and made comparable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lrjax import curves as curves_lib
+from lrjax import results, stats
+from lrjax.core import UsageError, unknown
+from lrjax.report.drawing import Look
+
+_MOST_ENTRIES = 16  # with more, a method is shown by its best setting alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user may choose.
+
+    Attributes:
+      metrics: columns to judge by, the first that a task has.
+      baseline: the entry that others are tested against; '' for the best one.
+      target: value that 'time to target' asks for; None for what half of the entries
+        reach.
+      smooth: weight of the newest value in smoothed curves; 0 draws them as they are.
+      compare: CSV file with published values, '' for none.
+      bootstrap: how often runs are drawn anew.
+    """
+
+    metrics: tuple[str, ...] = stats.PREFERRED
+    baseline: str = ""
+    target: float | None = None
+    smooth: float = 0.0
+    compare: str = ""
+    bootstrap: int = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """All that the analyses look at.
+
+    Attributes:
+      options: the user's.
+      all_runs: every run, as from `stats.judge`, with `entry`.
+      runs: those of the entries shown.
+      curves: rows of these runs, as from `curves.join`.
+      comparison: the entries shown, without holes.
+      overall: as from `stats.overall`.
+      per_task: as from `stats.per_task`, all entries.
+      baseline: an entry of the comparison.
+      trials: of tuning, empty without.
+      tuning: entry -> what choosing its setting cost, in full runs, mean over tasks.
+      look: of the entries shown, best first.
+    """
+
+    options: Options
+    all_runs: pd.DataFrame
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    comparison: stats.Comparison
+    overall: pd.DataFrame
+    per_task: pd.DataFrame
+    baseline: str
+    trials: pd.DataFrame
+    tuning: pd.Series
+    look: Look
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of all tasks, in order."""
+        return sorted(self.runs["task"].unique())
+
+    @property
+    def metrics(self) -> pd.Series:
+        """Task -> the metric that its runs are judged by."""
+        return self.runs.groupby("task")["metric"].first()
+
+    @property
+    def curve_metrics(self) -> pd.Series:
+        """Task -> the column of the curves that comes nearest to it."""
+        return self.metrics.str.replace(r"^test_", "valid_", regex=True)
+
+    @property
+    def means(self) -> pd.DataFrame:
+        """Mean normalised score, index task, columns entry."""
+        unit = stats.normalise(self.comparison.scores)
+        return unit.groupby(level="task").mean()
+
+
+def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs and curves of several working directories, each run once.
+
+    Returns:
+      runs as from `stats.arrange`, with their directory as `source`; curves as from
+      `results.load`.
+
+    Raises:
+      UsageError: if a directory has no runs, or those of another version.
+    """
+    runs, curves, known = [], [], set()
+    for workdir in workdirs:
+        more, rows = results.load(workdir)
+        if not len(more):
+            raise UsageError(f"{workdir} holds no finished run yet")
+        more = more[~more["run_id"].isin(known)].drop_duplicates("run_id")
+        runs.append(more.assign(source=str(workdir)))
+        if len(rows):
+            new = rows[~rows["run_id"].isin(known)] if known else rows
+            curves.append(new.drop_duplicates(["run_id", "step"]))
+        known |= set(more["run_id"])
+    versions = {v for w in workdirs if (v := config(w).get("numerics_version"))}
+    if len(versions) > 1:
+        raise UsageError(
+            f"{', '.join(map(str, workdirs))}: results of different versions "
+            f"(numerics versions {', '.join(map(str, sorted(versions)))}) do not mix"
+        )
+    rows = pd.concat(curves) if curves else pd.DataFrame(columns=["run_id"])
+    return stats.arrange(pd.concat(runs, ignore_index=True)), rows
+
+
+def config(workdir: str | Path) -> Mapping[str, Any]:
+    """What config.json says; nothing where it cannot be read."""
+    try:
+        found = json.loads((Path(workdir) / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _read_trials(workdirs: Sequence[str | Path]) -> pd.DataFrame:
+    """Trials of tuning, with the column `source`."""
+    tables = [pd.DataFrame(columns=["task", "method", "budget", "cost", "source"])]
+    for workdir in workdirs:
+        path = Path(workdir) / "trials.jsonl"
+        if path.exists():
+            lines = path.read_bytes()
+            whole = lines[: lines.rfind(b"\n") + 1].splitlines()
+            try:
+                rows = [json.loads(line) for line in whole]
+                table = pd.DataFrame(rows)[["task", "method", "budget", "cost"]]
+            except (ValueError, KeyError) as error:
+                raise UsageError(f"{path} is damaged") from error
+            tables.append(table.assign(source=str(workdir)))
+    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+
+
+def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
+    """Reads the tables and computes what all analyses need.
+
+    Raises:
+      UsageError: as `read`; if an option does not fit the tables.
+    """
+    table, rows = read(workdirs)
+    judged = stats.judge(table, options.metrics)
+    if not len(judged):
+        raise UsageError("there is no finished run: all were stopped on the way")
+    ranks = stats.mean_ranks(judged)
+    shown = _shown(judged, ranks)
+    runs = judged[judged["entry"].isin(shown)].reset_index(drop=True)
+    comparison = stats.complete(runs)
+    overall = stats.overall(comparison, options.bootstrap)
+    others = sorted(set(shown) - set(overall.index))
+    entries = (*overall.index, *others)
+    look = Look(entries, _aliases(runs, entries))
+    per_task = stats.per_task(judged, options.bootstrap)
+    joined = curves_lib.join(runs, rows)
+    trials = _read_trials(workdirs)
+    return Study(
+        options=options,
+        all_runs=judged,
+        runs=runs,
+        curves=joined,
+        comparison=comparison,
+        overall=overall,
+        per_task=per_task,
+        baseline=_baseline(options.baseline, overall, runs),
+        trials=trials,
+        tuning=_tuning_cost(judged, runs, trials),
+        look=look,
+    )
+
+
+def _shown(runs: pd.DataFrame, ranks: pd.Series) -> list[str]:
+    """All entries, or where they are many each method's with the best mean rank."""
+    methods = runs.groupby("entry")["method"].first()
+    if len(methods) <= _MOST_ENTRIES:
+        return list(methods.index)
+    ordered = pd.DataFrame({"method": methods, "rank": ranks.reindex(methods.index)})
+    ordered = ordered.sort_index().sort_values("rank", kind="stable")
+    return list(ordered.drop_duplicates("method").index)
+
+
+def _aliases(runs: pd.DataFrame, entries: Sequence[str]) -> dict[str, str]:
+    """Method -> its first entry."""
+    methods = runs.groupby("entry")["method"].first()
+    return {str(methods[entry]): entry for entry in reversed(entries)}
+
+
+def _baseline(asked: str, overall: pd.DataFrame, runs: pd.DataFrame) -> str:
+    if not asked:
+        return str(overall.index[0])
+    of_method = [e for e, m in runs.groupby("entry")["method"].first().items()]
+    named = [e for e in of_method if e == asked]
+    named = named or list(runs.loc[runs["method"] == asked, "entry"].unique())
+    if len(named) != 1 or named[0] not in overall.index:
+        raise unknown("baseline", asked, map(str, overall.index))
+    return str(named[0])
+
+
+def _tuning_cost(
+    judged: pd.DataFrame, runs: pd.DataFrame, trials: pd.DataFrame
+) -> pd.Series:
+    """Full runs that went into choosing each entry's setting, mean over tasks.
+
+    A trial counts as its budget over the largest of its task and method. Where a
+    method is shown by the best of its settings, all other settings count.
+    """
+    entries = runs.groupby("entry")["method"].first()
+    cost = pd.Series(0.0, index=entries.index)
+    lanes = judged.groupby("method")["entry"].nunique()
+    shown = runs.groupby("method")["entry"].nunique()
+    for entry, method in entries.items():
+        if shown[method] == 1:
+            cost[entry] += lanes[method] - 1
+        tuned = method.split(":")[-1]  # smac:adam has tuned adam
+        mine = trials[trials["method"] == tuned]
+        if not len(mine) or (":" not in method and (entries == f"smac:{tuned}").any()):
+            continue
+        spent = mine.groupby(["source", "task"])["budget"].agg(
+            lambda b: sum(b / max(b))
+        )
+        cost[entry] += spent.mean()
+    return cost

@@ -1,0 +1,107 @@
+"""What is shown after training: the ranking as text and the learning curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lrjax import curves as curves_lib
+from lrjax import stats
+from lrjax.report import drawing, figures
+from lrjax.report.drawing import Look
+
+_TASKS_PER_TABLE = 3
+# column -> how it is shown: factor, digits, width
+_SHOWN = {
+    "valid_accuracy": (100, 1, 11),
+    "valid_perplexity": (1, 2, 13),
+    "valid_loss": (1, 3, 12),
+}
+
+
+def ranking(runs: pd.DataFrame) -> str:
+    """The methods from best to worst, as text.
+
+    Args:
+      runs: as from `results.load`.
+    """
+    order = list(runs["task"].unique())
+    runs = stats.judge(stats.arrange(runs))
+    tasks = sorted(runs["task"].unique(), key=lambda t: order.index(t.split(" (")[0]))
+    columns = [c for c in _SHOWN if c in runs and runs[c].notna().any()]
+    table = stats.summary(runs, columns).set_index(["task", "entry"])
+    ranks = stats.mean_ranks(runs)
+    # What is too incomplete to be ranked comes last.
+    entries = [*ranks.index, *sorted(set(runs["entry"]) - set(ranks.index))]
+    width = max(len("method"), *(len(entry) for entry in entries))
+    names = [c.rsplit("_", 1)[-1] for c in columns]
+    head = "".join(f"{n:^{_SHOWN[c][2]}} " for n, c in zip(names, columns, strict=True))
+    of = {"accuracy": "accuracy (%)"}
+    lines = [
+        f"Validation {' and '.join(of.get(n, n) for n in names)}, mean ± 95 % interval "
+        f"over seeds; best mean rank first"
+    ]
+    for start in range(0, len(tasks), _TASKS_PER_TABLE):
+        shown = tasks[start : start + _TASKS_PER_TABLE]
+        titles = "".join(f" {task:^{len(head)}.{len(head)}}" for task in shown)
+        lines += [
+            "",
+            " " * width + "  rank " + titles,
+            f"{'method':<{width}}       " + f" {head}" * len(shown),
+        ]
+        for entry in entries:
+            rank = f"{ranks[entry]:4.1f}" if entry in ranks else "   -"
+            cells = [_cells(table, task, entry, columns) for task in shown]
+            lines.append(f"{entry:<{width}}  {rank} " + "".join(cells))
+    diverged = table[table["diverged"] > 0]
+    if len(diverged):
+        lines += ["", "diverged (left out of means, ranked last):"]
+        lines += [
+            f"  {entry} on {task}: {row['diverged']:.0f} of {row['runs']:.0f} runs"
+            for (task, entry), row in diverged.iterrows()
+        ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cells(table: pd.DataFrame, task: str, entry: str, columns: list[str]) -> str:
+    text = ""
+    for column in columns:
+        factor, digits, width = _SHOWN[column]
+        shown, name = "-", column.rsplit("_", 1)[-1]
+        if (task, entry) in table.index:
+            row = table.loc[(task, entry)]
+            mean, half = factor * row[name], factor * row[f"{name}_interval"]
+            if not np.isnan(mean):
+                shown = f"{mean:.{digits}f}"
+            if not np.isnan(half):
+                shown += f" ±{half:.{digits}f}"
+        text += f"{shown:>{width}} "
+    return f" {text}"
+
+
+def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame, path: str | Path) -> None:
+    """Draws validation loss and the learning rate used, by epoch, for every task.
+
+    Lines are medians over seeds, bands span the middle half.
+
+    Args:
+      runs, curves: as from `results.load`.
+      path: of the PNG to write.
+    """
+    judged = stats.judge(stats.arrange(runs))
+    rows = curves_lib.thin(curves_lib.join(judged, curves))
+    ranks = stats.mean_ranks(judged)
+    others = sorted(set(judged["entry"]) - set(ranks.index))
+    look = Look((*map(str, ranks.index), *others))
+    bands = {
+        task: {
+            column: curves_lib.bands(rows[rows["task"] == task], column)
+            for column in ("valid_loss", "learning_rate")
+        }
+        for task in judged["task"].unique()
+    }
+    with drawing.style() as plt:
+        figure = figures.losses_and_rates(plt, look, bands)
+        figure.savefig(path, dpi=120, metadata={"Software": None})
