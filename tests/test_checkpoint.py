@@ -170,7 +170,7 @@ def settings(**changes):
     config.tasks = ("libsvm/iris",)
     config.methods = ("prodigy", "cawr")
     config.seeds = 2
-    config.epochs = 30
+    config.epochs = 10
     config.checkpoint_minutes = 0.0  # after every segment
     config.update(changes)
     return config_lib.check(config)
@@ -212,7 +212,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(
     ("where", "when"),
-    [("append_curves", n) for n in (1, 4, 31, 38)] + [("append_runs", 2)],
+    [("append_curves", n) for n in (1, 4, 11, 18)] + [("append_runs", 2)],
 )
 def test_killed_anywhere_it_resumes_to_the_same_numbers(
     tmp_path, monkeypatch, uninterrupted, where, when
