@@ -9,9 +9,11 @@ import http.server
 import io
 import lzma
 import os
+import resource
 import threading
 import time
 import urllib.error
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +258,20 @@ def test_a_decompression_bomb_is_refused(tmp_path, suffix):
     with pytest.raises(DataError, match="holds more than 1,048,576 bytes"):
         data.read_bytes(path, max_bytes=2**20)
     assert len(data.read_bytes(path, max_bytes=2**24)) == 2**24
+
+
+def test_a_dictionary_of_gigantic_declared_size_takes_no_memory(tmp_path):
+    content = bytearray(lzma.compress(SMALL))
+    end = 12 + 4 * (content[12] + 1)  # of the block's header, after the stream's
+    declared = content.index(b"\x21\x01", 12) + 2  # LZMA2, one byte of properties
+    content[declared] = 40  # 4 GiB
+    content[end - 4 : end] = zlib.crc32(content[12 : end - 4]).to_bytes(4, "little")
+    path = tmp_path / "gigantic.xz"
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(DataError):  # where the system does not lend as much
+        assert data.read_bytes(path) == SMALL
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
 
 
 def test_find_file_prefers_folders_then_names(tmp_path):
