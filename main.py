@@ -3,6 +3,7 @@ r"""Trains, compares and tunes ways to control the learning rate.
   python main.py --config=configs/quickstart.py --workdir=runs/quickstart
   python main.py --config=configs/libsvm.py:iris --workdir=runs/iris \
       --config.methods=adam,prodigy --config.seeds=20
+  python main.py --mode=report --workdir=runs/iris
   python main.py --mode=methods
 
 Everything in a config can be set as --config.NAME=VALUE. Results are appended to
@@ -11,6 +12,7 @@ tables in --workdir; what is there already is not trained again.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -37,11 +39,16 @@ except (flags.Error, UnicodeDecodeError) as error:
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "methods"],
+    ["train", "report", "methods"],
     "train: train what the config asks for and rank it. "
+    "report: write WORKDIR/report/index.html; needs no config. "
     "methods: list the methods with their hyperparameters.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the result tables.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Directory of the result tables; --mode=report takes several with commas between.",
+)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
@@ -72,6 +79,9 @@ def main(argv: list[str]) -> None:
         if not _WORKDIR.value:
             raise UsageError("--workdir is missing: say where results shall go")
         _check_config()
+        if _MODE.value == "report":
+            cli.report(_CONFIG.value, _WORKDIR.value)
+            return
         if _DETERMINISTIC.value:
             cli.make_deterministic()
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
@@ -104,7 +114,7 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses flags and runs the config file; what is wrong is said in one line."""
     logging.set_verbosity(logging.ERROR)  # hides what is said below, in other words
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_with_config(argv))
     except Exception as error:
         from lrjax import cli
 
@@ -112,6 +122,15 @@ def _parse(argv: list[str]) -> list[str]:
         if message is None:
             _report()
         _fail(message)
+
+
+def _with_config(argv: list[str]) -> list[str]:
+    """The command line, with a config where --mode=report has none."""
+    words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
+    if ("mode", "report") not in itertools.pairwise(words) or "config" in words:
+        return argv
+    file = os.path.join(os.path.dirname(__file__), "configs", "report.py")
+    return [argv[0], f"--config={file}", *argv[1:]]
 
 
 def _report() -> NoReturn:

@@ -14,7 +14,8 @@ import jax
 from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
-from lrjax import experiment, report, results
+from lrjax import experiment, results
+from lrjax import report as report_lib
 from lrjax.core import UsageError
 from lrjax.methods import METHODS, state_size
 
@@ -57,12 +58,37 @@ def train(
     experiment.run(settings, workdir, data_dir, overrides)
     runs, curves = results.load(workdir)
     picture = Path(workdir) / "curves.png"
-    print(report.ranking(runs))
+    print(report_lib.ranking(runs))
     try:
-        report.learning_curves(runs, curves, picture)
+        report_lib.learning_curves(runs, curves, picture)
     except OSError as error:
         raise UsageError(f"cannot write {picture}: {error.strerror}") from error
     print(f"\nlearning curves and rates: {picture}")
+
+
+def report(config: ConfigDict, workdirs: str) -> None:
+    """Writes a page of figures and findings from the tables of some directories.
+
+    Args:
+      config: whose block `report` counts.
+      workdirs: paths with commas between.
+    """
+    asked = config.report
+    names = [workdirs] if Path(workdirs).exists() else workdirs.split(",")
+    names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    options = report_lib.Options(
+        metrics=config_lib.words(asked.metric) or report_lib.Options.metrics,
+        baseline=asked.baseline,
+        target=asked.target,
+        smooth=asked.smooth,
+        compare=asked.compare,
+        export=config_lib.words(asked.export),
+        bootstrap=asked.bootstrap,
+    )
+    folder = Path(asked.folder or Path(names[0]) / "report")
+    for line in report_lib.write(names, folder, options):
+        print(line)
+    print(f"\nreport: {folder / 'index.html'}")
 
 
 def methods() -> None:

@@ -111,6 +111,15 @@ def base() -> config_dict.ConfigDict:
         }
     )
     config.seeds = 10
+    config.report = config_dict.ConfigDict()  # configs/report.py says what each does
+    config.report.metric = ""
+    config.report.baseline = ""
+    config.report.target = config_dict.placeholder(float)
+    config.report.smooth = 0.0
+    config.report.compare = ""
+    config.report.export = ""
+    config.report.bootstrap = 2000
+    config.report.folder = ""
     return config
 
 
@@ -176,6 +185,12 @@ def unknown_field(names: Iterable[str]) -> UsageError | None:
         if name not in known and not any(k.startswith(f"{name}.") for k in known):
             return unknown("config field", name, known)
     return None
+
+
+def words(text: Any) -> tuple[str, ...]:
+    """Names from text with commas between, '' for none; or from a tuple of them."""
+    parts = text.split(",") if isinstance(text, str) else map(str, text)
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _fields(config: config_dict.ConfigDict, prefix: str = "") -> list[str]:

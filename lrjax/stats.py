@@ -353,7 +353,8 @@ def bootstrap(
         _, found = library.get_interval_estimates(
             {"": values}, statistic, reps=reps, confidence_interval_size=_LEVEL
         )
-    return found[""][0], found[""][1]
+    low, high = np.asarray(found[""])
+    return low, high
 
 
 @contextlib.contextmanager
@@ -382,16 +383,15 @@ def ends(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"low": medians.min(axis=1), "high": medians.max(axis=1)})
 
 
-def normalise(scores: pd.DataFrame, span: pd.DataFrame | None = None) -> pd.DataFrame:
+def normalise(scores: pd.DataFrame) -> pd.DataFrame:
     """Scores from 0, as the worst entry's median run or worse, to 1, as the best's.
 
     Diverged runs have 0. Where all entries are equal all that finish have 1.
 
     Args:
       scores: of a `Comparison`.
-      span: as from `ends`, those of `scores` by default.
     """
-    span = ends(scores) if span is None else span
+    span = ends(scores)
     task = scores.index.get_level_values("task")
     low = span["low"].reindex(task).to_numpy()[:, None]
     high = span["high"].reindex(task).to_numpy()[:, None]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrjax.core import UsageError
-from lrjax.report import analyses, drawing, findings, page, published
+from lrjax.report import analyses, drawing, export, findings, page, published
 from lrjax.report import study as study_lib
 from lrjax.report.desk import Desk
 from lrjax.report.study import Options as Options
@@ -40,6 +40,9 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
             sections = [analysis(study, desk) for analysis in analyses.ANALYSES]
             if known is not None:
                 sections.append(published.section(study, desk, known))
+        for name in options.export:
+            (folder / name).mkdir(exist_ok=True)
+            getattr(export, name)(study.all_runs, study.all_curves, folder / name)
         found = findings.findings(study, workdirs)
         text = page.render(
             "Learning-rate control: " + ", ".join(map(str, workdirs)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lrjax import results, stats
 from lrjax.core import UsageError, unknown
 from lrjax.report.drawing import Look
 
+FORMATS = ("parquet", "tensorboard")
 _MOST_ENTRIES = 16  # with more, a method is shown by its best setting alone
 
 
@@ -29,6 +31,7 @@ class Options:
         reach.
       smooth: weight of the newest value in smoothed curves; 0 draws them as they are.
       compare: CSV file with published values, '' for none.
+      export: other formats to write the tables in, of `FORMATS`.
       bootstrap: how often runs are drawn anew.
     """
 
@@ -37,7 +40,26 @@ class Options:
     target: float | None = None
     smooth: float = 0.0
     compare: str = ""
+    export: tuple[str, ...] = ()
     bootstrap: int = 2000
+
+    def __post_init__(self):
+        """Refuses what cannot be meant.
+
+        Raises:
+          UsageError: says which option and why.
+        """
+        for name in self.metrics:
+            stats.higher_is_better(name)
+        for name in self.export:
+            if name not in FORMATS:
+                raise unknown("report.export", name, FORMATS)
+        if not 0 <= self.smooth <= 1:
+            raise UsageError(f"report.smooth={self.smooth}: must be between 0 and 1")
+        if not 10 <= self.bootstrap <= 10**6:
+            raise UsageError(f"report.bootstrap={self.bootstrap}: must be 10 to 10**6")
+        if self.target is not None and not math.isfinite(self.target):
+            raise UsageError(f"report.target={self.target}: must be a number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +69,7 @@ class Study:
     Attributes:
       options: the user's.
       all_runs: every run, as from `stats.judge`, with `entry`.
+      all_curves: of all runs, as from `results.load`.
       runs: those of the entries shown.
       curves: rows of these runs, as from `curves.join`.
       comparison: the entries shown, without holes.
@@ -60,6 +83,7 @@ class Study:
 
     options: Options
     all_runs: pd.DataFrame
+    all_curves: pd.DataFrame
     runs: pd.DataFrame
     curves: pd.DataFrame
     comparison: stats.Comparison
@@ -173,6 +197,7 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
     return Study(
         options=options,
         all_runs=judged,
+        all_curves=rows,
         runs=runs,
         curves=joined,
         comparison=comparison,
