@@ -296,7 +296,7 @@ def _numbers(content: bytes, whole: int) -> pd.DataFrame | None:
         sound = sound and table.num_rows == content.count(b"\n")
         frame = table.to_pandas()
         sound = sound and not frame.duplicated(list(key)).any()
-    except (pyarrow.ArrowException, KeyError, TypeError):
+    except (pyarrow.ArrowException, KeyError, TypeError, UnicodeDecodeError):
         return None
     if not sound:
         return None

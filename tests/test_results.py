@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lrjax import results
@@ -159,6 +159,7 @@ def content_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@example(name=results.CURVES, cuts=[(0.25, 0, b"\x80")], length=1.0)  # in a name
 @given(
     name=st.sampled_from([results.RUNS, results.CURVES, "config.json"]),
     cuts=st.lists(
