@@ -111,15 +111,16 @@ def base() -> config_dict.ConfigDict:
         }
     )
     config.seeds = 10
-    config.report = config_dict.ConfigDict()  # configs/report.py says what each does
-    config.report.metric = ""
-    config.report.baseline = ""
-    config.report.target = config_dict.placeholder(float)
-    config.report.smooth = 0.0
-    config.report.compare = ""
-    config.report.export = ""
-    config.report.bootstrap = 2000
-    config.report.folder = ""
+    # What --mode=report shows; docs/report.md says more.
+    config.report = config_dict.ConfigDict()
+    config.report.metric = ""  # columns to judge by; '': accuracy, perplexity, loss
+    config.report.baseline = ""  # '': the entry with the best mean rank
+    config.report.target = config_dict.placeholder(float)  # None: what half reach
+    config.report.smooth = 0.0  # weight of a new value in curves; 0: as they are
+    config.report.compare = ""  # CSV file with published results
+    config.report.export = ""  # other formats: tensorboard, parquet
+    config.report.bootstrap = 2000  # how often runs are drawn anew
+    config.report.folder = ""  # '': the folder report of the first workdir
     return config
 
 

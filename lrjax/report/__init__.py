@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from lrjax.core import UsageError
 from lrjax.report import analyses, drawing, export, findings, page, published
 from lrjax.report import study as study_lib
@@ -30,16 +32,18 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
     Raises:
       UsageError: if there is nothing to report, or an option does not fit.
     """
-    study = study_lib.read_study(workdirs, options)
     known = published.read(options.compare) if options.compare else None
+    study = study_lib.read_study(workdirs, options)
+    beside = None if known is None else published.match(study, known)
     try:
         for name in ("figures", "tables"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         with drawing.style() as plt:
             desk = Desk(folder, plt)
-            sections = [analysis(study, desk) for analysis in analyses.ANALYSES]
-            if known is not None:
-                sections.append(published.section(study, desk, known))
+            bar = tqdm(analyses.ANALYSES, disable=None, leave=False, unit=" analyses")
+            sections = [analysis(study, desk) for analysis in bar]
+            if known is not None and beside is not None:
+                sections.append(published.section(study, desk, beside, len(known)))
         for name in options.export:
             (folder / name).mkdir(exist_ok=True)
             getattr(export, name)(study.all_runs, study.all_curves, folder / name)

@@ -52,32 +52,21 @@ def _overview(study: Study, desk: Desk) -> Section:
 
 def _gap(study: Study, desk: Desk) -> Section:
     """Gap to the best entry of each task, sorted by mean gap, as the study shows it."""
-    table = study.per_task[study.per_task["entry"].isin(study.look.entries)]
-    means = table.pivot(index="entry", columns="task", values="mean")
-    lost = table.pivot(index="entry", columns="task", values="diverged").fillna(0)
-    up = study.metrics.map(stats.higher_is_better).reindex(means.columns)
-    signed = means * np.where(up, 1.0, -1.0)
-    points = study.metrics.str.endswith("accuracy").reindex(means.columns)
-    gap = (signed.max() - signed) * np.where(points, 100.0, 1.0)
-    whole = gap.notna().all(axis=1)
-    one_unit = len(set(study.metrics.str.rsplit("_", n=1).str[-1])) == 1
+    gap = study.gaps
+    kinds = set(study.metrics.str.rsplit("_", n=1).str[-1])
     relative = gap / gap.max().replace(0, 1)
-    mean = (gap if one_unit else relative).mean(axis=1).where(whole)
-    order = gap.assign(_mean=mean).sort_index().sort_values("_mean", kind="stable")
-    gap, mean = gap.loc[order.index], mean.loc[order.index]
-    unit = "points" if points.all() else "loss" if one_unit else "share of worst gap"
-    text = gap.map(lambda v: "" if np.isnan(v) else _gap_text(v))
-    present = table.pivot(index="entry", columns="task", values="runs")
-    for entry in gap.index:
-        for task in gap.columns:
-            died = int(lost.loc[entry, task])
-            if np.isnan(gap.loc[entry, task]):
-                ran = np.isfinite(present.loc[entry, task])
-                text.loc[entry, task] = "diverged" if ran else "missing"
-            elif died:
-                text.loc[entry, task] += f" x{died}"
-    text["mean"] = mean.map(lambda v: "" if np.isnan(v) else _gap_text(v))
-    shade = relative.loc[gap.index].assign(mean=mean / max(mean.max(), 1e-12))
+    mean = (gap if len(kinds) == 1 else relative).mean(axis=1, skipna=False)
+    mean = mean.sort_index().sort_values(kind="stable")
+    gap = gap.loc[mean.index]
+    unit = "of the largest gap"
+    if len(kinds) == 1:
+        unit = "points" if kinds == {"accuracy"} else f"in {kinds.pop()}"
+    lost = study.per_task.pivot(index="entry", columns="task", values="diverged")
+    lost = lost.reindex_like(gap)
+    text = gap.map(_gap_text) + lost.map(lambda n: f" x{n:.0f}" if n > 0 else "")
+    absent = lost.map(lambda n: "missing" if np.isnan(n) else "diverged")
+    text = text.where(gap.notna(), absent).assign(mean=mean.map(_gap_text))
+    shade = relative.loc[mean.index].assign(mean=mean / max(mean.max(), 1e-12))
     best = str(mean.index[0])
     says = (
         f"{best} is nearest to the best on average: {_gap_text(mean.iloc[0])} {unit} "
@@ -88,8 +77,8 @@ def _gap(study: Study, desk: Desk) -> Section:
     reads = (
         "How far each entry's mean lies behind the best mean of the task (accuracy in "
         "points, loss and perplexity as they are); 0 is the best. Colours are relative "
-        "to the largest gap of a column. xn: n runs diverged and are not in that mean. "
-        "Rows are sorted by mean gap."
+        "to the largest gap of a column. x2: two runs diverged and are not in that "
+        "mean; where half or more did there is none. Rows are sorted by mean gap."
     )
     return desk.section(
         "gap",
@@ -102,7 +91,9 @@ def _gap(study: Study, desk: Desk) -> Section:
 
 
 def _gap_text(value: float) -> str:
-    return "0" if value == 0 else f"{value:.3f}" if value < 0.995 else f"{value:.1f}"
+    if np.isnan(value):
+        return ""
+    return f"{value:.2g}" if value < 9.95 else f"{value:.1f}"
 
 
 def _curves(study: Study, desk: Desk) -> Section | None:
@@ -314,7 +305,10 @@ def _grid(study: Study, desk: Desk) -> Section | None:
     runs = study.all_runs
     rates = runs["hparams"].map(lambda h: h.get("learning_rate"))
     rates = pd.to_numeric(rates, errors="coerce").astype(float)
-    runs = runs.assign(rate=rates)
+    parts = [(str(task), part) for task, part in runs.groupby("task")]
+    labels = {task: _loss(part, study.metrics[task]) for task, part in parts}
+    values = pd.concat([part[labels[task]].astype(float) for task, part in parts])
+    runs = runs.assign(rate=rates, value=values.where(runs["status"] == "done"))
     swept = runs.groupby(["task", "method"])["rate"].transform("nunique") >= 3
     lanes = runs[swept & (rates > 0)]
     if not len(lanes):
@@ -336,23 +330,23 @@ def _grid(study: Study, desk: Desk) -> Section | None:
         }
     ).reset_index()
     table = table.rename(columns={"rate": "learning_rate"})
-    others = study.runs[~study.runs["method"].isin(table["method"])]
-    rows = study.curves[study.curves["entry"].isin(others["entry"].unique())]
-    settled = curves_lib.settled_rates(rows)
-    medians = study.per_task.rename(columns={"median": "value"})
-    settled = settled.merge(medians[["task", "entry", "value"]], on=["task", "entry"])
-    settled = settled[settled["learning_rate"] > 0].dropna()
-    tasks = sorted(table["task"].unique())
-    labels = {task: str(study.metrics[task]) for task in tasks}
-    ordered = table.sort_values("median", kind="stable")
-    up = [stats.higher_is_better(labels[t]) for t in ordered["task"]]
-    ordered = ordered.assign(signed=np.where(up, -1.0, 1.0) * ordered["median"])
-    tops = ordered.sort_values("signed", kind="stable").groupby("task").head(1)
-    tops = tops.sort_values("task")
+    others = runs[~runs["method"].isin(table["method"])]
+    others = others[others["entry"].isin(study.look.entries)]
+    settled = curves_lib.settled_rates(study.curves)
+    medians = others.groupby(["task", "entry"])["value"].median().reset_index()
+    settled = settled.merge(medians, on=["task", "entry"]).dropna()
+    settled = settled[settled["learning_rate"] > 0]
+    labels = {task: labels[task] for task in sorted(table["task"].unique())}
+    up = table["task"].map(lambda task: stats.higher_is_better(labels[task]))
+    ordered = table.assign(signed=np.where(up, -1.0, 1.0) * table["median"])
+    tops = ordered.sort_values(["task", "signed"], kind="stable").groupby("task")
+    tops = tops.head(1).dropna(subset=["median"])
     says = "Best rate of the grid: " + "; ".join(
         f"{row.learning_rate:g} ({row.method}) on {row.task}"
         for row in tops.itertuples()
     )
+    if not len(tops):
+        says = "No run of the grid has finished"
     reads = (
         "Median over seeds and quartiles at each rate of the grid; a cross at the edge "
         "marks rates at which half of the runs or more diverged. Diamonds: methods "
@@ -360,12 +354,18 @@ def _grid(study: Study, desk: Desk) -> Section | None:
     )
     return desk.section(
         "grid",
-        "Result against learning rate",
+        "Loss against learning rate",
         says + ".",
         reads,
         table,
         figures.grid(desk.plt, study.look, table, settled, labels),
     )
+
+
+def _loss(runs: pd.DataFrame, metric: str) -> str:
+    """The column with the loss that belongs to a metric, else the metric."""
+    loss = metric.replace("accuracy", "loss")
+    return loss if loss in runs and runs[loss].notna().any() else metric
 
 
 def _portfolio(study: Study, desk: Desk) -> Section | None:
@@ -454,8 +454,8 @@ def _cost(study: Study, desk: Desk) -> Section | None:
     dearest = table["relative_time"].idxmax()
     says = (
         f"All runs shown took {runs['seconds'].sum():.3g} s and "
-        f"{runs['examples'].sum():.3g} examples. A run of {dearest} takes "
-        f"{table.loc[dearest, 'relative_time']:.2g} times the time of the fastest."
+        f"{runs['examples'].sum() / 1e6:.3g} million examples. A run of {dearest} "
+        f"takes {table.loc[dearest, 'relative_time']:.2g} times as long as the fastest."
     )
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
@@ -532,7 +532,7 @@ def _tuning(study: Study, desk: Desk) -> Section | None:
         sorted(set(table["method"]) - set(study.look.aliases) - set(study.look.entries))
     )
     look = Look(entries, study.look.aliases)
-    last = table.groupby(["task", "method"]).tail(1)
+    last = table.groupby(["task", "method"]).tail(1).dropna(subset=["best"])
     says = "; ".join(
         f"{row.method} on {row.task}: best cost {row.best:.4g} after {row.spent:.3g} "
         f"full runs"
@@ -545,7 +545,7 @@ def _tuning(study: Study, desk: Desk) -> Section | None:
     return desk.section(
         "tuning",
         "Tuning",
-        says + ".",
+        f"{says}." if says else "No trial had the full budget yet.",
         reads,
         table,
         figures.tuning(desk.plt, look, table),

@@ -117,6 +117,7 @@ def style() -> Iterator[Any]:
         "lines.linewidth": 1.5,
         "lines.solid_capstyle": "round",
         "svg.fonttype": "none",
+        "text.parse_math": False,  # names are names, whatever is in them
         "figure.constrained_layout.use": True,
         "figure.constrained_layout.h_pad": 0.06,
         "figure.constrained_layout.w_pad": 0.06,
@@ -180,6 +181,8 @@ def save(figure: Any, folder: Path, name: str, axes: Sequence[Any] = ()) -> Pict
     """
     import matplotlib as mpl
 
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is laid out; each format would do so again
     figure.savefig(folder / f"{name}.png", dpi=_DPI, metadata={"Software": None})
     text = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
@@ -234,4 +237,5 @@ def variables(dark: bool) -> str:
     """CSS variables of all colours."""
     pairs = [(f"c{i}", c) for i, c in enumerate(COLOURS.items())]
     pairs += zip(("ink", "soft", "grid", "faint"), _ON_DARK.items(), strict=True)
+    pairs += [("page", ("#f6f7f9", "#191b1f")), ("card", ("#ffffff", "#202328"))]
     return "".join(f"--{name}:{colours[dark]};" for name, colours in pairs)

@@ -37,8 +37,8 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
         ) from error
     rows = dict(list(curves.groupby("run_id")))
     for run in runs.itertuples():
-        where = folder / str(run.task).replace("/", "-") / str(run.entry)
-        where /= f"seed{run.seed}"
+        names = (str(run.task), str(run.entry), f"seed{run.seed}")
+        where = folder.joinpath(*(name.replace("/", "-") for name in names))
         for old in where.glob("events.out.tfevents.*"):
             old.unlink()
         with tensorboardX.SummaryWriter(str(where)) as writer:

@@ -163,6 +163,7 @@ def scores(
         metric = str(part["metric"].iloc[0])
         if not higher_is_better(metric):
             axis.set_xscale("log")
+            _log_ticks(axis.xaxis)
         axis.set(title=task, xlabel=metric_label(metric))
         axis.set_ylim(len(entries) - 0.4, -0.6)
         first = axis.get_subplotspec().is_first_col()
@@ -238,20 +239,36 @@ def _curve_panel(
         axis.set_ylim(bottom=float(table["median"].quantile(0.03)) - 0.02)
     axis.set_xlim(0, None)
     axis.set(xlabel="epoch", ylabel=metric_label(metric))
-    _few_ticks(axis)
+    _log_ticks(axis.yaxis)
 
 
-def _few_ticks(axis: Any) -> None:
-    """Plain numbers on a log axis that spans little; nothing crowded."""
+def _log_ticks(side: Any) -> None:
+    """Plain numbers where a log axis spans little, else powers; nothing crowded.
+
+    Args:
+      side: `xaxis` or `yaxis` of axes that have all their data.
+    """
     from matplotlib import ticker
 
-    low, high = axis.get_ylim()
-    if axis.get_yscale() != "log" or low <= 0 or high / low > 300:
+    if side.get_scale() != "log":
         return
-    steps = (1.0,) if high / low > 60 else (1.0, 3.0) if high / low > 8 else (1, 2, 5)
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=steps))
-    axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
-    axis.yaxis.set_minor_locator(ticker.NullLocator())
+    low, high = side.get_view_interval()
+    side.set_minor_locator(ticker.NullLocator())
+    if high / low > 300:
+        side.set_major_formatter(ticker.FuncFormatter(_power))
+        return
+    if high / low < 4:
+        side.set_major_locator(ticker.MaxNLocator(4))
+    else:
+        steps = (1,) if high / low > 60 else (1, 3) if high / low > 8 else (1, 2, 5)
+        side.set_major_locator(ticker.LogLocator(subs=steps))
+    side.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+
+
+def _power(value: float, _: Any) -> str:
+    """10⁻³, in plain text: names in figures may have any sign, so none is markup."""
+    exponent = str(round(np.log10(value)))
+    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def critical_difference(
@@ -402,7 +419,8 @@ def grid(
         axis.set_ylabel(metric_label(labels[task]))
         if not labels[task].endswith("accuracy"):
             axis.set_yscale("log")
-        _few_ticks(axis)
+        _log_ticks(axis.xaxis)
+        _log_ticks(axis.yaxis)
     free = sorted(set(settled["entry"]), key=look.number)
     swept = sorted(set(table["method"]), key=look.number)
     handles = [
@@ -472,13 +490,15 @@ def portfolio(
         color=INK,
         markersize=4.2,
         linestyle="none",
+        clip_on=False,
     )
-    middle.set(title="Share of the virtual best", xlabel="Shapley value (bar)")
+    middle.set_title("Share of the virtual best")
     middle.set_xlabel("Shapley value (bar), marginal (diamond)")
     right.barh(places, parts.loc[entries, "share_of_mean"], color=colours, height=0.62)
     right.axvline(0, color=SOFT, linewidth=0.8)
     right.set(title="Mean with less mean without", xlabel="the study's measure")
     for axis, names in ((middle, entries), (right, [""] * len(entries))):
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_yticks(places, names)
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.grid(axis="y", visible=False)
@@ -497,6 +517,7 @@ def cost(plt: Any, look: Look, anytime: pd.DataFrame, tuning: pd.Series) -> Draw
         drawing.mark(line, 0, "line", look.number(entry))
     if (tuning > 0).any():
         axis.set_xscale("log")
+        _log_ticks(axis.xaxis)
     axis.set(xlabel="examples processed (in full runs), tuning included")
     axis.set_ylabel("mean normalised score")
     drawing.legend(figure, look, [e for e in look.entries if e in anytime])
@@ -509,7 +530,7 @@ def tuning(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
     Args:
       plt: Matplotlib.
       look: of methods.
-      table: task, method, spent (in full runs), cost, best (so far), promoted.
+      table: task, method, spent (in full runs), cost, best (so far).
     """
     tasks = list(table["task"].unique())
     figure, axes = drawing.panels(plt, len(tasks))
@@ -527,7 +548,7 @@ def tuning(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
             drawing.mark(line, i, "line", look.number(str(method)))
         axis.set(title=task, xlabel="tuning cost (full runs)", ylabel="cost told")
         axis.set_yscale("log")
-        _few_ticks(axis)
+        _log_ticks(axis.yaxis)
     drawing.legend(figure, look, sorted(set(table["method"]), key=look.number))
     return figure, axes
 
@@ -567,5 +588,6 @@ def compared(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
             )
             drawing.mark(point, i, "point", number)
         axis.set(title=task, xlabel=f"published {metric_label(metric)}", ylabel="ours")
-    drawing.legend(figure, look, [e for e in look.entries if e in set(table["entry"])])
+    shown = {look.entries[look.number(entry)] for entry in table["entry"]}
+    drawing.legend(figure, look, [e for e in look.entries if e in shown])
     return figure, axes

@@ -23,10 +23,13 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
         f" to {seeds.max()}" if seeds.min() < seeds.max() else ""
     )
     entries, tasks = len(study.look.entries), len(study.tasks)
+    what = _count(runs["method"].nunique(), "method", "methods")
+    if entries > runs["method"].nunique():
+        what += f" in {entries} settings"
     found = [
         (
             "What",
-            f"{len(study.all_runs)} runs: {_count(entries, 'method', 'methods')} on "
+            f"{len(study.all_runs)} runs: {what} on "
             f"{_count(tasks, 'task', 'tasks')}, {many} "
             f"{'run' if seeds.max() == 1 else 'runs'} of each, judged by "
             f"{' and '.join(judged)}."
@@ -53,7 +56,7 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
         found.append(("How sure", _sure(study)))
     found.append(("Diverged", _diverged(study)))
     seconds, examples = runs["seconds"].sum(), runs["examples"].sum()
-    cost = f"{seconds:.3g} s of training and {examples:.3g} examples"
+    cost = f"{seconds:.3g} s of training and {examples / 1e6:.3g} million examples"
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
         cost += f"; choosing settings took up to {tuned.max():.3g} full runs a task"
@@ -68,13 +71,11 @@ def _count(number: int, one: str, many: str) -> str:
 
 def _where(study: Study) -> str:
     """Which entry has the best mean on each task."""
-    table = study.per_task[study.per_task["entry"].isin(study.look.entries)]
-    up = table["metric"].map(stats.higher_is_better)
-    table = table.assign(signed=np.where(up, 1.0, -1.0) * table["mean"])
-    table = table.dropna(subset=["signed"])
     winners: dict[str, list[str]] = {}
-    for task, part in table.groupby("task"):
-        top = part.loc[part["signed"] == part["signed"].max(), "entry"]
+    for task, gap in study.gaps.items():
+        top = gap.index[gap == 0]
+        if not len(top):
+            continue
         if len(top) > 2:
             first, others = study.look.entries[0], f"{len(top)} alike"
             name = f"{first} and {len(top) - 1} others" if first in set(top) else others
@@ -140,7 +141,8 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
     wide = study.runs.pivot(index=["task", "seed"], columns="entry", values="score")
     holes = int(wide.isna().to_numpy().sum())
     if holes:
-        parts.append(f"{holes} runs that other entries have")
+        have = _count(holes, "run that another entry has", "runs that others have")
+        parts.append(have)
     comparison = study.comparison
     if comparison.entries_left_out:
         names = ", ".join(comparison.entries_left_out)
@@ -149,7 +151,10 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
         names = ", ".join(comparison.tasks_left_out)
         parts.append(f"tasks left out of comparisons: {names}")
     if comparison.runs_left_out:
-        parts.append(f"{comparison.runs_left_out} runs beyond those that all have")
+        parts.append(
+            f"{comparison.runs_left_out} finished runs not compared over tasks, since "
+            f"not all have as many"
+        )
     return "; ".join(parts) + "." if parts else "nothing."
 
 
@@ -172,7 +177,7 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
             "Intervals",
             f"95 % percentile intervals of a stratified bootstrap (rliable, "
             f"{study.options.bootstrap} draws, fixed seed). The same tables give the "
-            f"same page, byte for byte. Formulas and sources: docs/statistics.md.",
+            f"same page, byte for byte. Formulas and sources: docs/report.md.",
         ),
     ]
     for workdir in workdirs:

@@ -62,9 +62,10 @@ def render(
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">",
         '<link rel="icon" href="data:,">',
         f"<title>{_text(title)}</title>",
-        f"<style>:root{{{drawing.variables(dark=False)}}}",
-        f"@media(prefers-color-scheme:dark){{:root{{{drawing.variables(dark=True)}"
-        "--page:#191b1f;--card:#202328;--shade:#2a2d33}}",
+        f"<style>:root{{color-scheme:light dark;{drawing.variables(dark=False)}}}",
+        # Paper stays white.
+        "@media screen and (prefers-color-scheme:dark)"
+        f"{{:root{{{drawing.variables(dark=True)}}}}}",
         f"{_STYLE}</style></head><body>",
         f"<header><h1>{_text(title)}</h1></header>",
         _chips(look),
@@ -198,7 +199,6 @@ def _text(value: object) -> str:
 
 
 _STYLE = """
-:root{--page:#f6f7f9;--card:#fff;--shade:#eef0f3;color-scheme:light dark}
 *{box-sizing:border-box}
 html{scroll-padding-top:4.5rem}
 body{margin:0;background:var(--page);color:var(--ink);line-height:1.5;
@@ -216,7 +216,7 @@ a{color:inherit;text-decoration-color:var(--faint);text-underline-offset:2px}
 .says{margin:.2rem 0 .6rem;max-width:46rem}
 .reads,.files,#notes p{color:var(--soft);font-size:.86rem;margin:.5rem 0;
 max-width:50rem}
-.files a{margin-right:.8rem}
+.files{display:flex;flex-wrap:wrap;gap:.1rem .8rem}
 figure{margin:.4rem 0}
 .scroll{overflow-x:auto}
 .figure{margin:0 auto}

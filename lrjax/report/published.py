@@ -11,15 +11,17 @@ from lrjax.report.desk import Desk
 from lrjax.report.page import Section
 from lrjax.report.study import Study
 
+_NAMES = ("task", "method", "metric")
+
 
 def read(path: str) -> pd.DataFrame:
     """Reads `task,method,metric,mean` and, where it has them, `std_error`."""
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype=dict.fromkeys(_NAMES, str))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"report.compare={path}: {reason}") from error
-    for name in ("task", "method", "metric", "mean"):
+    for name in (*_NAMES, "mean"):
         if name not in table:
             raise UsageError(
                 f"report.compare={path}: has no column '{name}'; it needs task, "
@@ -28,28 +30,34 @@ def read(path: str) -> pd.DataFrame:
     for name in ("mean", "std_error"):
         values = table.get(name, pd.Series(np.nan, index=table.index))
         table[name] = pd.to_numeric(values, errors="coerce")
-    wrong = table.index[table["mean"].isna()]
-    if len(wrong):
-        raise UsageError(f"report.compare={path}: line {wrong[0] + 2} has no mean")
+    for name in (*_NAMES, "mean"):
+        wrong = table.index[table[name].isna()]
+        if len(wrong):
+            raise UsageError(f"report.compare={path}: row {wrong[0] + 1} has no {name}")
+    if not len(table):
+        raise UsageError(f"report.compare={path}: holds no row")
     return table
 
 
-def section(study: Study, desk: Desk, published: pd.DataFrame) -> Section:
-    """Our means beside published ones."""
-    rows = []
+def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
+    """Our means beside published ones; what has no counterpart here is left out.
+
+    Raises:
+      UsageError: if nothing has one, or one has several.
+    """
+    runs, rows = study.all_runs, []
     for row in published.itertuples(index=False):
-        mine = study.all_runs[
-            (study.all_runs["task"] == row.task)
-            & study.all_runs[["entry", "method"]].eq(row.method).any(axis=1)
-        ]
-        if not len(mine):
+        named = runs[["entry", "method"]].eq(row.method).any(axis=1)
+        mine = runs[(runs["task"] == row.task) & named]
+        if not len(mine) or row.metric not in mine:
             continue
-        if row.metric not in mine or mine["entry"].nunique() > 1:
+        entries = list(mine["entry"].unique())
+        if len(entries) > 1:
             raise UsageError(
-                f"report.compare: {row.method} on {row.task} has no single "
-                f"'{row.metric}' in the tables"
+                f"report.compare={study.options.compare}: '{row.method}' has several "
+                f"settings on {row.task}; name one, such as '{entries[0]}'"
             )
-        values = mine.loc[mine["status"] == "done", row.metric].astype(float)
+        values = mine.loc[mine["status"] == "done", row.metric].astype(float).dropna()
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
         both = np.hypot(error, row.std_error)
         difference = values.mean() - row.mean
@@ -57,7 +65,7 @@ def section(study: Study, desk: Desk, published: pd.DataFrame) -> Section:
             {
                 "task": row.task,
                 "metric": row.metric,
-                "entry": mine["entry"].iloc[0],
+                "entry": entries[0],
                 "runs": len(values),
                 "ours": values.mean(),
                 "ours_error": error,
@@ -68,15 +76,28 @@ def section(study: Study, desk: Desk, published: pd.DataFrame) -> Section:
             }
         )
     if not rows:
+        first = published.iloc[0]
         raise UsageError(
-            f"report.compare={study.options.compare}: none of its tasks and methods "
-            f"are in the tables"
+            f"report.compare={study.options.compare}: none of its rows fits the "
+            f"tables, which have no {first['metric']} of {first['method']} on "
+            f"{first['task']}; they have the tasks {', '.join(study.tasks)} and the "
+            f"methods {', '.join(sorted(runs['method'].unique()))}"
         )
-    table = pd.DataFrame(rows)
+    return pd.DataFrame(rows)
+
+
+def section(study: Study, desk: Desk, table: pd.DataFrame, count: int) -> Section:
+    """Our means beside published ones.
+
+    Args:
+      study, desk: as for all analyses.
+      table: as from `match`.
+      count: how many values were published.
+    """
     far = table[table["errors_apart"].abs() > 2]
     known = int(table["errors_apart"].notna().sum())
     says = (
-        f"{len(table)} of {len(published)} published values have a counterpart here; "
+        f"{len(table)} of {count} published values have a counterpart here; "
         f"of {known} with known errors {len(far)} lie more than two standard errors "
         f"apart."
     )

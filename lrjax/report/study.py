@@ -110,6 +110,22 @@ class Study:
         return self.metrics.str.replace(r"^test_", "valid_", regex=True)
 
     @property
+    def gaps(self) -> pd.DataFrame:
+        """How far each mean lies behind the task's best; index entry, columns task.
+
+        In the metric's unit, accuracy in points. NaN where half of the runs diverged,
+        since the mean of the others says little, or none is there.
+        """
+        table = self.per_task[self.per_task["entry"].isin(self.look.entries)]
+        table = table[2 * table["diverged"] < table["runs"]]
+        means = table.pivot(index="entry", columns="task", values="mean")
+        means = means.reindex(index=self.look.entries, columns=self.tasks)
+        unit = self.metrics.map(lambda m: 100.0 if m.endswith("accuracy") else 1.0)
+        sign = self.metrics.map(lambda m: 1.0 if stats.higher_is_better(m) else -1.0)
+        scores = means * sign * unit
+        return scores.max() - scores
+
+    @property
     def means(self) -> pd.DataFrame:
         """Mean normalised score, index task, columns entry."""
         unit = stats.normalise(self.comparison.scores)
@@ -156,8 +172,12 @@ def config(workdir: str | Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_trials(workdirs: Sequence[str | Path]) -> pd.DataFrame:
-    """Trials of tuning, with the column `source`."""
+def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFrame:
+    """Trials of tuning, with the column `source`.
+
+    Trials of adam are called smac:adam where that is among the methods that ran: what
+    was tuned is run anew under this name.
+    """
     tables = [pd.DataFrame(columns=["task", "method", "budget", "cost", "source"])]
     for workdir in workdirs:
         path = Path(workdir) / "trials.jsonl"
@@ -170,7 +190,9 @@ def _read_trials(workdirs: Sequence[str | Path]) -> pd.DataFrame:
             except (ValueError, KeyError) as error:
                 raise UsageError(f"{path} is damaged") from error
             tables.append(table.assign(source=str(workdir)))
-    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+    trials = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+    tuned = {name.split(":")[-1]: name for name in methods if ":" in name}
+    return trials.assign(method=trials["method"].map(lambda m: tuned.get(m, m)))
 
 
 def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
@@ -190,10 +212,10 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
     overall = stats.overall(comparison, options.bootstrap)
     others = sorted(set(shown) - set(overall.index))
     entries = (*overall.index, *others)
-    look = Look(entries, _aliases(runs, entries))
+    look = Look(entries, _aliases(judged, entries))
     per_task = stats.per_task(judged, options.bootstrap)
     joined = curves_lib.join(runs, rows)
-    trials = _read_trials(workdirs)
+    trials = _read_trials(workdirs, set(judged["method"]))
     return Study(
         options=options,
         all_runs=judged,
@@ -221,9 +243,11 @@ def _shown(runs: pd.DataFrame, ranks: pd.Series) -> list[str]:
 
 
 def _aliases(runs: pd.DataFrame, entries: Sequence[str]) -> dict[str, str]:
-    """Method -> its first entry."""
+    """Method, and each entry of it that is not shown -> its first entry shown."""
     methods = runs.groupby("entry")["method"].first()
-    return {str(methods[entry]): entry for entry in reversed(entries)}
+    first = {str(methods[entry]): entry for entry in reversed(entries)}
+    hidden = methods.drop(list(entries))
+    return first | {str(e): first[m] for e, m in hidden.items() if m in first}
 
 
 def _baseline(asked: str, overall: pd.DataFrame, runs: pd.DataFrame) -> str:
@@ -252,12 +276,7 @@ def _tuning_cost(
     for entry, method in entries.items():
         if shown[method] == 1:
             cost[entry] += lanes[method] - 1
-        tuned = method.split(":")[-1]  # smac:adam has tuned adam
-        mine = trials[trials["method"] == tuned]
-        if not len(mine) or (":" not in method and (entries == f"smac:{tuned}").any()):
-            continue
-        spent = mine.groupby(["source", "task"])["budget"].agg(
-            lambda b: sum(b / max(b))
-        )
-        cost[entry] += spent.mean()
+        mine = trials[trials["method"] == method].groupby(["source", "task"])
+        if len(mine):
+            cost[entry] += mine["budget"].agg(lambda b: sum(b / max(b))).mean()
     return cost
