@@ -131,14 +131,14 @@ def judge(runs: pd.DataFrame, metrics: Sequence[str] = PREFERRED) -> pd.DataFram
       diverged) and `score` (higher is better; -inf where the run diverged).
 
     Raises:
-      UsageError: if a task has none of the metrics.
+      UsageError: if there is no such metric, or a task has none of them.
     """
     columns = [name for name in runs if str(name).endswith(tuple(_HIGHER_IS_BETTER))]
-    for name in metrics:
-        higher_is_better(name)
     present = [name for name in metrics if name in runs]
-    if not present:
-        raise unknown("metric", metrics[0], map(str, columns))
+    for name in metrics:
+        if name not in runs and (name not in PREFERRED or not present):
+            raise unknown("metric", name, map(str, columns))
+        higher_is_better(name)
     judged = []
     for task, part in runs[runs["status"] != "stopped"].groupby("task", sort=False):
         measured = [name for name in present if part[name].notna().any()]

@@ -514,7 +514,7 @@ def _tuning(study: Study, desk: Desk) -> Section | None:
         return None
     tables = []
     for (_, task, method), part in study.trials.groupby(["source", "task", "method"]):
-        budget, cost = part["budget"].astype(float), part["cost"].astype(float)
+        budget, cost = part["budget"], part["cost"]
         full = budget == budget.max()
         tables.append(
             pd.DataFrame(

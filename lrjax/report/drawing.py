@@ -127,6 +127,12 @@ def style() -> Iterator[Any]:
         plt.close("all")
 
 
+def brief(name: object) -> str:
+    """A name for a figure: of a long one the start and the end."""
+    text = str(name)
+    return text if len(text) <= 34 else f"{text[:15]}…{text[-18:]}"
+
+
 def panels(
     plt: Any, count: int, width: float = 3.4, height: float = 2.5, columns: int = 3
 ) -> tuple[Any, list[Any]]:
@@ -151,10 +157,11 @@ def legend(figure: Any, look: Look, entries: Sequence[str]) -> None:
         Line2D([], [], color=look.colour(e), linestyle=look.style(e), linewidth=2.2)
         for e in entries
     ]
-    longest = max(len(entry) for entry in entries)
+    names = [brief(entry) for entry in entries]
+    longest = max(map(len, names))
     columns = max(1, int(figure.get_figwidth() * 72 / (5.2 * longest + 45)))
     figure.legend(
-        handles, entries, loc="outside lower center", ncols=min(columns, len(entries))
+        handles, names, loc="outside lower center", ncols=min(columns, len(entries))
     )
 
 

@@ -44,7 +44,7 @@ def overview(plt: Any, look: Look, overall: pd.DataFrame) -> Drawn:
         axis.grid(axis="y", visible=False)
     axes[0].set(title="Mean rank", xlabel="mean rank (1 is best)")
     axes[1].set(title="Normalised score", xlabel="IQM of normalised score (1 is best)")
-    axes[0].set_yticks(range(len(entries)), entries)
+    axes[0].set_yticks(range(len(entries)), map(drawing.brief, entries))
     axes[0].tick_params(axis="y", length=0, labelcolor=INK)
     axes[1].tick_params(axis="y", length=0)
     axes[0].set_ylim(len(entries) - 0.4, -0.6)
@@ -75,10 +75,14 @@ def cells(
     from matplotlib import colormaps
 
     rows, columns = text.shape
-    longest = max(max(len(str(name)) for name in text.index), 8)
+    text = text.rename(index=drawing.brief, columns=drawing.brief)
+    longest = max(max(len(name) for name in text.index), 8)
     widest = max(max(len(str(t)) for t in text.to_numpy().ravel()), 5)
+    # Names of columns rise to the right.
+    tallest = max(max(len(name) for name in text.columns), 14)
     width = columns * max(0.54, 0.075 * widest + 0.12) + 0.075 * longest + 0.8
-    figure, axis = plt.subplots(figsize=(width, 0.27 * rows + 1.35))
+    width += 0.06 * max(len(text.columns[-1]) - 10, 0)
+    figure, axis = plt.subplots(figsize=(width, 0.27 * rows + 0.65 + 0.05 * tallest))
     chosen = colormaps[colours]
     for y in range(rows):
         for x in range(columns):
@@ -105,11 +109,11 @@ def cells(
             )
     axis.set(xlim=(0, columns + 0.12 * bool(apart)), ylim=(rows, 0))
     places = [x + 0.5 + 0.12 * (x >= columns - apart) for x in range(columns)]
-    axis.set_xticks(places, [str(c) for c in text.columns], rotation=35, ha="left")
+    axis.set_xticks(places, list(text.columns), rotation=35, ha="left")
     axis.tick_params(
         axis="x", top=True, labeltop=True, bottom=False, labelbottom=False, pad=1
     )
-    axis.set_yticks(np.arange(rows) + 0.5, [str(r) for r in text.index])
+    axis.set_yticks(np.arange(rows) + 0.5, list(text.index))
     axis.tick_params(length=0, labelcolor=INK)
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
@@ -164,10 +168,11 @@ def scores(
         if not higher_is_better(metric):
             axis.set_xscale("log")
             _log_ticks(axis.xaxis)
-        axis.set(title=task, xlabel=metric_label(metric))
+        axis.set(title=drawing.brief(task), xlabel=metric_label(metric))
         axis.set_ylim(len(entries) - 0.4, -0.6)
         first = axis.get_subplotspec().is_first_col()
-        axis.set_yticks(range(len(entries)), entries if first else [""] * len(entries))
+        names = [drawing.brief(entry) if first else "" for entry in entries]
+        axis.set_yticks(range(len(entries)), names)
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.grid(axis="y", visible=False)
     return figure, axes
@@ -187,7 +192,7 @@ def curves(
     figure, axes = drawing.panels(plt, len(bands))
     for i, (axis, (task, table)) in enumerate(zip(axes, bands.items(), strict=True)):
         _curve_panel(axis, i, look, table, labels[task])
-        axis.set_title(task)
+        axis.set_title(drawing.brief(task))
     drawing.legend(figure, look, look.entries)
     return figure, axes
 
@@ -206,7 +211,7 @@ def losses_and_rates(plt: Any, look: Look, bands: dict[str, Any]) -> Any:
         for column, table in columns.items():
             axis = next(axes)
             _curve_panel(axis, 0, look, table, column)
-            axis.set_title(task)
+            axis.set_title(drawing.brief(task))
     drawing.legend(figure, look, look.entries)
     return figure
 
@@ -296,13 +301,13 @@ def critical_difference(
         row = number if left else count - 1 - number
         y = top + 0.5 * row
         x = low - 0.12 * side if left else high + 0.12 * side
-        colour = look.colour(str(entry))
+        colour, name = look.colour(str(entry)), drawing.brief(entry)
         axis.plot([rank, rank, x], [0, y, y], color=colour, linewidth=1.1)
         axis.plot(rank, 0, "o", color=colour, markersize=4.5, zorder=3)
         axis.text(
             x + (-1 if left else 1) * 0.04 * side,
             y,
-            f"{entry}  {rank:.2f}" if left else f"{rank:.2f}  {entry}",
+            f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}",
             ha="right" if left else "left",
             va="center",
         )
@@ -415,7 +420,7 @@ def grid(
                 markeredgewidth=0.7,
             )
             drawing.mark(point, i, "point", look.number(str(row.entry)))
-        axis.set(title=task, xscale="log", xlabel="learning rate")
+        axis.set(title=drawing.brief(task), xscale="log", xlabel="learning rate")
         axis.set_ylabel(metric_label(labels[task]))
         if not labels[task].endswith("accuracy"):
             axis.set_yscale("log")
@@ -430,7 +435,8 @@ def grid(
     handles += [
         Line2D([], [], color=look.colour(e), lw=0.8, marker="D", ms=5.5) for e in free
     ]
-    names = swept + [f"{e} (settled)" for e in free]
+    names = [drawing.brief(e) for e in swept]
+    names += [f"{drawing.brief(e)} (settled)" for e in free]
     columns = max(1, int(figure.get_figwidth() / 1.9))
     figure.legend(handles, names, loc="outside lower center", ncols=columns)
     return figure, axes
@@ -466,7 +472,7 @@ def portfolio(
         color=SOFT,
     )
     left.annotate(
-        f"single best: {single}",
+        f"single best: {drawing.brief(single)}",
         (1, best["score"].iloc[0]),
         xytext=(7, -3),
         textcoords="offset points",
@@ -497,7 +503,8 @@ def portfolio(
     right.barh(places, parts.loc[entries, "share_of_mean"], color=colours, height=0.62)
     right.axvline(0, color=SOFT, linewidth=0.8)
     right.set(title="Mean with less mean without", xlabel="the study's measure")
-    for axis, names in ((middle, entries), (right, [""] * len(entries))):
+    named = [drawing.brief(entry) for entry in entries]
+    for axis, names in ((middle, named), (right, [""] * len(entries))):
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_yticks(places, names)
         axis.tick_params(axis="y", length=0, labelcolor=INK)
@@ -546,7 +553,11 @@ def tuning(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
                 drawstyle="steps-post",
             )
             drawing.mark(line, i, "line", look.number(str(method)))
-        axis.set(title=task, xlabel="tuning cost (full runs)", ylabel="cost told")
+        axis.set(
+            title=drawing.brief(task),
+            xlabel="tuning cost (full runs)",
+            ylabel="cost told",
+        )
         axis.set_yscale("log")
         _log_ticks(axis.yaxis)
     drawing.legend(figure, look, sorted(set(table["method"]), key=look.number))
@@ -587,7 +598,11 @@ def compared(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
                 row.published, row.ours, "o", color=look.colour(str(row.entry)), ms=5
             )
             drawing.mark(point, i, "point", number)
-        axis.set(title=task, xlabel=f"published {metric_label(metric)}", ylabel="ours")
+        axis.set(
+            title=drawing.brief(task),
+            xlabel=f"published {metric_label(metric)}",
+            ylabel="ours",
+        )
     shown = {look.entries[look.number(entry)] for entry in table["entry"]}
     drawing.legend(figure, look, [e for e in look.entries if e in shown])
     return figure, axes

@@ -17,6 +17,10 @@ from lrjax.core import UsageError, unknown
 from lrjax.report.drawing import Look
 
 FORMATS = ("parquet", "tensorboard")
+# What is needed of the tables.
+_RUN = ("task", "protocol", "method", "hparams", "seed", "steps", "status")
+_RUN += ("seconds", "examples")
+_TRIAL = {"task": str, "method": str, "budget": float, "cost": float}
 _MOST_ENTRIES = 16  # with more, a method is shown by its best setting alone
 
 
@@ -49,8 +53,6 @@ class Options:
         Raises:
           UsageError: says which option and why.
         """
-        for name in self.metrics:
-            stats.higher_is_better(name)
         for name in self.export:
             if name not in FORMATS:
                 raise unknown("report.export", name, FORMATS)
@@ -140,13 +142,17 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
       `results.load`.
 
     Raises:
-      UsageError: if a directory has no runs, or those of another version.
+      UsageError: if a directory has no runs, damaged ones, or those of another
+        version.
     """
     runs, curves, known = [], [], set()
     for workdir in workdirs:
         more, rows = results.load(workdir)
         if not len(more):
             raise UsageError(f"{workdir} holds no finished run yet")
+        for name in _RUN:
+            if name not in more or more[name].isna().any():
+                raise UsageError(f"{workdir}/runs.jsonl has no {name}")
         more = more[~more["run_id"].isin(known)].drop_duplicates("run_id")
         runs.append(more.assign(source=str(workdir)))
         if len(rows):
@@ -178,7 +184,7 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
     Trials of adam are called smac:adam where that is among the methods that ran: what
     was tuned is run anew under this name.
     """
-    tables = [pd.DataFrame(columns=["task", "method", "budget", "cost", "source"])]
+    tables = [pd.DataFrame(columns=[*_TRIAL, "source"])]
     for workdir in workdirs:
         path = Path(workdir) / "trials.jsonl"
         if path.exists():
@@ -186,8 +192,9 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
             whole = lines[: lines.rfind(b"\n") + 1].splitlines()
             try:
                 rows = [json.loads(line) for line in whole]
-                table = pd.DataFrame(rows)[["task", "method", "budget", "cost"]]
-            except (ValueError, KeyError) as error:
+                rows = [{name: row[name] for name in _TRIAL} for row in rows]
+                table = pd.DataFrame(rows, columns=list(_TRIAL)).astype(_TRIAL)
+            except (ValueError, LookupError, TypeError) as error:
                 raise UsageError(f"{path} is damaged") from error
             tables.append(table.assign(source=str(workdir)))
     trials = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
