@@ -12,6 +12,8 @@ tables in --workdir; what is there already is not trained again.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -23,10 +25,18 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+_GRACE = 2.0  # seconds from a signal to the end at the latest
+
 
 def _fail(message: str) -> NoReturn:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    _tell("error: " + " ".join(message.split()))
     sys.exit(2)
+
+
+def _tell(text: str) -> None:
+    # A log on a full disk; a signal in the middle of printing.
+    with contextlib.suppress(OSError, RuntimeError):
+        print(text, file=sys.stderr, flush=True)
 
 
 try:
@@ -64,36 +74,48 @@ _DETERMINISTIC = flags.DEFINE_bool(
 
 
 def main(argv: list[str]) -> None:
-    """Does what --mode says."""
-    from lrjax import cli
+    """Does what --mode says, and says in one line why it cannot."""
     from lrjax.core import Interrupted, UsageError
 
     try:
-        if len(argv) > 1:
-            raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
-        if _MODE.value == "methods":
-            cli.methods()
-            return
-        if not flags.FLAGS["config"].present:
-            raise UsageError("--config is missing: try --config=configs/quickstart.py")
-        if not _WORKDIR.value:
-            raise UsageError("--workdir is missing: say where results shall go")
-        _check_config()
-        if _MODE.value == "report":
-            cli.report(_CONFIG.value, _WORKDIR.value)
-            return
-        if _DETERMINISTIC.value:
-            cli.make_deterministic()
-        overrides = config_flags.get_override_values(flags.FLAGS["config"])
-        cli.train(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
+        _run(argv)
+        sys.stdout.flush()
     except UsageError as error:
         _fail(str(error))
-    except (Interrupted, KeyboardInterrupt) as stop:
-        _stop(getattr(stop, "signum", signal.SIGINT))
+    except Interrupted as stop:
+        _stop(stop.signum)
     except BrokenPipeError:  # nobody reads any more, as after | head
         os._exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            _report()
+        _tell(f"error: cannot write: {error.strerror}")
+        os._exit(2)  # leaving as usual would try again
     except Exception:
         _report()
+
+
+def _run(argv: list[str]) -> None:
+    from lrjax import cli
+    from lrjax.core import UsageError
+
+    if len(argv) > 1:
+        raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
+    if _MODE.value == "methods":
+        cli.methods()
+        return
+    if not flags.FLAGS["config"].present:
+        raise UsageError("--config is missing: try --config=configs/quickstart.py")
+    if not _WORKDIR.value:
+        raise UsageError("--workdir is missing: say where results shall go")
+    _check_config()
+    if _MODE.value == "report":
+        cli.report(_CONFIG.value, _WORKDIR.value)
+        return
+    if _DETERMINISTIC.value:
+        cli.make_deterministic()
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    cli.train(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
 
 
 def _check_config() -> None:
@@ -112,12 +134,13 @@ def _check_config() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags and runs the config file; what is wrong is said in one line."""
+    from lrjax import cli
+
     logging.set_verbosity(logging.ERROR)  # hides what is said below, in other words
     try:
+        cli.check_config_file(argv)
         return flags.FLAGS(_with_config(argv))
     except Exception as error:
-        from lrjax import cli
-
         message = cli.explain(error, argv)
         if message is None:
             _report()
@@ -135,17 +158,23 @@ def _with_config(argv: list[str]) -> list[str]:
 
 def _report() -> NoReturn:
     """Shows the exception at hand, which is a fault of this program."""
-    traceback.print_exc()
-    print(
+    _tell(traceback.format_exc().rstrip())
+    _tell(
         "error: this is a fault of lrjax, not of your command. Please report it with "
-        "the lines above, the command, the config file and WORKDIR/config.json",
-        file=sys.stderr,
+        "the lines above, the command, the config file and WORKDIR/config.json"
     )
     sys.exit(1)
 
 
-def _stop(signum: int, frame: Any = None) -> NoReturn:
-    print("stopped; the same command goes on from here", file=sys.stderr)
+def _on_signal(signum: int, frame: Any) -> NoReturn:
+    # A callback, as of the garbage collector, may be at work and swallow the exit.
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signum))
+    signal.setitimer(signal.ITIMER_REAL, _GRACE)
+    _stop(signum)
+
+
+def _stop(signum: int) -> NoReturn:
+    _tell("stopped; the same command goes on from here")
     sys.exit(128 + signum)
 
 
@@ -162,8 +191,11 @@ if __name__ == "__main__":
     warnings.formatwarning = _show
     for stream in (sys.stdout, sys.stderr):  # names of files may be no text at all
         stream.reconfigure(errors="backslashreplace")  # pyright: ignore
-    signal.signal(signal.SIGTERM, _stop)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _on_signal)
     try:
         app.run(main, flags_parser=_parse)
-    except KeyboardInterrupt:
-        _stop(signal.SIGINT)
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > 128:
+            os._exit(end.code)  # and not wait for threads that compile
+        raise

@@ -19,12 +19,13 @@ from lrjax import report as report_lib
 from lrjax.core import UsageError
 from lrjax.methods import METHODS, state_size
 
+_DEVICE_VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
 _CONFIG_MODULE = "config_config"  # what ml_collections calls a config file's module
 
 
 def _use_compilation_cache() -> None:
     """Keeps compiled programs between processes."""
-    folder = os.environ.get("LRJAX_CACHE", "~/.cache/lrjax")
+    folder = os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         path = Path(folder).expanduser() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(path))
@@ -32,9 +33,22 @@ def _use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _quiet() -> None:
-    """Hides what JAX says of backends that are not there."""
+def _start_backend() -> None:
+    """Has JAX look for its devices, without a word on those that are not there.
+
+    Raises:
+      UsageError: if there is none, as where JAX_PLATFORMS asks for an absent one.
+    """
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    try:
+        jax.local_devices()
+    except Exception as error:  # an AssertionError without a word among others
+        asked = [f"{k}={os.environ[k]}" for k in _DEVICE_VARIABLES if k in os.environ]
+        reason = str(error).splitlines()[0] if str(error) else "it does not say why"
+        raise UsageError(
+            f"JAX finds no device to work on (with {', '.join(asked) or 'defaults'}): "
+            f"{reason}"
+        ) from error
 
 
 def make_deterministic() -> None:
@@ -53,7 +67,7 @@ def train(
     settings = config_lib.check(config)
     if settings.precision == "float64":
         jax.config.update("jax_enable_x64", True)
-    _quiet()
+    _start_backend()
     _use_compilation_cache()
     experiment.run(settings, workdir, data_dir, overrides)
     runs, curves = results.load(workdir)
@@ -107,6 +121,20 @@ def methods() -> None:
             kind = "log" if found and found.log else "linear"
             span = f"{found.low:g} to {found.high:g}, {kind}" if found else ""
             print(row(f"  {hparam}", str(default), span, "").rstrip())
+
+
+def check_config_file(argv: Sequence[str]) -> None:
+    """Refuses a config file that may have no end: a pipe, a device.
+
+    Args:
+      argv: the command line.
+
+    Raises:
+      UsageError: if it names one.
+    """
+    file = _config_file(argv)
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise UsageError(f"--config: {file} is not a regular file")
 
 
 def explain(error: BaseException, argv: Sequence[str]) -> str | None:

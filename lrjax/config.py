@@ -277,7 +277,7 @@ def _check_hparams(
         elif isinstance(default, bool):
             if not isinstance(value, bool):
                 raise UsageError(f"{where}: must be True or False")
-        elif value is not None:
+        elif value is not None or default is not None:
             _check_number(name, value, where)
 
 

@@ -29,7 +29,7 @@ from lrjax import blocks as blocks_lib
 from lrjax import checkpoint, crew, results, rows, train
 from lrjax.blocks import Block
 from lrjax.config import Settings
-from lrjax.core import Interrupted, Task
+from lrjax.core import Interrupted, Task, UsageError
 from lrjax.tasks import data
 
 
@@ -55,10 +55,15 @@ def run(
     """
     blocks = blocks_lib.plan(settings, blocks_lib.make_tasks(settings, data_dir))
     with results.Tables(workdir) as tables, _signals() as signalled:
-        tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
         wanted = {i for block in blocks for row in block.ids for i in row}
         missing = wanted - tables.runs
-        todo = [b for b in blocks if any(i in missing for row in b.ids for i in row)]
+        todo: list[Block] = []
+        for block in blocks:
+            if missing.isdisjoint(block.lanes_of.values()):
+                # Killed between its last row and this, it may have left some.
+                checkpoint.discard(_checkpoints(tables, block))
+            else:
+                todo.append(block)
         devices = jax.local_devices()
         _say(
             f"{len(missing)} runs to train in {len(todo)} blocks on "
@@ -66,13 +71,24 @@ def run(
             f"({devices[0].device_kind}); "
             f"{len(wanted) - len(missing)} of {len(wanted)} are done"
         )
+
+        def record() -> None:
+            tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
+
         if todo:
-            _train(todo, devices, tables, settings, signalled)
+            _train(todo, devices, tables, settings, signalled, record)
+        else:
+            record()
         _say(f"results are in {Path(workdir)}")
 
 
 def _say(text: str) -> None:
-    tqdm.write(text, file=sys.stderr)
+    try:
+        tqdm.write(text, file=sys.stderr)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass  # a log on a full disk; what the tables lack is said by them
 
 
 @contextlib.contextmanager
@@ -107,8 +123,9 @@ def _train(
     tables: results.Tables,
     settings: Settings,
     signalled: Callable[[], int],
+    record: Callable[[], Any],
 ) -> None:
-    """Trains blocks on devices."""
+    """Trains blocks on devices; calls `record` once it is clear that it can."""
     # Dealt out like this a device's blocks are the same however fast it is, and a
     # program is compiled for as few devices as possible.
     share = -(-len(todo) // len(devices))
@@ -141,6 +158,9 @@ def _train(
             f"{workers} block{'s' * (workers > 1)} at once on each device; "
             f"memory: {_mib(_resident() + workers * len(devices) * need)} MiB"
         )
+        first = todo[0].example
+        with rooms[0].enter(f"{first.task} {first.method}", need):
+            record()  # nothing is written where there never will be room
 
         def work(block: Block, device: int) -> Sequence[Block]:
             nonlocal ended
@@ -224,6 +244,9 @@ def _with_less_memory(
     """What to train instead after an error, None if it was not for want of memory.
 
     First fewer blocks at once, then smaller ones, each from its last checkpoint.
+
+    Raises:
+      UsageError: if a block of a single run was too large.
     """
     if "RESOURCE_EXHAUSTED" not in str(error):
         return None
@@ -232,7 +255,10 @@ def _with_less_memory(
         return [block]
     smaller = blocks_lib.halves(block)
     if not smaller:
-        return None
+        raise UsageError(
+            f"{name}: one run alone needs more memory than the device has; take "
+            "smaller batches"
+        ) from error
     p = smaller[0].program
     _say(
         f"warning: {name}: out of memory, going on with blocks of "
@@ -352,7 +378,7 @@ def _train_block(
     and when a signal comes.
     """
     program, example, lanes = block.program, block.example, block.lanes_of
-    folder = tables.workdir / "checkpoints" / block.name
+    folder = _checkpoints(tables, block)
     start, state, facts = checkpoint.restore(folder, compiled.state) or (0, None, {})
     state = jax.device_put(state, device)
     seconds = facts.get("seconds", 0.0)
@@ -409,6 +435,11 @@ def _train_block(
     score = f", validation accuracy {np.mean(scores):.4f}" if scores else ""
     dead = f", {diverged} diverged" if diverged else ""
     return f"{example.task} {example.method}: {len(ended)} runs{score}{dead}"
+
+
+def _checkpoints(tables: results.Tables, block: Block) -> Path:
+    """Where a block's checkpoints are."""
+    return tables.workdir / "checkpoints" / block.name
 
 
 def _save(folder: Path, step: int, state: train.RunState, seconds: float) -> None:

@@ -32,6 +32,14 @@ _KEYS: dict[str, dict[str, type]] = {
     RUNS: {"run_id": str},
     CURVES: {"run_id": str, "step": int},
 }
+# What all readers rely on: a row without them is damaged where others have them.
+_TEXTS = ("task", "protocol", "method", "status")
+_NEEDED: dict[str, type] = {**dict.fromkeys(_TEXTS, str), "hparams": dict, "seed": int}
+_SCORES = [
+    f"{part}_{n}" for part in ("train", "valid", "test") for n in ("loss", "accuracy")
+]
+_NUMBERS = (*_SCORES, "learning_rate", "steps", "horizon", "diverged_at", "seconds")
+_TYPES: dict[str, Any] = _NEEDED | dict.fromkeys(_NUMBERS, int | float | None)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 
@@ -96,9 +104,10 @@ class Tables:
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.workdir / ".lock", "w")
-        except OSError as error:
+        except (OSError, RecursionError) as error:
+            reason = getattr(error, "strerror", "too many folders in each other")
             raise UsageError(
-                f"cannot write to workdir {self.workdir}: {error.strerror}"
+                f"cannot write to workdir {self.workdir}: {reason}"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,7 +159,7 @@ class Tables:
                 raise UsageError(f"{self.workdir} holds tables but no config.json")
             return
         try:
-            found = json.loads(path.read_text())["numerics_version"]
+            found = json.loads(_content(path))["numerics_version"]
         except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
             raise UsageError(f"{path} is not a config.json that lrjax wrote") from error
         if found != NUMERICS_VERSION:
@@ -162,7 +171,7 @@ class Tables:
     def _recover(self, name: str) -> set[tuple[Any, ...]]:
         """What tells a table's rows apart; cuts a torn last line off the file."""
         path = self.workdir / name
-        if not path.exists():
+        if not os.path.lexists(path):
             return set()
         table, whole = _read(path)
         try:
@@ -225,10 +234,17 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _content(path: Path) -> bytes:
+    """A file's bytes; of a pipe they might never come."""
+    if not path.is_file():
+        raise OSError(0, "it is no regular file")
+    return path.read_bytes()
+
+
 def _read(path: Path) -> tuple[pd.DataFrame, int]:
     """A table, and the length of its whole lines in bytes; warns if there is more."""
     try:
-        content = path.read_bytes()
+        content = _content(path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     whole = content.rfind(b"\n") + 1
@@ -255,11 +271,22 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
             found = tuple(row[name] for name in key)
         except (ValueError, LookupError, TypeError, RecursionError):
             row, found = {}, ()
-        if [type(value) for value in found] != list(key.values()):
+        sound = [type(value) for value in found] == list(key.values()) and all(
+            isinstance(row[name], kind) for name, kind in _TYPES.items() if name in row
+        )
+        if not sound:
             raise UsageError(f"{path}: line {number} is damaged")
         if found in rows:
             raise UsageError(f"{path}: line {number} repeats an earlier row")
         rows[found] = row
+    for name in _NEEDED:
+        lacking = [
+            number for number, row in enumerate(rows.values(), 1) if name not in row
+        ]
+        if 0 < len(lacking) < len(rows):
+            raise UsageError(
+                f"{path}: line {lacking[0]} is damaged: it has no '{name}'"
+            )
     return list(rows.values())
 
 
@@ -281,7 +308,7 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _numbers(content: bytes, whole: int) -> pd.DataFrame | None:
     """A table of numbers by columns: a fifth of the time and a third of the memory.
 
-    None if it is damaged.
+    None if it is damaged, or has other things than numbers.
     """
     import pyarrow
     from pyarrow import json as columnar
@@ -301,7 +328,9 @@ def _numbers(content: bytes, whole: int) -> pd.DataFrame | None:
     if not sound:
         return None
     empty = [name for name in frame if frame[name].isna().all()]
-    return frame.astype(dict.fromkeys(empty, float))
+    frame = frame.astype(dict.fromkeys(empty, float))
+    kinds = {kind.kind for name, kind in frame.dtypes.items() if name != "run_id"}
+    return frame if kinds <= {"i", "f"} else None
 
 
 def _git_revision() -> str | None:

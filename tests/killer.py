@@ -86,6 +86,7 @@ POINTS = {
     "saved": lambda: before(checkpoint, "_files"),
     "manifest": lambda: renaming("manifest.json"),
     "dropping": dropping,
+    "discard": lambda: before(checkpoint, "discard"),
     "params": lambda: renaming(".safetensors"),
 }
 

@@ -284,6 +284,18 @@ def test_a_signal_ends_training_with_a_checkpoint(tmp_path, monkeypatch, uninter
     assert numbers(tmp_path) == uninterrupted
 
 
+def test_what_a_finished_block_left_is_removed(tmp_path, monkeypatch, uninterrupted):
+    one_round_per_segment(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "discard", lambda folder: None)  # killed before it
+        experiment.run(settings(), tmp_path)
+    other = tmp_path / "checkpoints" / "0123456789abcdef" / "7"
+    other.mkdir(parents=True)  # of a config that is not finished
+    experiment.run(settings(), tmp_path)
+    assert list((tmp_path / "checkpoints").glob("*/*")) == [other]
+    assert numbers(tmp_path) == uninterrupted
+
+
 def test_parameters_of_finished_runs_can_be_kept(tmp_path):
     from safetensors.numpy import load_file
 

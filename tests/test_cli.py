@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -249,6 +250,60 @@ def test_faults_of_a_config_file_are_named(tmp_path, content, message):
     code, said = invoke(f"--config={path}", f"--workdir={tmp_path}/new")
     assert message in check_refused(code, said)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_config_that_may_have_no_end_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        code, said = invoke("--config", path, f"--workdir={tmp_path}/new")
+        assert f"{path} is not a regular file" in check_refused(code, said)
+
+
+def test_a_device_that_is_not_there_is_said(tmp_path):
+    done = run(IRIS, f"--workdir={tmp_path}/new", JAX_PLATFORMS="cuda")
+    message = check_refused(done.returncode, done.stderr.splitlines())
+    assert "JAX finds no device to work on (with JAX_PLATFORMS=cuda" in message
+    assert not (tmp_path / "new").exists()
+
+
+def test_output_that_cannot_be_written_is_no_fault_of_lrjax():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "main.py", "--mode=methods"]
+        for streams in ({"stderr": subprocess.PIPE}, {"stderr": full}):
+            done = subprocess.run(command, cwd=ROOT, text=True, stdout=full, **streams)
+            assert done.returncode == 2
+            if streams["stderr"] == subprocess.PIPE:
+                said = check_refused(2, done.stderr.splitlines())
+                assert said == "error: cannot write: No space left on device"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_even_where_the_exit_is_swallowed(tmp_path, kind):
+    code = (
+        "import runpy, time\n"
+        "from lrjax import cli\n"
+        "def stubborn(*_):\n"
+        "    print('there', flush=True)\n"
+        "    while True:\n"
+        "        try: time.sleep(60)\n"
+        "        except SystemExit: pass\n"
+        "cli.train = stubborn\n"
+        "runpy.run_path('main.py', run_name='__main__')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, IRIS, f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    process.send_signal(kind)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + kind
+    assert said == "stopped; the same command goes on from here\n"
 
 
 def test_flagfiles_that_cannot_be_read_are_refused(tmp_path):

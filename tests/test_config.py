@@ -114,6 +114,8 @@ def test_grid_beats_hparams_beats_protocol_beats_defaults():
         ({"hparams__prodigy__growth_rate": 0.9}, "must be in [1, inf]"),
         ({"grid__alpha": (1.0,), "methods": ("adam", "sgd")}, "none of the methods"),
         ({"grid__learning_rate": (0.1, -1.0)}, "learning_rate=-1.0"),
+        ({"grid__learning_rate": (0.1, None)}, "learning_rate=None: must be a number"),
+        ({"grid__nesterov": (None,), "methods": ("sgd",)}, "must be True or False"),
         ({"methods": ("smac",)}, "method 'smac' needs learning_rate"),
         (
             {"methods": ("cawr_tuned",), "protocol": "study", "tasks": ("x",)},

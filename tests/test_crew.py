@@ -172,8 +172,17 @@ def test_a_run_that_no_memory_holds_is_an_error(tmp_path, monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     monkeypatch.setattr(experiment, "_train_block", tight)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+    with pytest.raises(UsageError, match="one run alone needs more memory"):
         experiment.run(settings(seeds=2), tmp_path)
+
+
+def test_a_block_that_no_memory_holds_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(crew, "free_memory", lambda device: 1000.0)
+    with pytest.raises(UsageError, match=r"one block needs .* and 1000 B can be used"):
+        experiment.run(settings(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_halves_have_the_same_runs():

@@ -98,7 +98,7 @@ POINTS = (
     *(("config", 1), ("curves", 1), ("curves", 5), ("curves", 8)),
     *(("runs", 1), ("runs", 2), ("between", 1), ("params", 1), ("params", 3)),
     *(("saving", 1), ("saving", 4), ("saved", 2)),
-    *(("manifest", 1), ("manifest", 5), ("dropping", 2)),
+    *(("manifest", 1), ("manifest", 5), ("dropping", 2), ("discard", 1)),
 )
 
 

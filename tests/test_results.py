@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -139,6 +140,54 @@ def test_a_damaged_step_is_refused(tables, damage):
     assert path.read_bytes() == content
 
 
+ROW = dataclasses.asdict(RUN) | {"run_id": "a", "hparams": {}, "status": "done"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"task": None}, {"method": 5}, {"status": ["done"]}, {"hparams": "b1"}),
+        *({"seed": "1"}, {"steps": [1]}, {"valid_loss": "low"}, {"test_accuracy": {}}),
+        {"learning_rate": [0.1]},
+    ],
+)
+def test_a_run_with_a_wrong_type_is_refused(tables, damage):
+    tables.append_runs([ROW, ROW | {"run_id": "b"} | damage])
+    tables.append_curves([{"run_id": "a", "step": 1}])
+    with pytest.raises(UsageError, match=r"runs\.jsonl: line 2 is damaged"):
+        results.load(tables.workdir)
+
+
+@pytest.mark.parametrize("name", ["task", "method", "seed", "status", "hparams"])
+def test_a_run_that_lacks_what_others_have_is_refused(tables, name):
+    # As after one flipped bit in the name.
+    damaged = {k if k != name else k.upper(): v for k, v in ROW.items()}
+    tables.append_runs([damaged, ROW | {"run_id": "b"}])
+    tables.append_curves([{"run_id": "a", "step": 1}])
+    with pytest.raises(UsageError, match=f"line 1 is damaged: it has no '{name}'"):
+        results.load(tables.workdir)
+
+
+def test_a_curve_with_text_for_a_number_is_refused(tables):
+    tables.append_runs([ROW])
+    tables.append_curves(
+        [{"run_id": "a", "step": i, "train_loss": v} for i, v in enumerate([1.0, "x"])]
+    )
+    with pytest.raises(UsageError, match=r"curves\.jsonl: line 2 is damaged"):
+        results.load(tables.workdir)
+
+
+@pytest.mark.parametrize("name", [results.RUNS, results.CURVES])
+def test_a_table_that_is_no_file_is_refused(tmp_path, name):
+    (tmp_path / "config.json").write_text(f'{{"numerics_version": {NUMERICS_VERSION}}}')
+    path = tmp_path / name
+    for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("absent")):
+        make(path)
+        with pytest.raises(UsageError, match=f"cannot read .*{name}: it is no regular"):
+            results.Tables(tmp_path).__enter__()
+        (path.rmdir if path.is_dir() else path.unlink)()
+
+
 def test_a_row_that_comes_twice_is_refused(tables):
     tables.append_runs([{"run_id": "a"}, {"run_id": "b"}])
     tables.append_curves([{"run_id": "a", "step": 1}, {"run_id": "b", "step": 1}])
@@ -228,6 +277,8 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
         with pytest.raises(UsageError, match="cannot write to workdir"):
             results.Tables(path).__enter__()
     assert (tmp_path / "file").read_text() == "precious"
+    with pytest.raises(UsageError, match="cannot write to workdir"):
+        results.Tables("x/" * 2000).__enter__()
 
 
 def test_a_second_process_is_refused(tables):

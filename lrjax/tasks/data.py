@@ -195,7 +195,7 @@ def _reason(error: BaseException) -> str:
 
 def cache_dir() -> Path:
     """Where downloads are kept: $LRJAX_CACHE, or ~/.cache/lrjax."""
-    return Path(os.environ.get("LRJAX_CACHE") or Path.home() / ".cache" / "lrjax")
+    return Path(os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax").expanduser()
 
 
 def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:

@@ -290,7 +290,8 @@ def _load(
     data_dir = data_dir or os.environ.get("LRJAX_DATA_DIR")
     given = []
     if data_dir:
-        given = [f for f in (Path(data_dir), Path(data_dir, "libsvm")) if f.is_dir()]
+        given = [Path(data_dir), Path(data_dir, "libsvm")]
+        given = [folder for folder in given if os.path.isdir(folder)]
         if not given:
             raise DataError(f"libsvm/{name}: there is no data directory {data_dir}")
     cache = data.cache_dir() / "libsvm"

@@ -288,6 +288,9 @@ def test_find_file_prefers_folders_then_names(tmp_path):
 def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("LRJAX_CACHE", str(tmp_path))
     assert data.cache_dir() == tmp_path
+    monkeypatch.setenv("LRJAX_CACHE", "~/kept")
+    monkeypatch.setenv("HOME", "/somebody")
+    assert data.cache_dir() == Path("/somebody/kept")
     monkeypatch.setenv("LRJAX_CACHE", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data.cache_dir() == tmp_path / ".cache" / "lrjax"
