@@ -45,7 +45,7 @@ def _alone(function: Callable[P, R]) -> Callable[P, R]:
 
 @_alone
 def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> None:
-    """Saves a state as `<folder>/<step>`, and drops all but the newest two.
+    """Saves a state as `<folder>/<step>`, and drops all but it and the one before.
 
     Args:
       folder: of one block.
@@ -78,7 +78,10 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> No
     except Exception as error:  # Orbax has many kinds for a disk that is full
         shutil.rmtree(target, ignore_errors=True)
         raise OSError(str(error)) from error
-    for old in _steps(folder)[:-_KEPT]:
+    found = _steps(folder)
+    earlier = [each for each in found if each < step]
+    # One of a later step is one that was refused.
+    for old in {*found} - {step, *earlier[1 - _KEPT :]}:
         shutil.rmtree(folder / str(old), ignore_errors=True)
 
 
@@ -162,6 +165,7 @@ def _steps(folder: Path) -> list[int]:
 
 def _verified(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint that is whole and of this block and version."""
+    present = _files(path)
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
         digest = manifest.pop("sha256")
@@ -179,7 +183,7 @@ def _verified(path: Path) -> dict[str, Any]:
         if manifest[name] != own:
             raise ValueError(f"it is of {name} {manifest[name]}, not {own}")
     files = manifest["files"]
-    for name in sorted(files.keys() ^ set(_files(path))):
+    for name in sorted(files.keys() ^ set(present)):
         fault = "is missing" if name in files else "does not belong to it"
         raise ValueError(f"{name} {fault}")
     for name, digest in files.items():
@@ -190,8 +194,14 @@ def _verified(path: Path) -> dict[str, Any]:
 
 def _files(path: Path) -> list[str]:
     """Names of a checkpoint's files but for the manifest."""
-    found = [p.relative_to(path) for p in path.rglob("*") if not p.is_dir()]
-    return sorted(str(name) for name in found if str(name) != _MANIFEST)
+    found = []
+    for each in path.rglob("*"):
+        name = str(each.relative_to(path))
+        if each.is_file():
+            found.append(name)
+        elif not each.is_dir():  # reading a pipe or device might never end
+            raise ValueError(f"{name} is no regular file")
+    return sorted(name for name in found if name != _MANIFEST)
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

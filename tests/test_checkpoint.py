@@ -141,6 +141,23 @@ def test_a_file_that_does_not_belong_to_it_is_refused(folder):
     assert "state/stray does not belong to it" in refusal(folder)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "state/_METADATA", "stray"])
+def test_what_may_have_no_end_is_not_read(folder, name):
+    path = folder / "9" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert f"{name} is no regular file" in refusal(folder)
+
+
+def test_refused_ones_of_later_steps_make_room(folder):
+    for step in (5, 9):  # as after an upgrade
+        rewrite_manifest(folder / str(step), versions={})
+    for step in (1, 2, 3):
+        checkpoint.save(folder, step, STATE, {})
+        assert checkpoint.restore(folder, LIKE)[0] == step
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "3"]
+
+
 def test_a_file_in_place_of_a_checkpoint_is_refused(folder):
     shutil.rmtree(folder / "9")
     (folder / "9").write_bytes(b"")
