@@ -49,17 +49,24 @@ FAULTS = {
     "killed by SIGKILL at 20 random moments": "test_killed_at_20_random_moments",
     "stopped inside of an append or a save": "test_killed_(anywhere|while_saving)",
     "SIGTERM, SIGINT, SIGKILL of the program": "test_(the_program_survives|a_signal)",
+    "what a kill leaves lying": "test_(what_a_finished|refused_ones)",
     "each file of a checkpoint: bit, tail, all of it": "test_damage_to_any_file",
     "a foreign or nonsensical checkpoint": (
-        "test_(a_foreign_checkpoint|a_manifest|a_checkpoint_(put|of_other)|a_file_)"
+        "test_(a_foreign_checkpoint|a_manifest|a_checkpoint_(put|of_other)|a_file_"
+        "|what_may_have)"
     ),
-    "a full disk": "test_a_full_disk",
+    "a full disk": "test_(a_full_disk|output_that)",
     "folders and tables without permission": "test_a_(read_only|table_that_cannot)",
     "a second process": "test_a_second_process",
     "diverging neighbours, dead blocks": "test_(wild_neighbours|a_block_of_dead)",
-    "damaged tables": "test_a_(damaged_(line|step|table)|row_that|torn_last)",
+    "too little memory": "test_(without_memory|a_(block|run)_that_no_memory)",
+    "damaged tables": (
+        "test_(a_(damaged_(line|step|table)|row_that|torn_last|curve_with|table_that_is)"
+        "|a_run_(with|that_lacks)|load_names)"
+    ),
     "wrong flags, overrides and config files": (
-        "test_(any_|wrong_overrides|faults_of|flagfiles|mistakes|any_config|bad_sett)"
+        "test_(any_|wrong_overrides|faults_of|flagfiles|mistakes|any_config|bad_sett"
+        "|a_config_that|a_device_that)"
     ),
     "damaged data files and bombs": (
         "test_(a_mutated|a_damaged_comp|malformed|unreadable|a_decompression)"
@@ -177,11 +184,11 @@ def faults() -> list[dict[str, Any]]:
     """Faults tried and survived, from the tests' own report."""
     import re
 
-    names = ["reliability", "checkpoint", "results", "cli", "config"]
+    names = ["reliability", "checkpoint", "results", "cli", "config", "crew"]
     files = [f"tests/test_{name}.py" for name in names]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist"]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2"]
         command += ["-m", "slow or not slow", f"--junitxml={report}"]
         subprocess.run(
             [*command, *files, "tests/tasks/test_task_data.py"], cwd=ROOT, check=False
