@@ -93,7 +93,7 @@ def _gap(study: Study, desk: Desk) -> Section:
 def _gap_text(value: float) -> str:
     if np.isnan(value):
         return ""
-    return f"{value:.2g}" if value < 9.95 else f"{value:.1f}"
+    return f"{value:.2g}" if value < 0.995 else f"{value:.1f}"
 
 
 def _curves(study: Study, desk: Desk) -> Section | None:

@@ -150,7 +150,7 @@ def panels(
 
 
 def legend(figure: Any, look: Look, entries: Sequence[str]) -> None:
-    """One legend for all panels, below them."""
+    """One legend for all panels, below them; the figure grows by its height."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -160,6 +160,8 @@ def legend(figure: Any, look: Look, entries: Sequence[str]) -> None:
     names = [brief(entry) for entry in entries]
     longest = max(map(len, names))
     columns = max(1, int(figure.get_figwidth() * 72 / (5.2 * longest + 45)))
+    rows = -(-len(entries) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * rows)
     figure.legend(
         handles, names, loc="outside lower center", ncols=min(columns, len(entries))
     )

@@ -343,7 +343,7 @@ def _groups(ordered: np.ndarray, difference: float) -> list[tuple[int, int]]:
 
 def profiles(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
     """Share of runs above each normalised score, with intervals."""
-    figure, axes = drawing.panels(plt, 1, width=4.2, height=3.3)
+    figure, axes = drawing.panels(plt, 1, width=4.2, height=2.7)
     (axis,) = axes
     for entry in reversed(look.entries):
         part = table[table["entry"] == entry]
@@ -438,6 +438,7 @@ def grid(
     names = [drawing.brief(e) for e in swept]
     names += [f"{drawing.brief(e)} (settled)" for e in free]
     columns = max(1, int(figure.get_figwidth() / 1.9))
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(names) // columns))
     figure.legend(handles, names, loc="outside lower center", ncols=columns)
     return figure, axes
 
@@ -507,14 +508,14 @@ def portfolio(
     for axis, names in ((middle, named), (right, [""] * len(entries))):
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_yticks(places, names)
-        axis.tick_params(axis="y", length=0, labelcolor=INK)
+        axis.tick_params(axis="y", length=0, labelcolor=INK, pad=6)
         axis.grid(axis="y", visible=False)
     return figure, []
 
 
 def cost(plt: Any, look: Look, anytime: pd.DataFrame, tuning: pd.Series) -> Drawn:
     """Score against training paid for, in full runs; tuning comes first."""
-    figure, axes = drawing.panels(plt, 1, width=4.2, height=3.3)
+    figure, axes = drawing.panels(plt, 1, width=4.2, height=2.7)
     (axis,) = axes
     for entry in [e for e in reversed(look.entries) if e in anytime]:
         x = anytime.index.to_numpy(float) + float(tuning.get(entry, 0.0))

@@ -163,7 +163,7 @@ def test_no_two_texts_of_a_figure_overlap(opened):
     overlaps = opened.evaluate("""
       [...document.querySelectorAll(".figure svg")].flatMap(svg => {
         const boxes = [...svg.querySelectorAll("text")]
-          .filter(t => !/rotate\\(-?(?!0|90|270)/.test(t.getAttribute("transform")))
+          .filter(t => !(t.getAttribute("transform") || "").includes("rotate(-35"))
           .map(t => [t.getBoundingClientRect(), t.textContent]);
         return boxes.flatMap(([a, s], i) => boxes.slice(i + 1)
           .filter(([b]) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1.5
