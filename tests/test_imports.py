@@ -38,7 +38,8 @@ ALLOWED = {
     "cli": {"config", "core", "experiment", "methods", "report", "results"},
     "__init__": set(),
 }
-# Imported only inside of functions, where they are first used.
+# Imported only inside of functions, where they are first used; linen modules need
+# Flax to be defined, and are themselves imported like this.
 HEAVY = {
     *("flax", "matplotlib", "pyarrow", "rliable", "safetensors", "sklearn", "smac"),
     *("tensorboardX", "tensorflow_datasets", "transformers"),
@@ -78,7 +79,8 @@ def test_imports_run_one_way(path):
 def test_heavy_imports_wait(path):
     tree = ast.parse(path.read_text())
     top = ast.Module([n for n in tree.body if not isinstance(n, ast.FunctionDef)], [])
-    assert not {name.split(".")[0] for name in imported(top)} & HEAVY
+    allowed = {"flax"} if path.parent == PACKAGE / "tasks" / "models" else set()
+    assert not {name.split(".")[0] for name in imported(top)} & (HEAVY - allowed)
 
 
 def test_every_module_has_its_place():

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 
 from lrjax.core import Task, unknown
-from lrjax.tasks import libsvm
+from lrjax.tasks import images, libsvm
 from lrjax.tasks.data import DataError, fingerprint_arrays
 
 __all__ = ["TASKS", "DataError", "fingerprint", "make_task"]
@@ -15,6 +15,7 @@ __all__ = ["TASKS", "DataError", "fingerprint", "make_task"]
 TASKS: dict[str, Callable[..., Task]] = {
     **{f"libsvm/{name}": functools.partial(libsvm.make, name) for name in libsvm.SETS},
     "digits/logistic": libsvm.make_digits,
+    "digits/wrn": images.make_digits,
 }
 
 _SVMLIGHT = "svmlight:"

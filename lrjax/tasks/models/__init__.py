@@ -1,1 +1,19 @@
-"""Models of the tasks; each module can be used alone."""
+"""Models: logistic regression as functions, the others as linen modules.
+
+The modules are imported when they are first named, because Flax is slow to import.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "WideResNet": "wide_resnet",
+}
+
+__all__ = ["WideResNet"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
