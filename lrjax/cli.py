@@ -90,6 +90,8 @@ def report(config: ConfigDict, workdirs: str) -> None:
     asked = config.report
     names = [workdirs] if Path(workdirs).exists() else workdirs.split(",")
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not names:
+        raise UsageError(f"--workdir={workdirs} names no directory")
     options = report_lib.Options(
         metrics=config_lib.words(asked.metric) or report_lib.Options.metrics,
         baseline=asked.baseline,

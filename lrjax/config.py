@@ -118,7 +118,7 @@ def base() -> config_dict.ConfigDict:
     config.report.target = config_dict.placeholder(float)  # None: what half reach
     config.report.smooth = 0.0  # weight of a new value in curves; 0: as they are
     config.report.compare = ""  # CSV file with published results
-    config.report.export = ""  # other formats: tensorboard, parquet
+    config.report.export = ""  # other formats: csv, parquet, tensorboard
     config.report.bootstrap = 2000  # how often runs are drawn anew
     config.report.folder = ""  # '': the folder report of the first workdir
     return config

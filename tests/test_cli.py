@@ -71,6 +71,12 @@ def test_lists_methods():
     ("arguments", "message"),
     [
         ([IRIS], "--workdir is missing"),
+        (["--mode=report", "--workdir=,"], "--workdir=, names no directory"),
+        (["--mode=report", "--workdir={tmp}/new"], "new holds no results"),
+        (
+            ["--mode=report", "--workdir={tmp}", "--config.report.smoth=1"],
+            "mean 'report.smooth'",
+        ),
         (["--workdir={tmp}/new"], "--config is missing"),
         ([IRIS, "--workdir={tmp}/new", "--config.methods=adm"], "mean 'adam'"),
         ([IRIS, "--workdir={tmp}/new", "--config.mthods=adam"], "methods"),

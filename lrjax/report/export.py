@@ -11,11 +11,20 @@ from lrjax.core import UsageError
 from lrjax.results import canonical
 
 
+def csv(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
+    """Writes runs.csv and curves.csv; `hparams` is JSON in them."""
+    _plain(runs).to_csv(folder / "runs.csv", index=False)
+    curves.to_csv(folder / "curves.csv", index=False)
+
+
 def parquet(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
     """Writes runs.parquet and curves.parquet; `hparams` is JSON in them."""
-    plain = runs.assign(hparams=runs["hparams"].map(canonical))
-    plain.to_parquet(folder / "runs.parquet", index=False)
+    _plain(runs).to_parquet(folder / "runs.parquet", index=False)
     curves.to_parquet(folder / "curves.parquet", index=False)
+
+
+def _plain(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs.assign(hparams=runs["hparams"].map(canonical))
 
 
 def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:

@@ -16,7 +16,7 @@ from lrjax import results, stats
 from lrjax.core import UsageError, unknown
 from lrjax.report.drawing import Look
 
-FORMATS = ("parquet", "tensorboard")
+FORMATS = ("csv", "parquet", "tensorboard")
 # What is needed of the tables.
 _RUN = ("task", "protocol", "method", "hparams", "seed", "steps", "status")
 _RUN += ("seconds", "examples")

@@ -76,7 +76,7 @@ def published(tmp_path_factory):
 def written(study, published, tmp_path_factory):
     """The report of that directory, with every option; its folder and its findings."""
     folder = tmp_path_factory.mktemp("report") / "out"
-    options = {"compare": str(published), "export": ("parquet", "tensorboard")}
+    options = {"compare": str(published), "export": ("csv", "parquet", "tensorboard")}
     return folder, write([study], folder, smooth=0.3, **options)
 
 
@@ -192,8 +192,14 @@ def test_published_values_stand_beside_ours(study, written):
     assert "3 of 4 published values" in (written[0] / "index.html").read_text()
 
 
-def test_parquet_holds_the_tables(study, written):
+def test_csv_and_parquet_hold_the_tables(study, written):
     runs, curves = results.load(study)
+    found = pd.read_csv(written[0] / "csv" / "curves.csv")
+    pd.testing.assert_frame_equal(found, curves)
+    found = pd.read_csv(written[0] / "csv" / "runs.csv").set_index("run_id")
+    run = runs.set_index("run_id").iloc[7]
+    assert json.loads(found.loc[run.name, "hparams"]) == run["hparams"]
+    assert found.loc[run.name, "valid_loss"] == run["valid_loss"]
     found = pd.read_parquet(written[0] / "parquet" / "runs.parquet")
     assert set(found["run_id"]) == set(runs["run_id"])
     assert json.loads(found["hparams"][0])["learning_rate"] > 0
@@ -361,6 +367,35 @@ def test_many_settings_are_shown_by_the_best(tmp_path):
     assert list(table(tmp_path / "report", "compared")["entry"]) == [
         "sgd learning_rate=1"
     ]
+
+
+def test_of_a_grid_over_more_the_best_setting_at_each_rate_counts(tmp_path):
+    rates = (1e-4, 1e-3, 1e-2)
+    runs, curves = fabricated.runs_and_curves(
+        ("t",), ("adam",), 3, rates={"adam": rates}
+    )
+    worse = [
+        {
+            **run,
+            "run_id": f"w{run['run_id'][1:]}",
+            "hparams": run["hparams"] | {"b1": 0.5},
+            "valid_loss": run["valid_loss"] + 1,
+            "valid_accuracy": 0.01,
+        }
+        for run in runs
+    ]
+    for run in runs:
+        run["hparams"]["b1"] = 0.9
+    fabricated.lines(tmp_path / "runs.jsonl", runs + worse)
+    fabricated.lines(tmp_path / "curves.jsonl", curves)
+    write([tmp_path], tmp_path / "report")
+    found = table(tmp_path / "report", "grid").set_index("learning_rate")
+    for rate in rates:
+        losses = [
+            r["valid_loss"] for r in runs if r["hparams"]["learning_rate"] == rate
+        ]
+        assert found.loc[rate, "median"] == pytest.approx(np.median(losses))
+        assert found.loc[rate, "runs"] == 3
 
 
 def test_names_are_no_markup(tmp_path):
