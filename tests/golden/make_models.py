@@ -7,8 +7,8 @@ Everything is computed in float64. Per case: 'eval', logits in evaluation mode;
 'train', logits in training mode of the same rows; 'loss', their mean cross-entropy;
 'stats/<name>', running statistics after that step; 'grads', of each parameter its
 gradient's norm and its product with random numbers; and in the JSON string 'cases' the
-shape of each layer's output, the number of parameters, and the standard deviation with
-which each parameter starts.
+shape of each layer's output, the number of parameters, and the standard deviation and
+the largest size that each parameter starts with.
 """
 
 from __future__ import annotations
@@ -22,11 +22,27 @@ import torch_models
 import weights
 from torch import nn
 
+# name -> model, rows, size of the images, classes
 CASES = {
     "wrn16_2": (lambda: torch_models.WideResNet(16, 2, 10, 0.3), 2, 32, 10),
+    "densenet_bc": (
+        lambda: torch_models.DenseNet((6, 12, 24, 16), 12, 0.5, 100),
+        2,
+        32,
+        100,
+    ),
+    "vit_ti16": (
+        lambda: torch_models.VisionTransformer(224, 16, 192, 12, 3, 47),
+        1,
+        224,
+        47,
+    ),
     "wrn10_2": (lambda: torch_models.WideResNet(10, 2, 10), 5, 8, 10),
+    "densenet_small": (lambda: torch_models.DenseNet((2, 3), 6, 0.5, 10), 5, 9, 10),
+    "vit_small": (lambda: torch_models.VisionTransformer(8, 4, 24, 2, 3, 10), 5, 8, 10),
+    "small_cnn": (lambda: torch_models.SmallCNN(9, 10), 5, 9, 10),
 }
-WHOLE = {"wrn16_2"}  # full-sized: evaluation only
+WHOLE = {"wrn16_2", "densenet_bc", "vit_ti16"}  # full-sized: evaluation only
 
 
 def load(model: nn.Module) -> None:
@@ -68,7 +84,10 @@ def main() -> None:
     cases = {}
     for name, (make, rows, size, classes) in CASES.items():
         model = make()
-        starts = {k: float(p.detach().std()) for k, p in model.named_parameters()}
+        starts = {
+            k: (float(p.std(correction=0)), float(p.abs().max()))
+            for k, p in model.named_parameters()
+        }
         load(model)
         x = torch.from_numpy(weights.images(rows, size)).permute(0, 3, 1, 2)
         y = torch.from_numpy(weights.labels(rows, classes))
@@ -76,7 +95,7 @@ def main() -> None:
         cases[name] = {
             "parameters": sum(p.numel() for p in model.parameters()),
             "layers": layers(model, x),
-            "starts": starts if name in WHOLE else {},
+            "starts": {} if name in WHOLE else starts,
         }
         with torch.no_grad():
             arrays[f"{name}/eval"] = model(x).numpy()

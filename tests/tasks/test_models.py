@@ -17,12 +17,17 @@ from tests.golden import weights
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "models.npz"
 
-# name -> model, image size, classes
+# name -> model, image size
 MODELS = {
     "wrn16_2": (models.WideResNet(depth=16, width=2, num_classes=10, dropout=0.3), 32),
+    "densenet_bc": (models.DenseNet((6, 12, 24, 16), 12, 0.5, 100), 32),
+    "vit_ti16": (models.VisionTransformer(16, 192, 12, 3, 47), 224),
     "wrn10_2": (models.WideResNet(depth=10, width=2, num_classes=10), 8),
+    "densenet_small": (models.DenseNet((2, 3), 6, 0.5, 10), 9),
+    "vit_small": (models.VisionTransformer(4, 24, 2, 3, 10), 8),
+    "small_cnn": (models.SmallCNN(10), 9),
 }
-FULL = [name for name in MODELS if name in ("wrn16_2",)]
+FULL = ["wrn16_2", "densenet_bc", "vit_ti16"]
 SMALL = [name for name in MODELS if name not in FULL]
 
 # Names of leaves in PyTorch and here.
@@ -76,8 +81,13 @@ def variables(name: str):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters(name):
-    shapes = jax.tree.leaves(variables(name)["params"])
-    assert sum(x.size for x in shapes) == golden()[1][name]["parameters"]
+    count = sum(x.size for x in jax.tree.leaves(variables(name)["params"]))
+    assert count == golden()[1][name]["parameters"]
+
+
+def test_the_studys_parameter_counts():
+    counts = [golden()[1][name]["parameters"] for name in FULL]
+    assert counts == [691_674, 1_035_268, 5_533_487]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -145,22 +155,28 @@ def test_training_step_as_in_pytorch(name, padding):
         key = torch_name(path)
         x = to_torch(np.asarray(x, np.float64), path[-1].key)
         found = [np.linalg.norm(x), (x * weights.normal(key, x.shape)).sum()]
-        norm = summaries[key][0]
-        np.testing.assert_allclose(found, summaries[key], rtol=0, atol=5e-5 * norm)
+        # Some are 0 but for rounding, as of a shift before a batch norm.
+        bound = 2e-5 * max(summaries[key][0], 1e-2)
+        np.testing.assert_allclose(found, summaries[key], rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("name", FULL)
-def test_initial_deviations_as_in_pytorch(name):
+@pytest.mark.parametrize("name", SMALL)
+def test_starts_as_in_pytorch(name):
     model, size = MODELS[name]
     images = jnp.zeros((1, size, size, 3))
-    params = model.init(jax.random.key(0), images, train=False)["params"]
+    init = jax.jit(functools.partial(model.init, train=False))
+    params = init(jax.random.key(0), images)["params"]
     starts = golden()[1][name]["starts"]
     for path, x in jax.tree_util.tree_leaves_with_path(params):
-        expected = starts[torch_name(path)]
-        if x.size == 1 or expected == 0:
-            assert float(x.std()) == pytest.approx(expected, abs=1e-7)
-        else:  # both deviations are estimates
-            assert abs(float(x.std()) / expected - 1) < 5 / x.size**0.5
+        deviation, largest = starts[torch_name(path)]
+        if deviation == 0:
+            assert float(x.min()) == float(x.max()) == largest
+            continue
+        # Both deviations are estimates; 5 of theirs.
+        assert abs(float(x.std()) / deviation - 1) < 5 / x.size**0.5
+        if x.size >= 100:  # a uniform distribution ends at 1.73 deviations
+            ends = [float(abs(x).max() / x.std()) < 1.9, largest / deviation < 1.9]
+            assert ends[0] == ends[1]
 
 
 def test_dropout_drops_in_training_alone():

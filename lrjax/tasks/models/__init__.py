@@ -7,10 +7,13 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "DenseNet": "densenet",
+    "SmallCNN": "small_cnn",
+    "VisionTransformer": "vit",
     "WideResNet": "wide_resnet",
 }
 
-__all__ = ["WideResNet"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

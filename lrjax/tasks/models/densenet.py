@@ -1,0 +1,89 @@
+"""Densely connected network (Huang et al., 2017, arXiv 1608.06993)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lrjax.tasks.models import pooling
+from lrjax.tasks.models.batch_norm import BatchNorm
+from lrjax.tasks.models.convolution import Conv, torch_default, uniform
+
+
+class DenseNet(nn.Module):
+    """DenseNet-BC for small images: bottlenecks, and compression between blocks.
+
+    The first convolution has 3 x 3 pixels and stride 1. A transition has no ReLU, as
+    in the definition that the study uses. All starts as PyTorch's layers do.
+
+    Attributes:
+      blocks: layers of each dense block.
+      growth: channels that each layer adds.
+      reduction: share of the channels that a transition keeps, rounded down.
+      num_classes: outputs.
+      dtype: in which to compute; that of the parameters if None.
+      param_dtype: of parameters and statistics.
+    """
+
+    blocks: Sequence[int]
+    growth: int
+    reduction: float
+    num_classes: int
+    dtype: Any = None
+    param_dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits of images.
+
+        Args:
+          images: [rows, height, width, channels].
+          train: whether to use this batch's statistics and update the running ones
+            (collection 'batch_stats').
+          mask: [rows], 1 for the rows that count in the statistics.
+
+        Returns:
+          [rows, num_classes].
+        """
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = Conv(2 * self.growth, 3, padding=1, **types, name="conv")(images)
+        for block, layers in enumerate(self.blocks, 1):
+            if block > 1:
+                x = BatchNorm(**types, name=f"transition{block - 1}_norm")(
+                    x, train, mask
+                )
+                kept = int(self.reduction * x.shape[-1])
+                x = Conv(kept, 1, **types, name=f"transition{block - 1}_conv")(x)
+                x = pooling.average(x)
+            for layer in range(1, layers + 1):
+                new = _Layer(self.growth, types, name=f"block{block}_layer{layer}")
+                x = jnp.concatenate([x, new(x, train, mask)], axis=-1)
+        x = nn.relu(BatchNorm(**types, name="norm")(x, train, mask)).mean((1, 2))
+        classifier = nn.Dense(
+            self.num_classes,
+            kernel_init=torch_default,
+            bias_init=uniform(x.shape[-1] ** -0.5),
+            **types,
+            name="classifier",
+        )
+        return classifier(x)
+
+
+class _Layer(nn.Module):
+    """Norm, 1 x 1 convolution to 4 growth channels, norm, 3 x 3 to growth channels."""
+
+    growth: int
+    types: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
+        x = nn.relu(BatchNorm(**self.types, name="norm1")(x, train, mask))
+        x = Conv(4 * self.growth, 1, **self.types, name="conv1")(x)
+        x = nn.relu(BatchNorm(**self.types, name="norm2")(x, train, mask))
+        return Conv(self.growth, 3, padding=1, **self.types, name="conv2")(x)

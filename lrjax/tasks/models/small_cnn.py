@@ -1,0 +1,56 @@
+"""A plain small convolutional network, for MNIST and machines without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from lrjax.tasks.models import pooling
+from lrjax.tasks.models.convolution import Conv, torch_default, uniform
+
+
+class SmallCNN(nn.Module):
+    """Convolutions of 3 x 3 pixels with ReLU and 2 x 2 maxima, then a linear layer.
+
+    All starts as PyTorch's layers do.
+
+    Attributes:
+      num_classes: outputs.
+      channels: outputs of each convolution.
+      dtype: in which to compute; that of the parameters if None.
+      param_dtype: of the parameters.
+    """
+
+    num_classes: int
+    channels: Sequence[int] = (16, 32)
+    dtype: Any = None
+    param_dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits [rows, num_classes] of images [rows, height, width, channels].
+
+        `train` and `mask` make no difference here.
+        """
+        del train, mask
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = images
+        for number, channels in enumerate(self.channels, 1):
+            conv = Conv(
+                channels, 3, padding=1, use_bias=True, **types, name=f"conv{number}"
+            )
+            x = pooling.maximum(nn.relu(conv(x)))
+        x = x.reshape(len(x), -1)
+        classifier = nn.Dense(
+            self.num_classes,
+            kernel_init=torch_default,
+            bias_init=uniform(x.shape[-1] ** -0.5),
+            **types,
+            name="classifier",
+        )
+        return classifier(x)

@@ -1,0 +1,97 @@
+"""Vision Transformer (Dosovitskiy et al., 2021, arXiv 2010.11929), as in timm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lrjax.tasks.models.convolution import Conv
+
+_normal = nn.initializers.normal(0.02)  # timm cuts it off at 100 deviations
+_LAYER_NORM_EPS = 1e-6
+
+
+class VisionTransformer(nn.Module):
+    """Pre-norm transformer over patches; a class token is read at the end.
+
+    Linear layers and positions start from a normal distribution with deviation 0.02,
+    the embedding of patches as PyTorch's convolution does.
+
+    Attributes:
+      patch: height and width of a patch.
+      dim: numbers per token.
+      depth: blocks.
+      heads: of the attention; they divide `dim`.
+      num_classes: outputs.
+      dtype: in which to compute; that of the parameters if None.
+      param_dtype: of the parameters.
+    """
+
+    patch: int
+    dim: int
+    depth: int
+    heads: int
+    num_classes: int
+    dtype: Any = None
+    param_dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits of images.
+
+        Args:
+          images: [rows, height, width, channels]; whole patches.
+          train, mask: make no difference here.
+
+        Returns:
+          [rows, num_classes].
+        """
+        del train, mask
+        rows, height, width, _ = images.shape
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"{height} x {width} is not whole patches of {self.patch}")
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        embed = Conv(
+            self.dim, self.patch, self.patch, use_bias=True, **types, name="patches"
+        )
+        x = embed(images).reshape(rows, -1, self.dim)
+        shape = (1, 1, self.dim)
+        start = nn.initializers.normal(1e-6)
+        token = self.param("token", start, shape, self.param_dtype)
+        shape = (1, x.shape[1] + 1, self.dim)
+        position = self.param("position", _normal, shape, self.param_dtype)
+        token = jnp.broadcast_to(token, (rows, 1, self.dim)).astype(x.dtype)
+        x = jnp.concatenate([token, x], axis=1) + position.astype(x.dtype)
+        for block in range(1, self.depth + 1):
+            x = _Block(self.heads, types, name=f"block{block}")(x)
+        x = nn.LayerNorm(_LAYER_NORM_EPS, **types, name="norm")(x[:, 0])
+        return _dense(self.num_classes, types, "classifier")(x)
+
+
+class _Block(nn.Module):
+    """Attention and a perceptron of four times the width, each added to its input."""
+
+    heads: int
+    types: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows, tokens, dim = x.shape
+        out = nn.LayerNorm(_LAYER_NORM_EPS, **self.types, name="norm1")(x)
+        out = _dense(3 * dim, self.types, "qkv")(out)
+        out = out.reshape(rows, tokens, 3, self.heads, dim // self.heads)
+        query, key, value = jnp.moveaxis(out, 2, 0)
+        out = jax.nn.dot_product_attention(query, key, value)
+        x = x + _dense(dim, self.types, "projection")(out.reshape(x.shape))
+        out = nn.LayerNorm(_LAYER_NORM_EPS, **self.types, name="norm2")(x)
+        out = nn.gelu(_dense(4 * dim, self.types, "fc1")(out), approximate=False)
+        return x + _dense(dim, self.types, "fc2")(out)
+
+
+def _dense(features: int, types: Any, name: str) -> nn.Dense:
+    return nn.Dense(features, kernel_init=_normal, **types, name=name)
