@@ -10,6 +10,7 @@ land outside walk on along their cycle until they are inside.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -82,6 +83,8 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
     return x.astype(jnp.int32)
 
 
+# Traced once for all methods that are trained on the same data.
+@functools.partial(jax.jit, static_argnames=("count", "batch_size", "n", "fresh"))
 def batches(
     key_words: jax.Array,
     step: jax.Array,

@@ -202,6 +202,10 @@ def step_run(
     return kept._replace(diverged_at=diverged_at.astype(jnp.int32))
 
 
+# Traced once for all methods that share a task and a block's shape.
+@functools.partial(
+    jax.jit, static_argnames=("evaluate", "num_classes", "lanes", "dtype")
+)
 def evaluate_part(
     evaluate: Callable[..., Mapping[str, jax.Array]],
     num_classes: int,
@@ -301,6 +305,7 @@ def segment(
             lambda s, h: step_run(program, s, batch, key, step, h, inputs.horizon)
         )(state, inputs.hparams)
 
+    @jax.jit  # traced once for the shapes of the table and for the loop
     def measure(state: RunState, step: jax.Array):
         params = jax.vmap(jax.vmap(optim.eval_params))(state.opt_state, state.params)
         finite = functools.reduce(
@@ -347,7 +352,7 @@ def segment(
         table = {k: table[k].at[r].set(row[k].astype(table[k].dtype)) for k in table}
         return state, table
 
-    shapes = jax.eval_shape(lambda s: measure(s, start)[1], state)
+    shapes = jax.eval_shape(measure, state, start)[1]
     table = {k: jnp.zeros((MAX_ROUNDS, *v.shape), v.dtype) for k, v in shapes.items()}
     rounds = (stop - start + every - 1) // every
     return jax.lax.fori_loop(0, rounds, round_, (state, table))
