@@ -3,6 +3,8 @@ r"""Trains, compares and tunes ways to control the learning rate.
   python main.py --config=configs/quickstart.py --workdir=runs/quickstart
   python main.py --config=configs/libsvm.py:iris --workdir=runs/iris \
       --config.methods=adam,prodigy --config.seeds=20
+  python main.py --mode=tune --config=configs/libsvm.py:wine --workdir=runs/tuned \
+      --config.methods=adam
   python main.py --mode=report --workdir=runs/iris
   python main.py --mode=methods
 
@@ -49,8 +51,9 @@ except (flags.Error, UnicodeDecodeError) as error:
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "report", "methods"],
+    ["train", "tune", "report", "methods"],
     "train: train what the config asks for and rank it. "
+    "tune: find hyperparameters for its methods, train the best and rank them. "
     "report: write WORKDIR/report/index.html; needs no config. "
     "methods: list the methods with their hyperparameters.",
 )
@@ -115,7 +118,8 @@ def _run(argv: list[str]) -> None:
     if _DETERMINISTIC.value:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    cli.train(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
+    work = cli.tune if _MODE.value == "tune" else cli.train
+    work(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
 
 
 def _check_config() -> None:

@@ -17,6 +17,7 @@ from lrjax import config as config_lib
 from lrjax import experiment, results
 from lrjax import report as report_lib
 from lrjax.core import UsageError
+from lrjax.hpo import tune as tune_lib
 from lrjax.methods import METHODS, state_size
 
 _DEVICE_VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
@@ -65,11 +66,32 @@ def train(
 ) -> None:
     """Trains all runs of a config, then ranks the methods."""
     settings = config_lib.check(config)
+    _prepare(settings)
+    experiment.run(settings, workdir, data_dir, overrides)
+    _rank(workdir)
+
+
+def tune(
+    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
+) -> None:
+    """Tunes the methods of a config, trains the best settings, ranks all methods."""
+    settings = config_lib.check(config)
+    _prepare(settings)
+    drawn = tune_lib.run(settings, workdir, data_dir, overrides)
+    _rank(workdir)
+    print(f"tuning: {', '.join(map(str, drawn))}")
+
+
+def _prepare(settings: config_lib.Settings) -> None:
+    """What JAX must be told before it does anything."""
     if settings.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     _start_backend()
     _use_compilation_cache()
-    experiment.run(settings, workdir, data_dir, overrides)
+
+
+def _rank(workdir: str) -> None:
+    """Prints a ranking of all runs in a working directory and draws their curves."""
     runs, curves = results.load(workdir)
     picture = Path(workdir) / "curves.png"
     print(report_lib.ranking(runs))

@@ -13,13 +13,18 @@ from ml_collections import config_dict
 
 from lrjax import methods as methods_lib
 from lrjax import protocol as protocol_lib
-from lrjax.core import UsageError, unknown
+from lrjax.core import Range, UsageError, unknown
 from lrjax.methods import METHODS
 from lrjax.optim import schedules
 
 PRECISIONS = ("float32", "bfloat16", "float64")
+TUNERS = ("smac", "random", "grid", "asha")
+UNITS = ("epochs", "steps")
+FIDELITIES = ("truncate", "rescale")
+SCALES = ("log", "linear", "integer")
 
 _MOST_SEEDS = 10**6
+_MOST_TRIALS = 10**5
 
 # name -> (least, most, whether the most itself is allowed); others: 0 to infinity.
 _LIMITS = {
@@ -29,6 +34,36 @@ _LIMITS = {
     "t_mult": (1.0, math.inf, False),
     "growth_rate": (1.0, math.inf, True),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Tune:
+    """What `config.tune` asks for; None is the protocol's choice.
+
+    Attributes:
+      tuner: one of `TUNERS`.
+      trials: evaluations of each tuning.
+      min_budget, max_budget: whole numbers of epochs or steps; the largest is the
+        length of a full run where None.
+      unit: 'epochs' or 'steps'.
+      eta: Hyperband and ASHA promote one of so many configurations.
+      fidelity: 'truncate' or 'rescale'.
+      continuing: whether a promoted trial goes on from its state instead of from the
+        start, where its schedule allows it; changes no number.
+      seeds: of the tuner; one tuning each.
+      space: hyperparameter -> range, in place of the method's space.
+    """
+
+    tuner: str
+    trials: int
+    min_budget: int | None
+    max_budget: int | None
+    unit: str | None
+    eta: int
+    fidelity: str | None
+    continuing: bool
+    seeds: tuple[int, ...]
+    space: Mapping[str, Range]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +83,7 @@ class Settings:
       grid: hyperparameter -> values.
       checkpoint_minutes: time between two checkpoints of a block.
       save_params: whether to keep the parameters of finished runs.
+      tune: how to tune.
     """
 
     tasks: tuple[str, ...]
@@ -61,6 +97,7 @@ class Settings:
     eval_every: int | None
     hparams: Mapping[str, Mapping[str, Any]]
     grid: Mapping[str, tuple[Any, ...]]
+    tune: Tune
     checkpoint_minutes: float = 10.0
     save_params: bool = False
 
@@ -111,6 +148,7 @@ def base() -> config_dict.ConfigDict:
         }
     )
     config.seeds = 10
+    config.tune = _tune_base(names)
     # What --mode=report shows; docs/report.md says more.
     config.report = config_dict.ConfigDict()
     config.report.metric = ""  # columns to judge by; '': accuracy, perplexity, loss
@@ -122,6 +160,25 @@ def base() -> config_dict.ConfigDict:
     config.report.bootstrap = 2000  # how often runs are drawn anew
     config.report.folder = ""  # '': the folder report of the first workdir
     return config
+
+
+def _tune_base(names: Iterable[str]) -> config_dict.ConfigDict:
+    """What `--mode=tune` does; None is the protocol's choice (docs/tuning.md)."""
+    tune = config_dict.ConfigDict()
+    tune.tuner = "smac"  # or random, grid, asha
+    tune.trials = 50
+    tune.min_budget = config_dict.placeholder(int)
+    tune.max_budget = config_dict.placeholder(int)  # None: the length of a full run
+    tune.unit = config_dict.placeholder(str)  # of budgets: epochs or steps
+    tune.eta = 3
+    tune.fidelity = config_dict.placeholder(str)  # truncate or rescale schedules
+    tune.continuing = True  # promoted trials go on from their state
+    tune.seeds = config_dict.placeholder(object)  # how many tunings, or their seeds
+    tune.seeds = 1
+    # (low, high), perhaps with 'log', 'linear', 'integer'; () is unset. What is set
+    # here for any of a method's hyperparameters is its whole space.
+    tune.space = config_dict.ConfigDict(dict.fromkeys(names, ()))
+    return tune
 
 
 def check(config: config_dict.ConfigDict) -> Settings:
@@ -153,9 +210,12 @@ def check(config: config_dict.ConfigDict) -> Settings:
         eval_every=_optional("eval_every", config.eval_every),
         hparams={method: values for method, values in hparams.items() if values},
         grid={k: _values(k, v) for k, v in config.grid.items() if v != ()},
+        tune=_tune(config.tune),
         checkpoint_minutes=config.checkpoint_minutes,
         save_params=config.save_params,
     )
+    for name in settings.tune.space:
+        _check_tuned(name, settings.methods)
     minutes, keep = settings.checkpoint_minutes, settings.save_params
     if not isinstance(minutes, int | float) or not minutes >= 0:
         raise UsageError(f"config.checkpoint_minutes={minutes!r}: must be 0 or more")
@@ -224,23 +284,23 @@ def _names(field: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _seeds(value: Any) -> tuple[int, ...]:
+def _seeds(value: Any, field: str = "seeds") -> tuple[int, ...]:
     """Seeds 0 to n - 1 for a number n, else the tuple itself."""
     if _whole(value):
         if value < 1:
-            raise UsageError(f"config.seeds={value}: at least one seed is needed")
+            raise UsageError(f"config.{field}={value}: at least one seed is needed")
         if value > _MOST_SEEDS:
-            raise UsageError(f"config.seeds={value}: more than {_MOST_SEEDS} seeds")
+            raise UsageError(f"config.{field}={value}: more than {_MOST_SEEDS} seeds")
         return tuple(range(value))
     if not isinstance(value, tuple | list) or not all(_whole(v) for v in value):
-        raise UsageError(f"config.seeds={value!r}: give a number or a tuple of them")
+        raise UsageError(f"config.{field}={value!r}: give a number or a tuple of them")
     if not value:
-        raise UsageError("config.seeds is empty: at least one seed is needed")
+        raise UsageError(f"config.{field} is empty: at least one seed is needed")
     for seed in value:
         if not 0 <= seed < 2**32:
-            raise UsageError(f"config.seeds: {seed} is not between 0 and 2**32 - 1")
+            raise UsageError(f"config.{field}: {seed} is not between 0 and 2**32 - 1")
     if len(set(value)) < len(value):
-        raise UsageError(f"config.seeds={tuple(value)}: a seed comes twice")
+        raise UsageError(f"config.{field}={tuple(value)}: a seed comes twice")
     return tuple(value)
 
 
@@ -256,6 +316,80 @@ def _positive(field: str, value: Any) -> int:
 
 def _optional(field: str, value: Any) -> int | None:
     return None if value is None else _positive(field, value)
+
+
+def _tune(config: config_dict.ConfigDict) -> Tune:
+    tune = Tune(
+        tuner=_choice("tune.tuner", config.tuner, TUNERS),
+        trials=_positive("tune.trials", config.trials),
+        min_budget=_optional("tune.min_budget", config.min_budget),
+        max_budget=_optional("tune.max_budget", config.max_budget),
+        unit=config.unit and _choice("tune.unit", config.unit, UNITS),
+        eta=_positive("tune.eta", config.eta),
+        fidelity=config.fidelity
+        and _choice("tune.fidelity", config.fidelity, FIDELITIES),
+        continuing=config.continuing,
+        seeds=_seeds(config.seeds, "tune.seeds"),
+        space={k: _range(k, v) for k, v in config.space.items() if v != ()},
+    )
+    if tune.eta < 2:
+        raise UsageError(f"config.tune.eta={tune.eta}: must be 2 or more")
+    if tune.trials > _MOST_TRIALS:
+        raise UsageError(f"config.tune.trials={tune.trials}: more than {_MOST_TRIALS}")
+    if not isinstance(tune.continuing, bool):
+        raise UsageError(
+            f"config.tune.continuing={tune.continuing!r}: must be True or False"
+        )
+    if tune.min_budget and tune.max_budget and tune.min_budget > tune.max_budget:
+        raise UsageError(
+            f"config.tune.min_budget={tune.min_budget} is above "
+            f"config.tune.max_budget={tune.max_budget}"
+        )
+    return tune
+
+
+def _choice(field: str, value: Any, valid: tuple[str, ...]) -> str:
+    if value not in valid:
+        raise unknown(f"config.{field}", value, valid)
+    return value
+
+
+def _range(name: str, value: Any) -> Range:
+    """A range from (low, high) and words; checked as far as it can be alone."""
+    where = f"config.tune.space.{name}={value!r}"
+    if not isinstance(value, tuple | list) or len(value) < 2:
+        raise UsageError(f"{where}: give (low, high), perhaps with 'log' or 'linear'")
+    low, high, *words = value
+    for word in words:
+        if word not in SCALES:
+            raise unknown(f"word in config.tune.space.{name}", word, SCALES)
+    for bound in (low, high):
+        _check_number(name, bound, where)
+    if low > high:
+        raise UsageError(f"{where}: the lower bound is above the upper one")
+    if low == high:
+        raise UsageError(f"{where}: there is one value only")
+    if "log" in words and low <= 0:
+        raise UsageError(f"{where}: a logarithmic range cannot start at {low:g}")
+    if "log" in words and "linear" in words:
+        raise UsageError(f"{where}: either 'log' or 'linear'")
+    integer = "integer" in words
+    if integer and (low != int(low) or high != int(high)):
+        raise UsageError(f"{where}: 'integer' needs whole bounds")
+    return Range(float(low), float(high), "log" in words, integer)
+
+
+def _check_tuned(name: str, methods: tuple[str, ...]) -> None:
+    """Refuses to tune what no method has, or what is no number."""
+    having = [METHODS[m].defaults[name] for m in methods if name in METHODS[m].defaults]
+    if not having:
+        raise UsageError(
+            f"tune.space.{name}: none of the methods {', '.join(methods)} has "
+            f"a hyperparameter '{name}'"
+        )
+    for default in having:
+        if isinstance(default, bool | str):
+            raise UsageError(f"tune.space.{name}: '{default}' is no number to tune")
 
 
 def _check_hparams(

@@ -54,35 +54,55 @@ def run(
       Interrupted: on SIGINT and SIGTERM, once the blocks at hand are saved.
     """
     blocks = blocks_lib.plan(settings, blocks_lib.make_tasks(settings, data_dir))
-    with results.Tables(workdir) as tables, _signals() as signalled:
-        wanted = {i for block in blocks for row in block.ids for i in row}
-        missing = wanted - tables.runs
-        todo: list[Block] = []
-        for block in blocks:
-            if missing.isdisjoint(block.lanes_of.values()):
-                # Killed between its last row and this, it may have left some.
-                checkpoint.discard(_checkpoints(tables, block))
-            else:
-                todo.append(block)
-        devices = jax.local_devices()
-        _say(
-            f"{len(missing)} runs to train in {len(todo)} blocks on "
-            f"{len(devices)} device{'s' * (len(devices) > 1)} "
-            f"({devices[0].device_kind}); "
-            f"{len(wanted) - len(missing)} of {len(wanted)} are done"
-        )
+    with results.Tables(workdir) as tables, signals() as signalled:
 
         def record() -> None:
             tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
 
-        if todo:
-            _train(todo, devices, tables, settings, signalled, record)
+        train_missing(blocks, tables, settings, signalled, record)
+
+
+def train_missing(
+    blocks: Sequence[Block],
+    tables: results.Tables,
+    settings: Settings,
+    signalled: Callable[[], int],
+    record: Callable[[], Any],
+) -> None:
+    """Trains the blocks that have runs which are not in the tables.
+
+    Args:
+      blocks: what is wanted.
+      tables: to append to.
+      settings: how to save.
+      signalled: as from `signals`.
+      record: called once it is clear that training can start.
+    """
+    wanted = {i for block in blocks for row in block.ids for i in row}
+    missing = wanted - tables.runs
+    todo: list[Block] = []
+    for block in blocks:
+        if missing.isdisjoint(block.lanes_of.values()):
+            # Killed between its last row and this, it may have left some.
+            checkpoint.discard(_checkpoints(tables, block))
         else:
-            record()
-        _say(f"results are in {Path(workdir)}")
+            todo.append(block)
+    devices = jax.local_devices()
+    say(
+        f"{len(missing)} runs to train in {len(todo)} blocks on "
+        f"{len(devices)} device{'s' * (len(devices) > 1)} "
+        f"({devices[0].device_kind}); "
+        f"{len(wanted) - len(missing)} of {len(wanted)} are done"
+    )
+    if todo:
+        _train(todo, devices, tables, settings, signalled, record)
+    else:
+        record()
+    say(f"results are in {tables.workdir}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Prints a line to stderr, above any progress bar."""
     try:
         tqdm.write(text, file=sys.stderr)
     except BrokenPipeError:
@@ -92,7 +112,7 @@ def _say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], int]]:
+def signals() -> Iterator[Callable[[], int]]:
     """Notes SIGINT and SIGTERM instead of dying of them; the second one kills.
 
     Gives a function that returns the signal that came, 0 if none did.
@@ -154,7 +174,7 @@ def _train(
             crew.Room(workers, free / len(devices) if d.platform == "cpu" else free)
             for d in devices
         ]
-        _say(
+        say(
             f"{workers} block{'s' * (workers > 1)} at once on each device; "
             f"memory: {_mib(_resident() + workers * len(devices) * need)} MiB"
         )
@@ -191,11 +211,11 @@ def _train(
                 ended += 1
                 bar.set_description(name)
                 if bar.disable:
-                    _say(f"[{ended}/{len(todo)}] {summary}")
+                    say(f"[{ended}/{len(todo)}] {summary}")
             return ()
 
         crew.train_all(jobs, workers, work, stopping, failed)
-    _stop_if(signalled)
+    stop_if(signalled)
 
 
 def _workers(todo: Sequence[Block], device: crew.Device) -> int:
@@ -205,7 +225,7 @@ def _workers(todo: Sequence[Block], device: crew.Device) -> int:
     block = todo[0]
 
     def advances(count: int) -> list[Callable[[int], Any]]:
-        _say("measuring how many blocks at once are fastest here; kept for next time")
+        say("measuring how many blocks at once are fastest here; kept for next time")
         inputs = block.inputs()
         compiled = train.compile_program(block.program, *inputs)
         return [train.stepper(compiled, block.program, *inputs)] * count
@@ -251,7 +271,7 @@ def _with_less_memory(
     if "RESOURCE_EXHAUSTED" not in str(error):
         return None
     if room.shrink():
-        _say(f"warning: {name}: out of memory, going on with {room.most} at once")
+        say(f"warning: {name}: out of memory, going on with {room.most} at once")
         return [block]
     smaller = blocks_lib.halves(block)
     if not smaller:
@@ -260,7 +280,7 @@ def _with_less_memory(
             "smaller batches"
         ) from error
     p = smaller[0].program
-    _say(
+    say(
         f"warning: {name}: out of memory, going on with blocks of "
         f"{p.num_seeds} x {p.num_hparams} runs"
     )
@@ -314,7 +334,7 @@ class _Compiling:
         with self._lock:
             key = (id(task), device)
             if key not in self._tasks:
-                self._tasks[key] = _moved(task, self._devices[device])
+                self._tasks[key] = moved_to(task, self._devices[device])
             return dataclasses.replace(program, task=self._tasks[key])
 
     def peek(self, block: Block, stopping: Callable[[], int]) -> train.Compiled:
@@ -339,11 +359,11 @@ class _Compiling:
 
 def _wait(future: concurrent.futures.Future[Any], stopping: Callable[[], int]) -> None:
     while not concurrent.futures.wait([future], timeout=0.2).done:
-        _stop_if(stopping)
-    _stop_if(stopping)
+        stop_if(stopping)
+    stop_if(stopping)
 
 
-def _moved(task: Task, device: crew.Device) -> Task:
+def moved_to(task: Task, device: crew.Device) -> Task:
     """The task with its data on a device; parts that were one stay one."""
     moved: dict[int, Any] = {}
     for part in (task.train, task.valid, task.test):
@@ -357,7 +377,8 @@ def _moved(task: Task, device: crew.Device) -> Task:
     )
 
 
-def _stop_if(stopping: Callable[[], int]) -> None:
+def stop_if(stopping: Callable[[], int]) -> None:
+    """Raises Interrupted if it is time to."""
     if stopping():
         raise Interrupted(stopping())
 
@@ -402,9 +423,9 @@ def _train_block(
         progress((step - start) * len(lanes))
         start, state = step, measured.state
         if state is not None and step < example.steps and pause():
-            _save(folder, step, state, seconds)
+            save(folder, step, state, seconds)
             saved = time.monotonic()
-            _stop_if(stopping)
+            stop_if(stopping)
     progress((example.steps - start) * len(lanes))
     assert state is not None
     task = program.task
@@ -442,7 +463,7 @@ def _checkpoints(tables: results.Tables, block: Block) -> Path:
     return tables.workdir / "checkpoints" / block.name
 
 
-def _save(folder: Path, step: int, state: train.RunState, seconds: float) -> None:
+def save(folder: Path, step: int, state: train.RunState, seconds: float) -> None:
     """Saves a checkpoint; without one a run only takes longer, so training goes on."""
     try:
         checkpoint.save(folder, step, state, {"seconds": seconds})

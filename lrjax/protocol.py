@@ -10,7 +10,32 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lrjax.core import unknown
+from lrjax.core import Range, Space, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How the methods of some tasks are tuned.
+
+    Attributes:
+      spaces: method -> what to search; the method's own space for others.
+      budgets: method -> smallest budget and its unit, 'epochs' or 'steps'; '' is for
+        all others. Without an entry budgets are epochs (steps, if training is set in
+        steps) and the smallest makes two promotions to a full-length run possible.
+      cost: the measurement to be minimised.
+      fidelity: 'truncate' cuts a schedule that is laid out for the full length,
+        'rescale' lays it out for the budget.
+      default_first: whether the method's default configuration is tried first.
+      full_length: whether every task gets as many full-length evaluations as planned,
+        whatever the tuner leaves out.
+    """
+
+    spaces: Mapping[str, Space] = dataclasses.field(default_factory=dict)
+    budgets: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    cost: str = "valid_loss"
+    fidelity: str = "truncate"
+    default_first: bool = True
+    full_length: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +48,7 @@ class Protocol:
       task_hparams: start of a task's name -> the same for these tasks, stronger; of
         several that match, the later counts.
       fresh_batches: methods that draw every batch from a new order of its own.
+      tuning: start of a task's name -> how methods are tuned on these tasks.
     """
 
     name: str
@@ -31,6 +57,9 @@ class Protocol:
         default_factory=dict
     )
     fresh_batches: frozenset[str] = frozenset()
+    tuning: Mapping[str, Tuning] = dataclasses.field(
+        default_factory=lambda: {"": Tuning()}
+    )
 
     def overrides(self, method: str, task: str) -> dict[str, Any]:
         """What this protocol changes for a method on a task."""
@@ -39,6 +68,11 @@ class Protocol:
             if task.startswith(start):
                 changed |= values.get(method, {})
         return changed
+
+    def tuning_of(self, task: str) -> Tuning:
+        """How this protocol tunes on a task: the longest start that matches."""
+        starts = [start for start in self.tuning if task.startswith(start)]
+        return self.tuning[max(starts, key=len)]
 
 
 def _tuned_cawr(
@@ -69,6 +103,38 @@ _TUNED = {
     "libsvm/aloi": (0.27098, _CAWR_LARGE),
 }
 
+
+def _study_tuning(
+    highest_rate: float, fixed: tuple[int, str], cawr: tuple[int, str]
+) -> Tuning:
+    """The study's spaces, all linear, and smallest budgets, for Adam and for CAWR."""
+    rate = Range(0.0, highest_rate, log=False)
+    cycles = {
+        "T_0": Range(0, 50, log=False, integer=True),
+        "t_mult": Range(1, 5, log=False, integer=True),
+        "eta_min": Range(0.0, 0.005, log=False),
+    }
+    return Tuning(
+        spaces={
+            "adam": Space({"learning_rate": rate}),
+            "cawr": Space({"learning_rate": rate, **cycles}),
+        },
+        budgets={"": fixed, "cawr": cawr},
+        cost="last_batch_loss",
+        fidelity="rescale",
+        default_first=False,
+        full_length=False,
+    )
+
+
+_STUDY_TUNING = {
+    "": _study_tuning(1.0, (20, "epochs"), (20, "steps")),
+    "cifar10/": _study_tuning(0.1, (5, "epochs"), (3125, "steps")),
+    "cifar100/": _study_tuning(0.1, (5, "epochs"), (3125, "steps")),
+    "dtd/": _study_tuning(0.1, (5, "epochs"), (145, "steps")),
+    "bookwiki/": _study_tuning(1.0, (500, "steps"), (500, "steps")),
+}
+
 _ADAM = {"b2": 0.99}
 _CAWR = {"b2": 0.99, "end_with_cycle": False, "idle_first_step": True}
 
@@ -90,6 +156,7 @@ STUDY = Protocol(
         for task, (rate, cawr) in _TUNED.items()
     },
     fresh_batches=frozenset({"cawr", "cawr_tuned"}),
+    tuning=_STUDY_TUNING,
 )
 
 # One rate for all logistic regression: the one of 3e-4, 1e-3, 3e-3, ... 1 with the

@@ -26,11 +26,12 @@ import pandas as pd
 
 from lrjax.core import NUMERICS_VERSION, Run, UsageError
 
-RUNS, CURVES = "runs.jsonl", "curves.jsonl"
+RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 # What tells the rows of a table apart, with types.
 _KEYS: dict[str, dict[str, type]] = {
     RUNS: {"run_id": str},
     CURVES: {"run_id": str, "step": int},
+    TRIALS: {"tuning": str, "trial": int},
 }
 # What all readers rely on: a row without them is damaged where others have them.
 _TEXTS = ("task", "protocol", "method", "status")
@@ -40,7 +41,7 @@ _SCORES = [
 ]
 _NUMBERS = (*_SCORES, "learning_rate", "steps", "horizon", "diverged_at", "seconds")
 _TYPES: dict[str, Any] = _NEEDED | dict.fromkeys(_NUMBERS, int | float | None)
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "smac")
 
 
 def run_id(run: Run) -> str:
@@ -93,12 +94,14 @@ class Tables:
     Attributes:
       runs: identities of the finished runs.
       curves: (run_id, step) of the curve rows present.
+      trials: (tuning, trial) of the trials present.
     """
 
     def __init__(self, workdir: str | os.PathLike[str]):
         self.workdir = Path(workdir)
         self.runs: set[str] = set()
         self.curves: set[tuple[str, int]] = set()
+        self.trials: set[tuple[str, int]] = set()
 
     def __enter__(self) -> Self:
         try:
@@ -120,6 +123,7 @@ class Tables:
             self._check_version()
             self.runs = {run_id for (run_id,) in self._recover(RUNS)}
             self.curves = self._recover(CURVES)
+            self.trials = self._recover(TRIALS)
         except BaseException:
             self._lock.close()
             raise
@@ -140,6 +144,12 @@ class Tables:
         self._append(CURVES, rows)
         self.curves |= {(r["run_id"], r["step"]) for r in rows}
 
+    def append_trials(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends the trials that are not there yet."""
+        rows = [r for r in rows if (r["tuning"], r["trial"]) not in self.trials]
+        self._append(TRIALS, rows)
+        self.trials |= {(r["tuning"], r["trial"]) for r in rows}
+
     def write_config(self, config: Mapping[str, Any], overrides: Any) -> None:
         """Writes config.json: the resolved config, overrides, versions, machine."""
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -155,7 +165,7 @@ class Tables:
     def _check_version(self) -> None:
         path = self.workdir / "config.json"
         if not path.exists():
-            if any((self.workdir / name).exists() for name in (RUNS, CURVES)):
+            if any((self.workdir / name).exists() for name in _KEYS):
                 raise UsageError(f"{self.workdir} holds tables but no config.json")
             return
         try:
@@ -303,6 +313,19 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         if not (Path(workdir) / name).exists():
             raise UsageError(f"{workdir} holds no results: there is no {name}")
     return _read(Path(workdir) / RUNS)[0], _read(Path(workdir) / CURVES)[0]
+
+
+def load_trials(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of trials.jsonl; none where there is no such table.
+
+    Raises:
+      UsageError: if a line but the last is damaged or comes twice.
+    """
+    path = Path(workdir) / TRIALS
+    if not path.exists():
+        return []
+    content = _content(path)
+    return _rows(path, content[: content.rfind(b"\n") + 1])
 
 
 def _numbers(content: bytes, whole: int) -> pd.DataFrame | None:

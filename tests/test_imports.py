@@ -35,7 +35,11 @@ ALLOWED = {
     "portfolio": set(),
     "curves": {"stats"},
     "report": {"core", "curves", "portfolio", "results", "stats"},
-    "cli": {"config", "core", "experiment", "methods", "report", "results"},
+    "hpo": {
+        *("blocks", "checkpoint", "config", "core", "crew", "experiment", "methods"),
+        *("protocol", "results", "tasks", "train"),
+    },
+    "cli": {"config", "core", "experiment", "hpo", "methods", "report", "results"},
     "__init__": set(),
 }
 # Imported only inside of functions, where they are first used; linen modules need

@@ -1,0 +1,1 @@
+"""Tuners that propose runs, and the loop that trains what they propose."""

@@ -1,0 +1,203 @@
+"""SMAC3's multi-fidelity facade with Hyperband, asked and told by whole stages.
+
+The only file that imports smac, and only once a tuner is made.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lrjax.hpo.tuners import Outcome, Problem, Stage, Trial
+
+
+class Smac:
+    """SMAC's Hyperband: all trials of a stage are asked, trained, then told.
+
+    Within a stage SMAC looks at no cost, so asking for all of it at once is the same
+    as asking and telling one by one. To ask beyond its end is not: SMAC would open the
+    next bracket instead of promoting. A stage has ended when SMAC's own list of its
+    configurations has none left that was not asked.
+    """
+
+    def __init__(self, problem: Problem, folder: Path, full_length: int = 0):
+        """Makes the tuner.
+
+        Args:
+          problem: what to tune.
+          folder: where SMAC keeps its own files; replaced if it is there.
+          full_length: trials at the full budget to reach, beyond `problem.trials` if
+            SMAC leaves out so many that come twice.
+        """
+        self._problem, self._full_length = problem, full_length
+        self._smac = _facade(problem, folder)
+        self._budgets = _brackets(problem)[1]
+        self._asked: list[Any] = []
+        self._count = self._full = 0
+
+    def ask(self) -> list[Trial]:
+        """The next stage; empty once the trials are spent or the space is exhausted."""
+        self._asked = list(self._stage())
+        self._count += len(self._asked)
+        self._full += sum(t.budget == self._problem.max_budget for t in self._asked)
+        number = self._smac.runhistory.get_config_id
+        return [
+            Trial(number(t.config), _values(t.config), t.budget) for t in self._asked
+        ]
+
+    def _stage(self) -> Iterator[Any]:
+        left = self._problem.trials - self._count
+        if left <= 0 and self._full < self._full_length:
+            left = self._problem.trials  # whole stages until there are enough
+        for _ in range(left):
+            trial = _next(self._smac)
+            if trial is None:
+                return
+            yield trial
+            if not self._open():
+                return
+
+    def _open(self) -> bool:
+        """Whether SMAC's list of stages holds a trial that was not asked yet."""
+        history = self._smac.runhistory
+        asked = [
+            (_values(history.get_config(key.config_id)), key.budget) for key in history
+        ]
+        stages = self._smac.intensifier.get_state()["tracker"]
+        for name, groups in stages.items():
+            bracket, stage = map(int, name.split(","))
+            budget = self._budgets[bracket][stage]
+            for _, configs in groups:
+                if any((_values(config), budget) not in asked for config in configs):
+                    return True
+        return False
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Reports on all trials of the stage asked last, in the order asked."""
+        for trial, outcome in zip(self._asked, outcomes, strict=True):
+            # SMAC writes all its files anew at each save.
+            save = trial is self._asked[-1]
+            self._smac.tell(trial, _value(outcome), save=save)
+
+    def plan(self, first: int) -> list[Stage]:
+        """Hyperband's stages; SMAC leaves out what comes twice, so some are smaller."""
+        return plan(self._problem, first)
+
+
+def plan(problem: Problem, first: int | None = None) -> list[Stage]:
+    """The stages that Hyperband makes of a number of trials.
+
+    Args:
+      problem: what to tune.
+      first: trials of the first stage, where that is known.
+    """
+    counts, budgets = _brackets(problem)
+    stages: list[Stage] = []
+    left = problem.trials
+    for bracket in itertools.cycle(range(len(counts))):
+        before = 0.0
+        for count, budget in zip(counts[bracket], budgets[bracket], strict=True):
+            count = min(first or count, left)
+            if not count:
+                return stages
+            stages.append(Stage(count, budget, budget - before))
+            left, before, first = left - count, budget, None
+    raise AssertionError("a cycle has no end")
+
+
+def full_length(problem: Problem) -> int:
+    """Trials at the full budget among those planned."""
+    return sum(s.trials for s in plan(problem) if s.budget == problem.max_budget)
+
+
+def _brackets(problem: Problem) -> tuple[list[list[int]], list[list[float]]]:
+    """Trials and budgets of each stage, [bracket][stage]."""
+    from smac.intensifier.hyperband_utils import determine_HB
+
+    found = determine_HB(problem.min_budget, problem.max_budget, problem.eta)
+    brackets = range(found["number_of_brackets"])
+    return (
+        [found["n_configs_in_stage"][bracket] for bracket in brackets],
+        [found["budgets_in_stage"][bracket] for bracket in brackets],
+    )
+
+
+def _facade(problem: Problem, folder: Path) -> Any:
+    # SMAC's own set-up of logging would replace everybody's.
+    logging.getLogger("smac").setLevel(logging.CRITICAL)
+    from smac import MultiFidelityFacade, Scenario
+
+    scenario = Scenario(
+        _config_space(problem),
+        name=folder.name,
+        output_directory=folder.parent,
+        deterministic=True,
+        n_trials=problem.trials,
+        min_budget=problem.min_budget,
+        max_budget=problem.max_budget,
+        seed=problem.seed,
+    )
+    return MultiFidelityFacade(
+        scenario,
+        initial_design=_initial_design(scenario, problem),
+        intensifier=MultiFidelityFacade.get_intensifier(scenario, eta=problem.eta),
+        logging_level=False,
+        overwrite=True,
+    )
+
+
+def _next(facade: Any) -> Any:
+    """The next trial; None once SMAC finds no configuration that it has not had."""
+    from smac.main.exceptions import ConfigurationSpaceExhaustedException
+
+    try:
+        return facade.ask()
+    except (StopIteration, ConfigurationSpaceExhaustedException):
+        return None
+
+
+def _value(outcome: Outcome) -> Any:
+    from smac.runhistory import StatusType, TrialValue
+
+    status = StatusType.CRASHED if outcome.crashed else StatusType.SUCCESS
+    return TrialValue(outcome.cost, time=outcome.seconds, status=status)
+
+
+def _values(config: Any) -> dict[str, float]:
+    """A configuration of SMAC as plain numbers."""
+    return {name: float(config[name]) for name in sorted(config)}
+
+
+def _config_space(problem: Problem) -> Any:
+    from ConfigSpace import ConfigurationSpace, Float, Integer
+
+    space = ConfigurationSpace(seed=problem.seed)
+    for name, found in problem.space.ranges.items():
+        if found.integer:
+            bounds = (int(found.low), int(found.high))
+            space.add(Integer(name, bounds, log=found.log))
+        else:
+            space.add(Float(name, (found.low, found.high), log=found.log))
+    return space
+
+
+def _initial_design(scenario: Any, problem: Problem) -> Any:
+    """Random configurations, the default before them; SMAC would put it last."""
+    from ConfigSpace import Configuration
+    from smac.initial_design import RandomInitialDesign
+
+    class DefaultFirst(RandomInitialDesign):
+        def _select_configurations(self) -> list[Any]:
+            configs = super()._select_configurations()
+            if problem.default is None:
+                return configs
+            values = {
+                name: int(value) if problem.space.ranges[name].integer else value
+                for name, value in problem.default.items()
+            }
+            return [Configuration(scenario.configspace, values=values), *configs]
+
+    return DefaultFirst(scenario)

@@ -1,0 +1,795 @@
+"""Tunes methods: a tuner's stages trained as populations, then fresh runs of the best.
+
+All tunings of a config advance in lockstep: each is asked for its next stage, all
+these trials are trained together, and each tuner is told. `trials.jsonl` has a line per
+trial; a tuning that was cut short is replayed from it, every configuration checked.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from lrjax import blocks as blocks_lib
+from lrjax import checkpoint, crew, experiment, methods, protocol, results, tasks, train
+from lrjax.blocks import Block
+from lrjax.config import Settings
+from lrjax.core import NUMERICS_VERSION, PyTree, Range, Run, Space, Task, UsageError
+from lrjax.hpo import figures, smac, tuners
+
+# All trials of all tunings train from this seed: evaluation's count up from 0.
+TRIAL_SEED = 2**32 - 1
+# Lanes of a block of trials, the same for every stage, so that a trial's bits do not
+# depend on where it was cut. On a CPU wider ones are no faster per lane, and a stage of
+# one full-length trial pays for all of them.
+_WIDTH, _WIDTH_ELSEWHERE = 4, 32
+_MOST_ROWS = 2**20  # of a round of linear models: its order is held at once
+_PENALTY = 2.0  # a crashed trial costs so many times the worst finite cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One tuning: a method on a task, with one seed of the tuner.
+
+    Attributes:
+      task: with its data.
+      run: a run of it at full length with the tuning's seed.
+      seed: of `config.tune.seeds`.
+      base: every hyperparameter, to be overridden by the tuned ones.
+      tuner: one of `config.TUNERS`.
+      problem: what to tune.
+      unit: of budgets, 'epochs' or 'steps'.
+      unit_steps: updates of one.
+      fidelity: 'truncate' or 'rescale'.
+      continuing: whether promoted trials go on from their states.
+      cost: the measurement to be minimised.
+      full_length: trials at the full budget to reach with smac, whatever it leaves out.
+    """
+
+    task: Task
+    run: Run
+    seed: int
+    base: Mapping[str, Any]
+    tuner: str
+    problem: tuners.Problem
+    unit: str
+    unit_steps: int
+    fidelity: str
+    continuing: bool
+    cost: str
+    full_length: bool
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.run.task} {self.run.method}"
+
+    @property
+    def label(self) -> str:
+        """The method's name in the tables once it is tuned."""
+        return f"{self.tuner}:{self.run.method}"
+
+    @property
+    def full_steps(self) -> int:
+        """Updates of a trial at the largest budget."""
+        return self.problem.max_budget * self.unit_steps
+
+    def identity(self) -> str:
+        """16 hexadecimal digits that follow from all that changes a trial."""
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("task", "run", "problem", "continuing")
+        }
+        fields["run"] = dataclasses.asdict(self.run)
+        fields["problem"] = dataclasses.asdict(self.problem)
+        return results.digest(fields | {"numerics_version": NUMERICS_VERSION})
+
+    def budget(self, trial: tuners.Trial) -> int:
+        """A trial's budget in whole units; SMAC's are no whole numbers."""
+        return round(trial.budget)
+
+    def hparams(self, trial: tuners.Trial) -> dict[str, Any]:
+        """Every hyperparameter of a trial."""
+        tuned = {
+            name: int(value) if self.problem.space.ranges[name].integer else value
+            for name, value in trial.hparams.items()
+        }
+        return {**self.base, **tuned}
+
+    def trial_run(self, trial: tuners.Trial) -> Run:
+        """What a trial trains."""
+        steps = self.budget(trial) * self.unit_steps
+        whole = max(self.run.steps, self.full_steps)
+        return dataclasses.replace(
+            self.run,
+            hparams=tuple(sorted(self.hparams(trial).items())),
+            steps=steps,
+            horizon=steps if self.fidelity == "rescale" else whole,
+        )
+
+
+def run(
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    data_dir: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Tunes every method of the settings on every task, then trains what was best.
+
+    Args:
+      settings: what to tune, and the seeds of the runs with the best setting.
+      workdir: where the tables are.
+      data_dir: where data files are looked for first.
+      overrides: what the command line changed of the config; for the record.
+
+    Returns:
+      the figures written.
+
+    Raises:
+      UsageError: if the settings, data or workdir are of no use; before any training.
+      Interrupted: on SIGINT and SIGTERM.
+    """
+    check(settings)
+    loaded = blocks_lib.make_tasks(settings, data_dir)
+    found = targets(settings, loaded)
+    with results.Tables(workdir) as tables, experiment.signals() as signalled:
+        known = _known(found, results.load_trials(workdir), tables.workdir)
+
+        def record() -> None:
+            tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
+
+        record()
+        searches = [
+            Search(target, make_tuner(target, tables.workdir), rows)
+            for target, rows in zip(found, known, strict=True)
+        ]
+        _advance(searches, tables, settings, signalled)
+        drawn = figures.draw(results.load_trials(workdir), tables.workdir)
+        winners = []
+        for search in searches:
+            experiment.say(search.summary())
+            winners += _winner_blocks(search, settings)
+        experiment.train_missing(winners, tables, settings, signalled, record)
+    return drawn
+
+
+def check(settings: Settings) -> None:
+    """Refuses settings that cannot be tuned.
+
+    Raises:
+      UsageError: says which.
+    """
+    if settings.grid:
+        name = next(iter(settings.grid))
+        raise UsageError(
+            f"config.grid.{name} is for --mode=train; set config.tune.space.{name} to "
+            "(low, high), and config.tune.tuner=grid for a grid"
+        )
+    if TRIAL_SEED in settings.seeds:
+        raise UsageError(
+            f"config.seeds: {TRIAL_SEED} is the seed of the trials; runs with the best "
+            "setting need others"
+        )
+
+
+def targets(settings: Settings, loaded: Sequence[Task]) -> list[Target]:
+    """All tunings of the settings, in the order of tasks, methods and tuner's seeds.
+
+    Raises:
+      UsageError: if a space is empty or budgets do not fit.
+    """
+    found = []
+    for name, task in zip(settings.tasks, loaded, strict=True):
+        data = tasks.fingerprint(task)
+        for method in settings.methods:
+            for seed in settings.tune.seeds:
+                found.append(_target(settings, name, task, data, method, seed))
+    return found
+
+
+def _target(
+    settings: Settings, name: str, task: Task, data: str, method: str, seed: int
+) -> Target:
+    tune = settings.tune
+    choices = protocol.find(settings.protocol)
+    tuning = choices.tuning_of(name)
+    base = settings.lanes(method, name)[0]
+    space = _space(settings, tuning, method)
+    least, unit = tuning.budgets.get(method) or tuning.budgets.get("") or (None, "")
+    unit = tune.unit or unit or ("steps" if settings.steps else "epochs")
+    unit_steps = task.steps_per_epoch if unit == "epochs" else 1
+    steps = settings.steps or settings.epochs * task.steps_per_epoch
+    most = tune.max_budget or steps // unit_steps
+    if not most:
+        raise UsageError(
+            f"{name}: {steps} steps are less than an epoch; set config.tune.unit=steps"
+        )
+    # Two promotions to the full length, whatever that is.
+    least = tune.min_budget or least or max(1, most // tune.eta**2)
+    if least > most:
+        raise UsageError(
+            f"tuning {method} on {name}: the smallest budget, {least} {unit}, is above "
+            f"the largest, {most}; set config.tune.min_budget or train for longer"
+        )
+    values = {n: base[n] for n in space.ranges if base[n] is not None}
+    inside = len(values) == len(space.ranges) and all(
+        space.ranges[n].low <= v <= space.ranges[n].high for n, v in values.items()
+    )
+    problem = tuners.Problem(
+        space=space,
+        default=values if tuning.default_first and inside else None,
+        trials=tune.trials,
+        min_budget=least,
+        max_budget=most,
+        eta=tune.eta,
+        # Each tuning draws configurations of its own, whatever others there are.
+        seed=int(results.digest(f"{name} {method} {seed}")[:8], 16) >> 1,
+    )
+    fidelity = tune.fidelity or tuning.fidelity
+    # A measurement costs as much as some epochs of a linear model, and only a trial's
+    # last one counts.
+    every = task.steps_per_epoch
+    if task.family == "linear":
+        every = min(least * unit_steps, max(1, _MOST_ROWS // task.batch_size))
+    return Target(
+        task=task,
+        run=Run(
+            task=name,
+            protocol=choices.name,
+            method=method,
+            hparams=(),
+            seed=TRIAL_SEED,
+            steps=steps,
+            horizon=steps,
+            batch_size=task.batch_size,
+            precision=settings.precision,
+            eval_every=every,
+            data=data,
+            fresh_batches=method in choices.fresh_batches,
+        ),
+        seed=seed,
+        base=base,
+        tuner=tune.tuner,
+        problem=problem,
+        unit=unit,
+        unit_steps=unit_steps,
+        fidelity=fidelity,
+        # A schedule laid out for the budget is another one for each budget.
+        continuing=tune.continuing and fidelity == "truncate",
+        cost=tuning.cost,
+        full_length=tuning.full_length,
+    )
+
+
+def _space(settings: Settings, tuning: protocol.Tuning, method: str) -> Space:
+    defaults = methods.find(method).defaults
+    ranges: Mapping[str, Range] = {
+        name: found for name, found in settings.tune.space.items() if name in defaults
+    }
+    ranges = ranges or tuning.spaces.get(method, methods.find(method).space).ranges
+    if not ranges:
+        raise UsageError(
+            f"method '{method}' has nothing to tune: its space is empty; set "
+            f"config.tune.space.NAME for one of {', '.join(defaults)}"
+        )
+    return Space(dict(sorted(ranges.items())))
+
+
+def make_tuner(target: Target, workdir: Path) -> tuners.Tuner:
+    """The tuner of a target; SMAC keeps its files below `workdir`/smac."""
+    if target.tuner == "smac":
+        words = (target.run.task, target.run.method, str(target.seed))
+        name = re.sub(r"[^\w.-]+", "-", " ".join(words)).strip("-.")
+        wanted = smac.full_length(target.problem) if target.full_length else 0
+        return smac.Smac(target.problem, workdir / "smac" / name, wanted)
+    plain = {"random": tuners.Random, "grid": tuners.Grid, "asha": tuners.Asha}
+    return plain[target.tuner](target.problem)
+
+
+def _known(
+    found: Sequence[Target], rows: Iterable[Mapping[str, Any]], workdir: Path
+) -> list[dict[int, Mapping[str, Any]]]:
+    """Each target's trials that are in the table already, by their number.
+
+    Raises:
+      UsageError: if there are trials of the same tuning with other settings.
+    """
+    names = ("task", "method", "tuner", "seed")
+    places: dict[tuple[Any, ...], int] = {
+        (t.run.task, t.run.method, t.tuner, t.seed): i for i, t in enumerate(found)
+    }
+    known: list[dict[int, Mapping[str, Any]]] = [{} for _ in found]
+    for row in rows:
+        key = tuple(row.get(name) for name in names)
+        if key not in places:
+            continue
+        i = places[key]
+        if row["tuning"] != found[i].identity():
+            raise UsageError(
+                f"{workdir / results.TRIALS} holds trials of {row['method']} on "
+                f"{row['task']} with other settings; choose another --workdir"
+            )
+        known[i][row["trial"]] = row
+    return known
+
+
+class State(NamedTuple):
+    """Where a trial ended.
+
+    Attributes:
+      steps: updates done.
+      state: leaves [1, ...], on the host.
+    """
+
+    steps: int
+    state: PyTree
+
+
+class Trained(NamedTuple):
+    """What training a trial gave.
+
+    Attributes:
+      values: measurements at its end.
+      seconds: what it cost.
+      state: to go on from.
+    """
+
+    values: Mapping[str, float]
+    seconds: float
+    state: State
+
+
+class Search:
+    """A tuning under way.
+
+    Attributes:
+      target: what is tuned.
+      rows: of all trials that were told, in order.
+      trials: of the stage at hand.
+      first: trials of the first stage.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        tuner: tuners.Tuner,
+        known: Mapping[int, Mapping[str, Any]] | None = None,
+    ):
+        self.target, self.tuner = target, tuner
+        self.rows: list[Mapping[str, Any]] = []
+        self.trials: list[tuners.Trial] = []
+        self.first = 0
+        self.best: Mapping[str, Any] | None = None
+        self._known = known or {}
+        self._identity = target.identity()
+        self._stage = -1
+        self._states: dict[int, State] = {}
+
+    def ask(self) -> bool:
+        """Gets the next stage; whether there is one.
+
+        Raises:
+          UsageError: if the table has other trials in its place.
+        """
+        self.trials = self.tuner.ask()
+        self._stage += 1
+        if not self._stage:
+            self.first = len(self.trials)
+        for number, trial in enumerate(self.trials, len(self.rows)):
+            row, head = self._known.get(number), self._head(number, trial)
+            if row and any(
+                results.canonical(row[name]) != results.canonical(value)
+                for name, value in head.items()
+            ):
+                raise UsageError(
+                    f"{results.TRIALS}: trial {number} of {self.target.name} is not "
+                    f"what {self.target.tuner} asks for now; was it changed, or made "
+                    "by another version? Choose another --workdir"
+                )
+        return bool(self.trials)
+
+    def _head(self, number: int, trial: tuners.Trial) -> dict[str, Any]:
+        """What is known of a trial before it is trained."""
+        target = self.target
+        return {
+            "trial": number,
+            "config_id": trial.config_id,
+            "stage": self._stage,
+            "task": target.run.task,
+            "method": target.run.method,
+            "hparams": target.hparams(trial),
+            "budget": target.budget(trial),
+        }
+
+    def missing(self) -> list[Job]:
+        """What of the stage at hand is not in the table."""
+        return [
+            Job(self.target, self.target.trial_run(t), self._states.get(t.config_id))
+            for number, t in enumerate(self.trials, len(self.rows))
+            if number not in self._known
+        ]
+
+    def tell(self, trained: Mapping[str, Trained]) -> None:
+        """Tells the tuner of the stage at hand.
+
+        Args:
+          trained: run_id -> result, of all that was missing.
+        """
+        target, raw, states = self.target, [], {}
+        for number, trial in enumerate(self.trials, len(self.rows)):
+            if row := self._known.get(number):
+                done = row["status"] == "done"
+                raw.append((row["cost"] if done else math.nan, row["seconds"]))
+                continue
+            result = trained[results.run_id(target.trial_run(trial))]
+            value = result.values[target.cost]
+            dead = result.values["diverged_at"] > 0
+            raw.append((math.nan if dead else value, result.seconds))
+            if target.continuing:
+                states[trial.config_id] = result.state
+        self._states = states
+        finite = [row["cost"] for row in self.rows if row["status"] == "done"]
+        finite += [cost for cost, _ in raw if math.isfinite(cost)]
+        penalty = _PENALTY * max([abs(cost) for cost in finite], default=1.0)
+        outcomes = []
+        for number, (trial, (cost, seconds)) in enumerate(
+            zip(self.trials, raw, strict=True), len(self.rows)
+        ):
+            crashed = not math.isfinite(cost)
+            outcomes.append(
+                tuners.Outcome(penalty if crashed else cost, crashed, seconds)
+            )
+            row = self._head(number, trial) | {
+                "cost": outcomes[-1].cost,
+                "status": "crashed" if crashed else "done",
+                "seconds": seconds,
+            }
+            row["incumbent"] = self._improves(row)
+            row |= {
+                "unit": target.unit,
+                "protocol": target.run.protocol,
+                "tuner": target.tuner,
+                "seed": target.seed,
+                "tuning": self._identity,
+            }
+            if row["incumbent"]:
+                self.best = row
+            self.rows.append(row)
+        self.tuner.tell(outcomes)
+
+    def _improves(self, row: Mapping[str, Any]) -> bool:
+        """Whether a trial is the best at the largest budget so far."""
+        if row["status"] != "done":
+            return False
+        best = self.best
+        return not best or (-row["budget"], row["cost"]) < (
+            -best["budget"],
+            best["cost"],
+        )
+
+    def tuned(self, row: Mapping[str, Any]) -> str:
+        """A trial's setting for people."""
+        return ", ".join(
+            f"{name} {row['hparams'][name]:.5g}"
+            for name in self.target.problem.space.ranges
+        )
+
+    def progress(self) -> str:
+        """A line on where the search stands."""
+        best = "all diverged"
+        if self.best:
+            best = f"best {self.best['cost']:.4g}, {self.tuned(self.best)}"
+        trials = f"trial {len(self.rows)} of {self.target.problem.trials}"
+        return f"{self.target.name}: {trials}, {best} "
+
+    def summary(self) -> str:
+        """A line that says what was found."""
+        if not self.best:
+            return f"{self.target.name}: all {len(self.rows)} trials diverged"
+        return (
+            f"{self.target.label} on {self.target.run.task}: {self.tuned(self.best)} "
+            f"(cost {self.best['cost']:.5g} at {self.best['budget']} "
+            f"{self.target.unit}), best of {len(self.rows)} trials"
+        )
+
+
+def planned(search: Search) -> list[tuple[tuners.Stage, float]]:
+    """Stages of a search whose first was asked, each with its cost in full runs."""
+    target = search.target
+    return [
+        (
+            stage,
+            stage.trials
+            * (stage.trained if target.continuing else stage.budget)
+            / target.problem.max_budget,
+        )
+        for stage in search.tuner.plan(search.first)
+    ]
+
+
+def plan_lines(search: Search) -> list[str]:
+    """A plan for people: stages, trials, budgets, cost in full runs."""
+    target, problem = search.target, search.target.problem
+    stages = planned(search)
+    row = "{:>7}{:>8}{:>8}{:>11}".format
+    return [
+        f"{target.label} on {target.run.task}: {problem.trials} trials of "
+        f"{problem.min_budget} to {problem.max_budget} {target.unit}; promoted ones "
+        + ("go on from their states" if target.continuing else "start anew"),
+        row("stage", "trials", target.unit, "full runs"),
+        *(
+            row(number, stage.trials, round(stage.budget), f"{cost:.1f}")
+            for number, (stage, cost) in enumerate(stages)
+        ),
+        row(
+            "in all",
+            sum(stage.trials for stage, _ in stages),
+            "",
+            f"{sum(cost for _, cost in stages):.1f}",
+        ),
+    ]
+
+
+def _advance(
+    searches: Sequence[Search],
+    tables: results.Tables,
+    settings: Settings,
+    signalled: Callable[[], int],
+) -> None:
+    """Tunes to the end, all searches in lockstep."""
+    active = [search for search in searches if search.ask()]
+    for search in active:
+        for line in plan_lines(search):
+            experiment.say(line)
+    bar = tqdm(
+        total=sum(cost for search in active for _, cost in planned(search)),
+        bar_format="{desc}{bar}| {n:.1f} of {total:.1f} full runs [{elapsed}, "
+        "{remaining} left]",
+        disable=None,
+        leave=False,
+    )
+    with bar, Trainer(tables, settings, signalled, bar.update) as trainer:
+        while active:
+            trained = trainer.train([job for s in active for job in s.missing()])
+            for search in active:
+                before = len(search.rows)
+                search.tell(trained)
+                tables.append_trials(search.rows[before:])
+                bar.set_description_str(search.progress())
+                if bar.disable:
+                    experiment.say(search.progress())
+            trainer.forget()
+            experiment.stop_if(signalled)
+            active = [search for search in active if search.ask()]
+
+
+class Job(NamedTuple):
+    """A trial to train.
+
+    Attributes:
+      target: whose.
+      run: what.
+      state: where to go on from; None for the start.
+    """
+
+    target: Target
+    run: Run
+    state: State | None
+
+
+class Trainer:
+    """Trains trials in blocks of one width, several at once on each device.
+
+    Use as a context manager.
+    """
+
+    def __init__(
+        self,
+        tables: results.Tables,
+        settings: Settings,
+        signalled: Callable[[], int],
+        progress: Callable[[float], Any],
+    ):
+        self._folder = tables.workdir / "checkpoints"
+        self._settings, self._signalled = settings, signalled
+        self._progress = progress
+        self._devices = jax.local_devices()
+        on_cpu = self._devices[0].platform == "cpu"
+        self._workers = crew.usable_cores() if on_cpu else 1
+        self._width = _WIDTH if on_cpu else _WIDTH_ELSEWHERE
+        self._pool = concurrent.futures.ThreadPoolExecutor(crew.usable_cores())
+        self._programs: dict[Any, concurrent.futures.Future[train.Compiled]] = {}
+        self._tasks: dict[tuple[str, int], Task] = {}
+        self._trained: list[str] = []  # names of blocks
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
+        """Trains what is to be trained; the result of each by its run_id."""
+        groups: dict[Any, dict[str, Job]] = {}
+        for job in jobs:
+            static, traced = methods.split(
+                methods.find(job.run.method), dict(job.run.hparams)
+            )
+            started = job.state.steps if job.state else 0
+            key = (job.run.task, job.run.method, static, tuple(traced))
+            key += (job.run.steps, job.run.horizon, started)
+            groups.setdefault(key, {})[results.run_id(job.run)] = job
+        packs = []
+        for group in groups.values():
+            lanes = list(group.values())
+            for i in range(0, len(lanes), self._width):
+                packs.append(lanes[i : i + self._width])
+        trained: dict[str, Trained] = {}
+        failed = threading.Event()
+
+        def stopping() -> int:
+            return self._signalled() or (-1 if failed.is_set() else 0)
+
+        def work(pack: Sequence[Job], device: int) -> tuple[()]:
+            with jax.default_device(self._devices[device]):
+                found = self._train(pack, device, stopping)
+            with self._lock:
+                trained.update(found)
+            return ()
+
+        # The longest first, so that no device waits for it in the end.
+        packs.sort(key=lambda pack: -pack[0].run.steps)
+        count = len(self._devices)
+        shares = [packs[i::count] for i in range(min(count, len(packs)))]
+        crew.train_all(shares, self._workers, work, stopping, failed)
+        experiment.stop_if(self._signalled)
+        return trained
+
+    def forget(self) -> None:
+        """Drops checkpoints of what is in the table by now."""
+        for name in self._trained:
+            checkpoint.discard(self._folder / name)
+        self._trained.clear()
+
+    def _train(
+        self, pack: Sequence[Job], device: int, stopping: Callable[[], int]
+    ) -> dict[str, Trained]:
+        """Trains a block, from its last good checkpoint if it has one."""
+        block, target = self._block(pack, device), pack[0].target
+        compiled = self._compiled(block, device)
+        folder = self._folder / block.name
+        start, state, facts = 0, None, {}
+        states = [job.state for job in pack if job.state]
+        if states:
+            start = states[0].steps
+            states += states[-1:] * (self._width - len(states))
+            lanes = [each.state for each in states]
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *lanes)
+            state = jax.device_put(stacked, self._devices[device])
+        saved = checkpoint.restore(folder, compiled.state)
+        if saved and saved[0] > start:
+            start, state, facts = saved
+            state = jax.device_put(state, self._devices[device])
+        seconds, written = facts.get("seconds", 0.0), time.monotonic()
+
+        def pause() -> bool:
+            due = 60 * self._settings.checkpoint_minutes
+            return time.monotonic() - written >= due or stopping() != 0
+
+        last: dict[str, np.ndarray] = {}
+        steps = block.example.steps
+        for measured in train.train(
+            compiled, block.program, *block.inputs(), steps, start, state, pause
+        ):
+            seconds += measured.seconds
+            last = {k: v[-1] for k, v in measured.values.items()}
+            step, state = int(measured.steps[-1]), measured.state
+            with self._lock:
+                self._progress((step - start) * len(pack) / target.full_steps)
+            start = step
+            if state is not None and step < steps and pause():
+                experiment.save(folder, step, state, seconds)
+                written = time.monotonic()
+                experiment.stop_if(stopping)
+        with self._lock:
+            self._trained.append(block.name)
+            self._progress((steps - start) * len(pack) / target.full_steps)
+        host = jax.device_get(state)
+        return {
+            run_id: Trained(
+                {k: float(f"{float(v[s, h]):.9g}") for k, v in last.items()},
+                round(seconds / len(pack), 6),
+                State(
+                    steps,
+                    jax.tree.map(lambda x, h=h: x[:, h], host),
+                ),
+            )
+            for (s, h), run_id in block.lanes_of.items()
+        }
+
+    def _block(self, pack: Sequence[Job], device: int) -> Block:
+        """The trials with the last one repeated up to the width."""
+        target, run = pack[0].target, pack[0].run
+        method = methods.find(run.method)
+        filled = [*pack, *[pack[-1]] * (self._width - len(pack))]
+        split = [methods.split(method, dict(job.run.hparams)) for job in filled]
+        program = train.Program(
+            task=self._placed(target, device),
+            method=method,
+            static=split[0][0],
+            eval_every=run.eval_every,
+            num_seeds=1,
+            num_hparams=self._width,
+            fresh_batches=run.fresh_batches,
+            dtype=jnp.float64 if run.precision == "float64" else jnp.float32,
+        )
+        return Block(
+            program, (tuple(job.run for job in filled),), tuple(t for _, t in split)
+        )
+
+    def _placed(self, target: Target, device: int) -> Task:
+        """The target's task with its data on a device."""
+        key = (target.run.task, device)
+        with self._lock:
+            if key not in self._tasks:
+                there = jax.tree.leaves(target.task.train)[0].devices()
+                self._tasks[key] = (
+                    target.task
+                    if self._devices[device] in there
+                    else experiment.moved_to(target.task, self._devices[device])
+                )
+            return self._tasks[key]
+
+    def _compiled(self, block: Block, device: int) -> train.Compiled:
+        """The block's programs, compiled once for all that share them."""
+
+        def compile_it() -> train.Compiled:
+            with jax.default_device(self._devices[device]):
+                shapes = jax.eval_shape(block.inputs)
+                return train.compile_program(block.program, *shapes)
+
+        with self._lock:
+            key = (block.key, device)
+            if key not in self._programs:
+                self._programs[key] = self._pool.submit(compile_it)
+            future = self._programs[key]
+        return future.result()
+
+
+def _winner_blocks(search: Search, settings: Settings) -> list[Block]:
+    """Runs with the best setting and fresh seeds, as of a method of its own."""
+    target = search.target
+    if not search.best:
+        return []
+    tuned = {n: search.best["hparams"][n] for n in target.problem.space.ranges}
+    name, method = target.run.task, target.run.method
+    hparams = {method: {**settings.hparams.get(method, {}), **tuned}}
+    alone = dataclasses.replace(
+        settings, tasks=(name,), methods=(method,), hparams=hparams
+    )
+    return [
+        Block(
+            block.program,
+            tuple(
+                tuple(dataclasses.replace(run, method=target.label) for run in row)
+                for row in block.runs
+            ),
+            block.lanes,
+        )
+        for block in blocks_lib.plan(alone, [target.task])
+    ]

@@ -1,0 +1,150 @@
+"""SMAC asked by stages is SMAC asked and told one trial at a time."""
+
+import itertools
+
+import pytest
+from ConfigSpace import ConfigurationSpace, Float
+from smac import MultiFidelityFacade, Scenario
+from smac.intensifier.hyperband import Hyperband
+from smac.runhistory import StatusType, TrialValue
+
+from lrjax.core import Range, Space
+from lrjax.hpo.smac import Smac, full_length, plan
+from lrjax.hpo.tuners import Outcome, Problem
+
+COSTS = {
+    "small rates": lambda x, budget: x,
+    "large rates": lambda x, budget: 1 - x + 1 / budget,
+    "crossing": lambda x, budget: abs(x - 0.2 - 10 / budget),
+    # The largest rates diverge, with a penalty in place of a cost.
+    "diverging": lambda x, budget: 2.0 if x > 0.6 else 1 - x,
+}
+
+
+def problem_of(low=5, high=300, eta=3, trials=50, **changes):
+    space = Space({"learning_rate": Range(0.0, 1.0, log=False)})
+    fields = {"space": space, "default": None, "seed": 0} | changes
+    return Problem(trials=trials, min_budget=low, max_budget=high, eta=eta, **fields)
+
+
+def outcome(cost, trial):
+    value = cost(trial.hparams["learning_rate"], trial.budget)
+    return Outcome(value, crashed=value == 2.0)
+
+
+def by_stages(problem, cost, folder):
+    """Stages of (budget, rate)."""
+    tuner, stages = Smac(problem, folder), []
+    while trials := tuner.ask():
+        tuner.tell([outcome(cost, trial) for trial in trials])
+        stages.append([(t.budget, t.hparams["learning_rate"]) for t in trials])
+    return stages
+
+
+def one_by_one(problem, cost, folder):
+    """(budget, rate) of each trial, by SMAC's own facade alone."""
+    space = ConfigurationSpace(seed=problem.seed)
+    space.add(Float("learning_rate", (0.0, 1.0)))
+    scenario = Scenario(
+        space,
+        n_trials=problem.trials,
+        min_budget=problem.min_budget,
+        max_budget=problem.max_budget,
+        deterministic=True,
+        seed=problem.seed,
+        output_directory=folder,
+    )
+    facade = MultiFidelityFacade(
+        scenario,
+        lambda config, seed, budget: 0.0,
+        intensifier=Hyperband(scenario, eta=problem.eta),
+        overwrite=True,
+        logging_level=50,
+    )
+    found = []
+    for _ in range(problem.trials):
+        trial = facade.ask()
+        value = cost(trial.config["learning_rate"], trial.budget)
+        status = StatusType.CRASHED if value == 2.0 else StatusType.SUCCESS
+        facade.tell(trial, TrialValue(value, status=status))
+        found.append((trial.budget, trial.config["learning_rate"]))
+    return found
+
+
+CASES = [
+    (5, 300, 3, 50, "small rates"),
+    (5, 300, 3, 41, "crossing"),
+    (20, 100, 3, 15, "large rates"),
+    (20, 100, 2, 13, "diverging"),
+    (5, 300, 4, 23, "diverging"),
+]
+SLOW = [
+    (low, high, eta, trials, cost)
+    for (low, high), eta, trials, cost in itertools.product(
+        ((5, 300), (20, 100), (1, 81)), (2, 3, 4), (50, 67), COSTS
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "eta", "trials", "cost"),
+    CASES + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW],
+)
+def test_stages_are_those_of_smac_asked_one_by_one(
+    low, high, eta, trials, cost, tmp_path
+):
+    problem = problem_of(low, high, eta, trials)
+    stages = by_stages(problem, COSTS[cost], tmp_path / "ours")
+    flat = list(itertools.chain.from_iterable(stages))
+    assert flat == one_by_one(problem, COSTS[cost], tmp_path / "smac")
+    for stage in stages:
+        assert len({budget for budget, _ in stage}) == 1
+
+
+def test_the_best_of_each_stage_are_promoted(tmp_path):
+    cost = COSTS["small rates"]
+    stages = by_stages(problem_of(), cost, tmp_path)
+    # SMAC draws two of 27 configurations twice; where one of these is among the best
+    # nine it has two places of the next stage.
+    assert [(len(s), round(s[0][0])) for s in stages] == [
+        *((25, 11), (9, 33), (3, 100), (1, 300), (12, 33)),
+    ]
+    for before, after in itertools.pairwise(stages[:4]):
+        ranked = sorted((cost(rate, budget), rate) for budget, rate in before)
+        best = {rate for _, rate in ranked[: len(after)]}
+        assert {rate for _, rate in after} == best
+
+
+def test_the_plan_is_hyperbands_formula():
+    stages = plan(problem_of(trials=50))
+    # 27 = 3 ** 3; SMAC draws two of them twice and leaves them out.
+    assert [s.trials for s in stages] == [27, 9, 3, 1, 10]
+    assert [round(s.trained, 1) for s in stages] == [11.1, 22.2, 66.7, 200.0, 33.3]
+    assert [s.trials for s in plan(problem_of(trials=50), first=25)] == [
+        *(25, 9, 3, 1, 12),
+    ]
+    assert full_length(problem_of(11, 100)) == 10
+    assert full_length(problem_of(5, 5, trials=7)) == 7
+
+
+def test_the_default_comes_first_and_full_length_trials_are_made_up(tmp_path):
+    problem = problem_of(1, 9, trials=13, default={"learning_rate": 0.25})
+    tuner = Smac(problem, tmp_path / "a", full_length=6)
+    asked = []
+    while trials := tuner.ask():
+        asked += trials
+        tuner.tell([outcome(COSTS["small rates"], trial) for trial in trials])
+    assert asked[0].hparams == {"learning_rate": 0.25}
+    assert sum(trial.budget == 9 for trial in asked) >= 6
+    assert len(asked) > 13
+
+
+def test_a_space_that_is_used_up_ends_the_tuning(tmp_path):
+    space = Space({"T_0": Range(1, 3, integer=True)})
+    tuner = Smac(problem_of(1, 9, trials=40, space=space), tmp_path / "a")
+    asked = []
+    while trials := tuner.ask():
+        asked += trials
+        tuner.tell([Outcome(trial.hparams["T_0"]) for trial in trials])
+    assert {trial.hparams["T_0"] for trial in asked} <= {1.0, 2.0, 3.0}
+    assert 0 < len(asked) <= 40
