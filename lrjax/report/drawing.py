@@ -137,7 +137,7 @@ def panels(
     plt: Any, count: int, width: float = 3.4, height: float = 2.5, columns: int = 3
 ) -> tuple[Any, list[Any]]:
     """A figure of so many panels in rows, and its axes."""
-    columns = min(columns, count)
+    columns = 2 if count == 4 else min(columns, count)
     rows = -(-count // columns)
     # One panel alone is wider; there is room.
     width = width * (1.6 if columns == 1 else 1.25 if columns == 2 else 1)

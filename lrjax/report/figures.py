@@ -167,7 +167,12 @@ def scores(
         metric = str(part["metric"].iloc[0])
         if not higher_is_better(metric):
             axis.set_xscale("log")
-            _log_ticks(axis.xaxis)
+        if part["value"].isna().any():  # room for what is said at the right
+            low, high = axis.get_xlim()
+            log = axis.get_xscale() == "log"
+            more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
+            axis.set_xlim(low, more)
+        _log_ticks(axis.xaxis)
         axis.set(title=drawing.brief(task), xlabel=metric_label(metric))
         axis.set_ylim(len(entries) - 0.4, -0.6)
         first = axis.get_subplotspec().is_first_col()
@@ -475,7 +480,7 @@ def portfolio(
     left.annotate(
         f"single best: {drawing.brief(single)}",
         (1, best["score"].iloc[0]),
-        xytext=(7, -3),
+        xytext=(7, -9),
         textcoords="offset points",
         va="center",
         color=look.colour(single),
