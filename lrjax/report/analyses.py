@@ -513,7 +513,8 @@ def _tuning(study: Study, desk: Desk) -> Section | None:
     if not len(study.trials):
         return None
     tables = []
-    for (_, task, method), part in study.trials.groupby(["source", "task", "method"]):
+    groups = study.trials.groupby(["source", "task", "method"])
+    for number, ((_, task, method), part) in enumerate(groups):
         budget, cost = part["budget"], part["cost"]
         full = budget == budget.max()
         tables.append(
@@ -521,6 +522,7 @@ def _tuning(study: Study, desk: Desk) -> Section | None:
                 {
                     "task": task,
                     "method": method,
+                    "tuning": number,
                     "spent": (budget / budget.max()).cumsum(),
                     "cost": cost,
                     "best": cost.where(full).cummin().ffill(),
@@ -532,7 +534,7 @@ def _tuning(study: Study, desk: Desk) -> Section | None:
         sorted(set(table["method"]) - set(study.look.aliases) - set(study.look.entries))
     )
     look = Look(entries, study.look.aliases)
-    last = table.groupby(["task", "method"]).tail(1).dropna(subset=["best"])
+    last = table.groupby("tuning").tail(1).dropna(subset=["best"])
     says = "; ".join(
         f"{row.method} on {row.task}: best cost {row.best:.4g} after {row.spent:.3g} "
         f"full runs"

@@ -543,12 +543,13 @@ def tuning(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
     Args:
       plt: Matplotlib.
       look: of methods.
-      table: task, method, spent (in full runs), cost, best (so far).
+      table: task, method, tuning (a number), spent (in full runs), cost, best (so far).
     """
     tasks = list(table["task"].unique())
     figure, axes = drawing.panels(plt, len(tasks))
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
-        for method, part in table[table["task"] == task].groupby("method"):
+        mine = table[table["task"] == task].groupby(["method", "tuning"])
+        for (method, _), part in mine:
             colour = look.colour(str(method))
             axis.plot(part["spent"], part["cost"], ".", color=colour, ms=3, alpha=0.5)
             (line,) = axis.plot(

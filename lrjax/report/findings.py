@@ -132,7 +132,9 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
         for name, names in planned.items():
             names |= set(asked.get(name) or ())
     for name, column in (("tasks", "task"), ("methods", "method")):
-        present = {v.split(" (")[0] for v in study.all_runs[column].unique()}
+        # What was tuned as adam ran as smac:adam.
+        names = study.all_runs[column].unique()
+        present = {n.split(" (")[0] for n in names} | {n.split(":")[-1] for n in names}
         absent = sorted(planned[name] - present)
         if absent:
             parts.append(

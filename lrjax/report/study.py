@@ -179,7 +179,7 @@ def config(workdir: str | Path) -> Mapping[str, Any]:
 
 
 def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFrame:
-    """Trials of tuning, with the column `source`.
+    """Trials of tuning, with the column `source`: one value for each tuning.
 
     Trials of adam are called smac:adam where that is among the methods that ran: what
     was tuned is run anew under this name.
@@ -192,11 +192,12 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
             whole = lines[: lines.rfind(b"\n") + 1].splitlines()
             try:
                 rows = [json.loads(line) for line in whole]
+                sources = [f"{workdir} {row.get('tuning', '')}" for row in rows]
                 rows = [{name: row[name] for name in _TRIAL} for row in rows]
                 table = pd.DataFrame(rows, columns=list(_TRIAL)).astype(_TRIAL)
-            except (ValueError, LookupError, TypeError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise UsageError(f"{path} is damaged") from error
-            tables.append(table.assign(source=str(workdir)))
+            tables.append(table.assign(source=sources))
     trials = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
     tuned = {name.split(":")[-1]: name for name in methods if ":" in name}
     return trials.assign(method=trials["method"].map(lambda m: tuned.get(m, m)))

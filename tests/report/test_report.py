@@ -177,6 +177,18 @@ def test_tuning_is_drawn_from_trials(written):
     assert cost["prodigy"] == 0
 
 
+def test_two_tunings_of_a_method_are_two_trajectories(tmp_path):
+    rows = fabricated.trials(TASKS[:1], "adam")
+    both = [row | {"tuning": name} for name in "xy" for row in rows]
+    config = {"config": {"methods": ["adam"]}}
+    fabricated.write(tmp_path, TASKS[:1], ("smac:adam",), 2, trials=both, config=config)
+    said = write([tmp_path], tmp_path / "report")
+    found = table(tmp_path / "report", "tuning")
+    assert list(found.groupby("tuning").size()) == [25, 25]
+    assert found["spent"].max() == pytest.approx(20 * 0.111 + 5)
+    assert "Missing: nothing." in said  # adam ran as smac:adam
+
+
 def test_published_values_stand_beside_ours(study, written):
     runs, _ = results.load(study)
     found = table(written[0], "compared").set_index("entry")
