@@ -339,6 +339,7 @@ class ScheduleFreeProdigyState(NamedTuple):
 
     Attributes:
       count: number of updates made.
+      step: how many of them had a nonzero learning rate and gradient.
       d: estimate of the distance to the solution.
       d_max: the largest estimate so far.
       numerator: weighted sum of <gradient, z_0 - z>.
@@ -352,6 +353,7 @@ class ScheduleFreeProdigyState(NamedTuple):
     """
 
     count: jax.Array
+    step: jax.Array
     d: jax.Array
     d_max: jax.Array
     numerator: jax.Array
@@ -417,6 +419,7 @@ def schedule_free_prodigy(
         d = base.fresh(dtype, d0)
         return ScheduleFreeProdigyState(
             count=count,
+            step=jnp.zeros((), jnp.int32),
             d=d,
             d_max=base.fresh(dtype, d0),
             numerator=jnp.zeros((), dtype),
@@ -462,25 +465,30 @@ def schedule_free_prodigy(
         d, d_max = next_estimate(
             state.d, state.d_max, numerator, norm, d0, d_coef, growth_rate, moved
         )
-        share, average = state.average.next(state.count, rate * d, r, weight_lr_power)
+        # Officially both the wrapper and Prodigy, where it moves, advance one counter.
+        steps = state.step + moved
+        share, average = state.average.next(
+            state.count + steps, rate * d, r, weight_lr_power
+        )
         shrink = jnp.where(moved, decay * dlr, 0)
         factor, floor = dlr * d, d * epsilon
         (one,) = base.after(share, jnp.ones((), dtype))
 
         def step(grad, y, z, v):
-            def move(one):
-                moved = -factor * grad / (jnp.sqrt(one * v) + floor)
-                if not base.is_zero(weight_decay):
-                    moved -= shrink * z
-                return moved
+            decayed = 0 if base.is_zero(weight_decay) else -shrink * z
 
-            new_z = z + move(1)
-            change = average.follow(share, y, new_z, move(one))
+            def move(one):
+                return -factor * grad / (jnp.sqrt(one * v) + floor)
+
+            # In two steps, as officially: rounded alike, where z has hardly moved.
+            new_z = (z + decayed) + move(1)
+            change = average.follow(share, y, new_z, move(one) + decayed)
             return change.astype(y.dtype), new_z.astype(z.dtype)
 
         changes, z = base.map_leaves(step, 2, updates, params, state.z, v)
         return changes, ScheduleFreeProdigyState(
             count=state.count + 1,
+            step=steps,
             d=d,
             d_max=d_max,
             numerator=jnp.where(moved, numerator, state.numerator),

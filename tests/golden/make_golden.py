@@ -27,7 +27,16 @@ import prodigyopt
 import references
 import schedulefree
 import torch
-from problems import CHECKPOINTS, DIRECTORY, FILES, PROBLEMS, STEPS, Problem, problem
+from problems import (
+    CHECKPOINTS,
+    DIRECTORY,
+    FILES,
+    PROBLEMS,
+    STEPS,
+    Problem,
+    loss_after,
+    problem,
+)
 from settings import SCHEDULES, SETTINGS, UNSTABLE
 
 PACKAGES = (
@@ -147,7 +156,7 @@ def size_of_step(method: str, optimizer, before: np.ndarray, after: np.ndarray):
         moved = before * (1 - shrinking) - after
     else:
         moved = before - after * (1 + shrinking)
-    return moved @ direction / (direction @ direction)
+    return moved @ direction / (direction @ direction or 1.0)
 
 
 def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> dict:
@@ -183,7 +192,12 @@ def eval_points(optimizer, params: list) -> dict[str, np.ndarray]:
 
 
 def official_run(
-    method: str, of: Problem, kwargs: dict, schedule: np.ndarray | None, averaging
+    method: str,
+    of: Problem,
+    kwargs: dict,
+    schedule: np.ndarray | None,
+    averaging: float | None,
+    still: int,
 ) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
     """Points and scalars after each update of the authors' optimizer."""
     model = torch.nn.ParameterList(torch.tensor(leaf) for leaf in of.init.values())
@@ -192,7 +206,7 @@ def official_run(
     if method.startswith("schedule_free"):
         optimizer.train()
     averager = dog.PolynomialDecayAverager(model, averaging) if averaging else None
-    gradient = jax.jit(jax.value_and_grad(of.loss))
+    gradient = jax.jit(jax.value_and_grad(loss_after(still, of.loss)))
     for step in range(STEPS):
         if schedule is not None:
             optimizer.param_groups[0]["lr"] = float(schedule[step])
@@ -214,10 +228,16 @@ def official_run(
 
 
 def reference_run(
-    method: str, of: Problem, kwargs: dict, schedule: np.ndarray | None, averaging
+    method: str,
+    of: Problem,
+    kwargs: dict,
+    schedule: np.ndarray | None,
+    averaging: float | None,
+    still: int,
 ) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
     """Points and scalars after each update of a reference."""
     assert averaging is None
+    assert not still
     kwargs = dict(kwargs)
     rate = kwargs.pop("learning_rate", 1e-3 if method == "hypergradient_adam" else 1.0)
     rates = np.full(STEPS, rate) if schedule is None else schedule
@@ -275,7 +295,7 @@ def make_file(file: str, versions: dict[str, str]) -> None:
         for setting, options in SETTINGS[method].items():
             kwargs = dict(options)
             schedule = SCHEDULES.get(kwargs.pop("schedule", ""))
-            averaging = kwargs.pop("averaging", None)
+            averaging, still = kwargs.pop("averaging", None), kwargs.pop("still", 0)
             source, run = "reference written from the algorithm", reference_run
             if method in OFFICIAL:
                 source, run = OFFICIAL[method][0], official_run
@@ -290,12 +310,14 @@ def make_file(file: str, versions: dict[str, str]) -> None:
                         "problem": name,
                         "kwargs": kwargs,
                         "averaging": averaging,
+                        "still": still,
                         "source": source,
                     }
                 )
                 if schedule is not None:
                     arrays[f"{index}/lr_schedule"] = schedule
-                path = list(run(method, problem(name), kwargs, schedule, averaging))
+                told = problem(name), kwargs, schedule, averaging, still
+                path = list(run(method, *told))
                 for kind in path[-1][0]:
                     rows = [path[step - 1][0][kind] for step in CHECKPOINTS]
                     arrays[f"{index}/{kind}"] = np.array(rows)

@@ -5,7 +5,7 @@ Needs JAX and NumPy only; building a case's transformation needs lrjax and Optax
     for case in cases("prodigy"):
         transformation = case.build()
         params = case.problem.init
-        ...  # in float64: gradient of case.problem.loss(params, step), update
+        ...  # in float64: gradient of case.loss(params, step), update
         # compare with case.checkpoints[1], [2], [5], ...
 """
 
@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -95,6 +95,11 @@ class Problem:
         }
 
 
+def loss_after(still: int, loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`loss(params, step)`, and zero in the first `still` steps."""
+    return lambda params, step: jnp.where(step < still, 0.0, loss(params, step))
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One golden run.
@@ -108,6 +113,7 @@ class Case:
         its arguments.
       lr_schedule: the learning rate of each update, or None.
       averaging: gamma of `polynomial_averaging` around the method, or None.
+      still: how many updates, from the first, are given gradients and a loss of zero.
       source: the official implementation, or that there is none.
       checkpoints: number of updates made -> parameters.
       eval_checkpoints: number of updates made -> parameters to evaluate, where they
@@ -122,6 +128,7 @@ class Case:
     kwargs: Mapping[str, Any]
     lr_schedule: np.ndarray | None
     averaging: float | None
+    still: int
     source: str
     checkpoints: Mapping[int, dict[str, np.ndarray]]
     eval_checkpoints: Mapping[int, dict[str, np.ndarray]]
@@ -132,6 +139,10 @@ class Case:
     def id(self) -> str:
         """A name for reports."""
         return f"{self.method}-{self.name}-{self.problem.name}"
+
+    def loss(self, params: Params, step: Any) -> jax.Array:
+        """What the run minimised at update `step`."""
+        return loss_after(self.still, self.problem.loss)(params, step)
 
     def build(self) -> Any:
         """The transformation of lrjax.optim that should take the same path."""

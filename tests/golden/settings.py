@@ -20,8 +20,9 @@ SCHEDULES = {
     "pause": np.where((COUNT >= 12) & (COUNT < 15), 0.0, 1.0),
 }
 
-# method -> setting -> arguments under lrjax's names. Two more are not arguments:
-# `schedule`, of SCHEDULES, and `averaging`, the gamma of an average of the iterates.
+# method -> setting -> arguments under lrjax's names. Three more are not arguments:
+# `schedule`, of SCHEDULES; `averaging`, the gamma of an average of the iterates; and
+# `still`, the number of updates at first whose gradients are zero.
 BC = {"use_bias_correction": True}
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "dadapt_adam": {
@@ -38,12 +39,31 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "bc_warmup_cosine": BC | {"schedule": "warmup_cosine", "d0": 1e-3},
         "bc_warm_from_0": BC | {"schedule": "warm_from_0"},
         "bc_pause": BC | {"schedule": "pause"},
+        "bc_still": BC | {"still": 2, "weight_decay": 0.1, "decouple": True},
+        "all": BC
+        | {
+            "b1": 0.8,
+            "b2": 0.99,
+            "eps": 1e-4,
+            "weight_decay": 0.1,
+            "decouple": True,
+            "growth_rate": 1.3,
+            "d0": 1e-3,
+            "schedule": "pause",
+        },
     },
     "dadapt_sgd": {
         "default": {},
         "mom_wd": {"momentum": 0.9, "weight_decay": 0.01, "d0": 1e-4},
         "growth_lr": {"growth_rate": 1.05, "learning_rate": 0.5, "d0": 1e-3},
         "warmup_cosine": {"schedule": "warmup_cosine", "momentum": 0.9, "d0": 1e-4},
+        "all": {
+            "momentum": 0.5,
+            "weight_decay": 0.1,
+            "growth_rate": 1.3,
+            "d0": 1e-2,
+            "schedule": "warmup_cosine",
+        },
     },
     "dadapt_adagrad": {
         "default": {},
@@ -55,12 +75,29 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "d0": 1e-3,
         },
         "warmup_cosine": {"schedule": "warmup_cosine", "d0": 1e-2},
+        "still": {"still": 2, "momentum": 0.9, "d0": 1e-4},
+        "all": {
+            "momentum": 0.5,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "growth_rate": 1.3,
+            "d0": 1e-2,
+            "schedule": "pause",
+        },
     },
     "dadapt_lion": {
         "default": {},
         "wd_betas": {"weight_decay": 0.1, "b1": 0.95, "b2": 0.98, "d0": 1e-4},
         "warmup_cosine": {"schedule": "warmup_cosine", "d0": 1e-4},
         "warm_from_0": {"schedule": "warm_from_0"},
+        "still": {"still": 2, "weight_decay": 0.1, "d0": 1e-4},
+        "all": {
+            "b1": 0.5,
+            "b2": 0.9,
+            "weight_decay": 0.1,
+            "d0": 1e-3,
+            "schedule": "pause",
+        },
     },
     "prodigy": {
         "default": {},
@@ -87,6 +124,21 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         | {"safeguard_warmup": True, "schedule": "warmup_cosine", "d0": 1e-3},
         "bc_safeguard_warm_from_0": BC
         | {"safeguard_warmup": True, "schedule": "warm_from_0", "d0": 1e-3},
+        "bc_still": BC | {"still": 2, "weight_decay": 0.1},
+        "all": BC
+        | {
+            "b1": 0.8,
+            "b2": 0.99,
+            "b3": 0.9,
+            "eps": 1e-4,
+            "weight_decay": 0.1,
+            "decouple": False,
+            "d0": 1e-3,
+            "d_coef": 2.0,
+            "growth_rate": 1.3,
+            "safeguard_warmup": True,
+            "schedule": "pause",
+        },
     },
     "cocob": {
         "default": {},
@@ -109,6 +161,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "warmup_cosine": {"reps_rel": 1e-3, "schedule": "warmup_cosine"},
         "init_eta": {"init_eta": 0.01},
         "init_eta_lr": {"init_eta": 0.01, "learning_rate": 0.5},
+        "still": {"still": 2, "reps_rel": 1e-3, "weight_decay": 0.05},
     },
     "ldog": {
         "default": {"averaging": 8.0},
@@ -145,6 +198,14 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "warm_from_0": {"schedule": "warm_from_0"},
         "warmup_cosine": {"schedule": "warmup_cosine"},
+        "all": {
+            "momentum": 0.8,
+            "weight_decay": 0.05,
+            "warmup_steps": 7,
+            "r": 0.5,
+            "weight_lr_power": 0.0,
+            "schedule": "pause",
+        },
     },
     "schedule_free_adamw": {
         "default": {},
@@ -159,6 +220,17 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "eps": {"learning_rate": 0.01, "eps": 1e-3},
         "power": {"learning_rate": 0.01, "warmup_steps": 20, "weight_lr_power": 1.0},
         "warmup_cosine": {"schedule": "warmup_cosine"},
+        "still": {"still": 2, "learning_rate": 0.01, "weight_decay": 0.1},
+        "all": {
+            "b1": 0.8,
+            "b2": 0.9,
+            "eps": 1e-4,
+            "weight_decay": 0.1,
+            "warmup_steps": 7,
+            "r": 1.0,
+            "weight_lr_power": 1.0,
+            "schedule": "pause",
+        },
     },
     "schedule_free_radam": {
         "default": {},
@@ -172,6 +244,16 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "r": {"learning_rate": 0.01, "r": 0.5},
         "eps_power": {"learning_rate": 0.01, "eps": 1e-3, "weight_lr_power": 1.0},
         "warmup_cosine": {"schedule": "warmup_cosine"},
+        "all": {
+            "b1": 0.8,
+            "b2": 0.9,
+            "eps": 1e-4,
+            "weight_decay": 0.1,
+            "silent_sgd_phase": False,
+            "r": 1.0,
+            "weight_lr_power": 1.0,
+            "schedule": "pause",
+        },
     },
     "schedule_free_prodigy": {
         "default": {},
@@ -197,6 +279,23 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "weight_lr_power": 1.0,
             "schedule": "warmup_cosine",
             "d0": 1e-3,
+        },
+        # Its two counters part where Prodigy stands still.
+        "r_pause": {"r": 1.0, "schedule": "pause", "d0": 1e-3},
+        "r_still": {"r": 1.0, "still": 2, "d0": 1e-3},
+        "all": {
+            "momentum": 0.8,
+            "b2": 0.99,
+            "b3": 0.9,
+            "eps": 1e-4,
+            "weight_decay": 0.1,
+            "d0": 1e-3,
+            "d_coef": 2.0,
+            "growth_rate": 1.3,
+            "safeguard_warmup": True,
+            "r": 0.5,
+            "weight_lr_power": 1.0,
+            "schedule": "pause",
         },
     },
     "hypergradient_sgd": {
@@ -235,6 +334,15 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "bias_correction": {"bias_correction": True},
         "warmup_cosine": {"schedule": "warmup_cosine"},
+        "still": {"still": 2, "bias_correction": True, "weight_decay": 0.05},
+        "all": {
+            "beta": 0.5,
+            "lower_bound": -1.0,
+            "weight_decay": 0.1,
+            "adapt_lower_bound": True,
+            "bias_correction": True,
+            "schedule": "pause",
+        },
     },
     "momo_adam": {
         "default": {},
@@ -247,6 +355,17 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "eps": {"learning_rate": 0.1, "eps": 1e-3},
         "warmup_cosine": {"schedule": "warmup_cosine"},
+        "still": {"still": 2, "weight_decay": 0.05},
+        "all": {
+            "b1": 0.5,
+            "b2": 0.9,
+            "eps": 1e-3,
+            "lower_bound": -1.0,
+            "weight_decay": 0.1,
+            "adapt_lower_bound": True,
+            "divide": False,
+            "schedule": "pause",
+        },
     },
     "mechanic": {
         "sgd": {"base_optimizer": ("sgd", {"learning_rate": 1.0})},
@@ -268,6 +387,12 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "s_decay": 0.03,
             "s_init": 1e-2,
             "eps": 1e-4,
+        },
+        "adamw_still": {
+            "base_optimizer": ("adamw", {"learning_rate": 0.1, "weight_decay": 0.1}),
+            "s_decay": 0.1,
+            "s_init": 1e-4,
+            "still": 2,
         },
     },
     "storm_plus": {

@@ -219,7 +219,7 @@ def case_deviation(case):
     with jax.enable_x64(True):
         transformation = case.build()
     found, points, _ = run(
-        transformation, dict(case.problem.init), case.problem.loss, problems.STEPS
+        transformation, dict(case.problem.init), case.loss, problems.STEPS
     )
     pairs = [(found, case.checkpoints), (points, case.eval_checkpoints)]
     return max(
