@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 PyTree = Any
 Scalar = float | jax.Array
@@ -176,7 +177,13 @@ def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
-    """`fn(kept, param)` leaf by leaf, and `param` where a mask left nothing."""
+    """`fn(kept, param)` leaf by leaf, and `param` where a mask left nothing.
+
+    Inside `optax.flatten` all leaves are kept as one.
+    """
+    if isinstance(kept, jax.Array) and not isinstance(params, jax.Array):
+        flat, unravel = ravel_pytree(params)
+        return unravel(fn(kept, flat))
 
     def masked(node):
         return isinstance(node, optax.MaskedNode)

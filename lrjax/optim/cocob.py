@@ -30,6 +30,8 @@ class CocobState(NamedTuple):
     absolute_sum: Any
     reward: Any
 
+    learning_rate = None  # there is no scalar step size
+
 
 def cocob(
     learning_rate: base.ScalarOrSchedule = 1.0,

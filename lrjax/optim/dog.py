@@ -279,6 +279,8 @@ class CdowgState(NamedTuple):
     gradient_sum: Any
     start: Any
 
+    learning_rate = None  # there is no scalar step size
+
 
 def cdowg(
     learning_rate: base.ScalarOrSchedule = 1.0, eps: base.Scalar = 1e-8

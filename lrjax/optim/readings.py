@@ -34,9 +34,12 @@ def effective_learning_rate(opt_state: Any) -> jax.Array:
     Returns:
       A scalar; NaN where no such scalar exists (as for COCOB) or none is recorded.
     """
-    for state in _states(opt_state, "learning_rate"):
-        return state.learning_rate
-    for state in _states(opt_state, "hyperparams"):
+    states = _states(opt_state, "learning_rate")
+    for state in states:
+        if state.learning_rate is not None:
+            return state.learning_rate
+    # A factor that was injected is not the rate of a method that has none.
+    for state in () if states else _states(opt_state, "hyperparams"):
         if "learning_rate" in state.hyperparams:
             return state.hyperparams["learning_rate"]
     return jnp.full((), jnp.nan)

@@ -39,6 +39,17 @@ NESTINGS = {
         {"train": build(0.25), "freeze": optax.set_to_zero()},
         {"a": "train", "b": "freeze"},
     ),
+    "flatten": lambda build: optax.flatten(build(0.25)),
+    "deep": lambda build: optax.named_chain(
+        ("clip", optax.clip(9.0)),
+        (
+            "rest",
+            optax.apply_if_finite(
+                optax.masked(optax.chain(optax.inject_hyperparams(build)(0.25)), MASK),
+                3,
+            ),
+        ),
+    ),
     "multi_steps": lambda build: optax.MultiSteps(build(0.25), 1),
     "inject_hyperparams": lambda build: optax.inject_hyperparams(build)(0.25),
     "apply_if_finite": lambda build: optax.apply_if_finite(build(0.25), 3),
@@ -65,7 +76,7 @@ def test_eval_params_under_nesting(nesting):
     found = jax.jit(optim.eval_params)(state, params)
     # x is the mean of z, which falls by a quarter in each step.
     np.testing.assert_allclose(found["a"], PARAMS["a"] - 0.25 * 2, rtol=1e-6)
-    trained = nesting not in ("masked", "partition")
+    trained = nesting not in ("masked", "partition", "deep")
     expected = PARAMS["b"]["c"] - 0.25 * 2 if trained else params["b"]["c"]
     np.testing.assert_allclose(found["b"]["c"], expected, rtol=1e-6)
 
@@ -105,7 +116,13 @@ def test_readings_in_a_population():
 
 
 @pytest.mark.parametrize(
-    "transformation", [optim.cocob(), optim.cdowg(), optax.sgd(1.0)]
+    "transformation",
+    [
+        optim.cocob(),
+        optim.cdowg(),
+        optax.sgd(1.0),
+        optax.inject_hyperparams(optim.cocob)(learning_rate=1.0),
+    ],
 )
 def test_no_rate_where_there_is_none(transformation):
     assert jnp.isnan(optim.effective_learning_rate(_step(transformation)[1]))
@@ -164,6 +181,6 @@ def test_rate_is_the_one_of_the_official_run(method):
         with jax.enable_x64(True):
             transformation = case.build()
         _, _, rates = run(
-            transformation, dict(case.problem.init), case.problem.loss, problems.STEPS
+            transformation, dict(case.problem.init), case.loss, problems.STEPS
         )
         np.testing.assert_allclose(rates, RATES[method](case), 1e-6, err_msg=case.id)
