@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -132,19 +133,23 @@ def report(config: ConfigDict, workdirs: str) -> None:
 def methods() -> None:
     """Prints every method with its hyperparameters."""
     probe = jax.ShapeDtypeStruct((1000,), "float32")
-    row = "{:<24}{:<20}{:<32}{}".format
-    print(row("method", "family", "memory / parameters", "source"))
-    print(row("  hyperparameter", "default", "range to tune in", "").rstrip())
+
+    def show(*cells: str) -> None:
+        print("{:<26}{:<20}{}".format(*cells).rstrip())
+
+    show("method", "family", "memory / parameters")
+    print("  source; advice")
+    show("  hyperparameter", "default", "range to tune in")
     for name, method in METHODS.items():
-        copies = state_size(method, probe) / probe.size
-        print("\n" + row(name, method.family, f"{copies:.0f}", method.source))
-        if method.advice:
-            print(f"  {method.advice}")
+        print()
+        show(name, method.family, f"{state_size(method, probe) / probe.size:.0f}")
+        for text in filter(None, (method.source, method.advice)):
+            print(textwrap.indent(textwrap.fill(text, 78), "  "))
         for hparam, default in method.defaults.items():
             found = method.space.ranges.get(hparam)
             kind = "log" if found and found.log else "linear"
             span = f"{found.low:g} to {found.high:g}, {kind}" if found else ""
-            print(row(f"  {hparam}", str(default), span, "").rstrip())
+            show(f"  {hparam}", str(default), span)
 
 
 def check_config_file(argv: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ import main
 from configs import quickstart
 from lrjax import cli
 from lrjax import config as config_lib
+from lrjax.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 IRIS = "--config=configs/libsvm.py:iris"
@@ -64,7 +65,13 @@ def test_trains_ranks_and_goes_on_where_it_was(tmp_path):
 def test_lists_methods():
     done = run("--mode=methods")
     assert done.returncode == 0
-    assert "prodigyopt" in done.stdout
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(done.stdout.split())
+    for name, method in METHODS.items():
+        assert f"{name} {method.family} " in text
+        assert f"{method.source} {method.advice}".strip() in text
+        assert all(f"  {hparam} " in done.stdout for hparam in method.defaults)
 
 
 @pytest.mark.parametrize(
