@@ -7,7 +7,6 @@ which costs no pass over the state.
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -519,29 +518,33 @@ def dadapt_lion(
         root2 = jnp.sqrt(beta2)
         dlr = state.d * rate
 
-        def sign(grad, m):
-            mixed = beta1 * m + (1 - beta1) * grad
+        done = [jnp.zeros((), dtype)]
+
+        def leaf(grad, param, s, m):
+            # One leaf after the other, so that the signs of one are kept at a time.
+            (mix,) = base.after(done[-1], beta1)
+            mixed = mix * m + (1 - mix) * grad
             # A difference, unlike `jnp.sign`, is computed once for all its uses.
-            return (mixed > 0).astype(dtype) - (mixed < 0).astype(dtype)
-
-        signs = jax.tree.map(sign, updates, state.exp_avg)
-        product = base.sum_leaves(operator.mul, dtype, signs, state.s)
-        keep_s, keep_m = base.after(product, root2, beta2)
-
-        def leaf(grad, param, u, s, m):
+            u = (mixed > 0).astype(dtype) - (mixed < 0).astype(dtype)
+            product = jnp.sum(u * s.astype(dtype))
+            keep_s, keep_m = base.after(product, root2, beta2)
             new_s = keep_s * s + (1 - root2) * dlr * u
             new_m = keep_m * m + (1 - beta2) * dlr * grad
             change = -dlr * base.add_decay(u, param, weight_decay, dtype)
+            norm = jnp.sum(jnp.abs(new_s), dtype=dtype)
+            done.append(norm)
             return (
-                jnp.sum(jnp.abs(new_s), dtype=dtype),
+                product,
+                norm,
                 new_s.astype(s.dtype),
                 new_m.astype(m.dtype),
                 change.astype(param.dtype),
             )
 
-        norms, s, m, changes = base.map_leaves(
-            leaf, 4, updates, params, signs, state.s, state.exp_avg
+        products, norms, s, m, changes = base.map_leaves(
+            leaf, 5, updates, params, state.s, state.exp_avg
         )
+        product = base.total(products, dtype)
         norm = base.total(norms, dtype)
         numerator = root2 * state.numerator + (1 - root2) * dlr * product
         d_hat = base.safe_divide(numerator, (1 - root2) * norm)
