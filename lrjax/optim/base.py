@@ -75,6 +75,15 @@ def require_params(params: PyTree | None) -> PyTree:
     return params
 
 
+def require_number(learning_rate: Scalar) -> None:
+    """Says that a method sets the rate itself if it is given a schedule."""
+    if callable(learning_rate):
+        raise ValueError(
+            "This transformation changes its rate by itself: learning_rate must be a "
+            "number, where it starts, not a schedule."
+        )
+
+
 def require_value(name: str, value: Any) -> Any:
     """Returns an extra argument of `update` or says that it is missing."""
     if value is None:

@@ -59,6 +59,7 @@ def hypergradient_sgd(
       <https://arxiv.org/abs/1703.04782>`_, 2018, Algorithms 4 and 5. Official
       implementation: ``SGDHD`` of gbaydin/hypergradient-descent.
     """
+    base.require_number(learning_rate)
 
     def init(params):
         return HypergradientSgdState(
@@ -152,6 +153,7 @@ def hypergradient_adam(
       <https://arxiv.org/abs/1703.04782>`_, 2018, Algorithm 6. Official implementation:
       ``AdamHD`` of gbaydin/hypergradient-descent.
     """
+    base.require_number(learning_rate)
 
     def init(params):
         return HypergradientAdamState(

@@ -239,6 +239,7 @@ def greedy_lr(
       <https://arxiv.org/abs/2512.14527>`_, 2025. Official implementation: ``GreedyLR``
       of huggingface/transformers.
     """
+    base.require_number(learning_rate)
     base_optimizer = optax.with_extra_args_support(base_optimizer)
 
     def init(params):

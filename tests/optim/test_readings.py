@@ -152,6 +152,19 @@ def test_rate_before_the_first_update_is_that_of_the_first(transformation, rate)
     assert float(optim.effective_learning_rate(state)) == pytest.approx(rate)
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        optim.hypergradient_sgd,
+        optim.hypergradient_adam,
+        lambda rate: optim.greedy_lr(optim.sgd(1.0), rate),
+    ],
+)
+def test_a_method_that_changes_its_rate_takes_no_schedule(build):
+    with pytest.raises(ValueError, match="number, where it starts, not a schedule"):
+        build(lambda count: 0.1)
+
+
 def test_wrappers_multiply_the_rate_of_what_they_wrap():
     scale = optim.greedy_lr(optim.sgd(lambda count: 2.0 + count), 0.5, patience=99)
     _, state = _step(scale, 2, value=jnp.asarray(1.0))
