@@ -140,7 +140,7 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses flags and runs the config file; what is wrong is said in one line."""
     from lrjax import cli
 
-    logging.set_verbosity(logging.ERROR)  # hides what is said below, in other words
+    logging.set_verbosity(logging.FATAL)  # hides what is said below, in other words
     try:
         cli.check_config_file(argv)
         return flags.FLAGS(_with_config(argv))
