@@ -324,7 +324,10 @@ def load_trials(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     path = Path(workdir) / TRIALS
     if not path.exists():
         return []
-    content = _content(path)
+    try:
+        content = _content(path)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
     return _rows(path, content[: content.rfind(b"\n") + 1])
 
 

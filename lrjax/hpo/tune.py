@@ -79,8 +79,9 @@ class Target:
 
     @property
     def label(self) -> str:
-        """The method's name in the tables once it is tuned."""
-        return f"{self.tuner}:{self.run.method}"
+        """The method's name in the tables once it is tuned; other seeds' differ."""
+        seed = f".{self.seed}" if self.seed else ""
+        return f"{self.tuner}{seed}:{self.run.method}"
 
     @property
     def full_steps(self) -> int:
@@ -323,6 +324,14 @@ def _known(
                 f"{workdir / results.TRIALS} holds trials of {row['method']} on "
                 f"{row['task']} with other settings; choose another --workdir"
             )
+        numbers = (row.get("cost"), row.get("seconds"))
+        if row.get("status") not in ("done", "crashed") or not all(
+            isinstance(x, int | float) and math.isfinite(x) for x in numbers
+        ):
+            raise UsageError(
+                f"{workdir / results.TRIALS}: trial {row['trial']} of {row['method']} "
+                f"on {row['task']} is damaged; remove its line"
+            )
         known[i][row["trial"]] = row
     return known
 
@@ -392,7 +401,7 @@ class Search:
         for number, trial in enumerate(self.trials, len(self.rows)):
             row, head = self._known.get(number), self._head(number, trial)
             if row and any(
-                results.canonical(row[name]) != results.canonical(value)
+                results.canonical(row.get(name)) != results.canonical(value)
                 for name, value in head.items()
             ):
                 raise UsageError(
@@ -439,9 +448,9 @@ class Search:
             value = result.values[target.cost]
             dead = result.values["diverged_at"] > 0
             raw.append((math.nan if dead else value, result.seconds))
-            if target.continuing:
+            if target.continuing and trial.budget < target.problem.max_budget:
                 states[trial.config_id] = result.state
-        self._states = states
+        self._states |= states
         finite = [row["cost"] for row in self.rows if row["status"] == "done"]
         finite += [cost for cost, _ in raw if math.isfinite(cost)]
         penalty = _PENALTY * max([abs(cost) for cost in finite], default=1.0)

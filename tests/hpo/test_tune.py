@@ -1,0 +1,160 @@
+"""Tuning as a whole: continuing changes no bit, a cut tuning goes on, right rows."""
+
+import json
+import math
+
+import pytest
+
+from lrjax import config as config_lib
+from lrjax import results
+from lrjax.core import UsageError
+from lrjax.hpo import tune
+
+
+def settings_of(**changes):
+    """A small tuning of Adam on iris; dots are double underscores."""
+    config = config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), ("adam",)
+    config.seeds, config.epochs, config.tune.trials = 2, 9, 9
+    config.tune.tuner = "asha"  # SMAC takes seconds
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        part = config
+        for step in path:
+            part = part[step]
+        part[last] = value
+    return config_lib.check(config)
+
+
+def rows_of(folder, name):
+    """The rows of a table in order of what tells them apart, without times."""
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return sorted(
+        ({k: v for k, v in row.items() if k != "seconds"} for row in rows),
+        key=lambda row: str([row.get(k) for k in ("run_id", "step", "trial")]),
+    )
+
+
+def same(folder, other):
+    return all(
+        rows_of(folder, name) == rows_of(other, name)
+        for name in (results.TRIALS, results.RUNS, results.CURVES)
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    tune.run(settings_of(methods=("adamw_cosine",)), folder)
+    return folder
+
+
+def test_continuing_changes_no_bit(finished, tmp_path):
+    changed = settings_of(methods=("adamw_cosine",), tune__continuing=False)
+    tune.run(changed, tmp_path)
+    assert same(tmp_path, finished)
+    budgets = [row["budget"] for row in rows_of(finished, results.TRIALS)]
+    assert len(set(budgets)) > 1
+
+
+@pytest.mark.parametrize("kept", [1, 4, 8, 9])
+def test_a_tuning_that_was_cut_goes_on_with_the_same_trials(finished, tmp_path, kept):
+    lines = (finished / results.TRIALS).read_text().splitlines(keepends=True)
+    (tmp_path / results.TRIALS).write_text("".join(lines[:kept]))
+    (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
+    tune.run(settings_of(methods=("adamw_cosine",)), tmp_path)
+    assert same(tmp_path, finished)
+
+
+def test_the_best_is_trained_anew_with_fresh_seeds(finished):
+    trials, runs = (rows_of(finished, n) for n in (results.TRIALS, results.RUNS))
+    top = max(row["budget"] for row in trials)
+    best = min((r for r in trials if r["budget"] == top), key=lambda r: r["cost"])
+    assert best["incumbent"]
+    assert {row["method"] for row in runs} == {"asha:adamw_cosine"}
+    assert sorted(row["seed"] for row in runs) == [0, 1]
+    assert all(row["hparams"] == best["hparams"] for row in runs)
+    assert (finished / "incumbent.png").exists()
+    assert (finished / "costs.png").exists()
+
+
+def test_trials_of_other_settings_are_refused(finished, tmp_path):
+    for name in (results.TRIALS, "config.json"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    with pytest.raises(UsageError, match="with other settings"):
+        tune.run(settings_of(methods=("adamw_cosine",), tune__trials=10), tmp_path)
+    content = (tmp_path / results.TRIALS).read_text()
+    changed = content.replace('"config_id": 2', '"config_id": 77')
+    (tmp_path / results.TRIALS).write_text(changed)
+    with pytest.raises(UsageError, match="not what asha asks for now"):
+        tune.run(settings_of(methods=("adamw_cosine",)), tmp_path)
+
+
+def test_a_diverged_trial_costs_a_finite_penalty(tmp_path):
+    settings = settings_of(
+        methods=("sgd",),
+        tune__tuner="grid",
+        tune__space__learning_rate=(1e-2, 1e38, "log"),
+    )
+    tune.run(settings, tmp_path)
+    trials = rows_of(tmp_path, results.TRIALS)
+    crashed = [row for row in trials if row["status"] == "crashed"]
+    done = [row["cost"] for row in trials if row["status"] == "done"]
+    assert crashed
+    assert all(row["cost"] == 2 * max(done) for row in crashed)
+    assert not any(row["incumbent"] for row in crashed)
+    assert all(math.isfinite(row["cost"]) for row in trials)
+
+
+def test_smac_tunes_under_both_protocols(tmp_path):
+    for protocol in ("sound", "study"):
+        settings = settings_of(
+            protocol=protocol, tune__tuner="smac", tune__min_budget=3, seeds=1
+        )
+        tune.run(settings, tmp_path / protocol)
+        trials = rows_of(tmp_path / protocol, results.TRIALS)
+        assert len(trials) >= 9
+        assert {row["budget"] for row in trials} == {3, 9}
+        (row,) = rows_of(tmp_path / protocol, results.RUNS)
+        assert row["method"] == "smac:adam"
+        first = trials[0]["hparams"]["learning_rate"]
+        assert (first == 1e-3) == (protocol == "sound")
+        assert (tmp_path / protocol / "smac").is_dir()
+
+
+BAD = {
+    "the lower bound is above": {"tune__space__learning_rate": (1.0, 0.1)},
+    "cannot start at 0": {"tune__space__learning_rate": (0.0, 0.1, "log")},
+    "is above config.tune.max_budget": {
+        "tune__min_budget": 5,
+        "tune__max_budget": 4,
+    },
+    "the smallest budget, 20 epochs": {"tune__min_budget": 20},
+    "config.tune.trials=0": {"tune__trials": 0},
+    "did you mean 'smac'": {"tune__tuner": "smax"},
+    "config.tune.eta=1": {"tune__eta": 1},
+    "none of the methods adam": {"tune__space__momentum": (0.1, 0.9)},
+    "is no number to tune": {"tune__space__schedule": (0, 1)},
+    "is for --mode=train": {"grid__learning_rate": (0.1, 0.2)},
+    "seed of the trials": {"seeds": (tune.TRIAL_SEED,)},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_gets_one_line_before_anything_is_written(message, tmp_path):
+    with pytest.raises(UsageError, match=message) as caught:
+        tune.run(settings_of(**BAD[message]), tmp_path / "new")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new" / results.TRIALS).exists()
+
+
+def test_an_empty_space_is_refused(monkeypatch, tmp_path):
+    import dataclasses
+
+    from lrjax.core import Space
+    from lrjax.methods import METHODS
+
+    bare = dataclasses.replace(METHODS["adam"], space=Space())
+    monkeypatch.setitem(METHODS, "adam", bare)
+    with pytest.raises(UsageError, match="its space is empty"):
+        tune.run(settings_of(), tmp_path)
