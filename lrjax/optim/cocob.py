@@ -77,7 +77,8 @@ def cocob(
         return CocobState(
             count=jnp.zeros((), jnp.int32),
             start=base.copy(params),
-            scale=jax.tree.map(lambda p: jnp.full_like(p, eps), params),
+            # A scalar that is filled with an array can be this array.
+            scale=base.copy(jax.tree.map(lambda p: jnp.full_like(p, eps), params)),
             gradient_sum=base.zeros_like(params),
             absolute_sum=base.zeros_like(params),
             reward=base.zeros_like(params),

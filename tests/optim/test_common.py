@@ -267,7 +267,8 @@ def test_ignores_extra_arguments(case):
 @every_case
 def test_params_and_state_can_be_donated(case):
     # Hyperparameters are arrays here, which must not go with the state either.
-    transformation = case.build(**{k: jnp.asarray(v) for k, v in case.hparams.items()})
+    arrays = {k: jnp.asarray(v, jnp.float32) for k, v in case.hparams.items()}
+    transformation = case.build(**arrays)
     step = jax.jit(
         lambda params, state: update(transformation, params, state),
         donate_argnums=(0, 1),
