@@ -603,7 +603,7 @@ class Job(NamedTuple):
 class Trainer:
     """Trains trials in blocks of one width, several at once on each device.
 
-    Use as a context manager.
+    Use as a context manager. `width` is for measuring: other widths give other bits.
     """
 
     def __init__(
@@ -612,6 +612,7 @@ class Trainer:
         settings: Settings,
         signalled: Callable[[], int],
         progress: Callable[[float], Any],
+        width: int | None = None,
     ):
         self._folder = tables.workdir / "checkpoints"
         self._settings, self._signalled = settings, signalled
@@ -619,7 +620,7 @@ class Trainer:
         self._devices = jax.local_devices()
         on_cpu = self._devices[0].platform == "cpu"
         self._workers = crew.usable_cores() if on_cpu else 1
-        self._width = _WIDTH if on_cpu else _WIDTH_ELSEWHERE
+        self._width = width or (_WIDTH if on_cpu else _WIDTH_ELSEWHERE)
         self._pool = concurrent.futures.ThreadPoolExecutor(crew.usable_cores())
         self._programs: dict[Any, concurrent.futures.Future[train.Compiled]] = {}
         self._tasks: dict[tuple[str, int], Task] = {}
