@@ -15,7 +15,7 @@ __all__ = ["TASKS", "DataError", "fingerprint", "make_task"]
 TASKS: dict[str, Callable[..., Task]] = {
     **{f"libsvm/{name}": functools.partial(libsvm.make, name) for name in libsvm.SETS},
     "digits/logistic": libsvm.make_digits,
-    "digits/wrn": images.make_digits,
+    **images.FACTORIES,
 }
 
 _SVMLIGHT = "svmlight:"

@@ -1,11 +1,16 @@
 """Tasks that classify images with convolutional networks and transformers.
 
-Images stay on the device as uint8; they are scaled inside the compiled step.
+Images lie on the device as uint8; they are changed at random and scaled inside the
+compiled step. Two protocols. `study` has the study's augmentation and validates and
+tests on images that were augmented too, once, when the task is made. `sound` leaves
+those alone. docs/protocol.md has all of it line by line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +18,136 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.core import Batch, PyTree, Task
-from lrjax.tasks import libsvm
+from lrjax.tasks import augment, image_data, libsvm
+from lrjax.tasks.data import DataError
+from lrjax.tasks.image_data import Part
+
+BATCH_SIZE = 64
+_SLICE = 64  # rows augmented at once when a task is made
+
+# `view(key, batch) -> images` at random if there is a key, else as they are judged.
+View = Callable[[jax.Array | None, Batch], jax.Array]
+
+
+def _plain(key: jax.Array | None, batch: Batch) -> jax.Array:
+    """Pixels as they are."""
+    del key
+    return batch["images"] / 255
+
+
+def _flipped_and_cropped(key: jax.Array | None, batch: Batch) -> jax.Array:
+    """Mirrored, and moved by up to 4 pixels."""
+    images = batch["images"]
+    return (images if key is None else augment.flip_and_crop(key, images)) / 255
+
+
+def _resized(key: jax.Array | None, batch: Batch) -> jax.Array:
+    """224 x 224 pixels out of images of any size.
+
+    At random, a window of 8 to 100 % in changed colours; else the centre, where the
+    shorter side counts as 256. Images without a size have their own already.
+    """
+    images = batch["images"] / 255
+    if "sizes" not in batch:
+        return images
+    if key is not None:
+        return augment.flip_crop_and_color(key, images, batch["sizes"], 224)
+    return augment.resize(images, augment.central_box(batch["sizes"], 224 / 256), 224)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a task is made.
+
+    Attributes:
+      data: the data set.
+      model: the linen module's name in `lrjax.tasks.models`.
+      options: its arguments but the number of classes.
+      mean, deviation: of each channel, to scale images from 0 to 1.
+      view: what training sees.
+      size: height and width of what the model sees.
+      family: the kind of model.
+    """
+
+    data: str
+    model: str
+    options: Mapping[str, Any]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    view: View
+    size: int
+    family: str = "conv"
+
+
+_CIFAR10 = ((0.5,) * 3, (0.5,) * 3, _flipped_and_cropped, 32)
+
+RECIPES = {
+    "mnist/cnn": Recipe("mnist", "SmallCNN", {}, (0.1307,), (0.3081,), _plain, 28),
+    "fashion_mnist/cnn": Recipe(
+        "fashion_mnist", "SmallCNN", {}, (0.5,), (0.5,), _plain, 28
+    ),
+    "cifar10/wrn16_2": Recipe(
+        "cifar10", "WideResNet", {"depth": 16, "width": 2, "dropout": 0.3}, *_CIFAR10
+    ),
+    "cifar10/wrn16_8": Recipe(
+        "cifar10", "WideResNet", {"depth": 16, "width": 8, "dropout": 0.3}, *_CIFAR10
+    ),
+    "cifar100/densenet_bc": Recipe(
+        "cifar100",
+        "DenseNet",
+        {"blocks": (6, 12, 24, 16), "growth": 12, "reduction": 0.5},
+        (0.4914, 0.4822, 0.4465),
+        (0.2023, 0.1994, 0.2010),
+        _flipped_and_cropped,
+        32,
+    ),
+    "dtd/vit_ti16": Recipe(
+        "dtd",
+        "VisionTransformer",
+        {"patch": 16, "dim": 192, "depth": 12, "heads": 3},
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+        _resized,
+        224,
+        family="transformer",
+    ),
+}
+
+
+def make(
+    name: str,
+    protocol: str,
+    data_dir: str | None = None,
+    batch_size: int | None = None,
+    precision: str = "float32",
+) -> Task:
+    """Makes a task of `RECIPES`; see `make_task`."""
+    recipe = RECIPES[name]
+    entry = image_data.SETS[recipe.data]
+    batch_size = batch_size or BATCH_SIZE
+    parts = split(name, image_data.load(recipe.data, data_dir))
+    if entry.shape is None:  # of any size
+        parts = {key: with_sizes(part) for key, part in parts.items()}
+    if protocol == "study":
+        # The study leaves out a short last batch, other rows every epoch.
+        rows = len(parts["train"].labels)
+        whole = rows // batch_size * batch_size or rows
+        kept = np.linspace(0, rows - 1, whole).round().astype(int)
+        parts["train"] = take(parts["train"], kept)
+        for number, key in enumerate(("valid", "test")):
+            noise = jax.random.fold_in(jax.random.key(libsvm.SPLIT_SEED), number)
+            parts[key] = augmented(parts[key], recipe.view, noise)
+    return image_task(
+        name,
+        parts,
+        _model(recipe.model, entry.classes, recipe.options, precision),
+        recipe.view,
+        (recipe.mean, recipe.deviation),
+        (recipe.size, recipe.size, len(recipe.mean)),
+        batch_size,
+        precision,
+        recipe.family,
+    )
 
 
 def make_digits(
@@ -25,8 +159,6 @@ def make_digits(
     """Makes `digits/wrn`: scikit-learn's 1,797 images of 8 x 8 pixels, WRN-10-1."""
     from sklearn.datasets import load_digits
 
-    from lrjax.tasks.models.wide_resnet import WideResNet
-
     del data_dir, protocol  # bundled, and in no table of the study's
     pixels, labels = load_digits(return_X_y=True)
     images = np.asarray(pixels).astype(np.uint8).reshape(-1, 8, 8, 1)
@@ -34,26 +166,98 @@ def make_digits(
     rows = libsvm.split(labels)
     return image_task(
         "digits/wrn",
-        {part: (images[at], labels[at]) for part, at in rows._asdict().items()},
-        WideResNet(depth=10, width=1, num_classes=10, **types(precision)),
-        scale=([16 / 2], [16 / 2]),
-        batch_size=batch_size or 64,
-        precision=precision,
+        {key: Part(images[at], labels[at]) for key, at in rows._asdict().items()},
+        _model("WideResNet", 10, {"depth": 10, "width": 1}, precision),
+        _plain,
+        ((8 / 255,), (8 / 255,)),  # pixels go from 0 to 16
+        (8, 8, 1),
+        batch_size or BATCH_SIZE,
+        precision,
     )
 
 
-def types(precision: str) -> dict[str, Any]:
+def split(name: str, parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Parts to train, validate and test with, the same for every run.
+
+    A fifth of the training part of each class validates, unless the set has a part for
+    that; a set without parts is cut in three. Rows keep their order.
+    """
+    parts = dict(parts)
+    if "all" in parts:
+        whole = parts["all"]
+        rows = libsvm.split(whole.labels, 1 / 3)
+        parts = {key: take(whole, at) for key, at in rows._asdict().items()}
+    elif "valid" not in parts:
+        whole = parts["train"]
+        rows = libsvm.split(whole.labels, 0.2)
+        parts["train"] = take(whole, np.sort(np.r_[rows.train, rows.test]))
+        parts["valid"] = take(whole, rows.valid)
+    for key, part in parts.items():
+        if not len(part.labels):
+            raise DataError(f"{name}: no image is left for its {key} part")
+    return parts
+
+
+def take(part: Part, rows: np.ndarray) -> Part:
+    """Some rows of a part."""
+    sizes = None if part.sizes is None else part.sizes[rows]
+    return Part(part.images[rows], part.labels[rows], sizes)
+
+
+def with_sizes(part: Part) -> Part:
+    """The part with the sizes of its images, also where all are alike."""
+    if part.sizes is not None:
+        return part
+    shape = part.images.shape
+    return part._replace(sizes=np.full((len(part.labels), 2), shape[1:3], np.int32))
+
+
+def augmented(part: Part, view: View, key: jax.Array) -> Part:
+    """The part with each image changed at random, once."""
+
+    @jax.jit
+    def change(number: jax.Array, batch: Batch) -> jax.Array:
+        images = view(jax.random.fold_in(key, number), batch)
+        return jnp.round(255 * images).astype(jnp.uint8)
+
+    slices = []
+    for start in range(0, len(part.labels), _SLICE):
+        # A short last slice is filled up, so that all share one program.
+        rows = np.minimum(np.arange(start, start + _SLICE), len(part.labels) - 1)
+        batch = _batch(take(part, rows))
+        slices.append(np.asarray(change(jnp.int32(start // _SLICE), batch)))
+    return Part(np.concatenate(slices)[: len(part.labels)], part.labels)
+
+
+def _batch(part: Part) -> dict[str, jax.Array]:
+    batch = {
+        "images": jnp.asarray(part.images),
+        "labels": jnp.asarray(part.labels, jnp.int32),
+    }
+    return batch if part.sizes is None else batch | {"sizes": jnp.asarray(part.sizes)}
+
+
+def _types(precision: str) -> dict[str, Any]:
     """`dtype` and `param_dtype` of a model."""
     if precision == "bfloat16":
         return {"dtype": jnp.bfloat16, "param_dtype": jnp.float32}
     return {"dtype": None, "param_dtype": jnp.dtype(precision)}
 
 
+def _model(name: str, classes: int, options: Mapping[str, Any], precision: str) -> Any:
+    from lrjax.tasks import models
+
+    make = getattr(models, name)
+    return make(num_classes=classes, **options, **_types(precision))
+
+
 def image_task(
     name: str,
-    parts: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    parts: Mapping[str, Part],
     model: Any,
-    scale: tuple[Any, Any],
+    view: View,
+    scale: tuple[tuple[float, ...], tuple[float, ...]],
+    shape: tuple[int, int, int],
     batch_size: int,
     precision: str = "float32",
     family: str = "conv",
@@ -62,57 +266,52 @@ def image_task(
 
     Args:
       name: the task's name.
-      parts: 'train', 'valid' and 'test': images uint8 [rows, height, width, channels]
-        and labels [rows], class numbers from 0.
+      parts: 'train', 'valid' and 'test'.
       model: called as `(images, train=..., mask=...)`, with collections 'params' and
         'batch_stats' and stream 'dropout'.
-      scale: mean and deviation of each channel, in units of pixel values.
+      view: what of a batch is seen, from 0 to 1.
+      scale: mean and deviation of each channel of that.
+      shape: height, width and channels of what is seen.
       batch_size: rows of a batch.
       precision: 'float32', 'float64' or 'bfloat16'.
       family: the kind of model.
     """
-    placed = {
-        part: {"images": jnp.asarray(images), "labels": jnp.asarray(labels, jnp.int32)}
-        for part, (images, labels) in parts.items()
-    }
-    dtype = types(precision)["param_dtype"]
+    dtype = _types(precision)["param_dtype"]
     mean, deviation = (np.asarray(each, dtype) for each in scale)
-    shape = parts["train"][0].shape[1:]
 
-    def scaled(images: jax.Array) -> jax.Array:
-        return (images.astype(dtype) - mean) / deviation
+    def seen(key: jax.Array | None, batch: Batch) -> jax.Array:
+        return (view(key, batch).astype(dtype) - mean) / deviation
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
         variables = model.init(key, jnp.zeros((1, *shape), dtype), train=False)
         return variables["params"], variables.get("batch_stats", {})
 
     def loss(params: PyTree, state: PyTree, key: jax.Array, batch: Batch):
+        view_key, dropout_key = jax.random.split(key)
+        mask = batch["mask"]
         logits, new = model.apply(
             {"params": params, "batch_stats": state},
-            scaled(batch["images"]),
+            seen(view_key, batch),
             train=True,
-            mask=batch["mask"],
+            mask=mask,
             mutable=["batch_stats"],
-            rngs={"dropout": key},
+            rngs={"dropout": dropout_key},
         )
-        mask = batch["mask"]
         losses = cross_entropy(logits.astype(dtype), batch["labels"])
         mean_loss = jnp.sum(losses * mask) / jnp.maximum(mask.sum(), 1)
         return mean_loss, (new.get("batch_stats", state), {})
 
     def evaluate(params: PyTree, state: PyTree, batch: Batch):
         logits = model.apply(
-            {"params": params, "batch_stats": state},
-            scaled(batch["images"]),
-            train=False,
+            {"params": params, "batch_stats": state}, seen(None, batch), train=False
         ).astype(dtype)
         return sums(logits, batch["labels"], batch["mask"])
 
     return Task(
         name=name,
-        train=placed["train"],
-        valid=placed["valid"],
-        test=placed["test"],
+        train=_batch(parts["train"]),
+        valid=_batch(parts["valid"]),
+        test=_batch(parts["test"]),
         init=init,
         loss=loss,
         evaluate=evaluate,
@@ -141,3 +340,9 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, 
         "accuracy": jnp.sum(right * mask),
         "count": mask.sum(),
     }
+
+
+FACTORIES: dict[str, Callable[..., Task]] = {
+    **{name: functools.partial(make, name) for name in RECIPES},
+    "digits/wrn": make_digits,
+}

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from lrjax import config, experiment, results, tasks
+from lrjax import protocol as protocol_lib
+from lrjax.tasks import images
 
 
 @functools.cache
@@ -76,3 +78,93 @@ def test_digits_train_end_to_end(protocol, tmp_path):
     row = runs.iloc[0]
     assert (row.task, row.status, row.steps) == ("digits/wrn", "done", 3)
     assert np.isfinite([row.train_loss, row.valid_loss, row.test_loss]).all()
+
+
+def archive(folder, name, rows, size, channels=3, classes=10):
+    """A small set of noise, in NumPy archives."""
+    for seed, part in enumerate(("train", "valid", "test")):
+        if part == "valid" and name != "dtd":
+            continue
+        random = np.random.RandomState(seed)
+        image = random.randint(0, 256, (rows, size, size, channels)).astype(np.uint8)
+        np.savez(
+            folder / f"{name}_{part}.npz", image=image, label=np.arange(rows) % classes
+        )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LRJAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+SMALL = pytest.mark.filterwarnings("ignore:.*do not compare")
+
+
+@SMALL
+def test_a_fifth_of_each_class_validates(folder):
+    archive(folder, "fashion_mnist", 100, 28, 1)
+    task = tasks.make_task("fashion_mnist/cnn", data_dir=str(folder))
+    assert task.train["images"].dtype == np.uint8
+    counts = [np.bincount(p["labels"]) for p in (task.train, task.valid, task.test)]
+    assert [set(c) for c in counts] == [{8}, {2}, {10}]
+    ours = np.concatenate([task.train["images"], task.valid["images"]])
+    theirs = np.load(folder / "fashion_mnist_train.npz")["image"]
+    flat = [x.reshape(100, -1) for x in (ours, theirs)]
+    np.testing.assert_array_equal(*(np.unique(x, axis=0) for x in flat))
+
+
+@SMALL
+@pytest.mark.parametrize("protocol", ["sound", "study"])
+def test_who_is_augmented(folder, protocol):
+    archive(folder, "cifar10", 100, 32)
+    clean = {
+        part: np.load(folder / f"cifar10_{part}.npz")["image"]
+        for part in ("train", "test")
+    }
+    task = tasks.make_task("cifar10/wrn16_2", protocol, str(folder))
+    assert len(task.train["labels"]) == (64 if protocol == "study" else 80)
+    known = {image.tobytes() for image in clean["train"]}
+    assert all(np.asarray(i).tobytes() in known for i in task.train["images"])
+    tested = [np.asarray(image).tobytes() for image in task.test["images"]]
+    untouched = sum(image.tobytes() in tested for image in clean["test"])
+    assert untouched == 100 if protocol == "sound" else untouched < 20
+
+
+@SMALL
+def test_pixels_of_a_step_follow_from_its_key_alone(folder):
+    archive(folder, "cifar10", 40, 32)
+    recipe = images.RECIPES["cifar10/wrn16_2"]
+    task = tasks.make_task("cifar10/wrn16_2", data_dir=str(folder))
+    view = jax.jit(recipe.view)
+    keys = jax.random.split(jax.random.key(0), 3)
+    one = [view(key, task.train) for key in keys]
+    many = jax.vmap(recipe.view, (0, None))(keys, task.train)
+    np.testing.assert_array_equal(np.stack(one), many)
+    assert (one[0] != one[1]).any()
+
+
+@SMALL
+@pytest.mark.parametrize("protocol", ["sound", "study"])
+def test_images_of_any_size_become_224(folder, protocol):
+    archive(folder, "dtd", 12, 40, classes=47)
+    task = tasks.make_task("dtd/vit_ti16", protocol, str(folder), batch_size=4)
+    view = images.RECIPES["dtd/vit_ti16"].view
+    seen = jax.jit(functools.partial(view, None))(task.valid)
+    assert seen.shape == (12, 224, 224, 3)
+    assert 0 <= seen.min() <= seen.max() <= 1
+    changed = jax.jit(view)(jax.random.key(0), task.train)
+    assert changed.shape == (12, 224, 224, 3)
+    # In the study's way validation images were changed when the task was made.
+    assert task.valid["images"].shape[1] == (40 if protocol == "sound" else 224)
+
+
+def test_the_studys_tuned_values():
+    study = protocol_lib.find("study")
+    rate = study.overrides("smac", "cifar10/wrn16_2")["learning_rate"]
+    assert rate == pytest.approx(0.019316)
+    tuned = study.overrides("cawr_tuned", "cifar100/densenet_bc")
+    assert tuned["learning_rate"] < tuned["eta_min"]
+    for method in ("dadapt_adam", "prodigy"):
+        assert study.overrides(method, "dtd/vit_ti16")["b2"] == 0.99
+        assert "b2" not in study.overrides(method, "cifar10/wrn16_2")

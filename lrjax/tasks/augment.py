@@ -1,0 +1,226 @@
+"""Random changes of images, as batched functions; definitions are torchvision's.
+
+Images are float [rows, height, width, channels]; those that change colours take values
+from 0 to 1. What is drawn and what it does are separate functions, and every row draws
+for itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+def flip(images: jax.Array, which: jax.Array) -> jax.Array:
+    """Mirrors the rows for which `which` [rows] holds, left to right."""
+    return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
+
+
+def crop(images: jax.Array, top: jax.Array, left: jax.Array, padding: int) -> jax.Array:
+    """Pads each side with zeros, then cuts out windows of the images' own size.
+
+    Args:
+      images: [rows, height, width, channels].
+      top, left: int [rows], from 0 to twice the padding.
+      padding: pixels.
+    """
+    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = jnp.pad(images, sides)
+
+    def window(image: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (top, left, 0), images.shape[1:])
+
+    return jax.vmap(window)(padded, top, left)
+
+
+def flip_and_crop(key: jax.Array, images: jax.Array, padding: int = 4) -> jax.Array:
+    """RandomHorizontalFlip, then RandomCrop of the same size with padding."""
+    keys = jax.random.split(key, 3)
+    rows = len(images)
+    images = flip(images, jax.random.bernoulli(keys[0], 0.5, (rows,)))
+    top, left = (
+        jax.random.randint(each, (rows,), 0, 2 * padding + 1) for each in keys[1:]
+    )
+    return crop(images, top, left, padding)
+
+
+class Box(NamedTuple):
+    """Windows in images, in pixels: each [rows]."""
+
+    top: jax.Array
+    left: jax.Array
+    height: jax.Array
+    width: jax.Array
+
+
+def resize(images: jax.Array, box: Box, size: int) -> jax.Array:
+    """Cuts out windows and resizes them: linear with antialiasing, as Pillow does.
+
+    Args:
+      images: [rows, height, width, channels].
+      box: windows inside the images.
+      size: height and width of the result.
+    """
+    down = jax.vmap(_weights, (0, 0, None, None))
+    dtype = images.dtype
+    rows = down(box.top, box.height, images.shape[1], size).astype(dtype)
+    columns = down(box.left, box.width, images.shape[2], size).astype(dtype)
+    images = jnp.einsum("noh,nhwc->nowc", rows, images)
+    return jnp.einsum("npw,nowc->nopc", columns, images)
+
+
+def _weights(start: jax.Array, length: jax.Array, pixels: int, size: int) -> jax.Array:
+    """Weight of each pixel of a line in each of the resized window: [size, pixels]."""
+    scale = length / size
+    centre = (jnp.arange(size) + 0.5)[:, None] * scale
+    place = jnp.arange(pixels)[None] - start
+    distance = jnp.abs(place + 0.5 - centre) / jnp.maximum(scale, 1)
+    inside = (place >= 0) & (place < length)
+    weights = jnp.where(inside, jnp.maximum(1 - distance, 0), 0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def random_box(
+    key: jax.Array,
+    sizes: jax.Array,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+    """The windows of RandomResizedCrop: the first of ten draws that fits, else central.
+
+    Args:
+      key: for all rows.
+      sizes: [rows, 2], height and width of each image.
+      scale: least and largest share of the area.
+      ratio: least and largest width over height, drawn in the logarithm.
+    """
+    height, width = (sizes[:, None, i].astype(jnp.float32) for i in (0, 1))
+    keys, shape = jax.random.split(key, 4), (len(sizes), 10)
+    area = height * width * jax.random.uniform(keys[0], shape, jnp.float32, *scale)
+    low, high = (math.log(each) for each in ratio)
+    aspect = jnp.exp(jax.random.uniform(keys[1], shape, jnp.float32, low, high))
+    w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = jnp.argmax(fits, axis=1, keepdims=True)
+    w, h = (jnp.take_along_axis(each, first, 1)[:, 0] for each in (w, h))
+    height, width = height[:, 0], width[:, 0]
+    # Ten draws that do not fit come about for very long images alone.
+    whole_w = jnp.where(width / height > ratio[1], jnp.round(height * ratio[1]), width)
+    whole_h = jnp.where(width / height < ratio[0], jnp.round(width / ratio[0]), height)
+    found = fits.any(axis=1)
+    w, h = jnp.where(found, w, whole_w), jnp.where(found, h, whole_h)
+
+    def place(key: jax.Array, room: jax.Array) -> jax.Array:
+        draw = jnp.floor(jax.random.uniform(key, room.shape) * (room + 1))
+        return jnp.where(found, jnp.minimum(draw, room), jnp.floor(room / 2))
+
+    return Box(place(keys[2], height - h), place(keys[3], width - w), h, w)
+
+
+def central_box(sizes: jax.Array, share: float) -> Box:
+    """The central square with that share of the shorter side: [rows, 2] -> windows."""
+    sizes = sizes.astype(jnp.float32)
+    side = jnp.round(share * sizes.min(axis=1))
+    top, left = (jnp.round((sizes[:, i] - side) / 2) for i in (0, 1))
+    return Box(top, left, side, side)
+
+
+# Colours
+
+
+def _grey(images: jax.Array) -> jax.Array:
+    red, green, blue = (images[..., i : i + 1] for i in range(3))
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
+
+
+def _blend(images: jax.Array, other: jax.Array | float, factor: jax.Array) -> jax.Array:
+    factor = factor[:, None, None, None]
+    return jnp.clip(factor * images + (1 - factor) * other, 0, 1)
+
+
+def brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """Blends with black; a factor of 1 changes nothing."""
+    return _blend(images, 0.0, factor)
+
+
+def contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """Blends with the mean grey of each image."""
+    return _blend(images, _grey(images).mean((1, 2, 3), keepdims=True), factor)
+
+
+def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """Blends with the grey image."""
+    return _blend(images, _grey(images), factor)
+
+
+def hue(images: jax.Array, shift: jax.Array) -> jax.Array:
+    """Turns hues by `shift` [rows] of a full turn, in HSV."""
+    red, green, blue = images[..., 0], images[..., 1], images[..., 2]
+    value, least = images.max(-1), images.min(-1)
+    spread = value - least
+    grey = spread == 0
+    share = spread / jnp.where(value == 0, 1, value)
+    divisor = jnp.where(grey, 1, spread)
+    r, g, b = ((value - each) / divisor for each in (red, green, blue))
+    turn = jnp.where(
+        value == red, b - g, jnp.where(value == green, 2 + r - b, 4 + g - r)
+    )
+    turn = (turn / 6 + 1 + shift[:, None, None]) % 1.0
+
+    # Each channel falls from the value to the least and back along the turn.
+    def channel(start: float) -> jax.Array:
+        along = (start + turn * 6) % 6
+        fall = jnp.clip(jnp.minimum(along, 4 - along), 0, 1)
+        return value - value * share * fall
+
+    return jnp.stack([channel(5.0), channel(3.0), channel(1.0)], axis=-1)
+
+
+_COLOURS = (brightness, contrast, saturation, hue)
+
+
+def jitter(images: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
+    """Changes brightness, contrast, saturation and hue, each row in its own order.
+
+    Args:
+      images: [rows, height, width, 3], from 0 to 1.
+      factors: [rows, 4].
+      order: int [rows, 4], a permutation of 0 to 3 in each row.
+    """
+    for turn in range(4):
+        which = order[:, turn, None, None, None]
+        changed = images
+        for number, change in enumerate(_COLOURS):
+            changed = jnp.where(
+                which == number, change(images, factors[:, number]), changed
+            )
+        images = changed
+    return images
+
+
+def color_jitter(key: jax.Array, images: jax.Array) -> jax.Array:
+    """ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)."""
+    keys, rows = jax.random.split(key), len(images)
+    spread = jnp.array([0.4, 0.4, 0.4, 0.1])
+    middle = jnp.array([1.0, 1.0, 1.0, 0.0])
+    draws = jax.random.uniform(keys[0], (rows, 4), minval=-1, maxval=1)
+    order = jnp.argsort(jax.random.uniform(keys[1], (rows, 4)), axis=1)
+    factors = (middle + spread * draws).astype(images.dtype)
+    return jitter(images, factors, order)
+
+
+def flip_crop_and_color(
+    key: jax.Array, images: jax.Array, sizes: jax.Array, size: int
+) -> jax.Array:
+    """RandomHorizontalFlip, RandomResizedCrop and ColorJitter; values from 0 to 1.
+
+    The window is drawn before the flip, which is as likely: a window and its mirror
+    image are.
+    """
+    keys = jax.random.split(key, 3)
+    images = resize(images, random_box(keys[0], sizes), size)
+    images = flip(images, jax.random.bernoulli(keys[1], 0.5, (len(images),)))
+    return color_jitter(keys[2], images)

@@ -1,0 +1,510 @@
+"""Image data sets, from local copies or TFDS, as uint8 arrays.
+
+A local copy is looked for in the data directory and in its folder of the set's name,
+in the forms that people have: NumPy archives, CIFAR's binary files, idx files, folders
+of images, and what TFDS prepared. Nothing is unpickled, so CIFAR's Python version is
+not read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import os
+import tarfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrjax.tasks import data
+from lrjax.tasks.data import DataError
+
+SPLITS = ("train", "valid", "test")
+_MAX_BYTES = 2**34  # of the arrays of a part
+_WORDS = {
+    "train": ("train",),
+    "valid": ("valid", "val", "validation"),
+    "test": ("test",),
+}
+_PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """What is known of a data set.
+
+    Attributes:
+      classes: number of classes.
+      shape: height, width and channels; None for colour images of any size.
+      rows: images of each split.
+    """
+
+    classes: int
+    shape: tuple[int, int, int] | None
+    rows: Mapping[str, int]
+
+
+SETS = {
+    "mnist": ImageSet(10, (28, 28, 1), {"train": 60000, "test": 10000}),
+    "fashion_mnist": ImageSet(10, (28, 28, 1), {"train": 60000, "test": 10000}),
+    "cifar10": ImageSet(10, (32, 32, 3), {"train": 50000, "test": 10000}),
+    "cifar100": ImageSet(100, (32, 32, 3), {"train": 50000, "test": 10000}),
+    "dtd": ImageSet(47, None, {"train": 1880, "valid": 1880, "test": 1880}),
+}
+
+
+class Part(NamedTuple):
+    """Images of one split.
+
+    Attributes:
+      images: uint8 [rows, height, width, channels]; smaller images have zeros below
+        and to the right.
+      labels: int32 [rows], class numbers from 0.
+      sizes: int32 [rows, 2], height and width of each image; None if all are alike.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray | None = None
+
+
+def load(name: str, data_dir: str | None) -> dict[str, Part]:
+    """Reads a set: 'train', 'test' and perhaps 'valid', or 'all' where no split is.
+
+    Args:
+      name: a key of `SETS`.
+      data_dir: where to look first; $LRJAX_DATA_DIR if None.
+
+    Raises:
+      DataError: if it is not there, or not what it should be.
+    """
+    entry = SETS[name]
+    root = data_dir or os.environ.get("LRJAX_DATA_DIR")
+    if root and not os.path.isdir(root):
+        raise DataError(f"{name}: there is no data directory {root}")
+    cache = data.cache_dir() / "images"
+    roots = [Path(root)] if root else []
+    folders = [path for each in [*roots, cache] for path in (each / name, each)]
+    for folder in folders:
+        if not folder.is_dir():
+            continue
+        for reader in (_from_npz, _from_cifar, _from_idx, _from_pictures):
+            parts = reader(name, entry, folder)
+            if parts:
+                return _checked(name, entry, folder, parts)
+    for each in [*roots, cache / "tfds"]:
+        if any((each / name).glob("*/dataset_info.json")):
+            return _checked(name, entry, each, _from_tfds(name, each))
+    searched = ", ".join(map(str, folders))
+    raise DataError(
+        f"{name}: no copy is in {searched}; docs/vision.md says which forms are read"
+    )
+
+
+def _checked(
+    name: str, entry: ImageSet, where: Path, parts: Mapping[str, Part]
+) -> dict[str, Part]:
+    """Refuses parts that are not of this set; warns of parts of it."""
+    for split, part in parts.items():
+        images, labels, _ = part
+        place = f"{where}: {split} part of {name}"
+        if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+            raise DataError(
+                f"{place}: images are {images.dtype} {images.shape} instead of uint8 "
+                "[rows, height, width, channels]"
+            )
+        expected = entry.shape or (*images.shape[1:3], 3)
+        if images.shape[1:] != expected:
+            raise DataError(
+                f"{place}: images of {_size(images.shape[1:])} instead of "
+                f"{_size(expected)}"
+            )
+        if labels.shape != (len(images),):
+            raise DataError(
+                f"{place}: {len(images)} images, but labels of shape {labels.shape}"
+            )
+        if labels.min() < 0 or labels.max() >= entry.classes:
+            row = int(np.argmax((labels < 0) | (labels >= entry.classes)))
+            raise DataError(
+                f"{place}: label {labels[row]} of image {row} is not between 0 and "
+                f"{entry.classes - 1}"
+            )
+    if "all" not in parts:
+        missing = [split for split in entry.rows if split not in parts]
+        if missing:
+            raise DataError(f"{where}: {name} has no {missing[0]} part")
+    found = sum(len(part.images) for part in parts.values())
+    whole = sum(entry.rows.values())
+    if found != whole:
+        warnings.warn(
+            f"{where}: {found:,} of the {whole:,} images of {name}; results do not "
+            "compare with those on the whole set",
+            stacklevel=2,
+        )
+    return dict(parts)
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _part(images: np.ndarray, labels: np.ndarray, where: object) -> Part:
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{where}: labels are {labels.dtype} instead of integers")
+    if images.ndim == 3:
+        images = images[..., None]
+    return Part(images, labels.astype(np.int64))
+
+
+# NumPy archives
+
+
+def _from_npz(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
+    """A file for each split, or one with both (x_train, ...) or without a split."""
+    own = folder.name == name
+    paths = [
+        path
+        for path in sorted(folder.glob("*.npz"))
+        # cifar10_train is of cifar10, cifar100_train is not
+        if own or path.stem == name or path.stem.startswith((f"{name}_", f"{name}-"))
+    ]
+    by_split = {
+        split: [p for p in paths if set(_parts_of(p.stem)) & set(words)]
+        for split, words in _WORDS.items()
+    }
+    if by_split["train"]:
+        return {
+            split: _read_npz(found[0]) for split, found in by_split.items() if found
+        }
+    for path in paths:
+        arrays = _npz(path)
+        if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+            return {
+                split: _part(arrays[f"x_{split}"], arrays[f"y_{split}"], path)
+                for split in ("train", "test")
+            }
+        return {"all": _read_npz(path)}
+    return None
+
+
+def _parts_of(stem: str) -> list[str]:
+    return stem.lower().replace("-", "_").replace(".", "_").split("_")
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: not an archive of arrays")
+            wanted = set(file.files) - {"class_names", "file_names"}
+            return {key: file[key] for key in sorted(wanted)}
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
+
+
+def _read_npz(path: Path) -> Part:
+    arrays = _npz(path)
+    for images, labels in (("image", "label"), ("images", "labels"), ("x", "y")):
+        if {images, labels} <= set(arrays):
+            return _part(arrays[images], arrays[labels], path)
+    if not {"jpeg", "offsets", "labels"} <= set(arrays):
+        held = ", ".join(arrays) or "nothing"
+        raise DataError(f"{path}: holds {held} instead of image and label")
+    ends = arrays["offsets"]
+    stored = arrays["jpeg"]
+    rising = ends.ndim == 1 and len(ends) > 1 and (np.diff(ends) > 0).all()
+    if not rising or ends[0] < 0 or ends[-1] > len(stored):
+        raise DataError(f"{path}: offsets do not lead to images")
+    content = stored.tobytes()
+    images = [
+        _picture(content[start:stop], f"{path}: image {row}")
+        for row, (start, stop) in enumerate(itertools.pairwise(ends))
+    ]
+    return _stack(images, arrays["labels"], path)
+
+
+# Encoded images
+
+
+def _picture(source: bytes | Path, where: str, channels: int = 3) -> np.ndarray:
+    """Decodes an image: uint8 [height, width, channels]."""
+    from PIL import Image
+
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where}: cannot be decoded: {_reason(error)}") from error
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _stack(images: Sequence[np.ndarray], labels: Any, where: object) -> Part:
+    """Images of perhaps different sizes in one array."""
+    sizes = np.array([image.shape[:2] for image in images], np.int32)
+    height, width = sizes.max(axis=0)
+    channels = images[0].shape[2]
+    if len(images) * int(height) * int(width) * channels > _MAX_BYTES:
+        raise DataError(f"{where}: {len(images)} images of up to {height} x {width}")
+    stacked = np.zeros((len(images), height, width, channels), np.uint8)
+    for row, image in enumerate(images):
+        stacked[row, : image.shape[0], : image.shape[1]] = image
+    part = _part(stacked, np.asarray(labels), where)
+    alike = (sizes == sizes[0]).all()
+    return part if alike else part._replace(sizes=sizes)
+
+
+# CIFAR's binary files
+
+
+def _from_cifar(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
+    if name == "cifar10":
+        files = {
+            "train": [f"data_batch_{i}.bin" for i in range(1, 6)],
+            "test": ["test_batch.bin"],
+        }
+        inner, archive, pickled = (
+            "cifar-10-batches-bin",
+            "cifar-10-binary",
+            "data_batch_1",
+        )
+    elif name == "cifar100":
+        files = {"train": ["train.bin"], "test": ["test.bin"]}
+        inner, archive, pickled = "cifar-100-binary", "cifar-100-binary", "train"
+    else:
+        return None
+    wanted = [file for group in files.values() for file in group]
+    for place in (folder / inner, folder):
+        there = [file for file in wanted if (place / file).is_file()]
+        if there:
+            lacking = [file for file in wanted if file not in there]
+            if lacking:
+                raise DataError(f"{place}: {lacking[0]} of {name} is missing")
+            read = {file: data.read_bytes(place / file) for file in wanted}
+            return _cifar_parts(name, files, read, place)
+    for ending in (".tar.gz", ".tar"):
+        path = folder / (archive + ending)
+        if path.is_file():
+            return _cifar_parts(name, files, _members(path, wanted), path)
+    python = folder / (
+        "cifar-10-batches-py" if name == "cifar10" else "cifar-100-python"
+    )
+    for place in (python, folder):
+        if (place / pickled).is_file():
+            raise DataError(
+                f"{place / pickled}: pickled files are not read, since they can run "
+                f"code; take the binary version of {name} ({archive}.tar.gz)"
+            )
+    return None
+
+
+def _members(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
+    found = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                file = os.path.basename(member.name)
+                if file in wanted and member.isfile():
+                    if member.size > data.MAX_BYTES:
+                        raise DataError(f"{path}: {file} is too large")
+                    stream = archive.extractfile(member)
+                    found[file] = stream.read() if stream else b""
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
+    for file in wanted:
+        if file not in found:
+            raise DataError(f"{path}: {file} is missing")
+    return found
+
+
+def _cifar_parts(
+    name: str,
+    files: Mapping[str, Sequence[str]],
+    read: Mapping[str, bytes],
+    where: Path,
+) -> dict[str, Part]:
+    # A record: the label (CIFAR-100: a coarse one before it), then 32 x 32 pixels of
+    # red, of green, of blue.
+    before = 1 if name == "cifar10" else 2
+    parts = {}
+    for split, group in files.items():
+        rows = SETS[name].rows[split] // len(group)
+        for file in group:
+            size = rows * (before + 3072)
+            if len(read[file]) != size:
+                raise DataError(
+                    f"{where}: {file} has {len(read[file]):,} bytes instead of {size:,}"
+                )
+        content = b"".join(read[file] for file in group)
+        records = np.frombuffer(content, np.uint8).reshape(-1, before + 3072)
+        images = records[:, before:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        parts[split] = _part(
+            np.ascontiguousarray(images), records[:, before - 1], where
+        )
+    return parts
+
+
+# idx files
+
+
+def _from_idx(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
+    if name not in ("mnist", "fashion_mnist"):
+        return None
+    if folder.name != name and (folder / name).is_dir():
+        return None  # other sets have files of the same names
+    wanted = [
+        f"{split}-{what}"
+        for split in ("train", "t10k")
+        for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    ]
+    paths = {file: data.find_file([file], [folder]) for file in wanted}
+    if not any(paths.values()):
+        return None
+    arrays = {}
+    for file, path in paths.items():
+        if path is None:
+            raise DataError(f"{folder}: {file} of {name} is missing")
+        arrays[file] = read_idx(path)
+    return {
+        split: _part(
+            arrays[f"{prefix}-images-idx3-ubyte"],
+            arrays[f"{prefix}-labels-idx1-ubyte"],
+            folder,
+        )
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+    }
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Reads an idx file of bytes, plain or compressed.
+
+    Raises:
+      DataError: if it is damaged or holds other numbers.
+    """
+    content = data.read_bytes(path)
+    dims = content[3] if len(content) > 3 else 0
+    if content[:3] != b"\0\0\x08" or not dims or len(content) < 4 + 4 * dims:
+        raise DataError(f"{path}: not an idx file of bytes")
+    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dims, 4))
+    size = int(np.prod(shape, dtype=object))
+    if len(content) != 4 + 4 * dims + size:
+        raise DataError(
+            f"{path}: {len(content) - 4 - 4 * dims:,} bytes of {_size(shape)}"
+        )
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+# Folders of images
+
+
+def _from_pictures(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
+    """A folder for each split with one for each class, or DTD's own layout."""
+    if name == "dtd" and (folder / "images").is_dir() and (folder / "labels").is_dir():
+        return _dtd(entry, folder)
+    if folder.name != name:
+        return None
+    roots = {}
+    for split, words in _WORDS.items():
+        found = [folder / word for word in words if (folder / word).is_dir()]
+        if found:
+            roots[split] = found[0]
+    if "train" not in roots:
+        return None
+    names = sorted(path.name for path in roots["train"].iterdir() if path.is_dir())
+    channels = entry.shape[2] if entry.shape else 3
+    parts = {}
+    for split, root in roots.items():
+        classes = sorted(path.name for path in root.iterdir() if path.is_dir())
+        if len(classes) != entry.classes or classes != names:
+            raise DataError(
+                f"{root}: {len(classes)} folders of classes instead of {entry.classes}"
+                if len(classes) != entry.classes
+                else f"{root}: its folders of classes are not those of {roots['train']}"
+            )
+        listed = [
+            (file, number)
+            for number, label in enumerate(classes)
+            for file in sorted((root / label).iterdir())
+            if file.suffix.lower() in _PICTURES
+        ]
+        parts[split] = _read_pictures(listed, root, channels)
+    return parts
+
+
+def _dtd(entry: ImageSet, folder: Path) -> dict[str, Part]:
+    """DTD as its authors pack it: images/ and the lists of split 1."""
+    names = sorted(path.name for path in (folder / "images").iterdir() if path.is_dir())
+    if len(names) != entry.classes:
+        raise DataError(
+            f"{folder / 'images'}: {len(names)} folders of classes instead of "
+            f"{entry.classes}"
+        )
+    parts = {}
+    for split, word in (("train", "train"), ("valid", "val"), ("test", "test")):
+        list_file = folder / "labels" / f"{word}1.txt"
+        lines = data.read_bytes(list_file).decode("utf-8", "replace").split()
+        listed = []
+        for line in lines:
+            label = line.split("/")[0]
+            if label not in names or line.count("/") != 1 or ".." in line:
+                raise DataError(f"{list_file}: {line[:60]} is not class/file")
+            listed.append((folder / "images" / line, names.index(label)))
+        parts[split] = _read_pictures(listed, list_file, 3)
+    return parts
+
+
+def _read_pictures(
+    listed: Sequence[tuple[Path, int]], where: Path, channels: int
+) -> Part:
+    if not listed:
+        raise DataError(f"{where}: no images")
+    images = [_picture(path, str(path), channels) for path, _ in listed]
+    return _stack(images, [label for _, label in listed], where)
+
+
+# TFDS
+
+
+def _from_tfds(name: str, folder: Path) -> dict[str, Part]:
+    """Reads what TFDS prepared as array_record files, which needs no TensorFlow.
+
+    Preparing CIFAR or MNIST does, so it is left to TFDS's own command.
+
+    Raises:
+      DataError: if that fails.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        sources: Any = tfds.data_source(
+            name,
+            data_dir=str(folder),
+            download=False,
+            builder_kwargs={"file_format": "array_record"},
+        )
+        parts = {}
+        for split in sources:
+            word = "valid" if split == "validation" else str(split)
+            if word in SPLITS:
+                rows = [sources[split][i] for i in range(len(sources[split]))]
+                images = [np.asarray(row["image"]) for row in rows]
+                labels = [row["label"] for row in rows]
+                parts[word] = _stack(images, np.asarray(labels, np.int64), folder)
+    except DataError:
+        raise
+    except Exception as error:  # TFDS raises whatever its parts raise
+        raise DataError(f"{folder}: TFDS: {_reason(error)[:300]}") from error
+    return parts
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

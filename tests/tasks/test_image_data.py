@@ -1,0 +1,362 @@
+"""Readers of image data sets: every form, and what is wrong with it in one line."""
+
+import dataclasses
+import gzip
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+
+from lrjax.core import UsageError
+from lrjax.tasks import image_data
+from lrjax.tasks.image_data import ImageSet, load
+
+Image = pytest.importorskip("PIL.Image")
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*do not compare")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("LRJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LRJAX_DATA_DIR", raising=False)
+
+
+def pixels(rows, size=32, channels=3, seed=0):
+    shape = (rows, size, size, channels)
+    return np.random.RandomState(seed).randint(0, 256, shape).astype(np.uint8)
+
+
+def small(monkeypatch, name, **changes):
+    """Makes a set as small as the test's."""
+    entry = dataclasses.replace(image_data.SETS[name], **changes)
+    monkeypatch.setitem(image_data.SETS, name, entry)
+
+
+def refused(name, folder, *words):
+    with pytest.raises(UsageError) as caught:
+        load(name, str(folder))
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+
+
+def same(part, images, labels):
+    np.testing.assert_array_equal(part.images, images)
+    np.testing.assert_array_equal(part.labels, labels)
+
+
+# NumPy archives
+
+
+def test_npz_with_image_and_label(tmp_path):
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    for split, rows in (("train", 5), ("test", 3)):
+        labels = np.arange(rows)
+        np.savez(folder / f"{split}.npz", image=pixels(rows), label=labels)
+    parts = load("cifar10", str(tmp_path))
+    assert set(parts) == {"train", "test"}
+    same(parts["train"], pixels(5), range(5))
+    same(parts["test"], pixels(3), range(3))
+
+
+def test_npz_with_both_parts_and_names_that_begin_alike(tmp_path):
+    for name, rows in (("cifar100", 4), ("cifar10", 6)):
+        image, label = pixels(rows), np.arange(rows)[:, None]
+        np.savez(
+            tmp_path / f"{name}.npz",
+            x_train=image,
+            y_train=label,
+            x_test=image,
+            y_test=label,
+        )
+    same(load("cifar10", str(tmp_path))["train"], pixels(6), range(6))
+    same(load("cifar100", str(tmp_path))["test"], pixels(4), range(4))
+
+
+def encoded(image, form="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, form)
+    return file.getvalue()
+
+
+def test_npz_of_encoded_images(tmp_path):
+    images = [pixels(1, 9, seed=1)[0], pixels(1, 12, seed=2)[0][:, :10]]
+    files = [encoded(image) for image in images]
+    arrays = {
+        "jpeg": np.frombuffer(b"".join(files), np.uint8),
+        "offsets": np.cumsum([0, *map(len, files)]),
+        "labels": np.array([3, 46]),
+    }
+    np.savez(tmp_path / "dtd_part.npz", **arrays)
+    part = load("dtd", str(tmp_path))["all"]
+    assert part.images.shape == (2, 12, 10, 3)
+    np.testing.assert_array_equal(part.sizes, [[9, 9], [12, 10]])
+    np.testing.assert_array_equal(part.images[0, :9, :9], images[0])
+    np.testing.assert_array_equal(part.images[1], images[1])
+    assert not part.images[0, 9:].any()
+    np.savez(tmp_path / "dtd_part.npz", **arrays | {"offsets": np.array([0, 9, 5])})
+    refused("dtd", tmp_path, "dtd_part.npz", "offsets")
+    torn = arrays["jpeg"].copy()
+    torn[:8] = 0
+    np.savez(tmp_path / "dtd_part.npz", **arrays | {"jpeg": torn})
+    refused("dtd", tmp_path, "image 0", "cannot be decoded")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"image": pixels(2, 31), "label": [0, 1]}, ["31 x 31 x 3", "32 x 32 x 3"]),
+        ({"image": pixels(2, 32, 1), "label": [0, 1]}, ["32 x 32 x 1"]),
+        ({"image": pixels(2) / 255, "label": [0, 1]}, ["float64", "uint8"]),
+        ({"image": pixels(2), "label": [0, 10]}, ["label 10", "image 1", "0 and 9"]),
+        ({"image": pixels(2), "label": [-1, 1]}, ["label -1", "image 0"]),
+        ({"image": pixels(2), "label": [0.0, 1.0]}, ["float64", "integers"]),
+        ({"image": pixels(2), "label": [0]}, ["2 images"]),
+        ({"image": pixels(0), "label": np.zeros(0, int)}, ["uint8"]),
+        ({"pixels": pixels(2), "label": [0, 1]}, ["label, pixels", "image and label"]),
+        ({"image": np.array([None]), "label": [0]}, ["cannot be read"]),
+    ],
+)
+def test_arrays_that_are_not_of_the_set(tmp_path, arrays, words):
+    for split in ("train", "test"):
+        np.savez(tmp_path / f"cifar10_{split}.npz", **arrays)
+    refused("cifar10", tmp_path, str(tmp_path), *words)
+
+
+def test_archives_that_are_damaged_or_lack_a_part(tmp_path):
+    path = tmp_path / "cifar10_train.npz"
+    np.savez_compressed(path, image=pixels(4), label=np.arange(4))
+    refused("cifar10", tmp_path, "no test part")
+    content = path.read_bytes()
+    for damaged in (
+        content[:500],
+        b"",
+        b"nonsense",
+        content.replace(b"label", b"xabel"),
+    ):
+        path.write_bytes(damaged)
+        refused("cifar10", tmp_path, "cifar10_train.npz")
+
+
+# CIFAR's binary files
+
+
+def cifar_files(name, rows=2, seed=0):
+    """File name -> content of a small set, and its images and labels by split."""
+    if name == "cifar10":
+        groups = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)]}
+        groups["test"] = ["test_batch.bin"]
+    else:
+        groups = {"train": ["train.bin"], "test": ["test.bin"]}
+    random = np.random.RandomState(seed)
+    files, parts = {}, {}
+    for split, group in groups.items():
+        images = pixels(rows * len(group), seed=len(group))
+        labels = random.randint(0, 10, len(images)).astype(np.uint8)
+        planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+        coarse = [labels * 0 + 9] if name == "cifar100" else []
+        records = np.column_stack([*coarse, labels, planes]).astype(np.uint8)
+        for number, file in enumerate(group):
+            content = records[number * rows : (number + 1) * rows].tobytes()
+            files[file] = content
+        parts[split] = images, labels
+    return files, parts
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_binary_files(name, packed, tmp_path, monkeypatch):
+    files, expected = cifar_files(name)
+    rows = {split: len(labels) for split, (_, labels) in expected.items()}
+    small(monkeypatch, name, rows=rows)
+    if packed:
+        path = tmp_path / f"{name.replace('cifar', 'cifar-')}-binary.tar.gz"
+        with tarfile.open(path, "w:gz") as archive:
+            for file, content in files.items():
+                info = tarfile.TarInfo(f"somewhere/{file}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    else:
+        for file, content in files.items():
+            (tmp_path / file).write_bytes(content)
+    parts = load(name, str(tmp_path))
+    for split, (images, labels) in expected.items():
+        same(parts[split], images, labels)
+    if packed:
+        path.write_bytes(path.read_bytes()[:2000])
+        refused(name, tmp_path, path.name, "cannot be read")
+    else:
+        last = list(files)[-1]
+        (tmp_path / last).write_bytes(files[last][:-1])
+        refused(name, tmp_path, last, "bytes instead of")
+        (tmp_path / last).unlink()
+        refused(name, tmp_path, f"{last} of {name} is missing")
+
+
+def test_pickles_are_refused(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+
+    class Harm:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harm"), "w"))
+
+    (folder / "data_batch_1").write_bytes(pickle.dumps(Harm()))
+    refused("cifar10", tmp_path, "data_batch_1", "binary version")
+    assert not (tmp_path / "harm").exists()
+
+
+# idx files
+
+
+def idx(array):
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.tobytes()
+
+
+def write_idx(folder, rows=4, seed=0):
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "t10k"):
+        images = pixels(rows, 28, 1, seed)[..., 0]
+        labels = (np.arange(rows) % 10).astype(np.uint8)
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(idx(labels))
+        content = gzip.compress(idx(images))
+        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(content)
+
+
+def test_idx_files(tmp_path):
+    write_idx(tmp_path / "mnist", seed=1)
+    write_idx(tmp_path / "fashion_mnist", seed=2)
+    for name, seed in (("mnist", 1), ("fashion_mnist", 2)):
+        parts = load(name, str(tmp_path))
+        same(parts["train"], pixels(4, 28, 1, seed), range(4))
+        same(load(name, str(tmp_path / name))["test"], pixels(4, 28, 1, seed), range(4))
+
+
+def test_idx_files_that_are_damaged_or_missing(tmp_path):
+    write_idx(tmp_path / "mnist")
+    labels = tmp_path / "mnist" / "train-labels-idx1-ubyte"
+    for content in (b"", b"\0\0\x08", idx(np.zeros(3)), labels.read_bytes()[:-1]):
+        labels.write_bytes(content)
+        refused("mnist", tmp_path, labels.name)
+    labels.write_bytes(idx(np.full(4, 11, np.uint8)))
+    refused("mnist", tmp_path, "label 11")
+    labels.unlink()
+    refused("mnist", tmp_path, "train-labels-idx1-ubyte of mnist is missing")
+    write_idx(tmp_path / "mnist")
+    images = tmp_path / "mnist" / "t10k-images-idx3-ubyte.gz"
+    images.write_bytes(images.read_bytes()[:100])
+    refused("mnist", tmp_path, images.name, "cannot be read")
+
+
+# Folders of images
+
+
+def test_folders_of_classes(tmp_path, monkeypatch):
+    small(monkeypatch, "cifar10", classes=2, rows={"train": 4, "test": 4})
+    images = pixels(4)
+    for split in ("train", "test"):
+        for row, image in enumerate(images):
+            folder = tmp_path / "cifar10" / split / f"class{row % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{row}.png").write_bytes(encoded(image))
+    parts = load("cifar10", str(tmp_path))
+    same(parts["train"], images[[0, 2, 1, 3]], [0, 0, 1, 1])
+    (tmp_path / "cifar10" / "test" / "class2").mkdir()
+    refused("cifar10", tmp_path, "3 folders of classes instead of 2")
+    (tmp_path / "cifar10" / "test" / "class2").rmdir()
+    (tmp_path / "cifar10" / "test" / "class1" / "1.png").write_bytes(b"nonsense")
+    refused("cifar10", tmp_path, "1.png", "cannot be decoded")
+
+
+def test_dtds_own_layout(tmp_path, monkeypatch):
+    small(monkeypatch, "dtd", classes=2, rows=dict.fromkeys(image_data.SPLITS, 2))
+    folder = tmp_path / "dtd"
+    (folder / "labels").mkdir(parents=True)
+    for number, word in enumerate(("train", "val", "test")):
+        lines = []
+        for label in ("banded", "woven"):
+            (folder / "images" / label).mkdir(parents=True, exist_ok=True)
+            line = f"{label}/{label}_{number}.png"
+            image = pixels(1, 8 + number, seed=number)[0]
+            (folder / "images" / line).write_bytes(encoded(image))
+            lines.append(line)
+        (folder / "labels" / f"{word}1.txt").write_text("\n".join(lines) + "\n")
+    parts = load("dtd", str(tmp_path))
+    assert list(parts) == ["train", "valid", "test"]
+    same(parts["valid"], np.repeat(pixels(1, 9, seed=1), 2, 0), [0, 1])
+    (folder / "labels" / "val1.txt").write_text("../banded/x.png\n")
+    refused("dtd", tmp_path, "val1.txt", "not class/file")
+    (folder / "labels" / "val1.txt").write_text("banded/other.png\n")
+    refused("dtd", tmp_path, "other.png")
+    (folder / "labels" / "val1.txt").unlink()
+    refused("dtd", tmp_path, "val1.txt", "no such file")
+
+
+# TFDS
+
+
+def test_what_tfds_prepared(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    small(monkeypatch, "cifar10", rows={"train": 6, "test": 3})
+
+    class Cifar10(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("3.0.2")
+
+        def _info(self):
+            features = {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=(32, 32, 3)),
+                "label": tfds.features.ClassLabel(num_classes=10),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {
+                "train": self._generate_examples(6),
+                "test": self._generate_examples(3),
+            }
+
+        def _generate_examples(self, rows):
+            for row, image in enumerate(pixels(rows)):
+                file = io.BytesIO(encoded(image))
+                yield row, {"id": str(row), "image": file, "label": row}
+
+    Cifar10(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    parts = load("cifar10", str(tmp_path))
+    for split, rows in (("train", 6), ("test", 3)):
+        labels = parts[split].labels
+        assert sorted(labels) == list(range(rows))
+        np.testing.assert_array_equal(parts[split].images, pixels(rows)[labels])
+    for file in tmp_path.glob("cifar10/3.0.2/cifar10-train*"):
+        file.write_bytes(file.read_bytes()[:200])
+    refused("cifar10", tmp_path, "TFDS")
+
+
+# Nothing there
+
+
+def test_a_set_that_is_not_there(tmp_path):
+    refused("cifar100", tmp_path, f"{tmp_path}/cifar100", "docs/vision.md")
+    refused("cifar100", tmp_path / "nowhere", "no data directory")
+
+
+def test_fewer_images_than_the_set_has_are_warned_of(tmp_path):
+    for split in ("train", "test"):
+        arrays = {"image": pixels(5), "label": np.arange(5)}
+        np.savez(tmp_path / f"cifar10_{split}.npz", **arrays)
+    with pytest.warns(UserWarning, match="10 of the 60,000 images of cifar10"):
+        load("cifar10", str(tmp_path))
+
+
+def test_sets_are_described():
+    assert image_data.SETS["cifar100"] == ImageSet(
+        100, (32, 32, 3), {"train": 50000, "test": 10000}
+    )
