@@ -25,6 +25,10 @@ from lrjax.core import Run, Task
 # small ones keep more cores busy; an accelerator wants as many lanes as it gets.
 _MOST_LANES = {"cpu": (5, 32)}
 _MOST_LANES_ELSEWHERE = (32, 64)
+# Kinds of models whose runs are trained one by one: in XLA's programs for CPUs a
+# convolution inside of a loop is 20 to 50 times slower than outside, and one with
+# weights of several runs 4 times (benchmarks/convolutions.py).
+_ONE_BY_ONE = {"cpu": ("conv",)}
 _MAX_FLOATS = 2**26  # of parameters, gradients and optimiser state of a block
 
 
@@ -126,6 +130,9 @@ def _blocks(
     most_seeds, most_hparams = _MOST_LANES.get(
         jax.default_backend(), _MOST_LANES_ELSEWHERE
     )
+    one_by_one = task.family in _ONE_BY_ONE.get(jax.default_backend(), ())
+    if one_by_one:
+        most_seeds = most_hparams = 1
     limit = max(1, _MAX_FLOATS // (size + methods.state_size(method, params)))
     # Lanes with other static values, or with other names traced, are other programs.
     groups: dict[Any, list[tuple[dict[str, Any], dict[str, float]]]] = {}
@@ -167,6 +174,7 @@ def _blocks(
                     dtype=jnp.float64
                     if settings.precision == "float64"
                     else jnp.float32,
+                    one_by_one=one_by_one,
                 )
                 yield Block(program, runs, tuple(traced for _, traced in chunk))
 

@@ -168,7 +168,7 @@ def _train(
 
     workers = _workers(todo, devices[0])
     with bar, _Compiling(jobs, devices) as compiling:
-        need = _need(compiling.peek(todo[0], stopping))
+        need = compiling.peek(todo[0], stopping).need
         free = crew.free_memory(devices[0])
         rooms = [
             crew.Room(workers, free / len(devices) if d.platform == "cpu" else free)
@@ -188,7 +188,7 @@ def _train(
             try:
                 with jax.default_device(devices[device]):
                     programs = compiling.program(block, device, stopping)
-                    with rooms[device].enter(name, _need(programs)):
+                    with rooms[device].enter(name, programs.need):
                         on_device = dataclasses.replace(
                             block, program=compiling.placed(block.program, device)
                         )
@@ -236,16 +236,6 @@ def _workers(todo: Sequence[Block], device: crew.Device) -> int:
 
 def _pace_file() -> Path:
     return data.cache_dir() / "blocks_at_once.json"
-
-
-def _need(compiled: train.Compiled) -> float:
-    """Bytes that a block takes on its device, beside the data; 0 if not known."""
-    memory = compiled.segment.memory_analysis()
-    if memory is None:
-        return 0.0
-    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(compiled.state))
-    return float(state + new + memory.temp_size_in_bytes)
 
 
 def _resident() -> float:

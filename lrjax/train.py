@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,8 +26,12 @@ from lrjax.core import Batch, Method, PyTree, Task
 MAX_ROUNDS = 128  # most rounds of a segment: rows of its table of measurements
 _SEGMENT_SECONDS = 0.5  # aim for a segment: the pace of progress bar and curves
 _FIRST_SEGMENT_FLOATS = 10**7  # updates of a segment times numbers of a block's state
-_EVALUATION_ELEMENTS = 2**17  # logits of a block in one slice: what a cache holds
-_EVALUATION_ROWS = 64  # but no fewer rows than these
+# Rows of a block that are evaluated at once, in all its lanes together: of linear
+# models so many logits, what a cache holds, but no fewer rows than these; of others,
+# whose activations take most of the memory, so many rows.
+_EVALUATION_LOGITS, _EVALUATION_ROWS = 2**17, 64
+_EVALUATION_ROWS_OF_NETWORKS = {"cpu": 256}
+_EVALUATION_ROWS_ELSEWHERE = 8192
 
 
 class RunState(NamedTuple):
@@ -57,6 +60,8 @@ class Program:
       num_seeds, num_hparams: the shape of the block.
       fresh_batches: draw each batch anew instead of going through epochs.
       dtype: of losses and traced hyperparameters.
+      one_by_one: the block is one run, and each of its steps is a call from the host:
+        for models that XLA trains many times slower inside of a loop.
     """
 
     task: Task
@@ -67,6 +72,7 @@ class Program:
     num_hparams: int
     fresh_batches: bool = False
     dtype: Any = jnp.float32
+    one_by_one: bool = False
 
 
 class Seeds(NamedTuple):
@@ -202,34 +208,41 @@ def step_run(
     return kept._replace(diverged_at=diverged_at.astype(jnp.int32))
 
 
+def rows_at_once(task: Task, lanes: int) -> int:
+    """How many rows of a part are evaluated at once, in each of a block's lanes."""
+    if task.family == "linear":
+        logits = max(task.num_classes, 1) * lanes
+        return max(_EVALUATION_LOGITS // logits, _EVALUATION_ROWS)
+    rows = _EVALUATION_ROWS_OF_NETWORKS.get(
+        jax.default_backend(), _EVALUATION_ROWS_ELSEWHERE
+    )
+    return max(rows // lanes, 1)
+
+
 # Traced once for all methods that share a task and a block's shape.
-@functools.partial(
-    jax.jit, static_argnames=("evaluate", "num_classes", "lanes", "dtype")
-)
+@functools.partial(jax.jit, static_argnames=("evaluate", "at_once", "dtype"))
 def evaluate_part(
     evaluate: Callable[..., Mapping[str, jax.Array]],
-    num_classes: int,
     params: PyTree,
     model_state: PyTree,
     part: Batch,
-    lanes: int,
+    at_once: int,
     dtype: Any,
 ) -> dict[str, jax.Array]:
     """Exact means over a whole part, for a block of runs.
 
     Args:
-      evaluate, num_classes: of the task.
+      evaluate: of the task.
       params, model_state: leaves [seeds, hparams, ...].
       part: arrays with one row per example.
-      lanes: runs in the block; decides how many rows are evaluated at once.
+      at_once: rows that are evaluated together.
       dtype: of the mask.
 
     Returns:
       name -> [seeds, hparams] for each sum of `task.evaluate` but 'count'.
     """
     n = len(next(iter(part.values())))
-    width = max(num_classes, 1) * lanes
-    slices = -(-n // max(_EVALUATION_ELEMENTS // width, _EVALUATION_ROWS))
+    slices = -(-n // at_once)
     rows = -(-n // slices)
     padded = slices * rows - n
 
@@ -246,9 +259,37 @@ def evaluate_part(
     else:
         sums = jax.lax.map(lambda b: one(params, model_state, b), batches)
         sums = jax.tree.map(lambda x: x.sum(0), sums)
+    return _means(sums)
+
+
+def _means(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     # XLA would multiply by a constant's rounded reciprocal: 41 of 41 would not be 1.
     count = jax.lax.optimization_barrier(sums["count"])
     return {k: v / count for k, v in sums.items() if k != "count"}
+
+
+@functools.partial(jax.jit, static_argnames=("evaluate", "rows", "dtype"))
+def _slice_sums(evaluate, params, model_state, part, first, rows, dtype):
+    """`evaluate` of one run, leaves [1, 1, ...], over some rows from `first` on."""
+    n = len(next(iter(part.values())))
+    at = first + jnp.arange(rows)
+    batch = {k: v[jnp.minimum(at, n - 1)] for k, v in part.items()}
+    batch["mask"] = (at < n).astype(dtype)
+    one = evaluate(*jax.tree.map(lambda x: x[0, 0], (params, model_state)), batch)
+    return {k: v[None, None] for k, v in one.items()}
+
+
+def _evaluate_one_by_one(
+    task: Task, params: PyTree, model_state: PyTree, part: Batch, dtype: Any
+) -> dict[str, jax.Array]:
+    """As `evaluate_part`, for one run and with a call for each slice."""
+    n = len(next(iter(part.values())))
+    rows = min(rows_at_once(task, 1), n)
+    slices = [
+        _slice_sums(task.evaluate, params, model_state, part, first, rows, dtype)
+        for first in range(0, n, rows)
+    ]
+    return _means(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), slices))
 
 
 def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
@@ -261,6 +302,41 @@ def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
         return jax.vmap(per_lane)(inputs.hparams)
 
     return jax.vmap(per_seed)(seeds.params, seeds.model_state)
+
+
+def observe(
+    state: RunState, step: jax.Array
+) -> tuple[RunState, PyTree, dict[str, jax.Array]]:
+    """Marks runs whose parameters are not finite.
+
+    Args:
+      state: of a block.
+      step: int, updates done.
+
+    Returns:
+      The state, the parameters to evaluate, and what can be read off the state, name
+      -> [seeds, hparams].
+    """
+    params = final_params(state)
+    finite = functools.reduce(
+        jnp.logical_and,
+        [jnp.isfinite(x).all(tuple(range(2, x.ndim))) for x in jax.tree.leaves(params)],
+    )
+    dead = state.diverged_at > 0
+    diverged_at = jnp.where(~dead & ~finite, step, state.diverged_at)
+    state = state._replace(diverged_at=diverged_at.astype(jnp.int32))
+    rate = jax.vmap(jax.vmap(optim.effective_learning_rate))(state.opt_state)
+    row = {
+        "learning_rate": rate,
+        "last_batch_loss": state.last_loss,
+        "diverged_at": state.diverged_at,
+    }
+    return state, params, row
+
+
+def _parts(train: Batch, valid: Batch) -> dict[str, Batch]:
+    """The parts to measure; once where both are the same."""
+    return {"train": train} if valid is train else {"train": train, "valid": valid}
 
 
 def segment(
@@ -307,34 +383,13 @@ def segment(
 
     @jax.jit  # traced once for the shapes of the table and for the loop
     def measure(state: RunState, step: jax.Array):
-        params = jax.vmap(jax.vmap(optim.eval_params))(state.opt_state, state.params)
-        finite = functools.reduce(
-            jnp.logical_and,
-            [
-                jnp.isfinite(x).all(tuple(range(2, x.ndim)))
-                for x in jax.tree.leaves(params)
-            ],
-        )
-        dead = state.diverged_at > 0
-        diverged_at = jnp.where(~dead & ~finite, step, state.diverged_at)
-        state = state._replace(diverged_at=diverged_at.astype(jnp.int32))
-        rate = jax.vmap(jax.vmap(optim.effective_learning_rate))(state.opt_state)
-        row = {"learning_rate": rate, "last_batch_loss": state.last_loss}
-        parts = {"train": train, "valid": valid}
-        for name, part in parts.items():
-            if name == "valid" and valid is train:
-                continue
+        state, params, row = observe(state, step)
+        for name, part in _parts(train, valid).items():
+            at_once = rows_at_once(task, lanes)
             means = evaluate_part(
-                task.evaluate,
-                task.num_classes,
-                params,
-                state.model_state,
-                part,
-                lanes,
-                program.dtype,
+                task.evaluate, params, state.model_state, part, at_once, program.dtype
             )
             row |= {f"{name}_{k}": v for k, v in means.items()}
-        row["diverged_at"] = state.diverged_at
         return state, row
 
     def round_(r, carry):
@@ -376,11 +431,19 @@ class Measurements(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """The programs of a block, ready to run, and shapes and types of its state."""
+    """The programs of a block, ready to run.
 
-    init: Any
-    segment: Any
+    Attributes:
+      init: `init(seeds, inputs) -> state`.
+      segment: as `segment`, without the program.
+      state: shapes and types of the block's state.
+      need: bytes of memory that training takes beside the data; 0 if not known.
+    """
+
+    init: Callable[..., Any]
+    segment: Callable[..., Any]
     state: RunState
+    need: float
 
 
 def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled:
@@ -392,19 +455,92 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
     """
     task = program.task
     shared = task.valid is task.train
-
-    def advance(state, inputs, train, valid, start, stop):
-        return segment(
-            program, state, inputs, train, train if shared else valid, start, stop
-        )
-
+    valid = {} if shared else task.valid
     make = jax.jit(functools.partial(init, program)).lower(seeds, example)
-    state = make.out_info
-    run = jax.jit(advance, donate_argnums=0).lower(
-        state, example, task.train, {} if shared else task.valid, 0, 0
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), make.out_info
     )
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-    return Compiled(make.compile(), run.compile(), shapes)
+    if program.one_by_one:
+        run, need = _compile_one_by_one(program, shapes, example)
+    else:
+
+        def advance(state, inputs, train, valid, start, stop):
+            return segment(
+                program, state, inputs, train, train if shared else valid, start, stop
+            )
+
+        lowered = jax.jit(advance, donate_argnums=0).lower(
+            shapes, example, task.train, valid, 0, 0
+        )
+        run = lowered.compile()
+        need = _need(run, shapes)
+    return Compiled(make.compile(), run, shapes, need)
+
+
+def _need(compiled: Any, state: RunState) -> float:
+    """Bytes that a program takes, its state included and its other inputs not."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return 0.0
+    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    return float(size + new + memory.temp_size_in_bytes)
+
+
+def _compile_one_by_one(
+    program: Program, shapes: RunState, example: Inputs
+) -> tuple[Callable[..., Any], float]:
+    """A `segment` of one run whose loops are the host's, and the memory it needs."""
+    task, every, dtype = program.task, program.eval_every, program.dtype
+
+    def update(state, inputs, train, step):
+        n = len(next(iter(train.values())))
+        rows, mask = order.batches(
+            inputs.order[0], step, 1, task.batch_size, n, program.fresh_batches
+        )
+        batch = {k: v[rows[0]] for k, v in train.items()}
+        batch["mask"] = mask[0].astype(dtype)
+        run, hparams = jax.tree.map(lambda x: x[0, 0], state), inputs.hparams
+        run = step_run(
+            program,
+            run,
+            batch,
+            jax.random.fold_in(inputs.noise[0], step),
+            step,
+            {name: value[0] for name, value in hparams.items()},
+            inputs.horizon,
+        )
+        return jax.tree.map(lambda x: x[None, None], run)
+
+    lowered = jax.jit(update, donate_argnums=0).lower(shapes, example, task.train, 0)
+    updated = lowered.compile()
+    observed = jax.jit(observe, donate_argnums=0).lower(shapes, 0).compile()
+    _, params, _ = jax.eval_shape(observe, shapes, 0)
+    need = _need(updated, shapes)
+    for part in _parts(task.train, task.valid).values():
+        rows = min(rows_at_once(task, 1), len(next(iter(part.values()))))
+        evaluated = _slice_sums.lower(
+            task.evaluate, params, shapes.model_state, part, 0, rows, dtype
+        ).compile()
+        need = max(need, _need(evaluated, shapes))
+
+    def run(state, inputs, train, valid, start, stop):
+        table = []
+        while start < stop:
+            last = min(start + every, stop)
+            for step in range(start, last):
+                state = updated(state, inputs, train, step)
+            state, params, row = observed(state, last)
+            for name, part in _parts(train, valid or train).items():
+                means = _evaluate_one_by_one(
+                    task, params, state.model_state, part, dtype
+                )
+                row |= {f"{name}_{k}": v for k, v in means.items()}
+            table.append(row)
+            start = last
+        return state, {k: jnp.stack([row[k] for row in table]) for k in table[0]}
+
+    return run, need
 
 
 def stepper(
@@ -488,26 +624,17 @@ def final_params(state: RunState) -> PyTree:
     return jax.vmap(jax.vmap(optim.eval_params))(state.opt_state, state.params)
 
 
-@functools.partial(jax.jit, static_argnames=("evaluate", "num_classes", "dtype"))
-def _judge(params, model_state, part, evaluate, num_classes, dtype):
-    lanes = jax.tree.leaves(params)[0].shape[:2]
-    return evaluate_part(
-        evaluate, num_classes, params, model_state, part, math.prod(lanes), dtype
-    )
-
-
 def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarray]:
     """Exact means of trained runs over a part, name -> [seeds, hparams].
 
     Methods share this program: it depends on the task and the block's shape alone.
     """
-    task = program.task
-    means = _judge(
-        final_params(state),
-        state.model_state,
-        part,
-        task.evaluate,
-        task.num_classes,
-        program.dtype,
-    )
+    task, dtype, params = program.task, program.dtype, final_params(state)
+    if program.one_by_one:
+        means = _evaluate_one_by_one(task, params, state.model_state, part, dtype)
+    else:
+        at_once = rows_at_once(task, program.num_seeds * program.num_hparams)
+        means = evaluate_part(
+            task.evaluate, params, state.model_state, part, at_once, dtype
+        )
     return {k: np.asarray(v) for k, v in means.items()}

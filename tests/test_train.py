@@ -60,7 +60,9 @@ def estimates_distance(method):
     return "d0" in method.defaults
 
 
-def population(task, method, seeds, lanes, horizon, every, fresh=False, dtype=None):
+def population(
+    task, method, seeds, lanes, horizon, every, fresh=False, dtype=None, **choices
+):
     """A block's program, compiled, with its inputs."""
     static = split(method, lanes[0])[0]
     program = train.Program(
@@ -72,6 +74,7 @@ def population(task, method, seeds, lanes, horizon, every, fresh=False, dtype=No
         num_hparams=len(lanes),
         fresh_batches=fresh,
         dtype=dtype or jnp.float32,
+        **choices,
     )
     started = train.seed_runs(task.init, np.asarray(seeds, np.uint32))
     traced = [split(method, lane)[1] for lane in lanes]
@@ -357,10 +360,8 @@ def test_noise_and_model_state_are_those_of_the_run(x64):
 # Evaluation and segments
 
 
-@pytest.mark.parametrize("elements", [1, 200, 10**9])
-def test_evaluation_in_slices_is_exact(x64, monkeypatch, elements):
-    monkeypatch.setattr(train, "_EVALUATION_ELEMENTS", elements)
-    monkeypatch.setattr(train, "_EVALUATION_ROWS", 1)
+@pytest.mark.parametrize("at_once", [1, 5, 36, 37, 200])
+def test_evaluation_in_slices_is_exact(x64, at_once):
     generator = np.random.default_rng(0)
     n, classes, seeds, lanes = 37, 3, 2, 2
     features = generator.normal(size=(n, 4))
@@ -369,11 +370,10 @@ def test_evaluation_in_slices_is_exact(x64, monkeypatch, elements):
     bias = generator.normal(size=(seeds, lanes, classes))
     means = train.evaluate_part(
         iris("sound").evaluate,
-        classes,
         {"weight": jnp.asarray(weight), "bias": jnp.asarray(bias)},
         (),
         {"features": features, "labels": labels.astype(np.int32)},
-        seeds * lanes,
+        at_once,
         jnp.float64,
     )
     logits = np.einsum("nf,shcf->shnc", features, weight) + bias[:, :, None]
@@ -386,6 +386,29 @@ def test_evaluation_in_slices_is_exact(x64, monkeypatch, elements):
     close(means["accuracy"], (logits.argmax(-1) == labels).mean(-1), 1e-15)
 
 
+def test_one_run_with_the_loops_of_the_host_equals_the_same_run_in_a_program(x64):
+    task, method = iris("sound"), METHODS["adam"]
+    lane = hparams_of(method, "sound")
+    both = []
+    for one_by_one in (False, True):
+        compiled, program, *block = population(
+            task, method, [3], [lane], 7, 3, dtype=jnp.float64, one_by_one=one_by_one
+        )
+        steps, values, state = trained(compiled, program, *block, 7)
+        assert steps.tolist() == [3, 6, 7]
+        assert compiled.need > 0
+        values |= {f"test_{k}": v for k, v in judged(program, state, task).items()}
+        both.append(values)
+    assert both[0].keys() == both[1].keys()
+    for name, expected in both[0].items():
+        assert both[1][name].shape == expected.shape
+        close(both[1][name], expected, 1e-12)
+
+
+def judged(program, state, task):
+    return train.judge(program, state, task.test)
+
+
 @pytest.mark.parametrize("n", [41, 55])
 def test_means_are_rounded_once(n):
     # In float32 n * (1 / n) is not 1 for these n.
@@ -396,7 +419,7 @@ def test_means_are_rounded_once(n):
 
     @jax.jit
     def means(params):
-        return train.evaluate_part(evaluate, 2, params, (), part, 6, jnp.float32)
+        return train.evaluate_part(evaluate, params, (), part, n, jnp.float32)
 
     assert (means(params)["accuracy"] == 1).all()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import lax
@@ -30,6 +31,17 @@ def convolve(
     Returns:
       [rows, (height + 2 padding - kernel height) // stride + 1, ..., out].
     """
+    size = len(kernel)
+    same = stride == 1 and size == kernel.shape[1] == 2 * padding + 1 > 1
+    # With few channels out XLA's own derivative is as fast.
+    if same and kernel.shape[3] >= 32 and jax.default_backend() == "cpu":
+        return _same(images, kernel)
+    return _plain(images, kernel, stride, padding)
+
+
+def _plain(
+    images: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0
+) -> jax.Array:
     return lax.conv_general_dilated(
         images,
         kernel,
@@ -37,6 +49,72 @@ def convolve(
         ((padding, padding), (padding, padding)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+@jax.custom_vjp
+def _same(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution that keeps the size, with a gradient of its own for CPUs."""
+    return _plain(images, kernel, padding=len(kernel) // 2)
+
+
+def _same_forward(images: jax.Array, kernel: jax.Array):
+    return _same(images, kernel), (images, kernel)
+
+
+def _same_backward(kept: tuple[jax.Array, jax.Array], slopes: jax.Array):
+    images, kernel = kept
+    swapped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    by_images = _plain(slopes, swapped, padding=len(kernel) // 2)
+    return by_images, _kernel_gradient(images, slopes, len(kernel)).astype(kernel.dtype)
+
+
+_same.defvjp(_same_forward, _same_backward)
+
+_GROUP_PIXELS = 2048  # of images at once in `_kernel_gradient`: what a cache holds
+
+
+def _kernel_gradient(images: jax.Array, slopes: jax.Array, size: int) -> jax.Array:
+    """The derivative of a convolution that keeps the size by its kernel.
+
+    XLA computes it on CPUs as one convolution with a kernel as large as the image, at
+    a fifth of the speed of the other two. Here images are padded, laid out as one
+    row of pixels per channel, and a shift down and across is a slice of that row; the
+    slopes are 0 where a slice runs into padding. A few images at a time, so that the
+    shifted copies never leave the cache.
+
+    Args:
+      images: [rows, height, width, in].
+      slopes: [rows, height, width, out].
+      size: height and width of the kernel, odd.
+
+    Returns:
+      [size, size, in, out], in float32 or wider.
+    """
+    rows, height, width, inputs = images.shape
+    outputs, edge = slopes.shape[-1], size // 2
+    wide = width + 2 * edge
+    pixels = (height + 2 * edge) * wide
+    most = max(1, _GROUP_PIXELS // pixels)
+    at_once = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= most)
+    groups, length = rows // at_once, at_once * pixels
+    shifts = [i * wide + j for i in range(size) for j in range(size)]
+
+    padded = jnp.pad(images, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+    padded = padded.reshape(groups, length, inputs).swapaxes(1, 2)
+    padded = jnp.pad(padded, ((0, 0), (0, 0), (0, shifts[-1])))
+    slopes = jnp.pad(slopes, ((0, 0), (0, 2 * edge), (0, 2 * edge), (0, 0)))
+    slopes = slopes.reshape(groups, length, outputs)
+    dtype = jnp.promote_types(images.dtype, jnp.float32)
+
+    def add(total: jax.Array, group: tuple[jax.Array, jax.Array]):
+        pixels, slopes = group
+        copies = [pixels[:, shift : shift + length] for shift in shifts]
+        part = jnp.matmul(jnp.concatenate(copies), slopes, preferred_element_type=dtype)
+        return total + part, None
+
+    zero = jnp.zeros((size * size * inputs, outputs), dtype)
+    total, _ = lax.scan(add, zero, (padded, slopes))
+    return total.reshape(size, size, inputs, outputs)
 
 
 class Conv(nn.Module):
