@@ -163,7 +163,8 @@ def _value(outcome: Outcome) -> Any:
     from smac.runhistory import StatusType, TrialValue
 
     status = StatusType.CRASHED if outcome.crashed else StatusType.SUCCESS
-    return TrialValue(outcome.cost, time=outcome.seconds, status=status)
+    # No time: proposals must follow from the costs alone, however fast a machine is.
+    return TrialValue(outcome.cost, status=status)
 
 
 def _values(config: Any) -> dict[str, float]:
