@@ -15,11 +15,22 @@ tables in --workdir; what is there already is not trained again.
 from __future__ import annotations
 
 import contextlib
-import errno
-import itertools
 import os
 import signal
 import sys
+
+if __name__ == "__main__":  # the imports that follow take a while
+
+    def _leave(signum: int, _: object) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, b"stopped; the same command goes on from here\n")
+        os._exit(128 + signum)  # an import might make an error of its own of it
+
+    for _signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_signum, _leave)
+
+import errno
+import itertools
 import traceback
 import warnings
 from typing import Any, NoReturn
@@ -149,6 +160,8 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         cli.check_config_file(argv)
         return flags.FLAGS(_with_config(argv))
+    except SystemExit as end:  # absl leaves with 1 once it has shown its help
+        sys.exit(0 if {"--help", "--helpshort", "--helpfull"} & {*argv} else end.code)
     except Exception as error:
         message = cli.explain(error, argv)
         if message is None:
@@ -175,8 +188,15 @@ def _report() -> NoReturn:
     sys.exit(1)
 
 
+def _interruptible(argv: list[str]) -> None:
+    """`main`, which SIGINT and SIGTERM end with what it has to clean up done."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _on_signal)
+    main(argv)
+
+
 def _on_signal(signum: int, frame: Any) -> NoReturn:
-    # A callback, as of the garbage collector, may be at work and swallow the exit.
+    # What is at work may swallow the exit.
     signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signum))
     signal.setitimer(signal.ITIMER_REAL, _GRACE)
     _stop(signum)
@@ -185,6 +205,15 @@ def _on_signal(signum: int, frame: Any) -> NoReturn:
 def _stop(signum: int) -> NoReturn:
     _tell("stopped; the same command goes on from here")
     sys.exit(128 + signum)
+
+
+def _show_unraised(fault: Any) -> None:
+    """What came up where nothing can be raised: callbacks, threads of libraries."""
+    if isinstance(fault.exc_value, SystemExit):  # the garbage collector's, a signal
+        os._exit(fault.exc_value.code)  # pyright: ignore
+    # Orbax's, after a checkpoint that could not be written, which is said elsewhere.
+    if str(fault.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(fault)
 
 
 def _show(message: Warning | str, category: type[Warning], *rest: Any) -> str:
@@ -200,10 +229,9 @@ if __name__ == "__main__":
     warnings.formatwarning = _show
     for stream in (sys.stdout, sys.stderr):  # names of files may be no text at all
         stream.reconfigure(errors="backslashreplace")  # pyright: ignore
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _on_signal)
+    sys.unraisablehook = _show_unraised
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(_interruptible, flags_parser=_parse)
     except SystemExit as end:
         if isinstance(end.code, int) and end.code > 128:
             os._exit(end.code)  # and not wait for threads that compile

@@ -8,9 +8,11 @@ checkpoint without a manifest was cut short and counts for nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -30,6 +32,7 @@ R = TypeVar("R")
 
 _MANIFEST, _STATE = "manifest.json", "state"
 _KEPT = 2  # the newest may turn out damaged
+_SPARED = 2**20  # bytes of a disk that are left to the tables
 # Orbax numbers its operations per process: two saves at once can wait for each other.
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -44,14 +47,14 @@ def _alone(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @_alone
-def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> None:
+def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> None:
     """Saves a state as `<folder>/<step>`, and drops all but it and the one before.
 
     Args:
       folder: of one block.
       step: updates done.
       state: arrays; fetched before this returns.
-      facts: what else to keep, as JSON; returned by `restore`.
+      facts: numbers to keep beside it; returned by `restore`.
 
     Raises:
       OSError: if it cannot be written; what was there before stays.
@@ -60,6 +63,7 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> No
     try:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
+        _check_room(target, sum(x.nbytes for x in jax.tree.leaves(state)))
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(target / _STATE, state)
         content = {
@@ -77,7 +81,7 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> No
         os.replace(temporary, target / _MANIFEST)
     except Exception as error:  # Orbax has many kinds for a disk that is full
         shutil.rmtree(target, ignore_errors=True)
-        raise OSError(str(error)) from error
+        raise OSError(_reason(error)) from error
     found = _steps(folder)
     earlier = [each for each in found if each < step]
     # One of a later step is one that was refused.
@@ -86,7 +90,9 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, Any]) -> No
 
 
 @_alone
-def restore(folder: Path, like: PyTree) -> tuple[int, PyTree, Mapping[str, Any]] | None:
+def restore(
+    folder: Path, like: PyTree
+) -> tuple[int, PyTree, Mapping[str, float]] | None:
     """The newest good checkpoint in a folder.
 
     Each one that is refused is named in a warning that says what is wrong with it.
@@ -109,8 +115,9 @@ def restore(folder: Path, like: PyTree) -> tuple[int, PyTree, Mapping[str, Any]]
         except jax.errors.JaxRuntimeError:
             raise  # of the device, its memory perhaps; no fault of the checkpoint
         except Exception as error:  # Orbax has many kinds for what it cannot read
-            reason = " ".join(str(error).split())[:300]
-            warnings.warn(f"checkpoint {path} is not used: {reason}", stacklevel=2)
+            warnings.warn(
+                f"checkpoint {path} is not used: {_reason(error)}", stacklevel=2
+            )
     return None
 
 
@@ -156,6 +163,13 @@ def save_params(
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
 
 
+def _check_room(folder: Path, size: int) -> None:
+    """Raises OSError where a disk has too little room; Orbax would leave threads."""
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < size + _SPARED:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _steps(folder: Path) -> list[int]:
     """Steps of the checkpoints that are there, good or not, ascending."""
     if not folder.is_dir():
@@ -182,6 +196,9 @@ def _verified(path: Path) -> dict[str, Any]:
     for name, own in (("block", path.parent.name), ("step", int(path.name))):
         if manifest[name] != own:
             raise ValueError(f"it is of {name} {manifest[name]}, not {own}")
+    facts = manifest["facts"]
+    if not isinstance(facts, dict) or not all(map(math.isfinite, facts.values())):
+        raise ValueError("its facts are no numbers")
     files = manifest["files"]
     for name in sorted(files.keys() ^ set(present)):
         fault = "is missing" if name in files else "does not belong to it"
@@ -207,6 +224,11 @@ def _files(path: Path) -> list[str]:
 def _digest(manifest: Mapping[str, Any]) -> str:
     """The SHA-256 of a manifest, which may have a flipped bit itself."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in a line; some of Orbax's hold a whole specification."""
+    return " ".join(str(error).split())[:300]
 
 
 def _compare(state: PyTree, like: PyTree) -> None:

@@ -458,5 +458,4 @@ def save(folder: Path, step: int, state: train.RunState, seconds: float) -> None
     try:
         checkpoint.save(folder, step, state, {"seconds": seconds})
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        warnings.warn(f"cannot save checkpoint {folder}: {reason}", stacklevel=2)
+        warnings.warn(f"cannot save checkpoint {folder}: {error}", stacklevel=2)

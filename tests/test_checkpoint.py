@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,9 @@ def rewrite_manifest(folder, **changes):
         ({"files": {}}, "does not belong to it"),
         ({"files": None}, "is not used"),
         ({"versions": None}, "is not used"),
+        ({"facts": None}, "its facts are no numbers"),
+        ({"facts": {"seconds": float("inf")}}, "its facts are no numbers"),
+        ({"facts": {"seconds": "x"}}, "must be real number, not str"),
     ],
 )
 def test_a_foreign_checkpoint_is_refused_and_what_differs_is_said(
@@ -174,6 +178,20 @@ def test_what_cannot_be_saved_leaves_nothing_and_what_was_there(folder, monkeypa
             checkpoint.save(folder, 12, STATE, {})
     assert sorted(path.name for path in folder.iterdir()) == ["5", "9"]
     assert checkpoint.restore(folder, LIKE)[0] == 9
+
+
+def test_a_full_disk_is_seen_before_it_is_written_to(folder, monkeypatch):
+    size = STATE["params"].nbytes + STATE["count"].nbytes
+    free = [size + checkpoint._SPARED - 1]
+    monkeypatch.setattr(
+        checkpoint.shutil, "disk_usage", lambda path: mock.Mock(total=1, free=free[0])
+    )
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(folder, 12, STATE, {})
+    assert sorted(path.name for path in folder.iterdir()) == ["5", "9"]
+    free[0] += 1
+    checkpoint.save(folder, 12, STATE, {})
+    assert checkpoint.restore(folder, LIKE)[0] == 12
 
 
 def test_a_checkpoint_of_other_shapes_is_refused(folder):

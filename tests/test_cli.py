@@ -290,17 +290,48 @@ def test_output_that_cannot_be_written_is_no_fault_of_lrjax():
                 assert said == "error: cannot write: No space left on device"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_even_where_the_exit_is_swallowed(tmp_path, kind):
+def test_a_signal_during_the_first_imports_ends_it(kind):
     code = (
-        "import runpy, time\n"
-        "from lrjax import cli\n"
-        "def stubborn(*_):\n"
-        "    print('there', flush=True)\n"
+        "import os, runpy, sys, time\n"
+        "class Slow:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'absl':\n"
+        f"            os.kill(os.getpid(), {kind:d})\n"
+        "            time.sleep(60)\n"
+        "sys.meta_path.insert(0, Slow)\n"
+        "runpy.run_path('main.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 128 + kind
+    assert done.stderr == "stopped; the same command goes on from here\n"
+
+
+STUBBORN = {
+    "caught": (
         "    while True:\n"
         "        try: time.sleep(60)\n"
         "        except SystemExit: pass\n"
+    ),
+    "in a callback": (
+        "    gc.callbacks.append(lambda *_: time.sleep(60))\n"
+        "    while True: gc.collect()\n"
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("body", STUBBORN.values(), ids=STUBBORN)
+def test_a_signal_ends_it_even_where_the_exit_is_swallowed(tmp_path, body, kind):
+    code = (
+        "import gc, runpy, time\n"
+        "from lrjax import cli\n"
+        "def stubborn(*_):\n"
+        "    print('there', flush=True)\n"
+        f"{body}"
         "cli.train = stubborn\n"
         "runpy.run_path('main.py', run_name='__main__')"
     )
@@ -317,6 +348,12 @@ def test_a_signal_ends_it_even_where_the_exit_is_swallowed(tmp_path, kind):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + kind
     assert said == "stopped; the same command goes on from here\n"
+
+
+def test_help_is_no_error():
+    done = run("--help")
+    assert done.returncode == 0
+    assert "--workdir" in done.stdout
 
 
 def test_flagfiles_that_cannot_be_read_are_refused(tmp_path):
