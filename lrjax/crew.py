@@ -38,12 +38,22 @@ class Room:
     Attributes:
       most: blocks at once.
       memory: bytes for all of them together.
+      refuses: what needs more than that; else it is tried alone, for where a failed
+        allocation does no harm.
     """
 
-    def __init__(self, most: int, memory: float):
-        self.most, self.memory = most, memory
+    def __init__(self, most: int, memory: float, refuses: bool = True):
+        self.most, self.memory, self.refuses = most, memory, refuses
         self._inside: list[float] = []
         self._changed = threading.Condition()
+
+    def check(self, name: str, need: float) -> None:
+        """Raises UsageError if there never will be room for a block of `need` bytes."""
+        if self.refuses and need > self.memory:
+            raise UsageError(
+                f"{name}: one block needs {_size(need)} of memory, and "
+                f"{_size(self.memory)} can be used; take fewer seeds or a smaller grid"
+            )
 
     @contextlib.contextmanager
     def enter(self, name: str, need: float) -> Iterator[None]:
@@ -52,11 +62,8 @@ class Room:
         Raises:
           UsageError: if there never will be.
         """
-        if need > self.memory:
-            raise UsageError(
-                f"{name}: one block needs {_size(need)} of memory, and "
-                f"{_size(self.memory)} can be used; take fewer seeds or a smaller grid"
-            )
+        self.check(name, need)
+        need = min(need, self.memory)
         with self._changed:
             self._changed.wait_for(
                 lambda: (

@@ -170,21 +170,23 @@ def _train(
     with bar, _Compiling(jobs, devices) as compiling:
         need = compiling.peek(todo[0], stopping).need
         free = crew.free_memory(devices[0])
-        rooms = [
-            crew.Room(workers, free / len(devices) if d.platform == "cpu" else free)
-            for d in devices
-        ]
+        on_cpu = devices[0].platform == "cpu"
+        share = free / len(devices) if on_cpu else free
+        # A CPU's system would kill the process.
+        rooms = [crew.Room(workers, share, refuses=on_cpu) for _ in devices]
         say(
             f"{workers} block{'s' * (workers > 1)} at once on each device; "
             f"memory: {_mib(_resident() + workers * len(devices) * need)} MiB"
         )
-        first = todo[0].example
-        with rooms[0].enter(f"{first.task} {first.method}", need):
-            record()  # nothing is written where there never will be room
+        # Nothing is trained or written where there never will be room.
+        rooms[0].check(_title(todo[0]), need)
+        for block in {block.key: block for block in todo}.values():
+            rooms[0].check(_title(block), train.least_need(block.program, block.lanes))
+        record()
 
         def work(block: Block, device: int) -> Sequence[Block]:
             nonlocal ended
-            name = f"{block.example.task} {block.example.method}"
+            name = _title(block)
             try:
                 with jax.default_device(devices[device]):
                     programs = compiling.program(block, device, stopping)
@@ -216,6 +218,10 @@ def _train(
 
         crew.train_all(jobs, workers, work, stopping, failed)
     stop_if(signalled)
+
+
+def _title(block: Block) -> str:
+    return f"{block.example.task} {block.example.method}"
 
 
 def _workers(todo: Sequence[Block], device: crew.Device) -> int:
@@ -445,7 +451,7 @@ def _train_block(
     scores = [row["valid_accuracy"] for row in ended if row["status"] == "done"]
     score = f", validation accuracy {np.mean(scores):.4f}" if scores else ""
     dead = f", {diverged} diverged" if diverged else ""
-    return f"{example.task} {example.method}: {len(ended)} runs{score}{dead}"
+    return f"{_title(block)}: {len(ended)} runs{score}{dead}"
 
 
 def _checkpoints(tables: results.Tables, block: Block) -> Path:

@@ -487,6 +487,24 @@ def _need(compiled: Any, state: RunState) -> float:
     return float(size + new + memory.temp_size_in_bytes)
 
 
+def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
+    """Bytes of a block's state, which training takes at least; compiles nothing.
+
+    Args:
+      program: static choices.
+      hparams: of each lane; values do not matter.
+    """
+
+    def init(hparams: Mapping[str, jax.Array]) -> RunState:
+        params, model_state = program.task.init(jax.random.key(0))
+        return init_run(program, params, model_state, hparams, 1.0)
+
+    lane = {name: jax.ShapeDtypeStruct((), program.dtype) for name in hparams[0]}
+    leaves = jax.tree.leaves(jax.eval_shape(init, lane))
+    size = sum(x.size * x.dtype.itemsize for x in leaves)
+    return program.num_seeds * program.num_hparams * size
+
+
 def _compile_one_by_one(
     program: Program, shapes: RunState, example: Inputs
 ) -> tuple[Callable[..., Any], float]:

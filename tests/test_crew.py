@@ -13,7 +13,7 @@ import pytest
 
 from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
-from lrjax import crew, experiment, results
+from lrjax import crew, experiment, results, train
 from lrjax.core import UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +74,22 @@ def test_what_no_room_will_ever_hold_is_refused():
         pass
 
 
+def test_where_allocations_may_fail_what_is_too_large_is_tried_alone():
+    room = crew.Room(most=2, memory=3.0, refuses=False)
+    with room.enter("small", 1.0):
+        entered = threading.Event()
+
+        def enter():
+            with room.enter("big", 4.0):
+                entered.set()
+
+        other = threading.Thread(target=enter)
+        other.start()
+        assert not entered.wait(0.05)
+    other.join(10)
+    assert entered.is_set()
+
+
 def test_a_room_shrinks_to_one():
     room = crew.Room(most=3, memory=1.0)
     with room.enter("a", 0.0), room.enter("b", 0.0):
@@ -94,13 +110,12 @@ def asleep(count):
 
 
 def in_each_others_way(count):
-    lock, waiting = threading.Lock(), []
+    lock = threading.Lock()
 
     def job(steps):
-        waiting.append(steps)
+        seconds = 0.06 if lock.locked() else 0.02
         with lock:
-            time.sleep(0.02 * len(waiting))
-        waiting.pop()
+            time.sleep(seconds)
 
     return [job] * count
 
@@ -183,6 +198,35 @@ def test_a_block_that_no_memory_holds_is_refused_before_anything_is_written(
     with pytest.raises(UsageError, match=r"one block needs .* and 1000 B can be used"):
         experiment.run(settings(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_later_block_that_no_memory_holds_is_refused_before_anything_is_trained(
+    tmp_path, monkeypatch
+):
+    wanted = settings(("sgd", "prodigy"))
+    small, large = (
+        train.least_need(block.program, block.lanes)
+        for block in blocks_lib.plan(wanted, blocks_lib.make_tasks(wanted, None))
+    )
+    assert 0 < small < large - 1
+    compile_program = train.compile_program
+    monkeypatch.setattr(  # what sgd needs beside its state would be in the way
+        train, "compile_program", lambda *args: compile_program(*args)._replace(need=0)
+    )
+    monkeypatch.setattr(crew, "free_memory", lambda device: large - 1.0)
+    with pytest.raises(UsageError, match="libsvm/iris prodigy: one block needs"):
+        experiment.run(wanted, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("method", ["sgd", "prodigy", "cocob"])
+def test_the_least_need_is_that_of_the_compiled_state(method):
+    wanted = settings((method,))
+    (block,) = blocks_lib.plan(wanted, blocks_lib.make_tasks(wanted, None))
+    compiled = train.compile_program(block.program, *jax.eval_shape(block.inputs))
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(compiled.state))
+    assert train.least_need(block.program, block.lanes) == size
+    assert size <= compiled.need
 
 
 def test_halves_have_the_same_runs():
