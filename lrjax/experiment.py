@@ -32,6 +32,8 @@ from lrjax.config import Settings
 from lrjax.core import Interrupted, Task, UsageError
 from lrjax.tasks import data
 
+_PROGRAM_BYTES = 8 * 2**20  # that each further program takes on the host, about
+
 
 def run(
     settings: Settings,
@@ -157,7 +159,7 @@ def _train(
     bar = tqdm(
         total=updates, unit=" updates", unit_scale=True, disable=None, leave=False
     )
-    ended = 0
+    ended, trained = 0, 0.0
 
     def progress(count: int) -> None:
         with lock:
@@ -174,9 +176,12 @@ def _train(
         share = free / len(devices) if on_cpu else free
         # A CPU's system would kill the process.
         rooms = [crew.Room(workers, share, refuses=on_cpu) for _ in devices]
+        expected = _resident() + _PROGRAM_BYTES * (compiling.programs - 1)
+        if on_cpu:
+            expected += workers * len(devices) * need
         say(
             f"{workers} block{'s' * (workers > 1)} at once on each device; "
-            f"memory: {_mib(_resident() + workers * len(devices) * need)} MiB"
+            f"about {_mib(expected)} MiB of memory"
         )
         # Nothing is trained or written where there never will be room.
         rooms[0].check(_title(todo[0]), need)
@@ -185,7 +190,7 @@ def _train(
         record()
 
         def work(block: Block, device: int) -> Sequence[Block]:
-            nonlocal ended
+            nonlocal ended, trained
             name = _title(block)
             try:
                 with jax.default_device(devices[device]):
@@ -194,7 +199,7 @@ def _train(
                         on_device = dataclasses.replace(
                             block, program=compiling.placed(block.program, device)
                         )
-                        summary = _train_block(
+                        summary, spent = _train_block(
                             on_device,
                             programs,
                             tables,
@@ -211,6 +216,7 @@ def _train(
                 return again
             with lock:
                 ended += 1
+                trained += spent
                 bar.set_description(name)
                 if bar.disable:
                     say(f"[{ended}/{len(todo)}] {summary}")
@@ -218,6 +224,11 @@ def _train(
 
         crew.train_all(jobs, workers, work, stopping, failed)
     stop_if(signalled)
+    say(
+        f"{compiling.programs} programs traced and compiled (or found compiled) in "
+        f"{compiling.seconds:.1f} s, blocks trained in {trained:.1f} s, each summed "
+        f"over threads; at most {_mib(_resident())} MiB of memory"
+    )
 
 
 def _title(block: Block) -> str:
@@ -287,6 +298,10 @@ class _Compiling:
     """Compiles ahead of training, in threads, once for blocks that share a program.
 
     Use as a context manager.
+
+    Attributes:
+      programs: how many in all.
+      seconds: spent on them so far, summed over threads.
     """
 
     def __init__(self, jobs: Sequence[Sequence[Block]], devices: Sequence[crew.Device]):
@@ -298,6 +313,7 @@ class _Compiling:
             (block.key, device) for device, each in enumerate(jobs) for block in each
         )
         self._lock = threading.Lock()
+        self.programs, self.seconds = len(self._left), 0.0
         # In the order in which the programs will be needed.
         for turn in range(max(len(each) for each in jobs)):
             for device, each in enumerate(jobs):
@@ -318,9 +334,14 @@ class _Compiling:
             return self._futures[key]
 
     def _compile(self, block: Block, device: int) -> train.Compiled:
+        began = time.perf_counter()
         with jax.default_device(self._devices[device]):
             shapes = jax.eval_shape(block.inputs)
-            return train.compile_program(self.placed(block.program, device), *shapes)
+            program = self.placed(block.program, device)
+            compiled = train.compile_program(program, *shapes)
+        with self._lock:
+            self.seconds += time.perf_counter() - began
+        return compiled
 
     def placed(self, program: train.Program, device: int) -> train.Program:
         """The program with its task's data on a device."""
@@ -388,8 +409,10 @@ def _train_block(
     stopping: Callable[[], int],
     lock: threading.Lock,
     device: crew.Device,
-) -> str:
-    """Trains a block and writes its rows; returns a line that sums it up.
+) -> tuple[str, float]:
+    """Trains a block and writes its rows.
+
+    Returns a line that sums it up, and the seconds that training took in all.
 
     Goes on from the block's last good checkpoint, and leaves one from time to time
     and when a signal comes.
@@ -451,7 +474,11 @@ def _train_block(
     scores = [row["valid_accuracy"] for row in ended if row["status"] == "done"]
     score = f", validation accuracy {np.mean(scores):.4f}" if scores else ""
     dead = f", {diverged} diverged" if diverged else ""
+<<<<<<< HEAD
     return f"{_title(block)}: {len(ended)} runs{score}{dead}"
+=======
+    return f"{example.task} {example.method}: {len(ended)} runs{score}{dead}", seconds
+>>>>>>> 428b7a3 (Say beforehand how much memory is wanted, programs included, and afterwards what compiling, training and memory came to)
 
 
 def _checkpoints(tables: results.Tables, block: Block) -> Path:
