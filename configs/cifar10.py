@@ -1,0 +1,36 @@
+r"""WRN-16-2 on CIFAR-10, 300 epochs.
+
+  python main.py --config=configs/cifar10.py --workdir=runs/cifar10 --data_dir=DATA
+  python main.py --config=configs/cifar10.py --workdir=runs/cifar10_study \
+      --data_dir=DATA --config.protocol=study --config.methods=adam,dadapt_adam,prodigy
+
+The argument names the model: `configs/cifar10.py:wrn16_8` is eight times as wide.
+docs/vision.md says in which forms DATA may hold CIFAR-10.
+
+Cost: 187,500 updates of 64 images and 300 evaluations a run, 7.3 PFLOP without them;
+for a GPU. Five epochs of one method on a machine without one: `--config.epochs=5
+--config.methods=adam --config.seeds=1`. Expected under `study`: validation accuracy
+91.1 (adam), 90.8 (dadapt_adam) and 91.2 (prodigy), as published; not repeated by us.
+"""
+
+from ml_collections import ConfigDict
+
+from lrjax import config as config_lib
+
+
+def get_config(model: str = "wrn16_2") -> ConfigDict:
+    """The study's methods and the everyday baseline, three seeds."""
+    config = config_lib.base()
+    config.tasks = (f"cifar10/{model}",)
+    config.methods = (
+        "adam",
+        "adamw_cosine",
+        "cawr",
+        "dadapt_adam",
+        "prodigy",
+        "cocob",
+        "dowg",
+    )
+    config.seeds = 3
+    config.epochs = 300
+    return config
