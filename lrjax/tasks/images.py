@@ -137,10 +137,19 @@ def make(
         for number, key in enumerate(("valid", "test")):
             noise = jax.random.fold_in(jax.random.key(libsvm.SPLIT_SEED), number)
             parts[key] = augmented(parts[key], recipe.view, noise)
+    return recipe_task(name, parts, batch_size, precision)
+
+
+def recipe_task(
+    name: str, parts: Mapping[str, Part], batch_size: int, precision: str
+) -> Task:
+    """Makes a task of `RECIPES` from its parts."""
+    recipe = RECIPES[name]
+    classes = image_data.SETS[recipe.data].classes
     return image_task(
         name,
         parts,
-        _model(recipe.model, entry.classes, recipe.options, precision),
+        _model(recipe.model, classes, recipe.options, precision),
         recipe.view,
         (recipe.mean, recipe.deviation),
         (recipe.size, recipe.size, len(recipe.mean)),
