@@ -128,11 +128,6 @@ def _run(argv: list[str]) -> None:
         return
     if _DETERMINISTIC.value:
         cli.make_deterministic()
-    if _MODE.value == "tune" and "PYTHONHASHSEED" not in os.environ:
-        # SMAC's local search walks through a set: without this no two processes would
-        # propose the same, and a tuning that was cut could not be replayed.
-        os.environ["PYTHONHASHSEED"] = "0"
-        os.execv(sys.executable, [sys.executable, *sys.argv])
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     work = cli.tune if _MODE.value == "tune" else cli.train
     work(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)

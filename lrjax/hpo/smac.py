@@ -143,10 +143,31 @@ def _facade(problem: Problem, folder: Path) -> Any:
     return MultiFidelityFacade(
         scenario,
         initial_design=_initial_design(scenario, problem),
+        acquisition_maximizer=make_maximizer(scenario),
         intensifier=MultiFidelityFacade.get_intensifier(scenario, eta=problem.eta),
         logging_level=False,
         overwrite=True,
     )
+
+
+def make_maximizer(scenario: Any) -> Any:
+    """What SMAC would take of itself, made the same in every process.
+
+    SMAC's local search makes a set of where it starts from, and a list of that.
+    Python's hashes of strings, other ones in each process, would decide which numbers
+    are drawn for which start, and a tuning that was cut could not be replayed.
+    """
+    from smac import MultiFidelityFacade
+
+    maximizer: Any = MultiFidelityFacade.get_acquisition_maximizer(scenario)
+    search = maximizer._local_search
+    starts = search._get_init_points_from_previous_configs
+
+    def sorted_starts(*arguments: Any) -> list[Any]:
+        return sorted(starts(*arguments), key=lambda each: tuple(each.get_array()))
+
+    search._get_init_points_from_previous_configs = sorted_starts
+    return maximizer
 
 
 def _next(facade: Any) -> Any:

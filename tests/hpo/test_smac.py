@@ -1,6 +1,10 @@
 """SMAC asked by stages is SMAC asked and told one trial at a time."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from ConfigSpace import ConfigurationSpace, Float
@@ -9,7 +13,7 @@ from smac.intensifier.hyperband import Hyperband
 from smac.runhistory import StatusType, TrialValue
 
 from lrjax.core import Range, Space
-from lrjax.hpo.smac import Smac, full_length, plan
+from lrjax.hpo.smac import Smac, full_length, make_maximizer, plan
 from lrjax.hpo.tuners import Outcome, Problem
 
 COSTS = {
@@ -41,8 +45,12 @@ def by_stages(problem, cost, folder):
     return stages
 
 
-def one_by_one(problem, cost, folder):
-    """(budget, rate) of each trial, by SMAC's own facade alone."""
+def one_by_one(problem, cost, folder, **options):
+    """(budget, rate) of each trial, by SMAC's own facade alone.
+
+    Args:
+      options: scenario -> what the facade is given beside it.
+    """
     space = ConfigurationSpace(seed=problem.seed)
     space.add(Float("learning_rate", (0.0, 1.0)))
     scenario = Scenario(
@@ -60,6 +68,7 @@ def one_by_one(problem, cost, folder):
         intensifier=Hyperband(scenario, eta=problem.eta),
         overwrite=True,
         logging_level=50,
+        **{name: make(scenario) for name, make in options.items()},
     )
     found = []
     for _ in range(problem.trials):
@@ -96,7 +105,11 @@ def test_stages_are_those_of_smac_asked_one_by_one(
     problem = problem_of(low, high, eta, trials)
     stages = by_stages(problem, COSTS[cost], tmp_path / "ours")
     flat = list(itertools.chain.from_iterable(stages))
-    assert flat == one_by_one(problem, COSTS[cost], tmp_path / "smac")
+    in_order = {"acquisition_maximizer": make_maximizer}
+    assert flat == one_by_one(problem, COSTS[cost], tmp_path / "smac", **in_order)
+    # What SMAC's model proposes as it is depends on the process; brackets do not.
+    bare = one_by_one(problem, COSTS[cost], tmp_path / "bare")
+    assert [budget for budget, _ in flat] == [budget for budget, _ in bare]
     for stage in stages:
         assert len({budget for budget, _ in stage}) == 1
 
@@ -148,3 +161,37 @@ def test_a_space_that_is_used_up_ends_the_tuning(tmp_path):
         tuner.tell([Outcome(trial.hparams["T_0"]) for trial in trials])
     assert {trial.hparams["T_0"] for trial in asked} <= {1.0, 2.0, 3.0}
     assert 0 < len(asked) <= 40
+
+
+def proposals(folder):
+    """(budget, values) of all trials of a tuning whose costs are a formula."""
+    ranges = {"learning_rate": Range(1e-4, 1.0), "T_0": Range(1, 50, integer=True)}
+    tuner = Smac(problem_of(20, 100, space=Space(ranges), trials=40), Path(folder))
+    asked = []
+    while trials := tuner.ask():
+        asked += trials
+        costs = [abs(t.hparams["learning_rate"] - 0.1) + 1 / t.budget for t in trials]
+        tuner.tell([Outcome(cost) for cost in costs])
+    return [(trial.budget, trial.hparams) for trial in asked]
+
+
+def test_every_process_proposes_the_same(tmp_path):
+    """Whatever the seed of Python's hashes."""
+    script = "import test_smac; print(test_smac.proposals({!r}))"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script.format(str(tmp_path / seed))],
+            cwd=Path(__file__).parent,
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": seed,
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in ("1", "2")
+    ]
+    first, other = [process.communicate(timeout=300)[0] for process in processes]
+    assert first.count("learning_rate") == 40
+    assert other == first
