@@ -12,6 +12,7 @@ import dataclasses
 import io
 import itertools
 import os
+import struct
 import tarfile
 import warnings
 import zipfile
@@ -32,6 +33,11 @@ _WORDS = {
     "valid": ("valid", "val", "validation"),
     "test": ("test",),
 }
+# What a damaged or hostile archive raises.
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError),
+    *(zlib.error, zipfile.BadZipFile, struct.error),
+)
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm"}
 
 
@@ -65,7 +71,7 @@ class Part(NamedTuple):
     Attributes:
       images: uint8 [rows, height, width, channels]; smaller images have zeros below
         and to the right.
-      labels: int32 [rows], class numbers from 0.
+      labels: integers [rows], class numbers from 0.
       sizes: int32 [rows, 2], height and width of each image; None if all are alike.
     """
 
@@ -181,7 +187,7 @@ def _from_npz(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | Non
         split: [p for p in paths if set(_parts_of(p.stem)) & set(words)]
         for split, words in _WORDS.items()
     }
-    if by_split["train"]:
+    if any(by_split.values()):
         return {
             split: _read_npz(found[0]) for split, found in by_split.items() if found
         }
@@ -207,7 +213,7 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
                 raise DataError(f"{path}: not an archive of arrays")
             wanted = set(file.files) - {"class_names", "file_names"}
             return {key: file[key] for key in sorted(wanted)}
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
 
 

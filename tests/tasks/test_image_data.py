@@ -132,6 +132,9 @@ def test_archives_that_are_damaged_or_lack_a_part(tmp_path):
     path = tmp_path / "cifar10_train.npz"
     np.savez_compressed(path, image=pixels(4), label=np.arange(4))
     refused("cifar10", tmp_path, "no test part")
+    path.rename(tmp_path / "cifar10_test.npz")
+    refused("cifar10", tmp_path, "no train part")
+    (tmp_path / "cifar10_test.npz").rename(path)
     content = path.read_bytes()
     for damaged in (
         content[:500],
