@@ -474,11 +474,7 @@ def _train_block(
     scores = [row["valid_accuracy"] for row in ended if row["status"] == "done"]
     score = f", validation accuracy {np.mean(scores):.4f}" if scores else ""
     dead = f", {diverged} diverged" if diverged else ""
-<<<<<<< HEAD
-    return f"{_title(block)}: {len(ended)} runs{score}{dead}"
-=======
-    return f"{example.task} {example.method}: {len(ended)} runs{score}{dead}", seconds
->>>>>>> 428b7a3 (Say beforehand how much memory is wanted, programs included, and afterwards what compiling, training and memory came to)
+    return f"{_title(block)}: {len(ended)} runs{score}{dead}", seconds
 
 
 def _checkpoints(tables: results.Tables, block: Block) -> Path:
