@@ -80,7 +80,7 @@ def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -
         with tune.Trainer(tables, settings, nothing, nothing) as trainer:
             began, training, jobs = time.perf_counter(), 0.0, []
             while search.ask():
-                stage = search.missing()
+                stage = search.jobs()
                 if not jobs:  # compiles
                     paused = time.perf_counter()
                     trainer.train(stage)
@@ -91,7 +91,8 @@ def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -
                 search.tell(trained)
                 jobs += stage
             whole = time.perf_counter() - began
-        with tune.Trainer(tables, settings, nothing, nothing, width=1) as trainer:
+        tune.width_of = lambda *_: 1
+        with tune.Trainer(tables, settings, nothing, nothing) as trainer:
             trainer.train(jobs[:1])
             at = time.perf_counter()
             for job in jobs:

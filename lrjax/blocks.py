@@ -19,7 +19,7 @@ import numpy as np
 
 from lrjax import methods, protocol, results, tasks, train
 from lrjax.config import Settings
-from lrjax.core import Run, Task
+from lrjax.core import Method, Run, Task
 
 # Lanes of a block along each axis. On a CPU larger blocks leave its cache, and more
 # small ones keep more cores busy; an accelerator wants as many lanes as it gets.
@@ -105,6 +105,18 @@ def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
     ]
 
 
+def trained_one_by_one(task: Task) -> bool:
+    """Whether each run of a task is a block of its own, its loops the host's."""
+    return task.family in _ONE_BY_ONE.get(jax.default_backend(), ())
+
+
+def most_runs(task: Task, method: Method) -> int:
+    """How many runs of a method on a task one block may hold."""
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0))[0])
+    size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+    return max(1, _MAX_FLOATS // (size + methods.state_size(method, params)))
+
+
 def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
     """All blocks, in the order of the settings' tasks and methods."""
     blocks = []
@@ -125,15 +137,13 @@ def _blocks(
     # The order of a whole round is held at once, so none is longer than it need be.
     every = min(settings.eval_every or epoch, max(steps, epoch))
     fresh = method_name in choices.fresh_batches
-    params = jax.eval_shape(lambda: task.init(jax.random.key(0))[0])
-    size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     most_seeds, most_hparams = _MOST_LANES.get(
         jax.default_backend(), _MOST_LANES_ELSEWHERE
     )
-    one_by_one = task.family in _ONE_BY_ONE.get(jax.default_backend(), ())
+    one_by_one = trained_one_by_one(task)
     if one_by_one:
         most_seeds = most_hparams = 1
-    limit = max(1, _MAX_FLOATS // (size + methods.state_size(method, params)))
+    limit = most_runs(task, method)
     # Lanes with other static values, or with other names traced, are other programs.
     groups: dict[Any, list[tuple[dict[str, Any], dict[str, float]]]] = {}
     for hparams in settings.lanes(method_name, name):

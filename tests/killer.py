@@ -80,6 +80,7 @@ def dropping():
 POINTS = {
     "curves": lambda: halfway(results.CURVES),
     "runs": lambda: halfway(results.RUNS),
+    "trials": lambda: halfway(results.TRIALS),
     "between": lambda: before(results.Tables, "append_runs"),
     "config": lambda: renaming("config.json"),
     "saving": saving,

@@ -32,10 +32,12 @@ from lrjax.hpo import figures, smac, tuners
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
 TRIAL_SEED = 2**32 - 1
-# Lanes of a block of trials, the same for every stage, so that a trial's bits do not
-# depend on where it was cut. On a CPU wider ones are no faster per lane, and a stage of
-# one full-length trial pays for all of them.
-_WIDTH, _WIDTH_ELSEWHERE = 4, 32
+# Lanes of a block of trials. On a CPU wider ones are hardly faster per lane, and a
+# stage of one full-length trial pays for all of them.
+_WIDTH = {"cpu": 4}
+_WIDTH_ELSEWHERE = 32
+# Up to so many trials are trained in blocks of one lane where the width is free.
+_FEW = {"cpu": 2}
 _MOST_ROWS = 2**20  # of a round of linear models: its order is held at once
 _PENALTY = 2.0  # a crashed trial costs so many times the worst finite cost
 
@@ -424,19 +426,23 @@ class Search:
             "budget": target.budget(trial),
         }
 
-    def missing(self) -> list[Job]:
-        """What of the stage at hand is not in the table."""
+    def jobs(self) -> list[Job]:
+        """The stage at hand."""
         return [
-            Job(self.target, self.target.trial_run(t), self._states.get(t.config_id))
-            for number, t in enumerate(self.trials, len(self.rows))
-            if number not in self._known
+            Job(
+                self.target,
+                self.target.trial_run(trial),
+                self._states.get(trial.config_id),
+                number in self._known,
+            )
+            for number, trial in enumerate(self.trials, len(self.rows))
         ]
 
     def tell(self, trained: Mapping[str, Trained]) -> None:
         """Tells the tuner of the stage at hand.
 
         Args:
-          trained: run_id -> result, of all that was missing.
+          trained: run_id -> result, of all that was not in the table.
         """
         target, raw, states = self.target, [], {}
         for number, trial in enumerate(self.trials, len(self.rows)):
@@ -573,7 +579,7 @@ def _advance(
     )
     with bar, Trainer(tables, settings, signalled, bar.update) as trainer:
         while active:
-            trained = trainer.train([job for s in active for job in s.missing()])
+            trained = trainer.train([job for s in active for job in s.jobs()])
             for search in active:
                 before = len(search.rows)
                 search.tell(trained)
@@ -593,17 +599,39 @@ class Job(NamedTuple):
       target: whose.
       run: what.
       state: where to go on from; None for the start.
+      known: whether its result is in the table, so that it is not to be trained.
     """
 
     target: Target
     run: Run
-    state: State | None
+    state: State | None = None
+    known: bool = False
+
+
+def width_of(target: Target, count: int) -> int:
+    """Lanes of the blocks in which some trials are trained.
+
+    Where promoted trials may go on from a state it is the same for all stages, so that
+    a trial's bits do not depend on where it was cut. Where all start anew a few trials
+    get a lane each instead of a block that is mostly padding.
+
+    Args:
+      target: of the trials.
+      count: how many were asked for at the same time, alike but for their values.
+    """
+    backend = jax.default_backend()
+    if blocks_lib.trained_one_by_one(target.task):
+        return 1
+    if target.fidelity == "rescale" and count <= _FEW.get(backend, 0):
+        return 1
+    most = blocks_lib.most_runs(target.task, methods.find(target.run.method))
+    return min(_WIDTH.get(backend, _WIDTH_ELSEWHERE), most)
 
 
 class Trainer:
-    """Trains trials in blocks of one width, several at once on each device.
+    """Trains trials in blocks, several at once on each device.
 
-    Use as a context manager. `width` is for measuring: other widths give other bits.
+    Use as a context manager.
     """
 
     def __init__(
@@ -612,7 +640,6 @@ class Trainer:
         settings: Settings,
         signalled: Callable[[], int],
         progress: Callable[[float], Any],
-        width: int | None = None,
     ):
         self._folder = tables.workdir / "checkpoints"
         self._settings, self._signalled = settings, signalled
@@ -620,7 +647,6 @@ class Trainer:
         self._devices = jax.local_devices()
         on_cpu = self._devices[0].platform == "cpu"
         self._workers = crew.usable_cores() if on_cpu else 1
-        self._width = width or (_WIDTH if on_cpu else _WIDTH_ELSEWHERE)
         self._pool = concurrent.futures.ThreadPoolExecutor(crew.usable_cores())
         self._programs: dict[Any, concurrent.futures.Future[train.Compiled]] = {}
         self._tasks: dict[tuple[str, int], Task] = {}
@@ -634,36 +660,50 @@ class Trainer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
-        """Trains what is to be trained; the result of each by its run_id."""
+        """Trains what is not known; the result of each by its run_id.
+
+        Known ones count towards the width of blocks: it must not depend on what is
+        done already.
+        """
         groups: dict[Any, dict[str, Job]] = {}
         for job in jobs:
             static, traced = methods.split(
                 methods.find(job.run.method), dict(job.run.hparams)
             )
-            started = job.state.steps if job.state else 0
             key = (job.run.task, job.run.method, static, tuple(traced))
-            key += (job.run.steps, job.run.horizon, started)
-            groups.setdefault(key, {})[results.run_id(job.run)] = job
+            key += (job.run.steps, job.run.horizon)
+            group, run_id = groups.setdefault(key, {}), results.run_id(job.run)
+            # Two tunings may ask for the same.
+            if run_id not in group or group[run_id].known:
+                group[run_id] = job
         packs = []
         for group in groups.values():
-            lanes = list(group.values())
-            for i in range(0, len(lanes), self._width):
-                packs.append(lanes[i : i + self._width])
+            alike = list(group.values())
+            width = width_of(alike[0].target, len(alike))
+            # From the same update on.
+            started: dict[int, list[Job]] = {}
+            for job in alike:
+                if not job.known:
+                    at = job.state.steps if job.state else 0
+                    started.setdefault(at, []).append(job)
+            for lanes in started.values():
+                for i in range(0, len(lanes), width):
+                    packs.append((lanes[i : i + width], width))
         trained: dict[str, Trained] = {}
         failed = threading.Event()
 
         def stopping() -> int:
             return self._signalled() or (-1 if failed.is_set() else 0)
 
-        def work(pack: Sequence[Job], device: int) -> tuple[()]:
+        def work(pack: tuple[Sequence[Job], int], device: int) -> tuple[()]:
             with jax.default_device(self._devices[device]):
-                found = self._train(pack, device, stopping)
+                found = self._train(*pack, device, stopping)
             with self._lock:
                 trained.update(found)
             return ()
 
         # The longest first, so that no device waits for it in the end.
-        packs.sort(key=lambda pack: -pack[0].run.steps)
+        packs.sort(key=lambda pack: -pack[0][0].run.steps)
         count = len(self._devices)
         shares = [packs[i::count] for i in range(min(count, len(packs)))]
         crew.train_all(shares, self._workers, work, stopping, failed)
@@ -677,17 +717,21 @@ class Trainer:
         self._trained.clear()
 
     def _train(
-        self, pack: Sequence[Job], device: int, stopping: Callable[[], int]
+        self,
+        pack: Sequence[Job],
+        width: int,
+        device: int,
+        stopping: Callable[[], int],
     ) -> dict[str, Trained]:
         """Trains a block, from its last good checkpoint if it has one."""
-        block, target = self._block(pack, device), pack[0].target
+        block, target = self._block(pack, width, device), pack[0].target
         compiled = self._compiled(block, device)
         folder = self._folder / block.name
         start, state, facts = 0, None, {}
         states = [job.state for job in pack if job.state]
         if states:
             start = states[0].steps
-            states += states[-1:] * (self._width - len(states))
+            states += states[-1:] * (width - len(states))
             lanes = [each.state for each in states]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *lanes)
             state = jax.device_put(stacked, self._devices[device])
@@ -732,11 +776,11 @@ class Trainer:
             for (s, h), run_id in block.lanes_of.items()
         }
 
-    def _block(self, pack: Sequence[Job], device: int) -> Block:
+    def _block(self, pack: Sequence[Job], width: int, device: int) -> Block:
         """The trials with the last one repeated up to the width."""
         target, run = pack[0].target, pack[0].run
         method = methods.find(run.method)
-        filled = [*pack, *[pack[-1]] * (self._width - len(pack))]
+        filled = [*pack, *[pack[-1]] * (width - len(pack))]
         split = [methods.split(method, dict(job.run.hparams)) for job in filled]
         program = train.Program(
             task=self._placed(target, device),
@@ -744,9 +788,10 @@ class Trainer:
             static=split[0][0],
             eval_every=run.eval_every,
             num_seeds=1,
-            num_hparams=self._width,
+            num_hparams=width,
             fresh_batches=run.fresh_batches,
             dtype=jnp.float64 if run.precision == "float64" else jnp.float32,
+            one_by_one=blocks_lib.trained_one_by_one(target.task),
         )
         return Block(
             program, (tuple(job.run for job in filled),), tuple(t for _, t in split)

@@ -3,10 +3,11 @@
 import json
 import math
 
+import jax
 import pytest
 
+from lrjax import blocks, results, train
 from lrjax import config as config_lib
-from lrjax import results
 from lrjax.core import UsageError
 from lrjax.hpo import tune
 
@@ -42,6 +43,14 @@ def same(folder, other):
     )
 
 
+def cut(finished, folder, kept):
+    """A folder with a config and some trials, as if the tuning had been killed."""
+    folder.mkdir()
+    lines = (finished / results.TRIALS).read_text().splitlines(keepends=True)
+    (folder / results.TRIALS).write_text("".join(lines[:kept]))
+    (folder / "config.json").write_bytes((finished / "config.json").read_bytes())
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
@@ -59,11 +68,50 @@ def test_continuing_changes_no_bit(finished, tmp_path):
 
 @pytest.mark.parametrize("kept", [1, 4, 8, 9])
 def test_a_tuning_that_was_cut_goes_on_with_the_same_trials(finished, tmp_path, kept):
-    lines = (finished / results.TRIALS).read_text().splitlines(keepends=True)
-    (tmp_path / results.TRIALS).write_text("".join(lines[:kept]))
-    (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
-    tune.run(settings_of(methods=("adamw_cosine",)), tmp_path)
-    assert same(tmp_path, finished)
+    cut(finished, tmp_path / "cut", kept)
+    tune.run(settings_of(methods=("adamw_cosine",)), tmp_path / "cut")
+    assert same(tmp_path / "cut", finished)
+
+
+def test_the_width_of_blocks_depends_on_no_trial_that_is_known(tmp_path, monkeypatch):
+    settings = settings_of(tune__fidelity="rescale", tune__trials=10)
+    widths, chosen = [], tune.width_of
+
+    def width_of(*arguments):
+        widths.append(chosen(*arguments))
+        return widths[-1]
+
+    monkeypatch.setattr(tune, "width_of", width_of)
+    tune.run(settings, tmp_path / "whole")
+    assert widths == [4, 1]  # eight trials, then two
+    cut(tmp_path / "whole", tmp_path / "cut", 7)
+    tune.run(settings, tmp_path / "cut")
+    assert widths[2:] == widths[:2]
+    assert same(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="on a CPU alone")
+def test_convolutions_are_tuned_one_by_one_on_a_cpu(tmp_path, monkeypatch):
+    programs, compile_program = [], train.compile_program
+
+    def compiled(program, *rest):
+        programs.append(program)
+        return compile_program(program, *rest)
+
+    monkeypatch.setattr(train, "compile_program", compiled)
+    settings = settings_of(
+        tasks=("digits/wrn",), steps=2, tune__unit="steps", tune__tuner="random"
+    )
+    (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
+    search = tune.Search(target, tune.make_tuner(target, tmp_path))
+    search.ask()
+    with results.Tables(tmp_path) as tables:
+        arguments = (tables, settings, lambda: 0, lambda _: None)
+        with tune.Trainer(*arguments) as trainer:
+            (trained, other) = trainer.train(search.jobs()[:2]).values()
+    assert all(p.one_by_one and p.num_hparams == 1 for p in programs)
+    assert trained.state.steps == other.state.steps == 2
+    assert trained.values[target.cost] != other.values[target.cost]
 
 
 def test_the_best_is_trained_anew_with_fresh_seeds(finished):
