@@ -204,10 +204,11 @@ def _stop(signum: int) -> NoReturn:
 
 def _show_unraised(fault: Any) -> None:
     """What came up where nothing can be raised: callbacks, threads of libraries."""
-    if isinstance(fault.exc_value, SystemExit):  # the garbage collector's, a signal
-        os._exit(fault.exc_value.code)  # pyright: ignore
+    error = fault.exc_value
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        os._exit(error.code)  # a signal came while garbage was collected, for one
     # Orbax's, after a checkpoint that could not be written, which is said elsewhere.
-    if str(fault.exc_value) != "Event loop is closed":
+    if str(error) != "Event loop is closed":
         sys.__unraisablehook__(fault)
 
 

@@ -173,9 +173,9 @@ def _train(
         need = compiling.peek(todo[0], stopping).need
         free = crew.free_memory(devices[0])
         on_cpu = devices[0].platform == "cpu"
-        share = free / len(devices) if on_cpu else free
+        memory = free / len(devices) if on_cpu else free
         # A CPU's system would kill the process.
-        rooms = [crew.Room(workers, share, refuses=on_cpu) for _ in devices]
+        rooms = [crew.Room(workers, memory, refuses=on_cpu) for _ in devices]
         expected = _resident() + _PROGRAM_BYTES * (compiling.programs - 1)
         if on_cpu:
             expected += workers * len(devices) * need
