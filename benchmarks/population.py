@@ -14,8 +14,10 @@ included, come last. Takes about ten minutes on two cores, with --quick two.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import importlib.util
 import itertools
@@ -39,12 +41,14 @@ sys.path.insert(0, str(HERE.parent))
 import sides  # noqa: E402
 
 EPOCHS = 100  # of a full run
-SHAPES = {"1": (1, 1), "10": (10, 1), "320": (10, 32)}  # seeds, rates
+# Seeds, rates.
+SHAPES = {"1": (1, 1), "10": (10, 1), "320": (10, 32), "3200": (100, 32)}
 # Epochs timed; where fewer than `EPOCHS`, times are scaled up.
 TIMED = {
-    "iris": {"1": 100, "10": 100, "320": 100, "torch": 100},
+    "iris": {"1": 100, "10": 100, "320": 100, "3200": 100, "torch": 100},
     "letter-shaped": {"1": 20, "10": 10, "320": 4, "torch": 2},
 }
+PROCESSES = "torch, a process per core"
 TORCH_RUNS = 4  # of a turn, at rates from the whole range
 CHECKED_RATES = (3e-4, 3e-3, 3e-2)  # above, the order of the data counts for more
 TOLERANCE = 0.05  # between the training losses of the two sides
@@ -132,7 +136,8 @@ def measure(name: str, turns: int, with_torch: bool) -> dict[str, Any]:
     """All of one task in this process."""
     task = sides.make_task(name)
     epochs, compiling, jobs, scale = TIMED[name], {}, {}, {}
-    for runs, (seeds, rates) in SHAPES.items():
+    shapes = {runs: shape for runs, shape in SHAPES.items() if runs in epochs}
+    for runs, (seeds, rates) in shapes.items():
         began = time.perf_counter()
         side = sides.Lrjax(task, seeds, sides.spread(rates), epochs[runs])
         compiling[runs] = time.perf_counter() - began
@@ -160,11 +165,20 @@ def measure(name: str, turns: int, with_torch: bool) -> dict[str, Any]:
                 torch_side.run(seed, rate, epochs["torch"])
 
         jobs["torch"] = train_in_torch
-    times = take_turns(jobs, scale, turns)
+    with contextlib.ExitStack() as stack:
+        if with_torch:
+            setting = report["torch_settings"][0]
+            several = sides.TorchProcesses(name, epochs["torch"], setting)
+            stack.enter_context(several)
+            jobs[PROCESSES] = functools.partial(several.run, TORCH_RUNS)
+            scale[PROCESSES] = scale["torch"] / several.count
+        times = take_turns(jobs, scale, turns)
+    if with_torch:  # theirs is not this process's
+        times[PROCESSES].cpu[:] = np.nan
     report["seconds_per_run"] = {k: summary(t.wall) for k, t in times.items()}
     report["cpu_seconds_per_run"] = {k: summary(t.cpu) for k, t in times.items()}
     pairs = [("1", "320"), ("1", "10")]
-    pairs += [("torch", runs) for runs in SHAPES if with_torch]
+    pairs += [(t, runs) for t in ("torch", PROCESSES) for runs in shapes if with_torch]
     report["ratios"] = {
         f"{a} / {b}": {
             "wall": summary(times[a].wall / times[b].wall),
@@ -263,19 +277,22 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def show(report: dict[str, Any]) -> str:
     """A task's measurements as Markdown."""
     rows = []
+    names = {"torch": "PyTorch, one by one", PROCESSES: "PyTorch, a process per core"}
     for runs, seconds in report["seconds_per_run"].items():
         ratio = report["ratios"].get(f"torch / {runs}")
         one = report["ratios"].get(f"1 / {runs}")
-        timed = report["epochs_timed"][runs]
+        several = report["ratios"].get(f"{PROCESSES} / {runs}")
+        timed = report["epochs_timed"]["torch" if runs == PROCESSES else runs]
         rows.append(
             [
-                "PyTorch, one by one" if runs == "torch" else f"lrjax, {runs} at once",
+                names.get(runs, f"lrjax, {runs} at once"),
                 f"{timed}" + (f", times {EPOCHS / timed:g}" if timed < EPOCHS else ""),
                 _span(seconds, " ms", 1e3),
                 _span(report["cpu_seconds_per_run"][runs], " ms", 1e3),
                 _span(one["wall"]) if one else "",
                 _span(ratio["wall"]) if ratio else "",
                 _span(ratio["cpu"]) if ratio else "",
+                _span(several["wall"]) if several else "",
                 f"{report['compile_seconds'].get(runs, 0):.1f} s"
                 if runs in report["compile_seconds"]
                 else "",
@@ -295,6 +312,7 @@ def show(report: dict[str, Any]) -> str:
         "lrjax 1 / this",
         "PyTorch / this",
         "in all cores' time",
+        "PyTorch in a process per core / this",
         "compilation",
     ]
     text += _table(head, rows)

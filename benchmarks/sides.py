@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -165,6 +167,49 @@ class Torch:
         return np.asarray(curve[-1])
 
 
+class TorchProcesses:
+    """PyTorch in one process per core, each training one run after the other.
+
+    Use as a context manager.
+    """
+
+    def __init__(self, name: str, epochs: int, setting: dict[str, Any]) -> None:
+        command = [sys.executable, str(Path(__file__).resolve()), "torch", name]
+        command += ["--serve", f"--epochs={epochs}", "--threads=1"]
+        command += ["--fused"] * setting["fused"]
+        self.count = os.cpu_count() or 1
+        self._processes = [
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for _ in range(self.count)
+        ]
+
+    def __enter__(self) -> TorchProcesses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.stdin.close()  # pyright: ignore
+            process.wait()
+
+    def run(self, runs: int) -> None:
+        """Trains so many runs in each process, at once."""
+        for process in self._processes:
+            process.stdin.write(f"{runs}\n")  # pyright: ignore
+            process.stdin.flush()  # pyright: ignore
+        for process in self._processes:
+            process.stdout.readline()  # pyright: ignore
+
+
+def serve(side: Torch, epochs: int) -> None:
+    """Trains as many runs as each line of the input says, and answers with a line."""
+    for line in sys.stdin:
+        for seed, rate in enumerate(spread(int(line))):
+            side.run(seed, rate, epochs)
+        print("done", flush=True)
+
+
 def torch_alone(name: str) -> Torch:
     """The PyTorch side of a process that has nothing of lrjax."""
     if name == "iris":
@@ -189,6 +234,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     parser.add_argument("--fused", action="store_true", help="PyTorch's fused Adam")
+    parser.add_argument("--serve", action="store_true", help="runs on demand, PyTorch")
     args = parser.parse_args()
     rates = spread(args.rates)
     if args.side == "lrjax":
@@ -198,6 +244,9 @@ def main() -> None:
         side = torch_alone(args.task)
         side.torch.set_num_threads(args.threads)
         side.fused = args.fused
+        if args.serve:
+            serve(side, args.epochs)
+            return
         run = functools.partial(side.run, epochs=args.epochs)
         scores = np.stack([[run(s, rate) for rate in rates] for s in range(args.seeds)])
     print("mean validation accuracy", scores[..., 3].mean())
