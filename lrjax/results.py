@@ -315,6 +315,11 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return _read(Path(workdir) / RUNS)[0], _read(Path(workdir) / CURVES)[0]
 
 
+def tuned_name(tuner: str, seed: int, method: str) -> str:
+    """The name of a method in the tables once it is tuned; other seeds' differ."""
+    return f"{tuner}{f'.{seed}' if seed else ''}:{method}"
+
+
 def load_trials(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of trials.jsonl; none where there is no such table.
 

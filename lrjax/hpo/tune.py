@@ -82,8 +82,7 @@ class Target:
     @property
     def label(self) -> str:
         """The method's name in the tables once it is tuned; other seeds' differ."""
-        seed = f".{self.seed}" if self.seed else ""
-        return f"{self.tuner}{seed}:{self.run.method}"
+        return results.tuned_name(self.tuner, self.seed, self.run.method)
 
     @property
     def full_steps(self) -> int:

@@ -513,8 +513,8 @@ def _tuning(study: Study, desk: Desk) -> Section | None:
     if not len(study.trials):
         return None
     tables = []
-    groups = study.trials.groupby(["source", "task", "method"])
-    for number, ((_, task, method), part) in enumerate(groups):
+    groups = study.trials.groupby(["task", "method", "source"])
+    for number, ((task, method, _), part) in enumerate(groups):
         budget, cost = part["budget"], part["cost"]
         full = budget == budget.max()
         tables.append(

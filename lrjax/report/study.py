@@ -181,8 +181,8 @@ def config(workdir: str | Path) -> Mapping[str, Any]:
 def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFrame:
     """Trials of tuning, with the column `source`: one value for each tuning.
 
-    Trials of adam are called smac:adam where that is among the methods that ran: what
-    was tuned is run anew under this name.
+    Trials of adam by SMAC are called smac:adam where that is among the methods that
+    ran: what was tuned is run anew under this name.
     """
     tables = [pd.DataFrame(columns=[*_TRIAL, "source"])]
     for workdir in workdirs:
@@ -193,14 +193,25 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
             try:
                 rows = [json.loads(line) for line in whole]
                 sources = [f"{workdir} {row.get('tuning', '')}" for row in rows]
+                names = [_tuned_name(row, methods) for row in rows]
+                told = [row.get("status") != "crashed" for row in rows]  # no penalty
                 rows = [{name: row[name] for name in _TRIAL} for row in rows]
                 table = pd.DataFrame(rows, columns=list(_TRIAL)).astype(_TRIAL)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise UsageError(f"{path} is damaged") from error
-            tables.append(table.assign(source=sources))
-    trials = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
-    tuned = {name.split(":")[-1]: name for name in methods if ":" in name}
-    return trials.assign(method=trials["method"].map(lambda m: tuned.get(m, m)))
+            cost = table["cost"].where(told)
+            tables.append(table.assign(source=sources, method=names, cost=cost))
+    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+
+
+def _tuned_name(row: Mapping[str, Any], methods: set[str]) -> str:
+    """What a trial's method is called; where its tuner is not told, if only one ran."""
+    method = row["method"]
+    if "tuner" in row:
+        name = results.tuned_name(row["tuner"], row.get("seed", 0), method)
+        return name if name in methods else method
+    named = [name for name in methods if name.split(":")[1:] == [method]]
+    return named[0] if len(named) == 1 else method
 
 
 def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:

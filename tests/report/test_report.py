@@ -177,6 +177,28 @@ def test_tuning_is_drawn_from_trials(written):
     assert cost["prodigy"] == 0
 
 
+def test_each_tuning_belongs_to_what_it_found(tmp_path):
+    """Two seeds of one tuner, and another tuner whose best setting never ran."""
+    rows = fabricated.trials(TASKS[:1], "adam")
+    tunings = [("smac", 0, 1.0), ("smac", 1, 2.0), ("asha", 0, 3.0)]
+    trials = [
+        row | {"tuner": tuner, "seed": seed, "cost": cost, "tuning": f"{tuner}{seed}"}
+        for tuner, seed, cost in tunings
+        for row in rows
+    ]
+    # At the full length nothing but a penalty.
+    trials += [row | {"task": "t", "status": "crashed", "tuning": "x"} for row in rows]
+    names = ("smac:adam", "smac.1:adam", "sgd")
+    fabricated.write(tmp_path, TASKS[:1], names, 2, trials=trials)
+    write([tmp_path], tmp_path / "report")
+    found = table(tmp_path / "report", "tuning")
+    assert found.loc[found["task"] == "t", "best"].isna().all()
+    best = found.groupby("method")["best"].min()
+    assert best.to_dict() == {"smac:adam": 1.0, "smac.1:adam": 2.0, "adam": 3.0}
+    cost = table(tmp_path / "report", "cost").set_index("entry")["tuning_full_runs"]
+    assert cost["smac:adam"] == cost["smac.1:adam"] > cost["sgd"] == 0
+
+
 def test_two_tunings_of_a_method_are_two_trajectories(tmp_path):
     rows = fabricated.trials(TASKS[:1], "adam")
     both = [row | {"tuning": name} for name in "xy" for row in rows]
