@@ -62,7 +62,7 @@ class Block:
         p, run = self.program, self.example
         names = tuple(self.lanes[0])
         shape = (p.num_seeds, p.num_hparams, p.eval_every, p.fresh_batches)
-        return (run.task, run.method, p.static, names, *shape)
+        return (run.task, p.method.name, p.static, names, *shape)
 
     @functools.cached_property
     def lanes_of(self) -> dict[tuple[int, int], str]:

@@ -2,13 +2,14 @@
 
 import json
 import math
+import signal
 
 import jax
 import pytest
 
-from lrjax import blocks, results, train
+from lrjax import blocks, experiment, results, train
 from lrjax import config as config_lib
-from lrjax.core import UsageError
+from lrjax.core import Interrupted, UsageError
 from lrjax.hpo import tune
 
 
@@ -71,6 +72,34 @@ def test_a_tuning_that_was_cut_goes_on_with_the_same_trials(finished, tmp_path, 
     cut(finished, tmp_path / "cut", kept)
     tune.run(settings_of(methods=("adamw_cosine",)), tmp_path / "cut")
     assert same(tmp_path / "cut", finished)
+
+
+def test_a_stage_that_was_cut_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    settings = settings_of(
+        epochs=300, seeds=1, checkpoint_minutes=0.0, tune__tuner="random"
+    )
+    tune.run(settings, tmp_path / "whole")
+    save = experiment.save
+
+    def last_save(*arguments):
+        save(*arguments)
+        raise Interrupted(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "save", last_save)
+        with pytest.raises(Interrupted):
+            tune.run(settings, tmp_path / "cut")
+    assert not (tmp_path / "cut" / results.TRIALS).exists()
+    starts, training = [], train.train
+
+    def spied(compiled, program, seeds, inputs, steps, start=0, *rest):
+        starts.append(start)
+        return training(compiled, program, seeds, inputs, steps, start, *rest)
+
+    monkeypatch.setattr(train, "train", spied)
+    tune.run(settings, tmp_path / "cut")
+    assert any(starts)
+    assert same(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_the_width_of_blocks_depends_on_no_trial_that_is_known(tmp_path, monkeypatch):
