@@ -83,7 +83,7 @@ def test_killed_at_a_chosen_point_it_goes_on_to_the_same_numbers(
 
 @pytest.mark.slow
 def test_two_devices_give_the_same_numbers(tmp_path, whole):
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     code, said = run(tmp_path, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
     assert code == 0, said
     assert "2 devices" in said
