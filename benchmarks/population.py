@@ -288,7 +288,9 @@ def show(report: dict[str, Any]) -> str:
                 names.get(runs, f"lrjax, {runs} at once"),
                 f"{timed}" + (f", times {EPOCHS / timed:g}" if timed < EPOCHS else ""),
                 _span(seconds, " ms", 1e3),
-                _span(report["cpu_seconds_per_run"][runs], " ms", 1e3),
+                _span(report["cpu_seconds_per_run"][runs], " ms", 1e3)
+                if runs != PROCESSES
+                else "",
                 _span(one["wall"]) if one else "",
                 _span(ratio["wall"]) if ratio else "",
                 _span(ratio["cpu"]) if ratio else "",
