@@ -87,29 +87,38 @@ def peaks() -> dict[str, float]:
 
     from lrjax import crew
 
-    size = 2048
+    size, turns = 2048, 64
     matrix = jnp.ones((size, size))
-    many = jnp.linspace(-1, 1, 2**18)  # fits the cache, as logits of a block do
-    large = jnp.ones(2**26)
-    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
+    product = jax.jit(lambda x: x @ x)
+    # A block's logits and its optimiser's state fit the cache; so do these.
+    many = jnp.linspace(-1, 1, 2**17)
 
-    def exponentials(x: Any) -> Any:
-        return jax.lax.fori_loop(0, 64, lambda _, y: jnp.exp(-y), x)
+    def repeated(function: Callable[[Any], Any]) -> Callable[[], None]:
+        """So many turns on every core at once."""
+        loop = jax.jit(
+            lambda x: jax.lax.fori_loop(0, turns, lambda _, y: function(y), x)
+        )
 
-    powers, cores = jax.jit(exponentials), crew.usable_cores()
+        def run() -> None:
+            threads = [
+                threading.Thread(target=lambda: jax.block_until_ready(loop(many)))
+                for _ in range(cores)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
 
-    def on_all_cores() -> None:
-        each = lambda: jax.block_until_ready(powers(many))  # noqa: E731
-        threads = [threading.Thread(target=each) for _ in range(cores)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        return run
 
+    cores = crew.usable_cores()
+    elements = cores * turns * many.size
+    exponentials = repeated(lambda x: jnp.exp(-x))
+    copies = repeated(lambda x: x * 0.5 + 1)
     return {
         "flop": rate_of(lambda: product(matrix), 2 * size**3),
-        "exp": rate_of(on_all_cores, cores * 64 * many.size),
-        "byte": rate_of(lambda: copy(large), 2 * large.nbytes),
+        "exp": rate_of(exponentials, elements),
+        "byte": rate_of(copies, 2 * 4 * elements),
     }
 
 
