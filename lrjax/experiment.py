@@ -346,13 +346,12 @@ class _Compiling:
     def placed(self, program: train.Program, device: int) -> train.Program:
         """The program with its task's data on a device."""
         task = program.task
-        if self._devices[device] in jax.tree.leaves(task.train)[0].devices():
-            return program
         with self._lock:
             key = (id(task), device)
             if key not in self._tasks:
                 self._tasks[key] = moved_to(task, self._devices[device])
-            return dataclasses.replace(program, task=self._tasks[key])
+            there = self._tasks[key]
+        return program if there is task else dataclasses.replace(program, task=there)
 
     def peek(self, block: Block, stopping: Callable[[], int]) -> train.Compiled:
         """The compiled programs of a block for the first device."""
@@ -381,7 +380,12 @@ def _wait(future: concurrent.futures.Future[Any], stopping: Callable[[], int]) -
 
 
 def moved_to(task: Task, device: crew.Device) -> Task:
-    """The task with its data on a device; parts that were one stay one."""
+    """The task with its data on a device; itself if that is where it is.
+
+    Parts that were one stay one.
+    """
+    if device in jax.tree.leaves(task.train)[0].devices():
+        return task
     moved: dict[int, Any] = {}
     for part in (task.train, task.valid, task.test):
         if id(part) not in moved:

@@ -279,15 +279,21 @@ def _slice_sums(evaluate, params, model_state, part, first, rows, dtype):
     return {k: v[None, None] for k, v in one.items()}
 
 
+def _rows_of_a_slice(task: Task, part: Batch) -> int:
+    return min(rows_at_once(task, 1), len(next(iter(part.values()))))
+
+
 def _evaluate_one_by_one(
-    task: Task, params: PyTree, model_state: PyTree, part: Batch, dtype: Any
+    slice_sums: Callable[..., Any],
+    task: Task,
+    params: PyTree,
+    model_state: PyTree,
+    part: Batch,
 ) -> dict[str, jax.Array]:
-    """As `evaluate_part`, for one run and with a call for each slice."""
-    n = len(next(iter(part.values())))
-    rows = min(rows_at_once(task, 1), n)
+    """As `evaluate_part`, for one run and with a call of `slice_sums` per slice."""
+    n, rows = len(next(iter(part.values()))), _rows_of_a_slice(task, part)
     slices = [
-        _slice_sums(task.evaluate, params, model_state, part, first, rows, dtype)
-        for first in range(0, n, rows)
+        slice_sums(params, model_state, part, first) for first in range(0, n, rows)
     ]
     return _means(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), slices))
 
@@ -534,13 +540,19 @@ def _compile_one_by_one(
     updated = lowered.compile()
     observed = jax.jit(observe, donate_argnums=0).lower(shapes, 0).compile()
     _, params, _ = jax.eval_shape(observe, shapes, 0)
-    need = _need(updated, shapes)
-    for part in _parts(task.train, task.valid).values():
-        rows = min(rows_at_once(task, 1), len(next(iter(part.values()))))
-        evaluated = _slice_sums.lower(
-            task.evaluate, params, shapes.model_state, part, 0, rows, dtype
+    evaluated = {
+        name: _slice_sums.lower(
+            task.evaluate,
+            params,
+            shapes.model_state,
+            part,
+            0,
+            _rows_of_a_slice(task, part),
+            dtype,
         ).compile()
-        need = max(need, _need(evaluated, shapes))
+        for name, part in _parts(task.train, task.valid).items()
+    }
+    need = max(_need(each, shapes) for each in (updated, *evaluated.values()))
 
     def run(state, inputs, train, valid, start, stop):
         table = []
@@ -551,7 +563,7 @@ def _compile_one_by_one(
             state, params, row = observed(state, last)
             for name, part in _parts(train, valid or train).items():
                 means = _evaluate_one_by_one(
-                    task, params, state.model_state, part, dtype
+                    evaluated[name], task, params, state.model_state, part
                 )
                 row |= {f"{name}_{k}": v for k, v in means.items()}
             table.append(row)
@@ -649,7 +661,12 @@ def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarra
     """
     task, dtype, params = program.task, program.dtype, final_params(state)
     if program.one_by_one:
-        means = _evaluate_one_by_one(task, params, state.model_state, part, dtype)
+        rows = _rows_of_a_slice(task, part)
+
+        def slice_sums(*args: Any) -> Any:
+            return _slice_sums(task.evaluate, *args, rows, dtype)
+
+        means = _evaluate_one_by_one(slice_sums, task, params, state.model_state, part)
     else:
         at_once = rows_at_once(task, program.num_seeds * program.num_hparams)
         means = evaluate_part(

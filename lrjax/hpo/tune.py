@@ -801,11 +801,8 @@ class Trainer:
         key = (target.run.task, device)
         with self._lock:
             if key not in self._tasks:
-                there = jax.tree.leaves(target.task.train)[0].devices()
-                self._tasks[key] = (
-                    target.task
-                    if self._devices[device] in there
-                    else experiment.moved_to(target.task, self._devices[device])
+                self._tasks[key] = experiment.moved_to(
+                    target.task, self._devices[device]
                 )
             return self._tasks[key]
 
