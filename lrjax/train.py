@@ -30,6 +30,7 @@ _FIRST_SEGMENT_FLOATS = 10**7  # updates of a segment times numbers of a block's
 # models so many logits, what a cache holds, but no fewer rows than these; of others,
 # whose activations take most of the memory, so many rows.
 _EVALUATION_LOGITS, _EVALUATION_ROWS = 2**17, 64
+_EVALUATION_MULTIPLE = 16  # rows are padded to it: whole vectors of any CPU
 _EVALUATION_ROWS_OF_NETWORKS = {"cpu": 256}
 _EVALUATION_ROWS_ELSEWHERE = 8192
 
@@ -243,7 +244,7 @@ def evaluate_part(
     """
     n = len(next(iter(part.values())))
     slices = -(-n // at_once)
-    rows = -(-n // slices)
+    rows = -(-n // (slices * _EVALUATION_MULTIPLE)) * _EVALUATION_MULTIPLE
     padded = slices * rows - n
 
     def shaped(x: jax.Array) -> jax.Array:
@@ -478,9 +479,24 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
         lowered = jax.jit(advance, donate_argnums=0).lower(
             shapes, example, task.train, valid, 0, 0
         )
-        run = lowered.compile()
+        run = _compile_loop(lowered)
         need = _need(run, shapes)
     return Compiled(make.compile(), run, shapes, need)
+
+
+def _compile_loop(lowered: Any) -> Any:
+    """Compiles a program whose operations are many and small.
+
+    On CPUs without the kernels of YNNPACK, which this JAX uses for sums and matrix
+    products: a call of one costs more than these operations, and cuts fusions in two.
+    """
+    if jax.default_backend() == "cpu":
+        try:
+            return lowered.compile({"xla_cpu_experimental_ynn_fusion_type": ""})
+        except jax.errors.JaxRuntimeError as error:  # another JAX has no such option
+            if "No such compile option" not in str(error):
+                raise
+    return lowered.compile()
 
 
 def _need(compiled: Any, state: RunState) -> float:
@@ -621,7 +637,7 @@ def train(
         state = compiled.init(seeds, inputs)
     # A first segment that is surely short; how long the next ones take is measured.
     floats = sum(x.size for x in jax.tree.leaves(compiled.state))
-    rounds = min(max(_FIRST_SEGMENT_FLOATS // (floats * every), 1), 8, MAX_ROUNDS)
+    rounds = min(max(_FIRST_SEGMENT_FLOATS // (floats * every), 1), MAX_ROUNDS)
     pending = None
     while start < steps or pending:
         following = None

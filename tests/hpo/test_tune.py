@@ -75,6 +75,7 @@ def test_a_tuning_that_was_cut_goes_on_with_the_same_trials(finished, tmp_path, 
 
 
 def test_a_stage_that_was_cut_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "MAX_ROUNDS", 4)  # more than one segment a trial
     settings = settings_of(
         epochs=300, seeds=1, checkpoint_minutes=0.0, tune__tuner="random"
     )

@@ -22,6 +22,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+# Up to so many classes a pass over all scores is cheaper on a CPU than a gather.
+_FEW_CLASSES = 16
+
 Params = Mapping[str, jax.Array]
 Batch = Mapping[str, jax.Array]
 
@@ -75,7 +78,11 @@ def _summary(
     """Largest score, sum of exponentials relative to it, and loss of each row."""
     largest = scores.max(axis=0)
     total = jnp.exp(scores - largest).sum(axis=0)
-    own = jnp.take_along_axis(scores, labels[None], axis=0, mode="clip")[0]
+    if len(scores) <= _FEW_CLASSES:
+        at = jnp.arange(len(scores))[:, None] == labels
+        own = jnp.where(at, scores, 0).sum(axis=0)
+    else:
+        own = jnp.take_along_axis(scores, labels[None], axis=0, mode="clip")[0]
     return largest, total, jnp.log(total) - (own - largest)
 
 
