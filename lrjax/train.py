@@ -131,13 +131,13 @@ def inputs(
     horizon: int,
 ) -> Inputs:
     """Packs what tells runs apart: seeds and each lane's traced hyperparameters."""
-    values = {name: [float(h[name]) for h in hparams] for name in hparams[0]}
-    return Inputs(
-        seeds.order,
-        seeds.noise,
-        {name: jnp.asarray(v, program.dtype) for name, v in values.items()},
-        jnp.asarray(horizon, program.dtype),
-    )
+    values = {
+        name: np.asarray([h[name] for h in hparams], program.dtype)
+        for name in hparams[0]
+    }
+    # One transfer for all: they are tiny.
+    on_device = jax.device_put((values, np.asarray(horizon, program.dtype)))
+    return Inputs(seeds.order, seeds.noise, *on_device)
 
 
 def transformation(
@@ -479,21 +479,25 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
         lowered = jax.jit(advance, donate_argnums=0).lower(
             shapes, example, task.train, valid, 0, 0
         )
-        run = _compile_loop(lowered)
+        run = _compile_loop(lowered, small=task.family == "linear")
         need = _need(run, shapes)
     return Compiled(make.compile(), run, shapes, need)
 
 
-def _compile_loop(lowered: Any) -> Any:
-    """Compiles a program whose operations are many and small.
+def _compile_loop(lowered: Any, small: bool) -> Any:
+    """Compiles a program of a loop, on CPUs for the operations that it has.
 
-    On CPUs without the kernels of YNNPACK, which this JAX uses for sums and matrix
-    products: a call of one costs more than these operations, and cuts fusions in two.
+    Without the kernels of YNNPACK, which JAX uses for sums and matrix products there:
+    they cut fusions in two. Where operations are `small`, without threads inside of
+    them either: handing over costs more than they take, and other blocks use the cores.
     """
+    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    if small:
+        options["xla_cpu_multi_thread_eigen"] = False
     if jax.default_backend() == "cpu":
         try:
-            return lowered.compile({"xla_cpu_experimental_ynn_fusion_type": ""})
-        except jax.errors.JaxRuntimeError as error:  # another JAX has no such option
+            return lowered.compile(options)
+        except jax.errors.JaxRuntimeError as error:  # another JAX may lack an option
             if "No such compile option" not in str(error):
                 raise
     return lowered.compile()
