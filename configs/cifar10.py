@@ -32,5 +32,4 @@ def get_config(model: str = "wrn16_2") -> ConfigDict:
         "dowg",
     )
     config.seeds = 3
-    config.epochs = 300
     return config

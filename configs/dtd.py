@@ -31,5 +31,4 @@ def get_config() -> ConfigDict:
         "dowg",
     )
     config.seeds = 3
-    config.epochs = 300
     return config

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from lrjax import methods, protocol, results, tasks, train
 from lrjax.config import Settings
 from lrjax.core import Method, Run, Task
+from lrjax.tasks.data import DataError
 
 # Lanes of a block along each axis. On a CPU larger blocks leave its cache, and more
 # small ones keep more cores busy; an accelerator wants as many lanes as it gets.
@@ -93,16 +95,35 @@ def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
     Raises:
       UsageError: if one cannot be had.
     """
-    return [
-        tasks.make_task(
-            name,
-            settings.protocol,
-            data_dir,
-            settings.batch_size,
-            settings.precision,
-        )
-        for name in settings.tasks
-    ]
+    return [_make_task(name, settings, data_dir) for name in settings.tasks]
+
+
+def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
+    return tasks.make_task(
+        name, settings.protocol, data_dir, settings.batch_size, settings.precision
+    )
+
+
+def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]]:
+    """As `make_tasks`, without tasks that may be left out and cannot be had.
+
+    Returns:
+      The settings with the tasks that are left, and these.
+
+    Raises:
+      UsageError: if a task that may not be left out cannot be had, or if none can.
+    """
+    if not settings.skip_missing:
+        return settings, make_tasks(settings, data_dir)
+    found: dict[str, Task] = {}
+    for name in settings.tasks:
+        try:
+            found[name] = _make_task(name, settings, data_dir)
+        except DataError as error:
+            if name == settings.tasks[-1] and not found:
+                raise
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return dataclasses.replace(settings, tasks=tuple(found)), list(found.values())
 
 
 def trained_one_by_one(task: Task) -> bool:
@@ -133,7 +154,8 @@ def _blocks(
     method = methods.find(method_name)
     choices = protocol.find(settings.protocol)
     epoch = task.steps_per_epoch
-    steps = settings.steps or settings.epochs * epoch
+    length, unit = settings.length(name)
+    steps = length * (epoch if unit == "epochs" else 1)
     # The order of a whole round is held at once, so none is longer than it need be.
     every = min(settings.eval_every or epoch, max(steps, epoch))
     fresh = method_name in choices.fresh_batches

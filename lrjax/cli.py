@@ -70,6 +70,8 @@ def train(
     _prepare(settings)
     experiment.run(settings, workdir, data_dir, overrides)
     _rank(workdir)
+    if config.report.after:
+        report(config, workdir)
 
 
 def tune(
@@ -81,6 +83,8 @@ def tune(
     drawn = tune_lib.run(settings, workdir, data_dir, overrides)
     _rank(workdir)
     print(f"tuning: {', '.join(map(str, drawn))}")
+    if config.report.after:
+        report(config, workdir)
 
 
 def _prepare(settings: config_lib.Settings) -> None:
@@ -175,11 +179,12 @@ def explain(error: BaseException, argv: Sequence[str]) -> str | None:
     """
     file = _config_file(argv)
     chain = list(_causes(error))
+    for each in reversed(chain):  # ml_collections wraps errors of the same type
+        if isinstance(each, UsageError):
+            return str(each)
     for each in chain:
         frames = list(traceback.walk_tb(each.__traceback__))
         modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
-        if isinstance(each, UsageError):
-            return str(each)
         if isinstance(each, SyntaxError) and each.filename in (file, None):
             line = f"line {each.lineno}: " if each.lineno else ""
             return f"{file}: {line}{each.msg}"

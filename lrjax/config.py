@@ -74,8 +74,8 @@ class Settings:
       tasks, methods: names.
       protocol: which choices apply where the config makes none.
       seeds: of the runs.
-      epochs: passes over the training part; unless `steps` is set.
-      steps: updates of every run, or None.
+      epochs: passes over the training part, or None for the protocol's.
+      steps: updates of every run, or None; stronger than `epochs`.
       batch_size: rows of a batch; None for the task's own.
       precision: one of `PRECISIONS`.
       eval_every: steps between measurements; None for an epoch.
@@ -83,6 +83,7 @@ class Settings:
       grid: hyperparameter -> values.
       checkpoint_minutes: time between two checkpoints of a block.
       save_params: whether to keep the parameters of finished runs.
+      skip_missing: whether to leave out tasks whose data cannot be had.
       tune: how to tune.
     """
 
@@ -90,7 +91,7 @@ class Settings:
     methods: tuple[str, ...]
     protocol: str
     seeds: tuple[int, ...]
-    epochs: int
+    epochs: int | None
     steps: int | None
     batch_size: int | None
     precision: str
@@ -100,6 +101,15 @@ class Settings:
     tune: Tune
     checkpoint_minutes: float = 10.0
     save_params: bool = False
+    skip_missing: bool = False
+
+    def length(self, task: str) -> tuple[int, str]:
+        """How long a run on a task is: a number, and 'epochs' or 'steps'."""
+        if self.steps:
+            return self.steps, "steps"
+        if self.epochs:
+            return self.epochs, "epochs"
+        return protocol_lib.find(self.protocol).length(task)
 
     def lanes(self, method: str, task: str) -> list[dict[str, Any]]:
         """Every combination of hyperparameters that a method runs with on a task.
@@ -129,13 +139,14 @@ def base() -> config_dict.ConfigDict:
     config.methods = ()
     config.protocol = "sound"
     config.seeds = config_dict.placeholder(object)  # how many, or a tuple of them
-    config.epochs = 100
+    config.epochs = config_dict.placeholder(int)  # None: the protocol's for the task
     config.steps = config_dict.placeholder(int)  # updates; overrides epochs
     config.batch_size = config_dict.placeholder(int)  # None: the task's own
     config.precision = "float32"
     config.eval_every = config_dict.placeholder(int)  # steps; None: an epoch
     config.checkpoint_minutes = 10.0  # between two checkpoints of a block
     config.save_params = False  # keep the parameters of finished runs
+    config.skip_missing = False  # leave out tasks whose data cannot be had, and say so
     # Values tried for a hyperparameter, in every combination, by each method that
     # has it; () is unset.
     names = sorted({name for method in METHODS.values() for name in method.defaults})
@@ -151,6 +162,7 @@ def base() -> config_dict.ConfigDict:
     config.tune = _tune_base(names)
     # What --mode=report shows; docs/report.md says more.
     config.report = config_dict.ConfigDict()
+    config.report.after = False  # write it at the end of training and tuning, too
     config.report.metric = ""  # columns to judge by; '': accuracy, perplexity, loss
     config.report.baseline = ""  # '': the entry with the best mean rank
     config.report.target = config_dict.placeholder(float)  # None: what half reach
@@ -203,7 +215,7 @@ def check(config: config_dict.ConfigDict) -> Settings:
         methods=_names("methods", config.methods),
         protocol=protocol_lib.find(config.protocol).name,
         seeds=_seeds(config.seeds),
-        epochs=_positive("epochs", config.epochs),
+        epochs=_optional("epochs", config.epochs),
         steps=_optional("steps", config.steps),
         batch_size=_optional("batch_size", config.batch_size),
         precision=config.precision,
@@ -213,14 +225,21 @@ def check(config: config_dict.ConfigDict) -> Settings:
         tune=_tune(config.tune),
         checkpoint_minutes=config.checkpoint_minutes,
         save_params=config.save_params,
+        skip_missing=config.skip_missing,
     )
     for name in settings.tune.space:
         _check_tuned(name, settings.methods)
-    minutes, keep = settings.checkpoint_minutes, settings.save_params
+    minutes = settings.checkpoint_minutes
     if not isinstance(minutes, int | float) or not minutes >= 0:
         raise UsageError(f"config.checkpoint_minutes={minutes!r}: must be 0 or more")
-    if not isinstance(keep, bool):
-        raise UsageError(f"config.save_params={keep!r}: must be True or False")
+    flags = {
+        "save_params": settings.save_params,
+        "skip_missing": settings.skip_missing,
+        "report.after": config.report.after,
+    }
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"config.{name}={value!r}: must be True or False")
     if settings.precision not in PRECISIONS:
         raise unknown("precision", settings.precision, PRECISIONS)
     chosen = [methods_lib.find(name) for name in settings.methods]

@@ -55,7 +55,7 @@ def run(
       UsageError: if data or workdir are of no use; before any training.
       Interrupted: on SIGINT and SIGTERM, once the blocks at hand are saved.
     """
-    blocks = blocks_lib.plan(settings, blocks_lib.make_tasks(settings, data_dir))
+    blocks = blocks_lib.plan(*blocks_lib.load(settings, data_dir))
     with results.Tables(workdir) as tables, signals() as signalled:
 
         def record() -> None:
@@ -159,7 +159,7 @@ def _train(
     bar = tqdm(
         total=updates, unit=" updates", unit_scale=True, disable=None, leave=False
     )
-    ended, trained = 0, 0.0
+    ended, trained = 0, collections.defaultdict[str, float](float)
 
     def progress(count: int) -> None:
         with lock:
@@ -190,7 +190,7 @@ def _train(
         record()
 
         def work(block: Block, device: int) -> Sequence[Block]:
-            nonlocal ended, trained
+            nonlocal ended
             name = _title(block)
             try:
                 with jax.default_device(devices[device]):
@@ -216,7 +216,7 @@ def _train(
                 return again
             with lock:
                 ended += 1
-                trained += spent
+                trained[block.example.task] += spent
                 bar.set_description(name)
                 if bar.disable:
                     say(f"[{ended}/{len(todo)}] {summary}")
@@ -226,9 +226,12 @@ def _train(
     stop_if(signalled)
     say(
         f"{compiling.programs} programs traced and compiled (or found compiled) in "
-        f"{compiling.seconds:.1f} s, blocks trained in {trained:.1f} s, each summed "
-        f"over threads; at most {_mib(_resident())} MiB of memory"
+        f"{compiling.seconds:.1f} s, blocks trained in {sum(trained.values()):.1f} s, "
+        f"each summed over threads; at most {_mib(_resident())} MiB of memory"
     )
+    if len(trained) > 1:
+        each = (f"{task} {spent:.1f}" for task, spent in trained.items())
+        say(f"seconds of training: {', '.join(each)}")
 
 
 def _title(block: Block) -> str:

@@ -49,6 +49,7 @@ class Protocol:
         several that match, the later counts.
       fresh_batches: methods that draw every batch from a new order of its own.
       tuning: start of a task's name -> how methods are tuned on these tasks.
+      lengths: start of a task's name -> how long its runs are, in which unit.
     """
 
     name: str
@@ -59,6 +60,9 @@ class Protocol:
     fresh_batches: frozenset[str] = frozenset()
     tuning: Mapping[str, Tuning] = dataclasses.field(
         default_factory=lambda: {"": Tuning()}
+    )
+    lengths: Mapping[str, tuple[int, str]] = dataclasses.field(
+        default_factory=lambda: _LENGTHS
     )
 
     def overrides(self, method: str, task: str) -> dict[str, Any]:
@@ -71,8 +75,26 @@ class Protocol:
 
     def tuning_of(self, task: str) -> Tuning:
         """How this protocol tunes on a task: the longest start that matches."""
-        starts = [start for start in self.tuning if task.startswith(start)]
-        return self.tuning[max(starts, key=len)]
+        return _longest_match(self.tuning, task)
+
+    def length(self, task: str) -> tuple[int, str]:
+        """How long a run on a task is: a number, and 'epochs' or 'steps'."""
+        return _longest_match(self.lengths, task)
+
+
+def _longest_match(values: Mapping[str, Any], task: str) -> Any:
+    starts = [start for start in values if task.startswith(start)]
+    return values[max(starts, key=len)]
+
+
+# The study's, for both protocols.
+_LENGTHS = {
+    "": (100, "epochs"),
+    "cifar10/": (300, "epochs"),
+    "cifar100/": (300, "epochs"),
+    "dtd/": (300, "epochs"),
+    "bookwiki/roberta_base": (23_000, "steps"),
+}
 
 
 def _tuned_cawr(

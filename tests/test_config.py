@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs import libsvm, quickstart
+from configs import libsvm, quickstart, study
 from lrjax import config as config_lib
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
@@ -26,7 +26,7 @@ def test_quickstart_is_what_its_docstring_says():
     settings = checked()
     assert len(settings.tasks) * len(settings.methods) * len(settings.seeds) == 300
     assert settings.protocol == "sound"
-    assert settings.epochs == 100
+    assert settings.length("libsvm/iris") == (100, "epochs")
 
 
 def test_libsvm_takes_data_sets_as_its_argument():
@@ -169,3 +169,24 @@ def test_any_config_gives_settings_or_a_usage_error(seeds, values, grid, methods
         return
     assert found.seeds
     assert found.methods
+
+
+@pytest.mark.parametrize("way", study.METHODS)
+@pytest.mark.parametrize("part", ["libsvm", "vision"])
+def test_all_methods_of_the_study_have_what_they_need_on_its_tasks(part, way):
+    settings = config_lib.check(study.get_config(f"{part}:{way}"))
+    assert settings.tasks == study.TASKS[part]
+    assert settings.protocol == ("study" if way == "study" else "sound")
+    epochs = {"libsvm": 100, "vision": 300}[part]
+    assert {settings.length(task) for task in settings.tasks} == {(epochs, "epochs")}
+
+
+def test_lengths_of_the_config_are_stronger_than_the_protocols():
+    assert checked(epochs=7).length("cifar10/wrn16_2") == (7, "epochs")
+    assert checked(epochs=7, steps=5).length("cifar10/wrn16_2") == (5, "steps")
+
+
+@pytest.mark.parametrize("argument", ["libsv", "libsvm:soun", ":", ""])
+def test_an_unknown_part_of_the_study_is_refused(argument):
+    with pytest.raises(UsageError, match="unknown"):
+        study.get_config(argument)

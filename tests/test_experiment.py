@@ -15,6 +15,7 @@ from sklearn.metrics import log_loss
 from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
 from lrjax import experiment, results, tasks, train
+from lrjax.core import UsageError
 from lrjax.methods import METHODS
 
 RUN_COLUMNS = [
@@ -514,3 +515,22 @@ def test_a_tuned_rate_with_batches_of_64_reaches_scikit_learn(name, tmp_path):
     # At most one of the test part's rows worse.
     rows = len(tasks.make_task(name).test["labels"])
     assert best["test_accuracy"] >= expected["test_accuracy"] - 1 / rows
+
+
+def test_tasks_that_cannot_be_had_are_left_out_where_that_is_allowed(
+    tmp_path, finished
+):
+    names = (f"svmlight:{tmp_path / 'missing'}", "libsvm/iris")
+    with pytest.raises(UsageError, match="no such file"):
+        experiment.run(settings_of(tasks=names), tmp_path / "not")
+    with pytest.warns(UserWarning, match="left out: .*no such file"):
+        experiment.run(settings_of(tasks=names, skip_missing=True), tmp_path / "left")
+    assert same_rows(tmp_path / "left", finished)
+    with pytest.raises(UsageError, match="no such file"):
+        experiment.run(settings_of(tasks=names[:1], skip_missing=True), tmp_path / "no")
+
+
+def test_only_missing_tasks_are_left_out(tmp_path):
+    with pytest.raises(UsageError, match="did you mean 'libsvm/iris'"):
+        settings = settings_of(tasks=("libsvm/irs", "libsvm/wine"), skip_missing=True)
+        experiment.run(settings, tmp_path)

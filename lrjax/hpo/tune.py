@@ -146,8 +146,7 @@ def run(
       Interrupted: on SIGINT and SIGTERM.
     """
     check(settings)
-    loaded = blocks_lib.make_tasks(settings, data_dir)
-    found = targets(settings, loaded)
+    found = targets(*blocks_lib.load(settings, data_dir))
     with results.Tables(workdir) as tables, experiment.signals() as signalled:
         known = _known(found, results.load_trials(workdir), tables.workdir)
 
@@ -212,9 +211,10 @@ def _target(
     base = settings.lanes(method, name)[0]
     space = _space(settings, tuning, method)
     least, unit = tuning.budgets.get(method) or tuning.budgets.get("") or (None, "")
-    unit = tune.unit or unit or ("steps" if settings.steps else "epochs")
+    length, its_unit = settings.length(name)
+    unit = tune.unit or unit or its_unit
     unit_steps = task.steps_per_epoch if unit == "epochs" else 1
-    steps = settings.steps or settings.epochs * task.steps_per_epoch
+    steps = length * (task.steps_per_epoch if its_unit == "epochs" else 1)
     most = tune.max_budget or steps // unit_steps
     if not most:
         raise UsageError(
