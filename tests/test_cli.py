@@ -60,6 +60,10 @@ def test_trains_ranks_and_goes_on_where_it_was(tmp_path):
     assert again.returncode == 0
     assert "4 of 4 are done" in again.stderr
     assert again.stdout == first.stdout
+    assert not (tmp_path / "run" / "report").exists()
+    reported = run(*arguments, "--config.report.after")
+    assert reported.stdout.startswith(first.stdout)
+    assert (tmp_path / "run" / "report" / "index.html").exists()
 
 
 def test_lists_methods():

@@ -531,6 +531,6 @@ def test_tasks_that_cannot_be_had_are_left_out_where_that_is_allowed(
 
 
 def test_only_missing_tasks_are_left_out(tmp_path):
+    settings = settings_of(tasks=("libsvm/irs", "libsvm/wine"), skip_missing=True)
     with pytest.raises(UsageError, match="did you mean 'libsvm/iris'"):
-        settings = settings_of(tasks=("libsvm/irs", "libsvm/wine"), skip_missing=True)
         experiment.run(settings, tmp_path)
