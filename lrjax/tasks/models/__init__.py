@@ -8,6 +8,7 @@ from typing import Any
 
 _HOMES = {
     "DenseNet": "densenet",
+    "Roberta": "roberta",
     "SmallCNN": "small_cnn",
     "VisionTransformer": "vit",
     "WideResNet": "wide_resnet",

@@ -1,0 +1,348 @@
+"""RoBERTa for masked language modelling (Liu et al., 2019), as in Hugging Face.
+
+Same numbers as `RobertaForMaskedLM` for the same weights: positions are counted from
+the padding token on, blocks normalise after the residual, and the decoder is the
+embedding of tokens. `load_weights` reads such a model's safetensors file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from lrjax.core import UsageError
+
+PAD = 1  # the padding token, and the position of padding
+SPECIAL_POSITIONS = 2  # positions that no token has: the first is PAD + 1
+
+_INIT = nn.initializers.normal(0.02)
+
+
+class Roberta(nn.Module):
+    """Bidirectional transformer with tied embeddings; gives logits over tokens.
+
+    Weights start from a normal distribution with deviation 0.02, biases and the
+    embeddings of padding from zero.
+
+    Attributes:
+      vocab_size: tokens.
+      hidden_size: numbers per token.
+      num_layers: blocks.
+      num_heads: of the attention; they divide `hidden_size`.
+      intermediate_size: width inside of a block's perceptron.
+      max_positions: rows of the table of positions; sequences have up to two fewer
+        tokens.
+      dropout: rate after embeddings, attention and perceptron.
+      attention_dropout: rate of attention weights; the fused kernels have none, so
+        above 0 attention is computed without them.
+      pre_norm: normalise before attention and perceptron instead of after the sum,
+        and once more at the end.
+      layer_norm_eps: added to variances.
+      dtype: in which to compute; that of the parameters if None.
+      param_dtype: of the parameters.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    pre_norm: bool = False
+    layer_norm_eps: float = 1e-5
+    dtype: Any = None
+    param_dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        train: bool,
+        segments: jax.Array | None = None,
+        at: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits of tokens.
+
+        Args:
+          input_ids: int [rows, tokens].
+          attention_mask: [rows, tokens], 0 for what is not attended to (padding).
+          train: whether to drop out; needs the stream 'dropout'.
+          segments: int [rows, tokens]; tokens attend to those of their own segment,
+            and positions start anew in each. None: a row is one segment.
+          at: int [rows, slots], the positions whose logits are wanted. None: all.
+
+        Returns:
+          [rows, slots or tokens, vocab_size], float32 or wider.
+
+        Raises:
+          ValueError: if rows are longer than there are positions.
+        """
+        if input_ids.shape[1] > self.max_positions - SPECIAL_POSITIONS:
+            raise ValueError(
+                f"{input_ids.shape[1]} tokens in a row; {self.max_positions} positions "
+                f"are enough for {self.max_positions - SPECIAL_POSITIONS}"
+            )
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+        def norm(name: str) -> nn.LayerNorm:
+            return nn.LayerNorm(self.layer_norm_eps, **types, name=name)
+
+        words = nn.Embed(
+            self.vocab_size,
+            self.hidden_size,
+            embedding_init=_without_padding,
+            **types,
+            name="words",
+        )
+        places = nn.Embed(
+            self.max_positions,
+            self.hidden_size,
+            embedding_init=_without_padding,
+            **types,
+            name="positions",
+        )
+        # One type of token; a parameter of its own in the original, too.
+        kind = self.param("kind", _INIT, (1, self.hidden_size), self.param_dtype)
+        x = words(input_ids) + places(positions(input_ids, segments))
+        x = norm("embedding_norm")(x + kind.astype(x.dtype))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        mask = attention_mask.astype(bool)[:, None, None, :]
+        if segments is not None:
+            same = segments[:, :, None] == segments[:, None, :]
+            mask = mask & same[:, None]
+        for layer in range(self.num_layers):
+            x = _Block(
+                self.num_heads,
+                self.intermediate_size,
+                self.dropout,
+                self.attention_dropout,
+                self.pre_norm,
+                self.layer_norm_eps,
+                types,
+                name=f"layer{layer}",
+            )(x, mask, train)
+        if self.pre_norm:
+            x = norm("final_norm")(x)
+        if at is not None:
+            x = jnp.take_along_axis(x, at[:, :, None], axis=1)
+        x = _dense(self.hidden_size, types, "head")(x)
+        x = norm("head_norm")(nn.gelu(x, approximate=False))
+        bias = self.param(
+            "bias", nn.initializers.zeros_init(), (self.vocab_size,), self.param_dtype
+        )
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        table = words.embedding.astype(x.dtype)
+        logits = jnp.einsum("rth,vh->rtv", x, table, preferred_element_type=wide)
+        return logits + bias.astype(wide)
+
+
+class _Block(nn.Module):
+    """Attention and a perceptron, each added to its input."""
+
+    heads: int
+    intermediate_size: int
+    dropout: float
+    attention_dropout: float
+    pre_norm: bool
+    eps: float
+    types: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+        def added(x: jax.Array, change: Any, name: str) -> jax.Array:
+            norm = nn.LayerNorm(self.eps, **self.types, name=name)
+            out = change(norm(x) if self.pre_norm else x)
+            out = x + nn.Dropout(self.dropout, deterministic=not train)(out)
+            return out if self.pre_norm else norm(out)
+
+        def attended(x: jax.Array) -> jax.Array:
+            rows, tokens, size = x.shape
+            out = _dense(3 * size, self.types, "qkv")(x)
+            out = out.reshape(rows, tokens, 3, self.heads, size // self.heads)
+            query, key, value = jnp.moveaxis(out, 2, 0)
+            if train and self.attention_dropout:
+                dropout = nn.Dropout(self.attention_dropout, deterministic=False)
+                out = _attention(query, key, value, mask, dropout)
+            else:
+                out = jax.nn.dot_product_attention(
+                    query, key, value, mask=mask, implementation=_kernel(query)
+                )
+            return _dense(size, self.types, "projection")(out.reshape(x.shape))
+
+        def transformed(x: jax.Array) -> jax.Array:
+            out = _dense(self.intermediate_size, self.types, "fc1")(x)
+            out = nn.gelu(out, approximate=False)
+            return _dense(x.shape[-1], self.types, "fc2")(out)
+
+        x = added(x, attended, "attention_norm")
+        return added(x, transformed, "output_norm")
+
+
+def _dense(features: int, types: Any, name: str) -> nn.Dense:
+    return nn.Dense(features, kernel_init=_INIT, **types, name=name)
+
+
+def _without_padding(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+    return _INIT(key, shape, dtype).at[PAD].set(0)
+
+
+def _attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, dropout: Any
+) -> jax.Array:
+    """Attention whose weights drop out; [rows, tokens, heads, size]."""
+    logits = jnp.einsum(
+        "rthd,rshd->rhts", query, key, preferred_element_type=jnp.float32
+    )
+    logits = logits / query.shape[-1] ** 0.5
+    logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    weights = dropout(jax.nn.softmax(logits).astype(query.dtype))
+    return jnp.einsum("rhts,rshd->rthd", weights, value)
+
+
+def _kernel(query: jax.Array) -> Literal["cudnn"] | None:
+    """cuDNN's flash attention where the device and the shapes allow it."""
+    if jax.default_backend() != "gpu":
+        return None
+    capability = getattr(jax.devices()[0], "compute_capability", "0")
+    _, tokens, _, size = query.shape
+    fits = query.dtype in (jnp.bfloat16, jnp.float16) and tokens % 2 == 0
+    fits = fits and size % 8 == 0 and size <= 128
+    return "cudnn" if fits and float(capability) >= 8 else None
+
+
+def positions(input_ids: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    """Rows of the table of positions: int [rows, tokens].
+
+    Counted from PAD + 1 over the tokens that are no padding, from the start of each
+    segment; padding has PAD.
+    """
+    real = (input_ids != PAD).astype(jnp.int32)
+    count = jnp.cumsum(real, axis=1)
+    if segments is not None:
+        # What was counted before the segment's first token.
+        new = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+        new = new.at[:, 0].set(True)
+        before = jnp.where(new, count - real, 0)
+        count = count - jax.lax.cummax(before, axis=1)
+    return count * real + PAD
+
+
+# Weights of Hugging Face models
+
+_LAYER = {
+    "attention.output.dense": "projection",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "fc1",
+    "output.dense": "fc2",
+    "output.LayerNorm": "output_norm",
+}
+_OUTSIDE = {
+    "roberta.embeddings.LayerNorm": "embedding_norm",
+    "lm_head.dense": "head",
+    "lm_head.layer_norm": "head_norm",
+}
+# Copies of other tensors, tables that are computed here, and what no logits need.
+_IGNORED = (
+    "roberta.embeddings.position_ids",
+    "roberta.embeddings.token_type_ids",
+    "lm_head.decoder.weight",
+    "lm_head.decoder.bias",
+    "roberta.pooler.",
+)
+
+
+def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]:
+    """Parameters from the safetensors file of a Hugging Face `RobertaForMaskedLM`.
+
+    Args:
+      path: the file.
+      model: for the shapes; normalises after the residual.
+
+    Returns:
+      What `model.init` gives as 'params', in the model's `param_dtype`.
+
+    Raises:
+      UsageError: if the file cannot be read, or its tensors are not the model's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if model.pre_norm:
+        raise UsageError(f"{path}: holds no model that normalises first (pre_norm)")
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"{path}: cannot be read as safetensors: {reason}") from error
+    params, used = _renamed(found, model.num_layers, os.fspath(path))
+    for name in found:
+        if name not in used and not name.startswith(_IGNORED):
+            raise UsageError(f"{path}: tensor {name} has no place in the model")
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    wanted = jax.eval_shape(
+        lambda ids: model.init(jax.random.key(0), ids, ids, train=False), tokens
+    )["params"]
+    for where, expected in jax.tree.leaves_with_path(wanted):
+        value: Any = params
+        for key in where:
+            value = value[key.key]
+        if value.shape != expected.shape:
+            name = jax.tree_util.keystr(where, simple=True, separator=".")
+            raise UsageError(
+                f"{path}: {name} has shape {value.shape}, the model's is "
+                f"{expected.shape}"
+            )
+    return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), params, wanted)
+
+
+def _renamed(
+    found: Mapping[str, np.ndarray], num_layers: int, path: str
+) -> tuple[dict[str, Any], set[str]]:
+    """Tensors by our names, and the names that were used."""
+    used: set[str] = set()
+
+    def take(name: str) -> np.ndarray:
+        if name not in found:
+            raise UsageError(f"{path}: there is no tensor {name}")
+        used.add(name)
+        return found[name]
+
+    def dense(name: str) -> dict[str, np.ndarray]:
+        return {"kernel": take(f"{name}.weight").T, "bias": take(f"{name}.bias")}
+
+    def norm(name: str) -> dict[str, np.ndarray]:
+        return {"scale": take(f"{name}.weight"), "bias": take(f"{name}.bias")}
+
+    def either(name: str) -> dict[str, np.ndarray]:
+        return (norm if name.lower().endswith("norm") else dense)(name)
+
+    embeddings = "roberta.embeddings"
+    params: dict[str, Any] = {
+        "words": {"embedding": take(f"{embeddings}.word_embeddings.weight")},
+        "positions": {"embedding": take(f"{embeddings}.position_embeddings.weight")},
+        "kind": take(f"{embeddings}.token_type_embeddings.weight"),
+        "bias": take("lm_head.bias"),
+    }
+    params |= {ours: either(theirs) for theirs, ours in _OUTSIDE.items()}
+    for layer in range(num_layers):
+        prefix = f"roberta.encoder.layer.{layer}"
+        three = [
+            dense(f"{prefix}.attention.self.{name}")
+            for name in ("query", "key", "value")
+        ]
+        block = {ours: either(f"{prefix}.{theirs}") for theirs, ours in _LAYER.items()}
+        block["qkv"] = {
+            "kernel": np.concatenate([each["kernel"] for each in three], axis=1),
+            "bias": np.concatenate([each["bias"] for each in three]),
+        }
+        params[f"layer{layer}"] = block
+    return params, used

@@ -1,0 +1,168 @@
+"""RoBERTa against Hugging Face's; and what packing may not change."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lrjax.core import UsageError
+from lrjax.tasks import models
+from lrjax.tasks.models import roberta
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+WEIGHTS = GOLDEN / "roberta.safetensors"
+OPTIONS = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_layers": 2,
+    "num_heads": 4,
+    "intermediate_size": 24,
+    "max_positions": 16,
+}
+MODEL = models.Roberta(**OPTIONS, dropout=0.0)
+VALUES = load_file(GOLDEN / "roberta_values.safetensors")
+TOKENS, MASK, LABELS = (
+    jnp.asarray(VALUES[name], jnp.int32) for name in ("tokens", "mask", "labels")
+)
+
+
+def logits(params, tokens=TOKENS, mask=MASK, model=MODEL, **options):
+    call = jax.jit(functools.partial(model.apply, train=False))
+    return call({"params": params}, tokens, mask, **options)
+
+
+def loss(params):
+    chosen = LABELS >= 0
+    logs = jax.nn.log_softmax(logits(params))
+    own = jnp.take_along_axis(logs, jnp.maximum(LABELS, 0)[..., None], -1)[..., 0]
+    return -jnp.sum(own * chosen) / chosen.sum()
+
+
+@pytest.fixture(scope="module")
+def params():
+    return roberta.load_weights(WEIGHTS, MODEL)
+
+
+def test_logits_are_those_of_hugging_face(params):
+    np.testing.assert_allclose(logits(params), VALUES["logits"], rtol=0, atol=1e-4)
+
+
+def test_gradients_are_those_of_hugging_face(params):
+    value, found = jax.jit(jax.value_and_grad(loss))(params)
+    expected = roberta.load_weights(GOLDEN / "roberta_gradients.safetensors", MODEL)
+    np.testing.assert_allclose(value, VALUES["loss"], rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4),
+        found,
+        expected,
+    )
+
+
+def test_logits_at_some_positions_only(params):
+    at = jnp.asarray([[3, 0], [8, 2], [0, 0], [5, 5]])
+    some = logits(params, at=at)
+    every = jnp.take_along_axis(logits(params), at[..., None], 1)
+    np.testing.assert_allclose(some, every, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_packed_documents_do_not_see_each_other(pre_norm):
+    model = models.Roberta(**OPTIONS, dropout=0.0, pre_norm=pre_norm)
+    init = jax.jit(functools.partial(model.init, train=False))
+    params = init(jax.random.key(1), TOKENS, MASK)["params"]
+    params = jax.tree.map(lambda x: 5 * x, params)  # so that what is seen counts
+    first, second = TOKENS[1, :9], TOKENS[0, :3]
+    packed = jnp.concatenate([first, second, jnp.full(2, roberta.PAD)])[None]
+    segments = jnp.asarray([[1] * 9 + [2] * 3 + [0] * 2])
+    mask = (packed != roberta.PAD).astype(jnp.int32)
+    found = logits(params, packed, mask, model, segments=segments)
+    for part, where in ((first, slice(0, 9)), (second, slice(9, 12))):
+        alone = logits(params, part[None], jnp.ones((1, len(part))), model)
+        np.testing.assert_allclose(found[:, where], alone, rtol=0, atol=1e-5)
+    # The test can tell: without segments they do.
+    mixed = logits(params, packed, mask, model)
+    assert np.abs(mixed[:, 9:12] - found[:, 9:12]).max() > 1e-2
+
+
+def test_positions_of_segments():
+    ids = jnp.asarray([[0, 7, 2, 0, 9, 9, 2, 1], [0, 7, 2, 1, 1, 1, 1, 1]])
+    segments = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 1, 0, 0, 0, 0, 0]])
+    expected = [[2, 3, 4, 2, 3, 4, 5, 1], [2, 3, 4, 1, 1, 1, 1, 1]]
+    assert roberta.positions(ids, segments).tolist() == expected
+    assert roberta.positions(ids)[0].tolist() == [2, 3, 4, 5, 6, 7, 8, 1]
+
+
+def test_attention_with_dropout_is_the_same_attention(params):
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 4, 14, 2, 8))
+    mask = MASK.astype(bool)[:, None, None, :]
+    plain = jax.nn.dot_product_attention(query, key, value, mask=mask)
+    ours = roberta._attention(query, key, value, mask, lambda weights: weights)
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-5)
+
+
+def test_dropout_is_the_only_noise(params):
+    def trained(key, **rates):
+        model = models.Roberta(**OPTIONS, **rates)
+        rngs = {"dropout": jax.random.key(key)}
+        return model.apply({"params": params}, TOKENS, MASK, train=True, rngs=rngs)
+
+    same = trained(0, dropout=0.0)
+    np.testing.assert_allclose(same, VALUES["logits"], rtol=0, atol=1e-4)
+    for rates in ({"dropout": 0.5}, {"dropout": 0.0, "attention_dropout": 0.5}):
+        assert np.abs(trained(0, **rates) - trained(1, **rates)).max() > 1e-2
+
+
+def test_bfloat16_computes_only(params):
+    model = models.Roberta(**OPTIONS, dtype=jnp.bfloat16)
+    found = logits(params, model=model)
+    assert found.dtype == jnp.float32
+    error = np.abs(found - VALUES["logits"]).max()
+    assert 0 < error < 0.1 * np.abs(VALUES["logits"]).max()
+
+
+def test_size_of_the_base_model():
+    model = models.Roberta(50265, 768, 12, 12, 3072, 514)
+    ids = jnp.zeros((1, 16), jnp.int32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, ids, False))
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 124_697_433
+
+
+def changed(tmp_path, change):
+    tensors = load_file(WEIGHTS)
+    change(tensors)
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_weights_of_other_shapes_and_names_are_refused(tmp_path):
+    cases = {
+        "no tensor lm_head.bias": lambda t: t.pop("lm_head.bias"),
+        "other has no place": lambda t: t.update(other=np.zeros(3, np.float32)),
+        r"words.embedding has shape \(9, 16\)": lambda t: t.update(
+            {"roberta.embeddings.word_embeddings.weight": np.zeros((9, 16), np.float32)}
+        ),
+    }
+    for message, change in cases.items():
+        with pytest.raises(UsageError, match=message):
+            roberta.load_weights(changed(tmp_path, change), MODEL)
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path):
+    pickled = tmp_path / "pytorch_model.bin"
+    pickled.write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(UsageError, match="cannot be read as safetensors"):
+        roberta.load_weights(pickled, MODEL)
+    with pytest.raises(UsageError, match="cannot be read as safetensors"):
+        roberta.load_weights(tmp_path / "absent", MODEL)
+    with pytest.raises(UsageError, match="pre_norm"):
+        roberta.load_weights(WEIGHTS, MODEL.clone(pre_norm=True))
+
+
+def test_rows_longer_than_positions_are_refused(params):
+    with pytest.raises(ValueError, match="15 tokens in a row"):
+        logits(params, jnp.ones((1, 15), jnp.int32), jnp.ones((1, 15)))
