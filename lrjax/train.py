@@ -116,12 +116,16 @@ def seed_runs(task_init: Callable[..., Any], numbers: jax.Array) -> Seeds:
     """
 
     def one(number: jax.Array) -> Seeds:
-        key = jax.random.key(number)
-        params, model_state = task_init(jax.random.fold_in(key, 0))
-        words = jax.random.bits(jax.random.fold_in(key, 1), (2,), jnp.uint32)
-        return Seeds(params, model_state, words, jax.random.fold_in(key, 2))
+        return seed_run(task_init, jax.random.key(number))
 
     return jax.vmap(one)(jnp.asarray(numbers, jnp.uint32))
+
+
+def seed_run(task_init: Callable[..., Any], key: jax.Array) -> Seeds:
+    """What follows from one run's key, without the axis of seeds."""
+    params, model_state = task_init(jax.random.fold_in(key, 0))
+    words = jax.random.bits(jax.random.fold_in(key, 1), (2,), jnp.uint32)
+    return Seeds(params, model_state, words, jax.random.fold_in(key, 2))
 
 
 def inputs(
@@ -181,6 +185,28 @@ def step_run(
       hparams: traced hyperparameters of the method.
       horizon: updates that schedules are laid out for.
     """
+    gradient = gradient_run(program, state, batch, key)
+    return apply_run(program, state, gradient, batch, key, step, hparams, horizon)
+
+
+class Gradient(NamedTuple):
+    """What a batch says of a run's parameters.
+
+    Attributes:
+      loss: on the batch.
+      model_state: after the batch.
+      grads: of the loss, like the parameters.
+    """
+
+    loss: jax.Array
+    model_state: PyTree
+    grads: PyTree
+
+
+def gradient_run(
+    program: Program, state: RunState, batch: Batch, key: jax.Array
+) -> Gradient:
+    """The first half of `step_run`: the loss and its gradient."""
 
     def loss_fn(params: PyTree):
         return program.task.loss(params, state.model_state, key, batch)
@@ -188,6 +214,25 @@ def step_run(
     (loss, (model_state, _)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
         state.params
     )
+    return Gradient(loss, model_state, grads)
+
+
+def apply_run(
+    program: Program,
+    state: RunState,
+    gradient: Gradient,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+    hparams: Mapping[str, Any],
+    horizon: Any,
+) -> RunState:
+    """The second half of `step_run`: the update."""
+    loss, model_state, grads = gradient
+
+    def loss_fn(params: PyTree):
+        return program.task.loss(params, state.model_state, key, batch)
+
     tx = transformation(program, hparams, horizon)
     updates, opt_state = tx.update(
         grads,
