@@ -1,0 +1,188 @@
+r"""The tables of docs/results.md, from the directories that configs/study.py fills.
+
+  python benchmarks/study.py --study=runs/study --sound=runs/sound --grid=runs/grid
+
+Under `study` runs are judged by training loss, as there; under `sound` by the test
+part, which nothing was chosen by. Prints Markdown; trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats as tests
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lrjax import portfolio, results, stats
+
+NEAR = 0.05  # of the span between worst and best: what counts as near the best
+
+
+def load(workdir: Path, metric: str) -> pd.DataFrame:
+    """All runs of a directory, named and judged by a metric."""
+    return stats.judge(stats.arrange(results.load(workdir)[0]), (metric,))
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def by_size(runs: pd.DataFrame) -> list[str]:
+    """Tasks, the one with fewest examples first."""
+    return list(runs.groupby("task")["examples"].max().sort_values().index)
+
+
+def scores(runs: pd.DataFrame, percent: bool) -> str:
+    """Mean and 95 % interval of every entry on every task, best mean rank first."""
+    order = stats.mean_ranks(runs)
+    tasks = by_size(runs)
+    rows = []
+    for entry in order.index:
+        cells = []
+        for task in tasks:
+            part = runs[(runs["task"] == task) & (runs["entry"] == entry)]
+            mean, half = stats.mean_interval(part["value"].dropna().to_numpy())
+            lost = int(part["value"].isna().sum())
+            text = (
+                f"{100 * mean:.1f} ±{100 * half:.1f}"
+                if percent
+                else (f"{mean:.4f} ±{half:.4f}")
+            )
+            cells.append(text + f" ({lost} diverged)" * (lost > 0))
+        rows.append([f"`{entry}`", f"{order[entry]:.2f}", *cells])
+    return markdown(["method", "rank", *(t.split("/")[-1] for t in tasks)], rows)
+
+
+def reliability(runs: pd.DataFrame) -> str:
+    """Where each entry is near the best, and where it fails most."""
+    comparison = stats.complete(runs)
+    unit = stats.normalise(comparison.scores).groupby(level="task").mean()
+    overall = stats.overall(comparison)
+    rows = []
+    for entry in overall.index:
+        worst = unit[entry].idxmin()
+        row = overall.loc[entry]
+        rows.append(
+            [
+                f"`{entry}`",
+                f"{row['rank']:.2f} ({row['rank_low']:.2f} to {row['rank_high']:.2f})",
+                f"{row['iqm']:.2f} ({row['iqm_low']:.2f} to {row['iqm_high']:.2f})",
+                f"{int((unit[entry] >= unit.max(axis=1) - NEAR).sum())} of {len(unit)}",
+                f"{unit[entry].min():.2f} on {str(worst).split('/')[-1]}",
+            ]
+        )
+    head = ["method", "mean rank", "middle half of normalised scores"]
+    return markdown([*head, "tasks near the best", "worst task's score"], rows)
+
+
+def selection(runs: pd.DataFrame) -> str:
+    """Single best, virtual best, and what can be said without luck."""
+    comparison = stats.complete(runs)
+    unit = stats.normalise(comparison.scores)
+    means = unit.groupby(level="task").mean()
+    single = portfolio.single_best(means)
+    best = portfolio.virtual_best(means)
+    held = portfolio.held_out(unit)
+    rng = np.random.default_rng(0)
+    gaps = []
+    for _ in range(2000):  # tasks drawn anew
+        drawn = means.iloc[rng.integers(0, len(means), len(means))]
+        drawn = drawn.set_axis(range(len(drawn))).rename_axis("task")
+        gaps.append(drawn.max(axis=1).mean() - drawn.mean().max())
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    pairs = portfolio.best_portfolios(means).iloc[:3]
+    reached, oracle = means[single].mean(), best["score"].mean()
+    lines = [
+        f"Single best `{single}`: {reached:.3f} of 1; virtual best: "
+        f"{oracle:.3f}; gap {oracle - reached:.3f}"
+        f" ({low:.3f} to {high:.3f} with tasks drawn anew). Chosen on all runs but one "
+        f"and judged by that one: {held[0]:.3f} and {held[1]:.3f}.",
+        "",
+        "Best on: "
+        + ", ".join(f"{t.split('/')[-1]} `{e}`" for t, e in best["entry"].items()),
+        "",
+        "Best portfolios: "
+        + "; ".join(
+            f"{p.k} ({', '.join(f'`{m}`' for m in p.members)}): {p.score:.3f}"
+            for p in pairs.itertuples()
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def tuning(runs: pd.DataFrame) -> str:
+    """What tuning gains over a method's default, small tasks first."""
+    tasks = by_size(runs)
+    entries = set(runs["entry"])
+    pairs = [(e, e.removeprefix("smac:")) for e in sorted(entries) if "smac:" in e]
+    means = runs.groupby(["task", "entry"])["value"].mean().unstack()
+    rows = []
+    for tuned, plain in pairs:
+        if plain not in entries:
+            continue
+        gain = np.log(means[plain] / means[tuned]).reindex(tasks)
+        rho = tests.spearmanr(np.arange(len(tasks)), gain, nan_policy="omit").statistic
+        cells = [f"{np.exp(g):.2f}" if np.isfinite(g) else "-" for g in gain]
+        rows.append([f"`{plain}`", *cells, f"{rho:+.2f}"])
+    names = [t.split("/")[-1] for t in tasks]
+    return markdown(["method", *names, "rank correlation with size"], rows)
+
+
+def grid(runs: pd.DataFrame, test: pd.DataFrame) -> str:
+    """Best rate of each method by validation loss, and how wide the good range is."""
+    rows = []
+    for task in by_size(runs):
+        for method in sorted(set(runs["method"])):
+            part = runs[(runs["task"] == task) & (runs["method"] == method)]
+            means = part.groupby("rate")["value"].mean().dropna()
+            best = means.idxmin()
+            good = means.index[means <= 1.1 * means.min()]
+            judged = test[(test["task"] == task) & (test["method"] == method)]
+            value = judged[judged["rate"] == best]["test_accuracy"].mean()
+            rows.append(
+                [
+                    task.split("/")[-1],
+                    f"`{method}`",
+                    f"{best:.3g}",
+                    f"{good.min():.2g} to {good.max():.2g}",
+                    f"{100 * value:.1f}",
+                ]
+            )
+    head = ["data set", "method", "best rate", "rates within 10 % of its loss"]
+    return markdown([*head, "test accuracy"], rows)
+
+
+def main() -> None:
+    """Reads, prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("study", "sound", "grid"):
+        parser.add_argument(f"--{name}", type=Path)
+    args = parser.parse_args()
+    if args.study:
+        runs = load(args.study, "train_loss")
+        print("## study: training loss\n\n" + scores(runs, percent=False))
+        print("\n" + reliability(runs) + "\n\n" + selection(runs) + "\n")
+    if args.sound:
+        print("## sound: test accuracy\n")
+        print(scores(load(args.sound, "test_accuracy"), percent=True))
+        runs = load(args.sound, "test_loss")
+        print("\n## sound: test loss\n\n" + scores(runs, percent=False))
+        print("\n" + reliability(runs) + "\n\n" + selection(runs))
+        print(
+            "\n## sound: default test loss / tuned test loss\n\n" + tuning(runs) + "\n"
+        )
+    if args.grid:
+        runs = load(args.grid, "valid_loss")
+        runs["rate"] = runs["hparams"].map(lambda h: h["learning_rate"])
+        print("## grid\n\n" + grid(runs, runs))
+
+
+if __name__ == "__main__":
+    main()
