@@ -65,6 +65,14 @@ class Space:
     ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
 
 
+def _never(hparams: Mapping[str, Any]) -> bool:
+    return False
+
+
+def _no_code(hparams: Mapping[str, Any], horizon: int) -> str:
+    return ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A way to control the learning rate: hyperparameters -> Optax transformation.
@@ -83,6 +91,14 @@ class Method:
       family: one of 'fixed', 'schedule', 'learning-rate-free', 'statistics'.
       source: paper and official implementation.
       advice: what its authors say about using it.
+      needs_rate: whether it has a learning rate that one has to find.
+      horizon_bound: whether, with given hyperparameters, its rate falls towards the
+        horizon, so that a run which is cut short looks worse than it is.
+      code: `code(hparams, horizon)`, what builds it, as an expression of Python in
+        which `optim` is `lrjax.optim` and `schedules` is `lrjax.optim.schedules`; ''
+        where there is none.
+      optax: the same in plain Optax where it is exact, with `learning_rate` for the
+        rate or schedule and hyperparameters in braces; '' where it is not.
     """
 
     name: str
@@ -94,6 +110,10 @@ class Method:
     space: Space = Space()
     static: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
+    needs_rate: bool = False
+    horizon_bound: Callable[[Mapping[str, Any]], bool] = _never
+    code: Callable[[Mapping[str, Any], int], str] = _no_code
+    optax: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ the authors advise. `protocol.py` has what `study` changes.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -73,18 +74,38 @@ def _method(
     static: tuple[str, ...] = (),
     schedule: str | None = "constant",
     warmup_fraction: float = 0.0,
+    needs_rate: bool | None = None,
+    averages: bool = False,
+    code: Callable[..., str] | None = None,
+    optax: str = "",
     **changed: Any,
 ) -> Method:
     """A method with the optimiser's own hyperparameters and defaults, but `changed`.
 
     With `schedule`, 'schedule' and 'warmup_fraction' (of the horizon) are
-    hyperparameters too; None is for optimisers that take no schedule.
+    hyperparameters too; None is for optimisers that take no schedule. Where
+    `needs_rate` is not said, all but learning-rate-free ones with a rate in their
+    space do. `averages`: it is judged at an average of its iterates. `code` writes
+    out the optimiser with hyperparameters, `optim.<its name>` by default.
     """
     defaults = _defaults(optimiser)
     build = _without_horizon(optimiser)
     if schedule is not None:
         defaults |= {"schedule": schedule, "warmup_fraction": warmup_fraction}
         build = _scheduled(optimiser)
+    if needs_rate is None:
+        needs_rate = family != _FREE and "learning_rate" in (space or {})
+
+    def horizon_bound(hparams: Mapping[str, Any]) -> bool:
+        if averages or hparams.get("averaging"):
+            return False  # the average does what a decay does
+        return hparams.get("schedule", "constant") not in schedules.ANYTIME
+
+    def written(hparams: Mapping[str, Any], horizon: int) -> str:
+        given = _arguments(hparams, horizon, own_warmup)
+        return (code or _call(optimiser.__name__))(given)
+
+    own_warmup = "warmup_steps" in inspect.signature(optimiser).parameters
     return Method(
         name=name,
         build=build,
@@ -95,7 +116,80 @@ def _method(
         space=Space(dict(space or {})),
         required=frozenset(required),
         static=frozenset(static),
+        needs_rate=needs_rate,
+        horizon_bound=horizon_bound,
+        code=written,
+        optax=optax,
     )
+
+
+def _arguments(
+    hparams: Mapping[str, Any], horizon: int, own_warmup: bool
+) -> dict[str, str]:
+    """Arguments of a method's optimiser, written out; as `_scheduled` has them."""
+    texts = {name: _text(value) for name, value in sorted(hparams.items())}
+    schedule = texts.pop("schedule", None)
+    if schedule is not None:
+        warmup = float(texts.pop("warmup_fraction")) * horizon
+        rate = texts["learning_rate"]
+        steps = 0.0 if own_warmup else warmup
+        if hparams["schedule"] != "constant" or steps:
+            rate = f"schedules.by_name({schedule}, {rate}, {horizon}, {steps!r})"
+        texts["learning_rate"] = rate
+        if own_warmup:
+            texts["warmup_steps"] = repr(warmup)
+    return texts
+
+
+def _text(value: Any) -> str:
+    """A hyperparameter as Python; infinity has no literal."""
+    if isinstance(value, float) and math.isinf(value):
+        return f'float("{value}")'
+    return repr(value)
+
+
+def _call(name: str) -> Callable[[Mapping[str, str]], str]:
+    def code(arguments: Mapping[str, str]) -> str:
+        given = ", ".join(f"{k}={v}" for k, v in arguments.items())
+        return f"optim.{name}({given})"
+
+    return code
+
+
+def _wrapped(name: str, *outer: str) -> Callable[[Mapping[str, str]], str]:
+    """Code of AdamW inside of a wrapper, which takes the arguments called `outer`."""
+
+    def code(arguments: Mapping[str, str]) -> str:
+        inner = {k: v for k, v in arguments.items() if k not in outer}
+        given = "".join(f", {k}={arguments[k]}" for k in outer if k in arguments)
+        return f"optim.{name}({_call('adamw')(inner)}{given})"
+
+    return code
+
+
+def _averaged_code(name: str) -> Callable[[Mapping[str, str]], str]:
+    """Code of an optimiser that `_averaged` wraps."""
+
+    def code(arguments: Mapping[str, str]) -> str:
+        own = {k: v for k, v in arguments.items() if k not in ("averaging", "gamma")}
+        inner = _call(name)(own)
+        if arguments["averaging"] == "False":
+            return inner
+        return f"optim.polynomial_averaging({inner}, {arguments['gamma']})"
+
+    return code
+
+
+# The optimisers that Optax has exactly.
+_OPTAX_SGD = (
+    "optax.chain(optax.add_decayed_weights({weight_decay}), "
+    "optax.sgd(learning_rate, momentum={momentum}, nesterov={nesterov}))"
+)
+_OPTAX_ADAMW, _OPTAX_NADAMW = (
+    f"optax.{name}(learning_rate, b1={{b1}}, b2={{b2}}, eps={{eps}}, "
+    "weight_decay={weight_decay})"
+    for name in ("adamw", "nadamw")
+)
 
 
 class _IdleState(NamedTuple):
@@ -171,7 +265,22 @@ def _cawr_method(
             }
         ),
         required=frozenset(required),
+        needs_rate=True,
+        horizon_bound=lambda hparams: True,
+        code=_cawr_code,
     )
+
+
+def _cawr_code(hparams: Mapping[str, Any], horizon: int) -> str:
+    if hparams["idle_first_step"]:
+        return ""  # the study's, which is no method to train with
+    T_0, t_mult = repr(hparams["T_0"]), repr(hparams["t_mult"])
+    if hparams["end_with_cycle"]:
+        T_0 = f"schedules.fit_first_cycle({T_0}, {t_mult}, {horizon})"
+    peak, least = hparams["learning_rate"], hparams["eta_min"]
+    rate = f"schedules.cosine_warm_restarts({peak!r}, {T_0}, {t_mult}, {least!r})"
+    adam = {k: _text(hparams[k]) for k in ("b1", "b2", "eps", "weight_decay")}
+    return _call("adamw")({"learning_rate": rate} | adam)
 
 
 def _averaged(optimiser: Callable[..., Transformation]) -> Callable[..., Any]:
@@ -257,6 +366,24 @@ def _greedy_adamw(
     )
 
 
+def _plateau_code(hparams: Mapping[str, Any], horizon: int) -> str:
+    texts = {name: _text(value) for name, value in hparams.items()}
+    per = max(horizon / hparams["observations"], 1)
+    del texts["observations"]
+    texts["accumulation_size"] = repr(per)
+    outer = ("factor", "patience", "rtol", "cooldown", "min_scale")
+    return _wrapped("reduce_on_plateau", *outer, "accumulation_size")(texts)
+
+
+def _greedy_code(given: Mapping[str, str]) -> str:
+    texts = dict(given)
+    rate = texts.pop("learning_rate")
+    base = {"learning_rate": "1.0"}
+    base |= {k: texts.pop(k) for k in ("b1", "b2", "weight_decay")}
+    outer = "".join(f", {k}={v}" for k, v in texts.items())
+    return f"optim.greedy_lr({_call('adamw')(base)}, {rate}{outer})"
+
+
 _FIXED, _SCHEDULE, _FREE, _STATISTICS = (
     "fixed",
     "schedule",
@@ -294,6 +421,7 @@ METHODS: dict[str, Method] = {
             _FIXED,
             "Robbins and Monro 1951; PyTorch",
             space=_SGD_RATE,
+            optax=_OPTAX_SGD,
             learning_rate=0.1,
         ),
         _method(
@@ -302,6 +430,7 @@ METHODS: dict[str, Method] = {
             _FIXED,
             "Polyak 1964; PyTorch",
             space=_ADAM_RATE,
+            optax=_OPTAX_SGD,
             learning_rate=0.1,
             momentum=0.9,
         ),
@@ -311,6 +440,7 @@ METHODS: dict[str, Method] = {
             _FIXED,
             "Kingma and Ba 2015; PyTorch",
             space=_ADAM_RATE,
+            optax=_OPTAX_ADAMW,
             weight_decay=0.0,
         ),
         _method(
@@ -321,6 +451,7 @@ METHODS: dict[str, Method] = {
             "Only where the study published a tuned rate, under `study`.",
             space=_ADAM_RATE,
             required=("learning_rate",),
+            optax=_OPTAX_ADAMW,
             learning_rate=None,
             weight_decay=0.0,
         ),
@@ -331,6 +462,7 @@ METHODS: dict[str, Method] = {
             "Loshchilov and Hutter 2019; PyTorch",
             "Tune the rate: it is the peak after a warm-up of 5 %.",
             space=_ADAM_RATE,
+            optax=_OPTAX_ADAMW,
             schedule="cosine",
             warmup_fraction=0.05,
         ),
@@ -341,6 +473,7 @@ METHODS: dict[str, Method] = {
             "Dozat 2016; Dahl et al. 2023 (AlgoPerf's baseline)",
             "Tune the rate: it is the peak after a warm-up of 5 %.",
             space=_ADAM_RATE,
+            optax=_OPTAX_NADAMW,
             schedule="cosine",
             warmup_fraction=0.05,
             weight_decay=1e-2,
@@ -416,6 +549,7 @@ METHODS: dict[str, Method] = {
             _DOG,
             _DOG_ADVICE,
             space={"reps_rel": Range(1e-8, 1e-2)},
+            code=_averaged_code("dog"),
         ),
         _method(
             "ldog",
@@ -424,6 +558,7 @@ METHODS: dict[str, Method] = {
             _DOG,
             _DOG_ADVICE,
             space={"reps_rel": Range(1e-8, 1e-2)},
+            code=_averaged_code("ldog"),
         ),
         _method(
             "dowg",
@@ -448,6 +583,8 @@ METHODS: dict[str, Method] = {
             _SCHEDULE_FREE,
             _FREE_ADVICE,
             space={"learning_rate": Range(1e-2, 100.0)},
+            averages=True,
+            needs_rate=True,
             warmup_fraction=0.05,
         ),
         _method(
@@ -457,6 +594,8 @@ METHODS: dict[str, Method] = {
             _SCHEDULE_FREE,
             _FREE_ADVICE + " 1 to 10 times AdamW's rate.",
             space={"learning_rate": Range(1e-4, 1.0)},
+            averages=True,
+            needs_rate=True,
             warmup_fraction=0.05,
         ),
         _method(
@@ -466,6 +605,8 @@ METHODS: dict[str, Method] = {
             _SCHEDULE_FREE,
             "No schedule and no warm-up: RAdam has its own. Tune the rate.",
             space={"learning_rate": Range(1e-4, 1.0)},
+            averages=True,
+            needs_rate=True,
         ),
         _method(
             "schedule_free_prodigy",
@@ -474,6 +615,7 @@ METHODS: dict[str, Method] = {
             "schedulefree 1.4.1's wrapper around prodigyopt 1.1.2",
             "No schedule: the average replaces it.",
             space={"d0": _D0, "d_coef": _FACTOR},
+            averages=True,
         ),
         _method(
             "hypergradient_sgd",
@@ -524,6 +666,8 @@ METHODS: dict[str, Method] = {
             source="PyTorch's ReduceLROnPlateau",
             advice="Start from the largest rate that does not diverge.",
             space=Space(_ADAM_RATE | {"factor": Range(0.05, 0.8)}),
+            needs_rate=True,
+            code=_plateau_code,
         ),
         _method(
             "greedy_lr",
@@ -534,6 +678,7 @@ METHODS: dict[str, Method] = {
             space=_ADAM_RATE | {"factor": Range(0.5, 0.99, log=False)},
             static=("window_size",),
             schedule=None,
+            code=_greedy_code,
         ),
         _method(
             "polyak_sgd",
@@ -543,6 +688,7 @@ METHODS: dict[str, Method] = {
             "The rate is a cap. For models that can fit their data, so that a loss "
             "comes near lower_bound.",
             space={"learning_rate": Range(1e-2, 100.0), "c": Range(0.1, 1.0)},
+            needs_rate=False,  # a cap
         ),
         _method(
             "armijo_sgd",
@@ -551,6 +697,7 @@ METHODS: dict[str, Method] = {
             "Vaswani et al. 2019; IssamLaradji/sls",
             "For models that can fit their data. Some forward passes more a step.",
             space={"c": Range(1e-3, 0.5), "learning_rate": Range(1.0, 100.0)},
+            needs_rate=False,  # a cap
         ),
         _method(
             "mechanic",
@@ -561,6 +708,7 @@ METHODS: dict[str, Method] = {
             space={"s_init": Range(1e-10, 1e-4), "s_decay": Range(1e-4, 1.0)},
             schedule="cosine",
             warmup_fraction=0.05,
+            code=_wrapped("mechanic", "s_decay", "s_init", "eps"),
         ),
         _method(
             "storm_plus",
@@ -612,3 +760,19 @@ def state_size(method: Method, params: Any) -> int:
 
     shapes = jax.tree.leaves(jax.eval_shape(init, params))
     return sum(math.prod(leaf.shape) for leaf in shapes)
+
+
+def cooled(method: Method) -> Method:
+    """The method with two more traced hyperparameters, which let it come to rest.
+
+    `cooldown_start` and `cooldown_steps` are those of `optim.cooldown`.
+    """
+
+    def build(horizon: Any, cooldown_start: Any, cooldown_steps: Any, **hparams: Any):
+        inner = optax.with_extra_args_support(method.build(horizon, **hparams))
+        return optim.cooldown(inner, cooldown_start, cooldown_steps)
+
+    extra = {"cooldown_start": math.inf, "cooldown_steps": 1.0}
+    return dataclasses.replace(
+        method, build=build, defaults={**method.defaults, **extra}
+    )

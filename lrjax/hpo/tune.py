@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,16 @@ from lrjax import blocks as blocks_lib
 from lrjax import checkpoint, crew, experiment, methods, protocol, results, tasks, train
 from lrjax.blocks import Block
 from lrjax.config import Settings
-from lrjax.core import NUMERICS_VERSION, PyTree, Range, Run, Space, Task, UsageError
+from lrjax.core import (
+    NUMERICS_VERSION,
+    Method,
+    PyTree,
+    Range,
+    Run,
+    Space,
+    Task,
+    UsageError,
+)
 from lrjax.hpo import figures, smac, tuners
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
@@ -88,6 +97,21 @@ class Target:
     def full_steps(self) -> int:
         """Updates of a trial at the largest budget."""
         return self.problem.max_budget * self.unit_steps
+
+    @property
+    def method(self) -> Method:
+        """What is tuned."""
+        return methods.find(self.run.method)
+
+    def split(
+        self, run: Run
+    ) -> tuple[tuple[tuple[str, Any], ...], Mapping[str, float]]:
+        """The static and the traced hyperparameters of a trial."""
+        return methods.split(self.method, dict(run.hparams))
+
+    def width(self, count: int) -> int:
+        """Lanes of a block."""
+        return width_of(self, count)
 
     def identity(self) -> str:
         """16 hexadecimal digits that follow from all that changes a trial."""
@@ -591,6 +615,35 @@ def _advance(
             active = [search for search in active if search.ask()]
 
 
+class Trainable(Protocol):
+    """What the trainer must know of that which is tuned or selected from."""
+
+    @property
+    def task(self) -> Task:
+        """With its data."""
+        ...
+
+    @property
+    def method(self) -> Method:
+        """How the learning rate is controlled."""
+        ...
+
+    @property
+    def full_steps(self) -> int:
+        """Updates of a full run, the unit of progress."""
+        ...
+
+    def split(
+        self, run: Run
+    ) -> tuple[tuple[tuple[str, Any], ...], Mapping[str, float]]:
+        """The static and the traced hyperparameters of a run, as `methods.split`."""
+        ...
+
+    def width(self, count: int) -> int:
+        """Lanes of the blocks for so many settings that are alike but for values."""
+        ...
+
+
 class Job(NamedTuple):
     """A trial to train.
 
@@ -601,7 +654,7 @@ class Job(NamedTuple):
       known: whether its result is in the table, so that it is not to be trained.
     """
 
-    target: Target
+    target: Trainable
     run: Run
     state: State | None = None
     known: bool = False
@@ -666,9 +719,7 @@ class Trainer:
         """
         groups: dict[Any, dict[str, Job]] = {}
         for job in jobs:
-            static, traced = methods.split(
-                methods.find(job.run.method), dict(job.run.hparams)
-            )
+            static, traced = job.target.split(job.run)
             key = (job.run.task, job.run.method, static, tuple(traced))
             key += (job.run.steps, job.run.horizon)
             group, run_id = groups.setdefault(key, {}), results.run_id(job.run)
@@ -677,24 +728,28 @@ class Trainer:
                 group[run_id] = job
         packs = []
         for group in groups.values():
-            alike = list(group.values())
-            width = width_of(alike[0].target, len(alike))
-            # From the same update on.
-            started: dict[int, list[Job]] = {}
-            for job in alike:
-                if not job.known:
-                    at = job.state.steps if job.state else 0
-                    started.setdefault(at, []).append(job)
-            for lanes in started.values():
-                for i in range(0, len(lanes), width):
-                    packs.append((lanes[i : i + width], width))
+            lanes: dict[Any, list[Job]] = {}  # one setting each, a job per seed
+            for job in group.values():
+                lanes.setdefault(job.run.hparams, []).append(job)
+            width = next(iter(group.values())).target.width(len(lanes))
+            # From the same update on, with the same seeds.
+            started: dict[Any, list[list[Job]]] = {}
+            for lane in lanes.values():
+                lane = [job for job in lane if not job.known]
+                if lane:
+                    at = lane[0].state.steps if lane[0].state else 0
+                    seeds = tuple(job.run.seed for job in lane)
+                    started.setdefault((at, seeds), []).append(lane)
+            for alike in started.values():
+                for i in range(0, len(alike), width):
+                    packs.append((alike[i : i + width], width))
         trained: dict[str, Trained] = {}
         failed = threading.Event()
 
         def stopping() -> int:
             return self._signalled() or (-1 if failed.is_set() else 0)
 
-        def work(pack: tuple[Sequence[Job], int], device: int) -> tuple[()]:
+        def work(pack: tuple[Sequence[Sequence[Job]], int], device: int) -> tuple[()]:
             with jax.default_device(self._devices[device]):
                 found = self._train(*pack, device, stopping)
             with self._lock:
@@ -702,7 +757,7 @@ class Trainer:
             return ()
 
         # The longest first, so that no device waits for it in the end.
-        packs.sort(key=lambda pack: -pack[0][0].run.steps)
+        packs.sort(key=lambda pack: -pack[0][0][0].run.steps)
         count = len(self._devices)
         shares = [packs[i::count] for i in range(min(count, len(packs)))]
         crew.train_all(shares, self._workers, work, stopping, failed)
@@ -717,21 +772,33 @@ class Trainer:
 
     def _train(
         self,
-        pack: Sequence[Job],
+        pack: Sequence[Sequence[Job]],
         width: int,
         device: int,
         stopping: Callable[[], int],
     ) -> dict[str, Trained]:
-        """Trains a block, from its last good checkpoint if it has one."""
-        block, target = self._block(pack, width, device), pack[0].target
+        """Trains a block, from its last good checkpoint if it has one.
+
+        Args:
+          pack: lanes, each with a job per seed.
+          width: of the block.
+          device: number of the device.
+          stopping: whether to end.
+        """
+        block, target = self._block(pack, width, device), pack[0][0].target
+        count = sum(map(len, pack))
         compiled = self._compiled(block, device)
         folder = self._folder / block.name
         start, state, facts = 0, None, {}
-        states = [job.state for job in pack if job.state]
-        if states:
-            start = states[0].steps
+        states = [[job.state.state for job in lane if job.state] for lane in pack]
+        if pack[0][0].state:
+            start = pack[0][0].state.steps
             states += states[-1:] * (width - len(states))
-            lanes = [each.state for each in states]
+            # A lane's seeds one below the other, then the lanes beside each other.
+            lanes = [
+                jax.tree.map(lambda *leaves: np.concatenate(leaves), *each)
+                for each in states
+            ]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *lanes)
             state = jax.device_put(stacked, self._devices[device])
         saved = checkpoint.restore(folder, compiled.state)
@@ -753,7 +820,7 @@ class Trainer:
             last = {k: v[-1] for k, v in measured.values.items()}
             step, state = int(measured.steps[-1]), measured.state
             with self._lock:
-                self._progress((step - start) * len(pack) / target.full_steps)
+                self._progress((step - start) * count / target.full_steps)
             start = step
             if state is not None and step < steps and pause():
                 experiment.save(folder, step, state, seconds)
@@ -761,44 +828,42 @@ class Trainer:
                 experiment.stop_if(stopping)
         with self._lock:
             self._trained.append(block.name)
-            self._progress((steps - start) * len(pack) / target.full_steps)
+            self._progress((steps - start) * count / target.full_steps)
         host = jax.device_get(state)
         return {
             run_id: Trained(
                 {k: float(f"{float(v[s, h]):.9g}") for k, v in last.items()},
-                round(seconds / len(pack), 6),
+                round(seconds / count, 6),
                 State(
                     steps,
-                    jax.tree.map(lambda x, h=h: x[:, h], host),
+                    jax.tree.map(lambda x, s=s, h=h: x[s : s + 1, h], host),
                 ),
             )
             for (s, h), run_id in block.lanes_of.items()
         }
 
-    def _block(self, pack: Sequence[Job], width: int, device: int) -> Block:
-        """The trials with the last one repeated up to the width."""
-        target, run = pack[0].target, pack[0].run
-        method = methods.find(run.method)
+    def _block(self, pack: Sequence[Sequence[Job]], width: int, device: int) -> Block:
+        """The trials with the last lane repeated up to the width."""
+        target, run = pack[0][0].target, pack[0][0].run
         filled = [*pack, *[pack[-1]] * (width - len(pack))]
-        split = [methods.split(method, dict(job.run.hparams)) for job in filled]
+        split = [target.split(lane[0].run) for lane in filled]
         program = train.Program(
-            task=self._placed(target, device),
-            method=method,
+            task=self._placed(target, run.task, device),
+            method=target.method,
             static=split[0][0],
             eval_every=run.eval_every,
-            num_seeds=1,
+            num_seeds=len(pack[0]),
             num_hparams=width,
             fresh_batches=run.fresh_batches,
             dtype=jnp.float64 if run.precision == "float64" else jnp.float32,
             one_by_one=blocks_lib.trained_one_by_one(target.task),
         )
-        return Block(
-            program, (tuple(job.run for job in filled),), tuple(t for _, t in split)
-        )
+        runs = zip(*([job.run for job in lane] for lane in filled), strict=True)
+        return Block(program, tuple(runs), tuple(t for _, t in split))
 
-    def _placed(self, target: Target, device: int) -> Task:
+    def _placed(self, target: Trainable, name: str, device: int) -> Task:
         """The target's task with its data on a device."""
-        key = (target.run.task, device)
+        key = (name, device)
         with self._lock:
             if key not in self._tasks:
                 self._tasks[key] = experiment.moved_to(

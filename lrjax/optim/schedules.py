@@ -432,6 +432,9 @@ SCHEDULES: dict[str, Callable[[ArrayLike, ArrayLike], Schedule]] = {
     ),
     "rex": rex,
 }
+# Schedules that do not fall towards an end: a run that is cut short is no worse a sight
+# than one that was laid out for that length. All others are bound to their horizon.
+ANYTIME = frozenset({"constant", "inverse_sqrt"})
 
 
 def by_name(
