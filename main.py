@@ -5,6 +5,7 @@ r"""Trains, compares and tunes ways to control the learning rate.
       --config.methods=adam,prodigy --config.seeds=20
   python main.py --mode=tune --config=configs/libsvm.py:wine --workdir=runs/tuned \
       --config.methods=adam
+  python main.py --mode=select --config=configs/libsvm.py:vowel --workdir=runs/vowel
   python main.py --mode=report --workdir=runs/iris
   python main.py --mode=methods
 
@@ -62,9 +63,10 @@ except (flags.Error, UnicodeDecodeError) as error:
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "tune", "report", "methods"],
+    ["train", "tune", "select", "report", "methods"],
     "train: train what the config asks for and rank it. "
     "tune: find hyperparameters for its methods, train the best and rank them. "
+    "select: find the method and rate that are best for each of its tasks. "
     "report: write WORKDIR/report/index.html; needs no config. "
     "methods: list the methods with their hyperparameters.",
 )
@@ -129,8 +131,8 @@ def _run(argv: list[str]) -> None:
     if _DETERMINISTIC.value:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    work = cli.tune if _MODE.value == "tune" else cli.train
-    work(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
+    modes = {"train": cli.train, "tune": cli.tune, "select": cli.select}
+    modes[_MODE.value](_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
 
 
 def _check_config() -> None:

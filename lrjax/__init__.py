@@ -1,3 +1,17 @@
 """How should the learning rate be controlled? Methods, populations, comparison."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+# Imported when first used: `import lrjax.optim` needs JAX and Optax alone.
+_LAZY = {"select": "lrjax.hpo.race", "check_task": "lrjax.tasks.checks"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'lrjax' has no attribute '{name}'")

@@ -18,6 +18,8 @@ from lrjax import config as config_lib
 from lrjax import experiment, results
 from lrjax import report as report_lib
 from lrjax.core import UsageError
+from lrjax.hpo import race as race_lib
+from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
 from lrjax.methods import METHODS, state_size
 
@@ -85,6 +87,19 @@ def tune(
     print(f"tuning: {', '.join(map(str, drawn))}")
     if config.report.after:
         report(config, workdir)
+
+
+def select(
+    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
+) -> None:
+    """Races methods and rates on each task of a config, and prints what won."""
+    settings = config_lib.check(config)
+    _prepare(settings)
+    for answer in race_lib.run(settings, workdir, data_dir, overrides):
+        print(f"{answer}\n")
+    names = [selection_lib.ANSWER, selection_lib.TABLE]
+    names += [f"selection.{kind}" for kind in selection_lib.FIGURES]
+    print(f"selection: {', '.join(str(Path(workdir) / name) for name in names)}")
 
 
 def _prepare(settings: config_lib.Settings) -> None:

@@ -67,6 +67,21 @@ class Tune:
 
 
 @dataclasses.dataclass(frozen=True)
+class Select:
+    """What `config.select` asks for.
+
+    Attributes:
+      budget: full runs that a race may take on each task.
+      methods: names; none for all that are registered.
+      seeds: of every contender; none for as many as the budget bears.
+    """
+
+    budget: float
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """A checked config.
 
@@ -85,6 +100,7 @@ class Settings:
       save_params: whether to keep the parameters of finished runs.
       skip_missing: whether to leave out tasks whose data cannot be had.
       tune: how to tune.
+      select: how to race.
     """
 
     tasks: tuple[str, ...]
@@ -99,6 +115,7 @@ class Settings:
     hparams: Mapping[str, Mapping[str, Any]]
     grid: Mapping[str, tuple[Any, ...]]
     tune: Tune
+    select: Select
     checkpoint_minutes: float = 10.0
     save_params: bool = False
     skip_missing: bool = False
@@ -160,6 +177,11 @@ def base() -> config_dict.ConfigDict:
     )
     config.seeds = 10
     config.tune = _tune_base(names)
+    # What --mode=select does (docs/selection.md).
+    config.select = config_dict.ConfigDict()
+    config.select.budget = 16.0  # full runs for each task
+    config.select.methods = ()  # (): config.methods if you set it, else all
+    config.select.seeds = config_dict.placeholder(object)  # how many, or which
     # What --mode=report shows; docs/report.md says more.
     config.report = config_dict.ConfigDict()
     config.report.after = False  # write it at the end of training and tuning, too
@@ -223,6 +245,7 @@ def check(config: config_dict.ConfigDict) -> Settings:
         hparams={method: values for method, values in hparams.items() if values},
         grid={k: _values(k, v) for k, v in config.grid.items() if v != ()},
         tune=_tune(config.tune),
+        select=_select(config.select),
         checkpoint_minutes=config.checkpoint_minutes,
         save_params=config.save_params,
         skip_missing=config.skip_missing,
@@ -365,6 +388,19 @@ def _tune(config: config_dict.ConfigDict) -> Tune:
             f"config.tune.max_budget={tune.max_budget}"
         )
     return tune
+
+
+def _select(config: config_dict.ConfigDict) -> Select:
+    budget = config.budget
+    if isinstance(budget, bool) or not isinstance(budget, int | float):
+        raise UsageError(f"config.select.budget={budget!r}: must be a number")
+    if not 0 < budget < math.inf:
+        raise UsageError(f"config.select.budget={budget!r}: must be above 0")
+    names = _names("select.methods", config.methods) if config.methods else ()
+    for name in names:
+        methods_lib.find(name)
+    seeds = () if config.seeds is None else _seeds(config.seeds, "select.seeds")
+    return Select(float(budget), names, seeds)
 
 
 def _choice(field: str, value: Any, valid: tuple[str, ...]) -> str:

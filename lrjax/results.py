@@ -27,11 +27,13 @@ import pandas as pd
 from lrjax.core import NUMERICS_VERSION, Run, UsageError
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
+RACES = "races.jsonl"
 # What tells the rows of a table apart, with types.
 _KEYS: dict[str, dict[str, type]] = {
     RUNS: {"run_id": str},
     CURVES: {"run_id": str, "step": int},
     TRIALS: {"tuning": str, "trial": int},
+    RACES: {"race": str, "rung": int, "contender": int, "seed": int},
 }
 # What all readers rely on: a row without them is damaged where others have them.
 _TEXTS = ("task", "protocol", "method", "status")
@@ -95,6 +97,7 @@ class Tables:
       runs: identities of the finished runs.
       curves: (run_id, step) of the curve rows present.
       trials: (tuning, trial) of the trials present.
+      races: (race, rung, contender, seed) of the rows of races present.
     """
 
     def __init__(self, workdir: str | os.PathLike[str]):
@@ -102,6 +105,7 @@ class Tables:
         self.runs: set[str] = set()
         self.curves: set[tuple[str, int]] = set()
         self.trials: set[tuple[str, int]] = set()
+        self.races: set[tuple[str, int, int, int]] = set()
 
     def __enter__(self) -> Self:
         try:
@@ -124,6 +128,7 @@ class Tables:
             self.runs = {run_id for (run_id,) in self._recover(RUNS)}
             self.curves = self._recover(CURVES)
             self.trials = self._recover(TRIALS)
+            self.races = self._recover(RACES)
         except BaseException:
             self._lock.close()
             raise
@@ -150,6 +155,16 @@ class Tables:
         self._append(TRIALS, rows)
         self.trials |= {(r["tuning"], r["trial"]) for r in rows}
 
+    def append_races(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends the rows of races that are not there yet."""
+
+        def key(row: Mapping[str, Any]) -> tuple[str, int, int, int]:
+            return row["race"], row["rung"], row["contender"], row["seed"]
+
+        rows = [r for r in rows if key(r) not in self.races]
+        self._append(RACES, rows)
+        self.races |= {key(r) for r in rows}
+
     def write_config(self, config: Mapping[str, Any], overrides: Any) -> None:
         """Writes config.json: the resolved config, overrides, versions, machine."""
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -160,7 +175,7 @@ class Tables:
             "versions": versions | {"python": platform.python_version()},
             "git_revision": _git_revision(),
         }
-        self._replace("config.json", json.dumps(content, indent=2) + "\n")
+        self.replace("config.json", json.dumps(content, indent=2) + "\n")
 
     def _check_version(self) -> None:
         path = self.workdir / "config.json"
@@ -212,7 +227,7 @@ class Tables:
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
-    def _replace(self, name: str, text: str) -> None:
+    def replace(self, name: str, text: str) -> None:
         """Writes a file whole or not at all."""
         path = self.workdir / name
         temporary = path.with_suffix(".tmp")
@@ -326,7 +341,19 @@ def load_trials(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
       UsageError: if a line but the last is damaged or comes twice.
     """
-    path = Path(workdir) / TRIALS
+    return _load_rows(Path(workdir) / TRIALS)
+
+
+def load_races(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of races.jsonl; none where there is no such table.
+
+    Raises:
+      UsageError: if a line but the last is damaged or comes twice.
+    """
+    return _load_rows(Path(workdir) / RACES)
+
+
+def _load_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:

@@ -351,7 +351,8 @@ def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
         def per_lane(hparams):
             return init_run(program, params, model_state, hparams, inputs.horizon)
 
-        return jax.vmap(per_lane)(inputs.hparams)
+        # A method may have no number at all.
+        return jax.vmap(per_lane, axis_size=program.num_hparams)(inputs.hparams)
 
     return jax.vmap(per_seed)(seeds.params, seeds.model_state)
 

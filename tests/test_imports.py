@@ -37,7 +37,7 @@ ALLOWED = {
     "report": {"core", "curves", "portfolio", "results", "stats"},
     "hpo": {
         *("blocks", "checkpoint", "config", "core", "crew", "experiment", "methods"),
-        *("protocol", "results", "tasks", "train"),
+        *("portfolio", "protocol", "results", "rows", "stats", "tasks", "train"),
     },
     "cli": {"config", "core", "experiment", "hpo", "methods", "report", "results"},
     "__init__": set(),

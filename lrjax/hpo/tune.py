@@ -730,7 +730,9 @@ class Trainer:
         for group in groups.values():
             lanes: dict[Any, list[Job]] = {}  # one setting each, a job per seed
             for job in group.values():
-                lanes.setdefault(job.run.hparams, []).append(job)
+                alone = blocks_lib.trained_one_by_one(job.target.task)
+                seed = job.run.seed if alone else None
+                lanes.setdefault((job.run.hparams, seed), []).append(job)
             width = next(iter(group.values())).target.width(len(lanes))
             # From the same update on, with the same seeds.
             started: dict[Any, list[list[Job]]] = {}

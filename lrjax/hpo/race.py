@@ -1,0 +1,781 @@
+"""Finds the right controller for a task: successive halving over methods and rates.
+
+Every contender, a method with its hyperparameters, trains with the same seeds. On each
+rung all that are left go on from their states to the same number of updates and are
+compared there; part of them stops. A contender whose schedule falls towards the horizon
+is not judged at its high rate but by a branch: a copy of its state comes to rest over
+the rung's last updates (`optim.cooldown`), and the contender itself goes on without.
+What a rung measured is in `races.jsonl`; a race that was cut short goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import stats
+from tqdm import tqdm
+
+from lrjax import blocks as blocks_lib
+from lrjax import config as config_lib
+from lrjax import experiment, methods, protocol, results, rows, tasks, train
+from lrjax.config import Settings
+from lrjax.core import NUMERICS_VERSION, Method, Run, Task, UsageError
+from lrjax.hpo import selection, tune
+from lrjax.hpo.selection import Judged, Selection
+from lrjax.tasks.checks import check_task
+
+_RUNG = 3  # each rung is so many times as long as the one before
+_FIRST = (1 / 9, 1 / 27)  # length of the first rung, as a share of the horizon
+_FIRST_SHARE = 0.3  # of the budget that the first rung may take
+_LAST_SHARE = 0.4  # of the budget that one contender's last rung may take
+_COOLDOWN = 0.2  # share of a rung's updates over which a branch comes to rest
+_LATE = 1 / 3  # of the horizon, from where on who is worse beyond noise is dropped
+_NOISE = 0.05  # one-sided level at which a difference is more than noise
+_MOST_ROUND = 2**20  # rows of a round: its order is held at once
+# Lanes of a block. The same on every rung, so that a contender's numbers depend on
+# nothing that happens to others; on CPUs padding would cost as much as a run.
+_WIDTH = {"cpu": 1}
+_WIDTH_ELSEWHERE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A method with its hyperparameters.
+
+    Attributes:
+      method: how the learning rate is controlled.
+      hparams: a value for every hyperparameter, sorted by name.
+      label: for people; tells contenders apart.
+    """
+
+    method: Method
+    hparams: tuple[tuple[str, Any], ...]
+    label: str
+
+    @property
+    def bound(self) -> bool:
+        """Whether it is judged by a branch that comes to rest."""
+        return self.method.horizon_bound(dict(self.hparams))
+
+
+def contenders(
+    chosen: Sequence[Method], task: str, settings: Settings
+) -> list[Contender]:
+    """Each method at its default, and over a grid of rates where it needs one.
+
+    The grid has a rate per decade of the method's space. Defaults come first, then
+    rates in the order of their distance from them: what a small budget has no room for
+    is left out from the end.
+
+    Raises:
+      UsageError: if there is none.
+    """
+    ranked: list[tuple[float, int, Contender]] = []
+    for place, method in enumerate(chosen):
+        base = _base(method, task, settings)
+        if any(base[name] is None for name in method.required):
+            continue  # the same method as another, at a value that was published
+        ranked.append((0.0, place, Contender(method, _sorted(base), method.name)))
+        space = method.space.ranges.get("learning_rate")
+        if not (method.needs_rate and space):
+            continue
+        centre = base["learning_rate"]
+        decades = round(math.log10(space.high / space.low))
+        for rate in np.geomspace(space.low, space.high, decades + 1).tolist():
+            rate = float(f"{rate:.6g}")
+            away = abs(math.log10(rate / centre)) if centre > 0 else 1.0
+            if away > 0.1:
+                label = f"{method.name} learning_rate={rate:g}"
+                hparams = _sorted(base | {"learning_rate": rate})
+                ranked.append((away, place, Contender(method, hparams, label)))
+    if not ranked:
+        raise UsageError(
+            f"select: no method is left for {task}: name one that needs no published "
+            f"value (--mode=methods lists them), or leave select.methods empty for all"
+        )
+    return [each for _, _, each in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def _base(method: Method, task: str, settings: Settings) -> dict[str, Any]:
+    """A method's hyperparameters on a task, as the settings and the protocol say."""
+    if methods.METHODS.get(method.name) is not method:
+        return dict(method.defaults)  # the user's own
+    try:
+        return settings.lanes(method.name, task)[0]
+    except UsageError:
+        if method.required:
+            return dict(method.defaults)
+        raise
+
+
+def _sorted(hparams: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(hparams.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a budget allows.
+
+    Attributes:
+      horizon: updates of a full run.
+      budget: updates in all.
+      seeds: of every contender.
+      entered: how many contenders start.
+      rungs: updates at which contenders are compared, ascending; the last may be
+        short of the horizon.
+    """
+
+    horizon: int
+    budget: float
+    seeds: tuple[int, ...]
+    entered: int
+    rungs: tuple[int, ...]
+
+    def start(self, rung: int, bound: bool) -> int:
+        """Where a rung's contender itself ends, and its branch begins."""
+        end = self.rungs[rung]
+        if not bound or end == self.horizon:
+            return end
+        return end - max(1, round(_COOLDOWN * end))
+
+    def cost(self, rung: int, bound: bool) -> int:
+        """Updates that a contender takes on a rung, all seeds and its branch."""
+        before = self.start(rung - 1, bound) if rung else 0
+        return len(self.seeds) * (self.rungs[rung] - before)
+
+    def quota(self, alive: int, rung: int, spent: float) -> int:
+        """How many may go on after a rung: sizes fall geometrically to the last rung.
+
+        Args:
+          alive: contenders on the rung.
+          rung: its number.
+          spent: updates so far, this rung's included.
+        """
+        costs = [self.cost(r, bound=True) for r in range(rung + 1, len(self.rungs))]
+        # A last rung of one tells how good the winner is, but not better than whom.
+        pair = 2 * costs[-1] <= _LAST_SHARE * self.budget
+        least = min(alive, 2 if pair and 2 * sum(costs) <= self.budget - spent else 1)
+
+        def sizes(ratio: float) -> list[int]:
+            return [max(least, int(alive * ratio**j)) for j in range(1, len(costs) + 1)]
+
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            need = sum(n * cost for n, cost in zip(sizes(middle), costs, strict=True))
+            low, high = (middle, high) if need <= self.budget - spent else (low, middle)
+        return sizes(low)[0]
+
+
+def plan(count: int, budget: float, horizon: int, seeds: Sequence[int]) -> Plan:
+    """Lays a race out: rungs, seeds, and how many of the contenders may start.
+
+    Args:
+      count: contenders there are.
+      budget: in full runs.
+      horizon: updates of a full run.
+      seeds: of every contender; none for as many as the budget bears, from 2 to 5.
+
+    Raises:
+      UsageError: if the budget is too small for one rung.
+    """
+    if not seeds:
+        seeds = range(min(5, max(2, round(budget / 6))))
+    per_seed = budget * horizon / len(seeds)  # updates
+    least = min(count, 2)
+    for share in _FIRST:
+        first = max(1, round(share * horizon))
+        entered = min(count, int(_FIRST_SHARE * per_seed / first))
+        if entered == count:
+            break
+    if entered < least:
+        need = least * first * len(seeds) / (_FIRST_SHARE * horizon)
+        raise UsageError(
+            f"select: a budget of {budget:g} full runs is too small for one rung of "
+            f"{least} contenders with {len(seeds)} seeds: give {need:.2g} or more, or "
+            "train for longer, or take fewer seeds"
+        )
+    rungs = [first]
+    while rungs[-1] < horizon:
+        following = rungs[-1] * _RUNG
+        # Rounding shall not leave a last rung that is hardly longer.
+        rungs.append(horizon if 1.5 * following > horizon else following)
+    laid = Plan(horizon, budget * horizon, tuple(seeds), entered, tuple(rungs))
+    while len(laid.rungs) > 1:
+        last = laid.cost(len(laid.rungs) - 1, bound=True)
+        ahead = sum(laid.cost(r, bound=True) for r in range(1, len(laid.rungs)))
+        spent = entered * laid.cost(0, bound=True)
+        if last <= _LAST_SHARE * laid.budget and spent + ahead <= laid.budget:
+            break
+        laid = dataclasses.replace(laid, rungs=laid.rungs[:-1])
+    return laid
+
+
+@dataclasses.dataclass(frozen=True)
+class _Course:
+    """A contender as the trainer sees it: the run itself, or its branch.
+
+    Attributes:
+      task: with its data.
+      method: with a cooldown around it where the contender is bound.
+      full_steps: updates of a full run.
+      extra: where the cooldown is.
+      lanes: contenders that share its program.
+    """
+
+    task: Task
+    method: Method
+    full_steps: int
+    extra: Mapping[str, float]
+    lanes: int
+
+    def split(
+        self, run: Run
+    ) -> tuple[tuple[tuple[str, Any], ...], Mapping[str, float]]:
+        static, traced = methods.split(self.method, dict(run.hparams))
+        return static, {**traced, **self.extra}
+
+    def width(self, count: int) -> int:
+        del count  # of a rung
+        if blocks_lib.trained_one_by_one(self.task):
+            return 1
+        most = blocks_lib.most_runs(self.task, self.method)
+        widest = _WIDTH.get(jax.default_backend(), _WIDTH_ELSEWHERE)
+        return max(1, min(widest, self.lanes, most))
+
+
+class Score(NamedTuple):
+    """What a contender reached on a rung, a number per seed.
+
+    Attributes:
+      values: the task's metric, higher is better; -inf where the run diverged.
+      ties: minus the validation loss, which decides between equal values.
+    """
+
+    values: np.ndarray
+    ties: np.ndarray
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """To sort by, descending."""
+        return float(self.values.mean()), float(self.ties.mean())
+
+
+def chance_worse(leader: np.ndarray, other: np.ndarray) -> float:
+    """One-sided p-value of a paired t-test: that `other` is no worse than `leader`.
+
+    Args:
+      leader, other: a score per seed, higher is better.
+
+    Returns:
+      NaN with fewer than two seeds, or with two that differ by the same amount, from
+      which no spread can be told.
+    """
+    apart = leader - other
+    if len(apart) < 2 or not np.isfinite(apart).all():
+        return math.nan
+    mean, spread = float(apart.mean()), float(apart.std(ddof=1))
+    if spread <= 1e-12 * max(abs(mean), 1e-300):
+        if not mean:
+            return 0.5
+        return math.nan if len(apart) < 3 else float(mean < 0)
+    return float(stats.t.sf(mean / (spread / math.sqrt(len(apart))), len(apart) - 1))
+
+
+class Verdict(NamedTuple):
+    """What becomes of the contenders of a rung.
+
+    Attributes:
+      order: numbers of all, the best first.
+      kept: numbers of those that go on, the best first.
+      reasons: number -> why it is dropped.
+    """
+
+    order: list[int]
+    kept: list[int]
+    reasons: dict[int, str]
+
+
+def judge(scores: Mapping[int, Score], quota: int, late: bool) -> Verdict:
+    """Who goes on: the best as many as the quota; not who diverged.
+
+    Who is worse beyond noise than the leader may nevertheless be a slow starter, and
+    keeps its place while the race is young.
+
+    Args:
+      scores: number of a contender -> what it reached.
+      quota: how many may go on.
+      late: whether those that are worse beyond noise are dropped inside the quota.
+    """
+    order = sorted(scores, key=lambda i: (*(-x for x in scores[i].rank), i))
+    leader, kept, reasons = scores[order[0]], [], {}
+    for i in order:
+        if not np.isfinite(scores[i].values).all():
+            count = int((~np.isfinite(scores[i].values)).sum())
+            reasons[i] = f"diverged with {count} of {len(scores[i].values)} seeds"
+            continue
+        chance = chance_worse(leader.values, scores[i].values)
+        beyond = chance < _NOISE
+        if len(kept) < quota and not (beyond and late):
+            kept.append(i)
+        elif beyond:
+            reasons[i] = f"worse beyond noise (p = {chance:.2g})"
+        else:
+            known = "" if math.isnan(chance) else f"; p = {chance:.2g} is noise"
+            reasons[i] = f"the quota of {quota}{known}"
+    return Verdict(order, kept, reasons)
+
+
+class Race:
+    """A race under way on one task.
+
+    Attributes:
+      entries: the contenders that started.
+      plan: its layout.
+      spent: updates so far.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        name: str,
+        found: Sequence[Contender],
+        layout: Plan,
+        settings: Settings,
+        tables: results.Tables,
+        log: Callable[[str], Any],
+    ):
+        self.entries, self.plan = list(found[: layout.entered]), layout
+        self.spent = 0
+        self._task, self._name, self._settings = task, name, settings
+        self._tables, self._log = tables, log
+        self._left_out = list(found[layout.entered :])
+        self._data = tasks.fingerprint(task)
+        self._states: dict[tuple[int, int], tune.State] = {}
+        self._metric = task.metric
+        self._identity = results.digest(
+            {
+                "task": name,
+                "data": self._data,
+                "protocol": settings.protocol,
+                "batch_size": task.batch_size,
+                "precision": settings.precision,
+                "plan": dataclasses.asdict(layout),
+                "contenders": [(c.method.name, c.hparams) for c in self.entries],
+                "numerics_version": NUMERICS_VERSION,
+            }
+        )
+        self._known: dict[tuple[int, int, int], Mapping[str, Any]] = {}
+        for row in results.load_races(tables.workdir):
+            if row["race"] == self._identity:
+                self._known[row["rung"], row["contender"], row["seed"]] = row
+
+    def run(self, trainer: tune.Trainer) -> Selection:
+        """Races to the end.
+
+        Raises:
+          UsageError: if every contender diverges.
+        """
+        layout, alive = self.plan, list(range(len(self.entries)))
+        self._log(self._opening())
+        history: list[tuple[dict[int, Score], Verdict]] = []
+        for rung, end in enumerate(layout.rungs):
+            scores = self._climb(trainer, rung, alive)
+            self.spent += sum(layout.cost(rung, self.entries[i].bound) for i in alive)
+            final = rung == len(layout.rungs) - 1
+            quota = 1 if final else layout.quota(len(alive), rung, self.spent)
+            verdict = judge(scores, quota, late=end >= _LATE * layout.horizon)
+            if not verdict.kept:
+                raise UsageError(
+                    f"select: all {len(alive)} contenders diverged on {self._name} "
+                    f"within {end} updates: lrjax.check_task(task) says what is wrong "
+                    "with a task; else scale its inputs, or name methods that take "
+                    "smaller steps in select.methods"
+                )
+            for line in self._closing(rung, scores, verdict):
+                self._log(line)
+            history.append((scores, verdict))
+            alive = verdict.kept
+            self._states = {k: v for k, v in self._states.items() if k[0] in alive}
+        return self._answer(alive[0], history)
+
+    def _climb(
+        self, trainer: tune.Trainer, rung: int, alive: Sequence[int]
+    ) -> dict[int, Score]:
+        """Trains a rung and says what its contenders reached."""
+        layout, end = self.plan, self.plan.rungs[rung]
+        due = [
+            (i, seed)
+            for i in alive
+            for seed in layout.seeds
+            if any((rung, i, each) not in self._known for each in layout.seeds)
+        ]
+        jobs = {key: self._job(key, rung, branch=False) for key in due}
+        trained = self._train(trainer, jobs)
+        branches = {
+            key: self._job(key, rung, branch=True)
+            for key in due
+            if layout.start(rung, self.entries[key[0]].bound) < end
+        }
+        judged = {**trained, **self._train(trainer, branches)}
+        if end == layout.horizon:
+            self._record_runs({key: (jobs[key].run, judged[key]) for key in due})
+        made = [self._row(rung, key, judged[key]) for key in due]
+        self._tables.append_races(made)
+        trainer.forget()
+        for row in made:
+            self._known[rung, row["contender"], row["seed"]] = row
+        return {
+            i: self._score([self._known[rung, i, seed] for seed in layout.seeds])
+            for i in alive
+        }
+
+    def _train(
+        self, trainer: tune.Trainer, jobs: Mapping[tuple[int, int], tune.Job]
+    ) -> dict[tuple[int, int], tune.Trained]:
+        """Trains jobs, and keeps the states of those that are no branches."""
+        found = trainer.train(list(jobs.values()))
+        trained = {}
+        for key, job in jobs.items():
+            trained[key] = found[results.run_id(job.run)]
+            if math.isinf(job.target.split(job.run)[1].get("cooldown_start", math.inf)):
+                self._states[key] = trained[key].state
+        return trained
+
+    def _job(self, key: tuple[int, int], rung: int, branch: bool) -> tune.Job:
+        """A contender's way to a rung with one seed, or the branch at its end."""
+        entry, layout = self.entries[key[0]], self.plan
+        end, start = layout.rungs[rung], layout.start(rung, entry.bound)
+        extra: dict[str, float] = {}
+        if entry.bound:
+            inside = (float(start), float(end - start))
+            beside = (math.inf, 1.0)
+            names = ("cooldown_start", "cooldown_steps")
+            extra = dict(zip(names, inside if branch else beside, strict=True))
+        course = _Course(
+            task=self._task,
+            method=methods.cooled(entry.method) if entry.bound else entry.method,
+            full_steps=layout.horizon,
+            extra=extra,
+            lanes=sum(e.method.name == entry.method.name for e in self.entries),
+        )
+        run = self._run(entry, key[1], end if branch else start)
+        return tune.Job(course, run, self._states.get(key))
+
+    def _run(self, entry: Contender, seed: int, steps: int) -> Run:
+        task, settings = self._task, self._settings
+        every = task.steps_per_epoch
+        if task.family == "linear":
+            # Only a rung's end counts, and a measurement costs as much as some epochs.
+            every = min(self.plan.horizon, max(1, _MOST_ROUND // task.batch_size))
+        choices = protocol.find(settings.protocol)
+        return Run(
+            task=self._name,
+            protocol=choices.name,
+            method=results.tuned_name("race", 0, entry.method.name),
+            hparams=entry.hparams,
+            seed=seed,
+            steps=steps,
+            horizon=self.plan.horizon,
+            batch_size=task.batch_size,
+            precision=settings.precision,
+            eval_every=every,
+            data=self._data,
+            fresh_batches=entry.method.name in choices.fresh_batches,
+        )
+
+    def _row(
+        self, rung: int, key: tuple[int, int], trained: tune.Trained
+    ) -> dict[str, Any]:
+        """What is kept of a contender's measurement on a rung with one seed."""
+        entry = self.entries[key[0]]
+        start, end = self.plan.start(rung, entry.bound), self.plan.rungs[rung]
+        dead = trained.values["diverged_at"] > 0
+        scores = {
+            f"valid_{name}": math.nan if dead else self._measured(trained, name)
+            for name in dict.fromkeys(("loss", self._task.metric))
+        }
+        return {
+            "race": self._identity,
+            "rung": rung,
+            "contender": key[0],
+            "seed": key[1],
+            "task": self._name,
+            "protocol": self._settings.protocol,
+            "method": entry.method.name,
+            "hparams": dict(entry.hparams),
+            "steps": end,
+            "cooldown": end - start,
+            "status": "diverged" if dead else "done",
+            **scores,
+            "seconds": trained.seconds,
+        }
+
+    def _measured(self, trained: tune.Trained, name: str) -> float:
+        """A score on the validation part, which may be the training part."""
+        both = (f"valid_{name}", f"train_{name}")
+        return next(trained.values[each] for each in both if each in trained.values)
+
+    def _score(self, measured: Sequence[Mapping[str, Any]]) -> Score:
+        def column(name: str, sign: float) -> np.ndarray:
+            found = [row[f"valid_{name}"] for row in measured]
+            return np.array(
+                [-math.inf if x is None or math.isnan(x) else sign * x for x in found]
+            )
+
+        metric = self._task.metric
+        return Score(
+            column(metric, 1.0 if metric == "accuracy" else -1.0), column("loss", -1.0)
+        )
+
+    def _record_runs(
+        self, ended: Mapping[tuple[int, int], tuple[Run, tune.Trained]]
+    ) -> None:
+        """Writes whole runs to the tables of all runs."""
+        runs, curves = [], []
+        for run, trained in ended.values():
+            program = train.Program(
+                task=self._task,
+                method=methods.METHODS["adam"],  # any: what is judged is the state
+                static=(),
+                eval_every=run.eval_every,
+                num_seeds=1,
+                num_hparams=1,
+                one_by_one=blocks_lib.trained_one_by_one(self._task),
+            )
+            last = {k: np.array([[v]]) for k, v in trained.values.items()}
+            if self._task.test is self._task.train:
+                test = {k.removeprefix("train_"): v for k, v in last.items()}
+            else:
+                state = jax.tree.map(lambda x: x[:, None], trained.state.state)
+                test = train.judge(program, state, self._task.test)
+            run_id = results.run_id(run)
+            seconds = trained.seconds
+            row = rows.run_row(run, run_id, program, (0, 0), last, test, seconds)
+            runs.append(row)
+            measured = train.Measurements(
+                np.array([run.steps]), {k: v[None] for k, v in last.items()}, 0.0, None
+            )
+            curves += rows.curve_rows(program, {(0, 0): run_id}, measured)
+        self._tables.append_curves(curves)
+        self._tables.append_runs(runs)
+
+    def _opening(self) -> str:
+        layout = self.plan
+        text = (
+            f"racing {len(self.entries)} contenders with {len(layout.seeds)} seeds on "
+            f"{self._name}: at most {layout.budget / layout.horizon:g} full runs of "
+            f"{layout.horizon} updates, rungs at {', '.join(map(str, layout.rungs))}"
+        )
+        if self._left_out:
+            text += f"; the budget has no room for {len(self._left_out)} more"
+        return text
+
+    def _closing(
+        self, rung: int, scores: Mapping[int, Score], verdict: Verdict
+    ) -> list[str]:
+        """Lines of the log: who leads, who is dropped and why."""
+        leader = verdict.order[0]
+        lines = [
+            f"rung {rung + 1} of {len(self.plan.rungs)}, {self.plan.rungs[rung]} "
+            f"updates: {self._task.metric} {abs(scores[leader].values.mean()):.4f} of "
+            f"{self.entries[leader].label} leads, {len(verdict.kept)} of {len(scores)} "
+            f"{'won' if rung == len(self.plan.rungs) - 1 else 'go on'}, "
+            f"{self.spent / self.plan.horizon:.2f} full runs so far"
+        ]
+        for i, reason in verdict.reasons.items():
+            lines.append(f"  dropped {self.entries[i].label}: {reason}")
+        return lines
+
+    def _answer(
+        self, winner: int, history: Sequence[tuple[dict[int, Score], Verdict]]
+    ) -> Selection:
+        layout, entry = self.plan, self.entries[winner]
+        final = history[-1][0][winner].values
+        sign = 1.0 if self._task.metric == "accuracy" else -1.0
+        runner_up, better = "", math.nan
+        for scores, verdict in reversed(history):
+            others = [i for i in verdict.order if i != winner]
+            if others and np.isfinite(scores[others[0]].values).all():
+                runner_up = self.entries[others[0]].label
+                better = chance_worse(scores[winner].values, scores[others[0]].values)
+                break
+        judged = [
+            Judged(
+                rung=rung,
+                steps=layout.rungs[rung],
+                label=self.entries[i].label,
+                cooled=layout.start(rung, self.entries[i].bound) < layout.rungs[rung],
+                values=tuple((sign * scores[i].values).tolist()),
+                verdict=verdict.reasons.get(i, "goes on"),
+            )
+            for rung, (scores, verdict) in enumerate(history)
+            for i in verdict.order
+        ]
+        return Selection(
+            task=self._name,
+            method=entry.method.name,
+            hparams=dict(entry.hparams),
+            metric=self._task.metric,
+            score=float(sign * final.mean()),
+            interval=selection.interval(sign * final),
+            runner_up=runner_up,
+            runner_up_better=better,
+            cost=self.spent / layout.horizon,
+            budget=layout.budget / layout.horizon,
+            seeds=layout.seeds,
+            horizon=layout.horizon,
+            judged_at=layout.rungs[-1],
+            snippet=selection.snippet(
+                entry.method, dict(entry.hparams), layout.horizon
+            ),
+            judged=tuple(judged),
+        )
+
+
+def run(
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    data_dir: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Selection]:
+    """Races on every task of the settings.
+
+    Args:
+      settings: what to race for; `methods` counts if `overrides` has set it.
+      workdir: where the tables and the answer go.
+      data_dir: where data files are looked for first.
+      overrides: what the command line changed of the config; for the record.
+
+    Returns:
+      the answer for each task.
+
+    Raises:
+      UsageError: if the settings, data or workdir are of no use.
+      Interrupted: on SIGINT and SIGTERM.
+    """
+    overrides = dict(overrides or {})
+    names = settings.select.methods
+    if not names:
+        names = settings.methods if "methods" in overrides else tuple(methods.METHODS)
+    chosen = [methods.find(name) for name in names]
+    if settings.grid:
+        name = next(iter(settings.grid))
+        raise UsageError(f"config.grid.{name} is for --mode=train, not for select")
+    loaded = dict(
+        zip(settings.tasks, blocks_lib.make_tasks(settings, data_dir), strict=True)
+    )
+    return _race_all(loaded, chosen, settings, workdir, overrides, experiment.say)
+
+
+def select(
+    task: Task | str,
+    methods: Sequence[str | Method] | None = None,
+    budget: float = 16.0,
+    epochs: int = 100,
+    steps: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    data_dir: str | None = None,
+    log: Callable[[str], Any] = experiment.say,
+) -> Selection:
+    """Finds the method and hyperparameters that are best for a task.
+
+    Args:
+      task: a `lrjax.core.Task`, or the name of one.
+      methods: names, or methods of one's own; all registered ones if None.
+      budget: what may be spent, in full runs.
+      epochs: passes over the training part in a full run.
+      steps: updates of a full run, in place of `epochs`.
+      seeds: of every contender, how many or which; None for what the budget bears.
+      workdir: where tables, figure and answer go, and where a race that was cut short
+        goes on; a folder that is removed afterwards if None.
+      data_dir: where the data files of a task by name are looked for first.
+      log: called with each line of progress.
+
+    Returns:
+      the answer; print it.
+
+    Raises:
+      UsageError: if the task is broken, no method is left, the budget is too small or
+        all contenders diverge; one line that says what to change.
+
+    Example:
+      >>> print(lrjax.select(task, budget=8, epochs=30))
+    """
+    config = config_lib.base()
+    config.tasks = (task if isinstance(task, str) else task.name,)
+    config.methods = ("adam",)  # what is chosen comes below
+    config.epochs, config.steps = epochs, steps
+    config.select.budget, config.select.seeds = budget, seeds
+    settings = config_lib.check(config)
+    chosen = _chosen(methods)
+    if isinstance(task, str):
+        task = tasks.make_task(task, settings.protocol, data_dir)
+    else:
+        check_task(task)
+    loaded = {task.name: task}
+    if workdir is not None:
+        return _race_all(loaded, chosen, settings, workdir, {}, log)[0]
+    with tempfile.TemporaryDirectory(prefix="lrjax-select-") as folder:
+        return _race_all(loaded, chosen, settings, folder, {}, log)[0]
+
+
+def _chosen(asked: Sequence[str | Method] | None) -> list[Method]:
+    if asked is None:
+        return list(methods.METHODS.values())
+    if isinstance(asked, str):
+        asked = [asked]
+    chosen = [m if isinstance(m, Method) else methods.find(m) for m in asked]
+    if not chosen:
+        raise UsageError("select: methods is empty: name at least one, or give None")
+    names = [method.name for method in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"select: method '{name}' comes twice")
+    return chosen
+
+
+def _race_all(
+    loaded: Mapping[str, Task],
+    chosen: Sequence[Method],
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    overrides: Mapping[str, Any],
+    log: Callable[[str], Any],
+) -> list[Selection]:
+    """Races on some tasks, one after the other, and writes the answers."""
+    laid = []
+    for name, task in loaded.items():  # all is laid out before any training
+        found = contenders(chosen, name, settings)
+        horizon = settings.steps or settings.epochs * task.steps_per_epoch
+        chosen_plan = plan(
+            len(found), settings.select.budget, horizon, settings.select.seeds
+        )
+        laid.append((name, task, found, chosen_plan))
+    with results.Tables(workdir) as tables, experiment.signals() as signalled:
+        tables.write_config(dataclasses.asdict(settings), dict(overrides))
+        answers = []
+        for name, task, found, layout in laid:
+            race = Race(task, name, found, layout, settings, tables, log)
+            with (
+                tqdm(
+                    total=layout.budget / layout.horizon,
+                    bar_format="{desc}{bar}| {n:.1f} of {total:.1f} full runs "
+                    "[{elapsed}]",
+                    disable=None,
+                    leave=False,
+                    desc=f"{name} ",
+                ) as bar,
+                tune.Trainer(tables, settings, signalled, bar.update) as trainer,
+            ):
+                answers.append(race.run(trainer))
+        selection.write(answers, tables)
+    return answers

@@ -1,0 +1,277 @@
+"""Tells what is wrong with a task of one's own, before hours are spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.core import Batch, Task, UsageError
+
+_RANDOM = ("random_bits", "random_seed", "threefry2x32", "rng_bit_generator")
+_ROWS = 64  # of each part that `evaluate` is tried on, at most
+_TOLERANCE = 1e-3
+
+
+def check_task(task: Task) -> None:
+    """Tries a task's functions on a few rows and says what they do wrong.
+
+    Looks at the parts (shapes, types, finite numbers, labels), the batch size, `init`,
+    `loss` (a finite scalar, gradients, padding, its key) and `evaluate` (sums that add
+    up over parts of the data, padding, the metric).
+
+    Args:
+      task: to check.
+
+    Raises:
+      UsageError: names everything that was found, separated by semicolons.
+    """
+    if not isinstance(task, Task):
+        raise UsageError(f"check_task: {type(task).__name__} is no lrjax.core.Task")
+    # What comes later cannot be tried before the earlier is sound.
+    for look in (_parts, _init, _loss, _evaluate):
+        found = list(look(task))
+        if found:
+            raise UsageError(f"task '{task.name}': {'; '.join(found)}")
+
+
+def _parts(task: Task) -> Iterator[str]:
+    shapes: dict[str, Mapping[str, Any]] = {}
+    for name in ("train", "valid", "test"):
+        part = getattr(task, name)
+        if not isinstance(part, Mapping) or not part:
+            yield f"{name} must be a dictionary of arrays, not {type(part).__name__}"
+            continue
+        flat = [k for k, v in part.items() if not getattr(v, "ndim", 0)]
+        if flat:
+            yield f"{name}['{flat[0]}'] is no array with a row per example"
+            continue
+        rows = {k: len(v) for k, v in part.items()}
+        if len(set(rows.values())) > 1:
+            counts = ", ".join(f"'{k}' {n}" for k, n in rows.items())
+            yield f"the arrays of {name} have different numbers of rows: {counts}"
+        elif not next(iter(rows.values())):
+            yield f"{name} has no rows"
+        if "mask" in part:
+            yield f"{name}['mask']: batches get this entry by themselves; rename it"
+        for key, array in part.items():
+            if (
+                jnp.issubdtype(array.dtype, jnp.inexact)
+                and not jnp.isfinite(jnp.asarray(array)).all()
+            ):
+                yield f"{name}['{key}'] has numbers that are not finite"
+        yield from _labels(task, name, part)
+        shapes[name] = {k: (v.shape[1:], str(v.dtype)) for k, v in part.items()}
+    for name in ("valid", "test"):
+        if {"train", name} <= set(shapes) and shapes[name] != shapes["train"]:
+            yield (
+                f"{name} differs from train in names, shapes or types of its arrays: "
+                f"{_brief(shapes[name])} instead of {_brief(shapes['train'])}"
+            )
+    size = task.batch_size
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        yield f"batch_size {size!r} must be a whole number from 1 up"
+    elif "train" in shapes and size > task.num_examples:
+        yield (
+            f"batch_size {size} is larger than the {task.num_examples} rows of train: "
+            "padding would be most of a batch"
+        )
+    if task.metric not in ("accuracy", "loss"):
+        yield f"metric '{task.metric}' must be 'accuracy' or 'loss'"
+
+
+def _labels(task: Task, name: str, part: Batch) -> Iterator[str]:
+    if not task.num_classes or "labels" not in part:
+        return
+    labels = np.asarray(part["labels"])
+    if not np.issubdtype(labels.dtype, np.integer):
+        yield f"{name}['labels'] must be whole numbers (int32), not {labels.dtype}"
+    elif labels.size and not 0 <= labels.min() <= labels.max() < task.num_classes:
+        yield (
+            f"{name}['labels'] go from {labels.min()} to {labels.max()}, and with "
+            f"num_classes {task.num_classes} must be from 0 to {task.num_classes - 1}"
+        )
+
+
+def _brief(shapes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {kind}{list(dims)}" for k, (dims, kind) in shapes.items())
+
+
+def _init(task: Task) -> Iterator[str]:
+    made, problem = _tried("init(key)", lambda: jax.jit(task.init)(_key(0)))
+    if problem:
+        yield problem
+        return
+    if not isinstance(made, tuple) or len(made) != 2:
+        yield "init(key) must return (params, state); state is () where there is none"
+        return
+    leaves = jax.tree.leaves(made[0])
+    if not leaves:
+        yield "init(key) returns no parameters"
+    if any(not jnp.issubdtype(x.dtype, jnp.floating) for x in leaves):
+        yield "init(key) returns parameters that are no floating-point numbers"
+    elif not _finite(made[0]):
+        yield "init(key) returns parameters that are not finite"
+    if not _same(made, jax.jit(lambda key: task.init(key))(_key(0))):
+        yield "init(key) gives other parameters each time: draw them from its key alone"
+
+
+def _loss(task: Task) -> Iterator[str]:
+    params, state = task.init(_key(0))
+    batch = _batch(task.train, min(task.batch_size, _ROWS))
+
+    def value(key: jax.Array, batch: Batch) -> Any:
+        # Through a function of its own, so that it is traced anew.
+        return jax.jit(lambda k, b: task.loss(params, state, k, b))(key, batch)
+
+    call = "loss(params, state, key, batch)"
+    found, problem = _tried(call, lambda: value(_key(1), batch))
+    if problem:
+        yield problem
+        return
+    shape_ok = isinstance(found, tuple) and len(found) == 2
+    if not shape_ok or not isinstance(found[1], tuple) or len(found[1]) != 2:
+        yield f"{call} must return (loss, (state, metrics))"
+        return
+    loss, (after, _) = found
+    if jnp.shape(loss) or not jnp.issubdtype(jnp.asarray(loss).dtype, jnp.floating):
+        yield f"{call} must give one floating-point number, not shape {jnp.shape(loss)}"
+        return
+    if not jnp.isfinite(loss):
+        yield f"the loss of the initial parameters is {float(loss)}, which is no start"
+        return
+    if jax.tree.map(_kind, after) != jax.tree.map(_kind, state):
+        yield "loss returns a state of another structure, shape or type than init's"
+    grads = jax.grad(lambda p: task.loss(p, state, _key(1), batch)[0])(params)
+    if not _finite(grads):
+        yield "the gradient of the initial parameters is not finite"
+    elif all(not bool(jnp.any(g)) for g in jax.tree.leaves(grads)):
+        yield "the gradient is zero everywhere: the loss does not depend on params"
+    if not _same(loss, value(_key(1), batch)[0]):
+        yield "the loss gives other values for the same key: draw from its key alone"
+    elif _same(loss, value(_key(2), batch)[0]) and _draws(
+        lambda key: task.loss(params, state, key, batch)[0], _key(1)
+    ):
+        yield (
+            "the loss draws random numbers but does not use its key, so that each step "
+            "has the same noise"
+        )
+    half = _half_masked(batch)
+    if half and not _same(value(_key(1), half[0])[0], value(_key(1), half[1])[0]):
+        yield (
+            "the loss looks at rows with mask 0, which are padding: take the mean over "
+            "those with mask 1"
+        )
+
+
+def _evaluate(task: Task) -> Iterator[str]:
+    params, state = task.init(_key(0))
+    size = min(_ROWS, *(len(next(iter(p.values()))) for p in (task.train, task.valid)))
+    batch = _batch(task.valid, size)
+
+    def sums(batch: Batch) -> Any:
+        return jax.jit(lambda b: task.evaluate(params, state, b))(batch)
+
+    call = "evaluate(params, state, batch)"
+    found, problem = _tried(call, lambda: sums(batch))
+    if problem:
+        yield problem
+        return
+    if not isinstance(found, Mapping):
+        yield f"{call} must return a dictionary of sums, not {type(found).__name__}"
+        return
+    lacking = [n for n in ("loss", "count", task.metric) if n not in found]
+    if lacking:
+        yield f"{call} has no '{lacking[0]}' in what it returns"
+        return
+    odd = [name for name, value in found.items() if jnp.shape(value)]
+    if odd:
+        yield f"'{odd[0]}' of evaluate must be one number, a sum over rows"
+        return
+    if float(found["count"]) != size:
+        yield (
+            f"'count' of evaluate is {float(found['count']):g} for {size} rows with "
+            "mask 1: return the sum of the mask"
+        )
+    if not _finite(found):
+        yield "evaluate gives numbers that are not finite for the initial parameters"
+        return
+    if not _same(found, sums(batch)):
+        yield "evaluate gives other numbers for the same rows"
+        return
+    if size > 1:
+        cut = size // 2
+        rows = np.arange(size)
+        first, second = (
+            {**batch, "mask": jnp.asarray(m, jnp.float32)}
+            for m in (rows < cut, rows >= cut)
+        )
+        added = jax.tree.map(lambda a, b: a + b, dict(sums(first)), dict(sums(second)))
+        for name in found:
+            if name != "count" and not _same(found[name], added[name]):
+                yield (
+                    f"'{name}' of evaluate does not add up over parts of the data: "
+                    "return the sum over the rows with mask 1, not a mean"
+                )
+        half = _half_masked(batch)
+        if half and not _same(sums(half[0]), sums(half[1])):
+            yield "evaluate counts rows with mask 0, which are padding"
+    loss, accuracy = float(found["loss"]) / size, found.get("accuracy")
+    if accuracy is not None and not 0 <= float(accuracy) <= size:
+        yield f"'accuracy' of evaluate is {float(accuracy):g} for {size} rows"
+    if not np.isfinite(loss):
+        yield "the loss of evaluate is not finite"
+
+
+def _key(number: int) -> jax.Array:
+    return jax.random.key(number)
+
+
+def _batch(part: Batch, size: int) -> dict[str, jax.Array]:
+    batch = {k: jnp.asarray(v[:size]) for k, v in part.items()}
+    return batch | {"mask": jnp.ones(size, jnp.float32)}
+
+
+def _half_masked(batch: Batch) -> tuple[Batch, Batch] | None:
+    """A batch whose second half is padding, twice: with other rows as padding."""
+    size = len(batch["mask"])
+    if size < 4:
+        return None
+    cut = size // 2
+    mask = jnp.asarray(np.arange(size) < cut, jnp.float32)
+    at = np.r_[np.arange(cut), np.zeros(size - cut, int)]
+    other = {k: v[at] for k, v in batch.items()} | {"mask": mask}
+    return {**batch, "mask": mask}, other
+
+
+def _tried(what: str, call: Callable[[], Any]) -> tuple[Any, str]:
+    """What a call gives, and what is wrong with it."""
+    try:
+        return call(), ""
+    except Exception as error:  # the user's code may raise anything
+        reason = " ".join(str(error).split())[:200]
+        return None, f"{what} fails under jit: {type(error).__name__}: {reason}"
+
+
+def _kind(leaf: Any) -> tuple[Any, Any]:
+    return jnp.shape(leaf), jnp.asarray(leaf).dtype
+
+
+def _finite(tree: Any) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+
+
+def _same(left: Any, right: Any) -> bool:
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return all(
+        np.allclose(a, b, rtol=_TOLERANCE, atol=1e-5, equal_nan=True) for a, b in pairs
+    )
+
+
+def _draws(function: Callable[[jax.Array], Any], key: jax.Array) -> bool:
+    """Whether a function draws random numbers."""
+    text = str(jax.make_jaxpr(function)(key))
+    return any(name in text for name in _RANDOM)

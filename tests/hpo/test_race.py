@@ -1,0 +1,342 @@
+"""Racing: within its budget, fair to schedules, resumable, and an answer that trains."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import lrjax
+from lrjax import config as config_lib
+from lrjax import optim, order, results, tasks
+from lrjax.core import Method, UsageError
+from lrjax.hpo import race, selection
+from lrjax.methods import METHODS, cooled
+from lrjax.optim import schedules
+
+ROOT = Path(__file__).parent.parent.parent
+METHODS_RACED = ("adam", "adamw_cosine", "prodigy", "dog")
+
+
+@given(
+    st.integers(1, 150),
+    st.floats(0.2, 64),
+    st.integers(3, 10**5),
+    st.integers(0, 5),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_race_costs_more_than_its_budget(count, budget, horizon, seeds, random):
+    try:
+        plan = race.plan(count, budget, horizon, range(seeds))
+    except UsageError as error:
+        assert "too small" in str(error)
+        return
+    assert min(count, 2) <= plan.entered <= count
+    assert list(plan.rungs) == sorted(set(plan.rungs))
+    assert plan.rungs[-1] <= horizon
+    bound = [random.random() < 0.5 for _ in range(plan.entered)]
+    spent = 0
+    for rung in range(len(plan.rungs)):
+        spent += sum(plan.cost(rung, each) for each in bound)
+        assert spent <= budget * horizon
+        if rung + 1 < len(plan.rungs):
+            quota = plan.quota(len(bound), rung, spent)
+            assert 1 <= quota <= len(bound)
+            bound = bound[:quota]
+
+
+def test_a_large_budget_trains_several_to_the_end_and_a_small_one_none():
+    assert race.plan(100, 2, 1000, ()).rungs[-1] < 1000
+    plan = race.plan(100, 40, 1000, ())
+    assert plan.rungs[-1] == 1000
+    assert len(plan.seeds) == 5
+
+
+def test_noise_is_told_by_a_paired_t_test():
+    a, b = np.array([0.8, 0.82, 0.79, 0.85]), np.array([0.7, 0.83, 0.75, 0.8])
+    expected = stats.ttest_rel(a, b, alternative="greater").pvalue
+    assert race.chance_worse(a, b) == pytest.approx(expected)
+    assert math.isnan(race.chance_worse(a[:1], b[:1]))
+    assert math.isnan(race.chance_worse(a[:2], a[:2] - 0.5))  # no spread in two
+    assert race.chance_worse(a, a) == 0.5
+
+
+def score(*values):
+    return race.Score(np.array(values), np.array(values))
+
+
+def test_the_log_says_why_each_is_dropped():
+    scores = {
+        0: score(0.90, 0.91, 0.92),
+        1: score(0.50, 0.52, 0.51),
+        2: score(0.92, 0.89, 0.91),
+        3: score(0.91, 0.90, 0.90),
+        4: score(0.95, -math.inf, 0.95),
+    }
+    young = race.judge(scores, 2, late=False)
+    assert young.kept == [0, 2]
+    assert young.order == [0, 2, 3, 1, 4]
+    assert "quota" in young.reasons[3]
+    assert "noise" in young.reasons[3]
+    assert "beyond noise" in young.reasons[1]
+    assert "diverged" in young.reasons[4]
+    # A slow starter keeps its place inside the quota, but not late in the race.
+    assert race.judge(scores, 4, late=False).kept == [0, 2, 3, 1]
+    assert race.judge(scores, 4, late=True).kept == [0, 2, 3]
+
+
+def test_equal_accuracies_are_ordered_by_loss():
+    scores = {
+        0: race.Score(np.array([0.9]), np.array([-0.5])),
+        1: race.Score(np.array([0.9]), np.array([-0.4])),
+    }
+    assert race.judge(scores, 1, late=False).kept == [1]
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_schedules_that_end_low_are_bound_to_their_horizon(name):
+    rate = schedules.by_name(name, 1.0, 1000, 50)
+    assert (rate(999) < 0.1) == (name not in schedules.ANYTIME)
+
+
+def test_who_is_judged_by_a_branch():
+    bound = {n for n, m in METHODS.items() if m.horizon_bound(m.defaults)}
+    assert {"adamw_cosine", "cawr", "prodigy", "mechanic"} <= bound
+    free = {"adam", "cocob", "dog", "schedule_free_adamw", "reduce_on_plateau"}
+    assert not free & bound
+    adam = METHODS["adam"]
+    assert adam.horizon_bound({**adam.defaults, "schedule": "linear"})
+
+
+def walk(tx, steps):
+    """Parameters after each update of a quadratic."""
+    params, seen = jnp.array([1.0, -2.0]), []
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(params * jnp.array([1.0, 3.0]), state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(params)
+    return np.array(seen)
+
+
+def test_a_cooldown_scales_updates_down_to_zero():
+    found = walk(optim.cooldown(optim.sgd(0.1), 4, 4), 10)
+    expected = walk(optax.sgd(lambda t: 0.1 * jnp.clip((8 - t) / 4, 0, 1)), 10)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert (found[7:] == found[7]).all()
+    never = walk(optim.cooldown(optim.adamw(0.1), math.inf, 1.0), 10)
+    assert (never == walk(optim.adamw(0.1), 10)).all()
+
+
+def settings_of(**changes):
+    config = config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), METHODS_RACED
+    config.epochs, config.select.budget = 40, 8.0
+    config.select.methods = METHODS_RACED
+    for name, value in changes.items():
+        setattr(config.select, name, value)
+    return config_lib.check(config)
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raced")
+    return race.run(settings_of(), folder)[0], folder
+
+
+def lines(folder, name):
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_the_answer_of_a_race(raced):
+    answer, folder = raced
+    assert answer.cost <= answer.budget
+    assert answer.method in METHODS_RACED
+    runs, curves = results.load(folder)
+    assert set(runs["status"]) == {"done"}
+    assert len(curves) == len(runs)
+    best = runs[runs["method"] == f"race:{answer.method}"]
+    assert len(best) >= len(answer.seeds)
+    assert best["valid_accuracy"].mean() == pytest.approx(answer.score, abs=1e-6)
+    text = str(answer)
+    assert f"{answer.cost:.2f} full runs" in text
+    assert "runner-up" in text
+    content = json.loads((folder / selection.ANSWER).read_text())[0]
+    assert content["method"] == answer.method
+    assert content["judged"]
+    for name in ("selection.csv", "selection.png", "selection.svg"):
+        assert (folder / name).stat().st_size > 500
+    dropped = [e.verdict for e in answer.judged if e.verdict != "goes on"]
+    assert dropped
+    assert all(
+        "quota" in why or "beyond noise" in why or "diverged" in why for why in dropped
+    )
+
+
+@pytest.mark.parametrize("kept", [0, 7, 30])
+def test_a_race_that_was_killed_resumes_to_the_same_answer(raced, tmp_path, kept):
+    answer, folder = raced
+    whole = (folder / results.RACES).read_text().splitlines(keepends=True)
+    assert len(whole) > 30
+    (tmp_path / results.RACES).write_text("".join(whole[:kept]) + whole[kept][:9])
+    shutil.copy(folder / "config.json", tmp_path)
+    with pytest.warns(UserWarning, match="torn"):
+        again = race.run(settings_of(), tmp_path)[0]
+    assert again == answer
+    assert lines(tmp_path, results.RACES) == lines(folder, results.RACES)
+    assert lines(tmp_path, results.RUNS) == lines(folder, results.RUNS)
+
+
+def test_a_branch_is_the_run_brought_to_rest(raced):
+    """Against a loop in plain Optax: AdamW with the cosine times the cooldown."""
+    answer, folder = raced
+    rows = [
+        row
+        for row in lines(folder, results.RACES)
+        if row["method"] == "adamw_cosine" and row["seed"] == 1 and row["cooldown"]
+    ]
+    row, task = rows[0], tasks.make_task("libsvm/iris")
+    start, end, h = row["steps"] - row["cooldown"], row["steps"], row["hparams"]
+    warmup, horizon = h["warmup_fraction"] * answer.horizon, answer.horizon
+
+    def rate(t):
+        cosine = (
+            1 + jnp.cos(jnp.pi * jnp.clip((t - warmup) / (horizon - warmup), 0))
+        ) / 2
+        rest = jnp.clip((end - t) / (end - start), 0, 1)
+        return h["learning_rate"] * jnp.minimum(t / warmup, 1) * cosine * rest
+
+    tx = optax.adamw(rate, weight_decay=h["weight_decay"])
+    key = jax.random.key(np.uint32(1))
+    params, _ = task.init(jax.random.fold_in(key, 0))
+    words = jax.random.bits(jax.random.fold_in(key, 1), (2,), jnp.uint32)
+    at, mask = order.batches(words, 0, end, task.batch_size, task.num_examples)
+    state = tx.init(params)
+    for t in range(end):
+        batch = {k: v[at[t]] for k, v in task.train.items()} | {"mask": mask[t]}
+        grads = jax.grad(lambda p, b=batch: task.loss(p, (), key, b)[0])(params)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    part = {**task.valid, "mask": jnp.ones(len(task.valid["labels"]))}
+    sums = task.evaluate(params, (), part)
+    loss = float(sums["loss"] / sums["count"])
+    assert row["valid_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def problem():
+    """Parameters, loss and batches of a small regression."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 8, 3)).astype(np.float32)
+    batches = [{"x": b, "y": b @ np.array([1.0, -2.0, 0.5], np.float32)} for b in x]
+    params = {"w": jnp.zeros(3) + 0.1, "b": jnp.zeros(())}
+
+    def loss_fn(params, batch):
+        return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
+
+    return params, loss_fn, batches
+
+
+def by_lrjax(method, hparams, horizon):
+    params, loss_fn, batches = problem()
+    tx = optax.with_extra_args_support(method.build(horizon, **hparams))
+    state = tx.init(params)
+    for batch in batches:
+        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        extra = {
+            "value": loss,
+            "value_fn": lambda p, b=batch: loss_fn(p, b),
+            "grad_fn": lambda p, b=batch: jax.grad(loss_fn)(p, b),
+        }
+        updates, state = tx.update(grads, state, params, **extra)
+        params = optax.apply_updates(params, updates)
+    return optim.eval_params(state, params)
+
+
+WINNERS = (
+    *("sgd", "momentum", "adam", "adamw_cosine", "nadamw_cosine", "cawr", "prodigy"),
+    *("dog", "schedule_free_adamw", "mechanic", "greedy_lr", "reduce_on_plateau"),
+)
+
+
+@pytest.mark.parametrize("name", WINNERS)
+def test_a_snippet_trains_as_lrjax_does(name):
+    method, horizon = METHODS[name], 37
+    hparams = dict(method.defaults)
+    text = selection.snippet(method, hparams, horizon)
+    assert ("lrjax" in text) == (not method.optax)
+    params, loss_fn, batches = problem()
+    scope = {"params": params, "loss_fn": loss_fn, "batches": batches}
+    exec(text, scope)
+    expected = by_lrjax(method, hparams, horizon)
+    for found, wanted in zip(
+        jax.tree.leaves(scope["params"]), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_every_method_can_be_written_out():
+    for name, method in METHODS.items():
+        hparams = dict(method.defaults) | dict.fromkeys(method.required, 1.0)
+        text = method.code(hparams, 100)
+        built = eval(text, {"optim": optim, "schedules": schedules})
+        assert callable(built.update), name
+
+
+def test_the_copied_folder_needs_nothing_else(tmp_path):
+    shutil.copytree(ROOT / "lrjax" / "optim", tmp_path / "lrjax" / "optim")
+    (tmp_path / "lrjax" / "__init__.py").touch()
+    method = METHODS["schedule_free_prodigy"]
+    head = (
+        "import jax.numpy as jnp\nparams = jnp.ones(3)\nbatches = [1.0] * 5\n"
+        "def loss_fn(p, b): return b * (p ** 2).sum()\n"
+    )
+    text = head + selection.snippet(method, dict(method.defaults), 5)
+    (tmp_path / "winner.py").write_text(text + "print(loss < 3)\n")
+    done = subprocess.run(
+        [sys.executable, "winner.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": ("cawr_tuned",)}, "no method is left"),
+        ({"budget": 0.1}, "too small for one rung"),
+    ],
+)
+def test_a_race_that_cannot_be_held_is_refused_in_a_line(tmp_path, changes, words):
+    with pytest.raises(UsageError, match=words):
+        race.run(settings_of(**changes), tmp_path)
+    assert not (tmp_path / results.RACES).exists()
+
+
+def test_a_task_that_always_diverges_is_said(tmp_path):
+    broken = Method(
+        name="broken",
+        build=lambda horizon: optax.scale(jnp.nan),
+        defaults={},
+        family="fixed",
+        source="here",
+    )
+    task = tasks.make_task("libsvm/iris")
+    with pytest.raises(UsageError, match="all 1 contenders diverged"):
+        lrjax.select(task, methods=[broken], budget=4, epochs=20, log=lambda _: None)
+
+
+def test_a_cooled_method_has_two_more_numbers():
+    method = cooled(METHODS["adamw_cosine"])
+    extra = set(method.defaults) - set(METHODS["adamw_cosine"].defaults)
+    assert extra == {"cooldown_start", "cooldown_steps"}
