@@ -378,7 +378,11 @@ def observe(
     dead = state.diverged_at > 0
     diverged_at = jnp.where(~dead & ~finite, step, state.diverged_at)
     state = state._replace(diverged_at=diverged_at.astype(jnp.int32))
-    rate = jax.vmap(jax.vmap(optim.effective_learning_rate))(state.opt_state)
+
+    def rate_of(opt_state: Any, _: jax.Array) -> jax.Array:
+        return optim.effective_learning_rate(opt_state)  # which may have no array
+
+    rate = jax.vmap(jax.vmap(rate_of))(state.opt_state, state.diverged_at)
     row = {
         "learning_rate": rate,
         "last_batch_loss": state.last_loss,

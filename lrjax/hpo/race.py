@@ -669,9 +669,8 @@ def run(
     if settings.grid:
         name = next(iter(settings.grid))
         raise UsageError(f"config.grid.{name} is for --mode=train, not for select")
-    loaded = dict(
-        zip(settings.tasks, blocks_lib.make_tasks(settings, data_dir), strict=True)
-    )
+    settings, made = blocks_lib.load(settings, data_dir)
+    loaded = dict(zip(settings.tasks, made, strict=True))
     return _race_all(loaded, chosen, settings, workdir, overrides, experiment.say)
 
 
@@ -755,7 +754,8 @@ def _race_all(
     laid = []
     for name, task in loaded.items():  # all is laid out before any training
         found = contenders(chosen, name, settings)
-        horizon = settings.steps or settings.epochs * task.steps_per_epoch
+        length, unit = settings.length(name)
+        horizon = length * (task.steps_per_epoch if unit == "epochs" else 1)
         chosen_plan = plan(
             len(found), settings.select.budget, horizon, settings.select.seeds
         )

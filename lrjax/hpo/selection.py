@@ -140,11 +140,11 @@ def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
             f"# {method.name}.build({horizon}, {_arguments(hparams)})"
         )
     if plain:
-        head, built, end = plain, "", "params"
-    else:
-        head = _COPY
-        built, end = f"tx = {code}\n", "optim.eval_params(opt_state, params)"
-    return f"{head}{built}{_LOOP}params = {end}  # to evaluate and to keep\n"
+        return plain + _LOOP
+    return (
+        f"{_COPY}tx = {code}\n{_LOOP}"
+        "params = optim.eval_params(opt_state, params)  # to evaluate and to keep\n"
+    )
 
 
 _COPY = """\

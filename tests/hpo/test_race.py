@@ -1,4 +1,4 @@
-"""Racing: within its budget, fair to schedules, resumable, and an answer that trains."""
+"""Racing: in its budget, fair to schedules, resumable, and an answer that trains."""
 
 import json
 import math
@@ -39,8 +39,8 @@ METHODS_RACED = ("adam", "adamw_cosine", "prodigy", "dog")
 def test_no_race_costs_more_than_its_budget(count, budget, horizon, seeds, random):
     try:
         plan = race.plan(count, budget, horizon, range(seeds))
-    except UsageError as error:
-        assert "too small" in str(error)
+    except UsageError:
+        assert budget < 2 or horizon < 30
         return
     assert min(count, 2) <= plan.entered <= count
     assert list(plan.rungs) == sorted(set(plan.rungs))
