@@ -35,6 +35,7 @@ ALLOWED = {
     "portfolio": set(),
     "curves": {"stats"},
     "report": {"core", "curves", "portfolio", "results", "stats"},
+    "control": {"core", "methods", "optim", "order", "train"},
     "hpo": {
         *("blocks", "checkpoint", "config", "core", "crew", "experiment", "methods"),
         *("portfolio", "protocol", "results", "rows", "stats", "tasks", "train"),

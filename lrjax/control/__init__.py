@@ -1,0 +1,6 @@
+"""The learning rate as an action: environments, policies and controllers that learn."""
+
+from lrjax.control.env import OBSERVATIONS, REWARDS, Data, Env, EnvState
+from lrjax.control.policies import Policy, rollout
+
+__all__ = ["OBSERVATIONS", "REWARDS", "Data", "Env", "EnvState", "Policy", "rollout"]

@@ -1,0 +1,388 @@
+"""Training as an environment: an action is a learning rate, a few steps follow.
+
+`Env.reset` and `Env.step` are pure functions on the halves of `train.step_run`: whole
+episodes compile, and vmap over seeds, policies and tasks of one shape. As for an Optax
+transformation, the gradient of the next batch is there when the rate for it is chosen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from lrjax import methods, optim, order, train
+from lrjax.core import Batch, PyTree, Task, UsageError, unknown
+from lrjax.optim import base, learned
+
+OBSERVATIONS = (*learned.OBSERVED, "valid_loss", "valid_change", "diverged")
+REWARDS = ("final", "improvement", "area")
+
+
+class Data(NamedTuple):
+    """The rows of a task: what may differ between tasks that share a program.
+
+    Attributes:
+      train, valid: as in `Task`.
+    """
+
+    train: Batch
+    valid: Batch
+
+
+class EnvState(NamedTuple):
+    """One episode.
+
+    Attributes:
+      run: parameters, optimiser state and divergence, as `train` has them.
+      gradient: of the next batch.
+      order, noise: what the seed decides of the data's order and of training's noise.
+      step: int32, updates done; a crashed run's actions are counted, too.
+      rate: of the last action.
+      window: what was seen since the action before.
+      last_loss: mean training loss of the window before; NaN if there was none.
+      average, average_square: of gradients and of their squared norms.
+      valid: means over the validation part, by name.
+      done: whether the episode is over.
+      data: the rows, if `reset` was given any; else (), and they are the task's own.
+    """
+
+    run: train.RunState
+    gradient: train.Gradient
+    order: jax.Array
+    noise: jax.Array
+    step: jax.Array
+    rate: jax.Array
+    window: learned.Window
+    last_loss: jax.Array
+    average: PyTree
+    average_square: jax.Array
+    valid: dict[str, jax.Array]
+    done: jax.Array
+    data: Data | tuple[()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Env:
+    """All that an environment does not change.
+
+    An observation has the entries of `OBSERVATIONS`, always finite. Losses, norms and
+    the rate are common logarithms limited to +-6, and a change is the difference of
+    two; `fraction` (of the horizon), `noise` (of the gradient, see
+    `optim.learned.noise_share`) and `diverged` are in [0, 1]. The training loss is the
+    mean over the batches since the last action, the next batch included.
+
+    Rewards: `final` is minus the validation loss at the end, and 0 before;
+    `improvement` is the decrease of its common logarithm with each action; `area` adds
+    up to minus its mean over all actions. A run that diverges, or is given an action
+    that is negative or not finite, has crashed: its episode ends, and it is treated as
+    if the loss were `crash_penalty` from there on (under `improvement`, the reward is
+    minus the penalty).
+
+    Attributes:
+      task: data and model.
+      steps: updates of an episode.
+      steps_per_action: updates with each rate; None for an epoch.
+      method: the optimiser: a method whose rate may follow a schedule.
+      hparams: of the method, where they are not its defaults.
+      reward: one of `REWARDS`.
+      crash_penalty: positive; the largest loss that counts.
+      dtype: of losses, rates and observations.
+
+    Raises:
+      UsageError: for choices that make no sense.
+    """
+
+    task: Task
+    steps: int
+    steps_per_action: int | None = None
+    method: str = "adam"
+    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reward: str = "final"
+    crash_penalty: float = 100.0
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        every = 1 if self.steps_per_action is None else self.steps_per_action
+        for name, value in (("steps", self.steps), ("steps_per_action", every)):
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} is {value!r}; it must be 1 or more")
+        if self.reward not in REWARDS:
+            raise unknown("reward", self.reward, REWARDS)
+        if not 0 < self.crash_penalty < np.inf:
+            raise UsageError(
+                f"crash_penalty is {self.crash_penalty}; it must be positive and finite"
+            )
+        defaults = methods.find(self.method).defaults
+        if "learning_rate" not in defaults or "schedule" not in defaults:
+            raise UsageError(f"the rate of '{self.method}' cannot be set from outside")
+        for name in self.hparams:
+            if name not in defaults:
+                raise unknown(f"hyperparameter of {self.method}", name, defaults)
+
+    @property
+    def every(self) -> int:
+        """Updates with each rate."""
+        return self.steps_per_action or self.task.steps_per_epoch
+
+    @property
+    def num_actions(self) -> int:
+        """Actions of an episode that does not crash; the last may be of fewer steps."""
+        return -(-self.steps // self.every)
+
+    @functools.cached_property
+    def _choices(self) -> tuple[train.Program, dict[str, float]]:
+        """The program of one run, and its traced hyperparameters."""
+        method = methods.find(self.method)
+        fixed = {"schedule": "constant", "warmup_fraction": 0.0, "learning_rate": 0.0}
+        static, traced = methods.split(
+            method, dict(method.defaults) | dict(self.hparams) | fixed
+        )
+        program = train.Program(
+            self.task, method, static, self.every, 1, 1, dtype=self.dtype
+        )
+        return program, traced
+
+    def reset(
+        self, key: jax.Array, task: Task | Data | None = None
+    ) -> tuple[EnvState, jax.Array]:
+        """Starts an episode.
+
+        Args:
+          key: decides initial parameters, order of the data and noise;
+            `jax.random.key(7)` is seed 7 of an experiment.
+          task: another task of the same functions and shapes, whose rows are used in
+            place of the environment's; `Data` can be stacked and vmapped over.
+
+        Returns:
+          The state, and the observation [10].
+
+        Raises:
+          UsageError: if the task's shapes are others.
+        """
+        data = () if task is None else self.rows(task)
+        program, hparams = self._choices
+        seeds = train.seed_run(self.task.init, key)
+        run = train.init_run(
+            program,
+            seeds.params,
+            seeds.model_state,
+            self._traced(hparams, 0.0),
+            self.steps,
+        )
+        zero = jnp.zeros((), self.dtype)
+        state = EnvState(
+            run=run,
+            gradient=train.Gradient(zero, (), ()),  # taken below
+            order=seeds.order,
+            noise=seeds.noise,
+            step=jnp.int32(0),
+            rate=zero,
+            window=learned.empty_window(self.dtype),
+            last_loss=jnp.asarray(jnp.nan, self.dtype),
+            average=base.zeros_like(run.params),
+            average_square=zero,
+            valid={},
+            done=jnp.asarray(False),
+            data=data,
+        )
+        state = self._look(state)
+        state = state._replace(valid=self._evaluate(state))
+        return state, self._observe(state, state)
+
+    def step(
+        self, state: EnvState, learning_rate: Any
+    ) -> tuple[EnvState, jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Trains with a rate until the next action, or the end, is due.
+
+        Args:
+          state: of one episode.
+          learning_rate: a number, not negative.
+
+        Returns:
+          The state, the observation [10], the reward, whether the episode is over, and
+          `info`. A step after the end changes nothing and has the reward 0 where the
+          state is traced.
+
+        Raises:
+          UsageError: for a rate of another shape; and, where they are no tracers, for
+            one that is negative or not finite, and for a step after the end.
+        """
+        if jnp.shape(learning_rate):
+            shape = jnp.shape(learning_rate)
+            raise UsageError(f"an action is one number, not of shape {shape}")
+        if not isinstance(learning_rate, Tracer):
+            value = float(learning_rate)
+            if not 0 <= value < np.inf:
+                raise UsageError(f"the rate is {value}; it must be 0 or more, finite")
+        if not isinstance(state.done, Tracer) and np.asarray(state.done):
+            raise UsageError("the episode is over: reset the environment first")
+        rate = jnp.asarray(learning_rate, self.dtype)
+        program, hparams = self._choices
+        hparams = self._traced(hparams, rate)
+        before = state
+        bad = ~(jnp.isfinite(rate) & (rate >= 0)) & ~state.done
+        state = state._replace(
+            run=_mark(state.run, bad, state.step + 1),
+            rate=jnp.where(state.done | bad, state.rate, rate),
+            window=learned.empty_window(self.dtype),
+            last_loss=state.window.loss,
+        )
+
+        def update(_, state: EnvState) -> EnvState:
+            batch, key = self._batch(state)
+            run = train.apply_run(
+                program,
+                state.run,
+                state.gradient,
+                batch,
+                key,
+                state.step,
+                hparams,
+                self.steps,
+            )
+            moved = base.sum_leaves(
+                lambda new, old: jnp.square(new - old),
+                self.dtype,
+                run.params,
+                state.run.params,
+            )
+            state = state._replace(
+                run=run, step=state.step + 1, window=state.window.move(moved)
+            )
+            return self._look(state)
+
+        left = jnp.where(state.done, 0, self.steps - state.step)
+        state = jax.lax.fori_loop(0, jnp.minimum(self.every, left), update, state)
+        params = optim.eval_params(state.run.opt_state, state.run.params)
+        finite = jax.tree.reduce(
+            jnp.logical_and, jax.tree.map(lambda x: jnp.isfinite(x).all(), params)
+        )
+        run = _mark(state.run, ~finite, state.step)
+        run = _mark(run, ~jnp.isfinite(state.gradient.loss), state.step + 1)
+        state = state._replace(run=run, valid=self._evaluate(state))
+        done = before.done | (run.diverged_at > 0) | (state.step >= self.steps)
+        # What is over stays as it is.
+        state = jax.tree.map(
+            lambda old, new: jnp.where(before.done, old, new),
+            before._replace(data=()),
+            state._replace(data=(), done=done),
+        )._replace(data=before.data)
+        reward = jnp.where(before.done, 0, self._reward(before, state))
+        return state, self._observe(before, state), reward, done, self.info(state)
+
+    def rows(self, task: Task | Data) -> Data:
+        """The rows of another task that is like this one; may be stacked.
+
+        Raises:
+          UsageError: if their shapes are others.
+        """
+        data, own = Data(task.train, task.valid), Data(self.task.train, self.task.valid)
+        if jax.tree.map(jnp.shape, data) != jax.tree.map(jnp.shape, own):
+            raise UsageError(
+                f"the rows given differ in shape from those of '{self.task.name}'"
+            )
+        return data
+
+    def info(self, state: EnvState) -> dict[str, jax.Array]:
+        """What is no observation: numbers as they are.
+
+        Returns:
+          `step`, `train_loss` (mean over the batches since the last action, the next
+          one included), `learning_rate`, `diverged_at` (as in `train`) and the means
+          over the validation part, `valid_loss` and others.
+        """
+        return {
+            "step": state.step,
+            "train_loss": state.window.loss,
+            "learning_rate": state.rate,
+            "diverged_at": state.run.diverged_at,
+            **{f"valid_{name}": value for name, value in state.valid.items()},
+        }
+
+    def _traced(self, hparams: Mapping[str, float], rate: Any) -> dict[str, jax.Array]:
+        """Hyperparameters as in an experiment: arrays, the rate among them."""
+        values = {**hparams, "learning_rate": rate}
+        return {name: jnp.asarray(v, self.dtype) for name, v in values.items()}
+
+    def _data(self, data: Data | tuple[()]) -> Data:
+        return data or Data(self.task.train, self.task.valid)
+
+    def _batch(self, state: EnvState) -> tuple[Batch, jax.Array]:
+        """The next batch and the key of its noise, as in `train.segment`."""
+        part = self._data(state.data).train
+        n, size = len(next(iter(part.values()))), self.task.batch_size
+        rows, mask = order.batches(state.order, state.step, 1, size, n)
+        batch = {name: array[rows[0]] for name, array in part.items()}
+        batch["mask"] = mask[0].astype(self.dtype)
+        return batch, jax.random.fold_in(state.noise, state.step)
+
+    def _look(self, state: EnvState) -> EnvState:
+        """Takes the gradient of the next batch."""
+        batch, key = self._batch(state)
+        gradient = train.gradient_run(self._choices[0], state.run, batch, key)
+        square = base.sum_squares(gradient.grads, self.dtype)
+        memory = learned.MEMORY
+        average = jax.tree.map(
+            lambda mean, g: memory * mean + (1 - memory) * g.astype(mean.dtype),
+            state.average,
+            gradient.grads,
+        )
+        return state._replace(
+            gradient=gradient,
+            window=state.window.see(gradient.loss.astype(self.dtype), square),
+            average=average,
+            average_square=memory * state.average_square + (1 - memory) * square,
+        )
+
+    def _evaluate(self, state: EnvState) -> dict[str, jax.Array]:
+        params = optim.eval_params(state.run.opt_state, state.run.params)
+        one = jax.tree.map(lambda x: x[None, None], (params, state.run.model_state))
+        means = train.evaluate_part(
+            self.task.evaluate,
+            *one,
+            self._data(state.data).valid,
+            train.rows_at_once(self.task, 1),
+            self.dtype,
+        )
+        return {name: mean[0, 0].astype(self.dtype) for name, mean in means.items()}
+
+    def _observe(self, before: EnvState, state: EnvState) -> jax.Array:
+        # Both averages start from zero: the correction of their bias, too, is a factor
+        # of either, squared in the one.
+        seen = 1 - learned.MEMORY ** (state.step + 1).astype(self.dtype)
+        square = base.sum_squares(state.average, self.dtype) / seen
+        seen_part = learned.observe(
+            state.step / self.steps,
+            state.window,
+            state.last_loss,
+            state.rate,
+            learned.noise_share(state.average_square, square),
+        )
+        valid = learned.logarithm(state.valid["loss"])
+        change = valid - learned.logarithm(before.valid["loss"])
+        diverged = (state.run.diverged_at > 0).astype(self.dtype)
+        return jnp.concatenate([seen_part, jnp.stack([valid, change, diverged])])
+
+    def _reward(self, before: EnvState, state: EnvState) -> jax.Array:
+        crashed, penalty = state.run.diverged_at > 0, self.crash_penalty
+        loss = jnp.where(crashed, penalty, jnp.minimum(state.valid["loss"], penalty))
+        if self.reward == "final":
+            return jnp.where(state.done, -loss, 0)
+        if self.reward == "improvement":
+            better = learned.logarithm(before.valid["loss"]) - learned.logarithm(loss)
+            return jnp.where(crashed, -penalty, better)
+        left = self.num_actions - before.step // self.every
+        return -loss * jnp.where(crashed, left, 1) / self.num_actions
+
+
+def _mark(run: train.RunState, bad: jax.Array, at: jax.Array) -> train.RunState:
+    """Marks a run as diverged at an update, unless it has diverged before."""
+    at = jnp.where((run.diverged_at == 0) & bad, at, run.diverged_at)
+    return run._replace(diverged_at=at.astype(jnp.int32))

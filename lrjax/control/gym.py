@@ -1,0 +1,221 @@
+"""The environment as Gymnasium's `Env` and `VectorEnv`; needs the package gymnasium."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.control.env import OBSERVATIONS, Data, Env
+from lrjax.core import Task, UsageError
+
+try:
+    import gymnasium
+    from gymnasium import spaces
+    from gymnasium.utils import seeding
+    from gymnasium.vector import AutoresetMode, VectorEnv
+except ImportError as error:
+    raise UsageError(
+        "lrjax.control.gym needs the package gymnasium: pip install gymnasium"
+    ) from error
+
+
+def _observation_space() -> spaces.Box:
+    low = np.full(len(OBSERVATIONS), -12, np.float32)  # a change is of two logarithms
+    high = -low
+    for name in ("fraction", "noise", "diverged"):
+        low[OBSERVATIONS.index(name)], high[OBSERVATIONS.index(name)] = 0, 1
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+def _action_space(highest_rate: float) -> spaces.Box:
+    if not 0 < highest_rate < np.inf:
+        raise UsageError(f"highest_rate is {highest_rate}; it must be positive, finite")
+    return spaces.Box(0.0, highest_rate, (1,), np.float32)
+
+
+def _actions(action: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Rates, checked.
+
+    Raises:
+      UsageError: if they are of another shape, negative or not finite.
+    """
+    rates = np.asarray(action)
+    if rates.shape != shape or not np.issubdtype(rates.dtype, np.number):
+        raise UsageError(
+            f"an action holds numbers of shape {shape}, not {rates.dtype} of shape "
+            f"{rates.shape}"
+        )
+    if not (np.isfinite(rates) & (rates >= 0)).all():
+        raise UsageError(f"a learning rate must be 0 or more, and finite: {rates}")
+    return rates
+
+
+class LearningRateEnv(gymnasium.Env):
+    """One episode after the other.
+
+    An action is an array [1], the learning rate. The horizon ends an episode as a
+    crash does, as `terminated`: the observation says when it comes. `reset(seed=7)`
+    trains as seed 7 of an experiment; without a seed the next one is drawn.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 -- as Gymnasium has it
+
+    def __init__(self, env: Env, highest_rate: float = 1.0):
+        """Makes it.
+
+        Args:
+          env: what is controlled.
+          highest_rate: end of the action space.
+        """
+        self.observation_space = _observation_space()
+        self.action_space = _action_space(highest_rate)
+        self._reset, self._step = jax.jit(env.reset), jax.jit(env.step)
+        self._info = jax.jit(env.info)
+        self._state: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Starts an episode; there are no options."""
+        super().reset(seed=seed, options=options)
+        self._state, observation = self._reset(_key(seed, self.np_random))
+        return _float32(observation), _numbers(self._info(self._state))
+
+    def step(self, action: Any):
+        """Trains with a rate until the next action is due."""
+        (rate,) = _actions(action, (1,))
+        if self._state is None or self._state.done:
+            raise UsageError("no episode has begun, or it is over: call reset first")
+        self._state, observation, reward, done, info = self._step(self._state, rate)
+        return _float32(observation), float(reward), bool(done), False, _numbers(info)
+
+
+class LearningRateVectorEnv(VectorEnv):
+    """Many episodes in one compiled program.
+
+    Actions are arrays [num_envs, 1]. An episode that is over starts anew with the next
+    step, whose action for it is ignored (Gymnasium's `AutoresetMode.NEXT_STEP`).
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(
+        self,
+        env: Env,
+        num_envs: int,
+        highest_rate: float = 1.0,
+        tasks: Sequence[Task] | None = None,
+    ):
+        """Makes it.
+
+        Args:
+          env: what is controlled.
+          num_envs: how many episodes.
+          highest_rate: end of the action space.
+          tasks: one for each episode, of the functions and shapes of the environment's.
+        """
+        if num_envs < 1:
+            raise UsageError(f"num_envs is {num_envs}; it must be 1 or more")
+        if tasks is not None and len(tasks) != num_envs:
+            raise UsageError(f"{len(tasks)} tasks for {num_envs} episodes")
+        self.num_envs = num_envs
+        self.single_observation_space = _observation_space()
+        self.single_action_space = _action_space(highest_rate)
+        batch = gymnasium.vector.utils.batch_space
+        self.observation_space = batch(self.single_observation_space, num_envs)
+        self.action_space = batch(self.single_action_space, num_envs)
+        self._data = None
+        if tasks is not None:
+            rows = [env.rows(task) for task in tasks]
+            self._data: Data | None = jax.tree.map(lambda *x: jnp.stack(x), *rows)
+        self._reset = jax.jit(jax.vmap(env.reset))
+        self._step = jax.jit(jax.vmap(env.step))
+        self._info = jax.jit(jax.vmap(env.info))
+        self._choose = jax.jit(_choose)
+        self._generators: list[np.random.Generator] = []
+        self._state: Any = None
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None):
+        """Starts all episodes.
+
+        Args:
+          seed: of the first episode, the others count on; or one for each; or None.
+          options: none are known.
+        """
+        del options
+        seeds = seed
+        if seed is None or isinstance(seed, int | np.integer):
+            numbers = range(self.num_envs)
+            seeds = [None if seed is None else int(seed) + i for i in numbers]
+        if len(seeds) != self.num_envs:
+            raise UsageError(f"{len(seeds)} seeds for {self.num_envs} episodes")
+        old = self._generators or [None] * self.num_envs
+        self._generators = [
+            seeding.np_random(s)[0] if s is not None or g is None else g
+            for s, g in zip(seeds, old, strict=True)
+        ]
+        self._state, observation = self._start(seeds)
+        return _float32(observation), _arrays(self._info(self._state))
+
+    def step(self, actions: Any):
+        """Trains every episode, or starts it anew where it was over."""
+        rates = _actions(actions, (self.num_envs, 1))[:, 0]
+        if self._state is None:
+            raise UsageError("no episode has begun: call reset first")
+        over = np.asarray(self._state.done)
+        state, observation, reward, done, info = self._step(self._state, rates)
+        if over.any():
+            fresh, first = self._start([None] * self.num_envs, over)
+            state, observation = self._choose(
+                over, (fresh, first), (state, observation)
+            )
+            info, done = self._info(state), state.done
+        self._state, done = state, np.asarray(done)
+        none = np.zeros(self.num_envs, bool)
+        rewards = np.asarray(reward, np.float64)
+        return _float32(observation), rewards, done, none, _arrays(info)
+
+    def _start(self, seeds: Sequence[int | None], wanted: Any = None):
+        """New episodes; only those `wanted` draw a seed."""
+        keys = jnp.stack(
+            [
+                _key(seed, generator if wanted is None or wanted[i] else None)
+                for i, (seed, generator) in enumerate(
+                    zip(seeds, self._generators, strict=True)
+                )
+            ]
+        )
+        return (
+            self._reset(keys) if self._data is None else self._reset(keys, self._data)
+        )
+
+
+def _key(seed: int | None, generator: np.random.Generator | None) -> jax.Array:
+    """The key of a seed, or of one that is drawn; of 0 where there is neither."""
+    if seed is None:
+        seed = int(generator.integers(2**32)) if generator is not None else 0
+    return jax.random.key(np.uint32(seed % 2**32))
+
+
+def _choose(where: jax.Array, new: Any, old: Any) -> Any:
+    """`new` in the rows that `where` says, else `old`."""
+    old_leaves, treedef = jax.tree.flatten(old)
+    chosen = [
+        jnp.where(jnp.reshape(where, (-1,) + (1,) * (o.ndim - 1)), n, o)
+        for n, o in zip(jax.tree.leaves(new), old_leaves, strict=True)
+    ]
+    return treedef.unflatten(chosen)
+
+
+def _float32(observation: Any) -> np.ndarray:
+    return np.asarray(observation, np.float32)
+
+
+def _numbers(info: dict[str, Any]) -> dict[str, float]:
+    return {name: np.asarray(value).item() for name, value in info.items()}
+
+
+def _arrays(info: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in info.items()}

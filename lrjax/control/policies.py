@@ -1,0 +1,124 @@
+"""Policies: what chooses the rate, by hand or learned; and whole episodes of them.
+
+A policy sees the observation and `info`. Those below that have a namesake among the
+methods give the same runs, with one update to an action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrjax.control.env import Data, Env, EnvState
+from lrjax.core import Task, UsageError
+
+
+class Policy(NamedTuple):
+    """A rule for the learning rate.
+
+    Attributes:
+      init: `init() -> memory`, a tree of arrays.
+      act: `act(memory, observation, info) -> (memory, learning_rate)`.
+    """
+
+    init: Callable[[], Any]
+    act: Callable[[Any, jax.Array, dict[str, jax.Array]], tuple[Any, jax.Array]]
+
+
+class Episode(NamedTuple):
+    """What happened, a row for each action.
+
+    Attributes:
+      observations: [actions, 10], those that were acted on.
+      learning_rates: [actions], of the actions.
+      rewards: [actions]; 0 after the end.
+      done: [actions], whether the episode was over after the action.
+      info: name -> [actions], after the action.
+      state: the last.
+    """
+
+    observations: jax.Array
+    learning_rates: jax.Array
+    rewards: jax.Array
+    done: jax.Array
+    info: dict[str, jax.Array]
+    state: EnvState
+
+
+def rollout(
+    env: Env, policy: Policy, key: jax.Array, task: Task | Data | None = None
+) -> Episode:
+    """A whole episode; meant to be compiled, and vmapped over keys, policies and tasks.
+
+    Args:
+      env: the environment.
+      policy: chooses the rates.
+      key: of `Env.reset`.
+      task: of `Env.reset`.
+    """
+    state, observation = env.reset(key, task)
+    data = state.data  # kept out of the loop
+
+    def act(carry, _):
+        state, observation, memory = carry
+        state = state._replace(data=data)
+        memory, rate = policy.act(memory, observation, env.info(state))
+        rate = jnp.asarray(rate, env.dtype)
+        state, following, reward, done, info = env.step(state, rate)
+        row = observation, rate, reward, done, info
+        return (state._replace(data=()), following, memory), row
+
+    start = state._replace(data=()), observation, policy.init()
+    (state, _, _), rows = jax.lax.scan(act, start, length=env.num_actions)
+    return Episode(*rows, state._replace(data=data))
+
+
+def constant(learning_rate: Any) -> Policy:
+    """The same rate always."""
+    return scheduled(lambda step: learning_rate)
+
+
+def scheduled(schedule: Callable[[jax.Array], Any]) -> Policy:
+    """A function of the updates done, such as those of `optim.schedules`."""
+    return Policy(lambda: (), lambda memory, _, info: (memory, schedule(info["step"])))
+
+
+def replay(learning_rates: Any, steps_per_rate: int = 1) -> Policy:
+    """Rates that were recorded.
+
+    Args:
+      learning_rates: [rates], one for every so many updates; the last one stays.
+      steps_per_rate: how many.
+
+    Raises:
+      UsageError: if there is none, or they are no list.
+    """
+    rates = jnp.asarray(learning_rates)
+    if rates.ndim != 1 or not rates.size:
+        raise UsageError(f"rates to replay are a list, not of shape {rates.shape}")
+    return scheduled(
+        lambda step: rates[jnp.minimum(step // steps_per_rate, rates.size - 1)]
+    )
+
+
+def told_the_loss(transformation: optax.GradientTransformation) -> Policy:
+    """The rate of a transformation that follows the loss, asked once for each action.
+
+    Args:
+      transformation: multiplies updates by minus a rate that follows from `value`, as
+        `optim.reduce_on_plateau(optim.scale_by_learning_rate(0.1))` and
+        `optim.greedy_lr(optim.scale_by_learning_rate(1.0), 0.1)` do.
+    """
+    asked = optax.with_extra_args_support(transformation)
+
+    def act(memory, _, info):
+        loss = info["train_loss"]
+        one, zero = jnp.ones_like(loss), jnp.zeros_like(loss)
+        update, memory = asked.update(one, memory, zero, value=loss)
+        return memory, -jnp.asarray(update)
+
+    return Policy(lambda: asked.init(jnp.zeros(())), act)
