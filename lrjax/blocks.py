@@ -29,8 +29,9 @@ _MOST_LANES = {"cpu": (5, 32)}
 _MOST_LANES_ELSEWHERE = (32, 64)
 # Kinds of models whose runs are trained one by one: in XLA's programs for CPUs a
 # convolution inside of a loop is 20 to 50 times slower than outside, and one with
-# weights of several runs 4 times (benchmarks/convolutions.py).
-_ONE_BY_ONE = {"cpu": ("conv",)}
+# weights of several runs 4 times (benchmarks/convolutions.py). Language models gain
+# nothing from being trained together there (benchmarks/text.py).
+_ONE_BY_ONE = {"cpu": ("conv", "language")}
 _MAX_FLOATS = 2**26  # of parameters, gradients and optimiser state of a block
 
 
@@ -100,7 +101,12 @@ def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
 
 def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
     return tasks.make_task(
-        name, settings.protocol, data_dir, settings.batch_size, settings.precision
+        name,
+        settings.protocol,
+        data_dir,
+        settings.batch_size,
+        settings.precision,
+        settings.text,
     )
 
 

@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from lrjax import methods as methods_lib
 from lrjax import protocol as protocol_lib
-from lrjax.core import Range, UsageError, unknown
+from lrjax.core import Range, Text, UsageError, unknown
 from lrjax.methods import METHODS
 from lrjax.optim import schedules
 
@@ -101,6 +101,7 @@ class Settings:
       skip_missing: whether to leave out tasks whose data cannot be had.
       tune: how to tune.
       select: how to race.
+      text: what language tasks read.
     """
 
     tasks: tuple[str, ...]
@@ -119,6 +120,7 @@ class Settings:
     checkpoint_minutes: float = 10.0
     save_params: bool = False
     skip_missing: bool = False
+    text: Text = dataclasses.field(default_factory=Text)
 
     def length(self, task: str) -> tuple[int, str]:
         """How long a run on a task is: a number, and 'epochs' or 'steps'."""
@@ -176,6 +178,12 @@ def base() -> config_dict.ConfigDict:
         }
     )
     config.seeds = 10
+    # What language tasks read; docs/text.md says more.
+    config.text = config_dict.ConfigDict()
+    config.text.corpus = ""  # files, tfds:NAME, hf:NAME, pydoc; '': of the data_dir
+    config.text.tokenizer = ""  # tokenizer.json or a folder; '': the task's own
+    config.text.length = config_dict.placeholder(int)  # tokens of a row
+    config.text.fraction = 1.0  # of the documents
     config.tune = _tune_base(names)
     # What --mode=select does (docs/selection.md).
     config.select = config_dict.ConfigDict()
@@ -249,6 +257,7 @@ def check(config: config_dict.ConfigDict) -> Settings:
         checkpoint_minutes=config.checkpoint_minutes,
         save_params=config.save_params,
         skip_missing=config.skip_missing,
+        text=_text(config.text),
     )
     for name in settings.tune.space:
         _check_tuned(name, settings.methods)
@@ -358,6 +367,14 @@ def _positive(field: str, value: Any) -> int:
 
 def _optional(field: str, value: Any) -> int | None:
     return None if value is None else _positive(field, value)
+
+
+def _text(config: config_dict.ConfigDict) -> Text:
+    text = Text(**{**config, "length": _optional("text.length", config.length)})
+    part = text.fraction
+    if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
+        raise UsageError(f"config.text.fraction={part!r}: must be in (0, 1]")
+    return text
 
 
 def _tune(config: config_dict.ConfigDict) -> Tune:

@@ -117,6 +117,25 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True)
+class Text:
+    """What language tasks read; docs/text.md says how.
+
+    Attributes:
+      corpus: 'pydoc', 'tfds:NAME', 'hf:NAME' or text files, with commas between; or a
+        folder of tokens. '': what the data directory has.
+      tokenizer: a tokenizer.json, or a folder with one or with vocab.json and
+        merges.txt. '': as the task has it.
+      length: tokens of a row; None: the task's own.
+      fraction: of the documents, drawn at random.
+    """
+
+    corpus: str = ""
+    tokenizer: str = ""
+    length: int | None = None
+    fraction: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """Data on the device and the pure functions that train and judge a model.
 
@@ -136,8 +155,12 @@ class Task:
         'count', their number.
       batch_size: rows of a batch.
       num_classes: number of classes; 0 where there are none.
-      metric: the entry of `evaluate` to rank by, 'accuracy' or 'loss'.
+      metric: what to rank by: 'accuracy' or 'loss', entries of `evaluate`, or
+        'perplexity', the exponential of the mean loss.
       family: the kind of model, for choices of speed ('linear', 'conv', ...).
+      max_norm: to which gradients are cut down; None: never.
+      measured_rows: how many rows of the training part, its first, the training loss
+        is measured on; None: all.
     """
 
     name: str
@@ -151,6 +174,8 @@ class Task:
     num_classes: int = 0
     metric: str = "accuracy"
     family: str = "linear"
+    max_norm: float | None = None
+    measured_rows: int | None = None
 
     @property
     def num_examples(self) -> int:

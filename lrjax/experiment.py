@@ -478,8 +478,9 @@ def _train_block(
         tables.append_runs(ended)
     checkpoint.discard(folder)
     diverged = sum(row["status"] == "diverged" for row in ended)
-    scores = [row["valid_accuracy"] for row in ended if row["status"] == "done"]
-    score = f", validation accuracy {np.mean(scores):.4f}" if scores else ""
+    metric = task.metric
+    scores = [row[f"valid_{metric}"] for row in ended if row["status"] == "done"]
+    score = f", validation {metric} {np.mean(scores):.5g}" if scores else ""
     dead = f", {diverged} diverged" if diverged else ""
     return f"{_title(block)}: {len(ended)} runs{score}{dead}", seconds
 

@@ -225,19 +225,22 @@ def _cawr(
     b2: Any = 0.999,
     eps: Any = 1e-8,
     weight_decay: Any = 0.0,
+    warmup_fraction: Any = 0.0,
     *,
     horizon: Any,
 ) -> Transformation:
-    """Adam with cosine annealing and warm restarts.
+    """Adam with cosine annealing and warm restarts, perhaps after a warm-up.
 
     With `end_with_cycle` the first cycle is stretched so that a cycle ends where
     training does. With `idle_first_step` the first step changes nothing and update
     k takes the rate of counter k + 1, as in the study's code, whose first
     `optimizer.step()` has no gradients yet.
     """
+    warmup_steps = warmup_fraction * horizon
     if end_with_cycle:
-        T_0 = schedules.fit_first_cycle(T_0, t_mult, horizon)
+        T_0 = schedules.fit_first_cycle(T_0, t_mult, horizon - warmup_steps)
     rate = schedules.cosine_warm_restarts(learning_rate, T_0, t_mult, eta_min)
+    rate = schedules.warmup(rate, warmup_steps)
     adam = functools.partial(
         optim.adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
     )

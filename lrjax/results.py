@@ -40,7 +40,7 @@ _TEXTS = ("task", "protocol", "method", "status")
 _NEEDED: dict[str, type] = {**dict.fromkeys(_TEXTS, str), "hparams": dict, "seed": int}
 _SCORES = [
     f"{part}_{n}" for part in ("train", "valid", "test") for n in ("loss", "accuracy")
-]
+] + ["valid_perplexity"]
 _NUMBERS = (*_SCORES, "learning_rate", "steps", "horizon", "diverged_at", "seconds")
 _TYPES: dict[str, Any] = _NEEDED | dict.fromkeys(_NUMBERS, int | float | None)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "smac")

@@ -87,13 +87,17 @@ def run_row(
 
 def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float]:
     """Means over the parts; those of a diverged run are no numbers."""
-    names = ["train_loss", "valid_loss", "valid_accuracy", "learning_rate"]
+    names = ["train_loss", "valid_loss", "valid_accuracy", "valid_perplexity"]
+    names.append("learning_rate")
     if program.task.valid is program.task.train:
         # Under `study` validation is on the training data, measured once.
         values = {k.replace("train_", "valid_"): v for k, v in values.items()} | dict(
             values
         )
         names.append("last_batch_loss")
+    if program.task.metric == "perplexity":
+        with np.errstate(over="ignore"):
+            values = {**values, "valid_perplexity": np.exp(values["valid_loss"])}
     dead = values["diverged_at"][s, h] > 0
     return {
         name: math.nan if dead else _number(values[name][s, h])

@@ -214,7 +214,7 @@ def gradient_run(
     (loss, (model_state, _)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
         state.params
     )
-    return Gradient(loss, model_state, grads)
+    return Gradient(loss, model_state, _clipped(program.task, grads))
 
 
 def apply_run(
@@ -240,7 +240,9 @@ def apply_run(
         state.params,
         value=loss,
         value_fn=lambda params: loss_fn(params)[0],
-        grad_fn=lambda params: jax.grad(loss_fn, has_aux=True)(params)[0],
+        grad_fn=lambda params: _clipped(
+            program.task, jax.grad(loss_fn, has_aux=True)(params)[0]
+        ),
     )
     params = optax.apply_updates(state.params, updates)
     loss = loss.astype(program.dtype)
@@ -254,8 +256,19 @@ def apply_run(
     return kept._replace(diverged_at=diverged_at.astype(jnp.int32))
 
 
+def _clipped(task: Task, grads: PyTree) -> PyTree:
+    """Gradients, scaled down together where their norm is above the task's limit."""
+    if task.max_norm is None:
+        return grads
+    # As PyTorch's clip_grad_norm_ has it.
+    scale = jnp.minimum(task.max_norm / (optax.tree.norm(grads) + 1e-6), 1)
+    return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+
+
 def rows_at_once(task: Task, lanes: int) -> int:
     """How many rows of a part are evaluated at once, in each of a block's lanes."""
+    if task.family == "language":  # what training has room for
+        return max(task.batch_size // lanes, 1)
     if task.family == "linear":
         logits = max(task.num_classes, 1) * lanes
         return max(_EVALUATION_LOGITS // logits, _EVALUATION_ROWS)
@@ -391,9 +404,13 @@ def observe(
     return state, params, row
 
 
-def _parts(train: Batch, valid: Batch) -> dict[str, Batch]:
+def _parts(task: Task, train: Batch, valid: Batch) -> dict[str, Batch]:
     """The parts to measure; once where both are the same."""
-    return {"train": train} if valid is train else {"train": train, "valid": valid}
+    if valid is train:
+        return {"train": train}
+    if task.measured_rows is not None:
+        train = {k: v[: task.measured_rows] for k, v in train.items()}
+    return {"train": train, "valid": valid}
 
 
 def segment(
@@ -441,7 +458,7 @@ def segment(
     @jax.jit  # traced once for the shapes of the table and for the loop
     def measure(state: RunState, step: jax.Array):
         state, params, row = observe(state, step)
-        for name, part in _parts(train, valid).items():
+        for name, part in _parts(task, train, valid).items():
             at_once = rows_at_once(task, lanes)
             means = evaluate_part(
                 task.evaluate, params, state.model_state, part, at_once, program.dtype
@@ -620,7 +637,7 @@ def _compile_one_by_one(
             _rows_of_a_slice(task, part),
             dtype,
         ).compile()
-        for name, part in _parts(task.train, task.valid).items()
+        for name, part in _parts(task, task.train, task.valid).items()
     }
     need = max(_need(each, shapes) for each in (updated, *evaluated.values()))
 
@@ -631,7 +648,7 @@ def _compile_one_by_one(
             for step in range(start, last):
                 state = updated(state, inputs, train, step)
             state, params, row = observed(state, last)
-            for name, part in _parts(train, valid or train).items():
+            for name, part in _parts(task, train, valid or train).items():
                 means = _evaluate_one_by_one(
                     evaluated[name], task, params, state.model_state, part
                 )

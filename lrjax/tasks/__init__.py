@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from lrjax.core import Task, unknown
-from lrjax.tasks import images, libsvm
+from lrjax.core import Task, Text, unknown
+from lrjax.tasks import images, libsvm, text
 from lrjax.tasks.data import DataError, fingerprint_arrays
 
 __all__ = ["TASKS", "DataError", "fingerprint", "make_task"]
@@ -16,6 +16,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     **{f"libsvm/{name}": functools.partial(libsvm.make, name) for name in libsvm.SETS},
     "digits/logistic": libsvm.make_digits,
     **images.FACTORIES,
+    **text.FACTORIES,
 }
 
 _SVMLIGHT = "svmlight:"
@@ -27,6 +28,7 @@ def make_task(
     data_dir: str | None = None,
     batch_size: int | None = None,
     precision: str = "float32",
+    source: Text | None = None,
 ) -> Task:
     """Makes a task.
 
@@ -38,6 +40,7 @@ def make_task(
       batch_size: rows of a batch; the protocol's if None.
       precision: 'float32', 'float64' (needs JAX's x64 mode) or 'bfloat16' (compute
         only).
+      source: what language tasks read.
 
     Raises:
       UsageError: if there is no such task or option, or its data cannot be had.
@@ -48,6 +51,8 @@ def make_task(
         return libsvm.make_file(path, protocol, batch_size, precision)
     if name not in TASKS:
         raise unknown("task", name, TASKS)
+    if name in text.FACTORIES:
+        return text.make(name, protocol, data_dir, batch_size, precision, source)
     return TASKS[name](protocol, data_dir, batch_size, precision)
 
 

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,19 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
     except (OSError, EOFError, MemoryError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
     return bytes(content)
+
+
+def open_lines(path: Path) -> Generator[bytes]:
+    """The lines of a file, decompressed where it ends in .bz2, .xz or .gz.
+
+    Raises:
+      DataError: if the file is unreadable or damaged.
+    """
+    try:
+        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
+            yield from file
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
 
 
 def read_svmlight(

@@ -1,0 +1,270 @@
+"""Tasks that pre-train RoBERTa as a masked language model.
+
+Rows of tokens lie on the device as uint16; which tokens are masked is drawn inside the
+compiled step, anew for every batch. Two protocols. `sound` packs documents into rows
+and keeps attention inside of each; `study` pads each to a row of its own, as the study
+did. docs/text.md and docs/protocol.md have all of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.core import Batch, PyTree, Task, Text
+from lrjax.tasks import text_data
+from lrjax.tasks.data import DataError
+
+MASKED = 0.15  # of the tokens
+_TOKEN, _OTHER = 0.8, 0.1  # of those: become the mask token, become any token
+_MAX_NORM = 1.0
+_EVALUATION_SEED = 0  # of what is masked when a model is judged
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a task is made.
+
+    Attributes:
+      hidden_size, num_layers, num_heads, intermediate_size: as in `models.Roberta`.
+      vocab_size: tokens that the model has room for.
+      length: tokens of a row.
+      batch_size: rows of a batch.
+      dropout: of the model; under `study` of its attention, too.
+      pre_norm: as in `models.Roberta`.
+      own_tokenizer: whether one is trained on the corpus unless another is named.
+      embedded: whether the text that comes with Python will do where there is no other.
+    """
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    vocab_size: int = 50265
+    length: int = 512
+    batch_size: int = 256
+    dropout: float = 0.1
+    pre_norm: bool = False
+    own_tokenizer: bool = False
+    embedded: bool = False
+
+
+_BASE = Recipe(768, 12, 12, 3072)
+_SMALL = Recipe(512, 6, 8, 2048)
+_TINY = Recipe(
+    128,
+    4,
+    2,
+    512,
+    vocab_size=4096,
+    length=128,
+    batch_size=16,
+    dropout=0.0,
+    own_tokenizer=True,
+    embedded=True,
+)
+
+RECIPES = {
+    f"bookwiki/roberta_{size}{'_pre_ln' * pre_norm}": dataclasses.replace(
+        recipe, pre_norm=pre_norm
+    )
+    for size, recipe in (("base", _BASE), ("small", _SMALL), ("tiny", _TINY))
+    for pre_norm in (False, True)
+}
+
+
+def make(
+    name: str,
+    protocol: str,
+    data_dir: str | None = None,
+    batch_size: int | None = None,
+    precision: str = "float32",
+    text: Text | None = None,
+) -> Task:
+    """Makes a task of `RECIPES`; see `make_task`."""
+    from lrjax.tasks import models
+    from lrjax.tasks.models import roberta
+
+    recipe, text = RECIPES[name], text or Text()
+    study = protocol == "study"
+    length = text.length or recipe.length
+    positions = recipe.length + roberta.SPECIAL_POSITIONS
+    if not 3 <= length <= recipe.length:
+        raise DataError(
+            f"config.text.length={length}: {name} has positions for rows of 3 to "
+            f"{recipe.length} tokens"
+        )
+    found = text_data.load(
+        text, data_dir, recipe.vocab_size, recipe.own_tokenizer, recipe.embedded
+    )
+    rows = {}
+    for part, documents in text_data.split(len(found.ends), study).items():
+        cut = text_data.pieces(found.ends, documents, length - 2, whole=not study)
+        rows[part] = text_data.make_rows(found.tokens, cut, length, packed=not study)
+        if not len(rows[part]):
+            raise DataError(
+                f"{name}: {len(found.ends)} documents leave none for the {part} part"
+            )
+    model = models.Roberta(
+        recipe.vocab_size,
+        recipe.hidden_size,
+        recipe.num_layers,
+        recipe.num_heads,
+        recipe.intermediate_size,
+        positions,
+        dropout=recipe.dropout,
+        attention_dropout=recipe.dropout if study else 0.0,
+        pre_norm=recipe.pre_norm,
+        dtype=jnp.bfloat16 if precision == "bfloat16" else None,
+        param_dtype="float64" if precision == "float64" else "float32",
+    )
+    return text_task(
+        name,
+        rows,
+        model,
+        found.vocabulary.size,
+        found.vocabulary.mask,
+        batch_size or recipe.batch_size,
+        packed=not study,
+    )
+
+
+def text_task(
+    name: str,
+    rows: Mapping[str, np.ndarray],
+    model: Any,
+    vocab_size: int,
+    mask_token: int,
+    batch_size: int,
+    packed: bool,
+) -> Task:
+    """Makes a task from rows of tokens.
+
+    Args:
+      name: the task's name.
+      rows: 'train', 'valid' and perhaps 'test', uint16 [rows, length]; documents
+        start with START and end with END, rows end with PAD. Without a part to test,
+        validation's serves.
+      model: a `models.Roberta`, or what is called like one.
+      vocab_size: tokens that one may be replaced by.
+      mask_token: what masked tokens are replaced by.
+      batch_size: rows of a batch.
+      packed: whether rows hold several documents.
+    """
+    parts = {key: _part(value) for key, value in rows.items()}
+    corrupt = functools.partial(corrupted, vocab_size=vocab_size, mask_token=mask_token)
+
+    def init(key: jax.Array) -> tuple[PyTree, PyTree]:
+        ids = jnp.full((1, 3), text_data.START, jnp.int32)
+        return model.init(key, ids, ids, train=False)["params"], ()
+
+    def losses(params: PyTree, keys: jax.Array, batch: Batch, **options: Any):
+        """Each masked token's loss and whether it counts, [rows, slots]."""
+        tokens = batch["tokens"].astype(jnp.int32)
+        shown, at, labels, live = jax.vmap(corrupt)(keys, tokens)
+        segments = jnp.cumsum(tokens == text_data.START, axis=1) if packed else None
+        logits = model.apply(
+            {"params": params},
+            shown,
+            tokens != text_data.PAD,
+            segments=segments,
+            at=at,
+            **options,
+        )
+        counted = live * batch["mask"][:, None]
+        return cross_entropy(logits, labels) * counted, counted
+
+    def loss(params: PyTree, state: PyTree, key: jax.Array, batch: Batch):
+        corruption, dropout = jax.random.split(key)
+        keys = jax.random.split(corruption, len(batch["tokens"]))
+        each, counted = losses(
+            params, keys, batch, train=True, rngs={"dropout": dropout}
+        )
+        return jnp.sum(each) / jnp.maximum(jnp.sum(counted), 1), (state, {})
+
+    def evaluate(params: PyTree, state: PyTree, batch: Batch):
+        del state
+        key = jax.random.key(_EVALUATION_SEED)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch["number"])
+        each, counted = losses(params, keys, batch, train=False)
+        return {"loss": jnp.sum(each), "count": jnp.sum(counted)}
+
+    return Task(
+        name=name,
+        train=parts["train"],
+        valid=parts["valid"],
+        test=parts.get("test", parts["valid"]),
+        init=init,
+        loss=loss,
+        evaluate=evaluate,
+        batch_size=batch_size,
+        metric="perplexity",
+        family="language",
+        max_norm=_MAX_NORM,
+        measured_rows=len(rows["valid"]),
+    )
+
+
+def _part(rows: np.ndarray) -> dict[str, jax.Array]:
+    """Rows on the device, and their numbers, from which follows what is masked."""
+    return {
+        "tokens": jnp.asarray(rows),
+        "number": jnp.arange(len(rows), dtype=jnp.uint32),
+    }
+
+
+def slots(length: int) -> int:
+    """The most tokens of a row that can be masked."""
+    return math.ceil(MASKED * length)
+
+
+def corrupted(
+    key: jax.Array, tokens: jax.Array, vocab_size: int, mask_token: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Masks 15 % of a row's tokens that are not special.
+
+    Of these 80 % become the mask token, 10 % any token, and 10 % stay. How many there
+    are is rounded at random, so that it is 15 % on average, too, in short rows.
+
+    Args:
+      key: of this row and step.
+      tokens: int [length].
+      vocab_size, mask_token: as in `text_task`.
+
+    Returns:
+      The row as the model sees it [length]; and for each slot [slots(length)] a
+      position, the token that stood there, and whether the slot is in use.
+    """
+    count, which, kinds, others = jax.random.split(key, 4)
+    eligible = (tokens > text_data.UNKNOWN) & (tokens != mask_token)
+    room = slots(len(tokens))
+    wanted = jnp.floor(MASKED * eligible.sum() + jax.random.uniform(count))
+    lots = jnp.where(eligible, jax.random.uniform(which, tokens.shape), -1.0)
+    at = jax.lax.top_k(lots, room)[1]
+    live = jnp.arange(room) < jnp.minimum(wanted, eligible.sum())
+    labels = tokens[at]
+    kind = jax.random.uniform(kinds, (room,))
+    other = jax.random.randint(others, (room,), 0, vocab_size)
+    new = jnp.where(
+        kind < _TOKEN, mask_token, jnp.where(kind < _TOKEN + _OTHER, other, labels)
+    )
+    shown = tokens.at[at].set(jnp.where(live, new, labels))
+    return shown, at, labels, live
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Negative log-likelihood: [..., tokens], [...] -> [...]."""
+    own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - own
+
+
+FACTORIES: dict[str, Callable[..., Task]] = {
+    name: functools.partial(make, name) for name in RECIPES
+}
