@@ -6,6 +6,7 @@ r"""Trains, compares and tunes ways to control the learning rate.
   python main.py --mode=tune --config=configs/libsvm.py:wine --workdir=runs/tuned \
       --config.methods=adam
   python main.py --mode=select --config=configs/libsvm.py:vowel --workdir=runs/vowel
+  python main.py --mode=plan --config=configs/study.py:libsvm --workdir=runs/study
   python main.py --mode=report --workdir=runs/iris
   python main.py --mode=methods
 
@@ -63,8 +64,10 @@ except (flags.Error, UnicodeDecodeError) as error:
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "tune", "select", "report", "methods"],
+    ["train", "plan", "tune", "select", "report", "methods"],
     "train: train what the config asks for and rank it. "
+    "plan: say what that would take (runs, blocks, time, memory, disk); trains and "
+    "writes nothing. "
     "tune: find hyperparameters for its methods, train the best and rank them. "
     "select: find the method and rate that are best for each of its tasks. "
     "report: write WORKDIR/report/index.html; needs no config. "
@@ -131,7 +134,8 @@ def _run(argv: list[str]) -> None:
     if _DETERMINISTIC.value:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    modes = {"train": cli.train, "tune": cli.tune, "select": cli.select}
+    modes = {"train": cli.train, "plan": cli.plan}
+    modes |= {"tune": cli.tune, "select": cli.select}
     modes[_MODE.value](_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
 
 

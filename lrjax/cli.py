@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
 from lrjax import experiment, results
+from lrjax import plan as plan_lib
 from lrjax import report as report_lib
 from lrjax.core import UsageError
 from lrjax.hpo import race as race_lib
@@ -74,6 +75,16 @@ def train(
     _rank(workdir)
     if config.report.after:
         report(config, workdir)
+
+
+def plan(
+    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
+) -> None:
+    """Prints what `train` would do and cost; writes nothing into `workdir`."""
+    del overrides
+    settings = config_lib.check(config)
+    _prepare(settings)
+    print(plan_lib.show(plan_lib.make(settings, workdir, data_dir)))
 
 
 def tune(

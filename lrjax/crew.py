@@ -51,8 +51,8 @@ class Room:
         """Raises UsageError if there never will be room for a block of `need` bytes."""
         if self.refuses and need > self.memory:
             raise UsageError(
-                f"{name}: one block needs {_size(need)} of memory, and "
-                f"{_size(self.memory)} can be used; take fewer seeds or a smaller grid"
+                f"{name}: one block needs {size(need)} of memory, and "
+                f"{size(self.memory)} can be used; take fewer seeds or a smaller grid"
             )
 
     @contextlib.contextmanager
@@ -171,11 +171,11 @@ def measured_workers(
     jobs = advances(most)
     jobs[0](1)
     asked = 1
-    while asked < steps and _seconds(jobs[:1], asked) < _PROBE_SECONDS:
+    while asked < steps and seconds(jobs[:1], asked) < _PROBE_SECONDS:
         asked = min(2 * asked, steps)
     # In turns, so that what else the machine does disturbs all alike.
     times = [
-        {count: _seconds(jobs[:count], asked) / count for count in counts}
+        {count: seconds(jobs[:count], asked) / count for count in counts}
         for _ in range(_PROBE_TURNS)
     ]
     best = 1
@@ -187,7 +187,8 @@ def measured_workers(
     return best
 
 
-def _seconds(jobs: Sequence[Callable[[int], Any]], steps: int) -> float:
+def seconds(jobs: Sequence[Callable[[int], Any]], steps: int) -> float:
+    """How long it takes to call all at the same time, each for so many updates."""
     threads = [threading.Thread(target=job, args=(steps,)) for job in jobs]
     began = time.perf_counter()
     for thread in threads:
@@ -239,7 +240,8 @@ def free_memory(device: Device) -> float:
     return _USABLE * min(free)
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """A number of bytes for people."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"

@@ -84,7 +84,7 @@ def train_missing(
     missing = wanted - tables.runs
     todo: list[Block] = []
     for block in blocks:
-        if missing.isdisjoint(block.lanes_of.values()):
+        if is_done(block, tables.runs):
             # Killed between its last row and this, it may have left some.
             checkpoint.discard(_checkpoints(tables, block))
         else:
@@ -101,6 +101,11 @@ def train_missing(
     else:
         record()
     say(f"results are in {tables.workdir}")
+
+
+def is_done(block: Block, runs: set[str]) -> bool:
+    """Whether all runs of a block are among those with these identities."""
+    return runs.issuperset(block.lanes_of.values())
 
 
 def say(text: str) -> None:
@@ -168,7 +173,7 @@ def _train(
     def stopping() -> int:
         return signalled() or (-1 if failed.is_set() else 0)
 
-    workers = _workers(todo, devices[0])
+    workers = blocks_at_once(todo, devices[0])
     with bar, _Compiling(jobs, devices) as compiling:
         need = compiling.peek(todo[0], stopping).need
         free = crew.free_memory(devices[0])
@@ -176,9 +181,9 @@ def _train(
         memory = free / len(devices) if on_cpu else free
         # A CPU's system would kill the process.
         rooms = [crew.Room(workers, memory, refuses=on_cpu) for _ in devices]
-        expected = _resident() + _PROGRAM_BYTES * (compiling.programs - 1)
-        if on_cpu:
-            expected += workers * len(devices) * need
+        expected = expected_memory(
+            compiling.programs, workers * len(devices) * need if on_cpu else 0
+        )
         say(
             f"{workers} block{'s' * (workers > 1)} at once on each device; "
             f"about {_mib(expected)} MiB of memory"
@@ -238,7 +243,17 @@ def _title(block: Block) -> str:
     return f"{block.example.task} {block.example.method}"
 
 
-def _workers(todo: Sequence[Block], device: crew.Device) -> int:
+def expected_memory(programs: int, blocks: float) -> float:
+    """Bytes that the process will take on the host, about.
+
+    Args:
+      programs: to be compiled.
+      blocks: bytes of all blocks at once that are on the host.
+    """
+    return _resident() + _PROGRAM_BYTES * (programs - 1) + blocks
+
+
+def blocks_at_once(todo: Sequence[Block], device: crew.Device) -> int:
     """How many blocks at once on each device; measured when it is not known yet."""
     if len(todo) == 1:
         return 1

@@ -124,7 +124,7 @@ class Tables:
                 f"workdir {self.workdir} is in use by another process"
             ) from error
         try:
-            self._check_version()
+            self.check_version()
             self.runs = {run_id for (run_id,) in self._recover(RUNS)}
             self.curves = self._recover(CURVES)
             self.trials = self._recover(TRIALS)
@@ -177,7 +177,8 @@ class Tables:
         }
         self.replace("config.json", json.dumps(content, indent=2) + "\n")
 
-    def _check_version(self) -> None:
+    def check_version(self) -> None:
+        """Raises UsageError if what is there is not of this version."""
         path = self.workdir / "config.json"
         if not path.exists():
             if any((self.workdir / name).exists() for name in _KEYS):
@@ -313,6 +314,18 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
                 f"{path}: line {lacking[0]} is damaged: it has no '{name}'"
             )
     return list(rows.values())
+
+
+def finished(workdir: str | os.PathLike[str]) -> set[str]:
+    """Identities of the runs in a directory's tables; it is only read, or not there.
+
+    Raises:
+      UsageError: if the tables are of another version, or damaged.
+    """
+    tables = Tables(workdir)
+    tables.check_version()
+    path = tables.workdir / RUNS
+    return set(_read(path)[0]["run_id"]) if os.path.lexists(path) else set()
 
 
 def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,0 +1,301 @@
+"""What a config asks for and what that will cost, without training it.
+
+A short probe times the first updates of programs, one of each task at least; what is
+compiled for it is found compiled when training starts. The directory of the tables is
+only read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import pandas as pd
+
+from lrjax import blocks as blocks_lib
+from lrjax import crew, experiment, results, train
+from lrjax.blocks import Block
+from lrjax.config import Settings
+from lrjax.core import Batch, Task
+
+_SECONDS = 20.0  # after which nothing more is compiled and timed
+_LONG = 0.1  # seconds that a measurement of some updates should take
+_TURNS = 2
+_CURVE_BYTES, _RUN_BYTES = 180, 560  # of a table's line, about
+
+
+class Pace(NamedTuple):
+    """What a program takes, as many of them at once as will be in training.
+
+    Attributes:
+      update, measurement: seconds, for the whole block.
+      compilation: seconds.
+      need: bytes beside the data.
+    """
+
+    update: float
+    measurement: float
+    compilation: float
+    need: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+      lines: a row per task and method: `task method runs done blocks shape programs
+        updates seconds memory`; `done` runs are skipped, and from `blocks` on all is of
+        what is left: `seconds` of one thread's training, `memory` in bytes of a block.
+      left_out: tasks whose data cannot be had.
+      seconds: predicted, from start to end but for compilation.
+      compilation: seconds, summed over threads, if nothing were compiled yet.
+      measured: how many programs were timed.
+      memory: bytes on the host.
+      disk: bytes of tables, parameters and checkpoints.
+      at_once: blocks.
+    """
+
+    lines: pd.DataFrame
+    left_out: tuple[str, ...]
+    seconds: float
+    compilation: float
+    measured: int
+    memory: float
+    disk: float
+    at_once: int
+
+
+def make(
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    data_dir: str | None = None,
+    hands: int | None = None,
+) -> Plan:
+    """Looks at what is there, and times what is not.
+
+    Args:
+      settings: what to train.
+      workdir: where the tables are, or will be.
+      data_dir: where data files are looked for first.
+      hands: that train a block each, on machines like this one; this machine's
+        threads if None.
+
+    Raises:
+      UsageError: if data or workdir are of no use.
+    """
+    done = results.finished(workdir)
+    found, tasks = blocks_lib.load(settings, data_dir)
+    blocks = blocks_lib.plan(found, tasks)
+    todo = [block for block in blocks if not experiment.is_done(block, done)]
+    devices = jax.local_devices()
+    at_once = experiment.blocks_at_once(todo, devices[0]) if todo else 0
+    on_cpu = devices[0].platform == "cpu"
+    together = at_once  # on what the devices share
+    if on_cpu and hands is None:
+        together *= min(len(devices), len(todo))
+    timed = min(together, crew.usable_cores()) if on_cpu else at_once
+    paces = _measure(todo, 1 if hands else timed)
+    slower = max(together / timed, 1) if timed and not hands else 1
+    times = [slower * _seconds(block, paces) for block in todo]
+    lines = [
+        _line(group, done, dict(zip(map(id, todo), times, strict=True)))
+        for group in _groups(blocks)
+    ]
+    compilations = [p.compilation for p in paces.values()]
+    programs = len({block.key for block in todo})
+    needs = [train.least_need(block.program, block.lanes) for block in todo]
+    measured_needs = [pace.need for pace in paces.values()]
+    blocks_bytes = max([*needs, *measured_needs], default=0) * max(together, 1)
+    return Plan(
+        lines=pd.DataFrame(lines),
+        left_out=tuple(name for name in settings.tasks if name not in found.tasks),
+        seconds=makespan(times, hands or at_once * len(devices)),
+        compilation=programs * sum(compilations) / max(len(compilations), 1),
+        measured=len(paces),
+        memory=experiment.expected_memory(programs, blocks_bytes if on_cpu else 0),
+        disk=_disk(todo, done, settings, together),
+        at_once=hands or at_once * len(devices),
+    )
+
+
+def show(plan: Plan) -> str:
+    """For people: a table and what it comes to."""
+    table = plan.lines
+    shown = table.assign(
+        updates=[f"{n:,}" for n in table["updates"]],
+        seconds=[duration(s) if s else "-" for s in table["seconds"]],
+        memory=[crew.size(b) if b else "-" for b in table["memory"]],
+    ).rename(columns={"seconds": "time", "memory": "memory/block"})
+    total = table[["runs", "done", "blocks", "programs", "updates"]].sum()
+    lines = [shown.to_string(index=False), ""]
+    lines += [f"left out, its data cannot be had: {name}" for name in plan.left_out]
+    lines.append(
+        f"{total['runs'] - total['done']:,} of {total['runs']:,} runs to train in "
+        f"{total['blocks']:,} blocks, {total['done']:,} are done and skipped"
+    )
+    if total["blocks"]:
+        lines.append(
+            f"about {duration(plan.seconds)} with {plan.at_once} blocks at once, by a "
+            f"probe of {plan.measured} of {total['programs']} programs; compiling them "
+            f"all anew: about {duration(plan.compilation)} of a core"
+        )
+        lines.append(
+            f"about {crew.size(plan.memory)} of memory, {crew.size(plan.disk)} of disk"
+        )
+    return "\n".join(lines)
+
+
+def makespan(seconds: Sequence[float], hands: int) -> float:
+    """When the last job ends, if each free hand takes the next one."""
+    ends = [0.0] * max(hands, 1)
+    for each in seconds:
+        heapq.heapreplace(ends, ends[0] + each)
+    return max(ends)
+
+
+def duration(seconds: float) -> str:
+    """For people: in the unit that gives one to three digits."""
+    for unit, most in (("s", 60), ("min", 60), ("h", 48)):
+        if seconds < most:
+            return f"{seconds:.1f} {unit}" if seconds < 10 else f"{seconds:.0f} {unit}"
+        seconds /= 24 if unit == "h" else most
+    return f"{seconds:.0f} days"
+
+
+def _groups(blocks: Sequence[Block]) -> list[list[Block]]:
+    found: dict[tuple[str, str], list[Block]] = {}
+    for block in blocks:
+        found.setdefault((block.example.task, block.example.method), []).append(block)
+    return list(found.values())
+
+
+def _line(
+    blocks: Sequence[Block], done: set[str], times: Mapping[int, float]
+) -> dict[str, Any]:
+    """What the plan says of one method on one task."""
+    example, program = blocks[0].example, blocks[0].program
+    runs = {run for block in blocks for run in block.lanes_of.values()}
+    todo = [block for block in blocks if id(block) in times]
+    needs = [train.least_need(block.program, block.lanes) for block in todo]
+    return {
+        "task": example.task,
+        "method": example.method,
+        "runs": len(runs),
+        "done": len(runs & done),
+        "blocks": len(todo),
+        "shape": f"{program.num_seeds}x{program.num_hparams}",
+        "programs": len({block.key for block in todo}),
+        "updates": sum(b.example.steps * len(b.lanes_of) for b in todo),
+        "seconds": sum(times[id(block)] for block in todo),
+        "memory": max(needs, default=0),
+    }
+
+
+def _measure(todo: Sequence[Block], at_once: int) -> dict[Any, Pace]:
+    """The pace of programs: one of each task, more while time is left."""
+    began = time.perf_counter()
+    programs = {block.key: block for block in todo}
+    firsts = {block.example.task: key for key, block in reversed(programs.items())}
+    paces: dict[Any, Pace] = {}
+    for key in [*firsts.values(), *programs]:
+        late = time.perf_counter() - began > _SECONDS
+        if key not in paces and not (late and key not in firsts.values()):
+            paces[key] = _probe(programs[key], at_once)
+    return paces
+
+
+def _probe(block: Block, at_once: int) -> Pace:
+    short, share = _shortened(block)
+    began = time.perf_counter()
+    inputs = short.inputs()
+    compiled = train.compile_program(short.program, *inputs)
+    compilation = time.perf_counter() - began
+    jobs = [train.stepper(compiled, short.program, *inputs)] * max(at_once, 1)
+    jobs[0](1)
+
+    def spent(steps: int) -> float:
+        return min(crew.seconds(jobs, steps) for _ in range(_TURNS))
+
+    every, most = short.program.eval_every, train.MAX_ROUNDS
+    one = spent(1)  # and a measurement, and the start
+    count, whole = _long_enough(spent, one, every)
+    if count < every or whole - one >= _LONG:
+        update = max(whole - one, 0) / max(count - 1, 1)
+        measurement = max(one - update, 0) / share
+        return Pace(update, measurement, compilation, compiled.need)
+    # So short that what the start takes would pass for a measurement.
+    rounds, many = _long_enough(lambda n: spent(n * every), whole, most)
+    each = max(many - whole, 0) / max(rounds - 1, 1)
+    return Pace(each / every, 0.0, compilation, compiled.need)
+
+
+def _long_enough(
+    spent: Callable[[int], float], one: float, most: int
+) -> tuple[int, float]:
+    """A count whose time can be told from `one`'s, or `most`; and its time."""
+    count, seconds = 1, one
+    while count < most and seconds - one < _LONG:
+        count = min(2 * count, most)
+        seconds = spent(count)
+    return count, seconds
+
+
+def _shortened(block: Block) -> tuple[Block, float]:
+    """The block with less to measure, and how much of it; linear models as they are.
+
+    A measurement of a network over a whole data set would be no short probe.
+    """
+    task = block.program.task
+    if task.family == "linear":
+        return block, 1.0
+    lanes = block.program.num_seeds * block.program.num_hparams
+    rows = max(2 * train.rows_at_once(task, lanes), task.batch_size)
+    cut: dict[int, Batch] = {
+        id(part): {name: x[:rows] for name, x in part.items()}
+        for part in (task.train, task.valid)
+    }
+    short = dataclasses.replace(task, train=cut[id(task.train)])
+    short = dataclasses.replace(short, valid=cut[id(task.valid)])
+    program = dataclasses.replace(block.program, task=short)
+    return dataclasses.replace(block, program=program), _rows(short) / _rows(task)
+
+
+def _rows(task: Task) -> int:
+    """That a measurement goes through."""
+    parts = {id(part): part for part in (task.train, task.valid)}
+    return sum(len(next(iter(part.values()))) for part in parts.values())
+
+
+def _seconds(block: Block, paces: Mapping[Any, Pace]) -> float:
+    """That a block takes; a program that was not timed is as its task's others."""
+    if block.key in paces:
+        found = [paces[block.key]]
+    else:
+        found = [pace for key, pace in paces.items() if key[0] == block.example.task]
+    steps = block.example.steps
+    rounds = -(-steps // block.program.eval_every)
+    each = [steps * pace.update + rounds * pace.measurement for pace in found]
+    return sum(each) / len(each)
+
+
+def _disk(
+    todo: Sequence[Block], done: set[str], settings: Settings, at_once: int
+) -> float:
+    total = 0.0
+    for block in todo:
+        runs = len(set(block.lanes_of.values()) - done)
+        rounds = -(-block.example.steps // block.program.eval_every)
+        total += runs * (rounds * _CURVE_BYTES + _RUN_BYTES)
+        if settings.save_params:
+            init = block.program.task.init
+            params = jax.eval_shape(init, jax.random.key(0))[0]
+            leaves = jax.tree.leaves(params)
+            total += runs * sum(x.size * x.dtype.itemsize for x in leaves)
+    states = [train.least_need(block.program, block.lanes) for block in todo]
+    return total + 2 * at_once * max(states, default=0)
