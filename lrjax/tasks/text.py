@@ -89,13 +89,9 @@ def make(
     text: Text | None = None,
 ) -> Task:
     """Makes a task of `RECIPES`; see `make_task`."""
-    from lrjax.tasks import models
-    from lrjax.tasks.models import roberta
-
     recipe, text = RECIPES[name], text or Text()
     study = protocol == "study"
     length = text.length or recipe.length
-    positions = recipe.length + roberta.SPECIAL_POSITIONS
     if not 3 <= length <= recipe.length:
         raise DataError(
             f"config.text.length={length}: {name} has positions for rows of 3 to "
@@ -112,27 +108,56 @@ def make(
             raise DataError(
                 f"{name}: {len(found.ends)} documents leave none for the {part} part"
             )
-    model = models.Roberta(
+    return recipe_task(
+        name,
+        rows,
+        found.vocabulary.size,
+        found.vocabulary.mask,
+        protocol,
+        batch_size,
+        precision,
+    )
+
+
+def recipe_task(
+    name: str,
+    rows: Mapping[str, np.ndarray],
+    vocab_size: int,
+    mask_token: int,
+    protocol: str,
+    batch_size: int | None = None,
+    precision: str = "float32",
+) -> Task:
+    """Makes a task of `RECIPES` from rows of tokens; see `text_task`."""
+    return text_task(
+        name,
+        rows,
+        make_model(name, protocol, precision),
+        vocab_size,
+        mask_token,
+        batch_size or RECIPES[name].batch_size,
+        packed=protocol != "study",
+    )
+
+
+def make_model(name: str, protocol: str, precision: str) -> Any:
+    """The `models.Roberta` of a task of `RECIPES`."""
+    from lrjax.tasks import models
+    from lrjax.tasks.models import roberta
+
+    recipe, study = RECIPES[name], protocol == "study"
+    return models.Roberta(
         recipe.vocab_size,
         recipe.hidden_size,
         recipe.num_layers,
         recipe.num_heads,
         recipe.intermediate_size,
-        positions,
+        recipe.length + roberta.SPECIAL_POSITIONS,
         dropout=recipe.dropout,
         attention_dropout=recipe.dropout if study else 0.0,
         pre_norm=recipe.pre_norm,
         dtype=jnp.bfloat16 if precision == "bfloat16" else None,
         param_dtype="float64" if precision == "float64" else "float32",
-    )
-    return text_task(
-        name,
-        rows,
-        model,
-        found.vocabulary.size,
-        found.vocabulary.mask,
-        batch_size or recipe.batch_size,
-        packed=not study,
     )
 
 

@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import lzma
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrjax import config as config_lib
-from lrjax import experiment, methods, protocol, results, tasks, train
+from lrjax import experiment, methods, optim, protocol, results, tasks, train
 from lrjax.core import Text
 from lrjax.tasks import models, text, text_data
 from lrjax.tasks.data import DataError
 from lrjax.tasks.text_data import END, PAD, START
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SOURCE = Path(__file__).parents[2]
+SHARED = SOURCE.parent / "shared" / "data"
 NAME = "bookwiki/roberta_tiny"
 WORDS = ("one", "two", "three", "vier", "fünf", "six", "<mask>", "seven", "acht")
 
@@ -317,6 +321,70 @@ def test_large_models_need_a_corpus(tmp_path):
         find("tfds:absent")
 
 
+def test_the_program_ends_with_code_2(tmp_path):
+    arguments = (
+        "--config=configs/bookwiki.py:roberta_tiny",
+        f"--workdir={tmp_path}/out",
+        f"--config.text.corpus={tmp_path}/*.txt",
+    )
+    done = subprocess.run(
+        [sys.executable, "main.py", *arguments],
+        cwd=SOURCE,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"error: {tmp_path}/*.txt: no text files there"
+    assert not (tmp_path / "out").exists()
+
+
+# Corpora of other libraries
+
+
+def test_what_tfds_prepared(tmp_path):
+    import tensorflow_datasets as tfds
+
+    class Wikipedia(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for row, words in enumerate(("café", "two words", "three")):
+                yield row, {"text": words}
+
+    Wikipedia(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = Text(corpus="tfds:wikipedia")
+    corpus = text_data.find_corpus(source, str(tmp_path), embedded=False)
+    assert sorted(corpus.documents()) == ["café", "three", "two words"]
+    assert corpus.count == 3
+
+
+def test_what_the_library_datasets_has(monkeypatch):
+    class Rows(list):
+        _fingerprint = "f"
+
+    found = Rows({"title": "t", "text": f"row {i}"} for i in range(3))
+
+    def load_dataset(path, config, split):
+        assert (path, config, split) == ("wikipedia", "20220301.en", "train")
+        return found
+
+    library = SimpleNamespace(load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    corpus = find("hf:wikipedia:20220301.en, pydoc")
+    assert list(corpus.documents())[:3] == ["row 0", "row 1", "row 2"]
+    assert corpus.count is None
+    found[1] = {"words": "x"}
+    with pytest.raises(DataError, match="its rows have no 'text', but words"):
+        list(find("hf:wikipedia:20220301.en").documents())
+
+
 # What is masked
 
 
@@ -454,8 +522,6 @@ def test_rates_of_the_study():
         tx = methods.find(method).build(float(steps), **hparams)
         state = tx.init({"w": jnp.zeros(1)})
         state = optax.tree.set(state, count=jnp.int32(step))
-        from lrjax import optim
-
         moved = tx.update({"w": jnp.ones(1)}, state, {"w": jnp.zeros(1)})[1]
         return float(optim.effective_learning_rate(moved))
 
