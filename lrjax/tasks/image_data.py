@@ -1,9 +1,8 @@
 """Image data sets, from local copies or TFDS, as uint8 arrays.
 
 A local copy is looked for in the data directory and in its folder of the set's name,
-in the forms that people have: NumPy archives, CIFAR's binary files, idx files, folders
-of images, and what TFDS prepared. Nothing is unpickled, so CIFAR's Python version is
-not read.
+in the forms that people have: NumPy archives, CIFAR's files, idx files, folders of
+images, and what TFDS prepared. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.tasks import data
+from lrjax.tasks import data, pickled
 from lrjax.tasks.data import DataError
 
 SPLITS = ("train", "valid", "test")
@@ -269,47 +268,54 @@ def _stack(images: Sequence[np.ndarray], labels: Any, where: object) -> Part:
     return part if alike else part._replace(sizes=sizes)
 
 
-# CIFAR's binary files
+# CIFAR as its authors pack it
+
+
+class _Packing(NamedTuple):
+    """A version of CIFAR: its files, their folder, their archive, their reader."""
+
+    files: Mapping[str, Sequence[str]]
+    folder: str
+    archive: str
+    read: Callable[[str, str, bytes, str], tuple[np.ndarray, np.ndarray]]
+
+
+def _packings(name: str) -> list[_Packing]:
+    if name == "cifar10":
+        batches = [f"data_batch_{i}" for i in range(1, 6)]
+        files = {"train": batches, "test": ["test_batch"]}
+        stem, folder = "cifar-10", "cifar-10-batches-bin"
+        python = "cifar-10-batches-py"
+    elif name == "cifar100":
+        files = {"train": ["train"], "test": ["test"]}
+        stem, folder = "cifar-100", "cifar-100-binary"
+        python = "cifar-100-python"
+    else:
+        return []
+    binary = {
+        split: [f"{file}.bin" for file in group] for split, group in files.items()
+    }
+    return [
+        _Packing(binary, folder, f"{stem}-binary", _binary_cifar),
+        _Packing(files, python, f"{stem}-python", _pickled_cifar),
+    ]
 
 
 def _from_cifar(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
-    if name == "cifar10":
-        files = {
-            "train": [f"data_batch_{i}.bin" for i in range(1, 6)],
-            "test": ["test_batch.bin"],
-        }
-        inner, archive, pickled = (
-            "cifar-10-batches-bin",
-            "cifar-10-binary",
-            "data_batch_1",
-        )
-    elif name == "cifar100":
-        files = {"train": ["train.bin"], "test": ["test.bin"]}
-        inner, archive, pickled = "cifar-100-binary", "cifar-100-binary", "train"
-    else:
-        return None
-    wanted = [file for group in files.values() for file in group]
-    for place in (folder / inner, folder):
-        there = [file for file in wanted if (place / file).is_file()]
-        if there:
-            lacking = [file for file in wanted if file not in there]
-            if lacking:
-                raise DataError(f"{place}: {lacking[0]} of {name} is missing")
-            read = {file: data.read_bytes(place / file) for file in wanted}
-            return _cifar_parts(name, files, read, place)
-    for ending in (".tar.gz", ".tar"):
-        path = folder / (archive + ending)
-        if path.is_file():
-            return _cifar_parts(name, files, _members(path, wanted), path)
-    python = folder / (
-        "cifar-10-batches-py" if name == "cifar10" else "cifar-100-python"
-    )
-    for place in (python, folder):
-        if (place / pickled).is_file():
-            raise DataError(
-                f"{place / pickled}: pickled files are not read, since they can run "
-                f"code; take the binary version of {name} ({archive}.tar.gz)"
-            )
+    for packing in _packings(name):
+        wanted = [file for group in packing.files.values() for file in group]
+        for place in (folder / packing.folder, folder):
+            there = [file for file in wanted if (place / file).is_file()]
+            if there:
+                lacking = [file for file in wanted if file not in there]
+                if lacking:
+                    raise DataError(f"{place}: {lacking[0]} of {name} is missing")
+                read = {file: data.read_bytes(place / file) for file in wanted}
+                return _cifar_parts(name, packing, read, place)
+        for ending in (".tar.gz", ".tar"):
+            path = folder / (packing.archive + ending)
+            if path.is_file():
+                return _cifar_parts(name, packing, _members(path, wanted), path)
     return None
 
 
@@ -333,30 +339,54 @@ def _members(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
 
 
 def _cifar_parts(
-    name: str,
-    files: Mapping[str, Sequence[str]],
-    read: Mapping[str, bytes],
-    where: Path,
+    name: str, packing: _Packing, read: Mapping[str, bytes], where: Path
 ) -> dict[str, Part]:
-    # A record: the label (CIFAR-100: a coarse one before it), then 32 x 32 pixels of
-    # red, of green, of blue.
-    before = 1 if name == "cifar10" else 2
     parts = {}
-    for split, group in files.items():
-        rows = SETS[name].rows[split] // len(group)
-        for file in group:
-            size = rows * (before + 3072)
-            if len(read[file]) != size:
-                raise DataError(
-                    f"{where}: {file} has {len(read[file]):,} bytes instead of {size:,}"
-                )
-        content = b"".join(read[file] for file in group)
-        records = np.frombuffer(content, np.uint8).reshape(-1, before + 3072)
-        images = records[:, before:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        parts[split] = _part(
-            np.ascontiguousarray(images), records[:, before - 1], where
-        )
+    for split, group in packing.files.items():
+        place = f"{where}: {split} part of {name}"
+        batches = [
+            packing.read(name, split, read[file], f"{where}: {file}") for file in group
+        ]
+        planes, labels = map(np.concatenate, zip(*batches, strict=True))
+        # Of each image all of red, of green, of blue.
+        images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        parts[split] = _part(np.ascontiguousarray(images), labels, place)
     return parts
+
+
+def _binary_cifar(
+    name: str, split: str, content: bytes, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [rows, 3072] and labels of a file of the binary version."""
+    # A record: the label (CIFAR-100: a coarse one before it), then the pixels.
+    before = 1 if name == "cifar10" else 2
+    rows = SETS[name].rows[split] // (5 if (name, split) == ("cifar10", "train") else 1)
+    size = rows * (before + 3072)
+    if len(content) != size:
+        raise DataError(f"{where} has {len(content):,} bytes instead of {size:,}")
+    records = np.frombuffer(content, np.uint8).reshape(-1, before + 3072)
+    return records[:, before:], records[:, before - 1]
+
+
+def _pickled_cifar(
+    name: str, split: str, content: bytes, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [rows, 3072] and labels of a file of the Python version."""
+    del split
+    found = pickled.read_pickled(content, where)
+    key = "labels" if name == "cifar10" else "fine_labels"
+    pixels, labels = found.get("data"), found.get(key)
+    if not isinstance(pixels, np.ndarray) or not isinstance(labels, list):
+        held = ", ".join(map(ascii, found)) or "nothing"
+        raise DataError(f"{where} holds {held[:100]} instead of 'data' and '{key}'")
+    if pixels.ndim != 2 or pixels.shape[1] != 3072 or len(labels) != len(pixels):
+        raise DataError(
+            f"{where}: pixels of shape {pixels.shape} and {len(labels)} labels instead "
+            "of 3072 pixels for each label"
+        )
+    if not all(type(label) is int for label in labels):
+        raise DataError(f"{where}: labels are not all integers")
+    return pixels, np.asarray(labels, np.int64)
 
 
 # idx files

@@ -1,17 +1,21 @@
 """Readers of image data sets: every form, and what is wrong with it in one line."""
 
+import contextlib
 import dataclasses
 import gzip
 import io
+import os
 import pickle
 import tarfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies
 
 from lrjax.core import UsageError
 from lrjax.tasks import image_data
 from lrjax.tasks.image_data import ImageSet, load
+from lrjax.tasks.pickled import read_pickled
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -146,7 +150,7 @@ def test_archives_that_are_damaged_or_lack_a_part(tmp_path):
         refused("cifar10", tmp_path, "cifar10_train.npz")
 
 
-# CIFAR's binary files
+# CIFAR as its authors pack it
 
 
 def cifar_files(name, rows=2, seed=0):
@@ -201,17 +205,174 @@ def test_binary_files(name, packed, tmp_path, monkeypatch):
         refused(name, tmp_path, f"{last} of {name} is missing")
 
 
-def test_pickles_are_refused(tmp_path):
-    folder = tmp_path / "cifar-10-batches-py"
+def as_python2(value):
+    """A pickle of protocol 2 as Python 2 and NumPy wrote it, text being bytes."""
+    out = bytearray(b"\x80\x02")
+
+    def put(value):
+        if isinstance(value, bytes):
+            short = len(value) < 256
+            head = b"U" + bytes([len(value)]) if short else b"T"
+            out.extend(head if short else head + len(value).to_bytes(4, "little"))
+            out.extend(value)
+        elif isinstance(value, int):
+            out.extend(b"J" + value.to_bytes(4, "little", signed=True))
+        elif isinstance(value, np.ndarray):
+            out.extend(b"cnumpy.core.multiarray\n_reconstruct\nq\x01(cnumpy\nndarray\n")
+            out.extend(b"(K\x00tU\x01btR(K\x01(")
+            for n in value.shape:
+                put(n)
+            out.extend(b"tcnumpy\ndtype\n(U\x02u1K\x00K\x01tR")
+            out.extend(b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89")
+            put(value.tobytes())
+            out.extend(b"tb")
+        else:
+            out.extend(b"}(" if isinstance(value, dict) else b"](")
+            for item in value.items() if isinstance(value, dict) else value:
+                for each in item if isinstance(value, dict) else (item,):
+                    put(each)
+            out.extend(b"u" if isinstance(value, dict) else b"e")
+
+    put(value)
+    return bytes(out + b".")
+
+
+def as_python3(value):
+    return pickle.dumps(value, protocol=2)
+
+
+def cifar_pickles(name, dump):
+    """As `cifar_files`, in the layout of the Python version."""
+    files, parts = cifar_files(name, rows=20)
+    pickles = {}
+    for file, content in files.items():
+        before = 1 if name == "cifar10" else 2
+        records = np.frombuffer(content, np.uint8).reshape(20, -1)
+        fine = [int(label) for label in records[:, before - 1]]
+        content = {b"batch_label": b"one", b"data": records[:, before:].copy()}
+        if name == "cifar10":
+            content[b"labels"] = fine
+        else:
+            content |= {b"fine_labels": fine, b"coarse_labels": [9] * 20}
+        content[b"filenames"] = [b"a.png"] * 20
+        pickles[file.removesuffix(".bin")] = dump(content)
+    return pickles, parts
+
+
+@pytest.mark.parametrize("dump", [as_python2, as_python3])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_pickled_files(name, dump, tmp_path):
+    files, expected = cifar_pickles(name, dump)
+    for content in files.values():
+        found = pickle.loads(content, encoding="bytes")  # the test made a real pickle
+        assert found[b"data"].shape == (20, 3072)
+    folder = tmp_path / {"cifar10": "cifar-10-batches-py"}.get(name, "cifar-100-python")
     folder.mkdir()
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    for split, (images, labels) in expected.items():
+        same(load(name, str(tmp_path))[split], images, labels)
+    last = list(files)[-1]
+    for length in (0, 1, 40, 1000, len(files[last]) - 1):
+        (folder / last).write_bytes(files[last][:length])
+        refused(name, tmp_path, last, "not a whole pickle")
+    (folder / last).unlink()
+    refused(name, tmp_path, f"{last} of {name} is missing")
 
-    class Harm:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "harm"), "w"))
 
-    (folder / "data_batch_1").write_bytes(pickle.dumps(Harm()))
-    refused("cifar10", tmp_path, "data_batch_1", "binary version")
-    assert not (tmp_path / "harm").exists()
+def test_pickled_files_in_an_archive(tmp_path):
+    files, expected = cifar_pickles("cifar100", as_python2)
+    path = tmp_path / "cifar-100-python.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for file, content in files.items():
+            info = tarfile.TarInfo(f"cifar-100-python/{file}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    same(load("cifar100", str(tmp_path))["train"], *expected["train"])
+
+
+class Call:
+    """Pickled, it asks for a call."""
+
+    def __init__(self, function, *arguments):
+        self.asked = function, arguments
+
+    def __reduce__(self):
+        return self.asked
+
+
+@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_pickle_runs_nothing(protocol, deep, tmp_path):
+    harm = tmp_path / "harm"
+    for call in (Call(open, str(harm), "w"), Call(os.system, f"touch {harm}")):
+        content = {b"data": call} if deep else call
+        content = pickle.dumps(content, protocol)
+        with pytest.raises(
+            UsageError, match="file: a pickle that is not read"
+        ) as found:
+            read_pickled(content, "file")
+        assert "\n" not in str(found.value)
+        assert not harm.exists()
+    pickle.loads(content)
+    assert harm.exists()  # it would have
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([1], "no dictionary"),
+        ({1: b"a"}, "a key is no text"),
+        ({"data": np.zeros(3)}, "other numbers than uint8"),
+        ({"data": np.zeros((3, 2), np.uint8, "F")}, "by columns"),
+        ({"data": 1.5}, "instruction BINFLOAT"),
+        ({"data": 2**70}, "instruction LONG1"),
+        ({"data": {1, 2}}, "it calls '__builtin__.set'"),
+    ],
+)
+def test_pickles_of_other_things(value, words):
+    with pytest.raises(UsageError, match=words):
+        read_pickled(as_python3(value), "file")
+
+
+def test_a_pickle_that_unfolds_is_refused():
+    once = as_python3({"a": b"\xff" * 1000})
+    assert read_pickled(once, "file") == {"a": b"\xff" * 1000}
+    # The same text is turned into bytes again and again.
+    again = b"h\x02h\x03h\x04\x86R"
+    text = b"X" + (1000).to_bytes(4, "little") + b"a" * 1000
+    bomb = b"\x80\x02c_codecs\nencode\nq\x02" + text + b"q\x03X\x06\0\0\0latin1q\x04"
+    with pytest.raises(UsageError, match="too often"):
+        read_pickled(bomb + 9 * again + b".", "file")
+
+
+@settings(max_examples=200, deadline=None)
+@given(strategies.data())
+def test_damaged_pickles_give_one_line(data):
+    content = bytearray(
+        as_python3({b"data": np.zeros((2, 3), np.uint8), b"labels": [1]})
+    )
+    for _ in range(data.draw(strategies.integers(1, 4))):
+        at = data.draw(strategies.integers(0, len(content) - 1))
+        content[at] = data.draw(strategies.integers(0, 255))
+    with contextlib.suppress(UsageError):  # and nothing else
+        read_pickled(bytes(content), "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({b"data": np.zeros((2, 3072), np.uint8)}, "instead of 'data' and 'labels'"),
+        ({b"data": np.zeros((2, 9), np.uint8), b"labels": [0, 1]}, "3072 pixels"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]}, "1 labels"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [b"a"]}, "integers"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [10]}, "label 10 of"),
+    ],
+)
+def test_pickled_files_of_other_content(content, words, tmp_path):
+    for file in cifar_files("cifar10")[0]:
+        (tmp_path / file.removesuffix(".bin")).write_bytes(as_python2(content))
+    refused("cifar10", tmp_path, words)
 
 
 # idx files
