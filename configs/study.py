@@ -17,8 +17,9 @@ constant and with warm-up and cosine. `--mode=tune` adds our own tuning (second 
 A task whose data cannot be had is left out, with a warning. Each ends with a report.
 
 Cost on two cores: `libsvm` about a minute without aloi and all of Sensorless, twice
-that for `sound` and for `grid`. `vision` and `text` are for GPUs: 24 runs x 10 seeds of
-300 epochs; RoBERTa as published had three seeds and four GPUs for six hours a run.
+that for `sound` and for `grid`; `--mode=plan` tells more. `vision` and `text` are for
+GPUs: 240 runs of 300 epochs; RoBERTa as published had three seeds and up to six hours on
+four GPUs a run. `text` has three seeds and bfloat16, `all` ten and float32 throughout.
 Expected: docs/results.md.
 """
 
@@ -35,6 +36,7 @@ TASKS = {
     "text": ("bookwiki/roberta_base",),
 }
 TASKS["all"] = TASKS["libsvm"] + TASKS["vision"] + TASKS["text"]
+CORPUS = "hf:wikimedia/wikipedia:20231101.en,hf:bookcorpus/bookcorpus"
 
 LEARNING_RATE_FREE = ("dadapt_adam", "prodigy", "cocob", "dowg")
 METHODS = {
@@ -60,6 +62,11 @@ def get_config(arg: str = "libsvm") -> ConfigDict:
     config.seeds = 10
     if way == "grid":
         config.grid.learning_rate = tuple(10 ** (-4 + 4 * i / 31) for i in range(32))
+    if part in ("text", "all"):
+        config.text.corpus = CORPUS
+        config.text.fraction = 0.01
+    if part == "text":
+        config.seeds, config.eval_every, config.precision = 3, 500, "bfloat16"
     config.skip_missing = True
     config.report.after = True
     return config

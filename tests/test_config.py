@@ -172,13 +172,14 @@ def test_any_config_gives_settings_or_a_usage_error(seeds, values, grid, methods
 
 
 @pytest.mark.parametrize("way", study.METHODS)
-@pytest.mark.parametrize("part", ["libsvm", "vision"])
+@pytest.mark.parametrize("part", ["libsvm", "vision", "text"])
 def test_all_methods_of_the_study_have_what_they_need_on_its_tasks(part, way):
     settings = config_lib.check(study.get_config(f"{part}:{way}"))
     assert settings.tasks == study.TASKS[part]
     assert settings.protocol == ("study" if way == "study" else "sound")
-    epochs = {"libsvm": 100, "vision": 300}[part]
-    assert {settings.length(task) for task in settings.tasks} == {(epochs, "epochs")}
+    lengths = {"libsvm": (100, "epochs"), "vision": (300, "epochs")}
+    expected = lengths.get(part, (23_000, "steps"))
+    assert {settings.length(task) for task in settings.tasks} == {expected}
 
 
 def test_lengths_of_the_config_are_stronger_than_the_protocols():
