@@ -424,8 +424,10 @@ def _vocabulary(tokenizer: Any, where: str) -> Vocabulary:
 
 def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
     """RoBERTa's tokenizer: beside the text, in the data directory, from the hub."""
-    beside = Path(text.corpus).expanduser()
-    places = [beside, beside.parent] if text.corpus else []
+    named = [Path(name.strip()).expanduser() for name in text.corpus.split(",")]
+    places = [
+        path if path.is_dir() else path.parent for path in named if "/" in f"{path}"
+    ]
     for folder in _folders(data_dir):
         places += [folder, folder / "roberta-base", folder / "tokenizer_roberta_base"]
     for place in places:
@@ -547,7 +549,11 @@ def write_tokens(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
             content = json.dumps(dataclasses.asdict(meta), indent=2) + "\n"
             (part / "meta.json").write_text(content, "utf-8")
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-            os.replace(part, folder)
+            try:
+                os.replace(part, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster
+                    raise
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
 

@@ -247,6 +247,25 @@ def test_tokens_of_a_folder_are_used_as_they_are(tmp_path):
     assert tasks.fingerprint(again) == tasks.fingerprint(first)
 
 
+def test_where_a_tokenizer_comes_from(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*args):
+        raise OSError("no net")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    folder = write(tmp_path / "text")
+    beside = Text(corpus=f"{folder}/*.txt")
+    for source, data_dir in ((Text(), str(tmp_path)), (beside, None)):
+        assert text_data.find_vocabulary(source, data_dir) is None
+    trained = text_data.train_vocabulary(find(folder), 300)
+    trained.tokenizer.save(str(folder / "tokenizer.json"))
+    for source, data_dir in ((Text(), str(tmp_path)), (beside, None)):
+        found = text_data.find_vocabulary(source, data_dir)
+        assert found is not None
+        assert found.fingerprint == trained.fingerprint
+
+
 # Bad input
 
 
@@ -507,6 +526,32 @@ def test_a_run_writes_its_perplexity(tmp_path):
     assert curves["valid_perplexity"].iloc[-1] < curves["valid_perplexity"].iloc[0]
     assert runs["valid_perplexity"].iloc[0] < 150  # 300 where nothing is learnt
     assert runs["test_loss"].notna().all()
+
+
+@pytest.mark.slow
+def test_runs_of_a_population_are_those_trained_alone(task):
+    method = methods.find("adamw_cosine")
+    static, traced = methods.split(method, method.defaults)
+    lanes = [dict(traced) | {"learning_rate": rate} for rate in (1e-3, 1e-2)]
+    seeds = train.seed_runs(task.init, np.arange(2, dtype=np.uint32))
+
+    def trained(seeds, lanes, one_by_one):
+        program = train.Program(
+            *(task, method, static, 10, len(seeds.order), len(lanes)),
+            one_by_one=one_by_one,
+        )
+        inputs = train.inputs(program, seeds, lanes, 20)
+        compiled = train.compile_program(program, seeds, inputs)
+        measured = list(train.train(compiled, program, seeds, inputs, 20))
+        return measured[-1].values["valid_loss"][-1]
+
+    together = trained(seeds, lanes, False)
+    assert together.shape == (2, 2)
+    for s in range(2):
+        alone = jax.tree.map(lambda x, s=s: x[s : s + 1], seeds)
+        for h in range(2):
+            found = trained(alone, lanes[h : h + 1], True)
+            np.testing.assert_allclose(found, together[s, h], rtol=1e-4)
 
 
 # The study's schedules

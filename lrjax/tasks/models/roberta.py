@@ -212,11 +212,12 @@ def _kernel(query: jax.Array) -> Literal["cudnn"] | None:
     """cuDNN's flash attention where the device and the shapes allow it."""
     if jax.default_backend() != "gpu":
         return None
-    capability = getattr(jax.devices()[0], "compute_capability", "0")
+    # '9.0' on NVIDIA's, letters on others.
+    major = str(getattr(jax.devices()[0], "compute_capability", "")).split(".")[0]
     _, tokens, _, size = query.shape
     fits = query.dtype in (jnp.bfloat16, jnp.float16) and tokens % 2 == 0
     fits = fits and size % 8 == 0 and size <= 128
-    return "cudnn" if fits and float(capability) >= 8 else None
+    return "cudnn" if fits and major.isdigit() and int(major) >= 8 else None
 
 
 def positions(input_ids: jax.Array, segments: jax.Array | None = None) -> jax.Array:
