@@ -18,7 +18,7 @@ A task whose data cannot be had is left out, with a warning. Each ends with a re
 
 Cost on two cores: `libsvm` about a minute without aloi and all of Sensorless, twice
 that for `sound` and for `grid`; `--mode=plan` tells more. `vision` and `text` are for
-GPUs: 240 runs of 300 epochs; RoBERTa as published had three seeds and up to six hours on
+GPUs: 240 runs of 300 epochs; RoBERTa as published had three seeds and six hours on
 four GPUs a run. `text` has three seeds and bfloat16, `all` ten and float32 throughout.
 Expected: docs/results.md.
 """
