@@ -29,8 +29,8 @@ _MOST_LANES = {"cpu": (5, 32)}
 _MOST_LANES_ELSEWHERE = (32, 64)
 # Kinds of models whose runs are trained one by one: in XLA's programs for CPUs a
 # convolution inside of a loop is 20 to 50 times slower than outside, and one with
-# weights of several runs 4 times (benchmarks/convolutions.py). A language model's matrix
-# products fill the cores by themselves.
+# weights of several runs 4 times (benchmarks/convolutions.py). Matrix products of
+# language models fill the cores by themselves.
 _ONE_BY_ONE = {"cpu": ("conv", "language")}
 _MAX_FLOATS = 2**26  # of parameters, gradients and optimiser state of a block
 
