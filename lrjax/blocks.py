@@ -178,6 +178,7 @@ def _blocks(
         static, traced = methods.split(method, hparams)
         groups.setdefault((static, tuple(traced)), []).append((hparams, traced))
     for (static, _), lanes in groups.items():
+        recalibrated = train.recalibrates(task, method, lanes[0][0])
         for seeds in _chunks(settings.seeds, min(most_seeds, limit)):
             most = min(most_hparams, max(1, limit // len(seeds)))
             for chunk in _chunks(lanes, most):
@@ -196,6 +197,7 @@ def _blocks(
                             eval_every=every,
                             data=data,
                             fresh_batches=fresh,
+                            recalibrated=recalibrated,
                         )
                         for hparams, _ in chunk
                     )

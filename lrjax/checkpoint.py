@@ -130,13 +130,18 @@ def discard(folder: Path) -> None:
 
 
 def save_params(
-    folder: Path, params: PyTree, lanes: Mapping[tuple[int, int], str]
+    folder: Path,
+    params: PyTree,
+    model_state: PyTree,
+    lanes: Mapping[tuple[int, int], str],
 ) -> None:
     """Keeps each run's parameters as <run_id>.safetensors, names joined by '/'.
 
     Args:
       folder: made if it is not there.
       params: of a block, leaves [seeds, hparams, ...].
+      model_state: what the model has beside them, such as batch-norm statistics; names
+        start with 'state/'.
       lanes: position in the block -> identity, for each run.
 
     Raises:
@@ -144,10 +149,12 @@ def save_params(
     """
     from safetensors.numpy import save
 
-    leaves, _ = jax.tree.flatten_with_path(params)
     arrays = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in leaves
+        prefix + jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(
+            leaf
+        )
+        for prefix, tree in (("", params), ("state/", model_state))
+        for path, leaf in jax.tree.flatten_with_path(tree)[0]
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

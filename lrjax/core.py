@@ -203,6 +203,8 @@ class Run:
       eval_every: steps between evaluations.
       data: fingerprint of the task's data.
       fresh_batches: whether every batch comes from a new order of its own.
+      recalibrated: whether the model's state is made anew for the parameters that are
+        judged.
     """
 
     task: str
@@ -217,3 +219,4 @@ class Run:
     eval_every: int
     data: str
     fresh_batches: bool = False
+    recalibrated: bool = False

@@ -475,8 +475,8 @@ def _train_block(
     else:
         test = train.judge(program, state, task.test)
     if settings.save_params:
-        params = train.final_params(state)
-        checkpoint.save_params(tables.workdir / "params", params, lanes)
+        model = train.final_model(program, state)
+        checkpoint.save_params(tables.workdir / "params", *model, lanes)
     ended = [
         rows.run_row(
             block.runs[s][h],

@@ -48,9 +48,17 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "sma
 
 def run_id(run: Run) -> str:
     """16 hexadecimal digits that follow from all that changes a run's numbers."""
-    fields = dataclasses.asdict(run)
+    fields = run_fields(run)
     fields["hparams"] = dict(run.hparams)
     return digest(fields | {"numerics_version": NUMERICS_VERSION})
+
+
+def run_fields(run: Run) -> dict[str, Any]:
+    """The fields of a run that identify it."""
+    fields = dataclasses.asdict(run)
+    if not run.recalibrated:
+        del fields["recalibrated"]  # so that runs of earlier tables keep their names
+    return fields
 
 
 def digest(value: Any) -> str:

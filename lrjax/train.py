@@ -23,6 +23,7 @@ import optax
 from lrjax import optim, order
 from lrjax.core import Batch, Method, PyTree, Task
 
+RECALIBRATION_BATCHES = 50  # as the official code of schedule-free advises
 MAX_ROUNDS = 128  # most rounds of a segment: rows of its table of measurements
 _SEGMENT_SECONDS = 0.5  # aim for a segment: the pace of progress bar and curves
 _FIRST_SEGMENT_FLOATS = 10**7  # updates of a segment times numbers of a block's state
@@ -404,6 +405,80 @@ def observe(
     return state, params, row
 
 
+def recalibrates(task: Task, method: Method, hparams: Mapping[str, Any]) -> bool:
+    """Whether a model's state is made anew for the parameters that are judged.
+
+    Batch-norm statistics are of the parameters that gradients are taken at; a method
+    that averages parameters judges others (schedule_free's issue 60).
+
+    Args:
+      task: whose model may have a state.
+      method: which may judge other parameters.
+      hparams: a value for every hyperparameter of it.
+    """
+    params, model_state = jax.eval_shape(task.init, jax.random.key(0))
+    if not jax.tree.leaves(model_state):
+        return False
+    opt_state = jax.eval_shape(method.build(1.0, **hparams).init, params)
+    return optim.evaluates_elsewhere(opt_state)
+
+
+def _recalibrates(state: RunState) -> bool:
+    """As `recalibrates`, of a state of a run or of a block."""
+    has_state = bool(jax.tree.leaves(state.model_state))
+    return has_state and optim.evaluates_elsewhere(state.opt_state)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("loss", "batch_size", "one_by_one", "dtype")
+)
+def _one_more_batch(
+    loss: Callable[..., Any],
+    batch_size: int,
+    one_by_one: bool,
+    params: PyTree,
+    model_state: PyTree,
+    train: Batch,
+    number: jax.Array | int,
+    dtype: Any,
+) -> PyTree:
+    """A block's model states after one more batch at the parameters to judge.
+
+    Batch `number` has rows from all over the training part. What is random draws the
+    same for every run. Leaves [seeds, hparams, ...].
+    """
+    n = len(next(iter(train.values())))
+    rows = (np.arange(batch_size) * n // batch_size + number) % n
+    batch = {k: v[rows] for k, v in train.items()}
+    batch["mask"] = jnp.ones(batch_size, dtype)
+    key = jax.random.fold_in(jax.random.key(0), number)
+
+    def one(params: PyTree, model_state: PyTree) -> PyTree:
+        return loss(params, model_state, key, batch)[1][0]
+
+    if one_by_one:
+        run = jax.tree.map(lambda x: x[0, 0], (params, model_state))
+        return jax.tree.map(lambda x: x[None, None], one(*run))
+    return jax.vmap(jax.vmap(one))(params, model_state)
+
+
+def _recalibrated(
+    one_more: Callable[[PyTree, PyTree, Batch, int], PyTree],
+    state: RunState,
+    params: PyTree,
+    train: Batch,
+) -> PyTree:
+    """A block's model states for `params`, with the loop of the host if there is one.
+
+    Training goes on with its own.
+    """
+    model_state = state.model_state
+    if _recalibrates(state):
+        for number in range(RECALIBRATION_BATCHES):
+            model_state = one_more(params, model_state, train, number)
+    return model_state
+
+
 def _parts(task: Task, train: Batch, valid: Batch) -> dict[str, Batch]:
     """The parts to measure; once where both are the same."""
     if valid is train:
@@ -458,10 +533,22 @@ def segment(
     @jax.jit  # traced once for the shapes of the table and for the loop
     def measure(state: RunState, step: jax.Array):
         state, params, row = observe(state, step)
+        model_state = state.model_state
+        if _recalibrates(state):
+
+            def one_more(number: jax.Array, model_state: PyTree) -> PyTree:
+                return _one_more_batch(
+                    *(task.loss, task.batch_size, False),
+                    *(params, model_state, train, number, program.dtype),
+                )
+
+            model_state = jax.lax.fori_loop(
+                0, RECALIBRATION_BATCHES, one_more, model_state
+            )
         for name, part in _parts(task, train, valid).items():
             at_once = rows_at_once(task, lanes)
             means = evaluate_part(
-                task.evaluate, params, state.model_state, part, at_once, program.dtype
+                task.evaluate, params, model_state, part, at_once, program.dtype
             )
             row |= {f"{name}_{k}": v for k, v in means.items()}
         return state, row
@@ -639,7 +726,15 @@ def _compile_one_by_one(
         ).compile()
         for name, part in _parts(task, task.train, task.valid).items()
     }
-    need = max(_need(each, shapes) for each in (updated, *evaluated.values()))
+    programs = [updated, *evaluated.values()]
+    one_more: Any = None
+    if _recalibrates(shapes):
+        one_more = _one_more_batch.lower(
+            *(task.loss, task.batch_size, True),
+            *(params, shapes.model_state, task.train, 0, dtype),
+        ).compile()
+        programs.append(one_more)
+    need = max(_need(each, shapes) for each in programs)
 
     def run(state, inputs, train, valid, start, stop):
         table = []
@@ -648,9 +743,10 @@ def _compile_one_by_one(
             for step in range(start, last):
                 state = updated(state, inputs, train, step)
             state, params, row = observed(state, last)
+            model_state = _recalibrated(one_more, state, params, train)
             for name, part in _parts(task, train, valid or train).items():
                 means = _evaluate_one_by_one(
-                    evaluated[name], task, params, state.model_state, part
+                    evaluated[name], task, params, model_state, part
                 )
                 row |= {f"{name}_{k}": v for k, v in means.items()}
             table.append(row)
@@ -741,22 +837,33 @@ def final_params(state: RunState) -> PyTree:
     return jax.vmap(jax.vmap(optim.eval_params))(state.opt_state, state.params)
 
 
+def final_model(program: Program, state: RunState) -> tuple[PyTree, PyTree]:
+    """As `final_params`, and the model's state that belongs to them."""
+    task, params = program.task, final_params(state)
+
+    def one_more(*args: Any) -> PyTree:
+        return _one_more_batch(
+            task.loss, task.batch_size, program.one_by_one, *args, program.dtype
+        )
+
+    return params, _recalibrated(one_more, state, params, task.train)
+
+
 def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarray]:
     """Exact means of trained runs over a part, name -> [seeds, hparams].
 
     Methods share this program: it depends on the task and the block's shape alone.
     """
-    task, dtype, params = program.task, program.dtype, final_params(state)
+    task, dtype = program.task, program.dtype
+    params, model_state = final_model(program, state)
     if program.one_by_one:
         rows = _rows_of_a_slice(task, part)
 
         def slice_sums(*args: Any) -> Any:
             return _slice_sums(task.evaluate, *args, rows, dtype)
 
-        means = _evaluate_one_by_one(slice_sums, task, params, state.model_state, part)
+        means = _evaluate_one_by_one(slice_sums, task, params, model_state, part)
     else:
         at_once = rows_at_once(task, program.num_seeds * program.num_hparams)
-        means = evaluate_part(
-            task.evaluate, params, state.model_state, part, at_once, dtype
-        )
+        means = evaluate_part(task.evaluate, params, model_state, part, at_once, dtype)
     return {k: np.asarray(v) for k, v in means.items()}

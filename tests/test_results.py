@@ -40,6 +40,7 @@ OTHER = {
     "eval_every": 3,
     "data": "fedcba9876543210",
     "fresh_batches": True,
+    "recalibrated": True,
 }
 
 

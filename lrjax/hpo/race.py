@@ -489,6 +489,7 @@ class Race:
             eval_every=every,
             data=self._data,
             fresh_batches=entry.method.name in choices.fresh_batches,
+            recalibrated=train.recalibrates(task, entry.method, dict(entry.hparams)),
         )
 
     def _row(

@@ -120,7 +120,7 @@ class Target:
             for field in dataclasses.fields(self)
             if field.name not in ("task", "run", "problem", "continuing")
         }
-        fields["run"] = dataclasses.asdict(self.run)
+        fields["run"] = results.run_fields(self.run)
         fields["problem"] = dataclasses.asdict(self.problem)
         return results.digest(fields | {"numerics_version": NUMERICS_VERSION})
 
@@ -286,6 +286,7 @@ def _target(
             eval_every=every,
             data=data,
             fresh_batches=method in choices.fresh_batches,
+            recalibrated=train.recalibrates(task, methods.find(method), base),
         ),
         seed=seed,
         base=base,

@@ -12,7 +12,11 @@ from lrjax.optim.mechanic import mechanic
 from lrjax.optim.momo import momo, momo_adam
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
 from lrjax.optim.prodigy import prodigy
-from lrjax.optim.readings import effective_learning_rate, eval_params
+from lrjax.optim.readings import (
+    effective_learning_rate,
+    eval_params,
+    evaluates_elsewhere,
+)
 from lrjax.optim.schedule_free import (
     schedule_free_adamw,
     schedule_free_prodigy,
@@ -35,6 +39,7 @@ __all__ = [
     "dowg",
     "effective_learning_rate",
     "eval_params",
+    "evaluates_elsewhere",
     "greedy_lr",
     "hypergradient_adam",
     "hypergradient_sgd",

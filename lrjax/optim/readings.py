@@ -58,3 +58,12 @@ def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
     for state in _states(opt_state, "eval_params"):
         params = state.eval_params(params)
     return params
+
+
+def evaluates_elsewhere(opt_state: Any) -> bool:
+    """Whether `eval_params` gives another point than the parameters.
+
+    Args:
+      opt_state: the state of any transformation, however nested; shapes will do.
+    """
+    return bool(_states(opt_state, "eval_params"))
