@@ -90,6 +90,12 @@ _DETERMINISTIC = flags.DEFINE_bool(
     "On GPUs take only kernels that give the same bits each time, slower ones perhaps; "
     "docs/reliability.md says what remains. CPUs do so anyway.",
 )
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost",
+    False,
+    "With --mode=train: this process is one of several, on a TPU pod or on several "
+    "machines; each trains its share, the first one writes the tables (docs/tpu.md).",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -131,10 +137,13 @@ def _run(argv: list[str]) -> None:
     if _MODE.value == "report":
         cli.report(_CONFIG.value, _WORKDIR.value)
         return
+    if _MULTIHOST.value and _MODE.value != "train":
+        raise UsageError(f"--multihost is for --mode=train, not {_MODE.value}")
     if _DETERMINISTIC.value:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    modes = {"train": cli.train, "plan": cli.plan}
+    train = cli.train_on_hosts if _MULTIHOST.value else cli.train
+    modes = {"train": train, "plan": cli.plan}
     modes |= {"tune": cli.tune, "select": cli.select}
     modes[_MODE.value](_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
 

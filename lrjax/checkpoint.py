@@ -64,7 +64,9 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> 
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         _check_room(target, sum(x.nbytes for x in jax.tree.leaves(state)))
-        with ocp.StandardCheckpointer() as checkpointer:
+        if jax.process_count() > 1:  # Orbax takes no array of one host alone
+            state = jax.device_get(state)
+        with _checkpointer() as checkpointer:
             checkpointer.save(target / _STATE, state)
         content = {
             "block": folder.name,
@@ -108,8 +110,8 @@ def restore(
         path = folder.absolute() / str(step)
         try:
             manifest = _verified(path)
-            with ocp.StandardCheckpointer() as checkpointer:
-                state = checkpointer.restore(path / _STATE, like)
+            with _checkpointer() as checkpointer:
+                state = checkpointer.restore(path / _STATE, _asked(like))
             _compare(state, like)
             return step, state, manifest["facts"]
         except jax.errors.JaxRuntimeError:
@@ -168,6 +170,24 @@ def save_params(
                 temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Orbax's; where there are several hosts each saves blocks of its own."""
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host{own}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
+
+
+def _asked(like: PyTree) -> PyTree:
+    """What to ask Orbax for: with several hosts it makes NumPy's arrays alone."""
+    if jax.process_count() == 1:
+        return like
+    return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
 
 
 def _check_room(folder: Path, size: int) -> None:

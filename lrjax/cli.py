@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
-from lrjax import experiment, results
+from lrjax import experiment, multihost, results
 from lrjax import plan as plan_lib
 from lrjax import report as report_lib
 from lrjax.core import UsageError
@@ -72,6 +72,23 @@ def train(
     settings = config_lib.check(config)
     _prepare(settings)
     experiment.run(settings, workdir, data_dir, overrides)
+    _conclude(config, workdir)
+
+
+def train_on_hosts(
+    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
+) -> None:
+    """As `train`, by all hosts together; the first one has the tables."""
+    settings = config_lib.check(config)
+    multihost.start()
+    _prepare(settings)
+    multihost.run(settings, workdir, data_dir, overrides)
+    if multihost.is_first():
+        _conclude(config, workdir)
+
+
+def _conclude(config: ConfigDict, workdir: str) -> None:
+    """What follows on training."""
     _rank(workdir)
     if config.report.after:
         report(config, workdir)

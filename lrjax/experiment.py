@@ -374,7 +374,7 @@ class _Compiling:
     def peek(self, block: Block, stopping: Callable[[], int]) -> train.Compiled:
         """The compiled programs of a block for the first device."""
         future = self._future(block, 0)
-        _wait(future, stopping)
+        wait_for(future, stopping)
         return future.result()
 
     def program(
@@ -382,7 +382,7 @@ class _Compiling:
     ) -> train.Compiled:
         """The compiled programs of a block, which asks once; waits for them."""
         future = self._future(block, device)
-        _wait(future, stopping)
+        wait_for(future, stopping)
         with self._lock:
             key = (block.key, device)
             self._left[key] -= 1
@@ -391,7 +391,10 @@ class _Compiling:
         return future.result()
 
 
-def _wait(future: concurrent.futures.Future[Any], stopping: Callable[[], int]) -> None:
+def wait_for(
+    future: concurrent.futures.Future[Any], stopping: Callable[[], int]
+) -> None:
+    """Waits for a future; raises Interrupted once it is time to."""
     while not concurrent.futures.wait([future], timeout=0.2).done:
         stop_if(stopping)
     stop_if(stopping)

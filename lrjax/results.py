@@ -362,7 +362,7 @@ def load_trials(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
       UsageError: if a line but the last is damaged or comes twice.
     """
-    return _load_rows(Path(workdir) / TRIALS)
+    return load_rows(Path(workdir) / TRIALS)
 
 
 def load_races(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -371,10 +371,15 @@ def load_races(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
       UsageError: if a line but the last is damaged or comes twice.
     """
-    return _load_rows(Path(workdir) / RACES)
+    return load_rows(Path(workdir) / RACES)
 
 
-def _load_rows(path: Path) -> list[dict[str, Any]]:
+def load_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table as they were appended; none where there is no such table.
+
+    Raises:
+      UsageError: if a line but the last is damaged or comes twice.
+    """
     if not path.exists():
         return []
     try:

@@ -31,6 +31,10 @@ ALLOWED = {
         *("blocks", "checkpoint", "config", "core", "crew", "results", "rows"),
         *("tasks", "train"),
     },
+    "plan": {
+        *("blocks", "config", "core", "crew", "experiment", "results", "train"),
+    },
+    "multihost": {"blocks", "config", "core", "experiment", "results"},
     "stats": {"core"},
     "portfolio": set(),
     "curves": {"stats"},
@@ -40,7 +44,10 @@ ALLOWED = {
         *("blocks", "checkpoint", "config", "core", "crew", "experiment", "methods"),
         *("portfolio", "protocol", "results", "rows", "stats", "tasks", "train"),
     },
-    "cli": {"config", "core", "experiment", "hpo", "methods", "report", "results"},
+    "cli": {
+        *("config", "core", "experiment", "hpo", "methods", "multihost", "plan"),
+        *("report", "results"),
+    },
     "__init__": set(),
 }
 # Imported only inside of functions, where they are first used; linen modules need

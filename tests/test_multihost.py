@@ -1,0 +1,180 @@
+"""Several hosts, here processes over loopback, give the tables of one process."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lrjax import results
+
+ROOT = Path(__file__).parent.parent
+ASKED = (
+    "--config=configs/libsvm.py:iris",
+    "--config.methods=adam,prodigy",
+    "--config.seeds=7",  # two blocks of each method
+    "--config.epochs=10",
+)
+# Trains for some seconds, and saves after each segment.
+LONG = ("--config.epochs=20000", "--config.seeds=6", "--config.checkpoint_minutes=0")
+
+
+def start(count, workdir, *flags, each=lambda host: ()):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    command = (sys.executable, "main.py", "--multihost", *ASKED, *flags)
+    return [
+        subprocess.Popen(
+            [*command, f"--workdir={workdir}", *each(host)],
+            cwd=ROOT,
+            env=os.environ
+            | place
+            | {"JAX_PROCESS_ID": str(host), "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for host in range(count)
+    ]
+
+
+def ends(hosts):
+    """Exit codes, and what was said to stderr."""
+    found = []
+    try:
+        for host in hosts:
+            said = host.communicate(timeout=300)[1]
+            found.append((host.returncode, said))
+    finally:
+        for host in hosts:
+            host.kill()
+    return [code for code, _ in found], [said for _, said in found]
+
+
+def one(workdir, *flags):
+    command = (sys.executable, "main.py", *ASKED, *flags, f"--workdir={workdir}")
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def numbers(workdir):
+    """The rows of both tables but for times, in one order; each run once."""
+    tables = {}
+    for name in (results.RUNS, results.CURVES):
+        rows = results.load_rows(Path(workdir) / name)  # refuses doubles
+        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        tables[name] = sorted(map(json.dumps, rows))
+    assert tables[results.RUNS]
+    return tables
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder that one process wrote."""
+    folder = tmp_path_factory.mktemp("whole")
+    one(folder, "--config.save_params")
+    return folder
+
+
+def check(workdir, whole):
+    assert numbers(workdir) == numbers(whole)
+    assert not (workdir / "hosts").exists()
+    params = {p.name: p.read_bytes() for p in (workdir / "params").iterdir()}
+    assert params == {p.name: p.read_bytes() for p in (whole / "params").iterdir()}
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_hosts_give_the_numbers_of_one_process(tmp_path, whole, count):
+    codes, said = ends(start(count, tmp_path, "--config.save_params"))
+    assert codes == [0] * count, said
+    shares = [int(text.split(" runs to train")[0].split("\n")[-1]) for text in said]
+    assert sum(shares) == 14
+    assert all(shares)
+    check(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_what_one_process_did_is_skipped_and_the_other_way_round(tmp_path, whole):
+    one(tmp_path, "--config.save_params", "--config.methods=adam")
+    codes, said = ends(start(2, tmp_path, "--config.save_params"))
+    assert codes == [0, 0], said
+    check(tmp_path, whole)
+    before = (tmp_path / results.RUNS).read_bytes()
+    one(tmp_path, "--config.save_params")
+    assert (tmp_path / results.RUNS).read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_hosts_go_on_and_so_do_fewer(tmp_path, signum):
+    hosts = start(3, tmp_path / "killed", *LONG)
+    until = time.monotonic() + 120
+    pattern = "hosts/*/checkpoints/*/*/manifest.json"
+    while not list((tmp_path / "killed").glob(pattern)):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    for host in hosts:
+        host.send_signal(signum)
+    codes, said = ends(hosts)
+    assert codes == [128 + signum if signum == signal.SIGTERM else -signum] * 3, said
+    assert not (tmp_path / "killed" / results.RUNS).exists()
+    kept = list((tmp_path / "killed").glob(pattern))
+    codes, said = ends(start(2, tmp_path / "killed", *LONG))
+    assert codes == [0, 0], said
+    assert kept
+    one(tmp_path / "whole", *LONG)
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_what_one_host_cannot_do_ends_all_in_one_line(tmp_path):
+    def differ(host):
+        return [f"--config.epochs={10 + host}"]
+
+    codes, said = ends(start(2, tmp_path / "a", each=differ))
+    assert codes == [2, 2], said
+    for text in said:
+        assert "error: --multihost: host 1 would train other blocks" in text
+    (tmp_path / "b").mkdir()
+    with results.Tables(tmp_path / "b"):
+        codes, said = ends(start(2, tmp_path / "b"))
+    assert codes == [2, 2], said
+    for text in said:
+        assert "is in use by another process" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "place", "message"),
+    [
+        ((), {}, "--multihost: JAX does not find the other hosts"),
+        ((), {"JAX_PROCESS_ID": "1", "JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR"),
+        (("--mode=tune",), {}, "--multihost is for --mode=train, not tune"),
+    ],
+)
+def test_bad_input(tmp_path, flags, place, message):
+    command = (sys.executable, "main.py", "--multihost", *ASKED, *flags)
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'none'}"],
+        cwd=ROOT,
+        env=os.environ | place | {"JAX_PLATFORMS": "cpu", "LRJAX_HOSTS_WAIT": "1"},
+        capture_output=True,
+        text=True,
+    )
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "none").exists()
