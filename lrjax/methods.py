@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from lrjax import optim
-from lrjax.core import Method, Range, Space, unknown
+from lrjax.core import Method, Range, Space, UsageError, unknown
 from lrjax.optim import schedules
 
 Transformation: TypeAlias = optax.GradientTransformationExtraArgs
@@ -387,6 +387,14 @@ def _greedy_code(given: Mapping[str, str]) -> str:
     return f"optim.greedy_lr({_call('adamw')(base)}, {rate}{outer})"
 
 
+def _learned(horizon: Any, policy: Any, **hparams: Any) -> Transformation:
+    """AdamW whose rate a learned policy sets; a bad file is the user's error."""
+    try:
+        return optim.learned(horizon, policy=policy, **hparams)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 _FIXED, _SCHEDULE, _FREE, _STATISTICS = (
     "fixed",
     "schedule",
@@ -682,6 +690,15 @@ METHODS: dict[str, Method] = {
             static=("window_size",),
             schedule=None,
             code=_greedy_code,
+        ),
+        Method(
+            name="learned",
+            build=_learned,
+            defaults=_defaults(optim.learned),
+            family=_STATISTICS,
+            source="lrjax.control.evolution; Salimans et al. 2017",
+            advice="Nothing to set; `learning_rate` scales what the network chooses.",
+            space=Space({"learning_rate": Range(1e-3, 1e-1)}),
         ),
         _method(
             "polyak_sgd",

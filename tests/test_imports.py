@@ -39,7 +39,7 @@ ALLOWED = {
     "portfolio": set(),
     "curves": {"stats"},
     "report": {"core", "curves", "portfolio", "results", "stats"},
-    "control": {"core", "methods", "optim", "order", "train"},
+    "control": {"core", "methods", "optim", "order", "tasks", "train"},
     "hpo": {
         *("blocks", "checkpoint", "config", "core", "crew", "experiment", "methods"),
         *("portfolio", "protocol", "results", "rows", "stats", "tasks", "train"),

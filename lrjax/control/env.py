@@ -19,9 +19,9 @@ from jax.core import Tracer
 
 from lrjax import methods, optim, order, train
 from lrjax.core import Batch, PyTree, Task, UsageError, unknown
-from lrjax.optim import base, learned
+from lrjax.optim import base, observation
 
-OBSERVATIONS = (*learned.OBSERVED, "valid_loss", "valid_change", "diverged")
+OBSERVATIONS = (*observation.OBSERVED, "valid_loss", "valid_change", "diverged")
 REWARDS = ("final", "improvement", "area")
 
 
@@ -59,7 +59,7 @@ class EnvState(NamedTuple):
     noise: jax.Array
     step: jax.Array
     rate: jax.Array
-    window: learned.Window
+    window: observation.Window
     last_loss: jax.Array
     average: PyTree
     average_square: jax.Array
@@ -74,9 +74,9 @@ class Env:
 
     An observation has the entries of `OBSERVATIONS`, always finite. Losses, norms and
     the rate are common logarithms limited to +-6, and a change is the difference of
-    two; `fraction` (of the horizon), `noise` (of the gradient, see
-    `optim.learned.noise_share`) and `diverged` are in [0, 1]. The training loss is the
-    mean over the batches since the last action, the next batch included.
+    two; `fraction` (of the horizon), `noise` (of the gradient, see `noise_share` in
+    `optim/observation.py`) and `diverged` are in [0, 1]. The training loss is the mean
+    over the batches since the last action, the next batch included.
 
     Rewards: `final` is minus the validation loss at the end, and 0 before;
     `improvement` is the decrease of its common logarithm with each action; `area` adds
@@ -184,7 +184,7 @@ class Env:
             noise=seeds.noise,
             step=jnp.int32(0),
             rate=zero,
-            window=learned.empty_window(self.dtype),
+            window=observation.empty_window(self.dtype),
             last_loss=jnp.asarray(jnp.nan, self.dtype),
             average=base.zeros_like(run.params),
             average_square=zero,
@@ -231,7 +231,7 @@ class Env:
         state = state._replace(
             run=_mark(state.run, bad, state.step + 1),
             rate=jnp.where(state.done | bad, state.rate, rate),
-            window=learned.empty_window(self.dtype),
+            window=observation.empty_window(self.dtype),
             last_loss=state.window.loss,
         )
 
@@ -328,7 +328,7 @@ class Env:
         batch, key = self._batch(state)
         gradient = train.gradient_run(self._choices[0], state.run, batch, key)
         square = base.sum_squares(gradient.grads, self.dtype)
-        memory = learned.MEMORY
+        memory = observation.MEMORY
         average = jax.tree.map(
             lambda mean, g: memory * mean + (1 - memory) * g.astype(mean.dtype),
             state.average,
@@ -356,17 +356,17 @@ class Env:
     def _observe(self, before: EnvState, state: EnvState) -> jax.Array:
         # Both averages start from zero: the correction of their bias, too, is a factor
         # of either, squared in the one.
-        seen = 1 - learned.MEMORY ** (state.step + 1).astype(self.dtype)
+        seen = 1 - observation.MEMORY ** (state.step + 1).astype(self.dtype)
         square = base.sum_squares(state.average, self.dtype) / seen
-        seen_part = learned.observe(
-            state.step / self.steps,
+        seen_part = observation.observe(
+            state.step.astype(self.dtype) / self.steps,
             state.window,
             state.last_loss,
             state.rate,
-            learned.noise_share(state.average_square, square),
+            observation.noise_share(state.average_square, square),
         )
-        valid = learned.logarithm(state.valid["loss"])
-        change = valid - learned.logarithm(before.valid["loss"])
+        valid = observation.logarithm(state.valid["loss"])
+        change = valid - observation.logarithm(before.valid["loss"])
         diverged = (state.run.diverged_at > 0).astype(self.dtype)
         return jnp.concatenate([seen_part, jnp.stack([valid, change, diverged])])
 
@@ -376,7 +376,9 @@ class Env:
         if self.reward == "final":
             return jnp.where(state.done, -loss, 0)
         if self.reward == "improvement":
-            better = learned.logarithm(before.valid["loss"]) - learned.logarithm(loss)
+            better = observation.logarithm(
+                before.valid["loss"]
+            ) - observation.logarithm(loss)
             return jnp.where(crashed, -penalty, better)
         left = self.num_actions - before.step // self.every
         return -loss * jnp.where(crashed, left, 1) / self.num_actions

@@ -15,6 +15,8 @@ import optax
 
 from lrjax.control.env import Data, Env, EnvState
 from lrjax.core import Task, UsageError
+from lrjax.optim.learned import load
+from lrjax.optim.learned import network as ask
 
 
 class Policy(NamedTuple):
@@ -122,3 +124,18 @@ def told_the_loss(transformation: optax.GradientTransformation) -> Policy:
         return memory, -jnp.asarray(update)
 
     return Policy(lambda: asked.init(jnp.zeros(())), act)
+
+
+def network(weights: Any = None, learning_rate: Any = 1e-2) -> Policy:
+    """The network that the method `learned` asks, which then gives the same runs.
+
+    Args:
+      weights: of `network` in `optim/learned.py`; those shipped if None.
+      learning_rate: what its output is multiplied by.
+    """
+    weights = load() if weights is None else weights
+
+    def act(memory, observation, _):
+        return memory, learning_rate * ask(weights, observation)
+
+    return Policy(lambda: (), act)

@@ -7,6 +7,7 @@ from lrjax.optim.cooldown import cooldown
 from lrjax.optim.dadapt import dadapt_adagrad, dadapt_adam, dadapt_lion, dadapt_sgd
 from lrjax.optim.dog import cdowg, dog, dowg, ldog, polynomial_averaging
 from lrjax.optim.hypergradient import hypergradient_adam, hypergradient_sgd
+from lrjax.optim.learned import learned
 from lrjax.optim.line_search import armijo_sgd, polyak_sgd
 from lrjax.optim.mechanic import mechanic
 from lrjax.optim.momo import momo, momo_adam
@@ -44,6 +45,7 @@ __all__ = [
     "hypergradient_adam",
     "hypergradient_sgd",
     "ldog",
+    "learned",
     "mechanic",
     "momo",
     "momo_adam",

@@ -1,122 +1,180 @@
-"""What a controller of the learning rate can see, and a network that has learned to.
-
-An observation is a few numbers of ordinary size, whatever the task: common logarithms,
-limited to +-6, and parts of a whole. Here is what any Optax transformation can compute;
-the environment in `lrjax.control` adds what takes validation data.
-"""
+"""AdamW whose learning rate is set by a small network that was trained for it."""
 
 from __future__ import annotations
 
+import functools
+import pathlib
+import zipfile
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 from lrjax.optim import base
-
-OBSERVED = (
-    "fraction",
-    "train_loss",
-    "train_change",
-    "gradient_norm",
-    "update_norm",
-    "learning_rate",
-    "noise",
+from lrjax.optim.baselines import adamw
+from lrjax.optim.observation import (
+    OBSERVED,
+    Window,
+    empty_window,
+    noise_share,
+    observe,
 )
-_LIMIT = 6.0  # of logarithms
-MEMORY = 0.9  # of the average of gradients that tells the noise
+
+Weights = Mapping[str, Any]
+SHIPPED = pathlib.Path(__file__).with_suffix(".npz")
+_REACH = 3.0  # powers of ten that the network can take the rate up or down
+_LARGEST = 10**6  # bytes of a file of weights
 
 
-class Window(NamedTuple):
-    """What has been seen since the last action.
+def network(weights: Weights, observation: jax.Array) -> jax.Array:
+    """What the rate is multiplied by: 10^(3 tanh(a layer of tanh units)).
+
+    Args:
+      weights: 'hidden' [7, units], 'hidden_bias' [units], 'out' [units], 'out_bias' [].
+      observation: [7] or longer; what follows `OBSERVED` is not looked at.
+    """
+    dtype = observation.dtype
+    hidden, hidden_bias, out, out_bias = (
+        jnp.asarray(weights[name], dtype)
+        for name in ("hidden", "hidden_bias", "out", "out_bias")
+    )
+    units = jnp.tanh(observation[: len(OBSERVED)] @ hidden + hidden_bias)
+    return 10.0 ** (_REACH * jnp.tanh(units @ out + out_bias))
+
+
+@functools.cache
+def load(path: str | pathlib.Path = SHIPPED) -> dict[str, np.ndarray]:
+    """Reads weights of `network` from an npz file; nothing is unpickled.
+
+    Raises:
+      ValueError: if it cannot be read, or holds anything else; one line.
+    """
+    path = pathlib.Path(path)
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            raise ValueError("no file of at most 1 MB")
+        with np.load(path, allow_pickle=False) as archive:
+            weights = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not weights of a policy ({error})") from None
+    units = np.shape(weights.get("out", 0))
+    expected = {
+        "hidden": (len(OBSERVED), *units),
+        "hidden_bias": units,
+        "out": units,
+        "out_bias": (),
+    }
+    if len(units) != 1 or {k: np.shape(v) for k, v in weights.items()} != expected:
+        raise ValueError(
+            f"{path}: not weights of a policy that sees {len(OBSERVED)} numbers"
+        )
+    for name, value in weights.items():
+        if value.dtype.kind != "f" or not np.isfinite(value).all():
+            raise ValueError(f"{path}: '{name}' holds what is no finite number")
+    return weights
+
+
+class LearnedState(NamedTuple):
+    """State of `learned`.
 
     Attributes:
-      losses, squares: sums of the batches' losses and gradients' squared norms.
-      batches: number of them.
-      moves: sum of the updates' squared norms.
-      updates: number of them.
+      count: number of updates made.
+      learning_rate: the rate of the last update; 0 before it.
+      last_loss: mean loss of the window before this one.
+      window: since the last action.
+      average_square: average of the gradients' squared norms.
+      inner: Adam's state.
     """
 
-    losses: jax.Array
-    squares: jax.Array
-    batches: jax.Array
-    moves: jax.Array
-    updates: jax.Array
-
-    def see(self, loss: jax.Array, square: jax.Array) -> Window:
-        """With one batch more."""
-        return self._replace(
-            losses=self.losses + loss,
-            squares=self.squares + square,
-            batches=self.batches + 1,
-        )
-
-    def move(self, square: jax.Array) -> Window:
-        """With one update more."""
-        return self._replace(moves=self.moves + square, updates=self.updates + 1)
-
-    @property
-    def loss(self) -> jax.Array:
-        """Mean of the batches' losses."""
-        return self.losses / jnp.maximum(self.batches, 1)
+    count: jax.Array
+    learning_rate: jax.Array
+    last_loss: jax.Array
+    window: Window
+    average_square: jax.Array
+    inner: Any
 
 
-def empty_window(dtype: Any) -> Window:
-    """A window that has seen nothing."""
-    return Window(*(jnp.zeros((), dtype) for _ in range(5)))
+def learned(
+    horizon: base.Scalar,
+    learning_rate: base.Scalar = 1e-2,
+    b1: base.Scalar = 0.9,
+    b2: base.Scalar = 0.999,
+    eps: base.Scalar = 1e-8,
+    weight_decay: base.Scalar = 0.0,
+    actions: base.Scalar = 100,
+    policy: str | Weights | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW whose rate a small network sets, trained on other tasks.
 
-
-def logarithm(value: jax.Array) -> jax.Array:
-    """The common logarithm, limited to +-6; 6 for what is not finite."""
-    floor = jnp.asarray(10.0**-_LIMIT, value.dtype)
-    log = jnp.log10(jnp.clip(value, floor, 10.0**_LIMIT))
-    return jnp.where(jnp.isfinite(value), log, _LIMIT)
-
-
-def noise_share(average_square: jax.Array, square_average: jax.Array) -> jax.Array:
-    """What part of the gradients is noise, in [0, 1].
-
-    1 - |average of gradients|^2 / average of |gradients|^2, with the same weights in
-    both: 0 while all gradients agree.
+    The network acts on an update in `horizon / actions`, seeing what `observe` gives.
 
     Args:
-      average_square: average of the squared norms.
-      square_average: squared norm of the average.
-    """
-    share = 1 - base.safe_divide(square_average, average_square)
-    return jnp.where(jnp.isfinite(share), jnp.clip(share, 0, 1), 1)
-
-
-def observe(
-    fraction: jax.Array,
-    window: Window,
-    last_loss: jax.Array,
-    rate: jax.Array,
-    noise: jax.Array,
-) -> jax.Array:
-    """What `OBSERVED` names, always finite.
-
-    Args:
-      fraction: of the horizon that is over.
-      window: since the last action, its batch to act on included.
-      last_loss: mean loss of the window before; NaN if there was none.
-      rate: of the last update; 0 before the first.
-      noise: as from `noise_share`.
+      horizon: updates in all.
+      learning_rate: what the network's output is multiplied by.
+      b1, b2, eps, weight_decay: as in `adamw`.
+      actions: how often the rate is set; at most once an update.
+      policy: weights of `network`, or an npz file of them; those shipped if None.
 
     Returns:
-      An array [7].
+      The transformation; `update` takes `value`, the loss.
+
+    Raises:
+      ValueError: for a file of other contents.
     """
-    loss = logarithm(window.loss)
-    change = jnp.where(jnp.isnan(last_loss), 0, loss - logarithm(last_loss))
-    batches, updates = jnp.maximum(window.batches, 1), jnp.maximum(window.updates, 1)
-    return jnp.stack(
-        [
-            fraction.astype(loss.dtype),
-            loss,
-            change,
-            logarithm(jnp.sqrt(window.squares / batches)),
-            logarithm(jnp.sqrt(window.moves / updates)),
-            logarithm(rate),
-            noise,
-        ]
-    )
+    base.require_number(learning_rate)
+    weights = load(policy or SHIPPED) if isinstance(policy, str | None) else policy
+    adam = adamw(1.0, b1, b2, eps, weight_decay)
+
+    def init(params):
+        dtype = base.scalar_dtype(params)
+        return LearnedState(
+            count=jnp.zeros((), jnp.int32),
+            learning_rate=jnp.zeros((), dtype),
+            last_loss=jnp.full((), jnp.nan, dtype),
+            window=empty_window(dtype),
+            average_square=jnp.zeros((), dtype),
+            inner=adam.init(params),
+        )
+
+    def update(updates, state, params=None, *, value=None, **extra_args):
+        del extra_args
+        dtype = state.learning_rate.dtype
+        loss = jnp.asarray(base.require_value("value", value), dtype)
+        scale, length, times, memory = base.scalars(
+            dtype, learning_rate, horizon, actions, b1
+        )
+        square = base.sum_squares(updates, dtype)
+        average_square = memory * state.average_square + (1 - memory) * square
+        steps, inner = adam.update(updates, state.inner, params)
+        correction = base.bias_correction(memory, state.count + 1)
+        mean_square = base.sum_squares(inner.exp_avg, dtype)
+        seen_window = state.window.see(loss, square)
+        seen = observe(
+            state.count / length,
+            seen_window,
+            state.last_loss,
+            state.learning_rate,
+            noise_share(average_square, mean_square / correction),
+        )
+        every = jnp.maximum(jnp.floor(length / times), 1)
+        acts = state.count % every == 0
+        chosen = (scale * network(weights, seen)).astype(dtype)
+        rate = jnp.where(acts, chosen, state.learning_rate)
+        steps = jax.tree.map(lambda u: (rate * u).astype(u.dtype), steps)
+        moved = base.sum_squares(steps, dtype)
+        window = jax.tree.map(
+            lambda old, new: jnp.where(acts, new, old), seen_window, empty_window(dtype)
+        )
+        return steps, LearnedState(
+            count=state.count + 1,
+            learning_rate=rate,
+            last_loss=jnp.where(acts, seen_window.loss, state.last_loss),
+            window=window.move(moved),
+            average_square=average_square,
+            inner=inner,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

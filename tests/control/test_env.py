@@ -46,19 +46,19 @@ def by_method(name, **hparams):
     return curve, jax.tree.map(lambda x: x[0, 0], segments[-1].state.params)
 
 
-def by_policy(policy, name="adam"):
-    env = control.Env(iris("float64"), STEPS, 1, method=name, dtype=jnp.float64)
+def by_policy(policy, every=1):
+    env = control.Env(iris("float64"), STEPS, every, dtype=jnp.float64)
     return jax.jit(functools.partial(control.rollout, env, policy))(KEY)
 
 
-def assert_same(episode, curve, params):
+def assert_same(episode, curve, params, every=1):
     for found, name in (
         (episode.learning_rates, "learning_rate"),
         (episode.info["valid_loss"], "valid_loss"),
         (episode.info["valid_accuracy"], "valid_accuracy"),
         (episode.state.run.last_loss[None], "last_batch_loss"),
     ):
-        expected = curve[name][-len(found) :]
+        expected = curve[name][every - 1 :: every][-len(found) :]
         np.testing.assert_allclose(found, expected, 1e-10, err_msg=name)
     found = episode.state.run.params
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9), found, params)
@@ -110,6 +110,12 @@ def test_a_policy_gives_the_run_of_its_method(x64, name, policy, hparams):
     assert rates == 1 if name == "adam" else rates > 4
     if name == "cawr":  # what was recorded can be replayed
         assert_same(by_policy(policies.replay(curve["learning_rate"])), curve, params)
+
+
+def test_the_network_gives_the_run_of_learned(x64):
+    curve, params = by_method("learned", actions=10)
+    assert_same(by_policy(policies.network(), 5), curve, params, 5)
+    assert len(np.unique(curve["learning_rate"])) == 10
 
 
 def test_the_same_compiled_step_gives_the_same_bits():

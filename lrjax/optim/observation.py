@@ -1,0 +1,122 @@
+"""What a controller of the learning rate can see.
+
+An observation is a few numbers of ordinary size, whatever the task: common logarithms,
+limited to +-6, and parts of a whole. Here is what any Optax transformation can compute;
+the environment in `lrjax.control` adds what takes validation data.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lrjax.optim import base
+
+OBSERVED = (
+    "fraction",
+    "train_loss",
+    "train_change",
+    "gradient_norm",
+    "update_norm",
+    "learning_rate",
+    "noise",
+)
+_LIMIT = 6.0  # of logarithms
+MEMORY = 0.9  # of the average of gradients that tells the noise
+
+
+class Window(NamedTuple):
+    """What has been seen since the last action.
+
+    Attributes:
+      losses, squares: sums of the batches' losses and gradients' squared norms.
+      batches: number of them.
+      moves: sum of the updates' squared norms.
+      updates: number of them.
+    """
+
+    losses: jax.Array
+    squares: jax.Array
+    batches: jax.Array
+    moves: jax.Array
+    updates: jax.Array
+
+    def see(self, loss: jax.Array, square: jax.Array) -> Window:
+        """With one batch more."""
+        return self._replace(
+            losses=self.losses + loss,
+            squares=self.squares + square,
+            batches=self.batches + 1,
+        )
+
+    def move(self, square: jax.Array) -> Window:
+        """With one update more."""
+        return self._replace(moves=self.moves + square, updates=self.updates + 1)
+
+    @property
+    def loss(self) -> jax.Array:
+        """Mean of the batches' losses."""
+        return self.losses / jnp.maximum(self.batches, 1)
+
+
+def empty_window(dtype: Any) -> Window:
+    """A window that has seen nothing."""
+    return Window(*(jnp.zeros((), dtype) for _ in range(5)))
+
+
+def logarithm(value: jax.Array) -> jax.Array:
+    """The common logarithm, limited to +-6; 6 for what is not finite."""
+    floor = jnp.asarray(10.0**-_LIMIT, value.dtype)
+    log = jnp.log10(jnp.clip(value, floor, 10.0**_LIMIT))
+    return jnp.where(jnp.isfinite(value), log, _LIMIT)
+
+
+def noise_share(average_square: jax.Array, square_average: jax.Array) -> jax.Array:
+    """What part of the gradients is noise, in [0, 1].
+
+    1 - |average of gradients|^2 / average of |gradients|^2, with the same weights in
+    both: 0 while all gradients agree.
+
+    Args:
+      average_square: average of the squared norms.
+      square_average: squared norm of the average.
+    """
+    share = 1 - base.safe_divide(square_average, average_square)
+    return jnp.where(jnp.isfinite(share), jnp.clip(share, 0, 1), 1)
+
+
+def observe(
+    fraction: jax.Array,
+    window: Window,
+    last_loss: jax.Array,
+    rate: jax.Array,
+    noise: jax.Array,
+) -> jax.Array:
+    """What `OBSERVED` names, always finite.
+
+    Args:
+      fraction: of the horizon that is over.
+      window: since the last action, its batch to act on included.
+      last_loss: mean loss of the window before; NaN if there was none.
+      rate: of the last update; 0 before the first.
+      noise: as from `noise_share`.
+
+    Returns:
+      An array [7].
+    """
+    loss = logarithm(window.loss)
+    change = jnp.where(jnp.isnan(last_loss), 0, loss - logarithm(last_loss))
+    batches, updates = jnp.maximum(window.batches, 1), jnp.maximum(window.updates, 1)
+    return jnp.stack(
+        [
+            fraction.astype(loss.dtype),
+            loss,
+            change,
+            logarithm(jnp.sqrt(window.squares / batches)),
+            logarithm(jnp.sqrt(window.moves / updates)),
+            logarithm(rate),
+            noise,
+        ]
+    )

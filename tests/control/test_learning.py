@@ -1,0 +1,141 @@
+"""Evolution strategies and gradients through training, where the optimum is known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrjax import optim
+from lrjax.control import evolution, splines
+from lrjax.core import UsageError
+from lrjax.methods import METHODS
+from lrjax.optim.learned import SHIPPED, load, network
+
+KEY = jax.random.key(0)
+
+
+def test_ranks_are_spread_evenly_and_ties_share():
+    found = evolution.shaped(jnp.asarray([3.0, jnp.inf, 1.0, jnp.inf, 2.0]))
+    np.testing.assert_allclose(found, [0, 0.375, -0.5, 0.375, -0.25])
+
+
+def test_evolution_finds_a_minimum_past_points_that_are_no_numbers():
+    goal = jnp.asarray([1.0, -2.0, 0.5])
+
+    def losses(points, key, generation):
+        far = jnp.square(points - goal).sum(1)
+        return jnp.where(points[:, 0] > 1.2, jnp.nan, far)
+
+    found = evolution.evolve(losses, jnp.zeros(3), KEY, 200, 8, 0.1, 0.1)
+    np.testing.assert_allclose(found, goal, atol=0.15)
+
+
+def test_the_shipped_policy_is_small_and_in_its_place():
+    weights = load()
+    assert sum(value.size for value in weights.values()) <= 1000
+    assert SHIPPED.parent.joinpath("learned.py").exists()
+    rates = jax.vmap(lambda o: network(weights, o))(6 * jnp.eye(7))
+    assert ((rates >= 1e-3) & (rates <= 1e3)).all()
+
+
+def spoiled(folder):
+    """Files that are no weights, and what is said of them."""
+    weights = load()
+    for name, changed in (
+        ("shape", {"hidden": np.zeros((3, 16), np.float32)}),
+        ("more", {"other": np.zeros(1)}),
+        ("nan", {"out_bias": np.float32(np.nan)}),
+        ("whole", {"out": np.zeros(16, int)}),
+        ("pickle", {"out": np.array([{}] * 16, object)}),
+    ):
+        np.savez(folder / f"{name}.npz", **{**weights, **changed})
+    np.savez(folder / "empty.npz")
+    (folder / "text.npz").write_text("nothing")
+    (folder / "large.npz").write_bytes(bytes(2 * 10**6))
+    cut = SHIPPED.read_bytes()
+    (folder / "cut.npz").write_bytes(cut[: len(cut) // 2])
+    return [*folder.iterdir(), folder, folder / "missing.npz"]
+
+
+def test_other_files_are_refused_in_one_line(tmp_path):
+    paths = spoiled(tmp_path)
+    assert len(paths) == 11
+    for path in paths:
+        with pytest.raises(ValueError, match=path.name) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(UsageError, match=path.name):
+            METHODS["learned"].build(
+                10, **METHODS["learned"].defaults | {"policy": str(path)}
+            )
+
+
+def test_learned_needs_the_loss():
+    tx = optim.learned(10)
+    params = jnp.ones(3)
+    with pytest.raises(ValueError, match="value"):
+        tx.update(params, tx.init(params), params)
+
+
+@pytest.mark.slow
+def test_commands_write_weights(tmp_path):
+    out = tmp_path / "mine.npz"
+    for more in (["--task=libsvm/iris", "--epochs=4", "--generations=1"], []):
+        command = [sys.executable, "-m", "lrjax.control.evolution", f"--out={out}"]
+        done = subprocess.run(
+            [*command, "--generations=1", *more], capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        assert set(load(out)) == set(load())
+        assert ("cost: 4 full runs" in done.stdout) == bool(more)
+        load.cache_clear()
+
+
+# Schedules by gradient
+
+
+def test_knots_are_rates_at_equal_distances_in_log_time():
+    schedule = splines.spline(jnp.asarray([0.0, -1.0, -3.0]), 99)
+    found = [float(schedule(t)) for t in (0, 9, 99, 500)]
+    np.testing.assert_allclose(found, [1, 0.1, 1e-3, 1e-3], 1e-5)
+
+
+def test_pieces_of_one_step_are_greedy_and_whole_training_is_not():
+    # One curvature: the greedy rate is (1/h) m / (m + c), with m from 100 / h and
+    # c = 1 / h, so that m_t = c / (0.01 + t), the best there is after t steps. Two
+    # curvatures: greed serves the steeper one and loses.
+    horizon, start = 30, jnp.full(3, -1.0)
+    alone = splines.noisy_quadratic(np.array([1.0]))
+    knots = splines.tune(alone, horizon, start, KEY, 1, 300)
+    best = 0.5 / (0.01 + horizon)
+    assert splines.final_loss(alone, horizon, knots, KEY) < 1.6 * best
+    both = splines.noisy_quadratic(np.array([0.01, 1.0]))
+    loss = {
+        pieces: float(
+            splines.final_loss(
+                both, horizon, splines.tune(both, horizon, start, KEY, pieces, 300), KEY
+            )
+        )
+        for pieces in (1, None)
+    }
+    assert loss[None] < 0.9 * loss[1]
+    with pytest.raises(UsageError, match="does not divide 30"):
+        splines.tune(both, horizon, start, KEY, 7)
+
+
+def test_the_gradient_through_training_is_that_of_differences():
+    from lrjax import tasks
+
+    system = splines.training(tasks.make_task("libsvm/iris"))
+    knots = jnp.asarray([-1.0, -0.5])
+    loss = jax.jit(lambda knots: splines.final_loss(system, 6, knots, KEY))
+    found = jax.jit(jax.grad(loss))(knots)
+    for i in range(2):
+        shift = 0.05 * jnp.eye(2)[i]
+        expected = (loss(knots + shift) - loss(knots - shift)) / 0.1
+        np.testing.assert_allclose(found[i], expected, 0.02)
