@@ -62,10 +62,10 @@ class Block:
     @property
     def key(self) -> tuple[Any, ...]:
         """What decides the compiled program."""
-        p, run = self.program, self.example
+        p = self.program
         names = tuple(self.lanes[0])
         shape = (p.num_seeds, p.num_hparams, p.eval_every, p.fresh_batches)
-        return (run.task, p.method.name, p.static, names, *shape)
+        return (_signature(p.task), p.method.name, p.static, names, *shape)
 
     @functools.cached_property
     def lanes_of(self) -> dict[tuple[int, int], str]:
@@ -88,6 +88,19 @@ class Block:
         return seeds, train.inputs(
             self.program, seeds, self.lanes, self.example.horizon
         )
+
+
+def _signature(task: Task) -> tuple[Any, ...]:
+    """What decides a task's programs; its data is traced."""
+    parts = {"train": task.train, "valid": task.valid}
+    shapes = tuple(
+        (part, name, array.shape, str(array.dtype))
+        for part, arrays in parts.items()
+        for name, array in arrays.items()
+    )
+    functions = (task.init, task.loss, task.evaluate)
+    sizes = (task.batch_size, task.num_classes, task.family)
+    return (*functions, *sizes, task.valid is task.train, shapes)
 
 
 def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:

@@ -271,21 +271,24 @@ class Score(NamedTuple):
 def chance_worse(leader: np.ndarray, other: np.ndarray) -> float:
     """One-sided p-value of a paired t-test: that `other` is no worse than `leader`.
 
+    Accuracies come in steps, so that a few differences may be equal by chance, which
+    a t-test would take for certainty: then it is a sign test.
+
     Args:
       leader, other: a score per seed, higher is better.
 
     Returns:
-      NaN with fewer than two seeds, or with two that differ by the same amount, from
-      which no spread can be told.
+      NaN with fewer than two seeds.
     """
     apart = leader - other
     if len(apart) < 2 or not np.isfinite(apart).all():
         return math.nan
     mean, spread = float(apart.mean()), float(apart.std(ddof=1))
-    if spread <= 1e-12 * max(abs(mean), 1e-300):
-        if not mean:
-            return 0.5
-        return math.nan if len(apart) < 3 else float(mean < 0)
+    if not mean:
+        return 0.5
+    if spread <= 1e-6 * abs(mean):  # numbers are kept to nine digits
+        agreed = 0.5 ** len(apart)
+        return agreed if mean > 0 else 1 - agreed
     return float(stats.t.sf(mean / (spread / math.sqrt(len(apart))), len(apart) - 1))
 
 
@@ -601,6 +604,7 @@ class Race:
         layout, entry = self.plan, self.entries[winner]
         final = history[-1][0][winner].values
         sign = 1.0 if self._task.metric == "accuracy" else -1.0
+        low, high = selection.interval(sign * final)
         runner_up, better = "", math.nan
         for scores, verdict in reversed(history):
             others = [i for i in verdict.order if i != winner]
@@ -626,7 +630,7 @@ class Race:
             hparams=dict(entry.hparams),
             metric=self._task.metric,
             score=float(sign * final.mean()),
-            interval=selection.interval(sign * final),
+            interval=(low, min(high, 1.0)) if sign > 0 else (low, high),
             runner_up=runner_up,
             runner_up_better=better,
             cost=self.spent / layout.horizon,

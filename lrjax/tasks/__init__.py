@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 
 from lrjax.core import Task, Text, unknown
-from lrjax.tasks import images, libsvm, text
+from lrjax.tasks import images, libsvm, synthetic, text
 from lrjax.tasks.data import DataError, fingerprint_arrays
 
 __all__ = ["TASKS", "DataError", "fingerprint", "make_task"]
@@ -19,7 +19,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     **text.FACTORIES,
 }
 
-_SVMLIGHT = "svmlight:"
+_SVMLIGHT, _SYNTHETIC = "svmlight:", "synthetic/"
 
 
 def make_task(
@@ -33,7 +33,8 @@ def make_task(
     """Makes a task.
 
     Args:
-      name: a key of `TASKS`, or 'svmlight:PATH' for a file of one's own.
+      name: a key of `TASKS`, 'svmlight:PATH' for a file of one's own, or
+        'synthetic/classification-7' (or regression, and any number).
       protocol: 'sound' or 'study'.
       data_dir: where data files lie, before the cache and a download;
         $LRJAX_DATA_DIR if None.
@@ -49,6 +50,10 @@ def make_task(
     if name.startswith(_SVMLIGHT):
         path = name.removeprefix(_SVMLIGHT)
         return libsvm.make_file(path, protocol, batch_size, precision)
+    if name.startswith(_SYNTHETIC):
+        if precision != "float32":
+            raise DataError(f"{name}: synthetic tasks are in float32 only")
+        return synthetic.make(name, batch_size)
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     if name in text.FACTORIES:

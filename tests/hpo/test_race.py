@@ -68,7 +68,9 @@ def test_noise_is_told_by_a_paired_t_test():
     expected = stats.ttest_rel(a, b, alternative="greater").pvalue
     assert race.chance_worse(a, b) == pytest.approx(expected)
     assert math.isnan(race.chance_worse(a[:1], b[:1]))
-    assert math.isnan(race.chance_worse(a[:2], a[:2] - 0.5))  # no spread in two
+    # Without spread a sign test: three coins, all heads.
+    assert race.chance_worse(a[:3], a[:3] - 0.5) == pytest.approx(1 / 8)
+    assert race.chance_worse(a[:3] - 0.5, a[:3]) == pytest.approx(7 / 8)
     assert race.chance_worse(a, a) == 0.5
 
 

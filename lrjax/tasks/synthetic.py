@@ -1,0 +1,219 @@
+"""Many small made-up tasks to learn from: what is hard about them is drawn at random.
+
+`synthetic/classification-7` and `synthetic/regression-7` are the tasks that follow from
+the number 7; any number will do. All tasks of a kind and a depth share their functions
+and the shapes of their arrays, so that one compiled program trains hundreds of them:
+what differs is the data, which is traced.
+
+Features are Gaussian with a covariance of a given condition number, in a random
+rotation. Labels come from a random network, the teacher: its largest output, of
+which a part is replaced at random; or its only output plus noise. The model to train is
+a network of its own, of depth 0 (linear) to 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.core import Batch, Task
+from lrjax.tasks.data import DataError
+
+FEATURES, OUTPUTS, WIDTH = 16, 8, 16  # shapes, the same for all
+ROWS, BATCH_SIZE = 256, 32
+KINDS = ("classification", "regression")
+_NAME = re.compile(r"synthetic/(classification|regression)-(\d{1,9})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What is hard about a task.
+
+    Attributes:
+      kind: one of `KINDS`.
+      condition: condition number of the features' covariance.
+      noise: deviation of what is added to the teacher's outputs, in their own.
+      label_noise: share of labels drawn at random; of classification.
+      num_classes: from 2 to `OUTPUTS`; of classification.
+      width: hidden units of the teacher.
+      depth: hidden layers of the model and of the teacher.
+      scale: factor of all features.
+      seed: of the data.
+    """
+
+    kind: str
+    condition: float = 10.0
+    noise: float = 0.1
+    label_noise: float = 0.0
+    num_classes: int = OUTPUTS
+    width: int = WIDTH
+    depth: int = 1
+    scale: float = 1.0
+    seed: int = 0
+
+
+def spec(kind: str, number: int) -> Spec:
+    """The task that follows from a number; depths come in turn."""
+    # NumPy freezes the numbers of RandomState for all versions (NEP 19).
+    draw = np.random.RandomState(number % 2**32)
+    condition, scale = 10 ** draw.uniform(0, 4), 10 ** draw.uniform(-1, 1)
+    noise, label_noise = 10 ** draw.uniform(-2, 0), draw.uniform(0, 0.3)
+    classes, width = draw.randint(2, OUTPUTS + 1), 2 ** draw.randint(1, 6)
+    return Spec(
+        kind=kind,
+        condition=float(condition),
+        noise=float(noise),
+        label_noise=float(label_noise),
+        num_classes=int(classes),
+        width=int(width),
+        depth=number % 3,
+        scale=float(scale),
+        seed=number,
+    )
+
+
+def make(name: str, batch_size: int | None = None) -> Task:
+    """Makes `synthetic/KIND-NUMBER`.
+
+    Raises:
+      DataError: if that is no such name.
+    """
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise DataError(
+            f"unknown task '{name}': synthetic tasks are called "
+            "synthetic/classification-NUMBER and synthetic/regression-NUMBER"
+        )
+    kind, number = found.groups()
+    task = make_spec(spec(kind, int(number)), name)
+    return (
+        task if batch_size is None else dataclasses.replace(task, batch_size=batch_size)
+    )
+
+
+def make_spec(asked: Spec, name: str = "synthetic") -> Task:
+    """Makes the task of a specification."""
+    draw = np.random.RandomState(asked.seed % 2**32)
+    rows = 3 * ROWS
+    rotation, _ = np.linalg.qr(draw.normal(size=(FEATURES, FEATURES)))
+    spectrum = np.geomspace(1, asked.condition**-0.5, FEATURES)
+    features = draw.normal(size=(rows, FEATURES)) * spectrum @ rotation.T
+    outputs = asked.num_classes if asked.kind == "classification" else 1
+    taught = _teach(draw, features / spectrum.mean(), asked, outputs)
+    taught = (taught - taught.mean(0)) / taught.std(0)
+    taught += asked.noise * draw.normal(size=taught.shape)
+    arrays = {"features": (asked.scale * features).astype(np.float32)}
+    if asked.kind == "classification":
+        labels = taught.argmax(1)
+        flipped = draw.uniform(size=rows) < asked.label_noise
+        labels[flipped] = draw.randint(outputs, size=int(flipped.sum()))
+        arrays["labels"] = labels.astype(np.int32)
+    else:
+        arrays["targets"] = taught[:, 0].astype(np.float32)
+    parts = [
+        {k: jnp.asarray(v[i * ROWS : (i + 1) * ROWS]) for k, v in arrays.items()}
+        for i in range(3)
+    ]
+    init, loss, evaluate = _functions(asked.kind, asked.depth)
+    classify = asked.kind == "classification"
+    return Task(
+        name=name,
+        train=parts[0],
+        valid=parts[1],
+        test=parts[2],
+        init=init,
+        loss=loss,
+        evaluate=evaluate,
+        batch_size=BATCH_SIZE,
+        num_classes=OUTPUTS if classify else 0,
+        metric="accuracy" if classify else "loss",
+        family="linear" if not asked.depth else "mlp",
+    )
+
+
+def _teach(
+    draw: np.random.RandomState, features: np.ndarray, asked: Spec, outputs: int
+) -> np.ndarray:
+    hidden = features
+    for _ in range(asked.depth):
+        weight = draw.normal(size=(hidden.shape[1], asked.width))
+        hidden = np.tanh(hidden @ weight / np.sqrt(hidden.shape[1]))
+    return hidden @ draw.normal(size=(hidden.shape[1], outputs))
+
+
+@functools.cache
+def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
+    """`init`, `loss` and `evaluate`; the same objects for all tasks that share them."""
+    outputs = OUTPUTS if kind == "classification" else 1
+    sizes = [FEATURES, *[WIDTH] * depth, outputs]
+
+    def init(key: jax.Array) -> tuple[list[dict[str, jax.Array]], tuple[()]]:
+        layers = []
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            weight = jax.random.normal(
+                jax.random.fold_in(key, index), (fan_in, fan_out)
+            )
+            layers.append({"weight": weight / fan_in**0.5, "bias": jnp.zeros(fan_out)})
+        return layers, ()
+
+    def forward(params: Sequence[Mapping[str, jax.Array]], x: jax.Array) -> jax.Array:
+        *hidden, last = params
+        for layer in hidden:
+            x = jax.nn.relu(x @ layer["weight"] + layer["bias"])
+        return x @ last["weight"] + last["bias"]
+
+    def losses(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Of each row, and whether it is right."""
+        out = forward(params, batch["features"])
+        if kind == "regression":
+            return 0.5 * jnp.square(out[:, 0] - batch["targets"]), jnp.zeros(len(out))
+        own = jnp.take_along_axis(out, batch["labels"][:, None], axis=1)[:, 0]
+        right = out.argmax(1) == batch["labels"]
+        return jax.nn.logsumexp(out, axis=1) - own, right
+
+    def loss(params: Any, state: Any, key: jax.Array, batch: Batch):
+        del key  # nothing here is random
+        mask = batch["mask"]
+        mean = jnp.sum(losses(params, batch)[0] * mask) / jnp.maximum(mask.sum(), 1)
+        return mean, (state, {})
+
+    def evaluate(params: Any, state: Any, batch: Batch) -> dict[str, jax.Array]:
+        del state
+        each, right = losses(params, batch)
+        mask = batch["mask"]
+        sums = {"loss": jnp.sum(each * mask), "count": mask.sum()}
+        if kind == "classification":
+            sums["accuracy"] = jnp.sum(right * mask)
+        return sums
+
+    return init, loss, evaluate
+
+
+def stack(tasks: Sequence[Task]) -> Task:
+    """Tasks that share functions and shapes as one whose arrays have a task axis first.
+
+    It cannot be trained as it is: `jax.vmap` over its parts makes single tasks of it.
+
+    Raises:
+      ValueError: if they do not.
+    """
+    first = tasks[0]
+    for task in tasks:
+        if (task.loss, task.batch_size) != (first.loss, first.batch_size):
+            raise ValueError(f"{task.name} and {first.name} share no program")
+    parts = {
+        part: {
+            name: jnp.stack([getattr(task, part)[name] for task in tasks])
+            for name in getattr(first, part)
+        }
+        for part in ("train", "valid", "test")
+    }
+    return dataclasses.replace(first, name="stacked", **parts)

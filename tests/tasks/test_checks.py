@@ -1,0 +1,126 @@
+"""What is wrong with a task is said in words; sound ones pass."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrjax import check_task
+from lrjax.core import Task, UsageError
+from lrjax.tasks import make_task
+
+SOUND = make_task("libsvm/iris")
+
+
+def changed(**fields):
+    return dataclasses.replace(SOUND, **fields)
+
+
+def part(**arrays):
+    return {**SOUND.train, **arrays}
+
+
+def noisy(params, state, key, batch):
+    value, rest = SOUND.loss(params, state, key, batch)
+    return value + jax.random.normal(jax.random.key(7)) ** 2, rest
+
+
+def host_noise(params, state, key, batch):
+    value, rest = SOUND.loss(params, state, key, batch)
+    return value + np.random.random(), rest
+
+
+def unmasked(params, state, key, batch):
+    return SOUND.loss(
+        params, state, key, {**batch, "mask": jnp.ones_like(batch["mask"])}
+    )
+
+
+def means(params, state, batch):
+    sums = SOUND.evaluate(params, state, batch)
+    return {**sums, "loss": sums["loss"] / sums["count"]}
+
+
+def padded(params, state, batch):
+    full = {**batch, "mask": jnp.ones_like(batch["mask"])}
+    return {**SOUND.evaluate(params, state, full), "count": batch["mask"].sum()}
+
+
+def nan_start(params, state, key, batch):
+    value, rest = SOUND.loss(params, state, key, batch)
+    return value * jnp.nan, rest
+
+
+def vector(params, state, key, batch):
+    return batch["mask"], (state, {})
+
+
+def branching(params, state, key, batch):
+    value, rest = SOUND.loss(params, state, key, batch)
+    return (value if value > 0 else -value), rest
+
+
+def lacking(params, state, batch):
+    return {"loss": SOUND.evaluate(params, state, batch)["loss"]}
+
+
+LABELS = np.asarray(SOUND.train["labels"])
+BROKEN = [
+    (changed(train={}), "train must be a dictionary"),
+    (changed(train=part(labels=LABELS[:-1])), "different numbers of rows"),
+    (changed(train=part(labels=LABELS + 1)), "go from 1 to 3"),
+    (changed(train=part(labels=LABELS.astype(np.float32))), "whole numbers"),
+    (changed(train=part(features=SOUND.train["features"] * np.nan)), "not finite"),
+    (changed(train=part(mask=LABELS)), "rename it"),
+    (
+        changed(valid=part(features=SOUND.train["features"][:, :2])),
+        "differs from train",
+    ),
+    (changed(batch_size=1000), "larger than the 90 rows"),
+    (changed(batch_size=0), "from 1 up"),
+    (changed(metric="auc"), "'accuracy' or 'loss'"),
+    (changed(init=lambda key: {"w": jnp.zeros(3)}), "must return"),
+    (changed(init=lambda key: ({"w": jnp.full(3, jnp.inf)}, ())), "not finite"),
+    (
+        changed(init=lambda key: ({"w": jnp.asarray(np.random.random(3))}, ())),
+        "other parameters each time",
+    ),
+    (changed(loss=nan_start), "no start"),
+    (changed(loss=vector), "one floating-point number"),
+    (changed(loss=branching), "fails under jit"),
+    (changed(loss=noisy), "does not use its key"),
+    (changed(loss=host_noise), "other values for the same key"),
+    (changed(loss=unmasked), "mask 0"),
+    (changed(evaluate=means), "does not add up"),
+    (changed(evaluate=padded), "padding"),
+    (changed(evaluate=lacking), "no 'count'"),
+]
+
+
+@pytest.mark.parametrize(("task", "words"), BROKEN, ids=[words for _, words in BROKEN])
+def test_what_is_wrong_is_said(task, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        check_task(task)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["libsvm/iris", "synthetic/regression-4"])
+def test_sound_tasks_pass(name):
+    check_task(make_task(name))
+
+
+def test_dropout_from_the_key_passes():
+    def loss(params, state, key, batch):
+        kept = jax.random.bernoulli(key, 0.5, batch["features"].shape)
+        dropped = {**batch, "features": batch["features"] * kept}
+        return SOUND.loss(params, state, key, dropped)
+
+    check_task(changed(loss=loss))
+
+
+def test_other_things_are_no_tasks():
+    with pytest.raises(UsageError, match=r"no lrjax.core.Task"):
+        check_task({"train": 1})
+    assert isinstance(SOUND, Task)

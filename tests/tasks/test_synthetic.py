@@ -1,0 +1,59 @@
+"""Made-up tasks: as asked for, the same each time, many in one program."""
+
+import numpy as np
+import pytest
+
+from lrjax.core import UsageError
+from lrjax.hpo import portfolio
+from lrjax.methods import METHODS
+from lrjax.tasks import fingerprint, make_task, synthetic
+
+
+@pytest.mark.parametrize("condition", [1.0, 100.0])
+def test_the_condition_number_is_as_asked(condition):
+    task = synthetic.make_spec(synthetic.Spec("regression", condition=condition))
+    rows = np.concatenate([p["features"] for p in (task.train, task.valid, task.test)])
+    values = np.linalg.eigvalsh(np.cov(rows.T))
+    # Of a sample the ratio is up to 1.8 times as large (Marchenko and Pastur 1967).
+    assert 0.9 * condition < values[-1] / values[0] < 1.9 * condition
+
+
+def test_labels_and_their_noise_are_as_asked():
+    clean = synthetic.Spec("classification", num_classes=3, noise=0.0, seed=5)
+    noisy = synthetic.Spec(
+        "classification", num_classes=3, noise=0.0, label_noise=0.6, seed=5
+    )
+    a, b = (np.asarray(synthetic.make_spec(s).train["labels"]) for s in (clean, noisy))
+    assert set(a) == {0, 1, 2}
+    # A third of the labels drawn anew are right by chance.
+    assert (a != b).mean() == pytest.approx(0.6 * 2 / 3, abs=0.12)
+
+
+def test_tasks_follow_from_their_number_alone():
+    one, again, other = (
+        fingerprint(make_task(f"synthetic/classification-{n}")) for n in (7, 7, 8)
+    )
+    assert one == again != other
+    with pytest.raises(UsageError, match="are called"):
+        make_task("synthetic/iris")
+
+
+def test_many_tasks_are_one_program_and_each_as_if_alone():
+    made = [make_task(f"synthetic/classification-{n}") for n in (3, 6, 9)]
+    assert len({(t.init, t.loss, t.evaluate) for t in made}) == 1
+    sgd = METHODS["sgd"]
+    entries = [
+        portfolio.Entry(f"{r}", sgd, {**sgd.defaults, "learning_rate": r})
+        for r in (0.01, 0.1)
+    ]
+    names = [task.name for task in made]
+    rows = portfolio.train_tasks(synthetic.stack(made), names, entries, (0, 1), 20)
+    assert len(rows) == 3 * 2 * 2
+    alone = portfolio.train_tasks(
+        synthetic.stack(made[1:2]), names[1:2], entries, (0, 1), 20
+    )
+    together = rows[rows["task"] == names[1]].reset_index(drop=True)
+    for name in ("valid_loss", "test_accuracy"):
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-5)
+    with pytest.raises(ValueError, match="share no program"):
+        synthetic.stack([made[0], make_task("synthetic/regression-3")])
