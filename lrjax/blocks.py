@@ -99,7 +99,7 @@ def _signature(task: Task) -> tuple[Any, ...]:
         for name, array in arrays.items()
     )
     functions = (task.init, task.loss, task.evaluate)
-    sizes = (task.batch_size, task.num_classes, task.family)
+    sizes = (task.batch_size, task.micro_batches, task.num_classes, task.family)
     return (*functions, *sizes, task.valid is task.train, shapes)
 
 
@@ -120,6 +120,9 @@ def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
         settings.batch_size,
         settings.precision,
         settings.text,
+        micro_batches=settings.micro_batches,
+        remat=settings.remat,
+        label_smoothing=settings.label_smoothing,
     )
 
 
@@ -211,6 +214,7 @@ def _blocks(
                             data=data,
                             fresh_batches=fresh,
                             recalibrated=recalibrated,
+                            options=task.options,
                         )
                         for hparams, _ in chunk
                     )

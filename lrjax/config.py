@@ -93,6 +93,9 @@ class Settings:
       steps: updates of every run, or None; stronger than `epochs`.
       batch_size: rows of a batch; None for the task's own.
       precision: one of `PRECISIONS`.
+      micro_batches: parts that a batch is cut in, to save memory.
+      remat: whether activations are computed again for gradients, to save memory.
+      label_smoothing: share of each label that is spread over all classes.
       eval_every: steps between measurements; None for an epoch.
       hparams: method -> hyperparameter -> value, where the config sets one.
       grid: hyperparameter -> values.
@@ -121,6 +124,9 @@ class Settings:
     save_params: bool = False
     skip_missing: bool = False
     text: Text = dataclasses.field(default_factory=Text)
+    micro_batches: int = 1
+    remat: bool = False
+    label_smoothing: float = 0.0
 
     def length(self, task: str) -> tuple[int, str]:
         """How long a run on a task is: a number, and 'epochs' or 'steps'."""
@@ -162,6 +168,9 @@ def base() -> config_dict.ConfigDict:
     config.steps = config_dict.placeholder(int)  # updates; overrides epochs
     config.batch_size = config_dict.placeholder(int)  # None: the task's own
     config.precision = "float32"
+    config.micro_batches = 1  # parts of a batch, one after the other, to save memory
+    config.remat = False  # compute activations again for gradients, to save memory
+    config.label_smoothing = 0.0  # of image tasks, in [0, 1)
     config.eval_every = config_dict.placeholder(int)  # steps; None: an epoch
     config.checkpoint_minutes = 10.0  # between two checkpoints of a block
     config.save_params = False  # keep the parameters of finished runs
@@ -258,6 +267,9 @@ def check(config: config_dict.ConfigDict) -> Settings:
         save_params=config.save_params,
         skip_missing=config.skip_missing,
         text=_text(config.text),
+        micro_batches=_positive("micro_batches", config.micro_batches),
+        remat=config.remat,
+        label_smoothing=config.label_smoothing,
     )
     for name in settings.tune.space:
         _check_tuned(name, settings.methods)
@@ -267,11 +279,15 @@ def check(config: config_dict.ConfigDict) -> Settings:
     flags = {
         "save_params": settings.save_params,
         "skip_missing": settings.skip_missing,
+        "remat": settings.remat,
         "report.after": config.report.after,
     }
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise UsageError(f"config.{name}={value!r}: must be True or False")
+    smoothing = settings.label_smoothing
+    if not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
+        raise UsageError(f"config.label_smoothing={smoothing!r}: must be in [0, 1)")
     if settings.precision not in PRECISIONS:
         raise unknown("precision", settings.precision, PRECISIONS)
     chosen = [methods_lib.find(name) for name in settings.methods]

@@ -149,7 +149,7 @@ class Task:
       init: `init(key) -> (params, state)`; `state` is what training changes beside
         the parameters (batch-norm statistics; `()` where there is none).
       loss: `loss(params, state, key, batch) -> (loss, (state, metrics))`, the mean
-        over the rows with mask 1.
+        over the rows with mask 1, or over metrics['count'] things where there is that.
       evaluate: `evaluate(params, state, batch) -> sums`, a dictionary of scalars:
         'loss' (and 'accuracy' for classifiers) summed over the rows with mask 1, and
         'count', their number.
@@ -161,6 +161,10 @@ class Task:
       max_norm: to which gradients are cut down; None: never.
       measured_rows: how many rows of the training part, its first, the training loss
         is measured on; None: all.
+      micro_batches: equal parts that a batch is cut in, one after the other on the
+        device, their gradients added up; for memory.
+      options: names and values of what the task was asked for that changes numbers,
+        where it is not the default.
     """
 
     name: str
@@ -176,6 +180,8 @@ class Task:
     family: str = "linear"
     max_norm: float | None = None
     measured_rows: int | None = None
+    micro_batches: int = 1
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -205,6 +211,7 @@ class Run:
       fresh_batches: whether every batch comes from a new order of its own.
       recalibrated: whether the model's state is made anew for the parameters that are
         judged.
+      options: of the task.
     """
 
     task: str
@@ -220,3 +227,4 @@ class Run:
     data: str
     fresh_batches: bool = False
     recalibrated: bool = False
+    options: tuple[tuple[str, Any], ...] = ()

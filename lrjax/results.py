@@ -56,8 +56,11 @@ def run_id(run: Run) -> str:
 def run_fields(run: Run) -> dict[str, Any]:
     """The fields of a run that identify it."""
     fields = dataclasses.asdict(run)
+    # Where they say nothing, so that runs of earlier tables keep their names.
     if not run.recalibrated:
-        del fields["recalibrated"]  # so that runs of earlier tables keep their names
+        del fields["recalibrated"]
+    if not run.options:
+        del fields["options"]
     return fields
 
 

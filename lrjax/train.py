@@ -208,14 +208,87 @@ def gradient_run(
     program: Program, state: RunState, batch: Batch, key: jax.Array
 ) -> Gradient:
     """The first half of `step_run`: the loss and its gradient."""
+    return _gradient(program, state, batch, key, state.params)
 
-    def loss_fn(params: PyTree):
-        return program.task.loss(params, state.model_state, key, batch)
 
-    (loss, (model_state, _)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params
-    )
+def _gradient(
+    program: Program, state: RunState, batch: Batch, key: jax.Array, params: PyTree
+) -> Gradient:
+    """As `gradient_run`, at other parameters than the state's."""
+    function = jax.value_and_grad(program.task.loss, has_aux=True)
+
+    def of_piece(model_state, key, piece):
+        (loss, (model_state, metrics)), grads = function(
+            params, model_state, key, piece
+        )
+        return (loss, grads), model_state, metrics
+
+    (loss, grads), model_state = _mean_of_pieces(program, of_piece, state, batch, key)
     return Gradient(loss, model_state, _clipped(program.task, grads))
+
+
+def _loss(
+    program: Program, state: RunState, batch: Batch, key: jax.Array, params: PyTree
+) -> jax.Array:
+    """The loss of a batch alone."""
+
+    def of_piece(model_state, key, piece):
+        loss, (model_state, metrics) = program.task.loss(
+            params, model_state, key, piece
+        )
+        return loss, model_state, metrics
+
+    return _mean_of_pieces(program, of_piece, state, batch, key)[0]
+
+
+def _mean_of_pieces(
+    program: Program,
+    of_piece: Callable[..., tuple[PyTree, PyTree, Mapping[str, jax.Array]]],
+    state: RunState,
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[PyTree, PyTree]:
+    """Means over a batch from means over its micro-batches, one after the other.
+
+    Args:
+      program: says how many there are.
+      of_piece: `of_piece(model_state, key, piece) -> (means, model_state, metrics)`.
+      state: whose `model_state` the first piece gets; each next one that of the last.
+      batch: real rows are dealt out, so that a short batch is short in all pieces.
+      key: of the batch; each piece's follows from it.
+
+    Returns:
+      The means and the model's state after the batch.
+    """
+    count = program.task.micro_batches
+    if count == 1:
+        return of_piece(state.model_state, key, batch)[:2]
+    pieces = {
+        k: v.reshape(-1, count, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()
+    }
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
+
+    def weighted(model_state, key, piece):
+        means, model_state, metrics = of_piece(model_state, key, piece)
+        return means, model_state, metrics.get("count", piece["mask"].sum())
+
+    def add(carry, each):
+        sums, old_state, total = carry
+        means, new_state, weight = weighted(old_state, *each)
+        sums = jax.tree.map(lambda s, m: s + weight * m, sums, means)
+        new = sums, new_state, total + weight
+        # Of padding alone there is no mean.
+        return jax.tree.map(lambda n, o: jnp.where(weight > 0, n, o), new, carry), None
+
+    first = jax.tree.map(lambda x: x[0], (keys, pieces))
+    means, _, weight = jax.eval_shape(weighted, state.model_state, *first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (means, weight))
+    start = zeros[0], state.model_state, zeros[1]
+    # Where steps are calls from the host, it is because loops are slow.
+    (sums, model_state, total), _ = jax.lax.scan(
+        add, start, (keys, pieces), unroll=count if program.one_by_one else 1
+    )
+    return jax.tree.map(lambda s: s / total, sums), model_state
 
 
 def apply_run(
@@ -230,20 +303,14 @@ def apply_run(
 ) -> RunState:
     """The second half of `step_run`: the update."""
     loss, model_state, grads = gradient
-
-    def loss_fn(params: PyTree):
-        return program.task.loss(params, state.model_state, key, batch)
-
     tx = transformation(program, hparams, horizon)
     updates, opt_state = tx.update(
         grads,
         state.opt_state,
         state.params,
         value=loss,
-        value_fn=lambda params: loss_fn(params)[0],
-        grad_fn=lambda params: _clipped(
-            program.task, jax.grad(loss_fn, has_aux=True)(params)[0]
-        ),
+        value_fn=functools.partial(_loss, program, state, batch, key),
+        grad_fn=lambda params: _gradient(program, state, batch, key, params).grads,
     )
     params = optax.apply_updates(state.params, updates)
     loss = loss.astype(program.dtype)

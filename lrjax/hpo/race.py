@@ -493,6 +493,7 @@ class Race:
             data=self._data,
             fresh_batches=entry.method.name in choices.fresh_batches,
             recalibrated=train.recalibrates(task, entry.method, dict(entry.hparams)),
+            options=task.options,
         )
 
     def _row(

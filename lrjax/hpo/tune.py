@@ -287,6 +287,7 @@ def _target(
             data=data,
             fresh_batches=method in choices.fresh_batches,
             recalibrated=train.recalibrates(task, methods.find(method), base),
+            options=task.options,
         ),
         seed=seed,
         base=base,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 
-from lrjax.core import Task, Text, unknown
+from lrjax.core import Task, Text, UsageError, unknown
 from lrjax.tasks import images, libsvm, synthetic, text
 from lrjax.tasks.data import DataError, fingerprint_arrays
 
 __all__ = ["TASKS", "DataError", "fingerprint", "make_task"]
 
-# name -> make(protocol, data_dir, batch_size, precision)
+# name -> make(protocol, data_dir, batch_size, precision); those that have them also
+# take `remat` and `label_smoothing`.
 TASKS: dict[str, Callable[..., Task]] = {
     **{f"libsvm/{name}": functools.partial(libsvm.make, name) for name in libsvm.SETS},
     "digits/logistic": libsvm.make_digits,
@@ -29,6 +32,10 @@ def make_task(
     batch_size: int | None = None,
     precision: str = "float32",
     source: Text | None = None,
+    *,
+    micro_batches: int = 1,
+    remat: bool = False,
+    label_smoothing: float = 0.0,
 ) -> Task:
     """Makes a task.
 
@@ -42,6 +49,11 @@ def make_task(
       precision: 'float32', 'float64' (needs JAX's x64 mode) or 'bfloat16' (compute
         only).
       source: what language tasks read.
+      micro_batches: equal parts of a batch, whose gradients are added up.
+      remat: whether the model's blocks are computed again for the gradient instead of
+        kept.
+      label_smoothing: share of each label that is spread over all classes when the
+        training loss is computed.
 
     Raises:
       UsageError: if there is no such task or option, or its data cannot be had.
@@ -49,16 +61,55 @@ def make_task(
     libsvm.check_options(protocol, batch_size, precision)
     if name.startswith(_SVMLIGHT):
         path = name.removeprefix(_SVMLIGHT)
-        return libsvm.make_file(path, protocol, batch_size, precision)
-    if name.startswith(_SYNTHETIC):
-        if precision != "float32":
-            raise DataError(f"{name}: synthetic tasks are in float32 only")
-        return synthetic.make(name, batch_size)
-    if name not in TASKS:
+        make = functools.partial(_make_file, path)
+    elif name.startswith(_SYNTHETIC):
+        make = functools.partial(_make_synthetic, name)
+    elif name in TASKS:
+        make = TASKS[name]
+    else:
         raise unknown("task", name, TASKS)
+    asked = {"remat": remat, "label_smoothing": label_smoothing}
+    asked = {option: value for option, value in asked.items() if value}
     if name in text.FACTORIES:
-        return text.make(name, protocol, data_dir, batch_size, precision, source)
-    return TASKS[name](protocol, data_dir, batch_size, precision)
+        make = functools.partial(make, text=source)
+    for option, value in asked.items():
+        if option not in inspect.signature(make).parameters:
+            raise UsageError(f"{option}={value}: '{name}' has no such option")
+    task = make(protocol, data_dir, batch_size, precision, **asked)
+    if micro_batches < 1 or task.batch_size % micro_batches:
+        raise UsageError(
+            f"micro_batches={micro_batches}: batches of {task.batch_size} rows of "
+            f"'{name}' cannot be cut in {micro_batches} equal parts"
+        )
+    changing = {"label_smoothing": label_smoothing, "micro_batches": micro_batches}
+    options = {k: v for k, v in changing.items() if v not in (0, 1)}
+    return dataclasses.replace(
+        task, micro_batches=micro_batches, options=tuple(options.items())
+    )
+
+
+def _make_file(
+    path: str,
+    protocol: str,
+    data_dir: str | None,
+    batch_size: int | None,
+    precision: str,
+) -> Task:
+    del data_dir
+    return libsvm.make_file(path, protocol, batch_size, precision)
+
+
+def _make_synthetic(
+    name: str,
+    protocol: str,
+    data_dir: str | None,
+    batch_size: int | None,
+    precision: str,
+) -> Task:
+    del protocol, data_dir
+    if precision != "float32":
+        raise DataError(f"{name}: synthetic tasks are in float32 only")
+    return synthetic.make(name, batch_size)
 
 
 def fingerprint(task: Task) -> str:

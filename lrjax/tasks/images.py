@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.core import Batch, PyTree, Task
+from lrjax.core import Batch, PyTree, Task, UsageError
 from lrjax.tasks import augment, image_data, libsvm
 from lrjax.tasks.data import DataError
 from lrjax.tasks.image_data import Part
@@ -120,6 +120,8 @@ def make(
     data_dir: str | None = None,
     batch_size: int | None = None,
     precision: str = "float32",
+    remat: bool = False,
+    label_smoothing: float = 0.0,
 ) -> Task:
     """Makes a task of `RECIPES`; see `make_task`."""
     recipe = RECIPES[name]
@@ -137,11 +139,16 @@ def make(
         for number, key in enumerate(("valid", "test")):
             noise = jax.random.fold_in(jax.random.key(libsvm.SPLIT_SEED), number)
             parts[key] = augmented(parts[key], recipe.view, noise)
-    return recipe_task(name, parts, batch_size, precision)
+    return recipe_task(name, parts, batch_size, precision, remat, label_smoothing)
 
 
 def recipe_task(
-    name: str, parts: Mapping[str, Part], batch_size: int, precision: str
+    name: str,
+    parts: Mapping[str, Part],
+    batch_size: int,
+    precision: str,
+    remat: bool = False,
+    label_smoothing: float = 0.0,
 ) -> Task:
     """Makes a task of `RECIPES` from its parts."""
     recipe = RECIPES[name]
@@ -149,13 +156,14 @@ def recipe_task(
     return image_task(
         name,
         parts,
-        _model(recipe.model, classes, recipe.options, precision),
+        _model(recipe.model, classes, recipe.options, precision, remat),
         recipe.view,
         (recipe.mean, recipe.deviation),
         (recipe.size, recipe.size, len(recipe.mean)),
         batch_size,
         precision,
         recipe.family,
+        label_smoothing,
     )
 
 
@@ -164,6 +172,8 @@ def make_digits(
     data_dir: str | None = None,
     batch_size: int | None = None,
     precision: str = "float32",
+    remat: bool = False,
+    label_smoothing: float = 0.0,
 ) -> Task:
     """Makes `digits/wrn`: scikit-learn's 1,797 images of 8 x 8 pixels, WRN-10-1."""
     from sklearn.datasets import load_digits
@@ -176,12 +186,13 @@ def make_digits(
     return image_task(
         "digits/wrn",
         {key: Part(images[at], labels[at]) for key, at in rows._asdict().items()},
-        _model("WideResNet", 10, {"depth": 10, "width": 1}, precision),
+        _model("WideResNet", 10, {"depth": 10, "width": 1}, precision, remat),
         _plain,
         ((8 / 255,), (8 / 255,)),  # pixels go from 0 to 16
         (8, 8, 1),
         batch_size or BATCH_SIZE,
         precision,
+        label_smoothing=label_smoothing,
     )
 
 
@@ -253,10 +264,16 @@ def _types(precision: str) -> dict[str, Any]:
     return {"dtype": None, "param_dtype": jnp.dtype(precision)}
 
 
-def _model(name: str, classes: int, options: Mapping[str, Any], precision: str) -> Any:
+def _model(
+    name: str, classes: int, options: Mapping[str, Any], precision: str, remat: bool
+) -> Any:
     from lrjax.tasks import models
 
     make = getattr(models, name)
+    if remat:
+        if not hasattr(make, "remat"):
+            raise UsageError(f"remat=True: {name} has no blocks to compute again")
+        options = {**options, "remat": True}
     return make(num_classes=classes, **options, **_types(precision))
 
 
@@ -270,6 +287,7 @@ def image_task(
     batch_size: int,
     precision: str = "float32",
     family: str = "conv",
+    label_smoothing: float = 0.0,
 ) -> Task:
     """Makes a task from images and a linen module.
 
@@ -284,6 +302,8 @@ def image_task(
       batch_size: rows of a batch.
       precision: 'float32', 'float64' or 'bfloat16'.
       family: the kind of model.
+      label_smoothing: share of each label that is spread over all classes in the loss
+        that is trained on.
     """
     dtype = _types(precision)["param_dtype"]
     mean, deviation = (np.asarray(each, dtype) for each in scale)
@@ -306,7 +326,11 @@ def image_task(
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        losses = cross_entropy(logits.astype(dtype), batch["labels"])
+        logits = logits.astype(dtype)
+        losses = cross_entropy(logits, batch["labels"])
+        if label_smoothing:
+            spread = -jax.nn.log_softmax(logits).mean(axis=-1)
+            losses = (1 - label_smoothing) * losses + label_smoothing * spread
         mean_loss = jnp.sum(losses * mask) / jnp.maximum(mask.sum(), 1)
         return mean_loss, (new.get("batch_stats", state), {})
 

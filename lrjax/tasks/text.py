@@ -87,6 +87,7 @@ def make(
     batch_size: int | None = None,
     precision: str = "float32",
     text: Text | None = None,
+    remat: bool = False,
 ) -> Task:
     """Makes a task of `RECIPES`; see `make_task`."""
     recipe, text = RECIPES[name], text or Text()
@@ -116,6 +117,7 @@ def make(
         protocol,
         batch_size,
         precision,
+        remat,
     )
 
 
@@ -127,12 +129,13 @@ def recipe_task(
     protocol: str,
     batch_size: int | None = None,
     precision: str = "float32",
+    remat: bool = False,
 ) -> Task:
     """Makes a task of `RECIPES` from rows of tokens; see `text_task`."""
     return text_task(
         name,
         rows,
-        make_model(name, protocol, precision),
+        make_model(name, protocol, precision, remat),
         vocab_size,
         mask_token,
         batch_size or RECIPES[name].batch_size,
@@ -140,7 +143,7 @@ def recipe_task(
     )
 
 
-def make_model(name: str, protocol: str, precision: str) -> Any:
+def make_model(name: str, protocol: str, precision: str, remat: bool = False) -> Any:
     """The `models.Roberta` of a task of `RECIPES`."""
     from lrjax.tasks import models
     from lrjax.tasks.models import roberta
@@ -158,6 +161,7 @@ def make_model(name: str, protocol: str, precision: str) -> Any:
         pre_norm=recipe.pre_norm,
         dtype=jnp.bfloat16 if precision == "bfloat16" else None,
         param_dtype="float64" if precision == "float64" else "float32",
+        remat=remat,
     )
 
 
@@ -212,7 +216,8 @@ def text_task(
         each, counted = losses(
             params, keys, batch, train=True, rngs={"dropout": dropout}
         )
-        return jnp.sum(each) / jnp.maximum(jnp.sum(counted), 1), (state, {})
+        count = jnp.sum(counted)
+        return jnp.sum(each) / jnp.maximum(count, 1), (state, {"count": count})
 
     def evaluate(params: PyTree, state: PyTree, batch: Batch):
         del state

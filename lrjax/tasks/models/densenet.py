@@ -27,6 +27,8 @@ class DenseNet(nn.Module):
       num_classes: outputs.
       dtype: in which to compute; that of the parameters if None.
       param_dtype: of parameters and statistics.
+      remat: whether activations inside of layers are computed again for gradients
+        instead of kept.
     """
 
     blocks: Sequence[int]
@@ -35,6 +37,7 @@ class DenseNet(nn.Module):
     num_classes: int
     dtype: Any = None
     param_dtype: Any = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -52,6 +55,7 @@ class DenseNet(nn.Module):
           [rows, num_classes].
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        make_layer = nn.remat(_Layer, static_argnums=2) if self.remat else _Layer
         x = Conv(2 * self.growth, 3, padding=1, **types, name="conv")(images)
         for block, layers in enumerate(self.blocks, 1):
             if block > 1:
@@ -62,8 +66,9 @@ class DenseNet(nn.Module):
                 x = Conv(kept, 1, **types, name=f"transition{block - 1}_conv")(x)
                 x = pooling.average(x)
             for layer in range(1, layers + 1):
-                new = _Layer(self.growth, types, name=f"block{block}_layer{layer}")
-                x = jnp.concatenate([x, new(x, train, mask)], axis=-1)
+                name = f"block{block}_layer{layer}"
+                new = make_layer(self.growth, types, name=name)(x, train, mask)
+                x = jnp.concatenate([x, new], axis=-1)
         x = nn.relu(BatchNorm(**types, name="norm")(x, train, mask)).mean((1, 2))
         classifier = nn.Dense(
             self.num_classes,

@@ -46,6 +46,8 @@ class Roberta(nn.Module):
       layer_norm_eps: added to variances.
       dtype: in which to compute; that of the parameters if None.
       param_dtype: of the parameters.
+      remat: whether activations inside of blocks are computed again for gradients
+        instead of kept.
     """
 
     vocab_size: int
@@ -60,6 +62,7 @@ class Roberta(nn.Module):
     layer_norm_eps: float = 1e-5
     dtype: Any = None
     param_dtype: Any = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -119,8 +122,9 @@ class Roberta(nn.Module):
         if segments is not None:
             same = segments[:, :, None] == segments[:, None, :]
             mask = mask & same[:, None]
+        make_block = nn.remat(_Block, static_argnums=3) if self.remat else _Block
         for layer in range(self.num_layers):
-            x = _Block(
+            x = make_block(
                 self.num_heads,
                 self.intermediate_size,
                 self.dropout,

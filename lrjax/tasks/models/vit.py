@@ -28,6 +28,8 @@ class VisionTransformer(nn.Module):
       num_classes: outputs.
       dtype: in which to compute; that of the parameters if None.
       param_dtype: of the parameters.
+      remat: whether activations inside of blocks are computed again for gradients
+        instead of kept.
     """
 
     patch: int
@@ -37,6 +39,7 @@ class VisionTransformer(nn.Module):
     num_classes: int
     dtype: Any = None
     param_dtype: Any = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -67,8 +70,9 @@ class VisionTransformer(nn.Module):
         position = self.param("position", _normal, shape, self.param_dtype)
         token = jnp.broadcast_to(token, (rows, 1, self.dim)).astype(x.dtype)
         x = jnp.concatenate([token, x], axis=1) + position.astype(x.dtype)
+        make_block = nn.remat(_Block) if self.remat else _Block
         for block in range(1, self.depth + 1):
-            x = _Block(self.heads, types, name=f"block{block}")(x)
+            x = make_block(self.heads, types, name=f"block{block}")(x)
         x = nn.LayerNorm(_LAYER_NORM_EPS, **types, name="norm")(x[:, 0])
         return _dense(self.num_classes, types, "classifier")(x)
 

@@ -27,6 +27,8 @@ class WideResNet(nn.Module):
       dropout: rate between the two convolutions of a block.
       dtype: in which to compute; that of the parameters if None.
       param_dtype: of parameters and statistics.
+      remat: whether activations inside of blocks are computed again for gradients
+        instead of kept.
     """
 
     depth: int
@@ -35,6 +37,7 @@ class WideResNet(nn.Module):
     dropout: float = 0.0
     dtype: Any = None
     param_dtype: Any = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -56,10 +59,11 @@ class WideResNet(nn.Module):
             raise ValueError(f"depth {self.depth} is not 6 n + 4 for an n from 1 up")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = functools.partial(Conv, size=3, padding=1, init=_he_fan_out, **types)
+        make_block = nn.remat(_Block, static_argnums=2) if self.remat else _Block
         x = conv(16, name="conv")(images)
         for group, channels in enumerate((16, 32, 64)):
             for block in range(blocks):
-                x = _Block(
+                x = make_block(
                     channels * self.width,
                     stride=2 if group > 0 and block == 0 else 1,
                     dropout=self.dropout,
