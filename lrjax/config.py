@@ -499,8 +499,13 @@ def _check_hparams(
         elif isinstance(default, bool):
             if not isinstance(value, bool):
                 raise UsageError(f"{where}: must be True or False")
+        elif isinstance(default, str):
+            if not isinstance(value, str):
+                raise UsageError(f"{where}: must be a name")
         elif value is not None or default is not None:
             _check_number(name, value, where)
+    if "policy" in defaults:  # a file, read before any work
+        METHODS[method].build(1.0, **{**defaults, **hparams})
 
 
 def _check_number(name: str, value: Any, where: str) -> None:

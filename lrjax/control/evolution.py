@@ -289,7 +289,8 @@ def finetune(
 ) -> tuple[dict[str, np.ndarray], float]:
     """Adapts a policy to a task by a few short runs on its training part.
 
-    Only the last layer is adapted. Policies are judged on the validation part.
+    Only the last layer is adapted. Policies are judged on the validation part. In the
+    end old and new weights have a full run each, and the better ones are returned.
 
     Args:
       task: the task.
@@ -321,9 +322,12 @@ def finetune(
         ).mean(0)
 
     key = jax.random.key(seed)
-    center = evolve(losses, center, key, generations, pairs, 0.1, 0.05, told)
-    found = {**fixed, **unravel(center)}
-    cost = generations * 2 * pairs * short / steps
+    adapted = evolve(losses, center, key, generations, pairs, 0.05, 0.02, told)
+    # What short runs advise is kept only if it helps full ones.
+    pair = jnp.stack([center, adapted])
+    full = judge(each(pair), data, jax.random.bits(key, (1,), jnp.uint32), steps)[0]
+    found = {**fixed, **unravel(pair[jnp.argmin(full)])}
+    cost = generations * 2 * pairs * short / steps + 2
     return {name: np.asarray(value) for name, value in found.items()}, cost
 
 

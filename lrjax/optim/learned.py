@@ -105,7 +105,7 @@ def learned(
     eps: base.Scalar = 1e-8,
     weight_decay: base.Scalar = 0.0,
     actions: base.Scalar = 100,
-    policy: str | Weights | None = None,
+    policy: str | Weights = "shipped",
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW whose rate a small network sets, trained on other tasks.
 
@@ -116,7 +116,7 @@ def learned(
       learning_rate: what the network's output is multiplied by.
       b1, b2, eps, weight_decay: as in `adamw`.
       actions: how often the rate is set; at most once an update.
-      policy: weights of `network`, or an npz file of them; those shipped if None.
+      policy: weights of `network`, an npz file of them, or 'shipped'.
 
     Returns:
       The transformation; `update` takes `value`, the loss.
@@ -125,7 +125,9 @@ def learned(
       ValueError: for a file of other contents.
     """
     base.require_number(learning_rate)
-    weights = load(policy or SHIPPED) if isinstance(policy, str | None) else policy
+    weights = policy
+    if isinstance(policy, str):
+        weights = load(SHIPPED if policy == "shipped" else policy)
     adam = adamw(1.0, b1, b2, eps, weight_decay)
 
     def init(params):

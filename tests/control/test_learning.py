@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrjax import config as config_lib
 from lrjax import optim
 from lrjax.control import evolution, splines
 from lrjax.core import UsageError
@@ -75,6 +76,15 @@ def test_other_files_are_refused_in_one_line(tmp_path):
             )
 
 
+def test_a_config_reads_the_policy_first(tmp_path):
+    config = config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), ("learned",)
+    for policy, message in ((str(tmp_path), "not weights"), (3, "must be a name")):
+        config.hparams.learned.policy = policy
+        with pytest.raises(UsageError, match=message):
+            config_lib.check(config).lanes("learned", "libsvm/iris")
+
+
 def test_learned_needs_the_loss():
     tx = optim.learned(10)
     params = jnp.ones(3)
@@ -92,7 +102,7 @@ def test_commands_write_weights(tmp_path):
             check=True,
         )  # fmt: skip
         assert set(load(out)) == set(load())
-        assert ("cost: 4 full runs" in done.stdout) == bool(more)
+        assert ("cost: 6 full runs" in done.stdout) == bool(more)
         load.cache_clear()
 
 
