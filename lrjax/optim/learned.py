@@ -125,9 +125,10 @@ def learned(
       ValueError: for a file of other contents.
     """
     base.require_number(learning_rate)
-    weights = policy
     if isinstance(policy, str):
-        weights = load(SHIPPED if policy == "shipped" else policy)
+        weights: Weights = load(SHIPPED if policy == "shipped" else policy)
+    else:
+        weights = policy
     adam = adamw(1.0, b1, b2, eps, weight_decay)
 
     def init(params):
