@@ -7,6 +7,7 @@ r"""Trains, compares and tunes ways to control the learning rate.
       --config.methods=adam
   python main.py --mode=select --config=configs/libsvm.py:vowel --workdir=runs/vowel
   python main.py --mode=plan --config=configs/study.py:libsvm --workdir=runs/study
+  python main.py --launcher=dask --config=configs/study.py:libsvm --workdir=runs/study
   python main.py --mode=report --workdir=runs/iris
   python main.py --mode=methods
 
@@ -84,6 +85,13 @@ _DATA_DIR = flags.DEFINE_string(
     "Directory with data files, searched before the cache and the network. "
     "Default: $LRJAX_DATA_DIR.",
 )
+_LAUNCHER = flags.DEFINE_enum(
+    "launcher",
+    "local",
+    ["local", "dask"],
+    "Who trains with --mode=train: this process, or the workers of a Dask cluster that "
+    "--config.cluster names (docs/cluster.md).",
+)
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic",
     False,
@@ -142,7 +150,13 @@ def _run(argv: list[str]) -> None:
     if _DETERMINISTIC.value:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    on_cluster = _LAUNCHER.value == "dask"
+    if on_cluster and _MODE.value != "train":
+        raise UsageError(f"--launcher=dask is for --mode=train, not {_MODE.value}")
+    if on_cluster and _MULTIHOST.value:
+        raise UsageError("--multihost and --launcher=dask: choose one of them")
     train = cli.train_on_hosts if _MULTIHOST.value else cli.train
+    train = cli.train_on_cluster if on_cluster else train
     modes = {"train": train, "plan": cli.plan}
     modes |= {"tune": cli.tune, "select": cli.select}
     modes[_MODE.value](_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)

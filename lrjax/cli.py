@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import textwrap
 import traceback
@@ -14,8 +13,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from lrjax import backend, cluster, experiment, multihost, results
 from lrjax import config as config_lib
-from lrjax import experiment, multihost, results
 from lrjax import plan as plan_lib
 from lrjax import report as report_lib
 from lrjax.core import UsageError
@@ -24,36 +23,7 @@ from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
 from lrjax.methods import METHODS, state_size
 
-_DEVICE_VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
 _CONFIG_MODULE = "config_config"  # what ml_collections calls a config file's module
-
-
-def _use_compilation_cache() -> None:
-    """Keeps compiled programs between processes."""
-    folder = os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax"
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        path = Path(folder).expanduser() / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def _start_backend() -> None:
-    """Has JAX look for its devices, without a word on those that are not there.
-
-    Raises:
-      UsageError: if there is none, as where JAX_PLATFORMS asks for an absent one.
-    """
-    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
-    try:
-        jax.local_devices()
-    except Exception as error:  # an AssertionError without a word among others
-        asked = [f"{k}={os.environ[k]}" for k in _DEVICE_VARIABLES if k in os.environ]
-        reason = str(error).splitlines()[0] if str(error) else "it does not say why"
-        raise UsageError(
-            f"JAX finds no device to work on (with {', '.join(asked) or 'defaults'}): "
-            f"{reason}"
-        ) from error
 
 
 def make_deterministic() -> None:
@@ -70,7 +40,7 @@ def train(
 ) -> None:
     """Trains all runs of a config, then ranks the methods."""
     settings = config_lib.check(config)
-    _prepare(settings)
+    backend.prepare(settings)
     experiment.run(settings, workdir, data_dir, overrides)
     _conclude(config, workdir)
 
@@ -81,14 +51,22 @@ def train_on_hosts(
     """As `train`, by all hosts together; the first one has the tables."""
     settings = config_lib.check(config)
     multihost.start()
-    _prepare(settings)
+    backend.prepare(settings)
     multihost.run(settings, workdir, data_dir, overrides)
     if multihost.is_first():
         _conclude(config, workdir)
 
 
+def train_on_cluster(
+    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
+) -> None:
+    """As `train`, by the workers of a Dask cluster."""
+    cluster.run(config_lib.check(config), workdir, data_dir, overrides)
+    _conclude(config, workdir)
+
+
 def _conclude(config: ConfigDict, workdir: str) -> None:
-    """What follows on training."""
+    """Ranks the methods, and writes a report if one is wanted."""
     _rank(workdir)
     if config.report.after:
         report(config, workdir)
@@ -100,7 +78,7 @@ def plan(
     """Prints what `train` would do and cost; writes nothing into `workdir`."""
     del overrides
     settings = config_lib.check(config)
-    _prepare(settings)
+    backend.prepare(settings)
     print(plan_lib.show(plan_lib.make(settings, workdir, data_dir)))
 
 
@@ -109,7 +87,7 @@ def tune(
 ) -> None:
     """Tunes the methods of a config, trains the best settings, ranks all methods."""
     settings = config_lib.check(config)
-    _prepare(settings)
+    backend.prepare(settings)
     drawn = tune_lib.run(settings, workdir, data_dir, overrides)
     _rank(workdir)
     print(f"tuning: {', '.join(map(str, drawn))}")
@@ -122,20 +100,12 @@ def select(
 ) -> None:
     """Races methods and rates on each task of a config, and prints what won."""
     settings = config_lib.check(config)
-    _prepare(settings)
+    backend.prepare(settings)
     for answer in race_lib.run(settings, workdir, data_dir, overrides):
         print(f"{answer}\n")
     names = [selection_lib.ANSWER, selection_lib.TABLE]
     names += [f"selection.{kind}" for kind in selection_lib.FIGURES]
     print(f"selection: {', '.join(str(Path(workdir) / name) for name in names)}")
-
-
-def _prepare(settings: config_lib.Settings) -> None:
-    """What JAX must be told before it does anything."""
-    if settings.precision == "float64":
-        jax.config.update("jax_enable_x64", True)
-    _start_backend()
-    _use_compilation_cache()
 
 
 def _rank(workdir: str) -> None:

@@ -82,6 +82,31 @@ class Select:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cluster:
+    """What `config.cluster` asks for, with --launcher=dask.
+
+    Attributes:
+      address: of a scheduler that runs; 'local' for workers on this machine, 'slurm'
+        for workers that are SLURM jobs.
+      workers: to be started, for 'local' and 'slurm'.
+      cores, memory, gpus, walltime, queue, account: of one SLURM job.
+      extra: further #SBATCH options.
+      timeout: seconds to wait for a scheduler's answer.
+    """
+
+    address: str
+    workers: int
+    cores: int
+    memory: str
+    gpus: int
+    walltime: str
+    queue: str
+    account: str
+    extra: tuple[str, ...]
+    timeout: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """A checked config.
 
@@ -104,6 +129,7 @@ class Settings:
       skip_missing: whether to leave out tasks whose data cannot be had.
       tune: how to tune.
       select: how to race.
+      cluster: where --launcher=dask finds workers.
       text: what language tasks read.
     """
 
@@ -120,6 +146,7 @@ class Settings:
     grid: Mapping[str, tuple[Any, ...]]
     tune: Tune
     select: Select
+    cluster: Cluster
     checkpoint_minutes: float = 10.0
     save_params: bool = False
     skip_missing: bool = False
@@ -194,6 +221,18 @@ def base() -> config_dict.ConfigDict:
     config.text.length = config_dict.placeholder(int)  # tokens of a row
     config.text.fraction = 1.0  # of the documents
     config.tune = _tune_base(names)
+    # Where --launcher=dask finds workers (docs/cluster.md).
+    config.cluster = config_dict.ConfigDict()
+    config.cluster.address = "local"  # or slurm, or tcp://HOST:PORT of a scheduler
+    config.cluster.workers = 2  # to be started, for local and slurm
+    config.cluster.cores = 4  # of one SLURM job, and so on
+    config.cluster.memory = "8GB"
+    config.cluster.gpus = 0
+    config.cluster.walltime = "01:00:00"
+    config.cluster.queue = ""
+    config.cluster.account = ""
+    config.cluster.extra = ()  # further #SBATCH options, as in ("--constraint=a100",)
+    config.cluster.timeout = 10.0  # seconds to wait for a scheduler's answer
     # What --mode=select does (docs/selection.md).
     config.select = config_dict.ConfigDict()
     config.select.budget = 16.0  # full runs for each task
@@ -263,6 +302,7 @@ def check(config: config_dict.ConfigDict) -> Settings:
         grid={k: _values(k, v) for k, v in config.grid.items() if v != ()},
         tune=_tune(config.tune),
         select=_select(config.select),
+        cluster=_cluster(config.cluster),
         checkpoint_minutes=config.checkpoint_minutes,
         save_params=config.save_params,
         skip_missing=config.skip_missing,
@@ -421,6 +461,32 @@ def _tune(config: config_dict.ConfigDict) -> Tune:
             f"config.tune.max_budget={tune.max_budget}"
         )
     return tune
+
+
+def _cluster(config: config_dict.ConfigDict) -> Cluster:
+    texts = ("address", "memory", "walltime", "queue", "account")
+    for name in texts:
+        if not isinstance(config[name], str):
+            raise UsageError(f"config.cluster.{name}={config[name]!r}: must be text")
+    address = config.address
+    if address not in ("local", "slurm") and ":" not in address:
+        raise UsageError(
+            f"config.cluster.address={address!r}: must be local, slurm or an address "
+            "as in tcp://HOST:PORT"
+        )
+    gpus, timeout = config.gpus, config.timeout
+    if not _whole(gpus) or gpus < 0:
+        raise UsageError(f"config.cluster.gpus={gpus!r}: must be a whole number")
+    if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise UsageError(f"config.cluster.timeout={timeout!r}: must be above 0")
+    return Cluster(
+        **{name: config[name] for name in texts},
+        workers=_positive("cluster.workers", config.workers),
+        cores=_positive("cluster.cores", config.cores),
+        gpus=gpus,
+        extra=words(config.extra),
+        timeout=timeout,
+    )
 
 
 def _select(config: config_dict.ConfigDict) -> Select:

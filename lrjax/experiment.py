@@ -189,14 +189,14 @@ def _train(
             f"about {_mib(expected)} MiB of memory"
         )
         # Nothing is trained or written where there never will be room.
-        rooms[0].check(_title(todo[0]), need)
+        rooms[0].check(title(todo[0]), need)
         for block in {block.key: block for block in todo}.values():
-            rooms[0].check(_title(block), train.least_need(block.program, block.lanes))
+            rooms[0].check(title(block), train.least_need(block.program, block.lanes))
         record()
 
         def work(block: Block, device: int) -> Sequence[Block]:
             nonlocal ended
-            name = _title(block)
+            name = title(block)
             try:
                 with jax.default_device(devices[device]):
                     programs = compiling.program(block, device, stopping)
@@ -204,7 +204,7 @@ def _train(
                         on_device = dataclasses.replace(
                             block, program=compiling.placed(block.program, device)
                         )
-                        summary, spent = _train_block(
+                        summary, spent = train_block(
                             on_device,
                             programs,
                             tables,
@@ -215,7 +215,7 @@ def _train(
                             devices[device],
                         )
             except Exception as error:
-                again = _with_less_memory(block, error, rooms[device], name)
+                again = with_less_memory(block, error, rooms[device], name)
                 if again is None:
                     raise
                 return again
@@ -239,7 +239,8 @@ def _train(
         say(f"seconds of training: {', '.join(each)}")
 
 
-def _title(block: Block) -> str:
+def title(block: Block) -> str:
+    """What a block is, for people."""
     return f"{block.example.task} {block.example.method}"
 
 
@@ -283,7 +284,7 @@ def _mib(count: float) -> str:
     return f"{count / 2**20:,.0f}"
 
 
-def _with_less_memory(
+def with_less_memory(
     block: Block, error: Exception, room: crew.Room, name: str
 ) -> list[Block] | None:
     """What to train instead after an error, None if it was not for want of memory.
@@ -425,7 +426,7 @@ def stop_if(stopping: Callable[[], int]) -> None:
         raise Interrupted(stopping())
 
 
-def _train_block(
+def train_block(
     block: Block,
     compiled: train.Compiled,
     tables: results.Tables,
@@ -500,7 +501,7 @@ def _train_block(
     scores = [row[f"valid_{metric}"] for row in ended if row["status"] == "done"]
     score = f", validation {metric} {np.mean(scores):.5g}" if scores else ""
     dead = f", {diverged} diverged" if diverged else ""
-    return f"{_title(block)}: {len(ended)} runs{score}{dead}", seconds
+    return f"{title(block)}: {len(ended)} runs{score}{dead}", seconds
 
 
 def _checkpoints(tables: results.Tables, block: Block) -> Path:

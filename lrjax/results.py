@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -420,6 +421,7 @@ def _numbers(content: bytes, whole: int) -> pd.DataFrame | None:
     return frame if kinds <= {"i", "f"} else None
 
 
+@functools.cache
 def _git_revision() -> str | None:
     """The revision of the checkout that this file belongs to, None outside of one."""
     try:

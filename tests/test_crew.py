@@ -165,14 +165,14 @@ def rows_of(workdir):
 
 def test_without_memory_smaller_blocks_are_trained(tmp_path, monkeypatch, capsys):
     experiment.run(settings(), tmp_path / "whole")
-    train_block = experiment._train_block
+    train_block = experiment.train_block
 
     def tight(block, *args):
         if block.program.num_seeds * block.program.num_hparams > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return train_block(block, *args)
 
-    monkeypatch.setattr(experiment, "_train_block", tight)
+    monkeypatch.setattr(experiment, "train_block", tight)
     experiment.run(settings(), tmp_path / "tight")
     whole, found = rows_of(tmp_path / "whole"), rows_of(tmp_path / "tight")
     assert whole.keys() == found.keys()
@@ -186,7 +186,7 @@ def test_a_run_that_no_memory_holds_is_an_error(tmp_path, monkeypatch):
     def tight(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(experiment, "_train_block", tight)
+    monkeypatch.setattr(experiment, "train_block", tight)
     with pytest.raises(UsageError, match="one run alone needs more memory"):
         experiment.run(settings(seeds=2), tmp_path)
 

@@ -1,0 +1,226 @@
+"""Blocks on a Dask cluster: the local launcher's bits, whoever dies or joins."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import distributed
+import pytest
+
+from lrjax import cluster, experiment, results
+from lrjax import config as config_lib
+from lrjax.core import UsageError
+
+ROOT = Path(__file__).parent.parent
+
+
+def settings(epochs=40_000, **changes):
+    """Two blocks that are checkpointed all the time."""
+    config = config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), ("adam",)
+    config.seeds, config.epochs = 10, epochs
+    config.eval_every = 10_000  # so several segments
+    config.checkpoint_minutes = 0.0
+    for name, value in changes.items():
+        config.cluster[name] = value
+    return config_lib.check(config)
+
+
+def rows_of(folder):
+    """Rows of both tables without measured times, in a fixed order."""
+    found = []
+    for name in (results.RUNS, results.CURVES):
+        rows = map(json.loads, (folder / name).read_text().splitlines())
+        each = [json.dumps(row | {"seconds": None}) for row in rows]
+        assert len(set(each)) == len(each)
+        found.append(sorted(each))
+    return found
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("local")
+    experiment.run(settings(), folder)
+    return rows_of(folder)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with distributed.LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        memory_limit=0,
+        dashboard_address=":0",
+        silence_logs=50,
+    ) as made:
+        yield made
+
+
+def busy(folder):
+    """Waits for a part with a checkpoint, so that a block is half done."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if list(folder.glob("parts/*/checkpoints/*/*/manifest.json")):
+            return
+        time.sleep(0.005)
+    raise AssertionError("no block was ever half done")
+
+
+def test_a_worker_dies_and_another_joins(workers, local, tmp_path):
+    wanted, failed = settings(address=workers.scheduler_address), []
+
+    def train():
+        try:
+            cluster.run(wanted, tmp_path)
+        except BaseException as error:
+            failed.append(error)
+
+    with distributed.Client(workers) as client:
+        (first,) = client.run(os.getpid).values()
+        thread = threading.Thread(target=train)
+        thread.start()
+        busy(tmp_path)
+        os.kill(first, signal.SIGKILL)  # its nanny starts another one
+        workers.scale(2)
+        thread.join()
+        assert not failed
+        assert first not in client.run(os.getpid).values()
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
+    assert rows_of(tmp_path) == local
+    assert not (tmp_path / "parts").exists()
+    # All is done: nothing is handed out, nothing changes.
+    before = (tmp_path / results.RUNS).read_bytes()
+    cluster.run(wanted, tmp_path)
+    assert (tmp_path / results.RUNS).read_bytes() == before
+
+
+def test_without_a_shared_folder_rows_come_over_the_net(
+    workers, local, tmp_path, monkeypatch
+):
+    # A folder without a lock file is not the one that the client sees.
+    monkeypatch.setattr(results.Tables, "__exit__", lambda self, *_: None)
+    monkeypatch.chdir(tmp_path)
+    wanted = settings(address=workers.scheduler_address)
+    with results.Tables("seen") as tables, distributed.Client(workers) as client:
+        expected = cluster._agreed(client, wanted, lambda: 0)
+        tickets = cluster._tickets(client, wanted, None, lambda: 0)
+        arguments = (wanted, None, "/nowhere", expected)
+        future = client.submit(cluster.train_block, tickets[0], *arguments)
+        trained = future.result()
+    runs = [json.loads(line) | {"seconds": None} for line in trained.runs.splitlines()]
+    assert {json.dumps(row) for row in runs} < set(local[0])
+    assert not tables.runs
+    assert not Path("seen/parts").exists()
+
+
+def test_workers_that_differ_are_refused(workers, tmp_path):
+    wanted = settings(address=workers.scheduler_address)
+    with distributed.Client(workers) as client:
+        expected = cluster._agreed(client, wanted, lambda: 0)
+        (ticket, *_) = cluster._tickets(client, wanted, None, lambda: 0)
+
+        def train(ticket, **other):
+            arguments = (wanted, None, str(tmp_path), expected | other)
+            return client.submit(cluster.train_block, ticket, *arguments).result()
+
+        with pytest.raises(UsageError, match=r"has jax .*, others have 0"):
+            train(ticket, jax="0")
+        with pytest.raises(UsageError, match="other data for libsvm/iris"):
+            train(ticket._replace(name="0" * 16))
+
+
+def test_a_client_of_another_version_is_refused(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "NUMERICS_VERSION", -1)
+    wanted = settings(address=workers.scheduler_address)
+    with pytest.raises(UsageError, match=r"worker tcp:.* has numerics \d+, this"):
+        cluster.run(wanted, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_task_without_data_is_an_error_in_one_line(workers, tmp_path):
+    config = config_lib.base()
+    config.tasks, config.methods = ("svmlight:/nowhere",), ("sgd",)
+    config.cluster.address = workers.scheduler_address
+    with pytest.raises(UsageError, match="/nowhere"):
+        cluster.run(config_lib.check(config), tmp_path)
+
+
+def start(workdir, *arguments):
+    return subprocess.Popen(
+        [
+            *(sys.executable, "main.py", "--launcher=dask", f"--workdir={workdir}"),
+            *("--config=configs/libsvm.py:iris", *arguments),
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def test_a_scheduler_that_does_not_answer(tmp_path):
+    address = "--config.cluster.address=tcp://127.0.0.1:9"
+    process = start(tmp_path, address, "--config.cluster.timeout=0.5")
+    error = process.communicate()[1]
+    assert process.returncode == 2
+    (line,) = error.strip().splitlines()
+    assert line.startswith("error: no Dask scheduler at config.cluster.address=tcp:")
+
+
+def test_two_launchers_in_one_folder(tmp_path):
+    with results.Tables(tmp_path):
+        process = start(tmp_path)
+        error = process.communicate()[1]
+    assert process.returncode == 2
+    assert "in use by another process" in error
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("address", "here"), ("workers", 0), ("gpus", -1), ("timeout", 0), ("queue", 3)],
+)
+def test_cluster_options_are_checked(field, value):
+    config = config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), ("sgd",)
+    with config.unlocked():
+        del config.cluster[field]
+        config.cluster[field] = value
+    with pytest.raises(UsageError, match=rf"config\.cluster\.{field}="):
+        config_lib.check(config)
+
+
+def test_slurm_jobs_are_as_asked():
+    slurm = pytest.importorskip("dask_jobqueue.slurm")
+    asked = settings(
+        cores=8, memory="32GB", gpus=1, walltime="04:00:00", queue="gpu", account="me"
+    )
+    with slurm.SLURMCluster(**cluster.slurm_options(asked.cluster)) as made:
+        script = made.job_script()
+    for line in ("-p gpu", "-A me", "--cpus-per-task=8", "--mem=30G", "-t 04:00:00"):
+        assert f"#SBATCH {line}" in script
+    assert "#SBATCH --gres=gpu:1" in script
+    assert "--nthreads 1" in script
+    assert f"PYTHONPATH={ROOT}" in script
+
+
+@pytest.mark.slow
+def test_an_interrupted_client_goes_on(local, tmp_path):
+    arguments = (
+        *("--config.methods=adam", "--config.seeds=10", "--config.epochs=40000"),
+        *("--config.eval_every=10000", "--config.checkpoint_minutes=0"),
+    )
+    process = start(tmp_path, *arguments)
+    busy(tmp_path)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert "the same command goes on from here" in error
+    again = start(tmp_path, *arguments)
+    error = again.communicate()[1]
+    assert again.returncode == 0, error
+    assert rows_of(tmp_path) == local
