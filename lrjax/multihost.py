@@ -19,7 +19,7 @@ import shutil
 import socket
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ from jax.experimental import multihost_utils
 from lrjax import blocks as blocks_lib
 from lrjax import experiment, results
 from lrjax.config import Settings
-from lrjax.core import NUMERICS_VERSION, UsageError
+from lrjax.core import NUMERICS_VERSION, Interrupted, UsageError
 
 _PLACE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _HOSTS = "hosts"
 _WAIT = 120.0  # seconds that hosts wait for the first one to listen
 _PATIENCE = 90 * 24 * 3600  # seconds that the fastest host waits for the slowest
+_FAREWELL = 30  # seconds that an interrupted host waits for the others to save
 _MEETINGS = itertools.count()
 
 
@@ -110,6 +111,7 @@ def run(
     tables, problem, names = None, "", []
     with contextlib.ExitStack() as stack:
         signalled = stack.enter_context(experiment.signals())
+        stack.enter_context(_leaving_together())
         try:
             blocks = blocks_lib.plan(*blocks_lib.load(settings, data_dir))
             names = [block.name for block in blocks]
@@ -226,24 +228,37 @@ def _wait_for_all(signalled: Callable[[], int]) -> None:
 
     An operation over the devices would give up after a while.
     """
-    count = jax.process_count()
-    if count == 1:
-        return
-
-    def wait() -> None:
-        ocp.multihost.sync_global_processes(
-            f"lrjax {next(_MEETINGS)}",
-            timeout=_PATIENCE,
-            processes=set(range(count)),
-        )
-
     pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
-        future = pool.submit(wait)
+        future = pool.submit(_meet, str(next(_MEETINGS)), _PATIENCE)
         experiment.wait_for(future, signalled)
         future.result()
     finally:
         pool.shutdown(wait=False)
+
+
+@contextlib.contextmanager
+def _leaving_together() -> Iterator[None]:
+    """Once interrupted, waits for the others, who were so too.
+
+    One that just ends is a failure to the others, which JAX aborts while they save.
+    """
+    try:
+        yield
+    except Interrupted:
+        with contextlib.suppress(Exception):  # some may have left or never come
+            _meet("farewell", _FAREWELL)
+            jax.distributed.shutdown()
+        raise
+
+
+def _meet(name: str, timeout: int) -> None:
+    """Waits for all hosts to come to the meeting of a name, so many seconds at most."""
+    hosts = set(range(jax.process_count()))
+    if len(hosts) > 1:
+        ocp.multihost.sync_global_processes(
+            f"lrjax {name}", timeout=timeout, processes=hosts
+        )
 
 
 def _keep_params(folder: Path, workdir: Path) -> None:
