@@ -34,6 +34,11 @@ ALLOWED = {
     "plan": {
         *("blocks", "config", "core", "crew", "experiment", "results", "train"),
     },
+    "backend": {"config", "core"},
+    "cluster": {
+        *("backend", "blocks", "checkpoint", "config", "core", "crew", "experiment"),
+        *("results", "tasks", "train"),
+    },
     "multihost": {"blocks", "config", "core", "experiment", "results"},
     "stats": {"core"},
     "portfolio": set(),
@@ -45,16 +50,17 @@ ALLOWED = {
         *("portfolio", "protocol", "results", "rows", "stats", "tasks", "train"),
     },
     "cli": {
-        *("config", "core", "experiment", "hpo", "methods", "multihost", "plan"),
-        *("report", "results"),
+        *("backend", "cluster", "config", "core", "experiment", "hpo", "methods"),
+        *("multihost", "plan", "report", "results"),
     },
     "__init__": set(),
 }
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.
 HEAVY = {
-    *("flax", "matplotlib", "pyarrow", "rliable", "safetensors", "sklearn", "smac"),
-    *("tensorboardX", "tensorflow_datasets", "transformers"),
+    *("dask_jobqueue", "distributed", "flax", "matplotlib", "pyarrow", "rliable"),
+    *("safetensors", "sklearn", "smac", "tensorboardX", "tensorflow_datasets"),
+    "transformers",
 }
 
 
