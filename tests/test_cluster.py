@@ -99,23 +99,18 @@ def test_a_worker_dies_and_another_joins(workers, local, tmp_path):
     assert (tmp_path / results.RUNS).read_bytes() == before
 
 
-def test_without_a_shared_folder_rows_come_over_the_net(
-    workers, local, tmp_path, monkeypatch
-):
-    # A folder without a lock file is not the one that the client sees.
-    monkeypatch.setattr(results.Tables, "__exit__", lambda self, *_: None)
-    monkeypatch.chdir(tmp_path)
+def test_without_a_shared_folder_rows_come_over_the_net(workers, local, tmp_path):
     wanted = settings(address=workers.scheduler_address)
-    with results.Tables("seen") as tables, distributed.Client(workers) as client:
+    with distributed.Client(workers) as client:
         expected = cluster._agreed(client, wanted, lambda: 0)
         tickets = cluster._tickets(client, wanted, None, lambda: 0)
-        arguments = (wanted, None, "/nowhere", expected)
-        future = client.submit(cluster.train_block, tickets[0], *arguments)
-        trained = future.result()
+        nowhere = str(tmp_path / "nowhere")
+        arguments = (tickets[0], wanted, None, nowhere, expected)
+        trained = client.submit(cluster.train_block, *arguments).result()
     runs = [json.loads(line) | {"seconds": None} for line in trained.runs.splitlines()]
+    assert len(runs) == 5
     assert {json.dumps(row) for row in runs} < set(local[0])
-    assert not tables.runs
-    assert not Path("seen/parts").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_workers_that_differ_are_refused(workers, tmp_path):
