@@ -50,9 +50,11 @@ def _resized(key: jax.Array | None, batch: Batch) -> jax.Array:
     images = batch["images"] / 255
     if "sizes" not in batch:
         return images
+    # Rows that pad a part have no pixels; what is seen of them must be finite.
+    sizes = jnp.maximum(batch["sizes"], 1)
     if key is not None:
-        return augment.flip_crop_and_color(key, images, batch["sizes"], 224)
-    return augment.resize(images, augment.central_box(batch["sizes"], 224 / 256), 224)
+        return augment.flip_crop_and_color(key, images, sizes, 224)
+    return augment.resize(images, augment.central_box(sizes, 224 / 256), 224)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,6 +159,15 @@ def test_images_of_any_size_become_224(folder, protocol):
     assert task.valid["images"].shape[1] == (40 if protocol == "sound" else 224)
 
 
+def test_rows_that_pad_a_part_of_images_of_any_size_are_finite():
+    view = images.RECIPES["dtd/vit_ti16"].view
+    padding = {
+        "images": jnp.zeros((1, 8, 8, 3), jnp.uint8),
+        "sizes": jnp.zeros((1, 2), jnp.int32),
+    }
+    assert jnp.isfinite(jax.jit(functools.partial(view, None))(padding)).all()
+
+
 def test_the_studys_tuned_values():
     study = protocol_lib.find("study")
     rate = study.overrides("smac", "cifar10/wrn16_2")["learning_rate"]
