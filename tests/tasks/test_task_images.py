@@ -165,7 +165,8 @@ def test_rows_that_pad_a_part_of_images_of_any_size_are_finite():
         "images": jnp.zeros((1, 8, 8, 3), jnp.uint8),
         "sizes": jnp.zeros((1, 2), jnp.int32),
     }
-    assert jnp.isfinite(jax.jit(functools.partial(view, None))(padding)).all()
+    seen = jax.jit(functools.partial(view, None))(padding)
+    assert np.isfinite(np.asarray(seen)).all()
 
 
 def test_the_studys_tuned_values():
