@@ -2,13 +2,15 @@ r"""How far a race's winner is from the best that there was, and what selecting 
 
     python benchmarks/selection.py --quick
     LRJAX_DATA_DIR=... python benchmarks/selection.py --libsvm=iris,wine,vowel
+    python benchmarks/selection.py --order
 
 Every contender is trained in full with fresh seeds on tasks that nothing was chosen on;
 its mean test accuracy is the truth. Then races are held at several budgets, each with
 its own seeds, and the winner is looked up in that table. Regret is the best contender's
 accuracy less the winner's, in points. Beside it stand always taking the single best
 contender (of the other tasks), Adam at 1e-3, AdamW with a cosine whose rate was raced
-for at the same budget, and Prodigy with a cosine.
+for at the same budget, and Prodigy with a cosine. With --order it prints instead, from
+other tasks, which contenders a race should let in first.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ QUICK = (
 )
 FRESH_SEEDS = (1001, 1002, 1003)
 HELD_OUT = 10**6  # numbers of the synthetic tasks start here
+ORDER_TASKS, ORDER_LENGTH = 12, 20  # of each depth; contenders to print
 TUNED = "adamw_cosine"
 
 
@@ -49,8 +52,12 @@ def main() -> None:
     parser.add_argument("--libsvm", default="", help="names with commas between")
     parser.add_argument("--budgets", default="2,4,8,16")
     parser.add_argument("--epochs", type=int, default=30, help="of synthetic tasks")
+    parser.add_argument("--order", action="store_true", help="who enters a race first")
     args = parser.parse_args()
     cli._use_compilation_cache()
+    if args.order:
+        print_order(args.epochs)
+        return
     budgets = [float(x) for x in args.budgets.split(",")]
     names = QUICK if args.quick else tuple(methods.METHODS)
     depths = (1,) if args.quick else (0, 1, 2)
@@ -66,6 +73,47 @@ def main() -> None:
         study("LIBSVM", sets, names, budgets, 100)
 
 
+def print_order(epochs: int) -> None:
+    """Prints contenders as a greedy portfolio on made-up tasks takes them in."""
+    tables = []
+    for depth in range(3):
+        names = [
+            f"synthetic/classification-{3 * i + depth}" for i in range(ORDER_TASKS)
+        ]
+        made = [synthetic.make(name) for name in names]
+        settings = settings_of(made[0], tuple(methods.METHODS), epochs)
+        found = race.contenders(list(methods.METHODS.values()), names[0], settings)
+        steps = epochs * made[0].steps_per_epoch
+        tables.append(accuracies(made, entries_of(found), steps))
+    table = pd.concat(tables).rename_axis("task").rename_axis("entry", axis=1)
+    entered: list[str] = []
+    for row in portfolio.best_portfolios(table).head(ORDER_LENGTH).itertuples():
+        entered += [label for label in row.members if label not in entered]
+        print(f"{row.k:3} {100 * row.score:.2f} {entered[-1]}")
+
+
+def settings_of(task: Task, names: Sequence[str], epochs: int) -> config_lib.Settings:
+    """Of runs on a task."""
+    config = config_lib.base()
+    config.tasks, config.methods, config.epochs = (task.name,), tuple(names), epochs
+    return config_lib.check(config)
+
+
+def entries_of(found: Sequence[race.Contender]) -> list[across.Entry]:
+    """Contenders as what is trained on many tasks at once."""
+    return [across.Entry(c.label, c.method, dict(c.hparams)) for c in found]
+
+
+def accuracies(
+    made: Sequence[Task], entries: Sequence[across.Entry], steps: int
+) -> pd.DataFrame:
+    """Mean test accuracy of runs with fresh seeds, task x label; lost runs have 0."""
+    names = [task.name for task in made]
+    rows = across.train_tasks(synthetic.stack(made), names, entries, FRESH_SEEDS, steps)
+    accuracy = rows["test_accuracy"].fillna(0.0)
+    return accuracy.groupby([rows["task"], rows["method"]]).mean().unstack()
+
+
 def study(
     title: str,
     made: Sequence[Task],
@@ -74,9 +122,7 @@ def study(
     epochs: int,
 ) -> None:
     """Holds all races on some tasks and prints what they come to."""
-    config = config_lib.base()
-    config.tasks, config.methods, config.epochs = (made[0].name,), names, epochs
-    settings = config_lib.check(config)
+    settings = settings_of(made[0], names, epochs)
     chosen = [methods.find(name) for name in names]
     began = time.perf_counter()
     truth, short = truths(made, chosen, settings, epochs)
@@ -131,21 +177,11 @@ def truths(
         shared.setdefault((task.loss, task.num_examples), []).append(task)
     for group in shared.values():
         found = race.contenders(chosen, group[0].name, settings)
-        entries = [across.Entry(c.label, c.method, dict(c.hparams)) for c in found]
+        entries = entries_of(found)
         steps = epochs * group[0].steps_per_epoch
         left = max(1, steps - across.probe(group[0]).steps)
         for table, length in zip(tables, (steps, left), strict=True):
-            rows = across.train_tasks(
-                synthetic.stack(group),
-                [task.name for task in group],
-                entries,
-                FRESH_SEEDS,
-                length,
-            )
-            accuracy = rows["test_accuracy"].fillna(0.0)
-            table.append(
-                accuracy.groupby([rows["task"], rows["method"]]).mean().unstack()
-            )
+            table.append(accuracies(group, entries, length))
     full, short = (pd.concat(t).rename_axis("task") for t in tables)
     return full.rename_axis("entry", axis=1), short.rename_axis("entry", axis=1)
 

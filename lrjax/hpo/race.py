@@ -32,13 +32,17 @@ from lrjax.hpo.selection import Judged, Selection
 from lrjax.tasks.checks import check_task
 
 _RUNG = 3  # each rung is so many times as long as the one before
-_FIRST = (1 / 9, 1 / 27)  # length of the first rung, as a share of the horizon
+_FIRST = 1 / 9  # length of the first rung, as a share of the horizon
 _FIRST_SHARE = 0.3  # of the budget that the first rung may take
 _LAST_SHARE = 0.4  # of the budget that one contender's last rung may take
 _COOLDOWN = 0.2  # share of a rung's updates over which a branch comes to rest
 _LATE = 1 / 3  # of the horizon, from where on who is worse beyond noise is dropped
 _NOISE = 0.05  # one-sided level at which a difference is more than noise
 _MOST_ROUND = 2**20  # rows of a round: its order is held at once
+# The portfolio that `benchmarks/selection.py --order` grew on made-up tasks: whose best
+# member has the highest mean test accuracy. With too many contenders each trains too
+# little to be judged by; these few differ from each other.
+_FIRST_TO_ENTER: tuple[str, ...] = ()
 # Lanes of a block. The same on every rung, so that a contender's numbers depend on
 # nothing that happens to others; on CPUs padding would cost as much as a run.
 _WIDTH = {"cpu": 1}
@@ -70,19 +74,25 @@ def contenders(
 ) -> list[Contender]:
     """Each method at its default, and over a grid of rates where it needs one.
 
-    The grid has a rate per decade of the method's space. Defaults come first, then
-    rates in the order of their distance from them: what a small budget has no room for
-    is left out from the end.
+    The grid has a rate per decade of the method's space. `_FIRST_TO_ENTER` come first,
+    then defaults, then rates in the order of their distance from them: what a budget
+    has no room for is left out from the end.
 
     Raises:
       UsageError: if there is none.
     """
-    ranked: list[tuple[float, int, Contender]] = []
+    places = {label: place for place, label in enumerate(_FIRST_TO_ENTER)}
+    ranked: list[tuple[int, float, int, Contender]] = []
+
+    def add(away: float, place: int, contender: Contender) -> None:
+        first = places.get(contender.label, len(places))
+        ranked.append((first, away, place, contender))
+
     for place, method in enumerate(chosen):
         base = _base(method, task, settings)
         if any(base[name] is None for name in method.required):
             continue  # the same method as another, at a value that was published
-        ranked.append((0.0, place, Contender(method, _sorted(base), method.name)))
+        add(0.0, place, Contender(method, _sorted(base), method.name))
         space = method.space.ranges.get("learning_rate")
         if not (method.needs_rate and space):
             continue
@@ -94,13 +104,13 @@ def contenders(
             if away > 0.1:
                 label = f"{method.name} learning_rate={rate:g}"
                 hparams = _sorted(base | {"learning_rate": rate})
-                ranked.append((away, place, Contender(method, hparams, label)))
+                add(away, place, Contender(method, hparams, label))
     if not ranked:
         raise UsageError(
             f"select: no method is left for {task}: name one that needs no published "
             f"value (--mode=methods lists them), or leave select.methods empty for all"
         )
-    return [each for _, _, each in sorted(ranked, key=lambda entry: entry[:2])]
+    return [each for *_, each in sorted(ranked, key=lambda entry: entry[:3])]
 
 
 def _base(method: Method, task: str, settings: Settings) -> dict[str, Any]:
@@ -190,11 +200,8 @@ def plan(count: int, budget: float, horizon: int, seeds: Sequence[int]) -> Plan:
         seeds = range(min(5, max(2, round(budget / 6))))
     per_seed = budget * horizon / len(seeds)  # updates
     least = min(count, 2)
-    for share in _FIRST:
-        first = max(1, round(share * horizon))
-        entered = min(count, int(_FIRST_SHARE * per_seed / first))
-        if entered == count:
-            break
+    first = max(1, round(_FIRST * horizon))
+    entered = min(count, int(_FIRST_SHARE * per_seed / first))
     if entered < least:
         need = least * first * len(seeds) / (_FIRST_SHARE * horizon)
         raise UsageError(
