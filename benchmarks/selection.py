@@ -27,7 +27,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lrjax import cli, experiment, methods, portfolio, results
+from configs import quickstart
+from lrjax import backend, experiment, methods, portfolio, results
 from lrjax import config as config_lib
 from lrjax.core import Task
 from lrjax.hpo import portfolio as across
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30, help="of synthetic tasks")
     parser.add_argument("--order", action="store_true", help="who enters a race first")
     args = parser.parse_args()
-    cli._use_compilation_cache()
+    backend.prepare(config_lib.check(quickstart.get_config()))
     if args.order:
         print_order(args.epochs)
         return
