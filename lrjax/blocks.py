@@ -99,8 +99,9 @@ def _signature(task: Task) -> tuple[Any, ...]:
         for name, array in arrays.items()
     )
     functions = (task.init, task.loss, task.evaluate)
-    sizes = (task.batch_size, task.micro_batches, task.num_classes, task.family)
-    return (*functions, *sizes, task.valid is task.train, shapes)
+    sizes = (task.batch_size, task.micro_batches, task.num_classes, task.measured_rows)
+    rest = (task.family, task.max_norm, task.valid is task.train)
+    return (*functions, *sizes, *rest, shapes)
 
 
 def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
