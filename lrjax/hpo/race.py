@@ -42,7 +42,28 @@ _MOST_ROUND = 2**20  # rows of a round: its order is held at once
 # The portfolio that `benchmarks/selection.py --order` grew on made-up tasks: whose best
 # member has the highest mean test accuracy. With too many contenders each trains too
 # little to be judged by; these few differ from each other.
-_FIRST_TO_ENTER: tuple[str, ...] = ()
+_FIRST_TO_ENTER = (
+    "mechanic",
+    "dadapt_sgd",
+    "ldog",
+    "adam learning_rate=0.01",
+    "nadamw_cosine learning_rate=0.01",
+    "schedule_free_radam learning_rate=1",
+    "momo",
+    "cawr",
+    "greedy_lr learning_rate=0.01",
+    "schedule_free_sgd",
+    "adamw_cosine learning_rate=1",
+    "prodigy",
+    "momo learning_rate=0.1",
+    "cocob",
+    "cawr learning_rate=0.01",
+    "schedule_free_radam learning_rate=0.1",
+    "storm_plus",
+    "learned",
+    "cawr learning_rate=1",
+    "schedule_free_radam learning_rate=0.01",
+)
 # Lanes of a block. The same on every rung, so that a contender's numbers depend on
 # nothing that happens to others; on CPUs padding would cost as much as a run.
 _WIDTH = {"cpu": 1}
