@@ -395,6 +395,11 @@ def _learned(horizon: Any, policy: Any, **hparams: Any) -> Transformation:
         raise UsageError(str(error)) from None
 
 
+def _learned_code(hparams: Mapping[str, Any], horizon: int) -> str:
+    given = "".join(f", {name}={value!r}" for name, value in hparams.items())
+    return f"optim.learned({horizon}{given})"
+
+
 _FIXED, _SCHEDULE, _FREE, _STATISTICS = (
     "fixed",
     "schedule",
@@ -699,6 +704,7 @@ METHODS: dict[str, Method] = {
             source="lrjax.control.evolution; Salimans et al. 2017",
             advice="Nothing to set; `learning_rate` scales what the network chooses.",
             space=Space({"learning_rate": Range(1e-3, 1e-1)}),
+            code=_learned_code,
         ),
         _method(
             "polyak_sgd",

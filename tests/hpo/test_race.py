@@ -170,6 +170,7 @@ def test_the_answer_of_a_race(raced):
     assert set(runs["status"]) == {"done"}
     assert len(curves) == len(runs)
     best = runs[runs["method"] == f"race:{answer.method}"]
+    best = best[best["hparams"].map(lambda found: found == answer.hparams)]
     assert len(best) >= len(answer.seeds)
     assert best["valid_accuracy"].mean() == pytest.approx(answer.score, abs=1e-6)
     text = str(answer)
