@@ -33,8 +33,8 @@ from lrjax.tasks.checks import check_task
 
 _RUNG = 3  # each rung is so many times as long as the one before
 # Length of the first rung as a share of the horizon; the second one where at the first
-# not even two contenders fit in the budget.
-_FIRST = (1 / 9, 1 / 27)
+# fewer than so many contenders fit in the budget.
+_FIRST, _FEW = (1 / 9, 1 / 27), 4
 _FIRST_SHARE = 0.3  # of the budget that the first rung may take
 _LAST_SHARE = 0.4  # of the budget that one contender's last rung may take
 _COOLDOWN = 0.2  # share of a rung's updates over which a branch comes to rest
@@ -226,7 +226,7 @@ def plan(count: int, budget: float, horizon: int, seeds: Sequence[int]) -> Plan:
     for share in _FIRST:
         first = max(1, round(share * horizon))
         entered = min(count, int(_FIRST_SHARE * per_seed / first))
-        if entered >= least:
+        if entered >= min(count, _FEW):
             break
     if entered < least:
         need = least * first * len(seeds) / (_FIRST_SHARE * horizon)
