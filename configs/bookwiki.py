@@ -28,15 +28,7 @@ def get_config(model: str = "roberta_base") -> ConfigDict:
     """The study's methods and the everyday baseline."""
     config = config_lib.base()
     config.tasks = (f"bookwiki/{model}",)
-    config.methods = (
-        "adam",
-        "adamw_cosine",
-        "cawr",
-        "dadapt_adam",
-        "prodigy",
-        "cocob",
-        "dowg",
-    )
+    config.methods = config_lib.COMPARED
     tiny = model.startswith("roberta_tiny")
     config.seeds = 1 if tiny else 3
     config.eval_every = 100 if tiny else 500

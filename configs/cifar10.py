@@ -22,14 +22,6 @@ def get_config(model: str = "wrn16_2") -> ConfigDict:
     """The study's methods and the everyday baseline, three seeds."""
     config = config_lib.base()
     config.tasks = (f"cifar10/{model}",)
-    config.methods = (
-        "adam",
-        "adamw_cosine",
-        "cawr",
-        "dadapt_adam",
-        "prodigy",
-        "cocob",
-        "dowg",
-    )
+    config.methods = config_lib.COMPARED
     config.seeds = 3
     return config

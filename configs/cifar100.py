@@ -21,14 +21,6 @@ def get_config() -> ConfigDict:
     """The study's methods and the everyday baseline, three seeds."""
     config = config_lib.base()
     config.tasks = ("cifar100/densenet_bc",)
-    config.methods = (
-        "adam",
-        "adamw_cosine",
-        "cawr",
-        "dadapt_adam",
-        "prodigy",
-        "cocob",
-        "dowg",
-    )
+    config.methods = config_lib.COMPARED
     config.seeds = 3
     return config

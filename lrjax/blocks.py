@@ -177,8 +177,7 @@ def _blocks(
     method = methods.find(method_name)
     choices = protocol.find(settings.protocol)
     epoch = task.steps_per_epoch
-    length, unit = settings.length(name)
-    steps = length * (epoch if unit == "epochs" else 1)
+    steps = settings.updates(name, epoch)
     # The order of a whole round is held at once, so none is longer than it need be.
     every = min(settings.eval_every or epoch, max(steps, epoch))
     fresh = method_name in choices.fresh_batches

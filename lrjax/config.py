@@ -163,6 +163,11 @@ class Settings:
             return self.epochs, "epochs"
         return protocol_lib.find(self.protocol).length(task)
 
+    def updates(self, task: str, steps_per_epoch: int) -> int:
+        """How many updates a run on a task makes."""
+        length, unit = self.length(task)
+        return length * (steps_per_epoch if unit == "epochs" else 1)
+
     def lanes(self, method: str, task: str) -> list[dict[str, Any]]:
         """Every combination of hyperparameters that a method runs with on a task.
 
@@ -182,6 +187,10 @@ class Settings:
             _check_hparams(method, task, self.protocol, lane)
             lanes.append(lane)
         return lanes
+
+
+# The study's methods that need no published value, and the everyday baseline.
+COMPARED = ("adam", "adamw_cosine", "cawr", "dadapt_adam", "prodigy", "cocob", "dowg")
 
 
 def base() -> config_dict.ConfigDict:

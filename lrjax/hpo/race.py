@@ -793,8 +793,7 @@ def _race_all(
     laid = []
     for name, task in loaded.items():  # all is laid out before any training
         found = contenders(chosen, name, settings)
-        length, unit = settings.length(name)
-        horizon = length * (task.steps_per_epoch if unit == "epochs" else 1)
+        horizon = settings.updates(name, task.steps_per_epoch)
         chosen_plan = plan(
             len(found), settings.select.budget, horizon, settings.select.seeds
         )

@@ -235,10 +235,9 @@ def _target(
     base = settings.lanes(method, name)[0]
     space = _space(settings, tuning, method)
     least, unit = tuning.budgets.get(method) or tuning.budgets.get("") or (None, "")
-    length, its_unit = settings.length(name)
-    unit = tune.unit or unit or its_unit
+    unit = tune.unit or unit or settings.length(name)[1]
     unit_steps = task.steps_per_epoch if unit == "epochs" else 1
-    steps = length * (task.steps_per_epoch if its_unit == "epochs" else 1)
+    steps = settings.updates(name, task.steps_per_epoch)
     most = tune.max_budget or steps // unit_steps
     if not most:
         raise UsageError(
