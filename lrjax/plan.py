@@ -75,7 +75,6 @@ def make(
     settings: Settings,
     workdir: str | os.PathLike[str],
     data_dir: str | None = None,
-    hands: int | None = None,
 ) -> Plan:
     """Looks at what is there, and times what is not.
 
@@ -83,8 +82,6 @@ def make(
       settings: what to train.
       workdir: where the tables are, or will be.
       data_dir: where data files are looked for first.
-      hands: that train a block each, on machines like this one; this machine's
-        threads if None.
 
     Raises:
       UsageError: if data or workdir are of no use.
@@ -97,11 +94,11 @@ def make(
     at_once = experiment.blocks_at_once(todo, devices[0]) if todo else 0
     on_cpu = devices[0].platform == "cpu"
     together = at_once  # on what the devices share
-    if on_cpu and hands is None:
+    if on_cpu:
         together *= min(len(devices), len(todo))
     timed = min(together, crew.usable_cores()) if on_cpu else at_once
-    paces = _measure(todo, 1 if hands else timed)
-    slower = max(together / timed, 1) if timed and not hands else 1
+    paces = _measure(todo, timed)
+    slower = max(together / timed, 1) if timed else 1
     times = [slower * _seconds(block, paces) for block in todo]
     lines = [
         _line(group, done, dict(zip(map(id, todo), times, strict=True)))
@@ -115,12 +112,12 @@ def make(
     return Plan(
         lines=pd.DataFrame(lines),
         left_out=tuple(name for name in settings.tasks if name not in found.tasks),
-        seconds=makespan(times, hands or at_once * len(devices)),
+        seconds=makespan(times, at_once * len(devices)),
         compilation=programs * sum(compilations) / max(len(compilations), 1),
         measured=len(paces),
         memory=experiment.expected_memory(programs, blocks_bytes if on_cpu else 0),
         disk=_disk(todo, done, settings, together),
-        at_once=hands or at_once * len(devices),
+        at_once=at_once * len(devices),
     )
 
 
