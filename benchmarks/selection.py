@@ -31,8 +31,8 @@ from configs import quickstart
 from lrjax import backend, experiment, methods, portfolio, results
 from lrjax import config as config_lib
 from lrjax.core import Task
+from lrjax.hpo import contenders, race, rungs, trials
 from lrjax.hpo import portfolio as across
-from lrjax.hpo import race, tune
 from lrjax.tasks import make_task, synthetic
 
 QUICK = (
@@ -83,7 +83,9 @@ def print_order(epochs: int) -> None:
         ]
         made = [synthetic.make(name) for name in names]
         settings = settings_of(made[0], tuple(methods.METHODS), epochs)
-        found = race.contenders(list(methods.METHODS.values()), names[0], settings)
+        found = contenders.contenders(
+            list(methods.METHODS.values()), names[0], settings
+        )
         steps = epochs * made[0].steps_per_epoch
         tables.append(accuracies(made, entries_of(found), steps))
     table = pd.concat(tables).rename_axis("task").rename_axis("entry", axis=1)
@@ -100,7 +102,7 @@ def settings_of(task: Task, names: Sequence[str], epochs: int) -> config_lib.Set
     return config_lib.check(config)
 
 
-def entries_of(found: Sequence[race.Contender]) -> list[across.Entry]:
+def entries_of(found: Sequence[contenders.Contender]) -> list[across.Entry]:
     """Contenders as what is trained on many tasks at once."""
     return [across.Entry(c.label, c.method, dict(c.hparams)) for c in found]
 
@@ -177,7 +179,7 @@ def truths(
     for task in made:
         shared.setdefault((task.loss, task.num_examples), []).append(task)
     for group in shared.values():
-        found = race.contenders(chosen, group[0].name, settings)
+        found = contenders.contenders(chosen, group[0].name, settings)
         entries = entries_of(found)
         steps = epochs * group[0].steps_per_epoch
         left = max(1, steps - across.probe(group[0]).steps)
@@ -197,12 +199,12 @@ def races(
     """The winner's label on each task, and the mean cost in full runs."""
     won, costs = {}, []
     with tempfile.TemporaryDirectory() as folder, results.Tables(folder) as tables:
-        trainer = tune.Trainer(tables, settings, lambda: 0, lambda _: None)
+        trainer = trials.Trainer(tables, settings, lambda: 0, lambda _: None)
         with trainer:
             for task in made:
-                found = race.contenders(chosen, task.name, settings)
+                found = contenders.contenders(chosen, task.name, settings)
                 horizon = epochs * task.steps_per_epoch
-                layout = race.plan(len(found), budget, horizon, ())
+                layout = rungs.plan(len(found), budget, horizon, ())
                 held = race.Race(
                     task, task.name, found, layout, settings, tables, lambda _: None
                 )

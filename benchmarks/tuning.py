@@ -62,7 +62,7 @@ def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -
     """One line of the table."""
     from lrjax import blocks, results
     from lrjax import config as config_lib
-    from lrjax.hpo import tune
+    from lrjax.hpo import trials, tune
 
     config = config_lib.base()
     config.tasks, config.methods = (f"libsvm/{name}",), ("adam",)
@@ -77,7 +77,7 @@ def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -
         def nothing(*_: Any) -> int:
             return 0
 
-        with tune.Trainer(tables, settings, nothing, nothing) as trainer:
+        with trials.Trainer(tables, settings, nothing, nothing) as trainer:
             began, training, jobs = time.perf_counter(), 0.0, []
             while search.ask():
                 stage = search.jobs()
@@ -92,7 +92,7 @@ def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -
                 jobs += stage
             whole = time.perf_counter() - began
         tune.width_of = lambda *_: 1
-        with tune.Trainer(tables, settings, nothing, nothing) as trainer:
+        with trials.Trainer(tables, settings, nothing, nothing) as trainer:
             trainer.train(jobs[:1])
             at = time.perf_counter()
             for job in jobs:

@@ -15,11 +15,10 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
@@ -27,228 +26,19 @@ from lrjax import config as config_lib
 from lrjax import experiment, methods, protocol, results, rows, tasks, train
 from lrjax.config import Settings
 from lrjax.core import NUMERICS_VERSION, Method, Run, Task, UsageError
-from lrjax.hpo import selection, tune
+from lrjax.hpo import selection, trials
+from lrjax.hpo.contenders import Contender, contenders
+from lrjax.hpo.rungs import Plan, plan
 from lrjax.hpo.selection import Judged, Selection
+from lrjax.hpo.verdicts import Score, Verdict, chance_worse, judge
 from lrjax.tasks.checks import check_task
 
-_RUNG = 3  # each rung is so many times as long as the one before
-# Length of the first rung as a share of the horizon; the second one where at the first
-# fewer than so many contenders fit in the budget.
-_FIRST, _FEW = (1 / 9, 1 / 27), 4
-_FIRST_SHARE = 0.3  # of the budget that the first rung may take
-_LAST_SHARE = 0.4  # of the budget that one contender's last rung may take
-_COOLDOWN = 0.2  # share of a rung's updates over which a branch comes to rest
 _LATE = 1 / 3  # of the horizon, from where on who is worse beyond noise is dropped
-_NOISE = 0.05  # one-sided level at which a difference is more than noise
 _MOST_ROUND = 2**20  # rows of a round: its order is held at once
-# The portfolio that `benchmarks/selection.py --order` grew on made-up tasks: whose best
-# member has the highest mean test accuracy. With too many contenders each trains too
-# little to be judged by; these few differ from each other.
-_FIRST_TO_ENTER = (
-    "mechanic",
-    "dadapt_sgd",
-    "ldog",
-    "adam learning_rate=0.01",
-    "nadamw_cosine learning_rate=0.01",
-    "schedule_free_radam learning_rate=1",
-    "momo",
-    "cawr",
-    "greedy_lr learning_rate=0.01",
-    "schedule_free_sgd",
-    "adamw_cosine learning_rate=1",
-    "prodigy",
-    "momo learning_rate=0.1",
-    "cocob",
-    "cawr learning_rate=0.01",
-    "schedule_free_radam learning_rate=0.1",
-    "storm_plus",
-    "learned",
-    "cawr learning_rate=1",
-    "schedule_free_radam learning_rate=0.01",
-)
 # Lanes of a block. The same on every rung, so that a contender's numbers depend on
 # nothing that happens to others; on CPUs padding would cost as much as a run.
 _WIDTH = {"cpu": 1}
 _WIDTH_ELSEWHERE = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Contender:
-    """A method with its hyperparameters.
-
-    Attributes:
-      method: how the learning rate is controlled.
-      hparams: a value for every hyperparameter, sorted by name.
-      label: for people; tells contenders apart.
-    """
-
-    method: Method
-    hparams: tuple[tuple[str, Any], ...]
-    label: str
-
-    @property
-    def bound(self) -> bool:
-        """Whether it is judged by a branch that comes to rest."""
-        return self.method.horizon_bound(dict(self.hparams))
-
-
-def contenders(
-    chosen: Sequence[Method], task: str, settings: Settings
-) -> list[Contender]:
-    """Each method at its default, and over a grid of rates where it needs one.
-
-    The grid has a rate per decade of the method's space. `_FIRST_TO_ENTER` come first,
-    then defaults, then rates in the order of their distance from them: what a budget
-    has no room for is left out from the end.
-
-    Raises:
-      UsageError: if there is none.
-    """
-    places = {label: place for place, label in enumerate(_FIRST_TO_ENTER)}
-    ranked: list[tuple[int, float, int, Contender]] = []
-
-    def add(away: float, place: int, contender: Contender) -> None:
-        first = places.get(contender.label, len(places))
-        ranked.append((first, away, place, contender))
-
-    for place, method in enumerate(chosen):
-        base = _base(method, task, settings)
-        if any(base[name] is None for name in method.required):
-            continue  # the same method as another, at a value that was published
-        add(0.0, place, Contender(method, _sorted(base), method.name))
-        space = method.space.ranges.get("learning_rate")
-        if not (method.needs_rate and space):
-            continue
-        centre = base["learning_rate"]
-        decades = round(math.log10(space.high / space.low))
-        for rate in np.geomspace(space.low, space.high, decades + 1).tolist():
-            rate = float(f"{rate:.6g}")
-            away = abs(math.log10(rate / centre)) if centre > 0 else 1.0
-            if away > 0.1:
-                label = f"{method.name} learning_rate={rate:g}"
-                hparams = _sorted(base | {"learning_rate": rate})
-                add(away, place, Contender(method, hparams, label))
-    if not ranked:
-        raise UsageError(
-            f"select: no method is left for {task}: name one that needs no published "
-            f"value (--mode=methods lists them), or leave select.methods empty for all"
-        )
-    return [each for *_, each in sorted(ranked, key=lambda entry: entry[:3])]
-
-
-def _base(method: Method, task: str, settings: Settings) -> dict[str, Any]:
-    """A method's hyperparameters on a task, as the settings and the protocol say."""
-    if methods.METHODS.get(method.name) is not method:
-        return dict(method.defaults)  # the user's own
-    try:
-        return settings.lanes(method.name, task)[0]
-    except UsageError:
-        if method.required:
-            return dict(method.defaults)
-        raise
-
-
-def _sorted(hparams: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(hparams.items()))
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a budget allows.
-
-    Attributes:
-      horizon: updates of a full run.
-      budget: updates in all.
-      seeds: of every contender.
-      entered: how many contenders start.
-      rungs: updates at which contenders are compared, ascending; the last may be
-        short of the horizon.
-    """
-
-    horizon: int
-    budget: float
-    seeds: tuple[int, ...]
-    entered: int
-    rungs: tuple[int, ...]
-
-    def start(self, rung: int, bound: bool) -> int:
-        """Where a rung's contender itself ends, and its branch begins."""
-        end = self.rungs[rung]
-        if not bound or end == self.horizon:
-            return end
-        return end - max(1, round(_COOLDOWN * end))
-
-    def cost(self, rung: int, bound: bool) -> int:
-        """Updates that a contender takes on a rung, all seeds and its branch."""
-        before = self.start(rung - 1, bound) if rung else 0
-        return len(self.seeds) * (self.rungs[rung] - before)
-
-    def quota(self, alive: int, rung: int, spent: float) -> int:
-        """How many may go on after a rung: sizes fall geometrically to the last rung.
-
-        Args:
-          alive: contenders on the rung.
-          rung: its number.
-          spent: updates so far, this rung's included.
-        """
-        costs = [self.cost(r, bound=True) for r in range(rung + 1, len(self.rungs))]
-        # A last rung of one tells how good the winner is, but not better than whom.
-        pair = 2 * costs[-1] <= _LAST_SHARE * self.budget
-        least = min(alive, 2 if pair and 2 * sum(costs) <= self.budget - spent else 1)
-
-        def sizes(ratio: float) -> list[int]:
-            return [max(least, int(alive * ratio**j)) for j in range(1, len(costs) + 1)]
-
-        low, high = 0.0, 1.0
-        for _ in range(50):
-            middle = (low + high) / 2
-            need = sum(n * cost for n, cost in zip(sizes(middle), costs, strict=True))
-            low, high = (middle, high) if need <= self.budget - spent else (low, middle)
-        return sizes(low)[0]
-
-
-def plan(count: int, budget: float, horizon: int, seeds: Sequence[int]) -> Plan:
-    """Lays a race out: rungs, seeds, and how many of the contenders may start.
-
-    Args:
-      count: contenders there are.
-      budget: in full runs.
-      horizon: updates of a full run.
-      seeds: of every contender; none for as many as the budget bears, from 2 to 5.
-
-    Raises:
-      UsageError: if the budget is too small for one rung.
-    """
-    if not seeds:
-        seeds = range(min(5, max(2, round(budget / 6))))
-    per_seed = budget * horizon / len(seeds)  # updates
-    least = min(count, 2)
-    for share in _FIRST:
-        first = max(1, round(share * horizon))
-        entered = min(count, int(_FIRST_SHARE * per_seed / first))
-        if entered >= min(count, _FEW):
-            break
-    if entered < least:
-        need = least * first * len(seeds) / (_FIRST_SHARE * horizon)
-        raise UsageError(
-            f"select: a budget of {budget:g} full runs is too small for one rung of "
-            f"{least} contenders with {len(seeds)} seeds: give {need:.2g} or more, or "
-            "train for longer, or take fewer seeds"
-        )
-    rungs = [first]
-    while rungs[-1] < horizon:
-        following = rungs[-1] * _RUNG
-        # Rounding shall not leave a last rung that is hardly longer.
-        rungs.append(horizon if 1.5 * following > horizon else following)
-    laid = Plan(horizon, budget * horizon, tuple(seeds), entered, tuple(rungs))
-    while len(laid.rungs) > 1:
-        last = laid.cost(len(laid.rungs) - 1, bound=True)
-        ahead = sum(laid.cost(r, bound=True) for r in range(1, len(laid.rungs)))
-        spent = entered * laid.cost(0, bound=True)
-        if last <= _LAST_SHARE * laid.budget and spent + ahead <= laid.budget:
-            break
-        laid = dataclasses.replace(laid, rungs=laid.rungs[:-1])
-    return laid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,91 +74,6 @@ class _Course:
         return max(1, min(widest, self.lanes, most))
 
 
-class Score(NamedTuple):
-    """What a contender reached on a rung, a number per seed.
-
-    Attributes:
-      values: the task's metric, higher is better; -inf where the run diverged.
-      ties: minus the validation loss, which decides between equal values.
-    """
-
-    values: np.ndarray
-    ties: np.ndarray
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """To sort by, descending."""
-        return float(self.values.mean()), float(self.ties.mean())
-
-
-def chance_worse(leader: np.ndarray, other: np.ndarray) -> float:
-    """One-sided p-value of a paired t-test: that `other` is no worse than `leader`.
-
-    Accuracies come in steps, so that a few differences may be equal by chance, which
-    a t-test would take for certainty: then it is a sign test.
-
-    Args:
-      leader, other: a score per seed, higher is better.
-
-    Returns:
-      NaN with fewer than two seeds.
-    """
-    apart = leader - other
-    if len(apart) < 2 or not np.isfinite(apart).all():
-        return math.nan
-    mean, spread = float(apart.mean()), float(apart.std(ddof=1))
-    if not mean:
-        return 0.5
-    if spread <= 1e-6 * abs(mean):  # numbers are kept to nine digits
-        agreed = 0.5 ** len(apart)
-        return agreed if mean > 0 else 1 - agreed
-    return float(stats.t.sf(mean / (spread / math.sqrt(len(apart))), len(apart) - 1))
-
-
-class Verdict(NamedTuple):
-    """What becomes of the contenders of a rung.
-
-    Attributes:
-      order: numbers of all, the best first.
-      kept: numbers of those that go on, the best first.
-      reasons: number -> why it is dropped.
-    """
-
-    order: list[int]
-    kept: list[int]
-    reasons: dict[int, str]
-
-
-def judge(scores: Mapping[int, Score], quota: int, late: bool) -> Verdict:
-    """Who goes on: the best as many as the quota; not who diverged.
-
-    Who is worse beyond noise than the leader may nevertheless be a slow starter, and
-    keeps its place while the race is young.
-
-    Args:
-      scores: number of a contender -> what it reached.
-      quota: how many may go on.
-      late: whether those that are worse beyond noise are dropped inside the quota.
-    """
-    order = sorted(scores, key=lambda i: (*(-x for x in scores[i].rank), i))
-    leader, kept, reasons = scores[order[0]], [], {}
-    for i in order:
-        if not np.isfinite(scores[i].values).all():
-            count = int((~np.isfinite(scores[i].values)).sum())
-            reasons[i] = f"diverged with {count} of {len(scores[i].values)} seeds"
-            continue
-        chance = chance_worse(leader.values, scores[i].values)
-        beyond = chance < _NOISE
-        if len(kept) < quota and not (beyond and late):
-            kept.append(i)
-        elif beyond:
-            reasons[i] = f"worse beyond noise (p = {chance:.2g})"
-        else:
-            known = "" if math.isnan(chance) else f"; p = {chance:.2g} is noise"
-            reasons[i] = f"the quota of {quota}{known}"
-    return Verdict(order, kept, reasons)
-
-
 class Race:
     """A race under way on one task.
 
@@ -394,7 +99,7 @@ class Race:
         self._tables, self._log = tables, log
         self._left_out = list(found[layout.entered :])
         self._data = tasks.fingerprint(task)
-        self._states: dict[tuple[int, int], tune.State] = {}
+        self._states: dict[tuple[int, int], trials.State] = {}
         self._metric = task.metric
         self._identity = results.digest(
             {
@@ -413,7 +118,7 @@ class Race:
             if row["race"] == self._identity:
                 self._known[row["rung"], row["contender"], row["seed"]] = row
 
-    def run(self, trainer: tune.Trainer) -> Selection:
+    def run(self, trainer: trials.Trainer) -> Selection:
         """Races to the end.
 
         Raises:
@@ -443,7 +148,7 @@ class Race:
         return self._answer(alive[0], history)
 
     def _climb(
-        self, trainer: tune.Trainer, rung: int, alive: Sequence[int]
+        self, trainer: trials.Trainer, rung: int, alive: Sequence[int]
     ) -> dict[int, Score]:
         """Trains a rung and says what its contenders reached."""
         layout, end = self.plan, self.plan.rungs[rung]
@@ -474,8 +179,8 @@ class Race:
         }
 
     def _train(
-        self, trainer: tune.Trainer, jobs: Mapping[tuple[int, int], tune.Job]
-    ) -> dict[tuple[int, int], tune.Trained]:
+        self, trainer: trials.Trainer, jobs: Mapping[tuple[int, int], trials.Job]
+    ) -> dict[tuple[int, int], trials.Trained]:
         """Trains jobs, and keeps the states of those that are no branches."""
         found = trainer.train(list(jobs.values()))
         trained = {}
@@ -485,7 +190,7 @@ class Race:
                 self._states[key] = trained[key].state
         return trained
 
-    def _job(self, key: tuple[int, int], rung: int, branch: bool) -> tune.Job:
+    def _job(self, key: tuple[int, int], rung: int, branch: bool) -> trials.Job:
         """A contender's way to a rung with one seed, or the branch at its end."""
         entry, layout = self.entries[key[0]], self.plan
         end, start = layout.rungs[rung], layout.start(rung, entry.bound)
@@ -503,7 +208,7 @@ class Race:
             lanes=sum(e.method.name == entry.method.name for e in self.entries),
         )
         run = self._run(entry, key[1], end if branch else start)
-        return tune.Job(course, run, self._states.get(key))
+        return trials.Job(course, run, self._states.get(key))
 
     def _run(self, entry: Contender, seed: int, steps: int) -> Run:
         task, settings = self._task, self._settings
@@ -530,7 +235,7 @@ class Race:
         )
 
     def _row(
-        self, rung: int, key: tuple[int, int], trained: tune.Trained
+        self, rung: int, key: tuple[int, int], trained: trials.Trained
     ) -> dict[str, Any]:
         """What is kept of a contender's measurement on a rung with one seed."""
         entry = self.entries[key[0]]
@@ -556,7 +261,7 @@ class Race:
             "seconds": trained.seconds,
         }
 
-    def _measured(self, trained: tune.Trained, name: str) -> float:
+    def _measured(self, trained: trials.Trained, name: str) -> float:
         """A score on the validation part, which may be the training part."""
         both = (f"valid_{name}", f"train_{name}")
         return next(trained.values[each] for each in both if each in trained.values)
@@ -574,7 +279,7 @@ class Race:
         )
 
     def _record_runs(
-        self, ended: Mapping[tuple[int, int], tuple[Run, tune.Trained]]
+        self, ended: Mapping[tuple[int, int], tuple[Run, trials.Trained]]
     ) -> None:
         """Writes whole runs to the tables of all runs."""
         runs, curves = [], []
@@ -812,7 +517,7 @@ def _race_all(
                     leave=False,
                     desc=f"{name} ",
                 ) as bar,
-                tune.Trainer(tables, settings, signalled, bar.update) as trainer,
+                trials.Trainer(tables, settings, signalled, bar.update) as trainer,
             ):
                 answers.append(race.run(trainer))
         selection.write(answers, tables)

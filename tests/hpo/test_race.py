@@ -20,7 +20,7 @@ import lrjax
 from lrjax import config as config_lib
 from lrjax import optim, order, results, tasks
 from lrjax.core import Method, UsageError
-from lrjax.hpo import race, selection
+from lrjax.hpo import race, rungs, selection, verdicts
 from lrjax.methods import METHODS, cooled
 from lrjax.optim import schedules
 
@@ -38,7 +38,7 @@ METHODS_RACED = ("adam", "adamw_cosine", "prodigy", "dog")
 @settings(max_examples=150, deadline=None)
 def test_no_race_costs_more_than_its_budget(count, budget, horizon, seeds, random):
     try:
-        plan = race.plan(count, budget, horizon, range(seeds))
+        plan = rungs.plan(count, budget, horizon, range(seeds))
     except UsageError:
         assert budget < 2 or horizon < 30
         return
@@ -57,8 +57,8 @@ def test_no_race_costs_more_than_its_budget(count, budget, horizon, seeds, rando
 
 
 def test_a_large_budget_trains_several_to_the_end_and_a_small_one_none():
-    assert race.plan(100, 2, 1000, ()).rungs[-1] < 1000
-    plan = race.plan(100, 40, 1000, ())
+    assert rungs.plan(100, 2, 1000, ()).rungs[-1] < 1000
+    plan = rungs.plan(100, 40, 1000, ())
     assert plan.rungs[-1] == 1000
     assert len(plan.seeds) == 5
 
@@ -66,16 +66,16 @@ def test_a_large_budget_trains_several_to_the_end_and_a_small_one_none():
 def test_noise_is_told_by_a_paired_t_test():
     a, b = np.array([0.8, 0.82, 0.79, 0.85]), np.array([0.7, 0.83, 0.75, 0.8])
     expected = stats.ttest_rel(a, b, alternative="greater").pvalue
-    assert race.chance_worse(a, b) == pytest.approx(expected)
-    assert math.isnan(race.chance_worse(a[:1], b[:1]))
+    assert verdicts.chance_worse(a, b) == pytest.approx(expected)
+    assert math.isnan(verdicts.chance_worse(a[:1], b[:1]))
     # Without spread a sign test: three coins, all heads.
-    assert race.chance_worse(a[:3], a[:3] - 0.5) == pytest.approx(1 / 8)
-    assert race.chance_worse(a[:3] - 0.5, a[:3]) == pytest.approx(7 / 8)
-    assert race.chance_worse(a, a) == 0.5
+    assert verdicts.chance_worse(a[:3], a[:3] - 0.5) == pytest.approx(1 / 8)
+    assert verdicts.chance_worse(a[:3] - 0.5, a[:3]) == pytest.approx(7 / 8)
+    assert verdicts.chance_worse(a, a) == 0.5
 
 
 def score(*values):
-    return race.Score(np.array(values), np.array(values))
+    return verdicts.Score(np.array(values), np.array(values))
 
 
 def test_the_log_says_why_each_is_dropped():
@@ -86,7 +86,7 @@ def test_the_log_says_why_each_is_dropped():
         3: score(0.91, 0.90, 0.90),
         4: score(0.95, -math.inf, 0.95),
     }
-    young = race.judge(scores, 2, late=False)
+    young = verdicts.judge(scores, 2, late=False)
     assert young.kept == [0, 2]
     assert young.order == [0, 2, 3, 1, 4]
     assert "quota" in young.reasons[3]
@@ -94,16 +94,16 @@ def test_the_log_says_why_each_is_dropped():
     assert "beyond noise" in young.reasons[1]
     assert "diverged" in young.reasons[4]
     # A slow starter keeps its place inside the quota, but not late in the race.
-    assert race.judge(scores, 4, late=False).kept == [0, 2, 3, 1]
-    assert race.judge(scores, 4, late=True).kept == [0, 2, 3]
+    assert verdicts.judge(scores, 4, late=False).kept == [0, 2, 3, 1]
+    assert verdicts.judge(scores, 4, late=True).kept == [0, 2, 3]
 
 
 def test_equal_accuracies_are_ordered_by_loss():
     scores = {
-        0: race.Score(np.array([0.9]), np.array([-0.5])),
-        1: race.Score(np.array([0.9]), np.array([-0.4])),
+        0: verdicts.Score(np.array([0.9]), np.array([-0.5])),
+        1: verdicts.Score(np.array([0.9]), np.array([-0.4])),
     }
-    assert race.judge(scores, 1, late=False).kept == [1]
+    assert verdicts.judge(scores, 1, late=False).kept == [1]
 
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)

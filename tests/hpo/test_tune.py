@@ -10,7 +10,7 @@ import pytest
 from lrjax import blocks, experiment, results, train
 from lrjax import config as config_lib
 from lrjax.core import Interrupted, UsageError
-from lrjax.hpo import tune
+from lrjax.hpo import trials, tune
 
 
 def settings_of(**changes):
@@ -137,7 +137,7 @@ def test_convolutions_are_tuned_one_by_one_on_a_cpu(tmp_path, monkeypatch):
     search.ask()
     with results.Tables(tmp_path) as tables:
         arguments = (tables, settings, lambda: 0, lambda _: None)
-        with tune.Trainer(*arguments) as trainer:
+        with trials.Trainer(*arguments) as trainer:
             (trained, other) = trainer.train(search.jobs()[:2]).values()
     assert all(p.one_by_one and p.num_hparams == 1 for p in programs)
     assert trained.state.steps == other.state.steps == 2
