@@ -58,17 +58,17 @@ class Lrjax:
     def __init__(
         self, task: Any, seeds: int, rates: Sequence[float], epochs: int
     ) -> None:
-        from lrjax import blocks, crew, train
+        from lrjax import blocks, crew, programs
         from lrjax import config as config_lib
 
         config = config_lib.base()
         config.tasks, config.methods = (task.name,), ("adam",)
         config.seeds, config.epochs = seeds, epochs
         config.grid.learning_rate = tuple(rates)
-        self._train, self._crew = train, crew
+        self._programs, self._crew = programs, crew
         self.blocks = blocks.plan(config_lib.check(config), [task])
         block = self.blocks[0]  # the others share its program
-        self._compiled = train.compile_program(block.program, *block.inputs())
+        self._compiled = programs.compile_program(block.program, *block.inputs())
 
     def run(self) -> np.ndarray:
         """Initialises, trains and measures every epoch; returns the final scores.
@@ -92,7 +92,7 @@ class Lrjax:
 
     def _run(self, block: Any) -> np.ndarray:
         measured = list(
-            self._train.train(
+            self._programs.train(
                 self._compiled, block.program, *block.inputs(), block.example.steps
             )
         )

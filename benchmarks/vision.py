@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lrjax import methods, train
+from lrjax import methods, programs, train
 from lrjax.core import Task
 from lrjax.tasks import image_data, images
 from lrjax.tasks.image_data import Part
@@ -75,8 +75,8 @@ def step_seconds(task: Task, runs: int, steps: int, turns: int) -> float:
     program = train.Program(task, method, static, 3 * steps, 1, width, one_by_one=alone)
     seeds = train.seed_runs(task.init, np.zeros(1, np.uint32))
     inputs = train.inputs(program, seeds, traced[:width], 3 * steps)
-    compiled = train.compile_program(program, seeds, inputs)
-    advance = train.stepper(compiled, program, seeds, inputs)
+    compiled = programs.compile_program(program, seeds, inputs)
+    advance = programs.stepper(compiled, program, seeds, inputs)
     advance(steps)
     spent = []
     for _ in range(turns):

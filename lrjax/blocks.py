@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import methods, protocol, results, tasks, train
+from lrjax import evaluation, methods, protocol, results, tasks, train
 from lrjax.config import Settings
 from lrjax.core import Method, Run, Task
 from lrjax.tasks.data import DataError
@@ -194,7 +194,7 @@ def _blocks(
         static, traced = methods.split(method, hparams)
         groups.setdefault((static, tuple(traced)), []).append((hparams, traced))
     for (static, _), lanes in groups.items():
-        recalibrated = train.recalibrates(task, method, lanes[0][0])
+        recalibrated = evaluation.recalibrates(task, method, lanes[0][0])
         for seeds in _chunks(settings.seeds, min(most_seeds, limit)):
             most = min(most_hparams, max(1, limit // len(seeds)))
             for chunk in _chunks(lanes, most):

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
-from lrjax import backend, checkpoint, crew, experiment, results, train
+from lrjax import backend, checkpoint, crew, experiment, programs, results
 from lrjax import blocks as blocks_lib
 from lrjax.blocks import Block
 from lrjax.config import Cluster, Settings
@@ -330,7 +330,7 @@ def _drop(workdir: Path, ticket: Ticket) -> None:
 
 _LOCK = threading.RLock()  # a worker may have several threads
 _BLOCKS: dict[str, dict[str, Block]] = {}
-_COMPILED: collections.OrderedDict[Any, train.Compiled] = collections.OrderedDict()
+_COMPILED: collections.OrderedDict[Any, programs.Compiled] = collections.OrderedDict()
 
 
 def facts(settings: Settings) -> dict[str, Any]:
@@ -378,13 +378,13 @@ def _blocks(settings: Settings, task: str, data_dir: str | None) -> dict[str, Bl
         return _BLOCKS[key]
 
 
-def _compiled(block: Block) -> train.Compiled:
+def _compiled(block: Block) -> programs.Compiled:
     """A block's programs; those of the last few kinds are kept."""
     key = (id(block.program.task), block.key)
     with _LOCK:
         if key not in _COMPILED:
             shapes = jax.eval_shape(block.inputs)
-            _COMPILED[key] = train.compile_program(block.program, *shapes)
+            _COMPILED[key] = programs.compile_program(block.program, *shapes)
         _COMPILED.move_to_end(key)
         while len(_COMPILED) > _PROGRAMS:
             _COMPILED.popitem(last=False)

@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
-from lrjax import checkpoint, crew, results, rows, train
+from lrjax import checkpoint, crew, programs, results, rows, train
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Interrupted, Task, UsageError
@@ -191,7 +191,9 @@ def _train(
         # Nothing is trained or written where there never will be room.
         rooms[0].check(title(todo[0]), need)
         for block in {block.key: block for block in todo}.values():
-            rooms[0].check(title(block), train.least_need(block.program, block.lanes))
+            rooms[0].check(
+                title(block), programs.least_need(block.program, block.lanes)
+            )
         record()
 
         def work(block: Block, device: int) -> Sequence[Block]:
@@ -263,8 +265,8 @@ def blocks_at_once(todo: Sequence[Block], device: crew.Device) -> int:
     def advances(count: int) -> list[Callable[[int], Any]]:
         say("measuring how many blocks at once are fastest here; kept for next time")
         inputs = block.inputs()
-        compiled = train.compile_program(block.program, *inputs)
-        return [train.stepper(compiled, block.program, *inputs)] * count
+        compiled = programs.compile_program(block.program, *inputs)
+        return [programs.stepper(compiled, block.program, *inputs)] * count
 
     kind, steps = block.program.task.family, block.example.steps
     return crew.measured_workers(kind, device, _pace_file(), advances, steps)
@@ -327,7 +329,7 @@ class _Compiling:
         self._devices = devices
         self._tasks: dict[tuple[int, int], Task] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(crew.usable_cores())
-        self._futures: dict[Any, concurrent.futures.Future[train.Compiled]] = {}
+        self._futures: dict[Any, concurrent.futures.Future[programs.Compiled]] = {}
         self._left = collections.Counter(
             (block.key, device) for device, each in enumerate(jobs) for block in each
         )
@@ -352,12 +354,12 @@ class _Compiling:
                 self._futures[key] = self._pool.submit(self._compile, block, device)
             return self._futures[key]
 
-    def _compile(self, block: Block, device: int) -> train.Compiled:
+    def _compile(self, block: Block, device: int) -> programs.Compiled:
         began = time.perf_counter()
         with jax.default_device(self._devices[device]):
             shapes = jax.eval_shape(block.inputs)
             program = self.placed(block.program, device)
-            compiled = train.compile_program(program, *shapes)
+            compiled = programs.compile_program(program, *shapes)
         with self._lock:
             self.seconds += time.perf_counter() - began
         return compiled
@@ -372,7 +374,7 @@ class _Compiling:
             there = self._tasks[key]
         return program if there is task else dataclasses.replace(program, task=there)
 
-    def peek(self, block: Block, stopping: Callable[[], int]) -> train.Compiled:
+    def peek(self, block: Block, stopping: Callable[[], int]) -> programs.Compiled:
         """The compiled programs of a block for the first device."""
         future = self._future(block, 0)
         wait_for(future, stopping)
@@ -380,7 +382,7 @@ class _Compiling:
 
     def program(
         self, block: Block, device: int, stopping: Callable[[], int]
-    ) -> train.Compiled:
+    ) -> programs.Compiled:
         """The compiled programs of a block, which asks once; waits for them."""
         future = self._future(block, device)
         wait_for(future, stopping)
@@ -428,7 +430,7 @@ def stop_if(stopping: Callable[[], int]) -> None:
 
 def train_block(
     block: Block,
-    compiled: train.Compiled,
+    compiled: programs.Compiled,
     tables: results.Tables,
     settings: Settings,
     progress: Callable[[int], Any],
@@ -456,7 +458,7 @@ def train_block(
         return due or stopping() != 0
 
     last: dict[str, np.ndarray] = {}
-    for measured in train.train(
+    for measured in programs.train(
         compiled, program, *block.inputs(), example.steps, start, state, pause
     ):
         seconds += measured.seconds
@@ -477,9 +479,9 @@ def train_block(
     if task.test is task.train:
         test = {k.removeprefix("train_"): v for k, v in last.items()}
     else:
-        test = train.judge(program, state, task.test)
+        test = programs.judge(program, state, task.test)
     if settings.save_params:
-        model = train.final_model(program, state)
+        model = programs.final_model(program, state)
         checkpoint.save_params(tables.workdir / "params", *model, lanes)
     ended = [
         rows.run_row(

@@ -18,7 +18,7 @@ import jax
 import pandas as pd
 
 from lrjax import blocks as blocks_lib
-from lrjax import crew, experiment, results, train
+from lrjax import crew, evaluation, experiment, programs, results
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Batch, Task
@@ -105,17 +105,17 @@ def make(
         for group in _groups(blocks)
     ]
     compilations = [p.compilation for p in paces.values()]
-    programs = len({block.key for block in todo})
-    needs = [train.least_need(block.program, block.lanes) for block in todo]
+    count = len({block.key for block in todo})
+    needs = [programs.least_need(block.program, block.lanes) for block in todo]
     measured_needs = [pace.need for pace in paces.values()]
     blocks_bytes = max([*needs, *measured_needs], default=0) * max(together, 1)
     return Plan(
         lines=pd.DataFrame(lines),
         left_out=tuple(name for name in settings.tasks if name not in found.tasks),
         seconds=makespan(times, at_once * len(devices)),
-        compilation=programs * sum(compilations) / max(len(compilations), 1),
+        compilation=count * sum(compilations) / max(len(compilations), 1),
         measured=len(paces),
-        memory=experiment.expected_memory(programs, blocks_bytes if on_cpu else 0),
+        memory=experiment.expected_memory(count, blocks_bytes if on_cpu else 0),
         disk=_disk(todo, done, settings, together),
         at_once=at_once * len(devices),
     )
@@ -179,7 +179,7 @@ def _line(
     example, program = blocks[0].example, blocks[0].program
     runs = {run for block in blocks for run in block.lanes_of.values()}
     todo = [block for block in blocks if id(block) in times]
-    needs = [train.least_need(block.program, block.lanes) for block in todo]
+    needs = [programs.least_need(block.program, block.lanes) for block in todo]
     return {
         "task": example.task,
         "method": example.method,
@@ -211,15 +211,15 @@ def _probe(block: Block, at_once: int) -> Pace:
     short, share = _shortened(block)
     began = time.perf_counter()
     inputs = short.inputs()
-    compiled = train.compile_program(short.program, *inputs)
+    compiled = programs.compile_program(short.program, *inputs)
     compilation = time.perf_counter() - began
-    jobs = [train.stepper(compiled, short.program, *inputs)] * max(at_once, 1)
+    jobs = [programs.stepper(compiled, short.program, *inputs)] * max(at_once, 1)
     jobs[0](1)
 
     def spent(steps: int) -> float:
         return min(crew.seconds(jobs, steps) for _ in range(_TURNS))
 
-    every, most = short.program.eval_every, train.MAX_ROUNDS
+    every, most = short.program.eval_every, programs.MAX_ROUNDS
     one = spent(1)  # and a measurement, and the start
     count, whole = _long_enough(spent, one, every)
     if count < every or whole - one >= _LONG:
@@ -252,7 +252,7 @@ def _shortened(block: Block) -> tuple[Block, float]:
     if task.family == "linear":
         return block, 1.0
     lanes = block.program.num_seeds * block.program.num_hparams
-    rows = max(2 * train.rows_at_once(task, lanes), task.batch_size)
+    rows = max(2 * evaluation.rows_at_once(task, lanes), task.batch_size)
     cut: dict[int, Batch] = {
         id(part): {name: x[:rows] for name, x in part.items()}
         for part in (task.train, task.valid)
@@ -294,5 +294,5 @@ def _disk(
             params = jax.eval_shape(init, jax.random.key(0))[0]
             leaves = jax.tree.leaves(params)
             total += runs * sum(x.size * x.dtype.itemsize for x in leaves)
-    states = [train.least_need(block.program, block.lanes) for block in todo]
+    states = [programs.least_need(block.program, block.lanes) for block in todo]
     return total + 2 * at_once * max(states, default=0)

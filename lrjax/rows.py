@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from lrjax.core import Run, Task
-from lrjax.train import Measurements, Program
+from lrjax.programs import Measurements
+from lrjax.train import Program
 
 Values = Mapping[str, np.ndarray]  # name -> [seeds, hparams]
 

@@ -13,7 +13,7 @@ import pytest
 
 from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
-from lrjax import crew, experiment, results, train
+from lrjax import crew, experiment, programs, results
 from lrjax.core import UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -205,13 +205,15 @@ def test_a_later_block_that_no_memory_holds_is_refused_before_anything_is_traine
 ):
     wanted = settings(("sgd", "prodigy"))
     small, large = (
-        train.least_need(block.program, block.lanes)
+        programs.least_need(block.program, block.lanes)
         for block in blocks_lib.plan(wanted, blocks_lib.make_tasks(wanted, None))
     )
     assert 0 < small < large - 1
-    compile_program = train.compile_program
+    compile_program = programs.compile_program
     monkeypatch.setattr(  # what sgd needs beside its state would be in the way
-        train, "compile_program", lambda *args: compile_program(*args)._replace(need=0)
+        programs,
+        "compile_program",
+        lambda *args: compile_program(*args)._replace(need=0),
     )
     monkeypatch.setattr(crew, "free_memory", lambda device: large - 1.0)
     with pytest.raises(UsageError, match="libsvm/iris prodigy: one block needs"):
@@ -223,9 +225,9 @@ def test_a_later_block_that_no_memory_holds_is_refused_before_anything_is_traine
 def test_the_least_need_is_that_of_the_compiled_state(method):
     wanted = settings((method,))
     (block,) = blocks_lib.plan(wanted, blocks_lib.make_tasks(wanted, None))
-    compiled = train.compile_program(block.program, *jax.eval_shape(block.inputs))
+    compiled = programs.compile_program(block.program, *jax.eval_shape(block.inputs))
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(compiled.state))
-    assert train.least_need(block.program, block.lanes) == size
+    assert programs.least_need(block.program, block.lanes) == size
     assert size <= compiled.need
 
 

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 
 from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
-from lrjax import experiment, results, tasks, train
+from lrjax import experiment, programs, results, tasks
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
 
@@ -81,13 +81,13 @@ def copied(finished, tmp_path):
 @pytest.fixture
 def compilations(monkeypatch):
     """Grows by one for each program that is compiled for training."""
-    found, compile_program = [], train.compile_program
+    found, compile_program = [], programs.compile_program
 
     def counted(*arguments):
         found.append(arguments)
         return compile_program(*arguments)
 
-    monkeypatch.setattr(train, "compile_program", counted)
+    monkeypatch.setattr(programs, "compile_program", counted)
     return found
 
 

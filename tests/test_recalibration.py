@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrjax import config, experiment, methods, optim, results, tasks, train
+from lrjax import (
+    config,
+    evaluation,
+    experiment,
+    methods,
+    optim,
+    programs,
+    results,
+    tasks,
+    train,
+)
 from lrjax.core import Run, Task
 from lrjax.methods import METHODS
 
@@ -74,12 +84,12 @@ def test_statistics_are_those_of_the_judged_parameters(name, one_by_one):
         )
         seeds = train.seed_runs(task.init, np.asarray([3]))
         inputs = train.inputs(program, seeds, traced, 10)
-        compiled = train.compile_program(program, seeds, inputs)
-        last = list(train.train(compiled, program, seeds, inputs, 10))[-1]
+        compiled = programs.compile_program(program, seeds, inputs)
+        last = list(programs.train(compiled, program, seeds, inputs, 10))[-1]
         found = {k: v[-1][0] for k, v in last.values.items()}
-        found["test_loss"] = train.judge(program, last.state, task.test)["loss"][0]
+        found["test_loss"] = programs.judge(program, last.state, task.test)["loss"][0]
         averages = name == "schedule_free_sgd"
-        assert train.recalibrates(task, method, lanes[0]) == averages
+        assert evaluation.recalibrates(task, method, lanes[0]) == averages
         for lane in range(len(lanes)):
             state = jax.tree.map(lambda x, lane=lane: x[0, lane], last.state)
             params = optim.eval_params(state.opt_state, state.params)
@@ -103,9 +113,9 @@ def test_no_other_run_has_another_identity():
     asked.tasks, asked.methods = ("digits/wrn", "digits/logistic"), ("adam",)
     image, linear = (tasks.make_task(name) for name in asked.tasks)
     free, adam = METHODS["schedule_free_adamw"], METHODS["adam"]
-    assert train.recalibrates(image, free, dict(free.defaults))
-    assert not train.recalibrates(linear, free, dict(free.defaults))
-    assert not train.recalibrates(image, adam, dict(adam.defaults))
+    assert evaluation.recalibrates(image, free, dict(free.defaults))
+    assert not evaluation.recalibrates(linear, free, dict(free.defaults))
+    assert not evaluation.recalibrates(image, adam, dict(adam.defaults))
     run = Run("task", "sound", "adam", (), 0, 1, 1, 64, "float32", 1, "data")
     assert "recalibrated" not in results.run_fields(run)
     other = dataclasses.replace(run, recalibrated=True)

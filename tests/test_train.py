@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from lrjax import optim, order, protocol, tasks, train
+from lrjax import evaluation, optim, order, programs, protocol, tasks, train
 from lrjax.core import Task
 from lrjax.methods import METHODS, split
 
@@ -79,13 +79,13 @@ def population(
     started = train.seed_runs(task.init, np.asarray(seeds, np.uint32))
     traced = [split(method, lane)[1] for lane in lanes]
     inputs = train.inputs(program, started, traced, horizon)
-    compiled = train.compile_program(program, started, inputs)
+    compiled = programs.compile_program(program, started, inputs)
     return compiled, program, started, inputs
 
 
 def trained(compiled, program, seeds, inputs, steps, *resume):
     """Steps of the measurements, their values [round, seed, lane], the last state."""
-    segments = list(train.train(compiled, program, seeds, inputs, steps, *resume))
+    segments = list(programs.train(compiled, program, seeds, inputs, steps, *resume))
     tables = [segment.values for segment in segments]
     values = {k: np.concatenate([table[k] for table in tables]) for k in tables[0]}
     steps = np.concatenate([segment.steps for segment in segments])
@@ -295,7 +295,7 @@ def test_gradient_descent_follows_its_closed_form(x64):
     lanes = rates(METHODS["sgd"], *chosen)
     block = population(task, METHODS["sgd"], SEEDS, lanes, 30, 10, dtype=jnp.float64)
     _, values, state = trained(*block, 30)
-    judged = train.judge(block[1], state, task.test)
+    judged = programs.judge(block[1], state, task.test)
     # w_t = w* + (1 - rate H)^t (w_0 - w*)
     hessian = features.T @ features / 12
     solution = np.linalg.solve(hessian, features.T @ targets / 12)
@@ -368,7 +368,7 @@ def test_evaluation_in_slices_is_exact(x64, at_once):
     labels = generator.integers(classes, size=n)
     weight = generator.normal(size=(seeds, lanes, classes, 4))
     bias = generator.normal(size=(seeds, lanes, classes))
-    means = train.evaluate_part(
+    means = evaluation.evaluate_part(
         iris("sound").evaluate,
         {"weight": jnp.asarray(weight), "bias": jnp.asarray(bias)},
         (),
@@ -406,7 +406,7 @@ def test_one_run_with_the_loops_of_the_host_equals_the_same_run_in_a_program(x64
 
 
 def judged(program, state, task):
-    return train.judge(program, state, task.test)
+    return programs.judge(program, state, task.test)
 
 
 @pytest.mark.parametrize("n", [41, 55])
@@ -419,7 +419,7 @@ def test_means_are_rounded_once(n):
 
     @jax.jit
     def means(params):
-        return train.evaluate_part(evaluate, params, (), part, n, jnp.float32)
+        return evaluation.evaluate_part(evaluate, params, (), part, n, jnp.float32)
 
     assert (means(params)["accuracy"] == 1).all()
 
@@ -427,7 +427,7 @@ def test_means_are_rounded_once(n):
 @functools.cache
 def small_block():
     """Three rates, two seeds, measured every 4 steps, in float32."""
-    assert train.MAX_ROUNDS == 2, "use the fixture"
+    assert programs.MAX_ROUNDS == 2, "use the fixture"
     return population(
         iris("sound", "float32"), METHODS["momentum"], SEEDS, small_lanes(), 30, 4
     )
@@ -436,7 +436,7 @@ def small_block():
 @pytest.fixture
 def small(monkeypatch):
     """The small block; its segments have two rounds at most."""
-    monkeypatch.setattr(train, "MAX_ROUNDS", 2)
+    monkeypatch.setattr(programs, "MAX_ROUNDS", 2)
     return small_block()
 
 
@@ -468,19 +468,19 @@ def test_the_last_round_may_be_short(small):
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 30])
 def test_how_a_run_is_cut_into_segments_changes_no_bit(small, monkeypatch, steps):
-    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)  # a round at a time
+    monkeypatch.setattr(programs, "_SEGMENT_SECONDS", 0.0)  # a round at a time
     single = trained(*small, steps)
     assert single[0].tolist() == [*range(4, steps, 4), steps]
-    monkeypatch.setattr(train, "_SEGMENT_SECONDS", math.inf)  # as long as may be
+    monkeypatch.setattr(programs, "_SEGMENT_SECONDS", math.inf)  # as long as may be
     same_bits(single, trained(*small, steps))
 
 
 def test_training_goes_on_from_a_state_to_the_same_bits(small, monkeypatch):
-    monkeypatch.setattr(train, "_SEGMENT_SECONDS", 0.0)
-    monkeypatch.setattr(train, "_FIRST_SEGMENT_FLOATS", 0)
+    monkeypatch.setattr(programs, "_SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr(programs, "_FIRST_SEGMENT_FLOATS", 0)
     steps, values, state = trained(*small, 30)
     kept = {}
-    for measured in train.train(*small, 30, pause=lambda: True):
+    for measured in programs.train(*small, 30, pause=lambda: True):
         kept[int(measured.steps[-1])] = jax.tree.map(np.array, measured.state)
     assert list(kept) == steps.tolist()
     same_bits(kept[30], state)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lrjax import methods, optim, order, train
+from lrjax import evaluation, methods, optim, order, train
 from lrjax.core import Batch, PyTree, Task, UsageError, unknown
 from lrjax.optim import base, observation
 
@@ -315,7 +315,7 @@ class Env:
         return data or Data(self.task.train, self.task.valid)
 
     def _batch(self, state: EnvState) -> tuple[Batch, jax.Array]:
-        """The next batch and the key of its noise, as in `train.segment`."""
+        """The next batch and the key of its noise, as in `programs.segment`."""
         part = self._data(state.data).train
         n, size = len(next(iter(part.values()))), self.task.batch_size
         rows, mask = order.batches(state.order, state.step, 1, size, n)
@@ -344,11 +344,11 @@ class Env:
     def _evaluate(self, state: EnvState) -> dict[str, jax.Array]:
         params = optim.eval_params(state.run.opt_state, state.run.params)
         one = jax.tree.map(lambda x: x[None, None], (params, state.run.model_state))
-        means = train.evaluate_part(
+        means = evaluation.evaluate_part(
             self.task.evaluate,
             *one,
             self._data(state.data).valid,
-            train.rows_at_once(self.task, 1),
+            evaluation.rows_at_once(self.task, 1),
             self.dtype,
         )
         return {name: mean[0, 0].astype(self.dtype) for name, mean in means.items()}

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from lrjax import methods, optim, order, tasks, train
+from lrjax import evaluation, methods, optim, order, tasks, train
 from lrjax.control.env import Data
 from lrjax.core import Task, UsageError
 from lrjax.optim.learned import load
@@ -148,8 +148,12 @@ def final_losses(
         state = jax.lax.fori_loop(0, steps, update, begun)
         params = optim.eval_params(state.opt_state, state.params)
         one = jax.tree.map(lambda x: x[None, None], (params, state.model_state))
-        means = train.evaluate_part(
-            task.evaluate, *one, data.valid, train.rows_at_once(task, 1), jnp.float32
+        means = evaluation.evaluate_part(
+            task.evaluate,
+            *one,
+            data.valid,
+            evaluation.rows_at_once(task, 1),
+            jnp.float32,
         )
         loss = jnp.where(state.diverged_at > 0, jnp.inf, means["loss"][0, 0])
         return logarithm(loss)

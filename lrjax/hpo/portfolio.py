@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import pandas as pd
 
-from lrjax import methods, portfolio, train
+from lrjax import evaluation, methods, portfolio, programs, train
 from lrjax.core import Batch, Method, Task, UsageError
 
 PROBE_RATES = (1e-3, 1e-2, 1e-1)  # of Adam, and a tenfold of each of SGD
@@ -210,16 +210,16 @@ def _train_one(
 ) -> dict[str, jax.Array]:
     """Trains the seeds and rates of an entry's method on one task, from its data."""
     state = train.init(program, seeds, inputs)
-    state, table = train.segment(
+    state, table = programs.segment(
         program, state, inputs, train_part, valid_part, jnp.int32(0), jnp.int32(steps)
     )
     lanes = program.num_seeds * program.num_hparams
-    test = train.evaluate_part(
+    test = evaluation.evaluate_part(
         program.task.evaluate,
         train.final_params(state),
         state.model_state,
         test_part,
-        train.rows_at_once(program.task, lanes),
+        evaluation.rows_at_once(program.task, lanes),
         program.dtype,
     )
     last = {k: v[0] for k, v in table.items()}

@@ -23,7 +23,17 @@ from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
-from lrjax import experiment, methods, protocol, results, rows, tasks, train
+from lrjax import (
+    evaluation,
+    experiment,
+    methods,
+    programs,
+    protocol,
+    results,
+    rows,
+    tasks,
+    train,
+)
 from lrjax.config import Settings
 from lrjax.core import NUMERICS_VERSION, Method, Run, Task, UsageError
 from lrjax.hpo import selection, trials
@@ -230,7 +240,9 @@ class Race:
             eval_every=every,
             data=self._data,
             fresh_batches=entry.method.name in choices.fresh_batches,
-            recalibrated=train.recalibrates(task, entry.method, dict(entry.hparams)),
+            recalibrated=evaluation.recalibrates(
+                task, entry.method, dict(entry.hparams)
+            ),
             options=task.options,
         )
 
@@ -298,12 +310,12 @@ class Race:
                 test = {k.removeprefix("train_"): v for k, v in last.items()}
             else:
                 state = jax.tree.map(lambda x: x[:, None], trained.state.state)
-                test = train.judge(program, state, self._task.test)
+                test = programs.judge(program, state, self._task.test)
             run_id = results.run_id(run)
             seconds = trained.seconds
             row = rows.run_row(run, run_id, program, (0, 0), last, test, seconds)
             runs.append(row)
-            measured = train.Measurements(
+            measured = programs.Measurements(
                 np.array([run.steps]), {k: v[None] for k, v in last.items()}, 0.0, None
             )
             curves += rows.curve_rows(program, {(0, 0): run_id}, measured)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import blocks as blocks_lib
-from lrjax import checkpoint, crew, experiment, results, train
+from lrjax import checkpoint, crew, experiment, programs, results, train
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Method, PyTree, Run, Task
@@ -115,7 +115,7 @@ class Trainer:
         on_cpu = self._devices[0].platform == "cpu"
         self._workers = crew.usable_cores() if on_cpu else 1
         self._pool = concurrent.futures.ThreadPoolExecutor(crew.usable_cores())
-        self._programs: dict[Any, concurrent.futures.Future[train.Compiled]] = {}
+        self._programs: dict[Any, concurrent.futures.Future[programs.Compiled]] = {}
         self._tasks: dict[tuple[str, int], Task] = {}
         self._trained: list[str] = []  # names of blocks
         self._lock = threading.Lock()
@@ -230,7 +230,7 @@ class Trainer:
 
         last: dict[str, np.ndarray] = {}
         steps = block.example.steps
-        for measured in train.train(
+        for measured in programs.train(
             compiled, block.program, *block.inputs(), steps, start, state, pause
         ):
             seconds += measured.seconds
@@ -288,13 +288,13 @@ class Trainer:
                 )
             return self._tasks[key]
 
-    def _compiled(self, block: Block, device: int) -> train.Compiled:
+    def _compiled(self, block: Block, device: int) -> programs.Compiled:
         """The block's programs, compiled once for all that share them."""
 
-        def compile_it() -> train.Compiled:
+        def compile_it() -> programs.Compiled:
             with jax.default_device(self._devices[device]):
                 shapes = jax.eval_shape(block.inputs)
-                return train.compile_program(block.program, *shapes)
+                return programs.compile_program(block.program, *shapes)
 
         with self._lock:
             key = (block.key, device)

@@ -19,7 +19,7 @@ import jax
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
-from lrjax import experiment, methods, protocol, results, tasks, train
+from lrjax import evaluation, experiment, methods, protocol, results, tasks
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import (
@@ -280,7 +280,7 @@ def _target(
             eval_every=every,
             data=data,
             fresh_batches=method in choices.fresh_batches,
-            recalibrated=train.recalibrates(task, methods.find(method), base),
+            recalibrated=evaluation.recalibrates(task, methods.find(method), base),
             options=task.options,
         ),
         seed=seed,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrjax import control, optim, order, tasks, train
+from lrjax import control, optim, order, programs, tasks, train
 from lrjax.control import policies
 from lrjax.core import UsageError
 from lrjax.methods import METHODS, split
@@ -39,8 +39,8 @@ def by_method(name, **hparams):
     program = train.Program(task, method, static, 1, 1, 1, dtype=jnp.float64)
     seeds = train.seed_runs(task.init, np.asarray([SEED], np.uint32))
     inputs = train.inputs(program, seeds, [traced], STEPS)
-    compiled = train.compile_program(program, seeds, inputs)
-    segments = list(train.train(compiled, program, seeds, inputs, STEPS))
+    compiled = programs.compile_program(program, seeds, inputs)
+    segments = list(programs.train(compiled, program, seeds, inputs, STEPS))
     values = [segment.values for segment in segments]
     curve = {k: np.concatenate([v[k] for v in values])[:, 0, 0] for k in values[0]}
     return curve, jax.tree.map(lambda x: x[0, 0], segments[-1].state.params)

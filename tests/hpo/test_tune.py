@@ -7,7 +7,7 @@ import signal
 import jax
 import pytest
 
-from lrjax import blocks, experiment, results, train
+from lrjax import blocks, experiment, programs, results
 from lrjax import config as config_lib
 from lrjax.core import Interrupted, UsageError
 from lrjax.hpo import trials, tune
@@ -75,7 +75,7 @@ def test_a_tuning_that_was_cut_goes_on_with_the_same_trials(finished, tmp_path, 
 
 
 def test_a_stage_that_was_cut_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "MAX_ROUNDS", 4)  # more than one segment a trial
+    monkeypatch.setattr(programs, "MAX_ROUNDS", 4)  # more than one segment a trial
     settings = settings_of(
         epochs=300, seeds=1, checkpoint_minutes=0.0, tune__tuner="random"
     )
@@ -91,13 +91,13 @@ def test_a_stage_that_was_cut_goes_on_from_its_checkpoint(tmp_path, monkeypatch)
         with pytest.raises(Interrupted):
             tune.run(settings, tmp_path / "cut")
     assert not (tmp_path / "cut" / results.TRIALS).exists()
-    starts, training = [], train.train
+    starts, training = [], programs.train
 
     def spied(compiled, program, seeds, inputs, steps, start=0, *rest):
         starts.append(start)
         return training(compiled, program, seeds, inputs, steps, start, *rest)
 
-    monkeypatch.setattr(train, "train", spied)
+    monkeypatch.setattr(programs, "train", spied)
     tune.run(settings, tmp_path / "cut")
     assert any(starts)
     assert same(tmp_path / "cut", tmp_path / "whole")
@@ -122,13 +122,13 @@ def test_the_width_of_blocks_depends_on_no_trial_that_is_known(tmp_path, monkeyp
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="on a CPU alone")
 def test_convolutions_are_tuned_one_by_one_on_a_cpu(tmp_path, monkeypatch):
-    programs, compile_program = [], train.compile_program
+    seen, compile_program = [], programs.compile_program
 
     def compiled(program, *rest):
-        programs.append(program)
+        seen.append(program)
         return compile_program(program, *rest)
 
-    monkeypatch.setattr(train, "compile_program", compiled)
+    monkeypatch.setattr(programs, "compile_program", compiled)
     settings = settings_of(
         tasks=("digits/wrn",), steps=2, tune__unit="steps", tune__tuner="random"
     )
@@ -139,7 +139,7 @@ def test_convolutions_are_tuned_one_by_one_on_a_cpu(tmp_path, monkeypatch):
         arguments = (tables, settings, lambda: 0, lambda _: None)
         with trials.Trainer(*arguments) as trainer:
             (trained, other) = trainer.train(search.jobs()[:2]).values()
-    assert all(p.one_by_one and p.num_hparams == 1 for p in programs)
+    assert all(p.one_by_one and p.num_hparams == 1 for p in seen)
     assert trained.state.steps == other.state.steps == 2
     assert trained.values[target.cost] != other.values[target.cost]
 

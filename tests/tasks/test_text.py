@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrjax import config as config_lib
-from lrjax import experiment, methods, optim, protocol, results, tasks, train
+from lrjax import experiment, methods, optim, programs, protocol, results, tasks, train
 from lrjax.core import Text
 from lrjax.tasks import models, text, text_data
 from lrjax.tasks.data import DataError
@@ -541,8 +541,8 @@ def test_runs_of_a_population_are_those_trained_alone(task):
             one_by_one=one_by_one,
         )
         inputs = train.inputs(program, seeds, lanes, 20)
-        compiled = train.compile_program(program, seeds, inputs)
-        measured = list(train.train(compiled, program, seeds, inputs, 20))
+        compiled = programs.compile_program(program, seeds, inputs)
+        measured = list(programs.train(compiled, program, seeds, inputs, 20))
         return measured[-1].values["valid_loss"][-1]
 
     together = trained(seeds, lanes, False)
