@@ -43,7 +43,8 @@ ALLOWED = {
     "stats": {"core"},
     "portfolio": set(),
     "curves": {"stats"},
-    "report": {"core", "curves", "portfolio", "results", "stats"},
+    "fidelity": {"curves", "stats"},
+    "report": {"core", "curves", "fidelity", "portfolio", "results", "stats"},
     "control": {"core", "methods", "optim", "order", "tasks", "train"},
     "hpo": {
         *("blocks", "checkpoint", "config", "core", "crew", "experiment", "methods"),

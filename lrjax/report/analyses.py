@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lrjax import curves as curves_lib
-from lrjax import portfolio, stats
+from lrjax import fidelity, portfolio, stats
 from lrjax.report import figures
 from lrjax.report.desk import Desk
 from lrjax.report.drawing import Look
@@ -509,6 +510,68 @@ def _targets(study: Study, desk: Desk) -> Section | None:
     return desk.section("targets", "Time to a target", says + ".", reads, table)
 
 
+def _fidelity(study: Study, desk: Desk) -> Section | None:
+    seen = fidelity.sights(study.all_runs, study.all_curves)
+    if not any(sight.part < 1 for sight in seen):
+        return None
+    tasks, families = fidelity.measure(seen, study.options.bootstrap)
+    says = "; ".join(
+        _trust(row, families)
+        for row in fidelity.trusted(families).itertuples()
+        if row.group == fidelity.ALL
+    )
+    how = set(tasks["how"])
+    reads = (
+        "What one seed says of the order of entries after a part of the budget, "
+        "against the order at full length over the others (its own, if it is alone): "
+        "Kendall's tau, and what is lost by taking the entry that looked best. Heavy: "
+        "mean over the tasks of a kind of model, with 95 % intervals over tasks, "
+        "entries and seeds; faint: each task. At 100 % only noise between seeds is "
+        "left. An order is trustworthy where the interval of tau lies above the dotted "
+        f"line at {fidelity.TRUSTED}, there and at all larger budgets."
+    )
+    if "cut" in how:
+        reads += (
+            " Curves are cut: schedules that fall with the horizon have not ended at "
+            "the parts before."
+        )
+    if "short" in how:
+        reads += " Dashed: shorter runs, whose schedules have ended."
+    section = desk.section(
+        "fidelity",
+        "How early the order shows",
+        f"{says[:1].upper()}{says[1:]}.",
+        reads,
+        families,
+        figures.fidelity(desk.plt, study.look, tasks, families),
+    )
+    by_task = desk.data("fidelity_by_task", tasks)
+    return dataclasses.replace(section, files=(*section.files, by_task))
+
+
+def _trust(row: Any, families: pd.DataFrame) -> str:
+    """What a family's order can be trusted from, in words."""
+    what = f"{row.family} models" + (", shorter runs" if row.how == "short" else "")
+    if np.isnan(row.part) or row.part == 1:
+        mine = families[(families["family"] == row.family) & (families["part"] < 1)]
+        mine = mine[(mine["group"] == row.group) & (mine["how"] == row.how)]
+        if not len(mine):
+            return f"{what}: measured at full length alone"
+        last = mine.sort_values("part").iloc[-1]
+        found = interval(last["tau_low"], last["tau_high"])
+        return (
+            f"{what}: no budget below the full one is trustworthy (tau "
+            f"{last['tau']:.2f}{found} at {last['part']:.0%})"
+        )
+    text = f"{what}: trustworthy from {row.part:.0%} of the budget on"
+    if np.isfinite(row.regret_below):
+        text += (
+            f"; choosing there loses {row.regret:.3g} at full length, at the budget "
+            f"below {row.regret_below:.3g}"
+        )
+    return text
+
+
 def _tuning(study: Study, desk: Desk) -> Section | None:
     if not len(study.trials):
         return None
@@ -569,6 +632,7 @@ ANALYSES: tuple[Callable[[Study, Desk], Section | None], ...] = (
     _portfolio,
     _cost,
     _targets,
+    _fidelity,
     _tuning,
     _losses,
 )

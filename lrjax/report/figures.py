@@ -7,12 +7,14 @@ axes whose values a page shows under the mouse.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lrjax.fidelity import TRUSTED
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, SOFT, Look
 from lrjax.stats import higher_is_better
@@ -534,6 +536,62 @@ def cost(plt: Any, look: Look, anytime: pd.DataFrame, tuning: pd.Series) -> Draw
     axis.set(xlabel="examples processed (in full runs), tuning included")
     axis.set_ylabel("mean normalised score")
     drawing.legend(figure, look, [e for e in look.entries if e in anytime])
+    return figure, axes
+
+
+def fidelity(
+    plt: Any, look: Look, tasks: pd.DataFrame, families: pd.DataFrame
+) -> Drawn:
+    """Tau and regret by the part of the budget, a pair of panels per family.
+
+    Args:
+      plt: Matplotlib.
+      look: of methods.
+      tasks, families: as from `fidelity.measure`.
+    """
+    from matplotlib.lines import Line2D
+
+    names = sorted(families["family"].unique())
+    figure, axes = drawing.panels(plt, 2 * len(names), width=3.6, columns=2)
+    labels = {}
+    for i, (axis, (family, value)) in enumerate(
+        zip(axes, itertools.product(names, ("tau", "regret")), strict=True)
+    ):
+        for (group, how), part in families[families["family"] == family].groupby(
+            ["group", "how"]
+        ):
+            known = group in look.aliases or group in look.entries
+            colour = look.colour(str(group)) if known else INK
+            style = "-" if how == "cut" else (0, (4, 2))
+            labels[group] = Line2D([], [], color=colour, lw=2.2)
+            x = 100 * part["part"]
+            if not known:
+                mine = (tasks["family"] == family) & (tasks["group"] == group)
+                mine &= tasks["how"] == how
+                for _, single in tasks[mine].groupby("task"):
+                    shown = 100 * single["part"], single[value]
+                    axis.plot(*shown, color=FAINT, lw=0.8, linestyle=style, zorder=1)
+                low, high = part[f"{value}_low"], part[f"{value}_high"]
+                axis.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
+            (line,) = axis.plot(
+                x, part[value], color=colour, linestyle=style, marker="o", ms=3
+            )
+            if known:
+                drawing.mark(line, i, "line", look.number(str(group)))
+        if value == "tau":
+            axis.axhline(TRUSTED, color=SOFT, lw=0.9, linestyle=(0, (1, 2)))
+            axis.set_ylim(top=1.03)
+        axis.set(title=family, xscale="log", xlabel="budget (% of the full length)")
+        metrics = tasks.loc[tasks["family"] == family, "metric"].unique()
+        unit = metric_label(metrics[0]) if len(metrics) == 1 else "several metrics"
+        axis.set_ylabel("Kendall's tau" if value == "tau" else f"regret, {unit}")
+        _log_ticks(axis.xaxis)
+    figure.legend(
+        labels.values(),
+        [drawing.brief(name) for name in labels],
+        loc="outside lower center",
+        ncols=min(len(labels), 4),
+    )
     return figure, axes
 
 

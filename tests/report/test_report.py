@@ -86,7 +86,7 @@ def test_every_analysis_has_its_files(written):
     assert found == [
         *("findings", "overview", "gap", "curves", "rates", "scores", "pairs"),
         *("critical_difference", "against", "profiles", "grid", "contributions"),
-        *("cost", "targets", "tuning", "train_loss", "compared", "notes"),
+        *("cost", "targets", "fidelity", "tuning", "train_loss", "compared", "notes"),
     ]
     for name in set(found) - {"findings", "notes"}:
         assert len(table(folder, name))
