@@ -7,6 +7,8 @@ import io
 import os
 import pickle
 import tarfile
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from lrjax.tasks.image_data import ImageSet, load
 from lrjax.tasks.pickled import read_pickled
 
 Image = pytest.importorskip("PIL.Image")
+
+DTD_PART = Path(__file__).resolve().parents[3] / "shared" / "data" / "dtd"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*do not compare")
 
@@ -164,7 +168,7 @@ def cifar_files(name, rows=2, seed=0):
     files, parts = {}, {}
     for split, group in groups.items():
         images = pixels(rows * len(group), seed=len(group))
-        labels = random.randint(0, 10, len(images)).astype(np.uint8)
+        labels = random.permutation(len(images)).astype(np.uint8) % 10
         planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
         coarse = [labels * 0 + 9] if name == "cifar100" else []
         records = np.column_stack([*coarse, labels, planes]).astype(np.uint8)
@@ -516,8 +520,44 @@ def test_fewer_images_than_the_set_has_are_warned_of(tmp_path):
     for split in ("train", "test"):
         arrays = {"image": pixels(5), "label": np.arange(5)}
         np.savez(tmp_path / f"cifar10_{split}.npz", **arrays)
-    with pytest.warns(UserWarning, match="10 of the 60,000 images of cifar10"):
+    few = "5 of the 10 classes and 10 of the 60,000 images of cifar10"
+    with pytest.warns(UserWarning, match=few):
         load("cifar10", str(tmp_path))
+
+
+def test_fewer_classes_than_the_set_has(tmp_path, monkeypatch):
+    # 100 classes with two images each for training.
+    small(monkeypatch, "cifar100", rows={"train": 200, "test": 100})
+
+    def write(labels):
+        labels = np.asarray(labels)
+        image = np.zeros((len(labels), 32, 32, 3), np.uint8)
+        np.savez(tmp_path / "cifar100_train.npz", image=image, label=labels)
+        arrays = {"image": image[:100], "label": labels[:100]}
+        np.savez(tmp_path / "cifar100_test.npz", **arrays)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(np.arange(200) % 100)
+        load("cifar100", str(tmp_path))
+    # Ten of the classes whole, as a part for development may have them.
+    write(np.arange(20) % 10)
+    with pytest.warns(UserWarning, match="10 of the 100 classes and 40 of the 300"):
+        load("cifar100", str(tmp_path))
+    # As many images as there should be, but labels of the 20 kinds of classes.
+    write(np.arange(200) % 20)
+    words = "20 of 100 classes", "10 images of class 0", "about 2 of each"
+    refused("cifar100", tmp_path, "train part of cifar100", *words)
+    write([7] * 2)
+    refused("cifar100", tmp_path, "all images are of class 7")
+
+
+@pytest.mark.skipif(not DTD_PART.is_dir(), reason="no part of DTD beside the checkout")
+def test_a_part_of_dtd_with_ten_classes_can_be_used():
+    words = "10 of the 47 classes and 1,200 of the 5,640 images of dtd"
+    with pytest.warns(UserWarning, match=words):
+        part = load("dtd", str(DTD_PART))["all"]
+    assert set(part.labels) == set(range(10))
 
 
 def test_sets_are_described():
