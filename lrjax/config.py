@@ -185,6 +185,8 @@ class Settings:
         for values in itertools.product(*axes.values()):
             lane = base | dict(zip(axes, values, strict=True))
             _check_hparams(method, task, self.protocol, lane)
+            if "policy" in lane:  # known by what is in the file
+                lane["policy"] = methods_lib.pinned_policy(lane["policy"])
             lanes.append(lane)
         return lanes
 
@@ -579,8 +581,6 @@ def _check_hparams(
                 raise UsageError(f"{where}: must be a name")
         elif value is not None or default is not None:
             _check_number(name, value, where)
-    if "policy" in defaults:  # a file, read before any work
-        METHODS[method].build(1.0, **{**defaults, **hparams})
 
 
 def _check_number(name: str, value: Any, where: str) -> None:

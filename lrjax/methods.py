@@ -22,6 +22,7 @@ import optax
 from lrjax import optim
 from lrjax.core import Method, Range, Space, UsageError, unknown
 from lrjax.optim import schedules
+from lrjax.optim.learned import pinned
 
 Transformation: TypeAlias = optax.GradientTransformationExtraArgs
 
@@ -391,6 +392,18 @@ def _learned(horizon: Any, policy: Any, **hparams: Any) -> Transformation:
     """AdamW whose rate a learned policy sets; a bad file is the user's error."""
     try:
         return optim.learned(horizon, policy=policy, **hparams)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def pinned_policy(policy: str) -> str:
+    """As `optim.learned.pinned`; a bad file is the user's error.
+
+    Raises:
+      UsageError: if it cannot be read, or holds anything else.
+    """
+    try:
+        return pinned(policy)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import hashlib
 import pathlib
+import re
 import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ Weights = Mapping[str, Any]
 SHIPPED = pathlib.Path(__file__).with_suffix(".npz")
 _REACH = 3.0  # powers of ten that the network can take the rate up or down
 _LARGEST = 10**6  # bytes of a file of weights
+_PINNED = re.compile(r"(.+)@([0-9a-f]{16})", re.DOTALL)
 
 
 def network(weights: Weights, observation: jax.Array) -> jax.Array:
@@ -45,14 +47,18 @@ def network(weights: Weights, observation: jax.Array) -> jax.Array:
     return 10.0 ** (_REACH * jnp.tanh(units @ out + out_bias))
 
 
-@functools.cache
-def load(path: str | pathlib.Path = SHIPPED) -> dict[str, np.ndarray]:
+def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
     """Reads weights of `network` from an npz file; nothing is unpickled.
 
+    Args:
+      policy: its path, 'shipped', or either as `pinned` gives it.
+
     Raises:
-      ValueError: if it cannot be read, or holds anything else; one line.
+      ValueError: if it cannot be read, holds anything else, or other numbers than when
+        it was pinned; one line.
     """
-    path = pathlib.Path(path)
+    name, digest = _parts(str(policy))
+    path = SHIPPED if name == "shipped" else pathlib.Path(name)
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST:
             raise ValueError("no file of at most 1 MB")
@@ -74,7 +80,34 @@ def load(path: str | pathlib.Path = SHIPPED) -> dict[str, np.ndarray]:
     for name, value in weights.items():
         if value.dtype.kind != "f" or not np.isfinite(value).all():
             raise ValueError(f"{path}: '{name}' holds what is no finite number")
+    if digest and digest != _digest(weights):
+        raise ValueError(f"{path}: holds other weights than those asked for, {digest}")
     return weights
+
+
+def pinned(policy: str) -> str:
+    """A policy's name with a digest of its numbers: 'mine.npz@0123456789abcdef'.
+
+    What is known by this name has these numbers, whatever is in the file later.
+
+    Raises:
+      ValueError: as `load`.
+    """
+    return f"{_parts(policy)[0]}@{_digest(load(policy))}"
+
+
+def _parts(policy: str) -> tuple[str, str]:
+    """Name and digest; the latter is empty where there is none."""
+    found = _PINNED.fullmatch(policy)
+    return (found[1], found[2]) if found else (policy, "")
+
+
+def _digest(weights: Weights) -> str:
+    sha256 = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        sha256.update(f"{name} {np.shape(value)} ".encode())
+        sha256.update(np.asarray(value, "<f8").tobytes())
+    return sha256.hexdigest()[:16]
 
 
 class LearnedState(NamedTuple):
@@ -116,7 +149,7 @@ def learned(
       learning_rate: what the network's output is multiplied by.
       b1, b2, eps, weight_decay: as in `adamw`.
       actions: how often the rate is set; at most once an update.
-      policy: weights of `network`, an npz file of them, or 'shipped'.
+      policy: weights of `network`, or what `load` reads them from.
 
     Returns:
       The transformation; `update` takes `value`, the loss.
@@ -126,7 +159,7 @@ def learned(
     """
     base.require_number(learning_rate)
     if isinstance(policy, str):
-        weights: Weights = load(SHIPPED if policy == "shipped" else policy)
+        weights: Weights = load(policy)
     else:
         weights = policy
     adam = adamw(1.0, b1, b2, eps, weight_decay)

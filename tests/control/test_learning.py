@@ -15,7 +15,7 @@ from lrjax import optim
 from lrjax.control import evolution, splines
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
-from lrjax.optim.learned import SHIPPED, load, network
+from lrjax.optim.learned import SHIPPED, load, network, pinned
 
 KEY = jax.random.key(0)
 
@@ -85,6 +85,28 @@ def test_a_config_reads_the_policy_first(tmp_path):
             config_lib.check(config).lanes("learned", "libsvm/iris")
 
 
+def test_a_policy_is_known_by_what_is_in_its_file(tmp_path):
+    path, config = tmp_path / "a@b.npz", config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), ("learned",)
+
+    def name():
+        (lane,) = config_lib.check(config).lanes("learned", "libsvm/iris")
+        return lane["policy"]
+
+    shipped = name()
+    assert shipped == pinned("shipped") == pinned(shipped)
+    config.hparams.learned.policy = str(path)
+    np.savez(path, **load())
+    same = name()
+    assert same == f"{path}@{shipped.split('@')[-1]}"
+    np.savez(path, **{**load(), "out_bias": np.float32(0.5)})
+    assert name() not in (same, shipped)
+    # What was pinned before is not what is there now, and nobody gets the other.
+    with pytest.raises(UsageError, match=r"a@b.npz: holds other weights") as caught:
+        METHODS["learned"].build(10, **METHODS["learned"].defaults | {"policy": same})
+    assert "\n" not in str(caught.value)
+
+
 def test_learned_needs_the_loss():
     tx = optim.learned(10)
     params = jnp.ones(3)
@@ -103,7 +125,6 @@ def test_commands_write_weights(tmp_path):
         )  # fmt: skip
         assert set(load(out)) == set(load())
         assert ("cost: 6 full runs" in done.stdout) == bool(more)
-        load.cache_clear()
 
 
 # Schedules by gradient
