@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,6 @@ ALL = "all entries"
 TRUSTED = 0.6  # four of five pairs in the right order: tau is 2 * share - 1
 _FEWEST = 4  # entries that make an order worth the name
 _NEAR = 1.02  # a third of an odd number of evaluations still counts as 33 %
-_SEED = 0
 _LOGISTIC = re.compile(r"^(libsvm/|svmlight:)|/logistic$")
 
 
@@ -175,8 +175,7 @@ def measure(seen: list[Sight], reps: int = 2000) -> tuple[pd.DataFrame, pd.DataF
       with means over tasks (of regret, where all have the same metric) and the number
       of tasks.
     """
-    generator = np.random.default_rng(_SEED)
-    drawn = [_draw(sight, reps, generator) for sight in seen]
+    drawn = [_draw(sight, reps) for sight in seen]
     rows = [
         {
             "family": family(sight.task),
@@ -198,7 +197,7 @@ def measure(seen: list[Sight], reps: int = 2000) -> tuple[pd.DataFrame, pd.DataF
     keys = ["family", "group", "how", "part"]
     for key, part in tasks.groupby(keys, sort=True):
         several = [drawn[i] for i in part.index]
-        count = len(several)
+        count, generator = len(several), _generator(*key)
         chosen = generator.integers(count, size=(reps, count))
         stack = np.stack([one.draws for one in several])  # [tasks, 2, reps]
         over = stack[chosen.T, :, np.arange(reps)].mean(0).T
@@ -223,8 +222,14 @@ def _numbers(one: _Drawn) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def _draw(sight: Sight, reps: int, generator: np.random.Generator) -> _Drawn:
+def _generator(*key: object) -> np.random.Generator:
+    """Random numbers that do not depend on what else is measured."""
+    return np.random.default_rng(zlib.crc32(repr(key).encode()))
+
+
+def _draw(sight: Sight, reps: int) -> _Drawn:
     entries, seeds = sight.early.shape
+    generator = _generator(sight.task, sight.group, sight.how, sight.part)
     counts = generator.multinomial(entries, np.full(entries, 1 / entries), reps)
     shares = generator.multinomial(seeds, np.full(seeds, 1 / seeds), reps) / seeds
     taus, regrets = np.empty((seeds, 1 + reps)), np.empty(seeds)
