@@ -100,7 +100,7 @@ def _signature(task: Task) -> tuple[Any, ...]:
     )
     functions = (task.init, task.loss, task.evaluate)
     sizes = (task.batch_size, task.micro_batches, task.num_classes, task.measured_rows)
-    rest = (task.family, task.max_norm, task.valid is task.train)
+    rest = (task.family, task.max_norm, task.valid is task.train, task.streamed)
     return (*functions, *sizes, *rest, shapes)
 
 
@@ -119,11 +119,12 @@ def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
         settings.protocol,
         data_dir,
         settings.batch_size,
-        settings.precision,
+        tasks.precision_of(name, settings.precision),
         settings.text,
         micro_batches=settings.micro_batches,
         remat=settings.remat,
         label_smoothing=settings.label_smoothing,
+        stream=settings.stream,
     )
 
 
@@ -181,6 +182,7 @@ def _blocks(
     # The order of a whole round is held at once, so none is longer than it need be.
     every = min(settings.eval_every or epoch, max(steps, epoch))
     fresh = method_name in choices.fresh_batches
+    precision = tasks.precision_of(name, settings.precision)
     most_seeds, most_hparams = _MOST_LANES.get(
         jax.default_backend(), _MOST_LANES_ELSEWHERE
     )
@@ -209,7 +211,7 @@ def _blocks(
                             steps=steps,
                             horizon=steps,
                             batch_size=task.batch_size,
-                            precision=settings.precision,
+                            precision=precision,
                             eval_every=every,
                             data=data,
                             fresh_batches=fresh,
@@ -228,9 +230,7 @@ def _blocks(
                     num_seeds=len(seeds),
                     num_hparams=len(chunk),
                     fresh_batches=fresh,
-                    dtype=jnp.float64
-                    if settings.precision == "float64"
-                    else jnp.float32,
+                    dtype=jnp.float64 if precision == "float64" else jnp.float32,
                     one_by_one=one_by_one,
                 )
                 yield Block(program, runs, tuple(traced for _, traced in chunk))

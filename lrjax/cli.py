@@ -41,7 +41,7 @@ def train(
     """Trains all runs of a config, then ranks the methods."""
     settings = config_lib.check(config)
     backend.prepare(settings)
-    experiment.run(settings, workdir, data_dir, overrides)
+    experiment.run(settings, workdir, data_dir, overrides, plan_lib.announce)
     _conclude(config, workdir)
 
 

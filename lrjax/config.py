@@ -11,13 +11,14 @@ from typing import Any
 
 from ml_collections import config_dict
 
+from lrjax import layout
 from lrjax import methods as methods_lib
 from lrjax import protocol as protocol_lib
 from lrjax.core import Range, Text, UsageError, unknown
 from lrjax.methods import METHODS
 from lrjax.optim import schedules
 
-PRECISIONS = ("float32", "bfloat16", "float64")
+PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 TUNERS = ("smac", "random", "grid", "asha")
 UNITS = ("epochs", "steps")
 FIDELITIES = ("truncate", "rescale")
@@ -121,6 +122,9 @@ class Settings:
       micro_batches: parts that a batch is cut in, to save memory.
       remat: whether activations are computed again for gradients, to save memory.
       label_smoothing: share of each label that is spread over all classes.
+      stream: whether the training part stays on the host; None where it has to.
+      shard: what is dealt out to devices: whole blocks of 'runs', each 'batch', or
+        batches and the 'params', too.
       eval_every: steps between measurements; None for an epoch.
       hparams: method -> hyperparameter -> value, where the config sets one.
       grid: hyperparameter -> values.
@@ -154,6 +158,8 @@ class Settings:
     micro_batches: int = 1
     remat: bool = False
     label_smoothing: float = 0.0
+    stream: bool | None = None
+    shard: str = "runs"
 
     def length(self, task: str) -> tuple[int, str]:
         """How long a run on a task is: a number, and 'epochs' or 'steps'."""
@@ -205,10 +211,12 @@ def base() -> config_dict.ConfigDict:
     config.epochs = config_dict.placeholder(int)  # None: the protocol's for the task
     config.steps = config_dict.placeholder(int)  # updates; overrides epochs
     config.batch_size = config_dict.placeholder(int)  # None: the task's own
-    config.precision = "float32"
+    config.precision = "auto"  # float32; bfloat16 for networks on TPUs
     config.micro_batches = 1  # parts of a batch, one after the other, to save memory
     config.remat = False  # compute activations again for gradients, to save memory
     config.label_smoothing = 0.0  # of image tasks, in [0, 1)
+    config.stream = config_dict.placeholder(bool)  # data on the host; None: if need be
+    config.shard = "runs"  # over devices: runs, batch, or params (and batch)
     config.eval_every = config_dict.placeholder(int)  # steps; None: an epoch
     config.checkpoint_minutes = 10.0  # between two checkpoints of a block
     config.save_params = False  # keep the parameters of finished runs
@@ -321,6 +329,8 @@ def check(config: config_dict.ConfigDict) -> Settings:
         micro_batches=_positive("micro_batches", config.micro_batches),
         remat=config.remat,
         label_smoothing=config.label_smoothing,
+        stream=config.stream,
+        shard=_choice("shard", config.shard, layout.SHARDED),
     )
     for name in settings.tune.space:
         _check_tuned(name, settings.methods)
@@ -333,6 +343,8 @@ def check(config: config_dict.ConfigDict) -> Settings:
         "remat": settings.remat,
         "report.after": config.report.after,
     }
+    if settings.stream is not None:
+        flags["stream"] = settings.stream
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise UsageError(f"config.{name}={value!r}: must be True or False")

@@ -163,6 +163,8 @@ class Task:
         is measured on; None: all.
       micro_batches: equal parts that a batch is cut in, one after the other on the
         device, their gradients added up; for memory.
+      streamed: whether `train` holds NumPy's arrays, on the host or mapped from a file,
+        whose batches are sent to the device while it works.
       options: names and values of what the task was asked for that changes numbers,
         where it is not the default.
     """
@@ -181,6 +183,7 @@ class Task:
     max_norm: float | None = None
     measured_rows: int | None = None
     micro_batches: int = 1
+    streamed: bool = False
     options: tuple[tuple[str, Any], ...] = ()
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 
 from lrjax import optim
 from lrjax.core import Batch, Method, PyTree, Task
+from lrjax.layout import Layout
 from lrjax.train import RunState
 
 RECALIBRATION_BATCHES = 50  # as the official code of schedule-free advises
@@ -36,7 +37,7 @@ def rows_at_once(task: Task, lanes: int) -> int:
 
 
 # Traced once for all methods that share a task and a block's shape.
-@functools.partial(jax.jit, static_argnames=("evaluate", "at_once", "dtype"))
+@functools.partial(jax.jit, static_argnames=("evaluate", "at_once", "dtype", "layout"))
 def evaluate_part(
     evaluate: Callable[..., Mapping[str, jax.Array]],
     params: PyTree,
@@ -44,6 +45,7 @@ def evaluate_part(
     part: Batch,
     at_once: int,
     dtype: Any,
+    layout: Layout | None = None,
 ) -> dict[str, jax.Array]:
     """Exact means over a whole part, for a block of runs.
 
@@ -53,6 +55,7 @@ def evaluate_part(
       part: arrays with one row per example.
       at_once: rows that are evaluated together.
       dtype: of the mask.
+      layout: devices that share the block.
 
     Returns:
       name -> [seeds, hparams] for each sum of `task.evaluate` but 'count'.
@@ -69,33 +72,41 @@ def evaluate_part(
     mask = jnp.arange(slices * rows) < n
     batches = {k: shaped(v) for k, v in part.items()}
     batches["mask"] = mask.reshape(slices, rows).astype(dtype)
-    one = jax.vmap(jax.vmap(evaluate, (0, 0, None)), (0, 0, None))
+
+    def one(batch: Batch) -> Mapping[str, jax.Array]:
+        batch = layout.cut(batch) if layout else batch
+        of_runs = jax.vmap(jax.vmap(evaluate, (0, 0, None)), (0, 0, None))
+        return of_runs(params, model_state, batch)
+
     if slices == 1:
-        sums = one(params, model_state, jax.tree.map(lambda x: x[0], batches))
+        sums = one(jax.tree.map(lambda x: x[0], batches))
     else:
-        sums = jax.lax.map(lambda b: one(params, model_state, b), batches)
+        sums = jax.lax.map(one, batches)
         sums = jax.tree.map(lambda x: x.sum(0), sums)
-    return _means(sums)
+    return means(sums)
 
 
-def _means(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def means(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """What `Task.evaluate` summed up, divided by how many there were."""
     # XLA would multiply by a constant's rounded reciprocal: 41 of 41 would not be 1.
     count = jax.lax.optimization_barrier(sums["count"])
     return {k: v / count for k, v in sums.items() if k != "count"}
 
 
-@functools.partial(jax.jit, static_argnames=("evaluate", "rows", "dtype"))
-def slice_sums(evaluate, params, model_state, part, first, rows, dtype):
+@functools.partial(jax.jit, static_argnames=("evaluate", "rows", "dtype", "layout"))
+def slice_sums(evaluate, params, model_state, part, first, rows, dtype, layout=None):
     """`evaluate` of one run, leaves [1, 1, ...], over some rows from `first` on."""
     n = len(next(iter(part.values())))
     at = first + jnp.arange(rows)
     batch = {k: v[jnp.minimum(at, n - 1)] for k, v in part.items()}
     batch["mask"] = (at < n).astype(dtype)
+    batch = layout.cut(batch) if layout else batch
     one = evaluate(*jax.tree.map(lambda x: x[0, 0], (params, model_state)), batch)
     return {k: v[None, None] for k, v in one.items()}
 
 
 def rows_of_a_slice(task: Task, part: Batch) -> int:
+    """How many rows of a part `slice_sums` takes at once."""
     return min(rows_at_once(task, 1), len(next(iter(part.values()))))
 
 
@@ -111,7 +122,22 @@ def evaluate_one_by_one(
     slices = [
         slice_sums(params, model_state, part, first) for first in range(0, n, rows)
     ]
-    return _means(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), slices))
+    return means(functools.reduce(add, slices))
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """The sum of two trees of the same shape."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+@functools.partial(jax.jit, static_argnames=("evaluate", "one_by_one"))
+def batch_sums(evaluate, one_by_one, params, model_state, batch):
+    """`evaluate` of a block, leaves [seeds, hparams, ...], over one batch of rows."""
+    if one_by_one:
+        run = jax.tree.map(lambda x: x[0, 0], (params, model_state))
+        return {k: v[None, None] for k, v in evaluate(*run, batch).items()}
+    one = jax.vmap(jax.vmap(evaluate, (0, 0, None)), (0, 0, None))
+    return one(params, model_state, batch)
 
 
 def parts_to_measure(task: Task, train: Batch, valid: Batch) -> dict[str, Batch]:
@@ -147,28 +173,29 @@ def recalibrates_state(state: RunState) -> bool:
     return has_state and optim.evaluates_elsewhere(state.opt_state)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("loss", "batch_size", "one_by_one", "dtype")
-)
+def calibration_batch(train: Batch, batch_size: int, number: Any) -> dict[str, Any]:
+    """Batch `number` of those that recalibrate: rows from all over the part."""
+    n = len(next(iter(train.values())))
+    rows = (np.arange(batch_size) * n // batch_size + number) % n
+    return {k: v[rows] for k, v in train.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "one_by_one", "dtype"))
 def one_more_batch(
     loss: Callable[..., Any],
-    batch_size: int,
     one_by_one: bool,
     params: PyTree,
     model_state: PyTree,
-    train: Batch,
+    batch: Batch,
     number: jax.Array | int,
     dtype: Any,
 ) -> PyTree:
     """A block's model states after one more batch at the parameters to judge.
 
-    Batch `number` has rows from all over the training part. What is random draws the
-    same for every run. Leaves [seeds, hparams, ...].
+    What is random draws the same for every run. Leaves [seeds, hparams, ...].
     """
-    n = len(next(iter(train.values())))
-    rows = (np.arange(batch_size) * n // batch_size + number) % n
-    batch = {k: v[rows] for k, v in train.items()}
-    batch["mask"] = jnp.ones(batch_size, dtype)
+    mask = jnp.ones(len(next(iter(batch.values()))), dtype)
+    batch = {**batch, "mask": mask}
     key = jax.random.fold_in(jax.random.key(0), number)
 
     def one(params: PyTree, model_state: PyTree) -> PyTree:
@@ -185,6 +212,7 @@ def recalibrated(
     state: RunState,
     params: PyTree,
     train: Batch,
+    batch_size: int,
 ) -> PyTree:
     """A block's model states for `params`, with the loop of the host if there is one.
 
@@ -193,5 +221,6 @@ def recalibrated(
     model_state = state.model_state
     if recalibrates_state(state):
         for number in range(RECALIBRATION_BATCHES):
-            model_state = one_more(params, model_state, train, number)
+            batch = calibration_batch(train, batch_size, number)
+            model_state = one_more(params, model_state, batch, number)
     return model_state

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
 from lrjax import checkpoint, crew, programs, results, rows, train
+from lrjax import layout as layouts
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Interrupted, Task, UsageError
@@ -40,6 +41,7 @@ def run(
     workdir: str | os.PathLike[str],
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    announce: Callable[..., Iterable[str]] | None = None,
 ) -> None:
     """Trains every run of the settings that the tables do not have yet.
 
@@ -50,6 +52,7 @@ def run(
       workdir: where the tables are.
       data_dir: where data files are looked for first.
       overrides: what the command line changed of the config; for the record.
+      announce: gives lines to say before training, as `plan.announce` does.
 
     Raises:
       UsageError: if data or workdir are of no use; before any training.
@@ -61,6 +64,9 @@ def run(
         def record() -> None:
             tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
 
+        if announce:
+            for line in announce(settings, blocks, tables.runs):
+                say(line)
         train_missing(blocks, tables, settings, signalled, record)
 
 
@@ -153,6 +159,11 @@ def _train(
     record: Callable[[], Any],
 ) -> None:
     """Trains blocks on devices; calls `record` once it is clear that it can."""
+    layout = layouts.choose(settings.shard, devices)
+    if layout:
+        for block in todo:
+            layouts.check(layout, block.program.task)
+        devices = devices[:1]  # which stands for all
     # Dealt out like this a device's blocks are the same however fast it is, and a
     # program is compiled for as few devices as possible.
     share = -(-len(todo) // len(devices))
@@ -173,21 +184,23 @@ def _train(
     def stopping() -> int:
         return signalled() or (-1 if failed.is_set() else 0)
 
-    workers = blocks_at_once(todo, devices[0])
-    with bar, _Compiling(jobs, devices) as compiling:
+    # What devices do together they must begin in the same order.
+    workers = 1 if layout else blocks_at_once(todo, devices[0])
+    with bar, _Compiling(jobs, devices, layout) as compiling:
         need = compiling.peek(todo[0], stopping).need
         free = crew.free_memory(devices[0])
         on_cpu = devices[0].platform == "cpu"
-        memory = free / len(devices) if on_cpu else free
+        sharing = len(layout.devices) if layout else len(devices)
+        memory = free / sharing if on_cpu else free
         # A CPU's system would kill the process.
         rooms = [crew.Room(workers, memory, refuses=on_cpu) for _ in devices]
         expected = expected_memory(
-            compiling.programs, workers * len(devices) * need if on_cpu else 0
+            compiling.programs, workers * sharing * need if on_cpu else 0
         )
-        say(
-            f"{workers} block{'s' * (workers > 1)} at once on each device; "
-            f"about {_mib(expected)} MiB of memory"
-        )
+        at_once = f"{workers} block{'s' * (workers > 1)} at once on each device"
+        if layout:
+            at_once = f"each block on all {sharing} devices"
+        say(f"{at_once}; about {_mib(expected)} MiB of memory")
         # Nothing is trained or written where there never will be room.
         rooms[0].check(title(todo[0]), need)
         for block in {block.key: block for block in todo}.values():
@@ -201,14 +214,14 @@ def _train(
             name = title(block)
             try:
                 with jax.default_device(devices[device]):
-                    programs = compiling.program(block, device, stopping)
-                    with rooms[device].enter(name, programs.need):
+                    compiled = compiling.program(block, device, stopping)
+                    with rooms[device].enter(name, compiled.need):
                         on_device = dataclasses.replace(
                             block, program=compiling.placed(block.program, device)
                         )
                         summary, spent = train_block(
                             on_device,
-                            programs,
+                            compiled,
                             tables,
                             settings,
                             progress,
@@ -325,8 +338,13 @@ class _Compiling:
       seconds: spent on them so far, summed over threads.
     """
 
-    def __init__(self, jobs: Sequence[Sequence[Block]], devices: Sequence[crew.Device]):
-        self._devices = devices
+    def __init__(
+        self,
+        jobs: Sequence[Sequence[Block]],
+        devices: Sequence[crew.Device],
+        layout: layouts.Layout | None,
+    ):
+        self._devices, self._layout = devices, layout
         self._tasks: dict[tuple[int, int], Task] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(crew.usable_cores())
         self._futures: dict[Any, concurrent.futures.Future[programs.Compiled]] = {}
@@ -365,14 +383,18 @@ class _Compiling:
         return compiled
 
     def placed(self, program: train.Program, device: int) -> train.Program:
-        """The program with its task's data on a device."""
+        """The program with its task's data on a device, or on all that share it."""
         task = program.task
         with self._lock:
             key = (id(task), device)
             if key not in self._tasks:
-                self._tasks[key] = moved_to(task, self._devices[device])
+                self._tasks[key] = moved_to(
+                    task, self._layout.whole if self._layout else self._devices[device]
+                )
             there = self._tasks[key]
-        return program if there is task else dataclasses.replace(program, task=there)
+        if there is task:
+            return program
+        return dataclasses.replace(program, task=there, layout=self._layout)
 
     def peek(self, block: Block, stopping: Callable[[], int]) -> programs.Compiled:
         """The compiled programs of a block for the first device."""
@@ -403,17 +425,17 @@ def wait_for(
     stop_if(stopping)
 
 
-def moved_to(task: Task, device: crew.Device) -> Task:
-    """The task with its data on a device; itself if that is where it is.
+def moved_to(task: Task, place: crew.Device | jax.sharding.Sharding) -> Task:
+    """The task with its data on a device, or on several; itself if it is there.
 
-    Parts that were one stay one.
+    Parts that were one stay one, and what is streamed stays on the host.
     """
-    if device in jax.tree.leaves(task.train)[0].devices():
+    if jax.tree.leaves(task.valid)[0].devices() == {place}:
         return task
-    moved: dict[int, Any] = {}
+    moved: dict[int, Any] = {id(task.train): task.train} if task.streamed else {}
     for part in (task.train, task.valid, task.test):
         if id(part) not in moved:
-            moved[id(part)] = jax.device_put(part, device)
+            moved[id(part)] = jax.device_put(part, place)
     return dataclasses.replace(
         task,
         train=moved[id(task.train)],
@@ -448,7 +470,8 @@ def train_block(
     program, example, lanes = block.program, block.example, block.lanes_of
     folder = _checkpoints(tables, block)
     start, state, facts = checkpoint.restore(folder, compiled.state) or (0, None, {})
-    state = jax.device_put(state, device)
+    if program.layout is None:
+        state = jax.device_put(state, device)
     seconds = facts.get("seconds", 0.0)
     progress(start * len(lanes))
     saved = time.monotonic()

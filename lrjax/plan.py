@@ -11,10 +11,11 @@ import dataclasses
 import heapq
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import pandas as pd
 
 from lrjax import blocks as blocks_lib
@@ -26,6 +27,9 @@ from lrjax.core import Batch, Task
 _SECONDS = 20.0  # after which nothing more is compiled and timed
 _LONG = 0.1  # seconds that a measurement of some updates should take
 _TURNS = 2
+# What is not reached: so what is predicted from it is too short, if anything.
+_CORE_SPEED, _ACCELERATOR_SPEED = 5e10, 5e14  # operations per second
+_WORTH_A_PROBE = 60.0  # seconds
 _CURVE_BYTES, _RUN_BYTES = 180, 560  # of a table's line, about
 
 
@@ -88,7 +92,13 @@ def make(
     """
     done = results.finished(workdir)
     found, tasks = blocks_lib.load(settings, data_dir)
-    blocks = blocks_lib.plan(found, tasks)
+    plan = of_blocks(settings, blocks_lib.plan(found, tasks), done)
+    missing = tuple(name for name in settings.tasks if name not in found.tasks)
+    return dataclasses.replace(plan, left_out=missing)
+
+
+def of_blocks(settings: Settings, blocks: Sequence[Block], done: set[str]) -> Plan:
+    """As `make`, of blocks; what is done has these identities."""
     todo = [block for block in blocks if not experiment.is_done(block, done)]
     devices = jax.local_devices()
     at_once = experiment.blocks_at_once(todo, devices[0]) if todo else 0
@@ -111,7 +121,7 @@ def make(
     blocks_bytes = max([*needs, *measured_needs], default=0) * max(together, 1)
     return Plan(
         lines=pd.DataFrame(lines),
-        left_out=tuple(name for name in settings.tasks if name not in found.tasks),
+        left_out=(),
         seconds=makespan(times, at_once * len(devices)),
         compilation=count * sum(compilations) / max(len(compilations), 1),
         measured=len(paces),
@@ -119,6 +129,75 @@ def make(
         disk=_disk(todo, done, settings, together),
         at_once=at_once * len(devices),
     )
+
+
+def announce(
+    settings: Settings, blocks: Sequence[Block], done: set[str]
+) -> Iterator[str]:
+    """Lines to say before training: what there is of each task, and its cost if long.
+
+    Args:
+      settings: what to train.
+      blocks: all of it.
+      done: identities of runs that are done.
+    """
+    todo = [block for block in blocks if not experiment.is_done(block, done)]
+    if not todo:
+        return
+    yield _summary(blocks, done)
+    if _at_least(todo) > _WORTH_A_PROBE:
+        yield "this will take a while; timing the first updates of each task"
+        yield from _costs(of_blocks(settings, blocks, done))
+
+
+def _summary(blocks: Sequence[Block], done: set[str]) -> str:
+    """A row for each task."""
+    rows: dict[str, dict[str, Any]] = {}
+    for group in _groups(blocks):
+        example = group[0].example
+        runs = {run for block in group for run in block.lanes_of.values()}
+        row = rows.setdefault(
+            example.task, {"methods": 0, "runs": 0, "done": 0, "updates": 0}
+        )
+        row["methods"] += 1
+        row["runs"] += len(runs)
+        row["done"] += len(runs & done)
+        row["updates"] += len(runs - done) * example.steps
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
+    table["updates"] = [f"{n:,}" for n in table["updates"]]
+    return table.reset_index().to_string(index=False)
+
+
+def _at_least(todo: Sequence[Block]) -> float:
+    """Seconds that training takes at the very least, from counted operations."""
+    operations: dict[str, float] = {}
+    seconds = 0.0
+    for block in todo:
+        task = block.program.task
+        if task.name not in operations:
+            operations[task.name] = _operations(task)
+        updates = block.example.steps * len(block.lanes_of)
+        seconds += updates * operations[task.name]
+    hands = len(jax.local_devices())
+    if jax.default_backend() == "cpu":
+        hands, speed = crew.usable_cores(), _CORE_SPEED
+    else:
+        speed = _ACCELERATOR_SPEED
+    return seconds / speed / hands
+
+
+def _operations(task: Task) -> float:
+    """Floating-point operations of an update, as XLA counts them before it compiles."""
+    batch = {
+        k: jax.ShapeDtypeStruct((task.batch_size, *v.shape[1:]), v.dtype)
+        for k, v in task.train.items()
+    }
+    batch["mask"] = jax.ShapeDtypeStruct((task.batch_size,), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, state = jax.eval_shape(task.init, key)
+    gradient = jax.jit(jax.grad(task.loss, has_aux=True))
+    found = gradient.lower(params, state, key, batch).cost_analysis() or {}
+    return found.get("flops", 0.0)
 
 
 def show(plan: Plan) -> str:
@@ -137,15 +216,17 @@ def show(plan: Plan) -> str:
         f"{total['blocks']:,} blocks, {total['done']:,} are done and skipped"
     )
     if total["blocks"]:
-        lines.append(
-            f"about {duration(plan.seconds)} with {plan.at_once} blocks at once, by a "
-            f"probe of {plan.measured} of {total['programs']} programs; compiling them "
-            f"all anew: about {duration(plan.compilation)} of a core"
-        )
-        lines.append(
-            f"about {crew.size(plan.memory)} of memory, {crew.size(plan.disk)} of disk"
-        )
+        lines += _costs(plan)
     return "\n".join(lines)
+
+
+def _costs(plan: Plan) -> list[str]:
+    return [
+        f"about {duration(plan.seconds)} with {plan.at_once} blocks at once, by a "
+        f"probe of {plan.measured} of {plan.lines['programs'].sum()} programs; "
+        f"compiling them all anew: about {duration(plan.compilation)} of a core",
+        f"about {crew.size(plan.memory)} of memory, {crew.size(plan.disk)} of disk",
+    ]
 
 
 def makespan(seconds: Sequence[float], hands: int) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 
 from lrjax import evaluation, host_loop, order
 from lrjax.core import Batch, PyTree
+from lrjax.layout import described
 from lrjax.train import (
     Inputs,
     Program,
@@ -26,7 +27,7 @@ from lrjax.train import (
     init,
     init_run,
     observe,
-    step_run,
+    step_block,
 )
 
 MAX_ROUNDS = 128  # most rounds of a segment: rows of its table of measurements
@@ -67,15 +68,6 @@ def segment(
             key_words, first, every, task.batch_size, n, program.fresh_batches
         )
 
-    def seed_step(state, rows, noise_key, mask, step):
-        batch = {k: v[rows] for k, v in train.items()} | {
-            "mask": mask.astype(program.dtype)
-        }
-        key = jax.random.fold_in(noise_key, step)
-        return jax.vmap(
-            lambda s, h: step_run(program, s, batch, key, step, h, inputs.horizon)
-        )(state, inputs.hparams)
-
     @jax.jit  # traced once for the shapes of the table and for the loop
     def measure(state: RunState, step: jax.Array):
         state, params, row = observe(state, step)
@@ -83,9 +75,10 @@ def segment(
         if evaluation.recalibrates_state(state):
 
             def one_more(number: jax.Array, model_state: PyTree) -> PyTree:
+                batch = evaluation.calibration_batch(train, task.batch_size, number)
                 return evaluation.one_more_batch(
-                    *(task.loss, task.batch_size, False),
-                    *(params, model_state, train, number, program.dtype),
+                    *(task.loss, False, params, model_state),
+                    *(batch, number, program.dtype),
                 )
 
             model_state = jax.lax.fori_loop(
@@ -94,7 +87,8 @@ def segment(
         for name, part in evaluation.parts_to_measure(task, train, valid).items():
             at_once = evaluation.rows_at_once(task, lanes)
             means = evaluation.evaluate_part(
-                task.evaluate, params, model_state, part, at_once, program.dtype
+                *(task.evaluate, params, model_state, part, at_once),
+                *(program.dtype, program.layout),
             )
             row |= {f"{name}_{k}": v for k, v in means.items()}
         return state, row
@@ -105,8 +99,8 @@ def segment(
         rows, mask = jax.vmap(rows_of, (0, None), (0, None))(inputs.order, first)
 
         def one_step(i, state):
-            step = jax.vmap(seed_step, (0, 0, 0, None, None))
-            return step(state, rows[:, i], inputs.noise, mask[i], first + i)
+            batch = {k: v[rows[:, i]] for k, v in train.items()}
+            return step_block(program, state, batch, mask[i], inputs, first + i)
 
         last = jnp.minimum(first + every, stop)
         state = jax.lax.fori_loop(0, last - first, one_step, state)
@@ -118,6 +112,11 @@ def segment(
     table = {k: jnp.zeros((MAX_ROUNDS, *v.shape), v.dtype) for k, v in shapes.items()}
     rounds = (stop - start + every - 1) // every
     return jax.lax.fori_loop(0, rounds, round_, (state, table))
+
+
+def _placed(program: Program, tree: PyTree) -> PyTree:
+    """Arrays that all devices of a block need, on each of them."""
+    return jax.device_put(tree, program.layout.whole) if program.layout else tree
 
 
 class Measurements(NamedTuple):
@@ -163,12 +162,16 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
     task = program.task
     shared = task.valid is task.train
     valid = {} if shared else task.valid
-    make = jax.jit(functools.partial(init, program)).lower(seeds, example)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), make.out_info
-    )
-    if program.one_by_one:
-        run, parts = host_loop.compile_one_by_one(program, shapes, example)
+    make_state, layout = functools.partial(init, program), program.layout
+    shapes = jax.eval_shape(make_state, seeds, example)
+    placed = None
+    if layout:
+        placed = layout.of_state(shapes)
+        shapes = described(shapes, placed)
+        seeds, example = described((seeds, example), layout.whole)
+    make = jax.jit(make_state, out_shardings=placed).lower(seeds, example)
+    if program.one_by_one or task.streamed:
+        run, parts = host_loop.compile_host_loop(program, shapes, example)
         need = max(_need(part, shapes) for part in parts)
     else:
 
@@ -177,7 +180,8 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
                 program, state, inputs, train, train if shared else valid, start, stop
             )
 
-        lowered = jax.jit(advance, donate_argnums=0).lower(
+        out = (placed, layout.whole) if layout else None
+        lowered = jax.jit(advance, donate_argnums=0, out_shardings=out).lower(
             shapes, example, task.train, valid, 0, 0
         )
         run = _compile_loop(lowered, small=task.family == "linear")
@@ -239,6 +243,8 @@ def stepper(
     task = program.task
     valid = {} if task.valid is task.train else task.valid
 
+    seeds, inputs = _placed(program, (seeds, inputs))
+
     def advance(steps: int) -> None:
         state = compiled.init(seeds, inputs)
         steps = min(steps, MAX_ROUNDS * program.eval_every)
@@ -276,6 +282,7 @@ def train(
     task, every = program.task, program.eval_every
     valid = {} if task.valid is task.train else task.valid
     began = time.perf_counter()
+    seeds, inputs = _placed(program, (seeds, inputs))
     if state is None:
         state = compiled.init(seeds, inputs)
     # A first segment that is surely short; how long the next ones take is measured.
@@ -314,10 +321,12 @@ def final_model(program: Program, state: RunState) -> tuple[PyTree, PyTree]:
 
     def one_more(*args: Any) -> PyTree:
         return evaluation.one_more_batch(
-            task.loss, task.batch_size, program.one_by_one, *args, program.dtype
+            task.loss, program.one_by_one, *args, program.dtype
         )
 
-    return params, evaluation.recalibrated(one_more, state, params, task.train)
+    return params, evaluation.recalibrated(
+        one_more, state, params, task.train, task.batch_size
+    )
 
 
 def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarray]:
@@ -325,13 +334,13 @@ def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarra
 
     Methods share this program: it depends on the task and the block's shape alone.
     """
-    task, dtype = program.task, program.dtype
+    task, dtype, layout = program.task, program.dtype, program.layout
     params, model_state = final_model(program, state)
     if program.one_by_one:
         rows = evaluation.rows_of_a_slice(task, part)
 
         def slice_sums(*args: Any) -> Any:
-            return evaluation.slice_sums(task.evaluate, *args, rows, dtype)
+            return evaluation.slice_sums(task.evaluate, *args, rows, dtype, layout)
 
         means = evaluation.evaluate_one_by_one(
             slice_sums, task, params, model_state, part
@@ -339,6 +348,6 @@ def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarra
     else:
         at_once = evaluation.rows_at_once(task, program.num_seeds * program.num_hparams)
         means = evaluation.evaluate_part(
-            task.evaluate, params, model_state, part, at_once, dtype
+            task.evaluate, params, model_state, part, at_once, dtype, layout
         )
     return {k: np.asarray(v) for k, v in means.items()}

@@ -20,6 +20,7 @@ import optax
 
 from lrjax import optim
 from lrjax.core import Batch, Method, PyTree, Task
+from lrjax.layout import Layout
 
 
 class RunState(NamedTuple):
@@ -50,6 +51,7 @@ class Program:
       dtype: of losses and traced hyperparameters.
       one_by_one: the block is one run, and each of its steps is a call from the host:
         for models that XLA trains many times slower inside of a loop.
+      layout: of the block on several devices; None on one.
     """
 
     task: Task
@@ -61,6 +63,7 @@ class Program:
     fresh_batches: bool = False
     dtype: Any = jnp.float32
     one_by_one: bool = False
+    layout: Layout | None = None
 
 
 class Seeds(NamedTuple):
@@ -174,6 +177,46 @@ def step_run(
     """
     gradient = gradient_run(program, state, batch, key)
     return apply_run(program, state, gradient, batch, key, step, hparams, horizon)
+
+
+def step_block(
+    program: Program,
+    state: RunState,
+    batch: Batch,
+    mask: jax.Array,
+    inputs: Inputs,
+    step: jax.Array,
+) -> RunState:
+    """One update of every run of a block.
+
+    Args:
+      program: static choices.
+      state: of the block.
+      batch: leaves [seeds, rows, ...]; runs with the same seed see the same rows.
+      mask: [rows], false on padding.
+      inputs: what tells the runs apart.
+      step: int, updates done so far.
+    """
+    mask = mask.astype(program.dtype)
+
+    def of_seed(state: RunState, batch: Batch, noise: jax.Array) -> RunState:
+        batch = {**batch, "mask": mask}
+        if program.layout:
+            batch = program.layout.cut(batch)
+        key = jax.random.fold_in(noise, step)
+
+        def of_lane(state: RunState, hparams: Mapping[str, jax.Array]) -> RunState:
+            return step_run(program, state, batch, key, step, hparams, inputs.horizon)
+
+        if program.one_by_one:  # without vmap, which makes other convolutions
+            run = of_lane(*jax.tree.map(lambda x: x[0], (state, inputs.hparams)))
+            return jax.tree.map(lambda x: x[None], run)
+        return jax.vmap(of_lane)(state, inputs.hparams)
+
+    if program.one_by_one:
+        first = jax.tree.map(lambda x: x[0], (state, batch, inputs.noise))
+        return jax.tree.map(lambda x: x[None], of_seed(*first))
+    return jax.vmap(of_seed)(state, batch, inputs.noise)
 
 
 class Gradient(NamedTuple):

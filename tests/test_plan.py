@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
 from lrjax import experiment, plan, results
 from lrjax.core import UsageError
@@ -75,6 +76,36 @@ def test_people_are_told(planned):
     assert "22 of 28 runs to train in 4 blocks, 6 are done and skipped" in text
     assert "2 of 2 programs" in text
     assert "0 of 28 runs to train" in plan.show(planned[2])
+
+
+def test_what_is_announced_before_training():
+    wanted = settings(7)
+    blocks = blocks_lib.plan(*blocks_lib.load(wanted, None))
+    some = {run for block in blocks[:1] for run in block.lanes_of.values()}
+    (summary,) = plan.announce(wanted, blocks, some)
+    names, values = (line.split() for line in summary.splitlines())
+    row = dict(zip(names, values, strict=True))
+    left = (28 - len(some)) * blocks[0].example.steps
+    assert row["task"] == "libsvm/iris"
+    assert (row["methods"], row["runs"]) == ("2", "28")
+    assert row["done"] == str(len(some))
+    assert row["updates"].replace(",", "") == str(left)
+    everything = {run for block in blocks for run in block.lanes_of.values()}
+    assert not list(plan.announce(wanted, blocks, everything))
+
+
+def test_only_long_work_is_timed_before_it_begins(monkeypatch):
+    wanted = settings(1, ("adam",))
+    blocks = blocks_lib.plan(*blocks_lib.load(wanted, None))
+    # A logistic regression's gradient takes two products of rows x features x classes.
+    task = blocks[0].program.task
+    products = 2 * 2 * task.batch_size * task.train["features"].shape[1] * 3
+    assert products <= plan._operations(task) < 4 * products
+    monkeypatch.setattr(plan, "_CORE_SPEED", 1.0)
+    _, why, *costs = plan.announce(wanted, blocks, set())
+    assert "timing the first updates" in why
+    assert "blocks at once, by a probe of 1 of 1 programs" in costs[0]
+    assert "of memory" in costs[1]
 
 
 def test_what_is_left_out_is_named(tmp_path, monkeypatch):

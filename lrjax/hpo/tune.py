@@ -276,7 +276,7 @@ def _target(
             steps=steps,
             horizon=steps,
             batch_size=task.batch_size,
-            precision=settings.precision,
+            precision=tasks.precision_of(name, settings.precision),
             eval_every=every,
             data=data,
             fresh_batches=method in choices.fresh_batches,

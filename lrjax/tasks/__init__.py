@@ -7,11 +7,13 @@ import functools
 import inspect
 from collections.abc import Callable
 
+import jax
+
 from lrjax.core import Task, Text, UsageError, unknown
 from lrjax.tasks import images, libsvm, synthetic, text
 from lrjax.tasks.data import DataError, fingerprint_arrays
 
-__all__ = ["TASKS", "DataError", "fingerprint", "make_task"]
+__all__ = ["TASKS", "DataError", "fingerprint", "make_task", "precision_of"]
 
 # name -> make(protocol, data_dir, batch_size, precision); those that have them also
 # take `remat` and `label_smoothing`.
@@ -36,6 +38,7 @@ def make_task(
     micro_batches: int = 1,
     remat: bool = False,
     label_smoothing: float = 0.0,
+    stream: bool | None = None,
 ) -> Task:
     """Makes a task.
 
@@ -54,6 +57,8 @@ def make_task(
         kept.
       label_smoothing: share of each label that is spread over all classes when the
         training loss is computed.
+      stream: whether the training part stays on the host, from where batches are sent
+        to the device; None: where it would take more than half of what is free there.
 
     Raises:
       UsageError: if there is no such task or option, or its data cannot be had.
@@ -68,7 +73,7 @@ def make_task(
         make = TASKS[name]
     else:
         raise unknown("task", name, TASKS)
-    asked = {"remat": remat, "label_smoothing": label_smoothing}
+    asked = {"remat": remat, "label_smoothing": label_smoothing, "stream": stream}
     asked = {option: value for option, value in asked.items() if value}
     if name in text.FACTORIES:
         make = functools.partial(make, text=source)
@@ -86,6 +91,20 @@ def make_task(
     return dataclasses.replace(
         task, micro_batches=micro_batches, options=tuple(options.items())
     )
+
+
+def precision_of(name: str, asked: str) -> str:
+    """In which precision a task is trained.
+
+    Args:
+      name: of the task.
+      asked: 'auto' is bfloat16 for networks on TPUs, whose units are made for it, and
+        else float32; anything but 'auto' stays as it is.
+    """
+    if asked != "auto":
+        return asked
+    network = name in images.FACTORIES or name in text.FACTORIES
+    return "bfloat16" if network and jax.default_backend() == "tpu" else "float32"
 
 
 def _make_file(

@@ -20,8 +20,10 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from lrjax import crew
 from lrjax.core import UsageError
 
 MAX_BYTES = 2**30  # of one file, as stored and after decompression
@@ -357,6 +359,21 @@ def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
 
 
 # Fingerprints
+
+
+def stays_on_host(arrays: Iterable[np.ndarray], stream: bool | None) -> bool:
+    """Whether a training part is sent to the device batch by batch.
+
+    Args:
+      arrays: of the part.
+      stream: what was asked for; None: only where the part would take more than half
+        of what is free on an accelerator.
+    """
+    if stream is not None:
+        return stream
+    device = jax.local_devices()[0]
+    size = sum(array.nbytes for array in arrays)
+    return device.platform != "cpu" and size > crew.free_memory(device) / 2
 
 
 def fingerprint_arrays(arrays: Mapping[str, np.ndarray]) -> str:

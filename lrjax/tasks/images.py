@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.core import Batch, PyTree, Task, UsageError
-from lrjax.tasks import augment, image_data, libsvm
+from lrjax.tasks import augment, data, image_data, libsvm
 from lrjax.tasks.data import DataError
 from lrjax.tasks.image_data import Part
 
@@ -124,6 +124,7 @@ def make(
     precision: str = "float32",
     remat: bool = False,
     label_smoothing: float = 0.0,
+    stream: bool | None = None,
 ) -> Task:
     """Makes a task of `RECIPES`; see `make_task`."""
     recipe = RECIPES[name]
@@ -141,7 +142,9 @@ def make(
         for number, key in enumerate(("valid", "test")):
             noise = jax.random.fold_in(jax.random.key(libsvm.SPLIT_SEED), number)
             parts[key] = augmented(parts[key], recipe.view, noise)
-    return recipe_task(name, parts, batch_size, precision, remat, label_smoothing)
+    return recipe_task(
+        name, parts, batch_size, precision, remat, label_smoothing, stream
+    )
 
 
 def recipe_task(
@@ -151,6 +154,7 @@ def recipe_task(
     precision: str,
     remat: bool = False,
     label_smoothing: float = 0.0,
+    stream: bool | None = None,
 ) -> Task:
     """Makes a task of `RECIPES` from its parts."""
     recipe = RECIPES[name]
@@ -166,6 +170,7 @@ def recipe_task(
         precision,
         recipe.family,
         label_smoothing,
+        stream,
     )
 
 
@@ -176,6 +181,7 @@ def make_digits(
     precision: str = "float32",
     remat: bool = False,
     label_smoothing: float = 0.0,
+    stream: bool | None = None,
 ) -> Task:
     """Makes `digits/wrn`: scikit-learn's 1,797 images of 8 x 8 pixels, WRN-10-1."""
     from sklearn.datasets import load_digits
@@ -195,6 +201,7 @@ def make_digits(
         batch_size or BATCH_SIZE,
         precision,
         label_smoothing=label_smoothing,
+        stream=stream,
     )
 
 
@@ -246,17 +253,14 @@ def augmented(part: Part, view: View, key: jax.Array) -> Part:
     for start in range(0, len(part.labels), _SLICE):
         # A short last slice is filled up, so that all share one program.
         rows = np.minimum(np.arange(start, start + _SLICE), len(part.labels) - 1)
-        batch = _batch(take(part, rows))
+        batch = _arrays(take(part, rows))
         slices.append(np.asarray(change(jnp.int32(start // _SLICE), batch)))
     return Part(np.concatenate(slices)[: len(part.labels)], part.labels)
 
 
-def _batch(part: Part) -> dict[str, jax.Array]:
-    batch = {
-        "images": jnp.asarray(part.images),
-        "labels": jnp.asarray(part.labels, jnp.int32),
-    }
-    return batch if part.sizes is None else batch | {"sizes": jnp.asarray(part.sizes)}
+def _arrays(part: Part) -> dict[str, np.ndarray]:
+    arrays = {"images": part.images, "labels": part.labels.astype(np.int32)}
+    return arrays if part.sizes is None else arrays | {"sizes": part.sizes}
 
 
 def _types(precision: str) -> dict[str, Any]:
@@ -290,6 +294,7 @@ def image_task(
     precision: str = "float32",
     family: str = "conv",
     label_smoothing: float = 0.0,
+    stream: bool | None = None,
 ) -> Task:
     """Makes a task from images and a linen module.
 
@@ -306,6 +311,7 @@ def image_task(
       family: the kind of model.
       label_smoothing: share of each label that is spread over all classes in the loss
         that is trained on.
+      stream: as in `make_task`.
     """
     dtype = _types(precision)["param_dtype"]
     mean, deviation = (np.asarray(each, dtype) for each in scale)
@@ -342,17 +348,20 @@ def image_task(
         ).astype(dtype)
         return sums(logits, batch["labels"], batch["mask"])
 
+    arrays = {key: _arrays(part) for key, part in parts.items()}
+    streamed = data.stays_on_host(arrays["train"].values(), stream)
     return Task(
         name=name,
-        train=_batch(parts["train"]),
-        valid=_batch(parts["valid"]),
-        test=_batch(parts["test"]),
+        train=arrays["train"] if streamed else jax.device_put(arrays["train"]),
+        valid=jax.device_put(arrays["valid"]),
+        test=jax.device_put(arrays["test"]),
         init=init,
         loss=loss,
         evaluate=evaluate,
         batch_size=batch_size,
         num_classes=model.num_classes,
         family=family,
+        streamed=streamed,
     )
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.core import Batch, PyTree, Task, Text
-from lrjax.tasks import text_data
+from lrjax.tasks import data, text_data
 from lrjax.tasks.data import DataError
 
 MASKED = 0.15  # of the tokens
@@ -88,6 +88,7 @@ def make(
     precision: str = "float32",
     text: Text | None = None,
     remat: bool = False,
+    stream: bool | None = None,
 ) -> Task:
     """Makes a task of `RECIPES`; see `make_task`."""
     recipe, text = RECIPES[name], text or Text()
@@ -118,6 +119,7 @@ def make(
         batch_size,
         precision,
         remat,
+        stream,
     )
 
 
@@ -130,6 +132,7 @@ def recipe_task(
     batch_size: int | None = None,
     precision: str = "float32",
     remat: bool = False,
+    stream: bool | None = None,
 ) -> Task:
     """Makes a task of `RECIPES` from rows of tokens; see `text_task`."""
     return text_task(
@@ -140,6 +143,7 @@ def recipe_task(
         mask_token,
         batch_size or RECIPES[name].batch_size,
         packed=protocol != "study",
+        stream=stream,
     )
 
 
@@ -173,6 +177,7 @@ def text_task(
     mask_token: int,
     batch_size: int,
     packed: bool,
+    stream: bool | None = None,
 ) -> Task:
     """Makes a task from rows of tokens.
 
@@ -186,8 +191,10 @@ def text_task(
       mask_token: what masked tokens are replaced by.
       batch_size: rows of a batch.
       packed: whether rows hold several documents.
+      stream: as in `make_task`.
     """
     parts = {key: _part(value) for key, value in rows.items()}
+    streamed = data.stays_on_host(parts["train"].values(), stream)
     corrupt = functools.partial(corrupted, vocab_size=vocab_size, mask_token=mask_token)
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
@@ -228,9 +235,9 @@ def text_task(
 
     return Task(
         name=name,
-        train=parts["train"],
-        valid=parts["valid"],
-        test=parts.get("test", parts["valid"]),
+        train=parts["train"] if streamed else jax.device_put(parts["train"]),
+        valid=(valid := jax.device_put(parts["valid"])),
+        test=jax.device_put(parts["test"]) if "test" in parts else valid,
         init=init,
         loss=loss,
         evaluate=evaluate,
@@ -239,15 +246,13 @@ def text_task(
         family="language",
         max_norm=_MAX_NORM,
         measured_rows=len(rows["valid"]),
+        streamed=streamed,
     )
 
 
-def _part(rows: np.ndarray) -> dict[str, jax.Array]:
-    """Rows on the device, and their numbers, from which follows what is masked."""
-    return {
-        "tokens": jnp.asarray(rows),
-        "number": jnp.arange(len(rows), dtype=jnp.uint32),
-    }
+def _part(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows and their numbers, from which follows what is masked."""
+    return {"tokens": rows, "number": np.arange(len(rows), dtype=np.uint32)}
 
 
 def slots(length: int) -> int:

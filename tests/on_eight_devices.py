@@ -1,0 +1,30 @@
+"""Run by `test_layout.py` in a process with eight devices."""
+
+import jax
+import numpy as np
+import wide
+
+from lrjax.layout import Layout
+
+
+def same(found, wanted):
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
+
+
+jax.config.update("jax_enable_x64", True)
+devices = tuple(jax.devices())
+assert len(devices) == 8
+wanted, _ = wide.trained(wide.task())
+for count, cuts_params in ((2, False), (8, True)):
+    found, state = wide.trained(wide.task(), Layout(devices[:count], cuts_params))
+    same(found, wanted)
+    for leaf in jax.tree.leaves(state.params):
+        assert len(leaf.devices()) == count
+        held = leaf.addressable_shards[0].data.size
+        assert held == leaf.size // (count if cuts_params else 1)
+layout = Layout(devices[:4], cuts_params=True)
+same(wide.trained(wide.task(streamed=True), layout)[0], wanted)
+alone, _ = wide.trained(wide.task(), one_by_one=True)
+same(alone, {name: value[:1, :1] for name, value in wanted.items()})
+same(wide.trained(wide.task(), layout, one_by_one=True)[0], alone)
