@@ -116,7 +116,7 @@ def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
 def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
     return tasks.make_task(
         name,
-        settings.protocol,
+        protocol.find(settings.protocol).data,
         data_dir,
         settings.batch_size,
         tasks.precision_of(name, settings.precision),

@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs import libsvm, quickstart, study
+from lrjax import blocks, protocol
 from lrjax import config as config_lib
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
@@ -194,3 +195,22 @@ def test_lengths_of_the_config_are_stronger_than_the_protocols():
 def test_an_unknown_part_of_the_study_is_refused(argument):
     with pytest.raises(UsageError, match="unknown"):
         study.get_config(argument)
+
+
+def test_a_third_protocol_is_one_dataclass(monkeypatch):
+    cautious = protocol.Protocol(
+        name="cautious",
+        data="study",
+        hparams={"prodigy": {"schedule": "constant"}},
+        lengths={"": (7, "epochs")},
+    )
+    monkeypatch.setitem(protocol.PROTOCOLS, "cautious", cautious)
+    wanted = checked(
+        tasks=("libsvm/iris",), methods=("prodigy",), protocol="cautious", epochs=None
+    )
+    (block,) = blocks.plan(wanted, blocks.make_tasks(wanted, None))[:1]
+    task, run = block.program.task, block.example
+    assert task.valid is task.train  # as `study` has it
+    assert run.protocol == "cautious"
+    assert run.steps == 7 * task.steps_per_epoch
+    assert dict(run.hparams)["schedule"] == "constant"

@@ -473,7 +473,7 @@ def select(
     settings = config_lib.check(config)
     chosen = _chosen(methods)
     if isinstance(task, str):
-        task = tasks.make_task(task, settings.protocol, data_dir)
+        task = tasks.make_task(task, protocol.find(settings.protocol).data, data_dir)
     else:
         check_task(task)
     loaded = {task.name: task}
