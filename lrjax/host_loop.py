@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import evaluation, order
+from lrjax import compiler, evaluation, order
 from lrjax.core import Batch, PyTree
 from lrjax.layout import described
 from lrjax.train import Inputs, Program, RunState, observe, step_block
@@ -46,8 +46,8 @@ def compile_host_loop(
     if layout:
         out = layout.of_state(state), layout.of_state(params), layout.whole
         model = described(params, out[1]), shapes.model_state
-    observed = (
-        jax.jit(observe, donate_argnums=0, out_shardings=out).lower(shapes, 0).compile()
+    observed = compiler.compile_once(
+        jax.jit(observe, donate_argnums=0, out_shardings=out).lower(shapes, 0), params
     )
     evaluate, evaluating = _evaluations(program, *model)
     programs = [compiled, *evaluating]
@@ -61,8 +61,8 @@ def compile_host_loop(
 
         batch = evaluation.calibration_batch(task.train, task.batch_size, 0)
         out = layout.of_state(shapes.model_state) if layout else None
-        one_more = (
-            jax.jit(once_more, out_shardings=out).lower(*model, batch, 0).compile()
+        one_more = compiler.compile_step(
+            jax.jit(once_more, out_shardings=out).lower(*model, batch, 0), params
         )
         programs.append(one_more)
 
@@ -96,11 +96,10 @@ def _on_device(
         return step_block(program, state, batch, mask[0], inputs, step)
 
     out = program.layout.of_state(shapes) if program.layout else None
-    compiled = (
-        jax.jit(update, donate_argnums=0, out_shardings=out)
-        .lower(shapes, example, program.task.train, 0)
-        .compile()
+    lowered = jax.jit(update, donate_argnums=0, out_shardings=out).lower(
+        shapes, example, program.task.train, 0
     )
+    compiled = compiler.compile_step(lowered, shapes.params)
 
     def advance(state, inputs, train, start, stop):
         for step in range(start, stop):
@@ -139,11 +138,10 @@ def _streamed(
         return jax.device_put({k: v[rows] for k, v in train.items()}, place), mask
 
     example_sent, example_mask = gather(np.zeros((seeds, 2), np.uint32), task.train, 0)
-    compiled = (
-        jax.jit(several, donate_argnums=0, out_shardings=out)
-        .lower(shapes, example, example_sent, example_mask, 0, 0)
-        .compile()
+    lowered = jax.jit(several, donate_argnums=0, out_shardings=out).lower(
+        shapes, example, example_sent, example_mask, 0, 0
     )
+    compiled = compiler.compile_step(lowered, shapes.params)
 
     def advance(state, inputs, train, start, stop):
         make = functools.partial(gather, np.asarray(inputs.order), train)
@@ -196,7 +194,7 @@ def _evaluations(
             lowered = evaluation.evaluate_part.lower(
                 task.evaluate, *model, part, at_once, dtype, layout
             )
-        programs[name] = lowered.compile()
+        programs[name] = compiler.compile_step(lowered, params)
 
     def evaluate(params, model_state, train, valid):
         row = {}

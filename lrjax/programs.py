@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import evaluation, host_loop, order
+from lrjax import compiler, evaluation, host_loop, order
 from lrjax.core import Batch, PyTree
 from lrjax.layout import described
 from lrjax.train import (
@@ -184,28 +184,9 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
         lowered = jax.jit(advance, donate_argnums=0, out_shardings=out).lower(
             shapes, example, task.train, valid, 0, 0
         )
-        run = _compile_loop(lowered, small=task.family == "linear")
+        run = compiler.compile_loop(lowered, small=task.family == "linear")
         need = _need(run, shapes)
-    return Compiled(make.compile(), run, shapes, need)
-
-
-def _compile_loop(lowered: Any, small: bool) -> Any:
-    """Compiles a program of a loop, on CPUs for the operations that it has.
-
-    Without the kernels of YNNPACK, which JAX uses for sums and matrix products there:
-    they cut fusions in two. Where operations are `small`, without threads inside of
-    them either: handing over costs more than they take, and other blocks use the cores.
-    """
-    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    if small:
-        options["xla_cpu_multi_thread_eigen"] = False
-    if jax.default_backend() == "cpu":
-        try:
-            return lowered.compile(options)
-        except jax.errors.JaxRuntimeError as error:  # another JAX may lack an option
-            if "No such compile option" not in str(error):
-                raise
-    return lowered.compile()
+    return Compiled(compiler.compile_once(make, shapes.params), run, shapes, need)
 
 
 def _need(compiled: Any, state: RunState) -> float:

@@ -22,9 +22,10 @@ ALLOWED = {
     "config": {"core", "layout", "methods", "optim", "protocol"},
     "train": {"core", "layout", "optim"},
     "evaluation": {"core", "layout", "optim", "train"},
-    "host_loop": {"core", "evaluation", "layout", "order", "train"},
+    "compiler": {"core"},
+    "host_loop": {"compiler", "core", "evaluation", "layout", "order", "train"},
     "programs": {
-        *("core", "evaluation", "host_loop", "layout", "order", "train"),
+        *("compiler", "core", "evaluation", "host_loop", "layout", "order", "train"),
     },
     "checkpoint": {"core"},
     "results": {"core"},
