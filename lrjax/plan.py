@@ -355,7 +355,7 @@ def _seconds(block: Block, paces: Mapping[Any, Pace]) -> float:
     if block.key in paces:
         found = [paces[block.key]]
     else:
-        found = [pace for key, pace in paces.items() if key[0] == block.example.task]
+        found = [pace for key, pace in paces.items() if key[0] == block.key[0]]
     steps = block.example.steps
     rounds = -(-steps // block.program.eval_every)
     each = [steps * pace.update + rounds * pace.measurement for pace in found]

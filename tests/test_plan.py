@@ -108,6 +108,15 @@ def test_only_long_work_is_timed_before_it_begins(monkeypatch):
     assert "of memory" in costs[1]
 
 
+def test_a_program_that_was_not_timed_is_as_its_tasks_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_SECONDS", -1.0)  # one program of each task alone
+    found = plan.make(settings(1), tmp_path)
+    assert found.measured == 1
+    times = found.lines["seconds"].tolist()
+    assert len(times) == 2
+    assert times[0] == times[1] > 0
+
+
 def test_what_is_left_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("LRJAX_CACHE", str(tmp_path / "empty"))
     wanted = settings(1, tasks=("svmlight:/nowhere", "libsvm/iris"), skip_missing=True)
