@@ -230,6 +230,14 @@ _CALIBRATED_TEXT = {
     "nadamw_cosine": {"learning_rate": 4e-4},
 }
 
+# The same for convolutional networks, over digits/wrn and fashion_mnist/cnn
+# (docs/protocol.md); transformers on images have none.
+_CALIBRATED_CONV = {
+    "adamw_cosine": {"learning_rate": 0.01},
+    "nadamw_cosine": {"learning_rate": 0.01},
+}
+_CONV_TASKS = ("cifar10/", "cifar100/", "mnist/", "fashion_mnist/", "digits/wrn")
+
 # On text the second moment of every Adam is as short as RoBERTa's authors have it.
 _ADAMS = (
     *("adam", "adamw_cosine", "nadamw_cosine", "cawr", "dadapt_adam", "prodigy"),
@@ -241,6 +249,7 @@ SOUND = Protocol(
     name="sound",
     task_hparams={
         **dict.fromkeys(("libsvm/", "digits/logistic", "svmlight:"), _CALIBRATED),
+        **dict.fromkeys(_CONV_TASKS, _CALIBRATED_CONV),
         "bookwiki/": {method: {"b2": 0.98} for method in _ADAMS},
         "bookwiki/roberta_base": _CALIBRATED_TEXT,
         "bookwiki/roberta_small": _CALIBRATED_TEXT,

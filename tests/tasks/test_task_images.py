@@ -178,3 +178,13 @@ def test_the_studys_tuned_values():
     for method in ("dadapt_adam", "prodigy"):
         assert study.overrides(method, "dtd/vit_ti16")["b2"] == 0.99
         assert "b2" not in study.overrides(method, "cifar10/wrn16_2")
+
+
+def test_baselines_of_convolutional_networks_are_calibrated():
+    families = {name: recipe.family for name, recipe in images.RECIPES.items()}
+    for task, family in (families | {"digits/wrn": "conv"}).items():
+        for method in ("adamw_cosine", "nadamw_cosine"):
+            changed = protocol_lib.SOUND.overrides(method, task)
+            expected = {"learning_rate": 0.01} if family == "conv" else {}
+            assert changed == expected, task
+            assert not protocol_lib.STUDY.overrides(method, task)
