@@ -7,8 +7,9 @@ Runs are trained as experiments train them, by the same programs, on images of n
 gathering rows and augmenting are included, evaluation is not (two lengths of training
 with one evaluation each are subtracted). Floating-point operations are those that XLA
 counts in one run's step; `--peak` is the device's, in TFLOP/s, to give the share of it.
-Augmentation is also timed alone. The figures are medians over turns; runs differ in
-their learning rate, so they share batches.
+Augmentation is also timed alone, and together with gathering rows, to give the input's
+share of a step. The figures are medians over turns; runs differ in their learning rate,
+so they share batches where they are trained together (not convolutions on a CPU).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lrjax import methods, programs, train
-from lrjax.core import Task
+from lrjax.core import Batch, Task
 from lrjax.tasks import image_data, images
 from lrjax.tasks.image_data import Part
 
@@ -61,6 +62,11 @@ def timed(job: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+def one_by_one(task: Task) -> bool:
+    """Whether runs are trained one after the other: convolutions on a CPU."""
+    return task.family == "conv" and jax.default_backend() == "cpu"
+
+
 def step_seconds(task: Task, runs: int, steps: int, turns: int) -> float:
     """Seconds of one step of all runs together."""
     method = methods.find("adam")
@@ -69,8 +75,7 @@ def step_seconds(task: Task, runs: int, steps: int, turns: int) -> float:
     ]
     static, _ = methods.split(method, lanes[0])
     traced = [methods.split(method, lane)[1] for lane in lanes]
-    # On a CPU, runs of convolutions are trained one after the other.
-    alone = task.family == "conv" and jax.default_backend() == "cpu"
+    alone = one_by_one(task)
     width, again = (1, runs) if alone else (runs, 1)
     program = train.Program(task, method, static, 3 * steps, 1, width, one_by_one=alone)
     seeds = train.seed_runs(task.init, np.zeros(1, np.uint32))
@@ -86,14 +91,26 @@ def step_seconds(task: Task, runs: int, steps: int, turns: int) -> float:
     return float(np.median(spent))
 
 
-def augmentation_seconds(name: str, task: Task, steps: int, turns: int) -> float:
-    """Seconds of augmenting one batch, alone."""
-    view = jax.jit(images.RECIPES[name].view)
+def input_seconds(name: str, task: Task, steps: int, turns: int) -> tuple[float, float]:
+    """Seconds of augmenting a batch, and of gathering its rows and augmenting them."""
+    view = images.RECIPES[name].view
     batch = {k: v[: task.batch_size] for k, v in task.train.items()}
     keys = jax.random.split(jax.random.key(0), steps)
-    jax.block_until_ready(view(keys[0], batch))
-    each = [timed(lambda: [view(key, batch) for key in keys]) for _ in range(turns)]
-    return float(np.median(each)) / steps
+    rows = jax.random.randint(keys[0], (task.batch_size,), 0, 4 * task.batch_size)
+
+    @jax.jit
+    def gathered(key: jax.Array, train: Batch) -> jax.Array:
+        return view(key, {k: v[rows] for k, v in train.items()})
+
+    seconds = []
+    for job, data in ((jax.jit(view), batch), (gathered, task.train)):
+        jax.block_until_ready(job(keys[0], data))
+        each = [
+            timed(lambda job=job, data=data: [job(key, data) for key in keys])
+            for _ in range(turns)
+        ]
+        seconds.append(float(np.median(each)) / steps)
+    return seconds[0], seconds[1]
 
 
 def step_flops(task: Task) -> float:
@@ -128,21 +145,23 @@ def main() -> None:
     )
     print(
         "| task | runs | ms a step | images/s, all runs | TFLOP/s | share of peak | "
-        "augmentation alone, ms |\n|---|---|---|---|---|---|---|"
+        "augmentation alone, ms | input, share of step |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     table = []
     for name in args.tasks.split(","):
         task = noise_task(name, args.precision, args.batch)
-        alone = augmentation_seconds(name, task, args.steps, args.turns)
+        alone, input_ = input_seconds(name, task, args.steps, args.turns)
         flops = step_flops(task)
         for runs in map(int, args.runs.split(",")):
             seconds = step_seconds(task, runs, args.steps, args.turns)
             rate = runs * flops / seconds / 1e12
+            batches = runs if one_by_one(task) else 1  # else runs share them
             share = f"{rate / args.peak:.1%}" if args.peak else "-"
             print(
                 f"| {name} | {runs} | {1e3 * seconds:.4g} | "
                 f"{runs * args.batch / seconds:,.0f} | {rate:.3g} | {share} | "
-                f"{1e3 * alone:.3g} |",
+                f"{1e3 * alone:.3g} | {batches * input_ / seconds:.1%} |",
                 flush=True,
             )
             table.append(
@@ -152,6 +171,7 @@ def main() -> None:
                     "step_seconds": seconds,
                     "step_flops": flops,
                     "augmentation_seconds": alone,
+                    "input_seconds": input_,
                 }
             )
     if args.json:
