@@ -61,8 +61,15 @@ def train_on_cluster(
     config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
 ) -> None:
     """As `train`, by the workers of a Dask cluster."""
-    cluster.run(config_lib.check(config), workdir, data_dir, overrides)
+    settings = config_lib.check(config)
+    _check_not_sharded(settings, "--launcher=local")
+    cluster.run(settings, workdir, data_dir, overrides)
     _conclude(config, workdir)
+
+
+def _check_not_sharded(settings: config_lib.Settings, instead: str) -> None:
+    if settings.shard != "runs":
+        raise UsageError(f"config.shard={settings.shard} is for {instead} alone")
 
 
 def _conclude(config: ConfigDict, workdir: str) -> None:
@@ -87,6 +94,7 @@ def tune(
 ) -> None:
     """Tunes the methods of a config, trains the best settings, ranks all methods."""
     settings = config_lib.check(config)
+    _check_not_sharded(settings, "--mode=train")
     backend.prepare(settings)
     drawn = tune_lib.run(settings, workdir, data_dir, overrides)
     _rank(workdir)
@@ -100,6 +108,7 @@ def select(
 ) -> None:
     """Races methods and rates on each task of a config, and prints what won."""
     settings = config_lib.check(config)
+    _check_not_sharded(settings, "--mode=train")
     backend.prepare(settings)
     for answer in race_lib.run(settings, workdir, data_dir, overrides):
         print(f"{answer}\n")

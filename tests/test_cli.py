@@ -175,6 +175,13 @@ NAMES = st.sampled_from(FIELDS) | st.tuples(
 ).map("".join)
 
 
+@pytest.mark.parametrize("mode", ["tune", "select"])
+def test_only_training_cuts_batches_over_devices(mode, tmp_path):
+    flags = [f"--mode={mode}", f"--workdir={tmp_path}", "--config.shard=batch"]
+    said = check_refused(*invoke(QUICKSTART, *flags))
+    assert said == "error: config.shard=batch is for --mode=train alone"
+
+
 @given(st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=3))
 @settings(deadline=None, max_examples=150)
 def test_any_override_is_taken_or_refused_in_one_line(overrides):
