@@ -26,4 +26,4 @@ own = Method(
     needs_rate=True,  # so that rates of the space are raced too
     horizon_bound=lambda hparams: True,  # judged by a branch brought to rest
 )
-print(lrjax.select("libsvm/wine", [own, "adam", "prodigy"], budget=6, epochs=30))
+print(lrjax.select("libsvm/wine", [own, "adam", "prodigy"], budget=8, epochs=30))

@@ -35,4 +35,4 @@ def loss(params, state, key, batch):  # the mean; the key is for dropout and suc
 task = Task("cancer", train, valid, test, lambda key: (model.init(key, x[:1]), ()),
             loss, evaluate, batch_size=32, num_classes=2)  # fmt: skip
 lrjax.check_task(task)
-print(lrjax.select(task, ["adam", "prodigy", "schedule_free_adamw"], 6, epochs=20))
+print(lrjax.select(task, ["adam", "prodigy", "schedule_free_adamw"], 8, epochs=20))

@@ -1,8 +1,9 @@
 """Selection across tasks: what to train on a new task, from what was best on others.
 
 A task is described by cheap probes, steps and gradients at its initial parameters. A
-selector learns from tables of results which entry suits which description, and is
-judged on tasks that it has not seen against always taking the single best entry.
+selector learns from tables of results when something better than the single best entry
+is to be expected, and is judged on tasks that it has not seen against always taking
+that one.
 """
 
 from __future__ import annotations
@@ -19,17 +20,16 @@ import numpy as np
 import optax
 import pandas as pd
 
-from lrjax import evaluation, methods, portfolio, programs, train
-from lrjax.core import Batch, Method, Task, UsageError
+from lrjax import portfolio
+from lrjax.core import Batch, Task, UsageError
 
 PROBE_RATES = (1e-3, 1e-2, 1e-1)  # of Adam, and a tenfold of each of SGD
 PROBE_STEPS = 5
 _BATCHES = 8  # whose gradients give the noise scale
 _PROBE_SEED = 2**32 - 2
-_TREES, _NEIGHBOURS = 200, 3
-# Tasks that are vmapped; on a CPU one after the other took a third of the time of
-# eight beside each other.
-_TASKS_AT_ONCE, _TASKS_AT_ONCE_ELSEWHERE = {"cpu": 1}, 64
+_TREES, _NEIGHBOURS = 100, 5
+_FOLDS = 5  # of the cross-validation that says whether to believe a prediction
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9)  # of predicted gains, thresholds to try
 _RESAMPLES, _LEVEL = 2000, 0.95
 
 
@@ -121,130 +121,6 @@ def _probe(
     return found
 
 
-class Entry(NamedTuple):
-    """What can be selected.
-
-    Attributes:
-      label: its name.
-      method, hparams: what it trains with.
-    """
-
-    label: str
-    method: Method
-    hparams: Mapping[str, Any]
-
-
-def train_tasks(
-    stacked: Task,
-    names: Sequence[str],
-    entries: Sequence[Entry],
-    seeds: Sequence[int],
-    steps: int,
-) -> pd.DataFrame:
-    """Trains every entry on many tasks of one shape, tasks x seeds x rates at once.
-
-    Args:
-      stacked: arrays with a task axis first, as from `tasks.synthetic.stack`.
-      names: of the tasks.
-      entries: what to train.
-      seeds: of the runs of each.
-      steps: updates of each.
-
-    Returns:
-      a row per task, entry and seed in the form of `runs.jsonl` as far as statistics
-      need it: task, protocol, method (the entry's label), hparams, seed, steps, status,
-      valid_loss, test_loss and accuracies where there are any.
-    """
-    groups: dict[Any, list[Entry]] = {}
-    for entry in entries:
-        static, traced = methods.split(entry.method, entry.hparams)
-        groups.setdefault((entry.method.name, static, tuple(traced)), []).append(entry)
-    single = dataclasses.replace(
-        stacked,
-        **{
-            part: jax.tree.map(lambda x: x[0], getattr(stacked, part))
-            for part in ("train", "valid", "test")
-        },
-    )
-    count = len(seeds)
-    keyed = train.seed_runs(stacked.init, np.asarray(seeds, np.uint32))
-    rows: list[dict[str, Any]] = []
-    for (_, static, _), group in groups.items():
-        program = train.Program(
-            task=single,
-            method=group[0].method,
-            static=static,
-            eval_every=steps,
-            num_seeds=count,
-            num_hparams=len(group),
-        )
-        lanes = [methods.split(e.method, e.hparams)[1] for e in group]
-        packed = train.inputs(program, keyed, lanes, steps)
-        one = functools.partial(_train_one, program, keyed, packed, steps)
-        found = {k: np.asarray(v) for k, v in _over_tasks(one, stacked).items()}
-        for i, name in enumerate(names):
-            for s in range(count):
-                for h, entry in enumerate(group):
-                    values = {k: float(v[i, s, h]) for k, v in found.items()}
-                    rows.append(_row(name, entry, seeds[s], steps, values))
-    return pd.DataFrame(rows)
-
-
-def _over_tasks(one: Callable[..., Any], stacked: Task) -> dict[str, jax.Array]:
-    """`one` for each task's parts, in one program: name -> [tasks, seeds, hparams]."""
-    at_once = _TASKS_AT_ONCE.get(jax.default_backend(), _TASKS_AT_ONCE_ELSEWHERE)
-    parts = (stacked.train, stacked.valid, stacked.test)
-    return jax.jit(
-        lambda *parts: jax.lax.map(lambda p: one(*p), parts, batch_size=at_once)
-    )(*parts)
-
-
-def _train_one(
-    program: train.Program,
-    seeds: train.Seeds,
-    inputs: train.Inputs,
-    steps: int,
-    train_part: Batch,
-    valid_part: Batch,
-    test_part: Batch,
-) -> dict[str, jax.Array]:
-    """Trains the seeds and rates of an entry's method on one task, from its data."""
-    state = train.init(program, seeds, inputs)
-    state, table = programs.segment(
-        program, state, inputs, train_part, valid_part, jnp.int32(0), jnp.int32(steps)
-    )
-    lanes = program.num_seeds * program.num_hparams
-    test = evaluation.evaluate_part(
-        program.task.evaluate,
-        train.final_params(state),
-        state.model_state,
-        test_part,
-        evaluation.rows_at_once(program.task, lanes),
-        program.dtype,
-    )
-    last = {k: v[0] for k, v in table.items()}
-    return last | {f"test_{k}": v for k, v in test.items()}
-
-
-def _row(
-    task: str, entry: Entry, seed: int, steps: int, values: Mapping[str, float]
-) -> dict[str, Any]:
-    dead = values["diverged_at"] > 0
-    return {
-        "task": task,
-        "protocol": "sound",
-        "method": entry.label,
-        "hparams": {},
-        "seed": seed,
-        "steps": steps,
-        "status": "diverged" if dead else "done",
-    } | {
-        k: math.nan if dead else v
-        for k, v in values.items()
-        if k.startswith(("valid_", "test_", "train_"))
-    }
-
-
 @dataclasses.dataclass(frozen=True)
 class Report:
     """How good a selector is on tasks that it has not seen.
@@ -253,11 +129,12 @@ class Report:
       selector: 'forest' or 'nearest'.
       tasks: how many.
       single, selected, virtual: mean scores of always the single best entry (of the
-        other tasks), of what was selected, and of the best entry of each task.
+        tasks learned from), of what was selected, and of the best entry of each task.
       closed: share of the gap between single and virtual best that is closed; below
         0 where selecting is worse than not to.
       interval: 95 % bootstrap interval of it over tasks.
-      cost: of the probes, in full runs.
+      cost: of the probes, in full runs, on a task that is probed.
+      probed: share of the tasks that were.
       chosen: task -> entry.
     """
 
@@ -269,6 +146,7 @@ class Report:
     closed: float
     interval: tuple[float, float]
     cost: float
+    probed: float
     chosen: Mapping[str, str]
 
     def __str__(self) -> str:
@@ -276,10 +154,87 @@ class Report:
         return (
             f"{self.selector}: {100 * self.closed:.0f} % of the gap closed (95 % "
             f"interval {100 * low:.0f} to {100 * high:.0f} %) on {self.tasks} tasks "
-            f"left out one by one; scores {self.single:.3f} single best, "
+            f"that it had not seen; scores {self.single:.3f} single best, "
             f"{self.selected:.3f} selected, {self.virtual:.3f} virtual best; probes "
-            f"cost {self.cost:.2f} full runs"
+            f"cost {self.cost:.2f} full runs, on {100 * self.probed:.0f} % of the tasks"
         )
+
+
+class Table(NamedTuple):
+    """Tasks to learn from, or to be judged on.
+
+    Attributes:
+      scores: index task, columns entry, higher is better, from 0 to 1 on each task
+        (means over runs of `stats.normalise`).
+      features: index task, columns as from `probe`.
+      charged: scores of runs that are shorter by the cost of the probes, which what
+        was selected gets; `scores` where that is not known.
+    """
+
+    scores: pd.DataFrame
+    features: pd.DataFrame
+    charged: pd.DataFrame
+
+    def of(self, tasks: Sequence[str]) -> Table:
+        """Some of the tasks."""
+        return Table(*(each.loc[list(tasks)] for each in self))
+
+
+class Choice(NamedTuple):
+    """What a selector says of a task: the entry, and whether it looked at probes."""
+
+    entry: str
+    probed: bool
+
+
+def learn(known: Table, selector: str) -> Callable[[pd.DataFrame], list[Choice]]:
+    """Learns when to deviate from the single best entry, and to what.
+
+    A regression predicts from a task's features how much better than the single best
+    each entry is. It is believed only where the largest predicted gain exceeds a
+    threshold, and that only if, cross-validated on the known tasks, deviating has
+    gained more than one standard error after the probes were paid. Otherwise it is
+    always the single best, and no task is probed.
+
+    Args:
+      known: tasks to learn from.
+      selector: 'forest', a random forest for all entries' gains, or 'nearest', the
+        mean gain over the nearest tasks.
+
+    Returns:
+      a function of features, a row per task, that chooses.
+    """
+    predict = _SELECTORS[selector]
+    single = portfolio.single_best(known.scores)
+    entries = list(known.scores.columns)
+    at_home = known.scores[single].to_numpy(float)[:, None]
+    gains = known.scores.to_numpy(float) - at_home
+    paid = known.charged.to_numpy(float) - at_home
+    features, stay = known.features.to_numpy(float), entries.index(single)
+    fold = np.random.default_rng(0).permutation(len(gains)) % min(_FOLDS, len(gains))
+    guess = np.empty_like(gains)
+    for each in np.unique(fold):
+        left = fold == each
+        guess[left] = predict(features[~left], gains[~left], features[left])
+    rows, best = np.arange(len(gains)), guess.argmax(1)
+    threshold, sure = math.inf, 0.0
+    for candidate in np.quantile(guess.max(1), _QUANTILES):
+        taken = np.where(guess.max(1) > candidate, best, stay)
+        gained = paid[rows, taken]
+        least = gained.mean() - gained.std(ddof=1) / math.sqrt(len(gained))
+        if least > sure:
+            threshold, sure = float(candidate), float(least)
+
+    def choose(new: pd.DataFrame) -> list[Choice]:
+        if math.isinf(threshold):
+            return [Choice(single, False)] * len(new)
+        found = predict(features, gains, new.to_numpy(float))
+        return [
+            Choice(entries[row.argmax()] if row.max() > threshold else single, True)
+            for row in found
+        ]
+
+    return choose
 
 
 def leave_one_out(
@@ -289,42 +244,69 @@ def leave_one_out(
     selector: str = "forest",
     charged: pd.DataFrame | None = None,
 ) -> Report:
-    """Judges a selector on each task by one that was made from all others.
+    """Judges a selector on each task by one that was learned from all others.
 
     Args:
-      scores: index task, columns entry, higher is better, from 0 to 1 on each task
-        (means over runs of `stats.normalise`).
-      features: index task, columns as from `probe`.
+      scores, features, charged: as in `Table`.
       cost: of the probes, in full runs.
-      selector: 'forest', a random forest per entry that predicts its score, or
-        'nearest', the mean score over the nearest tasks.
-      charged: scores of runs that are shorter by the cost of the probes, which what
-        was selected gets; `scores` where that is not known.
+      selector: as for `learn`.
 
     Raises:
       UsageError: if there are fewer than four tasks, or no such selector.
     """
+    _check(len(scores), selector)
+    table = Table(scores, features, scores if charged is None else charged)
+    table = table.of(scores.index)
+    choices, single = {}, {}
+    for task in scores.index:
+        others = table.of(scores.index.drop(task))
+        choices[task] = learn(others, selector)(table.features.loc[[task]])[0]
+        single[task] = portfolio.single_best(others.scores)
+    return _report(table, choices, single, cost, selector)
+
+
+def judge(known: Table, new: Table, cost: float, selector: str = "forest") -> Report:
+    """Judges a selector that was learned from some tasks on others.
+
+    Args:
+      known: tasks to learn from.
+      new: tasks to choose for.
+      cost: of the probes, in full runs.
+      selector: as for `learn`.
+
+    Raises:
+      UsageError: if there are fewer than four known tasks, or no such selector.
+    """
+    _check(len(known.scores), selector)
+    tasks = list(new.scores.index)
+    choices = learn(known, selector)(new.features.loc[tasks])
+    single = dict.fromkeys(tasks, portfolio.single_best(known.scores))
+    return _report(new, dict(zip(tasks, choices, strict=True)), single, cost, selector)
+
+
+def _check(count: int, selector: str) -> None:
     if selector not in _SELECTORS:
         raise UsageError(f"unknown selector '{selector}': forest or nearest")
-    if len(scores) < 4:
-        raise UsageError(f"{len(scores)} tasks are too few to learn from: give four")
-    features = features.loc[scores.index]
-    paid = scores if charged is None else charged.loc[scores.index, scores.columns]
-    chosen, single = {}, []
-    for task in scores.index:
-        others = scores.drop(index=task)
-        guess = _SELECTORS[selector](
-            features.drop(index=task).to_numpy(float),
-            others.to_numpy(float),
-            features.loc[[task]].to_numpy(float),
-        )
-        chosen[task] = str(scores.columns[int(np.argmax(guess))])
-        single.append(scores.loc[task, portfolio.single_best(others)])
+    if count < 4:
+        raise UsageError(f"{count} tasks are too few to learn from: give four")
+
+
+def _report(
+    table: Table,
+    choices: Mapping[str, Choice],
+    single: Mapping[str, str],
+    cost: float,
+    selector: str,
+) -> Report:
+    """Scores choices against each task's single best and virtual best."""
     each = pd.DataFrame(
         {
-            "single": single,
-            "selected": [paid.loc[task, entry] for task, entry in chosen.items()],
-            "virtual": portfolio.virtual_best(scores)["score"].to_numpy(),
+            "single": [table.scores.loc[t, entry] for t, entry in single.items()],
+            "selected": [
+                (table.charged if choice.probed else table.scores).loc[t, choice.entry]
+                for t, choice in choices.items()
+            ],
+            "virtual": table.scores.loc[list(choices)].max(axis=1).to_numpy(),
         }
     ).to_numpy(float)
     draws = np.random.default_rng(0).integers(len(each), size=(_RESAMPLES, len(each)))
@@ -341,7 +323,8 @@ def leave_one_out(
         closed=_closed(means),
         interval=(float(low), float(high)),
         cost=cost,
-        chosen=chosen,
+        probed=float(np.mean([choice.probed for choice in choices.values()])),
+        chosen={task: choice.entry for task, choice in choices.items()},
     )
 
 
@@ -352,22 +335,23 @@ def _closed(means: np.ndarray) -> float:
     )
 
 
-def _forest(known: np.ndarray, scores: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Predicted scores [entries] of one new task."""
+def _forest(known: np.ndarray, gains: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Predicted gains [new, entries] from features [known, f] and [new, f]."""
     from sklearn.ensemble import RandomForestRegressor
 
     forest = RandomForestRegressor(
         _TREES, min_samples_leaf=2, max_features=1 / 3, random_state=0
     )
-    return forest.fit(known, scores).predict(new)[0]
+    return forest.fit(known, gains).predict(new).reshape(len(new), -1)
 
 
-def _nearest(known: np.ndarray, scores: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Mean scores [entries] over the nearest tasks in standardised features."""
+def _nearest(known: np.ndarray, gains: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Mean gains [new, entries] over the nearest tasks in standardised features."""
     mean, deviation = known.mean(0), known.std(0)
     deviation = np.where(deviation > 0, deviation, 1)
-    away = np.square((known - mean) / deviation - (new - mean) / deviation).sum(1)
-    return scores[np.argsort(away, kind="stable")[:_NEIGHBOURS]].mean(0)
+    a, b = (known - mean) / deviation, (new - mean) / deviation
+    away = np.square(b[:, None] - a[None]).sum(2)
+    return gains[np.argsort(away, axis=1, kind="stable")[:, :_NEIGHBOURS]].mean(1)
 
 
 _SELECTORS = {"forest": _forest, "nearest": _nearest}

@@ -11,6 +11,7 @@ What a rung measured is in `races.jsonl`; a race that was cut short goes on from
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import tempfile
@@ -38,12 +39,12 @@ from lrjax.config import Settings
 from lrjax.core import NUMERICS_VERSION, Method, Run, Task, UsageError
 from lrjax.hpo import selection, trials
 from lrjax.hpo.contenders import Contender, contenders
+from lrjax.hpo.halving import Rung, halve
 from lrjax.hpo.rungs import Plan, plan
 from lrjax.hpo.selection import Judged, Selection
-from lrjax.hpo.verdicts import Score, Verdict, chance_worse, judge
+from lrjax.hpo.verdicts import Score, chance_worse
 from lrjax.tasks.checks import check_task
 
-_LATE = 1 / 3  # of the horizon, from where on who is worse beyond noise is dropped
 _MOST_ROUND = 2**20  # rows of a round: its order is held at once
 # Lanes of a block. The same on every rung, so that a contender's numbers depend on
 # nothing that happens to others; on CPUs padding would cost as much as a run.
@@ -90,7 +91,6 @@ class Race:
     Attributes:
       entries: the contenders that started.
       plan: its layout.
-      spent: updates so far.
     """
 
     def __init__(
@@ -104,7 +104,6 @@ class Race:
         log: Callable[[str], Any],
     ):
         self.entries, self.plan = list(found[: layout.entered]), layout
-        self.spent = 0
         self._task, self._name, self._settings = task, name, settings
         self._tables, self._log = tables, log
         self._left_out = list(found[layout.entered :])
@@ -134,28 +133,24 @@ class Race:
         Raises:
           UsageError: if every contender diverges.
         """
-        layout, alive = self.plan, list(range(len(self.entries)))
         self._log(self._opening())
-        history: list[tuple[dict[int, Score], Verdict]] = []
-        for rung, end in enumerate(layout.rungs):
-            scores = self._climb(trainer, rung, alive)
-            self.spent += sum(layout.cost(rung, self.entries[i].bound) for i in alive)
-            final = rung == len(layout.rungs) - 1
-            quota = 1 if final else layout.quota(len(alive), rung, self.spent)
-            verdict = judge(scores, quota, late=end >= _LATE * layout.horizon)
-            if not verdict.kept:
+        history: list[Rung] = []
+        bound = [entry.bound for entry in self.entries]
+        for rung in halve(self.plan, bound, functools.partial(self._climb, trainer)):
+            kept = rung.verdict.kept
+            if not kept:
                 raise UsageError(
-                    f"select: all {len(alive)} contenders diverged on {self._name} "
-                    f"within {end} updates: lrjax.check_task(task) says what is wrong "
-                    "with a task; else scale its inputs, or name methods that take "
-                    "smaller steps in select.methods"
+                    f"select: all {len(rung.scores)} contenders diverged on "
+                    f"{self._name} within {self.plan.rungs[rung.number]} updates: "
+                    "lrjax.check_task(task) says what is wrong with a task; else scale "
+                    "its inputs, or name methods that take smaller steps in "
+                    "select.methods"
                 )
-            for line in self._closing(rung, scores, verdict):
+            for line in self._closing(rung):
                 self._log(line)
-            history.append((scores, verdict))
-            alive = verdict.kept
-            self._states = {k: v for k, v in self._states.items() if k[0] in alive}
-        return self._answer(alive[0], history)
+            history.append(rung)
+            self._states = {k: v for k, v in self._states.items() if k[0] in kept}
+        return self._answer(history)
 
     def _climb(
         self, trainer: trials.Trainer, rung: int, alive: Sequence[int]
@@ -333,35 +328,37 @@ class Race:
             text += f"; the budget has no room for {len(self._left_out)} more"
         return text
 
-    def _closing(
-        self, rung: int, scores: Mapping[int, Score], verdict: Verdict
-    ) -> list[str]:
+    def _closing(self, rung: Rung) -> list[str]:
         """Lines of the log: who leads, who is dropped and why."""
-        leader = verdict.order[0]
+        number, scores, verdict, spent = rung
+        leader, last = verdict.order[0], len(self.plan.rungs)
+        early = self.plan.rungs[number] < self.plan.horizon
+        reached = abs(scores[leader].judged(early).mean())
         lines = [
-            f"rung {rung + 1} of {len(self.plan.rungs)}, {self.plan.rungs[rung]} "
-            f"updates: {self._task.metric} {abs(scores[leader].values.mean()):.4f} of "
+            f"rung {number + 1} of {last}, {self.plan.rungs[number]} updates: "
+            f"{'loss' if early else self._task.metric} {reached:.4f} of "
             f"{self.entries[leader].label} leads, {len(verdict.kept)} of {len(scores)} "
-            f"{'won' if rung == len(self.plan.rungs) - 1 else 'go on'}, "
-            f"{self.spent / self.plan.horizon:.2f} full runs so far"
+            f"{'won' if number == last - 1 else 'go on'}, "
+            f"{spent / self.plan.horizon:.2f} full runs so far"
         ]
         for i, reason in verdict.reasons.items():
             lines.append(f"  dropped {self.entries[i].label}: {reason}")
         return lines
 
-    def _answer(
-        self, winner: int, history: Sequence[tuple[dict[int, Score], Verdict]]
-    ) -> Selection:
-        layout, entry = self.plan, self.entries[winner]
-        final = history[-1][0][winner].values
+    def _answer(self, history: Sequence[Rung]) -> Selection:
+        layout, winner = self.plan, history[-1].verdict.kept[0]
+        entry = self.entries[winner]
+        final = history[-1].scores[winner].values
         sign = 1.0 if self._task.metric == "accuracy" else -1.0
         low, high = selection.interval(sign * final)
         runner_up, better = "", math.nan
-        for scores, verdict in reversed(history):
+        for number, scores, verdict, _ in reversed(history):
             others = [i for i in verdict.order if i != winner]
             if others and np.isfinite(scores[others[0]].values).all():
                 runner_up = self.entries[others[0]].label
-                better = chance_worse(scores[winner].values, scores[others[0]].values)
+                early = layout.rungs[number] < layout.horizon
+                both = (scores[i].judged(early) for i in (winner, others[0]))
+                better = chance_worse(*both)
                 break
         judged = [
             Judged(
@@ -372,19 +369,20 @@ class Race:
                 values=tuple((sign * scores[i].values).tolist()),
                 verdict=verdict.reasons.get(i, "goes on"),
             )
-            for rung, (scores, verdict) in enumerate(history)
+            for rung, scores, verdict, _ in history
             for i in verdict.order
         ]
         return Selection(
             task=self._name,
             method=entry.method.name,
             hparams=dict(entry.hparams),
+            label=entry.label,
             metric=self._task.metric,
             score=float(sign * final.mean()),
             interval=(low, min(high, 1.0)) if sign > 0 else (low, high),
             runner_up=runner_up,
             runner_up_better=better,
-            cost=self.spent / layout.horizon,
+            cost=history[-1].spent / layout.horizon,
             budget=layout.budget / layout.horizon,
             seeds=layout.seeds,
             horizon=layout.horizon,

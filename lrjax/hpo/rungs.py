@@ -7,12 +7,10 @@ from collections.abc import Sequence
 
 from lrjax.core import UsageError
 
-_RUNG = 3  # each rung is so many times as long as the one before
-# Length of the first rung as a share of the horizon; the second one where at the first
-# fewer than so many contenders fit in the budget.
-_FIRST, _FEW = (1 / 9, 1 / 27), 4
-_FIRST_SHARE = 0.3  # of the budget that the first rung may take
-_LAST_SHARE = 0.4  # of the budget that one contender's last rung may take
+_FIRST = 1 / 9  # of the horizon, where the first rung ends; the next one is at a third
+# Of a rung's contenders at least so many go on where the budget decides. Early rungs
+# say little of the end, so that it pays to let in few and to keep most of them.
+_KEPT = 3 / 4
 _COOLDOWN = 0.2  # share of a rung's updates over which a branch comes to rest
 
 
@@ -57,8 +55,7 @@ class Plan:
         """
         costs = [self.cost(r, bound=True) for r in range(rung + 1, len(self.rungs))]
         # A last rung of one tells how good the winner is, but not better than whom.
-        pair = 2 * costs[-1] <= _LAST_SHARE * self.budget
-        least = min(alive, 2 if pair and 2 * sum(costs) <= self.budget - spent else 1)
+        least = min(alive, 2 if 2 * sum(costs) <= self.budget - spent else 1)
 
         def sizes(ratio: float) -> list[int]:
             return [max(least, int(alive * ratio**j)) for j in range(1, len(costs) + 1)]
@@ -78,38 +75,38 @@ def plan(count: int, budget: float, horizon: int, seeds: Sequence[int]) -> Plan:
       count: contenders there are.
       budget: in full runs.
       horizon: updates of a full run.
-      seeds: of every contender; none for as many as the budget bears, from 2 to 5.
+      seeds: of every contender; none for as many as the budget bears, from 1 to 5.
 
     Raises:
       UsageError: if the budget is too small for one rung.
     """
     if not seeds:
-        seeds = range(min(5, max(2, round(budget / 6))))
-    per_seed = budget * horizon / len(seeds)  # updates
+        seeds = range(min(5, max(1, round(budget / 5))))
     least = min(count, 2)
-    for share in _FIRST:
-        first = max(1, round(share * horizon))
-        entered = min(count, int(_FIRST_SHARE * per_seed / first))
-        if entered >= min(count, _FEW):
-            break
-    if entered < least:
-        need = least * first * len(seeds) / (_FIRST_SHARE * horizon)
-        raise UsageError(
-            f"select: a budget of {budget:g} full runs is too small for one rung of "
-            f"{least} contenders with {len(seeds)} seeds: give {need:.2g} or more, or "
-            "train for longer, or take fewer seeds"
-        )
-    rungs = [first]
-    while rungs[-1] < horizon:
-        following = rungs[-1] * _RUNG
-        # Rounding shall not leave a last rung that is hardly longer.
-        rungs.append(horizon if 1.5 * following > horizon else following)
-    laid = Plan(horizon, budget * horizon, tuple(seeds), entered, tuple(rungs))
-    while len(laid.rungs) > 1:
-        last = laid.cost(len(laid.rungs) - 1, bound=True)
-        ahead = sum(laid.cost(r, bound=True) for r in range(1, len(laid.rungs)))
-        spent = entered * laid.cost(0, bound=True)
-        if last <= _LAST_SHARE * laid.budget and spent + ahead <= laid.budget:
-            break
-        laid = dataclasses.replace(laid, rungs=laid.rungs[:-1])
-    return laid
+    ninth = max(1, round(_FIRST * horizon))
+    ends = [*(end for end in (ninth, 3 * ninth) if end < horizon), horizon]
+    # The last rung is the horizon if that can be; then as many before it as can be.
+    for last in range(len(ends), 0, -1):
+        for first in range(last):
+            rungs = tuple(ends[first:last])
+            laid = Plan(horizon, budget * horizon, tuple(seeds), count, rungs)
+            entered = _entered(laid, count, least)
+            if entered >= least:
+                return dataclasses.replace(laid, entered=entered)
+    need = least * len(seeds) * ninth / horizon
+    raise UsageError(
+        f"select: a budget of {budget:g} full runs is too small for one rung of "
+        f"{least} contenders with {len(seeds)} seeds: give {need:.2g} or more, or "
+        "train for longer, or take fewer seeds"
+    )
+
+
+def _entered(laid: Plan, count: int, least: int) -> int:
+    """The most contenders of which the budget bears to keep `_KEPT` on each rung."""
+    costs = [laid.cost(rung, bound=True) for rung in range(len(laid.rungs))]
+    for entered in range(count, 0, -1):
+        sizes = [max(least, int(entered * _KEPT**j)) for j in range(len(costs))]
+        need = sum(n * cost for n, cost in zip(sizes, costs, strict=True))
+        if need <= laid.budget:
+            return entered
+    return 0

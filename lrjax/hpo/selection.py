@@ -27,7 +27,7 @@ class Judged:
     Attributes:
       rung: its number, from 0.
       steps: updates after which all were compared.
-      label: method, and rate where it is not the default.
+      label: method, and rate where it needs one.
       cooled: whether it was judged by a branch that came to rest.
       values: the metric on the validation part, one per seed; not finite where the
         run diverged.
@@ -49,6 +49,7 @@ class Selection:
     Attributes:
       task: name.
       method, hparams: what won, every hyperparameter.
+      label: of what won, as in `judged`: method, and rate where it needs one.
       metric: what the task is judged by, 'accuracy' or 'loss', on its validation part.
       score: mean of the winner over seeds at `judged_at`.
       interval: 95 % Student's t interval of it; NaN with one seed. The winner was
@@ -68,6 +69,7 @@ class Selection:
     task: str
     method: str
     hparams: Mapping[str, Any]
+    label: str
     metric: str
     score: float
     interval: tuple[float, float]
@@ -88,7 +90,7 @@ class Selection:
         if self.judged_at < self.horizon:
             at = f"after {self.judged_at} of {self.horizon} updates, brought to rest"
         lines = [
-            f"{self.task}: {self.method}",
+            f"{self.task}: {self.label}",
             f"  hyperparameters  {_shown(self.hparams)}",
             f"  validation {self.metric}  {self.score:.4f} ({sure}"
             f"{len(self.seeds)} seeds, {at})",
@@ -252,7 +254,7 @@ def _draw(answers: Sequence[Selection], folder: Path) -> None:
     """Each contender's score over the rungs that it saw; a panel per task."""
     from matplotlib.figure import Figure
 
-    figure = Figure((7.0, 4.2 * len(answers)), layout="constrained")
+    figure = Figure((8.0, 4.2 * len(answers)), layout="constrained")
     axes = figure.subplots(len(answers), 1, squeeze=False)[:, 0]
     for ax, answer in zip(axes, answers, strict=True):
         _panel(ax, answer)
@@ -272,16 +274,42 @@ def _panel(ax: Any, answer: Selection) -> None:
             lines.setdefault(each.label, []).append((each.steps, value))
     # Who came furthest, and there was best, is drawn last and by name.
     sign = 1 if answer.metric == "accuracy" else -1
-    order = sorted(lines, key=lambda n: (lines[n][-1][0], sign * lines[n][-1][1]))
-    for place, label in enumerate(reversed(order)):
+    order = sorted(
+        lines,
+        key=lambda n: (n == answer.label, lines[n][-1][0], sign * lines[n][-1][1]),
+        reverse=True,
+    )
+    for place, label in enumerate(order):
         x, y = zip(*lines[label], strict=True)
-        named = place < _NAMED
-        style: dict[str, Any] = {"lw": 1.6, "label": label, "zorder": 3}
-        if not named:
-            style = {"lw": 0.8, "color": "0.75", "zorder": 1}
-        ax.plot(x, y, marker="o", ms=3.5 if named else 2.5, **style)
+        style: dict[str, Any] = {"lw": 0.8, "color": "0.75", "zorder": 1, "ms": 2.5}
+        if place < _NAMED:
+            style = {"lw": 1.6, "label": label, "zorder": 9 - place, "ms": 3.5}
+        ax.plot(x, y, marker="o", **style)
+    others = len(order) - _NAMED
+    if others > 0:
+        ax.plot([], [], color="0.75", lw=0.8, label=f"{others} others")
+    ax.set_ylim(*_limits([[v for _, v in lines[n]] for n in order], sign))
+    rungs = sorted({each.steps for each in answer.judged})
     ax.set_xscale("log")
+    ax.set_xticks(rungs, [str(steps) for steps in rungs])
+    ax.minorticks_off()
     ax.set_xlabel("updates at which contenders were compared")
     ax.set_ylabel(f"validation {answer.metric}")
-    ax.set_title(f"{answer.task}: {answer.method}, {answer.cost:.1f} full runs")
-    ax.legend(fontsize="x-small", loc="best")
+    ax.set_title(f"{answer.task}: {answer.label}, {answer.cost:.1f} full runs")
+    ax.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _limits(lines: Sequence[Sequence[float]], sign: int) -> tuple[float, float]:
+    """Of the axis: all but the worst of the rest, which would press the best together.
+
+    Args:
+      lines: values of contenders, those to be seen first.
+      sign: -1 where lower is better.
+    """
+    named = [sign * v for line in lines[:_NAMED] for v in line]
+    rest = sorted(sign * v for line in lines[_NAMED:] for v in line)
+    low = min([*named, *rest[len(rest) // 3 :]])
+    high = max([*named, *rest])
+    margin = 0.05 * (high - low) or 0.01
+    ends = sorted((sign * (low - margin), sign * (high + margin)))
+    return ends[0], ends[1]

@@ -13,20 +13,31 @@ _NOISE = 0.05  # one-sided level at which a difference is more than noise
 
 
 class Score(NamedTuple):
-    """What a contender reached on a rung, a number per seed.
+    """What a contender reached on a rung, a number per seed, higher is better.
 
     Attributes:
-      values: the task's metric, higher is better; -inf where the run diverged.
-      ties: minus the validation loss, which decides between equal values.
+      values: the task's metric; -inf where the run diverged.
+      losses: minus the validation loss.
     """
 
     values: np.ndarray
-    ties: np.ndarray
+    losses: np.ndarray
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """To sort by, descending."""
-        return float(self.values.mean()), float(self.ties.mean())
+    def judged(self, early: bool) -> np.ndarray:
+        """What contenders are compared by.
+
+        Far from the end accuracies are coarse, and tell less of what they will be at
+        the end than the loss does.
+
+        Args:
+          early: whether the rung ends before training does.
+        """
+        return self.losses if early else self.values
+
+    def rank(self, early: bool) -> tuple[float, float]:
+        """To sort by, descending; the other measure decides between equals."""
+        first, second = self.judged(early), self.judged(not early)
+        return float(first.mean()), float(second.mean())
 
 
 def chance_worse(leader: np.ndarray, other: np.ndarray) -> float:
@@ -67,30 +78,29 @@ class Verdict(NamedTuple):
     reasons: dict[int, str]
 
 
-def judge(scores: Mapping[int, Score], quota: int, late: bool) -> Verdict:
+def judge(scores: Mapping[int, Score], quota: int, early: bool) -> Verdict:
     """Who goes on: the best as many as the quota; not who diverged.
 
-    Who is worse beyond noise than the leader may nevertheless be a slow starter, and
-    keeps its place while the race is young.
+    Who is worse beyond noise is no exception: noise between seeds is small, and what an
+    early rung does not tell of the end is not in it.
 
     Args:
       scores: number of a contender -> what it reached.
       quota: how many may go on.
-      late: whether those that are worse beyond noise are dropped inside the quota.
+      early: whether the rung ends before training does.
     """
-    order = sorted(scores, key=lambda i: (*(-x for x in scores[i].rank), i))
+    order = sorted(scores, key=lambda i: (*(-x for x in scores[i].rank(early)), i))
     leader, kept, reasons = scores[order[0]], [], {}
     for i in order:
         if not np.isfinite(scores[i].values).all():
             count = int((~np.isfinite(scores[i].values)).sum())
             reasons[i] = f"diverged with {count} of {len(scores[i].values)} seeds"
             continue
-        chance = chance_worse(leader.values, scores[i].values)
-        beyond = chance < _NOISE
-        if len(kept) < quota and not (beyond and late):
+        chance = chance_worse(leader.judged(early), scores[i].judged(early))
+        if len(kept) < quota:
             kept.append(i)
-        elif beyond:
-            reasons[i] = f"worse beyond noise (p = {chance:.2g})"
+        elif chance < _NOISE:
+            reasons[i] = f"the quota of {quota}; worse beyond noise (p = {chance:.2g})"
         else:
             known = "" if math.isnan(chance) else f"; p = {chance:.2g} is noise"
             reasons[i] = f"the quota of {quota}{known}"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lrjax import results
 from lrjax.core import UsageError
-from lrjax.report import analyses, drawing, export, findings, page, published
+from lrjax.report import analyses, drawing, export, findings, page, published, selected
 from lrjax.report import study as study_lib
 from lrjax.report.desk import Desk
 from lrjax.report.study import Options as Options
@@ -33,27 +34,40 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
       UsageError: if there is nothing to report, or an option does not fit.
     """
     known = published.read(options.compare) if options.compare else None
-    study = study_lib.read_study(workdirs, options)
-    beside = None if known is None else published.match(study, known)
+    raced = selected.read(workdirs)
+    ran = any((Path(workdir) / results.RUNS).exists() for workdir in workdirs)
+    # A race may end before any run is whole.
+    study = study_lib.read_study(workdirs, options) if ran or not raced else None
+    beside = None if known is None or not study else published.match(study, known)
+    sections: list[page.Section | None] = []
+    found = [("Selected", f"{selected.sentence(each)}.") for each in raced]
+    notes = [("Races", "No run is whole: the races ended before. See selection.csv.")]
     try:
         for name in ("figures", "tables"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         with drawing.style() as plt:
             desk = Desk(folder, plt)
-            bar = tqdm(analyses.ANALYSES, disable=None, leave=False, unit=" analyses")
-            sections = [analysis(study, desk) for analysis in bar]
-            if known is not None and beside is not None:
+            if raced:
+                sections.append(selected.section(raced, desk))
+            if study:
+                bar = tqdm(
+                    analyses.ANALYSES, disable=None, leave=False, unit=" analyses"
+                )
+                sections += [analysis(study, desk) for analysis in bar]
+            if study and known is not None and beside is not None:
                 sections.append(published.section(study, desk, beside, len(known)))
-        for name in options.export:
-            (folder / name).mkdir(exist_ok=True)
-            getattr(export, name)(study.all_runs, study.all_curves, folder / name)
-        found = findings.findings(study, workdirs)
+        if study:
+            for name in options.export:
+                (folder / name).mkdir(exist_ok=True)
+                getattr(export, name)(study.all_runs, study.all_curves, folder / name)
+            found = findings.findings(study, workdirs) + found
+            notes = findings.notes(study, workdirs)
         text = page.render(
             "Learning-rate control: " + ", ".join(map(str, workdirs)),
             found,
             [section for section in sections if section],
-            findings.notes(study, workdirs),
-            study.look,
+            notes,
+            study.look if study else drawing.Look(()),
         )
         (folder / "index.html").write_text(text)
     except OSError as error:

@@ -128,7 +128,10 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
     parts = []
     planned: dict[str, set[str]] = {"tasks": set(), "methods": set()}
     for workdir in workdirs:
-        asked = config(workdir).get("config", {})
+        asked = dict(config(workdir).get("config", {}))
+        source = study.all_runs["source"] == str(workdir)
+        if study.all_runs.loc[source, "method"].str.startswith("race:").all():
+            asked["methods"] = ()  # a race has contenders of its own
         for name, names in planned.items():
             names |= set(asked.get(name) or ())
     for name, column in (("tasks", "task"), ("methods", "method")):

@@ -80,8 +80,13 @@ def spec(kind: str, number: int) -> Spec:
     )
 
 
-def make(name: str, batch_size: int | None = None) -> Task:
+def make(name: str, batch_size: int | None = None, test_rows: int = ROWS) -> Task:
     """Makes `synthetic/KIND-NUMBER`.
+
+    Args:
+      name: of the task.
+      batch_size: in place of the usual one.
+      test_rows: of the test part, at least `ROWS`; all else stays as it is.
 
     Raises:
       DataError: if that is no such name.
@@ -93,34 +98,50 @@ def make(name: str, batch_size: int | None = None) -> Task:
             "synthetic/classification-NUMBER and synthetic/regression-NUMBER"
         )
     kind, number = found.groups()
-    task = make_spec(spec(kind, int(number)), name)
+    task = make_spec(spec(kind, int(number)), name, test_rows)
     return (
         task if batch_size is None else dataclasses.replace(task, batch_size=batch_size)
     )
 
 
-def make_spec(asked: Spec, name: str = "synthetic") -> Task:
-    """Makes the task of a specification."""
+def make_spec(asked: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Task:
+    """Makes the task of a specification.
+
+    Args:
+      asked: the specification.
+      name: of the task.
+      test_rows: of the test part; the first `ROWS` do not depend on how many follow.
+    """
     draw = np.random.RandomState(asked.seed % 2**32)
-    rows = 3 * ROWS
     rotation, _ = np.linalg.qr(draw.normal(size=(FEATURES, FEATURES)))
     spectrum = np.geomspace(1, asked.condition**-0.5, FEATURES)
-    features = draw.normal(size=(rows, FEATURES)) * spectrum @ rotation.T
     outputs = asked.num_classes if asked.kind == "classification" else 1
-    taught = _teach(draw, features / spectrum.mean(), asked, outputs)
-    taught = (taught - taught.mean(0)) / taught.std(0)
-    taught += asked.noise * draw.normal(size=taught.shape)
-    arrays = {"features": (asked.scale * features).astype(np.float32)}
-    if asked.kind == "classification":
+
+    def drawn(rows: int) -> np.ndarray:
+        return draw.normal(size=(rows, FEATURES)) * spectrum @ rotation.T
+
+    def labelled(features: np.ndarray, taught: np.ndarray) -> Batch:
+        taught = taught + asked.noise * draw.normal(size=taught.shape)
+        arrays = {"features": (asked.scale * features).astype(np.float32)}
+        if asked.kind == "regression":
+            return arrays | {"targets": taught[:, 0].astype(np.float32)}
         labels = taught.argmax(1)
-        flipped = draw.uniform(size=rows) < asked.label_noise
+        flipped = draw.uniform(size=len(labels)) < asked.label_noise
         labels[flipped] = draw.randint(outputs, size=int(flipped.sum()))
-        arrays["labels"] = labels.astype(np.int32)
-    else:
-        arrays["targets"] = taught[:, 0].astype(np.float32)
+        return arrays | {"labels": labels.astype(np.int32)}
+
+    features = drawn(3 * ROWS)
+    teach = _teacher(draw, asked, outputs)
+    taught = teach(features / spectrum.mean())
+    mean, deviation = taught.mean(0), taught.std(0)
+    arrays = labelled(features, (taught - mean) / deviation)
+    if test_rows > ROWS:
+        more = drawn(test_rows - ROWS)
+        beyond = labelled(more, (teach(more / spectrum.mean()) - mean) / deviation)
+        arrays = {k: np.concatenate([v, beyond[k]]) for k, v in arrays.items()}
     parts = [
-        {k: jnp.asarray(v[i * ROWS : (i + 1) * ROWS]) for k, v in arrays.items()}
-        for i in range(3)
+        {k: jnp.asarray(v[i * ROWS : end]) for k, v in arrays.items()}
+        for i, end in enumerate((ROWS, 2 * ROWS, None))
     ]
     init, loss, evaluate = _functions(asked.kind, asked.depth)
     classify = asked.kind == "classification"
@@ -139,14 +160,19 @@ def make_spec(asked: Spec, name: str = "synthetic") -> Task:
     )
 
 
-def _teach(
-    draw: np.random.RandomState, features: np.ndarray, asked: Spec, outputs: int
-) -> np.ndarray:
-    hidden = features
-    for _ in range(asked.depth):
-        weight = draw.normal(size=(hidden.shape[1], asked.width))
-        hidden = np.tanh(hidden @ weight / np.sqrt(hidden.shape[1]))
-    return hidden @ draw.normal(size=(hidden.shape[1], outputs))
+def _teacher(
+    draw: np.random.RandomState, asked: Spec, outputs: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A network of drawn weights: features [n, FEATURES] -> [n, outputs]."""
+    sizes = [FEATURES] + [asked.width] * asked.depth
+    weights = [draw.normal(size=pair) for pair in itertools.pairwise([*sizes, outputs])]
+
+    def teach(hidden: np.ndarray) -> np.ndarray:
+        for weight in weights[:-1]:
+            hidden = np.tanh(hidden @ weight / np.sqrt(len(weight)))
+        return hidden @ weights[-1]
+
+    return teach
 
 
 @functools.cache

@@ -40,8 +40,28 @@ def test_a_feature_that_tells_nothing_closes_no_gap():
     scores, features = table()
     features["told"] = 0.0
     report = portfolio.leave_one_out(scores, features[["told"]], 0.0)
-    assert report.closed < 0.5
+    # Nobody deviates from the single best, and nothing is probed.
+    assert report.closed == pytest.approx(0.0)
+    assert report.probed == 0.0
     assert report.interval[0] <= report.closed <= report.interval[1]
+
+
+def test_a_selector_that_was_learned_is_judged_on_other_tasks():
+    scores, features = table()
+    known, new = (
+        portfolio.Table(scores, features, scores).of(names)
+        for names in (scores.index[:16], scores.index[16:])
+    )
+    report = portfolio.judge(known, new, 0.1, "forest")
+    assert report.tasks == 8
+    assert report.closed > 0.7
+    assert report.single < report.selected <= report.virtual
+    assert report.probed == 1.0
+    # Where probes cost more than they bring, it is the single best at no cost.
+    dear = known._replace(charged=known.scores - 1.0)
+    report = portfolio.judge(dear, new._replace(charged=new.scores - 1.0), 0.1)
+    assert report.selected == report.single
+    assert report.probed == 0.0
 
 
 def test_probes_are_charged():

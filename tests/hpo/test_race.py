@@ -1,7 +1,9 @@
 """Racing: in its budget, fair to schedules, resumable, and an answer that trains."""
 
+import dataclasses
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -20,12 +22,13 @@ import lrjax
 from lrjax import config as config_lib
 from lrjax import optim, order, results, tasks
 from lrjax.core import Method, UsageError
-from lrjax.hpo import race, rungs, selection, verdicts
+from lrjax.hpo import contenders, race, rungs, selection, verdicts
 from lrjax.methods import METHODS, cooled
 from lrjax.optim import schedules
 
 ROOT = Path(__file__).parent.parent.parent
 METHODS_RACED = ("adam", "adamw_cosine", "prodigy", "dog")
+RATED = re.compile(r"(adam|adamw_cosine) \(learning_rate=[-0-9.e]+\)")
 
 
 @given(
@@ -56,11 +59,24 @@ def test_no_race_costs_more_than_its_budget(count, budget, horizon, seeds, rando
             bound = bound[:quota]
 
 
-def test_a_large_budget_trains_several_to_the_end_and_a_small_one_none():
-    assert rungs.plan(100, 2, 1000, ()).rungs[-1] < 1000
+def test_a_small_budget_ends_early_and_a_large_one_has_more_seeds():
+    assert rungs.plan(100, 1, 1000, ()).rungs[-1] < 1000
+    assert rungs.plan(100, 2, 1000, ()).rungs == (1000,)
     plan = rungs.plan(100, 40, 1000, ())
-    assert plan.rungs[-1] == 1000
+    assert plan.rungs == (111, 333, 1000)
     assert len(plan.seeds) == 5
+    # Most of a rung's contenders go on: early rungs say little.
+    assert plan.quota(plan.entered, 0, plan.entered * plan.cost(0, True)) >= 7
+
+
+def test_the_users_own_methods_come_first_and_labels_tell_all_apart():
+    own = dataclasses.replace(METHODS["adam"], name="own")
+    chosen = [METHODS["sgd"], METHODS["adam"], METHODS["mechanic"], own]
+    found = contenders.contenders(chosen, "libsvm/iris", settings_of())
+    labels = [each.label for each in found]
+    assert labels[0] == "own (learning_rate=0.001)"
+    assert labels[1:3] == ["mechanic", "adam (learning_rate=0.01)"]
+    assert len(set(labels)) == len(labels) == len({each.key for each in found})
 
 
 def test_noise_is_told_by_a_paired_t_test():
@@ -86,24 +102,25 @@ def test_the_log_says_why_each_is_dropped():
         3: score(0.91, 0.90, 0.90),
         4: score(0.95, -math.inf, 0.95),
     }
-    young = verdicts.judge(scores, 2, late=False)
-    assert young.kept == [0, 2]
-    assert young.order == [0, 2, 3, 1, 4]
-    assert "quota" in young.reasons[3]
-    assert "noise" in young.reasons[3]
-    assert "beyond noise" in young.reasons[1]
-    assert "diverged" in young.reasons[4]
-    # A slow starter keeps its place inside the quota, but not late in the race.
-    assert verdicts.judge(scores, 4, late=False).kept == [0, 2, 3, 1]
-    assert verdicts.judge(scores, 4, late=True).kept == [0, 2, 3]
+    verdict = verdicts.judge(scores, 2, early=False)
+    assert verdict.kept == [0, 2]
+    assert verdict.order == [0, 2, 3, 1, 4]
+    assert "quota" in verdict.reasons[3]
+    assert "is noise" in verdict.reasons[3]
+    assert "beyond noise" in verdict.reasons[1]
+    assert "diverged" in verdict.reasons[4]
+    # Inside the quota only who diverged is dropped.
+    assert verdicts.judge(scores, 5, early=False).kept == [0, 2, 3, 1]
 
 
-def test_equal_accuracies_are_ordered_by_loss():
-    scores = {
-        0: verdicts.Score(np.array([0.9]), np.array([-0.5])),
-        1: verdicts.Score(np.array([0.9]), np.array([-0.4])),
-    }
-    assert verdicts.judge(scores, 1, late=False).kept == [1]
+def test_early_rungs_are_judged_by_loss_and_the_end_by_accuracy():
+    def both(accuracy, loss):
+        return verdicts.Score(np.array([accuracy]), np.array([-loss]))
+
+    scores = {0: both(0.9, 0.5), 1: both(0.8, 0.4), 2: both(0.9, 0.3)}
+    assert verdicts.judge(scores, 3, early=True).kept == [2, 1, 0]
+    # Equal accuracies are ordered by loss.
+    assert verdicts.judge(scores, 3, early=False).kept == [2, 0, 1]
 
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
@@ -183,16 +200,20 @@ def test_the_answer_of_a_race(raced):
         assert (folder / name).stat().st_size > 500
     dropped = [e.verdict for e in answer.judged if e.verdict != "goes on"]
     assert dropped
+    assert answer.label in text
+    labels = {e.label for e in answer.judged} - {"dog", "prodigy"}
+    assert labels
+    assert all(RATED.fullmatch(label) for label in labels)
     assert all(
         "quota" in why or "beyond noise" in why or "diverged" in why for why in dropped
     )
 
 
-@pytest.mark.parametrize("kept", [0, 7, 30])
+@pytest.mark.parametrize("kept", [0, 7, 20])
 def test_a_race_that_was_killed_resumes_to_the_same_answer(raced, tmp_path, kept):
     answer, folder = raced
     whole = (folder / results.RACES).read_text().splitlines(keepends=True)
-    assert len(whole) > 30
+    assert len(whole) > 20
     (tmp_path / results.RACES).write_text("".join(whole[:kept]) + whole[kept][:9])
     shutil.copy(folder / "config.json", tmp_path)
     with pytest.warns(UserWarning, match="torn"):

@@ -540,3 +540,72 @@ def test_a_method_has_one_colour_and_many_have_other_lines():
     assert look.colour("m") == look.colour("3")
     seen = {(look.colour(str(i)), str(look.style(str(i)))) for i in range(12)}
     assert len(seen) == 12
+
+
+def answer(**changes):
+    """As `--mode=select` writes it."""
+    judged = [
+        {"rung": r, "steps": s, "label": label, "cooled": False, "values": values}
+        for r, s, label, values in (
+            (0, 10, "adam (learning_rate=0.01)", [0.5, 0.6]),
+            (0, 10, "adam (learning_rate=0.1)", [0.7, None]),
+            (0, 10, "sgd (learning_rate=1)", ["-inf", "-inf"]),
+            (1, 90, "adam (learning_rate=0.01)", [0.9, 0.8]),
+        )
+    ]
+    return {
+        "task": "libsvm/wine",
+        "method": "adam",
+        "hparams": {"learning_rate": 0.01},
+        "label": "adam (learning_rate=0.01)",
+        "metric": "accuracy",
+        "score": 0.85,
+        "interval": [0.75, 0.95],
+        "runner_up": "adam (learning_rate=0.1)",
+        "runner_up_better": 0.25,
+        "cost": 3.21,
+        "budget": 4.0,
+        "seeds": [0, 1],
+        "horizon": 90,
+        "judged_at": 90,
+        "judged": judged,
+    } | changes
+
+
+def test_a_race_has_a_section_of_its_own(study, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    for name in ("runs.jsonl", "curves.jsonl"):
+        (workdir / name).write_bytes((study / name).read_bytes())
+    alone = {"interval": [None, None], "runner_up": "", "runner_up_better": None}
+    answers = [answer(), answer(task="libsvm/<b>", metric="loss", **alone)]
+    (workdir / "selection.json").write_text(json.dumps(answers))
+    lines = write([workdir], tmp_path / "out")
+    said = [line for line in lines if line.startswith("Selected")]
+    assert said[0] == (
+        "Selected: adam (learning_rate=0.01) on libsvm/wine, validation accuracy 0.85 "
+        "(0.75 to 0.95), before adam (learning_rate=0.1), better with probability "
+        "0.25, for 3.2 full runs."
+    )
+    assert said[1].endswith("validation loss 0.85, for 3.2 full runs.")
+    assert sections(tmp_path / "out")[:2] == ["findings", "selection"]
+    found = table(tmp_path / "out", "selection")
+    assert list(found["winner"]) == ["adam (learning_rate=0.01)"] * 2
+    assert list(found["full_runs"]) == [3.21] * 2
+    assert list(found["contenders"]) == [3, 3]
+    svg = (tmp_path / "out" / "figures" / "selection.svg").read_text()
+    assert "adam (learning_rate=0.1)" not in svg  # no finite value to draw
+    assert "adam (learning_rate=0.01)" in svg
+
+
+def test_a_race_without_a_whole_run_is_reported(tmp_path):
+    (tmp_path / "selection.json").write_text(json.dumps([answer(judged_at=30)]))
+    write([tmp_path], tmp_path / "out")
+    assert sections(tmp_path / "out") == ["findings", "selection", "notes"]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"task": "a"}]', "3"])
+def test_a_damaged_answer_of_a_race_is_refused(tmp_path, text):
+    (tmp_path / "selection.json").write_text(text)
+    with pytest.raises(UsageError, match=r"selection\.json is damaged"):
+        write([tmp_path], tmp_path / "out")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lrjax.core import UsageError
-from lrjax.hpo import portfolio
+from lrjax.hpo import many_tasks
 from lrjax.methods import METHODS
 from lrjax.tasks import fingerprint, make_task, synthetic
 
@@ -38,18 +38,31 @@ def test_tasks_follow_from_their_number_alone():
         make_task("synthetic/iris")
 
 
+@pytest.mark.parametrize("kind", synthetic.KINDS)
+def test_more_test_rows_change_nothing_else(kind):
+    few, many = (synthetic.make(f"synthetic/{kind}-7", test_rows=n) for n in (256, 999))
+    assert {len(part) for part in many.test.values()} == {999}
+    for part, first in ((few.test, many.test), (few.train, many.train)):
+        for name, rows in part.items():
+            np.testing.assert_array_equal(rows, first[name][:256])
+    spreads = [
+        np.asarray(many.test["features"][a:b]).std() for a, b in ((0, 256), (256, 999))
+    ]
+    assert spreads[0] == pytest.approx(spreads[1], rel=0.1)
+
+
 def test_many_tasks_are_one_program_and_each_as_if_alone():
     made = [make_task(f"synthetic/classification-{n}") for n in (3, 6, 9)]
     assert len({(t.init, t.loss, t.evaluate) for t in made}) == 1
     sgd = METHODS["sgd"]
     entries = [
-        portfolio.Entry(f"{r}", sgd, {**sgd.defaults, "learning_rate": r})
+        many_tasks.Entry(f"{r}", sgd, {**sgd.defaults, "learning_rate": r})
         for r in (0.01, 0.1)
     ]
     names = [task.name for task in made]
-    rows = portfolio.train_tasks(synthetic.stack(made), names, entries, (0, 1), 20)
+    rows = many_tasks.train_tasks(synthetic.stack(made), names, entries, (0, 1), 20)
     assert len(rows) == 3 * 2 * 2
-    alone = portfolio.train_tasks(
+    alone = many_tasks.train_tasks(
         synthetic.stack(made[1:2]), names[1:2], entries, (0, 1), 20
     )
     together = rows[rows["task"] == names[1]].reset_index(drop=True)
