@@ -1,5 +1,8 @@
 """Run by `test_layout.py` in a process with eight devices."""
 
+import tempfile
+from pathlib import Path
+
 import jax
 import numpy as np
 import wide
@@ -15,16 +18,20 @@ def same(found, wanted):
 jax.config.update("jax_enable_x64", True)
 devices = tuple(jax.devices())
 assert len(devices) == 8
-wanted, _ = wide.trained(wide.task())
+wanted, _ = wide.trained(wide.task(), method="adam")
 for count, cuts_params in ((2, False), (8, True)):
-    found, state = wide.trained(wide.task(), Layout(devices[:count], cuts_params))
+    layout = Layout(devices[:count], cuts_params)
+    found, state = wide.trained(wide.task(), layout, method="adam")
     same(found, wanted)
     for leaf in jax.tree.leaves(state.params):
         assert len(leaf.devices()) == count
         held = leaf.addressable_shards[0].data.size
         assert held == leaf.size // (count if cuts_params else 1)
 layout = Layout(devices[:4], cuts_params=True)
-same(wide.trained(wide.task(streamed=True), layout)[0], wanted)
+with tempfile.TemporaryDirectory() as folder:
+    options = {"method": "adam", "cut": 5, "folder": Path(folder) / "block"}
+    found, state = wide.trained(wide.task(streamed=True), layout, **options)
+    same(found, wanted)
+    assert not state.params["w"].is_fully_replicated
 alone, _ = wide.trained(wide.task(), one_by_one=True)
-same(alone, {name: value[:1, :1] for name, value in wanted.items()})
 same(wide.trained(wide.task(), layout, one_by_one=True)[0], alone)

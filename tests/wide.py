@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import methods, programs, train
+from lrjax import checkpoint, methods, programs, train
 from lrjax.core import Task
 from lrjax.methods import METHODS
 
@@ -49,7 +49,14 @@ def task(streamed=False):
     )
 
 
-def trained(task, layout=None, one_by_one=False, method="schedule_free_adamw", cut=0):
+def trained(
+    task,
+    layout=None,
+    one_by_one=False,
+    method="schedule_free_adamw",
+    cut=0,
+    folder=None,
+):
     """Measurements and final state after ten updates, two seeds x two rates.
 
     Args:
@@ -58,6 +65,7 @@ def trained(task, layout=None, one_by_one=False, method="schedule_free_adamw", c
       one_by_one: one run alone.
       method: name.
       cut: stop after so many updates and go on from the state.
+      folder: where to save it in between.
     """
     if layout:
         parts = {k: jax.device_put(getattr(task, k), layout.whole) for k in ("valid",)}
@@ -83,6 +91,9 @@ def trained(task, layout=None, one_by_one=False, method="schedule_free_adamw", c
     if cut:
         *_, last = programs.train(compiled, program, seeds, inputs, cut)
         start, state = cut, last.state
+        if folder:
+            checkpoint.save(folder, cut, state, {})
+            start, state, _ = checkpoint.restore(folder, compiled.state)
     *_, last = programs.train(compiled, program, seeds, inputs, 10, start, state)
     values = {k: v[-1] for k, v in last.values.items()}
     values["test_loss"] = programs.judge(program, last.state, task.test)["loss"]
