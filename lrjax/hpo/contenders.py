@@ -49,7 +49,8 @@ class Contender:
     @property
     def label(self) -> str:
         """For people; tells contenders apart: 'adam (learning_rate=0.01)'."""
-        if not (self.method.needs_rate and self.method.space.ranges):
+        rated = "learning_rate" in self.method.space.ranges
+        if not (self.method.needs_rate and rated):
             return self.method.name
         rate = dict(self.hparams)["learning_rate"]
         return f"{self.method.name} (learning_rate={rate:g})"

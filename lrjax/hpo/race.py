@@ -319,10 +319,11 @@ class Race:
 
     def _opening(self) -> str:
         layout = self.plan
+        seeds = f"{len(layout.seeds)} seed{'s' * (len(layout.seeds) > 1)}"
         text = (
-            f"racing {len(self.entries)} contenders with {len(layout.seeds)} seeds on "
-            f"{self._name}: at most {layout.budget / layout.horizon:g} full runs of "
-            f"{layout.horizon} updates, rungs at {', '.join(map(str, layout.rungs))}"
+            f"racing {len(self.entries)} contenders with {seeds} on {self._name}: at "
+            f"most {layout.budget / layout.horizon:g} full runs of {layout.horizon} "
+            f"updates, rungs at {', '.join(map(str, layout.rungs))}"
         )
         if self._left_out:
             text += f"; the budget has no room for {len(self._left_out)} more"

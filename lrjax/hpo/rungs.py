@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from lrjax.core import UsageError
@@ -93,10 +94,10 @@ def plan(count: int, budget: float, horizon: int, seeds: Sequence[int]) -> Plan:
             entered = _entered(laid, count, least)
             if entered >= least:
                 return dataclasses.replace(laid, entered=entered)
-    need = least * len(seeds) * ninth / horizon
+    need = math.ceil(100 * least * len(seeds) * ninth / horizon) / 100
     raise UsageError(
         f"select: a budget of {budget:g} full runs is too small for one rung of "
-        f"{least} contenders with {len(seeds)} seeds: give {need:.2g} or more, or "
+        f"{least} contenders with {len(seeds)} seeds: give {need:g} or more, or "
         "train for longer, or take fewer seeds"
     )
 

@@ -93,7 +93,7 @@ class Selection:
             f"{self.task}: {self.label}",
             f"  hyperparameters  {_shown(self.hparams)}",
             f"  validation {self.metric}  {self.score:.4f} ({sure}"
-            f"{len(self.seeds)} seeds, {at})",
+            f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {at})",
         ]
         if self.runner_up:
             chance = "unknown with so few seeds"

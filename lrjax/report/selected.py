@@ -120,7 +120,7 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
 
 def _draw(plt: Any, answers: Sequence[Mapping[str, Any]]) -> tuple[Any, list[Any]]:
     """A panel per task; no values under the mouse, contenders are no entries."""
-    figure, axes = drawing.panels(plt, len(answers), height=2.6, columns=1)
+    figure, axes = drawing.panels(plt, len(answers), 4.6, 2.6, columns=1)
     for axis, answer in zip(axes, answers, strict=True):
         _panel(axis, answer)
     return figure, []
@@ -162,4 +162,5 @@ def _panel(axis: Any, answer: Mapping[str, Any]) -> None:
         xlabel="updates",
         ylabel=f"validation {answer['metric']}",
     )
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=7.5)
+    # Room to the right: browsers have other fonts than the one that was measured.
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1.05), fontsize=7.5, borderpad=2)

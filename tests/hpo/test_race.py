@@ -22,7 +22,7 @@ import lrjax
 from lrjax import config as config_lib
 from lrjax import optim, order, results, tasks
 from lrjax.core import Method, UsageError
-from lrjax.hpo import contenders, race, rungs, selection, verdicts
+from lrjax.hpo import contenders, halving, race, rungs, selection, verdicts
 from lrjax.methods import METHODS, cooled
 from lrjax.optim import schedules
 
@@ -65,8 +65,28 @@ def test_a_small_budget_ends_early_and_a_large_one_has_more_seeds():
     plan = rungs.plan(100, 40, 1000, ())
     assert plan.rungs == (111, 333, 1000)
     assert len(plan.seeds) == 5
+    with pytest.raises(UsageError, match=r"give 0\.23 or more"):
+        rungs.plan(100, 0.1, 240, ())
+    assert rungs.plan(100, 0.23, 240, ()).entered == 2
     # Most of a rung's contenders go on: early rungs say little.
     assert plan.quota(plan.entered, 0, plan.entered * plan.cost(0, True)) >= 7
+
+
+def test_halving_needs_nothing_but_scores():
+    layout, seen = rungs.plan(50, 16, 900, ()), []
+
+    def climb(number, alive):
+        seen.append(list(alive))
+        # The higher its number the better at the end, and the lower before.
+        losses = {i: np.full(3, -1.0 - 0.1 * i) for i in alive}
+        return {i: verdicts.Score(np.full(3, 0.1 * i), losses[i]) for i in alive}
+
+    *_, last = halving.halve(layout, [True] * layout.entered, climb)
+    assert [len(alive) for alive in seen] == [8, 6, 4]
+    assert seen[-1] == [0, 1, 2, 3]  # by loss
+    assert last.verdict.kept == [3]  # by accuracy
+    costs = [layout.cost(rung, bound=True) for rung in range(3)]
+    assert last.spent == sum(n * c for n, c in zip((8, 6, 4), costs, strict=True))
 
 
 def test_the_users_own_methods_come_first_and_labels_tell_all_apart():
