@@ -97,7 +97,7 @@ def plan(count: int, budget: float, horizon: int, seeds: Sequence[int]) -> Plan:
     need = math.ceil(100 * least * len(seeds) * ninth / horizon) / 100
     raise UsageError(
         f"select: a budget of {budget:g} full runs is too small for one rung of "
-        f"{least} contenders with {len(seeds)} seeds: give {need:g} or more, or "
+        f"{least} contenders (seeds: {len(seeds)}): give {need:g} or more, or "
         "train for longer, or take fewer seeds"
     )
 
