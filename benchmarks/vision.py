@@ -95,7 +95,7 @@ def input_seconds(name: str, task: Task, steps: int, turns: int) -> tuple[float,
     """Seconds of augmenting a batch, and of gathering its rows and augmenting them."""
     view = images.RECIPES[name].view
     batch = {k: v[: task.batch_size] for k, v in task.train.items()}
-    keys = jax.random.split(jax.random.key(0), steps)
+    keys = list(jax.random.split(jax.random.key(0), steps))
     rows = jax.random.randint(keys[0], (task.batch_size,), 0, 4 * task.batch_size)
 
     @jax.jit
