@@ -89,8 +89,8 @@ _LAUNCHER = flags.DEFINE_enum(
     "launcher",
     "local",
     ["local", "dask"],
-    "Who trains with --mode=train: this process, or the workers of a Dask cluster that "
-    "--config.cluster names (docs/cluster.md).",
+    "Who trains with --mode=train, tune and select: this process, or the workers of a "
+    "Dask cluster that --config.cluster names (docs/cluster.md).",
 )
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic",
@@ -151,14 +151,16 @@ def _run(argv: list[str]) -> None:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     on_cluster = _LAUNCHER.value == "dask"
-    if on_cluster and _MODE.value != "train":
-        raise UsageError(f"--launcher=dask is for --mode=train, not {_MODE.value}")
+    if on_cluster and _MODE.value == "plan":
+        raise UsageError("--launcher=dask is for training, not for --mode=plan")
     if on_cluster and _MULTIHOST.value:
         raise UsageError("--multihost and --launcher=dask: choose one of them")
     train = cli.train_on_hosts if _MULTIHOST.value else cli.train
-    train = cli.train_on_cluster if on_cluster else train
     modes = {"train": train, "plan": cli.plan}
     modes |= {"tune": cli.tune, "select": cli.select}
+    if on_cluster:
+        modes = {"train": cli.train_on_cluster}
+        modes |= {"tune": cli.tune_on_cluster, "select": cli.select_on_cluster}
     modes[_MODE.value](_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
 
 

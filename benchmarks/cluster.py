@@ -34,7 +34,7 @@ def overhead() -> float:
     """Seconds per block beside training, the client's appending to tables included."""
     import distributed
 
-    from lrjax import cluster, results
+    from lrjax import cluster, results, worker
     from lrjax import config as config_lib
 
     config = config_lib.base()
@@ -56,7 +56,7 @@ def overhead() -> float:
         def train(some: list[Any]) -> float:
             futures = [
                 client.submit(
-                    cluster.train_block, ticket, settings, None, folder, expected
+                    worker.train_block, ticket, settings, None, folder, expected
                 )
                 for ticket in some
             ]

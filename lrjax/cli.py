@@ -18,6 +18,7 @@ from lrjax import config as config_lib
 from lrjax import plan as plan_lib
 from lrjax import report as report_lib
 from lrjax.core import UsageError
+from lrjax.hpo import cluster_trials, trials
 from lrjax.hpo import race as race_lib
 from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
@@ -90,31 +91,53 @@ def plan(
 
 
 def tune(
-    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
+    config: ConfigDict,
+    workdir: str,
+    data_dir: str | None,
+    overrides: Mapping[str, Any],
+    launch: trials.Launch = trials.here,
 ) -> None:
     """Tunes the methods of a config, trains the best settings, ranks all methods."""
     settings = config_lib.check(config)
     _check_not_sharded(settings, "--mode=train")
     backend.prepare(settings)
-    drawn = tune_lib.run(settings, workdir, data_dir, overrides)
+    drawn = tune_lib.run(settings, workdir, data_dir, overrides, launch)
     _rank(workdir)
     print(f"tuning: {', '.join(map(str, drawn))}")
     if config.report.after:
         report(config, workdir)
 
 
-def select(
+def tune_on_cluster(
     config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
+) -> None:
+    """As `tune`, trained by the workers of a Dask cluster."""
+    tune(config, workdir, data_dir, overrides, cluster_trials.launch)
+
+
+def select(
+    config: ConfigDict,
+    workdir: str,
+    data_dir: str | None,
+    overrides: Mapping[str, Any],
+    launch: trials.Launch = trials.here,
 ) -> None:
     """Races methods and rates on each task of a config, and prints what won."""
     settings = config_lib.check(config)
     _check_not_sharded(settings, "--mode=train")
     backend.prepare(settings)
-    for answer in race_lib.run(settings, workdir, data_dir, overrides):
+    for answer in race_lib.run(settings, workdir, data_dir, overrides, launch):
         print(f"{answer}\n")
     names = [selection_lib.ANSWER, selection_lib.TABLE]
     names += [f"selection.{kind}" for kind in selection_lib.FIGURES]
     print(f"selection: {', '.join(str(Path(workdir) / name) for name in names)}")
+
+
+def select_on_cluster(
+    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
+) -> None:
+    """As `select`, trained by the workers of a Dask cluster."""
+    select(config, workdir, data_dir, overrides, cluster_trials.launch)
 
 
 def _rank(workdir: str) -> None:

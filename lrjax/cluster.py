@@ -1,68 +1,40 @@
 """Blocks of runs trained by the workers of a Dask cluster.
 
-The client knows blocks by their names alone: it reads no data and starts no JAX. A
-worker loads a task by its name, makes the plan of the settings and looks for the block
-in it; names follow from all that changes a run's numbers, the data included, so where
-the data differ there is no such block. It trains the block whole, in tables and
-checkpoints of its own, and returns the rows, which the client alone appends to the
-tables. Dask gives the block of a worker that died to another one.
+The client knows blocks by their names alone: it reads no data and starts no JAX. What
+workers do is in `lrjax.worker`. Names follow from all that changes a run's numbers, the
+data included, so where the data differ there is no such block. A worker trains a block
+whole, in tables and checkpoints of its own, and returns the rows, which the client
+alone appends to the tables. Dask gives the block of a worker that died to another one.
 
-A block's own tables are below the working directory, `parts/BLOCK`, where the worker
-sees it: the next worker goes on from the last checkpoint. Else they are temporary.
+Tunings and races, which do read the data here, send their trials by `each`
+(`lrjax/hpo/cluster_trials.py`).
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import json
 import logging
 import os
 import shutil
-import tempfile
-import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from tqdm import tqdm
 
-from lrjax import backend, checkpoint, crew, experiment, programs, results
-from lrjax import blocks as blocks_lib
-from lrjax.blocks import Block
+from lrjax import experiment, results, worker
 from lrjax.config import Cluster, Settings
-from lrjax.core import NUMERICS_VERSION, Task, UsageError
-from lrjax.tasks.data import DataError
+from lrjax.core import NUMERICS_VERSION, UsageError
 
 _POLL = 0.02  # seconds between two looks at what has come
 _TOLD = 30.0  # seconds between two words on waiting for workers
 _DEATHS = 20  # of workers that train the same block; a walltime that ends is one
-_PROGRAMS = 16  # compiled ones that a worker keeps
-_PARTS = "parts"
-
-
-class Ticket(NamedTuple):
-    """What the client knows of a block: its task and name, and what it comes to."""
-
-    task: str
-    name: str
-    title: str
-    runs: tuple[str, ...]
-    updates: int
-
-
-class Trained(NamedTuple):
-    """What a worker returns: lines of both tables, a summary, seconds of training."""
-
-    runs: bytes
-    curves: bytes
-    summary: str
-    seconds: float
 
 
 def run(
@@ -83,24 +55,106 @@ def run(
       UsageError: if scheduler, workers, data or workdir are of no use.
       Interrupted: on SIGINT and SIGTERM.
     """
-    data_dir = data_dir and os.path.abspath(data_dir)
     with (
         results.Tables(workdir) as tables,
         experiment.signals() as signalled,
-        _connected(settings.cluster) as client,
+        connect(settings, data_dir, signalled) as session,
     ):
+        tickets = _tickets(session.client, settings, session.data_dir, signalled)
+
+        def record() -> None:
+            tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
+
+        train_missing(session, tickets, tables, record)
+
+
+class Session(NamedTuple):
+    """A cluster that is ready to train.
+
+    Attributes:
+      client: Dask's.
+      settings: what workers make tasks of.
+      data_dir: where they look for data files first.
+      expected: what all workers are.
+      signalled: whether to end.
+    """
+
+    client: Any
+    settings: Settings
+    data_dir: str | None
+    expected: Mapping[str, Any]
+    signalled: Callable[[], int]
+
+
+@contextlib.contextmanager
+def connect(
+    settings: Settings, data_dir: str | None, signalled: Callable[[], int]
+) -> Iterator[Session]:
+    """The cluster that the settings name, once it has workers.
+
+    Raises:
+      UsageError: if there is none, or its workers are of no use.
+    """
+    data_dir = data_dir and os.path.abspath(data_dir)
+    with _connected(settings.cluster) as client:
         expected = _agreed(client, settings, signalled)
-        tickets = _tickets(client, settings, data_dir, signalled)
-        wanted = {run for ticket in tickets for run in ticket.runs}
-        todo = [t for t in tickets if not tables.runs.issuperset(t.runs)]
-        experiment.say(
-            f"{len(wanted - tables.runs)} runs to train in {len(todo)} blocks on "
-            f"{len(_workers(client))} workers ({expected['backend']}); "
-            f"{len(wanted & tables.runs)} of {len(wanted)} are done"
+        yield Session(client, settings, data_dir, expected, signalled)
+
+
+def each(
+    session: Session,
+    work: Callable[..., Any],
+    calls: Sequence[tuple[str, Any]],
+    workdir: Path,
+) -> Iterator[tuple[int, Any]]:
+    """Has workers do some work, and gives each one's number and result as it comes.
+
+    Args:
+      session: with whom.
+      work: `work(what, settings, data_dir, workdir, expected)`, run on workers.
+      calls: a name for people, and `what`.
+      workdir: where the tables are.
+    """
+    import distributed
+
+    came, numbers = distributed.as_completed(), dict[str, int]()
+    for number, (title, what) in enumerate(calls):
+        future = session.client.submit(
+            work,
+            *(what, session.settings, session.data_dir, str(workdir.absolute())),
+            session.expected,
+            key=f"{title} {uuid.uuid4().hex}",
+            pure=False,
         )
-        tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
-        _train_all(client, todo, tables, settings, data_dir, expected, signalled)
-        experiment.say(f"results are in {tables.workdir}")
+        numbers[future.key] = number
+        came.add(future)
+    while not came.is_empty():
+        ready = came.next_batch(block=False)
+        experiment.stop_if(session.signalled)
+        if not ready:
+            time.sleep(_POLL)
+        for future in ready:
+            number = numbers[future.key]
+            yield number, _result(future.result, calls[number][0])
+
+
+def train_missing(
+    session: Session,
+    tickets: Sequence[worker.Ticket],
+    tables: results.Tables,
+    record: Callable[[], Any],
+) -> None:
+    """Trains the blocks that have runs which are not in the tables."""
+    wanted = {run for ticket in tickets for run in ticket.runs}
+    todo = [t for t in tickets if not tables.runs.issuperset(t.runs)]
+    experiment.say(
+        f"{len(wanted - tables.runs)} runs to train in {len(todo)} blocks on "
+        f"{len(_workers(session.client))} workers ({session.expected['backend']}); "
+        f"{len(wanted & tables.runs)} of {len(wanted)} are done"
+    )
+    record()
+    _train_all(session, todo, tables)
+    experiment.say(f"results are in {tables.workdir}")
 
 
 @contextlib.contextmanager
@@ -114,7 +168,13 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
             f"--launcher=dask needs Dask: pip install 'lrjax[cluster]' ({error})"
         ) from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    dask_config.set({"distributed.scheduler.allowed-failures": _DEATHS})
+    dask_config.set(
+        {
+            "distributed.scheduler.allowed-failures": _DEATHS,
+            # What trials go on from is as large as it is.
+            "distributed.admin.large-graph-warning-threshold": "1TB",
+        }
+    )
     with contextlib.ExitStack() as stack:
         try:
             if cluster.address == "local":
@@ -194,7 +254,7 @@ def _agreed(
             told = time.monotonic()
         experiment.stop_if(signalled)
         time.sleep(_POLL)
-    found = _result(lambda: client.run(facts, settings))
+    found = _result(lambda: client.run(worker.facts, settings))
     address, first = next(iter(found.items()))
     for name, value in (("numerics", NUMERICS_VERSION), ("jax", jax.__version__)):
         if first[name] != value:
@@ -202,17 +262,8 @@ def _agreed(
                 f"worker {address} has {name} {first[name]}, this is {value}"
             )
     for other, its in found.items():
-        _compare(its, first, other)
+        worker.compare(its, first, other)
     return first
-
-
-def _compare(found: Mapping[str, Any], wanted: Mapping[str, Any], worker: str) -> None:
-    for name, value in wanted.items():
-        if found[name] != value:
-            raise UsageError(
-                f"worker {worker} has {name} {found[name]}, others have {value}: all "
-                "must be alike"
-            )
 
 
 def _tickets(
@@ -220,10 +271,10 @@ def _tickets(
     settings: Settings,
     data_dir: str | None,
     signalled: Callable[[], int],
-) -> list[Ticket]:
+) -> list[worker.Ticket]:
     """All blocks, in the order of the settings, as a worker knows them."""
     asked = {
-        task: client.submit(describe, settings, task, data_dir, pure=False)
+        task: client.submit(worker.describe, settings, task, data_dir, pure=False)
         for task in settings.tasks
     }
     tickets, left_out = [], []
@@ -244,47 +295,22 @@ def _tickets(
 
 
 def _train_all(
-    client: Any,
-    todo: list[Ticket],
-    tables: results.Tables,
-    settings: Settings,
-    data_dir: str | None,
-    expected: Mapping[str, Any],
-    signalled: Callable[[], int],
+    session: Session, todo: Sequence[worker.Ticket], tables: results.Tables
 ) -> None:
-    import distributed
-
-    workdir = str(tables.workdir.absolute())
-    came = distributed.as_completed()
-    tickets: dict[str, Ticket] = {}
-    for ticket in todo:
-        future = client.submit(
-            train_block,
-            *(ticket, settings, data_dir, workdir, expected),
-            key=f"{ticket.title} {ticket.name} {uuid.uuid4().hex}",
-            pure=False,
-        )
-        tickets[future.key] = ticket
-        came.add(future)
     total, ended, spent = sum(t.updates for t in todo), 0, 0.0
     bar = tqdm(total=total, unit=" updates", unit_scale=True, disable=None, leave=False)
+    calls = [(f"{ticket.title} {ticket.name}", ticket) for ticket in todo]
     with bar:
-        while not came.is_empty():
-            ready = came.next_batch(block=False)
-            experiment.stop_if(signalled)
-            if not ready:
-                time.sleep(_POLL)
-            for future in ready:
-                ticket = tickets[future.key]
-                trained = _result(future.result, ticket.title)
-                tables.append_curves(map(json.loads, trained.curves.splitlines()))
-                tables.append_runs(map(json.loads, trained.runs.splitlines()))
-                _drop(tables.workdir, ticket)
-                ended, spent = ended + 1, spent + trained.seconds
-                bar.update(ticket.updates)
-                bar.set_description(ticket.title)
-                if bar.disable:
-                    experiment.say(f"[{ended}/{len(todo)}] {trained.summary}")
+        for number, trained in each(session, worker.train_block, calls, tables.workdir):
+            ticket = todo[number]
+            tables.append_curves(map(json.loads, trained.curves.splitlines()))
+            tables.append_runs(map(json.loads, trained.runs.splitlines()))
+            worker.drop(tables.workdir, ticket.name)
+            ended, spent = ended + 1, spent + trained.seconds
+            bar.update(ticket.updates)
+            bar.set_description(ticket.title)
+            if bar.disable:
+                experiment.say(f"[{ended}/{len(todo)}] {trained.summary}")
     experiment.say(f"blocks trained in {spent:.1f} s, summed over workers")
 
 
@@ -312,161 +338,3 @@ def _result(get: Callable[[], Any], title: str = "") -> Any:
             "the connection to the Dask scheduler is lost; the same command goes on "
             "from what is done"
         ) from error
-
-
-def _drop(workdir: Path, ticket: Ticket) -> None:
-    """Removes a part whose rows are in the tables; its parameters move up."""
-    part = workdir / _PARTS / ticket.name
-    if (part / "params").is_dir():
-        (workdir / "params").mkdir(exist_ok=True)
-        for file in (part / "params").iterdir():
-            os.replace(file, workdir / "params" / file.name)
-    shutil.rmtree(part, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        part.parent.rmdir()
-
-
-# What follows runs on workers.
-
-_LOCK = threading.RLock()  # a worker may have several threads
-_BLOCKS: dict[str, dict[str, Block]] = {}
-_COMPILED: collections.OrderedDict[Any, programs.Compiled] = collections.OrderedDict()
-
-
-def facts(settings: Settings) -> dict[str, Any]:
-    """What must be the same on all workers, lest numbers differ."""
-    with _LOCK:
-        backend.prepare(settings)
-    device = jax.local_devices()[0]
-    return {
-        "numerics": NUMERICS_VERSION,
-        "jax": jax.__version__,
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-    }
-
-
-def describe(settings: Settings, task: str, data_dir: str | None) -> list[Ticket] | str:
-    """The blocks of a task; or why it is left out."""
-    facts(settings)
-    try:
-        found = _blocks(settings, task, data_dir)
-    except DataError as error:
-        if not settings.skip_missing:
-            raise
-        return str(error)
-    return [
-        Ticket(
-            task,
-            block.name,
-            experiment.title(block),
-            tuple(block.lanes_of.values()),
-            block.example.steps * len(block.lanes_of),
-        )
-        for block in found.values()
-    ]
-
-
-def _blocks(settings: Settings, task: str, data_dir: str | None) -> dict[str, Block]:
-    alone = dataclasses.replace(settings, tasks=(task,))
-    key = results.digest([dataclasses.asdict(alone), data_dir])
-    with _LOCK:
-        if key not in _BLOCKS:
-            loaded: list[Task] = blocks_lib.make_tasks(alone, data_dir)
-            found = {block.name: block for block in blocks_lib.plan(alone, loaded)}
-            _BLOCKS[key] = found
-        return _BLOCKS[key]
-
-
-def _compiled(block: Block) -> programs.Compiled:
-    """A block's programs; those of the last few kinds are kept."""
-    key = (id(block.program.task), block.key)
-    with _LOCK:
-        if key not in _COMPILED:
-            shapes = jax.eval_shape(block.inputs)
-            _COMPILED[key] = programs.compile_program(block.program, *shapes)
-        _COMPILED.move_to_end(key)
-        while len(_COMPILED) > _PROGRAMS:
-            _COMPILED.popitem(last=False)
-        return _COMPILED[key]
-
-
-def train_block(
-    ticket: Ticket,
-    settings: Settings,
-    data_dir: str | None,
-    workdir: str,
-    expected: Mapping[str, Any],
-) -> Trained:
-    """Trains a block, or what is left of it."""
-    import distributed
-
-    worker = distributed.get_worker().address
-    _compare(facts(settings), expected, worker)
-    found = _blocks(settings, ticket.task, data_dir)
-    if ticket.name not in found:
-        raise UsageError(f"worker {worker} has other data for {ticket.task}")
-    with _part(workdir, ticket, settings) as tables:
-        summary, seconds = _train(found[ticket.name], tables, settings)
-        lines = {
-            name: (tables.workdir / name).read_bytes()
-            for name in (results.RUNS, results.CURVES)
-        }
-    return Trained(lines[results.RUNS], lines[results.CURVES], summary, seconds)
-
-
-@contextlib.contextmanager
-def _part(workdir: str, ticket: Ticket, settings: Settings) -> Iterator[results.Tables]:
-    """Tables of one block: in the working directory if it is seen here."""
-    config = dataclasses.asdict(settings)
-    with contextlib.ExitStack() as stack:
-        tables = None
-        if os.path.exists(os.path.join(workdir, ".lock")):
-            part = results.Tables(os.path.join(workdir, _PARTS, ticket.name))
-            # A worker that was given up may be at it still.
-            with contextlib.suppress(UsageError):
-                tables = stack.enter_context(part)
-        if tables is None:
-            if settings.save_params:
-                raise UsageError(
-                    "config.save_params needs a --workdir that all workers see: "
-                    f"{workdir} is not there"
-                )
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lrjax-"))
-            tables = stack.enter_context(results.Tables(folder))
-        tables.write_config(config, {})
-        yield tables
-
-
-def _train(
-    block: Block, tables: results.Tables, settings: Settings
-) -> tuple[str, float]:
-    """A line that sums up what was trained, and how many seconds it took."""
-    if experiment.is_done(block, tables.runs):
-        return f"{experiment.title(block)}: {len(block.lanes_of)} runs, were done", 0.0
-    device = jax.local_devices()[0]
-    name, lock = experiment.title(block), threading.Lock()
-    todo, ended = [block], ("", 0.0)
-    while todo:
-        each = todo.pop(0)
-        room = crew.Room(1, crew.free_memory(device), refuses=device.platform == "cpu")
-        try:
-            compiled = _compiled(each)
-            with room.enter(name, compiled.need):
-                ended = experiment.train_block(
-                    each,
-                    compiled,
-                    tables,
-                    settings,
-                    lambda count: None,
-                    lambda: 0,
-                    lock,
-                    device,
-                )
-        except Exception as error:
-            again = experiment.with_less_memory(each, error, room, name)
-            if again is None:
-                raise
-            todo = again + todo
-    checkpoint.discard(tables.workdir / "checkpoints" / block.name)
-    return ended

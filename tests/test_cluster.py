@@ -1,5 +1,6 @@
 """Blocks on a Dask cluster: the local launcher's bits, whoever dies or joins."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,29 +13,36 @@ from pathlib import Path
 import distributed
 import pytest
 
-from lrjax import cluster, experiment, results
+from lrjax import cluster, experiment, results, worker
 from lrjax import config as config_lib
 from lrjax.core import UsageError
+from lrjax.hpo import cluster_trials, race, tune
 
 ROOT = Path(__file__).parent.parent
 
 
-def settings(epochs=40_000, **changes):
-    """Two blocks that are checkpointed all the time."""
+def settings(epochs=40_000, tuner="", budget=0, **changes):
+    """Two blocks that are checkpointed all the time; or a tuning, or a race."""
     config = config_lib.base()
     config.tasks, config.methods = ("libsvm/iris",), ("adam",)
     config.seeds, config.epochs = 10, epochs
     config.eval_every = 10_000  # so several segments
     config.checkpoint_minutes = 0.0
+    if tuner:
+        config.methods, config.seeds = ("sgd",), 1
+        config.tune.tuner, config.tune.trials = tuner, 9
+    if budget:
+        config.methods, config.eval_every = ("adamw_cosine", "sgd"), None
+        config.select.budget, config.select.seeds = budget, 2
     for name, value in changes.items():
         config.cluster[name] = value
     return config_lib.check(config)
 
 
-def rows_of(folder):
-    """Rows of both tables without measured times, in a fixed order."""
+def rows_of(folder, *more):
+    """Rows of both tables and more without measured times, in a fixed order."""
     found = []
-    for name in (results.RUNS, results.CURVES):
+    for name in (results.RUNS, results.CURVES, *more):
         rows = map(json.loads, (folder / name).read_text().splitlines())
         each = [json.dumps(row | {"seconds": None}) for row in rows]
         assert len(set(each)) == len(each)
@@ -106,7 +114,7 @@ def test_without_a_shared_folder_rows_come_over_the_net(workers, local, tmp_path
         tickets = cluster._tickets(client, wanted, None, lambda: 0)
         nowhere = str(tmp_path / "nowhere")
         arguments = (tickets[0], wanted, None, nowhere, expected)
-        trained = client.submit(cluster.train_block, *arguments).result()
+        trained = client.submit(worker.train_block, *arguments).result()
     runs = [json.loads(line) | {"seconds": None} for line in trained.runs.splitlines()]
     assert len(runs) == 5
     assert {json.dumps(row) for row in runs} < set(local[0])
@@ -121,7 +129,7 @@ def test_workers_that_differ_are_refused(workers, tmp_path):
 
         def train(ticket, **other):
             arguments = (wanted, None, str(tmp_path), expected | other)
-            return client.submit(cluster.train_block, ticket, *arguments).result()
+            return client.submit(worker.train_block, ticket, *arguments).result()
 
         with pytest.raises(UsageError, match=r"has jax .*, others have 0"):
             train(ticket, jax="0")
@@ -143,6 +151,27 @@ def test_a_task_without_data_is_an_error_in_one_line(workers, tmp_path):
     config.cluster.address = workers.scheduler_address
     with pytest.raises(UsageError, match="/nowhere"):
         cluster.run(config_lib.check(config), tmp_path)
+
+
+def test_trials_have_the_local_launchers_bits(workers, tmp_path):
+    wanted = settings(epochs=9, tuner="asha", address=workers.scheduler_address)
+    tune.run(wanted, tmp_path / "local")
+    tune.run(wanted, tmp_path / "cluster", launch=cluster_trials.launch)
+    rows = rows_of(tmp_path / "cluster", results.TRIALS)
+    assert [len(table) for table in rows] == [1, 1, 9]
+    assert rows == rows_of(tmp_path / "local", results.TRIALS)
+    assert {json.loads(row)["budget"] for row in rows[2]} == {1, 3}  # one goes on
+    assert not (tmp_path / "cluster" / "parts").exists()
+
+
+def test_a_client_on_another_kind_of_device_lays_out_no_trials(workers, monkeypatch):
+    wanted = settings(tuner="asha", address=workers.scheduler_address)
+    monkeypatch.setattr(worker.jax, "default_backend", lambda: "tpu")
+    with (
+        pytest.raises(UsageError, match="backend is tpu here, and cpu on the cluster"),
+        cluster_trials.launch(wanted, None, lambda: 0),
+    ):
+        raise AssertionError("it was taken")
 
 
 def start(workdir, *arguments):
@@ -219,3 +248,74 @@ def test_an_interrupted_client_goes_on(local, tmp_path):
     error = again.communicate()[1]
     assert again.returncode == 0, error
     assert rows_of(tmp_path) == local
+
+
+def long_tuning(**changes):
+    """SMAC's, whose trials take several rounds each and are saved between."""
+    wanted = settings(epochs=600_000, tuner="smac", **changes)
+    return dataclasses.replace(wanted, tasks=("libsvm/wine",), methods=("adam",))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    tune.run(long_tuning(), folder)
+    return rows_of(folder, results.TRIALS)
+
+
+@pytest.mark.slow
+def test_a_worker_dies_while_smac_tunes(workers, tuned, tmp_path):
+    wanted = long_tuning(address=workers.scheduler_address)
+    failed = []
+
+    def train():
+        try:
+            tune.run(wanted, tmp_path, launch=cluster_trials.launch)
+        except BaseException as error:
+            failed.append(error)
+
+    with distributed.Client(workers) as client:
+        before = set(client.run(os.getpid).values())
+        thread = threading.Thread(target=train)
+        thread.start()
+        busy(tmp_path)
+        for each in before:
+            os.kill(each, signal.SIGKILL)  # nannies start others
+        assert not (tmp_path / results.TRIALS).exists()  # it was the first stage
+        thread.join()
+        assert not failed
+        assert not before & set(client.run(os.getpid).values())
+    assert rows_of(tmp_path, results.TRIALS) == tuned
+    assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_tuning_goes_on(tuned, tmp_path):
+    arguments = (
+        *("--mode=tune", "--config.tasks=libsvm/wine", "--config.methods=adam"),
+        *("--config.seeds=1", "--config.epochs=600000", "--config.eval_every=10000"),
+        *("--config.tune.trials=9", "--config.checkpoint_minutes=0"),
+    )
+    process = start(tmp_path, *arguments)
+    busy(tmp_path)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert "the same command goes on from here" in error
+    again = start(tmp_path, *arguments)
+    error = again.communicate()[1]
+    assert again.returncode == 0, error
+    assert rows_of(tmp_path, results.TRIALS) == tuned
+
+
+@pytest.mark.slow
+def test_a_race_has_the_local_launchers_bits(workers, tmp_path):
+    wanted = settings(epochs=27, budget=12, address=workers.scheduler_address)
+    options = {"overrides": {"methods": wanted.methods}}
+    (local,) = race.run(wanted, tmp_path / "local", **options)
+    options["launch"] = cluster_trials.launch
+    (found,) = race.run(wanted, tmp_path / "cluster", **options)
+    assert repr(found) == repr(local)
+    assert any(each.cooled for each in found.judged)
+    tables = [rows_of(tmp_path / name, results.RACES) for name in ("local", "cluster")]
+    assert tables[0] == tables[1]

@@ -44,10 +44,11 @@ ALLOWED = {
         *("results", "tasks", "train"),
     },
     "backend": {"config", "core"},
-    "cluster": {
+    "worker": {
         *("backend", "blocks", "checkpoint", "config", "core", "crew", "experiment"),
-        *("programs", "results", "tasks", "train"),
+        *("methods", "programs", "results", "tasks", "train"),
     },
+    "cluster": {"config", "core", "experiment", "results", "worker"},
     "multihost": {"blocks", "config", "core", "experiment", "results"},
     "stats": {"core"},
     "portfolio": set(),
@@ -58,9 +59,9 @@ ALLOWED = {
         *("core", "evaluation", "methods", "optim", "order", "tasks", "train"),
     },
     "hpo": {
-        *("blocks", "checkpoint", "config", "core", "crew", "evaluation"),
+        *("blocks", "checkpoint", "cluster", "config", "core", "crew", "evaluation"),
         *("experiment", "methods", "portfolio", "programs", "protocol", "results"),
-        *("rows", "stats", "tasks", "train"),
+        *("rows", "stats", "tasks", "train", "worker"),
     },
     "cli": {
         *("backend", "cluster", "config", "core", "experiment", "hpo", "methods"),

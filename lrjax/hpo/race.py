@@ -127,7 +127,7 @@ class Race:
             if row["race"] == self._identity:
                 self._known[row["rung"], row["contender"], row["seed"]] = row
 
-    def run(self, trainer: trials.Trainer) -> Selection:
+    def run(self, trainer: trials.Trains) -> Selection:
         """Races to the end.
 
         Raises:
@@ -153,7 +153,7 @@ class Race:
         return self._answer(history)
 
     def _climb(
-        self, trainer: trials.Trainer, rung: int, alive: Sequence[int]
+        self, trainer: trials.Trains, rung: int, alive: Sequence[int]
     ) -> dict[int, Score]:
         """Trains a rung and says what its contenders reached."""
         layout, end = self.plan, self.plan.rungs[rung]
@@ -184,15 +184,16 @@ class Race:
         }
 
     def _train(
-        self, trainer: trials.Trainer, jobs: Mapping[tuple[int, int], trials.Job]
+        self, trainer: trials.Trains, jobs: Mapping[tuple[int, int], trials.Job]
     ) -> dict[tuple[int, int], trials.Trained]:
         """Trains jobs, and keeps the states of those that are no branches."""
         found = trainer.train(list(jobs.values()))
         trained = {}
         for key, job in jobs.items():
             trained[key] = found[results.run_id(job.run)]
-            if math.isinf(job.target.split(job.run)[1].get("cooldown_start", math.inf)):
-                self._states[key] = trained[key].state
+            state = trained[key].state
+            if state and not _is_branch(job):
+                self._states[key] = state
         return trained
 
     def _job(self, key: tuple[int, int], rung: int, branch: bool) -> trials.Job:
@@ -213,7 +214,9 @@ class Race:
             lanes=sum(e.method.name == entry.method.name for e in self.entries),
         )
         run = self._run(entry, key[1], end if branch else start)
-        return trials.Job(course, run, self._states.get(key))
+        # That of a whole run is judged on the test part.
+        keep = not branch or end == layout.horizon
+        return trials.Job(course, run, self._states.get(key), keep=keep)
 
     def _run(self, entry: Contender, seed: int, steps: int) -> Run:
         task, settings = self._task, self._settings
@@ -304,6 +307,7 @@ class Race:
             if self._task.test is self._task.train:
                 test = {k.removeprefix("train_"): v for k, v in last.items()}
             else:
+                assert trained.state  # it was asked for
                 state = jax.tree.map(lambda x: x[:, None], trained.state.state)
                 test = programs.judge(program, state, self._task.test)
             run_id = results.run_id(run)
@@ -395,11 +399,17 @@ class Race:
         )
 
 
+def _is_branch(job: trials.Job) -> bool:
+    start = job.target.split(job.run)[1].get("cooldown_start", math.inf)
+    return not math.isinf(start)
+
+
 def run(
     settings: Settings,
     workdir: str | os.PathLike[str],
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    launch: trials.Launch = trials.here,
 ) -> list[Selection]:
     """Races on every task of the settings.
 
@@ -408,6 +418,7 @@ def run(
       workdir: where the tables and the answer go.
       data_dir: where data files are looked for first.
       overrides: what the command line changed of the config; for the record.
+      launch: who trains.
 
     Returns:
       the answer for each task.
@@ -426,7 +437,8 @@ def run(
         raise UsageError(f"config.grid.{name} is for --mode=train, not for select")
     settings, made = blocks_lib.load(settings, data_dir)
     loaded = dict(zip(settings.tasks, made, strict=True))
-    return _race_all(loaded, chosen, settings, workdir, overrides, experiment.say)
+    how = (settings, workdir, overrides, experiment.say, data_dir, launch)
+    return _race_all(loaded, chosen, *how)
 
 
 def select(
@@ -504,6 +516,8 @@ def _race_all(
     workdir: str | os.PathLike[str],
     overrides: Mapping[str, Any],
     log: Callable[[str], Any],
+    data_dir: str | None = None,
+    launch: trials.Launch = trials.here,
 ) -> list[Selection]:
     """Races on some tasks, one after the other, and writes the answers."""
     laid = []
@@ -514,7 +528,11 @@ def _race_all(
             len(found), settings.select.budget, horizon, settings.select.seeds
         )
         laid.append((name, task, found, chosen_plan))
-    with results.Tables(workdir) as tables, experiment.signals() as signalled:
+    with (
+        results.Tables(workdir) as tables,
+        experiment.signals() as signalled,
+        launch(settings, data_dir, signalled) as launcher,
+    ):
         tables.write_config(dataclasses.asdict(settings), dict(overrides))
         answers = []
         for name, task, found, layout in laid:
@@ -528,7 +546,7 @@ def _race_all(
                     leave=False,
                     desc=f"{name} ",
                 ) as bar,
-                trials.Trainer(tables, settings, signalled, bar.update) as trainer,
+                launcher.trainer(tables, settings, signalled, bar.update) as trainer,
             ):
                 answers.append(race.run(trainer))
         selection.write(answers, tables)

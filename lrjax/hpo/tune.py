@@ -32,7 +32,7 @@ from lrjax.core import (
     UsageError,
 )
 from lrjax.hpo import figures, smac, tuners
-from lrjax.hpo.trials import Job, State, Trained, Trainer
+from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
 TRIAL_SEED = 2**32 - 1
@@ -148,6 +148,7 @@ def run(
     workdir: str | os.PathLike[str],
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    launch: Launch = here,
 ) -> list[Path]:
     """Tunes every method of the settings on every task, then trains what was best.
 
@@ -156,6 +157,7 @@ def run(
       workdir: where the tables are.
       data_dir: where data files are looked for first.
       overrides: what the command line changed of the config; for the record.
+      launch: who trains.
 
     Returns:
       the figures written.
@@ -177,13 +179,14 @@ def run(
             Search(target, make_tuner(target, tables.workdir), rows)
             for target, rows in zip(found, known, strict=True)
         ]
-        _advance(searches, tables, settings, signalled)
-        drawn = figures.draw(results.load_trials(workdir), tables.workdir)
-        winners = []
-        for search in searches:
-            experiment.say(search.summary())
-            winners += _winner_blocks(search, settings)
-        experiment.train_missing(winners, tables, settings, signalled, record)
+        with launch(settings, data_dir, signalled) as launcher:
+            _advance(searches, tables, settings, signalled, launcher)
+            drawn = figures.draw(results.load_trials(workdir), tables.workdir)
+            winners = []
+            for search in searches:
+                experiment.say(search.summary())
+                winners += _winner_blocks(search, settings)
+            launcher.train_missing(winners, tables, settings, signalled, record)
     return drawn
 
 
@@ -427,9 +430,15 @@ class Search:
                 self.target.trial_run(trial),
                 self._states.get(trial.config_id),
                 number in self._known,
+                self._goes_on(trial),
             )
             for number, trial in enumerate(self.trials, len(self.rows))
         ]
+
+    def _goes_on(self, trial: tuners.Trial) -> bool:
+        """Whether a trial may be promoted and go on from where it ended."""
+        most = self.target.problem.max_budget
+        return self.target.continuing and trial.budget < most
 
     def tell(self, trained: Mapping[str, Trained]) -> None:
         """Tells the tuner of the stage at hand.
@@ -447,7 +456,7 @@ class Search:
             value = result.values[target.cost]
             dead = result.values["diverged_at"] > 0
             raw.append((math.nan if dead else value, result.seconds))
-            if target.continuing and trial.budget < target.problem.max_budget:
+            if result.state and self._goes_on(trial):
                 states[trial.config_id] = result.state
         self._states |= states
         finite = [row["cost"] for row in self.rows if row["status"] == "done"]
@@ -557,6 +566,7 @@ def _advance(
     tables: results.Tables,
     settings: Settings,
     signalled: Callable[[], int],
+    launcher: Launcher,
 ) -> None:
     """Tunes to the end, all searches in lockstep."""
     active = [search for search in searches if search.ask()]
@@ -570,7 +580,7 @@ def _advance(
         disable=None,
         leave=False,
     )
-    with bar, Trainer(tables, settings, signalled, bar.update) as trainer:
+    with bar, launcher.trainer(tables, settings, signalled, bar.update) as trainer:
         while active:
             trained = trainer.train([job for s in active for job in s.jobs()])
             for search in active:

@@ -138,8 +138,11 @@ def test_convolutions_are_tuned_one_by_one_on_a_cpu(tmp_path, monkeypatch):
     with results.Tables(tmp_path) as tables:
         arguments = (tables, settings, lambda: 0, lambda _: None)
         with trials.Trainer(*arguments) as trainer:
-            (trained, other) = trainer.train(search.jobs()[:2]).values()
+            jobs = [job._replace(keep=True) for job in search.jobs()[:2]]
+            (trained, other) = trainer.train(jobs).values()
     assert all(p.one_by_one and p.num_hparams == 1 for p in seen)
+    assert trained.state
+    assert other.state
     assert trained.state.steps == other.state.steps == 2
     assert trained.values[target.cost] != other.values[target.cost]
 

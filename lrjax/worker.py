@@ -1,0 +1,306 @@
+"""What the workers of a Dask cluster do: train blocks for `lrjax.cluster`.
+
+A worker loads a task by its name and makes the plan of the settings, where it finds a
+block by its name. A block that does not follow from the settings alone, as of trials,
+comes as a parcel: without the data, which the worker has itself.
+
+A block's own tables are below the working directory, `parts/BLOCK`, where the worker
+sees it: the next worker goes on from the last checkpoint. Else they are temporary.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from lrjax import (
+    backend,
+    checkpoint,
+    crew,
+    experiment,
+    methods,
+    programs,
+    results,
+    tasks,
+    train,
+)
+from lrjax import blocks as blocks_lib
+from lrjax.blocks import Block
+from lrjax.config import Settings
+from lrjax.core import NUMERICS_VERSION, Run, Task, UsageError
+from lrjax.tasks.data import DataError
+
+_PROGRAMS = 16  # compiled ones that a worker keeps
+_PARTS = "parts"
+
+_LOCK = threading.RLock()  # a worker may have several threads
+_TASKS: dict[str, Task] = {}
+_DATA: dict[int, str] = {}  # a task's fingerprint by its id
+_BLOCKS: dict[str, dict[str, Block]] = {}
+_COMPILED: collections.OrderedDict[Any, programs.Compiled] = collections.OrderedDict()
+
+
+class Parcel(NamedTuple):
+    """A block on its way to a worker: without the task and the method's functions.
+
+    Attributes:
+      method: name of the method.
+      cooled: whether it is the method with a cooldown around it.
+      program: the other fields of the block's program.
+      runs, lanes: the block's.
+    """
+
+    method: str
+    cooled: bool
+    program: Mapping[str, Any]
+    runs: tuple[tuple[Run, ...], ...]
+    lanes: tuple[Mapping[str, float], ...]
+
+
+def wrap(block: Block) -> Parcel:
+    """A block of a registered method as it is sent."""
+    program = {
+        field.name: getattr(block.program, field.name)
+        for field in dataclasses.fields(block.program)
+        if field.name not in ("task", "method")
+    }
+    method = block.program.method
+    cooled = "cooldown_start" in method.defaults
+    return Parcel(method.name, cooled, program, block.runs, block.lanes)
+
+
+class Ticket(NamedTuple):
+    """What the client knows of a block: its task and name, and what it comes to.
+
+    `parcel` is the block itself, where it does not follow from the settings.
+    """
+
+    task: str
+    name: str
+    title: str
+    runs: tuple[str, ...]
+    updates: int
+    parcel: Parcel | None = None
+
+
+def ticket_of(block: Block, parcel: Parcel | None = None) -> Ticket:
+    """The ticket of a block."""
+    runs = tuple(block.lanes_of.values())
+    updates = block.example.steps * len(runs)
+    title = experiment.title(block)
+    return Ticket(block.example.task, block.name, title, runs, updates, parcel)
+
+
+class Trained(NamedTuple):
+    """What a worker returns: lines of both tables, a summary, seconds of training."""
+
+    runs: bytes
+    curves: bytes
+    summary: str
+    seconds: float
+
+
+def compare(found: Mapping[str, Any], wanted: Mapping[str, Any], worker: str) -> None:
+    """Refuses a worker whose facts are not those of the others."""
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise UsageError(
+                f"worker {worker} has {name} {found[name]}, others have {value}: all "
+                "must be alike"
+            )
+
+
+def facts(settings: Settings) -> dict[str, Any]:
+    """What must be the same on all workers, lest numbers differ."""
+    with _LOCK:
+        backend.prepare(settings)
+    device = jax.local_devices()[0]
+    return {
+        "numerics": NUMERICS_VERSION,
+        "jax": jax.__version__,
+        "backend": jax.default_backend(),
+        "device": device.device_kind,
+    }
+
+
+def describe(settings: Settings, task: str, data_dir: str | None) -> list[Ticket] | str:
+    """The blocks of a task; or why it is left out."""
+    facts(settings)
+    try:
+        found = _blocks(settings, task, data_dir)
+    except DataError as error:
+        if not settings.skip_missing:
+            raise
+        return str(error)
+    return [ticket_of(block) for block in found.values()]
+
+
+def _task(settings: Settings, name: str, data_dir: str | None) -> Task:
+    alone = dataclasses.replace(settings, tasks=(name,), methods=())
+    key = results.digest([dataclasses.asdict(alone), data_dir])
+    with _LOCK:
+        if key not in _TASKS:
+            (_TASKS[key],) = blocks_lib.make_tasks(alone, data_dir)
+        return _TASKS[key]
+
+
+def _blocks(settings: Settings, task: str, data_dir: str | None) -> dict[str, Block]:
+    alone = dataclasses.replace(settings, tasks=(task,))
+    key = results.digest([dataclasses.asdict(alone), data_dir])
+    with _LOCK:
+        if key not in _BLOCKS:
+            loaded = _task(settings, task, data_dir)
+            found = {block.name: block for block in blocks_lib.plan(alone, [loaded])}
+            _BLOCKS[key] = found
+        return _BLOCKS[key]
+
+
+def unwrap(parcel: Parcel, settings: Settings, data_dir: str | None) -> Block:
+    """A block that was sent, with the worker's own data.
+
+    Raises:
+      UsageError: if it is not the data that the client has.
+    """
+    run = parcel.runs[0][0]
+    task = _task(settings, run.task, data_dir)
+    with _LOCK:
+        if id(task) not in _DATA:
+            _DATA[id(task)] = tasks.fingerprint(task)
+    if _DATA[id(task)] != run.data:
+        raise _other_data(run.task)
+    method = methods.find(parcel.method)
+    if parcel.cooled:
+        method = methods.cooled(method)
+    program = train.Program(task=task, method=method, **parcel.program)
+    return Block(program, parcel.runs, parcel.lanes)
+
+
+def _other_data(task: str) -> UsageError:
+    return UsageError(f"worker {_address()} has other data for {task}")
+
+
+def _address() -> str:
+    import distributed
+
+    return distributed.get_worker().address
+
+
+def check_alike(settings: Settings, expected: Mapping[str, Any]) -> None:
+    """Refuses to work as a worker that is not what the others are."""
+    compare(facts(settings), expected, _address())
+
+
+def compiled_programs(block: Block) -> programs.Compiled:
+    """A block's programs; those of the last few kinds are kept."""
+    key = (id(block.program.task), block.key)
+    with _LOCK:
+        if key not in _COMPILED:
+            shapes = jax.eval_shape(block.inputs)
+            _COMPILED[key] = programs.compile_program(block.program, *shapes)
+        _COMPILED.move_to_end(key)
+        while len(_COMPILED) > _PROGRAMS:
+            _COMPILED.popitem(last=False)
+        return _COMPILED[key]
+
+
+def train_block(
+    ticket: Ticket,
+    settings: Settings,
+    data_dir: str | None,
+    workdir: str,
+    expected: Mapping[str, Any],
+) -> Trained:
+    """Trains a block, or what is left of it."""
+    check_alike(settings, expected)
+    if ticket.parcel:
+        block = unwrap(ticket.parcel, settings, data_dir)
+    else:
+        block = _blocks(settings, ticket.task, data_dir).get(ticket.name)
+    if block is None:
+        raise _other_data(ticket.task)
+    with part(workdir, ticket.name, settings) as tables:
+        summary, seconds = _train(block, tables, settings)
+        lines = {
+            name: (tables.workdir / name).read_bytes()
+            for name in (results.RUNS, results.CURVES)
+        }
+    return Trained(lines[results.RUNS], lines[results.CURVES], summary, seconds)
+
+
+@contextlib.contextmanager
+def part(workdir: str, name: str, settings: Settings) -> Iterator[results.Tables]:
+    """Tables of one block by its name: in the working directory if it is seen here."""
+    config = dataclasses.asdict(settings)
+    with contextlib.ExitStack() as stack:
+        tables = None
+        if os.path.exists(os.path.join(workdir, ".lock")):
+            shared = results.Tables(os.path.join(workdir, _PARTS, name))
+            # A worker that was given up may be at it still.
+            with contextlib.suppress(UsageError):
+                tables = stack.enter_context(shared)
+        if tables is None:
+            if settings.save_params:
+                raise UsageError(
+                    "config.save_params needs a --workdir that all workers see: "
+                    f"{workdir} is not there"
+                )
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lrjax-"))
+            tables = stack.enter_context(results.Tables(folder))
+        tables.write_config(config, {})
+        yield tables
+
+
+def _train(
+    block: Block, tables: results.Tables, settings: Settings
+) -> tuple[str, float]:
+    """A line that sums up what was trained, and how many seconds it took."""
+    if experiment.is_done(block, tables.runs):
+        return f"{experiment.title(block)}: {len(block.lanes_of)} runs, were done", 0.0
+    device = jax.local_devices()[0]
+    name, lock = experiment.title(block), threading.Lock()
+    todo, ended = [block], ("", 0.0)
+    while todo:
+        each = todo.pop(0)
+        room = crew.Room(1, crew.free_memory(device), refuses=device.platform == "cpu")
+        try:
+            compiled = compiled_programs(each)
+            with room.enter(name, compiled.need):
+                ended = experiment.train_block(
+                    each,
+                    compiled,
+                    tables,
+                    settings,
+                    lambda count: None,
+                    lambda: 0,
+                    lock,
+                    device,
+                )
+        except Exception as error:
+            again = experiment.with_less_memory(each, error, room, name)
+            if again is None:
+                raise
+            todo = again + todo
+    checkpoint.discard(tables.workdir / "checkpoints" / block.name)
+    return ended
+
+
+def drop(workdir: Path, name: str) -> None:
+    """Removes a block's part, as its rows are in the tables; parameters move up."""
+    part = workdir / _PARTS / name
+    if (part / "params").is_dir():
+        (workdir / "params").mkdir(exist_ok=True)
+        for file in (part / "params").iterdir():
+            os.replace(file, workdir / "params" / file.name)
+    shutil.rmtree(part, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        part.parent.rmdir()
