@@ -52,7 +52,7 @@ def runs_per_second(turns: int) -> float:
 
     config = config_lib.base()
     config.tasks, config.methods = ("digits/logistic",), ("adam",)
-    config.seeds, config.epochs = 10, 20
+    config.seeds, config.epochs = 10, 100
     config.grid.learning_rate = tuple(10 ** (-4 + 3 * i / 31) for i in range(32))
     settings = config_lib.check(config)
     backend.prepare(settings)
