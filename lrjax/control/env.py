@@ -23,6 +23,9 @@ from lrjax.optim import base, observation
 
 OBSERVATIONS = (*observation.OBSERVED, "valid_loss", "valid_change", "diverged")
 REWARDS = ("final", "improvement", "area")
+# Hyperparameters that are of no account, and values with which nothing but the action
+# sets the rate.
+_SET_BY_ACTIONS = {"schedule": "constant", "warmup_fraction": 0.0, "learning_rate": 0.0}
 
 
 class Data(NamedTuple):
@@ -109,22 +112,31 @@ class Env:
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
+        if not isinstance(self.task, Task):
+            raise UsageError(
+                f"{self.task!r} is no task: lrjax.tasks.make_task makes one"
+            )
         every = 1 if self.steps_per_action is None else self.steps_per_action
         for name, value in (("steps", self.steps), ("steps_per_action", every)):
-            if not isinstance(value, int) or value < 1:
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not whole or value < 1:
                 raise UsageError(f"{name} is {value!r}; it must be 1 or more")
         if self.reward not in REWARDS:
             raise unknown("reward", self.reward, REWARDS)
-        if not 0 < self.crash_penalty < np.inf:
+        if not _is_number(self.crash_penalty) or not 0 < self.crash_penalty < np.inf:
             raise UsageError(
-                f"crash_penalty is {self.crash_penalty}; it must be positive and finite"
+                f"crash_penalty is {self.crash_penalty!r}; it must be positive, finite"
             )
         defaults = methods.find(self.method).defaults
         if "learning_rate" not in defaults or "schedule" not in defaults:
             raise UsageError(f"the rate of '{self.method}' cannot be set from outside")
-        for name in self.hparams:
+        for name, value in self.hparams.items():
             if name not in defaults:
                 raise unknown(f"hyperparameter of {self.method}", name, defaults)
+            if name in _SET_BY_ACTIONS:
+                raise UsageError(f"hparams: '{name}' is what actions decide")
+            if _is_number(defaults[name]) and not _is_number(value):
+                raise UsageError(f"hparams: {name} is {value!r}; it must be a number")
 
     @property
     def every(self) -> int:
@@ -140,9 +152,8 @@ class Env:
     def _choices(self) -> tuple[train.Program, dict[str, float]]:
         """The program of one run, and its traced hyperparameters."""
         method = methods.find(self.method)
-        fixed = {"schedule": "constant", "warmup_fraction": 0.0, "learning_rate": 0.0}
         static, traced = methods.split(
-            method, dict(method.defaults) | dict(self.hparams) | fixed
+            method, dict(method.defaults) | dict(self.hparams) | _SET_BY_ACTIONS
         )
         program = train.Program(
             self.task, method, static, self.every, 1, 1, dtype=self.dtype
@@ -214,13 +225,10 @@ class Env:
           UsageError: for a rate of another shape; and, where they are no tracers, for
             one that is negative or not finite, and for a step after the end.
         """
-        if jnp.shape(learning_rate):
-            shape = jnp.shape(learning_rate)
+        if shape := np.shape(learning_rate):
             raise UsageError(f"an action is one number, not of shape {shape}")
         if not isinstance(learning_rate, Tracer):
-            value = float(learning_rate)
-            if not 0 <= value < np.inf:
-                raise UsageError(f"the rate is {value}; it must be 0 or more, finite")
+            check_rates(learning_rate, self.dtype)
         if not isinstance(state.done, Tracer) and np.asarray(state.done):
             raise UsageError("the episode is over: reset the environment first")
         rate = jnp.asarray(learning_rate, self.dtype)
@@ -283,6 +291,8 @@ class Env:
         Raises:
           UsageError: if their shapes are others.
         """
+        if not isinstance(task, Task | Data):
+            raise UsageError(f"{task!r} is no task, and no Data of one")
         data, own = Data(task.train, task.valid), Data(self.task.train, self.task.valid)
         if jax.tree.map(jnp.shape, data) != jax.tree.map(jnp.shape, own):
             raise UsageError(
@@ -382,6 +392,26 @@ class Env:
             return jnp.where(crashed, -penalty, better)
         left = self.num_actions - before.step // self.every
         return -loss * jnp.where(crashed, left, 1) / self.num_actions
+
+
+def check_rates(rates: Any, dtype: Any = np.float32) -> None:
+    """Refuses what is no learning rate.
+
+    Raises:
+      UsageError: if one is no real number, negative, or not finite in the type that is
+        trained in.
+    """
+    found = np.asarray(rates)
+    if found.dtype.kind not in "fiu" and found.dtype != jnp.bfloat16:
+        raise UsageError(f"a learning rate is a number, not {rates!r}")
+    with np.errstate(over="ignore"):
+        values = found.astype(dtype)
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise UsageError(f"a learning rate is 0 or more, and finite: not {rates}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _mark(run: train.RunState, bad: jax.Array, at: jax.Array) -> train.RunState:

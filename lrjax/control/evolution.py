@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -361,6 +363,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     count = {} if given.generations is None else {"generations": given.generations}
     try:
+        for name in ("epochs", "generations"):
+            value = getattr(given, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} is {value}; it must be 1 or more")
+        # Before the work, not after it.
+        folder = pathlib.Path(given.out).resolve().parent
+        if not os.access(folder, os.W_OK):
+            raise UsageError(f"--out: {folder} is no folder that can be written to")
         if given.task:
             task = tasks.make_task(given.task, data_dir=given.data_dir)
             steps = given.epochs * task.steps_per_epoch

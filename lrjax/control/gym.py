@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.control.env import OBSERVATIONS, Data, Env
+from lrjax.control.env import OBSERVATIONS, Data, Env, check_rates
 from lrjax.core import Task, UsageError
 
 try:
@@ -44,13 +44,9 @@ def _actions(action: Any, shape: tuple[int, ...]) -> np.ndarray:
       UsageError: if they are of another shape, negative or not finite.
     """
     rates = np.asarray(action)
-    if rates.shape != shape or not np.issubdtype(rates.dtype, np.number):
-        raise UsageError(
-            f"an action holds numbers of shape {shape}, not {rates.dtype} of shape "
-            f"{rates.shape}"
-        )
-    if not (np.isfinite(rates) & (rates >= 0)).all():
-        raise UsageError(f"a learning rate must be 0 or more, and finite: {rates}")
+    if rates.shape != shape:
+        raise UsageError(f"an action is of shape {shape}, not {rates.shape}")
+    check_rates(rates)
     return rates
 
 

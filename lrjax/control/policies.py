@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
-from lrjax.control.env import Data, Env, EnvState
+from lrjax.control.env import Data, Env, EnvState, check_rates
 from lrjax.core import Task, UsageError
 from lrjax.optim.learned import load
 from lrjax.optim.learned import network as ask
@@ -97,11 +98,15 @@ def replay(learning_rates: Any, steps_per_rate: int = 1) -> Policy:
       steps_per_rate: how many.
 
     Raises:
-      UsageError: if there is none, or they are no list.
+      UsageError: if there is none, they are no list, or one is no rate.
     """
+    if not isinstance(learning_rates, Tracer):
+        check_rates(learning_rates)
     rates = jnp.asarray(learning_rates)
     if rates.ndim != 1 or not rates.size:
         raise UsageError(f"rates to replay are a list, not of shape {rates.shape}")
+    if steps_per_rate < 1:
+        raise UsageError(f"steps_per_rate is {steps_per_rate}; it must be 1 or more")
     return scheduled(
         lambda step: rates[jnp.minimum(step // steps_per_rate, rates.size - 1)]
     )

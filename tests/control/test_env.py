@@ -266,6 +266,10 @@ def test_bad_input_is_named():
         ({"method": "adm"}, "did you mean 'adam'"),
         ({"method": "greedy_lr"}, "'greedy_lr' cannot be set from outside"),
         ({"hparams": {"beta1": 0.5}}, "did you mean 'b1'"),
+        ({"hparams": {"b1": "0.5"}}, "b1 is '0.5'; it must be a number"),
+        ({"hparams": {"learning_rate": 0.5}}, "what actions decide"),
+        ({"task": "libsvm/iris"}, "make_task"),
+        ({"crash_penalty": "much"}, "crash_penalty is 'much'"),
     ):
         with pytest.raises(UsageError, match=message):
             control.Env(**{"task": task, "steps": 2} | choices)
@@ -277,8 +281,18 @@ def test_bad_input_is_named():
     for rate, message in ((-1, "-1"), (np.nan, "nan"), (np.inf, "inf"), ([1], "shape")):
         with pytest.raises(UsageError, match=message):
             env.step(state, np.asarray(rate, float))
+    for rate in (None, "fast", 1j, 1e300):
+        with pytest.raises(UsageError, match="a learning rate is"):
+            env.step(state, rate)
+    with pytest.raises(UsageError, match="no task"):
+        env.reset(KEY, "libsvm/wine")
     state, *_ = jax.jit(env.step)(state, 0.1)
     with pytest.raises(UsageError, match="episode is over"):
         env.step(state, 0.1)
-    with pytest.raises(UsageError, match="rates to replay"):
-        policies.replay([])
+    for rates, every, message in (
+        ([], 1, "rates to replay"),
+        ([0.1, np.nan], 1, "a learning rate is"),
+        ([0.1], 0, "steps_per_rate is 0"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            policies.replay(rates, every)

@@ -74,7 +74,9 @@ def test_bad_input_is_named():
     for action, message in (
         (0.1, "shape"),
         ([0.1, 0.1], "shape"),
-        (["a"], "numbers"),
+        (["a"], "a number"),
+        ([1j], "a number"),
+        ([1e300], "0 or more"),
         ([-0.1], "0 or more"),
         ([np.nan], "0 or more"),
         ([np.inf], "0 or more"),

@@ -127,6 +127,24 @@ def test_commands_write_weights(tmp_path):
         assert ("cost: 6 full runs" in done.stdout) == bool(more)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--generations=0", "--generations is 0"),
+        ("--epochs=-1", "--epochs is -1"),
+        ("--out=/nowhere/mine.npz", "/nowhere is no folder"),
+        ("--task=libsvm/irs", "did you mean 'libsvm/iris'"),
+    ],
+)
+def test_a_command_that_cannot_succeed_ends_at_once(tmp_path, capsys, given, message):
+    with pytest.raises(SystemExit) as caught:
+        evolution.main([f"--out={tmp_path / 'mine.npz'}", given])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
 # Schedules by gradient
 
 
