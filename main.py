@@ -151,15 +151,13 @@ def _run(argv: list[str]) -> None:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     on_cluster = _LAUNCHER.value == "dask"
-    if on_cluster and _MODE.value == "plan":
-        raise UsageError("--launcher=dask is for training, not for --mode=plan")
     if on_cluster and _MULTIHOST.value:
         raise UsageError("--multihost and --launcher=dask: choose one of them")
     train = cli.train_on_hosts if _MULTIHOST.value else cli.train
     modes = {"train": train, "plan": cli.plan}
     modes |= {"tune": cli.tune, "select": cli.select}
     if on_cluster:
-        modes = {"train": cli.train_on_cluster}
+        modes = {"train": cli.train_on_cluster, "plan": cli.plan_on_cluster}
         modes |= {"tune": cli.tune_on_cluster, "select": cli.select_on_cluster}
     modes[_MODE.value](_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
 

@@ -90,6 +90,17 @@ def plan(
     print(plan_lib.show(plan_lib.make(settings, workdir, data_dir)))
 
 
+def plan_on_cluster(
+    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
+) -> None:
+    """As `plan`, for as many workers as the config names."""
+    del overrides
+    settings = config_lib.check(config)
+    backend.prepare(settings)
+    workers = settings.cluster.workers
+    print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
+
+
 def tune(
     config: ConfigDict,
     workdir: str,

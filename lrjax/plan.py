@@ -63,6 +63,7 @@ class Plan:
       memory: bytes on the host.
       disk: bytes of tables, parameters and checkpoints.
       at_once: blocks.
+      workers: machines like this one that train a block each; None: this one alone.
     """
 
     lines: pd.DataFrame
@@ -73,12 +74,14 @@ class Plan:
     memory: float
     disk: float
     at_once: int
+    workers: int | None = None
 
 
 def make(
     settings: Settings,
     workdir: str | os.PathLike[str],
     data_dir: str | None = None,
+    workers: int | None = None,
 ) -> Plan:
     """Looks at what is there, and times what is not.
 
@@ -86,22 +89,30 @@ def make(
       settings: what to train.
       workdir: where the tables are, or will be.
       data_dir: where data files are looked for first.
+      workers: as in `Plan`.
 
     Raises:
       UsageError: if data or workdir are of no use.
     """
     done = results.finished(workdir)
     found, tasks = blocks_lib.load(settings, data_dir)
-    plan = of_blocks(settings, blocks_lib.plan(found, tasks), done)
+    plan = of_blocks(settings, blocks_lib.plan(found, tasks), done, workers)
     missing = tuple(name for name in settings.tasks if name not in found.tasks)
     return dataclasses.replace(plan, left_out=missing)
 
 
-def of_blocks(settings: Settings, blocks: Sequence[Block], done: set[str]) -> Plan:
+def of_blocks(
+    settings: Settings,
+    blocks: Sequence[Block],
+    done: set[str],
+    workers: int | None = None,
+) -> Plan:
     """As `make`, of blocks; what is done has these identities."""
     todo = [block for block in blocks if not experiment.is_done(block, done)]
-    devices = jax.local_devices()
-    at_once = experiment.blocks_at_once(todo, devices[0]) if todo else 0
+    devices = jax.local_devices()[: 1 if workers else None]
+    at_once = 1 if todo and workers else 0
+    if todo and not workers:
+        at_once = experiment.blocks_at_once(todo, devices[0])
     on_cpu = devices[0].platform == "cpu"
     together = at_once  # on what the devices share
     if on_cpu:
@@ -119,15 +130,17 @@ def of_blocks(settings: Settings, blocks: Sequence[Block], done: set[str]) -> Pl
     needs = [programs.least_need(block.program, block.lanes) for block in todo]
     measured_needs = [pace.need for pace in paces.values()]
     blocks_bytes = max([*needs, *measured_needs], default=0) * max(together, 1)
+    hands = at_once * (workers or len(devices))
     return Plan(
         lines=pd.DataFrame(lines),
         left_out=(),
-        seconds=makespan(times, at_once * len(devices)),
+        seconds=makespan(times, hands),
         compilation=count * sum(compilations) / max(len(compilations), 1),
         measured=len(paces),
         memory=experiment.expected_memory(count, blocks_bytes if on_cpu else 0),
-        disk=_disk(todo, done, settings, together),
-        at_once=at_once * len(devices),
+        disk=_disk(todo, done, settings, workers or together),
+        at_once=hands,
+        workers=workers,
     )
 
 
@@ -221,11 +234,16 @@ def show(plan: Plan) -> str:
 
 
 def _costs(plan: Plan) -> list[str]:
+    where, each = f"with {plan.at_once} blocks at once", ""
+    if plan.workers:
+        where = f"on {plan.workers} workers like this machine, a block each"
+        each = " on each"
     return [
-        f"about {duration(plan.seconds)} with {plan.at_once} blocks at once, by a "
+        f"about {duration(plan.seconds)} {where}, by a "
         f"probe of {plan.measured} of {plan.lines['programs'].sum()} programs; "
         f"compiling them all anew: about {duration(plan.compilation)} of a core",
-        f"about {crew.size(plan.memory)} of memory, {crew.size(plan.disk)} of disk",
+        f"about {crew.size(plan.memory)} of memory{each}, "
+        f"{crew.size(plan.disk)} of disk",
     ]
 
 

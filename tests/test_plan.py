@@ -108,6 +108,16 @@ def test_only_long_work_is_timed_before_it_begins(monkeypatch):
     assert "of memory" in costs[1]
 
 
+def test_a_cluster_is_planned_for_by_its_workers(tmp_path):
+    found = plan.make(settings(7), tmp_path, workers=3)
+    assert found.at_once == 3
+    times = found.lines["seconds"].tolist()  # of two equal blocks each
+    halves = [seconds / 2 for seconds in times for _ in range(2)]
+    assert found.seconds == pytest.approx(plan.makespan(halves, 3))
+    assert "on 3 workers like this machine, a block each" in plan.show(found)
+    assert "of memory on each" in plan.show(found)
+
+
 def test_a_program_that_was_not_timed_is_as_its_tasks_others(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "_SECONDS", -1.0)  # one program of each task alone
     found = plan.make(settings(1), tmp_path)
