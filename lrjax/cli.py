@@ -81,24 +81,25 @@ def _conclude(config: ConfigDict, workdir: str) -> None:
 
 
 def plan(
-    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
+    config: ConfigDict,
+    workdir: str,
+    data_dir: str | None,
+    overrides: Mapping[str, Any],
+    on_cluster: bool = False,
 ) -> None:
     """Prints what `train` would do and cost; writes nothing into `workdir`."""
     del overrides
     settings = config_lib.check(config)
     backend.prepare(settings)
-    print(plan_lib.show(plan_lib.make(settings, workdir, data_dir)))
+    workers = settings.cluster.workers if on_cluster else None
+    print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
 
 
 def plan_on_cluster(
     config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
 ) -> None:
     """As `plan`, for as many workers as the config names."""
-    del overrides
-    settings = config_lib.check(config)
-    backend.prepare(settings)
-    workers = settings.cluster.workers
-    print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
+    plan(config, workdir, data_dir, overrides, on_cluster=True)
 
 
 def tune(

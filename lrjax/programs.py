@@ -223,7 +223,6 @@ def stepper(
     """A function that trains a block for some updates from its start: to time it."""
     task = program.task
     valid = {} if task.valid is task.train else task.valid
-
     seeds, inputs = _placed(program, (seeds, inputs))
 
     def advance(steps: int) -> None:
