@@ -39,7 +39,7 @@ import optax
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lrjax import optim
+from lrjax import backend, optim
 from lrjax.core import Task
 from lrjax.tasks import text, text_data
 
@@ -215,6 +215,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = text.RECIPES[args.task]
     batch_size = args.batch or recipe.batch_size
+    backend.keep_freed_memory()  # as main.py does for networks
     print(
         f"{args.task}, {batch_size} rows of {recipe.length}, {args.precision}; "
         f"{os.cpu_count()} cores, {jax.devices()[0].device_kind}, JAX "

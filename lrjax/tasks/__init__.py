@@ -13,7 +13,14 @@ from lrjax.core import Task, Text, UsageError, unknown
 from lrjax.tasks import images, libsvm, synthetic, text
 from lrjax.tasks.data import DataError, fingerprint_arrays
 
-__all__ = ["TASKS", "DataError", "fingerprint", "make_task", "precision_of"]
+__all__ = [
+    "TASKS",
+    "DataError",
+    "fingerprint",
+    "is_network",
+    "make_task",
+    "precision_of",
+]
 
 # name -> make(protocol, data_dir, batch_size, precision); those that have them also
 # take `remat` and `label_smoothing`.
@@ -103,8 +110,13 @@ def precision_of(name: str, asked: str) -> str:
     """
     if asked != "auto":
         return asked
-    network = name in images.FACTORIES or name in text.FACTORIES
-    return "bfloat16" if network and jax.default_backend() == "tpu" else "float32"
+    on_tpu = jax.default_backend() == "tpu"
+    return "bfloat16" if on_tpu and is_network(name) else "float32"
+
+
+def is_network(name: str) -> bool:
+    """Whether a task's model is a network of layers; needs no data."""
+    return name in images.FACTORIES or name in text.FACTORIES
 
 
 def _make_file(

@@ -138,14 +138,17 @@ class Roberta(nn.Module):
             x = norm("final_norm")(x)
         if at is not None:
             x = jnp.take_along_axis(x, at[:, :, None], axis=1)
-        x = _dense(self.hidden_size, types, "head")(x)
+        x = _dense(x, self.hidden_size, types, "head")
         x = norm("head_norm")(nn.gelu(x, approximate=False))
         bias = self.param(
             "bias", nn.initializers.zeros_init(), (self.vocab_size,), self.param_dtype
         )
         wide = jnp.promote_types(x.dtype, jnp.float32)
         table = words.embedding.astype(x.dtype)
-        logits = jnp.einsum("rth,vh->rtv", x, table, preferred_element_type=wide)
+        # Rows and tokens as one axis, as in `_dense`.
+        flat = x.reshape(-1, self.hidden_size)
+        logits = jnp.einsum("nh,vh->nv", flat, table, preferred_element_type=wide)
+        logits = logits.reshape(*x.shape[:-1], self.vocab_size)
         return logits + bias.astype(wide)
 
 
@@ -170,7 +173,7 @@ class _Block(nn.Module):
 
         def attended(x: jax.Array) -> jax.Array:
             rows, tokens, size = x.shape
-            out = _dense(3 * size, self.types, "qkv")(x)
+            out = _dense(x, 3 * size, self.types, "qkv")
             out = out.reshape(rows, tokens, 3, self.heads, size // self.heads)
             query, key, value = jnp.moveaxis(out, 2, 0)
             if train and self.attention_dropout:
@@ -180,19 +183,25 @@ class _Block(nn.Module):
                 out = jax.nn.dot_product_attention(
                     query, key, value, mask=mask, implementation=_kernel(query)
                 )
-            return _dense(size, self.types, "projection")(out.reshape(x.shape))
+            return _dense(out.reshape(x.shape), size, self.types, "projection")
 
         def transformed(x: jax.Array) -> jax.Array:
-            out = _dense(self.intermediate_size, self.types, "fc1")(x)
+            out = _dense(x, self.intermediate_size, self.types, "fc1")
             out = nn.gelu(out, approximate=False)
-            return _dense(x.shape[-1], self.types, "fc2")(out)
+            return _dense(out, x.shape[-1], self.types, "fc2")
 
         x = added(x, attended, "attention_norm")
         return added(x, transformed, "output_norm")
 
 
-def _dense(features: int, types: Any, name: str) -> nn.Dense:
-    return nn.Dense(features, kernel_init=_INIT, **types, name=name)
+def _dense(x: jax.Array, features: int, types: Any, name: str) -> jax.Array:
+    """A linear layer: [..., size] -> [..., features].
+
+    Rows and tokens are one axis inside: XLA for CPUs copies what is contracted over two
+    axes at once, as the gradient of the weights is.
+    """
+    layer = nn.Dense(features, kernel_init=_INIT, **types, name=name)
+    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
 
 
 def _without_padding(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
