@@ -215,7 +215,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = text.RECIPES[args.task]
     batch_size = args.batch or recipe.batch_size
-    backend.keep_freed_memory()  # as main.py does for networks
+    backend.keep_freed_memory([args.task])  # as main.py does
     print(
         f"{args.task}, {batch_size} rows of {recipe.length}, {args.precision}; "
         f"{os.cpu_count()} cores, {jax.devices()[0].device_kind}, JAX "

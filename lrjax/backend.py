@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 
-from lrjax import tasks
+from lrjax import blocks, tasks
 from lrjax.config import Settings
 from lrjax.core import UsageError
 
@@ -27,26 +29,35 @@ def prepare(settings: Settings) -> None:
     """
     if settings.precision == "float64":
         jax.config.update("jax_enable_x64", True)
-    if all(map(tasks.is_network, settings.tasks)):
-        keep_freed_memory()
+    keep_freed_memory(settings.tasks)
     _start()
     _use_compilation_cache()
 
 
-def keep_freed_memory() -> None:
-    """Has the C library keep large freed blocks; to be called before JAX starts.
+def keep_freed_memory(names: Iterable[str]) -> None:
+    """Has glibc keep large freed blocks where tasks call a program for each step.
 
-    On CPUs each call of a program takes its temporary memory anew. A step of a network
-    is a call and takes hundreds of megabytes, which the kernel then fills with zeros
-    page by page: a fifth of RoBERTa's time, a tenth of a convolutional network's. One
-    arena for all threads, since others cannot hold such blocks; linear models' many
-    short calls would wait for its lock, a fifth of their time. Settings of malloc in
-    the environment have precedence. Does nothing without glibc.
+    On CPUs each call takes its temporary memory anew, 150 MB for a step of the smallest
+    RoBERTa, and the kernel fills it with zeros page by page: a fifth of that step's
+    time, a tenth of a convolutional network's. One arena for all threads, since others
+    cannot hold such blocks. The many short calls of other models would wait for its
+    lock, a fifth of their time, so all tasks must be of the former kind. Settings of
+    malloc in the environment have precedence.
+
+    Args:
+      names: of tasks; to be called before JAX starts its threads.
     """
-    asked = [name for name in os.environ if name.startswith("MALLOC_")]
+    called_each_step = blocks.ONE_BY_ONE["cpu"]
+    if any(tasks.family(name) not in called_each_step for name in names):
+        return
+    asked = any(name.startswith("MALLOC_") for name in os.environ)
     if asked or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    mallopt = None
+    if sys.platform == "linux":
+        mallopt = getattr(
+            ctypes.CDLL(None), "mallopt", None
+        )  # not in other C libraries
     if mallopt:
         for parameter, value in _MALLOC.items():
             mallopt(ctypes.c_int(parameter), ctypes.c_int(value))

@@ -31,7 +31,7 @@ _MOST_LANES_ELSEWHERE = (32, 64)
 # convolution inside of a loop is 20 to 50 times slower than outside, and one with
 # weights of several runs 4 times (benchmarks/convolutions.py). Matrix products of
 # language models fill the cores by themselves.
-_ONE_BY_ONE = {"cpu": ("conv", "language")}
+ONE_BY_ONE = {"cpu": ("conv", "language")}
 _MAX_FLOATS = 2**26  # of parameters, gradients and optimiser state of a block
 
 
@@ -152,7 +152,7 @@ def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]
 
 def trained_one_by_one(task: Task) -> bool:
     """Whether each run of a task is a block of its own, its loops the host's."""
-    return task.family in _ONE_BY_ONE.get(jax.default_backend(), ())
+    return task.family in ONE_BY_ONE.get(jax.default_backend(), ())
 
 
 def most_runs(task: Task, method: Method) -> int:

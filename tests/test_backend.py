@@ -7,13 +7,15 @@ import sys
 
 import pytest
 
+from lrjax import tasks
+
 _BYTES = 2**28
 # Faults of pages while a block is written to for the second time.
-_PROGRAM = f"""
+_PROGRAM = """
 import ctypes, resource, threading
 from lrjax import backend
 
-backend.keep_freed_memory()
+backend.keep_freed_memory(["bookwiki/roberta_tiny", {task!r}])
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]
@@ -23,8 +25,8 @@ def write():
     global faults
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        block = libc.malloc({_BYTES})
-        ctypes.memset(block, 1, {_BYTES})
+        block = libc.malloc({size})
+        ctypes.memset(block, 1, {size})
         libc.free(block)
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -35,11 +37,11 @@ print(faults)
 """
 
 
-def _faults(**environment):
+def _faults(task, **environment):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     clean.pop("GLIBC_TUNABLES", None)
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM],
+        [sys.executable, "-c", _PROGRAM.format(task=task, size=_BYTES)],
         env=clean | environment,
         capture_output=True,
         text=True,
@@ -51,7 +53,13 @@ def _faults(**environment):
 @pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc"
 )
-def test_a_freed_block_is_used_again_unless_the_environment_says_how():
+def test_freed_blocks_are_kept_for_models_with_a_call_for_each_step():
     pages = _BYTES // os.sysconf("SC_PAGE_SIZE")
-    assert _faults() < pages / 10
-    assert _faults(MALLOC_PERTURB_="0") >= pages / 10
+    assert _faults("cifar10/wrn16_2") < pages / 10
+    assert _faults("libsvm/iris") >= pages / 10
+    assert _faults("cifar10/wrn16_2", MALLOC_ARENA_MAX="8") >= pages / 10
+
+
+@pytest.mark.parametrize("name", ["digits/logistic", "digits/wrn"])
+def test_the_kind_of_model_is_known_before_a_task_is_made(name):
+    assert tasks.family(name) == tasks.make_task(name).family

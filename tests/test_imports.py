@@ -43,7 +43,7 @@ ALLOWED = {
         *("blocks", "config", "core", "crew", "evaluation", "experiment", "programs"),
         *("results", "tasks", "train"),
     },
-    "backend": {"config", "core", "tasks"},
+    "backend": {"blocks", "config", "core", "tasks"},
     "worker": {
         *("backend", "blocks", "checkpoint", "config", "core", "crew", "experiment"),
         *("methods", "programs", "results", "tasks", "train"),

@@ -16,8 +16,8 @@ from lrjax.tasks.data import DataError, fingerprint_arrays
 __all__ = [
     "TASKS",
     "DataError",
+    "family",
     "fingerprint",
-    "is_network",
     "make_task",
     "precision_of",
 ]
@@ -110,13 +110,18 @@ def precision_of(name: str, asked: str) -> str:
     """
     if asked != "auto":
         return asked
-    on_tpu = jax.default_backend() == "tpu"
-    return "bfloat16" if on_tpu and is_network(name) else "float32"
+    network = family(name) != "linear"
+    return "bfloat16" if network and jax.default_backend() == "tpu" else "float32"
 
 
-def is_network(name: str) -> bool:
-    """Whether a task's model is a network of layers; needs no data."""
-    return name in images.FACTORIES or name in text.FACTORIES
+def family(name: str) -> str:
+    """The kind of model of a registered task, as its `Task.family`; needs no data.
+
+    Files and made-up tasks, which are not registered, count as 'linear'.
+    """
+    if name in text.FACTORIES:
+        return "language"
+    return images.family(name) if name in images.FACTORIES else "linear"
 
 
 def _make_file(

@@ -390,3 +390,8 @@ FACTORIES: dict[str, Callable[..., Task]] = {
     **{name: functools.partial(make, name) for name in RECIPES},
     "digits/wrn": make_digits,
 }
+
+
+def family(name: str) -> str:
+    """The kind of model of a task of `FACTORIES`."""
+    return RECIPES[name].family if name in RECIPES else "conv"
