@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import sys
@@ -15,9 +17,8 @@ from lrjax import blocks, tasks
 from lrjax.config import Settings
 from lrjax.core import UsageError
 
-# mallopt's numbers (glibc's malloc.h), and what to set them to.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_MALLOC = {_ARENA_MAX: 1, _MMAP_THRESHOLD: 2**31 - 1, _TRIM_THRESHOLD: 2**31 - 1}
+# Parameters of mallopt (glibc's malloc.h), and the largest size that it takes.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX, _MOST = -1, -3, -8, 2**31 - 1
 _DEVICE_VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
 
 
@@ -35,7 +36,7 @@ def prepare(settings: Settings) -> None:
 
 
 def keep_freed_memory(names: Iterable[str]) -> None:
-    """Has glibc keep large freed blocks where tasks call a program for each step.
+    """Has glibc keep large freed blocks if tasks call a program for each step on CPUs.
 
     On CPUs each call takes its temporary memory anew, 150 MB for a step of the smallest
     RoBERTa, and the kernel fills it with zeros page by page: a fifth of that step's
@@ -50,6 +51,8 @@ def keep_freed_memory(names: Iterable[str]) -> None:
     called_each_step = blocks.ONE_BY_ONE["cpu"]
     if any(tasks.family(name) not in called_each_step for name in names):
         return
+    if not _only_cpus():
+        return
     asked = any(name.startswith("MALLOC_") for name in os.environ)
     if asked or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
@@ -58,9 +61,18 @@ def keep_freed_memory(names: Iterable[str]) -> None:
         mallopt = getattr(
             ctypes.CDLL(None), "mallopt", None
         )  # not in other C libraries
-    if mallopt:
-        for parameter, value in _MALLOC.items():
-            mallopt(ctypes.c_int(parameter), ctypes.c_int(value))
+    # Older ones refuse the first, and without it the others would do harm.
+    if mallopt and mallopt(_MMAP_THRESHOLD, _MOST):
+        mallopt(_TRIM_THRESHOLD, _MOST)
+        mallopt(_ARENA_MAX, 1)
+
+
+def _only_cpus() -> bool:
+    """Whether JAX will find nothing but CPUs, as far as that can be told beforehand."""
+    if "JAX_PLATFORMS" in os.environ:
+        return os.environ["JAX_PLATFORMS"] == "cpu"
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return not plugins and not importlib.util.find_spec("libtpu")
 
 
 def _use_compilation_cache() -> None:

@@ -150,9 +150,11 @@ def recipe_task(
 def make_model(name: str, protocol: str, precision: str, remat: bool = False) -> Any:
     """The `models.Roberta` of a task of `RECIPES`."""
     from lrjax.tasks import models
-    from lrjax.tasks.models import roberta
+    from lrjax.tasks.models import attention, roberta
 
     recipe, study = RECIPES[name], protocol == "study"
+    dtype = jnp.bfloat16 if precision == "bfloat16" else None
+    head_size = recipe.hidden_size // recipe.num_heads
     return models.Roberta(
         recipe.vocab_size,
         recipe.hidden_size,
@@ -162,8 +164,9 @@ def make_model(name: str, protocol: str, precision: str, remat: bool = False) ->
         recipe.length + roberta.SPECIAL_POSITIONS,
         dropout=recipe.dropout,
         attention_dropout=recipe.dropout if study else 0.0,
+        fused=attention.can_fuse(recipe.length, recipe.num_heads, head_size, dtype),
         pre_norm=recipe.pre_norm,
-        dtype=jnp.bfloat16 if precision == "bfloat16" else None,
+        dtype=dtype,
         param_dtype="float64" if precision == "float64" else "float32",
         remat=remat,
     )

@@ -8,6 +8,7 @@ anew at each start, which takes seconds.
 from __future__ import annotations
 
 import codecs
+import collections
 import contextlib
 import dataclasses
 import glob
@@ -34,8 +35,8 @@ START, PAD, END, UNKNOWN = range(4)  # numbers of special tokens, as in RoBERTa
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 _MASK = "<mask>"
 _SEED = 0  # of the choice of documents, and of their order
-_BATCH = 1000  # documents that are tokenised at once
-_MAX_CHARACTERS = 10**6  # of a document; a longer one is cut at the end of a line
+_BATCH_CHARACTERS = 4 * 10**6  # to tokenise at once; takes about 300 MB
+_MAX_CHARACTERS = 10**6  # of a document; longer ones are cut, at a line's end if any
 _TRAINING_CHARACTERS = 10**8  # of a corpus, that a tokenizer is trained on
 _FORMAT = 1  # of the folders of tokens
 _ENDINGS = (".txt", ".txt.xz", ".txt.gz", ".txt.bz2")
@@ -51,12 +52,14 @@ class Corpus(NamedTuple):
       fingerprint: follows from the documents.
       documents: gives them one after the other.
       count: how many; None if that is not known.
+      files: that they are read from.
     """
 
     name: str
     fingerprint: str
     documents: Callable[[], Iterator[str]]
     count: int | None = None
+    files: tuple[Path, ...] = ()
 
 
 class Vocabulary(NamedTuple):
@@ -105,11 +108,16 @@ def load(
     Raises:
       DataError: if one cannot be had, is empty or damaged, or they do not fit.
     """
-    folder = Path(text.corpus).expanduser()
-    if text.corpus and (folder / "meta.json").is_file():
+    folder = Path(os.path.expanduser(text.corpus))
+    if text.corpus and _is_file(folder / "meta.json"):
+        if text.fraction != 1:
+            raise DataError(
+                f"config.text.fraction={text.fraction}: {folder} holds tokens, which "
+                "are taken as a whole"
+            )
         found = read_tokens(folder)
         if text.tokenizer:
-            wanted = read_vocabulary(Path(text.tokenizer).expanduser())
+            wanted = read_vocabulary(Path(os.path.expanduser(text.tokenizer)))
             if wanted.fingerprint != found.vocabulary.fingerprint:
                 raise DataError(
                     f"{folder}: holds tokens of another tokenizer than {text.tokenizer}"
@@ -117,7 +125,7 @@ def load(
         return _fitting(found, room, str(folder))
     corpus = find_corpus(text, data_dir, embedded)
     if text.tokenizer:
-        vocabulary = read_vocabulary(Path(text.tokenizer).expanduser())
+        vocabulary = read_vocabulary(Path(os.path.expanduser(text.tokenizer)))
     else:
         vocabulary = None if own else find_vocabulary(text, data_dir)
     if vocabulary is not None and vocabulary.size > room:
@@ -132,9 +140,18 @@ def load(
             return _fitting(read_tokens(place), room, str(place))
         except DataError as error:
             _say(f"warning: {error}; tokenising anew")
-    chosen = corpus._replace(documents=_subset(corpus, text.fraction))
+    for path in corpus.files:  # what is no text ends it here, before the long work
+        collections.deque(_lines(path), maxlen=0)
+    chosen = _subset(corpus, text.fraction)
     write_tokens(chosen, vocabulary or train_vocabulary(chosen, room), place)
     return _fitting(read_tokens(place), room, str(place))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long, of many names with commas
+        return False
 
 
 def _fitting(found: Tokens, room: int, where: str) -> Tokens:
@@ -206,7 +223,7 @@ def _corpus(name: str, data_dir: str | None) -> Corpus:
         return _from_tfds(rest, data_dir)
     if kind == "hf":
         return _from_datasets(rest)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         files = _text_files(path)
     else:
@@ -224,13 +241,14 @@ def _joined(parts: Sequence[Corpus]) -> Corpus:
         " ".join(part.fingerprint for part in parts),
         lambda: itertools.chain.from_iterable(part.documents() for part in parts),
         None if None in counts else sum(count or 0 for count in counts),
+        tuple(path for part in parts for path in part.files),
     )
 
 
-def _subset(corpus: Corpus, fraction: float) -> Callable[[], Iterator[str]]:
-    """Reads each document with the given probability, the same ones every time."""
+def _subset(corpus: Corpus, fraction: float) -> Corpus:
+    """Takes each document with the given probability, the same ones every time."""
     if fraction == 1:
-        return corpus.documents
+        return corpus
 
     def documents() -> Iterator[str]:
         draw = random.Random(_SEED)
@@ -238,7 +256,8 @@ def _subset(corpus: Corpus, fraction: float) -> Callable[[], Iterator[str]]:
             if draw.random() < fraction:
                 yield document
 
-    return documents
+    count = None if corpus.count is None else round(fraction * corpus.count)
+    return corpus._replace(documents=documents, count=count)
 
 
 def _embedded() -> Corpus:
@@ -265,7 +284,7 @@ def _from_files(files: Sequence[Path], name: str) -> Corpus:
         for path in files:
             yield from paragraphs(_lines(path))
 
-    return Corpus(name, digest.hexdigest(), documents)
+    return Corpus(name, digest.hexdigest(), documents, files=tuple(files))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -320,15 +339,12 @@ def _from_tfds(name: str, data_dir: str | None) -> Corpus:
     except Exception as error:  # TFDS raises whatever its parts raise
         raise DataError(f"tfds:{name}: {_reason(error)}") from error
 
-    def documents() -> Iterator[str]:
-        for i in range(rows):
-            value = _field(source[i], f"tfds:{name}")
-            try:
-                yield value.decode() if isinstance(value, bytes) else str(value)
-            except UnicodeDecodeError as error:
-                raise DataError(f"tfds:{name}: row {i} is not UTF-8 text") from error
+    where = f"tfds:{name}"
 
-    return Corpus(f"tfds:{name}", f"tfds {version} {rows}", documents, rows)
+    def documents() -> Iterator[str]:
+        return _texts((source[i] for i in range(rows)), where)
+
+    return Corpus(where, f"tfds {version} {rows}", documents, rows)
 
 
 def _from_datasets(name: str) -> Corpus:
@@ -345,18 +361,33 @@ def _from_datasets(name: str) -> Corpus:
         fingerprint = f"hf {name} {source._fingerprint} {len(source)}"
     except Exception as error:  # whatever its parts raise
         raise DataError(f"hf:{name}: {_reason(error)}") from error
-    return Corpus(
-        f"hf:{name}",
-        fingerprint,
-        lambda: (str(_field(row, f"hf:{name}")) for row in source),
-        len(source),
-    )
+    where = f"hf:{name}"
+    return Corpus(where, fingerprint, lambda: _texts(source, where), len(source))
 
 
-def _field(row: Mapping[str, Any], where: str) -> Any:
-    if "text" not in row:
-        raise DataError(f"{where}: its rows have no 'text', but {', '.join(row)}")
-    return row["text"]
+def _texts(rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[str]:
+    """The texts of a library's data set; rows without one are left out.
+
+    Raises:
+      DataError: where a row cannot be read, has no such field or is not UTF-8.
+    """
+    rows = iter(rows)
+    for number in itertools.count():
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # a damaged file; each library has its own
+            raise DataError(f"{where}: row {number}: {_reason(error)}") from error
+        if "text" not in row:
+            raise DataError(f"{where}: its rows have no 'text', but {', '.join(row)}")
+        value = row["text"]
+        try:
+            value = value.decode() if isinstance(value, bytes) else value
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: row {number} is not UTF-8 text") from error
+        if value is not None:
+            yield str(value)
 
 
 # Tokenizers
@@ -424,10 +455,12 @@ def _vocabulary(tokenizer: Any, where: str) -> Vocabulary:
 
 def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
     """RoBERTa's tokenizer: beside the text, in the data directory, from the hub."""
-    named = [Path(name.strip()).expanduser() for name in text.corpus.split(",")]
-    places = [
-        path if path.is_dir() else path.parent for path in named if "/" in f"{path}"
-    ]
+    named = [name.strip() for name in text.corpus.split(",") if name.strip()]
+    places = []
+    for name in named:
+        if name != "pydoc" and not name.startswith(("tfds:", "hf:")):
+            path = Path(os.path.expanduser(name))
+            places.append(path if path.is_dir() else path.parent)
     for folder in _folders(data_dir):
         places += [folder, folder / "roberta-base", folder / "tokenizer_roberta_base"]
     for place in places:
@@ -548,18 +581,36 @@ def write_tokens(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
             )
             content = json.dumps(dataclasses.asdict(meta), indent=2) + "\n"
             (part / "meta.json").write_text(content, "utf-8")
-            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-            try:
-                os.replace(part, folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was faster
-                    raise
+            _put(part, folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
+def _put(part: Path, folder: Path) -> None:
+    """Moves a folder of tokens to its place, unless a sound one is there."""
+    try:
+        os.replace(part, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        try:
+            read_tokens(folder)  # another process was faster
+        except DataError:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(part, folder)
+
+
 def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
-    while batch := list(itertools.islice(documents, _BATCH)):
+    batch: list[str] = []
+    size = 0
+    for document in documents:
+        for first in range(0, len(document), _MAX_CHARACTERS):
+            batch.append(document[first : first + _MAX_CHARACTERS])
+        size += len(document)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
 
 
@@ -571,7 +622,8 @@ def read_tokens(folder: Path) -> Tokens:
     """
     try:
         meta = _Meta(**json.loads((folder / "meta.json").read_text("utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        checksums = int(meta.checksums[0]), int(meta.checksums[1])
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise DataError(f"{folder}: no sound folder of tokens") from error
     if meta.format != _FORMAT:
         raise DataError(f"{folder}: of another version ({meta.format})")
@@ -583,7 +635,7 @@ def read_tokens(folder: Path) -> Tokens:
         ("tokens.uint16", "ends.int64"),
         ("<u2", "<i8"),
         (meta.tokens, meta.documents),
-        meta.checksums,
+        checksums,
         strict=True,
     ):
         try:

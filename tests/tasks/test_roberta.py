@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from lrjax.core import UsageError
 from lrjax.tasks import models
-from lrjax.tasks.models import roberta
+from lrjax.tasks.models import attention, roberta
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 WEIGHTS = GOLDEN / "roberta.safetensors"
@@ -100,8 +100,85 @@ def test_attention_with_dropout_is_the_same_attention(params):
     query, key, value = jax.random.normal(jax.random.key(0), (3, 4, 14, 2, 8))
     mask = MASK.astype(bool)[:, None, None, :]
     plain = jax.nn.dot_product_attention(query, key, value, mask=mask)
-    ours = roberta._attention(query, key, value, mask, lambda weights: weights)
+    ours = attention.attention_with_dropout(
+        query, key, value, mask, lambda weights: weights
+    )
     np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def lanes():
+    """Attention's inputs for two lanes and three seeds: [3, 2, rows, tokens, ...]."""
+    query, key, value, pull = jax.random.normal(
+        jax.random.key(0), (4, 3, 2, 4, 14, 2, 8)
+    )
+    segments = jnp.arange(14) * jnp.arange(1, 5)[:, None] // 14
+    return query, key, value, pull, (segments[:, :, None] == segments[:, None])[:, None]
+
+
+def _value_and_gradients(fused, query, key, value, pull, mask):
+    def one(query, key, value, pull):
+        def of(*args):
+            return attention.attention(*args, mask, fused)
+
+        out, back = jax.vjp(of, query, key, value)
+        return out, back(pull)
+
+    return jax.vmap(jax.vmap(one))(query, key, value, pull)
+
+
+def test_lanes_of_fused_attention_are_rows(lanes, monkeypatch):
+    rows = []
+
+    def kernel(query, key, value, mask):
+        rows.append((query.shape[0], mask.shape[0]))
+        return jax.nn.dot_product_attention(query, key, value, mask=mask)
+
+    monkeypatch.setattr(attention, "_kernel", kernel)
+    monkeypatch.setattr(attention, "_forward", attention._more_rows(kernel))
+    found = _value_and_gradients(True, *lanes)
+    assert set(rows) >= {(24, 24)}
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5),
+        found,
+        _value_and_gradients(False, *lanes),
+    )
+
+
+def test_cudnn_takes_the_shapes_of_a_population(lanes, monkeypatch):
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
+    halves = [x.astype(jnp.bfloat16) for x in lanes[:4]]
+    for mask in (lanes[4], jnp.ones((4, 1, 1, 14), bool)):  # packed, padded
+        out, gradients = jax.eval_shape(
+            functools.partial(_value_and_gradients, True), *halves, mask
+        )
+        assert {x.shape for x in (out, *gradients)} == {halves[0].shape}
+
+
+def test_a_kernel_that_fails_or_is_wrong_is_not_used(monkeypatch):
+    assert not attention.can_fuse(16, 2, 8, jnp.bfloat16)  # no GPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not attention.can_fuse(14, 2, 8, None)  # no half precision
+
+    def tried(tokens, kernel):
+        monkeypatch.setattr(attention, "_kernel", kernel)
+        monkeypatch.setattr(attention, "_forward", attention._more_rows(kernel))
+        return attention.can_fuse(tokens, 2, 8, jnp.bfloat16)
+
+    def plain(query, key, value, mask):
+        return jax.nn.dot_product_attention(query, key, value, mask=mask)
+
+    assert tried(18, plain)
+    with pytest.warns(UserWarning, match="numbers are off by"):
+        assert not tried(20, lambda q, k, v, mask: plain(q, k, v, None))
+    with pytest.warns(UserWarning, match="off by nan"):
+        assert not tried(22, lambda q, k, v, mask: jnp.nan * plain(q, k, v, mask))
+    with pytest.warns(UserWarning, match="slower form: no such kernel"):
+        assert not tried(
+            24, lambda *_: (_ for _ in ()).throw(ValueError("no such kernel"))
+        )
 
 
 def test_dropout_is_the_only_noise(params):
@@ -122,6 +199,29 @@ def test_bfloat16_computes_only(params):
     assert found.dtype == jnp.float32
     error = np.abs(found - VALUES["logits"]).max()
     assert 0 < error < 0.1 * np.abs(VALUES["logits"]).max()
+
+
+def test_bfloat16_adds_up_gradients_of_embeddings_in_float32():
+    options = OPTIONS | {"vocab_size": 8, "max_positions": 34, "num_layers": 1}
+    tokens = jax.random.randint(jax.random.key(0), (256, 32), 4, 8)
+    seen = jnp.ones_like(tokens)
+    params = models.Roberta(**options).init(jax.random.key(1), tokens, seen, False)
+    pull = 0.1 + jax.random.normal(jax.random.key(2), (256, 32, 8))
+
+    def gradients(dtype):
+        def loss(params):
+            out = models.Roberta(**options, dtype=dtype).apply(
+                params, tokens, seen, False
+            )
+            return (jax.nn.log_softmax(out) * pull).sum()
+
+        return jax.jit(jax.grad(loss))(params)["params"]
+
+    halves, wanted = gradients(jnp.bfloat16), gradients(None)
+    for name in ("positions", "kind"):
+        (found,), (exact,) = map(jax.tree.leaves, (halves[name], wanted[name]))
+        error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+        assert error < 0.01, name
 
 
 def test_size_of_the_base_model():

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import lzma
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -219,9 +221,22 @@ def test_corpora_are_files_globs_and_folders(tmp_path):
         (f"{folder}/a.txt, {folder}/c.md", 2),
     ):
         assert len(list(find(corpus).documents())) == times * one
+    many = ", ".join([f"{folder}/a.txt"] * 99)  # no name of a file can be so long
+    assert len(list(find(many).documents())) == 99 * one
     half = text_data._subset(find(folder), 0.5)
-    assert list(half()) == list(half())
-    assert 0.35 * 2 * one < len(list(half())) < 0.65 * 2 * one
+    assert list(half.documents()) == list(half.documents())
+    assert 0.35 * 2 * one < len(list(half.documents())) < 0.65 * 2 * one
+    assert half.count is None
+    assert text_data._subset(half._replace(count=9), 0.34).count == 3
+
+
+def test_documents_of_any_length_are_tokenised_in_small_batches(tmp_path):
+    lengths = [10**6 * 10 + 3, 5, *([10**6] * 7)]
+    batches = list(text_data._batched("x" * length for length in lengths))
+    assert sum(len(each) for batch in batches for each in batch) == sum(lengths)
+    assert max(len(each) for batch in batches for each in batch) == 10**6
+    assert max(sum(map(len, batch)) for batch in batches[1:]) <= 4 * 10**6 + 5
+    assert list(text_data._batched(iter([]))) == []
 
 
 def find(corpus):
@@ -247,6 +262,18 @@ def test_tokens_of_a_folder_are_used_as_they_are(tmp_path):
     assert tasks.fingerprint(again) == tasks.fingerprint(first)
 
 
+def test_a_folder_of_tokens_that_came_first_stays(tmp_path):
+    corpus = find(write(tmp_path / "text"))
+    vocabulary = text_data.train_vocabulary(corpus, 300)
+    text_data.write_tokens(corpus, vocabulary, tmp_path / "tokens")
+    before = (tmp_path / "tokens" / "meta.json").stat().st_ino
+    text_data.write_tokens(corpus, vocabulary, tmp_path / "tokens")
+    assert (tmp_path / "tokens" / "meta.json").stat().st_ino == before
+    (tmp_path / "tokens" / "ends.int64").write_bytes(b"")
+    text_data.write_tokens(corpus, vocabulary, tmp_path / "tokens")
+    assert len(text_data.read_tokens(tmp_path / "tokens").ends)
+
+
 def test_where_a_tokenizer_comes_from(tmp_path, monkeypatch):
     import huggingface_hub
 
@@ -260,7 +287,12 @@ def test_where_a_tokenizer_comes_from(tmp_path, monkeypatch):
         assert text_data.find_vocabulary(source, data_dir) is None
     trained = text_data.train_vocabulary(find(folder), 300)
     trained.tokenizer.save(str(folder / "tokenizer.json"))
-    for source, data_dir in ((Text(), str(tmp_path)), (beside, None)):
+    monkeypatch.chdir(tmp_path)
+    near = Text(corpus="text"), Text(corpus="text/"), Text(corpus="pydoc, text/*.txt")
+    for source, data_dir in (
+        *((Text(), str(tmp_path)), (beside, None)),
+        *((each, None) for each in near),
+    ):
         found = text_data.find_vocabulary(source, data_dir)
         assert found is not None
         assert found.fingerprint == trained.fingerprint
@@ -280,6 +312,9 @@ def test_bad_input_is_one_line(tmp_path):
         text_data.train_vocabulary(find(tmp_path / "other"), 280),
         tmp_path / "others",
     )
+    shutil.copytree(tokens, tmp_path / "twisted")
+    meta = json.loads((tokens / "meta.json").read_text()) | {"checksums": [1]}
+    (tmp_path / "twisted" / "meta.json").write_text(json.dumps(meta))
     (tmp_path / "empty.txt").write_text("\n \n\n")
     (tmp_path / "latin.txt").write_bytes(b"good\n\ncaf\xe9 bad\n")
     (tmp_path / "torn.txt.xz").write_bytes(lzma.compress(b"a b c" * 999)[:-9])
@@ -299,6 +334,8 @@ def test_bad_input_is_one_line(tmp_path):
         ({"corpus": "good", "tokenizer": "good"}, "good: there is no tokenizer.json"),
         ({"corpus": "good", "tokenizer": "bad.json"}, "bad.json: not a tokenizer"),
         ({"corpus": "good", "tokenizer": "bert"}, "not RoBERTa's: <s> has number None"),
+        ({"corpus": "tokens", "fraction": 0.5}, "holds tokens, which are taken as a"),
+        ({"corpus": "twisted"}, "twisted: no sound folder of tokens"),
         (
             {"corpus": "tokens", "tokenizer": "others/tokenizer.json"},
             "tokens: holds tokens of another tokenizer than",
@@ -314,6 +351,15 @@ def test_bad_input_is_one_line(tmp_path):
         said = str(caught.value)
         assert message in said
         assert "\n" not in said
+    with pytest.raises(DataError, match="~nobody-at-all/x: no text files there"):
+        tasks.make_task(NAME, source=Text(corpus="~nobody-at-all/x"))
+
+
+def test_bytes_that_are_no_text_end_it_before_the_long_work(tmp_path, monkeypatch):
+    (tmp_path / "late.txt").write_bytes(b"good\n\n" * 10**5 + b"caf\xe9 bad\n")
+    monkeypatch.setattr(text_data, "train_vocabulary", None)
+    with pytest.raises(DataError, match=r"late\.txt: line 200001: byte 0xe9"):
+        tasks.make_task(NAME, source=Text(corpus=str(tmp_path / "late.txt")))
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, monkeypatch):
@@ -399,9 +445,19 @@ def test_what_the_library_datasets_has(monkeypatch):
     corpus = find("hf:wikipedia:20220301.en, pydoc")
     assert list(corpus.documents())[:3] == ["row 0", "row 1", "row 2"]
     assert corpus.count is None
+    found[1] = {"text": None}
+    rows = find("hf:wikipedia:20220301.en")
+    assert list(rows.documents()) == ["row 0", "row 2"]
     found[1] = {"words": "x"}
     with pytest.raises(DataError, match="its rows have no 'text', but words"):
-        list(find("hf:wikipedia:20220301.en").documents())
+        list(rows.documents())
+
+    def damaged():
+        yield {"text": "fine"}
+        raise OSError("torn\nfile")
+
+    with pytest.raises(DataError, match=r"^hf:x: row 1: torn file$"):
+        list(text_data._texts(damaged(), "hf:x"))
 
 
 # What is masked

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from lrjax.core import UsageError
+from lrjax.tasks.models.attention import attention, attention_with_dropout
 
 PAD = 1  # the padding token, and the position of padding
 SPECIAL_POSITIONS = 2  # positions that no token has: the first is PAD + 1
@@ -39,8 +40,9 @@ class Roberta(nn.Module):
       max_positions: rows of the table of positions; sequences have up to two fewer
         tokens.
       dropout: rate after embeddings, attention and perceptron.
-      attention_dropout: rate of attention weights; the fused kernels have none, so
-        above 0 attention is computed without them.
+      attention_dropout: rate of attention weights; the fused kernel has none, so above
+        0 training does without it.
+      fused: attention by cuDNN's kernel; `attention.can_fuse` says where it works.
       pre_norm: normalise before attention and perceptron instead of after the sum,
         and once more at the end.
       layer_norm_eps: added to variances.
@@ -58,6 +60,7 @@ class Roberta(nn.Module):
     max_positions: int
     dropout: float = 0.1
     attention_dropout: float = 0.0
+    fused: bool = False
     pre_norm: bool = False
     layer_norm_eps: float = 1e-5
     dtype: Any = None
@@ -99,24 +102,23 @@ class Roberta(nn.Module):
         def norm(name: str) -> nn.LayerNorm:
             return nn.LayerNorm(self.layer_norm_eps, **types, name=name)
 
-        words = nn.Embed(
-            self.vocab_size,
-            self.hidden_size,
-            embedding_init=_without_padding,
-            **types,
-            name="words",
-        )
-        places = nn.Embed(
-            self.max_positions,
-            self.hidden_size,
-            embedding_init=_without_padding,
-            **types,
-            name="positions",
-        )
+        # Looked up and added in the parameters' precision: sums of gradients, over all
+        # tokens of a batch, would stand still in bfloat16.
+        def embed(rows: int, name: str) -> nn.Embed:
+            return nn.Embed(
+                rows,
+                self.hidden_size,
+                embedding_init=_without_padding,
+                param_dtype=self.param_dtype,
+                name=name,
+            )
+
+        words = embed(self.vocab_size, "words")
+        places = embed(self.max_positions, "positions")
         # One type of token; a parameter of its own in the original, too.
         kind = self.param("kind", _INIT, (1, self.hidden_size), self.param_dtype)
-        x = words(input_ids) + places(positions(input_ids, segments))
-        x = norm("embedding_norm")(x + kind.astype(x.dtype))
+        x = words(input_ids) + places(positions(input_ids, segments)) + kind
+        x = norm("embedding_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         mask = attention_mask.astype(bool)[:, None, None, :]
         if segments is not None:
@@ -129,6 +131,7 @@ class Roberta(nn.Module):
                 self.intermediate_size,
                 self.dropout,
                 self.attention_dropout,
+                self.fused,
                 self.pre_norm,
                 self.layer_norm_eps,
                 types,
@@ -159,6 +162,7 @@ class _Block(nn.Module):
     intermediate_size: int
     dropout: float
     attention_dropout: float
+    fused: bool
     pre_norm: bool
     eps: float
     types: Any
@@ -178,11 +182,9 @@ class _Block(nn.Module):
             query, key, value = jnp.moveaxis(out, 2, 0)
             if train and self.attention_dropout:
                 dropout = nn.Dropout(self.attention_dropout, deterministic=False)
-                out = _attention(query, key, value, mask, dropout)
+                out = attention_with_dropout(query, key, value, mask, dropout)
             else:
-                out = jax.nn.dot_product_attention(
-                    query, key, value, mask=mask, implementation=_kernel(query)
-                )
+                out = attention(query, key, value, mask, self.fused)
             return _dense(out.reshape(x.shape), size, self.types, "projection")
 
         def transformed(x: jax.Array) -> jax.Array:
@@ -206,31 +208,6 @@ def _dense(x: jax.Array, features: int, types: Any, name: str) -> jax.Array:
 
 def _without_padding(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
     return _INIT(key, shape, dtype).at[PAD].set(0)
-
-
-def _attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, dropout: Any
-) -> jax.Array:
-    """Attention whose weights drop out; [rows, tokens, heads, size]."""
-    logits = jnp.einsum(
-        "rthd,rshd->rhts", query, key, preferred_element_type=jnp.float32
-    )
-    logits = logits / query.shape[-1] ** 0.5
-    logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = dropout(jax.nn.softmax(logits).astype(query.dtype))
-    return jnp.einsum("rhts,rshd->rthd", weights, value)
-
-
-def _kernel(query: jax.Array) -> Literal["cudnn"] | None:
-    """cuDNN's flash attention where the device and the shapes allow it."""
-    if jax.default_backend() != "gpu":
-        return None
-    # '9.0' on NVIDIA's, letters on others.
-    major = str(getattr(jax.devices()[0], "compute_capability", "")).split(".")[0]
-    _, tokens, _, size = query.shape
-    fits = query.dtype in (jnp.bfloat16, jnp.float16) and tokens % 2 == 0
-    fits = fits and size % 8 == 0 and size <= 128
-    return "cudnn" if fits and major.isdigit() and int(major) >= 8 else None
 
 
 def positions(input_ids: jax.Array, segments: jax.Array | None = None) -> jax.Array:

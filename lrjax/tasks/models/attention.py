@@ -1,0 +1,154 @@
+"""Attention within masked rows, by cuDNN's flash kernel where that works."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_FUSED = "cudnn"
+_CLOSE = 0.05  # of the largest number, in bfloat16
+
+
+def attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, fused: bool
+) -> jax.Array:
+    """Softmax attention, `jax.nn.dot_product_attention` with a mask.
+
+    Args:
+      query, key, value: [rows, tokens, heads, size].
+      mask: bool, to [rows, 1, tokens, tokens]: which tokens see which.
+      fused: by cuDNN's kernel, which wants an even number of tokens; where that is odd
+        the plain form does it.
+
+    Returns:
+      [rows, tokens, heads, size].
+    """
+    rows, tokens = query.shape[:2]
+    if fused and tokens % 2 == 0:
+        return _fused(
+            query, key, value, jnp.broadcast_to(mask, (rows, 1, tokens, tokens))
+        )
+    return jax.nn.dot_product_attention(query, key, value, mask=mask)
+
+
+def attention_with_dropout(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, dropout: Any
+) -> jax.Array:
+    """As `attention`, with weights that drop out."""
+    logits = jnp.einsum(
+        "rthd,rshd->rhts", query, key, preferred_element_type=jnp.float32
+    )
+    logits = logits / query.shape[-1] ** 0.5
+    logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    weights = dropout(jax.nn.softmax(logits).astype(query.dtype))
+    return jnp.einsum("rhts,rshd->rthd", weights, value)
+
+
+@functools.cache
+def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
+    """Whether cuDNN's kernel works: it is tried, and compared with the plain form.
+
+    What it supports depends on the GPU, on cuDNN and on JAX. Trained runs are vmapped,
+    so two lanes of two rows are tried, with their gradients; takes a few seconds once.
+
+    Args:
+      tokens, heads, size: of the attention.
+      dtype: in which it is computed.
+    """
+    halves = dtype is not None and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    if jax.default_backend() != "gpu" or not halves:
+        return False
+    *inputs, pull = jax.random.normal(
+        jax.random.key(0), (4, 2, 2, tokens, heads, size), dtype
+    )
+    document = jnp.arange(tokens) * 3 // tokens
+    mask = document[:, None] == document
+
+    def results(fused: bool) -> Any:
+        def one(query: jax.Array, key: jax.Array, value: jax.Array, pull: jax.Array):
+            def of(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+                return attention(query, key, value, mask, fused)
+
+            out, back = jax.vjp(of, query, key, value)
+            return out, back(pull)
+
+        found = jax.jit(jax.vmap(one))(*inputs, pull)
+        return [x.astype(jnp.float32) for x in jax.tree.leaves(found)]
+
+    try:
+        pairs = zip(results(True), results(False), strict=True)
+        off = [abs(ours - plain).max() / abs(plain).max() for ours, plain in pairs]
+        worst = float(jnp.stack(off).max())
+        reason = f"its numbers are off by {worst:.0%}"
+        fine = worst < _CLOSE  # not for NaN
+    except Exception as error:  # JAX, XLA and cuDNN raise various ones
+        fine, reason = False, " ".join(str(error).split())[:200]
+    if not fine:
+        warnings.warn(
+            f"cuDNN's attention is not used, but a slower form: {reason}", stacklevel=2
+        )
+    return fine
+
+
+def _kernel(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+) -> jax.Array:
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=mask, implementation=_FUSED
+    )
+
+
+def _kernel_gradient(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array,
+    pull: jax.Array,
+) -> tuple[jax.Array, ...]:
+    def of(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return _kernel(query, key, value, mask)
+
+    return jax.vjp(of, query, key, value)[1](pull)
+
+
+def _more_rows(function: Callable[..., Any]) -> Any:
+    """Has `vmap` give a function more rows: JAX's own rule for a mask fails."""
+    made = jax.custom_batching.custom_vmap(function)
+
+    @made.def_vmap
+    def rule(size: int, batched: Any, *args: jax.Array) -> tuple[Any, Any]:
+        whole = (
+            x if has_axis else jnp.broadcast_to(x, (size, *x.shape))
+            for x, has_axis in zip(args, batched, strict=True)
+        )
+        out = made(*(x.reshape(-1, *x.shape[2:]) for x in whole))
+        out = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return made
+
+
+_forward, _backward = _more_rows(_kernel), _more_rows(_kernel_gradient)
+
+
+@jax.custom_vjp
+def _fused(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+) -> jax.Array:
+    return _forward(query, key, value, mask)
+
+
+def _fused_forward(*args: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return _forward(*args), args
+
+
+def _fused_backward(args: tuple[jax.Array, ...], pull: jax.Array) -> tuple[Any, ...]:
+    return (*_backward(*args, pull), None)
+
+
+_fused.defvjp(_fused_forward, _fused_backward)
