@@ -33,7 +33,9 @@ def attention(
         return _fused(
             query, key, value, jnp.broadcast_to(mask, (rows, 1, tokens, tokens))
         )
-    return jax.nn.dot_product_attention(query, key, value, mask=mask)
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=mask, implementation="xla"
+    )
 
 
 def attention_with_dropout(
