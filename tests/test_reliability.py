@@ -337,7 +337,8 @@ def test_deterministic_comes_before_the_backend_starts():
 
 FILES = [*sorted((ROOT / "lrjax").rglob("*.py")), ROOT / "main.py"]
 DANGEROUS_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
-DANGEROUS_MODULES |= {"yaml", "ctypes", "telnetlib", "ftplib"}
+DANGEROUS_MODULES |= {"yaml", "telnetlib", "ftplib"}
+LIBRARIES = {"CDLL", "PyDLL", "LoadLibrary"}  # of ctypes; None is the process itself
 DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__", "input"}
 DANGEROUS_METHODS = {"system", "popen", "unpack_archive", "read_pickle"}
 DANGEROUS_METHODS |= {"extract", "extractall", "getoutput", "getstatusoutput"}
@@ -350,6 +351,7 @@ def dangers(tree):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module or ""]
+            yield from {"ctypes"} & set(names)
         else:
             names = []
         yield from {name.split(".")[0] for name in names} & DANGEROUS_MODULES
@@ -361,6 +363,8 @@ def dangers(tree):
         if isinstance(node.func, ast.Attribute):
             name = node.func.attr
             if name in DANGEROUS_METHODS:
+                yield name
+            if name in LIBRARIES and [ast.unparse(x) for x in node.args] != ["None"]:
                 yield name
             owner = ast.unparse(node.func.value)
             if owner in ("np", "numpy") and name == "load":
@@ -381,6 +385,7 @@ def test_nothing_is_unpickled_evaluated_or_given_to_a_shell(path):
     [
         *("import pickle", "from pickle import loads", "eval(x)", "exec(x)"),
         *("os.system(x)", "subprocess.run(x, shell=True)", "np.load(x)"),
+        *("ctypes.CDLL(x)", "ctypes.cdll.LoadLibrary(x)", "from ctypes import CDLL"),
         *("np.load(x, allow_pickle=True)", "a.extractall(x)", "a.extract(x)"),
     ],
 )
