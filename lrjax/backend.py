@@ -56,11 +56,9 @@ def keep_freed_memory(names: Iterable[str]) -> None:
     asked = any(name.startswith("MALLOC_") for name in os.environ)
     if asked or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
-    mallopt = None
-    if sys.platform == "linux":
-        mallopt = getattr(
-            ctypes.CDLL(None), "mallopt", None
-        )  # not in other C libraries
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # no other C library has it
     # Older ones refuse the first, and without it the others would do harm.
     if mallopt and mallopt(_MMAP_THRESHOLD, _MOST):
         mallopt(_TRIM_THRESHOLD, _MOST)
