@@ -14,7 +14,7 @@ reads the reference text that comes with Python where --data_dir has no text.
 docs/text.md says what a corpus is and how it is tokenised.
 
 Cost: roberta_base is for a GPU in bfloat16: 105 TFLOP a step with rows of 512 tokens,
-2,416 PFLOP a run. roberta_tiny takes ten minutes a run on two cores. Expected under
+2,416 PFLOP a run. roberta_tiny takes six minutes a run on two cores. Expected under
 `study`: dadapt_adam at a perplexity of 15, adam lost at its peak rate, as published;
 not repeated by us.
 """
