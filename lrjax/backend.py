@@ -51,12 +51,10 @@ def keep_freed_memory(names: Iterable[str]) -> None:
     called_each_step = blocks.ONE_BY_ONE["cpu"]
     if any(tasks.family(name) not in called_each_step for name in names):
         return
-    if not _only_cpus():
+    if sys.platform != "linux" or not _only_cpus():
         return
     asked = any(name.startswith("MALLOC_") for name in os.environ)
     if asked or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
-        return
-    if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # no other C library has it
     # Older ones refuse the first, and without it the others would do harm.

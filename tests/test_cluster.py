@@ -232,21 +232,26 @@ def test_slurm_jobs_are_as_asked():
     assert f"PYTHONPATH={ROOT}" in script
 
 
+def interrupt_and_go_on(workdir, *arguments):
+    """Starts the program, interrupts it at work, and has it finish."""
+    process = start(workdir, *arguments)
+    busy(workdir)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert "the same command goes on from here" in error
+    again = start(workdir, *arguments)
+    error = again.communicate()[1]
+    assert again.returncode == 0, error
+
+
 @pytest.mark.slow
 def test_an_interrupted_client_goes_on(local, tmp_path):
     arguments = (
         *("--config.methods=adam", "--config.seeds=10", "--config.epochs=40000"),
         *("--config.eval_every=10000", "--config.checkpoint_minutes=0"),
     )
-    process = start(tmp_path, *arguments)
-    busy(tmp_path)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, error
-    assert "the same command goes on from here" in error
-    again = start(tmp_path, *arguments)
-    error = again.communicate()[1]
-    assert again.returncode == 0, error
+    interrupt_and_go_on(tmp_path, *arguments)
     assert rows_of(tmp_path) == local
 
 
@@ -296,15 +301,7 @@ def test_an_interrupted_tuning_goes_on(tuned, tmp_path):
         *("--config.seeds=1", "--config.epochs=600000", "--config.eval_every=10000"),
         *("--config.tune.trials=9", "--config.checkpoint_minutes=0"),
     )
-    process = start(tmp_path, *arguments)
-    busy(tmp_path)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, error
-    assert "the same command goes on from here" in error
-    again = start(tmp_path, *arguments)
-    error = again.communicate()[1]
-    assert again.returncode == 0, error
+    interrupt_and_go_on(tmp_path, *arguments)
     assert rows_of(tmp_path, results.TRIALS) == tuned
 
 

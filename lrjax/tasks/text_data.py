@@ -184,8 +184,7 @@ def find_corpus(text: Text, data_dir: str | None, embedded: bool) -> Corpus:
       DataError: if there is none.
     """
     if text.corpus:
-        names = [name.strip() for name in text.corpus.split(",")]
-        parts = [_corpus(name, data_dir) for name in names if name]
+        parts = [_corpus(name, data_dir) for name in _names(text)]
         if not parts:
             raise DataError(f"config.text.corpus={text.corpus!r} names nothing")
         return parts[0] if len(parts) == 1 else _joined(parts)
@@ -200,6 +199,11 @@ def find_corpus(text: Text, data_dir: str | None, embedded: bool) -> Corpus:
     raise DataError(
         f"there are no text files ({where}): give --data_dir, or --config.text.corpus"
     )
+
+
+def _names(text: Text) -> list[str]:
+    """The sources of a corpus."""
+    return [name.strip() for name in text.corpus.split(",") if name.strip()]
 
 
 def _folders(data_dir: str | None) -> list[Path]:
@@ -455,9 +459,8 @@ def _vocabulary(tokenizer: Any, where: str) -> Vocabulary:
 
 def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
     """RoBERTa's tokenizer: beside the text, in the data directory, from the hub."""
-    named = [name.strip() for name in text.corpus.split(",") if name.strip()]
     places = []
-    for name in named:
+    for name in _names(text):
         if name != "pydoc" and not name.startswith(("tfds:", "hf:")):
             path = Path(os.path.expanduser(name))
             places.append(path if path.is_dir() else path.parent)
