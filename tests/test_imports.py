@@ -60,8 +60,8 @@ ALLOWED = {
     },
     "hpo": {
         *("blocks", "checkpoint", "cluster", "config", "core", "crew", "evaluation"),
-        *("experiment", "methods", "portfolio", "programs", "protocol", "results"),
-        *("rows", "stats", "tasks", "train", "worker"),
+        *("experiment", "methods", "portfolio", "programs", "protocol", "report"),
+        *("results", "rows", "stats", "tasks", "train", "worker"),
     },
     "cli": {
         *("backend", "cluster", "config", "core", "experiment", "hpo", "methods"),

@@ -19,7 +19,7 @@ import jax
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
-from lrjax import evaluation, experiment, methods, protocol, results, tasks
+from lrjax import evaluation, experiment, methods, protocol, report, results, tasks
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import (
@@ -31,7 +31,7 @@ from lrjax.core import (
     Task,
     UsageError,
 )
-from lrjax.hpo import figures, smac, tuners
+from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
@@ -181,7 +181,7 @@ def run(
         ]
         with launch(settings, data_dir, signalled) as launcher:
             _advance(searches, tables, settings, signalled, launcher)
-            drawn = figures.draw(results.load_trials(workdir), tables.workdir)
+            drawn = report.tuning(results.load_trials(workdir), tables.workdir)
             winners = []
             for search in searches:
                 experiment.say(search.summary())

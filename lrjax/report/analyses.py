@@ -15,9 +15,8 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import fidelity, portfolio, stats
-from lrjax.report import figures
+from lrjax.report import figures, searches
 from lrjax.report.desk import Desk
-from lrjax.report.drawing import Look
 from lrjax.report.page import Section, interval
 from lrjax.report.study import Study
 
@@ -87,7 +86,7 @@ def _gap(study: Study, desk: Desk) -> Section:
         says,
         reads,
         gap.assign(mean_gap=mean).reset_index().rename_axis(columns=None),
-        figures.cells(desk.plt, shade, text, "Blues", apart=1),
+        figures.cells(desk.plt, study.look, shade, text, apart=1),
     )
 
 
@@ -200,7 +199,7 @@ def _pairs(study: Study, desk: Desk) -> Section | None:
         says,
         reads,
         table,
-        figures.cells(desk.plt, wide, text, "PuOr", ylabel="", xlabel=""),
+        figures.cells(desk.plt, study.look, wide, text, two_sided=True),
     )
 
 
@@ -276,7 +275,7 @@ def _against(study: Study, desk: Desk) -> Section | None:
         says,
         reads,
         counts,
-        figures.cells(desk.plt, 0.25 + 0.5 * shade, text, "PuOr"),
+        figures.cells(desk.plt, study.look, shade, text, two_sided=True),
     )
     files = (*section.files, by_task)
     return dataclasses.replace(section, files=files)
@@ -575,28 +574,11 @@ def _trust(row: Any, families: pd.DataFrame) -> str:
 def _tuning(study: Study, desk: Desk) -> Section | None:
     if not len(study.trials):
         return None
-    tables = []
-    groups = study.trials.groupby(["task", "method", "source"])
-    for number, ((task, method, _), part) in enumerate(groups):
-        budget, cost = part["budget"], part["cost"]
-        full = budget == budget.max()
-        tables.append(
-            pd.DataFrame(
-                {
-                    "task": task,
-                    "method": method,
-                    "tuning": number,
-                    "spent": (budget / budget.max()).cumsum(),
-                    "cost": cost,
-                    "best": cost.where(full).cummin().ffill(),
-                }
-            )
-        )
-    table = pd.concat(tables, ignore_index=True)
+    table = searches.trajectories(study.trials)
     entries = study.look.entries + tuple(
         sorted(set(table["method"]) - set(study.look.aliases) - set(study.look.entries))
     )
-    look = Look(entries, study.look.aliases)
+    look = dataclasses.replace(study.look, entries=entries)
     last = table.groupby("tuning").tail(1).dropna(subset=["best"])
     says = "; ".join(
         f"{row.method} on {row.task}: best cost {row.best:.4g} after {row.spent:.3g} "
@@ -604,16 +586,17 @@ def _tuning(study: Study, desk: Desk) -> Section | None:
         for row in last.itertuples()
     )
     reads = (
-        "A dot is a trial, whatever its budget; the line is the best cost so far at "
-        "the full budget. A trial counts as its budget over the largest."
+        "A dot is a trial, whatever its budget, a cross at the upper edge one that "
+        "diverged; the line is the best cost so far at the full budget, a star each "
+        "tuning's best trial. A trial counts as its budget over the largest."
     )
     return desk.section(
         "tuning",
         "Tuning",
         f"{says}." if says else "No trial had the full budget yet.",
         reads,
-        table,
-        figures.tuning(desk.plt, look, table),
+        table.drop(columns=["source", "budget"]),
+        searches.incumbents(desk.plt, look, table),
         data=True,
     )
 

@@ -1,16 +1,20 @@
-"""What is shown after training: the ranking as text and the learning curves."""
+"""What is shown after training, tuning and races: a ranking as text, and figures."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import stats
-from lrjax.report import drawing, figures
-from lrjax.report.drawing import Look
+from lrjax.core import UsageError
+from lrjax.report import drawing, figures, searches, selected
+from lrjax.report.look import Look
 
 _TASKS_PER_TABLE = 3
 # column -> how it is shown: factor, digits, width
@@ -94,7 +98,8 @@ def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame, path: str | Path) 
     rows = curves_lib.thin(curves_lib.join(judged, curves))
     ranks = stats.mean_ranks(judged)
     others = sorted(set(judged["entry"]) - set(ranks.index))
-    look = Look((*map(str, ranks.index), *others))
+    tasks = tuple(map(str, judged["task"].unique()))
+    look = Look((*map(str, ranks.index), *others), tasks=tasks)
     bands = {
         task: {
             column: curves_lib.bands(rows[rows["task"] == task], column)
@@ -102,6 +107,61 @@ def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame, path: str | Path) 
         }
         for task in judged["task"].unique()
     }
+    path = Path(path)
     with drawing.style() as plt:
         figure = figures.losses_and_rates(plt, look, bands)
-        figure.savefig(path, dpi=120, metadata={"Software": None})
+        drawing.write(figure, path.parent, path.stem, [path.suffix[1:]])
+
+
+def tuning(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Draws all tunings: the best cost over what was spent, and every cost.
+
+    Args:
+      rows: of trials.jsonl.
+      folder: where to write incumbent.png and costs.png.
+
+    Returns:
+      the files; none without a trial.
+
+    Raises:
+      UsageError: if they cannot be written.
+    """
+    if not rows:
+        return []
+    table = searches.trajectories(searches.told(rows))
+    named = {name: tuple(sorted(set(table[name]))) for name in ("method", "task")}
+    look = Look(named["method"], tasks=named["task"])
+    drawings = {"incumbent": searches.incumbents, "costs": searches.costs}
+    files = []
+    with drawing.style() as plt, _writing(folder):
+        for name, draw in drawings.items():
+            figure, _ = draw(plt, look, table)
+            files += drawing.write(figure, folder, name, ["png"])
+    return files
+
+
+def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Draws how races went.
+
+    Args:
+      answers: the content of selection.json.
+      folder: where to write selection.png and selection.svg.
+
+    Returns:
+      the files.
+
+    Raises:
+      UsageError: if they cannot be written.
+    """
+    with drawing.style() as plt, _writing(folder):
+        figure, _ = selected.draw(plt, selected.checked(answers))
+        return drawing.write(figure, folder, "selection", ["png", "svg"])
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        path = error.filename or folder
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
