@@ -17,7 +17,7 @@ from lrjax import curves as curves_lib
 from lrjax import fidelity, portfolio, stats
 from lrjax.report import figures, searches
 from lrjax.report.desk import Desk
-from lrjax.report.page import Section, interval
+from lrjax.report.page import Section, count, interval
 from lrjax.report.study import Study
 
 
@@ -34,11 +34,12 @@ def _overview(study: Study, desk: Desk) -> Section:
         iqm = overall.loc[by_iqm, "iqm"]
         says += f" {by_iqm} has the best normalised score, {iqm:.2f}."
     reads = (
-        f"Left: rank within each task and seed, averaged over seeds and then over the "
-        f"{len(study.comparison.tasks)} tasks. Right: mean of the middle half of all "
-        f"normalised scores; on each task 0 is the worst entry's median run and 1 the "
-        f"best entry's. Bars are 95 % intervals, bootstrapped over the {runs} runs of "
-        f"each task: they say how much other seeds could change, not other tasks."
+        f"Mean rank: within each task and seed, averaged over seeds and then over "
+        f"{count(len(study.comparison.tasks), 'task')}. Normalised score: mean of the "
+        f"middle half of all; on each task 0 is the worst entry's median run and 1 the "
+        f"best entry's. Bars are 95 % intervals, bootstrapped over "
+        f"{count(runs, 'run')} of each task: they say how much other seeds could "
+        f"change, not other tasks."
     )
     return desk.section(
         "overview",
@@ -212,8 +213,9 @@ def _critical(study: Study, desk: Desk) -> Section | None:
     rank = study.overall["rank"]
     worse = [str(e) for e in rank.index if rank[e] - rank.iloc[0] > difference]
     says = (
-        f"Over {tasks} tasks, mean ranks must differ by {difference:.2f} to be called "
-        f"different; that separates {len(worse)} of {entries - 1} from {rank.index[0]}."
+        f"Over {count(tasks, 'task')}, mean ranks must differ by {difference:.2f} to "
+        f"be called different; that separates {len(worse)} of {entries - 1} from "
+        f"{rank.index[0]}."
     )
     if np.isfinite(p):
         says += f" Friedman's test that all are equal: p = {p:.2g}."
@@ -252,16 +254,17 @@ def _against(study: Study, desk: Desk) -> Section | None:
     shade = wide.apply(lambda column: column.map(signs)).astype(float)
     wins, losses = int(counts["win"].sum()), int(counts["loss"].sum())
     says = (
-        f"Against {study.baseline}: {wins} wins, {int(counts['tie'].sum())} ties and "
-        f"{losses} losses."
+        f"Against {study.baseline}: {count(wins, 'win')}, "
+        f"{count(int(counts['tie'].sum()), 'tie')} and "
+        f"{count(losses, 'loss', 'losses')}."
     )
     pairs = int(table["pairs"].max())
     # The smallest p that n signs can give, times the comparisons of one task.
     family = int(table.groupby("task").size().max())
     if 2.0 ** (1 - pairs) * family >= 0.05:
         says += (
-            f" With {pairs} seeds and {family} comparisons on a task no difference "
-            f"could have been called a win or a loss."
+            f" With {count(pairs, 'seed')} and {count(family, 'comparison')} on a task "
+            f"no difference could have been called a win or a loss."
         )
     reads = (
         "Per task: Wilcoxon's signed-rank test on runs paired by seed, p corrected "
@@ -393,16 +396,17 @@ def _portfolio(study: Study, desk: Desk) -> Section | None:
     if high > low and len(enough):
         row = enough.iloc[0]
         says += (
-            f" {row['k']} of {len(parts)} entries close 95 % of that gap: "
+            f" {row['k']} of {count(len(parts), 'entry', 'entries')} "
+            f"{'closes' if row['k'] == 1 else 'close'} 95 % of that gap: "
             f"{', '.join(row['members'])}."
         )
     reads = (
-        "Left: mean over tasks of the best member of the best portfolio of k. Middle: "
-        "what the virtual best loses without an entry (diamond), and the entry's "
-        "Shapley value, its mean contribution over all orders in which a portfolio can "
-        "grow; Shapley values sum to the virtual best. Right: what the study computes, "
-        "the mean of all entries minus the mean of the others, which says how good an "
-        "entry is but not what it adds to others."
+        "Best portfolio: mean over tasks of its best member. Share: what the virtual "
+        "best loses without an entry (diamond), and the entry's Shapley value, its "
+        "mean contribution over all orders in which a portfolio can grow; Shapley "
+        "values sum to the virtual best. Mean with less mean without: what the study "
+        "computes, the mean of all entries minus the mean of the others, which says "
+        "how good an entry is but not what it adds to others."
     )
     more = (
         desk.data("portfolios", best),

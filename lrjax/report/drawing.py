@@ -256,7 +256,7 @@ def log_ticks(side: Any) -> None:
     if high / low < 4:
         side.set_major_locator(ticker.MaxNLocator(4))
     else:
-        steps = (1,) if high / low > 60 else (1, 3) if high / low > 8 else (1, 2, 5)
+        steps = (1, 3) if high / low > 20 else (1, 2, 5)
         side.set_major_locator(ticker.LogLocator(subs=steps))
     side.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
 
@@ -271,8 +271,11 @@ def write(figure: Any, folder: Path, name: str, kinds: Sequence[str]) -> list[Pa
     """Writes NAME.png, NAME.svg or both; gives the files."""
     import matplotlib as mpl
 
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is laid out; each format would do so again
+    # Legends beside axes move with them: a second look has their last places. Then it
+    # is laid out; each format would do so again.
+    for _ in range(2):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     files = []
     for kind in kinds:
         content, data = io.BytesIO(), {"Software": None}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from lrjax.report import drawing
@@ -13,9 +15,9 @@ from lrjax.report.drawing import Picture
 from lrjax.report.look import Look
 
 _MOST_ROWS = 150
-# Pixels for a point of a figure: where there is room, and at least. With less its texts
-# would be too small to read: it is scrolled.
-_ZOOM, _LEAST = 1.3, 0.85
+# Pixels for a point of a figure: where there is room, and at least; and how many pixels
+# a phone has for a figure.
+_ZOOM, _LEAST, _PHONE = 1.3, 0.85, 335
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _section(section: Section) -> str:
     parts.append(f'<p class="reads">{_text(section.reads)}</p>')
     if section.table is not None and len(section.table):
         parts.append(
-            f"<details><summary>Table: {len(section.table)} rows</summary>"
+            f"<details><summary>Table: {count(len(section.table), 'row')}</summary>"
             f'<div class="scroll">{_table(section.table)}</div></details>'
         )
     parts.append(f'<p class="files">{links}</p></section>')
@@ -127,15 +129,17 @@ def _section(section: Section) -> str:
 
 def _figure(picture: Picture) -> str:
     """Panels beside each other where there is room, else below each other."""
+    width = picture.panels[0].width
+    # What fits no phone however small is scrolled there, and then as large as drawn.
+    least = width * (_LEAST if _LEAST * width <= _PHONE else 1)
     panels = "".join(
-        f'<div class="panel" style="width:{_ZOOM * panel.width:.0f}px">'
-        f'<div class="scroll" tabindex="0"><div style="min-width:'
-        f'{_LEAST * panel.width:.0f}px">{panel.svg}</div></div>'
-        f"{_keys(panel.keys)}</div>"
+        f'<div><div class="scroll" tabindex="0"><div style="min-width:{least:.0f}px">'
+        f"{panel.svg}</div></div>{_keys(panel.keys)}</div>"
         for panel in picture.panels
     )
     return (
-        f'<figure><div class="figure" data-axes="{_text(picture.axes)}">{panels}</div>'
+        f'<figure><div class="figure" data-axes="{_text(picture.axes)}" '
+        f'style="--wide:{_ZOOM * width:.0f}px">{panels}</div>'
         f"{_keys(picture.keys)}</figure>"
     )
 
@@ -146,21 +150,49 @@ def _keys(keys: Sequence[tuple[str, str]]) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
     shown = table.head(_MOST_ROWS)
+    columns = [column(shown.iloc[:, i]) for i in range(shown.shape[1])]
+    kinds = [' class="n"' if _is_numeric(table[c]) else "" for c in table.columns]
+    head = "".join(
+        f"<th{kind}>{_text(name)}</th>"
+        for name, kind in zip(table.columns, kinds, strict=True)
+    )
     body = "".join(
-        "<tr>" + "".join(_cell(value) for value in row) + "</tr>"
-        for row in shown.itertuples(index=False, name=None)
+        "<tr>"
+        + "".join(f"<td{k}>{_text(v)}</td>" for v, k in zip(row, kinds, strict=True))
+        + "</tr>"
+        for row in zip(*columns, strict=True)
     )
     more = len(table) - len(shown)
-    rest = f"<caption>{more} more rows are in the CSV file.</caption>" if more else ""
+    rest = (
+        f"<caption>{count(more, 'more row')} "
+        f"{'is' if more == 1 else 'are'} in the CSV file.</caption>"
+        if more
+        else ""
+    )
     return f"<table>{rest}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, str):
-        return f"<td>{_text(value)}</td>"
-    return f'<td class="n">{_text(short(value))}</td>'
+def _is_numeric(values: pd.Series) -> bool:
+    return values.dtype.kind in "iuf"
+
+
+def column(values: pd.Series) -> list[str]:
+    """A column's texts; numbers with one number of decimals, so that points align.
+
+    Four digits of the largest; where that would hide the small ones each number has its
+    own four.
+    """
+    if values.dtype.kind in "iu":
+        return [f"{value:,}" for value in values]
+    sizes = values.abs() if values.dtype.kind == "f" else pd.Series(dtype=float)
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if not len(sizes) or sizes.max() >= 1e5:
+        return [short(value) for value in values]
+    decimals = max(0, 3 - math.floor(math.log10(sizes.max())))
+    if decimals > 6 or sizes.min() < 10.0**-decimals:
+        return [short(value) for value in values]
+    return [f"{v:,.{decimals}f}" if np.isfinite(v) else short(v) for v in values]
 
 
 def short(value: object) -> str:
@@ -174,6 +206,11 @@ def short(value: object) -> str:
     return str(value)
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """A number of things in words: '1 run', '2 runs'."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def interval(low: float, high: float) -> str:
     """An interval in brackets; '' where there is none."""
     return f" ({low:.2f} to {high:.2f})" if low == low else ""
@@ -181,11 +218,9 @@ def interval(low: float, high: float) -> str:
 
 def latex(table: pd.DataFrame, caption: str) -> str:
     """A table in LaTeX (booktabs), in as many digits as people read."""
-    aligned = "".join("l" if table[c].dtype == object else "r" for c in table)
-    rows = [list(map(str, table.columns))]
-    rows += [
-        [short(v) for v in row] for row in table.itertuples(index=False, name=None)
-    ]
+    aligned = "".join("r" if _is_numeric(table[c]) else "l" for c in table)
+    columns = [column(table.iloc[:, i]) for i in range(table.shape[1])]
+    rows = [list(map(str, table.columns)), *zip(*columns, strict=True)]
     lines = [" & ".join(map(_tex, row)) + r" \\" for row in rows]
     return "\n".join(
         [
@@ -240,19 +275,19 @@ linear-gradient(90deg,var(--card) 40%,transparent) left/30px 100% no-repeat loca
 linear-gradient(270deg,var(--card) 40%,transparent) right/30px 100% no-repeat local,
 linear-gradient(90deg,#8885,transparent) left/12px 100% no-repeat scroll,
 linear-gradient(270deg,#8885,transparent) right/12px 100% no-repeat scroll var(--card)}
-.figure{display:flex;flex-wrap:wrap;justify-content:center;gap:.6rem 0}
-.panel{max-width:100%}
-.panel svg{display:block;width:100%;height:auto;font-family:inherit}
+.figure{display:grid;justify-content:center;gap:.6rem 0;
+grid-template-columns:repeat(auto-fit,min(100%,var(--wide)))}
+.figure svg{display:block;width:100%;height:auto;font-family:inherit}
 .keys{list-style:none;margin:.3rem 0;padding:0;display:flex;flex-wrap:wrap;
 justify-content:center;gap:.1rem .9rem;font-size:.8rem}
 .keys li{display:flex;align-items:center;gap:.35rem;overflow-wrap:anywhere}
-svg.swatch{width:28px;height:12px;flex:none;fill:none}
+.figure svg.swatch,svg.swatch{width:28px;height:12px;flex:none;fill:none}
 details{font-size:.84rem}summary{cursor:pointer;color:var(--soft)}
 table{border-collapse:collapse;margin:.5rem 0;font-variant-numeric:tabular-nums}
 caption{caption-side:bottom;text-align:left;color:var(--soft);padding-top:.4rem}
 th,td{padding:.16rem .6rem;text-align:left;white-space:nowrap;
 border-bottom:1px solid var(--grid)}
-td.n{text-align:right}
+.n{text-align:right}
 #chips{position:sticky;top:0;z-index:2;background:var(--page);padding:.5rem 1rem;
 display:flex;gap:.35rem;overflow-x:auto;border-bottom:1px solid var(--grid);
 margin-bottom:1rem}

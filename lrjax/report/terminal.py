@@ -14,9 +14,10 @@ from lrjax import curves as curves_lib
 from lrjax import stats
 from lrjax.core import UsageError
 from lrjax.report import drawing, figures, searches, selected
-from lrjax.report.look import Look
+from lrjax.report.look import Look, shorten
 
 _TASKS_PER_TABLE = 3
+_LONGEST = 26  # signs of a task's name
 # column -> how it is shown: factor, digits, width
 _SHOWN = {
     "valid_accuracy": (100, 1, 11),
@@ -47,9 +48,12 @@ def ranking(runs: pd.DataFrame) -> str:
         f"Validation {' and '.join(of.get(n, n) for n in names)}, mean ± 95 % interval "
         f"over seeds; best mean rank first"
     ]
+    room = max(len(head), min(_LONGEST, max(map(len, tasks))))
+    short = shorten(tasks, room)
+    head = f"{head:^{room}}"
     for start in range(0, len(tasks), _TASKS_PER_TABLE):
         shown = tasks[start : start + _TASKS_PER_TABLE]
-        titles = "".join(f" {task:^{len(head)}.{len(head)}}" for task in shown)
+        titles = "".join(f" {short[task]:^{room}}" for task in shown)
         lines += [
             "",
             " " * width + "  rank " + titles,
@@ -58,7 +62,11 @@ def ranking(runs: pd.DataFrame) -> str:
         for entry in entries:
             rank = f"{ranks[entry]:4.1f}" if entry in ranks else "   -"
             cells = [_cells(table, task, entry, columns) for task in shown]
+            cells = [f" {cell:^{room}}" for cell in cells]
             lines.append(f"{entry:<{width}}  {rank} " + "".join(cells))
+    cut = {task: name for task, name in short.items() if task != name}
+    if cut:
+        lines += ["", "names in short:", *(f"  {s}  {n}" for n, s in cut.items())]
     diverged = table[table["diverged"] > 0]
     if len(diverged):
         lines += ["", "diverged (left out of means, ranked last):"]
@@ -82,7 +90,7 @@ def _cells(table: pd.DataFrame, task: str, entry: str, columns: list[str]) -> st
             if not np.isnan(half):
                 shown += f" ±{half:.{digits}f}"
         text += f"{shown:>{width}} "
-    return f" {text}"
+    return text
 
 
 def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame, path: str | Path) -> None:
