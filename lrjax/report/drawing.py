@@ -404,10 +404,12 @@ def _outline(marker: str) -> str:
     """A sign of Matplotlib as a path of SVG around 0, seven wide."""
     from matplotlib.markers import MarkerStyle
     from matplotlib.path import Path as Outline
+    from matplotlib.transforms import Affine2D
 
     letters = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE4: "C"}
     shape, drawn = MarkerStyle(marker), ""
-    path = shape.get_path().transformed(shape.get_transform().scale(7.0, -7.0))
+    path = shape.get_path().transformed(shape.get_transform())
+    path = path.transformed(Affine2D().scale(7.0, -7.0))
     for values, code in path.iter_segments(simplify=False):
         corner = " ".join(f"{value:.1f}" for value in values)
         drawn += "Z" if code == Outline.CLOSEPOLY else letters[code] + corner
