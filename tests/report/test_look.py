@@ -337,7 +337,7 @@ def test_a_backend_that_is_not_there_is_of_no_matter(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         cwd=ROOT,
-        env=os.environ | {"MPLBACKEND": "module://not.there", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"MPLBACKEND": "nonsense", "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
