@@ -12,7 +12,7 @@ from lrjax.core import UsageError
 from lrjax.report import analyses, drawing, export, findings, page, published, selected
 from lrjax.report import study as study_lib
 from lrjax.report.desk import Desk
-from lrjax.report.look import Look
+from lrjax.report.look import Look, shorten
 from lrjax.report.study import Options as Options
 from lrjax.report.terminal import learning_curves as learning_curves
 from lrjax.report.terminal import races as races
@@ -50,7 +50,8 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
         for name in ("figures", "tables"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         with drawing.style() as plt:
-            desk = Desk(folder, plt, study.look.names if study else {})
+            raced_on = shorten(answer["task"] for answer in raced)
+            desk = Desk(folder, plt, study.look.names if study else raced_on)
             if raced:
                 sections.append(selected.section(raced, desk))
             if study:

@@ -131,10 +131,12 @@ def _figure(picture: Picture) -> str:
     """Panels beside each other where there is room, else below each other."""
     width = picture.panels[0].width
     # What fits no phone however small is scrolled there, and then as large as drawn.
-    least = width * (_LEAST if _LEAST * width <= _PHONE else 1)
+    scrolled = _LEAST * width > _PHONE
+    least = width if scrolled else _LEAST * width
     panels = "".join(
-        f'<div><div class="scroll" tabindex="0"><div style="min-width:{least:.0f}px">'
-        f"{panel.svg}</div></div>{_keys(panel.keys)}</div>"
+        f'<div><div class="scroll"{" tabindex=0" * scrolled}>'
+        f'<div style="min-width:{least:.0f}px">{panel.svg}</div></div>'
+        f"{_keys(panel.keys)}</div>"
         for panel in picture.panels
     )
     return (

@@ -62,14 +62,15 @@ def told(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         for row in rows
     )
     found = table.groupby(["task", "method"])["hparams"].transform(_varied)
-    at = [h[name] for h, name in zip(table["hparams"], found, strict=True)]
+    at = [h.get(name) for h, name in zip(table["hparams"], found, strict=True)]
+    at = pd.to_numeric(pd.Series(at, index=table.index), errors="coerce")
     return table.assign(varied=found, at=at).drop(columns="hparams")
 
 
 def _varied(settings: pd.Series) -> str:
     """The hyperparameter to draw over: the learning rate if it was tuned."""
     numbers = [n for n, v in settings.iloc[0].items() if isinstance(v, int | float)]
-    varied = [n for n in numbers if len({each[n] for each in settings}) > 1]
+    varied = [n for n in numbers if len({each.get(n) for each in settings}) > 1]
     return "learning_rate" if "learning_rate" in varied else (varied or numbers)[0]
 
 
@@ -227,22 +228,21 @@ def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
     if others:
         handles += axis.plot([], [], ".-", color=FAINT, linewidth=0.8)
         names.append(count(len(others), "other"))
-    if order:
-        values = [[value for _, value in lines[label]] for label in order]
-        axis.set_ylim(*_limits(values, sign))
     rungs = sorted({each["steps"] for each in answer["judged"]})
     axis.set_xscale("log")
     axis.set_xticks(rungs, [f"{steps:,}" for steps in rungs])
     axis.minorticks_off()
     axis.set(xlabel="updates at which contenders were compared", ylabel=answer["label"])
-    # Room to the right: browsers have other fonts than the one that was measured.
-    axis.legend(
-        *(handles, names),
-        loc="upper left",
-        bbox_to_anchor=(1, 1.05),
-        fontsize=7.5,
-        handlelength=2.8,
-    )
+    if order:
+        values = [[value for _, value in lines[label]] for label in order]
+        axis.set_ylim(*_limits(values, sign))
+        axis.legend(
+            *(handles, names),
+            loc="upper left",
+            bbox_to_anchor=(1, 1.05),
+            fontsize=7.5,
+            handlelength=2.8,
+        )
 
 
 def _limits(lines: Sequence[Sequence[float]], sign: int) -> tuple[float, float]:

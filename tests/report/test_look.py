@@ -52,6 +52,12 @@ def test_no_two_methods_look_alike_even_without_colours():
     assert len(without) == len(METHODS)
 
 
+def test_every_method_that_is_given_a_colour_is_there():
+    named = [name for family in look._FAMILIES for name in family]
+    assert len(set(named)) == len(named)
+    assert set(named) <= set(METHODS)
+
+
 def test_the_first_figure_that_people_see_has_a_colour_for_each_method():
     assert len({Look(TEN).colour(name) for name in TEN}) == len(TEN) == 10
 
@@ -272,6 +278,16 @@ def test_contenders_have_the_colour_of_their_method():
                     assert handle.get_color() == Look(()).colour(name)
 
 
+def test_a_race_that_nobody_survived_is_drawn(tmp_path):
+    race = answer(1)
+    for each in race["judged"]:
+        each["value"] = math.nan
+    with drawing.style() as plt:
+        figure, axes = searches.races(plt, [race])
+        drawing.save(figure, tmp_path, "race", axes)
+        assert not stars(figure.axes[0])
+
+
 # Whatever there is
 
 
@@ -328,11 +344,11 @@ def test_the_users_own_figures_and_settings_are_left_alone():
 
 def test_a_backend_that_is_not_there_is_of_no_matter(tmp_path):
     """As a notebook hands its own on to what it starts."""
-    fabricated.write(tmp_path, ("a",), ("sgd", "adam"), 2)
+    fabricated.write(tmp_path, ("a",), ("sgd",), 2)
     code = (
         "import sys; from lrjax import report\n"
         "report.write([sys.argv[1]], report.Path(sys.argv[1]) / 'out',"
-        "report.Options(bootstrap=20))"
+        "report.Options(bootstrap=10))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
