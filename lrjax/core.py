@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -34,11 +35,91 @@ class Interrupted(Exception):  # noqa: N818 -- it is no error, somebody asked fo
         self.signum = signum
 
 
+_SHOWN = 80  # characters of a value in a message
+_NEAR = 0.6  # of two names that may be mistaken for each other; 1 is the same
+
+
+def shown(value: object) -> str:
+    """A value for a message: at most 80 characters of its `repr`.
+
+    Example:
+      >>> shown("a" * 1000)
+      "'aaaaaaaa...aaaaaaa'"
+    """
+    try:
+        return cut(repr(value))
+    except Exception:  # of a user's own class, or nested without end
+        return cut(object.__repr__(value))
+
+
+def cut(text: str) -> str:
+    """A text as one line of at most 80 characters: of a longer one start and end."""
+    text = " ".join(text[: 100 * _SHOWN].split()) + text[100 * _SHOWN :]
+    if len(text) <= _SHOWN:
+        return text
+    end = (_SHOWN - 3) // 2
+    return f"{text[: _SHOWN - 3 - end]}...{text[-end:]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things for people: '1 run', '2,000 runs'."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
-    """The error for a name that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.0)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return UsageError(f"unknown {kind} '{name}'{hint}")
+    """The error for a name that does not exist, with one that is near if there is one.
+
+    Args:
+      kind: what is named, as in 'task'.
+      name: that does not exist.
+      valid: names that do.
+    """
+    valid = list(valid)
+    asked = str(name) if isinstance(name, str) else ""
+    near = nearest(asked, valid)
+    hint = f"; did you mean '{near}'?" if near else ""
+    if not near and len(", ".join(valid)) <= _SHOWN:
+        hint = f": it is one of {', '.join(valid)}" if valid else ""
+    said = cut(name) if isinstance(name, str) else shown(name)
+    return UsageError(f"unknown {kind} '{said}'{hint}")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The name among the valid ones that may have been meant; None if none is near."""
+    lowered = {each.lower(): each for each in valid}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=_NEAR)
+    if near:
+        return lowered[near[0]]
+    # A part of it, as where 'cifar10' stands for 'cifar10/wrn16_2'.
+    parts = [each for each in lowered if len(name) > 2 and name.lower() in each]
+    return lowered[min(parts, key=len)] if parts else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """Numbers that a hyperparameter may be.
+
+    Attributes:
+      low: the least.
+      high: the most.
+      closed: whether `high` itself is allowed.
+      whole: whether only whole numbers are, both ends included.
+    """
+
+    low: float = 0.0
+    high: float = math.inf
+    closed: bool = False
+    whole: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if value == self.high:
+            return self.closed or self.whole
+        return self.low <= value < self.high and not (self.whole and value % 1)
+
+    def __str__(self) -> str:
+        if self.whole:
+            return f"a whole number from {self.low:.0f} to {self.high:.0f}"
+        return f"in [{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +169,7 @@ class Method:
       static: hyperparameters that are compiled in although they are numbers; what
         is no number (names, flags, None) always is.
       required: hyperparameters that have no default (None) and must be given.
+      domains: hyperparameter -> the numbers that it may be; 0 or more for others.
       family: one of 'fixed', 'schedule', 'learning-rate-free', 'statistics'.
       source: paper and official implementation.
       advice: what its authors say about using it.
@@ -110,6 +192,7 @@ class Method:
     space: Space = Space()
     static: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
+    domains: Mapping[str, Domain] = dataclasses.field(default_factory=dict)
     needs_rate: bool = False
     horizon_bound: Callable[[Mapping[str, Any]], bool] = _never
     code: Callable[[Mapping[str, Any], int], str] = _no_code

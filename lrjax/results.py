@@ -7,10 +7,8 @@ per finished run, `curves.jsonl` a line per run and evaluation.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import functools
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -25,7 +23,27 @@ from typing import Any, Self
 
 import pandas as pd
 
-from lrjax.core import NUMERICS_VERSION, Run, UsageError
+from lrjax.core import NUMERICS_VERSION, UsageError
+from lrjax.identity import canonical, digest, finite, run_fields, run_id, tuned_name
+
+__all__ = [  # identities are made in `lrjax.identity`
+    "CURVES",
+    "RACES",
+    "RUNS",
+    "TRIALS",
+    "Tables",
+    "canonical",
+    "digest",
+    "finished",
+    "line",
+    "load",
+    "load_races",
+    "load_rows",
+    "load_trials",
+    "run_fields",
+    "run_id",
+    "tuned_name",
+]
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 RACES = "races.jsonl"
@@ -47,45 +65,6 @@ _TYPES: dict[str, Any] = _NEEDED | dict.fromkeys(_NUMBERS, int | float | None)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "smac")
 
 
-def run_id(run: Run) -> str:
-    """16 hexadecimal digits that follow from all that changes a run's numbers."""
-    fields = run_fields(run)
-    fields["hparams"] = dict(run.hparams)
-    return digest(fields | {"numerics_version": NUMERICS_VERSION})
-
-
-def run_fields(run: Run) -> dict[str, Any]:
-    """The fields of a run that identify it."""
-    fields = dataclasses.asdict(run)
-    # Where they say nothing, so that runs of earlier tables keep their names.
-    if not run.recalibrated:
-        del fields["recalibrated"]
-    if not run.options:
-        del fields["options"]
-    return fields
-
-
-def digest(value: Any) -> str:
-    """16 hexadecimal digits that follow from a value's canonical JSON."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces; numbers that are not finite are null."""
-    return json.dumps(_finite(value), sort_keys=True, separators=(",", ":"))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        # As a hyperparameter infinity is a setting (growth_rate), not a failure.
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
-
-
 def line(row: Mapping[str, Any]) -> str:
     """A table's line: keys in the given order, numbers that are not finite as null."""
 
@@ -95,7 +74,7 @@ def line(row: Mapping[str, Any]) -> str:
         return value
 
     cleaned = {k: clean(v) for k, v in row.items()}
-    cleaned |= {k: _finite(v) for k, v in row.items() if isinstance(v, Mapping)}
+    cleaned |= {k: finite(v) for k, v in row.items() if isinstance(v, Mapping)}
     return json.dumps(cleaned, allow_nan=False) + "\n"
 
 
@@ -353,11 +332,6 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         if not (Path(workdir) / name).exists():
             raise UsageError(f"{workdir} holds no results: there is no {name}")
     return _read(Path(workdir) / RUNS)[0], _read(Path(workdir) / CURVES)[0]
-
-
-def tuned_name(tuner: str, seed: int, method: str) -> str:
-    """The name of a method in the tables once it is tuned; other seeds' differ."""
-    return f"{tuner}{f'.{seed}' if seed else ''}:{method}"
 
 
 def load_trials(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
