@@ -36,7 +36,7 @@ class Interrupted(Exception):  # noqa: N818 -- it is no error, somebody asked fo
 
 
 _SHOWN = 80  # characters of a value in a message
-_NEAR = 0.6  # of two names that may be mistaken for each other; 1 is the same
+_NEAR = 0.55  # of two names that may be mistaken for each other; 1 is the same
 
 
 def shown(value: object) -> str:

@@ -33,6 +33,22 @@ def normal(
     }
 
 
+def proposed(
+    method: Method, hparams: Mapping[str, Any], precision: str
+) -> dict[str, Any]:
+    """As `normal`, for what a tuner proposes: its space says what it may be.
+
+    The study's has a first cycle of length 0, for one, with which a run diverges.
+    """
+    dtype = dtype_of(precision)
+    return {
+        name: int(value)
+        if method.domains.get(name, Domain()).whole and is_number(plain(value))
+        else used(value, dtype)
+        for name, value in hparams.items()
+    }
+
+
 def _normal(method: Method, name: str, value: Any, dtype: Any) -> Any:
     value, default = plain(value), method.defaults[name]
     where = f"{method.name}.{name}={shown(value)}"

@@ -60,12 +60,13 @@ ALLOWED = {
     "fidelity": {"curves", "stats"},
     "report": {"core", "curves", "fidelity", "portfolio", "results", "stats"},
     "control": {
-        *("core", "evaluation", "methods", "optim", "order", "tasks", "train"),
+        *("core", "evaluation", "hyperparameters", "methods", "optim", "order"),
+        *("tasks", "train"),
     },
     "hpo": {
         *("blocks", "checkpoint", "cluster", "config", "core", "crew", "evaluation"),
-        *("experiment", "methods", "portfolio", "programs", "protocol", "results"),
-        *("rows", "stats", "tasks", "train", "worker"),
+        *("experiment", "hyperparameters", "methods", "portfolio", "programs"),
+        *("protocol", "results", "rows", "stats", "tasks", "train", "worker"),
     },
     "cli": {
         *("backend", "cluster", "config", "core", "experiment", "hpo", "methods"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrjax import methods
+from lrjax import hyperparameters, methods
 from lrjax.config import Settings
 from lrjax.core import Method, UsageError
 
@@ -112,7 +112,8 @@ def contenders(
 def _base(method: Method, task: str, settings: Settings) -> dict[str, Any]:
     """A method's hyperparameters on a task, as the settings and the protocol say."""
     if methods.METHODS.get(method.name) is not method:
-        return dict(method.defaults)  # the user's own
+        own = dict(method.defaults)
+        return hyperparameters.normal(method, own, settings.precision)
     try:
         return settings.lanes(method.name, task)[0]
     except UsageError:

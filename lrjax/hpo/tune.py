@@ -19,7 +19,15 @@ import jax
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
-from lrjax import evaluation, experiment, methods, protocol, results, tasks
+from lrjax import (
+    evaluation,
+    experiment,
+    hyperparameters,
+    methods,
+    protocol,
+    results,
+    tasks,
+)
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import (
@@ -125,11 +133,8 @@ class Target:
 
     def hparams(self, trial: tuners.Trial) -> dict[str, Any]:
         """Every hyperparameter of a trial."""
-        tuned = {
-            name: int(value) if self.problem.space.ranges[name].integer else value
-            for name, value in trial.hparams.items()
-        }
-        return {**self.base, **tuned}
+        asked = {**self.base, **trial.hparams}
+        return hyperparameters.proposed(self.method, asked, self.run.precision)
 
     def trial_run(self, trial: tuners.Trial) -> Run:
         """What a trial trains."""
