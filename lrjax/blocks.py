@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import evaluation, methods, protocol, results, tasks, train
+from lrjax import evaluation, methods, numerics, protocol, results, tasks, train
 from lrjax.config import Settings
 from lrjax.core import Method, Run, Task
 from lrjax.tasks.data import DataError
@@ -157,7 +157,7 @@ def trained_one_by_one(task: Task) -> bool:
 
 def most_runs(task: Task, method: Method) -> int:
     """How many runs of a method on a task one block may hold."""
-    params = jax.eval_shape(lambda: task.init(jax.random.key(0))[0])
+    params = jax.eval_shape(lambda: task.init(numerics.key(0))[0])
     size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     return max(1, _MAX_FLOATS // (size + methods.state_size(method, params)))
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import optim
+from lrjax import numerics, optim
 from lrjax.core import Batch, Method, PyTree, Task
 from lrjax.layout import Layout
 from lrjax.train import RunState
@@ -160,7 +160,7 @@ def recalibrates(task: Task, method: Method, hparams: Mapping[str, Any]) -> bool
       method: which may judge other parameters.
       hparams: a value for every hyperparameter of it.
     """
-    params, model_state = jax.eval_shape(task.init, jax.random.key(0))
+    params, model_state = jax.eval_shape(task.init, numerics.key(0))
     if not jax.tree.leaves(model_state):
         return False
     opt_state = jax.eval_shape(method.build(1.0, **hparams).init, params)
@@ -196,7 +196,7 @@ def one_more_batch(
     """
     mask = jnp.ones(len(next(iter(batch.values()))), dtype)
     batch = {**batch, "mask": mask}
-    key = jax.random.fold_in(jax.random.key(0), number)
+    key = jax.random.fold_in(numerics.key(0), number)
 
     def one(params: PyTree, model_state: PyTree) -> PyTree:
         return loss(params, model_state, key, batch)[1][0]

@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
-from lrjax import checkpoint, crew, programs, results, rows, train
+from lrjax import checkpoint, crew, numerics, programs, results, rows, train
 from lrjax import layout as layouts
 from lrjax.blocks import Block
 from lrjax.config import Settings
@@ -36,6 +36,7 @@ from lrjax.tasks import data
 _PROGRAM_BYTES = 8 * 2**20  # that each further program takes on the host, about
 
 
+@numerics.settled
 def run(
     settings: Settings,
     workdir: str | os.PathLike[str],

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import pandas as pd
 
 from lrjax import blocks as blocks_lib
-from lrjax import crew, evaluation, experiment, programs, results
+from lrjax import crew, evaluation, experiment, numerics, programs, results
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Batch, Task
@@ -206,7 +206,7 @@ def _operations(task: Task) -> float:
         for k, v in task.train.items()
     }
     batch["mask"] = jax.ShapeDtypeStruct((task.batch_size,), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: numerics.key(0))
     params, state = jax.eval_shape(task.init, key)
     gradient = jax.jit(jax.grad(task.loss, has_aux=True))
     found = gradient.lower(params, state, key, batch).cost_analysis() or {}
@@ -390,7 +390,7 @@ def _disk(
         total += runs * (rounds * _CURVE_BYTES + _RUN_BYTES)
         if settings.save_params:
             init = block.program.task.init
-            params = jax.eval_shape(init, jax.random.key(0))[0]
+            params = jax.eval_shape(init, numerics.key(0))[0]
             leaves = jax.tree.leaves(params)
             total += runs * sum(x.size * x.dtype.itemsize for x in leaves)
     states = [programs.least_need(block.program, block.lanes) for block in todo]

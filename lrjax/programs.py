@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import compiler, evaluation, host_loop, order
+from lrjax import compiler, evaluation, host_loop, numerics, order
 from lrjax.core import Batch, PyTree
 from lrjax.layout import described
 from lrjax.train import (
@@ -208,7 +208,7 @@ def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
     """
 
     def init(hparams: Mapping[str, jax.Array]) -> RunState:
-        params, model_state = program.task.init(jax.random.key(0))
+        params, model_state = program.task.init(numerics.key(0))
         return init_run(program, params, model_state, hparams, 1.0)
 
     lane = {name: jax.ShapeDtypeStruct((), program.dtype) for name in hparams[0]}

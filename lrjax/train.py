@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrjax import optim
+from lrjax import numerics, optim
 from lrjax.core import Batch, Method, PyTree, Task
 from lrjax.layout import Layout
 
@@ -106,7 +106,7 @@ def seed_runs(task_init: Callable[..., Any], numbers: jax.Array) -> Seeds:
     """
 
     def one(number: jax.Array) -> Seeds:
-        return seed_run(task_init, jax.random.key(number))
+        return seed_run(task_init, numerics.key(number))
 
     return jax.vmap(one)(jnp.asarray(numbers, jnp.uint32))
 

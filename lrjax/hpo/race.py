@@ -28,6 +28,7 @@ from lrjax import (
     evaluation,
     experiment,
     methods,
+    numerics,
     programs,
     protocol,
     results,
@@ -404,6 +405,7 @@ def _is_branch(job: trials.Job) -> bool:
     return not math.isinf(start)
 
 
+@numerics.settled
 def run(
     settings: Settings,
     workdir: str | os.PathLike[str],
@@ -481,10 +483,25 @@ def select(
     config.methods = ("adam",)  # what is chosen comes below
     config.epochs, config.steps = epochs, steps
     config.select.budget, config.select.seeds = budget, seeds
+    # Who computes in double precision wants that here, too.
+    config.precision = "float64" if jax.config.values["jax_enable_x64"] else "auto"
     settings = config_lib.check(config)
-    chosen = _chosen(methods)
+    return _select(settings, task, _chosen(methods), workdir, data_dir, log)
+
+
+@numerics.settled
+def _select(
+    settings: Settings,
+    task: Task | str,
+    chosen: Sequence[Method],
+    workdir: str | os.PathLike[str] | None,
+    data_dir: str | None,
+    log: Callable[[str], Any],
+) -> Selection:
     if isinstance(task, str):
-        task = tasks.make_task(task, protocol.find(settings.protocol).data, data_dir)
+        data = protocol.find(settings.protocol).data
+        precision = tasks.precision_of(task, settings.precision)
+        task = tasks.make_task(task, data, data_dir, precision=precision)
     else:
         check_task(task)
     loaded = {task.name: task}

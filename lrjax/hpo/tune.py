@@ -24,6 +24,7 @@ from lrjax import (
     experiment,
     hyperparameters,
     methods,
+    numerics,
     protocol,
     results,
     tasks,
@@ -148,6 +149,7 @@ class Target:
         )
 
 
+@numerics.settled
 def run(
     settings: Settings,
     workdir: str | os.PathLike[str],

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax import numerics
 from lrjax.core import Batch, Task, UsageError
 
 _RANDOM = ("random_bits", "random_seed", "threefry2x32", "rng_bit_generator")
@@ -227,7 +228,7 @@ def _evaluate(task: Task) -> Iterator[str]:
 
 
 def _key(number: int) -> jax.Array:
-    return jax.random.key(number)
+    return numerics.key(number)
 
 
 def _batch(part: Batch, size: int) -> dict[str, jax.Array]:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax import numerics
 from lrjax.core import Batch, PyTree, Task, UsageError
 from lrjax.tasks import augment, data, image_data, libsvm
 from lrjax.tasks.data import DataError
@@ -140,7 +141,7 @@ def make(
         kept = np.linspace(0, rows - 1, whole).round().astype(int)
         parts["train"] = take(parts["train"], kept)
         for number, key in enumerate(("valid", "test")):
-            noise = jax.random.fold_in(jax.random.key(libsvm.SPLIT_SEED), number)
+            noise = jax.random.fold_in(numerics.key(libsvm.SPLIT_SEED), number)
             parts[key] = augmented(parts[key], recipe.view, noise)
     return recipe_task(
         name, parts, batch_size, precision, remat, label_smoothing, stream

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax import numerics
 from lrjax.core import Batch, PyTree, Task, Text
 from lrjax.tasks import data, text_data
 from lrjax.tasks.data import DataError
@@ -231,7 +232,7 @@ def text_task(
 
     def evaluate(params: PyTree, state: PyTree, batch: Batch):
         del state
-        key = jax.random.key(_EVALUATION_SEED)
+        key = numerics.key(_EVALUATION_SEED)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch["number"])
         each, counted = losses(params, keys, batch, train=False)
         return {"loss": jnp.sum(each), "count": jnp.sum(counted)}

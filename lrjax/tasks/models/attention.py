@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lrjax import numerics
+
 _FUSED = "cudnn"
 _CLOSE = 0.05  # of the largest number, in bfloat16
 
@@ -66,7 +68,7 @@ def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
     if jax.default_backend() != "gpu" or not halves:
         return False
     *inputs, pull = jax.random.normal(
-        jax.random.key(0), (4, 2, 2, tokens, heads, size), dtype
+        numerics.key(0), (4, 2, 2, tokens, heads, size), dtype
     )
     document = jnp.arange(tokens) * 3 // tokens
     mask = document[:, None] == document

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from lrjax import numerics
 from lrjax.core import UsageError
 from lrjax.tasks.models.attention import attention, attention_with_dropout
 
@@ -280,7 +281,7 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
             raise UsageError(f"{path}: tensor {name} has no place in the model")
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     wanted = jax.eval_shape(
-        lambda ids: model.init(jax.random.key(0), ids, ids, train=False), tokens
+        lambda ids: model.init(numerics.key(0), ids, ids, train=False), tokens
     )["params"]
     for where, expected in jax.tree.leaves_with_path(wanted):
         value: Any = params
