@@ -98,7 +98,7 @@ def _signature(task: Task) -> tuple[Any, ...]:
         for part, arrays in parts.items()
         for name, array in arrays.items()
     )
-    functions = (task.init, task.loss, task.evaluate)
+    functions = (task.init, task.loss, task.evaluate, task.metrics)
     sizes = (task.batch_size, task.micro_batches, task.num_classes, task.measured_rows)
     rest = (task.family, task.max_norm, task.valid is task.train, task.streamed)
     return (*functions, *sizes, *rest, shapes)
