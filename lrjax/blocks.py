@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -88,6 +88,12 @@ class Block:
         return seeds, train.inputs(
             self.program, seeds, self.lanes, self.example.horizon
         )
+
+
+def metrics_of(blocks: Iterable[Block]) -> dict[str, list[dict[str, Any]]]:
+    """Task -> its metrics, for `results.Tables.write_config`."""
+    tasks = {block.example.task: block.program.task for block in blocks}
+    return {name: results.describe(task.metrics) for name, task in tasks.items()}
 
 
 def _signature(task: Task) -> tuple[Any, ...]:

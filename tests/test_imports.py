@@ -28,6 +28,7 @@ ALLOWED = {
         *("compiler", "core", "evaluation", "host_loop", "layout", "order", "train"),
     },
     "checkpoint": {"core"},
+    "metrics": {"core"},
     "results": {"core"},
     "rows": {"core", "programs", "train"},
     "blocks": {
@@ -52,8 +53,8 @@ ALLOWED = {
     "multihost": {"blocks", "config", "core", "experiment", "results"},
     "stats": {"core"},
     "portfolio": set(),
-    "curves": {"stats"},
-    "fidelity": {"curves", "stats"},
+    "curves": {"core", "stats"},
+    "fidelity": {"core", "curves", "stats"},
     "report": {"core", "curves", "fidelity", "portfolio", "results", "stats"},
     "control": {
         *("core", "evaluation", "methods", "optim", "order", "tasks", "train"),

@@ -533,7 +533,10 @@ def _race_all(
         experiment.signals() as signalled,
         launch(settings, data_dir, signalled) as launcher,
     ):
-        tables.write_config(dataclasses.asdict(settings), dict(overrides))
+        metrics = {
+            name: results.describe(task.metrics) for name, task in loaded.items()
+        }
+        tables.write_config(dataclasses.asdict(settings), dict(overrides), metrics)
         answers = []
         for name, task, found, layout in laid:
             race = Race(task, name, found, layout, settings, tables, log)
