@@ -149,8 +149,8 @@ def metric_of(column: str, known: Mapping[str, Metric] = METRICS) -> Metric:
         if name != column and name in known:
             return known[name]
     raise UsageError(
-        f"metric '{column}' has no known direction: config.json has the metrics of each "
-        "task, and it is none of these, nor accuracy, perplexity or loss"
+        f"metric '{column}' has no known direction: it is none of those that "
+        f"config.json has of the tasks, nor {', '.join(METRICS)}"
     )
 
 
