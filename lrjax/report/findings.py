@@ -92,7 +92,7 @@ def _sure(study: Study) -> str:
     if len(overall) < 2:
         return "one entry alone cannot be compared."
     if study.comparison.runs < stats.FEWEST:
-        few = _count(study.comparison.runs, "run", "runs")
+        few = _count(study.comparison.runs, "run", "runs").replace("1 ", "one ")
         return f"{few} of each: there are no intervals, and ranks may be luck."
     first = str(overall.index[0])
     clear = overall["rank_low"].iloc[1:] > overall["rank_high"].iloc[0]
