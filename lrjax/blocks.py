@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -90,6 +90,12 @@ class Block:
         )
 
 
+def metrics_of(blocks: Iterable[Block]) -> dict[str, list[dict[str, Any]]]:
+    """Task -> its metrics, for `results.Tables.write_config`."""
+    tasks = {block.example.task: block.program.task for block in blocks}
+    return {name: results.describe(task.metrics) for name, task in tasks.items()}
+
+
 def _signature(task: Task) -> tuple[Any, ...]:
     """What decides a task's programs; its data is traced."""
     parts = {"train": task.train, "valid": task.valid}
@@ -98,7 +104,7 @@ def _signature(task: Task) -> tuple[Any, ...]:
         for part, arrays in parts.items()
         for name, array in arrays.items()
     )
-    functions = (task.init, task.loss, task.evaluate)
+    functions = (task.init, task.loss, task.evaluate, task.metrics)
     sizes = (task.batch_size, task.micro_batches, task.num_classes, task.measured_rows)
     rest = (task.family, task.max_norm, task.valid is task.train, task.streamed)
     return (*functions, *sizes, *rest, shapes)

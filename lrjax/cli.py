@@ -156,9 +156,10 @@ def _rank(workdir: str) -> None:
     """Prints a ranking of all runs in a working directory and draws their curves."""
     runs, curves = results.load(workdir)
     picture = Path(workdir) / "curves.png"
-    print(report_lib.ranking(runs))
+    metrics = results.load_metrics(workdir)
+    print(report_lib.ranking(runs, metrics))
     try:
-        report_lib.learning_curves(runs, curves, picture)
+        report_lib.learning_curves(runs, curves, picture, metrics)
     except OSError as error:
         raise UsageError(f"cannot write {picture}: {error.strerror}") from error
     print(f"\nlearning curves and rates: {picture}")

@@ -63,7 +63,11 @@ def run(
         tickets = _tickets(session.client, settings, session.data_dir, signalled)
 
         def record() -> None:
-            tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
+            tables.write_config(
+                dataclasses.asdict(settings),
+                dict(overrides or {}),
+                {ticket.task: ticket.metrics for ticket in tickets},
+            )
 
         train_missing(session, tickets, tables, record)
 

@@ -63,7 +63,11 @@ def run(
     with results.Tables(workdir) as tables, signals() as signalled:
 
         def record() -> None:
-            tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
+            tables.write_config(
+                dataclasses.asdict(settings),
+                dict(overrides or {}),
+                blocks_lib.metrics_of(blocks),
+            )
 
         if announce:
             for line in announce(settings, blocks, tables.runs):

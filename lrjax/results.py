@@ -1,7 +1,8 @@
 """The tables of a working directory: appended by whole lines, read into pandas.
 
-`config.json` says what was asked for and with which versions; `runs.jsonl` has a line
-per finished run, `curves.jsonl` a line per run and evaluation.
+`config.json` says what was asked for, with which versions, and what the metrics of each
+task are; `runs.jsonl` has a line per finished run, `curves.jsonl` a line per run and
+evaluation.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 
-from lrjax.core import NUMERICS_VERSION, UsageError
+from lrjax.core import NUMERICS_VERSION, Metric, UsageError
 from lrjax.identity import canonical, digest, finite, run_fields, run_id, tuned_name
 
 __all__ = [  # identities are made in `lrjax.identity`
@@ -57,11 +58,9 @@ _KEYS: dict[str, dict[str, type]] = {
 # What all readers rely on: a row without them is damaged where others have them.
 _TEXTS = ("task", "protocol", "method", "status")
 _NEEDED: dict[str, type] = {**dict.fromkeys(_TEXTS, str), "hparams": dict, "seed": int}
-_SCORES = [
-    f"{part}_{n}" for part in ("train", "valid", "test") for n in ("loss", "accuracy")
-] + ["valid_perplexity"]
-_NUMBERS = (*_SCORES, "learning_rate", "steps", "horizon", "diverged_at", "seconds")
+_NUMBERS = ("learning_rate", "steps", "horizon", "diverged_at", "seconds")
 _TYPES: dict[str, Any] = _NEEDED | dict.fromkeys(_NUMBERS, int | float | None)
+_PARTS = ("train_", "valid_", "test_")  # columns of metrics begin so
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "smac")
 
 
@@ -156,8 +155,18 @@ class Tables:
         self._append(RACES, rows)
         self.races |= {key(r) for r in rows}
 
-    def write_config(self, config: Mapping[str, Any], overrides: Any) -> None:
-        """Writes config.json: the resolved config, overrides, versions, machine."""
+    def write_config(
+        self,
+        config: Mapping[str, Any],
+        overrides: Any,
+        metrics: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        """Writes config.json: the resolved config, overrides, versions, metrics.
+
+        Args:
+          config, overrides: for the record.
+          metrics: task -> as from `describe`; other tasks keep theirs.
+        """
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         content = {
             "config": config,
@@ -165,6 +174,7 @@ class Tables:
             "numerics_version": NUMERICS_VERSION,
             "versions": versions | {"python": platform.python_version()},
             "git_revision": _git_revision(),
+            "metrics": {**_described(self.workdir), **(metrics or {})},
         }
         self.replace("config.json", json.dumps(content, indent=2) + "\n")
 
@@ -289,7 +299,7 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
         except (ValueError, LookupError, TypeError, RecursionError):
             row, found = {}, ()
         sound = [type(value) for value in found] == list(key.values()) and all(
-            isinstance(row[name], kind) for name, kind in _TYPES.items() if name in row
+            isinstance(value, _type_of(name)) for name, value in row.items()
         )
         if not sound:
             raise UsageError(f"{path}: line {number} is damaged")
@@ -307,6 +317,12 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def _type_of(name: str) -> Any:
+    """What a column of a table may hold."""
+    is_metric = name.startswith(_PARTS)
+    return int | float | None if is_metric else _TYPES.get(name, object)
+
+
 def finished(workdir: str | os.PathLike[str]) -> set[str]:
     """Identities of the runs in a directory's tables; it is only read, or not there.
 
@@ -317,6 +333,67 @@ def finished(workdir: str | os.PathLike[str]) -> set[str]:
     tables.check_version()
     path = tables.workdir / RUNS
     return set(_read(path)[0]["run_id"]) if os.path.lexists(path) else set()
+
+
+def describe(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
+    """What a reader of tables must know of metrics, the first of which ranks."""
+    names = ("name", "higher_is_better", "unit", "digits", "least", "greatest")
+    return [
+        {name: _bounded(getattr(metric, name)) for name in names} for metric in metrics
+    ]
+
+
+def _bounded(value: Any) -> Any:
+    """None for a bound that is not there: JSON has no infinity."""
+    return None if isinstance(value, float) and math.isinf(value) else value
+
+
+def metric_from(described: Any) -> Metric:
+    """A metric as `describe` wrote it; it can be shown, and not computed.
+
+    Raises:
+      UsageError: if it was not written by `describe`.
+    """
+
+    def value(sums: Any) -> Any:
+        raise UsageError(f"metric '{described['name']}' was read from a file")
+
+    try:
+        fields = dict(described)
+        for name, bound in (("least", -math.inf), ("greatest", math.inf)):
+            if fields[name] is None:
+                fields[name] = bound
+        return Metric(value=value, **fields)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UsageError(f"no metric: {str(described)[:80]}") from error
+
+
+def load_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[Metric, ...]]:
+    """Task -> its metrics, the first of which ranks, as config.json has them.
+
+    Nothing where it does not say.
+
+    Raises:
+      UsageError: if what it says is damaged.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        return {
+            task: tuple(map(metric_from, metrics))
+            for task, metrics in _described(workdir).items()
+            if metrics
+        }
+    except (TypeError, UsageError) as error:
+        raise UsageError(f"{path}: its metrics are damaged: {error}") from error
+
+
+def _described(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metrics in a directory's config.json, as they stand there."""
+    try:
+        found = json.loads(_content(Path(workdir) / "config.json"))["metrics"]
+    except (ValueError, LookupError, TypeError, RecursionError, OSError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -34,6 +34,7 @@ ALLOWED = {
         "train",
     },
     "checkpoint": {"core"},
+    "metrics": {"core"},
     "results": {"core", "identity"},
     "rows": {"core", "programs", "train"},
     "blocks": {
@@ -58,8 +59,8 @@ ALLOWED = {
     "multihost": {"blocks", "config", "core", "experiment", "results"},
     "stats": {"core"},
     "portfolio": set(),
-    "curves": {"stats"},
-    "fidelity": {"curves", "stats"},
+    "curves": {"core", "stats"},
+    "fidelity": {"core", "curves", "stats"},
     "report": {"core", "curves", "fidelity", "portfolio", "results", "stats"},
     "control": {
         *("core", "evaluation", "hyperparameters", "methods", "numerics", "optim"),

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from lrjax import evaluation, optim, order, programs, protocol, tasks, train
-from lrjax.core import Task
+from lrjax.core import LOSS, Task
 from lrjax.methods import METHODS, split
 
 SEEDS = (0, 7)
@@ -275,7 +275,7 @@ def least_squares(features, targets, batch_size, start, loss_of=jnp.square):
         loss=loss,
         evaluate=evaluate,
         batch_size=batch_size,
-        metric="loss",
+        metrics=(LOSS,),
     )
 
 
@@ -368,8 +368,10 @@ def test_evaluation_in_slices_is_exact(x64, at_once):
     labels = generator.integers(classes, size=n)
     weight = generator.normal(size=(seeds, lanes, classes, 4))
     bias = generator.normal(size=(seeds, lanes, classes))
+    task = iris("sound")
     means = evaluation.evaluate_part(
-        iris("sound").evaluate,
+        task.evaluate,
+        task.metrics,
         {"weight": jnp.asarray(weight), "bias": jnp.asarray(bias)},
         (),
         {"features": features, "labels": labels.astype(np.int32)},
@@ -415,11 +417,13 @@ def test_means_are_rounded_once(n):
     assert np.float32(n) * (np.float32(1) / np.float32(n)) != 1
     part = {"features": np.ones((n, 1), np.float32), "labels": np.zeros(n, np.int32)}
     params = {"weight": jnp.zeros((2, 3, 2, 1)), "bias": jnp.zeros((2, 3, 2))}
-    evaluate = iris("sound", "float32").evaluate
+    task = iris("sound", "float32")
 
     @jax.jit
     def means(params):
-        return evaluation.evaluate_part(evaluate, params, (), part, n, jnp.float32)
+        return evaluation.evaluate_part(
+            task.evaluate, task.metrics, params, (), part, n, jnp.float32
+        )
 
     assert (means(params)["accuracy"] == 1).all()
 

@@ -360,14 +360,15 @@ class Env:
     def _evaluate(self, state: EnvState) -> dict[str, jax.Array]:
         params = optim.eval_params(state.run.opt_state, state.run.params)
         one = jax.tree.map(lambda x: x[None, None], (params, state.run.model_state))
-        means = evaluation.evaluate_part(
+        values = evaluation.evaluate_part(
             self.task.evaluate,
+            self.task.metrics,
             *one,
             self._data(state.data).valid,
             evaluation.rows_at_once(self.task, 1),
             self.dtype,
         )
-        return {name: mean[0, 0].astype(self.dtype) for name, mean in means.items()}
+        return {name: value[0, 0].astype(self.dtype) for name, value in values.items()}
 
     def _observe(self, before: EnvState, state: EnvState) -> jax.Array:
         # Both averages start from zero: the correction of their bias, too, is a factor

@@ -152,6 +152,7 @@ def final_losses(
         one = jax.tree.map(lambda x: x[None, None], (params, state.model_state))
         means = evaluation.evaluate_part(
             task.evaluate,
+            task.metrics,
             *one,
             data.valid,
             evaluation.rows_at_once(task, 1),

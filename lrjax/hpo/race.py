@@ -33,11 +33,12 @@ from lrjax import (
     protocol,
     results,
     rows,
+    stats,
     tasks,
     train,
 )
 from lrjax.config import Settings
-from lrjax.core import NUMERICS_VERSION, Method, Run, Task, UsageError
+from lrjax.core import LOSS, NUMERICS_VERSION, Method, Metric, Run, Task, UsageError
 from lrjax.hpo import selection, trials
 from lrjax.hpo.contenders import Contender, contenders
 from lrjax.hpo.halving import Rung, halve
@@ -103,14 +104,18 @@ class Race:
         settings: Settings,
         tables: results.Tables,
         log: Callable[[str], Any],
+        asked: Sequence[Method] = (),
     ):
         self.entries, self.plan = list(found[: layout.entered]), layout
         self._task, self._name, self._settings = task, name, settings
         self._tables, self._log = tables, log
-        self._left_out = list(found[layout.entered :])
+        raced = {each.method.name for each in self.entries}
+        self._more = len(found) - layout.entered
+        self._left_out = tuple(m.name for m in asked if m.name not in raced)
+        open_to = {each.method.name for each in found}
+        self._lacking = tuple(n for n in self._left_out if n not in open_to)
         self._data = tasks.fingerprint(task)
         self._states: dict[tuple[int, int], trials.State] = {}
-        self._metric = task.metric
         self._identity = results.digest(
             {
                 "task": name,
@@ -118,6 +123,7 @@ class Race:
                 "protocol": settings.protocol,
                 "batch_size": task.batch_size,
                 "precision": tasks.precision_of(name, settings.precision),
+                "metric": task.metric.name,
                 "plan": dataclasses.asdict(layout),
                 "contenders": [(c.method.name, c.hparams) for c in self.entries],
                 "numerics_version": NUMERICS_VERSION,
@@ -139,6 +145,12 @@ class Race:
         bound = [entry.bound for entry in self.entries]
         for rung in halve(self.plan, bound, functools.partial(self._climb, trainer)):
             kept = rung.verdict.kept
+            alive = any(np.isfinite(s.losses).all() for s in rung.scores.values())
+            if not kept and alive:
+                raise UsageError(
+                    f"select: {self._task.metric} is not defined on the validation "
+                    f"part of {self._name} for any contender; rank by another metric"
+                )
             if not kept:
                 raise UsageError(
                     f"select: all {len(rung.scores)} contenders diverged on "
@@ -253,8 +265,8 @@ class Race:
         start, end = self.plan.start(rung, entry.bound), self.plan.rungs[rung]
         dead = trained.values["diverged_at"] > 0
         scores = {
-            f"valid_{name}": math.nan if dead else self._measured(trained, name)
-            for name in dict.fromkeys(("loss", self._task.metric))
+            f"valid_{metric}": math.nan if dead else self._measured(trained, metric)
+            for metric in self._task.metrics
         }
         return {
             "race": self._identity,
@@ -272,22 +284,22 @@ class Race:
             "seconds": trained.seconds,
         }
 
-    def _measured(self, trained: trials.Trained, name: str) -> float:
-        """A score on the validation part, which may be the training part."""
-        both = (f"valid_{name}", f"train_{name}")
+    def _measured(self, trained: trials.Trained, metric: Metric) -> float:
+        """A metric of the validation part, which may be the training part."""
+        both = (f"valid_{metric}", f"train_{metric}")
         return next(trained.values[each] for each in both if each in trained.values)
 
     def _score(self, measured: Sequence[Mapping[str, Any]]) -> Score:
-        def column(name: str, sign: float) -> np.ndarray:
-            found = [row[f"valid_{name}"] for row in measured]
+        def column(metric: Metric) -> np.ndarray:
+            found = [row[f"valid_{metric}"] for row in measured]
             return np.array(
-                [-math.inf if x is None or math.isnan(x) else sign * x for x in found]
+                [
+                    -math.inf if x is None or math.isnan(x) else metric.sign * x
+                    for x in found
+                ]
             )
 
-        metric = self._task.metric
-        return Score(
-            column(metric, 1.0 if metric == "accuracy" else -1.0), column("loss", -1.0)
-        )
+        return Score(column(self._task.metric), column(LOSS))
 
     def _record_runs(
         self, ended: Mapping[tuple[int, int], tuple[Run, trials.Trained]]
@@ -330,8 +342,16 @@ class Race:
             f"most {layout.budget / layout.horizon:g} full runs of {layout.horizon} "
             f"updates, rungs at {', '.join(map(str, layout.rungs))}"
         )
-        if self._left_out:
-            text += f"; the budget has no room for {len(self._left_out)} more"
+        if self._more:
+            text += f"; the budget has no room for {self._more} more"
+        no_room = [name for name in self._left_out if name not in self._lacking]
+        if no_room:
+            text += f", among them all settings of {', '.join(no_room)}"
+        if self._lacking:
+            text += (
+                f"; left out, because they need a value that nobody published for this "
+                f"task: {', '.join(self._lacking)}"
+            )
         return text
 
     def _closing(self, rung: Rung) -> list[str]:
@@ -339,11 +359,12 @@ class Race:
         number, scores, verdict, spent = rung
         leader, last = verdict.order[0], len(self.plan.rungs)
         early = self.plan.rungs[number] < self.plan.horizon
-        reached = abs(scores[leader].judged(early).mean())
+        metric = LOSS if early else self._task.metric
+        reached = metric.text(metric.sign * scores[leader].judged(early).mean())
         lines = [
             f"rung {number + 1} of {last}, {self.plan.rungs[number]} updates: "
-            f"{'loss' if early else self._task.metric} {reached:.4f} of "
-            f"{self.entries[leader].label} leads, {len(verdict.kept)} of {len(scores)} "
+            f"{metric} {reached} of {self.entries[leader].label} leads, "
+            f"{len(verdict.kept)} of {len(scores)} "
             f"{'won' if number == last - 1 else 'go on'}, "
             f"{spent / self.plan.horizon:.2f} full runs so far"
         ]
@@ -355,8 +376,8 @@ class Race:
         layout, winner = self.plan, history[-1].verdict.kept[0]
         entry = self.entries[winner]
         final = history[-1].scores[winner].values
-        sign = 1.0 if self._task.metric == "accuracy" else -1.0
-        low, high = selection.interval(sign * final)
+        metric = self._task.metric
+        sign = metric.sign
         runner_up, better = "", math.nan
         for number, scores, verdict, _ in reversed(history):
             others = [i for i in verdict.order if i != winner]
@@ -383,9 +404,11 @@ class Race:
             method=entry.method.name,
             hparams=dict(entry.hparams),
             label=entry.label,
-            metric=self._task.metric,
+            metric=metric.name,
+            scale=metric,
             score=float(sign * final.mean()),
-            interval=(low, min(high, 1.0)) if sign > 0 else (low, high),
+            values=tuple((sign * final).tolist()),
+            interval=stats.interval(sign * final, metric),
             runner_up=runner_up,
             runner_up_better=better,
             cost=history[-1].spent / layout.horizon,
@@ -397,6 +420,7 @@ class Race:
                 entry.method, dict(entry.hparams), layout.horizon
             ),
             judged=tuple(judged),
+            left_out=self._left_out,
         )
 
 
@@ -440,7 +464,8 @@ def run(
     settings, made = blocks_lib.load(settings, data_dir)
     loaded = dict(zip(settings.tasks, made, strict=True))
     how = (settings, workdir, overrides, experiment.say, data_dir, launch)
-    return _race_all(loaded, chosen, *how)
+    named = bool(settings.select.methods) or "methods" in overrides
+    return _race_all(loaded, chosen, named, *how)
 
 
 def select(
@@ -504,11 +529,11 @@ def _select(
         task = tasks.make_task(task, data, data_dir, precision=precision)
     else:
         check_task(task)
-    loaded = {task.name: task}
+    loaded, named = {task.name: task}, methods is not None
     if workdir is not None:
-        return _race_all(loaded, chosen, settings, workdir, {}, log)[0]
+        return _race_all(loaded, chosen, named, settings, workdir, {}, log)[0]
     with tempfile.TemporaryDirectory(prefix="lrjax-select-") as folder:
-        return _race_all(loaded, chosen, settings, folder, {}, log)[0]
+        return _race_all(loaded, chosen, named, settings, folder, {}, log)[0]
 
 
 def _chosen(asked: Sequence[str | Method] | None) -> list[Method]:
@@ -529,6 +554,7 @@ def _chosen(asked: Sequence[str | Method] | None) -> list[Method]:
 def _race_all(
     loaded: Mapping[str, Task],
     chosen: Sequence[Method],
+    named: bool,
     settings: Settings,
     workdir: str | os.PathLike[str],
     overrides: Mapping[str, Any],
@@ -539,21 +565,24 @@ def _race_all(
     """Races on some tasks, one after the other, and writes the answers."""
     laid = []
     for name, task in loaded.items():  # all is laid out before any training
-        found = contenders(chosen, name, settings)
+        found = contenders(chosen, name, settings, named)
         horizon = settings.updates(name, task.steps_per_epoch)
-        chosen_plan = plan(
-            len(found), settings.select.budget, horizon, settings.select.seeds
-        )
+        wanted = len({each.method.name for each in found}) if named else 0
+        budget, seeds = settings.select.budget, settings.select.seeds
+        chosen_plan = plan(len(found), budget, horizon, seeds, wanted)
         laid.append((name, task, found, chosen_plan))
     with (
         results.Tables(workdir) as tables,
         experiment.signals() as signalled,
         launch(settings, data_dir, signalled) as launcher,
     ):
-        tables.write_config(dataclasses.asdict(settings), dict(overrides))
+        metrics = {
+            name: results.describe(task.metrics) for name, task in loaded.items()
+        }
+        tables.write_config(dataclasses.asdict(settings), dict(overrides), metrics)
         answers = []
         for name, task, found, layout in laid:
-            race = Race(task, name, found, layout, settings, tables, log)
+            race = Race(task, name, found, layout, settings, tables, log, chosen)
             with (
                 tqdm(
                     total=layout.budget / layout.horizon,

@@ -179,7 +179,11 @@ def run(
         known = _known(found, results.load_trials(workdir), tables.workdir)
 
         def record() -> None:
-            tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
+            tables.write_config(
+                dataclasses.asdict(settings),
+                dict(overrides or {}),
+                {each.run.task: results.describe(each.task.metrics) for each in found},
+            )
 
         record()
         searches = [

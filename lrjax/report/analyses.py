@@ -15,6 +15,7 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import fidelity, portfolio, stats
+from lrjax.core import LOSS
 from lrjax.report import figures
 from lrjax.report.desk import Desk
 from lrjax.report.drawing import Look
@@ -54,14 +55,14 @@ def _overview(study: Study, desk: Desk) -> Section:
 def _gap(study: Study, desk: Desk) -> Section:
     """Gap to the best entry of each task, sorted by mean gap, as the study shows it."""
     gap = study.gaps
-    kinds = set(study.metrics.str.rsplit("_", n=1).str[-1])
+    kinds = {study.metric(column) for column in study.metrics}
     relative = gap / gap.max().replace(0, 1)
     mean = (gap if len(kinds) == 1 else relative).mean(axis=1, skipna=False)
     mean = mean.sort_index().sort_values(kind="stable")
     gap = gap.loc[mean.index]
     unit = "of the largest gap"
     if len(kinds) == 1:
-        unit = "points" if kinds == {"accuracy"} else f"in {kinds.pop()}"
+        unit = kinds.pop().apart
     lost = study.per_task.pivot(index="entry", columns="task", values="diverged")
     lost = lost.reindex_like(gap)
     text = gap.map(_gap_text) + lost.map(lambda n: f" x{n:.0f}" if n > 0 else "")
@@ -76,8 +77,8 @@ def _gap(study: Study, desk: Desk) -> Section:
         else "No entry finished on every task."
     )
     reads = (
-        "How far each entry's mean lies behind the best mean of the task (accuracy in "
-        "points, loss and perplexity as they are); 0 is the best. Colours are relative "
+        "How far each entry's mean lies behind the best mean of the task (percentages "
+        "in points, others in their unit); 0 is the best. Colours are relative "
         "to the largest gap of a column. x2: two runs diverged and are not in that "
         "mean; where half or more did there is none. Rows are sorted by mean gap."
     )
@@ -151,7 +152,7 @@ def _curve_section(
         says,
         reads,
         pd.concat(tables, ignore_index=True),
-        figures.curves(desk.plt, study.look, bands, labels),
+        figures.curves(desk.plt, study.look, bands, labels, study.known),
         data=True,
     )
 
@@ -168,7 +169,9 @@ def _scores(study: Study, desk: Desk) -> Section:
         "",
         reads,
         study.per_task,
-        figures.scores(desk.plt, study.look, study.runs, shown, study.tasks),
+        figures.scores(
+            desk.plt, study.look, study.runs, shown, study.tasks, study.known
+        ),
     )
 
 
@@ -338,8 +341,8 @@ def _grid(study: Study, desk: Desk) -> Section | None:
     settled = settled.merge(medians, on=["task", "entry"]).dropna()
     settled = settled[settled["learning_rate"] > 0]
     labels = {task: labels[task] for task in sorted(table["task"].unique())}
-    up = table["task"].map(lambda task: stats.higher_is_better(labels[task]))
-    ordered = table.assign(signed=np.where(up, -1.0, 1.0) * table["median"])
+    sign = table["task"].map(lambda task: study.metric(labels[task]).sign)
+    ordered = table.assign(signed=-sign * table["median"])
     tops = ordered.sort_values(["task", "signed"], kind="stable").groupby("task")
     tops = tops.head(1).dropna(subset=["median"])
     says = "Best rate of the grid: " + "; ".join(
@@ -359,13 +362,13 @@ def _grid(study: Study, desk: Desk) -> Section | None:
         says + ".",
         reads,
         table,
-        figures.grid(desk.plt, study.look, table, settled, labels),
+        figures.grid(desk.plt, study.look, table, settled, labels, study.known),
     )
 
 
 def _loss(runs: pd.DataFrame, metric: str) -> str:
     """The column with the loss that belongs to a metric, else the metric."""
-    loss = metric.replace("accuracy", "loss")
+    loss = f"{metric.split('_')[0]}_{LOSS}"
     return loss if loss in runs and runs[loss].notna().any() else metric
 
 
@@ -424,20 +427,21 @@ def _portfolio(study: Study, desk: Desk) -> Section | None:
 
 def _raw_means(study: Study) -> pd.Series:
     """The study's marginal contribution in the metric's unit; NaN if these differ."""
-    kinds = set(study.metrics[study.comparison.tasks].str.rsplit("_", n=1).str[-1])
+    kinds = {study.metric(m) for m in study.metrics[study.comparison.tasks]}
     scores = study.comparison.scores.replace(-np.inf, np.nan)
     means = scores.groupby(level="task").mean()
     if len(kinds) > 1 or means.isna().any(axis=None):
         return pd.Series(np.nan, index=means.columns)
-    scale = 100.0 if kinds == {"accuracy"} else 1.0
-    return scale * portfolio.contributions(means)["share_of_mean"]
+    return kinds.pop().factor * portfolio.contributions(means)["share_of_mean"]
 
 
 def _cost(study: Study, desk: Desk) -> Section | None:
     runs = study.runs[study.runs["task"].isin(study.comparison.tasks)]
     span = stats.ends(study.comparison.scores)
     metrics = study.curve_metrics[study.comparison.tasks]
-    anytime = curves_lib.anytime(study.curves, metrics, span, study.runs)
+    anytime = curves_lib.anytime(
+        study.curves, metrics, span, study.runs, known=study.known
+    )
     grouped = runs.groupby("entry")
     table = pd.DataFrame(
         {
@@ -487,7 +491,8 @@ def _targets(study: Study, desk: Desk) -> Section | None:
     if study.options.target is not None:
         targets[:] = study.options.target
     runs = study.runs.reset_index(drop=True)
-    table = curves_lib.to_target(study.curves, runs, study.curve_metrics, targets)
+    columns, known = study.curve_metrics, study.known
+    table = curves_lib.to_target(study.curves, runs, columns, targets, known)
     quick = table[np.isfinite(table["examples"])].sort_values(
         ["task", "examples", "entry"], kind="stable"
     )
@@ -511,7 +516,7 @@ def _targets(study: Study, desk: Desk) -> Section | None:
 
 
 def _fidelity(study: Study, desk: Desk) -> Section | None:
-    seen = fidelity.sights(study.all_runs, study.all_curves)
+    seen = fidelity.sights(study.all_runs, study.all_curves, study.known)
     if not any(sight.part < 1 for sight in seen):
         return None
     tasks, families = fidelity.measure(seen, study.options.bootstrap)

@@ -91,8 +91,9 @@ def _sure(study: Study) -> str:
     overall, tasks = study.overall, len(study.comparison.tasks)
     if len(overall) < 2:
         return "one entry alone cannot be compared."
-    if study.comparison.runs < 2:
-        return "one run of each: there are no intervals, and ranks may be luck."
+    if study.comparison.runs < stats.FEWEST:
+        few = _count(study.comparison.runs, "run", "runs").replace("1 ", "one ")
+        return f"{few} of each: there are no intervals, and ranks may be luck."
     first = str(overall.index[0])
     clear = overall["rank_low"].iloc[1:] > overall["rank_high"].iloc[0]
     text = (
@@ -180,9 +181,13 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
         ),
         (
             "Intervals",
-            f"95 % percentile intervals of a stratified bootstrap (rliable, "
-            f"{study.options.bootstrap} draws, fixed seed). The same tables give the "
-            f"same page, byte for byte. Formulas and sources: docs/report.md.",
+            f"Of ranks, normalised scores, medians and interquartile means: 95 % "
+            f"percentile intervals of a stratified bootstrap (rliable, "
+            f"{study.options.bootstrap} draws, fixed seed). Of a metric's mean: "
+            f"Student's t interval on a scale on which the metric has no bounds, so "
+            f"that it never leaves what the metric can be. With fewer than "
+            f"{stats.FEWEST} runs there is none. The same tables give the same page, "
+            f"byte for byte. Formulas and sources: docs/report.md.",
         ),
     ]
     for workdir in workdirs:

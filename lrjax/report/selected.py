@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from lrjax.core import UsageError
+from lrjax import results
+from lrjax.core import Metric, UsageError, find_metric
 from lrjax.report import drawing
 from lrjax.report.desk import Desk
-from lrjax.report.page import Section, interval
+from lrjax.report.page import Section
 
 _ANSWER = "selection.json"
 _NAMED = 6  # contenders that a panel tells apart
@@ -56,7 +57,7 @@ def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "task": str(answer["task"]),
         "winner": str(answer.get("label", answer["method"])),
-        "metric": str(answer["metric"]),
+        "metric": _metric(answer),
         **{name: number(answer[name]) for name in _NUMBERS},
         "low": low,
         "high": high,
@@ -67,12 +68,22 @@ def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _metric(answer: Mapping[str, Any]) -> Metric:
+    """What an answer is judged by; answers of earlier versions have its name alone."""
+    if "scale" in answer:
+        return results.metric_from(answer["scale"])
+    return find_metric(answer["metric"])
+
+
 def sentence(answer: Mapping[str, Any]) -> str:
     """What was found on a task."""
+    metric, low, high = answer["metric"], answer["low"], answer["high"]
     found = (
-        f"{answer['winner']} on {answer['task']}, validation {answer['metric']} "
-        f"{answer['score']:.4g}{interval(answer['low'], answer['high'])}"
+        f"{answer['winner']} on {answer['task']}, validation {metric} "
+        f"{metric.text(answer['score'])}"
     )
+    if not math.isnan(low):
+        found += f" ({metric.shown(low)} to {metric.shown(high)})"
     if answer["runner_up"]:
         found += f", before {answer['runner_up']}"
     if not math.isnan(answer["runner_up_better"]):
@@ -86,7 +97,7 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
         {
             "task": each["task"],
             "winner": each["winner"],
-            "metric": each["metric"],
+            "metric": each["metric"].name,
             "score": each["score"],
             "low": each["low"],
             "high": each["high"],
@@ -105,7 +116,7 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
         "Each line a contender, from rung to rung as far as it came, mean over seeds; "
         "schedules that fall towards the horizon were brought to rest before they were "
         "judged. Winners were chosen by these very numbers, which flatter them a "
-        "little. The interval is Student's over seeds, and the probability that the "
+        "little. The interval is of the mean over seeds, and the probability that the "
         "runner-up is better comes from paired differences."
     )
     return desk.section(
@@ -127,7 +138,7 @@ def _draw(plt: Any, answers: Sequence[Mapping[str, Any]]) -> tuple[Any, list[Any
 
 
 def _panel(axis: Any, answer: Mapping[str, Any]) -> None:
-    sign = 1 if answer["metric"] == "accuracy" else -1
+    sign = answer["metric"].sign
     lines: dict[str, list[tuple[int, float]]] = {}
     for each in answer["judged"]:
         if math.isfinite(each["value"]):

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import results, stats
-from lrjax.core import UsageError, unknown
+from lrjax.core import Metric, UsageError, unknown
 from lrjax.report.drawing import Look
 
 FORMATS = ("csv", "parquet", "tensorboard")
@@ -29,7 +29,7 @@ class Options:
     """What a user may choose.
 
     Attributes:
-      metrics: columns to judge by, the first that a task has.
+      metrics: columns to judge by, the first that a task has; () for what ranks it.
       baseline: the entry that others are tested against; '' for the best one.
       target: value that 'time to target' asks for; None for what half of the entries
         reach.
@@ -39,7 +39,7 @@ class Options:
       bootstrap: how often runs are drawn anew.
     """
 
-    metrics: tuple[str, ...] = stats.PREFERRED
+    metrics: tuple[str, ...] = ()
     baseline: str = ""
     target: float | None = None
     smooth: float = 0.0
@@ -70,6 +70,7 @@ class Study:
 
     Attributes:
       options: the user's.
+      known: name -> metric, as from `stats.known_metrics`.
       all_runs: every run, as from `stats.judge`, with `entry`.
       all_curves: of all runs, as from `results.load`.
       runs: those of the entries shown.
@@ -84,6 +85,7 @@ class Study:
     """
 
     options: Options
+    known: Mapping[str, Metric]
     all_runs: pd.DataFrame
     all_curves: pd.DataFrame
     runs: pd.DataFrame
@@ -103,8 +105,12 @@ class Study:
 
     @property
     def metrics(self) -> pd.Series:
-        """Task -> the metric that its runs are judged by."""
+        """Task -> the column that its runs are judged by."""
         return self.runs.groupby("task")["metric"].first()
+
+    def metric(self, column: str) -> Metric:
+        """The metric that a column holds."""
+        return stats.metric_of(column, self.known)
 
     @property
     def curve_metrics(self) -> pd.Series:
@@ -115,16 +121,15 @@ class Study:
     def gaps(self) -> pd.DataFrame:
         """How far each mean lies behind the task's best; index entry, columns task.
 
-        In the metric's unit, accuracy in points. NaN where half of the runs diverged,
-        since the mean of the others says little, or none is there.
+        In the metric's unit, of percentages in points. NaN where half of the runs
+        diverged, since the mean of the others says little, or none is there.
         """
         table = self.per_task[self.per_task["entry"].isin(self.look.entries)]
         table = table[2 * table["diverged"] < table["runs"]]
         means = table.pivot(index="entry", columns="task", values="mean")
         means = means.reindex(index=self.look.entries, columns=self.tasks)
-        unit = self.metrics.map(lambda m: 100.0 if m.endswith("accuracy") else 1.0)
-        sign = self.metrics.map(lambda m: 1.0 if stats.higher_is_better(m) else -1.0)
-        scores = means * sign * unit
+        metrics = self.metrics.map(self.metric)
+        scores = means * metrics.map(lambda m: m.sign * m.factor)
         return scores.max() - scores
 
     @property
@@ -138,8 +143,8 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs and curves of several working directories, each run once.
 
     Returns:
-      runs as from `stats.arrange`, with their directory as `source`; curves as from
-      `results.load`.
+      runs as from `stats.arrange` and `stats.ranked_by`, with their directory as
+      `source`; curves as from `results.load`.
 
     Raises:
       UsageError: if a directory has no runs, damaged ones, or those of another
@@ -154,6 +159,7 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
             if name not in more or more[name].isna().any():
                 raise UsageError(f"{workdir}/runs.jsonl has no {name}")
         more = more[~more["run_id"].isin(known)].drop_duplicates("run_id")
+        more = stats.ranked_by(more, results.load_metrics(workdir))
         runs.append(more.assign(source=str(workdir)))
         if len(rows):
             new = rows[~rows["run_id"].isin(known)] if known else rows
@@ -221,7 +227,8 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
       UsageError: as `read`; if an option does not fit the tables.
     """
     table, rows = read(workdirs)
-    judged = stats.judge(table, options.metrics)
+    known = stats.known_metrics(map(results.load_metrics, workdirs))
+    judged = stats.judge(table, options.metrics, known)
     if not len(judged):
         raise UsageError("there is no finished run: all were stopped on the way")
     ranks = stats.mean_ranks(judged)
@@ -232,11 +239,12 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
     others = sorted(set(shown) - set(overall.index))
     entries = (*overall.index, *others)
     look = Look(entries, _aliases(judged, entries))
-    per_task = stats.per_task(judged, options.bootstrap)
+    per_task = stats.per_task(judged, options.bootstrap, known)
     joined = curves_lib.join(runs, rows)
     trials = _read_trials(workdirs, set(judged["method"]))
     return Study(
         options=options,
+        known=known,
         all_runs=judged,
         all_curves=rows,
         runs=runs,

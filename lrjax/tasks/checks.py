@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import numerics
-from lrjax.core import Batch, Task, UsageError
+from lrjax.core import Batch, Metric, Task, UsageError
 
 _RANDOM = ("random_bits", "random_seed", "threefry2x32", "rng_bit_generator")
 _ROWS = 64  # of each part that `evaluate` is tried on, at most
@@ -80,8 +80,6 @@ def _parts(task: Task) -> Iterator[str]:
             f"batch_size {size} is larger than the {task.num_examples} rows of train: "
             "padding would be most of a batch"
         )
-    if task.metric not in ("accuracy", "loss"):
-        yield f"metric '{task.metric}' must be 'accuracy' or 'loss'"
 
 
 def _labels(task: Task, name: str, part: Batch) -> Iterator[str]:
@@ -184,15 +182,15 @@ def _evaluate(task: Task) -> Iterator[str]:
     if not isinstance(found, Mapping):
         yield f"{call} must return a dictionary of sums, not {type(found).__name__}"
         return
-    lacking = [n for n in ("loss", "count", task.metric) if n not in found]
+    lacking = [name for name in ("loss", "count") if name not in found]
     if lacking:
         yield f"{call} has no '{lacking[0]}' in what it returns"
         return
-    odd = [name for name, value in found.items() if jnp.shape(value)]
+    odd = [name for name in ("loss", "count") if jnp.shape(found[name])]
     if odd:
         yield f"'{odd[0]}' of evaluate must be one number, a sum over rows"
         return
-    if float(found["count"]) != size:
+    if not _counts_itself(task, batch) and float(found["count"]) != size:
         yield (
             f"'count' of evaluate is {float(found['count']):g} for {size} rows with "
             "mask 1: return the sum of the mask"
@@ -212,7 +210,7 @@ def _evaluate(task: Task) -> Iterator[str]:
         )
         added = jax.tree.map(lambda a, b: a + b, dict(sums(first)), dict(sums(second)))
         for name in found:
-            if name != "count" and not _same(found[name], added[name]):
+            if not _same(found[name], added[name]):
                 yield (
                     f"'{name}' of evaluate does not add up over parts of the data: "
                     "return the sum over the rows with mask 1, not a mean"
@@ -220,11 +218,43 @@ def _evaluate(task: Task) -> Iterator[str]:
         half = _half_masked(batch)
         if half and not _same(sums(half[0]), sums(half[1])):
             yield "evaluate counts rows with mask 0, which are padding"
-    loss, accuracy = float(found["loss"]) / size, found.get("accuracy")
-    if accuracy is not None and not 0 <= float(accuracy) <= size:
-        yield f"'accuracy' of evaluate is {float(accuracy):g} for {size} rows"
-    if not np.isfinite(loss):
-        yield "the loss of evaluate is not finite"
+    for metric in task.metrics:
+        yield from _value(metric, found)
+
+
+def _counts_itself(task: Task, batch: Batch) -> bool:
+    """Whether the loss is a mean over other things than rows, which it counts."""
+    params, state = task.init(_key(0))
+    metrics = jax.eval_shape(task.loss, params, state, _key(1), batch)[1][1]
+    return "count" in metrics
+
+
+def _value(metric: Metric, sums: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a metric's value of some sums."""
+    call = f"metric '{metric}': value(sums)"
+    try:
+        value = jax.jit(lambda sums: metric.value(sums))(dict(sums))
+    except KeyError as error:
+        yield f"{call} needs {error}, which evaluate does not return"
+        return
+    except Exception as error:  # the user's code may raise anything
+        reason = " ".join(str(error).split())[:200]
+        yield f"{call} fails under jit: {type(error).__name__}: {reason}"
+        return
+    if jnp.shape(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        yield f"{call} must give one floating-point number, not {_kind_of(value)}"
+    elif not np.isnan(value) and not (
+        metric.least - _TOLERANCE <= float(value) <= metric.greatest + _TOLERANCE
+    ):
+        yield (
+            f"{call} is {float(value):g}, and must be from {metric.least:g} to "
+            f"{metric.greatest:g}"
+        )
+
+
+def _kind_of(value: Any) -> str:
+    """The type and shape of something, for people."""
+    return f"{jnp.result_type(value)}{list(jnp.shape(value))}"
 
 
 def _key(number: int) -> jax.Array:

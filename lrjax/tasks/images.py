@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import numerics
-from lrjax.core import Batch, PyTree, Task, UsageError
+from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, PyTree, Task, UsageError
 from lrjax.tasks import augment, data, image_data, libsvm
 from lrjax.tasks.data import DataError
 from lrjax.tasks.image_data import Part
@@ -361,6 +361,7 @@ def image_task(
         evaluate=evaluate,
         batch_size=batch_size,
         num_classes=model.num_classes,
+        metrics=(ACCURACY, NONNEGATIVE_LOSS),
         family=family,
         streamed=streamed,
     )

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import numerics
-from lrjax.core import Batch, PyTree, Task, Text
+from lrjax.core import NONNEGATIVE_LOSS, PERPLEXITY, Batch, PyTree, Task, Text
 from lrjax.tasks import data, text_data
 from lrjax.tasks.data import DataError
 
@@ -246,7 +246,7 @@ def text_task(
         loss=loss,
         evaluate=evaluate,
         batch_size=batch_size,
-        metric="perplexity",
+        metrics=(PERPLEXITY, NONNEGATIVE_LOSS),
         family="language",
         max_norm=_MAX_NORM,
         measured_rows=len(rows["valid"]),
