@@ -17,7 +17,8 @@ ALLOWED = {
     "order": set(),
     "protocol": {"core"},
     "layout": {"core"},
-    "tasks": {"core", "crew"},
+    "reading": {"core"},
+    "tasks": {"core", "crew", "reading"},
     "methods": {"core", "optim"},
     "config": {"core", "layout", "methods", "optim", "protocol"},
     "train": {"core", "layout", "optim"},
@@ -28,11 +29,11 @@ ALLOWED = {
         *("compiler", "core", "evaluation", "host_loop", "layout", "order", "train"),
     },
     "checkpoint": {"core"},
-    "results": {"core"},
+    "results": {"core", "reading"},
     "rows": {"core", "programs", "train"},
     "blocks": {
-        *("config", "core", "evaluation", "methods", "protocol", "results", "tasks"),
-        "train",
+        *("checkpoint", "config", "core", "evaluation", "methods", "protocol"),
+        *("results", "tasks", "train"),
     },
     "crew": {"core"},
     "experiment": {
@@ -54,7 +55,9 @@ ALLOWED = {
     "portfolio": set(),
     "curves": {"stats"},
     "fidelity": {"curves", "stats"},
-    "report": {"core", "curves", "fidelity", "portfolio", "results", "stats"},
+    "report": {
+        *("core", "curves", "fidelity", "portfolio", "reading", "results", "stats"),
+    },
     "control": {
         *("core", "evaluation", "methods", "optim", "order", "tasks", "train"),
     },
