@@ -18,7 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import evaluation, methods, numerics, protocol, results, tasks, train
+from lrjax import (
+    checkpoint,
+    evaluation,
+    methods,
+    numerics,
+    protocol,
+    results,
+    tasks,
+    train,
+)
 from lrjax.config import Settings
 from lrjax.core import Method, Run, Task
 from lrjax.tasks.data import DataError
@@ -169,9 +178,16 @@ def most_runs(task: Task, method: Method) -> int:
 
 
 def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
-    """All blocks, in the order of the settings' tasks and methods."""
+    """All blocks, in the order of the settings' tasks and methods.
+
+    Raises:
+      UsageError: if parameters are to be kept and files cannot hold a task's.
+    """
     blocks = []
     for name, task in zip(settings.tasks, loaded, strict=True):
+        if settings.save_params:
+            model = jax.eval_shape(task.init, numerics.key(0))
+            checkpoint.check_params(name, *model)
         data = tasks.fingerprint(task)
         for method in settings.methods:
             blocks += _blocks(settings, name, task, data, method)

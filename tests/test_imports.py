@@ -19,12 +19,10 @@ ALLOWED = {
     "numerics": {"core"},
     "protocol": {"core"},
     "layout": {"core"},
-    "tasks": {"core", "crew", "numerics"},
+    "tasks": {"core", "crew", "numerics", "reading"},
     "methods": {"core", "identity", "optim"},
     "hyperparameters": {"core", "identity", "methods", "optim"},
-    "config": {
-        *("core", "hyperparameters", "identity", "layout", "methods", "protocol"),
-    },
+    "config": {"core", "hyperparameters", "identity", "layout", "methods", "protocol"},
     "train": {"core", "layout", "numerics", "optim"},
     "evaluation": {"core", "layout", "numerics", "optim", "train"},
     "compiler": {"core"},
@@ -35,11 +33,11 @@ ALLOWED = {
     },
     "checkpoint": {"core"},
     "metrics": {"core"},
-    "results": {"core", "identity"},
+    "results": {"core", "identity", "reading"},
     "rows": {"core", "programs", "train"},
     "blocks": {
-        *("config", "core", "evaluation", "methods", "numerics", "protocol"),
-        *("results", "tasks", "train"),
+        *("checkpoint", "config", "core", "evaluation", "methods", "numerics"),
+        *("protocol", "results", "tasks", "train"),
     },
     "crew": {"core"},
     "experiment": {
@@ -61,7 +59,9 @@ ALLOWED = {
     "portfolio": set(),
     "curves": {"core", "stats"},
     "fidelity": {"core", "curves", "stats"},
-    "report": {"core", "curves", "fidelity", "portfolio", "results", "stats"},
+    "report": {
+        *("core", "curves", "fidelity", "portfolio", "reading", "results", "stats"),
+    },
     "control": {
         *("core", "evaluation", "hyperparameters", "methods", "numerics", "optim"),
         *("order", "tasks", "train"),
@@ -77,6 +77,7 @@ ALLOWED = {
         *("multihost", "plan", "report", "results"),
     },
     "__init__": set(),
+    "reading": {"core"},
 }
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.
