@@ -89,7 +89,7 @@ def run_row(
 def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float]:
     """Means over the parts; those of a diverged run are no numbers."""
     names = ["train_loss", "valid_loss", "valid_accuracy", "valid_perplexity"]
-    names.append("learning_rate")
+    names += ["learning_rate", "mean_batch_loss"]
     if program.task.valid is program.task.train:
         # Under `study` validation is on the training data, measured once.
         values = {k.replace("train_", "valid_"): v for k, v in values.items()} | dict(
