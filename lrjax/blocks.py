@@ -73,8 +73,9 @@ class Block:
         """What decides the compiled program."""
         p = self.program
         names = tuple(self.lanes[0])
-        shape = (p.num_seeds, p.num_hparams, p.eval_every, p.fresh_batches)
-        return (_signature(p.task), p.method.name, p.static, names, *shape)
+        shape = (p.num_seeds, p.num_hparams, p.eval_every)
+        flags = (p.fresh_batches, p.sums_losses)
+        return (_signature(p.task), p.method.name, p.static, names, *shape, *flags)
 
     @functools.cached_property
     def lanes_of(self) -> dict[tuple[int, int], str]:
@@ -203,7 +204,7 @@ def _blocks(
     steps = settings.updates(name, epoch)
     # The order of a whole round is held at once, so none is longer than it need be.
     every = min(settings.eval_every or epoch, max(steps, epoch))
-    fresh = method_name in choices.fresh_batches
+    fresh = choices.draws_afresh(method_name, name)
     precision = tasks.precision_of(name, settings.precision)
     most_seeds, most_hparams = _MOST_LANES.get(
         jax.default_backend(), _MOST_LANES_ELSEWHERE
@@ -254,6 +255,7 @@ def _blocks(
                     fresh_batches=fresh,
                     dtype=jnp.float64 if precision == "float64" else jnp.float32,
                     one_by_one=one_by_one,
+                    sums_losses=choices.sums_losses(name),
                 )
                 yield Block(program, runs, tuple(traced for _, traced in chunk))
 

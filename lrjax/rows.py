@@ -97,6 +97,7 @@ def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float
     task = program.task
     names = [f"{part}_{n}" for part in ("train", "valid") for n in _names(task)]
     names.append("learning_rate")
+    names += [name for name in ("mean_batch_loss",) if name in values]
     if task.valid is task.train:
         # Under `study` validation is on the training data, measured once.
         again = {k.replace("train_", "valid_", 1): v for k, v in values.items()}

@@ -65,7 +65,7 @@ def test_grid_beats_hparams_beats_protocol_beats_defaults():
     task = "libsvm/iris"
     only = {"tasks": (task,), "methods": ("smac",), "protocol": "study"}
     study = checked(**only)
-    assert study.lanes("smac", task)[0]["learning_rate"] == 0.99886
+    assert study.lanes("smac", task)[0]["learning_rate"] == 0.9988558724108
     assert study.lanes("smac", task)[0]["b2"] == 0.99
     told = checked(**only, hparams__smac__learning_rate=0.5)
     assert told.lanes("smac", task)[0]["learning_rate"] == 0.5

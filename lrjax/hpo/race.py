@@ -250,7 +250,7 @@ class Race:
             precision=tasks.precision_of(self._name, settings.precision),
             eval_every=every,
             data=self._data,
-            fresh_batches=entry.method.name in choices.fresh_batches,
+            fresh_batches=choices.draws_afresh(entry.method.name, self._name),
             recalibrated=evaluation.recalibrates(
                 task, entry.method, dict(entry.hparams)
             ),

@@ -52,7 +52,6 @@ _WIDTH_ELSEWHERE = 32
 # Up to so many trials are trained in blocks of one lane where the width is free.
 _FEW = {"cpu": 2}
 _MOST_ROWS = 2**20  # of a round of linear models: its order is held at once
-_PENALTY = 2.0  # a crashed trial costs so many times the worst finite cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Target:
       fidelity: 'truncate' or 'rescale'.
       continuing: whether promoted trials go on from their states.
       cost: the measurement to be minimised.
+      diverged: what a trial costs that diverges, as in `protocol.Tuning`.
       full_length: trials at the full budget to reach with smac, whatever it leaves out.
     """
 
@@ -85,6 +85,7 @@ class Target:
     fidelity: str
     continuing: bool
     cost: str
+    diverged: str | float
     full_length: bool
 
     @property
@@ -293,7 +294,7 @@ def _target(
             precision=tasks.precision_of(name, settings.precision),
             eval_every=every,
             data=data,
-            fresh_batches=method in choices.fresh_batches,
+            fresh_batches=choices.draws_afresh(method, name),
             recalibrated=evaluation.recalibrates(task, methods.find(method), base),
             options=task.options,
         ),
@@ -307,6 +308,7 @@ def _target(
         # A schedule laid out for the budget is another one for each budget.
         continuing=tune.continuing and fidelity == "truncate",
         cost=tuning.cost,
+        diverged=tuning.diverged,
         full_length=tuning.full_length,
     )
 
@@ -460,27 +462,24 @@ class Search:
         target, raw, states = self.target, [], {}
         for number, trial in enumerate(self.trials, len(self.rows)):
             if row := self._known.get(number):
-                done = row["status"] == "done"
-                raw.append((row["cost"] if done else math.nan, row["seconds"]))
+                raw.append((row["cost"], row["status"] == "crashed", row["seconds"]))
                 continue
             result = trained[results.run_id(target.trial_run(trial))]
             value = result.values[target.cost]
-            dead = result.values["diverged_at"] > 0
-            raw.append((math.nan if dead else value, result.seconds))
+            dead = result.values["diverged_at"] > 0 or not math.isfinite(value)
+            raw.append((value, dead, result.seconds))
             if result.state and self._goes_on(trial):
                 states[trial.config_id] = result.state
         self._states |= states
         finite = [row["cost"] for row in self.rows if row["status"] == "done"]
-        finite += [cost for cost, _ in raw if math.isfinite(cost)]
-        penalty = _PENALTY * max([abs(cost) for cost in finite], default=1.0)
+        finite += [cost for cost, crashed, _ in raw if not crashed]
         outcomes = []
-        for number, (trial, (cost, seconds)) in enumerate(
+        for number, (trial, (cost, crashed, seconds)) in enumerate(
             zip(self.trials, raw, strict=True), len(self.rows)
         ):
-            crashed = not math.isfinite(cost)
-            outcomes.append(
-                tuners.Outcome(penalty if crashed else cost, crashed, seconds)
-            )
+            if crashed:
+                cost = _crash_cost(target.diverged, cost, finite)
+            outcomes.append(tuners.Outcome(cost, crashed, seconds))
             row = self._head(number, trial) | {
                 "cost": outcomes[-1].cost,
                 "status": "crashed" if crashed else "done",
@@ -533,6 +532,13 @@ class Search:
             f"(cost {self.best['cost']:.5g} at {self.best['budget']} "
             f"{self.target.unit}), best of {len(self.rows)} trials"
         )
+
+
+def _crash_cost(rule: str | float, measured: float, finite: Sequence[float]) -> float:
+    """What a trial costs that diverged, by the rule of `protocol.Tuning.diverged`."""
+    if rule == "twice the worst":
+        return 2 * max([abs(cost) for cost in finite], default=1.0)
+    return measured if rule == "as measured" else float(rule)
 
 
 def planned(search: Search) -> list[tuple[tuners.Stage, float]]:
