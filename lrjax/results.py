@@ -64,6 +64,49 @@ _PARTS = ("train_", "valid_", "test_")  # columns of metrics begin so
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "smac")
 
 
+class Hparams(dict[str, Any]):
+    """Hyperparameters of a run: a dictionary that pandas can group and sort by.
+
+    As any dictionary it is equal to one with the same items and becomes JSON; it cannot
+    be changed. `dict(hparams)` and `hparams | {...}` give dictionaries that can.
+
+    Example:
+      >>> runs, _ = results.load("runs/quickstart")
+      >>> runs.groupby(["method", "hparams"])["valid_loss"].mean()
+    """
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return hash(_frozen(self))
+
+    def __lt__(self, other: Mapping[str, Any]) -> bool:
+        return _order(self) < _order(other)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Hparams, (dict(self),)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("hyperparameters of a run cannot be changed; change a copy")
+
+    __setitem__ = __delitem__ = __ior__ = pop = popitem = clear = _refuse
+    update = setdefault = _refuse  # pyright: ignore[reportAssignmentType]
+
+
+def _frozen(value: Any) -> Any:
+    """A value that has a hash; of equal values it is the same."""
+    if isinstance(value, Mapping):
+        return frozenset((name, _frozen(each)) for name, each in value.items())
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _order(value: Any) -> tuple[Any, ...]:
+    """What values of any kind are sorted by: numbers by size, before all others."""
+    if isinstance(value, Mapping):
+        return 0, sorted((name, _order(each)) for name, each in value.items())
+    if isinstance(value, int | float):
+        return 1, value
+    return 2, canonical(value)
+
+
 def line(row: Mapping[str, Any]) -> str:
     """A table's line: keys in the given order, numbers that are not finite as null."""
 
@@ -399,7 +442,8 @@ def _described(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads runs and curves into tidy frames, a row per line of the tables.
 
-    `hparams` stays a dictionary; numbers that were not finite are NaN.
+    `hparams` is a dictionary that can be grouped by (`Hparams`); numbers that were not
+    finite are NaN.
 
     Raises:
       UsageError: if there is no table, or a line but the last is damaged or comes
@@ -408,7 +452,10 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for name in (RUNS, CURVES):
         if not (Path(workdir) / name).exists():
             raise UsageError(f"{workdir} holds no results: there is no {name}")
-    return _read(Path(workdir) / RUNS)[0], _read(Path(workdir) / CURVES)[0]
+    runs, curves = _read(Path(workdir) / RUNS)[0], _read(Path(workdir) / CURVES)[0]
+    if "hparams" in runs:
+        runs["hparams"] = runs["hparams"].map(Hparams)
+    return runs, curves
 
 
 def load_trials(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:

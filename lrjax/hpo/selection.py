@@ -7,16 +7,14 @@ import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lrjax import results, stats
-from lrjax.core import Method, Metric, UsageError
+from lrjax import report, results, stats
+from lrjax.core import Method, Metric
 
 ANSWER, TABLE, FIGURES = "selection.json", "selection.csv", ("png", "svg")
-_NAMED = 8  # contenders that a figure tells apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,10 +217,10 @@ def write(answers: Sequence[Selection], tables: results.Tables) -> None:
     Raises:
       UsageError: if they cannot be written.
     """
-    content = [_plain_answer(answer) for answer in answers]
-    tables.replace(ANSWER, json.dumps(_finite(content), indent=1) + "\n")
+    content = _finite([_plain_answer(answer) for answer in answers])
+    tables.replace(ANSWER, json.dumps(content, indent=1) + "\n")
     tables.replace(TABLE, _table(answers))
-    _draw(answers, tables.workdir)
+    report.races(content, tables.workdir)
 
 
 def _plain_answer(answer: Selection) -> dict[str, Any]:
@@ -262,68 +260,3 @@ def _table(answers: Sequence[Selection]) -> str:
         for each in answer.judged
         for ends in [stats.interval(np.array(each.values), answer.scale)]
     ).to_csv(index=False, float_format="%.6g")
-
-
-def _draw(answers: Sequence[Selection], folder: Path) -> None:
-    """Each contender's score over the rungs that it saw; a panel per task."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((8.0, 4.2 * len(answers)), layout="constrained")
-    axes = figure.subplots(len(answers), 1, squeeze=False)[:, 0]
-    for ax, answer in zip(axes, answers, strict=True):
-        _panel(ax, answer)
-    for kind in FIGURES:
-        path = folder / f"selection.{kind}"
-        try:
-            figure.savefig(path, dpi=120)
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _panel(ax: Any, answer: Selection) -> None:
-    lines: dict[str, list[tuple[int, float]]] = {}
-    for each in answer.judged:
-        value = float(np.mean(each.values))
-        if math.isfinite(value):
-            lines.setdefault(each.label, []).append((each.steps, value))
-    # Who came furthest, and there was best, is drawn last and by name.
-    sign = int(answer.scale.sign)
-    order = sorted(
-        lines,
-        key=lambda n: (n == answer.label, lines[n][-1][0], sign * lines[n][-1][1]),
-        reverse=True,
-    )
-    for place, label in enumerate(order):
-        x, y = zip(*lines[label], strict=True)
-        style: dict[str, Any] = {"lw": 0.8, "color": "0.75", "zorder": 1, "ms": 2.5}
-        if place < _NAMED:
-            style = {"lw": 1.6, "label": label, "zorder": 9 - place, "ms": 3.5}
-        ax.plot(x, y, marker="o", **style)
-    others = len(order) - _NAMED
-    if others > 0:
-        ax.plot([], [], color="0.75", lw=0.8, label=f"{others} others")
-    ax.set_ylim(*_limits([[v for _, v in lines[n]] for n in order], sign))
-    rungs = sorted({each.steps for each in answer.judged})
-    ax.set_xscale("log")
-    ax.set_xticks(rungs, [str(steps) for steps in rungs])
-    ax.minorticks_off()
-    ax.set_xlabel("updates at which contenders were compared")
-    ax.set_ylabel(f"validation {answer.metric}")
-    ax.set_title(f"{answer.task}: {answer.label}, {answer.cost:.1f} full runs")
-    ax.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
-
-
-def _limits(lines: Sequence[Sequence[float]], sign: int) -> tuple[float, float]:
-    """Of the axis: all but the worst of the rest, which would press the best together.
-
-    Args:
-      lines: values of contenders, those to be seen first.
-      sign: -1 where lower is better.
-    """
-    named = [sign * v for line in lines[:_NAMED] for v in line]
-    rest = sorted(sign * v for line in lines[_NAMED:] for v in line)
-    low = min([*named, *rest[len(rest) // 3 :]])
-    high = max([*named, *rest])
-    margin = 0.05 * (high - low) or 0.01
-    ends = sorted((sign * (low - margin), sign * (high + margin)))
-    return ends[0], ends[1]

@@ -26,6 +26,7 @@ from lrjax import (
     methods,
     numerics,
     protocol,
+    report,
     results,
     tasks,
 )
@@ -40,7 +41,7 @@ from lrjax.core import (
     Task,
     UsageError,
 )
-from lrjax.hpo import figures, smac, tuners
+from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
@@ -193,7 +194,7 @@ def run(
         ]
         with launch(settings, data_dir, signalled) as launcher:
             _advance(searches, tables, settings, signalled, launcher)
-            drawn = figures.draw(results.load_trials(workdir), tables.workdir)
+            drawn = report.tuning(results.load_trials(workdir), tables.workdir)
             winners = []
             for search in searches:
                 experiment.say(search.summary())

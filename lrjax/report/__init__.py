@@ -12,9 +12,12 @@ from lrjax.core import UsageError
 from lrjax.report import analyses, drawing, export, findings, page, published, selected
 from lrjax.report import study as study_lib
 from lrjax.report.desk import Desk
+from lrjax.report.look import Look
 from lrjax.report.study import Options as Options
 from lrjax.report.terminal import learning_curves as learning_curves
+from lrjax.report.terminal import races as races
 from lrjax.report.terminal import ranking as ranking
+from lrjax.report.terminal import tuning as tuning
 
 
 def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> list[str]:
@@ -46,7 +49,7 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
         for name in ("figures", "tables"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         with drawing.style() as plt:
-            desk = Desk(folder, plt)
+            desk = Desk(folder, plt, study.look.names if study else {})
             if raced:
                 sections.append(selected.section(raced, desk))
             if study:
@@ -67,7 +70,7 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
             found,
             [section for section in sections if section],
             notes,
-            study.look if study else drawing.Look(()),
+            study.look if study else Look(()),
         )
         (folder / "index.html").write_text(text)
     except OSError as error:

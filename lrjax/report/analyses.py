@@ -16,10 +16,9 @@ import pandas as pd
 from lrjax import curves as curves_lib
 from lrjax import fidelity, portfolio, stats
 from lrjax.core import LOSS
-from lrjax.report import figures
+from lrjax.report import figures, searches
 from lrjax.report.desk import Desk
-from lrjax.report.drawing import Look
-from lrjax.report.page import Section, interval
+from lrjax.report.page import Section, count, interval
 from lrjax.report.study import Study
 
 
@@ -36,11 +35,12 @@ def _overview(study: Study, desk: Desk) -> Section:
         iqm = overall.loc[by_iqm, "iqm"]
         says += f" {by_iqm} has the best normalised score, {iqm:.2f}."
     reads = (
-        f"Left: rank within each task and seed, averaged over seeds and then over the "
-        f"{len(study.comparison.tasks)} tasks. Right: mean of the middle half of all "
-        f"normalised scores; on each task 0 is the worst entry's median run and 1 the "
-        f"best entry's. Bars are 95 % intervals, bootstrapped over the {runs} runs of "
-        f"each task: they say how much other seeds could change, not other tasks."
+        f"Mean rank: within each task and seed, averaged over seeds and then over "
+        f"{count(len(study.comparison.tasks), 'task')}. Normalised score: mean of the "
+        f"middle half of all; on each task 0 is the worst entry's median run and 1 the "
+        f"best entry's. Bars are 95 % intervals, bootstrapped over "
+        f"{count(runs, 'run')} of each task: they say how much other seeds could "
+        f"change, not other tasks."
     )
     return desk.section(
         "overview",
@@ -88,7 +88,7 @@ def _gap(study: Study, desk: Desk) -> Section:
         says,
         reads,
         gap.assign(mean_gap=mean).reset_index().rename_axis(columns=None),
-        figures.cells(desk.plt, shade, text, "Blues", apart=1),
+        figures.cells(desk.plt, study.look, shade, text, apart=1),
     )
 
 
@@ -203,7 +203,7 @@ def _pairs(study: Study, desk: Desk) -> Section | None:
         says,
         reads,
         table,
-        figures.cells(desk.plt, wide, text, "PuOr", ylabel="", xlabel=""),
+        figures.cells(desk.plt, study.look, wide, text, two_sided=True),
     )
 
 
@@ -216,8 +216,9 @@ def _critical(study: Study, desk: Desk) -> Section | None:
     rank = study.overall["rank"]
     worse = [str(e) for e in rank.index if rank[e] - rank.iloc[0] > difference]
     says = (
-        f"Over {tasks} tasks, mean ranks must differ by {difference:.2f} to be called "
-        f"different; that separates {len(worse)} of {entries - 1} from {rank.index[0]}."
+        f"Over {count(tasks, 'task')}, mean ranks must differ by {difference:.2f} to "
+        f"be called different; that separates {len(worse)} of {entries - 1} from "
+        f"{rank.index[0]}."
     )
     if np.isfinite(p):
         says += f" Friedman's test that all are equal: p = {p:.2g}."
@@ -256,16 +257,17 @@ def _against(study: Study, desk: Desk) -> Section | None:
     shade = wide.apply(lambda column: column.map(signs)).astype(float)
     wins, losses = int(counts["win"].sum()), int(counts["loss"].sum())
     says = (
-        f"Against {study.baseline}: {wins} wins, {int(counts['tie'].sum())} ties and "
-        f"{losses} losses."
+        f"Against {study.baseline}: {count(wins, 'win')}, "
+        f"{count(int(counts['tie'].sum()), 'tie')} and "
+        f"{count(losses, 'loss', 'losses')}."
     )
     pairs = int(table["pairs"].max())
     # The smallest p that n signs can give, times the comparisons of one task.
     family = int(table.groupby("task").size().max())
     if 2.0 ** (1 - pairs) * family >= 0.05:
         says += (
-            f" With {pairs} seeds and {family} comparisons on a task no difference "
-            f"could have been called a win or a loss."
+            f" With {count(pairs, 'seed')} and {count(family, 'comparison')} on a task "
+            f"no difference could have been called a win or a loss."
         )
     reads = (
         "Per task: Wilcoxon's signed-rank test on runs paired by seed, p corrected "
@@ -279,7 +281,7 @@ def _against(study: Study, desk: Desk) -> Section | None:
         says,
         reads,
         counts,
-        figures.cells(desk.plt, 0.25 + 0.5 * shade, text, "PuOr"),
+        figures.cells(desk.plt, study.look, shade, text, two_sided=True),
     )
     files = (*section.files, by_task)
     return dataclasses.replace(section, files=files)
@@ -397,16 +399,17 @@ def _portfolio(study: Study, desk: Desk) -> Section | None:
     if high > low and len(enough):
         row = enough.iloc[0]
         says += (
-            f" {row['k']} of {len(parts)} entries close 95 % of that gap: "
+            f" {row['k']} of {count(len(parts), 'entry', 'entries')} "
+            f"{'closes' if row['k'] == 1 else 'close'} 95 % of that gap: "
             f"{', '.join(row['members'])}."
         )
     reads = (
-        "Left: mean over tasks of the best member of the best portfolio of k. Middle: "
-        "what the virtual best loses without an entry (diamond), and the entry's "
-        "Shapley value, its mean contribution over all orders in which a portfolio can "
-        "grow; Shapley values sum to the virtual best. Right: what the study computes, "
-        "the mean of all entries minus the mean of the others, which says how good an "
-        "entry is but not what it adds to others."
+        "Best portfolio: mean over tasks of its best member. Share: what the virtual "
+        "best loses without an entry (diamond), and the entry's Shapley value, its "
+        "mean contribution over all orders in which a portfolio can grow; Shapley "
+        "values sum to the virtual best. Mean with less mean without: what the study "
+        "computes, the mean of all entries minus the mean of the others, which says "
+        "how good an entry is but not what it adds to others."
     )
     more = (
         desk.data("portfolios", best),
@@ -580,28 +583,11 @@ def _trust(row: Any, families: pd.DataFrame) -> str:
 def _tuning(study: Study, desk: Desk) -> Section | None:
     if not len(study.trials):
         return None
-    tables = []
-    groups = study.trials.groupby(["task", "method", "source"])
-    for number, ((task, method, _), part) in enumerate(groups):
-        budget, cost = part["budget"], part["cost"]
-        full = budget == budget.max()
-        tables.append(
-            pd.DataFrame(
-                {
-                    "task": task,
-                    "method": method,
-                    "tuning": number,
-                    "spent": (budget / budget.max()).cumsum(),
-                    "cost": cost,
-                    "best": cost.where(full).cummin().ffill(),
-                }
-            )
-        )
-    table = pd.concat(tables, ignore_index=True)
+    table = searches.trajectories(study.trials)
     entries = study.look.entries + tuple(
         sorted(set(table["method"]) - set(study.look.aliases) - set(study.look.entries))
     )
-    look = Look(entries, study.look.aliases)
+    look = dataclasses.replace(study.look, entries=entries)
     last = table.groupby("tuning").tail(1).dropna(subset=["best"])
     says = "; ".join(
         f"{row.method} on {row.task}: best cost {row.best:.4g} after {row.spent:.3g} "
@@ -609,16 +595,17 @@ def _tuning(study: Study, desk: Desk) -> Section | None:
         for row in last.itertuples()
     )
     reads = (
-        "A dot is a trial, whatever its budget; the line is the best cost so far at "
-        "the full budget. A trial counts as its budget over the largest."
+        "A dot is a trial, whatever its budget, a cross at the upper edge one that "
+        "diverged; the line is the best cost so far at the full budget, a star each "
+        "tuning's best trial. A trial counts as its budget over the largest."
     )
     return desk.section(
         "tuning",
         "Tuning",
         f"{says}." if says else "No trial had the full budget yet.",
         reads,
-        table,
-        figures.tuning(desk.plt, look, table),
+        table.drop(columns=["source", "budget"]),
+        searches.incumbents(desk.plt, look, table),
         data=True,
     )
 

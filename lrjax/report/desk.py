@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ class Desk:
     Attributes:
       folder: with the folders figures and tables.
       plt: as from `drawing.style`.
+      names: of entries and tasks -> what figures call them.
     """
 
     folder: Path
     plt: Any
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def section(
         self,
@@ -44,8 +47,8 @@ class Desk:
         files, picture = [], None
         if drawn:
             figure, axes = drawn
-            picture = drawing.save(figure, self.folder / "figures", name, axes)
-            self.plt.close(figure)
+            where = self.folder / "figures"
+            picture = drawing.save(figure, where, name, axes, self.names)
             files += [f"figures/{name}.png", f"figures/{name}.svg"]
         if table is not None:
             files.append(self.data(name, table))

@@ -17,10 +17,12 @@ import pandas as pd
 from lrjax.core import METRICS, Metric
 from lrjax.fidelity import TRUSTED
 from lrjax.report import drawing
-from lrjax.report.drawing import FAINT, INK, SOFT, Look
+from lrjax.report.drawing import FAINT, INK, PAPER, SOFT
+from lrjax.report.look import COLOURS, Look
 from lrjax.stats import metric_of
 
 Drawn = tuple[Any, list[Any]]
+_TINT = 0.5  # the strongest colour of a cell
 
 
 def metric_label(metric: str) -> str:
@@ -32,9 +34,7 @@ def metric_label(metric: str) -> str:
 def overview(plt: Any, look: Look, overall: pd.DataFrame) -> Drawn:
     """Mean rank and normalised IQM of each entry, with intervals."""
     entries = list(overall.index)
-    figure, axes = plt.subplots(
-        1, 2, figsize=(8.6, 0.27 * len(entries) + 1.1), sharey=True
-    )
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.27 * len(entries) + 1.1))
     for i, (axis, name) in enumerate(zip(axes, ("rank", "iqm"), strict=True)):
         for y, entry in enumerate(entries):
             row = overall.loc[entry]
@@ -47,38 +47,35 @@ def overview(plt: Any, look: Look, overall: pd.DataFrame) -> Drawn:
         axis.grid(axis="y", visible=False)
     axes[0].set(title="Mean rank", xlabel="mean rank (1 is best)")
     axes[1].set(title="Normalised score", xlabel="IQM of normalised score (1 is best)")
-    axes[0].set_yticks(range(len(entries)), map(drawing.brief, entries))
-    axes[0].tick_params(axis="y", length=0, labelcolor=INK)
-    axes[1].tick_params(axis="y", length=0)
-    axes[0].set_ylim(len(entries) - 0.4, -0.6)
+    for axis in axes:  # each alone is read, too
+        axis.set_yticks(range(len(entries)), map(look.brief, entries))
+        axis.tick_params(axis="y", length=0, labelcolor=INK)
+        axis.set_ylim(len(entries) - 0.4, -0.6)
     return figure, list(axes)
 
 
 def cells(
     plt: Any,
+    look: Look,
     shade: pd.DataFrame,
     text: pd.DataFrame,
-    colours: str,
-    limits: tuple[float, float] = (0.0, 1.0),
-    xlabel: str = "",
-    ylabel: str = "",
+    two_sided: bool = False,
     apart: int = 0,
 ) -> Drawn:
     """A heat map with a text in each cell.
 
     Args:
       plt: Matplotlib.
-      shade: what the colours show, NaN for an empty cell.
+      look: of the names.
+      shade: how strong the colours are, from 0 to 1, NaN for an empty cell.
       text: what stands in the cells; its index and columns name rows and columns.
-      colours: name of a colour map.
-      limits: of the colours.
-      xlabel, ylabel: of the axes.
+      two_sided: whether 0.5 is neutral, and what lies below has another colour.
       apart: how many of the last columns stand apart.
     """
-    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
 
     rows, columns = text.shape
-    text = text.rename(index=drawing.brief, columns=drawing.brief)
+    text = text.rename(index=look.brief, columns=look.brief)
     longest = max(max(len(name) for name in text.index), 8)
     widest = max(max(len(str(t)) for t in text.to_numpy().ravel()), 5)
     # Names of columns rise to the right.
@@ -86,21 +83,23 @@ def cells(
     width = columns * max(0.54, 0.075 * widest + 0.12) + 0.075 * longest + 0.8
     width += 0.06 * max(len(text.columns[-1]) - 10, 0)
     figure, axis = plt.subplots(figsize=(width, 0.27 * rows + 0.65 + 0.05 * tallest))
-    chosen = colormaps[colours]
+    above, below, *_ = COLOURS
     for y in range(rows):
         for x in range(columns):
-            value = shade.iat[y, x]
+            value = float(np.clip(shade.iat[y, x], 0, 1))
             left = x + 0.12 * (x >= columns - apart)
-            if np.isfinite(value):
-                unit = (value - limits[0]) / (limits[1] - limits[0])
-                colour = chosen(float(np.clip(unit, 0, 1)))
-            else:
-                colour = (0.5, 0.5, 0.5, 0.12)
-            axis.add_patch(
-                plt.Rectangle((left, y), 1, 1, facecolor=colour, linewidth=0)
+            if two_sided:
+                value = 2 * value - 1
+            # A tint: whatever lies behind, white or dark, shows through, and the text
+            # can be read on all of them.
+            colour, alpha = (
+                (above, _TINT * value) if value > 0 else (below, -_TINT * value)
             )
-            light = np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.55
-            ink = INK if not np.isfinite(value) else ("#101112", "#fafafa")[not light]
+            if not np.isfinite(value):
+                colour, alpha = SOFT, 0.12
+            axis.add_patch(
+                Rectangle((left, y), 1, 1, facecolor=colour, alpha=alpha, linewidth=0)
+            )
             axis.text(
                 left + 0.5,
                 y + 0.52,
@@ -108,7 +107,7 @@ def cells(
                 ha="center",
                 va="center",
                 fontsize=7.8,
-                color=ink,
+                color=INK,
             )
     axis.set(xlim=(0, columns + 0.12 * bool(apart)), ylim=(rows, 0))
     places = [x + 0.5 + 0.12 * (x >= columns - apart) for x in range(columns)]
@@ -120,8 +119,6 @@ def cells(
     axis.tick_params(length=0, labelcolor=INK)
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
     return figure, []
 
 
@@ -142,7 +139,10 @@ def scores(
     """Every run as a dot, the interquartile mean and its interval as a bar."""
     entries = list(look.entries)
     height = 0.17 * len(entries) + 0.9
-    figure, axes = drawing.panels(plt, len(tasks), height=height)
+    names = [look.brief(entry) for entry in entries]
+    width = 2.3 + 0.06 * max(map(len, names))
+    columns = max(1, min(3, int(10.4 / width)))
+    figure, axes = drawing.panels(plt, len(tasks), width, height, columns)
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
         part = runs[runs["task"] == task]
         means = table[table["task"] == task].set_index("entry")
@@ -186,11 +186,9 @@ def scores(
             log = axis.get_xscale() == "log"
             more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
             axis.set_xlim(low, more)
-        _log_ticks(axis.xaxis)
-        axis.set(title=drawing.brief(task), xlabel=metric_label(metric))
+        drawing.log_ticks(axis.xaxis)
+        axis.set(title=look.brief(task), xlabel=metric_label(metric))
         axis.set_ylim(len(entries) - 0.4, -0.6)
-        first = axis.get_subplotspec().is_first_col()
-        names = [drawing.brief(entry) if first else "" for entry in entries]
         axis.set_yticks(range(len(entries)), names)
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.grid(axis="y", visible=False)
@@ -216,7 +214,7 @@ def curves(
     figure, axes = drawing.panels(plt, len(bands))
     for i, (axis, (task, table)) in enumerate(zip(axes, bands.items(), strict=True)):
         _curve_panel(axis, i, look, table, labels[task], known)
-        axis.set_title(drawing.brief(task))
+        axis.set_title(look.brief(task))
     drawing.legend(figure, look, look.entries)
     return figure, axes
 
@@ -241,7 +239,7 @@ def losses_and_rates(
         for column, table in columns.items():
             axis = next(axes)
             _curve_panel(axis, 0, look, table, column, known)
-            axis.set_title(drawing.brief(task))
+            axis.set_title(look.brief(task))
     drawing.legend(figure, look, look.entries)
     return figure
 
@@ -266,10 +264,7 @@ def _curve_panel(
                 epochs, part["low"], part["high"], color=colour, alpha=0.1, lw=0
             )
             drawing.mark(band, place, "band", number)
-        (line,) = axis.plot(
-            epochs, part["median"], color=colour, linestyle=look.style(entry)
-        )
-        drawing.mark(line, place, "line", number)
+        drawing.line(axis, place, look, entry, epochs, part["median"])
         if epochs[-1] < last:  # most of its runs have diverged
             axis.plot(epochs[-1], part["median"].iloc[-1], "x", color=colour, ms=5)
     metric = None if column == "learning_rate" else metric_of(column, known)
@@ -281,36 +276,7 @@ def _curve_panel(
         axis.set_ylim(bottom=bottom - 0.05 * (float(table["median"].max()) - bottom))
     axis.set_xlim(0, None)
     axis.set(xlabel="epoch", ylabel=metric_label(column))
-    _log_ticks(axis.yaxis)
-
-
-def _log_ticks(side: Any) -> None:
-    """Plain numbers where a log axis spans little, else powers; nothing crowded.
-
-    Args:
-      side: `xaxis` or `yaxis` of axes that have all their data.
-    """
-    from matplotlib import ticker
-
-    if side.get_scale() != "log":
-        return
-    low, high = side.get_view_interval()
-    side.set_minor_locator(ticker.NullLocator())
-    if high / low > 300:
-        side.set_major_formatter(ticker.FuncFormatter(_power))
-        return
-    if high / low < 4:
-        side.set_major_locator(ticker.MaxNLocator(4))
-    else:
-        steps = (1,) if high / low > 60 else (1, 3) if high / low > 8 else (1, 2, 5)
-        side.set_major_locator(ticker.LogLocator(subs=steps))
-    side.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
-
-
-def _power(value: float, _: Any) -> str:
-    """10⁻³, in plain text: names in figures may have any sign, so none is markup."""
-    exponent = str(round(np.log10(value)))
-    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    drawing.log_ticks(axis.yaxis)
 
 
 def critical_difference(
@@ -338,7 +304,7 @@ def critical_difference(
         row = number if left else count - 1 - number
         y = top + 0.5 * row
         x = low - 0.12 * side if left else high + 0.12 * side
-        colour, name = look.colour(str(entry)), drawing.brief(entry)
+        colour, name = look.colour(str(entry)), look.brief(entry)
         axis.plot([rank, rank, x], [0, y, y], color=colour, linewidth=1.1)
         axis.plot(rank, 0, "o", color=colour, markersize=4.5, zorder=3)
         axis.text(
@@ -380,7 +346,7 @@ def _groups(ordered: np.ndarray, difference: float) -> list[tuple[int, int]]:
 
 def profiles(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
     """Share of runs above each normalised score, with intervals."""
-    figure, axes = drawing.panels(plt, 1, width=4.2, height=2.7)
+    figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
     for entry in reversed(look.entries):
         part = table[table["entry"] == entry]
@@ -392,10 +358,7 @@ def profiles(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
                 part["tau"], part["low"], part["high"], color=colour, alpha=0.08, lw=0
             )
             drawing.mark(band, 0, "band", number)
-        (line,) = axis.plot(
-            part["tau"], part["share"], color=colour, linestyle=look.style(entry)
-        )
-        drawing.mark(line, 0, "line", number)
+        drawing.line(axis, 0, look, entry, part["tau"], part["share"])
     axis.set(xlabel="normalised score", ylabel="share of runs above", xlim=(0, 1))
     axis.set_ylim(0, 1.02)
     drawing.legend(figure, look, [e for e in look.entries if e in set(table["entry"])])
@@ -436,15 +399,7 @@ def grid(
                 rates, alive["low"], alive["high"], color=colour, alpha=0.12, lw=0
             )
             drawing.mark(band, i, "band", number)
-            (line,) = axis.plot(
-                rates,
-                alive["median"],
-                color=colour,
-                linestyle=look.style(str(method)),
-                marker="o",
-                markersize=3,
-            )
-            drawing.mark(line, i, "line", number)
+            drawing.line(axis, i, look, str(method), rates, alive["median"])
             dead = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
             axis.plot(dead, np.full(len(dead), worst), "x", color=colour, ms=5)
         for row in settled[settled["task"] == task].itertuples():
@@ -456,31 +411,26 @@ def grid(
                 "D",
                 color=colour,
                 markersize=5.5,
-                markeredgecolor="#ffffff",
+                markeredgecolor=PAPER,
                 markeredgewidth=0.7,
             )
             drawing.mark(point, i, "point", look.number(str(row.entry)))
-        axis.set(title=drawing.brief(task), xscale="log", xlabel="learning rate")
+        axis.set(title=look.brief(task), xscale="log", xlabel="learning rate")
         axis.set_ylabel(metric_label(labels[task]))
         beside = settled.loc[settled["task"] == task, "value"]
         if _on_log_axis(metric, pd.concat([part["low"], part["median"], beside])):
             axis.set_yscale("log")
-        _log_ticks(axis.xaxis)
-        _log_ticks(axis.yaxis)
+        drawing.log_ticks(axis.xaxis)
+        drawing.log_ticks(axis.yaxis)
     free = sorted(set(settled["entry"]), key=look.number)
     swept = sorted(set(table["method"]), key=look.number)
-    handles = [
-        Line2D([], [], color=look.colour(e), linestyle=look.style(e), marker="o", ms=3)
-        for e in swept
-    ]
+    handles = [drawing.key(look, entry) for entry in swept]
     handles += [
         Line2D([], [], color=look.colour(e), lw=0.8, marker="D", ms=5.5) for e in free
     ]
-    names = [drawing.brief(e) for e in swept]
-    names += [f"{drawing.brief(e)} (settled)" for e in free]
-    columns = max(1, int(figure.get_figwidth() / 1.9))
-    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(names) // columns))
-    figure.legend(handles, names, loc="outside lower center", ncols=columns)
+    names = [look.brief(e) for e in swept]
+    names += [f"{look.brief(e)} (settled)" for e in free]
+    drawing.below(figure, handles, names)
     return figure, axes
 
 
@@ -499,7 +449,7 @@ def portfolio(
     entries = list(parts.sort_values("shapley", kind="stable").index)
     height = max(2.6, 0.2 * len(entries) + 1.0)
     figure, axes = plt.subplots(
-        1, 3, figsize=(10.2, height), gridspec_kw={"width_ratios": (1.1, 1, 1)}
+        1, 3, figsize=(10.8, height), gridspec_kw={"width_ratios": (1, 1, 1)}
     )
     left, middle, right = axes
     left.plot(best["k"], best["score"], color=INK, marker="o", markersize=4)
@@ -514,7 +464,7 @@ def portfolio(
         color=SOFT,
     )
     left.annotate(
-        f"single best: {drawing.brief(single)}",
+        f"single best: {look.brief(single)}",
         (1, best["score"].iloc[0]),
         xytext=(7, -9),
         textcoords="offset points",
@@ -545,8 +495,8 @@ def portfolio(
     right.barh(places, parts.loc[entries, "share_of_mean"], color=colours, height=0.62)
     right.axvline(0, color=SOFT, linewidth=0.8)
     right.set(title="Mean with less mean without", xlabel="the study's measure")
-    named = [drawing.brief(entry) for entry in entries]
-    for axis, names in ((middle, named), (right, [""] * len(entries))):
+    names = [look.brief(entry) for entry in entries]
+    for axis in (middle, right):
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_yticks(places, names)
         axis.tick_params(axis="y", length=0, labelcolor=INK, pad=6)
@@ -556,17 +506,14 @@ def portfolio(
 
 def cost(plt: Any, look: Look, anytime: pd.DataFrame, tuning: pd.Series) -> Drawn:
     """Score against training paid for, in full runs; tuning comes first."""
-    figure, axes = drawing.panels(plt, 1, width=4.2, height=2.7)
+    figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
     for entry in [e for e in reversed(look.entries) if e in anytime]:
         x = anytime.index.to_numpy(float) + float(tuning.get(entry, 0.0))
-        (line,) = axis.plot(
-            x, anytime[entry], color=look.colour(entry), linestyle=look.style(entry)
-        )
-        drawing.mark(line, 0, "line", look.number(entry))
+        drawing.line(axis, 0, look, entry, x, anytime[entry])
     if (tuning > 0).any():
         axis.set_xscale("log")
-        _log_ticks(axis.xaxis)
+        drawing.log_ticks(axis.xaxis)
     axis.set(xlabel="examples processed (in full runs), tuning included")
     axis.set_ylabel("mean normalised score")
     drawing.legend(figure, look, [e for e in look.entries if e in anytime])
@@ -597,7 +544,9 @@ def fidelity(
             known = group in look.aliases or group in look.entries
             colour = look.colour(str(group)) if known else INK
             style = "-" if how == "cut" else (0, (4, 2))
-            labels[group] = Line2D([], [], color=colour, lw=2.2)
+            labels[group] = Line2D([], [], color=INK, lw=2.2, marker="o", ms=3)
+            if known:
+                labels[group] = drawing.key(look, str(group), linestyle="-")
             x = 100 * part["part"]
             if not known:
                 mine = (tasks["family"] == family) & (tasks["group"] == group)
@@ -607,11 +556,10 @@ def fidelity(
                     axis.plot(*shown, color=FAINT, lw=0.8, linestyle=style, zorder=1)
                 low, high = part[f"{value}_low"], part[f"{value}_high"]
                 axis.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
-            (line,) = axis.plot(
-                x, part[value], color=colour, linestyle=style, marker="o", ms=3
-            )
             if known:
-                drawing.mark(line, i, "line", look.number(str(group)))
+                drawing.line(axis, i, look, str(group), x, part[value], linestyle=style)
+                continue
+            axis.plot(x, part[value], color=colour, linestyle=style, marker="o", ms=3)
         if value == "tau":
             axis.axhline(TRUSTED, color=SOFT, lw=0.9, linestyle=(0, (1, 2)))
             axis.set_ylim(top=1.03)
@@ -619,47 +567,8 @@ def fidelity(
         metrics = tasks.loc[tasks["family"] == family, "metric"].unique()
         unit = metric_label(metrics[0]) if len(metrics) == 1 else "several metrics"
         axis.set_ylabel("Kendall's tau" if value == "tau" else f"regret, {unit}")
-        _log_ticks(axis.xaxis)
-    figure.legend(
-        labels.values(),
-        [drawing.brief(name) for name in labels],
-        loc="outside lower center",
-        ncols=min(len(labels), 4),
-    )
-    return figure, axes
-
-
-def tuning(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
-    """Best cost so far against what tuning has cost, a panel per task.
-
-    Args:
-      plt: Matplotlib.
-      look: of methods.
-      table: task, method, tuning (a number), spent (in full runs), cost, best (so far).
-    """
-    tasks = list(table["task"].unique())
-    figure, axes = drawing.panels(plt, len(tasks))
-    for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
-        mine = table[table["task"] == task].groupby(["method", "tuning"])
-        for (method, _), part in mine:
-            colour = look.colour(str(method))
-            axis.plot(part["spent"], part["cost"], ".", color=colour, ms=3, alpha=0.5)
-            (line,) = axis.plot(
-                part["spent"],
-                part["best"],
-                color=colour,
-                linestyle=look.style(str(method)),
-                drawstyle="steps-post",
-            )
-            drawing.mark(line, i, "line", look.number(str(method)))
-        axis.set(
-            title=drawing.brief(task),
-            xlabel="tuning cost (full runs)",
-            ylabel="cost told",
-        )
-        axis.set_yscale("log")
-        _log_ticks(axis.yaxis)
-    drawing.legend(figure, look, sorted(set(table["method"]), key=look.number))
+        drawing.log_ticks(axis.xaxis)
+    drawing.below(figure, list(labels.values()), list(map(look.brief, labels)))
     return figure, axes
 
 
@@ -694,11 +603,11 @@ def compared(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
                 linewidth=1,
             )
             (point,) = axis.plot(
-                row.published, row.ours, "o", color=look.colour(str(row.entry)), ms=5
+                row.published, row.ours, ms=5, **look.sign(str(row.entry))
             )
             drawing.mark(point, i, "point", number)
         axis.set(
-            title=drawing.brief(task),
+            title=look.brief(task),
             xlabel=f"published {metric_label(metric)}",
             ylabel="ours",
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from lrjax import results, stats
 from lrjax.report import figures
-from lrjax.report.page import interval
+from lrjax.report.page import count, interval
 from lrjax.report.study import Study, config
 
 
@@ -23,14 +23,14 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
         f" to {seeds.max()}" if seeds.min() < seeds.max() else ""
     )
     entries, tasks = len(study.look.entries), len(study.tasks)
-    what = _count(runs["method"].nunique(), "method", "methods")
+    what = count(runs["method"].nunique(), "method")
     if entries > runs["method"].nunique():
         what += f" in {entries} settings"
     found = [
         (
             "What",
-            f"{len(study.all_runs)} runs: {what} on "
-            f"{_count(tasks, 'task', 'tasks')}, {many} "
+            f"{count(len(study.all_runs), 'run')}: {what} on "
+            f"{count(tasks, 'task')}, {many} "
             f"{'run' if seeds.max() == 1 else 'runs'} of each, judged by "
             f"{' and '.join(judged)}."
             + (
@@ -65,10 +65,6 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
     return found
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
 def _where(study: Study) -> str:
     """Which entry has the best mean on each task."""
     winners: dict[str, list[str]] = {}
@@ -92,7 +88,7 @@ def _sure(study: Study) -> str:
     if len(overall) < 2:
         return "one entry alone cannot be compared."
     if study.comparison.runs < stats.FEWEST:
-        few = _count(study.comparison.runs, "run", "runs").replace("1 ", "one ")
+        few = count(study.comparison.runs, "run").replace("1 ", "one ")
         return f"{few} of each: there are no intervals, and ranks may be luck."
     first = str(overall.index[0])
     clear = overall["rank_low"].iloc[1:] > overall["rank_high"].iloc[0]
@@ -104,7 +100,7 @@ def _sure(study: Study) -> str:
     if np.isfinite(difference):
         rank = overall["rank"]
         apart = int((rank - rank.iloc[0] > difference).sum())
-        tells = f"with {tasks} tasks as the only repetition"
+        tells = f"with {count(tasks, 'task')} as the only repetition"
         text += f"; {tells}, {apart} can be told apart (critical difference)"
     else:
         text += "; one task says nothing about others"
@@ -121,7 +117,7 @@ def _diverged(study: Study) -> str:
     counts = counts.sort_index().sort_values(ascending=False, kind="stable")
     parts = [f"{e} on {t} ({n} of {total[e, t]})" for (e, t), n in counts.items()]
     more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
-    return f"{len(dead)} of {len(runs)} runs: {', '.join(parts[:6])}{more}."
+    return f"{len(dead)} of {count(len(runs), 'run')}: {', '.join(parts[:6])}{more}."
 
 
 def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
@@ -147,7 +143,7 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
     wide = study.runs.pivot(index=["task", "seed"], columns="entry", values="score")
     holes = int(wide.isna().to_numpy().sum())
     if holes:
-        have = _count(holes, "run that another entry has", "runs that others have")
+        have = count(holes, "run that another entry has", "runs that others have")
         parts.append(have)
     comparison = study.comparison
     if comparison.entries_left_out:
@@ -158,8 +154,8 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
         parts.append(f"tasks left out of comparisons: {names}")
     if comparison.runs_left_out:
         parts.append(
-            f"{comparison.runs_left_out} finished runs not compared over tasks, since "
-            f"not all have as many"
+            f"{count(comparison.runs_left_out, 'finished run')} not compared over "
+            f"tasks, since not all have as many"
         )
     return "; ".join(parts) + "." if parts else "nothing."
 
@@ -175,9 +171,9 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
             "use all its runs. Comparisons use a table without holes: as long as a run "
             "is missing, the entry or the (task, seed) that lacks the largest share of "
             "its runs is left out, and then every task keeps the same number of seeds, "
-            f"the smallest ones. Here that is {study.comparison.runs} runs of "
-            f"{len(study.comparison.entries)} entries on "
-            f"{len(study.comparison.tasks)} tasks.",
+            f"the smallest ones. Here that is {count(study.comparison.runs, 'run')} of "
+            f"{count(len(study.comparison.entries), 'entry', 'entries')} on "
+            f"{count(len(study.comparison.tasks), 'task')}.",
         ),
         (
             "Intervals",
@@ -190,14 +186,17 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
             f"byte for byte. Formulas and sources: docs/report.md.",
         ),
     ]
+    cut = [f"{short} is {n}" for n, short in study.look.names.items() if n != short]
+    if cut:
+        notes.append(("Names that figures show in short", "; ".join(cut) + "."))
     for workdir in workdirs:
         path = Path(workdir) / results.RUNS
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         known = config(workdir)
         versions = known.get("versions", {})
         made = ", ".join(f"{k} {v}" for k, v in versions.items())
-        count = int((study.all_runs["source"] == str(workdir)).sum())
-        text = f"{count} runs from runs.jsonl (sha256 {digest})"
+        here = int((study.all_runs["source"] == str(workdir)).sum())
+        text = f"{count(here, 'run')} from runs.jsonl (sha256 {digest})"
         if known.get("git_revision"):
             text += f", trained at revision {known['git_revision'][:12]}"
         notes.append((str(workdir), f"{text}{' with ' + made if made else ''}."))

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from lrjax.report import drawing
-from lrjax.report.drawing import Look, Picture
+from lrjax.report.drawing import Picture
+from lrjax.report.look import Look
 
 _MOST_ROWS = 150
+# Pixels for a point of a figure: where there is room, and at least; and how many pixels
+# a phone has for a figure.
+_ZOOM, _LEAST, _PHONE = 1.3, 0.85, 335
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +98,7 @@ def _chips(look: Look) -> str:
         return ""
     chips = "".join(
         f'<button type="button" aria-pressed="true" data-entry="{look.number(e)}">'
-        f'<i style="background:var(--c{look.number(e) % len(drawing.COLOURS)})"></i>'
-        f"<span>{_text(e)}</span></button>"
+        f"{drawing.swatch(drawing.key(look, e))}<span>{_text(e)}</span></button>"
         for e in look.entries
     )
     return (
@@ -111,39 +116,83 @@ def _section(section: Section) -> str:
         f'<p class="says">{_text(section.says)}</p>' if section.says else "",
     ]
     if section.picture:
-        axes = _text(section.picture.axes)
-        width = section.picture.width
-        parts.append(
-            f'<figure><div class="scroll"><div class="figure" data-axes="{axes}" '
-            f'style="min-width:{min(width, 560):.0f}px;max-width:{1.45 * width:.0f}px">'
-            f"{section.picture.svg}</div></div></figure>"
-        )
+        parts.append(_figure(section.picture))
     parts.append(f'<p class="reads">{_text(section.reads)}</p>')
     if section.table is not None and len(section.table):
         parts.append(
-            f"<details><summary>Table: {len(section.table)} rows</summary>"
+            f"<details><summary>Table: {count(len(section.table), 'row')}</summary>"
             f'<div class="scroll">{_table(section.table)}</div></details>'
         )
     parts.append(f'<p class="files">{links}</p></section>')
     return "".join(parts)
 
 
+def _figure(picture: Picture) -> str:
+    """Panels beside each other where there is room, else below each other."""
+    width = picture.panels[0].width
+    # What fits no phone however small is scrolled there, and then as large as drawn.
+    least = width * (_LEAST if _LEAST * width <= _PHONE else 1)
+    panels = "".join(
+        f'<div><div class="scroll" tabindex="0"><div style="min-width:{least:.0f}px">'
+        f"{panel.svg}</div></div>{_keys(panel.keys)}</div>"
+        for panel in picture.panels
+    )
+    return (
+        f'<figure><div class="figure" data-axes="{_text(picture.axes)}" '
+        f'style="--wide:{_ZOOM * width:.0f}px">{panels}</div>'
+        f"{_keys(picture.keys)}</figure>"
+    )
+
+
+def _keys(keys: Sequence[tuple[str, str]]) -> str:
+    items = "".join(f"<li>{swatch}<span>{_text(n)}</span></li>" for swatch, n in keys)
+    return f'<ul class="keys">{items}</ul>' if items else ""
+
+
 def _table(table: pd.DataFrame) -> str:
-    head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
     shown = table.head(_MOST_ROWS)
+    columns = [column(shown.iloc[:, i]) for i in range(shown.shape[1])]
+    kinds = [' class="n"' if _is_numeric(table[c]) else "" for c in table.columns]
+    head = "".join(
+        f"<th{kind}>{_text(name)}</th>"
+        for name, kind in zip(table.columns, kinds, strict=True)
+    )
     body = "".join(
-        "<tr>" + "".join(_cell(value) for value in row) + "</tr>"
-        for row in shown.itertuples(index=False, name=None)
+        "<tr>"
+        + "".join(f"<td{k}>{_text(v)}</td>" for v, k in zip(row, kinds, strict=True))
+        + "</tr>"
+        for row in zip(*columns, strict=True)
     )
     more = len(table) - len(shown)
-    rest = f"<caption>{more} more rows are in the CSV file.</caption>" if more else ""
+    rest = (
+        f"<caption>{count(more, 'more row')} "
+        f"{'is' if more == 1 else 'are'} in the CSV file.</caption>"
+        if more
+        else ""
+    )
     return f"<table>{rest}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, str):
-        return f"<td>{_text(value)}</td>"
-    return f'<td class="n">{_text(short(value))}</td>'
+def _is_numeric(values: pd.Series) -> bool:
+    return values.dtype.kind in "iuf"
+
+
+def column(values: pd.Series) -> list[str]:
+    """A column's texts; numbers with one number of decimals, so that points align.
+
+    Four digits of the largest; where that would hide the small ones each number has its
+    own four.
+    """
+    if values.dtype.kind in "iu":
+        return [f"{value:,}" for value in values]
+    sizes = values.abs() if values.dtype.kind == "f" else pd.Series(dtype=float)
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if not len(sizes) or sizes.max() >= 1e5:
+        return [short(value) for value in values]
+    decimals = max(0, 3 - math.floor(math.log10(sizes.max())))
+    if decimals > 6 or sizes.min() < 10.0**-decimals:
+        return [short(value) for value in values]
+    return [f"{v:,.{decimals}f}" if np.isfinite(v) else short(v) for v in values]
 
 
 def short(value: object) -> str:
@@ -157,6 +206,11 @@ def short(value: object) -> str:
     return str(value)
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """A number of things in words: '1 run', '2 runs'."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def interval(low: float, high: float) -> str:
     """An interval in brackets; '' where there is none."""
     return f" ({low:.2f} to {high:.2f})" if low == low else ""
@@ -164,11 +218,9 @@ def interval(low: float, high: float) -> str:
 
 def latex(table: pd.DataFrame, caption: str) -> str:
     """A table in LaTeX (booktabs), in as many digits as people read."""
-    aligned = "".join("l" if table[c].dtype == object else "r" for c in table)
-    rows = [list(map(str, table.columns))]
-    rows += [
-        [short(v) for v in row] for row in table.itertuples(index=False, name=None)
-    ]
+    aligned = "".join("r" if _is_numeric(table[c]) else "l" for c in table)
+    columns = [column(table.iloc[:, i]) for i in range(table.shape[1])]
+    rows = [list(map(str, table.columns)), *zip(*columns, strict=True)]
     lines = [" & ".join(map(_tex, row)) + r" \\" for row in rows]
     return "\n".join(
         [
@@ -201,10 +253,10 @@ def _text(value: object) -> str:
 _STYLE = """
 *{box-sizing:border-box}
 html{scroll-padding-top:4.5rem}
-body{margin:0;background:var(--page);color:var(--ink);line-height:1.5;
+body{margin:0;overflow-wrap:anywhere;background:var(--page);color:var(--ink);line-height:1.5;
 font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 header,main{max-width:1060px;margin:0 auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:1.4rem 0 .6rem;overflow-wrap:anywhere}
+h1{font-size:1.5rem;margin:1.4rem 0 .6rem}
 h2{font-size:1.15rem;margin:0 0 .4rem}h3{font-size:.95rem;margin:1rem 0 .2rem}
 section{background:var(--card);border-radius:10px;padding:1.1rem 1.2rem;
 margin:0 0 1rem;box-shadow:0 1px 2px #0001}
@@ -218,15 +270,24 @@ a{color:inherit;text-decoration-color:var(--faint);text-underline-offset:2px}
 max-width:50rem}
 .files{display:flex;flex-wrap:wrap;gap:.1rem .8rem}
 figure{margin:.4rem 0}
-.scroll{overflow-x:auto}
-.figure{margin:0 auto}
+.scroll{overflow-x:auto;scrollbar-width:thin;background:
+linear-gradient(90deg,var(--card) 40%,transparent) left/30px 100% no-repeat local,
+linear-gradient(270deg,var(--card) 40%,transparent) right/30px 100% no-repeat local,
+linear-gradient(90deg,#8885,transparent) left/12px 100% no-repeat scroll,
+linear-gradient(270deg,#8885,transparent) right/12px 100% no-repeat scroll var(--card)}
+.figure{display:grid;justify-content:center;gap:.6rem 0;
+grid-template-columns:repeat(auto-fit,min(100%,var(--wide)))}
 .figure svg{display:block;width:100%;height:auto;font-family:inherit}
+.keys{list-style:none;margin:.3rem 0;padding:0;display:flex;flex-wrap:wrap;
+justify-content:center;gap:.1rem .9rem;font-size:.8rem}
+.keys li{display:flex;align-items:center;gap:.35rem;overflow-wrap:anywhere}
+.figure svg.swatch,svg.swatch{width:28px;height:12px;flex:none;fill:none}
 details{font-size:.84rem}summary{cursor:pointer;color:var(--soft)}
 table{border-collapse:collapse;margin:.5rem 0;font-variant-numeric:tabular-nums}
 caption{caption-side:bottom;text-align:left;color:var(--soft);padding-top:.4rem}
 th,td{padding:.16rem .6rem;text-align:left;white-space:nowrap;
 border-bottom:1px solid var(--grid)}
-td.n{text-align:right}
+.n{text-align:right}
 #chips{position:sticky;top:0;z-index:2;background:var(--page);padding:.5rem 1rem;
 display:flex;gap:.35rem;overflow-x:auto;border-bottom:1px solid var(--grid);
 margin-bottom:1rem}
@@ -236,7 +297,6 @@ padding:.5rem max(1rem,calc((100vw - 1060px)/2 + 1rem))}}
 border:1px solid var(--grid);border-radius:99px;padding:.15rem .6rem;cursor:pointer;
 display:flex;align-items:center;gap:.4rem;white-space:nowrap}
 #chips button[hidden]{display:none}
-#chips i{width:.8rem;height:.8rem;border-radius:50%}
 #chips [aria-pressed=false]{opacity:.42}
 #chips [aria-pressed=false] span{text-decoration:line-through}
 .m{transition:opacity .12s}.m.off{display:none}.m.dim{opacity:.1}
@@ -245,8 +305,7 @@ color:var(--ink);border:1px solid var(--faint);border-radius:6px;font-size:.78re
 padding:.35rem .55rem;box-shadow:0 3px 12px #0003;font-variant-numeric:tabular-nums}
 #tip[hidden]{display:none}
 #tip div{display:flex;gap:.5rem;align-items:center;justify-content:space-between}
-#tip i{width:.65rem;height:.65rem;border-radius:50%;margin-right:.35rem;
-display:inline-block}
+#tip .swatch{margin-right:.35rem;display:inline-block;vertical-align:middle}
 #tip .near{font-weight:700}
 @media(max-width:640px){dl{grid-template-columns:1fr;gap:.1rem}dd{margin:0 0 .5rem}
 header,main{padding:0 .5rem}section{padding:.9rem .8rem}}
@@ -302,12 +361,13 @@ function row(parts, near) {
   return line;
 }
 function hover(event, figure, axes) {
-  const svg = figure.querySelector("svg");
+  const svg = event.target.closest(".scroll")?.querySelector("svg");
+  tip.hidden = true;
+  if (!svg) return;
   const at = new DOMPoint(event.clientX, event.clientY)
     .matrixTransform(svg.getScreenCTM().inverse());
   const number = axes.findIndex(({box: b}) =>
     at.x >= b[0] - 3 && at.x <= b[1] + 3 && at.y <= b[2] + 3 && at.y >= b[3] - 3);
-  tip.hidden = true;
   if (number < 0) return;
   const axis = axes[number], [x0, x1, y0, y1] = axis.box;
   const marks = [...svg.querySelectorAll(`.m[data-axis="${number}"]:not(.off)`)];
@@ -323,10 +383,10 @@ function hover(event, figure, axes) {
   const X = c => text(value(c[0], x0, x1, axis.x, axis.log[0]));
   const Y = c => text(value(c[1], y0, y1, axis.y, axis.log[1]));
   const name = m => {
-    const label = document.createElement("span"), dot = document.createElement("i");
+    const label = document.createElement("span");
     const chip = chips.find(c => c.dataset.entry === m.dataset.entry);
-    dot.style.background = chip.querySelector("i").style.background;
-    label.append(dot, chip.textContent);
+    // What was tuned and never ran has none.
+    if (chip) label.append(chip.querySelector("svg").cloneNode(true), chip.textContent);
     return label;
   };
   const lines = [];

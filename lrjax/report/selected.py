@@ -12,12 +12,11 @@ import pandas as pd
 
 from lrjax import results
 from lrjax.core import Metric, UsageError, find_metric
-from lrjax.report import drawing
+from lrjax.report import searches
 from lrjax.report.desk import Desk
 from lrjax.report.page import Section
 
 _ANSWER = "selection.json"
-_NAMED = 6  # contenders that a panel tells apart
 _NUMBERS = ("score", "cost", "budget", "horizon", "judged_at")
 
 
@@ -33,10 +32,15 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
         if not path.exists():
             continue
         try:
-            answers += [_checked(each) for each in json.loads(path.read_bytes())]
+            answers += checked(json.loads(path.read_bytes()))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is damaged") from error
     return answers
+
+
+def checked(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The content of selection.json, its numbers as such."""
+    return [_checked(each) for each in content]
 
 
 def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +117,8 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
         for each in answers
     )
     reads = (
-        "Each line a contender, from rung to rung as far as it came, mean over seeds; "
+        "Each line a contender, from rung to rung as far as it came, mean over seeds, "
+        "a star the winner; "
         "schedules that fall towards the horizon were brought to rest before they were "
         "judged. Winners were chosen by these very numbers, which flatter them a "
         "little. The interval is of the mean over seeds, and the probability that the "
@@ -125,53 +130,22 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
         "; ".join(map(sentence, answers)) + ".",
         reads,
         table,
-        _draw(desk.plt, answers),
+        draw(desk.plt, answers),
     )
 
 
-def _draw(plt: Any, answers: Sequence[Mapping[str, Any]]) -> tuple[Any, list[Any]]:
-    """A panel per task; no values under the mouse, contenders are no entries."""
-    figure, axes = drawing.panels(plt, len(answers), 4.6, 2.6, columns=1)
-    for axis, answer in zip(axes, answers, strict=True):
-        _panel(axis, answer)
-    return figure, []
-
-
-def _panel(axis: Any, answer: Mapping[str, Any]) -> None:
-    sign = answer["metric"].sign
-    lines: dict[str, list[tuple[int, float]]] = {}
-    for each in answer["judged"]:
-        if math.isfinite(each["value"]):
-            lines.setdefault(each["label"], []).append((each["steps"], each["value"]))
-
-    def place(label: str) -> tuple[bool, int, float]:
-        """The winner first, then who came furthest, then who was best there."""
-        steps, value = lines[label][-1]
-        return label != answer["winner"], -steps, -sign * value
-
-    order = sorted(lines, key=place)
-    for number, label in enumerate(order):
-        named = number < _NAMED
-        axis.plot(
-            *zip(*lines[label], strict=True),
-            marker="o",
-            markersize=3 if named else 2,
-            linewidth=1.6 if named else 0.8,
-            color=list(drawing.COLOURS)[number] if named else drawing.FAINT,
-            zorder=20 - number if named else 1,
-            label=label if named else None,
-        )
-    if len(order) > _NAMED:
-        rest = f"{len(order) - _NAMED} others"
-        axis.plot([], [], color=drawing.FAINT, linewidth=0.8, label=rest)
-    rungs = sorted({each["steps"] for each in answer["judged"]})
-    axis.set_xscale("log")
-    axis.set_xticks(rungs, [f"{steps:,}" for steps in rungs])
-    axis.minorticks_off()
-    axis.set(
-        title=drawing.brief(answer["task"]),
-        xlabel="updates",
-        ylabel=f"validation {answer['metric']}",
+def draw(plt: Any, answers: Sequence[Mapping[str, Any]]) -> searches.Drawn:
+    """How contenders fell away, a panel per task."""
+    return searches.races(
+        plt,
+        [
+            {
+                "task": answer["task"],
+                "winner": answer["winner"],
+                "label": f"validation {answer['metric']}",
+                "better": answer["metric"].sign,
+                "judged": answer["judged"],
+            }
+            for answer in answers
+        ],
     )
-    # Room to the right: browsers have other fonts than the one that was measured.
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1.05), fontsize=7.5, borderpad=2)

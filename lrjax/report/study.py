@@ -14,7 +14,7 @@ import pandas as pd
 from lrjax import curves as curves_lib
 from lrjax import results, stats
 from lrjax.core import Metric, UsageError, unknown
-from lrjax.report.drawing import Look
+from lrjax.report.look import Look
 
 FORMATS = ("csv", "parquet", "tensorboard")
 # What is needed of the tables.
@@ -238,7 +238,8 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
     overall = stats.overall(comparison, options.bootstrap)
     others = sorted(set(shown) - set(overall.index))
     entries = (*overall.index, *others)
-    look = Look(entries, _aliases(judged, entries))
+    tasks = tuple(sorted(map(str, judged["task"].unique())))
+    look = Look(entries, _aliases(judged, entries), tasks)
     per_task = stats.per_task(judged, options.bootstrap, known)
     joined = curves_lib.join(runs, rows)
     trials = _read_trials(workdirs, set(judged["method"]))

@@ -1,21 +1,24 @@
-"""What is shown after training: the ranking as text and the learning curves."""
+"""What is shown after training, tuning and races: a ranking as text, and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import stats
-from lrjax.core import LOSS, Metric
-from lrjax.report import drawing, figures
-from lrjax.report.drawing import Look
+from lrjax.core import LOSS, Metric, UsageError
+from lrjax.report import drawing, figures, searches, selected
+from lrjax.report.look import Look, shorten
 
 _TASKS_PER_TABLE = 3
 _WIDTH = 120  # columns of a table, if more than one task is in it
+_LONGEST = 26  # signs of a task's name
 
 
 def ranking(
@@ -56,15 +59,17 @@ def ranking(
         f"interval] over seeds, of fewer than {stats.FEWEST} seeds each value; best "
         "mean rank first"
     ]
-    room = max(1, (_WIDTH - width - len("  rank ")) // (len(head) + 2))
-    at_once = min(_TASKS_PER_TABLE, room)
+    room = max(len(head), min(_LONGEST, max(map(len, tasks))))
+    short = shorten(tasks, room)
+    fitting = max(1, (_WIDTH - width - len("  rank ")) // (room + 2))
+    at_once = min(_TASKS_PER_TABLE, fitting)
     for start in range(0, len(tasks), at_once):
         beside = tasks[start : start + at_once]
-        titles = "".join(f"  {task:^{len(head)}.{len(head)}}" for task in beside)
+        titles = "".join(f"  {short[task]:^{room}}" for task in beside)
         lines += [
             "",
             " " * width + "  rank" + titles,
-            f"{'method':<{width}}      " + f"  {head}" * len(beside),
+            f"{'method':<{width}}      " + f"  {head:^{room}}" * len(beside),
         ]
         for entry in entries:
             rank = f"{ranks[entry]:4.1f}" if entry in ranks else "   -"
@@ -75,7 +80,11 @@ def ranking(
                 )
                 for task in beside
             )
-            lines.append(f"{entry:<{width}}  {rank}" + "".join(f"  {t}" for t in texts))
+            columns_of_tasks = "".join(f"  {text:^{room}}" for text in texts)
+            lines.append(f"{entry:<{width}}  {rank}{columns_of_tasks}")
+    cut = {task: name for task, name in short.items() if task != name}
+    if cut:
+        lines += ["", "names in short:", *(f"  {s}  {n}" for n, s in cut.items())]
     diverged = table[table["diverged"] > 0]
     if len(diverged):
         lines += ["", "diverged (left out of means, ranked last):"]
@@ -129,7 +138,8 @@ def learning_curves(
     rows = curves_lib.thin(curves_lib.join(judged, curves))
     ranks = stats.mean_ranks(judged)
     others = sorted(set(judged["entry"]) - set(ranks.index))
-    look = Look((*map(str, ranks.index), *others))
+    tasks = tuple(map(str, judged["task"].unique()))
+    look = Look((*map(str, ranks.index), *others), tasks=tasks)
     bands = {
         task: {
             column: curves_lib.bands(rows[rows["task"] == task], column)
@@ -137,6 +147,61 @@ def learning_curves(
         }
         for task in judged["task"].unique()
     }
+    path = Path(path)
     with drawing.style() as plt:
         figure = figures.losses_and_rates(plt, look, bands, known)
-        figure.savefig(path, dpi=120, metadata={"Software": None})
+        drawing.write(figure, path.parent, path.stem, [path.suffix[1:]])
+
+
+def tuning(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Draws all tunings: the best cost over what was spent, and every cost.
+
+    Args:
+      rows: of trials.jsonl.
+      folder: where to write incumbent.png and costs.png.
+
+    Returns:
+      the files; none without a trial.
+
+    Raises:
+      UsageError: if they cannot be written.
+    """
+    if not rows:
+        return []
+    table = searches.trajectories(searches.told(rows))
+    named = {name: tuple(sorted(set(table[name]))) for name in ("method", "task")}
+    look = Look(named["method"], tasks=named["task"])
+    drawings = {"incumbent": searches.incumbents, "costs": searches.costs}
+    files = []
+    with drawing.style() as plt, _writing(folder):
+        for name, draw in drawings.items():
+            figure, _ = draw(plt, look, table)
+            files += drawing.write(figure, folder, name, ["png"])
+    return files
+
+
+def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Draws how races went.
+
+    Args:
+      answers: the content of selection.json.
+      folder: where to write selection.png and selection.svg.
+
+    Returns:
+      the files.
+
+    Raises:
+      UsageError: if they cannot be written.
+    """
+    with drawing.style() as plt, _writing(folder):
+        figure, _ = selected.draw(plt, selected.checked(answers))
+        return drawing.write(figure, folder, "selection", ["png", "svg"])
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        path = error.filename or folder
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
