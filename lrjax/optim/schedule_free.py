@@ -489,12 +489,11 @@ def schedule_free_prodigy(
         share, average = state.average.next(
             state.count + steps, rate * d, r, weight_lr_power
         )
-        shrink = jnp.where(moved, decay * dlr, 0)
         factor, floor = dlr * d, d * epsilon
         (one,) = base.after(share, jnp.ones((), dtype))
 
         def step(grad, y, z, v, decays):
-            decayed = -shrink * z if decays else 0
+            decayed = -jnp.where(moved, decay * dlr, 0) * z if decays else 0
 
             def move(one):
                 return -factor * grad / (jnp.sqrt(one * v) + floor)
