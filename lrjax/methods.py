@@ -62,7 +62,8 @@ def _without_horizon(optimiser: Callable[..., Transformation]) -> Callable[..., 
 def _defaults(optimiser: Callable[..., Transformation]) -> dict[str, Any]:
     parameters = inspect.signature(optimiser).parameters.values()
     told = ("horizon", "warmup_steps")  # what is no hyperparameter of a method
-    return {p.name: p.default for p in parameters if p.name not in told}
+    per_leaf = ("weight_decay_mask", "learning_rate_factors")  # fit one model
+    return {p.name: p.default for p in parameters if p.name not in told + per_leaf}
 
 
 def _method(

@@ -139,6 +139,7 @@ def learned(
     weight_decay: base.Scalar = 0.0,
     actions: base.Scalar = 100,
     policy: str | Weights = "shipped",
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW whose rate a small network sets, trained on other tasks.
 
@@ -147,7 +148,7 @@ def learned(
     Args:
       horizon: updates in all.
       learning_rate: what the network's output is multiplied by.
-      b1, b2, eps, weight_decay: as in `adamw`.
+      b1, b2, eps, weight_decay, weight_decay_mask: as in `adamw`.
       actions: how often the rate is set; at most once an update.
       policy: weights of `network`, or what `load` reads them from.
 
@@ -162,7 +163,7 @@ def learned(
         weights: Weights = load(policy)
     else:
         weights = policy
-    adam = adamw(1.0, b1, b2, eps, weight_decay)
+    adam = adamw(1.0, b1, b2, eps, weight_decay, weight_decay_mask)
 
     def init(params):
         dtype = base.scalar_dtype(params)

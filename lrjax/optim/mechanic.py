@@ -42,6 +42,7 @@ def mechanic(
     betas: Sequence[base.Scalar] = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999),
     s_init: base.Scalar = 1e-8,
     eps: base.Scalar = 1e-8,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Tunes the scale of another optimiser's updates.
 
@@ -69,6 +70,9 @@ def mechanic(
       betas: decays of the tuners. Their number is static.
       s_init: initial scale; the authors report no need to tune it.
       eps: term in the denominators.
+      weight_decay_mask: the leaves that `s_decay` is for, as in `adamw`: both norms and
+        the product with it leave out the others. The base optimiser has a mask of its
+        own.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -100,12 +104,16 @@ def mechanic(
         decays = jnp.stack(base.scalars(dtype, *betas))
         steps, inner = base_optimizer.update(updates, state.inner, params, **extra_args)
 
-        def products(grad, param, start, step):
+        pulled = base.decayed(s_decay, weight_decay_mask, params)
+
+        def products(grad, param, start, step, pulled):
             moved, target = param - start, param + step
+            if not pulled:
+                return moved * grad, *(jnp.zeros_like(grad),) * 3
             return moved * grad, moved * target, target * target, grad * grad
 
         by_grad, by_target, target_norm, grad_norm = base.sums(
-            products, 4, dtype, updates, params, state.start, steps
+            products, 4, dtype, updates, params, state.start, steps, pulled
         )
         scale = jnp.sum(state.scales)
         # Without a scale there is no decay, however large the gradient.
