@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 class SgdState(NamedTuple):
@@ -25,6 +25,7 @@ class SgdState(NamedTuple):
     velocity: Any
 
 
+@leaves.any_leaves
 def sgd(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     momentum: base.Scalar | None = None,
@@ -150,6 +151,7 @@ def _adam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@leaves.any_leaves
 def adamw(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     b1: base.Scalar = 0.9,
@@ -183,6 +185,7 @@ def adamw(
     return _adam(learning_rate, b1, b2, eps, weight_decay, nesterov=False)
 
 
+@leaves.any_leaves
 def nadamw(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     b1: base.Scalar = 0.9,
