@@ -157,6 +157,8 @@ def armijo_sgd(
         dtype = state.learning_rate.dtype
         (value,) = base.scalars(dtype, base.require_value("value", value))
         value_fn = base.require_value("value_fn", value_fn)
+        if not jax.tree.leaves(params):  # no search, which starts from the first leaf
+            return updates, state._replace(count=state.count + 1)
         highest = base.rate_at(learning_rate, state.count, dtype)
         transformation = search(highest)
         # After a search that found nothing the step size is 0, from where no factor

@@ -18,7 +18,8 @@ def _is_variable(node: Any) -> bool:
 
 def _bare(tree: Any) -> Any:
     """A tree with values in the place of NNX's variables, in which its optimiser wraps
-    every leaf of a state and of parameters."""
+    every leaf of a state and of parameters.
+    """
     return jax.tree.map(
         lambda node: _bare(node.get_raw_value()) if _is_variable(node) else node,
         tree,
