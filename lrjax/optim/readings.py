@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -67,24 +68,42 @@ def effective_learning_rate(opt_state: Any) -> Any:
       >>> {label: round(float(rate), 6) for label, rate in rates.items()}
       {'slow': 0.001, 'fast': 0.5}
     """
-    opt_state = _bare(opt_state)
+    return _or_nan(_rate(_bare(opt_state)))
+
+
+def _rate(opt_state: Any) -> Any:
+    """What is recorded of the rate; None where nothing is."""
     states = _states(opt_state, "learning_rate", "inner_states")
     for state in states:
         if hasattr(state, "inner_states"):
-            rates = {
-                label: effective_learning_rate(inner)
-                for label, inner in state.inner_states.items()
-                if not _stateless(inner)
-            }
-            if rates:
-                return rates if len(rates) > 1 else next(iter(rates.values()))
-        elif state.learning_rate is not None:
-            return state.learning_rate
-    # A factor that was injected is not the rate of a method that has none.
-    for state in () if states else _states(opt_state, "hyperparams"):
+            rate = _rates(state.inner_states)
+        else:
+            rate = state.learning_rate
+        if rate is not None:
+            return rate
+    if any(hasattr(state, "learning_rate") for state in states):
+        # A factor that was injected is not the rate of a method that has none.
+        return _or_nan(None)
+    for state in _states(opt_state, "hyperparams"):
         if "learning_rate" in state.hyperparams:
             return state.hyperparams["learning_rate"]
-    return jnp.full((), jnp.nan)
+    return None
+
+
+def _rates(labels: Mapping[Any, Any]) -> Any:
+    """As `_rate` for each label of a partition that has a state at all."""
+    rates = {
+        label: _rate(inner) for label, inner in labels.items() if not _stateless(inner)
+    }
+    if all(rate is None for rate in rates.values()):
+        return None
+    if len(rates) == 1:
+        return next(iter(rates.values()))
+    return {label: _or_nan(rate) for label, rate in rates.items()}
+
+
+def _or_nan(rate: Any) -> Any:
+    return jnp.full((), jnp.nan) if rate is None else rate
 
 
 def _stateless(inner: Any) -> bool:
@@ -113,13 +132,22 @@ def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
     Returns:
       Schedule-free's x, the average of `polynomial_averaging`, else `params`. In
       `optax.partition` each label's parameters have their own.
+
+    Raises:
+      ValueError: if the state is not of these parameters.
     """
     states = _states(_bare(opt_state), "eval_params")
     if not states:
         return params
     point = _bare(params)
-    for state in states:
-        point = state.eval_params(point)
+    try:
+        for state in states:
+            point = state.eval_params(point)
+    except ValueError:
+        raise ValueError(
+            "eval_params: the optimiser's state is not of these parameters; with NNX "
+            "they are nnx.state(model, wrt)."
+        ) from None
     return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(point))
 
 
