@@ -418,7 +418,9 @@ def observe(
     state = state._replace(diverged_at=diverged_at.astype(jnp.int32))
 
     def rate_of(opt_state: Any, _: jax.Array) -> jax.Array:
-        return optim.effective_learning_rate(opt_state)  # which may have no array
+        rate = optim.effective_learning_rate(opt_state)  # of which may be no array
+        # Where parts of the model have rates of their own there is no one rate.
+        return jnp.nan if isinstance(rate, dict) else rate
 
     rate = jax.vmap(jax.vmap(rate_of))(state.opt_state, state.diverged_at)
     row = {

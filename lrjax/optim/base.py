@@ -13,6 +13,8 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from lrjax.optim import leaves
+
 PyTree = Any
 Scalar = float | jax.Array
 ScalarOrSchedule = Scalar | Callable[[jax.Array], Any]
@@ -298,18 +300,25 @@ def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
 def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
     """`fn(kept, param)` leaf by leaf, and `param` where a mask left nothing.
 
-    Inside `optax.flatten` all leaves are kept as one.
+    What is kept is as `leaves.as_real` has it, and so is what `fn` sees; the result is
+    like the parameters. Inside `optax.flatten` all leaves are kept as one.
     """
-    if isinstance(kept, jax.Array) and not isinstance(params, jax.Array):
-        flat, unravel = ravel_pytree(params)
-        return unravel(fn(kept, flat))
 
     def masked(node):
         return isinstance(node, optax.MaskedNode)
 
-    return jax.tree.map(
-        lambda k, p: p if masked(k) else fn(k, p), kept, params, is_leaf=masked
-    )
+    def leaf(kept, param):
+        if masked(kept):
+            return param
+        return leaves.like(fn(kept, leaves.as_real(param)), param)
+
+    if isinstance(kept, jax.Array):
+        treedef = jax.tree.structure(params)
+        whole = jax.tree_util.treedef_is_leaf(treedef)
+        if not whole or jnp.shape(leaves.as_real(params)) != kept.shape:
+            flat, unravel = ravel_pytree(params)
+            return unravel(leaf(kept, flat))
+    return jax.tree.map(leaf, kept, params, is_leaf=masked)
 
 
 def after(token: jax.Array, *values: Scalar) -> list[jax.Array]:
@@ -340,6 +349,7 @@ class LearningRateState(NamedTuple):
     learning_rate: jax.Array
 
 
+@leaves.any_leaves
 def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule,
 ) -> optax.GradientTransformationExtraArgs:

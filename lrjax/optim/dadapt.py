@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 def _grow(
@@ -49,6 +49,7 @@ class DAdaptAdamState(NamedTuple):
     exp_avg_sq: Any
 
 
+@leaves.any_leaves
 def dadapt_adam(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,
@@ -245,6 +246,7 @@ class DAdaptSgdState(NamedTuple):
     start: Any
 
 
+@leaves.any_leaves
 def dadapt_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.0,
@@ -389,6 +391,7 @@ class DAdaptAdagradState(NamedTuple):
     start: Any
 
 
+@leaves.any_leaves
 def dadapt_adagrad(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.0,
@@ -535,6 +538,7 @@ class DAdaptLionState(NamedTuple):
     exp_avg: Any
 
 
+@leaves.any_leaves
 def dadapt_lion(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
-from lrjax.optim.readings import effective_learning_rate
+from lrjax.optim import base, leaves
+from lrjax.optim.readings import scaled_rate
 
 
 class MechanicState(NamedTuple):
@@ -22,7 +22,7 @@ class MechanicState(NamedTuple):
       square_sum: decaying sum of h squared, for each tuner.
       reward: decaying money won, for each tuner.
       learning_rate: the sum of the scales after the last update, times the rate of the
-        base optimiser where that is known; 0 before it.
+        base optimiser where that is known; 0 before it. A tree where there are several.
       start: the initial parameters.
       inner: state of the base optimiser.
     """
@@ -36,6 +36,7 @@ class MechanicState(NamedTuple):
     inner: Any
 
 
+@leaves.any_leaves
 def mechanic(
     base_optimizer: optax.GradientTransformation,
     s_decay: base.Scalar = 0.01,
@@ -87,19 +88,22 @@ def mechanic(
     def init(params):
         dtype = base.scalar_dtype(params)
         zeros = jnp.zeros(len(betas), dtype)
+        inner = base_optimizer.init(params)
         return MechanicState(
             scales=zeros,
             max_product=jnp.full_like(zeros, 1e-6),
             square_sum=jnp.copy(zeros),
             reward=jnp.copy(zeros),
-            learning_rate=jnp.zeros((), dtype),
+            learning_rate=jax.tree.map(
+                jnp.zeros_like, scaled_rate(jnp.zeros((), dtype), inner)
+            ),
             start=base.copy(params),
-            inner=base_optimizer.init(params),
+            inner=inner,
         )
 
     def update(updates, state, params=None, **extra_args):
         params = base.require_params(params)
-        dtype = state.learning_rate.dtype
+        dtype = state.scales.dtype
         decay, scale_init, epsilon = base.scalars(dtype, s_decay, s_init, eps)
         decays = jnp.stack(base.scalars(dtype, *betas))
         steps, inner = base_optimizer.update(updates, state.inner, params, **extra_args)
@@ -134,14 +138,12 @@ def mechanic(
             return change.astype(param.dtype)
 
         changes = jax.tree.map(leaf, params, state.start, steps)
-        inner_rate = effective_learning_rate(inner)
-        rate = new_scale * jnp.where(jnp.isnan(inner_rate), 1, inner_rate)
         return changes, MechanicState(
             scales=scales,
             max_product=max_product,
             square_sum=square_sum,
             reward=reward,
-            learning_rate=rate.astype(dtype),
+            learning_rate=scaled_rate(new_scale, inner),
             start=state.start,
             inner=inner,
         )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 class StormPlusState(NamedTuple):
@@ -33,6 +33,7 @@ class StormPlusState(NamedTuple):
     estimator: Any
 
 
+@leaves.any_leaves
 def storm_plus(
     learning_rate: base.ScalarOrSchedule = 1.0,
     c: base.Scalar = 1.0,
@@ -101,7 +102,7 @@ def storm_plus(
         factor, epsilon = base.scalars(dtype, c, eps)
         size = 1
         if normalized_norm:
-            size = sum(leaf.size for leaf in jax.tree.leaves(params))
+            size = max(sum(leaf.size for leaf in jax.tree.leaves(params)), 1)
         first = state.count == 0
 
         decays = base.decayed(weight_decay, weight_decay_mask, params)
