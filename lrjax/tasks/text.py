@@ -26,6 +26,9 @@ from lrjax.tasks.data import DataError
 MASKED = 0.15  # of the tokens
 _TOKEN, _OTHER = 0.8, 0.1  # of those: become the mask token, become any token
 _MAX_NORM = 1.0
+# Added to variances. That of the published roberta-base, so that a model of `sound` is
+# the one whose weights one may load; the study builds its own from `RobertaConfig()`.
+_EPS, _STUDY_EPS = 1e-5, 1e-12
 _EVALUATION_SEED = 0  # of what is masked when a model is judged
 
 
@@ -167,6 +170,7 @@ def make_model(name: str, protocol: str, precision: str, remat: bool = False) ->
         attention_dropout=recipe.dropout if study else 0.0,
         fused=attention.can_fuse(recipe.length, recipe.num_heads, head_size, dtype),
         pre_norm=recipe.pre_norm,
+        layer_norm_eps=_STUDY_EPS if study else _EPS,
         dtype=dtype,
         param_dtype="float64" if precision == "float64" else "float32",
         remat=remat,

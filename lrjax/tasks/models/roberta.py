@@ -7,8 +7,10 @@ embedding of tokens. `load_weights` reads such a model's safetensors file.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -47,7 +49,8 @@ class Roberta(nn.Module):
       fused: attention by cuDNN's kernel; `attention.can_fuse` says where it works.
       pre_norm: normalise before attention and perceptron instead of after the sum,
         and once more at the end.
-      layer_norm_eps: added to variances.
+      layer_norm_eps: added to variances; 1e-5 in the published roberta-base, 1e-12 in
+        Hugging Face's `RobertaConfig()`.
       dtype: in which to compute; that of the parameters if None.
       param_dtype: of the parameters.
       remat: whether activations inside of blocks are computed again for gradients
@@ -258,7 +261,8 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
 
     Args:
       path: the file.
-      model: for the shapes; normalises after the residual.
+      model: for the shapes; normalises after the residual. Where a config.json lies
+        beside the file, it must have the same `layer_norm_eps`.
 
     Returns:
       What `model.init` gives as 'params', in the model's `param_dtype`.
@@ -276,6 +280,7 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
     except (OSError, SafetensorError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{path}: cannot be read as safetensors: {reason}") from error
+    _check_eps(Path(path).parent / "config.json", model.layer_norm_eps)
     params, used = _renamed(found, model.num_layers, os.fspath(path))
     for name in found:
         if name not in used and not name.startswith(_IGNORED):
@@ -295,6 +300,19 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
                 f"{expected.shape}"
             )
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), params, wanted)
+
+
+def _check_eps(config: Path, eps: float) -> None:
+    """Refuses a model whose epsilon is not the one that weights were trained with."""
+    try:
+        wanted = json.loads(config.read_text("utf-8"))["layer_norm_eps"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return  # there is none, or it does not say
+    if wanted != eps:
+        raise UsageError(
+            f"{config}: layer_norm_eps is {str(wanted)[:80]}, the model's is {eps}: make "
+            "the model with that of its weights"
+        )
 
 
 def _renamed(
