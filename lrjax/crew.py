@@ -201,7 +201,7 @@ def seconds(jobs: Sequence[Callable[[int], Any]], steps: int) -> float:
 def _kept(cache: Path) -> dict[str, Any]:
     try:
         content = json.loads(cache.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

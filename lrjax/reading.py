@@ -22,7 +22,7 @@ def reading(
 
     Args:
       where: the file, for the message.
-      fault: what is said of it.
+      fault: what is said of it; '' where that is said already.
       kind: of the error.
 
     Raises:
@@ -39,7 +39,8 @@ def reading(
     except BaseException as error:
         # Rust's panics come as a BaseException of a class that cannot be imported.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise kind(f"{where}: {fault}: {reason(error)}") from error
+            parts = filter(None, (str(where), fault, reason(error)))
+            raise kind(": ".join(parts)) from error
         raise
 
 
@@ -48,7 +49,8 @@ def reason(error: BaseException) -> str:
     nested = getattr(error, "reason", None)
     if isinstance(nested, BaseException):  # a URLError around the real one
         error = nested
-    text = printable(" ".join(str(error).split()))
+    said = getattr(error, "strerror", None) or str(error)  # without the path again
+    text = printable(" ".join(str(said).split()))
     if not text:
         return type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

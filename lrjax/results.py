@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from lrjax.core import NUMERICS_VERSION, Metric, UsageError
@@ -45,6 +46,7 @@ __all__ = [  # identities are made in `lrjax.identity`
     "run_id",
     "tuned_name",
 ]
+from lrjax.reading import reason, shown
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 RACES = "races.jsonl"
@@ -57,9 +59,20 @@ _KEYS: dict[str, dict[str, type]] = {
 }
 # What all readers rely on: a row without them is damaged where others have them.
 _TEXTS = ("task", "protocol", "method", "status")
-_NEEDED: dict[str, type] = {**dict.fromkeys(_TEXTS, str), "hparams": dict, "seed": int}
-_NUMBERS = ("learning_rate", "steps", "horizon", "diverged_at", "seconds")
-_TYPES: dict[str, Any] = _NEEDED | dict.fromkeys(_NUMBERS, int | float | None)
+_NEEDED = (*_TEXTS, "hparams", "seed", "steps")
+_NUMBERS = ("learning_rate", "steps", "horizon", "diverged_at", "seconds", "examples")
+_NUMBERS += ("epoch", "last_batch_loss", "mean_batch_loss", "budget", "cost")
+_NUMBER, _SCALAR = {int, float, type(None)}, {str, bool, int, float, type(None)}
+_NAMES = (*_TEXTS, "run_id", "tuning", "race", "tuner", "unit", "block", "source")
+_COUNTS = ("seed", "step", "trial", "rung", "contender")
+# What a field may be; others are not looked at by anybody.
+_TYPES: dict[str, set[type]] = {
+    **{name: {str} for name in _NAMES},
+    **dict.fromkeys(_NUMBERS, _NUMBER),
+    **{name: {int} for name in _COUNTS},
+    "hparams": {dict},
+}
+_LARGEST = 2**63  # of whole numbers; pandas has no larger ones
 _PARTS = ("train_", "valid_", "test_")  # columns of metrics begin so
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "smac")
 
@@ -235,7 +248,7 @@ class Tables:
         if found != NUMERICS_VERSION:
             raise UsageError(
                 f"{self.workdir} holds results of another version (numerics version "
-                f"{found}, this is {NUMERICS_VERSION}); choose another --workdir"
+                f"{shown(found)}, this is {NUMERICS_VERSION}); choose another --workdir"
             )
 
     def _recover(self, name: str) -> set[tuple[Any, ...]]:
@@ -337,15 +350,14 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for number, text in enumerate(lines.split(b"\n")[:-1], 1):
         try:
-            row = json.loads(text)
+            row = parse_row(text)
             found = tuple(row[name] for name in key)
-        except (ValueError, LookupError, TypeError, RecursionError):
-            row, found = {}, ()
-        sound = [type(value) for value in found] == list(key.values()) and all(
-            isinstance(value, _type_of(name)) for name, value in row.items()
-        )
-        if not sound:
-            raise UsageError(f"{path}: line {number} is damaged")
+        except KeyError as error:
+            raise UsageError(
+                f"{path}: line {number} is damaged: it has no {error}"
+            ) from error
+        except ValueError as error:
+            raise UsageError(f"{path}: line {number} is damaged: {error}") from error
         if found in rows:
             raise UsageError(f"{path}: line {number} repeats an earlier row")
         rows[found] = row
@@ -360,10 +372,49 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _type_of(name: str) -> Any:
-    """What a column of a table may hold."""
-    is_metric = name.startswith(_PARTS)
-    return int | float | None if is_metric else _TYPES.get(name, object)
+def parse_row(line: bytes) -> dict[str, Any]:
+    """A row of any table from its line.
+
+    Raises:
+      ValueError: if it is no JSON object, or a field has a type or number that rows
+        never have; in a few words.
+    """
+    try:
+        row = _JSON.decode(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(reason(error)) from error
+    if type(row) is not dict:
+        raise ValueError(f"{shown(row)} is no row")
+    for name, value in row.items():
+        kinds = _NUMBER if name.startswith(_PARTS) else _TYPES.get(name)
+        if kinds is None:
+            continue
+        if not _is_sound(value, kinds) or (value == "" and kinds == {str}):
+            raise ValueError(f"{shown(name)} is {shown(value)}")
+        if name == "hparams" and not all(
+            _is_sound(each, _SCALAR) for each in value.values()
+        ):
+            raise ValueError(f"'hparams' is {shown(value)}, which is not flat")
+    for name in _COUNTS:
+        if row.get(name, 0) < 0:
+            raise ValueError(f"'{name}' is {row[name]}")
+    return row
+
+
+def _is_sound(value: Any, kinds: set[type]) -> bool:
+    """Whether a value has one of some types, and a number can be reckoned with."""
+    if type(value) is int and not -_LARGEST <= value < _LARGEST:
+        return False
+    if type(value) is float and not math.isfinite(value):
+        return False
+    return type(value) in kinds
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
 
 
 def finished(workdir: str | os.PathLike[str]) -> set[str]:
@@ -499,6 +550,8 @@ def _numbers(content: bytes, whole: int) -> pd.DataFrame | None:
     import pyarrow
     from pyarrow import json as columnar
 
+    if b"NaN" in content or b"Infinity" in content:
+        return None  # which it reads, though they are not JSON
     lines = pyarrow.py_buffer(content).slice(0, whole)
     key = {"run_id": pyarrow.string(), "step": pyarrow.int64()}
     try:
@@ -509,14 +562,18 @@ def _numbers(content: bytes, whole: int) -> pd.DataFrame | None:
         sound = sound and table.num_rows == content.count(b"\n")
         frame = table.to_pandas()
         sound = sound and not frame.duplicated(list(key)).any()
+        sound = sound and (frame["run_id"] != "").all() and (frame["step"] >= 0).all()
     except (pyarrow.ArrowException, KeyError, TypeError, UnicodeDecodeError):
         return None
     if not sound:
         return None
     empty = [name for name in frame if frame[name].isna().all()]
     frame = frame.astype(dict.fromkeys(empty, float))
-    kinds = {kind.kind for name, kind in frame.dtypes.items() if name != "run_id"}
-    return frame if kinds <= {"i", "f"} else None
+    kinds = {name: kind.kind for name, kind in frame.dtypes.items() if name != "run_id"}
+    if not set(kinds.values()) <= {"i", "f"}:
+        return None
+    endless = any(np.isinf(frame[n]).any() for n, kind in kinds.items() if kind == "f")
+    return None if endless else frame
 
 
 @functools.cache

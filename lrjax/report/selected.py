@@ -11,13 +11,14 @@ from typing import Any
 import pandas as pd
 
 from lrjax import results
-from lrjax.core import Metric, UsageError, find_metric
+from lrjax.core import Metric, find_metric
+from lrjax.reading import reading, shown
 from lrjax.report import searches
 from lrjax.report.desk import Desk
 from lrjax.report.page import Section
 
 _ANSWER = "selection.json"
-_NUMBERS = ("score", "cost", "budget", "horizon", "judged_at")
+_NUMBERS = ("score", "cost", "budget")
 
 
 def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -31,10 +32,8 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
         path = Path(workdir) / _ANSWER
         if not path.exists():
             continue
-        try:
+        with reading(f"{path} is damaged", ""):
             answers += checked(json.loads(path.read_bytes()))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UsageError(f"{path} is damaged") from error
     return answers
 
 
@@ -43,31 +42,49 @@ def checked(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [_checked(each) for each in content]
 
 
+def _number(value: Any) -> float:
+    """NaN is null in JSON, infinity a word."""
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float) and value not in ("inf", "-inf"):
+        raise ValueError(f"{shown(value)} is no number")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ValueError(f"{shown(value)} is no count")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{shown(value)} is no text")
+    return value
+
+
 def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer with its numbers as such; NaN is null in JSON, infinity a word."""
-
-    def number(value: Any) -> float:
-        return math.nan if value is None else float(value)
-
+    """An answer whose numbers are numbers and whose names are text."""
     judged = [
         {
-            "label": str(each["label"]),
-            "steps": int(each["steps"]),
-            "value": sum(map(number, each["values"])) / len(each["values"]),
+            "label": _text(each["label"]),
+            "steps": _count(each["steps"]),
+            "value": sum(map(_number, each["values"])) / len(each["values"]),
         }
         for each in answer["judged"]
     ]
-    low, high = map(number, answer["interval"])
+    low, high = map(_number, answer["interval"])
     return {
-        "task": str(answer["task"]),
-        "winner": str(answer.get("label", answer["method"])),
+        "task": _text(answer["task"]),
+        "winner": _text(answer.get("label", answer["method"])),
         "metric": _metric(answer),
-        **{name: number(answer[name]) for name in _NUMBERS},
+        **{name: _number(answer[name]) for name in _NUMBERS},
+        **{name: _count(answer[name]) for name in ("horizon", "judged_at")},
         "low": low,
         "high": high,
         "seeds": len(answer["seeds"]),
-        "runner_up": str(answer["runner_up"]),
-        "runner_up_better": number(answer["runner_up_better"]),
+        "runner_up": _text(answer["runner_up"]),
+        "runner_up_better": _number(answer["runner_up_better"]),
         "judged": judged,
     }
 
@@ -111,8 +128,8 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
             "full_runs": each["cost"],
             "budget": each["budget"],
             "contenders": len({one["label"] for one in each["judged"]}),
-            "judged_at": int(each["judged_at"]),
-            "horizon": int(each["horizon"]),
+            "judged_at": each["judged_at"],
+            "horizon": each["horizon"],
         }
         for each in answers
     )

@@ -14,6 +14,7 @@ import pandas as pd
 from lrjax import curves as curves_lib
 from lrjax import results, stats
 from lrjax.core import Metric, UsageError, unknown
+from lrjax.reading import reading
 from lrjax.report.look import Look
 
 FORMATS = ("csv", "parquet", "tensorboard")
@@ -176,12 +177,16 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def config(workdir: str | Path) -> Mapping[str, Any]:
-    """What config.json says; nothing where it cannot be read."""
+    """What config.json says; nothing where it cannot be read or is no such file."""
     try:
         found = json.loads((Path(workdir) / "config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    kinds = {"config": dict, "versions": dict, "git_revision": str}
+    kinds["numerics_version"] = int
+    if not isinstance(found, dict):
+        return {}
+    return {k: v for k, v in found.items() if isinstance(v, kinds.get(k, object))}
 
 
 def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFrame:
@@ -194,17 +199,17 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
     for workdir in workdirs:
         path = Path(workdir) / "trials.jsonl"
         if path.exists():
-            lines = path.read_bytes()
-            whole = lines[: lines.rfind(b"\n") + 1].splitlines()
-            try:
-                rows = [json.loads(line) for line in whole]
+            with reading(f"{path} is damaged", ""):
+                lines = path.read_bytes()
+                whole = lines[: lines.rfind(b"\n") + 1].split(b"\n")[:-1]
+                rows = [results.parse_row(line) for line in whole]
                 sources = [f"{workdir} {row.get('tuning', '')}" for row in rows]
                 names = [_tuned_name(row, methods) for row in rows]
                 told = [row.get("status") != "crashed" for row in rows]  # no penalty
                 rows = [{name: row[name] for name in _TRIAL} for row in rows]
                 table = pd.DataFrame(rows, columns=list(_TRIAL)).astype(_TRIAL)
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise UsageError(f"{path} is damaged") from error
+                if not (table["budget"] > 0).all():
+                    raise ValueError("a budget is not above 0")
             cost = table["cost"].where(told)
             tables.append(table.assign(source=sources, method=names, cost=cost))
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)

@@ -20,6 +20,7 @@ from flax import linen as nn
 
 from lrjax import numerics
 from lrjax.core import UsageError
+from lrjax.reading import reading
 from lrjax.tasks.models.attention import attention, attention_with_dropout
 from lrjax.tasks.models.layer_norm import layer_norm
 
@@ -270,18 +271,18 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
     Raises:
       UsageError: if the file cannot be read, or its tensors are not the model's.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if model.pre_norm:
         raise UsageError(f"{path}: holds no model that normalises first (pre_norm)")
-    try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{path}: cannot be read as safetensors: {reason}") from error
+    with (
+        reading(path, "cannot be read as safetensors"),
+        safe_open(os.fspath(path), framework="numpy") as file,
+    ):
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _check_eps(Path(path).parent / "config.json", model.layer_norm_eps)
-    params, used = _renamed(found, model.num_layers, os.fspath(path))
+    with reading(path, "its tensors are not the model's"):
+        params, used = _renamed(found, model.num_layers, os.fspath(path))
     for name in found:
         if name not in used and not name.startswith(_IGNORED):
             raise UsageError(f"{path}: tensor {name} has no place in the model")
