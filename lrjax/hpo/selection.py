@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from lrjax import results
-from lrjax.core import Method, UsageError
+from lrjax.core import Method, UsageError, counted
 
 ANSWER, TABLE, FIGURES = "selection.json", "selection.csv", ("png", "svg")
 _NAMED = 8  # contenders that a figure tells apart
@@ -93,7 +93,7 @@ class Selection:
             f"{self.task}: {self.label}",
             f"  hyperparameters  {_shown(self.hparams)}",
             f"  validation {self.metric}  {self.score:.4f} ({sure}"
-            f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {at})",
+            f"{counted(len(self.seeds), 'seed')}, {at})",
         ]
         if self.runner_up:
             chance = "unknown with so few seeds"

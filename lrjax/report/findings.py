@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lrjax import results, stats
+from lrjax.core import counted
 from lrjax.report import figures
 from lrjax.report.page import interval
 from lrjax.report.study import Study, config
@@ -23,14 +24,14 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
         f" to {seeds.max()}" if seeds.min() < seeds.max() else ""
     )
     entries, tasks = len(study.look.entries), len(study.tasks)
-    what = _count(runs["method"].nunique(), "method", "methods")
+    what = counted(runs["method"].nunique(), "method")
     if entries > runs["method"].nunique():
         what += f" in {entries} settings"
     found = [
         (
             "What",
-            f"{len(study.all_runs)} runs: {what} on "
-            f"{_count(tasks, 'task', 'tasks')}, {many} "
+            f"{counted(len(study.all_runs), 'run')}: {what} on "
+            f"{counted(tasks, 'task')}, {many} "
             f"{'run' if seeds.max() == 1 else 'runs'} of each, judged by "
             f"{' and '.join(judged)}."
             + (
@@ -63,10 +64,6 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
     found.append(("Cost", cost + "."))
     found.append(("Missing", _missing(study, workdirs)))
     return found
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 def _where(study: Study) -> str:
@@ -120,7 +117,7 @@ def _diverged(study: Study) -> str:
     counts = counts.sort_index().sort_values(ascending=False, kind="stable")
     parts = [f"{e} on {t} ({n} of {total[e, t]})" for (e, t), n in counts.items()]
     more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
-    return f"{len(dead)} of {len(runs)} runs: {', '.join(parts[:6])}{more}."
+    return f"{len(dead)} of {counted(len(runs), 'run')}: {', '.join(parts[:6])}{more}."
 
 
 def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
@@ -146,7 +143,7 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
     wide = study.runs.pivot(index=["task", "seed"], columns="entry", values="score")
     holes = int(wide.isna().to_numpy().sum())
     if holes:
-        have = _count(holes, "run that another entry has", "runs that others have")
+        have = counted(holes, "run that another entry has", "runs that others have")
         parts.append(have)
     comparison = study.comparison
     if comparison.entries_left_out:
@@ -174,9 +171,10 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
             "use all its runs. Comparisons use a table without holes: as long as a run "
             "is missing, the entry or the (task, seed) that lacks the largest share of "
             "its runs is left out, and then every task keeps the same number of seeds, "
-            f"the smallest ones. Here that is {study.comparison.runs} runs of "
-            f"{len(study.comparison.entries)} entries on "
-            f"{len(study.comparison.tasks)} tasks.",
+            f"the smallest ones. Here that is "
+            f"{counted(study.comparison.runs, 'run')} of "
+            f"{counted(len(study.comparison.entries), 'entry', 'entries')} on "
+            f"{counted(len(study.comparison.tasks), 'task')}.",
         ),
         (
             "Intervals",
@@ -192,7 +190,7 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
         versions = known.get("versions", {})
         made = ", ".join(f"{k} {v}" for k, v in versions.items())
         count = int((study.all_runs["source"] == str(workdir)).sum())
-        text = f"{count} runs from runs.jsonl (sha256 {digest})"
+        text = f"{counted(count, 'run')} from runs.jsonl (sha256 {digest})"
         if known.get("git_revision"):
             text += f", trained at revision {known['git_revision'][:12]}"
         notes.append((str(workdir), f"{text}{' with ' + made if made else ''}."))
