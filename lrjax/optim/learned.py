@@ -62,10 +62,14 @@ def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST:
             raise ValueError("no file of at most 1 MB")
+        with zipfile.ZipFile(path) as members:
+            if sum(member.file_size for member in members.infolist()) > _LARGEST:
+                raise ValueError("more than 1 MB when decompressed")
         with np.load(path, allow_pickle=False) as archive:
             weights = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not weights of a policy ({error})") from None
+    except Exception as error:  # whatever zipfile, zlib and NumPy make of any bytes
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise ValueError(f"{path}: not weights of a policy ({reason})") from None
     units = np.shape(weights.get("out", 0))
     expected = {
         "hidden": (len(OBSERVED), *units),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from lrjax.core import Task, Text, UsageError, cut, unknown
+from lrjax.core import Task, Text, UsageError, cut, nearest, unknown
 from lrjax.tasks import images, libsvm, synthetic, text
 from lrjax.tasks.data import DataError, fingerprint_arrays
 
@@ -107,7 +107,8 @@ def make_task(
 def _unknown(name: str) -> UsageError:
     """The error for a task that does not exist, which may be a file."""
     suffix = Path(name).suffix.lower()
-    if not (suffix or os.path.exists(name) or name.startswith((".", "/", "~"))):
+    a_path = os.path.exists(name) or name.startswith((".", "/", "~"))
+    if not a_path and (not suffix or nearest(name, TASKS)):
         return unknown("task", name, TASKS)
     asked = f"unknown task '{cut(name)}'"
     if suffix in _TABLES:
