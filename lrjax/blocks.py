@@ -153,17 +153,59 @@ def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]
     Raises:
       UsageError: if a task that may not be left out cannot be had, or if none can.
     """
+    settings, loaded = _load(settings, data_dir)
+    for text in _without_effect(settings, loaded):
+        warnings.warn(text, stacklevel=2)
+    return settings, loaded
+
+
+def _without_effect(settings: Settings, loaded: Sequence[Task]) -> Iterator[str]:
+    """Lines on what is asked for and cannot be as it was asked."""
+    asked = settings.batch_size or 0
+    small = [task.name for task in loaded if task.num_examples < asked]
+    if small:
+        yield (
+            f"config.batch_size={asked}: every batch is the whole training part of "
+            f"{', '.join(small)}"
+        )
+    short = [
+        name
+        for name, task in zip(settings.tasks, loaded, strict=True)
+        if settings.updates(name, task.steps_per_epoch) < (settings.eval_every or 0)
+    ]
+    if short:
+        yield (
+            f"config.eval_every={settings.eval_every} is beyond the end of runs on "
+            f"{', '.join(short)}: these are measured there alone"
+        )
+
+
+def _load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]]:
     if not settings.skip_missing:
         return settings, make_tasks(settings, data_dir)
     found: dict[str, Task] = {}
+    reasons: dict[str, str] = {}
     for name in settings.tasks:
         try:
             found[name] = _make_task(name, settings, data_dir)
         except DataError as error:
             if name == settings.tasks[-1] and not found:
                 raise
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            reasons[name] = str(error)
+    if reasons:
+        warnings.warn(left_out(reasons), stacklevel=2)
     return dataclasses.replace(settings, tasks=tuple(found)), list(found.values())
+
+
+def left_out(reasons: Mapping[str, str]) -> str:
+    """One line on tasks that are left out, whose causes are mostly the same.
+
+    Args:
+      reasons: name of a task -> why its data cannot be had.
+    """
+    (_, first), *others = reasons.items()
+    names = ", ".join(name for name, _ in others)
+    return f"left out: {first}" + (f"; and alike {names}" if others else "")
 
 
 def trained_one_by_one(task: Task) -> bool:

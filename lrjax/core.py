@@ -55,18 +55,20 @@ def shown(value: object) -> str:
         return cut(object.__repr__(value))
 
 
-def cut(text: str) -> str:
+def cut(text: str, most: int = _SHOWN) -> str:
     """A text as one line of at most 80 characters: of a longer one start and end."""
-    text = " ".join(text[: 100 * _SHOWN].split()) + text[100 * _SHOWN :]
-    if len(text) <= _SHOWN:
+    if len(text) > 3 * most:
+        text = text[:most] + text[-most:]
+    text = " ".join(text.split())
+    if len(text) <= most:
         return text
-    end = (_SHOWN - 3) // 2
-    return f"{text[: _SHOWN - 3 - end]}...{text[-end:]}"
+    end = (most - 3) // 2
+    return f"{text[: most - 3 - end]}...{text[-end:]}"
 
 
-def counted(count: int, noun: str) -> str:
-    """A number of things for people: '1 run', '2,000 runs'."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number of things for people: '1 run', '2,000 runs', '3 entries'."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:

@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
     "jax_default_matmul_precision": None,
     "jax_allow_f16_reductions": True,
     "jax_softmax_custom_jvp": False,
-    "jax_eager_constant_folding": False,
+    "eager_constant_folding": False,
     # What is compiled, and how hard.
     "jax_disable_jit": False,
     "jax_disable_most_optimizations": False,

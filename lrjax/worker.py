@@ -37,7 +37,7 @@ from lrjax import (
 from lrjax import blocks as blocks_lib
 from lrjax.blocks import Block
 from lrjax.config import Settings
-from lrjax.core import NUMERICS_VERSION, Run, Task, UsageError
+from lrjax.core import NUMERICS_VERSION, Run, Task, UsageError, counted
 from lrjax.tasks.data import DataError
 
 _PROGRAMS = 16  # compiled ones that a worker keeps
@@ -268,7 +268,8 @@ def _train(
 ) -> tuple[str, float]:
     """A line that sums up what was trained, and how many seconds it took."""
     if experiment.is_done(block, tables.runs):
-        return f"{experiment.title(block)}: {len(block.lanes_of)} runs, were done", 0.0
+        runs = counted(len(block.lanes_of), "run")
+        return f"{experiment.title(block)}: {runs}, done before", 0.0
     device = jax.local_devices()[0]
     name, lock = experiment.title(block), threading.Lock()
     todo, ended = [block], ("", 0.0)

@@ -53,7 +53,7 @@ ALLOWED = {
         *("backend", "blocks", "checkpoint", "config", "core", "crew", "experiment"),
         *("methods", "programs", "results", "tasks", "train"),
     },
-    "cluster": {"config", "core", "experiment", "results", "worker"},
+    "cluster": {"blocks", "config", "core", "experiment", "results", "worker"},
     "multihost": {"blocks", "config", "core", "experiment", "results"},
     "stats": {"core"},
     "portfolio": set(),

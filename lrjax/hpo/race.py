@@ -38,7 +38,16 @@ from lrjax import (
     train,
 )
 from lrjax.config import Settings
-from lrjax.core import LOSS, NUMERICS_VERSION, Method, Metric, Run, Task, UsageError
+from lrjax.core import (
+    LOSS,
+    NUMERICS_VERSION,
+    Method,
+    Metric,
+    Run,
+    Task,
+    UsageError,
+    counted,
+)
 from lrjax.hpo import selection, trials
 from lrjax.hpo.contenders import Contender, contenders
 from lrjax.hpo.halving import Rung, halve
@@ -336,11 +345,11 @@ class Race:
 
     def _opening(self) -> str:
         layout = self.plan
-        seeds = f"{len(layout.seeds)} seed{'s' * (len(layout.seeds) > 1)}"
+        seeds = counted(len(layout.seeds), "seed")
         text = (
-            f"racing {len(self.entries)} contenders with {seeds} on {self._name}: at "
-            f"most {layout.budget / layout.horizon:g} full runs of {layout.horizon} "
-            f"updates, rungs at {', '.join(map(str, layout.rungs))}"
+            f"racing {counted(len(self.entries), 'contender')} with {seeds} on "
+            f"{self._name}: at most {layout.budget / layout.horizon:g} full runs of "
+            f"{layout.horizon} updates, rungs at {', '.join(map(str, layout.rungs))}"
         )
         if self._more:
             text += f"; the budget has no room for {self._more} more"
@@ -454,10 +463,7 @@ def run(
       Interrupted: on SIGINT and SIGTERM.
     """
     overrides = dict(overrides or {})
-    names = settings.select.methods
-    if not names:
-        names = settings.methods if "methods" in overrides else tuple(methods.METHODS)
-    chosen = [methods.find(name) for name in names]
+    chosen = [methods.find(name) for name in named(settings, overrides)]
     if settings.grid:
         name = next(iter(settings.grid))
         raise UsageError(f"config.grid.{name} is for --mode=train, not for select")
@@ -466,6 +472,13 @@ def run(
     how = (settings, workdir, overrides, experiment.say, data_dir, launch)
     named = bool(settings.select.methods) or "methods" in overrides
     return _race_all(loaded, chosen, named, *how)
+
+
+def named(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the methods that race; `methods` counts if `overrides` has set it."""
+    if settings.select.methods:
+        return settings.select.methods
+    return settings.methods if "methods" in overrides else tuple(methods.METHODS)
 
 
 def select(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lrjax import report, results, stats
-from lrjax.core import Method, Metric
+from lrjax.core import Method, Metric, counted
 
 ANSWER, TABLE, FIGURES = "selection.json", "selection.csv", ("png", "svg")
 
@@ -100,7 +100,7 @@ class Selection:
             f"{self.task}: {self.label}",
             f"  hyperparameters  {_shown(self.hparams)}",
             f"  validation {self.scale.label}  {shown(self.score)} ({sure}"
-            f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {at})",
+            f"{counted(len(self.seeds), 'seed')}, {at})",
         ]
         if self.runner_up:
             chance = "unknown with so few seeds"

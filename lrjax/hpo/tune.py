@@ -40,6 +40,7 @@ from lrjax.core import (
     Space,
     Task,
     UsageError,
+    counted,
 )
 from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
@@ -527,11 +528,12 @@ class Search:
     def summary(self) -> str:
         """A line that says what was found."""
         if not self.best:
-            return f"{self.target.name}: all {len(self.rows)} trials diverged"
+            trials = counted(len(self.rows), "trial")
+            return f"{self.target.name}: all of {trials} diverged"
         return (
             f"{self.target.label} on {self.target.run.task}: {self.tuned(self.best)} "
             f"(cost {self.best['cost']:.5g} at {self.best['budget']} "
-            f"{self.target.unit}), best of {len(self.rows)} trials"
+            f"{self.target.unit}), best of {counted(len(self.rows), 'trial')}"
         )
 
 
@@ -562,7 +564,7 @@ def plan_lines(search: Search) -> list[str]:
     stages = planned(search)
     row = "{:>7}{:>8}{:>8}{:>11}".format
     return [
-        f"{target.label} on {target.run.task}: {problem.trials} trials of "
+        f"{target.label} on {target.run.task}: {counted(problem.trials, 'trial')} of "
         f"{problem.min_budget} to {problem.max_budget} {target.unit}; promoted ones "
         + ("go on from their states" if target.continuing else "start anew"),
         row("stage", "trials", target.unit, "full runs"),

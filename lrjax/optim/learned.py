@@ -61,11 +61,14 @@ def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST:
             raise ValueError("no file of at most 1 MB")
+        with zipfile.ZipFile(path) as members:
+            if sum(member.file_size for member in members.infolist()) > _LARGEST:
+                raise ValueError("more than 1 MB when decompressed")
         with np.load(path, allow_pickle=False) as archive:
             weights = {name: archive[name] for name in archive.files}
         if not all(isinstance(value, np.ndarray) for value in weights.values()):
             raise ValueError("not all of it is arrays")
-    except Exception as error:  # a damaged archive raises whatever its parts raise
+    except Exception as error:  # whatever zipfile, zlib and NumPy make of any bytes
         reason = " ".join(str(error).split())[:80] or type(error).__name__
         raise ValueError(f"{path}: not weights of a policy ({reason})") from None
     units = np.shape(weights.get("out", 0))

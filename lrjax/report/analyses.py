@@ -15,10 +15,10 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import fidelity, portfolio, stats
-from lrjax.core import LOSS
+from lrjax.core import LOSS, counted
 from lrjax.report import figures, searches
 from lrjax.report.desk import Desk
-from lrjax.report.page import Section, count, interval
+from lrjax.report.page import Section, interval
 from lrjax.report.study import Study
 
 
@@ -36,10 +36,10 @@ def _overview(study: Study, desk: Desk) -> Section:
         says += f" {by_iqm} has the best normalised score, {iqm:.2f}."
     reads = (
         f"Mean rank: within each task and seed, averaged over seeds and then over "
-        f"{count(len(study.comparison.tasks), 'task')}. Normalised score: mean of the "
+        f"{counted(len(study.comparison.tasks), 'task')}. Normalised score: mean of the "
         f"middle half of all; on each task 0 is the worst entry's median run and 1 the "
         f"best entry's. Bars are 95 % intervals, bootstrapped over "
-        f"{count(runs, 'run')} of each task: they say how much other seeds could "
+        f"{counted(runs, 'run')} of each task: they say how much other seeds could "
         f"change, not other tasks."
     )
     return desk.section(
@@ -216,7 +216,7 @@ def _critical(study: Study, desk: Desk) -> Section | None:
     rank = study.overall["rank"]
     worse = [str(e) for e in rank.index if rank[e] - rank.iloc[0] > difference]
     says = (
-        f"Over {count(tasks, 'task')}, mean ranks must differ by {difference:.2f} to "
+        f"Over {counted(tasks, 'task')}, mean ranks must differ by {difference:.2f} to "
         f"be called different; that separates {len(worse)} of {entries - 1} from "
         f"{rank.index[0]}."
     )
@@ -257,16 +257,16 @@ def _against(study: Study, desk: Desk) -> Section | None:
     shade = wide.apply(lambda column: column.map(signs)).astype(float)
     wins, losses = int(counts["win"].sum()), int(counts["loss"].sum())
     says = (
-        f"Against {study.baseline}: {count(wins, 'win')}, "
-        f"{count(int(counts['tie'].sum()), 'tie')} and "
-        f"{count(losses, 'loss', 'losses')}."
+        f"Against {study.baseline}: {counted(wins, 'win')}, "
+        f"{counted(int(counts['tie'].sum()), 'tie')} and "
+        f"{counted(losses, 'loss', 'losses')}."
     )
     pairs = int(table["pairs"].max())
     # The smallest p that n signs can give, times the comparisons of one task.
     family = int(table.groupby("task").size().max())
     if 2.0 ** (1 - pairs) * family >= 0.05:
         says += (
-            f" With {count(pairs, 'seed')} and {count(family, 'comparison')} on a task "
+            f" With {counted(pairs, 'seed')} and {counted(family, 'comparison')} on a task "
             f"no difference could have been called a win or a loss."
         )
     reads = (
@@ -399,7 +399,7 @@ def _portfolio(study: Study, desk: Desk) -> Section | None:
     if high > low and len(enough):
         row = enough.iloc[0]
         says += (
-            f" {row['k']} of {count(len(parts), 'entry', 'entries')} "
+            f" {row['k']} of {counted(len(parts), 'entry', 'entries')} "
             f"{'closes' if row['k'] == 1 else 'close'} 95 % of that gap: "
             f"{', '.join(row['members'])}."
         )
