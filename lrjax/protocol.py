@@ -22,7 +22,7 @@ class Tuning:
       budgets: method -> smallest budget and its unit, 'epochs' or 'steps'; '' is for
         all others. Without an entry budgets are epochs (steps, if training is set in
         steps) and the smallest makes two promotions to a full-length run possible.
-      cost: the measurement to be minimised.
+      cost: the measurement to tune by, unless `config.tune.cost` names another.
       fidelity: 'truncate' cuts a schedule that is laid out for the full length,
         'rescale' lays it out for the budget.
       default_first: whether the method's default configuration is tried first.

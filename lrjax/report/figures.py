@@ -657,7 +657,8 @@ def tuning(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
             xlabel="tuning cost (full runs)",
             ylabel="cost told",
         )
-        axis.set_yscale("log")
+        if not (table.loc[table["task"] == task, "cost"] <= 0).any():
+            axis.set_yscale("log")
         _log_ticks(axis.yaxis)
     drawing.legend(figure, look, sorted(set(table["method"]), key=look.number))
     return figure, axes
