@@ -150,7 +150,7 @@ def select(
 ) -> None:
     """Races methods and rates on each task of a config, and prints what won."""
     settings = config_lib.check(config)
-    _warn_of_idle(settings, race_lib.named(settings, overrides))
+    _warn_of_idle(settings, race_lib.named_methods(settings, overrides))
     _check_not_sharded(settings, "--mode=train")
     backend.prepare(settings)
     for answer in race_lib.run(settings, workdir, data_dir, overrides, launch):

@@ -45,6 +45,7 @@ class Tune:
         start, where its schedule allows it; changes no number.
       seeds: of the tuner; one tuning each.
       space: hyperparameter -> range, in place of the method's space.
+      cost: column to tune by; '' for the protocol's.
     """
 
     tuner: str
@@ -57,6 +58,7 @@ class Tune:
     continuing: bool
     seeds: tuple[int, ...]
     space: Mapping[str, Range]
+    cost: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,6 +299,7 @@ def _tune_base(names: Iterable[str]) -> config_dict.ConfigDict:
     tune.continuing = True  # promoted trials go on from their state
     tune.seeds = config_dict.placeholder(object)  # how many tunings, or their seeds
     tune.seeds = 1
+    tune.cost = ""  # column to tune by, such as valid_accuracy; '': the protocol's
     # (low, high), perhaps with 'log', 'linear', 'integer'; () is unset. What is set
     # here for any of a method's hyperparameters is its whole space.
     tune.space = Config(dict.fromkeys(names, ()))
@@ -557,6 +560,7 @@ def _tune(config: config_dict.ConfigDict, precision: str) -> Tune:
         space={
             k: _range(k, v, precision) for k, v in config.space.items() if not _unset(v)
         },
+        cost=_words("tune.cost", config.cost),
     )
     if tune.eta < 2:
         raise UsageError(f"config.tune.eta={tune.eta}: must be 2 or more")

@@ -31,7 +31,8 @@ and then `Task(..., metrics=(metrics.f1(), "accuracy", "loss"))`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,21 @@ from lrjax.core import UsageError, mean_of
 
 _AVERAGES = ("macro", "binary")
 Sums = Mapping[str, jax.Array]
+P = ParamSpec("P")
+
+
+def _made_once(make: Callable[P, Metric]) -> Callable[P, Metric]:
+    """The same metric for the same arguments: programs are compiled for each."""
+    cached = functools.cache(make)
+
+    @functools.wraps(make)
+    def made(*args: P.args, **named: P.kwargs) -> Metric:
+        try:
+            return cached(*args, **named)
+        except TypeError as error:
+            raise UsageError(f"metrics.{make.__name__}: {error}") from error
+
+    return made
 
 
 # Sums
@@ -99,7 +115,7 @@ def score_counts(
 # Metrics of classifiers
 
 
-@functools.cache
+@_made_once
 def f1(average: str = "macro", sums: str = "confusion") -> Metric:
     """F1, the harmonic mean of precision and recall: scikit-learn's `f1_score`.
 
@@ -129,7 +145,7 @@ def f1(average: str = "macro", sums: str = "confusion") -> Metric:
     return Metric("f1", value, True, "%", 1, 0.0, 1.0)
 
 
-@functools.cache
+@_made_once
 def balanced_accuracy(sums: str = "confusion") -> Metric:
     """Mean over classes of the share of their rows that are right.
 
@@ -150,7 +166,7 @@ def balanced_accuracy(sums: str = "confusion") -> Metric:
     return Metric("balanced_accuracy", value, True, "%", 1, 0.0, 1.0)
 
 
-@functools.cache
+@_made_once
 def auc(sums: str = "scores") -> Metric:
     """Area under the ROC curve: scikit-learn's `roc_auc_score` of scores in bins.
 
@@ -177,7 +193,7 @@ def auc(sums: str = "scores") -> Metric:
 # Metrics of regression
 
 
-@functools.cache
+@_made_once
 def mae(unit: str = "", digits: int = 3, sums: str = "absolute_error") -> Metric:
     """Mean absolute error: scikit-learn's `mean_absolute_error`.
 
@@ -191,7 +207,7 @@ def mae(unit: str = "", digits: int = 3, sums: str = "absolute_error") -> Metric
     return Metric("mae", mean_of(sums), False, unit, digits, 0.0)
 
 
-@functools.cache
+@_made_once
 def rmse(unit: str = "", digits: int = 3, sums: str = "squared_error") -> Metric:
     """Root of the mean squared error: scikit-learn's `root_mean_squared_error`.
 
@@ -208,7 +224,7 @@ def rmse(unit: str = "", digits: int = 3, sums: str = "squared_error") -> Metric
     return Metric("rmse", value, False, unit, digits, 0.0)
 
 
-@functools.cache
+@_made_once
 def r2(sums: str = "moments") -> Metric:
     """Share of the targets' variance that is explained: scikit-learn's `r2_score`.
 

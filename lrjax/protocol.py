@@ -22,7 +22,7 @@ class Tuning:
       budgets: method -> smallest budget and its unit, 'epochs' or 'steps'; '' is for
         all others. Without an entry budgets are epochs (steps, if training is set in
         steps) and the smallest makes two promotions to a full-length run possible.
-      cost: the measurement to be minimised.
+      cost: the measurement to tune by, unless `config.tune.cost` names another.
       diverged: what a trial costs that diverges: 'twice the worst' finite cost so far,
         a number, or 'as measured', where `cost` is a mean over all updates to which
         those after the divergence add nothing.

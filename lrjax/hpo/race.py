@@ -13,9 +13,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
+import operator
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -463,7 +465,7 @@ def run(
       Interrupted: on SIGINT and SIGTERM.
     """
     overrides = dict(overrides or {})
-    chosen = [methods.find(name) for name in named(settings, overrides)]
+    chosen = [methods.find(name) for name in named_methods(settings, overrides)]
     if settings.grid:
         name = next(iter(settings.grid))
         raise UsageError(f"config.grid.{name} is for --mode=train, not for select")
@@ -474,7 +476,7 @@ def run(
     return _race_all(loaded, chosen, named, *how)
 
 
-def named(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+def named_methods(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the methods that race; `methods` counts if `overrides` has set it."""
     if settings.select.methods:
         return settings.select.methods
@@ -516,15 +518,26 @@ def select(
     Example:
       >>> print(lrjax.select(task, budget=8, epochs=30))
     """
+    if not isinstance(task, Task | str):
+        raise UsageError(
+            f"select: task must be a lrjax.Task or the name of one, not {_brief(task)}"
+        )
+    for name, folder in (("workdir", workdir), ("data_dir", data_dir)):
+        if folder is not None and not isinstance(folder, str | os.PathLike):
+            raise UsageError(f"select: {name} must be a path, not {_brief(folder)}")
+    if not callable(log):
+        raise UsageError(f"select: log must be a function, not {_brief(log)}")
+    chosen = _chosen(methods)
     config = config_lib.base()
     config.tasks = (task if isinstance(task, str) else task.name,)
-    config.methods = ("adam",)  # what is chosen comes below
-    config.epochs, config.steps = epochs, steps
-    config.select.budget, config.select.seeds = budget, seeds
+    config.methods = ("adam",)  # what is chosen is told below
+    config.epochs = None if epochs is None else _whole("epochs", epochs)
+    config.steps = None if steps is None else _whole("steps", steps)
+    config.select.budget, config.select.seeds = _budget(budget), _seeds(seeds)
     # Who computes in double precision wants that here, too.
     config.precision = "float64" if jax.config.values["jax_enable_x64"] else "auto"
     settings = config_lib.check(config)
-    return _select(settings, task, _chosen(methods), workdir, data_dir, log)
+    return _select(settings, task, chosen, methods is not None, workdir, data_dir, log)
 
 
 @numerics.settled
@@ -532,6 +545,7 @@ def _select(
     settings: Settings,
     task: Task | str,
     chosen: Sequence[Method],
+    named: bool,
     workdir: str | os.PathLike[str] | None,
     data_dir: str | None,
     log: Callable[[str], Any],
@@ -542,19 +556,85 @@ def _select(
         task = tasks.make_task(task, data, data_dir, precision=precision)
     else:
         check_task(task)
-    loaded, named = {task.name: task}, methods is not None
+    loaded = {task.name: task}
     if workdir is not None:
         return _race_all(loaded, chosen, named, settings, workdir, {}, log)[0]
     with tempfile.TemporaryDirectory(prefix="lrjax-select-") as folder:
         return _race_all(loaded, chosen, named, settings, folder, {}, log)[0]
 
 
+def _own(method: Method) -> Method:
+    """A method of the user's, once it was built.
+
+    Raises:
+      UsageError: if it cannot be.
+    """
+    if methods.METHODS.get(method.name) is method:
+        return method
+    try:
+        built = method.build(100, **method.defaults)
+    except Exception as error:  # the user's code may raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(
+            f"select: method '{method.name}': build(100, **defaults) fails: {reason}"
+        ) from error
+    if not (hasattr(built, "init") and hasattr(built, "update")):
+        raise UsageError(
+            f"select: method '{method.name}': build gives {_brief(built)}, which is no "
+            "transformation of Optax"
+        )
+    return method
+
+
+def _brief(value: object) -> str:
+    """Something of the wrong kind, in a few words."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"{text[:37]}... ({type(value).__name__})"
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number, NumPy's included."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise UsageError(f"select: {name} must be a whole number, not {_brief(value)}")
+
+
+def _budget(value: Any) -> float:
+    """A number, NumPy's included."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    raise UsageError(f"select: budget must be a number, not {_brief(value)}")
+
+
+def _seeds(value: Any) -> int | tuple[int, ...] | None:
+    """How many seeds, or which; ranges and NumPy's arrays included."""
+    if value is None:
+        return None
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        return _whole("seeds", value)
+    return tuple(_whole("each of seeds", each) for each in value)
+
+
 def _chosen(asked: Sequence[str | Method] | None) -> list[Method]:
     if asked is None:
         return list(methods.METHODS.values())
-    if isinstance(asked, str):
+    # A transformation of Optax is a tuple.
+    if isinstance(asked, str | Method | tuple) and type(asked) is not tuple:
         asked = [asked]
-    chosen = [m if isinstance(m, Method) else methods.find(m) for m in asked]
+    if not isinstance(asked, Iterable):
+        asked = [asked]
+    chosen = []
+    for each in asked:
+        if not isinstance(each, str | Method):
+            raise UsageError(
+                f"select: {_brief(each)} is no method: give its name (--mode=methods "
+                "lists them) or a lrjax.core.Method, which may be made of any "
+                "transformation of Optax"
+            )
+        chosen.append(_own(each) if isinstance(each, Method) else methods.find(each))
     if not chosen:
         raise UsageError("select: methods is empty: name at least one, or give None")
     names = [method.name for method in chosen]

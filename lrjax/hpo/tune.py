@@ -41,6 +41,7 @@ from lrjax.core import (
     Task,
     UsageError,
     counted,
+    unknown,
 )
 from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
@@ -71,7 +72,7 @@ class Target:
       unit_steps: updates of one.
       fidelity: 'truncate' or 'rescale'.
       continuing: whether promoted trials go on from their states.
-      cost: the measurement to be minimised.
+      cost: the measurement that tells how good a trial is.
       diverged: what a trial costs that diverges, as in `protocol.Tuning`.
       full_length: trials at the full budget to reach with smac, whatever it leaves out.
     """
@@ -119,6 +120,14 @@ class Target:
     def width(self, count: int) -> int:
         """Lanes of a block."""
         return width_of(self, count)
+
+    def cost_of(self, values: Mapping[str, float]) -> float:
+        """What the tuner is told of a trial's measurements; lower is better."""
+        alike = self.cost.replace("valid_", "train_", 1)  # where the parts are the same
+        value = values[self.cost if self.cost in values else alike]
+        rising = {f"valid_{m}" for m in self.task.metrics if m.higher_is_better}
+        rising |= {name.replace("valid_", "train_", 1) for name in rising}
+        return -value if self.cost in rising else value
 
     def identity(self) -> str:
         """16 hexadecimal digits that follow from all that changes a trial."""
@@ -309,10 +318,22 @@ def _target(
         fidelity=fidelity,
         # A schedule laid out for the budget is another one for each budget.
         continuing=tune.continuing and fidelity == "truncate",
-        cost=tuning.cost,
+        cost=_cost(tune.cost, name, task) or tuning.cost,
         diverged=tuning.diverged,
         full_length=tuning.full_length,
     )
+
+
+def _cost(asked: str, name: str, task: Task) -> str:
+    """The column to tune by that was asked for.
+
+    Raises:
+      UsageError: if the task is not measured so.
+    """
+    columns = [f"{part}_{m}" for part in ("valid", "train") for m in task.metrics]
+    if asked and asked not in columns:
+        raise unknown(f"config.tune.cost of {name}", asked, columns)
+    return asked
 
 
 def _space(settings: Settings, tuning: protocol.Tuning, method: str) -> Space:
@@ -467,7 +488,7 @@ class Search:
                 raw.append((row["cost"], row["status"] == "crashed", row["seconds"]))
                 continue
             result = trained[results.run_id(target.trial_run(trial))]
-            value = result.values[target.cost]
+            value = target.cost_of(result.values)
             dead = result.values["diverged_at"] > 0 or not math.isfinite(value)
             raw.append((value, dead, result.seconds))
             if result.state and self._goes_on(trial):

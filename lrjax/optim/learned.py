@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -33,10 +33,40 @@ def check_task(task: Task) -> None:
     if not isinstance(task, Task):
         raise UsageError(f"check_task: {type(task).__name__} is no lrjax.core.Task")
     # What comes later cannot be tried before the earlier is sound.
-    for look in (_parts, _init, _loss, _evaluate):
+    for look in (_fields, _parts, _init, _loss, _evaluate):
         found = list(look(task))
         if found:
-            raise UsageError(f"task '{task.name}': {'; '.join(found)}")
+            name = " ".join(str(task.name).split())[:80]
+            raise UsageError(f"task '{name}': {'; '.join(found)}")
+
+
+def _fields(task: Task) -> Iterator[str]:
+    """Fields of the wrong kind; those that the parts belong to come later."""
+
+    def whole(value: Any, least: int) -> bool:
+        kind = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        return kind and value >= least
+
+    if not isinstance(task.name, str) or not task.name.strip():
+        yield f"name must be a text, not {str(task.name)[:40]!r}"
+    elif not task.name.isprintable():
+        yield "name must be one line of printable characters"
+    if not whole(task.num_classes, 0):
+        yield f"num_classes {task.num_classes!r:.40} must be a whole number from 0 up"
+    if not whole(task.micro_batches, 1):
+        yield f"micro_batches {task.micro_batches!r:.40} must be a whole number above 0"
+    if task.measured_rows is not None and not whole(task.measured_rows, 1):
+        yield f"measured_rows {task.measured_rows!r:.40} must be a whole number above 0"
+    if task.max_norm is not None and not (
+        isinstance(task.max_norm, int | float) and task.max_norm > 0
+    ):
+        yield f"max_norm {task.max_norm!r:.40} must be a number above 0"
+    if not isinstance(task.family, str):
+        yield f"family must be a text, not {task.family!r:.40}"
+    for name in ("init", "loss", "evaluate"):
+        if not callable(getattr(task, name)):
+            kind = type(getattr(task, name)).__name__
+            yield f"{name} must be a function, not {kind}"
 
 
 def _parts(task: Task) -> Iterator[str]:
@@ -135,7 +165,13 @@ def _loss(task: Task) -> Iterator[str]:
     if not shape_ok or not isinstance(found[1], tuple) or len(found[1]) != 2:
         yield f"{call} must return (loss, (state, metrics))"
         return
-    loss, (after, _) = found
+    loss, (after, metrics) = found
+    if not isinstance(metrics, Mapping):
+        yield f"{call} must return a dictionary as its metrics; {{}} if there are none"
+        return
+    if isinstance(loss, Mapping | list | tuple):
+        yield f"{call} must give one floating-point number, not {type(loss).__name__}"
+        return
     if jnp.shape(loss) or not jnp.issubdtype(jnp.asarray(loss).dtype, jnp.floating):
         yield f"{call} must give one floating-point number, not shape {jnp.shape(loss)}"
         return
@@ -181,6 +217,10 @@ def _evaluate(task: Task) -> Iterator[str]:
         return
     if not isinstance(found, Mapping):
         yield f"{call} must return a dictionary of sums, not {type(found).__name__}"
+        return
+    nested = [name for name, value in found.items() if not hasattr(value, "dtype")]
+    if nested:
+        yield f"'{nested[0]}' of evaluate must be a number or an array"
         return
     lacking = [name for name in ("loss", "count") if name not in found]
     if lacking:
