@@ -37,6 +37,7 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
     Raises:
       UsageError: if there is nothing to report, or an option does not fit.
     """
+    drawing.import_matplotlib()
     known = published.read(options.compare) if options.compare else None
     raced = selected.read(workdirs)
     ran = any((Path(workdir) / results.RUNS).exists() for workdir in workdirs)

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import sys
 import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +79,7 @@ def style() -> Iterator[Any]:
     Figures are files: no backend is asked for, and the user's own figures, settings
     and backend stay as they are.
     """
-    mpl = _matplotlib()
+    mpl = import_matplotlib()
     look: dict[Any, Any] = {
         "font.family": "DejaVu Sans",
         "font.size": 8.5,
@@ -122,16 +123,23 @@ def style() -> Iterator[Any]:
         yield types.SimpleNamespace(subplots=_subplots)
 
 
-def _matplotlib() -> Any:
-    """Matplotlib, even where MPLBACKEND names none that it knows."""
+def import_matplotlib() -> Any:
+    """Matplotlib, even where MPLBACKEND names a backend that is not there.
+
+    Notebooks hand theirs on to what they start. To be called before rliable is
+    imported, which imports Matplotlib.
+    """
+    asked = None
+    if "matplotlib" not in sys.modules:  # it fails for good on the first import
+        asked = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
-    except ValueError:
-        asked = os.environ.pop("MPLBACKEND", "")
-        try:
-            import matplotlib
-        finally:
+    finally:
+        if asked is not None:
             os.environ["MPLBACKEND"] = asked
+    if asked:  # for the user's own figures
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = asked
     return matplotlib
 
 
@@ -142,7 +150,7 @@ def _subplots(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=figsize)
+    figure = Figure(figsize=figsize, dpi=_DPI)  # texts are measured as they are drawn
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, **how)
 
@@ -271,11 +279,8 @@ def write(figure: Any, folder: Path, name: str, kinds: Sequence[str]) -> list[Pa
     """Writes NAME.png, NAME.svg or both; gives the files."""
     import matplotlib as mpl
 
-    # Legends beside axes move with them: a second look has their last places. Then it
-    # is laid out; each format would do so again.
-    for _ in range(2):
-        figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is laid out; each format would do so again
     files = []
     for kind in kinds:
         content, data = io.BytesIO(), {"Software": None}

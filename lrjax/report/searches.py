@@ -13,6 +13,7 @@ from lrjax import results
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER
 from lrjax.report.look import Look
+from lrjax.report.page import count
 
 Drawn = tuple[Any, list[Any]]
 _NAMED = 8  # contenders that a figure of a race tells apart
@@ -185,15 +186,16 @@ def races(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
     """
     # Contenders are no entries of a page: nothing is shown under the mouse.
     figure, axes = drawing.panels(plt, len(answers), 3.6, 2.6, columns=1)
-    tasks = Look((), tasks=tuple(answer["task"] for answer in answers))
+    labels = {each["label"] for answer in answers for each in answer["judged"]}
+    look = Look(tuple(sorted(labels)), tasks=tuple(a["task"] for a in answers))
     for axis, answer in zip(axes, answers, strict=True):
-        _race(axis, answer)
-        axis.set_title(tasks.brief(answer["task"]))
+        _race(axis, look, answer)
+        axis.set_title(look.brief(answer["task"]))
     figure.set_figwidth(figure.get_figwidth() + 2.6)  # the legends' room
     return figure, []
 
 
-def _race(axis: Any, answer: Mapping[str, Any]) -> None:
+def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
     sign, winner = answer["better"], answer["winner"]
     lines: dict[str, list[tuple[int, float]]] = {}
     for each in answer["judged"]:
@@ -206,11 +208,11 @@ def _race(axis: Any, answer: Mapping[str, Any]) -> None:
         return label != winner, -steps, -sign * value
 
     order = sorted(lines, key=place)
-    look = Look(tuple(order[:_NAMED]))
+    named, others = order[:_NAMED], order[_NAMED:]
     handles, names = [], []
-    for label in order[_NAMED:]:
+    for label in others:
         axis.plot(*zip(*lines[label], strict=True), ".-", color=FAINT, lw=0.8, ms=4)
-    for label in reversed(look.entries):
+    for label in reversed(named):
         x, y = zip(*lines[label], strict=True)
         drawn = {"color": look.colour(label), "linestyle": look.style(label)}
         drawn |= {"markersize": 4, "linewidth": 2.4 if label == winner else 1.4}
@@ -218,14 +220,13 @@ def _race(axis: Any, answer: Mapping[str, Any]) -> None:
         if label == winner:
             star = _STAR | {"color": look.colour(label), "zorder": 5, "clip_on": False}
             axis.plot(x[-1], y[-1], **star)
-    for label in look.entries:
+    for label in named:
         won = {"marker": "*", "markersize": 9} if label == winner else {}
         handles.append(drawing.key(look, label, **won))
         names.append(look.brief(label) + (" (winner)" if label == winner else ""))
-    if len(order) > _NAMED:
+    if others:
         handles += axis.plot([], [], ".-", color=FAINT, linewidth=0.8)
-        rest = len(order) - _NAMED
-        names.append(f"{rest} other{'s' * (rest > 1)}")
+        names.append(count(len(others), "other"))
     if order:
         values = [[value for _, value in lines[label]] for label in order]
         axis.set_ylim(*_limits(values, sign))

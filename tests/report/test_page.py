@@ -1,19 +1,21 @@
 """The page in a browser: it asks for nothing, fails nowhere, and can be read."""
 
+import json
 import re
 
 import browser
 import fabricated
 import pandas as pd
 import pytest
+import test_report
 
 from lrjax import report
 
 pytestmark = pytest.mark.skipif(
     browser.PATH is None, reason=f"none of {', '.join(browser.NAMES)} is installed"
 )
-TASKS = fabricated.LIBSVM[:2]
-WIDTHS = {"desktop": 1280, "phone": 390}
+TASKS = (*fabricated.LIBSVM[:2], "svmlight:/home/somebody/a/long/path/to/some/data.svm")
+WIDTHS = {"desktop": 1280, "tablet": 700, "phone": 400, "small": 360}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,8 @@ def folder(tmp_path_factory):
     )
     published = workdir / "published.csv"
     published.write_text(f"task,method,metric,mean\n{TASKS[0]},prodigy,valid_loss,0.3")
+    answers = [test_report.answer(task=task) for task in TASKS]
+    (workdir / "selection.json").write_text(json.dumps(answers))
     options = report.Options(bootstrap=50, compare=str(published))
     report.write([workdir], workdir / "report", options)
     return workdir / "report"
@@ -111,6 +115,76 @@ def test_all_figures_are_drawn(page, folder, width):
         ".filter(h => !document.getElementById(h.slice(1)))"
     )
     assert not broken
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_no_figure_is_cut(page, folder, width):
+    """Plots fit; only what is one wide piece is scrolled, in itself."""
+    page.open(f"file://{folder}/index.html", width)
+    found = page.evaluate("""
+      [...document.querySelectorAll(".figure .scroll")].map(e => {
+        const box = e.getBoundingClientRect();
+        const svg = e.querySelector("svg").getBoundingClientRect();
+        return [e.closest("section").id, box.left, box.right,
+                e.scrollWidth - e.clientWidth, svg.width];
+      })""")
+    assert len(found) > 20
+    for name, left, right, more, wide in found:
+        assert left >= 0, name
+        assert right <= width, name
+        if name not in ("gap", "pairs", "against", "critical_difference"):
+            assert more <= 1, name
+        assert wide > 250, name
+    inside = page.evaluate("""
+      [...document.querySelectorAll(".figure svg:not(.swatch)")].flatMap(svg => {
+        const box = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll("text")].map(t => t.getBoundingClientRect())
+          .filter(t => t.left < box.left - 3 || t.right > box.right + 3
+            || t.top < box.top - 3 || t.bottom > box.bottom + 3)
+          .map(t => [svg.closest("section").id, t.width]);
+      })""")
+    assert not inside
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_cells_of_heat_maps_can_be_read(page, folder, dark):
+    """A cell's colour is what its tint makes of the page behind it."""
+    page.open(f"file://{folder}/index.html", dark=dark)
+    found = page.evaluate("""
+      (() => {
+        const numbers = text => text.match(/[\\d.]+/g).map(Number);
+        const channel = c => (c /= 255) <= .03928 ? c / 12.92
+          : ((c + .055) / 1.055) ** 2.4;
+        const light = ([r, g, b]) =>
+          .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
+        const ground = numbers(getComputedStyle(
+          document.querySelector("main > section")).backgroundColor);
+        return ["gap", "pairs", "against"].flatMap(id => {
+          const svg = document.querySelector(`#${id} .figure svg`);
+          const cells = [...svg.querySelectorAll("path")].filter(
+            p => getComputedStyle(p).fill !== "none" && p.getBBox().width > 20
+              && p.getBBox().height > 10);
+          return [...svg.querySelectorAll("text")].flatMap(text => {
+            const b = text.getBoundingClientRect();
+            const [x, y] = [b.x + b.width / 2, b.y + b.height / 2];
+            const cell = cells.find(c => (r => x > r.left && x < r.right && y > r.top
+              && y < r.bottom)(c.getBoundingClientRect()));
+            if (!cell) return [];
+            const style = getComputedStyle(cell);
+            const part = style.opacity * style.fillOpacity;
+            const tint = numbers(style.fill).slice(0, 3);
+            const shown = tint.map((c, i) => part * c + (1 - part) * ground[i]);
+            const pair = [light(numbers(getComputedStyle(text).fill)), light(shown)];
+            const [low, high] = pair.sort((a, b) => a - b);
+            return [[id, text.textContent, (high + .05) / (low + .05), light(shown)]];
+          });
+        });
+      })()""")
+    assert len({name for name, *_ in found}) == 3
+    assert len(found) > 40
+    assert not [cell for cell in found if cell[2] < 4.5]
+    brightest = max(cell[3] for cell in found)
+    assert (brightest < 0.3) is dark
 
 
 CONTRAST = """

@@ -16,7 +16,8 @@ import pytest
 
 from lrjax import report, results
 from lrjax.core import UsageError
-from lrjax.report import drawing, page
+from lrjax.report import page
+from lrjax.report.look import Look
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS = fabricated.LIBSVM[:3]
@@ -535,11 +536,40 @@ def test_numbers_have_the_digits_that_people_read():
     assert page.short(("a", "b")) == "a, b"
 
 
-def test_a_method_has_one_colour_and_many_have_other_lines():
-    look = drawing.Look(tuple(map(str, range(12))), {"m": "3"})
+def test_an_alias_looks_as_what_it_stands_for():
+    look = Look(tuple(map(str, range(12))), {"m": "3"})
+    assert look.number("m") == 3
     assert look.colour("m") == look.colour("3")
-    seen = {(look.colour(str(i)), str(look.style(str(i)))) for i in range(12)}
-    assert len(seen) == 12
+    assert look.sign("m") == look.sign("3")
+
+
+def test_two_pages_give_a_method_one_colour(study, written, tmp_path):
+    """By the swatches of its buttons: here it is last among others on another task."""
+    methods = ("momentum", "cocob", "sgd", "dowg", "prodigy")
+    fabricated.write(tmp_path, ("other",), methods, 2)
+    write([tmp_path], tmp_path / "report")
+    pages = []
+    for folder in (written[0], tmp_path / "report"):
+        html = (folder / "index.html").read_text()
+        found = re.findall(r"<button [^>]*>(<svg.*?</svg>)<span>([^<]+)", html)
+        pages.append({name: swatch for swatch, name in found})
+    shared = {"momentum", "cocob", "prodigy"}
+    assert shared <= pages[0].keys() & pages[1].keys()
+    assert all(pages[0][name] == pages[1][name] for name in shared)
+    assert all("var(--c" in swatch for swatch in pages[1].values())
+    assert len(set(pages[1].values())) == len(methods)
+
+
+def test_whole_names_stand_behind_short_ones(tmp_path):
+    names = [f"svmlight:/a/long/path/to/{x}/data.svm" for x in ("first", "second")]
+    fabricated.write(tmp_path, names, ("sgd", "adam"), 2)
+    write([tmp_path], tmp_path / "report")
+    html = (tmp_path / "report" / "index.html").read_text()
+    for name in names:
+        assert f"<title>{name}</title></text>" in html
+    titles = re.findall(r">([^<>]*data\.svm)<title>", html)
+    assert len(set(titles)) == 2
+    assert "Names that figures show in short" in html
 
 
 def answer(**changes):
