@@ -48,13 +48,15 @@ def scores(runs: pd.DataFrame, percent: bool) -> str:
         cells = []
         for task in tasks:
             part = runs[(runs["task"] == task) & (runs["entry"] == entry)]
-            mean, half = stats.mean_interval(part["value"].dropna().to_numpy())
+            values = part["value"].dropna().to_numpy()
+            metric = stats.metric_of(str(part["metric"].iloc[0]))
+            ends = stats.interval(values, metric)
             lost = int(part["value"].isna().sum())
-            text = (
-                f"{100 * mean:.1f} ±{100 * half:.1f}"
-                if percent
-                else (f"{mean:.4f} ±{half:.4f}")
+            mean, low, high = (
+                f"{100 * x:.1f}" if percent else f"{x:.4f}"
+                for x in (values.mean() if len(values) else np.nan, *ends)
             )
+            text = f"{mean} ({low} to {high})"
             cells.append(text + f" ({lost} diverged)" * (lost > 0))
         rows.append([f"`{entry}`", f"{order[entry]:.2f}", *cells])
     return markdown(["method", "rank", *(t.split("/")[-1] for t in tasks)], rows)

@@ -8,10 +8,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Imported when first used: `import lrjax.optim` needs JAX and Optax alone.
-_LAZY = {"select": "lrjax.hpo.race", "check_task": "lrjax.tasks.checks"}
+_LAZY = {
+    "Metric": "lrjax.core",
+    "Task": "lrjax.core",
+    "check_task": "lrjax.tasks.checks",
+    "select": "lrjax.hpo.race",
+}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return importlib.import_module("lrjax.metrics")
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'lrjax' has no attribute '{name}'")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from lrjax import blocks, tasks
+from lrjax import blocks, numerics, tasks
 from lrjax.config import Settings
 from lrjax.core import UsageError
 
@@ -26,10 +26,9 @@ def prepare(settings: Settings) -> None:
     """Starts JAX for some settings; compiled programs are kept between processes.
 
     Raises:
-      UsageError: if there is no device.
+      UsageError: if there is no device, or the environment would change numbers.
     """
-    if settings.precision == "float64":
-        jax.config.update("jax_enable_x64", True)
+    numerics.fix(settings.precision)
     keep_freed_memory(settings.tasks)
     _start()
     _use_compilation_cache()

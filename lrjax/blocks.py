@@ -11,14 +11,23 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import evaluation, methods, protocol, results, tasks, train
+from lrjax import (
+    checkpoint,
+    evaluation,
+    methods,
+    numerics,
+    protocol,
+    results,
+    tasks,
+    train,
+)
 from lrjax.config import Settings
 from lrjax.core import Method, Run, Task
 from lrjax.tasks.data import DataError
@@ -64,8 +73,9 @@ class Block:
         """What decides the compiled program."""
         p = self.program
         names = tuple(self.lanes[0])
-        shape = (p.num_seeds, p.num_hparams, p.eval_every, p.fresh_batches)
-        return (_signature(p.task), p.method.name, p.static, names, *shape)
+        shape = (p.num_seeds, p.num_hparams, p.eval_every)
+        flags = (p.fresh_batches, p.sums_losses)
+        return (_signature(p.task), p.method.name, p.static, names, *shape, *flags)
 
     @functools.cached_property
     def lanes_of(self) -> dict[tuple[int, int], str]:
@@ -90,6 +100,12 @@ class Block:
         )
 
 
+def metrics_of(blocks: Iterable[Block]) -> dict[str, list[dict[str, Any]]]:
+    """Task -> its metrics, for `results.Tables.write_config`."""
+    tasks = {block.example.task: block.program.task for block in blocks}
+    return {name: results.describe(task.metrics) for name, task in tasks.items()}
+
+
 def _signature(task: Task) -> tuple[Any, ...]:
     """What decides a task's programs; its data is traced."""
     parts = {"train": task.train, "valid": task.valid}
@@ -98,7 +114,7 @@ def _signature(task: Task) -> tuple[Any, ...]:
         for part, arrays in parts.items()
         for name, array in arrays.items()
     )
-    functions = (task.init, task.loss, task.evaluate)
+    functions = (task.init, task.loss, task.evaluate, task.metrics)
     sizes = (task.batch_size, task.micro_batches, task.num_classes, task.measured_rows)
     rest = (task.family, task.max_norm, task.valid is task.train, task.streamed)
     return (*functions, *sizes, *rest, shapes)
@@ -137,17 +153,59 @@ def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]
     Raises:
       UsageError: if a task that may not be left out cannot be had, or if none can.
     """
+    settings, loaded = _load(settings, data_dir)
+    for text in _without_effect(settings, loaded):
+        warnings.warn(text, stacklevel=2)
+    return settings, loaded
+
+
+def _without_effect(settings: Settings, loaded: Sequence[Task]) -> Iterator[str]:
+    """Lines on what is asked for and cannot be as it was asked."""
+    asked = settings.batch_size or 0
+    small = [task.name for task in loaded if task.num_examples < asked]
+    if small:
+        yield (
+            f"config.batch_size={asked}: every batch is the whole training part of "
+            f"{', '.join(small)}"
+        )
+    short = [
+        name
+        for name, task in zip(settings.tasks, loaded, strict=True)
+        if settings.updates(name, task.steps_per_epoch) < (settings.eval_every or 0)
+    ]
+    if short:
+        yield (
+            f"config.eval_every={settings.eval_every} is beyond the end of runs on "
+            f"{', '.join(short)}: these are measured there alone"
+        )
+
+
+def _load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]]:
     if not settings.skip_missing:
         return settings, make_tasks(settings, data_dir)
     found: dict[str, Task] = {}
+    reasons: dict[str, str] = {}
     for name in settings.tasks:
         try:
             found[name] = _make_task(name, settings, data_dir)
         except DataError as error:
             if name == settings.tasks[-1] and not found:
                 raise
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            reasons[name] = str(error)
+    if reasons:
+        warnings.warn(left_out(reasons), stacklevel=2)
     return dataclasses.replace(settings, tasks=tuple(found)), list(found.values())
+
+
+def left_out(reasons: Mapping[str, str]) -> str:
+    """One line on tasks that are left out, whose causes are mostly the same.
+
+    Args:
+      reasons: name of a task -> why its data cannot be had.
+    """
+    (_, first), *others = reasons.items()
+    names = ", ".join(name for name, _ in others)
+    return f"left out: {first}" + (f"; and alike {names}" if others else "")
 
 
 def trained_one_by_one(task: Task) -> bool:
@@ -157,15 +215,22 @@ def trained_one_by_one(task: Task) -> bool:
 
 def most_runs(task: Task, method: Method) -> int:
     """How many runs of a method on a task one block may hold."""
-    params = jax.eval_shape(lambda: task.init(jax.random.key(0))[0])
+    params = jax.eval_shape(lambda: task.init(numerics.key(0))[0])
     size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     return max(1, _MAX_FLOATS // (size + methods.state_size(method, params)))
 
 
 def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
-    """All blocks, in the order of the settings' tasks and methods."""
+    """All blocks, in the order of the settings' tasks and methods.
+
+    Raises:
+      UsageError: if parameters are to be kept and files cannot hold a task's.
+    """
     blocks = []
     for name, task in zip(settings.tasks, loaded, strict=True):
+        if settings.save_params:
+            model = jax.eval_shape(task.init, numerics.key(0))
+            checkpoint.check_params(name, *model)
         data = tasks.fingerprint(task)
         for method in settings.methods:
             blocks += _blocks(settings, name, task, data, method)
@@ -181,7 +246,7 @@ def _blocks(
     steps = settings.updates(name, epoch)
     # The order of a whole round is held at once, so none is longer than it need be.
     every = min(settings.eval_every or epoch, max(steps, epoch))
-    fresh = method_name in choices.fresh_batches
+    fresh = choices.draws_afresh(method_name, name)
     precision = tasks.precision_of(name, settings.precision)
     most_seeds, most_hparams = _MOST_LANES.get(
         jax.default_backend(), _MOST_LANES_ELSEWHERE
@@ -232,6 +297,7 @@ def _blocks(
                     fresh_batches=fresh,
                     dtype=jnp.float64 if precision == "float64" else jnp.float32,
                     one_by_one=one_by_one,
+                    sums_losses=choices.sums_losses(name),
                 )
                 yield Block(program, runs, tuple(traced for _, traced in chunk))
 

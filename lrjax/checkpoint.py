@@ -3,6 +3,9 @@
 Orbax writes the arrays; it restores a file with a flipped bit without a word, so a
 manifest with the SHA-256 of every file and all that must agree is written after it. A
 checkpoint without a manifest was cut short and counts for nothing.
+
+Orbax names arrays by their keys, joined by dots, so two of a tree may share a name. It
+gets a flat dictionary of numbered ones instead, and the manifest says which is which.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -53,7 +56,7 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> 
     Args:
       folder: of one block.
       step: updates done.
-      state: arrays; fetched before this returns.
+      state: any tree of arrays and numbers; fetched before this returns.
       facts: numbers to keep beside it; returned by `restore`.
 
     Raises:
@@ -63,15 +66,20 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> 
     try:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        _check_room(target, sum(x.nbytes for x in jax.tree.leaves(state)))
+        named = jax.tree.leaves_with_path(state)
+        leaves = [_described(path, leaf) for path, leaf in named]
+        plain = _numbered([_to_plain(leaf) for _, leaf in named])
+        _check_room(target, sum(x.nbytes for x in plain.values()))
         if jax.process_count() > 1:  # Orbax takes no array of one host alone
-            state = jax.device_get(state)
-        with _checkpointer() as checkpointer:
-            checkpointer.save(target / _STATE, state)
+            plain = jax.device_get(plain)
+        if plain:  # it refuses an empty tree
+            with _checkpointer() as checkpointer:
+                checkpointer.save(target / _STATE, plain)
         content = {
             "block": folder.name,
             "step": step,
             "facts": dict(facts),
+            "leaves": leaves,
             "versions": _versions(),
             "files": {name: _sha256(target / name) for name in _files(target)},
         }
@@ -101,7 +109,8 @@ def restore(
 
     Args:
       folder: of one block.
-      like: shapes and types of the state, as from `jax.eval_shape`.
+      like: shapes and types of the state, as from `jax.eval_shape`; where it has arrays
+        or numbers of NumPy or Python, NumPy's arrays come back.
 
     Returns:
       updates done, the state and the facts saved with it; None if there is no good one.
@@ -110,10 +119,8 @@ def restore(
         path = folder.absolute() / str(step)
         try:
             manifest = _verified(path)
-            with _checkpointer() as checkpointer:
-                state = checkpointer.restore(path / _STATE, _asked(like))
-            _compare(state, like)
-            return step, state, manifest["facts"]
+            _compare(manifest["leaves"], like)
+            return step, _read(path / _STATE, like), manifest["facts"]
         except jax.errors.JaxRuntimeError:
             raise  # of the device, its memory perhaps; no fault of the checkpoint
         except Exception as error:  # Orbax has many kinds for what it cannot read
@@ -147,21 +154,15 @@ def save_params(
       lanes: position in the block -> identity, for each run.
 
     Raises:
-      UsageError: if they cannot be written.
+      UsageError: if they cannot be written, or as `check_params`.
     """
     from safetensors.numpy import save
 
-    arrays = {
-        prefix + jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(
-            leaf
-        )
-        for prefix, tree in (("", params), ("state/", model_state))
-        for path, leaf in jax.tree.flatten_with_path(tree)[0]
-    }
+    arrays = {k: np.asarray(v) for k, v in _names(params, model_state).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for (s, h), run_id in lanes.items():
-            one = {name: np.ascontiguousarray(x[s, h]) for name, x in arrays.items()}
+            one = {name: np.array(x[s, h], order="C") for name, x in arrays.items()}
             temporary = folder / f"{run_id}.tmp"
             try:
                 temporary.write_bytes(save(one))
@@ -170,6 +171,145 @@ def save_params(
                 temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def check_params(task: str, params: PyTree, model_state: PyTree) -> None:
+    """Refuses what `save_params` could not keep, before anything is trained.
+
+    Args:
+      task: its name, for messages.
+      params, model_state: shapes and types, as from `jax.eval_shape`.
+
+    Raises:
+      UsageError: if two arrays would have one name, one's name leads through another's,
+        or the format cannot hold a name or type.
+    """
+    import safetensors
+    from safetensors.numpy import save
+
+    try:
+        named = _names(params, model_state)
+    except UsageError as error:
+        raise UsageError(f"config.save_params: '{task}': {error}") from error
+    for name, leaf in named.items():
+        try:  # the library itself says best what it can do
+            safetensors.deserialize(save({name: np.empty(0, leaf.dtype)}))
+        except Exception as error:  # it has many kinds
+            raise UsageError(
+                f"config.save_params: '{task}': safetensors cannot hold {name[:80]!r} "
+                f"of type {leaf.dtype}"
+            ) from error
+
+
+def _names(params: PyTree, model_state: PyTree) -> dict[str, Any]:
+    """Arrays by the names that they are kept by; refuses what would share one."""
+    named: dict[str, Any] = {}
+    for prefix, tree in (("", params), ("state/", model_state)):
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            name = prefix + jax.tree_util.keystr(path, simple=True, separator="/")
+            if name in named:
+                raise UsageError(f"two of its arrays would be called {name[:80]!r}")
+            named[name] = leaf
+    for name in named:
+        for at in (i for i, letter in enumerate(name) if letter == "/"):
+            if name[:at] in named:
+                raise UsageError(
+                    f"{name[:at][:80]!r} is an array, and the name {name[:80]!r} leads "
+                    "through it"
+                )
+    return named
+
+
+# Any leaf as an array that Orbax takes, and back.
+
+
+def _shaped(leaf: Any) -> Any:
+    """A leaf with shape and type; Python's numbers have NumPy's types."""
+    return leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+
+
+def _is_key(dtype: Any) -> bool:
+    return jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _is_exotic(dtype: Any) -> bool:
+    """Whether a type of numbers (int4, float8, ...) is kept as its bytes."""
+    return dtype.kind not in "biufc" and dtype != jax.numpy.bfloat16
+
+
+def _described(path: Any, leaf: Any) -> list[Any]:
+    """A leaf's place in the tree, shape and type; keys tell 1 from '1'."""
+    leaf = _shaped(leaf)
+    known = (np.number, np.bool_, jax.dtypes.prng_key)
+    name = jax.tree_util.keystr(path)
+    if not any(jax.dtypes.issubdtype(leaf.dtype, kind) for kind in known):
+        raise ValueError(f"{name[:80]} holds no numbers, but {str(leaf.dtype)[:80]}")
+    return [name, list(leaf.shape), str(leaf.dtype)]
+
+
+def _numbered(leaves: Sequence[Any]) -> dict[str, Any]:
+    """Leaves by their numbers, without those of size zero, which Orbax refuses."""
+    return {str(i): leaf for i, leaf in enumerate(leaves) if math.prod(leaf.shape)}
+
+
+def _to_plain(leaf: Any) -> Any:
+    leaf = _shaped(leaf)
+    if _is_key(leaf.dtype):
+        return jax.random.key_data(leaf)
+    if _is_exotic(leaf.dtype):
+        return np.asarray(leaf)[..., None].view(np.uint8)
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
+def _plain_like(leaf: Any) -> Any:
+    """Shape and type that a leaf is saved as."""
+    leaf = _shaped(leaf)
+    if _is_key(leaf.dtype):
+        abstract = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        return jax.eval_shape(jax.random.key_data, abstract)
+    if _is_exotic(leaf.dtype):
+        return np.empty((*leaf.shape, leaf.dtype.itemsize), np.uint8)
+    return leaf
+
+
+def _from_plain(found: Any, like: Any) -> Any:
+    """A leaf as it was; NumPy's where `like` is or where there are several hosts."""
+    like = _shaped(like)
+    if _is_key(like.dtype):
+        return jax.random.wrap_key_data(np.asarray(found), impl=_impl(like))
+    if _is_exotic(like.dtype):
+        found = np.asarray(found).view(like.dtype)[..., 0]
+    if isinstance(like, np.ndarray | np.generic):
+        return np.asarray(found)
+    if isinstance(found, jax.Array) or jax.process_count() > 1:
+        return found
+    return jax.device_put(found, getattr(like, "sharding", None))
+
+
+def _impl(key: Any) -> Any:
+    """How the numbers of a key are drawn; `key` may be a shape and type alone."""
+    seen: list[Any] = []
+    jax.eval_shape(
+        lambda k: seen.append(jax.random.key_impl(k)),
+        jax.ShapeDtypeStruct(key.shape, key.dtype),
+    )
+    return seen[0]
+
+
+def _read(path: Path, like: PyTree) -> PyTree:
+    """The tree that was saved at a path."""
+    leaves, structure = jax.tree.flatten(like)
+    wanted = [_plain_like(leaf) for leaf in leaves]
+    numbered = _numbered(wanted)
+    found: dict[str, Any] = {}
+    if numbered:
+        with _checkpointer() as checkpointer:
+            found = checkpointer.restore(path, _asked(numbered))
+    plain = [
+        found[str(i)] if str(i) in numbered else np.zeros(each.shape, each.dtype)
+        for i, each in enumerate(wanted)
+    ]
+    return structure.unflatten(map(_from_plain, plain, leaves))
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
@@ -258,11 +398,19 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _compare(state: PyTree, like: PyTree) -> None:
-    found = jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    wanted = jax.tree.map(lambda x: (x.shape, x.dtype), like)
-    if found != wanted:
+def _compare(saved: Sequence[Sequence[Any]], like: PyTree) -> None:
+    """Refuses leaves of other places, shapes or types."""
+    wanted = [_described(*each) for each in jax.tree.leaves_with_path(like)]
+    as_jax = [[name, shape, _in_jax(kind)] for name, shape, kind in saved]
+    if wanted not in (list(saved), as_jax):
         raise ValueError("it is of runs with other shapes")
+
+
+def _in_jax(kind: str) -> str:
+    """The type that JAX gives numbers of a type: without x64 they are narrower."""
+    if kind not in ("float64", "int64", "uint64", "complex128"):
+        return kind
+    return str(jax.eval_shape(lambda x: x, np.zeros((), kind)).dtype)
 
 
 def _versions() -> dict[str, Any]:

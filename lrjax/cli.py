@@ -6,7 +6,8 @@ import itertools
 import os
 import textwrap
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from lrjax import backend, cluster, experiment, multihost, results
 from lrjax import config as config_lib
 from lrjax import plan as plan_lib
 from lrjax import report as report_lib
-from lrjax.core import UsageError
+from lrjax.core import UsageError, cut
 from lrjax.hpo import cluster_trials, trials
 from lrjax.hpo import race as race_lib
 from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
 from lrjax.methods import METHODS, state_size
 
+_LONGEST = 400  # characters of what others say of an error; values may be any length
 _CONFIG_MODULE = "config_config"  # what ml_collections calls a config file's module
 
 
@@ -36,11 +38,23 @@ def make_deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {asked}".strip()
 
 
+def _checked(config: ConfigDict) -> config_lib.Settings:
+    """The settings of a config; warns of what is set and changes nothing."""
+    settings = config_lib.check(config)
+    _warn_of_idle(settings, settings.methods)
+    return settings
+
+
+def _warn_of_idle(settings: config_lib.Settings, methods: Iterable[str]) -> None:
+    for line in config_lib.unasked(settings, methods):
+        warnings.warn(line, stacklevel=3)
+
+
 def train(
     config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
 ) -> None:
     """Trains all runs of a config, then ranks the methods."""
-    settings = config_lib.check(config)
+    settings = _checked(config)
     backend.prepare(settings)
     experiment.run(settings, workdir, data_dir, overrides, plan_lib.announce)
     _conclude(config, workdir)
@@ -50,7 +64,7 @@ def train_on_hosts(
     config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
 ) -> None:
     """As `train`, by all hosts together; the first one has the tables."""
-    settings = config_lib.check(config)
+    settings = _checked(config)
     multihost.start()
     backend.prepare(settings)
     multihost.run(settings, workdir, data_dir, overrides)
@@ -62,7 +76,7 @@ def train_on_cluster(
     config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
 ) -> None:
     """As `train`, by the workers of a Dask cluster."""
-    settings = config_lib.check(config)
+    settings = _checked(config)
     _check_not_sharded(settings, "--launcher=local")
     cluster.run(settings, workdir, data_dir, overrides)
     _conclude(config, workdir)
@@ -89,7 +103,7 @@ def plan(
 ) -> None:
     """Prints what `train` would do and cost; writes nothing into `workdir`."""
     del overrides
-    settings = config_lib.check(config)
+    settings = _checked(config)
     backend.prepare(settings)
     workers = settings.cluster.workers if on_cluster else None
     print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
@@ -110,7 +124,7 @@ def tune(
     launch: trials.Launch = trials.here,
 ) -> None:
     """Tunes the methods of a config, trains the best settings, ranks all methods."""
-    settings = config_lib.check(config)
+    settings = _checked(config)
     _check_not_sharded(settings, "--mode=train")
     backend.prepare(settings)
     drawn = tune_lib.run(settings, workdir, data_dir, overrides, launch)
@@ -136,6 +150,7 @@ def select(
 ) -> None:
     """Races methods and rates on each task of a config, and prints what won."""
     settings = config_lib.check(config)
+    _warn_of_idle(settings, race_lib.named_methods(settings, overrides))
     _check_not_sharded(settings, "--mode=train")
     backend.prepare(settings)
     for answer in race_lib.run(settings, workdir, data_dir, overrides, launch):
@@ -156,9 +171,10 @@ def _rank(workdir: str) -> None:
     """Prints a ranking of all runs in a working directory and draws their curves."""
     runs, curves = results.load(workdir)
     picture = Path(workdir) / "curves.png"
-    print(report_lib.ranking(runs))
+    metrics = results.load_metrics(workdir)
+    print(report_lib.ranking(runs, metrics))
     try:
-        report_lib.learning_curves(runs, curves, picture)
+        report_lib.learning_curves(runs, curves, picture, metrics)
     except OSError as error:
         raise UsageError(f"cannot write {picture}: {error.strerror}") from error
     print(f"\nlearning curves and rates: {picture}")
@@ -172,6 +188,7 @@ def report(config: ConfigDict, workdirs: str) -> None:
       workdirs: paths with commas between.
     """
     asked = config.report
+    config_lib.check_report(asked)
     names = [workdirs] if Path(workdirs).exists() else workdirs.split(",")
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not names:
@@ -234,6 +251,11 @@ def explain(error: BaseException, argv: Sequence[str]) -> str | None:
       error: raised while flags were parsed, which runs the config file.
       argv: the command line.
     """
+    said = _explain(error, argv)
+    return None if said is None else cut(said, _LONGEST)
+
+
+def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
     file = _config_file(argv)
     chain = list(_causes(error))
     for each in reversed(chain):  # ml_collections wraps errors of the same type

@@ -28,9 +28,10 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
+from lrjax import blocks as blocks_lib
 from lrjax import experiment, results, worker
 from lrjax.config import Cluster, Settings
-from lrjax.core import NUMERICS_VERSION, UsageError
+from lrjax.core import NUMERICS_VERSION, UsageError, counted
 
 _POLL = 0.02  # seconds between two looks at what has come
 _TOLD = 30.0  # seconds between two words on waiting for workers
@@ -63,7 +64,11 @@ def run(
         tickets = _tickets(session.client, settings, session.data_dir, signalled)
 
         def record() -> None:
-            tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
+            tables.write_config(
+                dataclasses.asdict(settings),
+                dict(overrides or {}),
+                {ticket.task: ticket.metrics for ticket in tickets},
+            )
 
         train_missing(session, tickets, tables, record)
 
@@ -148,8 +153,10 @@ def train_missing(
     wanted = {run for ticket in tickets for run in ticket.runs}
     todo = [t for t in tickets if not tables.runs.issuperset(t.runs)]
     experiment.say(
-        f"{len(wanted - tables.runs)} runs to train in {len(todo)} blocks on "
-        f"{len(_workers(session.client))} workers ({session.expected['backend']}); "
+        f"{counted(len(wanted - tables.runs), 'run')} to train in "
+        f"{counted(len(todo), 'block')} on "
+        f"{counted(len(_workers(session.client)), 'worker')} "
+        f"({session.expected['backend']}); "
         f"{len(wanted & tables.runs)} of {len(wanted)} are done"
     )
     record()
@@ -277,20 +284,21 @@ def _tickets(
         task: client.submit(worker.describe, settings, task, data_dir, pure=False)
         for task in settings.tasks
     }
-    tickets, left_out = [], []
-    for future in asked.values():
+    tickets: list[worker.Ticket] = []
+    reasons: dict[str, str] = {}
+    for task, future in asked.items():
         while not future.done():
             experiment.stop_if(signalled)
             time.sleep(_POLL)
         found = _result(future.result)
         if isinstance(found, str):
-            left_out.append(found)
+            reasons[task] = found
         else:
             tickets += found
     if not tickets:
-        raise UsageError(left_out[0])
-    for each in left_out:
-        warnings.warn(f"left out: {each}", stacklevel=2)
+        raise UsageError(next(iter(reasons.values())))
+    if reasons:
+        warnings.warn(blocks_lib.left_out(reasons), stacklevel=2)
     return tickets
 
 

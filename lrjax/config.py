@@ -11,12 +11,12 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from lrjax import layout
+from lrjax import hyperparameters, layout
 from lrjax import methods as methods_lib
 from lrjax import protocol as protocol_lib
-from lrjax.core import Range, Text, UsageError, unknown
+from lrjax.core import Domain, Range, Text, UsageError, shown, unknown
+from lrjax.identity import dtype_of, is_number, plain
 from lrjax.methods import METHODS
-from lrjax.optim import schedules
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 TUNERS = ("smac", "random", "grid", "asha")
@@ -26,15 +26,7 @@ SCALES = ("log", "linear", "integer")
 
 _MOST_SEEDS = 10**6
 _MOST_TRIALS = 10**5
-
-# name -> (least, most, whether the most itself is allowed); others: 0 to infinity.
-_LIMITS = {
-    **dict.fromkeys(("b1", "b2", "b3", "momentum", "beta"), (0.0, 1.0, False)),
-    "warmup_fraction": (0.0, 1.0, True),
-    "T_0": (1.0, math.inf, False),
-    "t_mult": (1.0, math.inf, False),
-    "growth_rate": (1.0, math.inf, True),
-}
+_POSITIVE, _PART = Domain(5e-324), Domain(5e-324, 1.0, closed=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +45,7 @@ class Tune:
         start, where its schedule allows it; changes no number.
       seeds: of the tuner; one tuning each.
       space: hyperparameter -> range, in place of the method's space.
+      cost: column to tune by; '' for the protocol's.
     """
 
     tuner: str
@@ -65,6 +58,7 @@ class Tune:
     continuing: bool
     seeds: tuple[int, ...]
     space: Mapping[str, Range]
+    cost: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,27 +177,48 @@ class Settings:
         Raises:
           UsageError: if a value is missing or out of range.
         """
-        base = dict(methods_lib.find(method).defaults)
+        found = methods_lib.find(method)
+        base = dict(found.defaults)
         base |= protocol_lib.find(self.protocol).overrides(method, task)
         base |= self.hparams.get(method, {})
         axes = {k: v for k, v in self.grid.items() if k in base}
-        lanes = []
+        lanes: dict[tuple[Any, ...], dict[str, Any]] = {}
         for values in itertools.product(*axes.values()):
             lane = base | dict(zip(axes, values, strict=True))
-            _check_hparams(method, task, self.protocol, lane)
-            if "policy" in lane:  # known by what is in the file
-                lane["policy"] = methods_lib.pinned_policy(lane["policy"])
-            lanes.append(lane)
-        return lanes
+            for name in found.required:
+                if lane[name] is None:
+                    raise UsageError(
+                        f"method '{method}' needs {name}, for which there is no value "
+                        f"on '{task}' under protocol '{self.protocol}': set "
+                        f"--config.hparams.{method}.{name}, or leave the method out"
+                    )
+            lane = hyperparameters.normal(found, lane, self.precision)
+            lanes.setdefault(tuple(lane.values()), lane)  # 0 and 0.0 are one lane
+        return list(lanes.values())
 
 
 # The study's methods that need no published value, and the everyday baseline.
 COMPARED = ("adam", "adamw_cosine", "cawr", "dadapt_adam", "prodigy", "cocob", "dowg")
 
 
+class Config(config_dict.ConfigDict):
+    """A ConfigDict that takes NumPy's numbers and arrays, and ranges, as Python's."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if isinstance(value, config_dict.FieldReference):
+            super().__setitem__(key, value)
+            return
+        value = plain(value)
+        try:
+            super().__setitem__(key, value)
+        except TypeError:
+            kind = getattr(self.get_type(key), "__name__", "") if key in self else ""
+            raise TypeError(f"{key}={shown(value)}: must be of type {kind}") from None
+
+
 def base() -> config_dict.ConfigDict:
     """A config with every field, for the files in `configs/` to fill in."""
-    config = config_dict.ConfigDict()
+    config = Config()
     config.tasks = ()
     config.methods = ()
     config.protocol = "sound"
@@ -224,9 +239,9 @@ def base() -> config_dict.ConfigDict:
     # Values tried for a hyperparameter, in every combination, by each method that
     # has it; () is unset.
     names = sorted({name for method in METHODS.values() for name in method.defaults})
-    config.grid = config_dict.ConfigDict(dict.fromkeys(names, ()))
+    config.grid = Config(dict.fromkeys(names, ()))
     # What to change of a method's defaults; None is unset.
-    config.hparams = config_dict.ConfigDict(
+    config.hparams = Config(
         {
             name: {hp: config_dict.placeholder(object) for hp in method.defaults}
             for name, method in METHODS.items()
@@ -234,14 +249,14 @@ def base() -> config_dict.ConfigDict:
     )
     config.seeds = 10
     # What language tasks read; docs/text.md says more.
-    config.text = config_dict.ConfigDict()
+    config.text = Config()
     config.text.corpus = ""  # files, tfds:NAME, hf:NAME, pydoc; '': of the data_dir
     config.text.tokenizer = ""  # tokenizer.json or a folder; '': the task's own
     config.text.length = config_dict.placeholder(int)  # tokens of a row
     config.text.fraction = 1.0  # of the documents
     config.tune = _tune_base(names)
     # Where --launcher=dask finds workers (docs/cluster.md).
-    config.cluster = config_dict.ConfigDict()
+    config.cluster = Config()
     config.cluster.address = "local"  # or slurm, or tcp://HOST:PORT of a scheduler
     config.cluster.workers = 2  # to be started, for local and slurm
     config.cluster.cores = 4  # of one SLURM job, and so on
@@ -253,12 +268,12 @@ def base() -> config_dict.ConfigDict:
     config.cluster.extra = ()  # further #SBATCH options, as in ("--constraint=a100",)
     config.cluster.timeout = 10.0  # seconds to wait for a scheduler's answer
     # What --mode=select does (docs/selection.md).
-    config.select = config_dict.ConfigDict()
+    config.select = Config()
     config.select.budget = 16.0  # full runs for each task
     config.select.methods = ()  # (): config.methods if you set it, else all
     config.select.seeds = config_dict.placeholder(object)  # how many, or which
     # What --mode=report shows; docs/report.md says more.
-    config.report = config_dict.ConfigDict()
+    config.report = Config()
     config.report.after = False  # write it at the end of training and tuning, too
     config.report.metric = ""  # columns to judge by; '': accuracy, perplexity, loss
     config.report.baseline = ""  # '': the entry with the best mean rank
@@ -273,7 +288,7 @@ def base() -> config_dict.ConfigDict:
 
 def _tune_base(names: Iterable[str]) -> config_dict.ConfigDict:
     """What `--mode=tune` does; None is the protocol's choice (docs/tuning.md)."""
-    tune = config_dict.ConfigDict()
+    tune = Config()
     tune.tuner = "smac"  # or random, grid, asha
     tune.trials = 50
     tune.min_budget = config_dict.placeholder(int)
@@ -284,9 +299,10 @@ def _tune_base(names: Iterable[str]) -> config_dict.ConfigDict:
     tune.continuing = True  # promoted trials go on from their state
     tune.seeds = config_dict.placeholder(object)  # how many tunings, or their seeds
     tune.seeds = 1
+    tune.cost = ""  # column to tune by, such as valid_accuracy; '': the protocol's
     # (low, high), perhaps with 'log', 'linear', 'integer'; () is unset. What is set
     # here for any of a method's hyperparameters is its whole space.
-    tune.space = config_dict.ConfigDict(dict.fromkeys(names, ()))
+    tune.space = Config(dict.fromkeys(names, ()))
     return tune
 
 
@@ -307,52 +323,44 @@ def check(config: config_dict.ConfigDict) -> Settings:
         method: {k: v for k, v in values.items() if v is not None}
         for method, values in config.hparams.items()
     }
+    if config.precision not in PRECISIONS:
+        raise unknown("precision", config.precision, PRECISIONS)
+    precision = config.precision
     settings = Settings(
         tasks=_names("tasks", config.tasks),
         methods=_names("methods", config.methods),
-        protocol=protocol_lib.find(config.protocol).name,
+        protocol=protocol_lib.find(_words("protocol", config.protocol)).name,
         seeds=_seeds(config.seeds),
         epochs=_optional("epochs", config.epochs),
         steps=_optional("steps", config.steps),
         batch_size=_optional("batch_size", config.batch_size),
-        precision=config.precision,
+        precision=precision,
         eval_every=_optional("eval_every", config.eval_every),
         hparams={method: values for method, values in hparams.items() if values},
-        grid={k: _values(k, v) for k, v in config.grid.items() if v != ()},
-        tune=_tune(config.tune),
+        grid={k: _values(k, v) for k, v in config.grid.items() if not _unset(v)},
+        tune=_tune(config.tune, precision),
         select=_select(config.select),
         cluster=_cluster(config.cluster),
-        checkpoint_minutes=config.checkpoint_minutes,
-        save_params=config.save_params,
-        skip_missing=config.skip_missing,
+        checkpoint_minutes=_number(
+            "checkpoint_minutes",
+            config.checkpoint_minutes,
+            Domain(closed=True),
+            "0 or more",
+        ),
+        save_params=_flag("save_params", config.save_params),
+        skip_missing=_flag("skip_missing", config.skip_missing),
         text=_text(config.text),
         micro_batches=_positive("micro_batches", config.micro_batches),
-        remat=config.remat,
-        label_smoothing=config.label_smoothing,
-        stream=config.stream,
+        remat=_flag("remat", config.remat),
+        label_smoothing=_number(
+            "label_smoothing", config.label_smoothing, Domain(high=1.0)
+        ),
+        stream=None if config.stream is None else _flag("stream", config.stream),
         shard=_choice("shard", config.shard, layout.SHARDED),
     )
+    check_report(config.report)
     for name in settings.tune.space:
         _check_tuned(name, settings.methods)
-    minutes = settings.checkpoint_minutes
-    if not isinstance(minutes, int | float) or not minutes >= 0:
-        raise UsageError(f"config.checkpoint_minutes={minutes!r}: must be 0 or more")
-    flags = {
-        "save_params": settings.save_params,
-        "skip_missing": settings.skip_missing,
-        "remat": settings.remat,
-        "report.after": config.report.after,
-    }
-    if settings.stream is not None:
-        flags["stream"] = settings.stream
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise UsageError(f"config.{name}={value!r}: must be True or False")
-    smoothing = settings.label_smoothing
-    if not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
-        raise UsageError(f"config.label_smoothing={smoothing!r}: must be in [0, 1)")
-    if settings.precision not in PRECISIONS:
-        raise unknown("precision", settings.precision, PRECISIONS)
     chosen = [methods_lib.find(name) for name in settings.methods]
     for name in settings.grid:
         if not any(name in method.defaults for method in chosen):
@@ -378,6 +386,36 @@ def unknown_field(names: Iterable[str]) -> UsageError | None:
     return None
 
 
+def unasked(settings: Settings, methods: Iterable[str]) -> list[str]:
+    """Lines on hyperparameters that are set for methods which do not run.
+
+    Args:
+      settings: with the hyperparameters.
+      methods: names of those that run.
+    """
+    idle = [name for name in settings.hparams if name not in set(methods)]
+    return [
+        f"config.hparams.{name} changes nothing: '{name}' does not run" for name in idle
+    ]
+
+
+def check_report(config: config_dict.ConfigDict) -> None:
+    """Refuses a block `report` with values of the wrong kinds.
+
+    Raises:
+      UsageError: says which.
+    """
+    _flag("report.after", config.after)
+    for name in ("baseline", "compare", "folder"):
+        _words(f"report.{name}", config[name])
+    for name in ("metric", "export"):
+        _list(f"report.{name}", config[name])
+    if config.target is not None:
+        _number("report.target", config.target, Domain(-math.inf))
+    _number("report.smooth", config.smooth, Domain(high=1.0))
+    _positive("report.bootstrap", config.bootstrap)
+
+
 def words(text: Any) -> tuple[str, ...]:
     """Names from text with commas between, '' for none; or from a tuple of them."""
     parts = text.split(",") if isinstance(text, str) else map(str, text)
@@ -395,43 +433,65 @@ def _fields(config: config_dict.ConfigDict, prefix: str = "") -> list[str]:
     return names
 
 
+def _unset(value: Any) -> bool:
+    return isinstance(value, tuple | list) and not value
+
+
 def _values(name: str, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, tuple | list) or not value:
-        raise UsageError(f"config.grid.{name}={value!r}: must be a tuple of values")
-    return tuple(value)
+    value = plain(value)
+    if not isinstance(value, tuple) or not value:
+        raise UsageError(
+            f"config.grid.{name}={shown(value)}: must be a tuple of values"
+        )
+    return value
 
 
 def _names(field: str, value: Any) -> tuple[str, ...]:
     """Names from a tuple, or from text with commas as people write it."""
-    if isinstance(value, str):
-        value = (value,)
-    if not isinstance(value, tuple | list):
-        raise UsageError(f"config.{field}={value!r}: give names with commas between")
-    names = [part.strip() for item in value for part in str(item).split(",")]
-    names = [name for name in names if name]
+    names = _list(field, value)
     if not names:
         raise UsageError(f"config.{field} is empty: name at least one")
     return tuple(dict.fromkeys(names))
 
 
+def _list(field: str, value: Any) -> tuple[str, ...]:
+    """As `_names`, perhaps of none."""
+    value = plain(value)
+    parts = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(part, str) for part in parts):
+        raise UsageError(
+            f"config.{field}={shown(value)}: give names with commas between"
+        )
+    return words(",".join(parts))
+
+
 def _seeds(value: Any, field: str = "seeds") -> tuple[int, ...]:
     """Seeds 0 to n - 1 for a number n, else the tuple itself."""
+    value = plain(value)
     if _whole(value):
         if value < 1:
-            raise UsageError(f"config.{field}={value}: at least one seed is needed")
+            raise UsageError(
+                f"config.{field}={shown(value)}: at least one seed is needed"
+            )
         if value > _MOST_SEEDS:
-            raise UsageError(f"config.{field}={value}: more than {_MOST_SEEDS} seeds")
+            raise UsageError(
+                f"config.{field}={shown(value)}: more than {_MOST_SEEDS} seeds"
+            )
         return tuple(range(value))
-    if not isinstance(value, tuple | list) or not all(_whole(v) for v in value):
-        raise UsageError(f"config.{field}={value!r}: give a number or a tuple of them")
+    if not isinstance(value, tuple) or not all(_whole(v) for v in value):
+        raise UsageError(
+            f"config.{field}={shown(value)}: give a number or a tuple of them"
+        )
     if not value:
         raise UsageError(f"config.{field} is empty: at least one seed is needed")
     for seed in value:
         if not 0 <= seed < 2**32:
-            raise UsageError(f"config.{field}: {seed} is not between 0 and 2**32 - 1")
+            raise UsageError(
+                f"config.{field}: {shown(seed)} is not between 0 and 2**32 - 1"
+            )
     if len(set(value)) < len(value):
-        raise UsageError(f"config.{field}={tuple(value)}: a seed comes twice")
-    return tuple(value)
+        raise UsageError(f"config.{field}={shown(value)}: a seed comes twice")
+    return value
 
 
 def _whole(value: Any) -> bool:
@@ -439,8 +499,11 @@ def _whole(value: Any) -> bool:
 
 
 def _positive(field: str, value: Any) -> int:
+    value = plain(value)
     if not _whole(value) or not 1 <= value < 2**31:
-        raise UsageError(f"config.{field}={value!r}: must be a whole number from 1 up")
+        raise UsageError(
+            f"config.{field}={shown(value)}: must be a whole number from 1 up"
+        )
     return value
 
 
@@ -448,36 +511,61 @@ def _optional(field: str, value: Any) -> int | None:
     return None if value is None else _positive(field, value)
 
 
+def _flag(field: str, value: Any) -> bool:
+    value = plain(value)
+    if not isinstance(value, bool):
+        raise UsageError(f"config.{field}={shown(value)}: must be True or False")
+    return value
+
+
+def _number(field: str, value: Any, domain: Domain, which: str = "") -> float:
+    """A number of a domain; `which` says it in words."""
+    value = plain(value)
+    if not is_number(value):
+        raise UsageError(f"config.{field}={shown(value)}: must be a number")
+    if value not in domain:
+        raise UsageError(f"config.{field}={shown(value)}: must be {which or domain}")
+    return math.inf if value > sys.float_info.max else float(value)
+
+
+def _words(field: str, value: Any) -> str:
+    value = plain(value)
+    if not isinstance(value, str):
+        raise UsageError(f"config.{field}={shown(value)}: must be text")
+    return value
+
+
 def _text(config: config_dict.ConfigDict) -> Text:
-    text = Text(**{**config, "length": _optional("text.length", config.length)})
-    part = text.fraction
-    if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
-        raise UsageError(f"config.text.fraction={part!r}: must be in (0, 1]")
-    return text
+    return Text(
+        corpus=_words("text.corpus", config.corpus),
+        tokenizer=_words("text.tokenizer", config.tokenizer),
+        length=_optional("text.length", config.length),
+        fraction=_number("text.fraction", config.fraction, _PART, "in (0, 1]"),
+    )
 
 
-def _tune(config: config_dict.ConfigDict) -> Tune:
+def _tune(config: config_dict.ConfigDict, precision: str) -> Tune:
     tune = Tune(
         tuner=_choice("tune.tuner", config.tuner, TUNERS),
         trials=_positive("tune.trials", config.trials),
         min_budget=_optional("tune.min_budget", config.min_budget),
         max_budget=_optional("tune.max_budget", config.max_budget),
-        unit=config.unit and _choice("tune.unit", config.unit, UNITS),
+        unit=None if config.unit is None else _choice("tune.unit", config.unit, UNITS),
         eta=_positive("tune.eta", config.eta),
-        fidelity=config.fidelity
-        and _choice("tune.fidelity", config.fidelity, FIDELITIES),
-        continuing=config.continuing,
+        fidelity=None
+        if config.fidelity is None
+        else _choice("tune.fidelity", config.fidelity, FIDELITIES),
+        continuing=_flag("tune.continuing", config.continuing),
         seeds=_seeds(config.seeds, "tune.seeds"),
-        space={k: _range(k, v) for k, v in config.space.items() if v != ()},
+        space={
+            k: _range(k, v, precision) for k, v in config.space.items() if not _unset(v)
+        },
+        cost=_words("tune.cost", config.cost),
     )
     if tune.eta < 2:
         raise UsageError(f"config.tune.eta={tune.eta}: must be 2 or more")
     if tune.trials > _MOST_TRIALS:
         raise UsageError(f"config.tune.trials={tune.trials}: more than {_MOST_TRIALS}")
-    if not isinstance(tune.continuing, bool):
-        raise UsageError(
-            f"config.tune.continuing={tune.continuing!r}: must be True or False"
-        )
     if tune.min_budget and tune.max_budget and tune.min_budget > tune.max_budget:
         raise UsageError(
             f"config.tune.min_budget={tune.min_budget} is above "
@@ -487,61 +575,60 @@ def _tune(config: config_dict.ConfigDict) -> Tune:
 
 
 def _cluster(config: config_dict.ConfigDict) -> Cluster:
-    texts = ("address", "memory", "walltime", "queue", "account")
-    for name in texts:
-        if not isinstance(config[name], str):
-            raise UsageError(f"config.cluster.{name}={config[name]!r}: must be text")
-    address = config.address
+    names = ("address", "memory", "walltime", "queue", "account")
+    texts = {name: _words(f"cluster.{name}", config[name]) for name in names}
+    address = texts["address"]
     if address not in ("local", "slurm") and ":" not in address:
         raise UsageError(
-            f"config.cluster.address={address!r}: must be local, slurm or an address "
-            "as in tcp://HOST:PORT"
+            f"config.cluster.address={shown(address)}: must be local, slurm or an "
+            "address as in tcp://HOST:PORT"
         )
-    gpus, timeout = config.gpus, config.timeout
-    if not _whole(gpus) or gpus < 0:
-        raise UsageError(f"config.cluster.gpus={gpus!r}: must be a whole number")
-    if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        raise UsageError(f"config.cluster.timeout={timeout!r}: must be above 0")
+    gpus = plain(config.gpus)
+    if not _whole(gpus) or not 0 <= gpus < 2**31:
+        raise UsageError(f"config.cluster.gpus={shown(gpus)}: must be a whole number")
     return Cluster(
-        **{name: config[name] for name in texts},
+        **texts,
         workers=_positive("cluster.workers", config.workers),
         cores=_positive("cluster.cores", config.cores),
         gpus=gpus,
-        extra=words(config.extra),
-        timeout=timeout,
+        extra=_list("cluster.extra", config.extra),
+        timeout=_number("cluster.timeout", config.timeout, _POSITIVE, "above 0"),
     )
 
 
 def _select(config: config_dict.ConfigDict) -> Select:
-    budget = config.budget
-    if isinstance(budget, bool) or not isinstance(budget, int | float):
-        raise UsageError(f"config.select.budget={budget!r}: must be a number")
-    if not 0 < budget < math.inf:
-        raise UsageError(f"config.select.budget={budget!r}: must be above 0")
-    names = _names("select.methods", config.methods) if config.methods else ()
+    names = _list("select.methods", config.methods)
     for name in names:
         methods_lib.find(name)
-    seeds = () if config.seeds is None else _seeds(config.seeds, "select.seeds")
-    return Select(float(budget), names, seeds)
+    return Select(
+        budget=_number("select.budget", config.budget, _POSITIVE, "above 0"),
+        methods=tuple(dict.fromkeys(names)),
+        seeds=() if config.seeds is None else _seeds(config.seeds, "select.seeds"),
+    )
 
 
 def _choice(field: str, value: Any, valid: tuple[str, ...]) -> str:
-    if value not in valid:
+    if plain(value) not in valid:
         raise unknown(f"config.{field}", value, valid)
     return value
 
 
-def _range(name: str, value: Any) -> Range:
+def _range(name: str, value: Any, precision: str) -> Range:
     """A range from (low, high) and words; checked as far as it can be alone."""
-    where = f"config.tune.space.{name}={value!r}"
-    if not isinstance(value, tuple | list) or len(value) < 2:
+    value = plain(value)
+    where = f"config.tune.space.{name}={shown(value)}"
+    if not isinstance(value, tuple) or len(value) < 2:
         raise UsageError(f"{where}: give (low, high), perhaps with 'log' or 'linear'")
     low, high, *words = value
     for word in words:
         if word not in SCALES:
             raise unknown(f"word in config.tune.space.{name}", word, SCALES)
-    for bound in (low, high):
-        _check_number(name, bound, where)
+    domains = [m.domains[name] for m in METHODS.values() if name in m.domains]
+    domain = domains[0] if domains else Domain()
+    low, high = (
+        hyperparameters.number(where, bound, domain, dtype_of(precision))
+        for bound in (low, high)
+    )
     if low > high:
         raise UsageError(f"{where}: the lower bound is above the upper one")
     if low == high:
@@ -551,9 +638,9 @@ def _range(name: str, value: Any) -> Range:
     if "log" in words and "linear" in words:
         raise UsageError(f"{where}: either 'log' or 'linear'")
     integer = "integer" in words
-    if integer and (low != int(low) or high != int(high)):
+    if integer and (low % 1 or high % 1):
         raise UsageError(f"{where}: 'integer' needs whole bounds")
-    return Range(float(low), float(high), "log" in words, integer)
+    return Range(float(low), float(high), "log" in words, integer or domain.whole)
 
 
 def _check_tuned(name: str, methods: tuple[str, ...]) -> None:
@@ -567,40 +654,3 @@ def _check_tuned(name: str, methods: tuple[str, ...]) -> None:
     for default in having:
         if isinstance(default, bool | str):
             raise UsageError(f"tune.space.{name}: '{default}' is no number to tune")
-
-
-def _check_hparams(
-    method: str, task: str, protocol: str, hparams: Mapping[str, Any]
-) -> None:
-    defaults = METHODS[method].defaults
-    for name, value in hparams.items():
-        where = f"{method}.{name}={value!r}"
-        if name in METHODS[method].required and value is None:
-            raise UsageError(
-                f"method '{method}' needs {name}, for which there is no value on "
-                f"'{task}' under protocol '{protocol}': set "
-                f"--config.hparams.{method}.{name}, or leave the method out"
-            )
-        default = defaults[name]
-        if name == "schedule":
-            if not isinstance(value, str) or value not in schedules.SCHEDULES:
-                raise unknown("schedule", value, schedules.SCHEDULES)
-        elif isinstance(default, bool):
-            if not isinstance(value, bool):
-                raise UsageError(f"{where}: must be True or False")
-        elif isinstance(default, str):
-            if not isinstance(value, str):
-                raise UsageError(f"{where}: must be a name")
-        elif value is not None or default is not None:
-            _check_number(name, value, where)
-
-
-def _check_number(name: str, value: Any, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{where}: must be a number")
-    low, high, closed = _LIMITS.get(name, (0.0, math.inf, False))
-    if isinstance(value, int) and value > sys.float_info.max:
-        value = math.inf  # what a float of that size is
-    if not (low <= value < high or (closed and value == high)):
-        end = "]" if closed else ")"
-        raise UsageError(f"{where}: must be in [{low:g}, {high:g}{end}")

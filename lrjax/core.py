@@ -1,13 +1,17 @@
-"""The nouns of lrjax: Method, Task, Run, Space. Imports nothing of lrjax."""
+"""The nouns of lrjax: Method, Metric, Task, Run, Space. Imports nothing of lrjax."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 PyTree = Any
@@ -34,11 +38,93 @@ class Interrupted(Exception):  # noqa: N818 -- it is no error, somebody asked fo
         self.signum = signum
 
 
+_SHOWN = 80  # characters of a value in a message
+_NEAR = 0.55  # of two names that may be mistaken for each other; 1 is the same
+
+
+def shown(value: object) -> str:
+    """A value for a message: at most 80 characters of its `repr`.
+
+    Example:
+      >>> shown("a" * 1000)
+      "'aaaaaaaa...aaaaaaa'"
+    """
+    try:
+        return cut(repr(value))
+    except Exception:  # of a user's own class, or nested without end
+        return cut(object.__repr__(value))
+
+
+def cut(text: str, most: int = _SHOWN) -> str:
+    """A text as one line of at most 80 characters: of a longer one start and end."""
+    if len(text) > 3 * most:
+        text = text[:most] + text[-most:]
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    end = (most - 3) // 2
+    return f"{text[: most - 3 - end]}...{text[-end:]}"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number of things for people: '1 run', '2,000 runs', '3 entries'."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
-    """The error for a name that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.0)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return UsageError(f"unknown {kind} '{name}'{hint}")
+    """The error for a name that does not exist, with one that is near if there is one.
+
+    Args:
+      kind: what is named, as in 'task'.
+      name: that does not exist.
+      valid: names that do.
+    """
+    valid = list(valid)
+    asked = str(name) if isinstance(name, str) else ""
+    near = nearest(asked, valid)
+    hint = f"; did you mean '{near}'?" if near else ""
+    if not near and len(", ".join(valid)) <= _SHOWN:
+        hint = f": it is one of {', '.join(valid)}" if valid else ""
+    said = cut(name) if isinstance(name, str) else shown(name)
+    return UsageError(f"unknown {kind} '{said}'{hint}")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The name among the valid ones that may have been meant; None if none is near."""
+    lowered = {each.lower(): each for each in valid}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=_NEAR)
+    if near:
+        return lowered[near[0]]
+    # A part of it, as where 'cifar10' stands for 'cifar10/wrn16_2'.
+    parts = [each for each in lowered if len(name) > 2 and name.lower() in each]
+    return lowered[min(parts, key=len)] if parts else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """Numbers that a hyperparameter may be.
+
+    Attributes:
+      low: the least.
+      high: the most.
+      closed: whether `high` itself is allowed.
+      whole: whether only whole numbers are, both ends included.
+    """
+
+    low: float = 0.0
+    high: float = math.inf
+    closed: bool = False
+    whole: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if value == self.high:
+            return self.closed or self.whole
+        return self.low <= value < self.high and not (self.whole and value % 1)
+
+    def __str__(self) -> str:
+        if self.whole:
+            return f"a whole number from {self.low:.0f} to {self.high:.0f}"
+        return f"in [{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +174,7 @@ class Method:
       static: hyperparameters that are compiled in although they are numbers; what
         is no number (names, flags, None) always is.
       required: hyperparameters that have no default (None) and must be given.
+      domains: hyperparameter -> the numbers that it may be; 0 or more for others.
       family: one of 'fixed', 'schedule', 'learning-rate-free', 'statistics'.
       source: paper and official implementation.
       advice: what its authors say about using it.
@@ -110,6 +197,7 @@ class Method:
     space: Space = Space()
     static: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
+    domains: Mapping[str, Domain] = dataclasses.field(default_factory=dict)
     needs_rate: bool = False
     horizon_bound: Callable[[Mapping[str, Any]], bool] = _never
     code: Callable[[Mapping[str, Any], int], str] = _no_code
@@ -136,6 +224,148 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True)
+class Metric:
+    """What a model is judged by: how good it is on a part of the data, as one number.
+
+    `lrjax.metrics` has ready-made ones.
+
+    Attributes:
+      name: letters, digits and underscores; in tables it is `train_NAME`, `valid_NAME`
+        and `test_NAME`.
+      value: `value(sums) -> scalar`, in `jax.numpy`: from what `Task.evaluate` returns,
+        summed over a whole part, to the number. Sums may be arrays, such as the counts
+        of a confusion matrix or of a histogram. NaN where it is not defined.
+      higher_is_better: the direction.
+      unit: shown behind its name; '%': values are shown times 100.
+      digits: how many are shown after the point.
+      least, greatest: what its value can be, for intervals; infinite where there is
+        no bound.
+
+    Raises:
+      UsageError: if one of these cannot be meant.
+
+    Example:
+      >>> hits = Metric("hits", lambda sums: sums["hits"] / sums["count"], True)
+    """
+
+    name: str
+    value: Callable[[Mapping[str, jax.Array]], jax.Array]
+    higher_is_better: bool
+    unit: str = ""
+    digits: int = 3
+    least: float = -math.inf
+    greatest: float = math.inf
+
+    def __post_init__(self):
+        named = isinstance(self.name, str) and re.fullmatch(r"[A-Za-z]\w*", self.name)
+        if not named or not self.name.isascii():
+            raise UsageError(
+                f"a metric's name must be letters, digits and underscores, not "
+                f"{str(self.name)[:80]!r}"
+            )
+        bounds = (self.least, self.greatest)
+        checks = {
+            "value must be a function of sums": callable(self.value),
+            "higher_is_better must be True or False": isinstance(
+                self.higher_is_better, bool
+            ),
+            "unit must be text of up to 20 characters": isinstance(self.unit, str)
+            and len(self.unit) <= 20,
+            "digits must be a whole number from 0 to 12": isinstance(self.digits, int)
+            and 0 <= self.digits <= 12,
+            "least must be a number below greatest": all(
+                isinstance(each, int | float) for each in bounds
+            )
+            and self.least < self.greatest,
+        }
+        for what, sound in checks.items():
+            if not sound:
+                raise UsageError(f"metric '{self.name}': {what}")
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def sign(self) -> float:
+        """1.0 where higher is better, else -1.0: times a value it is a score."""
+        return 1.0 if self.higher_is_better else -1.0
+
+    @property
+    def factor(self) -> float:
+        """What values are multiplied by where they are shown in the metric's unit."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def label(self) -> str:
+        """The name with its unit: 'accuracy (%)'."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def apart(self) -> str:
+        """What differences of shown values are in: 'points', 'in loss'."""
+        return "points" if self.unit == "%" else self.unit or f"in {self.name}"
+
+    def shown(self, value: float) -> str:
+        """A value in the metric's unit, without it: '93.3'."""
+        return f"{self.factor * value:.{self.digits}f}"
+
+    def text(self, value: float) -> str:
+        """A value with its unit: '93.3 %'."""
+        return f"{self.shown(value)} {self.unit}".rstrip()
+
+
+def mean_of(name: str) -> Callable[[Mapping[str, jax.Array]], jax.Array]:
+    """A metric's `value`: the sum of that name over 'count'."""
+    return functools.partial(_mean_of, name)
+
+
+def _mean_of(name: str, sums: Mapping[str, jax.Array]) -> jax.Array:
+    return sums[name] / sums["count"]
+
+
+def _perplexity(sums: Mapping[str, jax.Array]) -> jax.Array:
+    return jnp.exp(sums["loss"] / sums["count"])
+
+
+ACCURACY = Metric("accuracy", mean_of("accuracy"), True, "%", 1, 0.0, 1.0)
+LOSS = Metric("loss", mean_of("loss"), False)
+NONNEGATIVE_LOSS = dataclasses.replace(LOSS, least=0.0)  # cross-entropies, squares
+PERPLEXITY = Metric("perplexity", _perplexity, False, digits=2, least=1.0)
+# What a task may ask for by name.
+METRICS: Mapping[str, Metric] = {m.name: m for m in (ACCURACY, PERPLEXITY, LOSS)}
+
+
+def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
+    """A metric by its name: one of `among`, else one of `METRICS`; a metric as it is.
+
+    Raises:
+      UsageError: if there is none of that name.
+    """
+    if isinstance(name, Metric):
+        return name
+    known = {**METRICS, **{each.name: each for each in among}}
+    if not isinstance(name, str) or name not in known:
+        raise unknown("metric", str(name)[:80], known)
+    return known[name]
+
+
+def _metrics_of(asked: object) -> tuple[Metric, ...]:
+    """A task's metrics, from names or metrics; the loss is always among them."""
+    if asked == ():
+        asked = ACCURACY
+    if isinstance(asked, str | Metric) or not isinstance(asked, Iterable):
+        asked = (asked,)
+    found = tuple(find_metric(each) for each in asked)
+    names = [each.name for each in found]
+    for metric in found:
+        if names.count(metric.name) > 1:
+            raise UsageError(f"metric '{metric.name}' comes twice")
+        if metric.name == LOSS.name and metric.higher_is_better:
+            raise UsageError("metric 'loss': lower must be better")
+    return found if LOSS.name in names else (*found, LOSS)
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """Data on the device and the pure functions that train and judge a model.
 
@@ -150,13 +380,16 @@ class Task:
         the parameters (batch-norm statistics; `()` where there is none).
       loss: `loss(params, state, key, batch) -> (loss, (state, metrics))`, the mean
         over the rows with mask 1, or over metrics['count'] things where there is that.
-      evaluate: `evaluate(params, state, batch) -> sums`, a dictionary of scalars:
-        'loss' (and 'accuracy' for classifiers) summed over the rows with mask 1, and
-        'count', their number.
+      evaluate: `evaluate(params, state, batch) -> sums`, a dictionary of scalars and
+        arrays: 'loss' and whatever the metrics need ('accuracy' for classifiers) summed
+        over the rows with mask 1, and 'count', their number, or that of the things
+        that the loss is a mean over.
       batch_size: rows of a batch.
       num_classes: number of classes; 0 where there are none.
-      metric: what to rank by: 'accuracy' or 'loss', entries of `evaluate`, or
-        'perplexity', the exponential of the mean loss.
+      metrics: what is measured, `Metric`s or names of `METRICS` ('accuracy': the number
+        of right rows over 'count', 'perplexity': the exponential of the mean loss,
+        'loss'). Runs are ranked by the first; the loss is always measured. () for
+        accuracy and loss.
       family: the kind of model, for choices of speed ('linear', 'conv', ...).
       max_norm: to which gradients are cut down; None: never.
       measured_rows: how many rows of the training part, its first, the training loss
@@ -178,13 +411,24 @@ class Task:
     evaluate: Callable[[PyTree, PyTree, Batch], Mapping[str, jax.Array]]
     batch_size: int
     num_classes: int = 0
-    metric: str = "accuracy"
+    metrics: tuple[Metric, ...] = ()
     family: str = "linear"
     max_norm: float | None = None
     measured_rows: int | None = None
     micro_batches: int = 1
     streamed: bool = False
     options: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self):
+        try:
+            object.__setattr__(self, "metrics", _metrics_of(self.metrics))
+        except UsageError as error:
+            raise UsageError(f"task '{self.name}': {error}") from None
+
+    @property
+    def metric(self) -> Metric:
+        """What runs are ranked by, the first of `metrics`."""
+        return self.metrics[0]
 
     @property
     def num_examples(self) -> int:
@@ -195,6 +439,33 @@ class Task:
     def steps_per_epoch(self) -> int:
         """Batches that cover the training part once, the last one perhaps short."""
         return -(-self.num_examples // self.batch_size)
+
+
+def _with_metric(init: Callable[..., None]) -> Callable[..., None]:
+    """Lets `Task` and `dataclasses.replace` take `metric=`: what to rank by.
+
+    It is no field, so that to replace `metrics` is never undone by an older `metric`.
+    """
+
+    @functools.wraps(init)
+    def made(self: Task, *args: Any, metric: Any = None, **fields: Any) -> None:
+        if metric is not None:
+            others = fields.get("metrics", ())
+            others = (others,) if isinstance(others, str | Metric) else tuple(others)
+            try:
+                own = (each for each in others if isinstance(each, Metric))
+                first = find_metric(metric, own)
+            except UsageError as error:
+                name = args[0] if args else fields.get("name")
+                raise UsageError(f"task '{name}': {error}") from None
+            rest = (each for each in others if str(each) != first.name)
+            fields["metrics"] = (first, *rest)
+        init(self, *args, **fields)
+
+    return made
+
+
+Task.__init__ = _with_metric(Task.__init__)
 
 
 @dataclasses.dataclass(frozen=True)

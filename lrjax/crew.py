@@ -198,12 +198,14 @@ def seconds(jobs: Sequence[Callable[[int], Any]], steps: int) -> float:
     return time.perf_counter() - began
 
 
-def _kept(cache: Path) -> dict[str, Any]:
+def _kept(cache: Path) -> dict[str, int]:
+    """What was measured before; nothing where the file is damaged."""
     try:
-        content = json.loads(cache.read_text())
-    except (OSError, ValueError):
+        content = json.loads(cache.read_text()) if cache.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    pairs = content.items() if isinstance(content, dict) else ()
+    return {key: value for key, value in pairs if isinstance(value, int)}
 
 
 def _keep(cache: Path, key: str, value: int) -> None:

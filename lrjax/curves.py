@@ -6,10 +6,13 @@ task, entry and steps beside them, as `join` gives.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from lrjax import stats
+from lrjax.core import METRICS, Metric
 
 
 def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
@@ -109,6 +112,7 @@ def anytime(
     span: pd.DataFrame,
     runs: pd.DataFrame,
     points: int = 50,
+    known: Mapping[str, Metric] = METRICS,
 ) -> pd.DataFrame:
     """Normalised score that an entry has after a part of its training, over tasks.
 
@@ -118,6 +122,7 @@ def anytime(
       span: task -> low and high, as from `stats.ends`.
       runs: what `rows` was joined with.
       points: parts of training.
+      known: as from `stats.known_metrics`.
 
     Returns:
       index part (from 1/points to 1), columns entry: mean over tasks of the mean over
@@ -130,7 +135,7 @@ def anytime(
         if task not in span.index or metric not in part or not len(part):
             continue
         value = part[metric].astype(float)
-        score = value if stats.higher_is_better(str(metric)) else -value
+        score = stats.metric_of(str(metric), known).sign * value
         low, high = span.loc[task]
         unit = (score - low) / (high - low) if high > low else (score >= high)
         unit = unit.astype(float).clip(0, 1).fillna(0).to_numpy()
@@ -152,7 +157,11 @@ def anytime(
 
 
 def to_target(
-    rows: pd.DataFrame, runs: pd.DataFrame, metrics: pd.Series, targets: pd.Series
+    rows: pd.DataFrame,
+    runs: pd.DataFrame,
+    metrics: pd.Series,
+    targets: pd.Series,
+    known: Mapping[str, Metric] = METRICS,
 ) -> pd.DataFrame:
     """Steps, examples and seconds until a run first reaches its task's target.
 
@@ -161,6 +170,7 @@ def to_target(
       runs: what `rows` was joined with.
       metrics: task -> column of `rows`.
       targets: task -> value to reach or pass, in the better direction.
+      known: as from `stats.known_metrics`.
 
     Returns:
       one row per task and entry: task, entry, target, runs, reached (how many), and
@@ -174,7 +184,7 @@ def to_target(
             continue
         value = part[metric].astype(float)
         target = targets[task]
-        up = stats.higher_is_better(str(metric))
+        up = stats.higher_is_better(str(metric), known)
         hit = part[value >= target if up else value <= target]
         found = hit.groupby("run")["part"].min()
         first[found.index] = found

@@ -1,4 +1,4 @@
-"""What runs are worth: exact means over a part of the data, at `eval_params`."""
+"""What runs are worth: exact values over a part of the data, at `eval_params`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import optim
-from lrjax.core import Batch, Method, PyTree, Task
+from lrjax import numerics, optim
+from lrjax.core import Batch, Method, Metric, PyTree, Task
 from lrjax.layout import Layout
 from lrjax.train import RunState
 
@@ -37,9 +37,12 @@ def rows_at_once(task: Task, lanes: int) -> int:
 
 
 # Traced once for all methods that share a task and a block's shape.
-@functools.partial(jax.jit, static_argnames=("evaluate", "at_once", "dtype", "layout"))
+@functools.partial(
+    jax.jit, static_argnames=("evaluate", "metrics", "at_once", "dtype", "layout")
+)
 def evaluate_part(
     evaluate: Callable[..., Mapping[str, jax.Array]],
+    metrics: tuple[Metric, ...],
     params: PyTree,
     model_state: PyTree,
     part: Batch,
@@ -47,10 +50,10 @@ def evaluate_part(
     dtype: Any,
     layout: Layout | None = None,
 ) -> dict[str, jax.Array]:
-    """Exact means over a whole part, for a block of runs.
+    """Exact metrics of a whole part, for a block of runs.
 
     Args:
-      evaluate: of the task.
+      evaluate, metrics: of the task.
       params, model_state: leaves [seeds, hparams, ...].
       part: arrays with one row per example.
       at_once: rows that are evaluated together.
@@ -58,7 +61,7 @@ def evaluate_part(
       layout: devices that share the block.
 
     Returns:
-      name -> [seeds, hparams] for each sum of `task.evaluate` but 'count'.
+      name of a metric -> [seeds, hparams].
     """
     n = len(next(iter(part.values())))
     slices = -(-n // at_once)
@@ -83,14 +86,28 @@ def evaluate_part(
     else:
         sums = jax.lax.map(one, batches)
         sums = jax.tree.map(lambda x: x.sum(0), sums)
-    return means(sums)
+    return values(metrics, sums)
 
 
-def means(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """What `Task.evaluate` summed up, divided by how many there were."""
+def values(
+    metrics: tuple[Metric, ...], sums: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Metrics of a block, from what `Task.evaluate` summed up over a whole part.
+
+    Args:
+      metrics: of the task.
+      sums: leaves [seeds, hparams, ...].
+
+    Returns:
+      name -> [seeds, hparams].
+    """
     # XLA would multiply by a constant's rounded reciprocal: 41 of 41 would not be 1.
-    count = jax.lax.optimization_barrier(sums["count"])
-    return {k: v / count for k, v in sums.items() if k != "count"}
+    sums = {**sums, "count": jax.lax.optimization_barrier(sums["count"])}
+
+    def one(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {metric.name: metric.value(sums) for metric in metrics}
+
+    return jax.vmap(jax.vmap(one))(sums)
 
 
 @functools.partial(jax.jit, static_argnames=("evaluate", "rows", "dtype", "layout"))
@@ -122,7 +139,7 @@ def evaluate_one_by_one(
     slices = [
         slice_sums(params, model_state, part, first) for first in range(0, n, rows)
     ]
-    return means(functools.reduce(add, slices))
+    return values(task.metrics, functools.reduce(add, slices))
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:
@@ -160,7 +177,7 @@ def recalibrates(task: Task, method: Method, hparams: Mapping[str, Any]) -> bool
       method: which may judge other parameters.
       hparams: a value for every hyperparameter of it.
     """
-    params, model_state = jax.eval_shape(task.init, jax.random.key(0))
+    params, model_state = jax.eval_shape(task.init, numerics.key(0))
     if not jax.tree.leaves(model_state):
         return False
     opt_state = jax.eval_shape(method.build(1.0, **hparams).init, params)
@@ -196,7 +213,7 @@ def one_more_batch(
     """
     mask = jnp.ones(len(next(iter(batch.values()))), dtype)
     batch = {**batch, "mask": mask}
-    key = jax.random.fold_in(jax.random.key(0), number)
+    key = jax.random.fold_in(numerics.key(0), number)
 
     def one(params: PyTree, model_state: PyTree) -> PyTree:
         return loss(params, model_state, key, batch)[1][0]

@@ -26,16 +26,17 @@ import numpy as np
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
-from lrjax import checkpoint, crew, programs, results, rows, train
+from lrjax import checkpoint, crew, numerics, programs, results, rows, train
 from lrjax import layout as layouts
 from lrjax.blocks import Block
 from lrjax.config import Settings
-from lrjax.core import Interrupted, Task, UsageError
+from lrjax.core import Interrupted, Task, UsageError, counted
 from lrjax.tasks import data
 
 _PROGRAM_BYTES = 8 * 2**20  # that each further program takes on the host, about
 
 
+@numerics.settled
 def run(
     settings: Settings,
     workdir: str | os.PathLike[str],
@@ -62,7 +63,11 @@ def run(
     with results.Tables(workdir) as tables, signals() as signalled:
 
         def record() -> None:
-            tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
+            tables.write_config(
+                dataclasses.asdict(settings),
+                dict(overrides or {}),
+                blocks_lib.metrics_of(blocks),
+            )
 
         if announce:
             for line in announce(settings, blocks, tables.runs):
@@ -97,9 +102,8 @@ def train_missing(
             todo.append(block)
     devices = jax.local_devices()
     say(
-        f"{len(missing)} runs to train in {len(todo)} blocks on "
-        f"{len(devices)} device{'s' * (len(devices) > 1)} "
-        f"({devices[0].device_kind}); "
+        f"{counted(len(missing), 'run')} to train in {counted(len(todo), 'block')} on "
+        f"{counted(len(devices), 'device')} ({devices[0].device_kind}); "
         f"{len(wanted) - len(missing)} of {len(wanted)} are done"
     )
     if todo:
@@ -197,7 +201,7 @@ def _train(
         expected = expected_memory(
             compiling.programs, workers * sharing * need if on_cpu else 0
         )
-        at_once = f"{workers} block{'s' * (workers > 1)} at once on each device"
+        at_once = f"{counted(workers, 'block')} at once on each device"
         if layout:
             at_once = f"each block on all {sharing} devices"
         say(f"{at_once}; about {_mib(expected)} MiB of memory")
@@ -245,9 +249,10 @@ def _train(
         crew.train_all(jobs, workers, work, stopping, failed)
     stop_if(signalled)
     say(
-        f"{compiling.programs} programs traced and compiled (or found compiled) in "
-        f"{compiling.seconds:.1f} s, blocks trained in {sum(trained.values()):.1f} s, "
-        f"each summed over threads; at most {_mib(_resident())} MiB of memory"
+        f"{counted(compiling.programs, 'program')} traced and compiled (or found "
+        f"compiled) in {compiling.seconds:.1f} s, blocks trained in "
+        f"{sum(trained.values()):.1f} s, each summed over threads; at most "
+        f"{_mib(_resident())} MiB of memory"
     )
     if len(trained) > 1:
         each = (f"{task} {spent:.1f}" for task, spent in trained.items())
@@ -526,7 +531,7 @@ def train_block(
     scores = [row[f"valid_{metric}"] for row in ended if row["status"] == "done"]
     score = f", validation {metric} {np.mean(scores):.5g}" if scores else ""
     dead = f", {diverged} diverged" if diverged else ""
-    return f"{title(block)}: {len(ended)} runs{score}{dead}", seconds
+    return f"{title(block)}: {counted(len(ended), 'run')}{score}{dead}", seconds
 
 
 def _checkpoints(tables: results.Tables, block: Block) -> Path:

@@ -17,12 +17,14 @@ import dataclasses
 import json
 import re
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import stats
+from lrjax.core import METRICS, Metric
 
 PARTS = (0.01, 0.03, 0.11, 0.33, 1.0)  # of the budget
 ALL = "all entries"
@@ -67,7 +69,11 @@ class Sight:
     final: np.ndarray
 
 
-def sights(judged: pd.DataFrame, curves: pd.DataFrame) -> list[Sight]:
+def sights(
+    judged: pd.DataFrame,
+    curves: pd.DataFrame,
+    known: Mapping[str, Metric] = METRICS,
+) -> list[Sight]:
     """All that the tables let be seen.
 
     A part of a curve is its last evaluation by then; parts before the first one are
@@ -77,6 +83,7 @@ def sights(judged: pd.DataFrame, curves: pd.DataFrame) -> list[Sight]:
     Args:
       judged: as from `stats.judge`, with a column `entry`.
       curves: as from `results.load`.
+      known: as from `stats.known_metrics`.
     """
     lanes = judged["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
     judged = judged.assign(lane=judged["method"] + " " + lanes)
@@ -87,7 +94,8 @@ def sights(judged: pd.DataFrame, curves: pd.DataFrame) -> list[Sight]:
         most = runs["steps"].max()
         full = runs[runs["steps"] == most]
         final = _wide(full, full["score"])
-        seen = {("cut", p): table for p, table in _cut(full, rows, metric).items()}
+        cut = _cut(full, rows, metric, known)
+        seen = {("cut", part): table for part, table in cut.items()}
         for steps, short in runs[runs["steps"] < most].groupby("steps"):
             part = float(f"{float(str(steps)) / float(most):.2g}")
             seen["short", part] = _wide(short, short["score"])
@@ -111,10 +119,10 @@ def _wide(runs: pd.DataFrame, score: pd.Series) -> pd.DataFrame:
 
 
 def _cut(
-    full: pd.DataFrame, rows: pd.DataFrame, metric: str
+    full: pd.DataFrame, rows: pd.DataFrame, metric: str, known: Mapping[str, Metric]
 ) -> dict[float, pd.DataFrame]:
     """Part -> scores by then."""
-    column = metric.replace("test_", "valid_")
+    column = re.sub("^test_", "valid_", metric)
     rows = rows[rows["run"].isin(full.index)]
     if column not in rows:
         return {}
@@ -123,7 +131,7 @@ def _cut(
         last = rows[rows["part"] <= _NEAR * part].drop_duplicates("run", keep="last")
         if len(last):
             value = last[column].astype(float).to_numpy()
-            score = value if stats.higher_is_better(column) else -value
+            score = stats.metric_of(column, known).sign * value
             score = np.where(np.isnan(score), -np.inf, score)
             runs = full.loc[last["run"]]
             found[part] = _wide(runs, pd.Series(score, runs.index))

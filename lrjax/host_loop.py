@@ -192,7 +192,8 @@ def _evaluations(
         else:
             at_once = evaluation.rows_at_once(task, lanes)
             lowered = evaluation.evaluate_part.lower(
-                task.evaluate, *model, part, at_once, dtype, layout
+                *(task.evaluate, task.metrics, *model, part),
+                *(at_once, dtype, layout),
             )
         programs[name] = compiler.compile_step(lowered, params)
 
@@ -202,14 +203,15 @@ def _evaluations(
             program_of = functools.partial(programs[name], params, model_state)
             if name == "train" and task.streamed:
                 sums = map(program_of, _slices(program, part))
-                means = evaluation.means(functools.reduce(evaluation.add, sums))
+                summed = functools.reduce(evaluation.add, sums)
+                values = evaluation.values(task.metrics, summed)
             elif one_by_one:
-                means = evaluation.evaluate_one_by_one(
+                values = evaluation.evaluate_one_by_one(
                     programs[name], task, params, model_state, part
                 )
             else:
-                means = program_of(part)
-            row |= {f"{name}_{k}": v for k, v in means.items()}
+                values = program_of(part)
+            row |= {f"{name}_{k}": v for k, v in values.items()}
         return row
 
     return evaluate, list(programs.values())

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import optax
 
 from lrjax import optim
-from lrjax.core import Method, Range, Space, UsageError, unknown
+from lrjax.core import Domain, Method, Range, Space, UsageError, unknown
+from lrjax.identity import is_number, plain
 from lrjax.optim import schedules
 from lrjax.optim.learned import pinned
 
@@ -61,7 +62,8 @@ def _without_horizon(optimiser: Callable[..., Transformation]) -> Callable[..., 
 def _defaults(optimiser: Callable[..., Transformation]) -> dict[str, Any]:
     parameters = inspect.signature(optimiser).parameters.values()
     told = ("horizon", "warmup_steps")  # what is no hyperparameter of a method
-    return {p.name: p.default for p in parameters if p.name not in told}
+    per_leaf = ("weight_decay_mask", "learning_rate_factors")  # fit one model
+    return {p.name: p.default for p in parameters if p.name not in told + per_leaf}
 
 
 def _method(
@@ -441,8 +443,29 @@ _HYPERGRADIENT_ADVICE = "The rate of the rate wants tuning on a logarithmic scal
 _MOMO = "Schaipp et al. 2024; fabian-sp/MoMo"
 _MOMO_ADVICE = "A larger rate than usual is safe: it is a cap. Loss above lower_bound."
 
+_DECAY = Domain(0.0, 1.0)
+# Counts are exact in float32 up to here.
+_COUNT, _FROM_1 = (Domain(least, 2.0**24, whole=True) for least in (0.0, 1.0))
+# What a hyperparameter may be, whichever method has it; others: 0 or more.
+_DOMAINS = {
+    **dict.fromkeys(("b1", "b2", "b3", "momentum", "beta"), _DECAY),
+    "warmup_fraction": Domain(0.0, 1.0, closed=True),
+    "growth_rate": Domain(1.0, math.inf, closed=True),
+    **dict.fromkeys(("T_0", "t_mult", "observations", "actions"), _FROM_1),
+    **dict.fromkeys(("patience", "cooldown"), _COUNT),
+    "window_size": Domain(1.0, 1e5, whole=True),  # numbers of state
+    "max_backtracks": Domain(1.0, 1e4, whole=True),  # forward passes
+}
+
+
+def _registered(method: Method) -> Method:
+    """The method with the domains of its hyperparameters."""
+    found = {n: _DOMAINS[n] for n in method.defaults if n in _DOMAINS}
+    return dataclasses.replace(method, domains=found)
+
+
 METHODS: dict[str, Method] = {
-    method.name: method
+    method.name: _registered(method)
     for method in (
         _method(
             "sgd",
@@ -782,8 +805,8 @@ def split(
     """
     static, traced = [], {}
     for name, value in sorted(hparams.items()):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and name not in method.static:
+        value = plain(value)
+        if is_number(value) and name not in method.static:
             traced[name] = float(value)
         else:
             static.append((name, value))

@@ -125,11 +125,13 @@ def run(
             problem = str(error)
         _check_alike(problem, names, signalled)
 
+        metrics = blocks_lib.metrics_of(blocks)
+
         def record() -> None:
-            part.write_config(dataclasses.asdict(settings), asked)
+            part.write_config(dataclasses.asdict(settings), asked, metrics)
 
         if tables:
-            tables.write_config(dataclasses.asdict(settings), asked)
+            tables.write_config(dataclasses.asdict(settings), asked, metrics)
         record()
         part.runs |= _collect(tables, [own, *left], signalled)
         experiment.say(f"host {number} of {count}:")

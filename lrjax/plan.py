@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import pandas as pd
 
 from lrjax import blocks as blocks_lib
-from lrjax import crew, evaluation, experiment, programs, results
+from lrjax import crew, evaluation, experiment, numerics, programs, results
 from lrjax.blocks import Block
 from lrjax.config import Settings
-from lrjax.core import Batch, Task
+from lrjax.core import Batch, Task, counted
 
 _SECONDS = 20.0  # after which nothing more is compiled and timed
 _LONG = 0.1  # seconds that a measurement of some updates should take
@@ -75,6 +75,13 @@ class Plan:
     disk: float
     at_once: int
     workers: int | None = None
+
+    @property
+    def whole(self) -> float:
+        """Seconds from start to end if nothing were compiled yet."""
+        count = max(int(self.lines["programs"].sum()), 1)
+        hands = min(crew.usable_cores(), count) * (self.workers or 1)
+        return self.seconds + self.compilation / hands
 
 
 def make(
@@ -206,7 +213,7 @@ def _operations(task: Task) -> float:
         for k, v in task.train.items()
     }
     batch["mask"] = jax.ShapeDtypeStruct((task.batch_size,), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: numerics.key(0))
     params, state = jax.eval_shape(task.init, key)
     gradient = jax.jit(jax.grad(task.loss, has_aux=True))
     found = gradient.lower(params, state, key, batch).cost_analysis() or {}
@@ -223,10 +230,12 @@ def show(plan: Plan) -> str:
     ).rename(columns={"seconds": "time", "memory": "memory/block"})
     total = table[["runs", "done", "blocks", "programs", "updates"]].sum()
     lines = [shown.to_string(index=False), ""]
-    lines += [f"left out, its data cannot be had: {name}" for name in plan.left_out]
+    if plan.left_out:
+        lines.append(f"left out, no data to be had: {', '.join(plan.left_out)}")
     lines.append(
-        f"{total['runs'] - total['done']:,} of {total['runs']:,} runs to train in "
-        f"{total['blocks']:,} blocks, {total['done']:,} are done and skipped"
+        f"{total['runs'] - total['done']:,} of {counted(total['runs'], 'run')} "
+        f"to train in {counted(total['blocks'], 'block')}, "
+        f"{total['done']:,} {'is' if total['done'] == 1 else 'are'} done and skipped"
     )
     if total["blocks"]:
         lines += _costs(plan)
@@ -234,14 +243,15 @@ def show(plan: Plan) -> str:
 
 
 def _costs(plan: Plan) -> list[str]:
-    where, each = f"with {plan.at_once} blocks at once", ""
+    where, each = f"with {counted(plan.at_once, 'block')} at once", ""
     if plan.workers:
-        where = f"on {plan.workers} workers like this machine, a block each"
+        where = f"on {counted(plan.workers, 'worker')} like this machine, a block each"
         each = " on each"
     return [
-        f"about {duration(plan.seconds)} {where}, by a "
-        f"probe of {plan.measured} of {plan.lines['programs'].sum()} programs; "
-        f"compiling them all anew: about {duration(plan.compilation)} of a core",
+        f"about {duration(plan.whole)} in all: {duration(plan.compilation)} of a core "
+        f"to compile, unless that was done before, and {duration(plan.seconds)} to "
+        f"train {where}, by a probe of {plan.measured} of "
+        f"{plan.lines['programs'].sum()} programs",
         f"about {crew.size(plan.memory)} of memory{each}, "
         f"{crew.size(plan.disk)} of disk",
     ]
@@ -390,7 +400,7 @@ def _disk(
         total += runs * (rounds * _CURVE_BYTES + _RUN_BYTES)
         if settings.save_params:
             init = block.program.task.init
-            params = jax.eval_shape(init, jax.random.key(0))[0]
+            params = jax.eval_shape(init, numerics.key(0))[0]
             leaves = jax.tree.leaves(params)
             total += runs * sum(x.size * x.dtype.itemsize for x in leaves)
     states = [programs.least_need(block.program, block.lanes) for block in todo]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import compiler, evaluation, host_loop, order
+from lrjax import compiler, evaluation, host_loop, numerics, order
 from lrjax.core import Batch, PyTree
 from lrjax.layout import described
 from lrjax.train import (
@@ -86,11 +86,11 @@ def segment(
             )
         for name, part in evaluation.parts_to_measure(task, train, valid).items():
             at_once = evaluation.rows_at_once(task, lanes)
-            means = evaluation.evaluate_part(
-                *(task.evaluate, params, model_state, part, at_once),
-                *(program.dtype, program.layout),
+            values = evaluation.evaluate_part(
+                *(task.evaluate, task.metrics, params, model_state, part),
+                *(at_once, program.dtype, program.layout),
             )
-            row |= {f"{name}_{k}": v for k, v in means.items()}
+            row |= {f"{name}_{k}": v for k, v in values.items()}
         return state, row
 
     def round_(r, carry):
@@ -208,7 +208,7 @@ def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
     """
 
     def init(hparams: Mapping[str, jax.Array]) -> RunState:
-        params, model_state = program.task.init(jax.random.key(0))
+        params, model_state = program.task.init(numerics.key(0))
         return init_run(program, params, model_state, hparams, 1.0)
 
     lane = {name: jax.ShapeDtypeStruct((), program.dtype) for name in hparams[0]}
@@ -310,7 +310,7 @@ def final_model(program: Program, state: RunState) -> tuple[PyTree, PyTree]:
 
 
 def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarray]:
-    """Exact means of trained runs over a part, name -> [seeds, hparams].
+    """Exact metrics of trained runs over a part, name -> [seeds, hparams].
 
     Methods share this program: it depends on the task and the block's shape alone.
     """
@@ -322,12 +322,13 @@ def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarra
         def slice_sums(*args: Any) -> Any:
             return evaluation.slice_sums(task.evaluate, *args, rows, dtype, layout)
 
-        means = evaluation.evaluate_one_by_one(
+        values = evaluation.evaluate_one_by_one(
             slice_sums, task, params, model_state, part
         )
     else:
         at_once = evaluation.rows_at_once(task, program.num_seeds * program.num_hparams)
-        means = evaluation.evaluate_part(
-            task.evaluate, params, model_state, part, at_once, dtype, layout
+        values = evaluation.evaluate_part(
+            *(task.evaluate, task.metrics, params, model_state, part),
+            *(at_once, dtype, layout),
         )
-    return {k: np.asarray(v) for k, v in means.items()}
+    return {k: np.asarray(v) for k, v in values.items()}

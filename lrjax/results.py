@@ -1,16 +1,15 @@
 """The tables of a working directory: appended by whole lines, read into pandas.
 
-`config.json` says what was asked for and with which versions; `runs.jsonl` has a line
-per finished run, `curves.jsonl` a line per run and evaluation.
+`config.json` says what was asked for, with which versions, and what the metrics of each
+task are; `runs.jsonl` has a line per finished run, `curves.jsonl` a line per run and
+evaluation.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import functools
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -19,13 +18,35 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
-from lrjax.core import NUMERICS_VERSION, Run, UsageError
+from lrjax.core import NUMERICS_VERSION, Metric, UsageError
+from lrjax.identity import canonical, digest, finite, run_fields, run_id, tuned_name
+
+__all__ = [  # identities are made in `lrjax.identity`
+    "CURVES",
+    "RACES",
+    "RUNS",
+    "TRIALS",
+    "Tables",
+    "canonical",
+    "digest",
+    "finished",
+    "line",
+    "load",
+    "load_races",
+    "load_rows",
+    "load_trials",
+    "run_fields",
+    "run_id",
+    "tuned_name",
+]
+from lrjax.reading import reason, shown
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 RACES = "races.jsonl"
@@ -38,12 +59,21 @@ _KEYS: dict[str, dict[str, type]] = {
 }
 # What all readers rely on: a row without them is damaged where others have them.
 _TEXTS = ("task", "protocol", "method", "status")
-_NEEDED: dict[str, type] = {**dict.fromkeys(_TEXTS, str), "hparams": dict, "seed": int}
-_SCORES = [
-    f"{part}_{n}" for part in ("train", "valid", "test") for n in ("loss", "accuracy")
-] + ["valid_perplexity"]
-_NUMBERS = (*_SCORES, "learning_rate", "steps", "horizon", "diverged_at", "seconds")
-_TYPES: dict[str, Any] = _NEEDED | dict.fromkeys(_NUMBERS, int | float | None)
+_NEEDED = (*_TEXTS, "hparams", "seed", "steps")
+_NUMBERS = ("learning_rate", "steps", "horizon", "diverged_at", "seconds", "examples")
+_NUMBERS += ("epoch", "last_batch_loss", "mean_batch_loss", "budget", "cost")
+_NUMBER, _SCALAR = {int, float, type(None)}, {str, bool, int, float, type(None)}
+_NAMES = (*_TEXTS, "run_id", "tuning", "race", "tuner", "unit", "block", "source")
+_COUNTS = ("seed", "step", "trial", "rung", "contender")
+# What a field may be; others are not looked at by anybody.
+_TYPES: dict[str, set[type]] = {
+    **{name: {str} for name in _NAMES},
+    **dict.fromkeys(_NUMBERS, _NUMBER),
+    **{name: {int} for name in _COUNTS},
+    "hparams": {dict},
+}
+_LARGEST = 2**63  # of whole numbers; pandas has no larger ones
+_PARTS = ("train_", "valid_", "test_")  # columns of metrics begin so
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "smac")
 
 
@@ -90,45 +120,6 @@ def _order(value: Any) -> tuple[Any, ...]:
     return 2, canonical(value)
 
 
-def run_id(run: Run) -> str:
-    """16 hexadecimal digits that follow from all that changes a run's numbers."""
-    fields = run_fields(run)
-    fields["hparams"] = dict(run.hparams)
-    return digest(fields | {"numerics_version": NUMERICS_VERSION})
-
-
-def run_fields(run: Run) -> dict[str, Any]:
-    """The fields of a run that identify it."""
-    fields = dataclasses.asdict(run)
-    # Where they say nothing, so that runs of earlier tables keep their names.
-    if not run.recalibrated:
-        del fields["recalibrated"]
-    if not run.options:
-        del fields["options"]
-    return fields
-
-
-def digest(value: Any) -> str:
-    """16 hexadecimal digits that follow from a value's canonical JSON."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces; numbers that are not finite are null."""
-    return json.dumps(_finite(value), sort_keys=True, separators=(",", ":"))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        # As a hyperparameter infinity is a setting (growth_rate), not a failure.
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
-
-
 def line(row: Mapping[str, Any]) -> str:
     """A table's line: keys in the given order, numbers that are not finite as null."""
 
@@ -138,7 +129,7 @@ def line(row: Mapping[str, Any]) -> str:
         return value
 
     cleaned = {k: clean(v) for k, v in row.items()}
-    cleaned |= {k: _finite(v) for k, v in row.items() if isinstance(v, Mapping)}
+    cleaned |= {k: finite(v) for k, v in row.items() if isinstance(v, Mapping)}
     return json.dumps(cleaned, allow_nan=False) + "\n"
 
 
@@ -220,8 +211,18 @@ class Tables:
         self._append(RACES, rows)
         self.races |= {key(r) for r in rows}
 
-    def write_config(self, config: Mapping[str, Any], overrides: Any) -> None:
-        """Writes config.json: the resolved config, overrides, versions, machine."""
+    def write_config(
+        self,
+        config: Mapping[str, Any],
+        overrides: Any,
+        metrics: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        """Writes config.json: the resolved config, overrides, versions, metrics.
+
+        Args:
+          config, overrides: for the record.
+          metrics: task -> as from `describe`; other tasks keep theirs.
+        """
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         content = {
             "config": config,
@@ -229,6 +230,7 @@ class Tables:
             "numerics_version": NUMERICS_VERSION,
             "versions": versions | {"python": platform.python_version()},
             "git_revision": _git_revision(),
+            "metrics": {**_described(self.workdir), **(metrics or {})},
         }
         self.replace("config.json", json.dumps(content, indent=2) + "\n")
 
@@ -246,7 +248,7 @@ class Tables:
         if found != NUMERICS_VERSION:
             raise UsageError(
                 f"{self.workdir} holds results of another version (numerics version "
-                f"{found}, this is {NUMERICS_VERSION}); choose another --workdir"
+                f"{shown(found)}, this is {NUMERICS_VERSION}); choose another --workdir"
             )
 
     def _recover(self, name: str) -> set[tuple[Any, ...]]:
@@ -348,15 +350,14 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for number, text in enumerate(lines.split(b"\n")[:-1], 1):
         try:
-            row = json.loads(text)
+            row = parse_row(text)
             found = tuple(row[name] for name in key)
-        except (ValueError, LookupError, TypeError, RecursionError):
-            row, found = {}, ()
-        sound = [type(value) for value in found] == list(key.values()) and all(
-            isinstance(row[name], kind) for name, kind in _TYPES.items() if name in row
-        )
-        if not sound:
-            raise UsageError(f"{path}: line {number} is damaged")
+        except KeyError as error:
+            raise UsageError(
+                f"{path}: line {number} is damaged: it has no {error}"
+            ) from error
+        except ValueError as error:
+            raise UsageError(f"{path}: line {number} is damaged: {error}") from error
         if found in rows:
             raise UsageError(f"{path}: line {number} repeats an earlier row")
         rows[found] = row
@@ -371,6 +372,51 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def parse_row(line: bytes) -> dict[str, Any]:
+    """A row of any table from its line.
+
+    Raises:
+      ValueError: if it is no JSON object, or a field has a type or number that rows
+        never have; in a few words.
+    """
+    try:
+        row = _JSON.decode(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(reason(error)) from error
+    if type(row) is not dict:
+        raise ValueError(f"{shown(row)} is no row")
+    for name, value in row.items():
+        kinds = _NUMBER if name.startswith(_PARTS) else _TYPES.get(name)
+        if kinds is None:
+            continue
+        if not _is_sound(value, kinds) or (value == "" and kinds == {str}):
+            raise ValueError(f"{shown(name)} is {shown(value)}")
+        if name == "hparams" and not all(
+            _is_sound(each, _SCALAR) for each in value.values()
+        ):
+            raise ValueError(f"'hparams' is {shown(value)}, which is not flat")
+    for name in _COUNTS:
+        if row.get(name, 0) < 0:
+            raise ValueError(f"'{name}' is {row[name]}")
+    return row
+
+
+def _is_sound(value: Any, kinds: set[type]) -> bool:
+    """Whether a value has one of some types, and a number can be reckoned with."""
+    if type(value) is int and not -_LARGEST <= value < _LARGEST:
+        return False
+    if type(value) is float and not math.isfinite(value):
+        return False
+    return type(value) in kinds
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
+
+
 def finished(workdir: str | os.PathLike[str]) -> set[str]:
     """Identities of the runs in a directory's tables; it is only read, or not there.
 
@@ -381,6 +427,67 @@ def finished(workdir: str | os.PathLike[str]) -> set[str]:
     tables.check_version()
     path = tables.workdir / RUNS
     return set(_read(path)[0]["run_id"]) if os.path.lexists(path) else set()
+
+
+def describe(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
+    """What a reader of tables must know of metrics, the first of which ranks."""
+    names = ("name", "higher_is_better", "unit", "digits", "least", "greatest")
+    return [
+        {name: _bounded(getattr(metric, name)) for name in names} for metric in metrics
+    ]
+
+
+def _bounded(value: Any) -> Any:
+    """None for a bound that is not there: JSON has no infinity."""
+    return None if isinstance(value, float) and math.isinf(value) else value
+
+
+def metric_from(described: Any) -> Metric:
+    """A metric as `describe` wrote it; it can be shown, and not computed.
+
+    Raises:
+      UsageError: if it was not written by `describe`.
+    """
+
+    def value(sums: Any) -> Any:
+        raise UsageError(f"metric '{described['name']}' was read from a file")
+
+    try:
+        fields = dict(described)
+        for name, bound in (("least", -math.inf), ("greatest", math.inf)):
+            if fields[name] is None:
+                fields[name] = bound
+        return Metric(value=value, **fields)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UsageError(f"no metric: {str(described)[:80]}") from error
+
+
+def load_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[Metric, ...]]:
+    """Task -> its metrics, the first of which ranks, as config.json has them.
+
+    Nothing where it does not say.
+
+    Raises:
+      UsageError: if what it says is damaged.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        return {
+            task: tuple(map(metric_from, metrics))
+            for task, metrics in _described(workdir).items()
+            if metrics
+        }
+    except (TypeError, UsageError) as error:
+        raise UsageError(f"{path}: its metrics are damaged: {error}") from error
+
+
+def _described(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metrics in a directory's config.json, as they stand there."""
+    try:
+        found = json.loads(_content(Path(workdir) / "config.json"))["metrics"]
+    except (ValueError, LookupError, TypeError, RecursionError, OSError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -400,11 +507,6 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     if "hparams" in runs:
         runs["hparams"] = runs["hparams"].map(Hparams)
     return runs, curves
-
-
-def tuned_name(tuner: str, seed: int, method: str) -> str:
-    """The name of a method in the tables once it is tuned; other seeds' differ."""
-    return f"{tuner}{f'.{seed}' if seed else ''}:{method}"
 
 
 def load_trials(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -448,6 +550,8 @@ def _numbers(content: bytes, whole: int) -> pd.DataFrame | None:
     import pyarrow
     from pyarrow import json as columnar
 
+    if b"NaN" in content or b"Infinity" in content:
+        return None  # which it reads, though they are not JSON
     lines = pyarrow.py_buffer(content).slice(0, whole)
     key = {"run_id": pyarrow.string(), "step": pyarrow.int64()}
     try:
@@ -458,14 +562,18 @@ def _numbers(content: bytes, whole: int) -> pd.DataFrame | None:
         sound = sound and table.num_rows == content.count(b"\n")
         frame = table.to_pandas()
         sound = sound and not frame.duplicated(list(key)).any()
+        sound = sound and (frame["run_id"] != "").all() and (frame["step"] >= 0).all()
     except (pyarrow.ArrowException, KeyError, TypeError, UnicodeDecodeError):
         return None
     if not sound:
         return None
     empty = [name for name in frame if frame[name].isna().all()]
     frame = frame.astype(dict.fromkeys(empty, float))
-    kinds = {kind.kind for name, kind in frame.dtypes.items() if name != "run_id"}
-    return frame if kinds <= {"i", "f"} else None
+    kinds = {name: kind.kind for name, kind in frame.dtypes.items() if name != "run_id"}
+    if not set(kinds.values()) <= {"i", "f"}:
+        return None
+    endless = any(np.isinf(frame[n]).any() for n, kind in kinds.items() if kind == "f")
+    return None if endless else frame
 
 
 @functools.cache

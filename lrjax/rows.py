@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lrjax.core import Run, Task
+from lrjax.core import LOSS, Run, Task
 from lrjax.programs import Measurements
 from lrjax.train import Program
 
@@ -54,16 +54,15 @@ def run_row(
       program: of its block.
       position: in its block.
       last: the block's last measurements.
-      test: the block's means over the test part.
+      test: the block's metrics of the test part.
       seconds: what it cost.
     """
     s, h = position
     diverged_at = int(last["diverged_at"][s, h])
     scores = _scores(program, last, s, h)
     judged = {
-        f"test_{k}": math.nan if diverged_at else _number(v[s, h])
-        for k, v in sorted(test.items(), reverse=True)
-        if k in ("loss", "accuracy")
+        f"test_{name}": math.nan if diverged_at else _number(test[name][s, h])
+        for name in _names(program.task)
     }
     rate = scores.pop("learning_rate")
     return {
@@ -86,25 +85,26 @@ def run_row(
     }
 
 
+def _names(task: Task) -> list[str]:
+    """Of a task's metrics, in the order of the tables: the loss comes first."""
+    return sorted(
+        (metric.name for metric in task.metrics), key=lambda n: n != LOSS.name
+    )
+
+
 def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float]:
-    """Means over the parts; those of a diverged run are no numbers."""
-    names = ["train_loss", "valid_loss", "valid_accuracy", "valid_perplexity"]
+    """Metrics of the parts; those of a diverged run are no numbers."""
+    task = program.task
+    names = [f"{part}_{n}" for part in ("train", "valid") for n in _names(task)]
     names.append("learning_rate")
-    if program.task.valid is program.task.train:
+    names += [name for name in ("mean_batch_loss",) if name in values]
+    if task.valid is task.train:
         # Under `study` validation is on the training data, measured once.
-        values = {k.replace("train_", "valid_"): v for k, v in values.items()} | dict(
-            values
-        )
+        again = {k.replace("train_", "valid_", 1): v for k, v in values.items()}
+        values = again | dict(values)
         names.append("last_batch_loss")
-    if program.task.metric == "perplexity":
-        with np.errstate(over="ignore"):
-            values = {**values, "valid_perplexity": np.exp(values["valid_loss"])}
     dead = values["diverged_at"][s, h] > 0
-    return {
-        name: math.nan if dead else _number(values[name][s, h])
-        for name in names
-        if name in values
-    }
+    return {name: math.nan if dead else _number(values[name][s, h]) for name in names}
 
 
 def _number(value: Any) -> float:

@@ -14,16 +14,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
-from lrjax.core import UsageError, unknown
+from lrjax.core import METRICS, Metric, UsageError, unknown
 
-PREFERRED = ("valid_accuracy", "valid_perplexity", "valid_loss")
-_HIGHER_IS_BETTER = {"accuracy": True, "loss": False, "perplexity": False}
+# Columns to judge by where nothing says what ranks a task; the first that it has.
+PREFERRED = tuple(f"valid_{name}" for name in METRICS)
+FEWEST = 3  # values that an interval is made from
+_PARTS = ("train_", "valid_", "test_", "last_batch_")  # columns of metrics begin so
 _LEVEL = 0.95
 _BOOTSTRAP_SEED = 0
 _ENUMERATED = 13  # pairs up to which all signs are looked at
@@ -104,27 +106,89 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether more of a metric is better; 'train_loss' and 'test_accuracy' are known.
+def known_metrics(
+    tables: Iterable[Mapping[str, Iterable[Metric]]],
+) -> Mapping[str, Metric]:
+    """Name -> metric, of tables and those that every task may name.
+
+    Args:
+      tables: as from `results.load_metrics`.
 
     Raises:
-      UsageError: if the name ends in none of accuracy, loss and perplexity.
+      UsageError: if a name is better high on one task, and low on another.
     """
-    kind = metric.rsplit("_", 1)[-1]
-    if kind not in _HIGHER_IS_BETTER:
-        raise UsageError(
-            f"metric '{metric}': only what ends in accuracy, loss or perplexity has a "
-            f"known direction"
-        )
-    return _HIGHER_IS_BETTER[kind]
+    known: dict[str, Metric] = dict(METRICS)
+    named: dict[str, tuple[bool, str]] = {}
+    for by_task in tables:
+        for task, metrics in by_task.items():
+            for metric in metrics:
+                up, first = named.setdefault(
+                    metric.name, (metric.higher_is_better, task)
+                )
+                if up != metric.higher_is_better:
+                    raise UsageError(
+                        f"metric '{metric}': higher is better on only one of {first} "
+                        f"and {task}; report them apart"
+                    )
+                known[metric.name] = metric
+    return known
 
 
-def judge(runs: pd.DataFrame, metrics: Sequence[str] = PREFERRED) -> pd.DataFrame:
+def metric_of(column: str, known: Mapping[str, Metric] = METRICS) -> Metric:
+    """The metric that a column holds: of 'test_accuracy' it is the accuracy.
+
+    Args:
+      column: of the tables.
+      known: as from `known_metrics`.
+
+    Raises:
+      UsageError: if it holds none that is known.
+    """
+    for part in _PARTS:
+        name = column.removeprefix(part)
+        if name != column and name in known:
+            return known[name]
+    raise UsageError(
+        f"metric '{column}' has no known direction: it is none of those that "
+        f"config.json has of the tasks, nor {', '.join(METRICS)}"
+    )
+
+
+def higher_is_better(column: str, known: Mapping[str, Metric] = METRICS) -> bool:
+    """Whether more of what a column holds is better.
+
+    Raises:
+      UsageError: if it holds no metric that is known.
+    """
+    return metric_of(column, known).higher_is_better
+
+
+def ranked_by(
+    runs: pd.DataFrame, metrics: Mapping[str, Sequence[Metric]]
+) -> pd.DataFrame:
+    """The runs with a column `ranked_by`: that of the metric which ranks their task.
+
+    Args:
+      runs: as from `results.load`.
+      metrics: as from `results.load_metrics`.
+    """
+    columns = {task: f"valid_{of_task[0]}" for task, of_task in metrics.items()}
+    return runs.assign(ranked_by=runs["task"].map(columns))
+
+
+def judge(
+    runs: pd.DataFrame,
+    metrics: Sequence[str] = (),
+    known: Mapping[str, Metric] = METRICS,
+) -> pd.DataFrame:
     """Gives each run its score.
 
     Args:
-      runs: as from `results.load`; runs that were stopped on purpose are left out.
-      metrics: columns to judge by; on each task the first one that it has counts.
+      runs: as from `results.load` or `ranked_by`; runs that were stopped on purpose
+        are left out.
+      metrics: columns to judge by; on each task the first one that it has counts. ()
+        for the metric that ranks the task, or `PREFERRED` where none is told.
+      known: as from `known_metrics`.
 
     Returns:
       the runs with columns `metric`, `value` (as in the table; NaN where the run
@@ -133,55 +197,106 @@ def judge(runs: pd.DataFrame, metrics: Sequence[str] = PREFERRED) -> pd.DataFram
     Raises:
       UsageError: if there is no such metric, or a task has none of them.
     """
-    columns = [name for name in runs if str(name).endswith(tuple(_HIGHER_IS_BETTER))]
-    present = [name for name in metrics if name in runs]
+    columns = [str(name) for name in runs if str(name).startswith(_PARTS)]
+    any_there = any(name in runs for name in metrics)
     for name in metrics:
-        if name not in runs and (name not in PREFERRED or not present):
-            raise unknown("metric", name, map(str, columns))
-        higher_is_better(name)
+        if name not in runs and (name not in PREFERRED or not any_there):
+            raise unknown("metric", name, columns)
+        metric_of(name, known)
+    if "ranked_by" not in runs:
+        runs = runs.assign(ranked_by=None)
     judged = []
     for task, part in runs[runs["status"] != "stopped"].groupby("task", sort=False):
+        told = part["ranked_by"].dropna()
+        asked = list(dict.fromkeys(metrics or (*told, *PREFERRED)))
+        present = [name for name in asked if name in part]
         measured = [name for name in present if part[name].notna().any()]
-        if not measured and (part["status"] == "done").any():
-            raise UsageError(f"task '{task}' has no {' or '.join(metrics)}")
+        if not measured and ((part["status"] == "done").any() or not present):
+            raise UsageError(f"task '{task}' has no {' or '.join(asked)}")
         metric = (measured or present)[0]
         value = part[metric].astype(float).where(part["status"] == "done")
-        score = value if higher_is_better(metric) else -value
+        score = metric_of(metric, known).sign * value
         judged.append(
-            part.assign(metric=metric, value=value, score=score.fillna(-np.inf))
+            part.drop(columns="ranked_by").assign(
+                metric=metric, value=value, score=score.fillna(-np.inf)
+            )
         )
     if not judged:
-        return runs[:0].assign(metric="", value=0.0, score=0.0)
+        empty = runs[:0].drop(columns="ranked_by")
+        return empty.assign(metric="", value=0.0, score=0.0)
     return pd.concat(judged, ignore_index=True)
 
 
 # One task
 
 
-def mean_interval(values: np.ndarray, level: float = _LEVEL) -> tuple[float, float]:
-    """The mean and the half width of Student's t interval; NaN below two values."""
+def interval(
+    values: np.ndarray, metric: Metric, level: float = _LEVEL
+) -> tuple[float, float]:
+    """An interval of a metric's mean over seeds, within what the metric can be.
+
+    Student's t interval on a scale that has no bounds, taken back: of the logit where
+    the metric has two bounds, of the logarithm of the distance where it has one, of the
+    values themselves where it has none. The standard error goes to that scale by the
+    delta method, so that the mean is always inside. Where a value lies outside of the
+    metric's bounds, they are not believed.
+
+    Agresti 2013, Categorical Data Analysis, section 3.1.6 (logit); the same as
+    `svyciprop(method = "logit")` of R's survey.
+
+    Args:
+      values: one per run; what is not finite is left out.
+      metric: what they are.
+      level: of the interval.
+
+    Returns:
+      both ends; NaN with fewer than three values, which are to be shown themselves.
+    """
     values = np.asarray(values, float)
-    if not len(values):
+    values = values[np.isfinite(values)]
+    if len(values) < FEWEST:
         return np.nan, np.nan
-    if len(values) < 2:
-        return float(values.mean()), np.nan
-    quantile = stats.t.ppf((1 + level) / 2, len(values) - 1)
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean()), float(quantile * error)
+    mean, error = float(values.mean()), values.std(ddof=1) / np.sqrt(len(values))
+    if not error:
+        return mean, mean
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * error)
+    # To nine digits, as numbers are kept.
+    slack = 1e-8 * max(1.0, abs(mean))
+    least = metric.least if values.min() >= metric.least - slack else -np.inf
+    greatest = metric.greatest if values.max() <= metric.greatest + slack else np.inf
+    above, below = mean - least, greatest - mean
+    if min(above, below) <= 0:  # all but a rounding error lies on a bound
+        return mean, mean
+    if np.isfinite(above) and np.isfinite(below):
+        span = greatest - least
+        centre, half = np.log(above / below), half * span / (above * below)
+        low, high = least + span * special.expit(centre + np.array([-half, half]))
+    elif np.isfinite(above):
+        low, high = least + above * np.exp(np.array([-half, half]) / above)
+    elif np.isfinite(below):
+        low, high = greatest - below * np.exp(np.array([half, -half]) / below)
+    else:
+        low, high = mean - half, mean + half
+    # Last digits are rounded.
+    return float(max(min(low, mean), least)), float(min(max(high, mean), greatest))
 
 
 def summary(
-    runs: pd.DataFrame, columns: Iterable[str] = ("valid_accuracy", "valid_loss")
+    runs: pd.DataFrame,
+    columns: Iterable[str] = ("valid_accuracy", "valid_loss"),
+    known: Mapping[str, Metric] = METRICS,
 ) -> pd.DataFrame:
     """Mean and 95 % interval over seeds of each entry's scores.
 
     Args:
       runs: as from `results.load`, with a column `entry`.
       columns: the scores.
+      known: as from `known_metrics`.
 
     Returns:
-      one row per task and entry: task, entry, runs, diverged, and mean and half width
-      of each column, which are called by its last word.
+      one row per task and entry: task, entry, runs, diverged, and for each column NAME,
+      called as its metric is, NAME (the mean), NAME_low and NAME_high (as from
+      `interval`) and NAME_values.
     """
     rows = []
     for (task, entry), group in runs.groupby(["task", "entry"], sort=False):
@@ -193,24 +308,31 @@ def summary(
             "diverged": int((group["status"] == "diverged").sum()),
         }
         for column in columns:
-            name = column.rsplit("_", 1)[-1]
+            metric = metric_of(column, known)
             values = done[column].astype(float).dropna().to_numpy()
-            row[name], row[f"{name}_interval"] = mean_interval(values)
+            ends = interval(values, metric)
+            row[metric.name] = values.mean() if len(values) else np.nan
+            row[f"{metric}_low"], row[f"{metric}_high"] = ends
+            row[f"{metric}_values"] = tuple(values.tolist())
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def per_task(runs: pd.DataFrame, reps: int = 2000) -> pd.DataFrame:
+def per_task(
+    runs: pd.DataFrame, reps: int = 2000, known: Mapping[str, Metric] = METRICS
+) -> pd.DataFrame:
     """Mean, median and interquartile mean of each entry on each task.
 
     Args:
       runs: as from `judge`, with a column `entry`.
       reps: of the bootstrap.
+      known: as from `known_metrics`.
 
     Returns:
       one row per task and entry: task, entry, metric, runs, diverged, and mean,
-      median and iqm of the finished runs' values, each with its 95 % interval from
-      rliable's bootstrap (`mean_low`, `mean_high`, ...; NaN below two runs).
+      median and iqm of the finished runs' values, each with its 95 % interval
+      (`mean_low`, `mean_high`, ...): the mean's from `interval`, the others' from
+      rliable's bootstrap, which stays within the values. NaN below three runs.
     """
     keys = ["task", "entry"]
     grouped = runs.sort_values([*keys, "seed"], kind="stable").groupby(keys)
@@ -234,6 +356,9 @@ def per_task(runs: pd.DataFrame, reps: int = 2000) -> pd.DataFrame:
         for i, name in enumerate(names):
             for end, found in (("", estimate), ("_low", low), ("_high", high)):
                 table.loc[cells.index, name + end] = found[i]
+    for key, values in finished.items():
+        metric = metric_of(table.loc[key, "metric"], known)
+        table.loc[key, ["mean_low", "mean_high"]] = interval(values, metric)
     return table.reset_index()
 
 
@@ -343,9 +468,9 @@ def bootstrap(
       reps: how often runs are drawn.
 
     Returns:
-      the lower and the upper ends; NaN where there is but one run.
+      the lower and the upper ends; NaN with fewer than three runs.
     """
-    if len(values) < 2:
+    if len(values) < FEWEST:
         nothing = np.full(len(statistic(values)), np.nan)
         return nothing, nothing
     from rliable import library

@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ from lrjax import (
 from lrjax import blocks as blocks_lib
 from lrjax.blocks import Block
 from lrjax.config import Settings
-from lrjax.core import NUMERICS_VERSION, Run, Task, UsageError
+from lrjax.core import NUMERICS_VERSION, Run, Task, UsageError, counted
 from lrjax.tasks.data import DataError
 
 _PROGRAMS = 16  # compiled ones that a worker keeps
@@ -82,7 +82,8 @@ def wrap(block: Block) -> Parcel:
 class Ticket(NamedTuple):
     """What the client knows of a block: its task and name, and what it comes to.
 
-    `parcel` is the block itself, where it does not follow from the settings.
+    `parcel` is the block itself, where it does not follow from the settings; `metrics`
+    are the task's, as from `results.describe`.
     """
 
     task: str
@@ -91,6 +92,7 @@ class Ticket(NamedTuple):
     runs: tuple[str, ...]
     updates: int
     parcel: Parcel | None = None
+    metrics: Sequence[Mapping[str, Any]] = ()
 
 
 def ticket_of(block: Block, parcel: Parcel | None = None) -> Ticket:
@@ -98,7 +100,8 @@ def ticket_of(block: Block, parcel: Parcel | None = None) -> Ticket:
     runs = tuple(block.lanes_of.values())
     updates = block.example.steps * len(runs)
     title = experiment.title(block)
-    return Ticket(block.example.task, block.name, title, runs, updates, parcel)
+    metrics = results.describe(block.program.task.metrics)
+    return Ticket(block.example.task, block.name, title, runs, updates, parcel, metrics)
 
 
 class Trained(NamedTuple):
@@ -265,7 +268,8 @@ def _train(
 ) -> tuple[str, float]:
     """A line that sums up what was trained, and how many seconds it took."""
     if experiment.is_done(block, tables.runs):
-        return f"{experiment.title(block)}: {len(block.lanes_of)} runs, were done", 0.0
+        runs = counted(len(block.lanes_of), "run")
+        return f"{experiment.title(block)}: {runs}, done before", 0.0
     device = jax.local_devices()[0]
     name, lock = experiment.title(block), threading.Lock()
     todo, ended = [block], ("", 0.0)

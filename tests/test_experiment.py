@@ -20,12 +20,20 @@ from lrjax.methods import METHODS
 
 RUN_COLUMNS = [
     *("run_id", "task", "protocol", "method", "hparams", "seed", "steps", "horizon"),
-    *("status", "diverged_at", "train_loss", "valid_loss", "valid_accuracy"),
-    *("test_loss", "test_accuracy", "learning_rate", "seconds", "examples", "block"),
+    *("status", "diverged_at", "train_loss", "train_accuracy", "valid_loss"),
+    *(
+        "valid_accuracy",
+        "test_loss",
+        "test_accuracy",
+        "learning_rate",
+        "seconds",
+        "examples",
+        "block",
+    ),
 ]
 CURVE_COLUMNS = [
-    *("run_id", "step", "epoch", "train_loss", "valid_loss", "valid_accuracy"),
-    "learning_rate",
+    *("run_id", "step", "epoch", "train_loss", "train_accuracy", "valid_loss"),
+    *("valid_accuracy", "learning_rate"),
 ]
 
 

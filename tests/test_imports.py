@@ -15,59 +15,69 @@ ALLOWED = {
     "core": set(),
     "optim": set(),
     "order": set(),
+    "identity": {"core"},
+    "numerics": {"core"},
     "protocol": {"core"},
     "layout": {"core"},
-    "tasks": {"core", "crew"},
-    "methods": {"core", "optim"},
-    "config": {"core", "layout", "methods", "optim", "protocol"},
-    "train": {"core", "layout", "optim"},
-    "evaluation": {"core", "layout", "optim", "train"},
+    "tasks": {"core", "crew", "numerics", "reading"},
+    "methods": {"core", "identity", "optim"},
+    "hyperparameters": {"core", "identity", "methods", "optim"},
+    "config": {"core", "hyperparameters", "identity", "layout", "methods", "protocol"},
+    "train": {"core", "layout", "numerics", "optim"},
+    "evaluation": {"core", "layout", "numerics", "optim", "train"},
     "compiler": {"core"},
     "host_loop": {"compiler", "core", "evaluation", "layout", "order", "train"},
     "programs": {
-        *("compiler", "core", "evaluation", "host_loop", "layout", "order", "train"),
+        *("compiler", "core", "evaluation", "host_loop", "layout", "numerics", "order"),
+        "train",
     },
     "checkpoint": {"core"},
-    "results": {"core"},
+    "metrics": {"core"},
+    "results": {"core", "identity", "reading"},
     "rows": {"core", "programs", "train"},
     "blocks": {
-        *("config", "core", "evaluation", "methods", "protocol", "results", "tasks"),
-        "train",
+        *("checkpoint", "config", "core", "evaluation", "methods", "numerics"),
+        *("protocol", "results", "tasks", "train"),
     },
     "crew": {"core"},
     "experiment": {
-        *("blocks", "checkpoint", "config", "core", "crew", "layout", "programs"),
-        *("results", "rows", "tasks", "train"),
+        *("blocks", "checkpoint", "config", "core", "crew", "layout", "numerics"),
+        *("programs", "results", "rows", "tasks", "train"),
     },
     "plan": {
-        *("blocks", "config", "core", "crew", "evaluation", "experiment", "programs"),
-        *("results", "tasks", "train"),
+        *("blocks", "config", "core", "crew", "evaluation", "experiment", "numerics"),
+        *("programs", "results", "tasks", "train"),
     },
-    "backend": {"blocks", "config", "core", "tasks"},
+    "backend": {"blocks", "config", "core", "numerics", "tasks"},
     "worker": {
         *("backend", "blocks", "checkpoint", "config", "core", "crew", "experiment"),
         *("methods", "programs", "results", "tasks", "train"),
     },
-    "cluster": {"config", "core", "experiment", "results", "worker"},
+    "cluster": {"blocks", "config", "core", "experiment", "results", "worker"},
     "multihost": {"blocks", "config", "core", "experiment", "results"},
     "stats": {"core"},
     "portfolio": set(),
-    "curves": {"stats"},
-    "fidelity": {"curves", "stats"},
-    "report": {"core", "curves", "fidelity", "portfolio", "results", "stats"},
+    "curves": {"core", "stats"},
+    "fidelity": {"core", "curves", "stats"},
+    "report": {
+        *("core", "curves", "fidelity", "portfolio", "reading", "results", "stats"),
+    },
     "control": {
-        *("core", "evaluation", "methods", "optim", "order", "tasks", "train"),
+        *("core", "evaluation", "hyperparameters", "methods", "numerics", "optim"),
+        *("order", "tasks", "train"),
     },
     "hpo": {
         *("blocks", "checkpoint", "cluster", "config", "core", "crew", "evaluation"),
-        *("experiment", "methods", "portfolio", "programs", "protocol", "report"),
-        *("results", "rows", "stats", "tasks", "train", "worker"),
+        *("experiment", "hyperparameters", "methods", "numerics", "portfolio"),
+        *("programs", "protocol", "report", "results", "rows", "stats", "tasks"),
+        *("train", "worker"),
     },
     "cli": {
         *("backend", "cluster", "config", "core", "experiment", "hpo", "methods"),
         *("multihost", "plan", "report", "results"),
     },
     "__init__": set(),
+    "reading": {"core"},
 }
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.
@@ -113,6 +123,16 @@ def test_heavy_imports_wait(path):
     top = ast.Module([n for n in tree.body if not isinstance(n, ast.FunctionDef)], [])
     allowed = {"flax"} if path.parent == PACKAGE / "tasks" / "models" else set()
     assert not {name.split(".")[0] for name in imported(top)} & (HEAVY - allowed)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_keys_are_made_in_one_place(path):
+    """JAX's own default is whatever the environment says."""
+    if path.name == "numerics.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) not in ("jax.random.key", "jax.random.PRNGKey")
 
 
 def test_every_module_has_its_place():

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from lrjax import evaluation, optim, order, programs, protocol, tasks, train
-from lrjax.core import Task
+from lrjax.core import LOSS, Task
 from lrjax.methods import METHODS, split
 
 SEEDS = (0, 7)
@@ -275,7 +278,7 @@ def least_squares(features, targets, batch_size, start, loss_of=jnp.square):
         loss=loss,
         evaluate=evaluate,
         batch_size=batch_size,
-        metric="loss",
+        metrics=(LOSS,),
     )
 
 
@@ -368,8 +371,10 @@ def test_evaluation_in_slices_is_exact(x64, at_once):
     labels = generator.integers(classes, size=n)
     weight = generator.normal(size=(seeds, lanes, classes, 4))
     bias = generator.normal(size=(seeds, lanes, classes))
+    task = iris("sound")
     means = evaluation.evaluate_part(
-        iris("sound").evaluate,
+        task.evaluate,
+        task.metrics,
         {"weight": jnp.asarray(weight), "bias": jnp.asarray(bias)},
         (),
         {"features": features, "labels": labels.astype(np.int32)},
@@ -415,11 +420,13 @@ def test_means_are_rounded_once(n):
     assert np.float32(n) * (np.float32(1) / np.float32(n)) != 1
     part = {"features": np.ones((n, 1), np.float32), "labels": np.zeros(n, np.int32)}
     params = {"weight": jnp.zeros((2, 3, 2, 1)), "bias": jnp.zeros((2, 3, 2))}
-    evaluate = iris("sound", "float32").evaluate
+    task = iris("sound", "float32")
 
     @jax.jit
     def means(params):
-        return evaluation.evaluate_part(evaluate, params, (), part, n, jnp.float32)
+        return evaluation.evaluate_part(
+            task.evaluate, task.metrics, params, (), part, n, jnp.float32
+        )
 
     assert (means(params)["accuracy"] == 1).all()
 
@@ -579,6 +586,75 @@ def test_a_run_diverges_at_the_update_that_saw_it_and_stays_frozen():
         )
         np.testing.assert_allclose(state.last_loss[seed, 1:], losses, rtol=1e-5)
     assert len(np.unique(state.diverged_at[:, -1])) > 1  # both orders occurred
+
+
+@jax.jit
+def summed(start, losses):
+    def add(total, loss):
+        return train._plus(*total, loss), None
+
+    return jax.lax.scan(add, start, losses)[0]
+
+
+@hypothesis_settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(2**-20, 2**20, width=32), min_size=1, max_size=5000),
+    st.floats(1, 2**20, width=32),
+)
+def test_a_sum_of_losses_loses_nothing_to_rounding(some, large):
+    losses = np.asarray([large, *some] * 3, np.float32)
+
+    zero = jnp.float32(0)
+    padded = np.zeros(20_000, np.float32)
+    padded[: len(losses)] = losses
+    total, rest = summed((zero, zero), padded)
+    expected = math.fsum(losses.tolist())
+    assert abs(float(total) + float(rest) - expected) <= 2e-10 * expected
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_the_mean_loss_of_all_updates_is_exact_and_goes_on(one_by_one):
+    task = iris("sound", "float32")
+    method, seeds = METHODS["sgd"], SEEDS[: 1 if one_by_one else 2]
+    lanes = rates(method, 0.1, 1.0)[: len(seeds)]
+    choices = {"sums_losses": True, "one_by_one": one_by_one}
+    block = population(task, method, seeds, lanes, 40, 1, **choices)
+    _, values, state = trained(*block, 40)
+    for at in (0, 1, 17, 39):
+        losses = values["last_batch_loss"][: at + 1].astype(np.float64)
+        exact = losses.mean(0).astype(np.float32)
+        found = values["mean_batch_loss"][at]
+        np.testing.assert_array_max_ulp(found, exact, 1)
+    # From where a part ended: the same bits.
+    half = trained(*block, 17)[2]
+    kept = jax.device_get(half)
+    rest = trained(*block, 40, 17, jax.device_put(kept))
+    same_bits([rest[1], rest[2]], [{k: v[17:] for k, v in values.items()}, state])
+    # It changes nothing else, and is not there where nobody asks.
+    plain = population(task, method, seeds, lanes, 40, 1, one_by_one=one_by_one)
+    others = trained(*plain, 40)
+    assert "mean_batch_loss" not in others[1]
+    assert len(jax.tree.leaves(others[2])) == len(jax.tree.leaves(state)) - 2
+    same_bits([others[1]], [{k: values[k] for k in others[1]}])
+
+
+def test_updates_after_a_divergence_add_nothing_to_the_mean_loss():
+    # Hugging Face's Trainer leaves losses that are not finite out of its sum and
+    # divides by all steps.
+    task = least_squares(
+        np.ones((1, 1), np.float32),
+        np.zeros(1, np.float32),
+        1,
+        np.ones(1, np.float32),
+    )
+    method = METHODS["sgd"]
+    lanes = rates(method, 0.5, 1e12)
+    block = population(task, method, (0,), lanes, 10, 5, sums_losses=True)
+    _, values, _ = trained(*block, 10)
+    assert values["diverged_at"][-1].tolist() == [[0, 3]]
+    dying = 0.5 + 0.5 * 1e24  # the third is infinite
+    found = values["mean_batch_loss"][:, 0, 1]
+    np.testing.assert_allclose(found, [dying / 5, dying / 10], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("every", "expected"), [(1, 1), (5, 2)])

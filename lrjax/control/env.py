@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lrjax import evaluation, methods, optim, order, train
+from lrjax import evaluation, hyperparameters, methods, optim, order, train
 from lrjax.core import Batch, PyTree, Task, UsageError, unknown
 from lrjax.optim import base, observation
 
@@ -137,6 +137,7 @@ class Env:
                 raise UsageError(f"hparams: '{name}' is what actions decide")
             if _is_number(defaults[name]) and not _is_number(value):
                 raise UsageError(f"hparams: {name} is {value!r}; it must be a number")
+        self._values(self.hparams)
 
     @property
     def every(self) -> int:
@@ -148,13 +149,18 @@ class Env:
         """Actions of an episode that does not crash; the last may be of fewer steps."""
         return -(-self.steps // self.every)
 
+    def _values(self, hparams: Mapping[str, Any]) -> dict[str, Any]:
+        """Hyperparameters as they are used."""
+        precision = "float64" if self.dtype == jnp.float64 else "float32"
+        found = methods.find(self.method)
+        return hyperparameters.normal(found, hparams, precision)
+
     @functools.cached_property
     def _choices(self) -> tuple[train.Program, dict[str, float]]:
         """The program of one run, and its traced hyperparameters."""
         method = methods.find(self.method)
-        static, traced = methods.split(
-            method, dict(method.defaults) | dict(self.hparams) | _SET_BY_ACTIONS
-        )
+        hparams = self._values(dict(method.defaults) | dict(self.hparams))
+        static, traced = methods.split(method, hparams | _SET_BY_ACTIONS)
         program = train.Program(
             self.task, method, static, self.every, 1, 1, dtype=self.dtype
         )
@@ -354,14 +360,15 @@ class Env:
     def _evaluate(self, state: EnvState) -> dict[str, jax.Array]:
         params = optim.eval_params(state.run.opt_state, state.run.params)
         one = jax.tree.map(lambda x: x[None, None], (params, state.run.model_state))
-        means = evaluation.evaluate_part(
+        values = evaluation.evaluate_part(
             self.task.evaluate,
+            self.task.metrics,
             *one,
             self._data(state.data).valid,
             evaluation.rows_at_once(self.task, 1),
             self.dtype,
         )
-        return {name: mean[0, 0].astype(self.dtype) for name, mean in means.items()}
+        return {name: value[0, 0].astype(self.dtype) for name, value in values.items()}
 
     def _observe(self, before: EnvState, state: EnvState) -> jax.Array:
         # Both averages start from zero: the correction of their bias, too, is a factor

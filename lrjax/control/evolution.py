@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from lrjax import evaluation, methods, optim, order, tasks, train
+from lrjax import evaluation, methods, numerics, optim, order, tasks, train
 from lrjax.control.env import Data
 from lrjax.core import Task, UsageError
 from lrjax.optim.learned import load
@@ -152,6 +152,7 @@ def final_losses(
         one = jax.tree.map(lambda x: x[None, None], (params, state.model_state))
         means = evaluation.evaluate_part(
             task.evaluate,
+            task.metrics,
             *one,
             data.valid,
             evaluation.rows_at_once(task, 1),
@@ -163,7 +164,7 @@ def final_losses(
     @jax.jit
     def all_runs(weights: Any, data: Data, numbers: jax.Array, steps: Any):
         def on(data: Data, number: jax.Array) -> jax.Array:
-            seeds = train.seed_run(task.init, jax.random.key(number))
+            seeds = train.seed_run(task.init, numerics.key(number))
             return jax.vmap(lambda w: run(w, data, seeds, steps))(weights)
 
         return jax.vmap(on)(data, numbers)
@@ -263,7 +264,7 @@ def learn(
     linear = [blobs(generator) for _ in range(num_tasks)]
     data = stacked(linear)
     kinds = final_losses(linear[0]), final_losses(perceptron(linear[0]))
-    key = jax.random.key(seed)
+    key = numerics.key(seed)
     center, unravel = ravel_pytree(start(jax.random.fold_in(key, 0)))
     each = jax.jit(jax.vmap(unravel))
 
@@ -327,7 +328,7 @@ def finetune(
             each(points), data, jax.random.bits(key, (1,), jnp.uint32), short
         ).mean(0)
 
-    key = jax.random.key(seed)
+    key = numerics.key(seed)
     adapted = evolve(losses, center, key, generations, pairs, 0.05, 0.02, told)
     # What short runs advise is kept only if it helps full ones.
     pair = jnp.stack([center, adapted])

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax import numerics
 from lrjax.control.env import OBSERVATIONS, Data, Env, check_rates
 from lrjax.core import Task, UsageError
 
@@ -192,7 +193,7 @@ def _key(seed: int | None, generator: np.random.Generator | None) -> jax.Array:
     """The key of a seed, or of one that is drawn; of 0 where there is neither."""
     if seed is None:
         seed = int(generator.integers(2**32)) if generator is not None else 0
-    return jax.random.key(np.uint32(seed % 2**32))
+    return numerics.key(np.uint32(seed % 2**32))
 
 
 def _choose(where: jax.Array, new: Any, old: Any) -> Any:

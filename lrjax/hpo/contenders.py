@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrjax import methods
+from lrjax import hyperparameters, methods
 from lrjax.config import Settings
 from lrjax.core import Method, UsageError
 
@@ -62,13 +62,21 @@ class Contender:
 
 
 def contenders(
-    chosen: Sequence[Method], task: str, settings: Settings
+    chosen: Sequence[Method], task: str, settings: Settings, named: bool = False
 ) -> list[Contender]:
     """Each method at its default, and over a grid of rates where it needs one.
 
     The grid has a rate per decade of the method's space. Methods of the user's
     own come first, then `_FIRST_TO_ENTER`, then defaults, then rates in the order of
     their distance from them: what a budget has no room for is left out from the end.
+    A method whose required value nobody published for the task is left out, too.
+
+    Args:
+      chosen: the methods.
+      task: name of the task.
+      settings: what they are to be tried with.
+      named: whether somebody asked for these methods by name: then each of them comes
+        once before any comes again.
 
     Raises:
       UsageError: if there is none.
@@ -106,13 +114,18 @@ def contenders(
             f"select: no method is left for {task}: name one that needs no published "
             f"value (--mode=methods lists them), or leave select.methods empty for all"
         )
-    return [each for *_, each in sorted(ranked, key=lambda entry: entry[:3])]
+    found = [each for *_, each in sorted(ranked, key=lambda entry: entry[:3])]
+    if not named:
+        return found
+    first = {each.method.name: each for each in reversed(found)}
+    return sorted(found, key=lambda each: first[each.method.name] is not each)
 
 
 def _base(method: Method, task: str, settings: Settings) -> dict[str, Any]:
     """A method's hyperparameters on a task, as the settings and the protocol say."""
     if methods.METHODS.get(method.name) is not method:
-        return dict(method.defaults)  # the user's own
+        own = dict(method.defaults)
+        return hyperparameters.normal(method, own, settings.precision)
     try:
         return settings.lanes(method.name, task)[0]
     except UsageError:

@@ -160,6 +160,7 @@ def _train_one(
     lanes = program.num_seeds * program.num_hparams
     test = evaluation.evaluate_part(
         program.task.evaluate,
+        program.task.metrics,
         train.final_params(state),
         state.model_state,
         test_part,

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 import pandas as pd
 
-from lrjax import portfolio
+from lrjax import numerics, portfolio
 from lrjax.core import Batch, Task, UsageError
 
 PROBE_RATES = (1e-3, 1e-2, 1e-1)  # of Adam, and a tenfold of each of SGD
@@ -55,7 +55,7 @@ def probe(task: Task) -> Probe:
     - log_curvature: of the loss along its gradient, g'Hg / g'g, and its sign;
     - adam_RATE, sgd_RATE: the loss after some steps over the loss before.
     """
-    key = jax.random.key(_PROBE_SEED)
+    key = numerics.key(_PROBE_SEED)
     params, state = task.init(jax.random.fold_in(key, 0))
     rows = np.random.RandomState(0).permutation(task.num_examples)
     size = min(task.batch_size, max(1, task.num_examples // _BATCHES))

@@ -13,9 +13,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
+import operator
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,15 +30,26 @@ from lrjax import (
     evaluation,
     experiment,
     methods,
+    numerics,
     programs,
     protocol,
     results,
     rows,
+    stats,
     tasks,
     train,
 )
 from lrjax.config import Settings
-from lrjax.core import NUMERICS_VERSION, Method, Run, Task, UsageError
+from lrjax.core import (
+    LOSS,
+    NUMERICS_VERSION,
+    Method,
+    Metric,
+    Run,
+    Task,
+    UsageError,
+    counted,
+)
 from lrjax.hpo import selection, trials
 from lrjax.hpo.contenders import Contender, contenders
 from lrjax.hpo.halving import Rung, halve
@@ -102,14 +115,18 @@ class Race:
         settings: Settings,
         tables: results.Tables,
         log: Callable[[str], Any],
+        asked: Sequence[Method] = (),
     ):
         self.entries, self.plan = list(found[: layout.entered]), layout
         self._task, self._name, self._settings = task, name, settings
         self._tables, self._log = tables, log
-        self._left_out = list(found[layout.entered :])
+        raced = {each.method.name for each in self.entries}
+        self._more = len(found) - layout.entered
+        self._left_out = tuple(m.name for m in asked if m.name not in raced)
+        open_to = {each.method.name for each in found}
+        self._lacking = tuple(n for n in self._left_out if n not in open_to)
         self._data = tasks.fingerprint(task)
         self._states: dict[tuple[int, int], trials.State] = {}
-        self._metric = task.metric
         self._identity = results.digest(
             {
                 "task": name,
@@ -117,6 +134,7 @@ class Race:
                 "protocol": settings.protocol,
                 "batch_size": task.batch_size,
                 "precision": tasks.precision_of(name, settings.precision),
+                "metric": task.metric.name,
                 "plan": dataclasses.asdict(layout),
                 "contenders": [(c.method.name, c.hparams) for c in self.entries],
                 "numerics_version": NUMERICS_VERSION,
@@ -138,6 +156,12 @@ class Race:
         bound = [entry.bound for entry in self.entries]
         for rung in halve(self.plan, bound, functools.partial(self._climb, trainer)):
             kept = rung.verdict.kept
+            alive = any(np.isfinite(s.losses).all() for s in rung.scores.values())
+            if not kept and alive:
+                raise UsageError(
+                    f"select: {self._task.metric} is not defined on the validation "
+                    f"part of {self._name} for any contender; rank by another metric"
+                )
             if not kept:
                 raise UsageError(
                     f"select: all {len(rung.scores)} contenders diverged on "
@@ -237,7 +261,7 @@ class Race:
             precision=tasks.precision_of(self._name, settings.precision),
             eval_every=every,
             data=self._data,
-            fresh_batches=entry.method.name in choices.fresh_batches,
+            fresh_batches=choices.draws_afresh(entry.method.name, self._name),
             recalibrated=evaluation.recalibrates(
                 task, entry.method, dict(entry.hparams)
             ),
@@ -252,8 +276,8 @@ class Race:
         start, end = self.plan.start(rung, entry.bound), self.plan.rungs[rung]
         dead = trained.values["diverged_at"] > 0
         scores = {
-            f"valid_{name}": math.nan if dead else self._measured(trained, name)
-            for name in dict.fromkeys(("loss", self._task.metric))
+            f"valid_{metric}": math.nan if dead else self._measured(trained, metric)
+            for metric in self._task.metrics
         }
         return {
             "race": self._identity,
@@ -271,22 +295,22 @@ class Race:
             "seconds": trained.seconds,
         }
 
-    def _measured(self, trained: trials.Trained, name: str) -> float:
-        """A score on the validation part, which may be the training part."""
-        both = (f"valid_{name}", f"train_{name}")
+    def _measured(self, trained: trials.Trained, metric: Metric) -> float:
+        """A metric of the validation part, which may be the training part."""
+        both = (f"valid_{metric}", f"train_{metric}")
         return next(trained.values[each] for each in both if each in trained.values)
 
     def _score(self, measured: Sequence[Mapping[str, Any]]) -> Score:
-        def column(name: str, sign: float) -> np.ndarray:
-            found = [row[f"valid_{name}"] for row in measured]
+        def column(metric: Metric) -> np.ndarray:
+            found = [row[f"valid_{metric}"] for row in measured]
             return np.array(
-                [-math.inf if x is None or math.isnan(x) else sign * x for x in found]
+                [
+                    -math.inf if x is None or math.isnan(x) else metric.sign * x
+                    for x in found
+                ]
             )
 
-        metric = self._task.metric
-        return Score(
-            column(metric, 1.0 if metric == "accuracy" else -1.0), column("loss", -1.0)
-        )
+        return Score(column(self._task.metric), column(LOSS))
 
     def _record_runs(
         self, ended: Mapping[tuple[int, int], tuple[Run, trials.Trained]]
@@ -323,14 +347,22 @@ class Race:
 
     def _opening(self) -> str:
         layout = self.plan
-        seeds = f"{len(layout.seeds)} seed{'s' * (len(layout.seeds) > 1)}"
+        seeds = counted(len(layout.seeds), "seed")
         text = (
-            f"racing {len(self.entries)} contenders with {seeds} on {self._name}: at "
-            f"most {layout.budget / layout.horizon:g} full runs of {layout.horizon} "
-            f"updates, rungs at {', '.join(map(str, layout.rungs))}"
+            f"racing {counted(len(self.entries), 'contender')} with {seeds} on "
+            f"{self._name}: at most {layout.budget / layout.horizon:g} full runs of "
+            f"{layout.horizon} updates, rungs at {', '.join(map(str, layout.rungs))}"
         )
-        if self._left_out:
-            text += f"; the budget has no room for {len(self._left_out)} more"
+        if self._more:
+            text += f"; the budget has no room for {self._more} more"
+        no_room = [name for name in self._left_out if name not in self._lacking]
+        if no_room:
+            text += f", among them all settings of {', '.join(no_room)}"
+        if self._lacking:
+            text += (
+                f"; left out, because they need a value that nobody published for this "
+                f"task: {', '.join(self._lacking)}"
+            )
         return text
 
     def _closing(self, rung: Rung) -> list[str]:
@@ -338,11 +370,12 @@ class Race:
         number, scores, verdict, spent = rung
         leader, last = verdict.order[0], len(self.plan.rungs)
         early = self.plan.rungs[number] < self.plan.horizon
-        reached = abs(scores[leader].judged(early).mean())
+        metric = LOSS if early else self._task.metric
+        reached = metric.text(metric.sign * scores[leader].judged(early).mean())
         lines = [
             f"rung {number + 1} of {last}, {self.plan.rungs[number]} updates: "
-            f"{'loss' if early else self._task.metric} {reached:.4f} of "
-            f"{self.entries[leader].label} leads, {len(verdict.kept)} of {len(scores)} "
+            f"{metric} {reached} of {self.entries[leader].label} leads, "
+            f"{len(verdict.kept)} of {len(scores)} "
             f"{'won' if number == last - 1 else 'go on'}, "
             f"{spent / self.plan.horizon:.2f} full runs so far"
         ]
@@ -354,8 +387,8 @@ class Race:
         layout, winner = self.plan, history[-1].verdict.kept[0]
         entry = self.entries[winner]
         final = history[-1].scores[winner].values
-        sign = 1.0 if self._task.metric == "accuracy" else -1.0
-        low, high = selection.interval(sign * final)
+        metric = self._task.metric
+        sign = metric.sign
         runner_up, better = "", math.nan
         for number, scores, verdict, _ in reversed(history):
             others = [i for i in verdict.order if i != winner]
@@ -382,9 +415,11 @@ class Race:
             method=entry.method.name,
             hparams=dict(entry.hparams),
             label=entry.label,
-            metric=self._task.metric,
+            metric=metric.name,
+            scale=metric,
             score=float(sign * final.mean()),
-            interval=(low, min(high, 1.0)) if sign > 0 else (low, high),
+            values=tuple((sign * final).tolist()),
+            interval=stats.interval(sign * final, metric),
             runner_up=runner_up,
             runner_up_better=better,
             cost=history[-1].spent / layout.horizon,
@@ -396,6 +431,7 @@ class Race:
                 entry.method, dict(entry.hparams), layout.horizon
             ),
             judged=tuple(judged),
+            left_out=self._left_out,
         )
 
 
@@ -404,6 +440,7 @@ def _is_branch(job: trials.Job) -> bool:
     return not math.isinf(start)
 
 
+@numerics.settled
 def run(
     settings: Settings,
     workdir: str | os.PathLike[str],
@@ -428,17 +465,22 @@ def run(
       Interrupted: on SIGINT and SIGTERM.
     """
     overrides = dict(overrides or {})
-    names = settings.select.methods
-    if not names:
-        names = settings.methods if "methods" in overrides else tuple(methods.METHODS)
-    chosen = [methods.find(name) for name in names]
+    chosen = [methods.find(name) for name in named_methods(settings, overrides)]
     if settings.grid:
         name = next(iter(settings.grid))
         raise UsageError(f"config.grid.{name} is for --mode=train, not for select")
     settings, made = blocks_lib.load(settings, data_dir)
     loaded = dict(zip(settings.tasks, made, strict=True))
     how = (settings, workdir, overrides, experiment.say, data_dir, launch)
-    return _race_all(loaded, chosen, *how)
+    named = bool(settings.select.methods) or "methods" in overrides
+    return _race_all(loaded, chosen, named, *how)
+
+
+def named_methods(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the methods that race; `methods` counts if `overrides` has set it."""
+    if settings.select.methods:
+        return settings.select.methods
+    return settings.methods if "methods" in overrides else tuple(methods.METHODS)
 
 
 def select(
@@ -476,30 +518,123 @@ def select(
     Example:
       >>> print(lrjax.select(task, budget=8, epochs=30))
     """
+    if not isinstance(task, Task | str):
+        raise UsageError(
+            f"select: task must be a lrjax.Task or the name of one, not {_brief(task)}"
+        )
+    for name, folder in (("workdir", workdir), ("data_dir", data_dir)):
+        if folder is not None and not isinstance(folder, str | os.PathLike):
+            raise UsageError(f"select: {name} must be a path, not {_brief(folder)}")
+    if not callable(log):
+        raise UsageError(f"select: log must be a function, not {_brief(log)}")
+    chosen = _chosen(methods)
     config = config_lib.base()
     config.tasks = (task if isinstance(task, str) else task.name,)
-    config.methods = ("adam",)  # what is chosen comes below
-    config.epochs, config.steps = epochs, steps
-    config.select.budget, config.select.seeds = budget, seeds
+    config.methods = ("adam",)  # what is chosen is told below
+    config.epochs = None if epochs is None else _whole("epochs", epochs)
+    config.steps = None if steps is None else _whole("steps", steps)
+    config.select.budget, config.select.seeds = _budget(budget), _seeds(seeds)
+    # Who computes in double precision wants that here, too.
+    config.precision = "float64" if jax.config.values["jax_enable_x64"] else "auto"
     settings = config_lib.check(config)
-    chosen = _chosen(methods)
+    return _select(settings, task, chosen, methods is not None, workdir, data_dir, log)
+
+
+@numerics.settled
+def _select(
+    settings: Settings,
+    task: Task | str,
+    chosen: Sequence[Method],
+    named: bool,
+    workdir: str | os.PathLike[str] | None,
+    data_dir: str | None,
+    log: Callable[[str], Any],
+) -> Selection:
     if isinstance(task, str):
-        task = tasks.make_task(task, protocol.find(settings.protocol).data, data_dir)
+        data = protocol.find(settings.protocol).data
+        precision = tasks.precision_of(task, settings.precision)
+        task = tasks.make_task(task, data, data_dir, precision=precision)
     else:
         check_task(task)
     loaded = {task.name: task}
     if workdir is not None:
-        return _race_all(loaded, chosen, settings, workdir, {}, log)[0]
+        return _race_all(loaded, chosen, named, settings, workdir, {}, log)[0]
     with tempfile.TemporaryDirectory(prefix="lrjax-select-") as folder:
-        return _race_all(loaded, chosen, settings, folder, {}, log)[0]
+        return _race_all(loaded, chosen, named, settings, folder, {}, log)[0]
+
+
+def _own(method: Method) -> Method:
+    """A method of the user's, once it was built.
+
+    Raises:
+      UsageError: if it cannot be.
+    """
+    if methods.METHODS.get(method.name) is method:
+        return method
+    try:
+        built = method.build(100, **method.defaults)
+    except Exception as error:  # the user's code may raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(
+            f"select: method '{method.name}': build(100, **defaults) fails: {reason}"
+        ) from error
+    if not (hasattr(built, "init") and hasattr(built, "update")):
+        raise UsageError(
+            f"select: method '{method.name}': build gives {_brief(built)}, which is no "
+            "transformation of Optax"
+        )
+    return method
+
+
+def _brief(value: object) -> str:
+    """Something of the wrong kind, in a few words."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"{text[:37]}... ({type(value).__name__})"
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number, NumPy's included."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise UsageError(f"select: {name} must be a whole number, not {_brief(value)}")
+
+
+def _budget(value: Any) -> float:
+    """A number, NumPy's included."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    raise UsageError(f"select: budget must be a number, not {_brief(value)}")
+
+
+def _seeds(value: Any) -> int | tuple[int, ...] | None:
+    """How many seeds, or which; ranges and NumPy's arrays included."""
+    if value is None:
+        return None
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        return _whole("seeds", value)
+    return tuple(_whole("each of seeds", each) for each in value)
 
 
 def _chosen(asked: Sequence[str | Method] | None) -> list[Method]:
     if asked is None:
         return list(methods.METHODS.values())
-    if isinstance(asked, str):
+    # A transformation of Optax is a tuple.
+    if isinstance(asked, str | Method | tuple) and type(asked) is not tuple:
         asked = [asked]
-    chosen = [m if isinstance(m, Method) else methods.find(m) for m in asked]
+    if not isinstance(asked, Iterable):
+        asked = [asked]
+    chosen = []
+    for each in asked:
+        if not isinstance(each, str | Method):
+            raise UsageError(
+                f"select: {_brief(each)} is no method: give its name (--mode=methods "
+                "lists them) or a lrjax.core.Method, which may be made of any "
+                "transformation of Optax"
+            )
+        chosen.append(_own(each) if isinstance(each, Method) else methods.find(each))
     if not chosen:
         raise UsageError("select: methods is empty: name at least one, or give None")
     names = [method.name for method in chosen]
@@ -512,6 +647,7 @@ def _chosen(asked: Sequence[str | Method] | None) -> list[Method]:
 def _race_all(
     loaded: Mapping[str, Task],
     chosen: Sequence[Method],
+    named: bool,
     settings: Settings,
     workdir: str | os.PathLike[str],
     overrides: Mapping[str, Any],
@@ -522,21 +658,24 @@ def _race_all(
     """Races on some tasks, one after the other, and writes the answers."""
     laid = []
     for name, task in loaded.items():  # all is laid out before any training
-        found = contenders(chosen, name, settings)
+        found = contenders(chosen, name, settings, named)
         horizon = settings.updates(name, task.steps_per_epoch)
-        chosen_plan = plan(
-            len(found), settings.select.budget, horizon, settings.select.seeds
-        )
+        wanted = len({each.method.name for each in found}) if named else 0
+        budget, seeds = settings.select.budget, settings.select.seeds
+        chosen_plan = plan(len(found), budget, horizon, seeds, wanted)
         laid.append((name, task, found, chosen_plan))
     with (
         results.Tables(workdir) as tables,
         experiment.signals() as signalled,
         launch(settings, data_dir, signalled) as launcher,
     ):
-        tables.write_config(dataclasses.asdict(settings), dict(overrides))
+        metrics = {
+            name: results.describe(task.metrics) for name, task in loaded.items()
+        }
+        tables.write_config(dataclasses.asdict(settings), dict(overrides), metrics)
         answers = []
         for name, task, found, layout in laid:
-            race = Race(task, name, found, layout, settings, tables, log)
+            race = Race(task, name, found, layout, settings, tables, log, chosen)
             with (
                 tqdm(
                     total=layout.budget / layout.horizon,

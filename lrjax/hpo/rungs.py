@@ -69,14 +69,20 @@ class Plan:
         return sizes(low)[0]
 
 
-def plan(count: int, budget: float, horizon: int, seeds: Sequence[int]) -> Plan:
+def plan(
+    count: int, budget: float, horizon: int, seeds: Sequence[int], wanted: int = 0
+) -> Plan:
     """Lays a race out: rungs, seeds, and how many of the contenders may start.
+
+    The last rung is the horizon if that can be; then there are as many before it as can
+    be. That so many as are wanted start comes before both.
 
     Args:
       count: contenders there are.
       budget: in full runs.
       horizon: updates of a full run.
       seeds: of every contender; none for as many as the budget bears, from 1 to 5.
+      wanted: contenders that should start, if the budget bears one rung of them.
 
     Raises:
       UsageError: if the budget is too small for one rung.
@@ -86,14 +92,19 @@ def plan(count: int, budget: float, horizon: int, seeds: Sequence[int]) -> Plan:
     least = min(count, 2)
     ninth = max(1, round(_FIRST * horizon))
     ends = [*(end for end in (ninth, 3 * ninth) if end < horizon), horizon]
-    # The last rung is the horizon if that can be; then as many before it as can be.
+    laid: list[Plan] = []
     for last in range(len(ends), 0, -1):
         for first in range(last):
             rungs = tuple(ends[first:last])
-            laid = Plan(horizon, budget * horizon, tuple(seeds), count, rungs)
-            entered = _entered(laid, count, least)
+            each = Plan(horizon, budget * horizon, tuple(seeds), count, rungs)
+            entered = _entered(each, count, least)
             if entered >= least:
-                return dataclasses.replace(laid, entered=entered)
+                laid.append(dataclasses.replace(each, entered=entered))
+    for each in laid:
+        if each.entered >= min(wanted, count):
+            return each
+    if laid:
+        return max(laid, key=lambda each: each.entered)
     need = math.ceil(100 * least * len(seeds) * ninth / horizon) / 100
     raise UsageError(
         f"select: a budget of {budget:g} full runs is too small for one rung of "

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from lrjax import report, results
-from lrjax.core import Method
+from lrjax import report, results, stats
+from lrjax.core import Method, Metric, counted
 
 ANSWER, TABLE, FIGURES = "selection.json", "selection.csv", ("png", "svg")
 
@@ -28,7 +27,7 @@ class Judged:
       label: method, and rate where it needs one.
       cooled: whether it was judged by a branch that came to rest.
       values: the metric on the validation part, one per seed; not finite where the
-        run diverged.
+        run diverged, or it is not defined.
       verdict: 'goes on', or why it was dropped.
     """
 
@@ -48,10 +47,13 @@ class Selection:
       task: name.
       method, hparams: what won, every hyperparameter.
       label: of what won, as in `judged`: method, and rate where it needs one.
-      metric: what the task is judged by, 'accuracy' or 'loss', on its validation part.
+      metric: name of what the task is judged by, on its validation part.
+      scale: the metric itself: its direction, unit, digits and bounds.
       score: mean of the winner over seeds at `judged_at`.
-      interval: 95 % Student's t interval of it; NaN with one seed. The winner was
-        chosen by these very numbers, so they flatter it a little.
+      values: of the winner there, one per seed.
+      interval: 95 % interval of the mean, as from `stats.interval`; NaN with fewer
+        than three seeds. The winner was chosen by these very numbers, so they flatter
+        it a little.
       runner_up: the best other contender on the last rung that had one; '' if none.
       runner_up_better: probability that it is better than the winner, from paired
         differences over seeds on that rung; NaN where two seeds say nothing.
@@ -62,6 +64,7 @@ class Selection:
       judged_at: updates after which the winner was judged for the last time.
       snippet: Python that trains with the winner without lrjax's runs and tables.
       judged: every contender on every rung, the best first.
+      left_out: names of the methods that were not tried.
     """
 
     task: str
@@ -69,7 +72,9 @@ class Selection:
     hparams: Mapping[str, Any]
     label: str
     metric: str
+    scale: Metric
     score: float
+    values: tuple[float, ...]
     interval: tuple[float, float]
     runner_up: str
     runner_up_better: float
@@ -80,18 +85,22 @@ class Selection:
     judged_at: int
     snippet: str
     judged: tuple[Judged, ...]
+    left_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        low, high = self.interval
-        sure = f"95 % interval {low:.4f} to {high:.4f}, " if low == low else ""
+        shown, (low, high) = self.scale.shown, self.interval
+        sure = f"95 % interval {shown(low)} to {shown(high)}, "
+        if math.isnan(low):
+            each = f"{', '.join(map(shown, self.values))}, "
+            sure = each if len(self.values) > 1 else ""
         at = "at the end of training"
         if self.judged_at < self.horizon:
             at = f"after {self.judged_at} of {self.horizon} updates, brought to rest"
         lines = [
             f"{self.task}: {self.label}",
             f"  hyperparameters  {_shown(self.hparams)}",
-            f"  validation {self.metric}  {self.score:.4f} ({sure}"
-            f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {at})",
+            f"  validation {self.scale.label}  {shown(self.score)} ({sure}"
+            f"{counted(len(self.seeds), 'seed')}, {at})",
         ]
         if self.runner_up:
             chance = "unknown with so few seeds"
@@ -105,20 +114,15 @@ class Selection:
             f"  cost  {self.cost:.2f} full runs of {self.horizon} updates "
             f"(budget {self.budget:g})"
         )
+        if self.left_out:
+            names = f"  not tried  {', '.join(self.left_out)}"
+            lines.append(textwrap.fill(names, 88, subsequent_indent="    "))
         code = textwrap.indent(self.snippet, "    ")
         return "\n".join([*lines, "", "  To train with it:", "", code])
 
 
 def _shown(hparams: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in hparams.items())
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % Student's t interval of a mean; NaN below two values."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    error = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return float(values.mean() - error), float(values.mean() + error)
 
 
 def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
@@ -213,10 +217,18 @@ def write(answers: Sequence[Selection], tables: results.Tables) -> None:
     Raises:
       UsageError: if they cannot be written.
     """
-    content = _finite([dataclasses.asdict(answer) for answer in answers])
+    content = _finite([_plain_answer(answer) for answer in answers])
     tables.replace(ANSWER, json.dumps(content, indent=1) + "\n")
     tables.replace(TABLE, _table(answers))
     report.races(content, tables.workdir)
+
+
+def _plain_answer(answer: Selection) -> dict[str, Any]:
+    """An answer as it stands in JSON."""
+    (scale,) = results.describe([answer.scale])
+    fields = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer)}
+    judged = [dataclasses.asdict(each) for each in answer.judged]
+    return {**fields, "scale": scale, "judged": judged}
 
 
 def _finite(value: Any) -> Any:
@@ -239,10 +251,12 @@ def _table(answers: Sequence[Selection]) -> str:
             "contender": each.label,
             "brought_to_rest": each.cooled,
             answer.metric: float(np.mean(each.values)),
-            "low": interval(np.array(each.values))[0],
-            "high": interval(np.array(each.values))[1],
+            "low": ends[0],
+            "high": ends[1],
+            "values": " ".join(f"{value:.6g}" for value in each.values),
             "verdict": each.verdict,
         }
         for answer in answers
         for each in answer.judged
+        for ends in [stats.interval(np.array(each.values), answer.scale)]
     ).to_csv(index=False, float_format="%.6g")

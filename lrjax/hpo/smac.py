@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lrjax.hpo.tuners import Outcome, Problem, Stage, Trial
 
 
@@ -114,15 +116,63 @@ def full_length(problem: Problem) -> int:
 
 
 def _brackets(problem: Problem) -> tuple[list[list[int]], list[list[float]]]:
-    """Trials and budgets of each stage, [bracket][stage]."""
-    from smac.intensifier.hyperband_utils import determine_HB
-
-    found = determine_HB(problem.min_budget, problem.max_budget, problem.eta)
-    brackets = range(found["number_of_brackets"])
+    """Trials and budgets of each stage, [bracket][stage] (Li et al. 2018)."""
+    last = promotions(problem.min_budget, problem.max_budget, problem.eta)
+    most = range(last, -1, -1)  # promotions, the first bracket has most
     return (
-        [found["n_configs_in_stage"][bracket] for bracket in brackets],
-        [found["budgets_in_stage"][bracket] for bracket in brackets],
+        [stage_sizes(problem.eta, stage, last) for stage in most],
+        [_budgets(problem, stage) for stage in most],
     )
+
+
+def promotions(least: int, most: int, eta: int) -> int:
+    """How often a budget can be multiplied by eta from the least to the most one."""
+    count = 0
+    while least * eta ** (count + 1) <= most:
+        count += 1
+    return count
+
+
+def stage_sizes(eta: int, count: int, most: int) -> list[int]:
+    """Trials in the stages of a bracket.
+
+    Args:
+      eta: of so many one is promoted.
+      count: promotions in this bracket.
+      most: promotions in the bracket that has most.
+    """
+    first = -(-(eta**count * (most + 1)) // (count + 1))
+    return [first // eta**stage for stage in range(count + 1)]
+
+
+def _budgets(problem: Problem, count: int) -> list[float]:
+    """As SMAC has them, to the bit."""
+    down = -np.linspace(count, 0, count + 1)
+    return (problem.max_budget * np.power(problem.eta, down)).tolist()
+
+
+def _hyperband(scenario: Any, eta: int) -> Any:
+    """SMAC's Hyperband with its stages counted in whole numbers.
+
+    SMAC 2.4.1 takes log(243) / log(3) for 4.999999999999999 and leaves the smallest
+    budget out; of 729 configurations it promotes 0.999... to the last stage, and so
+    none.
+    """
+    from smac import MultiFidelityFacade
+
+    intensifier: Any = MultiFidelityFacade.get_intensifier(scenario, eta=eta)
+    rounded = intensifier._compute_configs_and_budgets_for_stages
+
+    def exact(eta: int, budget: float, count: int, most: int | None = None) -> Any:
+        sizes = stage_sizes(eta, count, count if most is None else most)
+        return rounded(eta, budget, count, most)[0], sizes
+
+    def count(eta: int, most: int, least: int) -> int:
+        return promotions(least, most, eta)
+
+    intensifier._get_max_iterations = count
+    intensifier._compute_configs_and_budgets_for_stages = exact
+    return intensifier
 
 
 def _facade(problem: Problem, folder: Path) -> Any:
@@ -144,7 +194,7 @@ def _facade(problem: Problem, folder: Path) -> Any:
         scenario,
         initial_design=_initial_design(scenario, problem),
         acquisition_maximizer=make_maximizer(scenario),
-        intensifier=MultiFidelityFacade.get_intensifier(scenario, eta=problem.eta),
+        intensifier=_hyperband(scenario, problem.eta),
         logging_level=False,
         overwrite=True,
     )

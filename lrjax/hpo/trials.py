@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import blocks as blocks_lib
-from lrjax import checkpoint, crew, experiment, programs, results, train
+from lrjax import checkpoint, crew, experiment, programs, protocol, results, train
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Method, PyTree, Run, Task
@@ -249,6 +249,7 @@ def block_of(pack: Pack, task: Task) -> Block:
         fresh_batches=run.fresh_batches,
         dtype=jnp.float64 if run.precision == "float64" else jnp.float32,
         one_by_one=blocks_lib.trained_one_by_one(target.task),
+        sums_losses=protocol.find(run.protocol).sums_losses(run.task),
     )
     runs = zip(*([job.run for job in lane] for lane in filled), strict=True)
     return Block(program, tuple(runs), tuple(t for _, t in split))
@@ -314,6 +315,8 @@ def train_block(
             written = time.monotonic()
             experiment.stop_if(stopping)
     progress(steps - start)
+    if "mean_batch_loss" in last:  # of a block that ended early, as all had diverged
+        last["mean_batch_loss"] = last["mean_batch_loss"] * (start / steps)
     found = block.lanes_of
     host = jax.device_get(state) if begin.keep else None
     return {

@@ -19,7 +19,17 @@ import jax
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
-from lrjax import evaluation, experiment, methods, protocol, report, results, tasks
+from lrjax import (
+    evaluation,
+    experiment,
+    hyperparameters,
+    methods,
+    numerics,
+    protocol,
+    report,
+    results,
+    tasks,
+)
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import (
@@ -30,6 +40,8 @@ from lrjax.core import (
     Space,
     Task,
     UsageError,
+    counted,
+    unknown,
 )
 from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
@@ -43,7 +55,6 @@ _WIDTH_ELSEWHERE = 32
 # Up to so many trials are trained in blocks of one lane where the width is free.
 _FEW = {"cpu": 2}
 _MOST_ROWS = 2**20  # of a round of linear models: its order is held at once
-_PENALTY = 2.0  # a crashed trial costs so many times the worst finite cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +72,8 @@ class Target:
       unit_steps: updates of one.
       fidelity: 'truncate' or 'rescale'.
       continuing: whether promoted trials go on from their states.
-      cost: the measurement to be minimised.
+      cost: the measurement that tells how good a trial is.
+      diverged: what a trial costs that diverges, as in `protocol.Tuning`.
       full_length: trials at the full budget to reach with smac, whatever it leaves out.
     """
 
@@ -76,6 +88,7 @@ class Target:
     fidelity: str
     continuing: bool
     cost: str
+    diverged: str | float
     full_length: bool
 
     @property
@@ -108,6 +121,14 @@ class Target:
         """Lanes of a block."""
         return width_of(self, count)
 
+    def cost_of(self, values: Mapping[str, float]) -> float:
+        """What the tuner is told of a trial's measurements; lower is better."""
+        alike = self.cost.replace("valid_", "train_", 1)  # where the parts are the same
+        value = values[self.cost if self.cost in values else alike]
+        rising = {f"valid_{m}" for m in self.task.metrics if m.higher_is_better}
+        rising |= {name.replace("valid_", "train_", 1) for name in rising}
+        return -value if self.cost in rising else value
+
     def identity(self) -> str:
         """16 hexadecimal digits that follow from all that changes a trial."""
         fields = {
@@ -125,11 +146,8 @@ class Target:
 
     def hparams(self, trial: tuners.Trial) -> dict[str, Any]:
         """Every hyperparameter of a trial."""
-        tuned = {
-            name: int(value) if self.problem.space.ranges[name].integer else value
-            for name, value in trial.hparams.items()
-        }
-        return {**self.base, **tuned}
+        asked = {**self.base, **trial.hparams}
+        return hyperparameters.proposed(self.method, asked, self.run.precision)
 
     def trial_run(self, trial: tuners.Trial) -> Run:
         """What a trial trains."""
@@ -143,6 +161,7 @@ class Target:
         )
 
 
+@numerics.settled
 def run(
     settings: Settings,
     workdir: str | os.PathLike[str],
@@ -172,7 +191,11 @@ def run(
         known = _known(found, results.load_trials(workdir), tables.workdir)
 
         def record() -> None:
-            tables.write_config(dataclasses.asdict(settings), dict(overrides or {}))
+            tables.write_config(
+                dataclasses.asdict(settings),
+                dict(overrides or {}),
+                {each.run.task: results.describe(each.task.metrics) for each in found},
+            )
 
         record()
         searches = [
@@ -282,7 +305,7 @@ def _target(
             precision=tasks.precision_of(name, settings.precision),
             eval_every=every,
             data=data,
-            fresh_batches=method in choices.fresh_batches,
+            fresh_batches=choices.draws_afresh(method, name),
             recalibrated=evaluation.recalibrates(task, methods.find(method), base),
             options=task.options,
         ),
@@ -295,9 +318,22 @@ def _target(
         fidelity=fidelity,
         # A schedule laid out for the budget is another one for each budget.
         continuing=tune.continuing and fidelity == "truncate",
-        cost=tuning.cost,
+        cost=_cost(tune.cost, name, task) or tuning.cost,
+        diverged=tuning.diverged,
         full_length=tuning.full_length,
     )
+
+
+def _cost(asked: str, name: str, task: Task) -> str:
+    """The column to tune by that was asked for.
+
+    Raises:
+      UsageError: if the task is not measured so.
+    """
+    columns = [f"{part}_{m}" for part in ("valid", "train") for m in task.metrics]
+    if asked and asked not in columns:
+        raise unknown(f"config.tune.cost of {name}", asked, columns)
+    return asked
 
 
 def _space(settings: Settings, tuning: protocol.Tuning, method: str) -> Space:
@@ -449,27 +485,24 @@ class Search:
         target, raw, states = self.target, [], {}
         for number, trial in enumerate(self.trials, len(self.rows)):
             if row := self._known.get(number):
-                done = row["status"] == "done"
-                raw.append((row["cost"] if done else math.nan, row["seconds"]))
+                raw.append((row["cost"], row["status"] == "crashed", row["seconds"]))
                 continue
             result = trained[results.run_id(target.trial_run(trial))]
-            value = result.values[target.cost]
-            dead = result.values["diverged_at"] > 0
-            raw.append((math.nan if dead else value, result.seconds))
+            value = target.cost_of(result.values)
+            dead = result.values["diverged_at"] > 0 or not math.isfinite(value)
+            raw.append((value, dead, result.seconds))
             if result.state and self._goes_on(trial):
                 states[trial.config_id] = result.state
         self._states |= states
         finite = [row["cost"] for row in self.rows if row["status"] == "done"]
-        finite += [cost for cost, _ in raw if math.isfinite(cost)]
-        penalty = _PENALTY * max([abs(cost) for cost in finite], default=1.0)
+        finite += [cost for cost, crashed, _ in raw if not crashed]
         outcomes = []
-        for number, (trial, (cost, seconds)) in enumerate(
+        for number, (trial, (cost, crashed, seconds)) in enumerate(
             zip(self.trials, raw, strict=True), len(self.rows)
         ):
-            crashed = not math.isfinite(cost)
-            outcomes.append(
-                tuners.Outcome(penalty if crashed else cost, crashed, seconds)
-            )
+            if crashed:
+                cost = _crash_cost(target.diverged, cost, finite)
+            outcomes.append(tuners.Outcome(cost, crashed, seconds))
             row = self._head(number, trial) | {
                 "cost": outcomes[-1].cost,
                 "status": "crashed" if crashed else "done",
@@ -516,12 +549,20 @@ class Search:
     def summary(self) -> str:
         """A line that says what was found."""
         if not self.best:
-            return f"{self.target.name}: all {len(self.rows)} trials diverged"
+            trials = counted(len(self.rows), "trial")
+            return f"{self.target.name}: all of {trials} diverged"
         return (
             f"{self.target.label} on {self.target.run.task}: {self.tuned(self.best)} "
             f"(cost {self.best['cost']:.5g} at {self.best['budget']} "
-            f"{self.target.unit}), best of {len(self.rows)} trials"
+            f"{self.target.unit}), best of {counted(len(self.rows), 'trial')}"
         )
+
+
+def _crash_cost(rule: str | float, measured: float, finite: Sequence[float]) -> float:
+    """What a trial costs that diverged, by the rule of `protocol.Tuning.diverged`."""
+    if rule == "twice the worst":
+        return 2 * max([abs(cost) for cost in finite], default=1.0)
+    return measured if rule == "as measured" else float(rule)
 
 
 def planned(search: Search) -> list[tuple[tuners.Stage, float]]:
@@ -544,7 +585,7 @@ def plan_lines(search: Search) -> list[str]:
     stages = planned(search)
     row = "{:>7}{:>8}{:>8}{:>11}".format
     return [
-        f"{target.label} on {target.run.task}: {problem.trials} trials of "
+        f"{target.label} on {target.run.task}: {counted(problem.trials, 'trial')} of "
         f"{problem.min_budget} to {problem.max_budget} {target.unit}; promoted ones "
         + ("go on from their states" if target.continuing else "start anew"),
         row("stage", "trials", target.unit, "full runs"),

@@ -16,8 +16,8 @@ class Score(NamedTuple):
     """What a contender reached on a rung, a number per seed, higher is better.
 
     Attributes:
-      values: the task's metric; -inf where the run diverged.
-      losses: minus the validation loss.
+      values: the task's metric; -inf where the run diverged, or it is not defined.
+      losses: minus the validation loss; -inf where the run diverged.
     """
 
     values: np.ndarray
@@ -93,8 +93,10 @@ def judge(scores: Mapping[int, Score], quota: int, early: bool) -> Verdict:
     leader, kept, reasons = scores[order[0]], [], {}
     for i in order:
         if not np.isfinite(scores[i].values).all():
-            count = int((~np.isfinite(scores[i].values)).sum())
-            reasons[i] = f"diverged with {count} of {len(scores[i].values)} seeds"
+            what, lost = "diverged", ~np.isfinite(scores[i].losses)
+            if not lost.any():
+                what, lost = "not defined", ~np.isfinite(scores[i].values)
+            reasons[i] = f"{what} with {int(lost.sum())} of {len(lost)} seeds"
             continue
         chance = chance_worse(leader.judged(early), scores[i].judged(early))
         if len(kept) < quota:

@@ -9,12 +9,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+
+from lrjax.optim import leaves
 
 PyTree = Any
 Scalar = float | jax.Array
 ScalarOrSchedule = Scalar | Callable[[jax.Array], Any]
+# One value for each leaf of the parameters; `each_leaf` says in which forms.
+PerLeaf = PyTree | Callable[[PyTree], PyTree] | None
 
 
 def scalar_dtype(tree: PyTree) -> Any:
@@ -48,7 +53,7 @@ def rate_at(learning_rate: ScalarOrSchedule, count: jax.Array, dtype: Any) -> ja
 
 def is_zero(value: Scalar) -> bool:
     """Whether a hyperparameter is known to be zero while tracing."""
-    return isinstance(value, int | float) and value == 0
+    return isinstance(value, int | float | np.number) and bool(value == 0)
 
 
 def is_positive(value: Scalar) -> bool:
@@ -56,14 +61,116 @@ def is_positive(value: Scalar) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
+def each_leaf(name: str, values: PerLeaf, params: PyTree) -> PyTree:
+    """The values that an argument gives to the leaves of the parameters.
+
+    Args:
+      name: the argument's, for the error.
+      values: a tree with the structure of `params`, or a prefix of it: a value then
+        stands for all leaves below; or a function from `params` to such a tree.
+      params: the parameters, of any shapes.
+
+    Returns:
+      a tree with the structure of `params`.
+
+    Raises:
+      ValueError: if the structures do not agree; one line.
+    """
+    # A tree of a class of the user's, as a module's, may be callable as well.
+    if callable(values) and jax.tree_util.all_leaves([values]):
+        values = values(params)
+    try:
+        return jax.tree.broadcast(values, params)
+    except ValueError:
+        found, needed = jax.tree.structure(values), jax.tree.structure(params)
+        raise ValueError(
+            f"{name} must have the structure of the parameters, or a prefix of it: "
+            f"{_short(found)} is not of {_short(needed)}"
+        ) from None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def decayed(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
+    """Which leaves decay, as a tree of Python's booleans.
+
+    Args:
+      weight_decay: the coefficient; where it is known to be zero, no leaf decays.
+      mask: booleans, as `each_leaf` takes them; None for all.
+      params: the parameters.
+
+    Raises:
+      ValueError: if `mask` has another structure or holds anything else; one line.
+    """
+    if is_zero(weight_decay) or mask is None:
+        kept = not is_zero(weight_decay)
+        return jax.tree.map(lambda _: kept, params)
+
+    def flag(value):
+        array = isinstance(value, np.ndarray | np.bool_ | jax.Array)
+        if array and not isinstance(value, jax.core.Tracer) and not value.shape:
+            value = value.item()
+        if not isinstance(value, bool):
+            raise ValueError(
+                "weight_decay_mask must hold booleans, one for a leaf and known while "
+                f"tracing, not {_short(value)}"
+            )
+        return value
+
+    return jax.tree.map(flag, each_leaf("weight_decay_mask", mask, params))
+
+
 def add_decay(
-    grad: jax.Array, param: jax.Array, weight_decay: Scalar, dtype: Any
+    grad: jax.Array,
+    param: jax.Array,
+    weight_decay: Scalar,
+    dtype: Any,
+    decays: bool = True,
 ) -> jax.Array:
-    """`grad + weight_decay * param`, not reading `param` without decay."""
+    """`grad + weight_decay * param`, not reading `param` without decay.
+
+    `decays` is the leaf's in the tree that `decayed` gives.
+    """
     grad = grad.astype(dtype)
-    if is_zero(weight_decay):
+    if is_zero(weight_decay) or not decays:
         return grad
     return grad + jnp.asarray(weight_decay, dtype) * param
+
+
+def rate_factors(factors: PerLeaf, params: PyTree, dtype: Any) -> PyTree:
+    """What `times` multiplies the learning rate of each leaf by.
+
+    Args:
+      factors: numbers, which may be traced, as `each_leaf` takes them; None for 1.
+      params: the parameters.
+      dtype: of the factors.
+
+    Raises:
+      ValueError: if `factors` has another structure or holds what is no finite number
+        from 0; one line.
+    """
+    if factors is None:
+        return jax.tree.map(lambda _: 1, params)
+
+    def factor(value):
+        known = not isinstance(value, jax.Array)
+        numeric = isinstance(value, int | float | np.number) or not known
+        if not numeric or np.shape(value) or (known and not 0 <= value < np.inf):
+            raise ValueError(
+                "learning_rate_factors must hold finite numbers from 0, one for a "
+                f"leaf, not {_short(value)}"
+            )
+        return jnp.asarray(value, dtype)
+
+    return jax.tree.map(factor, each_leaf("learning_rate_factors", factors, params))
+
+
+def times(factor: int | jax.Array, value: Any) -> Any:
+    """`factor * value`; no product where `rate_factors` was given no factors."""
+    return value if isinstance(factor, int) else factor * value
 
 
 def require_params(params: PyTree | None) -> PyTree:
@@ -125,11 +232,16 @@ def total(tree: PyTree, dtype: Any) -> jax.Array:
     return reduce(operator.add, jax.tree.leaves(tree), jnp.zeros((), dtype))
 
 
+def cast(leaf: Any, dtype: Any) -> Any:
+    """An array in `dtype`; a leaf's flag or number as it is."""
+    return leaf if isinstance(leaf, bool | int | float) else leaf.astype(dtype)
+
+
 def sum_leaves(fn: Callable[..., jax.Array], dtype: Any, *trees: PyTree) -> jax.Array:
     """Sum of `fn(*leaves)` over all entries of all leaves, computed in `dtype`."""
 
     def leaf_sum(*leaves):
-        return jnp.sum(fn(*(leaf.astype(dtype) for leaf in leaves)))
+        return jnp.sum(fn(*(cast(leaf, dtype) for leaf in leaves)))
 
     return total(jax.tree.map(leaf_sum, *trees), dtype)
 
@@ -150,7 +262,7 @@ def sums(
     """
 
     def leaf_sums(*leaves):
-        values = fn(*(leaf.astype(dtype) for leaf in leaves))
+        values = fn(*(cast(leaf, dtype) for leaf in leaves))
         shape = values[0].shape
         if not shape:
             return values
@@ -188,18 +300,25 @@ def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
 def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
     """`fn(kept, param)` leaf by leaf, and `param` where a mask left nothing.
 
-    Inside `optax.flatten` all leaves are kept as one.
+    What is kept is as `leaves.as_real` has it, and so is what `fn` sees; the result is
+    like the parameters. Inside `optax.flatten` all leaves are kept as one.
     """
-    if isinstance(kept, jax.Array) and not isinstance(params, jax.Array):
-        flat, unravel = ravel_pytree(params)
-        return unravel(fn(kept, flat))
 
     def masked(node):
         return isinstance(node, optax.MaskedNode)
 
-    return jax.tree.map(
-        lambda k, p: p if masked(k) else fn(k, p), kept, params, is_leaf=masked
-    )
+    def leaf(kept, param):
+        if masked(kept):
+            return param
+        return leaves.like(fn(kept, leaves.as_real(param)), param)
+
+    if isinstance(kept, jax.Array):
+        treedef = jax.tree.structure(params)
+        whole = jax.tree_util.treedef_is_leaf(treedef)
+        if not whole or jnp.shape(leaves.as_real(params)) != kept.shape:
+            flat, unravel = ravel_pytree(params)
+            return unravel(leaf(kept, flat))
+    return jax.tree.map(leaf, kept, params, is_leaf=masked)
 
 
 def after(token: jax.Array, *values: Scalar) -> list[jax.Array]:
@@ -230,6 +349,7 @@ class LearningRateState(NamedTuple):
     learning_rate: jax.Array
 
 
+@leaves.any_leaves
 def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule,
 ) -> optax.GradientTransformationExtraArgs:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 class SgdState(NamedTuple):
@@ -25,11 +25,13 @@ class SgdState(NamedTuple):
     velocity: Any
 
 
+@leaves.any_leaves
 def sgd(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     momentum: base.Scalar | None = None,
     nesterov: bool = False,
     weight_decay: base.Scalar = 0.0,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Stochastic gradient descent.
 
@@ -44,6 +46,7 @@ def sgd(
       momentum: :math:`\mu`; with None there is no state for it.
       nesterov: whether to use Nesterov's momentum. Static.
       weight_decay: coefficient w of weight decay, added to the gradient.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. It equals ``torch.optim.SGD`` and has its defaults.
@@ -63,10 +66,12 @@ def sgd(
         rate = base.rate_at(learning_rate, state.count, dtype)
         directions, velocity = updates, state.velocity
         if not base.is_zero(weight_decay):
+            params = base.require_params(params)
             directions = jax.tree.map(
-                lambda g, p: base.add_decay(g, p, weight_decay, dtype),
+                lambda g, p, decays: base.add_decay(g, p, weight_decay, dtype, decays),
                 updates,
-                base.require_params(params),
+                params,
+                base.decayed(weight_decay, weight_decay_mask, params),
             )
         if momentum is not None:
             (mu,) = base.scalars(dtype, momentum)
@@ -105,6 +110,7 @@ def _adam(
     b2: base.Scalar,
     eps: base.Scalar,
     weight_decay: base.Scalar,
+    weight_decay_mask: base.PerLeaf,
     nesterov: bool,
 ) -> optax.GradientTransformationExtraArgs:
     def init(params):
@@ -127,7 +133,7 @@ def _adam(
         scale2 = 1 / base.bias_correction(beta2, count)
         ahead = beta1 / base.bias_correction(beta1, count + 1)
 
-        def leaf(grad, param, m, v):
+        def leaf(grad, param, m, v, decays):
             new_m = beta1 * m + (1 - beta1) * grad
             new_v = beta2 * v + (1 - beta2) * (grad * grad)
             if nesterov:
@@ -135,7 +141,9 @@ def _adam(
             else:
                 mean = scale1 * new_m
             direction = mean / (jnp.sqrt(scale2 * new_v) + epsilon)
-            change = -rate * base.add_decay(direction, param, weight_decay, dtype)
+            change = -rate * base.add_decay(
+                direction, param, weight_decay, dtype, decays
+            )
             return (
                 change.astype(param.dtype),
                 new_m.astype(m.dtype),
@@ -143,19 +151,27 @@ def _adam(
             )
 
         changes, exp_avg, exp_avg_sq = base.map_leaves(
-            leaf, 3, updates, params, state.exp_avg, state.exp_avg_sq
+            leaf,
+            3,
+            updates,
+            params,
+            state.exp_avg,
+            state.exp_avg_sq,
+            base.decayed(weight_decay, weight_decay_mask, params),
         )
         return changes, AdamState(count, rate, exp_avg, exp_avg_sq)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@leaves.any_leaves
 def adamw(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     b1: base.Scalar = 0.9,
     b2: base.Scalar = 0.999,
     eps: base.Scalar = 1e-8,
     weight_decay: base.Scalar = 1e-2,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay.
 
@@ -172,23 +188,41 @@ def adamw(
       b2: decay of the second moment.
       eps: term outside of the root in the denominator.
       weight_decay: coefficient w of weight decay, times the learning rate.
+      weight_decay_mask: the leaves that decay: a tree of booleans with the structure
+        of the parameters, or a prefix of it, or a function from the parameters to such
+        a tree, as ``mask`` of ``optax.adamw``. None for all.
 
     Returns:
       The transformation. It equals ``torch.optim.AdamW`` and has its defaults.
+
+    Raises:
+      ValueError: in `update`, if the mask does not fit the parameters.
+
+    Example:
+      Biases and the scales of norms, which are vectors, do not decay::
+
+        def matrices(params):
+            return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+        transformation = optim.adamw(1e-3, weight_decay_mask=matrices)
 
     References:
       Loshchilov and Hutter, `Decoupled Weight Decay Regularization
       <https://arxiv.org/abs/1711.05101>`_, 2019.
     """
-    return _adam(learning_rate, b1, b2, eps, weight_decay, nesterov=False)
+    return _adam(
+        learning_rate, b1, b2, eps, weight_decay, weight_decay_mask, nesterov=False
+    )
 
 
+@leaves.any_leaves
 def nadamw(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     b1: base.Scalar = 0.9,
     b2: base.Scalar = 0.999,
     eps: base.Scalar = 1e-8,
     weight_decay: base.Scalar = 1e-4,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with Nesterov momentum and decoupled weight decay.
 
@@ -205,6 +239,7 @@ def nadamw(
       b2: decay of the second moment.
       eps: term outside of the root in the denominator.
       weight_decay: coefficient w of weight decay, times the learning rate.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. It equals ``optax.nadamw`` and has its defaults.
@@ -213,4 +248,6 @@ def nadamw(
       Dozat, `Incorporating Nesterov Momentum into Adam
       <https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ>`_, 2016.
     """
-    return _adam(learning_rate, b1, b2, eps, weight_decay, nesterov=True)
+    return _adam(
+        learning_rate, b1, b2, eps, weight_decay, weight_decay_mask, nesterov=True
+    )

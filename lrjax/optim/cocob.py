@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 class CocobState(NamedTuple):
@@ -33,12 +33,14 @@ class CocobState(NamedTuple):
     learning_rate = None  # there is no scalar step size
 
 
+@leaves.any_leaves
 def cocob(
     learning_rate: base.ScalarOrSchedule = 1.0,
     alpha: base.Scalar = 100.0,
     eps: base.Scalar = 1e-8,
     weight_decay: base.Scalar = 0.0,
     decay_after_rate: bool = False,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Continuous coin betting (COCOB-Backprop).
 
@@ -63,6 +65,7 @@ def cocob(
       weight_decay: coefficient w of weight decay, added to the gradient.
       decay_after_rate: use :math:`c_t = \gamma_t g_t + w x_t` instead, as one copy of
         this method that tracks its rate does. Static.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -94,11 +97,11 @@ def cocob(
         rate = jnp.where(state.count < 0, 0, rate)
         (warmup,) = base.scalars(dtype, alpha)
 
-        def leaf(grad, param, start, scale, gradient_sum, absolute_sum, reward):
+        def leaf(grad, param, start, scale, gradient_sum, absolute_sum, reward, decays):
             if decay_after_rate:
-                coin = base.add_decay(rate * grad, param, weight_decay, dtype)
+                coin = base.add_decay(rate * grad, param, weight_decay, dtype, decays)
             else:
-                coin = rate * base.add_decay(grad, param, weight_decay, dtype)
+                coin = rate * base.add_decay(grad, param, weight_decay, dtype, decays)
             size = jnp.abs(coin)
             scale = jnp.maximum(scale, size)
             absolute_sum = absolute_sum + size
@@ -123,6 +126,7 @@ def cocob(
             state.gradient_sum,
             state.absolute_sum,
             state.reward,
+            base.decayed(weight_decay, weight_decay_mask, params),
         )
         return changes, CocobState(state.count + 1, state.start, *state_trees)
 

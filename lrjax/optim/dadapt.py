@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 def _grow(
@@ -49,6 +49,7 @@ class DAdaptAdamState(NamedTuple):
     exp_avg_sq: Any
 
 
+@leaves.any_leaves
 def dadapt_adam(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,
@@ -59,6 +60,8 @@ def dadapt_adam(
     growth_rate: base.Scalar = float("inf"),
     decouple: bool = False,
     use_bias_correction: bool = False,
+    learning_rate_factors: base.PerLeaf = None,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with D-Adaptation.
 
@@ -86,6 +89,13 @@ def dadapt_adam(
         give a kind of learning rate warmup effect".
       decouple: decay as in AdamW instead of adding to the gradient. Static.
       use_bias_correction: whether to use Adam's bias correction. Static.
+      learning_rate_factors: what the step of each leaf is multiplied by, d staying one
+        for all, in the forms that `prodigy` takes. It is officially `layer_scale`: the
+        same as measuring the leaf's parameters in units of the factor, but for `eps`
+        and for decoupled decay, which goes without. A leaf whose factor is 0 moves by
+        decay alone and takes no part in d, as a parameter group with a learning rate
+        of 0.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -128,29 +138,43 @@ def dadapt_adam(
         dlr = state.d * rate_factor(state.count, state.step, dtype)
         active = dlr > 0
 
-        def gradient(grad, param):
+        factors = base.rate_factors(learning_rate_factors, params, dtype)
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
+
+        def gradient(grad, param, decays):
             coupled = 0 if decouple else weight_decay
-            return base.add_decay(grad, param, coupled, dtype)
+            return base.add_decay(grad, param, coupled, dtype, decays)
 
         keep_s, keep1, keep2 = (jnp.where(active, b, 1) for b in (root2, beta1, beta2))
 
         def next_s(grad, s, keep_s):
             return keep_s * s + (1 - keep_s) * dlr * grad
 
-        def products(grad, param, s, v):
-            grad = gradient(grad, param)
+        def products(grad, param, s, v, decays, factor):
+            grad = gradient(grad, param, decays)
             old = s / (jnp.sqrt(v) + epsilon)
-            return grad * old, jnp.abs(next_s(grad, s, keep_s))
+            return (
+                base.times(factor, grad * old),
+                base.times(factor, jnp.abs(next_s(grad, s, keep_s))),
+            )
 
         product, norm = base.sums(
-            products, 2, dtype, updates, params, state.s, state.exp_avg_sq
+            products,
+            2,
+            dtype,
+            updates,
+            params,
+            state.s,
+            state.exp_avg_sq,
+            decays,
+            factors,
         )
         keep_s, keep1, keep2 = base.after(product, keep_s, keep1, keep2)
 
-        def leaf(grad, param, s, m, v):
-            grad = gradient(grad, param)
+        def leaf(grad, param, s, m, v, decays, factor):
+            grad = gradient(grad, param, decays)
             new_s = next_s(grad, s, keep_s)
-            new_m = keep1 * m + (1 - keep1) * dlr * grad
+            new_m = keep1 * m + (1 - keep1) * base.times(factor, dlr) * grad
             new_v = keep2 * v + (1 - keep2) * (grad * grad)
             change = -jnp.where(active, new_m, 0) / (jnp.sqrt(new_v) + epsilon)
             return (
@@ -161,7 +185,15 @@ def dadapt_adam(
             )
 
         s, m, v, changes = base.map_leaves(
-            leaf, 4, updates, params, state.s, state.exp_avg, state.exp_avg_sq
+            leaf,
+            4,
+            updates,
+            params,
+            state.s,
+            state.exp_avg,
+            state.exp_avg_sq,
+            decays,
+            factors,
         )
         moved = active & (norm > 0)
         numerator = root2 * state.numerator + (1 - root2) * dlr * product
@@ -169,7 +201,12 @@ def dadapt_adam(
         if decouple and not base.is_zero(weight_decay):
             (decay,) = base.scalars(dtype, weight_decay)
             shrink = jnp.where(moved, decay * dlr, 0)
-            changes = jax.tree.map(lambda u, p: u - shrink * p, changes, params)
+            changes = jax.tree.map(
+                lambda u, p, decays: u - shrink * p if decays else u,
+                changes,
+                params,
+                decays,
+            )
         return base.cast_like(changes, params), DAdaptAdamState(
             count=state.count + 1,
             step=state.step + moved,
@@ -209,12 +246,15 @@ class DAdaptSgdState(NamedTuple):
     start: Any
 
 
+@leaves.any_leaves
 def dadapt_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.0,
     weight_decay: base.Scalar = 0.0,
     d0: base.Scalar = 1e-6,
     growth_rate: base.Scalar = float("inf"),
+    learning_rate_factors: base.PerLeaf = None,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGD with D-Adaptation, in its dual averaging form with primal averaging.
 
@@ -237,6 +277,12 @@ def dadapt_sgd(
       d0: initial estimate of d; "rarely needs changing".
       growth_rate: bound :math:`\rho` on the growth of d in one step; "values like 1.02
         may help if training is unstable".
+      learning_rate_factors: what the learning rate of each leaf is multiplied by, d
+        staying one for all, in the forms that `prodigy` takes. A leaf whose factor is 0
+        stands still and takes no part in d, as a parameter group with a learning rate
+        of 0; other factors than 0 and 1 are refused by the official implementation.
+      weight_decay_mask: the leaves that decay, as in `adamw`. The official
+        implementation takes the first parameter group's decay for all groups.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -267,30 +313,44 @@ def dadapt_sgd(
         dtype = state.d.dtype
         rate = base.rate_at(learning_rate, state.count, dtype)
         (mu,) = base.scalars(dtype, momentum)
+        factors = base.rate_factors(learning_rate_factors, params, dtype)
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
+
+        def first_square(grad, factor):
+            square = jnp.square(grad)
+            return square if isinstance(factor, int) else (factor > 0) * square
+
         first_norm = jax.lax.cond(
             state.step == 0,
-            lambda: jnp.sqrt(base.sum_squares(updates, dtype)),
+            lambda: jnp.sqrt(base.sum_leaves(first_square, dtype, updates, factors)),
             lambda: state.first_norm,
         )
         dlr = base.safe_divide(state.d * rate, first_norm)
         active = dlr > 0
 
-        def gradient(grad, param):
-            return base.add_decay(grad, param, weight_decay, dtype)
+        def gradient(grad, param, decays):
+            return base.add_decay(grad, param, weight_decay, dtype, decays)
 
-        def products(grad, param, s):
-            grad = gradient(grad, param)
-            return grad * s, jnp.square(s + dlr * grad)
+        def products(grad, param, s, decays, factor):
+            grad = gradient(grad, param, decays)
+            return (
+                base.times(factor, grad * s),
+                jnp.square(s + base.times(factor, dlr) * grad),
+            )
 
-        product, square = base.sums(products, 2, dtype, updates, params, state.s)
+        product, square = base.sums(
+            products, 2, dtype, updates, params, state.s, decays, factors
+        )
         (step,) = base.after(product, dlr)
 
-        def leaf(grad, param, s, start):
-            new_s = s + step * gradient(grad, param)
+        def leaf(grad, param, s, start, decays, factor):
+            new_s = s + base.times(factor, step) * gradient(grad, param, decays)
             change = (1 - mu) * jnp.where(active, start - new_s - param, 0)
             return new_s.astype(s.dtype), change.astype(param.dtype)
 
-        s, changes = base.map_leaves(leaf, 2, updates, params, state.s, state.start)
+        s, changes = base.map_leaves(
+            leaf, 2, updates, params, state.s, state.start, decays, factors
+        )
         moved = active & (square > 0)
         numerator = state.numerator + dlr * product
         d_hat = base.safe_divide(2 * numerator, jnp.sqrt(square))
@@ -331,6 +391,7 @@ class DAdaptAdagradState(NamedTuple):
     start: Any
 
 
+@leaves.any_leaves
 def dadapt_adagrad(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.0,
@@ -338,6 +399,8 @@ def dadapt_adagrad(
     weight_decay: base.Scalar = 0.0,
     d0: base.Scalar = 1e-6,
     growth_rate: base.Scalar = float("inf"),
+    learning_rate_factors: base.PerLeaf = None,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaGrad with D-Adaptation.
 
@@ -363,6 +426,11 @@ def dadapt_adagrad(
       weight_decay: coefficient of weight decay, added to the gradient.
       d0: initial estimate of d; "rarely needs changing".
       growth_rate: bound :math:`\rho` on the growth of d in one step.
+      learning_rate_factors: what the learning rate of each leaf is multiplied by, d
+        staying one for all, in the forms that `prodigy` takes. A leaf whose factor is 0
+        stands still and takes no part in d. The official implementation takes the
+        first parameter group's learning rate for all groups.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -394,24 +462,37 @@ def dadapt_adagrad(
         rate = base.rate_at(learning_rate, state.count, dtype)
         mu, epsilon = base.scalars(dtype, momentum, eps)
         dlr = state.d * rate
+        factors = base.rate_factors(learning_rate_factors, params, dtype)
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
 
-        def accumulate(grad, param, s, square_sum):
-            grad = base.add_decay(grad, param, weight_decay, dtype)
-            new_s = s + dlr * grad
+        def accumulate(grad, param, s, square_sum, decays, factor):
+            grad = base.add_decay(grad, param, weight_decay, dtype, decays)
+            new_s = s + base.times(factor, dlr) * grad
             new_square_sum = square_sum + grad * grad
             return new_s.astype(s.dtype), new_square_sum.astype(square_sum.dtype)
 
         s, square_sum = base.map_leaves(
-            accumulate, 2, updates, params, state.s, state.square_sum
+            accumulate,
+            2,
+            updates,
+            params,
+            state.s,
+            state.square_sum,
+            decays,
+            factors,
         )
 
-        def products(grad, param, s, square_sum):
-            grad = base.add_decay(grad, param, weight_decay, dtype)
+        def products(grad, param, s, square_sum, decays, factor):
+            grad = base.add_decay(grad, param, weight_decay, dtype, decays)
             weight = 1 / (jnp.sqrt(square_sum) + epsilon)
-            return grad * weight * grad, s * weight * s, jnp.abs(s)
+            return (
+                base.times(factor * factor, grad * weight * grad),
+                s * weight * s,
+                jnp.abs(s),
+            )
 
         gradients, square, norm = base.sums(
-            products, 3, dtype, updates, params, s, square_sum
+            products, 3, dtype, updates, params, s, square_sum, decays, factors
         )
         # With a factor from after the sums the weights are computed again, not kept.
         (one,) = base.after(norm, jnp.ones((), dtype))
@@ -457,12 +538,15 @@ class DAdaptLionState(NamedTuple):
     exp_avg: Any
 
 
+@leaves.any_leaves
 def dadapt_lion(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,
     b2: base.Scalar = 0.99,
     weight_decay: base.Scalar = 0.0,
     d0: base.Scalar = 1e-6,
+    learning_rate_factors: base.PerLeaf = None,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Lion with D-Adaptation ("should be considered experimental").
 
@@ -485,6 +569,11 @@ def dadapt_lion(
       b2: decay of the momentum.
       weight_decay: coefficient w of decoupled weight decay.
       d0: initial estimate of d; "rarely needs changing".
+      learning_rate_factors: what the learning rate of each leaf is multiplied by, d
+        staying one for all, in the forms that `prodigy` takes. Decay goes without. A
+        leaf whose factor is 0 moves by decay alone and takes no part in d. The official
+        implementation has the largest learning rate of all parameter groups in each.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -518,19 +607,23 @@ def dadapt_lion(
         root2 = jnp.sqrt(beta2)
         dlr = state.d * rate
 
+        factors = base.rate_factors(learning_rate_factors, params, dtype)
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
         done = [jnp.zeros((), dtype)]
 
-        def leaf(grad, param, s, m):
+        def leaf(grad, param, s, m, decays, factor):
             # One leaf after the other, so that the signs of one are kept at a time.
             (mix,) = base.after(done[-1], beta1)
             mixed = mix * m + (1 - mix) * grad
             # A difference, unlike `jnp.sign`, is computed once for all its uses.
             u = (mixed > 0).astype(dtype) - (mixed < 0).astype(dtype)
-            product = jnp.sum(u * s.astype(dtype))
+            product = base.times(factor, jnp.sum(u * s.astype(dtype)))
             keep_s, keep_m = base.after(product, root2, beta2)
-            new_s = keep_s * s + (1 - root2) * dlr * u
-            new_m = keep_m * m + (1 - beta2) * dlr * grad
-            change = -dlr * base.add_decay(u, param, weight_decay, dtype)
+            rate = base.times(factor, dlr)
+            new_s = keep_s * s + (1 - root2) * rate * u
+            new_m = keep_m * m + (1 - beta2) * rate * grad
+            moved = base.times(factor, u)
+            change = -dlr * base.add_decay(moved, param, weight_decay, dtype, decays)
             norm = jnp.sum(jnp.abs(new_s), dtype=dtype)
             done.append(norm)
             return (
@@ -542,7 +635,7 @@ def dadapt_lion(
             )
 
         products, norms, s, m, changes = base.map_leaves(
-            leaf, 5, updates, params, state.s, state.exp_avg
+            leaf, 5, updates, params, state.s, state.exp_avg, decays, factors
         )
         product = base.total(products, dtype)
         norm = base.total(norms, dtype)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 class DogState(NamedTuple):
@@ -35,7 +35,7 @@ def _stack(fn, dtype, *trees) -> jax.Array:
     """Sums of `fn(*leaves)`, computed in `dtype`: a vector, one entry per tensor."""
 
     def leaf_sum(*leaves):
-        return jnp.sum(fn(*(leaf.astype(dtype) for leaf in leaves)))
+        return jnp.sum(fn(*(base.cast(leaf, dtype) for leaf in leaves)))
 
     sums = jax.tree.map(leaf_sum, *trees)
     return jnp.stack([jnp.zeros((), dtype), *jax.tree.leaves(sums)])[1:]
@@ -47,6 +47,7 @@ def _distance_over_gradients(
     eps: base.Scalar,
     weight_decay: base.Scalar,
     init_eta: base.Scalar | None,
+    weight_decay_mask: base.PerLeaf,
     layerwise: bool,
 ) -> optax.GradientTransformationExtraArgs:
     """DoG with one step size per tensor, or one for all of them."""
@@ -75,12 +76,15 @@ def _distance_over_gradients(
         dtype = state.distance.dtype
         rate = base.rate_at(learning_rate, state.count, dtype)
 
-        def gradient(grad, param):
-            return base.add_decay(grad, param, weight_decay, dtype)
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
+
+        def gradient(grad, param, decays):
+            return base.add_decay(grad, param, weight_decay, dtype, decays)
 
         moved = squares(operator.sub, dtype, params, state.start)
         distance = jnp.maximum(state.distance, jnp.sqrt(moved))
-        gradient_sum = state.gradient_sum + squares(gradient, dtype, updates, params)
+        square = squares(gradient, dtype, updates, params, decays)
+        gradient_sum = state.gradient_sum + square
         # Once the sum overflows the distance may too; no step then, rather than NaN.
         eta = rate * jnp.where(
             jnp.isinf(gradient_sum), 0, distance / jnp.sqrt(gradient_sum)
@@ -91,9 +95,10 @@ def _distance_over_gradients(
         leaves, treedef = jax.tree.flatten(params)
         etas = treedef.unflatten(list(eta) if layerwise else [eta] * len(leaves))
         changes = jax.tree.map(
-            lambda g, p, e: (-e * gradient(g, p)).astype(p.dtype),
+            lambda g, p, d, e: (-e * gradient(g, p, d)).astype(p.dtype),
             updates,
             params,
+            decays,
             etas,
         )
         return changes, DogState(
@@ -107,12 +112,14 @@ def _distance_over_gradients(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@leaves.any_leaves
 def dog(
     learning_rate: base.ScalarOrSchedule = 1.0,
     reps_rel: base.Scalar = 1e-6,
     eps: base.Scalar = 1e-8,
     weight_decay: base.Scalar = 0.0,
     init_eta: base.Scalar | None = None,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Distance over gradients: SGD whose step size needs no tuning.
 
@@ -133,6 +140,7 @@ def dog(
       weight_decay: coefficient of weight decay, added to the gradient.
       init_eta: if given, the first step size, instead of `reps_rel` and regardless of
         `learning_rate`.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -143,16 +151,24 @@ def dog(
       implementation: ``DoG`` of formll/dog 1.0.3.
     """
     return _distance_over_gradients(
-        learning_rate, reps_rel, eps, weight_decay, init_eta, layerwise=False
+        learning_rate,
+        reps_rel,
+        eps,
+        weight_decay,
+        init_eta,
+        weight_decay_mask,
+        layerwise=False,
     )
 
 
+@leaves.any_leaves
 def ldog(
     learning_rate: base.ScalarOrSchedule = 1.0,
     reps_rel: base.Scalar = 1e-6,
     eps: base.Scalar = 1e-8,
     weight_decay: base.Scalar = 0.0,
     init_eta: base.Scalar | None = None,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""L-DoG: `dog` for each tensor on its own.
 
@@ -167,6 +183,7 @@ def ldog(
       weight_decay: coefficient of weight decay, added to the gradient.
       init_eta: if given, the first step size, instead of `reps_rel` and regardless of
         `learning_rate`.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -177,7 +194,13 @@ def ldog(
       implementation: ``LDoG`` of formll/dog 1.0.3.
     """
     return _distance_over_gradients(
-        learning_rate, reps_rel, eps, weight_decay, init_eta, layerwise=True
+        learning_rate,
+        reps_rel,
+        eps,
+        weight_decay,
+        init_eta,
+        weight_decay_mask,
+        layerwise=True,
     )
 
 
@@ -199,6 +222,7 @@ class DowgState(NamedTuple):
     start: Any
 
 
+@leaves.any_leaves
 def dowg(
     learning_rate: base.ScalarOrSchedule = 1.0,
     eps: base.Scalar = 1e-4,
@@ -282,6 +306,7 @@ class CdowgState(NamedTuple):
     learning_rate = None  # there is no scalar step size
 
 
+@leaves.any_leaves
 def cdowg(
     learning_rate: base.ScalarOrSchedule = 1.0, eps: base.Scalar = 1e-8
 ) -> optax.GradientTransformationExtraArgs:
@@ -395,13 +420,13 @@ def polynomial_averaging(
     def init(params):
         return AveragingState(
             count=jnp.zeros((), jnp.int32),
-            average=base.copy(params),
+            average=base.copy(leaves.as_real(params, "polynomial_averaging")),
             inner=inner.init(params),
         )
 
     def update(updates, state, params=None, **extra_args):
         params = base.require_params(params)
-        dtype = base.scalar_dtype(params)
+        dtype = base.scalar_dtype(state.average)
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
         count = state.count + 1
         (decay,) = base.scalars(dtype, gamma)
@@ -409,7 +434,7 @@ def polynomial_averaging(
         average = jax.tree.map(
             lambda a, x: (a + weight * (x - a)).astype(a.dtype),
             state.average,
-            optax.apply_updates(params, updates),
+            leaves.as_real(optax.apply_updates(params, updates)),
         )
         return updates, AveragingState(count, average, inner_state)
 

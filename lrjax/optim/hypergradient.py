@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 class HypergradientSgdState(NamedTuple):
@@ -26,12 +26,14 @@ class HypergradientSgdState(NamedTuple):
     velocity: Any
 
 
+@leaves.any_leaves
 def hypergradient_sgd(
     learning_rate: base.Scalar,
     momentum: base.Scalar = 0.0,
     nesterov: bool = False,
     weight_decay: base.Scalar = 0.0,
     hypergrad_lr: base.Scalar = 1e-6,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGD with hypergradient descent on the learning rate (SGD-HD).
 
@@ -50,6 +52,7 @@ def hypergradient_sgd(
       nesterov: whether to use Nesterov's momentum. Static.
       weight_decay: coefficient w of weight decay, added to the gradient.
       hypergrad_lr: the learning rate :math:`\kappa` of the learning rate.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -74,7 +77,10 @@ def hypergradient_sgd(
         dtype = state.learning_rate.dtype
         mu, step = base.scalars(dtype, momentum, hypergrad_lr)
         grads = jax.tree.map(
-            lambda g, p: base.add_decay(g, p, weight_decay, dtype), updates, params
+            lambda g, p, decays: base.add_decay(g, p, weight_decay, dtype, decays),
+            updates,
+            params,
+            base.decayed(weight_decay, weight_decay_mask, params),
         )
         product = base.sum_leaves(operator.mul, dtype, grads, state.direction)
         rate = state.learning_rate + step * product
@@ -116,6 +122,7 @@ class HypergradientAdamState(NamedTuple):
     exp_avg_sq: Any
 
 
+@leaves.any_leaves
 def hypergradient_adam(
     learning_rate: base.Scalar = 1e-3,
     b1: base.Scalar = 0.9,
@@ -123,6 +130,7 @@ def hypergradient_adam(
     eps: base.Scalar = 1e-8,
     weight_decay: base.Scalar = 0.0,
     hypergrad_lr: base.Scalar = 1e-8,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with hypergradient descent on the learning rate (Adam-HD).
 
@@ -144,6 +152,7 @@ def hypergradient_adam(
       eps: term outside of the root in the denominator.
       weight_decay: coefficient w of weight decay, added to the gradient.
       hypergrad_lr: the learning rate :math:`\kappa` of the learning rate.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -174,13 +183,14 @@ def hypergradient_adam(
             return base.safe_divide(roots, base.bias_correction(beta1, count))
 
         before, now = debias(state.count), debias(state.count + 1)
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
 
-        def product(grad, param, m, v):
-            grad = base.add_decay(grad, param, weight_decay, dtype)
+        def product(grad, param, m, v, decays):
+            grad = base.add_decay(grad, param, weight_decay, dtype, decays)
             return jnp.sum(grad * (m / (jnp.sqrt(v) + epsilon)), dtype=dtype)
 
         products = jax.tree.map(
-            product, updates, params, state.exp_avg, state.exp_avg_sq
+            product, updates, params, state.exp_avg, state.exp_avg_sq, decays
         )
         rate, rates = state.learning_rate, []
         for value in jax.tree.leaves(products):
@@ -188,8 +198,8 @@ def hypergradient_adam(
             rates.append(rate)
         keep1, keep2 = base.after(rate, beta1, beta2)
 
-        def leaf(grad, param, m, v, leaf_rate):
-            grad = base.add_decay(grad, param, weight_decay, dtype)
+        def leaf(grad, param, m, v, decays, leaf_rate):
+            grad = base.add_decay(grad, param, weight_decay, dtype, decays)
             new_m = keep1 * m + (1 - beta1) * grad
             new_v = keep2 * v + (1 - beta2) * (grad * grad)
             change = -(leaf_rate * now) * new_m / (jnp.sqrt(new_v) + epsilon)
@@ -206,6 +216,7 @@ def hypergradient_adam(
             params,
             state.exp_avg,
             state.exp_avg_sq,
+            decays,
             jax.tree.structure(products).unflatten(rates),
         )
         return changes, HypergradientAdamState(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 from lrjax.optim.baselines import adamw
 from lrjax.optim.observation import (
     OBSERVED,
@@ -62,10 +62,16 @@ def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST:
             raise ValueError("no file of at most 1 MB")
+        with zipfile.ZipFile(path) as members:
+            if sum(member.file_size for member in members.infolist()) > _LARGEST:
+                raise ValueError("more than 1 MB when decompressed")
         with np.load(path, allow_pickle=False) as archive:
             weights = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not weights of a policy ({error})") from None
+        if not all(isinstance(value, np.ndarray) for value in weights.values()):
+            raise ValueError("not all of it is arrays")
+    except Exception as error:  # whatever zipfile, zlib and NumPy make of any bytes
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise ValueError(f"{path}: not weights of a policy ({reason})") from None
     units = np.shape(weights.get("out", 0))
     expected = {
         "hidden": (len(OBSERVED), *units),
@@ -130,6 +136,7 @@ class LearnedState(NamedTuple):
     inner: Any
 
 
+@leaves.any_leaves
 def learned(
     horizon: base.Scalar,
     learning_rate: base.Scalar = 1e-2,
@@ -139,6 +146,7 @@ def learned(
     weight_decay: base.Scalar = 0.0,
     actions: base.Scalar = 100,
     policy: str | Weights = "shipped",
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW whose rate a small network sets, trained on other tasks.
 
@@ -147,7 +155,7 @@ def learned(
     Args:
       horizon: updates in all.
       learning_rate: what the network's output is multiplied by.
-      b1, b2, eps, weight_decay: as in `adamw`.
+      b1, b2, eps, weight_decay, weight_decay_mask: as in `adamw`.
       actions: how often the rate is set; at most once an update.
       policy: weights of `network`, or what `load` reads them from.
 
@@ -162,7 +170,7 @@ def learned(
         weights: Weights = load(policy)
     else:
         weights = policy
-    adam = adamw(1.0, b1, b2, eps, weight_decay)
+    adam = adamw(1.0, b1, b2, eps, weight_decay, weight_decay_mask)
 
     def init(params):
         dtype = base.scalar_dtype(params)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 class PolyakState(NamedTuple):
@@ -24,6 +24,7 @@ class PolyakState(NamedTuple):
     learning_rate: jax.Array
 
 
+@leaves.any_leaves
 def polyak_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
     c: base.Scalar = 0.5,
@@ -89,6 +90,7 @@ class ArmijoState(NamedTuple):
     learning_rate: jax.Array
 
 
+@leaves.any_leaves
 def armijo_sgd(
     learning_rate: base.ScalarOrSchedule = 10.0,
     c: base.Scalar = 0.1,
@@ -152,9 +154,11 @@ def armijo_sgd(
     ):
         del extra_args
         params = base.require_params(params)
-        value = base.require_value("value", value)
-        value_fn = base.require_value("value_fn", value_fn)
         dtype = state.learning_rate.dtype
+        (value,) = base.scalars(dtype, base.require_value("value", value))
+        value_fn = base.require_value("value_fn", value_fn)
+        if not jax.tree.leaves(params):  # no search, which starts from the first leaf
+            return updates, state._replace(count=state.count + 1)
         highest = base.rate_at(learning_rate, state.count, dtype)
         transformation = search(highest)
         # After a search that found nothing the step size is 0, from where no factor

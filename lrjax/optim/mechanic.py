@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
-from lrjax.optim.readings import effective_learning_rate
+from lrjax.optim import base, leaves
+from lrjax.optim.readings import scaled_rate
 
 
 class MechanicState(NamedTuple):
@@ -22,7 +22,7 @@ class MechanicState(NamedTuple):
       square_sum: decaying sum of h squared, for each tuner.
       reward: decaying money won, for each tuner.
       learning_rate: the sum of the scales after the last update, times the rate of the
-        base optimiser where that is known; 0 before it.
+        base optimiser where that is known; 0 before it. A tree where there are several.
       start: the initial parameters.
       inner: state of the base optimiser.
     """
@@ -36,12 +36,14 @@ class MechanicState(NamedTuple):
     inner: Any
 
 
+@leaves.any_leaves
 def mechanic(
     base_optimizer: optax.GradientTransformation,
     s_decay: base.Scalar = 0.01,
     betas: Sequence[base.Scalar] = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999),
     s_init: base.Scalar = 1e-8,
     eps: base.Scalar = 1e-8,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Tunes the scale of another optimiser's updates.
 
@@ -69,6 +71,9 @@ def mechanic(
       betas: decays of the tuners. Their number is static.
       s_init: initial scale; the authors report no need to tune it.
       eps: term in the denominators.
+      weight_decay_mask: the leaves that `s_decay` is for, as in `adamw`: both norms and
+        the product with it leave out the others. The base optimiser has a mask of its
+        own.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -83,29 +88,36 @@ def mechanic(
     def init(params):
         dtype = base.scalar_dtype(params)
         zeros = jnp.zeros(len(betas), dtype)
+        inner = base_optimizer.init(params)
         return MechanicState(
             scales=zeros,
             max_product=jnp.full_like(zeros, 1e-6),
             square_sum=jnp.copy(zeros),
             reward=jnp.copy(zeros),
-            learning_rate=jnp.zeros((), dtype),
+            learning_rate=jax.tree.map(
+                jnp.zeros_like, scaled_rate(jnp.zeros((), dtype), inner)
+            ),
             start=base.copy(params),
-            inner=base_optimizer.init(params),
+            inner=inner,
         )
 
     def update(updates, state, params=None, **extra_args):
         params = base.require_params(params)
-        dtype = state.learning_rate.dtype
+        dtype = state.scales.dtype
         decay, scale_init, epsilon = base.scalars(dtype, s_decay, s_init, eps)
         decays = jnp.stack(base.scalars(dtype, *betas))
         steps, inner = base_optimizer.update(updates, state.inner, params, **extra_args)
 
-        def products(grad, param, start, step):
+        pulled = base.decayed(s_decay, weight_decay_mask, params)
+
+        def products(grad, param, start, step, pulled):
             moved, target = param - start, param + step
+            if not pulled:
+                return moved * grad, *(jnp.zeros_like(grad),) * 3
             return moved * grad, moved * target, target * target, grad * grad
 
         by_grad, by_target, target_norm, grad_norm = base.sums(
-            products, 4, dtype, updates, params, state.start, steps
+            products, 4, dtype, updates, params, state.start, steps, pulled
         )
         scale = jnp.sum(state.scales)
         # Without a scale there is no decay, however large the gradient.
@@ -126,14 +138,12 @@ def mechanic(
             return change.astype(param.dtype)
 
         changes = jax.tree.map(leaf, params, state.start, steps)
-        inner_rate = effective_learning_rate(inner)
-        rate = new_scale * jnp.where(jnp.isnan(inner_rate), 1, inner_rate)
         return changes, MechanicState(
             scales=scales,
             max_product=max_product,
             square_sum=square_sum,
             reward=reward,
-            learning_rate=rate.astype(dtype),
+            learning_rate=scaled_rate(new_scale, inner),
             start=state.start,
             inner=inner,
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 class MomoState(NamedTuple):
@@ -16,7 +18,8 @@ class MomoState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: the step size tau of the last update; NaN before it.
+      learning_rate: the step size tau of the last update, of the leaves that decay
+        where a mask parts them; NaN before it.
       lower_bound: lower bound, or its estimate, of the loss.
       loss_avg: average of losses.
       product_avg: average of <gradient, x>.
@@ -44,6 +47,35 @@ def _init(params: base.PyTree, lower_bound: base.Scalar, exp_avg_sq: Any) -> Mom
         exp_avg=base.zeros_like(params),
         exp_avg_sq=exp_avg_sq,
     )
+
+
+def _step_sizes(
+    decays: base.PyTree,
+    decay: jax.Array,
+    bound: jax.Array,
+    step_size: Callable[..., tuple[jax.Array, jax.Array]],
+) -> tuple[dict[bool, jax.Array], dict[bool, jax.Array], jax.Array]:
+    """Coefficients of decay and step sizes of the leaves with decay and without.
+
+    As officially for parameter groups in this order: each group has a step size, from
+    the lower bound that the group before it leaves.
+
+    Args:
+      decays: which leaves decay.
+      decay: coefficient of weight decay.
+      bound: lower bound of the loss.
+      step_size: `_step_size` of `decay` and `bound`.
+
+    Returns:
+      coefficients and step sizes, by whether a leaf decays, and the next lower bound.
+    """
+    (zero,) = base.scalars(decay.dtype, 0)
+    kinds = set(jax.tree.leaves(decays)) or {True}
+    coefficients = {kind: decay if kind else zero for kind in sorted(kinds)[::-1]}
+    taus = {}
+    for kind, coefficient in coefficients.items():
+        taus[kind], bound = step_size(decay=coefficient, bound=bound)
+    return coefficients, taus, bound
 
 
 def _step_size(
@@ -90,6 +122,7 @@ def _step_size(
     return tau, bound
 
 
+@leaves.any_leaves
 def momo(
     learning_rate: base.ScalarOrSchedule = 1.0,
     beta: base.Scalar = 0.9,
@@ -97,6 +130,7 @@ def momo(
     weight_decay: base.Scalar = 0.0,
     adapt_lower_bound: bool = False,
     bias_correction: bool = False,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGD with momentum and the adaptive step size MoMo.
 
@@ -121,6 +155,8 @@ def momo(
         available" (``use_fstar`` officially). Static.
       bias_correction: start the averages from 0 and correct them, instead of from the
         first loss and gradient. Static.
+      weight_decay_mask: the leaves that decay, as in `adamw`. The others have a step
+        size of their own, which follows without decay, as parameter groups have.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -157,22 +193,29 @@ def momo(
         )
         loss_avg = keep * state.loss_avg + (1 - keep) * loss
         product_avg = keep * state.product_avg + (1 - keep) * product
-        tau, bound = _step_size(
-            rate,
-            decay,
-            rho,
-            loss_avg,
-            inner,
-            product_avg,
-            norm,
-            state.lower_bound,
-            initial_bound,
-            adapt_lower_bound,
+
+        step_size = functools.partial(
+            _step_size,
+            rate=rate,
+            rho=rho,
+            loss=loss_avg,
+            inner=inner,
+            product=product_avg,
+            norm=norm,
+            initial_bound=initial_bound,
+            adapt_lower_bound=adapt_lower_bound,
         )
-        growth = 1 + rate * decay
-        changes = jax.tree.map(
-            lambda p, m: ((p - tau * m) / growth - p).astype(p.dtype), params, exp_avg
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        coefficients, taus, bound = _step_sizes(
+            decays, decay, state.lower_bound, step_size
         )
+        growths = {kind: 1 + rate * w for kind, w in coefficients.items()}
+
+        def step(p, m, decays):
+            return ((p - taus[decays] * m) / growths[decays] - p).astype(p.dtype)
+
+        changes = jax.tree.map(step, params, exp_avg, decays)
+        tau = next(iter(taus.values()))
         return changes, MomoState(
             state.count + 1, tau, bound, loss_avg, product_avg, exp_avg, None
         )
@@ -180,6 +223,7 @@ def momo(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@leaves.any_leaves
 def momo_adam(
     learning_rate: base.ScalarOrSchedule = 1e-2,
     b1: base.Scalar = 0.9,
@@ -189,6 +233,7 @@ def momo_adam(
     weight_decay: base.Scalar = 0.0,
     adapt_lower_bound: bool = False,
     divide: bool = True,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with the adaptive step size MoMo.
 
@@ -214,6 +259,8 @@ def momo_adam(
       adapt_lower_bound: estimate the lower bound; "can be used if no good estimate is
         available" (``use_fstar`` officially). Static.
       divide: proximal weight decay; without, the approximation of AdamW. Static.
+      weight_decay_mask: the leaves that decay, as in `adamw`. The others have a step
+        size of their own, which follows without decay, as parameter groups have.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -266,29 +313,37 @@ def momo_adam(
         )
         loss_avg = beta1 * state.loss_avg + (1 - beta1) * loss
         product_avg = beta1 * state.product_avg + (1 - beta1) * product
-        tau, bound = _step_size(
-            rate,
-            decay,
-            rho,
-            loss_avg,
-            inner,
-            product_avg,
-            norm,
-            state.lower_bound,
-            initial_bound,
-            adapt_lower_bound,
+
+        step_size = functools.partial(
+            _step_size,
+            rate=rate,
+            rho=rho,
+            loss=loss_avg,
+            inner=inner,
+            product=product_avg,
+            norm=norm,
+            initial_bound=initial_bound,
+            adapt_lower_bound=adapt_lower_bound,
+        )
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        coefficients, taus, bound = _step_sizes(
+            decays, decay, state.lower_bound, step_size
         )
         # Proximal decay divides the whole step, AdamW's only shrinks the parameters.
-        growth = 1 + rate * decay if divide else 1
-        keep = 1 if divide else 1 - rate * decay
+        factors = {
+            kind: (1, 1 + rate * w) if divide else (1 - rate * w, 1)
+            for kind, w in coefficients.items()
+        }
+        tau = next(iter(taus.values()))
         # With a factor from after the sums the direction is computed again, not kept.
         (scale_again,) = base.after(tau, scale)
 
-        def step(p, m, v):
-            moved = tau * direction(m, v, scale_again)
+        def step(p, m, v, decays):
+            keep, growth = factors[decays]
+            moved = taus[decays] * direction(m, v, scale_again)
             return ((keep * p - moved) / growth - p).astype(p.dtype)
 
-        changes = jax.tree.map(step, params, exp_avg, exp_avg_sq)
+        changes = jax.tree.map(step, params, exp_avg, exp_avg_sq, decays)
         return changes, MomoState(
             state.count + 1, tau, bound, loss_avg, product_avg, exp_avg, exp_avg_sq
         )

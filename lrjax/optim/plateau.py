@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
-from lrjax.optim.readings import effective_learning_rate
+from lrjax.optim import base, leaves
+from lrjax.optim.readings import scaled_rate
 
 
 def _is_better(
@@ -29,12 +29,6 @@ def _observation(value: Any, metric: Any, dtype: Any) -> jax.Array:
             "`metric=metric` with NaN at steps without an evaluation."
         )
     return jnp.asarray(told, dtype)
-
-
-def _scaled_rate(scale: jax.Array, inner: Any) -> jax.Array:
-    """`scale` times the rate that the wrapped transformation records, if it does."""
-    rate = effective_learning_rate(inner)
-    return (scale * jnp.where(jnp.isnan(rate), 1, rate)).astype(scale.dtype)
 
 
 class ReduceOnPlateauState(NamedTuple):
@@ -62,6 +56,7 @@ class ReduceOnPlateauState(NamedTuple):
     inner: Any
 
 
+@leaves.any_leaves
 def reduce_on_plateau(
     base_optimizer: optax.GradientTransformation,
     factor: base.Scalar = 0.1,
@@ -114,7 +109,7 @@ def reduce_on_plateau(
             cooldown_count=jnp.zeros((), jnp.int32),
             sum=jnp.zeros((), dtype),
             count=jnp.zeros((), jnp.int32),
-            learning_rate=_scaled_rate(scale, inner),
+            learning_rate=scaled_rate(scale, inner),
             inner=inner,
         )
 
@@ -155,7 +150,7 @@ def reduce_on_plateau(
             ),
             sum=jnp.where(observed, 0, sum_),
             count=jnp.where(observed, 0, count).astype(jnp.int32),
-            learning_rate=_scaled_rate(scale, inner),
+            learning_rate=scaled_rate(scale, inner),
             inner=inner,
         )
 
@@ -193,6 +188,7 @@ class GreedyLrState(NamedTuple):
     inner: Any
 
 
+@leaves.any_leaves
 def greedy_lr(
     base_optimizer: optax.GradientTransformation,
     learning_rate: base.Scalar = 0.1,
@@ -257,7 +253,7 @@ def greedy_lr(
             reset_count=jnp.asarray(reset_start, jnp.int32) + zero(),
             values=jnp.zeros(window_size, dtype),
             count=zero(),
-            learning_rate=_scaled_rate(rate, inner),
+            learning_rate=scaled_rate(rate, inner),
             inner=inner,
         )
 
@@ -314,7 +310,7 @@ def greedy_lr(
             reset_count=choose(renew, reset_start, reset_count),
             values=jnp.where(reset, 0, values),
             count=choose(reset, 0, count),
-            learning_rate=_scaled_rate(rate, inner),
+            learning_rate=scaled_rate(rate, inner),
             inner=inner,
         )
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 class ProdigyState(NamedTuple):
@@ -59,6 +59,7 @@ def next_estimate(
     return jnp.where(moved, new_d, d), jnp.where(moved, new_max, d_max)
 
 
+@leaves.any_leaves
 def prodigy(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,
@@ -72,6 +73,8 @@ def prodigy(
     decouple: bool = True,
     use_bias_correction: bool = False,
     safeguard_warmup: bool | jax.Array = False,
+    learning_rate_factors: base.PerLeaf = None,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with Prodigy's step sizes.
 
@@ -107,6 +110,13 @@ def prodigy(
       use_bias_correction: whether to use Adam's bias correction. Static. The authors
         turn it on for diffusion models.
       safeguard_warmup: leave the learning rate out of `s`; turn it on with a warm-up.
+      learning_rate_factors: what the learning rate of each leaf is multiplied by, d
+        staying one for all: a tree of numbers, which may be traced, with the structure
+        of the parameters, or a prefix of it, or a function from the parameters to such
+        a tree. Decoupled decay goes without. A leaf whose factor is 0 moves by decay
+        alone and takes no part in d, as a parameter group with a learning rate of 0;
+        other factors than 0 and 1 are refused by the official implementation.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -156,17 +166,20 @@ def prodigy(
         relative = jnp.where(active, state.d / jnp.asarray(d0, dtype), 0)
         weight = relative * jnp.where(safeguard_warmup, state.d, dlr)
 
-        def gradient(grad, param):
-            coupled = 0 if decouple else weight_decay
-            return base.add_decay(grad, param, coupled, dtype)
+        factors = base.rate_factors(learning_rate_factors, params, dtype)
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
 
-        def average(grad, param, s, start, m, v):
-            grad = gradient(grad, param)
-            new_s = keep3 * s + weight * grad
+        def gradient(grad, param, decays):
+            coupled = 0 if decouple else weight_decay
+            return base.add_decay(grad, param, coupled, dtype, decays)
+
+        def average(grad, param, s, start, m, v, decays, factor):
+            grad = gradient(grad, param, decays)
+            new_s = keep3 * s + base.times(factor, weight) * grad
             new_m = keep1 * m + (1 - keep1) * state.d * grad
             new_v = keep2 * v + (1 - keep2) * jnp.square(state.d) * (grad * grad)
             return (
-                jnp.sum(grad * (start - param), dtype=dtype),
+                base.times(factor, jnp.sum(grad * (start - param), dtype=dtype)),
                 jnp.sum(jnp.abs(new_s), dtype=dtype),
                 new_s.astype(s.dtype),
                 new_m.astype(m.dtype),
@@ -182,6 +195,8 @@ def prodigy(
             state.start,
             state.exp_avg,
             state.exp_avg_sq,
+            decays,
+            factors,
         )
         norm = base.total(norms, dtype)
         moved = active & (norm > 0)
@@ -193,18 +208,18 @@ def prodigy(
         )
         floor = d * epsilon
 
-        def step(grad, param, m, v):
+        def step(grad, param, m, v, decays, factor):
             if base.is_positive(b1):
                 direction = m
             else:
-                direction = jnp.where(beta1 > 0, m, d * gradient(grad, param))
-            change = -dlr * direction / (jnp.sqrt(v) + floor)
-            if decouple and not base.is_zero(weight_decay):
+                direction = jnp.where(beta1 > 0, m, d * gradient(grad, param, decays))
+            change = -base.times(factor, dlr) * direction / (jnp.sqrt(v) + floor)
+            if decouple and decays:
                 (decay,) = base.scalars(dtype, weight_decay)
                 change -= jnp.where(moved, decay * dlr, 0) * param
             return change.astype(param.dtype)
 
-        changes = jax.tree.map(step, updates, params, m, v)
+        changes = jax.tree.map(step, updates, params, m, v, decays, factors)
         return changes, ProdigyState(
             count=state.count + 1,
             step=state.step + moved,

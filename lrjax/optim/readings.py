@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lrjax.optim import base
 
 
-def _states(opt_state: Any, attribute: str) -> list[Any]:
-    """The outermost named tuples in `opt_state` that have `attribute`, in order."""
+def _is_variable(node: Any) -> bool:
+    """Whether it is one of Flax NNX's variables, which hold a value and metadata."""
+    return hasattr(node, "get_metadata") and hasattr(node, "get_raw_value")
+
+
+def _bare(tree: Any) -> Any:
+    """A tree with values in the place of NNX's variables, in which its optimiser wraps
+    every leaf of a state and of parameters.
+    """
+    return jax.tree.map(
+        lambda node: _bare(node.get_raw_value()) if _is_variable(node) else node,
+        tree,
+        is_leaf=_is_variable,
+    )
+
+
+def _states(opt_state: Any, *attributes: str) -> list[Any]:
+    """The outermost named tuples in `opt_state` that have an attribute, in order."""
 
     def matches(node):
-        return isinstance(node, tuple) and hasattr(node, attribute)
+        return isinstance(node, tuple) and any(hasattr(node, a) for a in attributes)
 
     return [s for s in jax.tree.leaves(opt_state, is_leaf=matches) if matches(s)]
 
 
-def effective_learning_rate(opt_state: Any) -> jax.Array:
+def effective_learning_rate(opt_state: Any) -> Any:
     """The scalar learning rate that the last update really used.
 
     This is d times the learning rate (times the bias correction) for D-Adaptation and
@@ -29,35 +47,108 @@ def effective_learning_rate(opt_state: Any) -> jax.Array:
 
     Args:
       opt_state: the state of any transformation, also inside `optax.chain`,
-        `partition`, `masked`, `MultiSteps` or `inject_hyperparams`.
+        `partition`, `masked`, `MultiSteps` or `inject_hyperparams`, and that of Flax's
+        `nnx.Optimizer` or `TrainState`.
 
     Returns:
-      A scalar; NaN where no such scalar exists (as for COCOB) or none is recorded.
+      A scalar; NaN where no such scalar exists (as for COCOB) or none is recorded. In
+      `optax.partition` there is one for each label: a dictionary, label -> rate. Labels
+      whose transformation has no state at all, as `optax.set_to_zero` for what is
+      frozen, do not count; where one label is left, its rate is the rate.
+
+    Example:
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = {"body": 1.0, "head": 2.0}
+      >>> tx = optax.partition(
+      ...     {"slow": optim.adamw(1e-3), "fast": optim.sgd(0.5)},
+      ...     {"body": "slow", "head": "fast"},
+      ... )
+      >>> rates = optim.effective_learning_rate(tx.init(params))
+      >>> {label: round(float(rate), 6) for label, rate in rates.items()}
+      {'slow': 0.001, 'fast': 0.5}
     """
-    states = _states(opt_state, "learning_rate")
+    return _or_nan(_rate(_bare(opt_state)))
+
+
+def _rate(opt_state: Any) -> Any:
+    """What is recorded of the rate; None where nothing is."""
+    states = _states(opt_state, "learning_rate", "inner_states")
     for state in states:
-        if state.learning_rate is not None:
-            return state.learning_rate
-    # A factor that was injected is not the rate of a method that has none.
-    for state in () if states else _states(opt_state, "hyperparams"):
+        if hasattr(state, "inner_states"):
+            rate = _rates(state.inner_states)
+        else:
+            rate = state.learning_rate
+        if rate is not None:
+            return rate
+    if any(hasattr(state, "learning_rate") for state in states):
+        # A factor that was injected is not the rate of a method that has none.
+        return _or_nan(None)
+    for state in _states(opt_state, "hyperparams"):
         if "learning_rate" in state.hyperparams:
             return state.hyperparams["learning_rate"]
-    return jnp.full((), jnp.nan)
+    return None
+
+
+def _rates(labels: Mapping[Any, Any]) -> Any:
+    """As `_rate` for each label of a partition that has a state at all."""
+    rates = {
+        label: _rate(inner) for label, inner in labels.items() if not _stateless(inner)
+    }
+    if all(rate is None for rate in rates.values()):
+        return None
+    if len(rates) == 1:
+        return next(iter(rates.values()))
+    return {label: _or_nan(rate) for label, rate in rates.items()}
+
+
+def _or_nan(rate: Any) -> Any:
+    return jnp.full((), jnp.nan) if rate is None else rate
+
+
+def _stateless(inner: Any) -> bool:
+    """Whether a label's state is that of a transformation that keeps nothing."""
+    inner = getattr(inner, "inner_state", inner)  # partition masks each label
+    return isinstance(inner, optax.EmptyState)
+
+
+def scaled_rate(scale: jax.Array, inner: Any) -> Any:
+    """`scale` times each rate that a wrapped transformation records; alone if none."""
+    return jax.tree.map(
+        lambda rate: (scale * jnp.where(jnp.isnan(rate), 1, rate)).astype(scale.dtype),
+        effective_learning_rate(inner),
+    )
 
 
 def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
     """The point to evaluate and to keep: an average where the method has one.
 
     Args:
-      opt_state: the state of any transformation, however nested.
-      params: the parameters that gradients are taken at.
+      opt_state: the state of any transformation, however nested, also that of Flax's
+        `nnx.Optimizer` or `TrainState`.
+      params: the parameters that gradients are taken at; for NNX `nnx.state(model,
+        wrt)`, into which `nnx.update(model, ...)` puts the result.
 
     Returns:
-      Schedule-free's x, the average of `polynomial_averaging`, else `params`.
+      Schedule-free's x, the average of `polynomial_averaging`, else `params`. In
+      `optax.partition` each label's parameters have their own.
+
+    Raises:
+      ValueError: if the state is not of these parameters.
     """
-    for state in _states(opt_state, "eval_params"):
-        params = state.eval_params(params)
-    return params
+    states = _states(_bare(opt_state), "eval_params")
+    if not states:
+        return params
+    point = _bare(params)
+    try:
+        for state in states:
+            point = state.eval_params(point)
+    except ValueError:
+        raise ValueError(
+            "eval_params: the optimiser's state is not of these parameters; with NNX "
+            "they are nnx.state(model, wrt)."
+        ) from None
+    return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(point))
 
 
 def evaluates_elsewhere(opt_state: Any) -> bool:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 from lrjax.optim.prodigy import next_estimate
 
 
@@ -106,6 +106,7 @@ def _warmed_up(
     return rate * jnp.where(step < length, step / jnp.maximum(length, 1), 1)
 
 
+@leaves.any_leaves
 def schedule_free_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.9,
@@ -113,6 +114,7 @@ def schedule_free_sgd(
     warmup_steps: base.Scalar = 0,
     r: base.Scalar = 0.0,
     weight_lr_power: base.Scalar = 2.0,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Schedule-Free SGD.
 
@@ -134,6 +136,7 @@ def schedule_free_sgd(
       warmup_steps: number of steps of a linear warm-up.
       r: power of the step count in the weights of the average.
       weight_lr_power: power p of the largest rate in the weights of the average.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -162,21 +165,22 @@ def schedule_free_sgd(
         rate = _warmed_up(learning_rate, warmup_steps, state.count, dtype)
         share, average = state.average.next(state.count, rate, r, weight_lr_power)
 
-        def leaf(grad, y, z):
-            grad = base.add_decay(grad, y, weight_decay, dtype)
+        def leaf(grad, y, z, decays):
+            grad = base.add_decay(grad, y, weight_decay, dtype, decays)
             move = -rate * grad
             new_z = z + move
             change = average.follow(share, y, new_z, move)
             return change.astype(y.dtype), new_z.astype(z.dtype)
 
-        changes, z = base.map_leaves(leaf, 2, updates, params, state.z)
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        changes, z = base.map_leaves(leaf, 2, updates, params, state.z, decays)
         return changes, ScheduleFreeState(state.count + 1, rate, average, z, None)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _schedule_free_adam(
-    rate_at, b1, b2, eps, weight_decay, r, weight_lr_power
+    rate_at, b1, b2, eps, weight_decay, r, weight_lr_power, weight_decay_mask
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-Free Adam.
 
@@ -204,11 +208,11 @@ def _schedule_free_adam(
         share, average = state.average.next(state.count, rate, r, weight_lr_power)
         scale = 1 / base.bias_correction(beta2, state.count + 1)
 
-        def leaf(grad, y, z, v):
+        def leaf(grad, y, z, v, decays):
             v_new = beta2 * v + (1 - beta2) * (grad * grad)
             denominator = jnp.sqrt(scale * v_new) + epsilon
             direction = grad / jnp.where(adaptive, denominator, 1)
-            direction = base.add_decay(direction, y, weight_decay, dtype)
+            direction = base.add_decay(direction, y, weight_decay, dtype, decays)
             move = -rate * direction
             new_z = z + move
             change = average.follow(share, y, new_z, move)
@@ -219,13 +223,20 @@ def _schedule_free_adam(
             )
 
         changes, z, exp_avg_sq = base.map_leaves(
-            leaf, 3, updates, params, state.z, state.exp_avg_sq
+            leaf,
+            3,
+            updates,
+            params,
+            state.z,
+            state.exp_avg_sq,
+            base.decayed(weight_decay, weight_decay_mask, params),
         )
         return changes, ScheduleFreeState(state.count + 1, rate, average, z, exp_avg_sq)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@leaves.any_leaves
 def schedule_free_adamw(
     learning_rate: base.ScalarOrSchedule = 0.0025,
     b1: base.Scalar = 0.9,
@@ -235,6 +246,7 @@ def schedule_free_adamw(
     warmup_steps: base.Scalar = 0,
     r: base.Scalar = 0.0,
     weight_lr_power: base.Scalar = 2.0,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Schedule-Free AdamW.
 
@@ -255,6 +267,7 @@ def schedule_free_adamw(
       warmup_steps: number of steps of a linear warm-up; the authors advise to use one.
       r: power of the step count in the weights of the average.
       weight_lr_power: power of the largest rate in the weights of the average.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -268,9 +281,12 @@ def schedule_free_adamw(
     def rate_at(count, dtype):
         return _warmed_up(learning_rate, warmup_steps, count, dtype), True
 
-    return _schedule_free_adam(rate_at, b1, b2, eps, weight_decay, r, weight_lr_power)
+    return _schedule_free_adam(
+        rate_at, b1, b2, eps, weight_decay, r, weight_lr_power, weight_decay_mask
+    )
 
 
+@leaves.any_leaves
 def schedule_free_radam(
     learning_rate: base.ScalarOrSchedule = 0.0025,
     b1: base.Scalar = 0.9,
@@ -280,6 +296,7 @@ def schedule_free_radam(
     r: base.Scalar = 0.0,
     weight_lr_power: base.Scalar = 2.0,
     silent_sgd_phase: bool | jax.Array = True,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Schedule-Free RAdam, which needs no warm-up.
 
@@ -303,6 +320,7 @@ def schedule_free_radam(
       weight_lr_power: power of the largest rate in the weights of the average.
       silent_sgd_phase: stand still instead of making SGD steps at first;
         "recommended".
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. Defaults are those of the official implementation.
@@ -331,7 +349,9 @@ def schedule_free_radam(
         )
         return rate * rectification, adaptive
 
-    return _schedule_free_adam(rate_at, b1, b2, eps, weight_decay, r, weight_lr_power)
+    return _schedule_free_adam(
+        rate_at, b1, b2, eps, weight_decay, r, weight_lr_power, weight_decay_mask
+    )
 
 
 class ScheduleFreeProdigyState(NamedTuple):
@@ -369,6 +389,7 @@ class ScheduleFreeProdigyState(NamedTuple):
         return self.average.point(self.z, params)
 
 
+@leaves.any_leaves
 def schedule_free_prodigy(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.9,
@@ -382,6 +403,7 @@ def schedule_free_prodigy(
     safeguard_warmup: bool | jax.Array = False,
     r: base.Scalar = 0.0,
     weight_lr_power: base.Scalar = 2.0,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Schedule-Free around Prodigy without momentum.
 
@@ -402,6 +424,7 @@ def schedule_free_prodigy(
       safeguard_warmup: leave the learning rate out of `s`; turn it on with a warm-up.
       r: power of the step count in the weights of the average.
       weight_lr_power: power of the largest rate in the weights of the average.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation. It equals ``ScheduleFreeWrapper(Prodigy(betas=(0, 0.999)))``
@@ -470,12 +493,11 @@ def schedule_free_prodigy(
         share, average = state.average.next(
             state.count + steps, rate * d, r, weight_lr_power
         )
-        shrink = jnp.where(moved, decay * dlr, 0)
         factor, floor = dlr * d, d * epsilon
         (one,) = base.after(share, jnp.ones((), dtype))
 
-        def step(grad, y, z, v):
-            decayed = 0 if base.is_zero(weight_decay) else -shrink * z
+        def step(grad, y, z, v, decays):
+            decayed = -jnp.where(moved, decay * dlr, 0) * z if decays else 0
 
             def move(one):
                 return -factor * grad / (jnp.sqrt(one * v) + floor)
@@ -485,7 +507,8 @@ def schedule_free_prodigy(
             change = average.follow(share, y, new_z, move(one) + decayed)
             return change.astype(y.dtype), new_z.astype(z.dtype)
 
-        changes, z = base.map_leaves(step, 2, updates, params, state.z, v)
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        changes, z = base.map_leaves(step, 2, updates, params, state.z, v, decays)
         return changes, ScheduleFreeProdigyState(
             count=state.count + 1,
             step=steps,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, leaves
 
 
 class StormPlusState(NamedTuple):
@@ -33,6 +33,7 @@ class StormPlusState(NamedTuple):
     estimator: Any
 
 
+@leaves.any_leaves
 def storm_plus(
     learning_rate: base.ScalarOrSchedule = 1.0,
     c: base.Scalar = 1.0,
@@ -41,6 +42,7 @@ def storm_plus(
     init_accumulator: base.Scalar = 1.0,
     normalized_norm: bool = False,
     double_decay: bool = False,
+    weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""STORM+, with two gradients per step on the same batch.
 
@@ -68,6 +70,7 @@ def storm_plus(
       normalized_norm: divide squared norms by the number of parameters. Static.
       double_decay: add the decay twice to :math:`g_t(x_t)`, as one published
         implementation does. Static.
+      weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
       The transformation.
@@ -99,14 +102,16 @@ def storm_plus(
         factor, epsilon = base.scalars(dtype, c, eps)
         size = 1
         if normalized_norm:
-            size = sum(leaf.size for leaf in jax.tree.leaves(params))
+            size = max(sum(leaf.size for leaf in jax.tree.leaves(params)), 1)
         first = state.count == 0
 
-        def decayed(grad, param, times=1):
-            return base.add_decay(grad, param, times * weight_decay, dtype)
+        decays = base.decayed(weight_decay, weight_decay_mask, params)
+
+        def decayed(grad, param, decays, times=1):
+            return base.add_decay(grad, param, times * weight_decay, dtype, decays)
 
         def first_norm():
-            grads = jax.tree.map(decayed, updates, params)
+            grads = jax.tree.map(decayed, updates, params, decays)
             return base.sum_squares(grads, dtype) / size
 
         gradient_norm, estimator_norm = jax.lax.cond(
@@ -120,18 +125,20 @@ def storm_plus(
         eta = rate / estimator_sum ** (1 / 3)
         times = 2 if double_decay else 1
 
-        def direction(grad, param, estimator):
-            return jnp.where(first, decayed(grad, param), estimator)
+        def direction(grad, param, estimator, decays):
+            return jnp.where(first, decayed(grad, param, decays), estimator)
 
-        def step(grad, param, estimator):
-            return (-eta * direction(grad, param, estimator)).astype(param.dtype)
+        def step(grad, param, estimator, decays):
+            moved = -eta * direction(grad, param, estimator, decays)
+            return moved.astype(param.dtype)
 
-        changes = jax.tree.map(step, updates, params, state.estimator)
+        changes = jax.tree.map(step, updates, params, state.estimator, decays)
         new_params = optax.apply_updates(params, changes)
 
-        def estimate(new_grad, new_param, grad, param, estimator):
-            new_grad = decayed(new_grad, new_param)
-            correction = direction(grad, param, estimator) - decayed(grad, param, times)
+        def estimate(new_grad, new_param, grad, param, estimator, decays):
+            new_grad = decayed(new_grad, new_param, decays)
+            correction = direction(grad, param, estimator, decays)
+            correction -= decayed(grad, param, decays, times)
             new_estimator = new_grad + (1 - momentum) * correction
             return (
                 jnp.sum(jnp.square(new_grad)) / size,
@@ -147,6 +154,7 @@ def storm_plus(
             updates,
             params,
             state.estimator,
+            decays,
         )
         return changes, StormPlusState(
             count=state.count + 1,

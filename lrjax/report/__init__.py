@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from lrjax import results
 from lrjax.core import UsageError
+from lrjax.reading import reading
 from lrjax.report import analyses, drawing, export, findings, page, published, selected
 from lrjax.report import study as study_lib
 from lrjax.report.desk import Desk
@@ -64,7 +65,9 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
         if study:
             for name in options.export:
                 (folder / name).mkdir(exist_ok=True)
-                getattr(export, name)(study.all_runs, study.all_curves, folder / name)
+                with reading(f"report.export={name}", "cannot be written"):
+                    write_tables = getattr(export, name)
+                    write_tables(study.all_runs, study.all_curves, folder / name)
             found = findings.findings(study, workdirs) + found
             notes = findings.notes(study, workdirs)
         text = page.render(

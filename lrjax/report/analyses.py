@@ -15,9 +15,10 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import fidelity, portfolio, stats
+from lrjax.core import LOSS, counted
 from lrjax.report import figures, searches
 from lrjax.report.desk import Desk
-from lrjax.report.page import Section, count, interval
+from lrjax.report.page import Section, interval
 from lrjax.report.study import Study
 
 
@@ -35,10 +36,10 @@ def _overview(study: Study, desk: Desk) -> Section:
         says += f" {by_iqm} has the best normalised score, {iqm:.2f}."
     reads = (
         f"Mean rank: within each task and seed, averaged over seeds and then over "
-        f"{count(len(study.comparison.tasks), 'task')}. Normalised score: mean of the "
+        f"{counted(len(study.comparison.tasks), 'task')}. Normalised score: mean of the "
         f"middle half of all; on each task 0 is the worst entry's median run and 1 the "
         f"best entry's. Bars are 95 % intervals, bootstrapped over "
-        f"{count(runs, 'run')} of each task: they say how much other seeds could "
+        f"{counted(runs, 'run')} of each task: they say how much other seeds could "
         f"change, not other tasks."
     )
     return desk.section(
@@ -54,14 +55,14 @@ def _overview(study: Study, desk: Desk) -> Section:
 def _gap(study: Study, desk: Desk) -> Section:
     """Gap to the best entry of each task, sorted by mean gap, as the study shows it."""
     gap = study.gaps
-    kinds = set(study.metrics.str.rsplit("_", n=1).str[-1])
+    kinds = {study.metric(column) for column in study.metrics}
     relative = gap / gap.max().replace(0, 1)
     mean = (gap if len(kinds) == 1 else relative).mean(axis=1, skipna=False)
     mean = mean.sort_index().sort_values(kind="stable")
     gap = gap.loc[mean.index]
     unit = "of the largest gap"
     if len(kinds) == 1:
-        unit = "points" if kinds == {"accuracy"} else f"in {kinds.pop()}"
+        unit = kinds.pop().apart
     lost = study.per_task.pivot(index="entry", columns="task", values="diverged")
     lost = lost.reindex_like(gap)
     text = gap.map(_gap_text) + lost.map(lambda n: f" x{n:.0f}" if n > 0 else "")
@@ -76,8 +77,8 @@ def _gap(study: Study, desk: Desk) -> Section:
         else "No entry finished on every task."
     )
     reads = (
-        "How far each entry's mean lies behind the best mean of the task (accuracy in "
-        "points, loss and perplexity as they are); 0 is the best. Colours are relative "
+        "How far each entry's mean lies behind the best mean of the task (percentages "
+        "in points, others in their unit); 0 is the best. Colours are relative "
         "to the largest gap of a column. x2: two runs diverged and are not in that "
         "mean; where half or more did there is none. Rows are sorted by mean gap."
     )
@@ -151,7 +152,7 @@ def _curve_section(
         says,
         reads,
         pd.concat(tables, ignore_index=True),
-        figures.curves(desk.plt, study.look, bands, labels),
+        figures.curves(desk.plt, study.look, bands, labels, study.known),
         data=True,
     )
 
@@ -168,7 +169,9 @@ def _scores(study: Study, desk: Desk) -> Section:
         "",
         reads,
         study.per_task,
-        figures.scores(desk.plt, study.look, study.runs, shown, study.tasks),
+        figures.scores(
+            desk.plt, study.look, study.runs, shown, study.tasks, study.known
+        ),
     )
 
 
@@ -213,7 +216,7 @@ def _critical(study: Study, desk: Desk) -> Section | None:
     rank = study.overall["rank"]
     worse = [str(e) for e in rank.index if rank[e] - rank.iloc[0] > difference]
     says = (
-        f"Over {count(tasks, 'task')}, mean ranks must differ by {difference:.2f} to "
+        f"Over {counted(tasks, 'task')}, mean ranks must differ by {difference:.2f} to "
         f"be called different; that separates {len(worse)} of {entries - 1} from "
         f"{rank.index[0]}."
     )
@@ -254,16 +257,16 @@ def _against(study: Study, desk: Desk) -> Section | None:
     shade = wide.apply(lambda column: column.map(signs)).astype(float)
     wins, losses = int(counts["win"].sum()), int(counts["loss"].sum())
     says = (
-        f"Against {study.baseline}: {count(wins, 'win')}, "
-        f"{count(int(counts['tie'].sum()), 'tie')} and "
-        f"{count(losses, 'loss', 'losses')}."
+        f"Against {study.baseline}: {counted(wins, 'win')}, "
+        f"{counted(int(counts['tie'].sum()), 'tie')} and "
+        f"{counted(losses, 'loss', 'losses')}."
     )
     pairs = int(table["pairs"].max())
     # The smallest p that n signs can give, times the comparisons of one task.
     family = int(table.groupby("task").size().max())
     if 2.0 ** (1 - pairs) * family >= 0.05:
         says += (
-            f" With {count(pairs, 'seed')} and {count(family, 'comparison')} on a task "
+            f" With {counted(pairs, 'seed')} and {counted(family, 'comparison')} on a task "
             f"no difference could have been called a win or a loss."
         )
     reads = (
@@ -340,8 +343,8 @@ def _grid(study: Study, desk: Desk) -> Section | None:
     settled = settled.merge(medians, on=["task", "entry"]).dropna()
     settled = settled[settled["learning_rate"] > 0]
     labels = {task: labels[task] for task in sorted(table["task"].unique())}
-    up = table["task"].map(lambda task: stats.higher_is_better(labels[task]))
-    ordered = table.assign(signed=np.where(up, -1.0, 1.0) * table["median"])
+    sign = table["task"].map(lambda task: study.metric(labels[task]).sign)
+    ordered = table.assign(signed=-sign * table["median"])
     tops = ordered.sort_values(["task", "signed"], kind="stable").groupby("task")
     tops = tops.head(1).dropna(subset=["median"])
     says = "Best rate of the grid: " + "; ".join(
@@ -361,13 +364,13 @@ def _grid(study: Study, desk: Desk) -> Section | None:
         says + ".",
         reads,
         table,
-        figures.grid(desk.plt, study.look, table, settled, labels),
+        figures.grid(desk.plt, study.look, table, settled, labels, study.known),
     )
 
 
 def _loss(runs: pd.DataFrame, metric: str) -> str:
     """The column with the loss that belongs to a metric, else the metric."""
-    loss = metric.replace("accuracy", "loss")
+    loss = f"{metric.split('_')[0]}_{LOSS}"
     return loss if loss in runs and runs[loss].notna().any() else metric
 
 
@@ -396,7 +399,7 @@ def _portfolio(study: Study, desk: Desk) -> Section | None:
     if high > low and len(enough):
         row = enough.iloc[0]
         says += (
-            f" {row['k']} of {count(len(parts), 'entry', 'entries')} "
+            f" {row['k']} of {counted(len(parts), 'entry', 'entries')} "
             f"{'closes' if row['k'] == 1 else 'close'} 95 % of that gap: "
             f"{', '.join(row['members'])}."
         )
@@ -427,20 +430,21 @@ def _portfolio(study: Study, desk: Desk) -> Section | None:
 
 def _raw_means(study: Study) -> pd.Series:
     """The study's marginal contribution in the metric's unit; NaN if these differ."""
-    kinds = set(study.metrics[study.comparison.tasks].str.rsplit("_", n=1).str[-1])
+    kinds = {study.metric(m) for m in study.metrics[study.comparison.tasks]}
     scores = study.comparison.scores.replace(-np.inf, np.nan)
     means = scores.groupby(level="task").mean()
     if len(kinds) > 1 or means.isna().any(axis=None):
         return pd.Series(np.nan, index=means.columns)
-    scale = 100.0 if kinds == {"accuracy"} else 1.0
-    return scale * portfolio.contributions(means)["share_of_mean"]
+    return kinds.pop().factor * portfolio.contributions(means)["share_of_mean"]
 
 
 def _cost(study: Study, desk: Desk) -> Section | None:
     runs = study.runs[study.runs["task"].isin(study.comparison.tasks)]
     span = stats.ends(study.comparison.scores)
     metrics = study.curve_metrics[study.comparison.tasks]
-    anytime = curves_lib.anytime(study.curves, metrics, span, study.runs)
+    anytime = curves_lib.anytime(
+        study.curves, metrics, span, study.runs, known=study.known
+    )
     grouped = runs.groupby("entry")
     table = pd.DataFrame(
         {
@@ -490,7 +494,8 @@ def _targets(study: Study, desk: Desk) -> Section | None:
     if study.options.target is not None:
         targets[:] = study.options.target
     runs = study.runs.reset_index(drop=True)
-    table = curves_lib.to_target(study.curves, runs, study.curve_metrics, targets)
+    columns, known = study.curve_metrics, study.known
+    table = curves_lib.to_target(study.curves, runs, columns, targets, known)
     quick = table[np.isfinite(table["examples"])].sort_values(
         ["task", "examples", "entry"], kind="stable"
     )
@@ -514,7 +519,7 @@ def _targets(study: Study, desk: Desk) -> Section | None:
 
 
 def _fidelity(study: Study, desk: Desk) -> Section | None:
-    seen = fidelity.sights(study.all_runs, study.all_curves)
+    seen = fidelity.sights(study.all_runs, study.all_curves, study.known)
     if not any(sight.part < 1 for sight in seen):
         return None
     tasks, families = fidelity.measure(seen, study.options.bootstrap)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from lrjax.core import UsageError
 from lrjax.results import canonical
+
+_LONGEST = 200  # bytes of a folder's name
 
 
 def csv(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
@@ -28,7 +34,7 @@ def _plain(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
-    """Writes an event file for each run, in TASK/ENTRY/seedN.
+    """Writes an event file for each run, in TASK/ENTRY/seedN as `folders` names them.
 
     Args:
       runs: with columns `task`, `entry` and `seed`.
@@ -45,9 +51,10 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
             "report.export=tensorboard needs tensorboardX: pip install tensorboardX"
         ) from error
     rows = dict(list(curves.groupby("run_id")))
+    tasks, entries = (folders(map(str, runs[name])) for name in ("task", "entry"))
     for run in runs.itertuples():
-        names = (str(run.task), str(run.entry), f"seed{run.seed}")
-        where = folder.joinpath(*(name.replace("/", "-") for name in names))
+        names = tasks[str(run.task)], entries[str(run.entry)]
+        where = folder.joinpath(*names, f"seed{run.seed}")
         for old in where.glob("events.out.tfevents.*"):
             old.unlink()
         with tensorboardX.SummaryWriter(str(where)) as writer:
@@ -57,3 +64,24 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
                     if not math.isnan(value):
                         # Time zero, so that the same tables give the same events.
                         writer.add_scalar(name, value, int(step), walltime=0.0)
+
+
+def folders(names: Iterable[str]) -> dict[str, str]:
+    """A folder's name for each name; none leads elsewhere, no two are the same.
+
+    A slash becomes a dash. What is then no name of a folder, or is another's, perhaps
+    with other capitals (some disks do not tell them apart), gets digits that follow
+    from it. Names that need no change are given first.
+    """
+    made: dict[str, str] = {}
+    taken: set[str] = set()
+    plain = {name: re.sub(r"[/\\\x00-\x1f]", "-", name) for name in names}
+    for name in sorted(plain, key=lambda name: (name != plain[name], name)):
+        folder = plain[name]
+        long = len(os.fsencode(folder)) > _LONGEST
+        if folder.strip(". ") == "" or long or folder.casefold() in taken:
+            digits = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+            folder = f"{folder.strip('. ')[: _LONGEST // 4]}-{digits}"
+        taken.add(folder.casefold())
+        made[name] = folder
+    return made

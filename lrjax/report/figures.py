@@ -8,17 +8,18 @@ axes whose values a page shows under the mouse.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lrjax.core import METRICS, Metric
 from lrjax.fidelity import TRUSTED
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER, SOFT
 from lrjax.report.look import COLOURS, Look
-from lrjax.stats import higher_is_better
+from lrjax.stats import metric_of
 
 Drawn = tuple[Any, list[Any]]
 _TINT = 0.5  # the strongest colour of a cell
@@ -121,8 +122,19 @@ def cells(
     return figure, []
 
 
+def _on_log_axis(metric: Metric, values: Any) -> bool:
+    """Whether a metric is drawn on a log axis: costs are, where all are above 0."""
+    values = np.asarray(values, float)
+    return not metric.higher_is_better and not (values <= 0).any()
+
+
 def scores(
-    plt: Any, look: Look, runs: pd.DataFrame, table: pd.DataFrame, tasks: Sequence[str]
+    plt: Any,
+    look: Look,
+    runs: pd.DataFrame,
+    table: pd.DataFrame,
+    tasks: Sequence[str],
+    known: Mapping[str, Metric] = METRICS,
 ) -> Drawn:
     """Every run as a dot, the interquartile mean and its interval as a bar."""
     entries = list(look.entries)
@@ -167,7 +179,7 @@ def scores(
                     va="center",
                 )
         metric = str(part["metric"].iloc[0])
-        if not higher_is_better(metric):
+        if _on_log_axis(metric_of(metric, known), part["value"]):
             axis.set_xscale("log")
         if part["value"].isna().any():  # room for what is said at the right
             low, high = axis.get_xlim()
@@ -184,7 +196,11 @@ def scores(
 
 
 def curves(
-    plt: Any, look: Look, bands: dict[str, pd.DataFrame], labels: dict[str, str]
+    plt: Any,
+    look: Look,
+    bands: dict[str, pd.DataFrame],
+    labels: dict[str, str],
+    known: Mapping[str, Metric] = METRICS,
 ) -> Drawn:
     """Medians over epochs, with quartiles, a panel per task.
 
@@ -193,36 +209,48 @@ def curves(
       look: of the entries.
       bands: task -> table as from `curves.bands`.
       labels: task -> the column that the table shows.
+      known: as from `stats.known_metrics`.
     """
     figure, axes = drawing.panels(plt, len(bands))
     for i, (axis, (task, table)) in enumerate(zip(axes, bands.items(), strict=True)):
-        _curve_panel(axis, i, look, table, labels[task])
+        _curve_panel(axis, i, look, table, labels[task], known)
         axis.set_title(look.brief(task))
     drawing.legend(figure, look, look.entries)
     return figure, axes
 
 
-def losses_and_rates(plt: Any, look: Look, bands: dict[str, Any]) -> Any:
+def losses_and_rates(
+    plt: Any,
+    look: Look,
+    bands: dict[str, Any],
+    known: Mapping[str, Metric] = METRICS,
+) -> Any:
     """Validation loss and the rate used, a row per task.
 
     Args:
       plt: Matplotlib.
       look: of the entries.
       bands: task -> column -> table as from `curves.bands`.
+      known: as from `stats.known_metrics`.
     """
     figure, axes = drawing.panels(plt, 2 * len(bands), width=4.2, columns=2)
     axes = iter(axes)
     for task, columns in bands.items():
         for column, table in columns.items():
             axis = next(axes)
-            _curve_panel(axis, 0, look, table, column)
+            _curve_panel(axis, 0, look, table, column, known)
             axis.set_title(look.brief(task))
     drawing.legend(figure, look, look.entries)
     return figure
 
 
 def _curve_panel(
-    axis: Any, place: int, look: Look, table: pd.DataFrame, metric: str
+    axis: Any,
+    place: int,
+    look: Look,
+    table: pd.DataFrame,
+    column: str,
+    known: Mapping[str, Metric] = METRICS,
 ) -> None:
     last = table["epoch"].max()
     for entry in reversed(look.entries):
@@ -239,13 +267,15 @@ def _curve_panel(
         drawing.line(axis, place, look, entry, epochs, part["median"])
         if epochs[-1] < last:  # most of its runs have diverged
             axis.plot(epochs[-1], part["median"].iloc[-1], "x", color=colour, ms=5)
-    if not metric.endswith("accuracy"):
+    metric = None if column == "learning_rate" else metric_of(column, known)
+    if metric is None or _on_log_axis(metric, table[["low", "median", "high"]]):
         axis.set_yscale("log")
-    elif len(table):
+    elif metric.higher_is_better and len(table):
         # What happens in the first epochs would flatten all that follows.
-        axis.set_ylim(bottom=float(table["median"].quantile(0.03)) - 0.02)
+        bottom = float(table["median"].quantile(0.03))
+        axis.set_ylim(bottom=bottom - 0.05 * (float(table["median"].max()) - bottom))
     axis.set_xlim(0, None)
-    axis.set(xlabel="epoch", ylabel=metric_label(metric))
+    axis.set(xlabel="epoch", ylabel=metric_label(column))
     drawing.log_ticks(axis.yaxis)
 
 
@@ -341,6 +371,7 @@ def grid(
     table: pd.DataFrame,
     settled: pd.DataFrame,
     labels: dict[str, str],
+    known: Mapping[str, Metric] = METRICS,
 ) -> Drawn:
     """Final loss against the rate of a grid, with the rates that others settled at.
 
@@ -349,7 +380,8 @@ def grid(
       look: of methods.
       table: task, method, learning_rate, median, low, high, diverged (share).
       settled: task, entry, learning_rate, value: of what has no grid.
-      labels: task -> metric.
+      labels: task -> the column that the table shows.
+      known: as from `stats.known_metrics`.
     """
     from matplotlib.lines import Line2D
 
@@ -357,7 +389,8 @@ def grid(
     figure, axes = drawing.panels(plt, len(tasks), width=3.6, height=2.8)
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
         part = table[table["task"] == task]
-        worst = _worst(part, labels[task])
+        metric = metric_of(labels[task], known)
+        worst = _worst(part, metric)
         for method, lanes in part.groupby("method"):
             colour, number = look.colour(str(method)), look.number(str(method))
             alive = lanes[lanes["diverged"] < 0.5]
@@ -384,7 +417,8 @@ def grid(
             drawing.mark(point, i, "point", look.number(str(row.entry)))
         axis.set(title=look.brief(task), xscale="log", xlabel="learning rate")
         axis.set_ylabel(metric_label(labels[task]))
-        if not labels[task].endswith("accuracy"):
+        beside = settled.loc[settled["task"] == task, "value"]
+        if _on_log_axis(metric, pd.concat([part["low"], part["median"], beside])):
             axis.set_yscale("log")
         drawing.log_ticks(axis.xaxis)
         drawing.log_ticks(axis.yaxis)
@@ -400,12 +434,12 @@ def grid(
     return figure, axes
 
 
-def _worst(table: pd.DataFrame, metric: str) -> float:
+def _worst(table: pd.DataFrame, metric: Metric) -> float:
     """Where crosses of diverged lanes stand: beyond the worst that finished."""
     values = table["median"].dropna()
     if not len(values):
         return 1.0
-    return float(values.min()) if higher_is_better(metric) else float(values.max())
+    return float(values.min() if metric.higher_is_better else values.max())
 
 
 def portfolio(

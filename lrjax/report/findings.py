@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from lrjax import results, stats
+from lrjax.core import counted
 from lrjax.report import figures
-from lrjax.report.page import count, interval
+from lrjax.report.page import interval
 from lrjax.report.study import Study, config
 
 
@@ -23,14 +24,14 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
         f" to {seeds.max()}" if seeds.min() < seeds.max() else ""
     )
     entries, tasks = len(study.look.entries), len(study.tasks)
-    what = count(runs["method"].nunique(), "method")
+    what = counted(runs["method"].nunique(), "method")
     if entries > runs["method"].nunique():
         what += f" in {entries} settings"
     found = [
         (
             "What",
-            f"{count(len(study.all_runs), 'run')}: {what} on "
-            f"{count(tasks, 'task')}, {many} "
+            f"{counted(len(study.all_runs), 'run')}: {what} on "
+            f"{counted(tasks, 'task')}, {many} "
             f"{'run' if seeds.max() == 1 else 'runs'} of each, judged by "
             f"{' and '.join(judged)}."
             + (
@@ -87,8 +88,9 @@ def _sure(study: Study) -> str:
     overall, tasks = study.overall, len(study.comparison.tasks)
     if len(overall) < 2:
         return "one entry alone cannot be compared."
-    if study.comparison.runs < 2:
-        return "one run of each: there are no intervals, and ranks may be luck."
+    if study.comparison.runs < stats.FEWEST:
+        few = counted(study.comparison.runs, "run").replace("1 ", "one ")
+        return f"{few} of each: there are no intervals, and ranks may be luck."
     first = str(overall.index[0])
     clear = overall["rank_low"].iloc[1:] > overall["rank_high"].iloc[0]
     text = (
@@ -99,7 +101,7 @@ def _sure(study: Study) -> str:
     if np.isfinite(difference):
         rank = overall["rank"]
         apart = int((rank - rank.iloc[0] > difference).sum())
-        tells = f"with {count(tasks, 'task')} as the only repetition"
+        tells = f"with {counted(tasks, 'task')} as the only repetition"
         text += f"; {tells}, {apart} can be told apart (critical difference)"
     else:
         text += "; one task says nothing about others"
@@ -116,7 +118,7 @@ def _diverged(study: Study) -> str:
     counts = counts.sort_index().sort_values(ascending=False, kind="stable")
     parts = [f"{e} on {t} ({n} of {total[e, t]})" for (e, t), n in counts.items()]
     more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
-    return f"{len(dead)} of {count(len(runs), 'run')}: {', '.join(parts[:6])}{more}."
+    return f"{len(dead)} of {counted(len(runs), 'run')}: {', '.join(parts[:6])}{more}."
 
 
 def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
@@ -142,7 +144,7 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
     wide = study.runs.pivot(index=["task", "seed"], columns="entry", values="score")
     holes = int(wide.isna().to_numpy().sum())
     if holes:
-        have = count(holes, "run that another entry has", "runs that others have")
+        have = counted(holes, "run that another entry has", "runs that others have")
         parts.append(have)
     comparison = study.comparison
     if comparison.entries_left_out:
@@ -153,7 +155,7 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
         parts.append(f"tasks left out of comparisons: {names}")
     if comparison.runs_left_out:
         parts.append(
-            f"{count(comparison.runs_left_out, 'finished run')} not compared over "
+            f"{counted(comparison.runs_left_out, 'finished run')} not compared over "
             f"tasks, since not all have as many"
         )
     return "; ".join(parts) + "." if parts else "nothing."
@@ -170,15 +172,20 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
             "use all its runs. Comparisons use a table without holes: as long as a run "
             "is missing, the entry or the (task, seed) that lacks the largest share of "
             "its runs is left out, and then every task keeps the same number of seeds, "
-            f"the smallest ones. Here that is {count(study.comparison.runs, 'run')} of "
-            f"{count(len(study.comparison.entries), 'entry', 'entries')} on "
-            f"{count(len(study.comparison.tasks), 'task')}.",
+            f"the smallest ones. Here that is "
+            f"{counted(study.comparison.runs, 'run')} of "
+            f"{counted(len(study.comparison.entries), 'entry', 'entries')} on "
+            f"{counted(len(study.comparison.tasks), 'task')}.",
         ),
         (
             "Intervals",
-            f"95 % percentile intervals of a stratified bootstrap (rliable, "
-            f"{study.options.bootstrap} draws, fixed seed). The same tables give the "
-            f"same page, byte for byte. Formulas and sources: docs/report.md.",
+            f"Of ranks, normalised scores, medians and interquartile means: 95 % "
+            f"percentile intervals of a stratified bootstrap (rliable, "
+            f"{study.options.bootstrap} draws, fixed seed). Of a metric's mean: "
+            f"Student's t interval on a scale on which the metric has no bounds, so "
+            f"that it never leaves what the metric can be. With fewer than "
+            f"{stats.FEWEST} runs there is none. The same tables give the same page, "
+            f"byte for byte. Formulas and sources: docs/report.md.",
         ),
     ]
     cut = [f"{short} is {n}" for n, short in study.look.names.items() if n != short]
@@ -191,7 +198,7 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
         versions = known.get("versions", {})
         made = ", ".join(f"{k} {v}" for k, v in versions.items())
         here = int((study.all_runs["source"] == str(workdir)).sum())
-        text = f"{count(here, 'run')} from runs.jsonl (sha256 {digest})"
+        text = f"{counted(here, 'run')} from runs.jsonl (sha256 {digest})"
         if known.get("git_revision"):
             text += f", trained at revision {known['git_revision'][:12]}"
         notes.append((str(workdir), f"{text}{' with ' + made if made else ''}."))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lrjax.core import counted
 from lrjax.report import drawing
 from lrjax.report.drawing import Picture
 from lrjax.report.look import Look
@@ -120,7 +121,7 @@ def _section(section: Section) -> str:
     parts.append(f'<p class="reads">{_text(section.reads)}</p>')
     if section.table is not None and len(section.table):
         parts.append(
-            f"<details><summary>Table: {count(len(section.table), 'row')}</summary>"
+            f"<details><summary>Table: {counted(len(section.table), 'row')}</summary>"
             f'<div class="scroll">{_table(section.table)}</div></details>'
         )
     parts.append(f'<p class="files">{links}</p></section>')
@@ -167,7 +168,7 @@ def _table(table: pd.DataFrame) -> str:
     )
     more = len(table) - len(shown)
     rest = (
-        f"<caption>{count(more, 'more row')} "
+        f"<caption>{counted(more, 'more row')} "
         f"{'is' if more == 1 else 'are'} in the CSV file.</caption>"
         if more
         else ""
@@ -206,11 +207,6 @@ def short(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return str(value)
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    """A number of things in words: '1 run', '2 runs'."""
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def interval(low: float, high: float) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lrjax.core import UsageError
+from lrjax.reading import reading, shown
 from lrjax.report import figures
 from lrjax.report.desk import Desk
 from lrjax.report.page import Section
@@ -15,27 +16,43 @@ _NAMES = ("task", "method", "metric")
 
 
 def read(path: str) -> pd.DataFrame:
-    """Reads `task,method,metric,mean` and, where it has them, `std_error`."""
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(_NAMES, str))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"report.compare={path}: {reason}") from error
+    """Reads `task,method,metric,mean` and, where it has them, `std_error`.
+
+    Raises:
+      UsageError: if it cannot be read, has other columns than rows, a column twice or
+        not at all, or a row that does not say which number it is.
+    """
+    where = f"report.compare={path}"
+    with reading(where, ""):
+        # Without a header of its own; else a column too many would name the rows.
+        lines = pd.read_csv(path, dtype=str, header=None, skipinitialspace=True)
+    header = [str(name).strip() for name in lines.iloc[0]]
+    table = lines[1:].set_axis(header, axis=1).reset_index(drop=True)
     for name in (*_NAMES, "mean"):
-        if name not in table:
+        if name not in header:
             raise UsageError(
-                f"report.compare={path}: has no column '{name}'; it needs task, "
+                f"{where}: has no column '{name}'; it needs task, "
                 f"method, metric and mean, and may have std_error"
             )
+    for name in (*_NAMES, "mean", "std_error"):
+        if header.count(name) > 1:
+            raise UsageError(f"{where}: has the column '{name}' twice")
+    if not len(table):
+        raise UsageError(f"{where}: holds no row")
+    given = table.get("std_error", pd.Series(np.nan, index=table.index))
+    table = table[[*_NAMES, "mean"]].assign(std_error=given)
     for name in ("mean", "std_error"):
-        values = table.get(name, pd.Series(np.nan, index=table.index))
-        table[name] = pd.to_numeric(values, errors="coerce")
+        values = pd.to_numeric(table[name], errors="coerce").astype(float)
+        fit = np.isfinite(values) & ((values >= 0) | (name == "mean"))
+        wrong = table.index[table[name].notna() & ~fit]
+        if len(wrong) and name == "std_error":
+            text = shown(table.at[wrong[0], name])
+            raise UsageError(f"{where}: row {wrong[0] + 1}: {text} is no {name}")
+        table[name] = values.where(fit)
     for name in (*_NAMES, "mean"):
         wrong = table.index[table[name].isna()]
         if len(wrong):
-            raise UsageError(f"report.compare={path}: row {wrong[0] + 1} has no {name}")
-    if not len(table):
-        raise UsageError(f"report.compare={path}: holds no row")
+            raise UsageError(f"{where}: row {wrong[0] + 1} has no {name}")
     return table
 
 
@@ -51,6 +68,8 @@ def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
         mine = runs[(runs["task"] == row.task) & named]
         if not len(mine) or row.metric not in mine:
             continue
+        if not pd.api.types.is_numeric_dtype(mine[row.metric]):
+            continue  # a name, such as that of the task
         entries = list(mine["entry"].unique())
         if len(entries) > 1:
             raise UsageError(

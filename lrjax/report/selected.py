@@ -10,13 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from lrjax.core import UsageError
+from lrjax import results
+from lrjax.core import Metric, find_metric
+from lrjax.reading import reading, shown
 from lrjax.report import searches
 from lrjax.report.desk import Desk
-from lrjax.report.page import Section, interval
+from lrjax.report.page import Section
 
 _ANSWER = "selection.json"
-_NUMBERS = ("score", "cost", "budget", "horizon", "judged_at")
+_NUMBERS = ("score", "cost", "budget")
 
 
 def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -30,10 +32,8 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
         path = Path(workdir) / _ANSWER
         if not path.exists():
             continue
-        try:
+        with reading(f"{path} is damaged", ""):
             answers += checked(json.loads(path.read_bytes()))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UsageError(f"{path} is damaged") from error
     return answers
 
 
@@ -42,41 +42,69 @@ def checked(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [_checked(each) for each in content]
 
 
+def _number(value: Any) -> float:
+    """NaN is null in JSON, infinity a word."""
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float) and value not in ("inf", "-inf"):
+        raise ValueError(f"{shown(value)} is no number")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ValueError(f"{shown(value)} is no count")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{shown(value)} is no text")
+    return value
+
+
 def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer with its numbers as such; NaN is null in JSON, infinity a word."""
-
-    def number(value: Any) -> float:
-        return math.nan if value is None else float(value)
-
+    """An answer whose numbers are numbers and whose names are text."""
     judged = [
         {
-            "label": str(each["label"]),
-            "steps": int(each["steps"]),
-            "value": sum(map(number, each["values"])) / len(each["values"]),
+            "label": _text(each["label"]),
+            "steps": _count(each["steps"]),
+            "value": sum(map(_number, each["values"])) / len(each["values"]),
         }
         for each in answer["judged"]
     ]
-    low, high = map(number, answer["interval"])
+    low, high = map(_number, answer["interval"])
     return {
-        "task": str(answer["task"]),
-        "winner": str(answer.get("label", answer["method"])),
-        "metric": str(answer["metric"]),
-        **{name: number(answer[name]) for name in _NUMBERS},
+        "task": _text(answer["task"]),
+        "winner": _text(answer.get("label", answer["method"])),
+        "metric": _metric(answer),
+        **{name: _number(answer[name]) for name in _NUMBERS},
+        **{name: _count(answer[name]) for name in ("horizon", "judged_at")},
         "low": low,
         "high": high,
         "seeds": len(answer["seeds"]),
-        "runner_up": str(answer["runner_up"]),
-        "runner_up_better": number(answer["runner_up_better"]),
+        "runner_up": _text(answer["runner_up"]),
+        "runner_up_better": _number(answer["runner_up_better"]),
         "judged": judged,
     }
 
 
+def _metric(answer: Mapping[str, Any]) -> Metric:
+    """What an answer is judged by; answers of earlier versions have its name alone."""
+    if "scale" in answer:
+        return results.metric_from(answer["scale"])
+    return find_metric(answer["metric"])
+
+
 def sentence(answer: Mapping[str, Any]) -> str:
     """What was found on a task."""
+    metric, low, high = answer["metric"], answer["low"], answer["high"]
     found = (
-        f"{answer['winner']} on {answer['task']}, validation {answer['metric']} "
-        f"{answer['score']:.4g}{interval(answer['low'], answer['high'])}"
+        f"{answer['winner']} on {answer['task']}, validation {metric} "
+        f"{metric.text(answer['score'])}"
     )
+    if not math.isnan(low):
+        found += f" ({metric.shown(low)} to {metric.shown(high)})"
     if answer["runner_up"]:
         found += f", before {answer['runner_up']}"
     if not math.isnan(answer["runner_up_better"]):
@@ -90,7 +118,7 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
         {
             "task": each["task"],
             "winner": each["winner"],
-            "metric": each["metric"],
+            "metric": each["metric"].name,
             "score": each["score"],
             "low": each["low"],
             "high": each["high"],
@@ -100,8 +128,8 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
             "full_runs": each["cost"],
             "budget": each["budget"],
             "contenders": len({one["label"] for one in each["judged"]}),
-            "judged_at": int(each["judged_at"]),
-            "horizon": int(each["horizon"]),
+            "judged_at": each["judged_at"],
+            "horizon": each["horizon"],
         }
         for each in answers
     )
@@ -110,7 +138,7 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
         "a star the winner; "
         "schedules that fall towards the horizon were brought to rest before they were "
         "judged. Winners were chosen by these very numbers, which flatter them a "
-        "little. The interval is Student's over seeds, and the probability that the "
+        "little. The interval is of the mean over seeds, and the probability that the "
         "runner-up is better comes from paired differences."
     )
     return desk.section(
@@ -132,7 +160,7 @@ def draw(plt: Any, answers: Sequence[Mapping[str, Any]]) -> searches.Drawn:
                 "task": answer["task"],
                 "winner": answer["winner"],
                 "label": f"validation {answer['metric']}",
-                "better": 1 if answer["metric"] == "accuracy" else -1,
+                "better": answer["metric"].sign,
                 "judged": answer["judged"],
             }
             for answer in answers

@@ -13,7 +13,8 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import results, stats
-from lrjax.core import UsageError, unknown
+from lrjax.core import Metric, UsageError, unknown
+from lrjax.reading import reading
 from lrjax.report.look import Look
 
 FORMATS = ("csv", "parquet", "tensorboard")
@@ -29,7 +30,7 @@ class Options:
     """What a user may choose.
 
     Attributes:
-      metrics: columns to judge by, the first that a task has.
+      metrics: columns to judge by, the first that a task has; () for what ranks it.
       baseline: the entry that others are tested against; '' for the best one.
       target: value that 'time to target' asks for; None for what half of the entries
         reach.
@@ -39,7 +40,7 @@ class Options:
       bootstrap: how often runs are drawn anew.
     """
 
-    metrics: tuple[str, ...] = stats.PREFERRED
+    metrics: tuple[str, ...] = ()
     baseline: str = ""
     target: float | None = None
     smooth: float = 0.0
@@ -70,6 +71,7 @@ class Study:
 
     Attributes:
       options: the user's.
+      known: name -> metric, as from `stats.known_metrics`.
       all_runs: every run, as from `stats.judge`, with `entry`.
       all_curves: of all runs, as from `results.load`.
       runs: those of the entries shown.
@@ -84,6 +86,7 @@ class Study:
     """
 
     options: Options
+    known: Mapping[str, Metric]
     all_runs: pd.DataFrame
     all_curves: pd.DataFrame
     runs: pd.DataFrame
@@ -103,8 +106,12 @@ class Study:
 
     @property
     def metrics(self) -> pd.Series:
-        """Task -> the metric that its runs are judged by."""
+        """Task -> the column that its runs are judged by."""
         return self.runs.groupby("task")["metric"].first()
+
+    def metric(self, column: str) -> Metric:
+        """The metric that a column holds."""
+        return stats.metric_of(column, self.known)
 
     @property
     def curve_metrics(self) -> pd.Series:
@@ -115,16 +122,15 @@ class Study:
     def gaps(self) -> pd.DataFrame:
         """How far each mean lies behind the task's best; index entry, columns task.
 
-        In the metric's unit, accuracy in points. NaN where half of the runs diverged,
-        since the mean of the others says little, or none is there.
+        In the metric's unit, of percentages in points. NaN where half of the runs
+        diverged, since the mean of the others says little, or none is there.
         """
         table = self.per_task[self.per_task["entry"].isin(self.look.entries)]
         table = table[2 * table["diverged"] < table["runs"]]
         means = table.pivot(index="entry", columns="task", values="mean")
         means = means.reindex(index=self.look.entries, columns=self.tasks)
-        unit = self.metrics.map(lambda m: 100.0 if m.endswith("accuracy") else 1.0)
-        sign = self.metrics.map(lambda m: 1.0 if stats.higher_is_better(m) else -1.0)
-        scores = means * sign * unit
+        metrics = self.metrics.map(self.metric)
+        scores = means * metrics.map(lambda m: m.sign * m.factor)
         return scores.max() - scores
 
     @property
@@ -138,8 +144,8 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs and curves of several working directories, each run once.
 
     Returns:
-      runs as from `stats.arrange`, with their directory as `source`; curves as from
-      `results.load`.
+      runs as from `stats.arrange` and `stats.ranked_by`, with their directory as
+      `source`; curves as from `results.load`.
 
     Raises:
       UsageError: if a directory has no runs, damaged ones, or those of another
@@ -154,6 +160,7 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
             if name not in more or more[name].isna().any():
                 raise UsageError(f"{workdir}/runs.jsonl has no {name}")
         more = more[~more["run_id"].isin(known)].drop_duplicates("run_id")
+        more = stats.ranked_by(more, results.load_metrics(workdir))
         runs.append(more.assign(source=str(workdir)))
         if len(rows):
             new = rows[~rows["run_id"].isin(known)] if known else rows
@@ -170,12 +177,16 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def config(workdir: str | Path) -> Mapping[str, Any]:
-    """What config.json says; nothing where it cannot be read."""
+    """What config.json says; nothing where it cannot be read or is no such file."""
     try:
         found = json.loads((Path(workdir) / "config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    kinds = {"config": dict, "versions": dict, "git_revision": str}
+    kinds["numerics_version"] = int
+    if not isinstance(found, dict):
+        return {}
+    return {k: v for k, v in found.items() if isinstance(v, kinds.get(k, object))}
 
 
 def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFrame:
@@ -188,17 +199,17 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
     for workdir in workdirs:
         path = Path(workdir) / "trials.jsonl"
         if path.exists():
-            lines = path.read_bytes()
-            whole = lines[: lines.rfind(b"\n") + 1].splitlines()
-            try:
-                rows = [json.loads(line) for line in whole]
+            with reading(f"{path} is damaged", ""):
+                lines = path.read_bytes()
+                whole = lines[: lines.rfind(b"\n") + 1].split(b"\n")[:-1]
+                rows = [results.parse_row(line) for line in whole]
                 sources = [f"{workdir} {row.get('tuning', '')}" for row in rows]
                 names = [_tuned_name(row, methods) for row in rows]
                 told = [row.get("status") != "crashed" for row in rows]  # no penalty
                 rows = [{name: row[name] for name in _TRIAL} for row in rows]
                 table = pd.DataFrame(rows, columns=list(_TRIAL)).astype(_TRIAL)
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise UsageError(f"{path} is damaged") from error
+                if not (table["budget"] > 0).all():
+                    raise ValueError("a budget is not above 0")
             cost = table["cost"].where(told)
             tables.append(table.assign(source=sources, method=names, cost=cost))
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
@@ -221,7 +232,8 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
       UsageError: as `read`; if an option does not fit the tables.
     """
     table, rows = read(workdirs)
-    judged = stats.judge(table, options.metrics)
+    known = stats.known_metrics(map(results.load_metrics, workdirs))
+    judged = stats.judge(table, options.metrics, known)
     if not len(judged):
         raise UsageError("there is no finished run: all were stopped on the way")
     ranks = stats.mean_ranks(judged)
@@ -233,11 +245,12 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
     entries = (*overall.index, *others)
     tasks = tuple(sorted(map(str, judged["task"].unique())))
     look = Look(entries, _aliases(judged, entries), tasks)
-    per_task = stats.per_task(judged, options.bootstrap)
+    per_task = stats.per_task(judged, options.bootstrap, known)
     joined = curves_lib.join(runs, rows)
     trials = _read_trials(workdirs, set(judged["method"]))
     return Study(
         options=options,
+        known=known,
         all_runs=judged,
         all_curves=rows,
         runs=runs,

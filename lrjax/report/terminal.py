@@ -12,58 +12,76 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import stats
-from lrjax.core import UsageError
+from lrjax.core import LOSS, Metric, UsageError
 from lrjax.report import drawing, figures, searches, selected
 from lrjax.report.look import Look, shorten
 
 _TASKS_PER_TABLE = 3
+_WIDTH = 120  # columns of a table, if more than one task is in it
 _LONGEST = 26  # signs of a task's name
-# column -> how it is shown: factor, digits, width
-_SHOWN = {
-    "valid_accuracy": (100, 1, 11),
-    "valid_perplexity": (1, 2, 13),
-    "valid_loss": (1, 3, 12),
-}
 
 
-def ranking(runs: pd.DataFrame) -> str:
+def ranking(
+    runs: pd.DataFrame, metrics: Mapping[str, Sequence[Metric]] | None = None
+) -> str:
     """The methods from best to worst, as text.
 
     Args:
       runs: as from `results.load`.
+      metrics: as from `results.load_metrics`.
     """
     order = list(runs["task"].unique())
-    runs = stats.judge(stats.arrange(runs))
+    metrics = metrics or {}
+    known = stats.known_metrics([metrics])
+    runs = stats.judge(stats.arrange(stats.ranked_by(runs, metrics)), (), known)
     tasks = sorted(runs["task"].unique(), key=lambda t: order.index(t.split(" (")[0]))
-    columns = [c for c in _SHOWN if c in runs and runs[c].notna().any()]
-    table = stats.summary(runs, columns).set_index(["task", "entry"])
+    columns = _columns(runs)
+    table = stats.summary(runs, columns, known).set_index(["task", "entry"])
     ranks = stats.mean_ranks(runs)
     # What is too incomplete to be ranked comes last.
     entries = [*ranks.index, *sorted(set(runs["entry"]) - set(ranks.index))]
     width = max(len("method"), *(len(entry) for entry in entries))
-    names = [c.rsplit("_", 1)[-1] for c in columns]
-    head = "".join(f"{n:^{_SHOWN[c][2]}} " for n, c in zip(names, columns, strict=True))
-    of = {"accuracy": "accuracy (%)"}
+    shown = [stats.metric_of(column, known) for column in columns]
+    cells = {
+        (metric.name, *key): _cell(table.loc[key], metric)
+        for metric in shown
+        for key in table.index
+    }
+    widths = {
+        metric.name: max(
+            len(metric.name), *(len(v) for k, v in cells.items() if k[0] == metric.name)
+        )
+        for metric in shown
+    }
+    head = " ".join(f"{name:^{widths[name]}}" for name in widths)
     lines = [
-        f"Validation {' and '.join(of.get(n, n) for n in names)}, mean ± 95 % interval "
-        f"over seeds; best mean rank first"
+        f"Validation {' and '.join(metric.label for metric in shown)}, mean [95 % "
+        f"interval] over seeds, of fewer than {stats.FEWEST} seeds each value; best "
+        "mean rank first"
     ]
     room = max(len(head), min(_LONGEST, max(map(len, tasks))))
     short = shorten(tasks, room)
-    head = f"{head:^{room}}"
-    for start in range(0, len(tasks), _TASKS_PER_TABLE):
-        shown = tasks[start : start + _TASKS_PER_TABLE]
-        titles = "".join(f" {short[task]:^{room}}" for task in shown)
+    fitting = max(1, (_WIDTH - width - len("  rank ")) // (room + 2))
+    at_once = min(_TASKS_PER_TABLE, fitting)
+    for start in range(0, len(tasks), at_once):
+        beside = tasks[start : start + at_once]
+        titles = "".join(f"  {short[task]:^{room}}" for task in beside)
         lines += [
             "",
-            " " * width + "  rank " + titles,
-            f"{'method':<{width}}       " + f" {head}" * len(shown),
+            " " * width + "  rank" + titles,
+            f"{'method':<{width}}      " + f"  {head:^{room}}" * len(beside),
         ]
         for entry in entries:
             rank = f"{ranks[entry]:4.1f}" if entry in ranks else "   -"
-            cells = [_cells(table, task, entry, columns) for task in shown]
-            cells = [f" {cell:^{room}}" for cell in cells]
-            lines.append(f"{entry:<{width}}  {rank} " + "".join(cells))
+            texts = (
+                " ".join(
+                    f"{cells.get((name, task, entry), '-'):>{widths[name]}}"
+                    for name in widths
+                )
+                for task in beside
+            )
+            columns_of_tasks = "".join(f"  {text:^{room}}" for text in texts)
+            lines.append(f"{entry:<{width}}  {rank}{columns_of_tasks}")
     cut = {task: name for task, name in short.items() if task != name}
     if cut:
         lines += ["", "names in short:", *(f"  {s}  {n}" for n, s in cut.items())]
@@ -77,23 +95,34 @@ def ranking(runs: pd.DataFrame) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _cells(table: pd.DataFrame, task: str, entry: str, columns: list[str]) -> str:
-    text = ""
-    for column in columns:
-        factor, digits, width = _SHOWN[column]
-        shown, name = "-", column.rsplit("_", 1)[-1]
-        if (task, entry) in table.index:
-            row = table.loc[(task, entry)]
-            mean, half = factor * row[name], factor * row[f"{name}_interval"]
-            if not np.isnan(mean):
-                shown = f"{mean:.{digits}f}"
-            if not np.isnan(half):
-                shown += f" ±{half:.{digits}f}"
-        text += f"{shown:>{width}} "
-    return text
+def _columns(runs: pd.DataFrame) -> list[str]:
+    """What is shown: the metrics that runs are judged by, and the loss."""
+    judged = sorted(runs["metric"].unique(), key=_place)
+    columns = dict.fromkeys([*judged, f"valid_{LOSS}"])
+    return [name for name in columns if name in runs and runs[name].notna().any()]
 
 
-def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame, path: str | Path) -> None:
+def _place(column: str) -> int:
+    """Accuracy before the others, as before the loss."""
+    preferred = stats.PREFERRED
+    return preferred.index(column) if column in preferred else -1
+
+
+def _cell(row: pd.Series, metric: Metric) -> str:
+    """A mean with its interval, or each value where there are too few for one."""
+    values, low, high = (row[f"{metric}_{n}"] for n in ("values", "low", "high"))
+    if np.isnan(low):
+        return ", ".join(map(metric.shown, values)) or "-"
+    mean = metric.shown(row[metric.name])
+    return f"{mean} [{metric.shown(low)}, {metric.shown(high)}]"
+
+
+def learning_curves(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    path: str | Path,
+    metrics: Mapping[str, Sequence[Metric]] | None = None,
+) -> None:
     """Draws validation loss and the learning rate used, by epoch, for every task.
 
     Lines are medians over seeds, bands span the middle half.
@@ -101,8 +130,11 @@ def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame, path: str | Path) 
     Args:
       runs, curves: as from `results.load`.
       path: of the PNG to write.
+      metrics: as from `results.load_metrics`.
     """
-    judged = stats.judge(stats.arrange(runs))
+    metrics = metrics or {}
+    known = stats.known_metrics([metrics])
+    judged = stats.judge(stats.arrange(stats.ranked_by(runs, metrics)), (), known)
     rows = curves_lib.thin(curves_lib.join(judged, curves))
     ranks = stats.mean_ranks(judged)
     others = sorted(set(judged["entry"]) - set(ranks.index))
@@ -117,7 +149,7 @@ def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame, path: str | Path) 
     }
     path = Path(path)
     with drawing.style() as plt:
-        figure = figures.losses_and_rates(plt, look, bands)
+        figure = figures.losses_and_rates(plt, look, bands, known)
         drawing.write(figure, path.parent, path.stem, [path.suffix[1:]])
 
 

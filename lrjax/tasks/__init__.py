@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 
-from lrjax.core import Task, Text, UsageError, unknown
+from lrjax.core import Task, Text, UsageError, cut, nearest, unknown
 from lrjax.tasks import images, libsvm, synthetic, text
 from lrjax.tasks.data import DataError, fingerprint_arrays
 
@@ -31,6 +33,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     **text.FACTORIES,
 }
 
+# Ends of files' names that people have tables in.
+_TABLES = (".csv", ".tsv", ".parquet", ".arff", ".json", ".xlsx", ".npz", ".npy")
 _SVMLIGHT, _SYNTHETIC = "svmlight:", "synthetic/"
 
 
@@ -79,7 +83,7 @@ def make_task(
     elif name in TASKS:
         make = TASKS[name]
     else:
-        raise unknown("task", name, TASKS)
+        raise _unknown(name)
     asked = {"remat": remat, "label_smoothing": label_smoothing, "stream": stream}
     asked = {option: value for option, value in asked.items() if value}
     if name in text.FACTORIES:
@@ -97,6 +101,25 @@ def make_task(
     options = {k: v for k, v in changing.items() if v not in (0, 1)}
     return dataclasses.replace(
         task, micro_batches=micro_batches, options=tuple(options.items())
+    )
+
+
+def _unknown(name: str) -> UsageError:
+    """The error for a task that does not exist, which may be a file."""
+    suffix = Path(name).suffix.lower()
+    a_path = os.path.exists(name) or name.startswith((".", "/", "~"))
+    if not a_path and (not suffix or nearest(name, TASKS)):
+        return unknown("task", name, TASKS)
+    asked = f"unknown task '{cut(name)}'"
+    if suffix in _TABLES:
+        return UsageError(
+            f"{asked}: {suffix} files are not read; write it in svmlight's format "
+            "(LABEL INDEX:VALUE ..., sklearn.datasets.dump_svmlight_file) and give "
+            "svmlight:PATH, or make a lrjax.core.Task of its arrays"
+        )
+    return UsageError(
+        f"{asked}: for a file of your own in svmlight's format give "
+        f"svmlight:{cut(name)}"
     )
 
 

@@ -8,7 +8,7 @@ for itself.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,7 @@ def resize(images: jax.Array, box: Box, size: int) -> jax.Array:
     """
     down = jax.vmap(_weights, (0, 0, None, None))
     dtype = images.dtype
+    box = Box(*(each.astype(dtype) for each in box))
     rows = down(box.top, box.height, images.shape[1], size).astype(dtype)
     columns = down(box.left, box.width, images.shape[2], size).astype(dtype)
     images = jnp.einsum("noh,nhwc->nowc", rows, images)
@@ -88,6 +89,7 @@ def random_box(
     sizes: jax.Array,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    dtype: Any = jnp.float32,
 ) -> Box:
     """The windows of RandomResizedCrop: the first of ten draws that fits, else central.
 
@@ -96,12 +98,13 @@ def random_box(
       sizes: [rows, 2], height and width of each image.
       scale: least and largest share of the area.
       ratio: least and largest width over height, drawn in the logarithm.
+      dtype: in which to draw.
     """
-    height, width = (sizes[:, None, i].astype(jnp.float32) for i in (0, 1))
+    height, width = (sizes[:, None, i].astype(dtype) for i in (0, 1))
     keys, shape = jax.random.split(key, 4), (len(sizes), 10)
-    area = height * width * jax.random.uniform(keys[0], shape, jnp.float32, *scale)
+    area = height * width * jax.random.uniform(keys[0], shape, dtype, *scale)
     low, high = (math.log(each) for each in ratio)
-    aspect = jnp.exp(jax.random.uniform(keys[1], shape, jnp.float32, low, high))
+    aspect = jnp.exp(jax.random.uniform(keys[1], shape, dtype, low, high))
     w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = jnp.argmax(fits, axis=1, keepdims=True)
@@ -114,15 +117,15 @@ def random_box(
     w, h = jnp.where(found, w, whole_w), jnp.where(found, h, whole_h)
 
     def place(key: jax.Array, room: jax.Array) -> jax.Array:
-        draw = jnp.floor(jax.random.uniform(key, room.shape) * (room + 1))
+        draw = jnp.floor(jax.random.uniform(key, room.shape, dtype) * (room + 1))
         return jnp.where(found, jnp.minimum(draw, room), jnp.floor(room / 2))
 
     return Box(place(keys[2], height - h), place(keys[3], width - w), h, w)
 
 
-def central_box(sizes: jax.Array, share: float) -> Box:
+def central_box(sizes: jax.Array, share: float, dtype: Any = jnp.float32) -> Box:
     """The central square with that share of the shorter side: [rows, 2] -> windows."""
-    sizes = sizes.astype(jnp.float32)
+    sizes = sizes.astype(dtype)
     side = jnp.round(share * sizes.min(axis=1))
     top, left = (jnp.round((sizes[:, i] - side) / 2) for i in (0, 1))
     return Box(top, left, side, side)
@@ -203,13 +206,12 @@ def jitter(images: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array
 
 def color_jitter(key: jax.Array, images: jax.Array) -> jax.Array:
     """ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)."""
-    keys, rows = jax.random.split(key), len(images)
-    spread = jnp.array([0.4, 0.4, 0.4, 0.1])
-    middle = jnp.array([1.0, 1.0, 1.0, 0.0])
-    draws = jax.random.uniform(keys[0], (rows, 4), minval=-1, maxval=1)
-    order = jnp.argsort(jax.random.uniform(keys[1], (rows, 4)), axis=1)
-    factors = (middle + spread * draws).astype(images.dtype)
-    return jitter(images, factors, order)
+    keys, rows, dtype = jax.random.split(key), len(images), images.dtype
+    spread = jnp.array([0.4, 0.4, 0.4, 0.1], dtype)
+    middle = jnp.array([1.0, 1.0, 1.0, 0.0], dtype)
+    draws = jax.random.uniform(keys[0], (rows, 4), dtype, -1, 1)
+    order = jnp.argsort(jax.random.uniform(keys[1], (rows, 4), dtype), axis=1)
+    return jitter(images, middle + spread * draws, order)
 
 
 def flip_crop_and_color(
@@ -221,6 +223,6 @@ def flip_crop_and_color(
     image are.
     """
     keys = jax.random.split(key, 3)
-    images = resize(images, random_box(keys[0], sizes), size)
+    images = resize(images, random_box(keys[0], sizes, dtype=images.dtype), size)
     images = flip(images, jax.random.bernoulli(keys[1], 0.5, (len(images),)))
     return color_jitter(keys[2], images)

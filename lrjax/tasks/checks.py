@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.core import Batch, Task, UsageError
+from lrjax import numerics
+from lrjax.core import Batch, Metric, Task, UsageError
 
 _RANDOM = ("random_bits", "random_seed", "threefry2x32", "rng_bit_generator")
 _ROWS = 64  # of each part that `evaluate` is tried on, at most
@@ -32,10 +33,40 @@ def check_task(task: Task) -> None:
     if not isinstance(task, Task):
         raise UsageError(f"check_task: {type(task).__name__} is no lrjax.core.Task")
     # What comes later cannot be tried before the earlier is sound.
-    for look in (_parts, _init, _loss, _evaluate):
+    for look in (_fields, _parts, _init, _loss, _evaluate):
         found = list(look(task))
         if found:
-            raise UsageError(f"task '{task.name}': {'; '.join(found)}")
+            name = " ".join(str(task.name).split())[:80]
+            raise UsageError(f"task '{name}': {'; '.join(found)}")
+
+
+def _fields(task: Task) -> Iterator[str]:
+    """Fields of the wrong kind; those that the parts belong to come later."""
+
+    def whole(value: Any, least: int) -> bool:
+        kind = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        return kind and value >= least
+
+    if not isinstance(task.name, str) or not task.name.strip():
+        yield f"name must be a text, not {str(task.name)[:40]!r}"
+    elif not task.name.isprintable():
+        yield "name must be one line of printable characters"
+    if not whole(task.num_classes, 0):
+        yield f"num_classes {task.num_classes!r:.40} must be a whole number from 0 up"
+    if not whole(task.micro_batches, 1):
+        yield f"micro_batches {task.micro_batches!r:.40} must be a whole number above 0"
+    if task.measured_rows is not None and not whole(task.measured_rows, 1):
+        yield f"measured_rows {task.measured_rows!r:.40} must be a whole number above 0"
+    if task.max_norm is not None and not (
+        isinstance(task.max_norm, int | float) and task.max_norm > 0
+    ):
+        yield f"max_norm {task.max_norm!r:.40} must be a number above 0"
+    if not isinstance(task.family, str):
+        yield f"family must be a text, not {task.family!r:.40}"
+    for name in ("init", "loss", "evaluate"):
+        if not callable(getattr(task, name)):
+            kind = type(getattr(task, name)).__name__
+            yield f"{name} must be a function, not {kind}"
 
 
 def _parts(task: Task) -> Iterator[str]:
@@ -79,8 +110,6 @@ def _parts(task: Task) -> Iterator[str]:
             f"batch_size {size} is larger than the {task.num_examples} rows of train: "
             "padding would be most of a batch"
         )
-    if task.metric not in ("accuracy", "loss"):
-        yield f"metric '{task.metric}' must be 'accuracy' or 'loss'"
 
 
 def _labels(task: Task, name: str, part: Batch) -> Iterator[str]:
@@ -136,7 +165,13 @@ def _loss(task: Task) -> Iterator[str]:
     if not shape_ok or not isinstance(found[1], tuple) or len(found[1]) != 2:
         yield f"{call} must return (loss, (state, metrics))"
         return
-    loss, (after, _) = found
+    loss, (after, metrics) = found
+    if not isinstance(metrics, Mapping):
+        yield f"{call} must return a dictionary as its metrics; {{}} if there are none"
+        return
+    if isinstance(loss, Mapping | list | tuple):
+        yield f"{call} must give one floating-point number, not {type(loss).__name__}"
+        return
     if jnp.shape(loss) or not jnp.issubdtype(jnp.asarray(loss).dtype, jnp.floating):
         yield f"{call} must give one floating-point number, not shape {jnp.shape(loss)}"
         return
@@ -183,15 +218,19 @@ def _evaluate(task: Task) -> Iterator[str]:
     if not isinstance(found, Mapping):
         yield f"{call} must return a dictionary of sums, not {type(found).__name__}"
         return
-    lacking = [n for n in ("loss", "count", task.metric) if n not in found]
+    nested = [name for name, value in found.items() if not hasattr(value, "dtype")]
+    if nested:
+        yield f"'{nested[0]}' of evaluate must be a number or an array"
+        return
+    lacking = [name for name in ("loss", "count") if name not in found]
     if lacking:
         yield f"{call} has no '{lacking[0]}' in what it returns"
         return
-    odd = [name for name, value in found.items() if jnp.shape(value)]
+    odd = [name for name in ("loss", "count") if jnp.shape(found[name])]
     if odd:
         yield f"'{odd[0]}' of evaluate must be one number, a sum over rows"
         return
-    if float(found["count"]) != size:
+    if not _counts_itself(task, batch) and float(found["count"]) != size:
         yield (
             f"'count' of evaluate is {float(found['count']):g} for {size} rows with "
             "mask 1: return the sum of the mask"
@@ -211,7 +250,7 @@ def _evaluate(task: Task) -> Iterator[str]:
         )
         added = jax.tree.map(lambda a, b: a + b, dict(sums(first)), dict(sums(second)))
         for name in found:
-            if name != "count" and not _same(found[name], added[name]):
+            if not _same(found[name], added[name]):
                 yield (
                     f"'{name}' of evaluate does not add up over parts of the data: "
                     "return the sum over the rows with mask 1, not a mean"
@@ -219,15 +258,47 @@ def _evaluate(task: Task) -> Iterator[str]:
         half = _half_masked(batch)
         if half and not _same(sums(half[0]), sums(half[1])):
             yield "evaluate counts rows with mask 0, which are padding"
-    loss, accuracy = float(found["loss"]) / size, found.get("accuracy")
-    if accuracy is not None and not 0 <= float(accuracy) <= size:
-        yield f"'accuracy' of evaluate is {float(accuracy):g} for {size} rows"
-    if not np.isfinite(loss):
-        yield "the loss of evaluate is not finite"
+    for metric in task.metrics:
+        yield from _value(metric, found)
+
+
+def _counts_itself(task: Task, batch: Batch) -> bool:
+    """Whether the loss is a mean over other things than rows, which it counts."""
+    params, state = task.init(_key(0))
+    metrics = jax.eval_shape(task.loss, params, state, _key(1), batch)[1][1]
+    return "count" in metrics
+
+
+def _value(metric: Metric, sums: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a metric's value of some sums."""
+    call = f"metric '{metric}': value(sums)"
+    try:
+        value = jax.jit(lambda sums: metric.value(sums))(dict(sums))
+    except KeyError as error:
+        yield f"{call} needs {error}, which evaluate does not return"
+        return
+    except Exception as error:  # the user's code may raise anything
+        reason = " ".join(str(error).split())[:200]
+        yield f"{call} fails under jit: {type(error).__name__}: {reason}"
+        return
+    if jnp.shape(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        yield f"{call} must give one floating-point number, not {_kind_of(value)}"
+    elif not np.isnan(value) and not (
+        metric.least - _TOLERANCE <= float(value) <= metric.greatest + _TOLERANCE
+    ):
+        yield (
+            f"{call} is {float(value):g}, and must be from {metric.least:g} to "
+            f"{metric.greatest:g}"
+        )
+
+
+def _kind_of(value: Any) -> str:
+    """The type and shape of something, for people."""
+    return f"{jnp.result_type(value)}{list(jnp.shape(value))}"
 
 
 def _key(number: int) -> jax.Array:
-    return jax.random.key(number)
+    return numerics.key(number)
 
 
 def _batch(part: Batch, size: int) -> dict[str, jax.Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import hashlib
 import http.client
@@ -14,7 +15,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-import zlib
 from array import array
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,9 @@ import jax
 import numpy as np
 
 from lrjax import crew
+from lrjax import reading as reading_lib
 from lrjax.core import UsageError
+from lrjax.reading import reason as _reason
 
 MAX_BYTES = 2**30  # of one file, as stored and after decompression
 MAX_FEATURES = 10**6
@@ -42,6 +44,19 @@ class DataError(UsageError):
 
 # Reading
 
+# Around every decoder of data: what it raises is one line.
+reading = functools.partial(reading_lib.reading, kind=DataError)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file's name says that it is nobody's data.
+
+    Hidden ones (.book.txt, macOS's ._book.txt), and what editors leave behind
+    (book.txt~, #book.txt#, ~$book.txt).
+    """
+    left = name.endswith("~") or (name.startswith("#") and name.endswith("#"))
+    return name.startswith((".", "~$")) or left
+
 
 def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
     """Reads a file, decompressing .bz2, .xz and .gz.
@@ -54,7 +69,7 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
         raise DataError("no data file is named")
     path = Path(path)
     content = bytearray()
-    try:
+    with reading(path):
         if not path.exists():
             raise DataError(f"{path}: no such file")
         if not path.is_file():
@@ -64,8 +79,6 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
                 content += chunk
                 if len(content) > max_bytes:
                     raise DataError(f"{path}: holds more than {max_bytes:,} bytes")
-    except (OSError, EOFError, MemoryError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
     return bytes(content)
 
 
@@ -75,11 +88,8 @@ def open_lines(path: Path) -> Generator[bytes]:
     Raises:
       DataError: if the file is unreadable or damaged.
     """
-    try:
-        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            yield from file
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
+    with reading(path), _OPENERS.get(path.suffix, open)(path, "rb") as file:
+        yield from file
 
 
 def read_svmlight(
@@ -93,7 +103,7 @@ def parse_svmlight(text: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Parses lines of the form `label index:value index:value ... # comment`.
 
     Indices start at 1 and increase along a line; absent ones have value 0. Empty
-    lines and lines with only a comment are skipped.
+    lines and lines with only a comment are skipped. Lines end in LF or CRLF.
 
     Args:
       text: the content of the file.
@@ -109,6 +119,12 @@ def parse_svmlight(text: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     """
     labels, values, indices = array("d"), array("d"), array("q")
     ends, line_numbers = array("q"), array("q")
+    lone = re.search(rb"\r(?!\n)", text)
+    if lone:  # after a comment it would hide a row
+        number = text.count(b"\n", 0, lone.start()) + 1
+        raise DataError(
+            f"{where}: line {number}: CR alone does not end a line; LF does"
+        )
     for number, line in enumerate(io.BytesIO(text), 1):
         line = line.partition(b"#")[0]
         tokens = line.split()
@@ -195,14 +211,6 @@ def _shown(token: bytes) -> str:
     """A token for a message: short, printable, in quotes."""
     text = token[:30].decode("ascii", "backslashreplace")
     return repr(text + "..." if len(token) > 30 else text)
-
-
-def _reason(error: BaseException) -> str:
-    """An exception in a few words on one line."""
-    reason = getattr(error, "reason", None)
-    if isinstance(reason, BaseException):  # a URLError around the real one
-        error = reason
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # Finding and downloading

@@ -12,17 +12,15 @@ import io
 import itertools
 import math
 import os
-import struct
 import tarfile
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lrjax.reading import printable, shown
 from lrjax.tasks import data, pickled
 from lrjax.tasks.data import DataError
 
@@ -34,12 +32,10 @@ _WORDS = {
     "valid": ("valid", "val", "validation"),
     "test": ("test",),
 }
-# What a damaged or hostile archive raises.
-_DAMAGED = (
-    *(OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError),
-    *(zlib.error, zipfile.BadZipFile, struct.error),
-)
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm"}
+# Pillow's modes: of 8 bits a channel or fewer, and of more.
+_SHALLOW = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"}
+_DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +208,9 @@ def _from_npz(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | Non
     paths = [
         path
         for path in sorted(folder.glob("*.npz"))
+        if not data.is_hidden(path.name)
         # cifar10_train is of cifar10, cifar100_train is not
-        if own or path.stem == name or path.stem.startswith((f"{name}_", f"{name}-"))
+        and (own or path.stem == name or path.stem.startswith((f"{name}_", f"{name}-")))
     ]
     by_split = {
         split: [p for p in paths if set(_parts_of(p.stem)) & set(words)]
@@ -239,14 +236,15 @@ def _parts_of(stem: str) -> list[str]:
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: not an archive of arrays")
-            wanted = set(file.files) - {"class_names", "file_names"}
-            return {key: file[key] for key in sorted(wanted)}
-    except _DAMAGED as error:
-        raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
+    with data.reading(path), np.load(path, allow_pickle=False) as file:
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: not an archive of arrays")
+        wanted = set(file.files) - {"class_names", "file_names"}
+        arrays = {key: file[key] for key in sorted(wanted)}
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # bytes of another kind of file
+            raise DataError(f"{path}: {shown(key)} is not an array")
+    return arrays
 
 
 def _read_npz(path: Path) -> Part:
@@ -255,10 +253,16 @@ def _read_npz(path: Path) -> Part:
         if {images, labels} <= set(arrays):
             return _part(arrays[images], arrays[labels], path)
     if not {"jpeg", "offsets", "labels"} <= set(arrays):
-        held = ", ".join(arrays) or "nothing"
-        raise DataError(f"{path}: holds {held} instead of image and label")
+        held = printable(", ".join(arrays) or "nothing")
+        raise DataError(f"{path}: holds {held[:80]} instead of image and label")
     ends = arrays["offsets"]
     stored = arrays["jpeg"]
+    if ends.dtype.kind not in "iu" or stored.dtype != np.uint8 or stored.ndim != 1:
+        raise DataError(
+            f"{path}: offsets are {ends.dtype} and jpeg {stored.dtype} with "
+            f"{stored.ndim} dimensions, instead of integers and a row of uint8"
+        )
+    ends = ends.astype(np.int64)  # differences of unsigned ones are never below zero
     rising = ends.ndim == 1 and len(ends) > 1 and (np.diff(ends) > 0).all()
     if not rising or ends[0] < 0 or ends[-1] > len(stored):
         raise DataError(f"{path}: offsets do not lead to images")
@@ -278,12 +282,58 @@ def _picture(source: bytes | Path, where: str, channels: int = 3) -> np.ndarray:
     from PIL import Image
 
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: cannot be decoded: {_reason(error)}") from error
+    with data.reading(where, "cannot be decoded"), Image.open(file) as image:
+        pixels = _pixels(image, "RGB" if channels == 3 else "L", where)
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _pixels(image: Any, mode: str, where: str) -> np.ndarray:
+    """A picture as it is seen, in 8 bits a channel.
+
+    Of 16 bits the high byte is kept, as Pillow does with those of colour pictures.
+
+    Args:
+      image: of Pillow.
+      mode: 'L' or 'RGB'.
+      where: for messages.
+
+    Raises:
+      DataError: for what has no one form in 8 bits: several pictures, pixels that are
+        transparent, numbers of an unknown range.
+    """
+    from PIL import Image, ImageOps
+
+    kind = f"{where}: a {image.format} picture of mode {image.mode}"
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's JPEG and its previews
+        raise DataError(f"{kind} that holds {frames} pictures instead of one")
+    fills = _fills_16_bits(image)
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _DEEP:
+        if not fills:
+            raise DataError(f"{kind}: what its largest number means is not known")
+        pixels = np.asarray(image)
+        clear = image.info.get("transparency")
+        if clear is not None and (pixels == clear).any():
+            raise DataError(f"{kind} with transparent pixels: lay it on a background")
+        # Whole numbers of 32 bits are Pillow's form for some files of 16.
+        if pixels.min() < 0 or pixels.max() > 2**16 - 1:
+            raise DataError(f"{kind}: its numbers are not of 16 bits")
+        return np.asarray(Image.fromarray((pixels >> 8).astype(np.uint8)).convert(mode))
+    if image.mode not in _SHALLOW:
+        raise DataError(f"{kind}: not a kind that is read")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if np.asarray(image)[..., 3].min() < 255:
+            raise DataError(f"{kind} with transparent pixels: lay it on a background")
+    return np.asarray(image.convert(mode))
+
+
+def _fills_16_bits(image: Any) -> bool:
+    """Whether a picture's numbers go from 0 to 65,535 by its format."""
+    if image.format == "TIFF":
+        return image.mode != "I" and set(image.tag_v2.get(258, ())) == {16}
+    return image.format in ("PNG", "PPM")
 
 
 def _stack(images: Sequence[np.ndarray], labels: Any, where: object) -> Part:
@@ -354,17 +404,14 @@ def _from_cifar(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | N
 
 def _members(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
     found = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                file = os.path.basename(member.name)
-                if file in wanted and member.isfile():
-                    if member.size > data.MAX_BYTES:
-                        raise DataError(f"{path}: {file} is too large")
-                    stream = archive.extractfile(member)
-                    found[file] = stream.read() if stream else b""
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
+    with data.reading(path), tarfile.open(path) as archive:
+        for member in archive:
+            file = os.path.basename(member.name)
+            if file in wanted and member.isfile():
+                if member.size > data.MAX_BYTES:
+                    raise DataError(f"{path}: {file} is too large")
+                stream = archive.extractfile(member)
+                found[file] = stream.read() if stream else b""
     for file in wanted:
         if file not in found:
             raise DataError(f"{path}: {file} is missing")
@@ -463,6 +510,8 @@ def read_idx(path: Path) -> np.ndarray:
     dims = content[3] if len(content) > 3 else 0
     if content[:3] != b"\0\0\x08" or not dims or len(content) < 4 + 4 * dims:
         raise DataError(f"{path}: not an idx file of bytes")
+    if dims > 3:  # such as a picture for each row; NumPy has an end, too
+        raise DataError(f"{path}: {dims} dimensions are more than 3")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dims, 4))
     size = int(np.prod(shape, dtype=object))
     if len(content) != 4 + 4 * dims + size:
@@ -488,11 +537,11 @@ def _from_pictures(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] 
             roots[split] = found[0]
     if "train" not in roots:
         return None
-    names = sorted(path.name for path in roots["train"].iterdir() if path.is_dir())
+    names = _folders(roots["train"])
     channels = entry.shape[2] if entry.shape else 3
     parts = {}
     for split, root in roots.items():
-        classes = sorted(path.name for path in root.iterdir() if path.is_dir())
+        classes = _folders(root)
         if len(classes) != entry.classes or classes != names:
             raise DataError(
                 f"{root}: {len(classes)} folders of classes instead of {entry.classes}"
@@ -502,16 +551,28 @@ def _from_pictures(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] 
         listed = [
             (file, number)
             for number, label in enumerate(classes)
-            for file in sorted((root / label).iterdir())
+            for file in _entries(root / label)
             if file.suffix.lower() in _PICTURES
         ]
         parts[split] = _read_pictures(listed, root, channels)
     return parts
 
 
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, in order, without hidden files."""
+    with data.reading(folder):
+        found = sorted(folder.iterdir())
+    return [path for path in found if not data.is_hidden(path.name)]
+
+
+def _folders(root: Path) -> list[str]:
+    """Names of the folders in a folder, one for each class."""
+    return [path.name for path in _entries(root) if path.is_dir()]
+
+
 def _dtd(entry: ImageSet, folder: Path) -> dict[str, Part]:
     """DTD as its authors pack it: images/ and the lists of split 1."""
-    names = sorted(path.name for path in (folder / "images").iterdir() if path.is_dir())
+    names = _folders(folder / "images")
     if len(names) != entry.classes:
         raise DataError(
             f"{folder / 'images'}: {len(names)} folders of classes instead of "
@@ -525,7 +586,7 @@ def _dtd(entry: ImageSet, folder: Path) -> dict[str, Part]:
         for line in lines:
             label = line.split("/")[0]
             if label not in names or line.count("/") != 1 or ".." in line:
-                raise DataError(f"{list_file}: {line[:60]} is not class/file")
+                raise DataError(f"{list_file}: {shown(line)} is not class/file")
             listed.append((folder / "images" / line, names.index(label)))
         parts[split] = _read_pictures(listed, list_file, 3)
     return parts
@@ -553,7 +614,7 @@ def _from_tfds(name: str, folder: Path) -> dict[str, Part]:
     """
     import tensorflow_datasets as tfds
 
-    try:
+    with data.reading(folder, "TFDS"):
         sources: Any = tfds.data_source(
             name,
             data_dir=str(folder),
@@ -566,14 +627,12 @@ def _from_tfds(name: str, folder: Path) -> dict[str, Part]:
             if word in SPLITS:
                 rows = [sources[split][i] for i in range(len(sources[split]))]
                 images = [np.asarray(row["image"]) for row in rows]
+                for row, image in enumerate(images):
+                    if image.dtype != np.uint8:
+                        raise DataError(
+                            f"{folder}: {split} image {row} is {image.dtype} "
+                            "instead of uint8"
+                        )
                 labels = [row["label"] for row in rows]
                 parts[word] = _stack(images, np.asarray(labels, np.int64), folder)
-    except DataError:
-        raise
-    except Exception as error:  # TFDS raises whatever its parts raise
-        raise DataError(f"{folder}: TFDS: {_reason(error)[:300]}") from error
     return parts
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.core import Batch, PyTree, Task, UsageError
+from lrjax import numerics
+from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, PyTree, Task, UsageError
 from lrjax.tasks import augment, data, image_data, libsvm
 from lrjax.tasks.data import DataError
 from lrjax.tasks.image_data import Part
@@ -25,36 +26,42 @@ from lrjax.tasks.image_data import Part
 BATCH_SIZE = 64
 _SLICE = 64  # rows augmented at once when a task is made
 
-# `view(key, batch) -> images` at random if there is a key, else as they are judged.
-View = Callable[[jax.Array | None, Batch], jax.Array]
+# `view(key, batch, dtype) -> images` at random if there is a key, else as they are
+# judged; computed in `dtype`, float32 if it is not given.
+View = Callable[..., jax.Array]
 
 
-def _plain(key: jax.Array | None, batch: Batch) -> jax.Array:
+def _plain(key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32) -> jax.Array:
     """Pixels as they are."""
     del key
-    return batch["images"] / 255
+    return batch["images"].astype(dtype) / 255
 
 
-def _flipped_and_cropped(key: jax.Array | None, batch: Batch) -> jax.Array:
+def _flipped_and_cropped(
+    key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32
+) -> jax.Array:
     """Mirrored, and moved by up to 4 pixels."""
     images = batch["images"]
-    return (images if key is None else augment.flip_and_crop(key, images)) / 255
+    images = images if key is None else augment.flip_and_crop(key, images)
+    return images.astype(dtype) / 255
 
 
-def _resized(key: jax.Array | None, batch: Batch) -> jax.Array:
+def _resized(
+    key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32
+) -> jax.Array:
     """224 x 224 pixels out of images of any size.
 
     At random, a window of 8 to 100 % in changed colours; else the centre, where the
     shorter side counts as 256. Images without a size have their own already.
     """
-    images = batch["images"] / 255
+    images = batch["images"].astype(dtype) / 255
     if "sizes" not in batch:
         return images
     # Rows that pad a part have no pixels; what is seen of them must be finite.
     sizes = jnp.maximum(batch["sizes"], 1)
     if key is not None:
         return augment.flip_crop_and_color(key, images, sizes, 224)
-    return augment.resize(images, augment.central_box(sizes, 224 / 256), 224)
+    return augment.resize(images, augment.central_box(sizes, 224 / 256, dtype), 224)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +147,7 @@ def make(
         kept = np.linspace(0, rows - 1, whole).round().astype(int)
         parts["train"] = take(parts["train"], kept)
         for number, key in enumerate(("valid", "test")):
-            noise = jax.random.fold_in(jax.random.key(libsvm.SPLIT_SEED), number)
+            noise = jax.random.fold_in(numerics.key(libsvm.SPLIT_SEED), number)
             parts[key] = augmented(parts[key], recipe.view, noise)
     return recipe_task(
         name, parts, batch_size, precision, remat, label_smoothing, stream
@@ -317,7 +324,7 @@ def image_task(
     mean, deviation = (np.asarray(each, dtype) for each in scale)
 
     def seen(key: jax.Array | None, batch: Batch) -> jax.Array:
-        return (view(key, batch).astype(dtype) - mean) / deviation
+        return (view(key, batch, dtype) - mean) / deviation
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
         variables = model.init(key, jnp.zeros((1, *shape), dtype), train=False)
@@ -360,6 +367,7 @@ def image_task(
         evaluate=evaluate,
         batch_size=batch_size,
         num_classes=model.num_classes,
+        metrics=(ACCURACY, NONNEGATIVE_LOSS),
         family=family,
         streamed=streamed,
     )

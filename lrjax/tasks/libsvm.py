@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.core import Task
+from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Task
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 from lrjax.tasks.models import logistic
@@ -184,6 +184,7 @@ def logistic_task(
         evaluate=functools.partial(logistic.evaluate, **options),
         batch_size=BATCH_SIZE if batch_size is None else batch_size,
         num_classes=len(classes),
+        metrics=(ACCURACY, NONNEGATIVE_LOSS),
     )
 
 

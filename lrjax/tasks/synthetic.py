@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.core import Batch, Task
+from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, Task
 from lrjax.tasks.data import DataError
 
 FEATURES, OUTPUTS, WIDTH = 16, 8, 16  # shapes, the same for all
@@ -155,7 +155,7 @@ def make_spec(asked: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Ta
         evaluate=evaluate,
         batch_size=BATCH_SIZE,
         num_classes=OUTPUTS if classify else 0,
-        metric="accuracy" if classify else "loss",
+        metrics=(*(ACCURACY,) * classify, NONNEGATIVE_LOSS),
         family="linear" if not asked.depth else "mlp",
     )
 

@@ -18,13 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.core import Batch, PyTree, Task, Text
+from lrjax import numerics
+from lrjax.core import NONNEGATIVE_LOSS, PERPLEXITY, Batch, PyTree, Task, Text
 from lrjax.tasks import data, text_data
 from lrjax.tasks.data import DataError
 
 MASKED = 0.15  # of the tokens
 _TOKEN, _OTHER = 0.8, 0.1  # of those: become the mask token, become any token
 _MAX_NORM = 1.0
+# Added to variances. That of the published roberta-base, so that a model of `sound` is
+# the one whose weights one may load; the study builds its own from `RobertaConfig()`.
+_EPS, _STUDY_EPS = 1e-5, 1e-12
 _EVALUATION_SEED = 0  # of what is masked when a model is judged
 
 
@@ -166,6 +170,7 @@ def make_model(name: str, protocol: str, precision: str, remat: bool = False) ->
         attention_dropout=recipe.dropout if study else 0.0,
         fused=attention.can_fuse(recipe.length, recipe.num_heads, head_size, dtype),
         pre_norm=recipe.pre_norm,
+        layer_norm_eps=_STUDY_EPS if study else _EPS,
         dtype=dtype,
         param_dtype="float64" if precision == "float64" else "float32",
         remat=remat,
@@ -231,7 +236,7 @@ def text_task(
 
     def evaluate(params: PyTree, state: PyTree, batch: Batch):
         del state
-        key = jax.random.key(_EVALUATION_SEED)
+        key = numerics.key(_EVALUATION_SEED)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch["number"])
         each, counted = losses(params, keys, batch, train=False)
         return {"loss": jnp.sum(each), "count": jnp.sum(counted)}
@@ -245,7 +250,7 @@ def text_task(
         loss=loss,
         evaluate=evaluate,
         batch_size=batch_size,
-        metric="perplexity",
+        metrics=(PERPLEXITY, NONNEGATIVE_LOSS),
         family="language",
         max_norm=_MAX_NORM,
         measured_rows=len(rows["valid"]),

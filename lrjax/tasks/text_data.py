@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrjax.core import Text
+from lrjax.reading import reason as _reason
+from lrjax.reading import shown
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 
@@ -39,6 +41,8 @@ _BATCH_CHARACTERS = 4 * 10**6  # to tokenise at once; takes about 300 MB
 _MAX_CHARACTERS = 10**6  # of a document; longer ones are cut, at a line's end if any
 _TRAINING_CHARACTERS = 10**8  # of a corpus, that a tokenizer is trained on
 _FORMAT = 1  # of the folders of tokens
+_SPLITTING = 2  # how documents are told apart; part of what a folder is known by
+_CHUNK = 2**22  # tokens to look at together
 _ENDINGS = (".txt", ".txt.xz", ".txt.gz", ".txt.bz2")
 _FOLDERS = ("bookwiki", "text", "")  # of a data directory, where text may lie
 _HUB = "FacebookAI/roberta-base"
@@ -132,7 +136,7 @@ def load(
         raise DataError(_too_many(vocabulary.size, room, "the tokenizer"))
     which = vocabulary.fingerprint if vocabulary else f"trained {room}"
     key = hashlib.sha256(
-        f"{_FORMAT}\n{corpus.fingerprint}\n{text.fraction!r}\n{which}".encode()
+        f"{_FORMAT}.{_SPLITTING}\n{corpus.fingerprint}\n{text.fraction!r}\n{which}".encode()
     ).hexdigest()[:16]
     place = data.cache_dir() / "text" / key
     if place.exists():
@@ -170,10 +174,6 @@ def _say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 # Corpora
 
 
@@ -203,6 +203,8 @@ def find_corpus(text: Text, data_dir: str | None, embedded: bool) -> Corpus:
 
 def _names(text: Text) -> list[str]:
     """The sources of a corpus."""
+    if os.path.exists(os.path.expanduser(text.corpus)):
+        return [text.corpus]  # its name may have a comma
     return [name.strip() for name in text.corpus.split(",") if name.strip()]
 
 
@@ -213,10 +215,41 @@ def _folders(data_dir: str | None) -> list[Path]:
 
 
 def _text_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    files = sorted(folder.iterdir())
-    return [path for path in files if path.name.endswith(_ENDINGS) and path.is_file()]
+    """The text files in a folder, without hidden ones."""
+    with data.reading(folder):
+        if not folder.is_dir():
+            return []
+        return [
+            path
+            for path in sorted(folder.iterdir())
+            if path.name.endswith(_ENDINGS)
+            and not data.is_hidden(path.name)
+            and path.is_file()
+        ]
+
+
+def _named(name: str) -> list[Path]:
+    """The files that a path or glob names; what exists by a part's name is meant by it.
+
+    What a glob finds has no hidden files, unless a part of it begins with a dot.
+    """
+    found = [""]
+    for part in Path(os.path.expanduser(name)).parts:
+        found = [path for base in found for path in _below(base, part)]
+    return [Path(path) for path in sorted(set(found)) if os.path.isfile(path)]
+
+
+def _below(base: str, part: str) -> list[str]:
+    path = os.path.join(base, part)
+    if os.path.lexists(path):
+        return [path]
+    found = glob.glob(os.path.join(glob.escape(base), part), recursive=True)
+    named = part.startswith(".")
+    return [each for each in found if named or not _is_hidden_below(base, each)]
+
+
+def _is_hidden_below(base: str, path: str) -> bool:
+    return any(map(data.is_hidden, Path(os.path.relpath(path, base or ".")).parts))
 
 
 def _corpus(name: str, data_dir: str | None) -> Corpus:
@@ -227,12 +260,9 @@ def _corpus(name: str, data_dir: str | None) -> Corpus:
         return _from_tfds(rest, data_dir)
     if kind == "hf":
         return _from_datasets(rest)
-    path = Path(os.path.expanduser(name))
-    if path.is_dir():
-        files = _text_files(path)
-    else:
-        found = glob.glob(os.path.expanduser(name), recursive=True)
-        files = [Path(each) for each in sorted(found) if os.path.isfile(each)]
+    with data.reading(shown(name)):  # such as a name that is too long
+        path = Path(os.path.expanduser(name))
+        files = _text_files(path) if path.is_dir() else _named(name)
     if not files:
         raise DataError(f"{name}: no text files there")
     return _from_files(files, name)
@@ -277,12 +307,9 @@ def _embedded() -> Corpus:
 
 def _from_files(files: Sequence[Path], name: str) -> Corpus:
     digest = hashlib.sha256()
-    try:
-        for path in files:
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    for path in files:
+        with data.reading(path), open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
 
     def documents() -> Iterator[str]:
         for path in files:
@@ -292,22 +319,37 @@ def _from_files(files: Sequence[Path], name: str) -> Corpus:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, plain or compressed.
+    """The lines of a text file, plain or compressed, ended by LF, CRLF or CR.
 
     Raises:
       DataError: where it is not UTF-8, with the line's number.
     """
-    with contextlib.closing(data.open_lines(path)) as lines:
-        for number, line in enumerate(lines, 1):
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
+    count = 0
+    with contextlib.closing(data.open_lines(path)) as stretches:
+        for stretch in stretches:  # up to an LF
+            if not count:
+                stretch = stretch.removeprefix(codecs.BOM_UTF8)
             try:
-                yield line.decode()
+                text = stretch.decode()
             except UnicodeDecodeError as error:
+                before = stretch[: error.start]
+                number = count + 1 + before.count(b"\r")
+                at = error.start - before.rfind(b"\r") - 1
+                wide = stretch.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+                hint = ": it begins as UTF-16 does" if wide and not count else ""
                 raise DataError(
-                    f"{path}: line {number}: byte 0x{line[error.start]:02x} at "
-                    f"{error.start} is not UTF-8 text"
+                    f"{path}: line {number}: byte 0x{stretch[error.start]:02x} at {at} "
+                    f"is not UTF-8 text{hint}"
                 ) from error
+            lines = text.removesuffix("\n").removesuffix("\r").split("\r")
+            for number, line in enumerate(lines, count + 1):
+                if "\0" in line:
+                    raise DataError(
+                        f"{path}: line {number}: a zero byte at {line.index(chr(0))}: "
+                        "it is UTF-16 or no text"
+                    )
+                yield line
+            count += len(lines)
 
 
 def paragraphs(lines: Iterable[str]) -> Iterator[str]:
@@ -416,14 +458,12 @@ def read_vocabulary(path: Path) -> Vocabulary:
         whole, pair = path, ()
         if not path.is_file():
             raise DataError(f"{path}: no such tokenizer")
-    try:
+    with data.reading(path, "not a tokenizer"):
         if whole.is_file():
             tokenizer = Tokenizer.from_file(str(whole))
         else:
             tokenizer = _of_bytes(Tokenizer(models.BPE.from_file(*map(str, pair))))
-    except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{path}: not a tokenizer: {_reason(error)}") from error
-    return _vocabulary(tokenizer, str(path))
+        return _vocabulary(tokenizer, str(path))
 
 
 def _of_bytes(tokenizer: Any) -> Any:
@@ -548,9 +588,10 @@ def write_tokens(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
                 open(part / "ends.int64", "wb") as ends,
             ):
                 for batch in _batched(corpus.documents()):
-                    found = vocabulary.tokenizer.encode_batch_fast(
-                        batch, add_special_tokens=False
-                    )
+                    with data.reading(corpus.name, "cannot be tokenised"):
+                        found = vocabulary.tokenizer.encode_batch_fast(
+                            batch, add_special_tokens=False
+                        )
                     numbers = [np.asarray(each.ids, "<u2") for each in found]
                     numbers = [each for each in numbers if len(each)]
                     bar.update(len(batch))
@@ -623,13 +664,12 @@ def read_tokens(folder: Path) -> Tokens:
     Raises:
       DataError: if it is damaged.
     """
-    try:
+    fault = "no sound folder of tokens"
+    with data.reading(folder, fault):
         meta = _Meta(**json.loads((folder / "meta.json").read_text("utf-8")))
         checksums = int(meta.checksums[0]), int(meta.checksums[1])
-    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-        raise DataError(f"{folder}: no sound folder of tokens") from error
     if meta.format != _FORMAT:
-        raise DataError(f"{folder}: of another version ({meta.format})")
+        raise DataError(f"{folder}: of another version ({shown(meta.format)})")
     vocabulary = read_vocabulary(folder / "tokenizer.json")
     if vocabulary.fingerprint != meta.tokenizer:
         raise DataError(f"{folder}: holds tokens of another tokenizer than its own")
@@ -641,14 +681,39 @@ def read_tokens(folder: Path) -> Tokens:
         checksums,
         strict=True,
     ):
-        try:
+        with data.reading(folder / name):
             array = np.memmap(folder / name, np.dtype(kind), "r")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder / name}: {_reason(error)}") from error
-        if len(array) != count or zlib.crc32(array.data) != checksum:
+            sound = len(array) == count and zlib.crc32(array.data) == checksum
+        if not sound:
             raise DataError(f"{folder / name}: damaged")
         arrays.append(array)
-    return Tokens(arrays[0], np.asarray(arrays[1]), vocabulary)
+    tokens, ends = arrays[0], np.asarray(arrays[1])
+    _check_ends(ends, len(tokens), folder / "ends.int64")
+    _check_tokens(tokens, vocabulary.size, folder / "tokens.uint16")
+    return Tokens(tokens, ends, vocabulary)
+
+
+def _check_ends(ends: np.ndarray, count: int, where: Path) -> None:
+    """Refuses ends that do not cut all tokens into documents of one or more."""
+    wrong = np.flatnonzero(np.diff(ends, prepend=0) <= 0)
+    if len(wrong):
+        at = int(wrong[0])
+        raise DataError(f"{where}: document {at} has its end, {ends[at]}, too early")
+    if ends[-1] != count:
+        raise DataError(f"{where}: the last end is {ends[-1]}, of {count} tokens")
+
+
+def _check_tokens(tokens: np.ndarray, size: int, where: Path) -> None:
+    """Refuses tokens that the vocabulary does not have, and what only rows may have."""
+    for first in range(0, len(tokens), _CHUNK):
+        part = tokens[first : first + _CHUNK]
+        if part.max() < size and part.min() > END:
+            continue
+        at = first + int(np.argmax((part >= size) | (part <= END)))
+        fault = f"beyond the {size:,} of the tokenizer"
+        if tokens[at] <= END:
+            fault = "a special one, which does not belong to a document"
+        raise DataError(f"{where}: token {tokens[at]} at {at} is {fault}")
 
 
 # Rows

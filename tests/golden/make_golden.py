@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -31,13 +31,16 @@ from problems import (
     CHECKPOINTS,
     DIRECTORY,
     FILES,
+    GROUPED_METHODS,
+    GROUPS,
     PROBLEMS,
     STEPS,
     Problem,
+    group_of,
     loss_after,
     problem,
 )
-from settings import SCHEDULES, SETTINGS, UNSTABLE
+from settings import GROUPED, SCHEDULES, SETTINGS, UNSTABLE
 
 PACKAGES = (
     "torch",
@@ -74,15 +77,17 @@ class RatedCOCOB(parameterfree.COCOB):
     def __init__(
         self, params, lr=1.0, weight_decay=0.0, decay_after_rate=False, **kwargs
     ):
-        inner_decay = weight_decay if decay_after_rate else 0.0
-        super().__init__(params, weight_decay=inner_decay, **kwargs)
-        self.param_groups[0]["lr"] = lr
-        self._decay_before = weight_decay - inner_decay
+        super().__init__(params, weight_decay=weight_decay, **kwargs)
+        for group in self.param_groups:
+            decay = group["weight_decay"]
+            group["lr"] = lr
+            group["weight_decay"] = decay if decay_after_rate else 0.0
+            group["decay_before"] = decay - group["weight_decay"]
 
     def step(self):
         for group in self.param_groups:
             for p in group["params"]:
-                p.grad.add_(p.detach(), alpha=self._decay_before).mul_(group["lr"])
+                p.grad.add_(p.detach(), alpha=group["decay_before"]).mul_(group["lr"])
         super().step()
 
 
@@ -106,6 +111,8 @@ def mechanic(params, base_optimizer, **kwargs):
 
 # method -> (source, what builds the optimizer)
 OFFICIAL: dict[str, tuple[str, Callable]] = {
+    "sgd": ("torch SGD", torch.optim.SGD),
+    "adamw": ("torch AdamW", torch.optim.AdamW),
     "dadapt_adam": ("dadaptation DAdaptAdam", dadaptation.DAdaptAdam),
     "dadapt_sgd": ("dadaptation DAdaptSGD", dadaptation.DAdaptSGD),
     "dadapt_adagrad": ("dadaptation DAdaptAdaGrad", dadaptation.DAdaptAdaGrad),
@@ -136,6 +143,30 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
 }
 
 
+def parameter_groups(method: str, params: list, kwargs: dict[str, Any]) -> list[dict]:
+    """Matrices and vectors, each with a weight decay and a learning rate of its own.
+
+    Takes what is said of groups out of `kwargs`, which are under lrjax's names.
+    """
+    mask = kwargs.pop("weight_decay_mask", None)
+    factors = kwargs.pop("learning_rate_factors", None)
+    if mask is None and factors is None:
+        return [{"params": params}]
+    groups = []
+    for name in ("matrices", "vectors"):
+        group = {"params": [p for p in params if group_of(p) == name]}
+        if mask is not None and not mask[name]:
+            group["weight_decay"] = 0.0
+        # D-Adaptation's Adam has factors of the step; all others have a rate or none.
+        if factors is not None and factors[name] == 0:
+            group["lr"] = 0.0
+        elif factors is not None and factors[name] != 1:
+            assert method == "dadapt_adam"
+            group["layer_scale"] = factors[name]
+        groups.append(group)
+    return groups
+
+
 def flat(tensors) -> np.ndarray:
     """All values of some tensors in a row."""
     return np.concatenate([np.ravel(np.asarray(t.detach())) for t in tensors])
@@ -162,14 +193,17 @@ def size_of_step(method: str, optimizer, before: np.ndarray, after: np.ndarray):
 def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> dict:
     """What a method keeps about its step size."""
     group = optimizer.param_groups[0]
-    if FILES[method] in ("dadapt", "prodigy") or method == "schedule_free_prodigy":
+    owner = FILES.get(method)
+    if owner in ("dadapt", "prodigy") or method == "schedule_free_prodigy":
         return {"d": group["d"]}
+    if len(optimizer.param_groups) > 1:
+        return {}
     if method in ("dog", "ldog"):
         etas = [float(eta) for eta in group["eta"]]
         return {"eta": etas if method == "ldog" else etas[0]}
-    if FILES[method] == "schedule_free":
+    if owner == "schedule_free":
         return {name: group[name] for name in ("scheduled_lr", "weight_sum")}
-    if FILES[method] == "momo":
+    if owner == "momo":
         tau = size_of_step(method, optimizer, before, after)
         return {"tau": tau, "lower_bound": float(optimizer.lb)}
     if method == "mechanic":
@@ -201,20 +235,23 @@ def official_run(
 ) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
     """Points and scalars after each update of the authors' optimizer."""
     model = torch.nn.ParameterList(torch.tensor(leaf) for leaf in of.init.values())
-    params = list(model)
-    optimizer = OFFICIAL[method][1](params, **official_names(kwargs))
+    params, kwargs = list(model), dict(kwargs)
+    groups = parameter_groups(method, params, kwargs)
+    frozen = [group.get("lr") == 0 for group in groups]
+    optimizer = OFFICIAL[method][1](groups, **official_names(kwargs))
     if method.startswith("schedule_free"):
         optimizer.train()
     averager = dog.PolynomialDecayAverager(model, averaging) if averaging else None
     gradient = jax.jit(jax.value_and_grad(loss_after(still, of.loss)))
     for step in range(STEPS):
         if schedule is not None:
-            optimizer.param_groups[0]["lr"] = float(schedule[step])
+            for group, stands in zip(optimizer.param_groups, frozen, strict=True):
+                group["lr"] = 0.0 if stands else float(schedule[step])
         before = flat(params)
         loss, grads = gradient(of.unflatten(before), step)
         for param, grad in zip(params, grads.values(), strict=True):
             param.grad = torch.tensor(np.asarray(grad))
-        if FILES[method] == "momo":
+        if FILES.get(method) == "momo":
             optimizer.step(loss=torch.tensor(float(loss)))
         else:
             optimizer.step()
@@ -288,18 +325,20 @@ def make_problems() -> None:
     np.savez_compressed(DIRECTORY / "problems.npz", **arrays)
 
 
-def make_file(file: str, versions: dict[str, str]) -> None:
+def make_file(
+    file: str, settings: dict[str, dict], problems: Sequence[str], versions: dict
+) -> None:
     """Write the runs of the methods of one file."""
     records, arrays = [], {}
-    for method in (method for method, owner in FILES.items() if owner == file):
-        for setting, options in SETTINGS[method].items():
+    for method in settings:
+        for setting, options in settings[method].items():
             kwargs = dict(options)
             schedule = SCHEDULES.get(kwargs.pop("schedule", ""))
             averaging, still = kwargs.pop("averaging", None), kwargs.pop("still", 0)
             source, run = "reference written from the algorithm", reference_run
             if method in OFFICIAL:
                 source, run = OFFICIAL[method][0], official_run
-            for name in PROBLEMS:
+            for name in problems:
                 if (method, setting, name) in UNSTABLE:
                     continue
                 index = len(records)
@@ -341,7 +380,10 @@ def main() -> None:
     make_problems()
     problem.cache_clear()
     for file in sorted(set(FILES.values())):
-        make_file(file, versions)
+        owned = {m: SETTINGS[m] for m, owner in FILES.items() if owner == file}
+        make_file(file, owned, PROBLEMS, versions)
+    assert tuple(GROUPED) == GROUPED_METHODS
+    make_file(GROUPS, GROUPED, ("mlp",), versions)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ Needs the packages of requirements.txt, which the tests do not:
     python tests/golden/make_text.py
 
 roberta.safetensors is the model as `save_pretrained` writes it, with random numbers
-in every parameter; roberta_gradients.safetensors has the gradients by the same names;
-roberta_values.safetensors has tokens, labels, loss and logits. The rows are of
-different lengths: what is short ends in padding.
+in every parameter; roberta_values.safetensors has tokens and labels. The rows are of
+different lengths: what is short ends in padding. For each epsilon of the layer norms,
+that of the published roberta-base (1e-5) and that of `RobertaConfig()` (1e-12), there
+are loss and logits, and in files of their own the gradients; names of what belongs to
+1e-12 end with it. Embeddings are as small as they start, so that it makes a difference.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 
 HERE = Path(__file__).parent
 LENGTHS = (14, 9, 1, 12)
+EPSILONS = {"": 1e-5, "_1e-12": 1e-12}  # end of the names -> epsilon
 
 
 def main() -> None:
@@ -41,33 +44,33 @@ def main() -> None:
     model = RobertaForMaskedLM(config)
     with torch.no_grad():
         for name, value in model.named_parameters():
-            scale = 1.0 if name.endswith("LayerNorm.weight") else 0.0
-            value.copy_(scale + 0.3 * torch.randn(value.shape))
+            middle = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+            scale = 0.02 if "embeddings.weight" in name else 0.3
+            value.copy_(middle + scale * torch.randn(value.shape))
     tokens = torch.full((len(LENGTHS), max(LENGTHS)), 1)
     labels = torch.full_like(tokens, -100)
     for row, length in enumerate(LENGTHS):
         tokens[row, :length] = torch.randint(2, 60, (length,))
         labels[row, :length:3] = torch.randint(2, 60, (len(range(0, length, 3)),))
     mask = (tokens != 1).long()
-    out = model(input_ids=tokens, attention_mask=mask, labels=labels)
-    out.loss.backward()
+    values = {"tokens": tokens, "mask": mask, "labels": labels}
+    for end, eps in EPSILONS.items():
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = eps
+        model.zero_grad()
+        out = model(input_ids=tokens, attention_mask=mask, labels=labels)
+        out.loss.backward()
+        values[f"loss{end}"] = out.loss.detach()
+        values[f"logits{end}"] = out.logits.detach()
+        save_file(
+            {name: p.grad for name, p in model.named_parameters()},
+            HERE / f"roberta_gradients{end}.safetensors",
+        )
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         shutil.copy(Path(folder, "model.safetensors"), HERE / "roberta.safetensors")
-    save_file(
-        {name: p.grad for name, p in model.named_parameters()},
-        HERE / "roberta_gradients.safetensors",
-    )
-    save_file(
-        {
-            "tokens": tokens,
-            "mask": mask,
-            "labels": labels,
-            "loss": out.loss.detach(),
-            "logits": out.logits.detach(),
-        },
-        HERE / "roberta_values.safetensors",
-    )
+    save_file(values, HERE / "roberta_values.safetensors")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,37 @@ FILES = {
     "storm_plus": "storm_plus",
 }
 
+# The methods whose runs with parameter groups are in the file of this name.
+GROUPS = "groups"
+GROUPED_METHODS = (
+    "sgd",
+    "adamw",
+    "dadapt_adam",
+    "dadapt_sgd",
+    "dadapt_adagrad",
+    "dadapt_lion",
+    "prodigy",
+    "cocob",
+    "ldog",
+    "schedule_free_sgd",
+    "schedule_free_adamw",
+    "schedule_free_radam",
+    "schedule_free_prodigy",
+    "momo",
+    "momo_adam",
+)
+
 Params = dict[str, Any]
+
+
+def group_of(leaf: Any) -> str:
+    """The parameter group that a leaf is in, where there are two."""
+    return "matrices" if leaf.ndim > 1 else "vectors"
+
+
+def by_group(values: Mapping[str, Any], params: Params) -> Params:
+    """For each leaf the value of its parameter group."""
+    return jax.tree.map(lambda leaf: values[group_of(leaf)], params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +140,8 @@ class Case:
       problem: what was minimised.
       kwargs: the arguments for the function, without the learning rate if
         `lr_schedule` is set. `base_optimizer` is a pair of a function of Optax and
-        its arguments.
+        its arguments; `weight_decay_mask` and `learning_rate_factors` have a value
+        for each parameter group.
       lr_schedule: the learning rate of each update, or None.
       averaging: gamma of `polynomial_averaging` around the method, or None.
       still: how many updates, from the first, are given gradients and a loss of zero.
@@ -154,6 +185,9 @@ class Case:
         if self.lr_schedule is not None:
             table = jnp.asarray(self.lr_schedule)
             kwargs["learning_rate"] = lambda count: table[count]
+        for name in ("weight_decay_mask", "learning_rate_factors"):
+            if name in kwargs:
+                kwargs[name] = functools.partial(by_group, kwargs[name])
         if "base_optimizer" in kwargs:
             name, base_kwargs = kwargs["base_optimizer"]
             kwargs["base_optimizer"] = getattr(optax, name)(**base_kwargs)
@@ -176,9 +210,9 @@ def problem(name: str) -> Problem:
     return Problem(name, dict(sorted(init.items())), data)
 
 
-def cases(method: str) -> Iterator[Case]:
-    """The golden runs of a function of lrjax.optim."""
-    with np.load(DIRECTORY / f"{FILES[method]}.npz") as file:
+def cases(method: str, owner: str | None = None) -> Iterator[Case]:
+    """The golden runs of a function of lrjax.optim; of a file, by default its own."""
+    with np.load(DIRECTORY / f"{owner or FILES[method]}.npz") as file:
         names = set(file.files)
         for index, record in enumerate(json.loads(str(file["cases"]))):
             if record["method"] != method:

@@ -414,6 +414,98 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+# The same with two parameter groups, matrices and vectors, on `mlp`:
+# `weight_decay_mask` and `learning_rate_factors` have a value for each group.
+MATRICES = {"weight_decay_mask": {"matrices": True, "vectors": False}}
+VECTORS = {"weight_decay_mask": {"matrices": False, "vectors": True}}
+FROZEN = {"learning_rate_factors": {"matrices": 1.0, "vectors": 0.0}}
+SMALLER = {"learning_rate_factors": {"matrices": 1.0, "vectors": 0.25}}
+LARGER = {"learning_rate_factors": {"matrices": 1.0, "vectors": 3.0}}
+GROUPED: dict[str, dict[str, dict[str, Any]]] = {
+    "sgd": {
+        "nesterov": VECTORS
+        | {
+            "learning_rate": 0.1,
+            "weight_decay": 0.1,
+            "momentum": 0.9,
+            "nesterov": True,
+        },
+    },
+    "adamw": {
+        "wd": MATRICES | {"learning_rate": 0.01, "weight_decay": 0.1},
+    },
+    "dadapt_adam": {
+        "wd_coupled": BC | MATRICES | {"weight_decay": 0.1},
+        "larger": BC
+        | LARGER
+        | VECTORS
+        | {"weight_decay": 0.1, "schedule": "warmup_cosine", "d0": 1e-3},
+        "smaller_decoupled": BC
+        | SMALLER
+        | MATRICES
+        | {"weight_decay": 0.1, "decouple": True, "d0": 1e-3, "growth_rate": 1.3},
+        "frozen": BC | FROZEN | {"d0": 1e-3},
+        "frozen_decoupled": BC
+        | FROZEN
+        | {"weight_decay": 0.1, "decouple": True, "schedule": "pause", "d0": 1e-3},
+    },
+    "dadapt_sgd": {
+        "frozen_wd": FROZEN | {"momentum": 0.9, "weight_decay": 0.01, "d0": 1e-4},
+        "frozen_warmup": FROZEN | {"schedule": "warmup_cosine", "d0": 1e-4},
+    },
+    "dadapt_adagrad": {
+        "wd": MATRICES | {"momentum": 0.9, "weight_decay": 0.1, "d0": 1e-2},
+    },
+    "dadapt_lion": {
+        "wd": VECTORS | {"weight_decay": 0.1, "d0": 1e-3, "b1": 0.5, "b2": 0.9},
+    },
+    "prodigy": {
+        "wd_coupled": BC | MATRICES | {"weight_decay": 0.1, "decouple": False},
+        "wd_decoupled": BC | MATRICES | {"weight_decay": 0.1},
+        "wd_beta1_0": BC
+        | MATRICES
+        | {"weight_decay": 0.1, "decouple": False, "b1": 0.0, "b2": 0.99},
+        "frozen_wd": BC | FROZEN | {"weight_decay": 0.1, "d0": 1e-3},
+        "frozen_mask": BC
+        | FROZEN
+        | MATRICES
+        | {"weight_decay": 0.1, "d0": 1e-3, "schedule": "warm_from_0"},
+        "frozen_safeguard": BC
+        | FROZEN
+        | {"safeguard_warmup": True, "schedule": "pause", "d0": 1e-3, "d_coef": 2.0},
+    },
+    "cocob": {"wd": MATRICES | {"weight_decay": 0.05}},
+    "ldog": {"wd": MATRICES | {"reps_rel": 1e-3, "weight_decay": 0.05}},
+    "schedule_free_sgd": {
+        "wd": MATRICES | {"learning_rate": 0.1, "weight_decay": 0.05},
+    },
+    "schedule_free_adamw": {
+        "wd": MATRICES | {"learning_rate": 0.01, "weight_decay": 0.1},
+    },
+    "schedule_free_radam": {
+        "wd": MATRICES
+        | {"learning_rate": 0.01, "weight_decay": 0.1, "silent_sgd_phase": False},
+    },
+    "schedule_free_prodigy": {"wd": MATRICES | {"weight_decay": 0.1, "d0": 1e-3}},
+    "momo": {
+        "wd": MATRICES | {"learning_rate": 10.0, "weight_decay": 0.05},
+        "fstar": MATRICES
+        | {
+            "learning_rate": 10.0,
+            "weight_decay": 0.1,
+            "adapt_lower_bound": True,
+            "bias_correction": True,
+        },
+    },
+    "momo_adam": {
+        "wd": MATRICES | {"learning_rate": 0.1, "weight_decay": 0.05},
+        "nodivide": MATRICES
+        | {"learning_rate": 0.1, "weight_decay": 0.05, "divide": False},
+        "fstar": MATRICES
+        | {"learning_rate": 0.1, "weight_decay": 0.1, "adapt_lower_bound": True},
+    },
+}
+
 # Left out: one rounding error at the start grows beyond 1e-10 in these runs.
 UNSTABLE = {
     ("cdowg", "default", "mlp"),

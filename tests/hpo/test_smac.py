@@ -1,9 +1,11 @@
 """SMAC asked by stages is SMAC asked and told one trial at a time."""
 
 import itertools
+import math
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from smac.runhistory import StatusType, TrialValue
 
 from lrjax.core import Range, Space
 from lrjax.hpo.smac import Smac, full_length, make_maximizer, plan
-from lrjax.hpo.tuners import Outcome, Problem
+from lrjax.hpo.tuners import Asha, Outcome, Problem
 
 COSTS = {
     "small rates": lambda x, budget: x,
@@ -138,6 +140,53 @@ def test_the_plan_is_hyperbands_formula():
     ]
     assert full_length(problem_of(11, 100)) == 10
     assert full_length(problem_of(5, 5, trials=7)) == 7
+
+
+POWERS = [
+    (low, low * eta**count, eta)
+    for eta in (2, 3, 4, 5, 10)
+    for low in (1, 2, 5, 27)
+    for count in range(13)
+    if low * eta**count <= 10**6
+]
+
+
+@pytest.mark.parametrize(("low", "high", "eta"), POWERS)
+def test_every_bracket_has_all_its_stages(low, high, eta):
+    """Li et al. 2018, in whole numbers: the logarithm of 243 to base 3 is 5."""
+    budgets = [low]
+    while budgets[-1] < high:
+        budgets.append(budgets[-1] * eta)
+    assert budgets[-1] == high
+    brackets = []
+    for first in range(len(budgets)):
+        size = math.ceil(
+            Fraction(len(budgets) * high // budgets[first], 1) / (len(budgets) - first)
+        )
+        brackets += [
+            (size // eta**stage, budget) for stage, budget in enumerate(budgets[first:])
+        ]
+    problem = problem_of(low, high, eta, sum(size for size, _ in brackets))
+    found = [(stage.trials, round(stage.budget)) for stage in plan(problem)]
+    assert found == brackets
+    assert Asha(problem)._budgets == budgets
+
+
+@pytest.mark.parametrize(
+    ("high", "eta", "promoted"), [(243, 3, 5), (729, 3, 6), (64, 2, 6), (1000, 10, 3)]
+)
+def test_smac_trains_the_stages_of_the_plan(high, eta, promoted, tmp_path):
+    tuner = Smac(problem_of(1, high, eta, trials=20), tmp_path)
+    assert {trial.budget for trial in tuner.ask()} == {high * float(eta) ** -promoted}
+    hyperband = tuner._smac._intensifier
+    sizes, budgets = hyperband._n_configs_in_stage, hyperband._budgets_in_stage
+    stages = zip(
+        itertools.chain(*sizes.values()),
+        itertools.chain(*budgets.values()),
+        strict=True,
+    )
+    planned = plan(problem_of(1, high, eta, trials=sum(map(sum, sizes.values()))))
+    assert list(stages) == [(stage.trials, stage.budget) for stage in planned]
 
 
 def test_the_default_comes_first_and_full_length_trials_are_made_up(tmp_path):

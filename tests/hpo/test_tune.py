@@ -1,16 +1,19 @@
 """Tuning as a whole: continuing changes no bit, a cut tuning goes on, right rows."""
 
+import dataclasses
 import json
 import math
 import signal
 
 import jax
+import numpy as np
 import pytest
 
-from lrjax import blocks, experiment, programs, results
+from lrjax import blocks, experiment, programs, protocol, results
 from lrjax import config as config_lib
 from lrjax.core import Interrupted, UsageError
 from lrjax.hpo import trials, tune
+from lrjax.tasks import TASKS
 
 
 def settings_of(**changes):
@@ -187,20 +190,98 @@ def test_a_diverged_trial_costs_a_finite_penalty(tmp_path):
     assert all(math.isfinite(row["cost"]) for row in trials)
 
 
+def own_protocol(monkeypatch, **tuning):
+    """A protocol that tunes as `sound` does but for what is given."""
+    own = dataclasses.replace(
+        protocol.SOUND, name="own", tuning={"": protocol.Tuning(**tuning)}
+    )
+    monkeypatch.setitem(protocol.PROTOCOLS, "own", own)
+
+
+def losses_of(settings, row):
+    """The loss of every update of a trial, trained once more in one piece."""
+    alone = dataclasses.replace(
+        settings,
+        seeds=(tune.TRIAL_SEED,),
+        epochs=row["budget"],
+        eval_every=1,
+        hparams={row["method"]: row["hparams"]},
+    )
+    (block,) = blocks.plan(alone, blocks.make_tasks(settings, None))
+    seeds, inputs = block.inputs()
+    compiled = programs.compile_program(block.program, seeds, inputs)
+    steps = block.example.steps
+    parts = programs.train(compiled, block.program, seeds, inputs, steps)
+    tables = [part.values for part in parts]
+    losses = np.concatenate([t["last_batch_loss"][:, 0, 0] for t in tables])
+    diverged_at = int(tables[-1]["diverged_at"][-1, 0, 0])
+    return losses[: diverged_at - 1 if diverged_at else None].tolist(), steps
+
+
+@pytest.mark.parametrize("continuing", [True, False])
+def test_trials_can_be_judged_by_the_mean_loss_of_all_updates(
+    tmp_path, monkeypatch, continuing
+):
+    own_protocol(monkeypatch, cost="mean_batch_loss")
+    settings = settings_of(protocol="own", tune__continuing=continuing)
+    tune.run(settings, tmp_path)
+    rows = rows_of(tmp_path, results.TRIALS)
+    assert len({row["budget"] for row in rows}) > 1
+    for row in rows[::4]:
+        losses, steps = losses_of(settings, row)
+        assert len(losses) == steps
+        assert row["cost"] == pytest.approx(math.fsum(losses) / steps, rel=1e-6)
+    assert all("mean_batch_loss" in row for row in rows_of(tmp_path, results.CURVES))
+
+
+@pytest.mark.parametrize("rule", [100.0, "as measured"])
+def test_what_a_diverged_trial_costs_is_the_protocols(tmp_path, monkeypatch, rule):
+    own_protocol(monkeypatch, cost="mean_batch_loss", diverged=rule)
+    settings = settings_of(
+        protocol="own",
+        methods=("sgd",),
+        tune__tuner="grid",
+        tune__trials=4,
+        tune__space__learning_rate=(1e-2, 1e38, "log"),
+    )
+    tune.run(settings, tmp_path)
+    rows = rows_of(tmp_path, results.TRIALS)
+    crashed = [row for row in rows if row["status"] == "crashed"]
+    assert crashed
+    for row in crashed:
+        losses, steps = losses_of(settings, row)
+        measured = math.fsum(losses) / steps
+        expected = measured if rule == "as measured" else rule
+        assert row["cost"] == pytest.approx(expected, rel=1e-6)
+        assert len(losses) < steps
+        assert not row["incumbent"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_study_counts_what_diverges_as_its_code_does(task):
+    tuning = protocol.STUDY.tuning_of(task)
+    if task.startswith("bookwiki/"):
+        assert (tuning.cost, tuning.diverged) == ("mean_batch_loss", "as measured")
+    else:
+        assert (tuning.cost, tuning.diverged) == ("last_batch_loss", 100)
+    assert protocol.STUDY.sums_losses(task) == task.startswith("bookwiki/")
+    assert not protocol.SOUND.sums_losses(task)
+
+
 def test_smac_tunes_under_both_protocols(tmp_path):
-    for protocol in ("sound", "study"):
+    for name in ("sound", "study"):
         settings = settings_of(
-            protocol=protocol, tune__tuner="smac", tune__min_budget=3, seeds=1
+            protocol=name, tune__tuner="smac", tune__min_budget=3, seeds=1
         )
-        tune.run(settings, tmp_path / protocol)
-        trials = rows_of(tmp_path / protocol, results.TRIALS)
+        tune.run(settings, tmp_path / name)
+        trials = rows_of(tmp_path / name, results.TRIALS)
         assert len(trials) >= 9
         assert {row["budget"] for row in trials} == {3, 9}
-        (row,) = rows_of(tmp_path / protocol, results.RUNS)
+        (row,) = rows_of(tmp_path / name, results.RUNS)
         assert row["method"] == "smac:adam"
         first = trials[0]["hparams"]["learning_rate"]
-        assert (first == 1e-3) == (protocol == "sound")
-        assert (tmp_path / protocol / "smac").is_dir()
+        assert (first == 1e-3) == (name == "sound")
+        assert (tmp_path / name / "smac").is_dir()
 
 
 BAD = {

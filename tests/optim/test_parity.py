@@ -237,6 +237,14 @@ def test_equals_golden(method):
     assert {name: d for name, d in found.items() if not d < TOLERANCE} == {}
 
 
+@pytest.mark.parametrize("method", problems.GROUPED_METHODS)
+def test_masks_and_factors_equal_parameter_groups(method):
+    cases = problems.cases(method, problems.GROUPS)
+    found = {case.id: case_deviation(case) for case in cases}
+    assert found
+    assert {name: d for name, d in found.items() if not d < TOLERANCE} == {}
+
+
 def _cross_entropy(logits, labels):
     rows = jax.nn.log_softmax(logits)
     return -jnp.mean(jnp.take_along_axis(rows, labels[:, None], axis=1))

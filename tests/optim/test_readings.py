@@ -133,6 +133,32 @@ def test_rate_of_plain_optax_is_found_in_its_injected_hyperparameters():
     assert float(optim.effective_learning_rate(_step(rates, 2)[1])) == 0.25
 
 
+def test_labels_of_a_partition_without_a_record():
+    def rates(*transformations, **injected):
+        labels = {"a": "0", "b": "1"}
+        inner = {str(i): t for i, t in enumerate(transformations)}
+        build = lambda learning_rate=0: optax.partition(inner, labels)  # noqa: E731
+        tx = optax.inject_hyperparams(build)(**injected) if injected else build()
+        return optim.effective_learning_rate(_step(tx)[1])
+
+    sgd = optax.inject_hyperparams(optax.sgd)
+    assert rates(sgd(0.5), optim.sgd(0.25)) == {"0": 0.5, "1": 0.25}
+    mixed = rates(optim.sgd(0.5), optax.adam(0.25))
+    assert mixed["0"] == 0.5
+    assert jnp.isnan(mixed["1"])
+    assert jnp.isnan(rates(optax.adam(0.5), optax.sgd(0.25)))
+    assert rates(optax.adam(0.5), optax.adam(0.5), learning_rate=0.5) == 0.5
+    nested = rates(optax.chain(optim.sgd(0.5)), optim.mechanic(optim.sgd(0.25)))
+    assert nested["0"] == 0.5
+
+
+def test_eval_params_says_that_the_state_is_of_others():
+    _, state = _step(optim.schedule_free_sgd(0.25))
+    with pytest.raises(ValueError, match="not of these parameters") as error:
+        optim.eval_params(state, {"other": PARAMS["a"]})
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("transformation", "rate"),
     [

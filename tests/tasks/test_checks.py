@@ -80,7 +80,6 @@ BROKEN = [
     ),
     (changed(batch_size=1000), "larger than the 90 rows"),
     (changed(batch_size=0), "from 1 up"),
-    (changed(metric="auc"), "'accuracy' or 'loss'"),
     (changed(init=lambda key: {"w": jnp.zeros(3)}), "must return"),
     (changed(init=lambda key: ({"w": jnp.full(3, jnp.inf)}, ())), "not finite"),
     (

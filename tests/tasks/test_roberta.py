@@ -1,6 +1,8 @@
 """RoBERTa against Hugging Face's; and what packing may not change."""
 
 import functools
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -10,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lrjax.core import UsageError
-from lrjax.tasks import models
+from lrjax.tasks import models, text
 from lrjax.tasks.models import attention, roberta
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -35,9 +37,9 @@ def logits(params, tokens=TOKENS, mask=MASK, model=MODEL, **options):
     return call({"params": params}, tokens, mask, **options)
 
 
-def loss(params):
+def loss(params, model):
     chosen = LABELS >= 0
-    logs = jax.nn.log_softmax(logits(params))
+    logs = jax.nn.log_softmax(logits(params, model=model))
     own = jnp.take_along_axis(logs, jnp.maximum(LABELS, 0)[..., None], -1)[..., 0]
     return -jnp.sum(own * chosen) / chosen.sum()
 
@@ -47,19 +49,41 @@ def params():
     return roberta.load_weights(WEIGHTS, MODEL)
 
 
-def test_logits_are_those_of_hugging_face(params):
-    np.testing.assert_allclose(logits(params), VALUES["logits"], rtol=0, atol=1e-4)
-
-
-def test_gradients_are_those_of_hugging_face(params):
-    value, found = jax.jit(jax.value_and_grad(loss))(params)
-    expected = roberta.load_weights(GOLDEN / "roberta_gradients.safetensors", MODEL)
-    np.testing.assert_allclose(value, VALUES["loss"], rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4),
-        found,
-        expected,
+@pytest.mark.parametrize(("eps", "end"), [(1e-5, ""), (1e-12, "_1e-12")])
+def test_logits_and_gradients_are_those_of_hugging_face(params, eps, end):
+    model = MODEL.clone(layer_norm_eps=eps)
+    expected = VALUES[f"logits{end}"]
+    np.testing.assert_allclose(logits(params, model=model), expected, rtol=0, atol=1e-4)
+    value, found = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, model)
+    np.testing.assert_allclose(value, VALUES[f"loss{end}"], rtol=1e-5)
+    gradients = roberta.load_weights(
+        GOLDEN / f"roberta_gradients{end}.safetensors", model
     )
+    for a, b in zip(*map(jax.tree.leaves, (found, gradients)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    # The test can tell: the other epsilon gives others.
+    other = logits(params, model=MODEL.clone(layer_norm_eps=2e-5 - eps))
+    assert abs(other - expected).max() > 1e-3
+
+
+def test_the_epsilon_is_that_of_the_protocol():
+    for name in text.RECIPES:
+        assert text.make_model(name, "sound", "float32").layer_norm_eps == 1e-5
+        assert text.make_model(name, "study", "float32").layer_norm_eps == 1e-12
+
+
+def test_the_epsilon_of_a_checkpoint_decides(tmp_path):
+    path = tmp_path / "model.safetensors"
+    shutil.copy(WEIGHTS, path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"layer_norm_eps": 1e-12}))
+    with pytest.raises(
+        UsageError, match="layer_norm_eps is 1e-12, the model's is 1e-05"
+    ):
+        roberta.load_weights(path, MODEL)
+    roberta.load_weights(path, MODEL.clone(layer_norm_eps=1e-12))
+    config.write_text("{}")
+    roberta.load_weights(path, MODEL)
 
 
 def test_logits_at_some_positions_only(params):

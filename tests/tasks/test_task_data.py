@@ -420,3 +420,18 @@ def test_fingerprint_follows_names_types_shapes_and_values():
     assert data.fingerprint_arrays({"a": numbers.reshape(3, 2).T}) == (
         data.fingerprint_arrays({"a": np.array(numbers.reshape(3, 2).T, order="C")})
     )
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_lines_end_as_systems_end_them(end):
+    lines = [b"1 1:1 # one", b"", b"2 1:3 2:4", b"1 1:5"]
+    features, labels = data.parse_svmlight(end.join(lines), "file")
+    np.testing.assert_array_equal(labels, [1, 2, 1])
+    np.testing.assert_array_equal(features, [[1, 0], [3, 4], [5, 0]])
+    with pytest.raises(DataError, match="file: line 4: "):
+        data.parse_svmlight(end.join([*lines[:3], b"x 1:5"]), "file")
+
+
+def test_a_row_is_not_hidden_by_the_comment_before_it():
+    with pytest.raises(DataError, match="file: line 2: CR alone does not end a line"):
+        data.parse_svmlight(b"1 1:1\n1 1:2 # old\r2 1:3\n2 1:4\n", "file")

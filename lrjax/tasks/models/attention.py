@@ -10,26 +10,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lrjax import numerics
+
 _FUSED = "cudnn"
 _CLOSE = 0.05  # of the largest number, in bfloat16
 
 
 def attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, fused: bool
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None = None,
+    fused: bool = False,
 ) -> jax.Array:
-    """Softmax attention, `jax.nn.dot_product_attention` with a mask.
+    """Softmax attention, `jax.nn.dot_product_attention`; float64 throughout in float64.
 
     Args:
       query, key, value: [rows, tokens, heads, size].
-      mask: bool, to [rows, 1, tokens, tokens]: which tokens see which.
-      fused: by cuDNN's kernel, which wants an even number of tokens; where that is odd
-        the plain form does it.
+      mask: bool, to [rows, 1, tokens, tokens]: which tokens see which; None: all.
+      fused: with a mask by cuDNN's kernel, which wants an even number of tokens; where
+        that is odd the plain form does it.
 
     Returns:
       [rows, tokens, heads, size].
     """
     rows, tokens = query.shape[:2]
-    if fused and tokens % 2 == 0:
+    if query.dtype == jnp.float64:  # JAX's softmax would be in float32
+        return attention_with_dropout(query, key, value, mask, lambda weights: weights)
+    if fused and mask is not None and tokens % 2 == 0:
         return _fused(
             query, key, value, jnp.broadcast_to(mask, (rows, 1, tokens, tokens))
         )
@@ -39,14 +47,21 @@ def attention(
 
 
 def attention_with_dropout(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, dropout: Any
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None,
+    dropout: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """As `attention`, with weights that drop out."""
-    logits = jnp.einsum(
-        "rthd,rshd->rhts", query, key, preferred_element_type=jnp.float32
-    )
+    """As `attention`, with weights that drop out.
+
+    Scores and softmax are in float32, or in float64 where the inputs are.
+    """
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.einsum("rthd,rshd->rhts", query, key, preferred_element_type=wide)
     logits = logits / query.shape[-1] ** 0.5
-    logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     weights = dropout(jax.nn.softmax(logits).astype(query.dtype))
     return jnp.einsum("rhts,rshd->rthd", weights, value)
 
@@ -66,7 +81,7 @@ def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
     if jax.default_backend() != "gpu" or not halves:
         return False
     *inputs, pull = jax.random.normal(
-        jax.random.key(0), (4, 2, 2, tokens, heads, size), dtype
+        numerics.key(0), (4, 2, 2, tokens, heads, size), dtype
     )
     document = jnp.arange(tokens) * 3 // tokens
     mask = document[:, None] == document

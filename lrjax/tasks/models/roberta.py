@@ -7,8 +7,10 @@ embedding of tokens. `load_weights` reads such a model's safetensors file.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,8 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from lrjax import numerics
 from lrjax.core import UsageError
+from lrjax.reading import reading
 from lrjax.tasks.models.attention import attention, attention_with_dropout
+from lrjax.tasks.models.layer_norm import layer_norm
 
 PAD = 1  # the padding token, and the position of padding
 SPECIAL_POSITIONS = 2  # positions that no token has: the first is PAD + 1
@@ -45,7 +50,8 @@ class Roberta(nn.Module):
       fused: attention by cuDNN's kernel; `attention.can_fuse` says where it works.
       pre_norm: normalise before attention and perceptron instead of after the sum,
         and once more at the end.
-      layer_norm_eps: added to variances.
+      layer_norm_eps: added to variances; 1e-5 in the published roberta-base, 1e-12 in
+        Hugging Face's `RobertaConfig()`.
       dtype: in which to compute; that of the parameters if None.
       param_dtype: of the parameters.
       remat: whether activations inside of blocks are computed again for gradients
@@ -100,7 +106,7 @@ class Roberta(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(self.layer_norm_eps, **types, name=name)
+            return layer_norm(self.layer_norm_eps, types, name)
 
         # Looked up and added in the parameters' precision: sums of gradients, over all
         # tokens of a batch, would stand still in bfloat16.
@@ -170,7 +176,7 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         def added(x: jax.Array, change: Any, name: str) -> jax.Array:
-            norm = nn.LayerNorm(self.eps, **self.types, name=name)
+            norm = layer_norm(self.eps, self.types, name)
             out = change(norm(x) if self.pre_norm else x)
             out = x + nn.Dropout(self.dropout, deterministic=not train)(out)
             return out if self.pre_norm else norm(out)
@@ -256,7 +262,8 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
 
     Args:
       path: the file.
-      model: for the shapes; normalises after the residual.
+      model: for the shapes; normalises after the residual. Where a config.json lies
+        beside the file, it must have the same `layer_norm_eps`.
 
     Returns:
       What `model.init` gives as 'params', in the model's `param_dtype`.
@@ -264,23 +271,24 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
     Raises:
       UsageError: if the file cannot be read, or its tensors are not the model's.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if model.pre_norm:
         raise UsageError(f"{path}: holds no model that normalises first (pre_norm)")
-    try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{path}: cannot be read as safetensors: {reason}") from error
-    params, used = _renamed(found, model.num_layers, os.fspath(path))
+    with (
+        reading(path, "cannot be read as safetensors"),
+        safe_open(os.fspath(path), framework="numpy") as file,
+    ):
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _check_eps(Path(path).parent / "config.json", model.layer_norm_eps)
+    with reading(path, "its tensors are not the model's"):
+        params, used = _renamed(found, model.num_layers, os.fspath(path))
     for name in found:
         if name not in used and not name.startswith(_IGNORED):
             raise UsageError(f"{path}: tensor {name} has no place in the model")
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     wanted = jax.eval_shape(
-        lambda ids: model.init(jax.random.key(0), ids, ids, train=False), tokens
+        lambda ids: model.init(numerics.key(0), ids, ids, train=False), tokens
     )["params"]
     for where, expected in jax.tree.leaves_with_path(wanted):
         value: Any = params
@@ -293,6 +301,19 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
                 f"{expected.shape}"
             )
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), params, wanted)
+
+
+def _check_eps(config: Path, eps: float) -> None:
+    """Refuses a model whose epsilon is not the one that weights were trained with."""
+    try:
+        wanted = json.loads(config.read_text("utf-8"))["layer_norm_eps"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return  # there is none, or it does not say
+    if wanted != eps:
+        raise UsageError(
+            f"{config}: layer_norm_eps is {str(wanted)[:80]}, the model's is {eps}: make "
+            "the model with that of its weights"
+        )
 
 
 def _renamed(

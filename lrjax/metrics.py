@@ -1,0 +1,248 @@
+"""Ready-made metrics, each with the sums that `Task.evaluate` returns for it.
+
+`evaluate` returns sums over the rows with mask 1, scalars or arrays; lrjax adds them up
+over slices of the data and over devices, and a metric makes one number of the totals.
+So a metric is exact whatever slices there were, where a mean of slices' means would not
+be: F1 is no mean over rows.
+
+Example, a task that is ranked by macro F1 and has tables of its accuracy and loss, too:
+  >>> import jax
+  >>> import jax.numpy as jnp
+  >>> from lrjax import metrics
+  >>> def evaluate(params, state, batch):
+  ...     logits = batch["x"] @ params
+  ...     labels, mask = batch["labels"], batch["mask"]
+  ...     found = logits.argmax(1)
+  ...     own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
+  ...     return {
+  ...         "loss": -(own[:, 0] @ mask),
+  ...         "accuracy": (found == labels) @ mask,
+  ...         "confusion": metrics.confusion(labels, found, mask, 3),
+  ...         "count": mask.sum(),
+  ...     }
+  >>> batch = {"x": jnp.eye(3), "labels": jnp.array([0, 1, 1]), "mask": jnp.ones(3)}
+  >>> sums = evaluate(jnp.eye(3), (), batch)
+  >>> [round(float(m.value(sums)), 3) for m in (metrics.f1(), metrics.ACCURACY)]
+  [0.556, 0.667]
+
+and then `Task(..., metrics=(metrics.f1(), "accuracy", "loss"))`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import ParamSpec
+
+import jax
+import jax.numpy as jnp
+
+from lrjax.core import ACCURACY as ACCURACY
+from lrjax.core import LOSS as LOSS
+from lrjax.core import NONNEGATIVE_LOSS as NONNEGATIVE_LOSS
+from lrjax.core import PERPLEXITY as PERPLEXITY
+from lrjax.core import Metric as Metric
+from lrjax.core import UsageError, mean_of
+
+_AVERAGES = ("macro", "binary")
+Sums = Mapping[str, jax.Array]
+P = ParamSpec("P")
+
+
+def _made_once(make: Callable[P, Metric]) -> Callable[P, Metric]:
+    """The same metric for the same arguments: programs are compiled for each."""
+    cached = functools.cache(make)
+
+    @functools.wraps(make)
+    def made(*args: P.args, **named: P.kwargs) -> Metric:
+        try:
+            return cached(*args, **named)
+        except TypeError as error:
+            raise UsageError(f"metrics.{make.__name__}: {error}") from error
+
+    return made
+
+
+# Sums
+
+
+def confusion(
+    labels: jax.Array, predicted: jax.Array, mask: jax.Array, num_classes: int
+) -> jax.Array:
+    """Counts of rows by label and prediction, for `f1` and `balanced_accuracy`.
+
+    Args:
+      labels, predicted: whole numbers below num_classes, [rows].
+      mask: 1.0 for rows that count, [rows].
+      num_classes: how many classes there are.
+
+    Returns:
+      [num_classes, num_classes], the label first.
+
+    Example:
+      >>> labels, predicted = jnp.array([0, 1, 1]), jnp.array([0, 0, 1])
+      >>> confusion(labels, predicted, jnp.ones(3), 2).tolist()
+      [[1.0, 0.0], [1.0, 1.0]]
+    """
+    classes = jnp.arange(num_classes)
+    own = (labels[:, None] == classes) * mask[:, None]
+    return own.T @ (predicted[:, None] == classes).astype(own.dtype)
+
+
+def score_counts(
+    scores: jax.Array, labels: jax.Array, mask: jax.Array, bins: int = 1000
+) -> jax.Array:
+    """A histogram of scores in each of two classes, for `auc`.
+
+    Args:
+      scores: from 0 to 1, such as the probability of class 1, [rows].
+      labels: 0 or 1, [rows].
+      mask: 1.0 for rows that count, [rows].
+      bins: equal parts of [0, 1].
+
+    Returns:
+      [2, bins], class 0 first.
+
+    Example:
+      >>> scores, labels = jnp.array([0.1, 0.9, 0.8]), jnp.array([0, 1, 0])
+      >>> score_counts(scores, labels, jnp.ones(3), 2).tolist()
+      [[1.0, 1.0], [0.0, 1.0]]
+    """
+    place = jnp.clip((scores * bins).astype(jnp.int32), 0, bins - 1)
+    return jnp.zeros((2, bins), mask.dtype).at[labels, place].add(mask)
+
+
+# Metrics of classifiers
+
+
+@_made_once
+def f1(average: str = "macro", sums: str = "confusion") -> Metric:
+    """F1, the harmonic mean of precision and recall: scikit-learn's `f1_score`.
+
+    `evaluate` returns `sums: confusion(labels, predicted, mask, num_classes)`.
+
+    Args:
+      average: 'macro', the mean over the classes that occur as label or prediction, or
+        'binary', of class 1 alone.
+      sums: name of the counts in what `evaluate` returns.
+
+    Example:
+      >>> counts = confusion(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), jnp.ones(3), 2)
+      >>> round(float(f1("binary").value({"confusion": counts})), 4)
+      0.6667
+    """
+    if average not in _AVERAGES:
+        raise UsageError(f"metrics.f1: average must be one of {', '.join(_AVERAGES)}")
+
+    def value(totals: Sums) -> jax.Array:
+        counts = totals[sums]
+        right, occurs = jnp.diagonal(counts), counts.sum(0) + counts.sum(1)
+        each = 2 * right / jnp.maximum(occurs, 1)
+        if average == "binary":
+            return each[1]
+        return each.sum() / (occurs > 0).sum()
+
+    return Metric("f1", value, True, "%", 1, 0.0, 1.0)
+
+
+@_made_once
+def balanced_accuracy(sums: str = "confusion") -> Metric:
+    """Mean over classes of the share of their rows that are right.
+
+    `evaluate` returns `sums: confusion(labels, predicted, mask, num_classes)`. Classes
+    without a row do not count, as in scikit-learn's `balanced_accuracy_score`.
+
+    Example:
+      >>> counts = confusion(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), jnp.ones(3), 2)
+      >>> float(balanced_accuracy().value({"confusion": counts}))
+      0.75
+    """
+
+    def value(totals: Sums) -> jax.Array:
+        counts = totals[sums]
+        rows = counts.sum(1)
+        return (jnp.diagonal(counts) / jnp.maximum(rows, 1)).sum() / (rows > 0).sum()
+
+    return Metric("balanced_accuracy", value, True, "%", 1, 0.0, 1.0)
+
+
+@_made_once
+def auc(sums: str = "scores") -> Metric:
+    """Area under the ROC curve: scikit-learn's `roc_auc_score` of scores in bins.
+
+    `evaluate` returns `sums: score_counts(scores, labels, mask)`. It is the share of
+    pairs of a row of class 1 and one of class 0 in which the first has the higher
+    score. Scores in the same bin are taken for equal and count half, so that the error
+    is at most half the share of such pairs. NaN without rows of either class.
+
+    Example:
+      >>> scores, labels = jnp.array([0.1, 0.9, 0.8, 0.7]), jnp.array([0, 1, 0, 1])
+      >>> float(auc().value({"scores": score_counts(scores, labels, jnp.ones(4))}))
+      0.75
+    """
+
+    def value(totals: Sums) -> jax.Array:
+        # Shares, not counts: products of counts have more digits than float32.
+        negative, positive = totals[sums] / totals[sums].sum(1, keepdims=True)
+        below = jnp.cumsum(negative) - negative / 2
+        return jnp.clip(positive @ below, 0, 1)
+
+    return Metric("auc", value, True, "", 4, 0.0, 1.0)
+
+
+# Metrics of regression
+
+
+@_made_once
+def mae(unit: str = "", digits: int = 3, sums: str = "absolute_error") -> Metric:
+    """Mean absolute error: scikit-learn's `mean_absolute_error`.
+
+    `evaluate` returns `sums: jnp.abs(predicted - targets) @ mask`, [rows] each.
+
+    Example:
+      >>> totals = {"absolute_error": jnp.array(6.0), "count": jnp.array(4.0)}
+      >>> mae("years", digits=1).text(mae().value(totals))
+      '1.5 years'
+    """
+    return Metric("mae", mean_of(sums), False, unit, digits, 0.0)
+
+
+@_made_once
+def rmse(unit: str = "", digits: int = 3, sums: str = "squared_error") -> Metric:
+    """Root of the mean squared error: scikit-learn's `root_mean_squared_error`.
+
+    `evaluate` returns `sums: (predicted - targets) ** 2 @ mask`, [rows] each.
+
+    Example:
+      >>> float(rmse().value({"squared_error": jnp.array(36.0), "count": jnp.array(4)}))
+      3.0
+    """
+
+    def value(totals: Sums) -> jax.Array:
+        return jnp.sqrt(totals[sums] / totals["count"])
+
+    return Metric("rmse", value, False, unit, digits, 0.0)
+
+
+@_made_once
+def r2(sums: str = "moments") -> Metric:
+    """Share of the targets' variance that is explained: scikit-learn's `r2_score`.
+
+    `evaluate` returns `sums: jnp.stack([error ** 2 @ mask, t @ mask, t ** 2 @ mask])`,
+    where `t` are the targets, [rows], less a constant near their mean: the variance is
+    a difference of their moments, and far from 0 it would lose digits. NaN where all
+    targets are equal.
+
+    Example:
+      >>> t, error = jnp.array([-1.0, 0.0, 1.0]), jnp.array([0.0, 1.0, 0.0])
+      >>> moments = jnp.stack([(error**2).sum(), t.sum(), (t**2).sum()])
+      >>> float(r2().value({"moments": moments, "count": jnp.array(3.0)}))
+      0.5
+    """
+
+    def value(totals: Sums) -> jax.Array:
+        errors, first, second = totals[sums]
+        spread = second - first**2 / totals["count"]
+        return jnp.where(spread > 0, 1 - errors / spread, jnp.nan)
+
+    return Metric("r2", value, True, "", 4, greatest=1.0)

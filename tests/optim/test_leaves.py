@@ -1,0 +1,298 @@
+"""Parameters of any kind in other people's loops, as Optax takes them.
+
+Nothing is compiled as a whole here: single operations on small arrays are quick.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from flax.training.train_state import TrainState
+
+from lrjax import optim
+from lrjax.optim import leaves
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from cases import CASES
+
+BUILDS = {case.name: lambda case=case: case.build(**case.hparams) for case in CASES} | {
+    "cooldown": lambda: optim.cooldown(optim.sgd(0.1), 0, 10),
+    "polynomial_averaging": lambda: optim.polynomial_averaging(optim.sgd(0.1)),
+    "scale_by_learning_rate": lambda: optim.scale_by_learning_rate(0.1),
+}
+READINGS = {"effective_learning_rate", "eval_params", "evaluates_elsewhere"}
+every_build = pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+HALVES = (jnp.float16, jnp.bfloat16)
+
+
+def gradient(params):
+    """Of the squared distance from 0.3, at any parameters."""
+    return jax.tree.map(lambda p: p - 0.3, params)
+
+
+# What any transformation may ask for. Every line search ends where it begins.
+EXTRA = {
+    "value": jnp.asarray(1.0),
+    "value_fn": lambda _: jnp.asarray(-1.0),
+    "grad_fn": gradient,
+}
+
+
+def train(tx, params, steps=2):
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(gradient(params), state, params, **EXTRA)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def vectors(dtype=jnp.float32):
+    """A tree of two vectors."""
+    return {
+        "a": jnp.asarray([1.0, -2.0, 0.25], dtype),
+        "b": jnp.asarray([0.5, 3.0, -1.5], dtype),
+    }
+
+
+def assert_equal(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_every_optimiser_is_here():
+    """Those of `METHODS`, and what is no method by itself."""
+    baselines = {"adamw", "nadamw"}  # in METHODS by other names
+    assert set(optim.__all__) <= {*READINGS, *BUILDS, *baselines}
+
+
+@every_build
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_half_precision_update_is_that_of_float32_rounded(build, dtype):
+    tx, params = build(), vectors(dtype)
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    grads = gradient(params)
+    wide_grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+    updates, state = tx.update(grads, tx.init(params), params, **EXTRA)
+    expected, _ = tx.update(wide_grads, tx.init(wide), wide, **EXTRA)
+    assert_equal(updates, jax.tree.map(lambda u: u.astype(dtype), expected))
+    assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
+    kinds = {leaf.dtype for leaf in jax.tree.leaves((tx.init(params), state))}
+    assert kinds <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.int32)}
+    assert optim.eval_params(state, params)["a"].dtype == dtype
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_half_precision_gradient_of_zero_moves_next_to_nothing(case, dtype):
+    tx, params = case.build(), vectors(dtype)
+    zeros, state = jax.tree.map(jnp.zeros_like, params), tx.init(params)
+    extra = EXTRA | {"grad_fn": lambda _: zeros}
+    for _ in range(2):
+        updates, state = tx.update(zeros, state, params, **extra)
+        assert all(jnp.all(jnp.abs(u) < 1e-3) for u in jax.tree.leaves(updates))
+
+
+@every_build
+def test_complex_parameters_take_the_steps_of_their_real_form(build):
+    rng = np.random.default_rng(0)
+    shapes = {"matrix": (2, 3), "number": ()}
+
+    def normal():
+        return {
+            name: rng.normal(size=s) + 1j * rng.normal(size=s)
+            for name, s in shapes.items()
+        }
+
+    start, aim = normal(), normal()
+
+    def complex_loss(z):
+        return sum(jnp.sum(jnp.abs(z[k] - aim[k]) ** 2) for k in shapes)
+
+    def complex_gradient(z):
+        return jax.tree.map(jnp.conj, jax.grad(complex_loss)(z))
+
+    def real_loss(x):
+        return complex_loss({k: x[k][0] + 1j * x[k][1] for k in shapes})
+
+    def path(params, loss, gradient):
+        tx = build()
+        state = tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update(
+                gradient(params),
+                state,
+                params,
+                value=loss(params),
+                value_fn=loss,
+                grad_fn=gradient,
+            )
+            params = optax.apply_updates(params, updates)
+        rate = optim.effective_learning_rate(state)
+        return params, optim.eval_params(state, params), rate
+
+    with jax.enable_x64(True):
+        pairs = {k: jnp.stack([z.real, z.imag]) for k, z in start.items()}
+        numbers = jax.tree.map(jnp.asarray, start)
+        *points, rate = path(numbers, complex_loss, complex_gradient)
+        *expected, real_rate = path(pairs, real_loss, jax.grad(real_loss))
+    np.testing.assert_allclose(rate, real_rate, 1e-9)
+    for point, pair in zip(points, expected, strict=True):
+        for name, value in point.items():
+            assert value.dtype == jnp.complex128
+            real = np.stack([np.real(value), np.imag(value)])
+            np.testing.assert_allclose(real, pair[name], 1e-9, err_msg=name)
+
+
+@every_build
+def test_numbers_and_arrays_of_python_and_numpy(build):
+    others = {
+        "python": 1.5,
+        "numpy": np.array([1.0, -2.0], np.float32),
+        "scalar": np.float32(-0.5),
+        "nothing": None,
+        "empty": np.zeros((0, 3), np.float32),
+        "rest": [jnp.asarray(2.0)],
+    }
+    arrays = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), others)
+    found, expected = train(build(), others), train(build(), arrays)
+    assert_equal(found, expected)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found[0]))
+    assert_equal(optim.eval_params(found[1], others)["nothing"], None)
+    train(build(), {})
+
+
+@every_build
+def test_each_leaf_keeps_its_type(build):
+    kinds = (jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64)
+    params = {jnp.dtype(kind).name: jnp.ones(2, kind) for kind in kinds}
+    tx = build()
+    # Gradients of other widths than the parameters are no obstacle.
+    grads = {k: p.real.astype(jnp.bfloat16) for k, p in params.items()}
+    extra = EXTRA | {"grad_fn": lambda _: grads}
+    updates, _ = tx.update(grads, tx.init(params), params, **extra)
+    assert {k: u.dtype.name for k, u in updates.items()} == {k: k for k in params}
+
+
+@every_build
+@pytest.mark.parametrize(
+    ("leaf", "kind"),
+    [(3, "int32"), (np.ones(2, bool), "bool"), ("text", "str")],
+)
+def test_says_which_leaf_is_no_number_to_train(build, leaf, kind):
+    with pytest.raises(ValueError, match=rf"params\['n'\] is {kind}: ") as error:
+        build().init({"w": 1.0, "n": leaf})
+    assert str(error.value).startswith("optim.")
+    assert "\n" not in str(error.value)
+
+
+def test_says_that_a_real_parameter_has_no_complex_gradient():
+    tx = optim.adamw()
+    with pytest.raises(ValueError, match=r"optim.adamw: gradient\['w'\] is complex64"):
+        tx.update({"w": 1j}, tx.init({"w": 1.0}), {"w": 1.0})
+
+
+@every_build
+def test_nothing_is_done_to_float32(build, monkeypatch):
+    tx, params = build(), vectors()
+    arguments = gradient(params), tx.init(params), params
+
+    def program():
+        fn = lambda *args: tx.update(*args, **EXTRA)  # noqa: E731
+        return str(jax.make_jaxpr(fn)(*arguments))
+
+    found = program()
+    monkeypatch.setattr(leaves, "as_real", lambda tree, name="": tree)
+    monkeypatch.setattr(leaves, "like", lambda tree, params: tree)
+    monkeypatch.setattr(leaves, "_gradients", lambda grads, params, name: grads)
+    assert found == program()
+
+
+class Model(nnx.Module):
+    """Two vectors, as variables."""
+
+    def __init__(self):
+        self.a, self.b = map(nnx.Param, vectors().values())
+
+
+@every_build
+def test_in_the_loops_of_flax(build):
+    params, state = train(build(), vectors())
+    point = optim.eval_params(state, params)
+    rate = optim.effective_learning_rate(state)
+
+    tx = build()
+    told = optax.GradientTransformation(
+        tx.init, lambda grads, state, params: tx.update(grads, state, params, **EXTRA)
+    )
+    linen = TrainState.create(apply_fn=None, params=vectors(), tx=told)
+    model = Model()
+    optimizer = nnx.Optimizer(model, told, wrt=nnx.Param)
+    for _ in range(2):
+        linen = linen.apply_gradients(grads=gradient(linen.params))
+        optimizer.update(model, gradient(nnx.state(model, nnx.Param)))
+    assert_equal(linen.params, params)
+    variables = nnx.state(model, nnx.Param)
+    assert_equal(dict(nnx.as_pure(variables)), params)
+    for opt_state in (linen.opt_state, optimizer.opt_state):
+        assert_equal(optim.effective_learning_rate(opt_state), rate)
+    assert_equal(optim.eval_params(linen.opt_state, linen.params), point)
+    nnx.update(model, optim.eval_params(optimizer.opt_state, variables))
+    assert_equal(dict(nnx.as_pure(nnx.state(model, nnx.Param))), point)
+
+
+@every_build
+def test_each_label_of_a_partition_has_its_own_readings(build):
+    labels = {"a": "ours", "b": "other"}
+    alone, state = train(build(), {"a": vectors()["a"]})
+    tx = optax.partition({"ours": build(), "other": optim.sgd(0.5)}, labels)
+    params, states = train(tx, vectors())
+    assert_equal(params["a"], alone["a"])
+    rates = {"ours": optim.effective_learning_rate(state), "other": jnp.asarray(0.5)}
+    assert_equal(optim.effective_learning_rate(states), rates)
+    point = optim.eval_params(states, params)
+    assert_equal(point["a"], optim.eval_params(state, alone)["a"])
+    assert_equal(point["b"], params["b"])
+    # What is frozen has no rate.
+    tx = optax.partition({"ours": build(), "other": optax.set_to_zero()}, labels)
+    _, states = train(tx, vectors())
+    assert_equal(optim.effective_learning_rate(states), rates["ours"])
+
+
+@pytest.mark.parametrize(
+    "wrap", [optim.mechanic, optim.reduce_on_plateau, optim.greedy_lr]
+)
+def test_a_wrapper_scales_each_rate_of_a_partition(wrap):
+    def rates(inner):
+        state = wrap(inner).init(vectors())
+        after = train(wrap(inner), vectors())[1]
+        return [optim.effective_learning_rate(s) for s in (state, after)]
+
+    before, after = rates(
+        optax.partition(
+            {"slow": optim.sgd(0.25), "fast": optim.sgd(0.5)},
+            {"a": "slow", "b": "fast"},
+        )
+    )
+    for found in (before, after):
+        assert found.keys() == {"slow", "fast"}
+        np.testing.assert_allclose(2 * found["slow"], found["fast"])
+    assert after["fast"] > 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_flattened_average_of_one_leaf(shape, dtype):
+    params = jnp.full(shape, 2, dtype)
+    average = lambda: optim.polynomial_averaging(optim.sgd(0.5))  # noqa: E731
+    expected = optim.eval_params(*train(average(), params)[::-1])
+    params, state = train(optax.flatten(average()), params)
+    found = optim.eval_params(state, params)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,367 @@
+"""One setting has one identity, however it is written, and is checked as it is used."""
+
+import dataclasses
+import fractions
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs import quickstart
+from lrjax import blocks, config, hyperparameters, methods, protocol, results
+from lrjax.core import Domain, Run, UsageError
+from lrjax.hpo import contenders, tune, tuners
+from lrjax.identity import is_number, plain, run_id, used
+from lrjax.methods import METHODS
+
+RUN = Run(
+    task="libsvm/iris",
+    protocol="sound",
+    method="sgd",
+    hparams=(("learning_rate", 0.1), ("weight_decay", 0.0)),
+    seed=3,
+    steps=200,
+    horizon=200,
+    batch_size=64,
+    precision="float32",
+    eval_every=2,
+    data="0123456789abcdef",
+    options=(("label_smoothing", 0.1),),
+)
+NUMBERS = [
+    (method.name, name, default)
+    for method in METHODS.values()
+    for name, default in method.defaults.items()
+    if is_number(default)
+]
+WHOLE = [
+    (method.name, name)
+    for method in METHODS.values()
+    for name, domain in method.domains.items()
+    if domain.whole
+]
+# Numbers that are in every domain but those of decays, or in all.
+NORMAL = st.floats(1e-37, 1e37) | st.floats(-1e37, -1e-37) | st.just(0.0)
+
+
+def spellings(value):
+    """One number in the types that people have it in; whole ones as int, too."""
+    made = [value, np.float64(value), np.array(value, np.float64), [value][0]]
+    if value == used(value, np.float32):
+        made += [np.float32(value), jnp.float32(value), np.array(value, np.float32)]
+    if math.isfinite(value) and value == int(value) and abs(value) < 2**31:
+        made += [int(value), float(value), np.int32(value), np.int64(value)]
+        made += [fractions.Fraction(int(value))]
+    if value == 0:
+        made += [-0.0, np.float32(-0.0)]
+    return made
+
+
+def wanted(**changes):
+    made = quickstart.get_config()
+    made.tasks, made.seeds, made.epochs = ("libsvm/iris",), 1, 2
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        part = made
+        for step in path:
+            part = part[step]
+        part[last] = value
+    return config.check(made)
+
+
+def ids(**changes):
+    """Identities of all runs that a config makes."""
+    asked = wanted(**changes)
+    found = blocks.plan(asked, TASKS[asked.precision])
+    return [run for block in found for row in block.ids for run in row]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loaded():
+    asked = wanted()
+    TASKS["auto"] = blocks.make_tasks(asked, None)
+
+
+TASKS: dict = {}
+
+
+# What a value is
+
+
+@given(NORMAL)
+@settings(max_examples=200, deadline=None)
+def test_a_number_as_it_is_used_rounds_to_the_same_number(value):
+    found = used(value, np.float32)
+    assert np.float32(found) == np.float32(value)
+    assert used(found, np.float32) == used(np.float32(value), np.float32) == found
+    assert used(value, np.float64) == value
+    assert len(repr(found)) <= len(repr(float(np.float32(value))))
+
+
+@pytest.mark.parametrize(
+    ("value", "single", "double"),
+    [
+        (np.float32(0.1), 0.1, 0.10000000149011612),
+        (0.1, 0.1, 0.1),
+        (-0.0, 0.0, 0.0),
+        (1e-320, 0.0, 0.0),
+        (1e-40, 0.0, 1e-40),
+        (0.999999999999, 1.0, 0.999999999999),
+        (1e39, math.inf, 1e39),
+        (10**400, math.inf, math.inf),
+        (-(10**400), -math.inf, -math.inf),
+        (True, True, True),
+        (np.True_, True, True),
+        ("cosine", "cosine", "cosine"),
+        (None, None, None),
+    ],
+)
+def test_values_as_they_are_used(value, single, double):
+    assert repr(used(value, np.float32)) == repr(single)
+    assert repr(used(value, np.float64)) == repr(double)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (np.arange(3), (0, 1, 2)),
+        (range(3), (0, 1, 2)),
+        ([0, [np.int8(1), 2.5]], (0, (1, 2.5))),
+        (np.str_("a"), "a"),
+        (np.array(2.5), 2.5),
+        (jnp.arange(2), (0, 1)),
+        (jnp.bfloat16(0.5), 0.5),
+        (np.longdouble(0.5), 0.5),
+    ],
+)
+def test_values_become_pythons_own(given, expected):
+    assert repr(plain(given)) == repr(expected)
+
+
+# Who a run is
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.5, 3.0, 1e-3, math.inf])
+@pytest.mark.parametrize("part", ["hparams", "options"])
+def test_a_run_is_known_by_its_value_and_not_by_its_spelling(value, part):
+    found = {
+        run_id(dataclasses.replace(RUN, **{part: (("momentum", spelling),)}))
+        for spelling in spellings(value)
+    }
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("field", ["seed", "steps", "horizon", "batch_size"])
+def test_numpys_whole_numbers_are_whole_numbers(field):
+    value = np.int64(getattr(RUN, field))
+    assert run_id(dataclasses.replace(RUN, **{field: value})) == run_id(RUN)
+
+
+def test_what_differs_in_use_differs():
+    def of(value, precision="float32"):
+        pair = (("learning_rate", value),)
+        return run_id(dataclasses.replace(RUN, hparams=pair, precision=precision))
+
+    single = np.float32(0.1)
+    assert of(0.1) == of(single) != of(np.nextafter(single, np.float32(1)))
+    assert of(0.1, "float64") != of(single, "float64")
+    assert len({of(v) for v in (0, 1, True, False, None, "0", math.inf)}) == 7
+    assert results.run_id is run_id
+
+
+@pytest.mark.parametrize(("method", "name", "default"), NUMBERS)
+def test_a_config_makes_one_run_of_every_spelling_of_a_default(method, name, default):
+    found = METHODS[method]
+    spelled = [
+        hyperparameters.normal(found, dict(found.defaults) | {name: each}, "auto")
+        for each in spellings(default)
+        if not any(found.defaults[n] is None for n in found.required)
+    ]
+    assert len({tuple(values.items()) for values in spelled}) <= 1
+    assert all(type(v[name]) is type(default) for v in spelled)
+    runs = [dataclasses.replace(RUN, hparams=tuple(v.items())) for v in spelled]
+    assert len(set(map(run_id, runs))) <= 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"hparams__sgd__weight_decay": 0}, {}),
+        ({"hparams__sgd__learning_rate": np.float32(0.1)}, {}),
+        ({"grid__weight_decay": (0, 0.0, -0.0, np.float32(0))}, {}),
+        (
+            {"grid__learning_rate": np.logspace(-2, 0, 3)},
+            LOGSPACE := {
+                "grid__learning_rate": (0.01, 0.1, 1),
+            },
+        ),
+        ({"grid__learning_rate": [np.float32(0.01), 0.1, 1.0]}, LOGSPACE),
+        ({"seeds": np.arange(2)}, {"seeds": range(2)}),
+        ({"seeds": np.int64(2)}, {"seeds": (0, 1)}),
+        (
+            {"methods": ("cawr",), "hparams__cawr__T_0": 30.0},
+            CAWR := {
+                "methods": ("cawr",),
+                "hparams__cawr__T_0": 30,
+            },
+        ),
+        ({"methods": ["cawr"], "hparams__cawr__T_0": np.float32(30)}, CAWR),
+        ({"methods": ("cawr",), "grid__T_0": np.array([30])}, CAWR),
+        ({"epochs": np.int64(2)}, {}),
+    ],
+)
+def test_configs_that_mean_the_same_make_the_same_runs(one, other):
+    both = [ids(**({"methods": ("sgd",)} | changes)) for changes in (one, other)]
+    assert both[0] == both[1]
+    assert len(set(both[0])) == len(both[0])
+
+
+@pytest.mark.parametrize("value", [True, np.True_, (True,), (np.True_,), 2.5, (0, 0)])
+def test_seeds_are_whole_numbers(value):
+    with pytest.raises(UsageError, match=r"config\.seeds"):
+        wanted(seeds=value)
+
+
+def test_tunings_and_trials_do_not_depend_on_spelling():
+    def target(**changes):
+        asked = wanted(methods=("sgd",), tune__tuner="random", **changes)
+        return tune.targets(asked, TASKS["auto"])[0]
+
+    here = target(tune__space__learning_rate=(0.001, 1.0, "log"))
+    there = target(
+        tune__space__learning_rate=[np.float32(0.001), 1, "log"],
+        hparams__sgd__weight_decay=0,
+    )
+    assert here.identity() == there.identity()
+    exact = tuners.Trial(1, {"learning_rate": 0.123456789}, 1)
+    rounded = tuners.Trial(1, {"learning_rate": np.float32(0.123456789)}, 1)
+    assert here.hparams(exact) == here.hparams(rounded)
+    assert here.trial_run(exact) == here.trial_run(rounded)
+    assert here.hparams(exact)["learning_rate"] == 0.12345679
+
+
+def test_contenders_of_a_race_do_not_depend_on_spelling():
+    def entries(**changes):
+        asked = wanted(methods=("sgd",), **changes)
+        found = contenders.contenders([METHODS["sgd"]], "libsvm/iris", asked)
+        return [entry.hparams for entry in found]
+
+    assert entries() == entries(hparams__sgd__weight_decay=0)
+    own = dataclasses.replace(
+        METHODS["sgd"], defaults=METHODS["sgd"].defaults | {"weight_decay": 0}
+    )
+    (first, *_) = contenders.contenders([own], "libsvm/iris", wanted())
+    assert first.hparams == entries()[0]
+
+
+def test_numpys_numbers_are_traced_like_pythons():
+    values = METHODS["sgd"].defaults | {
+        "momentum": np.float32(0.5),
+        "nesterov": np.True_,
+    }
+    static, traced = methods.split(METHODS["sgd"], values)
+    assert traced["momentum"] == 0.5
+    assert dict(static) == {"nesterov": True, "schedule": "constant"}
+
+
+# Checked as it is used
+
+
+@pytest.mark.parametrize(("method", "name"), WHOLE)
+@pytest.mark.parametrize(
+    "value", [10**26, 3e9, 3 * 10**9, 1.5, 0, -1, math.nan, math.inf, "3", None, True]
+)
+def test_whole_numbers_are_whole_and_within_bounds(method, name, value):
+    found = METHODS[method]
+    optional = value is None and found.defaults[name] is None
+    if optional or (is_number(value) and value in found.domains[name]):
+        normal = hyperparameters.normal(found, {name: value}, "float32")
+        assert normal[name] == value
+        return
+    with pytest.raises(UsageError) as error:
+        hyperparameters.normal(found, {name: value}, "float32")
+    assert str(error.value).startswith(f"{method}.{name}={value!r}: must be a ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("method", "name"), WHOLE)
+def test_bounds_of_whole_numbers_can_be_built_and_are_exact(method, name):
+    found = METHODS[method]
+    params = {"w": jax.ShapeDtypeStruct((3,), np.float32)}
+    for value in (found.domains[name].low, found.domains[name].high):
+        given = dict(found.defaults) | dict.fromkeys(found.required, 1)
+        values = hyperparameters.normal(found, given | {name: value}, "float32")
+        assert type(values[name]) is int
+        assert float(np.float32(value)) == value
+        jax.eval_shape(found.build(100, **values).init, params)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
+def test_methods_declare_their_whole_numbers(method):
+    whole = {name for name, domain in method.domains.items() if domain.whole}
+    assert whole >= {n for n, v in method.defaults.items() if type(v) is int}
+    assert whole >= {n for n, found in method.space.ranges.items() if found.integer}
+    assert whole <= set(method.defaults)
+
+
+@pytest.mark.parametrize(("method", "name", "default"), NUMBERS)
+def test_numbers_are_checked_in_the_type_that_they_are_used_in(method, name, default):
+    found = METHODS[method]
+    domain = found.domains.get(name, Domain())
+    for value in (1e-320, 1e-39, 1e39, 0.999999999999, 0.9999999999999999):
+        for precision, dtype in (("auto", np.float32), ("float64", np.float64)):
+            with np.errstate(over="ignore", under="ignore"):
+                inside = dtype(value)  # NumPy's own rounding
+            lost = abs(inside) < np.finfo(dtype).tiny
+            if not lost and (value if domain.whole else float(inside)) in domain:
+                values = hyperparameters.normal(found, {name: value}, precision)
+                with np.errstate(over="ignore"):
+                    assert dtype(values[name]) == inside
+                continue
+            with pytest.raises(UsageError) as error:
+                hyperparameters.normal(found, {name: value}, precision)
+            assert str(error.value).startswith(f"{method}.{name}={value!r}: ")
+    normal = hyperparameters.normal(found, {name: default}, "auto")
+    assert normal[name] == pytest.approx(default, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("b1", 0.999999999999, "is 1 in float32, in which it is used; it must be in ["),
+        ("learning_rate", 1e-320, "is 0 in float32, in which it is used"),
+        ("eps", 1e39, "is inf in float32, in which it is used; it must be in ["),
+    ],
+)
+def test_the_line_says_in_which_type(name, value, said):
+    changes = {f"hparams__adam__{name}": value, "methods": ("adam",)}
+    with pytest.raises(UsageError) as error:
+        wanted(**changes)
+    assert str(error.value).startswith(f"adam.{name}={value!r}: {said}")
+    if value != 1e-320:
+        wanted(**changes, precision="float64")
+
+
+def test_spaces_are_checked_alike():
+    for low in (1e-320, 1e-40):
+        with pytest.raises(UsageError, match="is 0 in float32"):
+            wanted(methods=("adam",), tune__space__learning_rate=(low, 1.0))
+    for bounds in ((1.5, 3), (0, 3), (1, 1e26)):
+        with pytest.raises(UsageError, match="must be a whole number"):
+            wanted(methods=("cawr",), tune__space__T_0=bounds)
+    space = wanted(methods=("cawr",), tune__space__T_0=(1, 30)).tune.space
+    assert space["T_0"].integer
+
+
+def test_what_a_protocol_sets_is_in_every_domain():
+    for choices in protocol.PROTOCOLS.values():
+        for values in (choices.hparams, *choices.task_hparams.values()):
+            for method, changed in values.items():
+                found = hyperparameters.normal(METHODS[method], changed, "float32")
+                for name, value in changed.items():
+                    same = pytest.approx(value, rel=1e-7) if is_number(value) else value
+                    assert found[name] == same
