@@ -12,7 +12,7 @@ from lrjax import results
 SETTINGS = (
     {"learning_rate": 10.0, "schedule": "constant"},
     {"learning_rate": 1e-05, "schedule": "cosine"},
-    {"learning_rate": 0.1, "nested": {"a": [1, 2]}},
+    {"learning_rate": 0.1, "nesterov": True},
     {"learning_rate": None},
     {},
 )
