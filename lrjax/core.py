@@ -157,7 +157,6 @@ class Task:
       num_classes: number of classes; 0 where there are none.
       metric: what to rank by: 'accuracy' or 'loss', entries of `evaluate`, or
         'perplexity', the exponential of the mean loss.
-      family: the kind of model, for choices of speed ('linear', 'conv', ...).
       max_norm: to which gradients are cut down; None: never.
       measured_rows: how many rows of the training part, its first, the training loss
         is measured on; None: all.
@@ -179,7 +178,6 @@ class Task:
     batch_size: int
     num_classes: int = 0
     metric: str = "accuracy"
-    family: str = "linear"
     max_norm: float | None = None
     measured_rows: int | None = None
     micro_batches: int = 1

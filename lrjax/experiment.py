@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
-from lrjax import checkpoint, crew, programs, results, rows, train
+from lrjax import checkpoint, crew, programs, results, rows, strategy, train
 from lrjax import layout as layouts
 from lrjax.blocks import Block
 from lrjax.config import Settings
@@ -281,7 +281,7 @@ def blocks_at_once(todo: Sequence[Block], device: crew.Device) -> int:
         compiled = programs.compile_program(block.program, *inputs)
         return [programs.stepper(compiled, block.program, *inputs)] * count
 
-    kind, steps = block.program.task.family, block.example.steps
+    kind, steps = strategy.kind_of(block.program.task), block.example.steps
     return crew.measured_workers(kind, device, _pace_file(), advances, steps)
 
 

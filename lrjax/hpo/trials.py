@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import blocks as blocks_lib
-from lrjax import checkpoint, crew, experiment, programs, results, train
+from lrjax import checkpoint, crew, experiment, programs, results, strategy, train
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Method, PyTree, Run, Task
@@ -210,7 +209,7 @@ def lay_out(jobs: Sequence[Job]) -> list[Pack]:
     for group in groups.values():
         lanes: dict[Any, list[Job]] = {}  # one setting each, a job per seed
         for job in group.values():
-            alone = blocks_lib.trained_one_by_one(job.target.task)
+            alone = strategy.one_by_one(job.target.task)
             seed = job.run.seed if alone else None
             lanes.setdefault((job.run.hparams, seed), []).append(job)
         width = next(iter(group.values())).target.width(len(lanes))
@@ -248,7 +247,7 @@ def block_of(pack: Pack, task: Task) -> Block:
         num_hparams=pack.width,
         fresh_batches=run.fresh_batches,
         dtype=jnp.float64 if run.precision == "float64" else jnp.float32,
-        one_by_one=blocks_lib.trained_one_by_one(target.task),
+        one_by_one=strategy.one_by_one(target.task),
     )
     runs = zip(*([job.run for job in lane] for lane in filled), strict=True)
     return Block(program, tuple(runs), tuple(t for _, t in split))

@@ -16,10 +16,10 @@ from lrjax.tasks.data import DataError, fingerprint_arrays
 __all__ = [
     "TASKS",
     "DataError",
-    "family",
     "fingerprint",
     "make_task",
     "precision_of",
+    "trains_network",
 ]
 
 # name -> make(protocol, data_dir, batch_size, precision); those that have them also
@@ -110,18 +110,17 @@ def precision_of(name: str, asked: str) -> str:
     """
     if asked != "auto":
         return asked
-    network = family(name) != "linear"
-    return "bfloat16" if network and jax.default_backend() == "tpu" else "float32"
+    on_tpu = jax.default_backend() == "tpu"
+    return "bfloat16" if trains_network(name) and on_tpu else "float32"
 
 
-def family(name: str) -> str:
-    """The kind of model of a registered task, as its `Task.family`; needs no data.
+def trains_network(name: str) -> bool:
+    """Whether a task is one of those here that train a network on images or text.
 
-    Files and made-up tasks, which are not registered, count as 'linear'.
+    For what must be known before there is a task, whose loss would tell more
+    (`lrjax.strategy`); of files, made-up tasks and one's own nothing is known by name.
     """
-    if name in text.FACTORIES:
-        return "language"
-    return images.family(name) if name in images.FACTORIES else "linear"
+    return name in images.FACTORIES or name in text.FACTORIES
 
 
 def _make_file(

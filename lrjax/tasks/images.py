@@ -68,7 +68,6 @@ class Recipe:
       mean, deviation: of each channel, to scale images from 0 to 1.
       view: what training sees.
       size: height and width of what the model sees.
-      family: the kind of model.
     """
 
     data: str
@@ -78,7 +77,6 @@ class Recipe:
     deviation: tuple[float, ...]
     view: View
     size: int
-    family: str = "conv"
 
 
 _CIFAR10 = ((0.5,) * 3, (0.5,) * 3, _flipped_and_cropped, 32)
@@ -111,7 +109,6 @@ RECIPES = {
         (0.229, 0.224, 0.225),
         _resized,
         224,
-        family="transformer",
     ),
 }
 
@@ -168,7 +165,6 @@ def recipe_task(
         (recipe.size, recipe.size, len(recipe.mean)),
         batch_size,
         precision,
-        recipe.family,
         label_smoothing,
         stream,
     )
@@ -292,7 +288,6 @@ def image_task(
     shape: tuple[int, int, int],
     batch_size: int,
     precision: str = "float32",
-    family: str = "conv",
     label_smoothing: float = 0.0,
     stream: bool | None = None,
 ) -> Task:
@@ -308,7 +303,6 @@ def image_task(
       shape: height, width and channels of what is seen.
       batch_size: rows of a batch.
       precision: 'float32', 'float64' or 'bfloat16'.
-      family: the kind of model.
       label_smoothing: share of each label that is spread over all classes in the loss
         that is trained on.
       stream: as in `make_task`.
@@ -360,7 +354,6 @@ def image_task(
         evaluate=evaluate,
         batch_size=batch_size,
         num_classes=model.num_classes,
-        family=family,
         streamed=streamed,
     )
 
@@ -390,8 +383,3 @@ FACTORIES: dict[str, Callable[..., Task]] = {
     **{name: functools.partial(make, name) for name in RECIPES},
     "digits/wrn": make_digits,
 }
-
-
-def family(name: str) -> str:
-    """The kind of model of a task of `FACTORIES`."""
-    return RECIPES[name].family if name in RECIPES else "conv"

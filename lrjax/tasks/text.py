@@ -246,7 +246,6 @@ def text_task(
         evaluate=evaluate,
         batch_size=batch_size,
         metric="perplexity",
-        family="language",
         max_norm=_MAX_NORM,
         measured_rows=len(rows["valid"]),
         streamed=streamed,
