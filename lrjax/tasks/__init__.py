@@ -65,7 +65,8 @@ def make_task(
       label_smoothing: share of each label that is spread over all classes when the
         training loss is computed.
       stream: whether the training part stays on the host, from where batches are sent
-        to the device; None: where it would take more than half of what is free there.
+        to the device; False: never; None: where it would take more than half of what
+        is free there.
 
     Raises:
       UsageError: if there is no such task or option, or its data cannot be had.
@@ -80,13 +81,15 @@ def make_task(
         make = TASKS[name]
     else:
         raise unknown("task", name, TASKS)
-    asked = {"remat": remat, "label_smoothing": label_smoothing, "stream": stream}
-    asked = {option: value for option, value in asked.items() if value}
     if name in text.FACTORIES:
         make = functools.partial(make, text=source)
+    asked = {"remat": remat, "label_smoothing": label_smoothing, "stream": stream}
+    known = inspect.signature(make).parameters
     for option, value in asked.items():
-        if option not in inspect.signature(make).parameters:
+        # What a task does not have it does without, so that may be asked for.
+        if value and option not in known:
             raise UsageError(f"{option}={value}: '{name}' has no such option")
+    asked = {option: value for option, value in asked.items() if option in known}
     task = make(protocol, data_dir, batch_size, precision, **asked)
     if micro_batches < 1 or task.batch_size % micro_batches:
         raise UsageError(

@@ -93,7 +93,7 @@ def make(
     """Makes a task of `RECIPES`; see `make_task`."""
     recipe, text = RECIPES[name], text or Text()
     study = protocol == "study"
-    length = text.length or recipe.length
+    length = recipe.length if text.length is None else text.length
     if not 3 <= length <= recipe.length:
         raise DataError(
             f"config.text.length={length}: {name} has positions for rows of 3 to "
