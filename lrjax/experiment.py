@@ -342,14 +342,14 @@ def within(
         with room.enter(name, programs_of_it.need):
             train_it(programs_of_it)
     except Exception as error:
-        again = _with_less_memory(block, error, room, name)
+        again = with_less_memory(block, error, room, name)
         if again is None:
             raise
         return again
     return []
 
 
-def _with_less_memory(
+def with_less_memory(
     block: Block, error: Exception, room: crew.Room, name: str
 ) -> list[Block] | None:
     """What to train instead after an error, None if it was not for want of memory.
@@ -627,7 +627,7 @@ def checkpointed(
             report(step)
             yield measured, seconds
             if state is not None and step < steps and pause():
-                _save(folder, step, state, seconds)
+                save(folder, step, state, seconds)
                 saved = time.monotonic()
                 stop_if(stopping)
         report(steps)
@@ -638,7 +638,7 @@ def checkpointed(
         raise
 
 
-def _save(folder: Path, step: int, state: train.RunState, seconds: float) -> None:
+def save(folder: Path, step: int, state: train.RunState, seconds: float) -> None:
     """Saves a checkpoint; without one a run only takes longer, so training goes on."""
     try:
         checkpoint.save(folder, step, state, {"seconds": seconds})
