@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import compiler, evaluation, host_loop, numerics, order
+from lrjax import compiler, evaluation, host_loop, numerics, order, strategy
 from lrjax.core import Batch, PyTree
 from lrjax.layout import described
 from lrjax.train import (
@@ -184,7 +184,8 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
         lowered = jax.jit(advance, donate_argnums=0, out_shardings=out).lower(
             shapes, example, task.train, valid, 0, 0
         )
-        run = compiler.compile_loop(lowered, small=task.family == "linear")
+        small = strategy.kind_of(task) == strategy.LINEAR
+        run = compiler.compile_loop(lowered, small)
         need = _need(run, shapes)
     return Compiled(compiler.compile_once(make, shapes.params), run, shapes, need)
 

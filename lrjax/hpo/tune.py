@@ -28,6 +28,7 @@ from lrjax import (
     protocol,
     report,
     results,
+    strategy,
     tasks,
 )
 from lrjax.blocks import Block
@@ -289,7 +290,7 @@ def _target(
     # A measurement costs as much as some epochs of a linear model, and only a trial's
     # last one counts.
     every = task.steps_per_epoch
-    if task.family == "linear":
+    if strategy.kind_of(task) == strategy.LINEAR:
         every = min(least * unit_steps, max(1, _MOST_ROWS // task.batch_size))
     return Target(
         task=task,
@@ -648,7 +649,7 @@ def width_of(target: Target, count: int) -> int:
       count: how many were asked for at the same time, alike but for their values.
     """
     backend = jax.default_backend()
-    if blocks_lib.trained_one_by_one(target.task):
+    if strategy.one_by_one(target.task):
         return 1
     if target.fidelity == "rescale" and count <= _FEW.get(backend, 0):
         return 1

@@ -36,8 +36,8 @@ def _overview(study: Study, desk: Desk) -> Section:
         says += f" {by_iqm} has the best normalised score, {iqm:.2f}."
     reads = (
         f"Mean rank: within each task and seed, averaged over seeds and then over "
-        f"{counted(len(study.comparison.tasks), 'task')}. Normalised score: mean of the "
-        f"middle half of all; on each task 0 is the worst entry's median run and 1 the "
+        f"{counted(len(study.comparison.tasks), 'task')}. Normalised score: mean of "
+        f"the middle half of all; on each task 0 is the worst entry's median run and 1 the "
         f"best entry's. Bars are 95 % intervals, bootstrapped over "
         f"{counted(runs, 'run')} of each task: they say how much other seeds could "
         f"change, not other tasks."
@@ -266,8 +266,8 @@ def _against(study: Study, desk: Desk) -> Section | None:
     family = int(table.groupby("task").size().max())
     if 2.0 ** (1 - pairs) * family >= 0.05:
         says += (
-            f" With {counted(pairs, 'seed')} and {counted(family, 'comparison')} on a task "
-            f"no difference could have been called a win or a loss."
+            f" With {counted(pairs, 'seed')} and {counted(family, 'comparison')} on a "
+            f"task no difference could have been called a win or a loss."
         )
     reads = (
         "Per task: Wilcoxon's signed-rank test on runs paired by seed, p corrected "

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from lrjax import results
+from lrjax.core import counted
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER
 from lrjax.report.look import Look
-from lrjax.report.page import count
 
 Drawn = tuple[Any, list[Any]]
 _NAMED = 8  # contenders that a figure of a race tells apart
@@ -226,7 +226,7 @@ def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
         names.append(look.brief(label) + (" (winner)" if label == winner else ""))
     if others:
         handles += axis.plot([], [], ".-", color=FAINT, linewidth=0.8)
-        names.append(count(len(others), "other"))
+        names.append(counted(len(others), "other"))
     if order:
         values = [[value for _, value in lines[label]] for label in order]
         axis.set_ylim(*_limits(values, sign))
