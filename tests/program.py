@@ -1,4 +1,4 @@
-"""main.py inside of this process: its answers without the time that it takes to start."""
+"""main.py inside of this process: its answers, without the time it takes to start."""
 
 import contextlib
 import io
