@@ -98,10 +98,7 @@ def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float
     names = [f"{part}_{n}" for part in ("train", "valid") for n in _names(task)]
     names.append("learning_rate")
     names += [name for name in ("mean_batch_loss",) if name in values]
-    if task.valid is task.train:
-        # Under `study` validation is on the training data, measured once.
-        again = {k.replace("train_", "valid_", 1): v for k, v in values.items()}
-        values = again | dict(values)
+    if task.valid is task.train:  # as under `study`
         names.append("last_batch_loss")
     dead = values["diverged_at"][s, h] > 0
     return {name: math.nan if dead else number(values[name][s, h]) for name in names}

@@ -277,7 +277,7 @@ class Race:
         start, end = self.plan.start(rung, entry.bound), self.plan.rungs[rung]
         dead = trained.values["diverged_at"] > 0
         scores = {
-            f"valid_{metric}": math.nan if dead else self._measured(trained, metric)
+            f"valid_{metric}": math.nan if dead else trained.values[f"valid_{metric}"]
             for metric in self._task.metrics
         }
         return {
@@ -295,11 +295,6 @@ class Race:
             **scores,
             "seconds": trained.seconds,
         }
-
-    def _measured(self, trained: trials.Trained, metric: Metric) -> float:
-        """A metric of the validation part, which may be the training part."""
-        both = (f"valid_{metric}", f"train_{metric}")
-        return next(trained.values[each] for each in both if each in trained.values)
 
     def _score(self, measured: Sequence[Mapping[str, Any]]) -> Score:
         def column(metric: Metric) -> np.ndarray:

@@ -124,11 +124,10 @@ class Target:
 
     def cost_of(self, values: Mapping[str, float]) -> float:
         """What the tuner is told of a trial's measurements; lower is better."""
-        alike = self.cost.replace("valid_", "train_", 1)  # where the parts are the same
-        value = values[self.cost if self.cost in values else alike]
-        rising = {f"valid_{m}" for m in self.task.metrics if m.higher_is_better}
-        rising |= {name.replace("valid_", "train_", 1) for name in rising}
-        return -value if self.cost in rising else value
+        rising = [m for m in self.task.metrics if m.higher_is_better]
+        names = {f"{part}_{m}" for part in ("train", "valid") for m in rising}
+        value = values[self.cost]
+        return -value if self.cost in names else value
 
     def identity(self) -> str:
         """16 hexadecimal digits that follow from all that changes a trial."""

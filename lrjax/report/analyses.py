@@ -37,8 +37,8 @@ def _overview(study: Study, desk: Desk) -> Section:
     reads = (
         f"Mean rank: within each task and seed, averaged over seeds and then over "
         f"{counted(len(study.comparison.tasks), 'task')}. Normalised score: mean of "
-        f"the middle half of all; on each task 0 is the worst entry's median run and 1 the "
-        f"best entry's. Bars are 95 % intervals, bootstrapped over "
+        f"the middle half of all; on each task 0 is the worst entry's median run and 1 "
+        f"the best entry's. Bars are 95 % intervals, bootstrapped over "
         f"{counted(runs, 'run')} of each task: they say how much other seeds could "
         f"change, not other tasks."
     )
