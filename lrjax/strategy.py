@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lrjax import jaxprs
+from lrjax import jaxprs, numerics
 from lrjax.core import Task
 
 LINEAR, NETWORK, CONVOLUTIONS, PRODUCTS = KINDS = (
@@ -108,7 +108,7 @@ def _traced(
     del context  # tracing may depend on it
     batch = {name: jax.ShapeDtypeStruct(dims, dtype) for name, dims, dtype in shapes}
     batch["mask"] = jax.ShapeDtypeStruct((rows,), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: numerics.key(0))
     params, state = jax.eval_shape(init, key)
     traced = jax.make_jaxpr(lambda *args: loss(*args)[0])(params, state, key, batch)
     return work_in(traced.jaxpr)

@@ -79,7 +79,7 @@ ALLOWED = {
     "__init__": set(),
     "reading": {"core"},
     "jaxprs": set(),
-    "strategy": {"core", "jaxprs"},
+    "strategy": {"core", "jaxprs", "numerics"},
 }
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.
