@@ -5,11 +5,11 @@ r"""Which methods train parameters in bfloat16: the column of docs/methods.md.
 A small network of tanh units learns to classify 512 made-up rows, in 1000 steps of 64
 rows. Parameters and gradients are bfloat16; the loss is computed from them in float32,
 so that nothing but the optimiser's own numbers differs from training in float32. Every
-method has its defaults (1e-3 for a rate that has none). What counts is the loss over all
-rows at `eval_params`: how much of the fall that float32 parameters reach is reached
+method has its defaults (1e-3 for a rate that has none). What counts is the loss over
+all rows at `eval_params`: how much of the fall that float32 parameters reach is reached
 
 - with the optimiser's state as it is, float32 whatever the parameters are;
-- with a state in bfloat16: what is kept for each parameter is rounded after each update.
+- with a state in bfloat16: what is kept of each parameter is rounded at each update.
 
 A method that reaches nine tenths in both is "safe in bfloat16"; in the first alone, it
 "needs float32 state", which all methods here have; in neither, it "does not train",

@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lrjax import backend, methods, programs, train
+from lrjax import backend, methods, programs, strategy, train
 from lrjax.core import Batch, Task
 from lrjax.tasks import image_data, images
 from lrjax.tasks.image_data import Part
@@ -62,11 +62,6 @@ def timed(job: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def one_by_one(task: Task) -> bool:
-    """Whether runs are trained one after the other: convolutions on a CPU."""
-    return task.family == "conv" and jax.default_backend() == "cpu"
-
-
 def step_seconds(task: Task, runs: int, steps: int, turns: int) -> float:
     """Seconds of one step of all runs together."""
     method = methods.find("adam")
@@ -75,7 +70,7 @@ def step_seconds(task: Task, runs: int, steps: int, turns: int) -> float:
     ]
     static, _ = methods.split(method, lanes[0])
     traced = [methods.split(method, lane)[1] for lane in lanes]
-    alone = one_by_one(task)
+    alone = strategy.one_by_one(task)
     width, again = (1, runs) if alone else (runs, 1)
     program = train.Program(task, method, static, 3 * steps, 1, width, one_by_one=alone)
     seeds = train.seed_runs(task.init, np.zeros(1, np.uint32))
@@ -157,7 +152,7 @@ def main() -> None:
         for runs in map(int, args.runs.split(",")):
             seconds = step_seconds(task, runs, args.steps, args.turns)
             rate = runs * flops / seconds / 1e12
-            batches = runs if one_by_one(task) else 1  # else runs share them
+            batches = runs if strategy.one_by_one(task) else 1  # else runs share them
             share = f"{rate / args.peak:.1%}" if args.peak else "-"
             print(
                 f"| {name} | {runs} | {1e3 * seconds:.4g} | "

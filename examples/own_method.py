@@ -3,7 +3,12 @@
 python examples/own_method.py
 """
 
+import sys
+from pathlib import Path
+
 import optax
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this repository
 
 import lrjax
 from lrjax.core import Method, Range, Space

@@ -3,10 +3,15 @@
 python examples/own_task.py
 """
 
+import sys
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from sklearn.datasets import load_breast_cancer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this repository
 
 import lrjax
 from lrjax.core import Task

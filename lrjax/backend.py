@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from lrjax import blocks, numerics, tasks
+from lrjax import numerics, tasks
 from lrjax.config import Settings
 from lrjax.core import UsageError
 
@@ -41,14 +41,13 @@ def keep_freed_memory(names: Iterable[str]) -> None:
     RoBERTa, and the kernel fills it with zeros page by page: a fifth of that step's
     time, a tenth of a convolutional network's. One arena for all threads, since others
     cannot hold such blocks. The many short calls of other models would wait for its
-    lock, a fifth of their time, so all tasks must be of the former kind. Settings of
-    malloc in the environment have precedence.
+    lock, a fifth of their time, so all tasks must train networks of images or text.
+    Settings of malloc in the environment have precedence.
 
     Args:
       names: of tasks; to be called before JAX starts its threads.
     """
-    called_each_step = blocks.ONE_BY_ONE["cpu"]
-    if any(tasks.family(name) not in called_each_step for name in names):
+    if not all(map(tasks.trains_network, names)):
         return
     if sys.platform != "linux" or not _only_cpus():
         return

@@ -25,6 +25,7 @@ from lrjax import (
     numerics,
     protocol,
     results,
+    strategy,
     tasks,
     train,
 )
@@ -36,11 +37,6 @@ from lrjax.tasks.data import DataError
 # small ones keep more cores busy; an accelerator wants as many lanes as it gets.
 _MOST_LANES = {"cpu": (5, 32)}
 _MOST_LANES_ELSEWHERE = (32, 64)
-# Kinds of models whose runs are trained one by one: in XLA's programs for CPUs a
-# convolution inside of a loop is 20 to 50 times slower than outside, and one with
-# weights of several runs 4 times (benchmarks/convolutions.py). Matrix products of
-# language models fill the cores by themselves.
-ONE_BY_ONE = {"cpu": ("conv", "language")}
 _MAX_FLOATS = 2**26  # of parameters, gradients and optimiser state of a block
 
 
@@ -116,7 +112,7 @@ def _signature(task: Task) -> tuple[Any, ...]:
     )
     functions = (task.init, task.loss, task.evaluate, task.metrics)
     sizes = (task.batch_size, task.micro_batches, task.num_classes, task.measured_rows)
-    rest = (task.family, task.max_norm, task.valid is task.train, task.streamed)
+    rest = (task.max_norm, task.valid is task.train, task.streamed)
     return (*functions, *sizes, *rest, shapes)
 
 
@@ -208,11 +204,6 @@ def left_out(reasons: Mapping[str, str]) -> str:
     return f"left out: {first}" + (f"; and alike {names}" if others else "")
 
 
-def trained_one_by_one(task: Task) -> bool:
-    """Whether each run of a task is a block of its own, its loops the host's."""
-    return task.family in ONE_BY_ONE.get(jax.default_backend(), ())
-
-
 def most_runs(task: Task, method: Method) -> int:
     """How many runs of a method on a task one block may hold."""
     params = jax.eval_shape(lambda: task.init(numerics.key(0))[0])
@@ -251,7 +242,7 @@ def _blocks(
     most_seeds, most_hparams = _MOST_LANES.get(
         jax.default_backend(), _MOST_LANES_ELSEWHERE
     )
-    one_by_one = trained_one_by_one(task)
+    one_by_one = strategy.one_by_one(task)
     if one_by_one:
         most_seeds = most_hparams = 1
     limit = most_runs(task, method)

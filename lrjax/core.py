@@ -390,7 +390,6 @@ class Task:
         of right rows over 'count', 'perplexity': the exponential of the mean loss,
         'loss'). Runs are ranked by the first; the loss is always measured. () for
         accuracy and loss.
-      family: the kind of model, for choices of speed ('linear', 'conv', ...).
       max_norm: to which gradients are cut down; None: never.
       measured_rows: how many rows of the training part, its first, the training loss
         is measured on; None: all.
@@ -412,7 +411,6 @@ class Task:
     batch_size: int
     num_classes: int = 0
     metrics: tuple[Metric, ...] = ()
-    family: str = "linear"
     max_norm: float | None = None
     measured_rows: int | None = None
     micro_batches: int = 1

@@ -152,8 +152,9 @@ def measured_workers(
       kind: of the model.
       device: where.
       cache: file in which to keep what was measured.
-      advances: gives so many functions that can be called at the same time, each of
-        which trains a block for a number of updates and waits for the result.
+      advances: gives so many functions that can be called at the same time, or fewer
+        where memory does not hold so many; each of them trains a block for a number
+        of updates and waits for the result.
       steps: most updates to ask for.
     """
     cores = usable_cores()
@@ -167,8 +168,11 @@ def measured_workers(
     if os.getloadavg()[0] > _QUIET * cores:
         # What is measured beside other work is not worth keeping.
         return most if device.platform == "cpu" else 1
-    counts = [1 << i for i in range(most.bit_length()) if 1 << i < most] + [most]
     jobs = advances(most)
+    if len(jobs) < 2:
+        return 1
+    held = len(jobs)
+    counts = [1 << i for i in range(held.bit_length()) if 1 << i < held] + [held]
     jobs[0](1)
     asked = 1
     while asked < steps and seconds(jobs[:1], asked) < _PROBE_SECONDS:
@@ -182,8 +186,9 @@ def measured_workers(
     for count in counts[1:]:
         if min(t[best] for t in times) > _WORTH * min(t[count] for t in times):
             best = count
-    with contextlib.suppress(OSError):  # it is measured again next time
-        _keep(cache, key, best)
+    if held == most:  # else more memory may be free another time
+        with contextlib.suppress(OSError):  # it is measured again next time
+            _keep(cache, key, best)
     return best
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import numerics, optim
+from lrjax import numerics, optim, strategy
 from lrjax.core import Batch, Method, Metric, PyTree, Task
 from lrjax.layout import Layout
 from lrjax.train import RunState
@@ -18,7 +18,8 @@ from lrjax.train import RunState
 RECALIBRATION_BATCHES = 50  # as the official code of schedule-free advises
 # Rows of a block that are evaluated at once, in all its lanes together: of linear
 # models so many logits, what a cache holds, but no fewer rows than these; of others,
-# whose activations take most of the memory, so many rows.
+# whose activations take most of the memory, so many rows. Where a batch keeps the
+# device busy, as many as that has: there is room for those.
 _LOGITS, _ROWS = 2**17, 64
 _MULTIPLE = 16  # rows are padded to it: whole vectors of any CPU
 _ROWS_OF_NETWORKS = {"cpu": 256}
@@ -27,9 +28,10 @@ _ROWS_ELSEWHERE = 8192
 
 def rows_at_once(task: Task, lanes: int) -> int:
     """How many rows of a part are evaluated at once, in each of a block's lanes."""
-    if task.family == "language":  # what training has room for
+    kind = strategy.kind_of(task)
+    if kind == strategy.PRODUCTS:
         return max(task.batch_size // lanes, 1)
-    if task.family == "linear":
+    if kind == strategy.LINEAR:
         logits = max(task.num_classes, 1) * lanes
         return max(_LOGITS // logits, _ROWS)
     rows = _ROWS_OF_NETWORKS.get(jax.default_backend(), _ROWS_ELSEWHERE)

@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
-from lrjax import checkpoint, crew, numerics, programs, results, rows, train
+from lrjax import checkpoint, crew, numerics, programs, results, rows, strategy, train
 from lrjax import layout as layouts
 from lrjax.blocks import Block
 from lrjax.config import Settings
@@ -192,12 +192,9 @@ def _train(
     workers = 1 if layout else blocks_at_once(todo, devices[0])
     with bar, _Compiling(jobs, devices, layout) as compiling:
         need = compiling.peek(todo[0], stopping).need
-        free = crew.free_memory(devices[0])
         on_cpu = devices[0].platform == "cpu"
         sharing = len(layout.devices) if layout else len(devices)
-        memory = free / sharing if on_cpu else free
-        # A CPU's system would kill the process.
-        rooms = [crew.Room(workers, memory, refuses=on_cpu) for _ in devices]
+        rooms = make_rooms(devices, workers, sharing)
         expected = expected_memory(
             compiling.programs, workers * sharing * need if on_cpu else 0
         )
@@ -207,44 +204,35 @@ def _train(
         say(f"{at_once}; about {_mib(expected)} MiB of memory")
         # Nothing is trained or written where there never will be room.
         rooms[0].check(title(todo[0]), need)
-        for block in {block.key: block for block in todo}.values():
-            rooms[0].check(
-                title(block), programs.least_need(block.program, block.lanes)
-            )
+        check_least(rooms[0], todo)
         record()
 
         def work(block: Block, device: int) -> Sequence[Block]:
-            nonlocal ended
-            name = title(block)
-            try:
-                with jax.default_device(devices[device]):
-                    compiled = compiling.program(block, device, stopping)
-                    with rooms[device].enter(name, compiled.need):
-                        on_device = dataclasses.replace(
-                            block, program=compiling.placed(block.program, device)
-                        )
-                        summary, spent = train_block(
-                            on_device,
-                            compiled,
-                            tables,
-                            settings,
-                            progress,
-                            stopping,
-                            lock,
-                            devices[device],
-                        )
-            except Exception as error:
-                again = with_less_memory(block, error, rooms[device], name)
-                if again is None:
-                    raise
-                return again
-            with lock:
-                ended += 1
-                trained[block.example.task] += spent
-                bar.set_description(name)
-                if bar.disable:
-                    say(f"[{ended}/{len(todo)}] {summary}")
-            return ()
+            def train_it(compiled: programs.Compiled) -> None:
+                nonlocal ended
+                program = compiling.placed(block.program, device)
+                summary, spent = train_block(
+                    dataclasses.replace(block, program=program),
+                    compiled,
+                    tables,
+                    settings,
+                    progress,
+                    stopping,
+                    lock,
+                    devices[device],
+                )
+                with lock:
+                    ended += 1
+                    trained[block.example.task] += spent
+                    bar.set_description(title(block))
+                    if bar.disable:
+                        say(f"[{ended}/{len(todo)}] {summary}")
+
+            def compiled() -> programs.Compiled:
+                return compiling.program(block, device, stopping)
+
+            with jax.default_device(devices[device]):
+                return within(rooms[device], block, compiled, train_it)
 
         crew.train_all(jobs, workers, work, stopping, failed)
     stop_if(signalled)
@@ -284,9 +272,11 @@ def blocks_at_once(todo: Sequence[Block], device: crew.Device) -> int:
         say("measuring how many blocks at once are fastest here; kept for next time")
         inputs = block.inputs()
         compiled = programs.compile_program(block.program, *inputs)
-        return [programs.stepper(compiled, block.program, *inputs)] * count
+        room = crew.free_memory(device) // max(compiled.need, 1)
+        step = programs.stepper(compiled, block.program, *inputs)
+        return [step] * int(min(count, room))
 
-    kind, steps = block.program.task.family, block.example.steps
+    kind, steps = strategy.kind_of(block.program.task), block.example.steps
     return crew.measured_workers(kind, device, _pace_file(), advances, steps)
 
 
@@ -302,6 +292,66 @@ def _resident() -> float:
 
 def _mib(count: float) -> str:
     return f"{count / 2**20:,.0f}"
+
+
+def make_rooms(
+    devices: Sequence[crew.Device], at_once: int, sharing: int
+) -> list[crew.Room]:
+    """What each device has room for.
+
+    Args:
+      devices: of one kind.
+      at_once: most blocks on each.
+      sharing: devices that share what memory is free, on CPUs.
+    """
+    on_cpu = devices[0].platform == "cpu"
+    free = crew.free_memory(devices[0])
+    memory = free / sharing if on_cpu else free
+    # A CPU's system would kill the process; elsewhere an allocation fails.
+    return [crew.Room(at_once, memory, refuses=on_cpu) for _ in devices]
+
+
+def check_least(room: crew.Room, blocks: Sequence[Block]) -> None:
+    """Refuses blocks whose states alone are too large; compiles nothing.
+
+    Raises:
+      UsageError: if there is one.
+    """
+    for block in {block.key: block for block in blocks}.values():
+        room.check(title(block), programs.least_need(block.program, block.lanes))
+
+
+def within(
+    room: crew.Room,
+    block: Block,
+    compiled: Callable[[], programs.Compiled],
+    train_it: Callable[[programs.Compiled], Any],
+) -> list[Block]:
+    """Trains a block once there is room for it.
+
+    Args:
+      room: of the device.
+      block: what is trained.
+      compiled: gives its programs.
+      train_it: trains the block with them.
+
+    Returns:
+      what is to be trained in its place, where memory gave out; else nothing.
+
+    Raises:
+      UsageError: if there never will be room.
+    """
+    name = title(block)
+    try:
+        programs_of_it = compiled()
+        with room.enter(name, programs_of_it.need):
+            train_it(programs_of_it)
+    except Exception as error:
+        again = with_less_memory(block, error, room, name)
+        if again is None:
+            raise
+        return again
+    return []
 
 
 def with_less_memory(
@@ -472,36 +522,17 @@ def train_block(
     Goes on from the block's last good checkpoint, and leaves one from time to time
     and when a signal comes.
     """
-    program, example, lanes = block.program, block.example, block.lanes_of
-    folder = _checkpoints(tables, block)
-    start, state, facts = checkpoint.restore(folder, compiled.state) or (0, None, {})
-    if program.layout is None:
-        state = jax.device_put(state, device)
-    seconds = facts.get("seconds", 0.0)
-    progress(start * len(lanes))
-    saved = time.monotonic()
-
-    def pause() -> bool:
-        due = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
-        return due or stopping() != 0
-
+    program, lanes, folder = block.program, block.lanes_of, _checkpoints(tables, block)
     last: dict[str, np.ndarray] = {}
-    for measured in programs.train(
-        compiled, program, *block.inputs(), example.steps, start, state, pause
+    state, seconds = None, 0.0
+    for measured, spent in checkpointed(
+        block, compiled, folder, settings, device, progress, stopping
     ):
-        seconds += measured.seconds
         curves = rows.curve_rows(program, lanes, measured)
         with lock:
             tables.append_curves(curves)
         last = {k: v[-1] for k, v in measured.values.items()}
-        step = int(measured.steps[-1])
-        progress((step - start) * len(lanes))
-        start, state = step, measured.state
-        if state is not None and step < example.steps and pause():
-            save(folder, step, state, seconds)
-            saved = time.monotonic()
-            stop_if(stopping)
-    progress((example.steps - start) * len(lanes))
+        state, seconds = measured.state, spent
     assert state is not None
     task = program.task
     if task.test is task.train:
@@ -537,6 +568,79 @@ def train_block(
 def _checkpoints(tables: results.Tables, block: Block) -> Path:
     """Where a block's checkpoints are."""
     return tables.workdir / "checkpoints" / block.name
+
+
+def checkpointed(
+    block: Block,
+    compiled: programs.Compiled,
+    folder: Path,
+    settings: Settings,
+    device: crew.Device,
+    progress: Callable[[int], Any],
+    stopping: Callable[[], int],
+    start: int = 0,
+    state: train.RunState | None = None,
+) -> Iterator[tuple[programs.Measurements, float]]:
+    """Trains a block, from its last good checkpoint if it has a later one.
+
+    Leaves a checkpoint from time to time, and when it is to stop.
+
+    Args:
+      block: what to train.
+      compiled: its programs.
+      folder: of its checkpoints.
+      settings: how often to save.
+      device: where, unless the block has a layout.
+      progress: told how many updates more its runs have done, all together; if
+        training fails, that these are undone.
+      stopping: whether to end.
+      start, state: where to begin, instead of the initial state.
+
+    Yields:
+      what each segment measured, and the seconds of training up to there; the last
+      one has the state that the block ends in.
+
+    Raises:
+      Interrupted: if it is to end, once a checkpoint is saved.
+    """
+    steps, lanes = block.example.steps, len(block.lanes_of)
+    reported, seconds, saved = start, 0.0, time.monotonic()
+
+    def report(step: int) -> None:
+        nonlocal reported
+        progress((step - reported) * lanes)
+        reported = step
+
+    def pause() -> bool:
+        due = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+        return due or stopping() != 0
+
+    begun, step = start, start
+    found = checkpoint.restore(folder, compiled.state)
+    if found and found[0] > start:
+        step, state, facts = found
+        seconds = facts.get("seconds", 0.0)
+    if block.program.layout is None:
+        state = jax.device_put(state, device)
+    try:
+        report(step)
+        for measured in programs.train(
+            compiled, block.program, *block.inputs(), steps, step, state, pause
+        ):
+            seconds += measured.seconds
+            step, state = int(measured.steps[-1]), measured.state
+            report(step)
+            yield measured, seconds
+            if state is not None and step < steps and pause():
+                save(folder, step, state, seconds)
+                saved = time.monotonic()
+                stop_if(stopping)
+        report(steps)
+    except Interrupted:
+        raise
+    except Exception:
+        report(begun)  # it may be trained again
+        raise
 
 
 def save(folder: Path, step: int, state: train.RunState, seconds: float) -> None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import pandas as pd
 
 from lrjax import blocks as blocks_lib
-from lrjax import crew, evaluation, experiment, numerics, programs, results
+from lrjax import crew, evaluation, experiment, numerics, programs, results, strategy
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Batch, Task, counted
@@ -358,7 +358,7 @@ def _shortened(block: Block) -> tuple[Block, float]:
     A measurement of a network over a whole data set would be no short probe.
     """
     task = block.program.task
-    if task.family == "linear":
+    if strategy.kind_of(task) == strategy.LINEAR:
         return block, 1.0
     lanes = block.program.num_seeds * block.program.num_hparams
     rows = max(2 * evaluation.rows_at_once(task, lanes), task.batch_size)

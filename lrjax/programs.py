@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import compiler, evaluation, host_loop, numerics, order
+from lrjax import compiler, evaluation, host_loop, numerics, order, strategy
 from lrjax.core import Batch, PyTree
 from lrjax.layout import described
 from lrjax.train import (
@@ -184,7 +184,8 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
         lowered = jax.jit(advance, donate_argnums=0, out_shardings=out).lower(
             shapes, example, task.train, valid, 0, 0
         )
-        run = compiler.compile_loop(lowered, small=task.family == "linear")
+        small = strategy.kind_of(task) == strategy.LINEAR
+        run = compiler.compile_loop(lowered, small)
         need = _need(run, shapes)
     return Compiled(compiler.compile_once(make, shapes.params), run, shapes, need)
 
@@ -281,6 +282,8 @@ def train(
         if pending:
             at, table = pending
             values = {k: np.asarray(v)[: len(at)] for k, v in table.items()}
+            if task.valid is task.train:  # and so was measured once
+                values = _under_both_names(values)
             now = time.perf_counter()
             seconds, began = now - began, now
             dead = bool((values["diverged_at"][-1] > 0).all())
@@ -293,6 +296,17 @@ def train(
                 faster = 4 if seconds < _SEGMENT_SECONDS / 8 else 2
                 rounds = min(faster * rounds, MAX_ROUNDS)
         pending = following
+
+
+def _under_both_names(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Measurements of the training part as those of the validation part, too."""
+    start = "train_"
+    valid = {
+        f"valid_{name.removeprefix(start)}": value
+        for name, value in values.items()
+        if name.startswith(start)
+    }
+    return {**values, **valid}
 
 
 def final_model(program: Program, state: RunState) -> tuple[PyTree, PyTree]:

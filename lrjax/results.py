@@ -391,10 +391,9 @@ def parse_row(line: bytes) -> dict[str, Any]:
             continue
         if not _is_sound(value, kinds) or (value == "" and kinds == {str}):
             raise ValueError(f"{shown(name)} is {shown(value)}")
-        if name == "hparams" and not all(
-            _is_sound(each, _SCALAR) for each in value.values()
-        ):
-            raise ValueError(f"'hparams' is {shown(value)}, which is not flat")
+    hparams = row.get("hparams", {})
+    if not all(_is_sound(each, _SCALAR) for each in hparams.values()):
+        raise ValueError(f"'hparams' is {shown(hparams)}, which is not flat")
     for name in _COUNTS:
         if row.get(name, 0) < 0:
             raise ValueError(f"'{name}' is {row[name]}")

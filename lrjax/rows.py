@@ -61,7 +61,7 @@ def run_row(
     diverged_at = int(last["diverged_at"][s, h])
     scores = _scores(program, last, s, h)
     judged = {
-        f"test_{name}": math.nan if diverged_at else _number(test[name][s, h])
+        f"test_{name}": math.nan if diverged_at else number(test[name][s, h])
         for name in _names(program.task)
     }
     rate = scores.pop("learning_rate")
@@ -98,16 +98,13 @@ def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float
     names = [f"{part}_{n}" for part in ("train", "valid") for n in _names(task)]
     names.append("learning_rate")
     names += [name for name in ("mean_batch_loss",) if name in values]
-    if task.valid is task.train:
-        # Under `study` validation is on the training data, measured once.
-        again = {k.replace("train_", "valid_", 1): v for k, v in values.items()}
-        values = again | dict(values)
+    if task.valid is task.train:  # as under `study`
         names.append("last_batch_loss")
     dead = values["diverged_at"][s, h] > 0
-    return {name: math.nan if dead else _number(values[name][s, h]) for name in names}
+    return {name: math.nan if dead else number(values[name][s, h]) for name in names}
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
     """A float with the fewest digits that give back the same float32 (or float64)."""
     value = np.asarray(value)
     return float(value) if value.dtype == np.float64 else float(f"{float(value):.9g}")

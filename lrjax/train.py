@@ -354,18 +354,19 @@ def apply_run(
     diverged_at = jnp.where(
         (state.diverged_at == 0) & ~finite, step + 1, state.diverged_at
     )
-    loss_sum = _plus(*state.loss_sum, loss) if program.sums_losses else ()
+    loss_sum = _plus(state.loss_sum, loss) if program.sums_losses else ()
     new = RunState(params, model_state, opt_state, loss, state.diverged_at, loss_sum)
     kept = jax.tree.map(lambda n, o: jnp.where(alive, n, o), new, state)
     return kept._replace(diverged_at=diverged_at.astype(jnp.int32))
 
 
-def _plus(total: jax.Array, rest: jax.Array, new: jax.Array):
+def _plus(sums: tuple[Any, ...], new: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Adds to a sum in two parts, whose second is what rounding took from the first.
 
     Knuth's two-sum: without it a mean over 23,000 losses would be off in its fifth
     digit in float32.
     """
+    total, rest = sums
     rounded = total + new
     added = rounded - total
     lost = (total - (rounded - added)) + (new - added)
@@ -420,7 +421,7 @@ def observe(
     def rate_of(opt_state: Any, _: jax.Array) -> jax.Array:
         rate = optim.effective_learning_rate(opt_state)  # of which may be no array
         # Where parts of the model have rates of their own there is no one rate.
-        return jnp.nan if isinstance(rate, dict) else rate
+        return jnp.full((), jnp.nan) if isinstance(rate, dict) else rate
 
     rate = jax.vmap(jax.vmap(rate_of))(state.opt_state, state.diverged_at)
     row = {

@@ -13,11 +13,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,6 @@ import jax
 from lrjax import (
     backend,
     checkpoint,
-    crew,
     experiment,
     methods,
     programs,
@@ -270,32 +270,46 @@ def _train(
     if experiment.is_done(block, tables.runs):
         runs = counted(len(block.lanes_of), "run")
         return f"{experiment.title(block)}: {runs}, done before", 0.0
-    device = jax.local_devices()[0]
-    name, lock = experiment.title(block), threading.Lock()
-    todo, ended = [block], ("", 0.0)
-    while todo:
-        each = todo.pop(0)
-        room = crew.Room(1, crew.free_memory(device), refuses=device.platform == "cpu")
-        try:
-            compiled = compiled_programs(each)
-            with room.enter(name, compiled.need):
-                ended = experiment.train_block(
-                    each,
-                    compiled,
-                    tables,
-                    settings,
-                    lambda count: None,
-                    lambda: 0,
-                    lock,
-                    device,
-                )
-        except Exception as error:
-            again = experiment.with_less_memory(each, error, room, name)
-            if again is None:
-                raise
-            todo = again + todo
+    lock, ended = threading.Lock(), ("", 0.0)
+
+    def train_it(each: Block, compiled: programs.Compiled) -> None:
+        nonlocal ended
+        ended = experiment.train_block(
+            each,
+            compiled,
+            tables,
+            settings,
+            lambda count: None,
+            lambda: 0,
+            lock,
+            jax.local_devices()[0],
+        )
+
+    in_room(block, train_it)
     checkpoint.discard(tables.workdir / "checkpoints" / block.name)
     return ended
+
+
+def in_room(block: Block, train_it: Callable[[Block, programs.Compiled], Any]) -> None:
+    """Trains a block in the worker's memory, in parts if it does not hold the whole.
+
+    Args:
+      block: what to train.
+      train_it: trains a block with its programs.
+    """
+    todo = [block]
+    while todo:
+        each = todo.pop(0)
+        (room,) = experiment.make_rooms(jax.local_devices()[:1], 1, 1)
+        todo = [
+            *experiment.within(
+                room,
+                each,
+                functools.partial(compiled_programs, each),
+                functools.partial(train_it, each),
+            ),
+            *todo,
+        ]
 
 
 def drop(workdir: Path, name: str) -> None:

@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from lrjax import tasks
-
 _BYTES = 2**28
 # Faults of pages while a block is written to for the second time.
 _PROGRAM = """
@@ -59,8 +57,3 @@ def test_freed_blocks_are_kept_for_models_with_a_call_for_each_step():
     assert _faults("libsvm/iris") >= pages / 10
     assert _faults("cifar10/wrn16_2", MALLOC_ARENA_MAX="8") >= pages / 10
     assert _faults("cifar10/wrn16_2", JAX_PLATFORMS="cuda") >= pages / 10
-
-
-@pytest.mark.parametrize("name", ["digits/logistic", "digits/wrn"])
-def test_the_kind_of_model_is_known_before_a_task_is_made(name):
-    assert tasks.family(name) == tasks.make_task(name).family

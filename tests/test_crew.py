@@ -1,5 +1,6 @@
 """Threads that train blocks: nothing lost, errors end all, memory is kept to."""
 
+import functools
 import json
 import os
 import subprocess
@@ -130,6 +131,17 @@ def test_what_is_fastest_is_found_and_kept(quiet, tmp_path, jobs, best):
         raise AssertionError("it is known")
 
     assert crew.measured_workers("kind", DEVICE, cache, never, 1) == best
+
+
+def test_no_more_are_measured_than_memory_holds(quiet, tmp_path):
+    cache = tmp_path / "cache.json"
+    for held in (0, 1):
+        jobs = functools.partial(asleep, held)
+        found = crew.measured_workers("kind", DEVICE, cache, lambda _, j=jobs: j(), 1)
+        assert found == 1
+    found = crew.measured_workers("kind", DEVICE, cache, lambda _: asleep(3), 1)
+    assert found == 3
+    assert not cache.exists()  # there may be more memory next time
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"kind": "x"}', "\x00"])

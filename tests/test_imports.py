@@ -19,17 +19,17 @@ ALLOWED = {
     "numerics": {"core"},
     "protocol": {"core"},
     "layout": {"core"},
-    "tasks": {"core", "crew", "numerics", "reading"},
+    "tasks": {"core", "crew", "jaxprs", "numerics", "reading"},
     "methods": {"core", "identity", "optim"},
     "hyperparameters": {"core", "identity", "methods", "optim"},
     "config": {"core", "hyperparameters", "identity", "layout", "methods", "protocol"},
     "train": {"core", "layout", "numerics", "optim"},
-    "evaluation": {"core", "layout", "numerics", "optim", "train"},
+    "evaluation": {"core", "layout", "numerics", "optim", "strategy", "train"},
     "compiler": {"core"},
     "host_loop": {"compiler", "core", "evaluation", "layout", "order", "train"},
     "programs": {
         *("compiler", "core", "evaluation", "host_loop", "layout", "numerics", "order"),
-        "train",
+        *("strategy", "train"),
     },
     "checkpoint": {"core"},
     "metrics": {"core"},
@@ -37,18 +37,18 @@ ALLOWED = {
     "rows": {"core", "programs", "train"},
     "blocks": {
         *("checkpoint", "config", "core", "evaluation", "methods", "numerics"),
-        *("protocol", "results", "tasks", "train"),
+        *("protocol", "results", "strategy", "tasks", "train"),
     },
     "crew": {"core"},
     "experiment": {
         *("blocks", "checkpoint", "config", "core", "crew", "layout", "numerics"),
-        *("programs", "results", "rows", "tasks", "train"),
+        *("programs", "results", "rows", "strategy", "tasks", "train"),
     },
     "plan": {
         *("blocks", "config", "core", "crew", "evaluation", "experiment", "numerics"),
-        *("programs", "results", "tasks", "train"),
+        *("programs", "results", "strategy", "tasks", "train"),
     },
-    "backend": {"blocks", "config", "core", "numerics", "tasks"},
+    "backend": {"config", "core", "numerics", "tasks"},
     "worker": {
         *("backend", "blocks", "checkpoint", "config", "core", "crew", "experiment"),
         *("methods", "programs", "results", "tasks", "train"),
@@ -69,8 +69,8 @@ ALLOWED = {
     "hpo": {
         *("blocks", "checkpoint", "cluster", "config", "core", "crew", "evaluation"),
         *("experiment", "hyperparameters", "methods", "numerics", "portfolio"),
-        *("programs", "protocol", "report", "results", "rows", "stats", "tasks"),
-        *("train", "worker"),
+        *("programs", "protocol", "report", "results", "rows", "stats", "strategy"),
+        *("tasks", "train", "worker"),
     },
     "cli": {
         *("backend", "cluster", "config", "core", "experiment", "hpo", "methods"),
@@ -78,6 +78,8 @@ ALLOWED = {
     },
     "__init__": set(),
     "reading": {"core"},
+    "jaxprs": set(),
+    "strategy": {"core", "jaxprs", "numerics"},
 }
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.

@@ -7,6 +7,7 @@ import wide
 
 from lrjax import host_loop, order, tasks
 from lrjax.core import UsageError
+from lrjax.tasks import data
 
 
 def test_batches_are_those_of_the_device():
@@ -61,3 +62,11 @@ def test_images_and_text_may_stay_on_the_host():
     assert tasks.fingerprint(task) == tasks.fingerprint(tasks.make_task("digits/wrn"))
     with pytest.raises(UsageError, match="'digits/logistic' has no such option"):
         tasks.make_task("digits/logistic", stream=True)
+
+
+def test_data_can_be_forced_onto_the_device(monkeypatch):
+    monkeypatch.setattr(data, "stays_on_host", lambda arrays, stream: stream is None)
+    assert tasks.make_task("digits/wrn").streamed
+    assert not tasks.make_task("digits/wrn", stream=False).streamed
+    # What is on the device anyway may be asked to be.
+    assert not tasks.make_task("digits/logistic", stream=False).streamed

@@ -44,9 +44,7 @@ def task(streamed=False):
     if not streamed:
         part = {name: jnp.asarray(rows) for name, rows in part.items()}
     functions = (init, loss, evaluate)
-    return Task(
-        "own/wide", part, valid, valid, *functions, 16, family="own", streamed=streamed
-    )
+    return Task("own/wide", part, valid, valid, *functions, 16, streamed=streamed)
 
 
 def trained(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrjax import cluster, experiment, results, worker
+from lrjax import cluster, experiment, programs, results, worker
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import UsageError
@@ -121,14 +121,22 @@ def train_pack(
     """Trains a pack on a worker; the result of each trial by its run_id."""
     worker.check_alike(settings, expected)
     block = worker.unwrap(sent.parcel, settings, data_dir)
+    trained: dict[str, trials.Trained] = {}
     with worker.part(workdir, sent.name, settings) as tables:
-        return trials.train_block(
-            block,
-            worker.compiled_programs(block),
-            sent.begin,
-            tables.workdir / "checkpoints" / sent.name,
-            settings,
-            jax.local_devices()[0],
-            lambda updates: None,
-            lambda: 0,
-        )
+
+        def train_it(each: Block, compiled: programs.Compiled) -> None:
+            trained.update(
+                trials.train_block(
+                    each,
+                    compiled,
+                    sent.begin,
+                    tables.workdir / "checkpoints" / each.name,
+                    settings,
+                    jax.local_devices()[0],
+                    lambda updates: None,
+                    lambda: 0,
+                )
+            )
+
+        worker.in_room(block, train_it)
+    return trained

@@ -36,6 +36,7 @@ from lrjax import (
     results,
     rows,
     stats,
+    strategy,
     tasks,
     train,
 )
@@ -91,7 +92,7 @@ class _Course:
 
     def width(self, count: int) -> int:
         del count  # of a rung
-        if blocks_lib.trained_one_by_one(self.task):
+        if strategy.one_by_one(self.task):
             return 1
         most = blocks_lib.most_runs(self.task, self.method)
         widest = _WIDTH.get(jax.default_backend(), _WIDTH_ELSEWHERE)
@@ -245,7 +246,7 @@ class Race:
     def _run(self, entry: Contender, seed: int, steps: int) -> Run:
         task, settings = self._task, self._settings
         every = task.steps_per_epoch
-        if task.family == "linear":
+        if strategy.kind_of(task) == strategy.LINEAR:
             # Only a rung's end counts, and a measurement costs as much as some epochs.
             every = min(self.plan.horizon, max(1, _MOST_ROUND // task.batch_size))
         choices = protocol.find(settings.protocol)
@@ -276,7 +277,7 @@ class Race:
         start, end = self.plan.start(rung, entry.bound), self.plan.rungs[rung]
         dead = trained.values["diverged_at"] > 0
         scores = {
-            f"valid_{metric}": math.nan if dead else self._measured(trained, metric)
+            f"valid_{metric}": math.nan if dead else trained.values[f"valid_{metric}"]
             for metric in self._task.metrics
         }
         return {
@@ -294,11 +295,6 @@ class Race:
             **scores,
             "seconds": trained.seconds,
         }
-
-    def _measured(self, trained: trials.Trained, metric: Metric) -> float:
-        """A metric of the validation part, which may be the training part."""
-        both = (f"valid_{metric}", f"train_{metric}")
-        return next(trained.values[each] for each in both if each in trained.values)
 
     def _score(self, measured: Sequence[Mapping[str, Any]]) -> Score:
         def column(metric: Metric) -> np.ndarray:
@@ -325,7 +321,7 @@ class Race:
                 eval_every=run.eval_every,
                 num_seeds=1,
                 num_hparams=1,
-                one_by_one=blocks_lib.trained_one_by_one(self._task),
+                one_by_one=strategy.one_by_one(self._task),
             )
             last = {k: np.array([[v]]) for k, v in trained.values.items()}
             if self._task.test is self._task.train:
@@ -618,7 +614,7 @@ def _seeds(value: Any) -> int | tuple[int, ...] | None:
     return tuple(_whole("each of seeds", each) for each in value)
 
 
-def _chosen(asked: Sequence[str | Method] | None) -> list[Method]:
+def _chosen(asked: Any) -> list[Method]:
     if asked is None:
         return list(methods.METHODS.values())
     # A transformation of Optax is a tuple.

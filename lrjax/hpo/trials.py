@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,8 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import blocks as blocks_lib
-from lrjax import checkpoint, crew, experiment, programs, protocol, results, train
+from lrjax import (
+    checkpoint,
+    crew,
+    experiment,
+    programs,
+    protocol,
+    results,
+    rows,
+    strategy,
+    train,
+)
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Method, PyTree, Run, Task
@@ -125,17 +135,11 @@ class Pack(NamedTuple):
     def begin(self) -> Begin:
         """What its block starts from."""
         first = self.first.state
+        jobs = {results.run_id(job.run): job for lane in self.lanes for job in lane}
         return Begin(
             first.steps if first else 0,
-            [[job.state.state for job in lane if job.state] for lane in self.lanes]
-            if first
-            else [],
-            frozenset(
-                results.run_id(job.run)
-                for lane in self.lanes
-                for job in lane
-                if job.keep
-            ),
+            {run_id: job.state.state for run_id, job in jobs.items() if job.state},
+            frozenset(run_id for run_id, job in jobs.items() if job.keep),
         )
 
 
@@ -144,14 +148,27 @@ class Begin(NamedTuple):
 
     Attributes:
       steps: updates done.
-      states: [lanes][seeds], leaves [1, ...], without the lanes that fill a block up;
-        empty at the start.
+      states: of each run by its identity, leaves [1, ...]; empty at the start.
       keep: identities of the runs whose states are wanted.
     """
 
     steps: int
-    states: Sequence[Sequence[PyTree]]
+    states: Mapping[str, PyTree]
     keep: frozenset[str]
+
+    def state(self, block: Block) -> PyTree | None:
+        """The state of a block of these trials, or of a part of them."""
+        if not self.states:
+            return None
+        # A lane's seeds one below the other, then the lanes beside each other.
+        lanes = [
+            jax.tree.map(
+                lambda *leaves: np.concatenate(leaves),
+                *(self.states[run_id] for run_id in lane),
+            )
+            for lane in zip(*block.ids, strict=True)
+        ]
+        return jax.tree.map(lambda *leaves: np.stack(leaves, 1), *lanes)
 
 
 class Trains(Protocol):
@@ -210,7 +227,7 @@ def lay_out(jobs: Sequence[Job]) -> list[Pack]:
     for group in groups.values():
         lanes: dict[Any, list[Job]] = {}  # one setting each, a job per seed
         for job in group.values():
-            alone = blocks_lib.trained_one_by_one(job.target.task)
+            alone = strategy.one_by_one(job.target.task)
             seed = job.run.seed if alone else None
             lanes.setdefault((job.run.hparams, seed), []).append(job)
         width = next(iter(group.values())).target.width(len(lanes))
@@ -248,7 +265,7 @@ def block_of(pack: Pack, task: Task) -> Block:
         num_hparams=pack.width,
         fresh_batches=run.fresh_batches,
         dtype=jnp.float64 if run.precision == "float64" else jnp.float32,
-        one_by_one=blocks_lib.trained_one_by_one(target.task),
+        one_by_one=strategy.one_by_one(target.task),
         sums_losses=protocol.find(run.protocol).sums_losses(run.task),
     )
     runs = zip(*([job.run for job in lane] for lane in filled), strict=True)
@@ -274,54 +291,34 @@ def train_block(
       folder: of its checkpoints.
       settings: how to save.
       device: where.
-      progress: told how many updates more all lanes have done.
+      progress: told how many updates more the trials have done, all together.
       stopping: whether to end.
 
     Returns:
       the result of each trial by its run_id.
     """
-    start, state, facts = begin.steps, None, {}
-    if begin.states:
-        # A lane's seeds one below the other, then the lanes beside each other.
-        lanes = [
-            jax.tree.map(lambda *leaves: np.concatenate(leaves), *each)
-            for each in begin.states
-        ]
-        lanes += lanes[-1:] * (block.program.num_hparams - len(lanes))
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *lanes)
-        state = jax.device_put(stacked, device)
-    saved = checkpoint.restore(folder, compiled.state)
-    if saved and saved[0] > start:
-        start, state, facts = saved
-        state = jax.device_put(state, device)
-    seconds, written = facts.get("seconds", 0.0), time.monotonic()
-
-    def pause() -> bool:
-        due = 60 * settings.checkpoint_minutes
-        return time.monotonic() - written >= due or stopping() != 0
-
     last: dict[str, np.ndarray] = {}
-    steps = block.example.steps
-    for measured in programs.train(
-        compiled, block.program, *block.inputs(), steps, start, state, pause
+    state, seconds, ended = None, 0.0, begin.steps
+    for measured, spent in experiment.checkpointed(
+        block,
+        compiled,
+        folder,
+        settings,
+        device,
+        progress,
+        stopping,
+        begin.steps,
+        begin.state(block),
     ):
-        seconds += measured.seconds
         last = {k: v[-1] for k, v in measured.values.items()}
-        step, state = int(measured.steps[-1]), measured.state
-        progress(step - start)
-        start = step
-        if state is not None and step < steps and pause():
-            experiment.save(folder, step, state, seconds)
-            written = time.monotonic()
-            experiment.stop_if(stopping)
-    progress(steps - start)
+        state, seconds, ended = measured.state, spent, int(measured.steps[-1])
+    steps, found = block.example.steps, block.lanes_of
     if "mean_batch_loss" in last:  # of a block that ended early, as all had diverged
-        last["mean_batch_loss"] = last["mean_batch_loss"] * (start / steps)
-    found = block.lanes_of
+        last["mean_batch_loss"] = last["mean_batch_loss"] * (ended / steps)
     host = jax.device_get(state) if begin.keep else None
     return {
         run_id: Trained(
-            {k: float(f"{float(v[s, h]):.9g}") for k, v in last.items()},
+            {k: rows.number(v[s, h]) for k, v in last.items()},
             round(seconds / len(found), 6),
             State(steps, jax.tree.map(lambda x, s=s, h=h: x[s : s + 1, h], host))
             if run_id in begin.keep
@@ -329,6 +326,14 @@ def train_block(
         )
         for (s, h), run_id in found.items()
     }
+
+
+class _Share(NamedTuple):
+    """A block of trials, where it begins, and whose they are."""
+
+    block: Block
+    begin: Begin
+    target: Trainable
 
 
 class Trainer:
@@ -348,8 +353,7 @@ class Trainer:
         self._settings, self._signalled = settings, signalled
         self._progress = progress
         self._devices = jax.local_devices()
-        on_cpu = self._devices[0].platform == "cpu"
-        self._workers = crew.usable_cores() if on_cpu else 1
+        self._most = sys.maxsize  # blocks at once, once memory has given out
         self._pool = concurrent.futures.ThreadPoolExecutor(crew.usable_cores())
         self._programs: dict[Any, concurrent.futures.Future[programs.Compiled]] = {}
         self._tasks: dict[tuple[str, int], Task] = {}
@@ -367,20 +371,44 @@ class Trainer:
         packs = lay_out(jobs)
         trained: dict[str, Trained] = {}
         failed = threading.Event()
+        if not packs:
+            return trained
 
         def stopping() -> int:
             return self._signalled() or (-1 if failed.is_set() else 0)
 
-        def work(pack: Pack, device: int) -> tuple[()]:
-            with jax.default_device(self._devices[device]):
-                found = self._train(pack, device, stopping)
-            with self._lock:
-                trained.update(found)
-            return ()
+        todo = [
+            _Share(block_of(pack, target.task), pack.begin, target)
+            for pack in packs
+            for target in [pack.first.target]
+        ]
+        count = min(len(self._devices), len(todo))
+        devices, blocks = self._devices[:count], [share.block for share in todo]
+        at_once = min(experiment.blocks_at_once(blocks, devices[0]), self._most)
+        rooms = experiment.make_rooms(devices, at_once, count)
+        experiment.check_least(rooms[0], blocks)
 
-        count = len(self._devices)
-        shares = [packs[i::count] for i in range(min(count, len(packs)))]
-        crew.train_all(shares, self._workers, work, stopping, failed)
+        def work(share: _Share, device: int) -> list[_Share]:
+            def train_it(compiled: programs.Compiled) -> None:
+                found = self._train(share, compiled, device, stopping)
+                with self._lock:
+                    trained.update(found)
+
+            def compiled() -> programs.Compiled:
+                return self._compiled(share, device, stopping)
+
+            with self._lock:
+                self._trained.append(share.block.name)
+            with jax.default_device(devices[device]):
+                again = experiment.within(
+                    rooms[device], share.block, compiled, train_it
+                )
+            return [share._replace(block=block) for block in again]
+
+        shares = [todo[i::count] for i in range(count)]
+        crew.train_all(shares, at_once, work, stopping, failed)
+        if (left := min(room.most for room in rooms)) < at_once:
+            self._most = left
         experiment.stop_if(self._signalled)
         return trained
 
@@ -391,52 +419,55 @@ class Trainer:
         self._trained.clear()
 
     def _train(
-        self, pack: Pack, device: int, stopping: Callable[[], int]
+        self,
+        share: _Share,
+        compiled: programs.Compiled,
+        device: int,
+        stopping: Callable[[], int],
     ) -> dict[str, Trained]:
-        target = pack.first.target
-        block = block_of(pack, self._placed(target, pack.first.run.task, device))
-
         def progress(updates: int) -> None:
             with self._lock:
-                self._progress(updates * pack.count / target.full_steps)
+                self._progress(updates / share.target.full_steps)
 
-        trained = train_block(
+        block = dataclasses.replace(share.block, program=self._placed(share, device))
+        return train_block(
             block,
-            self._compiled(block, device),
-            pack.begin,
+            compiled,
+            share.begin,
             self._folder / block.name,
             self._settings,
             self._devices[device],
             progress,
             stopping,
         )
-        with self._lock:
-            self._trained.append(block.name)
-        return trained
 
-    def _placed(self, target: Trainable, name: str, device: int) -> Task:
-        """The target's task with its data on a device."""
-        key = (name, device)
+    def _placed(self, share: _Share, device: int) -> train.Program:
+        """The block's program with its task's data on a device."""
+        program = share.block.program
+        key = (share.block.example.task, device)
         with self._lock:
             if key not in self._tasks:
                 self._tasks[key] = experiment.moved_to(
-                    target.task, self._devices[device]
+                    program.task, self._devices[device]
                 )
-            return self._tasks[key]
+            return dataclasses.replace(program, task=self._tasks[key])
 
-    def _compiled(self, block: Block, device: int) -> programs.Compiled:
+    def _compiled(
+        self, share: _Share, device: int, stopping: Callable[[], int]
+    ) -> programs.Compiled:
         """The block's programs, compiled once for all that share them."""
 
         def compile_it() -> programs.Compiled:
             with jax.default_device(self._devices[device]):
-                shapes = jax.eval_shape(block.inputs)
-                return programs.compile_program(block.program, *shapes)
+                shapes = jax.eval_shape(share.block.inputs)
+                return programs.compile_program(self._placed(share, device), *shapes)
 
         with self._lock:
-            key = (block.key, device)
+            key = (share.block.key, device)
             if key not in self._programs:
                 self._programs[key] = self._pool.submit(compile_it)
             future = self._programs[key]
+        experiment.wait_for(future, stopping)
         return future.result()
 
 

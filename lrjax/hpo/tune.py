@@ -28,6 +28,7 @@ from lrjax import (
     protocol,
     report,
     results,
+    strategy,
     tasks,
 )
 from lrjax.blocks import Block
@@ -123,11 +124,10 @@ class Target:
 
     def cost_of(self, values: Mapping[str, float]) -> float:
         """What the tuner is told of a trial's measurements; lower is better."""
-        alike = self.cost.replace("valid_", "train_", 1)  # where the parts are the same
-        value = values[self.cost if self.cost in values else alike]
-        rising = {f"valid_{m}" for m in self.task.metrics if m.higher_is_better}
-        rising |= {name.replace("valid_", "train_", 1) for name in rising}
-        return -value if self.cost in rising else value
+        rising = [m for m in self.task.metrics if m.higher_is_better]
+        names = {f"{part}_{m}" for part in ("train", "valid") for m in rising}
+        value = values[self.cost]
+        return -value if self.cost in names else value
 
     def identity(self) -> str:
         """16 hexadecimal digits that follow from all that changes a trial."""
@@ -289,7 +289,7 @@ def _target(
     # A measurement costs as much as some epochs of a linear model, and only a trial's
     # last one counts.
     every = task.steps_per_epoch
-    if task.family == "linear":
+    if strategy.kind_of(task) == strategy.LINEAR:
         every = min(least * unit_steps, max(1, _MOST_ROWS // task.batch_size))
     return Target(
         task=task,
@@ -648,7 +648,7 @@ def width_of(target: Target, count: int) -> int:
       count: how many were asked for at the same time, alike but for their values.
     """
     backend = jax.default_backend()
-    if blocks_lib.trained_one_by_one(target.task):
+    if strategy.one_by_one(target.task):
         return 1
     if target.fidelity == "rescale" and count <= _FEW.get(backend, 0):
         return 1

@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
+import jax.core as jax_core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -111,7 +112,7 @@ def decayed(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
 
     def flag(value):
         array = isinstance(value, np.ndarray | np.bool_ | jax.Array)
-        if array and not isinstance(value, jax.core.Tracer) and not value.shape:
+        if array and not isinstance(value, jax_core.Tracer) and not value.shape:
             value = value.item()
         if not isinstance(value, bool):
             raise ValueError(

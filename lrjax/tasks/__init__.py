@@ -18,10 +18,10 @@ from lrjax.tasks.data import DataError, fingerprint_arrays
 __all__ = [
     "TASKS",
     "DataError",
-    "family",
     "fingerprint",
     "make_task",
     "precision_of",
+    "trains_network",
 ]
 
 # name -> make(protocol, data_dir, batch_size, precision); those that have them also
@@ -69,7 +69,8 @@ def make_task(
       label_smoothing: share of each label that is spread over all classes when the
         training loss is computed.
       stream: whether the training part stays on the host, from where batches are sent
-        to the device; None: where it would take more than half of what is free there.
+        to the device; False: never; None: where it would take more than half of what
+        is free there.
 
     Raises:
       UsageError: if there is no such task or option, or its data cannot be had.
@@ -84,13 +85,15 @@ def make_task(
         make = TASKS[name]
     else:
         raise _unknown(name)
-    asked = {"remat": remat, "label_smoothing": label_smoothing, "stream": stream}
-    asked = {option: value for option, value in asked.items() if value}
     if name in text.FACTORIES:
         make = functools.partial(make, text=source)
+    asked = {"remat": remat, "label_smoothing": label_smoothing, "stream": stream}
+    known = inspect.signature(make).parameters
     for option, value in asked.items():
-        if option not in inspect.signature(make).parameters:
+        # What a task does not have it does without, so that may be asked for.
+        if value and option not in known:
             raise UsageError(f"{option}={value}: '{name}' has no such option")
+    asked = {option: value for option, value in asked.items() if option in known}
     task = make(protocol, data_dir, batch_size, precision, **asked)
     if micro_batches < 1 or task.batch_size % micro_batches:
         raise UsageError(
@@ -133,18 +136,17 @@ def precision_of(name: str, asked: str) -> str:
     """
     if asked != "auto":
         return asked
-    network = family(name) != "linear"
-    return "bfloat16" if network and jax.default_backend() == "tpu" else "float32"
+    on_tpu = jax.default_backend() == "tpu"
+    return "bfloat16" if trains_network(name) and on_tpu else "float32"
 
 
-def family(name: str) -> str:
-    """The kind of model of a registered task, as its `Task.family`; needs no data.
+def trains_network(name: str) -> bool:
+    """Whether a task is one of those here that train a network on images or text.
 
-    Files and made-up tasks, which are not registered, count as 'linear'.
+    For what must be known before there is a task, whose loss would tell more
+    (`lrjax.strategy`); of files, made-up tasks and one's own nothing is known by name.
     """
-    if name in text.FACTORIES:
-        return "language"
-    return images.family(name) if name in images.FACTORIES else "linear"
+    return name in images.FACTORIES or name in text.FACTORIES
 
 
 def _make_file(

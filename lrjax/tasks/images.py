@@ -75,7 +75,6 @@ class Recipe:
       mean, deviation: of each channel, to scale images from 0 to 1.
       view: what training sees.
       size: height and width of what the model sees.
-      family: the kind of model.
     """
 
     data: str
@@ -85,7 +84,6 @@ class Recipe:
     deviation: tuple[float, ...]
     view: View
     size: int
-    family: str = "conv"
 
 
 _CIFAR10 = ((0.5,) * 3, (0.5,) * 3, _flipped_and_cropped, 32)
@@ -118,7 +116,6 @@ RECIPES = {
         (0.229, 0.224, 0.225),
         _resized,
         224,
-        family="transformer",
     ),
 }
 
@@ -175,7 +172,6 @@ def recipe_task(
         (recipe.size, recipe.size, len(recipe.mean)),
         batch_size,
         precision,
-        recipe.family,
         label_smoothing,
         stream,
     )
@@ -299,7 +295,6 @@ def image_task(
     shape: tuple[int, int, int],
     batch_size: int,
     precision: str = "float32",
-    family: str = "conv",
     label_smoothing: float = 0.0,
     stream: bool | None = None,
 ) -> Task:
@@ -315,7 +310,6 @@ def image_task(
       shape: height, width and channels of what is seen.
       batch_size: rows of a batch.
       precision: 'float32', 'float64' or 'bfloat16'.
-      family: the kind of model.
       label_smoothing: share of each label that is spread over all classes in the loss
         that is trained on.
       stream: as in `make_task`.
@@ -368,7 +362,6 @@ def image_task(
         batch_size=batch_size,
         num_classes=model.num_classes,
         metrics=(ACCURACY, NONNEGATIVE_LOSS),
-        family=family,
         streamed=streamed,
     )
 
@@ -398,8 +391,3 @@ FACTORIES: dict[str, Callable[..., Task]] = {
     **{name: functools.partial(make, name) for name in RECIPES},
     "digits/wrn": make_digits,
 }
-
-
-def family(name: str) -> str:
-    """The kind of model of a task of `FACTORIES`."""
-    return RECIPES[name].family if name in RECIPES else "conv"

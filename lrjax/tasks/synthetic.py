@@ -156,7 +156,6 @@ def make_spec(asked: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Ta
         batch_size=BATCH_SIZE,
         num_classes=OUTPUTS if classify else 0,
         metrics=(*(ACCURACY,) * classify, NONNEGATIVE_LOSS),
-        family="linear" if not asked.depth else "mlp",
     )
 
 

@@ -97,7 +97,7 @@ def make(
     """Makes a task of `RECIPES`; see `make_task`."""
     recipe, text = RECIPES[name], text or Text()
     study = protocol == "study"
-    length = text.length or recipe.length
+    length = recipe.length if text.length is None else text.length
     if not 3 <= length <= recipe.length:
         raise DataError(
             f"config.text.length={length}: {name} has positions for rows of 3 to "
@@ -251,7 +251,6 @@ def text_task(
         evaluate=evaluate,
         batch_size=batch_size,
         metrics=(PERPLEXITY, NONNEGATIVE_LOSS),
-        family="language",
         max_norm=_MAX_NORM,
         measured_rows=len(rows["valid"]),
         streamed=streamed,

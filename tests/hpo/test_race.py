@@ -20,9 +20,17 @@ from scipy import stats
 
 import lrjax
 from lrjax import config as config_lib
-from lrjax import optim, order, results, tasks
+from lrjax import crew, experiment, optim, order, results, tasks
 from lrjax.core import Method, UsageError
-from lrjax.hpo import contenders, halving, race, rungs, selection, verdicts
+from lrjax.hpo import (
+    contenders,
+    halving,
+    race,
+    rungs,
+    selection,
+    trials,
+    verdicts,
+)
 from lrjax.methods import METHODS, cooled
 from lrjax.optim import schedules
 
@@ -241,6 +249,32 @@ def test_a_race_that_was_killed_resumes_to_the_same_answer(raced, tmp_path, kept
     assert again == answer
     assert lines(tmp_path, results.RACES) == lines(folder, results.RACES)
     assert lines(tmp_path, results.RUNS) == lines(folder, results.RUNS)
+
+
+def test_where_memory_gives_out_a_race_goes_on_with_fewer_at_once(
+    raced, tmp_path, monkeypatch, capsys
+):
+    calls, train_block = [], trials.train_block
+
+    def tight(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return train_block(*args)
+
+    monkeypatch.setattr(trials, "train_block", tight)
+    monkeypatch.setattr(experiment, "blocks_at_once", lambda todo, device: 2)
+    assert race.run(settings_of(), tmp_path)[0] == raced[0]
+    assert "out of memory, going on with 1 at once" in capsys.readouterr().err
+    assert lines(tmp_path, results.RUNS) == lines(raced[1], results.RUNS)
+
+
+def test_a_race_for_which_there_is_no_memory_is_refused_in_a_line(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(crew, "free_memory", lambda device: 1000.0)
+    with pytest.raises(UsageError, match=r"one block needs .* and 1000 B can be used"):
+        race.run(settings_of(), tmp_path)
 
 
 def test_a_branch_is_the_run_brought_to_rest(raced):

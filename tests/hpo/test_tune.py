@@ -4,12 +4,14 @@ import dataclasses
 import json
 import math
 import signal
+import threading
+import time
 
 import jax
 import numpy as np
 import pytest
 
-from lrjax import blocks, experiment, programs, protocol, results
+from lrjax import blocks, crew, experiment, programs, protocol, results
 from lrjax import config as config_lib
 from lrjax.core import Interrupted, UsageError
 from lrjax.hpo import trials, tune
@@ -320,3 +322,171 @@ def test_an_empty_space_is_refused(monkeypatch, tmp_path):
     monkeypatch.setitem(METHODS, "adam", bare)
     with pytest.raises(UsageError, match="its space is empty"):
         tune.run(settings_of(), tmp_path)
+
+
+# In the memory that there is
+
+
+def exhausted():
+    return jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+
+def fails_above(most, counts):
+    """`trials.train_block` for a memory that holds blocks of so many lanes."""
+    train_block = trials.train_block
+
+    def tight(block, *args):
+        lanes = block.program.num_seeds * block.program.num_hparams
+        counts.append(lanes)
+        if lanes > most:
+            raise exhausted()
+        return train_block(block, *args)
+
+    return tight
+
+
+def random_search(**changes):
+    return settings_of(tune__tuner="random", tune__trials=8, **changes)
+
+
+def test_trials_that_memory_does_not_hold_are_trained_in_halves(
+    tmp_path, monkeypatch, capsys
+):
+    tune.run(random_search(), tmp_path / "whole")
+    counts = []
+    monkeypatch.setattr(trials, "train_block", fails_above(2, counts))
+    tune.run(random_search(), tmp_path / "tight")
+    assert "out of memory, going on with" in capsys.readouterr().err
+    assert min(counts) == 2 < max(counts)
+    whole, found = (rows_of(tmp_path / f, results.TRIALS) for f in ("whole", "tight"))
+    assert [row["hparams"] for row in whole] == [row["hparams"] for row in found]
+    assert [row["cost"] for row in whole] == pytest.approx(
+        [row["cost"] for row in found], rel=1e-4
+    )
+    assert not list((tmp_path / "tight" / "checkpoints").glob("*"))
+
+
+def test_halves_go_on_from_the_states_of_the_whole(tmp_path, monkeypatch):
+    """Promoted trials, whose block is halved after they were given their states."""
+    tune.run(settings_of(), tmp_path / "whole")
+    train_block = trials.train_block
+
+    def tight(block, compiled, begin, *args):
+        if begin.steps and block.program.num_hparams > 1:
+            raise exhausted()
+        return train_block(block, compiled, begin, *args)
+
+    monkeypatch.setattr(trials, "train_block", tight)
+    tune.run(settings_of(), tmp_path / "tight")
+    whole, found = (rows_of(tmp_path / f, results.TRIALS) for f in ("whole", "tight"))
+    assert len({row["budget"] for row in found}) > 1
+    assert [row["cost"] for row in whole] == pytest.approx(
+        [row["cost"] for row in found], rel=1e-4
+    )
+
+
+def test_a_trial_that_no_memory_holds_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "train_block", fails_above(0, []))
+    with pytest.raises(UsageError, match="one run alone needs more memory"):
+        tune.run(random_search(), tmp_path)
+
+
+def test_trials_for_which_there_is_no_memory_are_refused_before_any_is_trained(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(crew, "free_memory", lambda device: 1000.0)
+    with pytest.raises(UsageError, match=r"one block needs .* and 1000 B can be used"):
+        tune.run(random_search(), tmp_path)
+    assert not (tmp_path / results.TRIALS).exists()
+
+
+@pytest.mark.parametrize(
+    ("most", "free", "expected"), [(3, 1e9, 3), (3, 2.5e8, 1), (2, 1e9, 2)]
+)
+def test_as_many_blocks_of_trials_train_at_once_as_there_is_room_for(
+    tmp_path, monkeypatch, most, free, expected
+):
+    """Four blocks that need 200 MB each."""
+    compile_program = programs.compile_program
+    monkeypatch.setattr(
+        programs,
+        "compile_program",
+        lambda *args: compile_program(*args)._replace(need=2e8),
+    )
+    monkeypatch.setattr(crew, "free_memory", lambda device: free)
+    monkeypatch.setattr(experiment, "blocks_at_once", lambda todo, device: most)
+    inside, seen, all_in = [], [], threading.Event()
+    lock, train_block = threading.Lock(), trials.train_block
+
+    def counted(block, *args):
+        with lock:
+            inside.append(block)
+            seen.append(len(inside))
+            if len(inside) >= expected:
+                all_in.set()
+        all_in.wait(10)
+        time.sleep(0.1)
+        found = train_block(block, *args)
+        with lock:
+            inside.remove(block)
+        return found
+
+    monkeypatch.setattr(trials, "train_block", counted)
+    settings = settings_of(tune__tuner="random", tune__trials=16)
+    (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
+    search = tune.Search(target, tune.make_tuner(target, tmp_path))
+    search.ask()
+    progress = []
+    with results.Tables(tmp_path) as tables:
+        arguments = (tables, settings, lambda: 0, progress.append)
+        with trials.Trainer(*arguments) as trainer:
+            trainer.train(search.jobs())
+    assert len(seen) == 4
+    assert max(seen) == expected
+    assert sum(progress) == pytest.approx(16)
+
+
+def test_measurements_are_kept_whole(tmp_path, monkeypatch):
+    """In float64 all digits; in float32 as many as give it back."""
+    value = 0.1234567890123456
+    row = {"valid_loss": np.float64(value), "train_loss": np.float32(value)}
+
+    def measured(*_):
+        values = {name: np.full((1, 1, 4), x) for name, x in row.items()}
+        yield programs.Measurements(np.array([9]), values, 0.0, {"x": np.zeros((1, 4))})
+
+    monkeypatch.setattr(programs, "train", measured)
+    settings = random_search()
+    (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
+    search = tune.Search(target, tune.make_tuner(target, tmp_path))
+    search.ask()
+    with results.Tables(tmp_path) as tables:
+        arguments = (tables, settings, lambda: 0, lambda _: None)
+        with trials.Trainer(*arguments) as trainer:
+            found = list(trainer.train(search.jobs()).values())
+    assert found[0].values["valid_loss"] == value
+    assert np.float32(found[0].values["train_loss"]) == np.float32(value)
+    assert found[0].values["train_loss"] == 0.123456791
+
+
+def test_a_signal_while_trials_are_compiled_is_heard(tmp_path, monkeypatch):
+    compiling, go_on = threading.Event(), threading.Event()
+
+    def slow(*_):
+        compiling.set()
+        go_on.wait(30)
+        raise AssertionError("nobody waits for this")
+
+    monkeypatch.setattr(programs, "compile_program", slow)
+    monkeypatch.setattr(experiment, "blocks_at_once", lambda todo, device: 1)
+    settings = random_search()
+    (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
+    search = tune.Search(target, tune.make_tuner(target, tmp_path))
+    search.ask()
+    with results.Tables(tmp_path) as tables:
+        arguments = (tables, settings, lambda: 15 * compiling.is_set(), lambda _: None)
+        began = time.monotonic()
+        with pytest.raises(Interrupted), trials.Trainer(*arguments) as trainer:
+            trainer.train(search.jobs())
+        assert time.monotonic() - began < 20
+    go_on.set()

@@ -613,8 +613,8 @@ def test_a_race_has_a_section_of_its_own(study, tmp_path):
     lines = write([workdir], tmp_path / "out")
     said = [line for line in lines if line.startswith("Selected")]
     assert said[0] == (
-        "Selected: adam (learning_rate=0.01) on libsvm/wine, validation accuracy 0.85 "
-        "(0.75 to 0.95), before adam (learning_rate=0.1), better with probability "
+        "Selected: adam (learning_rate=0.01) on libsvm/wine, validation accuracy 85.0 "
+        "% (75.0 to 95.0), before adam (learning_rate=0.1), better with probability "
         "0.25, for 3.2 full runs."
     )
     assert said[1].endswith("validation loss 0.85, for 3.2 full runs.")

@@ -1,0 +1,91 @@
+"""What a jaxpr really does: the equations that its results depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+
+class Step(NamedTuple):
+    """An equation, and how often it is done: for each turn of the scans around it."""
+
+    eqn: Any
+    turns: int
+
+
+def live(jaxpr: Any) -> list[Step]:
+    """The equations that a jaxpr's results depend on, those of inner jaxprs included.
+
+    All branches of a `cond` count, and a `while` counts as one turn.
+    """
+    return _live(jaxpr, [True] * len(jaxpr.outvars), 1)[0]
+
+
+def _live(
+    jaxpr: Any, used: Sequence[bool], turns: int
+) -> tuple[list[Step], list[bool]]:
+    """The equations that some results depend on, and which arguments these need."""
+    needed = {v for v, use in zip(jaxpr.outvars, used, strict=True) if use and _var(v)}
+    steps: list[Step] = []
+    for eqn in reversed(jaxpr.eqns):
+        wanted = [v in needed for v in eqn.outvars]
+        if any(wanted) or eqn.effects:
+            inner, arguments = _inside(eqn, wanted, turns)
+            steps += [Step(eqn, turns), *inner]
+            pairs = zip(eqn.invars, arguments, strict=True)
+            needed |= {v for v, use in pairs if use and _var(v)}
+    return steps, [v in needed for v in jaxpr.invars]
+
+
+def _inside(
+    eqn: Any, wanted: list[bool], turns: int
+) -> tuple[list[Step], Sequence[bool]]:
+    """As `_live`, of the jaxprs inside of an equation."""
+    count, steps = len(eqn.invars), []
+    needed = [True] * count
+    for number, inner in enumerate(_jaxprs(eqn.params)):
+        used, first = wanted, 0
+        if eqn.primitive.name == "scan":
+            turns *= eqn.params["length"]
+            used = _carried(inner, eqn.params, wanted)
+        elif eqn.primitive.name == "cond":
+            first = 1  # of the arguments says which branch
+        if len(inner.outvars) != len(used) or eqn.primitive.name == "while":
+            used = [True] * len(inner.outvars)
+        found, arguments = _live(inner, used, turns)
+        steps += found
+        # A primitive with other arguments than its jaxpr's is taken to need them all.
+        if first + len(arguments) == count:
+            if number == 0:
+                needed = [True] * first + [False] * len(arguments)
+            needed = [
+                a or b for a, b in zip(needed, [True] * first + arguments, strict=True)
+            ]
+    return steps, needed
+
+
+def _carried(body: Any, params: Any, wanted: list[bool]) -> list[bool]:
+    """The results of a scan's body that its wanted results need in some turn."""
+    first, count = params["num_consts"], params["num_carry"]
+    used = list(wanted)
+    while True:
+        arguments = _live(body, used, 1)[1][first : first + count]
+        more = [a or b for a, b in zip(used, arguments, strict=False)]
+        more += used[count:]
+        if more == used:
+            return used
+        used = more
+
+
+def _jaxprs(params: Any) -> Iterator[Any]:
+    """The jaxprs among an equation's parameters, whatever the primitive calls them."""
+    for value in params.values():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            each = getattr(each, "jaxpr", each)  # of a closed one
+            if hasattr(each, "eqns"):
+                yield each
+
+
+def _var(atom: Any) -> bool:
+    """Whether an equation's argument is a variable and no literal."""
+    return not hasattr(atom, "val")

@@ -1,0 +1,249 @@
+"""Every mode on every family of task, in miniature.
+
+Families come from the registry of tasks and modes from main.py's flag: a new one has no
+miniature here, which fails, until there is one.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl import flags
+from program import invoke
+from tasks.test_image_data import write_idx
+from tasks.test_task_images import archive
+
+from lrjax import tasks
+from lrjax.core import Task
+
+ROOT = Path(__file__).parent.parent
+
+
+# Families of tasks: the first part of their names, files, made-up tasks, a user's own
+
+
+def svmlight(folder):
+    """A file of a user's own: three classes, two features."""
+    path = folder / "mine.svm"
+    rows = [f"{i % 3} 1:{i % 3 + 0.1 * (i % 7):.2f} 2:{i % 5}\n" for i in range(60)]
+    path.write_text("".join(rows))
+    return path
+
+
+def idx_files(name):
+    def files(folder):
+        write_idx(folder / name, rows=60)
+        return folder
+
+    return files
+
+
+def archives(name, rows, size, classes):
+    def files(folder):
+        archive(folder, name, rows, size, classes=classes)
+        return folder
+
+    return files
+
+
+def text_file(folder):
+    path = folder / "book.txt"
+    lines = [
+        f"chapter {i} has the words of {i % 7} and {i % 11}\n\n" for i in range(80)
+    ]
+    path.write_text("".join(lines))
+    return path
+
+
+def own(protocol, data_dir, batch_size, precision):
+    """A user's own regression in Python, with a convolution over its four features."""
+    x = jax.random.normal(jax.random.key(0), (40, 4))
+    rows = {"x": x, "y": x.sum(1)}
+
+    def predict(params, x):
+        kernel = jnp.ones((2, 1, 1))
+        smooth = jax.lax.conv_general_dilated(
+            x[..., None], kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+        return smooth[..., 0] @ params
+
+    def evaluate(params, state, batch):
+        wrong, mask = predict(params, batch["x"]) - batch["y"], batch["mask"]
+        return {"loss": jnp.sum(wrong**2 * mask), "count": mask.sum()}
+
+    def loss(params, state, key, batch):
+        sums = evaluate(params, state, batch)
+        return sums["loss"] / sums["count"], (state, {})
+
+    def init(key):
+        return 0.1 * jax.random.normal(key, (4,)), ()
+
+    return Task("own/smooth", rows, rows, rows, init, loss, evaluate, 8, metric="loss")
+
+
+class Miniature(NamedTuple):
+    """A task of a family, cut down; `{path}` is what `files(folder)` returns."""
+
+    task: str
+    metric: str = "accuracy"
+    flags: Sequence[str] = ()
+    files: Callable[[Path], Path] | None = None
+    slow: bool = False
+
+
+MINIATURES = {
+    "svmlight:": Miniature("svmlight:{path}", files=svmlight),
+    "synthetic/": Miniature("synthetic/regression-3", "loss"),
+    "own": Miniature("own/smooth", "loss"),
+    "libsvm": Miniature("libsvm/wine"),
+    "digits": Miniature("digits/wrn", flags=["--config.batch_size=16"]),
+    "mnist": Miniature(
+        "mnist/cnn", flags=["--config.batch_size=8"], files=idx_files("mnist")
+    ),
+    "fashion_mnist": Miniature(
+        "fashion_mnist/cnn", files=idx_files("fashion_mnist"), slow=True
+    ),
+    "cifar10": Miniature(
+        "cifar10/wrn16_2", files=archives("cifar10", 40, 32, 10), slow=True
+    ),
+    "cifar100": Miniature(
+        "cifar100/densenet_bc", files=archives("cifar100", 200, 32, 100), slow=True
+    ),
+    "dtd": Miniature(
+        "dtd/vit_ti16",
+        flags=["--config.batch_size=4"],
+        files=archives("dtd", 94, 224, 47),
+        slow=True,
+    ),
+    "bookwiki": Miniature(
+        "bookwiki/roberta_tiny",
+        "perplexity",
+        [
+            *("--config.text.length=32", "--config.batch_size=4"),
+            "--config.text.corpus={path}",
+        ],
+        text_file,
+    ),
+}
+FAMILIES = [
+    *sorted({name.split("/")[0] for name in tasks.TASKS}),
+    *("svmlight:", "synthetic/", "own"),
+]
+
+
+# Modes: flags, and what is asked for beside exit code 0
+
+
+METHODS = ("adamw_cosine", "prodigy", "schedule_free_adamw")
+
+
+def check_runs(folder, metric):
+    rows = [json.loads(line) for line in (folder / "runs.jsonl").open()]
+    done = [row for row in rows if row["status"] == "done"]
+    assert done
+    for row in done:
+        assert math.isfinite(row[f"valid_{metric}"]), row
+        assert math.isfinite(row[f"test_{metric}"]), row
+    return rows
+
+
+def check_train(folder, answer, metric):
+    rows = check_runs(folder, metric)
+    assert {(row["method"], row["seed"]) for row in rows} == {
+        (method, seed) for method in METHODS for seed in (0, 1)
+    }
+    assert all(any(method in line for line in answer.out) for method in METHODS)
+    assert any(metric in line for line in answer.out)
+
+
+def check_tune(folder, answer, metric):
+    assert "random:adam" in {row["method"] for row in check_runs(folder, metric)}
+    trials = [json.loads(line) for line in (folder / "trials.jsonl").open()]
+    assert any(math.isfinite(trial["cost"]) for trial in trials)
+
+
+def check_select(folder, answer, metric):
+    check_runs(folder, metric)
+    (found,) = json.loads((folder / "selection.json").read_text())
+    assert found["method"] in METHODS
+    assert found["metric"] == metric
+    assert math.isfinite(found["score"])
+    tried = {each["label"].split(" ")[0] for each in found["judged"]}
+    assert tried == set(METHODS)
+    assert any(found["method"] in line for line in answer.out)
+
+
+def check_plan(folder, answer, metric):
+    assert any("run" in line for line in answer.out)
+    assert not folder.exists()
+
+
+def check_report(folder, answer, metric):
+    page = (folder / "report" / "index.html").read_text()
+    assert page.rstrip().endswith("</html>")
+    assert metric in page
+
+
+# In this order: what was trained is reported in the end. `methods` needs no task.
+MODES = {
+    "train": (check_train, [f"--config.methods={','.join(METHODS)}"]),
+    "plan": (check_plan, [f"--config.methods={','.join(METHODS)}"]),
+    "tune": (
+        check_tune,
+        [
+            *("--config.methods=adam", "--config.seeds=1", "--config.tune.trials=3"),
+            *("--config.tune.tuner=random", "--config.tune.unit=steps"),
+            *("--config.tune.min_budget=2", "--config.tune.max_budget=6"),
+        ],
+    ),
+    "select": (
+        check_select,
+        [f"--config.methods={','.join(METHODS)}", "--config.select.budget=4"],
+    ),
+    "report": (check_report, []),
+}
+
+
+def test_every_mode_is_here():
+    assert {*MODES, "methods"} == set(flags.FLAGS["mode"].parser.enum_values)
+
+
+def flags_of(miniature, folder):
+    path = miniature.files(folder) if miniature.files else folder
+    asked = [
+        f"--config={ROOT}/configs/libsvm.py",
+        *(f"--config.tasks={miniature.task}", f"--data_dir={path}"),
+        *("--config.seeds=2", "--config.steps=6", "--config.eval_every=3"),
+        *miniature.flags,
+    ]
+    return [flag.format(path=path) for flag in asked]
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=pytest.mark.slow if MINIATURES[name].slow else ())
+        for name in FAMILIES
+    ],
+)
+def test_every_mode_on(family, tmp_path, monkeypatch, subtests):
+    monkeypatch.setenv("LRJAX_DATA_DIR", "")
+    monkeypatch.setitem(tasks.TASKS, "own/smooth", own)
+    miniature, data = MINIATURES[family], tmp_path / "data"
+    data.mkdir()
+    asked = flags_of(miniature, data)
+    for mode, (check, more) in MODES.items():
+        trained = mode != "report"
+        folders = [mode] if trained else ["train", "tune", "select"]
+        for name in folders:
+            with subtests.test(mode=mode, folder=name):
+                folder = tmp_path / name
+                of_task = [*asked, *more] if trained else []
+                answer = invoke(f"--mode={mode}", f"--workdir={folder}", *of_task)
+                assert answer.code == 0, answer.err
+                check(folder, answer, miniature.metric)

@@ -1,0 +1,208 @@
+"""How a task is trained follows from what its loss does."""
+
+import dataclasses
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import own
+import pytest
+
+from lrjax import evaluation, jaxprs, strategy, tasks
+from lrjax.tasks import image_data, images, libsvm, synthetic, text
+from lrjax.tasks.image_data import Part
+
+ROOT = Path(__file__).parent.parent
+
+
+@functools.cache
+def without_data(name, batch_size=None):
+    """A registered task on made-up rows of the right shapes."""
+    draw = np.random.default_rng(0)
+    if name in images.RECIPES:
+        recipe = images.RECIPES[name]
+        entry = image_data.SETS[recipe.data]
+        shape = entry.shape or (300, 250, 3)
+        pixels = np.zeros((2, *shape), np.uint8)
+        sizes = None if entry.shape else np.full((2, 2), 250, np.int32)
+        part = Part(pixels, np.arange(2, dtype=np.int32), sizes)
+        parts = dict.fromkeys(("train", "valid", "test"), part)
+        return images.recipe_task(name, parts, batch_size or 64, "float32")
+    if name in text.RECIPES:
+        recipe = text.RECIPES[name]
+        rows = np.zeros((2, recipe.length), np.uint16)
+        parts = {"train": rows, "valid": rows}
+        return text.recipe_task(
+            name, parts, recipe.vocab_size, 4, "sound", batch_size, "float32"
+        )
+    if name.startswith("libsvm/"):
+        entry = libsvm.SETS[name.removeprefix("libsvm/")]
+        labels = np.arange(5 * entry.classes) % entry.classes
+        features = draw.normal(size=(len(labels), entry.features))
+        return libsvm.logistic_task(
+            name, features, labels, "sound", batch_size, "float32"
+        )
+    return tasks.make_task(name, batch_size=batch_size)
+
+
+def kind(name):
+    """What tasks were trained as when somebody wrote it down for each."""
+    if name in text.RECIPES:
+        return "products"
+    if name == "dtd/vit_ti16":  # a convolution cuts its patches
+        return "network"
+    return "convolutions" if name in images.FACTORIES else "linear"
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_shipped_tasks_are_trained_as_they_always_were(name):
+    task = without_data(name)
+    assert strategy.kind_of(task) == kind(name)
+    assert tasks.trains_network(name) == (kind(name) != "linear")
+    alone = {"convolutions", "products"} if jax.default_backend() == "cpu" else {}
+    assert strategy.one_by_one(task) == (kind(name) in alone)
+    most = 256 if jax.default_backend() == "cpu" else 8192
+    expected = {
+        "linear": max(2**17 // (3 * max(task.num_classes, 1)), 64),
+        "products": max(task.batch_size // 3, 1),
+    }.get(kind(name), most // 3)
+    assert evaluation.rows_at_once(task, 3) == expected
+
+
+@pytest.mark.parametrize("name", ["libsvm/aloi", "cifar10/wrn16_2", "mnist/cnn"])
+@pytest.mark.parametrize("batch_size", [1, 2048])
+def test_the_kind_does_not_hang_on_the_batch(name, batch_size):
+    assert strategy.kind_of(without_data(name, batch_size)) == kind(name)
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("made", synthetic.KINDS)
+def test_made_up_tasks_are_linear_or_networks(made, number):
+    task = synthetic.make(f"synthetic/{made}-{number}")
+    assert strategy.kind_of(task) == ("network" if number else "linear")
+
+
+@pytest.mark.parametrize("name", own.MODELS)
+def test_tasks_of_ones_own(name):
+    task, (_, expected) = own.task(name), own.MODELS[name]
+    assert strategy.kind_of(task) == expected
+    on_cpu = jax.default_backend() == "cpu"
+    assert strategy.one_by_one(task) == (expected == "convolutions" and on_cpu)
+
+
+def test_large_matrix_products_are_told_from_small_ones():
+    for width, found in ((64, "network"), (2**10, "products")):
+        weights = jnp.zeros((width, 2 * width))
+        task = dataclasses.replace(
+            own.task("mlp"),
+            init=lambda key, w=weights: (w, ()),
+            loss=lambda p, s, k, b, w=weights: (
+                jnp.mean((jnp.ones((16, len(w))) @ p) @ p.T),
+                (s, {}),
+            ),
+        )
+        assert strategy.kind_of(task) == found
+
+
+def work(function, *args):
+    return strategy.work_in(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+MATRIX, IMAGES, KERNEL = (
+    jnp.ones((4, 4)),
+    jnp.ones((2, 8, 8, 3)),
+    jnp.ones((3, 3, 3, 5)),
+)
+
+
+def convolve(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@jax.custom_vjp
+def own_gradient(x):
+    return x @ MATRIX
+
+
+own_gradient.defvjp(lambda x: (own_gradient(x), None), lambda _, g: (g,))
+
+AROUND = {
+    "jit": jax.jit,
+    "remat": jax.checkpoint,
+    "vmap": lambda f: lambda x: jax.vmap(f)(x[None])[0],
+    "custom_vjp": lambda f: own_gradient,
+    "cond": lambda f: lambda x: jax.lax.cond(x[0, 0] > 0, f, lambda x: x, x),
+    "while": lambda f: lambda x: jax.lax.while_loop(lambda x: x[0, 0] < 9, f, x),
+    "scan": lambda f: lambda x: jax.lax.scan(lambda x, _: (f(x), None), x, length=1)[0],
+    "map": lambda f: lambda x: jax.lax.map(f, x[None])[0],
+    "fori_loop": lambda f: lambda x: jax.lax.fori_loop(0, 1, lambda _, x: f(x), x),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_work_is_found_wherever_it_stands(name):
+    found = work(AROUND[name](lambda x: x @ MATRIX), MATRIX)
+    assert (found.products, found.multiplied, found.largest) == (1, 64, 64)
+    assert found.loops == (name in ("while", "scan", "map", "fori_loop"))
+
+
+def test_what_is_in_a_scan_counts_for_each_turn():
+    def loop(x):
+        return jax.lax.scan(lambda x, w: (x @ w, None), x, jnp.ones((5, 4, 4)))[0]
+
+    assert work(loop, MATRIX) == strategy.Work(5, 320, 64, 0, True)
+
+
+def test_multiplications_of_a_convolution():
+    # 2 images of 8 x 8 pixels and 5 channels, each from 3 x 3 pixels of 3 channels.
+    assert work(convolve, IMAGES, KERNEL).convolved == 2 * 64 * 5 * 27
+    grouped = functools.partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=3,
+    )
+    assert work(grouped, IMAGES, jnp.ones((3, 3, 1, 3))).convolved == 2 * 64 * 3 * 9
+
+
+def test_what_nothing_depends_on_does_not_count():
+    def idle(x, kernel):
+        convolve(x, kernel)
+        return x.sum()
+
+    assert work(idle, IMAGES, KERNEL) == strategy.Work(0, 0, 0, 0, False)
+    assert work(jax.jit(idle), IMAGES, KERNEL).convolved == 0
+
+    def carried(x):
+        """The first result of a turn needs the second one of the turn before."""
+
+        def turn(carry, _):
+            a, b, c = carry
+            return (a + b, b @ MATRIX, jnp.sin(c)), None
+
+        return jax.lax.scan(turn, (x, x, x), length=3)[0][0]
+
+    steps = jaxprs.live(jax.make_jaxpr(carried)(MATRIX).jaxpr)
+    names = {step.eqn.primitive.name: step.turns for step in steps}
+    assert names["dot_general"] == 3
+    assert "sin" not in names
+
+
+def test_the_answer_is_the_same_in_another_process():
+    code = (
+        "import sys; sys.path += ['.', 'tests']\n"
+        "import own; from lrjax import strategy\n"
+        "print([strategy.work_of(own.task(n)) for n in ('cnn', 'lstm', 'transformer')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    here = [strategy.work_of(own.task(n)) for n in ("cnn", "lstm", "transformer")]
+    assert done.stdout.strip() == str(here), done.stderr
