@@ -617,7 +617,7 @@ def test_a_race_has_a_section_of_its_own(study, tmp_path):
         "% (75.0 to 95.0), before adam (learning_rate=0.1), better with probability "
         "0.25, for 3.2 full runs."
     )
-    assert said[1].endswith("validation loss 0.85, for 3.2 full runs.")
+    assert said[1].endswith("validation loss 0.850, for 3.2 full runs.")
     assert sections(tmp_path / "out")[:2] == ["findings", "selection"]
     found = table(tmp_path / "out", "selection")
     assert list(found["winner"]) == ["adam (learning_rate=0.01)"] * 2
