@@ -64,7 +64,7 @@ ALLOWED = {
     "hpo": {
         *("blocks", "checkpoint", "cluster", "config", "core", "crew", "evaluation"),
         *("experiment", "methods", "portfolio", "programs", "protocol", "results"),
-        *("rows", "stats", "tasks", "train", "worker"),
+        *("reading", "rows", "stats", "tasks", "train", "worker"),
     },
     "cli": {
         *("backend", "cluster", "config", "core", "experiment", "hpo", "methods"),

@@ -33,6 +33,7 @@ from lrjax.core import (
 )
 from lrjax.hpo import figures, smac, tuners
 from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
+from lrjax.reading import reading
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
 TRIAL_SEED = 2**32 - 1
@@ -181,7 +182,9 @@ def run(
         ]
         with launch(settings, data_dir, signalled) as launcher:
             _advance(searches, tables, settings, signalled, launcher)
-            drawn = figures.draw(results.load_trials(workdir), tables.workdir)
+            # Other tunings' rows, too, which nobody has looked at.
+            with reading(tables.workdir / results.TRIALS, "cannot be drawn"):
+                drawn = figures.draw(results.load_trials(workdir), tables.workdir)
             winners = []
             for search in searches:
                 experiment.say(search.summary())

@@ -14,7 +14,7 @@ import pandas as pd
 from lrjax import curves as curves_lib
 from lrjax import results, stats
 from lrjax.core import UsageError, unknown
-from lrjax.reading import reading
+from lrjax.reading import reading, shown
 from lrjax.report.drawing import Look
 
 FORMATS = ("csv", "parquet", "tensorboard")
@@ -54,6 +54,12 @@ class Options:
         Raises:
           UsageError: says which option and why.
         """
+        kinds = {"baseline": str, "compare": str, "smooth": int | float}
+        for name, kind in {**kinds, "bootstrap": int}.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                word = "text" if kind is str else "a number"
+                raise UsageError(f"report.{name}={shown(value)}: must be {word}")
         for name in self.export:
             if name not in FORMATS:
                 raise unknown("report.export", name, FORMATS)
