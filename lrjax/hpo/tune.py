@@ -322,6 +322,8 @@ def make_tuner(target: Target, workdir: Path) -> tuners.Tuner:
     if target.tuner == "smac":
         words = (target.run.task, target.run.method, str(target.seed))
         name = re.sub(r"[^\w.-]+", "-", " ".join(words)).strip("-.")
+        if target.run.task not in tasks.TASKS:  # others may run into each other
+            name = f"{name[:60]}-{results.digest(words)}"
         wanted = smac.full_length(target.problem) if target.full_length else 0
         return smac.Smac(target.problem, workdir / "smac" / name, wanted)
     plain = {"random": tuners.Random, "grid": tuners.Grid, "asha": tuners.Asha}
