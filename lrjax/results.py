@@ -365,13 +365,15 @@ def parse_row(line: bytes) -> dict[str, Any]:
         kinds = _TYPES.get(name, {type(value)})
         if not _is_sound(value, kinds) or (value == "" and kinds == {str}):
             raise ValueError(f"{shown(name)} is {shown(value)}")
-        if name == "hparams" and not all(
-            _is_sound(each, _SCALAR) for each in value.values()
-        ):
-            raise ValueError(f"'hparams' is {shown(value)}, which is not flat")
+    hparams: dict[str, Any] = row.get("hparams", {})
+    if not all(_is_sound(each, _SCALAR) for each in hparams.values()):
+        raise ValueError(f"'hparams' is {shown(hparams)}, which is not flat")
     for name in _COUNTS:
         if row.get(name, 0) < 0:
             raise ValueError(f"'{name}' is {row[name]}")
+    steps = row.get("steps")
+    if steps is not None and steps < 1:
+        raise ValueError(f"'steps' is {steps}")
     return row
 
 

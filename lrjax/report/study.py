@@ -21,6 +21,7 @@ FORMATS = ("csv", "parquet", "tensorboard")
 # What is needed of the tables.
 _RUN = ("task", "protocol", "method", "hparams", "seed", "steps", "status")
 _RUN += ("seconds", "examples")
+_STATUSES = ("done", "diverged", "stopped")
 _TRIAL = {"task": str, "method": str, "budget": float, "cost": float}
 _MOST_ENTRIES = 16  # with more, a method is shown by its best setting alone
 
@@ -160,6 +161,12 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         for name in _RUN:
             if name not in more or more[name].isna().any():
                 raise UsageError(f"{workdir}/runs.jsonl has no {name}")
+        odd = more.loc[~more["status"].isin(_STATUSES), "status"]
+        if len(odd):  # it would count as a run that diverged
+            raise UsageError(
+                f"{workdir}/runs.jsonl: status {shown(odd.iloc[0])} is none of "
+                f"{', '.join(_STATUSES)}"
+            )
         more = more[~more["run_id"].isin(known)].drop_duplicates("run_id")
         runs.append(more.assign(source=str(workdir)))
         if len(rows):

@@ -1,5 +1,6 @@
 """Tables that people have edited: read as meant, or one line with the field."""
 
+import dataclasses
 import json
 import re
 
@@ -93,7 +94,13 @@ MUST += [
     ("hparams", {"a": [1]}),
     ("hparams", {"a": "NaN"}),
 ]
-MUST += [("hparams", []), ("hparams", {"a": 10**400}), ("valid_loss", "NaN")]
+MUST += [
+    ("steps", 0),
+    ("steps", -1),
+    ("hparams", []),
+    ("hparams", {"a": 10**400}),
+    ("valid_loss", "NaN"),
+]
 
 
 @pytest.mark.parametrize(("name", "value"), MUST)
@@ -101,6 +108,13 @@ def test_what_cannot_be_meant_is_refused(name, value, rows, tmp_path):
     runs, curves = rows
     put(tmp_path, [*runs[:3], edited(runs[3], name, value), *runs[4:]], curves)
     with pytest.raises(UsageError, match=r"runs\.jsonl: line 4 is damaged: "):
+        look(tmp_path)
+
+
+def test_a_status_that_nobody_knows_is_refused(rows, tmp_path):
+    runs, curves = rows
+    put(tmp_path, [*runs[:3], runs[3] | {"status": "finished"}, *runs[4:]], curves)
+    with pytest.raises(UsageError, match="status 'finished' is none of done, "):
         look(tmp_path)
 
 
@@ -258,4 +272,4 @@ def test_tasks_whose_names_run_together_have_event_files_of_their_own(tmp_path):
 def test_options_that_a_config_file_left_out():
     for name in ("baseline", "compare", "smooth", "bootstrap"):
         with pytest.raises(UsageError, match=f"report.{name}=None: must be "):
-            study.Options(**{name: None})
+            dataclasses.replace(study.Options(), **{name: None})
