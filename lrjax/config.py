@@ -451,7 +451,9 @@ def _optional(field: str, value: Any) -> int | None:
 
 
 def _text(config: config_dict.ConfigDict) -> Text:
-    text = Text(**{**config, "length": _optional("text.length", config.length)})
+    names = {name: config[name] or "" for name in ("corpus", "tokenizer")}
+    length = _optional("text.length", config.length)
+    text = Text(**{**config, **names, "length": length})
     part = text.fraction
     if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
         raise UsageError(f"config.text.fraction={part!r}: must be in (0, 1]")
