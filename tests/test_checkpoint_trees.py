@@ -129,7 +129,7 @@ ones = jnp.ones(2)
         {"e": jnp.zeros((3, 0)), "n": None, "t": ()},
         {},
         ones,
-        [jnp.float32(i) for i in range(1000)],
+        [jnp.float32(i) for i in range(300)],
     ],
 )
 def test_trees_whose_names_run_into_each_other(tree):

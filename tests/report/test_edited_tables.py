@@ -12,7 +12,7 @@ import pytest
 from lrjax import curves as curves_lib
 from lrjax import results, stats
 from lrjax.core import UsageError
-from lrjax.report import export, published, selected, study, terminal
+from lrjax.report import export, findings, published, selected, study, terminal
 
 TASKS = ("libsvm/iris", "t")
 ABSENT = object()
@@ -273,3 +273,19 @@ def test_options_that_a_config_file_left_out():
     for name in ("baseline", "compare", "smooth", "bootstrap"):
         with pytest.raises(UsageError, match=f"report.{name}=None: must be "):
             dataclasses.replace(study.Options(), **{name: None})
+
+
+@pytest.mark.parametrize("value", ODD[1:])
+def test_any_value_in_any_field_of_the_config(value, rows, tmp_path):
+    put(tmp_path, *rows)
+    found = study.read_study([tmp_path], study.Options(bootstrap=10))
+    for content in (
+        value,
+        *({name: value} for name in ("config", "versions", "git_revision")),
+        *({"config": {name: value}} for name in ("tasks", "methods")),
+        {"config": {"tasks": [value]}, "versions": {"jax": value}},
+    ):
+        (tmp_path / "config.json").write_text(text_of(content))
+        assert findings.notes(found, [tmp_path])
+        named = "tasks asked for" in findings._missing(found, [tmp_path])
+        assert not named or isinstance(value, str | list)
