@@ -214,3 +214,13 @@ def test_a_third_protocol_is_one_dataclass(monkeypatch):
     assert run.protocol == "cautious"
     assert run.steps == 7 * task.steps_per_epoch
     assert dict(run.hparams)["schedule"] == "constant"
+
+
+@pytest.mark.parametrize("name", ["text.corpus", "text.tokenizer", "cluster.extra"])
+def test_none_in_a_config_file_names_nothing(name):
+    config = config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), ("sgd",)
+    wanted = config_lib.check(config)
+    part, field = name.split(".")
+    config[part][field] = None
+    assert config_lib.check(config) == wanted

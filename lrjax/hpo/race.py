@@ -144,6 +144,12 @@ class Race:
         self._known: dict[tuple[int, int, int], Mapping[str, Any]] = {}
         for row in results.load_races(tables.workdir):
             if row["race"] == self._identity:
+                if f"valid_{self._metric}" not in row:
+                    raise UsageError(
+                        f"{tables.workdir / results.RACES}: rung {row['rung']} of "
+                        f"contender {row['contender']} has no valid_{self._metric}; "
+                        "remove its line"
+                    )
                 self._known[row["rung"], row["contender"], row["seed"]] = row
 
     def run(self, trainer: trials.Trains) -> Selection:

@@ -695,7 +695,8 @@ def read_tokens(folder: Path) -> Tokens:
 
 def _check_ends(ends: np.ndarray, count: int, where: Path) -> None:
     """Refuses ends that do not cut all tokens into documents of one or more."""
-    wrong = np.flatnonzero(np.diff(ends, prepend=0) <= 0)
+    # Compared, not subtracted: differences of the largest numbers overflow.
+    wrong = np.flatnonzero(ends <= np.concatenate([[0], ends[:-1]]))
     if len(wrong):
         at = int(wrong[0])
         raise DataError(f"{where}: document {at} has its end, {ends[at]}, too early")
