@@ -117,6 +117,7 @@ class Race:
                 "data": self._data,
                 "protocol": settings.protocol,
                 "batch_size": task.batch_size,
+                "options": task.options,
                 "precision": tasks.precision_of(name, settings.precision),
                 "plan": dataclasses.asdict(layout),
                 "contenders": [(c.method.name, c.hparams) for c in self.entries],
@@ -485,8 +486,9 @@ def select(
     config = config_lib.base()
     config.tasks = (task if isinstance(task, str) else task.name,)
     config.methods = ("adam",)  # what is chosen comes below
-    config.epochs, config.steps = epochs, steps
-    config.select.budget, config.select.seeds = budget, seeds
+    with config.ignore_type(), config.select.ignore_type():  # checked below
+        config.epochs, config.steps = epochs, steps
+        config.select.budget, config.select.seeds = budget, seeds
     # Who computes in double precision wants that here, too.
     config.precision = "float64" if jax.config.values["jax_enable_x64"] else "auto"
     settings = config_lib.check(config)
@@ -508,6 +510,7 @@ def _select(
         task = tasks.make_task(task, data, data_dir, precision=precision)
     else:
         check_task(task)
+        task = tasks.with_model(task)
     loaded = {task.name: task}
     if workdir is not None:
         return _race_all(loaded, chosen, settings, workdir, {}, log)[0]
