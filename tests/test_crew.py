@@ -132,7 +132,10 @@ def test_what_is_fastest_is_found_and_kept(quiet, tmp_path, jobs, best):
     assert crew.measured_workers("kind", DEVICE, cache, never, 1) == best
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"kind": "x"}', "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 10**5, '{"a":' * 10**5, '{"kind": [[]]}', "", "[]", '{"kind": "x"}', "\x00"],
+)
 def test_a_damaged_cache_is_measured_anew(quiet, tmp_path, content):
     cache = tmp_path / "cache.json"
     cache.write_text(content)
