@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -241,6 +242,35 @@ def test_what_is_set_for_methods_that_do_not_run_is_named():
     (line,) = config_lib.unasked(settings, settings.methods)
     assert line.startswith("config.hparams.sgd changes nothing")
     assert not config_lib.unasked(settings, ("adam", "sgd"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 1000}, "config.batch_size=1000: every batch is the whole"),
+        ({"eval_every": 1000, "steps": 10}, "config.eval_every=1000 is beyond the end"),
+        ({}, None),
+    ],
+)
+def test_what_cannot_be_as_it_was_asked_for_is_said(changes, said):
+    settings = checked(tasks=("libsvm/iris", "libsvm/wine"), **changes)
+    with warnings.catch_warnings(record=True) as caught:
+        blocks.load(settings, None)
+    found = [str(each.message) for each in caught]
+    assert [text.startswith(said) for text in found if said] == [True] * bool(said)
+    assert bool(found) == bool(said)
+    assert all("libsvm/iris, libsvm/wine" in text for text in found)
+
+
+def test_tasks_without_data_are_named_in_one_warning(tmp_path):
+    absent = [f"svmlight:{tmp_path}/{name}" for name in "abc"]
+    settings = checked(tasks=(*absent, "libsvm/iris"), skip_missing=True)
+    with pytest.warns(UserWarning, match="left out: ") as caught:
+        found, _ = blocks.load(settings, None)
+    assert found.tasks == ("libsvm/iris",)
+    (warning,) = caught
+    texts = [name.removeprefix("svmlight:") for name in absent]
+    assert all(text in str(warning.message) for text in texts)
 
 
 @pytest.mark.parametrize("way", study.METHODS)
