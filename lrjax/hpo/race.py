@@ -134,6 +134,7 @@ class Race:
                 "data": self._data,
                 "protocol": settings.protocol,
                 "batch_size": task.batch_size,
+                "options": task.options,
                 "precision": tasks.precision_of(name, settings.precision),
                 "metric": task.metric.name,
                 "plan": dataclasses.asdict(layout),
@@ -558,6 +559,7 @@ def _select(
         task = tasks.make_task(task, data, data_dir, precision=precision)
     else:
         check_task(task)
+        task = tasks.with_model(task)
     loaded = {task.name: task}
     if workdir is not None:
         return _race_all(loaded, chosen, named, settings, workdir, {}, log)[0]

@@ -71,7 +71,8 @@ def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
             raise ValueError("not all of it is arrays")
     except Exception as error:  # whatever zipfile, zlib and NumPy make of any bytes
         reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise ValueError(f"{path}: not weights of a policy ({reason})") from None
+        shown = " ".join(str(path).split())[-80:]
+        raise ValueError(f"{shown}: not weights of a policy ({reason})") from None
     units = np.shape(weights.get("out", 0))
     expected = {
         "hidden": (len(OBSERVED), *units),

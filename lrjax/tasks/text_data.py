@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.core import Text
+from lrjax.core import Text, shown
 from lrjax.reading import reason as _reason
 from lrjax.reading import shown
 from lrjax.tasks import data
@@ -186,7 +186,7 @@ def find_corpus(text: Text, data_dir: str | None, embedded: bool) -> Corpus:
     if text.corpus:
         parts = [_corpus(name, data_dir) for name in _names(text)]
         if not parts:
-            raise DataError(f"config.text.corpus={text.corpus!r} names nothing")
+            raise DataError(f"config.text.corpus={shown(text.corpus)} names nothing")
         return parts[0] if len(parts) == 1 else _joined(parts)
     looked = _folders(data_dir)
     for folder in looked:
