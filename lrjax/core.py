@@ -267,8 +267,6 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
 
 def _metrics_of(asked: object) -> tuple[Metric, ...]:
     """A task's metrics, from names or metrics; the loss is always among them."""
-    if asked == ():
-        asked = ACCURACY
     if isinstance(asked, str | Metric) or not isinstance(asked, Iterable):
         asked = (asked,)
     found = tuple(find_metric(each) for each in asked)
@@ -304,8 +302,8 @@ class Task:
       num_classes: number of classes; 0 where there are none.
       metrics: what is measured, `Metric`s or names of `METRICS` ('accuracy': the number
         of right rows over 'count', 'perplexity': the exponential of the mean loss,
-        'loss'). Runs are ranked by the first; the loss is always measured. () for
-        accuracy and loss.
+        'loss'). Runs are ranked by the first; the loss is always measured. () for the
+        accuracy, if `evaluate` returns it, and the loss.
       family: the kind of model, for choices of speed ('linear', 'conv', ...).
       max_norm: to which gradients are cut down; None: never.
       measured_rows: how many rows of the training part, its first, the training loss
@@ -336,10 +334,26 @@ class Task:
     options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
+        asked = self.metrics if self.metrics != () else self._default()
         try:
-            object.__setattr__(self, "metrics", _metrics_of(self.metrics))
+            object.__setattr__(self, "metrics", _metrics_of(asked))
         except UsageError as error:
             raise UsageError(f"task '{self.name}': {error}") from None
+
+    def _default(self) -> Metric:
+        """Accuracy, unless `evaluate` returns none; whether it does costs a trace."""
+
+        def sums() -> Any:
+            rows = min(self.batch_size, self.num_examples)
+            batch = {k: jnp.asarray(v[:rows]) for k, v in self.train.items()}
+            batch["mask"] = jnp.ones(rows)
+            return self.evaluate(*self.init(jax.random.key(0)), batch)
+
+        try:
+            found = jax.eval_shape(sums)
+        except Exception:  # what is wrong with a task is for `check_task` to say
+            return ACCURACY
+        return ACCURACY if ACCURACY.name in found else LOSS
 
     @property
     def metric(self) -> Metric:
