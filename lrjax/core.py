@@ -361,6 +361,12 @@ class Task:
         return self.metrics[0]
 
     @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the metrics in the order of the tables: the loss comes first."""
+        names = [metric.name for metric in self.metrics if metric.name != LOSS.name]
+        return (LOSS.name, *names)
+
+    @property
     def num_examples(self) -> int:
         """Rows of the training part."""
         return len(next(iter(self.train.values())))

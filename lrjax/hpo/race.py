@@ -586,13 +586,12 @@ def _seeds(value: Any) -> int | tuple[int, ...] | None:
     return tuple(_whole("each of seeds", each) for each in value)
 
 
-def _chosen(asked: Sequence[str | Method] | None) -> list[Method]:
+def _chosen(asked: Any) -> list[Method]:
     if asked is None:
         return list(methods.METHODS.values())
-    # A transformation of Optax is a tuple.
-    if isinstance(asked, str | Method | tuple) and type(asked) is not tuple:
-        asked = [asked]
-    if not isinstance(asked, Iterable):
+    # A transformation of Optax is a tuple, with names.
+    alone = isinstance(asked, str | Method) or hasattr(asked, "_fields")
+    if alone or not isinstance(asked, Iterable):
         asked = [asked]
     chosen = []
     for each in asked:

@@ -92,7 +92,8 @@ def test_every_named_method_comes_before_any_comes_again(names):
     labels = [each.method.name for each in found]
     first = len(set(labels))
     assert len(set(labels[:first])) == first
-    assert set(labels) | {"cawr_tuned"} == set(names) | {"cawr_tuned"}
+    # All but those that need a value which nobody published for the task.
+    assert set(labels) == {n for n in names if not METHODS[n].required}
     # Nobody named these: the order that was found to be best.
     found = contenders.contenders(chosen, "libsvm/iris", settings_of())
     labels = [each.method.name for each in found]
@@ -111,7 +112,7 @@ def test_two_named_methods_are_both_tried_at_a_budget_of_two():
 
 def test_who_is_left_out_is_named(tmp_path):
     said, names = [], ["sgd", "adam", "prodigy", "dog", "cawr_tuned"]
-    options = {"budget": 0.4, "epochs": 10, "workdir": tmp_path}
+    options = {"budget": 0.35, "epochs": 10, "workdir": tmp_path}
     answer = lrjax.select("libsvm/iris", names, log=said.append, **options)
     tried = {each.label.split()[0] for each in answer.judged}
     assert set(answer.left_out) == set(names) - tried
