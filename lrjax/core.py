@@ -302,8 +302,9 @@ class Task:
       num_classes: number of classes; 0 where there are none.
       metrics: what is measured, `Metric`s or names of `METRICS` ('accuracy': the number
         of right rows over 'count', 'perplexity': the exponential of the mean loss,
-        'loss'). Runs are ranked by the first; the loss is always measured. () for the
-        accuracy, if `evaluate` returns it, and the loss.
+        'loss'). Runs are ranked by the first, or by another that `metric=` names; the
+        loss is always measured. () for the accuracy, if `evaluate` returns it, and the
+        loss.
       family: the kind of model, for choices of speed ('linear', 'conv', ...).
       max_norm: to which gradients are cut down; None: never.
       measured_rows: how many rows of the training part, its first, the training loss
