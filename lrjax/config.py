@@ -268,7 +268,7 @@ def base() -> config_dict.ConfigDict:
     # What --mode=report shows; docs/report.md says more.
     config.report = Config()
     config.report.after = False  # write it at the end of training and tuning, too
-    config.report.metric = ""  # columns to judge by; '': accuracy, perplexity, loss
+    config.report.metric = ""  # columns to judge by; '': what ranks each task
     config.report.baseline = ""  # '': the entry with the best mean rank
     config.report.target = config_dict.placeholder(float)  # None: what half reach
     config.report.smooth = 0.0  # weight of a new value in curves; 0: as they are

@@ -46,7 +46,8 @@ __all__ = [  # identities are made in `lrjax.identity`
     "run_id",
     "tuned_name",
 ]
-from lrjax.reading import reason, shown
+from lrjax.core import shown
+from lrjax.reading import reason
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 RACES = "races.jsonl"

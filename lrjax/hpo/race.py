@@ -145,10 +145,10 @@ class Race:
         self._known: dict[tuple[int, int, int], Mapping[str, Any]] = {}
         for row in results.load_races(tables.workdir):
             if row["race"] == self._identity:
-                if f"valid_{self._metric}" not in row:
+                if f"valid_{self._task.metric}" not in row:
                     raise UsageError(
                         f"{tables.workdir / results.RACES}: rung {row['rung']} of "
-                        f"contender {row['contender']} has no valid_{self._metric}; "
+                        f"contender {row['contender']} has no valid_{self._task.metric}; "
                         "remove its line"
                     )
                 self._known[row["rung"], row["contender"], row["seed"]] = row
@@ -625,10 +625,9 @@ def _seeds(value: Any) -> int | tuple[int, ...] | None:
 def _chosen(asked: Any) -> list[Method]:
     if asked is None:
         return list(methods.METHODS.values())
-    # A transformation of Optax is a tuple.
-    if isinstance(asked, str | Method | tuple) and type(asked) is not tuple:
-        asked = [asked]
-    if not isinstance(asked, Iterable):
+    # A transformation of Optax is a tuple, with names.
+    alone = isinstance(asked, str | Method) or hasattr(asked, "_fields")
+    if alone or not isinstance(asked, Iterable):
         asked = [asked]
     chosen = []
     for each in asked:

@@ -13,8 +13,8 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import results, stats
-from lrjax.core import Metric, UsageError, unknown
-from lrjax.reading import reading, shown
+from lrjax.core import Metric, UsageError, shown, unknown
+from lrjax.reading import reading
 from lrjax.report.look import Look
 
 FORMATS = ("csv", "parquet", "tensorboard")

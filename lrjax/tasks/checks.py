@@ -45,8 +45,9 @@ def _fields(task: Task) -> Iterator[str]:
     """Fields of the wrong kind; those that the parts belong to come later."""
 
     def whole(value: Any, least: int) -> bool:
-        kind = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        return kind and bool(value >= least)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            return False
+        return bool(value >= least)
 
     if not isinstance(task.name, str) or not task.name.strip():
         yield f"name must be a text, not {str(task.name)[:40]!r}"

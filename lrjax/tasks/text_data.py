@@ -29,7 +29,6 @@ import numpy as np
 
 from lrjax.core import Text, shown
 from lrjax.reading import reason as _reason
-from lrjax.reading import shown
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 
