@@ -148,7 +148,7 @@ class Race:
                 if f"valid_{self._task.metric}" not in row:
                     raise UsageError(
                         f"{tables.workdir / results.RACES}: rung {row['rung']} of "
-                        f"contender {row['contender']} has no valid_{self._task.metric}; "
+                        f"contender {row['contender']} has no valid_{task.metric}; "
                         "remove its line"
                     )
                 self._known[row["rung"], row["contender"], row["seed"]] = row

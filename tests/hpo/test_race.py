@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import own
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,18 @@ from scipy import stats
 
 import lrjax
 from lrjax import config as config_lib
-from lrjax import crew, experiment, optim, order, results, tasks
+from lrjax import (
+    crew,
+    experiment,
+    methods,
+    optim,
+    order,
+    programs,
+    results,
+    strategy,
+    tasks,
+    train,
+)
 from lrjax.core import Method, UsageError
 from lrjax.hpo import (
     contenders,
@@ -530,3 +542,57 @@ def test_a_cooled_method_has_two_more_numbers():
     method = cooled(METHODS["adamw_cosine"])
     extra = set(method.defaults) - set(METHODS["adamw_cosine"].defaults)
     assert extra == {"cooldown_start", "cooldown_steps"}
+
+
+# Tasks of one's own
+
+
+OWN = [
+    pytest.param(
+        name, marks=[] if name in ("cnn", "lstm", "linear") else pytest.mark.slow
+    )
+    for name in own.MODELS
+]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_model_of_ones_own_is_trained_and_judged_exactly(name, tmp_path):
+    """A race of two on any kind of model; what it writes is what the model does."""
+    task = own.task(name)
+    answer = race.select(
+        *(task, ["sgd", "adam"]),
+        budget=2,
+        steps=30,
+        seeds=1,
+        workdir=tmp_path,
+        log=lambda _: None,
+    )
+    assert answer.task == task.name
+    runs, _ = results.load(tmp_path)
+    row = runs[runs["method"] == f"race:{answer.method}"].iloc[0]
+    assert row["status"] == "done"
+    assert answer.score == row["valid_accuracy"]
+    program, state = trained_alone(task, row)
+    params, model_state = jax.tree.map(
+        lambda x: x[0, 0], programs.final_model(program, state)
+    )
+    for part in ("valid", "test"):
+        rows = {**getattr(task, part), "mask": jnp.ones(own.ROWS)}
+        sums = jax.jit(task.evaluate)(params, model_state, rows)
+        for name in ("accuracy", "loss"):
+            mean = float(sums[name]) / own.ROWS
+            assert row[f"{part}_{name}"] == pytest.approx(mean, rel=1e-5)
+
+
+def trained_alone(task, row):
+    """The program and the state of a run, trained in a block of its own."""
+    method = METHODS[row["method"].removeprefix("race:")]
+    static, traced = methods.split(method, row["hparams"])
+    program = train.Program(
+        task, method, static, 30, 1, 1, one_by_one=strategy.one_by_one(task)
+    )
+    seeds = train.seed_runs(task.init, np.array([row["seed"]]))
+    inputs = train.inputs(program, seeds, [traced], row["horizon"])
+    compiled = programs.compile_program(program, seeds, inputs)
+    *_, last = programs.train(compiled, program, seeds, inputs, row["steps"])
+    return program, last.state
