@@ -400,7 +400,7 @@ def observe(
     def rate_of(opt_state: Any, _: jax.Array) -> jax.Array:
         rate = optim.effective_learning_rate(opt_state)  # of which may be no array
         # Where parts of the model have rates of their own there is no one rate.
-        return jnp.nan if isinstance(rate, dict) else rate
+        return jnp.full((), jnp.nan) if isinstance(rate, dict) else rate
 
     rate = jax.vmap(jax.vmap(rate_of))(state.opt_state, state.diverged_at)
     row = {

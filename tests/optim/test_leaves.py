@@ -181,6 +181,24 @@ def test_each_leaf_keeps_its_type(build):
 
 
 @every_build
+def test_an_update_changes_no_type_of_the_state(build):
+    """Otherwise it could be in no loop of JAX's and would be compiled twice."""
+    kinds = (jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.complex64)
+    tx = build()
+    for params in ({"w": 1.0}, *({"w": jnp.ones((2, 3), kind)} for kind in kinds)):
+        state = jax.eval_shape(tx.init, params)
+        grads = jax.tree.map(lambda p: p * 0.5, params)
+        extra = EXTRA | {"grad_fn": lambda _, grads=grads: grads}
+        update = lambda g, s, p, extra=extra: tx.update(g, s, p, **extra)  # noqa: E731
+        _, new = jax.eval_shape(update, grads, state, params)
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        for old, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True):
+            assert (old.shape, old.dtype) == (leaf.shape, leaf.dtype)
+            assert old.weak_type == leaf.weak_type
+        assert optax.tree.map_params(tx, lambda leaf: leaf, tx.init(params))
+
+
+@every_build
 @pytest.mark.parametrize(
     ("leaf", "kind"),
     [(3, "int32"), (np.ones(2, bool), "bool"), ("text", "str")],
