@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 class SgdState(NamedTuple):
@@ -25,7 +25,7 @@ class SgdState(NamedTuple):
     velocity: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def sgd(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     momentum: base.Scalar | None = None,
@@ -151,7 +151,7 @@ def _adam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def adamw(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     b1: base.Scalar = 0.9,
@@ -185,7 +185,7 @@ def adamw(
     return _adam(learning_rate, b1, b2, eps, weight_decay, nesterov=False)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def nadamw(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     b1: base.Scalar = 0.9,
