@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from lrjax.optim import leaves
+from lrjax.optim.leaves import any_leaves, as_real, like
 
 PyTree = Any
 Scalar = float | jax.Array
@@ -301,7 +301,7 @@ def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
 def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
     """`fn(kept, param)` leaf by leaf, and `param` where a mask left nothing.
 
-    What is kept is as `leaves.as_real` has it, and so is what `fn` sees; the result is
+    What is kept is as `as_real` has it, and so is what `fn` sees; the result is
     like the parameters. Inside `optax.flatten` all leaves are kept as one.
     """
 
@@ -311,12 +311,12 @@ def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
     def leaf(kept, param):
         if masked(kept):
             return param
-        return leaves.like(fn(kept, leaves.as_real(param)), param)
+        return like(fn(kept, as_real(param)), param)
 
     if isinstance(kept, jax.Array):
         treedef = jax.tree.structure(params)
         whole = jax.tree_util.treedef_is_leaf(treedef)
-        if not whole or jnp.shape(leaves.as_real(params)) != kept.shape:
+        if not whole or jnp.shape(as_real(params)) != kept.shape:
             flat, unravel = ravel_pytree(params)
             return unravel(leaf(kept, flat))
     return jax.tree.map(leaf, kept, params, is_leaf=masked)
@@ -350,7 +350,7 @@ class LearningRateState(NamedTuple):
     learning_rate: jax.Array
 
 
-@leaves.any_leaves
+@any_leaves
 def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule,
 ) -> optax.GradientTransformationExtraArgs:

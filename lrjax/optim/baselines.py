@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 class SgdState(NamedTuple):
@@ -25,7 +25,7 @@ class SgdState(NamedTuple):
     velocity: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def sgd(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     momentum: base.Scalar | None = None,
@@ -164,7 +164,7 @@ def _adam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def adamw(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     b1: base.Scalar = 0.9,
@@ -215,7 +215,7 @@ def adamw(
     )
 
 
-@leaves.any_leaves
+@base.any_leaves
 def nadamw(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     b1: base.Scalar = 0.9,

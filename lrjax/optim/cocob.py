@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 class CocobState(NamedTuple):
@@ -33,7 +33,7 @@ class CocobState(NamedTuple):
     learning_rate = None  # there is no scalar step size
 
 
-@leaves.any_leaves
+@base.any_leaves
 def cocob(
     learning_rate: base.ScalarOrSchedule = 1.0,
     alpha: base.Scalar = 100.0,

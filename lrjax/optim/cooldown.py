@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 class CooldownState(NamedTuple):
@@ -23,7 +23,7 @@ class CooldownState(NamedTuple):
     inner: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def cooldown(
     inner: optax.GradientTransformationExtraArgs,
     start: base.Scalar,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 def _grow(
@@ -49,7 +49,7 @@ class DAdaptAdamState(NamedTuple):
     exp_avg_sq: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dadapt_adam(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,
@@ -246,7 +246,7 @@ class DAdaptSgdState(NamedTuple):
     start: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dadapt_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.0,
@@ -391,7 +391,7 @@ class DAdaptAdagradState(NamedTuple):
     start: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dadapt_adagrad(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.0,
@@ -538,7 +538,7 @@ class DAdaptLionState(NamedTuple):
     exp_avg: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dadapt_lion(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 class DogState(NamedTuple):
@@ -112,7 +112,7 @@ def _distance_over_gradients(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dog(
     learning_rate: base.ScalarOrSchedule = 1.0,
     reps_rel: base.Scalar = 1e-6,
@@ -161,7 +161,7 @@ def dog(
     )
 
 
-@leaves.any_leaves
+@base.any_leaves
 def ldog(
     learning_rate: base.ScalarOrSchedule = 1.0,
     reps_rel: base.Scalar = 1e-6,
@@ -222,7 +222,7 @@ class DowgState(NamedTuple):
     start: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dowg(
     learning_rate: base.ScalarOrSchedule = 1.0,
     eps: base.Scalar = 1e-4,
@@ -306,7 +306,7 @@ class CdowgState(NamedTuple):
     learning_rate = None  # there is no scalar step size
 
 
-@leaves.any_leaves
+@base.any_leaves
 def cdowg(
     learning_rate: base.ScalarOrSchedule = 1.0, eps: base.Scalar = 1e-8
 ) -> optax.GradientTransformationExtraArgs:
@@ -420,7 +420,7 @@ def polynomial_averaging(
     def init(params):
         return AveragingState(
             count=jnp.zeros((), jnp.int32),
-            average=base.copy(leaves.as_real(params, "polynomial_averaging")),
+            average=base.copy(base.as_real(params, "polynomial_averaging")),
             inner=inner.init(params),
         )
 
@@ -434,7 +434,7 @@ def polynomial_averaging(
         average = jax.tree.map(
             lambda a, x: (a + weight * (x - a)).astype(a.dtype),
             state.average,
-            leaves.as_real(optax.apply_updates(params, updates)),
+            base.as_real(optax.apply_updates(params, updates)),
         )
         return updates, AveragingState(count, average, inner_state)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 class HypergradientSgdState(NamedTuple):
@@ -26,7 +26,7 @@ class HypergradientSgdState(NamedTuple):
     velocity: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def hypergradient_sgd(
     learning_rate: base.Scalar,
     momentum: base.Scalar = 0.0,
@@ -122,7 +122,7 @@ class HypergradientAdamState(NamedTuple):
     exp_avg_sq: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def hypergradient_adam(
     learning_rate: base.Scalar = 1e-3,
     b1: base.Scalar = 0.9,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 from lrjax.optim.baselines import adamw
 from lrjax.optim.observation import (
     OBSERVED,
@@ -137,7 +137,7 @@ class LearnedState(NamedTuple):
     inner: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def learned(
     horizon: base.Scalar,
     learning_rate: base.Scalar = 1e-2,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 class PolyakState(NamedTuple):
@@ -24,7 +24,7 @@ class PolyakState(NamedTuple):
     learning_rate: jax.Array
 
 
-@leaves.any_leaves
+@base.any_leaves
 def polyak_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
     c: base.Scalar = 0.5,
@@ -90,7 +90,7 @@ class ArmijoState(NamedTuple):
     learning_rate: jax.Array
 
 
-@leaves.any_leaves
+@base.any_leaves
 def armijo_sgd(
     learning_rate: base.ScalarOrSchedule = 10.0,
     c: base.Scalar = 0.1,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 from lrjax.optim.readings import scaled_rate
 
 
@@ -36,7 +36,7 @@ class MechanicState(NamedTuple):
     inner: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def mechanic(
     base_optimizer: optax.GradientTransformation,
     s_decay: base.Scalar = 0.01,

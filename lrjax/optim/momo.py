@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 class MomoState(NamedTuple):
@@ -122,7 +122,7 @@ def _step_size(
     return tau, bound
 
 
-@leaves.any_leaves
+@base.any_leaves
 def momo(
     learning_rate: base.ScalarOrSchedule = 1.0,
     beta: base.Scalar = 0.9,
@@ -223,7 +223,7 @@ def momo(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def momo_adam(
     learning_rate: base.ScalarOrSchedule = 1e-2,
     b1: base.Scalar = 0.9,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 from lrjax.optim.readings import scaled_rate
 
 
@@ -56,7 +56,7 @@ class ReduceOnPlateauState(NamedTuple):
     inner: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def reduce_on_plateau(
     base_optimizer: optax.GradientTransformation,
     factor: base.Scalar = 0.1,
@@ -188,7 +188,7 @@ class GreedyLrState(NamedTuple):
     inner: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def greedy_lr(
     base_optimizer: optax.GradientTransformation,
     learning_rate: base.Scalar = 0.1,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 class ProdigyState(NamedTuple):
@@ -59,7 +59,7 @@ def next_estimate(
     return jnp.where(moved, new_d, d), jnp.where(moved, new_max, d_max)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def prodigy(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 from lrjax.optim.prodigy import next_estimate
 
 
@@ -106,7 +106,7 @@ def _warmed_up(
     return rate * jnp.where(step < length, step / jnp.maximum(length, 1), 1)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def schedule_free_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.9,
@@ -236,7 +236,7 @@ def _schedule_free_adam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def schedule_free_adamw(
     learning_rate: base.ScalarOrSchedule = 0.0025,
     b1: base.Scalar = 0.9,
@@ -286,7 +286,7 @@ def schedule_free_adamw(
     )
 
 
-@leaves.any_leaves
+@base.any_leaves
 def schedule_free_radam(
     learning_rate: base.ScalarOrSchedule = 0.0025,
     b1: base.Scalar = 0.9,
@@ -389,7 +389,7 @@ class ScheduleFreeProdigyState(NamedTuple):
         return self.average.point(self.z, params)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def schedule_free_prodigy(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.9,

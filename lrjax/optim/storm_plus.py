@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base
 
 
 class StormPlusState(NamedTuple):
@@ -33,7 +33,7 @@ class StormPlusState(NamedTuple):
     estimator: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def storm_plus(
     learning_rate: base.ScalarOrSchedule = 1.0,
     c: base.Scalar = 1.0,

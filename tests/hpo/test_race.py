@@ -479,7 +479,7 @@ def with_loss(loss):
     return dataclasses.replace(IRIS, loss=loss)
 
 
-def own(build):
+def method_of(build):
     return Method("own", build, {}, family="fixed", source="here")
 
 
@@ -503,8 +503,8 @@ def own(build):
         ({"methods": [["adam"]]}, "is no method"),
         ({"methods": ["addam"]}, "did you mean 'adam'"),
         ({"methods": []}, "methods is empty"),
-        ({"methods": own(lambda horizon: 3)}, "which is no transformation"),
-        ({"methods": own(lambda horizon: 1 / 0)}, "fails: ZeroDivisionError"),
+        ({"methods": method_of(lambda horizon: 3)}, "which is no transformation"),
+        ({"methods": method_of(lambda horizon: 1 / 0)}, "fails: ZeroDivisionError"),
         ({"budget": "many"}, "budget must be a number, not 'many'"),
         ({"budget": None}, "budget must be a number"),
         ({"budget": -1}, "must be above 0"),
