@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, bounds
 from lrjax.optim.readings import effective_learning_rate
 
 
@@ -101,6 +101,11 @@ def reduce_on_plateau(
       The transformation. It equals ``torch.optim.lr_scheduler.ReduceLROnPlateau`` on
       positive losses and has its defaults.
     """
+    bounds.check(bounds.FRACTION, factor=factor)
+    bounds.check(bounds.CAP, patience=patience)
+    bounds.check(bounds.NONNEGATIVE, rtol=rtol, atol=atol, min_scale=min_scale)
+    bounds.check(bounds.COUNT_OR_NONE, cooldown=cooldown)
+    bounds.check(bounds.POSITIVE, accumulation_size=accumulation_size)
     base_optimizer = optax.with_extra_args_support(base_optimizer)
 
     def init(params):
@@ -240,6 +245,20 @@ def greedy_lr(
       of huggingface/transformers.
     """
     base.require_number(learning_rate)
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        rtol=rtol,
+        atol=atol,
+        min_lr=min_lr,
+        max_lr=max_lr,
+        eps=eps,
+    )
+    bounds.check(bounds.INSIDE, factor=factor)
+    bounds.check(bounds.CAP, patience=patience)
+    bounds.check(bounds.COUNT_OR_NONE, cooldown=cooldown, warmup=warmup)
+    bounds.check(bounds.COUNT, reset_start=reset_start)
+    window_size = bounds.size("window_size", window_size)
     base_optimizer = optax.with_extra_args_support(base_optimizer)
 
     def init(params):
