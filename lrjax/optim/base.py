@@ -13,6 +13,8 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from lrjax.optim import bounds
+
 PyTree = Any
 Scalar = float | jax.Array
 ScalarOrSchedule = Scalar | Callable[[jax.Array], Any]
@@ -351,6 +353,7 @@ def scale_by_learning_rate(
     Returns:
       The transformation; `effective_learning_rate` reads its state.
     """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate)
 
     def init(params):
         count = jnp.zeros((), jnp.int32)

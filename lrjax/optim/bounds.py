@@ -1,6 +1,6 @@
 """What a hyperparameter may be, checked where its value is known.
 
-Traced numbers, schedules and None pass: nothing is known of them, or they are meant.
+JAX's arrays, traced or not, schedules, NumPy's arrays of several numbers and None pass.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ COUNT_OR_NONE = Bounds(
 )
 
 
+_INTEGERS = 2**63
+
+
 def check(bounds: Bounds, **values: Any) -> None:
     """Checks arguments, by name, as they will be used: rounded to JAX's float type.
 
@@ -68,12 +71,14 @@ def check(bounds: Bounds, **values: Any) -> None:
       ValueError: names the argument and what it must be; one line.
     """
     for name, value in values.items():
-        traced_or_array = isinstance(value, jax.Array) or np.ndim(value) > 0
-        if value is None or callable(value) or traced_or_array:
+        several = isinstance(value, np.ndarray) and value.ndim
+        if value is None or callable(value) or isinstance(value, jax.Array) or several:
             continue
         if isinstance(value, np.ndarray | np.generic):
             value = value.item()
         number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int) and abs(value) >= _INTEGERS:
+            number = False  # JAX takes no such integer, whatever the type asked for
         if not number or not bounds.holds(value):
             raise ValueError(f"{name} must be {bounds.text}, not {_shown(value)}")
         used = as_used(value)
@@ -107,11 +112,8 @@ def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:
 def as_used(value: float) -> float:
     """A number in JAX's float type, float32 or float64, as XLA computes with it."""
     dtype = np.dtype(jnp.result_type(float))
-    try:
-        with np.errstate(over="ignore", under="ignore"):
-            used = float(dtype.type(value))
-    except OverflowError:  # a whole number beyond all floats
-        return math.inf if value > 0 else -math.inf
+    with np.errstate(over="ignore", under="ignore"):
+        used = float(dtype.type(value))
     return 0.0 if abs(used) < np.finfo(dtype).tiny else used
 
 
