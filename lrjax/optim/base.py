@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from lrjax.optim import bounds
@@ -111,7 +112,7 @@ def decayed(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
 
     def flag(value):
         array = isinstance(value, np.ndarray | np.bool_ | jax.Array)
-        if array and not isinstance(value, jax.core.Tracer) and not value.shape:
+        if array and not isinstance(value, Tracer) and not value.shape:
             value = value.item()
         if not isinstance(value, bool):
             raise ValueError(

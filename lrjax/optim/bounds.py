@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Bounds:
       low, high: its ends.
       above: whether numbers must be above `low`, not from it.
       below: whether numbers must be below `high`, not up to it.
-      whole: whether numbers must be whole.
+      whole: whether numbers must be whole, or infinite.
     """
 
     text: str
@@ -38,7 +39,7 @@ class Bounds:
         return (
             (self.low < number if self.above else self.low <= number)
             and (number < self.high if self.below else number <= self.high)
-            and not (self.whole and number != math.floor(number))
+            and (not self.whole or math.isinf(number) or number == math.floor(number))
         )
 
 
@@ -46,10 +47,12 @@ FINITE = Bounds("a finite number", above=True)
 NONNEGATIVE = Bounds("a finite number from 0", 0)
 POSITIVE = Bounds("a finite number above 0", 0, above=True)
 CAP = Bounds("a number from 0, or infinite", 0, below=False)
+SCALE = Bounds("a number above 0, or infinite", 0, above=True, below=False)
 GROWTH = Bounds("a number from 1, or infinite", 1, below=False)
 FRACTION = Bounds("a number from 0 and below 1", 0, 1)
 INSIDE = Bounds("a number between 0 and 1, exclusive", 0, 1, above=True)
 SHARE = Bounds("a number from 0 to 1", 0, 1, below=False)
+PATIENCE = Bounds("a whole number from 0, or infinite", 0, below=False, whole=True)
 # Counts are compared as float32 where they are traced, which is exact up to 2**24.
 _MOST = 2**24
 COUNT = Bounds(f"a whole number from 1 to {_MOST}", 1, _MOST, below=False, whole=True)
@@ -100,7 +103,7 @@ def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:
     Raises:
       ValueError: if it is none, out of bounds, or not known while tracing; one line.
     """
-    if value is None or callable(value) or isinstance(value, jax.core.Tracer):
+    if value is None or callable(value) or isinstance(value, Tracer):
         raise ValueError(f"{name} must be {bounds.text}, known while tracing")
     value = np.asarray(value)[()] if isinstance(value, jax.Array) else value
     if np.ndim(value):

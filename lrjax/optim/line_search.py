@@ -134,7 +134,7 @@ def armijo_sgd(
     bounds.check(bounds.CAP, learning_rate=learning_rate)
     bounds.check(bounds.INSIDE, c=c, decrease_factor=decrease_factor)
     bounds.check(bounds.POSITIVE, initial_step=initial_step)
-    bounds.check(bounds.GROWTH, increase_factor=increase_factor)
+    bounds.check(bounds.SCALE, increase_factor=increase_factor)
     bounds.check(bounds.COUNT, max_backtracks=max_backtracks)
 
     def search(highest):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lrjax.optim import base, bounds
@@ -84,8 +85,8 @@ def mechanic(
     """
     bounds.check(bounds.NONNEGATIVE, s_decay=s_decay)
     bounds.check(bounds.POSITIVE, s_init=s_init, eps=eps)
-    if not len(betas):
-        raise ValueError("betas must hold the decay of at least one tuner")
+    if not isinstance(betas, Sequence | np.ndarray | jax.Array) or not len(betas):
+        raise ValueError("betas must be a sequence, the decay of at least one tuner")
     for index, beta in enumerate(betas):
         bounds.check(bounds.SHARE, **{f"betas[{index}]": beta})
     base_optimizer = optax.with_extra_args_support(base_optimizer)

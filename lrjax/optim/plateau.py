@@ -102,7 +102,7 @@ def reduce_on_plateau(
       positive losses and has its defaults.
     """
     bounds.check(bounds.FRACTION, factor=factor)
-    bounds.check(bounds.CAP, patience=patience)
+    bounds.check(bounds.PATIENCE, patience=patience)
     bounds.check(bounds.NONNEGATIVE, rtol=rtol, atol=atol, min_scale=min_scale)
     bounds.check(bounds.COUNT_OR_NONE, cooldown=cooldown)
     bounds.check(bounds.POSITIVE, accumulation_size=accumulation_size)
@@ -255,7 +255,7 @@ def greedy_lr(
         eps=eps,
     )
     bounds.check(bounds.INSIDE, factor=factor)
-    bounds.check(bounds.CAP, patience=patience)
+    bounds.check(bounds.PATIENCE, patience=patience)
     bounds.check(bounds.COUNT_OR_NONE, cooldown=cooldown, warmup=warmup)
     bounds.check(bounds.COUNT, reset_start=reset_start)
     window_size = bounds.size("window_size", window_size)

@@ -105,7 +105,7 @@ OUT = {
     "cooldown": (1.5, -1, 1e26),
     "warmup": (1.5, -1, 1e26),
     "accumulation_size": (0, -1),
-    "patience": (-1,),
+    "patience": (-1, 1.5),
     "learning_rate": (-1e-3, 1e-320),
     "weight_decay": (-1e-3,),
     "b1": (-0.1, 1.0, 2, 0.999999999999, np.float64(1.0)),
@@ -122,7 +122,7 @@ OUT = {
     "c": (0.0, -1.0),
     "s_init": (0.0,),
     "decrease_factor": (0.0, 1.0),
-    "increase_factor": (0.5,),
+    "increase_factor": (0.0, -1.0),
     "initial_step": (0.0,),
     "momentum": (-0.1,),
     "T_0": (-1, math.inf),
@@ -163,7 +163,7 @@ def test_schedule_free_has_its_iterates_between():
             call(name, b1=0.0)
 
 
-@pytest.mark.parametrize("betas", [(), (0.9, 1.1), (math.nan,)])
+@pytest.mark.parametrize("betas", [(), (0.9, 1.1), (math.nan,), 0.9, None])
 def test_the_tuners_of_mechanic(betas):
     with pytest.raises(ValueError, match="betas"):
         call("mechanic", betas=betas)
