@@ -85,8 +85,8 @@ def each_leaf(name: str, values: PerLeaf, params: PyTree) -> PyTree:
     except ValueError:
         found, needed = jax.tree.structure(values), jax.tree.structure(params)
         raise ValueError(
-            f"{name} must have the structure of the parameters, or a prefix of it: "
-            f"{_short(found)} is not of {_short(needed)}"
+            f"{name} must have the structure of the parameters, or a prefix of it; it "
+            f"has {_short(found)}, they have {_short(needed)}"
         ) from None
 
 
