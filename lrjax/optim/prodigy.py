@@ -40,25 +40,6 @@ class ProdigyState(NamedTuple):
     exp_avg_sq: Any
 
 
-def next_estimate(
-    d: jax.Array,
-    d_max: jax.Array,
-    numerator: jax.Array,
-    norm: jax.Array,
-    d0: base.Scalar,
-    d_coef: base.Scalar,
-    growth_rate: base.Scalar,
-    moved: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """The next `d` and `d_max`; both stay where the update did not move anything."""
-    start, coefficient, growth = base.scalars(d.dtype, d0, d_coef, growth_rate)
-    d_hat = base.safe_divide(coefficient * numerator, norm)
-    first = jnp.where(d == start, jnp.maximum(d, d_hat), d)
-    new_max = jnp.maximum(d_max, d_hat)
-    new_d = jnp.minimum(new_max, first * growth)
-    return jnp.where(moved, new_d, d), jnp.where(moved, new_max, d_max)
-
-
 def check(
     learning_rate: base.ScalarOrSchedule,
     b2: base.Scalar,
@@ -76,6 +57,25 @@ def check(
     bounds.check(bounds.POSITIVE, eps=eps, d0=d0, d_coef=d_coef)
     bounds.check(bounds.FRACTION, b2=b2, b3=b3)
     bounds.check(bounds.GROWTH, growth_rate=growth_rate)
+
+
+def next_estimate(
+    d: jax.Array,
+    d_max: jax.Array,
+    numerator: jax.Array,
+    norm: jax.Array,
+    d0: base.Scalar,
+    d_coef: base.Scalar,
+    growth_rate: base.Scalar,
+    moved: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The next `d` and `d_max`; both stay where the update did not move anything."""
+    start, coefficient, growth = base.scalars(d.dtype, d0, d_coef, growth_rate)
+    d_hat = base.safe_divide(coefficient * numerator, norm)
+    first = jnp.where(d == start, jnp.maximum(d, d_hat), d)
+    new_max = jnp.maximum(d_max, d_hat)
+    new_d = jnp.minimum(new_max, first * growth)
+    return jnp.where(moved, new_d, d), jnp.where(moved, new_max, d_max)
 
 
 def prodigy(
