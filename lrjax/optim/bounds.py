@@ -24,7 +24,7 @@ class Bounds:
       low, high: its ends.
       above: whether numbers must be above `low`, not from it.
       below: whether numbers must be below `high`, not up to it.
-      whole: whether numbers must be whole, or infinite.
+      whole: whether numbers must be whole.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Bounds:
         return (
             (self.low < number if self.above else self.low <= number)
             and (number < self.high if self.below else number <= self.high)
-            and (not self.whole or math.isinf(number) or number == math.floor(number))
+            and not (self.whole and number != math.floor(number))
         )
 
 
@@ -52,13 +52,10 @@ GROWTH = Bounds("a number from 1, or infinite", 1, below=False)
 FRACTION = Bounds("a number from 0 and below 1", 0, 1)
 INSIDE = Bounds("a number between 0 and 1, exclusive", 0, 1, above=True)
 SHARE = Bounds("a number from 0 to 1", 0, 1, below=False)
-PATIENCE = Bounds("a whole number from 0, or infinite", 0, below=False, whole=True)
 # Counts are compared as float32 where they are traced, which is exact up to 2**24.
 _MOST = 2**24
 COUNT = Bounds(f"a whole number from 1 to {_MOST}", 1, _MOST, below=False, whole=True)
-COUNT_OR_NONE = Bounds(
-    f"a whole number from 0 to {_MOST}", 0, _MOST, below=False, whole=True
-)
+PAUSE = Bounds(f"a number from 0 to {_MOST}", 0, _MOST, below=False)
 
 
 _INTEGERS = 2**63
