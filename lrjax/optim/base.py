@@ -8,12 +8,13 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
-import jax.core as jax_core
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
+from lrjax.optim import bounds
 from lrjax.optim.leaves import any_leaves, as_real, like
 
 PyTree = Any
@@ -85,8 +86,8 @@ def each_leaf(name: str, values: PerLeaf, params: PyTree) -> PyTree:
     except ValueError:
         found, needed = jax.tree.structure(values), jax.tree.structure(params)
         raise ValueError(
-            f"{name} must have the structure of the parameters, or a prefix of it: "
-            f"{_short(found)} is not of {_short(needed)}"
+            f"{name} must have the structure of the parameters, or a prefix of it; it "
+            f"has {_short(found)}, they have {_short(needed)}"
         ) from None
 
 
@@ -112,7 +113,7 @@ def decayed(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
 
     def flag(value):
         array = isinstance(value, np.ndarray | np.bool_ | jax.Array)
-        if array and not isinstance(value, jax_core.Tracer) and not value.shape:
+        if array and not isinstance(value, Tracer) and not value.shape:
             value = value.item()
         if not isinstance(value, bool):
             raise ValueError(
@@ -362,6 +363,7 @@ def scale_by_learning_rate(
     Returns:
       The transformation; `effective_learning_rate` reads its state.
     """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate)
 
     def init(params):
         count = jnp.zeros((), jnp.int32)

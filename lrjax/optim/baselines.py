@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, bounds
 
 
 class SgdState(NamedTuple):
@@ -51,6 +51,12 @@ def sgd(
     Returns:
       The transformation. It equals ``torch.optim.SGD`` and has its defaults.
     """
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+    )
 
     def init(params):
         count = jnp.zeros((), jnp.int32)
@@ -113,6 +119,14 @@ def _adam(
     weight_decay_mask: base.PerLeaf,
     nesterov: bool,
 ) -> optax.GradientTransformationExtraArgs:
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
+    bounds.check(bounds.FRACTION, b1=b1, b2=b2)
+
     def init(params):
         count = jnp.zeros((), jnp.int32)
         return AdamState(

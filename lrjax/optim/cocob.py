@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, bounds
 
 
 class CocobState(NamedTuple):
@@ -75,6 +75,13 @@ def cocob(
       Betting <https://arxiv.org/abs/1705.07795>`_, 2017, Algorithm 2. Official
       implementation: ``COCOB`` of bremen79/parameterfree 0.0.1.
     """
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        alpha=alpha,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
 
     def init(params):
         return CocobState(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, bounds
 
 
 class DogState(NamedTuple):
@@ -51,6 +51,13 @@ def _distance_over_gradients(
     layerwise: bool,
 ) -> optax.GradientTransformationExtraArgs:
     """DoG with one step size per tensor, or one for all of them."""
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
+    bounds.check(bounds.POSITIVE, reps_rel=reps_rel, init_eta=init_eta)
 
     def squares(fn, dtype, *trees):
         sums = _stack(lambda *leaves: jnp.square(fn(*leaves)), dtype, *trees)
@@ -250,6 +257,8 @@ def dowg(
       Gradient Descent Method <https://arxiv.org/abs/2305.16284>`_, 2023, Algorithm 1.
       Official implementation: ``DoWG`` of rka97/dowg.
     """
+    bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
+    bounds.check(bounds.POSITIVE, eps=eps)
 
     def init(params):
         dtype = base.scalar_dtype(params)
@@ -333,6 +342,8 @@ def cdowg(
       Gradient Descent Method <https://arxiv.org/abs/2305.16284>`_, 2023. Official
       implementation: ``CDoWG`` of rka97/dowg.
     """
+    bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
+    bounds.check(bounds.POSITIVE, eps=eps)
 
     def init(params):
         return CdowgState(
@@ -415,6 +426,7 @@ def polynomial_averaging(
       Best Friend <https://arxiv.org/abs/2302.12022>`_, 2023. Official implementation:
       ``PolynomialDecayAverager`` of formll/dog 1.0.3.
     """
+    bounds.check(bounds.NONNEGATIVE, gamma=gamma)
     inner = optax.with_extra_args_support(inner)
 
     def init(params):

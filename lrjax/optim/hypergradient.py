@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, bounds
 
 
 class HypergradientSgdState(NamedTuple):
@@ -63,6 +63,13 @@ def hypergradient_sgd(
       implementation: ``SGDHD`` of gbaydin/hypergradient-descent.
     """
     base.require_number(learning_rate)
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        hypergrad_lr=hypergrad_lr,
+    )
 
     def init(params):
         return HypergradientSgdState(
@@ -163,6 +170,14 @@ def hypergradient_adam(
       ``AdamHD`` of gbaydin/hypergradient-descent.
     """
     base.require_number(learning_rate)
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        eps=eps,
+        weight_decay=weight_decay,
+        hypergrad_lr=hypergrad_lr,
+    )
+    bounds.check(bounds.FRACTION, b1=b1, b2=b2)
 
     def init(params):
         return HypergradientAdamState(

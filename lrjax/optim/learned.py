@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, bounds
 from lrjax.optim.baselines import adamw
 from lrjax.optim.observation import (
     OBSERVED,
@@ -167,6 +167,8 @@ def learned(
       ValueError: for a file of other contents.
     """
     base.require_number(learning_rate)
+    bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
+    bounds.check(bounds.POSITIVE, horizon=horizon, actions=actions)
     if isinstance(policy, str):
         weights: Weights = load(policy)
     else:

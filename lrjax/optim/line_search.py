@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import base, bounds
 
 
 class PolyakState(NamedTuple):
@@ -55,6 +55,10 @@ def polyak_sgd(
       An Adaptive Learning Rate for Fast Convergence
       <https://arxiv.org/abs/2002.10542>`_, 2021.
     """
+    bounds.check(bounds.CAP, learning_rate=learning_rate)
+    bounds.check(bounds.POSITIVE, c=c)
+    bounds.check(bounds.NONNEGATIVE, eps=eps)
+    bounds.check(bounds.FINITE, lower_bound=lower_bound)
 
     def init(params):
         return PolyakState(
@@ -129,6 +133,11 @@ def armijo_sgd(
       Convergence Rates <https://arxiv.org/abs/1905.09997>`_, 2019, Algorithm 1.
       Official implementation: ``Sls`` of IssamLaradji/sls.
     """
+    bounds.check(bounds.CAP, learning_rate=learning_rate)
+    bounds.check(bounds.INSIDE, c=c, decrease_factor=decrease_factor)
+    bounds.check(bounds.POSITIVE, initial_step=initial_step)
+    bounds.check(bounds.SCALE, increase_factor=increase_factor)
+    bounds.check(bounds.COUNT, max_backtracks=max_backtracks)
 
     def search(highest):
         return optax.scale_by_backtracking_linesearch(
