@@ -309,8 +309,8 @@ def _check_eps(config: Path, eps: float) -> None:
         return  # there is none, or it does not say
     if wanted != eps:
         raise UsageError(
-            f"{config}: layer_norm_eps is {str(wanted)[:80]}, the model's is {eps}: make "
-            "the model with that of its weights"
+            f"{config}: layer_norm_eps is {str(wanted)[:80]}, the model's is {eps}; "
+            "make it with that of the weights"
         )
 
 
