@@ -15,6 +15,7 @@ import glob
 import hashlib
 import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -821,11 +822,12 @@ def split(documents: int, study: bool) -> dict[str, np.ndarray]:
     """Which documents train, validate and test, the same every time.
 
     Half a percent validates and as much tests; of fewer than 400,000 documents 2,000,
-    but no more than a twentieth. With `study` half a percent does both.
+    but no more than a twentieth. With `study` half a percent, rounded up as Hugging
+    Face's `train_test_split` does, does both.
     """
     order = np.random.RandomState(_SEED).permutation(documents)
     if study:
-        part = max(documents // 200, 1)
+        part = math.ceil(0.005 * documents)
         return {"valid": order[:part], "train": order[part:]}
     part = min(max(documents // 200, 2000), documents // 20)
     return {
