@@ -239,3 +239,24 @@ def test_an_empty_space_is_refused(monkeypatch, tmp_path):
     monkeypatch.setitem(METHODS, "adam", bare)
     with pytest.raises(UsageError, match="its space is empty"):
         tune.run(settings_of(), tmp_path)
+
+
+def test_tasks_whose_names_run_together_have_folders_of_their_own(
+    tmp_path, monkeypatch
+):
+    rows = "".join(f"{i % 2} 1:{i}\n" for i in range(20))
+    (tmp_path / "a").mkdir()
+    paths = [tmp_path / "a" / "b.svm", tmp_path / "a-b.svm"]
+    for path in paths:
+        path.write_text(rows)
+    settings = settings_of(
+        tasks=tuple(f"svmlight:{path}" for path in paths), tune__tuner="smac"
+    )
+    asked = []
+    monkeypatch.setattr(tune.smac, "Smac", lambda *args: asked.append(args[1]))
+    for target in tune.targets(settings, blocks.make_tasks(settings, None)):
+        tune.make_tuner(target, tmp_path)
+    assert len(set(asked)) == 2
+    for folder in asked:
+        assert folder.parent == tmp_path / "smac"
+        assert len(folder.name) < 100
