@@ -25,14 +25,14 @@ def _live(
     jaxpr: Any, used: Sequence[bool], turns: int
 ) -> tuple[list[Step], list[bool]]:
     """The equations that some results depend on, and which arguments these need."""
-    needed = {v for v, use in zip(jaxpr.outvars, used, strict=True) if use and _var(v)}
+    needed = {v for v, use in _pairs(jaxpr.outvars, used) if use and _var(v)}
     steps: list[Step] = []
     for eqn in reversed(jaxpr.eqns):
         wanted = [v in needed for v in eqn.outvars]
         if any(wanted) or eqn.effects:
             inner, arguments = _inside(eqn, wanted, turns)
             steps += [Step(eqn, turns), *inner]
-            pairs = zip(eqn.invars, arguments, strict=True)
+            pairs = _pairs(eqn.invars, arguments)
             needed |= {v for v, use in pairs if use and _var(v)}
     return steps, [v in needed for v in jaxpr.invars]
 
@@ -46,7 +46,7 @@ def _inside(eqn: Any, wanted: list[bool], turns: int) -> tuple[list[Step], list[
     first = [True] * (name == "cond")  # which says which branch
     if name == "scan":
         turns *= eqn.params["length"]
-        wanted = _carried(found[0], eqn.params, wanted)
+        wanted = _carried(eqn, found[0], wanted)
     for inner in found:
         used = wanted
         if name == "while" or len(inner.outvars) != len(used):
@@ -57,21 +57,28 @@ def _inside(eqn: Any, wanted: list[bool], turns: int) -> tuple[list[Step], list[
         # Where the arguments are not the jaxpr's, all are taken to be needed.
         if len(arguments) != count:
             arguments = [True] * count
-        needed = [a or b for a, b in zip(needed, arguments, strict=True)]
+        needed = [a or b for a, b in _pairs(needed, arguments)]
     return steps, needed
 
 
-def _carried(body: Any, params: Any, wanted: list[bool]) -> list[bool]:
+def _carried(eqn: Any, body: Any, wanted: list[bool]) -> list[bool]:
     """The results of a scan's body that its wanted results need in some turn."""
-    first, count = params["num_consts"], params["num_carry"]
-    used = list(wanted)
+    # What is scanned over has an axis more outside of the body than inside.
+    stacked = [a.aval.ndim > b.aval.ndim for a, b in _pairs(eqn.invars, body.invars)]
+    carried = [a.aval.ndim == b.aval.ndim for a, b in _pairs(eqn.outvars, body.outvars)]
+    count = sum(carried)
+    first = len(stacked) - sum(stacked) - count  # constants come before
+    used = wanted
     while True:
         arguments = _live(body, used, 1)[1][first : first + count]
-        more = [a or b for a, b in zip(used, arguments, strict=False)]
-        more += used[count:]
+        more = [a or b for a, b in _pairs(used[:count], arguments)] + used[count:]
         if more == used:
             return used
         used = more
+
+
+def _pairs(left: Sequence[Any], right: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(left, right, strict=True)
 
 
 def _jaxprs(params: Any) -> Iterator[Any]:

@@ -548,9 +548,7 @@ def test_a_cooled_method_has_two_more_numbers():
 
 
 OWN = [
-    pytest.param(
-        name, marks=[] if name in ("cnn", "lstm", "linear") else pytest.mark.slow
-    )
+    pytest.param(name, marks=[] if name in ("cnn", "lstm") else pytest.mark.slow)
     for name in own.MODELS
 ]
 
