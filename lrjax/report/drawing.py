@@ -208,14 +208,17 @@ def signs_at(axis: Any, x: Any, y: Any, part: float) -> tuple[Any, Any]:
       x, y: the line's points.
       part: of the way from one sign's place to the next, from 0 to 1.
     """
-    scaled = axis.transScale.transform(np.column_stack([x, y]).astype(float))
-    scaled = scaled[np.isfinite(scaled).all(1)]
-    if not len(scaled):
+    points = np.column_stack([x, y]).astype(float)
+    scaled = axis.transScale.transform(points)
+    there = np.isfinite(scaled).all(1)
+    points, scaled = points[there], scaled[there]
+    if not len(points):
         return [], []
-    count = min(_SIGNS, len(scaled))
-    at = (np.arange(count) + part) * (len(scaled) - 1) / count
-    places = [np.interp(at, np.arange(len(scaled)), side) for side in scaled.T]
-    return axis.transScale.inverted().transform(np.column_stack(places)).T
+    count = min(_SIGNS, len(points))
+    at = (np.arange(count) + part) * (len(points) - 1) / count
+    places = [np.interp(at, np.arange(len(points)), side) for side in scaled.T]
+    found = axis.transScale.inverted().transform(np.column_stack(places))
+    return np.clip(found, points.min(0), points.max(0)).T  # no rounding beyond them
 
 
 def key(look: Look, entry: str, **how: Any) -> Any:

@@ -273,7 +273,8 @@ def _curve_panel(
     if metric and not log and metric.higher_is_better and len(table):
         # What happens in the first epochs would flatten all that follows.
         bottom = float(table["median"].quantile(0.03))
-        axis.set_ylim(bottom=bottom - 0.05 * (float(table["median"].max()) - bottom))
+        span = float(table["median"].max()) - bottom
+        axis.set_ylim(bottom=bottom - (0.05 * span or 0.02))
     axis.set_xlim(0, None)
     axis.set(xlabel="epoch", ylabel=metric_label(column))
     drawing.log_ticks(axis.yaxis)

@@ -329,12 +329,14 @@ def test_any_name_can_be_drawn_in_silence(tmp_path, name):
         **dict.fromkeys(("horizon", "judged_at"), 10),
     }
     runs, curves = fabricated.runs_and_curves((name,), ("sgd", name), 2)
+    level = {"valid_accuracy": 0.5, "valid_loss": 0.3, "learning_rate": 0.3}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report.races([content], tmp_path)
         report.tuning(trials([1.0, 2.0], [1, 1], task=name, method=name), tmp_path)
         picture = tmp_path / "curves.png"
-        report.learning_curves(pd.DataFrame(runs), pd.DataFrame(curves), picture)
+        for rows in (pd.DataFrame(curves), pd.DataFrame(curves).assign(**level)):
+            report.learning_curves(pd.DataFrame(runs), rows, picture)
     names = ("selection.png", "incumbent.png", "costs.png", "curves.png")
     for file in names:
         assert (tmp_path / file).read_bytes().startswith(b"\x89PNG")
