@@ -39,7 +39,8 @@ import warnings
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 _GRACE = 2.0  # seconds from a signal to the end at the latest
 
@@ -55,10 +56,23 @@ def _tell(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+class _ConfigFile(ConfigFileFlagParser):
+    """Runs a config file; a config that it froze can be overridden like any other."""
+
+    def parse(self, path: str) -> Any:
+        config = super().parse(path)
+        if isinstance(config, FrozenConfigDict):
+            config = ConfigDict(config)
+        if isinstance(config, ConfigDict):
+            config.lock()
+        return config
+
+
 try:
     _CONFIG = config_flags.DEFINE_config_file(
         "config", None, "Config file, perhaps with an argument: configs/libsvm.py:iris"
     )
+    flags.FLAGS["config"].parser = _ConfigFile("config", lock_config=False)
 except (flags.Error, UnicodeDecodeError) as error:
     # It reads --flagfile already here.
     _fail("--flagfile: " + str(error).removeprefix("ERROR:: "))

@@ -11,7 +11,8 @@ r"""RoBERTa as a masked language model, 23,000 steps of 256 rows.
 The argument names the model: roberta_base, roberta_small or roberta_tiny, with _pre_ln
 behind it for one that normalises first. The first line needs no data: roberta_tiny
 reads the reference text that comes with Python where --data_dir has no text.
-docs/text.md says what a corpus is and how it is tokenised.
+docs/text.md says what a corpus is and how it is tokenised. The study's articles are
+those of 20220301, whose set not every version of `datasets` reads.
 
 Cost: roberta_base is for a GPU in bfloat16: 105 TFLOP a step with rows of 512 tokens,
 2,416 PFLOP a run. roberta_tiny takes six minutes a run on two cores. Expected under

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -229,12 +230,12 @@ def _shaped(leaf: Any) -> Any:
 
 
 def _is_key(dtype: Any) -> bool:
-    return jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _is_exotic(dtype: Any) -> bool:
     """Whether a type of numbers (int4, float8, ...) is kept as its bytes."""
-    return dtype.kind not in "biufc" and dtype != jax.numpy.bfloat16
+    return dtype.kind not in "biufc" and dtype != jnp.bfloat16
 
 
 def _described(path: Any, leaf: Any) -> list[Any]:
@@ -242,7 +243,7 @@ def _described(path: Any, leaf: Any) -> list[Any]:
     leaf = _shaped(leaf)
     known = (np.number, np.bool_, jax.dtypes.prng_key)
     name = jax.tree_util.keystr(path)
-    if not any(jax.numpy.issubdtype(leaf.dtype, kind) for kind in known):
+    if not any(jnp.issubdtype(leaf.dtype, kind) for kind in known):
         raise ValueError(f"{name[:80]} holds no numbers, but {str(leaf.dtype)[:80]}")
     return [name, list(leaf.shape), str(leaf.dtype)]
 
@@ -276,7 +277,7 @@ def _from_plain(found: Any, like: Any) -> Any:
     """A leaf as it was; NumPy's where `like` is or where there are several hosts."""
     like = _shaped(like)
     if _is_key(like.dtype):
-        return jax.random.wrap_key_data(jax.numpy.asarray(found), impl=_impl(like))
+        return jax.random.wrap_key_data(jnp.asarray(found), impl=_impl(like))
     if _is_exotic(like.dtype):
         found = np.asarray(found).view(like.dtype)[..., 0]
     if isinstance(like, np.ndarray | np.generic):

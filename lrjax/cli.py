@@ -271,7 +271,8 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
             if modules[-1].startswith("lrjax"):
                 return None
             line = [line for _, line in frames][modules.index(_CONFIG_MODULE)]
-            return f"{file}: line {line}: {type(each).__name__}: {each}"
+            said = cut(str(each), _LONGEST // 2)
+            return f"{file}: line {line}: {type(each).__name__}: {said}"
     root = chain[-1]
     if "parsing config file" in str(error) or getattr(root, "name", "") == "get_config":
         return f"{file}: {root}"

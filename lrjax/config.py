@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import sys
@@ -205,15 +206,7 @@ class Config(config_dict.ConfigDict):
     """A ConfigDict that takes NumPy's numbers and arrays, and ranges, as Python's."""
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if isinstance(value, config_dict.FieldReference):
-            super().__setitem__(key, value)
-            return
-        value = plain(value)
-        try:
-            super().__setitem__(key, value)
-        except TypeError:
-            kind = getattr(self.get_type(key), "__name__", "") if key in self else ""
-            raise TypeError(f"{key}={shown(value)}: must be of type {kind}") from None
+        super().__setitem__(key, plain(value))
 
 
 def base() -> config_dict.ConfigDict:
@@ -275,7 +268,7 @@ def base() -> config_dict.ConfigDict:
     # What --mode=report shows; docs/report.md says more.
     config.report = Config()
     config.report.after = False  # write it at the end of training and tuning, too
-    config.report.metric = ""  # columns to judge by; '': accuracy, perplexity, loss
+    config.report.metric = ""  # columns to judge by; '': what ranks each task
     config.report.baseline = ""  # '': the entry with the best mean rank
     config.report.target = config_dict.placeholder(float)  # None: what half reach
     config.report.smooth = 0.0  # weight of a new value in curves; 0: as they are
@@ -312,7 +305,7 @@ def check(config: config_dict.ConfigDict) -> Settings:
     Raises:
       UsageError: if a name is unknown or a value is of no use; says which.
     """
-    found, known = _fields(config), _fields(base())
+    found, known = _fields(config), _known(frozenset(METHODS))
     for field in found:
         if field not in known:
             raise unknown("config field", field, known)
@@ -323,9 +316,9 @@ def check(config: config_dict.ConfigDict) -> Settings:
         method: {k: v for k, v in values.items() if v is not None}
         for method, values in config.hparams.items()
     }
-    if config.precision not in PRECISIONS:
-        raise unknown("precision", config.precision, PRECISIONS)
-    precision = config.precision
+    precision = plain(config.precision)
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     settings = Settings(
         tasks=_names("tasks", config.tasks),
         methods=_names("methods", config.methods),
@@ -379,7 +372,7 @@ def unknown_field(names: Iterable[str]) -> UsageError | None:
     Args:
       names: of fields, with dots: 'grid.learning_rate'.
     """
-    known = _fields(base())
+    known = _known(frozenset(METHODS))
     for name in names:
         if name not in known and not any(k.startswith(f"{name}.") for k in known):
             return unknown("config field", name, known)
@@ -417,7 +410,9 @@ def check_report(config: config_dict.ConfigDict) -> None:
 
 
 def words(text: Any) -> tuple[str, ...]:
-    """Names from text with commas between, '' for none; or from a tuple of them."""
+    """Names from text with commas between, '' or None for none; or a tuple of them."""
+    if text is None:
+        return ()
     parts = text.split(",") if isinstance(text, str) else map(str, text)
     return tuple(part.strip() for part in parts if part.strip())
 
@@ -431,6 +426,13 @@ def _fields(config: config_dict.ConfigDict, prefix: str = "") -> list[str]:
         else:
             names.append(f"{prefix}{name}")
     return names
+
+
+@functools.cache
+def _known(methods: frozenset[str]) -> list[str]:
+    """Names of the fields of a config while there are these methods."""
+    del methods
+    return _fields(base())
 
 
 def _unset(value: Any) -> bool:
@@ -608,7 +610,8 @@ def _select(config: config_dict.ConfigDict) -> Select:
 
 
 def _choice(field: str, value: Any, valid: tuple[str, ...]) -> str:
-    if plain(value) not in valid:
+    value = plain(value)
+    if value not in valid:
         raise unknown(f"config.{field}", value, valid)
     return value
 

@@ -59,11 +59,16 @@ def cut(text: str, most: int = _SHOWN) -> str:
     """A text as one line of at most 80 characters: of a longer one start and end."""
     if len(text) > 3 * most:
         text = text[:most] + text[-most:]
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     if len(text) <= most:
         return text
     end = (most - 3) // 2
     return f"{text[: most - 3 - end]}...{text[-end:]}"
+
+
+def printable(text: str) -> str:
+    """Text in which what would steer a terminal is written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -351,8 +356,6 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
 
 def _metrics_of(asked: object) -> tuple[Metric, ...]:
     """A task's metrics, from names or metrics; the loss is always among them."""
-    if asked == ():
-        asked = ACCURACY
     if isinstance(asked, str | Metric) or not isinstance(asked, Iterable):
         asked = (asked,)
     found = tuple(find_metric(each) for each in asked)
@@ -388,8 +391,9 @@ class Task:
       num_classes: number of classes; 0 where there are none.
       metrics: what is measured, `Metric`s or names of `METRICS` ('accuracy': the number
         of right rows over 'count', 'perplexity': the exponential of the mean loss,
-        'loss'). Runs are ranked by the first; the loss is always measured. () for
-        accuracy and loss.
+        'loss'). Runs are ranked by the first, or by another that `metric=` names; the
+        loss is always measured. () for the accuracy, if `evaluate` returns it, and the
+        loss.
       max_norm: to which gradients are cut down; None: never.
       measured_rows: how many rows of the training part, its first, the training loss
         is measured on; None: all.
@@ -418,15 +422,37 @@ class Task:
     options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
+        asked = self.metrics if self.metrics != () else self._default()
         try:
-            object.__setattr__(self, "metrics", _metrics_of(self.metrics))
+            object.__setattr__(self, "metrics", _metrics_of(asked))
         except UsageError as error:
             raise UsageError(f"task '{self.name}': {error}") from None
+
+    def _default(self) -> Metric:
+        """Accuracy, unless `evaluate` returns none; whether it does costs a trace."""
+
+        def sums() -> Any:
+            rows = min(self.batch_size, self.num_examples)
+            batch = {k: jnp.asarray(v[:rows]) for k, v in self.train.items()}
+            batch["mask"] = jnp.ones(rows)
+            return self.evaluate(*self.init(jax.random.key(0)), batch)
+
+        try:
+            found = jax.eval_shape(sums)
+        except Exception:  # what is wrong with a task is for `check_task` to say
+            return ACCURACY
+        return ACCURACY if ACCURACY.name in found else LOSS
 
     @property
     def metric(self) -> Metric:
         """What runs are ranked by, the first of `metrics`."""
         return self.metrics[0]
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the metrics in the order of the tables: the loss comes first."""
+        names = [metric.name for metric in self.metrics if metric.name != LOSS.name]
+        return (LOSS.name, *names)
 
     @property
     def num_examples(self) -> int:

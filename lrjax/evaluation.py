@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import numerics, optim, strategy
-from lrjax.core import Batch, Method, Metric, PyTree, Task
+from lrjax.core import Batch, Method, Metric, PyTree, Task, UsageError
 from lrjax.layout import Layout
 from lrjax.train import RunState
 
@@ -107,9 +107,18 @@ def values(
     sums = {**sums, "count": jax.lax.optimization_barrier(sums["count"])}
 
     def one(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return {metric.name: metric.value(sums) for metric in metrics}
+        return {metric.name: _value(metric, sums) for metric in metrics}
 
     return jax.vmap(jax.vmap(one))(sums)
+
+
+def _value(metric: Metric, sums: Mapping[str, jax.Array]) -> jax.Array:
+    try:
+        return metric.value(sums)
+    except KeyError as error:
+        raise UsageError(
+            f"metric '{metric}' needs {error}, which evaluate does not return"
+        ) from error
 
 
 @functools.partial(jax.jit, static_argnames=("evaluate", "rows", "dtype", "layout"))

@@ -466,8 +466,9 @@ class _Compiling:
         with self._lock:
             key = (block.key, device)
             self._left[key] -= 1
-            if self._left[key] <= 0:
-                self._futures.pop(key, None)  # so that its memory can go
+            if self._left[key] <= 0 or future.exception():
+                # So that its memory can go, or it is compiled again.
+                self._futures.pop(key, None)
         return future.result()
 
 

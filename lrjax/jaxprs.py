@@ -37,30 +37,27 @@ def _live(
     return steps, [v in needed for v in jaxpr.invars]
 
 
-def _inside(
-    eqn: Any, wanted: list[bool], turns: int
-) -> tuple[list[Step], Sequence[bool]]:
+def _inside(eqn: Any, wanted: list[bool], turns: int) -> tuple[list[Step], list[bool]]:
     """As `_live`, of the jaxprs inside of an equation."""
-    count, steps = len(eqn.invars), []
-    needed = [True] * count
-    for number, inner in enumerate(_jaxprs(eqn.params)):
-        used, first = wanted, 0
-        if eqn.primitive.name == "scan":
-            turns *= eqn.params["length"]
-            used = _carried(inner, eqn.params, wanted)
-        elif eqn.primitive.name == "cond":
-            first = 1  # of the arguments says which branch
-        if len(inner.outvars) != len(used) or eqn.primitive.name == "while":
+    name, count = eqn.primitive.name, len(eqn.invars)
+    found = list(_jaxprs(eqn.params))
+    steps: list[Step] = []
+    needed = [not found] * count
+    first = [True] * (name == "cond")  # which says which branch
+    if name == "scan":
+        turns *= eqn.params["length"]
+        wanted = _carried(found[0], eqn.params, wanted)
+    for inner in found:
+        used = wanted
+        if name == "while" or len(inner.outvars) != len(used):
             used = [True] * len(inner.outvars)
-        found, arguments = _live(inner, used, turns)
-        steps += found
-        # A primitive with other arguments than its jaxpr's is taken to need them all.
-        if first + len(arguments) == count:
-            if number == 0:
-                needed = [True] * first + [False] * len(arguments)
-            needed = [
-                a or b for a, b in zip(needed, [True] * first + arguments, strict=True)
-            ]
+        more, arguments = _live(inner, used, turns)
+        steps += more
+        arguments = [*first, *arguments]
+        # Where the arguments are not the jaxpr's, all are taken to be needed.
+        if len(arguments) != count:
+            arguments = [True] * count
+        needed = [a or b for a, b in zip(needed, arguments, strict=True)]
     return steps, needed
 
 

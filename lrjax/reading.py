@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from lrjax.core import UsageError
+from lrjax.core import UsageError, printable
 
 _LONGEST = 160  # characters of a reason
-_SHOWN = 80  # characters of a value
 
 
 @contextlib.contextmanager
@@ -54,14 +53,3 @@ def reason(error: BaseException) -> str:
     if not text:
         return type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-
-
-def shown(value: object) -> str:
-    """A value for a message: at most 80 characters, on one line."""
-    text = printable(repr(value)[: _SHOWN + 1])
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
-
-
-def printable(text: str) -> str:
-    """Text in which what would steer a terminal is written out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -46,16 +46,22 @@ __all__ = [  # identities are made in `lrjax.identity`
     "run_id",
     "tuned_name",
 ]
-from lrjax.reading import reason, shown
+from lrjax.core import shown
+from lrjax.reading import reason
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 RACES = "races.jsonl"
-# What tells the rows of a table apart, with types.
-_KEYS: dict[str, dict[str, type]] = {
-    RUNS: {"run_id": str},
-    CURVES: {"run_id": str, "step": int},
-    TRIALS: {"tuning": str, "trial": int},
-    RACES: {"race": str, "rung": int, "contender": int, "seed": int},
+# What tells the rows of a table apart.
+_KEYS = {
+    RUNS: ("run_id",),
+    CURVES: ("run_id", "step"),
+    TRIALS: ("tuning", "trial"),
+    RACES: ("race", "rung", "contender", "seed"),
+}
+# What else every row of a table has.
+_ALWAYS = {
+    TRIALS: ("task", "method", "hparams", "budget", "cost", "status", "incumbent"),
+    RACES: ("task", "method", "hparams", "steps", "status", "valid_loss"),
 }
 # What all readers rely on: a row without them is damaged where others have them.
 _TEXTS = ("task", "protocol", "method", "status")
@@ -65,12 +71,13 @@ _NUMBERS += ("epoch", "last_batch_loss", "mean_batch_loss", "budget", "cost")
 _NUMBER, _SCALAR = {int, float, type(None)}, {str, bool, int, float, type(None)}
 _NAMES = (*_TEXTS, "run_id", "tuning", "race", "tuner", "unit", "block", "source")
 _COUNTS = ("seed", "step", "trial", "rung", "contender")
-# What a field may be; others are not looked at by anybody.
+# What a field may be; nobody looks at others.
 _TYPES: dict[str, set[type]] = {
     **{name: {str} for name in _NAMES},
     **dict.fromkeys(_NUMBERS, _NUMBER),
     **{name: {int} for name in _COUNTS},
     "hparams": {dict},
+    "incumbent": {bool},
 }
 _LARGEST = 2**63  # of whole numbers; pandas has no larger ones
 _PARTS = ("train_", "valid_", "test_")  # columns of metrics begin so
@@ -352,6 +359,8 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
         try:
             row = parse_row(text)
             found = tuple(row[name] for name in key)
+            for name in _ALWAYS.get(path.name, ()):
+                row[name]
         except KeyError as error:
             raise UsageError(
                 f"{path}: line {number} is damaged: it has no {error}"
@@ -386,17 +395,19 @@ def parse_row(line: bytes) -> dict[str, Any]:
     if type(row) is not dict:
         raise ValueError(f"{shown(row)} is no row")
     for name, value in row.items():
-        kinds = _NUMBER if name.startswith(_PARTS) else _TYPES.get(name)
-        if kinds is None:
-            continue
+        kinds = {type(value)}
+        kinds = _NUMBER if name.startswith(_PARTS) else _TYPES.get(name, kinds)
         if not _is_sound(value, kinds) or (value == "" and kinds == {str}):
             raise ValueError(f"{shown(name)} is {shown(value)}")
-    hparams = row.get("hparams", {})
+    hparams: dict[str, Any] = row.get("hparams", {})
     if not all(_is_sound(each, _SCALAR) for each in hparams.values()):
         raise ValueError(f"'hparams' is {shown(hparams)}, which is not flat")
     for name in _COUNTS:
         if row.get(name, 0) < 0:
             raise ValueError(f"'{name}' is {row[name]}")
+    steps = row.get("steps")
+    if steps is not None and steps < 1:
+        raise ValueError(f"'steps' is {steps}")
     return row
 
 

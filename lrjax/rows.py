@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lrjax.core import LOSS, Run, Task
+from lrjax.core import Run, Task
 from lrjax.programs import Measurements
 from lrjax.train import Program
 
@@ -62,7 +62,7 @@ def run_row(
     scores = _scores(program, last, s, h)
     judged = {
         f"test_{name}": math.nan if diverged_at else number(test[name][s, h])
-        for name in _names(program.task)
+        for name in program.task.measured
     }
     rate = scores.pop("learning_rate")
     return {
@@ -85,17 +85,10 @@ def run_row(
     }
 
 
-def _names(task: Task) -> list[str]:
-    """Of a task's metrics, in the order of the tables: the loss comes first."""
-    return sorted(
-        (metric.name for metric in task.metrics), key=lambda n: n != LOSS.name
-    )
-
-
 def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float]:
     """Metrics of the parts; those of a diverged run are no numbers."""
     task = program.task
-    names = [f"{part}_{n}" for part in ("train", "valid") for n in _names(task)]
+    names = [f"{part}_{n}" for part in ("train", "valid") for n in task.measured]
     names.append("learning_rate")
     names += [name for name in ("mean_batch_loss",) if name in values]
     if task.valid is task.train:  # as under `study`

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 import main
 from configs import quickstart
-from lrjax import cli
+from lrjax import cli, tasks
 from lrjax import config as config_lib
+from lrjax.core import UsageError
 from lrjax.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -274,6 +275,51 @@ def test_faults_of_a_config_file_are_named(tmp_path, content, message):
     code, said = invoke(f"--config={path}", f"--workdir={tmp_path}/new")
     assert message in check_refused(code, said)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_frozen_config_can_be_overridden(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(
+        "import ml_collections\nfrom configs import quickstart\n"
+        "def get_config():\n"
+        "  return ml_collections.FrozenConfigDict(quickstart.get_config())\n"
+    )
+    found = []
+    for override in ("epochs=3", "seeds=(3,5)", "grid.learning_rate=(1,1.0)"):
+        code, said = invoke(
+            f"--config={path}",
+            f"--workdir={tmp_path}/new",
+            f"--config.{override}",
+            train=lambda config, *_: found.append(config_lib.check(config)),
+        )
+        assert not code, said
+    assert [found[0].epochs, found[1].seeds] == [3, (3, 5)]
+    assert len(found[2].lanes("sgd", "libsvm/iris")) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("my.csv", "unknown task 'my.csv': .csv files are not read"),
+        ("./data/mine", "give svmlight:./data/mine"),
+        ("device", "unknown task 'device'"),
+        ("iris", "did you mean 'libsvm/iris'?"),
+        ("cifar10/wrn16.2", "did you mean 'cifar10/wrn16_2'?"),
+    ],
+)
+def test_hints_are_of_what_is_near(task, said):
+    with pytest.raises(UsageError) as error:
+        tasks.make_task(task)
+    assert said in str(error.value)
+    assert ("did you mean" in str(error.value)) == ("did you mean" in said)
+
+
+@pytest.mark.parametrize("name", ["device", "xyz", "lr"])
+def test_what_is_not_near_is_not_suggested(name):
+    code, said = invoke(QUICKSTART, "--workdir=x", f"--config.{name}=1")
+    assert "did you mean" not in check_refused(code, said)
+    code, said = invoke(QUICKSTART, "--workdir=x", f"--config.protocol={name}")
+    assert "it is one of sound, study" in check_refused(code, said)
 
 
 def test_a_config_that_may_have_no_end_is_refused(tmp_path):

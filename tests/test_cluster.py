@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import distributed
+import jax
 import pytest
 
-from lrjax import cluster, experiment, results, worker
+from lrjax import blocks, cluster, experiment, results, worker
 from lrjax import config as config_lib
 from lrjax.core import UsageError
-from lrjax.hpo import cluster_trials, race, tune
+from lrjax.hpo import cluster_trials, race, trials, tune
 
 ROOT = Path(__file__).parent.parent
 
@@ -162,6 +163,37 @@ def test_trials_have_the_local_launchers_bits(workers, tmp_path):
     assert rows == rows_of(tmp_path / "local", results.TRIALS)
     assert {json.loads(row)["budget"] for row in rows[2]} == {1, 3}  # one goes on
     assert not (tmp_path / "cluster" / "parts").exists()
+
+
+def test_a_worker_trains_trials_in_parts_where_memory_gives_out(tmp_path, monkeypatch):
+    wanted = settings(epochs=9, tuner="random")
+    (target,) = tune.targets(wanted, blocks.make_tasks(wanted, None))
+    search = tune.Search(target, tune.make_tuner(target, tmp_path))
+    search.ask()
+    pack = trials.lay_out(search.jobs())[0]
+    whole = trials.block_of(pack, target.task)
+    sent = cluster_trials._Sent(whole.name, worker.wrap(whole), pack.begin)
+    monkeypatch.setattr(worker, "_address", lambda: "here")  # there is no cluster
+
+    def trained(folder):
+        expected = worker.facts(wanted)
+        return cluster_trials.train_pack(sent, wanted, None, str(folder), expected)
+
+    first, lanes, train_block = trained(tmp_path / "whole"), [], trials.train_block
+
+    def tight(block, *args):
+        lanes.append(block.program.num_hparams)
+        if len(lanes) == 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return train_block(block, *args)
+
+    monkeypatch.setattr(trials, "train_block", tight)
+    again = trained(tmp_path / "tight")
+    assert lanes == [4, 2, 2]
+    assert again.keys() == first.keys()
+    for run_id, found in again.items():
+        cost = found.values["valid_loss"]
+        assert cost == pytest.approx(first[run_id].values["valid_loss"], rel=1e-4)
 
 
 def test_a_client_on_another_kind_of_device_lays_out_no_trials(workers, monkeypatch):

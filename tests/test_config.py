@@ -1,8 +1,11 @@
 import math
+import warnings
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ml_collections import config_dict
 
 from configs import libsvm, quickstart, study
 from lrjax import blocks, protocol
@@ -175,6 +178,101 @@ def test_any_config_gives_settings_or_a_usage_error(seeds, values, grid, methods
     assert found.methods
 
 
+ODD = [
+    *(None, 7, -1, 0.5, math.nan, True, "x", "x" * 10**5, b"x", "a\nb"),
+    *([], ["a", 1], (None,), range(3), [[[]]], np.float32(0.5), np.arange(3)),
+    *({"a": 1}, config_dict.ConfigDict({"a": {"b": 1}}), object(), max),
+]
+# Of the many fields for hyperparameters these stand for all.
+FIELDS = [
+    field
+    for field in config_lib._fields(config_lib.base())
+    if field.split(".")[0] not in ("grid", "hparams")
+    and not field.startswith("tune.space")
+] + [
+    *("grid.learning_rate", "grid.schedule", "hparams.adam.learning_rate"),
+    *("hparams.adam", "hparams", "grid", "tune.space.learning_rate", "tune", "report"),
+    *("hparams.learned.policy", "hparams.greedy_lr.window_size", "grid.T_0"),
+]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_any_value_of_any_field_is_taken_or_refused_in_one_line(field):
+    config = quickstart.get_config()
+    config.methods = ("adam", "learned", "greedy_lr", "cawr")
+    *path, last = field.split(".")
+    part = config
+    for step in path:
+        part = part[step]
+    for value in ODD:
+        found = config_dict.ConfigDict(config)  # takes values as they are
+        part = found
+        for step in path:
+            part = part[step]
+        with part.ignore_type():
+            part[last] = value
+        try:
+            config_lib.check(found)
+        except UsageError as error:
+            said = str(error)
+            assert "\n" not in said
+            assert len(said) < 400
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "kept"),
+    [
+        ("seeds", range(3), (0, 1, 2)),
+        ("seeds", np.arange(2), (0, 1)),
+        ("steps", np.int64(5), 5),
+        ("checkpoint_minutes", np.float32(0.5), 0.5),
+        ("remat", np.True_, True),
+        ("tasks", np.array(["libsvm/iris"]), ("libsvm/iris",)),
+    ],
+)
+def test_a_config_takes_numpys_values(field, value, kept):
+    for freeze in (lambda config: config, config_dict.FrozenConfigDict):
+        config = quickstart.get_config()
+        config[field] = value
+        assert getattr(config_lib.check(freeze(config)), field) == kept
+
+
+def test_what_is_set_for_methods_that_do_not_run_is_named():
+    settings = checked(hparams__sgd__momentum=0.5, methods=("adam",))
+    (line,) = config_lib.unasked(settings, settings.methods)
+    assert line.startswith("config.hparams.sgd changes nothing")
+    assert not config_lib.unasked(settings, ("adam", "sgd"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 1000}, "config.batch_size=1000: every batch is the whole"),
+        ({"eval_every": 1000, "steps": 10}, "config.eval_every=1000 is beyond the end"),
+        ({}, None),
+    ],
+)
+def test_what_cannot_be_as_it_was_asked_for_is_said(changes, said):
+    settings = checked(tasks=("libsvm/iris", "libsvm/wine"), **changes)
+    with warnings.catch_warnings(record=True) as caught:
+        blocks.load(settings, None)
+    found = [str(each.message) for each in caught]
+    assert [text.startswith(said) for text in found if said] == [True] * bool(said)
+    assert bool(found) == bool(said)
+    assert all("libsvm/iris, libsvm/wine" in text for text in found)
+
+
+def test_tasks_without_data_are_named_in_one_warning(tmp_path):
+    absent = [f"svmlight:{tmp_path}/{name}" for name in "abc"]
+    settings = checked(tasks=(*absent, "libsvm/iris"), skip_missing=True)
+    with pytest.warns(UserWarning, match="left out: ") as caught:
+        found, _ = blocks.load(settings, None)
+    assert found.tasks == ("libsvm/iris",)
+    (warning,) = caught
+    texts = [name.removeprefix("svmlight:") for name in absent]
+    assert all(text in str(warning.message) for text in texts)
+
+
 @pytest.mark.parametrize("way", study.METHODS)
 @pytest.mark.parametrize("part", ["libsvm", "vision", "text"])
 def test_all_methods_of_the_study_have_what_they_need_on_its_tasks(part, way):
@@ -214,3 +312,13 @@ def test_a_third_protocol_is_one_dataclass(monkeypatch):
     assert run.protocol == "cautious"
     assert run.steps == 7 * task.steps_per_epoch
     assert dict(run.hparams)["schedule"] == "constant"
+
+
+@pytest.mark.parametrize("name", ["text.corpus", "text.tokenizer", "cluster.extra"])
+def test_none_in_a_config_file_names_nothing(name):
+    config = config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), ("sgd",)
+    wanted = config_lib.check(config)
+    part, field = name.split(".")
+    config[part][field] = None
+    assert config_lib.check(config) == wanted

@@ -144,7 +144,10 @@ def test_no_more_are_measured_than_memory_holds(quiet, tmp_path):
     assert not cache.exists()  # there may be more memory next time
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"kind": "x"}', "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 10**5, '{"a":' * 10**5, '{"kind": [[]]}', "", "[]", '{"kind": "x"}', "\x00"],
+)
 def test_a_damaged_cache_is_measured_anew(quiet, tmp_path, content):
     cache = tmp_path / "cache.json"
     cache.write_text(content)

@@ -3,6 +3,9 @@
 import dataclasses
 import fractions
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import quickstart
-from lrjax import blocks, config, hyperparameters, methods, protocol, results
-from lrjax.core import Domain, Run, UsageError
+from lrjax import (
+    blocks,
+    config,
+    hyperparameters,
+    methods,
+    numerics,
+    protocol,
+    results,
+    tasks,
+)
+from lrjax.core import Domain, Run, Task, UsageError
 from lrjax.hpo import contenders, tune, tuners
 from lrjax.identity import is_number, plain, run_id, used
 from lrjax.methods import METHODS
@@ -266,6 +278,60 @@ def test_numpys_numbers_are_traced_like_pythons():
     static, traced = methods.split(METHODS["sgd"], values)
     assert traced["momentum"] == 0.5
     assert dict(static) == {"nesterov": True, "schedule": "constant"}
+
+
+def own_task(scale=1.0, activation=jnp.tanh, weights=(0.5, 1.0), **changes):
+    """A task whose model has the same parameters whatever it does with them."""
+    held = jnp.asarray(weights)
+
+    def init(key):
+        return {"w": scale * jax.random.normal(key, (2,))}, ()
+
+    def loss(params, state, key, batch):
+        drawn = jax.random.normal(jax.random.fold_in(numerics.key(7), 1)) + 0 * key_of(
+            key
+        )
+        errors = activation(batch["x"] @ (held * params["w"])) - batch["y"]
+        return jnp.mean(batch["mask"] * errors**2) + 0 * drawn, (state, {})
+
+    def key_of(key):
+        return jax.random.normal(key)
+
+    def evaluate(params, state, batch):
+        value = loss(params, state, numerics.key(0), batch)[0]
+        return {"loss": value * batch["mask"].sum(), "count": batch["mask"].sum()}
+
+    part = {"x": np.ones((8, 2), np.float32), "y": np.ones(8, np.float32)}
+    fields = {"name": "own", "train": part, "valid": part, "test": part}
+    fields |= {"init": init, "loss": loss, "evaluate": evaluate, "batch_size": 4}
+    return tasks.with_model(Task(**fields, metric="loss", **changes)).options
+
+
+def test_a_model_of_ones_own_is_part_of_the_identity():
+    assert own_task() == own_task()
+    others = [
+        own_task(scale=2.0),
+        own_task(activation=jax.nn.relu),
+        own_task(weights=(0.5, 2.0)),
+        own_task(max_norm=1.0),
+    ]
+    assert len({own_task(), *others}) == 5
+    (pair,) = own_task()
+    runs = [dataclasses.replace(RUN, options=each) for each in ((pair,), others[0])]
+    assert len(set(map(run_id, runs))) == 2
+
+
+@pytest.mark.slow
+def test_a_model_is_known_in_another_process():
+    code = "from tests.test_identity import own_task, jax; print(own_task()[0][1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [own_task()[0][1]]
 
 
 # Checked as it is used

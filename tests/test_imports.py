@@ -69,8 +69,8 @@ ALLOWED = {
     "hpo": {
         *("blocks", "checkpoint", "cluster", "config", "core", "crew", "evaluation"),
         *("experiment", "hyperparameters", "methods", "numerics", "portfolio"),
-        *("programs", "protocol", "report", "results", "rows", "stats", "strategy"),
-        *("tasks", "train", "worker"),
+        *("programs", "protocol", "reading", "report", "results", "rows", "stats"),
+        *("strategy", "tasks", "train", "worker"),
     },
     "cli": {
         *("backend", "cluster", "config", "core", "experiment", "hpo", "methods"),

@@ -680,3 +680,16 @@ def test_training_ends_when_all_runs_have_diverged(small):
     steps, values, _ = trained(compiled, program, seeds, inputs, 10_000)
     assert (values["diverged_at"][-1] > 0).all()
     assert steps[-1] < 100
+
+
+def test_a_measurement_of_several_rates_has_none():
+    """A method of the user's whose parts of a model have rates of their own."""
+    params = {"a": jnp.ones((1, 1, 3)), "b": jnp.ones((1, 1, 2))}
+    tx = optax.partition(
+        {"slow": optim.sgd(0.25), "fast": optim.sgd(0.5)}, {"a": "slow", "b": "fast"}
+    )
+    zero = jnp.zeros((1, 1))
+    opt_state = jax.vmap(jax.vmap(tx.init))(params)
+    state = train.RunState(params, {}, opt_state, zero, zero.astype(jnp.int32))
+    _, _, row = train.observe(state, jnp.asarray(1))
+    assert jnp.isnan(row["learning_rate"]).tolist() == [[True]]

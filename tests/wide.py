@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import checkpoint, methods, programs, train
-from lrjax.core import Task
+from lrjax.core import Metric, Task
 from lrjax.methods import METHODS
 
 
@@ -33,7 +33,9 @@ def task(streamed=False):
 
     def evaluate(params, state, batch):
         each = errors(params, hidden(params, batch), state["mean"], batch)
-        return {"loss": (each * batch["mask"]).sum(), "count": batch["mask"].sum()}
+        bins = jnp.stack([each <= 1, each > 1]) @ batch["mask"]  # sums may be arrays
+        loss = (each * batch["mask"]).sum()
+        return {"loss": loss, "bins": bins, "count": batch["mask"].sum()}
 
     def init(key):
         one, other = jax.random.split(key)
@@ -44,7 +46,9 @@ def task(streamed=False):
     if not streamed:
         part = {name: jnp.asarray(rows) for name, rows in part.items()}
     functions = (init, loss, evaluate)
-    return Task("own/wide", part, valid, valid, *functions, 16, streamed=streamed)
+    share = Metric("share", lambda sums: sums["bins"][1] / sums["bins"].sum(), False)
+    options = {"metrics": ("loss", share), "streamed": streamed}
+    return Task("own/wide", part, valid, valid, *functions, 16, **options)
 
 
 def trained(

@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import Tracer
 
 from lrjax import evaluation, hyperparameters, methods, optim, order, train
-from lrjax.core import Batch, PyTree, Task, UsageError, unknown
+from lrjax.core import Batch, PyTree, Task, UsageError, shown, unknown
 from lrjax.optim import base, observation
 
 OBSERVATIONS = (*observation.OBSERVED, "valid_loss", "valid_change", "diverged")
@@ -114,18 +114,19 @@ class Env:
     def __post_init__(self) -> None:
         if not isinstance(self.task, Task):
             raise UsageError(
-                f"{self.task!r} is no task: lrjax.tasks.make_task makes one"
+                f"{shown(self.task)} is no task: lrjax.tasks.make_task makes one"
             )
         every = 1 if self.steps_per_action is None else self.steps_per_action
         for name, value in (("steps", self.steps), ("steps_per_action", every)):
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
             if not whole or value < 1:
-                raise UsageError(f"{name} is {value!r}; it must be 1 or more")
+                raise UsageError(f"{name} is {shown(value)}; it must be 1 or more")
         if self.reward not in REWARDS:
             raise unknown("reward", self.reward, REWARDS)
         if not _is_number(self.crash_penalty) or not 0 < self.crash_penalty < np.inf:
             raise UsageError(
-                f"crash_penalty is {self.crash_penalty!r}; it must be positive, finite"
+                f"crash_penalty is {shown(self.crash_penalty)}; it must be positive, "
+                "finite"
             )
         defaults = methods.find(self.method).defaults
         if "learning_rate" not in defaults or "schedule" not in defaults:
@@ -136,7 +137,9 @@ class Env:
             if name in _SET_BY_ACTIONS:
                 raise UsageError(f"hparams: '{name}' is what actions decide")
             if _is_number(defaults[name]) and not _is_number(value):
-                raise UsageError(f"hparams: {name} is {value!r}; it must be a number")
+                raise UsageError(
+                    f"hparams: {name} is {shown(value)}; it must be a number"
+                )
         self._values(self.hparams)
 
     @property
@@ -298,7 +301,7 @@ class Env:
           UsageError: if their shapes are others.
         """
         if not isinstance(task, Task | Data):
-            raise UsageError(f"{task!r} is no task, and no Data of one")
+            raise UsageError(f"{shown(task)} is no task, and no Data of one")
         data, own = Data(task.train, task.valid), Data(self.task.train, self.task.valid)
         if jax.tree.map(jnp.shape, data) != jax.tree.map(jnp.shape, own):
             raise UsageError(
@@ -410,7 +413,7 @@ def check_rates(rates: Any, dtype: Any = np.float32) -> None:
     """
     found = np.asarray(rates)
     if found.dtype.kind not in "fiu" and found.dtype != jnp.bfloat16:
-        raise UsageError(f"a learning rate is a number, not {rates!r}")
+        raise UsageError(f"a learning rate is a number, not {shown(rates)}")
     with np.errstate(over="ignore"):
         values = found.astype(dtype)
     if not (np.isfinite(values) & (values >= 0)).all():

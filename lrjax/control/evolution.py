@@ -364,6 +364,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     count = {} if given.generations is None else {"generations": given.generations}
     try:
+        numerics.fix("float32")
         for name in ("epochs", "generations"):
             value = getattr(given, name)
             if value is not None and value < 1:

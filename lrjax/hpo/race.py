@@ -134,6 +134,7 @@ class Race:
                 "data": self._data,
                 "protocol": settings.protocol,
                 "batch_size": task.batch_size,
+                "options": task.options,
                 "precision": tasks.precision_of(name, settings.precision),
                 "metric": task.metric.name,
                 "plan": dataclasses.asdict(layout),
@@ -144,6 +145,12 @@ class Race:
         self._known: dict[tuple[int, int, int], Mapping[str, Any]] = {}
         for row in results.load_races(tables.workdir):
             if row["race"] == self._identity:
+                if f"valid_{self._task.metric}" not in row:
+                    raise UsageError(
+                        f"{tables.workdir / results.RACES}: rung {row['rung']} of "
+                        f"contender {row['contender']} has no valid_{task.metric}; "
+                        "remove its line"
+                    )
                 self._known[row["rung"], row["contender"], row["seed"]] = row
 
     def run(self, trainer: trials.Trains) -> Selection:
@@ -552,6 +559,7 @@ def _select(
         task = tasks.make_task(task, data, data_dir, precision=precision)
     else:
         check_task(task)
+        task = tasks.with_model(task)
     loaded = {task.name: task}
     if workdir is not None:
         return _race_all(loaded, chosen, named, settings, workdir, {}, log)[0]
@@ -617,10 +625,9 @@ def _seeds(value: Any) -> int | tuple[int, ...] | None:
 def _chosen(asked: Any) -> list[Method]:
     if asked is None:
         return list(methods.METHODS.values())
-    # A transformation of Optax is a tuple.
-    if isinstance(asked, str | Method | tuple) and type(asked) is not tuple:
-        asked = [asked]
-    if not isinstance(asked, Iterable):
+    # A transformation of Optax is a tuple, with names.
+    alone = isinstance(asked, str | Method) or hasattr(asked, "_fields")
+    if alone or not isinstance(asked, Iterable):
         asked = [asked]
     chosen = []
     for each in asked:

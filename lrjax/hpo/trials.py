@@ -468,6 +468,9 @@ class Trainer:
                 self._programs[key] = self._pool.submit(compile_it)
             future = self._programs[key]
         experiment.wait_for(future, stopping)
+        with self._lock:
+            if future.exception():
+                self._programs.pop(key, None)  # so that it is compiled again
         return future.result()
 
 

@@ -46,6 +46,7 @@ from lrjax.core import (
 )
 from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
+from lrjax.reading import reading
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
 TRIAL_SEED = 2**32 - 1
@@ -204,7 +205,9 @@ def run(
         ]
         with launch(settings, data_dir, signalled) as launcher:
             _advance(searches, tables, settings, signalled, launcher)
-            drawn = report.tuning(results.load_trials(workdir), tables.workdir)
+            # Other tunings' rows, too, which nobody has looked at.
+            with reading(tables.workdir / results.TRIALS, "cannot be drawn"):
+                drawn = report.tuning(results.load_trials(workdir), tables.workdir)
             winners = []
             for search in searches:
                 experiment.say(search.summary())
@@ -355,6 +358,8 @@ def make_tuner(target: Target, workdir: Path) -> tuners.Tuner:
     if target.tuner == "smac":
         words = (target.run.task, target.run.method, str(target.seed))
         name = re.sub(r"[^\w.-]+", "-", " ".join(words)).strip("-.")
+        if target.run.task not in tasks.TASKS:  # others may run into each other
+            name = f"{name[:60]}-{results.digest(words)}"
         wanted = smac.full_length(target.problem) if target.full_length else 0
         return smac.Smac(target.problem, workdir / "smac" / name, wanted)
     plain = {"random": tuners.Random, "grid": tuners.Grid, "asha": tuners.Asha}

@@ -8,13 +8,14 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
-import jax.core as jax_core
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
-from lrjax.optim import leaves
+from lrjax.optim import bounds
+from lrjax.optim.leaves import any_leaves, as_real, like
 
 PyTree = Any
 Scalar = float | jax.Array
@@ -85,8 +86,8 @@ def each_leaf(name: str, values: PerLeaf, params: PyTree) -> PyTree:
     except ValueError:
         found, needed = jax.tree.structure(values), jax.tree.structure(params)
         raise ValueError(
-            f"{name} must have the structure of the parameters, or a prefix of it: "
-            f"{_short(found)} is not of {_short(needed)}"
+            f"{name} must have the structure of the parameters, or a prefix of it; it "
+            f"has {_short(found)}, they have {_short(needed)}"
         ) from None
 
 
@@ -112,7 +113,7 @@ def decayed(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
 
     def flag(value):
         array = isinstance(value, np.ndarray | np.bool_ | jax.Array)
-        if array and not isinstance(value, jax_core.Tracer) and not value.shape:
+        if array and not isinstance(value, Tracer) and not value.shape:
             value = value.item()
         if not isinstance(value, bool):
             raise ValueError(
@@ -301,7 +302,7 @@ def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
 def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
     """`fn(kept, param)` leaf by leaf, and `param` where a mask left nothing.
 
-    What is kept is as `leaves.as_real` has it, and so is what `fn` sees; the result is
+    What is kept is as `as_real` has it, and so is what `fn` sees; the result is
     like the parameters. Inside `optax.flatten` all leaves are kept as one.
     """
 
@@ -311,12 +312,12 @@ def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
     def leaf(kept, param):
         if masked(kept):
             return param
-        return leaves.like(fn(kept, leaves.as_real(param)), param)
+        return like(fn(kept, as_real(param)), param)
 
     if isinstance(kept, jax.Array):
         treedef = jax.tree.structure(params)
         whole = jax.tree_util.treedef_is_leaf(treedef)
-        if not whole or jnp.shape(leaves.as_real(params)) != kept.shape:
+        if not whole or jnp.shape(as_real(params)) != kept.shape:
             flat, unravel = ravel_pytree(params)
             return unravel(leaf(kept, flat))
     return jax.tree.map(leaf, kept, params, is_leaf=masked)
@@ -350,7 +351,7 @@ class LearningRateState(NamedTuple):
     learning_rate: jax.Array
 
 
-@leaves.any_leaves
+@any_leaves
 def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule,
 ) -> optax.GradientTransformationExtraArgs:
@@ -362,6 +363,7 @@ def scale_by_learning_rate(
     Returns:
       The transformation; `effective_learning_rate` reads its state.
     """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate)
 
     def init(params):
         count = jnp.zeros((), jnp.int32)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 
 
 class SgdState(NamedTuple):
@@ -25,7 +25,7 @@ class SgdState(NamedTuple):
     velocity: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def sgd(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     momentum: base.Scalar | None = None,
@@ -51,6 +51,12 @@ def sgd(
     Returns:
       The transformation. It equals ``torch.optim.SGD`` and has its defaults.
     """
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+    )
 
     def init(params):
         count = jnp.zeros((), jnp.int32)
@@ -113,6 +119,14 @@ def _adam(
     weight_decay_mask: base.PerLeaf,
     nesterov: bool,
 ) -> optax.GradientTransformationExtraArgs:
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
+    bounds.check(bounds.FRACTION, b1=b1, b2=b2)
+
     def init(params):
         count = jnp.zeros((), jnp.int32)
         return AdamState(
@@ -164,7 +178,7 @@ def _adam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def adamw(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     b1: base.Scalar = 0.9,
@@ -215,7 +229,7 @@ def adamw(
     )
 
 
-@leaves.any_leaves
+@base.any_leaves
 def nadamw(
     learning_rate: base.ScalarOrSchedule = 1e-3,
     b1: base.Scalar = 0.9,

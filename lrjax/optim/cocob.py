@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 
 
 class CocobState(NamedTuple):
@@ -33,7 +33,7 @@ class CocobState(NamedTuple):
     learning_rate = None  # there is no scalar step size
 
 
-@leaves.any_leaves
+@base.any_leaves
 def cocob(
     learning_rate: base.ScalarOrSchedule = 1.0,
     alpha: base.Scalar = 100.0,
@@ -75,6 +75,13 @@ def cocob(
       Betting <https://arxiv.org/abs/1705.07795>`_, 2017, Algorithm 2. Official
       implementation: ``COCOB`` of bremen79/parameterfree 0.0.1.
     """
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        alpha=alpha,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
 
     def init(params):
         return CocobState(

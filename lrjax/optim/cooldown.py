@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 
 
 class CooldownState(NamedTuple):
@@ -23,7 +23,7 @@ class CooldownState(NamedTuple):
     inner: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def cooldown(
     inner: optax.GradientTransformationExtraArgs,
     start: base.Scalar,
@@ -56,6 +56,7 @@ def cooldown(
       durations <https://arxiv.org/abs/2405.18392>`_, 2024, on judging a run by a
       short decay from a copy of its state.
     """
+    bounds.check(bounds.NONNEGATIVE, steps=steps)
 
     def init(params):
         return CooldownState(jnp.zeros((), jnp.int32), inner.init(params))

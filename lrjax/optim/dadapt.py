@@ -13,7 +13,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
+
+
+def _check(
+    learning_rate: base.ScalarOrSchedule,
+    weight_decay: base.Scalar,
+    d0: base.Scalar,
+    growth_rate: base.Scalar = float("inf"),
+) -> None:
+    """Checks what all variants have."""
+    bounds.check(
+        bounds.NONNEGATIVE, learning_rate=learning_rate, weight_decay=weight_decay
+    )
+    bounds.check(bounds.POSITIVE, d0=d0)
+    bounds.check(bounds.GROWTH, growth_rate=growth_rate)
 
 
 def _grow(
@@ -49,7 +63,7 @@ class DAdaptAdamState(NamedTuple):
     exp_avg_sq: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dadapt_adam(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,
@@ -105,6 +119,9 @@ def dadapt_adam(
       <https://arxiv.org/abs/2301.07733>`_, 2023. Official implementation:
       ``DAdaptAdam`` of facebookresearch/dadaptation 3.2.
     """
+    _check(learning_rate, weight_decay, d0, growth_rate)
+    bounds.check(bounds.FRACTION, b1=b1, b2=b2)
+    bounds.check(bounds.POSITIVE, eps=eps)
 
     def rate_factor(count, step, dtype):
         rate = base.rate_at(learning_rate, count, dtype)
@@ -246,7 +263,7 @@ class DAdaptSgdState(NamedTuple):
     start: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dadapt_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.0,
@@ -292,6 +309,8 @@ def dadapt_sgd(
       <https://arxiv.org/abs/2301.07733>`_, 2023. Official implementation:
       ``DAdaptSGD`` of facebookresearch/dadaptation 3.2.
     """
+    _check(learning_rate, weight_decay, d0, growth_rate)
+    bounds.check(bounds.SHARE, momentum=momentum)
 
     def init(params):
         dtype = base.scalar_dtype(params)
@@ -391,7 +410,7 @@ class DAdaptAdagradState(NamedTuple):
     start: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dadapt_adagrad(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.0,
@@ -440,6 +459,9 @@ def dadapt_adagrad(
       <https://arxiv.org/abs/2301.07733>`_, 2023. Official implementation:
       ``DAdaptAdaGrad`` of facebookresearch/dadaptation 3.2.
     """
+    _check(learning_rate, weight_decay, d0, growth_rate)
+    bounds.check(bounds.SHARE, momentum=momentum)
+    bounds.check(bounds.POSITIVE, eps=eps)
 
     def init(params):
         dtype = base.scalar_dtype(params)
@@ -538,7 +560,7 @@ class DAdaptLionState(NamedTuple):
     exp_avg: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dadapt_lion(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,
@@ -584,6 +606,8 @@ def dadapt_lion(
       Optimization Algorithms <https://arxiv.org/abs/2302.06675>`_, 2023. Official
       implementation: ``DAdaptLion`` of facebookresearch/dadaptation 3.2.
     """
+    _check(learning_rate, weight_decay, d0)
+    bounds.check(bounds.FRACTION, b1=b1, b2=b2)
 
     def init(params):
         dtype = base.scalar_dtype(params)

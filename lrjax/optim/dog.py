@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 
 
 class DogState(NamedTuple):
@@ -51,6 +51,13 @@ def _distance_over_gradients(
     layerwise: bool,
 ) -> optax.GradientTransformationExtraArgs:
     """DoG with one step size per tensor, or one for all of them."""
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
+    bounds.check(bounds.POSITIVE, reps_rel=reps_rel, init_eta=init_eta)
 
     def squares(fn, dtype, *trees):
         sums = _stack(lambda *leaves: jnp.square(fn(*leaves)), dtype, *trees)
@@ -112,7 +119,7 @@ def _distance_over_gradients(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dog(
     learning_rate: base.ScalarOrSchedule = 1.0,
     reps_rel: base.Scalar = 1e-6,
@@ -161,7 +168,7 @@ def dog(
     )
 
 
-@leaves.any_leaves
+@base.any_leaves
 def ldog(
     learning_rate: base.ScalarOrSchedule = 1.0,
     reps_rel: base.Scalar = 1e-6,
@@ -222,7 +229,7 @@ class DowgState(NamedTuple):
     start: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def dowg(
     learning_rate: base.ScalarOrSchedule = 1.0,
     eps: base.Scalar = 1e-4,
@@ -250,6 +257,8 @@ def dowg(
       Gradient Descent Method <https://arxiv.org/abs/2305.16284>`_, 2023, Algorithm 1.
       Official implementation: ``DoWG`` of rka97/dowg.
     """
+    bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
+    bounds.check(bounds.POSITIVE, eps=eps)
 
     def init(params):
         dtype = base.scalar_dtype(params)
@@ -306,7 +315,7 @@ class CdowgState(NamedTuple):
     learning_rate = None  # there is no scalar step size
 
 
-@leaves.any_leaves
+@base.any_leaves
 def cdowg(
     learning_rate: base.ScalarOrSchedule = 1.0, eps: base.Scalar = 1e-8
 ) -> optax.GradientTransformationExtraArgs:
@@ -333,6 +342,8 @@ def cdowg(
       Gradient Descent Method <https://arxiv.org/abs/2305.16284>`_, 2023. Official
       implementation: ``CDoWG`` of rka97/dowg.
     """
+    bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
+    bounds.check(bounds.POSITIVE, eps=eps)
 
     def init(params):
         return CdowgState(
@@ -415,12 +426,13 @@ def polynomial_averaging(
       Best Friend <https://arxiv.org/abs/2302.12022>`_, 2023. Official implementation:
       ``PolynomialDecayAverager`` of formll/dog 1.0.3.
     """
+    bounds.check(bounds.NONNEGATIVE, gamma=gamma)
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
         return AveragingState(
             count=jnp.zeros((), jnp.int32),
-            average=base.copy(leaves.as_real(params, "polynomial_averaging")),
+            average=base.copy(base.as_real(params, "polynomial_averaging")),
             inner=inner.init(params),
         )
 
@@ -434,7 +446,7 @@ def polynomial_averaging(
         average = jax.tree.map(
             lambda a, x: (a + weight * (x - a)).astype(a.dtype),
             state.average,
-            leaves.as_real(optax.apply_updates(params, updates)),
+            base.as_real(optax.apply_updates(params, updates)),
         )
         return updates, AveragingState(count, average, inner_state)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 
 
 class HypergradientSgdState(NamedTuple):
@@ -26,7 +26,7 @@ class HypergradientSgdState(NamedTuple):
     velocity: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def hypergradient_sgd(
     learning_rate: base.Scalar,
     momentum: base.Scalar = 0.0,
@@ -63,6 +63,13 @@ def hypergradient_sgd(
       implementation: ``SGDHD`` of gbaydin/hypergradient-descent.
     """
     base.require_number(learning_rate)
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        hypergrad_lr=hypergrad_lr,
+    )
 
     def init(params):
         return HypergradientSgdState(
@@ -122,7 +129,7 @@ class HypergradientAdamState(NamedTuple):
     exp_avg_sq: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def hypergradient_adam(
     learning_rate: base.Scalar = 1e-3,
     b1: base.Scalar = 0.9,
@@ -163,6 +170,14 @@ def hypergradient_adam(
       ``AdamHD`` of gbaydin/hypergradient-descent.
     """
     base.require_number(learning_rate)
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        eps=eps,
+        weight_decay=weight_decay,
+        hypergrad_lr=hypergrad_lr,
+    )
+    bounds.check(bounds.FRACTION, b1=b1, b2=b2)
 
     def init(params):
         return HypergradientAdamState(

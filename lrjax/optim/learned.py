@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 from lrjax.optim.baselines import adamw
 from lrjax.optim.observation import (
     OBSERVED,
@@ -71,7 +71,8 @@ def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
             raise ValueError("not all of it is arrays")
     except Exception as error:  # whatever zipfile, zlib and NumPy make of any bytes
         reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise ValueError(f"{path}: not weights of a policy ({reason})") from None
+        shown = " ".join(str(path).split())[-80:]
+        raise ValueError(f"{shown}: not weights of a policy ({reason})") from None
     units = np.shape(weights.get("out", 0))
     expected = {
         "hidden": (len(OBSERVED), *units),
@@ -136,7 +137,7 @@ class LearnedState(NamedTuple):
     inner: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def learned(
     horizon: base.Scalar,
     learning_rate: base.Scalar = 1e-2,
@@ -166,6 +167,8 @@ def learned(
       ValueError: for a file of other contents.
     """
     base.require_number(learning_rate)
+    bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
+    bounds.check(bounds.POSITIVE, horizon=horizon, actions=actions)
     if isinstance(policy, str):
         weights: Weights = load(policy)
     else:

@@ -22,12 +22,13 @@ PyTree = Any
 P = ParamSpec("P")
 
 
-def as_real(params: PyTree, name: str = "") -> PyTree:
+def as_real(params: PyTree, name: str = "", what: str = "params") -> PyTree:
     """Parameters as real arrays of float32 or wider.
 
     Args:
       params: a tree of floating-point or complex arrays or numbers.
       name: of the optimiser, for messages.
+      what: the tree is called there.
 
     Returns:
       The tree; a complex leaf [..., n] has become a real one [..., 2 n], a complex
@@ -46,7 +47,7 @@ def as_real(params: PyTree, name: str = "") -> PyTree:
             array, inexact, kind = leaf, False, type(leaf).__name__
         if not inexact:
             raise ValueError(
-                f"{_where(name, 'params', path)} is {kind}: parameters are "
+                f"{_where(name, what, path)} is {kind}: parameters are "
                 "floating-point or complex. Keep others out, by optax.masked or "
                 "optax.partition."
             )
@@ -90,7 +91,8 @@ def any_leaves(
 
         def update(updates, state, params=None, **extra_args):
             outside = updates if params is None else params
-            inside = as_real(outside, name)
+            what = "updates" if params is None else "params"
+            inside = as_real(outside, name, what)
 
             def gradients(tree):
                 return _gradients(tree, outside, name)

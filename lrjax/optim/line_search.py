@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 
 
 class PolyakState(NamedTuple):
@@ -24,7 +24,7 @@ class PolyakState(NamedTuple):
     learning_rate: jax.Array
 
 
-@leaves.any_leaves
+@base.any_leaves
 def polyak_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
     c: base.Scalar = 0.5,
@@ -55,6 +55,10 @@ def polyak_sgd(
       An Adaptive Learning Rate for Fast Convergence
       <https://arxiv.org/abs/2002.10542>`_, 2021.
     """
+    bounds.check(bounds.CAP, learning_rate=learning_rate)
+    bounds.check(bounds.POSITIVE, c=c)
+    bounds.check(bounds.NONNEGATIVE, eps=eps)
+    bounds.check(bounds.FINITE, lower_bound=lower_bound)
 
     def init(params):
         return PolyakState(
@@ -90,7 +94,7 @@ class ArmijoState(NamedTuple):
     learning_rate: jax.Array
 
 
-@leaves.any_leaves
+@base.any_leaves
 def armijo_sgd(
     learning_rate: base.ScalarOrSchedule = 10.0,
     c: base.Scalar = 0.1,
@@ -129,6 +133,11 @@ def armijo_sgd(
       Convergence Rates <https://arxiv.org/abs/1905.09997>`_, 2019, Algorithm 1.
       Official implementation: ``Sls`` of IssamLaradji/sls.
     """
+    bounds.check(bounds.CAP, learning_rate=learning_rate)
+    bounds.check(bounds.INSIDE, c=c, decrease_factor=decrease_factor)
+    bounds.check(bounds.POSITIVE, initial_step=initial_step)
+    bounds.check(bounds.SCALE, increase_factor=increase_factor)
+    bounds.check(bounds.COUNT, max_backtracks=max_backtracks)
 
     def search(highest):
         return optax.scale_by_backtracking_linesearch(

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 from lrjax.optim.readings import scaled_rate
 
 
@@ -36,7 +37,7 @@ class MechanicState(NamedTuple):
     inner: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def mechanic(
     base_optimizer: optax.GradientTransformation,
     s_decay: base.Scalar = 0.01,
@@ -83,6 +84,12 @@ def mechanic(
       <https://arxiv.org/abs/2306.00144>`_, 2023, Algorithm 1. Official implementation:
       ``mechanize`` of optimizedlearning/mechanic (PyTorch).
     """
+    bounds.check(bounds.NONNEGATIVE, s_decay=s_decay)
+    bounds.check(bounds.POSITIVE, s_init=s_init, eps=eps)
+    if not isinstance(betas, Sequence | np.ndarray | jax.Array) or not len(betas):
+        raise ValueError("betas must be a sequence, the decay of at least one tuner")
+    for index, beta in enumerate(betas):
+        bounds.check(bounds.SHARE, **{f"betas[{index}]": beta})
     base_optimizer = optax.with_extra_args_support(base_optimizer)
 
     def init(params):

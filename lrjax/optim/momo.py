@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 
 
 class MomoState(NamedTuple):
@@ -122,7 +122,7 @@ def _step_size(
     return tau, bound
 
 
-@leaves.any_leaves
+@base.any_leaves
 def momo(
     learning_rate: base.ScalarOrSchedule = 1.0,
     beta: base.Scalar = 0.9,
@@ -166,6 +166,11 @@ def momo(
       Learning Rates <https://arxiv.org/abs/2305.07583>`_, 2024. Official
       implementation: ``Momo`` of fabian-sp/MoMo.
     """
+    bounds.check(
+        bounds.NONNEGATIVE, learning_rate=learning_rate, weight_decay=weight_decay
+    )
+    bounds.check(bounds.FRACTION, beta=beta)
+    bounds.check(bounds.FINITE, lower_bound=lower_bound)
 
     def init(params):
         return _init(params, lower_bound, None)
@@ -223,7 +228,7 @@ def momo(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def momo_adam(
     learning_rate: base.ScalarOrSchedule = 1e-2,
     b1: base.Scalar = 0.9,
@@ -270,6 +275,14 @@ def momo_adam(
       Learning Rates <https://arxiv.org/abs/2305.07583>`_, 2024. Official
       implementation: ``MomoAdam`` of fabian-sp/MoMo.
     """
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
+    bounds.check(bounds.FRACTION, b1=b1, b2=b2)
+    bounds.check(bounds.FINITE, lower_bound=lower_bound)
 
     def init(params):
         return _init(params, lower_bound, base.zeros_like(params))

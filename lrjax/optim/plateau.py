@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 from lrjax.optim.readings import scaled_rate
 
 
@@ -56,7 +56,7 @@ class ReduceOnPlateauState(NamedTuple):
     inner: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def reduce_on_plateau(
     base_optimizer: optax.GradientTransformation,
     factor: base.Scalar = 0.1,
@@ -87,7 +87,7 @@ def reduce_on_plateau(
       patience: how many observations without progress are tolerated.
       rtol: relative margin of progress.
       atol: absolute margin of progress.
-      cooldown: observations after a reduction that do not count.
+      cooldown: observations after a reduction that do not count, rounded down.
       min_scale: the scale never falls below this.
       accumulation_size: how many values are averaged to one observation, such as the
         steps of an epoch.
@@ -96,6 +96,11 @@ def reduce_on_plateau(
       The transformation. It equals ``torch.optim.lr_scheduler.ReduceLROnPlateau`` on
       positive losses and has its defaults.
     """
+    bounds.check(bounds.FRACTION, factor=factor)
+    bounds.check(bounds.CAP, patience=patience)
+    bounds.check(bounds.NONNEGATIVE, rtol=rtol, atol=atol, min_scale=min_scale)
+    bounds.check(bounds.PAUSE, cooldown=cooldown)
+    bounds.check(bounds.POSITIVE, accumulation_size=accumulation_size)
     base_optimizer = optax.with_extra_args_support(base_optimizer)
 
     def init(params):
@@ -188,7 +193,7 @@ class GreedyLrState(NamedTuple):
     inner: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def greedy_lr(
     base_optimizer: optax.GradientTransformation,
     learning_rate: base.Scalar = 0.1,
@@ -217,8 +222,8 @@ def greedy_lr(
       patience: how many observations it takes, less one, to change the rate.
       rtol: relative margin of progress.
       atol: absolute margin of progress.
-      cooldown: observations after a reduction that do not count.
-      warmup: observations after an increase that do not count.
+      cooldown: observations after a reduction that do not count, rounded down.
+      warmup: observations after an increase that do not count, rounded down.
       min_lr: lowest rate.
       max_lr: highest rate.
       eps: changes of the rate that are not larger than this are not made.
@@ -236,6 +241,20 @@ def greedy_lr(
       of huggingface/transformers.
     """
     base.require_number(learning_rate)
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        rtol=rtol,
+        atol=atol,
+        min_lr=min_lr,
+        max_lr=max_lr,
+        eps=eps,
+    )
+    bounds.check(bounds.INSIDE, factor=factor)
+    bounds.check(bounds.CAP, patience=patience)
+    bounds.check(bounds.PAUSE, cooldown=cooldown, warmup=warmup)
+    bounds.check(bounds.COUNT, reset_start=reset_start)
+    window_size = bounds.size("window_size", window_size)
     base_optimizer = optax.with_extra_args_support(base_optimizer)
 
     def init(params):

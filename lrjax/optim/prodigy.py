@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 
 
 class ProdigyState(NamedTuple):
@@ -40,6 +40,25 @@ class ProdigyState(NamedTuple):
     exp_avg_sq: Any
 
 
+def check(
+    learning_rate: base.ScalarOrSchedule,
+    b2: base.Scalar,
+    b3: base.Scalar | None,
+    eps: base.Scalar,
+    weight_decay: base.Scalar,
+    d0: base.Scalar,
+    d_coef: base.Scalar,
+    growth_rate: base.Scalar,
+) -> None:
+    """Checks the hyperparameters of Prodigy that its Schedule-Free form has too."""
+    bounds.check(
+        bounds.NONNEGATIVE, learning_rate=learning_rate, weight_decay=weight_decay
+    )
+    bounds.check(bounds.POSITIVE, eps=eps, d0=d0, d_coef=d_coef)
+    bounds.check(bounds.FRACTION, b2=b2, b3=b3)
+    bounds.check(bounds.GROWTH, growth_rate=growth_rate)
+
+
 def next_estimate(
     d: jax.Array,
     d_max: jax.Array,
@@ -59,7 +78,7 @@ def next_estimate(
     return jnp.where(moved, new_d, d), jnp.where(moved, new_max, d_max)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def prodigy(
     learning_rate: base.ScalarOrSchedule = 1.0,
     b1: base.Scalar = 0.9,
@@ -126,6 +145,8 @@ def prodigy(
       Learner <https://arxiv.org/abs/2306.06101>`_, 2023. Official implementation:
       ``Prodigy`` of konstmish/prodigy 1.1.2.
     """
+    check(learning_rate, b2, b3, eps, weight_decay, d0, d_coef, growth_rate)
+    bounds.check(bounds.FRACTION, b1=b1)
 
     def rate_factor(count, step, dtype):
         rate = base.rate_at(learning_rate, count, dtype)

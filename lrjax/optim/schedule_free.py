@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
-from lrjax.optim.prodigy import next_estimate
+from lrjax.optim import base, bounds
+from lrjax.optim.prodigy import check, next_estimate
 
 
 class Average(NamedTuple):
@@ -106,7 +106,7 @@ def _warmed_up(
     return rate * jnp.where(step < length, step / jnp.maximum(length, 1), 1)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def schedule_free_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.9,
@@ -146,6 +146,15 @@ def schedule_free_sgd(
       2024. Official implementation: ``SGDScheduleFree`` of
       facebookresearch/schedule_free 1.4.1.
     """
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_steps=warmup_steps,
+        weight_lr_power=weight_lr_power,
+    )
+    bounds.check(bounds.INSIDE, momentum=momentum)
+    bounds.check(bounds.FINITE, r=r)
 
     def init(params):
         dtype = base.scalar_dtype(params)
@@ -187,6 +196,15 @@ def _schedule_free_adam(
     `rate_at(count, dtype)` gives the rate of an update and whether the gradient is
     divided by Adam's denominator in it.
     """
+    bounds.check(
+        bounds.NONNEGATIVE,
+        eps=eps,
+        weight_decay=weight_decay,
+        weight_lr_power=weight_lr_power,
+    )
+    bounds.check(bounds.INSIDE, b1=b1)
+    bounds.check(bounds.FRACTION, b2=b2)
+    bounds.check(bounds.FINITE, r=r)
 
     def init(params):
         dtype = base.scalar_dtype(params)
@@ -236,7 +254,7 @@ def _schedule_free_adam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def schedule_free_adamw(
     learning_rate: base.ScalarOrSchedule = 0.0025,
     b1: base.Scalar = 0.9,
@@ -277,6 +295,9 @@ def schedule_free_adamw(
       2024, Algorithm 1. Official implementation: ``AdamWScheduleFree`` of
       facebookresearch/schedule_free 1.4.1.
     """
+    bounds.check(
+        bounds.NONNEGATIVE, learning_rate=learning_rate, warmup_steps=warmup_steps
+    )
 
     def rate_at(count, dtype):
         return _warmed_up(learning_rate, warmup_steps, count, dtype), True
@@ -286,7 +307,7 @@ def schedule_free_adamw(
     )
 
 
-@leaves.any_leaves
+@base.any_leaves
 def schedule_free_radam(
     learning_rate: base.ScalarOrSchedule = 0.0025,
     b1: base.Scalar = 0.9,
@@ -331,6 +352,7 @@ def schedule_free_radam(
       <https://arxiv.org/abs/1908.03265>`_, 2020. Official implementation:
       ``RAdamScheduleFree`` of facebookresearch/schedule_free 1.4.1.
     """
+    bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
 
     def rate_at(count, dtype):
         rate = base.rate_at(learning_rate, count, dtype)
@@ -389,7 +411,7 @@ class ScheduleFreeProdigyState(NamedTuple):
         return self.average.point(self.z, params)
 
 
-@leaves.any_leaves
+@base.any_leaves
 def schedule_free_prodigy(
     learning_rate: base.ScalarOrSchedule = 1.0,
     momentum: base.Scalar = 0.9,
@@ -435,6 +457,10 @@ def schedule_free_prodigy(
       2024; Mishchenko and Defazio, `Prodigy: An Expeditiously Adaptive Parameter-Free
       Learner <https://arxiv.org/abs/2306.06101>`_, 2023.
     """
+    check(learning_rate, b2, b3, eps, weight_decay, d0, d_coef, growth_rate)
+    bounds.check(bounds.INSIDE, momentum=momentum)
+    bounds.check(bounds.NONNEGATIVE, weight_lr_power=weight_lr_power)
+    bounds.check(bounds.FINITE, r=r)
 
     def init(params):
         dtype = base.scalar_dtype(params)

@@ -16,6 +16,8 @@ Conventions:
   `one_cycle` alone follows PyTorch in reaching it at `horizon - 1`.
 - From its end on, a schedule holds its last value. Those without a horizon
   (`step`, `exponential`, `inverse_sqrt`, `cosine_warm_restarts`) have no end.
+- A number that is known, not traced, and makes no sense (a negative length, NaN) is
+  refused with a ValueError of one line.
 - Results are float32, or float64 under `jax_enable_x64`, whatever the inputs'
   types. In float32 steps are exact up to 2**24.
 """
@@ -29,6 +31,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lrjax.optim import bounds
+
 Schedule = Callable[[ArrayLike], jax.Array]
 
 
@@ -41,6 +45,7 @@ def constant(learning_rate: ArrayLike) -> Schedule:
     Returns:
       f(step) -> learning rate.
     """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate)
     return lambda step: _real(learning_rate) * jnp.ones_like(_real(step))
 
 
@@ -87,6 +92,8 @@ def cosine(
     Source: Loshchilov and Hutter, "SGDR" (2017), one cycle; the closed form of
     PyTorch's CosineAnnealingLR, which however rises again after its end.
     """
+    _check(learning_rate, final_learning_rate)
+    bounds.check(bounds.NONNEGATIVE, horizon=horizon)
 
     def schedule(step: ArrayLike) -> jax.Array:
         return _anneal(learning_rate, final_learning_rate, _progress(step, horizon))
@@ -124,6 +131,8 @@ def cosine_warm_restarts(
     Source: Loshchilov and Hutter, "SGDR" (2017); PyTorch's
     CosineAnnealingWarmRestarts.
     """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate, eta_min=eta_min)
+    bounds.check(bounds.NONNEGATIVE, T_0=T_0, t_mult=t_mult)
 
     def schedule(step: ArrayLike) -> jax.Array:
         step, first, growth = _real(step), _length(T_0), _real(t_mult)
@@ -158,6 +167,7 @@ def fit_first_cycle(T_0: ArrayLike, t_mult: ArrayLike, horizon: ArrayLike) -> ja
     Returns:
       `T_0` for `cosine_warm_restarts`, in steps, not whole in general.
     """
+    bounds.check(bounds.NONNEGATIVE, T_0=T_0, t_mult=t_mult, horizon=horizon)
     growth, horizon = _real(t_mult), _length(horizon)
     cycles = jnp.maximum(jnp.round(_cycles(growth, horizon / _length(T_0))), 1.0)
     return horizon / _series(growth, cycles)
@@ -180,6 +190,8 @@ def step(
 
     Source: PyTorch's StepLR.
     """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate)
+    bounds.check(bounds.NONNEGATIVE, step_size=step_size, gamma=gamma)
 
     def schedule(step: ArrayLike) -> jax.Array:
         step, size = _real(step), _length(step_size)
@@ -210,6 +222,9 @@ def exponential(
 
     Source: PyTorch's ExponentialLR (step_size 1).
     """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate)
+    bounds.check(bounds.POSITIVE, gamma=gamma)
+    bounds.check(bounds.NONNEGATIVE, step_size=step_size)
 
     def schedule(step: ArrayLike) -> jax.Array:
         return _real(learning_rate) * _real(gamma) ** (_real(step) / _length(step_size))
@@ -238,6 +253,9 @@ def polynomial(
 
     Source: PyTorch's PolynomialLR.
     """
+    _check(learning_rate, final_learning_rate)
+    bounds.check(bounds.NONNEGATIVE, horizon=horizon)
+    bounds.check(bounds.POSITIVE, power=power)
 
     def schedule(step: ArrayLike) -> jax.Array:
         left = 1.0 - _progress(step, horizon)
@@ -265,6 +283,8 @@ def inverse_sqrt(learning_rate: ArrayLike, timescale: ArrayLike) -> Schedule:
 
     Source: Vaswani et al., "Attention is all you need" (2017), section 5.3.
     """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate)
+    bounds.check(bounds.NONNEGATIVE, timescale=timescale)
 
     def schedule(step: ArrayLike) -> jax.Array:
         scale = _length(timescale)
@@ -298,6 +318,12 @@ def one_cycle(
     Source: Smith and Topin, "Super-convergence" (2018); PyTorch's OneCycleLR with
     its defaults, and without its cycled momentum.
     """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate)
+    bounds.check(bounds.NONNEGATIVE, horizon=horizon)
+    bounds.check(bounds.SHARE, pct_start=pct_start)
+    bounds.check(
+        bounds.POSITIVE, div_factor=div_factor, final_div_factor=final_div_factor
+    )
 
     def schedule(step: ArrayLike) -> jax.Array:
         step, top = _real(step), _real(pct_start) * horizon - 1.0
@@ -336,6 +362,13 @@ def warmup_stable_decay(
     "Scaling laws and compute-optimal training beyond fixed training durations"
     (2024).
     """
+    _check(learning_rate, final_learning_rate)
+    bounds.check(
+        bounds.NONNEGATIVE,
+        horizon=horizon,
+        warmup_steps=warmup_steps,
+        decay_steps=decay_steps,
+    )
 
     def schedule(step: ArrayLike) -> jax.Array:
         step = _real(step)
@@ -369,6 +402,9 @@ def rex(
     Source: Chen, Wolfe and Kyrillidis, "REX: Revisiting budgeted training with an
     improved schedule" (2022), where beta is 1/2.
     """
+    _check(learning_rate, final_learning_rate)
+    bounds.check(bounds.NONNEGATIVE, horizon=horizon)
+    bounds.check(bounds.FRACTION, beta=beta)
 
     def schedule(step: ArrayLike) -> jax.Array:
         left = 1.0 - _progress(step, horizon)
@@ -402,6 +438,8 @@ def warmup(
     Source: Goyal et al., "Accurate, large minibatch SGD" (2017); joined in time as
     by PyTorch's SequentialLR and by optax.join_schedules.
     """
+    bounds.check(bounds.NONNEGATIVE, warmup_steps=warmup_steps)
+    bounds.check(bounds.FINITE, initial_learning_rate=initial_learning_rate)
 
     def warmed(step: ArrayLike) -> jax.Array:
         step = _real(step)
@@ -471,8 +509,18 @@ def by_name(
         hint = f" Did you mean {near[0]!r}?" if near else ""
         names = ", ".join(SCHEDULES)
         raise ValueError(f"No schedule {name!r}.{hint} Valid names: {names}.")
+    bounds.check(bounds.NONNEGATIVE, horizon=horizon, warmup_steps=warmup_steps)
     remaining = _real(horizon) - warmup_steps
     return warmup(SCHEDULES[name](learning_rate, remaining), warmup_steps)
+
+
+def _check(learning_rate: ArrayLike, final_learning_rate: ArrayLike) -> None:
+    """Checks both ends of a schedule."""
+    bounds.check(
+        bounds.FINITE,
+        learning_rate=learning_rate,
+        final_learning_rate=final_learning_rate,
+    )
 
 
 def _real(number: ArrayLike) -> jax.Array:

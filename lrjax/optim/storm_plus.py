@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, leaves
+from lrjax.optim import base, bounds
 
 
 class StormPlusState(NamedTuple):
@@ -33,7 +33,7 @@ class StormPlusState(NamedTuple):
     estimator: Any
 
 
-@leaves.any_leaves
+@base.any_leaves
 def storm_plus(
     learning_rate: base.ScalarOrSchedule = 1.0,
     c: base.Scalar = 1.0,
@@ -80,6 +80,14 @@ def storm_plus(
       Optimization <https://arxiv.org/abs/2111.01040>`_, 2021, Algorithm 1. There is no
       official implementation.
     """
+    bounds.check(
+        bounds.NONNEGATIVE,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        eps=eps,
+        init_accumulator=init_accumulator,
+    )
+    bounds.check(bounds.POSITIVE, c=c)
 
     def init(params):
         dtype = base.scalar_dtype(params)

@@ -59,7 +59,8 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
             old.unlink()
         with tensorboardX.SummaryWriter(str(where)) as writer:
             mine = rows.get(run.run_id, curves[:0]).sort_values("step")
-            for name in mine.columns.difference(["run_id", "step", "epoch"]):
+            numbers = mine.select_dtypes("number").columns
+            for name in numbers.difference(["run_id", "step", "epoch"]):
                 for step, value in zip(mine["step"], mine[name], strict=True):
                     if not math.isnan(value):
                         # Time zero, so that the same tables give the same events.

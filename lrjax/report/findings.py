@@ -131,7 +131,9 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
         if study.all_runs.loc[source, "method"].str.startswith("race:").all():
             asked["methods"] = ()  # a race has contenders of its own
         for name, names in planned.items():
-            names |= set(asked.get(name) or ())
+            found = asked.get(name)  # or what somebody made of it
+            if isinstance(found, list | tuple):
+                names |= {each for each in found if isinstance(each, str)}
     for name, column in (("tasks", "task"), ("methods", "method")):
         # What was tuned as adam ran as smac:adam.
         names = study.all_runs[column].unique()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lrjax.core import UsageError
-from lrjax.reading import reading, shown
+from lrjax.core import UsageError, shown
+from lrjax.reading import reading
 from lrjax.report import figures
 from lrjax.report.desk import Desk
 from lrjax.report.page import Section

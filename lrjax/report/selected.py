@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from lrjax import results
-from lrjax.core import Metric, find_metric
-from lrjax.reading import reading, shown
+from lrjax.core import Metric, find_metric, shown
+from lrjax.reading import reading
 from lrjax.report import searches
 from lrjax.report.desk import Desk
 from lrjax.report.page import Section

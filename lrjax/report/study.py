@@ -13,7 +13,7 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import results, stats
-from lrjax.core import Metric, UsageError, unknown
+from lrjax.core import Metric, UsageError, shown, unknown
 from lrjax.reading import reading
 from lrjax.report.look import Look
 
@@ -21,6 +21,7 @@ FORMATS = ("csv", "parquet", "tensorboard")
 # What is needed of the tables.
 _RUN = ("task", "protocol", "method", "hparams", "seed", "steps", "status")
 _RUN += ("seconds", "examples")
+_STATUSES = ("done", "diverged", "stopped")
 _TRIAL = {"task": str, "method": str, "budget": float, "cost": float}
 _MOST_ENTRIES = 16  # with more, a method is shown by its best setting alone
 
@@ -54,6 +55,12 @@ class Options:
         Raises:
           UsageError: says which option and why.
         """
+        kinds = {"baseline": str, "compare": str, "smooth": int | float}
+        for name, kind in {**kinds, "bootstrap": int}.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                word = "text" if kind is str else "a number"
+                raise UsageError(f"report.{name}={shown(value)}: must be {word}")
         for name in self.export:
             if name not in FORMATS:
                 raise unknown("report.export", name, FORMATS)
@@ -159,6 +166,12 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         for name in _RUN:
             if name not in more or more[name].isna().any():
                 raise UsageError(f"{workdir}/runs.jsonl has no {name}")
+        odd = more.loc[~more["status"].isin(_STATUSES), "status"]
+        if len(odd):  # it would count as a run that diverged
+            raise UsageError(
+                f"{workdir}/runs.jsonl: status {shown(odd.iloc[0])} is none of "
+                f"{', '.join(_STATUSES)}"
+            )
         more = more[~more["run_id"].isin(known)].drop_duplicates("run_id")
         more = stats.ranked_by(more, results.load_metrics(workdir))
         runs.append(more.assign(source=str(workdir)))

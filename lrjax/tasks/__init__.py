@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import inspect
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from lrjax import numerics
 from lrjax.core import Task, Text, UsageError, cut, nearest, unknown
 from lrjax.tasks import images, libsvm, synthetic, text
 from lrjax.tasks.data import DataError, fingerprint_arrays
@@ -22,6 +27,7 @@ __all__ = [
     "make_task",
     "precision_of",
     "trains_network",
+    "with_model",
 ]
 
 # name -> make(protocol, data_dir, batch_size, precision); those that have them also
@@ -185,3 +191,33 @@ def fingerprint(task: Task) -> str:
         for name, array in batch.items()
     }
     return fingerprint_arrays(arrays)[:16]
+
+
+def with_model(task: Task) -> Task:
+    """A task of the user's own, whose model counts for the identity of its runs.
+
+    Registered tasks are known by their names. Of others the programs are looked at:
+    what `init`, `loss` and `evaluate` do, and the arrays that they hold.
+    """
+    key = jax.eval_shape(lambda: numerics.key(0))
+    params, state = jax.eval_shape(task.init, key)
+    batch = {
+        name: jax.ShapeDtypeStruct((task.batch_size, *array.shape[1:]), array.dtype)
+        for name, array in task.train.items()
+    }
+    batch["mask"] = jax.ShapeDtypeStruct((task.batch_size,), jnp.float32)
+    made = (
+        jax.make_jaxpr(task.init)(key),
+        jax.make_jaxpr(task.loss)(params, state, key, batch),
+        jax.make_jaxpr(task.evaluate)(params, state, batch),
+    )
+    digest = hashlib.sha256(repr((task.max_norm, task.measured_rows)).encode())
+    for program in made:
+        # Functions are shown with where they lie in memory.
+        digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(program)).encode())
+        for value in program.consts:
+            if jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key):
+                value = jax.random.key_data(value)
+            digest.update(np.asarray(value).tobytes())
+    model = ("model", digest.hexdigest()[:16])
+    return dataclasses.replace(task, options=(*task.options, model))

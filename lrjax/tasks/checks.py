@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import jaxprs, numerics
-from lrjax.core import Batch, Metric, Task, UsageError
+from lrjax.core import Batch, Metric, Task, UsageError, shown
 
 # Primitives that draw; to make or to split a key is no drawing.
 _RANDOM = ("random_bits", "threefry2x32", "rng_bit_generator")
@@ -45,8 +45,9 @@ def _fields(task: Task) -> Iterator[str]:
     """Fields of the wrong kind; those that the parts belong to come later."""
 
     def whole(value: Any, least: int) -> bool:
-        kind = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        return kind and bool(value >= least)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            return False
+        return bool(value >= least)
 
     if not isinstance(task.name, str) or not task.name.strip():
         yield f"name must be a text, not {str(task.name)[:40]!r}"
@@ -103,7 +104,7 @@ def _parts(task: Task) -> Iterator[str]:
             )
     size = task.batch_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        yield f"batch_size {size!r} must be a whole number from 1 up"
+        yield f"batch_size {shown(size)} must be a whole number from 1 up"
     elif "train" in shapes and size > task.num_examples:
         yield (
             f"batch_size {size} is larger than the {task.num_examples} rows of train: "

@@ -389,6 +389,8 @@ def fingerprint_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        # bfloat16, int4 and the like are all 'void' in `str`.
+        kind = array.dtype.name if array.dtype.kind == "V" else array.dtype.str
+        digest.update(f"{name} {kind} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

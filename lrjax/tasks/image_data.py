@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.reading import printable, shown
+from lrjax.core import printable, shown
 from lrjax.tasks import data, pickled
 from lrjax.tasks.data import DataError
 

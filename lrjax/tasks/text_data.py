@@ -15,6 +15,7 @@ import glob
 import hashlib
 import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -27,9 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.core import Text
+from lrjax.core import Text, shown
 from lrjax.reading import reason as _reason
-from lrjax.reading import shown
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 
@@ -186,7 +186,7 @@ def find_corpus(text: Text, data_dir: str | None, embedded: bool) -> Corpus:
     if text.corpus:
         parts = [_corpus(name, data_dir) for name in _names(text)]
         if not parts:
-            raise DataError(f"config.text.corpus={text.corpus!r} names nothing")
+            raise DataError(f"config.text.corpus={shown(text.corpus)} names nothing")
         return parts[0] if len(parts) == 1 else _joined(parts)
     looked = _folders(data_dir)
     for folder in looked:
@@ -695,7 +695,8 @@ def read_tokens(folder: Path) -> Tokens:
 
 def _check_ends(ends: np.ndarray, count: int, where: Path) -> None:
     """Refuses ends that do not cut all tokens into documents of one or more."""
-    wrong = np.flatnonzero(np.diff(ends, prepend=0) <= 0)
+    # Compared, not subtracted: differences of the largest numbers overflow.
+    wrong = np.flatnonzero(ends <= np.concatenate([[0], ends[:-1]]))
     if len(wrong):
         at = int(wrong[0])
         raise DataError(f"{where}: document {at} has its end, {ends[at]}, too early")
@@ -821,11 +822,12 @@ def split(documents: int, study: bool) -> dict[str, np.ndarray]:
     """Which documents train, validate and test, the same every time.
 
     Half a percent validates and as much tests; of fewer than 400,000 documents 2,000,
-    but no more than a twentieth. With `study` half a percent does both.
+    but no more than a twentieth. With `study` half a percent, rounded up as Hugging
+    Face's `train_test_split` does, does both.
     """
     order = np.random.RandomState(_SEED).permutation(documents)
     if study:
-        part = max(documents // 200, 1)
+        part = math.ceil(0.005 * documents)
         return {"valid": order[:part], "train": order[part:]}
     part = min(max(documents // 200, 2000), documents // 20)
     return {

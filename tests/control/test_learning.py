@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lrjax import config as config_lib
 from lrjax import optim
@@ -74,6 +76,34 @@ def test_other_files_are_refused_in_one_line(tmp_path):
             METHODS["learned"].build(
                 10, **METHODS["learned"].defaults | {"policy": str(path)}
             )
+
+
+@given(
+    st.integers(0, SHIPPED.stat().st_size - 1),
+    st.binary(max_size=40),
+    st.integers(0, 40),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_damaged_policy_is_refused_in_one_line(tmp_path_factory, place, put, taken):
+    content = bytearray(SHIPPED.read_bytes())
+    content[place : place + taken] = put
+    path = tmp_path_factory.mktemp("policy") / "weights.npz"
+    path.write_bytes(content)
+    said, weights = "", {}
+    try:
+        weights = load(path)
+    except ValueError as error:
+        said = str(error)
+    assert bool(weights) != ("weights.npz: " in said)
+    assert "\n" not in said
+    assert all(np.isfinite(value).all() for value in weights.values())
+
+
+def test_a_policy_that_grows_when_it_is_decompressed_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "large.npz", out=np.zeros(10**7))
+    assert (tmp_path / "large.npz").stat().st_size < 10**6
+    with pytest.raises(ValueError, match="more than 1 MB when decompressed"):
+        load(tmp_path / "large.npz")
 
 
 def test_a_config_reads_the_policy_first(tmp_path):

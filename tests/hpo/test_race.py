@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import own
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,18 @@ from scipy import stats
 
 import lrjax
 from lrjax import config as config_lib
-from lrjax import crew, experiment, optim, order, results, tasks
+from lrjax import (
+    crew,
+    experiment,
+    methods,
+    optim,
+    order,
+    programs,
+    results,
+    strategy,
+    tasks,
+    train,
+)
 from lrjax.core import Method, UsageError
 from lrjax.hpo import (
     contenders,
@@ -80,6 +92,61 @@ def test_a_small_budget_ends_early_and_a_large_one_has_more_seeds():
     assert plan.quota(plan.entered, 0, plan.entered * plan.cost(0, True)) >= 7
 
 
+@given(st.integers(2, 33), st.floats(1, 16), st.integers(30, 3000))
+@settings(max_examples=60, deadline=None)
+def test_all_that_is_wanted_starts_if_the_budget_bears_a_rung_of_it(
+    wanted, budget, horizon
+):
+    plan = rungs.plan(3 * wanted, budget, horizon, (), wanted)
+    first = max(1, round(horizon / 9))
+    if wanted * first * len(plan.seeds) <= budget * horizon:
+        assert plan.entered >= wanted
+    else:  # as many as there is room for
+        assert plan.entered == int(budget * horizon // (first * len(plan.seeds)))
+
+
+@pytest.mark.parametrize("names", [("adam", "prodigy"), tuple(METHODS)])
+def test_every_named_method_comes_before_any_comes_again(names):
+    chosen = [METHODS[name] for name in names]
+    found = contenders.contenders(chosen, "libsvm/iris", settings_of(), named=True)
+    labels = [each.method.name for each in found]
+    first = len(set(labels))
+    assert len(set(labels[:first])) == first
+    # All but those that need a value which nobody published for the task.
+    assert set(labels) == {n for n in names if not METHODS[n].required}
+    # Nobody named these: the order that was found to be best.
+    found = contenders.contenders(chosen, "libsvm/iris", settings_of())
+    labels = [each.method.name for each in found]
+    assert len(set(labels[:first])) < first
+
+
+def test_two_named_methods_are_both_tried_at_a_budget_of_two():
+    said = []
+    answer = lrjax.select(
+        "libsvm/iris", ["adam", "prodigy"], budget=2, epochs=4, log=said.append
+    )
+    assert {each.label.split()[0] for each in answer.judged} == {"adam", "prodigy"}
+    assert answer.left_out == ()
+    assert "not tried" not in str(answer)
+
+
+def test_who_is_left_out_is_named(tmp_path):
+    said, names = [], ["sgd", "adam", "prodigy", "dog", "cawr_tuned"]
+    options = {"budget": 0.35, "epochs": 10, "workdir": tmp_path}
+    answer = lrjax.select("libsvm/iris", names, log=said.append, **options)
+    tried = {each.label.split()[0] for each in answer.judged}
+    assert set(answer.left_out) == set(names) - tried
+    assert len(tried) == 3
+    for name in answer.left_out:
+        assert name in said[0]
+        assert name in str(answer).split("not tried")[1]
+    assert "nobody published for this task: cawr_tuned" in said[0]
+    content = json.loads((tmp_path / selection.ANSWER).read_text())[0]
+    assert content["left_out"] == list(answer.left_out)
+    assert content["metric"] == "accuracy"
+    assert content["scale"]["higher_is_better"] is True
+
+
 def test_halving_needs_nothing_but_scores():
     layout, seen = rungs.plan(50, 16, 900, ()), []
 
@@ -137,6 +204,10 @@ def test_the_log_says_why_each_is_dropped():
     assert "is noise" in verdict.reasons[3]
     assert "beyond noise" in verdict.reasons[1]
     assert "diverged" in verdict.reasons[4]
+    # A metric may not be defined where training goes well.
+    undefined = verdicts.Score(np.array([0.9, -math.inf, 0.9]), np.array([0.9] * 3))
+    verdict = verdicts.judge({0: scores[0], 1: undefined}, 2, early=False)
+    assert verdict.reasons[1] == "not defined with 1 of 3 seeds"
     # Inside the quota only who diverged is dropped.
     assert verdicts.judge(scores, 5, early=False).kept == [0, 2, 3, 1]
 
@@ -401,6 +472,59 @@ def test_a_race_that_cannot_be_held_is_refused_in_a_line(tmp_path, changes, word
     assert not (tmp_path / results.RACES).exists()
 
 
+IRIS = tasks.make_task("libsvm/iris")
+
+
+def with_loss(loss):
+    return dataclasses.replace(IRIS, loss=loss)
+
+
+def method_of(build):
+    return Method("own", build, {}, family="fixed", source="here")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"task": lambda x: x}, "task must be a lrjax.Task"),
+        ({"task": None}, "task must be a lrjax.Task"),
+        ({"task": {"train": 1}}, "task must be a lrjax.Task"),
+        ({"task": "libsvm/irs"}, "did you mean 'libsvm/iris'"),
+        ({"task": with_loss({})}, "loss must be a function, not dict"),
+        ({"task": with_loss(lambda p, s, k, b: ({"a": 1.0}, (s, {})))}, "not dict"),
+        ({"task": with_loss(lambda p, s, k, b: (1.0, (s, None)))}, "a dictionary"),
+        ({"task": dataclasses.replace(IRIS, name=3)}, "name must be a text"),
+        ({"task": dataclasses.replace(IRIS, num_classes="3")}, "num_classes '3'"),
+        ({"task": dataclasses.replace(IRIS, micro_batches=0)}, "micro_batches 0"),
+        ({"methods": [optax.adam(1e-3)]}, "is no method"),
+        ({"methods": optax.adam(1e-3)}, "is no method"),
+        ({"methods": [optax.adam]}, "is no method"),
+        ({"methods": 3}, "3 is no method"),
+        ({"methods": [["adam"]]}, "is no method"),
+        ({"methods": ["addam"]}, "did you mean 'adam'"),
+        ({"methods": []}, "methods is empty"),
+        ({"methods": method_of(lambda horizon: 3)}, "which is no transformation"),
+        ({"methods": method_of(lambda horizon: 1 / 0)}, "fails: ZeroDivisionError"),
+        ({"budget": "many"}, "budget must be a number, not 'many'"),
+        ({"budget": None}, "budget must be a number"),
+        ({"budget": -1}, "must be above 0"),
+        ({"seeds": "three"}, "seeds must be a whole number"),
+        ({"seeds": 1.5}, "seeds must be a whole number"),
+        ({"seeds": ["a"]}, "each of seeds must be a whole number"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"steps": "a"}, "steps must be a whole number"),
+        ({"workdir": 3}, "workdir must be a path"),
+        ({"data_dir": 3}, "data_dir must be a path"),
+        ({"log": 3}, "log must be a function"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_said_in_a_line(asked, words):
+    plain = {"task": IRIS, "methods": ["adam"], "log": lambda _: None}
+    with pytest.raises(UsageError, match=words) as caught:
+        lrjax.select(**{**plain, **asked})
+    assert "\n" not in str(caught.value)
+
+
 def test_a_task_that_always_diverges_is_said(tmp_path):
     broken = Method(
         name="broken",
@@ -418,3 +542,57 @@ def test_a_cooled_method_has_two_more_numbers():
     method = cooled(METHODS["adamw_cosine"])
     extra = set(method.defaults) - set(METHODS["adamw_cosine"].defaults)
     assert extra == {"cooldown_start", "cooldown_steps"}
+
+
+# Tasks of one's own
+
+
+OWN = [
+    pytest.param(
+        name, marks=[] if name in ("cnn", "lstm", "linear") else pytest.mark.slow
+    )
+    for name in own.MODELS
+]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_model_of_ones_own_is_trained_and_judged_exactly(name, tmp_path):
+    """A race of two on any kind of model; what it writes is what the model does."""
+    task = own.task(name)
+    answer = race.select(
+        *(task, ["sgd", "adam"]),
+        budget=2,
+        steps=30,
+        seeds=1,
+        workdir=tmp_path,
+        log=lambda _: None,
+    )
+    assert answer.task == task.name
+    runs, _ = results.load(tmp_path)
+    row = runs[runs["method"] == f"race:{answer.method}"].iloc[0]
+    assert row["status"] == "done"
+    assert answer.score == row["valid_accuracy"]
+    program, state = trained_alone(task, row)
+    params, model_state = jax.tree.map(
+        lambda x: x[0, 0], programs.final_model(program, state)
+    )
+    for part in ("valid", "test"):
+        rows = {**getattr(task, part), "mask": jnp.ones(own.ROWS)}
+        sums = jax.jit(task.evaluate)(params, model_state, rows)
+        for name in ("accuracy", "loss"):
+            mean = float(sums[name]) / own.ROWS
+            assert row[f"{part}_{name}"] == pytest.approx(mean, rel=1e-5)
+
+
+def trained_alone(task, row):
+    """The program and the state of a run, trained in a block of its own."""
+    method = METHODS[row["method"].removeprefix("race:")]
+    static, traced = methods.split(method, row["hparams"])
+    program = train.Program(
+        task, method, static, 30, 1, 1, one_by_one=strategy.one_by_one(task)
+    )
+    seeds = train.seed_runs(task.init, np.array([row["seed"]]))
+    inputs = train.inputs(program, seeds, [traced], row["horizon"])
+    compiled = programs.compile_program(program, seeds, inputs)
+    *_, last = programs.train(compiled, program, seeds, inputs, row["steps"])
+    return program, last.state

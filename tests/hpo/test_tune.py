@@ -349,6 +349,18 @@ def random_search(**changes):
     return settings_of(tune__tuner="random", tune__trials=8, **changes)
 
 
+def trained(settings, folder, signalled, progress):
+    """Trains the first stage of a tuning."""
+    (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
+    search = tune.Search(target, tune.make_tuner(target, folder))
+    search.ask()
+    with (
+        results.Tables(folder) as tables,
+        trials.Trainer(tables, settings, signalled, progress) as trainer,
+    ):
+        return list(trainer.train(search.jobs()).values())
+
+
 def test_trials_that_memory_does_not_hold_are_trained_in_halves(
     tmp_path, monkeypatch, capsys
 ):
@@ -433,17 +445,41 @@ def test_as_many_blocks_of_trials_train_at_once_as_there_is_room_for(
 
     monkeypatch.setattr(trials, "train_block", counted)
     settings = settings_of(tune__tuner="random", tune__trials=16)
-    (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
-    search = tune.Search(target, tune.make_tuner(target, tmp_path))
-    search.ask()
     progress = []
-    with results.Tables(tmp_path) as tables:
-        arguments = (tables, settings, lambda: 0, progress.append)
-        with trials.Trainer(*arguments) as trainer:
-            trainer.train(search.jobs())
+    trained(settings, tmp_path, lambda: 0, progress.append)
     assert len(seen) == 4
     assert max(seen) == expected
     assert sum(progress) == pytest.approx(16)
+
+
+def test_what_was_done_before_counts_as_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "MAX_ROUNDS", 4)  # more than one segment a trial
+    settings = settings_of(
+        epochs=300, checkpoint_minutes=0.0, tune__tuner="random", tune__trials=2
+    )
+    first, second = [], []
+    with pytest.raises(Interrupted):
+        trained(settings, tmp_path, lambda: 15 * (sum(first) > 0), first.append)
+    assert 0 < sum(first) < 2
+    trained(settings, tmp_path, lambda: 0, second.append)
+    assert second[0] == pytest.approx(sum(first))
+    assert sum(second) == pytest.approx(2)
+
+
+def test_what_fails_to_compile_for_want_of_memory_is_compiled_again(
+    tmp_path, monkeypatch
+):
+    calls, compile_program = [], programs.compile_program
+
+    def tight(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise exhausted()
+        return compile_program(*args)
+
+    monkeypatch.setattr(programs, "compile_program", tight)
+    monkeypatch.setattr(experiment, "blocks_at_once", lambda todo, device: 2)
+    assert len(trained(random_search(), tmp_path, lambda: 0, lambda _: None)) == 8
 
 
 def test_measurements_are_kept_whole(tmp_path, monkeypatch):
@@ -456,14 +492,7 @@ def test_measurements_are_kept_whole(tmp_path, monkeypatch):
         yield programs.Measurements(np.array([9]), values, 0.0, {"x": np.zeros((1, 4))})
 
     monkeypatch.setattr(programs, "train", measured)
-    settings = random_search()
-    (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
-    search = tune.Search(target, tune.make_tuner(target, tmp_path))
-    search.ask()
-    with results.Tables(tmp_path) as tables:
-        arguments = (tables, settings, lambda: 0, lambda _: None)
-        with trials.Trainer(*arguments) as trainer:
-            found = list(trainer.train(search.jobs()).values())
+    found = trained(random_search(), tmp_path, lambda: 0, lambda _: None)
     assert found[0].values["valid_loss"] == value
     assert np.float32(found[0].values["train_loss"]) == np.float32(value)
     assert found[0].values["train_loss"] == 0.123456791
@@ -479,14 +508,11 @@ def test_a_signal_while_trials_are_compiled_is_heard(tmp_path, monkeypatch):
 
     monkeypatch.setattr(programs, "compile_program", slow)
     monkeypatch.setattr(experiment, "blocks_at_once", lambda todo, device: 1)
-    settings = random_search()
-    (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
-    search = tune.Search(target, tune.make_tuner(target, tmp_path))
-    search.ask()
-    with results.Tables(tmp_path) as tables:
-        arguments = (tables, settings, lambda: 15 * compiling.is_set(), lambda _: None)
-        began = time.monotonic()
-        with pytest.raises(Interrupted), trials.Trainer(*arguments) as trainer:
-            trainer.train(search.jobs())
-        assert time.monotonic() - began < 20
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        trained(
+            *(random_search(), tmp_path),
+            *(lambda: 15 * compiling.is_set(), lambda _: None),
+        )
+    assert time.monotonic() - began < 20
     go_on.set()

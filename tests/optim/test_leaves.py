@@ -124,7 +124,7 @@ def test_complex_parameters_take_the_steps_of_their_real_form(build):
     def path(params, loss, gradient):
         tx = build()
         state = tx.init(params)
-        for _ in range(3):
+        for _ in range(2):
             updates, state = tx.update(
                 gradient(params),
                 state,
@@ -181,6 +181,24 @@ def test_each_leaf_keeps_its_type(build):
 
 
 @every_build
+def test_an_update_changes_no_type_of_the_state(build):
+    """Otherwise it could be in no loop of JAX's and would be compiled twice."""
+    kinds = (jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.complex64)
+    tx = build()
+    for params in ({"w": 1.0}, *({"w": jnp.ones((2, 3), kind)} for kind in kinds)):
+        state = jax.eval_shape(tx.init, params)
+        grads = jax.tree.map(lambda p: p * 0.5, params)
+        extra = EXTRA | {"grad_fn": lambda _, grads=grads: grads}
+        update = lambda g, s, p, extra=extra: tx.update(g, s, p, **extra)  # noqa: E731
+        _, new = jax.eval_shape(update, grads, state, params)
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        for old, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True):
+            assert (old.shape, old.dtype) == (leaf.shape, leaf.dtype)
+            assert old.weak_type == leaf.weak_type
+        assert optax.tree.map_params(tx, lambda leaf: leaf, tx.init(params))
+
+
+@every_build
 @pytest.mark.parametrize(
     ("leaf", "kind"),
     [(3, "int32"), (np.ones(2, bool), "bool"), ("text", "str")],
@@ -208,7 +226,7 @@ def test_nothing_is_done_to_float32(build, monkeypatch):
         return str(jax.make_jaxpr(fn)(*arguments))
 
     found = program()
-    monkeypatch.setattr(leaves, "as_real", lambda tree, name="": tree)
+    monkeypatch.setattr(leaves, "as_real", lambda tree, *names: tree)
     monkeypatch.setattr(leaves, "like", lambda tree, params: tree)
     monkeypatch.setattr(leaves, "_gradients", lambda grads, params, name: grads)
     assert found == program()
@@ -286,8 +304,8 @@ def test_a_wrapper_scales_each_rate_of_a_partition(wrap):
     assert after["fast"] > 0
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
+@pytest.mark.parametrize("shape", [(), (2, 3)])
 def test_flattened_average_of_one_leaf(shape, dtype):
     params = jnp.full(shape, 2, dtype)
     average = lambda: optim.polynomial_averaging(optim.sgd(0.5))  # noqa: E731

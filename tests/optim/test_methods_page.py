@@ -5,13 +5,18 @@ from __future__ import annotations
 import inspect
 import pathlib
 import re
+import sys
 
 import jax
+import numpy as np
 import pytest
 
 from lrjax import optim
 from lrjax.methods import METHODS, state_size
 from lrjax.optim import schedules
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+import bfloat16
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "methods.md").read_text()
 TABLE = PAGE.split("\n\n")[2]
@@ -29,12 +34,39 @@ def test_the_table_has_every_method_and_no_other():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_family_memory_and_source(name):
-    family, memory, source, parity, advice = ROWS[name]
+    family, memory, source, parity, _, advice = ROWS[name]
     assert family == METHODS[name].family
     assert float(memory) == round(state_size(METHODS[name], PROBE) / PROBE.size)
     assert source == METHODS[name].source
     assert parity
     assert advice
+
+
+def _bfloat16(name):
+    said = re.fullmatch(r"([\w ]+): (\d\.\d\d), (\d\.\d\d)", ROWS[name][4])
+    assert said
+    return said[1], float(said[2]), float(said[3])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_word_on_bfloat16_follows_from_its_figures(name):
+    said, kept, rounded = _bfloat16(name)
+    assert said == bfloat16.verdict(kept, rounded)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("sgd", "dog") else pytest.param(name, marks=pytest.mark.slow)
+        for name in METHODS
+    ],
+)
+def test_trains_in_bfloat16_as_the_page_says(name):
+    said, *figures = _bfloat16(name)
+    fall, *parts = bfloat16.measure(METHODS[name])
+    assert fall > 1  # of the 1.4 nats of four classes
+    assert said == bfloat16.verdict(*parts)
+    np.testing.assert_allclose(parts, figures, atol=0.03)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import own
 import pytest
 
 from lrjax import check_task
@@ -117,6 +118,60 @@ def test_dropout_from_the_key_passes():
         return SOUND.loss(params, state, key, dropped)
 
     check_task(changed(loss=loss))
+
+
+OWN = [
+    pytest.param(
+        name, marks=[] if name in ("gru", "scanned layers") else pytest.mark.slow
+    )
+    for name in own.MODELS
+]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_models_of_all_kinds_pass(name):
+    check_task(own.task(name))
+
+
+def test_a_model_of_flax_nnx_passes():
+    check_task(own.nnx_task())
+
+
+def test_numbers_that_are_drawn_and_not_used_do_not_count():
+    def idle(params, state, key, batch):
+        jax.random.normal(jax.random.key(7), (3,))
+        return SOUND.loss(params, state, key, batch)
+
+    check_task(changed(loss=idle))
+
+
+@pytest.mark.parametrize("where", ["jit", "scan", "cond", "vmap"])
+def test_numbers_from_another_key_are_found_wherever_they_are_drawn(where):
+    def draw(x):
+        return x + jax.random.normal(jax.random.key(7)) ** 2
+
+    def drawn(x):
+        if where == "jit":
+            return jax.jit(draw)(x)
+        if where == "scan":
+            return jax.lax.scan(lambda x, _: (draw(x), None), x, length=2)[0]
+        if where == "cond":
+            return jax.lax.cond(x > 0, draw, lambda x: x, x)
+        return jax.vmap(draw)(x[None])[0]
+
+    def loss(params, state, key, batch):
+        value, rest = SOUND.loss(params, state, key, batch)
+        return drawn(value), rest
+
+    with pytest.raises(UsageError, match="draws random numbers but does not use"):
+        check_task(changed(loss=loss))
+
+
+def test_seeds_must_not_start_alike():
+    with pytest.raises(UsageError, match="all seeds start from the same parameters"):
+        check_task(changed(init=lambda key: SOUND.init(jax.random.key(7))))
+    start = SOUND.init(jax.random.key(7))
+    check_task(changed(init=lambda key: start))  # as of a model that was trained
 
 
 def test_other_things_are_no_tasks():

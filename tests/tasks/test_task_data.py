@@ -16,6 +16,7 @@ import urllib.error
 import zlib
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -420,6 +421,16 @@ def test_fingerprint_follows_names_types_shapes_and_values():
     assert data.fingerprint_arrays({"a": numbers.reshape(3, 2).T}) == (
         data.fingerprint_arrays({"a": np.array(numbers.reshape(3, 2).T, order="C")})
     )
+
+
+def test_fingerprints_tell_small_floats_apart():
+    raw = np.arange(8, dtype=np.uint8)
+    kinds = ("float8_e4m3fn", "float8_e5m2", "int4", "uint4")
+    found = {
+        data.fingerprint_arrays({"a": raw.view(getattr(ml_dtypes, kind))})
+        for kind in kinds
+    }
+    assert len(found) == len(kinds)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])

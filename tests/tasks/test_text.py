@@ -135,8 +135,14 @@ def test_documents_are_split(documents, study):
     assert sorted(every) == list(range(documents))
     if documents == 5 * 10**5:
         assert len(parts["valid"]) == 2500
-    if study and documents == 200:
-        assert len(parts["valid"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("documents", "valid"), [(2, 1), (200, 1), (201, 2), (999, 5), (804_628, 4024)]
+)
+def test_the_studys_part_to_validate_is_rounded_up(documents, valid):
+    # ceil(0.005 n), as `train_test_split` of Hugging Face's datasets has it.
+    assert len(text_data.split(documents, study=True)["valid"]) == valid
 
 
 # Tokenizers and the cache

@@ -29,7 +29,7 @@ def _alone(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def put(name, content=STORY):
+def put(name: str, content: str | bytes = STORY):
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -212,6 +212,7 @@ def put_at(at, value):
     [
         ({"ends": lambda x: x * 0}, "ends.int64: document 0 has its end, 0, too early"),
         ({"ends": put_at(7, 3)}, "ends.int64: document 7 has its end, 3, too early"),
+        ({"ends": put_at(slice(0, 3), [2**63 - 1, -(2**63), -1])}, "document 1 has"),
         ({"ends": put_at(0, -5)}, "ends.int64: document 0 has its end, -5, too early"),
         ({"ends": put_at(-1, 10**6)}, "ends.int64: the last end is 1000000, of"),
         ({"ends": lambda x: x[:-1]}, "ends.int64: the last end is"),

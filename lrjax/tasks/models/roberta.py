@@ -22,7 +22,7 @@ from lrjax import numerics
 from lrjax.core import UsageError
 from lrjax.reading import reading
 from lrjax.tasks.models.attention import attention, attention_with_dropout
-from lrjax.tasks.models.layer_norm import layer_norm
+from lrjax.tasks.models.layer_norm import LayerNorm
 
 PAD = 1  # the padding token, and the position of padding
 SPECIAL_POSITIONS = 2  # positions that no token has: the first is PAD + 1
@@ -105,8 +105,8 @@ class Roberta(nn.Module):
             )
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-        def norm(name: str) -> nn.LayerNorm:
-            return layer_norm(self.layer_norm_eps, types, name)
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(self.layer_norm_eps, **types, name=name)
 
         # Looked up and added in the parameters' precision: sums of gradients, over all
         # tokens of a batch, would stand still in bfloat16.
@@ -176,7 +176,7 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         def added(x: jax.Array, change: Any, name: str) -> jax.Array:
-            norm = layer_norm(self.eps, self.types, name)
+            norm = LayerNorm(self.eps, **self.types, name=name)
             out = change(norm(x) if self.pre_norm else x)
             out = x + nn.Dropout(self.dropout, deterministic=not train)(out)
             return out if self.pre_norm else norm(out)
@@ -311,8 +311,8 @@ def _check_eps(config: Path, eps: float) -> None:
         return  # there is none, or it does not say
     if wanted != eps:
         raise UsageError(
-            f"{config}: layer_norm_eps is {str(wanted)[:80]}, the model's is {eps}: "
-            "make the model with that of its weights"
+            f"{config}: layer_norm_eps is {str(wanted)[:80]}, the model's is {eps}; "
+            "make it with that of the weights"
         )
 
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from lrjax.tasks.models.attention import attention
 from lrjax.tasks.models.convolution import Conv
-from lrjax.tasks.models.layer_norm import layer_norm
+from lrjax.tasks.models.layer_norm import LayerNorm
 
 _normal = nn.initializers.normal(0.02)  # timm cuts it off at 100 deviations
 _LAYER_NORM_EPS = 1e-6
@@ -75,7 +75,7 @@ class VisionTransformer(nn.Module):
         make_block = nn.remat(_Block) if self.remat else _Block
         for block in range(1, self.depth + 1):
             x = make_block(self.heads, types, name=f"block{block}")(x)
-        x = layer_norm(_LAYER_NORM_EPS, types, "norm")(x[:, 0])
+        x = LayerNorm(_LAYER_NORM_EPS, **types, name="norm")(x[:, 0])
         return _dense(self.num_classes, types, "classifier")(x)
 
 
@@ -88,13 +88,13 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         rows, tokens, dim = x.shape
-        out = layer_norm(_LAYER_NORM_EPS, self.types, "norm1")(x)
+        out = LayerNorm(_LAYER_NORM_EPS, **self.types, name="norm1")(x)
         out = _dense(3 * dim, self.types, "qkv")(out)
         out = out.reshape(rows, tokens, 3, self.heads, dim // self.heads)
         query, key, value = jnp.moveaxis(out, 2, 0)
         out = attention(query, key, value)
         x = x + _dense(dim, self.types, "projection")(out.reshape(x.shape))
-        out = layer_norm(_LAYER_NORM_EPS, self.types, "norm2")(x)
+        out = LayerNorm(_LAYER_NORM_EPS, **self.types, name="norm2")(x)
         out = nn.gelu(_dense(4 * dim, self.types, "fc1")(out), approximate=False)
         return x + _dense(dim, self.types, "fc2")(out)
 

@@ -1,0 +1,124 @@
+"""What a hyperparameter may be, checked where its value is known.
+
+JAX's arrays, traced or not, schedules, NumPy's arrays of several numbers and None pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """An interval of numbers.
+
+    Attributes:
+      text: what a number must be, in words that follow "must be".
+      low, high: its ends.
+      above: whether numbers must be above `low`, not from it.
+      below: whether numbers must be below `high`, not up to it.
+      whole: whether numbers must be whole.
+    """
+
+    text: str
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = True
+    whole: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Whether `number`, as it is, is one of them."""
+        return (
+            (self.low < number if self.above else self.low <= number)
+            and (number < self.high if self.below else number <= self.high)
+            and not (self.whole and number != math.floor(number))
+        )
+
+
+FINITE = Bounds("a finite number", above=True)
+NONNEGATIVE = Bounds("a finite number from 0", 0)
+POSITIVE = Bounds("a finite number above 0", 0, above=True)
+CAP = Bounds("a number from 0, or infinite", 0, below=False)
+SCALE = Bounds("a number above 0, or infinite", 0, above=True, below=False)
+GROWTH = Bounds("a number from 1, or infinite", 1, below=False)
+FRACTION = Bounds("a number from 0 and below 1", 0, 1)
+INSIDE = Bounds("a number between 0 and 1, exclusive", 0, 1, above=True)
+SHARE = Bounds("a number from 0 to 1", 0, 1, below=False)
+# Counts are compared as float32 where they are traced, which is exact up to 2**24.
+_MOST = 2**24
+COUNT = Bounds(f"a whole number from 1 to {_MOST}", 1, _MOST, below=False, whole=True)
+PAUSE = Bounds(f"a number from 0 to {_MOST}", 0, _MOST, below=False)
+
+
+_INTEGERS = 2**63
+
+
+def check(bounds: Bounds, **values: Any) -> None:
+    """Checks arguments, by name, as they will be used: rounded to JAX's float type.
+
+    A number that is not zero must not become zero by that: XLA takes numbers below the
+    smallest normal one for zero.
+
+    Raises:
+      ValueError: names the argument and what it must be; one line.
+    """
+    for name, value in values.items():
+        several = isinstance(value, np.ndarray) and value.ndim
+        if value is None or callable(value) or isinstance(value, jax.Array) or several:
+            continue
+        if isinstance(value, np.ndarray | np.generic):
+            value = value.item()
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int) and abs(value) >= _INTEGERS:
+            number = False  # JAX takes no such integer, whatever the type asked for
+        if not number or not bounds.holds(value):
+            raise ValueError(f"{name} must be {bounds.text}, not {_shown(value)}")
+        used = as_used(value)
+        if not bounds.holds(used):
+            raise ValueError(
+                f"{name} must be {bounds.text}: {_shown(value)} is {used:g} in "
+                f"{jnp.result_type(float).name}"
+            )
+        if used == 0 != value:
+            raise ValueError(
+                f"{name} is 0 in {jnp.result_type(float).name} where it is "
+                f"{_shown(value)}: give 0 or a larger number"
+            )
+
+
+def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:
+    """A whole number that a shape depends on.
+
+    Raises:
+      ValueError: if it is none, out of bounds, or not known while tracing; one line.
+    """
+    if value is None or callable(value) or isinstance(value, Tracer):
+        raise ValueError(f"{name} must be {bounds.text}, known while tracing")
+    value = np.asarray(value)[()] if isinstance(value, jax.Array) else value
+    if np.ndim(value):
+        raise ValueError(f"{name} must be {bounds.text}, not an array")
+    check(bounds, **{name: value})
+    return int(value)
+
+
+def as_used(value: float) -> float:
+    """A number in JAX's float type, float32 or float64, as XLA computes with it."""
+    dtype = np.dtype(jnp.result_type(float))
+    with np.errstate(over="ignore", under="ignore"):
+        used = float(dtype.type(value))
+    return 0.0 if abs(used) < np.finfo(dtype).tiny else used
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > 10**80:
+        return "a whole number of more than 80 digits"  # repr refuses thousands
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,64 @@
+"""Whatever a decoder raises is one line that says what and where."""
+
+import struct
+import zipfile
+import zlib
+
+import pytest
+
+from lrjax.core import UsageError, shown
+from lrjax.reading import reading
+from lrjax.tasks.data import DataError
+
+# As Rust's panics come: no Exception, of a class that cannot be imported.
+Panic = type("PanicException", (BaseException,), {})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(ValueError("a"), KeyError("a"), OSError(5, "a", "b"), MemoryError("a")),
+        *(RecursionError("a"), EOFError("a"), zlib.error("a"), struct.error("a")),
+        *(zipfile.BadZipFile("a"), NotImplementedError("a"), AssertionError("a")),
+        *(SyntaxError("a"), UnicodeDecodeError("a", b"b", 0, 1, "a"), Panic("a")),
+        *(ExceptionGroup("a", [ValueError("b")]), ArithmeticError("a")),
+    ],
+)
+def test_any_exception_is_one_line(error):
+    with pytest.raises(DataError) as found, reading("file", "torn", DataError):
+        raise error
+    assert str(found.value).startswith("file: torn: ")
+    assert "a" in str(found.value).removeprefix("file: torn: ")
+    assert found.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(2), GeneratorExit()])
+def test_what_ends_the_program_passes(error):
+    with pytest.raises(type(error)) as found, reading("file"):
+        raise error
+    assert found.value is error
+
+
+def test_what_is_said_already_is_said_once():
+    with pytest.raises(UsageError, match=r"^line 3$"), reading("file"):
+        raise DataError("line 3")
+
+
+def test_lines_are_short_and_steer_no_terminal():
+    said = "two\nlines\x1b[31m \u202e" + "x" * 10**6
+    with pytest.raises(UsageError) as found, reading("file"):
+        raise ValueError(said)
+    assert str(found.value).startswith(
+        r"file: cannot be read: two lines\x1b[31m \u202e"
+    )
+    assert str(found.value).isprintable()
+    assert len(str(found.value)) < 200
+    nameless = pytest.raises(UsageError, match=r"^file: cannot be read: EOFError$")
+    with nameless, reading("file"):
+        raise EOFError
+
+
+def test_values_are_cut():
+    assert shown("a") == "'a'"
+    assert len(shown([["x" * 50] * 50])) == 80
+    assert shown("a\nb\x1b") == repr("a\nb\x1b")
