@@ -177,10 +177,10 @@ def line(
     """A line in its entry's dress, with signs.
 
     Lines that lie on each other stay visible: dashes are drawn over whole lines, and
-    each entry has its signs elsewhere.
+    each entry has its signs elsewhere, where points are few between them.
 
     Args:
-      axis: to draw on.
+      axis: to draw on, of the scales that it is to have.
       place: of these axes in `save`'s list.
       look: of the entries.
       entry: whose line it is.
@@ -188,19 +188,37 @@ def line(
       how: more arguments of Matplotlib's plot.
     """
     colour, number = look.colour(entry), look.number(entry)
-    x, y = np.asarray(x, float), np.asarray(y, float)
     order = 2 + 0.1 * STYLES.index(look.style(entry))
     shown = {"linestyle": look.style(entry), "zorder": order} | how
     (drawn,) = axis.plot(x, y, color=colour, **shown)
     mark(drawn, place, "line", number)
-    there = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-    step = max(1, len(there) // _SIGNS)
-    first = number * step // max(len(look.entries), 1) % step
-    there = there[first::step]
+    if how.get("drawstyle") == "steps-post":
+        x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
+    x, y = signs_at(axis, x, y, (number + 0.5) / len(look.entries))
     dots = {"linestyle": "none", "markersize": 3.6, "markeredgewidth": 0.9}
-    dots |= look.sign(entry) | {"zorder": order + 0.02}
-    (signs,) = axis.plot(x[there], y[there], **dots)
+    (signs,) = axis.plot(x, y, **dots | look.sign(entry) | {"zorder": 2.9})
     mark(signs, place, "sign", number)
+
+
+def signs_at(axis: Any, x: Any, y: Any, part: float) -> tuple[Any, Any]:
+    """Places for some signs on a line, other ones for another part.
+
+    Args:
+      axis: of the line, of the scales that it is to have.
+      x, y: the line's points.
+      part: of the way from one sign's place to the next, from 0 to 1.
+    """
+    points = np.column_stack([x, y]).astype(float)
+    scaled = axis.transScale.transform(points)
+    there = np.isfinite(scaled).all(1)
+    points, scaled = points[there], scaled[there]
+    if not len(points):
+        return [], []
+    count = min(_SIGNS, len(points))
+    at = (np.arange(count) + part) * (len(points) - 1) / count
+    places = [np.interp(at, np.arange(len(points)), side) for side in scaled.T]
+    found = axis.transScale.inverted().transform(np.column_stack(places))
+    return np.clip(found, points.min(0), points.max(0)).T  # no rounding beyond them
 
 
 def key(look: Look, entry: str, **how: Any) -> Any:

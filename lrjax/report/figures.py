@@ -252,6 +252,9 @@ def _curve_panel(
     column: str,
     known: Mapping[str, Metric] = METRICS,
 ) -> None:
+    metric = None if column == "learning_rate" else metric_of(column, known)
+    log = metric is None or _on_log_axis(metric, table[["low", "median", "high"]])
+    axis.set_yscale("log" if log else "linear")
     last = table["epoch"].max()
     for entry in reversed(look.entries):
         part = table[table["entry"] == entry]
@@ -267,13 +270,11 @@ def _curve_panel(
         drawing.line(axis, place, look, entry, epochs, part["median"])
         if epochs[-1] < last:  # most of its runs have diverged
             axis.plot(epochs[-1], part["median"].iloc[-1], "x", color=colour, ms=5)
-    metric = None if column == "learning_rate" else metric_of(column, known)
-    if metric is None or _on_log_axis(metric, table[["low", "median", "high"]]):
-        axis.set_yscale("log")
-    elif metric.higher_is_better and len(table):
+    if metric and not log and metric.higher_is_better and len(table):
         # What happens in the first epochs would flatten all that follows.
         bottom = float(table["median"].quantile(0.03))
-        axis.set_ylim(bottom=bottom - 0.05 * (float(table["median"].max()) - bottom))
+        span = float(table["median"].max()) - bottom
+        axis.set_ylim(bottom=bottom - (0.05 * span or 0.02))
     axis.set_xlim(0, None)
     axis.set(xlabel="epoch", ylabel=metric_label(column))
     drawing.log_ticks(axis.yaxis)
@@ -391,6 +392,10 @@ def grid(
         part = table[table["task"] == task]
         metric = metric_of(labels[task], known)
         worst = _worst(part, metric)
+        beside = settled.loc[settled["task"] == task, "value"]
+        if _on_log_axis(metric, pd.concat([part["low"], part["median"], beside])):
+            axis.set_yscale("log")
+        axis.set_xscale("log")
         for method, lanes in part.groupby("method"):
             colour, number = look.colour(str(method)), look.number(str(method))
             alive = lanes[lanes["diverged"] < 0.5]
@@ -400,6 +405,7 @@ def grid(
             )
             drawing.mark(band, i, "band", number)
             drawing.line(axis, i, look, str(method), rates, alive["median"])
+            axis.plot(rates, alive["median"], ".", color=colour, ms=3)
             dead = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
             axis.plot(dead, np.full(len(dead), worst), "x", color=colour, ms=5)
         for row in settled[settled["task"] == task].itertuples():
@@ -415,11 +421,8 @@ def grid(
                 markeredgewidth=0.7,
             )
             drawing.mark(point, i, "point", look.number(str(row.entry)))
-        axis.set(title=look.brief(task), xscale="log", xlabel="learning rate")
+        axis.set(title=look.brief(task), xlabel="learning rate")
         axis.set_ylabel(metric_label(labels[task]))
-        beside = settled.loc[settled["task"] == task, "value"]
-        if _on_log_axis(metric, pd.concat([part["low"], part["median"], beside])):
-            axis.set_yscale("log")
         drawing.log_ticks(axis.xaxis)
         drawing.log_ticks(axis.yaxis)
     free = sorted(set(settled["entry"]), key=look.number)
@@ -508,12 +511,11 @@ def cost(plt: Any, look: Look, anytime: pd.DataFrame, tuning: pd.Series) -> Draw
     """Score against training paid for, in full runs; tuning comes first."""
     figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
+    axis.set_xscale("log" if (tuning > 0).any() else "linear")
     for entry in [e for e in reversed(look.entries) if e in anytime]:
         x = anytime.index.to_numpy(float) + float(tuning.get(entry, 0.0))
         drawing.line(axis, 0, look, entry, x, anytime[entry])
-    if (tuning > 0).any():
-        axis.set_xscale("log")
-        drawing.log_ticks(axis.xaxis)
+    drawing.log_ticks(axis.xaxis)
     axis.set(xlabel="examples processed (in full runs), tuning included")
     axis.set_ylabel("mean normalised score")
     drawing.legend(figure, look, [e for e in look.entries if e in anytime])
@@ -538,6 +540,7 @@ def fidelity(
     for i, (axis, (family, value)) in enumerate(
         zip(axes, itertools.product(names, ("tau", "regret")), strict=True)
     ):
+        axis.set_xscale("log")
         for (group, how), part in families[families["family"] == family].groupby(
             ["group", "how"]
         ):
@@ -563,7 +566,7 @@ def fidelity(
         if value == "tau":
             axis.axhline(TRUSTED, color=SOFT, lw=0.9, linestyle=(0, (1, 2)))
             axis.set_ylim(top=1.03)
-        axis.set(title=family, xscale="log", xlabel="budget (% of the full length)")
+        axis.set(title=family, xlabel="budget (% of the full length)")
         metrics = tasks.loc[tasks["family"] == family, "metric"].unique()
         unit = metric_label(metrics[0]) if len(metrics) == 1 else "several metrics"
         axis.set_ylabel("Kendall's tau" if value == "tau" else f"regret, {unit}")

@@ -13,7 +13,7 @@ from lrjax import results
 from lrjax.core import counted
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER
-from lrjax.report.look import Look
+from lrjax.report.look import STYLES, Look
 
 Drawn = tuple[Any, list[Any]]
 _NAMED = 8  # contenders that a figure of a race tells apart
@@ -86,6 +86,7 @@ def incumbents(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
     figure, axes = drawing.panels(plt, len(tasks))
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
         here = table[table["task"] == task]
+        axis.set_yscale("log" if here["cost"].min() > 0 else "linear")
         for (method, _), part in here.groupby(["method", "tuning"]):
             colour = look.colour(str(method))
             axis.plot(part["spent"], part["cost"], ".", color=colour, ms=3, alpha=0.4)
@@ -98,7 +99,7 @@ def incumbents(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
         axis.set(title=look.brief(task), xlabel="tuning cost (full runs)")
         axis.set_ylabel("cost told")
         axis.set_xlim(0, 1.03 * here["spent"].max())
-        _scale(axis, here["cost"])
+        drawing.log_ticks(axis.yaxis)
     entries = sorted(set(table["method"]), key=look.number)
     drawing.legend(figure, look, entries)
     return figure, axes
@@ -132,14 +133,19 @@ def costs(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
             axis.set_xscale("log")
         axis.set(title=look.brief(task), xlabel=f"{part['varied'].iloc[0]} ({method})")
         axis.set_ylabel("cost told")
-        _scale(axis, part["cost"])
+        axis.set_yscale("log" if part["cost"].min() > 0 else "linear")
+        drawing.log_ticks(axis.xaxis)
+        drawing.log_ticks(axis.yaxis)
     units = " or ".join(sorted(table["unit"].unique()))
     handles = [
         Line2D([], [], ls="none", marker="o", color=INK, alpha=a, ms=2 + 3 * a, mew=0)
         for a in strong.values()
     ]
     handles.append(Line2D([], [], color=INK, **_STAR))
-    names = [f"{budget:g} {units}" for budget in budgets]
+    names = [
+        f"{budget:g} {units.removesuffix('s') if budget == 1 else units}"
+        for budget in budgets
+    ]
     drawing.below(figure, handles, [*names, "best at the full budget"])
     return figure, axes
 
@@ -168,13 +174,6 @@ def _crosses(axis: Any, x: pd.Series, cost: pd.Series, colour: str) -> None:
         ms=4,
         alpha=0.6,
     )
-
-
-def _scale(axis: Any, cost: pd.Series) -> None:
-    if cost.min() > 0:
-        axis.set_yscale("log")
-    drawing.log_ticks(axis.xaxis)
-    drawing.log_ticks(axis.yaxis)
 
 
 def races(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
@@ -211,13 +210,19 @@ def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
     order = sorted(lines, key=place)
     named, others = order[:_NAMED], order[_NAMED:]
     handles, names = [], []
+    axis.set_xscale("log")
     for label in others:
         axis.plot(*zip(*lines[label], strict=True), ".-", color=FAINT, lw=0.8, ms=4)
-    for label in reversed(named):
+    for depth, label in enumerate(named):
         x, y = zip(*lines[label], strict=True)
         drawn = {"color": look.colour(label), "linestyle": look.style(label)}
-        drawn |= {"markersize": 4, "linewidth": 2.4 if label == winner else 1.4}
-        axis.plot(x, y, **drawn | look.sign(label))
+        # Dashes over whole lines, signs beside each other: nobody hides another.
+        drawn |= {"zorder": 2 + 0.1 * STYLES.index(look.style(label))}
+        axis.plot(x, y, linewidth=2.4 if label == winner else 1.4, **drawn)
+        places = drawing.signs_at(axis, x, y, (depth + 0.5) / len(named))
+        size = 4 + 0.8 * depth * (len(x) == 1)  # on one rung there is no beside
+        signs = {"linestyle": "none", "markersize": size, "zorder": 2.9 - 0.01 * depth}
+        axis.plot(*places, **signs | look.sign(label))
         if label == winner:
             star = _STAR | {"color": look.colour(label), "zorder": 5, "clip_on": False}
             axis.plot(x[-1], y[-1], **star)
@@ -229,7 +234,6 @@ def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
         handles += axis.plot([], [], ".-", color=FAINT, linewidth=0.8)
         names.append(counted(len(others), "other"))
     rungs = sorted({each["steps"] for each in answer["judged"]})
-    axis.set_xscale("log")
     axis.set_xticks(rungs, [f"{steps:,}" for steps in rungs])
     axis.minorticks_off()
     axis.set(xlabel="updates at which contenders were compared", ylabel=answer["label"])

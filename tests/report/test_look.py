@@ -90,21 +90,43 @@ def pixels(figure):
     return np.frombuffer(content.getvalue(), np.uint8).reshape(-1, 4)[:, :3] / 255
 
 
-def test_curves_that_lie_on_each_other_are_all_seen():
-    epochs = np.arange(1.0, 101.0)
-    value = np.exp(-epochs / 30)
+def seen(figure, names):
+    """The names whose colours are there, and the others."""
+    for legend in [*figure.legends, *(axis.get_legend() for axis in figure.axes)]:
+        if legend:
+            legend.remove()
+    shown = pixels(figure)
+    count = {
+        name: (np.abs(shown - np.array(to_rgb(Look(()).colour(name)))).max(1) < 0.05)
+        for name in names
+    }
+    return {name for name, near in count.items() if near.sum() > 15}
+
+
+@pytest.mark.parametrize("count", [3, 9, 100])
+def test_curves_that_lie_on_each_other_are_all_seen(count):
+    epochs = np.arange(1.0, count + 1)
+    value = np.exp(-epochs / count)
     curve = {"epoch": epochs, "median": value, "low": value, "high": value}
     bands = pd.concat(pd.DataFrame(curve | {"entry": name}) for name in TEN)
     with drawing.style() as plt:
         figure, _ = figures.curves(
             plt, Look(TEN), {"task": bands}, {"task": "valid_loss"}
         )
-        (legend,) = figure.legends
-        legend.remove()
-        seen = pixels(figure)
-    for name in TEN:
-        near = np.abs(seen - np.array(to_rgb(Look(TEN).colour(name)))).max(1) < 0.05
-        assert near.sum() > 15, name
+        assert seen(figure, TEN) == set(TEN)
+
+
+def test_contenders_that_are_level_are_all_seen():
+    names = TEN[:8]
+    race = answer(1) | {"winner": names[3]}
+    race["judged"] = [
+        {"label": name, "steps": steps, "value": 0.6}
+        for name in names
+        for steps in (10, 30, 90)
+    ]
+    with drawing.style() as plt:
+        figure, _ = searches.races(plt, [race])
+        assert seen(figure, names) == set(names)
 
 
 # Names
@@ -307,12 +329,14 @@ def test_any_name_can_be_drawn_in_silence(tmp_path, name):
         **dict.fromkeys(("horizon", "judged_at"), 10),
     }
     runs, curves = fabricated.runs_and_curves((name,), ("sgd", name), 2)
+    level = {"valid_accuracy": 0.5, "valid_loss": 0.3, "learning_rate": 0.3}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report.races([content], tmp_path)
         report.tuning(trials([1.0, 2.0], [1, 1], task=name, method=name), tmp_path)
         picture = tmp_path / "curves.png"
-        report.learning_curves(pd.DataFrame(runs), pd.DataFrame(curves), picture)
+        for rows in (pd.DataFrame(curves), pd.DataFrame(curves).assign(**level)):
+            report.learning_curves(pd.DataFrame(runs), rows, picture)
     names = ("selection.png", "incumbent.png", "costs.png", "curves.png")
     for file in names:
         assert (tmp_path / file).read_bytes().startswith(b"\x89PNG")
