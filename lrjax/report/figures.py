@@ -255,7 +255,6 @@ def _curve_panel(
     metric = None if column == "learning_rate" else metric_of(column, known)
     log = metric is None or _on_log_axis(metric, table[["low", "median", "high"]])
     axis.set_yscale("log" if log else "linear")
-    last = table["epoch"].max()
     for entry in reversed(look.entries):
         part = table[table["entry"] == entry]
         if not len(part):
@@ -268,7 +267,7 @@ def _curve_panel(
             )
             drawing.mark(band, place, "band", number)
         drawing.line(axis, place, look, entry, epochs, part["median"])
-        if epochs[-1] < last:  # most of its runs have diverged
+        if part["diverged"].iloc[-1]:
             axis.plot(epochs[-1], part["median"].iloc[-1], "x", color=colour, ms=5)
     if metric and not log and metric.higher_is_better and len(table):
         # What happens in the first epochs would flatten all that follows.

@@ -108,6 +108,7 @@ def test_curves_that_lie_on_each_other_are_all_seen(count):
     epochs = np.arange(1.0, count + 1)
     value = np.exp(-epochs / count)
     curve = {"epoch": epochs, "median": value, "low": value, "high": value}
+    curve["diverged"] = False
     bands = pd.concat(pd.DataFrame(curve | {"entry": name}) for name in TEN)
     with drawing.style() as plt:
         figure, _ = figures.curves(
