@@ -39,6 +39,7 @@ class Interrupted(Exception):  # noqa: N818 -- it is no error, somebody asked fo
 
 
 _SHOWN = 80  # characters of a value in a message
+_HUGE = 1e7  # from here on a metric's value has an exponent
 _NEAR = 0.55  # of two names that may be mistaken for each other; 1 is the same
 
 
@@ -312,7 +313,9 @@ class Metric:
 
     def shown(self, value: float) -> str:
         """A value in the metric's unit, without it: '93.3'."""
-        return f"{self.factor * value:.{self.digits}f}"
+        value = self.factor * value
+        kind = "e" if abs(value) >= _HUGE else "f"
+        return f"{value:.{self.digits}{kind}}"
 
     def text(self, value: float) -> str:
         """A value with its unit: '93.3 %'."""

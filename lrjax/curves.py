@@ -24,11 +24,12 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
       the rows with columns `task` and `entry` (categories), `run` (position in
-      `runs`) and `part` (of the run's steps, in (0, 1]).
+      `runs`), `part` (of the run's steps, in (0, 1]) and `dead` (whether the run has
+      diverged).
     """
     position = pd.Series(np.arange(len(runs)), index=runs["run_id"].to_numpy())
     if not len(curves):
-        names = ["run_id", "step", "epoch", "task", "entry", "run", "part"]
+        names = ["run_id", "step", "epoch", "task", "entry", "run", "part", "dead"]
         return pd.DataFrame(columns=names)
     run = curves["run_id"].map(position)
     rows = curves.drop(columns="run_id")[run.notna().to_numpy()]
@@ -38,6 +39,8 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         rows[name] = pd.Categorical.from_codes(codes.codes[run], dtype=codes.dtype)
     rows["run"] = run
     rows["part"] = rows["step"].to_numpy() / runs["steps"].to_numpy()[run]
+    dead = (runs["status"] == "diverged").to_numpy() if "status" in runs else False
+    rows["dead"] = np.broadcast_to(dead, len(runs))[run]
     order = np.lexsort((rows["step"].to_numpy(), run))
     return rows.iloc[order].reset_index(drop=True)
 
@@ -67,10 +70,12 @@ def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
     Returns:
       one row per task, entry and epoch, in this order: task, entry, epoch, median,
-      low, high (quartiles), alive (runs with a value).
+      low, high (quartiles), alive (runs with a value), diverged (whether the line ends
+      here because half of the runs have diverged, and not because they were short).
     """
     keys = ["task", "entry", "epoch"]
-    columns = [*keys, "median", "low", "high", "alive"]
+    columns = [*keys, "median", "low", "high", "alive", "diverged"]
+    runs = rows.drop_duplicates("run").groupby(keys[:2], observed=True)["dead"].mean()
     rows = rows[rows[column].notna()] if column in rows else rows[:0]
     if not len(rows):
         return pd.DataFrame(columns=columns)
@@ -87,8 +92,13 @@ def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
         above = np.ceil(place).astype(int)
         table[name] = values[below] + (place - below) * (values[above] - values[below])
     table["alive"] = alive
+    table["part"] = rows["part"].to_numpy()[start]
     most = table.groupby(["task", "entry"])["alive"].transform("max")
-    return table[2 * table["alive"] > most][columns].reset_index(drop=True)
+    table = table[2 * table["alive"] > most].reset_index(drop=True)
+    ends = ~table.duplicated(keys[:2], keep="last") & (table["part"] < 1)
+    pairs = zip(table["task"], table["entry"], strict=True)
+    table["diverged"] = ends & np.array([runs[pair] >= 0.5 for pair in pairs], bool)
+    return table[columns]
 
 
 def settled_rates(rows: pd.DataFrame) -> pd.DataFrame:

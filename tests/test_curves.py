@@ -79,9 +79,18 @@ def test_bands_are_numpys_quantiles():
     assert list(found["alive"]) == [7, 7, 7]
 
 
+def test_a_curve_that_was_short_has_not_diverged():
+    runs = RUNS.assign(status="done", steps=[20, 20, 40])
+    short = {"p": [4.0, 3.0], "q": [5.0, 4.0], "r": [2.0, 2.0, 2.0, 2.0]}
+    found = curves.bands(curves.join(runs, rows(short)), "valid_loss")
+    assert dict(found.groupby("entry").size()) == {"a": 2, "b": 4}
+    assert not found["diverged"].any()
+
+
 def test_bands_end_where_half_of_the_runs_have():
     found = curves.bands(curves.join(RUNS, rows(LOSSES)), "valid_loss")
     assert dict(found.groupby("entry").size()) == {"a": 1, "b": 4}
+    assert list(found["diverged"]) == [True] + 4 * [False]
     assert len(curves.bands(curves.join(RUNS, rows(LOSSES)), "valid_accuracy")) == 0
 
 

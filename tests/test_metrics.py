@@ -567,3 +567,8 @@ def test_select_shows_values_below_three_seeds_and_an_interval_from_there():
         else:
             for value in answer.values:
                 assert answer.scale.shown(value) in str(answer)
+
+
+def test_huge_values_are_short():
+    assert metrics.LOSS.shown(6.4e28) == "6.400e+28"
+    assert metrics.LOSS.shown(-123456.7891) == "-123456.789"

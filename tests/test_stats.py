@@ -565,6 +565,11 @@ def test_the_ranking_shows_best_first_and_names_what_diverged():
     assert "c on t: 1 of 2 runs" in text
 
 
+def test_the_ranking_takes_tasks_of_any_name():
+    for name in ("svmlight:/a/my [weird] $a$ (set).svm", "t (sound)"):
+        assert "90.0, 80.0" in report.ranking(RUNS.replace({"task": {"t": name}}))
+
+
 def test_curves_are_drawn_for_diverged_and_missing_runs(tmp_path):
     curves = pd.DataFrame(
         {

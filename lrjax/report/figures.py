@@ -80,8 +80,11 @@ def cells(
     widest = max(max(len(str(t)) for t in text.to_numpy().ravel()), 5)
     # Names of columns rise to the right.
     tallest = max(max(len(name) for name in text.columns), 14)
-    width = columns * max(0.54, 0.075 * widest + 0.12) + 0.075 * longest + 0.8
-    width += 0.06 * max(len(text.columns[-1]) - 10, 0)
+    cell = max(0.54, 0.075 * widest + 0.12)
+    width = columns * cell + 0.075 * longest + 0.8
+    names = reversed(list(text.columns))
+    beyond = (0.06 * (len(name) - 10) - cell * i for i, name in enumerate(names))
+    width += max(0, *beyond)  # how far a name reaches to the right of the cells
     figure, axis = plt.subplots(figsize=(width, 0.27 * rows + 0.65 + 0.05 * tallest))
     above, below, *_ = COLOURS
     for y in range(rows):
@@ -255,7 +258,6 @@ def _curve_panel(
     metric = None if column == "learning_rate" else metric_of(column, known)
     log = metric is None or _on_log_axis(metric, table[["low", "median", "high"]])
     axis.set_yscale("log" if log else "linear")
-    last = table["epoch"].max()
     for entry in reversed(look.entries):
         part = table[table["entry"] == entry]
         if not len(part):
@@ -268,7 +270,7 @@ def _curve_panel(
             )
             drawing.mark(band, place, "band", number)
         drawing.line(axis, place, look, entry, epochs, part["median"])
-        if epochs[-1] < last:  # most of its runs have diverged
+        if part["diverged"].iloc[-1]:
             axis.plot(epochs[-1], part["median"].iloc[-1], "x", color=colour, ms=5)
     if metric and not log and metric.higher_is_better and len(table):
         # What happens in the first epochs would flatten all that follows.

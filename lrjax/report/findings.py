@@ -137,7 +137,9 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
     for name, column in (("tasks", "task"), ("methods", "method")):
         # What was tuned as adam ran as smac:adam.
         names = study.all_runs[column].unique()
-        present = {n.split(" (")[0] for n in names} | {n.split(":")[-1] for n in names}
+        present = {*names, *(n.split(":")[-1] for n in names)}
+        for protocol in study.all_runs["protocol"].unique():
+            present |= {n.removesuffix(f" ({protocol})") for n in names}
         absent = sorted(planned[name] - present)
         if absent:
             parts.append(

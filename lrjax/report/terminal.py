@@ -34,7 +34,11 @@ def ranking(
     metrics = metrics or {}
     known = stats.known_metrics([metrics])
     runs = stats.judge(stats.arrange(stats.ranked_by(runs, metrics)), (), known)
-    tasks = sorted(runs["task"].unique(), key=lambda t: order.index(t.split(" (")[0]))
+    # Of a task that ran under several protocols `arrange` makes 'TASK (PROTOCOL)'.
+    tasks = sorted(
+        runs["task"].unique(),
+        key=lambda t: order.index(t if t in order else t.rsplit(" (", 1)[0]),
+    )
     columns = _columns(runs)
     table = stats.summary(runs, columns, known).set_index(["task", "entry"])
     ranks = stats.mean_ranks(runs)

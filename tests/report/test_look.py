@@ -108,6 +108,7 @@ def test_curves_that_lie_on_each_other_are_all_seen(count):
     epochs = np.arange(1.0, count + 1)
     value = np.exp(-epochs / count)
     curve = {"epoch": epochs, "median": value, "low": value, "high": value}
+    curve["diverged"] = False
     bands = pd.concat(pd.DataFrame(curve | {"entry": name}) for name in TEN)
     with drawing.style() as plt:
         figure, _ = figures.curves(
@@ -405,3 +406,16 @@ def test_a_study_of_one_speaks_of_one(tmp_path):
     text = (tmp_path / "out" / "index.html").read_text()
     for wrong in ("1 runs", "1 tasks", "1 entries", "1 methods", "1 seeds", "1 rows"):
         assert f" {wrong}" not in text + " ".join(said), wrong
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_long_names_of_few_columns_are_whole(count):
+    tasks = [f"svmlight:/a/folder/of/my/set {i}.svm" for i in range(count)]
+    text = pd.DataFrame("37.5", index=["sgd", "adam"], columns=[*tasks, "mean"])
+    with drawing.style() as plt:
+        look = Look(("sgd", "adam"), tasks=tuple(tasks))
+        figure, _ = figures.cells(plt, look, text.astype(float) / 40, text, apart=1)
+        figure.canvas.draw()
+        for label in figure.axes[0].get_xticklabels():
+            assert label.get_window_extent().x1 <= figure.bbox.x1
+            assert label.get_window_extent().y1 <= figure.bbox.y1

@@ -316,6 +316,14 @@ def test_one_method(tmp_path):
     assert "pairs" not in sections(tmp_path / "report")
 
 
+def test_a_task_whose_name_ends_like_a_protocols_is_not_missing(tmp_path):
+    name = "svmlight:/a/my $a$ (set).svm"
+    asked = {"config": {"tasks": [name], "methods": ["sgd", "adam"]}}
+    workdir = fabricated.write(tmp_path, [name], ("sgd", "adam"), 3, config=asked)
+    said = write([workdir], tmp_path / "report")
+    assert "Missing: nothing." in said
+
+
 def test_one_task_without_curves(tmp_path):
     workdir = fabricated.write(tmp_path, TASKS[:1], ("sgd", "adam"), 3)
     (workdir / "curves.jsonl").write_text("")
