@@ -98,12 +98,22 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """The name among the valid ones that may have been meant; None if none is near."""
     lowered = {each.lower(): each for each in valid}
+    short = [each for each in lowered if _initials(each) == name.lower()]
+    if short and name.lower() not in lowered:
+        return lowered[short[0]]
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=_NEAR)
     if near:
         return lowered[near[0]]
     # A part of it, as where 'cifar10' stands for 'cifar10/wrn16_2'.
     parts = [each for each in lowered if len(name) > 2 and name.lower() in each]
     return lowered[min(parts, key=len)] if parts else None
+
+
+def _initials(name: str) -> str:
+    """What people write for a name of several words: 'lr' for 'learning_rate'."""
+    before, dot, last = name.rpartition(".")
+    words = last.split("_")
+    return before + dot + "".join(word[:1] for word in words) if words[1:] else ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -219,6 +219,7 @@ def test_any_flag_is_taken_or_refused_in_one_line(flags):
         ),
         ("hparams.adm.b1=0", "'hparams.adm.b1'; did you mean 'hparams.adam.b1'?"),
         ("epoch=1", "unknown config field 'epoch'; did you mean 'epochs'?"),
+        ("grid.lr=1", "'grid.lr'; did you mean 'grid.learning_rate'?"),
         ("hparams=1", "is not a dict"),
         ("save_params=maybe", "boolean"),
         ("checkpoint_minutes=-1", "config.checkpoint_minutes=-1.0: must be 0 or more"),
