@@ -42,6 +42,10 @@ OTHERS = {
     "jax_error_checking_behavior_nan": "raise",
     "jax_error_checking_behavior_divide": "raise",
     "jax_error_checking_behavior_oob": "raise",
+    "jax_transfer_guard": "disallow",
+    "jax_transfer_guard_host_to_device": "disallow",
+    "jax_transfer_guard_device_to_device": "disallow",
+    "jax_transfer_guard_device_to_host": "disallow",
     "jax_enable_x64": True,
 }
 HERE = sorted(set(OTHERS) & set(jax.config.values))
@@ -151,6 +155,21 @@ def test_what_cannot_be_set_from_here_is_refused(monkeypatch, name, value, said)
     monkeypatch.setenv(name, value.replace("=true", "=false"))
     if "=true" in value:
         numerics.check_environment()
+
+
+def test_flags_in_a_file_are_refused_alike(monkeypatch, tmp_path):
+    file = tmp_path / "flags.txt"
+    file.write_text("--xla_dump_to=/tmp\n--xla_cpu_enable_fast_math=true\n")
+    monkeypatch.setenv("XLA_FLAGS", str(file))
+    with pytest.raises(UsageError, match="--xla_cpu_enable_fast_math"):
+        numerics.check_environment()
+    file.write_text("--xla_cpu_enable_fast_math=false\n")
+    numerics.check_environment()
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "missing"))
+    numerics.check_environment()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "pipe"))
+    numerics.check_environment()
 
 
 @pytest.mark.slow
