@@ -410,9 +410,7 @@ def check_report(config: config_dict.ConfigDict) -> None:
 
 
 def words(text: Any) -> tuple[str, ...]:
-    """Names from text with commas between, '' or None for none; or a tuple of them."""
-    if text is None:
-        return ()
+    """Names from text with commas between, '' for none; or from a tuple of them."""
     parts = text.split(",") if isinstance(text, str) else map(str, text)
     return tuple(part.strip() for part in parts if part.strip())
 

@@ -205,7 +205,9 @@ def test_parameters_that_cannot_be_kept_are_refused_before_training(
 
 def test_the_plan_refuses_them():
     broken = dataclasses.replace(
-        make_task("libsvm/iris"), init=lambda key: ({"a": ones, "a/b": ones}, ())
+        make_task("libsvm/iris"),
+        init=lambda key: ({"a": ones, "a/b": ones}, ()),
+        loss=lambda params, state, key, batch: (params["a"].sum(), (state, {})),
     )
     config = quickstart.get_config()
     config.update({"tasks": ("libsvm/iris",), "methods": ("sgd",), "seeds": 1})

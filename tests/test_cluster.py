@@ -80,6 +80,7 @@ def busy(folder):
     raise AssertionError("no block was ever half done")
 
 
+@pytest.mark.slow
 def test_a_worker_dies_and_another_joins(workers, local, tmp_path):
     wanted, failed = settings(address=workers.scheduler_address), []
 

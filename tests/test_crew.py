@@ -257,6 +257,7 @@ def test_halves_have_the_same_runs():
     assert len(ids) == 10
 
 
+@pytest.mark.slow
 def test_two_devices_give_the_same_numbers_as_one(tmp_path):
     found = []
     for count in (1, 2):

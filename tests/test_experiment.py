@@ -161,17 +161,16 @@ def test_accuracies_are_counts_of_rows_rounded_once(finished):
 def test_examples_are_the_rows_that_were_seen(changes, examples):
     settings = settings_of(**({"methods": ("sgd",)} | changes))
     block = blocks_lib.plan(settings, blocks_lib.make_tasks(settings, None))[0]
-    nothing = {
-        name: np.zeros((1, 3, 1))
-        for name in ("train_loss", "valid_loss", "learning_rate", "diverged_at")
-    }
+    metrics, zeros = ("loss", "accuracy"), np.zeros((3, 1))
+    others = ("learning_rate", "diverged_at", "last_batch_loss")
+    names = [f"{part}_{name}" for part in ("train", "valid") for name in metrics]
     row = experiment.rows.run_row(
         block.example,
         "",
         block.program,
         (0, 0),
-        {k: v[0] for k, v in nothing.items()},
-        {},
+        dict.fromkeys([*names, *others], zeros),
+        dict.fromkeys(metrics, zeros),
         0.0,
     )
     assert row["examples"] == examples
@@ -388,7 +387,8 @@ def test_diverged_runs_are_marked_and_their_curves_end(tmp_path):
     assert len(ended) == 2
     for row in ended:
         assert {k for k, v in row.items() if v is None} == {
-            *("train_loss", "valid_loss", "valid_accuracy", "learning_rate")
+            *("train_loss", "train_accuracy", "valid_loss", "valid_accuracy"),
+            "learning_rate",
         }
 
 

@@ -22,6 +22,7 @@ def python(*words):
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_how_many_devices_share_a_batch():
     done = python("tests/on_eight_devices.py")
     assert done.returncode == 0, done.stderr

@@ -591,7 +591,7 @@ def test_a_run_diverges_at_the_update_that_saw_it_and_stays_frozen():
 @jax.jit
 def summed(start, losses):
     def add(total, loss):
-        return train._plus(*total, loss), None
+        return train._plus(total, loss), None
 
     return jax.lax.scan(add, start, losses)[0]
 

@@ -532,7 +532,7 @@ def select(
         raise UsageError(f"select: log must be a function, not {_brief(log)}")
     chosen = _chosen(methods)
     config = config_lib.base()
-    config.tasks = (task if isinstance(task, str) else task.name,)
+    config.tasks = (task if isinstance(task, str) else str(task.name),)
     config.methods = ("adam",)  # what is chosen is told below
     config.epochs = None if epochs is None else _whole("epochs", epochs)
     config.steps = None if steps is None else _whole("steps", steps)

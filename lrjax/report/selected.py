@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lrjax import results
-from lrjax.core import Metric, find_metric, shown
+from lrjax.core import Metric, UsageError, find_metric, shown
 from lrjax.reading import reading
 from lrjax.report import searches
 from lrjax.report.desk import Desk
@@ -91,9 +91,12 @@ def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _metric(answer: Mapping[str, Any]) -> Metric:
     """What an answer is judged by; answers of earlier versions have its name alone."""
-    if "scale" in answer:
-        return results.metric_from(answer["scale"])
-    return find_metric(answer["metric"])
+    try:
+        if "scale" in answer:
+            return results.metric_from(answer["scale"])
+        return find_metric(_text(answer["metric"]))
+    except UsageError as error:  # which file it is in is said by others
+        raise ValueError(str(error)) from error
 
 
 def sentence(answer: Mapping[str, Any]) -> str:

@@ -227,6 +227,7 @@ def test_a_crash_ends_the_episode_at_a_price():
     )
 
 
+@pytest.mark.slow
 def test_rewards_add_up():
     env, area = batched("area")
     loss = np.asarray(area.info["valid_loss"])[:, 0]

@@ -30,6 +30,7 @@ def test_gymnasium_finds_nothing_wrong():
     assert all("not having a spec" in str(w.message) for w in heard)
 
 
+@pytest.mark.slow
 def test_a_vector_is_many_of_them():
     ours = gym.LearningRateVectorEnv(env(), 3)
     theirs = gymnasium.vector.SyncVectorEnv([lambda: gym.LearningRateEnv(env())] * 3)

@@ -25,6 +25,7 @@ def table(tasks=24):
     return scores, features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selector", ["forest", "nearest"])
 def test_a_selector_finds_what_a_feature_tells(selector):
     scores, features = table()
@@ -36,6 +37,7 @@ def test_a_selector_finds_what_a_feature_tells(selector):
     assert "0.10 full runs" in str(report)
 
 
+@pytest.mark.slow
 def test_a_feature_that_tells_nothing_closes_no_gap():
     scores, features = table()
     features["told"] = 0.0
@@ -64,6 +66,7 @@ def test_a_selector_that_was_learned_is_judged_on_other_tasks():
     assert report.probed == 0.0
 
 
+@pytest.mark.slow
 def test_probes_are_charged():
     scores, features = table()
     paid = portfolio.leave_one_out(scores, features, 0.5, charged=scores - 0.1)

@@ -553,6 +553,7 @@ OWN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_a_model_of_ones_own_is_trained_and_judged_exactly(name, tmp_path):
     """A race of two on any kind of model; what it writes is what the model does."""

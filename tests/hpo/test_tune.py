@@ -79,6 +79,7 @@ def test_a_tuning_that_was_cut_goes_on_with_the_same_trials(finished, tmp_path, 
     assert same(tmp_path / "cut", finished)
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_cut_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "MAX_ROUNDS", 4)  # more than one segment a trial
     settings = settings_of(
@@ -125,6 +126,7 @@ def test_the_width_of_blocks_depends_on_no_trial_that_is_known(tmp_path, monkeyp
     assert same(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="on a CPU alone")
 def test_convolutions_are_tuned_one_by_one_on_a_cpu(tmp_path, monkeypatch):
     seen, compile_program = [], programs.compile_program

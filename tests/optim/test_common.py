@@ -120,6 +120,7 @@ def compiled(case):
     )
 
 
+@pytest.mark.slow
 @every_case
 @pytest.mark.parametrize(("f", "factor"), [(quadratic, 0.01), (rosenbrock, 0.2)])
 def test_minimises_in_5000_steps(case, f, factor):
@@ -138,7 +139,11 @@ def test_minimises_in_5000_steps(case, f, factor):
     assert np.nanmin(last) < factor * f(FUNCTIONS[f])
 
 
-@every_case_and_flag
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name) for case in CASES]
+    + [pytest.param(c, id=c.name, marks=pytest.mark.slow) for c in FLAGGED],
+)
 def test_population_equals_loop(case):
     names = sorted(case.hparams)
     # One lane for each hyperparameter, in which it alone is changed.
@@ -179,6 +184,7 @@ def test_eager_equals_jit_and_compiles_once(case):
     assert_close((params, state), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @every_case_and_flag
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_keeps_dtypes(case, dtype):
@@ -224,6 +230,7 @@ def test_stays_finite_at_a_rate_of_zero(case):
     assert finite(first(*step(params, state))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", SCHEDULABLE.values(), ids=SCHEDULABLE)
 def test_schedule_of_the_rate(build):
     rate = inspect.signature(build).parameters["learning_rate"].default
@@ -245,6 +252,7 @@ def test_schedule_of_the_rate(build):
         assert finite((params, values)), rates
 
 
+@pytest.mark.slow
 @every_case
 def test_ignores_extra_arguments(case):
     transformation, init, _ = compiled(case)
@@ -262,6 +270,7 @@ def test_ignores_extra_arguments(case):
     assert_close(*both(tree(), init(tree())))
 
 
+@pytest.mark.slow
 @every_case
 def test_params_and_state_can_be_donated(case):
     # Hyperparameters are arrays here, which must not go with the state either.
@@ -279,6 +288,7 @@ def test_params_and_state_can_be_donated(case):
     step(again, state)
 
 
+@pytest.mark.slow
 @every_case
 def test_state_survives_a_checkpoint(case, tmp_path):
     _, init, step = compiled(case)
@@ -293,6 +303,7 @@ def test_state_survives_a_checkpoint(case, tmp_path):
     assert_close(step(params, restored), step(params, state))
 
 
+@pytest.mark.slow
 @every_case
 def test_works_under_multi_steps(case):
     # It needs a state whose types an update does not change.
@@ -331,6 +342,7 @@ for case in common.CASES[{part}::2]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0, 1])
 def test_sharded_equals_whole(part):
     script = _SHARDED.format(folder=str(pathlib.Path(__file__).parent), part=part)

@@ -262,6 +262,7 @@ def test_event_files_hold_the_curves(study, written):
         assert ("learning_rate", row["step"]) not in scalars  # null in the table
 
 
+@pytest.mark.slow
 def test_the_same_tables_give_the_same_bytes(study, tmp_path):
     write([study], tmp_path / "a")
     command = [sys.executable, "main.py", "--mode=report", f"--workdir={study}"]
@@ -543,6 +544,7 @@ def test_an_alias_looks_as_what_it_stands_for():
     assert look.sign("m") == look.sign("3")
 
 
+@pytest.mark.slow
 def test_two_pages_give_a_method_one_colour(study, written, tmp_path):
     """By the swatches of its buttons: here it is last among others on another task."""
     methods = ("momentum", "cocob", "sgd", "dowg", "prodigy")

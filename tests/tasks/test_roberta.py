@@ -226,6 +226,7 @@ def test_bfloat16_computes_only(params):
     assert 0 < error < 0.1 * np.abs(VALUES["logits"]).max()
 
 
+@pytest.mark.slow
 def test_bfloat16_adds_up_gradients_of_embeddings_in_float32():
     options = OPTIONS | {"vocab_size": 8, "max_positions": 34, "num_layers": 1}
     tokens = jax.random.randint(jax.random.key(0), (256, 32), 4, 8)

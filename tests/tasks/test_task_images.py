@@ -55,6 +55,7 @@ def test_padding_counts_for_nothing():
         np.testing.assert_allclose(short[name], padded[name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     task = digits("bfloat16")
     params, state = task.init(jax.random.key(0))
@@ -67,6 +68,7 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     assert 0 < abs(loss - exact) < 0.05 * exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["sound", "study"])
 def test_digits_train_end_to_end(protocol, tmp_path):
     asked = config.base()

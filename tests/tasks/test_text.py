@@ -571,6 +571,7 @@ def test_gradients_are_clipped(task):
     assert train._clipped(free, grads) is grads
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_perplexity(tmp_path):
     write(tmp_path / "text")
     config = config_lib.base()
