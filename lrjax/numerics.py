@@ -47,6 +47,11 @@ SETTINGS: dict[str, Any] = {
     "jax_memory_fitting_effort": 0.0,
     "jax_memory_fitting_level": "O2",
     "jax_compiler_enable_remat_pass": True,
+    "jax_scan3": False,
+    "jax_enable_pgle": False,
+    "jax_no_tracing": False,
+    "jax_no_execution": False,
+    "jax_compilation_cache_check_contents": False,
     # Runs may diverge, which is no error.
     "jax_debug_nans": False,
     "jax_debug_infs": False,
