@@ -156,7 +156,7 @@ class Env:
         """Hyperparameters as they are used."""
         precision = "float64" if self.dtype == jnp.float64 else "float32"
         found = methods.find(self.method)
-        return hyperparameters.complete(found, hparams, precision)
+        return hyperparameters.normal(found, hparams, precision)
 
     @functools.cached_property
     def _choices(self) -> tuple[train.Program, dict[str, float]]:
