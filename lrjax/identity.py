@@ -14,7 +14,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lrjax.core import NUMERICS_VERSION, Run
@@ -32,7 +32,7 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__array__") and hasattr(value, "dtype"):
         array = np.asarray(value)
         if array.dtype.kind not in "biufcUSO":
-            numeric = jax.dtypes.issubdtype(array.dtype, np.number)
+            numeric = jnp.issubdtype(array.dtype, np.number)
             if not numeric or array.dtype.kind == "m":
                 return value  # dates, times, records and bytes
             array = array.astype(np.float64)  # bfloat16, int4 and their like
