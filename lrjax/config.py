@@ -193,7 +193,7 @@ class Settings:
                         f"on '{task}' under protocol '{self.protocol}': set "
                         f"--config.hparams.{method}.{name}, or leave the method out"
                     )
-            lane = hyperparameters.normal(found, lane, self.precision)
+            lane = hyperparameters.complete(found, lane, self.precision)
             lanes.setdefault(tuple(lane.values()), lane)  # 0 and 0.0 are one lane
         return list(lanes.values())
 
@@ -313,7 +313,7 @@ def check(config: config_dict.ConfigDict) -> Settings:
         if field not in found:
             raise UsageError(f"the config has no '{field}': start from config.base()")
     hparams = {
-        method: {k: v for k, v in values.items() if v is not None}
+        method: {k: plain(v) for k, v in values.items() if v is not None}
         for method, values in config.hparams.items()
     }
     precision = plain(config.precision)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from lrjax import methods as methods_lib
 from lrjax.core import Domain, Method, UsageError, shown, unknown
 from lrjax.identity import dtype_of, is_number, plain, used
@@ -31,6 +33,33 @@ def normal(
         name: _normal(method, name, value, dtype_of(precision))
         for name, value in hparams.items()
     }
+
+
+def complete(
+    method: Method, hparams: Mapping[str, Any], precision: str
+) -> dict[str, Any]:
+    """As `normal`, and the method's own code looks at the values, traced in training.
+
+    So what `lrjax.optim` refuses is refused in a config: a distance of 0 that never
+    grows, say, or a factor that does not shrink.
+
+    Args:
+      method: whose.
+      hparams: a value for every hyperparameter.
+      precision: of the run.
+
+    Raises:
+      UsageError: as `normal`, or if the method cannot be built with the values.
+    """
+    values = normal(method, hparams, precision)
+    with jax.enable_x64(precision == "float64"):
+        try:
+            jax.eval_shape(lambda: [method.build(100.0, **values), None][1])
+        except UsageError:
+            raise
+        except ValueError as error:
+            raise UsageError(f"{method.name}: {error}") from None
+    return values
 
 
 def proposed(

@@ -14,6 +14,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from lrjax.core import NUMERICS_VERSION, Run
@@ -30,8 +31,11 @@ def plain(value: Any) -> Any:
         return value
     if hasattr(value, "__array__") and hasattr(value, "dtype"):
         array = np.asarray(value)
-        if array.dtype.kind not in "biufcUSO":  # bfloat16 and its like
-            array = array.astype(np.float64)
+        if array.dtype.kind not in "biufcUSO":
+            numeric = jnp.issubdtype(array.dtype, np.number)
+            if not numeric or array.dtype.kind == "m":
+                return value  # dates, times, records and bytes
+            array = array.astype(np.float64)  # bfloat16, int4 and their like
         return plain(
             array.astype(float).tolist() if _is_wide(array) else array.tolist()
         )

@@ -47,15 +47,26 @@ SETTINGS: dict[str, Any] = {
     "jax_memory_fitting_effort": 0.0,
     "jax_memory_fitting_level": "O2",
     "jax_compiler_enable_remat_pass": True,
+    "jax_scan3": False,
+    "jax_enable_pgle": False,
+    "jax_no_tracing": False,
+    "jax_no_execution": False,
+    "jax_compilation_cache_check_contents": False,
     # Runs may diverge, which is no error.
     "jax_debug_nans": False,
     "jax_debug_infs": False,
     "jax_error_checking_behavior_nan": "ignore",
     "jax_error_checking_behavior_divide": "ignore",
     "jax_error_checking_behavior_oob": "ignore",
+    # Data goes to the device and measurements come back.
+    "jax_transfer_guard": None,
+    "jax_transfer_guard_host_to_device": None,
+    "jax_transfer_guard_device_to_device": None,
+    "jax_transfer_guard_device_to_host": None,
 }
 # XLA's flags that trade exactness for speed; all at once they would hide divergence.
 _INEXACT = re.compile(r"--(xla_\w*enable_fast_(?:math|min_max))(?:=(\S+))?")
+_LONGEST = 2**20  # bytes of a file of flags
 _TF32 = "NVIDIA_TF32_OVERRIDE"
 
 
@@ -148,7 +159,8 @@ def check_environment() -> None:
     Raises:
       UsageError: if there is one.
     """
-    for name, value in _INEXACT.findall(os.environ.get("XLA_FLAGS", "")):
+    flags = os.environ.get("XLA_FLAGS", "")
+    for name, value in _INEXACT.findall(f"{flags} {_in_file(flags)}"):
         if value.lower() not in ("false", "0"):
             raise UsageError(
                 f"XLA_FLAGS has --{name}, which changes numbers: leave it out"
@@ -157,3 +169,19 @@ def check_environment() -> None:
         raise UsageError(
             f"{_TF32}={os.environ[_TF32]} changes numbers on GPUs: unset it"
         )
+
+
+def _in_file(flags: str) -> str:
+    """The flags in the file that XLA_FLAGS names where it holds no flags itself."""
+    name = flags.strip()
+    if not name or name.startswith("-"):
+        return ""
+    try:
+        with open(name, "rb", opener=_without_waiting) as file:
+            return file.read(_LONGEST).decode(errors="replace")
+    except (OSError, ValueError):
+        return ""  # XLA itself says that it cannot be read
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)  # it may be a pipe

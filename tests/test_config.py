@@ -1,3 +1,4 @@
+import json
 import math
 import warnings
 
@@ -236,6 +237,16 @@ def test_a_config_takes_numpys_values(field, value, kept):
         config = quickstart.get_config()
         config[field] = value
         assert getattr(config_lib.check(freeze(config)), field) == kept
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.array(0.5)])
+def test_numpys_hyperparameters_are_pythons_own_in_the_record(value):
+    config = quickstart.get_config()
+    config.hparams.adam.learning_rate = value
+    config.grid.eps = (value,)
+    found = config_lib.check(config)
+    record = json.dumps([dict(found.hparams), dict(found.grid)])
+    assert json.loads(record) == [{"adam": {"learning_rate": 0.5}}, {"eps": [0.5]}]
 
 
 def test_what_is_set_for_methods_that_do_not_run_is_named():

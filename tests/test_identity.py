@@ -154,6 +154,19 @@ def test_values_become_pythons_own(given, expected):
     assert repr(plain(given)) == repr(expected)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.datetime64("2020-01-01"),
+        np.timedelta64(1, "s"),
+        np.void(b"ab"),
+        np.array([(1, 2.0)], [("a", int), ("b", float)]),
+    ],
+)
+def test_what_is_no_number_stays_as_it_is(given):
+    assert plain(given) is given
+
+
 # Who a run is
 
 
@@ -431,3 +444,37 @@ def test_what_a_protocol_sets_is_in_every_domain():
                 for name, value in changed.items():
                     same = pytest.approx(value, rel=1e-7) if is_number(value) else value
                     assert found[name] == same
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
+def test_what_the_optimisers_refuse_is_refused_in_a_config(method):
+    given = dict(method.defaults) | dict.fromkeys(method.required, 1)
+    refused = {}
+    for name in given:
+        for value in (0.0, 1.0, 1.5, 1e6):
+            lane = given | {name: value}
+            try:
+                whole = hyperparameters.normal(method, lane, "float32")
+                method.build(100.0, **whole)
+            except UsageError:
+                continue  # by its domain
+            except ValueError as error:
+                refused[name, value] = str(error)
+            changes = {f"hparams__{method.name}__{k}": v for k, v in lane.items()}
+            if (name, value) not in refused:
+                assert wanted(methods=(method.name,), **changes)
+                continue
+            with pytest.raises(UsageError) as error:
+                wanted(methods=(method.name,), **changes)
+            assert str(error.value) == f"{method.name}: {refused[name, value]}"
+    assert bool(refused) == (method.name in STRICT)
+
+
+# Methods with hyperparameters whose bounds are closer than a config's domains.
+STRICT = {
+    *("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion", "prodigy"),
+    *("dog", "ldog", "dowg", "cdowg", "mechanic", "storm_plus"),
+    *("schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam"),
+    *("schedule_free_prodigy", "reduce_on_plateau", "greedy_lr"),
+    *("polyak_sgd", "armijo_sgd"),
+}

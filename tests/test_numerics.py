@@ -37,11 +37,20 @@ OTHERS = {
     "jax_memory_fitting_effort": 0.5,
     "jax_memory_fitting_level": "O0",
     "jax_compiler_enable_remat_pass": False,
+    "jax_scan3": True,
+    "jax_enable_pgle": True,
+    "jax_no_tracing": True,
+    "jax_no_execution": True,
+    "jax_compilation_cache_check_contents": True,
     "jax_debug_nans": True,
     "jax_debug_infs": True,
     "jax_error_checking_behavior_nan": "raise",
     "jax_error_checking_behavior_divide": "raise",
     "jax_error_checking_behavior_oob": "raise",
+    "jax_transfer_guard": "disallow",
+    "jax_transfer_guard_host_to_device": "disallow",
+    "jax_transfer_guard_device_to_device": "disallow",
+    "jax_transfer_guard_device_to_host": "disallow",
     "jax_enable_x64": True,
 }
 HERE = sorted(set(OTHERS) & set(jax.config.values))
@@ -151,6 +160,21 @@ def test_what_cannot_be_set_from_here_is_refused(monkeypatch, name, value, said)
     monkeypatch.setenv(name, value.replace("=true", "=false"))
     if "=true" in value:
         numerics.check_environment()
+
+
+def test_flags_in_a_file_are_refused_alike(monkeypatch, tmp_path):
+    file = tmp_path / "flags.txt"
+    file.write_text("--xla_dump_to=/tmp\n--xla_cpu_enable_fast_math=true\n")
+    monkeypatch.setenv("XLA_FLAGS", str(file))
+    with pytest.raises(UsageError, match="--xla_cpu_enable_fast_math"):
+        numerics.check_environment()
+    file.write_text("--xla_cpu_enable_fast_math=false\n")
+    numerics.check_environment()
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "missing"))
+    numerics.check_environment()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "pipe"))
+    numerics.check_environment()
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def _base(method: Method, task: str, settings: Settings) -> dict[str, Any]:
     """A method's hyperparameters on a task, as the settings and the protocol say."""
     if methods.METHODS.get(method.name) is not method:
         own = dict(method.defaults)
-        return hyperparameters.normal(method, own, settings.precision)
+        return hyperparameters.complete(method, own, settings.precision)
     try:
         return settings.lanes(method.name, task)[0]
     except UsageError:

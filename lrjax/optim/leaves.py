@@ -105,7 +105,7 @@ def any_leaves(
             if "grad_fn" in given:
                 grad_fn = given["grad_fn"]
                 given["grad_fn"] = lambda at: gradients(grad_fn(like(at, outside)))
-            if "grad" in given:
+            if "grad" in given and _alike(given["grad"], outside):
                 given["grad"] = gradients(given["grad"])
             changes, state = inner.update(
                 gradients(updates),
@@ -134,7 +134,39 @@ def _gradients(grads: PyTree, params: PyTree, name: str) -> PyTree:
             )
         return _real(grad)
 
-    return jax.tree_util.tree_map_with_path(real, grads, params)
+    return jax.tree_util.tree_map_with_path(real, _masked_as(params, grads), params)
+
+
+def _masked_as(params: PyTree, grads: PyTree) -> PyTree:
+    """Gradients without what `optax.masked` and `partition` hide of the parameters.
+
+    They hide it in what `update` is given to change, not in its extra arguments.
+    """
+    leaves = jax.tree.leaves(params, is_leaf=_is_hidden)
+    if not any(map(_is_hidden, leaves)):
+        return grads
+    return jax.tree.map(
+        lambda param, grad: param if _is_hidden(param) else grad,
+        params,
+        grads,
+        is_leaf=_is_hidden,
+    )
+
+
+def _alike(grads: PyTree, params: PyTree) -> bool:
+    """Whether gradients are of these parameters, which a wrapper may have reshaped.
+
+    Most optimisers do not look at this argument: it is for others beside them.
+    """
+    try:
+        grads = _masked_as(params, grads)
+    except ValueError:
+        return False
+    return jax.tree.structure(grads) == jax.tree.structure(params)
+
+
+def _is_hidden(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def _real(array: jax.Array) -> jax.Array:

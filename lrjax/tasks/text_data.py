@@ -665,6 +665,10 @@ def read_tokens(folder: Path) -> Tokens:
       DataError: if it is damaged.
     """
     fault = "no sound folder of tokens"
+    for name in ("meta.json", "tokenizer.json", "tokens.uint16", "ends.int64"):
+        if (folder / name).exists() and not (folder / name).is_file():
+            # To open a pipe would wait for whoever writes to it.
+            raise DataError(f"{folder / name}: not a regular file")
     with data.reading(folder, fault):
         meta = _Meta(**json.loads((folder / "meta.json").read_text("utf-8")))
         checksums = int(meta.checksums[0]), int(meta.checksums[1])

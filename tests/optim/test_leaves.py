@@ -283,6 +283,29 @@ def test_each_label_of_a_partition_has_its_own_readings(build):
     assert_equal(optim.effective_learning_rate(states), rates["ours"])
 
 
+@every_build
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: optax.masked(tx, {"a": True, "b": False}),
+        lambda tx: optax.partition(
+            {"ours": tx, "other": optim.sgd(0.5)}, {"a": "ours", "b": "other"}
+        ),
+        optax.flatten,
+    ],
+    ids=["masked", "partition", "flatten"],
+)
+def test_the_gradient_for_others_beside_them_is_let_through(build, wrap):
+    """As `optax.chain` hands `grad` to all, where only a line search asks for it."""
+    params, tx = vectors(), wrap(build())
+    grads, told = gradient(params), EXTRA
+    if wrap is optax.flatten:  # which flattens no function
+        told = EXTRA | {"grad_fn": lambda flat: flat}
+    alone, _ = tx.update(grads, tx.init(params), params, **told)
+    found, _ = tx.update(grads, tx.init(params), params, **told, grad=grads)
+    assert_equal(found, alone)
+
+
 @pytest.mark.parametrize(
     "wrap", [optim.mechanic, optim.reduce_on_plateau, optim.greedy_lr]
 )

@@ -4,6 +4,7 @@ import io
 import json
 import lzma
 import os
+import shutil
 import tempfile
 import zlib
 from pathlib import Path
@@ -239,3 +240,14 @@ def test_a_folder_of_tokens_that_cannot_be_right_is_refused(
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "name", ["meta.json", "tokenizer.json", "tokens.uint16", "ends.int64"]
+)
+def test_a_pipe_in_a_folder_of_tokens_is_refused(tokens, name):
+    shutil.copytree(tokens, "piped")
+    Path("piped", name).unlink()
+    os.mkfifo(Path("piped", name))
+    with pytest.raises(DataError, match="not a regular file"):
+        text_data.read_tokens(Path("piped"))
