@@ -112,12 +112,14 @@ def test_a_policy_gives_the_run_of_its_method(x64, name, policy, hparams):
         assert_same(by_policy(policies.replay(curve["learning_rate"])), curve, params)
 
 
+@pytest.mark.slow
 def test_the_network_gives_the_run_of_learned(x64):
     curve, params = by_method("learned", actions=10)
     assert_same(by_policy(policies.network(), 5), curve, params, 5)
     assert len(np.unique(curve["learning_rate"])) == 10
 
 
+@pytest.mark.slow
 def test_the_same_compiled_step_gives_the_same_bits():
     task, rates = iris(), np.geomspace(1e-3, 1, STEPS).astype(np.float32)
     env = control.Env(task, STEPS, 1)

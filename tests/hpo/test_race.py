@@ -419,6 +419,7 @@ WINNERS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WINNERS)
 def test_a_snippet_trains_as_lrjax_does(name):
     method, horizon = METHODS[name], 37

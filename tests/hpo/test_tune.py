@@ -64,6 +64,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_continuing_changes_no_bit(finished, tmp_path):
     changed = settings_of(methods=("adamw_cosine",), tune__continuing=False)
     tune.run(changed, tmp_path)
@@ -272,6 +273,7 @@ def test_the_study_counts_what_diverges_as_its_code_does(task):
     assert not protocol.SOUND.sums_losses(task)
 
 
+@pytest.mark.slow
 def test_smac_tunes_under_both_protocols(tmp_path):
     for name in ("sound", "study"):
         settings = settings_of(

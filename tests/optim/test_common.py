@@ -139,11 +139,8 @@ def test_minimises_in_5000_steps(case, f, factor):
     assert np.nanmin(last) < factor * f(FUNCTIONS[f])
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, id=case.name) for case in CASES]
-    + [pytest.param(c, id=c.name, marks=pytest.mark.slow) for c in FLAGGED],
-)
+@pytest.mark.slow
+@every_case_and_flag
 def test_population_equals_loop(case):
     names = sorted(case.hparams)
     # One lane for each hyperparameter, in which it alone is changed.
@@ -218,6 +215,7 @@ def test_stays_finite_at_any_first_gradient(case):
         assert finite(params), first
 
 
+@pytest.mark.slow
 @every_case
 def test_stays_finite_at_a_rate_of_zero(case):
     assert "learning_rate" in case.hparams

@@ -59,6 +59,7 @@ def test_the_word_on_bfloat16_follows_from_its_figures(name):
     [
         name if name in ("sgd", "dog") else pytest.param(name, marks=pytest.mark.slow)
         for name in METHODS
+        if name != "learned"  # what comes out depends on how it is compiled
     ],
 )
 def test_trains_in_bfloat16_as_the_page_says(name):

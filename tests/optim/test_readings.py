@@ -212,6 +212,7 @@ RATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RATES)
 def test_rate_is_the_one_of_the_official_run(method):
     for case in problems.cases(method):
