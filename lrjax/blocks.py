@@ -197,7 +197,7 @@ def left_out(reasons: Mapping[str, str]) -> str:
     """One line on tasks that are left out, whose causes are mostly the same.
 
     Args:
-      reasons: name of a task -> why its data cannot be had.
+      reasons: name of a task -> why its data is not available.
     """
     (_, first), *others = reasons.items()
     names = ", ".join(name for name, _ in others)

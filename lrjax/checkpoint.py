@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lrjax.core import NUMERICS_VERSION, PyTree, UsageError
+from lrjax.core import NUMERICS_VERSION, PyTree, UsageError, cut, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -197,7 +197,7 @@ def check_params(task: str, params: PyTree, model_state: PyTree) -> None:
             safetensors.deserialize(save({name: np.empty(0, leaf.dtype)}))
         except Exception as error:  # it has many kinds
             raise UsageError(
-                f"config.save_params: '{task}': safetensors cannot hold {name[:80]!r} "
+                f"config.save_params: '{task}': safetensors cannot hold {shown(name)} "
                 f"of type {leaf.dtype}"
             ) from error
 
@@ -209,13 +209,13 @@ def _names(params: PyTree, model_state: PyTree) -> dict[str, Any]:
         for path, leaf in jax.tree.leaves_with_path(tree):
             name = prefix + jax.tree_util.keystr(path, simple=True, separator="/")
             if name in named:
-                raise UsageError(f"two of its arrays would be called {name[:80]!r}")
+                raise UsageError(f"two of its arrays would be called {shown(name)}")
             named[name] = leaf
     for name in named:
         for at in (i for i, letter in enumerate(name) if letter == "/"):
             if name[:at] in named:
                 raise UsageError(
-                    f"{name[:at][:80]!r} is an array, and the name {name[:80]!r} leads "
+                    f"{shown(name[:at])} is an array, and the name {shown(name)} leads "
                     "through it"
                 )
     return named
@@ -244,7 +244,7 @@ def _described(path: Any, leaf: Any) -> list[Any]:
     known = (np.number, np.bool_, jax.dtypes.prng_key)
     name = jax.tree_util.keystr(path)
     if not any(jnp.issubdtype(leaf.dtype, kind) for kind in known):
-        raise ValueError(f"{name[:80]} holds no numbers, but {str(leaf.dtype)[:80]}")
+        raise ValueError(f"{cut(name)} holds no numbers, but {cut(str(leaf.dtype))}")
     return [name, list(leaf.shape), str(leaf.dtype)]
 
 

@@ -277,7 +277,7 @@ class Metric:
         if not named or not self.name.isascii():
             raise UsageError(
                 f"a metric's name must be letters, digits and underscores, not "
-                f"{str(self.name)[:80]!r}"
+                f"{shown(self.name)}"
             )
         bounds = (self.least, self.greatest)
         checks = {
@@ -363,7 +363,7 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
         return name
     known = {**METRICS, **{each.name: each for each in among}}
     if not isinstance(name, str) or name not in known:
-        raise unknown("metric", str(name)[:80], known)
+        raise unknown("metric", str(name), known)
     return known[name]
 
 

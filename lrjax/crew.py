@@ -152,9 +152,9 @@ def measured_workers(
       kind: of the model.
       device: where.
       cache: file in which to keep what was measured.
-      advances: gives so many functions that can be called at the same time, or fewer
-        where memory does not hold so many; each of them trains a block for a number
-        of updates and waits for the result.
+      advances: called with a count; returns that many functions to call at the same
+        time, or fewer where memory does not hold them all. Each trains a block for a
+        number of updates and waits for the result.
       steps: most updates to ask for.
     """
     cores = usable_cores()

@@ -16,10 +16,10 @@ from lrjax.layout import Layout
 from lrjax.train import RunState
 
 RECALIBRATION_BATCHES = 50  # as the official code of schedule-free advises
-# Rows of a block that are evaluated at once, in all its lanes together: of linear
-# models so many logits, what a cache holds, but no fewer rows than these; of others,
-# whose activations take most of the memory, so many rows. Where a batch keeps the
-# device busy, as many as that has: there is room for those.
+# Rows of a block that are evaluated at once, in all its lanes together. Linear models:
+# as many rows as keep the logits in a cache (2**17), at least 64. Networks, whose
+# activations take most of the memory: the numbers of rows below. Where one batch keeps
+# the device busy: as many rows as a batch has, for which there is room.
 _LOGITS, _ROWS = 2**17, 64
 _MULTIPLE = 16  # rows are padded to it: whole vectors of any CPU
 _ROWS_OF_NETWORKS = {"cpu": 256}

@@ -31,7 +31,7 @@ from jax.experimental import multihost_utils
 from lrjax import blocks as blocks_lib
 from lrjax import experiment, results
 from lrjax.config import Settings
-from lrjax.core import NUMERICS_VERSION, Interrupted, UsageError
+from lrjax.core import NUMERICS_VERSION, Interrupted, UsageError, cut
 
 _PLACE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _HOSTS = "hosts"
@@ -67,7 +67,7 @@ def start() -> None:
     except Exception as error:
         raise UsageError(
             "--multihost: JAX does not find the other hosts "
-            f"({' '.join(str(error).split())[:200]}); set {', '.join(_PLACE)} on each"
+            f"({cut(str(error), 200)}); set {', '.join(_PLACE)} on each"
         ) from error
 
 

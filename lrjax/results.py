@@ -469,7 +469,7 @@ def metric_from(described: Any) -> Metric:
                 fields[name] = bound
         return Metric(value=value, **fields)
     except (LookupError, TypeError, ValueError) as error:
-        raise UsageError(f"no metric: {str(described)[:80]}") from error
+        raise UsageError(f"no metric: {shown(described)}") from error
 
 
 def load_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[Metric, ...]]:

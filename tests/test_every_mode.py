@@ -1,7 +1,7 @@
 """Every mode on every family of task, in miniature.
 
 Families come from the registry of tasks and modes from main.py's flag: a new one has no
-miniature here, which fails, until there is one.
+miniature here, which fails, until there is one. What takes long to compile is slow.
 """
 
 import dataclasses
@@ -108,7 +108,7 @@ MINIATURES = {
     "svmlight:": Miniature("svmlight:{path}", files=svmlight),
     "synthetic/": Miniature("synthetic/regression-3", "loss"),
     "own": Miniature("own/smooth", "mae"),
-    "libsvm": Miniature("libsvm/wine"),
+    "libsvm": Miniature("libsvm/wine", slow=True),  # the same code as svmlight's
     "digits": Miniature("digits/logistic"),
     "mnist": Miniature(
         "mnist/cnn", flags=["--config.batch_size=8"], files=idx_files("mnist")
@@ -136,6 +136,7 @@ MINIATURES = {
             "--config.text.corpus={path}",
         ],
         text_file,
+        slow=True,
     ),
 }
 FAMILIES = [

@@ -68,7 +68,8 @@ ALLOWED = {
     },
     "hpo": {
         *("blocks", "checkpoint", "cluster", "config", "core", "crew", "evaluation"),
-        *("experiment", "hyperparameters", "methods", "numerics", "portfolio"),
+        *("experiment", "hyperparameters", "identity", "methods", "numerics"),
+        "portfolio",
         *("programs", "protocol", "reading", "report", "results", "rows", "stats"),
         *("strategy", "tasks", "train", "worker"),
     },

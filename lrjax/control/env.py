@@ -114,7 +114,7 @@ class Env:
     def __post_init__(self) -> None:
         if not isinstance(self.task, Task):
             raise UsageError(
-                f"{shown(self.task)} is no task: lrjax.tasks.make_task makes one"
+                f"{shown(self.task)} is not a task; make one with lrjax.tasks.make_task"
             )
         every = 1 if self.steps_per_action is None else self.steps_per_action
         for name, value in (("steps", self.steps), ("steps_per_action", every)):
@@ -301,7 +301,7 @@ class Env:
           UsageError: if their shapes are others.
         """
         if not isinstance(task, Task | Data):
-            raise UsageError(f"{shown(task)} is no task, and no Data of one")
+            raise UsageError(f"{shown(task)} is neither a task nor the Data of one")
         data, own = Data(task.train, task.valid), Data(self.task.train, self.task.valid)
         if jax.tree.map(jnp.shape, data) != jax.tree.map(jnp.shape, own):
             raise UsageError(

@@ -50,6 +50,7 @@ from lrjax.core import (
     Task,
     UsageError,
     counted,
+    cut,
 )
 from lrjax.hpo import selection, trials
 from lrjax.hpo.contenders import Contender, contenders
@@ -578,7 +579,7 @@ def _own(method: Method) -> Method:
     try:
         built = method.build(100, **method.defaults)
     except Exception as error:  # the user's code may raise anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {cut(str(error), 200)}"
         raise UsageError(
             f"select: method '{method.name}': build(100, **defaults) fails: {reason}"
         ) from error

@@ -13,6 +13,7 @@ import numpy as np
 
 from lrjax import report, results, stats
 from lrjax.core import Method, Metric, counted
+from lrjax.identity import finite
 
 ANSWER, TABLE, FIGURES = "selection.json", "selection.csv", ("png", "svg")
 
@@ -217,7 +218,7 @@ def write(answers: Sequence[Selection], tables: results.Tables) -> None:
     Raises:
       UsageError: if they cannot be written.
     """
-    content = _finite([_plain_answer(answer) for answer in answers])
+    content = finite([_plain_answer(answer) for answer in answers])
     tables.replace(ANSWER, json.dumps(content, indent=1) + "\n")
     tables.replace(TABLE, _table(answers))
     report.races(content, tables.workdir)
@@ -229,15 +230,6 @@ def _plain_answer(answer: Selection) -> dict[str, Any]:
     fields = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer)}
     judged = [dataclasses.asdict(each) for each in answer.judged]
     return {**fields, "scale": scale, "judged": judged}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no numbers that are not finite."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _table(answers: Sequence[Selection]) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import jaxprs, numerics
-from lrjax.core import Batch, Metric, Task, UsageError, shown
+from lrjax.core import Batch, Metric, Task, UsageError, cut, shown
 
 # Primitives that draw; to make or to split a key is no drawing.
 _RANDOM = ("random_bits", "threefry2x32", "rng_bit_generator")
@@ -37,7 +37,7 @@ def check_task(task: Task) -> None:
     for look in (_fields, _parts, _init, _loss, _evaluate):
         found = list(look(task))
         if found:
-            name = " ".join(str(task.name).split())[:80]
+            name = cut(str(task.name))
             raise UsageError(f"task '{name}': {'; '.join(found)}")
 
 
@@ -50,7 +50,7 @@ def _fields(task: Task) -> Iterator[str]:
         return bool(value >= least)
 
     if not isinstance(task.name, str) or not task.name.strip():
-        yield f"name must be a text, not {str(task.name)[:40]!r}"
+        yield f"name must be a text, not {shown(task.name)}"
     elif not task.name.isprintable():
         yield "name must be one line of printable characters"
     if not whole(task.num_classes, 0):
@@ -283,7 +283,7 @@ def _value(metric: Metric, sums: Mapping[str, Any]) -> Iterator[str]:
         yield f"{call} needs {error}, which evaluate does not return"
         return
     except Exception as error:  # the user's code may raise anything
-        reason = " ".join(str(error).split())[:200]
+        reason = cut(str(error), 200)
         yield f"{call} fails under jit: {type(error).__name__}: {reason}"
         return
     if jnp.shape(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
@@ -328,7 +328,7 @@ def _tried(what: str, call: Callable[[], Any]) -> tuple[Any, str]:
     try:
         return call(), ""
     except Exception as error:  # the user's code may raise anything
-        reason = " ".join(str(error).split())[:200]
+        reason = cut(str(error), 200)
         return None, f"{what} fails under jit: {type(error).__name__}: {reason}"
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.core import printable, shown
+from lrjax.core import cut, printable, shown
 from lrjax.tasks import data, pickled
 from lrjax.tasks.data import DataError
 
@@ -254,7 +254,7 @@ def _read_npz(path: Path) -> Part:
             return _part(arrays[images], arrays[labels], path)
     if not {"jpeg", "offsets", "labels"} <= set(arrays):
         held = printable(", ".join(arrays) or "nothing")
-        raise DataError(f"{path}: holds {held[:80]} instead of image and label")
+        raise DataError(f"{path}: holds {cut(held)} instead of image and label")
     ends = arrays["offsets"]
     stored = arrays["jpeg"]
     if ends.dtype.kind not in "iu" or stored.dtype != np.uint8 or stored.ndim != 1:
@@ -458,7 +458,7 @@ def _pickled_cifar(
     pixels, labels = found.get("data"), found.get(key)
     if not isinstance(pixels, np.ndarray) or not isinstance(labels, list):
         held = ", ".join(map(ascii, found)) or "nothing"
-        raise DataError(f"{where} holds {held[:100]} instead of 'data' and '{key}'")
+        raise DataError(f"{where} holds {cut(held)} instead of 'data' and '{key}'")
     if pixels.ndim != 2 or pixels.shape[1] != 3072 or len(labels) != len(pixels):
         raise DataError(
             f"{where}: pixels of shape {pixels.shape} and {len(labels)} labels instead "

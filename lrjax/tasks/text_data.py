@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.core import Text, shown
+from lrjax.core import Text, cut, shown
 from lrjax.reading import reason as _reason
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
@@ -517,7 +517,7 @@ def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
         raise
     except Exception as error:  # no net, no such file, a proxy's page, ...
         _say(
-            f"{_HUB}'s tokenizer cannot be had ({_reason(error)[:80]}...): training "
+            f"{_HUB}'s tokenizer cannot be had ({cut(_reason(error))}): training "
             "one on the corpus"
         )
     return None

@@ -287,7 +287,7 @@ def test_bad_input_is_named():
     for rate in (None, "fast", 1j, 1e300):
         with pytest.raises(UsageError, match="a learning rate is"):
             env.step(state, rate)
-    with pytest.raises(UsageError, match="no task"):
+    with pytest.raises(UsageError, match="neither a task"):
         env.reset(KEY, "libsvm/wine")
     state, *_ = jax.jit(env.step)(state, 0.1)
     with pytest.raises(UsageError, match="episode is over"):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax import numerics
+from lrjax.core import cut
 
 _FUSED = "cudnn"
 _CLOSE = 0.05  # of the largest number, in bfloat16
@@ -104,7 +105,7 @@ def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
         reason = f"its numbers are off by {worst:.0%}"
         fine = worst < _CLOSE  # not for NaN
     except Exception as error:  # JAX, XLA and cuDNN raise various ones
-        fine, reason = False, " ".join(str(error).split())[:200]
+        fine, reason = False, cut(str(error), 200)
     if not fine:
         warnings.warn(
             f"cuDNN's attention is not used, but a slower form: {reason}", stacklevel=2

@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 
 from lrjax import numerics
-from lrjax.core import UsageError
+from lrjax.core import UsageError, cut
 from lrjax.reading import reading
 from lrjax.tasks.models.attention import attention, attention_with_dropout
 from lrjax.tasks.models.layer_norm import LayerNorm
@@ -311,7 +311,7 @@ def _check_eps(config: Path, eps: float) -> None:
         return  # there is none, or it does not say
     if wanted != eps:
         raise UsageError(
-            f"{config}: layer_norm_eps is {str(wanted)[:80]}, the model's is {eps}; "
+            f"{config}: layer_norm_eps is {cut(str(wanted))}, the model's is {eps}; "
             "make it with that of the weights"
         )
 
