@@ -68,8 +68,10 @@ _TEXTS = ("task", "protocol", "method", "status")
 _NEEDED = (*_TEXTS, "hparams", "seed", "steps")
 _NUMBERS = ("learning_rate", "steps", "horizon", "diverged_at", "seconds", "examples")
 _NUMBERS += ("epoch", "last_batch_loss", "mean_batch_loss", "budget", "cost")
+_NUMBERS += ("max_budget",)
 _NUMBER, _SCALAR = {int, float, type(None)}, {str, bool, int, float, type(None)}
 _NAMES = (*_TEXTS, "run_id", "tuning", "race", "tuner", "unit", "block", "source")
+_NAMES += ("tuned_by",)
 _COUNTS = ("seed", "step", "trial", "rung", "contender")
 # What a field may be; nobody looks at others.
 _TYPES: dict[str, set[type]] = {

@@ -157,12 +157,17 @@ def learning_curves(
         drawing.write(figure, path.parent, path.stem, [path.suffix[1:]])
 
 
-def tuning(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draws all tunings: the best cost over what was spent, and every cost.
+def tuning(
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path,
+    metrics: Mapping[str, Sequence[Metric]] | None = None,
+) -> list[Path]:
+    """Draws all tunings: the best value over what was spent, and every value.
 
     Args:
       rows: of trials.jsonl.
       folder: where to write incumbent.png and costs.png.
+      metrics: as from `results.load_metrics`.
 
     Returns:
       the files; none without a trial.
@@ -172,7 +177,7 @@ def tuning(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """
     if not rows:
         return []
-    table = searches.trajectories(searches.told(rows))
+    table = searches.trajectories(searches.told(rows, metrics))
     named = {name: tuple(sorted(set(table[name]))) for name in ("method", "task")}
     look = Look(named["method"], tasks=named["task"])
     drawings = {"incumbent": searches.incumbents, "costs": searches.costs}
