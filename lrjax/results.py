@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from lrjax.core import NUMERICS_VERSION, Metric, UsageError
+from lrjax.core import NUMERICS_VERSION, Metric, UsageError, counted
 from lrjax.identity import canonical, digest, finite, run_fields, run_id, tuned_name
 
 __all__ = [  # identities are made in `lrjax.identity`
@@ -342,7 +342,8 @@ def _read(path: Path) -> tuple[pd.DataFrame, int]:
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         warnings.warn(
-            f"{path}: dropped a torn last line of {len(content) - whole} bytes",
+            f"{path}: dropped a torn last line of "
+            f"{counted(len(content) - whole, 'byte')}",
             stacklevel=3,
         )
     if not whole:

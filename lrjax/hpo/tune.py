@@ -281,7 +281,8 @@ def _target(
     most = tune.max_budget or steps // unit_steps
     if not most:
         raise UsageError(
-            f"{name}: {steps} steps are less than an epoch; set config.tune.unit=steps"
+            f"{name}: {counted(steps, 'step')} of training, less than an epoch; set "
+            "config.tune.unit=steps"
         )
     # Two promotions to the full length, whatever that is.
     least = tune.min_budget or least or max(1, most // tune.eta**2)
@@ -608,10 +609,13 @@ def plan_lines(search: Search) -> list[str]:
     """A plan for people: stages, trials, budgets, cost in full runs."""
     target, problem = search.target, search.target.problem
     stages = planned(search)
+    budgets = counted(problem.max_budget, target.unit.removesuffix("s"))
+    if problem.min_budget < problem.max_budget:
+        budgets = f"{problem.min_budget} to {budgets}"
     row = "{:>7}{:>8}{:>8}{:>11}".format
     return [
         f"{target.label} on {target.run.task}: {counted(problem.trials, 'trial')} of "
-        f"{problem.min_budget} to {problem.max_budget} {target.unit}; promoted ones "
+        f"{budgets}; promoted ones "
         + ("go on from their states" if target.continuing else "start anew"),
         row("stage", "trials", target.unit, "full runs"),
         *(

@@ -502,7 +502,7 @@ def _targets(study: Study, desk: Desk) -> Section | None:
     )
     first = quick.groupby("task").head(1)
     says = "First to the target: " + "; ".join(
-        f"{row.entry} on {row.task} ({row.steps:.4g} steps)"
+        f"{row.entry} on {row.task} ({counted(row.steps, 'step', form='.4g')})"
         for row in first.itertuples()
     )
     if not len(first):

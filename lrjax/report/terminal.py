@@ -12,7 +12,7 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import stats
-from lrjax.core import LOSS, Metric, UsageError
+from lrjax.core import LOSS, Metric, UsageError, counted
 from lrjax.report import drawing, figures, searches, selected
 from lrjax.report.look import Look, shorten
 
@@ -93,9 +93,13 @@ def ranking(
     if len(diverged):
         lines += ["", "diverged (left out of means, ranked last):"]
         lines += [
-            f"  {entry} on {task}: {row['diverged']:.0f} of {row['runs']:.0f} runs"
+            f"  {entry} on {task}: {row['diverged']:.0f} of "
+            f"{counted(row['runs'], 'run', form='.0f')}"
             for (task, entry), row in diverged.iterrows()
         ]
+    if short_runs := stats.shorter(runs):
+        lines += ["", "trained for less than others they are ranked with:"]
+        lines += [f"  {each}" for each in short_runs]
     return "\n".join(line.rstrip() for line in lines)
 
 

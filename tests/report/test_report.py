@@ -200,6 +200,21 @@ def test_each_tuning_belongs_to_what_it_found(tmp_path):
     assert cost["smac:adam"] == cost["smac.1:adam"] > cost["sgd"] == 0
 
 
+def test_runs_of_another_length_are_named(tmp_path):
+    folders = [tmp_path / "long", tmp_path / "short"]
+    for folder, method in zip(folders, ("adam", "sgd"), strict=True):
+        fabricated.write(folder, TASKS[:1], (method,), 2)
+    path = folders[1] / "runs.jsonl"
+    rows = [json.loads(row) for row in path.read_text().splitlines()]
+    fabricated.lines(path, [row | {"steps": row["steps"] // 2} for row in rows])
+    said = write(folders, tmp_path / "report")
+    steps = rows[0]["steps"]
+    short = f"sgd on {TASKS[0]}: {steps // 2:,} of {steps:,} updates."
+    assert f"Length: not all trained for as long as others: {short}" in said
+    said = write(folders[:1], tmp_path / "report")
+    assert not any(line.startswith("Length") for line in said)
+
+
 def test_a_tuning_cut_short_counts_by_its_full_budget(tmp_path):
     rows = fabricated.trials(TASKS[:1], "adam")[:20]
     rows = [row | {"max_budget": 100, "tuned_by": "valid_accuracy"} for row in rows]
