@@ -155,9 +155,9 @@ class Report:
             f"{self.selector}: {100 * self.closed:.0f} % of the gap closed (95 % "
             f"interval {100 * low:.0f} to {100 * high:.0f} %) on "
             f"{counted(self.tasks, 'task')} that it had not seen; scores "
-            f"{self.single:.3f} single best, "
-            f"{self.selected:.3f} selected, {self.virtual:.3f} virtual "
-            f"best; probes cost {self.cost:.2f} full runs, on {100 * self.probed:.0f} % of the tasks"
+            f"{self.single:.3f} single best, {self.selected:.3f} selected, "
+            f"{self.virtual:.3f} virtual best; probes cost {self.cost:.2f} full runs, "
+            f"on {100 * self.probed:.0f} % of the tasks"
         )
 
 
