@@ -328,7 +328,8 @@ def _read(entry: DataSet, path: Path) -> tuple[np.ndarray, np.ndarray]:
     found = *features.shape, len(np.unique(labels))
     if found != expected:
         raise DataError(
-            f"{path}: {counted(found[0], 'row', form='d')}, {counted(found[1], 'feature')} and "
+            f"{path}: {counted(found[0], 'row', form='d')}, "
+            f"{counted(found[1], 'feature')} and "
             f"{counted(found[2], 'class', 'classes')} "
             f"instead of {expected[0]}, {expected[1]} and {expected[2]}"
         )
