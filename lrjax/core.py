@@ -72,9 +72,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """A number of things for people: '1 run', '2,000 runs', '3 entries'."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def counted(count: float, one: str, many: str = "", form: str = ",") -> str:
+    """A number of things for people: '1 run', '2,000 runs', '3 entries', '0.7 runs'.
+
+    Args:
+      count: how many.
+      one, many: what one is called, and what several are where no 's' makes it.
+      form: of the number, as for `format`.
+    """
+    number = f"{count:{form}}"
+    return f"{number} {one if number == '1' else many or one + 's'}"
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:

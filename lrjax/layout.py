@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lrjax.core import PyTree, Task, UsageError
+from lrjax.core import PyTree, Task, UsageError, counted
 
 SHARDED = ("runs", "batch", "params")  # what is dealt out to devices
 _AXIS = "data"
@@ -110,7 +110,8 @@ def check(layout: Layout, task: Task) -> None:
     rows, count = task.batch_size // task.micro_batches, len(layout.devices)
     if rows % count:
         parts = f", in {task.micro_batches} parts," if task.micro_batches > 1 else ""
+        batches = f"batches of {counted(task.batch_size, 'row')}"
         raise UsageError(
-            f"{task.name}: batches of {task.batch_size} rows{parts} do not divide by "
+            f"{task.name}: {batches}{parts} do not divide by "
             f"{count} devices; set --config.batch_size, or use fewer devices"
         )

@@ -251,7 +251,7 @@ def _costs(plan: Plan) -> list[str]:
         f"about {duration(plan.whole)} in all: {duration(plan.compilation)} of a core "
         f"to compile, unless that was done before, and {duration(plan.seconds)} to "
         f"train {where}, by a probe of {plan.measured} of "
-        f"{plan.lines['programs'].sum()} programs",
+        f"{counted(plan.lines['programs'].sum(), 'program')}",
         f"about {crew.size(plan.memory)} of memory{each}, "
         f"{crew.size(plan.disk)} of disk",
     ]

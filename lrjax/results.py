@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from lrjax.core import NUMERICS_VERSION, Metric, UsageError
+from lrjax.core import NUMERICS_VERSION, Metric, UsageError, counted
 from lrjax.identity import canonical, digest, finite, run_fields, run_id, tuned_name
 
 __all__ = [  # identities are made in `lrjax.identity`
@@ -68,8 +68,10 @@ _TEXTS = ("task", "protocol", "method", "status")
 _NEEDED = (*_TEXTS, "hparams", "seed", "steps")
 _NUMBERS = ("learning_rate", "steps", "horizon", "diverged_at", "seconds", "examples")
 _NUMBERS += ("epoch", "last_batch_loss", "mean_batch_loss", "budget", "cost")
+_NUMBERS += ("max_budget",)
 _NUMBER, _SCALAR = {int, float, type(None)}, {str, bool, int, float, type(None)}
 _NAMES = (*_TEXTS, "run_id", "tuning", "race", "tuner", "unit", "block", "source")
+_NAMES += ("tuned_by",)
 _COUNTS = ("seed", "step", "trial", "rung", "contender")
 # What a field may be; nobody looks at others.
 _TYPES: dict[str, set[type]] = {
@@ -340,7 +342,8 @@ def _read(path: Path) -> tuple[pd.DataFrame, int]:
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         warnings.warn(
-            f"{path}: dropped a torn last line of {len(content) - whole} bytes",
+            f"{path}: dropped a torn last line of "
+            f"{counted(len(content) - whole, 'byte')}",
             stacklevel=3,
         )
     if not whole:

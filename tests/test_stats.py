@@ -565,6 +565,19 @@ def test_the_ranking_shows_best_first_and_names_what_diverged():
     assert "c on t: 1 of 2 runs" in text
 
 
+def test_the_ranking_says_who_was_trained_for_less():
+    line = "a on t: 40 of 90 updates"
+    equal = RUNS.assign(steps=RUNS["task"].map({"t": 90, "u": 40}))
+    assert "trained for less" not in report.ranking(equal)
+    mixed = RUNS.assign(steps=np.where(RUNS["method"] == "a", 40, 90))
+    mixed.loc[mixed["task"] == "u", "steps"] = 7
+    text = report.ranking(mixed)
+    assert text.splitlines()[-2:] == [
+        "trained for less than others they are ranked with:",
+        f"  {line}",
+    ]
+
+
 def test_the_ranking_takes_tasks_of_any_name():
     for name in ("svmlight:/a/my [weird] $a$ (set).svm", "t (sound)"):
         assert "90.0, 80.0" in report.ranking(RUNS.replace({"task": {"t": name}}))

@@ -26,7 +26,7 @@ from jax.flatten_util import ravel_pytree
 
 from lrjax import evaluation, methods, numerics, optim, order, tasks, train
 from lrjax.control.env import Data
-from lrjax.core import Task, UsageError
+from lrjax.core import Task, UsageError, counted
 from lrjax.optim.learned import load
 from lrjax.optim.observation import OBSERVED, logarithm
 
@@ -377,7 +377,7 @@ def main(arguments: list[str] | None = None) -> None:
             task = tasks.make_task(given.task, data_dir=given.data_dir)
             steps = given.epochs * task.steps_per_epoch
             weights, cost = finetune(task, steps, seed=given.seed, told=told, **count)
-            print(f"cost: {cost:g} full runs")
+            print(f"cost: {counted(cost, 'full run', form='g')}")
         else:
             weights = learn(given.seed, told=told, **count)
         np.savez(given.out, **weights)  # pyright: ignore[reportArgumentType]

@@ -11,7 +11,7 @@ import numpy as np
 
 from lrjax import numerics
 from lrjax.control.env import OBSERVATIONS, Data, Env, check_rates
-from lrjax.core import Task, UsageError
+from lrjax.core import Task, UsageError, counted
 
 try:
     import gymnasium
@@ -116,7 +116,9 @@ class LearningRateVectorEnv(VectorEnv):
         if num_envs < 1:
             raise UsageError(f"num_envs is {num_envs}; it must be 1 or more")
         if tasks is not None and len(tasks) != num_envs:
-            raise UsageError(f"{len(tasks)} tasks for {num_envs} episodes")
+            raise UsageError(
+                f"{counted(len(tasks), 'task')} for {counted(num_envs, 'episode')}"
+            )
         self.num_envs = num_envs
         self.single_observation_space = _observation_space()
         self.single_action_space = _action_space(highest_rate)
@@ -147,7 +149,9 @@ class LearningRateVectorEnv(VectorEnv):
             numbers = range(self.num_envs)
             seeds = [None if seed is None else int(seed) + i for i in numbers]
         if len(seeds) != self.num_envs:
-            raise UsageError(f"{len(seeds)} seeds for {self.num_envs} episodes")
+            raise UsageError(
+                f"{counted(len(seeds), 'seed')} for {counted(self.num_envs, 'episode')}"
+            )
         old = self._generators or [None] * self.num_envs
         self._generators = [
             seeding.np_random(s)[0] if s is not None or g is None else g

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from lrjax import methods, optim, order, train
-from lrjax.core import Task, UsageError
+from lrjax.core import Task, UsageError, counted
 
 
 class System(NamedTuple):
@@ -84,7 +84,9 @@ def tune(
     """
     length = horizon if truncation is None else truncation
     if length < 1 or horizon % length:
-        raise UsageError(f"a truncation of {length} does not divide {horizon} steps")
+        raise UsageError(
+            f"a truncation of {length} does not divide {counted(horizon, 'step')}"
+        )
     tx = optax.adam(optax.cosine_decay_schedule(rate, iterations))
 
     def piece(knots: jax.Array, state: Any, first: jax.Array):

@@ -21,7 +21,7 @@ import optax
 import pandas as pd
 
 from lrjax import numerics, portfolio
-from lrjax.core import Batch, Task, UsageError
+from lrjax.core import Batch, Task, UsageError, counted
 
 PROBE_RATES = (1e-3, 1e-2, 1e-1)  # of Adam, and a tenfold of each of SGD
 PROBE_STEPS = 5
@@ -153,10 +153,11 @@ class Report:
         low, high = self.interval
         return (
             f"{self.selector}: {100 * self.closed:.0f} % of the gap closed (95 % "
-            f"interval {100 * low:.0f} to {100 * high:.0f} %) on {self.tasks} tasks "
-            f"that it had not seen; scores {self.single:.3f} single best, "
-            f"{self.selected:.3f} selected, {self.virtual:.3f} virtual best; probes "
-            f"cost {self.cost:.2f} full runs, on {100 * self.probed:.0f} % of the tasks"
+            f"interval {100 * low:.0f} to {100 * high:.0f} %) on "
+            f"{counted(self.tasks, 'task')} that it had not seen; scores "
+            f"{self.single:.3f} single best, {self.selected:.3f} selected, "
+            f"{self.virtual:.3f} virtual best; probes cost {self.cost:.2f} full runs, "
+            f"on {100 * self.probed:.0f} % of the tasks"
         )
 
 
@@ -288,7 +289,7 @@ def _check(count: int, selector: str) -> None:
     if selector not in _SELECTORS:
         raise UsageError(f"unknown selector '{selector}': forest or nearest")
     if count < 4:
-        raise UsageError(f"{count} tasks are too few to learn from: give four")
+        raise UsageError(f"too few to learn from: {counted(count, 'task')}; give four")
 
 
 def _report(

@@ -173,8 +173,9 @@ class Race:
                 )
             if not kept:
                 raise UsageError(
-                    f"select: all {len(rung.scores)} contenders diverged on "
-                    f"{self._name} within {self.plan.rungs[rung.number]} updates: "
+                    f"select: all of {counted(len(rung.scores), 'contender')} diverged "
+                    f"on {self._name} within "
+                    f"{counted(self.plan.rungs[rung.number], 'update')}: "
                     "lrjax.check_task(task) says what is wrong with a task; else scale "
                     "its inputs, or name methods that take smaller steps in "
                     "select.methods"
@@ -352,10 +353,12 @@ class Race:
     def _opening(self) -> str:
         layout = self.plan
         seeds = counted(len(layout.seeds), "seed")
+        most = counted(layout.budget / layout.horizon, "full run", form="g")
         text = (
             f"racing {counted(len(self.entries), 'contender')} with {seeds} on "
-            f"{self._name}: at most {layout.budget / layout.horizon:g} full runs of "
-            f"{layout.horizon} updates, rungs at {', '.join(map(str, layout.rungs))}"
+            f"{self._name}: at most {most} of "
+            f"{counted(layout.horizon, 'update')}, rungs at "
+            f"{', '.join(map(str, layout.rungs))}"
         )
         if self._more:
             text += f"; the budget has no room for {self._more} more"
@@ -377,7 +380,8 @@ class Race:
         metric = LOSS if early else self._task.metric
         reached = metric.text(metric.sign * scores[leader].judged(early).mean())
         lines = [
-            f"rung {number + 1} of {last}, {self.plan.rungs[number]} updates: "
+            f"rung {number + 1} of {last}, "
+            f"{counted(self.plan.rungs[number], 'update')}: "
             f"{metric} {reached} of {self.entries[leader].label} leads, "
             f"{len(verdict.kept)} of {len(scores)} "
             f"{'won' if number == last - 1 else 'go on'}, "

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from lrjax.core import UsageError
+from lrjax.core import UsageError, counted
 
 _FIRST = 1 / 9  # of the horizon, where the first rung ends; the next one is at a third
 # Of a rung's contenders at least so many go on where the budget decides. Early rungs
@@ -107,9 +107,9 @@ def plan(
         return max(laid, key=lambda each: each.entered)
     need = math.ceil(100 * least * len(seeds) * ninth / horizon) / 100
     raise UsageError(
-        f"select: a budget of {budget:g} full runs is too small for one rung of "
-        f"{least} contenders (seeds: {len(seeds)}): give {need:g} or more, or "
-        "train for longer, or take fewer seeds"
+        f"select: a budget of {counted(budget, 'full run', form='g')} is too small "
+        f"for one rung of {counted(least, 'contender')} (seeds: {len(seeds)}): "
+        f"give {need:g} or more, or train for longer, or take fewer seeds"
     )
 
 

@@ -94,9 +94,10 @@ class Selection:
         if math.isnan(low):
             each = f"{', '.join(map(shown, self.values))}, "
             sure = each if len(self.values) > 1 else ""
+        horizon = counted(self.horizon, "update", form="d")
         at = "at the end of training"
         if self.judged_at < self.horizon:
-            at = f"after {self.judged_at} of {self.horizon} updates, brought to rest"
+            at = f"after {self.judged_at} of {horizon}, brought to rest"
         lines = [
             f"{self.task}: {self.label}",
             f"  hyperparameters  {_shown(self.hparams)}",
@@ -112,8 +113,7 @@ class Selection:
                 f"{chance}"
             )
         lines.append(
-            f"  cost  {self.cost:.2f} full runs of {self.horizon} updates "
-            f"(budget {self.budget:g})"
+            f"  cost  {self.cost:.2f} full runs of {horizon} (budget {self.budget:g})"
         )
         if self.left_out:
             names = f"  not tried  {', '.join(self.left_out)}"

@@ -36,6 +36,7 @@ from lrjax.config import Settings
 from lrjax.core import (
     NUMERICS_VERSION,
     Method,
+    Metric,
     Range,
     Run,
     Space,
@@ -47,6 +48,7 @@ from lrjax.core import (
 from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
 from lrjax.reading import reading
+from lrjax.report.figures import metric_label
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
 TRIAL_SEED = 2**32 - 1
@@ -125,10 +127,22 @@ class Target:
 
     def cost_of(self, values: Mapping[str, float]) -> float:
         """What the tuner is told of a trial's measurements; lower is better."""
-        rising = [m for m in self.task.metrics if m.higher_is_better]
-        names = {f"{part}_{m}" for part in ("train", "valid") for m in rising}
-        value = values[self.cost]
-        return -value if self.cost in names else value
+        value, metric = values[self.cost], self.metric
+        return -value if metric and metric.higher_is_better else value
+
+    @property
+    def metric(self) -> Metric | None:
+        """What tells how good a trial is; None for a loss of batches."""
+        parts = ("train", "valid")
+        columns = {f"{part}_{m}": m for part in parts for m in self.task.metrics}
+        return columns.get(self.cost)
+
+    def said(self, cost: float) -> str:
+        """A cost for people, as what was measured: 'validation accuracy 93.3 %'."""
+        if metric := self.metric:
+            value = -metric.sign * cost
+            return f"{metric_label(self.cost)} {metric.text(value)}"
+        return f"{metric_label(self.cost)} {cost:.5g}"
 
     def identity(self) -> str:
         """16 hexadecimal digits that follow from all that changes a trial."""
@@ -207,7 +221,9 @@ def run(
             _advance(searches, tables, settings, signalled, launcher)
             # Other tunings' rows, too, which nobody has looked at.
             with reading(tables.workdir / results.TRIALS, "cannot be drawn"):
-                drawn = report.tuning(results.load_trials(workdir), tables.workdir)
+                metrics = results.load_metrics(workdir)
+                rows = results.load_trials(workdir)
+                drawn = report.tuning(rows, tables.workdir, metrics)
             winners = []
             for search in searches:
                 experiment.say(search.summary())
@@ -265,7 +281,8 @@ def _target(
     most = tune.max_budget or steps // unit_steps
     if not most:
         raise UsageError(
-            f"{name}: {steps} steps are less than an epoch; set config.tune.unit=steps"
+            f"{name}: {counted(steps, 'step')} of training, less than an epoch; set "
+            "config.tune.unit=steps"
         )
     # Two promotions to the full length, whatever that is.
     least = tune.min_budget or least or max(1, most // tune.eta**2)
@@ -516,6 +533,8 @@ class Search:
             row["incumbent"] = self._improves(row)
             row |= {
                 "unit": target.unit,
+                "max_budget": target.problem.max_budget,
+                "tuned_by": target.cost,
                 "protocol": target.run.protocol,
                 "tuner": target.tuner,
                 "seed": target.seed,
@@ -547,7 +566,8 @@ class Search:
         """A line on where the search stands."""
         best = "all diverged"
         if self.best:
-            best = f"best {self.best['cost']:.4g}, {self.tuned(self.best)}"
+            said = self.target.said(self.best["cost"])
+            best = f"best {said}, {self.tuned(self.best)}"
         trials = f"trial {len(self.rows)} of {self.target.problem.trials}"
         return f"{self.target.name}: {trials}, {best} "
 
@@ -556,10 +576,11 @@ class Search:
         if not self.best:
             trials = counted(len(self.rows), "trial")
             return f"{self.target.name}: all of {trials} diverged"
+        budget = counted(self.best["budget"], self.target.unit.removesuffix("s"))
         return (
             f"{self.target.label} on {self.target.run.task}: {self.tuned(self.best)} "
-            f"(cost {self.best['cost']:.5g} at {self.best['budget']} "
-            f"{self.target.unit}), best of {counted(len(self.rows), 'trial')}"
+            f"({self.target.said(self.best['cost'])} at {budget}), best of "
+            f"{counted(len(self.rows), 'trial')}"
         )
 
 
@@ -588,10 +609,13 @@ def plan_lines(search: Search) -> list[str]:
     """A plan for people: stages, trials, budgets, cost in full runs."""
     target, problem = search.target, search.target.problem
     stages = planned(search)
+    budgets = counted(problem.max_budget, target.unit.removesuffix("s"))
+    if problem.min_budget < problem.max_budget:
+        budgets = f"{problem.min_budget} to {budgets}"
     row = "{:>7}{:>8}{:>8}{:>11}".format
     return [
         f"{target.label} on {target.run.task}: {counted(problem.trials, 'trial')} of "
-        f"{problem.min_budget} to {problem.max_budget} {target.unit}; promoted ones "
+        f"{budgets}; promoted ones "
         + ("go on from their states" if target.continuing else "start anew"),
         row("stage", "trials", target.unit, "full runs"),
         *(

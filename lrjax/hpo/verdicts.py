@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from lrjax.core import counted
+
 _NOISE = 0.05  # one-sided level at which a difference is more than noise
 
 
@@ -96,7 +98,8 @@ def judge(scores: Mapping[int, Score], quota: int, early: bool) -> Verdict:
             what, lost = "diverged", ~np.isfinite(scores[i].losses)
             if not lost.any():
                 what, lost = "not defined", ~np.isfinite(scores[i].values)
-            reasons[i] = f"{what} with {int(lost.sum())} of {len(lost)} seeds"
+            seeds = counted(len(lost), "seed")
+            reasons[i] = f"{what} with {int(lost.sum())} of {seeds}"
             continue
         chance = chance_worse(leader.judged(early), scores[i].judged(early))
         if len(kept) < quota:

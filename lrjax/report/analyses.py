@@ -468,7 +468,8 @@ def _cost(study: Study, desk: Desk) -> Section | None:
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
         says += " Choosing settings cost " + ", ".join(
-            f"{value:.3g} full runs for {entry}" for entry, value in tuned.items()
+            f"{counted(value, 'full run', form='.3g')} for {entry}"
+            for entry, value in tuned.items()
         )
         says += "."
     reads = (
@@ -501,7 +502,7 @@ def _targets(study: Study, desk: Desk) -> Section | None:
     )
     first = quick.groupby("task").head(1)
     says = "First to the target: " + "; ".join(
-        f"{row.entry} on {row.task} ({row.steps:.4g} steps)"
+        f"{row.entry} on {row.task} ({counted(row.steps, 'step', form='.4g')})"
         for row in first.itertuples()
     )
     if not len(first):
@@ -583,28 +584,28 @@ def _trust(row: Any, families: pd.DataFrame) -> str:
 def _tuning(study: Study, desk: Desk) -> Section | None:
     if not len(study.trials):
         return None
-    table = searches.trajectories(study.trials)
+    table = study.trials
     entries = study.look.entries + tuple(
         sorted(set(table["method"]) - set(study.look.aliases) - set(study.look.entries))
     )
     look = dataclasses.replace(study.look, entries=entries)
     last = table.groupby("tuning").tail(1).dropna(subset=["best"])
     says = "; ".join(
-        f"{row.method} on {row.task}: best cost {row.best:.4g} after {row.spent:.3g} "
-        f"full runs"
+        f"{row.method} on {row.task}: best {searches.said(row.tuned_by)} "
+        f"{row.best:.4g} after {counted(row.spent, 'full run', form='.3g')}"
         for row in last.itertuples()
     )
     reads = (
         "A dot is a trial, whatever its budget, a cross at the upper edge one that "
-        "diverged; the line is the best cost so far at the full budget, a star each "
-        "tuning's best trial. A trial counts as its budget over the largest."
+        "diverged; the line is the best so far at the full budget, a star the best "
+        "trial there. A trial counts as its budget over the full one."
     )
     return desk.section(
         "tuning",
         "Tuning",
         f"{says}." if says else "No trial had the full budget yet.",
         reads,
-        table.drop(columns=["source", "budget"]),
+        table[["task", "method", "tuning", "tuned_by", "spent", "value", "best"]],
         searches.incumbents(desk.plt, look, table),
         data=True,
     )

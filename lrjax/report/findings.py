@@ -56,11 +56,16 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
         found.append(("Where", _where(study)))
         found.append(("How sure", _sure(study)))
     found.append(("Diverged", _diverged(study)))
+    if unequal := stats.shorter(runs):
+        more = f"; and {len(unequal) - 6} more" if len(unequal) > 6 else ""
+        text = f"not all trained for as long as others: {'; '.join(unequal[:6])}{more}."
+        found.append(("Length", text))
     seconds, examples = runs["seconds"].sum(), runs["examples"].sum()
     cost = f"{seconds:.3g} s of training and {examples / 1e6:.3g} million examples"
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
-        cost += f"; choosing settings took up to {tuned.max():.3g} full runs a task"
+        most = counted(tuned.max(), "full run", form=".3g")
+        cost += f"; choosing settings took up to {most} a task"
     found.append(("Cost", cost + "."))
     found.append(("Missing", _missing(study, workdirs)))
     return found
@@ -94,8 +99,8 @@ def _sure(study: Study) -> str:
     first = str(overall.index[0])
     clear = overall["rank_low"].iloc[1:] > overall["rank_high"].iloc[0]
     text = (
-        f"the mean ranks of {int(clear.sum())} of {len(overall) - 1} others lie beyond "
-        f"the interval of {first} over seeds"
+        f"the mean ranks of {int(clear.sum())} of {counted(len(overall) - 1, 'other')} "
+        f"lie beyond the interval of {first} over seeds"
     )
     difference = stats.critical_difference(len(overall), tasks)
     if np.isfinite(difference):

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from lrjax import results
-from lrjax.core import counted
+from lrjax.core import METRICS, Metric, counted
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER
+from lrjax.report.figures import metric_label
 from lrjax.report.look import STYLES, Look
 
 Drawn = tuple[Any, list[Any]]
+_PARTS = ("train", "valid")  # of the data, that a tuning can go by
 _NAMED = 8  # contenders that a figure of a race tells apart
 _STAR = {"marker": "*", "markersize": 11, "markeredgecolor": PAPER, "linestyle": "none"}
 
@@ -24,30 +26,66 @@ def trajectories(trials: pd.DataFrame) -> pd.DataFrame:
     """What tunings had paid and found after each trial.
 
     Args:
-      trials: task, method, budget, cost (NaN where a trial diverged) and source, which
-        tells tunings apart; in the order in which they were told.
+      trials: in the order in which they were told, with what tells tunings apart (task,
+        method, source), budget, cost (lower is better, NaN where a trial diverged) and
+        the columns of `asked`.
 
     Returns:
-      the rows, tuning by tuning, with the columns `tuning` (a number), `spent` (in full
-      runs: each trial counts as its budget over the largest) and `best` (the lowest
-      cost at the full budget so far, NaN before there is one).
+      the rows, tuning by tuning, with the columns `tuning` (a number), `whole` (whether
+      it had the full budget), `spent` (in full runs: each trial counts as its budget
+      over the full one), `value` (what was measured: the cost, or of a metric that
+      rises minus it) and `best` (the best value at the full budget so far, NaN before
+      there is one).
     """
     tables = []
     groups = trials.groupby(["task", "method", "source"])
     for number, (_, part) in enumerate(groups):
         budget, cost = part["budget"], part["cost"]
-        most = budget.max()
-        best = cost.where(budget == most).cummin().ffill()
-        spent = (budget / most).cumsum()
-        tables.append(part.assign(tuning=number, spent=spent, best=best))
+        # Rows of earlier versions do not say what was full: the largest stands for it.
+        most = max(budget.max(), part["max_budget"].fillna(0).max())
+        whole, sign = budget == most, 1 - 2 * part["rising"]
+        best = sign * cost.where(whole).cummin().ffill()
+        added = {"tuning": number, "whole": whole, "value": sign * cost, "best": best}
+        tables.append(part.assign(**added, spent=(budget / most).cumsum()))
     return pd.concat(tables, ignore_index=True)
 
 
-def told(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def asked(
+    row: Mapping[str, Any], metrics: Mapping[str, Sequence[Metric]]
+) -> dict[str, Any]:
+    """What a row of trials.jsonl says of its tuning, for `trajectories`.
+
+    Args:
+      row: of any version.
+      metrics: as from `results.load_metrics`.
+
+    Returns:
+      max_budget (NaN where the row does not say), tuned_by (the column that was the
+      cost, '' likewise) and rising (whether the cost is minus what it holds).
+    """
+    column = row.get("tuned_by") or ""
+    of_task = [*METRICS.values(), *metrics.get(row["task"], ())]
+    rising = {f"{part}_{m}": m.higher_is_better for m in of_task for part in _PARTS}
+    most = row.get("max_budget")
+    return {
+        "max_budget": math.nan if most is None else float(most),
+        "tuned_by": column,
+        "rising": rising.get(column, False),
+    }
+
+
+def told(
+    rows: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Sequence[Metric]] | None = None,
+) -> pd.DataFrame:
     """Rows of trials.jsonl as `trajectories` takes them, named as what they tune.
 
     Also has the columns `unit` (of budgets), `varied` (the hyperparameter to draw over)
     and `at` (its value).
+
+    Args:
+      rows: of the table.
+      metrics: as from `results.load_metrics`.
     """
     table = pd.DataFrame(
         {
@@ -56,6 +94,7 @@ def told(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "source": str(row.get("tuning", "")),
             "budget": float(row["budget"]),
             "cost": float(row["cost"]) if row["status"] == "done" else math.nan,
+            **asked(row, metrics or {}),
             "unit": row["unit"],
             "hparams": row["hparams"],
         }
@@ -67,6 +106,11 @@ def told(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return table.assign(varied=found, at=at).drop(columns="hparams")
 
 
+def said(column: str) -> str:
+    """What a tuning went by, in words: 'validation loss'."""
+    return metric_label(column) if column else "cost"
+
+
 def _varied(settings: pd.Series) -> str:
     """The hyperparameter to draw over: the learning rate if it was tuned."""
     numbers = [n for n, v in settings.iloc[0].items() if isinstance(v, int | float)]
@@ -75,29 +119,28 @@ def _varied(settings: pd.Series) -> str:
 
 
 def incumbents(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
-    """Best cost so far against what tuning has cost, a panel per task.
+    """Best value so far against what tuning has cost, a panel per task and measure.
 
     Args:
       plt: Matplotlib.
       look: of methods.
       table: as from `trajectories`.
     """
-    tasks = list(table["task"].unique())
-    figure, axes = drawing.panels(plt, len(tasks))
-    for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
-        here = table[table["task"] == task]
-        axis.set_yscale("log" if here["cost"].min() > 0 else "linear")
+    groups = list(table.groupby(["task", "tuned_by"]))
+    figure, axes = drawing.panels(plt, len(groups))
+    for i, (axis, ((task, column), here)) in enumerate(zip(axes, groups, strict=True)):
+        axis.set_yscale(_scale(here))
         for (method, _), part in here.groupby(["method", "tuning"]):
             colour = look.colour(str(method))
-            axis.plot(part["spent"], part["cost"], ".", color=colour, ms=3, alpha=0.4)
-            _crosses(axis, part["spent"], part["cost"], colour)
+            axis.plot(part["spent"], part["value"], ".", color=colour, ms=3, alpha=0.4)
+            _crosses(axis, part["spent"], part["value"], colour)
             drawing.line(
                 *(axis, i, look, str(method), part["spent"], part["best"]),
                 drawstyle="steps-post",
             )
             _star(axis, i, look, str(method), part, "spent")
         axis.set(title=look.brief(task), xlabel="tuning cost (full runs)")
-        axis.set_ylabel("cost told")
+        axis.set_ylabel(said(column))
         axis.set_xlim(0, 1.03 * here["spent"].max())
         drawing.log_ticks(axis.yaxis)
     entries = sorted(set(table["method"]), key=look.number)
@@ -106,7 +149,9 @@ def incumbents(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
 
 
 def costs(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
-    """Every cost over the hyperparameter that was tuned, a panel per task and method.
+    """Every value over the hyperparameter that was tuned.
+
+    A panel per task, method and measure.
 
     Args:
       plt: Matplotlib.
@@ -115,25 +160,26 @@ def costs(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
     """
     from matplotlib.lines import Line2D
 
-    groups = list(table.groupby(["task", "method"]))
+    groups = list(table.groupby(["task", "method", "tuned_by"]))
     budgets = sorted(table["budget"].unique())
     strong = dict(zip(budgets, np.linspace(0.3, 1, len(budgets) + 1)[1:], strict=True))
     figure, axes = drawing.panels(plt, len(groups))
-    for i, (axis, ((task, method), part)) in enumerate(zip(axes, groups, strict=True)):
+    for i, (axis, (key, part)) in enumerate(zip(axes, groups, strict=True)):
+        task, method, column = key
         colour = look.colour(method)
         for budget, trials in part.groupby("budget"):
             shade = strong[budget]
             dots = {"color": colour, "alpha": shade, "ms": 2 + 3 * shade, "mew": 0}
-            axis.plot(trials["at"], trials["cost"], "o", **dots)
-        _crosses(axis, part["at"], part["cost"], colour)
+            axis.plot(trials["at"], trials["value"], "o", **dots)
+        _crosses(axis, part["at"], part["value"], colour)
         for _, tuning in part.groupby("tuning"):
             _star(axis, i, look, method, tuning, "at")
         low, high = part["at"].min(), part["at"].max()
         if low > 0 and high > 30 * low:
             axis.set_xscale("log")
         axis.set(title=look.brief(task), xlabel=f"{part['varied'].iloc[0]} ({method})")
-        axis.set_ylabel("cost told")
-        axis.set_yscale("log" if part["cost"].min() > 0 else "linear")
+        axis.set_ylabel(said(column))
+        axis.set_yscale(_scale(part))
         drawing.log_ticks(axis.xaxis)
         drawing.log_ticks(axis.yaxis)
     units = " or ".join(sorted(table["unit"].unique()))
@@ -142,29 +188,33 @@ def costs(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
         for a in strong.values()
     ]
     handles.append(Line2D([], [], color=INK, **_STAR))
-    names = [
-        f"{budget:g} {units.removesuffix('s') if budget == 1 else units}"
-        for budget in budgets
-    ]
+    unit = units.removesuffix("s")
+    names = [counted(budget, unit, units, form="g") for budget in budgets]
     drawing.below(figure, handles, [*names, "best at the full budget"])
     return figure, axes
+
+
+def _scale(trials: pd.DataFrame) -> str:
+    """Of an axis of values: costs above 0 are drawn on a log axis."""
+    costs = not trials["rising"].any() and trials["value"].min() > 0
+    return "log" if costs else "linear"
 
 
 def _star(
     axis: Any, place: int, look: Look, method: str, trials: pd.DataFrame, x: str
 ) -> None:
     """Marks a tuning's best trial at its full budget."""
-    full = trials.loc[trials["budget"] == trials["budget"].max(), "cost"].dropna()
+    full = trials.loc[trials["whole"], "cost"].dropna()
     if len(full):
         best = trials.loc[full.idxmin()]
         drawn = {"color": look.colour(method), "zorder": 5, "clip_on": False}
-        (star,) = axis.plot(best[x], best["cost"], **_STAR | drawn)
+        (star,) = axis.plot(best[x], best["value"], **_STAR | drawn)
         drawing.mark(star, place, "point", look.number(method))
 
 
-def _crosses(axis: Any, x: pd.Series, cost: pd.Series, colour: str) -> None:
+def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
     """Trials that diverged, at the upper edge."""
-    lost = x[cost.isna()]
+    lost = x[value.isna()]
     axis.plot(
         lost,
         np.full(len(lost), 0.98),

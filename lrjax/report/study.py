@@ -15,6 +15,7 @@ from lrjax import curves as curves_lib
 from lrjax import results, stats
 from lrjax.core import Metric, UsageError, shown, unknown
 from lrjax.reading import reading
+from lrjax.report import searches
 from lrjax.report.look import Look
 
 FORMATS = ("csv", "parquet", "tensorboard")
@@ -87,7 +88,7 @@ class Study:
       overall: as from `stats.overall`.
       per_task: as from `stats.per_task`, all entries.
       baseline: an entry of the comparison.
-      trials: of tuning, empty without.
+      trials: of tuning, as from `searches.trajectories`, empty without.
       tuning: entry -> what choosing its setting cost, in full runs, mean over tasks.
       look: of the entries shown, best first.
     """
@@ -203,7 +204,7 @@ def config(workdir: str | Path) -> Mapping[str, Any]:
 
 
 def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFrame:
-    """Trials of tuning, with the column `source`: one value for each tuning.
+    """Trials of tuning as `searches.trajectories` takes them.
 
     Trials of adam by SMAC are called smac:adam where that is among the methods that
     ran: what was tuned is run anew under this name.
@@ -219,8 +220,11 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
                 sources = [f"{workdir} {row.get('tuning', '')}" for row in rows]
                 names = [_tuned_name(row, methods) for row in rows]
                 told = [row.get("status") != "crashed" for row in rows]  # no penalty
+                metrics = results.load_metrics(workdir)
+                asked = pd.DataFrame(searches.asked(row, metrics) for row in rows)
                 rows = [{name: row[name] for name in _TRIAL} for row in rows]
                 table = pd.DataFrame(rows, columns=list(_TRIAL)).astype(_TRIAL)
+                table = table.join(asked)
                 if not (table["budget"] > 0).all():
                     raise ValueError("a budget is not above 0")
             cost = table["cost"].where(told)
@@ -261,6 +265,7 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
     per_task = stats.per_task(judged, options.bootstrap, known)
     joined = curves_lib.join(runs, rows)
     trials = _read_trials(workdirs, set(judged["method"]))
+    trials = searches.trajectories(trials) if len(trials) else trials
     return Study(
         options=options,
         known=known,
@@ -312,8 +317,8 @@ def _tuning_cost(
 ) -> pd.Series:
     """Full runs that went into choosing each entry's setting, mean over tasks.
 
-    A trial counts as its budget over the largest of its task and method. Where a
-    method is shown by the best of its settings, all other settings count.
+    A trial counts as its budget over the full one. Where a method is shown by the best
+    of its settings, all other settings count.
     """
     entries = runs.groupby("entry")["method"].first()
     cost = pd.Series(0.0, index=entries.index)
@@ -322,7 +327,7 @@ def _tuning_cost(
     for entry, method in entries.items():
         if shown[method] == 1:
             cost[entry] += lanes[method] - 1
-        mine = trials[trials["method"] == method].groupby(["source", "task"])
+        mine = trials[trials["method"] == method]
         if len(mine):
-            cost[entry] += mine["budget"].agg(lambda b: sum(b / max(b))).mean()
+            cost[entry] += mine.groupby("tuning")["spent"].max().mean()
     return cost

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import stats
-from lrjax.core import LOSS, Metric, UsageError
+from lrjax.core import LOSS, Metric, UsageError, counted
 from lrjax.report import drawing, figures, searches, selected
 from lrjax.report.look import Look, shorten
 
@@ -93,9 +93,13 @@ def ranking(
     if len(diverged):
         lines += ["", "diverged (left out of means, ranked last):"]
         lines += [
-            f"  {entry} on {task}: {row['diverged']:.0f} of {row['runs']:.0f} runs"
+            f"  {entry} on {task}: {row['diverged']:.0f} of "
+            f"{counted(row['runs'], 'run', form='.0f')}"
             for (task, entry), row in diverged.iterrows()
         ]
+    if short_runs := stats.shorter(runs):
+        lines += ["", "trained for less than others they are ranked with:"]
+        lines += [f"  {each}" for each in short_runs]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -157,12 +161,17 @@ def learning_curves(
         drawing.write(figure, path.parent, path.stem, [path.suffix[1:]])
 
 
-def tuning(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draws all tunings: the best cost over what was spent, and every cost.
+def tuning(
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path,
+    metrics: Mapping[str, Sequence[Metric]] | None = None,
+) -> list[Path]:
+    """Draws all tunings: the best value over what was spent, and every value.
 
     Args:
       rows: of trials.jsonl.
       folder: where to write incumbent.png and costs.png.
+      metrics: as from `results.load_metrics`.
 
     Returns:
       the files; none without a trial.
@@ -172,7 +181,7 @@ def tuning(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """
     if not rows:
         return []
-    table = searches.trajectories(searches.told(rows))
+    table = searches.trajectories(searches.told(rows, metrics))
     named = {name: tuple(sorted(set(table[name]))) for name in ("method", "task")}
     look = Look(named["method"], tasks=named["task"])
     drawings = {"incumbent": searches.incumbents, "costs": searches.costs}

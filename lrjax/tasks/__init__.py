@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import numerics
-from lrjax.core import Task, Text, UsageError, cut, nearest, unknown
+from lrjax.core import Task, Text, UsageError, counted, cut, nearest, unknown
 from lrjax.tasks import images, libsvm, synthetic, text
 from lrjax.tasks.data import DataError, fingerprint_arrays
 
@@ -103,7 +103,8 @@ def make_task(
     task = make(protocol, data_dir, batch_size, precision, **asked)
     if micro_batches < 1 or task.batch_size % micro_batches:
         raise UsageError(
-            f"micro_batches={micro_batches}: batches of {task.batch_size} rows of "
+            f"micro_batches={micro_batches}: batches of "
+            f"{counted(task.batch_size, 'row')} of "
             f"'{name}' cannot be cut in {micro_batches} equal parts"
         )
     changing = {"label_smoothing": label_smoothing, "micro_batches": micro_batches}

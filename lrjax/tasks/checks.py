@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import jaxprs, numerics
-from lrjax.core import Batch, Metric, Task, UsageError, cut, shown
+from lrjax.core import Batch, Metric, Task, UsageError, counted, cut, shown
 
 # Primitives that draw; to make or to split a key is no drawing.
 _RANDOM = ("random_bits", "threefry2x32", "rng_bit_generator")
@@ -107,7 +107,8 @@ def _parts(task: Task) -> Iterator[str]:
         yield f"batch_size {shown(size)} must be a whole number from 1 up"
     elif "train" in shapes and size > task.num_examples:
         yield (
-            f"batch_size {size} is larger than the {task.num_examples} rows of train: "
+            f"batch_size {size} is larger than train, "
+            f"{counted(task.num_examples, 'row')}: "
             "padding would be most of a batch"
         )
 
@@ -237,7 +238,8 @@ def _evaluate(task: Task) -> Iterator[str]:
         return
     if not _counts_itself(task, batch) and float(found["count"]) != size:
         yield (
-            f"'count' of evaluate is {float(found['count']):g} for {size} rows with "
+            f"'count' of evaluate is {float(found['count']):g} for "
+            f"{counted(size, 'row')} with "
             "mask 1: return the sum of the mask"
         )
     if not _finite(found):

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.core import cut, printable, shown
+from lrjax.core import counted, cut, printable, shown
 from lrjax.tasks import data, pickled
 from lrjax.tasks.data import DataError
 
@@ -130,7 +130,8 @@ def _checked(
             )
         if labels.shape != (len(images),):
             raise DataError(
-                f"{place}: {len(images)} images, but labels of shape {labels.shape}"
+                f"{place}: {counted(len(images), 'image')}, but labels of "
+                f"shape {labels.shape}"
             )
         if labels.min() < 0 or labels.max() >= entry.classes:
             row = int(np.argmax((labels < 0) | (labels >= entry.classes)))
@@ -177,8 +178,9 @@ def _classes(name: str, entry: ImageSet, where: Path, parts: Mapping[str, Part])
     each = rows / entry.classes
     if images_of.max() > math.ceil(_LARGEST_CLASS * each):
         raise DataError(
-            f"{place}: {found} of {entry.classes} classes, and {images_of.max():,} "
-            f"images of class {images_of.argmax()}, where {name} has about {each:,.0f} "
+            f"{place}: {found} of {entry.classes} classes, and "
+            f"{counted(images_of.max(), 'image')} of class {images_of.argmax()}, "
+            f"where {name} has about {each:,.0f} "
             "of each; images or labels are of another set"
         )
     return found
@@ -342,7 +344,9 @@ def _stack(images: Sequence[np.ndarray], labels: Any, where: object) -> Part:
     height, width = sizes.max(axis=0)
     channels = images[0].shape[2]
     if len(images) * int(height) * int(width) * channels > _MAX_BYTES:
-        raise DataError(f"{where}: {len(images)} images of up to {height} x {width}")
+        raise DataError(
+            f"{where}: {counted(len(images), 'image')} of up to {height} x {width}"
+        )
     stacked = np.zeros((len(images), height, width, channels), np.uint8)
     for row, image in enumerate(images):
         stacked[row, : image.shape[0], : image.shape[1]] = image
@@ -443,7 +447,9 @@ def _binary_cifar(
     rows = SETS[name].rows[split] // (5 if (name, split) == ("cifar10", "train") else 1)
     size = rows * (before + 3072)
     if len(content) != size:
-        raise DataError(f"{where} has {len(content):,} bytes instead of {size:,}")
+        raise DataError(
+            f"{where} has {counted(len(content), 'byte')} instead of {size:,}"
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, before + 3072)
     return records[:, before:], records[:, before - 1]
 
@@ -516,7 +522,7 @@ def read_idx(path: Path) -> np.ndarray:
     size = int(np.prod(shape, dtype=object))
     if len(content) != 4 + 4 * dims + size:
         raise DataError(
-            f"{path}: {len(content) - 4 - 4 * dims:,} bytes of {_size(shape)}"
+            f"{path}: {counted(len(content) - 4 - 4 * dims, 'byte')} of {_size(shape)}"
         )
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Task
+from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Task, counted
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 from lrjax.tasks.models import logistic
@@ -328,7 +328,9 @@ def _read(entry: DataSet, path: Path) -> tuple[np.ndarray, np.ndarray]:
     found = *features.shape, len(np.unique(labels))
     if found != expected:
         raise DataError(
-            f"{path}: {found[0]} rows, {found[1]} features and {found[2]} classes "
+            f"{path}: {counted(found[0], 'row', form='d')}, "
+            f"{counted(found[1], 'feature')} and "
+            f"{counted(found[2], 'class', 'classes')} "
             f"instead of {expected[0]}, {expected[1]} and {expected[2]}"
         )
     return features, labels

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import numerics
-from lrjax.core import NONNEGATIVE_LOSS, PERPLEXITY, Batch, PyTree, Task, Text
+from lrjax.core import NONNEGATIVE_LOSS, PERPLEXITY, Batch, PyTree, Task, Text, counted
 from lrjax.tasks import data, text_data
 from lrjax.tasks.data import DataError
 
@@ -112,7 +112,8 @@ def make(
         rows[part] = text_data.make_rows(found.tokens, cut, length, packed=not study)
         if not len(rows[part]):
             raise DataError(
-                f"{name}: {len(found.ends)} documents leave none for the {part} part"
+                f"{name}: the {part} part gets none of "
+                f"{counted(len(found.ends), 'document')}"
             )
     return recipe_task(
         name,

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.core import Text, cut, shown
+from lrjax.core import Text, counted, cut, shown
 from lrjax.reading import reason as _reason
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
@@ -165,7 +165,7 @@ def _fitting(found: Tokens, room: int, where: str) -> Tokens:
 
 
 def _too_many(size: int, room: int, where: str) -> str:
-    return f"{where} has {size:,} tokens; the model has room for {room:,}"
+    return f"{where} has {counted(size, 'token')}; the model has room for {room:,}"
 
 
 def _say(text: str) -> None:
@@ -705,7 +705,9 @@ def _check_ends(ends: np.ndarray, count: int, where: Path) -> None:
         at = int(wrong[0])
         raise DataError(f"{where}: document {at} has its end, {ends[at]}, too early")
     if ends[-1] != count:
-        raise DataError(f"{where}: the last end is {ends[-1]}, of {count} tokens")
+        raise DataError(
+            f"{where}: the last end is {ends[-1]}, of {counted(count, 'token')}"
+        )
 
 
 def _check_tokens(tokens: np.ndarray, size: int, where: Path) -> None:

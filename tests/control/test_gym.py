@@ -63,7 +63,7 @@ def test_tasks_of_their_own():
     vector = gym.LearningRateVectorEnv(env(), 2, tasks=[task, task])
     observation, _ = vector.reset(seed=[5, 5])
     np.testing.assert_array_equal(observation[0], observation[1])
-    with pytest.raises(UsageError, match="1 tasks for 2"):
+    with pytest.raises(UsageError, match="1 task for 2"):
         gym.LearningRateVectorEnv(env(), 2, tasks=[task])
 
 

@@ -535,7 +535,7 @@ def test_a_task_that_always_diverges_is_said(tmp_path):
         source="here",
     )
     task = tasks.make_task("libsvm/iris")
-    with pytest.raises(UsageError, match="all 1 contenders diverged"):
+    with pytest.raises(UsageError, match="all of 1 contender diverged"):
         lrjax.select(task, methods=[broken], budget=4, epochs=20, log=lambda _: None)
 
 

@@ -15,6 +15,8 @@ from lrjax import blocks, crew, experiment, programs, protocol, results
 from lrjax import config as config_lib
 from lrjax.core import Interrupted, UsageError
 from lrjax.hpo import trials, tune
+from lrjax.report import drawing, searches
+from lrjax.report.look import Look
 from lrjax.tasks import TASKS
 
 
@@ -165,6 +167,41 @@ def test_the_best_is_trained_anew_with_fresh_seeds(finished):
     assert all(row["hparams"] == best["hparams"] for row in runs)
     assert (finished / "incumbent.png").exists()
     assert (finished / "costs.png").exists()
+
+
+def test_a_tuning_cut_short_has_spent_what_was_planned(finished, tmp_path):
+    settings = settings_of(methods=("adamw_cosine",))
+    (target,) = tune.targets(*blocks.load(settings, None))
+    search = tune.Search(target, tune.make_tuner(target, tmp_path))
+    search.ask()
+    (stage, planned), *_ = tune.planned(search)
+    rows = rows_of(finished, results.TRIALS)[: stage.trials]
+    assert max(row["budget"] for row in rows) < target.problem.max_budget
+    table = searches.trajectories(searches.told(rows))
+    assert table["spent"].iloc[-1] == pytest.approx(planned)
+    assert table["best"].isna().all()  # none had the full budget
+
+
+def test_a_metric_that_rises_is_told_as_a_cost_and_shown_as_it_is(tmp_path, capsys):
+    settings = settings_of(tune__tuner="random", tune__cost="valid_accuracy", seeds=1)
+    tune.run(settings, tmp_path)
+    rows = rows_of(tmp_path, results.TRIALS)
+    best = max(-row["cost"] for row in rows)
+    assert 0 < best <= 1
+    said = capsys.readouterr().err
+    assert f"(validation accuracy {100 * best:.1f} % at 9 epochs)" in said
+    metrics = results.load_metrics(tmp_path)
+    table = searches.trajectories(searches.told(rows, metrics))
+    assert table["best"].iloc[-1] == table["value"].max() == best
+    assert table["best"].is_monotonic_increasing
+    with drawing.style() as plt:
+        looked = Look(("random:adam",))
+        for draw in (searches.incumbents, searches.costs):
+            _, (axis, *_) = draw(plt, looked, table)
+            assert axis.get_ylabel() == "validation accuracy"
+            assert axis.get_yscale() == "linear"
+            (star,) = [e for e in axis.get_lines() if e.get_marker() == "*"]
+            assert star.get_ydata()[0] == best
 
 
 def test_trials_of_other_settings_are_refused(finished, tmp_path):

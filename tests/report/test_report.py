@@ -172,7 +172,7 @@ def test_tuning_is_drawn_from_trials(written):
         full = part["best"].dropna()
         assert len(full) == 5
         assert full.is_monotonic_decreasing
-        assert full.iloc[-1] == part["cost"].tail(5).min()
+        assert full.iloc[-1] == part["value"].tail(5).min()
     cost = table(written[0], "cost").set_index("entry")["tuning_full_runs"]
     assert cost["smac:adam"] == pytest.approx(20 * 0.111 + 5)
     assert cost["prodigy"] == 0
@@ -198,6 +198,37 @@ def test_each_tuning_belongs_to_what_it_found(tmp_path):
     assert best.to_dict() == {"smac:adam": 1.0, "smac.1:adam": 2.0, "adam": 3.0}
     cost = table(tmp_path / "report", "cost").set_index("entry")["tuning_full_runs"]
     assert cost["smac:adam"] == cost["smac.1:adam"] > cost["sgd"] == 0
+
+
+def test_runs_of_another_length_are_named(tmp_path):
+    folders = [tmp_path / "long", tmp_path / "short"]
+    for folder, method in zip(folders, ("adam", "sgd"), strict=True):
+        fabricated.write(folder, TASKS[:1], (method,), 2)
+    path = folders[1] / "runs.jsonl"
+    rows = [json.loads(row) for row in path.read_text().splitlines()]
+    fabricated.lines(path, [row | {"steps": row["steps"] // 2} for row in rows])
+    said = write(folders, tmp_path / "report")
+    steps = rows[0]["steps"]
+    short = f"sgd on {TASKS[0]}: {steps // 2:,} of {steps:,} updates."
+    assert f"Length: not all trained for as long as others: {short}" in said
+    said = write(folders[:1], tmp_path / "report")
+    assert not any(line.startswith("Length") for line in said)
+
+
+def test_a_tuning_cut_short_counts_by_its_full_budget(tmp_path):
+    rows = fabricated.trials(TASKS[:1], "adam")[:20]
+    rows = [row | {"max_budget": 100, "tuned_by": "valid_accuracy"} for row in rows]
+    fabricated.write(tmp_path, TASKS[:1], ("smac:adam",), 2, trials=rows)
+    write([tmp_path], tmp_path / "report")
+    found = table(tmp_path / "report", "tuning")
+    assert found["spent"].iloc[-1] == pytest.approx(20 * 0.111)
+    assert found["best"].isna().all()
+    assert set(found["tuned_by"]) == {"valid_accuracy"}
+    assert found["value"].dropna().lt(0).all()  # the costs were above 0
+    cost = table(tmp_path / "report", "cost").set_index("entry")["tuning_full_runs"]
+    assert cost["smac:adam"] == pytest.approx(20 * 0.111)
+    html = (tmp_path / "report" / "index.html").read_text()
+    assert "No trial had the full budget yet." in html
 
 
 def test_two_tunings_of_a_method_are_two_trajectories(tmp_path):
