@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -183,17 +183,21 @@ class Settings:
         base |= protocol_lib.find(self.protocol).overrides(method, task)
         base |= self.hparams.get(method, {})
         axes = {k: v for k, v in self.grid.items() if k in base}
+
+        def asked() -> Iterator[dict[str, Any]]:
+            for values in itertools.product(*axes.values()):
+                lane = base | dict(zip(axes, values, strict=True))
+                for name in found.required:
+                    if lane[name] is None:
+                        raise UsageError(
+                            f"method '{method}' needs {name}, for which there is no "
+                            f"value on '{task}' under protocol '{self.protocol}': set "
+                            f"--config.hparams.{method}.{name}, or leave the method out"
+                        )
+                yield lane
+
         lanes: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for values in itertools.product(*axes.values()):
-            lane = base | dict(zip(axes, values, strict=True))
-            for name in found.required:
-                if lane[name] is None:
-                    raise UsageError(
-                        f"method '{method}' needs {name}, for which there is no value "
-                        f"on '{task}' under protocol '{self.protocol}': set "
-                        f"--config.hparams.{method}.{name}, or leave the method out"
-                    )
-            lane = hyperparameters.complete(found, lane, self.precision)
+        for lane in hyperparameters.complete_all(found, asked(), self.precision):
             lanes.setdefault(tuple(lane.values()), lane)  # 0 and 0.0 are one lane
         return list(lanes.values())
 
