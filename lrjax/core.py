@@ -191,6 +191,8 @@ class Method:
         is no number (names, flags, None) always is.
       required: hyperparameters that have no default (None) and must be given.
       domains: hyperparameter -> the numbers that it may be; 0 or more for others.
+      none: hyperparameter -> the number that trains the same as its default, None;
+        where it is given a run has None.
       family: one of 'fixed', 'schedule', 'learning-rate-free', 'statistics'.
       source: paper and official implementation.
       advice: what its authors say about using it.
@@ -214,6 +216,7 @@ class Method:
     static: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
     domains: Mapping[str, Domain] = dataclasses.field(default_factory=dict)
+    none: Mapping[str, float] = dataclasses.field(default_factory=dict)
     needs_rate: bool = False
     horizon_bound: Callable[[Mapping[str, Any]], bool] = _never
     code: Callable[[Mapping[str, Any], int], str] = _no_code

@@ -29,7 +29,8 @@ def normal(
       precision: of the run; numbers are used in float64 for 'float64', else in float32.
 
     Returns:
-      whole numbers as int, others as float, each in one spelling whatever was given.
+      whole numbers as int, others as float, each in one spelling whatever was given;
+      None for a number that is the same setting (`Method.none`).
 
     Raises:
       UsageError: if a value is of the wrong kind or out of range as it is used.
@@ -152,9 +153,10 @@ def _normal(method: Method, name: str, value: Any, dtype: Any) -> Any:
         return value  # of a kind that only the method itself knows
     elif value is not None or (default is not None and name not in method.required):
         try:
-            return _number(value, method.domains.get(name, Domain()), dtype)
+            found = _number(value, method.domains.get(name, Domain()), dtype)
         except ValueError as why:
             raise refused(why) from None
+        return None if found == method.none.get(name) else found
     return value
 
 

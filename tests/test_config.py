@@ -57,7 +57,7 @@ def test_lanes_are_the_product_of_the_grid():
     )
     lanes = settings.lanes("sgd", "libsvm/iris")
     pairs = [(lane["learning_rate"], lane["momentum"]) for lane in lanes]
-    assert pairs == [(r, m) for r in (0.1, 1.0) for m in (0.0, 0.5, 0.9)]
+    assert pairs == [(r, m) for r in (0.1, 1.0) for m in (None, 0.5, 0.9)]
 
 
 def test_a_method_without_the_grids_hyperparameter_runs_once():
