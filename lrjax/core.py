@@ -354,6 +354,8 @@ NONNEGATIVE_LOSS = dataclasses.replace(LOSS, least=0.0)  # cross-entropies, squa
 PERPLEXITY = Metric("perplexity", _perplexity, False, digits=2, least=1.0)
 # What a task may ask for by name.
 METRICS: Mapping[str, Metric] = {m.name: m for m in (ACCURACY, PERPLEXITY, LOSS)}
+# What `lrjax.metrics` makes when it is called.
+MAKERS = ("f1", "balanced_accuracy", "auc", "mae", "rmse", "r2")
 
 
 def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
@@ -365,9 +367,19 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
     if isinstance(name, Metric):
         return name
     known = {**METRICS, **{each.name: each for each in among}}
-    if not isinstance(name, str) or name not in known:
-        raise unknown("metric", str(name)[:80], known)
-    return known[name]
+    if isinstance(name, str) and name in known:
+        return known[name]
+    called = getattr(name, "__name__", "") if callable(name) else name
+    near = nearest(called, [*known, *MAKERS]) if isinstance(called, str) else None
+    if near in MAKERS:  # a name alone is none, as makers take arguments
+        raise UsageError(
+            f"unknown metric '{cut(str(called))}'; did you mean lrjax.metrics.{near}()?"
+        )
+    if callable(name):
+        raise UsageError(
+            f"{shown(name)} is a function, no metric: give lrjax.metrics.Metric(...)"
+        )
+    raise unknown("metric", str(name)[:80], known)
 
 
 def _metrics_of(asked: object) -> tuple[Metric, ...]:
