@@ -369,15 +369,16 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
     known = {**METRICS, **{each.name: each for each in among}}
     if isinstance(name, str) and name in known:
         return known[name]
-    called = getattr(name, "__name__", "") if callable(name) else name
-    near = nearest(called, [*known, *MAKERS]) if isinstance(called, str) else None
-    if near in MAKERS:  # a name alone is none, as makers take arguments
-        raise UsageError(
-            f"unknown metric '{cut(str(called))}'; did you mean lrjax.metrics.{near}()?"
-        )
     if callable(name):
+        called = getattr(name, "__name__", "")
+        if called not in MAKERS:
+            raise UsageError(f"{shown(name)} is a function, no metric: wrap it in one")
+        raise UsageError(f"{called} makes a metric: did you mean metrics.{called}()?")
+    maker = nearest(name, MAKERS) if isinstance(name, str) else None
+    if isinstance(name, str) and maker and (name == maker or not nearest(name, known)):
         raise UsageError(
-            f"{shown(name)} is a function, no metric: give lrjax.metrics.Metric(...)"
+            f"unknown metric '{cut(name)}'; did you mean metrics.{maker}(), "
+            "from lrjax.metrics?"
         )
     raise unknown("metric", str(name)[:80], known)
 
@@ -505,7 +506,9 @@ def _with_metric(init: Callable[..., None]) -> Callable[..., None]:
     def made(self: Task, *args: Any, metric: Any = None, **fields: Any) -> None:
         if metric is not None:
             others = fields.get("metrics", ())
-            others = (others,) if isinstance(others, str | Metric) else tuple(others)
+            if isinstance(others, str | Metric) or not isinstance(others, Iterable):
+                others = (others,)
+            others = tuple(others)
             try:
                 own = (each for each in others if isinstance(each, Metric))
                 first = find_metric(metric, own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
@@ -13,6 +13,8 @@ from lrjax import methods as methods_lib
 from lrjax.core import Domain, Method, UsageError, shown, unknown
 from lrjax.identity import dtype_of, is_number, plain, used
 from lrjax.optim import schedules
+
+Spelt: TypeAlias = Callable[[Method, Mapping[str, Any], str], dict[str, Any]]
 
 _AT_ONCE = 256  # settings that are looked at in one trace
 _REMEMBERED = 2**15  # settings that were looked at: some 20 MB
@@ -68,17 +70,35 @@ def complete_all(
     Raises:
       UsageError: as `complete`, for the first of them that is of no use.
     """
+    return _all_looked_at(method, lanes, precision, normal)
+
+
+def check_proposed(
+    method: Method, asked: Iterable[Mapping[str, Any]], precision: str
+) -> None:
+    """Refuses settings of which one, as `proposed`, cannot be built.
+
+    Raises:
+      UsageError: as the method's own code says it, for the first of them.
+    """
+    _all_looked_at(method, asked, precision, proposed)
+
+
+def _all_looked_at(
+    method: Method, lanes: Iterable[Mapping[str, Any]], precision: str, spelt: Spelt
+) -> list[dict[str, Any]]:
+    """Lanes as `spelt` has them, each of which the method can be built with."""
     rest, found = iter(lanes), []
     with jax.enable_x64(precision == "float64"):
-        while chunk := _looked_at(method, rest, precision):
+        while chunk := _looked_at(method, rest, precision, spelt):
             found += chunk
     return found
 
 
 def _looked_at(
-    method: Method, lanes: Iterator[Mapping[str, Any]], precision: str
+    method: Method, lanes: Iterator[Mapping[str, Any]], precision: str, spelt: Spelt
 ) -> list[dict[str, Any]]:
-    """The next of some lanes, complete; none where there are no more.
+    """The next of some lanes; none where there are no more.
 
     Starting a trace takes as long as building a method, so many share one; not all, as
     a trace keeps what is in it.
@@ -87,7 +107,7 @@ def _looked_at(
 
     def look() -> None:
         for lane in itertools.islice(lanes, _AT_ONCE):
-            values = normal(method, lane, precision)
+            values = spelt(method, lane, precision)
             try:
                 _build(method.build, precision, values)
             except UsageError:
@@ -121,7 +141,9 @@ def proposed(
 ) -> dict[str, Any]:
     """As `normal`, for what a tuner proposes: its space says what it may be.
 
-    The study's has a first cycle of length 0, for one, with which a run diverges.
+    The study's has a first cycle of length 0, for one, with which a run diverges. What
+    the method's own code refuses is looked for at the corners of a space, once, before
+    training (`check_proposed`): in training values are traced, and it sees none.
     """
     dtype = dtype_of(precision)
     return {

@@ -576,7 +576,9 @@ METHODS: dict[str, Method] = {
             optim.dadapt_lion,
             _FREE,
             _DADAPT,
-            _DADAPT_ADVICE,
+            _DADAPT_ADVICE + " Experimental, say its authors. On data that can be "
+            "separated the default rate of 1 lets the parameters grow until they "
+            "diverge: try 0.1.",
             space={"d0": _D0, "learning_rate": _FACTOR},
             schedule="cosine",
         ),

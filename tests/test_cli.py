@@ -253,7 +253,9 @@ def test_fields_of_each_type_are_tried():
 @pytest.mark.parametrize("field", [n for n, kind in TYPED.items() if kind in NAMED])
 @pytest.mark.parametrize("value", ["two", "a: b", "", "(1,2)"])
 def test_a_value_of_another_type_is_refused_by_what_it_must_be(field, value):
-    said = check_refused(*invoke(QUICKSTART, "--workdir=x", f"--config.{field}={value}"))
+    said = check_refused(
+        *invoke(QUICKSTART, "--workdir=x", f"--config.{field}={value}")
+    )
     assert said == f"error: config.{field}={value!r}: must be {NAMED[TYPED[field]]}"
 
 

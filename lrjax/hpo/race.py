@@ -496,7 +496,7 @@ def _who_races(
         field = "config.select.methods" if settings.select.methods else "config.methods"
         return f"{counted(len(names), 'method')} may race, by {field}"
     return (
-        f"all {len(names)} registered methods may race: a config file's methods are for "
+        f"all {len(names)} registered methods may race: those of a config file are for "
         "--mode=train and tune; to choose set config.select.methods, or give "
         "--config.methods as a flag"
     )
