@@ -278,7 +278,16 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
         return f"{file}: {root}"
     names = [arg.lstrip("-").split("=")[0] for arg in argv if arg.startswith("-")]
     fields = [n.removeprefix("config.") for n in names if n.startswith("config.")]
-    return str(config_lib.unknown_field(fields) or error)
+    return str(config_lib.unknown_field(fields) or _mistyped(error) or error)
+
+
+def _mistyped(error: BaseException) -> UsageError | None:
+    """The error for a flag with a value that its field cannot be; None for others."""
+    field, given, rest = str(error).removeprefix("flag --config.").partition("=")
+    reason = f": {error.__cause__ or error.__context__}"
+    if not (str(error).startswith("flag --config.") and given):
+        return None
+    return config_lib.mistyped(field, rest.removesuffix(reason))
 
 
 def _config_file(argv: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -25,6 +25,7 @@ UNITS = ("epochs", "steps")
 FIDELITIES = ("truncate", "rescale")
 SCALES = ("log", "linear", "integer")
 
+_IN_WORDS = {int: "a whole number", float: "a number", bool: "True or False"}
 _MOST_SEEDS = 10**6
 _MOST_TRIALS = 10**5
 _POSITIVE, _PART = Domain(5e-324), Domain(5e-324, 1.0, closed=True)
@@ -68,7 +69,8 @@ class Select:
 
     Attributes:
       budget: full runs that a race may take on each task.
-      methods: names; none for all that are registered.
+      methods: names; none for those of a flag `--config.methods`, else for all that
+        are registered.
       seeds: of every contender; none for as many as the budget bears.
     """
 
@@ -183,17 +185,21 @@ class Settings:
         base |= protocol_lib.find(self.protocol).overrides(method, task)
         base |= self.hparams.get(method, {})
         axes = {k: v for k, v in self.grid.items() if k in base}
+
+        def asked() -> Iterator[dict[str, Any]]:
+            for values in itertools.product(*axes.values()):
+                lane = base | dict(zip(axes, values, strict=True))
+                for name in found.required:
+                    if lane[name] is None:
+                        raise UsageError(
+                            f"method '{method}' needs {name}, for which there is no "
+                            f"value on '{task}' under protocol '{self.protocol}': set "
+                            f"--config.hparams.{method}.{name}, or leave the method out"
+                        )
+                yield lane
+
         lanes: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for values in itertools.product(*axes.values()):
-            lane = base | dict(zip(axes, values, strict=True))
-            for name in found.required:
-                if lane[name] is None:
-                    raise UsageError(
-                        f"method '{method}' needs {name}, for which there is no value "
-                        f"on '{task}' under protocol '{self.protocol}': set "
-                        f"--config.hparams.{method}.{name}, or leave the method out"
-                    )
-            lane = hyperparameters.complete(found, lane, self.precision)
+        for lane in hyperparameters.complete_all(found, asked(), self.precision):
             lanes.setdefault(tuple(lane.values()), lane)  # 0 and 0.0 are one lane
         return list(lanes.values())
 
@@ -263,7 +269,7 @@ def base() -> config_dict.ConfigDict:
     # What --mode=select does (docs/selection.md).
     config.select = Config()
     config.select.budget = 16.0  # full runs for each task
-    config.select.methods = ()  # (): config.methods if you set it, else all
+    config.select.methods = ()  # (): those of a flag --config.methods, else all
     config.select.seeds = config_dict.placeholder(object)  # how many, or which
     # What --mode=report shows; docs/report.md says more.
     config.report = Config()
@@ -377,6 +383,28 @@ def unknown_field(names: Iterable[str]) -> UsageError | None:
         if name not in known and not any(k.startswith(f"{name}.") for k in known):
             return unknown("config field", name, known)
     return None
+
+
+def mistyped(name: str, text: str) -> UsageError | None:
+    """The error for a flag whose text is no value of its field's type.
+
+    Args:
+      name: of the field, with dots.
+      text: that the flag gave.
+
+    Returns:
+      None where another check has the words: of text, tuples, what may be either.
+    """
+    *path, last = name.split(".")
+    part: Any = base()
+    for step in path:
+        part = part.get(step) if isinstance(part, config_dict.ConfigDict) else None
+    if not isinstance(part, config_dict.ConfigDict) or last not in part:
+        return None
+    kind = part.get_type(last)
+    if kind not in _IN_WORDS:
+        return None
+    return UsageError(f"config.{name}={shown(text)}: must be {_IN_WORDS[kind]}")
 
 
 def unasked(settings: Settings, methods: Iterable[str]) -> list[str]:

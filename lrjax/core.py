@@ -198,6 +198,8 @@ class Method:
         is no number (names, flags, None) always is.
       required: hyperparameters that have no default (None) and must be given.
       domains: hyperparameter -> the numbers that it may be; 0 or more for others.
+      none: hyperparameter -> the number that trains the same as its default, None;
+        where it is given a run has None.
       family: one of 'fixed', 'schedule', 'learning-rate-free', 'statistics'.
       source: paper and official implementation.
       advice: what its authors say about using it.
@@ -221,6 +223,7 @@ class Method:
     static: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
     domains: Mapping[str, Domain] = dataclasses.field(default_factory=dict)
+    none: Mapping[str, float] = dataclasses.field(default_factory=dict)
     needs_rate: bool = False
     horizon_bound: Callable[[Mapping[str, Any]], bool] = _never
     code: Callable[[Mapping[str, Any], int], str] = _no_code
@@ -358,6 +361,8 @@ NONNEGATIVE_LOSS = dataclasses.replace(LOSS, least=0.0)  # cross-entropies, squa
 PERPLEXITY = Metric("perplexity", _perplexity, False, digits=2, least=1.0)
 # What a task may ask for by name.
 METRICS: Mapping[str, Metric] = {m.name: m for m in (ACCURACY, PERPLEXITY, LOSS)}
+# What `lrjax.metrics` makes when it is called.
+MAKERS = ("f1", "balanced_accuracy", "auc", "mae", "rmse", "r2")
 
 
 def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
@@ -369,9 +374,20 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
     if isinstance(name, Metric):
         return name
     known = {**METRICS, **{each.name: each for each in among}}
-    if not isinstance(name, str) or name not in known:
-        raise unknown("metric", str(name), known)
-    return known[name]
+    if isinstance(name, str) and name in known:
+        return known[name]
+    if callable(name):
+        called = getattr(name, "__name__", "")
+        if called not in MAKERS:
+            raise UsageError(f"{shown(name)} is a function, no metric: wrap it in one")
+        raise UsageError(f"{called} makes a metric: did you mean metrics.{called}()?")
+    maker = nearest(name, MAKERS) if isinstance(name, str) else None
+    if isinstance(name, str) and maker and (name == maker or not nearest(name, known)):
+        raise UsageError(
+            f"unknown metric '{cut(name)}'; did you mean metrics.{maker}(), "
+            "from lrjax.metrics?"
+        )
+    raise unknown("metric", str(name), known)
 
 
 def _metrics_of(asked: object) -> tuple[Metric, ...]:
@@ -497,7 +513,9 @@ def _with_metric(init: Callable[..., None]) -> Callable[..., None]:
     def made(self: Task, *args: Any, metric: Any = None, **fields: Any) -> None:
         if metric is not None:
             others = fields.get("metrics", ())
-            others = (others,) if isinstance(others, str | Metric) else tuple(others)
+            if isinstance(others, str | Metric) or not isinstance(others, Iterable):
+                others = (others,)
+            others = tuple(others)
             try:
                 own = (each for each in others if isinstance(each, Metric))
                 first = find_metric(metric, own)

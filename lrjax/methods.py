@@ -75,6 +75,7 @@ def _method(
     space: Mapping[str, Range] | None = None,
     required: tuple[str, ...] = (),
     static: tuple[str, ...] = (),
+    none: Mapping[str, float] | None = None,
     schedule: str | None = "constant",
     warmup_fraction: float = 0.0,
     needs_rate: bool | None = None,
@@ -119,6 +120,7 @@ def _method(
         space=Space(dict(space or {})),
         required=frozenset(required),
         static=frozenset(static),
+        none=dict(none or {}),
         needs_rate=needs_rate,
         horizon_bound=horizon_bound,
         code=written,
@@ -473,6 +475,7 @@ METHODS: dict[str, Method] = {
             _FIXED,
             "Robbins and Monro 1951; PyTorch",
             space=_SGD_RATE,
+            none={"momentum": 0.0},  # no state for it, but the same steps
             optax=_OPTAX_SGD,
             learning_rate=0.1,
         ),
@@ -573,7 +576,9 @@ METHODS: dict[str, Method] = {
             optim.dadapt_lion,
             _FREE,
             _DADAPT,
-            _DADAPT_ADVICE,
+            _DADAPT_ADVICE + " Experimental, say its authors. On data that can be "
+            "separated the default rate of 1 lets the parameters grow until they "
+            "diverge: try 0.1.",
             space={"d0": _D0, "learning_rate": _FACTOR},
             schedule="cosine",
         ),

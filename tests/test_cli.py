@@ -16,6 +16,7 @@ import pytest
 from absl.testing import flagsaver
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 import main
 from configs import quickstart
@@ -221,13 +222,41 @@ def test_any_flag_is_taken_or_refused_in_one_line(flags):
         ("epoch=1", "unknown config field 'epoch'; did you mean 'epochs'?"),
         ("grid.lr=1", "'grid.lr'; did you mean 'grid.learning_rate'?"),
         ("hparams=1", "is not a dict"),
-        ("save_params=maybe", "boolean"),
+        ("save_params=maybe", "config.save_params='maybe': must be True or False"),
         ("checkpoint_minutes=-1", "config.checkpoint_minutes=-1.0: must be 0 or more"),
     ],
 )
 def test_wrong_overrides_are_named(override, message):
     code, said = invoke(QUICKSTART, "--workdir=x", f"--config.{override}")
     assert message in check_refused(code, said)
+
+
+def typed(config, prefix=""):
+    """Names of a config's fields that are no parts, with the type of each."""
+    for name in config:
+        kind = config.get_type(name)
+        if issubclass(kind, ConfigDict):
+            yield from typed(config[name], f"{prefix}{name}.")
+        else:
+            yield prefix + name, kind
+
+
+TYPED = dict(typed(quickstart.get_config()))
+NAMED = {int: "a whole number", float: "a number", bool: "True or False"}
+
+
+def test_fields_of_each_type_are_tried():
+    assert set(TYPED.values()) == {*NAMED, str, tuple, object}
+    assert TYPED["epochs"] is TYPED["tune.max_budget"] is int  # None by default
+
+
+@pytest.mark.parametrize("field", [n for n, kind in TYPED.items() if kind in NAMED])
+@pytest.mark.parametrize("value", ["two", "a: b", "", "(1,2)"])
+def test_a_value_of_another_type_is_refused_by_what_it_must_be(field, value):
+    said = check_refused(
+        *invoke(QUICKSTART, "--workdir=x", f"--config.{field}={value}")
+    )
+    assert said == f"error: config.{field}={value!r}: must be {NAMED[TYPED[field]]}"
 
 
 @pytest.mark.parametrize(

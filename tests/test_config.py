@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import warnings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from ml_collections import config_dict
 
 from configs import libsvm, quickstart, study
-from lrjax import blocks, protocol
+from lrjax import blocks, hyperparameters, protocol
 from lrjax import config as config_lib
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
@@ -56,7 +57,7 @@ def test_lanes_are_the_product_of_the_grid():
     )
     lanes = settings.lanes("sgd", "libsvm/iris")
     pairs = [(lane["learning_rate"], lane["momentum"]) for lane in lanes]
-    assert pairs == [(r, m) for r in (0.1, 1.0) for m in (0.0, 0.5, 0.9)]
+    assert pairs == [(r, m) for r in (0.1, 1.0) for m in (None, 0.5, 0.9)]
 
 
 def test_a_method_without_the_grids_hyperparameter_runs_once():
@@ -79,6 +80,66 @@ def test_grid_beats_hparams_beats_protocol_beats_defaults():
     )
     assert both.lanes("smac", task)[0]["learning_rate"] == 0.25
     assert METHODS["adam"].defaults["b2"] == 0.999
+
+
+def counting(monkeypatch, name):
+    """What a method was built with, from here on: one dictionary for each time."""
+    built, method = [], METHODS[name]
+
+    def build(horizon, **hparams):
+        built.append(hparams)
+        return method.build(horizon, **hparams)
+
+    monkeypatch.setitem(METHODS, name, dataclasses.replace(method, build=build))
+    return built
+
+
+def test_each_setting_is_looked_at_once(monkeypatch):
+    built = counting(monkeypatch, "momentum")
+    rates = tuple(0.001 * k for k in range(1, 601))  # more than one trace takes
+    asked = {
+        "tasks": ("libsvm/iris", "libsvm/wine", "digits/logistic"),
+        "methods": ("momentum",),
+        "grid__learning_rate": rates,
+    }
+    settings = checked(**asked)
+    assert len(built) == len(rates)
+    assert len({lane["learning_rate"] for lane in built}) == len(rates)
+    assert len(settings.lanes("momentum", "libsvm/iris")) == len(rates)
+    checked(**asked)  # as each further config of a study does
+    assert len(built) == len(rates)
+    checked(**asked, precision="float64")  # in which numbers may be others
+    assert len(built) == 2 * len(rates)
+
+
+def test_what_is_refused_is_refused_again(monkeypatch):
+    built = counting(monkeypatch, "prodigy")
+    asked = {
+        "methods": ("prodigy",),
+        "tasks": ("libsvm/iris", "libsvm/wine"),
+        "grid__d0": (1e-6, 0.0, 1e-5),
+    }
+    said = []
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"^prodigy: d0 must be") as error:
+            checked(**asked)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    assert [lane["d0"] for lane in built] == [1e-6, 0.0, 0.0]
+
+
+def test_values_that_only_a_method_knows_need_no_hash(monkeypatch):
+    built = []
+
+    def build(horizon, table):
+        built.append(table)
+        return METHODS["sgd"].build(horizon, **METHODS["sgd"].defaults)
+
+    own = dataclasses.replace(
+        METHODS["sgd"], build=build, defaults={"table": {"a": 1}}, domains={}
+    )
+    assert hyperparameters.complete(own, {"table": {"a": 2}}, "auto")
+    assert built == [{"a": 2}]
 
 
 @pytest.mark.parametrize(

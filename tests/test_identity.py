@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -345,6 +346,66 @@ def test_a_model_is_known_in_another_process():
         check=True,
     )
     assert done.stdout.split() == [own_task()[0][1]]
+
+
+def trained(transformation, params, gradients):
+    """Parameters after some steps of a compiled loop, as bytes."""
+
+    def step(carry, targets):
+        params, state = carry
+        grads = jax.grad(lambda p: gradients(p, targets))(params)
+        changes, state = transformation.update(grads, state, params)
+        return (optax.apply_updates(params, changes), state), None
+
+    targets = jax.random.normal(jax.random.key(1), (40, 8))
+    carry = params, transformation.init(params)
+    (params, _), _ = jax.lax.scan(step, carry, targets)
+    return params
+
+
+ABSENT = [(m.name, n, v) for m in METHODS.values() for n, v in m.none.items()]
+
+
+@pytest.mark.parametrize("flag", [False, True])
+@pytest.mark.parametrize(("method", "name", "number"), ABSENT)
+def test_none_and_its_number_train_the_same_bits(method, name, number, flag):
+    found = METHODS[method]
+    assert found.defaults[name] is None
+    given = dict(found.defaults) | {"nesterov": flag, "weight_decay": 0.01}
+    start = {"w": jax.random.normal(jax.random.key(0), (8, 8)), "b": jnp.zeros(8)}
+
+    def loss(params, x):
+        return (
+            jnp.tanh(x @ params["w"] + params["b"]).var() + jnp.abs(params["b"]).sum()
+        )
+
+    @jax.jit
+    def run(rate, value):  # numbers are traced, None is not
+        hparams = given | {"learning_rate": rate, name: value}
+        return trained(found.build(40.0, **hparams), start, loss)
+
+    for rate in (0.03, 1.0):
+        without, zero = run(rate, None), run(rate, number)
+        for one, other in zip(*map(jax.tree.leaves, (without, zero)), strict=True):
+            assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+@pytest.mark.parametrize(("method", "name", "number"), ABSENT)
+def test_none_and_its_number_are_one_setting(method, name, number):
+    found = METHODS[method]
+    for value in (number, int(number), np.float32(number), -number):
+        assert hyperparameters.normal(found, {name: value}, "auto") == {name: None}
+    asked = {"methods": (method,), f"grid__{name}": (None, number, 0.5)}
+    lanes = wanted(**asked).lanes(method, "libsvm/iris")
+    assert [lane[name] for lane in lanes] == [None, 0.5]
+
+
+def test_none_where_it_is_another_setting_stays_apart():
+    # The momentum of `momentum` is a number by default, and keeps its identity.
+    found = hyperparameters.normal(METHODS["momentum"], {"momentum": 0}, "auto")
+    assert found == {"momentum": 0.0}
+    # No decay is none; the root of b2 is another one.
+    assert hyperparameters.normal(METHODS["prodigy"], {"b3": 0}, "auto") == {"b3": 0.0}
 
 
 # Checked as it is used

@@ -21,6 +21,7 @@ from lrjax import (
     blocks,
     check_task,
     config,
+    core,
     evaluation,
     experiment,
     metrics,
@@ -243,7 +244,12 @@ def test_the_first_metric_ranks_and_the_loss_is_always_there():
     ("make", "words"),
     [
         (lambda: changed(metric="acuracy"), "did you mean 'accuracy'"),
-        (lambda: changed(metrics=("f1",)), "unknown metric 'f1'"),
+        (lambda: changed(metrics=("f1",)), "unknown metric 'f1'; did you mean metr"),
+        (lambda: changed(metrics=("rsme",)), r"did you mean metrics\.rmse\(\)"),
+        (lambda: changed(metrics=("acc",)), "did you mean 'accuracy'"),
+        (lambda: changed(metrics=("banana",)), "it is one of accuracy, perplexity"),
+        (lambda: changed(metrics=(max,)), "function max> is a function, no metric"),
+        (lambda: changed(metrics=Metric), "is a function, no metric"),
         (lambda: changed(metrics=3), "unknown metric '3'"),
         (lambda: changed(metrics=("loss", "loss")), "comes twice"),
         (lambda: dataclasses.replace(OWN[0], name="a b"), "letters, digits"),
@@ -262,6 +268,31 @@ def test_what_cannot_be_meant_is_refused_in_a_line(make, words):
         make()
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("name", core.MAKERS)
+def test_a_metric_that_was_not_made_is_named_with_its_call(name):
+    make = getattr(metrics, name)
+    for asked in (
+        {"metrics": (make,)},
+        {"metrics": make},
+        {"metric": make},
+        {"metric": "loss", "metrics": make},
+    ):
+        with pytest.raises(UsageError) as caught:
+            changed(**asked)
+        assert f"{name} makes a metric: did you mean metrics.{name}()?" in str(
+            caught.value
+        )
+    with pytest.raises(UsageError, match=rf"did you mean metrics\.{name}\(\)"):
+        changed(metrics=(name,))
+    assert isinstance(make(), Metric)
+    assert changed(metric=name, metrics=(make(),)).metric is make()
+
+
+def test_every_maker_is_known():
+    made = {n for n in dir(metrics) if hasattr(getattr(metrics, n), "__wrapped__")}
+    assert made == set(core.MAKERS)
 
 
 def test_check_task_takes_every_metric():

@@ -140,7 +140,8 @@ class Env:
                 raise UsageError(
                     f"hparams: {name} is {shown(value)}; it must be a number"
                 )
-        self._values(self.hparams)
+        hyperparameters.normal(methods.find(self.method), self.hparams, self._precision)
+        self._complete()
 
     @property
     def every(self) -> int:
@@ -152,18 +153,21 @@ class Env:
         """Actions of an episode that does not crash; the last may be of fewer steps."""
         return -(-self.steps // self.every)
 
-    def _values(self, hparams: Mapping[str, Any]) -> dict[str, Any]:
-        """Hyperparameters as they are used."""
-        precision = "float64" if self.dtype == jnp.float64 else "float32"
+    @property
+    def _precision(self) -> str:
+        return "float64" if self.dtype == jnp.float64 else "float32"
+
+    def _complete(self) -> dict[str, Any]:
+        """All hyperparameters as they are used; the method can be built with them."""
         found = methods.find(self.method)
-        return hyperparameters.normal(found, hparams, precision)
+        asked = {**found.defaults, **self.hparams, **_SET_BY_ACTIONS}
+        return hyperparameters.complete(found, asked, self._precision)
 
     @functools.cached_property
     def _choices(self) -> tuple[train.Program, dict[str, float]]:
         """The program of one run, and its traced hyperparameters."""
         method = methods.find(self.method)
-        hparams = self._values(dict(method.defaults) | dict(self.hparams))
-        static, traced = methods.split(method, hparams | _SET_BY_ACTIONS)
+        static, traced = methods.split(method, self._complete())
         program = train.Program(
             self.task, method, static, self.every, 1, 1, dtype=self.dtype
         )

@@ -473,10 +473,12 @@ def run(
       Interrupted: on SIGINT and SIGTERM.
     """
     overrides = dict(overrides or {})
-    chosen = [methods.find(name) for name in named_methods(settings, overrides)]
+    names = named_methods(settings, overrides)
+    chosen = [methods.find(name) for name in names]
     if settings.grid:
         name = next(iter(settings.grid))
         raise UsageError(f"config.grid.{name} is for --mode=train, not for select")
+    experiment.say(_who_races(settings, names, overrides))
     settings, made = blocks_lib.load(settings, data_dir)
     loaded = dict(zip(settings.tasks, made, strict=True))
     how = (settings, workdir, overrides, experiment.say, data_dir, launch)
@@ -489,6 +491,20 @@ def named_methods(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str
     if settings.select.methods:
         return settings.select.methods
     return settings.methods if "methods" in overrides else tuple(methods.METHODS)
+
+
+def _who_races(
+    settings: Settings, names: Sequence[str], overrides: Mapping[str, Any]
+) -> str:
+    """A line on the methods that race, and why these."""
+    if settings.select.methods or "methods" in overrides:
+        field = "config.select.methods" if settings.select.methods else "config.methods"
+        return f"{counted(len(names), 'method')} may race, by {field}"
+    return (
+        f"all {len(names)} registered methods may race: those of a config file are for "
+        "--mode=train and tune; to choose set config.select.methods, or give "
+        "--config.methods as a flag"
+    )
 
 
 def select(

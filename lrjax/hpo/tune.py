@@ -274,6 +274,7 @@ def _target(
     tuning = choices.tuning_of(name)
     base = settings.lanes(method, name)[0]
     space = _space(settings, tuning, method)
+    _check_corners(methods.find(method), base, space, settings.precision)
     least, unit = tuning.budgets.get(method) or tuning.budgets.get("") or (None, "")
     unit = tune.unit or unit or settings.length(name)[1]
     unit_steps = task.steps_per_epoch if unit == "epochs" else 1
@@ -368,6 +369,26 @@ def _space(settings: Settings, tuning: protocol.Tuning, method: str) -> Space:
             f"config.tune.space.NAME for one of {', '.join(defaults)}"
         )
     return Space(dict(sorted(ranges.items())))
+
+
+def _check_corners(
+    method: Method, base: Mapping[str, Any], space: Space, precision: str
+) -> None:
+    """Refuses a space with values at its ends that the method cannot be built with.
+
+    What optimisers refuse they refuse of each value by itself: two corners show it.
+
+    Raises:
+      UsageError: says with which values.
+    """
+    lows = {name: found.low for name, found in space.ranges.items()}
+    highs = {name: found.high for name, found in space.ranges.items()}
+    for corner in (lows, highs):
+        try:
+            hyperparameters.check_proposed(method, [{**base, **corner}], precision)
+        except UsageError as error:
+            where = ", ".join(f"{name}={value:g}" for name, value in corner.items())
+            raise UsageError(f"tune.space: at {where}: {error}") from None
 
 
 def make_tuner(target: Target, workdir: Path) -> tuners.Tuner:

@@ -258,6 +258,26 @@ def test_tasks_of_one_shape_are_vmapped_over():
     assert not np.allclose(both[0], alone)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_the_optimisers_refuse_is_refused_here_too(dtype):
+    # 1e-300 is 0 in float32, and a distance to start from in float64.
+    asked = {"method": "dowg", "hparams": {"eps": 1e-300}, "dtype": dtype}
+    if dtype == np.float64:
+        control.Env(iris(), 2, **asked)
+        return
+    with pytest.raises(UsageError, match="is 0 in float32"):
+        control.Env(iris(), 2, **asked)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
+def test_every_method_with_a_schedule_makes_an_environment(method):
+    if {"learning_rate", "schedule"} <= set(method.defaults):
+        control.Env(iris(), 2, method=method.name)
+        return
+    with pytest.raises(UsageError, match="cannot be set from outside"):
+        control.Env(iris(), 2, method=method.name)
+
+
 def test_bad_input_is_named():
     task = iris()
     for choices, message in (
@@ -271,6 +291,9 @@ def test_bad_input_is_named():
         ({"hparams": {"beta1": 0.5}}, "did you mean 'b1'"),
         ({"hparams": {"b1": "0.5"}}, "b1 is '0.5'; it must be a number"),
         ({"hparams": {"learning_rate": 0.5}}, "what actions decide"),
+        ({"hparams": {"b1": 1.0}}, r"^adam.b1=1.0: must be in"),
+        ({"method": "prodigy", "hparams": {"d0": 0}}, "^prodigy: d0 must be"),
+        ({"method": "dog", "hparams": {"reps_rel": 0}}, "^dog: reps_rel must be"),
         ({"task": "libsvm/iris"}, "make_task"),
         ({"crash_penalty": "much"}, "crash_penalty is 'much'"),
     ):

@@ -473,6 +473,43 @@ def test_a_race_that_cannot_be_held_is_refused_in_a_line(tmp_path, changes, word
     assert not (tmp_path / results.RACES).exists()
 
 
+@pytest.mark.parametrize(
+    ("chosen", "overrides", "racing", "said"),
+    [
+        (("adam", "dog"), {}, ("adam", "dog"), "2 methods may race, by config.select"),
+        (
+            ("dog",),
+            {"methods": ("adam",)},
+            ("dog",),
+            "1 method may race, by config.sel",
+        ),
+        (
+            (),
+            {"methods": METHODS_RACED},
+            METHODS_RACED,
+            "4 methods may race, by config.m",
+        ),
+        ((), {}, tuple(METHODS), f"all {len(METHODS)} registered methods may race: "),
+    ],
+)
+def test_who_races_is_said_first_and_why(
+    monkeypatch, tmp_path, capsys, chosen, overrides, racing, said
+):
+    def load(*_):
+        raise UsageError("enough")
+
+    monkeypatch.setattr(race.blocks_lib, "load", load)
+    asked = settings_of(methods=chosen)  # with METHODS_RACED to train, as in a file
+    assert race.named_methods(asked, overrides) == racing
+    with pytest.raises(UsageError, match="enough"):
+        race.run(asked, tmp_path, overrides=overrides)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    if len(racing) == len(METHODS):
+        assert "config.select.methods" in line
+        assert "--config.methods as a flag" in line
+
+
 IRIS = tasks.make_task("libsvm/iris")
 
 

@@ -15,6 +15,7 @@ from lrjax import blocks, crew, experiment, programs, protocol, results
 from lrjax import config as config_lib
 from lrjax.core import Interrupted, UsageError
 from lrjax.hpo import trials, tune
+from lrjax.methods import METHODS
 from lrjax.report import drawing, searches
 from lrjax.report.look import Look
 from lrjax.tasks import TASKS
@@ -342,6 +343,14 @@ BAD = {
     "is no number to tune": {"tune__space__schedule": (0, 1)},
     "is for --mode=train": {"grid__learning_rate": (0.1, 0.2)},
     "seed of the trials": {"seeds": (tune.TRIAL_SEED,)},
+    "tune.space: at d0=0: prodigy: d0 must be": {
+        "methods": ("prodigy",),
+        "tune__space__d0": (0.0, 0.1, "linear"),
+    },
+    "tune.space: at factor=1.5: reduce_on_plateau: factor must be": {
+        "methods": ("reduce_on_plateau",),
+        "tune__space__factor": (0.5, 1.5, "linear"),
+    },
 }
 
 
@@ -351,6 +360,18 @@ def test_bad_input_gets_one_line_before_anything_is_written(message, tmp_path):
         tune.run(settings_of(**BAD[message]), tmp_path / "new")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new" / results.TRIALS).exists()
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
+def test_every_space_of_a_method_can_be_built_at_its_corners(method):
+    base = dict(method.defaults) | dict.fromkeys(method.required, 1)
+    spaces = {id(method.space): method.space}
+    for choices in protocol.PROTOCOLS.values():
+        for task in (*TASKS, "libsvm/iris"):
+            found = choices.tuning_of(task).spaces.get(method.name, method.space)
+            spaces[id(found)] = found  # the study's cycles of length 0 among them
+    for space in spaces.values():
+        tune._check_corners(method, base, space, "auto")
 
 
 def test_an_empty_space_is_refused(monkeypatch, tmp_path):
