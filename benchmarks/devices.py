@@ -70,7 +70,7 @@ def stepper(
     """Trains a language model for so many steps from its start, and measures it."""
     import jax
 
-    from lrjax import experiment, layout, methods, programs, train
+    from lrjax import layout, methods, program_pool, programs, train
     from lrjax.tasks import text
 
     recipe = text.RECIPES[args.task]
@@ -84,7 +84,7 @@ def stepper(
         stream=streamed,
     )
     found = layout.choose(shard, jax.devices())
-    task = experiment.moved_to(task, found.whole if found else jax.devices()[0])
+    task = program_pool.moved_to(task, found.whole if found else jax.devices()[0])
     method = methods.find("adamw_cosine")
     static, traced = methods.split(method, dict(method.defaults))
     program = train.Program(

@@ -29,7 +29,7 @@ import jax
 from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
-from lrjax import experiment, results, worker
+from lrjax import console, results, worker
 from lrjax.config import Cluster, Settings
 from lrjax.core import NUMERICS_VERSION, UsageError, counted
 
@@ -58,7 +58,7 @@ def run(
     """
     with (
         results.Tables(workdir) as tables,
-        experiment.signals() as signalled,
+        console.signals() as signalled,
         connect(settings, data_dir, signalled) as session,
     ):
         tickets = _tickets(session.client, settings, session.data_dir, signalled)
@@ -135,7 +135,7 @@ def each(
         came.add(future)
     while not came.is_empty():
         ready = came.next_batch(block=False)
-        experiment.stop_if(session.signalled)
+        console.stop_if(session.signalled)
         if not ready:
             time.sleep(_POLL)
         for future in ready:
@@ -152,7 +152,7 @@ def train_missing(
     """Trains the blocks that have runs which are not in the tables."""
     wanted = {run for ticket in tickets for run in ticket.runs}
     todo = [t for t in tickets if not tables.runs.issuperset(t.runs)]
-    experiment.say(
+    console.say(
         f"{counted(len(wanted - tables.runs), 'run')} to train in "
         f"{counted(len(todo), 'block')} on "
         f"{counted(len(_workers(session.client)), 'worker')} "
@@ -161,7 +161,7 @@ def train_missing(
     )
     record()
     _train_all(session, todo, tables)
-    experiment.say(f"results are in {tables.workdir}")
+    console.say(f"results are in {tables.workdir}")
 
 
 @contextlib.contextmanager
@@ -257,9 +257,9 @@ def _agreed(
     told = 0.0
     while not _workers(client):
         if time.monotonic() - told > _TOLD:
-            experiment.say("waiting for a worker")
+            console.say("waiting for a worker")
             told = time.monotonic()
-        experiment.stop_if(signalled)
+        console.stop_if(signalled)
         time.sleep(_POLL)
     found = _result(lambda: client.run(worker.facts, settings))
     address, first = next(iter(found.items()))
@@ -288,7 +288,7 @@ def _tickets(
     reasons: dict[str, str] = {}
     for task, future in asked.items():
         while not future.done():
-            experiment.stop_if(signalled)
+            console.stop_if(signalled)
             time.sleep(_POLL)
         found = _result(future.result)
         if isinstance(found, str):
@@ -318,8 +318,8 @@ def _train_all(
             bar.update(ticket.updates)
             bar.set_description(ticket.title)
             if bar.disable:
-                experiment.say(f"[{ended}/{len(todo)}] {trained.summary}")
-    experiment.say(f"blocks trained in {spent:.1f} s, summed over workers")
+                console.say(f"[{ended}/{len(todo)}] {trained.summary}")
+    console.say(f"blocks trained in {spent:.1f} s, summed over workers")
 
 
 def _result(get: Callable[[], Any], title: str = "") -> Any:

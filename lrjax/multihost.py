@@ -29,7 +29,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from lrjax import blocks as blocks_lib
-from lrjax import experiment, results
+from lrjax import console, experiment, results
 from lrjax.config import Settings
 from lrjax.core import NUMERICS_VERSION, Interrupted, UsageError, cut
 
@@ -110,7 +110,7 @@ def run(
     own, asked = Path(workdir) / _HOSTS / str(number), dict(overrides or {})
     tables, problem, names = None, "", []
     with contextlib.ExitStack() as stack:
-        signalled = stack.enter_context(experiment.signals())
+        signalled = stack.enter_context(console.signals())
         stack.enter_context(_leaving_together())
         try:
             blocks = blocks_lib.plan(*blocks_lib.load(settings, data_dir))
@@ -134,7 +134,7 @@ def run(
             tables.write_config(dataclasses.asdict(settings), asked, metrics)
         record()
         part.runs |= _collect(tables, [own, *left], signalled)
-        experiment.say(f"host {number} of {count}:")
+        console.say(f"host {number} of {count}:")
         try:
             share = blocks[number::count]
             experiment.train_missing(share, part, settings, signalled, record)
@@ -190,7 +190,7 @@ def _collect(
     Args:
       tables: of host 0; None elsewhere.
       folders: with rows of this host.
-      signalled: as from `experiment.signals`.
+      signalled: as from `console.signals`.
 
     Returns:
       identities of the runs in host 0's tables.
@@ -233,7 +233,7 @@ def _wait_for_all(signalled: Callable[[], int]) -> None:
     pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
         future = pool.submit(_meet, str(next(_MEETINGS)), _PATIENCE)
-        experiment.wait_for(future, signalled)
+        console.wait_for(future, signalled)
         future.result()
     finally:
         pool.shutdown(wait=False)

@@ -19,7 +19,16 @@ import jax.numpy as jnp
 import pandas as pd
 
 from lrjax import blocks as blocks_lib
-from lrjax import crew, evaluation, experiment, numerics, programs, results, strategy
+from lrjax import (
+    crew,
+    evaluation,
+    experiment,
+    numerics,
+    programs,
+    results,
+    strategy,
+    units,
+)
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Batch, Task, counted
@@ -119,7 +128,7 @@ def of_blocks(
     devices = jax.local_devices()[: 1 if workers else None]
     at_once = 1 if todo and workers else 0
     if todo and not workers:
-        at_once = experiment.blocks_at_once(todo, devices[0])
+        at_once = units.blocks_at_once(todo, devices[0])
     on_cpu = devices[0].platform == "cpu"
     together = at_once  # on what the devices share
     if on_cpu:
@@ -144,7 +153,7 @@ def of_blocks(
         seconds=makespan(times, hands),
         compilation=count * sum(compilations) / max(len(compilations), 1),
         measured=len(paces),
-        memory=experiment.expected_memory(count, blocks_bytes if on_cpu else 0),
+        memory=units.expected_memory(count, blocks_bytes if on_cpu else 0),
         disk=_disk(todo, done, settings, workers or together),
         at_once=hands,
         workers=workers,

@@ -10,7 +10,6 @@ sees it: the next worker goes on from the last checkpoint. Else they are tempora
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -18,7 +17,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,6 @@ from lrjax import (
     checkpoint,
     experiment,
     methods,
-    programs,
     results,
     tasks,
     train,
@@ -39,15 +37,14 @@ from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import NUMERICS_VERSION, Run, Task, UsageError, counted
 from lrjax.tasks.data import DataError
+from lrjax.units import Engine, Place, Unit, title
 
-_PROGRAMS = 16  # compiled ones that a worker keeps
 _PARTS = "parts"
 
 _LOCK = threading.RLock()  # a worker may have several threads
 _TASKS: dict[str, Task] = {}
 _DATA: dict[int, str] = {}  # a task's fingerprint by its id
 _BLOCKS: dict[str, dict[str, Block]] = {}
-_COMPILED: collections.OrderedDict[Any, programs.Compiled] = collections.OrderedDict()
 
 
 class Parcel(NamedTuple):
@@ -99,9 +96,9 @@ def ticket_of(block: Block, parcel: Parcel | None = None) -> Ticket:
     """The ticket of a block."""
     runs = tuple(block.lanes_of.values())
     updates = block.example.steps * len(runs)
-    title = experiment.title(block)
     metrics = results.describe(block.program.task.metrics)
-    return Ticket(block.example.task, block.name, title, runs, updates, parcel, metrics)
+    names = block.example.task, block.name, title(block)
+    return Ticket(*names, runs, updates, parcel, metrics)
 
 
 class Trained(NamedTuple):
@@ -203,19 +200,6 @@ def check_alike(settings: Settings, expected: Mapping[str, Any]) -> None:
     compare(facts(settings), expected, _address())
 
 
-def compiled_programs(block: Block) -> programs.Compiled:
-    """A block's programs; those of the last few kinds are kept."""
-    key = (id(block.program.task), block.key)
-    with _LOCK:
-        if key not in _COMPILED:
-            shapes = jax.eval_shape(block.inputs)
-            _COMPILED[key] = programs.compile_program(block.program, *shapes)
-        _COMPILED.move_to_end(key)
-        while len(_COMPILED) > _PROGRAMS:
-            _COMPILED.popitem(last=False)
-        return _COMPILED[key]
-
-
 def train_block(
     ticket: Ticket,
     settings: Settings,
@@ -269,47 +253,24 @@ def _train(
     """A line that sums up what was trained, and how many seconds it took."""
     if experiment.is_done(block, tables.runs):
         runs = counted(len(block.lanes_of), "run")
-        return f"{experiment.title(block)}: {runs}, done before", 0.0
+        return f"{title(block)}: {runs}, done before", 0.0
     lock, ended = threading.Lock(), ("", 0.0)
 
-    def train_it(each: Block, compiled: programs.Compiled) -> None:
+    def train_it(unit: Unit, place: Place) -> None:
         nonlocal ended
         ended = experiment.train_block(
-            each,
-            compiled,
-            tables,
-            settings,
-            lambda count: None,
-            lambda: 0,
-            lock,
-            jax.local_devices()[0],
+            unit, place, tables, settings, lambda count: None, lock
         )
 
-    in_room(block, train_it)
+    engine().train([[Unit(block)]], train_it)
     checkpoint.discard(tables.workdir / "checkpoints" / block.name)
     return ended
 
 
-def in_room(block: Block, train_it: Callable[[Block, programs.Compiled], Any]) -> None:
-    """Trains a block in the worker's memory, in parts if it does not hold the whole.
-
-    Args:
-      block: what to train.
-      train_it: trains a block with its programs.
-    """
-    todo = [block]
-    while todo:
-        each = todo.pop(0)
-        (room,) = experiment.make_rooms(jax.local_devices()[:1], 1, 1)
-        todo = [
-            *experiment.within(
-                room,
-                each,
-                functools.partial(compiled_programs, each),
-                functools.partial(train_it, each),
-            ),
-            *todo,
-        ]
+@functools.cache
+def engine() -> Engine:
+    """What trains on this worker, which Dask stops by killing it."""
+    return Engine(jax.local_devices()[:1], lambda: 0)
 
 
 def drop(workdir: Path, name: str) -> None:

@@ -182,11 +182,11 @@ def test_a_worker_trains_trials_in_parts_where_memory_gives_out(tmp_path, monkey
 
     first, lanes, train_block = trained(tmp_path / "whole"), [], trials.train_block
 
-    def tight(block, *args):
-        lanes.append(block.program.num_hparams)
+    def tight(unit, *args):
+        lanes.append(unit.block.program.num_hparams)
         if len(lanes) == 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return train_block(block, *args)
+        return train_block(unit, *args)
 
     monkeypatch.setattr(trials, "train_block", tight)
     again = trained(tmp_path / "tight")

@@ -182,10 +182,11 @@ def test_without_memory_smaller_blocks_are_trained(tmp_path, monkeypatch, capsys
     experiment.run(settings(), tmp_path / "whole")
     train_block = experiment.train_block
 
-    def tight(block, *args):
-        if block.program.num_seeds * block.program.num_hparams > 2:
+    def tight(unit, *args):
+        program = unit.block.program
+        if program.num_seeds * program.num_hparams > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return train_block(block, *args)
+        return train_block(unit, *args)
 
     monkeypatch.setattr(experiment, "train_block", tight)
     experiment.run(settings(), tmp_path / "tight")

@@ -12,13 +12,12 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
-from lrjax import cluster, experiment, programs, results, worker
+from lrjax import cluster, results, worker
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import UsageError
 from lrjax.hpo import trials
+from lrjax.units import Begin, Place, Unit, title
 
 
 @contextlib.contextmanager
@@ -75,7 +74,7 @@ class _Sent(NamedTuple):
 
     name: str
     parcel: worker.Parcel
-    begin: trials.Begin
+    begin: Begin
 
 
 class _Trainer:
@@ -93,9 +92,9 @@ class _Trainer:
         packs = trials.lay_out(jobs)
         calls = []
         for pack in packs:
-            block = trials.block_of(pack, pack.first.target.task)
-            sent = _Sent(block.name, worker.wrap(block), pack.begin)
-            calls.append((f"{experiment.title(block)} {block.name}", sent))
+            block, begin = trials.unit_of(pack)
+            sent = _Sent(block.name, worker.wrap(block), begin)
+            calls.append((f"{title(block)} {block.name}", sent))
         trained: dict[str, trials.Trained] = {}
         for i, found in cluster.each(self._session, train_pack, calls, self._workdir):
             trained |= found
@@ -124,19 +123,11 @@ def train_pack(
     trained: dict[str, trials.Trained] = {}
     with worker.part(workdir, sent.name, settings) as tables:
 
-        def train_it(each: Block, compiled: programs.Compiled) -> None:
+        def train_it(unit: Unit, place: Place) -> None:
+            folder = tables.workdir / "checkpoints" / unit.block.name
             trained.update(
-                trials.train_block(
-                    each,
-                    compiled,
-                    sent.begin,
-                    tables.workdir / "checkpoints" / each.name,
-                    settings,
-                    jax.local_devices()[0],
-                    lambda updates: None,
-                    lambda: 0,
-                )
+                trials.train_block(unit, place, folder, settings, lambda updates: None)
             )
 
-        worker.in_room(block, train_it)
+        worker.engine().train([[Unit(block, sent.begin)]], train_it)
     return trained

@@ -27,8 +27,8 @@ from tqdm import tqdm
 from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
 from lrjax import (
+    console,
     evaluation,
-    experiment,
     methods,
     numerics,
     programs,
@@ -481,7 +481,7 @@ def run(
     experiment.say(_who_races(settings, names, overrides))
     settings, made = blocks_lib.load(settings, data_dir)
     loaded = dict(zip(settings.tasks, made, strict=True))
-    how = (settings, workdir, overrides, experiment.say, data_dir, launch)
+    how = (settings, workdir, overrides, console.say, data_dir, launch)
     named = bool(settings.select.methods) or "methods" in overrides
     return _race_all(loaded, chosen, named, *how)
 
@@ -516,7 +516,7 @@ def select(
     seeds: int | Sequence[int] | None = None,
     workdir: str | os.PathLike[str] | None = None,
     data_dir: str | None = None,
-    log: Callable[[str], Any] = experiment.say,
+    log: Callable[[str], Any] = console.say,
 ) -> Selection:
     """Finds the method and hyperparameters that are best for a task.
 
@@ -690,7 +690,7 @@ def _race_all(
         laid.append((name, task, found, chosen_plan))
     with (
         results.Tables(workdir) as tables,
-        experiment.signals() as signalled,
+        console.signals() as signalled,
         launch(settings, data_dir, signalled) as launcher,
     ):
         metrics = {

@@ -7,10 +7,7 @@ once on each device; states that are gone on from come back to the host.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import dataclasses
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,18 +20,18 @@ import numpy as np
 
 from lrjax import (
     checkpoint,
-    crew,
     experiment,
-    programs,
     protocol,
     results,
     rows,
     strategy,
     train,
+    units,
 )
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import Method, PyTree, Run, Task
+from lrjax.units import Begin, Engine, Place, Unit
 
 
 class State(NamedTuple):
@@ -132,8 +129,13 @@ class Pack(NamedTuple):
         return sum(map(len, self.lanes))
 
     @property
+    def ids(self) -> list[str]:
+        """Identities of the jobs' runs."""
+        return [results.run_id(job.run) for lane in self.lanes for job in lane]
+
+    @property
     def begin(self) -> Begin:
-        """What its block starts from."""
+        """Where its block starts, and whose states are kept."""
         first = self.first.state
         jobs = {results.run_id(job.run): job for lane in self.lanes for job in lane}
         return Begin(
@@ -141,34 +143,6 @@ class Pack(NamedTuple):
             {run_id: job.state.state for run_id, job in jobs.items() if job.state},
             frozenset(run_id for run_id, job in jobs.items() if job.keep),
         )
-
-
-class Begin(NamedTuple):
-    """Where a block of trials starts, and what it is to leave.
-
-    Attributes:
-      steps: updates done.
-      states: of each run by its identity, leaves [1, ...]; empty at the start.
-      keep: identities of the runs whose states are wanted.
-    """
-
-    steps: int
-    states: Mapping[str, PyTree]
-    keep: frozenset[str]
-
-    def state(self, block: Block) -> PyTree | None:
-        """The state of a block of these trials, or of a part of them."""
-        if not self.states:
-            return None
-        # A lane's seeds one below the other, then the lanes beside each other.
-        lanes = [
-            jax.tree.map(
-                lambda *leaves: np.concatenate(leaves),
-                *(self.states[run_id] for run_id in lane),
-            )
-            for lane in zip(*block.ids, strict=True)
-        ]
-        return jax.tree.map(lambda *leaves: np.stack(leaves, 1), *lanes)
 
 
 class Trains(Protocol):
@@ -272,72 +246,54 @@ def block_of(pack: Pack, task: Task) -> Block:
     return Block(program, tuple(runs), tuple(t for _, t in split))
 
 
+def unit_of(pack: Pack) -> Unit:
+    """What is trained of a pack."""
+    return Unit(block_of(pack, pack.first.target.task), pack.begin)
+
+
 def train_block(
-    block: Block,
-    compiled: programs.Compiled,
-    begin: Begin,
+    unit: Unit,
+    place: Place,
     folder: Path,
     settings: Settings,
-    device: crew.Device,
     progress: Callable[[int], Any],
-    stopping: Callable[[], int],
 ) -> dict[str, Trained]:
     """Trains a block of trials, from its last good checkpoint if it has one.
 
     Args:
-      block: the trials.
-      compiled: its programs.
-      begin: from where.
+      unit: the trials.
+      place: where.
       folder: of its checkpoints.
       settings: how to save.
-      device: where.
-      progress: told how many updates more the trials have done, all together.
-      stopping: whether to end.
+      progress: as in `units.checkpointed`.
 
     Returns:
       the result of each trial by its run_id.
     """
     last: dict[str, np.ndarray] = {}
-    state, seconds, ended = None, 0.0, begin.steps
-    for measured, spent in experiment.checkpointed(
-        block,
-        compiled,
-        folder,
-        settings,
-        device,
-        progress,
-        stopping,
-        begin.steps,
-        begin.state(block),
-    ):
+    block, keep = unit.block, unit.begin.keep
+    state, seconds, ended = None, 0.0, unit.begin.steps
+    for measured, spent in units.checkpointed(unit, place, folder, settings, progress):
         last = {k: v[-1] for k, v in measured.values.items()}
         state, seconds, ended = measured.state, spent, int(measured.steps[-1])
     steps, found = block.example.steps, block.lanes_of
     if "mean_batch_loss" in last:  # of a block that ended early, as all had diverged
         last["mean_batch_loss"] = last["mean_batch_loss"] * (ended / steps)
-    host = jax.device_get(state) if begin.keep else None
+    host = jax.device_get(state) if keep else None
     return {
         run_id: Trained(
             {k: rows.number(v[s, h]) for k, v in last.items()},
             round(seconds / len(found), 6),
             State(steps, jax.tree.map(lambda x, s=s, h=h: x[s : s + 1, h], host))
-            if run_id in begin.keep
+            if run_id in keep
             else None,
         )
         for (s, h), run_id in found.items()
     }
 
 
-class _Share(NamedTuple):
-    """A block of trials, where it begins, and whose they are."""
-
-    block: Block
-    begin: Begin
-    target: Trainable
-
-
 class Trainer:
-    """Trains trials in blocks, several at once on each device.
+    """Trains trials in blocks, several at once on each device of this process.
 
     Use as a context manager.
     """
@@ -350,13 +306,8 @@ class Trainer:
         progress: Callable[[float], Any],
     ):
         self._folder = tables.workdir / "checkpoints"
-        self._settings, self._signalled = settings, signalled
-        self._progress = progress
-        self._devices = jax.local_devices()
-        self._most = sys.maxsize  # blocks at once, once memory has given out
-        self._pool = concurrent.futures.ThreadPoolExecutor(crew.usable_cores())
-        self._programs: dict[Any, concurrent.futures.Future[programs.Compiled]] = {}
-        self._tasks: dict[tuple[str, int], Task] = {}
+        self._settings, self._progress = settings, progress
+        self._engine = Engine(jax.local_devices(), signalled)
         self._trained: list[str] = []  # names of blocks
         self._lock = threading.Lock()
 
@@ -364,52 +315,37 @@ class Trainer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._engine.__exit__()
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
         """Trains what is not known; the result of each by its run_id."""
         packs = lay_out(jobs)
         trained: dict[str, Trained] = {}
-        failed = threading.Event()
         if not packs:
             return trained
-
-        def stopping() -> int:
-            return self._signalled() or (-1 if failed.is_set() else 0)
-
-        todo = [
-            _Share(block_of(pack, target.task), pack.begin, target)
+        full_steps = {
+            run_id: pack.first.target.full_steps
             for pack in packs
-            for target in [pack.first.target]
-        ]
-        count = min(len(self._devices), len(todo))
-        devices, blocks = self._devices[:count], [share.block for share in todo]
-        at_once = min(experiment.blocks_at_once(blocks, devices[0]), self._most)
-        rooms = experiment.make_rooms(devices, at_once, count)
-        experiment.check_least(rooms[0], blocks)
+            for run_id in pack.ids
+        }
 
-        def work(share: _Share, device: int) -> list[_Share]:
-            def train_it(compiled: programs.Compiled) -> None:
-                found = self._train(share, compiled, device, stopping)
+        def train_it(unit: Unit, place: Place) -> None:
+            folder = self._folder / unit.block.name
+            of_full_run = full_steps[unit.block.ids[0][0]]
+
+            def progress(updates: int) -> None:
                 with self._lock:
-                    trained.update(found)
-
-            def compiled() -> programs.Compiled:
-                return self._compiled(share, device, stopping)
+                    self._progress(updates / of_full_run)
 
             with self._lock:
-                self._trained.append(share.block.name)
-            with jax.default_device(devices[device]):
-                again = experiment.within(
-                    rooms[device], share.block, compiled, train_it
-                )
-            return [share._replace(block=block) for block in again]
+                self._trained.append(unit.block.name)
+            found = train_block(unit, place, folder, self._settings, progress)
+            with self._lock:
+                trained.update(found)
 
-        shares = [todo[i::count] for i in range(count)]
-        crew.train_all(shares, at_once, work, stopping, failed)
-        if (left := min(room.most for room in rooms)) < at_once:
-            self._most = left
-        experiment.stop_if(self._signalled)
+        todo = [unit_of(pack) for pack in packs]
+        count = min(len(self._engine.devices), len(todo))
+        self._engine.train([todo[i::count] for i in range(count)], train_it)
         return trained
 
     def forget(self) -> None:
@@ -417,61 +353,6 @@ class Trainer:
         for name in self._trained:
             checkpoint.discard(self._folder / name)
         self._trained.clear()
-
-    def _train(
-        self,
-        share: _Share,
-        compiled: programs.Compiled,
-        device: int,
-        stopping: Callable[[], int],
-    ) -> dict[str, Trained]:
-        def progress(updates: int) -> None:
-            with self._lock:
-                self._progress(updates / share.target.full_steps)
-
-        block = dataclasses.replace(share.block, program=self._placed(share, device))
-        return train_block(
-            block,
-            compiled,
-            share.begin,
-            self._folder / block.name,
-            self._settings,
-            self._devices[device],
-            progress,
-            stopping,
-        )
-
-    def _placed(self, share: _Share, device: int) -> train.Program:
-        """The block's program with its task's data on a device."""
-        program = share.block.program
-        key = (share.block.example.task, device)
-        with self._lock:
-            if key not in self._tasks:
-                self._tasks[key] = experiment.moved_to(
-                    program.task, self._devices[device]
-                )
-            return dataclasses.replace(program, task=self._tasks[key])
-
-    def _compiled(
-        self, share: _Share, device: int, stopping: Callable[[], int]
-    ) -> programs.Compiled:
-        """The block's programs, compiled once for all that share them."""
-
-        def compile_it() -> programs.Compiled:
-            with jax.default_device(self._devices[device]):
-                shapes = jax.eval_shape(share.block.inputs)
-                return programs.compile_program(self._placed(share, device), *shapes)
-
-        with self._lock:
-            key = (share.block.key, device)
-            if key not in self._programs:
-                self._programs[key] = self._pool.submit(compile_it)
-            future = self._programs[key]
-        experiment.wait_for(future, stopping)
-        with self._lock:
-            if future.exception():
-                self._programs.pop(key, None)  # so that it is compiled again
-        return future.result()
 
 
 class Launch(Protocol):

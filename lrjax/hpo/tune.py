@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
 from lrjax import (
+    console,
     evaluation,
-    experiment,
     hyperparameters,
     methods,
     numerics,
@@ -202,7 +202,7 @@ def run(
     """
     check(settings)
     found = targets(*blocks_lib.load(settings, data_dir))
-    with results.Tables(workdir) as tables, experiment.signals() as signalled:
+    with results.Tables(workdir) as tables, console.signals() as signalled:
         known = _known(found, results.load_trials(workdir), tables.workdir)
 
         def record() -> None:
@@ -226,7 +226,7 @@ def run(
                 drawn = report.tuning(rows, tables.workdir, metrics)
             winners = []
             for search in searches:
-                experiment.say(search.summary())
+                console.say(search.summary())
                 winners += _winner_blocks(search, settings)
             launcher.train_missing(winners, tables, settings, signalled, record)
     return drawn
@@ -663,7 +663,7 @@ def _advance(
     active = [search for search in searches if search.ask()]
     for search in active:
         for line in plan_lines(search):
-            experiment.say(line)
+            console.say(line)
     bar = tqdm(
         total=sum(cost for search in active for _, cost in planned(search)),
         bar_format="{desc}{bar}| {n:.1f} of {total:.1f} full runs [{elapsed}, "
@@ -680,9 +680,9 @@ def _advance(
                 tables.append_trials(search.rows[before:])
                 bar.set_description_str(search.progress())
                 if bar.disable:
-                    experiment.say(search.progress())
+                    console.say(search.progress())
             trainer.forget()
-            experiment.stop_if(signalled)
+            console.stop_if(signalled)
             active = [search for search in active if search.ask()]
 
 

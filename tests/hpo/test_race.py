@@ -23,7 +23,6 @@ import lrjax
 from lrjax import config as config_lib
 from lrjax import (
     crew,
-    experiment,
     methods,
     optim,
     order,
@@ -32,6 +31,7 @@ from lrjax import (
     strategy,
     tasks,
     train,
+    units,
 )
 from lrjax.core import Method, UsageError
 from lrjax.hpo import (
@@ -334,7 +334,7 @@ def test_where_memory_gives_out_a_race_goes_on_with_fewer_at_once(
         return train_block(*args)
 
     monkeypatch.setattr(trials, "train_block", tight)
-    monkeypatch.setattr(experiment, "blocks_at_once", lambda todo, device: 2)
+    monkeypatch.setattr(units, "blocks_at_once", lambda todo, device: 2)
     assert race.run(settings_of(), tmp_path)[0] == raced[0]
     assert "out of memory, going on with 1 at once" in capsys.readouterr().err
     assert lines(tmp_path, results.RUNS) == lines(raced[1], results.RUNS)

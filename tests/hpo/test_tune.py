@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from lrjax import blocks, crew, experiment, programs, protocol, results
+from lrjax import blocks, crew, programs, protocol, results, units
 from lrjax import config as config_lib
 from lrjax.core import Interrupted, UsageError
 from lrjax.hpo import trials, tune
@@ -90,14 +90,14 @@ def test_a_stage_that_was_cut_goes_on_from_its_checkpoint(tmp_path, monkeypatch)
         epochs=300, seeds=1, checkpoint_minutes=0.0, tune__tuner="random"
     )
     tune.run(settings, tmp_path / "whole")
-    save = experiment.save
+    save = units.save
 
     def last_save(*arguments):
         save(*arguments)
         raise Interrupted(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "save", last_save)
+        patch.setattr(units, "save", last_save)
         with pytest.raises(Interrupted):
             tune.run(settings, tmp_path / "cut")
     assert not (tmp_path / "cut" / results.TRIALS).exists()
@@ -397,12 +397,12 @@ def fails_above(most, counts):
     """`trials.train_block` for a memory that holds blocks of so many lanes."""
     train_block = trials.train_block
 
-    def tight(block, *args):
-        lanes = block.program.num_seeds * block.program.num_hparams
+    def tight(unit, *args):
+        lanes = unit.block.program.num_seeds * unit.block.program.num_hparams
         counts.append(lanes)
         if lanes > most:
             raise exhausted()
-        return train_block(block, *args)
+        return train_block(unit, *args)
 
     return tight
 
@@ -445,10 +445,10 @@ def test_halves_go_on_from_the_states_of_the_whole(tmp_path, monkeypatch):
     tune.run(settings_of(), tmp_path / "whole")
     train_block = trials.train_block
 
-    def tight(block, compiled, begin, *args):
-        if begin.steps and block.program.num_hparams > 1:
+    def tight(unit, *args):
+        if unit.begin.steps and unit.block.program.num_hparams > 1:
             raise exhausted()
-        return train_block(block, compiled, begin, *args)
+        return train_block(unit, *args)
 
     monkeypatch.setattr(trials, "train_block", tight)
     tune.run(settings_of(), tmp_path / "tight")
@@ -488,21 +488,21 @@ def test_as_many_blocks_of_trials_train_at_once_as_there_is_room_for(
         lambda *args: compile_program(*args)._replace(need=2e8),
     )
     monkeypatch.setattr(crew, "free_memory", lambda device: free)
-    monkeypatch.setattr(experiment, "blocks_at_once", lambda todo, device: most)
+    monkeypatch.setattr(units, "blocks_at_once", lambda todo, device: most)
     inside, seen, all_in = [], [], threading.Event()
     lock, train_block = threading.Lock(), trials.train_block
 
-    def counted(block, *args):
+    def counted(unit, *args):
         with lock:
-            inside.append(block)
+            inside.append(unit)
             seen.append(len(inside))
             if len(inside) >= expected:
                 all_in.set()
         all_in.wait(10)
         time.sleep(0.1)
-        found = train_block(block, *args)
+        found = train_block(unit, *args)
         with lock:
-            inside.remove(block)
+            inside.remove(unit)
         return found
 
     monkeypatch.setattr(trials, "train_block", counted)
@@ -540,7 +540,7 @@ def test_what_fails_to_compile_for_want_of_memory_is_compiled_again(
         return compile_program(*args)
 
     monkeypatch.setattr(programs, "compile_program", tight)
-    monkeypatch.setattr(experiment, "blocks_at_once", lambda todo, device: 2)
+    monkeypatch.setattr(units, "blocks_at_once", lambda todo, device: 2)
     assert len(trained(random_search(), tmp_path, lambda: 0, lambda _: None)) == 8
 
 
@@ -569,7 +569,7 @@ def test_a_signal_while_trials_are_compiled_is_heard(tmp_path, monkeypatch):
         raise AssertionError("nobody waits for this")
 
     monkeypatch.setattr(programs, "compile_program", slow)
-    monkeypatch.setattr(experiment, "blocks_at_once", lambda todo, device: 1)
+    monkeypatch.setattr(units, "blocks_at_once", lambda todo, device: 1)
     with pytest.raises(Interrupted):
         trained(
             *(random_search(), tmp_path),
