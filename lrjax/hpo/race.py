@@ -478,7 +478,7 @@ def run(
     if settings.grid:
         name = next(iter(settings.grid))
         raise UsageError(f"config.grid.{name} is for --mode=train, not for select")
-    experiment.say(_who_races(settings, names, overrides))
+    console.say(_who_races(settings, names, overrides))
     settings, made = blocks_lib.load(settings, data_dir)
     loaded = dict(zip(settings.tasks, made, strict=True))
     how = (settings, workdir, overrides, console.say, data_dir, launch)
