@@ -145,6 +145,8 @@ def signals() -> Iterator[Callable[[], int]]:
             signal.signal(each, signal.SIG_DFL)
 
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    # What a shell had ignored, as scripts' background jobs have Ctrl-C, stays so.
+    before = {k: v for k, v in before.items() if v is not signal.SIG_IGN}
     for each in before:
         signal.signal(each, note)
     try:
