@@ -30,7 +30,16 @@ if __name__ == "__main__":  # the imports that follow take a while
         os._exit(128 + signum)  # an import might make an error of its own of it
 
     for _signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(_signum, _leave)
+        if signal.getsignal(_signum) is not signal.SIG_IGN:  # a shell's wish
+            signal.signal(_signum, _leave)
+    # A stream that was closed is silent: its number must not become a table's.
+    for _fd, _name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        if getattr(sys, _name) is None:
+            _null = os.open(os.devnull, os.O_RDWR)
+            if _null != _fd:
+                os.dup2(_null, _fd)
+                os.close(_null)
+            setattr(sys, _name, open(_fd, "w" if _fd else "r", closefd=False))  # noqa: SIM115
 
 import errno
 import itertools
@@ -229,7 +238,8 @@ def _report() -> NoReturn:
 def _interruptible(argv: list[str]) -> None:
     """`main`, which SIGINT and SIGTERM end with what it has to clean up done."""
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _on_signal)
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _on_signal)
     main(argv)
 
 

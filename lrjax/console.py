@@ -42,6 +42,8 @@ def signals() -> Iterator[Callable[[], int]]:
             signal.signal(number, signal.SIG_DFL)
 
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    # What a shell had ignored, as scripts' background jobs have Ctrl-C, stays so.
+    before = {n: v for n, v in before.items() if v is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, note)
     try:

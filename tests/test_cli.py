@@ -374,6 +374,45 @@ def test_output_that_cannot_be_written_is_no_fault_of_lrjax():
                 assert said == "error: cannot write: No space left on device"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_silent_and_no_table_is_written_to(closed, tmp_path):
+    """As some daemons start their jobs: numbers 0 to 2 are then free for files."""
+    command = (sys.executable, "main.py", IRIS, "--config.methods=sgd")
+    flags = ("--config.seeds=1", "--config.epochs=2", f"--workdir={tmp_path}/run")
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *command, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("runs.jsonl", "curves.jsonl"):
+        lines = (tmp_path / "run" / name).read_text().splitlines()
+        assert lines
+        assert all(json.loads(line)["run_id"] for line in lines)
+
+
+def test_a_signal_that_was_ignored_stays_so():
+    """A script's background job has Ctrl-C ignored: it is for the foreground alone."""
+    code = (
+        "import os, signal, main\n"
+        "from lrjax import console\n"
+        "def work(argv):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    with console.signals() as came:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        print('goes on', came())\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "main.main = work\n"
+        "main._interruptible([])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "goes on 0\n", done.stderr
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_the_first_imports_ends_it(kind):
     code = (

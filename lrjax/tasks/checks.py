@@ -138,6 +138,13 @@ def _init(task: Task) -> Iterator[str]:
     if not isinstance(made, tuple) or len(made) != 2:
         yield "init(key) must return (params, state); state is () where there is none"
         return
+    if any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(made)):
+        # As the state of nnx.Dropout is; a run's noise comes from its seed alone.
+        yield (
+            "init(key) returns random keys, which are neither parameters nor state: "
+            "leave them out; loss gets a key for dropout and such"
+        )
+        return
     leaves = jax.tree.leaves(made[0])
     if not leaves:
         yield "init(key) returns no parameters"

@@ -79,7 +79,7 @@ BROKEN = [
         changed(valid=part(features=SOUND.train["features"][:, :2])),
         "differs from train",
     ),
-    (changed(batch_size=1000), "larger than the 90 rows"),
+    (changed(batch_size=1000), "larger than train, 90 rows"),
     (changed(batch_size=0), "from 1 up"),
     (changed(init=lambda key: {"w": jnp.zeros(3)}), "must return"),
     (changed(init=lambda key: ({"w": jnp.full(3, jnp.inf)}, ())), "not finite"),
@@ -135,6 +135,21 @@ def test_models_of_all_kinds_pass(name):
 
 def test_a_model_of_flax_nnx_passes():
     check_task(own.nnx_task())
+
+
+@pytest.mark.parametrize("where", ["parameters", "state"])
+def test_random_keys_in_a_model_are_refused_in_a_line(where):
+    """As nnx.Dropout keeps them."""
+    task = own.task("mlp")
+
+    def init(key):
+        params, state = task.init(key)
+        keys = {"key": key}
+        return ((params, keys), state) if where == "parameters" else (params, keys)
+
+    with pytest.raises(UsageError, match="returns random keys") as caught:
+        check_task(dataclasses.replace(task, init=init))
+    assert "\n" not in str(caught.value)
 
 
 def test_numbers_that_are_drawn_and_not_used_do_not_count():
