@@ -108,8 +108,9 @@ MINIATURES = {
     "svmlight:": Miniature("svmlight:{path}", files=svmlight),
     "synthetic/": Miniature("synthetic/regression-3", "loss"),
     "own": Miniature("own/smooth", "mae"),
-    "libsvm": Miniature("libsvm/wine", slow=True),  # the same code as svmlight's
-    "digits": Miniature("digits/logistic"),
+    # These share the code of svmlight, which every `make test` tries.
+    "libsvm": Miniature("libsvm/wine", slow=True),
+    "digits": Miniature("digits/logistic", slow=True),
     "mnist": Miniature(
         "mnist/cnn", flags=["--config.batch_size=8"], files=idx_files("mnist")
     ),

@@ -66,6 +66,7 @@ def digits(**choices):
     return tasks.make_task("digits/wrn", batch_size=16, **choices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unrolled", [True, pytest.param(False, marks=pytest.mark.slow)]
 )
@@ -171,6 +172,7 @@ def test_less_is_kept_for_gradients_where_it_is_computed_again(name):
     assert again < 0.6 * kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -103,6 +103,7 @@ def test_a_half_precision_gradient_of_zero_moves_next_to_nothing(case):
         assert all(jnp.all(jnp.abs(u) < 1e-3) for u in jax.tree.leaves(updates))
 
 
+@pytest.mark.slow
 @every_build
 def test_complex_parameters_take_the_steps_of_their_real_form(build):
     rng = np.random.default_rng(0)
