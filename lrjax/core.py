@@ -374,20 +374,22 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
     if isinstance(name, Metric):
         return name
     known = {**METRICS, **{each.name: each for each in among}}
-    if isinstance(name, str) and name in known:
-        return known[name]
     if callable(name):
         called = getattr(name, "__name__", "")
         if called not in MAKERS:
             raise UsageError(f"{shown(name)} is a function, no metric: wrap it in one")
         raise UsageError(f"{called} makes a metric: did you mean metrics.{called}()?")
-    maker = nearest(name, MAKERS) if isinstance(name, str) else None
-    if isinstance(name, str) and maker and (name == maker or not nearest(name, known)):
+    if not isinstance(name, str):
+        raise unknown("metric", str(name), known)
+    if name in known:
+        return known[name]
+    maker = nearest(name, MAKERS)
+    if maker and (name == maker or not nearest(name, known)):
         raise UsageError(
             f"unknown metric '{cut(name)}'; did you mean metrics.{maker}(), "
             "from lrjax.metrics?"
         )
-    raise unknown("metric", str(name), known)
+    raise unknown("metric", name, known)
 
 
 def _metrics_of(asked: object) -> tuple[Metric, ...]:

@@ -73,15 +73,13 @@ def complete_all(
     return _all_looked_at(method, lanes, precision, normal)
 
 
-def check_proposed(
-    method: Method, asked: Iterable[Mapping[str, Any]], precision: str
-) -> None:
-    """Refuses settings of which one, as `proposed`, cannot be built.
+def check_proposed(method: Method, hparams: Mapping[str, Any], precision: str) -> None:
+    """Refuses a setting that, as `proposed`, the method cannot be built with.
 
     Raises:
-      UsageError: as the method's own code says it, for the first of them.
+      UsageError: as the method's own code says it.
     """
-    _all_looked_at(method, asked, precision, proposed)
+    _all_looked_at(method, [hparams], precision, proposed)
 
 
 def _all_looked_at(
@@ -100,8 +98,8 @@ def _looked_at(
 ) -> list[dict[str, Any]]:
     """The next of some lanes; none where there are no more.
 
-    Starting a trace takes as long as building a method, so many share one; not all, as
-    a trace keeps what is in it.
+    Starting a trace takes as long as building a method, so many lanes share a trace.
+    Their number is limited because a trace holds all its values in memory.
     """
     found = []
 

@@ -55,6 +55,10 @@ class ProgramPool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends its threads; what is still to be compiled is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def announce(self, jobs: Sequence[Iterable[Block]]) -> int:

@@ -115,7 +115,11 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.__exit__()
+        self.close()
+
+    def close(self) -> None:
+        """Ends its threads."""
+        self.pool.close()
 
     def train(
         self,

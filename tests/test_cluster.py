@@ -172,7 +172,7 @@ def test_a_worker_trains_trials_in_parts_where_memory_gives_out(tmp_path, monkey
     search = tune.Search(target, tune.make_tuner(target, tmp_path))
     search.ask()
     pack = trials.lay_out(search.jobs())[0]
-    whole = trials.block_of(pack, target.task)
+    whole = trials.unit_of(pack).block
     sent = cluster_trials._Sent(whole.name, worker.wrap(whole), pack.begin)
     monkeypatch.setattr(worker, "_address", lambda: "here")  # there is no cluster
 

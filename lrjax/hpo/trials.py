@@ -129,11 +129,6 @@ class Pack(NamedTuple):
         return sum(map(len, self.lanes))
 
     @property
-    def ids(self) -> list[str]:
-        """Identities of the jobs' runs."""
-        return [results.run_id(job.run) for lane in self.lanes for job in lane]
-
-    @property
     def begin(self) -> Begin:
         """Where its block starts, and whose states are kept."""
         first = self.first.state
@@ -220,18 +215,13 @@ def lay_out(jobs: Sequence[Job]) -> list[Pack]:
     return sorted(packs, key=lambda pack: -pack.first.run.steps)
 
 
-def block_of(pack: Pack, task: Task) -> Block:
-    """A pack's block, the last lane repeated up to its width.
-
-    Args:
-      pack: what to train.
-      task: the target's, with its data where the block trains.
-    """
+def unit_of(pack: Pack) -> Unit:
+    """A pack as it is trained, its last lane repeated up to the width of the block."""
     target, run = pack.first.target, pack.first.run
     filled = [*pack.lanes, *[pack.lanes[-1]] * (pack.width - len(pack.lanes))]
     split = [target.split(lane[0].run) for lane in filled]
     program = train.Program(
-        task=task,
+        task=target.task,
         method=target.method,
         static=split[0][0],
         eval_every=run.eval_every,
@@ -243,12 +233,8 @@ def block_of(pack: Pack, task: Task) -> Block:
         sums_losses=protocol.find(run.protocol).sums_losses(run.task),
     )
     runs = zip(*([job.run for job in lane] for lane in filled), strict=True)
-    return Block(program, tuple(runs), tuple(t for _, t in split))
-
-
-def unit_of(pack: Pack) -> Unit:
-    """What is trained of a pack."""
-    return Unit(block_of(pack, pack.first.target.task), pack.begin)
+    block = Block(program, tuple(runs), tuple(traced for _, traced in split))
+    return Unit(block, pack.begin)
 
 
 def train_block(
@@ -315,7 +301,7 @@ class Trainer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._engine.__exit__()
+        self._engine.close()
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
         """Trains what is not known; the result of each by its run_id."""
@@ -323,10 +309,11 @@ class Trainer:
         trained: dict[str, Trained] = {}
         if not packs:
             return trained
+        todo = [unit_of(pack) for pack in packs]
         full_steps = {
             run_id: pack.first.target.full_steps
-            for pack in packs
-            for run_id in pack.ids
+            for pack, unit in zip(packs, todo, strict=True)
+            for run_id in unit.block.lanes_of.values()
         }
 
         def train_it(unit: Unit, place: Place) -> None:
@@ -343,7 +330,6 @@ class Trainer:
             with self._lock:
                 trained.update(found)
 
-        todo = [unit_of(pack) for pack in packs]
         count = min(len(self._engine.devices), len(todo))
         self._engine.train([todo[i::count] for i in range(count)], train_it)
         return trained

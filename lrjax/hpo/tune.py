@@ -133,9 +133,7 @@ class Target:
     @property
     def metric(self) -> Metric | None:
         """What tells how good a trial is; None for a loss of batches."""
-        parts = ("train", "valid")
-        columns = {f"{part}_{m}": m for part in parts for m in self.task.metrics}
-        return columns.get(self.cost)
+        return _columns(self.task).get(self.cost)
 
     def said(self, cost: float) -> str:
         """A cost for people, as what was measured: 'validation accuracy 93.3 %'."""
@@ -345,13 +343,18 @@ def _target(
     )
 
 
+def _columns(task: Task) -> dict[str, Metric]:
+    """The columns that a task can be tuned by, with their metrics."""
+    return {f"{part}_{m}": m for part in ("valid", "train") for m in task.metrics}
+
+
 def _cost(asked: str, name: str, task: Task) -> str:
     """The column to tune by that was asked for.
 
     Raises:
       UsageError: if the task is not measured so.
     """
-    columns = [f"{part}_{m}" for part in ("valid", "train") for m in task.metrics]
+    columns = _columns(task)
     if asked and asked not in columns:
         raise unknown(f"config.tune.cost of {name}", asked, columns)
     return asked
@@ -385,7 +388,7 @@ def _check_corners(
     highs = {name: found.high for name, found in space.ranges.items()}
     for corner in (lows, highs):
         try:
-            hyperparameters.check_proposed(method, [{**base, **corner}], precision)
+            hyperparameters.check_proposed(method, {**base, **corner}, precision)
         except UsageError as error:
             where = ", ".join(f"{name}={value:g}" for name, value in corner.items())
             raise UsageError(f"tune.space: at {where}: {error}") from None

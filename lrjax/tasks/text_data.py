@@ -517,7 +517,7 @@ def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
         raise
     except Exception as error:  # no net, no such file, a proxy's page, ...
         _say(
-            f"{_HUB}'s tokenizer cannot be had ({cut(_reason(error))}): training "
+            f"{_HUB}'s tokenizer is not available ({cut(_reason(error))}): training "
             "one on the corpus"
         )
     return None
