@@ -29,11 +29,12 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.across_tasks import many_tasks
 from configs import quickstart
 from lrjax import backend, methods, results
 from lrjax import config as config_lib
 from lrjax.core import Task
-from lrjax.hpo import contenders, many_tasks, portfolio, rungs, smac, trials, tune
+from lrjax.hpo import contenders, probes, rungs, smac, trials, tune
 from lrjax.tasks import make_task, synthetic
 
 RACE_SEEDS = (0, 1, 2)
@@ -125,7 +126,7 @@ def write(
     if few:
         others = [entry for entry in others if entry.label in OTHERS]
     horizon = epochs * made[0].steps_per_epoch
-    stops = stops_of(horizon, portfolio.probe(made[0]).steps)
+    stops = stops_of(horizon, probes.probe(made[0]).steps)
     full = [many_tasks.Stop(horizon, horizon)]
     fewer = [*made[: min(FEW, known)], *made[known:]]
     for group in many_tasks.groups(missing(folder, enter, "rungs")):

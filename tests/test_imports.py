@@ -77,7 +77,7 @@ ALLOWED = {
     "hpo": {
         *("blocks", "checkpoint", "cluster", "config", "console", "core", "evaluation"),
         *("experiment", "hyperparameters", "identity", "methods", "numerics"),
-        *("portfolio", "programs", "protocol", "reading", "report", "results", "rows"),
+        *("programs", "protocol", "reading", "report", "results", "rows"),
         *("stats", "strategy", "tasks", "train", "units", "worker"),
     },
     "cli": {
