@@ -35,8 +35,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from heldout import heldout
 
+from benchmarks.controllers import evolution, splines
 from lrjax import control, tasks
-from lrjax.control import evolution, policies, splines
+from lrjax.control import policies
 from lrjax.core import Task
 
 EPISODES, IN_A_LOOP, TURNS = 320, 5, 3

@@ -72,7 +72,7 @@ ALLOWED = {
     },
     "control": {
         *("core", "evaluation", "hyperparameters", "methods", "numerics", "optim"),
-        *("order", "tasks", "train"),
+        *("order", "train"),
     },
     "hpo": {
         *("blocks", "checkpoint", "cluster", "config", "console", "core", "evaluation"),

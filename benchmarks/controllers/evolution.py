@@ -1,10 +1,11 @@
 r"""Controllers that learn: evolution strategies over populations of small tasks.
 
-  python -m lrjax.control.evolution --out=policy.npz            # anew, some minutes
-  python -m lrjax.control.evolution --out=mine.npz --task=libsvm/letter  # finetuned
+  python -m benchmarks.controllers.evolution --out=policy.npz
+  python -m benchmarks.controllers.evolution --out=mine.npz --task=libsvm/letter
 
-The first command made the weights that the method `learned` ships with. A policy is
-judged by the logarithm of the validation loss at the end, mean over tasks.
+The first trains anew, for some minutes, and made the weights that the method `learned`
+ships with; the second finetunes these. A policy is judged by the logarithm of the
+validation loss at the end, mean over tasks.
 """
 
 from __future__ import annotations
