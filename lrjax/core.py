@@ -178,10 +178,6 @@ def _never(hparams: Mapping[str, Any]) -> bool:
     return False
 
 
-def _no_code(hparams: Mapping[str, Any], horizon: int) -> str:
-    return ""
-
-
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A way to control the learning rate: hyperparameters -> Optax transformation.
@@ -206,11 +202,10 @@ class Method:
       needs_rate: whether it has a learning rate that one has to find.
       horizon_bound: whether, with given hyperparameters, its rate falls towards the
         horizon, so that a run which is cut short looks worse than it is.
-      code: `code(hparams, horizon)`, what builds it, as an expression of Python in
-        which `optim` is `lrjax.optim` and `schedules` is `lrjax.optim.schedules`; ''
-        where there is none.
-      optax: the same in plain Optax where it is exact, with `learning_rate` for the
-        rate or schedule and hyperparameters in braces; '' where it is not.
+      adam_like: whether a protocol may set `b2`, the memory of Adam's second moment,
+        as it does for all Adams; False for published settings.
+      code: what `build` is called in Python that has imported `optim` from `lrjax` and
+        `builders` from `lrjax.optim`; '' for what lies elsewhere.
     """
 
     name: str
@@ -226,8 +221,8 @@ class Method:
     none: Mapping[str, float] = dataclasses.field(default_factory=dict)
     needs_rate: bool = False
     horizon_bound: Callable[[Mapping[str, Any]], bool] = _never
-    code: Callable[[Mapping[str, Any], int], str] = _no_code
-    optax: str = ""
+    adam_like: bool = False
+    code: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,11 @@ ALLOWED = {
     "order": set(),
     "identity": {"core"},
     "numerics": {"core"},
-    "protocol": {"core"},
+    "protocol": {"core", "methods"},
     "layout": {"core"},
     "tasks": {"core", "crew", "jaxprs", "numerics", "reading"},
     "methods": {"core", "identity", "optim"},
+    "method_code": {"core"},
     "hyperparameters": {"core", "identity", "methods", "optim"},
     "config": {"core", "hyperparameters", "identity", "layout", "methods", "protocol"},
     "train": {"core", "layout", "numerics", "optim"},
@@ -76,8 +77,8 @@ ALLOWED = {
     },
     "hpo": {
         *("blocks", "checkpoint", "cluster", "config", "console", "core", "evaluation"),
-        *("experiment", "hyperparameters", "identity", "methods", "numerics"),
-        *("programs", "protocol", "reading", "report", "results", "rows"),
+        *("experiment", "hyperparameters", "identity", "method_code", "methods"),
+        *("numerics", "programs", "protocol", "reading", "report", "results", "rows"),
         *("stats", "strategy", "tasks", "train", "units", "worker"),
     },
     "cli": {
