@@ -27,7 +27,7 @@ from lrjax.optim.learned import pinned
 def _defaults(optimiser: builders.Optimiser) -> dict[str, Any]:
     """An optimiser's own hyperparameters with their defaults."""
     parameters = inspect.signature(optimiser).parameters.values()
-    told = ("horizon", "warmup_steps")  # the horizon and the schedule decide
+    told = ("horizon", "warmup_steps")  # these follow from the run and the schedule
     per_leaf = ("weight_decay_mask", "learning_rate_factors")  # fit one model
     return {p.name: p.default for p in parameters if p.name not in told + per_leaf}
 
@@ -38,7 +38,7 @@ def _falls(hparams: Mapping[str, Any]) -> bool:
     return not averages and hparams["schedule"] not in schedules.ANYTIME
 
 
-# Functions that make optimisers -> their names where both modules are imported.
+# Functions that make optimisers -> what a snippet calls them.
 _NAMES = {
     function: f"{holder}.{name}"
     for holder, module in (("builders", builders), ("optim", optim))
@@ -90,7 +90,7 @@ def _built(build: builders.Optimiser, **changed: Any) -> dict[str, Any]:
 
 
 def _learned(horizon: Any, policy: Any, **hparams: Any) -> builders.Transformation:
-    """AdamW whose rate a learned policy sets; a bad file is the user's error."""
+    """Builds `optim.learned`; a bad file of weights is the user's error."""
     try:
         return optim.learned(horizon, policy=policy, **hparams)
     except ValueError as error:
@@ -98,7 +98,7 @@ def _learned(horizon: Any, policy: Any, **hparams: Any) -> builders.Transformati
 
 
 def pinned_policy(policy: str) -> str:
-    """As `optim.learned.pinned`; a bad file is the user's error.
+    """A policy's name with a digest of its weights, as `optim.learned.pinned` has it.
 
     Raises:
       UsageError: if it cannot be read, or holds anything else.
