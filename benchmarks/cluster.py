@@ -63,8 +63,10 @@ def overhead() -> float:
             spent = 0.0
             for future in futures:
                 trained = future.result()
-                tables.append_curves(map(json.loads, trained.curves.splitlines()))
-                tables.append_runs(map(json.loads, trained.runs.splitlines()))
+                tables.append(
+                    results.CURVES, map(json.loads, trained.curves.splitlines())
+                )
+                tables.append(results.RUNS, map(json.loads, trained.runs.splitlines()))
                 spent += trained.seconds
             return spent
 

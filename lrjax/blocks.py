@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -87,6 +87,31 @@ class Block:
         """16 hexadecimal digits that follow from the runs and where they stand."""
         return results.digest(self.ids)
 
+    @property
+    def title(self) -> str:
+        """Its task and method, for people."""
+        return f"{self.example.task} {self.example.method}"
+
+    @property
+    def task_name(self) -> str:
+        """The task's name in the tables."""
+        return self.example.task
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """Identities of the distinct runs."""
+        return tuple(self.lanes_of.values())
+
+    @property
+    def updates(self) -> int:
+        """Updates of all distinct runs together."""
+        return self.example.steps * len(self.run_ids)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The task's metrics, as from `results.describe`."""
+        return results.describe(self.program.task.metrics)
+
     def inputs(self) -> tuple[train.Seeds, train.Inputs]:
         """What tells the block's runs apart, on the device."""
         numbers = np.asarray([row[0].seed for row in self.runs], np.uint32)
@@ -94,12 +119,6 @@ class Block:
         return seeds, train.inputs(
             self.program, seeds, self.lanes, self.example.horizon
         )
-
-
-def metrics_of(blocks: Iterable[Block]) -> dict[str, list[dict[str, Any]]]:
-    """Task -> its metrics, for `results.Tables.write_config`."""
-    tasks = {block.example.task: block.program.task for block in blocks}
-    return {name: results.describe(task.metrics) for name, task in tasks.items()}
 
 
 def _signature(task: Task) -> tuple[Any, ...]:

@@ -210,8 +210,8 @@ def test_a_read_only_folder_is_refused(unprivileged):
 def test_a_read_only_table_is_refused(unprivileged, name):
     with results.Tables(unprivileged) as tables:
         tables.write_config({}, {})
-        tables.append_runs([{"run_id": "a"}])
-        tables.append_curves([{"run_id": "a", "step": 1}])
+        tables.append(results.RUNS, [{"run_id": "a"}])
+        tables.append(results.CURVES, [{"run_id": "a", "step": 1}])
     before = {path: path.read_bytes() for path in unprivileged.iterdir()}
     (unprivileged / name).chmod(0o400)
     with contextlib.ExitStack() as stack:
@@ -229,8 +229,8 @@ def test_a_read_only_table_is_refused(unprivileged, name):
 def test_a_table_that_cannot_be_read_is_refused(unprivileged, name):
     with results.Tables(unprivileged) as tables:
         tables.write_config({}, {})
-        tables.append_runs([{"run_id": "a"}])
-        tables.append_curves([{"run_id": "a", "step": 1}])
+        tables.append(results.RUNS, [{"run_id": "a"}])
+        tables.append(results.CURVES, [{"run_id": "a", "step": 1}])
     (unprivileged / name).chmod(0)
     with pytest.raises(UsageError, match=f"{name}"):
         results.Tables(unprivileged).__enter__()
