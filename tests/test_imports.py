@@ -126,7 +126,7 @@ def imported(tree: ast.AST) -> set[str]:
 class _WithoutFunctions(ast.NodeTransformer):
     """Leaves what runs when a module is imported."""
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         return None
 
 
