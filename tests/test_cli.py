@@ -455,7 +455,7 @@ def test_a_signal_ends_it_even_where_the_exit_is_swallowed(tmp_path, body, kind)
         "def stubborn(*_):\n"
         "    print('there', flush=True)\n"
         f"{body}"
-        "cli.train = stubborn\n"
+        "cli.run = stubborn\n"
         "runpy.run_path('main.py', run_name='__main__')"
     )
     process = subprocess.Popen(

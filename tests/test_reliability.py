@@ -219,9 +219,8 @@ def test_a_read_only_table_is_refused(unprivileged, name):
         if name == "config.json":
             tables.write_config({}, {})  # a file is replaced, whatever its own mode
             return
-        append = tables.append_runs if name == results.RUNS else tables.append_curves
         with pytest.raises(UsageError, match=f"cannot write .*{name}: Permission"):
-            append([{"run_id": "b", "step": 1}])
+            tables.append(name, [{"run_id": "b", "step": 1}])
     assert {path: path.read_bytes() for path in unprivileged.iterdir()} == before
 
 
