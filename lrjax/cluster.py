@@ -148,8 +148,11 @@ class OnCluster:
         for unit in units:
             future = self._client.submit(
                 worker.train,
-                *(_sent(unit), session.settings, session.data_dir),
-                *(str(session.workdir.absolute()), self._expected),
+                _sent(unit),
+                session.settings,
+                session.data_dir,
+                str(session.workdir.absolute()),
+                self._expected,
                 key=f"{unit.block.title} {unit.block.name} {uuid.uuid4().hex}",
                 pure=False,
             )

@@ -193,6 +193,9 @@ def _trials(
       ended: updates done; fewer than asked for where all had diverged.
     """
     steps, lanes, keep = unit.block.example.steps, unit.block.lanes_of, unit.begin.keep
+    if unit.begin.judge:
+        test = _judged(unit.block, last, state)
+        last = {**last, **{f"test_{name}": value for name, value in test.items()}}
     if "mean_batch_loss" in last:
         mean = last["mean_batch_loss"] * (ended / steps)
         last = {**last, "mean_batch_loss": mean}
@@ -207,6 +210,22 @@ def _trials(
         )
         for (s, h), run_id in lanes.items()
     }
+
+
+def _judged(
+    block: Block, last: Mapping[str, np.ndarray], state: Any
+) -> Mapping[str, np.ndarray]:
+    """Metrics of the test part, name -> [seeds, hparams].
+
+    Args:
+      block: which runs.
+      last: their last measurements.
+      state: of all of them at the end.
+    """
+    task = block.program.task
+    if task.test is task.train:
+        return {k.removeprefix("train_"): v for k, v in last.items()}
+    return programs.judge(block.program, state, task.test)
 
 
 def _write_runs(
@@ -230,11 +249,8 @@ def _write_runs(
     Returns:
       a line that sums it up.
     """
-    program, task, lanes = block.program, block.program.task, block.lanes_of
-    if task.test is task.train:
-        test = {k.removeprefix("train_"): v for k, v in last.items()}
-    else:
-        test = programs.judge(program, state, task.test)
+    program, lanes = block.program, block.lanes_of
+    test = _judged(block, last, state)
     if save_params:
         model = programs.final_model(program, state)
         checkpoint.save_params(tables.workdir / "params", *model, lanes)
@@ -245,7 +261,7 @@ def _write_runs(
     ]
     tables.append(results.RUNS, ended)
     diverged = sum(row["status"] == "diverged" for row in ended)
-    metric = task.metric
+    metric = program.task.metric
     scores = [row[f"valid_{metric}"] for row in ended if row["status"] == "done"]
     score = f", validation {metric} {np.mean(scores):.5g}" if scores else ""
     dead = f", {diverged} diverged" if diverged else ""

@@ -42,11 +42,13 @@ class Begin(NamedTuple):
       steps: updates done.
       states: of each run by its identity, leaves [1, ...]; empty at the start.
       keep: identities of the runs whose states are wanted.
+      judge: whether trials are measured on the test part, as runs always are.
     """
 
     steps: int = 0
     states: Mapping[str, PyTree] = {}
     keep: frozenset[str] = frozenset()
+    judge: bool = False
 
     def state(self, block: Block) -> PyTree | None:
         """The state of a block of these runs, or of a part of them."""
@@ -98,7 +100,7 @@ class Trained(NamedTuple):
     """What training a trial gave.
 
     Attributes:
-      values: measurements at its end.
+      values: measurements at its end; those of the test part if they were asked for.
       seconds: what it cost.
       state: to train on from, where it was to be kept.
     """

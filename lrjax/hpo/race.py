@@ -29,7 +29,6 @@ from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
 from lrjax import (
     console,
-    evaluation,
     local,
     methods,
     numerics,
@@ -40,7 +39,6 @@ from lrjax import (
     stats,
     strategy,
     tasks,
-    train,
 )
 from lrjax.config import Settings
 from lrjax.core import (
@@ -252,9 +250,9 @@ class Race:
             lanes=sum(e.method.name == entry.method.name for e in self.entries),
         )
         run = self._run(entry, key[1], end if branch else start)
-        # That of a whole run is judged on the test part.
-        keep = not branch or end == layout.horizon
-        return trials.Job(course, run, self._states.get(key), keep=keep)
+        whole = run.steps == layout.horizon
+        keep = not (branch or whole)
+        return trials.Job(course, run, self._states.get(key), keep=keep, judge=whole)
 
     def _run(self, entry: Contender, seed: int, steps: int) -> Run:
         task, settings = self._task, self._settings
@@ -262,24 +260,18 @@ class Race:
         if strategy.kind_of(task) == strategy.LINEAR:
             # Only a rung's end counts, and a measurement costs as much as some epochs.
             every = min(self.plan.horizon, max(1, _MOST_ROUND // task.batch_size))
-        choices = protocol.find(settings.protocol)
-        return Run(
-            task=self._name,
-            protocol=choices.name,
-            method=results.tuned_name("race", 0, entry.method.name),
-            hparams=entry.hparams,
+        return blocks_lib.run_of(
+            settings,
+            self._name,
+            task,
+            self._data,
+            entry.method,
+            dict(entry.hparams),
             seed=seed,
             steps=steps,
             horizon=self.plan.horizon,
-            batch_size=task.batch_size,
-            precision=tasks.precision_of(self._name, settings.precision),
             eval_every=every,
-            data=self._data,
-            fresh_batches=choices.draws_afresh(entry.method.name, self._name),
-            recalibrated=evaluation.recalibrates(
-                task, entry.method, dict(entry.hparams)
-            ),
-            options=task.options,
+            label=results.tuned_name("race", 0, entry.method.name),
         )
 
     def _row(self, rung: int, key: tuple[int, int], trained: Trained) -> dict[str, Any]:
@@ -325,24 +317,13 @@ class Race:
         """Writes whole runs to the tables of all runs."""
         runs, curves = [], []
         for run, trained in ended.values():
-            program = train.Program(
-                task=self._task,
-                method=methods.METHODS["adam"],  # any: what is judged is the state
-                static=(),
-                eval_every=run.eval_every,
-                num_seeds=1,
-                num_hparams=1,
-                one_by_one=strategy.one_by_one(self._task),
-            )
+            # What runs are judged by does not depend on the method.
+            method = methods.METHODS["adam"]
+            program = blocks_lib.program_of(run, self._task, method, (), 1, 1)
             last = {k: np.array([[v]]) for k, v in trained.values.items()}
-            if self._task.test is self._task.train:
-                test = {k.removeprefix("train_"): v for k, v in last.items()}
-            else:
-                assert trained.state  # it was asked for
-                state = jax.tree.map(lambda x: x[:, None], trained.state.state)
-                test = programs.judge(program, state, self._task.test)
-            run_id = results.run_id(run)
-            seconds = trained.seconds
+            start = "test_"
+            test = {k[len(start) :]: v for k, v in last.items() if k.startswith(start)}
+            run_id, seconds = results.run_id(run), trained.seconds
             row = rows.run_row(run, run_id, program, (0, 0), last, test, seconds)
             runs.append(row)
             measured = programs.Measurements(

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax.numpy as jnp
-
-from lrjax import protocol, results, strategy, train
+from lrjax import blocks, results, strategy
 from lrjax.blocks import Block
 from lrjax.core import Method, Run, Task
 from lrjax.session import Launcher
@@ -57,6 +55,7 @@ class Job(NamedTuple):
       state: where to go on from; None for the start.
       known: whether its result is in the table, so that it is not to be trained.
       keep: whether the state that it ends in is wanted.
+      judge: whether it is to be measured on the test part, too.
     """
 
     target: Trainable
@@ -64,6 +63,7 @@ class Job(NamedTuple):
     state: State | None = None
     known: bool = False
     keep: bool = True
+    judge: bool = False
 
 
 class Pack(NamedTuple):
@@ -96,6 +96,7 @@ class Pack(NamedTuple):
             first.steps if first else 0,
             {run_id: job.state.state for run_id, job in jobs.items() if job.state},
             frozenset(run_id for run_id, job in jobs.items() if job.keep),
+            any(job.judge for job in jobs.values()),
         )
 
 
@@ -142,17 +143,9 @@ def unit_of(pack: Pack) -> Unit:
     target, run = pack.first.target, pack.first.run
     filled = [*pack.lanes, *[pack.lanes[-1]] * (pack.width - len(pack.lanes))]
     split = [target.split(lane[0].run) for lane in filled]
-    program = train.Program(
-        task=target.task,
-        method=target.method,
-        static=split[0][0],
-        eval_every=run.eval_every,
-        num_seeds=len(pack.lanes[0]),
-        num_hparams=pack.width,
-        fresh_batches=run.fresh_batches,
-        dtype=jnp.float64 if run.precision == "float64" else jnp.float32,
-        one_by_one=strategy.one_by_one(target.task),
-        sums_losses=protocol.find(run.protocol).sums_losses(run.task),
+    seeds, static = len(pack.lanes[0]), split[0][0]
+    program = blocks.program_of(
+        run, target.task, target.method, static, seeds, pack.width
     )
     runs = zip(*([job.run for job in lane] for lane in filled), strict=True)
     block = Block(program, tuple(runs), tuple(traced for _, traced in split))

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from lrjax import blocks as blocks_lib
 from lrjax import (
     console,
-    evaluation,
     experiment,
     hyperparameters,
     local,
@@ -270,8 +269,7 @@ def _target(
     settings: Settings, name: str, task: Task, data: str, method: str, seed: int
 ) -> Target:
     tune = settings.tune
-    choices = protocol.find(settings.protocol)
-    tuning = choices.tuning_of(name)
+    tuning = protocol.find(settings.protocol).tuning_of(name)
     base = settings.lanes(method, name)[0]
     space = _space(settings, tuning, method)
     _check_corners(methods.find(method), base, space, settings.precision)
@@ -312,24 +310,21 @@ def _target(
     every = task.steps_per_epoch
     if strategy.kind_of(task) == strategy.LINEAR:
         every = min(least * unit_steps, max(1, _MOST_ROWS // task.batch_size))
+    run = blocks_lib.run_of(
+        settings,
+        name,
+        task,
+        data,
+        methods.find(method),
+        base,
+        seed=TRIAL_SEED,
+        steps=steps,
+        horizon=steps,
+        eval_every=every,
+    )
     return Target(
         task=task,
-        run=Run(
-            task=name,
-            protocol=choices.name,
-            method=method,
-            hparams=(),
-            seed=TRIAL_SEED,
-            steps=steps,
-            horizon=steps,
-            batch_size=task.batch_size,
-            precision=tasks.precision_of(name, settings.precision),
-            eval_every=every,
-            data=data,
-            fresh_batches=choices.draws_afresh(method, name),
-            recalibrated=evaluation.recalibrates(task, methods.find(method), base),
-            options=task.options,
-        ),
+        run=dataclasses.replace(run, hparams=()),  # each trial has its own
         seed=seed,
         base=base,
         tuner=tune.tuner,
