@@ -80,15 +80,16 @@ def run(
         workers = settings.cluster.workers if launcher == "dask" else None
         print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
         return
-    asked = (settings, workdir, data_dir, overrides, LAUNCHERS[launcher])
+    launch, drawn = LAUNCHERS[launcher], []
     if mode == "select":
-        _print_answers(race_lib.run(*asked), workdir)
+        answers = race_lib.run(settings, workdir, data_dir, overrides, launch)
+        _print_answers(answers, workdir)
         return
-    drawn = []
     if mode == "tune":
-        drawn = tune_lib.run(*asked)
+        drawn = tune_lib.run(settings, workdir, data_dir, overrides, launch)
     else:
-        experiment.run(*asked, plan_lib.announce if launcher == "local" else None)
+        announce = plan_lib.announce if launcher == "local" else None
+        experiment.run(settings, workdir, data_dir, overrides, launch, announce)
     if launcher == "hosts" and not multihost.is_first():
         return
     _rank(workdir)
