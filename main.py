@@ -173,16 +173,11 @@ def _run(argv: list[str]) -> None:
     if _DETERMINISTIC.value:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    on_cluster = _LAUNCHER.value == "dask"
-    if on_cluster and _MULTIHOST.value:
+    launcher = "hosts" if _MULTIHOST.value else _LAUNCHER.value
+    if _MULTIHOST.value and _LAUNCHER.value == "dask":
         raise UsageError("--multihost and --launcher=dask: choose one of them")
-    train = cli.train_on_hosts if _MULTIHOST.value else cli.train
-    modes = {"train": train, "plan": cli.plan}
-    modes |= {"tune": cli.tune, "select": cli.select}
-    if on_cluster:
-        modes = {"train": cli.train_on_cluster, "plan": cli.plan_on_cluster}
-        modes |= {"tune": cli.tune_on_cluster, "select": cli.select_on_cluster}
-    modes[_MODE.value](_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
+    config, workdir = _CONFIG.value, _WORKDIR.value
+    cli.run(_MODE.value, launcher, config, workdir, _DATA_DIR.value, overrides)
 
 
 def _check_config() -> None:

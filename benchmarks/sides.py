@@ -81,13 +81,14 @@ class Lrjax:
         """
         found = {}
 
-        def work(number: int, device: int) -> tuple[()]:
+        def work(number: int, device: int) -> tuple[None, tuple[()]]:
             found[number] = self._run(self.blocks[number])
-            return ()
+            return None, ()
 
         numbers = range(len(self.blocks))
         cores = self._crew.usable_cores()
-        self._crew.train_all([numbers], cores, work, lambda: 0, threading.Event())
+        idle = threading.Event()
+        list(self._crew.train_all([numbers], cores, work, lambda: 0, idle))
         return np.concatenate([found[number] for number in numbers])
 
     def _run(self, block: Any) -> np.ndarray:
