@@ -220,7 +220,7 @@ MODES = {
 
 
 def test_every_mode_is_here():
-    assert {*MODES, "methods"} == set(flags.FLAGS["mode"].parser.enum_values)
+    assert {*MODES, "methods", "config"} == set(flags.FLAGS["mode"].parser.enum_values)
 
 
 def flags_of(miniature, folder):

@@ -7,13 +7,45 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from lrjax.core import Task, Text, UsageError
+from lrjax import fields
+from lrjax.core import Task, UsageError
+from lrjax.fields import field
 from lrjax.tasks.data import DataError
 
 PRECISIONS = ("float32", "float64", "bfloat16")
 PROTOCOLS = ("study", "sound")
 # Options that only some tasks have; asking another task for one is an error.
 OPTIONAL = ("remat", "label_smoothing", "stream")
+
+
+@fields.documented
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What language tasks read, which is `config.text`; docs/text.md says how."""
+
+    corpus: str = field(
+        "",
+        fields.text,
+        "Text files, with commas between, tfds:NAME, hf:NAME, pydoc, or a folder of "
+        "tokens; '': what the data directory has.",
+    )
+    tokenizer: str = field(
+        "",
+        fields.text,
+        "A tokenizer.json, or a folder with one or with vocab.json and merges.txt; "
+        "'': the task's own.",
+    )
+    length: int | None = field(
+        None,
+        fields.optional(fields.positive),
+        "Tokens of a row; None: the task's own.",
+        int,
+    )
+    fraction: float = field(
+        1.0,
+        fields.number(fields.PART, "in (0, 1]"),
+        "Share of the documents, drawn at random.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from lrjax import config as config_lib
 from lrjax import experiment, methods, optim, programs, protocol, results, tasks, train
-from lrjax.core import Text
 from lrjax.tasks import models, text, text_data
 from lrjax.tasks.data import DataError
+from lrjax.tasks.options import Text
 from lrjax.tasks.text_data import END, PAD, START
 
 SOURCE = Path(__file__).parents[2]
