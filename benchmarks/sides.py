@@ -47,9 +47,10 @@ def make_task(name: str) -> Any:
     from lrjax import tasks
     from lrjax.tasks import libsvm
 
+    options = tasks.TaskOptions(batch_size=BATCH_SIZE)
     if name == "iris":
-        return tasks.make_task("libsvm/iris", "sound", batch_size=BATCH_SIZE)
-    return libsvm.logistic_task(name, *letter_shaped(), "sound", BATCH_SIZE)
+        return tasks.make_task("libsvm/iris", options)
+    return libsvm.logistic_task(name, *letter_shaped(), options)
 
 
 class Lrjax:

@@ -145,18 +145,18 @@ def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
 
 
 def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
-    return tasks.make_task(
-        name,
-        protocol.find(settings.protocol).data,
-        data_dir,
-        settings.batch_size,
-        tasks.precision_of(name, settings.precision),
-        settings.text,
+    options = tasks.TaskOptions(
+        protocol=protocol.find(settings.protocol).data,
+        data_dir=data_dir,
+        batch_size=settings.batch_size,
+        precision=tasks.precision_of(name, settings.precision),
+        text=settings.text,
         micro_batches=settings.micro_batches,
         remat=settings.remat,
         label_smoothing=settings.label_smoothing,
         stream=settings.stream,
     )
+    return tasks.make_task(name, options)
 
 
 def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]]:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lrjax import backend, cluster, experiment, local, multihost, results
+from lrjax import backend, cluster, config_page, experiment, local, multihost, results
 from lrjax import config as config_lib
 from lrjax import plan as plan_lib
 from lrjax import report as report_lib
@@ -155,6 +155,11 @@ def report(config: ConfigDict, workdirs: str) -> None:
     for line in report_lib.write(names, folder, options):
         print(line)
     print(f"\nreport: {folder / 'index.html'}")
+
+
+def config(config: ConfigDict) -> None:
+    """Prints every field of a config with its value and meaning."""
+    print(config_page.show(config))
 
 
 def methods() -> None:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 import main
 from configs import quickstart
-from lrjax import cli, tasks
+from lrjax import cli, fields, tasks
 from lrjax import config as config_lib
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
@@ -153,7 +153,7 @@ def check_refused(code, said):
 
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
-FIELDS = config_lib._fields(quickstart.get_config())
+FIELDS = [name for name, _ in fields.leaves(quickstart.get_config())]
 FIELDS += ["grid", "hparams", "hparams.adam"]
 WORDS = ["", "0", "-1", "1.5", "nan", "inf", "1e999", "1e400", "9" * 30, "9" * 5000]
 WORDS += ["True", "None", "()", "(1,", "(1, 2)", "[[1]]", "{}", "{1: 2}", "((" * 300]

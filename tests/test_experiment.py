@@ -419,7 +419,7 @@ def studied(tmp_path_factory):
 
 def test_cawr_under_study_skips_an_update_and_is_a_counter_ahead(studied):
     runs, curves = results.load(studied)
-    task = tasks.make_task("libsvm/iris", "study")
+    task = tasks.make_task("libsvm/iris", tasks.TaskOptions(protocol="study"))
     part = {**task.train, "mask": np.ones(150, np.float32)}
     for row in runs.itertuples():
         curve = curves[curves["run_id"] == row.run_id].set_index("step")

@@ -558,9 +558,12 @@ def _select(
     log: Callable[[str], Any],
 ) -> Selection:
     if isinstance(task, str):
-        data = protocol.find(settings.protocol).data
-        precision = tasks.precision_of(task, settings.precision)
-        task = tasks.make_task(task, data, data_dir, precision=precision)
+        options = tasks.TaskOptions(
+            protocol=protocol.find(settings.protocol).data,
+            data_dir=data_dir,
+            precision=tasks.precision_of(task, settings.precision),
+        )
+        task = tasks.make_task(task, options)
     else:
         check_task(task)
         task = tasks.with_model(task)

@@ -28,10 +28,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.core import Text, counted, cut, shown
+from lrjax.core import counted, cut, shown
 from lrjax.reading import reason as _reason
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
+from lrjax.tasks.options import Text
 
 START, PAD, END, UNKNOWN = range(4)  # numbers of special tokens, as in RoBERTa
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")

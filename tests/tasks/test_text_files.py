@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies
 
-from lrjax.core import Text
 from lrjax.tasks import text_data
 from lrjax.tasks.data import DataError, is_hidden
+from lrjax.tasks.options import Text
 from lrjax.tasks.text_data import END
 
 STORY = "A small red boat.\n\nThen came\nrain.\n\n\nA third one.\n"
