@@ -196,7 +196,7 @@ def _collect(
       identities of the runs in host 0's tables.
     """
     rows = {
-        name: [row for f in folders for row in results.load_rows(f / name)]
+        name: [row for f in folders for row in results.read_rows(f, name)]
         for name in (results.CURVES, results.RUNS)
     }
     parts = map(json.loads, _exchange(json.dumps(rows).encode(), signalled))

@@ -33,7 +33,9 @@ ALLOWED = {
     },
     "checkpoint": {"core"},
     "metrics": {"core"},
-    "results": {"core", "identity", "reading"},
+    "tables": {"core", "identity", "reading"},
+    "record": {"core", "tables"},
+    "results": {"core", "identity", "record", "tables"},
     "rows": {"core", "programs", "train"},
     "blocks": {
         *("checkpoint", "config", "core", "evaluation", "methods", "numerics"),
@@ -68,7 +70,8 @@ ALLOWED = {
     "curves": {"core", "stats"},
     "fidelity": {"core", "curves", "stats"},
     "report": {
-        *("core", "curves", "fidelity", "portfolio", "reading", "results", "stats"),
+        *("core", "curves", "fidelity", "portfolio", "reading", "record", "results"),
+        "stats",
     },
     "control": {
         *("core", "evaluation", "hyperparameters", "methods", "numerics", "optim"),

@@ -201,7 +201,8 @@ def run(
     check(settings)
     found = targets(*blocks_lib.load(settings, data_dir))
     with results.Tables(workdir) as tables, console.signals() as signalled:
-        known = _known(found, results.load_trials(workdir), tables.workdir)
+        rows = results.read_rows(workdir, results.TRIALS)
+        known = _known(found, rows, tables.workdir)
 
         def record() -> None:
             tables.write_config(
@@ -220,7 +221,7 @@ def run(
             # Other tunings' rows, too, which nobody has looked at.
             with reading(tables.workdir / results.TRIALS, "cannot be drawn"):
                 metrics = results.load_metrics(workdir)
-                rows = results.load_trials(workdir)
+                rows = results.read_rows(workdir, results.TRIALS)
                 drawn = report.tuning(rows, tables.workdir, metrics)
             winners = []
             for search in searches:
