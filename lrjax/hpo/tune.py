@@ -48,7 +48,7 @@ from lrjax.core import (
 from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
 from lrjax.reading import reading
-from lrjax.report.figures import metric_label
+from lrjax.stats import metric_label
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
 TRIAL_SEED = 2**32 - 1

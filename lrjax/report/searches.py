@@ -13,8 +13,8 @@ from lrjax import results
 from lrjax.core import METRICS, Metric, counted
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER
-from lrjax.report.figures import metric_label
 from lrjax.report.look import STYLES, Look
+from lrjax.stats import metric_label
 
 Drawn = tuple[Any, list[Any]]
 _PARTS = ("train", "valid")  # of the data, that a tuning can go by
