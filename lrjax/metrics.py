@@ -52,8 +52,6 @@ P = ParamSpec("P")
 class Metric:
     """What a model is judged by: how good it is on a part of the data, as one number.
 
-    `lrjax.metrics` has ready-made ones.
-
     Attributes:
       name: letters, digits and underscores; in tables it is `train_NAME`, `valid_NAME`
         and `test_NAME`.
