@@ -12,7 +12,9 @@ PACKAGE = ROOT / "lrjax"
 
 # module (or package) -> what of lrjax it may import
 ALLOWED = {
-    "core": set(),
+    "messages": set(),
+    "metrics": {"messages"},
+    "core": {"messages", "metrics"},
     "optim": set(),
     "order": set(),
     "identity": {"core"},
@@ -38,8 +40,9 @@ ALLOWED = {
         *("strategy", "train"),
     },
     "checkpoint": {"core"},
-    "metrics": {"core"},
-    "results": {"core", "identity", "reading"},
+    "tables": {"core", "identity", "reading"},
+    "record": {"core", "tables"},
+    "results": {"core", "identity", "record", "tables"},
     "rows": {"core", "programs", "train"},
     "blocks": {
         *("checkpoint", "config", "core", "evaluation", "methods", "numerics"),
@@ -81,7 +84,8 @@ ALLOWED = {
     "curves": {"core", "stats"},
     "fidelity": {"core", "curves", "stats"},
     "report": {
-        *("core", "curves", "fidelity", "portfolio", "reading", "results", "stats"),
+        *("core", "curves", "fidelity", "portfolio", "reading", "record", "results"),
+        "stats",
     },
     "control": {
         *("core", "evaluation", "hyperparameters", "methods", "numerics", "optim"),

@@ -15,8 +15,10 @@ from lrjax import report, results, stats
 from lrjax.core import Metric, counted
 from lrjax.identity import finite
 from lrjax.method_code import snippet as snippet
+from lrjax.report.selected import ANSWER as ANSWER
+from lrjax.report.selected import FIGURES as FIGURES
 
-ANSWER, TABLE, FIGURES = "selection.json", "selection.csv", ("png", "svg")
+TABLE = "selection.csv"
 
 
 @dataclasses.dataclass(frozen=True)
