@@ -79,8 +79,13 @@ def stepper(
     shape = (64 * batch, recipe.length)
     tokens = random.integers(5, recipe.vocab_size, shape).astype(np.uint16)
     task = text.recipe_task(
-        *(args.task, {"train": tokens, "valid": tokens[:8]}, recipe.vocab_size, 4),
-        *("sound", batch, args.precision),
+        args.task,
+        {"train": tokens, "valid": tokens[:8]},
+        recipe.vocab_size,
+        mask_token=4,
+        protocol="sound",
+        batch_size=batch,
+        precision=args.precision,
         stream=streamed,
     )
     found = layout.choose(shard, jax.devices())
@@ -88,7 +93,12 @@ def stepper(
     method = methods.find("adamw_cosine")
     static, traced = methods.split(method, dict(method.defaults))
     program = train.Program(
-        *(task, method, static, 2 * args.steps, 1, 1),
+        task,
+        method,
+        static,
+        eval_every=2 * args.steps,
+        num_seeds=1,
+        num_hparams=1,
         one_by_one=jax.default_backend() == "cpu",
         layout=found,
     )

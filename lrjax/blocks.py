@@ -20,10 +20,10 @@ import numpy as np
 
 from lrjax import (
     checkpoint,
-    evaluation,
     methods,
     numerics,
     protocol,
+    recalibration,
     results,
     strategy,
     tasks,
@@ -252,7 +252,7 @@ def _blocks(
         static, traced = methods.split(method, hparams)
         groups.setdefault((static, tuple(traced)), []).append((hparams, traced))
     for (static, _), lanes in groups.items():
-        recalibrated = evaluation.recalibrates(task, method, lanes[0][0])
+        recalibrated = recalibration.recalibrates(task, method, lanes[0][0])
         for seeds in _chunks(settings.seeds, min(most_seeds, limit)):
             most = min(most_hparams, max(1, limit // len(seeds)))
             for chunk in _chunks(lanes, most):

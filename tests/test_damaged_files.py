@@ -225,7 +225,11 @@ def workdir(name):
     def write(folder):
         config = {"numerics_version": NUMERICS_VERSION, "versions": {"jax": "1"}}
         fabricated.write(
-            *(folder, ("t", "u"), ("adam", "sgd"), 2, 3),
+            folder,
+            ("t", "u"),
+            ("adam", "sgd"),
+            2,
+            3,
             trials=fabricated.trials(("t",), "adam", 5) if "trials" in name else (),
             config=config | {"config": {"tasks": ["t"]}, "git_revision": "a" * 40},
         )

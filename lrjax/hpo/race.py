@@ -28,11 +28,11 @@ from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
 from lrjax import (
     console,
-    evaluation,
     methods,
     numerics,
     programs,
     protocol,
+    recalibration,
     results,
     rows,
     stats,
@@ -272,7 +272,7 @@ class Race:
             eval_every=every,
             data=self._data,
             fresh_batches=choices.draws_afresh(entry.method.name, self._name),
-            recalibrated=evaluation.recalibrates(
+            recalibrated=recalibration.recalibrates(
                 task, entry.method, dict(entry.hparams)
             ),
             options=task.options,

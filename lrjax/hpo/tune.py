@@ -21,11 +21,11 @@ from tqdm import tqdm
 from lrjax import blocks as blocks_lib
 from lrjax import (
     console,
-    evaluation,
     hyperparameters,
     methods,
     numerics,
     protocol,
+    recalibration,
     report,
     results,
     strategy,
@@ -325,7 +325,7 @@ def _target(
             eval_every=every,
             data=data,
             fresh_batches=choices.draws_afresh(method, name),
-            recalibrated=evaluation.recalibrates(task, methods.find(method), base),
+            recalibrated=recalibration.recalibrates(task, methods.find(method), base),
             options=task.options,
         ),
         seed=seed,

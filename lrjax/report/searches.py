@@ -135,7 +135,12 @@ def incumbents(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
             axis.plot(part["spent"], part["value"], ".", color=colour, ms=3, alpha=0.4)
             _crosses(axis, part["spent"], part["value"], colour)
             drawing.line(
-                *(axis, i, look, str(method), part["spent"], part["best"]),
+                axis,
+                i,
+                look,
+                str(method),
+                part["spent"],
+                part["best"],
                 drawstyle="steps-post",
             )
             _star(axis, i, look, str(method), part, "spent")
@@ -291,7 +296,8 @@ def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
         values = [[value for _, value in lines[label]] for label in order]
         axis.set_ylim(*_limits(values, sign))
         axis.legend(
-            *(handles, names),
+            handles,
+            names,
             loc="upper left",
             bbox_to_anchor=(1, 1.05),
             fontsize=7.5,

@@ -600,7 +600,12 @@ def test_runs_of_a_population_are_those_trained_alone(task):
 
     def trained(seeds, lanes, one_by_one):
         program = train.Program(
-            *(task, method, static, 10, len(seeds.order), len(lanes)),
+            task,
+            method,
+            static,
+            eval_every=10,
+            num_seeds=len(seeds.order),
+            num_hparams=len(lanes),
             one_by_one=one_by_one,
         )
         inputs = train.inputs(program, seeds, lanes, 20)
