@@ -68,12 +68,14 @@ ALLOWED = {
     },
     "cluster": {"blocks", "config", "console", "core", "results", "worker"},
     "multihost": {"blocks", "config", "console", "core", "experiment", "results"},
-    "stats": {"core"},
+    "scores": {"core"},
+    "stats": {"core", "scores"},
     "portfolio": set(),
-    "curves": {"core", "stats"},
-    "fidelity": {"core", "curves", "stats"},
+    "curves": {"core", "scores", "stats"},
+    "fidelity": {"core", "curves", "scores", "stats"},
     "report": {
-        *("core", "curves", "fidelity", "portfolio", "reading", "results", "stats"),
+        *("core", "curves", "fidelity", "portfolio", "reading", "results", "scores"),
+        "stats",
     },
     "control": {
         *("core", "evaluation", "hyperparameters", "methods", "numerics", "optim"),

@@ -28,11 +28,11 @@ from lrjax import (
     programs,
     report,
     results,
-    stats,
     tasks,
     train,
     worker,
 )
+from lrjax import scores as scores_lib
 from lrjax.core import METRICS, Metric, Task, UsageError
 from lrjax.hpo import race, selection, tune
 from lrjax.methods import METHODS
@@ -565,7 +565,7 @@ def test_what_other_tasks_of_a_directory_are_measured_by_is_kept(tmp_path):
 def test_one_name_has_one_direction(tmp_path):
     up = dataclasses.replace(OWN[0], higher_is_better=True)
     with pytest.raises(UsageError, match="higher is better on only one of a and b"):
-        stats.known_metrics([{"a": [OWN[0]]}, {"b": [up]}])
+        scores_lib.known_metrics([{"a": [OWN[0]]}, {"b": [up]}])
 
 
 def test_tuning_by_what_is_not_measured_is_refused(registered, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lrjax import results, stats
+from lrjax import scores as scores_lib
 from lrjax.core import counted
 from lrjax.report import figures
 from lrjax.report.page import interval
@@ -56,7 +57,7 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
         found.append(("Where", _where(study)))
         found.append(("How sure", _sure(study)))
     found.append(("Diverged", _diverged(study)))
-    if unequal := stats.shorter(runs):
+    if unequal := scores_lib.shorter(runs):
         more = f"; and {len(unequal) - 6} more" if len(unequal) > 6 else ""
         text = f"not all trained for as long as others: {'; '.join(unequal[:6])}{more}."
         found.append(("Length", text))
