@@ -51,7 +51,7 @@ def episodes(dacbench: str | None) -> None:
     """
     from lrjax.control import gym
 
-    task = tasks.make_task("libsvm/iris", batch_size=BATCH)
+    task = tasks.make_task("libsvm/iris", tasks.TaskOptions(batch_size=BATCH))
     steps = EPOCHS * task.steps_per_epoch
     env = control.Env(task, steps, hparams={"weight_decay": 0.01})
 
@@ -135,7 +135,7 @@ def other_side(task: Task, python: str) -> Iterator[Callable[[], float]]:
 
 def horizon() -> None:
     """Prints knots and final losses by the length of the pieces."""
-    digits = tasks.make_task("digits/logistic", batch_size=2)
+    digits = tasks.make_task("digits/logistic", tasks.TaskOptions(batch_size=2))
     quadratic = splines.noisy_quadratic(np.geomspace(1e-2, 1, 20))
     for name, system, steps, pieces, begin, iterations in (
         ("noisy quadratic", quadratic, 300, (1, 10, 100, None), -1.0, 400),

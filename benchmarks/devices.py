@@ -71,23 +71,16 @@ def stepper(
     import jax
 
     from lrjax import layout, methods, program_pool, programs, train
-    from lrjax.tasks import text
+    from lrjax.tasks import TaskOptions, text
 
     recipe = text.RECIPES[args.task]
     random = np.random.default_rng(0)
     batch = args.batch or recipe.batch_size
     shape = (64 * batch, recipe.length)
     tokens = random.integers(5, recipe.vocab_size, shape).astype(np.uint16)
-    task = text.recipe_task(
-        args.task,
-        {"train": tokens, "valid": tokens[:8]},
-        recipe.vocab_size,
-        mask_token=4,
-        protocol="sound",
-        batch_size=batch,
-        precision=args.precision,
-        stream=streamed,
-    )
+    rows = {"train": tokens, "valid": tokens[:8]}
+    options = TaskOptions(batch_size=batch, precision=args.precision, stream=streamed)
+    task = text.recipe_task(args.task, rows, recipe.vocab_size, 4, options)
     found = layout.choose(shard, jax.devices())
     task = program_pool.moved_to(task, found.whole if found else jax.devices()[0])
     method = methods.find("adamw_cosine")

@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lrjax import backend, optim
 from lrjax.core import Task
-from lrjax.tasks import packing, text
+from lrjax.tasks import TaskOptions, packing, text
 from lrjax.tasks.tokens import PAD
 
 MASK_TOKEN = 4
@@ -169,23 +169,16 @@ class TorchSide:
 def make_sides(name: str, batch_size: int, precision: str) -> dict[str, Any]:
     """All sides, compiled."""
     recipe = text.RECIPES[name]
+    options = TaskOptions(batch_size=batch_size, precision=precision)
     made = {}
     for kind in ("packed", "padded", "whole projection"):
         part = rows_of_noise(recipe, batch_size, packed=kind != "padded")
         rows = {"train": part, "valid": part[:1]}
-        task = text.recipe_task(
-            name, rows, recipe.vocab_size, MASK_TOKEN, "sound", batch_size, precision
-        )
+        task = text.recipe_task(name, rows, recipe.vocab_size, MASK_TOKEN, options)
         if kind == "whole projection":
-            model = text.make_model(name, "sound", precision)
+            model = WholeProjection(text.make_model(name, options))
             task = text.text_task(
-                name,
-                rows,
-                WholeProjection(model),
-                recipe.vocab_size,
-                MASK_TOKEN,
-                batch_size,
-                packed=True,
+                name, rows, model, recipe.vocab_size, MASK_TOKEN, options
             )
         made[kind] = Side(task)
     try:

@@ -231,25 +231,6 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
-    """What language tasks read; docs/text.md says how.
-
-    Attributes:
-      corpus: 'pydoc', 'tfds:NAME', 'hf:NAME' or text files, with commas between; or a
-        folder of tokens. '': what the data directory has.
-      tokenizer: a tokenizer.json, or a folder with one or with vocab.json and
-        merges.txt. '': as the task has it.
-      length: tokens of a row; None: the task's own.
-      fraction: of the documents, drawn at random.
-    """
-
-    corpus: str = ""
-    tokenizer: str = ""
-    length: int | None = None
-    fraction: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
 class Metric:
     """What a model is judged by: how good it is on a part of the data, as one number.
 

@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import subprocess
+import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -142,25 +143,32 @@ def line(row: Mapping[str, Any]) -> str:
     return json.dumps(cleaned, allow_nan=False) + "\n"
 
 
+def _key(table: str, row: Mapping[str, Any]) -> Any:
+    """What tells a table's rows apart: a value, or a tuple of them."""
+    names = _KEYS[table]
+    return row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)
+
+
 class Tables:
     """The tables of one working directory, open for appending by one process.
 
     Use as a context manager. Entering makes the directory, takes its lock, cuts off
     lines torn by a kill, and reads which rows are there; leaving gives the lock back.
+    Several threads may append.
 
     Attributes:
-      runs: identities of the finished runs.
-      curves: (run_id, step) of the curve rows present.
-      trials: (tuning, trial) of the trials present.
-      races: (race, rung, contender, seed) of the rows of races present.
+      workdir: the directory.
     """
 
     def __init__(self, workdir: str | os.PathLike[str]):
         self.workdir = Path(workdir)
-        self.runs: set[str] = set()
-        self.curves: set[tuple[str, int]] = set()
-        self.trials: set[tuple[str, int]] = set()
-        self.races: set[tuple[str, int, int, int]] = set()
+        self._present: dict[str, set[Any]] = {table: set() for table in _KEYS}
+        self._appending = threading.Lock()
+
+    @property
+    def runs(self) -> set[str]:
+        """Identities of the finished runs."""
+        return self._present[RUNS]
 
     def __enter__(self) -> Self:
         try:
@@ -180,10 +188,7 @@ class Tables:
             ) from error
         try:
             self.check_version()
-            self.runs = {run_id for (run_id,) in self._recover(RUNS)}
-            self.curves = self._recover(CURVES)
-            self.trials = self._recover(TRIALS)
-            self.races = self._recover(RACES)
+            self._present = {table: self._recover(table) for table in _KEYS}
         except BaseException:
             self._lock.close()
             raise
@@ -192,33 +197,23 @@ class Tables:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends the rows of runs that are not there yet."""
-        rows = [r for r in rows if r["run_id"] not in self.runs]
-        self._append(RUNS, rows)
-        self.runs |= {r["run_id"] for r in rows}
+    def append(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends the rows that a table does not have yet.
 
-    def append_curves(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends the curve rows that are not there yet."""
-        rows = [r for r in rows if (r["run_id"], r["step"]) not in self.curves]
-        self._append(CURVES, rows)
-        self.curves |= {(r["run_id"], r["step"]) for r in rows}
+        Args:
+          table: RUNS, CURVES, TRIALS or RACES.
+          rows: as `load` and `load_rows` return them.
 
-    def append_trials(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends the trials that are not there yet."""
-        rows = [r for r in rows if (r["tuning"], r["trial"]) not in self.trials]
-        self._append(TRIALS, rows)
-        self.trials |= {(r["tuning"], r["trial"]) for r in rows}
-
-    def append_races(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends the rows of races that are not there yet."""
-
-        def key(row: Mapping[str, Any]) -> tuple[str, int, int, int]:
-            return row["race"], row["rung"], row["contender"], row["seed"]
-
-        rows = [r for r in rows if key(r) not in self.races]
-        self._append(RACES, rows)
-        self.races |= {key(r) for r in rows}
+        Raises:
+          UsageError: if they cannot be written; the table is then as it was.
+        """
+        with self._appending:
+            fresh: dict[Any, Mapping[str, Any]] = {}
+            for row in rows:
+                if (key := _key(table, row)) not in self._present[table]:
+                    fresh.setdefault(key, row)
+            self._append(table, list(fresh.values()))
+            self._present[table] |= fresh.keys()
 
     def write_config(
         self,
@@ -260,7 +255,7 @@ class Tables:
                 f"{shown(found)}, this is {NUMERICS_VERSION}); choose another --workdir"
             )
 
-    def _recover(self, name: str) -> set[tuple[Any, ...]]:
+    def _recover(self, name: str) -> set[Any]:
         """What tells a table's rows apart; cuts a torn last line off the file."""
         path = self.workdir / name
         if not os.path.lexists(path):
@@ -273,7 +268,8 @@ class Tables:
                     os.fsync(file.fileno())
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}") from error
-        return set(zip(*(table[key].tolist() for key in _KEYS[name]), strict=True))
+        columns = [table[key].tolist() for key in _KEYS[name]]
+        return set(columns[0] if len(columns) == 1 else zip(*columns, strict=True))
 
     def _append(self, name: str, rows: list[Mapping[str, Any]]) -> None:
         if not rows:

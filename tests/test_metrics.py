@@ -381,10 +381,11 @@ def registered(monkeypatch):
     """Lets a task of one's own be named in a config."""
 
     def register(task):
-        def make(protocol, data_dir, batch_size, precision, stream=None):
-            return dataclasses.replace(task, streamed=bool(stream))
+        def make(options):
+            return dataclasses.replace(task, streamed=bool(options.stream))
 
-        monkeypatch.setitem(tasks.TASKS, task.name, make)
+        factory = tasks.Factory(make, frozenset({"stream"}))
+        monkeypatch.setitem(tasks.TASKS, task.name, factory)
         return task.name
 
     return register
@@ -456,7 +457,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     task = task_of(*ALL.values())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, task.name, lambda *_, **__: task)
+        patch.setitem(tasks.TASKS, task.name, tasks.Factory(lambda _: task))
         experiment.run(settings_of(task.name, methods=("sgd",)), folder)
     return folder
 

@@ -186,7 +186,7 @@ def blobs(generator: np.random.Generator) -> Task:
     features = features @ (np.eye(_FEATURES) + mixing)
     wrong = generator.uniform(size=_ROWS) < generator.choice([0.0, 0.0, 0.1, 0.3])
     moved = np.where(wrong, generator.permutation(labels), labels)
-    task = tasks.libsvm.logistic_task("blobs", features, labels, "sound")
+    task = tasks.libsvm.logistic_task("blobs", features, labels)
     # The parts are those of the true classes; within each the wrong labels stay.
     parts = tasks.libsvm.split(labels)
     train_part, valid = (
@@ -374,7 +374,8 @@ def main(arguments: list[str] | None = None) -> None:
         if not os.access(folder, os.W_OK):
             raise UsageError(f"--out: {folder} is no folder that can be written to")
         if given.task:
-            task = tasks.make_task(given.task, data_dir=given.data_dir)
+            options = tasks.TaskOptions(data_dir=given.data_dir)
+            task = tasks.make_task(given.task, options)
             steps = given.epochs * task.steps_per_epoch
             weights, cost = finetune(task, steps, seed=given.seed, told=told, **count)
             print(f"cost: {counted(cost, 'full run', form='g')}")

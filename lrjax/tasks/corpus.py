@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrjax.core import Text, shown
+from lrjax.core import shown
 from lrjax.reading import reason
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
+from lrjax.tasks.options import Text
 
 MAX_CHARACTERS = 10**6  # of a document; longer ones are cut, at a line's end if any
 _SEED = 0  # of the choice of documents

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.core import Text, counted, cut, shown
+from lrjax.core import counted, cut, shown
 from lrjax.reading import reason
 from lrjax.tasks import data
 from lrjax.tasks.corpus import (
@@ -34,6 +34,7 @@ from lrjax.tasks.corpus import (
     subset,
 )
 from lrjax.tasks.data import DataError
+from lrjax.tasks.options import Text
 
 START, PAD, END, UNKNOWN = range(4)  # numbers of special tokens, as in RoBERTa
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")

@@ -23,6 +23,7 @@ import lrjax
 from lrjax import config as config_lib
 from lrjax import (
     crew,
+    local,
     methods,
     optim,
     order,
@@ -40,7 +41,6 @@ from lrjax.hpo import (
     race,
     rungs,
     selection,
-    trials,
     verdicts,
 )
 from lrjax.methods import METHODS, cooled
@@ -325,15 +325,15 @@ def test_a_race_that_was_killed_resumes_to_the_same_answer(raced, tmp_path, kept
 def test_where_memory_gives_out_a_race_goes_on_with_fewer_at_once(
     raced, tmp_path, monkeypatch, capsys
 ):
-    calls, train_block = [], trials.train_block
+    calls, train_unit = [], local.train_unit
 
     def tight(*args):
         calls.append(args)
         if len(calls) == 3:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return train_block(*args)
+        return train_unit(*args)
 
-    monkeypatch.setattr(trials, "train_block", tight)
+    monkeypatch.setattr(local, "train_unit", tight)
     monkeypatch.setattr(units, "blocks_at_once", lambda todo, device: 2)
     assert race.run(settings_of(), tmp_path)[0] == raced[0]
     assert "out of memory, going on with 1 at once" in capsys.readouterr().err

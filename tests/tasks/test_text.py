@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from lrjax import config as config_lib
 from lrjax import experiment, methods, optim, programs, protocol, results, tasks, train
-from lrjax.core import Text
 from lrjax.tasks import corpus as corpus_lib
 from lrjax.tasks import data, models, packing, text
 from lrjax.tasks import tokens as tokens_lib
 from lrjax.tasks.data import DataError
+from lrjax.tasks.options import Text
 from lrjax.tasks.tokens import END, PAD, START
 
 SOURCE = Path(__file__).parents[2]
@@ -186,33 +186,36 @@ def test_a_trained_tokenizer_gives_back_the_text(tmp_path):
 
 def test_a_corpus_is_tokenised_once(tmp_path, monkeypatch, capsys):
     folder = write(tmp_path / "text")
-    data_dir = str(tmp_path)
-    first = tasks.fingerprint(tasks.make_task(NAME, data_dir=data_dir))
+
+    def made(**source):
+        options = tasks.TaskOptions(data_dir=str(tmp_path), text=Text(**source))
+        return tasks.make_task(NAME, options)
+
+    def fingerprint(**source):
+        return tasks.fingerprint(made(**source))
+
+    first = fingerprint()
     with monkeypatch.context() as patch:
         patch.setattr(tokens_lib, "write_tokens", None)
         patch.setattr(tokens_lib, "train_vocabulary", None)
-        assert tasks.fingerprint(tasks.make_task(NAME, data_dir=data_dir)) == first
+        assert fingerprint() == first
     # A torn file is noticed, and made anew.
     (kept,) = (tmp_path / "cache" / "text").iterdir()
     for name in ("tokens.uint16", "ends.int64", "meta.json", "tokenizer.json"):
         path = kept / name
         path.write_bytes(path.read_bytes()[:-8])
         capsys.readouterr()
-        assert tasks.fingerprint(tasks.make_task(NAME, data_dir=data_dir)) == first
+        assert fingerprint() == first
         assert "tokenising anew" in capsys.readouterr().err
     flipped = bytearray((kept / "tokens.uint16").read_bytes())
     flipped[5] ^= 1
     (kept / "tokens.uint16").write_bytes(flipped)
-    assert tasks.fingerprint(tasks.make_task(NAME, data_dir=data_dir)) == first
+    assert fingerprint() == first
     # Other text has other tokens; so has a part of it, or another length.
-    part = Text(fraction=0.5)
-    assert tasks.fingerprint(tasks.make_task(NAME, "sound", data_dir, source=part)) != (
-        first
-    )
-    short = tasks.make_task(NAME, "sound", data_dir, source=Text(length=10))
-    assert short.train["tokens"].shape[1] == 10
+    assert fingerprint(fraction=0.5) != first
+    assert made(length=10).train["tokens"].shape[1] == 10
     write(folder, seed=1)
-    assert tasks.fingerprint(tasks.make_task(NAME, data_dir=data_dir)) != first
+    assert fingerprint() != first
 
 
 def test_corpora_are_files_globs_and_folders(tmp_path):
@@ -256,17 +259,19 @@ def test_the_text_that_comes_with_python():
     assert task.num_examples > 1000
     real = np.asarray(task.train["tokens"]) != PAD
     assert real.mean() > 0.95
-    padded = tasks.make_task(NAME, "study")
+    padded = tasks.make_task(NAME, tasks.TaskOptions(protocol="study"))
     assert (np.asarray(padded.train["tokens"]) == START).sum(axis=1).max() == 1
     assert padded.test is padded.valid
 
 
 def test_tokens_of_a_folder_are_used_as_they_are(tmp_path):
     data_dir = str(write(tmp_path / "text"))
-    first = tasks.make_task(NAME, data_dir=data_dir)
+    first = tasks.make_task(NAME, tasks.TaskOptions(data_dir=data_dir))
     (kept,) = (tmp_path / "cache" / "text").iterdir()
     kept.rename(tmp_path / "tokens")
-    again = tasks.make_task(NAME, source=Text(corpus=str(tmp_path / "tokens")))
+    again = tasks.make_task(
+        NAME, tasks.TaskOptions(text=Text(corpus=str(tmp_path / "tokens")))
+    )
     assert tasks.fingerprint(again) == tasks.fingerprint(first)
 
 
@@ -311,7 +316,7 @@ def test_where_a_tokenizer_comes_from(tmp_path, monkeypatch):
 
 def test_bad_input_is_one_line(tmp_path):
     good = write(tmp_path / "good")
-    kept = tasks.make_task(NAME, source=Text(corpus=str(good)))
+    kept = tasks.make_task(NAME, tasks.TaskOptions(text=Text(corpus=str(good))))
     assert kept.num_examples
     (tokens,) = (tmp_path / "cache" / "text").iterdir()
     tokens = tokens.rename(tmp_path / "tokens")
@@ -355,25 +360,27 @@ def test_bad_input_is_one_line(tmp_path):
             for k, v in options.items()
         }
         with pytest.raises(DataError) as caught:
-            tasks.make_task(NAME, source=Text(**given))
+            tasks.make_task(NAME, tasks.TaskOptions(text=Text(**given)))
         said = str(caught.value)
         assert message in said
         assert "\n" not in said
     with pytest.raises(DataError, match="~nobody-at-all/x: no text files there"):
-        tasks.make_task(NAME, source=Text(corpus="~nobody-at-all/x"))
+        tasks.make_task(NAME, tasks.TaskOptions(text=Text(corpus="~nobody-at-all/x")))
 
 
 def test_bytes_that_are_no_text_end_it_before_the_long_work(tmp_path, monkeypatch):
     (tmp_path / "late.txt").write_bytes(b"good\n\n" * 10**5 + b"caf\xe9 bad\n")
     monkeypatch.setattr(tokens_lib, "train_vocabulary", None)
     with pytest.raises(DataError, match=r"late\.txt: line 200001: byte 0xe9"):
-        tasks.make_task(NAME, source=Text(corpus=str(tmp_path / "late.txt")))
+        tasks.make_task(
+            NAME, tasks.TaskOptions(text=Text(corpus=str(tmp_path / "late.txt")))
+        )
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     corpus = str(write(tmp_path / "good"))
     task_source = Text(corpus=corpus)
-    tasks.make_task(NAME, source=task_source)
+    tasks.make_task(NAME, tasks.TaskOptions(text=task_source))
     (tokens,) = (tmp_path / "cache" / "text").iterdir()
     smaller = dataclasses.replace(text.RECIPES[NAME], vocab_size=270)
     monkeypatch.setitem(text.RECIPES, NAME, smaller)
@@ -382,12 +389,14 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, monkeypatch):
         Text(corpus=str(tokens)),
     ):
         with pytest.raises(DataError, match=r"tokens; the model has room for 270$"):
-            tasks.make_task(NAME, source=source)
+            tasks.make_task(NAME, tasks.TaskOptions(text=source))
 
 
 def test_large_models_need_a_corpus(tmp_path):
     with pytest.raises(DataError, match=r"no text files .* give --data_dir"):
-        tasks.make_task("bookwiki/roberta_base", data_dir=str(tmp_path))
+        tasks.make_task(
+            "bookwiki/roberta_base", tasks.TaskOptions(data_dir=str(tmp_path))
+        )
     with pytest.raises(DataError, match="needs the package datasets"):
         find("hf:bookcorpus")
     with pytest.raises(DataError, match="tfds:absent"):
@@ -511,7 +520,9 @@ def test_fifteen_percent_are_masked():
 
 @pytest.fixture
 def task(tmp_path):
-    return tasks.make_task(NAME, data_dir=str(write(tmp_path / "text")))
+    return tasks.make_task(
+        NAME, tasks.TaskOptions(data_dir=str(write(tmp_path / "text")))
+    )
 
 
 def test_the_loss_is_over_masked_tokens_alone(task):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies
 
-from lrjax.core import Text
 from lrjax.tasks import corpus as corpus_lib
 from lrjax.tasks import tokens as tokens_lib
 from lrjax.tasks.data import DataError, is_hidden
+from lrjax.tasks.options import Text
 from lrjax.tasks.tokens import END
 
 STORY = "A small red boat.\n\nThen came\nrain.\n\n\nA third one.\n"
