@@ -205,7 +205,7 @@ class Hosts:
           identities of the runs in host 0's tables.
         """
         rows = {
-            name: [row for f in folders for row in results.load_rows(f / name)]
+            name: [row for f in folders for row in results.read_rows(f, name)]
             for name in (results.CURVES, results.RUNS)
         }
         signalled = self.session.signalled

@@ -158,6 +158,18 @@ def metric_of(column: str, known: Mapping[str, Metric] = METRICS) -> Metric:
     )
 
 
+def metric_label(column: str) -> str:
+    """A column in words, its metric named as its author named it.
+
+    Example:
+      >>> metric_label("valid_balanced_accuracy")
+      'validation balanced accuracy'
+    """
+    words = {"train": "training", "valid": "validation"}
+    part, *name = column.split("_")
+    return " ".join([words.get(part, part), *name])
+
+
 def higher_is_better(column: str, known: Mapping[str, Metric] = METRICS) -> bool:
     """Whether more of what a column holds is better.
 

@@ -84,7 +84,7 @@ def interval(
 
 def summary(
     runs: pd.DataFrame,
-    columns: Iterable[str] = ("valid_accuracy", "valid_loss"),
+    columns: Iterable[str],
     known: Mapping[str, Metric] = METRICS,
 ) -> pd.DataFrame:
     """Mean and 95 % interval over seeds of each entry's scores.
@@ -95,9 +95,9 @@ def summary(
       known: as from `scores.known_metrics`.
 
     Returns:
-      one row per task and entry: task, entry, runs, diverged, and for each column NAME,
-      called as its metric is, NAME (the mean), NAME_low and NAME_high (as from
-      `interval`) and NAME_values.
+      one row per task and entry: task, entry, runs, diverged, and for each column, such
+      as valid_loss, its mean 'valid_loss', its interval 'valid_loss low' and
+      'valid_loss high' (as from `interval`), and 'valid_loss values'.
     """
     rows = []
     for (task, entry), group in runs.groupby(["task", "entry"], sort=False):
@@ -112,9 +112,9 @@ def summary(
             metric = metric_of(column, known)
             values = done[column].astype(float).dropna().to_numpy()
             ends = interval(values, metric)
-            row[metric.name] = values.mean() if len(values) else np.nan
-            row[f"{metric}_low"], row[f"{metric}_high"] = ends
-            row[f"{metric}_values"] = tuple(values.tolist())
+            row[column] = values.mean() if len(values) else np.nan
+            row[f"{column} low"], row[f"{column} high"] = ends
+            row[f"{column} values"] = tuple(values.tolist())
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -262,7 +262,7 @@ RACES = "".join(json.dumps(RACE | {"rung": i}) + "\n" for i in range(4)).encode(
 reader(
     results.RACES,
     writes(results.RACES, RACES),
-    lambda path: results.load_races(path.parent),
+    lambda path: results.read_rows(path.parent, results.RACES),
 )
 reader(
     "selection.json",

@@ -12,7 +12,9 @@ PACKAGE = ROOT / "lrjax"
 
 # module (or package) -> what of lrjax it may import
 ALLOWED = {
-    "core": set(),
+    "messages": set(),
+    "metrics": {"messages"},
+    "core": {"messages", "metrics"},
     "optim": set(),
     "order": set(),
     "identity": {"core"},
@@ -42,8 +44,9 @@ ALLOWED = {
         *("recalibration", "strategy", "train"),
     },
     "checkpoint": {"core"},
-    "metrics": {"core"},
-    "results": {"core", "identity", "reading"},
+    "tables": {"core", "identity", "reading"},
+    "record": {"core", "tables"},
+    "results": {"core", "identity", "record", "tables"},
     "rows": {"core", "programs", "train"},
     "blocks": {
         *("checkpoint", "config", "core", "methods", "numerics"),
@@ -86,8 +89,8 @@ ALLOWED = {
     "curves": {"core", "scores", "stats"},
     "fidelity": {"core", "curves", "scores", "stats"},
     "report": {
-        *("core", "curves", "fidelity", "portfolio", "reading", "results", "scores"),
-        "stats",
+        *("core", "curves", "fidelity", "portfolio", "reading", "record", "results"),
+        *("scores", "stats"),
     },
     "control": {
         *("core", "evaluation", "hyperparameters", "methods", "numerics", "optim"),

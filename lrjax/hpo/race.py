@@ -146,7 +146,7 @@ class Race:
             }
         )
         self._known: dict[tuple[int, int, int], Mapping[str, Any]] = {}
-        for row in results.load_races(tables.workdir):
+        for row in results.read_rows(tables.workdir, results.RACES):
             if row["race"] == self._identity:
                 if f"valid_{self._task.metric}" not in row:
                     raise UsageError(

@@ -14,8 +14,10 @@ import numpy as np
 from lrjax import report, results, stats
 from lrjax.core import Method, Metric, counted
 from lrjax.identity import finite
+from lrjax.report.selected import ANSWER as ANSWER
+from lrjax.report.selected import FIGURES as FIGURES
 
-ANSWER, TABLE, FIGURES = "selection.json", "selection.csv", ("png", "svg")
+TABLE = "selection.csv"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ from lrjax.core import (
 from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Trainer
 from lrjax.reading import reading
-from lrjax.report.figures import metric_label
+from lrjax.scores import metric_label
 from lrjax.session import Launch, Launcher
 from lrjax.units import State, Trained
 
@@ -211,8 +211,8 @@ def _run(launcher: Launcher) -> list[Path]:
     session = launcher.session
     settings = session.settings
     found = targets(*blocks_lib.load(settings, session.data_dir))
-    workdir, tables = session.workdir, session.tables
-    known = _known(found, results.load_trials(workdir), workdir)
+    workdir = session.tables.workdir  # opened: nobody else tunes here
+    known = _known(found, results.read_rows(workdir, results.TRIALS), workdir)
     session.record({t.run.task: results.describe(t.task.metrics) for t in found})
     searches = [
         Search(target, make_tuner(target, workdir), rows)
@@ -221,8 +221,8 @@ def _run(launcher: Launcher) -> list[Path]:
     _advance(searches, launcher)
     # Other tunings' rows, too, which nobody has looked at.
     with reading(workdir / results.TRIALS, "cannot be drawn"):
-        metrics = results.load_metrics(workdir)
-        drawn = report.tuning(results.load_trials(workdir), tables.workdir, metrics)
+        rows = results.read_rows(workdir, results.TRIALS)
+        drawn = report.tuning(rows, workdir, results.load_metrics(workdir))
     winners = []
     for search in searches:
         console.say(search.summary())

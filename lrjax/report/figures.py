@@ -19,16 +19,10 @@ from lrjax.fidelity import TRUSTED
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER, SOFT
 from lrjax.report.look import COLOURS, Look
-from lrjax.scores import metric_of
+from lrjax.scores import metric_label, metric_of
 
 Drawn = tuple[Any, list[Any]]
 _TINT = 0.5  # the strongest colour of a cell
-
-
-def metric_label(metric: str) -> str:
-    """A metric in words: 'validation loss'."""
-    words = {"valid": "validation", "train": "training"}
-    return " ".join(words.get(word, word) for word in metric.split("_"))
 
 
 def overview(plt: Any, look: Look, overall: pd.DataFrame) -> Drawn:

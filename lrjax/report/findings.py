@@ -11,7 +11,6 @@ import numpy as np
 from lrjax import results, stats
 from lrjax import scores as scores_lib
 from lrjax.core import counted
-from lrjax.report import figures
 from lrjax.report.page import interval
 from lrjax.report.study import Study, config
 
@@ -20,7 +19,7 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
     """What the tables say, in sentences."""
     runs, overall = study.runs, study.overall
     seeds = runs.groupby(["task", "entry"]).size()
-    judged = sorted(set(study.metrics.map(figures.metric_label)))
+    judged = sorted(set(study.metrics.map(scores_lib.metric_label)))
     many = f"{seeds.min()}" + (
         f" to {seeds.max()}" if seeds.min() < seeds.max() else ""
     )

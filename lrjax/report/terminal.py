@@ -47,8 +47,8 @@ def ranking(
     width = max(len("method"), *(len(entry) for entry in entries))
     shown = [scores.metric_of(column, known) for column in columns]
     cells = {
-        (metric.name, *key): _cell(table.loc[key], metric)
-        for metric in shown
+        (metric.name, *key): _cell(table.loc[key], column, metric)
+        for column, metric in zip(columns, shown, strict=True)
         for key in table.index
     }
     widths = {
@@ -116,12 +116,12 @@ def _place(column: str) -> int:
     return preferred.index(column) if column in preferred else -1
 
 
-def _cell(row: pd.Series, metric: Metric) -> str:
+def _cell(row: pd.Series, column: str, metric: Metric) -> str:
     """A mean with its interval, or each value where there are too few for one."""
-    values, low, high = (row[f"{metric}_{n}"] for n in ("values", "low", "high"))
+    values, low, high = (row[f"{column} {n}"] for n in ("values", "low", "high"))
     if np.isnan(low):
         return ", ".join(map(metric.shown, values)) or "-"
-    mean = metric.shown(row[metric.name])
+    mean = metric.shown(row[column])
     return f"{mean} [{metric.shown(low)}, {metric.shown(high)}]"
 
 
@@ -151,7 +151,7 @@ def learning_curves(
     bands = {
         task: {
             column: curves_lib.bands(rows[rows["task"] == task], column)
-            for column in ("valid_loss", "learning_rate")
+            for column in (f"valid_{LOSS}", "learning_rate")
         }
         for task in judged["task"].unique()
     }
@@ -208,7 +208,7 @@ def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """
     with drawing.style() as plt, _writing(folder):
         figure, _ = selected.draw(plt, selected.checked(answers))
-        return drawing.write(figure, folder, "selection", ["png", "svg"])
+        return drawing.write(figure, folder, "selection", selected.FIGURES)
 
 
 @contextlib.contextmanager

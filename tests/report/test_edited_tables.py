@@ -148,7 +148,9 @@ def test_edited_trials_are_refused(changes, tmp_path):
     assert len(study._read_trials([tmp_path], {"adam"})) == 1
     ((name, value),) = changes.items()
     (tmp_path / "trials.jsonl").write_text(text_of(edited(row, name, value)))
-    with pytest.raises(UsageError, match=r"trials\.jsonl is damaged: ") as refused:
+    with pytest.raises(
+        UsageError, match=r"trials\.jsonl: line 1 is damaged: "
+    ) as refused:
         study._read_trials([tmp_path], {"adam"})
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 300
