@@ -99,8 +99,8 @@ ALLOWED = {
     "hpo": {
         *("blocks", "config", "console", "core", "evaluation", "experiment"),
         *("hyperparameters", "identity", "local", "methods", "numerics", "portfolio"),
-        *("programs", "protocol", "reading", "report", "results", "rows", "session"),
-        *("stats", "strategy", "tasks", "train", "units"),
+        *("programs", "protocol", "reading", "report", "results", "rows", "scores"),
+        *("session", "stats", "strategy", "tasks", "train", "units"),
     },
     "cli": {
         *("backend", "cluster", "config", "config_page", "core", "experiment", "hpo"),
