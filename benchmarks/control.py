@@ -162,7 +162,9 @@ def horizon() -> None:
             start,
             jax.random.key(0),
             iterations,
-            *(8, 0.1, 0.05),
+            pairs=8,
+            sigma=0.1,
+            rate=0.05,
         )
         row("evolution", knots, judge(knots, keys))
 

@@ -86,7 +86,12 @@ def stepper(
     method = methods.find("adamw_cosine")
     static, traced = methods.split(method, dict(method.defaults))
     program = train.Program(
-        *(task, method, static, 2 * args.steps, 1, 1),
+        task,
+        method,
+        static,
+        eval_every=2 * args.steps,
+        num_seeds=1,
+        num_hparams=1,
         one_by_one=jax.default_backend() == "cpu",
         layout=found,
     )

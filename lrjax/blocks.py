@@ -20,10 +20,10 @@ import numpy as np
 
 from lrjax import (
     checkpoint,
-    evaluation,
     methods,
     numerics,
     protocol,
+    recalibration,
     results,
     strategy,
     tasks,
@@ -289,7 +289,7 @@ def run_of(
         eval_every=eval_every,
         data=data,
         fresh_batches=choices.draws_afresh(method.name, name),
-        recalibrated=evaluation.recalibrates(task, method, hparams),
+        recalibrated=recalibration.recalibrates(task, method, hparams),
         options=task.options,
     )
 

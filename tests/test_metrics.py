@@ -27,12 +27,14 @@ from lrjax import (
     programs,
     report,
     results,
-    stats,
     tasks,
+    train,
     worker,
 )
+from lrjax import scores as scores_lib
 from lrjax.core import METRICS, Metric, Task, UsageError
 from lrjax.hpo import race, selection, tune
+from lrjax.methods import METHODS
 from lrjax.report import selected, study
 
 CLASSES = 2
@@ -353,18 +355,15 @@ def test_sums_that_are_arrays_add_up_over_slices_lanes_and_loops(monkeypatch):
     params = jax.vmap(jax.vmap(lambda key: init(key)[0]))(keys)
     wanted = expected(task, params, task.valid)
     found = evaluation.evaluate_part(
-        *(task.evaluate, task.metrics, params, (), task.valid, 16), jnp.float32
+        task.evaluate, task.metrics, params, (), task.valid, 16, jnp.float32
     )
     assert found.keys() == wanted.keys()
     for name, value in found.items():
         np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)
     one = jax.tree.map(lambda x: x[1:2, 1:2], params)
-    monkeypatch.setattr(evaluation, "rows_of_a_slice", lambda task, part: 7)
-    alone = evaluation.evaluate_one_by_one(
-        lambda *args: evaluation.slice_sums(task.evaluate, *args, 7, jnp.float32),
-        task,
-        *(one, (), task.valid),
-    )
+    monkeypatch.setattr(evaluation, "rows_at_once", lambda task, lanes: 7)
+    program = train.Program(task, METHODS["sgd"], (), 1, 1, 1, one_by_one=True)
+    alone = evaluation.evaluator(program)(one, (), task.valid)
     for name, value in alone.items():
         np.testing.assert_allclose(value[0, 0], wanted[name][1, 1], rtol=1e-4)
 
@@ -573,7 +572,7 @@ def test_what_other_tasks_of_a_directory_are_measured_by_is_kept(tmp_path):
 def test_one_name_has_one_direction(tmp_path):
     up = dataclasses.replace(OWN[0], higher_is_better=True)
     with pytest.raises(UsageError, match="higher is better on only one of a and b"):
-        stats.known_metrics([{"a": [OWN[0]]}, {"b": [up]}])
+        scores_lib.known_metrics([{"a": [OWN[0]]}, {"b": [up]}])
 
 
 def test_tuning_by_what_is_not_measured_is_refused(registered, tmp_path):
@@ -593,8 +592,12 @@ def test_a_metric_that_is_never_defined_is_said():
 def test_select_shows_values_below_three_seeds_and_an_interval_from_there():
     for seeds, sure in ((2, False), (3, True)):
         answer = lrjax.select(
-            *(task_of("accuracy"), ["dog"]),
-            **{"budget": 4, "epochs": 2, "seeds": seeds, "log": lambda _: None},
+            task_of("accuracy"),
+            ["dog"],
+            budget=4,
+            epochs=2,
+            seeds=seeds,
+            log=lambda _: None,
         )
         low, high = answer.interval
         assert sure == (low == low)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import wide
 
-from lrjax import host_loop, order, tasks
+from lrjax import host_loop, order, prefetch, tasks
 from lrjax.core import UsageError
 from lrjax.tasks import data
 
@@ -48,7 +48,7 @@ def test_what_is_prefetched_comes_in_order_and_errors_come_through():
         made.append(item)
         return 10 * item
 
-    found = host_loop._prefetched(make, range(5))
+    found = prefetch.prefetched(make, range(5))
     assert [next(found) for _ in range(3)] == [0, 10, 20]
     with pytest.raises(OSError, match="gone"):
         next(found)

@@ -49,8 +49,8 @@ from lrjax.core import (
 from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Trainer
 from lrjax.reading import reading
+from lrjax.scores import metric_label
 from lrjax.session import Launch, Launcher
-from lrjax.stats import metric_label
 from lrjax.units import State, Trained
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.

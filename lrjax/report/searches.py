@@ -14,7 +14,7 @@ from lrjax.core import METRICS, Metric, counted
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER
 from lrjax.report.look import STYLES, Look
-from lrjax.stats import metric_label
+from lrjax.scores import metric_label
 
 Drawn = tuple[Any, list[Any]]
 _PARTS = ("train", "valid")  # of the data, that a tuning can go by
@@ -138,7 +138,12 @@ def incumbents(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
             axis.plot(part["spent"], part["value"], ".", color=colour, ms=3, alpha=0.4)
             _crosses(axis, part["spent"], part["value"], colour)
             drawing.line(
-                *(axis, i, look, str(method), part["spent"], part["best"]),
+                axis,
+                i,
+                look,
+                str(method),
+                part["spent"],
+                part["best"],
                 drawstyle="steps-post",
             )
             _star(axis, i, look, str(method), part, "spent")
@@ -295,7 +300,8 @@ def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
         values = [[value for _, value in lines[label]] for label in order]
         axis.set_ylim(*_limits(values, sign))
         axis.legend(
-            *(handles, names),
+            handles,
+            names,
             loc="upper left",
             bbox_to_anchor=(1, 1.05),
             fontsize=7.5,

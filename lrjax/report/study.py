@@ -12,6 +12,7 @@ import pandas as pd
 
 from lrjax import curves as curves_lib
 from lrjax import record, results, stats
+from lrjax import scores as scores_lib
 from lrjax.core import Metric, UsageError, shown, unknown
 from lrjax.reading import reading
 from lrjax.report import searches
@@ -77,8 +78,8 @@ class Study:
 
     Attributes:
       options: the user's.
-      known: name -> metric, as from `stats.known_metrics`.
-      all_runs: every run, as from `stats.judge`, with `entry`.
+      known: name -> metric, as from `scores.known_metrics`.
+      all_runs: every run, as from `scores.judge`, with `entry`.
       all_curves: of all runs, as from `results.load`.
       runs: those of the entries shown.
       curves: rows of these runs, as from `curves.join`.
@@ -117,7 +118,7 @@ class Study:
 
     def metric(self, column: str) -> Metric:
         """The metric that a column holds."""
-        return stats.metric_of(column, self.known)
+        return scores_lib.metric_of(column, self.known)
 
     @property
     def curve_metrics(self) -> pd.Series:
@@ -150,7 +151,7 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs and curves of several working directories, each run once.
 
     Returns:
-      runs as from `stats.arrange` and `stats.ranked_by`, with their directory as
+      runs as from `scores.arrange` and `scores.ranked_by`, with their directory as
       `source`; curves as from `results.load`.
 
     Raises:
@@ -172,7 +173,7 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
                 f"{', '.join(_STATUSES)}"
             )
         more = more[~more["run_id"].isin(known)].drop_duplicates("run_id")
-        more = stats.ranked_by(more, results.load_metrics(workdir))
+        more = scores_lib.ranked_by(more, results.load_metrics(workdir))
         runs.append(more.assign(source=str(workdir)))
         if len(rows):
             new = rows[~rows["run_id"].isin(known)] if known else rows
@@ -185,7 +186,7 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"(numerics versions {', '.join(map(str, sorted(versions)))}) do not mix"
         )
     rows = pd.concat(curves) if curves else pd.DataFrame(columns=["run_id"])
-    return stats.arrange(pd.concat(runs, ignore_index=True)), rows
+    return scores_lib.arrange(pd.concat(runs, ignore_index=True)), rows
 
 
 def config(workdir: str | Path) -> Mapping[str, Any]:
@@ -221,8 +222,8 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
       UsageError: as `read`; if an option does not fit the tables.
     """
     table, rows = read(workdirs)
-    known = stats.known_metrics(map(results.load_metrics, workdirs))
-    judged = stats.judge(table, options.metrics, known)
+    known = scores_lib.known_metrics(map(results.load_metrics, workdirs))
+    judged = scores_lib.judge(table, options.metrics, known)
     if not len(judged):
         raise UsageError("there is no finished run: all were stopped on the way")
     ranks = stats.mean_ranks(judged)

@@ -20,9 +20,10 @@ import numpy as np
 
 from lrjax import numerics
 from lrjax.core import NONNEGATIVE_LOSS, PERPLEXITY, Batch, PyTree, Task, counted
-from lrjax.tasks import data, text_data
+from lrjax.tasks import data, packing
 from lrjax.tasks.data import DataError
 from lrjax.tasks.options import Factory, TaskOptions
+from lrjax.tasks.tokens import PAD, START, UNKNOWN, load_tokens
 
 MASKED = 0.15  # of the tokens
 _TOKEN, _OTHER = 0.8, 0.1  # of those: become the mask token, become any token
@@ -95,13 +96,13 @@ def make(name: str, options: TaskOptions) -> Task:
             f"config.text.length={length}: {name} has positions for rows of 3 to "
             f"{recipe.length} tokens"
         )
-    found = text_data.load(
+    found = load_tokens(
         text, options.data_dir, recipe.vocab_size, recipe.own_tokenizer, recipe.embedded
     )
     rows = {}
-    for part, documents in text_data.split(len(found.ends), study).items():
-        cut = text_data.pieces(found.ends, documents, length - 2, whole=not study)
-        rows[part] = text_data.make_rows(found.tokens, cut, length, packed=not study)
+    for part, documents in packing.split(len(found.ends), study).items():
+        cut = packing.pieces(found.ends, documents, length - 2, whole=not study)
+        rows[part] = packing.make_rows(found.tokens, cut, length, packed=not study)
         if not len(rows[part]):
             raise DataError(
                 f"{name}: the {part} part gets none of "
@@ -183,18 +184,18 @@ def text_task(
     corrupt = functools.partial(corrupted, vocab_size=vocab_size, mask_token=mask_token)
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
-        ids = jnp.full((1, 3), text_data.START, jnp.int32)
+        ids = jnp.full((1, 3), START, jnp.int32)
         return model.init(key, ids, ids, train=False)["params"], ()
 
     def losses(params: PyTree, keys: jax.Array, batch: Batch, **options: Any):
         """Each masked token's loss and whether it counts, [rows, slots]."""
         tokens = batch["tokens"].astype(jnp.int32)
         shown, at, labels, live = jax.vmap(corrupt)(keys, tokens)
-        segments = jnp.cumsum(tokens == text_data.START, axis=1) if packed else None
+        segments = jnp.cumsum(tokens == START, axis=1) if packed else None
         logits = model.apply(
             {"params": params},
             shown,
-            tokens != text_data.PAD,
+            tokens != PAD,
             segments=segments,
             at=at,
             **options,
@@ -262,7 +263,7 @@ def corrupted(
       position, the token that stood there, and whether the slot is in use.
     """
     count, which, kinds, others = jax.random.split(key, 4)
-    eligible = (tokens > text_data.UNKNOWN) & (tokens != mask_token)
+    eligible = (tokens > UNKNOWN) & (tokens != mask_token)
     room = slots(len(tokens))
     wanted = jnp.floor(MASKED * eligible.sum() + jax.random.uniform(count))
     lots = jnp.where(eligible, jax.random.uniform(which, tokens.shape), -1.0)

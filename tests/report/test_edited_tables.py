@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lrjax import curves as curves_lib
-from lrjax import results, stats
+from lrjax import results, scores
 from lrjax.core import UsageError
 from lrjax.report import export, findings, published, selected, study, terminal
 
@@ -34,7 +34,7 @@ def edited(row, name, value):
 def look(folder):
     """All that reads the tables but for drawing."""
     runs, curves = study.read([folder])
-    joined = curves_lib.join(stats.judge(runs), curves)
+    joined = curves_lib.join(scores.judge(runs), curves)
     terminal.ranking(results.load(folder)[0])
     return runs, joined
 
