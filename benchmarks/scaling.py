@@ -86,7 +86,7 @@ def peaks() -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    from lrjax import crew
+    from lrjax import machine
 
     size, turns = 2048, 64
     matrix = jnp.ones((size, size))
@@ -112,7 +112,7 @@ def peaks() -> dict[str, float]:
 
         return run
 
-    cores = crew.usable_cores()
+    cores = machine.usable_cores()
     elements = cores * turns * many.size
     exponentials = repeated(lambda x: jnp.exp(-x))
     copies = repeated(lambda x: x * 0.5 + 1)

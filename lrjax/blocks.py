@@ -20,6 +20,7 @@ import numpy as np
 
 from lrjax import (
     checkpoint,
+    identity,
     methods,
     numerics,
     protocol,
@@ -57,7 +58,7 @@ class Block:
     @functools.cached_property
     def ids(self) -> list[list[str]]:
         """Identity of each run, [seeds][hparams]."""
-        return [[results.run_id(run) for run in row] for row in self.runs]
+        return [[identity.run_id(run) for run in row] for row in self.runs]
 
     @property
     def example(self) -> Run:
@@ -85,7 +86,7 @@ class Block:
     @property
     def name(self) -> str:
         """16 hexadecimal digits that follow from the runs and where they stand."""
-        return results.digest(self.ids)
+        return identity.digest(self.ids)
 
     @property
     def title(self) -> str:

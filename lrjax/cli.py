@@ -136,19 +136,18 @@ def report(config: ConfigDict, workdirs: str) -> None:
       config: whose block `report` counts.
       workdirs: paths with commas between.
     """
-    asked = config.report
-    config_lib.check_report(asked)
+    asked = config_lib.check_report(config.report)
     names = [workdirs] if Path(workdirs).exists() else workdirs.split(",")
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not names:
         raise UsageError(f"--workdir={workdirs} names no directory")
     options = report_lib.Options(
-        metrics=config_lib.words(asked.metric) or report_lib.Options.metrics,
+        metrics=asked.metric or report_lib.Options.metrics,
         baseline=asked.baseline,
         target=asked.target,
         smooth=asked.smooth,
         compare=asked.compare,
-        export=config_lib.words(asked.export),
+        export=asked.export,
         bootstrap=asked.bootstrap,
     )
     folder = Path(asked.folder or Path(names[0]) / "report")

@@ -16,12 +16,11 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from lrjax import fields, hyperparameters, layout
+from lrjax import fields, hyperparameters
 from lrjax import methods as methods_lib
 from lrjax import protocol as protocol_lib
-from lrjax.core import Domain, Range, UsageError, shown, unknown
+from lrjax.core import SHARDED, Domain, Range, UsageError, shown, unknown
 from lrjax.fields import Config, block, field
-from lrjax.fields import words as words  # for those who read a block without a check
 from lrjax.identity import dtype_of, plain
 from lrjax.methods import METHODS
 from lrjax.tasks.options import Text
@@ -391,7 +390,7 @@ class Settings:
     )
     shard: str = field(
         "runs",
-        fields.one_of(layout.SHARDED),
+        fields.one_of(SHARDED),
         "What devices share: runs (each block on one device), batch (each batch is "
         "split), or params (batches and parameters are split).",
     )
@@ -490,13 +489,13 @@ def check(config: config_dict.ConfigDict) -> Settings:
     return settings
 
 
-def check_report(config: config_dict.ConfigDict) -> None:
-    """Refuses a block `report` with values of the wrong kinds.
+def check_report(config: config_dict.ConfigDict) -> Report:
+    """Checks a block `report`.
 
     Raises:
       UsageError: says which.
     """
-    fields.checked(Report, config, "report.")
+    return fields.checked(Report, config, "report.")
 
 
 def check_names(config: config_dict.ConfigDict) -> None:

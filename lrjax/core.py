@@ -35,6 +35,7 @@ Batch = Mapping[str, Any]
 # Raised by one whenever the same run gives other numbers than before; part of each
 # run's identity, so that old results are never mixed with new ones.
 NUMERICS_VERSION = 6
+SHARDED = ("runs", "batch", "params")  # what is dealt out to devices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,20 +17,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 
+from lrjax import machine
 from lrjax.core import UsageError
-
-Device: TypeAlias = Any  # of JAX; its own name for it is no type
 
 _PROBE_SECONDS = 0.1  # of training, for each number of threads tried
 _PROBE_TURNS = 3
 _WORTH = 1.05  # more threads must be this much faster
 _QUIET = 0.5  # load per core below which the machine is free to be measured
 _MOST_ELSEWHERE = 4  # threads tried on a GPU or TPU
-_USABLE = 0.8  # of the memory that is free at the start
 
 
 class Room:
@@ -52,8 +50,9 @@ class Room:
         """Raises UsageError if there never will be room for a block of `need` bytes."""
         if self.refuses and need > self.memory:
             raise UsageError(
-                f"{name}: one block needs {size(need)} of memory, and "
-                f"{size(self.memory)} can be used; take fewer seeds or a smaller grid"
+                f"{name}: one block needs {machine.size(need)} of memory, and "
+                f"{machine.size(self.memory)} can be used; take fewer seeds or a "
+                "smaller grid"
             )
 
     @contextlib.contextmanager
@@ -160,7 +159,7 @@ def train_all(
 
 def measured_workers(
     kind: str,
-    device: Device,
+    device: machine.Device,
     cache: Path,
     advances: Callable[[int], list[Callable[[int], Any]]],
     steps: int,
@@ -178,7 +177,7 @@ def measured_workers(
         number of updates and waits for the result.
       steps: most updates to ask for.
     """
-    cores = usable_cores()
+    cores = machine.usable_cores()
     most = cores if device.platform == "cpu" else _MOST_ELSEWHERE
     if most == 1:
         return 1
@@ -240,38 +239,3 @@ def _keep(cache: Path, key: str, value: int) -> None:
     temporary = cache.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(content)
     os.replace(temporary, cache)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
-
-
-def free_memory(device: Device) -> float:
-    """Bytes of a device that blocks may take; infinite where it does not say."""
-    if device.platform != "cpu":
-        stats = device.memory_stats() or {}
-        limit = stats.get("bytes_limit", float("inf"))
-        return _USABLE * (limit - stats.get("bytes_in_use", 0))
-    free = [float("inf")]
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = dict(line.split(":", 1) for line in lines)
-        free.append(1024.0 * int(found["MemAvailable"].split()[0]))
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # 'max' where there is no limit
-        limit = int((group / "memory.max").read_text())
-        free.append(limit - int((group / "memory.current").read_text()))
-    return _USABLE * min(free)
-
-
-def size(count: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

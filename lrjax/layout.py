@@ -20,7 +20,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lrjax.core import PyTree, Task, UsageError, counted
 
-SHARDED = ("runs", "batch", "params")  # what is dealt out to devices
 _AXIS = "data"
 _LANE_AXES = 2  # of a block's arrays, seeds and hparams, come first
 _WORTH = 128  # numbers of a run on each device; a smaller array is kept whole
@@ -97,7 +96,7 @@ def choose(shard: str, devices: Sequence[Any]) -> Layout | None:
     """The layout that a config asks for; None where each device has blocks of its own.
 
     Args:
-      shard: one of `SHARDED`.
+      shard: one of `core.SHARDED`.
       devices: of this process.
     """
     if shard == "runs" or len(devices) == 1:

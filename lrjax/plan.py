@@ -22,6 +22,7 @@ from lrjax import blocks as blocks_lib
 from lrjax import (
     crew,
     evaluation,
+    machine,
     numerics,
     programs,
     results,
@@ -88,7 +89,7 @@ class Plan:
     def whole(self) -> float:
         """Seconds from start to end if nothing were compiled yet."""
         count = max(int(self.lines["programs"].sum()), 1)
-        hands = min(crew.usable_cores(), count) * (self.workers or 1)
+        hands = min(machine.usable_cores(), count) * (self.workers or 1)
         return self.seconds + self.compilation / hands
 
 
@@ -132,7 +133,7 @@ def of_blocks(
     together = at_once  # on what the devices share
     if on_cpu:
         together *= min(len(devices), len(todo))
-    timed = min(together, crew.usable_cores()) if on_cpu else at_once
+    timed = min(together, machine.usable_cores()) if on_cpu else at_once
     paces = _measure(todo, timed)
     slower = max(together / timed, 1) if timed else 1
     times = [slower * _seconds(block, paces) for block in todo]
@@ -208,7 +209,7 @@ def _at_least(todo: Sequence[Block]) -> float:
         seconds += updates * operations[task.name]
     hands = len(jax.local_devices())
     if jax.default_backend() == "cpu":
-        hands, speed = crew.usable_cores(), _CORE_SPEED
+        hands, speed = machine.usable_cores(), _CORE_SPEED
     else:
         speed = _ACCELERATOR_SPEED
     return seconds / speed / hands
@@ -234,7 +235,7 @@ def show(plan: Plan) -> str:
     shown = table.assign(
         updates=[f"{n:,}" for n in table["updates"]],
         seconds=[duration(s) if s else "-" for s in table["seconds"]],
-        memory=[crew.size(b) if b else "-" for b in table["memory"]],
+        memory=[machine.size(b) if b else "-" for b in table["memory"]],
     ).rename(columns={"seconds": "time", "memory": "memory/block"})
     total = table[["runs", "done", "blocks", "programs", "updates"]].sum()
     lines = [shown.to_string(index=False), ""]
@@ -260,8 +261,8 @@ def _costs(plan: Plan) -> list[str]:
         f"to compile, unless that was done before, and {duration(plan.seconds)} to "
         f"train {where}, by a probe of {plan.measured} of "
         f"{counted(plan.lines['programs'].sum(), 'program')}",
-        f"about {crew.size(plan.memory)} of memory{each}, "
-        f"{crew.size(plan.disk)} of disk",
+        f"about {machine.size(plan.memory)} of memory{each}, "
+        f"{machine.size(plan.disk)} of disk",
     ]
 
 

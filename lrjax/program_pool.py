@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from lrjax import crew, programs, train
+from lrjax import machine, programs, train
 from lrjax.blocks import Block
 from lrjax.console import wait_for
 from lrjax.core import Task
@@ -39,10 +39,10 @@ class ProgramPool:
       seconds: spent on them so far, summed over threads.
     """
 
-    def __init__(self, devices: Sequence[crew.Device], layout: Layout | None = None):
+    def __init__(self, devices: Sequence[machine.Device], layout: Layout | None = None):
         """Devices to compile for; a layout if each block is on all of them."""
         self._devices, self._layout = devices, layout
-        self._threads = concurrent.futures.ThreadPoolExecutor(crew.usable_cores())
+        self._threads = concurrent.futures.ThreadPoolExecutor(machine.usable_cores())
         self._lock = threading.Lock()
         # In the order of their last use.
         self._futures: dict[_Key, concurrent.futures.Future[programs.Compiled]] = {}
@@ -153,7 +153,7 @@ class ProgramPool:
         return compiled
 
 
-def moved_to(task: Task, place: crew.Device | jax.sharding.Sharding) -> Task:
+def moved_to(task: Task, place: machine.Device | jax.sharding.Sharding) -> Task:
     """The task with its data on a device, or on several; itself if it is there.
 
     Parts that were one stay one, and what is streamed stays on the host.

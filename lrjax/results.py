@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lrjax.core import NUMERICS_VERSION, UsageError, shown
-from lrjax.identity import canonical, digest, finite, run_fields, run_id, tuned_name
+from lrjax.identity import finite
 from lrjax.record import describe, described, load_metrics, metric_from
 from lrjax.tables import (
     CURVES,
@@ -38,25 +38,20 @@ from lrjax.tables import (
     read_rows,
 )
 
-__all__ = [  # all that others need of tables; identities are made in `lrjax.identity`
+__all__ = [  # all that others need of tables
     "CURVES",
     "RACES",
     "RUNS",
     "TRIALS",
     "Hparams",
     "Tables",
-    "canonical",
     "describe",
-    "digest",
     "finished",
     "line",
     "load",
     "load_metrics",
     "metric_from",
     "read_rows",
-    "run_fields",
-    "run_id",
-    "tuned_name",
 ]
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "smac")

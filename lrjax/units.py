@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from lrjax import blocks as blocks_lib
-from lrjax import checkpoint, crew, programs, strategy, train
+from lrjax import checkpoint, crew, machine, programs, strategy, train
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.console import say, stop_if
@@ -136,7 +136,7 @@ class Place(NamedTuple):
     """
 
     compiled: programs.Compiled
-    device: crew.Device
+    device: machine.Device
     stopping: Callable[[], int]
 
 
@@ -152,7 +152,7 @@ class Engine:
 
     def __init__(
         self,
-        devices: Sequence[crew.Device],
+        devices: Sequence[machine.Device],
         signalled: Callable[[], int],
         layout: Layout | None = None,
     ):
@@ -339,7 +339,7 @@ def expected_memory(programs: int, blocks: float) -> float:
     return resident_memory() + _PROGRAM_BYTES * (programs - 1) + blocks
 
 
-def blocks_at_once(todo: Sequence[Block], device: crew.Device) -> int:
+def blocks_at_once(todo: Sequence[Block], device: machine.Device) -> int:
     """How many blocks at once on each device; measured when it is not known yet."""
     if len(todo) == 1:
         return 1
@@ -349,7 +349,7 @@ def blocks_at_once(todo: Sequence[Block], device: crew.Device) -> int:
         say("measuring how many blocks at once are fastest here; kept for next time")
         inputs = block.inputs()
         compiled = programs.compile_program(block.program, *inputs)
-        room = crew.free_memory(device) // max(compiled.need, 1)
+        room = machine.free_memory(device) // max(compiled.need, 1)
         step = programs.stepper(compiled, block.program, *inputs)
         return [step] * int(min(count, room))
 
@@ -359,7 +359,7 @@ def blocks_at_once(todo: Sequence[Block], device: crew.Device) -> int:
 
 
 def make_rooms(
-    devices: Sequence[crew.Device], at_once: int, sharing: int
+    devices: Sequence[machine.Device], at_once: int, sharing: int
 ) -> list[crew.Room]:
     """What each device has room for.
 
@@ -369,7 +369,7 @@ def make_rooms(
       sharing: devices that share what memory is free, on CPUs.
     """
     on_cpu = devices[0].platform == "cpu"
-    free = crew.free_memory(devices[0])
+    free = machine.free_memory(devices[0])
     memory = free / sharing if on_cpu else free
     # On a CPU the system kills the process when memory runs out, so what does not fit
     # is refused; elsewhere an allocation fails, and smaller blocks are tried.

@@ -26,6 +26,7 @@ import jax
 from lrjax import (
     backend,
     checkpoint,
+    identity,
     local,
     methods,
     results,
@@ -72,7 +73,7 @@ def wrap(block: Block) -> Parcel:
         if field.name not in ("task", "method")
     }
     method = block.program.method
-    cooled = "cooldown_start" in method.defaults
+    cooled = method is not methods.find(method.name)
     return Parcel(method.name, cooled, program, block.runs, block.lanes)
 
 
@@ -156,7 +157,7 @@ def describe(settings: Settings, task: str, data_dir: str | None) -> list[Ticket
 
 def _task(settings: Settings, name: str, data_dir: str | None) -> Task:
     alone = dataclasses.replace(settings, tasks=(name,), methods=())
-    key = results.digest([dataclasses.asdict(alone), data_dir])
+    key = identity.digest([dataclasses.asdict(alone), data_dir])
     with _LOCK:
         if key not in _TASKS:
             (_TASKS[key],) = blocks_lib.make_tasks(alone, data_dir)
@@ -165,7 +166,7 @@ def _task(settings: Settings, name: str, data_dir: str | None) -> Task:
 
 def _blocks(settings: Settings, task: str, data_dir: str | None) -> dict[str, Block]:
     alone = dataclasses.replace(settings, tasks=(task,))
-    key = results.digest([dataclasses.asdict(alone), data_dir])
+    key = identity.digest([dataclasses.asdict(alone), data_dir])
     with _LOCK:
         if key not in _BLOCKS:
             loaded = _task(settings, task, data_dir)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from lrjax import checkpoint, crew, experiment, programs, results
+from lrjax import checkpoint, experiment, machine, programs, results
 from lrjax import config as config_lib
 from lrjax.core import NUMERICS_VERSION, Interrupted
 
@@ -238,7 +238,7 @@ def one_round_per_segment(monkeypatch):
     monkeypatch.setattr(programs, "_SEGMENT_SECONDS", 0.0)
     monkeypatch.setattr(programs, "_FIRST_SEGMENT_FLOATS", 0)
     # A thread that dies for a process must be the only one.
-    monkeypatch.setattr(crew, "usable_cores", lambda: 1)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 1)
 
 
 class Killed(BaseException):

@@ -14,7 +14,7 @@ import pytest
 
 from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
-from lrjax import crew, experiment, local, programs, results
+from lrjax import crew, experiment, local, machine, programs, results
 from lrjax.core import UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -120,7 +120,7 @@ def test_a_room_shrinks_to_one():
 @pytest.fixture
 def quiet(monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    monkeypatch.setattr(crew, "usable_cores", lambda: 4)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 4)
     monkeypatch.setattr(crew, "_PROBE_SECONDS", 0.01)
 
 
@@ -228,7 +228,7 @@ def test_a_run_that_no_memory_holds_is_an_error(tmp_path, monkeypatch):
 def test_a_block_that_no_memory_holds_is_refused_before_anything_is_written(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(crew, "free_memory", lambda device: 1000.0)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 1000.0)
     with pytest.raises(UsageError, match=r"one block needs .* and 1000 B can be used"):
         experiment.run(settings(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
@@ -249,7 +249,7 @@ def test_a_later_block_that_no_memory_holds_is_refused_before_anything_is_traine
         "compile_program",
         lambda *args: compile_program(*args)._replace(need=0),
     )
-    monkeypatch.setattr(crew, "free_memory", lambda device: large - 1.0)
+    monkeypatch.setattr(machine, "free_memory", lambda device: large - 1.0)
     with pytest.raises(UsageError, match="libsvm/iris prodigy: one block needs"):
         experiment.run(wanted, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]

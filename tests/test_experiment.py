@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 
 from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
-from lrjax import experiment, programs, results, tasks
+from lrjax import experiment, identity, programs, results, tasks
 from lrjax import rows as rows_lib
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
@@ -328,7 +328,7 @@ def test_a_grid_gives_every_combination():
         ),
         *(("adam", s, r, None) for s in (0, 1) for r in (0.01, 0.1)),
     ]
-    assert len({results.run_id(run) for run in runs}) == 12
+    assert len({identity.run_id(run) for run in runs}) == 12
     for block in blocks:  # what is trained is what is written down
         for row in block.runs:
             for run, lane in zip(row, block.lanes, strict=True):

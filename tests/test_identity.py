@@ -20,10 +20,10 @@ from lrjax import (
     blocks,
     config,
     hyperparameters,
+    identity,
     methods,
     numerics,
     protocol,
-    results,
     tasks,
 )
 from lrjax.core import Domain, Run, Task, UsageError
@@ -196,7 +196,7 @@ def test_what_differs_in_use_differs():
     assert of(0.1) == of(single) != of(np.nextafter(single, np.float32(1)))
     assert of(0.1, "float64") != of(single, "float64")
     assert len({of(v) for v in (0, 1, True, False, None, "0", math.inf)}) == 7
-    assert results.run_id is run_id
+    assert identity.run_id is run_id
 
 
 @pytest.mark.parametrize(("method", "name", "default"), NUMBERS)

@@ -11,6 +11,7 @@ import pytest
 from lrjax import (
     config,
     experiment,
+    identity,
     methods,
     optim,
     programs,
@@ -122,9 +123,9 @@ def test_no_other_run_has_another_identity():
     assert not recalibration.recalibrates(linear, free, dict(free.defaults))
     assert not recalibration.recalibrates(image, adam, dict(adam.defaults))
     run = Run("task", "sound", "adam", (), 0, 1, 1, 64, "float32", 1, "data")
-    assert "recalibrated" not in results.run_fields(run)
+    assert "recalibrated" not in identity.run_fields(run)
     other = dataclasses.replace(run, recalibrated=True)
-    assert results.run_id(other) != results.run_id(run)
+    assert identity.run_id(other) != identity.run_id(run)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lrjax import results
+from lrjax import identity, results
 from lrjax.core import NUMERICS_VERSION, Run, UsageError
 
 RUN = Run(
@@ -55,22 +55,22 @@ def tables(tmp_path):
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Run)])
 def test_identity_changes_with_every_field(field):
     changed = dataclasses.replace(RUN, **{field: OTHER[field]})
-    assert results.run_id(changed) != results.run_id(RUN)
+    assert identity.run_id(changed) != identity.run_id(RUN)
 
 
 def test_identity_ignores_the_order_of_hyperparameters():
     turned = dataclasses.replace(RUN, hparams=RUN.hparams[::-1])
-    assert results.run_id(turned) == results.run_id(RUN)
+    assert identity.run_id(turned) == identity.run_id(RUN)
 
 
 def test_identity_of_runs_without_options_is_what_it_was_before_there_were_any():
     if NUMERICS_VERSION == 4:  # as written down then
-        assert results.run_id(RUN) == "e3b34a960136e632"
+        assert identity.run_id(RUN) == "e3b34a960136e632"
 
 
 def test_identity_tells_infinity_from_none():
     ids = {
-        results.run_id(dataclasses.replace(RUN, hparams=(("growth_rate", value),)))
+        identity.run_id(dataclasses.replace(RUN, hparams=(("growth_rate", value),)))
         for value in (math.inf, None, 1.0)
     }
     assert len(ids) == 3

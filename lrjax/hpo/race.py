@@ -29,7 +29,9 @@ from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
 from lrjax import (
     console,
+    identity,
     local,
+    method_code,
     methods,
     numerics,
     programs,
@@ -131,7 +133,7 @@ class Race:
         self._lacking = tuple(n for n in self._left_out if n not in open_to)
         self._data = tasks.fingerprint(task)
         self._states: dict[tuple[int, int], State] = {}
-        self._identity = results.digest(
+        self._identity = identity.digest(
             {
                 "task": name,
                 "data": self._data,
@@ -226,9 +228,9 @@ class Race:
         found = trainer.train(list(jobs.values()))
         trained = {}
         for key, job in jobs.items():
-            trained[key] = found[results.run_id(job.run)]
+            trained[key] = found[identity.run_id(job.run)]
             state = trained[key].state
-            if state and not _is_branch(job):
+            if state and not job.branch:
                 self._states[key] = state
         return trained
 
@@ -252,7 +254,9 @@ class Race:
         run = self._run(entry, key[1], end if branch else start)
         whole = run.steps == layout.horizon
         keep = not (branch or whole)
-        return trials.Job(course, run, self._states.get(key), keep=keep, judge=whole)
+        return trials.Job(
+            course, run, self._states.get(key), keep=keep, judge=whole, branch=branch
+        )
 
     def _run(self, entry: Contender, seed: int, steps: int) -> Run:
         task, settings = self._task, self._settings
@@ -271,7 +275,7 @@ class Race:
             steps=steps,
             horizon=self.plan.horizon,
             eval_every=every,
-            label=results.tuned_name("race", 0, entry.method.name),
+            label=identity.tuned_name("race", 0, entry.method.name),
         )
 
     def _row(self, rung: int, key: tuple[int, int], trained: Trained) -> dict[str, Any]:
@@ -323,7 +327,7 @@ class Race:
             last = {k: np.array([[v]]) for k, v in trained.values.items()}
             start = "test_"
             test = {k[len(start) :]: v for k, v in last.items() if k.startswith(start)}
-            run_id, seconds = results.run_id(run), trained.seconds
+            run_id, seconds = identity.run_id(run), trained.seconds
             row = rows.run_row(run, run_id, program, (0, 0), last, test, seconds)
             runs.append(row)
             measured = programs.Measurements(
@@ -418,17 +422,12 @@ class Race:
             seeds=layout.seeds,
             horizon=layout.horizon,
             judged_at=layout.rungs[-1],
-            snippet=selection.snippet(
+            snippet=method_code.snippet(
                 entry.method, dict(entry.hparams), layout.horizon
             ),
             judged=tuple(judged),
             left_out=self._left_out,
         )
-
-
-def _is_branch(job: trials.Job) -> bool:
-    start = job.target.split(job.run)[1].get("cooldown_start", math.inf)
-    return not math.isinf(start)
 
 
 @numerics.settled

@@ -14,7 +14,6 @@ import numpy as np
 from lrjax import report, results, stats
 from lrjax.core import Metric, counted
 from lrjax.identity import finite
-from lrjax.method_code import snippet as snippet
 from lrjax.report.selected import ANSWER as ANSWER
 from lrjax.report.selected import FIGURES as FIGURES
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from lrjax import blocks, results, strategy
+from lrjax import blocks, identity, strategy
 from lrjax.blocks import Block
 from lrjax.core import Method, Run, Task
 from lrjax.session import Launcher
@@ -56,6 +56,7 @@ class Job(NamedTuple):
       known: whether its result is in the table, so that it is not to be trained.
       keep: whether the state that it ends in is wanted.
       judge: whether it is to be measured on the test part, too.
+      branch: whether it leaves the run of its target, which goes on without it.
     """
 
     target: Trainable
@@ -64,6 +65,7 @@ class Job(NamedTuple):
     known: bool = False
     keep: bool = True
     judge: bool = False
+    branch: bool = False
 
 
 class Pack(NamedTuple):
@@ -91,7 +93,7 @@ class Pack(NamedTuple):
     def begin(self) -> Begin:
         """Where its block starts, and whose states are kept."""
         first = self.first.state
-        jobs = {results.run_id(job.run): job for lane in self.lanes for job in lane}
+        jobs = {identity.run_id(job.run): job for lane in self.lanes for job in lane}
         return Begin(
             first.steps if first else 0,
             {run_id: job.state.state for run_id, job in jobs.items() if job.state},
@@ -111,7 +113,7 @@ def lay_out(jobs: Sequence[Job]) -> list[Pack]:
         static, traced = job.target.split(job.run)
         key = (job.run.task, job.run.method, static, tuple(traced))
         key += (job.run.steps, job.run.horizon)
-        group, run_id = groups.setdefault(key, {}), results.run_id(job.run)
+        group, run_id = groups.setdefault(key, {}), identity.run_id(job.run)
         # Two tunings may ask for the same.
         if run_id not in group or group[run_id].known:
             group[run_id] = job

@@ -23,6 +23,7 @@ from lrjax import (
     console,
     experiment,
     hyperparameters,
+    identity,
     local,
     methods,
     numerics,
@@ -106,7 +107,7 @@ class Target:
     @property
     def label(self) -> str:
         """The method's name in the tables once it is tuned; other seeds' differ."""
-        return results.tuned_name(self.tuner, self.seed, self.run.method)
+        return identity.tuned_name(self.tuner, self.seed, self.run.method)
 
     @property
     def full_steps(self) -> int:
@@ -152,9 +153,9 @@ class Target:
             for field in dataclasses.fields(self)
             if field.name not in ("task", "run", "problem", "continuing")
         }
-        fields["run"] = results.run_fields(self.run)
+        fields["run"] = identity.run_fields(self.run)
         fields["problem"] = dataclasses.asdict(self.problem)
-        return results.digest(fields | {"numerics_version": NUMERICS_VERSION})
+        return identity.digest(fields | {"numerics_version": NUMERICS_VERSION})
 
     def budget(self, trial: tuners.Trial) -> int:
         """A trial's budget in whole units; SMAC's are no whole numbers."""
@@ -302,7 +303,7 @@ def _target(
         max_budget=most,
         eta=tune.eta,
         # Each tuning draws configurations of its own, whatever others there are.
-        seed=int(results.digest(f"{name} {method} {seed}")[:8], 16) >> 1,
+        seed=int(identity.digest(f"{name} {method} {seed}")[:8], 16) >> 1,
     )
     fidelity = tune.fidelity or tuning.fidelity
     # A measurement costs as much as some epochs of a linear model, and only a trial's
@@ -397,7 +398,7 @@ def make_tuner(target: Target, workdir: Path) -> tuners.Tuner:
         words = (target.run.task, target.run.method, str(target.seed))
         name = re.sub(r"[^\w.-]+", "-", " ".join(words)).strip("-.")
         if target.run.task not in tasks.TASKS:  # others may run into each other
-            name = f"{name[:60]}-{results.digest(words)}"
+            name = f"{name[:60]}-{identity.digest(words)}"
         wanted = smac.full_length(target.problem) if target.full_length else 0
         return smac.Smac(target.problem, workdir / "smac" / name, wanted)
     plain = {"random": tuners.Random, "grid": tuners.Grid, "asha": tuners.Asha}
@@ -478,7 +479,7 @@ class Search:
         for number, trial in enumerate(self.trials, len(self.rows)):
             row, head = self._known.get(number), self._head(number, trial)
             if row and any(
-                results.canonical(row.get(name)) != results.canonical(value)
+                identity.canonical(row.get(name)) != identity.canonical(value)
                 for name, value in head.items()
             ):
                 raise UsageError(
@@ -530,7 +531,7 @@ class Search:
             if row := self._known.get(number):
                 raw.append((row["cost"], row["status"] == "crashed", row["seconds"]))
                 continue
-            result = trained[results.run_id(target.trial_run(trial))]
+            result = trained[identity.run_id(target.trial_run(trial))]
             value = target.cost_of(result.values)
             dead = result.values["diverged_at"] > 0 or not math.isfinite(value)
             raw.append((value, dead, result.seconds))

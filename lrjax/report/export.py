@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from lrjax.core import UsageError
-from lrjax.results import canonical
+from lrjax.identity import canonical
 
 _LONGEST = 200  # bytes of a folder's name
 

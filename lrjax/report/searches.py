@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lrjax import results
+from lrjax import identity
 from lrjax.core import METRICS, Metric, counted
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER
@@ -89,7 +89,7 @@ def told(
     return pd.DataFrame(
         {
             "task": row["task"],
-            "method": results.tuned_name(row["tuner"], row["seed"], row["method"]),
+            "method": identity.tuned_name(row["tuner"], row["seed"], row["method"]),
             "source": str(row.get("tuning", "")),
             "budget": float(row["budget"]),
             "cost": float(row["cost"]) if row["status"] == "done" else math.nan,

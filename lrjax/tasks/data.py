@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lrjax import crew
+from lrjax import machine
 from lrjax import reading as reading_lib
 from lrjax.core import UsageError
 from lrjax.reading import reason as _reason
@@ -381,7 +381,7 @@ def stays_on_host(arrays: Iterable[np.ndarray], stream: bool | None) -> bool:
         return stream
     device = jax.local_devices()[0]
     size = sum(array.nbytes for array in arrays)
-    return device.platform != "cpu" and size > crew.free_memory(device) / 2
+    return device.platform != "cpu" and size > machine.free_memory(device) / 2
 
 
 def fingerprint_arrays(arrays: Mapping[str, np.ndarray]) -> str:

@@ -19,8 +19,8 @@ from scipy import stats
 import lrjax
 from lrjax import config as config_lib
 from lrjax import (
-    crew,
     local,
+    machine,
     methods,
     optim,
     order,
@@ -339,7 +339,7 @@ def test_where_memory_gives_out_a_race_goes_on_with_fewer_at_once(
 def test_a_race_for_which_there_is_no_memory_is_refused_in_a_line(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(crew, "free_memory", lambda device: 1000.0)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 1000.0)
     with pytest.raises(UsageError, match=r"one block needs .* and 1000 B can be used"):
         race.run(settings_of(), tmp_path)
 

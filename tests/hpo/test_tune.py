@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from lrjax import blocks, crew, local, programs, protocol, results, units
+from lrjax import blocks, local, machine, programs, protocol, results, units
 from lrjax import config as config_lib
 from lrjax.core import Interrupted, UsageError
 from lrjax.hpo import trials, tune
@@ -465,7 +465,7 @@ def test_a_trial_that_no_memory_holds_is_an_error(tmp_path, monkeypatch):
 def test_trials_for_which_there_is_no_memory_are_refused_before_any_is_trained(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(crew, "free_memory", lambda device: 1000.0)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 1000.0)
     with pytest.raises(UsageError, match=r"one block needs .* and 1000 B can be used"):
         tune.run(random_search(), tmp_path)
     assert not (tmp_path / results.TRIALS).exists()
@@ -484,7 +484,7 @@ def test_as_many_blocks_of_trials_train_at_once_as_there_is_room_for(
         "compile_program",
         lambda *args: compile_program(*args)._replace(need=2e8),
     )
-    monkeypatch.setattr(crew, "free_memory", lambda device: free)
+    monkeypatch.setattr(machine, "free_memory", lambda device: free)
     monkeypatch.setattr(units, "blocks_at_once", lambda todo, device: most)
     inside, seen, all_in = [], [], threading.Event()
     lock, train_unit = threading.Lock(), local.train_unit
