@@ -32,9 +32,9 @@ def overhead() -> float:
     """Seconds per block beside training, the client's appending to tables included."""
     import distributed
 
-    from lrjax import cluster
     from lrjax import config as config_lib
-    from lrjax.units import Unit
+    from lrjax.launch import dask_client
+    from lrjax.launch.units import Unit
 
     config = config_lib.base()
     config.tasks, config.methods = ("libsvm/iris",), ("sgd",)
@@ -47,7 +47,7 @@ def overhead() -> float:
     ):
         config.cluster.address = made.scheduler_address
         settings = config_lib.check(config)
-        with cluster.launch(settings, folder) as launcher:
+        with dask_client.launch(settings, folder) as launcher:
             units = [Unit(block) for block in launcher.blocks(settings)]
 
             def train(some: list[Unit]) -> float:

@@ -47,15 +47,15 @@ def seconds(job: Callable[[], Any], turns: int) -> float:
 
 def runs_per_second(turns: int) -> float:
     """Of an experiment on all devices."""
-    from lrjax import backend, experiment
     from lrjax import config as config_lib
+    from lrjax.launch import experiment, startup
 
     config = config_lib.base()
     config.tasks, config.methods = ("digits/logistic",), ("adam",)
     config.seeds, config.epochs = 10, 100
     config.grid.learning_rate = tuple(10 ** (-4 + 3 * i / 31) for i in range(32))
     settings = config_lib.check(config)
-    backend.prepare(settings)
+    startup.prepare(settings)
 
     def train() -> None:
         with tempfile.TemporaryDirectory() as workdir:
@@ -70,7 +70,9 @@ def stepper(
     """Trains a language model for so many steps from its start, and measures it."""
     import jax
 
-    from lrjax import layout, methods, program_pool, programs, train
+    from lrjax import methods
+    from lrjax.engine import programs, sharding, train
+    from lrjax.launch import program_pool
     from lrjax.tasks import TaskOptions, text
 
     recipe = text.RECIPES[args.task]
@@ -81,7 +83,7 @@ def stepper(
     rows = {"train": tokens, "valid": tokens[:8]}
     options = TaskOptions(batch_size=batch, precision=args.precision, stream=streamed)
     task = text.recipe_task(args.task, rows, recipe.vocab_size, 4, options)
-    found = layout.choose(shard, jax.devices())
+    found = sharding.choose(shard, jax.devices())
     task = program_pool.moved_to(task, found.whole if found else jax.devices()[0])
     method = methods.find("adamw_cosine")
     static, traced = methods.split(method, dict(method.defaults))

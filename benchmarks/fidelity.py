@@ -23,9 +23,9 @@ import scipy.stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lrjax import curves as curves_lib
 from lrjax import results
-from lrjax import scores as scores_lib
+from lrjax.analysis import curves as curves_lib
+from lrjax.analysis import scores as scores_lib
 
 RUNGS = (1 / 27, 1 / 9, 1 / 3, 1.0)
 

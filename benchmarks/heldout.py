@@ -18,7 +18,8 @@ import pandas as pd
 
 from benchmarks.controllers import evolution
 from lrjax import config as config_lib
-from lrjax import experiment, results, tasks
+from lrjax import results, tasks
+from lrjax.launch import experiment
 
 LIBSVM = ("iris", "wine", "glass", "vowel", "vehicle", "dna", "pendigits")
 GROUPS = {

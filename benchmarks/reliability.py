@@ -88,7 +88,7 @@ def saving(folder: Path) -> list[dict[str, Any]]:
     import jax
     import jax.numpy as jnp
 
-    from lrjax import checkpoint
+    from lrjax.launch import checkpoint
 
     rows = []
     for name, (runs, features) in BLOCKS.items():
@@ -114,8 +114,8 @@ def saving(folder: Path) -> list[dict[str, Any]]:
 def training(folder: Path) -> dict[str, Any]:
     """Seconds of training with a checkpoint every half second, and with none."""
     from configs import libsvm
-    from lrjax import checkpoint, experiment
     from lrjax import config as config_lib
+    from lrjax.launch import checkpoint, experiment
 
     saves = [0]
     save = checkpoint.save

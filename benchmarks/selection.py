@@ -32,8 +32,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.across_tasks import selectors
 from lrjax import config as config_lib
-from lrjax import methods, portfolio
-from lrjax.hpo import contenders, halving, probes, rungs
+from lrjax import methods
+from lrjax.analysis import portfolio
+from lrjax.hpo import (
+    contenders,
+    halving,
+    probes,
+    rungs,
+)
 from lrjax.hpo.verdicts import Score
 from lrjax.tasks import synthetic
 
@@ -163,7 +169,7 @@ def mean(tables: Sequence[Any]) -> Any:
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """With the names of axes that `lrjax.portfolio` asks for."""
+    """With the names of axes that `lrjax.analysis.portfolio` asks for."""
     return table.astype(float).rename_axis("task").rename_axis("entry", axis=1)
 
 

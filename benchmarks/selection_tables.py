@@ -31,10 +31,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.across_tasks import many_tasks
 from configs import quickstart
-from lrjax import backend, local, methods
 from lrjax import config as config_lib
+from lrjax import methods
 from lrjax.core import Task
-from lrjax.hpo import contenders, probes, rungs, smac, trials, tune
+from lrjax.hpo import (
+    contenders,
+    probes,
+    rungs,
+    smac,
+    trials,
+    tune,
+)
+from lrjax.launch import local, startup
 from lrjax.tasks import make_task, synthetic
 
 RACE_SEEDS = (0, 1, 2)
@@ -63,7 +71,7 @@ def main() -> None:
     parser.add_argument("--smac", default="", help="budgets with commas between")
     parser.add_argument("--smac_tasks", type=int, default=12, help="of each depth")
     args = parser.parse_args()
-    backend.prepare(config_lib.check(quickstart.get_config()))
+    startup.prepare(config_lib.check(quickstart.get_config()))
     folder = Path(args.tables)
     families = {
         f"libsvm-{name}": ([make_task(f"libsvm/{name}")], EPOCHS["libsvm"], 0)

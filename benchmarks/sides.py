@@ -59,14 +59,15 @@ class Lrjax:
     def __init__(
         self, task: Any, seeds: int, rates: Sequence[float], epochs: int
     ) -> None:
-        from lrjax import blocks, crew, programs
         from lrjax import config as config_lib
+        from lrjax.engine import programs
+        from lrjax.launch import blocks, threads
 
         config = config_lib.base()
         config.tasks, config.methods = (task.name,), ("adam",)
         config.seeds, config.epochs = seeds, epochs
         config.grid.learning_rate = tuple(rates)
-        self._programs, self._crew = programs, crew
+        self._programs, self._threads = programs, threads
         self.blocks = blocks.plan(config_lib.check(config), [task])
         block = self.blocks[0]  # the others share its program
         self._compiled = programs.compile_program(block.program, *block.inputs())
@@ -87,9 +88,9 @@ class Lrjax:
             return None, ()
 
         numbers = range(len(self.blocks))
-        cores = self._crew.usable_cores()
+        cores = self._threads.usable_cores()
         idle = threading.Event()
-        list(self._crew.train_all([numbers], cores, work, lambda: 0, idle))
+        list(self._threads.train_all([numbers], cores, work, lambda: 0, idle))
         return np.concatenate([found[number] for number in numbers])
 
     def _run(self, block: Any) -> np.ndarray:

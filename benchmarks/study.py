@@ -18,8 +18,9 @@ from scipy import stats as tests
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lrjax import portfolio, results, stats
-from lrjax import scores as scores_lib
+from lrjax import results
+from lrjax.analysis import portfolio, stats
+from lrjax.analysis import scores as scores_lib
 
 NEAR = 0.05  # of the span between worst and best: what counts as near the best
 

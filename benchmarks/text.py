@@ -39,8 +39,9 @@ import optax
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lrjax import backend, optim
+from lrjax import optim
 from lrjax.core import Task
+from lrjax.launch import startup
 from lrjax.tasks import TaskOptions, packing, text
 from lrjax.tasks.tokens import PAD
 
@@ -209,7 +210,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = text.RECIPES[args.task]
     batch_size = args.batch or recipe.batch_size
-    backend.keep_freed_memory([args.task])  # as main.py does
+    startup.keep_freed_memory([args.task])  # as main.py does
     print(
         f"{args.task}, {batch_size} rows of {recipe.length}, {args.precision}; "
         f"{os.cpu_count()} cores, {jax.devices()[0].device_kind}, JAX "

@@ -60,9 +60,9 @@ def in_torch(target: Any, jobs: list[Any]) -> float:
 
 def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -> str:
     """One line of the table."""
-    from lrjax import blocks, local
     from lrjax import config as config_lib
     from lrjax.hpo import trials, tune
+    from lrjax.launch import blocks, local
 
     config = config_lib.base()
     config.tasks, config.methods = (f"libsvm/{name}",), ("adam",)

@@ -29,8 +29,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lrjax import backend, methods, programs, strategy, train
+from lrjax import methods
 from lrjax.core import Batch, Task
+from lrjax.engine import programs, strategy, train
+from lrjax.launch import startup
 from lrjax.tasks import TaskOptions, image_data, images
 from lrjax.tasks.image_data import Part
 
@@ -133,7 +135,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device")
     parser.add_argument("--json", type=Path, help="where to write all numbers")
     args = parser.parse_args()
-    backend.keep_freed_memory(args.tasks.split(","))  # as main.py does
+    startup.keep_freed_memory(args.tasks.split(","))  # as main.py does
     print(
         f"{args.precision}, batch {args.batch}; {os.cpu_count()} cores, "
         f"{jax.devices()[0].device_kind}, JAX {jax.__version__}\n"

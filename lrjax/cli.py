@@ -14,14 +14,21 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lrjax import backend, cluster, config_page, experiment, local, multihost, results
 from lrjax import config as config_lib
-from lrjax import plan as plan_lib
-from lrjax import report as report_lib
+from lrjax import config_page, results
+from lrjax import reports as report_lib
 from lrjax.core import UsageError, cut
 from lrjax.hpo import race as race_lib
 from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
+from lrjax.launch import (
+    dask_client,
+    experiment,
+    hosts,
+    local,
+    startup,
+)
+from lrjax.launch import estimate as plan_lib
 from lrjax.methods import METHODS, state_size
 
 _LONGEST = 400  # characters of what others say of an error; values may be any length
@@ -39,8 +46,8 @@ def make_deterministic() -> None:
 
 LAUNCHERS = {
     "local": local.launch,
-    "dask": cluster.launch,
-    "hosts": multihost.launch,
+    "dask": dask_client.launch,
+    "hosts": hosts.launch,
 }
 
 
@@ -73,9 +80,9 @@ def run(
         warnings.warn(line, stacklevel=2)
     _check_sharding(settings, mode, launcher)
     if launcher == "hosts":
-        multihost.start()
+        hosts.start()
     if (mode, launcher) != ("train", "dask"):  # there workers alone start JAX
-        backend.prepare(settings)
+        startup.prepare(settings)
     if mode == "plan":
         workers = settings.cluster.workers if launcher == "dask" else None
         print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
@@ -90,7 +97,7 @@ def run(
     else:
         announce = plan_lib.announce if launcher == "local" else None
         experiment.run(settings, workdir, data_dir, overrides, launch, announce)
-    if launcher == "hosts" and not multihost.is_first():
+    if launcher == "hosts" and not hosts.is_first():
         return
     _rank(workdir)
     if drawn:

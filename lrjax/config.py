@@ -1,8 +1,8 @@
 """What a user may set, and its check before any work starts.
 
 Each field is declared once, with its default, its check and its meaning, in one of the
-dataclasses below (`lrjax.fields`). `base`, `check` and the page of `--mode=config`
-follow from them.
+dataclasses below (`lrjax.common.fields`). `base`, `check` and the page of
+`--mode=config` follow from them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,19 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from lrjax import fields, hyperparameters
+from lrjax import hyperparameters
 from lrjax import methods as methods_lib
 from lrjax import protocol as protocol_lib
-from lrjax.core import SHARDED, Domain, Range, UsageError, shown, unknown
-from lrjax.fields import Config, block, field
+from lrjax.common import fields
+from lrjax.common.fields import Config, block, field
+from lrjax.core import (
+    SHARDED,
+    Domain,
+    Range,
+    UsageError,
+    shown,
+    unknown,
+)
 from lrjax.identity import dtype_of, plain
 from lrjax.methods import METHODS
 from lrjax.tasks.options import Text

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from ml_collections import config_dict
 
 from lrjax import config as config_lib
-from lrjax import fields
+from lrjax.common import fields
 from lrjax.methods import METHODS
 
 # Columns: of the page, and at least of a name, a value and a meaning.

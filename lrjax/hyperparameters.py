@@ -10,8 +10,19 @@ from typing import Any, TypeAlias
 import jax
 
 from lrjax import methods as methods_lib
-from lrjax.core import Domain, Method, UsageError, shown, unknown
-from lrjax.identity import dtype_of, is_number, plain, used
+from lrjax.core import (
+    Domain,
+    Method,
+    UsageError,
+    shown,
+    unknown,
+)
+from lrjax.identity import (
+    dtype_of,
+    is_number,
+    plain,
+    used,
+)
 from lrjax.optim import schedules
 
 Spelt: TypeAlias = Callable[[Method, Mapping[str, Any], str], dict[str, Any]]

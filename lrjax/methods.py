@@ -18,7 +18,14 @@ import jax
 import optax
 
 from lrjax import optim
-from lrjax.core import Domain, Method, Range, Space, UsageError, unknown
+from lrjax.core import (
+    Domain,
+    Method,
+    Range,
+    Space,
+    UsageError,
+    unknown,
+)
 from lrjax.identity import is_number, plain
 from lrjax.optim import builders, schedules
 from lrjax.optim.learned import pinned

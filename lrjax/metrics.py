@@ -40,7 +40,13 @@ from typing import ParamSpec
 import jax
 import jax.numpy as jnp
 
-from lrjax.messages import UsageError, cut, nearest, shown, unknown
+from lrjax.messages import (
+    UsageError,
+    cut,
+    nearest,
+    shown,
+    unknown,
+)
 
 _HUGE = 1e7  # from here on a metric's value has an exponent
 _AVERAGES = ("macro", "binary")

@@ -1,4 +1,6 @@
-"""The tables of a working directory: appended by whole lines, read by `lrjax.tables`.
+"""The tables of a working directory: appended by whole lines.
+
+`lrjax.tables` reads them.
 
 `config.json` says what was asked for, with which versions, and what the metrics of each
 task are; `runs.jsonl` has a line per finished run, `curves.jsonl` a line per run and
@@ -24,8 +26,7 @@ from typing import Any, Self
 
 from lrjax.core import NUMERICS_VERSION, UsageError, shown
 from lrjax.identity import finite
-from lrjax.record import describe, described, load_metrics, metric_from
-from lrjax.tables import (
+from lrjax.tables.reader import (
     CURVES,
     KEYS,
     RACES,
@@ -36,6 +37,12 @@ from lrjax.tables import (
     load,
     read_frame,
     read_rows,
+)
+from lrjax.tables.record import (
+    describe,
+    described,
+    load_metrics,
+    metric_from,
 )
 
 __all__ = [  # all that others need of tables

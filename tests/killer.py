@@ -14,7 +14,8 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 
-from lrjax import checkpoint, results
+from lrjax import results
+from lrjax.launch import checkpoint
 
 
 def die():

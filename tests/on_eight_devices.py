@@ -1,4 +1,4 @@
-"""Run by `test_layout.py` in a process with eight devices."""
+"""Run by `test_sharding.py` in a process with eight devices."""
 
 import tempfile
 from pathlib import Path
@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import wide
 
-from lrjax.layout import Layout
+from lrjax.engine.sharding import Layout
 
 
 def same(found, wanted):

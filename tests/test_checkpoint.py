@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from lrjax import checkpoint, experiment, machine, programs, results
 from lrjax import config as config_lib
+from lrjax import machine, results
 from lrjax.core import NUMERICS_VERSION, Interrupted
+from lrjax.engine import programs
+from lrjax.launch import checkpoint, experiment
 
 ROOT = Path(__file__).parent.parent
 STATE = {"params": jnp.arange(1000.0), "count": jnp.int32(7)}

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings, strategies
 from safetensors.flax import load_file
 
 from configs import quickstart
-from lrjax import blocks, checkpoint
 from lrjax import config as config_lib
 from lrjax.core import UsageError
+from lrjax.launch import blocks, checkpoint
 from lrjax.tasks import make_task
 
 KINDS = (

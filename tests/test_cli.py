@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 
 import main
 from configs import quickstart
-from lrjax import cli, fields, tasks
+from lrjax import cli, tasks
 from lrjax import config as config_lib
+from lrjax.common import fields
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from ml_collections import config_dict
 
 from configs import libsvm, quickstart, study
-from lrjax import blocks, fields, hyperparameters, protocol
 from lrjax import config as config_lib
+from lrjax import hyperparameters, protocol
+from lrjax.common import fields
 from lrjax.core import UsageError
+from lrjax.launch import blocks
 from lrjax.methods import METHODS
 
 

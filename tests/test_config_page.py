@@ -6,7 +6,8 @@ import pytest
 from program import invoke
 
 from configs import quickstart
-from lrjax import config, config_page, fields
+from lrjax import config, config_page
+from lrjax.common import fields
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
 

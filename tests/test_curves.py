@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrjax import curves, stats
-from lrjax import scores as scores_lib
+from lrjax.analysis import curves, stats
+from lrjax.analysis import scores as scores_lib
 
 RUNS = pd.DataFrame(
     {

@@ -18,15 +18,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrjax import crew, results, scores
-from lrjax import curves as curves_lib
+from lrjax import results
+from lrjax.analysis import curves as curves_lib
+from lrjax.analysis import scores
 from lrjax.core import NUMERICS_VERSION, UsageError
+from lrjax.launch import threads
 from lrjax.optim.learned import SHIPPED, load
-from lrjax.report import published, selected, study, terminal
+from lrjax.reports import (
+    published,
+    selected,
+    study,
+    terminal,
+)
 from lrjax.tasks import corpus as corpus_lib
 from lrjax.tasks import data, image_data, pickled
 from lrjax.tasks import tokens as tokens_lib
-from tests.report import fabricated
+from tests.reports import fabricated
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -280,7 +287,7 @@ for ending in ("", ".gz", ".bz2", ".xz", ".zip", ".zst", ".tar"):
         return path
 
     reader(f"csv{ending}", compressed, lambda path: published.read(str(path)))
-reader("blocks_at_once.json", writes("a", b'{"a b c": 3, "b": 4}'), crew._kept)
+reader("blocks_at_once.json", writes("a", b'{"a b c": 3, "b": 4}'), threads._kept)
 
 
 # Damage

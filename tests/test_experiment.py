@@ -12,11 +12,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
-from lrjax import experiment, identity, programs, results, tasks
-from lrjax import rows as rows_lib
+from lrjax import identity, results, tasks
 from lrjax.core import UsageError
+from lrjax.engine import programs
+from lrjax.launch import blocks as blocks_lib
+from lrjax.launch import experiment
+from lrjax.launch import rows as rows_lib
 from lrjax.methods import METHODS
 
 RUN_COLUMNS = [

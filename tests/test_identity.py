@@ -17,18 +17,28 @@ from hypothesis import strategies as st
 
 from configs import quickstart
 from lrjax import (
-    blocks,
     config,
     hyperparameters,
     identity,
     methods,
-    numerics,
     protocol,
     tasks,
 )
-from lrjax.core import Domain, Run, Task, UsageError
+from lrjax.common import numerics
+from lrjax.core import (
+    Domain,
+    Run,
+    Task,
+    UsageError,
+)
 from lrjax.hpo import contenders, tune, tuners
-from lrjax.identity import is_number, plain, run_id, used
+from lrjax.identity import (
+    is_number,
+    plain,
+    run_id,
+    used,
+)
+from lrjax.launch import blocks
 from lrjax.methods import METHODS
 
 RUN = Run(

@@ -10,108 +10,35 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lrjax"
 
-# module (or package) -> what of lrjax it may import
-ALLOWED = {
-    "messages": set(),
-    "metrics": {"messages"},
-    "core": {"messages", "metrics"},
-    "optim": set(),
-    "order": set(),
-    "identity": {"core"},
-    "numerics": {"core"},
-    "protocol": {"core", "methods"},
-    "layout": {"core"},
-    "tasks": {"core", "crew", "fields", "jaxprs", "numerics", "reading"},
-    "methods": {"core", "identity", "optim"},
-    "method_code": {"core"},
-    "hyperparameters": {"core", "identity", "methods", "optim"},
-    "fields": {"core", "identity"},
-    "config": {
-        *("core", "fields", "hyperparameters", "identity", "layout", "methods"),
-        *("protocol", "tasks"),
-    },
-    "config_page": {"config", "fields", "methods"},
-    "train": {"core", "layout", "numerics", "optim"},
-    "prefetch": set(),
-    "evaluation": {"core", "layout", "prefetch", "strategy", "train"},
-    "recalibration": {"core", "numerics", "optim", "train"},
-    "compiler": {"core"},
-    "host_loop": {
-        *("compiler", "core", "evaluation", "layout", "order", "prefetch"),
-        *("recalibration", "train"),
-    },
-    "programs": {
-        *("compiler", "core", "evaluation", "host_loop", "layout", "numerics", "order"),
-        *("recalibration", "strategy", "train"),
-    },
-    "checkpoint": {"core"},
-    "tables": {"core", "identity", "reading"},
-    "record": {"core", "tables"},
-    "results": {"core", "identity", "record", "tables"},
-    "rows": {"core", "programs", "train"},
-    "blocks": {
-        *("checkpoint", "config", "core", "methods", "numerics"),
-        *("protocol", "recalibration", "results", "strategy", "tasks", "train"),
-    },
-    "crew": {"core"},
-    "console": {"core"},
-    "program_pool": {
-        *("blocks", "console", "core", "crew", "layout", "programs", "train"),
-    },
-    "units": {
-        *("blocks", "checkpoint", "config", "console", "core", "crew", "layout"),
-        *("program_pool", "programs", "strategy", "tasks", "train"),
-    },
-    "session": {"config", "console", "results", "units"},
-    "local": {
-        *("blocks", "checkpoint", "config", "console", "core", "layout", "programs"),
-        *("results", "rows", "session", "units"),
-    },
-    "experiment": {
-        *("config", "console", "core", "local", "numerics", "session", "units"),
-    },
-    "plan": {
-        *("blocks", "config", "core", "crew", "evaluation", "numerics", "programs"),
-        *("results", "strategy", "tasks", "train", "units"),
-    },
-    "backend": {"config", "core", "numerics", "tasks"},
-    "worker": {
-        *("backend", "blocks", "checkpoint", "config", "core", "local", "methods"),
-        *("results", "tasks", "train", "units"),
-    },
-    "cluster": {
-        *("blocks", "config", "console", "core", "results", "session", "units"),
-        "worker",
-    },
-    "multihost": {"blocks", "config", "console", "core", "local", "results", "units"},
-    "scores": {"core"},
-    "stats": {"core", "scores"},
-    "portfolio": set(),
-    "curves": {"core", "scores", "stats"},
-    "fidelity": {"core", "curves", "scores", "stats"},
-    "report": {
-        *("core", "curves", "fidelity", "portfolio", "reading", "record", "results"),
-        *("scores", "stats"),
-    },
-    "control": {
-        *("core", "evaluation", "hyperparameters", "methods", "numerics", "optim"),
-        *("order", "train"),
-    },
-    "hpo": {
-        *("blocks", "config", "console", "core", "evaluation", "experiment"),
-        *("hyperparameters", "identity", "local", "method_code", "methods", "numerics"),
-        *("programs", "protocol", "reading", "report", "results", "rows", "scores"),
-        *("session", "stats", "strategy", "tasks", "train", "units"),
-    },
-    "cli": {
-        *("backend", "cluster", "config", "config_page", "core", "experiment", "hpo"),
-        *("local", "methods", "multihost", "plan", "report", "results"),
-    },
-    "__init__": set(),
-    "reading": {"core"},
-    "jaxprs": set(),
-    "strategy": {"core", "jaxprs", "numerics"},
+# modules and packages -> what of lrjax they may import, from the ground up
+_ROWS = {
+    "__init__ machine messages optim": "",
+    "metrics": "messages",
+    "core": "messages metrics",
+    "analysis console identity": "core",
+    "common": "core identity",
+    "methods": "core identity optim",
+    "protocol": "core methods",
+    "hyperparameters": "core identity methods optim",
+    "tasks": "common core machine",
+    "config": "common core hyperparameters identity methods protocol tasks",
+    "config_page": "common config methods",
+    "engine": "common core optim",
+    "tables": "common core identity",
+    "results": "core identity tables",
+    "launch": "common config console core engine identity machine methods protocol "
+    "results tasks",
+    "reports": "analysis common core identity results tables",
+    "control": "common core engine hyperparameters methods optim",
+    "hpo": "analysis common config console core engine hyperparameters identity launch "
+    "methods protocol reports results tasks",
+    "cli": "config config_page core hpo launch methods reports results",
 }
+ALLOWED = {
+    name: set(known.split()) for names, known in _ROWS.items() for name in names.split()
+}
+# The engine is JAX alone: what it trains is given, what it measures is returned.
+NO_DISK = {"json", "os", "pathlib", "shutil", "tempfile"}
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.
 HEAVY = {
@@ -155,6 +82,13 @@ def test_imports_run_one_way(path):
     units = {n.split(".")[1] for n in names if n.startswith("lrjax.")}
     units &= set(ALLOWED)
     assert units <= ALLOWED[unit(path)] | {unit(path)}
+
+
+@pytest.mark.parametrize(
+    "path", (PACKAGE / "engine").glob("*.py"), ids=lambda p: p.name
+)
+def test_the_engine_knows_no_disk(path):
+    assert not imported(ast.parse(path.read_text())) & NO_DISK
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

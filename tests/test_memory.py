@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from lrjax import methods, tasks, train
+from lrjax import methods, tasks
 from lrjax.core import UsageError
+from lrjax.engine import train
 from lrjax.tasks import models
 
 

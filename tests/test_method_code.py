@@ -11,8 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from lrjax import method_code, optim
+from lrjax import optim
 from lrjax.core import Method
+from lrjax.hpo import method_code
 from lrjax.methods import METHODS
 
 ROOT = Path(__file__).parent.parent

@@ -18,24 +18,25 @@ from sklearn import metrics as sklearn_metrics
 
 import lrjax
 from lrjax import (
-    blocks,
     check_task,
     config,
-    evaluation,
-    experiment,
     metrics,
-    programs,
-    report,
+    reports,
     results,
     tasks,
-    train,
-    worker,
 )
-from lrjax import scores as scores_lib
-from lrjax.core import METRICS, Metric, Task, UsageError
+from lrjax.analysis import scores as scores_lib
+from lrjax.core import (
+    METRICS,
+    Metric,
+    Task,
+    UsageError,
+)
+from lrjax.engine import evaluation, programs, train
 from lrjax.hpo import race, selection, tune
+from lrjax.launch import blocks, dask_worker, experiment
 from lrjax.methods import METHODS
-from lrjax.report import selected, study
+from lrjax.reports import selected, study
 
 CLASSES = 2
 
@@ -416,7 +417,7 @@ def test_what_a_worker_tells_of_a_task_can_be_sent(registered):
     task = task_of(*OWN, metrics.f1())
     asked = settings_of(registered(task), methods=("adam",))
     (block,) = blocks.plan(asked, [task])
-    ticket = worker.ticket_of(block)
+    ticket = dask_worker.ticket_of(block)
     told = json.loads(json.dumps(ticket.metrics))
     assert [results.metric_from(each).name for each in told] == names(task)
 
@@ -437,7 +438,7 @@ def rows(folder, name):
 def check_readers(folder, metric):
     """Report and ranking know the metric from the directory alone."""
     column = f"valid_{metric}"
-    read = study.read_study([folder], report.Options(bootstrap=10))
+    read = study.read_study([folder], reports.Options(bootstrap=10))
     assert set(read.metrics) == {column}
     told = read.metric(column)
     fields = ("name", "higher_is_better", "unit", "digits", "least", "greatest")
@@ -450,7 +451,7 @@ def check_readers(folder, metric):
         if not np.isnan(row.mean_low):
             assert metric.least <= row.mean_low <= row.mean <= row.mean_high
             assert row.mean_high <= metric.greatest
-    text = report.ranking(results.load(folder)[0], results.load_metrics(folder))
+    text = reports.ranking(results.load(folder)[0], results.load_metrics(folder))
     assert metric.label in text.splitlines()[0]
     runs = results.load(folder)[0].groupby("method")
     for row in runs.mean(numeric_only=True)[runs["seed"].count() > 2].itertuples():
@@ -528,13 +529,13 @@ def test_a_page_shows_any_metric(metric, registered, tmp_path, monkeypatch):
     asked = {"methods": ("sgd", "dog"), "grid__learning_rate": (0.01, 0.1, 1.0)}
     experiment.run(settings_of(name, **asked), tmp_path)
     monkeypatch.delitem(tasks.TASKS, name)
-    options = report.Options(bootstrap=10, metrics=(f"test_{metric}",))
-    said = "\n".join(report.write([tmp_path], tmp_path / "report", options))
+    options = reports.Options(bootstrap=10, metrics=(f"test_{metric}",))
+    said = "\n".join(reports.write([tmp_path], tmp_path / "report", options))
     assert f"judged by test {metric}".replace("_", " ") in said
     assert metric.apart in (tmp_path / "report" / "index.html").read_text()
-    options = report.Options(metrics=(f"valid_{metric}x",))
+    options = reports.Options(metrics=(f"valid_{metric}x",))
     with pytest.raises(UsageError, match=f"did you mean 'valid_{metric}'"):
-        report.write([tmp_path], tmp_path, options)
+        reports.write([tmp_path], tmp_path, options)
 
 
 def test_tables_that_do_not_tell_their_metrics_are_read_as_far_as_can_be(
@@ -546,14 +547,14 @@ def test_tables_that_do_not_tell_their_metrics_are_read_as_far_as_can_be(
     described = known.pop("metrics")
     (name,) = described
     path.write_text(json.dumps(known))
-    read = study.read_study([tmp_path], report.Options(bootstrap=10))
+    read = study.read_study([tmp_path], reports.Options(bootstrap=10))
     assert set(read.metrics) == {"valid_accuracy"}
     with pytest.raises(UsageError, match="'valid_minus_loss' has no known direction"):
-        study.read_study([tmp_path], report.Options(metrics=("valid_minus_loss",)))
+        study.read_study([tmp_path], reports.Options(metrics=("valid_minus_loss",)))
     described[name][0]["digits"] = "many"
     path.write_text(json.dumps({**known, "metrics": described}))
     with pytest.raises(UsageError, match=r"config.json: its metrics are damaged"):
-        study.read_study([tmp_path], report.Options())
+        study.read_study([tmp_path], reports.Options())
 
 
 def test_what_other_tasks_of_a_directory_are_measured_by_is_kept(tmp_path):

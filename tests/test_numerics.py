@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from lrjax import config, experiment, numerics, results
+from lrjax import config, results
+from lrjax.common import numerics
 from lrjax.core import UsageError
+from lrjax.launch import experiment
 
 ROOT = Path(__file__).parent.parent
 # A value that is not lrjax's, as the environment or somebody's program may have it.

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrjax import portfolio
+from lrjax.analysis import portfolio
 
 
 def table(values):

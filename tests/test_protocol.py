@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrjax import blocks, config, methods, optim, protocol, tasks
+from lrjax import (
+    config,
+    methods,
+    optim,
+    protocol,
+    tasks,
+)
+from lrjax.launch import blocks
 from lrjax.optim import schedules
 
 BOOKWIKI = "bookwiki/roberta_base"

@@ -6,8 +6,8 @@ import zlib
 
 import pytest
 
+from lrjax.common.reading import reading
 from lrjax.core import UsageError, shown
-from lrjax.reading import reading
 from lrjax.tasks.data import DataError
 
 # As Rust's panics come: no Exception, of a class that cannot be imported.

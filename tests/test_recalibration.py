@@ -10,17 +10,15 @@ import pytest
 
 from lrjax import (
     config,
-    experiment,
     identity,
     methods,
     optim,
-    programs,
-    recalibration,
     results,
     tasks,
-    train,
 )
 from lrjax.core import Run, Task
+from lrjax.engine import programs, recalibration, train
+from lrjax.launch import experiment
 from lrjax.methods import METHODS
 
 BATCHES = 50

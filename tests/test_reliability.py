@@ -20,8 +20,9 @@ import pytest
 
 from configs import libsvm
 from lrjax import config as config_lib
-from lrjax import experiment, results, tasks
+from lrjax import results, tasks
 from lrjax.core import UsageError
+from lrjax.launch import experiment
 
 ROOT = Path(__file__).parent.parent
 SMALL = (

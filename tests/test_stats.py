@@ -10,9 +10,16 @@ from rliable import library, metrics
 from scipy import special as scipy_special
 from scipy import stats as scipy_stats
 
-from lrjax import report, stats
-from lrjax import scores as scores_lib
-from lrjax.core import ACCURACY, LOSS, NONNEGATIVE_LOSS, PERPLEXITY, UsageError
+from lrjax import reports
+from lrjax.analysis import scores as scores_lib
+from lrjax.analysis import stats
+from lrjax.core import (
+    ACCURACY,
+    LOSS,
+    NONNEGATIVE_LOSS,
+    PERPLEXITY,
+    UsageError,
+)
 
 
 def table(rows):
@@ -560,7 +567,7 @@ def test_over_tasks_the_test_is_wilcoxons_on_means():
 
 
 def test_the_ranking_shows_best_first_and_names_what_diverged():
-    text = report.ranking(RUNS)
+    text = reports.ranking(RUNS)
     assert text.index("\nb ") < text.index("\na ") < text.index("\nc ")
     assert "90.0, 80.0" in text  # a on t: with two seeds each
     assert "±" not in text
@@ -570,10 +577,10 @@ def test_the_ranking_shows_best_first_and_names_what_diverged():
 def test_the_ranking_says_who_was_trained_for_less():
     line = "a on t: 40 of 90 updates"
     equal = RUNS.assign(steps=RUNS["task"].map({"t": 90, "u": 40}))
-    assert "trained for less" not in report.ranking(equal)
+    assert "trained for less" not in reports.ranking(equal)
     mixed = RUNS.assign(steps=np.where(RUNS["method"] == "a", 40, 90))
     mixed.loc[mixed["task"] == "u", "steps"] = 7
-    text = report.ranking(mixed)
+    text = reports.ranking(mixed)
     assert text.splitlines()[-2:] == [
         "trained for less than others they are ranked with:",
         f"  {line}",
@@ -582,7 +589,7 @@ def test_the_ranking_says_who_was_trained_for_less():
 
 def test_the_ranking_takes_tasks_of_any_name():
     for name in ("svmlight:/a/my [weird] $a$ (set).svm", "t (sound)"):
-        assert "90.0, 80.0" in report.ranking(RUNS.replace({"task": {"t": name}}))
+        assert "90.0, 80.0" in reports.ranking(RUNS.replace({"task": {"t": name}}))
 
 
 def test_curves_are_drawn_for_diverged_and_missing_runs(tmp_path):
@@ -598,5 +605,5 @@ def test_curves_are_drawn_for_diverged_and_missing_runs(tmp_path):
         for epoch, loss in ((1.0, 0.5), (2.0, None))
     )
     path = tmp_path / "curves.png"
-    report.learning_curves(RUNS, curves, path)
+    reports.learning_curves(RUNS, curves, path)
     assert path.read_bytes().startswith(b"\x89PNG")

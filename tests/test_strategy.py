@@ -12,8 +12,16 @@ import numpy as np
 import own
 import pytest
 
-from lrjax import evaluation, jaxprs, strategy, tasks
-from lrjax.tasks import image_data, images, libsvm, synthetic, text
+from lrjax import tasks
+from lrjax.common import jaxprs
+from lrjax.engine import evaluation, strategy
+from lrjax.tasks import (
+    image_data,
+    images,
+    libsvm,
+    synthetic,
+    text,
+)
 from lrjax.tasks.image_data import Part
 
 ROOT = Path(__file__).parent.parent

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import wide
 
-from lrjax import host_loop, order, prefetch, tasks
+from lrjax import tasks
 from lrjax.core import UsageError
+from lrjax.engine import host_loop, order, prefetch
 from lrjax.tasks import data
 
 

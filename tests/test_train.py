@@ -13,8 +13,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from lrjax import evaluation, optim, order, programs, protocol, tasks, train
+from lrjax import optim, protocol, tasks
 from lrjax.core import LOSS, Task
+from lrjax.engine import (
+    evaluation,
+    order,
+    programs,
+    train,
+)
 from lrjax.methods import METHODS, split
 
 SEEDS = (0, 7)

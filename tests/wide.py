@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import checkpoint, methods, programs, train
+from lrjax import methods
 from lrjax.core import Metric, Task
+from lrjax.engine import programs, train
+from lrjax.launch import checkpoint
 from lrjax.methods import METHODS
 
 

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import evaluation, methods, programs, train
+from lrjax import methods
 from lrjax.core import Batch, Method, Task
+from lrjax.engine import evaluation, programs, train
 
 # Tasks that are vmapped; on a CPU one after the other took a third of the time of
 # eight beside each other.

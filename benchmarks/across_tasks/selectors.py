@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lrjax import portfolio
+from lrjax.analysis import portfolio
 from lrjax.core import UsageError, counted
 
 _TREES, _NEIGHBOURS = 100, 5

@@ -25,9 +25,11 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from lrjax import evaluation, methods, numerics, optim, order, tasks, train
+from lrjax import methods, optim, tasks
+from lrjax.common import numerics
 from lrjax.control.env import Data
 from lrjax.core import Task, UsageError, counted
+from lrjax.engine import evaluation, order, train
 from lrjax.optim.learned import load
 from lrjax.optim.observation import OBSERVED, logarithm
 

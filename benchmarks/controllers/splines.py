@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrjax import methods, optim, order, train
+from lrjax import methods, optim
 from lrjax.core import Task, UsageError, counted
+from lrjax.engine import order, train
 
 
 class System(NamedTuple):

@@ -17,8 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lrjax import evaluation, hyperparameters, methods, optim, order, train
-from lrjax.core import Batch, PyTree, Task, UsageError, shown, unknown
+from lrjax import hyperparameters, methods, optim
+from lrjax.core import (
+    Batch,
+    PyTree,
+    Task,
+    UsageError,
+    shown,
+    unknown,
+)
+from lrjax.engine import evaluation, order, train
 from lrjax.optim import base, observation
 
 OBSERVATIONS = (*observation.OBSERVED, "valid_loss", "valid_change", "diverged")

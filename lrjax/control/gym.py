@@ -9,8 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import numerics
-from lrjax.control.env import OBSERVATIONS, Data, Env, check_rates
+from lrjax.common import numerics
+from lrjax.control.env import (
+    OBSERVATIONS,
+    Data,
+    Env,
+    check_rates,
+)
 from lrjax.core import Task, UsageError, counted
 
 try:

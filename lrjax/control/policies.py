@@ -14,7 +14,12 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from lrjax.control.env import Data, Env, EnvState, check_rates
+from lrjax.control.env import (
+    Data,
+    Env,
+    EnvState,
+    check_rates,
+)
 from lrjax.core import Task, UsageError
 from lrjax.optim.learned import load
 from lrjax.optim.learned import network as ask

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrjax import numerics
+from lrjax.common import numerics
 from lrjax.core import Batch, Task
 
 RATES = (1e-3, 1e-2, 1e-1)  # of Adam; SGD takes ten times each

@@ -25,23 +25,17 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
 from lrjax import (
     console,
     identity,
-    local,
-    method_code,
     methods,
-    numerics,
-    programs,
     protocol,
     results,
-    rows,
-    stats,
-    strategy,
     tasks,
 )
+from lrjax.analysis import stats
+from lrjax.common import numerics
 from lrjax.config import Settings
 from lrjax.core import (
     LOSS,
@@ -54,15 +48,18 @@ from lrjax.core import (
     counted,
     cut,
 )
-from lrjax.hpo import selection, trials
+from lrjax.engine import programs, strategy
+from lrjax.hpo import method_code, selection, trials
 from lrjax.hpo.contenders import Contender, contenders
 from lrjax.hpo.halving import Rung, halve
 from lrjax.hpo.rungs import Plan, plan
 from lrjax.hpo.selection import Judged, Selection
 from lrjax.hpo.verdicts import Score, chance_worse
-from lrjax.session import Launch, Launcher
+from lrjax.launch import blocks as blocks_lib
+from lrjax.launch import local, rows
+from lrjax.launch.session import Launch, Launcher
+from lrjax.launch.units import State, Trained
 from lrjax.tasks.checks import check_task
-from lrjax.units import State, Trained
 
 _MOST_ROUND = 2**20  # rows of a round: its order is held at once
 # Lanes of a block. The same on every rung, so that a contender's numbers depend on

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from lrjax import report, results, stats
+from lrjax import reports, results
+from lrjax.analysis import stats
 from lrjax.core import Metric, counted
 from lrjax.identity import finite
-from lrjax.report.selected import ANSWER as ANSWER
-from lrjax.report.selected import FIGURES as FIGURES
+from lrjax.reports.selected import ANSWER as ANSWER
+from lrjax.reports.selected import FIGURES as FIGURES
 
 TABLE = "selection.csv"
 
@@ -137,7 +138,7 @@ def write(answers: Sequence[Selection], tables: results.Tables) -> None:
     content = finite([_plain_answer(answer) for answer in answers])
     tables.replace(ANSWER, json.dumps(content, indent=1) + "\n")
     tables.replace(TABLE, _table(answers))
-    report.races(content, tables.workdir)
+    reports.races(content, tables.workdir)
 
 
 def _plain_answer(answer: Selection) -> dict[str, Any]:

@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from lrjax.hpo.tuners import Outcome, Problem, Stage, Trial
+from lrjax.hpo.tuners import (
+    Outcome,
+    Problem,
+    Stage,
+    Trial,
+)
 
 
 class Smac:

@@ -10,11 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from lrjax import blocks, identity, strategy
-from lrjax.blocks import Block
+from lrjax import identity
 from lrjax.core import Method, Run, Task
-from lrjax.session import Launcher
-from lrjax.units import Begin, State, Trained, Unit
+from lrjax.engine import strategy
+from lrjax.launch import blocks
+from lrjax.launch.blocks import Block
+from lrjax.launch.session import Launcher
+from lrjax.launch.units import (
+    Begin,
+    State,
+    Trained,
+    Unit,
+)
 
 
 class Trainable(Protocol):

@@ -18,22 +18,19 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from lrjax import blocks as blocks_lib
 from lrjax import (
     console,
-    experiment,
     hyperparameters,
     identity,
-    local,
     methods,
-    numerics,
     protocol,
-    report,
+    reports,
     results,
-    strategy,
     tasks,
 )
-from lrjax.blocks import Block
+from lrjax.analysis.scores import metric_label
+from lrjax.common import numerics
+from lrjax.common.reading import reading
 from lrjax.config import Settings
 from lrjax.core import (
     NUMERICS_VERSION,
@@ -47,12 +44,14 @@ from lrjax.core import (
     counted,
     unknown,
 )
+from lrjax.engine import strategy
 from lrjax.hpo import smac, tuners
 from lrjax.hpo.trials import Job, Trainer
-from lrjax.reading import reading
-from lrjax.scores import metric_label
-from lrjax.session import Launch, Launcher
-from lrjax.units import State, Trained
+from lrjax.launch import blocks as blocks_lib
+from lrjax.launch import experiment, local
+from lrjax.launch.blocks import Block
+from lrjax.launch.session import Launch, Launcher
+from lrjax.launch.units import State, Trained
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
 TRIAL_SEED = 2**32 - 1
@@ -223,7 +222,7 @@ def _run(launcher: Launcher) -> list[Path]:
     # Other tunings' rows, too, which nobody has looked at.
     with reading(workdir / results.TRIALS, "cannot be drawn"):
         rows = results.read_rows(workdir, results.TRIALS)
-        drawn = report.tuning(rows, workdir, results.load_metrics(workdir))
+        drawn = reports.tuning(rows, workdir, results.load_metrics(workdir))
     winners = []
     for search in searches:
         console.say(search.summary())

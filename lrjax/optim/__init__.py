@@ -4,8 +4,19 @@ from lrjax.optim.base import scale_by_learning_rate
 from lrjax.optim.baselines import adamw, nadamw, sgd
 from lrjax.optim.cocob import cocob
 from lrjax.optim.cooldown import cooldown
-from lrjax.optim.dadapt import dadapt_adagrad, dadapt_adam, dadapt_lion, dadapt_sgd
-from lrjax.optim.dog import cdowg, dog, dowg, ldog, polynomial_averaging
+from lrjax.optim.dadapt import (
+    dadapt_adagrad,
+    dadapt_adam,
+    dadapt_lion,
+    dadapt_sgd,
+)
+from lrjax.optim.dog import (
+    cdowg,
+    dog,
+    dowg,
+    ldog,
+    polynomial_averaging,
+)
 from lrjax.optim.hypergradient import hypergradient_adam, hypergradient_sgd
 from lrjax.optim.learned import learned
 from lrjax.optim.line_search import armijo_sgd, polyak_sgd

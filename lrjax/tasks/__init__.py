@@ -13,9 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import numerics
-from lrjax.core import Task, UsageError, counted, cut, nearest, unknown
-from lrjax.tasks import images, libsvm, synthetic, text
+from lrjax.common import numerics
+from lrjax.core import (
+    Task,
+    UsageError,
+    counted,
+    cut,
+    nearest,
+    unknown,
+)
+from lrjax.tasks import (
+    images,
+    libsvm,
+    synthetic,
+    text,
+)
 from lrjax.tasks import options as options_lib
 from lrjax.tasks.data import DataError, fingerprint_arrays
 from lrjax.tasks.options import Factory, TaskOptions
@@ -117,7 +129,8 @@ def trains_network(name: str) -> bool:
     """Whether a task is one of those here that train a network on images or text.
 
     For what must be known before there is a task, whose loss would tell more
-    (`lrjax.strategy`); of files, made-up tasks and one's own nothing is known by name.
+    (`lrjax.engine.strategy`); of files, made-up tasks and one's own nothing is known by
+    name.
     """
     return name in images.FACTORIES or name in text.FACTORIES
 

@@ -9,8 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import jaxprs, numerics
-from lrjax.core import Batch, Metric, Task, UsageError, counted, cut, shown
+from lrjax.common import jaxprs, numerics
+from lrjax.core import (
+    Batch,
+    Metric,
+    Task,
+    UsageError,
+    counted,
+    cut,
+    shown,
+)
 
 # Primitives that draw; to make or to split a key is no drawing.
 _RANDOM = ("random_bits", "threefry2x32", "rng_bit_generator")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lrjax.common.reading import reason
 from lrjax.core import shown
-from lrjax.reading import reason
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 from lrjax.tasks.options import Text

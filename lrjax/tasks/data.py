@@ -24,9 +24,9 @@ import jax
 import numpy as np
 
 from lrjax import machine
-from lrjax import reading as reading_lib
+from lrjax.common import reading as reading_lib
+from lrjax.common.reading import reason as _reason
 from lrjax.core import UsageError
-from lrjax.reading import reason as _reason
 
 MAX_BYTES = 2**30  # of one file, as stored and after decompression
 MAX_FEATURES = 10**6

@@ -20,7 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrjax.core import counted, cut, printable, shown
+from lrjax.core import (
+    counted,
+    cut,
+    printable,
+    shown,
+)
 from lrjax.tasks import data, pickled
 from lrjax.tasks.data import DataError
 

@@ -17,9 +17,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import numerics
-from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, PyTree, Task
-from lrjax.tasks import augment, data, image_data, libsvm
+from lrjax.common import numerics
+from lrjax.core import (
+    ACCURACY,
+    NONNEGATIVE_LOSS,
+    Batch,
+    PyTree,
+    Task,
+)
+from lrjax.tasks import (
+    augment,
+    data,
+    image_data,
+    libsvm,
+)
 from lrjax.tasks.data import DataError
 from lrjax.tasks.image_data import Part
 from lrjax.tasks.options import OPTIONAL, Factory, TaskOptions

@@ -21,7 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Task, counted
+from lrjax.core import (
+    ACCURACY,
+    NONNEGATIVE_LOSS,
+    Task,
+    counted,
+)
 from lrjax.tasks import data
 from lrjax.tasks import options as options_lib
 from lrjax.tasks.data import DataError

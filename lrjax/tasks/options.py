@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from lrjax import fields
+from lrjax.common import fields
+from lrjax.common.fields import field
 from lrjax.core import Task, UsageError
-from lrjax.fields import field
 from lrjax.tasks.data import DataError
 
 PRECISIONS = ("float32", "float64", "bfloat16")

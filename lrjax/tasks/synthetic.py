@@ -24,7 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, Task
+from lrjax.core import (
+    ACCURACY,
+    NONNEGATIVE_LOSS,
+    Batch,
+    Task,
+)
 from lrjax.tasks.data import DataError
 from lrjax.tasks.options import TaskOptions
 

@@ -18,12 +18,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import numerics
-from lrjax.core import NONNEGATIVE_LOSS, PERPLEXITY, Batch, PyTree, Task, counted
+from lrjax.common import numerics
+from lrjax.core import (
+    NONNEGATIVE_LOSS,
+    PERPLEXITY,
+    Batch,
+    PyTree,
+    Task,
+    counted,
+)
 from lrjax.tasks import data, packing
 from lrjax.tasks.data import DataError
 from lrjax.tasks.options import Factory, TaskOptions
-from lrjax.tasks.tokens import PAD, START, UNKNOWN, load_tokens
+from lrjax.tasks.tokens import (
+    PAD,
+    START,
+    UNKNOWN,
+    load_tokens,
+)
 
 MASKED = 0.15  # of the tokens
 _TOKEN, _OTHER = 0.8, 0.1  # of those: become the mask token, become any token

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lrjax.common.reading import reason
 from lrjax.core import counted, cut, shown
-from lrjax.reading import reason
 from lrjax.tasks import data
 from lrjax.tasks.corpus import (
     MAX_CHARACTERS,

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrjax import control, optim, order, programs, tasks, train
+from lrjax import control, optim, tasks
 from lrjax.control import policies
 from lrjax.core import UsageError
+from lrjax.engine import order, programs, train
 from lrjax.methods import METHODS, split
 from lrjax.optim import schedules
 

@@ -17,7 +17,12 @@ from lrjax import config as config_lib
 from lrjax import optim
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
-from lrjax.optim.learned import SHIPPED, load, network, pinned
+from lrjax.optim.learned import (
+    SHIPPED,
+    load,
+    network,
+    pinned,
+)
 
 KEY = jax.random.key(0)
 

@@ -19,19 +19,19 @@ from scipy import stats
 import lrjax
 from lrjax import config as config_lib
 from lrjax import (
-    local,
     machine,
     methods,
     optim,
-    order,
-    programs,
     results,
-    strategy,
     tasks,
-    train,
-    units,
 )
 from lrjax.core import Method, UsageError
+from lrjax.engine import (
+    order,
+    programs,
+    strategy,
+    train,
+)
 from lrjax.hpo import (
     contenders,
     halving,
@@ -40,6 +40,7 @@ from lrjax.hpo import (
     selection,
     verdicts,
 )
+from lrjax.launch import local, units
 from lrjax.methods import METHODS, cooled
 from lrjax.optim import schedules
 

@@ -15,7 +15,12 @@ from smac.intensifier.hyperband import Hyperband
 from smac.runhistory import StatusType, TrialValue
 
 from lrjax.core import Range, Space
-from lrjax.hpo.smac import Smac, full_length, make_maximizer, plan
+from lrjax.hpo.smac import (
+    Smac,
+    full_length,
+    make_maximizer,
+    plan,
+)
 from lrjax.hpo.tuners import Asha, Outcome, Problem
 
 COSTS = {

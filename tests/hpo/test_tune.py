@@ -11,13 +11,15 @@ import jax
 import numpy as np
 import pytest
 
-from lrjax import blocks, local, machine, programs, protocol, results, units
 from lrjax import config as config_lib
+from lrjax import machine, protocol, results
 from lrjax.core import Interrupted, UsageError
+from lrjax.engine import programs
 from lrjax.hpo import trials, tune
+from lrjax.launch import blocks, local, units
 from lrjax.methods import METHODS
-from lrjax.report import drawing, searches
-from lrjax.report.look import Look
+from lrjax.reports import drawing, searches
+from lrjax.reports.look import Look
 from lrjax.tasks import TASKS
 
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from lrjax.core import UsageError
-from lrjax.tasks import TASKS, TaskOptions, image_data, images, libsvm, make_task, text
+from lrjax.tasks import (
+    TASKS,
+    TaskOptions,
+    image_data,
+    images,
+    libsvm,
+    make_task,
+    text,
+)
 from lrjax.tasks.image_data import Part
 from lrjax.tasks.models import attention
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrjax import config, experiment, results, tasks
+from lrjax import config, results, tasks
 from lrjax import protocol as protocol_lib
+from lrjax.launch import experiment
 from lrjax.tasks import images
 
 

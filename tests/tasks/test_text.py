@@ -19,9 +19,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrjax import config as config_lib
-from lrjax import experiment, methods, optim, programs, protocol, results, tasks, train
+from lrjax import (
+    methods,
+    optim,
+    protocol,
+    results,
+    tasks,
+)
+from lrjax.engine import programs, train
+from lrjax.launch import experiment
 from lrjax.tasks import corpus as corpus_lib
-from lrjax.tasks import data, models, packing, text
+from lrjax.tasks import (
+    data,
+    models,
+    packing,
+    text,
+)
 from lrjax.tasks import tokens as tokens_lib
 from lrjax.tasks.data import DataError
 from lrjax.tasks.options import Text

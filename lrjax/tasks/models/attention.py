@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lrjax import numerics
+from lrjax.common import numerics
 from lrjax.core import cut
 
 _FUSED = "cudnn"

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from lrjax import numerics
+from lrjax.common import numerics
+from lrjax.common.reading import reading
 from lrjax.core import UsageError, cut
-from lrjax.reading import reading
 from lrjax.tasks.models.attention import attention, attention_with_dropout
 from lrjax.tasks.models.layer_norm import LayerNorm
 

@@ -1,0 +1,211 @@
+"""Numbers of learning curves: smoothed, thinned, over seeds, to a target.
+
+A curve row belongs to a run by its `run_id`. Functions take the rows with the run's
+task, entry and steps beside them, as `join` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from lrjax.analysis import scores
+from lrjax.core import METRICS, Metric
+
+
+def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Curve rows with task, entry and share of their run's steps, in order of steps.
+
+    Args:
+      runs: as from `scores.judge`, with a column `entry`.
+      curves: as from `results.load`; rows of other runs are left out.
+
+    Returns:
+      the rows with columns `task` and `entry` (categories), `run` (position in
+      `runs`), `part` (of the run's steps, in (0, 1]) and `dead` (whether the run has
+      diverged).
+    """
+    position = pd.Series(np.arange(len(runs)), index=runs["run_id"].to_numpy())
+    if not len(curves):
+        names = ["run_id", "step", "epoch", "task", "entry", "run", "part", "dead"]
+        return pd.DataFrame(columns=names)
+    run = curves["run_id"].map(position)
+    rows = curves.drop(columns="run_id")[run.notna().to_numpy()]
+    run = run.dropna().to_numpy(int)
+    for name in ("task", "entry"):
+        codes = pd.Categorical(runs[name])
+        rows[name] = pd.Categorical.from_codes(codes.codes[run], dtype=codes.dtype)
+    rows["run"] = run
+    rows["part"] = rows["step"].to_numpy() / runs["steps"].to_numpy()[run]
+    dead = (runs["status"] == "diverged").to_numpy() if "status" in runs else False
+    rows["dead"] = np.broadcast_to(dead, len(runs))[run]
+    order = np.lexsort((rows["step"].to_numpy(), run))
+    return rows.iloc[order].reset_index(drop=True)
+
+
+def smooth(rows: pd.DataFrame, names: list[str], alpha: float) -> pd.DataFrame:
+    """Exponentially weighted means: y = alpha x + (1 - alpha) (the y before)."""
+    smoothed = rows.groupby("run")[names].ewm(alpha=alpha, adjust=False).mean()
+    # A run's mean goes on where its values have ended; its curve does not.
+    smoothed = smoothed.droplevel(0).reindex(rows.index).where(rows[names].notna())
+    return rows.assign(**{name: smoothed[name] for name in names})
+
+
+def thin(rows: pd.DataFrame, points: int = 100) -> pd.DataFrame:
+    """At most so many evaluations of each task, evenly spaced, the last included."""
+    kept = []
+    for _, part in rows.groupby("task", observed=True, sort=False):
+        steps = np.sort(part["step"].unique())
+        if len(steps) > points:
+            places = np.linspace(0, len(steps) - 1, points).round().astype(int)
+            part = part[part["step"].isin(steps[places])]
+        kept.append(part)
+    return pd.concat(kept) if kept else rows
+
+
+def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Median and quartiles over seeds, as long as half of the entry's runs are alive.
+
+    Returns:
+      one row per task, entry and epoch, in this order: task, entry, epoch, median,
+      low, high (quartiles), alive (runs with a value), diverged (whether the line ends
+      here because half of the runs have diverged, and not because they were short).
+    """
+    keys = ["task", "entry", "epoch"]
+    columns = [*keys, "median", "low", "high", "alive", "diverged"]
+    runs = rows.drop_duplicates("run").groupby(keys[:2], observed=True)["dead"].mean()
+    rows = rows[rows[column].notna()] if column in rows else rows[:0]
+    if not len(rows):
+        return pd.DataFrame(columns=columns)
+    rows = rows.sort_values([*keys, column], kind="stable")
+    codes = rows.groupby(keys, observed=True, sort=True).ngroup().to_numpy()
+    start = np.flatnonzero(np.diff(codes, prepend=-1))
+    alive = np.diff(start, append=len(rows))
+    values = rows[column].to_numpy(float)
+    table = rows.iloc[start][keys].astype({"task": str, "entry": str})
+    for name, share in (("median", 0.5), ("low", 0.25), ("high", 0.75)):
+        # Values of a group lie in ascending order, so quantiles are places in it.
+        place = start + share * (alive - 1)
+        below = np.floor(place).astype(int)
+        above = np.ceil(place).astype(int)
+        table[name] = values[below] + (place - below) * (values[above] - values[below])
+    table["alive"] = alive
+    table["part"] = rows["part"].to_numpy()[start]
+    most = table.groupby(["task", "entry"])["alive"].transform("max")
+    table = table[2 * table["alive"] > most].reset_index(drop=True)
+    ends = ~table.duplicated(keys[:2], keep="last") & (table["part"] < 1)
+    pairs = zip(table["task"], table["entry"], strict=True)
+    table["diverged"] = ends & np.array([runs[pair] >= 0.5 for pair in pairs], bool)
+    return table[columns]
+
+
+def settled_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rate each entry used: median over a run's evaluations, then over runs.
+
+    Returns:
+      task, entry, learning_rate; without entries that have no such rate.
+    """
+    columns = ["task", "entry", "learning_rate"]
+    rows = rows[rows["learning_rate"].notna()] if "learning_rate" in rows else rows[:0]
+    if not len(rows):
+        return pd.DataFrame(columns=columns)
+    runs = rows.groupby(["task", "entry", "run"], observed=True)["learning_rate"]
+    entries = runs.median().groupby(["task", "entry"], observed=True).median()
+    return entries.reset_index().astype({"task": str, "entry": str})
+
+
+def anytime(
+    rows: pd.DataFrame,
+    metrics: pd.Series,
+    span: pd.DataFrame,
+    runs: pd.DataFrame,
+    points: int = 50,
+    known: Mapping[str, Metric] = METRICS,
+) -> pd.DataFrame:
+    """Normalised score that an entry has after a part of its training, over tasks.
+
+    Args:
+      rows: as from `join`.
+      metrics: task -> column of `rows`.
+      span: task -> low and high, as from `stats.ends`.
+      runs: what `rows` was joined with.
+      points: parts of training.
+      known: as from `scores.known_metrics`.
+
+    Returns:
+      index part (from 1/points to 1), columns entry: mean over tasks of the mean over
+      runs; runs that have diverged have 0.
+    """
+    parts = np.arange(1, points + 1) / points
+    tables = []
+    for task, metric in metrics.items():
+        part = rows[rows["task"] == task]
+        if task not in span.index or metric not in part or not len(part):
+            continue
+        value = part[metric].astype(float)
+        score = scores.metric_of(str(metric), known).sign * value
+        low, high = span.loc[task]
+        unit = (score - low) / (high - low) if high > low else (score >= high)
+        unit = unit.astype(float).clip(0, 1).fillna(0).to_numpy()
+        # At each part of training the last evaluation made by then counts; before
+        # the first one a run has 0.
+        place = np.ceil(part["part"].to_numpy() * points - 1e-9).clip(1).astype(int)
+        last = pd.DataFrame({"run": part["run"].to_numpy(), "place": place, "y": unit})
+        last = last.drop_duplicates(["run", "place"], keep="last")
+        wide = last.pivot(index="place", columns="run", values="y")
+        wide = wide.reindex(range(1, points + 1)).ffill().fillna(0)
+        names = runs["entry"].to_numpy()[wide.columns.to_numpy()]
+        tables.append(wide.T.groupby(names).mean().T)
+    if not tables:
+        return pd.DataFrame()
+    entries = sorted(set.intersection(*(set(t.columns) for t in tables)))
+    mean = sum(t[entries].to_numpy() for t in tables) / len(tables)
+    index = pd.Index(parts, name="part")
+    return pd.DataFrame(mean, index, pd.Index(entries, name="entry"))
+
+
+def to_target(
+    rows: pd.DataFrame,
+    runs: pd.DataFrame,
+    metrics: pd.Series,
+    targets: pd.Series,
+    known: Mapping[str, Metric] = METRICS,
+) -> pd.DataFrame:
+    """Steps, examples and seconds until a run first reaches its task's target.
+
+    Args:
+      rows: as from `join`.
+      runs: what `rows` was joined with.
+      metrics: task -> column of `rows`.
+      targets: task -> value to reach or pass, in the better direction.
+      known: as from `scores.known_metrics`.
+
+    Returns:
+      one row per task and entry: task, entry, target, runs, reached (how many), and
+      steps, examples and seconds, medians over all runs where those that never reach
+      the target count as infinite.
+    """
+    first = pd.Series(np.inf, index=range(len(runs)))
+    for task, metric in metrics.items():
+        part = rows[rows["task"] == task]
+        if metric not in part:
+            continue
+        value = part[metric].astype(float)
+        target = targets[task]
+        up = scores.higher_is_better(str(metric), known)
+        hit = part[value >= target if up else value <= target]
+        found = hit.groupby("run")["part"].min()
+        first[found.index] = found
+    table = pd.DataFrame({"task": runs["task"], "entry": runs["entry"]})
+    table["part"] = first.to_numpy()
+    for name in ("steps", "examples", "seconds"):
+        table[name] = runs[name].to_numpy() * table["part"]
+    grouped = table.groupby(["task", "entry"])
+    medians = grouped[["steps", "examples", "seconds"]].median()
+    medians.insert(0, "target", targets.reindex(medians.index, level="task"))
+    medians.insert(1, "runs", grouped.size())
+    reached = grouped["part"].agg(lambda part: int(np.isfinite(part).sum()))
+    medians.insert(2, "reached", reached)
+    return medians.reset_index()

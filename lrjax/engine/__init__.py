@@ -1,0 +1,1 @@
+"""Trains blocks of runs in JAX: no disk, no config."""

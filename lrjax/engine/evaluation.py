@@ -1,0 +1,297 @@
+"""Exact metrics of the runs of a block over a part of the data.
+
+`evaluator` chooses how: all in one program, where that is fast and the data is on the
+device; else in pieces, whose sums are added up.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.core import (
+    Batch,
+    Metric,
+    PyTree,
+    Task,
+    UsageError,
+)
+from lrjax.engine import strategy
+from lrjax.engine.prefetch import prefetched
+from lrjax.engine.sharding import Layout
+from lrjax.engine.train import Program, over_runs
+
+# Rows of a block that are evaluated at once, in all its lanes together. Linear models:
+# as many rows as keep the logits in a cache (2**17), at least 64. Networks, whose
+# activations take most of the memory: the numbers of rows below. Where one batch keeps
+# the device busy: as many rows as a batch has, for which there is room.
+_LOGITS, _ROWS = 2**17, 64
+_MULTIPLE = 16  # rows are padded to it: whole vectors of any CPU
+_ROWS_OF_NETWORKS = {"cpu": 256}
+_ROWS_ELSEWHERE = 8192
+
+
+def rows_at_once(task: Task, lanes: int) -> int:
+    """How many rows of a part are evaluated at once, in each of a block's lanes."""
+    kind = strategy.kind_of(task)
+    if kind == strategy.PRODUCTS:
+        return max(task.batch_size // lanes, 1)
+    if kind == strategy.LINEAR:
+        logits = max(task.num_classes, 1) * lanes
+        return max(_LOGITS // logits, _ROWS)
+    rows = _ROWS_OF_NETWORKS.get(jax.default_backend(), _ROWS_ELSEWHERE)
+    return max(rows // lanes, 1)
+
+
+# Traced once for all methods that share a task and a block's shape.
+@functools.partial(
+    jax.jit, static_argnames=("evaluate", "metrics", "at_once", "dtype", "layout")
+)
+def evaluate_part(
+    evaluate: Callable[..., Mapping[str, jax.Array]],
+    metrics: tuple[Metric, ...],
+    params: PyTree,
+    model_state: PyTree,
+    part: Batch,
+    at_once: int,
+    dtype: Any,
+    layout: Layout | None = None,
+) -> dict[str, jax.Array]:
+    """Exact metrics of a whole part, for a block of runs.
+
+    Args:
+      evaluate, metrics: of the task.
+      params, model_state: leaves [seeds, hparams, ...].
+      part: arrays with one row per example.
+      at_once: rows that are evaluated together.
+      dtype: of the mask.
+      layout: devices that share the block.
+
+    Returns:
+      name of a metric -> [seeds, hparams].
+    """
+    n = len(next(iter(part.values())))
+    slices = -(-n // at_once)
+    rows = -(-n // (slices * _MULTIPLE)) * _MULTIPLE
+    padded = slices * rows - n
+
+    def shaped(x: jax.Array) -> jax.Array:
+        widths = [(0, padded)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, widths).reshape(slices, rows, *x.shape[1:])
+
+    mask = jnp.arange(slices * rows) < n
+    batches = {k: shaped(v) for k, v in part.items()}
+    batches["mask"] = mask.reshape(slices, rows).astype(dtype)
+
+    def of_slice(batch: Batch) -> Mapping[str, jax.Array]:
+        batch = layout.cut(batch) if layout else batch
+        return _block_sums(evaluate, False, params, model_state, batch)
+
+    if slices == 1:
+        sums = of_slice(jax.tree.map(lambda x: x[0], batches))
+    else:
+        sums = jax.lax.map(of_slice, batches)
+        sums = jax.tree.map(lambda x: x.sum(0), sums)
+    return values(metrics, sums)
+
+
+def values(
+    metrics: tuple[Metric, ...], sums: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Metrics of a block, from what `Task.evaluate` summed up over a whole part.
+
+    Args:
+      metrics: of the task.
+      sums: leaves [seeds, hparams, ...].
+
+    Returns:
+      name -> [seeds, hparams].
+    """
+    # XLA would multiply by a constant's rounded reciprocal: 41 of 41 would not be 1.
+    sums = {**sums, "count": jax.lax.optimization_barrier(sums["count"])}
+
+    def one(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {metric.name: _value(metric, sums) for metric in metrics}
+
+    return jax.vmap(jax.vmap(one))(sums)
+
+
+def _value(metric: Metric, sums: Mapping[str, jax.Array]) -> jax.Array:
+    try:
+        return metric.value(sums)
+    except KeyError as error:
+        raise UsageError(
+            f"metric '{metric}' needs {error}, which evaluate does not return"
+        ) from error
+
+
+def _block_sums(
+    evaluate: Callable[..., Mapping[str, jax.Array]],
+    one_by_one: bool,
+    params: PyTree,
+    model_state: PyTree,
+    batch: Batch,
+) -> Mapping[str, jax.Array]:
+    """Sums over one batch for all runs of a block, leaves [seeds, hparams, ...].
+
+    Args:
+      evaluate: of the task.
+      one_by_one: the block is one run.
+      params, model_state: leaves [seeds, hparams, ...].
+      batch: rows with their mask, the same for all runs.
+    """
+
+    def of_run(params: PyTree, model_state: PyTree) -> Mapping[str, jax.Array]:
+        return evaluate(params, model_state, batch)
+
+    return over_runs(of_run, one_by_one)(params, model_state)
+
+
+batch_sums = jax.jit(_block_sums, static_argnames=("evaluate", "one_by_one"))
+
+
+@functools.partial(jax.jit, static_argnames=("evaluate", "at_once", "dtype", "layout"))
+def slice_sums(
+    evaluate: Callable[..., Mapping[str, jax.Array]],
+    params: PyTree,
+    model_state: PyTree,
+    part: Batch,
+    first: jax.Array | int,
+    at_once: int,
+    dtype: Any,
+    layout: Layout | None = None,
+) -> Mapping[str, jax.Array]:
+    """Sums over some rows of a part for a block of one run.
+
+    Args:
+      evaluate: of the task.
+      params, model_state: leaves [1, 1, ...].
+      part: arrays with one row per example.
+      first: the first row.
+      at_once: how many rows, at most; those after the end of the part do not count.
+      dtype: of the mask.
+      layout: devices that share the block.
+
+    Returns:
+      what `evaluate` returns, leaves [1, 1, ...].
+    """
+    n, rows = _rows_and_slice(part, at_once)
+    at = first + jnp.arange(rows)
+    batch = {k: v[jnp.minimum(at, n - 1)] for k, v in part.items()}
+    batch["mask"] = (at < n).astype(dtype)
+    batch = layout.cut(batch) if layout else batch
+    return _block_sums(evaluate, True, params, model_state, batch)
+
+
+class Evaluator(NamedTuple):
+    """How a part is evaluated: a program, and what it is called with.
+
+    Attributes:
+      of_piece: `of_piece(params, model_state, *piece)`; may be compiled ahead.
+      pieces: `pieces(part)` gives the further arguments of each call.
+      metrics: `metrics(results)` of all calls, name -> [seeds, hparams].
+    """
+
+    of_piece: Callable[..., Mapping[str, jax.Array]]
+    pieces: Callable[[Batch], Iterable[tuple[Any, ...]]]
+    metrics: Callable[[Iterable[Any]], Mapping[str, jax.Array]]
+
+    def __call__(
+        self, params: PyTree, model_state: PyTree, part: Batch
+    ) -> Mapping[str, jax.Array]:
+        """Exact metrics of a part, name -> [seeds, hparams]."""
+        pieces = self.pieces(part)
+        return self.metrics(self.of_piece(params, model_state, *p) for p in pieces)
+
+
+def evaluator(program: Program, on_host: bool = False) -> Evaluator:
+    """How a block of runs is evaluated.
+
+    Args:
+      program: of the block.
+      on_host: whether the part stays on the host, which sends it slice by slice.
+    """
+    task, dtype, layout = program.task, program.dtype, program.layout
+    at_once = rows_at_once(task, program.num_seeds * program.num_hparams)
+
+    def slices(part: Batch) -> Iterator[tuple[Batch, int]]:
+        n, rows = _rows_and_slice(part, at_once)
+        return ((part, first) for first in range(0, n, rows))
+
+    def summed(sums: Iterable[Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
+        return values(task.metrics, functools.reduce(_add, sums))
+
+    if on_host:
+        of_batch = functools.partial(batch_sums, task.evaluate, program.one_by_one)
+        place = layout.whole if layout else None
+        send = functools.partial(_sent_slices, at_once, dtype, place)
+        return Evaluator(of_batch, send, summed)
+    options = {"at_once": at_once, "dtype": dtype, "layout": layout}
+    if program.one_by_one:
+        of_slice = functools.partial(slice_sums, task.evaluate, **options)
+        return Evaluator(of_slice, slices, summed)
+    whole = functools.partial(evaluate_part, task.evaluate, task.metrics, **options)
+    return Evaluator(whole, lambda part: [(part,)], lambda found: next(iter(found)))
+
+
+def _rows_and_slice(part: Batch, at_once: int) -> tuple[int, int]:
+    """How many rows a part has, and a slice of it."""
+    n = len(next(iter(part.values())))
+    return n, min(at_once, n)
+
+
+def _add(a: PyTree, b: PyTree) -> PyTree:
+    """The sum of two trees of the same structure."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _sent_slices(
+    at_once: int, dtype: Any, place: Any, part: Batch
+) -> Iterator[tuple[Batch]]:
+    """Slices of a part on the host, sent to the device; the last one is filled up."""
+    n, rows = _rows_and_slice(part, at_once)
+
+    def send(first: int) -> tuple[Batch]:
+        at = np.arange(first, first + rows)
+        batch = {k: v[np.minimum(at, n - 1)] for k, v in part.items()}
+        batch["mask"] = (at < n).astype(dtype)
+        return (jax.device_put(batch, place),)
+
+    return prefetched(send, range(0, n, rows))
+
+
+def parts_to_measure(task: Task, train: Batch, valid: Batch) -> dict[str, Batch]:
+    """The parts to measure; once where both are the same."""
+    if valid is train:
+        return {"train": train}
+    if task.measured_rows is not None:
+        train = {k: v[: task.measured_rows] for k, v in train.items()}
+    return {"train": train, "valid": valid}
+
+
+def measure(
+    evaluators: Mapping[str, Evaluator],
+    params: PyTree,
+    model_state: PyTree,
+    parts: Mapping[str, Batch],
+) -> dict[str, jax.Array]:
+    """Metrics of several parts.
+
+    Args:
+      evaluators: name of a part -> how it is evaluated.
+      params, model_state: leaves [seeds, hparams, ...].
+      parts: by name.
+
+    Returns:
+      'PART_METRIC' -> [seeds, hparams].
+    """
+    return {
+        f"{name}_{metric}": value
+        for name, part in parts.items()
+        for metric, value in evaluators[name](params, model_state, part).items()
+    }

@@ -1,0 +1,106 @@
+"""Trains the runs of a config; those in the tables are skipped.
+
+Blocks whose runs are all in the tables are skipped; others are trained whole, and only
+missing rows written.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from lrjax.common import numerics
+from lrjax.config import Settings
+from lrjax.console import say
+from lrjax.core import counted
+from lrjax.launch import local
+from lrjax.launch.session import Launch, Launcher, Planned
+from lrjax.launch.units import Unit
+
+
+@numerics.settled
+def run(
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    data_dir: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    launch: Launch = local.launch,
+    announce: Callable[..., Iterable[str]] | None = None,
+) -> None:
+    """Trains every run of the settings that the tables do not have yet.
+
+    Args:
+      settings: what to train.
+      workdir: where the tables are.
+      data_dir: where data files are looked for first.
+      overrides: what the command line changed of the config; for the record.
+      launch: who trains.
+      announce: gives lines to say before training, as `plan.announce` does.
+
+    Raises:
+      UsageError: if data or workdir are of no use; before any training.
+      Interrupted: on SIGINT and SIGTERM, once the blocks at hand are saved.
+    """
+    with launch(settings, workdir, data_dir, overrides) as launcher:
+        blocks = launcher.blocks(settings)
+        if announce:
+            for line in announce(settings, blocks, launcher.session.tables.runs):
+                say(line)
+        train_missing(launcher, blocks)
+
+
+def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
+    """Trains the blocks that have runs which are not in the tables."""
+    tables = launcher.session.tables
+    wanted = {run_id for block in blocks for run_id in block.run_ids}
+    missing = wanted - tables.runs
+    todo, done = [], []
+    for block in blocks:
+        (done if tables.runs.issuperset(block.run_ids) else todo).append(block)
+    # A kill between a block's last row and this may have left checkpoints.
+    launcher.forget([block.name for block in done])
+    say(
+        f"{counted(len(missing), 'run')} to train in {counted(len(todo), 'block')} on "
+        f"{launcher.where}; {len(wanted) - len(missing)} of {len(wanted)} are done"
+    )
+
+    def record() -> None:
+        launcher.session.record({block.task_name: block.metrics for block in blocks})
+
+    if todo:
+        _train(launcher, todo, record)
+    else:
+        record()
+    say(f"results are in {tables.workdir}")
+
+
+def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -> None:
+    """Trains blocks with a progress bar, and says what that took."""
+    seconds = collections.defaultdict[str, float](float)  # of each task
+    updates, ended = sum(block.updates for block in todo), 0
+    bar = tqdm(
+        total=updates, unit=" updates", unit_scale=True, disable=None, leave=False
+    )
+
+    def progress(unit: Unit, count: int) -> None:
+        bar.update(count)
+
+    with bar:
+        for outcome in launcher.train(
+            [Unit(block) for block in todo], progress, record
+        ):
+            block, ended = outcome.unit.block, ended + 1
+            launcher.forget([block.name])
+            seconds[block.task_name] += outcome.seconds
+            bar.set_description(block.title)
+            if bar.disable:
+                say(f"[{ended}/{len(todo)}] {outcome.summary}")
+    launcher.forget([block.name for block in todo])  # of those trained in parts
+    say(launcher.spent(sum(seconds.values())))
+    if len(seconds) > 1:
+        shares = (f"{task} {spent:.1f}" for task, spent in seconds.items())
+        say(f"seconds of training: {', '.join(shares)}")

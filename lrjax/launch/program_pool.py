@@ -1,0 +1,173 @@
+"""Compiled programs, made ahead in threads and shared by all blocks that can.
+
+The one place where blocks are compiled for training, whoever trains them: runs, trials
+of tunings and races, workers of a cluster.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+
+from lrjax import machine
+from lrjax.console import wait_for
+from lrjax.core import Task
+from lrjax.engine import programs, train
+from lrjax.engine.sharding import Layout
+from lrjax.launch.blocks import Block
+
+_KEPT = 16  # programs that no block waits for, in case another one comes
+
+_Key = tuple[Any, int]
+
+
+class ProgramPool:
+    """Programs of blocks on some devices, each compiled once.
+
+    A program is kept while a block that was announced has not asked for it, and the
+    last few that were asked for are kept beside. Use as a context manager, or as long
+    as the process lives.
+
+    Attributes:
+      compiled: how many programs were compiled, or found compiled on disk.
+      seconds: spent on them so far, summed over threads.
+    """
+
+    def __init__(self, devices: Sequence[machine.Device], layout: Layout | None = None):
+        """Devices to compile for; a layout if each block is on all of them."""
+        self._devices, self._layout = devices, layout
+        self._threads = concurrent.futures.ThreadPoolExecutor(machine.usable_cores())
+        self._lock = threading.Lock()
+        # In the order of their last use.
+        self._futures: dict[_Key, concurrent.futures.Future[programs.Compiled]] = {}
+        self._announced: collections.Counter[_Key] = collections.Counter()
+        # With the task that was moved, so that its id stays its own.
+        self._tasks: dict[tuple[int, int], tuple[Task, Task]] = {}
+        self.compiled, self.seconds = 0, 0.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends its threads; what is still to be compiled is dropped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def announce(self, jobs: Sequence[Iterable[Block]]) -> int:
+        """Starts to compile what blocks will ask for, in that order.
+
+        Args:
+          jobs: blocks of each device; each will ask once.
+
+        Returns:
+          the number of their programs.
+        """
+        turns = [list(blocks) for blocks in jobs]
+        keys = set[_Key]()
+        for turn in range(max(map(len, turns), default=0)):
+            for device, blocks in enumerate(turns):
+                if turn < len(blocks):
+                    key = (blocks[turn].key, device)
+                    keys.add(key)
+                    with self._lock:
+                        self._announced[key] += 1
+                        self._future(blocks[turn], device)
+        return len(keys)
+
+    def peek(
+        self, block: Block, device: int, stopping: Callable[[], int]
+    ) -> programs.Compiled:
+        """The programs of a block that will ask for them later; waits for them."""
+        with self._lock:
+            future = self._future(block, device)
+        wait_for(future, stopping)
+        return future.result()
+
+    def get(
+        self, block: Block, device: int, stopping: Callable[[], int]
+    ) -> programs.Compiled:
+        """The programs of a block; waits for them.
+
+        Raises:
+          Interrupted: if it is time to stop before.
+        """
+        key = (block.key, device)
+        with self._lock:
+            future = self._future(block, device)
+        wait_for(future, stopping)
+        with self._lock:
+            self._announced[key] -= 1
+            self._announced = +self._announced
+            if future.exception():
+                self._futures.pop(key, None)  # so that it is compiled again
+            self._forget()
+        return future.result()
+
+    def placed(self, program: train.Program, device: int) -> train.Program:
+        """The program with its task's data on a device, or on all that share it."""
+        task = program.task
+        with self._lock:
+            key = (id(task), device)
+            if key not in self._tasks:
+                place = self._layout.whole if self._layout else self._devices[device]
+                self._tasks[key] = (task, moved_to(task, place))
+            there = self._tasks[key][1]
+        if there is task:
+            return program
+        return dataclasses.replace(program, task=there, layout=self._layout)
+
+    def _future(
+        self, block: Block, device: int
+    ) -> concurrent.futures.Future[programs.Compiled]:
+        """Under the lock: the program to come, as the one that was used last."""
+        key = (block.key, device)
+        future = self._futures.pop(key, None)
+        if future is None:
+            future = self._threads.submit(self._compile, block, device)
+        self._futures[key] = future
+        return future
+
+    def _forget(self) -> None:
+        """Under the lock: drops the programs that were not used for longest."""
+        idle = [key for key in self._futures if key not in self._announced]
+        for key in idle[: max(len(idle) - _KEPT, 0)]:
+            del self._futures[key]
+
+    def _compile(self, block: Block, device: int) -> programs.Compiled:
+        began = time.perf_counter()
+        with jax.default_device(self._devices[device]):
+            shapes = jax.eval_shape(block.inputs)
+            program = self.placed(block.program, device)
+            compiled = programs.compile_program(program, *shapes)
+        with self._lock:
+            self.compiled += 1
+            self.seconds += time.perf_counter() - began
+        return compiled
+
+
+def moved_to(task: Task, place: machine.Device | jax.sharding.Sharding) -> Task:
+    """The task with its data on a device, or on several; itself if it is there.
+
+    Parts that were one stay one, and what is streamed stays on the host.
+    """
+    if jax.tree.leaves(task.valid)[0].devices() == {place}:
+        return task
+    moved: dict[int, Any] = {id(task.train): task.train} if task.streamed else {}
+    for part in (task.train, task.valid, task.test):
+        if id(part) not in moved:
+            moved[id(part)] = jax.device_put(part, place)
+    return dataclasses.replace(
+        task,
+        train=moved[id(task.train)],
+        valid=moved[id(task.valid)],
+        test=moved[id(task.test)],
+    )

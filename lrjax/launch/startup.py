@@ -1,0 +1,98 @@
+"""What JAX must be told before it does anything."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+
+from lrjax import tasks
+from lrjax.common import numerics
+from lrjax.config import Settings
+from lrjax.core import UsageError
+
+# Parameters of mallopt (glibc's malloc.h), and the largest size that it takes.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX, _MOST = -1, -3, -8, 2**31 - 1
+_DEVICE_VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
+
+
+def prepare(settings: Settings) -> None:
+    """Starts JAX for some settings; compiled programs are kept between processes.
+
+    Raises:
+      UsageError: if there is no device, or the environment would change numbers.
+    """
+    numerics.fix(settings.precision)
+    keep_freed_memory(settings.tasks)
+    _start()
+    _use_compilation_cache()
+
+
+def keep_freed_memory(names: Iterable[str]) -> None:
+    """Has glibc keep large freed blocks if tasks call a program for each step on CPUs.
+
+    On CPUs each call takes its temporary memory anew, 150 MB for a step of the smallest
+    RoBERTa, and the kernel fills it with zeros page by page: a fifth of that step's
+    time, a tenth of a convolutional network's. One arena for all threads, since others
+    cannot hold such blocks. The many short calls of other models would wait for its
+    lock, a fifth of their time, so all tasks must train networks of images or text.
+    Settings of malloc in the environment have precedence.
+
+    Args:
+      names: of tasks; to be called before JAX starts its threads.
+    """
+    if not all(map(tasks.trains_network, names)):
+        return
+    if sys.platform != "linux" or not _only_cpus():
+        return
+    asked = any(name.startswith("MALLOC_") for name in os.environ)
+    if asked or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # no other C library has it
+    # Older ones refuse the first, and without it the others would do harm.
+    if mallopt and mallopt(_MMAP_THRESHOLD, _MOST):
+        mallopt(_TRIM_THRESHOLD, _MOST)
+        mallopt(_ARENA_MAX, 1)
+
+
+def _only_cpus() -> bool:
+    """Whether JAX will find nothing but CPUs, as far as that can be told beforehand."""
+    if "JAX_PLATFORMS" in os.environ:
+        return os.environ["JAX_PLATFORMS"] == "cpu"
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return not plugins and not importlib.util.find_spec("libtpu")
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs between processes."""
+    folder = os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        path = Path(folder).expanduser() / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _start() -> None:
+    """Has JAX look for its devices, without a word on those that are not there.
+
+    Raises:
+      UsageError: if there is none, as where JAX_PLATFORMS asks for an absent one.
+    """
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    try:
+        jax.local_devices()
+    except Exception as error:  # an AssertionError without a word among others
+        asked = [f"{k}={os.environ[k]}" for k in _DEVICE_VARIABLES if k in os.environ]
+        reason = str(error).splitlines()[0] if str(error) else "it does not say why"
+        raise UsageError(
+            f"JAX finds no device to work on (with {', '.join(asked) or 'defaults'}): "
+            f"{reason}"
+        ) from error

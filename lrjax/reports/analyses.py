@@ -1,0 +1,631 @@
+"""The analyses of a report, each a figure, a table and a sentence.
+
+An analysis is a function of a `Study` and a `Desk` that gives a `Section` of the page,
+or None where the tables have nothing for it. `ANALYSES` has them in the page's order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrjax.analysis import curves as curves_lib
+from lrjax.analysis import early_order, portfolio, stats
+from lrjax.core import LOSS, counted
+from lrjax.reports import figures, searches
+from lrjax.reports.desk import Desk
+from lrjax.reports.page import Section, interval
+from lrjax.reports.study import Study
+
+
+def _overview(study: Study, desk: Desk) -> Section:
+    overall, runs = study.overall, study.comparison.runs
+    best = overall.iloc[0]
+    found = interval(best["rank_low"], best["rank_high"])
+    says = (
+        f"{overall.index[0]} has the best mean rank, {best['rank']:.2f}{found} of "
+        f"{len(overall)}."
+    )
+    by_iqm = str(overall["iqm"].sort_index().idxmax())
+    if by_iqm != overall.index[0]:
+        iqm = overall.loc[by_iqm, "iqm"]
+        says += f" {by_iqm} has the best normalised score, {iqm:.2f}."
+    reads = (
+        f"Mean rank: within each task and seed, averaged over seeds and then over "
+        f"{counted(len(study.comparison.tasks), 'task')}. Normalised score: mean of "
+        f"the middle half of all; on each task 0 is the worst entry's median run and 1 "
+        f"the best entry's. Bars are 95 % intervals, bootstrapped over "
+        f"{counted(runs, 'run')} of each task: they say how much other seeds could "
+        f"change, not other tasks."
+    )
+    return desk.section(
+        "overview",
+        "Over all tasks",
+        says,
+        reads,
+        overall.reset_index(),
+        figures.overview(desk.plt, study.look, overall),
+    )
+
+
+def _gap(study: Study, desk: Desk) -> Section:
+    """Gap to the best entry of each task, sorted by mean gap, as the study shows it."""
+    gap = study.gaps
+    kinds = {study.metric(column) for column in study.metrics}
+    relative = gap / gap.max().replace(0, 1)
+    mean = (gap if len(kinds) == 1 else relative).mean(axis=1, skipna=False)
+    mean = mean.sort_index().sort_values(kind="stable")
+    gap = gap.loc[mean.index]
+    unit = "of the largest gap"
+    if len(kinds) == 1:
+        unit = kinds.pop().apart
+    lost = study.per_task.pivot(index="entry", columns="task", values="diverged")
+    lost = lost.reindex_like(gap)
+    text = gap.map(_gap_text) + lost.map(lambda n: f" x{n:.0f}" if n > 0 else "")
+    absent = lost.map(lambda n: "missing" if np.isnan(n) else "diverged")
+    text = text.where(gap.notna(), absent).assign(mean=mean.map(_gap_text))
+    shade = relative.loc[mean.index].assign(mean=mean / max(mean.max(), 1e-12))
+    best = str(mean.index[0])
+    says = (
+        f"{best} is nearest to the best on average: {_gap_text(mean.iloc[0])} {unit} "
+        f"behind."
+        if np.isfinite(mean.iloc[0])
+        else "No entry finished on every task."
+    )
+    reads = (
+        "How far each entry's mean lies behind the best mean of the task (percentages "
+        "in points, others in their unit); 0 is the best. Colours are relative "
+        "to the largest gap of a column. x2: two runs diverged and are not in that "
+        "mean; where half or more did there is none. Rows are sorted by mean gap."
+    )
+    return desk.section(
+        "gap",
+        "Gap to the best on each task",
+        says,
+        reads,
+        gap.assign(mean_gap=mean).reset_index().rename_axis(columns=None),
+        figures.cells(desk.plt, study.look, shade, text, apart=1),
+    )
+
+
+def _gap_text(value: float) -> str:
+    if np.isnan(value):
+        return ""
+    return f"{value:.2g}" if value < 0.995 else f"{value:.1f}"
+
+
+def _curves(study: Study, desk: Desk) -> Section | None:
+    return _curve_section(study, desk, "curves", "Learning curves", study.curve_metrics)
+
+
+def _losses(study: Study, desk: Desk) -> Section | None:
+    columns = study.curve_metrics.map(lambda _: f"train_{LOSS}")
+    return _curve_section(study, desk, "train_loss", "Training loss", columns)
+
+
+def _rates(study: Study, desk: Desk) -> Section | None:
+    columns = study.curve_metrics.map(lambda _: "learning_rate")
+    return _curve_section(study, desk, "rates", "Learning rate that was used", columns)
+
+
+def _curve_section(
+    study: Study, desk: Desk, name: str, title: str, columns: pd.Series
+) -> Section | None:
+    bands, tables = {}, []
+    rows, alpha = study.curves, study.options.smooth
+    for task in study.tasks:
+        part, column = rows[rows["task"] == task], str(columns[task])
+        if alpha and column in part and column != "learning_rate":
+            part = curves_lib.smooth(part, [column], alpha)
+        band = curves_lib.bands(curves_lib.thin(part), column)
+        if len(band):
+            bands[task] = band
+            tables.append(band.assign(column=column))
+    if not bands:
+        return None
+    reads = (
+        "Lines are medians over seeds, bands the middle half. A line ends with a cross "
+        "where half of its runs have diverged."
+    )
+    if alpha and name != "rates":
+        reads += (
+            f" Smoothed: each point has weight {alpha:g}, what came before the rest."
+        )
+    says = ""
+    if name == "rates":
+        says = (
+            "The picture that explains most results: what each method made of the "
+            "learning rate while it trained."
+        )
+        absent = sorted(set(study.look.entries) - set(pd.concat(bands)["entry"]))
+        reads += " The axis is logarithmic; rates of 0 are not shown."
+        if absent:
+            reads += f" No single rate describes {', '.join(absent)}."
+    labels = {task: str(columns[task]) for task in bands}
+    return desk.section(
+        name,
+        title,
+        says,
+        reads,
+        pd.concat(tables, ignore_index=True),
+        figures.curves(desk.plt, study.look, bands, labels, study.known),
+        data=True,
+    )
+
+
+def _scores(study: Study, desk: Desk) -> Section:
+    shown = study.per_task[study.per_task["entry"].isin(study.look.entries)]
+    reads = (
+        "A dot is a run. The bar is the interquartile mean of the runs that finished "
+        "with its 95 % interval; diverged runs are counted at the right."
+    )
+    return desk.section(
+        "scores",
+        "Every run",
+        "",
+        reads,
+        study.per_task,
+        figures.scores(
+            desk.plt, study.look, study.runs, shown, study.tasks, study.known
+        ),
+    )
+
+
+def _pairs(study: Study, desk: Desk) -> Section | None:
+    if len(study.overall) < 2:
+        return None
+    table = stats.improvement(study.comparison, study.options.bootstrap)
+    order = list(study.overall.index)
+    wide = table.pivot(index="entry", columns="other", values="probability")
+    wide = wide.loc[order, order]
+    sure = table[(table["low"] > 0.5)]
+    text = wide.map(lambda p: "" if np.isnan(p) else f"{100 * p:.0f}")
+    for row in sure.itertuples():
+        text.loc[row.entry, row.other] += "*"
+    first, second = order[:2]
+    top = table.set_index(["entry", "other"]).loc[(first, second)]
+    says = (
+        f"A run of {first} beats a run of {second} with probability "
+        f"{top['probability']:.2f}{interval(top['low'], top['high'])}."
+    )
+    reads = (
+        "Chance, in percent, that a run of the row is better than a run of the column "
+        "on the same task, averaged over tasks; ties count half. A star: the 95 % "
+        "interval lies above 50."
+    )
+    return desk.section(
+        "pairs",
+        "Who beats whom",
+        says,
+        reads,
+        table,
+        figures.cells(desk.plt, study.look, wide, text, two_sided=True),
+    )
+
+
+def _critical(study: Study, desk: Desk) -> Section | None:
+    entries, tasks = len(study.overall), len(study.comparison.tasks)
+    difference = stats.critical_difference(entries, tasks)
+    if not np.isfinite(difference):
+        return None
+    p = stats.friedman_p(study.comparison)
+    rank = study.overall["rank"]
+    worse = [str(e) for e in rank.index if rank[e] - rank.iloc[0] > difference]
+    says = (
+        f"Over {counted(tasks, 'task')}, mean ranks must differ by {difference:.2f} to "
+        f"be called different; that separates {len(worse)} of {entries - 1} from "
+        f"{rank.index[0]}."
+    )
+    if np.isfinite(p):
+        says += f" Friedman's test that all are equal: p = {p:.2g}."
+    reads = (
+        "Mean ranks; thick bars join entries that Nemenyi's test at 5 % cannot tell "
+        "apart with tasks as the only repetition. With few tasks it cannot tell much."
+    )
+    table = pd.DataFrame({"entry": rank.index, "rank": rank.to_numpy()})
+    table["distinguishable"] = table["rank"] - rank.iloc[0] > difference
+    return desk.section(
+        "critical_difference",
+        "Critical difference",
+        says,
+        reads,
+        table,
+        figures.critical_difference(desk.plt, study.look, rank, difference),
+    )
+
+
+def _against(study: Study, desk: Desk) -> Section | None:
+    if len(study.overall) < 2:
+        return None
+    table = stats.against(study.runs, study.baseline)
+    if not len(table):
+        return None
+    counts = table.pivot_table(
+        index="entry", columns="result", values="task", aggfunc="count", fill_value=0
+    ).reindex(columns=["win", "tie", "loss"], fill_value=0)
+    over = stats.against_over_tasks(study.comparison, study.baseline)
+    counts = counts.join(over.rename(columns={"difference": "mean_difference"}))
+    order = [e for e in study.look.entries if e in counts.index]
+    counts = counts.loc[order].reset_index()
+    by_task = desk.data("against_by_task", table)
+    signs = {"win": 1.0, "tie": 0.5, "loss": 0.0}
+    wide = table.pivot(index="entry", columns="task", values="result").loc[order]
+    shade = wide.apply(lambda column: column.map(signs)).astype(float)
+    wins, losses = int(counts["win"].sum()), int(counts["loss"].sum())
+    says = (
+        f"Against {study.baseline}: {counted(wins, 'win')}, "
+        f"{counted(int(counts['tie'].sum()), 'tie')} and "
+        f"{counted(losses, 'loss', 'losses')}."
+    )
+    pairs = int(table["pairs"].max())
+    # The smallest p that n signs can give, times the comparisons of one task.
+    family = int(table.groupby("task").size().max())
+    if 2.0 ** (1 - pairs) * family >= 0.05:
+        says += (
+            f" With {counted(pairs, 'seed')} and {counted(family, 'comparison')} on a "
+            f"task no difference could have been called a win or a loss."
+        )
+    reads = (
+        "Per task: Wilcoxon's signed-rank test on runs paired by seed, p corrected "
+        "(Holm) over the entries of a task, 5 %. In the table: the same test over "
+        "tasks on mean normalised scores, corrected over entries."
+    )
+    text = wide.fillna("missing")
+    section = desk.section(
+        "against",
+        f"Wins and losses against {study.baseline}",
+        says,
+        reads,
+        counts,
+        figures.cells(desk.plt, study.look, shade, text, two_sided=True),
+    )
+    files = (*section.files, by_task)
+    return dataclasses.replace(section, files=files)
+
+
+def _profiles(study: Study, desk: Desk) -> Section | None:
+    if len(study.overall) < 2:
+        return None
+    table = stats.profiles(study.comparison, study.options.bootstrap)
+    reads = (
+        "For each normalised score on the axis, the share of an entry's runs above it, "
+        "all tasks together; higher is better everywhere. Bands are 95 % intervals."
+    )
+    return desk.section(
+        "profiles",
+        "Performance profiles",
+        "",
+        reads,
+        table,
+        figures.profiles(desk.plt, study.look, table),
+        data=True,
+    )
+
+
+def _grid(study: Study, desk: Desk) -> Section | None:
+    """Loss against the learning rate of a grid."""
+    runs = study.all_runs
+    rates = runs["hparams"].map(lambda h: h.get("learning_rate"))
+    rates = pd.to_numeric(rates, errors="coerce").astype(float)
+    parts = [(str(task), part) for task, part in runs.groupby("task")]
+    labels = {task: _loss(part, study.metrics[task]) for task, part in parts}
+    values = pd.concat([part[labels[task]].astype(float) for task, part in parts])
+    runs = runs.assign(rate=rates, value=values.where(runs["status"] == "done"))
+    swept = runs.groupby(["task", "method"])["rate"].transform("nunique") >= 3
+    lanes = runs[swept & (rates > 0)]
+    if not len(lanes):
+        return None
+    # Of runs that differ in more than the rate, the best setting at each rate counts.
+    keys = ["task", "method", "rate"]
+    by_entry = lanes.groupby([*keys, "entry"])["score"].median()
+    best = by_entry.sort_index().groupby(level=keys).idxmax().map(lambda key: key[-1])
+    chosen = lanes.set_index([*keys, "entry"]).sort_index()
+    chosen = chosen.loc[[(*key, entry) for key, entry in best.items()]].reset_index()
+    grouped = chosen.groupby(keys)
+    table = pd.DataFrame(
+        {
+            "median": grouped["value"].median(),
+            "low": grouped["value"].quantile(0.25),
+            "high": grouped["value"].quantile(0.75),
+            "runs": grouped.size(),
+            "diverged": grouped["value"].agg(lambda v: float(v.isna().mean())),
+        }
+    ).reset_index()
+    table = table.rename(columns={"rate": "learning_rate"})
+    others = runs[~runs["method"].isin(table["method"])]
+    others = others[others["entry"].isin(study.look.entries)]
+    settled = curves_lib.settled_rates(study.curves)
+    medians = others.groupby(["task", "entry"])["value"].median().reset_index()
+    settled = settled.merge(medians, on=["task", "entry"]).dropna()
+    settled = settled[settled["learning_rate"] > 0]
+    labels = {task: labels[task] for task in sorted(table["task"].unique())}
+    sign = table["task"].map(lambda task: study.metric(labels[task]).sign)
+    ordered = table.assign(signed=-sign * table["median"])
+    tops = ordered.sort_values(["task", "signed"], kind="stable").groupby("task")
+    tops = tops.head(1).dropna(subset=["median"])
+    says = "Best rate of the grid: " + "; ".join(
+        f"{row.learning_rate:g} ({row.method}) on {row.task}"
+        for row in tops.itertuples()
+    )
+    if not len(tops):
+        says = "No run of the grid has finished"
+    reads = (
+        "Median over seeds and quartiles at each rate of the grid; a cross at the edge "
+        "marks rates at which half of the runs or more diverged. Diamonds: methods "
+        "without a grid, at the median of the rate that they used."
+    )
+    return desk.section(
+        "grid",
+        "Loss against learning rate",
+        says + ".",
+        reads,
+        table,
+        figures.grid(desk.plt, study.look, table, settled, labels, study.known),
+    )
+
+
+def _loss(runs: pd.DataFrame, metric: str) -> str:
+    """The column with the loss that belongs to a metric, else the metric."""
+    loss = f"{metric.split('_')[0]}_{LOSS}"
+    return loss if loss in runs and runs[loss].notna().any() else metric
+
+
+def _portfolio(study: Study, desk: Desk) -> Section | None:
+    if len(study.overall) < 2:
+        return None
+    means = study.means
+    single = portfolio.single_best(means)
+    best = portfolio.best_portfolios(means)
+    oracle = portfolio.virtual_best(means)
+    raw = _raw_means(study)
+    parts = portfolio.contributions(means)
+    unit = stats.normalise(study.comparison.scores)
+    fair_single, fair_virtual = portfolio.held_out(unit)
+    low, high = float(best["score"].iloc[0]), float(best["score"].iloc[-1])
+    says = (
+        f"{single} alone reaches a mean normalised score of {low:.3f}, the best entry "
+        f"of each task {high:.3f}: a gap of {high - low:.3f} for a perfect selector."
+    )
+    if np.isfinite(fair_virtual):
+        says += (
+            f" Chosen on other seeds than they are judged by, they reach "
+            f"{fair_single:.3f} and {fair_virtual:.3f}."
+        )
+    enough = best[best["score"] >= low + 0.95 * (high - low)]
+    if high > low and len(enough):
+        row = enough.iloc[0]
+        says += (
+            f" {row['k']} of {counted(len(parts), 'entry', 'entries')} "
+            f"{'closes' if row['k'] == 1 else 'close'} 95 % of that gap: "
+            f"{', '.join(row['members'])}."
+        )
+    reads = (
+        "Best portfolio: mean over tasks of its best member. Share: what the virtual "
+        "best loses without an entry (diamond), and the entry's Shapley value, its "
+        "mean contribution over all orders in which a portfolio can grow; Shapley "
+        "values sum to the virtual best. Mean with less mean without: what the study "
+        "computes, the mean of all entries minus the mean of the others, which says "
+        "how good an entry is but not what it adds to others."
+    )
+    more = (
+        desk.data("portfolios", best),
+        desk.data("virtual_best", oracle.reset_index()),
+    )
+    table = parts.assign(share_of_mean_raw=raw)
+    table = table.sort_values("shapley", ascending=False, kind="stable").reset_index()
+    section = desk.section(
+        "contributions",
+        "Portfolio",
+        says,
+        reads,
+        table,
+        figures.portfolio(desk.plt, study.look, best, parts, single),
+    )
+    return dataclasses.replace(section, files=(*section.files, *more))
+
+
+def _raw_means(study: Study) -> pd.Series:
+    """The study's marginal contribution in the metric's unit; NaN if these differ."""
+    kinds = {study.metric(m) for m in study.metrics[study.comparison.tasks]}
+    scores = study.comparison.scores.replace(-np.inf, np.nan)
+    means = scores.groupby(level="task").mean()
+    if len(kinds) > 1 or means.isna().any(axis=None):
+        return pd.Series(np.nan, index=means.columns)
+    return kinds.pop().factor * portfolio.contributions(means)["share_of_mean"]
+
+
+def _cost(study: Study, desk: Desk) -> Section | None:
+    runs = study.runs[study.runs["task"].isin(study.comparison.tasks)]
+    span = stats.ends(study.comparison.scores)
+    metrics = study.curve_metrics[study.comparison.tasks]
+    anytime = curves_lib.anytime(
+        study.curves, metrics, span, study.runs, known=study.known
+    )
+    grouped = runs.groupby("entry")
+    table = pd.DataFrame(
+        {
+            "runs": grouped.size(),
+            "examples": grouped["examples"].sum(),
+            "seconds": grouped["seconds"].sum(),
+            "tuning_full_runs": study.tuning,
+        }
+    )
+    fastest = runs.groupby(["task", "entry"])["seconds"].median().unstack("entry")
+    relative = fastest.div(fastest.min(axis=1), axis=0)
+    table["relative_time"] = np.exp(np.log(relative).mean())
+    table = table.join(study.overall[["iqm", "rank"]])
+    table = table.loc[[e for e in study.look.entries if e in table.index]]
+    dearest = table["relative_time"].idxmax()
+    says = (
+        f"All runs shown took {runs['seconds'].sum():.3g} s and "
+        f"{runs['examples'].sum() / 1e6:.3g} million examples. A run of {dearest} "
+        f"takes {table.loc[dearest, 'relative_time']:.2g} times as long as the fastest."
+    )
+    tuned = study.tuning[study.tuning > 0]
+    if len(tuned):
+        says += " Choosing settings cost " + ", ".join(
+            f"{counted(value, 'full run', form='.3g')} for {entry}"
+            for entry, value in tuned.items()
+        )
+        says += "."
+    reads = (
+        "Mean normalised score after a part of the training, as if it had been stopped "
+        "there, over all tasks. Tuning and unused settings of a grid are paid first, "
+        "each trial in full. relative_time is the geometric mean over tasks of a run's "
+        "time over the fastest entry's."
+    )
+    drawn = None
+    if len(anytime):
+        desk.data("anytime", anytime.reset_index())
+        drawn = figures.cost(desk.plt, study.look, anytime, study.tuning)
+    return desk.section(
+        "cost", "Cost against score", says, reads, table.reset_index(), drawn
+    )
+
+
+def _targets(study: Study, desk: Desk) -> Section | None:
+    if not len(study.curves):
+        return None
+    medians = study.per_task[study.per_task["entry"].isin(study.look.entries)]
+    targets = medians.groupby("task")["median"].median()
+    if study.options.target is not None:
+        targets[:] = study.options.target
+    runs = study.runs.reset_index(drop=True)
+    columns, known = study.curve_metrics, study.known
+    table = curves_lib.to_target(study.curves, runs, columns, targets, known)
+    quick = table[np.isfinite(table["examples"])].sort_values(
+        ["task", "examples", "entry"], kind="stable"
+    )
+    first = quick.groupby("task").head(1)
+    says = "First to the target: " + "; ".join(
+        f"{row.entry} on {row.task} ({counted(row.steps, 'step', form='.4g')})"
+        for row in first.itertuples()
+    )
+    if not len(first):
+        says = "No entry reaches the target"
+    what = (
+        "The target of a task is the median over entries of their median result"
+        if study.options.target is None
+        else f"The target is {study.options.target:g}"
+    )
+    reads = (
+        f"{what}. Steps, examples and seconds until a run's curve first reaches it, "
+        f"median over all runs; those that never do count as infinite."
+    )
+    return desk.section("targets", "Time to a target", says + ".", reads, table)
+
+
+def _fidelity(study: Study, desk: Desk) -> Section | None:
+    seen = early_order.sights(study.all_runs, study.all_curves, study.known)
+    if not any(sight.part < 1 for sight in seen):
+        return None
+    tasks, families = early_order.measure(seen, study.options.bootstrap)
+    says = "; ".join(
+        _trust(row, families)
+        for row in early_order.trusted(families).itertuples()
+        if row.group == early_order.ALL
+    )
+    how = set(tasks["how"])
+    reads = (
+        "What one seed says of the order of entries after a part of the budget, "
+        "against the order at full length over the others (its own, if it is alone): "
+        "Kendall's tau, and what is lost by taking the entry that looked best. Heavy: "
+        "mean over the tasks of a kind of model, with 95 % intervals over tasks, "
+        "entries and seeds; faint: each task. At 100 % only noise between seeds is "
+        "left. An order is trustworthy where the interval of tau lies above the dotted "
+        f"line at {early_order.TRUSTED}, there and at all larger budgets."
+    )
+    if "cut" in how:
+        reads += (
+            " Curves are cut: schedules that fall with the horizon have not ended at "
+            "the parts before."
+        )
+    if "short" in how:
+        reads += " Dashed: shorter runs, whose schedules have ended."
+    section = desk.section(
+        "fidelity",
+        "How early the order shows",
+        f"{says[:1].upper()}{says[1:]}.",
+        reads,
+        families,
+        figures.fidelity(desk.plt, study.look, tasks, families),
+    )
+    by_task = desk.data("fidelity_by_task", tasks)
+    return dataclasses.replace(section, files=(*section.files, by_task))
+
+
+def _trust(row: Any, families: pd.DataFrame) -> str:
+    """What a family's order can be trusted from, in words."""
+    what = f"{row.family} models" + (", shorter runs" if row.how == "short" else "")
+    if np.isnan(row.part) or row.part == 1:
+        mine = families[(families["family"] == row.family) & (families["part"] < 1)]
+        mine = mine[(mine["group"] == row.group) & (mine["how"] == row.how)]
+        if not len(mine):
+            return f"{what}: measured at full length alone"
+        last = mine.sort_values("part").iloc[-1]
+        found = interval(last["tau_low"], last["tau_high"])
+        return (
+            f"{what}: no budget below the full one is trustworthy (tau "
+            f"{last['tau']:.2f}{found} at {last['part']:.0%})"
+        )
+    text = f"{what}: trustworthy from {row.part:.0%} of the budget on"
+    if np.isfinite(row.regret_below):
+        text += (
+            f"; choosing there loses {row.regret:.3g} at full length, at the budget "
+            f"below {row.regret_below:.3g}"
+        )
+    return text
+
+
+def _tuning(study: Study, desk: Desk) -> Section | None:
+    if not len(study.trials):
+        return None
+    table = study.trials
+    entries = study.look.entries + tuple(
+        sorted(set(table["method"]) - set(study.look.aliases) - set(study.look.entries))
+    )
+    look = dataclasses.replace(study.look, entries=entries)
+    last = table.groupby("tuning").tail(1).dropna(subset=["best"])
+    says = "; ".join(
+        f"{row.method} on {row.task}: best {searches.said(row.tuned_by)} "
+        f"{row.best:.4g} after {counted(row.spent, 'full run', form='.3g')}"
+        for row in last.itertuples()
+    )
+    reads = (
+        "A dot is a trial, whatever its budget, a cross at the upper edge one that "
+        "diverged; the line is the best so far at the full budget, a star the best "
+        "trial there. A trial counts as its budget over the full one."
+    )
+    return desk.section(
+        "tuning",
+        "Tuning",
+        f"{says}." if says else "No trial had the full budget yet.",
+        reads,
+        table[["task", "method", "tuning", "tuned_by", "spent", "value", "best"]],
+        searches.incumbents(desk.plt, look, table),
+        data=True,
+    )
+
+
+ANALYSES: tuple[Callable[[Study, Desk], Section | None], ...] = (
+    _overview,
+    _gap,
+    _curves,
+    _rates,
+    _scores,
+    _pairs,
+    _critical,
+    _against,
+    _profiles,
+    _grid,
+    _portfolio,
+    _cost,
+    _targets,
+    _fidelity,
+    _tuning,
+    _losses,
+)

@@ -1,0 +1,67 @@
+"""Where analyses put their figures and tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lrjax.reports import drawing, page
+
+
+@dataclasses.dataclass(frozen=True)
+class Desk:
+    """Writes the files of a report.
+
+    Attributes:
+      folder: with the folders figures and tables.
+      plt: as from `drawing.style`.
+      names: of entries and tasks -> what figures call them.
+    """
+
+    folder: Path
+    plt: Any
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def section(
+        self,
+        name: str,
+        title: str,
+        says: str,
+        reads: str,
+        table: pd.DataFrame | None = None,
+        drawn: tuple[Any, list[Any]] | None = None,
+        data: bool = False,
+    ) -> page.Section:
+        """Writes a section's files.
+
+        Args:
+          name, title, says, reads, table: as in `page.Section`.
+          drawn: figure and the axes that show values under the mouse.
+          data: whether the table holds the points of the figure rather than results;
+            it is then written as CSV alone and not shown.
+        """
+        files, picture = [], None
+        if drawn:
+            figure, axes = drawn
+            where = self.folder / "figures"
+            picture = drawing.save(figure, where, name, axes, self.names)
+            files += [f"figures/{name}.png", f"figures/{name}.svg"]
+        if table is not None:
+            files.append(self.data(name, table))
+        if table is not None and not data:
+            path = f"tables/{name}.tex"
+            (self.folder / path).write_text(page.latex(table, title))
+            files.append(path)
+        shown = None if data else table
+        return page.Section(name, title, says, reads, picture, shown, tuple(files))
+
+    def data(self, name: str, table: pd.DataFrame) -> str:
+        """Writes a CSV file; gives its path below the folder."""
+        path = f"tables/{name}.csv"
+        plain = table.map(lambda v: " ".join(v) if isinstance(v, tuple) else v)
+        plain.to_csv(self.folder / path, index=False)
+        return path

@@ -1,0 +1,497 @@
+"""The look of all figures, and how they become PNG, SVG and part of a page.
+
+The same tables give the same bytes: no dates, no random names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import html
+import io
+import json
+import os
+import re
+import sys
+import types
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrjax.reports.look import COLOURS, STYLES, Look
+
+INK, SOFT, GRID, FAINT = "#1c1d20", "#63676e", "#e2e4e8", "#c3c6cb"
+PAPER = "#ffffff"
+# name on a page -> colour on white, on dark.
+_SHADES = {
+    "ink": (INK, "#e9eaed"),
+    "soft": (SOFT, "#a4a9b2"),
+    "grid": (GRID, "#34373d"),
+    "faint": (FAINT, "#565b64"),
+    "card": (PAPER, "#202328"),
+    "page": ("#f6f7f9", "#191b1f"),
+}
+_DPI = 150
+
+# Names of what a page needs to find again in an SVG: axes, kind, entry.
+_DECIMALS = re.compile(r"-?\d+\.\d{3,}")
+_MARK = re.compile(r'<g id="mark-(\d+)-(line|band|point|sign)-(\d+)">')
+_SIGNS = 5  # on a line
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """Axes of a figure, as part of a page.
+
+    Attributes:
+      svg: an `<svg>` element whose colours are CSS variables.
+      width: in points.
+      keys: what its own legend says: (swatch, name).
+    """
+
+    svg: str
+    width: float
+    keys: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure that has been written, as part of a page.
+
+    Attributes:
+      panels: in order; a page has as many beside each other as it has room for.
+      keys: what the legend says: (swatch, name).
+      axes: where the axes lie and what they show, as JSON, for values under the mouse.
+    """
+
+    panels: tuple[Panel, ...]
+    keys: tuple[tuple[str, str], ...]
+    axes: str
+
+
+@contextlib.contextmanager
+def style() -> Iterator[Any]:
+    """Matplotlib with lrjax's look, whatever the user has set; gives `subplots`.
+
+    Figures are files: no backend is asked for, and the user's own figures, settings
+    and backend stay as they are.
+    """
+    mpl = import_matplotlib()
+    look: dict[Any, Any] = {
+        "font.family": "DejaVu Sans",
+        "font.size": 8.5,
+        "axes.titlesize": 9.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.labelsize": 8.5,
+        "axes.labelcolor": SOFT,
+        "axes.edgecolor": FAINT,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.facecolor": "none",
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.7,
+        "text.color": INK,
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+        "xtick.labelcolor": SOFT,
+        "ytick.labelcolor": SOFT,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "xtick.minor.size": 0,
+        "ytick.minor.size": 0,
+        "legend.frameon": False,
+        "lines.linewidth": 1.5,
+        "lines.solid_capstyle": "round",
+        "svg.fonttype": "none",
+        "text.parse_math": False,  # names are names, whatever is in them
+        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.h_pad": 0.06,
+        "figure.constrained_layout.w_pad": 0.06,
+    }
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(look)
+        # A box for each sign that the font lacks says enough.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield types.SimpleNamespace(subplots=_subplots)
+
+
+def import_matplotlib() -> Any:
+    """Matplotlib, even where MPLBACKEND names a backend that is not there.
+
+    Notebooks hand theirs on to what they start. To be called before rliable is
+    imported, which imports Matplotlib.
+    """
+    asked = None
+    if "matplotlib" not in sys.modules:  # it fails for good on the first import
+        asked = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
+    if asked:  # for the user's own figures
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = asked
+    return matplotlib
+
+
+def _subplots(
+    rows: int = 1, columns: int = 1, figsize: tuple[float, float] = (3, 3), **how: Any
+) -> tuple[Any, Any]:
+    """A figure that no window shows, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, dpi=_DPI)  # texts are measured as they are drawn
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **how)
+
+
+def panels(
+    plt: Any, count: int, width: float = 3.4, height: float = 2.5, columns: int = 3
+) -> tuple[Any, list[Any]]:
+    """A figure of so many panels in rows, and its axes."""
+    columns = 2 if count == 4 else min(columns, count)
+    rows = -(-count // columns)
+    # One panel alone is wider; there is room.
+    width = width * (1.35 if columns == 1 else 1.2 if columns == 2 else 1)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False
+    )
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def line(
+    axis: Any, place: int, look: Look, entry: str, x: Any, y: Any, **how: Any
+) -> None:
+    """A line in its entry's dress, with signs.
+
+    Lines that lie on each other stay visible: dashes are drawn over whole lines, and
+    each entry has its signs elsewhere, where points are few between them.
+
+    Args:
+      axis: to draw on, of the scales that it is to have.
+      place: of these axes in `save`'s list.
+      look: of the entries.
+      entry: whose line it is.
+      x, y: values, NaN for a gap.
+      how: more arguments of Matplotlib's plot.
+    """
+    colour, number = look.colour(entry), look.number(entry)
+    order = 2 + 0.1 * STYLES.index(look.style(entry))
+    shown = {"linestyle": look.style(entry), "zorder": order} | how
+    (drawn,) = axis.plot(x, y, color=colour, **shown)
+    mark(drawn, place, "line", number)
+    if how.get("drawstyle") == "steps-post":
+        x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
+    x, y = signs_at(axis, x, y, (number + 0.5) / len(look.entries))
+    dots = {"linestyle": "none", "markersize": 3.6, "markeredgewidth": 0.9}
+    (signs,) = axis.plot(x, y, **dots | look.sign(entry) | {"zorder": 2.9})
+    mark(signs, place, "sign", number)
+
+
+def signs_at(axis: Any, x: Any, y: Any, part: float) -> tuple[Any, Any]:
+    """Places for some signs on a line, other ones for another part.
+
+    Args:
+      axis: of the line, of the scales that it is to have.
+      x, y: the line's points.
+      part: of the way from one sign's place to the next, from 0 to 1.
+    """
+    points = np.column_stack([x, y]).astype(float)
+    scaled = axis.transScale.transform(points)
+    there = np.isfinite(scaled).all(1)
+    points, scaled = points[there], scaled[there]
+    if not len(points):
+        return [], []
+    count = min(_SIGNS, len(points))
+    at = (np.arange(count) + part) * (len(points) - 1) / count
+    places = [np.interp(at, np.arange(len(points)), side) for side in scaled.T]
+    found = axis.transScale.inverted().transform(np.column_stack(places))
+    return np.clip(found, points.min(0), points.max(0)).T  # no rounding beyond them
+
+
+def key(look: Look, entry: str, **how: Any) -> Any:
+    """What stands for an entry in a legend."""
+    from matplotlib.lines import Line2D
+
+    drawn = {"color": look.colour(entry), "linestyle": look.style(entry)}
+    drawn |= {"linewidth": 1.8, "markersize": 4.2, "markeredgewidth": 1.0}
+    return Line2D([], [], **drawn | look.sign(entry) | how)
+
+
+def legend(figure: Any, look: Look, entries: Sequence[str]) -> None:
+    """One legend for all panels, below them; the figure grows by its height."""
+    below(figure, [key(look, e) for e in entries], list(map(look.brief, entries)))
+
+
+def below(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """A legend below all panels; the figure grows by its height."""
+    if not names:
+        return
+    longest = max(map(len, names))
+    columns = max(1, int(figure.get_figwidth() * 72 / (5.2 * longest + 45)))
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * rows)
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=min(columns, len(names)),
+        handlelength=2.8,
+    )
+
+
+def mark(artist: Any, axis: int, kind: str, number: int) -> None:
+    """Names a line, band or point so that a page can find it.
+
+    Args:
+      artist: of Matplotlib.
+      axis: place of its axes in `save`'s list.
+      kind: 'line', 'band', 'point', or 'sign' for what only decorates.
+      number: of its entry in the `Look`.
+    """
+    artist.set_gid(f"mark-{axis}-{kind}-{number}")
+
+
+def log_ticks(side: Any) -> None:
+    """Plain numbers where a log axis spans little, else powers; nothing crowded.
+
+    Args:
+      side: `xaxis` or `yaxis` of axes that have all their data.
+    """
+    from matplotlib import ticker
+
+    if side.get_scale() != "log":
+        return
+    low, high = side.get_view_interval()
+    side.set_minor_locator(ticker.NullLocator())
+    if high / low > 300:
+        side.set_major_formatter(ticker.FuncFormatter(_power))
+        return
+    if high / low < 4:
+        side.set_major_locator(ticker.MaxNLocator(4))
+    else:
+        steps = (1, 3) if high / low > 20 else (1, 2, 5)
+        side.set_major_locator(ticker.LogLocator(subs=steps))
+    side.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+
+
+def _power(value: float, _: Any) -> str:
+    """10⁻³, in plain text: names in figures may have any sign, so none is markup."""
+    exponent = str(round(np.log10(value)))
+    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def write(figure: Any, folder: Path, name: str, kinds: Sequence[str]) -> list[Path]:
+    """Writes NAME.png, NAME.svg or both; gives the files."""
+    import matplotlib as mpl
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is laid out; each format would do so again
+    files = []
+    for kind in kinds:
+        content, data = io.BytesIO(), {"Software": None}
+        if kind == "svg":
+            data = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        with mpl.rc_context({"svg.hashsalt": name}):
+            figure.savefig(content, format=kind, dpi=_DPI, metadata=data)
+        files.append(folder / f"{name}.{kind}")
+        files[-1].write_bytes(content.getvalue())
+    return files
+
+
+def save(
+    figure: Any,
+    folder: Path,
+    name: str,
+    axes: Sequence[Any] = (),
+    names: Mapping[str, str] | None = None,
+) -> Picture:
+    """Writes NAME.png and NAME.svg.
+
+    Args:
+      figure: of Matplotlib.
+      folder: that exists.
+      name: of the files.
+      axes: whose values a page shows under the mouse.
+      names: name -> what figures call it; a page has the whole names as tooltips.
+    """
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    for number, axis in enumerate(shown):
+        axis.set_gid(f"panel-{number}")
+    _, path = write(figure, folder, name, ("png", "svg"))
+    svg = _titled(path.read_text(), names or {})
+    places = [_place(figure, axis) for axis in axes]
+    parts = _panels(svg, figure, shown)
+    keys = tuple(k for drawn in figure.legends for k in _keys(drawn))
+    return Picture(parts, keys, json.dumps(places))
+
+
+def _titled(svg: str, names: Mapping[str, str]) -> str:
+    """Gives texts that are short names the whole ones as tooltips."""
+    for whole, short in names.items():
+        if whole != short:
+            text = f">{html.escape(short, quote=False)}</text>"
+            title = f"<title>{html.escape(whole, quote=False)}</title></text>"
+            svg = svg.replace(text, text.removesuffix("</text>") + title)
+    return svg
+
+
+def _panels(svg: str, figure: Any, axes: Sequence[Any]) -> tuple[Panel, ...]:
+    """Each of the axes as an SVG of its own, all of one size."""
+    height = figure.get_figheight() * 72
+    corners, legends = [], [axis.get_legend() for axis in axes]
+    for axis, drawn in zip(axes, legends, strict=True):
+        if drawn:
+            drawn.set_in_layout(False)  # a page has it below
+        box = axis.get_tightbbox().padded(2).extents * 72 / figure.dpi
+        corners.append((box[0], height - box[3], box[2], height - box[1]))
+    left, top, right, bottom = np.array(corners).T
+    wide, high = max(right - left), max(bottom - top)
+    # What is in a column begins at one place, so that plots stand below each other.
+    columns = [axis.get_subplotspec().colspan.start for axis in axes]
+    starts = [min(left[np.equal(columns, c)]) for c in columns]
+    wide = max(wide, max(right - starts))
+    found = []
+    for number, drawn in enumerate(legends):
+        inner, svg = _cut(svg, f'<g id="panel-{number}">')
+        if drawn:
+            _, inner = _cut(inner, '<g id="legend_')
+        box = (starts[number], top[number], wide, high)
+        view = " ".join(f"{value:.1f}" for value in box)
+        keys = tuple(_keys(drawn)) if drawn else ()
+        found.append((inner, view, keys))
+    shared = re.findall(r"<defs>.*?</defs>", svg, re.DOTALL)
+    return tuple(
+        Panel(
+            f'<svg viewBox="{view}">{_inline("".join(shared) * (not i) + inner)}</svg>',
+            float(wide),
+            keys,
+        )
+        for i, (inner, view, keys) in enumerate(found)
+    )
+
+
+def _cut(svg: str, start: str) -> tuple[str, str]:
+    """A group of an SVG, and what is left without it."""
+    begin = svg.index(start)
+    depth = 0
+    for tag in re.finditer(r"<g\b[^>]*(?<!/)>|</g>", svg[begin:]):
+        depth += -1 if tag[0] == "</g>" else 1
+        if not depth:
+            end = begin + tag.end()
+            return svg[begin:end], svg[:begin] + svg[end:]
+    raise ValueError(f"{start} has no end")
+
+
+def _keys(legend: Any) -> Iterator[tuple[str, str]]:
+    for line, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+        yield swatch(line), text.get_text()
+
+
+def swatch(line: Any) -> str:
+    """A piece of a line with its sign, as an `<svg>` element of a page."""
+    parts, colour = [], _paint(line.get_color())
+    if line.get_linestyle() != "None":
+        dashes = line._dash_pattern[1] or ()  # Matplotlib has no other way to it
+        pattern = " ".join(f"{d:.1f}" for d in dashes)
+        parts.append(
+            f'<path d="M1 6H27" stroke="{colour}" '
+            f'stroke-width="{min(line.get_linewidth(), 3):g}" '
+            f'stroke-dasharray="{pattern or "none"}"/>'
+        )
+    if line.get_marker() not in ("None", None, ""):
+        fill, edge = line.get_markerfacecolor(), line.get_markeredgecolor()
+        parts.append(
+            f'<path transform="translate(14 6)" d="{_outline(line.get_marker())}" '
+            f'fill="{_paint(fill)}" stroke="{_paint(edge)}"/>'
+        )
+    return (
+        '<svg class="swatch" viewBox="0 0 28 12" aria-hidden="true">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _outline(marker: str) -> str:
+    """A sign of Matplotlib as a path of SVG around 0, seven wide."""
+    from matplotlib.markers import MarkerStyle
+    from matplotlib.path import Path as Outline
+    from matplotlib.transforms import Affine2D
+
+    letters = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE4: "C"}
+    shape, drawn = MarkerStyle(marker), ""
+    path = shape.get_path().transformed(shape.get_transform())
+    path = path.transformed(Affine2D().scale(7.0, -7.0))
+    for values, code in path.iter_segments(simplify=False):
+        corner = " ".join(f"{value:.1f}" for value in values)
+        drawn += "Z" if code == Outline.CLOSEPOLY else letters[code] + corner
+    return drawn
+
+
+def _paint(colour: Any) -> str:
+    """A colour as a page names it."""
+    from matplotlib.colors import to_hex
+
+    return _variables(to_hex(colour))
+
+
+def _place(figure: Any, axis: Any) -> dict[str, Any]:
+    """Corners of axes in the SVG's coordinates, and their limits."""
+    box = axis.get_position()
+    width, height = figure.get_figwidth() * 72, figure.get_figheight() * 72
+    corners = (box.x0 * width, box.x1 * width)
+    corners += ((1 - box.y0) * height, (1 - box.y1) * height)
+    return {
+        "box": [round(c, 2) for c in corners],
+        "x": [float(f"{v:.7g}") for v in axis.get_xlim()],
+        "y": [float(f"{v:.7g}") for v in axis.get_ylim()],
+        "log": [axis.get_xscale() == "log", axis.get_yscale() == "log"],
+        "names": [axis.get_xlabel(), axis.get_ylabel() or axis.get_title(loc="left")],
+    }
+
+
+def _shorter(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}"
+
+
+def _inline(svg: str) -> str:
+    """Elements of an SVG for a page that may be light or dark."""
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = svg.replace("xlink:href", "href")
+    svg = _MARK.sub(r'<g class="m \2 e\3" data-axis="\1" data-entry="\3">', svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    # Names are left alone: what is between tags may look like anything.
+    svg = re.sub(r"<[^>]*>", lambda tag: _tag(tag[0]), svg)
+    return re.sub(r">\s+<", "><", svg).strip()
+
+
+def _tag(tag: str) -> str:
+    # A page scales figures; a hundredth of a point is finer than any screen.
+    return _variables(_DECIMALS.sub(_shorter, tag))
+
+
+def _variables(text: str) -> str:
+    """Colours as CSS variables."""
+    for number, colour in enumerate(COLOURS):
+        text = text.replace(colour, f"var(--c{number})")
+    for name, (light, _) in _SHADES.items():
+        text = text.replace(light, f"var(--{name})")
+    return text
+
+
+def variables(dark: bool) -> str:
+    """CSS variables of all colours."""
+    pairs = [(f"c{i}", c) for i, c in enumerate(COLOURS.items())]
+    pairs += _SHADES.items()
+    return "".join(f"--{name}:{colours[dark]};" for name, colours in pairs)

@@ -1,0 +1,620 @@
+"""The figures of a report: tables in, Matplotlib figures out.
+
+Every function takes `plt` (from `drawing.style`), the `Look` that gives entries their
+colours, and tables of `stats`, `portfolio` and `curves`. It returns the figure and the
+axes whose values a page shows under the mouse.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrjax.analysis.early_order import TRUSTED
+from lrjax.analysis.scores import metric_label, metric_of
+from lrjax.core import METRICS, Metric
+from lrjax.reports import drawing
+from lrjax.reports.drawing import (
+    FAINT,
+    INK,
+    PAPER,
+    SOFT,
+)
+from lrjax.reports.look import COLOURS, Look
+
+Drawn = tuple[Any, list[Any]]
+_TINT = 0.5  # the strongest colour of a cell
+
+
+def overview(plt: Any, look: Look, overall: pd.DataFrame) -> Drawn:
+    """Mean rank and normalised IQM of each entry, with intervals."""
+    entries = list(overall.index)
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.27 * len(entries) + 1.1))
+    for i, (axis, name) in enumerate(zip(axes, ("rank", "iqm"), strict=True)):
+        for y, entry in enumerate(entries):
+            row = overall.loc[entry]
+            colour = look.colour(entry)
+            if np.isfinite(row[f"{name}_low"]):
+                ends = [row[f"{name}_low"], row[f"{name}_high"]]
+                axis.plot(ends, [y, y], color=colour, linewidth=5, alpha=0.35, zorder=2)
+            (point,) = axis.plot(row[name], y, "o", color=colour, markersize=5.5)
+            drawing.mark(point, i, "point", look.number(entry))
+        axis.grid(axis="y", visible=False)
+    axes[0].set(title="Mean rank", xlabel="mean rank (1 is best)")
+    axes[1].set(title="Normalised score", xlabel="IQM of normalised score (1 is best)")
+    for axis in axes:  # each alone is read, too
+        axis.set_yticks(range(len(entries)), map(look.brief, entries))
+        axis.tick_params(axis="y", length=0, labelcolor=INK)
+        axis.set_ylim(len(entries) - 0.4, -0.6)
+    return figure, list(axes)
+
+
+def cells(
+    plt: Any,
+    look: Look,
+    shade: pd.DataFrame,
+    text: pd.DataFrame,
+    two_sided: bool = False,
+    apart: int = 0,
+) -> Drawn:
+    """A heat map with a text in each cell.
+
+    Args:
+      plt: Matplotlib.
+      look: of the names.
+      shade: how strong the colours are, from 0 to 1, NaN for an empty cell.
+      text: what stands in the cells; its index and columns name rows and columns.
+      two_sided: whether 0.5 is neutral, and what lies below has another colour.
+      apart: how many of the last columns stand apart.
+    """
+    from matplotlib.patches import Rectangle
+
+    rows, columns = text.shape
+    text = text.rename(index=look.brief, columns=look.brief)
+    longest = max(max(len(name) for name in text.index), 8)
+    widest = max(max(len(str(t)) for t in text.to_numpy().ravel()), 5)
+    # Names of columns rise to the right.
+    tallest = max(max(len(name) for name in text.columns), 14)
+    cell = max(0.54, 0.075 * widest + 0.12)
+    width = columns * cell + 0.075 * longest + 0.8
+    names = reversed(list(text.columns))
+    beyond = (0.06 * (len(name) - 10) - cell * i for i, name in enumerate(names))
+    width += max(0, *beyond)  # how far a name reaches to the right of the cells
+    figure, axis = plt.subplots(figsize=(width, 0.27 * rows + 0.65 + 0.05 * tallest))
+    above, below, *_ = COLOURS
+    for y in range(rows):
+        for x in range(columns):
+            value = float(np.clip(shade.iat[y, x], 0, 1))
+            left = x + 0.12 * (x >= columns - apart)
+            if two_sided:
+                value = 2 * value - 1
+            # A tint: whatever lies behind, white or dark, shows through, and the text
+            # can be read on all of them.
+            colour, alpha = (
+                (above, _TINT * value) if value > 0 else (below, -_TINT * value)
+            )
+            if not np.isfinite(value):
+                colour, alpha = SOFT, 0.12
+            axis.add_patch(
+                Rectangle((left, y), 1, 1, facecolor=colour, alpha=alpha, linewidth=0)
+            )
+            axis.text(
+                left + 0.5,
+                y + 0.52,
+                text.iat[y, x],
+                ha="center",
+                va="center",
+                fontsize=7.8,
+                color=INK,
+            )
+    axis.set(xlim=(0, columns + 0.12 * bool(apart)), ylim=(rows, 0))
+    places = [x + 0.5 + 0.12 * (x >= columns - apart) for x in range(columns)]
+    axis.set_xticks(places, list(text.columns), rotation=35, ha="left")
+    axis.tick_params(
+        axis="x", top=True, labeltop=True, bottom=False, labelbottom=False, pad=1
+    )
+    axis.set_yticks(np.arange(rows) + 0.5, list(text.index))
+    axis.tick_params(length=0, labelcolor=INK)
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    return figure, []
+
+
+def _on_log_axis(metric: Metric, values: Any) -> bool:
+    """Whether a metric is drawn on a log axis: costs are, where all are above 0."""
+    values = np.asarray(values, float)
+    return not metric.higher_is_better and not (values <= 0).any()
+
+
+def scores(
+    plt: Any,
+    look: Look,
+    runs: pd.DataFrame,
+    table: pd.DataFrame,
+    tasks: Sequence[str],
+    known: Mapping[str, Metric] = METRICS,
+) -> Drawn:
+    """Every run as a dot, the interquartile mean and its interval as a bar."""
+    entries = list(look.entries)
+    height = 0.17 * len(entries) + 0.9
+    names = [look.brief(entry) for entry in entries]
+    width = 2.3 + 0.06 * max(map(len, names))
+    columns = max(1, min(3, int(10.4 / width)))
+    figure, axes = drawing.panels(plt, len(tasks), width, height, columns)
+    for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
+        part = runs[runs["task"] == task]
+        means = table[table["task"] == task].set_index("entry")
+        for y, entry in enumerate(entries):
+            mine = part[part["entry"] == entry]
+            values = mine["value"].dropna().sort_values().to_numpy()
+            colour = look.colour(entry)
+            (dots,) = axis.plot(
+                values,
+                np.full(len(values), y),
+                "o",
+                color=colour,
+                markersize=3.4,
+                markeredgewidth=0,
+                alpha=0.45,
+            )
+            drawing.mark(dots, i, "point", look.number(entry))
+            if entry in means.index and np.isfinite(means.loc[entry, "iqm"]):
+                row = means.loc[entry]
+                axis.plot(
+                    [row["iqm_low"], row["iqm_high"]], [y, y], color=colour, linewidth=2
+                )
+                axis.plot(row["iqm"], y, "|", color=colour, markersize=9, mew=2)
+            lost = int(mine["value"].isna().sum())
+            if lost:
+                axis.text(
+                    0.99,
+                    y,
+                    f"{lost} diverged",
+                    transform=axis.get_yaxis_transform(),
+                    fontsize=6.8,
+                    color=SOFT,
+                    ha="right",
+                    va="center",
+                )
+        metric = str(part["metric"].iloc[0])
+        if _on_log_axis(metric_of(metric, known), part["value"]):
+            axis.set_xscale("log")
+        if part["value"].isna().any():  # room for what is said at the right
+            low, high = axis.get_xlim()
+            log = axis.get_xscale() == "log"
+            more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
+            axis.set_xlim(low, more)
+        drawing.log_ticks(axis.xaxis)
+        axis.set(title=look.brief(task), xlabel=metric_label(metric))
+        axis.set_ylim(len(entries) - 0.4, -0.6)
+        axis.set_yticks(range(len(entries)), names)
+        axis.tick_params(axis="y", length=0, labelcolor=INK)
+        axis.grid(axis="y", visible=False)
+    return figure, axes
+
+
+def curves(
+    plt: Any,
+    look: Look,
+    bands: dict[str, pd.DataFrame],
+    labels: dict[str, str],
+    known: Mapping[str, Metric] = METRICS,
+) -> Drawn:
+    """Medians over epochs, with quartiles, a panel per task.
+
+    Args:
+      plt: Matplotlib.
+      look: of the entries.
+      bands: task -> table as from `curves.bands`.
+      labels: task -> the column that the table shows.
+      known: as from `scores.known_metrics`.
+    """
+    figure, axes = drawing.panels(plt, len(bands))
+    for i, (axis, (task, table)) in enumerate(zip(axes, bands.items(), strict=True)):
+        _curve_panel(axis, i, look, table, labels[task], known)
+        axis.set_title(look.brief(task))
+    drawing.legend(figure, look, look.entries)
+    return figure, axes
+
+
+def losses_and_rates(
+    plt: Any,
+    look: Look,
+    bands: dict[str, Any],
+    known: Mapping[str, Metric] = METRICS,
+) -> Any:
+    """Validation loss and the rate used, a row per task.
+
+    Args:
+      plt: Matplotlib.
+      look: of the entries.
+      bands: task -> column -> table as from `curves.bands`.
+      known: as from `scores.known_metrics`.
+    """
+    figure, axes = drawing.panels(plt, 2 * len(bands), width=4.2, columns=2)
+    axes = iter(axes)
+    for task, columns in bands.items():
+        for column, table in columns.items():
+            axis = next(axes)
+            _curve_panel(axis, 0, look, table, column, known)
+            axis.set_title(look.brief(task))
+    drawing.legend(figure, look, look.entries)
+    return figure
+
+
+def _curve_panel(
+    axis: Any,
+    place: int,
+    look: Look,
+    table: pd.DataFrame,
+    column: str,
+    known: Mapping[str, Metric] = METRICS,
+) -> None:
+    metric = None if column == "learning_rate" else metric_of(column, known)
+    log = metric is None or _on_log_axis(metric, table[["low", "median", "high"]])
+    axis.set_yscale("log" if log else "linear")
+    for entry in reversed(look.entries):
+        part = table[table["entry"] == entry]
+        if not len(part):
+            continue
+        colour, number = look.colour(entry), look.number(entry)
+        epochs = part["epoch"].to_numpy(float)
+        if (part["high"] > part["low"]).any():
+            band = axis.fill_between(
+                epochs, part["low"], part["high"], color=colour, alpha=0.1, lw=0
+            )
+            drawing.mark(band, place, "band", number)
+        drawing.line(axis, place, look, entry, epochs, part["median"])
+        if part["diverged"].iloc[-1]:
+            axis.plot(epochs[-1], part["median"].iloc[-1], "x", color=colour, ms=5)
+    if metric and not log and metric.higher_is_better and len(table):
+        # What happens in the first epochs would flatten all that follows.
+        bottom = float(table["median"].quantile(0.03))
+        span = float(table["median"].max()) - bottom
+        axis.set_ylim(bottom=bottom - (0.05 * span or 0.02))
+    axis.set_xlim(0, None)
+    axis.set(xlabel="epoch", ylabel=metric_label(column))
+    drawing.log_ticks(axis.yaxis)
+
+
+def critical_difference(
+    plt: Any, look: Look, mean_ranks: pd.Series, difference: float
+) -> Drawn:
+    """Mean ranks on a line; bars join those that cannot be told apart.
+
+    Demsar 2006, figure 1.
+    """
+    ordered = mean_ranks.sort_values(kind="stable")
+    count = len(ordered)
+    half = -(-count // 2)
+    groups = _groups(ordered.to_numpy(), difference)
+    top = 0.5 + 0.28 * len(groups)
+    figure, axis = plt.subplots(figsize=(8.2, 0.24 * half + 0.16 * len(groups) + 1.2))
+    low, high = 1, count
+    side = 0.32 * (high - low) + 0.6
+    axis.set(xlim=(low - side, high + side), ylim=(top + half * 0.5 + 0.2, -1.5))
+    axis.plot([low, high], [0, 0], color=SOFT, linewidth=1)
+    for rank in range(low, high + 1):
+        axis.plot([rank, rank], [0, -0.15], color=SOFT, linewidth=1)
+        axis.text(rank, -0.3, str(rank), ha="center", fontsize=7.5, color=SOFT)
+    for number, (entry, rank) in enumerate(ordered.items()):
+        left = number < half
+        row = number if left else count - 1 - number
+        y = top + 0.5 * row
+        x = low - 0.12 * side if left else high + 0.12 * side
+        colour, name = look.colour(str(entry)), look.brief(entry)
+        axis.plot([rank, rank, x], [0, y, y], color=colour, linewidth=1.1)
+        axis.plot(rank, 0, "o", color=colour, markersize=4.5, zorder=3)
+        axis.text(
+            x + (-1 if left else 1) * 0.04 * side,
+            y,
+            f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}",
+            ha="right" if left else "left",
+            va="center",
+        )
+    for level, (start, end) in enumerate(groups):
+        y = 0.35 + 0.28 * level
+        axis.plot(
+            [ordered.iloc[start] - 0.05, ordered.iloc[end] + 0.05],
+            [y, y],
+            color=INK,
+            linewidth=3,
+            solid_capstyle="butt",
+        )
+    if difference <= high - low:
+        axis.plot([low, low + difference], [-1.0, -1.0], color=INK, linewidth=1.4)
+        for x in (low, low + difference):
+            axis.plot([x, x], [-1.12, -0.88], color=INK, linewidth=1.4)
+    label = f"critical difference {difference:.2f}"
+    axis.text(low, -1.25, label, fontsize=7.5, color=SOFT, va="bottom")
+    axis.axis("off")
+    return figure, []
+
+
+def _groups(ordered: np.ndarray, difference: float) -> list[tuple[int, int]]:
+    """Longest stretches (first, last) of ranks within the difference."""
+    groups: list[tuple[int, int]] = []
+    for start in range(len(ordered)):
+        within = np.flatnonzero(ordered <= ordered[start] + difference)
+        end = int(within[-1])
+        if end > start and (not groups or end > groups[-1][1]):
+            groups.append((start, end))
+    return groups
+
+
+def profiles(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
+    """Share of runs above each normalised score, with intervals."""
+    figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
+    (axis,) = axes
+    for entry in reversed(look.entries):
+        part = table[table["entry"] == entry]
+        if not len(part):
+            continue
+        colour, number = look.colour(entry), look.number(entry)
+        if part["low"].notna().all():
+            band = axis.fill_between(
+                part["tau"], part["low"], part["high"], color=colour, alpha=0.08, lw=0
+            )
+            drawing.mark(band, 0, "band", number)
+        drawing.line(axis, 0, look, entry, part["tau"], part["share"])
+    axis.set(xlabel="normalised score", ylabel="share of runs above", xlim=(0, 1))
+    axis.set_ylim(0, 1.02)
+    drawing.legend(figure, look, [e for e in look.entries if e in set(table["entry"])])
+    return figure, axes
+
+
+def grid(
+    plt: Any,
+    look: Look,
+    table: pd.DataFrame,
+    settled: pd.DataFrame,
+    labels: dict[str, str],
+    known: Mapping[str, Metric] = METRICS,
+) -> Drawn:
+    """Final loss against the rate of a grid, with the rates that others settled at.
+
+    Args:
+      plt: Matplotlib.
+      look: of methods.
+      table: task, method, learning_rate, median, low, high, diverged (share).
+      settled: task, entry, learning_rate, value: of what has no grid.
+      labels: task -> the column that the table shows.
+      known: as from `scores.known_metrics`.
+    """
+    from matplotlib.lines import Line2D
+
+    tasks = list(labels)
+    figure, axes = drawing.panels(plt, len(tasks), width=3.6, height=2.8)
+    for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
+        part = table[table["task"] == task]
+        metric = metric_of(labels[task], known)
+        worst = _worst(part, metric)
+        beside = settled.loc[settled["task"] == task, "value"]
+        if _on_log_axis(metric, pd.concat([part["low"], part["median"], beside])):
+            axis.set_yscale("log")
+        axis.set_xscale("log")
+        for method, lanes in part.groupby("method"):
+            colour, number = look.colour(str(method)), look.number(str(method))
+            alive = lanes[lanes["diverged"] < 0.5]
+            rates = alive["learning_rate"].to_numpy(float)
+            band = axis.fill_between(
+                rates, alive["low"], alive["high"], color=colour, alpha=0.12, lw=0
+            )
+            drawing.mark(band, i, "band", number)
+            drawing.line(axis, i, look, str(method), rates, alive["median"])
+            axis.plot(rates, alive["median"], ".", color=colour, ms=3)
+            dead = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
+            axis.plot(dead, np.full(len(dead), worst), "x", color=colour, ms=5)
+        for row in settled[settled["task"] == task].itertuples():
+            colour = look.colour(str(row.entry))
+            axis.axvline(row.learning_rate, color=colour, lw=0.8, alpha=0.45, zorder=1)
+            (point,) = axis.plot(
+                row.learning_rate,
+                row.value,
+                "D",
+                color=colour,
+                markersize=5.5,
+                markeredgecolor=PAPER,
+                markeredgewidth=0.7,
+            )
+            drawing.mark(point, i, "point", look.number(str(row.entry)))
+        axis.set(title=look.brief(task), xlabel="learning rate")
+        axis.set_ylabel(metric_label(labels[task]))
+        drawing.log_ticks(axis.xaxis)
+        drawing.log_ticks(axis.yaxis)
+    free = sorted(set(settled["entry"]), key=look.number)
+    swept = sorted(set(table["method"]), key=look.number)
+    handles = [drawing.key(look, entry) for entry in swept]
+    handles += [
+        Line2D([], [], color=look.colour(e), lw=0.8, marker="D", ms=5.5) for e in free
+    ]
+    names = [look.brief(e) for e in swept]
+    names += [f"{look.brief(e)} (settled)" for e in free]
+    drawing.below(figure, handles, names)
+    return figure, axes
+
+
+def _worst(table: pd.DataFrame, metric: Metric) -> float:
+    """Where crosses of diverged lanes stand: beyond the worst that finished."""
+    values = table["median"].dropna()
+    if not len(values):
+        return 1.0
+    return float(values.min() if metric.higher_is_better else values.max())
+
+
+def portfolio(
+    plt: Any, look: Look, best: pd.DataFrame, parts: pd.DataFrame, single: str
+) -> Drawn:
+    """How portfolios grow, and what each entry contributes."""
+    entries = list(parts.sort_values("shapley", kind="stable").index)
+    height = max(2.6, 0.2 * len(entries) + 1.0)
+    figure, axes = plt.subplots(
+        1, 3, figsize=(10.8, height), gridspec_kw={"width_ratios": (1, 1, 1)}
+    )
+    left, middle, right = axes
+    left.plot(best["k"], best["score"], color=INK, marker="o", markersize=4)
+    top = best["score"].iloc[-1]
+    left.axhline(top, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
+    left.annotate(
+        "virtual best",
+        (best["k"].iloc[-1], top),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        color=SOFT,
+    )
+    left.annotate(
+        f"single best: {look.brief(single)}",
+        (1, best["score"].iloc[0]),
+        xytext=(7, -9),
+        textcoords="offset points",
+        va="center",
+        color=look.colour(single),
+    )
+    low = best["score"].iloc[0]
+    margin = max(0.12 * (top - low), 0.004)
+    left.set_ylim(low - margin, top + 1.6 * margin)
+    left.set(title="Best portfolio of k", xlabel="k", ylabel="mean normalised score")
+    from matplotlib.ticker import MaxNLocator
+
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    places = np.arange(len(entries))
+    colours = [look.colour(entry) for entry in entries]
+    middle.barh(places, parts.loc[entries, "shapley"], color=colours, height=0.62)
+    middle.plot(
+        parts.loc[entries, "marginal"],
+        places,
+        "D",
+        color=INK,
+        markersize=4.2,
+        linestyle="none",
+        clip_on=False,
+    )
+    middle.set_title("Share of the virtual best")
+    middle.set_xlabel("Shapley value (bar), marginal (diamond)")
+    right.barh(places, parts.loc[entries, "share_of_mean"], color=colours, height=0.62)
+    right.axvline(0, color=SOFT, linewidth=0.8)
+    right.set(title="Mean with less mean without", xlabel="the study's measure")
+    names = [look.brief(entry) for entry in entries]
+    for axis in (middle, right):
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.set_yticks(places, names)
+        axis.tick_params(axis="y", length=0, labelcolor=INK, pad=6)
+        axis.grid(axis="y", visible=False)
+    return figure, []
+
+
+def cost(plt: Any, look: Look, anytime: pd.DataFrame, tuning: pd.Series) -> Drawn:
+    """Score against training paid for, in full runs; tuning comes first."""
+    figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
+    (axis,) = axes
+    axis.set_xscale("log" if (tuning > 0).any() else "linear")
+    for entry in [e for e in reversed(look.entries) if e in anytime]:
+        x = anytime.index.to_numpy(float) + float(tuning.get(entry, 0.0))
+        drawing.line(axis, 0, look, entry, x, anytime[entry])
+    drawing.log_ticks(axis.xaxis)
+    axis.set(xlabel="examples processed (in full runs), tuning included")
+    axis.set_ylabel("mean normalised score")
+    drawing.legend(figure, look, [e for e in look.entries if e in anytime])
+    return figure, axes
+
+
+def fidelity(
+    plt: Any, look: Look, tasks: pd.DataFrame, families: pd.DataFrame
+) -> Drawn:
+    """Tau and regret by the part of the budget, a pair of panels per family.
+
+    Args:
+      plt: Matplotlib.
+      look: of methods.
+      tasks, families: as from `fidelity.measure`.
+    """
+    from matplotlib.lines import Line2D
+
+    names = sorted(families["family"].unique())
+    figure, axes = drawing.panels(plt, 2 * len(names), width=3.6, columns=2)
+    labels = {}
+    for i, (axis, (family, value)) in enumerate(
+        zip(axes, itertools.product(names, ("tau", "regret")), strict=True)
+    ):
+        axis.set_xscale("log")
+        for (group, how), part in families[families["family"] == family].groupby(
+            ["group", "how"]
+        ):
+            known = group in look.aliases or group in look.entries
+            colour = look.colour(str(group)) if known else INK
+            style = "-" if how == "cut" else (0, (4, 2))
+            labels[group] = Line2D([], [], color=INK, lw=2.2, marker="o", ms=3)
+            if known:
+                labels[group] = drawing.key(look, str(group), linestyle="-")
+            x = 100 * part["part"]
+            if not known:
+                mine = (tasks["family"] == family) & (tasks["group"] == group)
+                mine &= tasks["how"] == how
+                for _, single in tasks[mine].groupby("task"):
+                    shown = 100 * single["part"], single[value]
+                    axis.plot(*shown, color=FAINT, lw=0.8, linestyle=style, zorder=1)
+                low, high = part[f"{value}_low"], part[f"{value}_high"]
+                axis.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
+            if known:
+                drawing.line(axis, i, look, str(group), x, part[value], linestyle=style)
+                continue
+            axis.plot(x, part[value], color=colour, linestyle=style, marker="o", ms=3)
+        if value == "tau":
+            axis.axhline(TRUSTED, color=SOFT, lw=0.9, linestyle=(0, (1, 2)))
+            axis.set_ylim(top=1.03)
+        axis.set(title=family, xlabel="budget (% of the full length)")
+        metrics = tasks.loc[tasks["family"] == family, "metric"].unique()
+        unit = metric_label(metrics[0]) if len(metrics) == 1 else "several metrics"
+        axis.set_ylabel("Kendall's tau" if value == "tau" else f"regret, {unit}")
+        drawing.log_ticks(axis.xaxis)
+    drawing.below(figure, list(labels.values()), list(map(look.brief, labels)))
+    return figure, axes
+
+
+def compared(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
+    """Ours against published values, a panel per task and metric.
+
+    Args:
+      plt: Matplotlib.
+      look: of entries.
+      table: task, metric, entry, ours, ours_error, published, published_error.
+    """
+    groups = list(table.groupby(["task", "metric"], sort=False))
+    figure, axes = drawing.panels(plt, len(groups), width=2.9, height=2.7)
+    for i, (axis, ((task, metric), part)) in enumerate(zip(axes, groups, strict=True)):
+        both = part[["ours", "published"]].to_numpy(float)
+        low, high = np.nanmin(both), np.nanmax(both)
+        margin = 0.08 * (high - low) or 0.05
+        axis.plot(
+            [low - margin, high + margin],
+            [low - margin, high + margin],
+            color=FAINT,
+            linewidth=0.9,
+        )
+        for row in part.itertuples():
+            number = look.number(str(row.entry))
+            axis.errorbar(
+                row.published,
+                row.ours,
+                xerr=np.nan_to_num(row.published_error),
+                yerr=np.nan_to_num(row.ours_error),
+                color=look.colour(str(row.entry)),
+                linewidth=1,
+            )
+            (point,) = axis.plot(
+                row.published, row.ours, ms=5, **look.sign(str(row.entry))
+            )
+            drawing.mark(point, i, "point", number)
+        axis.set(
+            title=look.brief(task),
+            xlabel=f"published {metric_label(metric)}",
+            ylabel="ours",
+        )
+    shown = {look.entries[look.number(entry)] for entry in table["entry"]}
+    drawing.legend(figure, look, [e for e in look.entries if e in shown])
+    return figure, axes

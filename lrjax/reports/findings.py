@@ -1,0 +1,215 @@
+"""What the tables say, in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lrjax import results
+from lrjax.analysis import scores as scores_lib
+from lrjax.analysis import stats
+from lrjax.core import counted
+from lrjax.reports.page import interval
+from lrjax.reports.study import Study, config
+
+
+def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """What the tables say, in sentences."""
+    runs, overall = study.runs, study.overall
+    seeds = runs.groupby(["task", "entry"]).size()
+    judged = sorted(set(study.metrics.map(scores_lib.metric_label)))
+    many = f"{seeds.min()}" + (
+        f" to {seeds.max()}" if seeds.min() < seeds.max() else ""
+    )
+    entries, tasks = len(study.look.entries), len(study.tasks)
+    what = counted(runs["method"].nunique(), "method")
+    if entries > runs["method"].nunique():
+        what += f" in {entries} settings"
+    found = [
+        (
+            "What",
+            f"{counted(len(study.all_runs), 'run')}: {what} on "
+            f"{counted(tasks, 'task')}, {many} "
+            f"{'run' if seeds.max() == 1 else 'runs'} of each, judged by "
+            f"{' and '.join(judged)}."
+            + (
+                f" Each method is shown by the best of its settings, "
+                f"{study.all_runs['entry'].nunique()} in all."
+                if study.all_runs["entry"].nunique() > entries
+                else ""
+            ),
+        )
+    ]
+    if (runs["status"] == "diverged").all():
+        found.append(("Best", "none: every run diverged."))
+    else:
+        best = overall.iloc[0]
+        second = ""
+        if len(overall) > 1:
+            second = f", before {overall.index[1]} with {overall['rank'].iloc[1]:.2f}"
+        rank = f"{best['rank']:.2f}{interval(best['rank_low'], best['rank_high'])}"
+        found.append(
+            ("Best", f"{overall.index[0]}, with a mean rank of {rank}{second}.")
+        )
+        found.append(("Where", _where(study)))
+        found.append(("How sure", _sure(study)))
+    found.append(("Diverged", _diverged(study)))
+    if unequal := scores_lib.shorter(runs):
+        more = f"; and {len(unequal) - 6} more" if len(unequal) > 6 else ""
+        text = f"not all trained for as long as others: {'; '.join(unequal[:6])}{more}."
+        found.append(("Length", text))
+    seconds, examples = runs["seconds"].sum(), runs["examples"].sum()
+    cost = f"{seconds:.3g} s of training and {examples / 1e6:.3g} million examples"
+    tuned = study.tuning[study.tuning > 0]
+    if len(tuned):
+        most = counted(tuned.max(), "full run", form=".3g")
+        cost += f"; choosing settings took up to {most} a task"
+    found.append(("Cost", cost + "."))
+    found.append(("Missing", _missing(study, workdirs)))
+    return found
+
+
+def _where(study: Study) -> str:
+    """Which entry has the best mean on each task."""
+    winners: dict[str, list[str]] = {}
+    for task, gap in study.gaps.items():
+        top = gap.index[gap == 0]
+        if not len(top):
+            continue
+        if len(top) > 2:
+            first, others = study.look.entries[0], f"{len(top)} alike"
+            name = f"{first} and {len(top) - 1} others" if first in set(top) else others
+        else:
+            name = " and ".join(sorted(top, key=study.look.number))
+        winners.setdefault(name, []).append(str(task))
+    parts = sorted(winners.items(), key=lambda item: (-len(item[1]), item[1]))
+    return "best mean: " + "; ".join(f"{e} on {', '.join(t)}" for e, t in parts) + "."
+
+
+def _sure(study: Study) -> str:
+    """How far the best is from the others."""
+    overall, tasks = study.overall, len(study.comparison.tasks)
+    if len(overall) < 2:
+        return "one entry alone cannot be compared."
+    if study.comparison.runs < stats.FEWEST:
+        few = counted(study.comparison.runs, "run").replace("1 ", "one ")
+        return f"{few} of each: there are no intervals, and ranks may be luck."
+    first = str(overall.index[0])
+    clear = overall["rank_low"].iloc[1:] > overall["rank_high"].iloc[0]
+    text = (
+        f"the mean ranks of {int(clear.sum())} of {counted(len(overall) - 1, 'other')} "
+        f"lie beyond the interval of {first} over seeds"
+    )
+    difference = stats.critical_difference(len(overall), tasks)
+    if np.isfinite(difference):
+        rank = overall["rank"]
+        apart = int((rank - rank.iloc[0] > difference).sum())
+        tells = f"with {counted(tasks, 'task')} as the only repetition"
+        text += f"; {tells}, {apart} can be told apart (critical difference)"
+    else:
+        text += "; one task says nothing about others"
+    return text + "."
+
+
+def _diverged(study: Study) -> str:
+    runs = study.all_runs
+    dead = runs[runs["status"] == "diverged"]
+    if not len(dead):
+        return "none."
+    counts = dead.groupby(["entry", "task"]).size()
+    total = runs.groupby(["entry", "task"]).size()
+    counts = counts.sort_index().sort_values(ascending=False, kind="stable")
+    parts = [f"{e} on {t} ({n} of {total[e, t]})" for (e, t), n in counts.items()]
+    more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
+    return f"{len(dead)} of {counted(len(runs), 'run')}: {', '.join(parts[:6])}{more}."
+
+
+def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
+    """Runs that others have, tasks and methods that were planned."""
+    parts = []
+    planned: dict[str, set[str]] = {"tasks": set(), "methods": set()}
+    for workdir in workdirs:
+        asked = dict(config(workdir).get("config", {}))
+        source = study.all_runs["source"] == str(workdir)
+        if study.all_runs.loc[source, "method"].str.startswith("race:").all():
+            asked["methods"] = ()  # a race has contenders of its own
+        for name, names in planned.items():
+            found = asked.get(name)  # or what somebody made of it
+            if isinstance(found, list | tuple):
+                names |= {each for each in found if isinstance(each, str)}
+    for name, column in (("tasks", "task"), ("methods", "method")):
+        # What was tuned as adam ran as smac:adam.
+        names = study.all_runs[column].unique()
+        present = {*names, *(n.split(":")[-1] for n in names)}
+        for protocol in study.all_runs["protocol"].unique():
+            present |= {n.removesuffix(f" ({protocol})") for n in names}
+        absent = sorted(planned[name] - present)
+        if absent:
+            parts.append(
+                f"{name} asked for without a finished run: {', '.join(absent)}"
+            )
+    wide = study.runs.pivot(index=["task", "seed"], columns="entry", values="score")
+    holes = int(wide.isna().to_numpy().sum())
+    if holes:
+        have = counted(holes, "run that another entry has", "runs that others have")
+        parts.append(have)
+    comparison = study.comparison
+    if comparison.entries_left_out:
+        names = ", ".join(comparison.entries_left_out)
+        parts.append(f"too incomplete to compare over tasks: {names}")
+    if comparison.tasks_left_out:
+        names = ", ".join(comparison.tasks_left_out)
+        parts.append(f"tasks left out of comparisons: {names}")
+    if comparison.runs_left_out:
+        parts.append(
+            f"{counted(comparison.runs_left_out, 'finished run')} not compared over "
+            f"tasks, since not all have as many"
+        )
+    return "; ".join(parts) + "." if parts else "nothing."
+
+
+def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """The rule, and where the numbers come from."""
+    notes = [
+        (
+            "Runs that diverged, are missing or are unequal in number",
+            "A diverged run is worse than every finished one: it ranks last, has 0 as "
+            "normalised score and reaches no target; means of raw values leave it out "
+            "and count it beside. A missing run is never made up. Results of one task "
+            "use all its runs. Comparisons use a table without holes: as long as a run "
+            "is missing, the entry or the (task, seed) that lacks the largest share of "
+            "its runs is left out, and then every task keeps the same number of seeds, "
+            f"the smallest ones. Here that is "
+            f"{counted(study.comparison.runs, 'run')} of "
+            f"{counted(len(study.comparison.entries), 'entry', 'entries')} on "
+            f"{counted(len(study.comparison.tasks), 'task')}.",
+        ),
+        (
+            "Intervals",
+            f"Of ranks, normalised scores, medians and interquartile means: 95 % "
+            f"percentile intervals of a stratified bootstrap (rliable, "
+            f"{study.options.bootstrap} draws, fixed seed). Of a metric's mean: "
+            f"Student's t interval on a scale on which the metric has no bounds, so "
+            f"that it never leaves what the metric can be. With fewer than "
+            f"{stats.FEWEST} runs there is none. The same tables give the same page, "
+            f"byte for byte. Formulas and sources: docs/report.md.",
+        ),
+    ]
+    cut = [f"{short} is {n}" for n, short in study.look.names.items() if n != short]
+    if cut:
+        notes.append(("Names that figures show in short", "; ".join(cut) + "."))
+    for workdir in workdirs:
+        path = Path(workdir) / results.RUNS
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        known = config(workdir)
+        versions = known.get("versions", {})
+        made = ", ".join(f"{k} {v}" for k, v in versions.items())
+        here = int((study.all_runs["source"] == str(workdir)).sum())
+        text = f"{counted(here, 'run')} from runs.jsonl (sha256 {digest})"
+        if known.get("git_revision"):
+            text += f", trained at revision {known['git_revision'][:12]}"
+        notes.append((str(workdir), f"{text}{' with ' + made if made else ''}."))
+    return notes

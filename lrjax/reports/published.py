@@ -1,0 +1,134 @@
+"""Published results beside ours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lrjax.common.reading import reading
+from lrjax.core import UsageError, shown
+from lrjax.reports import figures
+from lrjax.reports.desk import Desk
+from lrjax.reports.page import Section
+from lrjax.reports.study import Study
+
+_NAMES = ("task", "method", "metric")
+
+
+def read(path: str) -> pd.DataFrame:
+    """Reads `task,method,metric,mean` and, where it has them, `std_error`.
+
+    Raises:
+      UsageError: if it cannot be read, has other columns than rows, a column twice or
+        not at all, or a row that does not say which number it is.
+    """
+    where = f"report.compare={path}"
+    with reading(where, ""):
+        # Without a header of its own; else a column too many would name the rows.
+        lines = pd.read_csv(path, dtype=str, header=None, skipinitialspace=True)
+    header = [str(name).strip() for name in lines.iloc[0]]
+    table = lines[1:].set_axis(header, axis=1).reset_index(drop=True)
+    for name in (*_NAMES, "mean"):
+        if name not in header:
+            raise UsageError(
+                f"{where}: has no column '{name}'; it needs task, "
+                f"method, metric and mean, and may have std_error"
+            )
+    for name in (*_NAMES, "mean", "std_error"):
+        if header.count(name) > 1:
+            raise UsageError(f"{where}: has the column '{name}' twice")
+    if not len(table):
+        raise UsageError(f"{where}: holds no row")
+    given = table.get("std_error", pd.Series(np.nan, index=table.index))
+    table = table[[*_NAMES, "mean"]].assign(std_error=given)
+    for name in ("mean", "std_error"):
+        values = pd.to_numeric(table[name], errors="coerce").astype(float)
+        fit = np.isfinite(values) & ((values >= 0) | (name == "mean"))
+        wrong = table.index[table[name].notna() & ~fit]
+        if len(wrong) and name == "std_error":
+            text = shown(table.at[wrong[0], name])
+            raise UsageError(f"{where}: row {wrong[0] + 1}: {text} is no {name}")
+        table[name] = values.where(fit)
+    for name in (*_NAMES, "mean"):
+        wrong = table.index[table[name].isna()]
+        if len(wrong):
+            raise UsageError(f"{where}: row {wrong[0] + 1} has no {name}")
+    return table
+
+
+def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
+    """Our means beside published ones; what has no counterpart here is left out.
+
+    Raises:
+      UsageError: if nothing has one, or one has several.
+    """
+    runs, rows = study.all_runs, []
+    for row in published.itertuples(index=False):
+        named = runs[["entry", "method"]].eq(row.method).any(axis=1)
+        mine = runs[(runs["task"] == row.task) & named]
+        if not len(mine) or row.metric not in mine:
+            continue
+        if not pd.api.types.is_numeric_dtype(mine[row.metric]):
+            continue  # a name, such as that of the task
+        entries = list(mine["entry"].unique())
+        if len(entries) > 1:
+            raise UsageError(
+                f"report.compare={study.options.compare}: '{row.method}' has several "
+                f"settings on {row.task}; name one, such as '{entries[0]}'"
+            )
+        values = mine.loc[mine["status"] == "done", row.metric].astype(float).dropna()
+        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+        both = np.hypot(error, row.std_error)
+        difference = values.mean() - row.mean
+        rows.append(
+            {
+                "task": row.task,
+                "metric": row.metric,
+                "entry": entries[0],
+                "runs": len(values),
+                "ours": values.mean(),
+                "ours_error": error,
+                "published": row.mean,
+                "published_error": row.std_error,
+                "difference": difference,
+                "errors_apart": difference / both if both > 0 else np.nan,
+            }
+        )
+    if not rows:
+        first = published.iloc[0]
+        raise UsageError(
+            f"report.compare={study.options.compare}: none of its rows fits the "
+            f"tables, which have no {first['metric']} of {first['method']} on "
+            f"{first['task']}; they have the tasks {', '.join(study.tasks)} and the "
+            f"methods {', '.join(sorted(runs['method'].unique()))}"
+        )
+    return pd.DataFrame(rows)
+
+
+def section(study: Study, desk: Desk, table: pd.DataFrame, count: int) -> Section:
+    """Our means beside published ones.
+
+    Args:
+      study, desk: as for all analyses.
+      table: as from `match`.
+      count: how many values were published.
+    """
+    far = table[table["errors_apart"].abs() > 2]
+    known = int(table["errors_apart"].notna().sum())
+    says = (
+        f"{len(table)} of {count} published values have a counterpart here; "
+        f"of {known} with known errors {len(far)} lie more than two standard errors "
+        f"apart."
+    )
+    reads = (
+        "Each point a method: published mean against ours, with standard errors; on "
+        "the line they agree. errors_apart is the difference over both errors together."
+    )
+    return desk.section(
+        "compared",
+        "Beside published results",
+        says,
+        reads,
+        table,
+        figures.compared(desk.plt, study.look, table.dropna(subset=["ours"])),
+    )

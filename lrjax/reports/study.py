@@ -1,0 +1,313 @@
+"""The tables of one or several working directories, read and made comparable."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lrjax import results
+from lrjax.analysis import curves as curves_lib
+from lrjax.analysis import scores as scores_lib
+from lrjax.analysis import stats
+from lrjax.common.reading import reading
+from lrjax.core import (
+    Metric,
+    UsageError,
+    shown,
+    unknown,
+)
+from lrjax.reports import searches
+from lrjax.reports.look import Look
+from lrjax.tables import record
+
+FORMATS = ("csv", "parquet", "tensorboard")
+# What is needed of the tables.
+_RUN = ("task", "protocol", "method", "hparams", "seed", "steps", "status")
+_RUN += ("seconds", "examples")
+_STATUSES = ("done", "diverged", "stopped")
+_MOST_ENTRIES = 16  # with more, a method is shown by its best setting alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user may choose.
+
+    Attributes:
+      metrics: columns to judge by, the first that a task has; () for what ranks it.
+      baseline: the entry that others are tested against; '' for the best one.
+      target: value that 'time to target' asks for; None for what half of the entries
+        reach.
+      smooth: weight of the newest value in smoothed curves; 0 draws them as they are.
+      compare: CSV file with published values, '' for none.
+      export: other formats to write the tables in, of `FORMATS`.
+      bootstrap: how often runs are drawn anew.
+    """
+
+    metrics: tuple[str, ...] = ()
+    baseline: str = ""
+    target: float | None = None
+    smooth: float = 0.0
+    compare: str = ""
+    export: tuple[str, ...] = ()
+    bootstrap: int = 2000
+
+    def __post_init__(self):
+        """Refuses what cannot be meant.
+
+        Raises:
+          UsageError: says which option and why.
+        """
+        kinds = {"baseline": str, "compare": str, "smooth": int | float}
+        for name, kind in {**kinds, "bootstrap": int}.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                word = "text" if kind is str else "a number"
+                raise UsageError(f"report.{name}={shown(value)}: must be {word}")
+        for name in self.export:
+            if name not in FORMATS:
+                raise unknown("report.export", name, FORMATS)
+        if not 0 <= self.smooth <= 1:
+            raise UsageError(f"report.smooth={self.smooth}: must be between 0 and 1")
+        if not 10 <= self.bootstrap <= 10**6:
+            raise UsageError(f"report.bootstrap={self.bootstrap}: must be 10 to 10**6")
+        if self.target is not None and not math.isfinite(self.target):
+            raise UsageError(f"report.target={self.target}: must be a number")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """All that the analyses look at.
+
+    Attributes:
+      options: the user's.
+      known: name -> metric, as from `scores.known_metrics`.
+      all_runs: every run, as from `scores.judge`, with `entry`.
+      all_curves: of all runs, as from `results.load`.
+      runs: those of the entries shown.
+      curves: rows of these runs, as from `curves.join`.
+      comparison: the entries shown, without holes.
+      overall: as from `stats.overall`.
+      per_task: as from `stats.per_task`, all entries.
+      baseline: an entry of the comparison.
+      trials: of tuning, as from `searches.trajectories`, empty without.
+      tuning: entry -> what choosing its setting cost, in full runs, mean over tasks.
+      look: of the entries shown, best first.
+    """
+
+    options: Options
+    known: Mapping[str, Metric]
+    all_runs: pd.DataFrame
+    all_curves: pd.DataFrame
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    comparison: stats.Comparison
+    overall: pd.DataFrame
+    per_task: pd.DataFrame
+    baseline: str
+    trials: pd.DataFrame
+    tuning: pd.Series
+    look: Look
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of all tasks, in order."""
+        return sorted(self.runs["task"].unique())
+
+    @property
+    def metrics(self) -> pd.Series:
+        """Task -> the column that its runs are judged by."""
+        return self.runs.groupby("task")["metric"].first()
+
+    def metric(self, column: str) -> Metric:
+        """The metric that a column holds."""
+        return scores_lib.metric_of(column, self.known)
+
+    @property
+    def curve_metrics(self) -> pd.Series:
+        """Task -> the column of the curves that comes nearest to it."""
+        return self.metrics.str.replace(r"^test_", "valid_", regex=True)
+
+    @property
+    def gaps(self) -> pd.DataFrame:
+        """How far each mean lies behind the task's best; index entry, columns task.
+
+        In the metric's unit, of percentages in points. NaN where half of the runs
+        diverged, since the mean of the others says little, or none is there.
+        """
+        table = self.per_task[self.per_task["entry"].isin(self.look.entries)]
+        table = table[2 * table["diverged"] < table["runs"]]
+        means = table.pivot(index="entry", columns="task", values="mean")
+        means = means.reindex(index=self.look.entries, columns=self.tasks)
+        metrics = self.metrics.map(self.metric)
+        scores = means * metrics.map(lambda m: m.sign * m.factor)
+        return scores.max() - scores
+
+    @property
+    def means(self) -> pd.DataFrame:
+        """Mean normalised score, index task, columns entry."""
+        unit = stats.normalise(self.comparison.scores)
+        return unit.groupby(level="task").mean()
+
+
+def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs and curves of several working directories, each run once.
+
+    Returns:
+      runs as from `scores.arrange` and `scores.ranked_by`, with their directory as
+      `source`; curves as from `results.load`.
+
+    Raises:
+      UsageError: if a directory has no runs, damaged ones, or those of another
+        version.
+    """
+    runs, curves, known = [], [], set()
+    for workdir in workdirs:
+        more, rows = results.load(workdir)
+        if not len(more):
+            raise UsageError(f"{workdir} holds no finished run yet")
+        for name in _RUN:
+            if name not in more or more[name].isna().any():
+                raise UsageError(f"{workdir}/runs.jsonl has no {name}")
+        odd = more.loc[~more["status"].isin(_STATUSES), "status"]
+        if len(odd):  # it would count as a run that diverged
+            raise UsageError(
+                f"{workdir}/runs.jsonl: status {shown(odd.iloc[0])} is none of "
+                f"{', '.join(_STATUSES)}"
+            )
+        more = more[~more["run_id"].isin(known)].drop_duplicates("run_id")
+        more = scores_lib.ranked_by(more, results.load_metrics(workdir))
+        runs.append(more.assign(source=str(workdir)))
+        if len(rows):
+            new = rows[~rows["run_id"].isin(known)] if known else rows
+            curves.append(new.drop_duplicates(["run_id", "step"]))
+        known |= set(more["run_id"])
+    versions = {v for w in workdirs if (v := config(w).get("numerics_version"))}
+    if len(versions) > 1:
+        raise UsageError(
+            f"{', '.join(map(str, workdirs))}: results of different versions "
+            f"(numerics versions {', '.join(map(str, sorted(versions)))}) do not mix"
+        )
+    rows = pd.concat(curves) if curves else pd.DataFrame(columns=["run_id"])
+    return scores_lib.arrange(pd.concat(runs, ignore_index=True)), rows
+
+
+def config(workdir: str | Path) -> Mapping[str, Any]:
+    """What config.json says; nothing where it cannot be read or is no such file."""
+    kinds = {"config": dict, "versions": dict, "git_revision": str}
+    kinds["numerics_version"] = int
+    found = record.read(workdir)
+    return {k: v for k, v in found.items() if isinstance(v, kinds.get(k, object))}
+
+
+def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFrame:
+    """Trials of tuning as `searches.trajectories` takes them.
+
+    What was tuned is called as its run is, smac:adam, where one of `methods` is.
+    """
+    tables = [pd.DataFrame(columns=["task", "method", "source", "budget", "cost"])]
+    for workdir in workdirs:
+        rows = results.read_rows(workdir, results.TRIALS)
+        if rows:
+            with reading(f"{Path(workdir) / results.TRIALS} is damaged", ""):
+                table = searches.told(rows, results.load_metrics(workdir))
+            plain = [row["method"] for row in rows]
+            ran = table["method"].where(table["method"].isin(methods), plain)
+            source = f"{workdir} " + table["source"]
+            tables.append(table.assign(source=source, method=ran))
+    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+
+
+def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
+    """Reads the tables and computes what all analyses need.
+
+    Raises:
+      UsageError: as `read`; if an option does not fit the tables.
+    """
+    table, rows = read(workdirs)
+    known = scores_lib.known_metrics(map(results.load_metrics, workdirs))
+    judged = scores_lib.judge(table, options.metrics, known)
+    if not len(judged):
+        raise UsageError("there is no finished run: all were stopped on the way")
+    ranks = stats.mean_ranks(judged)
+    shown = _shown(judged, ranks)
+    runs = judged[judged["entry"].isin(shown)].reset_index(drop=True)
+    comparison = stats.complete(runs)
+    overall = stats.overall(comparison, options.bootstrap)
+    others = sorted(set(shown) - set(overall.index))
+    entries = (*overall.index, *others)
+    tasks = tuple(sorted(map(str, judged["task"].unique())))
+    look = Look(entries, _aliases(judged, entries), tasks)
+    per_task = stats.per_task(judged, options.bootstrap, known)
+    joined = curves_lib.join(runs, rows)
+    trials = _read_trials(workdirs, set(judged["method"]))
+    trials = searches.trajectories(trials) if len(trials) else trials
+    return Study(
+        options=options,
+        known=known,
+        all_runs=judged,
+        all_curves=rows,
+        runs=runs,
+        curves=joined,
+        comparison=comparison,
+        overall=overall,
+        per_task=per_task,
+        baseline=_baseline(options.baseline, overall, runs),
+        trials=trials,
+        tuning=_tuning_cost(judged, runs, trials),
+        look=look,
+    )
+
+
+def _shown(runs: pd.DataFrame, ranks: pd.Series) -> list[str]:
+    """All entries, or where they are many each method's with the best mean rank."""
+    methods = runs.groupby("entry")["method"].first()
+    if len(methods) <= _MOST_ENTRIES:
+        return list(methods.index)
+    ordered = pd.DataFrame({"method": methods, "rank": ranks.reindex(methods.index)})
+    ordered = ordered.sort_index().sort_values("rank", kind="stable")
+    return list(ordered.drop_duplicates("method").index)
+
+
+def _aliases(runs: pd.DataFrame, entries: Sequence[str]) -> dict[str, str]:
+    """Method, and each entry of it that is not shown -> its first entry shown."""
+    methods = runs.groupby("entry")["method"].first()
+    first = {str(methods[entry]): entry for entry in reversed(entries)}
+    hidden = methods.drop(list(entries))
+    return first | {str(e): first[m] for e, m in hidden.items() if m in first}
+
+
+def _baseline(asked: str, overall: pd.DataFrame, runs: pd.DataFrame) -> str:
+    if not asked:
+        return str(overall.index[0])
+    of_method = [e for e, m in runs.groupby("entry")["method"].first().items()]
+    named = [e for e in of_method if e == asked]
+    named = named or list(runs.loc[runs["method"] == asked, "entry"].unique())
+    if len(named) != 1 or named[0] not in overall.index:
+        raise unknown("baseline", asked, map(str, overall.index))
+    return str(named[0])
+
+
+def _tuning_cost(
+    judged: pd.DataFrame, runs: pd.DataFrame, trials: pd.DataFrame
+) -> pd.Series:
+    """Full runs that went into choosing each entry's setting, mean over tasks.
+
+    A trial counts as its budget over the full one. Where a method is shown by the best
+    of its settings, all other settings count.
+    """
+    entries = runs.groupby("entry")["method"].first()
+    cost = pd.Series(0.0, index=entries.index)
+    lanes = judged.groupby("method")["entry"].nunique()
+    shown = runs.groupby("method")["entry"].nunique()
+    for entry, method in entries.items():
+        if shown[method] == 1:
+            cost[entry] += lanes[method] - 1
+        mine = trials[trials["method"] == method]
+        if len(mine):
+            cost[entry] += mine.groupby("tuning")["spent"].max().mean()
+    return cost

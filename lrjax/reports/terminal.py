@@ -1,0 +1,230 @@
+"""What is shown after training, tuning and races: a ranking as text, and figures."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrjax.analysis import curves as curves_lib
+from lrjax.analysis import scores, stats
+from lrjax.core import (
+    LOSS,
+    Metric,
+    UsageError,
+    counted,
+)
+from lrjax.reports import (
+    drawing,
+    figures,
+    searches,
+    selected,
+)
+from lrjax.reports.look import Look, shorten
+
+_TASKS_PER_TABLE = 3
+_WIDTH = 120  # columns of a table, if more than one task is in it
+_LONGEST = 26  # signs of a task's name
+
+
+def ranking(
+    runs: pd.DataFrame, metrics: Mapping[str, Sequence[Metric]] | None = None
+) -> str:
+    """The methods from best to worst, as text.
+
+    Args:
+      runs: as from `results.load`.
+      metrics: as from `results.load_metrics`.
+    """
+    order = list(runs["task"].unique())
+    metrics = metrics or {}
+    known = scores.known_metrics([metrics])
+    runs = scores.judge(scores.arrange(scores.ranked_by(runs, metrics)), (), known)
+    # Of a task that ran under several protocols `arrange` makes 'TASK (PROTOCOL)'.
+    tasks = sorted(
+        runs["task"].unique(),
+        key=lambda t: order.index(t if t in order else t.rsplit(" (", 1)[0]),
+    )
+    columns = _columns(runs)
+    table = stats.summary(runs, columns, known).set_index(["task", "entry"])
+    ranks = stats.mean_ranks(runs)
+    # What is too incomplete to be ranked comes last.
+    entries = [*ranks.index, *sorted(set(runs["entry"]) - set(ranks.index))]
+    width = max(len("method"), *(len(entry) for entry in entries))
+    shown = [scores.metric_of(column, known) for column in columns]
+    cells = {
+        (metric.name, *key): _cell(table.loc[key], column, metric)
+        for column, metric in zip(columns, shown, strict=True)
+        for key in table.index
+    }
+    widths = {
+        metric.name: max(
+            len(metric.name), *(len(v) for k, v in cells.items() if k[0] == metric.name)
+        )
+        for metric in shown
+    }
+    head = " ".join(f"{name:^{widths[name]}}" for name in widths)
+    lines = [
+        f"Validation {' and '.join(metric.label for metric in shown)}, mean [95 % "
+        f"interval] over seeds, of fewer than {stats.FEWEST} seeds each value; best "
+        "mean rank first"
+    ]
+    room = max(len(head), min(_LONGEST, max(map(len, tasks))))
+    short = shorten(tasks, room)
+    fitting = max(1, (_WIDTH - width - len("  rank ")) // (room + 2))
+    at_once = min(_TASKS_PER_TABLE, fitting)
+    for start in range(0, len(tasks), at_once):
+        beside = tasks[start : start + at_once]
+        titles = "".join(f"  {short[task]:^{room}}" for task in beside)
+        lines += [
+            "",
+            " " * width + "  rank" + titles,
+            f"{'method':<{width}}      " + f"  {head:^{room}}" * len(beside),
+        ]
+        for entry in entries:
+            rank = f"{ranks[entry]:4.1f}" if entry in ranks else "   -"
+            texts = (
+                " ".join(
+                    f"{cells.get((name, task, entry), '-'):>{widths[name]}}"
+                    for name in widths
+                )
+                for task in beside
+            )
+            columns_of_tasks = "".join(f"  {text:^{room}}" for text in texts)
+            lines.append(f"{entry:<{width}}  {rank}{columns_of_tasks}")
+    cut = {task: name for task, name in short.items() if task != name}
+    if cut:
+        lines += ["", "names in short:", *(f"  {s}  {n}" for n, s in cut.items())]
+    diverged = table[table["diverged"] > 0]
+    if len(diverged):
+        lines += ["", "diverged (left out of means, ranked last):"]
+        lines += [
+            f"  {entry} on {task}: {row['diverged']:.0f} of "
+            f"{counted(row['runs'], 'run', form='.0f')}"
+            for (task, entry), row in diverged.iterrows()
+        ]
+    if short_runs := scores.shorter(runs):
+        lines += ["", "trained for less than others they are ranked with:"]
+        lines += [f"  {each}" for each in short_runs]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _columns(runs: pd.DataFrame) -> list[str]:
+    """What is shown: the metrics that runs are judged by, and the loss."""
+    judged = sorted(runs["metric"].unique(), key=_place)
+    columns = dict.fromkeys([*judged, f"valid_{LOSS}"])
+    return [name for name in columns if name in runs and runs[name].notna().any()]
+
+
+def _place(column: str) -> int:
+    """Accuracy before the others, as before the loss."""
+    preferred = scores.PREFERRED
+    return preferred.index(column) if column in preferred else -1
+
+
+def _cell(row: pd.Series, column: str, metric: Metric) -> str:
+    """A mean with its interval, or each value where there are too few for one."""
+    values, low, high = (row[f"{column} {n}"] for n in ("values", "low", "high"))
+    if np.isnan(low):
+        return ", ".join(map(metric.shown, values)) or "-"
+    mean = metric.shown(row[column])
+    return f"{mean} [{metric.shown(low)}, {metric.shown(high)}]"
+
+
+def learning_curves(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    path: str | Path,
+    metrics: Mapping[str, Sequence[Metric]] | None = None,
+) -> None:
+    """Draws validation loss and the learning rate used, by epoch, for every task.
+
+    Lines are medians over seeds, bands span the middle half.
+
+    Args:
+      runs, curves: as from `results.load`.
+      path: of the PNG to write.
+      metrics: as from `results.load_metrics`.
+    """
+    metrics = metrics or {}
+    known = scores.known_metrics([metrics])
+    judged = scores.judge(scores.arrange(scores.ranked_by(runs, metrics)), (), known)
+    rows = curves_lib.thin(curves_lib.join(judged, curves))
+    ranks = stats.mean_ranks(judged)
+    others = sorted(set(judged["entry"]) - set(ranks.index))
+    tasks = tuple(map(str, judged["task"].unique()))
+    look = Look((*map(str, ranks.index), *others), tasks=tasks)
+    bands = {
+        task: {
+            column: curves_lib.bands(rows[rows["task"] == task], column)
+            for column in (f"valid_{LOSS}", "learning_rate")
+        }
+        for task in judged["task"].unique()
+    }
+    path = Path(path)
+    with drawing.style() as plt:
+        figure = figures.losses_and_rates(plt, look, bands, known)
+        drawing.write(figure, path.parent, path.stem, [path.suffix[1:]])
+
+
+def tuning(
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path,
+    metrics: Mapping[str, Sequence[Metric]] | None = None,
+) -> list[Path]:
+    """Draws all tunings: the best value over what was spent, and every value.
+
+    Args:
+      rows: of trials.jsonl.
+      folder: where to write incumbent.png and costs.png.
+      metrics: as from `results.load_metrics`.
+
+    Returns:
+      the files; none without a trial.
+
+    Raises:
+      UsageError: if they cannot be written.
+    """
+    if not rows:
+        return []
+    table = searches.trajectories(searches.told(rows, metrics))
+    named = {name: tuple(sorted(set(table[name]))) for name in ("method", "task")}
+    look = Look(named["method"], tasks=named["task"])
+    drawings = {"incumbent": searches.incumbents, "costs": searches.costs}
+    files = []
+    with drawing.style() as plt, _writing(folder):
+        for name, draw in drawings.items():
+            figure, _ = draw(plt, look, table)
+            files += drawing.write(figure, folder, name, ["png"])
+    return files
+
+
+def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Draws how races went.
+
+    Args:
+      answers: the content of selection.json.
+      folder: where to write selection.png and selection.svg.
+
+    Returns:
+      the files.
+
+    Raises:
+      UsageError: if they cannot be written.
+    """
+    with drawing.style() as plt, _writing(folder):
+        figure, _ = selected.draw(plt, selected.checked(answers))
+        return drawing.write(figure, folder, "selection", selected.FIGURES)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        path = error.filename or folder
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error

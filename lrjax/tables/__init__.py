@@ -1,0 +1,1 @@
+"""The tables of a working directory as they are read."""

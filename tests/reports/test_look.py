@@ -1,0 +1,427 @@
+"""What figures look like: by what Matplotlib drew, and by pixels."""
+
+import io
+import math
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import fabricated
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
+
+from configs import quickstart
+from lrjax import reports
+from lrjax.methods import METHODS
+from lrjax.reports import (
+    drawing,
+    figures,
+    look,
+    page,
+    searches,
+)
+from lrjax.reports.look import Look, shorten
+
+ROOT = Path(__file__).parent.parent.parent
+TEN = tuple(quickstart.get_config().methods)
+STRANGE = ("price_$1_to_$2", "$x^{2$", "a_b%&<b>", "數據/資料", "\\alpha{", "~#^")
+
+
+def dress(looked, entry):
+    return looked.colour(entry), str(looked.style(entry)), str(looked.sign(entry))
+
+
+# Colours
+
+
+@given(st.lists(st.sampled_from(list(METHODS)), unique=True, min_size=1))
+@settings(max_examples=50, deadline=None)
+def test_a_method_looks_the_same_on_every_page(names):
+    everything, page_of = Look(tuple(METHODS)), Look(tuple(names))
+    for name in names:
+        assert dress(page_of, name) == dress(everything, name) == dress(Look(()), name)
+
+
+def test_no_two_methods_look_alike_even_without_colours():
+    everything = Look(tuple(METHODS))
+    without = set()
+    for name in METHODS:
+        sign = everything.sign(name)
+        filled = sign["markerfacecolor"] != drawing.PAPER
+        without.add((str(everything.style(name)), sign["marker"], filled))
+    assert len(without) == len(METHODS)
+
+
+def test_every_method_that_is_given_a_colour_is_there():
+    named = [name for family in look._FAMILIES for name in family]
+    assert len(set(named)) == len(named)
+    assert set(named) <= set(METHODS)
+
+
+def test_the_first_figure_that_people_see_has_a_colour_for_each_method():
+    assert len({Look(TEN).colour(name) for name in TEN}) == len(TEN) == 10
+
+
+@given(st.lists(st.text(min_size=1), unique=True, min_size=1, max_size=16))
+@settings(max_examples=20, deadline=None)
+def test_methods_of_ones_own_have_a_colour_by_name(names):
+    some = Look(tuple(names))
+    more = Look((*METHODS, *reversed(names)))
+    assert [some.colour(n) for n in names] == [more.colour(n) for n in names]
+    assert len({dress(some, n) for n in names}) == len(names)
+    assert len({dress(more, n) for n in names}) == len(names)
+
+
+def test_settings_of_a_method_share_its_colour():
+    named = [f"adam learning_rate={10.0**-i}" for i in range(12)]
+    named += ["adam", "smac:adam", "smac.1:adam", "adam #2", "adam @ runs/b"]
+    named += ["adam (learning_rate=0.1)", "race:adam b1=0.5"]
+    for order in (named, named[::-1], named[3:9]):
+        looked = Look(tuple(order))
+        assert {looked.colour(n) for n in order} == {Look(("adam",)).colour("adam")}
+        assert len({dress(looked, n) for n in order}) == len(order)
+    assert dress(Look(tuple(named)), "adam") == dress(Look(("adam",)), "adam")
+
+
+def pixels(figure):
+    """Red, green and blue of each, from 0 to 1."""
+    content = io.BytesIO()
+    figure.savefig(content, format="rgba", dpi=200)
+    return np.frombuffer(content.getvalue(), np.uint8).reshape(-1, 4)[:, :3] / 255
+
+
+def seen(figure, names):
+    """The names whose colours are there, and the others."""
+    for legend in [*figure.legends, *(axis.get_legend() for axis in figure.axes)]:
+        if legend:
+            legend.remove()
+    shown = pixels(figure)
+    count = {
+        name: (np.abs(shown - np.array(to_rgb(Look(()).colour(name)))).max(1) < 0.05)
+        for name in names
+    }
+    return {name for name, near in count.items() if near.sum() > 15}
+
+
+@pytest.mark.parametrize("count", [3, 9, 100])
+def test_curves_that_lie_on_each_other_are_all_seen(count):
+    epochs = np.arange(1.0, count + 1)
+    value = np.exp(-epochs / count)
+    curve = {"epoch": epochs, "median": value, "low": value, "high": value}
+    curve["diverged"] = False
+    bands = pd.concat(pd.DataFrame(curve | {"entry": name}) for name in TEN)
+    with drawing.style() as plt:
+        figure, _ = figures.curves(
+            plt, Look(TEN), {"task": bands}, {"task": "valid_loss"}
+        )
+        assert seen(figure, TEN) == set(TEN)
+
+
+def test_contenders_that_are_level_are_all_seen():
+    names = TEN[:8]
+    race = answer(1) | {"winner": names[3]}
+    race["judged"] = [
+        {"label": name, "steps": steps, "value": 0.6}
+        for name in names
+        for steps in (10, 30, 90)
+    ]
+    with drawing.style() as plt:
+        figure, _ = searches.races(plt, [race])
+        assert seen(figure, names) == set(names)
+
+
+# Names
+
+
+@given(
+    st.lists(st.text("ab/:.é數", max_size=60), max_size=8),
+    st.integers(8, 40),
+)
+def test_short_names_are_short_and_differ(names, width):
+    found = shorten(names, width)
+    assert set(found) == set(names)
+    assert len(set(found.values())) == len(found)
+    for name, short in found.items():
+        assert len(short) <= width
+        assert short == name or len(name) > width
+
+
+@pytest.mark.parametrize("where", range(9, 80, 7))
+def test_files_in_two_folders_are_told_apart(where):
+    path = "svmlight:" + "/folder" * 10
+    names = [path[:where] + f"/{x}/" + path[where:] + "/data.svm" for x in "ab"]
+    a, b = shorten(names, 26).values()
+    assert a != b
+    assert "#" not in a + b  # by what differs
+    assert a.startswith("svml")
+    assert a.endswith(".svm")
+
+
+def test_the_ranking_tells_tasks_apart(tmp_path):
+    names = [f"svmlight:/a/long/path/to/{x}/data.svm" for x in ("first", "second")]
+    for metric in ("accuracy", "loss"):
+        runs, _ = fabricated.runs_and_curves(names, ("sgd", "adam"), 3, metric=metric)
+        text = reports.ranking(pd.DataFrame(runs))
+        heads = text.splitlines()[2]
+        assert "first/data.svm" in heads
+        assert "second/data.svm" in heads
+        for name in names:  # whole below
+            assert any(line.endswith(name) for line in text.splitlines())
+
+
+# Tuning
+
+
+def trials(costs, budgets, **changes):
+    return [
+        {
+            "trial": i,
+            "task": "libsvm/iris",
+            "method": "adam",
+            "hparams": {"learning_rate": 10.0 ** -(i % 4), "b1": 0.9},
+            "budget": budget,
+            "cost": 99.0 if cost is None else cost,
+            "status": "crashed" if cost is None else "done",
+            "unit": "epochs",
+            "tuner": "smac",
+            "seed": 0,
+            "tuning": "x",
+        }
+        | changes
+        for i, (cost, budget) in enumerate(zip(costs, budgets, strict=True))
+    ]
+
+
+SEARCHES = {
+    "the last trial is the best": ([3.0, 2.0, 1.5, 1.0], [1, 1, 3, 9]),
+    "the only whole trial is the last": ([0.3, 0.2, 0.1, 1.0], [1, 1, 3, 9]),
+    "the first whole trial is the best": ([3.0, 1.0, 2.0, 2.5], [1, 9, 9, 9]),
+    "the last trials diverge": ([3.0, 1.0, None, None], [1, 9, 9, 9]),
+    "costs below zero": ([-1.0, -3.0, -2.0, 0.5], [9, 9, 9, 9]),
+    "none is whole": ([3.0, 2.0, None], [1, 1, 9]),
+    "one trial": ([0.7], [5]),
+}
+
+
+def stars(axis):
+    lines = [line for line in axis.get_lines() if line.get_marker() == "*"]
+    return [(float(x), float(y)) for line in lines for x, y in line.get_xydata()]
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_best_trial_is_marked_and_the_axis_reaches_the_cost(name):
+    costs, budgets = SEARCHES[name]
+    rows = trials(costs, budgets)
+    table = searches.trajectories(searches.told(rows))
+    total = sum(budgets) / max(budgets)
+    whole = [c for c, b in zip(costs, budgets, strict=True) if b == max(budgets)]
+    finite = [c for c in whole if c is not None]
+    with drawing.style() as plt:
+        figure, (axis, *_) = searches.incumbents(plt, Look(("smac:adam",)), table)
+        figure.draw_without_rendering()
+        left, right = axis.get_xlim()
+        assert left <= 0
+        assert right >= total
+        (line,) = [e for e in axis.get_lines() if e.get_drawstyle() == "steps-post"]
+        spent, best = line.get_xydata()[-1]
+        assert spent == pytest.approx(total)
+        if not finite:
+            assert math.isnan(best)
+            assert not stars(axis)
+            return
+        assert best == min(finite)
+        ((x, y),) = stars(axis)
+        place = max(i for i, c in enumerate(costs) if c == min(finite))
+        assert (x, y) == (pytest.approx(sum(budgets[: place + 1]) / max(budgets)), best)
+        low, high = axis.get_ylim()
+        assert all(low <= c <= high for c in costs if c is not None)
+
+
+def test_each_tuning_has_its_line_and_its_star():
+    rows = trials([3.0, 1.0], [1, 9]) + trials([4.0, 2.0], [1, 9], seed=1, tuning="y")
+    rows += trials([2.0, 1.5], [9, 9], method="sgd", tuning="z")
+    table = searches.trajectories(searches.told(rows))
+    assert sorted(set(table["method"])) == ["smac.1:adam", "smac:adam", "smac:sgd"]
+    looked = Look(tuple(sorted(set(table["method"]))))
+    with drawing.style() as plt:
+        figure, (axis, *_) = searches.incumbents(plt, looked, table)
+        assert sorted(y for _, y in stars(axis)) == [1.0, 1.5, 2.0]
+        assert len(figure.legends[0].get_texts()) == 3
+        _, axes = searches.costs(plt, looked, table)
+        assert [len(stars(axis)) for axis in axes] == [1, 1, 1]
+        points = [line.get_xydata() for line in axes[2].get_lines()]
+        rates = {float(x) for point in points for x, _ in point}
+        assert rates == {1.0, 0.1}
+
+
+# Races
+
+
+def answer(better, task="libsvm/wine", count=12):
+    labels = [f"adam (learning_rate={10.0**-i})" for i in range(count - 1)] + ["dog"]
+    judged = [
+        {"label": label, "steps": steps, "value": better * (steps / 90 - i)}
+        for steps, left in ((10, count), (30, 6), (90, 2))
+        for i, label in enumerate(labels[:left])
+    ]
+    judged.append({"label": "sgd", "steps": 10, "value": math.nan})
+    return {
+        "task": task,
+        "winner": labels[0],
+        "label": "validation loss",
+        "better": better,
+        "judged": judged,
+    }
+
+
+@pytest.mark.parametrize("better", [1, -1])
+def test_the_winner_of_a_race_is_marked(better):
+    with drawing.style() as plt:
+        figure, _ = searches.races(plt, [answer(better)])
+        (axis,) = figure.axes
+        assert stars(axis) == [(90.0, better * 1.0)]
+        names = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert names[0] == "adam (learning_rate=1.0) (winner)"
+        assert names[-1] == "4 others"
+        low, high = sorted(axis.get_ylim())
+        assert low < better < high
+        widest = max(axis.get_lines(), key=lambda line: line.get_linewidth())
+        assert widest.get_xydata()[-1].tolist() == [90.0, better]
+
+
+def test_contenders_have_the_colour_of_their_method():
+    with drawing.style() as plt:
+        figure, _ = searches.races(plt, [answer(1, "a"), answer(-1, "b", count=3)])
+        for axis in figure.axes:
+            handles = axis.get_legend().legend_handles
+            texts = [text.get_text() for text in axis.get_legend().get_texts()]
+            for handle, text in zip(handles, texts, strict=True):
+                if "others" not in text:
+                    name = look.method_of(text)
+                    assert handle.get_color() == Look(()).colour(name)
+
+
+def test_a_race_that_nobody_survived_is_drawn(tmp_path):
+    race = answer(1)
+    for each in race["judged"]:
+        each["value"] = math.nan
+    with drawing.style() as plt:
+        figure, axes = searches.races(plt, [race])
+        drawing.save(figure, tmp_path, "race", axes)
+        assert not stars(figure.axes[0])
+
+
+# Whatever there is
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_any_name_can_be_drawn_in_silence(tmp_path, name):
+    content = {
+        "task": name,
+        "method": name,
+        "label": name,
+        "metric": "loss",
+        "interval": [None, None],
+        "runner_up": "",
+        "runner_up_better": None,
+        "seeds": [0],
+        "judged": [{"label": name, "steps": 10, "values": [0.5]}],
+        **dict.fromkeys(("score", "cost", "budget"), 1.0),
+        **dict.fromkeys(("horizon", "judged_at"), 10),
+    }
+    runs, curves = fabricated.runs_and_curves((name,), ("sgd", name), 2)
+    level = {"valid_accuracy": 0.5, "valid_loss": 0.3, "learning_rate": 0.3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reports.races([content], tmp_path)
+        reports.tuning(trials([1.0, 2.0], [1, 1], task=name, method=name), tmp_path)
+        picture = tmp_path / "curves.png"
+        for rows in (pd.DataFrame(curves), pd.DataFrame(curves).assign(**level)):
+            reports.learning_curves(pd.DataFrame(runs), rows, picture)
+    names = ("selection.png", "incumbent.png", "costs.png", "curves.png")
+    for file in names:
+        assert (tmp_path / file).read_bytes().startswith(b"\x89PNG")
+    svg = (tmp_path / "selection.svg").read_text()
+    assert name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in svg
+
+
+def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path):
+    with pytest.raises(reports.UsageError, match=r"cannot write .*nowhere"):
+        reports.tuning(trials([1.0], [1]), tmp_path / "nowhere")
+
+
+def test_the_users_own_figures_and_settings_are_left_alone():
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mine = plt.figure()
+    with mpl.rc_context({"text.usetex": True, "axes.facecolor": "#123456"}):
+        before, backend = dict(mpl.rcParams), mpl.get_backend()
+        with drawing.style() as pen:
+            figure, axis = pen.subplots()
+            axis.set_title("$")
+            drawing.write(figure, Path(os.devnull).parent, "null", [])
+            assert not mpl.rcParams["text.usetex"]
+        assert dict(mpl.rcParams) == before
+        assert mpl.get_backend() == backend
+    assert plt.fignum_exists(mine.number)
+    plt.close(mine)
+
+
+def test_a_backend_that_is_not_there_is_of_no_matter(tmp_path):
+    """As a notebook hands its own on to what it starts."""
+    fabricated.write(tmp_path, ("a",), ("sgd",), 2)
+    code = (
+        "import sys; from lrjax import report\n"
+        "report.write([sys.argv[1]], reports.Path(sys.argv[1]) / 'out',"
+        "report.Options(bootstrap=10))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"MPLBACKEND": "nonsense", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "index.html").exists()
+
+
+# Tables
+
+
+def test_numbers_of_a_column_align():
+    assert page.column(pd.Series([1.0, 12.3456, np.nan])) == ["1.00", "12.35", ""]
+    assert page.column(pd.Series([0.5, 0.98765])) == ["0.5000", "0.9877"]
+    assert page.column(pd.Series([1e-7, 0.5])) == ["1e-07", "0.5"]
+    assert page.column(pd.Series([5.0, np.inf])) == ["5.000", "inf"]
+    assert page.column(pd.Series([1234567, 5])) == ["1,234,567", "5"]
+    assert page.column(pd.Series(["a", "b"])) == ["a", "b"]
+    assert page.column(pd.Series([True])) == ["True"]
+
+
+def test_a_study_of_one_speaks_of_one(tmp_path):
+    fabricated.write(tmp_path, ("t",), ("sgd",), 1)
+    said = reports.write([tmp_path], tmp_path / "out", reports.Options(bootstrap=20))
+    text = (tmp_path / "out" / "index.html").read_text()
+    for wrong in ("1 runs", "1 tasks", "1 entries", "1 methods", "1 seeds", "1 rows"):
+        assert f" {wrong}" not in text + " ".join(said), wrong
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_long_names_of_few_columns_are_whole(count):
+    tasks = [f"svmlight:/a/folder/of/my/set {i}.svm" for i in range(count)]
+    text = pd.DataFrame("37.5", index=["sgd", "adam"], columns=[*tasks, "mean"])
+    with drawing.style() as plt:
+        look = Look(("sgd", "adam"), tasks=tuple(tasks))
+        figure, _ = figures.cells(plt, look, text.astype(float) / 40, text, apart=1)
+        figure.canvas.draw()
+        for label in figure.axes[0].get_xticklabels():
+            assert label.get_window_extent().x1 <= figure.bbox.x1
+            assert label.get_window_extent().y1 <= figure.bbox.y1

@@ -1,0 +1,63 @@
+"""Programs of many arrays are compiled in another way, to the same results."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrjax.engine import xla_options
+
+MANY = [jnp.float32(i) for i in range(5)]
+cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of CPUs")
+
+
+@pytest.fixture(autouse=True)
+def _few_are_many(monkeypatch):
+    monkeypatch.setattr(xla_options, "_MANY_ARRAYS", 3)
+
+
+class Lowered:
+    """Keeps what it is asked for; knows some options alone."""
+
+    def __init__(self, *known, error="No such compile option: 'x'"):
+        self.known, self.error, self.asked = known, error, []
+
+    def compile(self, options=None):
+        self.asked.append(options or {})
+        if set(options or {}) - set(self.known):
+            raise jax.errors.JaxRuntimeError(f"INVALID_ARGUMENT: {self.error}")
+        return "compiled"
+
+
+@cpu
+def test_few_arrays_are_compiled_as_always():
+    lowered = Lowered()
+    xla_options.compile_step(lowered, MANY[:3])
+    xla_options.compile_once(lowered, MANY[:3])
+    assert lowered.asked == [{}, {}]
+
+
+@cpu
+@pytest.mark.parametrize(
+    "compile_", [xla_options.compile_step, xla_options.compile_once]
+)
+def test_a_jax_that_lacks_the_options(compile_):
+    lowered = Lowered()
+    assert compile_(lowered, MANY) == "compiled"
+    assert lowered.asked[0]
+    assert lowered.asked[1] == {}
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no memory"):
+        compile_(Lowered(error="no memory"), MANY)
+
+
+@pytest.mark.parametrize(
+    "compile_", [xla_options.compile_step, xla_options.compile_once]
+)
+def test_the_same_numbers(compile_):
+    def step(params, x):
+        return [p + jnp.tanh(x @ x.T).sum() for p in params]
+
+    x = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
+    found = compile_(jax.jit(step).lower(MANY, x), MANY)(MANY, x)
+    exact = np.tanh(x.astype(np.float64) @ x.T.astype(np.float64)).sum()
+    np.testing.assert_allclose(found, np.arange(5) + exact, rtol=1e-5)
