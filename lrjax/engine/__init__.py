@@ -1,1 +1,1 @@
-"""Trains blocks of runs in JAX: no disk, no config."""
+"""Training of blocks of runs in JAX alone: no disk, no config."""

@@ -1,7 +1,8 @@
 """Exact metrics of the runs of a block over a part of the data.
 
-`evaluator` chooses how: all in one program, where that is fast and the data is on the
-device; else in pieces, whose sums are added up.
+`evaluator` chooses between two ways: one program for the whole part, where that is
+fast and the data is on the device, or a program per slice of rows, whose sums are
+added up.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from lrjax.engine.prefetch import prefetched
 from lrjax.engine.sharding import Layout
 from lrjax.engine.train import Program, over_runs
 
-# Rows of a block that are evaluated at once, in all its lanes together. Linear models:
-# as many rows as keep the logits in a cache (2**17), at least 64. Networks, whose
-# activations take most of the memory: the numbers of rows below. Where one batch keeps
-# the device busy: as many rows as a batch has, for which there is room.
+# Rows evaluated at once, summed over the lanes of a block. Linear models: as many as
+# keep the logits in the CPU's cache (2**17 numbers), at least 64. Networks, whose
+# activations take most of the memory: the numbers below. Models whose one batch keeps
+# the device busy: the rows of a batch, which fit since training needs them.
 _LOGITS, _ROWS = 2**17, 64
-_MULTIPLE = 16  # rows are padded to it: whole vectors of any CPU
+_MULTIPLE = 16  # slices are padded to multiples of it: whole vectors of any CPU
 _ROWS_OF_NETWORKS = {"cpu": 256}
 _ROWS_ELSEWHERE = 8192
 
 
 def rows_at_once(task: Task, lanes: int) -> int:
-    """How many rows of a part are evaluated at once, in each of a block's lanes."""
+    """Rows evaluated at once in each lane of a block with `lanes` runs."""
     kind = strategy.kind_of(task)
     if kind == strategy.PRODUCTS:
         return max(task.batch_size // lanes, 1)
@@ -48,7 +49,7 @@ def rows_at_once(task: Task, lanes: int) -> int:
     return max(rows // lanes, 1)
 
 
-# Traced once for all methods that share a task and a block's shape.
+# jit: one trace serves all methods that share a task and a block's shape.
 @functools.partial(
     jax.jit, static_argnames=("evaluate", "metrics", "at_once", "dtype", "layout")
 )
@@ -62,7 +63,7 @@ def evaluate_part(
     dtype: Any,
     layout: Layout | None = None,
 ) -> dict[str, jax.Array]:
-    """Exact metrics of a whole part, for a block of runs.
+    """Computes exact metrics of a whole part for all runs of a block.
 
     Args:
       evaluate, metrics: of the task.
@@ -70,10 +71,10 @@ def evaluate_part(
       part: arrays with one row per example.
       at_once: rows that are evaluated together.
       dtype: of the mask.
-      layout: devices that share the block.
+      layout: devices that share the block, if it is sharded.
 
     Returns:
-      name of a metric -> [seeds, hparams].
+      metric name -> [seeds, hparams].
     """
     n = len(next(iter(part.values())))
     slices = -(-n // at_once)
@@ -88,14 +89,14 @@ def evaluate_part(
     batches = {k: shaped(v) for k, v in part.items()}
     batches["mask"] = mask.reshape(slices, rows).astype(dtype)
 
-    def of_slice(batch: Batch) -> Mapping[str, jax.Array]:
+    def slice_sums_of(batch: Batch) -> Mapping[str, jax.Array]:
         batch = layout.cut(batch) if layout else batch
         return _block_sums(evaluate, False, params, model_state, batch)
 
     if slices == 1:
-        sums = of_slice(jax.tree.map(lambda x: x[0], batches))
+        sums = slice_sums_of(jax.tree.map(lambda x: x[0], batches))
     else:
-        sums = jax.lax.map(of_slice, batches)
+        sums = jax.lax.map(slice_sums_of, batches)
         sums = jax.tree.map(lambda x: x.sum(0), sums)
     return values(metrics, sums)
 
@@ -103,25 +104,31 @@ def evaluate_part(
 def values(
     metrics: tuple[Metric, ...], sums: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """Metrics of a block, from what `Task.evaluate` summed up over a whole part.
+    """Computes a block's metrics from the sums of `Task.evaluate` over a whole part.
 
     Args:
       metrics: of the task.
       sums: leaves [seeds, hparams, ...].
 
     Returns:
-      name -> [seeds, hparams].
+      metric name -> [seeds, hparams].
     """
-    # XLA would multiply by a constant's rounded reciprocal: 41 of 41 would not be 1.
+    # Without the barrier XLA multiplies by the rounded reciprocal of a constant count,
+    # and 41 correct of 41 is not 1.
     sums = {**sums, "count": jax.lax.optimization_barrier(sums["count"])}
 
-    def one(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def of_run(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         return {metric.name: _value(metric, sums) for metric in metrics}
 
-    return jax.vmap(jax.vmap(one))(sums)
+    return jax.vmap(jax.vmap(of_run))(sums)
 
 
 def _value(metric: Metric, sums: Mapping[str, jax.Array]) -> jax.Array:
+    """Value of one metric of one run, from its sums.
+
+    Raises:
+      UsageError: if the metric needs a sum that `evaluate` does not return.
+    """
     try:
         return metric.value(sums)
     except KeyError as error:
@@ -141,7 +148,7 @@ def _block_sums(
 
     Args:
       evaluate: of the task.
-      one_by_one: the block is one run.
+      one_by_one: whether the block is a single run.
       params, model_state: leaves [seeds, hparams, ...].
       batch: rows with their mask, the same for all runs.
     """
@@ -166,19 +173,19 @@ def slice_sums(
     dtype: Any,
     layout: Layout | None = None,
 ) -> Mapping[str, jax.Array]:
-    """Sums over some rows of a part for a block of one run.
+    """Sums over a slice of a part's rows, for a block of one run.
 
     Args:
       evaluate: of the task.
       params, model_state: leaves [1, 1, ...].
       part: arrays with one row per example.
-      first: the first row.
-      at_once: how many rows, at most; those after the end of the part do not count.
+      first: index of the first row.
+      at_once: length of the slice at most; rows past the end of the part are masked.
       dtype: of the mask.
-      layout: devices that share the block.
+      layout: devices that share the block, if it is sharded.
 
     Returns:
-      what `evaluate` returns, leaves [1, 1, ...].
+      the sums of `evaluate`, leaves [1, 1, ...].
     """
     n, rows = _rows_and_slice(part, at_once)
     at = first + jnp.arange(rows)
@@ -189,12 +196,14 @@ def slice_sums(
 
 
 class Evaluator(NamedTuple):
-    """How a part is evaluated: a program, and what it is called with.
+    """Evaluation of a part as calls of one program.
 
     Attributes:
-      of_piece: `of_piece(params, model_state, *piece)`; may be compiled ahead.
-      pieces: `pieces(part)` gives the further arguments of each call.
-      metrics: `metrics(results)` of all calls, name -> [seeds, hparams].
+      of_piece: the program, `of_piece(params, model_state, *piece)`; may be compiled
+        ahead.
+      pieces: `pieces(part)` yields the further arguments of each call.
+      metrics: `metrics(results)` combines the results of all calls into metric name ->
+        [seeds, hparams].
     """
 
     of_piece: Callable[..., Mapping[str, jax.Array]]
@@ -204,17 +213,19 @@ class Evaluator(NamedTuple):
     def __call__(
         self, params: PyTree, model_state: PyTree, part: Batch
     ) -> Mapping[str, jax.Array]:
-        """Exact metrics of a part, name -> [seeds, hparams]."""
+        """Computes exact metrics of a part, metric name -> [seeds, hparams]."""
         pieces = self.pieces(part)
-        return self.metrics(self.of_piece(params, model_state, *p) for p in pieces)
+        return self.metrics(
+            self.of_piece(params, model_state, *piece) for piece in pieces
+        )
 
 
 def evaluator(program: Program, on_host: bool = False) -> Evaluator:
-    """How a block of runs is evaluated.
+    """Chooses how a block of runs is evaluated.
 
     Args:
       program: of the block.
-      on_host: whether the part stays on the host, which sends it slice by slice.
+      on_host: whether the part stays on the host and is sent slice by slice.
     """
     task, dtype, layout = program.task, program.dtype, program.layout
     at_once = rows_at_once(task, program.num_seeds * program.num_hparams)
@@ -236,24 +247,24 @@ def evaluator(program: Program, on_host: bool = False) -> Evaluator:
         of_slice = functools.partial(slice_sums, task.evaluate, **options)
         return Evaluator(of_slice, slices, summed)
     whole = functools.partial(evaluate_part, task.evaluate, task.metrics, **options)
-    return Evaluator(whole, lambda part: [(part,)], lambda found: next(iter(found)))
+    return Evaluator(whole, lambda part: [(part,)], lambda results: next(iter(results)))
 
 
 def _rows_and_slice(part: Batch, at_once: int) -> tuple[int, int]:
-    """How many rows a part has, and a slice of it."""
+    """Rows of a part, and rows of one slice of it."""
     n = len(next(iter(part.values())))
     return n, min(at_once, n)
 
 
 def _add(a: PyTree, b: PyTree) -> PyTree:
-    """The sum of two trees of the same structure."""
+    """Adds two trees of the same structure."""
     return jax.tree.map(jnp.add, a, b)
 
 
 def _sent_slices(
     at_once: int, dtype: Any, place: Any, part: Batch
 ) -> Iterator[tuple[Batch]]:
-    """Slices of a part on the host, sent to the device; the last one is filled up."""
+    """Sends a part from the host to the device in slices; the last one is padded."""
     n, rows = _rows_and_slice(part, at_once)
 
     def send(first: int) -> tuple[Batch]:
@@ -266,7 +277,11 @@ def _sent_slices(
 
 
 def parts_to_measure(task: Task, train: Batch, valid: Batch) -> dict[str, Batch]:
-    """The parts to measure; once where both are the same."""
+    """The parts to measure at each evaluation, by name.
+
+    One part only where training and validation data are the same object. The training
+    part is limited to the task's `measured_rows`.
+    """
     if valid is train:
         return {"train": train}
     if task.measured_rows is not None:
@@ -280,10 +295,10 @@ def measure(
     model_state: PyTree,
     parts: Mapping[str, Batch],
 ) -> dict[str, jax.Array]:
-    """Metrics of several parts.
+    """Computes the metrics of several parts.
 
     Args:
-      evaluators: name of a part -> how it is evaluated.
+      evaluators: part name -> how it is evaluated.
       params, model_state: leaves [seeds, hparams, ...].
       parts: by name.
 

@@ -1,11 +1,11 @@
-"""The order in which a run sees its data: a keyed bijection, no sorting.
+"""The order in which a run sees its data: a keyed bijection instead of a sort.
 
 Sorting random bits took most of the time of a small run. Instead, position p of
 epoch e maps to row pi(p), where pi is a Feistel network over Z_a x Z_b (Luby and
-Rackoff 1988; Black and Rogaway 2002 for domains that are no power of two) keyed by
-the run's key and e. Any slice of the order is computed alone, in a few integer
-operations per row. Where a * b exceeds the number of rows, the few positions that
-land outside walk on along their cycle until they are inside.
+Rackoff 1988; Black and Rogaway 2002 for domains whose size is not a power of two),
+keyed by the run's key and e. Any slice of the order can be computed by itself, in a
+few integer operations per row. Where a * b exceeds the number of rows, the few
+positions that land outside follow their cycle until they are inside.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _factors(n: int) -> tuple[int, int]:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """The finaliser of MurmurHash3: a bijection of uint32 that spreads every bit."""
+    """Mixes bits by the finaliser of MurmurHash3, a bijection of uint32."""
     x ^= x >> 16
     x *= jnp.uint32(0x85EBCA6B)
     x ^= x >> 13
@@ -36,7 +36,7 @@ def _mix(x: jax.Array) -> jax.Array:
 
 
 def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int):
-    """Row seen at each position of an epoch.
+    """Maps positions of an epoch to rows.
 
     Args:
       key_words: uint32 [2], drawn from the run's key.
@@ -45,18 +45,18 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
       n: number of rows, below 2**32; static.
 
     Returns:
-      int32 array; over all positions of an epoch each row comes once.
+      int32 array; over all positions of an epoch each row occurs exactly once.
     """
     a, b = _factors(n)
-    # Small domains mix slower: with fewer rounds a chi-squared test of positions and
-    # pairs over 100,000 keys shows the bias.
+    # Small domains mix more slowly: with fewer rounds a chi-squared test of positions
+    # and pairs over 100,000 keys shows a bias.
     rounds = 12 if n < 100 else 8
     epoch_key = _mix(key_words[0] + jnp.uint32(0x9E3779B9) * epoch.astype(jnp.uint32))
     number = jnp.arange(rounds, dtype=jnp.uint32).reshape(-1, *[1] * epoch.ndim)
     keys = _mix(epoch_key ^ _mix(key_words[1] + jnp.uint32(0x7F4A7C15) * number))
 
     def bounded(value: jax.Array, key: jax.Array, size: int) -> jax.Array:
-        # Multiply and shift instead of a remainder: as even, and cheaper.
+        # Multiply and shift instead of a remainder: as uniform, and cheaper.
         high = _mix(value * jnp.uint32(0x9E3779B1) + key) >> 16
         return (high * jnp.uint32(size)) >> 16
 
@@ -69,7 +69,7 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
             left = wrap(left + bounded(right, keys[2 * i], a), a)
             return left, wrap(right + bounded(left, keys[2 * i + 1], b), b)
 
-        # A loop, not unrolled: the order is not what costs time, compiling it did.
+        # A loop, not unrolled: running the rounds is cheap, compiling them was not.
         halves = x // jnp.uint32(b), x % jnp.uint32(b)
         left, right = jax.lax.fori_loop(0, rounds // 2, two_rounds, halves)
         return left * jnp.uint32(b) + right
@@ -83,7 +83,7 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
     return x.astype(jnp.int32)
 
 
-# Traced once for all methods that are trained on the same data.
+# jit: one trace serves all methods that are trained on the same data.
 @functools.partial(jax.jit, static_argnames=("count", "batch_size", "n", "fresh"))
 def batches(
     key_words: jax.Array,
@@ -93,16 +93,16 @@ def batches(
     n: int,
     fresh: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Rows of the `count` batches from step `step` on.
+    """Computes the rows of `count` batches, starting with the batch of step `step`.
 
     Args:
       key_words: uint32 [2], drawn from the run's key.
       step: int, updates done so far.
-      count: batches wanted; static.
+      count: number of batches; static.
       batch_size: rows of a batch; static.
       n: rows of the data; static.
-      fresh: draw every batch from a new order of its own instead of going through
-        whole epochs; static.
+      fresh: draw every batch from an order of its own instead of going through whole
+        epochs; static.
 
     Returns:
       rows int32 [count, batch_size], and mask bool [count, batch_size], False on

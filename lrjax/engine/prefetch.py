@@ -1,4 +1,4 @@
-"""Work of the host that is done ahead, while the device is busy."""
+"""Work on the host that is done ahead while the device is busy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def prefetched(make: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """`make` of every item, in order; a thread makes the next while one is used."""
+    """Yields `make(item)` in order; a thread computes the next while one is used."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting: collections.deque[concurrent.futures.Future[T]] = collections.deque()
         for item in items:

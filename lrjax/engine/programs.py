@@ -1,7 +1,8 @@
-"""The compiled programs of a block of runs, and training by them.
+"""The compiled programs of a block of runs, and the training loop that calls them.
 
-A segment is a loop over rounds of `eval_every` steps and a measurement. How many
-rounds, where they start and end, are traced values.
+A segment is a loop over rounds; a round is `eval_every` steps and a measurement. The
+number of rounds and where they start and end are traced values, so no budget costs a
+second compilation.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from lrjax.engine.train import (
     step_block,
 )
 
-MAX_ROUNDS = 128  # most rounds of a segment: rows of its table of measurements
-_SEGMENT_SECONDS = 0.5  # aim for a segment: the pace of progress bar and curves
-_FIRST_SEGMENT_FLOATS = 10**7  # updates of a segment times numbers of a block's state
+MAX_ROUNDS = 128  # of a segment: the rows of its table of measurements
+_SEGMENT_SECONDS = 0.5  # target: how often the progress bar and curves are updated
+_FIRST_SEGMENT_FLOATS = 10**7  # updates x numbers in a block's state, first segment
 
 
 def segment(
@@ -61,11 +62,11 @@ def segment(
       train, valid: the parts to train on and to validate with; the same object
         where the protocol makes no difference.
       start: int, updates done so far, a multiple of `eval_every`.
-      stop: int, where to stop; the last round may be short.
+      stop: int, updates done at the end; the last round may be short.
 
     Returns:
-      The new state, and name -> [MAX_ROUNDS, seeds, hparams] with the rows of the
-      rounds that were made.
+      The new state, and name -> [MAX_ROUNDS, seeds, hparams], of which the first rows
+      are filled, one per round.
     """
     task, every = program.task, program.eval_every
     n = len(next(iter(train.values())))
@@ -77,7 +78,7 @@ def segment(
             key_words, first, every, task.batch_size, n, program.fresh_batches
         )
 
-    @jax.jit  # traced once for the shapes of the table and for the loop
+    @jax.jit  # one trace serves both the shapes of the table and the loop
     def measure(state: RunState, step: jax.Array):
         state, params, row = observe(state, step)
         model_state = recalibration.recalibrated(
@@ -88,7 +89,7 @@ def segment(
         row |= evaluation.measure(evaluators, params, model_state, parts)
         return state, row
 
-    def round_(r, carry):
+    def train_round(r, carry):
         state, table = carry
         first = start + r * every
         rows, mask = jax.vmap(rows_of, (0, None), (0, None))(inputs.order, first)
@@ -97,32 +98,33 @@ def segment(
             batch = {k: v[rows[:, i]] for k, v in train.items()}
             return step_block(program, state, batch, mask[i], inputs, first + i)
 
-        last = jnp.minimum(first + every, stop)
-        state = jax.lax.fori_loop(0, last - first, one_step, state)
-        state, row = measure(state, last)
+        end = jnp.minimum(first + every, stop)
+        state = jax.lax.fori_loop(0, end - first, one_step, state)
+        state, row = measure(state, end)
         table = {k: table[k].at[r].set(row[k].astype(table[k].dtype)) for k in table}
         return state, table
 
     shapes = jax.eval_shape(measure, state, start)[1]
     table = {k: jnp.zeros((MAX_ROUNDS, *v.shape), v.dtype) for k, v in shapes.items()}
     rounds = (stop - start + every - 1) // every
-    return jax.lax.fori_loop(0, rounds, round_, (state, table))
+    return jax.lax.fori_loop(0, rounds, train_round, (state, table))
 
 
 def _placed(program: Program, tree: PyTree) -> PyTree:
-    """Arrays that all devices of a block need, on each of them."""
+    """Copies arrays to every device of a sharded block; else returns them unchanged."""
     return jax.device_put(tree, program.layout.whole) if program.layout else tree
 
 
 class Measurements(NamedTuple):
-    """What a segment measured, on the host.
+    """The measurements of one segment, on the host.
 
     Attributes:
-      steps: update counts at which was measured, [rounds].
+      steps: updates done at each measurement, [rounds].
       values: name -> [rounds, seeds, hparams].
-      seconds: how long the segment took.
-      state: of the block after the segment, where it may be kept: at the end, and
-        when `train` was asked to pause. The next segment takes its memory.
+      seconds: duration of the segment.
+      state: of the block after the segment, where it can be kept: at the end, and
+        when `train` was asked to pause; else None, as the next segment reuses its
+        memory.
     """
 
     steps: np.ndarray
@@ -138,7 +140,7 @@ class Compiled(NamedTuple):
       init: `init(seeds, inputs) -> state`.
       segment: as `segment`, without the program.
       state: shapes and types of the block's state.
-      need: bytes of memory that training takes beside the data; 0 if not known.
+      need: bytes of device memory for training, without the data; 0 if unknown.
     """
 
     init: Callable[..., Any]
@@ -148,26 +150,26 @@ class Compiled(NamedTuple):
 
 
 def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled:
-    """Compiles (or finds in the persistent cache) what `train` runs.
+    """Compiles what `train` calls, or loads it from the persistent cache.
 
     Args:
       program: static choices.
-      seeds, example: with the shapes and types of all that will follow.
+      seeds, example: arrays with the shapes and types of every later call.
     """
     task = program.task
     shared = task.valid is task.train
     valid = {} if shared else task.valid
-    make_state, layout = functools.partial(init, program), program.layout
-    shapes = jax.eval_shape(make_state, seeds, example)
+    init_block, layout = functools.partial(init, program), program.layout
+    shapes = jax.eval_shape(init_block, seeds, example)
     placed = None
     if layout:
         placed = layout.of_state(shapes)
         shapes = described(shapes, placed)
         seeds, example = described((seeds, example), layout.whole)
-    make = jax.jit(make_state, out_shardings=placed).lower(seeds, example)
+    make_init = jax.jit(init_block, out_shardings=placed).lower(seeds, example)
     if program.one_by_one or task.streamed:
         run, parts = host_loop.compile_host_loop(program, shapes, example)
-        need = max(_need(part, shapes) for part in parts)
+        memory = max(_need(part, shapes) for part in parts)
     else:
 
         def advance(state, inputs, train, valid, start, stop):
@@ -181,12 +183,14 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
         )
         small = strategy.kind_of(task) == strategy.LINEAR
         run = xla_options.compile_loop(lowered, small)
-        need = _need(run, shapes)
-    return Compiled(xla_options.compile_once(make, shapes.params), run, shapes, need)
+        memory = _need(run, shapes)
+    return Compiled(
+        xla_options.compile_once(make_init, shapes.params), run, shapes, memory
+    )
 
 
 def _need(compiled: Any, state: RunState) -> float:
-    """Bytes that a program takes, its state included and its other inputs not."""
+    """Bytes that a program takes with its state, without its other inputs."""
     memory = compiled.memory_analysis()
     if memory is None:
         return 0.0
@@ -196,11 +200,11 @@ def _need(compiled: Any, state: RunState) -> float:
 
 
 def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
-    """Bytes of a block's state, which training takes at least; compiles nothing.
+    """Bytes of a block's state, a lower bound of its memory; compiles nothing.
 
     Args:
       program: static choices.
-      hparams: of each lane; values do not matter.
+      hparams: of each lane; only the names matter.
     """
 
     def init(hparams: Mapping[str, jax.Array]) -> RunState:
@@ -216,7 +220,11 @@ def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
 def stepper(
     compiled: Compiled, program: Program, seeds: Seeds, inputs: Inputs
 ) -> Callable[[int], Any]:
-    """A function that trains a block for some updates from its start: to time it."""
+    """Returns a function that trains a block from its start, for timing.
+
+    Returns:
+      `advance(steps)`, which trains `steps` updates, at most one segment's, and waits.
+    """
     task = program.task
     valid = {} if task.valid is task.train else task.valid
     seeds, inputs = _placed(program, (seeds, inputs))
@@ -241,19 +249,19 @@ def train(
     state: RunState | None = None,
     pause: Callable[[], bool] = lambda: False,
 ) -> Iterator[Measurements]:
-    """Trains a block of runs, yielding what each segment measured.
+    """Trains a block of runs, yielding the measurements of each segment.
 
-    Segments grow until one takes about half a second: their length decides only how
-    often the host hears of the device, never a number. Each segment's measurements
-    are fetched while the next one runs. Ends early once all runs have diverged.
+    Segments grow until one takes about half a second. Their length never changes a
+    number, only how often the host gets results. Each segment's measurements are
+    fetched while the next one runs. Ends early once all runs have diverged.
 
     Args:
       compiled: the programs.
-      program: what they were compiled from.
+      program: the source of `compiled`.
       seeds, inputs: of the block.
-      steps: updates to train for.
-      start, state: where to go on from, instead of the initial state.
-      pause: asked after each segment whether the state is wanted.
+      steps: updates done at the end.
+      start, state: where to resume, instead of the initial state.
+      pause: called after each segment; True asks for the state in `Measurements`.
     """
     task, every = program.task, program.eval_every
     valid = {} if task.valid is task.train else task.valid
@@ -261,40 +269,43 @@ def train(
     seeds, inputs = _placed(program, (seeds, inputs))
     if state is None:
         state = compiled.init(seeds, inputs)
-    # A first segment that is surely short; how long the next ones take is measured.
+    # The first segment is surely short; later lengths follow from measured times.
     floats = sum(x.size for x in jax.tree.leaves(compiled.state))
     rounds = min(max(_FIRST_SEGMENT_FLOATS // (floats * every), 1), MAX_ROUNDS)
     pending = None
     while start < steps or pending:
-        following = None
+        submitted = None
         if start < steps and not (pending and pause()):
             stop = min(start + rounds * every, steps)
             state, table = compiled.segment(
                 state, inputs, task.train, valid, start, stop
             )
-            following = (np.append(np.arange(start + every, stop, every), stop), table)
+            submitted = (
+                np.append(np.arange(start + every, stop, every), stop),
+                table,
+            )
             start = stop
         if pending:
             at, table = pending
             values = {k: np.asarray(v)[: len(at)] for k, v in table.items()}
-            if task.valid is task.train:  # and so was measured once
+            if task.valid is task.train:  # the shared part was measured once
                 values = _under_both_names(values)
             now = time.perf_counter()
             seconds, began = now - began, now
             dead = bool((values["diverged_at"][-1] > 0).all())
-            quiet = following is None
-            yield Measurements(at, values, seconds, state if quiet or dead else None)
+            idle = submitted is None
+            yield Measurements(at, values, seconds, state if idle or dead else None)
             began += time.perf_counter() - now  # the caller's time is not training
             if dead:
                 return
             if seconds < _SEGMENT_SECONDS:
-                faster = 4 if seconds < _SEGMENT_SECONDS / 8 else 2
-                rounds = min(faster * rounds, MAX_ROUNDS)
-        pending = following
+                growth = 4 if seconds < _SEGMENT_SECONDS / 8 else 2
+                rounds = min(growth * rounds, MAX_ROUNDS)
+        pending = submitted
 
 
 def _under_both_names(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Measurements of the training part as those of the validation part, too."""
+    """Repeats the measurements of the training part under the validation names."""
     start = "train_"
     valid = {
         f"valid_{name.removeprefix(start)}": value
@@ -305,7 +316,11 @@ def _under_both_names(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 
 def final_model(program: Program, state: RunState) -> tuple[PyTree, PyTree]:
-    """As `final_params`, and the model's state that belongs to them."""
+    """The parameters to evaluate, and the model state that belongs to them.
+
+    Returns:
+      as `final_params`, and the model state, leaves [seeds, hparams, ...].
+    """
     params = final_params(state)
     next_state = recalibration.next_state(program)
     return params, recalibration.recalibrated(
@@ -314,9 +329,9 @@ def final_model(program: Program, state: RunState) -> tuple[PyTree, PyTree]:
 
 
 def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarray]:
-    """Exact metrics of trained runs over a part, name -> [seeds, hparams].
+    """Computes exact metrics of trained runs over a part, name -> [seeds, hparams].
 
-    Methods share this program: it depends on the task and the block's shape alone.
+    The program depends on the task and the block's shape alone, so methods share it.
     """
     params, model_state = final_model(program, state)
     values = evaluation.evaluator(program)(params, model_state, part)

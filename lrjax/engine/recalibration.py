@@ -1,8 +1,9 @@
-"""Batch-norm statistics for the parameters that are judged.
+"""Recomputed batch-norm statistics for evaluation at averaged parameters.
 
-They belong to the parameters that gradients are taken at. A method that averages
-parameters judges others (schedule_free's issue 60), so their statistics are made anew
-from some batches at each measurement; training continues with its own.
+Batch-norm statistics belong to the parameters at which gradients are taken. A method
+that averages parameters is evaluated at others (schedule_free's issue 60), so their
+statistics are recomputed from some batches at each measurement; training continues
+with its own.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from lrjax.core import (
 )
 from lrjax.engine.train import Program, RunState, over_runs
 
-_BATCHES = 50  # as the official code of schedule-free advises
+_BATCHES = 50  # advice of schedule-free's official code
 
 
 def recalibrates(task: Task, method: Method, hparams: Mapping[str, Any]) -> bool:
-    """Whether a model's state is made anew for the parameters that are judged.
+    """Whether a model's state is recomputed for evaluation.
 
     Args:
       task: whose model may have a state.
-      method: which may judge other parameters.
-      hparams: a value for every hyperparameter of it.
+      method: which may be evaluated at other parameters than it trains.
+      hparams: a value for each of its hyperparameters.
     """
     params, model_state = jax.eval_shape(task.init, numerics.key(0))
     if not jax.tree.leaves(model_state):
@@ -44,24 +45,27 @@ def recalibrates(task: Task, method: Method, hparams: Mapping[str, Any]) -> bool
 
 
 def recalibrates_state(state: RunState) -> bool:
-    """As `recalibrates`, of a state of a run or of a block."""
+    """As `recalibrates`, decided from the state of a run or of a block."""
     has_state = bool(jax.tree.leaves(state.model_state))
     return has_state and optim.evaluates_elsewhere(state.opt_state)
 
 
 def calibration_batch(train: Batch, batch_size: int, number: Any) -> dict[str, Any]:
-    """Batch `number` of those that recalibrate: rows from all over the part."""
+    """Batch `number` for recalibration: rows spread evenly over the part."""
     n = len(next(iter(train.values())))
     rows = (np.arange(batch_size) * n // batch_size + number) % n
     return {k: v[rows] for k, v in train.items()}
 
 
 def next_state(program: Program) -> Callable[[PyTree, PyTree, Batch, Any], PyTree]:
-    """`function(params, model_state, batch, number)`, the model's state after a batch.
+    """Returns the function that advances a block's model states by one batch.
 
     Args:
-      program: of the block whose parameters and states, leaves [seeds, hparams, ...],
-        the function takes, with batch `number` of `calibration_batch`.
+      program: of the block.
+
+    Returns:
+      `function(params, model_state, batch, number) -> model_state`, with leaves [seeds,
+      hparams, ...] and batch `number` of `calibration_batch`.
     """
     return functools.partial(
         _next_state,
@@ -82,7 +86,7 @@ def _next_state(
     one_by_one: bool,
     dtype: Any,
 ) -> PyTree:
-    """A block's model states after a batch; all runs get the same random numbers."""
+    """Model states of a block after one batch; all runs use the same random numbers."""
     mask = jnp.ones(len(next(iter(batch.values()))), dtype)
     batch = {**batch, "mask": mask}
     key = jax.random.fold_in(numerics.key(0), number)
@@ -94,7 +98,7 @@ def _next_state(
 
 
 def loop_on_host(first: int, stop: int, body: Callable[..., Any], value: Any) -> Any:
-    """As `jax.lax.fori_loop`, with a call of `body` from the host for each turn."""
+    """As `jax.lax.fori_loop`, calling `body` from the host."""
     for number in range(first, stop):
         value = body(number, value)
     return value
@@ -108,15 +112,18 @@ def recalibrated(
     next_state: Callable[[PyTree, PyTree, Batch, Any], PyTree],
     loop: Callable[..., Any] = loop_on_host,
 ) -> PyTree:
-    """The model states to evaluate a block with: its own where none is made anew.
+    """The model states to evaluate a block with, recomputed where necessary.
 
     Args:
       program: of the block.
       state: of the block.
-      params: to evaluate, leaves [seeds, hparams, ...].
+      params: parameters to evaluate, leaves [seeds, hparams, ...].
       train: the training part.
       next_state: as from `next_state`; may be compiled ahead.
-      loop: `jax.lax.fori_loop` inside of a program.
+      loop: `jax.lax.fori_loop` inside a compiled program.
+
+    Returns:
+      leaves [seeds, hparams, ...]; the block's own where `recalibrates_state` is False.
     """
 
     def body(number: Any, model_state: PyTree) -> PyTree:

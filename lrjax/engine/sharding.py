@@ -1,9 +1,10 @@
-"""How one block lies on several devices: its batches cut, its state perhaps too.
+"""How one block is split over several devices: its batches, perhaps its state too.
 
-As a rule each device trains whole blocks (`experiment`). A single large run cannot be
-dealt out like that. So its batches are cut along their rows, each device computes the
-gradient of its part, and XLA adds them up; parameters and optimiser state are whole on
-every device, or cut as well (fully sharded data parallel, Zhao et al. 2023).
+Usually each device trains whole blocks (`launch.local`). A single large run cannot be
+distributed like that, so its batches are split along their rows, each device computes
+the gradient of its share, and XLA adds the gradients up. Parameters and optimiser state
+are whole on every device, or split as well (fully sharded data parallel, Zhao et al.
+2023).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from lrjax.core import (
 )
 
 _AXIS = "data"
-_LANE_AXES = 2  # of a block's arrays, seeds and hparams, come first
-_WORTH = 128  # numbers of a run on each device; a smaller array is kept whole
+_LANE_AXES = 2  # leading axes of a block's arrays: seeds and hparams
+_WORTH = 128  # numbers of a run per device; smaller arrays are kept whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Layout:
     """Devices that share a block.
 
     Attributes:
-      devices: which.
-      cuts_params: whether parameters and optimiser state are cut, too.
+      devices: in order.
+      cuts_params: whether parameters and optimiser state are split, too.
     """
 
     devices: tuple[Any, ...]
@@ -44,32 +45,36 @@ class Layout:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The devices in a row."""
+        """The devices as a mesh of one axis."""
         return Mesh(np.asarray(self.devices), (_AXIS,))
 
     @property
     def whole(self) -> NamedSharding:
-        """Of an array that every device has."""
+        """Sharding of an array that every device holds in full."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def along(self, axis: int) -> NamedSharding:
-        """Of an array that is cut along an axis."""
+        """Sharding of an array that is split along an axis."""
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, _AXIS))
 
     def cut(self, batch: PyTree) -> PyTree:
-        """A batch inside of a compiled program, its rows dealt out if they divide."""
+        """Splits a batch by rows in a compiled program; uneven arrays stay whole."""
 
-        def one(x: jax.Array) -> jax.Array:
+        def split(x: jax.Array) -> jax.Array:
             if len(x) % len(self.devices):
                 return x
             return jax.lax.with_sharding_constraint(x, self.along(0))
 
-        return jax.tree.map(one, batch)
+        return jax.tree.map(split, batch)
 
     def of_state(self, state: PyTree) -> PyTree:
-        """Shardings of a block's state, for leaves [seeds, hparams, ...] or shapes."""
+        """Shardings of a block's state, whose leaves are [seeds, hparams, ...].
 
-        def one(x: Any) -> NamedSharding:
+        With `cuts_params` large arrays are split along their longest axis that divides
+        evenly.
+        """
+
+        def sharding_of(x: Any) -> NamedSharding:
             count = len(self.devices)
             axes = range(_LANE_AXES, x.ndim)
             axes = [axis for axis in axes if x.shape[axis] % count == 0]
@@ -78,27 +83,27 @@ class Layout:
                 return self.whole
             return self.along(max(axes, key=lambda a: x.shape[a]))
 
-        return jax.tree.map(one, state)
+        return jax.tree.map(sharding_of, state)
 
 
 def described(tree: PyTree, shardings: Any) -> PyTree:
-    """Shapes and types of arrays, and how they lie on devices.
+    """Shapes and types of arrays together with their shardings.
 
     Args:
       tree: of arrays or shapes.
-      shardings: a tree of the same structure, or one for all.
+      shardings: a tree of the same structure, or a single one for all leaves.
     """
 
-    def one(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    def describe(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     if isinstance(shardings, NamedSharding):
-        return jax.tree.map(lambda x: one(x, shardings), tree)
-    return jax.tree.map(one, tree, shardings)
+        return jax.tree.map(lambda x: describe(x, shardings), tree)
+    return jax.tree.map(describe, tree, shardings)
 
 
 def choose(shard: str, devices: Sequence[Any]) -> Layout | None:
-    """The layout that a config asks for; None where each device has blocks of its own.
+    """The layout that a config asks for; None where each device trains its own blocks.
 
     Args:
       shard: one of `core.SHARDED`.
@@ -110,7 +115,7 @@ def choose(shard: str, devices: Sequence[Any]) -> Layout | None:
 
 
 def check(layout: Layout, task: Task) -> None:
-    """Raises UsageError where a task's batches cannot be cut evenly."""
+    """Raises UsageError if a task's batches do not split evenly over the devices."""
     rows, count = task.batch_size // task.micro_batches, len(layout.devices)
     if rows % count:
         parts = f", in {task.micro_batches} parts," if task.micro_batches > 1 else ""

@@ -1,9 +1,9 @@
-"""How a task is trained fastest, found in what its loss does.
+"""The fastest way to train a task, derived from its loss.
 
-The loss is traced for a batch's shapes alone: no data are touched and nothing is
-computed. The products in its jaxpr say what kind of model it is, and with the backend
-that decides whether runs share a block and how many rows are evaluated at once. The
-same shapes and the same backend give the same answer in every process.
+The loss is traced for a batch's shapes only: no data is touched and nothing computed.
+The matrix products and convolutions in its jaxpr tell the kind of model. The kind and
+the backend decide whether runs share a block and how many rows are evaluated at once.
+Equal shapes and backends give equal answers in every process.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ LINEAR, NETWORK, CONVOLUTIONS, PRODUCTS = KINDS = (
     "convolutions",
     "products",
 )
-# Inside of a loop XLA's programs for CPUs take some 30 times as long for a convolution
-# (benchmarks/convolutions.py): from this share of all multiplications on that would
-# take longer than all the rest. The patches of a vision transformer are below it.
+# On CPUs XLA's convolutions are about 30 times slower inside a loop
+# (benchmarks/convolutions.py): above this share of all multiplications they would
+# dominate the time. The patch embedding of a vision transformer is below it.
 _CONVOLVED = 1 / 30
-# Multiplications of one matrix product that fill a CPU's cores by themselves: what a
-# core does in about a millisecond, many times what calling a program costs.
+# Multiplications of a matrix product that keeps all cores of a CPU busy: about a
+# millisecond of one core, many times the cost of calling a program.
 _LARGE = 2**25
 _ONE_BY_ONE = {"cpu": (CONVOLUTIONS, PRODUCTS)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a loss does for one batch; what is in a `scan` counts for each turn.
+    """Operations of a loss for one batch; a `scan`'s body counts once per iteration.
 
     Attributes:
-      products: matrix products; sums of products do not count.
-      multiplied: multiplications in them.
-      largest: multiplications of the largest one.
+      products: number of matrix products; dot products with a scalar result excluded.
+      multiplied: multiplications in all matrix products.
+      largest: multiplications in the largest one.
       convolved: multiplications in convolutions.
       loops: whether there is a loop (`scan`, `while`).
     """
@@ -58,22 +58,23 @@ class Work:
     def kind(self) -> str:
         """The kind of model, one of `KINDS`.
 
-        'linear' has one matrix product at most, and neither convolution nor loop; in
-        'convolutions' these do more than a thirtieth of the work; 'products' has none,
-        and a matrix product that keeps a CPU's cores busy; 'network' is all else.
+        'linear': at most one matrix product, no convolution and no loop.
+        'convolutions': convolutions do more than a thirtieth of the multiplications.
+        'products': no convolution, and a matrix product that keeps a CPU's cores busy.
+        'network': everything else.
         """
         if self.products <= 1 and not self.convolved and not self.loops:
             return LINEAR
         if self.convolved > _CONVOLVED * (self.convolved + self.multiplied):
             return CONVOLUTIONS
-        # A few convolutions more than eat up what the large products would gain.
+        # A few convolutions cost more than the large products gain.
         if not self.convolved and self.largest >= _LARGE:
             return PRODUCTS
         return NETWORK
 
 
 def work_of(task: Task) -> Work:
-    """What a task's loss does for one batch."""
+    """Operations of a task's loss for one batch."""
     batch = {
         name: jax.ShapeDtypeStruct((task.batch_size, *array.shape[1:]), array.dtype)
         for name, array in task.train.items()
@@ -89,14 +90,14 @@ def kind_of(task: Task) -> str:
 
 
 def one_by_one(task: Task) -> bool:
-    """Whether each run is a block of its own, whose steps are calls from the host.
+    """Whether each run is a block of its own, with steps called from the host.
 
-    On CPUs, for models that are slower in a loop or side by side than alone.
+    True on CPUs for models that train slower in a loop or side by side than alone.
     """
     return kind_of(task) in _ONE_BY_ONE.get(jax.default_backend(), ())
 
 
-# Functions and shapes, no data: a population of tasks that differ in data is one entry.
+# The key has functions and shapes, no data: tasks that differ in data share an entry.
 @functools.lru_cache(maxsize=64)
 def _traced(
     init: Callable[..., Any],
@@ -105,7 +106,8 @@ def _traced(
     shapes: tuple[tuple[str, tuple[int, ...], str], ...],
     context: tuple[Any, ...],
 ) -> Work:
-    del context  # tracing may depend on it
+    """Traces a loss for shapes of a batch and counts its operations (cached)."""
+    del context  # part of the cache's key, as tracing may depend on it
     batch = {name: jax.ShapeDtypeStruct(dims, dtype) for name, dims, dtype in shapes}
     batch["mask"] = jax.ShapeDtypeStruct((rows,), jnp.float32)
     key = jax.eval_shape(lambda: numerics.key(0))
@@ -115,29 +117,31 @@ def _traced(
 
 
 def work_in(jaxpr: Any) -> Work:
-    """What a jaxpr does for its results."""
+    """Counts the operations on which a jaxpr's results depend."""
     products = multiplied = largest = convolved = 0
     loops = False
-    for eqn, turns in jaxprs.live(jaxpr):
+    for eqn, repeats in jaxprs.live(jaxpr):
         name = eqn.primitive.name
         if name == "dot_general":
             count = _multiplied(eqn)
-            products += turns * (eqn.outvars[0].aval.size > 1)  # else it is a sum
-            multiplied += turns * count
+            products += repeats * (eqn.outvars[0].aval.size > 1)  # else it is a sum
+            multiplied += repeats * count
             largest = max(largest, count)
         elif name == "conv_general_dilated":
-            convolved += turns * _convolved(eqn)
+            convolved += repeats * _convolved(eqn)
         loops |= name in ("scan", "while")
     return Work(products, multiplied, largest, convolved, loops)
 
 
 def _multiplied(eqn: Any) -> int:
+    """Multiplications of a `dot_general`."""
     (contracted, _), _ = eqn.params["dimension_numbers"]
     shape = eqn.invars[0].aval.shape
     return eqn.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
 
 
 def _convolved(eqn: Any) -> int:
+    """Multiplications of a `conv_general_dilated`."""
     kernel = eqn.invars[1].aval
     outputs = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
     return eqn.outvars[0].aval.size * kernel.size // max(outputs, 1)

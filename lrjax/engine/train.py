@@ -1,4 +1,4 @@
-"""One run: its initial state and its step.
+"""The initial state and the step of one run, and of a block of runs.
 
 A population is seeds (outside) x hyperparameters (inside), two nested `vmap`s: runs
 that differ only in hyperparameters share every batch and its gather. All
@@ -30,11 +30,15 @@ from lrjax.engine.sharding import Layout
 
 
 class RunState(NamedTuple):
-    """What a run carries from step to step.
+    """The state that a run carries from step to step.
 
-    `diverged_at` is 0 while all is finite, else the update (counted from 1) that saw
-    a loss, or the measurement that saw parameters, that were not. `loss_sum` is the sum
-    of the losses of all updates so far, in two parts, or () where nobody asks for it.
+    Attributes:
+      params, model_state, opt_state: of the task and the method.
+      last_loss: of the last batch.
+      diverged_at: 0 while all is finite; else the update (counted from 1) with the
+        first loss, or the measurement with the first parameters, that were not.
+      loss_sum: sum of the losses of all updates so far, in two parts as in `_plus`;
+        () if it is not wanted.
     """
 
     params: PyTree
@@ -47,7 +51,7 @@ class RunState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """All that decides the compiled programs of a block of runs.
+    """Everything that decides the compiled programs of a block of runs.
 
     Attributes:
       task: data and model.
@@ -57,8 +61,8 @@ class Program:
       num_seeds, num_hparams: the shape of the block.
       fresh_batches: draw each batch anew instead of going through epochs.
       dtype: of losses and traced hyperparameters.
-      one_by_one: the block is one run, and each of its steps is a call from the host:
-        for models that XLA trains many times slower inside of a loop.
+      one_by_one: the block is one run whose steps are called from the host, for models
+        that XLA trains many times slower inside a loop.
       layout: of the block on several devices; None on one.
       sums_losses: whether the losses of all updates are added up, for their mean.
     """
@@ -77,12 +81,12 @@ class Program:
 
 
 class Seeds(NamedTuple):
-    """What follows from the seeds of a block alone; leaves [num_seeds, ...].
+    """Arrays that follow from the seeds of a block alone; leaves [num_seeds, ...].
 
     Attributes:
       params, model_state: as initialised.
-      order: uint32 [num_seeds, 2], for the order of the data.
-      noise: keys [num_seeds], for whatever else is random in training.
+      order: uint32 [num_seeds, 2], keys of the data order.
+      noise: keys [num_seeds], for all other randomness of training.
     """
 
     params: PyTree
@@ -92,12 +96,12 @@ class Seeds(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The traced values that tell the runs of a block apart.
+    """The traced values in which the runs of a block differ, and their horizon.
 
     Attributes:
       order, noise: as in `Seeds`.
       hparams: name -> [num_hparams].
-      horizon: updates that schedules are laid out for.
+      horizon: updates over which schedules extend.
     """
 
     order: jax.Array
@@ -108,21 +112,21 @@ class Inputs(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="task_init")
 def seed_runs(task_init: Callable[..., Any], numbers: jax.Array) -> Seeds:
-    """Initial parameters and purpose keys of runs, shared by all methods.
+    """Computes initial parameters and keys of runs, shared by all methods.
 
     Args:
       task_init: `Task.init`.
       numbers: uint32 [num_seeds], the seeds.
     """
 
-    def one(number: jax.Array) -> Seeds:
+    def of_seed(number: jax.Array) -> Seeds:
         return seed_run(task_init, numerics.key(number))
 
-    return jax.vmap(one)(jnp.asarray(numbers, jnp.uint32))
+    return jax.vmap(of_seed)(jnp.asarray(numbers, jnp.uint32))
 
 
 def seed_run(task_init: Callable[..., Any], key: jax.Array) -> Seeds:
-    """What follows from one run's key, without the axis of seeds."""
+    """As `seed_runs` for one run's key, without the axis of seeds."""
     params, model_state = task_init(jax.random.fold_in(key, 0))
     words = jax.random.bits(jax.random.fold_in(key, 1), (2,), jnp.uint32)
     return Seeds(params, model_state, words, jax.random.fold_in(key, 2))
@@ -134,20 +138,20 @@ def inputs(
     hparams: Sequence[Mapping[str, float]],
     horizon: int,
 ) -> Inputs:
-    """Packs what tells runs apart: seeds and each lane's traced hyperparameters."""
+    """Packs seeds and each lane's traced hyperparameters for `step_block`."""
     values = {
         name: np.asarray([h[name] for h in hparams], program.dtype)
         for name in hparams[0]
     }
-    # One transfer for all: they are tiny.
-    on_device = jax.device_put((values, np.asarray(horizon, program.dtype)))
-    return Inputs(seeds.order, seeds.noise, *on_device)
+    # One transfer for all of these tiny arrays.
+    values, end = jax.device_put((values, np.asarray(horizon, program.dtype)))
+    return Inputs(seeds.order, seeds.noise, values, end)
 
 
 def transformation(
     program: Program, hparams: Mapping[str, Any], horizon: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """The Optax transformation of one run."""
+    """Builds the Optax transformation of one run."""
     built = program.method.build(horizon, **hparams, **dict(program.static))
     return optax.with_extra_args_support(built)
 
@@ -159,7 +163,7 @@ def init_run(
     hparams: Mapping[str, Any],
     horizon: Any,
 ) -> RunState:
-    """The state of one run before its first step."""
+    """Builds the state of one run before its first step."""
     tx = transformation(program, hparams, horizon)
     nan = jnp.asarray(jnp.nan, program.dtype)
     zero = jnp.zeros((), program.dtype)
@@ -176,7 +180,7 @@ def step_run(
     hparams: Mapping[str, Any],
     horizon: Any,
 ) -> RunState:
-    """One update of one run; a run that has diverged stays as it is.
+    """Computes one update of one run; a diverged run stays as it is.
 
     Args:
       program: task and method.
@@ -185,7 +189,7 @@ def step_run(
       key: noise of this step.
       step: int, updates done so far.
       hparams: traced hyperparameters of the method.
-      horizon: updates that schedules are laid out for.
+      horizon: updates over which schedules extend.
     """
     gradient = gradient_run(program, state, batch, key)
     return apply_run(program, state, gradient, batch, key, step, hparams, horizon)
@@ -199,14 +203,14 @@ def step_block(
     inputs: Inputs,
     step: jax.Array,
 ) -> RunState:
-    """One update of every run of a block.
+    """Computes one update of every run of a block.
 
     Args:
       program: static choices.
       state: of the block.
       batch: leaves [seeds, rows, ...]; runs with the same seed see the same rows.
-      mask: [rows], false on padding.
-      inputs: what tells the runs apart.
+      mask: [rows], False on padding.
+      inputs: seeds' keys, hyperparameters and horizon.
       step: int, updates done so far.
     """
     mask = mask.astype(program.dtype)
@@ -230,33 +234,33 @@ def over(function: Callable[..., PyTree], one_by_one: bool) -> Callable[..., PyT
 
     Args:
       function: takes and returns trees of arrays.
-      one_by_one: the axis has length one, and the function is called as it is: `vmap`
-        would make other convolutions, which are slow on CPUs.
+      one_by_one: the axis has length one and the function is called without `vmap`,
+        which would create batched convolutions that are slow on CPUs.
     """
     if not one_by_one:
         return jax.vmap(function)
 
-    def alone(*args: PyTree) -> PyTree:
+    def without_vmap(*args: PyTree) -> PyTree:
         result = function(*jax.tree.map(lambda x: x[0], args))
         return jax.tree.map(lambda x: x[None], result)
 
-    return alone
+    return without_vmap
 
 
 def over_runs(
     function: Callable[..., PyTree], one_by_one: bool
 ) -> Callable[..., PyTree]:
-    """As `over`, for the first two axes: the runs of a block, [seeds, hparams, ...]."""
+    """As `over` for the first two axes, the runs of a block: [seeds, hparams, ...]."""
     return over(over(function, one_by_one), one_by_one)
 
 
 class Gradient(NamedTuple):
-    """What a batch says of a run's parameters.
+    """Loss and gradient of a run on one batch.
 
     Attributes:
-      loss: on the batch.
+      loss: of the batch.
       model_state: after the batch.
-      grads: of the loss, like the parameters.
+      grads: of the loss, structured as the parameters.
     """
 
     loss: jax.Array
@@ -267,14 +271,14 @@ class Gradient(NamedTuple):
 def gradient_run(
     program: Program, state: RunState, batch: Batch, key: jax.Array
 ) -> Gradient:
-    """The first half of `step_run`: the loss and its gradient."""
+    """Computes loss and gradient of a run, the first half of `step_run`."""
     return _gradient(program, state, batch, key, state.params)
 
 
 def _gradient(
     program: Program, state: RunState, batch: Batch, key: jax.Array, params: PyTree
 ) -> Gradient:
-    """As `gradient_run`, at other parameters than the state's."""
+    """As `gradient_run`, at given parameters instead of the state's."""
     function = jax.value_and_grad(program.task.loss, has_aux=True)
 
     def of_piece(model_state, key, piece):
@@ -290,7 +294,7 @@ def _gradient(
 def _loss(
     program: Program, state: RunState, batch: Batch, key: jax.Array, params: PyTree
 ) -> jax.Array:
-    """The loss of a batch alone."""
+    """Computes the loss of a batch at given parameters, without the gradient."""
 
     def of_piece(model_state, key, piece):
         loss, (model_state, metrics) = program.task.loss(
@@ -308,14 +312,15 @@ def _mean_of_pieces(
     batch: Batch,
     key: jax.Array,
 ) -> tuple[PyTree, PyTree]:
-    """Means over a batch from means over its micro-batches, one after the other.
+    """Averages over a batch by going through its micro-batches in turn.
 
     Args:
-      program: says how many there are.
+      program: gives the number of micro-batches.
       of_piece: `of_piece(model_state, key, piece) -> (means, model_state, metrics)`.
-      state: whose `model_state` the first piece gets; each next one that of the last.
-      batch: real rows are dealt out, so that a short batch is short in all pieces.
-      key: of the batch; each piece's follows from it.
+      state: its `model_state` goes to the first piece, each result to the next piece.
+      batch: its rows are dealt out in turn, so the padding of a short batch is spread
+        over all pieces.
+      key: of the batch; each piece's key follows from it.
 
     Returns:
       The means and the model's state after the batch.
@@ -332,19 +337,22 @@ def _mean_of_pieces(
         means, model_state, metrics = of_piece(model_state, key, piece)
         return means, model_state, metrics.get("count", piece["mask"].sum())
 
-    def add(carry, each):
+    def add(carry, key_and_piece):
         sums, old_state, total = carry
-        means, new_state, weight = weighted(old_state, *each)
+        key, piece = key_and_piece
+        means, new_state, weight = weighted(old_state, key, piece)
         sums = jax.tree.map(lambda s, m: s + weight * m, sums, means)
         new = sums, new_state, total + weight
-        # Of padding alone there is no mean.
+        # A piece of padding alone has no mean.
         return jax.tree.map(lambda n, o: jnp.where(weight > 0, n, o), new, carry), None
 
-    first = jax.tree.map(lambda x: x[0], (keys, pieces))
-    means, _, weight = jax.eval_shape(weighted, state.model_state, *first)
+    first_key, first_piece = jax.tree.map(lambda x: x[0], (keys, pieces))
+    means, _, weight = jax.eval_shape(
+        weighted, state.model_state, first_key, first_piece
+    )
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (means, weight))
     start = zeros[0], state.model_state, zeros[1]
-    # Where steps are calls from the host, it is because loops are slow.
+    # With steps called from the host loops are slow, so this one is unrolled.
     (sums, model_state, total), _ = jax.lax.scan(
         add, start, (keys, pieces), unroll=count if program.one_by_one else 1
     )
@@ -361,7 +369,7 @@ def apply_run(
     hparams: Mapping[str, Any],
     horizon: Any,
 ) -> RunState:
-    """The second half of `step_run`: the update."""
+    """Applies a gradient to a run, the second half of `step_run`."""
     loss, model_state, grads = gradient
     tx = transformation(program, hparams, horizon)
     updates, opt_state = tx.update(
@@ -386,7 +394,7 @@ def apply_run(
 
 
 def _plus(sums: tuple[Any, ...], new: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Adds to a sum in two parts, whose second is what rounding took from the first.
+    """Adds to a sum in two parts, the second of which collects rounding errors.
 
     Knuth's two-sum: without it a mean over 23,000 losses would be off in its fifth
     digit in float32.
@@ -399,22 +407,22 @@ def _plus(sums: tuple[Any, ...], new: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _clipped(task: Task, grads: PyTree) -> PyTree:
-    """Gradients, scaled down together where their norm is above the task's limit."""
+    """Scales gradients down together if their norm exceeds the task's limit."""
     if task.max_norm is None:
         return grads
-    # As PyTorch's clip_grad_norm_ has it.
+    # The formula of PyTorch's clip_grad_norm_.
     scale = jnp.minimum(task.max_norm / (optax.tree.norm(grads) + 1e-6), 1)
     return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
 
 
 def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
-    """Initial states of a block, leaves [num_seeds, num_hparams, ...]."""
+    """Builds the initial states of a block, leaves [num_seeds, num_hparams, ...]."""
 
     def per_seed(params, model_state):
         def per_lane(hparams):
             return init_run(program, params, model_state, hparams, inputs.horizon)
 
-        # A method may have no number at all.
+        # axis_size: a method may have no traced hyperparameter.
         return jax.vmap(per_lane, axis_size=program.num_hparams)(inputs.hparams)
 
     return jax.vmap(per_seed)(seeds.params, seeds.model_state)
@@ -423,16 +431,16 @@ def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
 def observe(
     state: RunState, step: jax.Array
 ) -> tuple[RunState, PyTree, dict[str, jax.Array]]:
-    """Marks runs whose parameters are not finite.
+    """Marks runs with non-finite parameters and reads values off the state.
 
     Args:
       state: of a block.
       step: int, updates done.
 
     Returns:
-      The state, the parameters to evaluate, and what can be read off the state, name
-      -> [seeds, hparams]. `mean_batch_loss` is over all updates done, to which those
-      after a divergence add nothing.
+      The state; the parameters to evaluate; and name -> [seeds, hparams] with the
+      learning rate, the last loss and `diverged_at`. If losses are summed there is also
+      `mean_batch_loss`, over all updates done; updates after a divergence add nothing.
     """
     params = final_params(state)
     finite = functools.reduce(
@@ -444,8 +452,9 @@ def observe(
     state = state._replace(diverged_at=diverged_at.astype(jnp.int32))
 
     def rate_of(opt_state: Any, _: jax.Array) -> jax.Array:
-        rate = optim.effective_learning_rate(opt_state)  # of which may be no array
-        # Where parts of the model have rates of their own there is no one rate.
+        # The second argument sets the mapped axes: a state may have no array.
+        rate = optim.effective_learning_rate(opt_state)
+        # Methods with one rate per part of the model have no single rate.
         return jnp.full((), jnp.nan) if isinstance(rate, dict) else rate
 
     rate = jax.vmap(jax.vmap(rate_of))(state.opt_state, state.diverged_at)
@@ -461,5 +470,5 @@ def observe(
 
 
 def final_params(state: RunState) -> PyTree:
-    """The parameters to keep and to judge, leaves [seeds, hparams, ...]."""
+    """The parameters to keep and to evaluate, leaves [seeds, hparams, ...]."""
     return jax.vmap(jax.vmap(optim.eval_params))(state.opt_state, state.params)

@@ -1,4 +1,4 @@
-"""How XLA is asked to compile for CPUs, where its own way is not the best."""
+"""XLA options for CPUs, where the defaults are slower to compile or to run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from lrjax.core import PyTree
 
 _MANY_ARRAYS = 256
 
-# XLA takes about 10 ms for each of a program's kernels, however small, and a step of a
-# network of many layers has thousands. With the emitters before the latest, and with
-# LLVM optimising less, it takes about half of that, and the step is as fast. Without
-# any optimising it takes a fifth, and the step nearly twice as long.
+# XLA compiles for about 10 ms per kernel, however small, and a step of a network with
+# many layers has thousands. With the previous emitters and a lower LLVM optimisation
+# level it takes about half of that, and the step is as fast. Without optimisation it
+# takes a fifth, and the step nearly twice as long.
 _STEP = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 _ONCE = _STEP | {"xla_backend_optimization_level": 0}
 
 
 def compile_step(lowered: Any, params: PyTree) -> Any:
-    """Compiles a program that is called again and again.
+    """Compiles a program that is called many times.
 
     Args:
       lowered: the program.
@@ -29,16 +29,16 @@ def compile_step(lowered: Any, params: PyTree) -> Any:
 
 
 def compile_once(lowered: Any, params: PyTree) -> Any:
-    """As `compile_step`, for a program that is called once in many steps."""
+    """As `compile_step`, for a program that is called rarely: compiles fastest."""
     return _compile(lowered, _ONCE if _many_arrays(params) else {})
 
 
 def compile_loop(lowered: Any, small: bool) -> Any:
-    """Compiles a program of a loop.
+    """Compiles a program that consists of a loop.
 
-    Without the kernels of YNNPACK, which JAX uses for sums and matrix products there:
-    they cut fusions in two. Where operations are `small`, without threads inside of
-    them either: handing over costs more than they take, and other blocks use the cores.
+    Disables the kernels of YNNPACK, which JAX uses for sums and matrix products there,
+    because they split fusions. If operations are `small`, also disables threads inside
+    them: handing work over costs more than the work, and other blocks use the cores.
     """
     options: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     if small:
@@ -47,15 +47,17 @@ def compile_loop(lowered: Any, small: bool) -> Any:
 
 
 def _many_arrays(params: PyTree) -> bool:
+    """Whether this is a CPU and a model of many layers, whose compilation is slow."""
     many = len(jax.tree.leaves(params)) > _MANY_ARRAYS
     return many and jax.default_backend() == "cpu"
 
 
 def _compile(lowered: Any, options: dict[str, Any]) -> Any:
+    """Compiles with options, or without where this JAX does not know one of them."""
     if options:
         try:
             return lowered.compile(options)
-        except jax.errors.JaxRuntimeError as error:  # another JAX may lack an option
+        except jax.errors.JaxRuntimeError as error:  # other versions lack some options
             if "No such compile option" not in str(error):
                 raise
     return lowered.compile()
