@@ -113,13 +113,13 @@ def rewrite_manifest(folder, **changes):
         ({"versions": {"numerics": 0, "jax": jax.__version__}}, "numerics was 0, now"),
         ({"versions": {"numerics": NUMERICS_VERSION, "jax": "0.0.1"}}, "was 0.0.1"),
         ({"versions": {}}, "numerics was None"),
-        ({"block": "other"}, "it is of block other, not block"),
-        ({"step": 5}, "it is of step 5, not 9"),
+        ({"block": "other"}, "it belongs to block other, not block"),
+        ({"step": 5}, "it belongs to step 5, not 9"),
         ({"files": {}}, "does not belong to it"),
         ({"files": None}, "is not used"),
         ({"versions": None}, "is not used"),
-        ({"facts": None}, "its facts are no numbers"),
-        ({"facts": {"seconds": float("inf")}}, "its facts are no numbers"),
+        ({"facts": None}, "its facts are not finite numbers"),
+        ({"facts": {"seconds": float("inf")}}, "its facts are not finite numbers"),
         ({"facts": {"seconds": "x"}}, "must be real number, not str"),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_manifest_of_nonsense_is_refused(folder, content):
 
 def test_a_checkpoint_put_where_another_runs_are_is_refused(folder):
     shutil.copytree(folder / "9", folder.parent / "others" / "9")
-    with pytest.warns(UserWarning, match="it is of block block, not others"):
+    with pytest.warns(UserWarning, match="it belongs to block block, not others"):
         assert checkpoint.restore(folder.parent / "others", LIKE) is None
 
 
@@ -152,7 +152,7 @@ def test_what_may_have_no_end_is_not_read(folder, name):
     path = folder / "9" / name
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    assert f"{name} is no regular file" in refusal(folder)
+    assert f"{name} is not a regular file" in refusal(folder)
 
 
 def test_refused_ones_of_later_steps_make_room(folder):

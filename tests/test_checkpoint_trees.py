@@ -144,7 +144,7 @@ def test_numbers_of_numpy_and_python_keep_what_jax_would_round():
 def test_a_tree_with_other_names_but_the_same_shapes_is_refused(tmp_path):
     checkpoint.save(tmp_path, 3, {"a": {"b": ones}}, {})
     for other in ({"a.b": ones}, {"a": ones}, {"a": {"b": ones, "c": ones[:0]}}):
-        with pytest.warns(UserWarning, match="it is of runs with other shapes"):
+        with pytest.warns(UserWarning, match="it belongs to runs with other shapes"):
             assert (
                 checkpoint.restore(tmp_path, jax.eval_shape(lambda o=other: o)) is None
             )
@@ -152,7 +152,7 @@ def test_a_tree_with_other_names_but_the_same_shapes_is_refused(tmp_path):
 
 @pytest.mark.parametrize("leaf", ["text", np.array(["x"]), np.array([None]), print])
 def test_what_is_no_number_is_refused(leaf, tmp_path):
-    with pytest.raises(OSError, match="holds no numbers, but") as refused:
+    with pytest.raises(OSError, match="must hold numbers, not") as refused:
         checkpoint.save(tmp_path / "block", 3, {"x": leaf}, {})
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.rglob("*manifest*"))
@@ -184,10 +184,10 @@ def test_parameters_files_keep_shapes_and_types(tmp_path):
 @pytest.mark.parametrize(
     ("params", "state", "words"),
     [
-        ({"a/b": ones, "a": {"b": ones}}, (), "called 'a/b'"),
-        ({"a": [ones], "a/0": ones}, (), "called 'a/0'"),
-        ({"state": {"m": ones}}, {"m": ones}, "called 'state/m'"),
-        ({"state/": ones}, ones, "called 'state/'"),
+        ({"a/b": ones, "a": {"b": ones}}, (), "share the name 'a/b'"),
+        ({"a": [ones], "a/0": ones}, (), "share the name 'a/0'"),
+        ({"state": {"m": ones}}, {"m": ones}, "share the name 'state/m'"),
+        ({"state/": ones}, ones, "share the name 'state/'"),
         ({"a": ones, "a/b": ones}, (), "leads through it"),
         ({"__metadata__": ones}, (), "cannot hold '__metadata__'"),
         ({"a": ones.astype(jnp.int4)}, (), "of type int4"),

@@ -120,7 +120,7 @@ def test_a_worker_dies_and_another_joins(workers, local, tmp_path):
 def test_without_a_shared_folder_rows_come_over_the_net(workers, local, tmp_path):
     wanted = settings(address=workers.scheduler_address)
     with dask_client.launch(wanted, tmp_path / "client") as launcher:
-        sent = dask_client._sent(Unit(launcher.blocks(wanted)[0]))
+        sent = dask_client._unit_message(Unit(launcher.blocks(wanted)[0]))
         nowhere = str(tmp_path / "nowhere")
         arguments = (sent, wanted, None, nowhere, launcher._expected)
         trained = launcher._client.submit(dask_worker.train, *arguments).result()
@@ -133,7 +133,7 @@ def test_without_a_shared_folder_rows_come_over_the_net(workers, local, tmp_path
 def test_workers_that_differ_are_refused(workers, tmp_path):
     wanted = settings(address=workers.scheduler_address)
     with dask_client.launch(wanted, tmp_path) as launcher:
-        sent = dask_client._sent(Unit(launcher.blocks(wanted)[0]))
+        sent = dask_client._unit_message(Unit(launcher.blocks(wanted)[0]))
 
         def train(sent, **other):
             expected = launcher._expected | other
@@ -149,7 +149,7 @@ def test_workers_that_differ_are_refused(workers, tmp_path):
 def test_a_client_of_another_version_is_refused(workers, tmp_path, monkeypatch):
     monkeypatch.setattr(dask_client, "NUMERICS_VERSION", -1)
     wanted = settings(address=workers.scheduler_address)
-    with pytest.raises(UsageError, match=r"worker tcp:.* has numerics \d+, this"):
+    with pytest.raises(UsageError, match=r"worker tcp:.* has numerics \d+, the client"):
         experiment.run(wanted, tmp_path, launch=dask_client.launch)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
@@ -178,7 +178,7 @@ def test_a_worker_trains_trials_in_parts_where_memory_gives_out(tmp_path, monkey
     (target,) = tune.targets(wanted, blocks.make_tasks(wanted, None))
     search = tune.Search(target, tune.make_tuner(target, tmp_path))
     search.ask()
-    sent = dask_client._sent(trials.unit_of(trials.lay_out(search.jobs())[0]))
+    sent = dask_client._unit_message(trials.unit_of(trials.lay_out(search.jobs())[0]))
     monkeypatch.setattr(dask_worker, "_address", lambda: "here")  # there is no cluster
 
     def trained(folder):

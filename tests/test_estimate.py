@@ -107,7 +107,7 @@ def test_only_long_work_is_timed_before_it_begins(monkeypatch):
     monkeypatch.setattr(estimate, "_CORE_SPEED", 1.0)
     _, why, *costs = estimate.announce(wanted, blocks, set())
     assert "timing the first updates" in why
-    assert re.search("blocks? at once, by a probe of 1 of 1 program", costs[0])
+    assert re.search("blocks? at once, estimated by timing 1 of 1 program", costs[0])
     assert "of memory" in costs[1]
 
 

@@ -417,8 +417,8 @@ def test_what_a_worker_tells_of_a_task_can_be_sent(registered):
     task = task_of(*OWN, metrics.f1())
     asked = settings_of(registered(task), methods=("adam",))
     (block,) = blocks.plan(asked, [task])
-    ticket = dask_worker.ticket_of(block)
-    told = json.loads(json.dumps(ticket.metrics))
+    planned = dask_worker.planned_block(block)
+    told = json.loads(json.dumps(planned.metrics))
     assert [results.metric_from(each).name for each in told] == names(task)
 
 

@@ -217,7 +217,7 @@ def test_without_memory_smaller_blocks_are_trained(tmp_path, monkeypatch, capsys
     assert {row["block"] for row in found.values()} == {"2x1"}
     for run_id, row in found.items():
         assert row["valid_loss"] == pytest.approx(whole[run_id]["valid_loss"], rel=1e-5)
-    assert "going on with blocks of 2 x 1 runs" in capsys.readouterr().err
+    assert "continuing with blocks of 2 x 1 runs" in capsys.readouterr().err
 
 
 def test_a_run_that_no_memory_holds_is_an_error(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from lrjax.core import (
 from lrjax.engine import strategy
 from lrjax.engine.prefetch import prefetched
 from lrjax.engine.sharding import Layout
-from lrjax.engine.train import Program, over_runs
+from lrjax.engine.train import Program, num_rows, over_runs
 
 # Rows evaluated at once, summed over the lanes of a block. Linear models: as many as
 # keep the logits in the CPU's cache (2**17 numbers), at least 64. Networks, whose
@@ -76,7 +76,7 @@ def evaluate_part(
     Returns:
       metric name -> [seeds, hparams].
     """
-    n = len(next(iter(part.values())))
+    n = num_rows(part)
     slices = -(-n // at_once)
     rows = -(-n // (slices * _MULTIPLE)) * _MULTIPLE
     padded = slices * rows - n
@@ -252,7 +252,7 @@ def evaluator(program: Program, on_host: bool = False) -> Evaluator:
 
 def _rows_and_slice(part: Batch, at_once: int) -> tuple[int, int]:
     """Rows of a part, and rows of one slice of it."""
-    n = len(next(iter(part.values())))
+    n = num_rows(part)
     return n, min(at_once, n)
 
 

@@ -30,6 +30,7 @@ from lrjax.engine.train import (
     Inputs,
     Program,
     RunState,
+    num_rows,
     observe,
     step_block,
 )
@@ -105,7 +106,7 @@ def _on_device(
     batch_size, fresh = program.task.batch_size, program.fresh_batches
 
     def update(state, inputs, train, step):
-        n = len(next(iter(train.values())))
+        n = num_rows(train)
         rows, mask = order.batches(inputs.order[0], step, 1, batch_size, n, fresh)
         batch = {k: v[rows] for k, v in train.items()}  # the block has one seed
         return step_block(program, state, batch, mask[0], inputs, step)
@@ -152,7 +153,7 @@ def _streamed(
 
     def gather(words: np.ndarray, train: Batch, first: int):
         """Sends the batches of a call from `first` on, leaves [seeds, steps, rows]."""
-        n = len(next(iter(train.values())))
+        n = num_rows(train)
         rows, mask = _rows(words, first, per_call, task.batch_size, n, fresh)
         return jax.device_put({k: v[rows] for k, v in train.items()}, place), mask
 

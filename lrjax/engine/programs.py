@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.common import numerics
-from lrjax.core import Batch, PyTree
+from lrjax.core import Batch, PyTree, Task
 from lrjax.engine import (
     evaluation,
     host_loop,
@@ -35,6 +35,7 @@ from lrjax.engine.train import (
     final_params,
     init,
     init_run,
+    num_rows,
     observe,
     step_block,
 )
@@ -69,7 +70,7 @@ def segment(
       are filled, one per round.
     """
     task, every = program.task, program.eval_every
-    n = len(next(iter(train.values())))
+    n = num_rows(train)
     evaluator = evaluation.evaluator(program)
     next_state = recalibration.next_state(program)
 
@@ -108,6 +109,11 @@ def segment(
     table = {k: jnp.zeros((MAX_ROUNDS, *v.shape), v.dtype) for k, v in shapes.items()}
     rounds = (stop - start + every - 1) // every
     return jax.lax.fori_loop(0, rounds, train_round, (state, table))
+
+
+def _own_valid(task: Task) -> Batch:
+    """The validation part to pass to `segment`; empty if it is the training part."""
+    return {} if task.valid is task.train else task.valid
 
 
 def _placed(program: Program, tree: PyTree) -> PyTree:
@@ -157,8 +163,7 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
       seeds, example: arrays with the shapes and types of every later call.
     """
     task = program.task
-    shared = task.valid is task.train
-    valid = {} if shared else task.valid
+    shared, valid = task.valid is task.train, _own_valid(task)
     init_block, layout = functools.partial(init, program), program.layout
     shapes = jax.eval_shape(init_block, seeds, example)
     placed = None
@@ -195,8 +200,12 @@ def _need(compiled: Any, state: RunState) -> float:
     if memory is None:
         return 0.0
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    return float(size + new + memory.temp_size_in_bytes)
+    return float(tree_bytes(state) + new + memory.temp_size_in_bytes)
+
+
+def tree_bytes(tree: PyTree) -> int:
+    """Bytes of all arrays, or shapes, of a tree."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
@@ -212,9 +221,8 @@ def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
         return init_run(program, params, model_state, hparams, 1.0)
 
     lane = {name: jax.ShapeDtypeStruct((), program.dtype) for name in hparams[0]}
-    leaves = jax.tree.leaves(jax.eval_shape(init, lane))
-    size = sum(x.size * x.dtype.itemsize for x in leaves)
-    return program.num_seeds * program.num_hparams * size
+    state = jax.eval_shape(init, lane)
+    return program.num_seeds * program.num_hparams * tree_bytes(state)
 
 
 def stepper(
@@ -225,8 +233,7 @@ def stepper(
     Returns:
       `advance(steps)`, which trains `steps` updates, at most one segment's, and waits.
     """
-    task = program.task
-    valid = {} if task.valid is task.train else task.valid
+    task, valid = program.task, _own_valid(program.task)
     seeds, inputs = _placed(program, (seeds, inputs))
 
     def advance(steps: int) -> None:
@@ -263,8 +270,7 @@ def train(
       start, state: where to resume, instead of the initial state.
       pause: called after each segment; True asks for the state in `Measurements`.
     """
-    task, every = program.task, program.eval_every
-    valid = {} if task.valid is task.train else task.valid
+    task, every, valid = program.task, program.eval_every, _own_valid(program.task)
     began = time.perf_counter()
     seeds, inputs = _placed(program, (seeds, inputs))
     if state is None:

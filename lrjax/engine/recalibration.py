@@ -24,7 +24,7 @@ from lrjax.core import (
     PyTree,
     Task,
 )
-from lrjax.engine.train import Program, RunState, over_runs
+from lrjax.engine.train import Program, RunState, num_rows, over_runs
 
 _BATCHES = 50  # advice of schedule-free's official code
 
@@ -52,7 +52,7 @@ def recalibrates_state(state: RunState) -> bool:
 
 def calibration_batch(train: Batch, batch_size: int, number: Any) -> dict[str, Any]:
     """Batch `number` for recalibration: rows spread evenly over the part."""
-    n = len(next(iter(train.values())))
+    n = num_rows(train)
     rows = (np.arange(batch_size) * n // batch_size + number) % n
     return {k: v[rows] for k, v in train.items()}
 
@@ -87,7 +87,7 @@ def _next_state(
     dtype: Any,
 ) -> PyTree:
     """Model states of a block after one batch; all runs use the same random numbers."""
-    mask = jnp.ones(len(next(iter(batch.values()))), dtype)
+    mask = jnp.ones(num_rows(batch), dtype)
     batch = {**batch, "mask": mask}
     key = jax.random.fold_in(numerics.key(0), number)
 

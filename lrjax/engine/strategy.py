@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lrjax.common import jaxprs, numerics
-from lrjax.core import Task
+from lrjax.core import Batch, PyTree, Task
 
 LINEAR, NETWORK, CONVOLUTIONS, PRODUCTS = KINDS = (
     "linear",
@@ -73,13 +73,34 @@ class Work:
         return NETWORK
 
 
-def work_of(task: Task) -> Work:
-    """Operations of a task's loss for one batch."""
-    batch = {
+def batch_shapes(task: Task) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch of a task, without the mask."""
+    return {
         name: jax.ShapeDtypeStruct((task.batch_size, *array.shape[1:]), array.dtype)
         for name, array in task.train.items()
     }
-    shapes = tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items()))
+
+
+def loss_arguments(
+    init: Callable[..., Any], batch: Mapping[str, jax.ShapeDtypeStruct], rows: int
+) -> tuple[Any, Any, Any, Batch]:
+    """Shapes and types of the arguments of `Task.loss`.
+
+    Args:
+      init: `Task.init`.
+      batch: as from `batch_shapes`.
+      rows: of the batch.
+    """
+    key = jax.eval_shape(lambda: numerics.key(0))
+    params, model_state = jax.eval_shape(init, key)
+    mask = jax.ShapeDtypeStruct((rows,), jnp.float32)
+    return params, model_state, key, {**batch, "mask": mask}
+
+
+def work_of(task: Task) -> Work:
+    """Operations of a task's loss for one batch."""
+    batch = sorted(batch_shapes(task).items())
+    shapes = tuple((name, x.shape, str(x.dtype)) for name, x in batch)
     context = (jax.default_backend(), str(jnp.result_type(float)))
     return _traced(task.init, task.loss, task.batch_size, shapes, context)
 
@@ -109,10 +130,14 @@ def _traced(
     """Traces a loss for shapes of a batch and counts its operations (cached)."""
     del context  # part of the cache's key, as tracing may depend on it
     batch = {name: jax.ShapeDtypeStruct(dims, dtype) for name, dims, dtype in shapes}
-    batch["mask"] = jax.ShapeDtypeStruct((rows,), jnp.float32)
-    key = jax.eval_shape(lambda: numerics.key(0))
-    params, state = jax.eval_shape(init, key)
-    traced = jax.make_jaxpr(lambda *args: loss(*args)[0])(params, state, key, batch)
+    params, model_state, key, batch = loss_arguments(init, batch, rows)
+
+    def loss_alone(
+        params: PyTree, model_state: PyTree, key: jax.Array, batch: Batch
+    ) -> jax.Array:
+        return loss(params, model_state, key, batch)[0]
+
+    traced = jax.make_jaxpr(loss_alone)(params, model_state, key, batch)
     return work_in(traced.jaxpr)
 
 

@@ -132,6 +132,11 @@ def seed_run(task_init: Callable[..., Any], key: jax.Array) -> Seeds:
     return Seeds(params, model_state, words, jax.random.fold_in(key, 2))
 
 
+def num_rows(part: Batch) -> int:
+    """Number of rows of a part of the data."""
+    return len(next(iter(part.values())))
+
+
 def inputs(
     program: Program,
     seeds: Seeds,

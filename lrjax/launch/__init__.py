@@ -1,1 +1,1 @@
-"""Who trains what is asked for: blocks, units, checkpoints, and three launchers."""
+"""Planning and training of blocks: units, checkpoints and three launchers."""

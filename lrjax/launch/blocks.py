@@ -1,8 +1,8 @@
-"""Which runs are trained together: a config's runs in blocks of one shape.
+"""The blocks of a config: runs that one compiled program trains together.
 
-A block's shape follows from the config and the backend by the rule in `_blocks`, never
-from what is already done, how many devices there are or what is measured, because the
-last bits of a result depend on it.
+A block's shape follows from the config and the backend by the rule in `_blocks`. It
+never depends on finished runs, the number of devices or measurements, because the last
+bits of a result depend on it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from lrjax.engine import recalibration, strategy, train
 from lrjax.launch import checkpoint
 from lrjax.tasks.data import DataError
 
-# Lanes of a block along each axis. On a CPU larger blocks leave its cache, and more
-# small ones keep more cores busy; an accelerator wants as many lanes as it gets.
+# Most lanes of a block along each axis (seeds, hparams). On a CPU larger blocks leave
+# the cache, and more small ones keep more cores busy; an accelerator wants many lanes.
 _MOST_LANES = {"cpu": (5, 32)}
 _MOST_LANES_ELSEWHERE = (32, 64)
-_MAX_FLOATS = 2**26  # of parameters, gradients and optimiser state of a block
+_MAX_FLOATS = 2**26  # numbers in parameters, gradients and optimiser state of a block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Block:
     """Runs that are trained by one call of one compiled program.
 
     Attributes:
-      program: what is compiled.
-      runs: [seeds][hparams]; the same run may stand in several lanes as padding.
-      lanes: traced hyperparameters, one dictionary per lane.
+      program: static choices of the compiled programs.
+      runs: [seeds][hparams]; padding lanes repeat a run.
+      lanes: traced hyperparameters, one dictionary per lane along hparams.
     """
 
     program: train.Program
@@ -60,21 +60,28 @@ class Block:
 
     @property
     def example(self) -> Run:
-        """One of the runs; all share task, method, steps and horizon."""
+        """The first run; all runs share task, method, steps and horizon."""
         return self.runs[0][0]
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What decides the compiled program."""
-        p = self.program
-        names = tuple(self.lanes[0])
-        shape = (p.num_seeds, p.num_hparams, p.eval_every)
-        flags = (p.fresh_batches, p.sums_losses)
-        return (_signature(p.task), p.method.name, p.static, names, *shape, *flags)
+        """The key of the compiled programs: blocks with equal keys share them."""
+        program = self.program
+        return (
+            _signature(program.task),
+            program.method.name,
+            program.static,
+            tuple(self.lanes[0]),
+            program.num_seeds,
+            program.num_hparams,
+            program.eval_every,
+            program.fresh_batches,
+            program.sums_losses,
+        )
 
     @functools.cached_property
     def lanes_of(self) -> dict[tuple[int, int], str]:
-        """Position of each distinct run in the block -> its identity."""
+        """Position (seed, hparams) of each distinct run -> its identity."""
         first: dict[str, tuple[int, int]] = {}
         for s, row in enumerate(self.ids):
             for h, run_id in enumerate(row):
@@ -83,12 +90,12 @@ class Block:
 
     @property
     def name(self) -> str:
-        """16 hexadecimal digits that follow from the runs and where they stand."""
+        """16 hexadecimal digits that follow from the runs and their positions."""
         return identity.digest(self.ids)
 
     @property
     def title(self) -> str:
-        """Its task and method, for people."""
+        """Task and method, for messages."""
         return f"{self.example.task} {self.example.method}"
 
     @property
@@ -103,7 +110,7 @@ class Block:
 
     @property
     def updates(self) -> int:
-        """Updates of all distinct runs together."""
+        """Number of updates of all distinct runs together."""
         return self.example.steps * len(self.run_ids)
 
     @property
@@ -112,7 +119,7 @@ class Block:
         return results.describe(self.program.task.metrics)
 
     def inputs(self) -> tuple[train.Seeds, train.Inputs]:
-        """What tells the block's runs apart, on the device."""
+        """Computes the block's seeds and traced values on the device."""
         numbers = np.asarray([row[0].seed for row in self.runs], np.uint32)
         seeds = train.seed_runs(self.program.task.init, numbers)
         return seeds, train.inputs(
@@ -121,7 +128,7 @@ class Block:
 
 
 def _signature(task: Task) -> tuple[Any, ...]:
-    """What decides a task's programs; its data is traced."""
+    """Everything of a task that decides its compiled programs; its data is traced."""
     parts = {"train": task.train, "valid": task.valid}
     shapes = tuple(
         (part, name, array.shape, str(array.dtype))
@@ -138,12 +145,13 @@ def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
     """Loads every task's data and places it on the device.
 
     Raises:
-      UsageError: if one cannot be had.
+      UsageError: if a task's data is not available.
     """
     return [_make_task(name, settings, data_dir) for name in settings.tasks]
 
 
 def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
+    """Loads one task with the options of the settings."""
     options = tasks.TaskOptions(
         protocol=protocol.find(settings.protocol).data,
         data_dir=data_dir,
@@ -159,13 +167,15 @@ def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
 
 
 def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]]:
-    """As `make_tasks`, without tasks that may be left out and cannot be had.
+    """Loads a config's tasks, as `make_tasks`; warns of settings without effect.
+
+    With `settings.skip_missing` tasks whose data is not available are left out.
 
     Returns:
-      The settings with the tasks that are left, and these.
+      The settings with the tasks that are left, and these tasks.
 
     Raises:
-      UsageError: if a task that may not be left out cannot be had, or if none can.
+      UsageError: if data is not available of a task that cannot be left out, or of all.
     """
     settings, loaded = _load(settings, data_dir)
     for text in _without_effect(settings, loaded):
@@ -174,13 +184,13 @@ def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]
 
 
 def _without_effect(settings: Settings, loaded: Sequence[Task]) -> Iterator[str]:
-    """Lines on what is asked for and cannot be as it was asked."""
-    asked = settings.batch_size or 0
-    small = [task.name for task in loaded if task.num_examples < asked]
+    """Warnings about settings that cannot take effect on the loaded tasks."""
+    batch_size = settings.batch_size or 0
+    small = [task.name for task in loaded if task.num_examples < batch_size]
     if small:
         yield (
-            f"config.batch_size={asked}: every batch is the whole training part of "
-            f"{', '.join(small)}"
+            f"config.batch_size={batch_size}: every batch is the whole training part "
+            f"of {', '.join(small)}"
         )
     short = [
         name
@@ -189,57 +199,58 @@ def _without_effect(settings: Settings, loaded: Sequence[Task]) -> Iterator[str]
     ]
     if short:
         yield (
-            f"config.eval_every={settings.eval_every} is beyond the end of runs on "
-            f"{', '.join(short)}: these are measured there alone"
+            f"config.eval_every={settings.eval_every} exceeds the length of runs on "
+            f"{', '.join(short)}: these are measured only at their end"
         )
 
 
 def _load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]]:
+    """As `load`, without the warnings about settings."""
     if not settings.skip_missing:
         return settings, make_tasks(settings, data_dir)
-    found: dict[str, Task] = {}
+    loaded: dict[str, Task] = {}
     reasons: dict[str, str] = {}
     for name in settings.tasks:
         try:
-            found[name] = _make_task(name, settings, data_dir)
+            loaded[name] = _make_task(name, settings, data_dir)
         except DataError as error:
-            if name == settings.tasks[-1] and not found:
+            if name == settings.tasks[-1] and not loaded:
                 raise
             reasons[name] = str(error)
     if reasons:
         warnings.warn(left_out(reasons), stacklevel=2)
-    return dataclasses.replace(settings, tasks=tuple(found)), list(found.values())
+    return dataclasses.replace(settings, tasks=tuple(loaded)), list(loaded.values())
 
 
 def left_out(reasons: Mapping[str, str]) -> str:
-    """One line on tasks that are left out, whose causes are mostly the same.
+    """Describes in one line why tasks are left out.
 
     Args:
-      reasons: name of a task -> why its data is not available.
+      reasons: task name -> why its data is not available; the first is quoted.
     """
     (_, first), *others = reasons.items()
     names = ", ".join(name for name, _ in others)
-    return f"left out: {first}" + (f"; and alike {names}" if others else "")
+    return f"left out: {first}" + (f"; likewise {names}" if others else "")
 
 
 def most_runs(task: Task, method: Method) -> int:
-    """How many runs of a method on a task one block may hold."""
+    """The largest number of runs of a method on a task in one block."""
     params = jax.eval_shape(lambda: task.init(numerics.key(0))[0])
     size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     return max(1, _MAX_FLOATS // (size + methods.state_size(method, params)))
 
 
 def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
-    """All blocks, in the order of the settings' tasks and methods.
+    """Plans all blocks, in the order of the settings' tasks and methods.
 
     Raises:
-      UsageError: if parameters are to be kept and files cannot hold a task's.
+      UsageError: if parameters are to be saved and a task's cannot be.
     """
     blocks = []
     for name, task in zip(settings.tasks, loaded, strict=True):
         if settings.save_params:
-            model = jax.eval_shape(task.init, numerics.key(0))
-            checkpoint.check_params(name, *model)
+            params, model_state = jax.eval_shape(task.init, numerics.key(0))
+            checkpoint.check_params(name, params, model_state)
         data = tasks.fingerprint(task)
         for method in settings.methods:
             blocks += _blocks(settings, name, task, data, method)
@@ -260,19 +271,19 @@ def run_of(
     eval_every: int,
     label: str = "",
 ) -> Run:
-    """A run of a config: everything that its identity follows from.
+    """Builds a run of a config with everything that its identity follows from.
 
     Args:
       settings: the config.
-      name, task: the task, by the name that it has there.
-      data: its fingerprint.
+      name, task: the task and its name in the config.
+      data: the fingerprint of its data.
       method: how the learning rate is controlled.
-      hparams: a value for every hyperparameter of it.
+      hparams: a value for each of the method's hyperparameters.
       seed: of the run.
       steps: updates.
-      horizon: updates that schedules are laid out for.
+      horizon: updates over which schedules extend.
       eval_every: updates between two measurements.
-      label: the method's name in the tables, if it is another one.
+      label: the method's name in the tables, if it differs.
     """
     choices = protocol.find(settings.protocol)
     return Run(
@@ -301,11 +312,11 @@ def program_of(
     num_seeds: int,
     num_hparams: int,
 ) -> train.Program:
-    """The program of runs that are like this one but for seeds and traced values.
+    """Builds the program of runs that differ only in seeds and traced values.
 
     Args:
       run: one of them.
-      task, method: its own.
+      task, method: of the run.
       static: hyperparameters that are compiled in, as from `methods.split`.
       num_seeds, num_hparams: lanes.
     """
@@ -326,11 +337,11 @@ def program_of(
 def _blocks(
     settings: Settings, name: str, task: Task, data: str, method_name: str
 ) -> Iterator[Block]:
-    """The blocks of one task and method."""
+    """Plans the blocks of one task and method."""
     method = methods.find(method_name)
     epoch = task.steps_per_epoch
     steps = settings.updates(name, epoch)
-    # The order of a whole round is held at once, so none is longer than it need be.
+    # A round's data order is held in memory as a whole, so limit the round's length.
     every = min(settings.eval_every or epoch, max(steps, epoch))
     most_seeds, most_hparams = _MOST_LANES.get(
         jax.default_backend(), _MOST_LANES_ELSEWHERE
@@ -338,7 +349,7 @@ def _blocks(
     if strategy.one_by_one(task):
         most_seeds = most_hparams = 1
     limit = most_runs(task, method)
-    # Lanes with other static values, or with other names traced, are other programs.
+    # Lanes that differ in static values or in traced names need different programs.
     groups: dict[Any, list[tuple[dict[str, Any], dict[str, float]]]] = {}
     for hparams in settings.lanes(method_name, name):
         static, traced = methods.split(method, hparams)
@@ -375,9 +386,9 @@ def _blocks(
 
 
 def halves(block: Block) -> list[Block]:
-    """Two blocks of half the size with the same runs; none if it has one lane only.
+    """Splits a block into two of half the size; returns [] for a single lane.
 
-    For a device whose memory does not hold the whole. Last bits may differ.
+    For devices whose memory cannot hold the whole block. Last bits may differ.
     """
     program = block.program
     if program.num_hparams > 1:
@@ -403,9 +414,9 @@ def halves(block: Block) -> list[Block]:
 
 
 def _chunks(items: Sequence[Any], most: int) -> Iterator[list[Any]]:
-    """Splits into the fewest chunks of at most `most`, all of the same length.
+    """Splits items into the fewest chunks of at most `most`, all of equal length.
 
-    The last is filled up with its last item, so that all share one program.
+    The last chunk is padded with its last item, so that all share one program.
     """
     count = -(-len(items) // most)
     length = -(-len(items) // count)

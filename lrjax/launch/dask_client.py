@@ -1,15 +1,15 @@
-"""Units trained by the workers of a Dask cluster.
+"""Training by the workers of a Dask cluster, seen from the client.
 
-The client knows the blocks of a config by their names alone: it reads no data and
-starts no JAX. What workers do is in `lrjax.launch.dask_worker`. Names follow from all
-that changes a run's numbers, the data included, so where the data differ there is no
-such block. A worker trains a block whole, in tables and checkpoints of its own, and
-returns the rows, which the client alone appends to the tables. Dask gives the block of
-a worker that died to another one.
+In plain training the client knows the blocks of a config by name only: it reads no data
+and starts no JAX. `lrjax.launch.dask_worker` runs on the workers. A block's name
+follows from everything that changes its runs' numbers, including the data, so a worker
+with other data has no block of that name. A worker trains whole blocks in tables and
+checkpoints of its own and returns rows; only the client appends to the tables. Dask
+reassigns the block of a worker that died.
 
-Tunings and races load the data here, lay out trials and write the tables. A worker gets
-a block without its data, which it has itself, and the states to train on from; it
-returns measurements and the states that are wanted.
+Tuning and races load the data on the client, plan trials and write the tables. A worker
+gets a block without its data, which it loads itself, and the states to resume from; it
+returns measurements and the requested states.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from lrjax.launch.blocks import Block
 from lrjax.launch.session import Session
 from lrjax.launch.units import Outcome, Unit
 
-_POLL = 0.02  # seconds between two looks at what has come
-_TOLD = 30.0  # seconds between two words on waiting for workers
-_DEATHS = 20  # of workers that train the same block; a walltime that ends is one
+_POLL = 0.02  # seconds between polls for results
+_TOLD = 30.0  # seconds between messages while waiting for workers
+_DEATHS = 20  # workers lost while training one block; ended walltimes count
 
 
 @contextlib.contextmanager
@@ -49,63 +49,67 @@ def launch(
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Iterator[OnCluster]:
-    """The launcher that trains on the cluster which the settings name.
+    """Opens a session and makes the launcher for the cluster that the settings name.
 
     Raises:
-      UsageError: if there is none, or its workers are of no use.
+      UsageError: if there is no such cluster, or its workers cannot be used.
     """
     data_dir = data_dir and os.path.abspath(data_dir)
     with (
         Session(settings, workdir, data_dir, overrides) as session,
         _connected(settings.cluster) as client,
     ):
-        session.tables  # noqa: B018  # refused before anybody is waited for
+        session.tables  # noqa: B018  # opens them: errors come before any waiting
         yield OnCluster(session, client)
 
 
 class OnCluster:
-    """Trains by the workers of a cluster; a `Launcher`."""
+    """The `Launcher` that trains on the workers of a Dask cluster."""
 
     def __init__(self, session: Session, client: Any):
-        """Waits for a worker.
+        """Waits for the first worker.
 
         Args:
-          session: for which.
-          client: Dask's.
+          session: to train in.
+          client: Dask's client.
         """
         self.session, self._client = session, client
         self._expected = _agreed(client, session.settings, session.signalled)
 
     @property
     def where(self) -> str:
-        """The workers."""
+        """Number and backend of the workers."""
         count = len(_workers(self._client))
         return f"{counted(count, 'worker')} ({self._expected['backend']})"
 
-    def blocks(self, settings: Settings) -> list[dask_worker.Ticket]:
-        """All blocks, in the order of the settings, as a worker plans them."""
-        asked = {
+    def blocks(self, settings: Settings) -> list[dask_worker.PlannedBlock]:
+        """All blocks in the order of the settings, as planned by workers."""
+        futures = {
             task: self._client.submit(
-                dask_worker.describe, settings, task, self.session.data_dir, pure=False
+                dask_worker.plan_task,
+                settings,
+                task,
+                self.session.data_dir,
+                pure=False,
             )
             for task in settings.tasks
         }
-        tickets: list[dask_worker.Ticket] = []
+        blocks: list[dask_worker.PlannedBlock] = []
         reasons: dict[str, str] = {}
-        for task, future in asked.items():
+        for task, future in futures.items():
             while not future.done():
                 console.stop_if(self.session.signalled)
                 time.sleep(_POLL)
-            found = _result(future.result)
-            if isinstance(found, str):
-                reasons[task] = found
+            planned = _result(future.result)
+            if isinstance(planned, str):
+                reasons[task] = planned
             else:
-                tickets += found
-        if not tickets:
+                blocks += planned
+        if not blocks:
             raise UsageError(next(iter(reasons.values())))
         if reasons:
             warnings.warn(blocks_lib.left_out(reasons), stacklevel=2)
-        return tickets
+        return blocks
 
     def train(
         self,
@@ -115,41 +119,40 @@ class OnCluster:
     ) -> Iterator[Outcome]:
         """Trains units, one at a time on each worker."""
         if any(isinstance(unit.block, Block) for unit in units):
-            self._check_like_here()
+            self._check_same_device()
         ready()
-        for unit, back in self._returned(units):
+        for unit, returned in self._returned(units):
             tables = self.session.tables
-            tables.append(results.CURVES, map(json.loads, back.curves.splitlines()))
-            tables.append(results.RUNS, map(json.loads, back.runs.splitlines()))
+            tables.append(results.CURVES, map(json.loads, returned.curves.splitlines()))
+            tables.append(results.RUNS, map(json.loads, returned.runs.splitlines()))
             progress(unit, unit.updates)
-            yield Outcome(unit, back.seconds, back.trials, back.summary)
+            yield Outcome(unit, returned.seconds, returned.trials, returned.summary)
 
-    def _check_like_here(self) -> None:
-        """Refuses workers that are not what this machine is.
+    def _check_same_device(self) -> None:
+        """Checks that this machine is like the workers, since trials are planned here.
 
-        Blocks are laid out here, and a block's shape, of which last bits depend, is
-        chosen by what it trains on.
+        The shape of a block, which determines last bits, depends on the device.
         """
         for name, here in dask_worker.facts(self.session.settings).items():
             if here != self._expected[name]:
                 raise UsageError(
                     f"{name} is {here} here, and {self._expected[name]} on the "
-                    "cluster: trials are laid out here; start it on a machine like the "
-                    "workers'"
+                    "cluster: trials are planned here, so start the command on a "
+                    "machine like the workers'"
                 )
 
     def _returned(
         self, units: Sequence[Unit]
-    ) -> Iterator[tuple[Unit, dask_worker.Returned]]:
-        """Units and what workers return for them, as it comes."""
+    ) -> Iterator[tuple[Unit, dask_worker.WorkerResult]]:
+        """Submits units and yields each with its worker's result, as they come."""
         import distributed
 
-        came, sent = distributed.as_completed(), dict[str, Unit]()
+        futures, sent = distributed.as_completed(), dict[str, Unit]()
         session = self.session
         for unit in units:
             future = self._client.submit(
                 dask_worker.train,
-                _sent(unit),
+                _unit_message(unit),
                 session.settings,
                 session.data_dir,
                 str(session.workdir.absolute()),
@@ -158,9 +161,9 @@ class OnCluster:
                 pure=False,
             )
             sent[future.key] = unit
-            came.add(future)
-        while not came.is_empty():
-            ready = came.next_batch(block=False)
+            futures.add(future)
+        while not futures.is_empty():
+            ready = futures.next_batch(block=False)
             console.stop_if(session.signalled)
             if not ready:
                 time.sleep(_POLL)
@@ -169,26 +172,31 @@ class OnCluster:
                 yield unit, _result(future.result, unit.block.title)
 
     def forget(self, names: Sequence[str]) -> None:
-        """Drops what workers kept of blocks."""
+        """Removes the directories that workers used for blocks."""
         for name in names:
-            dask_worker.drop(self.session.workdir, name)
+            dask_worker.remove_part(self.session.workdir, name)
 
     def spent(self, seconds: float) -> str:
-        """A line on what training took."""
+        """Describes in one line what training took."""
         return f"blocks trained in {seconds:.1f} s, summed over workers"
 
 
-def _sent(unit: Unit) -> dask_worker.Sent:
+def _unit_message(unit: Unit) -> dask_worker.UnitMessage:
+    """A unit as it is sent to a worker."""
     block = unit.block
-    parcel = dask_worker.wrap(block) if isinstance(block, Block) else None
-    return dask_worker.Sent(
-        block.name, block.task_name, parcel, unit.begin, unit.is_trial
+    message = dask_worker.block_message(block) if isinstance(block, Block) else None
+    return dask_worker.UnitMessage(
+        block.name, block.task_name, message, unit.begin, unit.is_trial
     )
 
 
 @contextlib.contextmanager
 def _connected(cluster: Cluster) -> Iterator[Any]:
-    """A client of the cluster; one that was started here ends with it."""
+    """Connects to the cluster; a cluster started here is closed at the end.
+
+    Raises:
+      UsageError: if Dask is not installed or no scheduler answers.
+    """
     try:
         import distributed
         from dask import config as dask_config
@@ -200,21 +208,21 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
     dask_config.set(
         {
             "distributed.scheduler.allowed-failures": _DEATHS,
-            # What trials go on from is as large as it is.
+            # Trials resume from states, which are large.
             "distributed.admin.large-graph-warning-threshold": "1TB",
         }
     )
     with contextlib.ExitStack() as stack:
         try:
             if cluster.address == "local":
-                made = distributed.LocalCluster(
+                local = distributed.LocalCluster(
                     n_workers=cluster.workers,
                     threads_per_worker=1,
-                    memory_limit=0,  # what a block needs is known beforehand
+                    memory_limit=0,  # blocks are checked against free memory beforehand
                     dashboard_address=":0",
                     silence_logs=50,
                 )
-                address = stack.enter_context(made)
+                address = stack.enter_context(local)
             elif cluster.address == "slurm":
                 address = stack.enter_context(_slurm(cluster))
             else:
@@ -231,6 +239,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
 
 
 def _slurm(cluster: Cluster) -> Any:
+    """Starts a Dask cluster of SLURM jobs."""
     try:
         from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
@@ -239,15 +248,15 @@ def _slurm(cluster: Cluster) -> Any:
             f"pip install 'lrjax[cluster]' ({error})"
         ) from error
     if not shutil.which("sbatch"):
-        raise UsageError("config.cluster.address=slurm: there is no sbatch here")
-    made = SLURMCluster(**slurm_options(cluster))
-    # Jobs whose walltime has ended are replaced.
-    made.adapt(minimum_jobs=cluster.workers, maximum_jobs=cluster.workers)
-    return made
+        raise UsageError("config.cluster.address=slurm: sbatch is not installed here")
+    started = SLURMCluster(**slurm_options(cluster))
+    # Adaptive scaling replaces jobs whose walltime has ended.
+    started.adapt(minimum_jobs=cluster.workers, maximum_jobs=cluster.workers)
+    return started
 
 
 def slurm_options(cluster: Cluster) -> dict[str, Any]:
-    """What dask-jobqueue is asked for: a job is a worker with one block at a time."""
+    """Arguments of dask-jobqueue: a job is one worker that trains a block at a time."""
     extra = [f"--gres=gpu:{cluster.gpus}"] if cluster.gpus else []
     return {
         "cores": 1,  # threads of the worker
@@ -265,38 +274,47 @@ def slurm_options(cluster: Cluster) -> dict[str, Any]:
 
 
 def _workers(client: Any) -> dict[str, Any]:
+    """Address -> facts of the scheduler's workers."""
     return client.scheduler_info(n_workers=-1)["workers"]
 
 
 def _agreed(
     client: Any, settings: Settings, signalled: Callable[[], int]
 ) -> dict[str, Any]:
-    """What all workers are, once there is one.
+    """Waits for a worker; returns the facts on which all workers agree.
 
     Raises:
-      UsageError: if one cannot be used, or they differ.
+      UsageError: if a worker cannot be used, or if workers differ.
     """
-    told = 0.0
+    last_message = 0.0
     while not _workers(client):
-        if time.monotonic() - told > _TOLD:
-            console.say("waiting for a worker")
-            told = time.monotonic()
+        if time.monotonic() - last_message > _TOLD:
+            console.say("waiting for a Dask worker")
+            last_message = time.monotonic()
         console.stop_if(signalled)
         time.sleep(_POLL)
-    found = _result(lambda: client.run(dask_worker.facts, settings))
-    address, first = next(iter(found.items()))
+    facts = _result(lambda: client.run(dask_worker.facts, settings))
+    address, first = next(iter(facts.items()))
     for name, value in (("numerics", NUMERICS_VERSION), ("jax", jax.__version__)):
         if first[name] != value:
             raise UsageError(
-                f"worker {address} has {name} {first[name]}, this is {value}"
+                f"worker {address} has {name} {first[name]}, the client has {value}"
             )
-    for other, its in found.items():
-        dask_worker.compare(its, first, other)
+    for worker, own in facts.items():
+        dask_worker.check_alike(own, first, worker)
     return first
 
 
 def _result(get: Callable[[], Any], title: str = "") -> Any:
-    """What a future holds; what went wrong on the cluster, in one line."""
+    """Gets a future's result; raises errors of the cluster in one line.
+
+    Args:
+      get: returns the result.
+      title: of the block, for messages.
+
+    Raises:
+      UsageError: if workers died or cannot import lrjax, or the connection is lost.
+    """
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker
@@ -307,8 +325,8 @@ def _result(get: Callable[[], Any], title: str = "") -> Any:
         return get()
     except KilledWorker as error:
         raise UsageError(
-            f"{title or 'a task'}: {_DEATHS} workers died of it; do they have enough "
-            "memory and walltime?"
+            f"{title or 'a task'}: {_DEATHS} workers died while working on it; do they "
+            "have enough memory and walltime?"
         ) from error
     except ModuleNotFoundError as error:
         raise UsageError(
@@ -316,6 +334,6 @@ def _result(get: Callable[[], Any], title: str = "") -> Any:
         ) from error
     except (CancelledError, FutureCancelledError, CommClosedError) as error:
         raise UsageError(
-            "the connection to the Dask scheduler is lost; the same command goes on "
-            "from what is done"
+            "the connection to the Dask scheduler was lost; run the same command again "
+            "to resume"
         ) from error

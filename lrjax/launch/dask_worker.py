@@ -1,11 +1,12 @@
-"""What the workers of a Dask cluster do: train units for `lrjax.launch.dask_client`.
+"""Training of units on a worker of a Dask cluster, for `lrjax.launch.dask_client`.
 
-A worker loads a task by its name and makes the plan of the settings, where it finds a
-block by its name. A block that does not follow from the settings alone, as of trials,
-comes as a parcel: without the data, which the worker has itself.
+A worker loads a task by name and plans the blocks of the settings, where it looks a
+block up by name. Blocks that do not follow from the settings alone, such as those of
+trials, arrive as a `BlockMessage` without the data, which the worker loads itself.
 
-A block's own tables are below the working directory, `parts/BLOCK`, where the worker
-sees it: the next worker goes on from the last checkpoint. Else they are temporary.
+A block's own tables are in `parts/BLOCK` below the working directory if the worker can
+reach it, so that another worker can resume from the last checkpoint. Otherwise they are
+temporary.
 """
 
 from __future__ import annotations
@@ -55,16 +56,16 @@ _PARTS = "parts"
 
 _LOCK = threading.RLock()  # a worker may have several threads
 _TASKS: dict[str, Task] = {}
-_DATA: dict[int, str] = {}  # a task's fingerprint by its id
+_DATA: dict[int, str] = {}  # id of a task -> fingerprint of its data
 _BLOCKS: dict[str, dict[str, Block]] = {}
 
 
-class Parcel(NamedTuple):
-    """A block on its way to a worker: without the task and the method's functions.
+class BlockMessage(NamedTuple):
+    """A block as sent to a worker: without the task and the method's functions.
 
     Attributes:
       method: name of the method.
-      cooled: whether it is the method with a cooldown around it.
+      cooled: whether a cooldown is added to the method.
       program: the other fields of the block's program.
       runs, lanes: the block's.
     """
@@ -76,8 +77,8 @@ class Parcel(NamedTuple):
     lanes: tuple[Mapping[str, float], ...]
 
 
-def wrap(block: Block) -> Parcel:
-    """A block of a registered method as it is sent."""
+def block_message(block: Block) -> BlockMessage:
+    """Converts a block of a registered method to what is sent to a worker."""
     program = {
         field.name: getattr(block.program, field.name)
         for field in dataclasses.fields(block.program)
@@ -85,11 +86,11 @@ def wrap(block: Block) -> Parcel:
     }
     method = block.program.method
     cooled = method is not methods.find(method.name)
-    return Parcel(method.name, cooled, program, block.runs, block.lanes)
+    return BlockMessage(method.name, cooled, program, block.runs, block.lanes)
 
 
-class Ticket(NamedTuple):
-    """What the client knows of a block that a worker planned; see `session.Planned`."""
+class PlannedBlock(NamedTuple):
+    """What the client knows of a block planned by a worker; see `session.Planned`."""
 
     name: str
     title: str
@@ -99,30 +100,42 @@ class Ticket(NamedTuple):
     metrics: Sequence[Mapping[str, Any]]
 
 
-def ticket_of(block: Block) -> Ticket:
-    """The ticket of a block."""
-    return Ticket(*(getattr(block, field) for field in Ticket._fields))
+def planned_block(block: Block) -> PlannedBlock:
+    """Describes a block for the client."""
+    return PlannedBlock(
+        name=block.name,
+        title=block.title,
+        task_name=block.task_name,
+        run_ids=block.run_ids,
+        updates=block.updates,
+        metrics=block.metrics,
+    )
 
 
-class Sent(NamedTuple):
-    """A unit on its way to a worker.
+class UnitMessage(NamedTuple):
+    """A unit as sent to a worker.
 
     Attributes:
       name: of its block.
-      task: its task's name.
-      parcel: the block itself; None if it follows from the settings.
+      task: name of its task.
+      block: the block itself; None if it follows from the settings.
       begin, is_trial: the unit's.
     """
 
     name: str
     task: str
-    parcel: Parcel | None
+    block: BlockMessage | None
     begin: Begin
     is_trial: bool
 
 
-class Returned(NamedTuple):
-    """What a worker returns: an outcome without the unit, and lines of both tables."""
+class WorkerResult(NamedTuple):
+    """What a worker returns for a unit.
+
+    Attributes:
+      seconds, trials, summary: as in `units.Outcome`.
+      runs, curves: lines of the tables.
+    """
 
     seconds: float
     trials: Mapping[str, Trained]
@@ -131,18 +144,27 @@ class Returned(NamedTuple):
     curves: bytes = b""
 
 
-def compare(found: Mapping[str, Any], wanted: Mapping[str, Any], worker: str) -> None:
-    """Refuses a worker whose facts are not those of the others."""
-    for name, value in wanted.items():
-        if found[name] != value:
+def check_alike(own: Mapping[str, Any], others: Mapping[str, Any], worker: str) -> None:
+    """Refuses a worker whose facts differ from those of other workers.
+
+    Args:
+      own: facts of the worker.
+      others: facts of the others.
+      worker: its address.
+
+    Raises:
+      UsageError: if a fact differs.
+    """
+    for name, value in others.items():
+        if own[name] != value:
             raise UsageError(
-                f"worker {worker} has {name} {found[name]}, others have {value}: all "
-                "must be alike"
+                f"worker {worker} has {name} {own[name]}, others have {value}: all "
+                "workers must be alike"
             )
 
 
 def facts(settings: Settings) -> dict[str, Any]:
-    """What must be the same on all workers, lest numbers differ."""
+    """Starts JAX and returns what must agree on all workers for equal results."""
     with _LOCK:
         startup.prepare(settings)
     device = jax.local_devices()[0]
@@ -154,19 +176,22 @@ def facts(settings: Settings) -> dict[str, Any]:
     }
 
 
-def describe(settings: Settings, task: str, data_dir: str | None) -> list[Ticket] | str:
-    """The blocks of a task; or why it is left out."""
+def plan_task(
+    settings: Settings, task: str, data_dir: str | None
+) -> list[PlannedBlock] | str:
+    """Plans the blocks of a task; returns the reason as text if it is left out."""
     facts(settings)
     try:
-        found = _blocks(settings, task, data_dir)
+        blocks = _blocks(settings, task, data_dir)
     except DataError as error:
         if not settings.skip_missing:
             raise
         return str(error)
-    return [ticket_of(block) for block in found.values()]
+    return [planned_block(block) for block in blocks.values()]
 
 
 def _task(settings: Settings, name: str, data_dir: str | None) -> Task:
+    """Loads a task (cached)."""
     alone = dataclasses.replace(settings, tasks=(name,), methods=())
     key = identity.digest([dataclasses.asdict(alone), data_dir])
     with _LOCK:
@@ -176,63 +201,77 @@ def _task(settings: Settings, name: str, data_dir: str | None) -> Task:
 
 
 def _blocks(settings: Settings, task: str, data_dir: str | None) -> dict[str, Block]:
+    """Plans the blocks of a task, by name (cached)."""
     alone = dataclasses.replace(settings, tasks=(task,))
     key = identity.digest([dataclasses.asdict(alone), data_dir])
     with _LOCK:
         if key not in _BLOCKS:
             loaded = _task(settings, task, data_dir)
-            found = {block.name: block for block in blocks_lib.plan(alone, [loaded])}
-            _BLOCKS[key] = found
+            blocks = blocks_lib.plan(alone, [loaded])
+            _BLOCKS[key] = {block.name: block for block in blocks}
         return _BLOCKS[key]
 
 
-def unwrap(parcel: Parcel, settings: Settings, data_dir: str | None) -> Block:
-    """A block that was sent, with the worker's own data.
+def block_of(message: BlockMessage, settings: Settings, data_dir: str | None) -> Block:
+    """Rebuilds a block that was sent, with this worker's data.
 
     Raises:
-      UsageError: if it is not the data that the client has.
+      UsageError: if the data differs from the client's.
     """
-    run = parcel.runs[0][0]
+    run = message.runs[0][0]
     task = _task(settings, run.task, data_dir)
     with _LOCK:
         if id(task) not in _DATA:
             _DATA[id(task)] = tasks.fingerprint(task)
     if _DATA[id(task)] != run.data:
         raise _other_data(run.task)
-    method = methods.find(parcel.method)
-    if parcel.cooled:
+    method = methods.find(message.method)
+    if message.cooled:
         method = methods.cooled(method)
-    program = train_lib.Program(task=task, method=method, **parcel.program)
-    return Block(program, parcel.runs, parcel.lanes)
+    program = train_lib.Program(task=task, method=method, **message.program)
+    return Block(program, message.runs, message.lanes)
 
 
 def _other_data(task: str) -> UsageError:
+    """The error for a worker whose data differs from the client's."""
     return UsageError(f"worker {_address()} has other data for {task}")
 
 
 def _address() -> str:
+    """The address of this worker."""
     import distributed
 
     return distributed.get_worker().address
 
 
 def train(
-    sent: Sent,
+    sent: UnitMessage,
     settings: Settings,
     data_dir: str | None,
     workdir: str,
     expected: Mapping[str, Any],
-) -> Returned:
-    """Trains a unit, or what is left of it."""
-    compare(facts(settings), expected, _address())
-    if sent.parcel:
-        block = unwrap(sent.parcel, settings, data_dir)
+) -> WorkerResult:
+    """Trains a unit, or the rest of it, on this worker.
+
+    Args:
+      sent: the unit.
+      settings: what the client trains.
+      data_dir: searched first for data files.
+      workdir: the client's working directory.
+      expected: facts of all workers, as from `facts`.
+
+    Raises:
+      UsageError: if the worker or its data differs from the others, or training fails.
+    """
+    check_alike(facts(settings), expected, _address())
+    if sent.block:
+        block = block_of(sent.block, settings, data_dir)
     else:
         block = _blocks(settings, sent.task, data_dir).get(sent.name)
     if block is None:
         raise _other_data(sent.task)
     unit = Unit(block, sent.begin, sent.is_trial)
-    with part(workdir, sent.name, settings) as tables:
+    with block_tables(workdir, sent.name, settings) as tables:
         trained = _train(unit, tables, settings)
         if sent.is_trial:
             return trained
@@ -244,21 +283,32 @@ def train(
 
 
 @contextlib.contextmanager
-def part(workdir: str, name: str, settings: Settings) -> Iterator[results.Tables]:
-    """Tables of one block by its name: in the working directory if it is seen here."""
+def block_tables(
+    workdir: str, name: str, settings: Settings
+) -> Iterator[results.Tables]:
+    """Opens tables for one block: below the working directory if it is reachable here.
+
+    Args:
+      workdir: the client's working directory.
+      name: of the block.
+      settings: what is trained.
+
+    Raises:
+      UsageError: if parameters are to be saved but the directory is not reachable.
+    """
     config = dataclasses.asdict(settings)
     with contextlib.ExitStack() as stack:
         tables = None
         if os.path.exists(os.path.join(workdir, ".lock")):
             shared = results.Tables(os.path.join(workdir, _PARTS, name))
-            # A worker that was given up may be at it still.
+            # A worker that Dask gave up on may still hold them.
             with contextlib.suppress(UsageError):
                 tables = stack.enter_context(shared)
         if tables is None:
             if settings.save_params:
                 raise UsageError(
-                    "config.save_params needs a --workdir that all workers see: "
-                    f"{workdir} is not there"
+                    "config.save_params needs a --workdir that all workers can reach: "
+                    f"{workdir} does not exist there"
                 )
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lrjax-"))
             tables = stack.enter_context(results.Tables(folder))
@@ -266,20 +316,20 @@ def part(workdir: str, name: str, settings: Settings) -> Iterator[results.Tables
         yield tables
 
 
-def _train(unit: Unit, tables: results.Tables, settings: Settings) -> Returned:
-    """Trains a unit in tables of its own; does nothing if its rows are there."""
+def _train(unit: Unit, tables: results.Tables, settings: Settings) -> WorkerResult:
+    """Trains a unit in its own tables; does nothing if its rows are there."""
     block = unit.block
     if not unit.is_trial and tables.runs.issuperset(block.run_ids):
-        done = f"{block.title}: {counted(len(block.run_ids), 'run')}, done before"
-        return Returned(0.0, {}, done)
+        done = f"{block.title}: {counted(len(block.run_ids), 'run')}, already done"
+        return WorkerResult(0.0, {}, done)
 
-    def train_it(unit: Unit, place: Place) -> Outcome:
+    def train_here(unit: Unit, place: Place) -> Outcome:
         return local.train_unit(unit, place, tables, settings, lambda updates: None)
 
-    outcomes = list(engine().train([[unit]], train_it))
+    outcomes = list(engine().train([[unit]], train_here))
     if not unit.is_trial:
-        checkpoint.discard(tables.workdir / "checkpoints" / block.name)
-    return Returned(
+        checkpoint.discard(checkpoint.folder_of(tables.workdir, block.name))
+    return WorkerResult(
         sum(outcome.seconds for outcome in outcomes),
         {k: v for outcome in outcomes for k, v in outcome.trials.items()},
         "; ".join(outcome.summary for outcome in outcomes),
@@ -288,17 +338,19 @@ def _train(unit: Unit, tables: results.Tables, settings: Settings) -> Returned:
 
 @functools.cache
 def engine() -> Engine:
-    """What trains on this worker, which Dask stops by killing it."""
+    """The engine of this worker; Dask stops it by killing the process."""
     return Engine(jax.local_devices()[:1], lambda: 0)
 
 
-def drop(workdir: Path, name: str) -> None:
-    """Removes a block's part, as its rows are in the tables; parameters move up."""
+def remove_part(workdir: Path, name: str) -> None:
+    """Removes a block's tables once the client has its rows; keeps its parameters.
+
+    Args:
+      workdir: where parameters are moved to.
+      name: of the block.
+    """
     part = workdir / _PARTS / name
-    if (part / "params").is_dir():
-        (workdir / "params").mkdir(exist_ok=True)
-        for file in (part / "params").iterdir():
-            os.replace(file, workdir / "params" / file.name)
+    checkpoint.move_params(part, workdir)
     shutil.rmtree(part, ignore_errors=True)
     with contextlib.suppress(OSError):
         part.parent.rmdir()

@@ -1,8 +1,8 @@
-"""What a config asks for and what that will cost, without training it.
+"""Estimates what a config trains and what that costs, without training it.
 
-A short probe times the first updates of programs, one of each task at least; what is
-compiled for it is found compiled when training starts. The directory of the tables is
-only read.
+A short probe times the first updates of programs, at least one program of each task.
+Programs compiled for the probe are in the compilation cache when training starts. The
+directory of the tables is only read.
 """
 
 from __future__ import annotations
@@ -15,34 +15,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import pandas as pd
 
 from lrjax import machine, results
 from lrjax.common import numerics
 from lrjax.config import Settings
 from lrjax.core import Batch, Task, counted
-from lrjax.engine import evaluation, programs, strategy
+from lrjax.engine import evaluation, programs, strategy, train
 from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import threads, units
 from lrjax.launch.blocks import Block
 
-_SECONDS = 20.0  # after which nothing more is compiled and timed
-_LONG = 0.1  # seconds that a measurement of some updates should take
-_TURNS = 2
-# What is not reached: so what is predicted from it is too short, if anything.
+_SECONDS = 20.0  # of probing, after which only tasks without a probe get one
+_LONG = 0.1  # seconds that a timing should take
+_TURNS = 2  # repetitions of a timing, of which the fastest counts
+# Peak speeds that nothing attains, so they give a lower bound on the time.
 _CORE_SPEED, _ACCELERATOR_SPEED = 5e10, 5e14  # operations per second
-_WORTH_A_PROBE = 60.0  # seconds
-_CURVE_BYTES, _RUN_BYTES = 180, 560  # of a table's line, about
+_WORTH_A_PROBE = 60.0  # seconds of training
+_CURVE_BYTES, _RUN_BYTES = 180, 560  # approximate sizes of a table's lines
 
 
-class Pace(NamedTuple):
-    """What a program takes, as many of them at once as will be in training.
+class Timing(NamedTuple):
+    """Costs of a program, measured with as many in parallel as in training.
 
     Attributes:
       update, measurement: seconds, for the whole block.
       compilation: seconds.
-      need: bytes beside the data.
+      need: bytes of device memory without the data.
     """
 
     update: float
@@ -53,19 +52,20 @@ class Pace(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """What a config trains, and estimates of its cost.
 
     Attributes:
-      lines: a row per task and method: `task method runs done blocks shape programs
-        updates seconds memory`; `done` runs are skipped, and from `blocks` on all is of
-        what is left: `seconds` of one thread's training, `memory` in bytes of a block.
-      left_out: tasks whose data cannot be had.
-      seconds: predicted, from start to end but for compilation.
-      compilation: seconds, summed over threads, if nothing were compiled yet.
-      measured: how many programs were timed.
+      lines: one row per task and method: `task method runs done blocks shape programs
+        updates seconds memory`. `done` runs are skipped; the columns from `blocks` on
+        describe the remaining ones: `seconds` of training in one thread, `memory` of a
+        block in bytes.
+      left_out: tasks whose data is not available.
+      seconds: from start to end without compilation.
+      compilation: seconds, summed over threads, with an empty compilation cache.
+      measured: number of programs that were timed.
       memory: bytes on the host.
       disk: bytes of tables, parameters and checkpoints.
-      at_once: blocks.
+      at_once: number of parallel blocks.
       workers: machines like this one that train a block each; None: this one alone.
     """
 
@@ -81,10 +81,10 @@ class Plan:
 
     @property
     def whole(self) -> float:
-        """Seconds from start to end if nothing were compiled yet."""
+        """Seconds from start to end with an empty compilation cache."""
         count = max(int(self.lines["programs"].sum()), 1)
-        hands = min(machine.usable_cores(), count) * (self.workers or 1)
-        return self.seconds + self.compilation / hands
+        parallel = min(machine.usable_cores(), count) * (self.workers or 1)
+        return self.seconds + self.compilation / parallel
 
 
 def make(
@@ -93,21 +93,21 @@ def make(
     data_dir: str | None = None,
     workers: int | None = None,
 ) -> Plan:
-    """Looks at what is there, and times what is not.
+    """Plans a config's blocks and estimates the cost of the missing runs.
 
     Args:
       settings: what to train.
-      workdir: where the tables are, or will be.
-      data_dir: where data files are looked for first.
+      workdir: directory of the tables, which may not exist yet.
+      data_dir: searched first for data files.
       workers: as in `Plan`.
 
     Raises:
-      UsageError: if data or workdir are of no use.
+      UsageError: if data or workdir cannot be used.
     """
     done = results.finished(workdir)
-    found, tasks = blocks_lib.load(settings, data_dir)
-    plan = of_blocks(settings, blocks_lib.plan(found, tasks), done, workers)
-    missing = tuple(name for name in settings.tasks if name not in found.tasks)
+    available, tasks = blocks_lib.load(settings, data_dir)
+    plan = of_blocks(settings, blocks_lib.plan(available, tasks), done, workers)
+    missing = tuple(name for name in settings.tasks if name not in available.tasks)
     return dataclasses.replace(plan, left_out=missing)
 
 
@@ -117,39 +117,46 @@ def of_blocks(
     done: set[str],
     workers: int | None = None,
 ) -> Plan:
-    """As `make`, of blocks; what is done has these identities."""
+    """As `make`, for given blocks.
+
+    Args:
+      settings: what to train.
+      blocks: of all runs.
+      done: identities of finished runs.
+      workers: as in `Plan`.
+    """
     todo = [block for block in blocks if not done.issuperset(block.run_ids)]
     devices = jax.local_devices()[: 1 if workers else None]
     at_once = 1 if todo and workers else 0
     if todo and not workers:
         at_once = units.blocks_at_once(todo, devices[0])
     on_cpu = devices[0].platform == "cpu"
-    together = at_once  # on what the devices share
+    together = at_once  # blocks that share cores and memory
     if on_cpu:
         together *= min(len(devices), len(todo))
     timed = min(together, machine.usable_cores()) if on_cpu else at_once
-    paces = _measure(todo, timed)
+    timings = _measure(todo, timed)
     slower = max(together / timed, 1) if timed else 1
-    times = [slower * _seconds(block, paces) for block in todo]
+    times = [slower * _seconds(block, timings) for block in todo]
     lines = [
         _line(group, done, dict(zip(map(id, todo), times, strict=True)))
         for group in _groups(blocks)
     ]
-    compilations = [p.compilation for p in paces.values()]
+    compilations = [p.compilation for p in timings.values()]
     count = len({block.key for block in todo})
     needs = [programs.least_need(block.program, block.lanes) for block in todo]
-    measured_needs = [pace.need for pace in paces.values()]
+    measured_needs = [timing.need for timing in timings.values()]
     blocks_bytes = max([*needs, *measured_needs], default=0) * max(together, 1)
-    hands = at_once * (workers or len(devices))
+    parallel = at_once * (workers or len(devices))
     return Plan(
         lines=pd.DataFrame(lines),
         left_out=(),
-        seconds=makespan(times, hands),
+        seconds=makespan(times, parallel),
         compilation=count * sum(compilations) / max(len(compilations), 1),
-        measured=len(paces),
+        measured=len(timings),
         memory=units.expected_memory(count, blocks_bytes if on_cpu else 0),
         disk=_disk(todo, done, settings, workers or together),
-        at_once=hands,
+        at_once=parallel,
         workers=workers,
     )
 
@@ -157,24 +164,24 @@ def of_blocks(
 def announce(
     settings: Settings, blocks: Sequence[Block], done: set[str]
 ) -> Iterator[str]:
-    """Lines to say before training: what there is of each task, and its cost if long.
+    """Lines to print before training: a summary of the tasks, and the cost if long.
 
     Args:
       settings: what to train.
-      blocks: all of it.
-      done: identities of runs that are done.
+      blocks: of all runs.
+      done: identities of finished runs.
     """
     todo = [block for block in blocks if not done.issuperset(block.run_ids)]
     if not todo:
         return
     yield _summary(blocks, done)
     if _at_least(todo) > _WORTH_A_PROBE:
-        yield "this will take a while; timing the first updates of each task"
+        yield "training will take a while; timing the first updates of each task"
         yield from _costs(of_blocks(settings, blocks, done))
 
 
 def _summary(blocks: Sequence[Block], done: set[str]) -> str:
-    """A row for each task."""
+    """A table with one row per task."""
     rows: dict[str, dict[str, Any]] = {}
     for group in _groups(blocks):
         example = group[0].example
@@ -192,7 +199,7 @@ def _summary(blocks: Sequence[Block], done: set[str]) -> str:
 
 
 def _at_least(todo: Sequence[Block]) -> float:
-    """Seconds that training takes at the very least, from counted operations."""
+    """Lower bound of the training time in seconds, from counted operations."""
     operations: dict[str, float] = {}
     seconds = 0.0
     for block in todo:
@@ -201,30 +208,26 @@ def _at_least(todo: Sequence[Block]) -> float:
             operations[task.name] = _operations(task)
         updates = block.example.steps * len(block.lanes_of)
         seconds += updates * operations[task.name]
-    hands = len(jax.local_devices())
+    parallel = len(jax.local_devices())
     if jax.default_backend() == "cpu":
-        hands, speed = machine.usable_cores(), _CORE_SPEED
+        parallel, speed = machine.usable_cores(), _CORE_SPEED
     else:
         speed = _ACCELERATOR_SPEED
-    return seconds / speed / hands
+    return seconds / speed / parallel
 
 
 def _operations(task: Task) -> float:
-    """Floating-point operations of an update, as XLA counts them before it compiles."""
-    batch = {
-        k: jax.ShapeDtypeStruct((task.batch_size, *v.shape[1:]), v.dtype)
-        for k, v in task.train.items()
-    }
-    batch["mask"] = jax.ShapeDtypeStruct((task.batch_size,), jnp.float32)
-    key = jax.eval_shape(lambda: numerics.key(0))
-    params, state = jax.eval_shape(task.init, key)
+    """Floating-point operations of an update, counted by XLA before it compiles."""
+    params, model_state, key, batch = strategy.loss_arguments(
+        task.init, strategy.batch_shapes(task), task.batch_size
+    )
     gradient = jax.jit(jax.grad(task.loss, has_aux=True))
-    found = gradient.lower(params, state, key, batch).cost_analysis() or {}
-    return found.get("flops", 0.0)
+    lowered = gradient.lower(params, model_state, key, batch)
+    return (lowered.cost_analysis() or {}).get("flops", 0.0)
 
 
 def show(plan: Plan) -> str:
-    """For people: a table and what it comes to."""
+    """Formats a plan as a table and its totals."""
     table = plan.lines
     shown = table.assign(
         updates=[f"{n:,}" for n in table["updates"]],
@@ -234,7 +237,7 @@ def show(plan: Plan) -> str:
     total = table[["runs", "done", "blocks", "programs", "updates"]].sum()
     lines = [shown.to_string(index=False), ""]
     if plan.left_out:
-        lines.append(f"left out, no data to be had: {', '.join(plan.left_out)}")
+        lines.append(f"left out, data not available: {', '.join(plan.left_out)}")
     lines.append(
         f"{total['runs'] - total['done']:,} of {counted(total['runs'], 'run')} "
         f"to train in {counted(total['blocks'], 'block')}, "
@@ -246,30 +249,36 @@ def show(plan: Plan) -> str:
 
 
 def _costs(plan: Plan) -> list[str]:
-    where, each = f"with {counted(plan.at_once, 'block')} at once", ""
+    """Lines on the time, memory and disk space of a plan."""
+    where, per_worker = f"with {counted(plan.at_once, 'block')} at once", ""
     if plan.workers:
         where = f"on {counted(plan.workers, 'worker')} like this machine, a block each"
-        each = " on each"
+        per_worker = " on each"
     return [
-        f"about {duration(plan.whole)} in all: {duration(plan.compilation)} of a core "
-        f"to compile, unless that was done before, and {duration(plan.seconds)} to "
-        f"train {where}, by a probe of {plan.measured} of "
+        f"about {duration(plan.whole)} in total: {duration(plan.compilation)} of one "
+        f"core to compile, less if cached, and {duration(plan.seconds)} to train "
+        f"{where}, estimated by timing {plan.measured} of "
         f"{counted(plan.lines['programs'].sum(), 'program')}",
-        f"about {machine.size(plan.memory)} of memory{each}, "
+        f"about {machine.size(plan.memory)} of memory{per_worker}, "
         f"{machine.size(plan.disk)} of disk",
     ]
 
 
-def makespan(seconds: Sequence[float], hands: int) -> float:
-    """When the last job ends, if each free hand takes the next one."""
-    ends = [0.0] * max(hands, 1)
-    for each in seconds:
-        heapq.heapreplace(ends, ends[0] + each)
+def makespan(seconds: Sequence[float], parallel: int) -> float:
+    """Time at which the last of some jobs ends.
+
+    Args:
+      seconds: of each job, in the order in which they start.
+      parallel: number of jobs that run at the same time.
+    """
+    ends = [0.0] * max(parallel, 1)
+    for job in seconds:
+        heapq.heapreplace(ends, ends[0] + job)
     return max(ends)
 
 
 def duration(seconds: float) -> str:
-    """For people: in the unit that gives one to three digits."""
+    """Formats seconds in the unit that gives one to three digits."""
     for unit, most in (("s", 60), ("min", 60), ("h", 48)):
         if seconds < most:
             return f"{seconds:.1f} {unit}" if seconds < 10 else f"{seconds:.0f} {unit}"
@@ -278,16 +287,23 @@ def duration(seconds: float) -> str:
 
 
 def _groups(blocks: Sequence[Block]) -> list[list[Block]]:
-    found: dict[tuple[str, str], list[Block]] = {}
+    """Blocks grouped by task and method."""
+    groups: dict[tuple[str, str], list[Block]] = {}
     for block in blocks:
-        found.setdefault((block.example.task, block.example.method), []).append(block)
-    return list(found.values())
+        groups.setdefault((block.example.task, block.example.method), []).append(block)
+    return list(groups.values())
 
 
 def _line(
     blocks: Sequence[Block], done: set[str], times: Mapping[int, float]
 ) -> dict[str, Any]:
-    """What the plan says of one method on one task."""
+    """The plan's row for one method on one task.
+
+    Args:
+      blocks: of the method on the task.
+      done: identities of finished runs.
+      times: id of a block -> seconds of training, for the blocks to train.
+    """
     example, program = blocks[0].example, blocks[0].program
     runs = {run for block in blocks for run in block.lanes_of.values()}
     todo = [block for block in blocks if id(block) in times]
@@ -306,59 +322,71 @@ def _line(
     }
 
 
-def _measure(todo: Sequence[Block], at_once: int) -> dict[Any, Pace]:
-    """The pace of programs: one of each task, more while time is left."""
+def _measure(todo: Sequence[Block], at_once: int) -> dict[Any, Timing]:
+    """Times programs by their key: one of each task, more while time is left."""
     began = time.perf_counter()
     programs = {block.key: block for block in todo}
     firsts = {block.example.task: key for key, block in reversed(programs.items())}
-    paces: dict[Any, Pace] = {}
+    timings: dict[Any, Timing] = {}
     for key in [*firsts.values(), *programs]:
         late = time.perf_counter() - began > _SECONDS
-        if key not in paces and not (late and key not in firsts.values()):
-            paces[key] = _probe(programs[key], at_once)
-    return paces
+        if key not in timings and not (late and key not in firsts.values()):
+            timings[key] = _probe(programs[key], at_once)
+    return timings
 
 
-def _probe(block: Block, at_once: int) -> Pace:
+def _probe(block: Block, at_once: int) -> Timing:
+    """Compiles a block's program and times it."""
     short, share = _shortened(block)
     began = time.perf_counter()
-    inputs = short.inputs()
-    compiled = programs.compile_program(short.program, *inputs)
+    seeds, inputs = short.inputs()
+    compiled = programs.compile_program(short.program, seeds, inputs)
     compilation = time.perf_counter() - began
-    jobs = [programs.stepper(compiled, short.program, *inputs)] * max(at_once, 1)
-    jobs[0](1)
+    step = programs.stepper(compiled, short.program, seeds, inputs)
+    jobs = [step] * max(at_once, 1)
+    step(1)
 
     def spent(steps: int) -> float:
         return min(threads.seconds(jobs, steps) for _ in range(_TURNS))
 
     every, most = short.program.eval_every, programs.MAX_ROUNDS
-    one = spent(1)  # and a measurement, and the start
-    count, whole = _long_enough(spent, one, every)
-    if count < every or whole - one >= _LONG:
-        update = max(whole - one, 0) / max(count - 1, 1)
-        measurement = max(one - update, 0) / share
-        return Pace(update, measurement, compilation, compiled.need)
-    # So short that what the start takes would pass for a measurement.
+    first = spent(1)  # start-up, one update and one measurement
+    count, whole = _long_enough(spent, first, every)
+    if count < every or whole - first >= _LONG:
+        update = max(whole - first, 0) / max(count - 1, 1)
+        measurement = max(first - update, 0) / share
+        return Timing(update, measurement, compilation, compiled.need)
+    # The round is shorter than start-up: time several rounds instead.
     rounds, many = _long_enough(lambda n: spent(n * every), whole, most)
-    each = max(many - whole, 0) / max(rounds - 1, 1)
-    return Pace(each / every, 0.0, compilation, compiled.need)
+    per_round = max(many - whole, 0) / max(rounds - 1, 1)
+    return Timing(per_round / every, 0.0, compilation, compiled.need)
 
 
 def _long_enough(
-    spent: Callable[[int], float], one: float, most: int
+    spent: Callable[[int], float], single: float, most: int
 ) -> tuple[int, float]:
-    """A count whose time can be told from `one`'s, or `most`; and its time."""
-    count, seconds = 1, one
-    while count < most and seconds - one < _LONG:
+    """Doubles a count until it takes `_LONG` seconds longer than a count of one.
+
+    Args:
+      spent: seconds for a count.
+      single: seconds for a count of one.
+      most: largest count.
+
+    Returns:
+      the count and its seconds.
+    """
+    count, seconds = 1, single
+    while count < most and seconds - single < _LONG:
         count = min(2 * count, most)
         seconds = spent(count)
     return count, seconds
 
 
 def _shortened(block: Block) -> tuple[Block, float]:
-    """The block with less to measure, and how much of it; linear models as they are.
+    """The block with fewer rows to measure, and the share of rows that is left.
 
-    A measurement of a network over a whole data set would be no short probe.
+    Measuring a network on a whole data set would take too long for a probe. Linear
+    models are not shortened.
     """
     task = block.program.task
     if strategy.kind_of(task) == strategy.LINEAR:
@@ -376,26 +404,32 @@ def _shortened(block: Block) -> tuple[Block, float]:
 
 
 def _rows(task: Task) -> int:
-    """That a measurement goes through."""
+    """Number of rows evaluated at a measurement."""
     parts = {id(part): part for part in (task.train, task.valid)}
-    return sum(len(next(iter(part.values()))) for part in parts.values())
+    return sum(train.num_rows(part) for part in parts.values())
 
 
-def _seconds(block: Block, paces: Mapping[Any, Pace]) -> float:
-    """That a block takes; a program that was not timed is as its task's others."""
-    if block.key in paces:
-        found = [paces[block.key]]
+def _seconds(block: Block, timings: Mapping[Any, Timing]) -> float:
+    """Predicted training time of a block, in seconds.
+
+    A program that was not timed gets the mean over the timed ones of its task.
+    """
+    if block.key in timings:
+        similar = [timings[block.key]]
     else:
-        found = [pace for key, pace in paces.items() if key[0] == block.key[0]]
+        similar = [timing for key, timing in timings.items() if key[0] == block.key[0]]
     steps = block.example.steps
     rounds = -(-steps // block.program.eval_every)
-    each = [steps * pace.update + rounds * pace.measurement for pace in found]
-    return sum(each) / len(each)
+    seconds = [
+        steps * timing.update + rounds * timing.measurement for timing in similar
+    ]
+    return sum(seconds) / len(seconds)
 
 
 def _disk(
     todo: Sequence[Block], done: set[str], settings: Settings, at_once: int
 ) -> float:
+    """Bytes that training will write: tables, parameters and checkpoints."""
     total = 0.0
     for block in todo:
         runs = len(set(block.lanes_of.values()) - done)
@@ -404,7 +438,6 @@ def _disk(
         if settings.save_params:
             init = block.program.task.init
             params = jax.eval_shape(init, numerics.key(0))[0]
-            leaves = jax.tree.leaves(params)
-            total += runs * sum(x.size * x.dtype.itemsize for x in leaves)
+            total += runs * programs.tree_bytes(params)
     states = [programs.least_need(block.program, block.lanes) for block in todo]
     return total + 2 * at_once * max(states, default=0)

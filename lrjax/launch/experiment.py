@@ -1,7 +1,7 @@
-"""Trains the runs of a config; those in the tables are skipped.
+"""Trains the runs of a config that are missing in the tables.
 
-Blocks whose runs are all in the tables are skipped; others are trained whole, and only
-missing rows written.
+Blocks whose runs are all in the tables are skipped. Other blocks are trained whole, and
+only missing rows are written.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def run(
     launch: Launch = local.launch,
     announce: Callable[..., Iterable[str]] | None = None,
 ) -> None:
-    """Trains every run of the settings that the tables do not have yet.
+    """Trains every run of the settings that is missing in the tables.
 
     Args:
       settings: what to train.
-      workdir: where the tables are.
-      data_dir: where data files are looked for first.
-      overrides: what the command line changed of the config; for the record.
-      launch: who trains.
-      announce: gives lines to say before training, as `plan.announce` does.
+      workdir: directory of the tables.
+      data_dir: searched first for data files.
+      overrides: changes of the config on the command line, to be recorded.
+      launch: makes the launcher that trains.
+      announce: gives lines to print before training, as `estimate.announce` does.
 
     Raises:
-      UsageError: if data or workdir are of no use; before any training.
-      Interrupted: on SIGINT and SIGTERM, once the blocks at hand are saved.
+      UsageError: before any training, if data or workdir cannot be used.
+      Interrupted: on SIGINT and SIGTERM, once running blocks are saved.
     """
     with launch(settings, workdir, data_dir, overrides) as launcher:
         blocks = launcher.blocks(settings)
@@ -54,14 +54,14 @@ def run(
 
 
 def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
-    """Trains the blocks that have runs which are not in the tables."""
+    """Trains the blocks that have runs which are missing in the tables."""
     tables = launcher.session.tables
     wanted = {run_id for block in blocks for run_id in block.run_ids}
     missing = wanted - tables.runs
     todo, done = [], []
     for block in blocks:
         (done if tables.runs.issuperset(block.run_ids) else todo).append(block)
-    # A kill between a block's last row and this may have left checkpoints.
+    # Checkpoints are left over if the process was killed after a block's last row.
     launcher.forget([block.name for block in done])
     say(
         f"{counted(len(missing), 'run')} to train in {counted(len(todo), 'block')} on "
@@ -79,8 +79,8 @@ def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
 
 
 def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -> None:
-    """Trains blocks with a progress bar, and says what that took."""
-    seconds = collections.defaultdict[str, float](float)  # of each task
+    """Trains blocks with a progress bar, and prints what that took."""
+    seconds = collections.defaultdict[str, float](float)  # task -> training time
     updates, ended = sum(block.updates for block in todo), 0
     bar = tqdm(
         total=updates, unit=" updates", unit_scale=True, disable=None, leave=False
@@ -99,7 +99,8 @@ def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -
             bar.set_description(block.title)
             if bar.disable:
                 say(f"[{ended}/{len(todo)}] {outcome.summary}")
-    launcher.forget([block.name for block in todo])  # of those trained in parts
+    # Parts of a split block have names of their own: remove the whole blocks', too.
+    launcher.forget([block.name for block in todo])
     say(launcher.spent(sum(seconds.values())))
     if len(seconds) > 1:
         shares = (f"{task} {spent:.1f}" for task, spent in seconds.items())

@@ -1,10 +1,10 @@
-"""Training on several hosts: each trains its share of blocks, host 0 has the tables.
+"""Training on several hosts: each trains a share of the blocks, host 0 has the tables.
 
-Every host keeps the rows and checkpoints of its share in a directory of its own,
-`WORKDIR/hosts/NUMBER`, which is a working directory like any other: what it has after
-a kill is not trained again. The rows are gathered over the network when the hosts
-start and when all have ended, and host 0 appends what its tables lack. So hosts need
-no common file system.
+Each host keeps rows and checkpoints of its share in its own directory
+`WORKDIR/hosts/NUMBER`, an ordinary working directory: after a kill its content is not
+trained again. Rows are gathered over the network when hosts start and when all have
+finished, and host 0 appends what is missing in its tables. So hosts need no shared file
+system.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from lrjax.core import (
     UsageError,
     cut,
 )
-from lrjax.launch import local
+from lrjax.launch import checkpoint, local
 from lrjax.launch.blocks import Block
 from lrjax.launch.units import Outcome, Unit
 
 _PLACE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _HOSTS = "hosts"
-_WAIT = 120.0  # seconds that hosts wait for the first one to listen
+_WAIT = 120.0  # seconds that hosts wait for host 0 to listen
 _PATIENCE = 90 * 24 * 3600  # seconds that the fastest host waits for the slowest
 _FAREWELL = 30  # seconds that an interrupted host waits for the others to save
 _MEETINGS = itertools.count()
 
 
 def start() -> None:
-    """Has JAX find the other hosts; before it does anything else.
+    """Connects JAX to the other hosts; must be called before any other use of JAX.
 
-    On TPU pods, under SLURM, Open MPI and the like it knows them by itself, elsewhere
-    by JAX_COORDINATOR_ADDRESS (host:port of host 0), JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID.
+    On TPU pods and under SLURM, Open MPI and similar systems JAX finds the hosts by
+    itself, elsewhere by JAX_COORDINATOR_ADDRESS (host:port of host 0),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-      UsageError: if it does not.
+      UsageError: if it does not find them.
     """
     given = {name: os.environ[name] for name in _PLACE if os.environ.get(name)}
     place: dict[str, Any] = {}
@@ -78,21 +78,28 @@ def start() -> None:
 
 
 def _await(address: str) -> None:
-    """Waits for host 0 to listen: JAX would abort the process in the end."""
+    """Waits for host 0 to listen, since JAX would abort the process at its timeout.
+
+    Args:
+      address: host:port.
+
+    Raises:
+      OSError: if it does not listen after LRJAX_HOSTS_WAIT seconds.
+    """
     host, _, port = address.rpartition(":")
-    until = time.monotonic() + float(os.environ.get("LRJAX_HOSTS_WAIT", _WAIT))
+    deadline = time.monotonic() + float(os.environ.get("LRJAX_HOSTS_WAIT", _WAIT))
     while True:
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
             return
         except OSError as error:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise OSError(f"{address}: {error.strerror or error}") from error
             time.sleep(0.5)
 
 
 def is_first() -> bool:
-    """Whether this host has the tables."""
+    """Whether this is host 0, which writes the tables."""
     return jax.process_index() == 0
 
 
@@ -103,11 +110,11 @@ def launch(
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Iterator[Hosts]:
-    """The launcher of one host among several, all of which call this.
+    """Makes the launcher of one host among several, all of which call this.
 
     Raises:
-      UsageError: if one of them fails; the others train their share to its end first.
-      Interrupted: on SIGINT and SIGTERM, once all hosts have saved what is at hand.
+      UsageError: if a host fails; the others first train their share to its end.
+      Interrupted: on SIGINT and SIGTERM, once all hosts have saved running blocks.
     """
     own = Path(workdir) / _HOSTS / str(jax.process_index())
     with (
@@ -119,7 +126,7 @@ def launch(
         problem = ""
         try:
             yield hosts
-        except UsageError as error:  # of a full disk, say; others train to their end
+        except UsageError as error:  # such as a full disk; others finish their share
             if not hosts.agreed:
                 raise
             problem = str(error)
@@ -130,27 +137,27 @@ def launch(
 
 
 class Hosts:
-    """Trains this host's share of blocks; a `Launcher`.
+    """The `Launcher` that trains this host's share of blocks.
 
-    The n-th block belongs to host n modulo the number of hosts, done or not: so a host
-    finds what it began itself. Numbers are those of one process.
+    Block n belongs to host n modulo the number of hosts, finished or not, so that a
+    host finds the blocks that it began. Results are those of one process.
 
     Attributes:
       session: of this host's tables.
-      agreed: whether all hosts are to train the same.
+      agreed: whether all hosts have confirmed that they train the same blocks.
     """
 
     def __init__(self, here: local.Local, workdir: Path, stack: contextlib.ExitStack):
-        """Wraps what trains on this host.
+        """Wraps the launcher of this host.
 
         Args:
           here: trains the share.
           workdir: of all hosts together.
-          stack: closes what is opened.
+          stack: closes the tables at the end.
         """
         self.session, self.agreed = here.session, False
         self._here, self._workdir, self._stack = here, workdir, stack
-        self._tables: results.Tables | None = None  # of all hosts; host 0 has them
+        self._tables: results.Tables | None = None  # of all hosts; only on host 0
         self._left: list[Path] = []
 
     @property
@@ -159,7 +166,7 @@ class Hosts:
         return self._here.where
 
     def blocks(self, settings: Settings) -> list[Block]:
-        """The share of this host; gathers what all hosts have trained."""
+        """Plans this host's share of blocks; gathers the rows of all hosts."""
         number, count = jax.process_index(), jax.process_count()
         blocks, problem = [], ""
         try:
@@ -194,18 +201,18 @@ class Hosts:
         return self._here.train(units, progress, ready)
 
     def forget(self, names: Sequence[str]) -> None:
-        """Drops checkpoints of blocks."""
+        """Removes the checkpoints of blocks."""
         self._here.forget(names)
 
     def spent(self, seconds: float) -> str:
-        """A line on what compiling and training took on this host."""
+        """Describes in one line what compiling and training took on this host."""
         return self._here.spent(seconds)
 
     def collect(self, folders: Sequence[Path]) -> set[str]:
         """Gathers all hosts' rows in host 0's tables.
 
         Args:
-          folders: with rows of this host.
+          folders: working directories with rows of this host.
 
         Returns:
           identities of the runs in host 0's tables.
@@ -219,17 +226,17 @@ class Hosts:
         done: list[str] = []
         if self._tables:
             for part in parts:
-                # A run's curve before its row, so that no kill leaves it without.
+                # A run's curve before its row: a kill leaves no row without a curve.
                 self._tables.append(results.CURVES, part[results.CURVES])
                 self._tables.append(results.RUNS, part[results.RUNS])
             done = sorted(self._tables.runs)
         return set(json.loads(_exchange(json.dumps(done).encode(), signalled)[0]))
 
     def clear(self) -> None:
-        """Drops this host's directories, as host 0 has the rows."""
+        """Removes this host's directories, once host 0 has the rows."""
         own = self.session.workdir
         for folder in (own, *self._left):
-            _keep_params(folder, self._workdir)
+            checkpoint.move_params(folder, self._workdir)
             shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             own.parent.rmdir()
@@ -238,19 +245,24 @@ class Hosts:
 def _check_alike(
     problem: str, names: Sequence[str], signalled: Callable[[], int]
 ) -> None:
-    """Ends all hosts if one has a problem, or if their blocks differ.
+    """Stops all hosts if one has a problem, or if their blocks differ.
+
+    Args:
+      problem: of this host; empty if it has none.
+      names: of this host's plan of all blocks.
+      signalled: returns the signal that came, 0 if none did.
 
     Raises:
-      UsageError: on all of them the same.
+      UsageError: the same on all hosts.
     """
     own = identity.digest([names, NUMERICS_VERSION, jax.__version__])
-    found = _exchange(json.dumps([problem, own]).encode(), signalled)
-    problems, digests = zip(*map(json.loads, found), strict=True)
-    for host, each in enumerate(problems):
-        if each:
-            raise UsageError(f"host {host}: {each}")
-    for host, each in enumerate(digests):
-        if each != digests[0]:
+    answers = _exchange(json.dumps([problem, own]).encode(), signalled)
+    problems, digests = zip(*map(json.loads, answers), strict=True)
+    for host, text in enumerate(problems):
+        if text:
+            raise UsageError(f"host {host}: {text}")
+    for host, digest in enumerate(digests):
+        if digest != digests[0]:
             raise UsageError(
                 f"--multihost: host {host} would train other blocks than host 0; all "
                 "need the same config, data and versions of lrjax and JAX"
@@ -258,7 +270,12 @@ def _check_alike(
 
 
 def _left_by_others(workdir: Path, number: int, count: int) -> list[Path]:
-    """Directories that hosts left which are no more, where this host sees them."""
+    """Directories of hosts beyond the present count that this host takes over.
+
+    Args:
+      workdir: of all hosts.
+      number, count: this host's number and the number of hosts.
+    """
     folders = (workdir / _HOSTS).glob("*")
     numbers = sorted(int(f.name) for f in folders if f.name.isdecimal())
     mine = [n for n in numbers if n >= count and n % count == number]
@@ -266,24 +283,24 @@ def _left_by_others(workdir: Path, number: int, count: int) -> list[Path]:
 
 
 def _exchange(content: bytes, signalled: Callable[[], int]) -> list[bytes]:
-    """Every host's bytes, in the order of hosts; waits for all."""
+    """Gathers every host's bytes, in the order of hosts; waits for all."""
     _wait_for_all(signalled)
     packed = np.frombuffer(zlib.compress(content), np.uint8)
     sizes = multihost_utils.process_allgather(np.asarray([len(packed)], np.int32))
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(packed)] = packed
-    found = multihost_utils.process_allgather(padded)
-    found = np.asarray(found).reshape(len(sizes.ravel()), -1)
+    gathered = multihost_utils.process_allgather(padded)
+    gathered = np.asarray(gathered).reshape(len(sizes.ravel()), -1)
     return [
-        zlib.decompress(each[:size].tobytes())
-        for each, size in zip(found, sizes.ravel().tolist(), strict=True)
+        zlib.decompress(row[:size].tobytes())
+        for row, size in zip(gathered, sizes.ravel().tolist(), strict=True)
     ]
 
 
 def _wait_for_all(signalled: Callable[[], int]) -> None:
-    """Waits until all hosts are here, for days if need be, and hears signals.
+    """Waits until all hosts are here, for days if necessary, but not past a signal.
 
-    An operation over the devices would give up after a while.
+    A collective operation over the devices would time out.
     """
     pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
@@ -296,9 +313,9 @@ def _wait_for_all(signalled: Callable[[], int]) -> None:
 
 @contextlib.contextmanager
 def _leaving_together() -> Iterator[None]:
-    """Once interrupted, waits for the others, who were so too.
+    """On an interrupt, waits for the other hosts, which were interrupted too.
 
-    One that just ends is a failure to the others, which JAX aborts while they save.
+    JAX aborts the other hosts when one exits, perhaps while they save.
     """
     try:
         yield
@@ -310,16 +327,9 @@ def _leaving_together() -> Iterator[None]:
 
 
 def _meet(name: str, timeout: int) -> None:
-    """Waits for all hosts to come to the meeting of a name, so many seconds at most."""
+    """Waits until all hosts have called this with a name, at most `timeout` seconds."""
     hosts = set(range(jax.process_count()))
     if len(hosts) > 1:
         ocp.multihost.sync_global_processes(
             f"lrjax {name}", timeout=timeout, processes=hosts
         )
-
-
-def _keep_params(folder: Path, workdir: Path) -> None:
-    """Moves parameters of finished runs to where one process would have put them."""
-    for file in (folder / "params").glob("*.safetensors"):
-        (workdir / "params").mkdir(exist_ok=True)
-        os.replace(file, workdir / "params" / file.name)

@@ -40,7 +40,7 @@ def launch(
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Iterator[Local]:
-    """The launcher that there is without a cluster."""
+    """Opens a session and makes the launcher that trains in this process."""
     with Session(settings, workdir, data_dir, overrides) as session:
         local = Local(session)
         try:
@@ -50,7 +50,7 @@ def launch(
 
 
 class Local:
-    """Trains in this process: the `Launcher` that the others end in."""
+    """The `Launcher` of this process; the other launchers use it on their machines."""
 
     def __init__(self, session: Session):
         self.session = session
@@ -58,7 +58,7 @@ class Local:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Ends all threads; first those that train, for they write to the tables."""
+        """Ends all threads; first those that train, as they write to the tables."""
         if self._training:
             self._training.close()  # pyright: ignore[reportAttributeAccessIssue]
         if "_engine" in self.__dict__:
@@ -66,22 +66,24 @@ class Local:
 
     @functools.cached_property
     def _engine(self) -> Engine:
+        """The engine on this process's devices, created when first used."""
         return Engine(jax.local_devices(), self.session.signalled, self._layout)
 
     @functools.cached_property
     def _layout(self) -> layouts.Layout | None:
+        """The layout of sharded blocks; None if each device trains its own blocks."""
         return layouts.choose(self.session.settings.shard, jax.local_devices())
 
     @property
     def where(self) -> str:
-        """The devices."""
+        """Number and kind of the devices."""
         devices = jax.local_devices()
         return f"{counted(len(devices), 'device')} ({devices[0].device_kind})"
 
     def blocks(self, settings: Settings) -> list[Block]:
         """Loads data and plans all blocks."""
-        loaded = blocks_lib.load(settings, self.session.data_dir)
-        return blocks_lib.plan(*loaded)
+        settings, loaded = blocks_lib.load(settings, self.session.data_dir)
+        return blocks_lib.plan(settings, loaded)
 
     def train(
         self,
@@ -89,64 +91,65 @@ class Local:
         progress: Callable[[Unit, int], Any],
         ready: Callable[[], Any] = lambda: None,
     ) -> Iterator[Outcome]:
-        """Trains units, several at once on each device."""
+        """Trains units, several in parallel on each device."""
         if self._layout:
             for unit in units:
                 layouts.check(self._layout, unit.block.program.task)
         tables, settings = self.session.tables, self.session.settings
 
-        def train_it(unit: Unit, place: Place) -> Outcome:
+        def train_here(unit: Unit, place: Place) -> Outcome:
             def advance(updates: int) -> None:
                 with self._lock:
                     progress(unit, updates)
 
             return train_unit(unit, place, tables, settings, advance)
 
-        def say_how(programs: int, at_once: int, memory: float) -> None:
-            if not units[0].is_trial:  # a tuning would say it at every stage
-                say(self._how(programs, at_once, memory))
+        def announce(programs: int, at_once: int, memory: float) -> None:
+            if not units[0].is_trial:  # tuning would repeat it at every stage
+                say(self._description(programs, at_once, memory))
             ready()
 
         jobs = _deal(units, len(self._engine.devices))
-        self._training = self._engine.train(jobs, train_it, say_how)
+        self._training = self._engine.train(jobs, train_here, announce)
         yield from self._training
 
-    def _how(self, programs: int, at_once: int, memory: float) -> str:
-        """How units are trained, in a line."""
-        how = f"{counted(at_once, 'block')} at once on each device"
+    def _description(self, programs: int, at_once: int, memory: float) -> str:
+        """Describes in one line how units are trained."""
+        blocks = f"{counted(at_once, 'block')} at once on each device"
         if self._layout:
-            how = f"each block on all {len(self._layout.devices)} devices"
+            blocks = f"each block on all {len(self._layout.devices)} devices"
         on_cpu = self._engine.devices[0].platform == "cpu"
         whole = units_lib.expected_memory(programs, memory if on_cpu else 0)
-        return f"{how}; about {_mib(whole)} MiB of memory"
+        return f"{blocks}; about {_mib(whole)} MiB of memory"
 
     def forget(self, names: Sequence[str]) -> None:
-        """Drops checkpoints of blocks."""
+        """Removes the checkpoints of blocks."""
         for name in names:
-            checkpoint.discard(self.session.tables.workdir / "checkpoints" / name)
+            checkpoint.discard(checkpoint.folder_of(self.session.tables.workdir, name))
 
     def spent(self, seconds: float) -> str:
-        """A line on what compiling and training took."""
+        """Describes in one line what compiling and training took."""
         pool, memory = self._engine.pool, _mib(units_lib.resident_memory())
         return (
-            f"{counted(pool.compiled, 'program')} traced and compiled (or found "
-            f"compiled) in {pool.seconds:.1f} s, blocks trained in {seconds:.1f} s, "
-            f"each summed over threads; at most {memory} MiB of memory"
+            f"compiled {counted(pool.compiled, 'program')} in {pool.seconds:.1f} s "
+            f"(cache hits included), trained blocks for {seconds:.1f} s, both summed "
+            f"over threads; peak memory {memory} MiB"
         )
 
 
 def _deal(units: Sequence[Unit], devices: int) -> list[Sequence[Unit]]:
-    """The units of each device."""
-    if units[0].is_trial:  # the longest come first: no device shall wait for one
+    """Distributes units over devices."""
+    if units[0].is_trial:  # dealt in turn, since the longest trials come first
         count = min(devices, len(units))
         return [units[i::count] for i in range(count)]
-    # Dealt out like this a device's blocks are the same however fast it is, and a
-    # program is compiled for as few devices as possible.
+    # Contiguous shares: a program is compiled for as few devices as possible, and a
+    # device's blocks do not depend on its speed.
     share = -(-len(units) // devices)
     return [units[i : i + share] for i in range(0, len(units), share)]
 
 
 def _mib(count: float) -> str:
+    """A number of bytes in MiB, for messages."""
     return f"{count / 2**20:,.0f}"
 
 
@@ -157,17 +160,17 @@ def train_unit(
     settings: Settings,
     progress: Callable[[int], Any],
 ) -> Outcome:
-    """Trains a unit from its last good checkpoint; writes the rows of runs.
+    """Trains a unit from its last valid checkpoint; writes the rows of runs.
 
     Args:
       unit: what to train.
-      place: where.
+      place: device and programs.
       tables: to append to; checkpoints are beside them.
       settings: how to save.
       progress: as in `units.checkpointed`.
     """
     block = unit.block
-    folder = tables.workdir / "checkpoints" / block.name
+    folder = checkpoint.folder_of(tables.workdir, block.name)
     last: dict[str, np.ndarray] = {}
     state, seconds, ended = None, 0.0, unit.begin.steps
     for measured, spent in units_lib.checkpointed(
@@ -192,14 +195,14 @@ def _trials(
     seconds: float,
     ended: int,
 ) -> dict[str, Trained]:
-    """What a block of trials ended with, by run_id.
+    """Final results of a block of trials, by run_id.
 
     Args:
       unit: the trials.
       last: their last measurements, [seeds, hparams].
       state: of all of them.
       seconds: of training.
-      ended: updates done; fewer than asked for where all had diverged.
+      ended: updates done; fewer than requested if all have diverged.
     """
     steps, lanes, keep = unit.block.example.steps, unit.block.lanes_of, unit.begin.keep
     if unit.begin.judge:
@@ -227,7 +230,7 @@ def _judged(
     """Metrics of the test part, name -> [seeds, hparams].
 
     Args:
-      block: which runs.
+      block: the runs.
       last: their last measurements.
       state: of all of them at the end.
     """
@@ -245,7 +248,7 @@ def _write_runs(
     tables: results.Tables,
     save_params: bool,
 ) -> str:
-    """Judges the runs of a block on the test part and appends their rows.
+    """Measures the runs of a block on the test part and appends their rows.
 
     Args:
       block: of the runs.
@@ -256,13 +259,14 @@ def _write_runs(
       save_params: whether to save the parameters, too.
 
     Returns:
-      a line that sums it up.
+      a line that sums up the block.
     """
     program, lanes = block.program, block.lanes_of
     test = _judged(block, last, state)
     if save_params:
-        model = programs.final_model(program, state)
-        checkpoint.save_params(tables.workdir / "params", *model, lanes)
+        params, model_state = programs.final_model(program, state)
+        folder = tables.workdir / "params"
+        checkpoint.save_params(folder, params, model_state, lanes)
     share = seconds / len(lanes)
     ended = [
         rows.run_row(block.runs[s][h], run_id, program, (s, h), last, test, share)

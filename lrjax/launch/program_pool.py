@@ -1,7 +1,7 @@
-"""Compiled programs, made ahead in threads and shared by all blocks that can.
+"""Compiled programs, made ahead of use in threads and shared by blocks.
 
-The one place where blocks are compiled for training, whoever trains them: runs, trials
-of tunings and races, workers of a cluster.
+All blocks that train are compiled here: runs, trials of tuning and races, and blocks on
+workers of a cluster.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lrjax.engine import programs, train
 from lrjax.engine.sharding import Layout
 from lrjax.launch.blocks import Block
 
-_KEPT = 16  # programs that no block waits for, in case another one comes
+_KEPT = 16  # programs that no announced block needs, kept for later blocks
 
 _Key = tuple[Any, int]
 
@@ -31,24 +31,28 @@ _Key = tuple[Any, int]
 class ProgramPool:
     """Programs of blocks on some devices, each compiled once.
 
-    A program is kept while a block that was announced has not asked for it, and the
-    last few that were asked for are kept beside. Use as a context manager, or as long
-    as the process lives.
+    A program is kept while an announced block has not fetched it; beyond these the most
+    recently used ones are kept. Use as a context manager, or for the process's life.
 
     Attributes:
-      compiled: how many programs were compiled, or found compiled on disk.
-      seconds: spent on them so far, summed over threads.
+      compiled: number of programs compiled or loaded from the persistent cache.
+      seconds: compile time so far, summed over threads.
     """
 
     def __init__(self, devices: Sequence[machine.Device], layout: Layout | None = None):
-        """Devices to compile for; a layout if each block is on all of them."""
+        """Creates a pool.
+
+        Args:
+          devices: to compile for.
+          layout: of blocks that are sharded over all devices; None if they are not.
+        """
         self._devices, self._layout = devices, layout
         self._threads = concurrent.futures.ThreadPoolExecutor(machine.usable_cores())
         self._lock = threading.Lock()
-        # In the order of their last use.
+        # Least recently used first.
         self._futures: dict[_Key, concurrent.futures.Future[programs.Compiled]] = {}
         self._announced: collections.Counter[_Key] = collections.Counter()
-        # With the task that was moved, so that its id stays its own.
+        # Holds the original task too, so that its id is not reused.
         self._tasks: dict[tuple[int, int], tuple[Task, Task]] = {}
         self.compiled, self.seconds = 0, 0.0
 
@@ -59,17 +63,17 @@ class ProgramPool:
         self.close()
 
     def close(self) -> None:
-        """Ends its threads; what is still to be compiled is dropped."""
+        """Ends the threads; pending compilations are dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def announce(self, jobs: Sequence[Iterable[Block]]) -> int:
-        """Starts to compile what blocks will ask for, in that order.
+        """Starts to compile the programs of blocks, in the order of use.
 
         Args:
-          jobs: blocks of each device; each will ask once.
+          jobs: blocks of each device; each will call `get` once.
 
         Returns:
-          the number of their programs.
+          the number of different programs.
         """
         turns = [list(blocks) for blocks in jobs]
         keys = set[_Key]()
@@ -86,7 +90,7 @@ class ProgramPool:
     def peek(
         self, block: Block, device: int, stopping: Callable[[], int]
     ) -> programs.Compiled:
-        """The programs of a block that will ask for them later; waits for them."""
+        """Waits for the programs of an announced block that will call `get` later."""
         with self._lock:
             future = self._future(block, device)
         wait_for(future, stopping)
@@ -95,10 +99,10 @@ class ProgramPool:
     def get(
         self, block: Block, device: int, stopping: Callable[[], int]
     ) -> programs.Compiled:
-        """The programs of a block; waits for them.
+        """Waits for the programs of a block.
 
         Raises:
-          Interrupted: if it is time to stop before.
+          Interrupted: if `stopping` returns a signal first.
         """
         key = (block.key, device)
         with self._lock:
@@ -113,7 +117,7 @@ class ProgramPool:
         return future.result()
 
     def placed(self, program: train.Program, device: int) -> train.Program:
-        """The program with its task's data on a device, or on all that share it."""
+        """The program with its task's data on a device, or on all that share blocks."""
         task = program.task
         with self._lock:
             key = (id(task), device)
@@ -128,7 +132,7 @@ class ProgramPool:
     def _future(
         self, block: Block, device: int
     ) -> concurrent.futures.Future[programs.Compiled]:
-        """Under the lock: the program to come, as the one that was used last."""
+        """The pending program of a block, marked as used last; needs the lock."""
         key = (block.key, device)
         future = self._futures.pop(key, None)
         if future is None:
@@ -137,17 +141,18 @@ class ProgramPool:
         return future
 
     def _forget(self) -> None:
-        """Under the lock: drops the programs that were not used for longest."""
+        """Drops the least recently used programs; needs the lock."""
         idle = [key for key in self._futures if key not in self._announced]
         for key in idle[: max(len(idle) - _KEPT, 0)]:
             del self._futures[key]
 
     def _compile(self, block: Block, device: int) -> programs.Compiled:
+        """Compiles the programs of a block for a device."""
         began = time.perf_counter()
         with jax.default_device(self._devices[device]):
-            shapes = jax.eval_shape(block.inputs)
+            seeds, inputs = jax.eval_shape(block.inputs)
             program = self.placed(block.program, device)
-            compiled = programs.compile_program(program, *shapes)
+            compiled = programs.compile_program(program, seeds, inputs)
         with self._lock:
             self.compiled += 1
             self.seconds += time.perf_counter() - began
@@ -155,9 +160,9 @@ class ProgramPool:
 
 
 def moved_to(task: Task, place: machine.Device | jax.sharding.Sharding) -> Task:
-    """The task with its data on a device, or on several; itself if it is there.
+    """The task with its data on a device or sharding; itself if it is there already.
 
-    Parts that were one stay one, and what is streamed stays on the host.
+    Parts that are the same object stay so, and streamed data stays on the host.
     """
     if jax.tree.leaves(task.valid)[0].devices() == {place}:
         return task

@@ -1,4 +1,4 @@
-"""From measurements to rows of the tables."""
+"""Converts measurements to rows of the tables."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Values = Mapping[str, np.ndarray]  # name -> [seeds, hparams]
 def curve_rows(
     program: Program, lanes: Mapping[tuple[int, int], str], measured: Measurements
 ) -> list[dict[str, Any]]:
-    """A row per run and measurement; a diverged run's first one is its last.
+    """Rows of curves.jsonl: one per run and measurement, until a run's divergence.
 
     Args:
       program: of the block.
-      lanes: position in the block -> identity, for each run.
-      measured: of one segment.
+      lanes: position in the block -> identity of the run.
+      measured: measurements of one segment.
     """
     rows = []
     for i, step in enumerate(measured.steps.tolist()):
@@ -31,7 +31,7 @@ def curve_rows(
         before = step - (step % program.eval_every or program.eval_every)
         for (s, h), run_id in lanes.items():
             if 0 < values["diverged_at"][s, h] <= before:
-                continue  # its end is in the table already
+                continue  # the row of its divergence was written before
             epoch = round(step / program.task.steps_per_epoch, 6)
             row = {"run_id": run_id, "step": step, "epoch": epoch}
             rows.append(row | _scores(program, values, s, h))
@@ -47,15 +47,15 @@ def run_row(
     test: Values,
     seconds: float,
 ) -> dict[str, Any]:
-    """The row of a run that has ended.
+    """The row of runs.jsonl of a finished run.
 
     Args:
-      run, run_id: which run.
+      run, run_id: the run.
       program: of its block.
-      position: in its block.
+      position: (seed, hparams) in its block.
       last: the block's last measurements.
       test: the block's metrics of the test part.
-      seconds: what it cost.
+      seconds: training time of the run.
     """
     s, h = position
     diverged_at = int(last["diverged_at"][s, h])
@@ -86,7 +86,7 @@ def run_row(
 
 
 def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float]:
-    """Metrics of the parts; those of a diverged run are no numbers."""
+    """Metrics of one run on the parts; NaN for a diverged run."""
     task = program.task
     names = [f"{part}_{n}" for part in ("train", "valid") for n in task.measured]
     names.append("learning_rate")
@@ -98,13 +98,13 @@ def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float
 
 
 def number(value: Any) -> float:
-    """A float with the fewest digits that give back the same float32 (or float64)."""
+    """Rounds to the fewest digits that identify the float32; keeps a float64 whole."""
     value = np.asarray(value)
     return float(value) if value.dtype == np.float64 else float(f"{float(value):.9g}")
 
 
 def _examples(task: Task, run: Run) -> int:
-    """Rows that a run's updates saw."""
+    """Number of rows that a run's updates used."""
     n, batch = task.num_examples, run.batch_size
     if run.fresh_batches:
         return run.steps * min(batch, n)

@@ -1,9 +1,9 @@
-"""What a command trains with: a session, and a launcher that trains in it.
+"""The interface between commands and training: sessions and launchers.
 
 A launcher plans the blocks of a config and trains units. There are three: this process
 (`lrjax.launch.local`), the workers of a Dask cluster (`lrjax.launch.dask_client`), and
-several hosts that share the work (`lrjax.launch.hosts`). Training, tuning and races
-know them by the interface here alone.
+several hosts that share the work (`lrjax.launch.hosts`). Training, tuning and races use
+only the interface defined here.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from lrjax.launch.units import Outcome, Unit
 
 
 class Session:
-    """A command that trains: what it was asked for, its tables, whether to stop.
+    """The settings, tables and signals of a command that trains.
 
-    Use as a context manager; while it lasts SIGINT and SIGTERM are noted.
+    Use as a context manager; inside it SIGINT and SIGTERM are noted instead of raised.
 
     Attributes:
-      settings: what was asked for.
-      workdir: where the tables are.
-      data_dir: where data files are looked for first.
+      settings: of the command.
+      workdir: directory of the tables.
+      data_dir: searched first for data files.
       signalled: returns the signal that came, 0 if none did.
     """
 
@@ -55,10 +55,10 @@ class Session:
 
     @functools.cached_property
     def tables(self) -> results.Tables:
-        """The tables; opened, so that nobody else may, when first asked for.
+        """The tables, opened and locked when first used.
 
         Raises:
-          UsageError: if that cannot be.
+          UsageError: if they cannot be opened.
         """
         return self._stack.enter_context(results.Tables(self.workdir))
 
@@ -71,23 +71,23 @@ class Session:
 
         Args:
           metrics: of each task, as from `results.describe`.
-          tables: beside which; the session's own by default.
+          tables: in whose directory; the session's own by default.
         """
         settings = dataclasses.asdict(self.settings)
         (tables or self.tables).write_config(settings, self._overrides, metrics)
 
 
 class Planned(Protocol):
-    """A block as its launcher knows it: a `Block`, or what stands for one elsewhere."""
+    """A block as its launcher knows it: a `Block` or a description of one."""
 
     @property
     def name(self) -> str:
-        """16 hexadecimal digits that follow from the runs and where they stand."""
+        """16 hexadecimal digits that follow from the runs and their positions."""
         ...
 
     @property
     def title(self) -> str:
-        """Its task and method, for people."""
+        """Task and method, for messages."""
         ...
 
     @property
@@ -102,7 +102,7 @@ class Planned(Protocol):
 
     @property
     def updates(self) -> int:
-        """Updates of all distinct runs together."""
+        """Number of updates of all distinct runs together."""
         ...
 
     @property
@@ -112,24 +112,24 @@ class Planned(Protocol):
 
 
 class Launcher(Protocol):
-    """Who trains.
+    """Plans and trains blocks.
 
     Attributes:
-      session: for which.
+      session: to train in.
     """
 
     session: Session
 
     @property
     def where(self) -> str:
-        """What it trains on, for people: '2 workers (cpu)'."""
+        """Where it trains, for messages: '2 workers (cpu)'."""
         ...
 
     def blocks(self, settings: Settings) -> Sequence[Any]:
         """Plans all blocks of some settings, each a `Planned`.
 
         Raises:
-          UsageError: if data are of no use.
+          UsageError: if data is not available or cannot be used.
         """
         ...
 
@@ -143,31 +143,31 @@ class Launcher(Protocol):
 
         Args:
           units: at least one; their blocks are from `blocks`, or are `Block`.
-          progress: called with a unit, or a part of it, and how many updates more of
-            it are done; fewer than 0 if it must be trained again.
-          ready: called once it is clear that training can start.
+          progress: called with a unit, or a part of it, and the number of updates done
+            since the last call; negative if updates must be repeated.
+          ready: called once training can start.
 
         Yields:
-          what came of each unit, or of its parts, in the order in which they end. The
-          rows of runs are in the session's tables by then.
+          the outcome of each unit, or of its parts, as they finish. The rows of its
+          runs are in the session's tables by then.
 
         Raises:
           UsageError: if a unit cannot be trained.
-          Interrupted: on a signal, once what is at hand is saved.
+          Interrupted: on a signal, once running units are saved.
         """
         ...
 
     def forget(self, names: Sequence[str]) -> None:
-        """Drops checkpoints of blocks, by their names: what they gave is safe."""
+        """Removes checkpoints of blocks whose results are safe, by block name."""
         ...
 
     def spent(self, seconds: float) -> str:
-        """A line on what training took, given the seconds of all units together."""
+        """Describes in one line what training took, given the seconds of all units."""
         ...
 
 
 class Launch(Protocol):
-    """Opens a session, and makes the launcher that trains in it."""
+    """Opens a session and makes the launcher that trains in it."""
 
     def __call__(
         self,

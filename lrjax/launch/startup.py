@@ -1,4 +1,4 @@
-"""What JAX must be told before it does anything."""
+"""Settings of the process that must precede any use of JAX's devices."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from lrjax.common import numerics
 from lrjax.config import Settings
 from lrjax.core import UsageError
 
-# Parameters of mallopt (glibc's malloc.h), and the largest size that it takes.
+# Parameters of mallopt (glibc's malloc.h), and its largest value.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX, _MOST = -1, -3, -8, 2**31 - 1
 _DEVICE_VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
 
 
 def prepare(settings: Settings) -> None:
-    """Starts JAX for some settings; compiled programs are kept between processes.
+    """Starts JAX for some settings, with compiled programs cached on disk.
 
     Raises:
-      UsageError: if there is no device, or the environment would change numbers.
+      UsageError: if there is no device, or the environment would change results.
     """
     numerics.fix(settings.precision)
     keep_freed_memory(settings.tasks)
@@ -36,14 +36,15 @@ def prepare(settings: Settings) -> None:
 
 
 def keep_freed_memory(names: Iterable[str]) -> None:
-    """Has glibc keep large freed blocks if tasks call a program for each step on CPUs.
+    """Makes glibc keep large freed blocks if tasks call a program per step on CPUs.
 
-    On CPUs each call takes its temporary memory anew, 150 MB for a step of the smallest
-    RoBERTa, and the kernel fills it with zeros page by page: a fifth of that step's
-    time, a tenth of a convolutional network's. One arena for all threads, since others
+    On CPUs each call allocates its temporary memory anew, 150 MB for a step of the
+    smallest RoBERTa, and the kernel zeroes it page by page: a fifth of that step's
+      time, a
+    tenth of a convolutional network's. All threads must share one arena, since others
     cannot hold such blocks. The many short calls of other models would wait for its
-    lock, a fifth of their time, so all tasks must train networks of images or text.
-    Settings of malloc in the environment have precedence.
+    lock, a fifth of their time, so this applies only if all tasks train networks on
+    images or text. Malloc settings in the environment take precedence.
 
     Args:
       names: of tasks; to be called before JAX starts its threads.
@@ -52,18 +53,18 @@ def keep_freed_memory(names: Iterable[str]) -> None:
         return
     if sys.platform != "linux" or not _only_cpus():
         return
-    asked = any(name.startswith("MALLOC_") for name in os.environ)
-    if asked or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+    is_set = any(name.startswith("MALLOC_") for name in os.environ)
+    if is_set or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # no other C library has it
-    # Older ones refuse the first, and without it the others would do harm.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
+    # Older versions refuse the first, without which the others would do harm.
     if mallopt and mallopt(_MMAP_THRESHOLD, _MOST):
         mallopt(_TRIM_THRESHOLD, _MOST)
         mallopt(_ARENA_MAX, 1)
 
 
 def _only_cpus() -> bool:
-    """Whether JAX will find nothing but CPUs, as far as that can be told beforehand."""
+    """Whether JAX will find only CPUs, as far as can be told before it starts."""
     if "JAX_PLATFORMS" in os.environ:
         return os.environ["JAX_PLATFORMS"] == "cpu"
     plugins = importlib.metadata.entry_points(group="jax_plugins")
@@ -71,7 +72,7 @@ def _only_cpus() -> bool:
 
 
 def _use_compilation_cache() -> None:
-    """Keeps compiled programs between processes."""
+    """Makes JAX keep compiled programs on disk."""
     folder = os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         path = Path(folder).expanduser() / "xla"
@@ -81,18 +82,18 @@ def _use_compilation_cache() -> None:
 
 
 def _start() -> None:
-    """Has JAX look for its devices, without a word on those that are not there.
+    """Makes JAX find its devices, without warnings about absent ones.
 
     Raises:
-      UsageError: if there is none, as where JAX_PLATFORMS asks for an absent one.
+      UsageError: if there is none, such as when JAX_PLATFORMS names an absent one.
     """
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
         jax.local_devices()
-    except Exception as error:  # an AssertionError without a word among others
-        asked = [f"{k}={os.environ[k]}" for k in _DEVICE_VARIABLES if k in os.environ]
-        reason = str(error).splitlines()[0] if str(error) else "it does not say why"
+    except Exception as error:  # JAX raises many types, some without a message
+        values = [f"{k}={os.environ[k]}" for k in _DEVICE_VARIABLES if k in os.environ]
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise UsageError(
-            f"JAX finds no device to work on (with {', '.join(asked) or 'defaults'}): "
+            f"JAX finds no device to work on (with {', '.join(values) or 'defaults'}): "
             f"{reason}"
         ) from error

@@ -1,9 +1,9 @@
-"""Threads that train blocks: how many at once, on which devices, in what memory.
+"""Threads that train blocks: how many, on which devices, within what memory.
 
-Blocks do not know of each other, so each device trains several at once: on a CPU one
-thread with one block per core leaves all cores busy where one block alone, whose
-operations are small, leaves them waiting for each other. How many is measured once per
-kind of model and machine and kept in the user's cache. It never changes a number.
+Blocks are independent, so each device trains several at once. On a CPU one block alone
+has operations too small to keep all cores busy, while one thread per core with a block
+each does. The best number of threads is measured once per kind of model and machine and
+cached for the user. It never changes a result.
 """
 
 from __future__ import annotations
@@ -24,67 +24,67 @@ import jax
 from lrjax import machine
 from lrjax.core import UsageError
 
-_PROBE_SECONDS = 0.1  # of training, for each number of threads tried
+_PROBE_SECONDS = 0.1  # of training, for each number of threads
 _PROBE_TURNS = 3
-_WORTH = 1.05  # more threads must be this much faster
-_QUIET = 0.5  # load per core below which the machine is free to be measured
-_MOST_ELSEWHERE = 4  # threads tried on a GPU or TPU
+_WORTH = 1.05  # required speed-up from more threads
+_QUIET = 0.5  # load per core below which measurements are reliable
+_MOST_ELSEWHERE = 4  # most threads on a GPU or TPU
 
 
 class Room:
-    """What one device has room for.
+    """Limits of one device on the blocks that train at the same time.
 
     Attributes:
-      most: blocks at once.
+      most: number of blocks.
       memory: bytes for all of them together.
-      refuses: what needs more than that; else it is tried alone, for where a failed
-        allocation does no harm.
+      refuses: whether a block that needs more memory is an error; else it is tried
+        alone, for devices where a failed allocation does no harm.
     """
 
     def __init__(self, most: int, memory: float, refuses: bool = True):
         self.most, self.memory, self.refuses = most, memory, refuses
-        self._inside: list[float] = []
+        self._needs: list[float] = []
         self._changed = threading.Condition()
 
     def check(self, name: str, need: float) -> None:
-        """Raises UsageError if there never will be room for a block of `need` bytes."""
+        """Raises UsageError if a block of `need` bytes will never fit."""
         if self.refuses and need > self.memory:
             raise UsageError(
                 f"{name}: one block needs {machine.size(need)} of memory, and "
-                f"{machine.size(self.memory)} can be used; take fewer seeds or a "
+                f"{machine.size(self.memory)} can be used; use fewer seeds or a "
                 "smaller grid"
             )
 
     @contextlib.contextmanager
     def enter(self, name: str, need: float) -> Iterator[None]:
-        """Waits until there is room for one more block of `need` bytes.
+        """Waits until one more block of `need` bytes fits, and holds its place.
 
         Raises:
-          UsageError: if there never will be.
+          UsageError: if it will never fit.
         """
         self.check(name, need)
         need = min(need, self.memory)
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    len(self._inside) < self.most
-                    and sum(self._inside) + need <= self.memory
+                    len(self._needs) < self.most
+                    and sum(self._needs) + need <= self.memory
                 )
             )
-            self._inside.append(need)
+            self._needs.append(need)
         try:
             yield
         finally:
             with self._changed:
-                self._inside.remove(need)
+                self._needs.remove(need)
                 self._changed.notify_all()
 
     def shrink(self) -> bool:
-        """Lets fewer in from now on; False if it was one at a time already."""
+        """Lowers the limit on blocks; returns False if it is one already."""
         with self._changed:
             if self.most == 1:
                 return False
-            self.most = max(1, min(self.most, len(self._inside)) - 1)
+            self.most = max(1, min(self.most, len(self._needs)) - 1)
             return True
 
 
@@ -95,15 +95,15 @@ def train_all(
     stopping: Callable[[], int],
     failed: threading.Event,
 ) -> Iterator[Any]:
-    """Works off each device's jobs in threads of its own; the first error ends all.
+    """Runs each device's jobs in threads of its own; the first error stops all.
 
     Args:
-      jobs: for each device.
+      jobs: of each device.
       workers: threads per device.
-      work: `work(job, device number)` returns a result, None if there is none, and jobs
-        to do in its place. It should look at `stopping` from time to time and raise.
-      stopping: whether to end; called by `work` too.
-      failed: set after the first error, so that `stopping` can tell others.
+      work: `work(job, device number)` returns a result, or None, and jobs to do
+        instead. It should call `stopping` from time to time and raise.
+      stopping: whether to stop.
+      failed: set after the first error, so that `stopping` can tell other threads.
 
     Yields:
       results as they come.
@@ -111,7 +111,7 @@ def train_all(
     Raises:
       the first error of a job, once all threads have ended.
     """
-    queues = [collections.deque(each) for each in jobs]
+    queues = [collections.deque(of_device) for of_device in jobs]
     errors: list[BaseException] = []
     results = queue.SimpleQueue[Any]()  # None when a thread ends
 
@@ -147,7 +147,7 @@ def train_all(
                     running -= 1
                 else:
                     yield result
-    except BaseException:  # the caller wants no more
+    except BaseException:  # the caller stops early
         failed.set()
         raise
     finally:
@@ -164,56 +164,57 @@ def measured_workers(
     advances: Callable[[int], list[Callable[[int], Any]]],
     steps: int,
 ) -> int:
-    """How many blocks at once train fastest on a device.
+    """The number of parallel blocks that trains fastest on a device (cached).
 
-    Without a measurement on a quiet machine, as many as a CPU has cores, else one.
+    Without a measurement on a quiet machine: as many as a CPU has cores, else one.
 
     Args:
       kind: of the model.
-      device: where.
-      cache: file in which to keep what was measured.
+      device: to measure.
+      cache: file of earlier measurements.
       advances: called with a count; returns that many functions to call at the same
-        time, or fewer where memory does not hold them all. Each trains a block for a
+        time, or fewer if memory cannot hold them all. Each trains a block for a given
         number of updates and waits for the result.
-      steps: most updates to ask for.
+      steps: most updates to train.
     """
     cores = machine.usable_cores()
     most = cores if device.platform == "cpu" else _MOST_ELSEWHERE
     if most == 1:
         return 1
     key = f"{kind} {device.platform} {device.device_kind} x{most} jax {jax.__version__}"
-    known = _kept(cache).get(key)
-    if isinstance(known, int) and 1 <= known <= most:
-        return known
+    cached = _read_cache(cache).get(key)
+    if isinstance(cached, int) and 1 <= cached <= most:
+        return cached
     if os.getloadavg()[0] > _QUIET * cores:
-        # What is measured beside other work is not worth keeping.
+        # A measurement beside other work is not worth caching.
         return most if device.platform == "cpu" else 1
     jobs = advances(most)
     if len(jobs) < 2:
         return 1
-    held = len(jobs)
-    counts = [1 << i for i in range(held.bit_length()) if 1 << i < held] + [held]
+    fitting = len(jobs)
+    counts = [1 << i for i in range(fitting.bit_length()) if 1 << i < fitting]
+    counts.append(fitting)
     jobs[0](1)
-    asked = 1
-    while asked < steps and seconds(jobs[:1], asked) < _PROBE_SECONDS:
-        asked = min(2 * asked, steps)
-    # In turns, so that what else the machine does disturbs all alike.
+    updates = 1
+    while updates < steps and seconds(jobs[:1], updates) < _PROBE_SECONDS:
+        updates = min(2 * updates, steps)
+    # Counts take turns, so that other load disturbs all alike.
     times = [
-        {count: seconds(jobs[:count], asked) / count for count in counts}
+        {count: seconds(jobs[:count], updates) / count for count in counts}
         for _ in range(_PROBE_TURNS)
     ]
     best = 1
     for count in counts[1:]:
         if min(t[best] for t in times) > _WORTH * min(t[count] for t in times):
             best = count
-    if held == most:  # else more memory may be free another time
-        with contextlib.suppress(OSError):  # it is measured again next time
-            _keep(cache, key, best)
+    if fitting == most:  # else more memory may be free another time
+        with contextlib.suppress(OSError):  # without a cache measure again next time
+            _write_cache(cache, key, best)
     return best
 
 
 def seconds(jobs: Sequence[Callable[[int], Any]], steps: int) -> float:
-    """How long it takes to call all at the same time, each for so many updates."""
+    """Time to run all jobs in parallel, each for `steps` updates, in seconds."""
     threads = [threading.Thread(target=job, args=(steps,)) for job in jobs]
     began = time.perf_counter()
     for thread in threads:
@@ -223,8 +224,8 @@ def seconds(jobs: Sequence[Callable[[int], Any]], steps: int) -> float:
     return time.perf_counter() - began
 
 
-def _kept(cache: Path) -> dict[str, int]:
-    """What was measured before; nothing where the file is damaged."""
+def _read_cache(cache: Path) -> dict[str, int]:
+    """Earlier measurements; empty if the file is damaged."""
     try:
         content = json.loads(cache.read_text()) if cache.is_file() else {}
     except (OSError, ValueError, RecursionError):
@@ -233,8 +234,9 @@ def _kept(cache: Path) -> dict[str, int]:
     return {key: value for key, value in pairs if isinstance(value, int)}
 
 
-def _keep(cache: Path, key: str, value: int) -> None:
-    content = json.dumps(_kept(cache) | {key: value}, indent=1) + "\n"
+def _write_cache(cache: Path, key: str, value: int) -> None:
+    """Adds a measurement to the cache file."""
+    content = json.dumps(_read_cache(cache) | {key: value}, indent=1) + "\n"
     cache.parent.mkdir(parents=True, exist_ok=True)
     temporary = cache.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(content)

@@ -1,9 +1,9 @@
 """Trains units on this process's devices: the one engine for runs and for trials.
 
 A unit is a block, where it begins, and what is kept of it. Runs begin at their first
-update and leave rows in the tables; trials may begin at a state, and what they end with
-comes back. Each device trains several units at once, in the memory that there is, from
-the last checkpoint of each.
+update and leave rows in the tables. Trials may begin at a saved state, and their
+results are returned. Each device trains several units in parallel, as memory allows,
+each from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from lrjax.launch.blocks import Block
 from lrjax.launch.program_pool import ProgramPool
 from lrjax.tasks import data
 
-_PROGRAM_BYTES = 8 * 2**20  # of host memory for each further program, about
-_EXHAUSTED = "RESOURCE_EXHAUSTED"  # in the text of JAX's errors when memory gives out
+_PROGRAM_BYTES = 8 * 2**20  # approximate host memory of each further program
+_EXHAUSTED = "RESOURCE_EXHAUSTED"  # text of JAX's out-of-memory errors
 
 
 class Begin(NamedTuple):
-    """Where a block starts, and what it is to leave.
+    """Where a block starts, and what to return of it.
 
     Attributes:
       steps: updates done.
-      states: of each run by its identity, leaves [1, ...]; empty at the start.
-      keep: identities of the runs whose states are wanted.
+      states: identity of each run -> its state, leaves [1, ...]; empty at step 0.
+      keep: identities of the runs whose final states are returned.
       judge: whether trials are measured on the test part, as runs always are.
     """
 
@@ -53,10 +53,10 @@ class Begin(NamedTuple):
     judge: bool = False
 
     def state(self, block: Block) -> PyTree | None:
-        """The state of a block of these runs, or of a part of them."""
+        """Stacks the states of a block of these runs, or of a part of them."""
         if not self.states:
             return None
-        # A lane's seeds one below the other, then the lanes beside each other.
+        # Concatenate each lane's seeds along axis 0, then stack lanes along axis 1.
         lanes = [
             jax.tree.map(
                 lambda *leaves: np.concatenate(leaves),
@@ -73,7 +73,7 @@ class Unit(NamedTuple):
     Attributes:
       block: the runs.
       begin: where they start, and whose states are kept.
-      is_trial: whether what they end with comes back, instead of rows in the tables.
+      is_trial: whether results are returned instead of written to the tables.
     """
 
     block: Block
@@ -82,12 +82,12 @@ class Unit(NamedTuple):
 
     @property
     def updates(self) -> int:
-        """Those that are to be done, of all runs together."""
+        """Number of updates to do, of all runs together."""
         return self.block.updates - self.begin.steps * len(self.block.run_ids)
 
 
 class State(NamedTuple):
-    """Where a trial ended.
+    """The state in which a trial ended.
 
     Attributes:
       steps: updates done.
@@ -99,12 +99,12 @@ class State(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What training a trial gave.
+    """The result of a trial.
 
     Attributes:
-      values: measurements at its end; those of the test part if they were asked for.
-      seconds: what it cost.
-      state: to train on from, where it was to be kept.
+      values: measurements at its end; those of the test part if requested.
+      seconds: training time.
+      state: to resume from, if it was to be kept.
     """
 
     values: Mapping[str, float]
@@ -113,13 +113,13 @@ class Trained(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What training a unit gave.
+    """The result of a unit.
 
     Attributes:
-      unit: what was trained; a part of what was asked for where memory gave out.
-      seconds: of training.
-      trials: results by run_id; none for runs, whose rows are in the tables.
-      summary: a line for people; empty for trials.
+      unit: what was trained; a part of the original unit if memory ran out.
+      seconds: training time.
+      trials: results by run_id; empty for runs, whose rows are in the tables.
+      summary: a line to print; empty for trials.
     """
 
     unit: Unit
@@ -129,12 +129,12 @@ class Outcome(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a unit trains, and with what.
+    """Where a unit trains, and with which programs.
 
     Attributes:
       compiled: its programs.
       device: of the unit, unless its block has a layout.
-      stopping: whether to end.
+      stopping: whether to stop.
     """
 
     compiled: programs.Compiled
@@ -143,9 +143,9 @@ class Place(NamedTuple):
 
 
 class Engine:
-    """Trains units on this process's devices, several at once on each.
+    """Trains units on this process's devices, several in parallel on each.
 
-    Use as a context manager, or as long as the process lives.
+    Use as a context manager, or for the life of the process.
 
     Attributes:
       devices: in use.
@@ -158,11 +158,17 @@ class Engine:
         signalled: Callable[[], int],
         layout: Layout | None = None,
     ):
-        """Devices to train on; with a layout each block is on all of them."""
-        self.devices = devices[:1] if layout else devices  # the first stands for all
+        """Creates an engine.
+
+        Args:
+          devices: to train on.
+          signalled: returns the signal that came, 0 if none did.
+          layout: of blocks that are sharded over all devices; None if they are not.
+        """
+        self.devices = devices[:1] if layout else devices  # the first represents all
         self.pool = ProgramPool(self.devices, layout)
         self._signalled, self._layout = signalled, layout
-        self._most = sys.maxsize  # units at once, once memory has given out
+        self._most = sys.maxsize  # limit of parallel units; lower once memory ran out
 
     def __enter__(self):
         return self
@@ -171,31 +177,31 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Ends its threads."""
+        """Ends the threads."""
         self.pool.close()
 
     def train(
         self,
         jobs: Sequence[Sequence[Unit]],
-        train_it: Callable[[Unit, Place], Outcome],
+        train_unit: Callable[[Unit, Place], Outcome],
         ready: Callable[[int, int, float], Any] = lambda *_: None,
     ) -> Iterator[Outcome]:
-        """Trains units; those that memory does not hold in parts.
+        """Trains units; splits those that do not fit in memory.
 
         Args:
           jobs: the units of each device, at least one; no more jobs than devices.
-          train_it: trains a unit at a place. Called in threads; its exceptions end
-            all training, but for those of memory that gives out.
-          ready: called once it is clear that training can start, with the number of
-            programs, how many units at once on each device, and the bytes of host
-            memory that all of them take together.
+          train_unit: trains a unit at a place. Called in threads; its exceptions stop
+            all training, except out-of-memory errors.
+          ready: called once training can start, with the number of programs, the number
+            of parallel units on each device, and the bytes of host memory that all of
+            them take together.
 
         Yields:
-          what `train_it` returns, as it comes.
+          what `train_unit` returns, as it comes.
 
         Raises:
-          UsageError: if there never will be room for a unit.
-          Interrupted: on a signal, once all units at hand have ended.
+          UsageError: if a unit will never fit in memory.
+          Interrupted: on a signal, once running units have stopped.
         """
         units = [unit for job in jobs for unit in job]
         devices, failed = self.devices[: len(jobs)], threading.Event()
@@ -212,7 +218,7 @@ class Engine:
         rooms = make_rooms(devices, at_once, sharing)
         count = self.pool.announce([[u.block for u in job] for job in jobs])
         need = self._need(units[0].block, stopping)
-        # Nothing is trained or written where there never will be room.
+        # Refuse blocks that will never fit before anything is trained or written.
         rooms[0].check(blocks[0].title, need)
         check_least(rooms[0], blocks)
         ready(count, at_once, at_once * sharing * need)
@@ -222,7 +228,7 @@ class Engine:
                 program = self.pool.placed(unit.block.program, number)
                 block = dataclasses.replace(unit.block, program=program)
                 place = Place(compiled, devices[number], stopping)
-                return train_it(unit._replace(block=block), place)
+                return train_unit(unit._replace(block=block), place)
 
             def compiled() -> programs.Compiled:
                 return self.pool.get(unit.block, number, stopping)
@@ -239,12 +245,12 @@ class Engine:
         stop_if(self._signalled)
 
     def _need(self, block: Block, stopping: Callable[[], int]) -> float:
-        """Bytes of the first block; 0 if there is too little even to compile it."""
+        """Bytes of a block; 0 if memory is too small even to compile it."""
         try:
             return self.pool.peek(block, 0, stopping).need
         except Exception as error:
             if _EXHAUSTED in str(error):
-                return 0.0  # smaller blocks are tried
+                return 0.0  # training will try smaller blocks
             raise
 
 
@@ -255,24 +261,24 @@ def checkpointed(
     settings: Settings,
     progress: Callable[[int], Any],
 ) -> Iterator[tuple[programs.Measurements, float]]:
-    """Trains a unit, from its last good checkpoint if it has a later one.
+    """Trains a unit, from its last valid checkpoint if that is later than its start.
 
-    Leaves a checkpoint from time to time, and when it is to stop.
+    Saves a checkpoint from time to time, and before it stops.
 
     Args:
       unit: what to train.
-      place: where.
+      place: where to train it.
       folder: of its checkpoints.
       settings: how often to save.
       progress: called with the number of updates done since the last call, of all
         runs together; if training fails, with a negative one that takes them back.
 
     Yields:
-      what each segment measured, and the seconds of training up to there; the last
-      one has the state that the block ends in.
+      the measurements of each segment, and the seconds of training so far; the last
+      measurements have the block's final state.
 
     Raises:
-      Interrupted: if it is to end, once a checkpoint is saved.
+      Interrupted: on a signal, once a checkpoint is saved.
     """
     block, start, stopping = unit.block, unit.begin.steps, place.stopping
     steps, lanes = block.example.steps, len(block.lanes_of)
@@ -288,9 +294,9 @@ def checkpointed(
         return due or stopping() != 0
 
     step = start
-    found = checkpoint.restore(folder, place.compiled.state)
-    if found and found[0] > start:
-        step, state, facts = found
+    restored = checkpoint.restore(folder, place.compiled.state)
+    if restored and restored[0] > start:
+        step, state, facts = restored
         seconds = facts.get("seconds", 0.0)
     else:
         state = unit.begin.state(block)
@@ -298,8 +304,9 @@ def checkpointed(
         state = jax.device_put(state, place.device)
     try:
         report(step)
+        seeds, inputs = block.inputs()
         for measured in programs.train(
-            place.compiled, block.program, *block.inputs(), steps, step, state, pause
+            place.compiled, block.program, seeds, inputs, steps, step, state, pause
         ):
             seconds += measured.seconds
             step, state = int(measured.steps[-1]), measured.state
@@ -313,12 +320,12 @@ def checkpointed(
     except Interrupted:
         raise
     except Exception:
-        report(start)  # it may be trained again
+        report(start)  # the unit may be trained again
         raise
 
 
 def save(folder: Path, step: int, state: train.RunState, seconds: float) -> None:
-    """Saves a checkpoint; without one a run only takes longer, so training goes on."""
+    """Saves a checkpoint; a failure is only a warning, since training can continue."""
     try:
         checkpoint.save(folder, step, state, {"seconds": seconds})
     except (OSError, ValueError) as error:
@@ -326,34 +333,34 @@ def save(folder: Path, step: int, state: train.RunState, seconds: float) -> None
 
 
 def resident_memory() -> float:
-    """The most bytes of host memory that this process has had."""
+    """Peak host memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) * (1 if sys.platform == "darwin" else 1024)
 
 
 def expected_memory(programs: int, blocks: float) -> float:
-    """Bytes that the process will take on the host, about.
+    """Estimated host memory of the process, in bytes.
 
     Args:
-      programs: to be compiled.
-      blocks: bytes of all blocks at once that are on the host.
+      programs: number of programs to compile.
+      blocks: bytes of all parallel blocks on the host.
     """
     return resident_memory() + _PROGRAM_BYTES * (programs - 1) + blocks
 
 
 def blocks_at_once(todo: Sequence[Block], device: machine.Device) -> int:
-    """How many blocks at once on each device; measured when it is not known yet."""
+    """The number of parallel blocks on each device; measured if not cached."""
     if len(todo) == 1:
         return 1
     block = todo[0]
 
     def advances(count: int) -> list[Callable[[int], Any]]:
-        say("measuring how many blocks at once are fastest here; kept for next time")
-        inputs = block.inputs()
-        compiled = programs.compile_program(block.program, *inputs)
-        room = machine.free_memory(device) // max(compiled.need, 1)
-        step = programs.stepper(compiled, block.program, *inputs)
-        return [step] * int(min(count, room))
+        say("measuring how many blocks to train in parallel on this machine (cached)")
+        seeds, inputs = block.inputs()
+        compiled = programs.compile_program(block.program, seeds, inputs)
+        fitting = machine.free_memory(device) // max(compiled.need, 1)
+        step = programs.stepper(compiled, block.program, seeds, inputs)
+        return [step] * int(min(count, fitting))
 
     kind, steps = strategy.kind_of(block.program.task), block.example.steps
     cache = data.cache_dir() / "blocks_at_once.json"
@@ -363,18 +370,18 @@ def blocks_at_once(todo: Sequence[Block], device: machine.Device) -> int:
 def make_rooms(
     devices: Sequence[machine.Device], at_once: int, sharing: int
 ) -> list[threads.Room]:
-    """What each device has room for.
+    """Creates the limits of each device.
 
     Args:
       devices: of one kind.
-      at_once: most blocks on each.
-      sharing: devices that share what memory is free, on CPUs.
+      at_once: most parallel blocks on each.
+      sharing: number of devices that share free memory, on CPUs.
     """
     on_cpu = devices[0].platform == "cpu"
     free = machine.free_memory(devices[0])
     memory = free / sharing if on_cpu else free
-    # On a CPU the system kills the process when memory runs out, so what does not fit
-    # is refused; elsewhere an allocation fails, and smaller blocks are tried.
+    # On a CPU the system kills the process when memory runs out, so blocks that do not
+    # fit are refused; elsewhere an allocation fails, and smaller blocks are tried.
     return [threads.Room(at_once, memory, refuses=on_cpu) for _ in devices]
 
 
@@ -382,7 +389,7 @@ def check_least(room: threads.Room, blocks: Iterable[Block]) -> None:
     """Refuses blocks whose states alone are too large; compiles nothing.
 
     Raises:
-      UsageError: if there is one.
+      UsageError: if there is such a block.
     """
     for block in {block.key: block for block in blocks}.values():
         room.check(block.title, programs.least_need(block.program, block.lanes))
@@ -392,58 +399,58 @@ def _within(
     room: threads.Room,
     block: Block,
     compiled: Callable[[], programs.Compiled],
-    train_it: Callable[[programs.Compiled], Outcome],
+    train_block: Callable[[programs.Compiled], Outcome],
 ) -> tuple[Outcome | None, list[Block]]:
-    """Trains a block once there is room for it.
+    """Trains a block once it fits in memory.
 
     Args:
-      room: of the device.
-      block: what is trained.
-      compiled: gives its programs.
-      train_it: trains the block with them.
+      room: limits of the device.
+      block: to train.
+      compiled: returns its programs.
+      train_block: trains the block with them.
 
     Returns:
-      what `train_it` returns, and no blocks; where memory gave out, None and what is to
-      be trained in the block's place.
+      the result of `train_block` and no blocks; if memory ran out, None and the blocks
+      to train instead.
 
     Raises:
-      UsageError: if there never will be room.
+      UsageError: if the block will never fit.
     """
     try:
-        programs_of_it = compiled()
-        with room.enter(block.title, programs_of_it.need):
-            return train_it(programs_of_it), []
+        its_programs = compiled()
+        with room.enter(block.title, its_programs.need):
+            return train_block(its_programs), []
     except Exception as error:
-        again = _with_less_memory(block, error, room, block.title)
-        if again is None:
+        instead = _with_less_memory(block, error, room, block.title)
+        if instead is None:
             raise
-        return None, again
+        return None, instead
 
 
 def _with_less_memory(
     block: Block, error: Exception, room: threads.Room, name: str
 ) -> list[Block] | None:
-    """What to train instead after an error, None if it was not for want of memory.
+    """Blocks to train instead after an out-of-memory error; None for other errors.
 
-    First fewer blocks at once, then smaller ones, each from its last checkpoint.
+    First fewer blocks in parallel, then smaller ones, each from its last checkpoint.
 
     Raises:
-      UsageError: if a block of a single run was too large.
+      UsageError: if a block of a single run is too large.
     """
     if _EXHAUSTED not in str(error):
         return None
     if room.shrink():
-        say(f"warning: {name}: out of memory, going on with {room.most} at once")
+        say(f"warning: {name}: out of memory, continuing with {room.most} at once")
         return [block]
     smaller = blocks_lib.halves(block)
     if not smaller:
         raise UsageError(
-            f"{name}: one run alone needs more memory than the device has; take "
+            f"{name}: one run alone needs more memory than the device has; use "
             "smaller batches"
         ) from error
-    p = smaller[0].program
+    program = smaller[0].program
     say(
-        f"warning: {name}: out of memory, going on with blocks of "
-        f"{p.num_seeds} x {p.num_hparams} runs"
+        f"warning: {name}: out of memory, continuing with blocks of "
+        f"{program.num_seeds} x {program.num_hparams} runs"
     )
     return smaller

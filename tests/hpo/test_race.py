@@ -333,7 +333,7 @@ def test_where_memory_gives_out_a_race_goes_on_with_fewer_at_once(
     monkeypatch.setattr(local, "train_unit", tight)
     monkeypatch.setattr(units, "blocks_at_once", lambda todo, device: 2)
     assert race.run(settings_of(), tmp_path)[0] == raced[0]
-    assert "out of memory, going on with 1 at once" in capsys.readouterr().err
+    assert "out of memory, continuing with 1 at once" in capsys.readouterr().err
     assert lines(tmp_path, results.RUNS) == lines(raced[1], results.RUNS)
 
 

@@ -429,7 +429,7 @@ def test_trials_that_memory_does_not_hold_are_trained_in_halves(
     counts = []
     monkeypatch.setattr(local, "train_unit", fails_above(2, counts))
     tune.run(random_search(), tmp_path / "tight")
-    assert "out of memory, going on with" in capsys.readouterr().err
+    assert "out of memory, continuing with" in capsys.readouterr().err
     assert min(counts) == 2 < max(counts)
     whole, found = (rows_of(tmp_path / f, results.TRIALS) for f in ("whole", "tight"))
     assert [row["hparams"] for row in whole] == [row["hparams"] for row in found]
