@@ -55,7 +55,7 @@ def judged(runs):
 def measured(*tables, reps=50):
     runs = pd.concat([runs for runs, _ in tables], ignore_index=True)
     curves = pd.concat([rows for _, rows in tables], ignore_index=True)
-    return early_order.measure(early_order.sights(judged(runs), curves), reps)
+    return early_order.measure(early_order.early_scores(judged(runs), curves), reps)
 
 
 def test_tau_of_repeated_values_is_scipys():
@@ -144,14 +144,16 @@ def test_methods_have_groups_and_kinds_of_model_their_means():
 def test_what_is_too_little_is_left_out():
     runs, curves = made()
     few = runs["hparams"].map(lambda h: h["learning_rate"] < 3)
-    assert not early_order.sights(judged(runs[few]), curves)
+    assert not early_order.early_scores(judged(runs[few]), curves)
     # A run that is missing takes its entry along, a seed that most lack goes first.
     gone = runs.drop(index=0)
-    assert {s.early.shape for s in early_order.sights(judged(gone), curves)} == {(4, 3)}
-    rare = (runs["seed"] == 2) & (runs["hparams"].map(lambda h: h["learning_rate"] > 1))
-    assert {s.early.shape for s in early_order.sights(judged(runs[~rare]), curves)} == {
-        (5, 2)
+    assert {s.early.shape for s in early_order.early_scores(judged(gone), curves)} == {
+        (4, 3)
     }
+    rare = (runs["seed"] == 2) & (runs["hparams"].map(lambda h: h["learning_rate"] > 1))
+    assert {
+        s.early.shape for s in early_order.early_scores(judged(runs[~rare]), curves)
+    } == {(5, 2)}
     empty = early_order.measure([])
     assert [len(table) for table in empty] == [0, 0]
     assert not len(early_order.trusted(empty[1]))

@@ -40,7 +40,7 @@ def test_axes_cannot_be_swapped():
         portfolio.contributions,
         portfolio.best_portfolios,
     ):
-        with pytest.raises(ValueError, match="axes must be called"):
+        with pytest.raises(ValueError, match="axes must be named"):
             function(random_table(3, 4).T)
 
 

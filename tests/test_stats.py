@@ -303,9 +303,9 @@ def test_runs_and_tasks_cannot_be_swapped():
     np.testing.assert_array_equal(stats.cube(comparison.scores), values)
     shuffled = comparison.scores.sample(frac=1, random_state=0)
     np.testing.assert_array_equal(stats.cube(shuffled), values)
-    with pytest.raises(ValueError, match="axes must be called"):
+    with pytest.raises(ValueError, match="axes must be named"):
         stats.cube(comparison.scores.swaplevel())
-    with pytest.raises(ValueError, match="axes must be called"):
+    with pytest.raises(ValueError, match="axes must be named"):
         stats.cube(comparison.scores.rename_axis(columns="task"))
 
 

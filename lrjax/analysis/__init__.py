@@ -1,1 +1,1 @@
-"""Numbers made of tables: statistics, curves, portfolios."""
+"""Analyses of tables: scores, statistics, curves and portfolios."""

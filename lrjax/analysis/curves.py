@@ -1,7 +1,7 @@
-"""Numbers of learning curves: smoothed, thinned, over seeds, to a target.
+"""Analyses of learning curves: smoothing, thinning, quantiles, time to a target.
 
-A curve row belongs to a run by its `run_id`. Functions take the rows with the run's
-task, entry and steps beside them, as `join` gives.
+A curve row belongs to a run by its `run_id`. Functions take the rows together with the
+run's task, entry and share of steps, as returned by `join`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from lrjax.core import METRICS, Metric
 
 
 def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Curve rows with task, entry and share of their run's steps, in order of steps.
+    """Joins curve rows with task, entry and share of steps of their runs.
 
     Args:
       runs: as from `scores.judge`, with a column `entry`.
       curves: as from `results.load`; rows of other runs are left out.
 
     Returns:
-      the rows with columns `task` and `entry` (categories), `run` (position in
-      `runs`), `part` (of the run's steps, in (0, 1]) and `dead` (whether the run has
-      diverged).
+      the rows by run and step, with columns `task` and `entry` (categories), `run`
+      (position in `runs`), `part` (step as a share of the run's steps, in (0, 1]) and
+      `dead` (whether the run diverged).
     """
     position = pd.Series(np.arange(len(runs)), index=runs["run_id"].to_numpy())
     if not len(curves):
@@ -46,15 +46,15 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def smooth(rows: pd.DataFrame, names: list[str], alpha: float) -> pd.DataFrame:
-    """Exponentially weighted means: y = alpha x + (1 - alpha) (the y before)."""
+    """Smooths columns exponentially: y[t] = alpha x[t] + (1 - alpha) y[t - 1]."""
     smoothed = rows.groupby("run")[names].ewm(alpha=alpha, adjust=False).mean()
-    # A run's mean goes on where its values have ended; its curve does not.
+    # pandas continues a run's mean past its last value; the curve must end there.
     smoothed = smoothed.droplevel(0).reindex(rows.index).where(rows[names].notna())
     return rows.assign(**{name: smoothed[name] for name in names})
 
 
 def thin(rows: pd.DataFrame, points: int = 100) -> pd.DataFrame:
-    """At most so many evaluations of each task, evenly spaced, the last included."""
+    """Keeps at most `points` evaluations of each task, evenly spaced, with the last."""
     kept = []
     for _, part in rows.groupby("task", observed=True, sort=False):
         steps = np.sort(part["step"].unique())
@@ -66,12 +66,17 @@ def thin(rows: pd.DataFrame, points: int = 100) -> pd.DataFrame:
 
 
 def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Median and quartiles over seeds, as long as half of the entry's runs are alive.
+    """Median and quartiles over seeds, while half of an entry's runs are alive.
+
+    Args:
+      rows: as from `join`.
+      column: of `rows`.
 
     Returns:
-      one row per task, entry and epoch, in this order: task, entry, epoch, median,
-      low, high (quartiles), alive (runs with a value), diverged (whether the line ends
-      here because half of the runs have diverged, and not because they were short).
+      one row per task, entry and epoch, in this order, with task, entry, epoch, median,
+      low and high (quartiles), alive (number of runs with a value) and diverged
+      (whether the line ends here because half of the runs diverged, not because they
+      are short).
     """
     keys = ["task", "entry", "epoch"]
     columns = [*keys, "median", "low", "high", "alive", "diverged"]
@@ -86,7 +91,7 @@ def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     values = rows[column].to_numpy(float)
     table = rows.iloc[start][keys].astype({"task": str, "entry": str})
     for name, share in (("median", 0.5), ("low", 0.25), ("high", 0.75)):
-        # Values of a group lie in ascending order, so quantiles are places in it.
+        # Values of a group are in ascending order: interpolate between positions.
         place = start + share * (alive - 1)
         below = np.floor(place).astype(int)
         above = np.ceil(place).astype(int)
@@ -102,10 +107,10 @@ def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def settled_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rate each entry used: median over a run's evaluations, then over runs.
+    """Learning rate of each entry: median over a run's evaluations, then over runs.
 
     Returns:
-      task, entry, learning_rate; without entries that have no such rate.
+      task, entry, learning_rate; without entries that have no learning rate.
     """
     columns = ["task", "entry", "learning_rate"]
     rows = rows[rows["learning_rate"].notna()] if "learning_rate" in rows else rows[:0]
@@ -124,19 +129,19 @@ def anytime(
     points: int = 50,
     known: Mapping[str, Metric] = METRICS,
 ) -> pd.DataFrame:
-    """Normalised score that an entry has after a part of its training, over tasks.
+    """Mean normalised score over tasks after each part of training.
 
     Args:
       rows: as from `join`.
       metrics: task -> column of `rows`.
       span: task -> low and high, as from `stats.ends`.
-      runs: what `rows` was joined with.
-      points: parts of training.
+      runs: the runs joined to `rows`.
+      points: number of parts of training.
       known: as from `scores.known_metrics`.
 
     Returns:
       index part (from 1/points to 1), columns entry: mean over tasks of the mean over
-      runs; runs that have diverged have 0.
+      runs; diverged runs score 0.
     """
     parts = np.arange(1, points + 1) / points
     tables = []
@@ -147,17 +152,19 @@ def anytime(
         value = part[metric].astype(float)
         score = scores.metric_of(str(metric), known).sign * value
         low, high = span.loc[task]
-        unit = (score - low) / (high - low) if high > low else (score >= high)
-        unit = unit.astype(float).clip(0, 1).fillna(0).to_numpy()
-        # At each part of training the last evaluation made by then counts; before
-        # the first one a run has 0.
+        normalised = (score - low) / (high - low) if high > low else (score >= high)
+        normalised = normalised.astype(float).clip(0, 1).fillna(0).to_numpy()
+        # At each part of training the last evaluation up to it counts; before the
+        # first evaluation a run scores 0.
         place = np.ceil(part["part"].to_numpy() * points - 1e-9).clip(1).astype(int)
-        last = pd.DataFrame({"run": part["run"].to_numpy(), "place": place, "y": unit})
+        last = pd.DataFrame(
+            {"run": part["run"].to_numpy(), "place": place, "y": normalised}
+        )
         last = last.drop_duplicates(["run", "place"], keep="last")
-        wide = last.pivot(index="place", columns="run", values="y")
-        wide = wide.reindex(range(1, points + 1)).ffill().fillna(0)
-        names = runs["entry"].to_numpy()[wide.columns.to_numpy()]
-        tables.append(wide.T.groupby(names).mean().T)
+        by_run = last.pivot(index="place", columns="run", values="y")
+        by_run = by_run.reindex(range(1, points + 1)).ffill().fillna(0)
+        names = runs["entry"].to_numpy()[by_run.columns.to_numpy()]
+        tables.append(by_run.T.groupby(names).mean().T)
     if not tables:
         return pd.DataFrame()
     entries = sorted(set.intersection(*(set(t.columns) for t in tables)))
@@ -173,19 +180,21 @@ def to_target(
     targets: pd.Series,
     known: Mapping[str, Metric] = METRICS,
 ) -> pd.DataFrame:
-    """Steps, examples and seconds until a run first reaches its task's target.
+    """Steps, examples and seconds until runs first reach their task's target.
 
     Args:
       rows: as from `join`.
-      runs: what `rows` was joined with.
+      runs: the runs joined to `rows`.
       metrics: task -> column of `rows`.
       targets: task -> value to reach or pass, in the better direction.
       known: as from `scores.known_metrics`.
 
     Returns:
-      one row per task and entry: task, entry, target, runs, reached (how many), and
-      steps, examples and seconds, medians over all runs where those that never reach
-      the target count as infinite.
+      one row per task and entry: task, entry, target, runs, reached (number of runs),
+        and
+      steps, examples and seconds: medians over all runs, infinite for runs that never
+        reach
+      the target.
     """
     first = pd.Series(np.inf, index=range(len(runs)))
     for task, metric in metrics.items():
@@ -196,8 +205,8 @@ def to_target(
         target = targets[task]
         up = scores.higher_is_better(str(metric), known)
         hit = part[value >= target if up else value <= target]
-        found = hit.groupby("run")["part"].min()
-        first[found.index] = found
+        earliest = hit.groupby("run")["part"].min()
+        first[earliest.index] = earliest
     table = pd.DataFrame({"task": runs["task"], "entry": runs["entry"]})
     table["part"] = first.to_numpy()
     for name in ("steps", "examples", "seconds"):

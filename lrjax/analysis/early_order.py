@@ -1,14 +1,14 @@
-"""How well a part of the training tells the order at its end.
+"""How well scores early in training predict the order of entries at its end.
 
 A tuner or a race sees one run of each entry (a method with its settings) after a part
-of its training and wants the order at full length. So a seed's scores after that part
-are set against the entries' medians at the end over all other seeds, by Kendall's
-tau-b. At full length tau then says how far one seed orders like others do: no budget
-can do better. Where there is one seed alone, its own end is what it is set against.
+of its training and needs the order at full length. So one seed's scores after that part
+are compared with the entries' median final scores over all other seeds, by Kendall's
+tau-b. At full length tau measures the agreement between seeds, which is the upper limit
+of any budget. With a single seed its own final scores are used.
 
-Two things can be seen early, and they are not the same. 'cut': a curve that goes on,
-whose schedule has hardly begun to fall. 'short': a run that had the smaller horizon
-from the start, so that its schedule has ended; these must be in the tables.
+Early scores are of two kinds, which differ. 'cut': a longer curve up to that part,
+where the schedule has hardly decayed. 'short': a run with the smaller horizon from the
+start, whose schedule has ended; such runs must be in the tables.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from lrjax.core import METRICS, Metric
 
 PARTS = (0.01, 0.03, 0.11, 0.33, 1.0)  # of the budget
 ALL = "all entries"
-TRUSTED = 0.6  # four of five pairs in the right order: tau is 2 * share - 1
-_FEWEST = 4  # entries that make an order worth the name
-_NEAR = 1.02  # a third of an odd number of evaluations still counts as 33 %
+TRUSTED = 0.6  # tau with four of five pairs in the right order: 2 * 0.8 - 1
+_FEWEST = 4  # entries in an order
+_NEAR = 1.02  # tolerance of parts: a third of an odd number of evaluations is 33 %
 _LOGISTIC = re.compile(r"^(libsvm/|svmlight:)|/logistic$")
 
 
 def family(task: str) -> str:
     """The kind of model of a task, by its name.
 
-    'logistic' for LIBSVM's sets, for files and for `digits/logistic`; else what follows
-    the slash, without sizes: 'wrn' for `cifar10/wrn16_2`.
+    'logistic' for LIBSVM data sets, files and `digits/logistic`; otherwise the part
+    after the slash without sizes, such as 'wrn' for `cifar10/wrn16_2`.
     """
     name = task.split(" (")[0]
     if _LOGISTIC.search(name):
         return "logistic"
-    found = re.match(r"[A-Za-z]+", name.rsplit("/", 1)[-1])
-    return found[0] if found else name
+    letters = re.match(r"[A-Za-z]+", name.rsplit("/", 1)[-1])
+    return letters[0] if letters else name
 
 
 @dataclasses.dataclass(frozen=True)
-class Sight:
-    """What a group of entries on a task looked like early, and at the end.
+class EarlyScores:
+    """Early and final scores of a group of entries on a task.
 
     Attributes:
-      task: its name.
-      metric: what scores are made of.
-      group: `ALL`, or a method, and the entries are its settings.
-      how: 'cut' or 'short'.
+      task: name.
+      metric: column of the scores.
+      group: `ALL`, or a method, whose settings are the entries.
+      kind: 'cut' or 'short', column `how` of tables.
       part: of the budget.
       early, final: [entries, seeds]; higher is better, -inf for diverged runs.
     """
@@ -63,22 +63,22 @@ class Sight:
     task: str
     metric: str
     group: str
-    how: str
+    kind: str
     part: float
     early: np.ndarray
     final: np.ndarray
 
 
-def sights(
+def early_scores(
     judged: pd.DataFrame,
     curves: pd.DataFrame,
     known: Mapping[str, Metric] = METRICS,
-) -> list[Sight]:
-    """All that the tables let be seen.
+) -> list[EarlyScores]:
+    """Collects all early and final scores that the tables contain.
 
-    A part of a curve is its last evaluation by then; parts before the first one are
-    left out, and so are groups of fewer than four entries. Runs that are shorter than
-    a task's longest are the 'short' ones.
+    The early score of a curve is its last evaluation up to a part; parts before the
+    first evaluation are left out, and so are groups of fewer than four entries. Runs
+    shorter than a task's longest are the 'short' ones.
 
     Args:
       judged: as from `scores.judge`, with a column `entry`.
@@ -88,31 +88,34 @@ def sights(
     lanes = judged["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
     judged = judged.assign(lane=judged["method"] + " " + lanes)
     rows = curves_lib.join(judged, curves)
-    found = []
+    collected = []
     for task, runs in judged.groupby("task"):
         metric = str(runs["metric"].iloc[0])
         most = runs["steps"].max()
         full = runs[runs["steps"] == most]
         final = _wide(full, full["score"])
         cut = _cut(full, rows, metric, known)
-        seen = {("cut", part): table for part, table in cut.items()}
+        early_tables = {("cut", part): table for part, table in cut.items()}
         for steps, short in runs[runs["steps"] < most].groupby("steps"):
             part = float(f"{float(str(steps)) / float(most):.2g}")
-            seen["short", part] = _wide(short, short["score"])
+            early_tables["short", part] = _wide(short, short["score"])
         methods = full.groupby("lane")["method"].first()
         groups = {ALL: methods.index}
         if methods.nunique() > 1:
             groups |= {str(m): g.index for m, g in methods.groupby(methods)}
-        for (how, part), early in seen.items():
+        for (kind, part), early in early_tables.items():
             for group, names in groups.items():
-                pair = _without_holes(early.reindex(names), final.reindex(names))
-                if len(pair[0]) >= _FEWEST:
-                    found.append(Sight(str(task), metric, group, how, part, *pair))
-    return found
+                first, last = _without_holes(early.reindex(names), final.reindex(names))
+                if len(first) < _FEWEST:
+                    continue
+                collected.append(
+                    EarlyScores(str(task), metric, group, kind, part, first, last)
+                )
+    return collected
 
 
 def _wide(runs: pd.DataFrame, score: pd.Series) -> pd.DataFrame:
-    """Scores with a row for each lane and a column for each seed."""
+    """Scores as a table with a row for each lane and a column for each seed."""
     table = runs[["lane", "seed"]].assign(score=score)
     table = table.drop_duplicates(["lane", "seed"])
     return table.pivot(index="lane", columns="seed", values="score")
@@ -121,12 +124,12 @@ def _wide(runs: pd.DataFrame, score: pd.Series) -> pd.DataFrame:
 def _cut(
     full: pd.DataFrame, rows: pd.DataFrame, metric: str, known: Mapping[str, Metric]
 ) -> dict[float, pd.DataFrame]:
-    """Part -> scores by then."""
+    """Early scores from the curves of full-length runs, by part."""
     column = re.sub("^test_", "valid_", metric)
     rows = rows[rows["run"].isin(full.index)]
     if column not in rows:
         return {}
-    found = {}
+    by_part = {}
     for part in PARTS:
         last = rows[rows["part"] <= _NEAR * part].drop_duplicates("run", keep="last")
         if len(last):
@@ -134,17 +137,20 @@ def _cut(
             score = scores.metric_of(column, known).sign * value
             score = np.where(np.isnan(score), -np.inf, score)
             runs = full.loc[last["run"]]
-            found[part] = _wide(runs, pd.Series(score, runs.index))
-    return found
+            by_part[part] = _wide(runs, pd.Series(score, runs.index))
+    return by_part
 
 
 def _without_holes(
     early: pd.DataFrame, final: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Entries and seeds that both tables have in full.
+    """Reduces two tables to entries and seeds that are complete in both.
 
-    Seeds that fewer than half of the entries have are given up, then entries that lack
-    one of the others.
+    Drops seeds that fewer than half of the entries have, then entries that lack one of
+    the remaining seeds.
+
+    Returns:
+      early and final scores, [entries, seeds].
     """
     seeds = early.columns.intersection(final.columns)
     early, final = early[seeds], final[seeds]
@@ -157,46 +163,48 @@ def _without_holes(
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-    """Tau and regret, as estimated [2] and in each draw [2, draws]."""
+    """Bootstrap of tau and regret: the estimate [2] and the draws [2, draws]."""
 
     estimate: np.ndarray
     draws: np.ndarray
 
 
-def measure(seen: list[Sight], reps: int = 2000) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tau, and the regret of a choice by an early look, on tasks and over families.
+def measure(
+    groups: list[EarlyScores], reps: int = 2000
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measures tau, and the regret of choosing by early scores, on tasks and families.
 
-    The regret of a choice is what the entry that looks best loses at full length
-    against the best one, in the metric's unit and with equals sharing; an entry most
-    of whose runs diverge there counts as the worst that finishes.
+    Regret is what the entry with the best early score loses at full length against the
+    best entry, in the metric's unit; entries with equal early scores share. An entry
+    whose runs mostly diverge counts as the worst that finishes.
 
-    Intervals are 95 % percentile intervals of a bootstrap: entries (for tau) and seeds
-    are drawn anew, and over a family tasks, too. With one seed regret has none.
+    Intervals are 95 % percentile intervals of a bootstrap over entries (for tau) and
+    seeds, for a family also over tasks. With one seed regret has no interval.
 
     Args:
-      seen: as from `sights`.
+      groups: as from `early_scores`.
       reps: draws.
 
     Returns:
       one row per task, group, how and part, with family, metric, entries, seeds, tau
-      and regret, each with `_low` and `_high`; and one per family, group, how and part,
-      with means over tasks (of regret, where all have the same metric) and the number
-      of tasks.
+      and regret, each with `_low` and `_high`; and one row per family, group, how and
+      part, with means over tasks (of regret only if all have the same metric) and the
+      number of tasks.
     """
-    drawn = [_draw(sight, reps) for sight in seen]
+    drawn = [_draw(scored, reps) for scored in groups]
     rows = [
         {
-            "family": family(sight.task),
-            "task": sight.task,
-            "group": sight.group,
-            "how": sight.how,
-            "part": sight.part,
-            "metric": sight.metric,
-            "entries": len(sight.early),
-            "seeds": sight.early.shape[1],
-            **_numbers(one),
+            "family": family(scored.task),
+            "task": scored.task,
+            "group": scored.group,
+            "how": scored.kind,
+            "part": scored.part,
+            "metric": scored.metric,
+            "entries": len(scored.early),
+            "seeds": scored.early.shape[1],
+            **_numbers(sample),
         }
-        for sight, one in zip(seen, drawn, strict=True)
+        for scored, sample in zip(groups, drawn, strict=True)
     ]
     columns = ["family", "task", "group", "how", "part", "metric", "entries", "seeds"]
     numbers = [n + end for n in ("tau", "regret") for end in ("", "_low", "_high")]
@@ -204,51 +212,53 @@ def measure(seen: list[Sight], reps: int = 2000) -> tuple[pd.DataFrame, pd.DataF
     families = []
     keys = ["family", "group", "how", "part"]
     for key, part in tasks.groupby(keys, sort=True):
-        several = [drawn[i] for i in part.index]
-        count, generator = len(several), _generator(*key)
+        samples = [drawn[i] for i in part.index]
+        count, generator = len(samples), _generator(key)
         chosen = generator.integers(count, size=(reps, count))
-        stack = np.stack([one.draws for one in several])  # [tasks, 2, reps]
+        stack = np.stack([sample.draws for sample in samples])  # [tasks, 2, reps]
         over = stack[chosen.T, :, np.arange(reps)].mean(0).T
-        mean = np.mean([one.estimate for one in several], axis=0)
-        found = _numbers(_Drawn(mean, over))
+        mean = np.mean([sample.estimate for sample in samples], axis=0)
+        row = _numbers(_Drawn(mean, over))
         kinds = set(part["metric"].str.rsplit("_", n=1).str[-1])
         if len(kinds) > 1:
-            found |= dict.fromkeys(("regret", "regret_low", "regret_high"), np.nan)
-        families.append(dict(zip(keys, key, strict=True)) | {"tasks": count} | found)
+            row |= dict.fromkeys(("regret", "regret_low", "regret_high"), np.nan)
+        families.append(dict(zip(keys, key, strict=True)) | {"tasks": count} | row)
     return tasks, pd.DataFrame(families, columns=[*keys, "tasks", *numbers])
 
 
-def _numbers(one: _Drawn) -> dict[str, float]:
-    found = {}
+def _numbers(sample: _Drawn) -> dict[str, float]:
+    """Tau and regret with their intervals, by column name."""
+    numbers = {}
     for name, estimate, draws in zip(
-        ("tau", "regret"), one.estimate, one.draws, strict=True
+        ("tau", "regret"), sample.estimate, sample.draws, strict=True
     ):
         low, high = np.nan, np.nan
         if not np.isnan(draws).any():
             low, high = np.percentile(draws, [2.5, 97.5])
-        found |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
-    return {name: float(value) for name, value in found.items()}
+        numbers |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
+    return {name: float(value) for name, value in numbers.items()}
 
 
-def _generator(*key: object) -> np.random.Generator:
-    """Random numbers that do not depend on what else is measured."""
+def _generator(key: tuple[object, ...]) -> np.random.Generator:
+    """A random generator that depends on a key only, not on what else is measured."""
     return np.random.default_rng(zlib.crc32(repr(key).encode()))
 
 
-def _draw(sight: Sight, reps: int) -> _Drawn:
-    entries, seeds = sight.early.shape
-    generator = _generator(sight.task, sight.group, sight.how, sight.part)
+def _draw(scored: EarlyScores, reps: int) -> _Drawn:
+    """Bootstraps tau and regret of one group of entries."""
+    entries, seeds = scored.early.shape
+    generator = _generator((scored.task, scored.group, scored.kind, scored.part))
     counts = generator.multinomial(entries, np.full(entries, 1 / entries), reps)
     shares = generator.multinomial(seeds, np.full(seeds, 1 / seeds), reps) / seeds
     taus, regrets = np.empty((seeds, 1 + reps)), np.empty(seeds)
     for seed in range(seeds):
-        final = sight.final
+        final = scored.final
         if seeds > 1:
             final = np.delete(final, seed, axis=1)
         end = np.median(final, axis=1)
         weights = np.concatenate([np.ones((1, entries)), counts])
-        taus[seed] = weighted_tau(sight.early[:, seed], end, weights)
-        regrets[seed] = _regret(sight.early[:, seed], end)
+        taus[seed] = weighted_tau(scored.early[:, seed], end, weights)
+        regrets[seed] = _regret(scored.early[:, seed], end)
     tau = (taus[:, 1:].T * shares).sum(1)
     regret = shares @ regrets if seeds > 1 else np.full(reps, np.nan)
     estimate = np.array([taus[:, 0].mean(), regrets.mean()])
@@ -256,15 +266,15 @@ def _draw(sight: Sight, reps: int) -> _Drawn:
 
 
 def weighted_tau(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of samples in which each pair of values comes several times.
+    """Kendall's tau-b of samples in which pairs of values occur several times.
 
-    Equal to `scipy.stats.kendalltau` of the repeated values, thousands of draws in
-    three matrix products. 0 where all of x or all of y are equal: such an order says
-    nothing.
+    Equals `scipy.stats.kendalltau` of the repeated values, for thousands of draws in
+    three matrix products. 0 where all of x or all of y are equal, since such an order
+    carries no information.
 
     Args:
-      x, y: [entries]; -inf is a value like others.
-      weights: [draws, entries], how often each comes.
+      x, y: [entries]; -inf is an ordinary value.
+      weights: [draws, entries], number of occurrences.
 
     Returns:
       tau [draws].
@@ -278,6 +288,7 @@ def weighted_tau(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 def _regret(early: np.ndarray, end: np.ndarray) -> float:
+    """Best final score minus the mean of those with the best early score."""
     finite = end[np.isfinite(end)]
     if not len(finite):
         return 0.0
@@ -286,18 +297,18 @@ def _regret(early: np.ndarray, end: np.ndarray) -> float:
 
 
 def trusted(families: pd.DataFrame, least: float = TRUSTED) -> pd.DataFrame:
-    """The cheapest part of the budget from which on an order can be trusted.
+    """The smallest part of the budget from which on the order can be trusted.
 
-    From there on the lower end of tau's interval is at least `least`, at each part
-    that was measured.
+    From there on the lower end of tau's interval is at least `least` at each measured
+    part.
 
     Args:
-      families: as `measure` gives them.
-      least: four of five pairs in the right order by default.
+      families: as from `measure`.
+      least: threshold; by default four of five pairs in the right order.
 
     Returns:
       family, group, how, part (NaN if there is none), tau and regret there, and the
-      regret at the next cheaper part (NaN if there is none).
+      regret at the next smaller part (NaN if there is none).
     """
     rows = []
     for key, table in families.groupby(["family", "group", "how"]):

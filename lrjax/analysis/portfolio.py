@@ -1,7 +1,7 @@
-"""What methods are worth to each other: portfolios and contributions.
+"""The value of methods to each other: portfolios and contributions.
 
-All functions take one table: index task, columns entry, a score from 0 up that is
-better the higher it is, such as means over runs of `stats.normalise`.
+All functions take one table: index task, columns entry, values at least 0 where higher
+is better, such as means over runs of `stats.normalise`.
 """
 
 from __future__ import annotations
@@ -11,23 +11,28 @@ import itertools
 import numpy as np
 import pandas as pd
 
-_EXHAUSTIVE = 15  # entries up to which all subsets are looked at
+_EXHAUSTIVE = 15  # most entries for a search of all subsets
 
 
 def _check(table: pd.DataFrame) -> None:
+    """Checks the names of a table's axes.
+
+    Raises:
+      ValueError: if they are not task and entry.
+    """
     names = (table.index.name, table.columns.name)
     if names != ("task", "entry"):
-        raise ValueError(f"axes must be called task and entry, not {names}")
+        raise ValueError(f"axes must be named task and entry, not {names}")
 
 
 def single_best(table: pd.DataFrame) -> str:
-    """The entry with the best mean over tasks; of equals the first by name."""
+    """The entry with the best mean over tasks; ties go to the first by name."""
     _check(table)
     return str(table.mean().sort_index().idxmax())
 
 
 def virtual_best(table: pd.DataFrame) -> pd.DataFrame:
-    """Which entry an oracle would take on each task; of equals the first by name.
+    """The best entry on each task, an oracle's choice; ties go to the first by name.
 
     Returns:
       index task; columns entry and score.
@@ -38,9 +43,9 @@ def virtual_best(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def held_out(scores: pd.DataFrame) -> tuple[float, float]:
-    """Single and virtual best, chosen on all runs but one and judged by that one.
+    """Cross-validated scores of single and virtual best, leaving one run out.
 
-    The best of many means is better than the truth behind it; these two are not.
+    The best of many means overestimates its true value; these two scores do not.
 
     Args:
       scores: index (task, run), columns entry, as from `stats.normalise`.
@@ -63,7 +68,7 @@ def held_out(scores: pd.DataFrame) -> tuple[float, float]:
 
 
 def contributions(table: pd.DataFrame) -> pd.DataFrame:
-    """What each entry adds, by three measures.
+    """Contribution of each entry by three measures.
 
     Returns:
       index entry:
@@ -72,7 +77,7 @@ def contributions(table: pd.DataFrame) -> pd.DataFrame:
       marginal: the virtual best minus the virtual best without the entry.
       shapley: the entry's mean marginal contribution to the virtual best over all
         orders in which a portfolio can grow (Frechette et al. 2016). They sum to the
-        virtual best; the value of no entry is 0.
+        virtual best; the empty portfolio has value 0.
     """
     _check(table)
     means, count = table.mean(), table.shape[1]
@@ -83,7 +88,7 @@ def contributions(table: pd.DataFrame) -> pd.DataFrame:
             "share_of_mean": means.mean() - means.drop(entry).mean(),
             "marginal": (table.max(axis=1) - rest.max(axis=1).fillna(0)).mean(),
         }
-    found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("entry")
+    added = pd.DataFrame.from_dict(rows, orient="index").rename_axis("entry")
     # On one task the game of the maximum is an airport game (Littlechild and Owen
     # 1973): each step between consecutive scores is shared by all who reach it.
     values = table.to_numpy(float)
@@ -92,16 +97,16 @@ def contributions(table: pd.DataFrame) -> pd.DataFrame:
     steps = np.diff(ascending, axis=1, prepend=0.0) / np.arange(count, 0, -1)
     shapley = np.empty_like(values)
     np.put_along_axis(shapley, order, steps.cumsum(axis=1), axis=1)
-    found["shapley"] = shapley.mean(axis=0)
-    return found
+    added["shapley"] = shapley.mean(axis=0)
+    return added
 
 
 def best_portfolios(table: pd.DataFrame) -> pd.DataFrame:
     """The best portfolio of k entries for each k.
 
-    All subsets of up to 15 entries are looked at. Of more entries the best is grown
-    one entry at a time, which reaches at least 1 - 1/e of the optimum (Nemhauser,
-    Wolsey and Fisher 1978).
+    Searches all subsets of up to 15 entries. With more entries the portfolio grows
+    greedily by one entry at a time, which reaches at least 1 - 1/e of the optimum
+    (Nemhauser, Wolsey and Fisher 1978).
 
     Returns:
       one row per k: k, score (mean over tasks of the best member's), members (a
@@ -125,6 +130,7 @@ def best_portfolios(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _all_subsets(values: np.ndarray) -> list[tuple[int, ...]]:
+    """The best subset of columns of each size."""
     count = values.shape[1]
     best = []
     for k in range(1, count + 1):
@@ -135,6 +141,7 @@ def _all_subsets(values: np.ndarray) -> list[tuple[int, ...]]:
 
 
 def _greedy(values: np.ndarray) -> list[tuple[int, ...]]:
+    """Greedily grown subsets of columns, one of each size."""
     members: list[int] = []
     best, reached = [], np.zeros(len(values))
     while len(members) < values.shape[1]:

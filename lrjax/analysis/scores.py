@@ -1,6 +1,6 @@
-"""What is compared, and the score of each run.
+"""Names of entries, which are compared, and the score of each run.
 
-A run that diverged has the worst of all scores; one that is missing is never made up.
+A diverged run has the worst possible score; a missing run is never made up.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from lrjax.core import (
     unknown,
 )
 
-# Columns to judge by where nothing says what ranks a task; the first that it has.
+# Columns that rank a task without metrics of its own; the first that it has counts.
 PREFERRED = tuple(f"valid_{name}" for name in METRICS)
 _PARTS = ("train_", "valid_", "test_", "last_batch_")  # columns of metrics begin so
 
 
 def label_entries(runs: pd.DataFrame) -> pd.Series:
-    """Names what is compared: the method, and the hyperparameters that vary in it.
+    """Names entries by method and by the hyperparameters that vary within it.
 
     Args:
       runs: as from `results.load`.
@@ -34,7 +34,7 @@ def label_entries(runs: pd.DataFrame) -> pd.Series:
       a label per row, such as 'adam' or 'adam learning_rate=0.01'.
     """
     lanes = runs["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
-    # Runs are many, settings few: all that follows looks at each setting once.
+    # There are many runs but few settings: look at each setting once.
     keys = ["task", "protocol", "method"]
     settings = runs[keys].assign(lane=lanes)
     if "steps" in runs:
@@ -42,7 +42,7 @@ def label_entries(runs: pd.DataFrame) -> pd.Series:
     distinct = settings.drop_duplicates()
     varying: dict[str, set[str]] = {}
     for _, part in distinct.groupby(keys):
-        # Values that follow from the task's protocol alone are no choice to compare.
+        # Values that differ only by task and protocol are not compared.
         choices = [json.loads(lane) for lane in part["lane"].unique()]
         names = varying.setdefault(str(part["method"].iloc[0]), set())
         names |= {
@@ -54,21 +54,21 @@ def label_entries(runs: pd.DataFrame) -> pd.Series:
             names.add("steps")
     labels = {}
     for row in distinct.itertuples(index=False):
-        chosen = json.loads(str(row.lane)) | {"steps": getattr(row, "steps", None)}
-        named = varying[str(row.method)]
-        parts = [f"{k}={_short(v)}" for k, v in chosen.items() if k in named]
+        values = json.loads(str(row.lane)) | {"steps": getattr(row, "steps", None)}
+        varying_names = varying[str(row.method)]
+        parts = [f"{k}={_short(v)}" for k, v in values.items() if k in varying_names]
         labels[tuple(row)] = " ".join([str(row.method), *parts])
     rows = settings.itertuples(index=False, name=None)
     return pd.Series([labels[row] for row in rows], index=runs.index, dtype=object)
 
 
 def arrange(runs: pd.DataFrame) -> pd.DataFrame:
-    """Names what is compared, so that task, entry and seed tell runs apart.
+    """Names entries so that task, entry and seed identify each run.
 
-    A task that ran under several protocols becomes one for each, 'iris (study)'. What
-    still has the same name differs in what the tables do not hold, such as batch size
-    or precision: it is told apart by its directory, 'adam @ runs/b', else by the order
-    in which it came, 'adam #2'.
+    A task that ran under several protocols becomes one task per protocol, 'iris
+    (study)'. Runs that still share a name differ in something that the tables lack,
+    such as batch size or precision; they are told apart by directory, 'adam @ runs/b',
+    else by order of appearance, 'adam #2'.
 
     Args:
       runs: as from `results.load`, perhaps with a column `source` (directory).
@@ -93,14 +93,14 @@ def arrange(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def shorter(runs: pd.DataFrame) -> list[str]:
-    """Who was trained for fewer updates than others on the same task, a line each.
+    """Lists entries trained for fewer updates than others on the same task.
 
     Args:
       runs: as from `arrange`.
 
     Returns:
-      lines such as 'adam on libsvm/iris: 160 of 360 updates'; none where all of a task
-      have one length, or the table does not have `steps`.
+      lines such as 'adam on libsvm/iris: 160 of 360 updates'; none where all runs of a
+      task have one length, or the table has no `steps`.
     """
     if "steps" not in runs:
         return []
@@ -113,19 +113,20 @@ def shorter(runs: pd.DataFrame) -> list[str]:
 
 
 def _short(value: object) -> str:
+    """A hyperparameter's value as text."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def known_metrics(
     tables: Iterable[Mapping[str, Iterable[Metric]]],
 ) -> Mapping[str, Metric]:
-    """Name -> metric, of tables and those that every task may name.
+    """Metrics by name: those of tables and those built in.
 
     Args:
       tables: as from `results.load_metrics`.
 
     Raises:
-      UsageError: if a name is better high on one task, and low on another.
+      UsageError: if higher is better for a name on one task and lower on another.
     """
     known: dict[str, Metric] = dict(METRICS)
     named: dict[str, tuple[bool, str]] = {}
@@ -145,27 +146,27 @@ def known_metrics(
 
 
 def metric_of(column: str, known: Mapping[str, Metric] = METRICS) -> Metric:
-    """The metric that a column holds: of 'test_accuracy' it is the accuracy.
+    """The metric of a column, such as accuracy for 'test_accuracy'.
 
     Args:
       column: of the tables.
       known: as from `known_metrics`.
 
     Raises:
-      UsageError: if it holds none that is known.
+      UsageError: if the column holds no known metric.
     """
     for part in _PARTS:
         name = column.removeprefix(part)
         if name != column and name in known:
             return known[name]
     raise UsageError(
-        f"metric '{column}' has no known direction: it is none of those that "
-        f"config.json has of the tasks, nor {', '.join(METRICS)}"
+        f"metric '{column}' has no known direction: it is neither a metric of the "
+        f"tasks in config.json nor one of {', '.join(METRICS)}"
     )
 
 
 def metric_label(column: str) -> str:
-    """A column in words, its metric named as its author named it.
+    """A column's name in words; the metric keeps its author's name.
 
     Example:
       >>> metric_label("valid_balanced_accuracy")
@@ -177,10 +178,10 @@ def metric_label(column: str) -> str:
 
 
 def higher_is_better(column: str, known: Mapping[str, Metric] = METRICS) -> bool:
-    """Whether more of what a column holds is better.
+    """Whether higher values of a column are better.
 
     Raises:
-      UsageError: if it holds no metric that is known.
+      UsageError: if the column holds no known metric.
     """
     return metric_of(column, known).higher_is_better
 
@@ -188,7 +189,7 @@ def higher_is_better(column: str, known: Mapping[str, Metric] = METRICS) -> bool
 def ranked_by(
     runs: pd.DataFrame, metrics: Mapping[str, Sequence[Metric]]
 ) -> pd.DataFrame:
-    """The runs with a column `ranked_by`: that of the metric which ranks their task.
+    """Adds a column `ranked_by`: the column whose metric ranks the run's task.
 
     Args:
       runs: as from `results.load`.
@@ -203,13 +204,12 @@ def judge(
     metrics: Sequence[str] = (),
     known: Mapping[str, Metric] = METRICS,
 ) -> pd.DataFrame:
-    """Gives each run its score.
+    """Adds the score of each run.
 
     Args:
-      runs: as from `results.load` or `ranked_by`; runs that were stopped on purpose
-        are left out.
-      metrics: columns to judge by; on each task the first one that it has counts. ()
-        for the metric that ranks the task, or `PREFERRED` where none is told.
+      runs: as from `results.load` or `ranked_by`; stopped runs are left out.
+      metrics: columns to judge by; on each task the first that it has counts. () means
+        the metric that ranks the task, or `PREFERRED` if that is unknown.
       known: as from `known_metrics`.
 
     Returns:
@@ -229,12 +229,12 @@ def judge(
         runs = runs.assign(ranked_by=None)
     judged = []
     for task, part in runs[runs["status"] != "stopped"].groupby("task", sort=False):
-        told = part["ranked_by"].dropna()
-        asked = list(dict.fromkeys(metrics or (*told, *PREFERRED)))
-        present = [name for name in asked if name in part]
+        ranking = part["ranked_by"].dropna()
+        candidates = list(dict.fromkeys(metrics or (*ranking, *PREFERRED)))
+        present = [name for name in candidates if name in part]
         measured = [name for name in present if part[name].notna().any()]
         if not measured and ((part["status"] == "done").any() or not present):
-            raise UsageError(f"task '{task}' has no {' or '.join(asked)}")
+            raise UsageError(f"task '{task}' has no {' or '.join(candidates)}")
         metric = (measured or present)[0]
         value = part[metric].astype(float).where(part["status"] == "done")
         score = metric_of(metric, known).sign * value

@@ -1,12 +1,12 @@
-"""Statistics of scores: intervals, ranks, comparisons in pairs, tests.
+"""Statistics of scores: intervals, ranks, paired comparisons, tests.
 
-One rule for runs that are not as they should be, docs/report.md:
+One rule for diverged and missing runs, docs/report.md:
 
-- A run that diverged has the worst of all scores. It ranks last, has 0 as normalised
-  score and reaches no target; means of raw values leave it out and count it beside.
-- A run that is missing is never made up. Statistics of one task use all its runs;
-  those that compare entries use what `complete` leaves, a table without holes.
-- Over tasks every task has the same weight and the same number of runs.
+- A diverged run has the worst of all scores. It ranks last, has normalised score 0 and
+  reaches no target; means of raw values leave it out, with its number given.
+- A missing run is never made up. Statistics of one task use all its runs; comparisons
+  of entries use the table without holes from `complete`.
+- Across tasks each task has the same weight and the same number of runs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from scipy import special, stats
 from lrjax.analysis.scores import metric_of
 from lrjax.core import METRICS, Metric
 
-FEWEST = 3  # values that an interval is made from
+FEWEST = 3  # values for an interval
 _LEVEL = 0.95
 _BOOTSTRAP_SEED = 0
-_ENUMERATED = 13  # pairs up to which all signs are looked at
+_ENUMERATED = 13  # most pairs for an exact test over all signs
 
 
 # One task
@@ -34,24 +34,24 @@ _ENUMERATED = 13  # pairs up to which all signs are looked at
 def interval(
     values: np.ndarray, metric: Metric, level: float = _LEVEL
 ) -> tuple[float, float]:
-    """An interval of a metric's mean over seeds, within what the metric can be.
+    """An interval of a metric's mean over seeds, within the metric's bounds.
 
-    Student's t interval on a scale that has no bounds, taken back: of the logit where
-    the metric has two bounds, of the logarithm of the distance where it has one, of the
-    values themselves where it has none. The standard error goes to that scale by the
-    delta method, so that the mean is always inside. Where a value lies outside of the
-    metric's bounds, they are not believed.
+    Student's t interval on an unbounded scale, transformed back: the logit where the
+    metric has two bounds, the logarithm of the distance where it has one, the values
+    themselves where it has none. The standard error is carried to that scale by the
+    delta method, so that the mean is always inside. A bound that a value violates is
+    ignored.
 
     Agresti 2013, Categorical Data Analysis, section 3.1.6 (logit); the same as
     `svyciprop(method = "logit")` of R's survey.
 
     Args:
-      values: one per run; what is not finite is left out.
-      metric: what they are.
+      values: one per run; non-finite values are left out.
+      metric: of the values.
       level: of the interval.
 
     Returns:
-      both ends; NaN with fewer than three values, which are to be shown themselves.
+      both ends; NaN with fewer than three values, which should be shown individually.
     """
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
@@ -61,12 +61,12 @@ def interval(
     if not error:
         return mean, mean
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * error)
-    # To nine digits, as numbers are kept.
+    # Tables keep nine digits, so values may exceed a bound by a rounding error.
     slack = 1e-8 * max(1.0, abs(mean))
     least = metric.least if values.min() >= metric.least - slack else -np.inf
     greatest = metric.greatest if values.max() <= metric.greatest + slack else np.inf
     above, below = mean - least, greatest - mean
-    if min(above, below) <= 0:  # all but a rounding error lies on a bound
+    if min(above, below) <= 0:  # all values are on a bound, up to rounding
         return mean, mean
     if np.isfinite(above) and np.isfinite(below):
         span = greatest - least
@@ -78,7 +78,7 @@ def interval(
         low, high = greatest - below * np.exp(np.array([half, -half]) / below)
     else:
         low, high = mean - half, mean + half
-    # Last digits are rounded.
+    # Rounding may push an end past the mean or a bound.
     return float(max(min(low, mean), least)), float(min(max(high, mean), greatest))
 
 
@@ -91,7 +91,7 @@ def summary(
 
     Args:
       runs: as from `results.load`, with a column `entry`.
-      columns: the scores.
+      columns: of the scores.
       known: as from `scores.known_metrics`.
 
     Returns:
@@ -126,7 +126,7 @@ def per_task(
 
     Args:
       runs: as from `scores.judge`, with a column `entry`.
-      reps: of the bootstrap.
+      reps: draws of the bootstrap.
       known: as from `scores.known_metrics`.
 
     Returns:
@@ -148,15 +148,15 @@ def per_task(
     columns = [n + end for n in names for end in ("", "_low", "_high")]
     table[columns] = np.nan
     finished = {key: v.dropna().to_numpy() for key, v in grouped["value"]}
-    # Cells with equally many runs share one bootstrap, a column each.
+    # Cells with equal numbers of runs share one bootstrap, with a column each.
     counts = pd.Series({key: len(values) for key, values in finished.items()})
     for _, cells in counts[counts > 0].groupby(counts):
         matrix = np.stack([finished[key] for key in cells.index], axis=1)
         estimate = _centres(matrix).reshape(3, -1)
         low, high = (x.reshape(3, -1) for x in bootstrap(matrix, _centres, reps))
         for i, name in enumerate(names):
-            for end, found in (("", estimate), ("_low", low), ("_high", high)):
-                table.loc[cells.index, name + end] = found[i]
+            for end, numbers in (("", estimate), ("_low", low), ("_high", high)):
+                table.loc[cells.index, name + end] = numbers[i]
     for key, values in finished.items():
         metric = metric_of(table.loc[key, "metric"], known)
         table.loc[key, ["mean_low", "mean_high"]] = interval(values, metric)
@@ -164,7 +164,7 @@ def per_task(
 
 
 def _centres(values: np.ndarray) -> np.ndarray:
-    """Mean, median and interquartile mean of each column, one after the other."""
+    """Means, medians and interquartile means of columns, concatenated."""
     middle = stats.trim_mean(values, 0.25, axis=0)
     return np.concatenate([values.mean(0), np.median(values, axis=0), middle])
 
@@ -174,14 +174,15 @@ def _centres(values: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Scores without holes: every entry ran on every task with the same seeds.
+    """Scores without holes: each entry ran on each task with the same seeds.
 
     Attributes:
       scores: index (task, run), columns entry; higher is better, -inf diverged. Runs
         are numbered in the order of their seeds; a row has one seed.
-      entries_left_out: too many of their runs are missing.
-      tasks_left_out: too few entries ran on them.
-      runs_left_out: finished runs that are in none of these and yet not in `scores`.
+      entries_left_out: entries with too many missing runs.
+      tasks_left_out: tasks on which too few entries ran.
+      runs_left_out: number of finished runs of the other entries and tasks that are not
+        in `scores`.
     """
 
     scores: pd.DataFrame
@@ -191,7 +192,7 @@ class Comparison:
 
     @property
     def entries(self) -> list[str]:
-        """Names of the columns."""
+        """Names of the entries."""
         return list(self.scores.columns)
 
     @property
@@ -201,16 +202,16 @@ class Comparison:
 
     @property
     def runs(self) -> int:
-        """How many each entry has on each task."""
+        """Number of runs of each entry on each task."""
         return len(self.scores.index.unique("run"))
 
 
 def complete(runs: pd.DataFrame) -> Comparison:
-    """The largest table without holes that a greedy rule finds.
+    """Finds a large table without holes by a greedy rule.
 
-    As long as a run is missing, the entry or the (task, seed) that lacks the largest
-    share of its runs is left out; of equals a (task, seed), and the last by name.
-    Then every task keeps as many seeds as the one with fewest, the smallest ones.
+    While a run is missing, the entry or the (task, seed) that lacks the largest share
+    of its runs is dropped; on ties a (task, seed), and the last by name. Then each task
+    keeps as many seeds as the task with fewest, the smallest ones.
 
     Args:
       runs: as from `scores.judge`, with a column `entry`; at most one run per task,
@@ -220,9 +221,9 @@ def complete(runs: pd.DataFrame) -> Comparison:
     wide = wide.sort_index().sort_index(axis=1)
     holes = wide.isna().to_numpy()
     rows, columns = np.ones(len(wide), bool), np.ones(wide.shape[1], bool)
-    while (open_ := holes & rows[:, None] & columns).any():
-        by_row = open_.sum(1) / columns.sum()
-        by_column = open_.sum(0) / rows.sum()
+    while (remaining := holes & rows[:, None] & columns).any():
+        by_row = remaining.sum(1) / columns.sum()
+        by_column = remaining.sum(0) / rows.sum()
         if by_column.max() > by_row.max():
             columns[np.flatnonzero(by_column == by_column.max())[-1]] = False
         else:
@@ -240,15 +241,15 @@ def complete(runs: pd.DataFrame) -> Comparison:
 
 
 def cube(scores: pd.DataFrame) -> np.ndarray:
-    """Scores as an array [run, task, entry], which is the order that rliable expects.
+    """Scores as an array [run, task, entry], the order that rliable expects.
 
     Raises:
-      ValueError: if the frame's axes are not called (task, run) and entry, so that
-        runs and tasks cannot be taken for each other.
+      ValueError: if the frame's axes are not named (task, run) and entry, so that runs
+        and tasks cannot be confused.
     """
     names = (list(scores.index.names), scores.columns.name)
     if names != (["task", "run"], "entry"):
-        raise ValueError(f"axes must be called (task, run) and entry, not {names}")
+        raise ValueError(f"axes must be named (task, run) and entry, not {names}")
     ordered = scores.sort_index()
     tasks = ordered.index.unique("task")
     return np.stack([ordered.loc[task].to_numpy(float) for task in tasks], axis=1)
@@ -259,14 +260,14 @@ def bootstrap(
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile intervals of rliable's stratified bootstrap.
 
-    Runs are drawn anew for each task (and entry). The same values give the same
-    interval, and the state of NumPy's global generator, which rliable draws from
-    whatever `random_state` it is given, is as before.
+    Runs are drawn separately for each task (and entry). Equal values give equal
+    intervals. rliable draws from NumPy's global generator whatever `random_state` it
+    gets, so that generator is seeded meanwhile and then restored.
 
     Args:
       values: [run, task, ...] without NaN.
-      statistic: of an array like `values`; gives a vector.
-      reps: how often runs are drawn.
+      statistic: of an array like `values`; returns a vector.
+      reps: number of draws.
 
     Returns:
       the lower and the upper ends; NaN with fewer than three runs.
@@ -277,16 +278,16 @@ def bootstrap(
     from rliable import library
 
     with _seeded(_BOOTSTRAP_SEED):
-        _, found = library.get_interval_estimates(
+        _, intervals = library.get_interval_estimates(
             {"": values}, statistic, reps=reps, confidence_interval_size=_LEVEL
         )
-    low, high = np.asarray(found[""])
+    low, high = np.asarray(intervals[""])
     return low, high
 
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds NumPy's global generator for a while."""
+    """Seeds NumPy's global generator within a context, and restores it."""
     state = np.random.get_state()
     np.random.seed(seed)
     try:
@@ -296,9 +297,9 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def ends(scores: pd.DataFrame) -> pd.DataFrame:
-    """What counts as 0 and as 1 on each task: the worst and the best entry's median.
+    """Scores that normalise to 0 and 1: the worst and the best entry's median by task.
 
-    Entries at least half of whose runs diverged do not count.
+    Entries with at least half of their runs diverged are ignored.
 
     Args:
       scores: of a `Comparison`.
@@ -311,9 +312,9 @@ def ends(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def normalise(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores from 0, as the worst entry's median run or worse, to 1, as the best's.
+    """Normalises scores to [0, 1], from the worst to the best entry's median.
 
-    Diverged runs have 0. Where all entries are equal all that finish have 1.
+    Diverged runs get 0. Where all entries are equal, finished runs get 1.
 
     Args:
       scores: of a `Comparison`.
@@ -323,14 +324,14 @@ def normalise(scores: pd.DataFrame) -> pd.DataFrame:
     low = span["low"].reindex(task).to_numpy()[:, None]
     high = span["high"].reindex(task).to_numpy()[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
-        unit = np.where(high > low, (scores - low) / (high - low), scores >= high)
-    unit = np.where(np.isneginf(scores.to_numpy()), 0.0, unit)
-    unit = np.clip(np.nan_to_num(unit), 0.0, 1.0)
-    return pd.DataFrame(unit, scores.index, scores.columns)
+        normalised = np.where(high > low, (scores - low) / (high - low), scores >= high)
+    normalised = np.where(np.isneginf(scores.to_numpy()), 0.0, normalised)
+    normalised = np.clip(np.nan_to_num(normalised), 0.0, 1.0)
+    return pd.DataFrame(normalised, scores.index, scores.columns)
 
 
 def ranks(scores: pd.DataFrame) -> pd.DataFrame:
-    """Ranks within each task and seed: 1 is best, equals share the mean rank."""
+    """Ranks within each task and seed: 1 is best, ties share the mean rank."""
     return scores.rank(axis=1, ascending=False, method="average")
 
 
@@ -341,23 +342,22 @@ def mean_ranks(runs: pd.DataFrame) -> pd.Series:
       runs: as from `scores.judge`, with a column `entry`.
 
     Returns:
-      the mean rank of each entry of the table without holes, ascending; equal ones by
-      name.
+      the mean rank of each entry of the table without holes, ascending; ties by name.
     """
     by_task = ranks(complete(runs).scores).groupby(level="task").mean()
     return by_task.mean().sort_index().sort_values(kind="stable")
 
 
 def overall(comparison: Comparison, reps: int = 2000) -> pd.DataFrame:
-    """Each entry over all tasks, best mean rank first.
+    """Ranks and normalised scores of each entry over all tasks, best mean rank first.
 
     Args:
-      comparison: what to compare.
-      reps: of the bootstrap.
+      comparison: scores to compare.
+      reps: draws of the bootstrap.
 
     Returns:
       index entry; rank (mean), iqm and mean of normalised scores, each with its 95 %
-      interval; `diverged`, the share of its runs.
+      interval; `diverged`, the share of diverged runs.
     """
     unit, rank = cube(normalise(comparison.scores)), cube(ranks(comparison.scores))
     table = pd.DataFrame(index=pd.Index(comparison.entries, name="entry"))
@@ -383,29 +383,33 @@ def _iqm(values: np.ndarray) -> np.ndarray:
 
 
 def improvement(comparison: Comparison, reps: int = 2000) -> pd.DataFrame:
-    """Probability that one entry's run is better than another's, mean over tasks.
+    """Probability that an entry's run is better than another's, averaged over tasks.
 
-    The Mann-Whitney statistic over the number of pairs; equal runs count half.
-    Agarwal et al. 2021, section 4.3.
+    The Mann-Whitney statistic over the number of pairs; ties count half. Agarwal et al.
+    2021, section 4.3.
+
+    Args:
+      comparison: scores to compare.
+      reps: draws of the bootstrap.
 
     Returns:
       one row per ordered pair: entry, other, probability, low, high.
     """
     scores = cube(comparison.scores)
     _, tasks, count = scores.shape
-    # Only the order within a task matters: count each entry's runs at each height.
-    heights = stats.rankdata(
+    # Only the order within a task matters: count each entry's runs at each rank.
+    levels = stats.rankdata(
         scores.swapaxes(0, 1).reshape(tasks, -1), method="dense", axis=1
     )
-    codes = heights.reshape(tasks, -1, count).swapaxes(0, 1).astype(int) - 1
+    codes = levels.reshape(tasks, -1, count).swapaxes(0, 1).astype(int) - 1
     bins = int(codes.max()) + 1
     offset = bins * np.arange(tasks * count).reshape(tasks, count)
 
     def probability(x: np.ndarray) -> np.ndarray:
-        found = np.bincount((x + offset).ravel(), minlength=bins * tasks * count)
-        at = found.reshape(tasks, count, bins) / len(x)
-        below = at.cumsum(-1) - 0.5 * at
-        return (at @ below.swapaxes(1, 2)).mean(0).ravel()
+        counts = np.bincount((x + offset).ravel(), minlength=bins * tasks * count)
+        share = counts.reshape(tasks, count, bins) / len(x)
+        below = share.cumsum(-1) - 0.5 * share
+        return (share @ below.swapaxes(1, 2)).mean(0).ravel()
 
     low, high = bootstrap(codes, probability, reps)
     names = comparison.entries
@@ -427,6 +431,11 @@ def profiles(
     """Share of runs with a normalised score above tau, for tau from 0 to 1.
 
     Agarwal et al. 2021, section 4.2.
+
+    Args:
+      comparison: scores to compare.
+      reps: draws of the bootstrap.
+      points: number of values of tau.
 
     Returns:
       one row per entry and tau: entry, tau, share, low, high.
@@ -454,7 +463,7 @@ def profiles(
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values corrected for their number (Holm 1979)."""
+    """Corrects p-values for their number (Holm 1979)."""
     p = np.asarray(p, float)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -464,20 +473,20 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def paired_p(difference: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; 1 where nothing differs.
+    """Two-sided p-value of Wilcoxon's signed-rank test; 1 where nothing differs.
 
     Args:
       difference: as from `differences`.
     """
     finite = np.abs(difference[np.isfinite(difference)])
-    largest = 2 * finite.max(initial=0.0) + 1  # ranks behind all others
+    largest = 2 * finite.max(initial=0.0) + 1  # ranks above all finite ones
     difference = np.clip(difference[difference != 0], -largest, largest)
     count = len(difference)
     if count == 0:
         return 1.0
     if count > _ENUMERATED:
         return float(stats.wilcoxon(difference).pvalue)
-    # SciPy's exact p, which with equal differences takes it 0.1 s for each test.
+    # The same as SciPy's exact p-value, which takes 0.1 s per test with ties.
     size = stats.rankdata(np.abs(difference))
     null = (np.arange(2**count)[:, None] >> np.arange(count) & 1) @ size
     positive = size[difference > 0].sum()
@@ -488,12 +497,12 @@ def paired_p(difference: np.ndarray) -> float:
 def differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """Scores minus scores; infinite against a diverged run, 0 between two of them."""
     with np.errstate(invalid="ignore"):
-        found = ours - theirs
-    return np.where(np.isnan(found), 0.0, found)
+        difference = ours - theirs
+    return np.where(np.isnan(difference), 0.0, difference)
 
 
 def against(runs: pd.DataFrame, baseline: str, alpha: float = 0.05) -> pd.DataFrame:
-    """Whether each entry wins or loses against the baseline, task by task.
+    """Tests on each task whether each entry wins or loses against the baseline.
 
     Runs with the same seed are paired; p-values are corrected (Holm) over the entries
     of a task.
@@ -501,11 +510,11 @@ def against(runs: pd.DataFrame, baseline: str, alpha: float = 0.05) -> pd.DataFr
     Args:
       runs: as from `scores.judge`, with a column `entry`.
       baseline: an entry.
-      alpha: corrected p below which it is no tie.
+      alpha: level of significance; a larger corrected p-value is a tie.
 
     Returns:
       one row per task and other entry: task, entry, pairs, better (share of pairs,
-      equals count half), difference (median, positive where the entry is better), p,
+      ties count half), difference (median, positive where the entry is better), p,
       p_holm and result (win, tie, loss).
     """
     rows = []
@@ -517,7 +526,7 @@ def against(runs: pd.DataFrame, baseline: str, alpha: float = 0.05) -> pd.DataFr
             pairs = part[[entry, baseline]].dropna().to_numpy()
             if not len(pairs):
                 continue
-            difference = differences(*pairs.T)
+            difference = differences(ours=pairs[:, 0], theirs=pairs[:, 1])
             tested.append(
                 {
                     "task": task,
@@ -542,8 +551,12 @@ def against_over_tasks(comparison: Comparison, baseline: str) -> pd.DataFrame:
 
     Demsar 2006, section 3.1.3, with Holm's correction over the entries.
 
+    Args:
+      comparison: scores to compare.
+      baseline: an entry.
+
     Returns:
-      index entry; difference (mean over tasks, positive where it is better), p,
+      index entry; difference (mean over tasks, positive where the entry is better), p,
       p_holm.
     """
     means = normalise(comparison.scores).groupby(level="task").mean()
@@ -556,9 +569,10 @@ def against_over_tasks(comparison: Comparison, baseline: str) -> pd.DataFrame:
 
 
 def critical_difference(entries: int, tasks: int, alpha: float = 0.05) -> float:
-    """Nemenyi's: mean ranks that are further apart differ (Demsar 2006, section 3.2.2).
+    """Nemenyi's critical difference of mean ranks (Demsar 2006, section 3.2.2).
 
-    NaN below two entries or two tasks.
+    Entries whose mean ranks differ by more are significantly different. NaN below two
+    entries or two tasks.
     """
     if entries < 2 or tasks < 2:
         return np.nan
@@ -567,7 +581,10 @@ def critical_difference(entries: int, tasks: int, alpha: float = 0.05) -> float:
 
 
 def friedman_p(comparison: Comparison) -> float:
-    """p of Friedman's test that all entries are equal, tasks as blocks; NaN if few."""
+    """p-value of Friedman's test that all entries are equal, with tasks as blocks.
+
+    NaN below two tasks or three entries.
+    """
     by_task = ranks(comparison.scores).groupby(level="task").mean()
     if len(by_task) < 2 or by_task.shape[1] < 3:
         return np.nan

@@ -520,8 +520,8 @@ def _targets(study: Study, desk: Desk) -> Section | None:
 
 
 def _fidelity(study: Study, desk: Desk) -> Section | None:
-    seen = early_order.sights(study.all_runs, study.all_curves, study.known)
-    if not any(sight.part < 1 for sight in seen):
+    seen = early_order.early_scores(study.all_runs, study.all_curves, study.known)
+    if not any(scores.part < 1 for scores in seen):
         return None
     tasks, families = early_order.measure(seen, study.options.bootstrap)
     says = "; ".join(
