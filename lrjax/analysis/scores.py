@@ -19,9 +19,9 @@ from lrjax.core import (
     unknown,
 )
 
-# Columns that rank a task without metrics of its own; the first that it has counts.
+# Columns that rank a task whose metrics are unknown; the first that it has counts.
 PREFERRED = tuple(f"valid_{name}" for name in METRICS)
-_PARTS = ("train_", "valid_", "test_", "last_batch_")  # columns of metrics begin so
+_PARTS = ("train_", "valid_", "test_", "last_batch_")  # prefixes of metric columns
 
 
 def label_entries(runs: pd.DataFrame) -> pd.Series:
@@ -42,7 +42,7 @@ def label_entries(runs: pd.DataFrame) -> pd.Series:
     distinct = settings.drop_duplicates()
     varying: dict[str, set[str]] = {}
     for _, part in distinct.groupby(keys):
-        # Values that differ only by task and protocol are not compared.
+        # Values that differ only between tasks or protocols do not vary within one.
         choices = [json.loads(lane) for lane in part["lane"].unique()]
         names = varying.setdefault(str(part["method"].iloc[0]), set())
         names |= {

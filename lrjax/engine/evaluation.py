@@ -28,9 +28,9 @@ from lrjax.engine.sharding import Layout
 from lrjax.engine.train import Program, num_rows, over_runs
 
 # Rows evaluated at once, summed over the lanes of a block. Linear models: as many as
-# keep the logits in the CPU's cache (2**17 numbers), at least 64. Networks, whose
-# activations take most of the memory: the numbers below. Models whose one batch keeps
-# the device busy: the rows of a batch, which fit since training needs them.
+# keep the logits in the CPU's cache (2**17 numbers), at least 64 per lane. Networks,
+# whose activations take most of the memory: the numbers below. Models whose one batch
+# keeps the device busy: the rows of a batch, which fit since training needs them.
 _LOGITS, _ROWS = 2**17, 64
 _MULTIPLE = 16  # slices are padded to multiples of it: whole vectors of any CPU
 _ROWS_OF_NETWORKS = {"cpu": 256}

@@ -26,7 +26,7 @@ from lrjax.core import (
 )
 from lrjax.engine.train import Program, RunState, num_rows, over_runs
 
-_BATCHES = 50  # advice of schedule-free's official code
+_BATCHES = 50  # number of batches advised by schedule-free's official code
 
 
 def recalibrates(task: Task, method: Method, hparams: Mapping[str, Any]) -> bool:

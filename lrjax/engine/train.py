@@ -240,7 +240,7 @@ def over(function: Callable[..., PyTree], one_by_one: bool) -> Callable[..., PyT
     Args:
       function: takes and returns trees of arrays.
       one_by_one: the axis has length one and the function is called without `vmap`,
-        which would create batched convolutions that are slow on CPUs.
+        which would create grouped convolutions that are slow on CPUs.
     """
     if not one_by_one:
         return jax.vmap(function)

@@ -52,7 +52,7 @@ from lrjax.launch.units import (
 )
 from lrjax.tasks.data import DataError
 
-_PARTS = "parts"
+_PARTS = "parts"  # directory of blocks' own tables
 
 _LOCK = threading.RLock()  # a worker may have several threads
 _TASKS: dict[str, Task] = {}

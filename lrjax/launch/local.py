@@ -50,7 +50,7 @@ def launch(
 
 
 class Local:
-    """The `Launcher` of this process; the other launchers use it on their machines."""
+    """The `Launcher` of this process; `hosts.Hosts` wraps it on each host."""
 
     def __init__(self, session: Session):
         self.session = session
