@@ -382,7 +382,7 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, 
     right = (jnp.argmax(logits, axis=-1) == labels) & jnp.isfinite(losses)
     return {
         "loss": jnp.sum(losses * mask),
-        "accuracy": jnp.sum(right * mask),
+        "accuracy": jnp.sum(right.astype(mask.dtype) * mask),
         "count": mask.sum(),
     }
 

@@ -216,7 +216,7 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
         mask = batch["mask"]
         sums = {"loss": jnp.sum(each * mask), "count": mask.sum()}
         if kind == "classification":
-            sums["accuracy"] = jnp.sum(right * mask)
+            sums["accuracy"] = jnp.sum(right.astype(mask.dtype) * mask)
         return sums
 
     return init, loss, evaluate

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lrjax import numerics
 from lrjax.core import cut
@@ -58,7 +59,7 @@ def attention_with_dropout(
 
     Scores and softmax are in float32, or in float64 where the inputs are.
     """
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = np.promote_types(query.dtype, np.float32)
     logits = jnp.einsum("rthd,rshd->rhts", query, key, preferred_element_type=wide)
     logits = logits / query.shape[-1] ** 0.5
     if mask is not None:

@@ -154,6 +154,6 @@ def evaluate(
     right = (first == labels) & jnp.isfinite(total)
     return {
         "loss": jnp.sum(losses * mask),
-        "accuracy": jnp.sum(right * mask),
+        "accuracy": jnp.sum(right.astype(mask.dtype) * mask),
         "count": mask.sum(),
     }

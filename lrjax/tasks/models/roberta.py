@@ -152,7 +152,7 @@ class Roberta(nn.Module):
         bias = self.param(
             "bias", nn.initializers.zeros_init(), (self.vocab_size,), self.param_dtype
         )
-        wide = jnp.promote_types(x.dtype, jnp.float32)
+        wide = np.promote_types(x.dtype, np.float32)
         table = words.embedding.astype(x.dtype)
         # Rows and tokens as one axis, as in `_dense`.
         flat = x.reshape(-1, self.hidden_size)
