@@ -43,8 +43,9 @@ def spline(knots: jax.Array, horizon: Any) -> Callable[[jax.Array], jax.Array]:
     places = jnp.linspace(0.0, 1.0, len(knots))
 
     def schedule(t: jax.Array) -> jax.Array:
-        time = jnp.log1p(jnp.asarray(t, knots.dtype)) / jnp.log1p(horizon)
-        return 10.0 ** jnp.interp(time, places, knots)
+        time = jnp.log1p(jnp.asarray(t, knots.dtype)).astype(places.dtype)
+        time = time / jnp.log1p(jnp.asarray(horizon, places.dtype))
+        return 10.0 ** jnp.interp(time, places, knots.astype(places.dtype))
 
     return schedule
 

@@ -165,7 +165,7 @@ def armijo_sgd(
         params = base.require_params(params)
         dtype = state.learning_rate.dtype
         (value,) = base.scalars(dtype, base.require_value("value", value))
-        value_fn = base.require_value("value_fn", value_fn)
+        loss = base.require_value("value_fn", value_fn)
         if not jax.tree.leaves(params):  # no search, which starts from the first leaf
             return updates, state._replace(count=state.count + 1)
         highest = base.rate_at(learning_rate, state.count, dtype)
@@ -180,7 +180,7 @@ def armijo_sgd(
             params,
             value=value,
             grad=updates,
-            value_fn=value_fn,
+            value_fn=lambda at: jnp.asarray(loss(at), dtype),
         )
         return base.cast_like(found, params), ArmijoState(
             state.count + 1, result.learning_rate

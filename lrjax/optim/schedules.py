@@ -259,8 +259,10 @@ def polynomial(
 
     def schedule(step: ArrayLike) -> jax.Array:
         left = 1.0 - _progress(step, horizon)
+        # A Python integer is multiplied out.
+        exponent = power if isinstance(power, int) else _real(power)
         # The inner `where` keeps the gradient of 0^power out.
-        rest = jnp.where(left > 0, jnp.where(left > 0, left, 1.0) ** power, 0.0)
+        rest = jnp.where(left > 0, jnp.where(left > 0, left, 1.0) ** exponent, 0.0)
         return _mix(learning_rate, final_learning_rate, rest)
 
     return schedule
