@@ -16,7 +16,7 @@ Example, a task that is ranked by macro F1 and has tables of its accuracy and lo
   ...     own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
   ...     return {
   ...         "loss": -(own[:, 0] @ mask),
-  ...         "accuracy": (found == labels) @ mask,
+  ...         "accuracy": mask.sum(where=found == labels),
   ...         "confusion": metrics.confusion(labels, found, mask, 3),
   ...         "count": mask.sum(),
   ...     }

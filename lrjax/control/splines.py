@@ -113,7 +113,8 @@ def tune(
         _, gradients = jax.lax.scan(one, system.init(key), firsts)
         # A training that diverges says nothing of where to go.
         gradients = jnp.where(jnp.isfinite(gradients), gradients, 0)
-        updates, memory = tx.update(gradients.sum(0), memory)
+        with jax.numpy_dtype_promotion("standard"):  # Optax takes powers by a count
+            updates, memory = tx.update(gradients.sum(0), memory)
         return (optax.apply_updates(knots, updates), memory), None
 
     keys = jax.random.split(key, iterations)

@@ -337,7 +337,9 @@ def dadapt_sgd(
 
         def first_square(grad, factor):
             square = jnp.square(grad)
-            return square if isinstance(factor, int) else (factor > 0) * square
+            if isinstance(factor, int):
+                return square
+            return (factor > 0).astype(square.dtype) * square
 
         first_norm = jax.lax.cond(
             state.step == 0,

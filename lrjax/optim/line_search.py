@@ -165,7 +165,7 @@ def armijo_sgd(
         params = base.require_params(params)
         dtype = state.learning_rate.dtype
         (value,) = base.scalars(dtype, base.require_value("value", value))
-        loss = base.require_value("value_fn", value_fn)
+        value_fn = base.require_value("value_fn", value_fn)
         if not jax.tree.leaves(params):  # no search, which starts from the first leaf
             return updates, state._replace(count=state.count + 1)
         highest = base.rate_at(learning_rate, state.count, dtype)
@@ -174,14 +174,16 @@ def armijo_sgd(
         # leads away.
         (start,) = base.scalars(dtype, initial_step)
         start = jnp.where(state.learning_rate > 0, state.learning_rate, start)
-        found, result = transformation.update(
-            jax.tree.map(jnp.negative, updates),
-            transformation.init(params)._replace(learning_rate=start),
-            params,
-            value=value,
-            grad=updates,
-            value_fn=lambda at: jnp.asarray(loss(at), dtype),
-        )
+        # Optax mixes the types of hyperparameters, losses and parameters.
+        with jax.numpy_dtype_promotion("standard"):
+            found, result = transformation.update(
+                jax.tree.map(jnp.negative, updates),
+                transformation.init(params)._replace(learning_rate=start),
+                params,
+                value=value,
+                grad=updates,
+                value_fn=value_fn,
+            )
         return base.cast_like(found, params), ArmijoState(
             state.count + 1, result.learning_rate
         )
