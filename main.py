@@ -10,6 +10,7 @@ r"""Trains, compares and tunes ways to control the learning rate.
   python main.py --launcher=dask --config=configs/study.py:libsvm --workdir=runs/study
   python main.py --mode=report --workdir=runs/iris
   python main.py --mode=methods
+  python main.py --mode=config
 
 Everything in a config can be set as --config.NAME=VALUE. Results are appended to
 tables in --workdir; what is there already is not trained again.
@@ -88,14 +89,16 @@ except (flags.Error, UnicodeDecodeError) as error:
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "plan", "tune", "select", "report", "methods"],
+    ["train", "plan", "tune", "select", "report", "methods", "config"],
     "train: train what the config asks for and rank it. "
     "plan: say what that would take (runs, blocks, time, memory, disk); trains and "
     "writes nothing. "
     "tune: find hyperparameters for its methods, train the best and rank them. "
     "select: find the method and rate that are best for each of its tasks. "
     "report: write WORKDIR/report/index.html; needs no config. "
-    "methods: list the methods with their hyperparameters.",
+    "methods: list the methods with their hyperparameters. "
+    "config: list the fields of a config with defaults and meanings; with --config "
+    "its values.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -162,6 +165,10 @@ def _run(argv: list[str]) -> None:
         return
     if not flags.FLAGS["config"].present:
         raise UsageError("--config is missing: try --config=configs/quickstart.py")
+    if _MODE.value == "config":
+        _check_config()
+        cli.config(_CONFIG.value)
+        return
     if not _WORKDIR.value:
         raise UsageError("--workdir is missing: say where results shall go")
     _check_config()
@@ -173,16 +180,11 @@ def _run(argv: list[str]) -> None:
     if _DETERMINISTIC.value:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    on_cluster = _LAUNCHER.value == "dask"
-    if on_cluster and _MULTIHOST.value:
+    launcher = "hosts" if _MULTIHOST.value else _LAUNCHER.value
+    if _MULTIHOST.value and _LAUNCHER.value == "dask":
         raise UsageError("--multihost and --launcher=dask: choose one of them")
-    train = cli.train_on_hosts if _MULTIHOST.value else cli.train
-    modes = {"train": train, "plan": cli.plan}
-    modes |= {"tune": cli.tune, "select": cli.select}
-    if on_cluster:
-        modes = {"train": cli.train_on_cluster, "plan": cli.plan_on_cluster}
-        modes |= {"tune": cli.tune_on_cluster, "select": cli.select_on_cluster}
-    modes[_MODE.value](_CONFIG.value, _WORKDIR.value, _DATA_DIR.value, overrides)
+    config, workdir = _CONFIG.value, _WORKDIR.value
+    cli.run(_MODE.value, launcher, config, workdir, _DATA_DIR.value, overrides)
 
 
 def _check_config() -> None:
@@ -217,9 +219,11 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _with_config(argv: list[str]) -> list[str]:
-    """The command line, with a config where --mode=report has none."""
+    """The command line, with a config where --mode=report or config has none."""
     words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
-    if ("mode", "report") not in itertools.pairwise(words) or "config" in words:
+    names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}
+    modes = {("mode", "report"), ("mode", "config")}
+    if modes.isdisjoint(itertools.pairwise(words)) or "config" in names:
         return argv
     file = os.path.join(os.path.dirname(__file__), "configs", "report.py")
     return [argv[0], f"--config={file}", *argv[1:]]

@@ -11,12 +11,10 @@ rate, with and without checkpoints.
 from __future__ import annotations
 
 import heapq
-import json
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,8 +32,9 @@ def overhead() -> float:
     """Seconds per block beside training, the client's appending to tables included."""
     import distributed
 
-    from lrjax import cluster, results, worker
+    from lrjax import cluster
     from lrjax import config as config_lib
+    from lrjax.units import Unit
 
     config = config_lib.base()
     config.tasks, config.methods = ("libsvm/iris",), ("sgd",)
@@ -44,34 +43,21 @@ def overhead() -> float:
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
         ) as made,
-        distributed.Client(made) as client,
         tempfile.TemporaryDirectory() as folder,
-        results.Tables(folder) as tables,
     ):
         config.cluster.address = made.scheduler_address
         settings = config_lib.check(config)
-        expected = cluster._agreed(client, settings, lambda: 0)
-        tickets = cluster._tickets(client, settings, None, lambda: 0)
+        with cluster.launch(settings, folder) as launcher:
+            units = [Unit(block) for block in launcher.blocks(settings)]
 
-        def train(some: list[Any]) -> float:
-            futures = [
-                client.submit(
-                    worker.train_block, ticket, settings, None, folder, expected
-                )
-                for ticket in some
-            ]
-            spent = 0.0
-            for future in futures:
-                trained = future.result()
-                tables.append_curves(map(json.loads, trained.curves.splitlines()))
-                tables.append_runs(map(json.loads, trained.runs.splitlines()))
-                spent += trained.seconds
-            return spent
+            def train(some: list[Unit]) -> float:
+                outcomes = launcher.train(some, lambda unit, updates: None)
+                return sum(outcome.seconds for outcome in outcomes)
 
-        train(tickets[:WARM])
-        began = time.perf_counter()
-        spent = train(tickets[WARM:])
-        return (time.perf_counter() - began - spent) / len(tickets[WARM:])
+            train(units[:WARM])
+            began = time.perf_counter()
+            spent = train(units[WARM:])
+            return (time.perf_counter() - began - spent) / len(units[WARM:])
 
 
 def simulate(

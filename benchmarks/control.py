@@ -35,8 +35,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from heldout import heldout
 
+from benchmarks.controllers import evolution, splines
 from lrjax import control, tasks
-from lrjax.control import evolution, policies, splines
+from lrjax.control import policies
 from lrjax.core import Task
 
 EPISODES, IN_A_LOOP, TURNS = 320, 5, 3
@@ -51,7 +52,7 @@ def episodes(dacbench: str | None) -> None:
     """
     from lrjax.control import gym
 
-    task = tasks.make_task("libsvm/iris", batch_size=BATCH)
+    task = tasks.make_task("libsvm/iris", tasks.TaskOptions(batch_size=BATCH))
     steps = EPOCHS * task.steps_per_epoch
     env = control.Env(task, steps, hparams={"weight_decay": 0.01})
 
@@ -135,7 +136,7 @@ def other_side(task: Task, python: str) -> Iterator[Callable[[], float]]:
 
 def horizon() -> None:
     """Prints knots and final losses by the length of the pieces."""
-    digits = tasks.make_task("digits/logistic", batch_size=2)
+    digits = tasks.make_task("digits/logistic", tasks.TaskOptions(batch_size=2))
     quadratic = splines.noisy_quadratic(np.geomspace(1e-2, 1, 20))
     for name, system, steps, pieces, begin, iterations in (
         ("noisy quadratic", quadratic, 300, (1, 10, 100, None), -1.0, 400),
@@ -161,7 +162,9 @@ def horizon() -> None:
             start,
             jax.random.key(0),
             iterations,
-            *(8, 0.1, 0.05),
+            pairs=8,
+            sigma=0.1,
+            rate=0.05,
         )
         row("evolution", knots, judge(knots, keys))
 

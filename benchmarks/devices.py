@@ -71,24 +71,27 @@ def stepper(
     import jax
 
     from lrjax import layout, methods, program_pool, programs, train
-    from lrjax.tasks import text
+    from lrjax.tasks import TaskOptions, text
 
     recipe = text.RECIPES[args.task]
     random = np.random.default_rng(0)
     batch = args.batch or recipe.batch_size
     shape = (64 * batch, recipe.length)
     tokens = random.integers(5, recipe.vocab_size, shape).astype(np.uint16)
-    task = text.recipe_task(
-        *(args.task, {"train": tokens, "valid": tokens[:8]}, recipe.vocab_size, 4),
-        *("sound", batch, args.precision),
-        stream=streamed,
-    )
+    rows = {"train": tokens, "valid": tokens[:8]}
+    options = TaskOptions(batch_size=batch, precision=args.precision, stream=streamed)
+    task = text.recipe_task(args.task, rows, recipe.vocab_size, 4, options)
     found = layout.choose(shard, jax.devices())
     task = program_pool.moved_to(task, found.whole if found else jax.devices()[0])
     method = methods.find("adamw_cosine")
     static, traced = methods.split(method, dict(method.defaults))
     program = train.Program(
-        *(task, method, static, 2 * args.steps, 1, 1),
+        task,
+        method,
+        static,
+        eval_every=2 * args.steps,
+        num_seeds=1,
+        num_hparams=1,
         one_by_one=jax.default_backend() == "cpu",
         layout=found,
     )

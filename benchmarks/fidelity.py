@@ -24,7 +24,8 @@ import scipy.stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lrjax import curves as curves_lib
-from lrjax import results, stats
+from lrjax import results
+from lrjax import scores as scores_lib
 
 RUNGS = (1 / 27, 1 / 9, 1 / 3, 1.0)
 
@@ -59,7 +60,7 @@ def halving(
 
 def table(runs: pd.DataFrame, rows: pd.DataFrame, metric: str) -> np.ndarray:
     """Scores [rungs, entries, seeds] of one task's runs."""
-    sign = 1 if stats.higher_is_better(metric) else -1
+    sign = 1 if scores_lib.higher_is_better(metric) else -1
     found = []
     for rung in RUNGS:
         last = rows[rows["part"] <= rung + 1e-9].drop_duplicates("run", keep="last")
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200)
     given = parser.parse_args()
     runs, curves = results.load(given.workdir)
-    judged = stats.judge(stats.arrange(runs), (given.metric,))
+    judged = scores_lib.judge(scores_lib.arrange(runs), (given.metric,))
     rows = curves_lib.join(judged, curves)
     groups = {"all entries": judged.index}
     groups |= {str(name): part.index for name, part in judged.groupby("method")}

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.controllers import evolution
 from lrjax import config as config_lib
 from lrjax import experiment, results, tasks
-from lrjax.control import evolution
 
 LIBSVM = ("iris", "wine", "glass", "vowel", "vehicle", "dna", "pendigits")
 GROUPS = {

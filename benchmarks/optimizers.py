@@ -1,6 +1,6 @@
 r"""What one update of each method costs, against Optax's AdamW.
 
-  python benchmarks/optimizers.py [--quick] [--json=FILE] [--methods=a,b]
+  python benchmarks/optimizers.py [--quick] [--json=FILE] [--methods=a,b] [--passes]
 
 An update is `tx.update` and `optax.apply_updates` in one compiled program that gets the
 parameters and the state to overwrite. The gradients stay the same; gradient, loss and
@@ -24,6 +24,10 @@ divides bytes over least bytes by the same quotient of AdamW, so that what XLA's
 costs every method drops out. A second gradient, or a loss at other points, counts as
 the method's own.
 
+With --passes instead: how much longer an update takes without each of the functions of
+`lrjax.optim.passes`, for every method that calls it. Both programs take turns as above.
+Where none takes longer, the function can go.
+
 Takes about five minutes on two cores, with --quick one, and up to 3 GB.
 """
 
@@ -36,6 +40,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -48,7 +53,7 @@ import population
 
 from lrjax.core import Method, UsageError
 from lrjax.methods import METHODS, find
-from lrjax.optim import base
+from lrjax.optim import base, passes
 
 LAYERS = 25  # each a square matrix and a vector
 WIDTHS = {"full": 1000, "quick": 200}
@@ -63,6 +68,7 @@ COUNTERPARTS: dict[str, Callable[[], optax.GradientTransformation]] = {
 }
 TIME_AIM = 2.0  # of AdamW's time
 BYTES_AIM = 1.3  # of AdamW's own excess over the least bytes
+NOISE = 1.05  # ratio of times up to which programs are taken for equally fast
 SPEEDUP_AIM = 2.0  # over Optax's D-Adaptation and COCOB
 
 
@@ -141,7 +147,7 @@ def least_bytes(step: Callable[..., Any], arguments: Sequence[Any]) -> tuple[int
     reads = set()
     for equation in jaxpr.eqns:
         operands = variables(equation.invars)
-        if equation.params.get("name") == base.hold.__name__:
+        if equation.params.get("name") == passes.hold.__name__:
             operands = operands[1:]  # the token orders, it is no number to wait for
         now = max((level[var] for var in operands), default=0)
         arrays = any(large(var) for var in operands)
@@ -257,6 +263,76 @@ def measure(
         yield found
 
 
+def separate_sums(
+    fn: Callable[..., tuple[jax.Array, ...]], outputs: int, dtype: Any, *trees: Any
+) -> tuple[jax.Array, ...]:
+    """`passes.sums` in the plain way: each sum by itself."""
+    return tuple(
+        base.sum_leaves(lambda *leaves, i=i: fn(*leaves)[i], dtype, *trees)
+        for i in range(outputs)
+    )
+
+
+# Function of `passes` -> what a method would do without it.
+PLAIN = {"sums": separate_sums, "after": lambda token, *values: list(values)}
+
+
+def calls(name: str, method: Method) -> bool:
+    """Whether an update of a method calls a function of `passes`."""
+    params = make_tree(2, 1.0, seed=0)
+    transformation = build(method)
+    with mock.patch.object(passes, name, wraps=getattr(passes, name)) as called:
+        state = transformation.init(params)
+        step = make_step(transformation)
+        jax.eval_shape(step, params, state, params, jnp.asarray(1.0))
+    return called.called
+
+
+def measure_passes(
+    methods: Sequence[Method], width: int, turns: int
+) -> Iterator[dict[str, Any]]:
+    """A row for every method and function of `passes` that it calls."""
+    grads = make_tree(width, 1e-3, seed=1)
+    for name, plain in PLAIN.items():
+        for method in methods:
+            if not calls(name, method):
+                continue
+            programs = {"with": Updates(build(method), width, grads)}
+            with mock.patch.object(passes, name, plain):
+                programs["without"] = Updates(build(method), width, grads)
+            timed = compare(programs, turns)["without"]
+            facts = {key: program.facts for key, program in programs.items()}
+            yield {"function": name, "name": method.name, **timed, **facts}
+
+
+def show_passes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `measure_passes` as Markdown, and a line for each function."""
+    head = [
+        *("function", "method", "time without it", "quartiles", "all cores' time"),
+        *("bytes with", "bytes without", "temporary with", "temporary without"),
+    ]
+    lines = [
+        [
+            row["function"],
+            row["name"],
+            f"{row['time']['median']:.2f}",
+            f"{row['time']['low']:.2f} to {row['time']['high']:.2f}",
+            f"{row['cpu_time']['median']:.2f}",
+            *(f"{row[key]['bytes']:.2f}" for key in ("with", "without")),
+            *(f"{row[key]['temporary']:.1f}" for key in ("with", "without")),
+        ]
+        for row in rows
+    ]
+    said = [population._table(head, lines), ""]
+    for name in PLAIN:
+        of_name = [row for row in rows if row["function"] == name]
+        # Longer beyond noise: the first quartile, too, is above that of equal programs.
+        gains = [row["name"] for row in of_name if row["time"]["low"] > NOISE]
+        verdict = f"pays for {', '.join(gains)}" if gains else "pays for no method"
+        said.append(f"`passes.{name}`, of {len(of_name)} methods, {verdict}.")
+    return "\n".join(said)
+
+
 def machine() -> dict[str, Any]:
     """Where and with what this was measured."""
     device = jax.devices()[0]
@@ -337,6 +413,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small tree, few turns")
     parser.add_argument("--json", type=Path, help="where to write all numbers")
     parser.add_argument("--methods", help="some methods only, with commas in between")
+    parser.add_argument(
+        "--passes", action="store_true", help="measure what lrjax.optim.passes gains"
+    )
     args = parser.parse_args()
     try:
         names = args.methods.split(",") if args.methods else METHODS
@@ -355,11 +434,14 @@ def main() -> None:
         flush=True,
     )
     rows = []
-    for row in measure(methods, width, turns):
+    for row in (measure_passes if args.passes else measure)(methods, width, turns):
         print(f"  {row['name']}: {row['time']['median']:.2f}", file=sys.stderr)
         rows.append(row)
-    print(show(rows), "\n")
-    print("\n".join(verdict(rows)))
+    if args.passes:
+        print(show_passes(rows), "\n")
+    else:
+        print(show(rows), "\n")
+        print("\n".join(verdict(rows)))
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     result["peak_gigabytes"] = usage / (1e9 if sys.platform == "darwin" else 1e6)

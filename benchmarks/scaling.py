@@ -56,7 +56,7 @@ SHAPES = {
 
 def make_task(shape: Shape) -> Any:
     """Random data of that shape, a little to be learned in it."""
-    from lrjax.tasks import libsvm
+    from lrjax.tasks import TaskOptions, libsvm
 
     rows = (shape.train + shape.valid) * 5 // 4
     rng = np.random.default_rng(0)
@@ -64,7 +64,8 @@ def make_task(shape: Shape) -> Any:
     centres = rng.normal(size=(shape.classes, shape.features))
     features = centres[labels] + rng.normal(size=(rows, shape.features))
     name = f"{shape.train}x{shape.features}x{shape.classes}"
-    return libsvm.logistic_task(name, features, labels, "sound", sides.BATCH_SIZE)
+    options = TaskOptions(batch_size=sides.BATCH_SIZE)
+    return libsvm.logistic_task(name, features, labels, options)
 
 
 def rate_of(job: Callable[[], Any], amount: float) -> float:

@@ -30,10 +30,10 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.across_tasks import selectors
 from lrjax import config as config_lib
 from lrjax import methods, portfolio
-from lrjax.hpo import contenders, halving, rungs
-from lrjax.hpo import portfolio as across
+from lrjax.hpo import contenders, halving, probes, rungs
 from lrjax.hpo.verdicts import Score
 from lrjax.tasks import synthetic
 
@@ -336,7 +336,7 @@ def race(table: Table, row: int, budget: float) -> tuple[str, float]:
 def transfer(known: Sequence[Table], held: Sequence[Table]) -> None:
     """Prints how much of the gap a selector across tasks closes."""
 
-    def joined(tables: Sequence[Table]) -> across.Table:
+    def joined(tables: Sequence[Table]) -> selectors.Table:
         short = named(pd.concat([each.short for each in tables]))
         truth = named(pd.concat([each.truth for each in tables]))[list(short)]
         low, high = truth.min(axis=1), truth.max(axis=1)
@@ -344,15 +344,15 @@ def transfer(known: Sequence[Table], held: Sequence[Table]) -> None:
         def unit(table: pd.DataFrame) -> pd.DataFrame:
             return table.sub(low, axis=0).div((high - low).clip(lower=1e-9), axis=0)
 
-        probes = {t: across.probe(synthetic.make(t)).features for t in truth.index}
-        features = pd.DataFrame.from_dict(probes, orient="index")
-        return across.Table(unit(truth), features, unit(short))
+        described = {t: probes.probe(synthetic.make(t)).features for t in truth.index}
+        features = pd.DataFrame.from_dict(described, orient="index")
+        return selectors.Table(unit(truth), features, unit(short))
 
     learned, new = joined(known), joined(held)
-    steps = across.probe(synthetic.make(held[0].tasks[0])).steps
+    steps = probes.probe(synthetic.make(held[0].tasks[0])).steps
     print(f"\n{len(learned.scores)} tasks to learn from:\n")
     for selector in ("forest", "nearest"):
-        print(across.judge(learned, new, steps / held[0].horizon, selector))
+        print(selectors.judge(learned, new, steps / held[0].horizon, selector))
 
 
 if __name__ == "__main__":

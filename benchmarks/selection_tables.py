@@ -29,11 +29,12 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.across_tasks import many_tasks
 from configs import quickstart
-from lrjax import backend, methods, results
+from lrjax import backend, local, methods
 from lrjax import config as config_lib
 from lrjax.core import Task
-from lrjax.hpo import contenders, many_tasks, portfolio, rungs, smac, trials, tune
+from lrjax.hpo import contenders, probes, rungs, smac, trials, tune
 from lrjax.tasks import make_task, synthetic
 
 RACE_SEEDS = (0, 1, 2)
@@ -125,7 +126,7 @@ def write(
     if few:
         others = [entry for entry in others if entry.label in OTHERS]
     horizon = epochs * made[0].steps_per_epoch
-    stops = stops_of(horizon, portfolio.probe(made[0]).steps)
+    stops = stops_of(horizon, probes.probe(made[0]).steps)
     full = [many_tasks.Stop(horizon, horizon)]
     fewer = [*made[: min(FEW, known)], *made[known:]]
     for group in many_tasks.groups(missing(folder, enter, "rungs")):
@@ -194,21 +195,24 @@ def keep_tuned(path: Path, made: Sequence[Task], epochs: int, budget: float) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     settings = tuned_settings(made[0], epochs, budget)
-    with tempfile.TemporaryDirectory() as folder, results.Tables(folder) as tables:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        local.launch(settings, folder) as launcher,
+    ):
         searches = []
         for task in made:
             target = tune.targets(
                 dataclasses.replace(settings, tasks=(task.name,)), [task]
             )[0]
             searches.append(tune.Search(target, tune.make_tuner(target, Path(folder))))
-        with trials.Trainer(tables, settings, lambda: 0, lambda _: None) as trainer:
-            active = [search for search in searches if search.ask()]
-            while active:
-                trained = trainer.train([job for each in active for job in each.jobs()])
-                for search in active:
-                    search.tell(trained)
-                trainer.forget()
-                active = [search for search in active if search.ask()]
+        trainer = trials.Trainer(launcher, lambda _: None)
+        active = [search for search in searches if search.ask()]
+        while active:
+            trained = trainer.train([job for each in active for job in each.jobs()])
+            for search in active:
+                search.tell(trained)
+            trainer.forget()
+            active = [search for search in active if search.ask()]
     entries = []
     for search in searches:
         best = search.best["hparams"] if search.best else search.target.base

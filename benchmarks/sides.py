@@ -47,9 +47,10 @@ def make_task(name: str) -> Any:
     from lrjax import tasks
     from lrjax.tasks import libsvm
 
+    options = tasks.TaskOptions(batch_size=BATCH_SIZE)
     if name == "iris":
-        return tasks.make_task("libsvm/iris", "sound", batch_size=BATCH_SIZE)
-    return libsvm.logistic_task(name, *letter_shaped(), "sound", BATCH_SIZE)
+        return tasks.make_task("libsvm/iris", options)
+    return libsvm.logistic_task(name, *letter_shaped(), options)
 
 
 class Lrjax:
@@ -81,13 +82,14 @@ class Lrjax:
         """
         found = {}
 
-        def work(number: int, device: int) -> tuple[()]:
+        def work(number: int, device: int) -> tuple[None, tuple[()]]:
             found[number] = self._run(self.blocks[number])
-            return ()
+            return None, ()
 
         numbers = range(len(self.blocks))
         cores = self._crew.usable_cores()
-        self._crew.train_all([numbers], cores, work, lambda: 0, threading.Event())
+        idle = threading.Event()
+        list(self._crew.train_all([numbers], cores, work, lambda: 0, idle))
         return np.concatenate([found[number] for number in numbers])
 
     def _run(self, block: Any) -> np.ndarray:

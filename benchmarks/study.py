@@ -19,13 +19,14 @@ from scipy import stats as tests
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lrjax import portfolio, results, stats
+from lrjax import scores as scores_lib
 
 NEAR = 0.05  # of the span between worst and best: what counts as near the best
 
 
 def load(workdir: Path, metric: str) -> pd.DataFrame:
     """All runs of a directory, named and judged by a metric."""
-    return stats.judge(stats.arrange(results.load(workdir)[0]), (metric,))
+    return scores_lib.judge(scores_lib.arrange(results.load(workdir)[0]), (metric,))
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -49,7 +50,7 @@ def scores(runs: pd.DataFrame, percent: bool) -> str:
         for task in tasks:
             part = runs[(runs["task"] == task) & (runs["entry"] == entry)]
             values = part["value"].dropna().to_numpy()
-            metric = stats.metric_of(str(part["metric"].iloc[0]))
+            metric = scores_lib.metric_of(str(part["metric"].iloc[0]))
             ends = stats.interval(values, metric)
             lost = int(part["value"].isna().sum())
             mean, low, high = (

@@ -41,7 +41,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lrjax import backend, optim
 from lrjax.core import Task
-from lrjax.tasks import text, text_data
+from lrjax.tasks import TaskOptions, packing, text
+from lrjax.tasks.tokens import PAD
 
 MASK_TOKEN = 4
 
@@ -54,8 +55,8 @@ def rows_of_noise(recipe: text.Recipe, count: int, packed: bool) -> np.ndarray:
     sizes = np.exp(random.normal(np.log(20), 0.6, documents)).round().clip(1, room)
     ends = np.cumsum(sizes.astype(np.int64))
     tokens = random.integers(5, recipe.vocab_size, ends[-1]).astype(np.uint16)
-    cut = text_data.pieces(ends, np.arange(documents), room, whole=packed)
-    return text_data.make_rows(tokens, cut, recipe.length, packed)[:count]
+    cut = packing.pieces(ends, np.arange(documents), room, whole=packed)
+    return packing.make_rows(tokens, cut, recipe.length, packed)[:count]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Side:
             optax.clip_by_global_norm(1.0), optim.adamw(1e-4, weight_decay=0.01)
         )
         batch = task.train | {"mask": jnp.ones(task.batch_size)}
-        self.tokens = int((task.train["tokens"] != text_data.PAD).sum())
+        self.tokens = int((task.train["tokens"] != PAD).sum())
         grad = jax.value_and_grad(lambda *args: task.loss(*args)[0])
         params, model_state = jax.jit(task.init)(jax.random.key(0))
 
@@ -168,23 +169,16 @@ class TorchSide:
 def make_sides(name: str, batch_size: int, precision: str) -> dict[str, Any]:
     """All sides, compiled."""
     recipe = text.RECIPES[name]
+    options = TaskOptions(batch_size=batch_size, precision=precision)
     made = {}
     for kind in ("packed", "padded", "whole projection"):
         part = rows_of_noise(recipe, batch_size, packed=kind != "padded")
         rows = {"train": part, "valid": part[:1]}
-        task = text.recipe_task(
-            name, rows, recipe.vocab_size, MASK_TOKEN, "sound", batch_size, precision
-        )
+        task = text.recipe_task(name, rows, recipe.vocab_size, MASK_TOKEN, options)
         if kind == "whole projection":
-            model = text.make_model(name, "sound", precision)
+            model = WholeProjection(text.make_model(name, options))
             task = text.text_task(
-                name,
-                rows,
-                WholeProjection(model),
-                recipe.vocab_size,
-                MASK_TOKEN,
-                batch_size,
-                packed=True,
+                name, rows, model, recipe.vocab_size, MASK_TOKEN, options
             )
         made[kind] = Side(task)
     try:

@@ -60,7 +60,7 @@ def in_torch(target: Any, jobs: list[Any]) -> float:
 
 def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -> str:
     """One line of the table."""
-    from lrjax import blocks, results
+    from lrjax import blocks, local
     from lrjax import config as config_lib
     from lrjax.hpo import trials, tune
 
@@ -71,33 +71,31 @@ def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -
     settings = config_lib.check(config)
     loaded = blocks.make_tasks(settings, data_dir)
     (target,) = tune.targets(settings, loaded)
-    with tempfile.TemporaryDirectory() as folder, results.Tables(folder) as tables:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        local.launch(settings, folder) as launcher,
+    ):
         search = tune.Search(target, tune.make_tuner(target, Path(folder)))
-
-        def nothing(*_: Any) -> int:
-            return 0
-
-        with trials.Trainer(tables, settings, nothing, nothing) as trainer:
-            began, training, jobs = time.perf_counter(), 0.0, []
-            while search.ask():
-                stage = search.jobs()
-                if not jobs:  # compiles
-                    paused = time.perf_counter()
-                    trainer.train(stage)
-                    began += time.perf_counter() - paused
-                at = time.perf_counter()
-                trained = trainer.train(stage)
-                training += time.perf_counter() - at
-                search.tell(trained)
-                jobs += stage
-            whole = time.perf_counter() - began
-        tune.width_of = lambda *_: 1
-        with trials.Trainer(tables, settings, nothing, nothing) as trainer:
-            trainer.train(jobs[:1])
+        trainer = trials.Trainer(launcher, lambda _: None)
+        began, training, jobs = time.perf_counter(), 0.0, []
+        while search.ask():
+            stage = search.jobs()
+            if not jobs:  # compiles
+                paused = time.perf_counter()
+                trainer.train(stage)
+                began += time.perf_counter() - paused
             at = time.perf_counter()
-            for job in jobs:
-                trainer.train([job])
-            single = time.perf_counter() - at
+            trained = trainer.train(stage)
+            training += time.perf_counter() - at
+            search.tell(trained)
+            jobs += stage
+        whole = time.perf_counter() - began
+        tune.width_of = lambda *_: 1
+        trainer.train(jobs[:1])  # compiles
+        at = time.perf_counter()
+        for job in jobs:
+            trainer.train([job])
+        single = time.perf_counter() - at
     line = f"| {name} | {low} to {high} | {whole - training:.1f} s | {training:.2f} s "
     line += f"| {single:.2f} s | {single / training:.1f} "
     if torch:

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lrjax import backend, methods, programs, strategy, train
 from lrjax.core import Batch, Task
-from lrjax.tasks import image_data, images
+from lrjax.tasks import TaskOptions, image_data, images
 from lrjax.tasks.image_data import Part
 
 
@@ -50,8 +50,7 @@ def noise_task(name: str, precision: str, batch_size: int) -> Task:
     return images.recipe_task(
         name,
         {"train": part(4 * batch_size), "valid": part(8), "test": part(8)},
-        batch_size,
-        precision,
+        TaskOptions(batch_size=batch_size, precision=precision),
     )
 
 

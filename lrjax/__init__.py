@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 # Imported when first used: `import lrjax.optim` needs JAX and Optax alone.
 _LAZY = {
-    "Metric": "lrjax.core",
+    "Metric": "lrjax.metrics",
     "Task": "lrjax.core",
     "check_task": "lrjax.tasks.checks",
     "select": "lrjax.hpo.race",

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,10 +20,10 @@ import numpy as np
 
 from lrjax import (
     checkpoint,
-    evaluation,
     methods,
     numerics,
     protocol,
+    recalibration,
     results,
     strategy,
     tasks,
@@ -87,6 +87,31 @@ class Block:
         """16 hexadecimal digits that follow from the runs and where they stand."""
         return results.digest(self.ids)
 
+    @property
+    def title(self) -> str:
+        """Its task and method, for people."""
+        return f"{self.example.task} {self.example.method}"
+
+    @property
+    def task_name(self) -> str:
+        """The task's name in the tables."""
+        return self.example.task
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """Identities of the distinct runs."""
+        return tuple(self.lanes_of.values())
+
+    @property
+    def updates(self) -> int:
+        """Updates of all distinct runs together."""
+        return self.example.steps * len(self.run_ids)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The task's metrics, as from `results.describe`."""
+        return results.describe(self.program.task.metrics)
+
     def inputs(self) -> tuple[train.Seeds, train.Inputs]:
         """What tells the block's runs apart, on the device."""
         numbers = np.asarray([row[0].seed for row in self.runs], np.uint32)
@@ -94,12 +119,6 @@ class Block:
         return seeds, train.inputs(
             self.program, seeds, self.lanes, self.example.horizon
         )
-
-
-def metrics_of(blocks: Iterable[Block]) -> dict[str, list[dict[str, Any]]]:
-    """Task -> its metrics, for `results.Tables.write_config`."""
-    tasks = {block.example.task: block.program.task for block in blocks}
-    return {name: results.describe(task.metrics) for name, task in tasks.items()}
 
 
 def _signature(task: Task) -> tuple[Any, ...]:
@@ -126,18 +145,18 @@ def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
 
 
 def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
-    return tasks.make_task(
-        name,
-        protocol.find(settings.protocol).data,
-        data_dir,
-        settings.batch_size,
-        tasks.precision_of(name, settings.precision),
-        settings.text,
+    options = tasks.TaskOptions(
+        protocol=protocol.find(settings.protocol).data,
+        data_dir=data_dir,
+        batch_size=settings.batch_size,
+        precision=tasks.precision_of(name, settings.precision),
+        text=settings.text,
         micro_batches=settings.micro_batches,
         remat=settings.remat,
         label_smoothing=settings.label_smoothing,
         stream=settings.stream,
     )
+    return tasks.make_task(name, options)
 
 
 def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]]:
@@ -228,22 +247,96 @@ def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
     return blocks
 
 
+def run_of(
+    settings: Settings,
+    name: str,
+    task: Task,
+    data: str,
+    method: Method,
+    hparams: Mapping[str, Any],
+    *,
+    seed: int,
+    steps: int,
+    horizon: int,
+    eval_every: int,
+    label: str = "",
+) -> Run:
+    """A run of a config: everything that its identity follows from.
+
+    Args:
+      settings: the config.
+      name, task: the task, by the name that it has there.
+      data: its fingerprint.
+      method: how the learning rate is controlled.
+      hparams: a value for every hyperparameter of it.
+      seed: of the run.
+      steps: updates.
+      horizon: updates that schedules are laid out for.
+      eval_every: updates between two measurements.
+      label: the method's name in the tables, if it is another one.
+    """
+    choices = protocol.find(settings.protocol)
+    return Run(
+        task=name,
+        protocol=choices.name,
+        method=label or method.name,
+        hparams=tuple(sorted(hparams.items())),
+        seed=seed,
+        steps=steps,
+        horizon=horizon,
+        batch_size=task.batch_size,
+        precision=tasks.precision_of(name, settings.precision),
+        eval_every=eval_every,
+        data=data,
+        fresh_batches=choices.draws_afresh(method.name, name),
+        recalibrated=recalibration.recalibrates(task, method, hparams),
+        options=task.options,
+    )
+
+
+def program_of(
+    run: Run,
+    task: Task,
+    method: Method,
+    static: tuple[tuple[str, Any], ...],
+    num_seeds: int,
+    num_hparams: int,
+) -> train.Program:
+    """The program of runs that are like this one but for seeds and traced values.
+
+    Args:
+      run: one of them.
+      task, method: its own.
+      static: hyperparameters that are compiled in, as from `methods.split`.
+      num_seeds, num_hparams: lanes.
+    """
+    return train.Program(
+        task=task,
+        method=method,
+        static=static,
+        eval_every=run.eval_every,
+        num_seeds=num_seeds,
+        num_hparams=num_hparams,
+        fresh_batches=run.fresh_batches,
+        dtype=jnp.float64 if run.precision == "float64" else jnp.float32,
+        one_by_one=strategy.one_by_one(task),
+        sums_losses=protocol.find(run.protocol).sums_losses(run.task),
+    )
+
+
 def _blocks(
     settings: Settings, name: str, task: Task, data: str, method_name: str
 ) -> Iterator[Block]:
+    """The blocks of one task and method."""
     method = methods.find(method_name)
-    choices = protocol.find(settings.protocol)
     epoch = task.steps_per_epoch
     steps = settings.updates(name, epoch)
     # The order of a whole round is held at once, so none is longer than it need be.
     every = min(settings.eval_every or epoch, max(steps, epoch))
-    fresh = choices.draws_afresh(method_name, name)
-    precision = tasks.precision_of(name, settings.precision)
     most_seeds, most_hparams = _MOST_LANES.get(
         jax.default_backend(), _MOST_LANES_ELSEWHERE
     )
-    one_by_one = strategy.one_by_one(task)
-    if one_by_one:
+    if strategy.one_by_one(task):
         most_seeds = most_hparams = 1
     limit = most_runs(task, method)
     # Lanes with other static values, or with other names traced, are other programs.
@@ -252,43 +345,32 @@ def _blocks(
         static, traced = methods.split(method, hparams)
         groups.setdefault((static, tuple(traced)), []).append((hparams, traced))
     for (static, _), lanes in groups.items():
-        recalibrated = evaluation.recalibrates(task, method, lanes[0][0])
+        example = run_of(
+            settings,
+            name,
+            task,
+            data,
+            method,
+            lanes[0][0],
+            seed=settings.seeds[0],
+            steps=steps,
+            horizon=steps,
+            eval_every=every,
+        )
         for seeds in _chunks(settings.seeds, min(most_seeds, limit)):
             most = min(most_hparams, max(1, limit // len(seeds)))
             for chunk in _chunks(lanes, most):
                 runs = tuple(
                     tuple(
-                        Run(
-                            task=name,
-                            protocol=choices.name,
-                            method=method_name,
-                            hparams=tuple(sorted(hparams.items())),
-                            seed=seed,
-                            steps=steps,
-                            horizon=steps,
-                            batch_size=task.batch_size,
-                            precision=precision,
-                            eval_every=every,
-                            data=data,
-                            fresh_batches=fresh,
-                            recalibrated=recalibrated,
-                            options=task.options,
+                        dataclasses.replace(
+                            example, hparams=tuple(sorted(hparams.items())), seed=seed
                         )
                         for hparams, _ in chunk
                     )
                     for seed in seeds
                 )
-                program = train.Program(
-                    task=task,
-                    method=method,
-                    static=static,
-                    eval_every=every,
-                    num_seeds=len(seeds),
-                    num_hparams=len(chunk),
-                    fresh_batches=fresh,
-                    dtype=jnp.float64 if precision == "float64" else jnp.float32,
-                    one_by_one=one_by_one,
-                    sums_losses=choices.sums_losses(name),
+                program = program_of(
+                    runs[0][0], task, method, static, len(seeds), len(chunk)
                 )
                 yield Block(program, runs, tuple(traced for _, traced in chunk))
 

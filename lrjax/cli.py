@@ -14,12 +14,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lrjax import backend, cluster, experiment, multihost, results
+from lrjax import backend, cluster, config_page, experiment, local, multihost, results
 from lrjax import config as config_lib
 from lrjax import plan as plan_lib
 from lrjax import report as report_lib
 from lrjax.core import UsageError, cut
-from lrjax.hpo import cluster_trials, trials
 from lrjax.hpo import race as race_lib
 from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
@@ -38,133 +37,83 @@ def make_deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {asked}".strip()
 
 
-def _checked(config: ConfigDict) -> config_lib.Settings:
-    """The settings of a config; warns of what is set and changes nothing."""
+LAUNCHERS = {
+    "local": local.launch,
+    "dask": cluster.launch,
+    "hosts": multihost.launch,
+}
+
+
+def run(
+    mode: str,
+    launcher: str,
+    config: ConfigDict,
+    workdir: str,
+    data_dir: str | None,
+    overrides: Mapping[str, Any],
+) -> None:
+    """Does what a command asks for.
+
+    Args:
+      mode: 'train', 'plan', 'tune' or 'select'.
+      launcher: who trains, of `LAUNCHERS`.
+      config: with what the command line set.
+      workdir: where results go.
+      data_dir: where data files are looked for first.
+      overrides: what the command line set.
+
+    Raises:
+      UsageError: if it cannot be done.
+      Interrupted: on SIGINT and SIGTERM.
+    """
     settings = config_lib.check(config)
-    _warn_of_idle(settings, settings.methods)
-    return settings
-
-
-def _warn_of_idle(settings: config_lib.Settings, methods: Iterable[str]) -> None:
+    raced = race_lib.named_methods(settings, overrides)
+    methods = raced if mode == "select" else settings.methods
     for line in config_lib.unasked(settings, methods):
-        warnings.warn(line, stacklevel=3)
-
-
-def train(
-    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
-) -> None:
-    """Trains all runs of a config, then ranks the methods."""
-    settings = _checked(config)
-    backend.prepare(settings)
-    experiment.run(settings, workdir, data_dir, overrides, plan_lib.announce)
-    _conclude(config, workdir)
-
-
-def train_on_hosts(
-    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
-) -> None:
-    """As `train`, by all hosts together; the first one has the tables."""
-    settings = _checked(config)
-    multihost.start()
-    backend.prepare(settings)
-    multihost.run(settings, workdir, data_dir, overrides)
-    if multihost.is_first():
-        _conclude(config, workdir)
-
-
-def train_on_cluster(
-    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
-) -> None:
-    """As `train`, by the workers of a Dask cluster."""
-    settings = _checked(config)
-    _check_not_sharded(settings, "--launcher=local")
-    cluster.run(settings, workdir, data_dir, overrides)
-    _conclude(config, workdir)
-
-
-def _check_not_sharded(settings: config_lib.Settings, instead: str) -> None:
-    if settings.shard != "runs":
-        raise UsageError(f"config.shard={settings.shard} is for {instead} alone")
-
-
-def _conclude(config: ConfigDict, workdir: str) -> None:
-    """Ranks the methods, and writes a report if one is wanted."""
+        warnings.warn(line, stacklevel=2)
+    _check_sharding(settings, mode, launcher)
+    if launcher == "hosts":
+        multihost.start()
+    if (mode, launcher) != ("train", "dask"):  # there workers alone start JAX
+        backend.prepare(settings)
+    if mode == "plan":
+        workers = settings.cluster.workers if launcher == "dask" else None
+        print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
+        return
+    launch, drawn = LAUNCHERS[launcher], []
+    if mode == "select":
+        answers = race_lib.run(settings, workdir, data_dir, overrides, launch)
+        _print_answers(answers, workdir)
+        return
+    if mode == "tune":
+        drawn = tune_lib.run(settings, workdir, data_dir, overrides, launch)
+    else:
+        announce = plan_lib.announce if launcher == "local" else None
+        experiment.run(settings, workdir, data_dir, overrides, launch, announce)
+    if launcher == "hosts" and not multihost.is_first():
+        return
     _rank(workdir)
+    if drawn:
+        print(f"tuning: {', '.join(map(str, drawn))}")
     if config.report.after:
         report(config, workdir)
 
 
-def plan(
-    config: ConfigDict,
-    workdir: str,
-    data_dir: str | None,
-    overrides: Mapping[str, Any],
-    on_cluster: bool = False,
-) -> None:
-    """Prints what `train` would do and cost; writes nothing into `workdir`."""
-    del overrides
-    settings = _checked(config)
-    backend.prepare(settings)
-    workers = settings.cluster.workers if on_cluster else None
-    print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
+def _check_sharding(settings: config_lib.Settings, mode: str, launcher: str) -> None:
+    """Refuses to lay a run over several devices where only whole runs are trained."""
+    if settings.shard == "runs" or mode == "plan":
+        return
+    for wanted, found in (("--mode=train", mode), ("--launcher=local", launcher)):
+        if not wanted.endswith(found) and found != "hosts":
+            raise UsageError(f"config.shard={settings.shard} is for {wanted} alone")
 
 
-def plan_on_cluster(
-    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
-) -> None:
-    """As `plan`, for as many workers as the config names."""
-    plan(config, workdir, data_dir, overrides, on_cluster=True)
-
-
-def tune(
-    config: ConfigDict,
-    workdir: str,
-    data_dir: str | None,
-    overrides: Mapping[str, Any],
-    launch: trials.Launch = trials.here,
-) -> None:
-    """Tunes the methods of a config, trains the best settings, ranks all methods."""
-    settings = _checked(config)
-    _check_not_sharded(settings, "--mode=train")
-    backend.prepare(settings)
-    drawn = tune_lib.run(settings, workdir, data_dir, overrides, launch)
-    _rank(workdir)
-    print(f"tuning: {', '.join(map(str, drawn))}")
-    if config.report.after:
-        report(config, workdir)
-
-
-def tune_on_cluster(
-    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
-) -> None:
-    """As `tune`, trained by the workers of a Dask cluster."""
-    tune(config, workdir, data_dir, overrides, cluster_trials.launch)
-
-
-def select(
-    config: ConfigDict,
-    workdir: str,
-    data_dir: str | None,
-    overrides: Mapping[str, Any],
-    launch: trials.Launch = trials.here,
-) -> None:
-    """Races methods and rates on each task of a config, and prints what won."""
-    settings = config_lib.check(config)
-    _warn_of_idle(settings, race_lib.named_methods(settings, overrides))
-    _check_not_sharded(settings, "--mode=train")
-    backend.prepare(settings)
-    for answer in race_lib.run(settings, workdir, data_dir, overrides, launch):
+def _print_answers(answers: Iterable[selection_lib.Selection], workdir: str) -> None:
+    for answer in answers:
         print(f"{answer}\n")
     names = [selection_lib.ANSWER, selection_lib.TABLE]
     names += [f"selection.{kind}" for kind in selection_lib.FIGURES]
     print(f"selection: {', '.join(str(Path(workdir) / name) for name in names)}")
-
-
-def select_on_cluster(
-    config: ConfigDict, workdir: str, data_dir: str | None, overrides: Mapping[str, Any]
-) -> None:
-    """As `select`, trained by the workers of a Dask cluster."""
-    select(config, workdir, data_dir, overrides, cluster_trials.launch)
 
 
 def _rank(workdir: str) -> None:
@@ -206,6 +155,11 @@ def report(config: ConfigDict, workdirs: str) -> None:
     for line in report_lib.write(names, folder, options):
         print(line)
     print(f"\nreport: {folder / 'index.html'}")
+
+
+def config(config: ConfigDict) -> None:
+    """Prints every field of a config with its value and meaning."""
+    print(config_page.show(config))
 
 
 def methods() -> None:

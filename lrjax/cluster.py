@@ -1,19 +1,20 @@
-"""Blocks of runs trained by the workers of a Dask cluster.
+"""Units trained by the workers of a Dask cluster.
 
-The client knows blocks by their names alone: it reads no data and starts no JAX. What
-workers do is in `lrjax.worker`. Names follow from all that changes a run's numbers, the
-data included, so where the data differ there is no such block. A worker trains a block
-whole, in tables and checkpoints of its own, and returns the rows, which the client
-alone appends to the tables. Dask gives the block of a worker that died to another one.
+The client knows the blocks of a config by their names alone: it reads no data and
+starts no JAX. What workers do is in `lrjax.worker`. Names follow from all that changes
+a run's numbers, the data included, so where the data differ there is no such block. A
+worker trains a block whole, in tables and checkpoints of its own, and returns the rows,
+which the client alone appends to the tables. Dask gives the block of a worker that died
+to another one.
 
-Tunings and races, which do read the data here, send their trials by `each`
-(`lrjax/hpo/cluster_trials.py`).
+Tunings and races load the data here, lay out trials and write the tables. A worker gets
+a block without its data, which it has itself, and the states to train on from; it
+returns measurements and the states that are wanted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -23,145 +24,163 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from lrjax import blocks as blocks_lib
 from lrjax import console, results, worker
+from lrjax.blocks import Block
 from lrjax.config import Cluster, Settings
 from lrjax.core import NUMERICS_VERSION, UsageError, counted
+from lrjax.session import Session
+from lrjax.units import Outcome, Unit
 
 _POLL = 0.02  # seconds between two looks at what has come
 _TOLD = 30.0  # seconds between two words on waiting for workers
 _DEATHS = 20  # of workers that train the same block; a walltime that ends is one
 
 
-def run(
+@contextlib.contextmanager
+def launch(
     settings: Settings,
     workdir: str | os.PathLike[str],
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> None:
-    """Trains every run of the settings that the tables do not have yet, on a cluster.
-
-    Args:
-      settings: what to train, and where.
-      workdir: where the tables are.
-      data_dir: where workers look for data files first.
-      overrides: what the command line changed of the config; for the record.
-
-    Raises:
-      UsageError: if scheduler, workers, data or workdir are of no use.
-      Interrupted: on SIGINT and SIGTERM.
-    """
-    with (
-        results.Tables(workdir) as tables,
-        console.signals() as signalled,
-        connect(settings, data_dir, signalled) as session,
-    ):
-        tickets = _tickets(session.client, settings, session.data_dir, signalled)
-
-        def record() -> None:
-            tables.write_config(
-                dataclasses.asdict(settings),
-                dict(overrides or {}),
-                {ticket.task: ticket.metrics for ticket in tickets},
-            )
-
-        train_missing(session, tickets, tables, record)
-
-
-class Session(NamedTuple):
-    """A cluster that is ready to train.
-
-    Attributes:
-      client: Dask's.
-      settings: what workers make tasks of.
-      data_dir: where they look for data files first.
-      expected: what all workers are.
-      signalled: whether to end.
-    """
-
-    client: Any
-    settings: Settings
-    data_dir: str | None
-    expected: Mapping[str, Any]
-    signalled: Callable[[], int]
-
-
-@contextlib.contextmanager
-def connect(
-    settings: Settings, data_dir: str | None, signalled: Callable[[], int]
-) -> Iterator[Session]:
-    """The cluster that the settings name, once it has workers.
+) -> Iterator[OnCluster]:
+    """The launcher that trains on the cluster which the settings name.
 
     Raises:
       UsageError: if there is none, or its workers are of no use.
     """
     data_dir = data_dir and os.path.abspath(data_dir)
-    with _connected(settings.cluster) as client:
-        expected = _agreed(client, settings, signalled)
-        yield Session(client, settings, data_dir, expected, signalled)
+    with (
+        Session(settings, workdir, data_dir, overrides) as session,
+        _connected(settings.cluster) as client,
+    ):
+        session.tables  # noqa: B018  # refused before anybody is waited for
+        yield OnCluster(session, client)
 
 
-def each(
-    session: Session,
-    work: Callable[..., Any],
-    calls: Sequence[tuple[str, Any]],
-    workdir: Path,
-) -> Iterator[tuple[int, Any]]:
-    """Has workers do some work, and gives each one's number and result as it comes.
+class OnCluster:
+    """Trains by the workers of a cluster; a `Launcher`."""
 
-    Args:
-      session: with whom.
-      work: `work(what, settings, data_dir, workdir, expected)`, run on workers.
-      calls: a name for people, and `what`.
-      workdir: where the tables are.
-    """
-    import distributed
+    def __init__(self, session: Session, client: Any):
+        """Waits for a worker.
 
-    came, numbers = distributed.as_completed(), dict[str, int]()
-    for number, (title, what) in enumerate(calls):
-        future = session.client.submit(
-            work,
-            *(what, session.settings, session.data_dir, str(workdir.absolute())),
-            session.expected,
-            key=f"{title} {uuid.uuid4().hex}",
-            pure=False,
-        )
-        numbers[future.key] = number
-        came.add(future)
-    while not came.is_empty():
-        ready = came.next_batch(block=False)
-        console.stop_if(session.signalled)
-        if not ready:
-            time.sleep(_POLL)
-        for future in ready:
-            number = numbers[future.key]
-            yield number, _result(future.result, calls[number][0])
+        Args:
+          session: for which.
+          client: Dask's.
+        """
+        self.session, self._client = session, client
+        self._expected = _agreed(client, session.settings, session.signalled)
+
+    @property
+    def where(self) -> str:
+        """The workers."""
+        count = len(_workers(self._client))
+        return f"{counted(count, 'worker')} ({self._expected['backend']})"
+
+    def blocks(self, settings: Settings) -> list[worker.Ticket]:
+        """All blocks, in the order of the settings, as a worker plans them."""
+        asked = {
+            task: self._client.submit(
+                worker.describe, settings, task, self.session.data_dir, pure=False
+            )
+            for task in settings.tasks
+        }
+        tickets: list[worker.Ticket] = []
+        reasons: dict[str, str] = {}
+        for task, future in asked.items():
+            while not future.done():
+                console.stop_if(self.session.signalled)
+                time.sleep(_POLL)
+            found = _result(future.result)
+            if isinstance(found, str):
+                reasons[task] = found
+            else:
+                tickets += found
+        if not tickets:
+            raise UsageError(next(iter(reasons.values())))
+        if reasons:
+            warnings.warn(blocks_lib.left_out(reasons), stacklevel=2)
+        return tickets
+
+    def train(
+        self,
+        units: Sequence[Unit],
+        progress: Callable[[Unit, int], Any],
+        ready: Callable[[], Any] = lambda: None,
+    ) -> Iterator[Outcome]:
+        """Trains units, one at a time on each worker."""
+        if any(isinstance(unit.block, Block) for unit in units):
+            self._check_like_here()
+        ready()
+        for unit, back in self._returned(units):
+            tables = self.session.tables
+            tables.append(results.CURVES, map(json.loads, back.curves.splitlines()))
+            tables.append(results.RUNS, map(json.loads, back.runs.splitlines()))
+            progress(unit, unit.updates)
+            yield Outcome(unit, back.seconds, back.trials, back.summary)
+
+    def _check_like_here(self) -> None:
+        """Refuses workers that are not what this machine is.
+
+        Blocks are laid out here, and a block's shape, of which last bits depend, is
+        chosen by what it trains on.
+        """
+        for name, here in worker.facts(self.session.settings).items():
+            if here != self._expected[name]:
+                raise UsageError(
+                    f"{name} is {here} here, and {self._expected[name]} on the "
+                    "cluster: trials are laid out here; start it on a machine like the "
+                    "workers'"
+                )
+
+    def _returned(
+        self, units: Sequence[Unit]
+    ) -> Iterator[tuple[Unit, worker.Returned]]:
+        """Units and what workers return for them, as it comes."""
+        import distributed
+
+        came, sent = distributed.as_completed(), dict[str, Unit]()
+        session = self.session
+        for unit in units:
+            future = self._client.submit(
+                worker.train,
+                _sent(unit),
+                session.settings,
+                session.data_dir,
+                str(session.workdir.absolute()),
+                self._expected,
+                key=f"{unit.block.title} {unit.block.name} {uuid.uuid4().hex}",
+                pure=False,
+            )
+            sent[future.key] = unit
+            came.add(future)
+        while not came.is_empty():
+            ready = came.next_batch(block=False)
+            console.stop_if(session.signalled)
+            if not ready:
+                time.sleep(_POLL)
+            for future in ready:
+                unit = sent[future.key]
+                yield unit, _result(future.result, unit.block.title)
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Drops what workers kept of blocks."""
+        for name in names:
+            worker.drop(self.session.workdir, name)
+
+    def spent(self, seconds: float) -> str:
+        """A line on what training took."""
+        return f"blocks trained in {seconds:.1f} s, summed over workers"
 
 
-def train_missing(
-    session: Session,
-    tickets: Sequence[worker.Ticket],
-    tables: results.Tables,
-    record: Callable[[], Any],
-) -> None:
-    """Trains the blocks that have runs which are not in the tables."""
-    wanted = {run for ticket in tickets for run in ticket.runs}
-    todo = [t for t in tickets if not tables.runs.issuperset(t.runs)]
-    console.say(
-        f"{counted(len(wanted - tables.runs), 'run')} to train in "
-        f"{counted(len(todo), 'block')} on "
-        f"{counted(len(_workers(session.client)), 'worker')} "
-        f"({session.expected['backend']}); "
-        f"{len(wanted & tables.runs)} of {len(wanted)} are done"
-    )
-    record()
-    _train_all(session, todo, tables)
-    console.say(f"results are in {tables.workdir}")
+def _sent(unit: Unit) -> worker.Sent:
+    block = unit.block
+    parcel = worker.wrap(block) if isinstance(block, Block) else None
+    return worker.Sent(block.name, block.task_name, parcel, unit.begin, unit.is_trial)
 
 
 @contextlib.contextmanager
@@ -271,55 +290,6 @@ def _agreed(
     for other, its in found.items():
         worker.compare(its, first, other)
     return first
-
-
-def _tickets(
-    client: Any,
-    settings: Settings,
-    data_dir: str | None,
-    signalled: Callable[[], int],
-) -> list[worker.Ticket]:
-    """All blocks, in the order of the settings, as a worker knows them."""
-    asked = {
-        task: client.submit(worker.describe, settings, task, data_dir, pure=False)
-        for task in settings.tasks
-    }
-    tickets: list[worker.Ticket] = []
-    reasons: dict[str, str] = {}
-    for task, future in asked.items():
-        while not future.done():
-            console.stop_if(signalled)
-            time.sleep(_POLL)
-        found = _result(future.result)
-        if isinstance(found, str):
-            reasons[task] = found
-        else:
-            tickets += found
-    if not tickets:
-        raise UsageError(next(iter(reasons.values())))
-    if reasons:
-        warnings.warn(blocks_lib.left_out(reasons), stacklevel=2)
-    return tickets
-
-
-def _train_all(
-    session: Session, todo: Sequence[worker.Ticket], tables: results.Tables
-) -> None:
-    total, ended, spent = sum(t.updates for t in todo), 0, 0.0
-    bar = tqdm(total=total, unit=" updates", unit_scale=True, disable=None, leave=False)
-    calls = [(f"{ticket.title} {ticket.name}", ticket) for ticket in todo]
-    with bar:
-        for number, trained in each(session, worker.train_block, calls, tables.workdir):
-            ticket = todo[number]
-            tables.append_curves(map(json.loads, trained.curves.splitlines()))
-            tables.append_runs(map(json.loads, trained.runs.splitlines()))
-            worker.drop(tables.workdir, ticket.name)
-            ended, spent = ended + 1, spent + trained.seconds
-            bar.update(ticket.updates)
-            bar.set_description(ticket.title)
-            if bar.disable:
-                console.say(f"[{ended}/{len(todo)}] {trained.summary}")
-    console.say(f"blocks trained in {spent:.1f} s, summed over workers")
 
 
 def _result(get: Callable[[], Any], title: str = "") -> Any:

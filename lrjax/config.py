@@ -1,4 +1,9 @@
-"""What a user may set, and its check before any work starts."""
+"""What a user may set, and its check before any work starts.
+
+Each field is declared once, with its default, its check and its meaning, in one of the
+dataclasses below (`lrjax.fields`). `base`, `check` and the page of `--mode=config`
+follow from them.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,20 @@ import dataclasses
 import functools
 import itertools
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import config_dict
 
-from lrjax import hyperparameters, layout
+from lrjax import fields, hyperparameters, layout
 from lrjax import methods as methods_lib
 from lrjax import protocol as protocol_lib
-from lrjax.core import Domain, Range, Text, UsageError, shown, unknown
-from lrjax.identity import dtype_of, is_number, plain
+from lrjax.core import Domain, Range, UsageError, shown, unknown
+from lrjax.fields import Config, block, field
+from lrjax.fields import words as words  # for those who read a block without a check
+from lrjax.identity import dtype_of, plain
 from lrjax.methods import METHODS
+from lrjax.tasks.options import Text
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 TUNERS = ("smac", "random", "grid", "asha")
@@ -26,137 +33,368 @@ FIDELITIES = ("truncate", "rescale")
 SCALES = ("log", "linear", "integer")
 
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "True or False"}
-_MOST_SEEDS = 10**6
 _MOST_TRIALS = 10**5
-_POSITIVE, _PART = Domain(5e-324), Domain(5e-324, 1.0, closed=True)
 
 
+# Checks and defaults of single fields
+
+
+def _protocol(name: str, value: Any) -> str:
+    return protocol_lib.find(fields.text(name, value)).name
+
+
+def _precision(name: str, value: Any) -> str:
+    value = plain(value)
+    if value not in PRECISIONS:
+        raise unknown(name, value, PRECISIONS)
+    return value
+
+
+def _trials(name: str, value: Any) -> int:
+    trials = fields.positive(name, value)
+    if trials > _MOST_TRIALS:
+        raise UsageError(f"config.{name}={trials}: more than {_MOST_TRIALS}")
+    return trials
+
+
+def _eta(name: str, value: Any) -> int:
+    eta = fields.positive(name, value)
+    if eta < 2:
+        raise UsageError(f"config.{name}={eta}: must be 2 or more")
+    return eta
+
+
+def _contenders(name: str, value: Any) -> tuple[str, ...]:
+    names = fields.some_names(name, value)
+    for method in names:
+        methods_lib.find(method)
+    return tuple(dict.fromkeys(names))
+
+
+def _address(name: str, value: Any) -> str:
+    address = fields.text(name, value)
+    if address not in ("local", "slurm") and ":" not in address:
+        raise UsageError(
+            f"config.{name}={shown(address)}: must be local, slurm or an "
+            "address as in tcp://HOST:PORT"
+        )
+    return address
+
+
+def _gpus(name: str, value: Any) -> int:
+    gpus = plain(value)
+    if not fields.is_whole(gpus) or not 0 <= gpus < 2**31:
+        raise UsageError(f"config.{name}={shown(gpus)}: must be a whole number")
+    return gpus
+
+
+def _seeds_or_none(name: str, value: Any) -> tuple[int, ...]:
+    return () if value is None else fields.seeds(name, value)
+
+
+def _each_hyperparameter() -> Config:
+    """A field for each hyperparameter of any method; () is unset."""
+    names = {name for method in METHODS.values() for name in method.defaults}
+    return Config(dict.fromkeys(sorted(names), ()))
+
+
+def _each_method() -> Config:
+    """A block for each method with a field for each hyperparameter; None is unset."""
+    unset = functools.partial(config_dict.placeholder, object)
+    return Config(
+        {
+            name: {hparam: unset() for hparam in method.defaults}
+            for name, method in METHODS.items()
+        }
+    )
+
+
+def _set_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are set of one for each hyperparameter."""
+    del name
+    return {
+        k: v for k, v in config.items() if not (isinstance(v, tuple | list) and not v)
+    }
+
+
+def _grid(name: str, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    values = {k: plain(v) for k, v in _set_values(name, config).items()}
+    for hparam, value in values.items():
+        if not isinstance(value, tuple) or not value:
+            raise UsageError(
+                f"config.{name}.{hparam}={shown(value)}: must be a tuple of values"
+            )
+    return values
+
+
+def _hparams(name: str, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The values that are set, of methods of which any is set."""
+    del name
+    found = {
+        method: {k: plain(v) for k, v in values.items() if v is not None}
+        for method, values in config.items()
+    }
+    return {method: values for method, values in found.items() if values}
+
+
+# Declarations
+
+
+@fields.documented
 @dataclasses.dataclass(frozen=True)
 class Tune:
-    """What `config.tune` asks for; None is the protocol's choice.
+    """What `--mode=tune` does."""
 
-    Attributes:
-      tuner: one of `TUNERS`.
-      trials: evaluations of each tuning.
-      min_budget, max_budget: whole numbers of epochs or steps; the largest is the
-        length of a full run where None.
-      unit: 'epochs' or 'steps'.
-      eta: Hyperband and ASHA promote one of so many configurations.
-      fidelity: 'truncate' or 'rescale'.
-      continuing: whether a promoted trial goes on from its state instead of from the
-        start, where its schedule allows it; changes no number.
-      seeds: of the tuner; one tuning each.
-      space: hyperparameter -> range, in place of the method's space.
-      cost: column to tune by; '' for the protocol's.
-    """
+    tuner: str = field(
+        "smac", fields.one_of(TUNERS), "Who proposes: smac, random, grid or asha."
+    )
+    trials: int = field(50, _trials, "Evaluations in each tuning.")
+    min_budget: int | None = field(
+        None,
+        fields.optional(fields.positive),
+        "Smallest budget of a trial, in epochs or steps; None: the protocol's.",
+        int,
+    )
+    max_budget: int | None = field(
+        None,
+        fields.optional(fields.positive),
+        "Largest budget; None: the length of a full run.",
+        int,
+    )
+    unit: str | None = field(
+        None,
+        fields.optional(fields.one_of(UNITS)),
+        "Unit of budgets: epochs or steps; None: the protocol's.",
+        str,
+    )
+    eta: int = field(3, _eta, "Hyperband and ASHA promote one of eta configurations.")
+    fidelity: str | None = field(
+        None,
+        fields.optional(fields.one_of(FIDELITIES)),
+        "What a short budget does to a schedule: truncate cuts it, rescale lays it "
+        "out for the budget; None: the protocol's.",
+        str,
+    )
+    continuing: bool = field(
+        True,
+        fields.flag,
+        "Promoted trials continue from their state where the schedule allows it, "
+        "instead of from the start; changes no number.",
+    )
+    seeds: tuple[int, ...] = field(
+        1, fields.seeds, "Tunings: a number of them, or a tuple of their seeds.", object
+    )
+    space: Mapping[str, Range] = field(
+        _each_hyperparameter,
+        _set_values,  # ranges need the precision: `check` makes them
+        "Range of a hyperparameter: (low, high), perhaps with 'log', 'linear', "
+        "'integer'. Ranges of any of a method's hyperparameters replace its whole "
+        "space; (): unset.",
+    )
+    cost: str = field(
+        "",
+        fields.text,
+        "Column to minimise or maximise, as in valid_accuracy; '': the protocol's.",
+    )
 
-    tuner: str
-    trials: int
-    min_budget: int | None
-    max_budget: int | None
-    unit: str | None
-    eta: int
-    fidelity: str | None
-    continuing: bool
-    seeds: tuple[int, ...]
-    space: Mapping[str, Range]
-    cost: str = ""
 
-
+@fields.documented
 @dataclasses.dataclass(frozen=True)
 class Select:
-    """What `config.select` asks for.
+    """What `--mode=select` does."""
 
-    Attributes:
-      budget: full runs that a race may take on each task.
-      methods: names; none for those of a flag `--config.methods`, else for all that
-        are registered.
-      seeds: of every contender; none for as many as the budget bears.
-    """
+    budget: float = field(
+        16.0,
+        fields.number(fields.POSITIVE, "above 0"),
+        "Full runs that a race may take on each task.",
+    )
+    methods: tuple[str, ...] = field(
+        (),
+        _contenders,
+        "Methods in the race; (): those of a flag --config.methods, else all.",
+    )
+    seeds: tuple[int, ...] = field(
+        None,
+        _seeds_or_none,
+        "Seeds of every contender: a number of them, or a tuple; None: as many as the "
+        "budget allows.",
+        object,
+    )
 
-    budget: float
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...]
 
-
+@fields.documented
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """What `config.cluster` asks for, with --launcher=dask.
+    """Where `--launcher=dask` finds workers."""
 
-    Attributes:
-      address: of a scheduler that runs; 'local' for workers on this machine, 'slurm'
-        for workers that are SLURM jobs.
-      workers: to be started, for 'local' and 'slurm'.
-      cores, memory, gpus, walltime, queue, account: of one SLURM job.
-      extra: further #SBATCH options.
-      timeout: seconds to wait for a scheduler's answer.
-    """
+    address: str = field(
+        "local",
+        _address,
+        "local: workers on this machine; slurm: workers that are SLURM jobs; or "
+        "tcp://HOST:PORT of a running scheduler.",
+    )
+    workers: int = field(2, fields.positive, "Workers to start, for local and slurm.")
+    cores: int = field(4, fields.positive, "Cores of a SLURM job.")
+    memory: str = field("8GB", fields.text, "Memory of a SLURM job.")
+    gpus: int = field(0, _gpus, "GPUs of a SLURM job.")
+    walltime: str = field("01:00:00", fields.text, "Time limit of a SLURM job.")
+    queue: str = field("", fields.text, "Queue of SLURM jobs; '': SLURM's default.")
+    account: str = field("", fields.text, "Account of SLURM jobs; '': the default.")
+    extra: tuple[str, ...] = field(
+        (), fields.some_names, "More #SBATCH options, as in --constraint=a100."
+    )
+    timeout: float = field(
+        10.0,
+        fields.number(fields.POSITIVE, "above 0"),
+        "Seconds to wait for an answer of the scheduler.",
+    )
 
-    address: str
-    workers: int
-    cores: int
-    memory: str
-    gpus: int
-    walltime: str
-    queue: str
-    account: str
-    extra: tuple[str, ...]
-    timeout: float
+
+@fields.documented
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `--mode=report` shows."""
+
+    after: bool = field(
+        False, fields.flag, "Write a report at the end of training and tuning, too."
+    )
+    metric: tuple[str, ...] = field(
+        "",
+        fields.some_names,
+        "Columns to judge by, with commas between; '': the metric that ranks a task.",
+    )
+    baseline: str = field(
+        "", fields.text, "Entry to compare with; '': the one with the best mean rank."
+    )
+    target: float | None = field(
+        None,
+        fields.optional(fields.number(Domain(-math.inf))),
+        "Value to reach, for the time to it; None: what half of the runs reach.",
+        float,
+    )
+    smooth: float = field(
+        0.0,
+        fields.number(Domain(high=1.0)),
+        "Weight of the newest value in curves, in [0, 1); 0: curves as they are.",
+    )
+    compare: str = field("", fields.text, "CSV file with published results.")
+    export: tuple[str, ...] = field(
+        "",
+        fields.some_names,
+        "More formats, with commas between: csv, parquet, tensorboard.",
+    )
+    bootstrap: int = field(
+        2000, fields.positive, "Bootstrap resamples behind each interval."
+    )
+    folder: str = field(
+        "", fields.text, "Where to write; '': the folder report of the first workdir."
+    )
 
 
+@fields.documented
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A checked config.
+    """A checked config; names and seeds are tuples, and only what is set is kept."""
 
-    Attributes:
-      tasks, methods: names.
-      protocol: which choices apply where the config makes none.
-      seeds: of the runs.
-      epochs: passes over the training part, or None for the protocol's.
-      steps: updates of every run, or None; stronger than `epochs`.
-      batch_size: rows of a batch; None for the task's own.
-      precision: one of `PRECISIONS`.
-      micro_batches: parts that a batch is cut in, to save memory.
-      remat: whether activations are computed again for gradients, to save memory.
-      label_smoothing: share of each label that is spread over all classes.
-      stream: whether the training part stays on the host; None where it has to.
-      shard: what is dealt out to devices: whole blocks of 'runs', each 'batch', or
-        batches and the 'params', too.
-      eval_every: steps between measurements; None for an epoch.
-      hparams: method -> hyperparameter -> value, where the config sets one.
-      grid: hyperparameter -> values.
-      checkpoint_minutes: time between two checkpoints of a block.
-      save_params: whether to keep the parameters of finished runs.
-      skip_missing: whether to leave out tasks whose data cannot be had.
-      tune: how to tune.
-      select: how to race.
-      cluster: where --launcher=dask finds workers.
-      text: what language tasks read.
-    """
-
-    tasks: tuple[str, ...]
-    methods: tuple[str, ...]
-    protocol: str
-    seeds: tuple[int, ...]
-    epochs: int | None
-    steps: int | None
-    batch_size: int | None
-    precision: str
-    eval_every: int | None
-    hparams: Mapping[str, Mapping[str, Any]]
-    grid: Mapping[str, tuple[Any, ...]]
-    tune: Tune
-    select: Select
-    cluster: Cluster
-    checkpoint_minutes: float = 10.0
-    save_params: bool = False
-    skip_missing: bool = False
-    text: Text = dataclasses.field(default_factory=Text)
-    micro_batches: int = 1
-    remat: bool = False
-    label_smoothing: float = 0.0
-    stream: bool | None = None
-    shard: str = "runs"
+    tasks: tuple[str, ...] = field(
+        (), fields.names, "Tasks, with commas between, as in libsvm/iris,digits/wrn."
+    )
+    methods: tuple[str, ...] = field(
+        (), fields.names, "Methods, with commas between; --mode=methods lists them."
+    )
+    protocol: str = field(
+        "sound",
+        _protocol,
+        "Choices where the config makes none: sound or study (docs/protocol.md).",
+    )
+    seeds: tuple[int, ...] = field(
+        10, fields.seeds, "Seeds of the runs: a number of them, or a tuple.", object
+    )
+    epochs: int | None = field(
+        None,
+        fields.optional(fields.positive),
+        "Passes over the training data; None: the protocol's for the task.",
+        int,
+    )
+    steps: int | None = field(
+        None,
+        fields.optional(fields.positive),
+        "Updates of each run; overrides epochs.",
+        int,
+    )
+    batch_size: int | None = field(
+        None,
+        fields.optional(fields.positive),
+        "Rows of a batch; None: the task's own.",
+        int,
+    )
+    precision: str = field(
+        "auto",
+        _precision,
+        "float32, bfloat16 or float64; auto: bfloat16 for networks on TPUs, else "
+        "float32.",
+    )
+    eval_every: int | None = field(
+        None,
+        fields.optional(fields.positive),
+        "Steps between measurements; None: an epoch.",
+        int,
+    )
+    hparams: Mapping[str, Mapping[str, Any]] = field(
+        _each_method,
+        _hparams,
+        "Values in place of a method's defaults and the protocol's; None: unset.",
+    )
+    grid: Mapping[str, tuple[Any, ...]] = field(
+        _each_hyperparameter,
+        _grid,
+        "Values to try for a hyperparameter, in every combination, by each method "
+        "that has it; (): unset.",
+    )
+    tune: Tune = block(Tune, "what --mode=tune does (docs/tuning.md)")
+    select: Select = block(Select, "what --mode=select does (docs/selection.md)")
+    cluster: Cluster = block(
+        Cluster, "where --launcher=dask finds workers (docs/cluster.md)"
+    )
+    checkpoint_minutes: float = field(
+        10.0,
+        fields.number(Domain(closed=True), "0 or more"),
+        "Minutes between two checkpoints of a block.",
+    )
+    save_params: bool = field(
+        False, fields.flag, "Keep the parameters of finished runs."
+    )
+    skip_missing: bool = field(
+        False, fields.flag, "Skip tasks whose data is not available, with a warning."
+    )
+    text: Text = block(Text, "what language tasks read (docs/text.md)")
+    micro_batches: int = field(
+        1,
+        fields.positive,
+        "Equal parts that a batch is computed in, one after the other, to save memory.",
+    )
+    remat: bool = field(
+        False, fields.flag, "Compute activations again for gradients, to save memory."
+    )
+    label_smoothing: float = field(
+        0.0,
+        fields.number(Domain(high=1.0)),
+        "Share of each label spread over all classes in the training loss, in [0, 1); "
+        "for image tasks.",
+    )
+    stream: bool | None = field(
+        None,
+        fields.optional(fields.flag),
+        "Keep the training data on the host; None: if it would take more than half of "
+        "the device's free memory.",
+        bool,
+    )
+    shard: str = field(
+        "runs",
+        fields.one_of(layout.SHARDED),
+        "What devices share: runs (each block on one device), batch (each batch is "
+        "split), or params (batches and parameters are split).",
+    )
 
     def length(self, task: str) -> tuple[int, str]:
         """How long a run on a task is: a number, and 'epochs' or 'steps'."""
@@ -208,101 +446,15 @@ class Settings:
 COMPARED = ("adam", "adamw_cosine", "cawr", "dadapt_adam", "prodigy", "cocob", "dowg")
 
 
-class Config(config_dict.ConfigDict):
-    """A ConfigDict that takes NumPy's numbers and arrays, and ranges, as Python's."""
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, plain(value))
+def schema() -> dict[str, fields.Field | fields.Block]:
+    """All fields and blocks of a config. A report has no part in how runs go."""
+    report = fields.Block(Report, "what --mode=report shows (docs/report.md)")
+    return {**fields.declared(Settings), "report": report}
 
 
 def base() -> config_dict.ConfigDict:
     """A config with every field, for the files in `configs/` to fill in."""
-    config = Config()
-    config.tasks = ()
-    config.methods = ()
-    config.protocol = "sound"
-    config.seeds = config_dict.placeholder(object)  # how many, or a tuple of them
-    config.epochs = config_dict.placeholder(int)  # None: the protocol's for the task
-    config.steps = config_dict.placeholder(int)  # updates; overrides epochs
-    config.batch_size = config_dict.placeholder(int)  # None: the task's own
-    config.precision = "auto"  # float32; bfloat16 for networks on TPUs
-    config.micro_batches = 1  # parts of a batch, one after the other, to save memory
-    config.remat = False  # compute activations again for gradients, to save memory
-    config.label_smoothing = 0.0  # of image tasks, in [0, 1)
-    config.stream = config_dict.placeholder(bool)  # data on the host; None: if need be
-    config.shard = "runs"  # over devices: runs, batch, or params (and batch)
-    config.eval_every = config_dict.placeholder(int)  # steps; None: an epoch
-    config.checkpoint_minutes = 10.0  # between two checkpoints of a block
-    config.save_params = False  # keep the parameters of finished runs
-    config.skip_missing = False  # leave out tasks whose data cannot be had, and say so
-    # Values tried for a hyperparameter, in every combination, by each method that
-    # has it; () is unset.
-    names = sorted({name for method in METHODS.values() for name in method.defaults})
-    config.grid = Config(dict.fromkeys(names, ()))
-    # What to change of a method's defaults; None is unset.
-    config.hparams = Config(
-        {
-            name: {hp: config_dict.placeholder(object) for hp in method.defaults}
-            for name, method in METHODS.items()
-        }
-    )
-    config.seeds = 10
-    # What language tasks read; docs/text.md says more.
-    config.text = Config()
-    config.text.corpus = ""  # files, tfds:NAME, hf:NAME, pydoc; '': of the data_dir
-    config.text.tokenizer = ""  # tokenizer.json or a folder; '': the task's own
-    config.text.length = config_dict.placeholder(int)  # tokens of a row
-    config.text.fraction = 1.0  # of the documents
-    config.tune = _tune_base(names)
-    # Where --launcher=dask finds workers (docs/cluster.md).
-    config.cluster = Config()
-    config.cluster.address = "local"  # or slurm, or tcp://HOST:PORT of a scheduler
-    config.cluster.workers = 2  # to be started, for local and slurm
-    config.cluster.cores = 4  # of one SLURM job, and so on
-    config.cluster.memory = "8GB"
-    config.cluster.gpus = 0
-    config.cluster.walltime = "01:00:00"
-    config.cluster.queue = ""
-    config.cluster.account = ""
-    config.cluster.extra = ()  # further #SBATCH options, as in ("--constraint=a100",)
-    config.cluster.timeout = 10.0  # seconds to wait for a scheduler's answer
-    # What --mode=select does (docs/selection.md).
-    config.select = Config()
-    config.select.budget = 16.0  # full runs for each task
-    config.select.methods = ()  # (): those of a flag --config.methods, else all
-    config.select.seeds = config_dict.placeholder(object)  # how many, or which
-    # What --mode=report shows; docs/report.md says more.
-    config.report = Config()
-    config.report.after = False  # write it at the end of training and tuning, too
-    config.report.metric = ""  # columns to judge by; '': what ranks each task
-    config.report.baseline = ""  # '': the entry with the best mean rank
-    config.report.target = config_dict.placeholder(float)  # None: what half reach
-    config.report.smooth = 0.0  # weight of a new value in curves; 0: as they are
-    config.report.compare = ""  # CSV file with published results
-    config.report.export = ""  # other formats: csv, parquet, tensorboard
-    config.report.bootstrap = 2000  # how often runs are drawn anew
-    config.report.folder = ""  # '': the folder report of the first workdir
-    return config
-
-
-def _tune_base(names: Iterable[str]) -> config_dict.ConfigDict:
-    """What `--mode=tune` does; None is the protocol's choice (docs/tuning.md)."""
-    tune = Config()
-    tune.tuner = "smac"  # or random, grid, asha
-    tune.trials = 50
-    tune.min_budget = config_dict.placeholder(int)
-    tune.max_budget = config_dict.placeholder(int)  # None: the length of a full run
-    tune.unit = config_dict.placeholder(str)  # of budgets: epochs or steps
-    tune.eta = 3
-    tune.fidelity = config_dict.placeholder(str)  # truncate or rescale schedules
-    tune.continuing = True  # promoted trials go on from their state
-    tune.seeds = config_dict.placeholder(object)  # how many tunings, or their seeds
-    tune.seeds = 1
-    tune.cost = ""  # column to tune by, such as valid_accuracy; '': the protocol's
-    # (low, high), perhaps with 'log', 'linear', 'integer'; () is unset. What is set
-    # here for any of a method's hyperparameters is its whole space.
-    tune.space = Config(dict.fromkeys(names, ()))
-    return tune
+    return fields.config_of(schema())
 
 
 def check(config: config_dict.ConfigDict) -> Settings:
@@ -311,54 +463,20 @@ def check(config: config_dict.ConfigDict) -> Settings:
     Raises:
       UsageError: if a name is unknown or a value is of no use; says which.
     """
-    found, known = _fields(config), _known(frozenset(METHODS))
-    for field in found:
-        if field not in known:
-            raise unknown("config field", field, known)
-    for field in known:
-        if field not in found:
-            raise UsageError(f"the config has no '{field}': start from config.base()")
-    hparams = {
-        method: {k: plain(v) for k, v in values.items() if v is not None}
-        for method, values in config.hparams.items()
-    }
-    precision = plain(config.precision)
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-    settings = Settings(
-        tasks=_names("tasks", config.tasks),
-        methods=_names("methods", config.methods),
-        protocol=protocol_lib.find(_words("protocol", config.protocol)).name,
-        seeds=_seeds(config.seeds),
-        epochs=_optional("epochs", config.epochs),
-        steps=_optional("steps", config.steps),
-        batch_size=_optional("batch_size", config.batch_size),
-        precision=precision,
-        eval_every=_optional("eval_every", config.eval_every),
-        hparams={method: values for method, values in hparams.items() if values},
-        grid={k: _values(k, v) for k, v in config.grid.items() if not _unset(v)},
-        tune=_tune(config.tune, precision),
-        select=_select(config.select),
-        cluster=_cluster(config.cluster),
-        checkpoint_minutes=_number(
-            "checkpoint_minutes",
-            config.checkpoint_minutes,
-            Domain(closed=True),
-            "0 or more",
-        ),
-        save_params=_flag("save_params", config.save_params),
-        skip_missing=_flag("skip_missing", config.skip_missing),
-        text=_text(config.text),
-        micro_batches=_positive("micro_batches", config.micro_batches),
-        remat=_flag("remat", config.remat),
-        label_smoothing=_number(
-            "label_smoothing", config.label_smoothing, Domain(high=1.0)
-        ),
-        stream=None if config.stream is None else _flag("stream", config.stream),
-        shard=_choice("shard", config.shard, layout.SHARDED),
-    )
+    check_names(config)
+    settings = fields.checked(Settings, config)
     check_report(config.report)
-    for name in settings.tune.space:
+    tune = settings.tune
+    ranges = {k: _range(k, v, settings.precision) for k, v in tune.space.items()}
+    settings = dataclasses.replace(
+        settings, tune=dataclasses.replace(tune, space=ranges)
+    )
+    if tune.min_budget and tune.max_budget and tune.min_budget > tune.max_budget:
+        raise UsageError(
+            f"config.tune.min_budget={tune.min_budget} is above "
+            f"config.tune.max_budget={tune.max_budget}"
+        )
+    for name in ranges:
         _check_tuned(name, settings.methods)
     chosen = [methods_lib.find(name) for name in settings.methods]
     for name in settings.grid:
@@ -370,6 +488,30 @@ def check(config: config_dict.ConfigDict) -> Settings:
     for task, method in itertools.product(settings.tasks, settings.methods):
         settings.lanes(method, task)
     return settings
+
+
+def check_report(config: config_dict.ConfigDict) -> None:
+    """Refuses a block `report` with values of the wrong kinds.
+
+    Raises:
+      UsageError: says which.
+    """
+    fields.checked(Report, config, "report.")
+
+
+def check_names(config: config_dict.ConfigDict) -> None:
+    """Refuses a config whose fields are not those of `base`.
+
+    Raises:
+      UsageError: names the first that is unknown or missing.
+    """
+    found, known = dict(fields.leaves(config)), _known(frozenset(METHODS))
+    for name in found:
+        if name not in known:
+            raise unknown("config field", name, known)
+    for name in known:
+        if name not in found:
+            raise UsageError(f"the config has no '{name}': start from config.base()")
 
 
 def unknown_field(names: Iterable[str]) -> UsageError | None:
@@ -420,226 +562,11 @@ def unasked(settings: Settings, methods: Iterable[str]) -> list[str]:
     ]
 
 
-def check_report(config: config_dict.ConfigDict) -> None:
-    """Refuses a block `report` with values of the wrong kinds.
-
-    Raises:
-      UsageError: says which.
-    """
-    _flag("report.after", config.after)
-    for name in ("baseline", "compare", "folder"):
-        _words(f"report.{name}", config[name])
-    for name in ("metric", "export"):
-        _list(f"report.{name}", config[name])
-    if config.target is not None:
-        _number("report.target", config.target, Domain(-math.inf))
-    _number("report.smooth", config.smooth, Domain(high=1.0))
-    _positive("report.bootstrap", config.bootstrap)
-
-
-def words(text: Any) -> tuple[str, ...]:
-    """Names from text with commas between, '' for none; or from a tuple of them."""
-    parts = text.split(",") if isinstance(text, str) else map(str, text)
-    return tuple(part.strip() for part in parts if part.strip())
-
-
-def _fields(config: config_dict.ConfigDict, prefix: str = "") -> list[str]:
-    """Names of all fields, with dots."""
-    names = []
-    for name, value in config.items():
-        if isinstance(value, config_dict.ConfigDict):
-            names += _fields(value, f"{prefix}{name}.")
-        else:
-            names.append(f"{prefix}{name}")
-    return names
-
-
 @functools.cache
 def _known(methods: frozenset[str]) -> list[str]:
     """Names of the fields of a config while there are these methods."""
     del methods
-    return _fields(base())
-
-
-def _unset(value: Any) -> bool:
-    return isinstance(value, tuple | list) and not value
-
-
-def _values(name: str, value: Any) -> tuple[Any, ...]:
-    value = plain(value)
-    if not isinstance(value, tuple) or not value:
-        raise UsageError(
-            f"config.grid.{name}={shown(value)}: must be a tuple of values"
-        )
-    return value
-
-
-def _names(field: str, value: Any) -> tuple[str, ...]:
-    """Names from a tuple, or from text with commas as people write it."""
-    names = _list(field, value)
-    if not names:
-        raise UsageError(f"config.{field} is empty: name at least one")
-    return tuple(dict.fromkeys(names))
-
-
-def _list(field: str, value: Any) -> tuple[str, ...]:
-    """As `_names`, perhaps of none."""
-    value = plain(value)
-    parts = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(part, str) for part in parts):
-        raise UsageError(
-            f"config.{field}={shown(value)}: give names with commas between"
-        )
-    return words(",".join(parts))
-
-
-def _seeds(value: Any, field: str = "seeds") -> tuple[int, ...]:
-    """Seeds 0 to n - 1 for a number n, else the tuple itself."""
-    value = plain(value)
-    if _whole(value):
-        if value < 1:
-            raise UsageError(
-                f"config.{field}={shown(value)}: at least one seed is needed"
-            )
-        if value > _MOST_SEEDS:
-            raise UsageError(
-                f"config.{field}={shown(value)}: more than {_MOST_SEEDS} seeds"
-            )
-        return tuple(range(value))
-    if not isinstance(value, tuple) or not all(_whole(v) for v in value):
-        raise UsageError(
-            f"config.{field}={shown(value)}: give a number or a tuple of them"
-        )
-    if not value:
-        raise UsageError(f"config.{field} is empty: at least one seed is needed")
-    for seed in value:
-        if not 0 <= seed < 2**32:
-            raise UsageError(
-                f"config.{field}: {shown(seed)} is not between 0 and 2**32 - 1"
-            )
-    if len(set(value)) < len(value):
-        raise UsageError(f"config.{field}={shown(value)}: a seed comes twice")
-    return value
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _positive(field: str, value: Any) -> int:
-    value = plain(value)
-    if not _whole(value) or not 1 <= value < 2**31:
-        raise UsageError(
-            f"config.{field}={shown(value)}: must be a whole number from 1 up"
-        )
-    return value
-
-
-def _optional(field: str, value: Any) -> int | None:
-    return None if value is None else _positive(field, value)
-
-
-def _flag(field: str, value: Any) -> bool:
-    value = plain(value)
-    if not isinstance(value, bool):
-        raise UsageError(f"config.{field}={shown(value)}: must be True or False")
-    return value
-
-
-def _number(field: str, value: Any, domain: Domain, which: str = "") -> float:
-    """A number of a domain; `which` says it in words."""
-    value = plain(value)
-    if not is_number(value):
-        raise UsageError(f"config.{field}={shown(value)}: must be a number")
-    if value not in domain:
-        raise UsageError(f"config.{field}={shown(value)}: must be {which or domain}")
-    return math.inf if value > sys.float_info.max else float(value)
-
-
-def _words(field: str, value: Any) -> str:
-    value = plain(value)
-    if not isinstance(value, str):
-        raise UsageError(f"config.{field}={shown(value)}: must be text")
-    return value
-
-
-def _text(config: config_dict.ConfigDict) -> Text:
-    return Text(
-        corpus=_words("text.corpus", config.corpus),
-        tokenizer=_words("text.tokenizer", config.tokenizer),
-        length=_optional("text.length", config.length),
-        fraction=_number("text.fraction", config.fraction, _PART, "in (0, 1]"),
-    )
-
-
-def _tune(config: config_dict.ConfigDict, precision: str) -> Tune:
-    tune = Tune(
-        tuner=_choice("tune.tuner", config.tuner, TUNERS),
-        trials=_positive("tune.trials", config.trials),
-        min_budget=_optional("tune.min_budget", config.min_budget),
-        max_budget=_optional("tune.max_budget", config.max_budget),
-        unit=None if config.unit is None else _choice("tune.unit", config.unit, UNITS),
-        eta=_positive("tune.eta", config.eta),
-        fidelity=None
-        if config.fidelity is None
-        else _choice("tune.fidelity", config.fidelity, FIDELITIES),
-        continuing=_flag("tune.continuing", config.continuing),
-        seeds=_seeds(config.seeds, "tune.seeds"),
-        space={
-            k: _range(k, v, precision) for k, v in config.space.items() if not _unset(v)
-        },
-        cost=_words("tune.cost", config.cost),
-    )
-    if tune.eta < 2:
-        raise UsageError(f"config.tune.eta={tune.eta}: must be 2 or more")
-    if tune.trials > _MOST_TRIALS:
-        raise UsageError(f"config.tune.trials={tune.trials}: more than {_MOST_TRIALS}")
-    if tune.min_budget and tune.max_budget and tune.min_budget > tune.max_budget:
-        raise UsageError(
-            f"config.tune.min_budget={tune.min_budget} is above "
-            f"config.tune.max_budget={tune.max_budget}"
-        )
-    return tune
-
-
-def _cluster(config: config_dict.ConfigDict) -> Cluster:
-    names = ("address", "memory", "walltime", "queue", "account")
-    texts = {name: _words(f"cluster.{name}", config[name]) for name in names}
-    address = texts["address"]
-    if address not in ("local", "slurm") and ":" not in address:
-        raise UsageError(
-            f"config.cluster.address={shown(address)}: must be local, slurm or an "
-            "address as in tcp://HOST:PORT"
-        )
-    gpus = plain(config.gpus)
-    if not _whole(gpus) or not 0 <= gpus < 2**31:
-        raise UsageError(f"config.cluster.gpus={shown(gpus)}: must be a whole number")
-    return Cluster(
-        **texts,
-        workers=_positive("cluster.workers", config.workers),
-        cores=_positive("cluster.cores", config.cores),
-        gpus=gpus,
-        extra=_list("cluster.extra", config.extra),
-        timeout=_number("cluster.timeout", config.timeout, _POSITIVE, "above 0"),
-    )
-
-
-def _select(config: config_dict.ConfigDict) -> Select:
-    names = _list("select.methods", config.methods)
-    for name in names:
-        methods_lib.find(name)
-    return Select(
-        budget=_number("select.budget", config.budget, _POSITIVE, "above 0"),
-        methods=tuple(dict.fromkeys(names)),
-        seeds=() if config.seeds is None else _seeds(config.seeds, "select.seeds"),
-    )
-
-
-def _choice(field: str, value: Any, valid: tuple[str, ...]) -> str:
-    value = plain(value)
-    if value not in valid:
-        raise unknown(f"config.{field}", value, valid)
-    return value
+    return [name for name, _ in fields.leaves(base())]
 
 
 def _range(name: str, value: Any, precision: str) -> Range:

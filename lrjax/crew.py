@@ -12,6 +12,7 @@ import collections
 import contextlib
 import json
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -91,48 +92,68 @@ class Room:
 def train_all(
     jobs: Sequence[Sequence[Any]],
     workers: int,
-    work: Callable[[Any, int], Sequence[Any]],
+    work: Callable[[Any, int], tuple[Any, Sequence[Any]]],
     stopping: Callable[[], int],
     failed: threading.Event,
-) -> None:
+) -> Iterator[Any]:
     """Works off each device's jobs in threads of its own; the first error ends all.
 
     Args:
       jobs: for each device.
       workers: threads per device.
-      work: `work(job, device number)`, which may return jobs to do in its place. It
-        should look at `stopping` from time to time and raise.
+      work: `work(job, device number)` returns a result, None if there is none, and jobs
+        to do in its place. It should look at `stopping` from time to time and raise.
       stopping: whether to end; called by `work` too.
       failed: set after the first error, so that `stopping` can tell others.
+
+    Yields:
+      results as they come.
 
     Raises:
       the first error of a job, once all threads have ended.
     """
     queues = [collections.deque(each) for each in jobs]
     errors: list[BaseException] = []
+    results = queue.SimpleQueue[Any]()  # None when a thread ends
 
     def loop(device: int) -> None:
         while not stopping():
             try:
                 job = queues[device].popleft()
             except IndexError:
-                return
+                break
             try:
-                queues[device].extendleft(work(job, device))
+                result, instead = work(job, device)
+                queues[device].extendleft(instead)
+                if result is not None:
+                    results.put(result)
             except BaseException as error:
                 errors.append(error)
                 failed.set()
+        results.put(None)
 
     threads = [
         threading.Thread(target=loop, args=(device,), daemon=True)
-        for device, queue in enumerate(queues)
-        for _ in range(min(workers, len(queue)))
+        for device, waiting in enumerate(queues)
+        for _ in range(min(workers, len(waiting)))
     ]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        while thread.is_alive():  # so that signals are seen in between
-            thread.join(0.2)
+    running = len(threads)
+    try:
+        while running:
+            with contextlib.suppress(queue.Empty):
+                result = results.get(timeout=0.2)  # signals are seen in between
+                if result is None:
+                    running -= 1
+                else:
+                    yield result
+    except BaseException:  # the caller wants no more
+        failed.set()
+        raise
+    finally:
+        for thread in threads:
+            thread.join()
     if errors:
         raise errors[0]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from lrjax import stats
+from lrjax import scores
 from lrjax.core import METRICS, Metric
 
 
@@ -19,7 +19,7 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Curve rows with task, entry and share of their run's steps, in order of steps.
 
     Args:
-      runs: as from `stats.judge`, with a column `entry`.
+      runs: as from `scores.judge`, with a column `entry`.
       curves: as from `results.load`; rows of other runs are left out.
 
     Returns:
@@ -132,7 +132,7 @@ def anytime(
       span: task -> low and high, as from `stats.ends`.
       runs: what `rows` was joined with.
       points: parts of training.
-      known: as from `stats.known_metrics`.
+      known: as from `scores.known_metrics`.
 
     Returns:
       index part (from 1/points to 1), columns entry: mean over tasks of the mean over
@@ -145,7 +145,7 @@ def anytime(
         if task not in span.index or metric not in part or not len(part):
             continue
         value = part[metric].astype(float)
-        score = stats.metric_of(str(metric), known).sign * value
+        score = scores.metric_of(str(metric), known).sign * value
         low, high = span.loc[task]
         unit = (score - low) / (high - low) if high > low else (score >= high)
         unit = unit.astype(float).clip(0, 1).fillna(0).to_numpy()
@@ -180,7 +180,7 @@ def to_target(
       runs: what `rows` was joined with.
       metrics: task -> column of `rows`.
       targets: task -> value to reach or pass, in the better direction.
-      known: as from `stats.known_metrics`.
+      known: as from `scores.known_metrics`.
 
     Returns:
       one row per task and entry: task, entry, target, runs, reached (how many), and
@@ -194,7 +194,7 @@ def to_target(
             continue
         value = part[metric].astype(float)
         target = targets[task]
-        up = stats.higher_is_better(str(metric), known)
+        up = scores.higher_is_better(str(metric), known)
         hit = part[value >= target if up else value <= target]
         found = hit.groupby("run")["part"].min()
         first[found.index] = found

@@ -1,21 +1,25 @@
-"""What runs are worth: exact values over a part of the data, at `eval_params`."""
+"""Exact metrics of the runs of a block over a part of the data.
+
+`evaluator` chooses how: all in one program, where that is fast and the data is on the
+device; else in pieces, whose sums are added up.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import numerics, optim, strategy
-from lrjax.core import Batch, Method, Metric, PyTree, Task, UsageError
+from lrjax import strategy
+from lrjax.core import Batch, Metric, PyTree, Task, UsageError
 from lrjax.layout import Layout
-from lrjax.train import RunState
+from lrjax.prefetch import prefetched
+from lrjax.train import Program, over_runs
 
-RECALIBRATION_BATCHES = 50  # as the official code of schedule-free advises
 # Rows of a block that are evaluated at once, in all its lanes together. Linear models:
 # as many rows as keep the logits in a cache (2**17), at least 64. Networks, whose
 # activations take most of the memory: the numbers of rows below. Where one batch keeps
@@ -78,15 +82,14 @@ def evaluate_part(
     batches = {k: shaped(v) for k, v in part.items()}
     batches["mask"] = mask.reshape(slices, rows).astype(dtype)
 
-    def one(batch: Batch) -> Mapping[str, jax.Array]:
+    def of_slice(batch: Batch) -> Mapping[str, jax.Array]:
         batch = layout.cut(batch) if layout else batch
-        of_runs = jax.vmap(jax.vmap(evaluate, (0, 0, None)), (0, 0, None))
-        return of_runs(params, model_state, batch)
+        return _block_sums(evaluate, False, params, model_state, batch)
 
     if slices == 1:
-        sums = one(jax.tree.map(lambda x: x[0], batches))
+        sums = of_slice(jax.tree.map(lambda x: x[0], batches))
     else:
-        sums = jax.lax.map(one, batches)
+        sums = jax.lax.map(of_slice, batches)
         sums = jax.tree.map(lambda x: x.sum(0), sums)
     return values(metrics, sums)
 
@@ -121,51 +124,139 @@ def _value(metric: Metric, sums: Mapping[str, jax.Array]) -> jax.Array:
         ) from error
 
 
-@functools.partial(jax.jit, static_argnames=("evaluate", "rows", "dtype", "layout"))
-def slice_sums(evaluate, params, model_state, part, first, rows, dtype, layout=None):
-    """`evaluate` of one run, leaves [1, 1, ...], over some rows from `first` on."""
-    n = len(next(iter(part.values())))
+def _block_sums(
+    evaluate: Callable[..., Mapping[str, jax.Array]],
+    one_by_one: bool,
+    params: PyTree,
+    model_state: PyTree,
+    batch: Batch,
+) -> Mapping[str, jax.Array]:
+    """Sums over one batch for all runs of a block, leaves [seeds, hparams, ...].
+
+    Args:
+      evaluate: of the task.
+      one_by_one: the block is one run.
+      params, model_state: leaves [seeds, hparams, ...].
+      batch: rows with their mask, the same for all runs.
+    """
+
+    def of_run(params: PyTree, model_state: PyTree) -> Mapping[str, jax.Array]:
+        return evaluate(params, model_state, batch)
+
+    return over_runs(of_run, one_by_one)(params, model_state)
+
+
+batch_sums = jax.jit(_block_sums, static_argnames=("evaluate", "one_by_one"))
+
+
+@functools.partial(jax.jit, static_argnames=("evaluate", "at_once", "dtype", "layout"))
+def slice_sums(
+    evaluate: Callable[..., Mapping[str, jax.Array]],
+    params: PyTree,
+    model_state: PyTree,
+    part: Batch,
+    first: jax.Array | int,
+    at_once: int,
+    dtype: Any,
+    layout: Layout | None = None,
+) -> Mapping[str, jax.Array]:
+    """Sums over some rows of a part for a block of one run.
+
+    Args:
+      evaluate: of the task.
+      params, model_state: leaves [1, 1, ...].
+      part: arrays with one row per example.
+      first: the first row.
+      at_once: how many rows, at most; those after the end of the part do not count.
+      dtype: of the mask.
+      layout: devices that share the block.
+
+    Returns:
+      what `evaluate` returns, leaves [1, 1, ...].
+    """
+    n, rows = _rows_and_slice(part, at_once)
     at = first + jnp.arange(rows)
     batch = {k: v[jnp.minimum(at, n - 1)] for k, v in part.items()}
     batch["mask"] = (at < n).astype(dtype)
     batch = layout.cut(batch) if layout else batch
-    one = evaluate(*jax.tree.map(lambda x: x[0, 0], (params, model_state)), batch)
-    return {k: v[None, None] for k, v in one.items()}
+    return _block_sums(evaluate, True, params, model_state, batch)
 
 
-def rows_of_a_slice(task: Task, part: Batch) -> int:
-    """How many rows of a part `slice_sums` takes at once."""
-    return min(rows_at_once(task, 1), len(next(iter(part.values()))))
+class Evaluator(NamedTuple):
+    """How a part is evaluated: a program, and what it is called with.
+
+    Attributes:
+      of_piece: `of_piece(params, model_state, *piece)`; may be compiled ahead.
+      pieces: `pieces(part)` gives the further arguments of each call.
+      metrics: `metrics(results)` of all calls, name -> [seeds, hparams].
+    """
+
+    of_piece: Callable[..., Mapping[str, jax.Array]]
+    pieces: Callable[[Batch], Iterable[tuple[Any, ...]]]
+    metrics: Callable[[Iterable[Any]], Mapping[str, jax.Array]]
+
+    def __call__(
+        self, params: PyTree, model_state: PyTree, part: Batch
+    ) -> Mapping[str, jax.Array]:
+        """Exact metrics of a part, name -> [seeds, hparams]."""
+        pieces = self.pieces(part)
+        return self.metrics(self.of_piece(params, model_state, *p) for p in pieces)
 
 
-def evaluate_one_by_one(
-    slice_sums: Callable[..., Any],
-    task: Task,
-    params: PyTree,
-    model_state: PyTree,
-    part: Batch,
-) -> dict[str, jax.Array]:
-    """As `evaluate_part`, for one run and with a call of `slice_sums` per slice."""
-    n, rows = len(next(iter(part.values()))), rows_of_a_slice(task, part)
-    slices = [
-        slice_sums(params, model_state, part, first) for first in range(0, n, rows)
-    ]
-    return values(task.metrics, functools.reduce(add, slices))
+def evaluator(program: Program, on_host: bool = False) -> Evaluator:
+    """How a block of runs is evaluated.
+
+    Args:
+      program: of the block.
+      on_host: whether the part stays on the host, which sends it slice by slice.
+    """
+    task, dtype, layout = program.task, program.dtype, program.layout
+    at_once = rows_at_once(task, program.num_seeds * program.num_hparams)
+
+    def slices(part: Batch) -> Iterator[tuple[Batch, int]]:
+        n, rows = _rows_and_slice(part, at_once)
+        return ((part, first) for first in range(0, n, rows))
+
+    def summed(sums: Iterable[Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
+        return values(task.metrics, functools.reduce(_add, sums))
+
+    if on_host:
+        of_batch = functools.partial(batch_sums, task.evaluate, program.one_by_one)
+        place = layout.whole if layout else None
+        send = functools.partial(_sent_slices, at_once, dtype, place)
+        return Evaluator(of_batch, send, summed)
+    options = {"at_once": at_once, "dtype": dtype, "layout": layout}
+    if program.one_by_one:
+        of_slice = functools.partial(slice_sums, task.evaluate, **options)
+        return Evaluator(of_slice, slices, summed)
+    whole = functools.partial(evaluate_part, task.evaluate, task.metrics, **options)
+    return Evaluator(whole, lambda part: [(part,)], lambda found: next(iter(found)))
 
 
-def add(a: PyTree, b: PyTree) -> PyTree:
-    """The sum of two trees of the same shape."""
+def _rows_and_slice(part: Batch, at_once: int) -> tuple[int, int]:
+    """How many rows a part has, and a slice of it."""
+    n = len(next(iter(part.values())))
+    return n, min(at_once, n)
+
+
+def _add(a: PyTree, b: PyTree) -> PyTree:
+    """The sum of two trees of the same structure."""
     return jax.tree.map(jnp.add, a, b)
 
 
-@functools.partial(jax.jit, static_argnames=("evaluate", "one_by_one"))
-def batch_sums(evaluate, one_by_one, params, model_state, batch):
-    """`evaluate` of a block, leaves [seeds, hparams, ...], over one batch of rows."""
-    if one_by_one:
-        run = jax.tree.map(lambda x: x[0, 0], (params, model_state))
-        return {k: v[None, None] for k, v in evaluate(*run, batch).items()}
-    one = jax.vmap(jax.vmap(evaluate, (0, 0, None)), (0, 0, None))
-    return one(params, model_state, batch)
+def _sent_slices(
+    at_once: int, dtype: Any, place: Any, part: Batch
+) -> Iterator[tuple[Batch]]:
+    """Slices of a part on the host, sent to the device; the last one is filled up."""
+    n, rows = _rows_and_slice(part, at_once)
+
+    def send(first: int) -> tuple[Batch]:
+        at = np.arange(first, first + rows)
+        batch = {k: v[np.minimum(at, n - 1)] for k, v in part.items()}
+        batch["mask"] = (at < n).astype(dtype)
+        return (jax.device_put(batch, place),)
+
+    return prefetched(send, range(0, n, rows))
 
 
 def parts_to_measure(task: Task, train: Batch, valid: Batch) -> dict[str, Batch]:
@@ -177,78 +268,24 @@ def parts_to_measure(task: Task, train: Batch, valid: Batch) -> dict[str, Batch]
     return {"train": train, "valid": valid}
 
 
-def recalibrates(task: Task, method: Method, hparams: Mapping[str, Any]) -> bool:
-    """Whether a model's state is made anew for the parameters that are judged.
-
-    Batch-norm statistics are of the parameters that gradients are taken at; a method
-    that averages parameters judges others (schedule_free's issue 60).
-
-    Args:
-      task: whose model may have a state.
-      method: which may judge other parameters.
-      hparams: a value for every hyperparameter of it.
-    """
-    params, model_state = jax.eval_shape(task.init, numerics.key(0))
-    if not jax.tree.leaves(model_state):
-        return False
-    opt_state = jax.eval_shape(method.build(1.0, **hparams).init, params)
-    return optim.evaluates_elsewhere(opt_state)
-
-
-def recalibrates_state(state: RunState) -> bool:
-    """As `recalibrates`, of a state of a run or of a block."""
-    has_state = bool(jax.tree.leaves(state.model_state))
-    return has_state and optim.evaluates_elsewhere(state.opt_state)
-
-
-def calibration_batch(train: Batch, batch_size: int, number: Any) -> dict[str, Any]:
-    """Batch `number` of those that recalibrate: rows from all over the part."""
-    n = len(next(iter(train.values())))
-    rows = (np.arange(batch_size) * n // batch_size + number) % n
-    return {k: v[rows] for k, v in train.items()}
-
-
-@functools.partial(jax.jit, static_argnames=("loss", "one_by_one", "dtype"))
-def one_more_batch(
-    loss: Callable[..., Any],
-    one_by_one: bool,
+def measure(
+    evaluators: Mapping[str, Evaluator],
     params: PyTree,
     model_state: PyTree,
-    batch: Batch,
-    number: jax.Array | int,
-    dtype: Any,
-) -> PyTree:
-    """A block's model states after one more batch at the parameters to judge.
+    parts: Mapping[str, Batch],
+) -> dict[str, jax.Array]:
+    """Metrics of several parts.
 
-    What is random draws the same for every run. Leaves [seeds, hparams, ...].
+    Args:
+      evaluators: name of a part -> how it is evaluated.
+      params, model_state: leaves [seeds, hparams, ...].
+      parts: by name.
+
+    Returns:
+      'PART_METRIC' -> [seeds, hparams].
     """
-    mask = jnp.ones(len(next(iter(batch.values()))), dtype)
-    batch = {**batch, "mask": mask}
-    key = jax.random.fold_in(numerics.key(0), number)
-
-    def one(params: PyTree, model_state: PyTree) -> PyTree:
-        return loss(params, model_state, key, batch)[1][0]
-
-    if one_by_one:
-        run = jax.tree.map(lambda x: x[0, 0], (params, model_state))
-        return jax.tree.map(lambda x: x[None, None], one(*run))
-    return jax.vmap(jax.vmap(one))(params, model_state)
-
-
-def recalibrated(
-    one_more: Callable[[PyTree, PyTree, Batch, int], PyTree],
-    state: RunState,
-    params: PyTree,
-    train: Batch,
-    batch_size: int,
-) -> PyTree:
-    """A block's model states for `params`, with the loop of the host if there is one.
-
-    Training goes on with its own.
-    """
-    model_state = state.model_state
-    if recalibrates_state(state):
-        for number in range(RECALIBRATION_BATCHES):
-            batch = calibration_batch(train, batch_size, number)
-            model_state = one_more(params, model_state, batch, number)
-    return model_state
+    return {
+        f"{name}_{metric}": value
+        for name, part in parts.items()
+        for metric, value in evaluators[name](params, model_state, part).items()
+    }

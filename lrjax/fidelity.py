@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from lrjax import curves as curves_lib
-from lrjax import stats
+from lrjax import scores
 from lrjax.core import METRICS, Metric
 
 PARTS = (0.01, 0.03, 0.11, 0.33, 1.0)  # of the budget
@@ -81,9 +81,9 @@ def sights(
     a task's longest are the 'short' ones.
 
     Args:
-      judged: as from `stats.judge`, with a column `entry`.
+      judged: as from `scores.judge`, with a column `entry`.
       curves: as from `results.load`.
-      known: as from `stats.known_metrics`.
+      known: as from `scores.known_metrics`.
     """
     lanes = judged["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
     judged = judged.assign(lane=judged["method"] + " " + lanes)
@@ -131,7 +131,7 @@ def _cut(
         last = rows[rows["part"] <= _NEAR * part].drop_duplicates("run", keep="last")
         if len(last):
             value = last[column].astype(float).to_numpy()
-            score = stats.metric_of(column, known).sign * value
+            score = scores.metric_of(column, known).sign * value
             score = np.where(np.isnan(score), -np.inf, score)
             runs = full.loc[last["run"]]
             found[part] = _wide(runs, pd.Series(score, runs.index))

@@ -8,21 +8,19 @@ transfer has batches for. The next batches are gathered and sent while the devic
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import compiler, evaluation, order
+from lrjax import compiler, evaluation, order, recalibration
 from lrjax.core import Batch, PyTree
 from lrjax.layout import described
+from lrjax.prefetch import prefetched
 from lrjax.train import Inputs, Program, RunState, observe, step_block
-
-T = TypeVar("T")
 
 _SENT_BYTES = 2**25  # of batches in one transfer, about
 _AHEAD = 2  # transfers that wait for the device, besides the one that it works on
@@ -49,22 +47,15 @@ def compile_host_loop(
     observed = compiler.compile_once(
         jax.jit(observe, donate_argnums=0, out_shardings=out).lower(shapes, 0), params
     )
-    evaluate, evaluating = _evaluations(program, *model)
-    programs = [compiled, *evaluating]
-    one_more: Any = None
-    if evaluation.recalibrates_state(shapes):
-
-        def once_more(*args: Any) -> Any:
-            return evaluation.one_more_batch(
-                task.loss, program.one_by_one, *args, program.dtype
-            )
-
-        batch = evaluation.calibration_batch(task.train, task.batch_size, 0)
+    evaluators = _evaluators(program, *model)
+    programs = [compiled, *(each.of_piece for each in evaluators.values())]
+    next_state = recalibration.next_state(program)
+    if recalibration.recalibrates_state(shapes):
+        batch = recalibration.calibration_batch(task.train, task.batch_size, 0)
         out = layout.of_state(shapes.model_state) if layout else None
-        one_more = compiler.compile_step(
-            jax.jit(once_more, out_shardings=out).lower(*model, batch, 0), params
-        )
-        programs.append(one_more)
+        lowered = jax.jit(next_state, out_shardings=out).lower(*model, batch, 0)
+        next_state = compiler.compile_step(lowered, params)
+        programs.append(next_state)
 
     def run(state, inputs, train, valid, start, stop):
         table = []
@@ -72,10 +63,11 @@ def compile_host_loop(
             last = min(start + every, stop)
             state = advance(state, inputs, train, start, last)
             state, params, row = observed(state, last)
-            model_state = evaluation.recalibrated(
-                one_more, state, params, train, task.batch_size
+            model_state = recalibration.recalibrated(
+                program, state, params, train, next_state
             )
-            row |= evaluate(params, model_state, train, valid or train)
+            parts = evaluation.parts_to_measure(task, train, valid or train)
+            row |= evaluation.measure(evaluators, params, model_state, parts)
             table.append(row)
             start = last
         return state, {k: jnp.stack([row[k] for row in table]) for k in table[0]}
@@ -147,7 +139,7 @@ def _streamed(
         make = functools.partial(gather, np.asarray(inputs.order), train)
         firsts = range(start, stop, most)
         ends = collections.deque()
-        for first, (sent, mask) in zip(firsts, _prefetched(make, firsts), strict=True):
+        for first, (sent, mask) in zip(firsts, prefetched(make, firsts), strict=True):
             count = min(most, stop - first)
             state, end = compiled(state, inputs, sent, mask, first, count)
             ends.append(end)
@@ -169,77 +161,21 @@ def _rows(
     return np.stack(rows), np.asarray(mask[0])
 
 
-def _evaluations(
+def _evaluators(
     program: Program, params: PyTree, model_state: PyTree
-) -> tuple[Callable[..., dict[str, jax.Array]], list[Any]]:
-    """What measures the parts, and its compiled programs."""
-    task, dtype, layout = program.task, program.dtype, program.layout
-    one_by_one = program.one_by_one
-    lanes = program.num_seeds * program.num_hparams
-    model = params, model_state
-    programs = {}
+) -> dict[str, evaluation.Evaluator]:
+    """How each part is measured, compiled.
+
+    Args:
+      program: static choices.
+      params, model_state: shapes of what is evaluated, with their shardings.
+    """
+    task, found = program.task, {}
     for name, part in evaluation.parts_to_measure(task, task.train, task.valid).items():
-        if name == "train" and task.streamed:
-            batch = next(_slices(program, part))
-            lowered = evaluation.batch_sums.lower(
-                task.evaluate, one_by_one, *model, batch
-            )
-        elif one_by_one:
-            rows = evaluation.rows_of_a_slice(task, part)
-            lowered = evaluation.slice_sums.lower(
-                task.evaluate, *model, part, 0, rows, dtype, layout
-            )
-        else:
-            at_once = evaluation.rows_at_once(task, lanes)
-            lowered = evaluation.evaluate_part.lower(
-                *(task.evaluate, task.metrics, *model, part),
-                *(at_once, dtype, layout),
-            )
-        programs[name] = compiler.compile_step(lowered, params)
-
-    def evaluate(params, model_state, train, valid):
-        row = {}
-        for name, part in evaluation.parts_to_measure(task, train, valid).items():
-            program_of = functools.partial(programs[name], params, model_state)
-            if name == "train" and task.streamed:
-                sums = map(program_of, _slices(program, part))
-                summed = functools.reduce(evaluation.add, sums)
-                values = evaluation.values(task.metrics, summed)
-            elif one_by_one:
-                values = evaluation.evaluate_one_by_one(
-                    programs[name], task, params, model_state, part
-                )
-            else:
-                values = program_of(part)
-            row |= {f"{name}_{k}": v for k, v in values.items()}
-        return row
-
-    return evaluate, list(programs.values())
-
-
-def _slices(program: Program, part: Batch) -> Iterator[Batch]:
-    """A part on the host, on the device slice by slice; the last is filled up."""
-    task, n = program.task, len(next(iter(part.values())))
-    lanes = program.num_seeds * program.num_hparams
-    rows = min(evaluation.rows_at_once(task, lanes), n)
-    place = program.layout.whole if program.layout else None
-
-    def make(first: int) -> Batch:
-        at = np.arange(first, first + rows)
-        batch = {k: v[np.minimum(at, n - 1)] for k, v in part.items()}
-        batch["mask"] = (at < n).astype(program.dtype)
-        return jax.device_put(batch, place)
-
-    return _prefetched(make, range(0, n, rows))
-
-
-def _prefetched(make: Callable[[int], T], items: Iterable[int]) -> Iterator[T]:
-    """`make` of each item, the next one in a thread while one is used."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting: collections.deque[concurrent.futures.Future[T]] = collections.deque()
-        for item in items:
-            waiting.append(pool.submit(make, item))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        on_host = name == "train" and task.streamed
+        evaluator = evaluation.evaluator(program, on_host)
+        piece = next(iter(evaluator.pieces(part)))
+        lowered = jax.jit(evaluator.of_piece).lower(params, model_state, *piece)
+        compiled = compiler.compile_step(lowered, params)
+        found[name] = evaluator._replace(of_piece=compiled)
+    return found

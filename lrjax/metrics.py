@@ -30,23 +30,177 @@ and then `Task(..., metrics=(metrics.f1(), "accuracy", "loss"))`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import ParamSpec
 
 import jax
 import jax.numpy as jnp
 
-from lrjax.core import ACCURACY as ACCURACY
-from lrjax.core import LOSS as LOSS
-from lrjax.core import NONNEGATIVE_LOSS as NONNEGATIVE_LOSS
-from lrjax.core import PERPLEXITY as PERPLEXITY
-from lrjax.core import Metric as Metric
-from lrjax.core import UsageError, mean_of
+from lrjax.messages import UsageError, cut, nearest, shown, unknown
 
+_HUGE = 1e7  # from here on a metric's value has an exponent
 _AVERAGES = ("macro", "binary")
 Sums = Mapping[str, jax.Array]
 P = ParamSpec("P")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What a model is judged by: how good it is on a part of the data, as one number.
+
+    Attributes:
+      name: letters, digits and underscores; in tables it is `train_NAME`, `valid_NAME`
+        and `test_NAME`.
+      value: `value(sums) -> scalar`, in `jax.numpy`: from what `Task.evaluate` returns,
+        summed over a whole part, to the number. Sums may be arrays, such as the counts
+        of a confusion matrix or of a histogram. NaN where it is not defined.
+      higher_is_better: the direction.
+      unit: shown behind its name; '%': values are shown times 100.
+      digits: how many are shown after the point.
+      least, greatest: what its value can be, for intervals; infinite where there is
+        no bound.
+
+    Raises:
+      UsageError: if one of these cannot be meant.
+
+    Example:
+      >>> hits = Metric("hits", lambda sums: sums["hits"] / sums["count"], True)
+    """
+
+    name: str
+    value: Callable[[Sums], jax.Array]
+    higher_is_better: bool
+    unit: str = ""
+    digits: int = 3
+    least: float = -math.inf
+    greatest: float = math.inf
+
+    def __post_init__(self):
+        named = isinstance(self.name, str) and re.fullmatch(r"[A-Za-z]\w*", self.name)
+        if not named or not self.name.isascii():
+            raise UsageError(
+                f"a metric's name must be letters, digits and underscores, not "
+                f"{shown(self.name)}"
+            )
+        bounds = (self.least, self.greatest)
+        checks = {
+            "value must be a function of sums": callable(self.value),
+            "higher_is_better must be True or False": isinstance(
+                self.higher_is_better, bool
+            ),
+            "unit must be text of up to 20 characters": isinstance(self.unit, str)
+            and len(self.unit) <= 20,
+            "digits must be a whole number from 0 to 12": isinstance(self.digits, int)
+            and 0 <= self.digits <= 12,
+            "least must be a number below greatest": all(
+                isinstance(each, int | float) for each in bounds
+            )
+            and self.least < self.greatest,
+        }
+        for what, sound in checks.items():
+            if not sound:
+                raise UsageError(f"metric '{self.name}': {what}")
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def sign(self) -> float:
+        """1.0 where higher is better, else -1.0: times a value it is a score."""
+        return 1.0 if self.higher_is_better else -1.0
+
+    @property
+    def factor(self) -> float:
+        """What values are multiplied by where they are shown in the metric's unit."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def label(self) -> str:
+        """The name with its unit: 'accuracy (%)'."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def apart(self) -> str:
+        """What differences of shown values are in: 'points', 'in loss'."""
+        return "points" if self.unit == "%" else self.unit or f"in {self.name}"
+
+    def shown(self, value: float) -> str:
+        """A value in the metric's unit, without it: '93.3'."""
+        value = self.factor * value
+        kind = "e" if abs(value) >= _HUGE else "f"
+        return f"{value:.{self.digits}{kind}}"
+
+    def text(self, value: float) -> str:
+        """A value with its unit: '93.3 %'."""
+        return f"{self.shown(value)} {self.unit}".rstrip()
+
+
+def mean_of(name: str) -> Callable[[Sums], jax.Array]:
+    """A metric's `value`: the sum of that name over 'count'."""
+    return functools.partial(_mean_of, name)
+
+
+def _mean_of(name: str, sums: Sums) -> jax.Array:
+    return sums[name] / sums["count"]
+
+
+def _perplexity(sums: Sums) -> jax.Array:
+    return jnp.exp(sums["loss"] / sums["count"])
+
+
+ACCURACY = Metric("accuracy", mean_of("accuracy"), True, "%", 1, 0.0, 1.0)
+LOSS = Metric("loss", mean_of("loss"), False)
+NONNEGATIVE_LOSS = dataclasses.replace(LOSS, least=0.0)  # cross-entropies, squares
+PERPLEXITY = Metric("perplexity", _perplexity, False, digits=2, least=1.0)
+# What a task may ask for by name.
+METRICS: Mapping[str, Metric] = {m.name: m for m in (ACCURACY, PERPLEXITY, LOSS)}
+# Functions that make a metric, by name; `_made_once` adds them.
+MAKERS: dict[str, Callable[..., Metric]] = {}
+
+
+def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
+    """A metric by its name: one of `among`, else one of `METRICS`; a metric as it is.
+
+    Raises:
+      UsageError: if there is none of that name.
+    """
+    if isinstance(name, Metric):
+        return name
+    known = {**METRICS, **{each.name: each for each in among}}
+    if callable(name):
+        called = getattr(name, "__name__", "")
+        if called not in MAKERS:
+            raise UsageError(f"{shown(name)} is a function, no metric: wrap it in one")
+        raise UsageError(f"{called} makes a metric: did you mean metrics.{called}()?")
+    if not isinstance(name, str):
+        raise unknown("metric", str(name), known)
+    if name in known:
+        return known[name]
+    maker = nearest(name, MAKERS)
+    if maker and (name == maker or not nearest(name, known)):
+        raise UsageError(
+            f"unknown metric '{cut(name)}'; did you mean metrics.{maker}(), "
+            "from lrjax.metrics?"
+        )
+    raise unknown("metric", name, known)
+
+
+def metrics_of(asked: object) -> tuple[Metric, ...]:
+    """A task's metrics, from names or metrics; the loss is always among them."""
+    if isinstance(asked, str | Metric) or not isinstance(asked, Iterable):
+        asked = (asked,)
+    found = tuple(find_metric(each) for each in asked)
+    names = [each.name for each in found]
+    for metric in found:
+        if names.count(metric.name) > 1:
+            raise UsageError(f"metric '{metric.name}' comes twice")
+        if metric.name == LOSS.name and metric.higher_is_better:
+            raise UsageError("metric 'loss': lower must be better")
+    return found if LOSS.name in names else (*found, LOSS)
 
 
 def _made_once(make: Callable[P, Metric]) -> Callable[P, Metric]:
@@ -60,6 +214,7 @@ def _made_once(make: Callable[P, Metric]) -> Callable[P, Metric]:
         except TypeError as error:
             raise UsageError(f"metrics.{make.__name__}: {error}") from error
 
+    MAKERS[make.__name__] = made
     return made
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -28,10 +27,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from lrjax import blocks as blocks_lib
-from lrjax import console, experiment, results
+from lrjax import console, local, results
+from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import NUMERICS_VERSION, Interrupted, UsageError, cut
+from lrjax.units import Outcome, Unit
 
 _PLACE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _HOSTS = "hosts"
@@ -90,61 +90,140 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def run(
+@contextlib.contextmanager
+def launch(
     settings: Settings,
     workdir: str | os.PathLike[str],
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> None:
-    """As `experiment.run`, with every host on its share; the same numbers.
-
-    The n-th block belongs to host n modulo the number of hosts, done or not: so a host
-    finds what it began itself.
+) -> Iterator[Hosts]:
+    """The launcher of one host among several, all of which call this.
 
     Raises:
-      UsageError: if data or workdir are of no use, or hosts were asked for different
-        things; before any training.
-      Interrupted: on SIGINT and SIGTERM, once the blocks at hand are saved.
+      UsageError: if one of them fails; the others train their share to its end first.
+      Interrupted: on SIGINT and SIGTERM, once all hosts have saved what is at hand.
     """
-    number, count = jax.process_index(), jax.process_count()
-    own, asked = Path(workdir) / _HOSTS / str(number), dict(overrides or {})
-    tables, problem, names = None, "", []
-    with contextlib.ExitStack() as stack:
-        signalled = stack.enter_context(console.signals())
-        stack.enter_context(_leaving_together())
+    own = Path(workdir) / _HOSTS / str(jax.process_index())
+    with (
+        local.launch(settings, own, data_dir, overrides) as here,
+        _leaving_together(),
+        contextlib.ExitStack() as stack,
+    ):
+        hosts = Hosts(here, Path(workdir), stack)
+        problem = ""
         try:
-            blocks = blocks_lib.plan(*blocks_lib.load(settings, data_dir))
-            names = [block.name for block in blocks]
-            if is_first():
-                tables = stack.enter_context(results.Tables(workdir))
-            part = stack.enter_context(results.Tables(own))
-            left = _left_by_others(Path(workdir), number, count)
-            for folder in left:
-                stack.enter_context(results.Tables(folder))
-        except UsageError as error:
+            yield hosts
+        except UsageError as error:  # of a full disk, say; others train to their end
+            if not hosts.agreed:
+                raise
             problem = str(error)
-        _check_alike(problem, names, signalled)
-
-        metrics = blocks_lib.metrics_of(blocks)
-
-        def record() -> None:
-            part.write_config(dataclasses.asdict(settings), asked, metrics)
-
-        if tables:
-            tables.write_config(dataclasses.asdict(settings), asked, metrics)
-        record()
-        part.runs |= _collect(tables, [own, *left], signalled)
-        console.say(f"host {number} of {count}:")
-        try:
-            share = blocks[number::count]
-            experiment.train_missing(share, part, settings, signalled, record)
-        except UsageError as error:  # of a full disk, say; others go on to their end
-            problem = str(error)
-        _collect(tables, [own], signalled)
+        hosts.collect([own])
         if problem:
             raise UsageError(problem)
-        for folder in (own, *left):
-            _keep_params(folder, Path(workdir))
+        hosts.clear()
+
+
+class Hosts:
+    """Trains this host's share of blocks; a `Launcher`.
+
+    The n-th block belongs to host n modulo the number of hosts, done or not: so a host
+    finds what it began itself. Numbers are those of one process.
+
+    Attributes:
+      session: of this host's tables.
+      agreed: whether all hosts are to train the same.
+    """
+
+    def __init__(self, here: local.Local, workdir: Path, stack: contextlib.ExitStack):
+        """Wraps what trains on this host.
+
+        Args:
+          here: trains the share.
+          workdir: of all hosts together.
+          stack: closes what is opened.
+        """
+        self.session, self.agreed = here.session, False
+        self._here, self._workdir, self._stack = here, workdir, stack
+        self._tables: results.Tables | None = None  # of all hosts; host 0 has them
+        self._left: list[Path] = []
+
+    @property
+    def where(self) -> str:
+        """The devices of this host."""
+        return self._here.where
+
+    def blocks(self, settings: Settings) -> list[Block]:
+        """The share of this host; gathers what all hosts have trained."""
+        number, count = jax.process_index(), jax.process_count()
+        blocks, problem = [], ""
+        try:
+            blocks = self._here.blocks(settings)
+            if is_first():
+                tables = results.Tables(self._workdir)
+                self._tables = self._stack.enter_context(tables)
+            part = self.session.tables
+            self._left = _left_by_others(self._workdir, number, count)
+            for folder in self._left:
+                self._stack.enter_context(results.Tables(folder))
+        except UsageError as error:
+            problem = str(error)
+        names, signalled = [block.name for block in blocks], self.session.signalled
+        _check_alike(problem, names, signalled)
+        self.agreed = True
+        metrics = {block.task_name: block.metrics for block in blocks}
+        if self._tables:
+            self.session.record(metrics, self._tables)
+        self.session.record(metrics)
+        self.session.tables.runs.update(self.collect([part.workdir, *self._left]))
+        console.say(f"host {number} of {count}:")
+        return blocks[number::count]
+
+    def train(
+        self,
+        units: Sequence[Unit],
+        progress: Callable[[Unit, int], Any],
+        ready: Callable[[], Any] = lambda: None,
+    ) -> Iterator[Outcome]:
+        """Trains units, all on this host."""
+        return self._here.train(units, progress, ready)
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Drops checkpoints of blocks."""
+        self._here.forget(names)
+
+    def spent(self, seconds: float) -> str:
+        """A line on what compiling and training took on this host."""
+        return self._here.spent(seconds)
+
+    def collect(self, folders: Sequence[Path]) -> set[str]:
+        """Gathers all hosts' rows in host 0's tables.
+
+        Args:
+          folders: with rows of this host.
+
+        Returns:
+          identities of the runs in host 0's tables.
+        """
+        rows = {
+            name: [row for f in folders for row in results.read_rows(f, name)]
+            for name in (results.CURVES, results.RUNS)
+        }
+        signalled = self.session.signalled
+        parts = map(json.loads, _exchange(json.dumps(rows).encode(), signalled))
+        done: list[str] = []
+        if self._tables:
+            for part in parts:
+                # A run's curve before its row, so that no kill leaves it without.
+                self._tables.append(results.CURVES, part[results.CURVES])
+                self._tables.append(results.RUNS, part[results.RUNS])
+            done = sorted(self._tables.runs)
+        return set(json.loads(_exchange(json.dumps(done).encode(), signalled)[0]))
+
+    def clear(self) -> None:
+        """Drops this host's directories, as host 0 has the rows."""
+        own = self.session.workdir
+        for folder in (own, *self._left):
+            _keep_params(folder, self._workdir)
             shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             own.parent.rmdir()
@@ -178,36 +257,6 @@ def _left_by_others(workdir: Path, number: int, count: int) -> list[Path]:
     numbers = sorted(int(f.name) for f in folders if f.name.isdecimal())
     mine = [n for n in numbers if n >= count and n % count == number]
     return [workdir / _HOSTS / str(n) for n in mine]
-
-
-def _collect(
-    tables: results.Tables | None,
-    folders: Sequence[Path],
-    signalled: Callable[[], int],
-) -> set[str]:
-    """Gathers all hosts' rows in host 0's tables.
-
-    Args:
-      tables: of host 0; None elsewhere.
-      folders: with rows of this host.
-      signalled: as from `console.signals`.
-
-    Returns:
-      identities of the runs in host 0's tables.
-    """
-    rows = {
-        name: [row for f in folders for row in results.load_rows(f / name)]
-        for name in (results.CURVES, results.RUNS)
-    }
-    parts = map(json.loads, _exchange(json.dumps(rows).encode(), signalled))
-    done: list[str] = []
-    if tables:
-        for part in parts:
-            # A run's curve before its row, so that no kill leaves it without.
-            tables.append_curves(part[results.CURVES])
-            tables.append_runs(part[results.RUNS])
-        done = sorted(tables.runs)
-    return set(json.loads(_exchange(json.dumps(done).encode(), signalled)[0]))
 
 
 def _exchange(content: bytes, signalled: Callable[[], int]) -> list[bytes]:

@@ -22,7 +22,6 @@ from lrjax import blocks as blocks_lib
 from lrjax import (
     crew,
     evaluation,
-    experiment,
     numerics,
     programs,
     results,
@@ -124,7 +123,7 @@ def of_blocks(
     workers: int | None = None,
 ) -> Plan:
     """As `make`, of blocks; what is done has these identities."""
-    todo = [block for block in blocks if not experiment.is_done(block, done)]
+    todo = [block for block in blocks if not done.issuperset(block.run_ids)]
     devices = jax.local_devices()[: 1 if workers else None]
     at_once = 1 if todo and workers else 0
     if todo and not workers:
@@ -170,7 +169,7 @@ def announce(
       blocks: all of it.
       done: identities of runs that are done.
     """
-    todo = [block for block in blocks if not experiment.is_done(block, done)]
+    todo = [block for block in blocks if not done.issuperset(block.run_ids)]
     if not todo:
         return
     yield _summary(blocks, done)

@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import compiler, evaluation, host_loop, numerics, order, strategy
+from lrjax import (
+    compiler,
+    evaluation,
+    host_loop,
+    numerics,
+    order,
+    recalibration,
+    strategy,
+)
 from lrjax.core import Batch, PyTree
 from lrjax.layout import described
 from lrjax.train import (
@@ -60,8 +68,9 @@ def segment(
       rounds that were made.
     """
     task, every = program.task, program.eval_every
-    lanes = program.num_seeds * program.num_hparams
     n = len(next(iter(train.values())))
+    evaluator = evaluation.evaluator(program)
+    next_state = recalibration.next_state(program)
 
     def rows_of(key_words: jax.Array, first: jax.Array):
         return order.batches(
@@ -71,26 +80,12 @@ def segment(
     @jax.jit  # traced once for the shapes of the table and for the loop
     def measure(state: RunState, step: jax.Array):
         state, params, row = observe(state, step)
-        model_state = state.model_state
-        if evaluation.recalibrates_state(state):
-
-            def one_more(number: jax.Array, model_state: PyTree) -> PyTree:
-                batch = evaluation.calibration_batch(train, task.batch_size, number)
-                return evaluation.one_more_batch(
-                    *(task.loss, False, params, model_state),
-                    *(batch, number, program.dtype),
-                )
-
-            model_state = jax.lax.fori_loop(
-                0, evaluation.RECALIBRATION_BATCHES, one_more, model_state
-            )
-        for name, part in evaluation.parts_to_measure(task, train, valid).items():
-            at_once = evaluation.rows_at_once(task, lanes)
-            values = evaluation.evaluate_part(
-                *(task.evaluate, task.metrics, params, model_state, part),
-                *(at_once, program.dtype, program.layout),
-            )
-            row |= {f"{name}_{k}": v for k, v in values.items()}
+        model_state = recalibration.recalibrated(
+            program, state, params, train, next_state, jax.lax.fori_loop
+        )
+        parts = evaluation.parts_to_measure(task, train, valid)
+        evaluators = dict.fromkeys(parts, evaluator)
+        row |= evaluation.measure(evaluators, params, model_state, parts)
         return state, row
 
     def round_(r, carry):
@@ -311,15 +306,10 @@ def _under_both_names(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 def final_model(program: Program, state: RunState) -> tuple[PyTree, PyTree]:
     """As `final_params`, and the model's state that belongs to them."""
-    task, params = program.task, final_params(state)
-
-    def one_more(*args: Any) -> PyTree:
-        return evaluation.one_more_batch(
-            task.loss, program.one_by_one, *args, program.dtype
-        )
-
-    return params, evaluation.recalibrated(
-        one_more, state, params, task.train, task.batch_size
+    params = final_params(state)
+    next_state = recalibration.next_state(program)
+    return params, recalibration.recalibrated(
+        program, state, params, program.task.train, next_state
     )
 
 
@@ -328,21 +318,6 @@ def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarra
 
     Methods share this program: it depends on the task and the block's shape alone.
     """
-    task, dtype, layout = program.task, program.dtype, program.layout
     params, model_state = final_model(program, state)
-    if program.one_by_one:
-        rows = evaluation.rows_of_a_slice(task, part)
-
-        def slice_sums(*args: Any) -> Any:
-            return evaluation.slice_sums(task.evaluate, *args, rows, dtype, layout)
-
-        values = evaluation.evaluate_one_by_one(
-            slice_sums, task, params, model_state, part
-        )
-    else:
-        at_once = evaluation.rows_at_once(task, program.num_seeds * program.num_hparams)
-        values = evaluation.evaluate_part(
-            *(task.evaluate, task.metrics, params, model_state, part),
-            *(at_once, dtype, layout),
-        )
+    values = evaluation.evaluator(program)(params, model_state, part)
     return {k: np.asarray(v) for k, v in values.items()}

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrjax.core import Range, Space, unknown
+from lrjax.methods import METHODS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,18 +285,14 @@ _CALIBRATED_CONV = {
 _CONV_TASKS = ("cifar10/", "cifar100/", "mnist/", "fashion_mnist/", "digits/wrn")
 
 # On text the second moment of every Adam is as short as RoBERTa's authors have it.
-_ADAMS = (
-    *("adam", "adamw_cosine", "nadamw_cosine", "cawr", "dadapt_adam", "prodigy"),
-    *("schedule_free_adamw", "schedule_free_radam", "schedule_free_prodigy"),
-    *("hypergradient_adam", "momo_adam", "reduce_on_plateau", "greedy_lr", "mechanic"),
-)
+_TEXT = {m.name: {"b2": 0.98} for m in METHODS.values() if m.adam_like}
 
 SOUND = Protocol(
     name="sound",
     task_hparams={
         **dict.fromkeys(("libsvm/", "digits/logistic", "svmlight:"), _CALIBRATED),
         **dict.fromkeys(_CONV_TASKS, _CALIBRATED_CONV),
-        "bookwiki/": {method: {"b2": 0.98} for method in _ADAMS},
+        "bookwiki/": _TEXT,
         "bookwiki/roberta_base": _CALIBRATED_TEXT,
         "bookwiki/roberta_small": _CALIBRATED_TEXT,
     },

@@ -1,4 +1,4 @@
-"""The tables of a working directory: appended by whole lines, read into pandas.
+"""The tables of a working directory: appended by whole lines, read by `lrjax.tables`.
 
 `config.json` says what was asked for, with which versions, and what the metrics of each
 task are; `runs.jsonl` has a line per finished run, `curves.jsonl` a line per run and
@@ -17,116 +17,49 @@ import math
 import os
 import platform
 import subprocess
-import warnings
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import pandas as pd
-
-from lrjax.core import NUMERICS_VERSION, Metric, UsageError, counted
+from lrjax.core import NUMERICS_VERSION, UsageError, shown
 from lrjax.identity import canonical, digest, finite, run_fields, run_id, tuned_name
+from lrjax.record import describe, described, load_metrics, metric_from
+from lrjax.tables import (
+    CURVES,
+    KEYS,
+    RACES,
+    RUNS,
+    TRIALS,
+    Hparams,
+    content,
+    load,
+    read_frame,
+    read_rows,
+)
 
-__all__ = [  # identities are made in `lrjax.identity`
+__all__ = [  # all that others need of tables; identities are made in `lrjax.identity`
     "CURVES",
     "RACES",
     "RUNS",
     "TRIALS",
+    "Hparams",
     "Tables",
     "canonical",
+    "describe",
     "digest",
     "finished",
     "line",
     "load",
-    "load_races",
-    "load_rows",
-    "load_trials",
+    "load_metrics",
+    "metric_from",
+    "read_rows",
     "run_fields",
     "run_id",
     "tuned_name",
 ]
-from lrjax.core import shown
-from lrjax.reading import reason
 
-RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
-RACES = "races.jsonl"
-# What tells the rows of a table apart.
-_KEYS = {
-    RUNS: ("run_id",),
-    CURVES: ("run_id", "step"),
-    TRIALS: ("tuning", "trial"),
-    RACES: ("race", "rung", "contender", "seed"),
-}
-# What else every row of a table has.
-_ALWAYS = {
-    TRIALS: ("task", "method", "hparams", "budget", "cost", "status", "incumbent"),
-    RACES: ("task", "method", "hparams", "steps", "status", "valid_loss"),
-}
-# What all readers rely on: a row without them is damaged where others have them.
-_TEXTS = ("task", "protocol", "method", "status")
-_NEEDED = (*_TEXTS, "hparams", "seed", "steps")
-_NUMBERS = ("learning_rate", "steps", "horizon", "diverged_at", "seconds", "examples")
-_NUMBERS += ("epoch", "last_batch_loss", "mean_batch_loss", "budget", "cost")
-_NUMBERS += ("max_budget",)
-_NUMBER, _SCALAR = {int, float, type(None)}, {str, bool, int, float, type(None)}
-_NAMES = (*_TEXTS, "run_id", "tuning", "race", "tuner", "unit", "block", "source")
-_NAMES += ("tuned_by",)
-_COUNTS = ("seed", "step", "trial", "rung", "contender")
-# What a field may be; nobody looks at others.
-_TYPES: dict[str, set[type]] = {
-    **{name: {str} for name in _NAMES},
-    **dict.fromkeys(_NUMBERS, _NUMBER),
-    **{name: {int} for name in _COUNTS},
-    "hparams": {dict},
-    "incumbent": {bool},
-}
-_LARGEST = 2**63  # of whole numbers; pandas has no larger ones
-_PARTS = ("train_", "valid_", "test_")  # columns of metrics begin so
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "smac")
-
-
-class Hparams(dict[str, Any]):
-    """Hyperparameters of a run: a dictionary that pandas can group and sort by.
-
-    As any dictionary it is equal to one with the same items and becomes JSON; it cannot
-    be changed. `dict(hparams)` and `hparams | {...}` give dictionaries that can.
-
-    Example:
-      >>> runs, _ = results.load("runs/quickstart")
-      >>> runs.groupby(["method", "hparams"])["valid_loss"].mean()
-    """
-
-    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return hash(_frozen(self))
-
-    def __lt__(self, other: Mapping[str, Any]) -> bool:
-        return _order(self) < _order(other)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Hparams, (dict(self),)
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("hyperparameters of a run cannot be changed; change a copy")
-
-    __setitem__ = __delitem__ = __ior__ = pop = popitem = clear = _refuse
-    update = setdefault = _refuse  # pyright: ignore[reportAssignmentType]
-
-
-def _frozen(value: Any) -> Any:
-    """A value that has a hash; of equal values it is the same."""
-    if isinstance(value, Mapping):
-        return frozenset((name, _frozen(each)) for name, each in value.items())
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def _order(value: Any) -> tuple[Any, ...]:
-    """What values of any kind are sorted by: numbers by size, before all others."""
-    if isinstance(value, Mapping):
-        return 0, sorted((name, _order(each)) for name, each in value.items())
-    if isinstance(value, int | float):
-        return 1, value
-    return 2, canonical(value)
 
 
 def line(row: Mapping[str, Any]) -> str:
@@ -142,25 +75,32 @@ def line(row: Mapping[str, Any]) -> str:
     return json.dumps(cleaned, allow_nan=False) + "\n"
 
 
+def _key(table: str, row: Mapping[str, Any]) -> Any:
+    """What tells a table's rows apart: a value, or a tuple of them."""
+    names = KEYS[table]
+    return row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)
+
+
 class Tables:
     """The tables of one working directory, open for appending by one process.
 
     Use as a context manager. Entering makes the directory, takes its lock, cuts off
     lines torn by a kill, and reads which rows are there; leaving gives the lock back.
+    Several threads may append.
 
     Attributes:
-      runs: identities of the finished runs.
-      curves: (run_id, step) of the curve rows present.
-      trials: (tuning, trial) of the trials present.
-      races: (race, rung, contender, seed) of the rows of races present.
+      workdir: the directory.
     """
 
     def __init__(self, workdir: str | os.PathLike[str]):
         self.workdir = Path(workdir)
-        self.runs: set[str] = set()
-        self.curves: set[tuple[str, int]] = set()
-        self.trials: set[tuple[str, int]] = set()
-        self.races: set[tuple[str, int, int, int]] = set()
+        self._present: dict[str, set[Any]] = {table: set() for table in KEYS}
+        self._appending = threading.Lock()
+
+    @property
+    def runs(self) -> set[str]:
+        """Identities of the finished runs."""
+        return self._present[RUNS]
 
     def __enter__(self) -> Self:
         try:
@@ -180,10 +120,7 @@ class Tables:
             ) from error
         try:
             self.check_version()
-            self.runs = {run_id for (run_id,) in self._recover(RUNS)}
-            self.curves = self._recover(CURVES)
-            self.trials = self._recover(TRIALS)
-            self.races = self._recover(RACES)
+            self._present = {table: self._recover(table) for table in KEYS}
         except BaseException:
             self._lock.close()
             raise
@@ -192,33 +129,23 @@ class Tables:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends the rows of runs that are not there yet."""
-        rows = [r for r in rows if r["run_id"] not in self.runs]
-        self._append(RUNS, rows)
-        self.runs |= {r["run_id"] for r in rows}
+    def append(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends the rows that a table does not have yet.
 
-    def append_curves(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends the curve rows that are not there yet."""
-        rows = [r for r in rows if (r["run_id"], r["step"]) not in self.curves]
-        self._append(CURVES, rows)
-        self.curves |= {(r["run_id"], r["step"]) for r in rows}
+        Args:
+          table: RUNS, CURVES, TRIALS or RACES.
+          rows: as `read_rows` returns them.
 
-    def append_trials(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends the trials that are not there yet."""
-        rows = [r for r in rows if (r["tuning"], r["trial"]) not in self.trials]
-        self._append(TRIALS, rows)
-        self.trials |= {(r["tuning"], r["trial"]) for r in rows}
-
-    def append_races(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends the rows of races that are not there yet."""
-
-        def key(row: Mapping[str, Any]) -> tuple[str, int, int, int]:
-            return row["race"], row["rung"], row["contender"], row["seed"]
-
-        rows = [r for r in rows if key(r) not in self.races]
-        self._append(RACES, rows)
-        self.races |= {key(r) for r in rows}
+        Raises:
+          UsageError: if they cannot be written; the table is then as it was.
+        """
+        with self._appending:
+            fresh: dict[Any, Mapping[str, Any]] = {}
+            for row in rows:
+                if (key := _key(table, row)) not in self._present[table]:
+                    fresh.setdefault(key, row)
+            self._append(table, list(fresh.values()))
+            self._present[table] |= fresh.keys()
 
     def write_config(
         self,
@@ -233,25 +160,25 @@ class Tables:
           metrics: task -> as from `describe`; other tasks keep theirs.
         """
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        content = {
+        record = {
             "config": config,
             "overrides": overrides,
             "numerics_version": NUMERICS_VERSION,
             "versions": versions | {"python": platform.python_version()},
             "git_revision": _git_revision(),
-            "metrics": {**_described(self.workdir), **(metrics or {})},
+            "metrics": {**described(self.workdir), **(metrics or {})},
         }
-        self.replace("config.json", json.dumps(content, indent=2) + "\n")
+        self.replace("config.json", json.dumps(record, indent=2) + "\n")
 
     def check_version(self) -> None:
         """Raises UsageError if what is there is not of this version."""
         path = self.workdir / "config.json"
         if not path.exists():
-            if any((self.workdir / name).exists() for name in _KEYS):
+            if any((self.workdir / name).exists() for name in KEYS):
                 raise UsageError(f"{self.workdir} holds tables but no config.json")
             return
         try:
-            found = json.loads(_content(path))["numerics_version"]
+            found = json.loads(content(path))["numerics_version"]
         except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
             raise UsageError(f"{path} is not a config.json that lrjax wrote") from error
         if found != NUMERICS_VERSION:
@@ -260,12 +187,12 @@ class Tables:
                 f"{shown(found)}, this is {NUMERICS_VERSION}); choose another --workdir"
             )
 
-    def _recover(self, name: str) -> set[tuple[Any, ...]]:
+    def _recover(self, name: str) -> set[Any]:
         """What tells a table's rows apart; cuts a torn last line off the file."""
         path = self.workdir / name
         if not os.path.lexists(path):
             return set()
-        table, whole = _read(path)
+        table, whole = read_frame(path)
         try:
             if whole < path.stat().st_size:
                 with open(path, "r+b") as file:
@@ -273,7 +200,8 @@ class Tables:
                     os.fsync(file.fileno())
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}") from error
-        return set(zip(*(table[key].tolist() for key in _KEYS[name]), strict=True))
+        columns = [table[key].tolist() for key in KEYS[name]]
+        return set(columns[0] if len(columns) == 1 else zip(*columns, strict=True))
 
     def _append(self, name: str, rows: list[Mapping[str, Any]]) -> None:
         if not rows:
@@ -326,110 +254,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _content(path: Path) -> bytes:
-    """A file's bytes; of a pipe they might never come."""
-    if not path.is_file():
-        raise OSError(0, "it is no regular file")
-    return path.read_bytes()
-
-
-def _read(path: Path) -> tuple[pd.DataFrame, int]:
-    """A table, and the length of its whole lines in bytes; warns if there is more."""
-    try:
-        content = _content(path)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        warnings.warn(
-            f"{path}: dropped a torn last line of "
-            f"{counted(len(content) - whole, 'byte')}",
-            stacklevel=3,
-        )
-    if not whole:
-        return pd.DataFrame(columns=list(_KEYS[path.name])), 0
-    table = _numbers(content, whole) if path.name == CURVES else None
-    if table is None:
-        table = pd.DataFrame(_rows(path, content[:whole]))  # or says what is damaged
-    return table, whole
-
-
-def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
-    """Rows of a table's whole lines, each of which must be sound and there once."""
-    key = _KEYS[path.name]
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for number, text in enumerate(lines.split(b"\n")[:-1], 1):
-        try:
-            row = parse_row(text)
-            found = tuple(row[name] for name in key)
-            for name in _ALWAYS.get(path.name, ()):
-                row[name]
-        except KeyError as error:
-            raise UsageError(
-                f"{path}: line {number} is damaged: it has no {error}"
-            ) from error
-        except ValueError as error:
-            raise UsageError(f"{path}: line {number} is damaged: {error}") from error
-        if found in rows:
-            raise UsageError(f"{path}: line {number} repeats an earlier row")
-        rows[found] = row
-    for name in _NEEDED:
-        lacking = [
-            number for number, row in enumerate(rows.values(), 1) if name not in row
-        ]
-        if 0 < len(lacking) < len(rows):
-            raise UsageError(
-                f"{path}: line {lacking[0]} is damaged: it has no '{name}'"
-            )
-    return list(rows.values())
-
-
-def parse_row(line: bytes) -> dict[str, Any]:
-    """A row of any table from its line.
-
-    Raises:
-      ValueError: if it is no JSON object, or a field has a type or number that rows
-        never have; in a few words.
-    """
-    try:
-        row = _JSON.decode(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(reason(error)) from error
-    if type(row) is not dict:
-        raise ValueError(f"{shown(row)} is no row")
-    for name, value in row.items():
-        kinds = {type(value)}
-        kinds = _NUMBER if name.startswith(_PARTS) else _TYPES.get(name, kinds)
-        if not _is_sound(value, kinds) or (value == "" and kinds == {str}):
-            raise ValueError(f"{shown(name)} is {shown(value)}")
-    hparams: dict[str, Any] = row.get("hparams", {})
-    if not all(_is_sound(each, _SCALAR) for each in hparams.values()):
-        raise ValueError(f"'hparams' is {shown(hparams)}, which is not flat")
-    for name in _COUNTS:
-        if row.get(name, 0) < 0:
-            raise ValueError(f"'{name}' is {row[name]}")
-    steps = row.get("steps")
-    if steps is not None and steps < 1:
-        raise ValueError(f"'steps' is {steps}")
-    return row
-
-
-def _is_sound(value: Any, kinds: set[type]) -> bool:
-    """Whether a value has one of some types, and a number can be reckoned with."""
-    if type(value) is int and not -_LARGEST <= value < _LARGEST:
-        return False
-    if type(value) is float and not math.isfinite(value):
-        return False
-    return type(value) in kinds
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON")
-
-
-_JSON = json.JSONDecoder(parse_constant=_no_number)
-
-
 def finished(workdir: str | os.PathLike[str]) -> set[str]:
     """Identities of the runs in a directory's tables; it is only read, or not there.
 
@@ -439,154 +263,7 @@ def finished(workdir: str | os.PathLike[str]) -> set[str]:
     tables = Tables(workdir)
     tables.check_version()
     path = tables.workdir / RUNS
-    return set(_read(path)[0]["run_id"]) if os.path.lexists(path) else set()
-
-
-def describe(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
-    """What a reader of tables must know of metrics, the first of which ranks."""
-    names = ("name", "higher_is_better", "unit", "digits", "least", "greatest")
-    return [
-        {name: _bounded(getattr(metric, name)) for name in names} for metric in metrics
-    ]
-
-
-def _bounded(value: Any) -> Any:
-    """None for a bound that is not there: JSON has no infinity."""
-    return None if isinstance(value, float) and math.isinf(value) else value
-
-
-def metric_from(described: Any) -> Metric:
-    """A metric as `describe` wrote it; it can be shown, and not computed.
-
-    Raises:
-      UsageError: if it was not written by `describe`.
-    """
-
-    def value(sums: Any) -> Any:
-        raise UsageError(f"metric '{described['name']}' was read from a file")
-
-    try:
-        fields = dict(described)
-        for name, bound in (("least", -math.inf), ("greatest", math.inf)):
-            if fields[name] is None:
-                fields[name] = bound
-        return Metric(value=value, **fields)
-    except (LookupError, TypeError, ValueError) as error:
-        raise UsageError(f"no metric: {shown(described)}") from error
-
-
-def load_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[Metric, ...]]:
-    """Task -> its metrics, the first of which ranks, as config.json has them.
-
-    Nothing where it does not say.
-
-    Raises:
-      UsageError: if what it says is damaged.
-    """
-    path = Path(workdir) / "config.json"
-    try:
-        return {
-            task: tuple(map(metric_from, metrics))
-            for task, metrics in _described(workdir).items()
-            if metrics
-        }
-    except (TypeError, UsageError) as error:
-        raise UsageError(f"{path}: its metrics are damaged: {error}") from error
-
-
-def _described(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """The metrics in a directory's config.json, as they stand there."""
-    try:
-        found = json.loads(_content(Path(workdir) / "config.json"))["metrics"]
-    except (ValueError, LookupError, TypeError, RecursionError, OSError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reads runs and curves into tidy frames, a row per line of the tables.
-
-    `hparams` is a dictionary that can be grouped by (`Hparams`); numbers that were not
-    finite are NaN.
-
-    Raises:
-      UsageError: if there is no table, or a line but the last is damaged or comes
-        twice.
-    """
-    for name in (RUNS, CURVES):
-        if not (Path(workdir) / name).exists():
-            raise UsageError(f"{workdir} holds no results: there is no {name}")
-    runs, curves = _read(Path(workdir) / RUNS)[0], _read(Path(workdir) / CURVES)[0]
-    if "hparams" in runs:
-        runs["hparams"] = runs["hparams"].map(Hparams)
-    return runs, curves
-
-
-def load_trials(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of trials.jsonl; none where there is no such table.
-
-    Raises:
-      UsageError: if a line but the last is damaged or comes twice.
-    """
-    return load_rows(Path(workdir) / TRIALS)
-
-
-def load_races(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of races.jsonl; none where there is no such table.
-
-    Raises:
-      UsageError: if a line but the last is damaged or comes twice.
-    """
-    return load_rows(Path(workdir) / RACES)
-
-
-def load_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table as they were appended; none where there is no such table.
-
-    Raises:
-      UsageError: if a line but the last is damaged or comes twice.
-    """
-    if not path.exists():
-        return []
-    try:
-        content = _content(path)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    return _rows(path, content[: content.rfind(b"\n") + 1])
-
-
-def _numbers(content: bytes, whole: int) -> pd.DataFrame | None:
-    """A table of numbers by columns: a fifth of the time and a third of the memory.
-
-    None if it is damaged, or has other things than numbers.
-    """
-    import pyarrow
-    from pyarrow import json as columnar
-
-    if b"NaN" in content or b"Infinity" in content:
-        return None  # which it reads, though they are not JSON
-    lines = pyarrow.py_buffer(content).slice(0, whole)
-    key = {"run_id": pyarrow.string(), "step": pyarrow.int64()}
-    try:
-        table = columnar.read_json(pyarrow.BufferReader(lines))
-        sound = all(table.schema.field(name).type == key[name] for name in key)
-        sound = sound and not any(table[name].null_count for name in key)
-        # It reads over empty lines.
-        sound = sound and table.num_rows == content.count(b"\n")
-        frame = table.to_pandas()
-        sound = sound and not frame.duplicated(list(key)).any()
-        sound = sound and (frame["run_id"] != "").all() and (frame["step"] >= 0).all()
-    except (pyarrow.ArrowException, KeyError, TypeError, UnicodeDecodeError):
-        return None
-    if not sound:
-        return None
-    empty = [name for name in frame if frame[name].isna().all()]
-    frame = frame.astype(dict.fromkeys(empty, float))
-    kinds = {name: kind.kind for name, kind in frame.dtypes.items() if name != "run_id"}
-    if not set(kinds.values()) <= {"i", "f"}:
-        return None
-    endless = any(np.isinf(frame[n]).any() for n, kind in kinds.items() if kind == "f")
-    return None if endless else frame
+    return set(read_frame(path)[0]["run_id"]) if os.path.lexists(path) else set()
 
 
 @functools.cache

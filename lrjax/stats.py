@@ -1,4 +1,4 @@
-"""What the tables say: scores, intervals, ranks, comparisons in pairs, tests.
+"""Statistics of scores: intervals, ranks, comparisons in pairs, tests.
 
 One rule for runs that are not as they should be, docs/report.md:
 
@@ -13,238 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from lrjax.core import METRICS, Metric, UsageError, counted, unknown
+from lrjax.core import METRICS, Metric
+from lrjax.scores import metric_of
 
-# Columns to judge by where nothing says what ranks a task; the first that it has.
-PREFERRED = tuple(f"valid_{name}" for name in METRICS)
 FEWEST = 3  # values that an interval is made from
-_PARTS = ("train_", "valid_", "test_", "last_batch_")  # columns of metrics begin so
 _LEVEL = 0.95
 _BOOTSTRAP_SEED = 0
 _ENUMERATED = 13  # pairs up to which all signs are looked at
-
-
-# Names and scores
-
-
-def label_entries(runs: pd.DataFrame) -> pd.Series:
-    """Names what is compared: the method, and the hyperparameters that vary in it.
-
-    Args:
-      runs: as from `results.load`.
-
-    Returns:
-      a label per row, such as 'adam' or 'adam learning_rate=0.01'.
-    """
-    lanes = runs["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
-    # Runs are many, settings few: all that follows looks at each setting once.
-    keys = ["task", "protocol", "method"]
-    settings = runs[keys].assign(lane=lanes)
-    if "steps" in runs:
-        settings["steps"] = runs["steps"]
-    distinct = settings.drop_duplicates()
-    varying: dict[str, set[str]] = {}
-    for _, part in distinct.groupby(keys):
-        # Values that follow from the task's protocol alone are no choice to compare.
-        choices = [json.loads(lane) for lane in part["lane"].unique()]
-        names = varying.setdefault(str(part["method"].iloc[0]), set())
-        names |= {
-            name
-            for name in choices[0]
-            if len({json.dumps(c.get(name)) for c in choices}) > 1
-        }
-        if "steps" in part and part["steps"].nunique() > 1:
-            names.add("steps")
-    labels = {}
-    for row in distinct.itertuples(index=False):
-        chosen = json.loads(str(row.lane)) | {"steps": getattr(row, "steps", None)}
-        named = varying[str(row.method)]
-        parts = [f"{k}={_short(v)}" for k, v in chosen.items() if k in named]
-        labels[tuple(row)] = " ".join([str(row.method), *parts])
-    rows = settings.itertuples(index=False, name=None)
-    return pd.Series([labels[row] for row in rows], index=runs.index, dtype=object)
-
-
-def arrange(runs: pd.DataFrame) -> pd.DataFrame:
-    """Names what is compared, so that task, entry and seed tell runs apart.
-
-    A task that ran under several protocols becomes one for each, 'iris (study)'. What
-    still has the same name differs in what the tables do not hold, such as batch size
-    or precision: it is told apart by its directory, 'adam @ runs/b', else by the order
-    in which it came, 'adam #2'.
-
-    Args:
-      runs: as from `results.load`, perhaps with a column `source` (directory).
-
-    Returns:
-      the runs with a column `entry`, sorted by task, entry and seed.
-    """
-    protocols = runs.groupby("task")["protocol"].transform("nunique")
-    both = runs["task"] + " (" + runs["protocol"] + ")"
-    runs = runs.assign(
-        task=runs["task"].where(protocols == 1, both), entry=label_entries(runs)
-    )
-    keys = ["task", "entry", "seed"]
-    if "source" in runs and runs["source"].nunique() > 1:
-        twice = runs.loc[runs.duplicated(keys), "entry"].unique()
-        at = runs["entry"] + " @ " + runs["source"]
-        runs["entry"] = runs["entry"].where(~runs["entry"].isin(twice), at)
-    number = runs.groupby(keys).cumcount() + 1
-    numbered = runs["entry"] + " #" + number.astype(str)
-    runs["entry"] = runs["entry"].where(number == 1, numbered)
-    return runs.sort_values(keys, kind="stable", ignore_index=True)
-
-
-def shorter(runs: pd.DataFrame) -> list[str]:
-    """Who was trained for fewer updates than others on the same task, a line each.
-
-    Args:
-      runs: as from `arrange`.
-
-    Returns:
-      lines such as 'adam on libsvm/iris: 160 of 360 updates'; none where all of a task
-      have one length, or the table does not have `steps`.
-    """
-    if "steps" not in runs:
-        return []
-    lengths = runs[["task", "entry", "steps"]].drop_duplicates()
-    lengths = lengths.assign(most=lengths.groupby("task")["steps"].transform("max"))
-    return [
-        f"{row.entry} on {row.task}: {row.steps:,} of {counted(row.most, 'update')}"
-        for row in lengths[lengths["steps"] < lengths["most"]].itertuples()
-    ]
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def known_metrics(
-    tables: Iterable[Mapping[str, Iterable[Metric]]],
-) -> Mapping[str, Metric]:
-    """Name -> metric, of tables and those that every task may name.
-
-    Args:
-      tables: as from `results.load_metrics`.
-
-    Raises:
-      UsageError: if a name is better high on one task, and low on another.
-    """
-    known: dict[str, Metric] = dict(METRICS)
-    named: dict[str, tuple[bool, str]] = {}
-    for by_task in tables:
-        for task, metrics in by_task.items():
-            for metric in metrics:
-                up, first = named.setdefault(
-                    metric.name, (metric.higher_is_better, task)
-                )
-                if up != metric.higher_is_better:
-                    raise UsageError(
-                        f"metric '{metric}': higher is better on only one of {first} "
-                        f"and {task}; report them apart"
-                    )
-                known[metric.name] = metric
-    return known
-
-
-def metric_of(column: str, known: Mapping[str, Metric] = METRICS) -> Metric:
-    """The metric that a column holds: of 'test_accuracy' it is the accuracy.
-
-    Args:
-      column: of the tables.
-      known: as from `known_metrics`.
-
-    Raises:
-      UsageError: if it holds none that is known.
-    """
-    for part in _PARTS:
-        name = column.removeprefix(part)
-        if name != column and name in known:
-            return known[name]
-    raise UsageError(
-        f"metric '{column}' has no known direction: it is none of those that "
-        f"config.json has of the tasks, nor {', '.join(METRICS)}"
-    )
-
-
-def higher_is_better(column: str, known: Mapping[str, Metric] = METRICS) -> bool:
-    """Whether more of what a column holds is better.
-
-    Raises:
-      UsageError: if it holds no metric that is known.
-    """
-    return metric_of(column, known).higher_is_better
-
-
-def ranked_by(
-    runs: pd.DataFrame, metrics: Mapping[str, Sequence[Metric]]
-) -> pd.DataFrame:
-    """The runs with a column `ranked_by`: that of the metric which ranks their task.
-
-    Args:
-      runs: as from `results.load`.
-      metrics: as from `results.load_metrics`.
-    """
-    columns = {task: f"valid_{of_task[0]}" for task, of_task in metrics.items()}
-    return runs.assign(ranked_by=runs["task"].map(columns))
-
-
-def judge(
-    runs: pd.DataFrame,
-    metrics: Sequence[str] = (),
-    known: Mapping[str, Metric] = METRICS,
-) -> pd.DataFrame:
-    """Gives each run its score.
-
-    Args:
-      runs: as from `results.load` or `ranked_by`; runs that were stopped on purpose
-        are left out.
-      metrics: columns to judge by; on each task the first one that it has counts. ()
-        for the metric that ranks the task, or `PREFERRED` where none is told.
-      known: as from `known_metrics`.
-
-    Returns:
-      the runs with columns `metric`, `value` (as in the table; NaN where the run
-      diverged) and `score` (higher is better; -inf where the run diverged).
-
-    Raises:
-      UsageError: if there is no such metric, or a task has none of them.
-    """
-    columns = [str(name) for name in runs if str(name).startswith(_PARTS)]
-    any_there = any(name in runs for name in metrics)
-    for name in metrics:
-        if name not in runs and (name not in PREFERRED or not any_there):
-            raise unknown("metric", name, columns)
-        metric_of(name, known)
-    if "ranked_by" not in runs:
-        runs = runs.assign(ranked_by=None)
-    judged = []
-    for task, part in runs[runs["status"] != "stopped"].groupby("task", sort=False):
-        told = part["ranked_by"].dropna()
-        asked = list(dict.fromkeys(metrics or (*told, *PREFERRED)))
-        present = [name for name in asked if name in part]
-        measured = [name for name in present if part[name].notna().any()]
-        if not measured and ((part["status"] == "done").any() or not present):
-            raise UsageError(f"task '{task}' has no {' or '.join(asked)}")
-        metric = (measured or present)[0]
-        value = part[metric].astype(float).where(part["status"] == "done")
-        score = metric_of(metric, known).sign * value
-        judged.append(
-            part.drop(columns="ranked_by").assign(
-                metric=metric, value=value, score=score.fillna(-np.inf)
-            )
-        )
-    if not judged:
-        empty = runs[:0].drop(columns="ranked_by")
-        return empty.assign(metric="", value=0.0, score=0.0)
-    return pd.concat(judged, ignore_index=True)
 
 
 # One task
@@ -303,7 +84,7 @@ def interval(
 
 def summary(
     runs: pd.DataFrame,
-    columns: Iterable[str] = ("valid_accuracy", "valid_loss"),
+    columns: Iterable[str],
     known: Mapping[str, Metric] = METRICS,
 ) -> pd.DataFrame:
     """Mean and 95 % interval over seeds of each entry's scores.
@@ -311,12 +92,12 @@ def summary(
     Args:
       runs: as from `results.load`, with a column `entry`.
       columns: the scores.
-      known: as from `known_metrics`.
+      known: as from `scores.known_metrics`.
 
     Returns:
-      one row per task and entry: task, entry, runs, diverged, and for each column NAME,
-      called as its metric is, NAME (the mean), NAME_low and NAME_high (as from
-      `interval`) and NAME_values.
+      one row per task and entry: task, entry, runs, diverged, and for each column, such
+      as valid_loss, its mean 'valid_loss', its interval 'valid_loss low' and
+      'valid_loss high' (as from `interval`), and 'valid_loss values'.
     """
     rows = []
     for (task, entry), group in runs.groupby(["task", "entry"], sort=False):
@@ -331,9 +112,9 @@ def summary(
             metric = metric_of(column, known)
             values = done[column].astype(float).dropna().to_numpy()
             ends = interval(values, metric)
-            row[metric.name] = values.mean() if len(values) else np.nan
-            row[f"{metric}_low"], row[f"{metric}_high"] = ends
-            row[f"{metric}_values"] = tuple(values.tolist())
+            row[column] = values.mean() if len(values) else np.nan
+            row[f"{column} low"], row[f"{column} high"] = ends
+            row[f"{column} values"] = tuple(values.tolist())
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -344,9 +125,9 @@ def per_task(
     """Mean, median and interquartile mean of each entry on each task.
 
     Args:
-      runs: as from `judge`, with a column `entry`.
+      runs: as from `scores.judge`, with a column `entry`.
       reps: of the bootstrap.
-      known: as from `known_metrics`.
+      known: as from `scores.known_metrics`.
 
     Returns:
       one row per task and entry: task, entry, metric, runs, diverged, and mean,
@@ -432,8 +213,8 @@ def complete(runs: pd.DataFrame) -> Comparison:
     Then every task keeps as many seeds as the one with fewest, the smallest ones.
 
     Args:
-      runs: as from `judge`, with a column `entry`; at most one run per task, entry
-        and seed.
+      runs: as from `scores.judge`, with a column `entry`; at most one run per task,
+        entry and seed.
     """
     wide = runs.pivot(index=["task", "seed"], columns="entry", values="score")
     wide = wide.sort_index().sort_index(axis=1)
@@ -557,7 +338,7 @@ def mean_ranks(runs: pd.DataFrame) -> pd.Series:
     """Mean rank within each task and seed: over seeds, then over tasks; 1 is best.
 
     Args:
-      runs: as from `judge`, with a column `entry`.
+      runs: as from `scores.judge`, with a column `entry`.
 
     Returns:
       the mean rank of each entry of the table without holes, ascending; equal ones by
@@ -718,7 +499,7 @@ def against(runs: pd.DataFrame, baseline: str, alpha: float = 0.05) -> pd.DataFr
     of a task.
 
     Args:
-      runs: as from `judge`, with a column `entry`.
+      runs: as from `scores.judge`, with a column `entry`.
       baseline: an entry.
       alpha: corrected p below which it is no tie.
 

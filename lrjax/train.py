@@ -214,15 +214,34 @@ def step_block(
         def of_lane(state: RunState, hparams: Mapping[str, jax.Array]) -> RunState:
             return step_run(program, state, batch, key, step, hparams, inputs.horizon)
 
-        if program.one_by_one:  # without vmap, which makes other convolutions
-            run = of_lane(*jax.tree.map(lambda x: x[0], (state, inputs.hparams)))
-            return jax.tree.map(lambda x: x[None], run)
-        return jax.vmap(of_lane)(state, inputs.hparams)
+        return over(of_lane, program.one_by_one)(state, inputs.hparams)
 
-    if program.one_by_one:
-        first = jax.tree.map(lambda x: x[0], (state, batch, inputs.noise))
-        return jax.tree.map(lambda x: x[None], of_seed(*first))
-    return jax.vmap(of_seed)(state, batch, inputs.noise)
+    return over(of_seed, program.one_by_one)(state, batch, inputs.noise)
+
+
+def over(function: Callable[..., PyTree], one_by_one: bool) -> Callable[..., PyTree]:
+    """Maps a function over the first axis of all its arguments.
+
+    Args:
+      function: takes and returns trees of arrays.
+      one_by_one: the axis has length one, and the function is called as it is: `vmap`
+        would make other convolutions, which are slow on CPUs.
+    """
+    if not one_by_one:
+        return jax.vmap(function)
+
+    def alone(*args: PyTree) -> PyTree:
+        result = function(*jax.tree.map(lambda x: x[0], args))
+        return jax.tree.map(lambda x: x[None], result)
+
+    return alone
+
+
+def over_runs(
+    function: Callable[..., PyTree], one_by_one: bool
+) -> Callable[..., PyTree]:
+    """As `over`, for the first two axes: the runs of a block, [seeds, hparams, ...]."""
+    return over(over(function, one_by_one), one_by_one)
 
 
 class Gradient(NamedTuple):

@@ -1,9 +1,9 @@
 """Trains units on this process's devices: the one engine for runs and for trials.
 
-A unit is a block, where it begins, and what is kept of it. An ordinary run begins at
-its first update and leaves rows; a trial may go on from a state and leave one. Each
-device trains several units at once, in the memory that there is, from the last
-checkpoint of each.
+A unit is a block, where it begins, and what is kept of it. Runs begin at their first
+update and leave rows in the tables; trials may begin at a state, and what they end with
+comes back. Each device trains several units at once, in the memory that there is, from
+the last checkpoint of each.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ class Begin(NamedTuple):
       steps: updates done.
       states: of each run by its identity, leaves [1, ...]; empty at the start.
       keep: identities of the runs whose states are wanted.
+      judge: whether trials are measured on the test part, as runs always are.
     """
 
     steps: int = 0
     states: Mapping[str, PyTree] = {}
     keep: frozenset[str] = frozenset()
+    judge: bool = False
 
     def state(self, block: Block) -> PyTree | None:
         """The state of a block of these runs, or of a part of them."""
@@ -64,15 +66,64 @@ class Begin(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What is trained by one thread at a time.
+    """What one thread trains at a time.
 
     Attributes:
       block: the runs.
       begin: where they start, and whose states are kept.
+      is_trial: whether what they end with comes back, instead of rows in the tables.
     """
 
     block: Block
     begin: Begin = Begin()
+    is_trial: bool = False
+
+    @property
+    def updates(self) -> int:
+        """Those that are to be done, of all runs together."""
+        return self.block.updates - self.begin.steps * len(self.block.run_ids)
+
+
+class State(NamedTuple):
+    """Where a trial ended.
+
+    Attributes:
+      steps: updates done.
+      state: leaves [1, ...], on the host.
+    """
+
+    steps: int
+    state: PyTree
+
+
+class Trained(NamedTuple):
+    """What training a trial gave.
+
+    Attributes:
+      values: measurements at its end; those of the test part if they were asked for.
+      seconds: what it cost.
+      state: to train on from, where it was to be kept.
+    """
+
+    values: Mapping[str, float]
+    seconds: float
+    state: State | None
+
+
+class Outcome(NamedTuple):
+    """What training a unit gave.
+
+    Attributes:
+      unit: what was trained; a part of what was asked for where memory gave out.
+      seconds: of training.
+      trials: results by run_id; none for runs, whose rows are in the tables.
+      summary: a line for people; empty for trials.
+    """
+
+    unit: Unit
+    seconds: float
+    trials: Mapping[str, Trained] = {}
+    summary: str = ""
 
 
 class Place(NamedTuple):
@@ -124,9 +175,9 @@ class Engine:
     def train(
         self,
         jobs: Sequence[Sequence[Unit]],
-        train_it: Callable[[Unit, Place], Any],
+        train_it: Callable[[Unit, Place], Outcome],
         ready: Callable[[int, int, float], Any] = lambda *_: None,
-    ) -> None:
+    ) -> Iterator[Outcome]:
         """Trains units; those that memory does not hold in parts.
 
         Args:
@@ -136,6 +187,9 @@ class Engine:
           ready: called once it is clear that training can start, with the number of
             programs, how many units at once on each device, and the bytes of host
             memory that all of them take together.
+
+        Yields:
+          what `train_it` returns, as it comes.
 
         Raises:
           UsageError: if there never will be room for a unit.
@@ -157,25 +211,27 @@ class Engine:
         count = self.pool.announce([[u.block for u in job] for job in jobs])
         need = self._need(units[0].block, stopping)
         # Nothing is trained or written where there never will be room.
-        rooms[0].check(title(blocks[0]), need)
+        rooms[0].check(blocks[0].title, need)
         check_least(rooms[0], blocks)
         ready(count, at_once, at_once * sharing * need)
 
-        def work(unit: Unit, number: int) -> list[Unit]:
-            def train_at(compiled: programs.Compiled) -> None:
+        def work(unit: Unit, number: int) -> tuple[Outcome | None, list[Unit]]:
+            def train_at(compiled: programs.Compiled) -> Outcome:
                 program = self.pool.placed(unit.block.program, number)
                 block = dataclasses.replace(unit.block, program=program)
                 place = Place(compiled, devices[number], stopping)
-                train_it(unit._replace(block=block), place)
+                return train_it(unit._replace(block=block), place)
 
             def compiled() -> programs.Compiled:
                 return self.pool.get(unit.block, number, stopping)
 
             with jax.default_device(devices[number]):
-                smaller = _within(rooms[number], unit.block, compiled, train_at)
-            return [unit._replace(block=block) for block in smaller]
+                outcome, smaller = _within(
+                    rooms[number], unit.block, compiled, train_at
+                )
+            return outcome, [unit._replace(block=block) for block in smaller]
 
-        crew.train_all(jobs, at_once, work, stopping, failed)
+        yield from crew.train_all(jobs, at_once, work, stopping, failed)
         if (left := min(room.most for room in rooms)) < at_once:
             self._most = left
         stop_if(self._signalled)
@@ -267,11 +323,6 @@ def save(folder: Path, step: int, state: train.RunState, seconds: float) -> None
         warnings.warn(f"cannot save checkpoint {folder}: {error}", stacklevel=2)
 
 
-def title(block: Block) -> str:
-    """What a block is, for people."""
-    return f"{block.example.task} {block.example.method}"
-
-
 def resident_memory() -> float:
     """The most bytes of host memory that this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -332,15 +383,15 @@ def check_least(room: crew.Room, blocks: Iterable[Block]) -> None:
       UsageError: if there is one.
     """
     for block in {block.key: block for block in blocks}.values():
-        room.check(title(block), programs.least_need(block.program, block.lanes))
+        room.check(block.title, programs.least_need(block.program, block.lanes))
 
 
 def _within(
     room: crew.Room,
     block: Block,
     compiled: Callable[[], programs.Compiled],
-    train_it: Callable[[programs.Compiled], Any],
-) -> list[Block]:
+    train_it: Callable[[programs.Compiled], Outcome],
+) -> tuple[Outcome | None, list[Block]]:
     """Trains a block once there is room for it.
 
     Args:
@@ -350,22 +401,21 @@ def _within(
       train_it: trains the block with them.
 
     Returns:
-      what is to be trained in its place, where memory gave out; else nothing.
+      what `train_it` returns, and no blocks; where memory gave out, None and what is to
+      be trained in the block's place.
 
     Raises:
       UsageError: if there never will be room.
     """
-    name = title(block)
     try:
         programs_of_it = compiled()
-        with room.enter(name, programs_of_it.need):
-            train_it(programs_of_it)
+        with room.enter(block.title, programs_of_it.need):
+            return train_it(programs_of_it), []
     except Exception as error:
-        again = _with_less_memory(block, error, room, name)
+        again = _with_less_memory(block, error, room, block.title)
         if again is None:
             raise
-        return again
-    return []
+        return None, again
 
 
 def _with_less_memory(

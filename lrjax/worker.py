@@ -1,4 +1,4 @@
-"""What the workers of a Dask cluster do: train blocks for `lrjax.cluster`.
+"""What the workers of a Dask cluster do: train units for `lrjax.cluster`.
 
 A worker loads a task by its name and makes the plan of the settings, where it finds a
 block by its name. A block that does not follow from the settings alone, as of trials,
@@ -26,18 +26,18 @@ import jax
 from lrjax import (
     backend,
     checkpoint,
-    experiment,
+    local,
     methods,
     results,
     tasks,
-    train,
 )
 from lrjax import blocks as blocks_lib
+from lrjax import train as train_lib
 from lrjax.blocks import Block
 from lrjax.config import Settings
 from lrjax.core import NUMERICS_VERSION, Run, Task, UsageError, counted
 from lrjax.tasks.data import DataError
-from lrjax.units import Engine, Place, Unit, title
+from lrjax.units import Begin, Engine, Outcome, Place, Trained, Unit
 
 _PARTS = "parts"
 
@@ -77,37 +77,46 @@ def wrap(block: Block) -> Parcel:
 
 
 class Ticket(NamedTuple):
-    """What the client knows of a block: its task and name, and what it comes to.
+    """What the client knows of a block that a worker planned; see `session.Planned`."""
 
-    `parcel` is the block itself, where it does not follow from the settings; `metrics`
-    are the task's, as from `results.describe`.
-    """
-
-    task: str
     name: str
     title: str
-    runs: tuple[str, ...]
+    task_name: str
+    run_ids: tuple[str, ...]
     updates: int
-    parcel: Parcel | None = None
-    metrics: Sequence[Mapping[str, Any]] = ()
+    metrics: Sequence[Mapping[str, Any]]
 
 
-def ticket_of(block: Block, parcel: Parcel | None = None) -> Ticket:
+def ticket_of(block: Block) -> Ticket:
     """The ticket of a block."""
-    runs = tuple(block.lanes_of.values())
-    updates = block.example.steps * len(runs)
-    metrics = results.describe(block.program.task.metrics)
-    names = block.example.task, block.name, title(block)
-    return Ticket(*names, runs, updates, parcel, metrics)
+    return Ticket(*(getattr(block, field) for field in Ticket._fields))
 
 
-class Trained(NamedTuple):
-    """What a worker returns: lines of both tables, a summary, seconds of training."""
+class Sent(NamedTuple):
+    """A unit on its way to a worker.
 
-    runs: bytes
-    curves: bytes
-    summary: str
+    Attributes:
+      name: of its block.
+      task: its task's name.
+      parcel: the block itself; None if it follows from the settings.
+      begin, is_trial: the unit's.
+    """
+
+    name: str
+    task: str
+    parcel: Parcel | None
+    begin: Begin
+    is_trial: bool
+
+
+class Returned(NamedTuple):
+    """What a worker returns: an outcome without the unit, and lines of both tables."""
+
     seconds: float
+    trials: Mapping[str, Trained]
+    summary: str
+    runs: bytes = b""
+    curves: bytes = b""
 
 
 def compare(found: Mapping[str, Any], wanted: Mapping[str, Any], worker: str) -> None:
@@ -181,7 +190,7 @@ def unwrap(parcel: Parcel, settings: Settings, data_dir: str | None) -> Block:
     method = methods.find(parcel.method)
     if parcel.cooled:
         method = methods.cooled(method)
-    program = train.Program(task=task, method=method, **parcel.program)
+    program = train_lib.Program(task=task, method=method, **parcel.program)
     return Block(program, parcel.runs, parcel.lanes)
 
 
@@ -195,33 +204,31 @@ def _address() -> str:
     return distributed.get_worker().address
 
 
-def check_alike(settings: Settings, expected: Mapping[str, Any]) -> None:
-    """Refuses to work as a worker that is not what the others are."""
-    compare(facts(settings), expected, _address())
-
-
-def train_block(
-    ticket: Ticket,
+def train(
+    sent: Sent,
     settings: Settings,
     data_dir: str | None,
     workdir: str,
     expected: Mapping[str, Any],
-) -> Trained:
-    """Trains a block, or what is left of it."""
-    check_alike(settings, expected)
-    if ticket.parcel:
-        block = unwrap(ticket.parcel, settings, data_dir)
+) -> Returned:
+    """Trains a unit, or what is left of it."""
+    compare(facts(settings), expected, _address())
+    if sent.parcel:
+        block = unwrap(sent.parcel, settings, data_dir)
     else:
-        block = _blocks(settings, ticket.task, data_dir).get(ticket.name)
+        block = _blocks(settings, sent.task, data_dir).get(sent.name)
     if block is None:
-        raise _other_data(ticket.task)
-    with part(workdir, ticket.name, settings) as tables:
-        summary, seconds = _train(block, tables, settings)
-        lines = {
-            name: (tables.workdir / name).read_bytes()
-            for name in (results.RUNS, results.CURVES)
-        }
-    return Trained(lines[results.RUNS], lines[results.CURVES], summary, seconds)
+        raise _other_data(sent.task)
+    unit = Unit(block, sent.begin, sent.is_trial)
+    with part(workdir, sent.name, settings) as tables:
+        trained = _train(unit, tables, settings)
+        if sent.is_trial:
+            return trained
+        runs, curves = (
+            (tables.workdir / table).read_bytes()
+            for table in (results.RUNS, results.CURVES)
+        )
+    return trained._replace(runs=runs, curves=curves)
 
 
 @contextlib.contextmanager
@@ -247,24 +254,24 @@ def part(workdir: str, name: str, settings: Settings) -> Iterator[results.Tables
         yield tables
 
 
-def _train(
-    block: Block, tables: results.Tables, settings: Settings
-) -> tuple[str, float]:
-    """A line that sums up what was trained, and how many seconds it took."""
-    if experiment.is_done(block, tables.runs):
-        runs = counted(len(block.lanes_of), "run")
-        return f"{title(block)}: {runs}, done before", 0.0
-    lock, ended = threading.Lock(), ("", 0.0)
+def _train(unit: Unit, tables: results.Tables, settings: Settings) -> Returned:
+    """Trains a unit in tables of its own; does nothing if its rows are there."""
+    block = unit.block
+    if not unit.is_trial and tables.runs.issuperset(block.run_ids):
+        done = f"{block.title}: {counted(len(block.run_ids), 'run')}, done before"
+        return Returned(0.0, {}, done)
 
-    def train_it(unit: Unit, place: Place) -> None:
-        nonlocal ended
-        ended = experiment.train_block(
-            unit, place, tables, settings, lambda count: None, lock
-        )
+    def train_it(unit: Unit, place: Place) -> Outcome:
+        return local.train_unit(unit, place, tables, settings, lambda updates: None)
 
-    engine().train([[Unit(block)]], train_it)
-    checkpoint.discard(tables.workdir / "checkpoints" / block.name)
-    return ended
+    outcomes = list(engine().train([[unit]], train_it))
+    if not unit.is_trial:
+        checkpoint.discard(tables.workdir / "checkpoints" / block.name)
+    return Returned(
+        sum(outcome.seconds for outcome in outcomes),
+        {k: v for outcome in outcomes for k, v in outcome.trials.items()},
+        "; ".join(outcome.summary for outcome in outcomes),
+    )
 
 
 @functools.cache

@@ -81,7 +81,9 @@ POINTS = {
     "curves": lambda: halfway(results.CURVES),
     "runs": lambda: halfway(results.RUNS),
     "trials": lambda: halfway(results.TRIALS),
-    "between": lambda: before(results.Tables, "append_runs"),
+    "between": lambda: before(
+        results.Tables, "append", lambda tables, name, rows: name == results.RUNS
+    ),
     "config": lambda: renaming("config.json"),
     "saving": saving,
     "saved": lambda: before(checkpoint, "_files"),

@@ -247,27 +247,26 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(
     ("where", "when"),
-    [("append_curves", n) for n in (1, 4, 11, 18)] + [("append_runs", 2)],
+    [(results.CURVES, n) for n in (1, 4, 11, 18)] + [(results.RUNS, 2)],
 )
 def test_killed_anywhere_it_resumes_to_the_same_numbers(
     tmp_path, monkeypatch, uninterrupted, where, when
 ):
     one_round_per_segment(monkeypatch)
     calls = [0]
-    append = getattr(results.Tables, where)
+    append = results.Tables.append
 
-    def dying(self, rows):
-        calls[0] += 1
-        if calls[0] != when:
-            return append(self, rows)
+    def dying(self, name, rows):
+        calls[0] += name == where
+        if name != where or calls[0] != when:
+            return append(self, name, rows)
         rows = list(rows)
-        append(self, rows[:1])
-        name = results.CURVES if where == "append_curves" else results.RUNS
+        append(self, name, rows[:1])
         with open(self.workdir / name, "ab") as file:
             file.write(results.line(rows[-1]).encode()[:-5])  # torn
         raise Killed
 
-    monkeypatch.setattr(results.Tables, where, dying)
+    monkeypatch.setattr(results.Tables, "append", dying)
     with pytest.raises(Killed):
         experiment.run(settings(), tmp_path)
     with pytest.warns(UserWarning, match="torn last line"):
@@ -299,16 +298,16 @@ def test_killed_while_saving_it_resumes_to_the_same_numbers(
 
 def test_a_signal_ends_training_with_a_checkpoint(tmp_path, monkeypatch, uninterrupted):
     one_round_per_segment(monkeypatch)
-    append, calls = results.Tables.append_curves, [0]
+    append, calls = results.Tables.append, [0]
 
-    def signalling(self, rows):
-        append(self, rows)
-        calls[0] += 1
-        if calls[0] == 4:
+    def signalling(self, name, rows):
+        append(self, name, rows)
+        calls[0] += name == results.CURVES
+        if calls[0] == 4 and name == results.CURVES:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)  # until the main thread has seen it
 
-    monkeypatch.setattr(results.Tables, "append_curves", signalling)
+    monkeypatch.setattr(results.Tables, "append", signalling)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted) as stopped:
         experiment.run(settings(checkpoint_minutes=60.0), tmp_path)

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 import main
 from configs import quickstart
-from lrjax import cli, tasks
+from lrjax import cli, fields, tasks
 from lrjax import config as config_lib
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
@@ -126,7 +126,7 @@ def test_mistakes_get_one_line_and_code_2(tmp_path, arguments, message):
 # Inside of this process, and up to where data would be loaded
 
 
-def invoke(*arguments, train=lambda config, *_: config_lib.check(config)):
+def invoke(*arguments, run=lambda mode, launcher, config, *_: config_lib.check(config)):
     """Exit code, and the lines on stderr."""
     argv, said = ["main.py", *map(str, arguments)], io.StringIO()
     sys.modules.pop(cli._CONFIG_MODULE, None)  # of the call before
@@ -134,7 +134,7 @@ def invoke(*arguments, train=lambda config, *_: config_lib.check(config)):
         warnings.catch_warnings(action="ignore"),
         flagsaver.flagsaver(),
         mock.patch.object(sys, "argv", argv),
-        mock.patch.object(cli, "train", train),
+        mock.patch.object(cli, "run", run),
         contextlib.redirect_stderr(said),
     ):
         try:
@@ -153,7 +153,7 @@ def check_refused(code, said):
 
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
-FIELDS = config_lib._fields(quickstart.get_config())
+FIELDS = [name for name, _ in fields.leaves(quickstart.get_config())]
 FIELDS += ["grid", "hparams", "hparams.adam"]
 WORDS = ["", "0", "-1", "1.5", "nan", "inf", "1e999", "1e400", "9" * 30, "9" * 5000]
 WORDS += ["True", "None", "()", "(1,", "(1, 2)", "[[1]]", "{}", "{1: 2}", "((" * 300]
@@ -177,7 +177,7 @@ NAMES = st.sampled_from(FIELDS) | st.tuples(
 @pytest.mark.parametrize("mode", ["tune", "select"])
 def test_only_training_cuts_batches_over_devices(mode, tmp_path):
     flags = [f"--mode={mode}", f"--workdir={tmp_path}", "--config.shard=batch"]
-    said = check_refused(*invoke(QUICKSTART, *flags))
+    said = check_refused(*invoke(QUICKSTART, *flags, run=cli.run))
     assert said == "error: config.shard=batch is for --mode=train alone"
 
 
@@ -317,7 +317,9 @@ def test_a_frozen_config_can_be_overridden(tmp_path):
             f"--config={path}",
             f"--workdir={tmp_path}/new",
             f"--config.{override}",
-            train=lambda config, *_: found.append(config_lib.check(config)),
+            run=lambda mode, launcher, config, *_: found.append(
+                config_lib.check(config)
+            ),
         )
         assert not code, said
     assert [found[0].epochs, found[1].seeds] == [3, (3, 5)]
@@ -455,7 +457,7 @@ def test_a_signal_ends_it_even_where_the_exit_is_swallowed(tmp_path, body, kind)
         "def stubborn(*_):\n"
         "    print('there', flush=True)\n"
         f"{body}"
-        "cli.train = stubborn\n"
+        "cli.run = stubborn\n"
         "runpy.run_path('main.py', run_name='__main__')"
     )
     process = subprocess.Popen(
@@ -497,7 +499,7 @@ def test_an_internal_error_keeps_its_traceback_and_asks_for_a_report(monkeypatch
         assert "fault of lrjax" in said[-1]
         assert "report" in said[-1]
 
-    check(*invoke(QUICKSTART, "--workdir=x", train=broken))
+    check(*invoke(QUICKSTART, "--workdir=x", run=broken))
     monkeypatch.setattr(config_lib.methods_lib, "find", broken)
     check(*invoke(QUICKSTART, "--workdir=x"))
     # Called by the config file, but not its fault.

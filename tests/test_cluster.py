@@ -16,8 +16,10 @@ import pytest
 
 from lrjax import blocks, cluster, experiment, results, worker
 from lrjax import config as config_lib
+from lrjax import local as local_lib
 from lrjax.core import UsageError
-from lrjax.hpo import cluster_trials, race, trials, tune
+from lrjax.hpo import race, trials, tune
+from lrjax.units import Unit
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,7 +88,7 @@ def test_a_worker_dies_and_another_joins(workers, local, tmp_path):
 
     def train():
         try:
-            cluster.run(wanted, tmp_path)
+            experiment.run(wanted, tmp_path, launch=cluster.launch)
         except BaseException as error:
             failed.append(error)
 
@@ -105,45 +107,44 @@ def test_a_worker_dies_and_another_joins(workers, local, tmp_path):
     assert not (tmp_path / "parts").exists()
     # All is done: nothing is handed out, nothing changes.
     before = (tmp_path / results.RUNS).read_bytes()
-    cluster.run(wanted, tmp_path)
+    experiment.run(wanted, tmp_path, launch=cluster.launch)
     assert (tmp_path / results.RUNS).read_bytes() == before
 
 
 def test_without_a_shared_folder_rows_come_over_the_net(workers, local, tmp_path):
     wanted = settings(address=workers.scheduler_address)
-    with distributed.Client(workers) as client:
-        expected = cluster._agreed(client, wanted, lambda: 0)
-        tickets = cluster._tickets(client, wanted, None, lambda: 0)
+    with cluster.launch(wanted, tmp_path / "client") as launcher:
+        sent = cluster._sent(Unit(launcher.blocks(wanted)[0]))
         nowhere = str(tmp_path / "nowhere")
-        arguments = (tickets[0], wanted, None, nowhere, expected)
-        trained = client.submit(worker.train_block, *arguments).result()
+        arguments = (sent, wanted, None, nowhere, launcher._expected)
+        trained = launcher._client.submit(worker.train, *arguments).result()
     runs = [json.loads(line) | {"seconds": None} for line in trained.runs.splitlines()]
     assert len(runs) == 5
     assert {json.dumps(row) for row in runs} < set(local[0])
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.rglob("*")] == ["client", ".lock"]
 
 
 def test_workers_that_differ_are_refused(workers, tmp_path):
     wanted = settings(address=workers.scheduler_address)
-    with distributed.Client(workers) as client:
-        expected = cluster._agreed(client, wanted, lambda: 0)
-        (ticket, *_) = cluster._tickets(client, wanted, None, lambda: 0)
+    with cluster.launch(wanted, tmp_path) as launcher:
+        sent = cluster._sent(Unit(launcher.blocks(wanted)[0]))
 
-        def train(ticket, **other):
-            arguments = (wanted, None, str(tmp_path), expected | other)
-            return client.submit(worker.train_block, ticket, *arguments).result()
+        def train(sent, **other):
+            expected = launcher._expected | other
+            arguments = (sent, wanted, None, str(tmp_path), expected)
+            return launcher._client.submit(worker.train, *arguments).result()
 
         with pytest.raises(UsageError, match=r"has jax .*, others have 0"):
-            train(ticket, jax="0")
+            train(sent, jax="0")
         with pytest.raises(UsageError, match="other data for libsvm/iris"):
-            train(ticket._replace(name="0" * 16))
+            train(sent._replace(name="0" * 16))
 
 
 def test_a_client_of_another_version_is_refused(workers, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "NUMERICS_VERSION", -1)
     wanted = settings(address=workers.scheduler_address)
     with pytest.raises(UsageError, match=r"worker tcp:.* has numerics \d+, this"):
-        cluster.run(wanted, tmp_path)
+        experiment.run(wanted, tmp_path, launch=cluster.launch)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
@@ -152,13 +153,13 @@ def test_a_task_without_data_is_an_error_in_one_line(workers, tmp_path):
     config.tasks, config.methods = ("svmlight:/nowhere",), ("sgd",)
     config.cluster.address = workers.scheduler_address
     with pytest.raises(UsageError, match="/nowhere"):
-        cluster.run(config_lib.check(config), tmp_path)
+        experiment.run(config_lib.check(config), tmp_path, launch=cluster.launch)
 
 
 def test_trials_have_the_local_launchers_bits(workers, tmp_path):
     wanted = settings(epochs=9, tuner="asha", address=workers.scheduler_address)
     tune.run(wanted, tmp_path / "local")
-    tune.run(wanted, tmp_path / "cluster", launch=cluster_trials.launch)
+    tune.run(wanted, tmp_path / "cluster", launch=cluster.launch)
     rows = rows_of(tmp_path / "cluster", results.TRIALS)
     assert [len(table) for table in rows] == [1, 1, 9]
     assert rows == rows_of(tmp_path / "local", results.TRIALS)
@@ -171,24 +172,22 @@ def test_a_worker_trains_trials_in_parts_where_memory_gives_out(tmp_path, monkey
     (target,) = tune.targets(wanted, blocks.make_tasks(wanted, None))
     search = tune.Search(target, tune.make_tuner(target, tmp_path))
     search.ask()
-    pack = trials.lay_out(search.jobs())[0]
-    whole = trials.unit_of(pack).block
-    sent = cluster_trials._Sent(whole.name, worker.wrap(whole), pack.begin)
+    sent = cluster._sent(trials.unit_of(trials.lay_out(search.jobs())[0]))
     monkeypatch.setattr(worker, "_address", lambda: "here")  # there is no cluster
 
     def trained(folder):
         expected = worker.facts(wanted)
-        return cluster_trials.train_pack(sent, wanted, None, str(folder), expected)
+        return worker.train(sent, wanted, None, str(folder), expected).trials
 
-    first, lanes, train_block = trained(tmp_path / "whole"), [], trials.train_block
+    first, lanes, train_unit = trained(tmp_path / "whole"), [], local_lib.train_unit
 
     def tight(unit, *args):
         lanes.append(unit.block.program.num_hparams)
         if len(lanes) == 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return train_block(unit, *args)
+        return train_unit(unit, *args)
 
-    monkeypatch.setattr(trials, "train_block", tight)
+    monkeypatch.setattr(local_lib, "train_unit", tight)
     again = trained(tmp_path / "tight")
     assert lanes == [4, 2, 2]
     assert again.keys() == first.keys()
@@ -197,14 +196,14 @@ def test_a_worker_trains_trials_in_parts_where_memory_gives_out(tmp_path, monkey
         assert cost == pytest.approx(first[run_id].values["valid_loss"], rel=1e-4)
 
 
-def test_a_client_on_another_kind_of_device_lays_out_no_trials(workers, monkeypatch):
+def test_a_client_on_another_kind_of_device_lays_out_no_trials(
+    workers, tmp_path, monkeypatch
+):
     wanted = settings(tuner="asha", address=workers.scheduler_address)
     monkeypatch.setattr(worker.jax, "default_backend", lambda: "tpu")
-    with (
-        pytest.raises(UsageError, match="backend is tpu here, and cpu on the cluster"),
-        cluster_trials.launch(wanted, None, lambda: 0),
-    ):
-        raise AssertionError("it was taken")
+    with pytest.raises(UsageError, match="backend is tpu here, and cpu on the cluster"):
+        tune.run(wanted, tmp_path, launch=cluster.launch)
+    assert not (tmp_path / results.TRIALS).exists()
 
 
 def start(workdir, *arguments):
@@ -308,7 +307,7 @@ def test_a_worker_dies_while_smac_tunes(workers, tuned, tmp_path):
 
     def train():
         try:
-            tune.run(wanted, tmp_path, launch=cluster_trials.launch)
+            tune.run(wanted, tmp_path, launch=cluster.launch)
         except BaseException as error:
             failed.append(error)
 
@@ -343,7 +342,7 @@ def test_a_race_has_the_local_launchers_bits(workers, tmp_path):
     wanted = settings(epochs=27, budget=12, address=workers.scheduler_address)
     options = {"overrides": {"methods": wanted.methods}}
     (local,) = race.run(wanted, tmp_path / "local", **options)
-    options["launch"] = cluster_trials.launch
+    options["launch"] = cluster.launch
     (found,) = race.run(wanted, tmp_path / "cluster", **options)
     assert repr(found) == repr(local)
     assert any(each.cooled for each in found.judged)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ml_collections import config_dict
 
 from configs import libsvm, quickstart, study
-from lrjax import blocks, hyperparameters, protocol
+from lrjax import blocks, fields, hyperparameters, protocol
 from lrjax import config as config_lib
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
@@ -249,7 +249,7 @@ ODD = [
 # Of the many fields for hyperparameters these stand for all.
 FIELDS = [
     field
-    for field in config_lib._fields(config_lib.base())
+    for field, _ in fields.leaves(config_lib.base())
     if field.split(".")[0] not in ("grid", "hparams")
     and not field.startswith("tune.space")
 ] + [

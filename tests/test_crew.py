@@ -14,7 +14,7 @@ import pytest
 
 from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
-from lrjax import crew, experiment, programs, results
+from lrjax import crew, experiment, local, programs, results
 from lrjax.core import UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -28,10 +28,28 @@ def test_every_job_is_done_once_on_its_device(workers):
     def work(job, device):
         with lock:
             done.append((device, job))
-        return [job - 1] if job % 10 == 2 else []
+        # What is to be done instead has no result yet.
+        return (None, [job - 1]) if job % 10 == 2 else (job, [])
 
-    crew.train_all([[2, 10, 20], [30]], workers, work, lambda: 0, threading.Event())
+    jobs, nobody = [[2, 10, 20], [30]], lambda: 0
+    results = list(crew.train_all(jobs, workers, work, nobody, threading.Event()))
     assert sorted(done) == [(0, 1), (0, 2), (0, 10), (0, 20), (1, 30)]
+    assert sorted(results) == [1, 10, 20, 30]
+
+
+def test_who_wants_no_more_results_ends_the_threads():
+    failed, before = threading.Event(), threading.active_count()
+
+    def work(job, device):
+        if job:
+            failed.wait(10)
+        return job + 1, []
+
+    results = crew.train_all([[0, 1, 2]], 2, work, failed.is_set, failed)
+    assert next(results) == 1
+    assert threading.active_count() > before
+    results.close()
+    assert threading.active_count() == before
 
 
 def test_the_first_error_ends_all_and_is_the_one_told():
@@ -45,7 +63,7 @@ def test_the_first_error_ends_all_and_is_the_one_told():
         raise RuntimeError("told to stop")
 
     with pytest.raises(ValueError, match="first"):
-        crew.train_all([[0, 1, 2, 3]], 2, work, failed.is_set, failed)
+        list(crew.train_all([[0, 1, 2, 3]], 2, work, failed.is_set, failed))
     assert done == [0]
 
 
@@ -180,15 +198,15 @@ def rows_of(workdir):
 
 def test_without_memory_smaller_blocks_are_trained(tmp_path, monkeypatch, capsys):
     experiment.run(settings(), tmp_path / "whole")
-    train_block = experiment.train_block
+    train_unit = local.train_unit
 
     def tight(unit, *args):
         program = unit.block.program
         if program.num_seeds * program.num_hparams > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return train_block(unit, *args)
+        return train_unit(unit, *args)
 
-    monkeypatch.setattr(experiment, "train_block", tight)
+    monkeypatch.setattr(local, "train_unit", tight)
     experiment.run(settings(), tmp_path / "tight")
     whole, found = rows_of(tmp_path / "whole"), rows_of(tmp_path / "tight")
     assert whole.keys() == found.keys()
@@ -202,7 +220,7 @@ def test_a_run_that_no_memory_holds_is_an_error(tmp_path, monkeypatch):
     def tight(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(experiment, "train_block", tight)
+    monkeypatch.setattr(local, "train_unit", tight)
     with pytest.raises(UsageError, match="one run alone needs more memory"):
         experiment.run(settings(seeds=2), tmp_path)
 

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from lrjax import curves, stats
+from lrjax import scores as scores_lib
 
 RUNS = pd.DataFrame(
     {
@@ -141,7 +142,7 @@ def test_the_end_of_training_has_the_normalised_score(metric):
     values = {run: list(rng.uniform(size=4)) for run in "pqr"}
     runs = RUNS.assign(status="done", metric=metric)
     runs[metric] = [values[run][-1] for run in "pqr"]
-    judged = stats.judge(runs.drop(columns="metric"), [metric])
+    judged = scores_lib.judge(runs.drop(columns="metric"), [metric])
     comparison = stats.complete(judged)
     found = curves.anytime(
         curves.join(judged, rows(values, metric)),

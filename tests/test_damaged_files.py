@@ -18,12 +18,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrjax import crew, results, stats
+from lrjax import crew, results, scores
 from lrjax import curves as curves_lib
 from lrjax.core import NUMERICS_VERSION, UsageError
 from lrjax.optim.learned import SHIPPED, load
 from lrjax.report import published, selected, study, terminal
-from lrjax.tasks import data, image_data, pickled, text_data
+from lrjax.tasks import corpus as corpus_lib
+from lrjax.tasks import data, image_data, pickled
+from lrjax.tasks import tokens as tokens_lib
 from tests.report import fabricated
 
 Image = pytest.importorskip("PIL.Image")
@@ -83,7 +85,7 @@ for ending, pack in PACKERS.items():
     reader(
         f"text{ending}",
         writes(f"a.txt{ending}", pack(STORY)),
-        lambda path: list(text_data.paragraphs(text_data._lines(path))),
+        lambda path: list(corpus_lib.paragraphs(corpus_lib.read_lines(path))),
     )
 IDX = b"\0\0\x08\3\0\0\0\2\0\0\0\4\0\0\0\4" + PIXELS.tobytes()[:32]
 reader("idx", writes("a", IDX), image_data.read_idx)
@@ -130,21 +132,21 @@ for name, content in PICTURES.items():
 
 @functools.cache
 def vocabulary():
-    corpus = text_data.Corpus("made", "", lambda: iter(["a small boat"] * 9))
-    return text_data.train_vocabulary(corpus, 270)
+    corpus = corpus_lib.Corpus("made", "", lambda: iter(["a small boat"] * 9))
+    return tokens_lib.train_vocabulary(corpus, 270)
 
 
 def token_folder(name):
     def write(folder):
-        corpus = text_data.Corpus("made", "", lambda: iter(["a small boat"] * 9))
-        text_data.write_tokens(corpus, vocabulary(), folder / "tokens")
+        corpus = corpus_lib.Corpus("made", "", lambda: iter(["a small boat"] * 9))
+        tokens_lib.write_tokens(corpus, vocabulary(), folder / "tokens")
         return folder / "tokens" / name
 
     return write
 
 
 for name in ("tokens.uint16", "ends.int64", "meta.json", "tokenizer.json"):
-    reader(name, token_folder(name), lambda path: text_data.read_tokens(path.parent))
+    reader(name, token_folder(name), lambda path: tokens_lib.read_tokens(path.parent))
 
 
 def pair(name):
@@ -159,7 +161,7 @@ def pair(name):
 
 
 for name in ("vocab.json", "merges.txt"):
-    reader(name, pair(name), lambda path: text_data.read_vocabulary(path.parent))
+    reader(name, pair(name), lambda path: tokens_lib.read_vocabulary(path.parent))
 
 
 def noted(folder):
@@ -225,7 +227,11 @@ def workdir(name):
     def write(folder):
         config = {"numerics_version": NUMERICS_VERSION, "versions": {"jax": "1"}}
         fabricated.write(
-            *(folder, ("t", "u"), ("adam", "sgd"), 2, 3),
+            folder,
+            ("t", "u"),
+            ("adam", "sgd"),
+            2,
+            3,
             trials=fabricated.trials(("t",), "adam", 5) if "trials" in name else (),
             config=config | {"config": {"tasks": ["t"]}, "git_revision": "a" * 40},
         )
@@ -237,7 +243,7 @@ def workdir(name):
 def read_workdir(path):
     """All that looks at the tables but for drawing."""
     runs, curves = study.read([path.parent])
-    joined = curves_lib.join(stats.judge(runs), curves)
+    joined = curves_lib.join(scores.judge(runs), curves)
     terminal.ranking(results.load(path.parent)[0])
     with results.Tables(path.parent):
         return joined
@@ -256,7 +262,7 @@ RACES = "".join(json.dumps(RACE | {"rung": i}) + "\n" for i in range(4)).encode(
 reader(
     results.RACES,
     writes(results.RACES, RACES),
-    lambda path: results.load_races(path.parent),
+    lambda path: results.read_rows(path.parent, results.RACES),
 )
 reader(
     "selection.json",

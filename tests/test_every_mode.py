@@ -64,7 +64,7 @@ def text_file(folder):
     return path
 
 
-def own(protocol, data_dir, batch_size, precision):
+def own(options):
     """A user's own regression in Python, with a convolution over its four features."""
     x = jax.random.normal(jax.random.key(0), (40, 4))
     rows = {"x": x, "y": x.sum(1)}
@@ -227,7 +227,7 @@ MODES = {
 
 
 def test_every_mode_is_here():
-    assert {*MODES, "methods"} == set(flags.FLAGS["mode"].parser.enum_values)
+    assert {*MODES, "methods", "config"} == set(flags.FLAGS["mode"].parser.enum_values)
 
 
 def flags_of(miniature, folder):
@@ -250,13 +250,14 @@ def flags_of(miniature, folder):
 )
 def test_every_mode_on(family, tmp_path, monkeypatch, subtests):
     monkeypatch.setenv("LRJAX_DATA_DIR", "")
-    monkeypatch.setitem(tasks.TASKS, "own/smooth", own)
+    monkeypatch.setitem(tasks.TASKS, "own/smooth", tasks.Factory(own))
     # All that counts here, and quick to compile.
     micro, tiny = "bookwiki/roberta_micro", text.RECIPES["bookwiki/roberta_tiny"]
     small = {"hidden_size": 16, "num_layers": 1, "intermediate_size": 32}
     monkeypatch.setitem(text.RECIPES, micro, dataclasses.replace(tiny, **small))
+    factory = tasks.Factory(functools.partial(text.make, micro))
     for factories in (text.FACTORIES, tasks.TASKS):
-        monkeypatch.setitem(factories, micro, functools.partial(text.make, micro))
+        monkeypatch.setitem(factories, micro, factory)
     miniature, data = MINIATURES[family], tmp_path / "data"
     data.mkdir()
     asked = flags_of(miniature, data)

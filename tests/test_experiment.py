@@ -15,6 +15,7 @@ from sklearn.metrics import log_loss
 from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
 from lrjax import experiment, programs, results, tasks
+from lrjax import rows as rows_lib
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
 
@@ -164,7 +165,7 @@ def test_examples_are_the_rows_that_were_seen(changes, examples):
     metrics, zeros = ("loss", "accuracy"), np.zeros((3, 1))
     others = ("learning_rate", "diverged_at", "last_batch_loss")
     names = [f"{part}_{name}" for part in ("train", "valid") for name in metrics]
-    row = experiment.rows.run_row(
+    row = rows_lib.run_row(
         block.example,
         "",
         block.program,
@@ -253,16 +254,17 @@ def test_a_run_that_was_cut_short_is_completed(finished, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    append, calls = results.Tables.append_runs, []
+    append, calls = results.Tables.append, []
 
-    def die_at_the_second_block(tables, rows):
-        calls.append(rows)
+    def die_at_the_second_block(tables, name, rows):
+        if name == results.RUNS:
+            calls.append(rows)
         if len(calls) == 2:
             raise Killed
-        append(tables, rows)
+        append(tables, name, rows)
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        patch.setattr(results.Tables, "append_runs", die_at_the_second_block)
+        patch.setattr(results.Tables, "append", die_at_the_second_block)
         experiment.run(settings_of(), tmp_path)
     assert len(rows_of(tmp_path, results.RUNS)) == 3
     experiment.run(settings_of(), tmp_path)
@@ -417,7 +419,7 @@ def studied(tmp_path_factory):
 
 def test_cawr_under_study_skips_an_update_and_is_a_counter_ahead(studied):
     runs, curves = results.load(studied)
-    task = tasks.make_task("libsvm/iris", "study")
+    task = tasks.make_task("libsvm/iris", tasks.TaskOptions(protocol="study"))
     part = {**task.train, "mask": np.ones(150, np.float32)}
     for row in runs.itertuples():
         curve = curves[curves["run_id"] == row.run_id].set_index("step")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from lrjax import fidelity, stats
+from lrjax import fidelity, scores
 
 EPOCHS = 100
 FINAL = (0.1, 0.2, 0.3, 0.4, 0.5)  # losses of five rates at the end
@@ -49,7 +49,7 @@ def made(seeds=3, task="libsvm/iris", method="adam", ends=None, steps=EPOCHS, at
 
 
 def judged(runs):
-    return stats.judge(stats.arrange(runs))
+    return scores.judge(scores.arrange(runs))
 
 
 def measured(*tables, reps=50):

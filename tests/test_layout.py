@@ -50,7 +50,9 @@ def test_batches_that_do_not_divide_are_refused_before_any_work(tmp_path):
 
 
 def test_parts_of_a_batch_are_what_is_cut():
-    task = tasks.make_task("digits/logistic", batch_size=12, micro_batches=4)
+    task = tasks.make_task(
+        "digits/logistic", tasks.TaskOptions(batch_size=12, micro_batches=4)
+    )
     devices = [jax.devices()[0]] * 3
     found = layout.choose("batch", devices)
     assert found is not None

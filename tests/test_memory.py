@@ -56,14 +56,18 @@ def close(a, b, rtol=1e-5, atol=1e-7):
 @pytest.mark.parametrize("rows", [64, 9, 2])  # with two rows some parts are empty
 def test_parts_of_a_batch_give_what_the_batch_gives(rows, method):
     whole = stepped(tasks.make_task("digits/logistic"), rows, method)
-    parts = stepped(tasks.make_task("digits/logistic", micro_batches=4), rows, method)
+    parts = stepped(
+        tasks.make_task("digits/logistic", tasks.TaskOptions(micro_batches=4)),
+        rows,
+        method,
+    )
     for a, b in zip(whole[3:], parts[3:], strict=True):
         close((a[0], a[2]), (b[0], b[2]), rtol=2e-5, atol=1e-6)
 
 
 @functools.cache
 def digits(**choices):
-    return tasks.make_task("digits/wrn", batch_size=16, **choices)
+    return tasks.make_task("digits/wrn", tasks.TaskOptions(batch_size=16, **choices))
 
 
 @pytest.mark.slow
@@ -88,7 +92,7 @@ def test_batch_norm_sees_one_part_after_the_other(unrolled):
 
 
 def test_losses_over_other_things_than_rows_weigh_by_those():
-    task = tasks.make_task("digits/logistic", micro_batches=4)
+    task = tasks.make_task("digits/logistic", tasks.TaskOptions(micro_batches=4))
     counts = jnp.arange(64.0)
 
     def loss(params, state, key, batch):
@@ -107,11 +111,11 @@ def test_losses_over_other_things_than_rows_weigh_by_those():
 
 def test_parts_are_of_a_runs_identity_and_equal():
     assert tasks.make_task("digits/logistic").options == ()
-    cut = tasks.make_task("digits/logistic", micro_batches=4)
+    cut = tasks.make_task("digits/logistic", tasks.TaskOptions(micro_batches=4))
     assert cut.options == (("micro_batches", 4),)
     for number in (0, 3, 128):
         with pytest.raises(UsageError, match=f"micro_batches={number}.*64 rows"):
-            tasks.make_task("digits/logistic", micro_batches=number)
+            tasks.make_task("digits/logistic", tasks.TaskOptions(micro_batches=number))
 
 
 NETWORKS = {
@@ -199,9 +203,9 @@ def test_computing_activations_again_changes_no_number(name):
 
 def test_tasks_whose_model_has_nothing_to_compute_again():
     with pytest.raises(UsageError, match="remat=True: 'digits/logistic'"):
-        tasks.make_task("digits/logistic", remat=True)
+        tasks.make_task("digits/logistic", tasks.TaskOptions(remat=True))
     with pytest.raises(UsageError, match=r"label_smoothing=0\.1: 'libsvm/iris'"):
-        tasks.make_task("libsvm/iris", label_smoothing=0.1)
+        tasks.make_task("libsvm/iris", tasks.TaskOptions(label_smoothing=0.1))
 
 
 def test_smoothed_labels():

@@ -21,27 +21,23 @@ from lrjax import (
     blocks,
     check_task,
     config,
-    core,
     evaluation,
     experiment,
     metrics,
     programs,
     report,
     results,
-    stats,
     tasks,
+    train,
     worker,
 )
+from lrjax import scores as scores_lib
 from lrjax.core import METRICS, Metric, Task, UsageError
 from lrjax.hpo import race, selection, tune
+from lrjax.methods import METHODS
 from lrjax.report import selected, study
 
 CLASSES = 2
-MAKERS = {
-    name: make
-    for name, make in vars(metrics).items()
-    if inspect.isfunction(make) and make.__annotations__.get("return") == "Metric"
-}
 
 
 def geometric(sums):
@@ -55,8 +51,12 @@ OWN = (
     Metric("geometric", geometric, False, "errors", 2, 0.0),
     Metric("minus_loss", lambda s: -s["loss"] / s["count"], True, digits=4),
 )
-ALL = {m.name: m for m in (*METRICS.values(), *(make() for make in MAKERS.values()))}
-ALL |= {m.name: m for m in OWN}
+# Names that tables of lrjax have for other things.
+TAKEN = tuple(
+    Metric(name, lambda s: s["loss"] / s["count"], False) for name in ("entry", "runs")
+)
+MADE = tuple(make() for make in metrics.MAKERS.values())
+ALL = {m.name: m for m in (*METRICS.values(), *MADE, *OWN, *TAKEN)}
 
 
 def model(params, batch):
@@ -271,7 +271,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line(make, words):
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("name", core.MAKERS)
+@pytest.mark.parametrize("name", metrics.MAKERS)
 def test_a_metric_that_was_not_made_is_named_with_its_call(name):
     make = getattr(metrics, name)
     for asked in (
@@ -292,8 +292,13 @@ def test_a_metric_that_was_not_made_is_named_with_its_call(name):
 
 
 def test_every_maker_is_known():
-    made = {n for n in dir(metrics) if hasattr(getattr(metrics, n), "__wrapped__")}
-    assert made == set(core.MAKERS)
+    """Whatever makes a metric when it is called is decorated so."""
+    made = {
+        name
+        for name, make in vars(metrics).items()
+        if inspect.isfunction(make) and make.__annotations__.get("return") == "Metric"
+    }
+    assert made - {"find_metric"} == set(metrics.MAKERS)
 
 
 def test_check_task_takes_every_metric():
@@ -351,18 +356,15 @@ def test_sums_that_are_arrays_add_up_over_slices_lanes_and_loops(monkeypatch):
     params = jax.vmap(jax.vmap(lambda key: init(key)[0]))(keys)
     wanted = expected(task, params, task.valid)
     found = evaluation.evaluate_part(
-        *(task.evaluate, task.metrics, params, (), task.valid, 16), jnp.float32
+        task.evaluate, task.metrics, params, (), task.valid, 16, jnp.float32
     )
     assert found.keys() == wanted.keys()
     for name, value in found.items():
         np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)
     one = jax.tree.map(lambda x: x[1:2, 1:2], params)
-    monkeypatch.setattr(evaluation, "rows_of_a_slice", lambda task, part: 7)
-    alone = evaluation.evaluate_one_by_one(
-        lambda *args: evaluation.slice_sums(task.evaluate, *args, 7, jnp.float32),
-        task,
-        *(one, (), task.valid),
-    )
+    monkeypatch.setattr(evaluation, "rows_at_once", lambda task, lanes: 7)
+    program = train.Program(task, METHODS["sgd"], (), 1, 1, 1, one_by_one=True)
+    alone = evaluation.evaluator(program)(one, (), task.valid)
     for name, value in alone.items():
         np.testing.assert_allclose(value[0, 0], wanted[name][1, 1], rtol=1e-4)
 
@@ -383,10 +385,11 @@ def registered(monkeypatch):
     """Lets a task of one's own be named in a config."""
 
     def register(task):
-        def make(protocol, data_dir, batch_size, precision, stream=None):
-            return dataclasses.replace(task, streamed=bool(stream))
+        def make(options):
+            return dataclasses.replace(task, streamed=bool(options.stream))
 
-        monkeypatch.setitem(tasks.TASKS, task.name, make)
+        factory = tasks.Factory(make, frozenset({"stream"}))
+        monkeypatch.setitem(tasks.TASKS, task.name, factory)
         return task.name
 
     return register
@@ -450,6 +453,9 @@ def check_readers(folder, metric):
             assert row.mean_high <= metric.greatest
     text = report.ranking(results.load(folder)[0], results.load_metrics(folder))
     assert metric.label in text.splitlines()[0]
+    runs = results.load(folder)[0].groupby("method")
+    for row in runs.mean(numeric_only=True)[runs["seed"].count() > 2].itertuples():
+        assert metric.shown(getattr(row, column)) in text
 
 
 @pytest.fixture(scope="module")
@@ -458,7 +464,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     task = task_of(*ALL.values())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, task.name, lambda *_, **__: task)
+        patch.setitem(tasks.TASKS, task.name, tasks.Factory(lambda _: task))
         experiment.run(settings_of(task.name, methods=("sgd",)), folder)
     return folder
 
@@ -567,7 +573,7 @@ def test_what_other_tasks_of_a_directory_are_measured_by_is_kept(tmp_path):
 def test_one_name_has_one_direction(tmp_path):
     up = dataclasses.replace(OWN[0], higher_is_better=True)
     with pytest.raises(UsageError, match="higher is better on only one of a and b"):
-        stats.known_metrics([{"a": [OWN[0]]}, {"b": [up]}])
+        scores_lib.known_metrics([{"a": [OWN[0]]}, {"b": [up]}])
 
 
 def test_tuning_by_what_is_not_measured_is_refused(registered, tmp_path):
@@ -587,8 +593,12 @@ def test_a_metric_that_is_never_defined_is_said():
 def test_select_shows_values_below_three_seeds_and_an_interval_from_there():
     for seeds, sure in ((2, False), (3, True)):
         answer = lrjax.select(
-            *(task_of("accuracy"), ["dog"]),
-            **{"budget": 4, "epochs": 2, "seeds": seeds, "log": lambda _: None},
+            task_of("accuracy"),
+            ["dog"],
+            budget=4,
+            epochs=2,
+            seeds=seeds,
+            log=lambda _: None,
         )
         low, high = answer.interval
         assert sure == (low == low)

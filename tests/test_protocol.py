@@ -139,7 +139,7 @@ def test_cawr_goes_through_text_in_epochs(task, afresh):
 
 @functools.cache
 def made(task, choice):
-    return tasks.make_task(task, choice)
+    return tasks.make_task(task, tasks.TaskOptions(protocol=choice))
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)

@@ -10,11 +10,11 @@ import pytest
 
 from lrjax import (
     config,
-    evaluation,
     experiment,
     methods,
     optim,
     programs,
+    recalibration,
     results,
     tasks,
     train,
@@ -78,7 +78,12 @@ def test_statistics_are_those_of_the_judged_parameters(name, one_by_one):
         static, _ = methods.split(method, lanes[0])
         traced = [methods.split(method, lane)[1] for lane in lanes]
         program = train.Program(
-            *(task, method, static, 5, 1, len(lanes)),
+            task,
+            method,
+            static,
+            eval_every=5,
+            num_seeds=1,
+            num_hparams=len(lanes),
             dtype=jnp.float64,
             one_by_one=one_by_one,
         )
@@ -89,7 +94,7 @@ def test_statistics_are_those_of_the_judged_parameters(name, one_by_one):
         found = {k: v[-1][0] for k, v in last.values.items()}
         found["test_loss"] = programs.judge(program, last.state, task.test)["loss"][0]
         averages = name == "schedule_free_sgd"
-        assert evaluation.recalibrates(task, method, lanes[0]) == averages
+        assert recalibration.recalibrates(task, method, lanes[0]) == averages
         for lane in range(len(lanes)):
             state = jax.tree.map(lambda x, lane=lane: x[0, lane], last.state)
             params = optim.eval_params(state.opt_state, state.params)
@@ -113,9 +118,9 @@ def test_no_other_run_has_another_identity():
     asked.tasks, asked.methods = ("digits/wrn", "digits/logistic"), ("adam",)
     image, linear = (tasks.make_task(name) for name in asked.tasks)
     free, adam = METHODS["schedule_free_adamw"], METHODS["adam"]
-    assert evaluation.recalibrates(image, free, dict(free.defaults))
-    assert not evaluation.recalibrates(linear, free, dict(free.defaults))
-    assert not evaluation.recalibrates(image, adam, dict(adam.defaults))
+    assert recalibration.recalibrates(image, free, dict(free.defaults))
+    assert not recalibration.recalibrates(linear, free, dict(free.defaults))
+    assert not recalibration.recalibrates(image, adam, dict(adam.defaults))
     run = Run("task", "sound", "adam", (), 0, 1, 1, 64, "float32", 1, "data")
     assert "recalibrated" not in results.run_fields(run)
     other = dataclasses.replace(run, recalibrated=True)

@@ -210,8 +210,8 @@ def test_a_read_only_folder_is_refused(unprivileged):
 def test_a_read_only_table_is_refused(unprivileged, name):
     with results.Tables(unprivileged) as tables:
         tables.write_config({}, {})
-        tables.append_runs([{"run_id": "a"}])
-        tables.append_curves([{"run_id": "a", "step": 1}])
+        tables.append(results.RUNS, [{"run_id": "a"}])
+        tables.append(results.CURVES, [{"run_id": "a", "step": 1}])
     before = {path: path.read_bytes() for path in unprivileged.iterdir()}
     (unprivileged / name).chmod(0o400)
     with contextlib.ExitStack() as stack:
@@ -219,9 +219,8 @@ def test_a_read_only_table_is_refused(unprivileged, name):
         if name == "config.json":
             tables.write_config({}, {})  # a file is replaced, whatever its own mode
             return
-        append = tables.append_runs if name == results.RUNS else tables.append_curves
         with pytest.raises(UsageError, match=f"cannot write .*{name}: Permission"):
-            append([{"run_id": "b", "step": 1}])
+            tables.append(name, [{"run_id": "b", "step": 1}])
     assert {path: path.read_bytes() for path in unprivileged.iterdir()} == before
 
 
@@ -229,8 +228,8 @@ def test_a_read_only_table_is_refused(unprivileged, name):
 def test_a_table_that_cannot_be_read_is_refused(unprivileged, name):
     with results.Tables(unprivileged) as tables:
         tables.write_config({}, {})
-        tables.append_runs([{"run_id": "a"}])
-        tables.append_curves([{"run_id": "a", "step": 1}])
+        tables.append(results.RUNS, [{"run_id": "a"}])
+        tables.append(results.CURVES, [{"run_id": "a", "step": 1}])
     (unprivileged / name).chmod(0)
     with pytest.raises(UsageError, match=f"{name}"):
         results.Tables(unprivileged).__enter__()

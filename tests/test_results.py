@@ -77,23 +77,31 @@ def test_identity_tells_infinity_from_none():
 
 
 def test_rows_are_whole_lines_and_not_written_twice(tables):
-    tables.append_runs([{"run_id": "a", "loss": 1.0}, {"run_id": "b", "loss": 2.0}])
-    tables.append_runs([{"run_id": "a", "loss": 9.0}, {"run_id": "c", "loss": 3.0}])
+    tables.append(
+        results.RUNS, [{"run_id": "a", "loss": 1.0}, {"run_id": "b", "loss": 2.0}]
+    )
+    tables.append(
+        results.RUNS, [{"run_id": "a", "loss": 9.0}, {"run_id": "c", "loss": 3.0}]
+    )
     lines = (tables.workdir / results.RUNS).read_text().splitlines()
     assert [json.loads(line)["run_id"] for line in lines] == ["a", "b", "c"]
     assert json.loads(lines[0])["loss"] == 1.0
 
 
 def test_curve_rows_are_told_apart_by_run_and_step(tables):
-    tables.append_curves([{"run_id": "a", "step": 1}, {"run_id": "a", "step": 2}])
-    tables.append_curves([{"run_id": "a", "step": 2}, {"run_id": "b", "step": 2}])
+    tables.append(
+        results.CURVES, [{"run_id": "a", "step": 1}, {"run_id": "a", "step": 2}]
+    )
+    tables.append(
+        results.CURVES, [{"run_id": "a", "step": 2}, {"run_id": "b", "step": 2}]
+    )
     rows = (tables.workdir / results.CURVES).read_text().splitlines()
     assert len(rows) == 3
 
 
 def test_numbers_that_are_not_finite_are_null(tables):
     row = {"run_id": "a", "loss": math.nan, "rate": math.inf, "hparams": {"d": 1.0}}
-    tables.append_runs([row])
+    tables.append(results.RUNS, [row])
     text = (tables.workdir / results.RUNS).read_text()
     assert json.loads(text) == {
         "run_id": "a",
@@ -104,7 +112,7 @@ def test_numbers_that_are_not_finite_are_null(tables):
 
 
 def test_a_torn_last_line_is_cut_off_with_a_warning(tables):
-    tables.append_runs([{"run_id": "a"}, {"run_id": "b"}])
+    tables.append(results.RUNS, [{"run_id": "a"}, {"run_id": "b"}])
     path = tables.workdir / results.RUNS
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"run_id": "c", "lo')
@@ -159,8 +167,8 @@ ROW = dataclasses.asdict(RUN) | {"run_id": "a", "hparams": {}, "status": "done"}
     ],
 )
 def test_a_run_with_a_wrong_type_is_refused(tables, damage):
-    tables.append_runs([ROW, ROW | {"run_id": "b"} | damage])
-    tables.append_curves([{"run_id": "a", "step": 1}])
+    tables.append(results.RUNS, [ROW, ROW | {"run_id": "b"} | damage])
+    tables.append(results.CURVES, [{"run_id": "a", "step": 1}])
     with pytest.raises(UsageError, match=r"runs\.jsonl: line 2 is damaged"):
         results.load(tables.workdir)
 
@@ -169,16 +177,17 @@ def test_a_run_with_a_wrong_type_is_refused(tables, damage):
 def test_a_run_that_lacks_what_others_have_is_refused(tables, name):
     # As after one flipped bit in the name.
     damaged = {k if k != name else k.upper(): v for k, v in ROW.items()}
-    tables.append_runs([damaged, ROW | {"run_id": "b"}])
-    tables.append_curves([{"run_id": "a", "step": 1}])
+    tables.append(results.RUNS, [damaged, ROW | {"run_id": "b"}])
+    tables.append(results.CURVES, [{"run_id": "a", "step": 1}])
     with pytest.raises(UsageError, match=f"line 1 is damaged: it has no '{name}'"):
         results.load(tables.workdir)
 
 
 def test_a_curve_with_text_for_a_number_is_refused(tables):
-    tables.append_runs([ROW])
-    tables.append_curves(
-        [{"run_id": "a", "step": i, "train_loss": v} for i, v in enumerate([1.0, "x"])]
+    tables.append(results.RUNS, [ROW])
+    tables.append(
+        results.CURVES,
+        [{"run_id": "a", "step": i, "train_loss": v} for i, v in enumerate([1.0, "x"])],
     )
     with pytest.raises(UsageError, match=r"curves\.jsonl: line 2 is damaged"):
         results.load(tables.workdir)
@@ -196,8 +205,10 @@ def test_a_table_that_is_no_file_is_refused(tmp_path, name):
 
 
 def test_a_row_that_comes_twice_is_refused(tables):
-    tables.append_runs([{"run_id": "a"}, {"run_id": "b"}])
-    tables.append_curves([{"run_id": "a", "step": 1}, {"run_id": "b", "step": 1}])
+    tables.append(results.RUNS, [{"run_id": "a"}, {"run_id": "b"}])
+    tables.append(
+        results.CURVES, [{"run_id": "a", "step": 1}, {"run_id": "b", "step": 1}]
+    )
     for name in (results.RUNS, results.CURVES):
         path = tables.workdir / name
         content = path.read_bytes()
@@ -232,8 +243,8 @@ def test_a_damaged_table_is_read_or_refused_and_whole_rows_are_never_lost(
         workdir = Path(folder)
         with results.Tables(workdir) as tables:
             tables.write_config({"seeds": [1]}, {})
-            tables.append_runs([row_of("a"), row_of("b"), row_of("c")])
-            tables.append_curves([row_of("a", step=1), row_of("a", step=2)])
+            tables.append(results.RUNS, [row_of("a"), row_of("b"), row_of("c")])
+            tables.append(results.CURVES, [row_of("a", step=1), row_of("a", step=2)])
         path = workdir / name
         text = path.read_bytes()
         for place, gone, new in cuts:
@@ -243,7 +254,7 @@ def test_a_damaged_table_is_read_or_refused_and_whole_rows_are_never_lost(
         before = content_of(workdir)
         try:
             with results.Tables(workdir) as tables:
-                tables.append_runs([row_of("new")])
+                tables.append(results.RUNS, [row_of("new")])
         except UsageError:
             assert content_of(workdir) == before
             return
@@ -304,7 +315,7 @@ def test_a_second_process_is_refused(tables):
 
 
 def test_a_full_disk_leaves_whole_lines(tables, monkeypatch):
-    tables.append_runs([{"run_id": "a"}])
+    tables.append(results.RUNS, [{"run_id": "a"}])
     whole = (tables.workdir / results.RUNS).read_bytes()
 
     def full(number):
@@ -312,14 +323,16 @@ def test_a_full_disk_leaves_whole_lines(tables, monkeypatch):
 
     monkeypatch.setattr(results.os, "fsync", full)
     with pytest.raises(UsageError, match="No space left on device"):
-        tables.append_runs([{"run_id": "b"}])
+        tables.append(results.RUNS, [{"run_id": "b"}])
     assert (tables.workdir / results.RUNS).read_bytes() == whole
     assert tables.runs == {"a"}
 
 
 def test_load_gives_a_frame_for_each_table(tables):
-    tables.append_runs([{"run_id": "a", "valid_loss": math.nan}])
-    tables.append_curves([{"run_id": "a", "step": 1}, {"run_id": "a", "step": 2}])
+    tables.append(results.RUNS, [{"run_id": "a", "valid_loss": math.nan}])
+    tables.append(
+        results.CURVES, [{"run_id": "a", "step": 1}, {"run_id": "a", "step": 2}]
+    )
     runs, curves = results.load(tables.workdir)
     assert list(runs["run_id"]) == ["a"]
     assert runs["valid_loss"].isna().all()
@@ -332,8 +345,10 @@ def test_load_says_what_is_missing(tmp_path):
 
 
 def test_load_drops_a_torn_line_of_either_table(tables):
-    tables.append_runs([{"run_id": "a"}])
-    tables.append_curves([{"run_id": "a", "step": 1}, {"run_id": "a", "step": 2}])
+    tables.append(results.RUNS, [{"run_id": "a"}])
+    tables.append(
+        results.CURVES, [{"run_id": "a", "step": 1}, {"run_id": "a", "step": 2}]
+    )
     for name in (results.RUNS, results.CURVES):
         with open(tables.workdir / name, "ab") as file:
             file.write(b'{"run_id": "b", "st')
@@ -351,7 +366,7 @@ def test_load_drops_a_torn_line_of_either_table(tables):
     ],
 )
 def test_load_names_a_damaged_line_of_the_curves(tables, damage):
-    tables.append_runs([{"run_id": "a"}])
+    tables.append(results.RUNS, [{"run_id": "a"}])
     path = tables.workdir / results.CURVES
     sound = b'{"run_id": "a", "step": 1}\n'
     path.write_bytes(sound + damage + sound.replace(b"1", b"2"))
@@ -364,8 +379,8 @@ def test_load_reads_numbers_as_json_does(tables):
         {"run_id": "a", "step": i, "loss": v, "never": None}
         for i, v in enumerate([0.1, 1e-45, None, 3.4e38, 1.0, 0.123456789])
     ]
-    tables.append_runs([{"run_id": "a"}])
-    tables.append_curves(rows)
+    tables.append(results.RUNS, [{"run_id": "a"}])
+    tables.append(results.CURVES, rows)
     _, curves = results.load(tables.workdir)
     assert curves["step"].tolist() == list(range(6))
     assert curves["loss"].isna().tolist() == [False, False, True, False, False, False]

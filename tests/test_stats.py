@@ -11,6 +11,7 @@ from scipy import special as scipy_special
 from scipy import stats as scipy_stats
 
 from lrjax import report, stats
+from lrjax import scores as scores_lib
 from lrjax.core import ACCURACY, LOSS, NONNEGATIVE_LOSS, PERPLEXITY, UsageError
 
 
@@ -62,7 +63,7 @@ def test_labels_name_what_varies_within_a_task():
         method="adam",
         hparams=[{"learning_rate": rate, "b1": 0.9} for rate in (0.1, 0.01, 1e-5) * 3],
     )
-    assert list(stats.label_entries(runs))[:3] == [
+    assert list(scores_lib.label_entries(runs))[:3] == [
         "adam learning_rate=0.1",
         "adam learning_rate=0.01",
         "adam learning_rate=1e-05",
@@ -74,23 +75,23 @@ def test_values_that_follow_from_the_task_are_no_entries():
     runs = RUNS.assign(
         method="smac", hparams=[{"learning_rate": rate[t]} for t in RUNS["task"]]
     )
-    assert set(stats.label_entries(runs)) == {"smac"}
+    assert set(scores_lib.label_entries(runs)) == {"smac"}
 
 
 def test_runs_of_other_lengths_are_other_entries():
     runs = RUNS[:2].assign(method="adam", seed=0, steps=[10, 20])
-    assert list(stats.label_entries(runs)) == ["adam steps=10", "adam steps=20"]
+    assert list(scores_lib.label_entries(runs)) == ["adam steps=10", "adam steps=20"]
 
 
 def test_protocols_and_directories_tell_runs_apart():
     same = RUNS[:1].assign(source="x")
     other = same.assign(source="y")
-    found = stats.arrange(pd.concat([same, other]))
+    found = scores_lib.arrange(pd.concat([same, other]))
     assert sorted(found["entry"]) == ["a @ x", "a @ y"]
     other = same.assign(protocol="study")
-    found = stats.arrange(pd.concat([same, other]))
+    found = scores_lib.arrange(pd.concat([same, other]))
     assert sorted(found["task"]) == ["t (sound)", "t (study)"]
-    assert list(stats.arrange(pd.concat([same, same]))["entry"]) == ["a", "a #2"]
+    assert list(scores_lib.arrange(pd.concat([same, same]))["entry"]) == ["a", "a #2"]
 
 
 @pytest.mark.parametrize(
@@ -98,35 +99,35 @@ def test_protocols_and_directories_tell_runs_apart():
     [("valid_accuracy", True), ("test_loss", False), ("valid_perplexity", False)],
 )
 def test_every_metric_has_its_direction(metric, up):
-    assert stats.higher_is_better(metric) is up
+    assert scores_lib.higher_is_better(metric) is up
     runs = RUNS[:2].assign(**{metric: [1.0, 2.0]})
-    score = stats.judge(runs, [metric])["score"]
+    score = scores_lib.judge(runs, [metric])["score"]
     assert (score[1] > score[0]) is np.bool_(up)
-    assert list(stats.judge(runs, [metric])["value"]) == [1.0, 2.0]
+    assert list(scores_lib.judge(runs, [metric])["value"]) == [1.0, 2.0]
 
 
 def test_metrics_without_a_direction_are_refused():
     with pytest.raises(UsageError, match="known direction"):
-        stats.judge(RUNS, ["steps"])
+        scores_lib.judge(RUNS, ["steps"])
     with pytest.raises(UsageError, match="did you mean 'valid_loss'"):
-        stats.judge(RUNS, ["valide_loss"])
+        scores_lib.judge(RUNS, ["valide_loss"])
 
 
 def test_a_task_is_judged_by_the_first_metric_that_it_has():
     runs = RUNS.assign(valid_perplexity=[None] * 6 + [9.0, 8.0, 7.0])
     runs.loc[runs["task"] == "u", "valid_accuracy"] = None
-    judged = stats.judge(runs)
+    judged = scores_lib.judge(runs)
     assert dict(judged.groupby("task")["metric"].first()) == {
         "t": "valid_accuracy",
         "u": "valid_perplexity",
     }
     with pytest.raises(UsageError, match="task 'u' has no valid_accuracy"):
-        stats.judge(runs, ["valid_accuracy"])
+        scores_lib.judge(runs, ["valid_accuracy"])
 
 
 def test_diverged_runs_have_the_worst_score_and_stopped_ones_none():
     runs = RUNS.assign(status=["stopped", *RUNS["status"][1:]])
-    judged = stats.judge(runs)
+    judged = scores_lib.judge(runs)
     assert len(judged) == len(RUNS) - 1
     assert list(judged.loc[judged["status"] == "diverged", "score"]) == [-np.inf]
     assert judged.loc[judged["status"] == "diverged", "value"].isna().all()
@@ -221,18 +222,19 @@ def test_no_interval_from_fewer_than_three_runs():
 
 
 def test_diverged_runs_are_counted_and_left_out_of_means():
-    found = stats.summary(RUNS).set_index(["task", "entry"]).loc[("t", "c")]
+    found = stats.summary(RUNS, ("valid_accuracy", "valid_loss"))
+    found = found.set_index(["task", "entry"]).loc[("t", "c")]
     assert found["runs"] == 2
     assert found["diverged"] == 1
-    assert found["accuracy"] == 0.9
-    assert found["loss"] == 0.5
+    assert found["valid_accuracy"] == 0.9
+    assert found["valid_loss"] == 0.5
 
 
 def test_centres_are_those_of_numpy_scipy_and_rliable():
     values = np.random.default_rng(1).normal(size=9)
     rows = [("t", "a", seed, v, 1.0, "done") for seed, v in enumerate(values)]
     rows += [("t", "b", 0, 0.3, 1.0, "done"), ("t", "b", 1, None, None, "diverged")]
-    found = stats.per_task(stats.judge(table(rows)), reps=200).set_index("entry")
+    found = stats.per_task(scores_lib.judge(table(rows)), reps=200).set_index("entry")
     a, b = found.loc["a"], found.loc["b"]
     assert a["mean"] == pytest.approx(values.mean())
     assert a["median"] == pytest.approx(np.median(values))
@@ -250,8 +252,8 @@ def test_a_cell_has_the_same_interval_whoever_stands_beside_it():
         (task, entry, seed, rng.normal(), 1.0, "done")
         for task, entry, seed in itertools.product("tu", "ab", range(5))
     ]
-    whole = stats.per_task(stats.judge(table(rows)), reps=100)
-    alone = stats.per_task(stats.judge(table(rows[:5])), reps=100)
+    whole = stats.per_task(scores_lib.judge(table(rows)), reps=100)
+    alone = stats.per_task(scores_lib.judge(table(rows[:5])), reps=100)
     np.testing.assert_allclose(alone["iqm_low"][0], whole["iqm_low"][0], atol=0.4)
     assert alone["iqm"][0] == whole["iqm"][0]
 
@@ -260,7 +262,7 @@ def test_a_cell_has_the_same_interval_whoever_stands_beside_it():
 
 
 def test_complete_leaves_out_what_lacks_most():
-    judged = stats.judge(RUNS)
+    judged = scores_lib.judge(RUNS)
     found = stats.complete(judged)
     # u has one seed, so t keeps its first.
     assert (found.tasks, found.runs, found.runs_left_out) == (["t", "u"], 1, 3)
@@ -271,7 +273,7 @@ def test_complete_leaves_out_what_lacks_most():
     assert found.entries == ["a", "b"]
     # One run of many is missing: its seed goes.
     seeds = [RUNS[:3].assign(seed=s) for s in range(4)]
-    many = stats.judge(pd.concat(seeds, ignore_index=True))[1:]
+    many = scores_lib.judge(pd.concat(seeds, ignore_index=True))[1:]
     found = stats.complete(many)
     assert (found.entries, found.runs) == (["a", "b", "c"], 3)
 
@@ -280,7 +282,7 @@ def test_complete_leaves_out_what_lacks_most():
 @given(st.sets(st.tuples(*[st.integers(0, n - 1) for n in (3, 4, 3)]), min_size=1))
 def test_complete_has_no_holes(present):
     rows = [(f"t{t}", f"e{e}", s, 0.5, 0.5, "done") for t, e, s in sorted(present)]
-    found = stats.complete(stats.judge(table(rows)))
+    found = stats.complete(scores_lib.judge(table(rows)))
     scores = found.scores
     assert not scores.isna().any(axis=None)
     assert scores.groupby(level="task").size().nunique() <= 1
@@ -358,9 +360,9 @@ def test_normalised_scores_by_hand():
 
 
 def test_losses_and_accuracies_give_the_same_normalised_scores():
-    by_loss = stats.complete(stats.judge(RUNS, ["valid_loss"]))
+    by_loss = stats.complete(scores_lib.judge(RUNS, ["valid_loss"]))
     turned = RUNS.assign(valid_accuracy=-RUNS["valid_loss"])
-    by_accuracy = stats.complete(stats.judge(turned, ["valid_accuracy"]))
+    by_accuracy = stats.complete(scores_lib.judge(turned, ["valid_accuracy"]))
     pd.testing.assert_frame_equal(
         stats.normalise(by_loss.scores), stats.normalise(by_accuracy.scores)
     )
@@ -369,7 +371,7 @@ def test_losses_and_accuracies_give_the_same_normalised_scores():
 def test_ranks_by_hand():
     # t: a 1.5, 2; b 1.5, 3; c 3 (diverged), 1.  u: b 1, c 2, a 3. As u has one seed,
     # t keeps its first.
-    ranks = stats.mean_ranks(stats.judge(RUNS))
+    ranks = stats.mean_ranks(scores_lib.judge(RUNS))
     assert ranks["a"] == pytest.approx((1.5 + 3) / 2)
     assert ranks["b"] == pytest.approx((1.5 + 1) / 2)
     assert ranks["c"] == pytest.approx((3.0 + 2) / 2)
@@ -476,7 +478,7 @@ def test_against_pairs_by_seed():
             ("t", "dead", seed, None, None, "diverged"),
         ]
     rows.pop(1)  # a seed that 'better' lacks is no pair
-    found = stats.against(stats.judge(table(rows)), "base").set_index("entry")
+    found = stats.against(scores_lib.judge(table(rows)), "base").set_index("entry")
     assert dict(found["result"]) == {"better": "win", "dead": "loss", "same": "tie"}
     assert dict(found["pairs"]) == {"better": 7, "dead": 8, "same": 8}
     assert found.loc["better", "p"] == pytest.approx(2 / 2**7)
@@ -515,7 +517,7 @@ def test_the_example_of_demsar():
         (f"t{t:02}", f"e{e}", 0, score, 1.0, "done")
         for (t, e), score in np.ndenumerate(DEMSAR)
     ]
-    judged = stats.judge(table(rows))
+    judged = scores_lib.judge(table(rows))
     ranks = stats.mean_ranks(judged).sort_index()
     np.testing.assert_allclose(ranks, [3.143, 2.000, 2.893, 1.964], atol=5e-4)
     found = stats.friedman_p(stats.complete(judged))

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 @functools.cache
 def without_data(name, batch_size=None):
     """A registered task on made-up rows of the right shapes."""
-    draw = np.random.default_rng(0)
+    draw, options = np.random.default_rng(0), tasks.TaskOptions(batch_size=batch_size)
     if name in images.RECIPES:
         recipe = images.RECIPES[name]
         entry = image_data.SETS[recipe.data]
@@ -31,22 +31,18 @@ def without_data(name, batch_size=None):
         sizes = None if entry.shape else np.full((2, 2), 250, np.int32)
         part = Part(pixels, np.arange(2, dtype=np.int32), sizes)
         parts = dict.fromkeys(("train", "valid", "test"), part)
-        return images.recipe_task(name, parts, batch_size or 64, "float32")
+        return images.recipe_task(name, parts, options)
     if name in text.RECIPES:
         recipe = text.RECIPES[name]
         rows = np.zeros((2, recipe.length), np.uint16)
         parts = {"train": rows, "valid": rows}
-        return text.recipe_task(
-            name, parts, recipe.vocab_size, 4, "sound", batch_size, "float32"
-        )
+        return text.recipe_task(name, parts, recipe.vocab_size, 4, options)
     if name.startswith("libsvm/"):
         entry = libsvm.SETS[name.removeprefix("libsvm/")]
         labels = np.arange(5 * entry.classes) % entry.classes
         features = draw.normal(size=(len(labels), entry.features))
-        return libsvm.logistic_task(
-            name, features, labels, "sound", batch_size, "float32"
-        )
-    return tasks.make_task(name, batch_size=batch_size)
+        return libsvm.logistic_task(name, features, labels, options)
+    return tasks.make_task(name, options)
 
 
 def kind(name):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import wide
 
-from lrjax import host_loop, order, tasks
+from lrjax import host_loop, order, prefetch, tasks
 from lrjax.core import UsageError
 from lrjax.tasks import data
 
@@ -48,25 +48,27 @@ def test_what_is_prefetched_comes_in_order_and_errors_come_through():
         made.append(item)
         return 10 * item
 
-    found = host_loop._prefetched(make, range(5))
+    found = prefetch.prefetched(make, range(5))
     assert [next(found) for _ in range(3)] == [0, 10, 20]
     with pytest.raises(OSError, match="gone"):
         next(found)
 
 
 def test_images_and_text_may_stay_on_the_host():
-    task = tasks.make_task("digits/wrn", stream=True)
+    task = tasks.make_task("digits/wrn", tasks.TaskOptions(stream=True))
     assert task.streamed
     assert all(isinstance(rows, np.ndarray) for rows in task.train.values())
     assert all(isinstance(rows, jax.Array) for rows in task.valid.values())
     assert tasks.fingerprint(task) == tasks.fingerprint(tasks.make_task("digits/wrn"))
     with pytest.raises(UsageError, match="'digits/logistic' has no such option"):
-        tasks.make_task("digits/logistic", stream=True)
+        tasks.make_task("digits/logistic", tasks.TaskOptions(stream=True))
 
 
 def test_data_can_be_forced_onto_the_device(monkeypatch):
     monkeypatch.setattr(data, "stays_on_host", lambda arrays, stream: stream is None)
     assert tasks.make_task("digits/wrn").streamed
-    assert not tasks.make_task("digits/wrn", stream=False).streamed
+    assert not tasks.make_task("digits/wrn", tasks.TaskOptions(stream=False)).streamed
     # What is on the device anyway may be asked to be.
-    assert not tasks.make_task("digits/logistic", stream=False).streamed
+    assert not tasks.make_task(
+        "digits/logistic", tasks.TaskOptions(stream=False)
+    ).streamed

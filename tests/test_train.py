@@ -169,7 +169,9 @@ def plain_run(task, program, hparams, seed, steps, horizon):
 
 @functools.cache
 def iris(protocol_name, precision="float64"):
-    return tasks.make_task("libsvm/iris", protocol_name, precision=precision)
+    return tasks.make_task(
+        "libsvm/iris", tasks.TaskOptions(protocol=protocol_name, precision=precision)
+    )
 
 
 @functools.cache

@@ -79,7 +79,12 @@ def trained(
     static, _ = methods.split(chosen, lanes[0])
     numbers = np.asarray([3] if one_by_one else [3, 4])
     program = train.Program(
-        *(task, chosen, static, 5, len(numbers), len(lanes)),
+        task,
+        chosen,
+        static,
+        eval_every=5,
+        num_seeds=len(numbers),
+        num_hparams=len(lanes),
         dtype=jnp.result_type(float),
         one_by_one=one_by_one,
         layout=layout,

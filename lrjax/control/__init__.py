@@ -1,4 +1,4 @@
-"""The learning rate as an action: environments, policies and controllers that learn."""
+"""The learning rate as an action: environments for agents, and policies."""
 
 from lrjax.control.env import OBSERVATIONS, REWARDS, Data, Env, EnvState
 from lrjax.control.policies import Policy, rollout

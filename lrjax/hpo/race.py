@@ -10,6 +10,7 @@ What a rung measured is in `races.jsonl`; a race that was cut short goes on from
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -28,7 +29,7 @@ from lrjax import blocks as blocks_lib
 from lrjax import config as config_lib
 from lrjax import (
     console,
-    evaluation,
+    local,
     methods,
     numerics,
     programs,
@@ -38,7 +39,6 @@ from lrjax import (
     stats,
     strategy,
     tasks,
-    train,
 )
 from lrjax.config import Settings
 from lrjax.core import (
@@ -58,7 +58,9 @@ from lrjax.hpo.halving import Rung, halve
 from lrjax.hpo.rungs import Plan, plan
 from lrjax.hpo.selection import Judged, Selection
 from lrjax.hpo.verdicts import Score, chance_worse
+from lrjax.session import Launch, Launcher
 from lrjax.tasks.checks import check_task
+from lrjax.units import State, Trained
 
 _MOST_ROUND = 2**20  # rows of a round: its order is held at once
 # Lanes of a block. The same on every rung, so that a contender's numbers depend on
@@ -128,7 +130,7 @@ class Race:
         open_to = {each.method.name for each in found}
         self._lacking = tuple(n for n in self._left_out if n not in open_to)
         self._data = tasks.fingerprint(task)
-        self._states: dict[tuple[int, int], trials.State] = {}
+        self._states: dict[tuple[int, int], State] = {}
         self._identity = results.digest(
             {
                 "task": name,
@@ -144,7 +146,7 @@ class Race:
             }
         )
         self._known: dict[tuple[int, int, int], Mapping[str, Any]] = {}
-        for row in results.load_races(tables.workdir):
+        for row in results.read_rows(tables.workdir, results.RACES):
             if row["race"] == self._identity:
                 if f"valid_{self._task.metric}" not in row:
                     raise UsageError(
@@ -154,7 +156,7 @@ class Race:
                     )
                 self._known[row["rung"], row["contender"], row["seed"]] = row
 
-    def run(self, trainer: trials.Trains) -> Selection:
+    def run(self, trainer: trials.Trainer) -> Selection:
         """Races to the end.
 
         Raises:
@@ -187,7 +189,7 @@ class Race:
         return self._answer(history)
 
     def _climb(
-        self, trainer: trials.Trains, rung: int, alive: Sequence[int]
+        self, trainer: trials.Trainer, rung: int, alive: Sequence[int]
     ) -> dict[int, Score]:
         """Trains a rung and says what its contenders reached."""
         layout, end = self.plan, self.plan.rungs[rung]
@@ -208,7 +210,7 @@ class Race:
         if end == layout.horizon:
             self._record_runs({key: (jobs[key].run, judged[key]) for key in due})
         made = [self._row(rung, key, judged[key]) for key in due]
-        self._tables.append_races(made)
+        self._tables.append(results.RACES, made)
         trainer.forget()
         for row in made:
             self._known[rung, row["contender"], row["seed"]] = row
@@ -218,8 +220,8 @@ class Race:
         }
 
     def _train(
-        self, trainer: trials.Trains, jobs: Mapping[tuple[int, int], trials.Job]
-    ) -> dict[tuple[int, int], trials.Trained]:
+        self, trainer: trials.Trainer, jobs: Mapping[tuple[int, int], trials.Job]
+    ) -> dict[tuple[int, int], Trained]:
         """Trains jobs, and keeps the states of those that are no branches."""
         found = trainer.train(list(jobs.values()))
         trained = {}
@@ -248,9 +250,9 @@ class Race:
             lanes=sum(e.method.name == entry.method.name for e in self.entries),
         )
         run = self._run(entry, key[1], end if branch else start)
-        # That of a whole run is judged on the test part.
-        keep = not branch or end == layout.horizon
-        return trials.Job(course, run, self._states.get(key), keep=keep)
+        whole = run.steps == layout.horizon
+        keep = not (branch or whole)
+        return trials.Job(course, run, self._states.get(key), keep=keep, judge=whole)
 
     def _run(self, entry: Contender, seed: int, steps: int) -> Run:
         task, settings = self._task, self._settings
@@ -258,29 +260,21 @@ class Race:
         if strategy.kind_of(task) == strategy.LINEAR:
             # Only a rung's end counts, and a measurement costs as much as some epochs.
             every = min(self.plan.horizon, max(1, _MOST_ROUND // task.batch_size))
-        choices = protocol.find(settings.protocol)
-        return Run(
-            task=self._name,
-            protocol=choices.name,
-            method=results.tuned_name("race", 0, entry.method.name),
-            hparams=entry.hparams,
+        return blocks_lib.run_of(
+            settings,
+            self._name,
+            task,
+            self._data,
+            entry.method,
+            dict(entry.hparams),
             seed=seed,
             steps=steps,
             horizon=self.plan.horizon,
-            batch_size=task.batch_size,
-            precision=tasks.precision_of(self._name, settings.precision),
             eval_every=every,
-            data=self._data,
-            fresh_batches=choices.draws_afresh(entry.method.name, self._name),
-            recalibrated=evaluation.recalibrates(
-                task, entry.method, dict(entry.hparams)
-            ),
-            options=task.options,
+            label=results.tuned_name("race", 0, entry.method.name),
         )
 
-    def _row(
-        self, rung: int, key: tuple[int, int], trained: trials.Trained
-    ) -> dict[str, Any]:
+    def _row(self, rung: int, key: tuple[int, int], trained: Trained) -> dict[str, Any]:
         """What is kept of a contender's measurement on a rung with one seed."""
         entry = self.entries[key[0]]
         start, end = self.plan.start(rung, entry.bound), self.plan.rungs[rung]
@@ -318,37 +312,26 @@ class Race:
         return Score(column(self._task.metric), column(LOSS))
 
     def _record_runs(
-        self, ended: Mapping[tuple[int, int], tuple[Run, trials.Trained]]
+        self, ended: Mapping[tuple[int, int], tuple[Run, Trained]]
     ) -> None:
         """Writes whole runs to the tables of all runs."""
         runs, curves = [], []
         for run, trained in ended.values():
-            program = train.Program(
-                task=self._task,
-                method=methods.METHODS["adam"],  # any: what is judged is the state
-                static=(),
-                eval_every=run.eval_every,
-                num_seeds=1,
-                num_hparams=1,
-                one_by_one=strategy.one_by_one(self._task),
-            )
+            # What runs are judged by does not depend on the method.
+            method = methods.METHODS["adam"]
+            program = blocks_lib.program_of(run, self._task, method, (), 1, 1)
             last = {k: np.array([[v]]) for k, v in trained.values.items()}
-            if self._task.test is self._task.train:
-                test = {k.removeprefix("train_"): v for k, v in last.items()}
-            else:
-                assert trained.state  # it was asked for
-                state = jax.tree.map(lambda x: x[:, None], trained.state.state)
-                test = programs.judge(program, state, self._task.test)
-            run_id = results.run_id(run)
-            seconds = trained.seconds
+            start = "test_"
+            test = {k[len(start) :]: v for k, v in last.items() if k.startswith(start)}
+            run_id, seconds = results.run_id(run), trained.seconds
             row = rows.run_row(run, run_id, program, (0, 0), last, test, seconds)
             runs.append(row)
             measured = programs.Measurements(
                 np.array([run.steps]), {k: v[None] for k, v in last.items()}, 0.0, None
             )
             curves += rows.curve_rows(program, {(0, 0): run_id}, measured)
-        self._tables.append_curves(curves)
-        self._tables.append_runs(runs)
+        self._tables.append(results.CURVES, curves)
+        self._tables.append(results.RUNS, runs)
 
     def _opening(self) -> str:
         layout = self.plan
@@ -454,7 +437,7 @@ def run(
     workdir: str | os.PathLike[str],
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    launch: trials.Launch = trials.here,
+    launch: Launch = local.launch,
 ) -> list[Selection]:
     """Races on every task of the settings.
 
@@ -479,11 +462,11 @@ def run(
         name = next(iter(settings.grid))
         raise UsageError(f"config.grid.{name} is for --mode=train, not for select")
     console.say(_who_races(settings, names, overrides))
-    settings, made = blocks_lib.load(settings, data_dir)
-    loaded = dict(zip(settings.tasks, made, strict=True))
-    how = (settings, workdir, overrides, console.say, data_dir, launch)
     named = bool(settings.select.methods) or "methods" in overrides
-    return _race_all(loaded, chosen, named, *how)
+    with launch(settings, workdir, data_dir, overrides) as launcher:
+        found, made = blocks_lib.load(settings, launcher.session.data_dir)
+        loaded = dict(zip(found.tasks, made, strict=True))
+        return _race_all(loaded, chosen, named, launcher, console.say)
 
 
 def named_methods(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str, ...]:
@@ -575,17 +558,22 @@ def _select(
     log: Callable[[str], Any],
 ) -> Selection:
     if isinstance(task, str):
-        data = protocol.find(settings.protocol).data
-        precision = tasks.precision_of(task, settings.precision)
-        task = tasks.make_task(task, data, data_dir, precision=precision)
+        options = tasks.TaskOptions(
+            protocol=protocol.find(settings.protocol).data,
+            data_dir=data_dir,
+            precision=tasks.precision_of(task, settings.precision),
+        )
+        task = tasks.make_task(task, options)
     else:
         check_task(task)
         task = tasks.with_model(task)
     loaded = {task.name: task}
-    if workdir is not None:
-        return _race_all(loaded, chosen, named, settings, workdir, {}, log)[0]
-    with tempfile.TemporaryDirectory(prefix="lrjax-select-") as folder:
-        return _race_all(loaded, chosen, named, settings, folder, {}, log)[0]
+    with contextlib.ExitStack() as stack:
+        if workdir is None:
+            temporary = tempfile.TemporaryDirectory(prefix="lrjax-select-")
+            workdir = stack.enter_context(temporary)
+        launcher = stack.enter_context(local.launch(settings, workdir, data_dir))
+        return _race_all(loaded, chosen, named, launcher, log)[0]
 
 
 def _own(method: Method) -> Method:
@@ -672,15 +660,19 @@ def _race_all(
     loaded: Mapping[str, Task],
     chosen: Sequence[Method],
     named: bool,
-    settings: Settings,
-    workdir: str | os.PathLike[str],
-    overrides: Mapping[str, Any],
+    launcher: Launcher,
     log: Callable[[str], Any],
-    data_dir: str | None = None,
-    launch: trials.Launch = trials.here,
 ) -> list[Selection]:
-    """Races on some tasks, one after the other, and writes the answers."""
-    laid = []
+    """Races on some tasks, one after the other, and writes the answers.
+
+    Args:
+      loaded: tasks by name.
+      chosen: methods that may race.
+      named: whether the user named them.
+      launcher: who trains.
+      log: takes lines on what happens.
+    """
+    settings, laid = launcher.session.settings, []
     for name, task in loaded.items():  # all is laid out before any training
         found = contenders(chosen, name, settings, named)
         horizon = settings.updates(name, task.steps_per_epoch)
@@ -688,29 +680,20 @@ def _race_all(
         budget, seeds = settings.select.budget, settings.select.seeds
         chosen_plan = plan(len(found), budget, horizon, seeds, wanted)
         laid.append((name, task, found, chosen_plan))
-    with (
-        results.Tables(workdir) as tables,
-        console.signals() as signalled,
-        launch(settings, data_dir, signalled) as launcher,
-    ):
-        metrics = {
-            name: results.describe(task.metrics) for name, task in loaded.items()
-        }
-        tables.write_config(dataclasses.asdict(settings), dict(overrides), metrics)
-        answers = []
-        for name, task, found, layout in laid:
-            race = Race(task, name, found, layout, settings, tables, log, chosen)
-            with (
-                tqdm(
-                    total=layout.budget / layout.horizon,
-                    bar_format="{desc}{bar}| {n:.1f} of {total:.1f} full runs "
-                    "[{elapsed}]",
-                    disable=None,
-                    leave=False,
-                    desc=f"{name} ",
-                ) as bar,
-                launcher.trainer(tables, settings, signalled, bar.update) as trainer,
-            ):
-                answers.append(race.run(trainer))
-        selection.write(answers, tables)
+    tables = launcher.session.tables
+    launcher.session.record(
+        {name: results.describe(task.metrics) for name, task in loaded.items()}
+    )
+    answers = []
+    for name, task, found, layout in laid:
+        race = Race(task, name, found, layout, settings, tables, log, chosen)
+        with tqdm(
+            total=layout.budget / layout.horizon,
+            bar_format="{desc}{bar}| {n:.1f} of {total:.1f} full runs [{elapsed}]",
+            disable=None,
+            leave=False,
+            desc=f"{name} ",
+        ) as bar:
+            answers.append(race.run(trials.Trainer(launcher, bar.update)))
+    selection.write(answers, tables)
     return answers

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from lrjax import report, results, stats
-from lrjax.core import Method, Metric, counted
+from lrjax.core import Metric, counted
 from lrjax.identity import finite
+from lrjax.method_code import snippet as snippet
+from lrjax.report.selected import ANSWER as ANSWER
+from lrjax.report.selected import FIGURES as FIGURES
 
-ANSWER, TABLE, FIGURES = "selection.json", "selection.csv", ("png", "svg")
+TABLE = "selection.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,92 +127,6 @@ class Selection:
 
 def _shown(hparams: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in hparams.items())
-
-
-def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
-    """Python that trains with a method, given `params`, `loss_fn` and `batches`.
-
-    In plain Optax where that is exact. Elsewhere it says that a folder is to be
-    copied, which needs JAX and Optax alone.
-
-    Args:
-      method: to train with.
-      hparams: a value for each of its hyperparameters.
-      horizon: updates of a run.
-    """
-    plain = _plain(method, hparams, horizon)
-    code = method.code(hparams, horizon)
-    if not plain and not code:
-        return (
-            f"# {method.name} is your own method: build it with\n"
-            f"# {method.name}.build({horizon}, {_arguments(hparams)})"
-        )
-    if plain:
-        return plain + _LOOP
-    return (
-        f"{_COPY}tx = {code}\n{_LOOP}"
-        "params = optim.eval_params(opt_state, params)  # to evaluate and to keep\n"
-    )
-
-
-_COPY = """\
-# Optax has no such method, or another one of that name. Copy the folder lrjax/optim
-# (with an empty lrjax/__init__.py beside it): it needs JAX and Optax alone.
-import jax
-import optax
-from lrjax import optim
-from lrjax.optim import schedules
-
-"""
-
-# `value`, `value_fn` and `grad_fn` are for methods that look at the loss.
-_LOOP = """\
-tx = optax.with_extra_args_support(tx)
-opt_state = tx.init(params)
-
-
-@jax.jit
-def step(params, opt_state, batch):
-    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
-    updates, opt_state = tx.update(
-        grads,
-        opt_state,
-        params,
-        value=loss,
-        value_fn=lambda params: loss_fn(params, batch),
-        grad_fn=lambda params: jax.grad(loss_fn)(params, batch),
-    )
-    return optax.apply_updates(params, updates), opt_state, loss
-
-
-for batch in batches:
-    params, opt_state, loss = step(params, opt_state, batch)
-"""
-
-
-def _plain(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
-    """The transformation `tx` in plain Optax; '' where that is not exact."""
-    schedule = hparams.get("schedule", "constant")
-    if not method.optax or schedule not in ("constant", "cosine"):
-        return ""
-    peak = hparams["learning_rate"]
-    warmup = hparams.get("warmup_fraction", 0.0) * horizon
-    if schedule == "constant" and not warmup:
-        rate = f"learning_rate = {peak!r}\n"
-    else:
-        fall = "1.0"
-        if schedule == "cosine":
-            part = f"jnp.clip((step - {warmup!r}) / {horizon - warmup!r}, 0, 1)"
-            fall = f"(1 + jnp.cos(jnp.pi * {part})) / 2"
-        rise = f"jnp.minimum(step / {warmup!r}, 1) * " if warmup else ""
-        rate = f"\ndef learning_rate(step):\n    return {peak!r} * {rise}{fall}\n\n\n"
-    built = method.optax.format(**{k: repr(v) for k, v in hparams.items()})
-    head = "import jax\nimport jax.numpy as jnp\nimport optax\n\n"
-    return f"{head}{rate}tx = {built}\n"
-
-
-def _arguments(hparams: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k}={v!r}" for k, v in hparams.items())
 
 
 def write(answers: Sequence[Selection], tables: results.Tables) -> None:

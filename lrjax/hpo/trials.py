@@ -7,57 +7,14 @@ once on each device; states that are gone on from come back to the host.
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from lrjax import (
-    checkpoint,
-    experiment,
-    protocol,
-    results,
-    rows,
-    strategy,
-    train,
-    units,
-)
+from lrjax import blocks, results, strategy
 from lrjax.blocks import Block
-from lrjax.config import Settings
-from lrjax.core import Method, PyTree, Run, Task
-from lrjax.units import Begin, Engine, Place, Unit
-
-
-class State(NamedTuple):
-    """Where a trial ended.
-
-    Attributes:
-      steps: updates done.
-      state: leaves [1, ...], on the host.
-    """
-
-    steps: int
-    state: PyTree
-
-
-class Trained(NamedTuple):
-    """What training a trial gave.
-
-    Attributes:
-      values: measurements at its end.
-      seconds: what it cost.
-      state: to go on from, where the job asked for it.
-    """
-
-    values: Mapping[str, float]
-    seconds: float
-    state: State | None
+from lrjax.core import Method, Run, Task
+from lrjax.session import Launcher
+from lrjax.units import Begin, State, Trained, Unit
 
 
 class Trainable(Protocol):
@@ -98,6 +55,7 @@ class Job(NamedTuple):
       state: where to go on from; None for the start.
       known: whether its result is in the table, so that it is not to be trained.
       keep: whether the state that it ends in is wanted.
+      judge: whether it is to be measured on the test part, too.
     """
 
     target: Trainable
@@ -105,6 +63,7 @@ class Job(NamedTuple):
     state: State | None = None
     known: bool = False
     keep: bool = True
+    judge: bool = False
 
 
 class Pack(NamedTuple):
@@ -137,44 +96,8 @@ class Pack(NamedTuple):
             first.steps if first else 0,
             {run_id: job.state.state for run_id, job in jobs.items() if job.state},
             frozenset(run_id for run_id, job in jobs.items() if job.keep),
+            any(job.judge for job in jobs.values()),
         )
-
-
-class Trains(Protocol):
-    """What trains trials; `Trainer` does it in this process."""
-
-    def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
-        """Trains what is not known; the result of each by its run_id."""
-        ...
-
-    def forget(self) -> None:
-        """Drops checkpoints of what is in the table by now."""
-        ...
-
-
-class Launcher(Protocol):
-    """Who trains: this process, or the workers of a cluster."""
-
-    def trainer(
-        self,
-        tables: results.Tables,
-        settings: Settings,
-        signalled: Callable[[], int],
-        progress: Callable[[float], Any],
-    ) -> AbstractContextManager[Trains]:
-        """What trains trials; takes the arguments of `Trainer`."""
-        ...
-
-    def train_missing(
-        self,
-        blocks: Sequence[Block],
-        tables: results.Tables,
-        settings: Settings,
-        signalled: Callable[[], int],
-        record: Callable[[], Any],
-    ) -> None:
-        """Trains whole runs, as `experiment.train_missing`."""
-        ...
 
 
 def lay_out(jobs: Sequence[Job]) -> list[Pack]:
@@ -220,88 +143,27 @@ def unit_of(pack: Pack) -> Unit:
     target, run = pack.first.target, pack.first.run
     filled = [*pack.lanes, *[pack.lanes[-1]] * (pack.width - len(pack.lanes))]
     split = [target.split(lane[0].run) for lane in filled]
-    program = train.Program(
-        task=target.task,
-        method=target.method,
-        static=split[0][0],
-        eval_every=run.eval_every,
-        num_seeds=len(pack.lanes[0]),
-        num_hparams=pack.width,
-        fresh_batches=run.fresh_batches,
-        dtype=jnp.float64 if run.precision == "float64" else jnp.float32,
-        one_by_one=strategy.one_by_one(target.task),
-        sums_losses=protocol.find(run.protocol).sums_losses(run.task),
+    seeds, static = len(pack.lanes[0]), split[0][0]
+    program = blocks.program_of(
+        run, target.task, target.method, static, seeds, pack.width
     )
     runs = zip(*([job.run for job in lane] for lane in filled), strict=True)
     block = Block(program, tuple(runs), tuple(traced for _, traced in split))
-    return Unit(block, pack.begin)
-
-
-def train_block(
-    unit: Unit,
-    place: Place,
-    folder: Path,
-    settings: Settings,
-    progress: Callable[[int], Any],
-) -> dict[str, Trained]:
-    """Trains a block of trials, from its last good checkpoint if it has one.
-
-    Args:
-      unit: the trials.
-      place: where.
-      folder: of its checkpoints.
-      settings: how to save.
-      progress: as in `units.checkpointed`.
-
-    Returns:
-      the result of each trial by its run_id.
-    """
-    last: dict[str, np.ndarray] = {}
-    block, keep = unit.block, unit.begin.keep
-    state, seconds, ended = None, 0.0, unit.begin.steps
-    for measured, spent in units.checkpointed(unit, place, folder, settings, progress):
-        last = {k: v[-1] for k, v in measured.values.items()}
-        state, seconds, ended = measured.state, spent, int(measured.steps[-1])
-    steps, found = block.example.steps, block.lanes_of
-    if "mean_batch_loss" in last:  # of a block that ended early, as all had diverged
-        last["mean_batch_loss"] = last["mean_batch_loss"] * (ended / steps)
-    host = jax.device_get(state) if keep else None
-    return {
-        run_id: Trained(
-            {k: rows.number(v[s, h]) for k, v in last.items()},
-            round(seconds / len(found), 6),
-            State(steps, jax.tree.map(lambda x, s=s, h=h: x[s : s + 1, h], host))
-            if run_id in keep
-            else None,
-        )
-        for (s, h), run_id in found.items()
-    }
+    return Unit(block, pack.begin, is_trial=True)
 
 
 class Trainer:
-    """Trains trials in blocks, several at once on each device of this process.
+    """Trains trials with a launcher."""
 
-    Use as a context manager.
-    """
+    def __init__(self, launcher: Launcher, progress: Callable[[float], Any]):
+        """Trains in the launcher's session.
 
-    def __init__(
-        self,
-        tables: results.Tables,
-        settings: Settings,
-        signalled: Callable[[], int],
-        progress: Callable[[float], Any],
-    ):
-        self._folder = tables.workdir / "checkpoints"
-        self._settings, self._progress = settings, progress
-        self._engine = Engine(jax.local_devices(), signalled)
+        Args:
+          launcher: who trains.
+          progress: called with how many full runs' worth of updates are done.
+        """
+        self._launcher, self._progress = launcher, progress
         self._trained: list[str] = []  # names of blocks
-        self._lock = threading.Lock()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._engine.close()
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
         """Trains what is not known; the result of each by its run_id."""
@@ -310,58 +172,22 @@ class Trainer:
         if not packs:
             return trained
         todo = [unit_of(pack) for pack in packs]
+        self._trained += [unit.block.name for unit in todo]
         full_steps = {
             run_id: pack.first.target.full_steps
             for pack, unit in zip(packs, todo, strict=True)
-            for run_id in unit.block.lanes_of.values()
+            for run_id in unit.block.run_ids
         }
 
-        def train_it(unit: Unit, place: Place) -> None:
-            folder = self._folder / unit.block.name
-            of_full_run = full_steps[unit.block.ids[0][0]]
+        def progress(unit: Unit, updates: int) -> None:
+            self._progress(updates / full_steps[unit.block.run_ids[0]])
 
-            def progress(updates: int) -> None:
-                with self._lock:
-                    self._progress(updates / of_full_run)
-
-            with self._lock:
-                self._trained.append(unit.block.name)
-            found = train_block(unit, place, folder, self._settings, progress)
-            with self._lock:
-                trained.update(found)
-
-        count = min(len(self._engine.devices), len(todo))
-        self._engine.train([todo[i::count] for i in range(count)], train_it)
+        for outcome in self._launcher.train(todo, progress):
+            trained.update(outcome.trials)
+            self._trained.append(outcome.unit.block.name)
         return trained
 
     def forget(self) -> None:
         """Drops checkpoints of what is in the table by now."""
-        for name in self._trained:
-            checkpoint.discard(self._folder / name)
+        self._launcher.forget(self._trained)
         self._trained.clear()
-
-
-class Launch(Protocol):
-    """Gets hold of a launcher, once settings and data are known to be of use."""
-
-    def __call__(
-        self, settings: Settings, data_dir: str | None, signalled: Callable[[], int]
-    ) -> AbstractContextManager[Launcher]:
-        """Takes what the runs are made of, and whether to end."""
-        ...
-
-
-class Here:
-    """Training in this process."""
-
-    trainer = Trainer
-    train_missing = staticmethod(experiment.train_missing)
-
-
-@contextlib.contextmanager
-def here(
-    settings: Settings, data_dir: str | None, signalled: Callable[[], int]
-) -> Iterator[Launcher]:
-    """The launcher that there is without a cluster."""
-    del settings, data_dir, signalled
-    yield Here()

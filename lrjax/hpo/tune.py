@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from tqdm import tqdm
 from lrjax import blocks as blocks_lib
 from lrjax import (
     console,
-    evaluation,
+    experiment,
     hyperparameters,
+    local,
     methods,
     numerics,
     protocol,
@@ -46,9 +47,11 @@ from lrjax.core import (
     unknown,
 )
 from lrjax.hpo import smac, tuners
-from lrjax.hpo.trials import Job, Launch, Launcher, State, Trained, here
+from lrjax.hpo.trials import Job, Trainer
 from lrjax.reading import reading
-from lrjax.report.figures import metric_label
+from lrjax.scores import metric_label
+from lrjax.session import Launch, Launcher
+from lrjax.units import State, Trained
 
 # All trials of all tunings train from this seed: evaluation's count up from 0.
 TRIAL_SEED = 2**32 - 1
@@ -180,7 +183,7 @@ def run(
     workdir: str | os.PathLike[str],
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    launch: Launch = here,
+    launch: Launch = local.launch,
 ) -> list[Path]:
     """Tunes every method of the settings on every task, then trains what was best.
 
@@ -199,34 +202,32 @@ def run(
       Interrupted: on SIGINT and SIGTERM.
     """
     check(settings)
-    found = targets(*blocks_lib.load(settings, data_dir))
-    with results.Tables(workdir) as tables, console.signals() as signalled:
-        known = _known(found, results.load_trials(workdir), tables.workdir)
+    with launch(settings, workdir, data_dir, overrides) as launcher:
+        return _run(launcher)
 
-        def record() -> None:
-            tables.write_config(
-                dataclasses.asdict(settings),
-                dict(overrides or {}),
-                {each.run.task: results.describe(each.task.metrics) for each in found},
-            )
 
-        record()
-        searches = [
-            Search(target, make_tuner(target, tables.workdir), rows)
-            for target, rows in zip(found, known, strict=True)
-        ]
-        with launch(settings, data_dir, signalled) as launcher:
-            _advance(searches, tables, settings, signalled, launcher)
-            # Other tunings' rows, too, which nobody has looked at.
-            with reading(tables.workdir / results.TRIALS, "cannot be drawn"):
-                metrics = results.load_metrics(workdir)
-                rows = results.load_trials(workdir)
-                drawn = report.tuning(rows, tables.workdir, metrics)
-            winners = []
-            for search in searches:
-                console.say(search.summary())
-                winners += _winner_blocks(search, settings)
-            launcher.train_missing(winners, tables, settings, signalled, record)
+def _run(launcher: Launcher) -> list[Path]:
+    """Tunes in the launcher's session, then trains what was best."""
+    session = launcher.session
+    settings = session.settings
+    found = targets(*blocks_lib.load(settings, session.data_dir))
+    workdir = session.tables.workdir  # opened: nobody else tunes here
+    known = _known(found, results.read_rows(workdir, results.TRIALS), workdir)
+    session.record({t.run.task: results.describe(t.task.metrics) for t in found})
+    searches = [
+        Search(target, make_tuner(target, workdir), rows)
+        for target, rows in zip(found, known, strict=True)
+    ]
+    _advance(searches, launcher)
+    # Other tunings' rows, too, which nobody has looked at.
+    with reading(workdir / results.TRIALS, "cannot be drawn"):
+        rows = results.read_rows(workdir, results.TRIALS)
+        drawn = report.tuning(rows, workdir, results.load_metrics(workdir))
+    winners = []
+    for search in searches:
+        console.say(search.summary())
+        winners += _winner_blocks(search, settings)
+    experiment.train_missing(launcher, winners)
     return drawn
 
 
@@ -268,8 +269,7 @@ def _target(
     settings: Settings, name: str, task: Task, data: str, method: str, seed: int
 ) -> Target:
     tune = settings.tune
-    choices = protocol.find(settings.protocol)
-    tuning = choices.tuning_of(name)
+    tuning = protocol.find(settings.protocol).tuning_of(name)
     base = settings.lanes(method, name)[0]
     space = _space(settings, tuning, method)
     _check_corners(methods.find(method), base, space, settings.precision)
@@ -310,24 +310,21 @@ def _target(
     every = task.steps_per_epoch
     if strategy.kind_of(task) == strategy.LINEAR:
         every = min(least * unit_steps, max(1, _MOST_ROWS // task.batch_size))
+    run = blocks_lib.run_of(
+        settings,
+        name,
+        task,
+        data,
+        methods.find(method),
+        base,
+        seed=TRIAL_SEED,
+        steps=steps,
+        horizon=steps,
+        eval_every=every,
+    )
     return Target(
         task=task,
-        run=Run(
-            task=name,
-            protocol=choices.name,
-            method=method,
-            hparams=(),
-            seed=TRIAL_SEED,
-            steps=steps,
-            horizon=steps,
-            batch_size=task.batch_size,
-            precision=tasks.precision_of(name, settings.precision),
-            eval_every=every,
-            data=data,
-            fresh_batches=choices.draws_afresh(method, name),
-            recalibrated=evaluation.recalibrates(task, methods.find(method), base),
-            options=task.options,
-        ),
+        run=dataclasses.replace(run, hparams=()),  # each trial has its own
         seed=seed,
         base=base,
         tuner=tune.tuner,
@@ -655,13 +652,7 @@ def plan_lines(search: Search) -> list[str]:
     ]
 
 
-def _advance(
-    searches: Sequence[Search],
-    tables: results.Tables,
-    settings: Settings,
-    signalled: Callable[[], int],
-    launcher: Launcher,
-) -> None:
+def _advance(searches: Sequence[Search], launcher: Launcher) -> None:
     """Tunes to the end, all searches in lockstep."""
     active = [search for search in searches if search.ask()]
     for search in active:
@@ -674,18 +665,19 @@ def _advance(
         disable=None,
         leave=False,
     )
-    with bar, launcher.trainer(tables, settings, signalled, bar.update) as trainer:
+    session, trainer = launcher.session, Trainer(launcher, bar.update)
+    with bar:
         while active:
             trained = trainer.train([job for s in active for job in s.jobs()])
             for search in active:
                 before = len(search.rows)
                 search.tell(trained)
-                tables.append_trials(search.rows[before:])
+                session.tables.append(results.TRIALS, search.rows[before:])
                 bar.set_description_str(search.progress())
                 if bar.disable:
                     console.say(search.progress())
             trainer.forget()
-            console.stop_if(signalled)
+            console.stop_if(session.signalled)
             active = [search for search in active if search.ask()]
 
 

@@ -253,41 +253,6 @@ def sum_squares(tree: PyTree, dtype: Any) -> jax.Array:
     return sum_leaves(jnp.square, dtype, tree)
 
 
-def sums(
-    fn: Callable[..., tuple[jax.Array, ...]], outputs: int, dtype: Any, *trees: PyTree
-) -> tuple[jax.Array, ...]:
-    """Sums of several functions of the same leaves, in one pass over them.
-
-    Groups of rows are summed first, all functions at once, and then their sums: but for
-    these nothing is stored in between, which separate sums with common subexpressions
-    would lead to. Groups are small, so that a processor adds many columns at once.
-    """
-
-    def leaf_sums(*leaves):
-        values = fn(*(cast(leaf, dtype) for leaf in leaves))
-        shape = values[0].shape
-        if not shape:
-            return values
-        axis = len(shape) - 1
-        rows = shape[-2] if axis else 0
-        group = next((size for size in _GROUPS if rows and rows % size == 0), None)
-        if group is not None:
-            view = (*shape[:-2], rows // group, group, shape[-1])
-            values = tuple(jnp.reshape(value, view) for value in values)
-        zeros = (jnp.zeros((), dtype),) * outputs
-        partial = jax.lax.reduce(values, zeros, _add_all, (axis,))
-        return tuple(jnp.sum(value) for value in partial)
-
-    return tuple(total(tree, dtype) for tree in map_leaves(leaf_sums, outputs, *trees))
-
-
-_GROUPS = range(16, 9, -1)  # rows that are summed at once, the best first
-
-
-def _add_all(left: tuple, right: tuple) -> tuple:
-    return tuple(a + b for a, b in zip(left, right, strict=True))
-
-
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """`numerator / denominator`, and 0 where the denominator is 0."""
     zero = denominator == 0
@@ -321,22 +286,6 @@ def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
             flat, unravel = ravel_pytree(params)
             return unravel(leaf(kept, flat))
     return jax.tree.map(leaf, kept, params, is_leaf=masked)
-
-
-def after(token: jax.Array, *values: Scalar) -> list[jax.Array]:
-    """`values`, not to be had before `token`; NaN if it is NaN.
-
-    A sum over old state, and an update that overwrites this state, can be in any order
-    for the compiler, which then works on a copy. With its coefficients taken `after`
-    the sum, the update follows and no copy is made: half of the time of such methods.
-    """
-    return [hold(token, value) for value in values]
-
-
-@jax.jit
-def hold(token: jax.Array, value: Scalar) -> jax.Array:
-    """What `after` does for one value; a program of its own so that it has a name."""
-    return jnp.where(jnp.isnan(token), token, value)
 
 
 class LearningRateState(NamedTuple):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, bounds
+from lrjax.optim import base, bounds, passes
 
 
 def _check(
@@ -175,7 +175,7 @@ def dadapt_adam(
                 base.times(factor, jnp.abs(next_s(grad, s, keep_s))),
             )
 
-        product, norm = base.sums(
+        product, norm = passes.sums(
             products,
             2,
             dtype,
@@ -186,7 +186,7 @@ def dadapt_adam(
             decays,
             factors,
         )
-        keep_s, keep1, keep2 = base.after(product, keep_s, keep1, keep2)
+        keep_s, keep1, keep2 = passes.after(product, keep_s, keep1, keep2)
 
         def leaf(grad, param, s, m, v, decays, factor):
             grad = gradient(grad, param, decays)
@@ -359,10 +359,10 @@ def dadapt_sgd(
                 jnp.square(s + base.times(factor, dlr) * grad),
             )
 
-        product, square = base.sums(
+        product, square = passes.sums(
             products, 2, dtype, updates, params, state.s, decays, factors
         )
-        (step,) = base.after(product, dlr)
+        (step,) = passes.after(product, dlr)
 
         def leaf(grad, param, s, start, decays, factor):
             new_s = s + base.times(factor, step) * gradient(grad, param, decays)
@@ -515,11 +515,11 @@ def dadapt_adagrad(
                 jnp.abs(s),
             )
 
-        gradients, square, norm = base.sums(
+        gradients, square, norm = passes.sums(
             products, 3, dtype, updates, params, s, square_sum, decays, factors
         )
         # With a factor from after the sums the weights are computed again, not kept.
-        (one,) = base.after(norm, jnp.ones((), dtype))
+        (one,) = passes.after(norm, jnp.ones((), dtype))
 
         def step(param, s, square_sum, start):
             moved = s / (jnp.sqrt(one * square_sum) + epsilon)
@@ -639,12 +639,12 @@ def dadapt_lion(
 
         def leaf(grad, param, s, m, decays, factor):
             # One leaf after the other, so that the signs of one are kept at a time.
-            (mix,) = base.after(done[-1], beta1)
+            (mix,) = passes.after(done[-1], beta1)
             mixed = mix * m + (1 - mix) * grad
             # A difference, unlike `jnp.sign`, is computed once for all its uses.
             u = (mixed > 0).astype(dtype) - (mixed < 0).astype(dtype)
             product = base.times(factor, jnp.sum(u * s.astype(dtype)))
-            keep_s, keep_m = base.after(product, root2, beta2)
+            keep_s, keep_m = passes.after(product, root2, beta2)
             rate = base.times(factor, dlr)
             new_s = keep_s * s + (1 - root2) * rate * u
             new_m = keep_m * m + (1 - beta2) * rate * grad

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, bounds
+from lrjax.optim import base, bounds, passes
 
 
 class HypergradientSgdState(NamedTuple):
@@ -93,7 +93,7 @@ def hypergradient_sgd(
         rate = state.learning_rate + step * product
         # Without Nesterov the last direction is the velocity.
         old = state.velocity if nesterov else state.direction
-        (keep,) = base.after(product, mu)
+        (keep,) = passes.after(product, mu)
 
         def leaf(grad, v):
             new_v = keep * v + grad
@@ -211,7 +211,7 @@ def hypergradient_adam(
         for value in jax.tree.leaves(products):
             rate = rate + step * (value * before)
             rates.append(rate)
-        keep1, keep2 = base.after(rate, beta1, beta2)
+        keep1, keep2 = passes.after(rate, beta1, beta2)
 
         def leaf(grad, param, m, v, decays, leaf_rate):
             grad = base.add_decay(grad, param, weight_decay, dtype, decays)

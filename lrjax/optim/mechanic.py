@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrjax.optim import base, bounds
+from lrjax.optim import base, bounds, passes
 from lrjax.optim.readings import scaled_rate
 
 
@@ -123,7 +123,7 @@ def mechanic(
                 return moved * grad, *(jnp.zeros_like(grad),) * 3
             return moved * grad, moved * target, target * target, grad * grad
 
-        by_grad, by_target, target_norm, grad_norm = base.sums(
+        by_grad, by_target, target_norm, grad_norm = passes.sums(
             products, 4, dtype, updates, params, state.start, steps, pulled
         )
         scale = jnp.sum(state.scales)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, bounds
+from lrjax.optim import base, bounds, passes
 
 
 class MomoState(NamedTuple):
@@ -193,7 +193,7 @@ def momo(
             updates,
             state.exp_avg,
         )
-        product, inner, norm = base.sums(
+        product, inner, norm = passes.sums(
             lambda g, p, m: (g * p, m * p, m * m), 3, dtype, updates, params, exp_avg
         )
         loss_avg = keep * state.loss_avg + (1 - keep) * loss
@@ -315,7 +315,7 @@ def momo_adam(
         exp_avg, exp_avg_sq = base.map_leaves(
             leaf, 2, updates, state.exp_avg, state.exp_avg_sq
         )
-        product, inner, norm = base.sums(
+        product, inner, norm = passes.sums(
             lambda g, p, m, v: (g * p, m * p, m * direction(m, v, scale)),
             3,
             dtype,
@@ -349,7 +349,7 @@ def momo_adam(
         }
         tau = next(iter(taus.values()))
         # With a factor from after the sums the direction is computed again, not kept.
-        (scale_again,) = base.after(tau, scale)
+        (scale_again,) = passes.after(tau, scale)
 
         def step(p, m, v, decays):
             keep, growth = factors[decays]

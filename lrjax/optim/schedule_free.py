@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, bounds
+from lrjax.optim import base, bounds, passes
 from lrjax.optim.prodigy import check, next_estimate
 
 
@@ -520,7 +520,7 @@ def schedule_free_prodigy(
             state.count + steps, rate * d, r, weight_lr_power
         )
         factor, floor = dlr * d, d * epsilon
-        (one,) = base.after(share, jnp.ones((), dtype))
+        (one,) = passes.after(share, jnp.ones((), dtype))
 
         def step(grad, y, z, v, decays):
             decayed = -jnp.where(moved, decay * dlr, 0) * z if decays else 0

@@ -103,7 +103,7 @@ def _curves(study: Study, desk: Desk) -> Section | None:
 
 
 def _losses(study: Study, desk: Desk) -> Section | None:
-    columns = study.curve_metrics.map(lambda _: "train_loss")
+    columns = study.curve_metrics.map(lambda _: f"train_{LOSS}")
     return _curve_section(study, desk, "train_loss", "Training loss", columns)
 
 

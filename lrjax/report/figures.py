@@ -19,16 +19,10 @@ from lrjax.fidelity import TRUSTED
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER, SOFT
 from lrjax.report.look import COLOURS, Look
-from lrjax.stats import metric_of
+from lrjax.scores import metric_label, metric_of
 
 Drawn = tuple[Any, list[Any]]
 _TINT = 0.5  # the strongest colour of a cell
-
-
-def metric_label(metric: str) -> str:
-    """A metric in words: 'validation loss'."""
-    words = {"valid": "validation", "train": "training"}
-    return " ".join(words.get(word, word) for word in metric.split("_"))
 
 
 def overview(plt: Any, look: Look, overall: pd.DataFrame) -> Drawn:
@@ -212,7 +206,7 @@ def curves(
       look: of the entries.
       bands: task -> table as from `curves.bands`.
       labels: task -> the column that the table shows.
-      known: as from `stats.known_metrics`.
+      known: as from `scores.known_metrics`.
     """
     figure, axes = drawing.panels(plt, len(bands))
     for i, (axis, (task, table)) in enumerate(zip(axes, bands.items(), strict=True)):
@@ -234,7 +228,7 @@ def losses_and_rates(
       plt: Matplotlib.
       look: of the entries.
       bands: task -> column -> table as from `curves.bands`.
-      known: as from `stats.known_metrics`.
+      known: as from `scores.known_metrics`.
     """
     figure, axes = drawing.panels(plt, 2 * len(bands), width=4.2, columns=2)
     axes = iter(axes)
@@ -384,7 +378,7 @@ def grid(
       table: task, method, learning_rate, median, low, high, diverged (share).
       settled: task, entry, learning_rate, value: of what has no grid.
       labels: task -> the column that the table shows.
-      known: as from `stats.known_metrics`.
+      known: as from `scores.known_metrics`.
     """
     from matplotlib.lines import Line2D
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from lrjax import results, stats
+from lrjax import scores as scores_lib
 from lrjax.core import counted
-from lrjax.report import figures
 from lrjax.report.page import interval
 from lrjax.report.study import Study, config
 
@@ -19,7 +19,7 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
     """What the tables say, in sentences."""
     runs, overall = study.runs, study.overall
     seeds = runs.groupby(["task", "entry"]).size()
-    judged = sorted(set(study.metrics.map(figures.metric_label)))
+    judged = sorted(set(study.metrics.map(scores_lib.metric_label)))
     many = f"{seeds.min()}" + (
         f" to {seeds.max()}" if seeds.min() < seeds.max() else ""
     )
@@ -56,7 +56,7 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
         found.append(("Where", _where(study)))
         found.append(("How sure", _sure(study)))
     found.append(("Diverged", _diverged(study)))
-    if unequal := stats.shorter(runs):
+    if unequal := scores_lib.shorter(runs):
         more = f"; and {len(unequal) - 6} more" if len(unequal) > 6 else ""
         text = f"not all trained for as long as others: {'; '.join(unequal[:6])}{more}."
         found.append(("Length", text))

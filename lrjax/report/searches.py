@@ -13,8 +13,8 @@ from lrjax import results
 from lrjax.core import METRICS, Metric, counted
 from lrjax.report import drawing
 from lrjax.report.drawing import FAINT, INK, PAPER
-from lrjax.report.figures import metric_label
 from lrjax.report.look import STYLES, Look
+from lrjax.scores import metric_label
 
 Drawn = tuple[Any, list[Any]]
 _PARTS = ("train", "valid")  # of the data, that a tuning can go by
@@ -78,16 +78,15 @@ def told(
     rows: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, Sequence[Metric]] | None = None,
 ) -> pd.DataFrame:
-    """Rows of trials.jsonl as `trajectories` takes them, named as what they tune.
+    """A table of trials for `trajectories`, their methods named as once they are tuned.
 
-    Also has the columns `unit` (of budgets), `varied` (the hyperparameter to draw over)
-    and `at` (its value).
+    Also has the columns `unit` (of budgets) and `hparams`.
 
     Args:
-      rows: of the table.
+      rows: of trials.jsonl.
       metrics: as from `results.load_metrics`.
     """
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
             "task": row["task"],
             "method": results.tuned_name(row["tuner"], row["seed"], row["method"]),
@@ -100,15 +99,19 @@ def told(
         }
         for row in rows
     )
-    found = table.groupby(["task", "method"])["hparams"].transform(_varied)
-    at = [h.get(name) for h, name in zip(table["hparams"], found, strict=True)]
-    at = pd.to_numeric(pd.Series(at, index=table.index), errors="coerce")
-    return table.assign(varied=found, at=at).drop(columns="hparams")
 
 
 def said(column: str) -> str:
     """What a tuning went by, in words: 'validation loss'."""
     return metric_label(column) if column else "cost"
+
+
+def _settings(table: pd.DataFrame) -> pd.DataFrame:
+    """Trials with `varied`, the hyperparameter to draw over, and `at`, its value."""
+    found = table.groupby(["task", "method"])["hparams"].transform(_varied)
+    at = [h.get(name) for h, name in zip(table["hparams"], found, strict=True)]
+    at = pd.to_numeric(pd.Series(at, index=table.index), errors="coerce")
+    return table.assign(varied=found, at=at)
 
 
 def _varied(settings: pd.Series) -> str:
@@ -135,7 +138,12 @@ def incumbents(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
             axis.plot(part["spent"], part["value"], ".", color=colour, ms=3, alpha=0.4)
             _crosses(axis, part["spent"], part["value"], colour)
             drawing.line(
-                *(axis, i, look, str(method), part["spent"], part["best"]),
+                axis,
+                i,
+                look,
+                str(method),
+                part["spent"],
+                part["best"],
                 drawstyle="steps-post",
             )
             _star(axis, i, look, str(method), part, "spent")
@@ -156,10 +164,11 @@ def costs(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
     Args:
       plt: Matplotlib.
       look: of methods.
-      table: as from `trajectories`, with `unit`, `varied` and `at`.
+      table: as from `trajectories`, with `unit` and `hparams`.
     """
     from matplotlib.lines import Line2D
 
+    table = _settings(table)
     groups = list(table.groupby(["task", "method", "tuned_by"]))
     budgets = sorted(table["budget"].unique())
     strong = dict(zip(budgets, np.linspace(0.3, 1, len(budgets) + 1)[1:], strict=True))
@@ -291,7 +300,8 @@ def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
         values = [[value for _, value in lines[label]] for label in order]
         axis.set_ylim(*_limits(values, sign))
         axis.legend(
-            *(handles, names),
+            handles,
+            names,
             loc="upper left",
             bbox_to_anchor=(1, 1.05),
             fontsize=7.5,

@@ -17,7 +17,7 @@ from lrjax.report import searches
 from lrjax.report.desk import Desk
 from lrjax.report.page import Section
 
-_ANSWER = "selection.json"
+ANSWER, FIGURES = "selection.json", ("png", "svg")  # the answers, drawn as selection.*
 _NUMBERS = ("score", "cost", "budget")
 
 
@@ -29,7 +29,7 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
     """
     answers = []
     for workdir in workdirs:
-        path = Path(workdir) / _ANSWER
+        path = Path(workdir) / ANSWER
         if not path.exists():
             continue
         with reading(f"{path} is damaged", ""):

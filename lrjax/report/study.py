@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from lrjax import curves as curves_lib
-from lrjax import results, stats
+from lrjax import record, results, stats
+from lrjax import scores as scores_lib
 from lrjax.core import Metric, UsageError, shown, unknown
 from lrjax.reading import reading
 from lrjax.report import searches
@@ -23,7 +23,6 @@ FORMATS = ("csv", "parquet", "tensorboard")
 _RUN = ("task", "protocol", "method", "hparams", "seed", "steps", "status")
 _RUN += ("seconds", "examples")
 _STATUSES = ("done", "diverged", "stopped")
-_TRIAL = {"task": str, "method": str, "budget": float, "cost": float}
 _MOST_ENTRIES = 16  # with more, a method is shown by its best setting alone
 
 
@@ -79,8 +78,8 @@ class Study:
 
     Attributes:
       options: the user's.
-      known: name -> metric, as from `stats.known_metrics`.
-      all_runs: every run, as from `stats.judge`, with `entry`.
+      known: name -> metric, as from `scores.known_metrics`.
+      all_runs: every run, as from `scores.judge`, with `entry`.
       all_curves: of all runs, as from `results.load`.
       runs: those of the entries shown.
       curves: rows of these runs, as from `curves.join`.
@@ -119,7 +118,7 @@ class Study:
 
     def metric(self, column: str) -> Metric:
         """The metric that a column holds."""
-        return stats.metric_of(column, self.known)
+        return scores_lib.metric_of(column, self.known)
 
     @property
     def curve_metrics(self) -> pd.Series:
@@ -152,7 +151,7 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs and curves of several working directories, each run once.
 
     Returns:
-      runs as from `stats.arrange` and `stats.ranked_by`, with their directory as
+      runs as from `scores.arrange` and `scores.ranked_by`, with their directory as
       `source`; curves as from `results.load`.
 
     Raises:
@@ -174,7 +173,7 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
                 f"{', '.join(_STATUSES)}"
             )
         more = more[~more["run_id"].isin(known)].drop_duplicates("run_id")
-        more = stats.ranked_by(more, results.load_metrics(workdir))
+        more = scores_lib.ranked_by(more, results.load_metrics(workdir))
         runs.append(more.assign(source=str(workdir)))
         if len(rows):
             new = rows[~rows["run_id"].isin(known)] if known else rows
@@ -187,59 +186,33 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"(numerics versions {', '.join(map(str, sorted(versions)))}) do not mix"
         )
     rows = pd.concat(curves) if curves else pd.DataFrame(columns=["run_id"])
-    return stats.arrange(pd.concat(runs, ignore_index=True)), rows
+    return scores_lib.arrange(pd.concat(runs, ignore_index=True)), rows
 
 
 def config(workdir: str | Path) -> Mapping[str, Any]:
     """What config.json says; nothing where it cannot be read or is no such file."""
-    try:
-        found = json.loads((Path(workdir) / "config.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
     kinds = {"config": dict, "versions": dict, "git_revision": str}
     kinds["numerics_version"] = int
-    if not isinstance(found, dict):
-        return {}
+    found = record.read(workdir)
     return {k: v for k, v in found.items() if isinstance(v, kinds.get(k, object))}
 
 
 def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFrame:
     """Trials of tuning as `searches.trajectories` takes them.
 
-    Trials of adam by SMAC are called smac:adam where that is among the methods that
-    ran: what was tuned is run anew under this name.
+    What was tuned is called as its run is, smac:adam, where one of `methods` is.
     """
-    tables = [pd.DataFrame(columns=[*_TRIAL, "source"])]
+    tables = [pd.DataFrame(columns=["task", "method", "source", "budget", "cost"])]
     for workdir in workdirs:
-        path = Path(workdir) / "trials.jsonl"
-        if path.exists():
-            with reading(f"{path} is damaged", ""):
-                lines = path.read_bytes()
-                whole = lines[: lines.rfind(b"\n") + 1].split(b"\n")[:-1]
-                rows = [results.parse_row(line) for line in whole]
-                sources = [f"{workdir} {row.get('tuning', '')}" for row in rows]
-                names = [_tuned_name(row, methods) for row in rows]
-                told = [row.get("status") != "crashed" for row in rows]  # no penalty
-                metrics = results.load_metrics(workdir)
-                asked = pd.DataFrame(searches.asked(row, metrics) for row in rows)
-                rows = [{name: row[name] for name in _TRIAL} for row in rows]
-                table = pd.DataFrame(rows, columns=list(_TRIAL)).astype(_TRIAL)
-                table = table.join(asked)
-                if not (table["budget"] > 0).all():
-                    raise ValueError("a budget is not above 0")
-            cost = table["cost"].where(told)
-            tables.append(table.assign(source=sources, method=names, cost=cost))
+        rows = results.read_rows(workdir, results.TRIALS)
+        if rows:
+            with reading(f"{Path(workdir) / results.TRIALS} is damaged", ""):
+                table = searches.told(rows, results.load_metrics(workdir))
+            plain = [row["method"] for row in rows]
+            ran = table["method"].where(table["method"].isin(methods), plain)
+            source = f"{workdir} " + table["source"]
+            tables.append(table.assign(source=source, method=ran))
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
-
-
-def _tuned_name(row: Mapping[str, Any], methods: set[str]) -> str:
-    """What a trial's method is called; where its tuner is not told, if only one ran."""
-    method = row["method"]
-    if "tuner" in row:
-        name = results.tuned_name(row["tuner"], row.get("seed", 0), method)
-        return name if name in methods else method
-    named = [name for name in methods if name.split(":")[1:] == [method]]
-    return named[0] if len(named) == 1 else method
 
 
 def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
@@ -249,8 +222,8 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
       UsageError: as `read`; if an option does not fit the tables.
     """
     table, rows = read(workdirs)
-    known = stats.known_metrics(map(results.load_metrics, workdirs))
-    judged = stats.judge(table, options.metrics, known)
+    known = scores_lib.known_metrics(map(results.load_metrics, workdirs))
+    judged = scores_lib.judge(table, options.metrics, known)
     if not len(judged):
         raise UsageError("there is no finished run: all were stopped on the way")
     ranks = stats.mean_ranks(judged)

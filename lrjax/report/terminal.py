@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lrjax import curves as curves_lib
-from lrjax import stats
+from lrjax import scores, stats
 from lrjax.core import LOSS, Metric, UsageError, counted
 from lrjax.report import drawing, figures, searches, selected
 from lrjax.report.look import Look, shorten
@@ -32,8 +32,8 @@ def ranking(
     """
     order = list(runs["task"].unique())
     metrics = metrics or {}
-    known = stats.known_metrics([metrics])
-    runs = stats.judge(stats.arrange(stats.ranked_by(runs, metrics)), (), known)
+    known = scores.known_metrics([metrics])
+    runs = scores.judge(scores.arrange(scores.ranked_by(runs, metrics)), (), known)
     # Of a task that ran under several protocols `arrange` makes 'TASK (PROTOCOL)'.
     tasks = sorted(
         runs["task"].unique(),
@@ -45,10 +45,10 @@ def ranking(
     # What is too incomplete to be ranked comes last.
     entries = [*ranks.index, *sorted(set(runs["entry"]) - set(ranks.index))]
     width = max(len("method"), *(len(entry) for entry in entries))
-    shown = [stats.metric_of(column, known) for column in columns]
+    shown = [scores.metric_of(column, known) for column in columns]
     cells = {
-        (metric.name, *key): _cell(table.loc[key], metric)
-        for metric in shown
+        (metric.name, *key): _cell(table.loc[key], column, metric)
+        for column, metric in zip(columns, shown, strict=True)
         for key in table.index
     }
     widths = {
@@ -97,7 +97,7 @@ def ranking(
             f"{counted(row['runs'], 'run', form='.0f')}"
             for (task, entry), row in diverged.iterrows()
         ]
-    if short_runs := stats.shorter(runs):
+    if short_runs := scores.shorter(runs):
         lines += ["", "trained for less than others they are ranked with:"]
         lines += [f"  {each}" for each in short_runs]
     return "\n".join(line.rstrip() for line in lines)
@@ -112,16 +112,16 @@ def _columns(runs: pd.DataFrame) -> list[str]:
 
 def _place(column: str) -> int:
     """Accuracy before the others, as before the loss."""
-    preferred = stats.PREFERRED
+    preferred = scores.PREFERRED
     return preferred.index(column) if column in preferred else -1
 
 
-def _cell(row: pd.Series, metric: Metric) -> str:
+def _cell(row: pd.Series, column: str, metric: Metric) -> str:
     """A mean with its interval, or each value where there are too few for one."""
-    values, low, high = (row[f"{metric}_{n}"] for n in ("values", "low", "high"))
+    values, low, high = (row[f"{column} {n}"] for n in ("values", "low", "high"))
     if np.isnan(low):
         return ", ".join(map(metric.shown, values)) or "-"
-    mean = metric.shown(row[metric.name])
+    mean = metric.shown(row[column])
     return f"{mean} [{metric.shown(low)}, {metric.shown(high)}]"
 
 
@@ -141,8 +141,8 @@ def learning_curves(
       metrics: as from `results.load_metrics`.
     """
     metrics = metrics or {}
-    known = stats.known_metrics([metrics])
-    judged = stats.judge(stats.arrange(stats.ranked_by(runs, metrics)), (), known)
+    known = scores.known_metrics([metrics])
+    judged = scores.judge(scores.arrange(scores.ranked_by(runs, metrics)), (), known)
     rows = curves_lib.thin(curves_lib.join(judged, curves))
     ranks = stats.mean_ranks(judged)
     others = sorted(set(judged["entry"]) - set(ranks.index))
@@ -151,7 +151,7 @@ def learning_curves(
     bands = {
         task: {
             column: curves_lib.bands(rows[rows["task"] == task], column)
-            for column in ("valid_loss", "learning_rate")
+            for column in (f"valid_{LOSS}", "learning_rate")
         }
         for task in judged["task"].unique()
     }
@@ -208,7 +208,7 @@ def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """
     with drawing.style() as plt, _writing(folder):
         figure, _ = selected.draw(plt, selected.checked(answers))
-        return drawing.write(figure, folder, "selection", ["png", "svg"])
+        return drawing.write(figure, folder, "selection", selected.FIGURES)
 
 
 @contextlib.contextmanager

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import inspect
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -16,13 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import numerics
-from lrjax.core import Task, Text, UsageError, counted, cut, nearest, unknown
+from lrjax.core import Task, UsageError, counted, cut, nearest, unknown
 from lrjax.tasks import images, libsvm, synthetic, text
+from lrjax.tasks import options as options_lib
 from lrjax.tasks.data import DataError, fingerprint_arrays
+from lrjax.tasks.options import Factory, TaskOptions
 
 __all__ = [
     "TASKS",
     "DataError",
+    "Factory",
+    "TaskOptions",
     "fingerprint",
     "make_task",
     "precision_of",
@@ -30,11 +32,8 @@ __all__ = [
     "with_model",
 ]
 
-# name -> make(protocol, data_dir, batch_size, precision); those that have them also
-# take `remat` and `label_smoothing`.
-TASKS: dict[str, Callable[..., Task]] = {
-    **{f"libsvm/{name}": functools.partial(libsvm.make, name) for name in libsvm.SETS},
-    "digits/logistic": libsvm.make_digits,
+TASKS: dict[str, Factory] = {
+    **libsvm.FACTORIES,
     **images.FACTORIES,
     **text.FACTORIES,
 }
@@ -44,74 +43,41 @@ _TABLES = (".csv", ".tsv", ".parquet", ".arff", ".json", ".xlsx", ".npz", ".npy"
 _SVMLIGHT, _SYNTHETIC = "svmlight:", "synthetic/"
 
 
-def make_task(
-    name: str,
-    protocol: str = "sound",
-    data_dir: str | None = None,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    source: Text | None = None,
-    *,
-    micro_batches: int = 1,
-    remat: bool = False,
-    label_smoothing: float = 0.0,
-    stream: bool | None = None,
-) -> Task:
+def make_task(name: str, options: TaskOptions | None = None) -> Task:
     """Makes a task.
 
     Args:
       name: a key of `TASKS`, 'svmlight:PATH' for a file of one's own, or
         'synthetic/classification-7' (or regression, and any number).
-      protocol: 'sound' or 'study'.
-      data_dir: where data files lie, before the cache and a download;
-        $LRJAX_DATA_DIR if None.
-      batch_size: rows of a batch; the protocol's if None.
-      precision: 'float32', 'float64' (needs JAX's x64 mode) or 'bfloat16' (compute
-        only).
-      source: what language tasks read.
-      micro_batches: equal parts of a batch, whose gradients are added up.
-      remat: whether the model's blocks are computed again for the gradient instead of
-        kept.
-      label_smoothing: share of each label that is spread over all classes when the
-        training loss is computed.
-      stream: whether the training part stays on the host, from where batches are sent
-        to the device; False: never; None: where it would take more than half of what
-        is free there.
+      options: where they differ from the defaults of `TaskOptions`.
 
     Raises:
-      UsageError: if there is no such task or option, or its data cannot be had.
+      UsageError: if there is no such task or option, or its data is not available.
     """
-    libsvm.check_options(protocol, batch_size, precision)
+    options = options or TaskOptions()
+    options_lib.check(options)
+    task = _factory(name)(name, options)
+    parts = options.micro_batches
+    if parts < 1 or task.batch_size % parts:
+        raise UsageError(
+            f"micro_batches={parts}: batches of {counted(task.batch_size, 'row')} of "
+            f"'{name}' cannot be cut in {parts} equal parts"
+        )
+    changing = {"label_smoothing": options.label_smoothing, "micro_batches": parts}
+    changed = tuple((k, v) for k, v in changing.items() if v not in (0, 1))
+    return dataclasses.replace(task, micro_batches=parts, options=changed)
+
+
+def _factory(name: str) -> Factory:
+    """The factory of a task that is registered, a file, or made up."""
     if name.startswith(_SVMLIGHT):
         path = name.removeprefix(_SVMLIGHT)
-        make = functools.partial(_make_file, path)
-    elif name.startswith(_SYNTHETIC):
-        make = functools.partial(_make_synthetic, name)
-    elif name in TASKS:
-        make = TASKS[name]
-    else:
-        raise _unknown(name)
-    if name in text.FACTORIES:
-        make = functools.partial(make, text=source)
-    asked = {"remat": remat, "label_smoothing": label_smoothing, "stream": stream}
-    known = inspect.signature(make).parameters
-    for option, value in asked.items():
-        # What a task does not have it does without, so that may be asked for.
-        if value and option not in known:
-            raise UsageError(f"{option}={value}: '{name}' has no such option")
-    asked = {option: value for option, value in asked.items() if option in known}
-    task = make(protocol, data_dir, batch_size, precision, **asked)
-    if micro_batches < 1 or task.batch_size % micro_batches:
-        raise UsageError(
-            f"micro_batches={micro_batches}: batches of "
-            f"{counted(task.batch_size, 'row')} of "
-            f"'{name}' cannot be cut in {micro_batches} equal parts"
-        )
-    changing = {"label_smoothing": label_smoothing, "micro_batches": micro_batches}
-    options = {k: v for k, v in changing.items() if v not in (0, 1)}
-    return dataclasses.replace(
-        task, micro_batches=micro_batches, options=tuple(options.items())
-    )
+        return Factory(functools.partial(libsvm.make_file, path))
+    if name.startswith(_SYNTHETIC):
+        return Factory(functools.partial(synthetic.make, name))
+    if name in TASKS:
+        return TASKS[name]
+    raise _unknown(name)
 
 
 def _unknown(name: str) -> UsageError:
@@ -154,30 +120,6 @@ def trains_network(name: str) -> bool:
     (`lrjax.strategy`); of files, made-up tasks and one's own nothing is known by name.
     """
     return name in images.FACTORIES or name in text.FACTORIES
-
-
-def _make_file(
-    path: str,
-    protocol: str,
-    data_dir: str | None,
-    batch_size: int | None,
-    precision: str,
-) -> Task:
-    del data_dir
-    return libsvm.make_file(path, protocol, batch_size, precision)
-
-
-def _make_synthetic(
-    name: str,
-    protocol: str,
-    data_dir: str | None,
-    batch_size: int | None,
-    precision: str,
-) -> Task:
-    del protocol, data_dir
-    if precision != "float32":
-        raise DataError(f"{name}: synthetic tasks are in float32 only")
-    return synthetic.make(name, batch_size)
 
 
 def fingerprint(task: Task) -> str:

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import numerics
-from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, PyTree, Task, UsageError
+from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, PyTree, Task
 from lrjax.tasks import augment, data, image_data, libsvm
 from lrjax.tasks.data import DataError
 from lrjax.tasks.image_data import Part
+from lrjax.tasks.options import OPTIONAL, Factory, TaskOptions
 
 BATCH_SIZE = 64
 _SLICE = 64  # rows augmented at once when a task is made
@@ -75,6 +76,7 @@ class Recipe:
       mean, deviation: of each channel, to scale images from 0 to 1.
       view: what training sees.
       size: height and width of what the model sees.
+      has_blocks: whether the model has blocks to compute again, for `remat`.
     """
 
     data: str
@@ -84,14 +86,17 @@ class Recipe:
     deviation: tuple[float, ...]
     view: View
     size: int
+    has_blocks: bool = True
 
 
 _CIFAR10 = ((0.5,) * 3, (0.5,) * 3, _flipped_and_cropped, 32)
 
 RECIPES = {
-    "mnist/cnn": Recipe("mnist", "SmallCNN", {}, (0.1307,), (0.3081,), _plain, 28),
+    "mnist/cnn": Recipe(
+        "mnist", "SmallCNN", {}, (0.1307,), (0.3081,), _plain, 28, has_blocks=False
+    ),
     "fashion_mnist/cnn": Recipe(
-        "fashion_mnist", "SmallCNN", {}, (0.5,), (0.5,), _plain, 28
+        "fashion_mnist", "SmallCNN", {}, (0.5,), (0.5,), _plain, 28, has_blocks=False
     ),
     "cifar10/wrn16_2": Recipe(
         "cifar10", "WideResNet", {"depth": 16, "width": 2, "dropout": 0.3}, *_CIFAR10
@@ -120,24 +125,15 @@ RECIPES = {
 }
 
 
-def make(
-    name: str,
-    protocol: str,
-    data_dir: str | None = None,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    remat: bool = False,
-    label_smoothing: float = 0.0,
-    stream: bool | None = None,
-) -> Task:
+def make(name: str, options: TaskOptions) -> Task:
     """Makes a task of `RECIPES`; see `make_task`."""
     recipe = RECIPES[name]
     entry = image_data.SETS[recipe.data]
-    batch_size = batch_size or BATCH_SIZE
-    parts = split(name, image_data.load(recipe.data, data_dir))
+    batch_size = options.batch_size or BATCH_SIZE
+    parts = split(name, image_data.load(recipe.data, options.data_dir))
     if entry.shape is None:  # of any size
         parts = {key: with_sizes(part) for key, part in parts.items()}
-    if protocol == "study":
+    if options.protocol == "study":
         # The study leaves out a short last batch, other rows every epoch.
         rows = len(parts["train"].labels)
         whole = rows // batch_size * batch_size or rows
@@ -146,50 +142,31 @@ def make(
         for number, key in enumerate(("valid", "test")):
             noise = jax.random.fold_in(numerics.key(libsvm.SPLIT_SEED), number)
             parts[key] = augmented(parts[key], recipe.view, noise)
-    return recipe_task(
-        name, parts, batch_size, precision, remat, label_smoothing, stream
-    )
+    return recipe_task(name, parts, options)
 
 
-def recipe_task(
-    name: str,
-    parts: Mapping[str, Part],
-    batch_size: int,
-    precision: str,
-    remat: bool = False,
-    label_smoothing: float = 0.0,
-    stream: bool | None = None,
-) -> Task:
+def recipe_task(name: str, parts: Mapping[str, Part], options: TaskOptions) -> Task:
     """Makes a task of `RECIPES` from its parts."""
     recipe = RECIPES[name]
     classes = image_data.SETS[recipe.data].classes
     return image_task(
         name,
         parts,
-        _model(recipe.model, classes, recipe.options, precision, remat),
+        _model(recipe.model, classes, recipe.options, options),
         recipe.view,
         (recipe.mean, recipe.deviation),
         (recipe.size, recipe.size, len(recipe.mean)),
-        batch_size,
-        precision,
-        label_smoothing,
-        stream,
+        options,
     )
 
 
-def make_digits(
-    protocol: str,
-    data_dir: str | None = None,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    remat: bool = False,
-    label_smoothing: float = 0.0,
-    stream: bool | None = None,
-) -> Task:
-    """Makes `digits/wrn`: scikit-learn's 1,797 images of 8 x 8 pixels, WRN-10-1."""
+def make_digits(options: TaskOptions) -> Task:
+    """Makes `digits/wrn`: scikit-learn's 1,797 images of 8 x 8 pixels, WRN-10-1.
+
+    The study has no such task: both protocols are the same.
+    """
     from sklearn.datasets import load_digits
 
-    del data_dir, protocol  # bundled, and in no table of the study's
     pixels, labels = load_digits(return_X_y=True)
     images = np.asarray(pixels).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = np.asarray(labels).astype(np.int32)
@@ -197,14 +174,11 @@ def make_digits(
     return image_task(
         "digits/wrn",
         {key: Part(images[at], labels[at]) for key, at in rows._asdict().items()},
-        _model("WideResNet", 10, {"depth": 10, "width": 1}, precision, remat),
+        _model("WideResNet", 10, {"depth": 10, "width": 1}, options),
         _plain,
         ((8 / 255,), (8 / 255,)),  # pixels go from 0 to 16
         (8, 8, 1),
-        batch_size or BATCH_SIZE,
-        precision,
-        label_smoothing=label_smoothing,
-        stream=stream,
+        options,
     )
 
 
@@ -274,16 +248,14 @@ def _types(precision: str) -> dict[str, Any]:
 
 
 def _model(
-    name: str, classes: int, options: Mapping[str, Any], precision: str, remat: bool
+    name: str, classes: int, arguments: Mapping[str, Any], options: TaskOptions
 ) -> Any:
+    """The linen module `models.NAME`; `arguments` are its own."""
     from lrjax.tasks import models
 
+    again = {"remat": True} if options.remat else {}
     make = getattr(models, name)
-    if remat:
-        if not hasattr(make, "remat"):
-            raise UsageError(f"remat=True: {name} has no blocks to compute again")
-        options = {**options, "remat": True}
-    return make(num_classes=classes, **options, **_types(precision))
+    return make(num_classes=classes, **arguments, **again, **_types(options.precision))
 
 
 def image_task(
@@ -293,10 +265,7 @@ def image_task(
     view: View,
     scale: tuple[tuple[float, ...], tuple[float, ...]],
     shape: tuple[int, int, int],
-    batch_size: int,
-    precision: str = "float32",
-    label_smoothing: float = 0.0,
-    stream: bool | None = None,
+    options: TaskOptions,
 ) -> Task:
     """Makes a task from images and a linen module.
 
@@ -308,13 +277,11 @@ def image_task(
       view: what of a batch is seen, from 0 to 1.
       scale: mean and deviation of each channel of that.
       shape: height, width and channels of what is seen.
-      batch_size: rows of a batch.
-      precision: 'float32', 'float64' or 'bfloat16'.
-      label_smoothing: share of each label that is spread over all classes in the loss
-        that is trained on.
-      stream: as in `make_task`.
+      options: of these `batch_size` (64 if None), `precision`, `label_smoothing` and
+        `stream` count.
     """
-    dtype = _types(precision)["param_dtype"]
+    dtype = _types(options.precision)["param_dtype"]
+    label_smoothing = options.label_smoothing
     mean, deviation = (np.asarray(each, dtype) for each in scale)
 
     def seen(key: jax.Array | None, batch: Batch) -> jax.Array:
@@ -350,7 +317,7 @@ def image_task(
         return sums(logits, batch["labels"], batch["mask"])
 
     arrays = {key: _arrays(part) for key, part in parts.items()}
-    streamed = data.stays_on_host(arrays["train"].values(), stream)
+    streamed = data.stays_on_host(arrays["train"].values(), options.stream)
     return Task(
         name=name,
         train=arrays["train"] if streamed else jax.device_put(arrays["train"]),
@@ -359,7 +326,7 @@ def image_task(
         init=init,
         loss=loss,
         evaluate=evaluate,
-        batch_size=batch_size,
+        batch_size=options.batch_size or BATCH_SIZE,
         num_classes=model.num_classes,
         metrics=(ACCURACY, NONNEGATIVE_LOSS),
         streamed=streamed,
@@ -389,7 +356,13 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, 
     }
 
 
-FACTORIES: dict[str, Callable[..., Task]] = {
-    **{name: functools.partial(make, name) for name in RECIPES},
-    "digits/wrn": make_digits,
+def _factory(name: str) -> Factory:
+    supports = frozenset(OPTIONAL)
+    lacking = set() if RECIPES[name].has_blocks else {"remat"}
+    return Factory(functools.partial(make, name), supports - lacking)
+
+
+FACTORIES = {
+    **{name: _factory(name) for name in RECIPES},
+    "digits/wrn": Factory(make_digits, frozenset(OPTIONAL)),
 }

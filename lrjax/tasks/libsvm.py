@@ -23,14 +23,14 @@ import numpy as np
 
 from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Task, counted
 from lrjax.tasks import data
+from lrjax.tasks import options as options_lib
 from lrjax.tasks.data import DataError
 from lrjax.tasks.models import logistic
+from lrjax.tasks.options import Factory, TaskOptions
 
 URL = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/"
 BATCH_SIZE = 64
 SPLIT_SEED = 0
-PRECISIONS = ("float32", "float64", "bfloat16")
-PROTOCOLS = ("study", "sound")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,58 +72,35 @@ SETS = {
 }
 
 
-def make(
-    name: str,
-    protocol: str,
-    data_dir: str | None = None,
-    batch_size: int | None = None,
-    precision: str = "float32",
-) -> Task:
+def make(name: str, options: TaskOptions) -> Task:
     """Makes `libsvm/<name>`; see `SETS` and `make_task`."""
     if SETS[name].remote:
-        features, labels = _load(name, protocol, data_dir)
+        features, labels = _load(name, options.protocol, options.data_dir)
     else:
         features, labels = _bundled(name)
-    return logistic_task(
-        f"libsvm/{name}", features, labels, protocol, batch_size, precision
-    )
+    return logistic_task(f"libsvm/{name}", features, labels, options)
 
 
-def make_digits(
-    protocol: str,
-    data_dir: str | None = None,
-    batch_size: int | None = None,
-    precision: str = "float32",
-) -> Task:
+def make_digits(options: TaskOptions) -> Task:
     """Makes `digits/logistic`: scikit-learn's 1,797 images of 8 x 8 pixels."""
     from sklearn.datasets import load_digits
 
-    del data_dir  # bundled
     features, labels = load_digits(return_X_y=True)
     arrays = np.asarray(features), np.asarray(labels)
-    return logistic_task("digits/logistic", *arrays, protocol, batch_size, precision)
+    return logistic_task("digits/logistic", *arrays, options)
 
 
-def make_file(
-    path: str,
-    protocol: str,
-    batch_size: int | None = None,
-    precision: str = "float32",
-) -> Task:
+def make_file(path: str, options: TaskOptions) -> Task:
     """Makes `svmlight:<path>`, features and classes as found in the file."""
     features, labels = data.read_svmlight(path)
-    return logistic_task(
-        f"svmlight:{path}", features, labels, protocol, batch_size, precision
-    )
+    return logistic_task(f"svmlight:{path}", features, labels, options)
 
 
 def logistic_task(
     name: str,
     features: np.ndarray,
     labels: np.ndarray,
-    protocol: str,
-    batch_size: int | None = None,
-    precision: str = "float32",
+    options: TaskOptions | None = None,
 ) -> Task:
     """Makes a task of logistic regression from arrays.
 
@@ -131,17 +108,16 @@ def logistic_task(
       name: the task's name.
       features: [rows, columns].
       labels: [rows], any whole numbers; classes are numbered in their order.
-      protocol: 'study' or 'sound'.
-      batch_size: rows of a batch; 64 if None.
-      precision: 'float32', 'float64' (needs JAX's x64 mode) or 'bfloat16' (float32
-        with matrix products in bfloat16).
+      options: of these `protocol`, `batch_size` (64 if None) and `precision` count.
 
     Raises:
       DataError: if the arrays cannot be learned from.
     """
-    check_options(protocol, batch_size, precision)
+    options = options or TaskOptions()
+    options_lib.check(options)
+    study, precision = options.protocol == "study", options.precision
     classes, targets = _classes(labels, name)
-    if protocol == "study":
+    if study:
         rows = np.arange(len(targets))
         parts = Parts(rows, rows, rows)
         features = unit_columns(features)
@@ -165,24 +141,24 @@ def logistic_task(
         }
 
     train = place(parts.train)
-    options = {
-        "squash": protocol == "study",
+    model = {
+        "squash": study,
         "compute": jnp.bfloat16 if precision == "bfloat16" else None,
     }
     return Task(
         name=name,
         train=train,
-        valid=train if protocol == "study" else place(parts.valid),
-        test=train if protocol == "study" else place(parts.test),
+        valid=train if study else place(parts.valid),
+        test=train if study else place(parts.test),
         init=functools.partial(
             logistic.init,
             num_features=features.shape[1],
             num_classes=len(classes),
             dtype=dtype,
         ),
-        loss=functools.partial(logistic.loss, **options),
-        evaluate=functools.partial(logistic.evaluate, **options),
-        batch_size=BATCH_SIZE if batch_size is None else batch_size,
+        loss=functools.partial(logistic.loss, **model),
+        evaluate=functools.partial(logistic.evaluate, **model),
+        batch_size=options.batch_size or BATCH_SIZE,
         num_classes=len(classes),
         metrics=(ACCURACY, NONNEGATIVE_LOSS),
     )
@@ -255,21 +231,6 @@ def _classes(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     return classes, targets
 
 
-def check_options(protocol: str, batch_size: int | None, precision: str) -> None:
-    """Refuses values of the options of `make_task` that no task has."""
-    for option, value, choices in (
-        ("protocol", protocol, PROTOCOLS),
-        ("precision", precision, PRECISIONS),
-    ):
-        if value not in choices:
-            known = ", ".join(choices)
-            raise DataError(f"unknown {option} '{value}': there are {known}")
-    if precision == "float64" and jnp.result_type(float) != jnp.float64:
-        raise DataError("precision 'float64' needs JAX_ENABLE_X64=1")
-    if batch_size is not None and batch_size < 1:
-        raise DataError(f"batch size {batch_size} is below 1")
-
-
 def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's iris or wine, columns scaled to [-1, 1] as in LIBSVM's files."""
     from sklearn import datasets
@@ -334,3 +295,9 @@ def _read(entry: DataSet, path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"instead of {expected[0]}, {expected[1]} and {expected[2]}"
         )
     return features, labels
+
+
+FACTORIES = {
+    **{f"libsvm/{name}": Factory(functools.partial(make, name)) for name in SETS},
+    "digits/logistic": Factory(make_digits),
+}

@@ -26,6 +26,7 @@ import numpy as np
 
 from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, Task
 from lrjax.tasks.data import DataError
+from lrjax.tasks.options import TaskOptions
 
 FEATURES, OUTPUTS, WIDTH = 16, 8, 16  # shapes, the same for all
 ROWS, BATCH_SIZE = 256, 32
@@ -80,17 +81,20 @@ def spec(kind: str, number: int) -> Spec:
     )
 
 
-def make(name: str, batch_size: int | None = None, test_rows: int = ROWS) -> Task:
+def make(name: str, options: TaskOptions | None = None, test_rows: int = ROWS) -> Task:
     """Makes `synthetic/KIND-NUMBER`.
 
     Args:
       name: of the task.
-      batch_size: in place of the usual one.
+      options: of these `batch_size` counts; both protocols are the same.
       test_rows: of the test part, at least `ROWS`; all else stays as it is.
 
     Raises:
-      DataError: if that is no such name.
+      DataError: if there is no task of that name, or not in that precision.
     """
+    options = options or TaskOptions()
+    if options.precision != "float32":
+        raise DataError(f"{name}: synthetic tasks are in float32 only")
     found = _NAME.fullmatch(name)
     if not found:
         raise DataError(
@@ -99,9 +103,7 @@ def make(name: str, batch_size: int | None = None, test_rows: int = ROWS) -> Tas
         )
     kind, number = found.groups()
     task = make_spec(spec(kind, int(number)), name, test_rows)
-    return (
-        task if batch_size is None else dataclasses.replace(task, batch_size=batch_size)
-    )
+    return dataclasses.replace(task, batch_size=options.batch_size or task.batch_size)
 
 
 def make_spec(asked: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Task:

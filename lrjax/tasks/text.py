@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import numerics
-from lrjax.core import NONNEGATIVE_LOSS, PERPLEXITY, Batch, PyTree, Task, Text, counted
-from lrjax.tasks import data, text_data
+from lrjax.core import NONNEGATIVE_LOSS, PERPLEXITY, Batch, PyTree, Task, counted
+from lrjax.tasks import data, packing
 from lrjax.tasks.data import DataError
+from lrjax.tasks.options import Factory, TaskOptions
+from lrjax.tasks.tokens import PAD, START, UNKNOWN, load_tokens
 
 MASKED = 0.15  # of the tokens
 _TOKEN, _OTHER = 0.8, 0.1  # of those: become the mask token, become any token
@@ -84,48 +86,30 @@ RECIPES = {
 }
 
 
-def make(
-    name: str,
-    protocol: str,
-    data_dir: str | None = None,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    text: Text | None = None,
-    remat: bool = False,
-    stream: bool | None = None,
-) -> Task:
+def make(name: str, options: TaskOptions) -> Task:
     """Makes a task of `RECIPES`; see `make_task`."""
-    recipe, text = RECIPES[name], text or Text()
-    study = protocol == "study"
+    recipe, text = RECIPES[name], options.text
+    study = options.protocol == "study"
     length = recipe.length if text.length is None else text.length
     if not 3 <= length <= recipe.length:
         raise DataError(
             f"config.text.length={length}: {name} has positions for rows of 3 to "
             f"{recipe.length} tokens"
         )
-    found = text_data.load(
-        text, data_dir, recipe.vocab_size, recipe.own_tokenizer, recipe.embedded
+    found = load_tokens(
+        text, options.data_dir, recipe.vocab_size, recipe.own_tokenizer, recipe.embedded
     )
     rows = {}
-    for part, documents in text_data.split(len(found.ends), study).items():
-        cut = text_data.pieces(found.ends, documents, length - 2, whole=not study)
-        rows[part] = text_data.make_rows(found.tokens, cut, length, packed=not study)
+    for part, documents in packing.split(len(found.ends), study).items():
+        cut = packing.pieces(found.ends, documents, length - 2, whole=not study)
+        rows[part] = packing.make_rows(found.tokens, cut, length, packed=not study)
         if not len(rows[part]):
             raise DataError(
                 f"{name}: the {part} part gets none of "
                 f"{counted(len(found.ends), 'document')}"
             )
-    return recipe_task(
-        name,
-        rows,
-        found.vocabulary.size,
-        found.vocabulary.mask,
-        protocol,
-        batch_size,
-        precision,
-        remat,
-        stream,
-    )
+    vocabulary = found.vocabulary
+    return recipe_task(name, rows, vocabulary.size, vocabulary.mask, options)
 
 
 def recipe_task(
@@ -133,32 +117,22 @@ def recipe_task(
     rows: Mapping[str, np.ndarray],
     vocab_size: int,
     mask_token: int,
-    protocol: str,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    remat: bool = False,
-    stream: bool | None = None,
+    options: TaskOptions,
 ) -> Task:
     """Makes a task of `RECIPES` from rows of tokens; see `text_task`."""
-    return text_task(
-        name,
-        rows,
-        make_model(name, protocol, precision, remat),
-        vocab_size,
-        mask_token,
-        batch_size or RECIPES[name].batch_size,
-        packed=protocol != "study",
-        stream=stream,
-    )
+    model = make_model(name, options)
+    batch_size = options.batch_size or RECIPES[name].batch_size
+    options = dataclasses.replace(options, batch_size=batch_size)
+    return text_task(name, rows, model, vocab_size, mask_token, options)
 
 
-def make_model(name: str, protocol: str, precision: str, remat: bool = False) -> Any:
+def make_model(name: str, options: TaskOptions) -> Any:
     """The `models.Roberta` of a task of `RECIPES`."""
     from lrjax.tasks import models
     from lrjax.tasks.models import attention, roberta
 
-    recipe, study = RECIPES[name], protocol == "study"
-    dtype = jnp.bfloat16 if precision == "bfloat16" else None
+    recipe, study = RECIPES[name], options.protocol == "study"
+    dtype = jnp.bfloat16 if options.precision == "bfloat16" else None
     head_size = recipe.hidden_size // recipe.num_heads
     return models.Roberta(
         recipe.vocab_size,
@@ -173,8 +147,8 @@ def make_model(name: str, protocol: str, precision: str, remat: bool = False) ->
         pre_norm=recipe.pre_norm,
         layer_norm_eps=_STUDY_EPS if study else _EPS,
         dtype=dtype,
-        param_dtype="float64" if precision == "float64" else "float32",
-        remat=remat,
+        param_dtype="float64" if options.precision == "float64" else "float32",
+        remat=options.remat,
     )
 
 
@@ -184,9 +158,7 @@ def text_task(
     model: Any,
     vocab_size: int,
     mask_token: int,
-    batch_size: int,
-    packed: bool,
-    stream: bool | None = None,
+    options: TaskOptions,
 ) -> Task:
     """Makes a task from rows of tokens.
 
@@ -198,27 +170,32 @@ def text_task(
       model: a `models.Roberta`, or what is called like one.
       vocab_size: tokens that one may be replaced by.
       mask_token: what masked tokens are replaced by.
-      batch_size: rows of a batch.
-      packed: whether rows hold several documents.
-      stream: as in `make_task`.
+      options: of these `protocol` (under 'study' a row holds one document, else
+        several), `batch_size` and `stream` count.
+
+    Raises:
+      ValueError: if there is no batch size.
     """
+    if options.batch_size is None:
+        raise ValueError("the options have no batch size")
+    packed = options.protocol != "study"
     parts = {key: _part(value) for key, value in rows.items()}
-    streamed = data.stays_on_host(parts["train"].values(), stream)
+    streamed = data.stays_on_host(parts["train"].values(), options.stream)
     corrupt = functools.partial(corrupted, vocab_size=vocab_size, mask_token=mask_token)
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
-        ids = jnp.full((1, 3), text_data.START, jnp.int32)
+        ids = jnp.full((1, 3), START, jnp.int32)
         return model.init(key, ids, ids, train=False)["params"], ()
 
     def losses(params: PyTree, keys: jax.Array, batch: Batch, **options: Any):
         """Each masked token's loss and whether it counts, [rows, slots]."""
         tokens = batch["tokens"].astype(jnp.int32)
         shown, at, labels, live = jax.vmap(corrupt)(keys, tokens)
-        segments = jnp.cumsum(tokens == text_data.START, axis=1) if packed else None
+        segments = jnp.cumsum(tokens == START, axis=1) if packed else None
         logits = model.apply(
             {"params": params},
             shown,
-            tokens != text_data.PAD,
+            tokens != PAD,
             segments=segments,
             at=at,
             **options,
@@ -250,7 +227,7 @@ def text_task(
         init=init,
         loss=loss,
         evaluate=evaluate,
-        batch_size=batch_size,
+        batch_size=options.batch_size,
         metrics=(PERPLEXITY, NONNEGATIVE_LOSS),
         max_norm=_MAX_NORM,
         measured_rows=len(rows["valid"]),
@@ -286,7 +263,7 @@ def corrupted(
       position, the token that stood there, and whether the slot is in use.
     """
     count, which, kinds, others = jax.random.split(key, 4)
-    eligible = (tokens > text_data.UNKNOWN) & (tokens != mask_token)
+    eligible = (tokens > UNKNOWN) & (tokens != mask_token)
     room, number = slots(len(tokens)), eligible.sum().astype(float)
     wanted = jnp.floor(MASKED * number + jax.random.uniform(count))
     lots = jnp.where(eligible, jax.random.uniform(which, tokens.shape), -1.0)
@@ -308,6 +285,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - own
 
 
-FACTORIES: dict[str, Callable[..., Task]] = {
-    name: functools.partial(make, name) for name in RECIPES
+_SUPPORTS = frozenset({"remat", "stream"})
+FACTORIES = {
+    name: Factory(functools.partial(make, name), _SUPPORTS) for name in RECIPES
 }

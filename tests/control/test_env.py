@@ -29,7 +29,7 @@ def x64():
 
 @functools.cache
 def iris(precision="float32"):
-    return tasks.make_task("libsvm/iris", precision=precision)
+    return tasks.make_task("libsvm/iris", tasks.TaskOptions(precision=precision))
 
 
 def by_method(name, **hparams):

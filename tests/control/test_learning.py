@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.controllers import evolution, splines
 from lrjax import config as config_lib
 from lrjax import optim
-from lrjax.control import evolution, splines
 from lrjax.core import UsageError
 from lrjax.methods import METHODS
 from lrjax.optim.learned import SHIPPED, load, network, pinned
@@ -148,7 +148,12 @@ def test_learned_needs_the_loss():
 def test_commands_write_weights(tmp_path):
     out = tmp_path / "mine.npz"
     for more in (["--task=libsvm/iris", "--epochs=4", "--generations=1"], []):
-        command = [sys.executable, "-m", "lrjax.control.evolution", f"--out={out}"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.controllers.evolution",
+            f"--out={out}",
+        ]
         done = subprocess.run(
             [*command, "--generations=1", *more], capture_output=True, text=True,
             check=True,

@@ -5,9 +5,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +20,7 @@ import lrjax
 from lrjax import config as config_lib
 from lrjax import (
     crew,
+    local,
     methods,
     optim,
     order,
@@ -40,13 +38,11 @@ from lrjax.hpo import (
     race,
     rungs,
     selection,
-    trials,
     verdicts,
 )
 from lrjax.methods import METHODS, cooled
 from lrjax.optim import schedules
 
-ROOT = Path(__file__).parent.parent.parent
 METHODS_RACED = ("adam", "adamw_cosine", "prodigy", "dog")
 RATED = re.compile(r"(adam|adamw_cosine) \(learning_rate=[-0-9.e]+\)")
 
@@ -325,15 +321,15 @@ def test_a_race_that_was_killed_resumes_to_the_same_answer(raced, tmp_path, kept
 def test_where_memory_gives_out_a_race_goes_on_with_fewer_at_once(
     raced, tmp_path, monkeypatch, capsys
 ):
-    calls, train_block = [], trials.train_block
+    calls, train_unit = [], local.train_unit
 
     def tight(*args):
         calls.append(args)
         if len(calls) == 3:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return train_block(*args)
+        return train_unit(*args)
 
-    monkeypatch.setattr(trials, "train_block", tight)
+    monkeypatch.setattr(local, "train_unit", tight)
     monkeypatch.setattr(units, "blocks_at_once", lambda todo, device: 2)
     assert race.run(settings_of(), tmp_path)[0] == raced[0]
     assert "out of memory, going on with 1 at once" in capsys.readouterr().err
@@ -382,82 +378,6 @@ def test_a_branch_is_the_run_brought_to_rest(raced):
     sums = task.evaluate(params, (), part)
     loss = float(sums["loss"] / sums["count"])
     assert row["valid_loss"] == pytest.approx(loss, rel=1e-4)
-
-
-def problem():
-    """Parameters, loss and batches of a small regression."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(30, 8, 3)).astype(np.float32)
-    batches = [{"x": b, "y": b @ np.array([1.0, -2.0, 0.5], np.float32)} for b in x]
-    params = {"w": jnp.zeros(3) + 0.1, "b": jnp.zeros(())}
-
-    def loss_fn(params, batch):
-        return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
-
-    return params, loss_fn, batches
-
-
-def by_lrjax(method, hparams, horizon):
-    params, loss_fn, batches = problem()
-    tx = optax.with_extra_args_support(method.build(horizon, **hparams))
-    state = tx.init(params)
-    for batch in batches:
-        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
-        extra = {
-            "value": loss,
-            "value_fn": lambda p, b=batch: loss_fn(p, b),
-            "grad_fn": lambda p, b=batch: jax.grad(loss_fn)(p, b),
-        }
-        updates, state = tx.update(grads, state, params, **extra)
-        params = optax.apply_updates(params, updates)
-    return optim.eval_params(state, params)
-
-
-WINNERS = (
-    *("sgd", "momentum", "adam", "adamw_cosine", "nadamw_cosine", "cawr", "prodigy"),
-    *("dog", "schedule_free_adamw", "mechanic", "greedy_lr", "reduce_on_plateau"),
-)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WINNERS)
-def test_a_snippet_trains_as_lrjax_does(name):
-    method, horizon = METHODS[name], 37
-    hparams = dict(method.defaults)
-    text = selection.snippet(method, hparams, horizon)
-    assert ("lrjax" in text) == (not method.optax)
-    params, loss_fn, batches = problem()
-    scope = {"params": params, "loss_fn": loss_fn, "batches": batches}
-    exec(text, scope)
-    expected = by_lrjax(method, hparams, horizon)
-    for found, wanted in zip(
-        jax.tree.leaves(scope["params"]), jax.tree.leaves(expected), strict=True
-    ):
-        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
-
-
-def test_every_method_can_be_written_out():
-    for name, method in METHODS.items():
-        hparams = dict(method.defaults) | dict.fromkeys(method.required, 1.0)
-        text = method.code(hparams, 100)
-        built = eval(text, {"optim": optim, "schedules": schedules})
-        assert callable(built.update), name
-
-
-def test_the_copied_folder_needs_nothing_else(tmp_path):
-    shutil.copytree(ROOT / "lrjax" / "optim", tmp_path / "lrjax" / "optim")
-    (tmp_path / "lrjax" / "__init__.py").touch()
-    method = METHODS["schedule_free_prodigy"]
-    head = (
-        "import jax.numpy as jnp\nparams = jnp.ones(3)\nbatches = [1.0] * 5\n"
-        "def loss_fn(p, b): return b * (p ** 2).sum()\n"
-    )
-    text = head + selection.snippet(method, dict(method.defaults), 5)
-    (tmp_path / "winner.py").write_text(text + "print(loss < 3)\n")
-    done = subprocess.run(
-        [sys.executable, "winner.py"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from lrjax import blocks, crew, programs, protocol, results, units
+from lrjax import blocks, crew, local, programs, protocol, results, units
 from lrjax import config as config_lib
 from lrjax.core import Interrupted, UsageError
 from lrjax.hpo import trials, tune
@@ -146,11 +146,10 @@ def test_convolutions_are_tuned_one_by_one_on_a_cpu(tmp_path, monkeypatch):
     (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
     search = tune.Search(target, tune.make_tuner(target, tmp_path))
     search.ask()
-    with results.Tables(tmp_path) as tables:
-        arguments = (tables, settings, lambda: 0, lambda _: None)
-        with trials.Trainer(*arguments) as trainer:
-            jobs = [job._replace(keep=True) for job in search.jobs()[:2]]
-            (trained, other) = trainer.train(jobs).values()
+    with local.launch(settings, tmp_path) as launcher:
+        trainer = trials.Trainer(launcher, lambda _: None)
+        jobs = [job._replace(keep=True) for job in search.jobs()[:2]]
+        (trained, other) = trainer.train(jobs).values()
     assert all(p.one_by_one and p.num_hparams == 1 for p in seen)
     assert trained.state
     assert other.state
@@ -394,15 +393,15 @@ def exhausted():
 
 
 def fails_above(most, counts):
-    """`trials.train_block` for a memory that holds blocks of so many lanes."""
-    train_block = trials.train_block
+    """`local.train_unit` for a memory that holds blocks of so many lanes."""
+    train_unit = local.train_unit
 
     def tight(unit, *args):
         lanes = unit.block.program.num_seeds * unit.block.program.num_hparams
         counts.append(lanes)
         if lanes > most:
             raise exhausted()
-        return train_block(unit, *args)
+        return train_unit(unit, *args)
 
     return tight
 
@@ -416,11 +415,9 @@ def trained(settings, folder, signalled, progress):
     (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
     search = tune.Search(target, tune.make_tuner(target, folder))
     search.ask()
-    with (
-        results.Tables(folder) as tables,
-        trials.Trainer(tables, settings, signalled, progress) as trainer,
-    ):
-        return list(trainer.train(search.jobs()).values())
+    with local.launch(settings, folder) as launcher:
+        launcher.session.signalled = signalled
+        return list(trials.Trainer(launcher, progress).train(search.jobs()).values())
 
 
 def test_trials_that_memory_does_not_hold_are_trained_in_halves(
@@ -428,7 +425,7 @@ def test_trials_that_memory_does_not_hold_are_trained_in_halves(
 ):
     tune.run(random_search(), tmp_path / "whole")
     counts = []
-    monkeypatch.setattr(trials, "train_block", fails_above(2, counts))
+    monkeypatch.setattr(local, "train_unit", fails_above(2, counts))
     tune.run(random_search(), tmp_path / "tight")
     assert "out of memory, going on with" in capsys.readouterr().err
     assert min(counts) == 2 < max(counts)
@@ -443,14 +440,14 @@ def test_trials_that_memory_does_not_hold_are_trained_in_halves(
 def test_halves_go_on_from_the_states_of_the_whole(tmp_path, monkeypatch):
     """Promoted trials, whose block is halved after they were given their states."""
     tune.run(settings_of(), tmp_path / "whole")
-    train_block = trials.train_block
+    train_unit = local.train_unit
 
     def tight(unit, *args):
         if unit.begin.steps and unit.block.program.num_hparams > 1:
             raise exhausted()
-        return train_block(unit, *args)
+        return train_unit(unit, *args)
 
-    monkeypatch.setattr(trials, "train_block", tight)
+    monkeypatch.setattr(local, "train_unit", tight)
     tune.run(settings_of(), tmp_path / "tight")
     whole, found = (rows_of(tmp_path / f, results.TRIALS) for f in ("whole", "tight"))
     assert len({row["budget"] for row in found}) > 1
@@ -460,7 +457,7 @@ def test_halves_go_on_from_the_states_of_the_whole(tmp_path, monkeypatch):
 
 
 def test_a_trial_that_no_memory_holds_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "train_block", fails_above(0, []))
+    monkeypatch.setattr(local, "train_unit", fails_above(0, []))
     with pytest.raises(UsageError, match="one run alone needs more memory"):
         tune.run(random_search(), tmp_path)
 
@@ -490,7 +487,7 @@ def test_as_many_blocks_of_trials_train_at_once_as_there_is_room_for(
     monkeypatch.setattr(crew, "free_memory", lambda device: free)
     monkeypatch.setattr(units, "blocks_at_once", lambda todo, device: most)
     inside, seen, all_in = [], [], threading.Event()
-    lock, train_block = threading.Lock(), trials.train_block
+    lock, train_unit = threading.Lock(), local.train_unit
 
     def counted(unit, *args):
         with lock:
@@ -500,12 +497,12 @@ def test_as_many_blocks_of_trials_train_at_once_as_there_is_room_for(
                 all_in.set()
         all_in.wait(10)
         time.sleep(0.1)
-        found = train_block(unit, *args)
+        found = train_unit(unit, *args)
         with lock:
             inside.remove(unit)
         return found
 
-    monkeypatch.setattr(trials, "train_block", counted)
+    monkeypatch.setattr(local, "train_unit", counted)
     settings = settings_of(tune__tuner="random", tune__trials=16)
     progress = []
     trained(settings, tmp_path, lambda: 0, progress.append)

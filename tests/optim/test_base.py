@@ -1,4 +1,4 @@
-"""Sums over trees, whatever the shapes of the leaves."""
+"""Sums over trees in one pass, whatever the shapes of the leaves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrjax.optim import base
+from lrjax.optim import passes
 
 SHAPES = [(), (7,), (0,), (0, 3), (3, 0), (9, 4), (20, 3), (23, 3), (32, 1), (2, 30, 4)]
 
@@ -16,7 +16,7 @@ def _sums(left, right):
     def products(a, b):
         return a * b, a + b
 
-    return base.sums(products, 2, jnp.float32, left, right)
+    return passes.sums(products, 2, jnp.float32, left, right)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

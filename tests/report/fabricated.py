@@ -160,9 +160,13 @@ def trials(tasks, method, count=20):
                     "hparams": {"learning_rate": 10 ** -float(costs[config])},
                     "budget": 100.0 if full else 11.1,
                     "cost": None if number == 3 else cost,
-                    "status": "crashed" if number == 3 else "success",
+                    "status": "crashed" if number == 3 else "done",
                     "seconds": 0.1,
                     "incumbent": incumbent,
+                    "unit": "epochs",
+                    "tuner": "smac",
+                    "seed": 0,
+                    "tuning": task,
                 }
             )
     return rows

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lrjax import curves as curves_lib
-from lrjax import results, stats
+from lrjax import results, scores
 from lrjax.core import UsageError
 from lrjax.report import export, findings, published, selected, study, terminal
 
@@ -34,7 +34,7 @@ def edited(row, name, value):
 def look(folder):
     """All that reads the tables but for drawing."""
     runs, curves = study.read([folder])
-    joined = curves_lib.join(stats.judge(runs), curves)
+    joined = curves_lib.join(scores.judge(runs), curves)
     terminal.ranking(results.load(folder)[0])
     return runs, joined
 
@@ -148,7 +148,9 @@ def test_edited_trials_are_refused(changes, tmp_path):
     assert len(study._read_trials([tmp_path], {"adam"})) == 1
     ((name, value),) = changes.items()
     (tmp_path / "trials.jsonl").write_text(text_of(edited(row, name, value)))
-    with pytest.raises(UsageError, match=r"trials\.jsonl is damaged: ") as refused:
+    with pytest.raises(
+        UsageError, match=r"trials\.jsonl: line 1 is damaged: "
+    ) as refused:
         study._read_trials([tmp_path], {"adam"})
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 300

@@ -542,11 +542,11 @@ def test_a_damaged_file_of_published_results_is_refused(
             {"runs.jsonl": '{"run_id": "a"}\n', "curves.jsonl": ""},
             "runs.jsonl has no task",
         ),
-        ({"trials.jsonl": "{}\n"}, "trials.jsonl is damaged"),
-        ({"trials.jsonl": "[1]\n"}, "trials.jsonl is damaged"),
+        ({"trials.jsonl": "{}\n"}, "trials.jsonl: line 1 is damaged: "),
+        ({"trials.jsonl": "[1]\n"}, "trials.jsonl: line 1 is damaged: "),
         (
             {"trials.jsonl": '{"task":"t","method":"m","budget":"x","cost":1}\n'},
-            "trials.jsonl is damaged",
+            "trials.jsonl: line 1 is damaged: ",
         ),
     ],
 )

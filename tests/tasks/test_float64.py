@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lrjax.core import UsageError
-from lrjax.tasks import TASKS, image_data, images, libsvm, make_task, text
+from lrjax.tasks import TASKS, TaskOptions, image_data, images, libsvm, make_task, text
 from lrjax.tasks.image_data import Part
 from lrjax.tasks.models import attention
 
@@ -33,6 +33,12 @@ def narrow(jaxpr, at=""):
 
 def made(name, protocol, monkeypatch):
     """A task with made-up data of the right kind; one block is as good as twelve."""
+    options = TaskOptions(
+        protocol=protocol,
+        batch_size=2,
+        precision="float64",
+        label_smoothing=0.1 if name in images.FACTORIES else 0.0,
+    )
     random = np.random.RandomState(0)
     if name in text.RECIPES:
         recipe = dataclasses.replace(text.RECIPES[name], num_layers=1)
@@ -40,12 +46,12 @@ def made(name, protocol, monkeypatch):
         rows = random.randint(4, 300, (4, recipe.length)).astype(np.uint16)
         rows[:, 0], rows[:, -1] = 0, 2
         parts = {"train": rows, "valid": rows}
-        return text.recipe_task(name, parts, 300, 299, protocol, 2, "float64")
+        return text.recipe_task(name, parts, 300, 299, options)
     if name in images.RECIPES:
         recipe = images.RECIPES[name]
         depths = {"depth": 10 if recipe.model == "WideResNet" else 1, "blocks": (1, 2)}
-        options = {k: depths.get(k, v) for k, v in recipe.options.items()}
-        recipe = dataclasses.replace(recipe, options=options)
+        arguments = {k: depths.get(k, v) for k, v in recipe.options.items()}
+        recipe = dataclasses.replace(recipe, options=arguments)
         monkeypatch.setitem(images.RECIPES, name, recipe)
         channels = len(recipe.mean)
         size = 40 if image_data.SETS[recipe.data].shape is None else recipe.size
@@ -57,8 +63,7 @@ def made(name, protocol, monkeypatch):
         table = random.randn(40, 5), np.arange(40) % 4
         monkeypatch.setattr(libsvm, "_load", lambda *_: table)
         monkeypatch.setattr(libsvm, "_bundled", lambda *_: table)
-    smoothed = {"label_smoothing": 0.1} if name in images.FACTORIES else {}
-    return make_task(name, protocol, None, 2, "float64", **smoothed)
+    return make_task(name, options)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -125,4 +130,4 @@ def test_attention_is_exact_in_float64(masked, dropout):
 
 def test_made_up_tasks_say_that_they_have_no_float64():
     with jax.enable_x64(True), pytest.raises(UsageError, match="float32 only"):
-        make_task("synthetic/regression-1", precision="float64")
+        make_task("synthetic/regression-1", TaskOptions(precision="float64"))

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lrjax.core import UsageError
-from lrjax.tasks import models, text
+from lrjax.tasks import TaskOptions, models, text
 from lrjax.tasks.models import attention, roberta
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -68,9 +68,10 @@ def test_logits_and_gradients_are_those_of_hugging_face(params, eps, end):
 
 
 def test_the_epsilon_is_that_of_the_protocol():
+    study = TaskOptions(protocol="study")
     for name in text.RECIPES:
-        assert text.make_model(name, "sound", "float32").layer_norm_eps == 1e-5
-        assert text.make_model(name, "study", "float32").layer_norm_eps == 1e-12
+        assert text.make_model(name, TaskOptions()).layer_norm_eps == 1e-5
+        assert text.make_model(name, study).layer_norm_eps == 1e-12
 
 
 def test_the_epsilon_of_a_checkpoint_decides(tmp_path):

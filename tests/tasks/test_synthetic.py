@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from benchmarks.across_tasks import many_tasks
 from lrjax.core import UsageError
-from lrjax.hpo import many_tasks
 from lrjax.methods import METHODS
 from lrjax.tasks import fingerprint, make_task, synthetic
 
@@ -59,14 +59,14 @@ def test_many_tasks_are_one_program_and_each_as_if_alone():
         many_tasks.Entry(f"{r}", sgd, {**sgd.defaults, "learning_rate": r})
         for r in (0.01, 0.1)
     ]
-    names = [task.name for task in made]
-    rows = many_tasks.train_tasks(synthetic.stack(made), names, entries, (0, 1), 20)
-    assert len(rows) == 3 * 2 * 2
-    alone = many_tasks.train_tasks(
-        synthetic.stack(made[1:2]), names[1:2], entries, (0, 1), 20
+    (group,) = many_tasks.groups(entries)
+    stops = [many_tasks.Stop(20, 20)]
+    (together,), (alone,) = (
+        many_tasks.train_group(synthetic.stack(some), group, (0, 1), stops)
+        for some in (made, made[1:2])
     )
-    together = rows[rows["task"] == names[1]].reset_index(drop=True)
     for name in ("valid_loss", "test_accuracy"):
-        np.testing.assert_allclose(together[name], alone[name], rtol=1e-5)
+        assert together[name].shape == (3, 2, 2)  # tasks, seeds, rates
+        np.testing.assert_allclose(together[name][1], alone[name][0], rtol=1e-5)
     with pytest.raises(ValueError, match="share no program"):
         synthetic.stack([made[0], make_task("synthetic/regression-3")])

@@ -15,7 +15,9 @@ from lrjax.tasks import images
 
 @functools.cache
 def digits(precision="float32"):
-    return tasks.make_task("digits/wrn", batch_size=16, precision=precision)
+    return tasks.make_task(
+        "digits/wrn", tasks.TaskOptions(batch_size=16, precision=precision)
+    )
 
 
 def batch(task, rows, padding):
@@ -106,7 +108,7 @@ SMALL = pytest.mark.filterwarnings("ignore:.*do not compare")
 @SMALL
 def test_a_fifth_of_each_class_validates(folder):
     archive(folder, "fashion_mnist", 100, 28, 1)
-    task = tasks.make_task("fashion_mnist/cnn", data_dir=str(folder))
+    task = tasks.make_task("fashion_mnist/cnn", tasks.TaskOptions(data_dir=str(folder)))
     assert task.train["images"].dtype == np.uint8
     counts = [np.bincount(p["labels"]) for p in (task.train, task.valid, task.test)]
     assert [set(c) for c in counts] == [{8}, {2}, {10}]
@@ -124,7 +126,9 @@ def test_who_is_augmented(folder, protocol):
         part: np.load(folder / f"cifar10_{part}.npz")["image"]
         for part in ("train", "test")
     }
-    task = tasks.make_task("cifar10/wrn16_2", protocol, str(folder))
+    task = tasks.make_task(
+        "cifar10/wrn16_2", tasks.TaskOptions(protocol=protocol, data_dir=str(folder))
+    )
     assert len(task.train["labels"]) == (64 if protocol == "study" else 80)
     known = {image.tobytes() for image in clean["train"]}
     assert all(np.asarray(i).tobytes() in known for i in task.train["images"])
@@ -137,7 +141,7 @@ def test_who_is_augmented(folder, protocol):
 def test_pixels_of_a_step_follow_from_its_key_alone(folder):
     archive(folder, "cifar10", 40, 32)
     recipe = images.RECIPES["cifar10/wrn16_2"]
-    task = tasks.make_task("cifar10/wrn16_2", data_dir=str(folder))
+    task = tasks.make_task("cifar10/wrn16_2", tasks.TaskOptions(data_dir=str(folder)))
     view = jax.jit(recipe.view)
     keys = jax.random.split(jax.random.key(0), 3)
     one = [view(key, task.train) for key in keys]
@@ -150,7 +154,10 @@ def test_pixels_of_a_step_follow_from_its_key_alone(folder):
 @pytest.mark.parametrize("protocol", ["sound", "study"])
 def test_images_of_any_size_become_224(folder, protocol):
     archive(folder, "dtd", 12, 40, classes=47)
-    task = tasks.make_task("dtd/vit_ti16", protocol, str(folder), batch_size=4)
+    task = tasks.make_task(
+        "dtd/vit_ti16",
+        tasks.TaskOptions(protocol=protocol, data_dir=str(folder), batch_size=4),
+    )
     view = images.RECIPES["dtd/vit_ti16"].view
     seen = jax.jit(functools.partial(view, None))(task.valid)
     assert seen.shape == (12, 224, 224, 3)

@@ -18,7 +18,15 @@ from sklearn.datasets import load_digits, load_svmlight_file
 from sklearn.preprocessing import StandardScaler, normalize
 
 from lrjax.core import UsageError
-from lrjax.tasks import TASKS, DataError, data, fingerprint, libsvm, make_task
+from lrjax.tasks import (
+    TASKS,
+    DataError,
+    TaskOptions,
+    data,
+    fingerprint,
+    libsvm,
+    make_task,
+)
 
 REAL = os.environ.get("LRJAX_DATA_DIR")
 BUNDLED = ["libsvm/iris", "libsvm/wine", "digits/logistic"]
@@ -98,7 +106,7 @@ def test_iris_has_the_values_of_uci():
 def test_real_sets_have_their_shapes(name, protocol):
     if libsvm.SETS[name].remote:
         real_file(f"{libsvm.SETS[name].names[0]}.xz")
-    task = make_task(f"libsvm/{name}", protocol, data_dir=REAL)
+    task = make_task(f"libsvm/{name}", TaskOptions(protocol=protocol, data_dir=REAL))
     rows, features, classes = SHAPES[name]
     assert task.name == f"libsvm/{name}"
     assert (task.num_classes, task.batch_size) == (classes, 64)
@@ -118,7 +126,7 @@ def test_real_sets_have_their_shapes(name, protocol):
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_study_has_unit_columns_and_one_part(name):
-    task = make_task(name, "study")
+    task = make_task(name, TaskOptions(protocol="study"))
     assert task.train is task.valid is task.test
     x, y = rows_of(task.train)
     norms = np.linalg.norm(x, axis=0)
@@ -132,7 +140,7 @@ def test_study_has_unit_columns_and_one_part(name):
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_sound_standardises_by_the_training_part(name):
-    task = make_task(name, "sound")
+    task = make_task(name)
     x, _ = rows_of(task.train)
     varying = x.std(axis=0) > 0
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-7)
@@ -194,7 +202,7 @@ def test_the_split_stays_what_it_was():
 @pytest.mark.parametrize("protocol", ["study", "sound"])
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_first_loss_is_near_chance(name, protocol):
-    task = make_task(name, protocol)
+    task = make_task(name, TaskOptions(protocol=protocol))
     batch = {**task.train, "mask": jnp.ones(task.num_examples)}
 
     @jax.jit
@@ -214,7 +222,7 @@ def test_the_first_loss_is_near_chance(name, protocol):
 
 
 def test_a_batch_may_be_larger_than_the_data():
-    task = make_task("libsvm/iris", "study", batch_size=1000)
+    task = make_task("libsvm/iris", TaskOptions(protocol="study", batch_size=1000))
     assert (task.batch_size, task.steps_per_epoch) == (1000, 1)
     rows = jnp.arange(1000) % 150
     batch = {name: array[rows] for name, array in task.train.items()}
@@ -228,7 +236,7 @@ def test_a_batch_may_be_larger_than_the_data():
 
 
 def test_training_learns():
-    task = make_task("libsvm/wine", "sound")
+    task = make_task("libsvm/wine")
     params, state = task.init(jax.random.key(0))
     batch = {**task.train, "mask": jnp.ones(task.num_examples)}
     grad = jax.jit(jax.grad(lambda p: task.loss(p, state, None, batch)[0]))
@@ -241,14 +249,14 @@ def test_training_learns():
 
 def test_precision_decides_types():
     with pytest.raises(DataError, match="JAX_ENABLE_X64"):
-        make_task("libsvm/iris", precision="float64")
+        make_task("libsvm/iris", TaskOptions(precision="float64"))
     with jax.enable_x64(True):
-        task = make_task("libsvm/iris", precision="float64")
+        task = make_task("libsvm/iris", TaskOptions(precision="float64"))
         assert task.train["features"].dtype == np.float64
         assert task.train["labels"].dtype == np.int32
         params, _ = task.init(jax.random.key(0))
         assert params["weight"].dtype == np.float64
-    task = make_task("libsvm/iris", precision="bfloat16")
+    task = make_task("libsvm/iris", TaskOptions(precision="bfloat16"))
     params, state = task.init(jax.random.key(0))
     assert task.train["features"].dtype == params["weight"].dtype == np.float32
     batch = {**task.train, "mask": jnp.ones(task.num_examples)}
@@ -256,11 +264,17 @@ def test_precision_decides_types():
 
 
 def test_fingerprints_tell_data_apart():
-    tasks = [make_task(n, p) for n in BUNDLED for p in ("study", "sound")]
+    tasks = [
+        make_task(n, TaskOptions(protocol=p))
+        for n in BUNDLED
+        for p in ("study", "sound")
+    ]
     prints = [fingerprint(task) for task in tasks]
     assert len(set(prints)) == len(prints)
     assert all(len(p) == 16 and int(p, 16) >= 0 for p in prints)
-    assert fingerprint(make_task(BUNDLED[0], "study")) == prints[0]
+    assert (
+        fingerprint(make_task(BUNDLED[0], TaskOptions(protocol="study"))) == prints[0]
+    )
 
 
 @pytest.mark.parametrize("suffix", ["", ".bz2"])
@@ -270,7 +284,7 @@ def test_any_svmlight_file_is_a_task(tmp_path, suffix):
     path = tmp_path / f"mine{suffix}"
     if suffix:
         path.write_bytes(bz2.compress(plain.read_bytes()))
-    task = make_task(f"svmlight:{path}", "study", batch_size=16)
+    task = make_task(f"svmlight:{path}", TaskOptions(protocol="study", batch_size=16))
     assert task.name == f"svmlight:{path}"
     assert (task.num_examples, task.num_classes, task.batch_size) == (60, 4, 16)
     features, labels = load_svmlight_file(str(plain))
@@ -284,7 +298,7 @@ def test_gaps_between_labels_close(tmp_path):
     path.write_text(
         "".join(f"{label} 1:{i}\n" for i, label in enumerate([7, 1, 3] * 5))
     )
-    task = make_task(f"svmlight:{path}", "study")
+    task = make_task(f"svmlight:{path}", TaskOptions(protocol="study"))
     np.testing.assert_array_equal(task.train["labels"], [2, 0, 1] * 5)
 
 
@@ -303,7 +317,7 @@ def test_files_that_make_no_task_are_refused(tmp_path, text, protocol, complaint
     path = tmp_path / "mine"
     path.write_text(text)
     with pytest.raises(DataError, match=complaint) as error:
-        make_task(f"svmlight:{path}", protocol)
+        make_task(f"svmlight:{path}", TaskOptions(protocol=protocol))
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -318,7 +332,7 @@ def test_a_column_that_leaves_float32_is_refused(tmp_path):
         "".join(f"{y} 1:{v}\n" for y, v in zip(targets, values, strict=True))
     )
     with pytest.raises(DataError, match="column 1 spreads too far for float32"):
-        make_task(f"svmlight:{path}", "sound")
+        make_task(f"svmlight:{path}")
 
 
 @pytest.mark.parametrize(
@@ -339,29 +353,29 @@ def test_a_column_that_leaves_float32_is_refused(tmp_path):
 )
 def test_bad_options_are_refused(options, complaint):
     with pytest.raises(UsageError, match=complaint) as error:
-        make_task(**{"name": "libsvm/iris", **options})
+        make_task(options.pop("name", "libsvm/iris"), TaskOptions(**options))
     assert "\n" not in str(error.value)
 
 
 def test_a_set_that_cannot_be_had_says_where_to_put_it(tmp_path):
     with pytest.raises(DataError) as error:
-        make_task("libsvm/aloi", data_dir=str(tmp_path))
+        make_task("libsvm/aloi", TaskOptions(data_dir=str(tmp_path)))
     message = str(error.value)
     assert "\n" not in message
     for part in ("libsvm/aloi", "aloi.bz2", "no network", str(tmp_path / "cache")):
         assert part in message
     assert message.endswith(f"put it into {tmp_path}")
     with pytest.raises(DataError, match=r"there is no data directory .*absent"):
-        make_task("libsvm/aloi", data_dir=str(tmp_path / "absent"))
+        make_task("libsvm/aloi", TaskOptions(data_dir=str(tmp_path / "absent")))
     with pytest.raises(DataError, match="there is no data directory a"):
-        make_task("libsvm/aloi", data_dir="a" * 300)  # too long for a name
+        make_task("libsvm/aloi", TaskOptions(data_dir="a" * 300))  # too long for a name
 
 
 @pytest.mark.parametrize("shape", [(213, 9, 6), (214, 8, 6), (214, 10, 6), (214, 9, 7)])
 def test_a_file_of_another_shape_is_refused(tmp_path, shape):
     write(tmp_path / "glass.scale", *shape)
     with pytest.raises(DataError) as error:
-        make_task("libsvm/glass", data_dir=str(tmp_path))
+        make_task("libsvm/glass", TaskOptions(data_dir=str(tmp_path)))
     rows, features, classes = shape
     assert str(error.value).endswith(
         f"glass.scale: {rows} rows, {features} features and {classes} classes "
@@ -372,13 +386,15 @@ def test_a_file_of_another_shape_is_refused(tmp_path, shape):
 def test_a_part_of_sensorless_is_not_taken_for_the_whole(tmp_path):
     path = real_file("Sensorless.subset2200.xz")
     with pytest.raises(DataError, match=r"Sensorless\.scale or Sensorless"):
-        make_task("libsvm/sensorless", data_dir=REAL)
+        make_task("libsvm/sensorless", TaskOptions(data_dir=REAL))
     (tmp_path / "Sensorless.xz").write_bytes(path.read_bytes())
     with (
         pytest.warns(UserWarning, match=r"stands in for Sensorless\.scale"),
         pytest.raises(DataError, match="2200 rows, 48 features and 11 classes"),
     ):
-        make_task("libsvm/sensorless", "study", data_dir=str(tmp_path))
+        make_task(
+            "libsvm/sensorless", TaskOptions(protocol="study", data_dir=str(tmp_path))
+        )
 
 
 @pytest.mark.parametrize("folder", ["", "libsvm"])
@@ -389,7 +405,12 @@ def test_the_data_directory_is_searched(monkeypatch, tmp_path, folder, variable)
     if variable:
         monkeypatch.setenv("LRJAX_DATA_DIR", str(tmp_path))
     data_dir = None if variable else str(tmp_path)
-    assert make_task("libsvm/glass", "study", data_dir).num_examples == 214
+    assert (
+        make_task(
+            "libsvm/glass", TaskOptions(protocol="study", data_dir=data_dir)
+        ).num_examples
+        == 214
+    )
     assert not list(tmp_path.rglob("*.sha256"))  # nothing is written there
 
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 from sklearn.linear_model import LogisticRegression
 
-from lrjax.tasks import make_task
+from lrjax.tasks import TaskOptions, make_task
 from lrjax.tasks.models import logistic
 
 ROWS, FEATURES, CLASSES = 40, 5, 4
@@ -171,7 +171,7 @@ def test_every_lane_of_a_population_is_a_run_of_its_own():
 
 @pytest.mark.parametrize("name", ["libsvm/iris", "libsvm/wine"])
 def test_the_gradient_vanishes_where_scikit_learn_ends(x64, name):
-    task = make_task(name, "sound", precision="float64")
+    task = make_task(name, TaskOptions(precision="float64"))
     x, y = map(np.asarray, task.train.values())
     model = LogisticRegression(C=0.1, tol=1e-12, max_iter=10_000).fit(x, y)
     params = {"weight": jnp.asarray(model.coef_), "bias": model.intercept_}

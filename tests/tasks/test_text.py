@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 
 from lrjax import config as config_lib
 from lrjax import experiment, methods, optim, programs, protocol, results, tasks, train
-from lrjax.core import Text
-from lrjax.tasks import models, text, text_data
+from lrjax.tasks import corpus as corpus_lib
+from lrjax.tasks import data, models, packing, text
+from lrjax.tasks import tokens as tokens_lib
 from lrjax.tasks.data import DataError
-from lrjax.tasks.text_data import END, PAD, START
+from lrjax.tasks.options import Text
+from lrjax.tasks.tokens import END, PAD, START
 
 SOURCE = Path(__file__).parents[2]
 SHARED = SOURCE.parent / "shared" / "data"
@@ -65,10 +67,10 @@ def write(folder, documents=200, seed=0, name="a.txt"):
 
 def test_paragraphs_are_documents():
     lines = ["a b", "c ", " \n", "", "d", "e\ff", "\f", "g"]
-    assert list(text_data.paragraphs(lines)) == ["a b c", "d e", "f", "g"]
-    assert list(text_data.paragraphs([])) == []
+    assert list(corpus_lib.paragraphs(lines)) == ["a b c", "d e", "f", "g"]
+    assert list(corpus_lib.paragraphs([])) == []
     long = ["x" * 10**5] * 25
-    cut = list(text_data.paragraphs(long))
+    cut = list(corpus_lib.paragraphs(long))
     assert "".join(cut).replace(" ", "") == "".join(long)
     assert max(map(len, cut)) < 1.3 * 10**6
 
@@ -81,8 +83,8 @@ SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 def test_every_token_is_packed_once(sizes, length):
     ends = np.cumsum(sizes)
     tokens = np.arange(5, 5 + ends[-1]).astype(np.uint16)
-    cut = text_data.pieces(ends, np.arange(len(sizes)), length - 2, whole=True)
-    rows = text_data.make_rows(tokens, cut, length, packed=True)
+    cut = packing.pieces(ends, np.arange(len(sizes)), length - 2, whole=True)
+    rows = packing.make_rows(tokens, cut, length, packed=True)
     flat = rows[(rows != PAD) & (rows != START) & (rows != END)]
     assert sorted(flat) == tokens.tolist()
     document = np.repeat(np.arange(len(sizes)), sizes)
@@ -103,7 +105,7 @@ def test_every_token_is_packed_once(sizes, length):
 @given(sizes=SIZES)
 def test_packing_leaves_less_room_than_a_row_for_each_piece_could(sizes):
     sizes = np.asarray(sizes)
-    rows, offsets = text_data.pack(sizes, 60)
+    rows, offsets = packing.pack(sizes, 60)
     filled = np.bincount(rows, sizes)
     assert filled.max() <= 60
     assert (offsets + sizes <= 60).all()
@@ -117,8 +119,8 @@ def test_packing_leaves_less_room_than_a_row_for_each_piece_could(sizes):
 def test_padded_rows_have_one_document_each_and_cut_it():
     ends = np.asarray([3, 20, 21])
     tokens = np.arange(100, 121).astype(np.uint16)
-    cut = text_data.pieces(ends, np.arange(3), 6, whole=False)
-    rows = text_data.make_rows(tokens, cut, 8, packed=False)
+    cut = packing.pieces(ends, np.arange(3), 6, whole=False)
+    rows = packing.make_rows(tokens, cut, 8, packed=False)
     expected = [
         [START, 100, 101, 102, END, PAD, PAD, PAD],
         [START, 103, 104, 105, 106, 107, 108, END],
@@ -130,7 +132,7 @@ def test_padded_rows_have_one_document_each_and_cut_it():
 @pytest.mark.parametrize("study", [False, True])
 @pytest.mark.parametrize("documents", [3, 200, 10**4, 5 * 10**5])
 def test_documents_are_split(documents, study):
-    parts = text_data.split(documents, study)
+    parts = packing.split(documents, study)
     every = np.concatenate(list(parts.values()))
     assert sorted(every) == list(range(documents))
     if documents == 5 * 10**5:
@@ -142,7 +144,7 @@ def test_documents_are_split(documents, study):
 )
 def test_the_studys_part_to_validate_is_rounded_up(documents, valid):
     # ceil(0.005 n), as `train_test_split` of Hugging Face's datasets has it.
-    assert len(text_data.split(documents, study=True)["valid"]) == valid
+    assert len(packing.split(documents, study=True)["valid"]) == valid
 
 
 # Tokenizers and the cache
@@ -153,7 +155,7 @@ def test_tokens_are_those_of_hugging_face():
     from transformers import RobertaTokenizer
 
     folder = SHARED / "tokenizer_roberta_base"
-    vocabulary = text_data.read_vocabulary(folder)
+    vocabulary = tokens_lib.read_vocabulary(folder)
     assert (vocabulary.size, vocabulary.mask) == (50265, 50264)
     theirs = RobertaTokenizer(
         vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt")
@@ -161,7 +163,7 @@ def test_tokens_are_those_of_hugging_face():
     path = SHARED / "text" / "wikitext2_valid.txt.xz"
     with lzma.open(path, "rt") as file:
         lines = file.read().replace("<unk>", "it").split("\n")[:300]
-    for document in text_data.paragraphs([*lines, "naïve  café \u4e2d\u6587 ☃"]):
+    for document in corpus_lib.paragraphs([*lines, "naïve  café \u4e2d\u6587 ☃"]):
         ours = vocabulary.tokenizer.encode(document, add_special_tokens=False).ids
         assert ours == theirs(document, add_special_tokens=False)["input_ids"]
 
@@ -169,8 +171,8 @@ def test_tokens_are_those_of_hugging_face():
 def test_a_trained_tokenizer_gives_back_the_text(tmp_path):
     write(tmp_path / "text")
     source = Text(corpus=str(tmp_path / "text"))
-    found = text_data.load(source, None, 300, own=True, embedded=False)
-    corpus = text_data.find_corpus(source, None, embedded=False)
+    found = tokens_lib.load_tokens(source, None, 300, own=True, embedded=False)
+    corpus = corpus_lib.find_corpus(source, None, embedded=False)
     documents = list(corpus.documents())
     decoded = [
         found.vocabulary.tokenizer.decode(part.tolist())
@@ -184,33 +186,36 @@ def test_a_trained_tokenizer_gives_back_the_text(tmp_path):
 
 def test_a_corpus_is_tokenised_once(tmp_path, monkeypatch, capsys):
     folder = write(tmp_path / "text")
-    data_dir = str(tmp_path)
-    first = tasks.fingerprint(tasks.make_task(NAME, data_dir=data_dir))
+
+    def made(**source):
+        options = tasks.TaskOptions(data_dir=str(tmp_path), text=Text(**source))
+        return tasks.make_task(NAME, options)
+
+    def fingerprint(**source):
+        return tasks.fingerprint(made(**source))
+
+    first = fingerprint()
     with monkeypatch.context() as patch:
-        patch.setattr(text_data, "write_tokens", None)
-        patch.setattr(text_data, "train_vocabulary", None)
-        assert tasks.fingerprint(tasks.make_task(NAME, data_dir=data_dir)) == first
+        patch.setattr(tokens_lib, "write_tokens", None)
+        patch.setattr(tokens_lib, "train_vocabulary", None)
+        assert fingerprint() == first
     # A torn file is noticed, and made anew.
     (kept,) = (tmp_path / "cache" / "text").iterdir()
     for name in ("tokens.uint16", "ends.int64", "meta.json", "tokenizer.json"):
         path = kept / name
         path.write_bytes(path.read_bytes()[:-8])
         capsys.readouterr()
-        assert tasks.fingerprint(tasks.make_task(NAME, data_dir=data_dir)) == first
+        assert fingerprint() == first
         assert "tokenising anew" in capsys.readouterr().err
     flipped = bytearray((kept / "tokens.uint16").read_bytes())
     flipped[5] ^= 1
     (kept / "tokens.uint16").write_bytes(flipped)
-    assert tasks.fingerprint(tasks.make_task(NAME, data_dir=data_dir)) == first
+    assert fingerprint() == first
     # Other text has other tokens; so has a part of it, or another length.
-    part = Text(fraction=0.5)
-    assert tasks.fingerprint(tasks.make_task(NAME, "sound", data_dir, source=part)) != (
-        first
-    )
-    short = tasks.make_task(NAME, "sound", data_dir, source=Text(length=10))
-    assert short.train["tokens"].shape[1] == 10
+    assert fingerprint(fraction=0.5) != first
+    assert made(length=10).train["tokens"].shape[1] == 10
     write(folder, seed=1)
-    assert tasks.fingerprint(tasks.make_task(NAME, data_dir=data_dir)) != first
+    assert fingerprint() != first
 
 
 def test_corpora_are_files_globs_and_folders(tmp_path):
@@ -229,24 +234,24 @@ def test_corpora_are_files_globs_and_folders(tmp_path):
         assert len(list(find(corpus).documents())) == times * one
     many = ", ".join([f"{folder}/a.txt"] * 99)  # no name of a file can be so long
     assert len(list(find(many).documents())) == 99 * one
-    half = text_data._subset(find(folder), 0.5)
+    half = corpus_lib.subset(find(folder), 0.5)
     assert list(half.documents()) == list(half.documents())
     assert 0.35 * 2 * one < len(list(half.documents())) < 0.65 * 2 * one
     assert half.count is None
-    assert text_data._subset(half._replace(count=9), 0.34).count == 3
+    assert corpus_lib.subset(half._replace(count=9), 0.34).count == 3
 
 
 def test_documents_of_any_length_are_tokenised_in_small_batches(tmp_path):
     lengths = [10**6 * 10 + 3, 5, *([10**6] * 7)]
-    batches = list(text_data._batched("x" * length for length in lengths))
+    batches = list(tokens_lib._batched("x" * length for length in lengths))
     assert sum(len(each) for batch in batches for each in batch) == sum(lengths)
     assert max(len(each) for batch in batches for each in batch) == 10**6
     assert max(sum(map(len, batch)) for batch in batches[1:]) <= 4 * 10**6 + 5
-    assert list(text_data._batched(iter([]))) == []
+    assert list(tokens_lib._batched(iter([]))) == []
 
 
 def find(corpus):
-    return text_data.find_corpus(Text(corpus=str(corpus)), None, embedded=False)
+    return corpus_lib.find_corpus(Text(corpus=str(corpus)), None, embedded=False)
 
 
 def test_the_text_that_comes_with_python():
@@ -254,30 +259,32 @@ def test_the_text_that_comes_with_python():
     assert task.num_examples > 1000
     real = np.asarray(task.train["tokens"]) != PAD
     assert real.mean() > 0.95
-    padded = tasks.make_task(NAME, "study")
+    padded = tasks.make_task(NAME, tasks.TaskOptions(protocol="study"))
     assert (np.asarray(padded.train["tokens"]) == START).sum(axis=1).max() == 1
     assert padded.test is padded.valid
 
 
 def test_tokens_of_a_folder_are_used_as_they_are(tmp_path):
     data_dir = str(write(tmp_path / "text"))
-    first = tasks.make_task(NAME, data_dir=data_dir)
+    first = tasks.make_task(NAME, tasks.TaskOptions(data_dir=data_dir))
     (kept,) = (tmp_path / "cache" / "text").iterdir()
     kept.rename(tmp_path / "tokens")
-    again = tasks.make_task(NAME, source=Text(corpus=str(tmp_path / "tokens")))
+    again = tasks.make_task(
+        NAME, tasks.TaskOptions(text=Text(corpus=str(tmp_path / "tokens")))
+    )
     assert tasks.fingerprint(again) == tasks.fingerprint(first)
 
 
 def test_a_folder_of_tokens_that_came_first_stays(tmp_path):
     corpus = find(write(tmp_path / "text"))
-    vocabulary = text_data.train_vocabulary(corpus, 300)
-    text_data.write_tokens(corpus, vocabulary, tmp_path / "tokens")
+    vocabulary = tokens_lib.train_vocabulary(corpus, 300)
+    tokens_lib.write_tokens(corpus, vocabulary, tmp_path / "tokens")
     before = (tmp_path / "tokens" / "meta.json").stat().st_ino
-    text_data.write_tokens(corpus, vocabulary, tmp_path / "tokens")
+    tokens_lib.write_tokens(corpus, vocabulary, tmp_path / "tokens")
     assert (tmp_path / "tokens" / "meta.json").stat().st_ino == before
     (tmp_path / "tokens" / "ends.int64").write_bytes(b"")
-    text_data.write_tokens(corpus, vocabulary, tmp_path / "tokens")
-    assert len(text_data.read_tokens(tmp_path / "tokens").ends)
+    tokens_lib.write_tokens(corpus, vocabulary, tmp_path / "tokens")
+    assert len(tokens_lib.read_tokens(tmp_path / "tokens").ends)
 
 
 def test_where_a_tokenizer_comes_from(tmp_path, monkeypatch):
@@ -290,8 +297,8 @@ def test_where_a_tokenizer_comes_from(tmp_path, monkeypatch):
     folder = write(tmp_path / "text")
     beside = Text(corpus=f"{folder}/*.txt")
     for source, data_dir in ((Text(), str(tmp_path)), (beside, None)):
-        assert text_data.find_vocabulary(source, data_dir) is None
-    trained = text_data.train_vocabulary(find(folder), 300)
+        assert tokens_lib.find_vocabulary(source, data_dir) is None
+    trained = tokens_lib.train_vocabulary(find(folder), 300)
     trained.tokenizer.save(str(folder / "tokenizer.json"))
     monkeypatch.chdir(tmp_path)
     near = Text(corpus="text"), Text(corpus="text/"), Text(corpus="pydoc, text/*.txt")
@@ -299,7 +306,7 @@ def test_where_a_tokenizer_comes_from(tmp_path, monkeypatch):
         *((Text(), str(tmp_path)), (beside, None)),
         *((each, None) for each in near),
     ):
-        found = text_data.find_vocabulary(source, data_dir)
+        found = tokens_lib.find_vocabulary(source, data_dir)
         assert found is not None
         assert found.fingerprint == trained.fingerprint
 
@@ -309,13 +316,13 @@ def test_where_a_tokenizer_comes_from(tmp_path, monkeypatch):
 
 def test_bad_input_is_one_line(tmp_path):
     good = write(tmp_path / "good")
-    kept = tasks.make_task(NAME, source=Text(corpus=str(good)))
+    kept = tasks.make_task(NAME, tasks.TaskOptions(text=Text(corpus=str(good))))
     assert kept.num_examples
     (tokens,) = (tmp_path / "cache" / "text").iterdir()
     tokens = tokens.rename(tmp_path / "tokens")
-    text_data.write_tokens(
+    tokens_lib.write_tokens(
         find(write(tmp_path / "other", seed=5)),
-        text_data.train_vocabulary(find(tmp_path / "other"), 280),
+        tokens_lib.train_vocabulary(find(tmp_path / "other"), 280),
         tmp_path / "others",
     )
     shutil.copytree(tokens, tmp_path / "twisted")
@@ -353,25 +360,27 @@ def test_bad_input_is_one_line(tmp_path):
             for k, v in options.items()
         }
         with pytest.raises(DataError) as caught:
-            tasks.make_task(NAME, source=Text(**given))
+            tasks.make_task(NAME, tasks.TaskOptions(text=Text(**given)))
         said = str(caught.value)
         assert message in said
         assert "\n" not in said
     with pytest.raises(DataError, match="~nobody-at-all/x: no text files there"):
-        tasks.make_task(NAME, source=Text(corpus="~nobody-at-all/x"))
+        tasks.make_task(NAME, tasks.TaskOptions(text=Text(corpus="~nobody-at-all/x")))
 
 
 def test_bytes_that_are_no_text_end_it_before_the_long_work(tmp_path, monkeypatch):
     (tmp_path / "late.txt").write_bytes(b"good\n\n" * 10**5 + b"caf\xe9 bad\n")
-    monkeypatch.setattr(text_data, "train_vocabulary", None)
+    monkeypatch.setattr(tokens_lib, "train_vocabulary", None)
     with pytest.raises(DataError, match=r"late\.txt: line 200001: byte 0xe9"):
-        tasks.make_task(NAME, source=Text(corpus=str(tmp_path / "late.txt")))
+        tasks.make_task(
+            NAME, tasks.TaskOptions(text=Text(corpus=str(tmp_path / "late.txt")))
+        )
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     corpus = str(write(tmp_path / "good"))
     task_source = Text(corpus=corpus)
-    tasks.make_task(NAME, source=task_source)
+    tasks.make_task(NAME, tasks.TaskOptions(text=task_source))
     (tokens,) = (tmp_path / "cache" / "text").iterdir()
     smaller = dataclasses.replace(text.RECIPES[NAME], vocab_size=270)
     monkeypatch.setitem(text.RECIPES, NAME, smaller)
@@ -380,12 +389,14 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, monkeypatch):
         Text(corpus=str(tokens)),
     ):
         with pytest.raises(DataError, match=r"tokens; the model has room for 270$"):
-            tasks.make_task(NAME, source=source)
+            tasks.make_task(NAME, tasks.TaskOptions(text=source))
 
 
 def test_large_models_need_a_corpus(tmp_path):
     with pytest.raises(DataError, match=r"no text files .* give --data_dir"):
-        tasks.make_task("bookwiki/roberta_base", data_dir=str(tmp_path))
+        tasks.make_task(
+            "bookwiki/roberta_base", tasks.TaskOptions(data_dir=str(tmp_path))
+        )
     with pytest.raises(DataError, match="needs the package datasets"):
         find("hf:bookcorpus")
     with pytest.raises(DataError, match="tfds:absent"):
@@ -431,7 +442,7 @@ def test_what_tfds_prepared(tmp_path):
 
     Wikipedia(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     source = Text(corpus="tfds:wikipedia")
-    corpus = text_data.find_corpus(source, str(tmp_path), embedded=False)
+    corpus = corpus_lib.find_corpus(source, str(tmp_path), embedded=False)
     assert sorted(corpus.documents()) == ["café", "three", "two words"]
     assert corpus.count == 3
 
@@ -463,7 +474,7 @@ def test_what_the_library_datasets_has(monkeypatch):
         raise OSError("torn\nfile")
 
     with pytest.raises(DataError, match=r"^hf:x: row 1: torn file$"):
-        list(text_data._texts(damaged(), "hf:x"))
+        list(corpus_lib._texts(damaged(), "hf:x"))
 
 
 # What is masked
@@ -509,7 +520,9 @@ def test_fifteen_percent_are_masked():
 
 @pytest.fixture
 def task(tmp_path):
-    return tasks.make_task(NAME, data_dir=str(write(tmp_path / "text")))
+    return tasks.make_task(
+        NAME, tasks.TaskOptions(data_dir=str(write(tmp_path / "text")))
+    )
 
 
 def test_the_loss_is_over_masked_tokens_alone(task):
@@ -520,7 +533,7 @@ def test_the_loss_is_over_masked_tokens_alone(task):
     batch = task.valid | {"mask": (jnp.arange(n) < n - 1).astype(float)}
     sums = jax.jit(task.evaluate)(params, (), batch)
     model = models.Roberta(300, 8, 1, 2, 16, 18, dropout=0.0)
-    size = text_data.read_tokens(cached()).vocabulary.size
+    size = tokens_lib.read_tokens(cached()).vocabulary.size
     key = jax.random.key(text._EVALUATION_SEED)
 
     @jax.jit
@@ -544,7 +557,7 @@ def test_the_loss_is_over_masked_tokens_alone(task):
 
 
 def cached():
-    return next(iter((text_data.data.cache_dir() / "text").iterdir()))
+    return next(iter((data.cache_dir() / "text").iterdir()))
 
 
 def test_losses_of_training_are_keyed(task):
@@ -600,7 +613,12 @@ def test_runs_of_a_population_are_those_trained_alone(task):
 
     def trained(seeds, lanes, one_by_one):
         program = train.Program(
-            *(task, method, static, 10, len(seeds.order), len(lanes)),
+            task,
+            method,
+            static,
+            eval_every=10,
+            num_seeds=len(seeds.order),
+            num_hparams=len(lanes),
             one_by_one=one_by_one,
         )
         inputs = train.inputs(program, seeds, lanes, 20)

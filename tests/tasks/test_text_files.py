@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies
 
-from lrjax.core import Text
-from lrjax.tasks import text_data
+from lrjax.tasks import corpus as corpus_lib
+from lrjax.tasks import tokens as tokens_lib
 from lrjax.tasks.data import DataError, is_hidden
-from lrjax.tasks.text_data import END
+from lrjax.tasks.options import Text
+from lrjax.tasks.tokens import END
 
 STORY = "A small red boat.\n\nThen came\nrain.\n\n\nA third one.\n"
 DOCUMENTS = ["A small red boat.", "Then came rain.", "A third one."]
@@ -37,7 +38,7 @@ def put(name: str, content: str | bytes = STORY):
 
 
 def read(corpus, data_dir=None):
-    found = text_data.find_corpus(Text(corpus=corpus), data_dir, embedded=False)
+    found = corpus_lib.find_corpus(Text(corpus=corpus), data_dir, embedded=False)
     return list(found.documents())
 
 
@@ -135,8 +136,8 @@ def test_lines_are_those_of_python_in_text_mode(text):
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
         file.write(content)
         file.flush()
-        found = list(text_data.paragraphs(text_data._lines(Path(file.name))))
-    assert found == list(text_data.paragraphs(lines))
+        found = list(corpus_lib.paragraphs(corpus_lib.read_lines(Path(file.name))))
+    assert found == list(corpus_lib.paragraphs(lines))
 
 
 def test_an_empty_file_and_one_of_blank_lines_hold_no_document():
@@ -175,9 +176,9 @@ def test_what_is_not_utf8_is_refused_in_one_line(content, message):
 def tokens(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
     (folder / "a.txt").write_text("\n\n".join(f"story {i} of many" for i in range(50)))
-    corpus = text_data.find_corpus(Text(corpus=str(folder / "a.txt")), None, False)
-    vocabulary = text_data.train_vocabulary(corpus, 300)
-    text_data.write_tokens(corpus, vocabulary, folder / "tokens")
+    corpus = corpus_lib.find_corpus(Text(corpus=str(folder / "a.txt")), None, False)
+    vocabulary = tokens_lib.train_vocabulary(corpus, 300)
+    tokens_lib.write_tokens(corpus, vocabulary, folder / "tokens")
     return folder / "tokens"
 
 
@@ -231,12 +232,14 @@ def put_at(at, value):
 def test_a_folder_of_tokens_that_cannot_be_right_is_refused(
     changes, message, tokens, monkeypatch
 ):
-    monkeypatch.setattr(text_data, "_CHUNK", 64)
+    monkeypatch.setattr(tokens_lib, "_CHUNK", 64)
     rewritten(Path("sound"), tokens)
-    assert len(text_data.read_tokens(Path("sound")).ends) == 50
+    assert len(tokens_lib.read_tokens(Path("sound")).ends) == 50
     rewritten(Path("other"), tokens, **changes)
     with pytest.raises(DataError) as refused:
-        text_data.load(Text(corpus="other"), None, 300, own=True, embedded=False)
+        tokens_lib.load_tokens(
+            Text(corpus="other"), None, 300, own=True, embedded=False
+        )
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 300
@@ -250,4 +253,4 @@ def test_a_pipe_in_a_folder_of_tokens_is_refused(tokens, name):
     Path("piped", name).unlink()
     os.mkfifo(Path("piped", name))
     with pytest.raises(DataError, match="not a regular file"):
-        text_data.read_tokens(Path("piped"))
+        tokens_lib.read_tokens(Path("piped"))

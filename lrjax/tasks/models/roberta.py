@@ -126,10 +126,7 @@ class Roberta(nn.Module):
         x = words(input_ids) + places(positions(input_ids, segments)) + kind
         x = norm("embedding_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        mask = attention_mask.astype(bool)[:, None, None, :]
-        if segments is not None:
-            same = segments[:, :, None] == segments[:, None, :]
-            mask = mask & same[:, None]
+        mask = _may_attend(attention_mask, segments)
         make_block = nn.remat(_Block, static_argnums=3) if self.remat else _Block
         for layer in range(self.num_layers):
             x = make_block(
@@ -152,13 +149,7 @@ class Roberta(nn.Module):
         bias = self.param(
             "bias", nn.initializers.zeros_init(), (self.vocab_size,), self.param_dtype
         )
-        wide = np.promote_types(x.dtype, np.float32)
-        table = words.embedding.astype(x.dtype)
-        # Rows and tokens as one axis, as in `_dense`.
-        flat = x.reshape(-1, self.hidden_size)
-        logits = jnp.einsum("nh,vh->nv", flat, table, preferred_element_type=wide)
-        logits = logits.reshape(*x.shape[:-1], self.vocab_size)
-        return logits + bias.astype(wide)
+        return _logits(x, words.embedding, bias)
 
 
 class _Block(nn.Module):
@@ -200,6 +191,34 @@ class _Block(nn.Module):
 
         x = added(x, attended, "attention_norm")
         return added(x, transformed, "output_norm")
+
+
+def _may_attend(attention_mask: jax.Array, segments: jax.Array | None) -> jax.Array:
+    """Which tokens attend to which, [rows, 1, tokens or 1, tokens]."""
+    mask = attention_mask.astype(bool)[:, None, None, :]
+    if segments is None:
+        return mask
+    same = segments[:, :, None] == segments[:, None, :]
+    return mask & same[:, None]
+
+
+def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
+    """Products with the embeddings of all words, float32 or wider.
+
+    Args:
+      x: [rows, tokens, size].
+      words: [vocab_size, size].
+      bias: [vocab_size].
+
+    Returns:
+      [rows, tokens, vocab_size].
+    """
+    wide = np.promote_types(x.dtype, np.float32)
+    table = words.astype(x.dtype)
+    # Rows and tokens as one axis, as in `_dense`.
+    flat = x.reshape(-1, x.shape[-1])
+    logits = jnp.einsum("nh,vh->nv", flat, table, preferred_element_type=wide)
+    return logits.reshape(*x.shape[:-1], len(words)) + bias.astype(wide)
 
 
 def _dense(x: jax.Array, features: int, types: Any, name: str) -> jax.Array:

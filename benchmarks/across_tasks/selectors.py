@@ -1,124 +1,27 @@
-"""Selection across tasks: what to train on a new task, from what was best on others.
+"""Selectors that learn across tasks when to take another entry than the single best.
 
-A task is described by cheap probes, steps and gradients at its initial parameters. A
-selector learns from tables of results when something better than the single best entry
-is to be expected, and is judged on tasks that it has not seen against always taking
-that one.
+Tasks are described by the probes of `lrjax.hpo.probes`. A selector learns from tables
+of results, and is judged on tasks that it has not seen, against always taking the
+single best entry.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pandas as pd
 
-from lrjax import numerics, portfolio
-from lrjax.core import Batch, Task, UsageError, counted
+from lrjax import portfolio
+from lrjax.core import UsageError, counted
 
-PROBE_RATES = (1e-3, 1e-2, 1e-1)  # of Adam, and a tenfold of each of SGD
-PROBE_STEPS = 5
-_BATCHES = 8  # whose gradients give the noise scale
-_PROBE_SEED = 2**32 - 2
 _TREES, _NEIGHBOURS = 100, 5
 _FOLDS = 5  # of the cross-validation that says whether to believe a prediction
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9)  # of predicted gains, thresholds to try
 _RESAMPLES, _LEVEL = 2000, 0.95
-
-
-class Probe(NamedTuple):
-    """What probes say of a task.
-
-    Attributes:
-      features: name -> number, all finite.
-      steps: gradients of a batch that it took, which are charged.
-    """
-
-    features: dict[str, float]
-    steps: int
-
-
-def probe(task: Task) -> Probe:
-    """Describes a task by its sizes and by what its first steps look like.
-
-    - log_rows, log_params, classes;
-    - loss: of the initial parameters, on a batch;
-    - log_noise: the gradient noise scale, the trace of the batch gradients'
-      covariance over their mean's squared norm;
-    - log_curvature: of the loss along its gradient, g'Hg / g'g, and its sign;
-    - adam_RATE, sgd_RATE: the loss after some steps over the loss before.
-    """
-    key = numerics.key(_PROBE_SEED)
-    params, state = task.init(jax.random.fold_in(key, 0))
-    rows = np.random.RandomState(0).permutation(task.num_examples)
-    size = min(task.batch_size, max(1, task.num_examples // _BATCHES))
-    at = rows[: size * _BATCHES].reshape(-1, size)
-    batches = {k: v[at] for k, v in task.train.items()}
-    batches["mask"] = jnp.ones(at.shape, jnp.float32)
-    found = _probe(task.loss, params, state, key, batches)
-    features = {k: float(v) for k, v in found.items()}
-    features |= {
-        "log_rows": math.log(task.num_examples),
-        "log_params": math.log(sum(x.size for x in jax.tree.leaves(params))),
-        "classes": float(task.num_classes),
-    }
-    runs = 2 * len(PROBE_RATES)
-    return Probe(
-        {k: v if math.isfinite(v) else 0.0 for k, v in sorted(features.items())},
-        runs * PROBE_STEPS + len(at) + 2,
-    )
-
-
-@functools.partial(jax.jit, static_argnames="loss_of")
-def _probe(
-    loss_of: Callable[..., Any], params: Any, state: Any, key: jax.Array, batches: Batch
-) -> dict[str, jax.Array]:
-    def loss(params: Any, batch: Batch) -> jax.Array:
-        return loss_of(params, state, key, batch)[0]
-
-    def flat(tree: Any) -> jax.Array:
-        return jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
-
-    first = jax.tree.map(lambda x: x[0], batches)
-    grads = jax.vmap(lambda b: flat(jax.grad(loss)(params, b)))(batches)
-    mean = grads.mean(0)
-    square = jnp.sum(mean**2)
-    gradient = jax.grad(loss)(params, first)
-    _, bent = jax.jvp(lambda p: jax.grad(loss)(p, first), (params,), (gradient,))
-    along = flat(gradient)
-    curvature = along @ flat(bent) / jnp.maximum(along @ along, 1e-30)
-    start = loss(params, first)
-    found = {
-        "loss": start,
-        "log_noise": jnp.log(grads.var(0).sum() / jnp.maximum(square, 1e-30) + 1e-30),
-        "log_gradient": 0.5 * jnp.log(square + 1e-30),
-        "log_curvature": jnp.log(jnp.abs(curvature) + 1e-30),
-        "curvature_sign": jnp.sign(curvature),
-    }
-
-    def after(tx: optax.GradientTransformation) -> jax.Array:
-        def step(carry, batch):
-            params, opt_state = carry
-            grads = jax.grad(loss)(params, batch)
-            updates, opt_state = tx.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), None
-
-        some = jax.tree.map(lambda x: x[:PROBE_STEPS], batches)
-        (ended, _), _ = jax.lax.scan(step, (params, tx.init(params)), some)
-        ratio = loss(ended, first) / jnp.maximum(start, 1e-30)
-        return jnp.clip(jnp.nan_to_num(ratio, nan=10.0, posinf=10.0), 0, 10)
-
-    for rate in PROBE_RATES:
-        found[f"adam_{rate:g}"] = after(optax.adam(rate))
-        found[f"sgd_{10 * rate:g}"] = after(optax.sgd(10 * rate))
-    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
 r"""Controllers that learn: evolution strategies over populations of small tasks.
 
-  python -m lrjax.control.evolution --out=policy.npz            # anew, some minutes
-  python -m lrjax.control.evolution --out=mine.npz --task=libsvm/letter  # finetuned
+  python -m benchmarks.controllers.evolution --out=policy.npz
+  python -m benchmarks.controllers.evolution --out=mine.npz --task=libsvm/letter
 
-The first command made the weights that the method `learned` ships with. A policy is
-judged by the logarithm of the validation loss at the end, mean over tasks.
+The first trains anew, for some minutes, and made the weights that the method `learned`
+ships with; the second finetunes these. A policy is judged by the logarithm of the
+validation loss at the end, mean over tasks.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def blobs(generator: np.random.Generator) -> Task:
     features = features @ (np.eye(_FEATURES) + mixing)
     wrong = generator.uniform(size=_ROWS) < generator.choice([0.0, 0.0, 0.1, 0.3])
     moved = np.where(wrong, generator.permutation(labels), labels)
-    task = tasks.libsvm.logistic_task("blobs", features, labels, "sound")
+    task = tasks.libsvm.logistic_task("blobs", features, labels)
     # The parts are those of the true classes; within each the wrong labels stay.
     parts = tasks.libsvm.split(labels)
     train_part, valid = (
@@ -375,7 +376,8 @@ def main(arguments: list[str] | None = None) -> None:
         if not os.access(folder, os.W_OK):
             raise UsageError(f"--out: {folder} is no folder that can be written to")
         if given.task:
-            task = tasks.make_task(given.task, data_dir=given.data_dir)
+            options = tasks.TaskOptions(data_dir=given.data_dir)
+            task = tasks.make_task(given.task, options)
             steps = given.epochs * task.steps_per_epoch
             weights, cost = finetune(task, steps, seed=given.seed, told=told, **count)
             print(f"cost: {counted(cost, 'full run', form='g')}")

@@ -1,4 +1,4 @@
-"""Selection across tasks, on tables whose right answer is known."""
+"""Probes, and the benchmarks' selectors on tables whose right answer is known."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.across_tasks import selectors
 from lrjax.core import Task, UsageError
-from lrjax.hpo import portfolio
+from lrjax.hpo import probes
 
 
 def table(tasks=24):
@@ -29,7 +30,7 @@ def table(tasks=24):
 @pytest.mark.parametrize("selector", ["forest", "nearest"])
 def test_a_selector_finds_what_a_feature_tells(selector):
     scores, features = table()
-    report = portfolio.leave_one_out(scores, features, 0.1, selector)
+    report = selectors.leave_one_out(scores, features, 0.1, selector)
     assert report.closed == pytest.approx(1.0)
     assert report.virtual == pytest.approx(scores.max(axis=1).mean())
     assert report.single == pytest.approx(scores["a"].mean())
@@ -41,7 +42,7 @@ def test_a_selector_finds_what_a_feature_tells(selector):
 def test_a_feature_that_tells_nothing_closes_no_gap():
     scores, features = table()
     features["told"] = 0.0
-    report = portfolio.leave_one_out(scores, features[["told"]], 0.0)
+    report = selectors.leave_one_out(scores, features[["told"]], 0.0)
     # Nobody deviates from the single best, and nothing is probed.
     assert report.closed == pytest.approx(0.0)
     assert report.probed == 0.0
@@ -51,17 +52,17 @@ def test_a_feature_that_tells_nothing_closes_no_gap():
 def test_a_selector_that_was_learned_is_judged_on_other_tasks():
     scores, features = table()
     known, new = (
-        portfolio.Table(scores, features, scores).of(names)
+        selectors.Table(scores, features, scores).of(names)
         for names in (scores.index[:16], scores.index[16:])
     )
-    report = portfolio.judge(known, new, 0.1, "forest")
+    report = selectors.judge(known, new, 0.1, "forest")
     assert report.tasks == 8
     assert report.closed > 0.7
     assert report.single < report.selected <= report.virtual
     assert report.probed == 1.0
     # Where probes cost more than they bring, it is the single best at no cost.
     dear = known._replace(charged=known.scores - 1.0)
-    report = portfolio.judge(dear, new._replace(charged=new.scores - 1.0), 0.1)
+    report = selectors.judge(dear, new._replace(charged=new.scores - 1.0), 0.1)
     assert report.selected == report.single
     assert report.probed == 0.0
 
@@ -69,8 +70,8 @@ def test_a_selector_that_was_learned_is_judged_on_other_tasks():
 @pytest.mark.slow
 def test_probes_are_charged():
     scores, features = table()
-    paid = portfolio.leave_one_out(scores, features, 0.5, charged=scores - 0.1)
-    free = portfolio.leave_one_out(scores, features, 0.5)
+    paid = selectors.leave_one_out(scores, features, 0.5, charged=scores - 0.1)
+    free = selectors.leave_one_out(scores, features, 0.5)
     assert paid.selected == pytest.approx(free.selected - 0.1)
     assert paid.closed < free.closed
 
@@ -78,9 +79,9 @@ def test_probes_are_charged():
 def test_too_few_tasks_and_unknown_selectors_are_refused():
     scores, features = table()
     with pytest.raises(UsageError, match="too few"):
-        portfolio.leave_one_out(scores[:3], features, 0.0)
+        selectors.leave_one_out(scores[:3], features, 0.0)
     with pytest.raises(UsageError, match="forest or nearest"):
-        portfolio.leave_one_out(scores, features, 0.0, "oracle")
+        selectors.leave_one_out(scores, features, 0.0, "oracle")
 
 
 def test_probes_of_a_quadratic_are_its_closed_form():
@@ -99,7 +100,7 @@ def test_probes_of_a_quadratic_are_its_closed_form():
         "quadratic", part, part, part, lambda key: ({"w": start}, ()), loss,
         lambda p, s, b: {}, batch_size=8, metric="loss",
     )  # fmt: skip
-    found = portfolio.probe(task)
+    found = probes.probe(task)
     rows = np.random.RandomState(0).permutation(64).reshape(8, 8)
     grads = np.asarray(scales) + noise[rows].mean(1)
     trace, square = grads.var(0).sum(), (grads.mean(0) ** 2).sum()
@@ -112,4 +113,4 @@ def test_probes_of_a_quadratic_are_its_closed_form():
     value = float(loss(task.init(jax.random.key(0))[0], (), None, {
         "noise": noise[rows[0]], "mask": jnp.ones(8)})[0])  # fmt: skip
     assert found.features["loss"] == pytest.approx(value, rel=1e-5)
-    assert found.steps == 6 * portfolio.PROBE_STEPS + 8 + 2
+    assert found.steps == 6 * probes.STEPS + 8 + 2

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from lrjax import evaluation, methods, programs, train
 from lrjax.core import Batch, Method, Task
@@ -47,38 +46,6 @@ class Stop(NamedTuple):
     steps: int
     horizon: int
     cooldown: int = 0
-
-
-def train_tasks(
-    stacked: Task,
-    names: Sequence[str],
-    entries: Sequence[Entry],
-    seeds: Sequence[int],
-    steps: int,
-) -> pd.DataFrame:
-    """Trains every entry on many tasks of one shape, tasks x seeds x rates at once.
-
-    Args:
-      stacked: arrays with a task axis first, as from `tasks.synthetic.stack`.
-      names: of the tasks.
-      entries: what to train.
-      seeds: of the runs of each.
-      steps: updates of each.
-
-    Returns:
-      a row per task, entry and seed in the form of `runs.jsonl` as far as statistics
-      need it: task, protocol, method (the entry's label), hparams, seed, steps, status,
-      valid_loss, test_loss and accuracies where there are any.
-    """
-    rows: list[dict[str, Any]] = []
-    for group in groups(entries):
-        (found,) = train_group(stacked, group, seeds, [Stop(steps, steps)])
-        for i, name in enumerate(names):
-            for s in range(len(seeds)):
-                for h, entry in enumerate(group):
-                    values = {k: float(v[i, s, h]) for k, v in found.items()}
-                    rows.append(_row(name, entry, seeds[s], steps, values))
-    return pd.DataFrame(rows)
 
 
 def groups(entries: Sequence[Entry]) -> list[list[Entry]]:
@@ -169,22 +136,3 @@ def _train_one(
     )
     last = {k: v[0] for k, v in table.items()}
     return last | {f"test_{k}": v for k, v in test.items()}
-
-
-def _row(
-    task: str, entry: Entry, seed: int, steps: int, values: Mapping[str, float]
-) -> dict[str, Any]:
-    dead = values["diverged_at"] > 0
-    return {
-        "task": task,
-        "protocol": "sound",
-        "method": entry.label,
-        "hparams": {},
-        "seed": seed,
-        "steps": steps,
-        "status": "diverged" if dead else "done",
-    } | {
-        k: math.nan if dead else v
-        for k, v in values.items()
-        if k.startswith(("valid_", "test_", "train_"))
-    }

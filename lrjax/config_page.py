@@ -1,0 +1,94 @@
+"""The page of `--mode=config`: every field of a config, its value and its meaning."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from ml_collections import config_dict
+
+from lrjax import config as config_lib
+from lrjax import fields
+from lrjax.methods import METHODS
+
+# Columns: of the page, and at least of a name, a value and a meaning.
+_PAGE, _NAME, _VALUE, _MEANING = 88, 18, 10, 24
+
+
+def show(config: config_dict.ConfigDict) -> str:
+    """A page with the value and the meaning of every field of a config.
+
+    Args:
+      config: from `base`; values may be any, and need not pass `check`.
+
+    Returns:
+      Lines of at most 88 columns; where a value is not the default, both are shown.
+
+    Raises:
+      UsageError: if the config's fields are not those of `base`.
+    """
+    config_lib.check_names(config)
+    values, defaults = (
+        dict(fields.leaves(config)),
+        dict(fields.leaves(config_lib.base())),
+    )
+    lines = [
+        "Fields of a config: name, value, meaning. Set one as --config.NAME=VALUE."
+    ]
+    for heading, meanings in _sections(values):
+        lines += ["", *textwrap.wrap(heading, _PAGE)]
+        width = max(_NAME, *map(len, meanings))
+        for name, meaning in meanings.items():
+            if values[name] != defaults[name]:
+                meaning = f"{meaning} Default: {defaults[name]!r}.".strip()
+            lines += _row(f"{name:<{width}}  {values[name]!r:<{_VALUE}}  ", meaning)
+    return "\n".join(lines)
+
+
+def _sections(leaves: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Heading and meanings of the fields of a config, those without a block first.
+
+    Args:
+      leaves: names of all fields, with dots.
+    """
+    yield "", {k: v.help for k, v in config_lib.schema().items() if _is_single(v)}
+    of_hyperparameters = config_lib.schema()
+    for name, part in config_lib.schema().items():
+        if isinstance(part, fields.Block):
+            inner = fields.declared(part.declaration)
+            singles = {k: v.help for k, v in inner.items() if _is_single(v)}
+            yield f"{name}: {part.help}", {f"{name}.{k}": singles[k] for k in singles}
+            of_hyperparameters |= {f"{name}.{k}": v for k, v in inner.items()}
+    for name, found in of_hyperparameters.items():
+        if isinstance(found, fields.Field) and not _is_single(found):
+            inside = [leaf for leaf in leaves if leaf.startswith(f"{name}.")]
+            yield f"{name}: {found.help}", {leaf: _own_default(leaf) for leaf in inside}
+
+
+def _is_single(found: fields.Field | fields.Block) -> bool:
+    """Whether a field is one value, and no block of hyperparameters."""
+    return isinstance(found, fields.Field) and not callable(found.default)
+
+
+def _own_default(name: str) -> str:
+    """What a method has where `hparams.METHOD.NAME` is unset; '' for other fields."""
+    start, *path = name.split(".")
+    if start != "hparams":
+        return ""
+    method, hparam = path
+    return f"The method has {METHODS[method].defaults[hparam]!r}."
+
+
+def _row(head: str, meaning: str) -> list[str]:
+    """Lines of a field: name and value, then its meaning, beside them if it fits."""
+    indent = " " * (_NAME + _VALUE + 4)
+    if len(head) <= _PAGE - _MEANING:
+        beside = " " * len(head)
+        found = textwrap.wrap(
+            meaning, _PAGE, initial_indent=head, subsequent_indent=beside
+        )
+        return found or [head.rstrip()]
+    return [
+        *textwrap.wrap(head, _PAGE, subsequent_indent="    "),
+        *textwrap.wrap(meaning, _PAGE, initial_indent=indent, subsequent_indent=indent),
+    ]

@@ -1,0 +1,117 @@
+"""Probes: numbers that describe a task, from a few steps and gradients at its start."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrjax import numerics
+from lrjax.core import Batch, Task
+
+RATES = (1e-3, 1e-2, 1e-1)  # of Adam; SGD takes ten times each
+STEPS = 5
+_BATCHES = 8  # whose gradients give the noise scale
+_SEED = 2**32 - 2
+
+
+class Probe(NamedTuple):
+    """The result of `probe`.
+
+    Attributes:
+      features: name -> finite number.
+      steps: gradients of a batch that were computed, for what it cost.
+    """
+
+    features: dict[str, float]
+    steps: int
+
+
+def probe(task: Task) -> Probe:
+    """Describes a task by its sizes and by its first steps.
+
+    Features, all logarithms natural:
+    - log_rows, log_params, classes;
+    - loss: of the initial parameters, on a batch;
+    - log_gradient: norm of the mean of the batches' gradients;
+    - log_noise: the gradient noise scale, the trace of the batch gradients'
+      covariance over their mean's squared norm;
+    - log_curvature, curvature_sign: of the loss along its gradient, g'Hg / g'g;
+    - adam_RATE, sgd_RATE: the loss after five steps over the loss before, at most 10.
+
+    Args:
+      task: any task; its model is initialised anew.
+
+    Returns:
+      the features, 0 where one is not finite, and their cost.
+    """
+    key = numerics.key(_SEED)
+    params, state = task.init(jax.random.fold_in(key, 0))
+    rows = np.random.RandomState(0).permutation(task.num_examples)
+    size = min(task.batch_size, max(1, task.num_examples // _BATCHES))
+    at = rows[: size * _BATCHES].reshape(-1, size)
+    batches = {k: v[at] for k, v in task.train.items()}
+    batches["mask"] = jnp.ones(at.shape, jnp.float32)
+    found = _probe(task.loss, params, state, key, batches)
+    features = {k: float(v) for k, v in found.items()}
+    features |= {
+        "log_rows": math.log(task.num_examples),
+        "log_params": math.log(sum(x.size for x in jax.tree.leaves(params))),
+        "classes": float(task.num_classes),
+    }
+    runs = 2 * len(RATES)
+    return Probe(
+        {k: v if math.isfinite(v) else 0.0 for k, v in sorted(features.items())},
+        runs * STEPS + len(at) + 2,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="loss_of")
+def _probe(
+    loss_of: Callable[..., Any], params: Any, state: Any, key: jax.Array, batches: Batch
+) -> dict[str, jax.Array]:
+    def loss(params: Any, batch: Batch) -> jax.Array:
+        return loss_of(params, state, key, batch)[0]
+
+    def flat(tree: Any) -> jax.Array:
+        return jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+
+    first = jax.tree.map(lambda x: x[0], batches)
+    grads = jax.vmap(lambda b: flat(jax.grad(loss)(params, b)))(batches)
+    mean = grads.mean(0)
+    square = jnp.sum(mean**2)
+    gradient = jax.grad(loss)(params, first)
+    _, bent = jax.jvp(lambda p: jax.grad(loss)(p, first), (params,), (gradient,))
+    along = flat(gradient)
+    curvature = along @ flat(bent) / jnp.maximum(along @ along, 1e-30)
+    start = loss(params, first)
+    found = {
+        "loss": start,
+        "log_noise": jnp.log(grads.var(0).sum() / jnp.maximum(square, 1e-30) + 1e-30),
+        "log_gradient": 0.5 * jnp.log(square + 1e-30),
+        "log_curvature": jnp.log(jnp.abs(curvature) + 1e-30),
+        "curvature_sign": jnp.sign(curvature),
+    }
+
+    def after(tx: optax.GradientTransformation) -> jax.Array:
+        def step(carry, batch):
+            params, opt_state = carry
+            grads = jax.grad(loss)(params, batch)
+            updates, opt_state = tx.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), None
+
+        some = jax.tree.map(lambda x: x[:STEPS], batches)
+        (ended, _), _ = jax.lax.scan(step, (params, tx.init(params)), some)
+        ratio = loss(ended, first) / jnp.maximum(start, 1e-30)
+        return jnp.clip(jnp.nan_to_num(ratio, nan=10.0, posinf=10.0), 0, 10)
+
+    for rate in RATES:
+        found[f"adam_{rate:g}"] = after(optax.adam(rate))
+        found[f"sgd_{10 * rate:g}"] = after(optax.sgd(10 * rate))
+    return found

@@ -1,0 +1,268 @@
+"""Training in this process, on all its devices."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lrjax import blocks as blocks_lib
+from lrjax import checkpoint, programs, results, rows
+from lrjax import layout as layouts
+from lrjax import units as units_lib
+from lrjax.blocks import Block
+from lrjax.config import Settings
+from lrjax.console import say
+from lrjax.core import counted
+from lrjax.session import Session
+from lrjax.units import Engine, Outcome, Place, State, Trained, Unit
+
+
+@contextlib.contextmanager
+def launch(
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    data_dir: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Iterator[Local]:
+    """The launcher that there is without a cluster."""
+    with Session(settings, workdir, data_dir, overrides) as session:
+        local = Local(session)
+        try:
+            yield local
+        finally:
+            local.close()
+
+
+class Local:
+    """Trains in this process: the `Launcher` that the others end in."""
+
+    def __init__(self, session: Session):
+        self.session = session
+        self._training: Iterator[Outcome] | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Ends all threads; first those that train, for they write to the tables."""
+        if self._training:
+            self._training.close()  # pyright: ignore[reportAttributeAccessIssue]
+        if "_engine" in self.__dict__:
+            self._engine.close()
+
+    @functools.cached_property
+    def _engine(self) -> Engine:
+        return Engine(jax.local_devices(), self.session.signalled, self._layout)
+
+    @functools.cached_property
+    def _layout(self) -> layouts.Layout | None:
+        return layouts.choose(self.session.settings.shard, jax.local_devices())
+
+    @property
+    def where(self) -> str:
+        """The devices."""
+        devices = jax.local_devices()
+        return f"{counted(len(devices), 'device')} ({devices[0].device_kind})"
+
+    def blocks(self, settings: Settings) -> list[Block]:
+        """Loads data and plans all blocks."""
+        loaded = blocks_lib.load(settings, self.session.data_dir)
+        return blocks_lib.plan(*loaded)
+
+    def train(
+        self,
+        units: Sequence[Unit],
+        progress: Callable[[Unit, int], Any],
+        ready: Callable[[], Any] = lambda: None,
+    ) -> Iterator[Outcome]:
+        """Trains units, several at once on each device."""
+        if self._layout:
+            for unit in units:
+                layouts.check(self._layout, unit.block.program.task)
+        tables, settings = self.session.tables, self.session.settings
+
+        def train_it(unit: Unit, place: Place) -> Outcome:
+            def advance(updates: int) -> None:
+                with self._lock:
+                    progress(unit, updates)
+
+            return train_unit(unit, place, tables, settings, advance)
+
+        def say_how(programs: int, at_once: int, memory: float) -> None:
+            if not units[0].is_trial:  # a tuning would say it at every stage
+                say(self._how(programs, at_once, memory))
+            ready()
+
+        jobs = _deal(units, len(self._engine.devices))
+        self._training = self._engine.train(jobs, train_it, say_how)
+        yield from self._training
+
+    def _how(self, programs: int, at_once: int, memory: float) -> str:
+        """How units are trained, in a line."""
+        how = f"{counted(at_once, 'block')} at once on each device"
+        if self._layout:
+            how = f"each block on all {len(self._layout.devices)} devices"
+        on_cpu = self._engine.devices[0].platform == "cpu"
+        whole = units_lib.expected_memory(programs, memory if on_cpu else 0)
+        return f"{how}; about {_mib(whole)} MiB of memory"
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Drops checkpoints of blocks."""
+        for name in names:
+            checkpoint.discard(self.session.tables.workdir / "checkpoints" / name)
+
+    def spent(self, seconds: float) -> str:
+        """A line on what compiling and training took."""
+        pool, memory = self._engine.pool, _mib(units_lib.resident_memory())
+        return (
+            f"{counted(pool.compiled, 'program')} traced and compiled (or found "
+            f"compiled) in {pool.seconds:.1f} s, blocks trained in {seconds:.1f} s, "
+            f"each summed over threads; at most {memory} MiB of memory"
+        )
+
+
+def _deal(units: Sequence[Unit], devices: int) -> list[Sequence[Unit]]:
+    """The units of each device."""
+    if units[0].is_trial:  # the longest come first: no device shall wait for one
+        count = min(devices, len(units))
+        return [units[i::count] for i in range(count)]
+    # Dealt out like this a device's blocks are the same however fast it is, and a
+    # program is compiled for as few devices as possible.
+    share = -(-len(units) // devices)
+    return [units[i : i + share] for i in range(0, len(units), share)]
+
+
+def _mib(count: float) -> str:
+    return f"{count / 2**20:,.0f}"
+
+
+def train_unit(
+    unit: Unit,
+    place: Place,
+    tables: results.Tables,
+    settings: Settings,
+    progress: Callable[[int], Any],
+) -> Outcome:
+    """Trains a unit from its last good checkpoint; writes the rows of runs.
+
+    Args:
+      unit: what to train.
+      place: where.
+      tables: to append to; checkpoints are beside them.
+      settings: how to save.
+      progress: as in `units.checkpointed`.
+    """
+    block = unit.block
+    folder = tables.workdir / "checkpoints" / block.name
+    last: dict[str, np.ndarray] = {}
+    state, seconds, ended = None, 0.0, unit.begin.steps
+    for measured, spent in units_lib.checkpointed(
+        unit, place, folder, settings, progress
+    ):
+        if not unit.is_trial:
+            tables.append(
+                results.CURVES, rows.curve_rows(block.program, block.lanes_of, measured)
+            )
+        last = {k: v[-1] for k, v in measured.values.items()}
+        state, seconds, ended = measured.state, spent, int(measured.steps[-1])
+    if unit.is_trial:
+        return Outcome(unit, seconds, _trials(unit, last, state, seconds, ended))
+    summary = _write_runs(block, last, state, seconds, tables, settings.save_params)
+    return Outcome(unit, seconds, summary=summary)
+
+
+def _trials(
+    unit: Unit,
+    last: Mapping[str, np.ndarray],
+    state: Any,
+    seconds: float,
+    ended: int,
+) -> dict[str, Trained]:
+    """What a block of trials ended with, by run_id.
+
+    Args:
+      unit: the trials.
+      last: their last measurements, [seeds, hparams].
+      state: of all of them.
+      seconds: of training.
+      ended: updates done; fewer than asked for where all had diverged.
+    """
+    steps, lanes, keep = unit.block.example.steps, unit.block.lanes_of, unit.begin.keep
+    if unit.begin.judge:
+        test = _judged(unit.block, last, state)
+        last = {**last, **{f"test_{name}": value for name, value in test.items()}}
+    if "mean_batch_loss" in last:
+        mean = last["mean_batch_loss"] * (ended / steps)
+        last = {**last, "mean_batch_loss": mean}
+    host = jax.device_get(state) if keep else None
+    return {
+        run_id: Trained(
+            {k: rows.number(v[s, h]) for k, v in last.items()},
+            round(seconds / len(lanes), 6),
+            State(steps, jax.tree.map(lambda x, s=s, h=h: x[s : s + 1, h], host))
+            if run_id in keep
+            else None,
+        )
+        for (s, h), run_id in lanes.items()
+    }
+
+
+def _judged(
+    block: Block, last: Mapping[str, np.ndarray], state: Any
+) -> Mapping[str, np.ndarray]:
+    """Metrics of the test part, name -> [seeds, hparams].
+
+    Args:
+      block: which runs.
+      last: their last measurements.
+      state: of all of them at the end.
+    """
+    task = block.program.task
+    if task.test is task.train:
+        return {k.removeprefix("train_"): v for k, v in last.items()}
+    return programs.judge(block.program, state, task.test)
+
+
+def _write_runs(
+    block: Block,
+    last: Mapping[str, np.ndarray],
+    state: Any,
+    seconds: float,
+    tables: results.Tables,
+    save_params: bool,
+) -> str:
+    """Judges the runs of a block on the test part and appends their rows.
+
+    Args:
+      block: of the runs.
+      last: their last measurements, [seeds, hparams].
+      state: of all of them at the end.
+      seconds: of training.
+      tables: to append to.
+      save_params: whether to save the parameters, too.
+
+    Returns:
+      a line that sums it up.
+    """
+    program, lanes = block.program, block.lanes_of
+    test = _judged(block, last, state)
+    if save_params:
+        model = programs.final_model(program, state)
+        checkpoint.save_params(tables.workdir / "params", *model, lanes)
+    share = seconds / len(lanes)
+    ended = [
+        rows.run_row(block.runs[s][h], run_id, program, (s, h), last, test, share)
+        for (s, h), run_id in lanes.items()
+    ]
+    tables.append(results.RUNS, ended)
+    diverged = sum(row["status"] == "diverged" for row in ended)
+    metric = program.task.metric
+    scores = [row[f"valid_{metric}"] for row in ended if row["status"] == "done"]
+    score = f", validation {metric} {np.mean(scores):.5g}" if scores else ""
+    dead = f", {diverged} diverged" if diverged else ""
+    return f"{block.title}: {counted(len(ended), 'run')}{score}{dead}"

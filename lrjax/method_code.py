@@ -1,0 +1,113 @@
+"""Python that trains with a method outside of lrjax, for people to copy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lrjax.core import Method
+
+
+def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
+    """Python that trains with a method, given `params`, `loss_fn` and `batches`.
+
+    In plain Optax where that is exact, else with the folder lrjax/optim, which needs
+    JAX and Optax alone.
+
+    Args:
+      method: to train with.
+      hparams: a value for each of its hyperparameters.
+      horizon: updates of a run.
+    """
+    if plain := _plain(method, hparams, horizon):
+        return plain + _LOOP
+    values = [f"{name}={_text(value)}" for name, value in sorted(hparams.items())]
+    if not method.code:
+        return (
+            f"# {method.name} is your own method: build it with\n"
+            f"# {method.name}.build({', '.join([str(horizon), *values])})"
+        )
+    values = "".join(f"    {value},\n" for value in values)
+    return (
+        f"{_IMPORTS}tx = {method.code}(\n    {horizon},  # updates\n{values})\n{_LOOP}"
+        "params = optim.eval_params(opt_state, params)  # to evaluate and to keep\n"
+    )
+
+
+def _text(value: Any) -> str:
+    """A hyperparameter as Python; infinity has no literal."""
+    if isinstance(value, float) and math.isinf(value):
+        return f'float("{value}")'
+    return repr(value)
+
+
+_IMPORTS = """\
+# Optax has no such method, or another one of that name. The folder lrjax/optim (with an
+# empty lrjax/__init__.py beside it) can be copied: it needs JAX and Optax alone.
+import jax
+import optax
+from lrjax import optim
+from lrjax.optim import builders
+
+"""
+
+# `value`, `value_fn` and `grad_fn` are for methods that look at the loss.
+_LOOP = """\
+tx = optax.with_extra_args_support(tx)
+opt_state = tx.init(params)
+
+
+@jax.jit
+def step(params, opt_state, batch):
+    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+    updates, opt_state = tx.update(
+        grads,
+        opt_state,
+        params,
+        value=loss,
+        value_fn=lambda params: loss_fn(params, batch),
+        grad_fn=lambda params: jax.grad(loss_fn)(params, batch),
+    )
+    return optax.apply_updates(params, updates), opt_state, loss
+
+
+for batch in batches:
+    params, opt_state, loss = step(params, opt_state, batch)
+"""
+
+# What Optax has exactly: `Method.code` -> the same with hyperparameters in braces.
+_OPTAX = {
+    "builders.scheduled(optim.sgd)": (
+        "optax.chain(optax.add_decayed_weights({weight_decay}), "
+        "optax.sgd(learning_rate, momentum={momentum}, nesterov={nesterov}))"
+    ),
+    **{
+        f"builders.scheduled(optim.{name})": (
+            f"optax.{name}(learning_rate, b1={{b1}}, b2={{b2}}, eps={{eps}}, "
+            "weight_decay={weight_decay})"
+        )
+        for name in ("adamw", "nadamw")
+    },
+}
+
+
+def _plain(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
+    """The transformation `tx` in plain Optax; '' where that is not exact."""
+    schedule = hparams.get("schedule", "constant")
+    if method.code not in _OPTAX or schedule not in ("constant", "cosine"):
+        return ""
+    peak = hparams["learning_rate"]
+    warmup = hparams.get("warmup_fraction", 0.0) * horizon
+    if schedule == "constant" and not warmup:
+        rate = f"learning_rate = {peak!r}\n"
+    else:
+        fall = "1.0"
+        if schedule == "cosine":
+            part = f"jnp.clip((step - {warmup!r}) / {horizon - warmup!r}, 0, 1)"
+            fall = f"(1 + jnp.cos(jnp.pi * {part})) / 2"
+        rise = f"jnp.minimum(step / {warmup!r}, 1) * " if warmup else ""
+        rate = f"\ndef learning_rate(step):\n    return {peak!r} * {rise}{fall}\n\n\n"
+    built = _OPTAX[method.code].format(**{k: repr(v) for k, v in hparams.items()})
+    head = "import jax\nimport jax.numpy as jnp\nimport optax\n\n"
+    return f"{head}{rate}tx = {built}\n"

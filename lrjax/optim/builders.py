@@ -1,0 +1,193 @@
+"""Builders: from a horizon and hyperparameters to an optimiser.
+
+A method of `lrjax.methods` trains with `build(horizon, **hparams)`. `horizon` is the
+number of updates that schedules are laid out for; it and every number may be traced.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrjax.optim import schedules
+from lrjax.optim.baselines import adamw
+from lrjax.optim.dog import dog, ldog, polynomial_averaging
+from lrjax.optim.mechanic import mechanic
+from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
+
+Transformation: TypeAlias = optax.GradientTransformationExtraArgs
+Optimiser: TypeAlias = Callable[..., Transformation]
+
+
+def scheduled(optimiser: Optimiser) -> Optimiser:
+    """Builder of an optimiser whose rate follows one of `schedules.SCHEDULES`.
+
+    Returns:
+      `build(horizon, learning_rate, schedule, warmup_fraction, **hparams)`. The warm-up
+      is the optimiser's own where it has one.
+    """
+    own_warmup = "warmup_steps" in inspect.signature(optimiser).parameters
+
+    def build(
+        horizon: Any,
+        learning_rate: Any,
+        schedule: str,
+        warmup_fraction: Any,
+        **hparams: Any,
+    ) -> Transformation:
+        warmup_steps = warmup_fraction * horizon
+        if own_warmup:
+            hparams["warmup_steps"] = warmup_steps
+            warmup_steps = 0
+        rate = schedules.by_name(schedule, learning_rate, horizon, warmup_steps)
+        return optimiser(learning_rate=rate, **hparams)
+
+    return build
+
+
+def unscheduled(optimiser: Optimiser) -> Optimiser:
+    """Builder of an optimiser that sets its rate by itself, whatever the horizon."""
+    return lambda horizon, **hparams: optimiser(**hparams)
+
+
+def _averaged(optimiser: Optimiser) -> Optimiser:
+    """Polynomial averaging around an optimiser, with two more hyperparameters.
+
+    `averaging` says whether to average, which DoG's authors call crucial; `gamma` is
+    the order of the polynomial.
+    """
+
+    @functools.wraps(optimiser)
+    def build(*, averaging: bool, gamma: Any, **hparams: Any) -> Transformation:
+        inner = optimiser(**hparams)
+        return polynomial_averaging(inner, gamma) if averaging else inner
+
+    return build
+
+
+averaged_dog, averaged_ldog = _averaged(dog), _averaged(ldog)
+
+
+def cawr(
+    horizon: Any,
+    learning_rate: Any = 5e-3,
+    T_0: Any = 10,
+    t_mult: Any = 2,
+    eta_min: Any = 0.0,
+    end_with_cycle: bool = True,
+    idle_first_step: bool = False,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    warmup_fraction: Any = 0.0,
+) -> Transformation:
+    """Adam with cosine annealing and warm restarts, perhaps after a warm-up.
+
+    With `end_with_cycle` the first cycle is stretched so that a cycle ends where
+    training does. With `idle_first_step` the first step changes nothing and update
+    k takes the rate of counter k + 1, as in the study's code, whose first
+    `optimizer.step()` has no gradients yet.
+    """
+    warmup_steps = warmup_fraction * horizon
+    if end_with_cycle:
+        T_0 = schedules.fit_first_cycle(T_0, t_mult, horizon - warmup_steps)
+    rate = schedules.cosine_warm_restarts(learning_rate, T_0, t_mult, eta_min)
+    rate = schedules.warmup(rate, warmup_steps)
+    adam = functools.partial(adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    if idle_first_step:
+        return _idle_first_step(adam(lambda step: rate(step + 2)))
+    return adam(rate)
+
+
+class _IdleState(NamedTuple):
+    started: jax.Array
+    inner: Any
+
+
+def _idle_first_step(inner: Transformation) -> Transformation:
+    """Makes the first step change nothing, neither parameters nor state."""
+
+    def init(params):
+        return _IdleState(jnp.asarray(False), inner.init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        changes, new = inner.update(updates, state.inner, params, **extra_args)
+        changes = jax.tree.map(lambda c: jnp.where(state.started, c, 0), changes)
+        kept = jax.tree.map(
+            lambda n, o: jnp.where(state.started, n, o), new, state.inner
+        )
+        return changes, _IdleState(jnp.asarray(True), kept)
+
+    return Transformation(init, update)
+
+
+def mechanic_adamw(
+    learning_rate: Any = 1.0,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    weight_decay: Any = 0.0,
+    s_decay: Any = 0.01,
+    s_init: Any = 1e-8,
+    eps: Any = 1e-8,
+) -> Transformation:
+    """Mechanic around AdamW."""
+    base = adamw(learning_rate, b1, b2, weight_decay=weight_decay)
+    return mechanic(base, s_decay=s_decay, s_init=s_init, eps=eps)
+
+
+def plateau_adamw(
+    horizon: Any,
+    learning_rate: Any = 1e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    weight_decay: Any = 0.0,
+    factor: Any = 0.1,
+    patience: Any = 10,
+    rtol: Any = 1e-4,
+    cooldown: Any = 0,
+    min_scale: Any = 0.0,
+    observations: Any = 100,
+) -> Transformation:
+    """AdamW whose rate falls when the training loss, averaged, has stopped to fall.
+
+    The batches' losses are averaged to `observations` numbers over the horizon.
+    """
+    return reduce_on_plateau(
+        adamw(learning_rate, b1, b2, weight_decay=weight_decay),
+        factor=factor,
+        patience=patience,
+        rtol=rtol,
+        cooldown=cooldown,
+        min_scale=min_scale,
+        accumulation_size=jnp.maximum(horizon / observations, 1),
+    )
+
+
+def greedy_adamw(
+    learning_rate: Any = 1e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    weight_decay: Any = 0.0,
+    factor: Any = 0.95,
+    patience: Any = 10,
+    min_lr: Any = 1e-6,
+    max_lr: Any = 1.0,
+    window_size: int = 10,
+) -> Transformation:
+    """GreedyLR around AdamW."""
+    return greedy_lr(
+        adamw(1.0, b1, b2, weight_decay=weight_decay),
+        learning_rate,
+        factor=factor,
+        patience=patience,
+        min_lr=min_lr,
+        max_lr=max_lr,
+        window_size=window_size,
+    )

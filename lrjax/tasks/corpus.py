@@ -1,0 +1,302 @@
+"""Text: where it comes from, and how it is cut into documents."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import glob
+import hashlib
+import itertools
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lrjax.core import shown
+from lrjax.reading import reason
+from lrjax.tasks import data
+from lrjax.tasks.data import DataError
+from lrjax.tasks.options import Text
+
+MAX_CHARACTERS = 10**6  # of a document; longer ones are cut, at a line's end if any
+_SEED = 0  # of the choice of documents
+_ENDINGS = (".txt", ".txt.xz", ".txt.gz", ".txt.bz2")
+_FOLDERS = ("bookwiki", "text", "")  # of a data directory, where text may lie
+
+
+class Corpus(NamedTuple):
+    """Documents, which can be read again and again.
+
+    Attributes:
+      name: for messages.
+      fingerprint: follows from the documents.
+      documents: gives them one after the other.
+      count: how many; None if that is not known.
+      files: that they are read from.
+    """
+
+    name: str
+    fingerprint: str
+    documents: Callable[[], Iterator[str]]
+    count: int | None = None
+    files: tuple[Path, ...] = ()
+
+
+def find_corpus(text: Text, data_dir: str | None, embedded: bool) -> Corpus:
+    """The corpus that is named, or the text files of the data directory.
+
+    Raises:
+      DataError: if there is none.
+    """
+    if text.corpus:
+        parts = [_corpus(name, data_dir) for name in sources(text)]
+        if not parts:
+            raise DataError(f"config.text.corpus={shown(text.corpus)} names nothing")
+        return parts[0] if len(parts) == 1 else _joined(parts)
+    looked = folders(data_dir)
+    for folder in looked:
+        files = _text_files(folder)
+        if files:
+            return _from_files(files, str(folder))
+    if embedded:
+        return _embedded()
+    where = ", ".join(map(str, looked)) or "no data directory is named"
+    raise DataError(
+        f"there are no text files ({where}): give --data_dir, or --config.text.corpus"
+    )
+
+
+def sources(text: Text) -> list[str]:
+    """What `config.text.corpus` names: paths, globs, data sets of libraries."""
+    if os.path.exists(os.path.expanduser(text.corpus)):
+        return [text.corpus]  # its name may have a comma
+    return [name.strip() for name in text.corpus.split(",") if name.strip()]
+
+
+def folders(data_dir: str | None) -> list[Path]:
+    """Where text may lie in a data directory, the first the likeliest."""
+    root = data_dir or os.environ.get("LRJAX_DATA_DIR")
+    return [Path(root).expanduser() / name for name in _FOLDERS] if root else []
+
+
+def _text_files(folder: Path) -> list[Path]:
+    """The text files in a folder, without hidden ones."""
+    with data.reading(folder):
+        if not folder.is_dir():
+            return []
+        return [
+            path
+            for path in sorted(folder.iterdir())
+            if path.name.endswith(_ENDINGS)
+            and not data.is_hidden(path.name)
+            and path.is_file()
+        ]
+
+
+def _named(name: str) -> list[Path]:
+    """The files that a path or glob names; what exists by a part's name is meant by it.
+
+    What a glob finds has no hidden files, unless a part of it begins with a dot.
+    """
+    found = [""]
+    for part in Path(os.path.expanduser(name)).parts:
+        found = [path for base in found for path in _below(base, part)]
+    return [Path(path) for path in sorted(set(found)) if os.path.isfile(path)]
+
+
+def _below(base: str, part: str) -> list[str]:
+    path = os.path.join(base, part)
+    if os.path.lexists(path):
+        return [path]
+    found = glob.glob(os.path.join(glob.escape(base), part), recursive=True)
+    named = part.startswith(".")
+    return [each for each in found if named or not _is_hidden_below(base, each)]
+
+
+def _is_hidden_below(base: str, path: str) -> bool:
+    return any(map(data.is_hidden, Path(os.path.relpath(path, base or ".")).parts))
+
+
+def _corpus(name: str, data_dir: str | None) -> Corpus:
+    if name == "pydoc":
+        return _embedded()
+    kind, _, rest = name.partition(":")
+    if kind == "tfds":
+        return _from_tfds(rest, data_dir)
+    if kind == "hf":
+        return _from_datasets(rest)
+    with data.reading(shown(name)):  # such as a name that is too long
+        path = Path(os.path.expanduser(name))
+        files = _text_files(path) if path.is_dir() else _named(name)
+    if not files:
+        raise DataError(f"{name}: no text files there")
+    return _from_files(files, name)
+
+
+def _joined(parts: Sequence[Corpus]) -> Corpus:
+    counts = [part.count for part in parts]
+    return Corpus(
+        ", ".join(part.name for part in parts),
+        " ".join(part.fingerprint for part in parts),
+        lambda: itertools.chain.from_iterable(part.documents() for part in parts),
+        None if None in counts else sum(count or 0 for count in counts),
+        tuple(path for part in parts for path in part.files),
+    )
+
+
+def subset(corpus: Corpus, fraction: float) -> Corpus:
+    """Takes each document with the given probability, the same ones every time."""
+    if fraction == 1:
+        return corpus
+
+    def documents() -> Iterator[str]:
+        draw = random.Random(_SEED)
+        for document in corpus.documents():
+            if draw.random() < fraction:
+                yield document
+
+    count = None if corpus.count is None else round(fraction * corpus.count)
+    return corpus._replace(documents=documents, count=count)
+
+
+def _embedded() -> Corpus:
+    """The reference text that comes with Python: a document for each paragraph."""
+    from pydoc_data.topics import topics
+
+    lines = [
+        line for name in sorted(topics) for line in (*topics[name].split("\n"), "")
+    ]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return Corpus("pydoc", digest, lambda: paragraphs(lines))
+
+
+def _from_files(files: Sequence[Path], name: str) -> Corpus:
+    digest = hashlib.sha256()
+    for path in files:
+        with data.reading(path), open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+
+    def documents() -> Iterator[str]:
+        for path in files:
+            yield from paragraphs(read_lines(path))
+
+    return Corpus(name, digest.hexdigest(), documents, files=tuple(files))
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, plain or compressed, ended by LF, CRLF or CR.
+
+    Raises:
+      DataError: where it is not UTF-8, with the line's number.
+    """
+    count = 0
+    with contextlib.closing(data.open_lines(path)) as stretches:
+        for stretch in stretches:  # up to an LF
+            if not count:
+                stretch = stretch.removeprefix(codecs.BOM_UTF8)
+            try:
+                text = stretch.decode()
+            except UnicodeDecodeError as error:
+                before = stretch[: error.start]
+                number = count + 1 + before.count(b"\r")
+                at = error.start - before.rfind(b"\r") - 1
+                wide = stretch.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+                hint = ": it begins as UTF-16 does" if wide and not count else ""
+                raise DataError(
+                    f"{path}: line {number}: byte 0x{stretch[error.start]:02x} at {at} "
+                    f"is not UTF-8 text{hint}"
+                ) from error
+            lines = text.removesuffix("\n").removesuffix("\r").split("\r")
+            for number, line in enumerate(lines, count + 1):
+                if "\0" in line:
+                    raise DataError(
+                        f"{path}: line {number}: a zero byte at {line.index(chr(0))}: "
+                        "it is UTF-16 or no text"
+                    )
+                yield line
+            count += len(lines)
+
+
+def paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    """Documents: what is between blank lines or form feeds, its lines joined."""
+    gathered: list[str] = []
+    size = 0
+    for line in itertools.chain(lines, [""]):
+        for number, part in enumerate(line.split("\f")):
+            part = part.strip()
+            ends = number > 0 or not part or size > MAX_CHARACTERS
+            if ends and gathered:
+                yield " ".join(gathered)
+                gathered, size = [], 0
+            if part:
+                gathered.append(part)
+                size += len(part)
+
+
+def _from_tfds(name: str, data_dir: str | None) -> Corpus:
+    """Text that TFDS prepared as array_record files, which needs no TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    try:
+        source: Any = tfds.data_source(
+            name,
+            split="train",
+            data_dir=data_dir or os.environ.get("LRJAX_DATA_DIR"),
+            download=False,
+            builder_kwargs={"file_format": "array_record"},
+        )
+        rows = len(source)
+        version = str(getattr(source.dataset_info, "full_name", name))
+    except Exception as error:  # TFDS raises whatever its parts raise
+        raise DataError(f"tfds:{name}: {reason(error)}") from error
+
+    where = f"tfds:{name}"
+
+    def documents() -> Iterator[str]:
+        return _texts((source[i] for i in range(rows)), where)
+
+    return Corpus(where, f"tfds {version} {rows}", documents, rows)
+
+
+def _from_datasets(name: str) -> Corpus:
+    """Part 'train' of a data set of Hugging Face's library: 'NAME' or 'NAME:CONFIG'."""
+    try:
+        import datasets  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise DataError(
+            f"hf:{name}: needs the package datasets (pip install datasets)"
+        ) from error
+    path, _, config = name.partition(":")
+    try:
+        source: Any = datasets.load_dataset(path, config or None, split="train")
+        fingerprint = f"hf {name} {source._fingerprint} {len(source)}"
+    except Exception as error:  # whatever its parts raise
+        raise DataError(f"hf:{name}: {reason(error)}") from error
+    where = f"hf:{name}"
+    return Corpus(where, fingerprint, lambda: _texts(source, where), len(source))
+
+
+def _texts(rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[str]:
+    """The texts of a library's data set; rows without one are left out.
+
+    Raises:
+      DataError: where a row cannot be read, has no such field or is not UTF-8.
+    """
+    rows = iter(rows)
+    for number in itertools.count():
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # a damaged file; each library has its own
+            raise DataError(f"{where}: row {number}: {reason(error)}") from error
+        if "text" not in row:
+            raise DataError(f"{where}: its rows have no 'text', but {', '.join(row)}")
+        value = row["text"]
+        try:
+            value = value.decode() if isinstance(value, bytes) else value
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: row {number} is not UTF-8 text") from error
+        if value is not None:
+            yield str(value)

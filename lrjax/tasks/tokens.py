@@ -1,0 +1,446 @@
+"""Tokenizers, and the tokens of a corpus, which are kept in the cache.
+
+A corpus is tokenised once. Its tokens are kept as uint16, in a folder whose name
+follows from the corpus and the tokenizer.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrjax.core import counted, cut, shown
+from lrjax.reading import reason
+from lrjax.tasks import data
+from lrjax.tasks.corpus import (
+    MAX_CHARACTERS,
+    Corpus,
+    find_corpus,
+    folders,
+    read_lines,
+    sources,
+    subset,
+)
+from lrjax.tasks.data import DataError
+from lrjax.tasks.options import Text
+
+START, PAD, END, UNKNOWN = range(4)  # numbers of special tokens, as in RoBERTa
+_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+_MASK = "<mask>"
+_BATCH_CHARACTERS = 4 * 10**6  # to tokenise at once; takes about 300 MB
+_TRAINING_CHARACTERS = 10**8  # of a corpus, that a tokenizer is trained on
+_FORMAT = 1  # of the folders of tokens
+_SPLITTING = 2  # how documents are told apart; part of what a folder is known by
+_CHUNK = 2**22  # tokens to look at together
+_HUB = "FacebookAI/roberta-base"
+
+
+class Vocabulary(NamedTuple):
+    """A byte-level BPE tokenizer with RoBERTa's special tokens.
+
+    Attributes:
+      tokenizer: of the library tokenizers.
+      size: tokens.
+      mask: number of the token that stands for a masked one.
+      fingerprint: follows from the tokenizer.
+    """
+
+    tokenizer: Any
+    size: int
+    mask: int
+    fingerprint: str
+
+
+class Tokens(NamedTuple):
+    """A tokenised corpus.
+
+    Attributes:
+      tokens: uint16, of all documents one after the other, without special ones.
+      ends: int64, where each document ends.
+      vocabulary: what the tokens mean.
+    """
+
+    tokens: np.ndarray
+    ends: np.ndarray
+    vocabulary: Vocabulary
+
+
+def load_tokens(
+    text: Text, data_dir: str | None, room: int, own: bool, embedded: bool
+) -> Tokens:
+    """The tokens of a corpus, from the cache if they are there.
+
+    Args:
+      text: which corpus and tokenizer.
+      data_dir: where both are looked for; $LRJAX_DATA_DIR if None.
+      room: the largest vocabulary that the model can have.
+      own: whether the tokenizer is trained on the corpus unless one is named, instead
+        of taking RoBERTa's where it can be had.
+      embedded: whether the text that comes with Python will do.
+
+    Raises:
+      DataError: if one cannot be had, is empty or damaged, or they do not fit.
+    """
+    folder = Path(os.path.expanduser(text.corpus))
+    if text.corpus and _is_file(folder / "meta.json"):
+        if text.fraction != 1:
+            raise DataError(
+                f"config.text.fraction={text.fraction}: {folder} holds tokens, which "
+                "are taken as a whole"
+            )
+        found = read_tokens(folder)
+        if text.tokenizer:
+            wanted = read_vocabulary(Path(os.path.expanduser(text.tokenizer)))
+            if wanted.fingerprint != found.vocabulary.fingerprint:
+                raise DataError(
+                    f"{folder}: holds tokens of another tokenizer than {text.tokenizer}"
+                )
+        return _fitting(found, room, str(folder))
+    corpus = find_corpus(text, data_dir, embedded)
+    if text.tokenizer:
+        vocabulary = read_vocabulary(Path(os.path.expanduser(text.tokenizer)))
+    else:
+        vocabulary = None if own else find_vocabulary(text, data_dir)
+    if vocabulary is not None and vocabulary.size > room:
+        raise DataError(_too_many(vocabulary.size, room, "the tokenizer"))
+    which = vocabulary.fingerprint if vocabulary else f"trained {room}"
+    key = hashlib.sha256(
+        f"{_FORMAT}.{_SPLITTING}\n{corpus.fingerprint}\n{text.fraction!r}\n{which}".encode()
+    ).hexdigest()[:16]
+    place = data.cache_dir() / "text" / key
+    if place.exists():
+        try:
+            return _fitting(read_tokens(place), room, str(place))
+        except DataError as error:
+            _say(f"warning: {error}; tokenising anew")
+    for path in corpus.files:  # what is no text ends it here, before the long work
+        collections.deque(read_lines(path), maxlen=0)
+    chosen = subset(corpus, text.fraction)
+    write_tokens(chosen, vocabulary or train_vocabulary(chosen, room), place)
+    return _fitting(read_tokens(place), room, str(place))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long, of many names with commas
+        return False
+
+
+def _fitting(found: Tokens, room: int, where: str) -> Tokens:
+    if found.vocabulary.size > room:
+        raise DataError(_too_many(found.vocabulary.size, room, where))
+    return found
+
+
+def _too_many(size: int, room: int, where: str) -> str:
+    return f"{where} has {counted(size, 'token')}; the model has room for {room:,}"
+
+
+def _say(text: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
+# Tokenizers
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Reads a tokenizer.json, or a folder with one or with vocab.json and merges.txt.
+
+    Raises:
+      DataError: if it cannot be read or is no RoBERTa tokenizer.
+    """
+    from tokenizers import Tokenizer, models
+
+    if path.is_dir():
+        whole = path / "tokenizer.json"
+        pair = path / "vocab.json", path / "merges.txt"
+        if not whole.is_file() and not all(each.is_file() for each in pair):
+            raise DataError(
+                f"{path}: there is no tokenizer.json, and no vocab.json with merges.txt"
+            )
+    else:
+        whole, pair = path, ()
+        if not path.is_file():
+            raise DataError(f"{path}: no such tokenizer")
+    with data.reading(path, "not a tokenizer"):
+        if whole.is_file():
+            tokenizer = Tokenizer.from_file(str(whole))
+        else:
+            tokenizer = _of_bytes(Tokenizer(models.BPE.from_file(*map(str, pair))))
+        return _vocabulary(tokenizer, str(path))
+
+
+def _of_bytes(tokenizer: Any) -> Any:
+    from tokenizers import decoders, pre_tokenizers
+
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _vocabulary(tokenizer: Any, where: str) -> Vocabulary:
+    numbers = {name: tokenizer.token_to_id(name) for name in (*_SPECIAL, _MASK)}
+    for wanted, name in enumerate(_SPECIAL):
+        if numbers[name] != wanted:
+            raise DataError(
+                f"{where}: not RoBERTa's: {name} has number {numbers[name]} instead of "
+                f"{wanted}"
+            )
+    if numbers[_MASK] is None:
+        raise DataError(f"{where}: not RoBERTa's: there is no {_MASK}")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    # '<mask>' in a text is six characters, not the special token.
+    tokenizer.encode_special_tokens = True
+    text = tokenizer.to_str()
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    if size > 2**16:
+        raise DataError(f"{where}: {size:,} tokens are more than uint16 can tell apart")
+    return Vocabulary(
+        tokenizer, size, numbers[_MASK], hashlib.sha256(text.encode()).hexdigest()
+    )
+
+
+def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
+    """RoBERTa's tokenizer: beside the text, in the data directory, from the hub."""
+    places = []
+    for name in sources(text):
+        if name != "pydoc" and not name.startswith(("tfds:", "hf:")):
+            path = Path(os.path.expanduser(name))
+            places.append(path if path.is_dir() else path.parent)
+    for folder in folders(data_dir):
+        places += [folder, folder / "roberta-base", folder / "tokenizer_roberta_base"]
+    for place in places:
+        if (place / "tokenizer.json").is_file() or (place / "vocab.json").is_file():
+            return read_vocabulary(place)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return read_vocabulary(Path(hf_hub_download(_HUB, "tokenizer.json")))
+    except DataError:
+        raise
+    except Exception as error:  # no net, no such file, a proxy's page, ...
+        _say(
+            f"{_HUB}'s tokenizer is not available ({cut(reason(error))}): training "
+            "one on the corpus"
+        )
+    return None
+
+
+def train_vocabulary(corpus: Corpus, size: int) -> Vocabulary:
+    """Trains a byte-level BPE tokenizer on a corpus."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = _of_bytes(Tokenizer(models.BPE()))
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[*_SPECIAL, _MASK],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+
+    def some() -> Iterator[str]:
+        left = _TRAINING_CHARACTERS
+        for document in corpus.documents():
+            yield document
+            left -= len(document)
+            if left < 0:
+                return
+
+    _say(
+        f"training a tokenizer of {size:,} tokens on {corpus.name}; kept for next time"
+    )
+    tokenizer.train_from_iterator(some(), trainer)
+    return _vocabulary(tokenizer, corpus.name)
+
+
+# Folders of tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class _Meta:
+    """What meta.json says."""
+
+    format: int
+    corpus: str
+    tokenizer: str
+    documents: int
+    tokens: int
+    checksums: tuple[int, int]
+
+
+def write_tokens(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
+    """Tokenises a corpus, in parallel, into a folder that appears whole or not at all.
+
+    Raises:
+      DataError: if the corpus is empty or damaged, or the folder cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            part = Path(scratch, "tokens")
+            part.mkdir()
+            meta = _write_arrays(corpus, vocabulary, part)
+            vocabulary.tokenizer.save(str(part / "tokenizer.json"))
+            content = json.dumps(dataclasses.asdict(meta), indent=2) + "\n"
+            (part / "meta.json").write_text(content, "utf-8")
+            _put(part, folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def _write_arrays(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> _Meta:
+    """Writes the tokens of a corpus and the ends of its documents.
+
+    Raises:
+      DataError: if the corpus is empty or damaged.
+    """
+    from tqdm import tqdm
+
+    sums, count, documents = [0, 0], 0, 0
+    bar = tqdm(total=corpus.count, unit=" documents", desc=corpus.name, disable=None)
+    with (
+        bar,
+        open(folder / "tokens.uint16", "wb") as tokens,
+        open(folder / "ends.int64", "wb") as ends,
+    ):
+        for batch in _batched(corpus.documents()):
+            with data.reading(corpus.name, "cannot be tokenised"):
+                found = vocabulary.tokenizer.encode_batch_fast(
+                    batch, add_special_tokens=False
+                )
+            numbers = [np.asarray(each.ids, "<u2") for each in found]
+            numbers = [each for each in numbers if len(each)]
+            bar.update(len(batch))
+            if not numbers:
+                continue
+            at = count + np.cumsum([len(each) for each in numbers])
+            count = int(at[-1])
+            documents += len(numbers)
+            contents = np.concatenate(numbers).tobytes(), at.astype("<i8").tobytes()
+            for i, (file, content) in enumerate(
+                zip((tokens, ends), contents, strict=True)
+            ):
+                file.write(content)
+                sums[i] = zlib.crc32(content, sums[i])
+        for file in (tokens, ends):
+            file.flush()
+            os.fsync(file.fileno())
+    if not count:
+        raise DataError(f"{corpus.name}: holds no text")
+    return _Meta(
+        format=_FORMAT,
+        corpus=corpus.name,
+        tokenizer=vocabulary.fingerprint,
+        documents=documents,
+        tokens=count,
+        checksums=(sums[0], sums[1]),
+    )
+
+
+def _put(part: Path, folder: Path) -> None:
+    """Moves a folder of tokens to its place, unless a sound one is there."""
+    try:
+        os.replace(part, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        try:
+            read_tokens(folder)  # another process was faster
+        except DataError:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(part, folder)
+
+
+def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for document in documents:
+        for first in range(0, len(document), MAX_CHARACTERS):
+            batch.append(document[first : first + MAX_CHARACTERS])
+        size += len(document)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def read_tokens(folder: Path) -> Tokens:
+    """Opens a folder of tokens; they are mapped into memory, not read.
+
+    Raises:
+      DataError: if it is damaged.
+    """
+    fault = "no sound folder of tokens"
+    for name in ("meta.json", "tokenizer.json", "tokens.uint16", "ends.int64"):
+        if (folder / name).exists() and not (folder / name).is_file():
+            # To open a pipe would wait for whoever writes to it.
+            raise DataError(f"{folder / name}: not a regular file")
+    with data.reading(folder, fault):
+        meta = _Meta(**json.loads((folder / "meta.json").read_text("utf-8")))
+        checksums = int(meta.checksums[0]), int(meta.checksums[1])
+    if meta.format != _FORMAT:
+        raise DataError(f"{folder}: of another version ({shown(meta.format)})")
+    vocabulary = read_vocabulary(folder / "tokenizer.json")
+    if vocabulary.fingerprint != meta.tokenizer:
+        raise DataError(f"{folder}: holds tokens of another tokenizer than its own")
+    arrays = []
+    for name, kind, count, checksum in zip(
+        ("tokens.uint16", "ends.int64"),
+        ("<u2", "<i8"),
+        (meta.tokens, meta.documents),
+        checksums,
+        strict=True,
+    ):
+        with data.reading(folder / name):
+            array = np.memmap(folder / name, np.dtype(kind), "r")
+            sound = len(array) == count and zlib.crc32(array.data) == checksum
+        if not sound:
+            raise DataError(f"{folder / name}: damaged")
+        arrays.append(array)
+    tokens, ends = arrays[0], np.asarray(arrays[1])
+    _check_ends(ends, len(tokens), folder / "ends.int64")
+    _check_tokens(tokens, vocabulary.size, folder / "tokens.uint16")
+    return Tokens(tokens, ends, vocabulary)
+
+
+def _check_ends(ends: np.ndarray, count: int, where: Path) -> None:
+    """Refuses ends that do not cut all tokens into documents of one or more."""
+    # Compared, not subtracted: differences of the largest numbers overflow.
+    wrong = np.flatnonzero(ends <= np.concatenate([[0], ends[:-1]]))
+    if len(wrong):
+        at = int(wrong[0])
+        raise DataError(f"{where}: document {at} has its end, {ends[at]}, too early")
+    if ends[-1] != count:
+        raise DataError(
+            f"{where}: the last end is {ends[-1]}, of {counted(count, 'token')}"
+        )
+
+
+def _check_tokens(tokens: np.ndarray, size: int, where: Path) -> None:
+    """Refuses tokens that the vocabulary does not have, and what only rows may have."""
+    for first in range(0, len(tokens), _CHUNK):
+        part = tokens[first : first + _CHUNK]
+        if part.max() < size and part.min() > END:
+            continue
+        at = first + int(np.argmax((part >= size) | (part <= END)))
+        fault = f"beyond the {size:,} of the tokenizer"
+        if tokens[at] <= END:
+            fault = "a special one, which does not belong to a document"
+        raise DataError(f"{where}: token {tokens[at]} at {at} is {fault}")
