@@ -31,7 +31,7 @@ def _be_strict():
     """
     import jax
 
-    from lrjax import numerics
+    from lrjax.common import numerics
 
     numerics.SETTINGS["jax_numpy_dtype_promotion"] = "strict"
     jax.config.update("jax_numpy_dtype_promotion", "strict")
