@@ -380,7 +380,7 @@ def test_a_backend_that_is_not_there_is_of_no_matter(tmp_path):
     code = (
         "import sys; from lrjax import reports\n"
         "reports.write([sys.argv[1]], reports.Path(sys.argv[1]) / 'out',"
-        "report.Options(bootstrap=10))"
+        "reports.Options(bootstrap=10))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
