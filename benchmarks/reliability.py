@@ -186,7 +186,7 @@ def faults() -> list[dict[str, Any]]:
     """Faults tried and survived, from the tests' own report."""
     import re
 
-    names = ["reliability", "checkpoint", "results", "cli", "config", "crew"]
+    names = ["reliability", "checkpoint", "results", "cli", "config", "threads"]
     files = [f"tests/test_{name}.py" for name in names]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"

@@ -93,7 +93,7 @@ def loss_arguments(
     """
     key = jax.eval_shape(lambda: numerics.key(0))
     params, model_state = jax.eval_shape(init, key)
-    mask = jax.ShapeDtypeStruct((rows,), jnp.float32)
+    mask = jax.ShapeDtypeStruct((rows,), jnp.result_type(float))
     return params, model_state, key, {**batch, "mask": mask}
 
 
