@@ -577,7 +577,7 @@ def schedule_free_prodigy(
         )
         # In the official code the wrapper advances the counter, and so does Prodigy if
         # it moves.
-        steps = state.step + moved
+        steps = state.step + moved.astype(jnp.int32)
         share, average = state.average.next(
             state.count + steps, rate * d, r, weight_lr_power
         )

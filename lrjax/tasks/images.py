@@ -356,7 +356,8 @@ def image_task(
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Negative log-likelihood: logits [rows, classes], labels [rows] -> [rows]."""
     # A comparison instead of a gather, whose derivative in JAX is a slow scatter.
-    own = labels[:, None] == jnp.arange(logits.shape[-1])
+    classes = jnp.arange(logits.shape[-1])
+    own = labels[:, None].astype(classes.dtype) == classes
     return -jnp.sum(jnp.where(own, jax.nn.log_softmax(logits), 0), axis=-1)
 
 
@@ -366,10 +367,11 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, 
     Of equal logits the first is the prediction; a row with a non-finite loss is wrong.
     """
     losses = cross_entropy(logits, labels)
-    right = (jnp.argmax(logits, axis=-1) == labels) & jnp.isfinite(losses)
+    best = jnp.argmax(logits, axis=-1)
+    right = (best == labels.astype(best.dtype)) & jnp.isfinite(losses)
     return {
         "loss": jnp.sum(losses * mask),
-        "accuracy": jnp.sum(right * mask),
+        "accuracy": jnp.sum(right.astype(mask.dtype) * mask),
         "count": mask.sum(),
     }
 

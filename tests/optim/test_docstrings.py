@@ -37,7 +37,7 @@ def _section(name, title):
 
 
 def _doc(name):
-    return inspect.getdoc(FUNCTIONS[name]) + "\n"
+    return f"{inspect.getdoc(FUNCTIONS[name])}\n"
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))

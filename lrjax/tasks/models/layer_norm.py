@@ -24,4 +24,6 @@ class LayerNorm(nn.LayerNorm):
             # Without it XLA recomputes x in every loop that reads it. In a ViT x is the
             # sum over all earlier blocks, and a step took twice as long.
             x = jax.lax.optimization_barrier(x)
-        return super().__call__(x, **options)
+        # Flax promotes the input's dtype with float32, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(x, **options)
