@@ -1,4 +1,4 @@
-"""The learning rate as an action: environments for agents, and policies."""
+"""The learning rate as an action: a reinforcement learning environment and policies."""
 
 from lrjax.control.env import (
     OBSERVATIONS,

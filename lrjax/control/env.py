@@ -1,8 +1,9 @@
-"""Training as an environment: an action is a learning rate, a few steps follow.
+"""Training as an environment: each action sets the learning rate of a few steps.
 
-`Env.reset` and `Env.step` are pure functions on the halves of `train.step_run`: whole
-episodes compile, and vmap over seeds, policies and tasks of one shape. As for an Optax
-transformation, the gradient of the next batch is there when the rate for it is chosen.
+`Env.reset` and `Env.step` are pure functions, built on `train.gradient_run` and
+`train.apply_run`: whole episodes can be compiled, and vmapped over seeds, policies and
+tasks of the same shapes. As for an Optax transformation, the gradient of the next batch
+is known when its rate is chosen.
 """
 
 from __future__ import annotations
@@ -31,13 +32,12 @@ from lrjax.optim import base, observation
 
 OBSERVATIONS = (*observation.OBSERVED, "valid_loss", "valid_change", "diverged")
 REWARDS = ("final", "improvement", "area")
-# Hyperparameters that are of no account, and values with which nothing but the action
-# sets the rate.
+# Hyperparameters that actions replace, with values that leave the rate to the action.
 _SET_BY_ACTIONS = {"schedule": "constant", "warmup_fraction": 0.0, "learning_rate": 0.0}
 
 
 class Data(NamedTuple):
-    """The rows of a task: what may differ between tasks that share a program.
+    """The data of a task, which may differ between tasks that share a program.
 
     Attributes:
       train, valid: as in `Task`.
@@ -48,20 +48,20 @@ class Data(NamedTuple):
 
 
 class EnvState(NamedTuple):
-    """One episode.
+    """State of an episode.
 
     Attributes:
-      run: parameters, optimiser state and divergence, as `train` has them.
-      gradient: of the next batch.
-      order, noise: what the seed decides of the data's order and of training's noise.
-      step: int32, updates done; a crashed run's actions are counted, too.
-      rate: of the last action.
-      window: what was seen since the action before.
-      last_loss: mean training loss of the window before; NaN if there was none.
-      average, average_square: of gradients and of their squared norms.
+      run: parameters, optimiser state and divergence, see `train.RunState`.
+      gradient: loss and gradient of the next batch.
+      order, noise: random keys of the data's order and of the training noise.
+      step: int32, number of updates made, including those after a crash.
+      rate: learning rate of the last action.
+      window: sums over batches and updates since the previous action.
+      last_loss: mean training loss of the previous window; NaN if there was none.
+      average, average_square: moving averages of gradients and of their squared norms.
       valid: means over the validation part, by name.
       done: whether the episode is over.
-      data: the rows, if `reset` was given any; else (), and they are the task's own.
+      data: the data given to `reset`; () for the environment's own.
     """
 
     run: train.RunState
@@ -81,33 +81,34 @@ class EnvState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Env:
-    """All that an environment does not change.
+    """A reinforcement learning environment that trains one run per episode.
 
-    An observation has the entries of `OBSERVATIONS`, always finite. Losses, norms and
-    the rate are common logarithms limited to +-6, and a change is the difference of
-    two; `fraction` (of the horizon), `noise` (of the gradient, see `noise_share` in
-    `optim/observation.py`) and `diverged` are in [0, 1]. The training loss is the mean
-    over the batches since the last action, the next batch included.
+    An observation is an array [10] with the entries of `OBSERVATIONS`, always finite.
+    Losses, norms and the rate are common logarithms limited to +-6, and a change is the
+    difference of two; `fraction` (elapsed, of the horizon), `noise` (of the gradient,
+    see `noise_share` in `optim/observation.py`) and `diverged` are in [0, 1]. The
+    training loss is the mean over the batches since the last action, including the next
+    batch.
 
     Rewards: `final` is minus the validation loss at the end, and 0 before;
-    `improvement` is the decrease of its common logarithm with each action; `area` adds
-    up to minus its mean over all actions. A run that diverges, or is given an action
-    that is negative or not finite, has crashed: its episode ends, and it is treated as
-    if the loss were `crash_penalty` from there on (under `improvement`, the reward is
-    minus the penalty).
+    `improvement` is the decrease of its common logarithm with each action; `area` sums
+    to minus its mean over all actions. A run crashes if it diverges or an action is
+    negative or not finite. Its episode ends, and its loss counts as `crash_penalty`
+    from then on (under `improvement`, the reward is minus the penalty).
 
     Attributes:
       task: data and model.
-      steps: updates of an episode.
-      steps_per_action: updates with each rate; None for an epoch.
-      method: the optimiser: a method whose rate may follow a schedule.
-      hparams: of the method, where they are not its defaults.
+      steps: number of updates in an episode.
+      steps_per_action: number of updates per action; None for an epoch.
+      method: name of the optimiser, a method whose rate may follow a schedule.
+      hparams: hyperparameters of the method that differ from its defaults.
       reward: one of `REWARDS`.
-      crash_penalty: positive; the largest loss that counts.
-      dtype: of losses, rates and observations.
+      crash_penalty: positive; upper limit of the loss in rewards.
+      dtype: dtype of losses, rates and observations.
 
     Raises:
-      UsageError: for choices that make no sense.
+      UsageError: for a value of another type or out of range, an unknown reward or
+        hyperparameter, or a method without a schedule.
     """
 
     task: Task
@@ -143,7 +144,7 @@ class Env:
             if name not in defaults:
                 raise unknown(f"hyperparameter of {self.method}", name, defaults)
             if name in _SET_BY_ACTIONS:
-                raise UsageError(f"hparams: '{name}' is what actions decide")
+                raise UsageError(f"hparams: '{name}' is set by actions")
             if _is_number(defaults[name]) and not _is_number(value):
                 raise UsageError(
                     f"hparams: {name} is {shown(value)}; it must be a number"
@@ -153,12 +154,12 @@ class Env:
 
     @property
     def every(self) -> int:
-        """Updates with each rate."""
+        """Number of updates per action."""
         return self.steps_per_action or self.task.steps_per_epoch
 
     @property
     def num_actions(self) -> int:
-        """Actions of an episode that does not crash; the last may be of fewer steps."""
+        """Number of actions in an episode without a crash; the last may be shorter."""
         return -(-self.steps // self.every)
 
     @property
@@ -166,14 +167,14 @@ class Env:
         return "float64" if self.dtype == jnp.float64 else "float32"
 
     def _complete(self) -> dict[str, Any]:
-        """All hyperparameters as they are used; the method can be built with them."""
-        found = methods.find(self.method)
-        asked = {**found.defaults, **self.hparams, **_SET_BY_ACTIONS}
-        return hyperparameters.complete(found, asked, self._precision)
+        """All hyperparameters of the method, checked and completed."""
+        method = methods.find(self.method)
+        hparams = {**method.defaults, **self.hparams, **_SET_BY_ACTIONS}
+        return hyperparameters.complete(method, hparams, self._precision)
 
     @functools.cached_property
     def _choices(self) -> tuple[train.Program, dict[str, float]]:
-        """The program of one run, and its traced hyperparameters."""
+        """The program of a run, and its traced hyperparameters."""
         method = methods.find(self.method)
         static, traced = methods.split(method, self._complete())
         program = train.Program(
@@ -189,14 +190,14 @@ class Env:
         Args:
           key: decides initial parameters, order of the data and noise;
             `jax.random.key(7)` is seed 7 of an experiment.
-          task: another task of the same functions and shapes, whose rows are used in
-            place of the environment's; `Data` can be stacked and vmapped over.
+          task: another task with the same functions and shapes, whose data replaces the
+            environment's; `Data` can be stacked and vmapped over.
 
         Returns:
           The state, and the observation [10].
 
         Raises:
-          UsageError: if the task's shapes are others.
+          UsageError: if the shapes of the task's data differ.
         """
         data = () if task is None else self.rows(task)
         program, hparams = self._choices
@@ -211,7 +212,7 @@ class Env:
         zero = jnp.zeros((), self.dtype)
         state = EnvState(
             run=run,
-            gradient=train.Gradient(zero, (), ()),  # taken below
+            gradient=train.Gradient(zero, (), ()),  # computed below
             order=seeds.order,
             noise=seeds.noise,
             step=jnp.int32(0),
@@ -231,27 +232,22 @@ class Env:
     def step(
         self, state: EnvState, learning_rate: Any
     ) -> tuple[EnvState, jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Trains with a rate until the next action, or the end, is due.
+        """Trains with a rate until the next action or the end of the episode.
 
         Args:
-          state: of one episode.
-          learning_rate: a number, not negative.
+          state: state of an episode.
+          learning_rate: a scalar, not negative.
 
         Returns:
           The state, the observation [10], the reward, whether the episode is over, and
-          `info`. A step after the end changes nothing and has the reward 0 where the
-          state is traced.
+          `info`. If the state is traced, a step after the end changes nothing and its
+          reward is 0.
 
         Raises:
-          UsageError: for a rate of another shape; and, where they are no tracers, for
-            one that is negative or not finite, and for a step after the end.
+          UsageError: if the rate is not a scalar; and, if they are not traced, for a
+            rate that is negative or not finite and for a step after the end.
         """
-        if shape := np.shape(learning_rate):
-            raise UsageError(f"an action is one number, not of shape {shape}")
-        if not isinstance(learning_rate, Tracer):
-            check_rates(learning_rate, self.dtype)
-        if not isinstance(state.done, Tracer) and np.asarray(state.done):
-            raise UsageError("the episode is over: reset the environment first")
+        self._check_step(state, learning_rate)
         rate = jnp.asarray(learning_rate, self.dtype)
         program, hparams = self._choices
         hparams = self._traced(hparams, rate)
@@ -297,7 +293,7 @@ class Env:
         run = _mark(run, ~jnp.isfinite(state.gradient.loss), state.step + 1)
         state = state._replace(run=run, valid=self._evaluate(state))
         done = before.done | (run.diverged_at > 0) | (state.step >= self.steps)
-        # What is over stays as it is.
+        # A state after the end does not change.
         state = jax.tree.map(
             lambda old, new: jnp.where(before.done, old, new),
             before._replace(data=()),
@@ -306,11 +302,20 @@ class Env:
         reward = jnp.where(before.done, 0, self._reward(before, state))
         return state, self._observe(before, state), reward, done, self.info(state)
 
+    def _check_step(self, state: EnvState, learning_rate: Any) -> None:
+        """Raises UsageError for the arguments that `step` refuses."""
+        if shape := np.shape(learning_rate):
+            raise UsageError(f"an action is one number, not of shape {shape}")
+        if not isinstance(learning_rate, Tracer):
+            check_rates(learning_rate, self.dtype)
+        if not isinstance(state.done, Tracer) and np.asarray(state.done):
+            raise UsageError("the episode is over: reset the environment first")
+
     def rows(self, task: Task | Data) -> Data:
-        """The rows of another task that is like this one; may be stacked.
+        """Returns the data of another task with the same shapes, for `reset`.
 
         Raises:
-          UsageError: if their shapes are others.
+          UsageError: if the shapes differ.
         """
         if not isinstance(task, Task | Data):
             raise UsageError(f"{shown(task)} is neither a task nor the Data of one")
@@ -322,12 +327,12 @@ class Env:
         return data
 
     def info(self, state: EnvState) -> dict[str, jax.Array]:
-        """What is no observation: numbers as they are.
+        """Further values for logs and policies, not transformed.
 
         Returns:
-          `step`, `train_loss` (mean over the batches since the last action, the next
-          one included), `learning_rate`, `diverged_at` (as in `train`) and the means
-          over the validation part, `valid_loss` and others.
+          Scalars `step`, `train_loss` (mean over the batches since the last action,
+          including the next one), `learning_rate`, `diverged_at` (see
+          `train.RunState`), `valid_loss` and other means over the validation part.
         """
         return {
             "step": state.step,
@@ -338,15 +343,16 @@ class Env:
         }
 
     def _traced(self, hparams: Mapping[str, float], rate: Any) -> dict[str, jax.Array]:
-        """Hyperparameters as in an experiment: arrays, the rate among them."""
+        """Converts hyperparameters and the rate to arrays, as in an experiment."""
         values = {**hparams, "learning_rate": rate}
         return {name: jnp.asarray(v, self.dtype) for name, v in values.items()}
 
     def _data(self, data: Data | tuple[()]) -> Data:
+        """The data of an episode: its own, or the environment's if `data` is ()."""
         return data or Data(self.task.train, self.task.valid)
 
     def _batch(self, state: EnvState) -> tuple[Batch, jax.Array]:
-        """The next batch and the key of its noise, as in `programs.segment`."""
+        """The next batch and its noise key, as in `programs.segment`."""
         part = self._data(state.data).train
         n, size = len(next(iter(part.values()))), self.task.batch_size
         rows, mask = order.batches(state.order, state.step, 1, size, n)
@@ -355,7 +361,7 @@ class Env:
         return batch, jax.random.fold_in(state.noise, state.step)
 
     def _look(self, state: EnvState) -> EnvState:
-        """Takes the gradient of the next batch."""
+        """Computes the next batch's gradient and adds it to window and averages."""
         batch, key = self._batch(state)
         gradient = train.gradient_run(self._choices[0], state.run, batch, key)
         square = base.sum_squares(gradient.grads, self.dtype)
@@ -373,12 +379,16 @@ class Env:
         )
 
     def _evaluate(self, state: EnvState) -> dict[str, jax.Array]:
+        """Means over the validation part, by name."""
         params = optim.eval_params(state.run.opt_state, state.run.params)
-        one = jax.tree.map(lambda x: x[None, None], (params, state.run.model_state))
+        params, model_state = jax.tree.map(
+            lambda x: x[None, None], (params, state.run.model_state)
+        )
         values = evaluation.evaluate_part(
             self.task.evaluate,
             self.task.metrics,
-            *one,
+            params,
+            model_state,
             self._data(state.data).valid,
             evaluation.rows_at_once(self.task, 1),
             self.dtype,
@@ -386,8 +396,9 @@ class Env:
         return {name: value[0, 0].astype(self.dtype) for name, value in values.items()}
 
     def _observe(self, before: EnvState, state: EnvState) -> jax.Array:
-        # Both averages start from zero: the correction of their bias, too, is a factor
-        # of either, squared in the one.
+        """The observation [10] of a state that followed `before`."""
+        # Both averages start from zero and need the same bias correction. In their
+        # ratio it is squared once and so remains as a single factor.
         seen = 1 - observation.MEMORY ** (state.step + 1).astype(self.dtype)
         square = base.sum_squares(state.average, self.dtype) / seen
         seen_part = observation.observe(
@@ -403,6 +414,7 @@ class Env:
         return jnp.concatenate([seen_part, jnp.stack([valid, change, diverged])])
 
     def _reward(self, before: EnvState, state: EnvState) -> jax.Array:
+        """The reward of the action between two states."""
         crashed, penalty = state.run.diverged_at > 0, self.crash_penalty
         loss = jnp.where(crashed, penalty, jnp.minimum(state.valid["loss"], penalty))
         if self.reward == "final":
@@ -417,17 +429,16 @@ class Env:
 
 
 def check_rates(rates: Any, dtype: Any = np.float32) -> None:
-    """Refuses what is no learning rate.
+    """Checks learning rates.
 
     Raises:
-      UsageError: if one is no real number, negative, or not finite in the type that is
-        trained in.
+      UsageError: if a rate is not a real number, negative, or not finite in `dtype`.
     """
-    found = np.asarray(rates)
-    if found.dtype.kind not in "fiu" and found.dtype != jnp.bfloat16:
+    array = np.asarray(rates)
+    if array.dtype.kind not in "fiu" and array.dtype != jnp.bfloat16:
         raise UsageError(f"a learning rate is a number, not {shown(rates)}")
     with np.errstate(over="ignore"):
-        values = found.astype(dtype)
+        values = array.astype(dtype)
     if not (np.isfinite(values) & (values >= 0)).all():
         raise UsageError(f"a learning rate is 0 or more, and finite: not {rates}")
 
@@ -437,6 +448,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _mark(run: train.RunState, bad: jax.Array, at: jax.Array) -> train.RunState:
-    """Marks a run as diverged at an update, unless it has diverged before."""
+    """Marks a run as diverged at update `at` if `bad`, unless it diverged before."""
     at = jnp.where((run.diverged_at == 0) & bad, at, run.diverged_at)
     return run._replace(diverged_at=at.astype(jnp.int32))

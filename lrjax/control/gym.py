@@ -1,4 +1,4 @@
-"""The environment as Gymnasium's `Env` and `VectorEnv`; needs the package gymnasium."""
+"""The environment as Gymnasium `Env` and `VectorEnv`; needs the package gymnasium."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ except ImportError as error:
 
 
 def _observation_space() -> spaces.Box:
-    low = np.full(len(OBSERVATIONS), -12, np.float32)  # a change is of two logarithms
+    """Bounds of an observation [10]."""
+    low = np.full(len(OBSERVATIONS), -12, np.float32)  # difference of two logarithms
     high = -low
     for name in ("fraction", "noise", "diverged"):
         low[OBSERVATIONS.index(name)], high[OBSERVATIONS.index(name)] = 0, 1
@@ -38,16 +39,17 @@ def _observation_space() -> spaces.Box:
 
 
 def _action_space(highest_rate: float) -> spaces.Box:
+    """Bounds of an action [1]."""
     if not 0 < highest_rate < np.inf:
         raise UsageError(f"highest_rate is {highest_rate}; it must be positive, finite")
     return spaces.Box(0.0, highest_rate, (1,), np.float32)
 
 
 def _actions(action: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Rates, checked.
+    """Converts an action to an array of rates, after checking it.
 
     Raises:
-      UsageError: if they are of another shape, negative or not finite.
+      UsageError: if rates have another shape, are negative or not finite.
     """
     rates = np.asarray(action)
     if rates.shape != shape:
@@ -57,21 +59,21 @@ def _actions(action: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class LearningRateEnv(gymnasium.Env):
-    """One episode after the other.
+    """The environment as a Gymnasium `Env`.
 
-    An action is an array [1], the learning rate. The horizon ends an episode as a
-    crash does, as `terminated`: the observation says when it comes. `reset(seed=7)`
-    trains as seed 7 of an experiment; without a seed the next one is drawn.
+    An action is an array [1], the learning rate. Both the horizon and a crash end an
+    episode as `terminated`, since the observation shows the remaining horizon.
+    `reset(seed=7)` trains like seed 7 of an experiment; without a seed, one is drawn.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 -- as Gymnasium has it
 
     def __init__(self, env: Env, highest_rate: float = 1.0):
-        """Makes it.
+        """Wraps an environment.
 
         Args:
-          env: what is controlled.
-          highest_rate: end of the action space.
+          env: the environment.
+          highest_rate: upper bound of actions.
         """
         self.observation_space = _observation_space()
         self.action_space = _action_space(highest_rate)
@@ -80,13 +82,13 @@ class LearningRateEnv(gymnasium.Env):
         self._state: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Starts an episode; there are no options."""
+        """Starts an episode; returns observation and info. `options` are ignored."""
         super().reset(seed=seed, options=options)
         self._state, observation = self._reset(_key(seed, self.np_random))
         return _float32(observation), _numbers(self._info(self._state))
 
     def step(self, action: Any):
-        """Trains with a rate until the next action is due."""
+        """Trains with a rate until the next action; returns Gymnasium's five values."""
         (rate,) = _actions(action, (1,))
         if self._state is None or self._state.done:
             raise UsageError("no episode has begun, or it is over: call reset first")
@@ -97,8 +99,8 @@ class LearningRateEnv(gymnasium.Env):
 class LearningRateVectorEnv(VectorEnv):
     """Many episodes in one compiled program.
 
-    Actions are arrays [num_envs, 1]. An episode that is over starts anew with the next
-    step, whose action for it is ignored (Gymnasium's `AutoresetMode.NEXT_STEP`).
+    Actions are arrays [num_envs, 1]. An episode that is over is reset in the next step,
+    which ignores its action (Gymnasium's `AutoresetMode.NEXT_STEP`).
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -110,13 +112,13 @@ class LearningRateVectorEnv(VectorEnv):
         highest_rate: float = 1.0,
         tasks: Sequence[Task] | None = None,
     ):
-        """Makes it.
+        """Wraps an environment.
 
         Args:
-          env: what is controlled.
-          num_envs: how many episodes.
-          highest_rate: end of the action space.
-          tasks: one for each episode, of the functions and shapes of the environment's.
+          env: the environment.
+          num_envs: number of episodes.
+          highest_rate: upper bound of actions.
+          tasks: [num_envs] tasks with the functions and shapes of the environment's.
         """
         if num_envs < 1:
             raise UsageError(f"num_envs is {num_envs}; it must be 1 or more")
@@ -145,8 +147,12 @@ class LearningRateVectorEnv(VectorEnv):
         """Starts all episodes.
 
         Args:
-          seed: of the first episode, the others count on; or one for each; or None.
-          options: none are known.
+          seed: seed of the first episode, the others get seed + 1, seed + 2, ...; or a
+            sequence of seeds; or None to draw them.
+          options: ignored.
+
+        Returns:
+          Observations [num_envs, 10] and info.
         """
         del options
         seeds = seed
@@ -166,7 +172,7 @@ class LearningRateVectorEnv(VectorEnv):
         return _float32(observation), _arrays(self._info(self._state))
 
     def step(self, actions: Any):
-        """Trains every episode, or starts it anew where it was over."""
+        """Trains every episode, or resets it if it was over."""
         rates = _actions(actions, (self.num_envs, 1))[:, 0]
         if self._state is None:
             raise UsageError("no episode has begun: call reset first")
@@ -184,7 +190,7 @@ class LearningRateVectorEnv(VectorEnv):
         return _float32(observation), rewards, done, none, _arrays(info)
 
     def _start(self, seeds: Sequence[int | None], wanted: Any = None):
-        """New episodes; only those `wanted` draw a seed."""
+        """Resets all episodes; only those in `wanted` draw a seed."""
         keys = jnp.stack(
             [
                 _key(seed, generator if wanted is None or wanted[i] else None)
@@ -199,14 +205,14 @@ class LearningRateVectorEnv(VectorEnv):
 
 
 def _key(seed: int | None, generator: np.random.Generator | None) -> jax.Array:
-    """The key of a seed, or of one that is drawn; of 0 where there is neither."""
+    """The key of a seed; None draws a seed, or takes 0 if there is no generator."""
     if seed is None:
         seed = int(generator.integers(2**32)) if generator is not None else 0
     return numerics.key(np.uint32(seed % 2**32))
 
 
 def _choose(where: jax.Array, new: Any, old: Any) -> Any:
-    """`new` in the rows that `where` says, else `old`."""
+    """Selects rows of two trees: `new` where `where` [rows] is true, else `old`."""
     old_leaves, treedef = jax.tree.flatten(old)
     chosen = [
         jnp.where(jnp.reshape(where, (-1,) + (1,) * (o.ndim - 1)), n, o)

@@ -1,7 +1,7 @@
-"""Policies: what chooses the rate, by hand or learned; and whole episodes of them.
+"""Policies that choose the learning rate, fixed or learned, and rollouts of episodes.
 
-A policy sees the observation and `info`. Those below that have a namesake among the
-methods give the same runs, with one update to an action.
+A policy sees the observation and `info`. With one update per action, the policies below
+give the same runs as the methods of the same name.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Policy(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """What happened, a row for each action.
+    """Record of an episode, with a row per action.
 
     Attributes:
-      observations: [actions, 10], those that were acted on.
-      learning_rates: [actions], of the actions.
+      observations: [actions, 10], before the action.
+      learning_rates: [actions].
       rewards: [actions]; 0 after the end.
       done: [actions], whether the episode was over after the action.
       info: name -> [actions], after the action.
-      state: the last.
+      state: the final state.
     """
 
     observations: jax.Array
@@ -60,16 +60,15 @@ class Episode(NamedTuple):
 def rollout(
     env: Env, policy: Policy, key: jax.Array, task: Task | Data | None = None
 ) -> Episode:
-    """A whole episode; meant to be compiled, and vmapped over keys, policies and tasks.
+    """Runs an episode; can be jitted, and vmapped over keys, policies and tasks.
 
     Args:
       env: the environment.
       policy: chooses the rates.
-      key: of `Env.reset`.
-      task: of `Env.reset`.
+      key, task: arguments of `Env.reset`.
     """
     state, observation = env.reset(key, task)
-    data = state.data  # kept out of the loop
+    data = state.data  # kept out of the loop's carry
 
     def act(carry, _):
         state, observation, memory = carry
@@ -77,33 +76,39 @@ def rollout(
         memory, rate = policy.act(memory, observation, env.info(state))
         rate = jnp.asarray(rate, env.dtype)
         state, following, reward, done, info = env.step(state, rate)
-        row = observation, rate, reward, done, info
+        row = {
+            "observations": observation,
+            "learning_rates": rate,
+            "rewards": reward,
+            "done": done,
+            "info": info,
+        }
         return (state._replace(data=()), following, memory), row
 
     start = state._replace(data=()), observation, policy.init()
     (state, _, _), rows = jax.lax.scan(act, start, length=env.num_actions)
-    return Episode(*rows, state._replace(data=data))
+    return Episode(**rows, state=state._replace(data=data))
 
 
 def constant(learning_rate: Any) -> Policy:
-    """The same rate always."""
+    """Always chooses the same rate."""
     return scheduled(lambda step: learning_rate)
 
 
 def scheduled(schedule: Callable[[jax.Array], Any]) -> Policy:
-    """A function of the updates done, such as those of `optim.schedules`."""
+    """Follows a function of the number of updates, such as those of `schedules`."""
     return Policy(lambda: (), lambda memory, _, info: (memory, schedule(info["step"])))
 
 
 def replay(learning_rates: Any, steps_per_rate: int = 1) -> Policy:
-    """Rates that were recorded.
+    """Replays recorded rates.
 
     Args:
-      learning_rates: [rates], one for every so many updates; the last one stays.
-      steps_per_rate: how many.
+      learning_rates: [rates]; after the end the last one is kept.
+      steps_per_rate: number of updates per rate.
 
     Raises:
-      UsageError: if there is none, they are no list, or one is no rate.
+      UsageError: if the rates are empty, not a list, negative or not finite.
     """
     if not isinstance(learning_rates, Tracer):
         check_rates(learning_rates)
@@ -118,30 +123,30 @@ def replay(learning_rates: Any, steps_per_rate: int = 1) -> Policy:
 
 
 def told_the_loss(transformation: optax.GradientTransformation) -> Policy:
-    """The rate of a transformation that follows the loss, asked once for each action.
+    """Follows a transformation that sets its rate from the loss, one update per action.
 
     Args:
-      transformation: multiplies updates by minus a rate that follows from `value`, as
-        `optim.reduce_on_plateau(optim.scale_by_learning_rate(0.1))` and
-        `optim.greedy_lr(optim.scale_by_learning_rate(1.0), 0.1)` do.
+      transformation: multiplies updates by minus a rate that depends on `value`, for
+        example `optim.reduce_on_plateau(optim.scale_by_learning_rate(0.1))` or
+        `optim.greedy_lr(optim.scale_by_learning_rate(1.0), 0.1)`.
     """
-    asked = optax.with_extra_args_support(transformation)
+    transformation = optax.with_extra_args_support(transformation)
 
     def act(memory, _, info):
         loss = info["train_loss"]
         one, zero = jnp.ones_like(loss), jnp.zeros_like(loss)
-        update, memory = asked.update(one, memory, zero, value=loss)
+        update, memory = transformation.update(one, memory, zero, value=loss)
         return memory, -jnp.asarray(update)
 
-    return Policy(lambda: asked.init(jnp.zeros(())), act)
+    return Policy(lambda: transformation.init(jnp.zeros(())), act)
 
 
 def network(weights: Any = None, learning_rate: Any = 1e-2) -> Policy:
-    """The network that the method `learned` asks, which then gives the same runs.
+    """The network of the method `learned`, which gives the same runs.
 
     Args:
-      weights: of `network` in `optim/learned.py`; those shipped if None.
-      learning_rate: what its output is multiplied by.
+      weights: weights of `network` in `optim/learned.py`; the shipped ones if None.
+      learning_rate: factor of the network's output.
     """
     weights = load() if weights is None else weights
 

@@ -1,4 +1,12 @@
-"""Optax transformations that control their own learning rate."""
+"""Optax transformations that control their own learning rate.
+
+All take parameters in a tree of floating-point or complex arrays of any shapes and keep
+scalars in float32 or wider. A number that is not called static in its docstring may be
+traced. `learning_rate` may be a schedule of the update count, unless the method adapts
+the rate itself. Each optimiser is one function with its checks, `init` and `update`,
+even where that takes more than 60 lines, so that it can be read beside its official
+code.
+"""
 
 from lrjax.optim.base import scale_by_learning_rate
 from lrjax.optim.baselines import adamw, nadamw, sgd

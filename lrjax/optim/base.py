@@ -1,4 +1,4 @@
-"""What the optimisers share: scalars, reductions over trees, and learning rates."""
+"""Helpers of the optimisers: scalars, learning rates, arguments per leaf, tree sums."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from lrjax.optim.leaves import any_leaves, as_real, joint_type, like
 PyTree = Any
 Scalar = float | jax.Array
 ScalarOrSchedule = Scalar | Callable[[jax.Array], Any]
-# One value for each leaf of the parameters; `each_leaf` says in which forms.
+# A value per leaf of the parameters, in the forms that `each_leaf` takes.
 PerLeaf = PyTree | Callable[[PyTree], PyTree] | None
 
 
 def scalar_dtype(tree: PyTree) -> Any:
-    """Dtype for scalar state: float32, or float64 where the parameters have it.
+    """Dtype for scalar state: float32, or float64 if a parameter is float64.
 
-    A step size or a sum over millions of entries is not held in bfloat16, whatever
-    the dtype of the parameters.
+    Step sizes and sums over millions of entries need more than bfloat16, whatever the
+    dtype of the parameters.
     """
     return joint_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
 
 
 def scalars(dtype: Any, *values: Scalar) -> tuple[jax.Array, ...]:
-    """Hyperparameters, traced or not, as arrays of the dtype to compute in.
+    """Converts hyperparameters, traced or not, to arrays of the computation's dtype.
 
-    With arrays of an explicit dtype an update on bfloat16 parameters is computed in
-    float32 and rounded once, at its end.
+    With arrays of an explicit dtype, an update of bfloat16 parameters is computed in
+    float32 and rounded once, at the end.
     """
     return tuple(jnp.asarray(value, dtype) for value in values)
 
 
 def fresh(dtype: Any, value: Scalar) -> jax.Array:
-    """A hyperparameter as an array of its own, for state, which may be donated."""
+    """Copies a hyperparameter to a new array, for state, which may be donated."""
     return jnp.array(value, dtype, copy=True)
 
 
 def rate_at(learning_rate: ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:
-    """The learning rate for update number `count`, which starts from 0."""
+    """The learning rate of update number `count`, counted from 0."""
     value = learning_rate(count) if callable(learning_rate) else learning_rate
     return fresh(dtype, value)
 
@@ -64,12 +64,12 @@ def is_positive(value: Scalar) -> bool:
 
 
 def each_leaf(name: str, values: PerLeaf, params: PyTree) -> PyTree:
-    """The values that an argument gives to the leaves of the parameters.
+    """Expands an argument to one value per leaf of the parameters.
 
     Args:
-      name: the argument's, for the error.
-      values: a tree with the structure of `params`, or a prefix of it: a value then
-        stands for all leaves below; or a function from `params` to such a tree.
+      name: name of the argument, for the error.
+      values: a tree with the structure of `params`, or a prefix of it, whose values
+        apply to all leaves below; or a function from `params` to such a tree.
       params: the parameters, of any shapes.
 
     Returns:
@@ -78,16 +78,16 @@ def each_leaf(name: str, values: PerLeaf, params: PyTree) -> PyTree:
     Raises:
       ValueError: if the structures do not agree; one line.
     """
-    # A tree of a class of the user's, as a module's, may be callable as well.
+    # A tree of a user's class, such as a module, may be callable too.
     if callable(values) and jax.tree_util.all_leaves([values]):
         values = values(params)
     try:
         return jax.tree.broadcast(values, params)
     except ValueError:
-        found, needed = jax.tree.structure(values), jax.tree.structure(params)
+        given, needed = jax.tree.structure(values), jax.tree.structure(params)
         raise ValueError(
             f"{name} must have the structure of the parameters, or a prefix of it; it "
-            f"has {_short(found)}, they have {_short(needed)}"
+            f"has {_short(given)}, they have {_short(needed)}"
         ) from None
 
 
@@ -97,11 +97,11 @@ def _short(value: Any) -> str:
 
 
 def decayed(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
-    """Which leaves decay, as a tree of Python's booleans.
+    """Tree of Python booleans: which leaves have weight decay.
 
     Args:
-      weight_decay: the coefficient; where it is known to be zero, no leaf decays.
-      mask: booleans, as `each_leaf` takes them; None for all.
+      weight_decay: the coefficient; if it is known to be zero, no leaf has decay.
+      mask: booleans in the forms of `each_leaf`; None for all.
       params: the parameters.
 
     Raises:
@@ -132,9 +132,9 @@ def add_decay(
     dtype: Any,
     decays: bool = True,
 ) -> jax.Array:
-    """`grad + weight_decay * param`, not reading `param` without decay.
+    """Computes `grad + weight_decay * param`; does not read `param` without decay.
 
-    `decays` is the leaf's in the tree that `decayed` gives.
+    `decays` is the leaf's flag in the tree of `decayed`.
     """
     grad = grad.astype(dtype)
     if is_zero(weight_decay) or not decays:
@@ -143,16 +143,16 @@ def add_decay(
 
 
 def rate_factors(factors: PerLeaf, params: PyTree, dtype: Any) -> PyTree:
-    """What `times` multiplies the learning rate of each leaf by.
+    """Tree of factors of the leaves' learning rates, for `times`.
 
     Args:
-      factors: numbers, which may be traced, as `each_leaf` takes them; None for 1.
+      factors: numbers, which may be traced, in the forms of `each_leaf`; None for 1.
       params: the parameters.
-      dtype: of the factors.
+      dtype: dtype of the factors.
 
     Raises:
-      ValueError: if `factors` has another structure or holds what is no finite number
-        from 0; one line.
+      ValueError: if `factors` has another structure or holds anything but finite
+        numbers from 0; one line.
     """
     if factors is None:
         return jax.tree.map(lambda _: 1, params)
@@ -171,12 +171,12 @@ def rate_factors(factors: PerLeaf, params: PyTree, dtype: Any) -> PyTree:
 
 
 def times(factor: int | jax.Array, value: Any) -> Any:
-    """`factor * value`; no product where `rate_factors` was given no factors."""
+    """`factor * value`, or `value` if `rate_factors` was given no factors."""
     return value if isinstance(factor, int) else factor * value
 
 
 def require_params(params: PyTree | None) -> PyTree:
-    """Returns the parameters or says that they are missing."""
+    """Returns the parameters; raises ValueError if they are missing."""
     if params is None:
         raise ValueError(
             "This transformation needs the parameters: update(grads, state, params)."
@@ -185,7 +185,7 @@ def require_params(params: PyTree | None) -> PyTree:
 
 
 def require_number(learning_rate: Scalar) -> None:
-    """Says that a method sets the rate itself if it is given a schedule."""
+    """Raises ValueError for a schedule where a method changes the rate itself."""
     if callable(learning_rate):
         raise ValueError(
             "This transformation changes its rate by itself: learning_rate must be a "
@@ -194,14 +194,14 @@ def require_number(learning_rate: Scalar) -> None:
 
 
 def require_value(name: str, value: Any) -> Any:
-    """Returns an extra argument of `update` or says that it is missing."""
+    """Returns an extra argument of `update`; raises ValueError if it is missing."""
     if value is None:
         raise ValueError(f"This transformation needs `update(..., {name}={name})`.")
     return value
 
 
 def copy(tree: PyTree) -> PyTree:
-    """A tree with its own buffers, so that it can be donated beside its source."""
+    """Copies the arrays of a tree, so that both trees can be donated."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
@@ -211,15 +211,15 @@ def zeros_like(tree: PyTree) -> PyTree:
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
-    """`tree` with the dtypes of `like`."""
+    """Casts `tree` to the dtypes of `like`."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
 
 
 def map_leaves(fn: Callable[..., tuple], outputs: int, *trees: PyTree) -> tuple:
-    """`jax.tree.map` for a function with several outputs: one tree for each of them.
+    """Maps a function with several outputs over trees; returns a tree per output.
 
-    Everything that concerns a leaf is then written in one place, and the compiler sees
-    all its uses of an array together.
+    So all computations on a leaf are written in one place, and the compiler sees all
+    uses of an array together.
     """
     treedef = jax.tree.structure(trees[0])
     columns = [treedef.flatten_up_to(tree) for tree in trees]
@@ -230,17 +230,17 @@ def map_leaves(fn: Callable[..., tuple], outputs: int, *trees: PyTree) -> tuple:
 
 
 def total(tree: PyTree, dtype: Any) -> jax.Array:
-    """The sum of a tree of scalars."""
+    """Sums a tree of scalars."""
     return reduce(operator.add, jax.tree.leaves(tree), jnp.zeros((), dtype))
 
 
 def cast(leaf: Any, dtype: Any) -> Any:
-    """An array in `dtype`; a leaf's flag or number as it is."""
+    """Casts an array to `dtype`; returns a flag or Python number unchanged."""
     return leaf if isinstance(leaf, bool | int | float) else leaf.astype(dtype)
 
 
 def sum_leaves(fn: Callable[..., jax.Array], dtype: Any, *trees: PyTree) -> jax.Array:
-    """Sum of `fn(*leaves)` over all entries of all leaves, computed in `dtype`."""
+    """Sums `fn(*leaves)` over all entries of all leaves, computed in `dtype`."""
 
     def leaf_sum(*leaves):
         return jnp.sum(fn(*(cast(leaf, dtype) for leaf in leaves)))
@@ -260,15 +260,18 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
-    """`1 - decay ** count`: what `count` steps of an average from zero add up to."""
+    """`1 - decay ** count`: total weight in a moving average of `count` values."""
     return 1 - decay ** count.astype(decay.dtype)
 
 
 def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
-    """`fn(kept, param)` leaf by leaf, and `param` where a mask left nothing.
+    """Maps `fn(kept, param)` over leaves; returns `param` where `kept` is masked.
 
-    What is kept is as `as_real` has it, and so is what `fn` sees; the result is
-    like the parameters. Inside `optax.flatten` all leaves are kept as one.
+    Args:
+      fn: function of two real arrays, see `as_real`.
+      kept: real arrays of a state, with `optax.MaskedNode` at masked leaves; inside
+        `optax.flatten` one array for all leaves.
+      params: the parameters; the result has their shapes and dtypes.
     """
 
     def masked(node):
@@ -304,13 +307,27 @@ class LearningRateState(NamedTuple):
 def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule,
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by minus the learning rate and records the rate.
+    """Multiplies updates by minus the learning rate and records the rate.
 
     Args:
       learning_rate: a number, a traced number or a schedule of the update count.
 
     Returns:
-      The transformation; `effective_learning_rate` reads its state.
+      The transformation, for updates of any shapes; `effective_learning_rate` reads its
+      state.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.ones(2)
+      >>> transformation = optim.scale_by_learning_rate(0.1)
+      >>> state = transformation.init(params)
+      >>> updates, state = transformation.update(params, state)
+      >>> [round(float(u), 2) for u in updates]
+      [-0.1, -0.1]
+
+    References:
+      As ``optax.scale_by_learning_rate``, which does not record the rate.
     """
     bounds.check(bounds.FINITE, learning_rate=learning_rate)
 

@@ -1,6 +1,6 @@
-"""What a hyperparameter may be, checked where its value is known.
+"""Checks of hyperparameters' values, where they are known.
 
-JAX's arrays, traced or not, schedules, NumPy's arrays of several numbers and None pass.
+JAX arrays, traced or not, schedules, NumPy arrays of several numbers and None pass.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Bounds:
     """An interval of numbers.
 
     Attributes:
-      text: what a number must be, in words that follow "must be".
-      low, high: its ends.
-      above: whether numbers must be above `low`, not from it.
-      below: whether numbers must be below `high`, not up to it.
+      text: the allowed numbers in words, to follow "must be".
+      low, high: ends of the interval.
+      above: whether `low` itself is excluded.
+      below: whether `high` itself is excluded.
       whole: whether numbers must be whole.
     """
 
@@ -35,7 +35,7 @@ class Bounds:
     whole: bool = False
 
     def holds(self, number: float) -> bool:
-        """Whether `number`, as it is, is one of them."""
+        """Whether `number` is in the interval, before it is rounded."""
         return (
             (self.low < number if self.above else self.low <= number)
             and (number < self.high if self.below else number <= self.high)
@@ -62,10 +62,10 @@ _INTEGERS = 2**63
 
 
 def check(bounds: Bounds, **values: Any) -> None:
-    """Checks arguments, by name, as they will be used: rounded to JAX's float type.
+    """Checks arguments, by name, before and after rounding to JAX's float type.
 
-    A number that is not zero must not become zero by that: XLA takes numbers below the
-    smallest normal one for zero.
+    A number that is not zero must not become zero: XLA flushes numbers below the
+    smallest normal one to zero.
 
     Raises:
       ValueError: names the argument and what it must be; one line.
@@ -78,7 +78,7 @@ def check(bounds: Bounds, **values: Any) -> None:
             value = value.item()
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if isinstance(value, int) and abs(value) >= _INTEGERS:
-            number = False  # JAX takes no such integer, whatever the type asked for
+            number = False  # JAX accepts no such integer, whatever the dtype
         if not number or not bounds.holds(value):
             raise ValueError(f"{name} must be {bounds.text}, not {_shown(value)}")
         used = as_used(value)
@@ -95,10 +95,11 @@ def check(bounds: Bounds, **values: Any) -> None:
 
 
 def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:
-    """A whole number that a shape depends on.
+    """Returns a whole number that a shape depends on as an int, after checking it.
 
     Raises:
-      ValueError: if it is none, out of bounds, or not known while tracing; one line.
+      ValueError: if it is not a whole number, out of bounds, or not known while
+        tracing; one line.
     """
     if value is None or callable(value) or isinstance(value, Tracer):
         raise ValueError(f"{name} must be {bounds.text}, known while tracing")
@@ -110,8 +111,8 @@ def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:
 
 
 def as_used(value: float) -> float:
-    """A number in JAX's float type, float32 or float64, as XLA computes with it."""
-    # jnp.result_type says the same and takes 20 times as long.
+    """Rounds a number to JAX's float type, float32 or float64, as XLA does."""
+    # jnp.result_type gives the same and takes 20 times as long.
     dtype = jax.dtypes.canonicalize_dtype(float)
     with np.errstate(over="ignore", under="ignore"):
         used = float(dtype.type(value))

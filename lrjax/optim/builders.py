@@ -1,7 +1,7 @@
-"""Builders: from a horizon and hyperparameters to an optimiser.
+"""Builders: functions from a horizon and hyperparameters to an optimiser.
 
 A method of `lrjax.methods` trains with `build(horizon, **hparams)`. `horizon` is the
-number of updates that schedules are laid out for; it and every number may be traced.
+number of updates that schedules are laid out for. It and every number may be traced.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Optimiser: TypeAlias = Callable[..., Transformation]
 
 
 def scheduled(optimiser: Optimiser) -> Optimiser:
-    """Builder of an optimiser whose rate follows one of `schedules.SCHEDULES`.
+    """Makes a builder of an optimiser whose rate follows one of `schedules.SCHEDULES`.
 
     Returns:
       `build(horizon, learning_rate, schedule, warmup_fraction, **hparams)`. The warm-up
@@ -52,12 +52,12 @@ def scheduled(optimiser: Optimiser) -> Optimiser:
 
 
 def unscheduled(optimiser: Optimiser) -> Optimiser:
-    """Builder of an optimiser that sets its rate by itself, whatever the horizon."""
+    """Makes a builder of an optimiser without schedule; it ignores the horizon."""
     return lambda horizon, **hparams: optimiser(**hparams)
 
 
 def _averaged(optimiser: Optimiser) -> Optimiser:
-    """Polynomial averaging around an optimiser, with two more hyperparameters.
+    """Adds polynomial averaging to an optimiser, with two more hyperparameters.
 
     `averaging` says whether to average, which DoG's authors call crucial; `gamma` is
     the order of the polynomial.
@@ -88,7 +88,7 @@ def cawr(
     weight_decay: Any = 0.0,
     warmup_fraction: Any = 0.0,
 ) -> Transformation:
-    """Adam with cosine annealing and warm restarts, perhaps after a warm-up.
+    """Adam with cosine annealing and warm restarts, optionally after a warm-up.
 
     With `end_with_cycle` the first cycle is stretched so that a cycle ends where
     training does. With `idle_first_step` the first step changes nothing and update
@@ -107,6 +107,13 @@ def cawr(
 
 
 class _IdleState(NamedTuple):
+    """State of `_idle_first_step`.
+
+    Attributes:
+      started: whether the first step is over.
+      inner: state of the wrapped transformation.
+    """
+
     started: jax.Array
     inner: Any
 
@@ -155,9 +162,9 @@ def plateau_adamw(
     min_scale: Any = 0.0,
     observations: Any = 100,
 ) -> Transformation:
-    """AdamW whose rate falls when the training loss, averaged, has stopped to fall.
+    """AdamW whose rate is reduced when the averaged training loss stops falling.
 
-    The batches' losses are averaged to `observations` numbers over the horizon.
+    The batches' losses are averaged to `observations` values over the horizon.
     """
     return reduce_on_plateau(
         adamw(learning_rate, b1, b2, weight_decay=weight_decay),

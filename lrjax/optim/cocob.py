@@ -20,7 +20,7 @@ class CocobState(NamedTuple):
       scale: largest absolute gradient, from eps.
       gradient_sum: sum of negative gradients.
       absolute_sum: sum of absolute gradients.
-      reward: money won, never below 0.
+      reward: reward of the coin betting, never below 0.
     """
 
     count: jax.Array
@@ -33,6 +33,7 @@ class CocobState(NamedTuple):
     learning_rate = None  # there is no scalar step size
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def cocob(
     learning_rate: base.ScalarOrSchedule = 1.0,
@@ -63,12 +64,23 @@ def cocob(
       alpha: roughly the number of rounds of warm-up.
       eps: initial scale.
       weight_decay: coefficient w of weight decay, added to the gradient.
-      decay_after_rate: use :math:`c_t = \gamma_t g_t + w x_t` instead, as one copy of
-        this method that tracks its rate does. Static.
+      decay_after_rate: use :math:`c_t = \gamma_t g_t + w x_t` instead, as a published
+        variant does. Static.
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.cocob(alpha=1.0)
+      >>> state = transformation.init(params)
+      >>> updates, state = transformation.update(2 * params, state, params)
+      >>> [round(float(u), 3) for u in updates]
+      [-0.5, 0.5]
 
     References:
       Orabona and Tommasi, `Training Deep Networks without Learning Rates Through Coin
@@ -87,7 +99,7 @@ def cocob(
         return CocobState(
             count=jnp.zeros((), jnp.int32),
             start=base.copy(params),
-            # A scalar that is filled with an array can be this array.
+            # Copied: `full_like` of a scalar may return the given array itself.
             scale=base.copy(jax.tree.map(lambda p: jnp.full_like(p, eps), params)),
             gradient_sum=base.zeros_like(params),
             absolute_sum=base.zeros_like(params),
@@ -98,8 +110,8 @@ def cocob(
         del extra_args
         params = base.require_params(params)
         dtype = base.scalar_dtype(params)
-        # The count is never negative. That the compiler does not know it keeps it from
-        # dropping a rate of 1, without which XLA's CPU code is slower by a fifth.
+        # The count is never negative, but XLA does not know that, so it cannot drop a
+        # rate of 1. Without the multiplication its CPU code is a fifth slower.
         rate = base.rate_at(learning_rate, state.count, dtype)
         rate = jnp.where(state.count < 0, 0, rate)
         (warmup,) = base.scalars(dtype, alpha)
@@ -114,7 +126,7 @@ def cocob(
             absolute_sum = absolute_sum + size
             gradient_sum = gradient_sum - coin
             loss = coin * (param - start)
-            # max(reward - loss, 0), in a form that is computed once for both uses.
+            # max(reward - loss, 0), in a form that XLA computes once for both uses.
             reward = jnp.maximum(reward, loss) - loss
             bet = scale * jnp.maximum(absolute_sum + scale, warmup * scale)
             change = start - param + gradient_sum / bet * (scale + reward)

@@ -1,4 +1,4 @@
-"""A short decay to zero around any transformation, to judge it before its end."""
+"""A short decay to zero around any transformation, to judge a run before its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CooldownState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      inner: of the transformation inside.
+      inner: state of the wrapped transformation.
     """
 
     count: jax.Array
@@ -29,32 +29,46 @@ def cooldown(
     start: base.Scalar,
     steps: base.Scalar,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Scales updates by a factor that falls from 1 to 0 along a line.
+    r"""Scales updates by a factor that falls linearly from 1 to 0.
 
     Update t, counted from 0, is multiplied by
 
     .. math::
       \min\left(1, \max\left(0, \frac{start + steps - t}{steps}\right)\right)
 
-    Whatever the transformation inside does, its moves come to rest, as they would at
-    the end of a schedule. Both numbers may be traced: with an infinite `start` nothing
-    is changed, so that one compiled program serves a run and its cooldown. Weight
-    decay inside is scaled too. Not for transformations that are judged at an average
-    of their iterates, as schedule-free ones: the average does what a decay does, and
-    their state would no longer fit the parameters.
+    So the updates of any transformation come to rest, as at the end of a schedule. Both
+    numbers may be traced; an infinite `start` changes nothing, so that one compiled
+    program serves a run and its cooldown. Weight decay inside is scaled too. Not for
+    transformations that are evaluated at an average of their iterates, such as
+    schedule-free ones: the average already acts as a decay, and their state would no
+    longer fit the parameters.
 
     Args:
       inner: any transformation.
-      start: updates before the decay begins.
-      steps: updates that it lasts.
+      start: number of updates before the decay.
+      steps: number of updates of the decay.
 
     Returns:
-      The transformation.
+      The transformation, for parameters of any shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.ones(2)
+      >>> transformation = optim.cooldown(optim.sgd(1.0), start=1, steps=2)
+      >>> state = transformation.init(params)
+      >>> factors = []
+      >>> for _ in range(4):
+      ...     updates, state = transformation.update(params, state, params)
+      ...     factors.append(float(-updates[0]))
+      >>> factors
+      [1.0, 1.0, 0.5, 0.0]
 
     References:
       Haegele et al., `Scaling laws and compute-optimal training beyond fixed training
       durations <https://arxiv.org/abs/2405.18392>`_, 2024, on judging a run by a
-      short decay from a copy of its state.
+      short decay from a copy of its state. There is no official implementation as a
+      transformation.
     """
     bounds.check(bounds.NONNEGATIVE, steps=steps)
 

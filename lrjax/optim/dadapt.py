@@ -1,8 +1,8 @@
 """D-Adaptation: a step size from a lower bound on the distance to the solution.
 
-Where the learning rate is 0, or no gradient has been nonzero yet, the official Adam and
-SGD return without a trace. Here the coefficients of the averages become 1 and 0 then,
-which costs no pass over the state.
+If the learning rate is 0, or all gradients so far were 0, the official Adam and SGD
+change no state. Here the coefficients of the averages become 1 and 0 instead, which
+needs no further pass over the state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _check(
     d0: base.Scalar,
     growth_rate: base.Scalar = float("inf"),
 ) -> None:
-    """Checks what all variants have."""
+    """Checks the hyperparameters that all variants have."""
     bounds.check(
         bounds.NONNEGATIVE, learning_rate=learning_rate, weight_decay=weight_decay
     )
@@ -63,6 +63,7 @@ class DAdaptAdamState(NamedTuple):
     exp_avg_sq: Any
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def dadapt_adam(
     learning_rate: base.ScalarOrSchedule = 1.0,
@@ -103,16 +104,29 @@ def dadapt_adam(
         give a kind of learning rate warmup effect".
       decouple: decay as in AdamW instead of adding to the gradient. Static.
       use_bias_correction: whether to use Adam's bias correction. Static.
-      learning_rate_factors: what the step of each leaf is multiplied by, d staying one
-        for all, in the forms that `prodigy` takes. It is officially `layer_scale`: the
-        same as measuring the leaf's parameters in units of the factor, but for `eps`
-        and for decoupled decay, which goes without. A leaf whose factor is 0 moves by
-        decay alone and takes no part in d, as a parameter group with a learning rate
-        of 0.
+      learning_rate_factors: factors of the leaves' steps, with the same d for all, in
+        the forms that `prodigy` takes; the official `layer_scale`. Except for `eps` and
+        decoupled decay, to which it does not apply, a factor is equivalent to measuring
+        the leaf's parameters in units of it. A leaf with factor 0 moves by decay alone
+        and does not contribute to d, like a parameter group with a learning rate of 0.
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.dadapt_adam()
+      >>> state = transformation.init(params)
+      >>> for _ in range(50):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(state.d > 100 * 1e-6)
+      True
 
     References:
       Defazio and Mishchenko, `Learning-Rate-Free Learning by D-Adaptation
@@ -263,6 +277,7 @@ class DAdaptSgdState(NamedTuple):
     start: Any
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def dadapt_sgd(
     learning_rate: base.ScalarOrSchedule = 1.0,
@@ -284,7 +299,7 @@ def dadapt_sgd(
         \frac{2 r_{k+1}}{\|s_{k+1}\|}\right)\right) \\
       x_{k+1} &= \mu x_k + (1-\mu) (x_0 - s_{k+1})
 
-    The norm of the first gradient leaves out the weight decay, as officially.
+    As in the official code, the norm of the first gradient excludes the weight decay.
 
     Args:
       learning_rate: factor :math:`\gamma`, "leave set to 1 unless you encounter
@@ -294,15 +309,29 @@ def dadapt_sgd(
       d0: initial estimate of d; "rarely needs changing".
       growth_rate: bound :math:`\rho` on the growth of d in one step; "values like 1.02
         may help if training is unstable".
-      learning_rate_factors: what the learning rate of each leaf is multiplied by, d
-        staying one for all, in the forms that `prodigy` takes. A leaf whose factor is 0
-        stands still and takes no part in d, as a parameter group with a learning rate
-        of 0; other factors than 0 and 1 are refused by the official implementation.
+      learning_rate_factors: factors of the leaves' learning rates, with the same d for
+        all, in the forms that `prodigy` takes. A leaf with factor 0 does not move and
+        does not contribute to d, like a parameter group with a learning rate of 0; the
+        official implementation refuses factors other than 0 and 1.
       weight_decay_mask: the leaves that decay, as in `adamw`. The official
         implementation takes the first parameter group's decay for all groups.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.dadapt_sgd(momentum=0.9)
+      >>> state = transformation.init(params)
+      >>> for _ in range(50):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(state.d > 100 * 1e-6)
+      True
 
     References:
       Defazio and Mishchenko, `Learning-Rate-Free Learning by D-Adaptation
@@ -412,6 +441,7 @@ class DAdaptAdagradState(NamedTuple):
     start: Any
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def dadapt_adagrad(
     learning_rate: base.ScalarOrSchedule = 1.0,
@@ -447,14 +477,28 @@ def dadapt_adagrad(
       weight_decay: coefficient of weight decay, added to the gradient.
       d0: initial estimate of d; "rarely needs changing".
       growth_rate: bound :math:`\rho` on the growth of d in one step.
-      learning_rate_factors: what the learning rate of each leaf is multiplied by, d
-        staying one for all, in the forms that `prodigy` takes. A leaf whose factor is 0
-        stands still and takes no part in d. The official implementation takes the
-        first parameter group's learning rate for all groups.
+      learning_rate_factors: factors of the leaves' learning rates, with the same d for
+        all, in the forms that `prodigy` takes. A leaf with factor 0 does not move and
+        does not contribute to d. The official implementation takes the first parameter
+        group's learning rate for all groups.
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.dadapt_adagrad()
+      >>> state = transformation.init(params)
+      >>> for _ in range(50):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(state.d > 100 * 1e-6)
+      True
 
     References:
       Defazio and Mishchenko, `Learning-Rate-Free Learning by D-Adaptation
@@ -518,7 +562,7 @@ def dadapt_adagrad(
         gradients, square, norm = passes.sums(
             products, 3, dtype, updates, params, s, square_sum, decays, factors
         )
-        # With a factor from after the sums the weights are computed again, not kept.
+        # With a factor from after the sums XLA recomputes the weights, not stores them.
         (one,) = passes.after(norm, jnp.ones((), dtype))
 
         def step(param, s, square_sum, start):
@@ -562,6 +606,7 @@ class DAdaptLionState(NamedTuple):
     exp_avg: Any
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def dadapt_lion(
     learning_rate: base.ScalarOrSchedule = 1.0,
@@ -593,14 +638,28 @@ def dadapt_lion(
       b2: decay of the momentum.
       weight_decay: coefficient w of decoupled weight decay.
       d0: initial estimate of d; "rarely needs changing".
-      learning_rate_factors: what the learning rate of each leaf is multiplied by, d
-        staying one for all, in the forms that `prodigy` takes. Decay goes without. A
-        leaf whose factor is 0 moves by decay alone and takes no part in d. The official
-        implementation has the largest learning rate of all parameter groups in each.
+      learning_rate_factors: factors of the leaves' learning rates, with the same d for
+        all, in the forms that `prodigy` takes. They do not apply to decay. A leaf with
+        factor 0 moves by decay alone and does not contribute to d. The official
+        implementation uses the largest learning rate of all parameter groups in each.
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.dadapt_lion()
+      >>> state = transformation.init(params)
+      >>> for _ in range(50):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(state.d > 100 * 1e-6)
+      True
 
     References:
       Defazio and Mishchenko, `Learning-Rate-Free Learning by D-Adaptation
@@ -638,10 +697,10 @@ def dadapt_lion(
         done = [jnp.zeros((), dtype)]
 
         def leaf(grad, param, s, m, decays, factor):
-            # One leaf after the other, so that the signs of one are kept at a time.
+            # One leaf after the other, so that the signs of only one are stored.
             (mix,) = passes.after(done[-1], beta1)
             mixed = mix * m + (1 - mix) * grad
-            # A difference, unlike `jnp.sign`, is computed once for all its uses.
+            # XLA computes this difference once for all its uses, unlike `jnp.sign`.
             u = (mixed > 0).astype(dtype) - (mixed < 0).astype(dtype)
             product = base.times(factor, jnp.sum(u * s.astype(dtype)))
             keep_s, keep_m = passes.after(product, root2, beta2)

@@ -32,7 +32,7 @@ class DogState(NamedTuple):
 
 
 def _stack(fn, dtype, *trees) -> jax.Array:
-    """Sums of `fn(*leaves)`, computed in `dtype`: a vector, one entry per tensor."""
+    """Sums `fn(*leaves)` per tensor, computed in `dtype`: a vector [tensors]."""
 
     def leaf_sum(*leaves):
         return jnp.sum(fn(*(base.cast(leaf, dtype) for leaf in leaves)))
@@ -41,6 +41,7 @@ def _stack(fn, dtype, *trees) -> jax.Array:
     return jnp.stack([jnp.zeros((), dtype), *jax.tree.leaves(sums)])[1:]
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 def _distance_over_gradients(
     learning_rate: base.ScalarOrSchedule,
     reps_rel: base.Scalar,
@@ -50,7 +51,7 @@ def _distance_over_gradients(
     weight_decay_mask: base.PerLeaf,
     layerwise: bool,
 ) -> optax.GradientTransformationExtraArgs:
-    """DoG with one step size per tensor, or one for all of them."""
+    """DoG with a step size per tensor if `layerwise`, else one for all tensors."""
     bounds.check(
         bounds.NONNEGATIVE,
         learning_rate=learning_rate,
@@ -150,7 +151,22 @@ def dog(
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.polynomial_averaging(optim.dog())
+      >>> state = transformation.init(params)
+      >>> for _ in range(100):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> averaged = optim.eval_params(state, params)
+      >>> bool(jnp.abs(averaged).max() < 0.5)
+      True
 
     References:
       Ivgi, Hinder and Carmon, `DoG is SGD's Best Friend: A Parameter-Free Dynamic Step
@@ -193,7 +209,18 @@ def ldog(
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = {"large": 10 * jnp.ones(2), "small": jnp.ones(2)}
+      >>> transformation = optim.ldog(reps_rel=1e-4)
+      >>> state = transformation.init(params)
+      >>> updates, state = transformation.update(params, state, params)
+      >>> [f"{distance:.1e}" for distance in state.distance]
+      ['1.5e-03', '2.4e-04']
 
     References:
       Ivgi, Hinder and Carmon, `DoG is SGD's Best Friend: A Parameter-Free Dynamic Step
@@ -250,7 +277,18 @@ def dowg(
         published comparison works so, with eps 1e-8. Static.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.dowg()
+      >>> state = transformation.init(params)
+      >>> updates, state = transformation.update(2 * params, state, params)
+      >>> f"{optim.effective_learning_rate(state):.1e}"
+      '2.2e-03'
 
     References:
       Khaled, Mishchenko and Jin, `DoWG Unleashed: An Efficient Universal Parameter-Free
@@ -335,7 +373,18 @@ def cdowg(
       eps: term in the denominator.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.cdowg()
+      >>> state = transformation.init(params)
+      >>> updates, state = transformation.update(2 * params, state, params)
+      >>> [round(float(u), 3) for u in updates]
+      [-0.01, 0.01]
 
     References:
       Khaled, Mishchenko and Jin, `DoWG Unleashed: An Efficient Universal Parameter-Free
@@ -396,7 +445,7 @@ class AveragingState(NamedTuple):
     inner: Any
 
     def eval_params(self, params: base.PyTree) -> base.PyTree:
-        """The average, where it is kept."""
+        """The average; `params` where a mask left no average."""
         return base.where_kept(lambda average, _: average, self.average, params)
 
 
@@ -409,8 +458,8 @@ def polynomial_averaging(
       \bar x_t = \left(1 - \frac{1+\gamma}{t+\gamma}\right) \bar x_{t-1}
         + \frac{1+\gamma}{t+\gamma} x_t, \quad t = 1, 2, \dots
 
-    Training goes on unchanged; `eval_params` gives the average. It must be outside of
-    everything that changes the updates.
+    Training is not changed; `eval_params` returns the average. It must be the outermost
+    transformation, outside of everything that changes the updates.
 
     Args:
       inner: the transformation that trains, such as `dog()`.
@@ -418,7 +467,21 @@ def polynomial_averaging(
         tuning".
 
     Returns:
-      The transformation.
+      The transformation, for parameters of any shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.polynomial_averaging(optim.sgd(0.1), gamma=0.0)
+      >>> state = transformation.init(params)
+      >>> for _ in range(2):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> averaged = optim.eval_params(state, params)
+      >>> [round(float(x), 2) for x in averaged]
+      [0.72, -1.44]
 
     References:
       Shamir and Zhang, `Stochastic Gradient Descent for Non-smooth Optimization

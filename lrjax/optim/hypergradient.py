@@ -18,7 +18,7 @@ class HypergradientSgdState(NamedTuple):
     Attributes:
       learning_rate: the rate of the last update; before it, the initial rate.
       direction: the direction of the last update.
-      velocity: gradients summed up with momentum; None where it is `direction`.
+      velocity: sum of gradients, decayed by the momentum; None if it is `direction`.
     """
 
     learning_rate: jax.Array
@@ -55,7 +55,21 @@ def hypergradient_sgd(
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.hypergradient_sgd(0.1, hypergrad_lr=1e-3)
+      >>> state = transformation.init(params)
+      >>> for _ in range(2):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> round(float(optim.effective_learning_rate(state)), 3)
+      0.116
 
     References:
       Baydin et al., `Online Learning Rate Adaptation with Hypergradient Descent
@@ -117,8 +131,8 @@ class HypergradientAdamState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: the rate after the last update, that of the last leaf; before it,
-        the initial rate.
+      learning_rate: the rate of the last leaf in the last update; before it, the
+        initial rate.
       exp_avg: average of gradients.
       exp_avg_sq: average of squared gradients.
     """
@@ -129,6 +143,7 @@ class HypergradientAdamState(NamedTuple):
     exp_avg_sq: Any
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def hypergradient_adam(
     learning_rate: base.Scalar = 1e-3,
@@ -149,8 +164,8 @@ def hypergradient_adam(
       \gamma \leftarrow \gamma + \kappa \langle h_t, u_{t-1} \rangle, \quad
       x_{t+1} = x_t - \gamma u_t
 
-    leaf by leaf: as in the official implementation, a leaf is moved with the rate that
-    it and the leaves before it, in the order of `jax.tree.leaves`, have changed.
+    leaf by leaf: as in the official implementation, the rate of a leaf includes the
+    changes of its own and of all leaves before it, in the order of `jax.tree.leaves`.
 
     Args:
       learning_rate: the initial rate, a number or a traced number.
@@ -162,7 +177,21 @@ def hypergradient_adam(
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.hypergradient_adam(0.1, hypergrad_lr=1e-3)
+      >>> state = transformation.init(params)
+      >>> for _ in range(2):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> round(float(optim.effective_learning_rate(state)), 3)
+      0.106
 
     References:
       Baydin et al., `Online Learning Rate Adaptation with Hypergradient Descent

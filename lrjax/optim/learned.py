@@ -1,4 +1,4 @@
-"""AdamW whose learning rate is set by a small network that was trained for it."""
+"""AdamW whose learning rate is set by a small network, trained for this."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from lrjax.optim.observation import (
 
 Weights = Mapping[str, Any]
 SHIPPED = pathlib.Path(__file__).with_suffix(".npz")
-_REACH = 3.0  # powers of ten that the network can take the rate up or down
-_LARGEST = 10**6  # bytes of a file of weights
+_REACH = 3.0  # powers of ten by which the network can raise or lower the rate
+_LARGEST = 10**6  # bytes in a file of weights
 _PINNED = re.compile(r"(.+)@([0-9a-f]{16})", re.DOTALL)
 
 
 def network(weights: Weights, observation: jax.Array) -> jax.Array:
-    """What the rate is multiplied by: 10^(3 tanh(a layer of tanh units)).
+    """The network: returns the factor of the rate, 10^(3 tanh(a layer of tanh units)).
 
     Args:
       weights: 'hidden' [7, units], 'hidden_bias' [units], 'out' [units], 'out_bias' [].
-      observation: [7] or longer; what follows `OBSERVED` is not looked at.
+      observation: [7] or longer; only the entries of `OBSERVED` are used.
     """
     dtype = observation.dtype
     hidden, hidden_bias, out, out_bias = (
@@ -51,17 +51,17 @@ def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
     """Reads weights of `network` from an npz file; nothing is unpickled.
 
     Args:
-      policy: its path, 'shipped', or either as `pinned` gives it.
+      policy: path of the file or 'shipped', optionally with a digest from `pinned`.
 
     Raises:
-      ValueError: if it cannot be read, holds anything else, or other numbers than when
-        it was pinned; one line.
+      ValueError: if the file cannot be read, is not a file of weights, or its numbers
+        do not match the digest; one line.
     """
     name, digest = _parts(str(policy))
     path = SHIPPED if name == "shipped" else pathlib.Path(name)
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST:
-            raise ValueError("no file of at most 1 MB")
+            raise ValueError("not a file of at most 1 MB")
         with zipfile.ZipFile(path) as members:
             if sum(member.file_size for member in members.infolist()) > _LARGEST:
                 raise ValueError("more than 1 MB when decompressed")
@@ -69,7 +69,7 @@ def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
             weights = {name: archive[name] for name in archive.files}
         if not all(isinstance(value, np.ndarray) for value in weights.values()):
             raise ValueError("not all of it is arrays")
-    except Exception as error:  # whatever zipfile, zlib and NumPy make of any bytes
+    except Exception as error:  # zipfile, zlib and NumPy raise various types
         reason = " ".join(str(error).split())[:80] or type(error).__name__
         shown = " ".join(str(path).split())[-80:]
         raise ValueError(f"{shown}: not weights of a policy ({reason})") from None
@@ -86,16 +86,16 @@ def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
         )
     for name, value in weights.items():
         if value.dtype.kind != "f" or not np.isfinite(value).all():
-            raise ValueError(f"{path}: '{name}' holds what is no finite number")
+            raise ValueError(f"{path}: '{name}' has numbers that are not finite floats")
     if digest and digest != _digest(weights):
         raise ValueError(f"{path}: holds other weights than those asked for, {digest}")
     return weights
 
 
 def pinned(policy: str) -> str:
-    """A policy's name with a digest of its numbers: 'mine.npz@0123456789abcdef'.
+    """Adds a digest of its numbers to a policy's name: 'mine.npz@0123456789abcdef'.
 
-    What is known by this name has these numbers, whatever is in the file later.
+    `load` refuses this name if the numbers in the file have changed.
 
     Raises:
       ValueError: as `load`.
@@ -104,12 +104,13 @@ def pinned(policy: str) -> str:
 
 
 def _parts(policy: str) -> tuple[str, str]:
-    """Name and digest; the latter is empty where there is none."""
-    found = _PINNED.fullmatch(policy)
-    return (found[1], found[2]) if found else (policy, "")
+    """Splits a policy into name and digest; '' if there is no digest."""
+    match = _PINNED.fullmatch(policy)
+    return (match[1], match[2]) if match else (policy, "")
 
 
 def _digest(weights: Weights) -> str:
+    """Hash of the weights, 16 hexadecimal digits."""
     sha256 = hashlib.sha256()
     for name, value in sorted(weights.items()):
         sha256.update(f"{name} {np.shape(value)} ".encode())
@@ -124,9 +125,9 @@ class LearnedState(NamedTuple):
       count: number of updates made.
       learning_rate: the rate of the last update; 0 before it.
       last_loss: mean loss of the window before this one.
-      window: since the last action.
+      window: sums since the last action.
       average_square: average of the gradients' squared norms.
-      inner: Adam's state.
+      inner: state of Adam.
     """
 
     count: jax.Array
@@ -137,6 +138,7 @@ class LearnedState(NamedTuple):
     inner: Any
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def learned(
     horizon: base.Scalar,
@@ -149,22 +151,39 @@ def learned(
     policy: str | Weights = "shipped",
     weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW whose rate a small network sets, trained on other tasks.
+    """AdamW whose learning rate is set by a small network, trained on other tasks.
 
-    The network acts on an update in `horizon / actions`, seeing what `observe` gives.
+    The network sets the rate once in `horizon / actions` updates, from what `observe`
+    returns.
 
     Args:
-      horizon: updates in all.
-      learning_rate: what the network's output is multiplied by.
+      horizon: total number of updates.
+      learning_rate: factor of the network's output.
       b1, b2, eps, weight_decay, weight_decay_mask: as in `adamw`.
-      actions: how often the rate is set; at most once an update.
-      policy: weights of `network`, or what `load` reads them from.
+      actions: how many times the rate is set; at most once per update.
+      policy: weights of `network`, or the argument of `load`.
 
     Returns:
-      The transformation; `update` takes `value`, the loss.
+      The transformation, for parameters of any shapes; `update` needs `value`, the
+      loss.
 
     Raises:
-      ValueError: for a file of other contents.
+      ValueError: if `policy` is not a file of weights.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.ones(2)
+      >>> transformation = optim.learned(horizon=1000)
+      >>> state = transformation.init(params)
+      >>> _, state = transformation.update(params, state, params, value=1.0)
+      >>> bool(0 < optim.effective_learning_rate(state) < 10)
+      True
+
+    References:
+      A method of lrjax (docs/methods.md). The network was trained by the evolution
+      strategies of Salimans et al., `Evolution Strategies as a Scalable Alternative to
+      Reinforcement Learning <https://arxiv.org/abs/1703.03864>`_, 2017.
     """
     base.require_number(learning_rate)
     bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)

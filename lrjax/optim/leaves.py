@@ -1,11 +1,11 @@
-"""Parameters of any kind, as Optax takes them, made arrays that one can compute with.
+"""Converts parameters of any kind that Optax takes to real arrays, and back.
 
-Optimisers here compute with real arrays of float32 or float64. What comes in is made
-such, what goes out is made like the parameters again: numbers of fewer bits are widened
-and an update is rounded once, at its end; a complex array is the array of its real and
-imaginary parts, one beside the other, so that norms are norms and a problem takes the
-same steps in its complex and in its real form; Python's and NumPy's numbers are arrays.
-Nothing is done to arrays that are float32 or float64 already.
+Optimisers here compute with real arrays of float32 or float64. Inputs are converted and
+updates are converted back to the parameters' dtypes and shapes. Narrower floats are
+widened, so that an update is rounded once, at the end. A complex array becomes the
+concatenation of its real and imaginary parts, so that norms are right and a problem
+takes the same steps in its complex and in its real form. Python and NumPy numbers
+become arrays. Arrays of float32 or float64 are left alone.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ P = ParamSpec("P")
 
 
 def joint_type(*dtypes: Any) -> Any:
-    """The type that holds numbers of all these, also where JAX is set to be strict."""
+    """The promoted dtype, also under JAX's strict dtype promotion."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*dtypes)
 
 
 def as_real(params: PyTree, name: str = "", what: str = "params") -> PyTree:
-    """Parameters as real arrays of float32 or wider.
+    """Converts parameters to real arrays of float32 or wider.
 
     Args:
       params: a tree of floating-point or complex arrays or numbers.
-      name: of the optimiser, for messages.
-      what: the tree is called there.
+      name: name of the optimiser, for messages.
+      what: name of the tree, for messages.
 
     Returns:
-      The tree; a complex leaf [..., n] has become a real one [..., 2 n], a complex
-      number one of two entries.
+      The tree of real arrays; a complex leaf [..., n] becomes [..., 2 n], a complex
+      scalar [2].
 
     Raises:
-      ValueError: for a leaf of another kind; names it.
+      ValueError: for a leaf of another kind; names the leaf.
     """
 
     def real(path, leaf):
@@ -63,7 +63,7 @@ def as_real(params: PyTree, name: str = "", what: str = "params") -> PyTree:
 
 
 def like(tree: PyTree, params: PyTree) -> PyTree:
-    """What is like `as_real(params)` made like `params`: their types and shapes."""
+    """Inverse of `as_real`: converts a tree to the dtypes and shapes of `params`."""
 
     def restore(array, leaf):
         if jnp.iscomplexobj(leaf):
@@ -77,14 +77,15 @@ def like(tree: PyTree, params: PyTree) -> PyTree:
 def any_leaves(
     build: Callable[P, optax.GradientTransformationExtraArgs],
 ) -> Callable[P, optax.GradientTransformationExtraArgs]:
-    """Lets an optimiser take parameters of any kind; its state is `as_real`.
+    """Decorator: lets an optimiser for real arrays take parameters of any kind.
 
-    Inside, parameters and gradients are `as_real`, also those that `value_fn` and
-    `grad_fn` take and give; outside, they are as the caller has them. As everywhere in
-    Optax the gradient of a complex parameter is the conjugate of what `jax.grad` gives.
+    The optimiser sees parameters and gradients converted by `as_real`, also in the
+    arguments and results of `value_fn` and `grad_fn`; its state has this form too. As
+    everywhere in Optax the gradient of a complex parameter is the conjugate of the
+    result of `jax.grad`.
 
     Args:
-      build: from hyperparameters to the transformation.
+      build: function from hyperparameters to the transformation.
     """
     name = getattr(build, "__name__", "")
 
@@ -103,7 +104,7 @@ def any_leaves(
             def gradients(tree):
                 return _gradients(tree, outside, name)
 
-            # What Optax calls so, and the gradient at other points.
+            # Optax's extra arguments, and the gradient at other points.
             given = {k: v for k, v in extra_args.items() if v is not None}
             if "value_fn" in given:
                 value_fn = given["value_fn"]
@@ -127,7 +128,7 @@ def any_leaves(
 
 
 def _gradients(grads: PyTree, params: PyTree, name: str) -> PyTree:
-    """Gradients as real arrays, complex ones as the parameters are."""
+    """Converts gradients to real arrays, complex where the parameters are."""
 
     def real(path, grad, param):
         grad = jnp.asarray(grad)
@@ -144,9 +145,9 @@ def _gradients(grads: PyTree, params: PyTree, name: str) -> PyTree:
 
 
 def _masked_as(params: PyTree, grads: PyTree) -> PyTree:
-    """Gradients without what `optax.masked` and `partition` hide of the parameters.
+    """Masks gradients where `optax.masked` or `partition` masks the parameters.
 
-    They hide it in what `update` is given to change, not in its extra arguments.
+    Optax masks the updates and parameters, but not the extra arguments of `update`.
     """
     leaves = jax.tree.leaves(params, is_leaf=_is_hidden)
     if not any(map(_is_hidden, leaves)):
@@ -160,9 +161,10 @@ def _masked_as(params: PyTree, grads: PyTree) -> PyTree:
 
 
 def _alike(grads: PyTree, params: PyTree) -> bool:
-    """Whether gradients are of these parameters, which a wrapper may have reshaped.
+    """Whether gradients have the structure of these parameters.
 
-    Most optimisers do not look at this argument: it is for others beside them.
+    A wrapper may have reshaped the parameters; most optimisers ignore this argument,
+    which then is for others in the same chain.
     """
     try:
         grads = _masked_as(params, grads)
@@ -176,14 +178,16 @@ def _is_hidden(node: Any) -> bool:
 
 
 def _real(array: jax.Array) -> jax.Array:
+    """Converts an array to a real one of float32 or wider."""
     if jnp.iscomplexobj(array):
         array = jnp.atleast_1d(array)
-        # Along an axis that is there: masks that look at the rank stay as they are.
+        # Along an existing axis, so that masks that look at the rank still work.
         array = jnp.concatenate([array.real, array.imag], axis=-1)
     return _wide(array)
 
 
 def _wide(value: Any) -> jax.Array:
+    """Converts a value to an array of float32 or wider."""
     array = jnp.asarray(value)
     if array.dtype.itemsize < jnp.dtype(jnp.float32).itemsize:
         return array.astype(jnp.float32)
@@ -191,6 +195,6 @@ def _wide(value: Any) -> jax.Array:
 
 
 def _where(name: str, tree: str, path: Any) -> str:
-    """A leaf in words, as in "optim.adamw: params['w']"."""
+    """Names a leaf for messages: "optim.adamw: params['w']"."""
     place = f"{tree}{jax.tree_util.keystr(path)}"
     return f"optim.{name}: {place}" if name else place

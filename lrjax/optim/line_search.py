@@ -37,8 +37,8 @@ def polyak_sgd(
       x_{t+1} = x_t - \min\left(\gamma_t,
         \frac{(f_t(x_t) - f_*)_+}{c \|g_t\|^2 + \epsilon}\right) g_t
 
-    `update` needs the loss of the batch as the extra argument `value`. No step is made
-    along a gradient of zero.
+    `update` needs the loss of the batch as the extra argument `value`. If the gradient
+    is zero, the step size is 0.
 
     Args:
       learning_rate: the largest step size :math:`\gamma`.
@@ -48,12 +48,25 @@ def polyak_sgd(
       eps: term in the denominator.
 
     Returns:
-      The transformation. With c = 1 it equals ``optax.polyak_sgd``.
+      The transformation, for parameters of any shapes. With c = 1 it equals
+      ``optax.polyak_sgd``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.polyak_sgd(c=0.5)
+      >>> state = transformation.init(params)
+      >>> loss = jnp.sum(params**2)
+      >>> updates, state = transformation.update(2 * params, state, params, value=loss)
+      >>> round(float(optim.effective_learning_rate(state)), 3)
+      0.5
 
     References:
       Loizou, Vaswani, Laradji and Lacoste-Julien, `Stochastic Polyak Step-size for SGD:
       An Adaptive Learning Rate for Fast Convergence
-      <https://arxiv.org/abs/2002.10542>`_, 2021.
+      <https://arxiv.org/abs/2002.10542>`_, 2021. Official implementation: ``Sps`` of
+      IssamLaradji/sps, which has other defaults.
     """
     bounds.check(bounds.CAP, learning_rate=learning_rate)
     bounds.check(bounds.POSITIVE, c=c)
@@ -94,6 +107,7 @@ class ArmijoState(NamedTuple):
     learning_rate: jax.Array
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def armijo_sgd(
     learning_rate: base.ScalarOrSchedule = 10.0,
@@ -117,16 +131,33 @@ def armijo_sgd(
 
     Args:
       learning_rate: the largest step size.
-      c: how much of the slope the loss must fall by.
-      initial_step: where the first search starts.
+      c: required decrease of the loss, relative to the slope.
+      initial_step: step size that the first search starts from.
       decrease_factor: factor of the step size in a search.
-      increase_factor: factor of the step size between searches; the authors double it
-        in an epoch, here of 500 steps as in their default.
-      max_backtracks: how often a search decreases the step size.
+      increase_factor: factor of the step size between searches; the default doubles it
+        in 500 steps, which is an epoch in the authors' default.
+      max_backtracks: largest number of decreases in a search.
 
     Returns:
-      The transformation, built on ``optax.scale_by_backtracking_linesearch``. Defaults
-      are those of the official implementation.
+      The transformation, for parameters of any shapes, built on
+      ``optax.scale_by_backtracking_linesearch``. Defaults are those of the official
+      implementation.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> def loss(params):
+      ...     return jnp.sum(params**2)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.armijo_sgd(decrease_factor=0.5)
+      >>> state = transformation.init(params)
+      >>> value, grads = jax.value_and_grad(loss)(params)
+      >>> updates, state = transformation.update(
+      ...     grads, state, params, value=value, value_fn=loss
+      ... )
+      >>> round(float(optim.effective_learning_rate(state)), 3)
+      0.501
 
     References:
       Vaswani et al., `Painless Stochastic Gradient: Interpolation, Line-Search, and
@@ -166,17 +197,16 @@ def armijo_sgd(
         dtype = state.learning_rate.dtype
         (value,) = base.scalars(dtype, base.require_value("value", value))
         value_fn = base.require_value("value_fn", value_fn)
-        if not jax.tree.leaves(params):  # no search, which starts from the first leaf
+        if not jax.tree.leaves(params):  # Optax's search needs a leaf
             return updates, state._replace(count=state.count + 1)
         highest = base.rate_at(learning_rate, state.count, dtype)
         transformation = search(highest)
-        # After a search that found nothing the step size is 0, from where no factor
-        # leads away.
+        # After a failed search the step size is 0, which no factor can increase.
         (start,) = base.scalars(dtype, initial_step)
         start = jnp.where(state.learning_rate > 0, state.learning_rate, start)
-        # Optax mixes the types of hyperparameters, losses and parameters.
+        # Optax mixes the dtypes of hyperparameters, losses and parameters.
         with jax.numpy_dtype_promotion("standard"):
-            found, result = transformation.update(
+            changes, result = transformation.update(
                 jax.tree.map(jnp.negative, updates),
                 transformation.init(params)._replace(learning_rate=start),
                 params,
@@ -184,7 +214,7 @@ def armijo_sgd(
                 grad=updates,
                 value_fn=value_fn,
             )
-        return base.cast_like(found, params), ArmijoState(
+        return base.cast_like(changes, params), ArmijoState(
             state.count + 1, result.learning_rate
         )
 

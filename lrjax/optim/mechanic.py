@@ -18,12 +18,12 @@ class MechanicState(NamedTuple):
     """State of `mechanic`.
 
     Attributes:
-      scales: scale of each of the tuners; their sum is the scale of the displacement.
-      max_product: decaying maximum of |h|, for each tuner.
-      square_sum: decaying sum of h squared, for each tuner.
-      reward: decaying money won, for each tuner.
+      scales: [tuners], scales whose sum is the scale of the displacement.
+      max_product: [tuners], decaying maximum of |h|.
+      square_sum: [tuners], decaying sum of h squared.
+      reward: [tuners], decaying reward of the coin betting.
       learning_rate: the sum of the scales after the last update, times the rate of the
-        base optimiser where that is known; 0 before it. A tree where there are several.
+        base optimiser if that is known; 0 before it. A tree if there are several rates.
       start: the initial parameters.
       inner: state of the base optimiser.
     """
@@ -37,6 +37,7 @@ class MechanicState(NamedTuple):
     inner: Any
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def mechanic(
     base_optimizer: optax.GradientTransformation,
@@ -72,12 +73,25 @@ def mechanic(
       betas: decays of the tuners. Their number is static.
       s_init: initial scale; the authors report no need to tune it.
       eps: term in the denominators.
-      weight_decay_mask: the leaves that `s_decay` is for, as in `adamw`: both norms and
-        the product with it leave out the others. The base optimiser has a mask of its
-        own.
+      weight_decay_mask: the leaves that `s_decay` applies to, as in `adamw`; both norms
+        and the product with it exclude the others. The base optimiser has its own mask.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.mechanic(optim.adamw(1.0), s_init=1e-4)
+      >>> state = transformation.init(params)
+      >>> for _ in range(3):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(optim.effective_learning_rate(state) > 1e-4)
+      True
 
     References:
       Cutkosky, Defazio and Mehta, `Mechanic: A Learning Rate Tuner
@@ -120,14 +134,15 @@ def mechanic(
         def products(grad, param, start, step, pulled):
             moved, target = param - start, param + step
             if not pulled:
-                return moved * grad, *(jnp.zeros_like(grad),) * 3
+                zero = jnp.zeros_like(grad)
+                return moved * grad, zero, zero, zero
             return moved * grad, moved * target, target * target, grad * grad
 
         by_grad, by_target, target_norm, grad_norm = passes.sums(
             products, 4, dtype, updates, params, state.start, steps, pulled
         )
         scale = jnp.sum(state.scales)
-        # Without a scale there is no decay, however large the gradient.
+        # With scale 0 there is no decay, even if the ratio overflows.
         ratio = jnp.sqrt(grad_norm) / (jnp.sqrt(target_norm) + epsilon)
         pull = decay * scale * jnp.where(scale > 0, ratio, 0)
         product = (by_grad + pull * by_target) / (scale + epsilon)
@@ -140,7 +155,7 @@ def mechanic(
         old_factor = new_scale / (scale + epsilon) - 1
 
         def leaf(param, start, step):
-            # Not the difference in the sums, which would be stored for both uses.
+            # Not `moved` of the sums: XLA would store it for both uses.
             change = new_scale * step - old_factor * (start - param)
             return change.astype(param.dtype)
 

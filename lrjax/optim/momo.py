@@ -1,4 +1,4 @@
-"""MoMo: momentum with a model of the loss that gives the step size."""
+"""MoMo: momentum with step sizes from a model of the loss."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class MomoState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: the step size tau of the last update, of the leaves that decay
-        where a mask parts them; NaN before it.
+      learning_rate: the step size tau of the last update; with a mask that of the
+        leaves with weight decay; NaN before the first update.
       lower_bound: lower bound, or its estimate, of the loss.
       loss_avg: average of losses.
       product_avg: average of <gradient, x>.
@@ -37,6 +37,7 @@ class MomoState(NamedTuple):
 
 
 def _init(params: base.PyTree, lower_bound: base.Scalar, exp_avg_sq: Any) -> MomoState:
+    """The initial state."""
     dtype = base.scalar_dtype(params)
     return MomoState(
         count=jnp.zeros((), jnp.int32),
@@ -55,19 +56,20 @@ def _step_sizes(
     bound: jax.Array,
     step_size: Callable[..., tuple[jax.Array, jax.Array]],
 ) -> tuple[dict[bool, jax.Array], dict[bool, jax.Array], jax.Array]:
-    """Coefficients of decay and step sizes of the leaves with decay and without.
+    """Weight decay coefficients and step sizes of leaves with and without weight decay.
 
-    As officially for parameter groups in this order: each group has a step size, from
-    the lower bound that the group before it leaves.
+    As in the official code for two parameter groups in this order: each group has its
+    own step size, computed with the lower bound that the previous group has updated.
 
     Args:
-      decays: which leaves decay.
+      decays: tree of booleans, whether a leaf has weight decay.
       decay: coefficient of weight decay.
       bound: lower bound of the loss.
-      step_size: `_step_size` of `decay` and `bound`.
+      step_size: `_step_size` with all arguments but `decay` and `bound` bound.
 
     Returns:
-      coefficients and step sizes, by whether a leaf decays, and the next lower bound.
+      coefficients and step sizes, keyed by whether a leaf has decay, and the next lower
+      bound.
     """
     (zero,) = base.scalars(decay.dtype, 0)
     kinds = set(jax.tree.leaves(decays)) or {True}
@@ -95,13 +97,13 @@ def _step_size(
     Args:
       rate: the learning rate, the largest step size.
       decay: coefficient of weight decay.
-      rho: sum of the weights in the averages.
+      rho: total weight of the averages.
       loss: average of losses.
       inner: <average of gradients, x>.
       product: average of <gradient, x>.
       norm: squared norm of the average of gradients, in the metric.
       bound: lower bound of the loss.
-      initial_bound: what an adapted bound never falls below.
+      initial_bound: lower limit of an adapted bound.
       adapt_lower_bound: whether to adapt the bound.
     """
     growth = 1 + rate * decay
@@ -111,7 +113,7 @@ def _step_size(
         reset = jnp.maximum(model / (2 * growth * rho), initial_bound)
         bound = jnp.where(low, reset, bound)
     gap = jnp.maximum(model - growth * rho * bound, 0)
-    # A zero norm asks for the largest step, along a direction of zeros.
+    # With a zero norm take the largest step; the direction is zero.
     tau = jnp.where(norm > 0, gap / jnp.where(norm > 0, norm, 1), jnp.inf)
     tau = jnp.minimum(rate / rho, tau)
     if adapt_lower_bound:
@@ -122,6 +124,7 @@ def _step_size(
     return tau, bound
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def momo(
     learning_rate: base.ScalarOrSchedule = 1.0,
@@ -155,11 +158,24 @@ def momo(
         available" (``use_fstar`` officially). Static.
       bias_correction: start the averages from 0 and correct them, instead of from the
         first loss and gradient. Static.
-      weight_decay_mask: the leaves that decay, as in `adamw`. The others have a step
-        size of their own, which follows without decay, as parameter groups have.
+      weight_decay_mask: the leaves that decay, as in `adamw`. The others have their
+        own step size, computed without decay, like a separate parameter group.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.momo(learning_rate=10.0)
+      >>> state = transformation.init(params)
+      >>> updates, state = transformation.update(
+      ...     2 * params, state, params, value=jnp.sum(params**2)
+      ... )
+      >>> [round(float(u), 3) for u in updates]
+      [-0.5, 1.0]
 
     References:
       Schaipp, Ohana, Eickenberg, Defazio and Gower, `MoMo: Momentum Models for Adaptive
@@ -228,6 +244,7 @@ def momo(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def momo_adam(
     learning_rate: base.ScalarOrSchedule = 1e-2,
@@ -264,11 +281,24 @@ def momo_adam(
       adapt_lower_bound: estimate the lower bound; "can be used if no good estimate is
         available" (``use_fstar`` officially). Static.
       divide: proximal weight decay; without, the approximation of AdamW. Static.
-      weight_decay_mask: the leaves that decay, as in `adamw`. The others have a step
-        size of their own, which follows without decay, as parameter groups have.
+      weight_decay_mask: the leaves that decay, as in `adamw`. The others have their
+        own step size, computed without decay, like a separate parameter group.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.momo_adam(learning_rate=10.0)
+      >>> state = transformation.init(params)
+      >>> updates, state = transformation.update(
+      ...     2 * params, state, params, value=jnp.sum(params**2)
+      ... )
+      >>> [round(float(u), 3) for u in updates]
+      [-0.833, 0.833]
 
     References:
       Schaipp, Ohana, Eickenberg, Defazio and Gower, `MoMo: Momentum Models for Adaptive
@@ -348,7 +378,7 @@ def momo_adam(
             for kind, w in coefficients.items()
         }
         tau = next(iter(taus.values()))
-        # With a factor from after the sums the direction is computed again, not kept.
+        # With a factor from after the sums XLA recomputes the direction, not stores it.
         (scale_again,) = passes.after(tau, scale)
 
         def step(p, m, v, decays):

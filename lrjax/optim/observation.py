@@ -1,8 +1,8 @@
-"""What a controller of the learning rate can see.
+"""Observations for controllers of the learning rate.
 
-An observation is a few numbers of ordinary size, whatever the task: common logarithms,
-limited to +-6, and parts of a whole. Here is what any Optax transformation can compute;
-the environment in `lrjax.control` adds what takes validation data.
+An observation is a few numbers of moderate size for any task: common logarithms limited
+to +-6, and fractions. Those here can be computed by any Optax transformation; the
+environment in `lrjax.control` adds some that need validation data.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ OBSERVED = (
     "noise",
 )
 _LIMIT = 6.0  # of logarithms
-MEMORY = 0.9  # of the average of gradients that tells the noise
+MEMORY = 0.9  # decay of the averages of gradients that measure the noise
 
 
 class Window(NamedTuple):
-    """What has been seen since the last action.
+    """Sums over the batches and updates since the last action.
 
     Attributes:
-      losses, squares: sums of the batches' losses and gradients' squared norms.
+      losses, squares: sums of the batches' losses and of gradients' squared norms.
       batches: number of them.
       moves: sum of the updates' squared norms.
       updates: number of them.
@@ -44,7 +44,7 @@ class Window(NamedTuple):
     updates: jax.Array
 
     def see(self, loss: jax.Array, square: jax.Array) -> Window:
-        """With one batch more."""
+        """Adds a batch."""
         return self._replace(
             losses=self.losses + loss,
             squares=self.squares + square,
@@ -52,7 +52,7 @@ class Window(NamedTuple):
         )
 
     def move(self, square: jax.Array) -> Window:
-        """With one update more."""
+        """Adds an update."""
         return self._replace(moves=self.moves + square, updates=self.updates + 1)
 
     @property
@@ -62,22 +62,28 @@ class Window(NamedTuple):
 
 
 def empty_window(dtype: Any) -> Window:
-    """A window that has seen nothing."""
-    return Window(*(jnp.zeros((), dtype) for _ in range(5)))
+    """Returns a window without batches and updates."""
+    return Window(
+        losses=jnp.zeros((), dtype),
+        squares=jnp.zeros((), dtype),
+        batches=jnp.zeros((), dtype),
+        moves=jnp.zeros((), dtype),
+        updates=jnp.zeros((), dtype),
+    )
 
 
 def logarithm(value: jax.Array) -> jax.Array:
-    """The common logarithm, limited to +-6; 6 for what is not finite."""
+    """The common logarithm, limited to +-6; 6 for infinity and NaN."""
     floor = jnp.asarray(10.0**-_LIMIT, value.dtype)
     log = jnp.log10(jnp.clip(value, floor, 10.0**_LIMIT))
     return jnp.where(jnp.isfinite(value), log, _LIMIT)
 
 
 def noise_share(average_square: jax.Array, square_average: jax.Array) -> jax.Array:
-    """What part of the gradients is noise, in [0, 1].
+    """The fraction of the gradients that is noise, in [0, 1].
 
     1 - |average of gradients|^2 / average of |gradients|^2, with the same weights in
-    both: 0 while all gradients agree.
+    both averages: 0 if all gradients are equal.
 
     Args:
       average_square: average of the squared norms.
@@ -94,14 +100,14 @@ def observe(
     rate: jax.Array,
     noise: jax.Array,
 ) -> jax.Array:
-    """What `OBSERVED` names, always finite.
+    """Computes the observation, the entries of `OBSERVED`; always finite.
 
     Args:
-      fraction: of the horizon that is over.
-      window: since the last action, its batch to act on included.
-      last_loss: mean loss of the window before; NaN if there was none.
-      rate: of the last update; 0 before the first.
-      noise: as from `noise_share`.
+      fraction: elapsed fraction of the horizon.
+      window: sums since the last action, including the batch of the next update.
+      last_loss: mean loss of the previous window; NaN if there was none.
+      rate: learning rate of the last update; 0 before the first.
+      noise: result of `noise_share`.
 
     Returns:
       An array [7].

@@ -1,9 +1,9 @@
-"""Fewer passes over memory: how XLA is brought to read and copy large arrays once.
+"""Makes XLA read and write large arrays in fewer passes.
 
-An update of an optimiser takes as long as its arrays take to be read and written. A
-copy of a method works without this file: a `base.sum_leaves` for each sum in place of
-`sums` (the same but for rounding), and coefficients as they are in place of `after`.
-What is gained depends on compiler and processor; this says whether it still pays:
+The time of an optimiser's update is the time to read and write its arrays. Methods also
+work without this file: replace `sums` by a `base.sum_leaves` per sum (the same up to
+rounding) and `after` by its values. The gain depends on compiler and processor; this
+measures it:
 
   python benchmarks/optimizers.py --passes
 """
@@ -21,19 +21,28 @@ from lrjax.optim import base
 PyTree = Any
 Scalar = float | jax.Array
 
-# Rows that are summed at once, the best first: few enough that a processor adds many
-# columns at once, and enough that the groups' sums are little to store.
+# Rows per group, the fastest first: few, so that a processor adds many columns at once,
+# but enough that storing the groups' sums is cheap.
 _GROUPS = range(16, 9, -1)
 
 
 def sums(
     fn: Callable[..., tuple[jax.Array, ...]], outputs: int, dtype: Any, *trees: PyTree
 ) -> tuple[jax.Array, ...]:
-    """Sums of several functions of the same leaves, in one pass over them.
+    """Sums several functions of the same leaves in one pass over them.
 
-    Groups of rows are summed first, all functions at once, and then their sums: but for
-    these nothing is stored in between, which separate sums with common subexpressions
-    would lead to. Groups are small, so that a processor adds many columns at once.
+    Groups of rows are summed first, for all functions at once, then the groups' sums.
+    Nothing else is stored in between, whereas XLA stores the common subexpressions of
+    separate sums.
+
+    Args:
+      fn: function of leaves, one of each tree, that returns a tuple of arrays.
+      outputs: length of this tuple.
+      dtype: dtype of the computation.
+      *trees: trees of the same structure.
+
+    Returns:
+      the sums over all entries of all leaves, one scalar per output.
     """
 
     def leaf_sums(*leaves):
@@ -61,16 +70,16 @@ def _add_all(left: tuple, right: tuple) -> tuple:
 
 
 def after(token: jax.Array, *values: Scalar) -> list[jax.Array]:
-    """`values`, which the compiler cannot use before `token`; NaN if it is NaN.
+    """Makes `values` depend on `token`, so that XLA uses them later; NaN if it is NaN.
 
-    A sum over old state, and an update that overwrites this state, can be in any order
-    for the compiler, which then works on a copy. With its coefficients taken `after`
-    the sum, the update follows and no copy is made.
+    XLA may order a sum over old state after the update that overwrites this state, and
+    then copies the state first. If the coefficients of the update are taken `after` the
+    sum, the update comes later and no copy is made.
     """
     return [hold(token, value) for value in values]
 
 
 @jax.jit
 def hold(token: jax.Array, value: Scalar) -> jax.Array:
-    """What `after` does for one value; a program of its own so that it has a name."""
+    """`after` for one value; jitted so that it has a name in compiled programs."""
     return jnp.where(jnp.isnan(token), token, value)

@@ -1,4 +1,4 @@
-"""Learning rates that follow the progress of the loss."""
+"""Learning rates that react to the progress of the loss."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _is_better(
 
 
 def _number(condition: jax.Array) -> jax.Array:
-    """What a condition adds to a count."""
+    """Converts a condition to an int32, to be added to a count."""
     return condition.astype(jnp.int32)
 
 
 def _observation(value: Any, metric: Any, dtype: Any) -> jax.Array:
-    """What an update is told about the progress; NaN for nothing."""
+    """The value or metric that an update is given; NaN for none."""
     told = value if metric is None else metric
     if told is None:
         raise ValueError(
@@ -43,8 +43,8 @@ class ReduceOnPlateauState(NamedTuple):
       scale: factor of the updates.
       best: the best observation so far.
       bad_count: observations since then.
-      cooldown_count: observations that a new scale is still given.
-      sum: sum of the values that make the next observation.
+      cooldown_count: observations to ignore until a new scale is judged.
+      sum: sum of the values for the next observation.
       count: number of them.
       learning_rate: `scale` times the rate of the wrapped transformation, after the
         last update; before it, at the first.
@@ -61,6 +61,7 @@ class ReduceOnPlateauState(NamedTuple):
     inner: Any
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def reduce_on_plateau(
     base_optimizer: optax.GradientTransformation,
@@ -72,34 +73,52 @@ def reduce_on_plateau(
     min_scale: base.Scalar = 0.0,
     accumulation_size: base.Scalar = 1,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Lowers the learning rate when the loss has stopped to fall.
+    r"""Reduces the learning rate when the loss stops falling.
 
     An observation f is better than the best one, :math:`f_*`, if
 
     .. math::
       f < f_* - (\mathrm{rtol} |f_*| + \mathrm{atol}),
 
-    which makes sense for negative losses too. After more than `patience` observations
-    that are not, the scale of the updates is multiplied by `factor`.
+    which works for negative losses too. After more than `patience` observations that
+    are not better, the scale of the updates is multiplied by `factor`.
 
     `update` takes `value`, the loss, at every step; or `metric` (lower is better), NaN
-    at steps without an evaluation. What it is told acts on the same update.
+    at steps without an evaluation. A reduction applies to the same update.
 
     Args:
       base_optimizer: the optimiser whose updates are scaled, with its learning rate or
         schedule.
       factor: factor of the scale.
-      patience: how many observations without progress are tolerated.
+      patience: number of observations without progress that are tolerated.
       rtol: relative margin of progress.
       atol: absolute margin of progress.
-      cooldown: observations after a reduction that do not count, rounded down.
-      min_scale: the scale never falls below this.
-      accumulation_size: how many values are averaged to one observation, such as the
-        steps of an epoch.
+      cooldown: observations after a reduction that are ignored, rounded down.
+      min_scale: lower limit of the scale.
+      accumulation_size: number of values that are averaged to one observation, for
+        example the steps of an epoch.
 
     Returns:
-      The transformation. It equals ``torch.optim.lr_scheduler.ReduceLROnPlateau`` on
-      positive losses and has its defaults.
+      The transformation, for parameters of any shapes. It equals
+      ``torch.optim.lr_scheduler.ReduceLROnPlateau`` on positive losses and has its
+      defaults.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.ones(2)
+      >>> transformation = optim.reduce_on_plateau(
+      ...     optim.sgd(0.1), factor=0.5, patience=1
+      ... )
+      >>> state = transformation.init(params)
+      >>> for loss in (1.0, 2.0, 2.0):
+      ...     updates, state = transformation.update(params, state, params, value=loss)
+      >>> round(float(optim.effective_learning_rate(state)), 3)
+      0.05
+
+    References:
+      PyTorch's documentation. Official implementation:
+      ``torch.optim.lr_scheduler.ReduceLROnPlateau``.
     """
     bounds.check(bounds.FRACTION, factor=factor)
     bounds.check(bounds.CAP, patience=patience)
@@ -171,13 +190,13 @@ class GreedyLrState(NamedTuple):
     Attributes:
       rate: factor of the updates.
       best: the best observation so far.
-      good_count: observations in a row that were better.
-      bad_count: observations in a row that were not.
-      cooldown_count: observations that a lower rate is still given.
-      warmup_count: observations that a higher rate is still given.
-      reset_count: reductions at the lowest rate until everything starts anew.
-      values: the last values, as many as are averaged.
-      count: number of values, up to the length of `values`.
+      good_count: consecutive observations that were better.
+      bad_count: consecutive observations that were not.
+      cooldown_count: observations to ignore until a lower rate is judged.
+      warmup_count: observations to ignore until a higher rate is judged.
+      reset_count: reductions at the lowest rate until everything is reset.
+      values: [window_size], the last values.
+      count: number of valid entries of `values`.
       learning_rate: `rate` times the rate of the wrapped transformation, after the last
         update; before it, at the first.
       inner: state of the wrapped transformation.
@@ -196,6 +215,7 @@ class GreedyLrState(NamedTuple):
     inner: Any
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def greedy_lr(
     base_optimizer: optax.GradientTransformation,
@@ -214,29 +234,40 @@ def greedy_lr(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Raises the learning rate while the loss falls and lowers it while it does not.
 
-    After more than `patience` observations in a row that are better than the best one
-    the rate is divided by `factor`; after as many that are not it is multiplied.
+    After more than `patience` consecutive observations that are better than the best
+    one the rate is divided by `factor`; after as many that are not it is multiplied.
     "Better" is as in `reduce_on_plateau`, and so are `value` and `metric`.
 
     Args:
       base_optimizer: the optimiser whose updates are scaled, with learning rate 1.
       learning_rate: the initial rate, a number or a traced number.
       factor: factor of the rate, below 1.
-      patience: how many observations it takes, less one, to change the rate.
+      patience: the rate changes after patience + 1 consecutive observations.
       rtol: relative margin of progress.
       atol: absolute margin of progress.
-      cooldown: observations after a reduction that do not count, rounded down.
-      warmup: observations after an increase that do not count, rounded down.
+      cooldown: observations after a reduction that are ignored, rounded down.
+      warmup: observations after an increase that are ignored, rounded down.
       min_lr: lowest rate.
       max_lr: highest rate.
-      eps: changes of the rate that are not larger than this are not made.
-      window_size: how many of the last values are averaged to an observation. Static.
-      reset_start: after so many reductions at the lowest rate, without an increase,
-        everything starts anew.
+      eps: changes of the rate up to this size are not made.
+      window_size: number of last values that are averaged to an observation. Static.
+      reset_start: number of reductions at the lowest rate, without an increase, after
+        which rate and state are reset.
 
     Returns:
-      The transformation. Defaults are those of the official implementation, which has
-      no default for the initial rate.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation, which has no default for the initial rate.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.ones(2)
+      >>> transformation = optim.greedy_lr(optim.sgd(1.0), 0.1, factor=0.5, patience=1)
+      >>> state = transformation.init(params)
+      >>> for loss in (3.0, 2.0):
+      ...     updates, state = transformation.update(params, state, params, value=loss)
+      >>> round(float(optim.effective_learning_rate(state)), 3)
+      0.2
 
     References:
       Subramanian et al., `GreedyLR: A Novel Adaptive Learning Rate Scheduler

@@ -1,4 +1,4 @@
-"""Prodigy: D-Adaptation whose estimate grows faster."""
+"""Prodigy: D-Adaptation with a faster growing estimate."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check(
     d_coef: base.Scalar,
     growth_rate: base.Scalar,
 ) -> None:
-    """Checks the hyperparameters of Prodigy that its Schedule-Free form has too."""
+    """Checks the hyperparameters that Prodigy and its Schedule-Free form share."""
     bounds.check(
         bounds.NONNEGATIVE, learning_rate=learning_rate, weight_decay=weight_decay
     )
@@ -69,7 +69,7 @@ def next_estimate(
     growth_rate: base.Scalar,
     moved: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The next `d` and `d_max`; both stay where the update did not move anything."""
+    """Returns the next `d` and `d_max`, unchanged if the update moved nothing."""
     start, coefficient, growth = base.scalars(d.dtype, d0, d_coef, growth_rate)
     d_hat = base.safe_divide(coefficient * numerator, norm)
     first = jnp.where(d == start, jnp.maximum(d, d_hat), d)
@@ -78,6 +78,7 @@ def next_estimate(
     return jnp.where(moved, new_d, d), jnp.where(moved, new_max, d_max)
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def prodigy(
     learning_rate: base.ScalarOrSchedule = 1.0,
@@ -129,16 +130,30 @@ def prodigy(
       use_bias_correction: whether to use Adam's bias correction. Static. The authors
         turn it on for diffusion models.
       safeguard_warmup: leave the learning rate out of `s`; turn it on with a warm-up.
-      learning_rate_factors: what the learning rate of each leaf is multiplied by, d
-        staying one for all: a tree of numbers, which may be traced, with the structure
-        of the parameters, or a prefix of it, or a function from the parameters to such
-        a tree. Decoupled decay goes without. A leaf whose factor is 0 moves by decay
-        alone and takes no part in d, as a parameter group with a learning rate of 0;
-        other factors than 0 and 1 are refused by the official implementation.
+      learning_rate_factors: factors of the leaves' learning rates, with the same d for
+        all: a tree of numbers, which may be traced, with the structure of the
+        parameters, or a prefix of it, or a function from the parameters to such a tree.
+        They do not apply to decoupled decay. A leaf with factor 0 moves by decay alone
+        and does not contribute to d, like a parameter group with a learning rate of 0;
+        the official implementation refuses factors other than 0 and 1.
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.prodigy()
+      >>> state = transformation.init(params)
+      >>> for _ in range(50):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(state.d > 100 * 1e-6)
+      True
 
     References:
       Mishchenko and Defazio, `Prodigy: An Expeditiously Adaptive Parameter-Free
@@ -180,8 +195,8 @@ def prodigy(
         beta1, beta2, epsilon = base.scalars(dtype, b1, b2, eps)
         beta3 = jnp.sqrt(beta2) if b3 is None else jnp.asarray(b3, dtype)
         dlr = state.d * rate_factor(state.count, state.step, dtype)
-        # Without a learning rate the official code returns without a trace:
-        # coefficients of 1 and 0 do that with no pass over the state.
+        # If the learning rate is 0 the official code changes no state. Coefficients of
+        # 1 and 0 have this effect without another pass over the state.
         active = dlr > 0
         keep1, keep2, keep3 = (jnp.where(active, b, 1) for b in (beta1, beta2, beta3))
         relative = jnp.where(active, state.d / jnp.asarray(d0, dtype), 0)

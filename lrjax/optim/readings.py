@@ -1,4 +1,4 @@
-"""What a run wants to know of an optimiser's state, however deeply it is nested."""
+"""Readings from optimiser states of any nesting: learning rate, point to evaluate."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from lrjax.optim import base
 
 
 def _is_variable(node: Any) -> bool:
-    """Whether it is one of Flax NNX's variables, which hold a value and metadata."""
+    """Whether a node is a variable of Flax NNX, which holds a value and metadata."""
     return hasattr(node, "get_metadata") and hasattr(node, "get_raw_value")
 
 
 def _bare(tree: Any) -> Any:
-    """A tree with values in the place of NNX's variables, in which its optimiser wraps
-    every leaf of a state and of parameters.
-    """
+    """Replaces NNX variables, which wrap the leaves of NNX optimisers, by values."""
     return jax.tree.map(
         lambda node: _bare(node.get_raw_value()) if _is_variable(node) else node,
         tree,
@@ -38,7 +36,7 @@ def _states(opt_state: Any, *attributes: str) -> list[Any]:
 
 
 def effective_learning_rate(opt_state: Any) -> Any:
-    """The scalar learning rate that the last update really used.
+    """Reads the scalar learning rate that the last update really used.
 
     This is d times the learning rate (times the bias correction) for D-Adaptation and
     Prodigy, the quotient of DoG and DoWG, the value of a schedule, and so on: the field
@@ -65,14 +63,14 @@ def effective_learning_rate(opt_state: Any) -> Any:
       ...     {"body": "slow", "head": "fast"},
       ... )
       >>> rates = optim.effective_learning_rate(tx.init(params))
-      >>> {label: round(float(rate), 6) for label, rate in rates.items()}
-      {'slow': 0.001, 'fast': 0.5}
+      >>> {label: round(float(rates[label]), 6) for label in sorted(rates)}
+      {'fast': 0.5, 'slow': 0.001}
     """
     return _or_nan(_rate(_bare(opt_state)))
 
 
 def _rate(opt_state: Any) -> Any:
-    """What is recorded of the rate; None where nothing is."""
+    """The recorded rate, or a dictionary of rates by label; None if there is none."""
     states = _states(opt_state, "learning_rate", "inner_states")
     for state in states:
         if hasattr(state, "inner_states"):
@@ -82,7 +80,7 @@ def _rate(opt_state: Any) -> Any:
         if rate is not None:
             return rate
     if any(hasattr(state, "learning_rate") for state in states):
-        # A factor that was injected is not the rate of a method that has none.
+        # An injected factor is not the rate of a method that has no scalar rate.
         return _or_nan(None)
     for state in _states(opt_state, "hyperparams"):
         if "learning_rate" in state.hyperparams:
@@ -91,7 +89,7 @@ def _rate(opt_state: Any) -> Any:
 
 
 def _rates(labels: Mapping[Any, Any]) -> Any:
-    """As `_rate` for each label of a partition that has a state at all."""
+    """`_rate` for each label of a partition whose transformation has a state."""
     rates = {
         label: _rate(inner) for label, inner in labels.items() if not _stateless(inner)
     }
@@ -107,13 +105,13 @@ def _or_nan(rate: Any) -> Any:
 
 
 def _stateless(inner: Any) -> bool:
-    """Whether a label's state is that of a transformation that keeps nothing."""
+    """Whether the state is that of a transformation without state."""
     inner = getattr(inner, "inner_state", inner)  # partition masks each label
     return isinstance(inner, optax.EmptyState)
 
 
 def scaled_rate(scale: jax.Array, inner: Any) -> Any:
-    """`scale` times each rate that a wrapped transformation records; alone if none."""
+    """`scale` times the rates that a wrapped transformation records; else `scale`."""
     return jax.tree.map(
         lambda rate: (scale * jnp.where(jnp.isnan(rate), 1, rate)).astype(scale.dtype),
         effective_learning_rate(inner),
@@ -121,7 +119,7 @@ def scaled_rate(scale: jax.Array, inner: Any) -> Any:
 
 
 def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
-    """The point to evaluate and to keep: an average where the method has one.
+    """Returns the parameters to evaluate and to save: an average if the method has one.
 
     Args:
       opt_state: the state of any transformation, however nested, also that of Flax's
@@ -130,11 +128,27 @@ def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
         wrt)`, into which `nnx.update(model, ...)` puts the result.
 
     Returns:
-      Schedule-free's x, the average of `polynomial_averaging`, else `params`. In
-      `optax.partition` each label's parameters have their own.
+      Schedule-free's x, the average of `polynomial_averaging`, else `params`, with the
+      shapes and dtypes of `params`. In `optax.partition` each label's parameters have
+      their own.
 
     Raises:
-      ValueError: if the state is not of these parameters.
+      ValueError: if the state belongs to other parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.ones(2)
+      >>> transformation = optim.schedule_free_sgd(0.1)
+      >>> state = transformation.init(params)
+      >>> updates, state = transformation.update(params, state, params)
+      >>> averaged = optim.eval_params(state, optax.apply_updates(params, updates))
+      >>> [round(float(x), 2) for x in averaged]
+      [0.9, 0.9]
+
+    References:
+      As ``optax.contrib.schedule_free_eval_params``, for all methods here.
     """
     states = _states(_bare(opt_state), "eval_params")
     if not states:
@@ -155,6 +169,19 @@ def evaluates_elsewhere(opt_state: Any) -> bool:
     """Whether `eval_params` gives another point than the parameters.
 
     Args:
-      opt_state: the state of any transformation, however nested; shapes will do.
+      opt_state: the state of any transformation, however nested; a tree of
+        `jax.ShapeDtypeStruct` is enough.
+
+    Returns:
+      A Python boolean.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> params = jnp.ones(2)
+      >>> optim.evaluates_elsewhere(optim.schedule_free_sgd(0.1).init(params))
+      True
+      >>> optim.evaluates_elsewhere(optim.sgd(0.1).init(params))
+      False
     """
     return bool(_states(opt_state, "eval_params"))

@@ -18,7 +18,7 @@ from lrjax.optim.prodigy import check, next_estimate
 
 
 class Average(NamedTuple):
-    """How the average x is weighted, and how y is made of x and z.
+    """Weights of the average x, and the interpolation of y between x and z.
 
     Attributes:
       max_rate: largest learning rate so far.
@@ -37,7 +37,7 @@ class Average(NamedTuple):
         r: base.Scalar,
         weight_lr_power: base.Scalar,
     ) -> tuple[jax.Array, Average]:
-        """The share of iterate `count`, from 0, in the average; and the next self."""
+        """Returns the share of iterate `count`, from 0, and the next average."""
         power, lr_power = base.scalars(rate.dtype, r, weight_lr_power)
         max_rate = jnp.maximum(rate, self.max_rate)
         weight = (count + 1).astype(rate.dtype) ** power * max_rate**lr_power
@@ -48,21 +48,21 @@ class Average(NamedTuple):
     def follow(
         self, share: jax.Array, y: jax.Array, new_z: jax.Array, move: jax.Array
     ) -> jax.Array:
-        """The change of y when the base optimiser has moved z by `move` to `new_z`.
+        """Returns the change of y when the base optimiser moves z by `move` to `new_z`.
 
-        x moves towards the new z by `share`; y follows. The old z is not in it, so that
+        x moves towards the new z by `share`, and y follows. The old z is not needed, so
         it can be overwritten first.
         """
         return share * (new_z - y) + (1 - share) * (1 - self.momentum) * move
 
     def point(self, z: base.PyTree, y: base.PyTree) -> base.PyTree:
-        """The average x."""
+        """Returns the average x."""
         away = 1 - 1 / self.momentum
         return base.where_kept(lambda z, y: (y + away * (z - y)).astype(y.dtype), z, y)
 
 
 def _average(dtype: Any, momentum: base.Scalar) -> Average:
-    """The average of no iterates."""
+    """Returns the average before the first iterate."""
     return Average(
         max_rate=jnp.zeros((), dtype),
         weight_sum=jnp.zeros((), dtype),
@@ -139,7 +139,22 @@ def schedule_free_sgd(
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.schedule_free_sgd(0.1)
+      >>> state = transformation.init(params)
+      >>> for _ in range(200):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> averaged = optim.eval_params(state, params)
+      >>> bool(jnp.abs(averaged).max() < 0.5)
+      True
 
     References:
       Defazio et al., `The Road Less Scheduled <https://arxiv.org/abs/2405.15682>`_,
@@ -191,10 +206,10 @@ def schedule_free_sgd(
 def _schedule_free_adam(
     rate_at, b1, b2, eps, weight_decay, r, weight_lr_power, weight_decay_mask
 ) -> optax.GradientTransformationExtraArgs:
-    """Schedule-Free Adam.
+    """Schedule-Free AdamW or RAdam, depending on `rate_at`.
 
-    `rate_at(count, dtype)` gives the rate of an update and whether the gradient is
-    divided by Adam's denominator in it.
+    `rate_at(count, dtype)` returns the rate of an update and whether to divide the
+    gradient by Adam's denominator.
     """
     bounds.check(
         bounds.NONNEGATIVE,
@@ -288,7 +303,22 @@ def schedule_free_adamw(
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.schedule_free_adamw(0.1)
+      >>> state = transformation.init(params)
+      >>> for _ in range(200):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> averaged = optim.eval_params(state, params)
+      >>> bool(jnp.abs(averaged).max() < 0.5)
+      True
 
     References:
       Defazio et al., `The Road Less Scheduled <https://arxiv.org/abs/2405.15682>`_,
@@ -339,12 +369,27 @@ def schedule_free_radam(
       weight_decay: coefficient of weight decay, taken at y.
       r: power of the step count in the weights of the average.
       weight_lr_power: power of the largest rate in the weights of the average.
-      silent_sgd_phase: stand still instead of making SGD steps at first;
+      silent_sgd_phase: make no step where :math:`\rho_t \le 4`, instead of one of SGD;
         "recommended".
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. Defaults are those of the official implementation.
+      The transformation, for parameters of any shapes. Defaults are those of the
+      official implementation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.schedule_free_radam(0.1)
+      >>> state = transformation.init(params)
+      >>> for _ in range(200):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> averaged = optim.eval_params(state, params)
+      >>> bool(jnp.abs(averaged).max() < 0.5)
+      True
 
     References:
       Defazio et al., `The Road Less Scheduled <https://arxiv.org/abs/2405.15682>`_,
@@ -411,6 +456,7 @@ class ScheduleFreeProdigyState(NamedTuple):
         return self.average.point(self.z, params)
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def schedule_free_prodigy(
     learning_rate: base.ScalarOrSchedule = 1.0,
@@ -449,8 +495,23 @@ def schedule_free_prodigy(
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation. It equals ``ScheduleFreeWrapper(Prodigy(betas=(0, 0.999)))``
-      of facebookresearch/schedule_free 1.4.1 and konstmish/prodigy 1.1.2.
+      The transformation, for parameters of any shapes. It equals
+      ``ScheduleFreeWrapper(Prodigy(betas=(0, 0.999)))`` of
+      facebookresearch/schedule_free 1.4.1 and konstmish/prodigy 1.1.2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lrjax import optim
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.schedule_free_prodigy(d0=1e-3)
+      >>> state = transformation.init(params)
+      >>> for _ in range(200):
+      ...     updates, state = transformation.update(2 * params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> averaged = optim.eval_params(state, params)
+      >>> bool(jnp.abs(averaged).max() < 0.5)
+      True
 
     References:
       Defazio et al., `The Road Less Scheduled <https://arxiv.org/abs/2405.15682>`_,
@@ -514,7 +575,8 @@ def schedule_free_prodigy(
         d, d_max = next_estimate(
             state.d, state.d_max, numerator, norm, d0, d_coef, growth_rate, moved
         )
-        # Officially both the wrapper and Prodigy, where it moves, advance one counter.
+        # In the official code the wrapper advances the counter, and so does Prodigy if
+        # it moves.
         steps = state.step + moved.astype(jnp.int32)
         share, average = state.average.next(
             state.count + steps, rate * d, r, weight_lr_power
@@ -528,7 +590,7 @@ def schedule_free_prodigy(
             def move(one):
                 return -factor * grad / (jnp.sqrt(one * v) + floor)
 
-            # In two steps, as officially: rounded alike, where z has hardly moved.
+            # Two additions, as in the official code, for the same rounding.
             new_z = (z + decayed) + move(1)
             change = average.follow(share, y, new_z, move(one) + decayed)
             return change.astype(y.dtype), new_z.astype(z.dtype)

@@ -1,10 +1,10 @@
 """Learning-rate schedules in closed form, traceable in every number.
 
 Each function takes the peak `learning_rate` first and returns a `Schedule`: a
-function from the count of updates made so far (0 at the first update; a number or
-an array) to the learning rate. Unlike Optax's schedules, no argument needs to be a
-Python number: all may be traced, as integers or floats, so one compiled program
-runs many schedules under `jax.vmap`.
+function from the number of updates made so far (0 at the first update; a number or an
+array) to the learning rate, of the same shape. Unlike in Optax's schedules, all
+arguments may be traced, as integers or floats, so one compiled program runs many
+schedules under `jax.vmap`.
 
 Conventions:
 - Lengths (`horizon`, `warmup_steps`, `T_0`, `step_size`, ...) are in updates and
@@ -16,8 +16,8 @@ Conventions:
   `one_cycle` alone follows PyTorch in reaching it at `horizon - 1`.
 - From its end on, a schedule holds its last value. Those without a horizon
   (`step`, `exponential`, `inverse_sqrt`, `cosine_warm_restarts`) have no end.
-- A number that is known, not traced, and makes no sense (a negative length, NaN) is
-  refused with a ValueError of one line.
+- Numbers that are known, not traced, and out of bounds (a negative length, NaN) raise
+  a ValueError of one line.
 - Results are float32, or float64 under `jax_enable_x64`, whatever the inputs'
   types. In float32 steps are exact up to 2**24.
 """
@@ -44,6 +44,14 @@ def constant(learning_rate: ArrayLike) -> Schedule:
 
     Returns:
       f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.constant(0.1)
+      >>> [round(float(rate(step)), 4) for step in (0, 100)]
+      [0.1, 0.1]
+
+    Source: optax.constant_schedule.
     """
     bounds.check(bounds.FINITE, learning_rate=learning_rate)
     return lambda step: _real(learning_rate) * jnp.ones_like(_real(step))
@@ -65,6 +73,12 @@ def linear(
 
     Returns:
       f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.linear(0.1, horizon=100)
+      >>> [round(float(rate(step)), 4) for step in (0, 50, 100)]
+      [0.1, 0.05, 0.0]
 
     Source: PyTorch's LinearLR with start_factor 1.
     """
@@ -88,6 +102,12 @@ def cosine(
 
     Returns:
       f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.cosine(0.1, horizon=100)
+      >>> [round(float(rate(step)), 4) for step in (0, 50, 100)]
+      [0.1, 0.05, 0.0]
 
     Source: Loshchilov and Hutter, "SGDR" (2017), one cycle; the closed form of
     PyTorch's CosineAnnealingLR, which however rises again after its end.
@@ -115,8 +135,8 @@ def cosine_warm_restarts(
     The next cycle starts, at `learning_rate`, where the wave would reach `eta_min`.
 
     The cycle follows in closed form from the geometric series, and is exact in
-    float32 where T_0 and t_mult are whole. Restarts go on without end;
-    `fit_first_cycle` makes a cycle end where training ends.
+    float32 where T_0 and t_mult are whole. Restarts have no end; `fit_first_cycle`
+    makes a cycle end where training ends.
 
     Args:
       learning_rate: value at each restart.
@@ -127,6 +147,12 @@ def cosine_warm_restarts(
 
     Returns:
       f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.cosine_warm_restarts(0.1, T_0=10, t_mult=2)
+      >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 20, 30)]
+      [0.1, 0.05, 0.1, 0.05, 0.1]
 
     Source: Loshchilov and Hutter, "SGDR" (2017); PyTorch's
     CosineAnnealingWarmRestarts.
@@ -153,7 +179,7 @@ def cosine_warm_restarts(
 
 
 def fit_first_cycle(T_0: ArrayLike, t_mult: ArrayLike, horizon: ArrayLike) -> jax.Array:
-    """The first cycle's length near `T_0` with which a cycle ends at `horizon`.
+    """The length of the first cycle, near `T_0`, for which a cycle ends at `horizon`.
 
     The number of cycles is the whole number, at least 1, nearest to
     c = log(1 + (t_mult - 1) horizon / T_0) / log(t_mult), for which cycles grown
@@ -162,10 +188,17 @@ def fit_first_cycle(T_0: ArrayLike, t_mult: ArrayLike, horizon: ArrayLike) -> ja
     Args:
       T_0: desired steps of the first cycle.
       t_mult: growth of the cycles, at least 1.
-      horizon: steps after which a cycle shall end.
+      horizon: steps after which a cycle ends.
 
     Returns:
-      `T_0` for `cosine_warm_restarts`, in steps, not whole in general.
+      `T_0` for `cosine_warm_restarts`, in steps, not whole in general; scalar.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> round(float(schedules.fit_first_cycle(10, 2, horizon=140)), 2)
+      9.33
+
+    Source: none; it inverts the geometric series of `cosine_warm_restarts`.
     """
     bounds.check(bounds.NONNEGATIVE, T_0=T_0, t_mult=t_mult, horizon=horizon)
     growth, horizon = _real(t_mult), _length(horizon)
@@ -187,6 +220,12 @@ def step(
 
     Returns:
       f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.step(0.1, step_size=30)
+      >>> [round(float(rate(step)), 4) for step in (0, 29, 30, 60)]
+      [0.1, 0.1, 0.01, 0.001]
 
     Source: PyTorch's StepLR.
     """
@@ -220,6 +259,12 @@ def exponential(
     Returns:
       f(step) -> learning rate.
 
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.exponential(0.1, gamma=0.5, step_size=10)
+      >>> [round(float(rate(step)), 4) for step in (0, 10, 20)]
+      [0.1, 0.05, 0.025]
+
     Source: PyTorch's ExponentialLR (step_size 1).
     """
     bounds.check(bounds.FINITE, learning_rate=learning_rate)
@@ -250,6 +295,12 @@ def polynomial(
 
     Returns:
       f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.polynomial(0.1, horizon=100, power=2)
+      >>> [round(float(rate(step)), 4) for step in (0, 50, 100)]
+      [0.1, 0.025, 0.0]
 
     Source: PyTorch's PolynomialLR.
     """
@@ -282,6 +333,12 @@ def inverse_sqrt(learning_rate: ArrayLike, timescale: ArrayLike) -> Schedule:
 
     Returns:
       f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.inverse_sqrt(0.1, timescale=100)
+      >>> [round(float(rate(step)), 4) for step in (0, 300)]
+      [0.1, 0.05]
 
     Source: Vaswani et al., "Attention is all you need" (2017), section 5.3.
     """
@@ -316,6 +373,12 @@ def one_cycle(
 
     Returns:
       f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.one_cycle(0.1, horizon=100)
+      >>> [round(float(rate(step)), 7) for step in (0, 29, 99)]
+      [0.004, 0.1, 4e-07]
 
     Source: Smith and Topin, "Super-convergence" (2018); PyTorch's OneCycleLR with
     its defaults, and without its cycled momentum.
@@ -361,6 +424,14 @@ def warmup_stable_decay(
     Returns:
       f(step) -> learning rate.
 
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.warmup_stable_decay(
+      ...     0.1, horizon=100, warmup_steps=10, decay_steps=20
+      ... )
+      >>> [round(float(rate(step)), 4) for step in (0, 5, 50, 90, 100)]
+      [0.0, 0.05, 0.1, 0.05, 0.0]
+
     Source: Hu et al., "MiniCPM" (2024), with the linear decay of Hägele et al.,
     "Scaling laws and compute-optimal training beyond fixed training durations"
     (2024).
@@ -402,6 +473,12 @@ def rex(
     Returns:
       f(step) -> learning rate.
 
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.rex(0.1, horizon=100)
+      >>> [round(float(rate(step)), 4) for step in (0, 50, 100)]
+      [0.1, 0.0667, 0.0]
+
     Source: Chen, Wolfe and Kyrillidis, "REX: Revisiting budgeted training with an
     improved schedule" (2022), where beta is 1/2.
     """
@@ -428,7 +505,7 @@ def warmup(
     lr(t) = initial + (schedule(0) - initial) t / warmup_steps  for t < warmup_steps
     lr(t) = schedule(t - warmup_steps)  from there on
 
-    Lay `schedule` out for `horizon - warmup_steps` if it shall end at `horizon`.
+    To end at `horizon`, lay `schedule` out for `horizon - warmup_steps`.
 
     Args:
       schedule: the schedule that follows.
@@ -438,6 +515,12 @@ def warmup(
 
     Returns:
       f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.warmup(schedules.constant(0.1), warmup_steps=10)
+      >>> [round(float(rate(step)), 4) for step in (0, 5, 10)]
+      [0.0, 0.05, 0.1]
 
     Source: Goyal et al., "Accurate, large minibatch SGD" (2017); joined in time as
     by PyTorch's SequentialLR and by optax.join_schedules.
@@ -474,8 +557,8 @@ SCHEDULES: dict[str, Callable[[ArrayLike, ArrayLike], Schedule]] = {
     ),
     "rex": rex,
 }
-# Schedules that do not fall towards an end: a run that is cut short is no worse a sight
-# than one that was laid out for that length. All others are bound to their horizon.
+# Schedules that do not decay towards the horizon: stopping a run early gives about what
+# a shorter run would give. All others are bound to their horizon.
 ANYTIME = frozenset({"constant", "inverse_sqrt"})
 
 
@@ -485,7 +568,7 @@ def by_name(
     horizon: ArrayLike,
     warmup_steps: ArrayLike = 0,
 ) -> Schedule:
-    """The schedule called `name`, shaped by fractions of the horizon.
+    """Makes the schedule called `name`, with lengths that are fractions of the horizon.
 
     With h = horizon - warmup_steps:
     - constant, linear, cosine, one_cycle, rex: as defined here, over h steps;
@@ -506,7 +589,15 @@ def by_name(
       f(step) -> learning rate.
 
     Raises:
-      ValueError: there is no such schedule.
+      ValueError: if there is no such schedule.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.by_name("cosine", 0.1, horizon=110, warmup_steps=10)
+      >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 60, 110)]
+      [0.0, 0.05, 0.1, 0.05, 0.0]
+
+    Source: as for each schedule.
     """
     if name not in SCHEDULES:
         near = difflib.get_close_matches(name, SCHEDULES, n=1)
@@ -533,13 +624,13 @@ def _real(number: ArrayLike) -> jax.Array:
 
 
 def _length(steps: ArrayLike) -> jax.Array:
-    """`steps` as a divisor: one step in place of none."""
+    """`steps` as a divisor: 1 if it is 0."""
     steps = _real(steps)
     return jnp.where(steps > 0, steps, 1.0)
 
 
 def _progress(step: ArrayLike, steps: ArrayLike) -> jax.Array:
-    """The part of `steps` that is done at `step`, in [0, 1]; 1 if there are none."""
+    """The fraction of `steps` that is over at `step`, in [0, 1]; 1 if `steps` is 0."""
     step = _real(step)
     part = jnp.clip(step / _length(steps), 0.0, 1.0)
     # Exactly 1 at the end, however the division rounds.
@@ -571,5 +662,5 @@ def _cycles(growth: jax.Array, length: jax.Array) -> jax.Array:
 
 
 def _excess(growth: jax.Array) -> jax.Array:
-    """What `growth` has above 1, kept above 0: equal cycles need no own case."""
+    """`growth` - 1, at least 1e-12, so that equal cycles are not a special case."""
     return jnp.maximum(growth - 1.0, 1e-12)

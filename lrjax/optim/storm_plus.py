@@ -33,6 +33,7 @@ class StormPlusState(NamedTuple):
     estimator: Any
 
 
+# Above 60 lines: one update rule in one piece, to be read beside its source.
 @base.any_leaves
 def storm_plus(
     learning_rate: base.ScalarOrSchedule = 1.0,
@@ -57,9 +58,10 @@ def storm_plus(
       \bar g_{t+1} &= g_t(x_{t+1}), \quad
       d_{t+1} = \bar g_{t+1} + (1-a_t) (d_t - g_t(x_t))
 
-    `update` gets the gradient at the parameters and needs, as the extra argument
-    `grad_fn`, the function from parameters to their gradient on the same batch. It must
-    be the whole optimiser: the second gradient is taken where its own update leads.
+    `update` takes the gradient at the parameters and needs the extra argument
+    `grad_fn`, the function from parameters to their gradient on the same batch. Nothing
+    in a chain may change its updates: the second gradient is taken at the parameters
+    that they lead to.
 
     Args:
       learning_rate: factor :math:`\gamma`.
@@ -73,7 +75,21 @@ def storm_plus(
       weight_decay_mask: the leaves that decay, as in `adamw`.
 
     Returns:
-      The transformation.
+      The transformation, for parameters of any shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrjax import optim
+      >>> def gradient(params):
+      ...     return 2 * params
+      >>> params = jnp.array([1.0, -2.0])
+      >>> transformation = optim.storm_plus()
+      >>> state = transformation.init(params)
+      >>> updates, state = transformation.update(
+      ...     gradient(params), state, params, grad_fn=gradient
+      ... )
+      >>> round(float(optim.effective_learning_rate(state)), 3)
+      0.187
 
     References:
       Levy, Kavis and Cevher, `STORM+: Fully Adaptive SGD with Momentum for Nonconvex

@@ -50,18 +50,18 @@ TASKS: dict[str, Factory] = {
     **text.FACTORIES,
 }
 
-# Ends of files' names that people have tables in.
+# Endings of table files that users may try; none of these formats is read.
 _TABLES = (".csv", ".tsv", ".parquet", ".arff", ".json", ".xlsx", ".npz", ".npy")
 _SVMLIGHT, _SYNTHETIC = "svmlight:", "synthetic/"
 
 
 def make_task(name: str, options: TaskOptions | None = None) -> Task:
-    """Makes a task.
+    """Makes a task by name.
 
     Args:
-      name: a key of `TASKS`, 'svmlight:PATH' for a file of one's own, or
+      name: a key of `TASKS`, 'svmlight:PATH' for a user's file, or
         'synthetic/classification-7' (or regression, and any number).
-      options: where they differ from the defaults of `TaskOptions`.
+      options: the task's options; the defaults of `TaskOptions` if None.
 
     Raises:
       UsageError: if there is no such task or option, or its data is not available.
@@ -81,7 +81,7 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
 
 
 def _factory(name: str) -> Factory:
-    """The factory of a task that is registered, a file, or made up."""
+    """Returns the factory of a registered task, a file or a synthetic task."""
     if name.startswith(_SVMLIGHT):
         path = name.removeprefix(_SVMLIGHT)
         return Factory(functools.partial(libsvm.make_file, path))
@@ -93,52 +93,53 @@ def _factory(name: str) -> Factory:
 
 
 def _unknown(name: str) -> UsageError:
-    """The error for a task that does not exist, which may be a file."""
+    """The error for an unknown task name, with a hint where it looks like a file."""
     suffix = Path(name).suffix.lower()
     a_path = os.path.exists(name) or name.startswith((".", "/", "~"))
     if not a_path and (not suffix or nearest(name, TASKS)):
         return unknown("task", name, TASKS)
-    asked = f"unknown task '{cut(name)}'"
+    message = f"unknown task '{cut(name)}'"
     if suffix in _TABLES:
         return UsageError(
-            f"{asked}: {suffix} files are not read; write it in svmlight's format "
+            f"{message}: {suffix} files are not read; write it in svmlight's format "
             "(LABEL INDEX:VALUE ..., sklearn.datasets.dump_svmlight_file) and give "
             "svmlight:PATH, or make a lrjax.core.Task of its arrays"
         )
     return UsageError(
-        f"{asked}: for a file of your own in svmlight's format give "
+        f"{message}: for a file of your own in svmlight's format give "
         f"svmlight:{cut(name)}"
     )
 
 
-def precision_of(name: str, asked: str) -> str:
-    """In which precision a task is trained.
+def precision_of(name: str, precision: str) -> str:
+    """The precision that a task is trained in: 'float32', 'float64' or 'bfloat16'.
 
     Args:
-      name: of the task.
-      asked: 'auto' is bfloat16 for networks on TPUs, whose units are made for it, and
-        else float32; anything but 'auto' stays as it is.
+      name: the task's name.
+      precision: 'auto' chooses bfloat16 for networks on TPUs, whose matrix units are
+        built for it, and float32 otherwise; other values are returned as they are.
     """
-    if asked != "auto":
-        return asked
+    if precision != "auto":
+        return precision
     on_tpu = jax.default_backend() == "tpu"
     return "bfloat16" if trains_network(name) and on_tpu else "float32"
 
 
 def trains_network(name: str) -> bool:
-    """Whether a task is one of those here that train a network on images or text.
+    """Whether a registered task trains a network on images or text.
 
-    For what must be known before there is a task, whose loss would tell more
-    (`lrjax.engine.strategy`); of files, made-up tasks and one's own nothing is known by
-    name.
+    Judges by the name, for callers that have no task yet; with a task,
+    `lrjax.engine.strategy` looks at its loss. False for files, synthetic tasks and
+    users' own tasks.
     """
     return name in images.FACTORIES or name in text.FACTORIES
 
 
 def fingerprint(task: Task) -> str:
-    """16 hexadecimal digits that follow from the three parts' numbers and shapes.
+    """A hash of the data of all three parts, 16 hexadecimal digits.
 
-    Copies the data to the host and hashes it: call it once per task.
+    Covers names, dtypes, shapes and values. Copies the data to the host, so call it
+    once per task.
     """
     parts = {"train": task.train, "valid": task.valid, "test": task.test}
     arrays = {
@@ -150,10 +151,10 @@ def fingerprint(task: Task) -> str:
 
 
 def with_model(task: Task) -> Task:
-    """A task of the user's own, whose model counts for the identity of its runs.
+    """Adds a hash of a user's model to a task's options, so that run_ids include it.
 
-    Registered tasks are known by their names. Of others the programs are looked at:
-    what `init`, `loss` and `evaluate` do, and the arrays that they hold.
+    Registered tasks are identified by their names. For others this hashes the jaxprs of
+    `init`, `loss` and `evaluate` and the arrays that they hold.
     """
     key = jax.eval_shape(lambda: numerics.key(0))
     params, state = jax.eval_shape(task.init, key)
@@ -162,14 +163,14 @@ def with_model(task: Task) -> Task:
         for name, array in task.train.items()
     }
     batch["mask"] = jax.ShapeDtypeStruct((task.batch_size,), jnp.float32)
-    made = (
+    jaxprs = (
         jax.make_jaxpr(task.init)(key),
         jax.make_jaxpr(task.loss)(params, state, key, batch),
         jax.make_jaxpr(task.evaluate)(params, state, batch),
     )
     digest = hashlib.sha256(repr((task.max_norm, task.measured_rows)).encode())
-    for program in made:
-        # Functions are shown with where they lie in memory.
+    for program in jaxprs:
+        # Jaxprs print functions with their memory addresses; remove these.
         digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(program)).encode())
         for value in program.consts:
             if jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key):

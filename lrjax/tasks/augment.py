@@ -1,8 +1,8 @@
-"""Random changes of images, as batched functions; definitions are torchvision's.
+"""Random augmentation of images, batched, as torchvision defines it.
 
-Images are float [rows, height, width, channels]; those that change colours take values
-from 0 to 1. What is drawn and what it does are separate functions, and every row draws
-for itself.
+Images are float [rows, height, width, channels], with values from 0 to 1 where colours
+change. Drawing random numbers and applying them are separate functions; every row has
+its own draws.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import jax.numpy as jnp
 
 
 def flip(images: jax.Array, which: jax.Array) -> jax.Array:
-    """Mirrors the rows for which `which` [rows] holds, left to right."""
+    """Mirrors images left to right where `which` [rows] is true."""
     return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
 
 
 def crop(images: jax.Array, top: jax.Array, left: jax.Array, padding: int) -> jax.Array:
-    """Pads each side with zeros, then cuts out windows of the images' own size.
+    """Pads each side with zeros, then cuts out windows of the images' size.
 
     Args:
       images: [rows, height, width, channels].
-      top, left: int [rows], from 0 to twice the padding.
-      padding: pixels.
+      top, left: int [rows], corner of the window, from 0 to twice the padding.
+      padding: pixels on each side.
     """
     sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(images, sides)
@@ -41,14 +41,12 @@ def flip_and_crop(key: jax.Array, images: jax.Array, padding: int = 4) -> jax.Ar
     keys = jax.random.split(key, 3)
     rows = len(images)
     images = flip(images, jax.random.bernoulli(keys[0], 0.5, (rows,)))
-    top, left = (
-        jax.random.randint(each, (rows,), 0, 2 * padding + 1) for each in keys[1:]
-    )
+    top, left = (jax.random.randint(k, (rows,), 0, 2 * padding + 1) for k in keys[1:])
     return crop(images, top, left, padding)
 
 
 class Box(NamedTuple):
-    """Windows in images, in pixels: each [rows]."""
+    """Windows in images, in pixels; every field is [rows]."""
 
     top: jax.Array
     left: jax.Array
@@ -66,7 +64,7 @@ def resize(images: jax.Array, box: Box, size: int) -> jax.Array:
     """
     down = jax.vmap(_weights, (0, 0, None, None))
     dtype = images.dtype
-    box = Box(*(each.astype(dtype) for each in box))
+    box = jax.tree.map(lambda edge: edge.astype(dtype), box)
     rows = down(box.top, box.height, images.shape[1], size).astype(dtype)
     columns = down(box.left, box.width, images.shape[2], size).astype(dtype)
     images = jnp.einsum("noh,nhwc->nowc", rows, images)
@@ -74,7 +72,7 @@ def resize(images: jax.Array, box: Box, size: int) -> jax.Array:
 
 
 def _weights(start: jax.Array, length: jax.Array, pixels: int, size: int) -> jax.Array:
-    """Weight of each pixel of a line in each of the resized window: [size, pixels]."""
+    """Weights [size, pixels] of a line's pixels in the pixels of the resized window."""
     scale = length / size
     centre = (jnp.arange(size).astype(float) + 0.5)[:, None].astype(scale.dtype) * scale
     place = jnp.arange(pixels)[None].astype(start.dtype) - start
@@ -91,40 +89,40 @@ def random_box(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     dtype: Any = jnp.float32,
 ) -> Box:
-    """The windows of RandomResizedCrop: the first of ten draws that fits, else central.
+    """Draws windows as RandomResizedCrop: the first of ten that fits, else central.
 
     Args:
-      key: for all rows.
+      key: random key for all rows.
       sizes: [rows, 2], height and width of each image.
       scale: least and largest share of the area.
-      ratio: least and largest width over height, drawn in the logarithm.
-      dtype: in which to draw.
+      ratio: least and largest width over height, log-uniform.
+      dtype: dtype of the draws and the result.
     """
     height, width = (sizes[:, None, i].astype(dtype) for i in (0, 1))
     keys, shape = jax.random.split(key, 4), (len(sizes), 10)
     area = height * width * jax.random.uniform(keys[0], shape, dtype, *scale)
-    low, high = (math.log(each) for each in ratio)
+    low, high = (math.log(end) for end in ratio)
     aspect = jnp.exp(jax.random.uniform(keys[1], shape, dtype, low, high))
     w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = jnp.argmax(fits, axis=1, keepdims=True)
-    w, h = (jnp.take_along_axis(each, first, 1)[:, 0] for each in (w, h))
+    w, h = (jnp.take_along_axis(side, first, 1)[:, 0] for side in (w, h))
     height, width = height[:, 0], width[:, 0]
-    # Ten draws that do not fit come about for very long images alone.
+    # Only for very elongated images do all ten draws fail.
     whole_w = jnp.where(width / height > ratio[1], jnp.round(height * ratio[1]), width)
     whole_h = jnp.where(width / height < ratio[0], jnp.round(width / ratio[0]), height)
-    found = fits.any(axis=1)
-    w, h = jnp.where(found, w, whole_w), jnp.where(found, h, whole_h)
+    fitted = fits.any(axis=1)
+    w, h = jnp.where(fitted, w, whole_w), jnp.where(fitted, h, whole_h)
 
     def place(key: jax.Array, room: jax.Array) -> jax.Array:
         draw = jnp.floor(jax.random.uniform(key, room.shape, dtype) * (room + 1))
-        return jnp.where(found, jnp.minimum(draw, room), jnp.floor(room / 2))
+        return jnp.where(fitted, jnp.minimum(draw, room), jnp.floor(room / 2))
 
     return Box(place(keys[2], height - h), place(keys[3], width - w), h, w)
 
 
 def central_box(sizes: jax.Array, share: float, dtype: Any = jnp.float32) -> Box:
-    """The central square with that share of the shorter side: [rows, 2] -> windows."""
+    """The central square of a share of the shorter side; `sizes` as in `random_box`."""
     sizes = sizes.astype(dtype)
     side = jnp.round(share * sizes.min(axis=1))
     top, left = (jnp.round((sizes[:, i] - side) / 2) for i in (0, 1))
@@ -135,45 +133,47 @@ def central_box(sizes: jax.Array, share: float, dtype: Any = jnp.float32) -> Box
 
 
 def _grey(images: jax.Array) -> jax.Array:
+    """Luminance: [..., 3] -> [..., 1]."""
     red, green, blue = (images[..., i : i + 1] for i in range(3))
     return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
 def _blend(images: jax.Array, other: jax.Array | float, factor: jax.Array) -> jax.Array:
+    """Mixes images by `factor` [rows] with others by 1 - factor, clipped to [0, 1]."""
     factor = factor[:, None, None, None]
     return jnp.clip(factor * images + (1 - factor) * other, 0, 1)
 
 
 def brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with black; a factor of 1 changes nothing."""
+    """Blends with black; factor [rows], 1 changes nothing."""
     return _blend(images, 0.0, factor)
 
 
 def contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with the mean grey of each image."""
+    """Blends with the mean grey of each image; factor [rows]."""
     return _blend(images, _grey(images).mean((1, 2, 3), keepdims=True), factor)
 
 
 def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with the grey image."""
+    """Blends with the grey image; factor [rows]."""
     return _blend(images, _grey(images), factor)
 
 
 def hue(images: jax.Array, shift: jax.Array) -> jax.Array:
-    """Turns hues by `shift` [rows] of a full turn, in HSV."""
+    """Rotates hues by `shift` [rows], as a fraction of a full turn, in HSV."""
     red, green, blue = images[..., 0], images[..., 1], images[..., 2]
     value, least = images.max(-1), images.min(-1)
     spread = value - least
     grey = spread == 0
     share = spread / jnp.where(value == 0, 1, value)
     divisor = jnp.where(grey, 1, spread)
-    r, g, b = ((value - each) / divisor for each in (red, green, blue))
+    r, g, b = ((value - channel) / divisor for channel in (red, green, blue))
     turn = jnp.where(
         value == red, b - g, jnp.where(value == green, 2 + r - b, 4 + g - r)
     )
     turn = (turn / 6 + 1 + shift[:, None, None]) % 1.0
 
-    # Each channel falls from the value to the least and back along the turn.
+    # Along the turn each channel falls from the largest to the least value and back.
     def channel(start: float) -> jax.Array:
         along = (start + turn * 6) % 6
         fall = jnp.clip(jnp.minimum(along, 4 - along), 0, 1)
@@ -190,7 +190,7 @@ def jitter(images: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array
 
     Args:
       images: [rows, height, width, 3], from 0 to 1.
-      factors: [rows, 4].
+      factors: [rows, 4], for brightness, contrast, saturation and hue.
       order: int [rows, 4], a permutation of 0 to 3 in each row.
     """
     for turn in range(4):
@@ -219,8 +219,8 @@ def flip_crop_and_color(
 ) -> jax.Array:
     """RandomHorizontalFlip, RandomResizedCrop and ColorJitter; values from 0 to 1.
 
-    The window is drawn before the flip, which is as likely: a window and its mirror
-    image are.
+    The window is drawn before the flip. That is equivalent, since a window and its
+    mirror image are equally likely.
     """
     keys = jax.random.split(key, 3)
     images = resize(images, random_box(keys[0], sizes, dtype=images.dtype), size)

@@ -1,4 +1,4 @@
-"""Tells what is wrong with a task of one's own, before hours are spent on it."""
+"""Checks a user's task on a few rows, before hours are spent on training it."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from lrjax.core import (
     shown,
 )
 
-# Primitives that draw; to make or to split a key is no drawing.
+# Primitives that draw random numbers; making or splitting a key does not.
 _RANDOM = ("random_bits", "threefry2x32", "rng_bit_generator")
-_ROWS = 64  # of each part that `evaluate` is tried on, at most
+_ROWS = 64  # largest number of rows that functions are tried on
 _TOLERANCE = 1e-3
 
 
 def check_task(task: Task) -> None:
-    """Tries a task's functions on a few rows and says what they do wrong.
+    """Tries a task's functions on a few rows and reports everything that is wrong.
 
-    Looks at the parts (shapes, types, finite numbers, labels), the batch size, `init`,
+    Checks the parts (shapes, types, finite numbers, labels), the batch size, `init`,
     `loss` (a finite scalar, gradients, padding, its key) and `evaluate` (sums that add
     up over parts of the data, padding, the metric).
 
     Args:
-      task: to check.
+      task: the task to check.
 
     Raises:
-      UsageError: names everything that was found, separated by semicolons.
+      UsageError: lists the problems, separated by semicolons.
     """
     if not isinstance(task, Task):
-        raise UsageError(f"check_task: {type(task).__name__} is no lrjax.core.Task")
-    # What comes later cannot be tried before the earlier is sound.
-    for look in (_fields, _parts, _init, _loss, _evaluate):
-        found = list(look(task))
-        if found:
+        raise UsageError(f"check_task: {type(task).__name__} is not a lrjax.core.Task")
+    # Later checks need what the earlier ones have verified.
+    for check in (_fields, _parts, _init, _loss, _evaluate):
+        problems = list(check(task))
+        if problems:
             name = cut(str(task.name))
-            raise UsageError(f"task '{name}': {'; '.join(found)}")
+            raise UsageError(f"task '{name}': {'; '.join(problems)}")
 
 
 def _fields(task: Task) -> Iterator[str]:
-    """Fields of the wrong kind; those that the parts belong to come later."""
+    """Yields problems with the fields other than the data and the batch size."""
 
     def whole(value: Any, least: int) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -78,6 +78,7 @@ def _fields(task: Task) -> Iterator[str]:
 
 
 def _parts(task: Task) -> Iterator[str]:
+    """Yields problems with the arrays of the three parts and with the batch size."""
     shapes: dict[str, Mapping[str, Any]] = {}
     for name in ("train", "valid", "test"):
         part = getattr(task, name)
@@ -86,7 +87,7 @@ def _parts(task: Task) -> Iterator[str]:
             continue
         flat = [k for k, v in part.items() if not getattr(v, "ndim", 0)]
         if flat:
-            yield f"{name}['{flat[0]}'] is no array with a row per example"
+            yield f"{name}['{flat[0]}'] is not an array with a row per example"
             continue
         rows = {k: len(v) for k, v in part.items()}
         if len(set(rows.values())) > 1:
@@ -122,6 +123,7 @@ def _parts(task: Task) -> Iterator[str]:
 
 
 def _labels(task: Task, name: str, part: Batch) -> Iterator[str]:
+    """Yields problems with the class labels of a part."""
     if not task.num_classes or "labels" not in part:
         return
     labels = np.asarray(part["labels"])
@@ -135,34 +137,39 @@ def _labels(task: Task, name: str, part: Batch) -> Iterator[str]:
 
 
 def _brief(shapes: Mapping[str, Any]) -> str:
+    """Formats names, dtypes and row shapes: 'features float32[4], labels int32[]'."""
     return ", ".join(f"{k} {kind}{list(dims)}" for k, (dims, kind) in shapes.items())
 
 
 def _init(task: Task) -> Iterator[str]:
-    made, problem = _tried("init(key)", lambda: jax.jit(task.init)(_key(0)))
+    """Yields problems with `init`."""
+    result, problem = _tried("init(key)", lambda: jax.jit(task.init)(_key(0)))
     if problem:
         yield problem
         return
-    if not isinstance(made, tuple) or len(made) != 2:
+    if not isinstance(result, tuple) or len(result) != 2:
         yield "init(key) must return (params, state); state is () where there is none"
         return
-    if any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(made)):
-        # As the state of nnx.Dropout is; a run's noise comes from its seed alone.
+    keys = [
+        jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(result)
+    ]
+    if any(keys):
+        # For example the state of nnx.Dropout; a run's noise comes from its seed alone.
         yield (
             "init(key) returns random keys, which are neither parameters nor state: "
             "leave them out; loss gets a key for dropout and such"
         )
         return
-    leaves = jax.tree.leaves(made[0])
+    leaves = jax.tree.leaves(result[0])
     if not leaves:
         yield "init(key) returns no parameters"
     if any(not jnp.issubdtype(x.dtype, jnp.floating) for x in leaves):
-        yield "init(key) returns parameters that are no floating-point numbers"
-    elif not _finite(made[0]):
+        yield "init(key) returns parameters that are not floating-point numbers"
+    elif not _finite(result[0]):
         yield "init(key) returns parameters that are not finite"
-    if not _same(made, jax.jit(lambda key: task.init(key))(_key(0))):
-        yield "init(key) gives other parameters each time: draw them from its key alone"
-    elif _same(made, jax.jit(task.init)(_key(1))) and _draws(task.init, _key(0)):
+    if not _same(result, jax.jit(lambda key: task.init(key))(_key(0))):
+        yield "init(key) is not deterministic: draw parameters from its key alone"
+    elif _same(result, jax.jit(task.init)(_key(1))) and _draws(task.init, _key(0)):
         yield (
             "init(key) draws random numbers but does not use its key, so that all "
             "seeds start from the same parameters"
@@ -170,23 +177,24 @@ def _init(task: Task) -> Iterator[str]:
 
 
 def _loss(task: Task) -> Iterator[str]:
+    """Yields problems with `loss`."""
     params, state = jax.jit(task.init)(_key(0))
     batch = _batch(task.train, min(task.batch_size, _ROWS))
 
     def value(key: jax.Array, batch: Batch) -> Any:
-        # Through a function of its own, so that it is traced anew.
+        # A new function each time, so that JAX traces it again.
         return jax.jit(lambda k, b: task.loss(params, state, k, b))(key, batch)
 
     call = "loss(params, state, key, batch)"
-    found, problem = _tried(call, lambda: value(_key(1), batch))
+    result, problem = _tried(call, lambda: value(_key(1), batch))
     if problem:
         yield problem
         return
-    shape_ok = isinstance(found, tuple) and len(found) == 2
-    if not shape_ok or not isinstance(found[1], tuple) or len(found[1]) != 2:
+    pair = isinstance(result, tuple) and len(result) == 2
+    if not pair or not isinstance(result[1], tuple) or len(result[1]) != 2:
         yield f"{call} must return (loss, (state, metrics))"
         return
-    loss, (after, metrics) = found
+    loss, (after, metrics) = result
     if not isinstance(metrics, Mapping):
         yield f"{call} must return a dictionary as its metrics; {{}} if there are none"
         return
@@ -197,7 +205,7 @@ def _loss(task: Task) -> Iterator[str]:
         yield f"{call} must give one floating-point number, not shape {jnp.shape(loss)}"
         return
     if not jnp.isfinite(loss):
-        yield f"the loss of the initial parameters is {float(loss)}, which is no start"
+        yield f"the loss of the initial parameters is {float(loss)}; it must be finite"
         return
     if jax.tree.map(_kind, after) != jax.tree.map(_kind, state):
         yield "loss returns a state of another structure, shape or type than init's"
@@ -207,7 +215,7 @@ def _loss(task: Task) -> Iterator[str]:
     elif all(not bool(jnp.any(g)) for g in jax.tree.leaves(grads)):
         yield "the gradient is zero everywhere: the loss does not depend on params"
     if not _same(loss, value(_key(1), batch)[0]):
-        yield "the loss gives other values for the same key: draw from its key alone"
+        yield "the loss is not deterministic for a key: draw from its key alone"
     elif _same(loss, value(_key(2), batch)[0]) and _draws(
         lambda key: task.loss(params, state, key, batch)[0], _key(1)
     ):
@@ -218,12 +226,13 @@ def _loss(task: Task) -> Iterator[str]:
     half = _half_masked(batch)
     if half and not _same(value(_key(1), half[0])[0], value(_key(1), half[1])[0]):
         yield (
-            "the loss looks at rows with mask 0, which are padding: take the mean over "
-            "those with mask 1"
+            "the loss depends on rows with mask 0, which are padding: take the mean "
+            "over the rows with mask 1"
         )
 
 
 def _evaluate(task: Task) -> Iterator[str]:
+    """Yields problems with `evaluate` and with the metrics."""
     params, state = jax.jit(task.init)(_key(0))
     size = min(_ROWS, *(len(next(iter(p.values()))) for p in (task.train, task.valid)))
     batch = _batch(task.valid, size)
@@ -232,36 +241,36 @@ def _evaluate(task: Task) -> Iterator[str]:
         return jax.jit(lambda b: task.evaluate(params, state, b))(batch)
 
     call = "evaluate(params, state, batch)"
-    found, problem = _tried(call, lambda: sums(batch))
+    result, problem = _tried(call, lambda: sums(batch))
     if problem:
         yield problem
         return
-    if not isinstance(found, Mapping):
-        yield f"{call} must return a dictionary of sums, not {type(found).__name__}"
+    if not isinstance(result, Mapping):
+        yield f"{call} must return a dictionary of sums, not {type(result).__name__}"
         return
-    nested = [name for name, value in found.items() if not hasattr(value, "dtype")]
+    nested = [name for name, value in result.items() if not hasattr(value, "dtype")]
     if nested:
         yield f"'{nested[0]}' of evaluate must be a number or an array"
         return
-    lacking = [name for name in ("loss", "count") if name not in found]
-    if lacking:
-        yield f"{call} has no '{lacking[0]}' in what it returns"
+    missing = [name for name in ("loss", "count") if name not in result]
+    if missing:
+        yield f"{call} does not return '{missing[0]}'"
         return
-    odd = [name for name in ("loss", "count") if jnp.shape(found[name])]
-    if odd:
-        yield f"'{odd[0]}' of evaluate must be one number, a sum over rows"
+    arrays = [name for name in ("loss", "count") if jnp.shape(result[name])]
+    if arrays:
+        yield f"'{arrays[0]}' of evaluate must be one number, a sum over rows"
         return
-    if not _counts_itself(task, batch) and float(found["count"]) != size:
+    if not _counts_itself(task, batch) and float(result["count"]) != size:
         yield (
-            f"'count' of evaluate is {float(found['count']):g} for "
+            f"'count' of evaluate is {float(result['count']):g} for "
             f"{counted(size, 'row')} with "
             "mask 1: return the sum of the mask"
         )
-    if not _finite(found):
+    if not _finite(result):
         yield "evaluate gives numbers that are not finite for the initial parameters"
         return
-    if not _same(found, sums(batch)):
-        yield "evaluate gives other numbers for the same rows"
+    if not _same(result, sums(batch)):
+        yield "evaluate is not deterministic: it gives other numbers for the same rows"
         return
     if size > 1:
         cut = size // 2
@@ -271,8 +280,8 @@ def _evaluate(task: Task) -> Iterator[str]:
             for m in (rows < cut, rows >= cut)
         )
         added = jax.tree.map(lambda a, b: a + b, dict(sums(first)), dict(sums(second)))
-        for name in found:
-            if not _same(found[name], added[name]):
+        for name in result:
+            if not _same(result[name], added[name]):
                 yield (
                     f"'{name}' of evaluate does not add up over parts of the data: "
                     "return the sum over the rows with mask 1, not a mean"
@@ -281,18 +290,18 @@ def _evaluate(task: Task) -> Iterator[str]:
         if half and not _same(sums(half[0]), sums(half[1])):
             yield "evaluate counts rows with mask 0, which are padding"
     for metric in task.metrics:
-        yield from _value(metric, found)
+        yield from _value(metric, result)
 
 
 def _counts_itself(task: Task, batch: Batch) -> bool:
-    """Whether the loss is a mean over other things than rows, which it counts."""
+    """Whether the loss returns its own count, because it is not a mean over rows."""
     params, state = task.init(_key(0))
     metrics = jax.eval_shape(task.loss, params, state, _key(1), batch)[1][1]
     return "count" in metrics
 
 
 def _value(metric: Metric, sums: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a metric's value of some sums."""
+    """Yields problems with a metric's value for some sums."""
     call = f"metric '{metric}': value(sums)"
     try:
         value = jax.jit(lambda sums: metric.value(sums))(dict(sums))
@@ -315,7 +324,7 @@ def _value(metric: Metric, sums: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _kind_of(value: Any) -> str:
-    """The type and shape of something, for people."""
+    """Formats dtype and shape for messages: 'float32[3]'."""
     return f"{jnp.result_type(value)}{list(jnp.shape(value))}"
 
 
@@ -324,12 +333,16 @@ def _key(number: int) -> jax.Array:
 
 
 def _batch(part: Batch, size: int) -> dict[str, jax.Array]:
+    """The first rows of a part as a batch without padding."""
     batch = {k: jnp.asarray(v[:size]) for k, v in part.items()}
     return batch | {"mask": jnp.ones(size, jnp.float32)}
 
 
 def _half_masked(batch: Batch) -> tuple[Batch, Batch] | None:
-    """A batch whose second half is padding, twice: with other rows as padding."""
+    """Two batches with the same first half and different padding in the second half.
+
+    None if the batch is too small.
+    """
     size = len(batch["mask"])
     if size < 4:
         return None
@@ -340,16 +353,17 @@ def _half_masked(batch: Batch) -> tuple[Batch, Batch] | None:
     return {**batch, "mask": mask}, other
 
 
-def _tried(what: str, call: Callable[[], Any]) -> tuple[Any, str]:
-    """What a call gives, and what is wrong with it."""
+def _tried(name: str, call: Callable[[], Any]) -> tuple[Any, str]:
+    """Returns the result of a call, and a message if it raised an exception."""
     try:
         return call(), ""
     except Exception as error:  # the user's code may raise anything
         reason = cut(str(error), 200)
-        return None, f"{what} fails under jit: {type(error).__name__}: {reason}"
+        return None, f"{name} fails under jit: {type(error).__name__}: {reason}"
 
 
 def _kind(leaf: Any) -> tuple[Any, Any]:
+    """Shape and dtype."""
     return jnp.shape(leaf), jnp.asarray(leaf).dtype
 
 
@@ -358,6 +372,7 @@ def _finite(tree: Any) -> bool:
 
 
 def _same(left: Any, right: Any) -> bool:
+    """Whether all leaves of two trees are equal up to rounding."""
     pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
     return all(
         np.allclose(a, b, rtol=_TOLERANCE, atol=1e-5, equal_nan=True) for a, b in pairs
@@ -365,9 +380,10 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def _draws(function: Callable[[jax.Array], Any], key: jax.Array) -> bool:
-    """Whether random numbers go into what a function returns.
+    """Whether the result of a function depends on random numbers that it draws.
 
-    Some are made and not used: Flax's recurrent cells take a key for a state of zeros.
+    Draws whose result is not used do not count: Flax's recurrent cells take a key for a
+    state of zeros.
     """
     steps = jaxprs.live(jax.make_jaxpr(function)(key).jaxpr)
     return any(step.eqn.primitive.name in _RANDOM for step in steps)

@@ -1,4 +1,4 @@
-"""Text: where it comes from, and how it is cut into documents."""
+"""Finds and reads text, and cuts it into documents."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 from lrjax.tasks.options import Text
 
-MAX_CHARACTERS = 10**6  # of a document; longer ones are cut, at a line's end if any
-_SEED = 0  # of the choice of documents
+MAX_CHARACTERS = 10**6  # per document; longer ones are cut, at a line's end if any
+_SEED = 0  # for drawing a fraction of the documents
 _ENDINGS = (".txt", ".txt.xz", ".txt.gz", ".txt.bz2")
-_FOLDERS = ("bookwiki", "text", "")  # of a data directory, where text may lie
+_FOLDERS = ("bookwiki", "text", "")  # searched for text in a data directory
 
 
 class Corpus(NamedTuple):
-    """Documents, which can be read again and again.
+    """A collection of documents that can be iterated over repeatedly.
 
     Attributes:
       name: for messages.
-      fingerprint: follows from the documents.
-      documents: gives them one after the other.
-      count: how many; None if that is not known.
-      files: that they are read from.
+      fingerprint: text that identifies the documents' content.
+      documents: returns an iterator over the documents.
+      count: number of documents; None if unknown.
+      files: the files that the documents are read from, if any.
     """
 
     name: str
@@ -44,44 +44,49 @@ class Corpus(NamedTuple):
 
 
 def find_corpus(text: Text, data_dir: str | None, embedded: bool) -> Corpus:
-    """The corpus that is named, or the text files of the data directory.
+    """Finds the corpus that the options name, or the data directory's text files.
+
+    Args:
+      text: the options.
+      data_dir: the data directory; $LRJAX_DATA_DIR if None.
+      embedded: whether to fall back to Python's bundled documentation.
 
     Raises:
-      DataError: if there is none.
+      DataError: if there is no text.
     """
     if text.corpus:
         parts = [_corpus(name, data_dir) for name in sources(text)]
         if not parts:
             raise DataError(f"config.text.corpus={shown(text.corpus)} names nothing")
         return parts[0] if len(parts) == 1 else _joined(parts)
-    looked = folders(data_dir)
-    for folder in looked:
+    searched = folders(data_dir)
+    for folder in searched:
         files = _text_files(folder)
         if files:
             return _from_files(files, str(folder))
     if embedded:
         return _embedded()
-    where = ", ".join(map(str, looked)) or "no data directory is named"
+    where = ", ".join(map(str, searched)) or "no data directory is named"
     raise DataError(
         f"there are no text files ({where}): give --data_dir, or --config.text.corpus"
     )
 
 
 def sources(text: Text) -> list[str]:
-    """What `config.text.corpus` names: paths, globs, data sets of libraries."""
+    """Splits `config.text.corpus` into paths, globs and names of library data sets."""
     if os.path.exists(os.path.expanduser(text.corpus)):
         return [text.corpus]  # its name may have a comma
     return [name.strip() for name in text.corpus.split(",") if name.strip()]
 
 
 def folders(data_dir: str | None) -> list[Path]:
-    """Where text may lie in a data directory, the first the likeliest."""
+    """Folders of a data directory to search for text, in this order."""
     root = data_dir or os.environ.get("LRJAX_DATA_DIR")
     return [Path(root).expanduser() / name for name in _FOLDERS] if root else []
 
 
 def _text_files(folder: Path) -> list[Path]:
-    """The text files in a folder, without hidden ones."""
+    """Lists the text files in a folder, without hidden ones."""
     with data.reading(folder):
         if not folder.is_dir():
             return []
@@ -95,30 +100,34 @@ def _text_files(folder: Path) -> list[Path]:
 
 
 def _named(name: str) -> list[Path]:
-    """The files that a path or glob names; what exists by a part's name is meant by it.
+    """Lists the files that match a path or glob.
 
-    What a glob finds has no hidden files, unless a part of it begins with a dot.
+    A part of the path that exists literally is not treated as a pattern. Hidden files
+    match only if a part of the pattern begins with a dot.
     """
-    found = [""]
+    paths = [""]
     for part in Path(os.path.expanduser(name)).parts:
-        found = [path for base in found for path in _below(base, part)]
-    return [Path(path) for path in sorted(set(found)) if os.path.isfile(path)]
+        paths = [path for base in paths for path in _below(base, part)]
+    return [Path(path) for path in sorted(set(paths)) if os.path.isfile(path)]
 
 
 def _below(base: str, part: str) -> list[str]:
+    """Paths under `base` that match one part of a path or glob."""
     path = os.path.join(base, part)
     if os.path.lexists(path):
         return [path]
-    found = glob.glob(os.path.join(glob.escape(base), part), recursive=True)
+    matches = glob.glob(os.path.join(glob.escape(base), part), recursive=True)
     named = part.startswith(".")
-    return [each for each in found if named or not _is_hidden_below(base, each)]
+    return [path for path in matches if named or not _is_hidden_below(base, path)]
 
 
 def _is_hidden_below(base: str, path: str) -> bool:
+    """Whether a part of `path` after `base` is hidden."""
     return any(map(data.is_hidden, Path(os.path.relpath(path, base or ".")).parts))
 
 
 def _corpus(name: str, data_dir: str | None) -> Corpus:
+    """The corpus that one entry of `sources` names."""
     if name == "pydoc":
         return _embedded()
     kind, _, rest = name.partition(":")
@@ -126,7 +135,7 @@ def _corpus(name: str, data_dir: str | None) -> Corpus:
         return _from_tfds(rest, data_dir)
     if kind == "hf":
         return _from_datasets(rest)
-    with data.reading(shown(name)):  # such as a name that is too long
+    with data.reading(shown(name)):  # raises for example if the name is too long
         path = Path(os.path.expanduser(name))
         files = _text_files(path) if path.is_dir() else _named(name)
     if not files:
@@ -135,6 +144,7 @@ def _corpus(name: str, data_dir: str | None) -> Corpus:
 
 
 def _joined(parts: Sequence[Corpus]) -> Corpus:
+    """One corpus with the documents of several, one after the other."""
     counts = [part.count for part in parts]
     return Corpus(
         ", ".join(part.name for part in parts),
@@ -146,7 +156,7 @@ def _joined(parts: Sequence[Corpus]) -> Corpus:
 
 
 def subset(corpus: Corpus, fraction: float) -> Corpus:
-    """Takes each document with the given probability, the same ones every time."""
+    """Keeps each document with probability `fraction`, the same ones every time."""
     if fraction == 1:
         return corpus
 
@@ -161,7 +171,7 @@ def subset(corpus: Corpus, fraction: float) -> Corpus:
 
 
 def _embedded() -> Corpus:
-    """The reference text that comes with Python: a document for each paragraph."""
+    """Python's bundled language reference, one document per paragraph."""
     from pydoc_data.topics import topics
 
     lines = [
@@ -172,6 +182,7 @@ def _embedded() -> Corpus:
 
 
 def _from_files(files: Sequence[Path], name: str) -> Corpus:
+    """The corpus in text files, one document per paragraph."""
     digest = hashlib.sha256()
     for path in files:
         with data.reading(path), open(path, "rb") as file:
@@ -185,10 +196,10 @@ def _from_files(files: Sequence[Path], name: str) -> Corpus:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, plain or compressed, ended by LF, CRLF or CR.
+    """Yields the lines of a text file, plain or compressed, ending in LF, CRLF or CR.
 
     Raises:
-      DataError: where it is not UTF-8, with the line's number.
+      DataError: if a line is not UTF-8, with its number.
     """
     count = 0
     with contextlib.closing(data.open_lines(path)) as stretches:
@@ -202,7 +213,7 @@ def read_lines(path: Path) -> Iterator[str]:
                 number = count + 1 + before.count(b"\r")
                 at = error.start - before.rfind(b"\r") - 1
                 wide = stretch.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-                hint = ": it begins as UTF-16 does" if wide and not count else ""
+                hint = ": it begins like UTF-16" if wide and not count else ""
                 raise DataError(
                     f"{path}: line {number}: byte 0x{stretch[error.start]:02x} at {at} "
                     f"is not UTF-8 text{hint}"
@@ -212,14 +223,14 @@ def read_lines(path: Path) -> Iterator[str]:
                 if "\0" in line:
                     raise DataError(
                         f"{path}: line {number}: a zero byte at {line.index(chr(0))}: "
-                        "it is UTF-16 or no text"
+                        "it is UTF-16 or not text"
                     )
                 yield line
             count += len(lines)
 
 
 def paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Documents: what is between blank lines or form feeds, its lines joined."""
+    """Yields documents: lines between blank lines or form feeds, joined by spaces."""
     gathered: list[str] = []
     size = 0
     for line in itertools.chain(lines, [""]):
@@ -235,7 +246,7 @@ def paragraphs(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _from_tfds(name: str, data_dir: str | None) -> Corpus:
-    """Text that TFDS prepared as array_record files, which needs no TensorFlow."""
+    """The corpus of a TFDS data set in array_record files; needs no TensorFlow."""
     import tensorflow_datasets as tfds
 
     try:
@@ -248,7 +259,7 @@ def _from_tfds(name: str, data_dir: str | None) -> Corpus:
         )
         rows = len(source)
         version = str(getattr(source.dataset_info, "full_name", name))
-    except Exception as error:  # TFDS raises whatever its parts raise
+    except Exception as error:  # TFDS passes on any error of its parts
         raise DataError(f"tfds:{name}: {reason(error)}") from error
 
     where = f"tfds:{name}"
@@ -260,7 +271,7 @@ def _from_tfds(name: str, data_dir: str | None) -> Corpus:
 
 
 def _from_datasets(name: str) -> Corpus:
-    """Part 'train' of a data set of Hugging Face's library: 'NAME' or 'NAME:CONFIG'."""
+    """Split 'train' of a data set on the Hugging Face hub: 'NAME' or 'NAME:CONFIG'."""
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -271,17 +282,17 @@ def _from_datasets(name: str) -> Corpus:
     try:
         source: Any = datasets.load_dataset(path, config or None, split="train")
         fingerprint = f"hf {name} {source._fingerprint} {len(source)}"
-    except Exception as error:  # whatever its parts raise
+    except Exception as error:  # the library passes on any error of its parts
         raise DataError(f"hf:{name}: {reason(error)}") from error
     where = f"hf:{name}"
     return Corpus(where, fingerprint, lambda: _texts(source, where), len(source))
 
 
 def _texts(rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[str]:
-    """The texts of a library's data set; rows without one are left out.
+    """Yields the field 'text' of a library's rows, except where it is None.
 
     Raises:
-      DataError: where a row cannot be read, has no such field or is not UTF-8.
+      DataError: if a row cannot be read, has no such field or is not UTF-8.
     """
     rows = iter(rows)
     for number in itertools.count():
@@ -289,7 +300,7 @@ def _texts(rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[str]:
             row = next(rows)
         except StopIteration:
             return
-        except Exception as error:  # a damaged file; each library has its own
+        except Exception as error:  # damaged files; each library has its own errors
             raise DataError(f"{where}: row {number}: {reason(error)}") from error
         if "text" not in row:
             raise DataError(f"{where}: its rows have no 'text', but {', '.join(row)}")

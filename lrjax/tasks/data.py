@@ -1,4 +1,4 @@
-"""Data files: find, download and read them; fingerprints of arrays."""
+"""Finds, downloads and reads data files; fingerprints of arrays."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from lrjax.common import reading as reading_lib
 from lrjax.common.reading import reason as _reason
 from lrjax.core import UsageError
 
-MAX_BYTES = 2**30  # of one file, as stored and after decompression
+MAX_BYTES = 2**30  # per file, stored and decompressed
 MAX_FEATURES = 10**6
-MAX_ELEMENTS = 2**27  # of one dense array: 1 GiB in float64
-TIMEOUT = 30.0  # seconds without an answer
+MAX_ELEMENTS = 2**27  # per dense array: 1 GiB in float64
+TIMEOUT = 30.0  # seconds to wait for an answer
 TIME_LIMIT = 1800.0  # seconds for one download
 
 _OPENERS = {".bz2": bz2.open, ".xz": lzma.open, ".gz": gzip.open}
@@ -39,20 +39,19 @@ _CHUNK = 2**20
 
 
 class DataError(UsageError):
-    """A task or its data cannot be had; the message is one line: what and where."""
+    """A task or its data is not available; the message is one line: what and where."""
 
 
 # Reading
 
-# Around every decoder of data: what it raises is one line.
+# Context manager around every decoder: turns its exceptions into one-line DataErrors.
 reading = functools.partial(reading_lib.reading, kind=DataError)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file's name says that it is nobody's data.
+    """Whether a file name is hidden or a leftover of an editor.
 
-    Hidden ones (.book.txt, macOS's ._book.txt), and what editors leave behind
-    (book.txt~, #book.txt#, ~$book.txt).
+    Hidden: .book.txt, macOS's ._book.txt. Leftovers: book.txt~, #book.txt#, ~$book.txt.
     """
     left = name.endswith("~") or (name.startswith("#") and name.endswith("#"))
     return name.startswith((".", "~$")) or left
@@ -83,7 +82,7 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
 
 
 def open_lines(path: Path) -> Generator[bytes]:
-    """The lines of a file, decompressed where it ends in .bz2, .xz or .gz.
+    """Yields the lines of a file, decompressing .bz2, .xz and .gz.
 
     Raises:
       DataError: if the file is unreadable or damaged.
@@ -106,21 +105,20 @@ def parse_svmlight(text: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     lines and lines with only a comment are skipped. Lines end in LF or CRLF.
 
     Args:
-      text: the content of the file.
-      where: its name, for messages.
+      text: content of the file.
+      where: name of the file, for messages.
 
     Returns:
       dense features [rows, largest index] and labels [rows], both float64.
 
     Raises:
-      DataError: where the text departs from the format, with the line's number; for
-        numbers that are not finite, indices above MAX_FEATURES, and dense arrays
-        above MAX_ELEMENTS.
+      DataError: for text in another format, with the line's number; for numbers that
+        are not finite, indices above MAX_FEATURES, and dense arrays above MAX_ELEMENTS.
     """
     labels, values, indices = array("d"), array("d"), array("q")
     ends, line_numbers = array("q"), array("q")
     lone = re.search(rb"\r(?!\n)", text)
-    if lone:  # after a comment it would hide a row
+    if lone:  # after a comment it would hide the next row
         number = text.count(b"\n", 0, lone.start()) + 1
         raise DataError(
             f"{where}: line {number}: CR alone does not end a line; LF does"
@@ -138,15 +136,21 @@ def parse_svmlight(text: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
             indices.extend(map(int, pieces[0::3]))
             values.extend(map(float, pieces[2::3]))
             sound = pieces[1::3] == colons and len(pieces) == 3 * len(colons)
-            sound = sound and b"_" not in line  # 1_0 is a number to Python alone
+            sound = sound and b"_" not in line  # Python alone reads 1_0 as a number
         except (ValueError, OverflowError):
             sound = False
         if not sound:
             raise DataError(f"{where}: line {number}: {_complaint(tokens)}")
         ends.append(len(indices))
         line_numbers.append(number)
-    columns = [np.asarray(c) for c in (labels, values, indices, ends, line_numbers)]
-    return _dense(*columns, where=where)
+    return _dense(
+        labels=np.asarray(labels),
+        values=np.asarray(values),
+        indices=np.asarray(indices),
+        ends=np.asarray(ends),
+        line_numbers=np.asarray(line_numbers),
+        where=where,
+    )
 
 
 def _dense(
@@ -157,10 +161,17 @@ def _dense(
     line_numbers: np.ndarray,
     where: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Checks the numbers of a file and makes them dense arrays.
+    """Checks the numbers of a file and makes dense features and labels.
 
-    `values` and `indices` are those of all rows, one after the other; row i ends
-    before position `ends[i]`.
+    Args:
+      labels: [rows].
+      values, indices: [entries], those of all rows concatenated.
+      ends: [rows], position in `values` after the row's last entry.
+      line_numbers: [rows], from 1, for messages.
+      where: name of the file, for messages.
+
+    Raises:
+      DataError: for a number out of range, with the line's number.
     """
     rows = np.repeat(np.arange(len(labels)), np.diff(ends, prepend=0))
     first = np.diff(rows, prepend=-1) > 0
@@ -191,12 +202,12 @@ def _dense(
     return features, labels
 
 
-# Possessive, so that a very long token costs no backtracking.
+# Possessive quantifiers, so that a very long token causes no backtracking.
 _NUMBER = rb"[+-]?+(\d++\.?+\d*+|\.\d++)([eE][+-]?+\d++)?+"
 
 
 def _complaint(tokens: Sequence[bytes]) -> str:
-    """What is wrong with a line that does not parse."""
+    """Says what is wrong with a line that does not parse."""
     if not re.fullmatch(_NUMBER, tokens[0]):
         return f"the label {_shown(tokens[0])} is not a number"
     for token in tokens[1:]:
@@ -208,7 +219,7 @@ def _complaint(tokens: Sequence[bytes]) -> str:
 
 
 def _shown(token: bytes) -> str:
-    """A token for a message: short, printable, in quotes."""
+    """Formats a token for a message: short, printable, in quotes."""
     text = token[:30].decode("ascii", "backslashreplace")
     return repr(text + "..." if len(token) > 30 else text)
 
@@ -217,14 +228,14 @@ def _shown(token: bytes) -> str:
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: $LRJAX_CACHE, or ~/.cache/lrjax."""
+    """The folder for downloads: $LRJAX_CACHE, or ~/.cache/lrjax."""
     return Path(os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax").expanduser()
 
 
 def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
-    """The first `folder/name`, plain, .bz2, .xz or .gz, that is there.
+    """Finds the first existing `folder/name`, plain or with .bz2, .xz or .gz.
 
-    Earlier folders win over earlier names.
+    All names are tried in the first folder, then in the second, and so on.
     """
     names = list(names)
     for folder in folders:
@@ -237,10 +248,10 @@ def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
 
 
 def check_sha256(path: Path) -> None:
-    """Compares a file with the checksum that `record_sha256` wrote, if it did.
+    """Compares a file with the checksum that `record_sha256` wrote, if there is one.
 
     Raises:
-      DataError: if they differ, or one of them cannot be read.
+      DataError: if they differ or cannot be read.
     """
     note = _sha256_note(path)
     try:
@@ -258,10 +269,10 @@ def check_sha256(path: Path) -> None:
 
 
 def record_sha256(path: Path) -> None:
-    """Writes a file's checksum to `<path>.sha256`, as sha256sum does, if not there.
+    """Writes a file's checksum to `<path>.sha256` in sha256sum's format, once.
 
     Raises:
-      DataError: if that cannot be written.
+      DataError: if it cannot be written.
     """
     note = _sha256_note(path)
     try:
@@ -291,20 +302,21 @@ def download(
     max_bytes: int = MAX_BYTES,
     time_limit: float = TIME_LIMIT,
 ) -> Path:
-    """Downloads a file into a folder, under the last part of its address.
-
-    It appears there complete or not at all, and its checksum is recorded.
+    """Downloads a file into a folder, atomically, and records its checksum.
 
     Args:
-      url: an https address.
-      folder: made if it is not there.
-      check: called with the path of the new file before it gets its place; what it
-        raises ends the download.
+      url: an https address; its last part becomes the file's name.
+      folder: created if it does not exist.
+      check: called with the path of the downloaded file before it is moved to its
+        place; an exception discards the file.
       max_bytes: the largest size accepted.
-      time_limit: seconds until the download is given up.
+      time_limit: seconds until the download is abandoned.
+
+    Returns:
+      The path of the file.
 
     Raises:
-      DataError: if the address is not https, or the file cannot be had whole.
+      DataError: if the address is not https, or the download fails.
     """
     name = url.rsplit("/", 1)[-1]
     try:
@@ -316,19 +328,21 @@ def download(
             os.replace(part, folder / name)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it holds the connection
+            error.close()  # else the connection stays open
         raise DataError(f"{url}: {_reason(error)}") from error
     record_sha256(folder / name)
     return folder / name
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https alone."""
+    """Follows redirects to https addresses only."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if not newurl.startswith("https://"):
             fp.close()
-            raise DataError(f"{req.full_url}: leads to {newurl}, which is not https")
+            raise DataError(
+                f"{req.full_url}: redirects to {newurl}, which is not https"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -336,7 +350,7 @@ _INTERNET = urllib.request.build_opener(_HttpsOnly)
 
 
 def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
-    """Writes what an https address answers to a file."""
+    """Downloads an https address to a file."""
     from tqdm import tqdm
 
     deadline = time.monotonic() + time_limit
@@ -345,13 +359,13 @@ def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
     with _INTERNET.open(url, timeout=TIMEOUT) as answer, open(path, "wb") as file:
         length = answer.headers.get("Content-Length")
         length = int(length) if length and length.isdecimal() else None
-        # disable=None: no bar where stderr is no terminal.
+        # disable=None: no bar if stderr is not a terminal.
         bar = tqdm(
             total=length, unit="B", unit_scale=True, desc=path.name, disable=None
         )
         with bar:
             size = 0
-            # read1 returns what is there: a slow answer cannot outlast the deadline.
+            # read1 returns what has arrived, so a slow server cannot pass the deadline.
             while chunk := answer.read1(_CHUNK):
                 size += len(chunk)
                 if size > max_bytes:
@@ -370,12 +384,12 @@ def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
 
 
 def stays_on_host(arrays: Iterable[np.ndarray], stream: bool | None) -> bool:
-    """Whether a training part is sent to the device batch by batch.
+    """Whether to keep a training part on the host and copy batches to the device.
 
     Args:
-      arrays: of the part.
-      stream: what was asked for; None: only where the part would take more than half
-        of what is free on an accelerator.
+      arrays: the part's arrays.
+      stream: the task's option; None: True if the part would take more than half of an
+        accelerator's free memory.
     """
     if stream is not None:
         return stream
@@ -385,11 +399,11 @@ def stays_on_host(arrays: Iterable[np.ndarray], stream: bool | None) -> bool:
 
 
 def fingerprint_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    """The sha256 of named arrays with their types and shapes, in hexadecimal."""
+    """The sha256 of named arrays, their dtypes and shapes, in hexadecimal."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        # bfloat16, int4 and the like are all 'void' in `str`.
+        # The `str` of bfloat16, int4 and the like is that of raw bytes.
         kind = array.dtype.name if array.dtype.kind == "V" else array.dtype.str
         digest.update(f"{name} {kind} {array.shape}\n".encode())
         digest.update(array.tobytes())

@@ -1,8 +1,8 @@
-"""Image data sets, from local copies or TFDS, as uint8 arrays.
+"""Reads image data sets from local copies as uint8 arrays.
 
-A local copy is looked for in the data directory and in its folder of the set's name,
-in the forms that people have: NumPy archives, CIFAR's files, idx files, folders of
-images, and what TFDS prepared. Nothing is unpickled.
+The data directory, and the folder there that has the data set's name, are searched for
+NumPy archives, CIFAR's original files, idx files, folders of images, and data sets
+prepared by TFDS. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ from lrjax.tasks import data, pickled
 from lrjax.tasks.data import DataError
 
 SPLITS = ("train", "valid", "test")
-_MAX_BYTES = 2**34  # of the arrays of a part
-_LARGEST_CLASS = 1.2  # times the mean; of the sets here, MNIST's 1 with 1.124
+_MAX_BYTES = 2**34  # in the array of a part
+# Upper limit of a class's size, in means; the largest here is 1.124 (MNIST's digit 1).
+_LARGEST_CLASS = 1.2
 _WORDS = {
     "train": ("train",),
     "valid": ("valid", "val", "validation"),
     "test": ("test",),
 }
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm"}
-# Pillow's modes: of 8 bits a channel or fewer, and of more.
+# Pillow's modes with at most 8 bits per channel, and with more.
 _SHALLOW = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"}
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """What is known of a data set.
+    """Expected content of a data set.
 
     Attributes:
       classes: number of classes.
       shape: height, width and channels; None for colour images of any size.
-      rows: images of each split.
+      rows: number of images in each split.
     """
 
     classes: int
@@ -71,10 +72,10 @@ class Part(NamedTuple):
     """Images of one split.
 
     Attributes:
-      images: uint8 [rows, height, width, channels]; smaller images have zeros below
-        and to the right.
+      images: uint8 [rows, height, width, channels]; smaller images are padded with
+        zeros below and to the right.
       labels: integers [rows], class numbers from 0.
-      sizes: int32 [rows, 2], height and width of each image; None if all are alike.
+      sizes: int32 [rows, 2], height and width of each image; None if all are equal.
     """
 
     images: np.ndarray
@@ -83,14 +84,17 @@ class Part(NamedTuple):
 
 
 def load(name: str, data_dir: str | None) -> dict[str, Part]:
-    """Reads a set: 'train', 'test' and perhaps 'valid', or 'all' where no split is.
+    """Reads a data set from the data directory or the cache.
 
     Args:
       name: a key of `SETS`.
-      data_dir: where to look first; $LRJAX_DATA_DIR if None.
+      data_dir: directory searched first; $LRJAX_DATA_DIR if None.
+
+    Returns:
+      'train', 'test' and, if the set has it, 'valid'; or 'all' if there is no split.
 
     Raises:
-      DataError: if it is not there, or not what it should be.
+      DataError: if there is no copy, or it is damaged or another data set.
     """
     entry = SETS[name]
     root = data_dir or os.environ.get("LRJAX_DATA_DIR")
@@ -98,7 +102,7 @@ def load(name: str, data_dir: str | None) -> dict[str, Part]:
         raise DataError(f"{name}: there is no data directory {root}")
     cache = data.cache_dir() / "images"
     roots = [Path(root)] if root else []
-    folders = [path for each in [*roots, cache] for path in (each / name, each)]
+    folders = [path for base in [*roots, cache] for path in (base / name, base)]
     for folder in folders:
         if not folder.is_dir():
             continue
@@ -106,9 +110,9 @@ def load(name: str, data_dir: str | None) -> dict[str, Part]:
             parts = reader(name, entry, folder)
             if parts:
                 return _checked(name, entry, folder, parts)
-    for each in [*roots, cache / "tfds"]:
-        if any((each / name).glob("*/dataset_info.json")):
-            return _checked(name, entry, each, _from_tfds(name, each))
+    for base in [*roots, cache / "tfds"]:
+        if any((base / name).glob("*/dataset_info.json")):
+            return _checked(name, entry, base, _from_tfds(name, base))
     searched = ", ".join(map(str, folders))
     raise DataError(
         f"{name}: no copy is in {searched}; docs/vision.md says which forms are read"
@@ -118,7 +122,7 @@ def load(name: str, data_dir: str | None) -> dict[str, Part]:
 def _checked(
     name: str, entry: ImageSet, where: Path, parts: Mapping[str, Part]
 ) -> dict[str, Part]:
-    """Refuses parts that are not of this set; warns of parts of it."""
+    """Refuses parts that do not belong to the data set; warns if images are missing."""
     for split, part in parts.items():
         images, labels, _ = part
         place = f"{where}: {split} part of {name}"
@@ -148,10 +152,10 @@ def _checked(
         missing = [split for split in entry.rows if split not in parts]
         if missing:
             raise DataError(f"{where}: {name} has no {missing[0]} part")
-    found = sum(len(part.images) for part in parts.values())
+    count = sum(len(part.images) for part in parts.values())
     whole = sum(entry.rows.values())
     classes = _classes(name, entry, where, parts)
-    lacking = f"{found:,} of the {whole:,} images" if found != whole else ""
+    lacking = f"{count:,} of the {whole:,} images" if count != whole else ""
     if classes != entry.classes:
         of_classes = f"{classes} of the {entry.classes} classes"
         lacking = f"{of_classes} and {lacking}" if lacking else of_classes
@@ -165,37 +169,39 @@ def _checked(
 
 
 def _classes(name: str, entry: ImageSet, where: Path, parts: Mapping[str, Part]) -> int:
-    """How many classes there are to train on.
+    """Counts the classes of the training part.
 
     Raises:
-      DataError: if they are too few and cannot be some of the set's: another set's
-        images, or labels of another kind.
+      DataError: if classes are missing and the others are larger than in this set, so
+        that the images or labels must belong to another one.
     """
     split = "all" if "all" in parts else "train"
     images_of = np.bincount(parts[split].labels, minlength=entry.classes)
-    found = int(np.count_nonzero(images_of))
-    if found == entry.classes:
-        return found
+    classes = int(np.count_nonzero(images_of))
+    if classes == entry.classes:
+        return classes
     place = f"{where}: {split} part of {name}"
-    if found == 1:
+    if classes == 1:
         raise DataError(f"{place}: all images are of class {images_of.argmax()}")
     rows = sum(entry.rows.values()) if split == "all" else entry.rows[split]
-    each = rows / entry.classes
-    if images_of.max() > math.ceil(_LARGEST_CLASS * each):
+    mean = rows / entry.classes
+    if images_of.max() > math.ceil(_LARGEST_CLASS * mean):
         raise DataError(
-            f"{place}: {found} of {entry.classes} classes, and "
+            f"{place}: {classes} of {entry.classes} classes, and "
             f"{counted(images_of.max(), 'image')} of class {images_of.argmax()}, "
-            f"where {name} has about {each:,.0f} "
+            f"where {name} has about {mean:,.0f} "
             "of each; images or labels are of another set"
         )
-    return found
+    return classes
 
 
 def _size(shape: Sequence[int]) -> str:
+    """A shape for messages: '32 x 32 x 3'."""
     return " x ".join(map(str, shape))
 
 
 def _part(images: np.ndarray, labels: np.ndarray, where: object) -> Part:
+    """Makes a part: adds a missing channel axis and converts labels to int64."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -210,7 +216,7 @@ def _part(images: np.ndarray, labels: np.ndarray, where: object) -> Part:
 
 
 def _from_npz(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
-    """A file for each split, or one with both (x_train, ...) or without a split."""
+    """Reads .npz files: one per split, one with both (x_train, ...), or one of all."""
     own = folder.name == name
     paths = [
         path
@@ -225,7 +231,7 @@ def _from_npz(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | Non
     }
     if any(by_split.values()):
         return {
-            split: _read_npz(found[0]) for split, found in by_split.items() if found
+            split: _read_npz(files[0]) for split, files in by_split.items() if files
         }
     for path in paths:
         arrays = _npz(path)
@@ -239,22 +245,25 @@ def _from_npz(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | Non
 
 
 def _parts_of(stem: str) -> list[str]:
+    """Words of a file name: 'mnist-train' -> ['mnist', 'train']."""
     return stem.lower().replace("-", "_").replace(".", "_").split("_")
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a .npz file, without names of classes and files."""
     with data.reading(path), np.load(path, allow_pickle=False) as file:
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise DataError(f"{path}: not an archive of arrays")
         wanted = set(file.files) - {"class_names", "file_names"}
         arrays = {key: file[key] for key in sorted(wanted)}
     for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # bytes of another kind of file
+        if not isinstance(array, np.ndarray):  # a member in another format
             raise DataError(f"{path}: {shown(key)} is not an array")
     return arrays
 
 
 def _read_npz(path: Path) -> Part:
+    """Reads one part from a .npz file of pixels, or of encoded JPEG images."""
     arrays = _npz(path)
     for images, labels in (("image", "label"), ("images", "labels"), ("x", "y")):
         if {images, labels} <= set(arrays):
@@ -269,7 +278,7 @@ def _read_npz(path: Path) -> Part:
             f"{path}: offsets are {ends.dtype} and jpeg {stored.dtype} with "
             f"{stored.ndim} dimensions, instead of integers and a row of uint8"
         )
-    ends = ends.astype(np.int64)  # differences of unsigned ones are never below zero
+    ends = ends.astype(np.int64)  # unsigned differences would never be negative
     rising = ends.ndim == 1 and len(ends) > 1 and (np.diff(ends) > 0).all()
     if not rising or ends[0] < 0 or ends[-1] > len(stored):
         raise DataError(f"{path}: offsets do not lead to images")
@@ -295,35 +304,38 @@ def _picture(source: bytes | Path, where: str, channels: int = 3) -> np.ndarray:
 
 
 def _pixels(image: Any, mode: str, where: str) -> np.ndarray:
-    """A picture as it is seen, in 8 bits a channel.
+    """Converts a Pillow image to 8 bits per channel, rotated as its EXIF data says.
 
-    Of 16 bits the high byte is kept, as Pillow does with those of colour pictures.
+    Of 16-bit numbers the high byte is kept, as Pillow does for colour images.
 
     Args:
-      image: of Pillow.
+      image: the Pillow image.
       mode: 'L' or 'RGB'.
       where: for messages.
 
+    Returns:
+      uint8 [height, width], or [height, width, 3] for 'RGB'.
+
     Raises:
-      DataError: for what has no one form in 8 bits: several pictures, pixels that are
-        transparent, numbers of an unknown range.
+      DataError: if the result would be ambiguous: several frames, transparent pixels,
+        or numbers of an unknown range.
     """
     from PIL import Image, ImageOps
 
     kind = f"{where}: a {image.format} picture of mode {image.mode}"
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a camera's JPEG and its previews
+    if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with previews
         raise DataError(f"{kind} that holds {frames} pictures instead of one")
     fills = _fills_16_bits(image)
     image = ImageOps.exif_transpose(image)
     if image.mode in _DEEP:
         if not fills:
-            raise DataError(f"{kind}: what its largest number means is not known")
+            raise DataError(f"{kind}: the range of its numbers is not known")
         pixels = np.asarray(image)
         clear = image.info.get("transparency")
         if clear is not None and (pixels == clear).any():
             raise DataError(f"{kind} with transparent pixels: lay it on a background")
-        # Whole numbers of 32 bits are Pillow's form for some files of 16.
+        # Pillow reads some 16-bit files as 32-bit integers.
         if pixels.min() < 0 or pixels.max() > 2**16 - 1:
             raise DataError(f"{kind}: its numbers are not of 16 bits")
         return np.asarray(Image.fromarray((pixels >> 8).astype(np.uint8)).convert(mode))
@@ -337,14 +349,14 @@ def _pixels(image: Any, mode: str, where: str) -> np.ndarray:
 
 
 def _fills_16_bits(image: Any) -> bool:
-    """Whether a picture's numbers go from 0 to 65,535 by its format."""
+    """Whether the image's format implies numbers from 0 to 65,535."""
     if image.format == "TIFF":
         return image.mode != "I" and set(image.tag_v2.get(258, ())) == {16}
     return image.format in ("PNG", "PPM")
 
 
 def _stack(images: Sequence[np.ndarray], labels: Any, where: object) -> Part:
-    """Images of perhaps different sizes in one array."""
+    """Stacks images, of equal or different sizes, into a part."""
     sizes = np.array([image.shape[:2] for image in images], np.int32)
     height, width = sizes.max(axis=0)
     channels = images[0].shape[2]
@@ -356,15 +368,22 @@ def _stack(images: Sequence[np.ndarray], labels: Any, where: object) -> Part:
     for row, image in enumerate(images):
         stacked[row, : image.shape[0], : image.shape[1]] = image
     part = _part(stacked, np.asarray(labels), where)
-    alike = (sizes == sizes[0]).all()
-    return part if alike else part._replace(sizes=sizes)
+    equal = (sizes == sizes[0]).all()
+    return part if equal else part._replace(sizes=sizes)
 
 
-# CIFAR as its authors pack it
+# CIFAR in its authors' archives
 
 
 class _Packing(NamedTuple):
-    """A version of CIFAR: its files, their folder, their archive, their reader."""
+    """A distribution of CIFAR.
+
+    Attributes:
+      files: split -> names of its files.
+      folder: name of the folder with the files.
+      archive: name of the archive, without .tar or .tar.gz.
+      read: function (name, split, content, where) -> pixels and labels of a file.
+    """
 
     files: Mapping[str, Sequence[str]]
     folder: str
@@ -373,6 +392,7 @@ class _Packing(NamedTuple):
 
 
 def _packings(name: str) -> list[_Packing]:
+    """The binary and the Python distribution of CIFAR; none for other sets."""
     if name == "cifar10":
         batches = [f"data_batch_{i}" for i in range(1, 6)]
         files = {"train": batches, "test": ["test_batch"]}
@@ -394,14 +414,15 @@ def _packings(name: str) -> list[_Packing]:
 
 
 def _from_cifar(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
+    """Reads CIFAR's original files, unpacked or in an archive."""
     for packing in _packings(name):
         wanted = [file for group in packing.files.values() for file in group]
         for place in (folder / packing.folder, folder):
-            there = [file for file in wanted if (place / file).is_file()]
-            if there:
-                lacking = [file for file in wanted if file not in there]
-                if lacking:
-                    raise DataError(f"{place}: {lacking[0]} of {name} is missing")
+            present = [file for file in wanted if (place / file).is_file()]
+            if present:
+                missing = [file for file in wanted if file not in present]
+                if missing:
+                    raise DataError(f"{place}: {missing[0]} of {name} is missing")
                 read = {file: data.read_bytes(place / file) for file in wanted}
                 return _cifar_parts(name, packing, read, place)
         for ending in (".tar.gz", ".tar"):
@@ -412,7 +433,8 @@ def _from_cifar(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | N
 
 
 def _members(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
-    found = {}
+    """Reads the wanted files of a tar archive: name -> content."""
+    contents = {}
     with data.reading(path), tarfile.open(path) as archive:
         for member in archive:
             file = os.path.basename(member.name)
@@ -420,16 +442,17 @@ def _members(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
                 if member.size > data.MAX_BYTES:
                     raise DataError(f"{path}: {file} is too large")
                 stream = archive.extractfile(member)
-                found[file] = stream.read() if stream else b""
+                contents[file] = stream.read() if stream else b""
     for file in wanted:
-        if file not in found:
+        if file not in contents:
             raise DataError(f"{path}: {file} is missing")
-    return found
+    return contents
 
 
 def _cifar_parts(
     name: str, packing: _Packing, read: Mapping[str, bytes], where: Path
 ) -> dict[str, Part]:
+    """Makes parts from the contents of CIFAR's files."""
     parts = {}
     for split, group in packing.files.items():
         place = f"{where}: {split} part of {name}"
@@ -437,7 +460,7 @@ def _cifar_parts(
             packing.read(name, split, read[file], f"{where}: {file}") for file in group
         ]
         planes, labels = map(np.concatenate, zip(*batches, strict=True))
-        # Of each image all of red, of green, of blue.
+        # Every row stores the red, then the green, then the blue plane.
         images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         parts[split] = _part(np.ascontiguousarray(images), labels, place)
     return parts
@@ -447,7 +470,7 @@ def _binary_cifar(
     name: str, split: str, content: bytes, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels [rows, 3072] and labels of a file of the binary version."""
-    # A record: the label (CIFAR-100: a coarse one before it), then the pixels.
+    # A record: the label (CIFAR-100: the coarse, then the fine one), then the pixels.
     before = 1 if name == "cifar10" else 2
     rows = SETS[name].rows[split] // (5 if (name, split) == ("cifar10", "train") else 1)
     size = rows * (before + 3072)
@@ -464,11 +487,11 @@ def _pickled_cifar(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels [rows, 3072] and labels of a file of the Python version."""
     del split
-    found = pickled.read_pickled(content, where)
+    fields = pickled.read_pickled(content, where)
     key = "labels" if name == "cifar10" else "fine_labels"
-    pixels, labels = found.get("data"), found.get(key)
+    pixels, labels = fields.get("data"), fields.get(key)
     if not isinstance(pixels, np.ndarray) or not isinstance(labels, list):
-        held = ", ".join(map(ascii, found)) or "nothing"
+        held = ", ".join(map(ascii, fields)) or "nothing"
         raise DataError(f"{where} holds {cut(held)} instead of 'data' and '{key}'")
     if pixels.ndim != 2 or pixels.shape[1] != 3072 or len(labels) != len(pixels):
         raise DataError(
@@ -484,14 +507,15 @@ def _pickled_cifar(
 
 
 def _from_idx(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
+    """Reads MNIST's or Fashion-MNIST's idx files."""
     if name not in ("mnist", "fashion_mnist"):
         return None
     if folder.name != name and (folder / name).is_dir():
         return None  # other sets have files of the same names
     wanted = [
-        f"{split}-{what}"
+        f"{split}-{content}"
         for split in ("train", "t10k")
-        for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        for content in ("images-idx3-ubyte", "labels-idx1-ubyte")
     ]
     paths = {file: data.find_file([file], [folder]) for file in wanted}
     if not any(paths.values()):
@@ -512,16 +536,16 @@ def _from_idx(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | Non
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads an idx file of bytes, plain or compressed.
+    """Reads an idx file of bytes, plain or compressed: uint8, up to 3 dimensions.
 
     Raises:
-      DataError: if it is damaged or holds other numbers.
+      DataError: if it is damaged or holds numbers other than bytes.
     """
     content = data.read_bytes(path)
     dims = content[3] if len(content) > 3 else 0
     if content[:3] != b"\0\0\x08" or not dims or len(content) < 4 + 4 * dims:
         raise DataError(f"{path}: not an idx file of bytes")
-    if dims > 3:  # such as a picture for each row; NumPy has an end, too
+    if dims > 3:  # damaged; NumPy has a limit too
         raise DataError(f"{path}: {dims} dimensions are more than 3")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dims, 4))
     size = int(np.prod(shape, dtype=object))
@@ -536,16 +560,16 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _from_pictures(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
-    """A folder for each split with one for each class, or DTD's own layout."""
+    """Reads images in folders SPLIT/CLASS/, or in the layout of DTD's authors."""
     if name == "dtd" and (folder / "images").is_dir() and (folder / "labels").is_dir():
         return _dtd(entry, folder)
     if folder.name != name:
         return None
     roots = {}
     for split, words in _WORDS.items():
-        found = [folder / word for word in words if (folder / word).is_dir()]
-        if found:
-            roots[split] = found[0]
+        present = [folder / word for word in words if (folder / word).is_dir()]
+        if present:
+            roots[split] = present[0]
     if "train" not in roots:
         return None
     names = _folders(roots["train"])
@@ -570,19 +594,19 @@ def _from_pictures(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] 
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, in order, without hidden files."""
+    """Lists a folder in order, without hidden files."""
     with data.reading(folder):
-        found = sorted(folder.iterdir())
-    return [path for path in found if not data.is_hidden(path.name)]
+        paths = sorted(folder.iterdir())
+    return [path for path in paths if not data.is_hidden(path.name)]
 
 
 def _folders(root: Path) -> list[str]:
-    """Names of the folders in a folder, one for each class."""
+    """Names of the subfolders, one per class, in order."""
     return [path.name for path in _entries(root) if path.is_dir()]
 
 
 def _dtd(entry: ImageSet, folder: Path) -> dict[str, Part]:
-    """DTD as its authors pack it: images/ and the lists of split 1."""
+    """Reads DTD in its authors' layout: images/ and the lists of split 1."""
     names = _folders(folder / "images")
     if len(names) != entry.classes:
         raise DataError(
@@ -606,6 +630,7 @@ def _dtd(entry: ImageSet, folder: Path) -> dict[str, Part]:
 def _read_pictures(
     listed: Sequence[tuple[Path, int]], where: Path, channels: int
 ) -> Part:
+    """Reads image files with their class numbers."""
     if not listed:
         raise DataError(f"{where}: no images")
     images = [_picture(path, str(path), channels) for path, _ in listed]
@@ -616,12 +641,12 @@ def _read_pictures(
 
 
 def _from_tfds(name: str, folder: Path) -> dict[str, Part]:
-    """Reads what TFDS prepared as array_record files, which needs no TensorFlow.
+    """Reads a data set that TFDS prepared as array_record files; no TensorFlow needed.
 
-    Preparing CIFAR or MNIST does, so it is left to TFDS's own command.
+    Preparing one does need TensorFlow, so that is left to TFDS's own command.
 
     Raises:
-      DataError: if that fails.
+      DataError: if reading fails.
     """
     import tensorflow_datasets as tfds
 

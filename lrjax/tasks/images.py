@@ -1,9 +1,9 @@
 """Tasks that classify images with convolutional networks and transformers.
 
-Images lie on the device as uint8; they are changed at random and scaled inside the
-compiled step. Two protocols. `study` has the study's augmentation and validates and
-tests on images that were augmented too, once, when the task is made. `sound` leaves
-those alone. docs/protocol.md has all of it line by line.
+Images are on the device as uint8; the compiled step augments and scales them. There are
+two protocols with the same augmentation of training images: `study` also augments the
+validation and test images, once, when the task is made; `sound` does not. Details:
+docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from lrjax.tasks.options import OPTIONAL, Factory, TaskOptions
 BATCH_SIZE = 64
 _SLICE = 64  # rows augmented at once when a task is made
 
-# `view(key, batch, dtype) -> images` at random if there is a key, else as they are
-# judged; computed in `dtype`, float32 if it is not given.
+# `view(key, batch, dtype=float32)` gives images [rows, height, width, channels] in
+# [0, 1]: augmented at random with a key, as for evaluation if the key is None.
 View = Callable[..., jax.Array]
 
 
 def _plain(key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32) -> jax.Array:
-    """Pixels as they are."""
+    """Scales pixels to [0, 1]; no augmentation."""
     del key
     return batch["images"].astype(dtype) / 255
 
@@ -52,7 +52,7 @@ def _plain(key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32) -> jax
 def _flipped_and_cropped(
     key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32
 ) -> jax.Array:
-    """Mirrored, and moved by up to 4 pixels."""
+    """Mirrors at random and shifts by up to 4 pixels; scales to [0, 1]."""
     images = batch["images"]
     images = images if key is None else augment.flip_and_crop(key, images)
     return images.astype(dtype) / 255
@@ -61,15 +61,16 @@ def _flipped_and_cropped(
 def _resized(
     key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32
 ) -> jax.Array:
-    """224 x 224 pixels out of images of any size.
+    """Cuts 224 x 224 pixels out of images of any size; scales to [0, 1].
 
-    At random, a window of 8 to 100 % in changed colours; else the centre, where the
-    shorter side counts as 256. Images without a size have their own already.
+    With a key a random window of 8 to 100 % of the area, with random colours; without
+    one the central square of 224/256 of the shorter side. Batches without 'sizes' are
+    of the final size already.
     """
     images = batch["images"].astype(dtype) / 255
     if "sizes" not in batch:
         return images
-    # Rows that pad a part have no pixels; what is seen of them must be finite.
+    # Padding rows have size 0; the result must be finite there too.
     sizes = jnp.maximum(batch["sizes"], 1)
     if key is not None:
         return augment.flip_crop_and_color(key, images, sizes, 224)
@@ -78,16 +79,16 @@ def _resized(
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a task is made.
+    """Data set, model and preprocessing of a task.
 
     Attributes:
-      data: the data set.
-      model: the linen module's name in `lrjax.tasks.models`.
-      options: its arguments but the number of classes.
-      mean, deviation: of each channel, to scale images from 0 to 1.
-      view: what training sees.
-      size: height and width of what the model sees.
-      has_blocks: whether the model has blocks to compute again, for `remat`.
+      data: name of the data set in `image_data.SETS`.
+      model: name of the linen module in `lrjax.tasks.models`.
+      options: the module's arguments, without the number of classes.
+      mean, deviation: of each channel of images in [0, 1], for standardisation.
+      view: the augmentation, see `View`.
+      size: height and width of the model's input in pixels.
+      has_blocks: whether the model supports `remat`.
     """
 
     data: str
@@ -100,7 +101,15 @@ class Recipe:
     has_blocks: bool = True
 
 
-_CIFAR10 = ((0.5,) * 3, (0.5,) * 3, _flipped_and_cropped, 32)
+_WRN16_8 = Recipe(
+    "cifar10",
+    "WideResNet",
+    {"depth": 16, "width": 8, "dropout": 0.3},
+    (0.5,) * 3,
+    (0.5,) * 3,
+    _flipped_and_cropped,
+    32,
+)
 
 RECIPES = {
     "mnist/cnn": Recipe(
@@ -109,12 +118,10 @@ RECIPES = {
     "fashion_mnist/cnn": Recipe(
         "fashion_mnist", "SmallCNN", {}, (0.5,), (0.5,), _plain, 28, has_blocks=False
     ),
-    "cifar10/wrn16_2": Recipe(
-        "cifar10", "WideResNet", {"depth": 16, "width": 2, "dropout": 0.3}, *_CIFAR10
+    "cifar10/wrn16_2": dataclasses.replace(
+        _WRN16_8, options={**_WRN16_8.options, "width": 2}
     ),
-    "cifar10/wrn16_8": Recipe(
-        "cifar10", "WideResNet", {"depth": 16, "width": 8, "dropout": 0.3}, *_CIFAR10
-    ),
+    "cifar10/wrn16_8": _WRN16_8,
     "cifar100/densenet_bc": Recipe(
         "cifar100",
         "DenseNet",
@@ -142,10 +149,11 @@ def make(name: str, options: TaskOptions) -> Task:
     entry = image_data.SETS[recipe.data]
     batch_size = options.batch_size or BATCH_SIZE
     parts = split(name, image_data.load(recipe.data, options.data_dir))
-    if entry.shape is None:  # of any size
+    if entry.shape is None:  # images of any size
         parts = {key: with_sizes(part) for key, part in parts.items()}
     if options.protocol == "study":
-        # The study leaves out a short last batch, other rows every epoch.
+        # The study drops a short last batch, with different rows in every epoch. Here
+        # the same rows, evenly spaced, are left out.
         rows = len(parts["train"].labels)
         whole = rows // batch_size * batch_size or rows
         kept = np.linspace(0, rows - 1, whole).round().astype(int)
@@ -157,7 +165,7 @@ def make(name: str, options: TaskOptions) -> Task:
 
 
 def recipe_task(name: str, parts: Mapping[str, Part], options: TaskOptions) -> Task:
-    """Makes a task of `RECIPES` from its parts."""
+    """Makes a task of `RECIPES` from 'train', 'valid' and 'test'; see `image_task`."""
     recipe = RECIPES[name]
     classes = image_data.SETS[recipe.data].classes
     return image_task(
@@ -194,10 +202,10 @@ def make_digits(options: TaskOptions) -> Task:
 
 
 def split(name: str, parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Parts to train, validate and test with, the same for every run.
+    """Splits a data set into 'train', 'valid' and 'test', the same for every run.
 
-    A fifth of the training part of each class validates, unless the set has a part for
-    that; a set without parts is cut in three. Rows keep their order.
+    A set without a validation part gives a fifth of every class's training images to
+    it; a set without any split is cut into thirds. Rows keep their order.
     """
     parts = dict(parts)
     if "all" in parts:
@@ -216,13 +224,13 @@ def split(name: str, parts: Mapping[str, Part]) -> dict[str, Part]:
 
 
 def take(part: Part, rows: np.ndarray) -> Part:
-    """Some rows of a part."""
+    """Selects rows of a part by number."""
     sizes = None if part.sizes is None else part.sizes[rows]
     return Part(part.images[rows], part.labels[rows], sizes)
 
 
 def with_sizes(part: Part) -> Part:
-    """The part with the sizes of its images, also where all are alike."""
+    """Adds the sizes of a part's images where all are the same and so left out."""
     if part.sizes is not None:
         return part
     shape = part.images.shape
@@ -230,7 +238,7 @@ def with_sizes(part: Part) -> Part:
 
 
 def augmented(part: Part, view: View, key: jax.Array) -> Part:
-    """The part with each image changed at random, once."""
+    """Augments every image of a part once; the result is uint8."""
 
     @jax.jit
     def change(number: jax.Array, batch: Batch) -> jax.Array:
@@ -239,7 +247,7 @@ def augmented(part: Part, view: View, key: jax.Array) -> Part:
 
     slices = []
     for start in range(0, len(part.labels), _SLICE):
-        # A short last slice is filled up, so that all share one program.
+        # A short last slice is padded, so that all slices share one program.
         rows = np.minimum(np.arange(start, start + _SLICE), len(part.labels) - 1)
         batch = _arrays(take(part, rows))
         slices.append(np.asarray(change(jnp.int32(start // _SLICE), batch)))
@@ -247,12 +255,13 @@ def augmented(part: Part, view: View, key: jax.Array) -> Part:
 
 
 def _arrays(part: Part) -> dict[str, np.ndarray]:
+    """A part as the arrays of a task."""
     arrays = {"images": part.images, "labels": part.labels.astype(np.int32)}
     return arrays if part.sizes is None else arrays | {"sizes": part.sizes}
 
 
 def _types(precision: str) -> dict[str, Any]:
-    """`dtype` and `param_dtype` of a model."""
+    """A model's arguments `dtype` and `param_dtype` for a precision."""
     if precision == "bfloat16":
         return {"dtype": jnp.bfloat16, "param_dtype": jnp.float32}
     return {"dtype": None, "param_dtype": jnp.dtype(precision)}
@@ -261,12 +270,12 @@ def _types(precision: str) -> dict[str, Any]:
 def _model(
     name: str, classes: int, arguments: Mapping[str, Any], options: TaskOptions
 ) -> Any:
-    """The linen module `models.NAME`; `arguments` are its own."""
+    """Makes the linen module `models.NAME` with its own `arguments`."""
     from lrjax.tasks import models
 
-    again = {"remat": True} if options.remat else {}
+    remat = {"remat": True} if options.remat else {}
     make = getattr(models, name)
-    return make(num_classes=classes, **arguments, **again, **_types(options.precision))
+    return make(num_classes=classes, **arguments, **remat, **_types(options.precision))
 
 
 def image_task(
@@ -284,16 +293,16 @@ def image_task(
       name: the task's name.
       parts: 'train', 'valid' and 'test'.
       model: called as `(images, train=..., mask=...)`, with collections 'params' and
-        'batch_stats' and stream 'dropout'.
-      view: what of a batch is seen, from 0 to 1.
-      scale: mean and deviation of each channel of that.
-      shape: height, width and channels of what is seen.
-      options: of these `batch_size` (64 if None), `precision`, `label_smoothing` and
-        `stream` count.
+        'batch_stats' and RNG stream 'dropout'.
+      view: the augmentation, see `View`.
+      scale: mean and standard deviation of each channel of the view's result.
+      shape: height, width and channels of the model's input.
+      options: `batch_size` (64 if None), `precision`, `label_smoothing` and `stream`
+        are used.
     """
     dtype = _types(options.precision)["param_dtype"]
     label_smoothing = options.label_smoothing
-    mean, deviation = (np.asarray(each, dtype) for each in scale)
+    mean, deviation = (np.asarray(values, dtype) for values in scale)
 
     def seen(key: jax.Array | None, batch: Batch) -> jax.Array:
         return (view(key, batch, dtype) - mean) / deviation
@@ -345,8 +354,8 @@ def image_task(
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Negative log-likelihood of each row: [rows, classes], [rows] -> [rows]."""
-    # Chosen by comparing, because JAX's derivative of a gather scatters into zeros.
+    """Negative log-likelihood: logits [rows, classes], labels [rows] -> [rows]."""
+    # A comparison instead of a gather, whose derivative in JAX is a slow scatter.
     classes = jnp.arange(logits.shape[-1])
     own = labels[:, None].astype(classes.dtype) == classes
     return -jnp.sum(jnp.where(own, jax.nn.log_softmax(logits), 0), axis=-1)
@@ -355,7 +364,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, Any]:
     """Sums over the rows with mask 1: 'loss', 'accuracy' (right rows) and 'count'.
 
-    Of equal logits the first counts; a row whose logits have no softmax is wrong.
+    Of equal logits the first is the prediction; a row with a non-finite loss is wrong.
     """
     losses = cross_entropy(logits, labels)
     best = jnp.argmax(logits, axis=-1)
@@ -368,6 +377,7 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, 
 
 
 def _factory(name: str) -> Factory:
+    """The factory of a task of `RECIPES`."""
     supports = frozenset(OPTIONAL)
     lacking = set() if RECIPES[name].has_blocks else {"remat"}
     return Factory(functools.partial(make, name), supports - lacking)

@@ -1,11 +1,12 @@
 """Logistic regression on LIBSVM's data sets, on digits, and on any svmlight file.
 
-Two protocols. `study` repeats the study's treatment: every column divided by its L2
-norm over all rows, the same rows for training, validation and test, and a sigmoid
-between the linear layer and the softmax. `sound` splits the rows 60/20/20 by class,
-the same way for every run, standardises the columns by the training part's mean and
-standard deviation, and takes a plain softmax. Both draw the initial weights and biases
-uniformly from +-1/sqrt(features) (as torch.nn.Linear does) and have batches of 64.
+There are two protocols. `study` repeats the study's code: every column is divided by
+its L2 norm over all rows, training, validation and test use the same rows, and a
+sigmoid stands between the linear layer and the softmax. `sound` splits the rows
+60/20/20 by class, the same way for every run, standardises the columns by the training
+part's mean and standard deviation, and uses a plain softmax. Both draw the initial
+weights and biases uniformly from +-1/sqrt(features) (as torch.nn.Linear does) and have
+batches of 64.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ SPLIT_SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """What LIBSVM's page says of a data set.
+    """A data set as described on LIBSVM's page.
 
     Attributes:
-      rows, features, classes: the shape that a file must have.
-      remote: the file's name on LIBSVM's site; '' for a bundled set.
-      others: further names under which the set may lie on disk.
+      rows, features, classes: the sizes that a file must have.
+      remote: name of the file on LIBSVM's site; '' for a set bundled in scikit-learn.
+      others: further file names of the set.
     """
 
     rows: int
@@ -56,7 +57,7 @@ class DataSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """File names without the ending of a compressed file."""
+        """File names without the ending .bz2."""
         return (self.remote.removesuffix(".bz2"), *self.others)
 
 
@@ -68,7 +69,7 @@ SETS = {
     "dna": DataSet(2000, 180, 3, "dna.scale"),
     "letter": DataSet(15000, 16, 26, "letter.scale"),
     "pendigits": DataSet(7494, 16, 10, "pendigits"),
-    # The study read Sensorless.scale; the unscaled file gives other numbers under
+    # The study read Sensorless.scale. The unscaled file gives other results under
     # `study`, and the same up to rounding under `sound`.
     "sensorless": DataSet(58509, 48, 11, "Sensorless.scale", ("Sensorless",)),
     "aloi": DataSet(108000, 128, 1000, "aloi.bz2"),
@@ -91,12 +92,13 @@ def make_digits(options: TaskOptions) -> Task:
     from sklearn.datasets import load_digits
 
     features, labels = load_digits(return_X_y=True)
-    arrays = np.asarray(features), np.asarray(labels)
-    return logistic_task("digits/logistic", *arrays, options)
+    return logistic_task(
+        "digits/logistic", np.asarray(features), np.asarray(labels), options
+    )
 
 
 def make_file(path: str, options: TaskOptions) -> Task:
-    """Makes `svmlight:<path>`, features and classes as found in the file."""
+    """Makes `svmlight:<path>` with the features and classes of the file."""
     features, labels = data.read_svmlight(path)
     return logistic_task(f"svmlight:{path}", features, labels, options)
 
@@ -113,10 +115,11 @@ def logistic_task(
       name: the task's name.
       features: [rows, columns].
       labels: [rows], any whole numbers; classes are numbered in their order.
-      options: of these `protocol`, `batch_size` (64 if None) and `precision` count.
+      options: `protocol`, `batch_size` (64 if None) and `precision` are used.
 
     Raises:
-      DataError: if the arrays cannot be learned from.
+      DataError: for labels that are not whole numbers, fewer than two classes, too few
+        rows to split, or features that are not finite in the precision.
     """
     options = options or TaskOptions()
     options_lib.check(options)
@@ -178,12 +181,12 @@ class Parts(NamedTuple):
 
 
 def split(targets: np.ndarray, fraction: float = 0.2) -> Parts:
-    """Splits rows into training, validation and test, each class alike.
+    """Splits rows into training, validation and test, stratified by class.
 
     Validation and test each get `fraction` of all rows (rounded) and, of every class,
     that fraction to within one row, but at least one row of each class with 3 rows or
-    more; classes with 1 or 2 rows go to training whole. The split depends on nothing
-    but `targets`.
+    more; classes with 1 or 2 rows are used for training only. The split depends on
+    `targets` alone.
 
     Args:
       targets: class numbers [rows], from 0 without gaps.
@@ -199,20 +202,24 @@ def split(targets: np.ndarray, fraction: float = 0.2) -> Parts:
     rank = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
     share = np.repeat(held, counts)
     valid, test = rank < share, (rank >= share) & (rank < 2 * share)
-    return Parts(*(np.sort(by_class[part]) for part in (~valid & ~test, valid, test)))
+    return Parts(
+        train=np.sort(by_class[~valid & ~test]),
+        valid=np.sort(by_class[valid]),
+        test=np.sort(by_class[test]),
+    )
 
 
 def unit_columns(features: np.ndarray) -> np.ndarray:
-    """Divides each column by its L2 norm; columns of zeros stay so."""
+    """Divides each column of [rows, columns] by its L2 norm; zero columns stay zero."""
     largest = np.abs(features).max(axis=0)
-    # Dividing first keeps the squares of very large and very small numbers in range.
+    # Dividing first keeps squares of very large and very small numbers in range.
     scaled = features / np.where(largest > 0, largest, 1)
     norms = np.sqrt(np.square(scaled).sum(axis=0))
     return scaled / np.where(norms > 0, norms, 1)
 
 
 def standardise(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Gives each column mean 0 and variance 1 over the given rows.
+    """Scales each column of [rows, columns] to mean 0 and variance 1 over some rows.
 
     Columns that are constant over these rows become 0 everywhere.
     """
@@ -225,10 +232,10 @@ def standardise(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _classes(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct labels in order, and each row's number among them [rows]."""
+    """Returns the distinct labels in order, and the class number of each row."""
     if (labels != np.round(labels)).any():
         raise DataError(
-            f"{name}: labels are not whole numbers, as those of classes are"
+            f"{name}: labels are not whole numbers, as class labels must be"
         )
     classes, targets = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
@@ -237,12 +244,12 @@ def _classes(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's iris or wine, columns scaled to [-1, 1] as in LIBSVM's files."""
+    """scikit-learn's iris or wine, with columns scaled to [-1, 1] as LIBSVM's are."""
     from sklearn import datasets
 
     features, labels = getattr(datasets, f"load_{name}")(return_X_y=True)
     if name == "iris":
-        # scikit-learn follows Fisher's paper in three numbers; LIBSVM has UCI's.
+        # Three numbers: scikit-learn has those of Fisher's paper, LIBSVM those of UCI.
         features[34, 3] = 0.1
         features[37, 1:3] = 3.1, 1.5
     low, high = features.min(axis=0), features.max(axis=0)
@@ -252,7 +259,7 @@ def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
 def _load(
     name: str, protocol: str, data_dir: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a set from the data directory or the cache, or downloads it."""
+    """Reads a data set from the data directory or the cache, or downloads it."""
     entry = SETS[name]
     data_dir = data_dir or os.environ.get("LRJAX_DATA_DIR")
     given = []
@@ -288,15 +295,16 @@ def _load(
 
 
 def _read(entry: DataSet, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a file and checks that it holds the whole set."""
+    """Reads a file and checks that it holds the whole data set."""
     features, labels = data.read_svmlight(path)
     expected = entry.rows, entry.features, entry.classes
-    found = *features.shape, len(np.unique(labels))
-    if found != expected:
+    rows, columns = features.shape
+    classes = len(np.unique(labels))
+    if (rows, columns, classes) != expected:
         raise DataError(
-            f"{path}: {counted(found[0], 'row', form='d')}, "
-            f"{counted(found[1], 'feature')} and "
-            f"{counted(found[2], 'class', 'classes')} "
+            f"{path}: {counted(rows, 'row', form='d')}, "
+            f"{counted(columns, 'feature')} and "
+            f"{counted(classes, 'class', 'classes')} "
             f"instead of {expected[0]}, {expected[1]} and {expected[2]}"
         )
     return features, labels

@@ -1,4 +1,4 @@
-"""What can be chosen when a task is made, and which tasks heed which choice."""
+"""Options of tasks, and which tasks support which option."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lrjax.tasks.data import DataError
 
 PRECISIONS = ("float32", "float64", "bfloat16")
 PROTOCOLS = ("study", "sound")
-# Options that only some tasks have; asking another task for one is an error.
+# Options that only some tasks support; setting one for another task is an error.
 OPTIONAL = ("remat", "label_smoothing", "stream")
 
 
 @fields.documented
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """What language tasks read, which is `config.text`; docs/text.md says how."""
+    """Input of language tasks: the block `config.text`, explained in docs/text.md."""
 
     corpus: str = field(
         "",
         fields.text,
-        "Text files, with commas between, tfds:NAME, hf:NAME, pydoc, or a folder of "
-        "tokens; '': what the data directory has.",
+        "Text files separated by commas, tfds:NAME, hf:NAME, pydoc, or a folder of "
+        "tokens; '': the text files in the data directory.",
     )
     tokenizer: str = field(
         "",
@@ -38,7 +38,7 @@ class Text:
     length: int | None = field(
         None,
         fields.optional(fields.positive),
-        "Tokens of a row; None: the task's own.",
+        "Tokens per row; None: the task's own.",
         int,
     )
     fraction: float = field(
@@ -50,24 +50,23 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class TaskOptions:
-    """Choices that are made when a task is made.
+    """Options of a task.
 
     Attributes:
       protocol: 'sound' or 'study': how data is split, scaled and evaluated.
-      data_dir: where data files lie, before the cache and a download;
-        $LRJAX_DATA_DIR if None.
-      batch_size: rows of a batch; the task's own if None.
+      data_dir: directory searched for data files first, before the cache and before
+        downloading; $LRJAX_DATA_DIR if None.
+      batch_size: rows per batch; the task's own if None.
       precision: 'float32', 'float64' (needs JAX's x64 mode) or 'bfloat16' (matrix
         products and activations only; parameters stay float32).
-      text: what language tasks read; other tasks ignore it.
-      micro_batches: equal parts of a batch, whose gradients are added up.
-      remat: whether the model's blocks are computed again for the gradient instead of
-        kept.
-      label_smoothing: share of each label that is spread over all classes when the
-        training loss is computed.
-      stream: whether the training part stays on the host, from where batches are sent
-        to the device; False: never; None: where it would take more than half of what
-        is free there.
+      text: input of language tasks; other tasks ignore it.
+      micro_batches: number of equal parts of a batch whose gradients are accumulated.
+      remat: whether to recompute the activations of the model's blocks in the backward
+        pass instead of storing them.
+      label_smoothing: share of each label that is spread over all classes in the
+        training loss.
+      stream: whether the training part stays on the host and batches are copied to the
+        device; None: if the part would take more than half of the free device memory.
     """
 
     protocol: str = "sound"
@@ -83,11 +82,11 @@ class TaskOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Factory:
-    """A way to make a task.
+    """Makes one task, after checking that the task supports the options.
 
     Attributes:
-      make: the task for some options.
-      supports: the options among `OPTIONAL` that `make` heeds.
+      make: function from options to the task.
+      supports: the options among `OPTIONAL` that the task supports.
     """
 
     make: Callable[[TaskOptions], Task]
@@ -97,11 +96,11 @@ class Factory:
         """Makes the task.
 
         Args:
-          name: of the task, for errors.
-          options: for `make`.
+          name: the task's name, for errors.
+          options: passed to `make`.
 
         Raises:
-          UsageError: if an option is set that the task does not have.
+          UsageError: if an option is set that the task does not support.
         """
         for option in OPTIONAL:
             value = getattr(options, option)
@@ -111,10 +110,11 @@ class Factory:
 
 
 def check(options: TaskOptions) -> None:
-    """Refuses values that no task has.
+    """Checks the values that are the same for all tasks.
 
     Raises:
-      DataError: says which.
+      DataError: for an unknown protocol or precision, float64 without x64 mode, or a
+        batch size below 1.
     """
     for name, choices in (("protocol", PROTOCOLS), ("precision", PRECISIONS)):
         value = getattr(options, name)

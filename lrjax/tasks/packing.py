@@ -1,6 +1,6 @@
-"""Rows of tokens for a model, made from documents.
+"""Packs documents into rows of tokens.
 
-Documents are packed into rows anew at each start, which takes seconds.
+The rows are not cached: packing takes seconds.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 
 from lrjax.tasks.tokens import END, PAD, START
 
-_SEED = 0  # of the order of documents and rows
+_SEED = 0  # for the order of documents and rows
 
 
 class Pieces(NamedTuple):
-    """Parts of documents, none longer than a row has room for.
+    """Parts of documents that each fit into a row.
 
     Attributes:
-      starts, sizes: int64, where each lies among a corpus's tokens.
+      starts, sizes: int64 [pieces], position in the corpus's tokens and length.
     """
 
     starts: np.ndarray
@@ -30,10 +30,10 @@ def pieces(ends: np.ndarray, documents: np.ndarray, room: int, whole: bool) -> P
     """Cuts documents into pieces.
 
     Args:
-      ends: of all documents.
-      documents: which ones to cut.
-      room: the most tokens of a piece.
-      whole: keep what is beyond the first piece of a document.
+      ends: int64, end of every document of the corpus.
+      documents: numbers of the documents to cut.
+      room: largest number of tokens in a piece.
+      whole: keep all pieces of a document; if False only the first.
     """
     starts = np.concatenate([[0], ends[:-1]])[documents]
     sizes = ends[documents] - starts
@@ -48,29 +48,29 @@ def pieces(ends: np.ndarray, documents: np.ndarray, room: int, whole: bool) -> P
 
 
 def pack(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Puts pieces into rows: the longest first, each where the least room is left over.
+    """Assigns pieces to rows by best fit, the longest pieces first.
 
     Args:
-      sizes: of the pieces, at most `length`.
-      length: of a row.
+      sizes: int [pieces], at most `length` each.
+      length: tokens per row.
 
     Returns:
-      The row of each piece, and where in it the piece starts.
+      int64 [pieces] twice: the row of each piece, and its first position there.
     """
     rows, offsets = np.empty(len(sizes), np.int64), np.empty(len(sizes), np.int64)
     by_room: list[list[int]] = [[] for _ in range(length + 1)]
-    # Bit r of `rooms` is set where some row has room for r more tokens. The best row
-    # for a piece is then found by integer arithmetic instead of a search.
+    # Bit r of `rooms` is set if some row has room for exactly r more tokens, so that
+    # integer arithmetic finds the best row instead of a search.
     rooms = 0
     count = 0
     for piece in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[piece])
-        fitting = rooms >> size  # bit r: room for r more than the piece takes
+        fitting = rooms >> size  # bit r: some row has r more than is needed
         if fitting:
-            # x & -x is the lowest set bit of x: the least room left over.
+            # x & -x is the lowest set bit of x: the row with the least room left over.
             room = size + (fitting & -fitting).bit_length() - 1
             row = by_room[room].pop()
-            if not by_room[room]:  # it was the last row with this room
+            if not by_room[room]:  # that was the last row with this room
                 rooms &= ~(1 << room)
         else:
             row, room = count, length
@@ -83,15 +83,15 @@ def pack(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_rows(tokens: np.ndarray, cut: Pieces, length: int, packed: bool) -> np.ndarray:
-    """Rows of tokens: each piece between START and END, then PAD.
+    """Makes rows of tokens: every piece between START and END, then PAD.
 
-    Rows come in a random order, the same every time.
+    The rows are in a random order, the same every time.
 
     Args:
-      tokens: of the corpus.
-      cut: what to put into rows; no piece is longer than `length` - 2.
-      length: of a row.
-      packed: several pieces in a row, where they fit; else one.
+      tokens: the corpus's tokens.
+      cut: the pieces, each of at most `length` - 2 tokens.
+      length: tokens per row.
+      packed: put several pieces into a row where they fit; if False one per row.
 
     Returns:
       uint16 [rows, length].
@@ -104,24 +104,24 @@ def make_rows(tokens: np.ndarray, cut: Pieces, length: int, packed: bool) -> np.
     count = int(rows.max(initial=-1)) + 1
     order = np.random.RandomState(_SEED).permutation(count)
     at = order[rows] * length + offsets
-    made = np.full(count * length, PAD, np.uint16)
-    for first in range(0, len(at), 10**5):  # in slices, because of the indices
+    filled = np.full(count * length, PAD, np.uint16)
+    for first in range(0, len(at), 10**5):  # in slices: the indices take memory
         part = slice(first, first + 10**5)
         size = cut.sizes[part]
         within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
         target = np.repeat(at[part] + 1, size) + within
-        made[target] = tokens[np.repeat(cut.starts[part], size) + within]
-    made[at] = START
-    made[at + sizes - 1] = END
-    return made.reshape(count, length)
+        filled[target] = tokens[np.repeat(cut.starts[part], size) + within]
+    filled[at] = START
+    filled[at + sizes - 1] = END
+    return filled.reshape(count, length)
 
 
 def split(documents: int, study: bool) -> dict[str, np.ndarray]:
-    """Which documents train, validate and test, the same every time.
+    """Splits document numbers into 'train', 'valid' and 'test', the same every time.
 
-    Half a percent validates and as much tests; of fewer than 400,000 documents 2,000,
-    but no more than a twentieth. With `study` half a percent, rounded up as Hugging
-    Face's `train_test_split` does, does both.
+    Validation and test get half a percent of the documents each, but at least 2,000 and
+    at most a twentieth. With `study` there is no 'test', and 'valid' gets half a
+    percent, rounded up as in Hugging Face's `train_test_split`.
     """
     order = np.random.RandomState(_SEED).permutation(documents)
     if study:

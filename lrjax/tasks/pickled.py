@@ -1,9 +1,9 @@
-"""Text, numbers and bytes in pickled dictionaries, read without unpickling.
+"""Reads pickled dictionaries of text, numbers, bytes and arrays without unpickling.
 
 A pickle is a program, and unpickling runs whatever functions it names. Here its
-instructions are only listed (`pickletools.genops`), and those few that a dictionary of
-lists, bytes and uint8 arrays needs are followed. Names in it stay names: nothing is
-imported or called on its behalf, and whatever else it asks for is refused.
+instructions are only listed (`pickletools.genops`), and the few that a dictionary of
+lists, bytes and uint8 arrays needs are interpreted. Nothing that the pickle names is
+imported or called, and every other instruction is refused.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class _Name(NamedTuple):
 
 
 class _Array:
-    """An array, empty until its state comes."""
+    """An array; None until the pickle sets its content."""
 
     value: np.ndarray | None = None
 
 
 class _RefusedError(Exception):
-    """What a pickle asks for is none of the few things that are done."""
+    """The pickle needs something that is not supported."""
 
 
 _ENCODE = _Name("_codecs", "encode")
@@ -39,39 +39,45 @@ _RECONSTRUCT = {
     _Name(module, "_reconstruct")
     for module in ("numpy.core.multiarray", "numpy._core.multiarray")
 }
-_UINT8 = "uint8"  # stands for the dtype, the only one
+_UINT8 = "uint8"  # stands for the dtype object; no other is supported
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = {
-    *("BININT", "BININT1", "BININT2", "BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
-    *("BINBYTES", "SHORT_BINBYTES"),
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "BINUNICODE",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "BINBYTES",
+    "SHORT_BINBYTES",
 }
 _SMALL_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_pickled(content: bytes, where: object) -> dict[str, Any]:
-    """The dictionary in a pickle of protocol 2 or 3, its keys as text.
+    """Reads the dictionary in a pickle of protocol 2 or 3; keys become text.
 
     Args:
-      content: of the file. It may hold lists, tuples, dictionaries, integers, text,
+      content: the pickle, which may hold lists, tuples, dictionaries, integers, text,
         bytes and NumPy arrays of uint8.
       where: for messages.
 
     Raises:
-      DataError: if it is damaged or holds or asks for anything else.
+      DataError: if it is damaged, or needs anything else.
     """
     try:
-        found = _follow(content)
-        if not isinstance(found, dict):
-            raise _RefusedError("it holds no dictionary")
-        return {_text(key): _plain(value) for key, value in found.items()}
+        result = _follow(content)
+        if not isinstance(result, dict):
+            raise _RefusedError("it does not hold a dictionary")
+        return {_text(key): _plain(value) for key, value in result.items()}
     except _RefusedError as refused:
         raise DataError(f"{where}: a pickle that is not read: {refused}") from refused
-    except Exception as error:  # what it asks for does not fit what came before
+    except Exception as error:  # instructions do not fit the stack: damaged
         raise DataError(f"{where}: not a whole pickle") from error
 
 
 def _text(value: Any) -> str:
-    """Python 2 has text as bytes."""
+    """Converts a key to text; Python 2 pickles text as bytes."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
     if not isinstance(value, str):
@@ -80,6 +86,7 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    """The NumPy array of an `_Array`; other values as they are."""
     if isinstance(value, _Array):
         if value.value is None:
             raise _RefusedError("an array has no content")
@@ -88,13 +95,15 @@ def _plain(value: Any) -> Any:
 
 
 def _follow(content: bytes) -> Any:
-    """Follows a pickle's instructions to its STOP; gives what is left on the stack."""
+    """Interprets a pickle up to its STOP; returns the object left on the stack."""
+    # Above 60 lines: all instructions that are supported, in one place.
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}
-    spare = len(content)  # bytes that text may still be turned into
+    spare = len(content)  # limit on the bytes that _codecs.encode may still make
 
     def since_mark() -> list[Any]:
+        """Pops the items above the last mark."""
         start = marks.pop()
         items = stack[start:]
         del stack[start:]
@@ -116,7 +125,8 @@ def _follow(content: bytes) -> Any:
         elif name == "MARK":
             marks.append(len(stack))
         elif name == "GLOBAL":
-            stack.append(_Name(*str(arg).split(" ", 1)))
+            module, function_name = str(arg).split(" ", 1)
+            stack.append(_Name(module, function_name))
         elif name in ("BINPUT", "LONG_BINPUT"):
             memo[arg] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
@@ -140,7 +150,7 @@ def _follow(content: bytes) -> Any:
                 put(key, value)
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
-            stack.append(_made(function, arguments, spare))
+            stack.append(_call(function, arguments, spare))
             if function == _ENCODE:
                 spare -= len(stack[-1])
         elif name == "BUILD":
@@ -152,13 +162,14 @@ def _follow(content: bytes) -> Any:
 
 
 def _of_type(value: Any, kind: type) -> Any:
+    """Returns the value, or raises TypeError if it is not exactly of this type."""
     if type(value) is not kind:
         raise TypeError
     return value
 
 
-def _made(function: Any, arguments: Any, spare: int) -> Any:
-    """What a call would give, for the three that are known."""
+def _call(function: Any, arguments: Any, spare: int) -> Any:
+    """Result of a call, for the three functions that are supported."""
     if type(arguments) is not tuple:
         raise TypeError
     if function == _ENCODE:  # how Python 3 writes bytes in protocol 2
@@ -178,9 +189,9 @@ def _made(function: Any, arguments: Any, spare: int) -> Any:
     raise TypeError
 
 
-def _build(made: Any, state: Any) -> None:
-    """Gives an array its content; the state of uint8 says nothing new."""
-    if made is _UINT8:
+def _build(target: Any, state: Any) -> None:
+    """Sets an array's content; the state of the dtype uint8 is ignored."""
+    if target is _UINT8:
         return
     _, shape, dtype, by_columns, content = state
     if dtype is not _UINT8 or by_columns is not False:
@@ -192,4 +203,4 @@ def _build(made: Any, state: Any) -> None:
     if not all(type(n) is int and n >= 0 for n in shape):
         raise TypeError
     array = np.frombuffer(_of_type(content, bytes), np.uint8)
-    _of_type(made, _Array).value = array.reshape(shape)
+    _of_type(target, _Array).value = array.reshape(shape)

@@ -1,14 +1,13 @@
-"""Many small made-up tasks to learn from: what is hard about them is drawn at random.
+"""Small synthetic tasks of random difficulty, for training controllers and priors.
 
-`synthetic/classification-7` and `synthetic/regression-7` are the tasks that follow from
-the number 7; any number will do. All tasks of a kind and a depth share their functions
-and the shapes of their arrays, so that one compiled program trains hundreds of them:
-what differs is the data, which is traced.
+The number in `synthetic/classification-7` or `synthetic/regression-7` seeds the task.
+All tasks of the same kind and depth share their functions and array shapes, so that one
+compiled program trains hundreds of them; only the data, which is traced, differs.
 
 Features are Gaussian with a covariance of a given condition number, in a random
-rotation. Labels come from a random network, the teacher: its largest output, of
-which a part is replaced at random; or its only output plus noise. The model to train is
-a network of its own, of depth 0 (linear) to 2.
+rotation. Labels come from a random network, the teacher: in classification its largest
+output, a share of labels replaced at random; in regression its only output plus noise.
+The trained model is another network, with 0 (linear) to 2 hidden layers.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from lrjax.core import (
 from lrjax.tasks.data import DataError
 from lrjax.tasks.options import TaskOptions
 
-FEATURES, OUTPUTS, WIDTH = 16, 8, 16  # shapes, the same for all
+FEATURES, OUTPUTS, WIDTH = 16, 8, 16  # the same for all tasks
 ROWS, BATCH_SIZE = 256, 32
 KINDS = ("classification", "regression")
 _NAME = re.compile(r"synthetic/(classification|regression)-(\d{1,9})")
@@ -41,18 +40,18 @@ _NAME = re.compile(r"synthetic/(classification|regression)-(\d{1,9})")
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What is hard about a task.
+    """Properties of a task.
 
     Attributes:
       kind: one of `KINDS`.
       condition: condition number of the features' covariance.
-      noise: deviation of what is added to the teacher's outputs, in their own.
-      label_noise: share of labels drawn at random; of classification.
-      num_classes: from 2 to `OUTPUTS`; of classification.
-      width: hidden units of the teacher.
+      noise: standard deviation of the noise on the standardised teacher outputs.
+      label_noise: share of labels drawn at random; classification only.
+      num_classes: from 2 to `OUTPUTS`; classification only.
+      width: hidden units per layer of the teacher.
       depth: hidden layers of the model and of the teacher.
       scale: factor of all features.
-      seed: of the data.
+      seed: seed of the data.
     """
 
     kind: str
@@ -67,7 +66,7 @@ class Spec:
 
 
 def spec(kind: str, number: int) -> Spec:
-    """The task that follows from a number; depths come in turn."""
+    """Draws the properties of task `number`; its depth is `number` modulo 3."""
     # NumPy freezes the numbers of RandomState for all versions (NEP 19).
     draw = np.random.RandomState(number % 2**32)
     condition, scale = 10 ** draw.uniform(0, 4), 10 ** draw.uniform(-1, 1)
@@ -90,55 +89,55 @@ def make(name: str, options: TaskOptions | None = None, test_rows: int = ROWS) -
     """Makes `synthetic/KIND-NUMBER`.
 
     Args:
-      name: of the task.
-      options: of these `batch_size` counts; both protocols are the same.
-      test_rows: of the test part, at least `ROWS`; all else stays as it is.
+      name: the task's name.
+      options: `batch_size` is used; both protocols are the same.
+      test_rows: rows of the test part, at least `ROWS`; changes nothing else.
 
     Raises:
-      DataError: if there is no task of that name, or not in that precision.
+      DataError: if there is no task of that name, or the precision is not float32.
     """
     options = options or TaskOptions()
     if options.precision != "float32":
         raise DataError(f"{name}: synthetic tasks are in float32 only")
-    found = _NAME.fullmatch(name)
-    if not found:
+    match = _NAME.fullmatch(name)
+    if not match:
         raise DataError(
             f"unknown task '{name}': synthetic tasks are called "
             "synthetic/classification-NUMBER and synthetic/regression-NUMBER"
         )
-    kind, number = found.groups()
+    kind, number = match.groups()
     task = make_spec(spec(kind, int(number)), name, test_rows)
     return dataclasses.replace(task, batch_size=options.batch_size or task.batch_size)
 
 
-def make_spec(asked: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Task:
-    """Makes the task of a specification.
+def make_spec(task: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Task:
+    """Makes a task with given properties.
 
     Args:
-      asked: the specification.
-      name: of the task.
-      test_rows: of the test part; the first `ROWS` do not depend on how many follow.
+      task: the properties.
+      name: the task's name.
+      test_rows: rows of the test part; the first `ROWS` do not depend on it.
     """
-    draw = np.random.RandomState(asked.seed % 2**32)
+    draw = np.random.RandomState(task.seed % 2**32)
     rotation, _ = np.linalg.qr(draw.normal(size=(FEATURES, FEATURES)))
-    spectrum = np.geomspace(1, asked.condition**-0.5, FEATURES)
-    outputs = asked.num_classes if asked.kind == "classification" else 1
+    spectrum = np.geomspace(1, task.condition**-0.5, FEATURES)
+    outputs = task.num_classes if task.kind == "classification" else 1
 
     def drawn(rows: int) -> np.ndarray:
         return draw.normal(size=(rows, FEATURES)) * spectrum @ rotation.T
 
     def labelled(features: np.ndarray, taught: np.ndarray) -> Batch:
-        taught = taught + asked.noise * draw.normal(size=taught.shape)
-        arrays = {"features": (asked.scale * features).astype(np.float32)}
-        if asked.kind == "regression":
+        taught = taught + task.noise * draw.normal(size=taught.shape)
+        arrays = {"features": (task.scale * features).astype(np.float32)}
+        if task.kind == "regression":
             return arrays | {"targets": taught[:, 0].astype(np.float32)}
         labels = taught.argmax(1)
-        flipped = draw.uniform(size=len(labels)) < asked.label_noise
+        flipped = draw.uniform(size=len(labels)) < task.label_noise
         labels[flipped] = draw.randint(outputs, size=int(flipped.sum()))
         return arrays | {"labels": labels.astype(np.int32)}
 
     features = drawn(3 * ROWS)
-    teach = _teacher(draw, asked, outputs)
+    teach = _teacher(draw, task, outputs)
     taught = teach(features / spectrum.mean())
     mean, deviation = taught.mean(0), taught.std(0)
     arrays = labelled(features, (taught - mean) / deviation)
@@ -150,8 +149,8 @@ def make_spec(asked: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Ta
         {k: jnp.asarray(v[i * ROWS : end]) for k, v in arrays.items()}
         for i, end in enumerate((ROWS, 2 * ROWS, None))
     ]
-    init, loss, evaluate = _functions(asked.kind, asked.depth)
-    classify = asked.kind == "classification"
+    init, loss, evaluate = _functions(task.kind, task.depth)
+    classify = task.kind == "classification"
     return Task(
         name=name,
         train=parts[0],
@@ -162,15 +161,15 @@ def make_spec(asked: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Ta
         evaluate=evaluate,
         batch_size=BATCH_SIZE,
         num_classes=OUTPUTS if classify else 0,
-        metrics=(*(ACCURACY,) * classify, NONNEGATIVE_LOSS),
+        metrics=(ACCURACY, NONNEGATIVE_LOSS) if classify else (NONNEGATIVE_LOSS,),
     )
 
 
 def _teacher(
-    draw: np.random.RandomState, asked: Spec, outputs: int
+    draw: np.random.RandomState, task: Spec, outputs: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A network of drawn weights: features [n, FEATURES] -> [n, outputs]."""
-    sizes = [FEATURES] + [asked.width] * asked.depth
+    """A network with random weights: features [n, FEATURES] -> [n, outputs]."""
+    sizes = [FEATURES] + [task.width] * task.depth
     weights = [draw.normal(size=pair) for pair in itertools.pairwise([*sizes, outputs])]
 
     def teach(hidden: np.ndarray) -> np.ndarray:
@@ -183,7 +182,7 @@ def _teacher(
 
 @functools.cache
 def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
-    """`init`, `loss` and `evaluate`; the same objects for all tasks that share them."""
+    """Functions `init`, `loss` and `evaluate`, cached: one set per kind and depth."""
     outputs = OUTPUTS if kind == "classification" else 1
     sizes = [FEATURES, *[WIDTH] * depth, outputs]
 
@@ -203,7 +202,7 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
         return x @ last["weight"] + last["bias"]
 
     def losses(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Of each row, and whether it is right."""
+        """Loss of each row, and whether its prediction is right: two [rows]."""
         out = forward(params, batch["features"])
         if kind == "regression":
             return 0.5 * jnp.square(out[:, 0] - batch["targets"]), jnp.zeros(len(out))
@@ -220,9 +219,9 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
 
     def evaluate(params: Any, state: Any, batch: Batch) -> dict[str, jax.Array]:
         del state
-        each, right = losses(params, batch)
+        values, right = losses(params, batch)
         mask = batch["mask"]
-        sums = {"loss": jnp.sum(each * mask), "count": mask.sum()}
+        sums = {"loss": jnp.sum(values * mask), "count": mask.sum()}
         if kind == "classification":
             sums["accuracy"] = jnp.sum(right.astype(mask.dtype) * mask)
         return sums
@@ -231,12 +230,12 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
 
 
 def stack(tasks: Sequence[Task]) -> Task:
-    """Tasks that share functions and shapes as one whose arrays have a task axis first.
+    """Stacks the arrays of tasks that share functions and shapes, [tasks, rows, ...].
 
-    It cannot be trained as it is: `jax.vmap` over its parts makes single tasks of it.
+    The result cannot be trained directly; use `jax.vmap` over its parts.
 
     Raises:
-      ValueError: if they do not.
+      ValueError: if the tasks do not share their functions or batch size.
     """
     first = tasks[0]
     for task in tasks:

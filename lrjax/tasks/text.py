@@ -1,9 +1,9 @@
 """Tasks that pre-train RoBERTa as a masked language model.
 
-Rows of tokens lie on the device as uint16; which tokens are masked is drawn inside the
-compiled step, anew for every batch. Two protocols. `sound` packs documents into rows
-and keeps attention inside of each; `study` pads each to a row of its own, as the study
-did. docs/text.md and docs/protocol.md have all of it.
+Rows of tokens are on the device as uint16. The compiled step draws the masked tokens,
+anew for every batch. There are two protocols: `sound` packs several documents into a
+row and keeps attention within each document; `study` gives every document a padded row
+of its own, as the study did. Details: docs/text.md and docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -37,28 +37,29 @@ from lrjax.tasks.tokens import (
     load_tokens,
 )
 
-MASKED = 0.15  # of the tokens
-_TOKEN, _OTHER = 0.8, 0.1  # of those: become the mask token, become any token
+MASKED = 0.15  # share of the tokens
+# Shares of the masked tokens that become the mask token, and that become any token.
+_TOKEN, _OTHER = 0.8, 0.1
 _MAX_NORM = 1.0
-# Added to variances. That of the published roberta-base, so that a model of `sound` is
-# the one whose weights one may load; the study builds its own from `RobertaConfig()`.
+# LayerNorm's epsilon. `sound` has that of the published roberta-base, so that its
+# weights can be loaded; the study builds its model from `RobertaConfig()`.
 _EPS, _STUDY_EPS = 1e-5, 1e-12
-_EVALUATION_SEED = 0  # of what is masked when a model is judged
+_EVALUATION_SEED = 0  # decides which tokens are masked in evaluations
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a task is made.
+    """Model and data sizes of a task.
 
     Attributes:
       hidden_size, num_layers, num_heads, intermediate_size: as in `models.Roberta`.
-      vocab_size: tokens that the model has room for.
-      length: tokens of a row.
-      batch_size: rows of a batch.
-      dropout: of the model; under `study` of its attention, too.
+      vocab_size: rows of the model's token embedding; a tokenizer may have fewer.
+      length: tokens per row.
+      batch_size: rows per batch.
+      dropout: dropout rate; under `study` also that of the attention weights.
       pre_norm: as in `models.Roberta`.
-      own_tokenizer: whether one is trained on the corpus unless another is named.
-      embedded: whether the text that comes with Python will do where there is no other.
+      own_tokenizer: whether to train a tokenizer on the corpus if none is named.
+      embedded: whether to use Python's bundled documentation if there is no other text.
     """
 
     hidden_size: int
@@ -108,19 +109,19 @@ def make(name: str, options: TaskOptions) -> Task:
             f"config.text.length={length}: {name} has positions for rows of 3 to "
             f"{recipe.length} tokens"
         )
-    found = load_tokens(
+    corpus = load_tokens(
         text, options.data_dir, recipe.vocab_size, recipe.own_tokenizer, recipe.embedded
     )
     rows = {}
-    for part, documents in packing.split(len(found.ends), study).items():
-        cut = packing.pieces(found.ends, documents, length - 2, whole=not study)
-        rows[part] = packing.make_rows(found.tokens, cut, length, packed=not study)
+    for part, documents in packing.split(len(corpus.ends), study).items():
+        cut = packing.pieces(corpus.ends, documents, length - 2, whole=not study)
+        rows[part] = packing.make_rows(corpus.tokens, cut, length, packed=not study)
         if not len(rows[part]):
             raise DataError(
                 f"{name}: the {part} part gets none of "
-                f"{counted(len(found.ends), 'document')}"
+                f"{counted(len(corpus.ends), 'document')}"
             )
-    vocabulary = found.vocabulary
+    vocabulary = corpus.vocabulary
     return recipe_task(name, rows, vocabulary.size, vocabulary.mask, options)
 
 
@@ -139,7 +140,7 @@ def recipe_task(
 
 
 def make_model(name: str, options: TaskOptions) -> Any:
-    """The `models.Roberta` of a task of `RECIPES`."""
+    """Makes the `models.Roberta` of a task of `RECIPES`."""
     from lrjax.tasks import models
     from lrjax.tasks.models import attention, roberta
 
@@ -176,18 +177,19 @@ def text_task(
 
     Args:
       name: the task's name.
-      rows: 'train', 'valid' and perhaps 'test', uint16 [rows, length]; documents
-        start with START and end with END, rows end with PAD. Without a part to test,
-        validation's serves.
-      model: a `models.Roberta`, or what is called like one.
-      vocab_size: tokens that one may be replaced by.
-      mask_token: what masked tokens are replaced by.
-      options: of these `protocol` (under 'study' a row holds one document, else
-        several), `batch_size` and `stream` count.
+      rows: 'train', 'valid' and optionally 'test', uint16 [rows, length]; documents
+        start with START and end with END, rows are filled up with PAD. Without 'test'
+        the validation part is used for testing too.
+      model: a `models.Roberta`, or a module with the same call.
+      vocab_size: random replacements are drawn from tokens 0 to vocab_size - 1.
+      mask_token: number of the mask token.
+      options: `protocol` (under 'study' a row holds one document, otherwise several),
+        `batch_size` and `stream` are used.
 
     Raises:
-      ValueError: if there is no batch size.
+      ValueError: if the options have no batch size.
     """
+    # Above 60 lines: init, loss and evaluate share the model and the options.
     if options.batch_size is None:
         raise ValueError("the options have no batch size")
     packed = options.protocol != "study"
@@ -200,7 +202,7 @@ def text_task(
         return model.init(key, ids, ids, train=False)["params"], ()
 
     def losses(params: PyTree, keys: jax.Array, batch: Batch, **options: Any):
-        """Each masked token's loss and whether it counts, [rows, slots]."""
+        """Loss of each masked token, and 1 where it counts: two [rows, slots]."""
         tokens = batch["tokens"].astype(jnp.int32)
         shown, at, labels, live = jax.vmap(corrupt)(keys, tokens)
         segments = jnp.cumsum(tokens == START, axis=1) if packed else None
@@ -218,18 +220,18 @@ def text_task(
     def loss(params: PyTree, state: PyTree, key: jax.Array, batch: Batch):
         corruption, dropout = jax.random.split(key)
         keys = jax.random.split(corruption, len(batch["tokens"]))
-        each, counted = losses(
+        values, counted = losses(
             params, keys, batch, train=True, rngs={"dropout": dropout}
         )
         count = jnp.sum(counted)
-        return jnp.sum(each) / jnp.maximum(count, 1), (state, {"count": count})
+        return jnp.sum(values) / jnp.maximum(count, 1), (state, {"count": count})
 
     def evaluate(params: PyTree, state: PyTree, batch: Batch):
         del state
         key = numerics.key(_EVALUATION_SEED)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch["number"])
-        each, counted = losses(params, keys, batch, train=False)
-        return {"loss": jnp.sum(each), "count": jnp.sum(counted)}
+        values, counted = losses(params, keys, batch, train=False)
+        return {"loss": jnp.sum(values), "count": jnp.sum(counted)}
 
     return Task(
         name=name,
@@ -248,31 +250,32 @@ def text_task(
 
 
 def _part(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows and their numbers, from which follows what is masked."""
+    """A part's arrays: rows, and row numbers, which seed the masks of evaluations."""
     return {"tokens": rows, "number": np.arange(len(rows), dtype=np.uint32)}
 
 
 def slots(length: int) -> int:
-    """The most tokens of a row that can be masked."""
+    """The largest number of masked tokens in a row of `length` tokens."""
     return math.ceil(MASKED * length)
 
 
 def corrupted(
     key: jax.Array, tokens: jax.Array, vocab_size: int, mask_token: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Masks 15 % of a row's tokens that are not special.
+    """Masks 15 % of a row's tokens, special tokens excluded.
 
-    Of these 80 % become the mask token, 10 % any token, and 10 % stay. How many there
-    are is rounded at random, so that it is 15 % on average, too, in short rows.
+    80 % of these become the mask token, 10 % a random token, and 10 % stay. Their
+    number is rounded up or down at random, so that it is 15 % on average in short rows
+    too.
 
     Args:
-      key: of this row and step.
+      key: random key of this row and step.
       tokens: int [length].
       vocab_size, mask_token: as in `text_task`.
 
     Returns:
-      The row as the model sees it [length]; and for each slot [slots(length)] a
-      position, the token that stood there, and whether the slot is in use.
+      The model's input [length], and for each slot [slots(length)] its position, the
+      original token there, and whether the slot is used.
     """
     count, which, kinds, others = jax.random.split(key, 4)
     eligible = (tokens > UNKNOWN) & (tokens != mask_token)
@@ -292,7 +295,7 @@ def corrupted(
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Negative log-likelihood: [..., tokens], [...] -> [...]."""
+    """Negative log-likelihood: logits [..., tokens], labels [...] -> [...]."""
     own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - own
 

@@ -1,7 +1,7 @@
-"""Tokenizers, and the tokens of a corpus, which are kept in the cache.
+"""Tokenizers, and the tokens of a corpus.
 
-A corpus is tokenised once. Its tokens are kept as uint16, in a folder whose name
-follows from the corpus and the tokenizer.
+A corpus is tokenised once. Its tokens are cached as uint16, in a folder named by a hash
+of the corpus and the tokenizer.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from lrjax.tasks.options import Text
 START, PAD, END, UNKNOWN = range(4)  # numbers of special tokens, as in RoBERTa
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 _MASK = "<mask>"
-_BATCH_CHARACTERS = 4 * 10**6  # to tokenise at once; takes about 300 MB
-_TRAINING_CHARACTERS = 10**8  # of a corpus, that a tokenizer is trained on
-_FORMAT = 1  # of the folders of tokens
-_SPLITTING = 2  # how documents are told apart; part of what a folder is known by
-_CHUNK = 2**22  # tokens to look at together
+_BATCH_CHARACTERS = 4 * 10**6  # tokenised at once; takes about 300 MB
+_TRAINING_CHARACTERS = 10**8  # at the start of a corpus, to train a tokenizer on
+_FORMAT = 1  # version of the folders of tokens
+_SPLITTING = 2  # version of the rule that splits documents; part of the hash
+_CHUNK = 2**22  # tokens checked at once
 _HUB = "FacebookAI/roberta-base"
 
 
@@ -51,10 +51,10 @@ class Vocabulary(NamedTuple):
     """A byte-level BPE tokenizer with RoBERTa's special tokens.
 
     Attributes:
-      tokenizer: of the library tokenizers.
-      size: tokens.
-      mask: number of the token that stands for a masked one.
-      fingerprint: follows from the tokenizer.
+      tokenizer: a `tokenizers.Tokenizer`.
+      size: number of tokens.
+      mask: number of the mask token.
+      fingerprint: sha256 of the tokenizer, in hexadecimal.
     """
 
     tokenizer: Any
@@ -67,9 +67,9 @@ class Tokens(NamedTuple):
     """A tokenised corpus.
 
     Attributes:
-      tokens: uint16, of all documents one after the other, without special ones.
-      ends: int64, where each document ends.
-      vocabulary: what the tokens mean.
+      tokens: uint16 [tokens], all documents concatenated, without special tokens.
+      ends: int64 [documents], end of each document in `tokens`.
+      vocabulary: the tokenizer.
     """
 
     tokens: np.ndarray
@@ -80,18 +80,19 @@ class Tokens(NamedTuple):
 def load_tokens(
     text: Text, data_dir: str | None, room: int, own: bool, embedded: bool
 ) -> Tokens:
-    """The tokens of a corpus, from the cache if they are there.
+    """Loads the tokens of a corpus from the cache, or tokenises the corpus first.
 
     Args:
-      text: which corpus and tokenizer.
-      data_dir: where both are looked for; $LRJAX_DATA_DIR if None.
-      room: the largest vocabulary that the model can have.
-      own: whether the tokenizer is trained on the corpus unless one is named, instead
-        of taking RoBERTa's where it can be had.
-      embedded: whether the text that comes with Python will do.
+      text: names corpus and tokenizer.
+      data_dir: directory searched for both; $LRJAX_DATA_DIR if None.
+      room: the largest vocabulary that the model supports.
+      own: if no tokenizer is named: whether to train one on the corpus instead of
+        taking RoBERTa's where it is available.
+      embedded: whether to fall back to Python's bundled documentation.
 
     Raises:
-      DataError: if one cannot be had, is empty or damaged, or they do not fit.
+      DataError: if corpus or tokenizer is not available, empty or damaged, or the
+        vocabulary is too large.
     """
     folder = Path(os.path.expanduser(text.corpus))
     if text.corpus and _is_file(folder / "meta.json"):
@@ -100,14 +101,14 @@ def load_tokens(
                 f"config.text.fraction={text.fraction}: {folder} holds tokens, which "
                 "are taken as a whole"
             )
-        found = read_tokens(folder)
+        corpus_tokens = read_tokens(folder)
         if text.tokenizer:
             wanted = read_vocabulary(Path(os.path.expanduser(text.tokenizer)))
-            if wanted.fingerprint != found.vocabulary.fingerprint:
+            if wanted.fingerprint != corpus_tokens.vocabulary.fingerprint:
                 raise DataError(
                     f"{folder}: holds tokens of another tokenizer than {text.tokenizer}"
                 )
-        return _fitting(found, room, str(folder))
+        return _fitting(corpus_tokens, room, str(folder))
     corpus = find_corpus(text, data_dir, embedded)
     if text.tokenizer:
         vocabulary = read_vocabulary(Path(os.path.expanduser(text.tokenizer)))
@@ -125,7 +126,7 @@ def load_tokens(
             return _fitting(read_tokens(place), room, str(place))
         except DataError as error:
             _say(f"warning: {error}; tokenising anew")
-    for path in corpus.files:  # what is no text ends it here, before the long work
+    for path in corpus.files:  # fail on a damaged file now, before the long work
         collections.deque(read_lines(path), maxlen=0)
     chosen = subset(corpus, text.fraction)
     write_tokens(chosen, vocabulary or train_vocabulary(chosen, room), place)
@@ -135,14 +136,15 @@ def load_tokens(
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # such as a name that is too long, of many names with commas
+    except OSError:  # for example too long: many names separated by commas
         return False
 
 
-def _fitting(found: Tokens, room: int, where: str) -> Tokens:
-    if found.vocabulary.size > room:
-        raise DataError(_too_many(found.vocabulary.size, room, where))
-    return found
+def _fitting(tokens: Tokens, room: int, where: str) -> Tokens:
+    """Returns the tokens, or raises DataError if their vocabulary is above `room`."""
+    if tokens.vocabulary.size > room:
+        raise DataError(_too_many(tokens.vocabulary.size, room, where))
+    return tokens
 
 
 def _too_many(size: int, room: int, where: str) -> str:
@@ -150,6 +152,7 @@ def _too_many(size: int, room: int, where: str) -> str:
 
 
 def _say(text: str) -> None:
+    """Writes a line to stderr, above a progress bar if there is one."""
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
@@ -159,17 +162,20 @@ def _say(text: str) -> None:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """Reads a tokenizer.json, or a folder with one or with vocab.json and merges.txt.
+    """Reads a tokenizer from a tokenizer.json or a folder.
+
+    Args:
+      path: the file, or a folder with tokenizer.json or with vocab.json and merges.txt.
 
     Raises:
-      DataError: if it cannot be read or is no RoBERTa tokenizer.
+      DataError: if it cannot be read or is not a RoBERTa tokenizer.
     """
     from tokenizers import Tokenizer, models
 
     if path.is_dir():
         whole = path / "tokenizer.json"
         pair = path / "vocab.json", path / "merges.txt"
-        if not whole.is_file() and not all(each.is_file() for each in pair):
+        if not whole.is_file() and not all(file.is_file() for file in pair):
             raise DataError(
                 f"{path}: there is no tokenizer.json, and no vocab.json with merges.txt"
             )
@@ -186,6 +192,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 
 def _of_bytes(tokenizer: Any) -> Any:
+    """Makes a tokenizer byte-level, as RoBERTa's is."""
     from tokenizers import decoders, pre_tokenizers
 
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -194,6 +201,7 @@ def _of_bytes(tokenizer: Any) -> Any:
 
 
 def _vocabulary(tokenizer: Any, where: str) -> Vocabulary:
+    """Wraps a tokenizer, after checking that it has RoBERTa's special tokens."""
     numbers = {name: tokenizer.token_to_id(name) for name in (*_SPECIAL, _MASK)}
     for wanted, name in enumerate(_SPECIAL):
         if numbers[name] != wanted:
@@ -217,7 +225,10 @@ def _vocabulary(tokenizer: Any, where: str) -> Vocabulary:
 
 
 def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
-    """RoBERTa's tokenizer: beside the text, in the data directory, from the hub."""
+    """Finds RoBERTa's tokenizer beside the text, in the data directory or on the hub.
+
+    Returns None if there is none.
+    """
     places = []
     for name in sources(text):
         if name != "pydoc" and not name.startswith(("tfds:", "hf:")):
@@ -234,7 +245,7 @@ def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
         return read_vocabulary(Path(hf_hub_download(_HUB, "tokenizer.json")))
     except DataError:
         raise
-    except Exception as error:  # no net, no such file, a proxy's page, ...
+    except Exception as error:  # no network, no such file, a proxy's page, ...
         _say(
             f"{_HUB}'s tokenizer is not available ({cut(reason(error))}): training "
             "one on the corpus"
@@ -254,7 +265,7 @@ def train_vocabulary(corpus: Corpus, size: int) -> Vocabulary:
         show_progress=False,
     )
 
-    def some() -> Iterator[str]:
+    def beginning() -> Iterator[str]:
         left = _TRAINING_CHARACTERS
         for document in corpus.documents():
             yield document
@@ -265,7 +276,7 @@ def train_vocabulary(corpus: Corpus, size: int) -> Vocabulary:
     _say(
         f"training a tokenizer of {size:,} tokens on {corpus.name}; kept for next time"
     )
-    tokenizer.train_from_iterator(some(), trainer)
+    tokenizer.train_from_iterator(beginning(), trainer)
     return _vocabulary(tokenizer, corpus.name)
 
 
@@ -274,7 +285,7 @@ def train_vocabulary(corpus: Corpus, size: int) -> Vocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class _Meta:
-    """What meta.json says."""
+    """Content of meta.json."""
 
     format: int
     corpus: str
@@ -285,7 +296,7 @@ class _Meta:
 
 
 def write_tokens(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
-    """Tokenises a corpus, in parallel, into a folder that appears whole or not at all.
+    """Tokenises a corpus, in parallel, and writes a folder of tokens atomically.
 
     Raises:
       DataError: if the corpus is empty or damaged, or the folder cannot be written.
@@ -321,15 +332,15 @@ def _write_arrays(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> _Meta
     ):
         for batch in _batched(corpus.documents()):
             with data.reading(corpus.name, "cannot be tokenised"):
-                found = vocabulary.tokenizer.encode_batch_fast(
+                encodings = vocabulary.tokenizer.encode_batch_fast(
                     batch, add_special_tokens=False
                 )
-            numbers = [np.asarray(each.ids, "<u2") for each in found]
-            numbers = [each for each in numbers if len(each)]
+            numbers = [np.asarray(encoding.ids, "<u2") for encoding in encodings]
+            numbers = [ids for ids in numbers if len(ids)]
             bar.update(len(batch))
             if not numbers:
                 continue
-            at = count + np.cumsum([len(each) for each in numbers])
+            at = count + np.cumsum([len(ids) for ids in numbers])
             count = int(at[-1])
             documents += len(numbers)
             contents = np.concatenate(numbers).tobytes(), at.astype("<i8").tobytes()
@@ -354,7 +365,7 @@ def _write_arrays(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> _Meta
 
 
 def _put(part: Path, folder: Path) -> None:
-    """Moves a folder of tokens to its place, unless a sound one is there."""
+    """Moves a folder of tokens to its place, unless an undamaged one is there."""
     try:
         os.replace(part, folder)
     except OSError:
@@ -368,6 +379,7 @@ def _put(part: Path, folder: Path) -> None:
 
 
 def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
+    """Groups documents into batches of about `_BATCH_CHARACTERS`; cuts long ones."""
     batch: list[str] = []
     size = 0
     for document in documents:
@@ -382,15 +394,15 @@ def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
 
 
 def read_tokens(folder: Path) -> Tokens:
-    """Opens a folder of tokens; they are mapped into memory, not read.
+    """Opens and checks a folder of tokens; the tokens are memory-mapped.
 
     Raises:
-      DataError: if it is damaged.
+      DataError: if the folder is damaged.
     """
     fault = "no sound folder of tokens"
     for name in ("meta.json", "tokenizer.json", "tokens.uint16", "ends.int64"):
         if (folder / name).exists() and not (folder / name).is_file():
-            # To open a pipe would wait for whoever writes to it.
+            # Opening a pipe would block until something writes to it.
             raise DataError(f"{folder / name}: not a regular file")
     with data.reading(folder, fault):
         meta = _Meta(**json.loads((folder / "meta.json").read_text("utf-8")))
@@ -421,7 +433,7 @@ def read_tokens(folder: Path) -> Tokens:
 
 
 def _check_ends(ends: np.ndarray, count: int, where: Path) -> None:
-    """Refuses ends that do not cut all tokens into documents of one or more."""
+    """Refuses ends that do not split all tokens into non-empty documents."""
     # Compared, not subtracted: differences of the largest numbers overflow.
     wrong = np.flatnonzero(ends <= np.concatenate([[0], ends[:-1]]))
     if len(wrong):
@@ -434,7 +446,7 @@ def _check_ends(ends: np.ndarray, count: int, where: Path) -> None:
 
 
 def _check_tokens(tokens: np.ndarray, size: int, where: Path) -> None:
-    """Refuses tokens that the vocabulary does not have, and what only rows may have."""
+    """Refuses tokens outside of the vocabulary, and special tokens."""
     for first in range(0, len(tokens), _CHUNK):
         part = tokens[first : first + _CHUNK]
         if part.max() < size and part.min() > END:

@@ -291,7 +291,7 @@ def test_bad_input_is_named():
         ({"method": "greedy_lr"}, "'greedy_lr' cannot be set from outside"),
         ({"hparams": {"beta1": 0.5}}, "did you mean 'b1'"),
         ({"hparams": {"b1": "0.5"}}, "b1 is '0.5'; it must be a number"),
-        ({"hparams": {"learning_rate": 0.5}}, "what actions decide"),
+        ({"hparams": {"learning_rate": 0.5}}, "set by actions"),
         ({"hparams": {"b1": 1.0}}, r"^adam.b1=1.0: must be in"),
         ({"method": "prodigy", "hparams": {"d0": 0}}, "^prodigy: d0 must be"),
         ({"method": "dog", "hparams": {"reps_rel": 0}}, "^dog: reps_rel must be"),

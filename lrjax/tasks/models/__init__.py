@@ -1,6 +1,6 @@
 """Models: logistic regression as functions, the others as linen modules.
 
-The modules are imported when they are first named, because Flax is slow to import.
+Modules are imported on first use, because importing Flax is slow.
 """
 
 import importlib

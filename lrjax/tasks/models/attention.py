@@ -1,4 +1,4 @@
-"""Attention within masked rows, by cuDNN's flash kernel where that works."""
+"""Masked attention, with cuDNN's flash attention kernel where that works."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lrjax.common import numerics
 from lrjax.core import cut
 
 _FUSED = "cudnn"
-_CLOSE = 0.05  # of the largest number, in bfloat16
+_CLOSE = 0.05  # tolerated error relative to the largest number, in bfloat16
 
 
 def attention(
@@ -25,13 +25,13 @@ def attention(
     mask: jax.Array | None = None,
     fused: bool = False,
 ) -> jax.Array:
-    """Softmax attention, `jax.nn.dot_product_attention`; float64 throughout in float64.
+    """Softmax attention as `jax.nn.dot_product_attention`; float64 inputs keep float64.
 
     Args:
       query, key, value: [rows, tokens, heads, size].
-      mask: bool, to [rows, 1, tokens, tokens]: which tokens see which; None: all.
-      fused: with a mask by cuDNN's kernel, which wants an even number of tokens; where
-        that is odd the plain form does it.
+      mask: bool, broadcastable to [rows, 1, tokens, tokens]: which token attends to
+        which; None: all.
+      fused: use cuDNN's kernel if there is a mask and the number of tokens is even.
 
     Returns:
       [rows, tokens, heads, size].
@@ -53,7 +53,7 @@ def attention_with_dropout(
     mask: jax.Array | None,
     dropout: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """As `attention`, with weights that drop out.
+    """Computes `attention` with dropout of the attention weights.
 
     Scores and softmax are in float32, or in float64 where the inputs are.
     """
@@ -68,14 +68,14 @@ def attention_with_dropout(
 
 @functools.cache
 def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
-    """Whether cuDNN's kernel works: it is tried, and compared with the plain form.
+    """Whether cuDNN's kernel works here and agrees with the plain computation.
 
-    What it supports depends on the GPU, on cuDNN and on JAX. Trained runs are vmapped,
-    so two lanes of two rows are tried, with their gradients; takes a few seconds once.
+    What it supports depends on the GPU, on cuDNN and on JAX, so it is tried, under vmap
+    (two lanes of two rows) and with gradients. Takes a few seconds, once.
 
     Args:
-      tokens, heads, size: of the attention.
-      dtype: in which it is computed.
+      tokens, heads, size: shape of the attention.
+      dtype: dtype of the computation.
     """
     halves = dtype is not None and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     if jax.default_backend() != "gpu" or not halves:
@@ -87,27 +87,27 @@ def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
     mask = document[:, None] == document
 
     def results(fused: bool) -> Any:
-        def one(query: jax.Array, key: jax.Array, value: jax.Array, pull: jax.Array):
+        def lane(query: jax.Array, key: jax.Array, value: jax.Array, pull: jax.Array):
             def of(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
                 return attention(query, key, value, mask, fused)
 
             out, back = jax.vjp(of, query, key, value)
             return out, back(pull)
 
-        found = jax.jit(jax.vmap(one))(*inputs, pull)
-        return [x.astype(jnp.float32) for x in jax.tree.leaves(found)]
+        outputs = jax.jit(jax.vmap(lane))(*inputs, pull)
+        return [x.astype(jnp.float32) for x in jax.tree.leaves(outputs)]
 
     try:
         pairs = zip(results(True), results(False), strict=True)
         off = [abs(ours - plain).max() / abs(plain).max() for ours, plain in pairs]
         worst = float(jnp.stack(off).max())
         reason = f"its numbers are off by {worst:.0%}"
-        fine = worst < _CLOSE  # not for NaN
-    except Exception as error:  # JAX, XLA and cuDNN raise various ones
+        fine = worst < _CLOSE  # False for NaN
+    except Exception as error:  # JAX, XLA and cuDNN raise various types
         fine, reason = False, cut(str(error), 200)
     if not fine:
         warnings.warn(
-            f"cuDNN's attention is not used, but a slower form: {reason}", stacklevel=2
+            f"cuDNN's attention is replaced by a slower form: {reason}", stacklevel=2
         )
     return fine
 
@@ -125,7 +125,7 @@ def _of_jax(
     mask: jax.Array | None,
     implementation: Any,
 ) -> jax.Array:
-    # JAX itself asks for the wider of float32 and the inputs' type.
+    """`jax.nn.dot_product_attention` under standard promotion, which it relies on."""
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, implementation=implementation
@@ -146,20 +146,20 @@ def _kernel_gradient(
 
 
 def _more_rows(function: Callable[..., Any]) -> Any:
-    """Has `vmap` give a function more rows: JAX's own rule for a mask fails."""
-    made = jax.custom_batching.custom_vmap(function)
+    """Makes `vmap` merge its axis into the rows; JAX's own rule fails with a mask."""
+    batched_function = jax.custom_batching.custom_vmap(function)
 
-    @made.def_vmap
+    @batched_function.def_vmap
     def rule(size: int, batched: Any, *args: jax.Array) -> tuple[Any, Any]:
         whole = (
             x if has_axis else jnp.broadcast_to(x, (size, *x.shape))
             for x, has_axis in zip(args, batched, strict=True)
         )
-        out = made(*(x.reshape(-1, *x.shape[2:]) for x in whole))
+        out = batched_function(*(x.reshape(-1, *x.shape[2:]) for x in whole))
         out = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out)
         return out, jax.tree.map(lambda _: True, out)
 
-    return made
+    return batched_function
 
 
 _forward, _backward = _more_rows(_kernel), _more_rows(_kernel_gradient)

@@ -1,4 +1,4 @@
-"""Batch normalisation over the real rows of a batch, as PyTorch has it."""
+"""Batch normalisation as in PyTorch, over the rows of a batch that are not padding."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-_STRIDE = 4  # down and across, of the pixels that say about where the mean is
+_STRIDE = 4  # of the pixels that estimate the mean, down and across
 
 
 class BatchNorm(nn.Module):
     """Normalises each channel by its mean and variance.
 
-    Unlike `flax.linen.BatchNorm` its running variance is the unbiased one, as
-    `torch.nn.BatchNorm2d` keeps it; statistics are computed and kept in the
-    parameters' type, whatever type the images have.
+    Unlike in `flax.linen.BatchNorm` the running variance is unbiased, as in
+    `torch.nn.BatchNorm2d`, and statistics have the parameters' dtype, whatever the
+    dtype of the images.
 
     Attributes:
       momentum: weight of a new batch in the running statistics.
       eps: added to the variance.
-      dtype: of the result; that of the parameters if None.
-      param_dtype: of scale, bias and statistics.
+      dtype: dtype of the result; that of the parameters if None.
+      param_dtype: dtype of scale, bias and statistics.
     """
 
     momentum: float = 0.1
@@ -37,9 +37,9 @@ class BatchNorm(nn.Module):
         """Normalises [rows, ..., channels].
 
         Args:
-          x: images.
-          train: whether by this batch's statistics, which then enter the running
-            ones (collection 'batch_stats'), or by the running ones.
+          x: [rows, ..., channels].
+          train: whether to use this batch's statistics and update the running ones
+            (collection 'batch_stats'), instead of using the running ones.
           mask: [rows], 1 for the rows that count; all if None.
         """
         shape, dtype = (x.shape[-1],), self.param_dtype
@@ -58,7 +58,7 @@ class BatchNorm(nn.Module):
         else:
             batch_mean, batch_var = mean.value, var.value
         slope = scale * jax.lax.rsqrt(batch_var + self.eps)
-        # The difference first: of two large products little would be left.
+        # Subtract first: a difference of two large products would lose digits.
         shifted = (x.astype(dtype) - batch_mean) * slope + bias
         return shifted.astype(self.dtype or dtype)
 
@@ -66,17 +66,17 @@ class BatchNorm(nn.Module):
 def moments(
     x: jax.Array, mask: jax.Array | None, count: Any, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of each channel, [channels] each.
+    """Mean and biased variance of each channel: two [channels].
 
-    In one pass over the images, as sums about the mean of a sixteenth of the pixels.
-    That lies within four deviations of the mean whatever the images are, so the
-    difference of squares loses a digit at worst, however large the mean is.
+    Takes one pass over the images: sums are relative to the mean of a sixteenth of the
+    pixels. That is always within four deviations of the mean, so the difference of
+    squares loses at most one digit, however large the mean is.
 
     Args:
       x: [rows, ..., channels].
       mask: [rows], 1 for the rows that count; all if None.
-      count: how many pixels they have.
-      dtype: in which to compute.
+      count: number of pixels in these rows.
+      dtype: dtype of the computation.
     """
     weights = jnp.ones(len(x), dtype) if mask is None else mask.astype(dtype)
     weights = weights.reshape(-1, *[1] * (x.ndim - 1))

@@ -1,4 +1,4 @@
-"""Convolution of images: the one place where models call it.
+"""Convolution of images, for all models.
 
 Images are [rows, height, width, channels], kernels [height, width, in, out].
 """
@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
-# As `torch.nn.Conv2d` and `torch.nn.Linear` start: uniform in +-1/sqrt(fan in).
+# The default of `torch.nn.Conv2d` and `torch.nn.Linear`: uniform in +-1/sqrt(fan in).
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -25,7 +25,7 @@ def convolve(
 
     Args:
       images: [rows, height, width, in].
-      kernel: [height, width, in, out], of the same type.
+      kernel: [height, width, in, out], of the same dtype.
       stride: pixels from one output to the next, down and across.
       padding: rows and columns of zeros on each of the four sides.
 
@@ -34,7 +34,7 @@ def convolve(
     """
     size = len(kernel)
     same = stride == 1 and size == kernel.shape[1] == 2 * padding + 1 > 1
-    # With few channels out XLA's own derivative is as fast.
+    # With few output channels XLA's own derivative is as fast.
     if same and kernel.shape[3] >= 32 and jax.default_backend() == "cpu":
         return _same(images, kernel)
     return _plain(images, kernel, stride, padding)
@@ -54,7 +54,7 @@ def _plain(
 
 @jax.custom_vjp
 def _same(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution that keeps the size, with a gradient of its own for CPUs."""
+    """A convolution that keeps the size, with a custom gradient for CPUs."""
     return _plain(images, kernel, padding=len(kernel) // 2)
 
 
@@ -71,21 +71,21 @@ def _same_backward(kept: tuple[jax.Array, jax.Array], slopes: jax.Array):
 
 _same.defvjp(_same_forward, _same_backward)
 
-_GROUP_PIXELS = 2048  # of images at once in `_kernel_gradient`: what a cache holds
+_GROUP_PIXELS = 2048  # per group of images in `_kernel_gradient`: fits in a cache
 
 
 def _kernel_gradient(images: jax.Array, slopes: jax.Array, size: int) -> jax.Array:
-    """The derivative of a convolution that keeps the size by its kernel.
+    """Gradient of a size-preserving convolution with respect to its kernel.
 
-    XLA computes it on CPUs as one convolution with a kernel as large as the image, at
-    a fifth of the speed of the other two. Here images are padded, laid out as one
-    row of pixels per channel, and a shift down and across is a slice of that row; the
-    slopes are 0 where a slice runs into padding. A few images at a time, so that the
-    shifted copies never leave the cache.
+    On CPUs XLA computes it as a convolution with a kernel as large as the image, at a
+    fifth of the speed of the other two. Here images are padded and flattened to one row
+    of pixels per channel, so that a shift down and across is a slice of that row; the
+    slopes are 0 where a slice runs into padding. A few images are processed at a time,
+    so that the shifted copies stay in the cache.
 
     Args:
       images: [rows, height, width, in].
-      slopes: [rows, height, width, out].
+      slopes: [rows, height, width, out], gradient with respect to the output.
       size: height and width of the kernel, odd.
 
     Returns:
@@ -119,16 +119,16 @@ def _kernel_gradient(images: jax.Array, slopes: jax.Array, size: int) -> jax.Arr
 
 
 class Conv(nn.Module):
-    """A convolution with a kernel of its own.
+    """A convolutional layer.
 
     Attributes:
       features: output channels.
       size: height and width of the kernel.
       stride, padding: as in `convolve`.
       init: initialiser of the kernel.
-      use_bias: whether a bias is added, which starts as PyTorch's does.
-      dtype: in which to compute; that of the kernel if None.
-      param_dtype: of kernel and bias.
+      use_bias: whether to add a bias, initialised as in PyTorch.
+      dtype: dtype of the computation; that of the kernel if None.
+      param_dtype: dtype of kernel and bias.
     """
 
     features: int
@@ -142,7 +142,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """[rows, height, width, in] -> [rows, height, width, features]."""
+        """Convolves images: [rows, height, width, in] -> [..., features]."""
         inputs = images.shape[-1]
         shape = (self.size, self.size, inputs, self.features)
         kernel = self.param("kernel", self.init, shape, self.param_dtype)
@@ -156,7 +156,7 @@ class Conv(nn.Module):
 
 
 def uniform(bound: float) -> Any:
-    """An initialiser that is uniform in +-bound."""
+    """Makes an initialiser that is uniform in +-bound."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)

@@ -15,20 +15,20 @@ from lrjax.tasks.models.convolution import Conv, torch_default, uniform
 
 
 class DenseNet(nn.Module):
-    """DenseNet-BC for small images: bottlenecks, and compression between blocks.
+    """DenseNet-BC for small images: bottleneck layers and compressing transitions.
 
     The first convolution has 3 x 3 pixels and stride 1. A transition has no ReLU, as
-    in the definition that the study uses. All starts as PyTorch's layers do.
+    in the definition that the study uses. Parameters are initialised as in PyTorch.
 
     Attributes:
       blocks: layers of each dense block.
       growth: channels that each layer adds.
       reduction: share of the channels that a transition keeps, rounded down.
-      num_classes: outputs.
-      dtype: in which to compute; that of the parameters if None.
-      param_dtype: of parameters and statistics.
-      remat: whether activations inside of layers are computed again for gradients
-        instead of kept.
+      num_classes: number of outputs.
+      dtype: dtype of the computation; that of the parameters if None.
+      param_dtype: dtype of parameters and statistics.
+      remat: whether to recompute activations inside layers in the backward pass
+        instead of storing them.
     """
 
     blocks: Sequence[int]
@@ -43,7 +43,7 @@ class DenseNet(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Logits of images.
+        """Computes logits of images.
 
         Args:
           images: [rows, height, width, channels].

@@ -3,11 +3,11 @@
 Parameters are those of `torch.nn.Linear`, `{'weight': [classes, features], 'bias':
 [classes]}`; Flax's `Dense` has the kernel `weight.T`. A batch holds `features` [rows,
 features], `labels` [rows] (int32) and `mask` [rows], which is 1 for real rows and 0 for
-padding; padding rows count for nothing but must be finite.
+padding; padding rows are ignored but must be finite.
 
-Classes come first everywhere: what follows the matrix product then runs along many rows
-instead of few classes, and gradients have the layout of the optimiser's state. With
-[features, classes] a population took 1.4 to 1.5 times as long on a CPU.
+Classes are the first axis everywhere: operations after the matrix product then run
+along many rows instead of few classes, and gradients have the layout of the optimiser's
+state. With [features, classes] a population took 1.4 to 1.5 times as long on a CPU.
 
 `squash` passes the linear layer's output through a sigmoid before the softmax, as the
 study does. `compute` is the data type of the matrix product, by default that of the
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-# Up to so many classes a pass over all scores is cheaper on a CPU than a gather.
+# Up to this many classes a pass over all scores is cheaper on a CPU than a gather.
 _FEW_CLASSES = 16
 
 Params = Mapping[str, jax.Array]
@@ -57,8 +57,8 @@ def logits(
 ) -> jax.Array:
     """The linear layer, classes first: [rows, features] -> [classes, rows].
 
-    The bias is the weight of a feature that is 1 everywhere: one pass less over the
-    logits, and one less over their gradient.
+    The bias is the weight of a feature that is 1 everywhere, which saves a pass over
+    the logits and one over their gradient.
     """
     bias = params["bias"][:, None]
     weight = jnp.concatenate([params["weight"], bias], axis=1)
@@ -73,7 +73,7 @@ def logits(
 
 
 def _is_label(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether a class is the row's label: [classes, rows]."""
+    """One-hot labels, bool [classes, rows]."""
     classes = jnp.arange(len(scores))[:, None]
     return classes == labels.astype(classes.dtype)
 
@@ -81,7 +81,7 @@ def _is_label(scores: jax.Array, labels: jax.Array) -> jax.Array:
 def _summary(
     scores: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Largest score, sum of exponentials relative to it, and loss of each row."""
+    """Largest score, sum of exp(score - largest), and loss: three [rows]."""
     largest = scores.max(axis=0)
     total = jnp.exp(scores - largest).sum(axis=0)
     if len(scores) <= _FEW_CLASSES:
@@ -99,8 +99,8 @@ def _losses(scores: jax.Array, labels: jax.Array) -> jax.Array:
 
 @_losses.defjvp
 def _(primals, tangents):
-    # Softmax less one-hot as a formula: JAX's own derivative scatters into an array of
-    # zeros, which takes longer than the exponentials.
+    # Softmax minus one-hot. JAX's own derivative scatters into an array of zeros, which
+    # takes longer than the exponentials.
     scores, labels = primals
     largest, total, losses = _summary(scores, labels)
     own = _is_label(scores, labels).astype(scores.dtype)
@@ -117,7 +117,7 @@ def loss(
     squash: bool,
     compute: DTypeLike | None = None,
 ) -> tuple[jax.Array, tuple[tuple[()], dict[str, jax.Array]]]:
-    """Mean negative log-likelihood over the rows with mask 1 (0 without such rows).
+    """Mean negative log-likelihood over the rows with mask 1; 0 if there are none.
 
     Returns:
       the scalar loss, and the unchanged state with an empty dictionary of metrics.
@@ -141,8 +141,8 @@ def evaluate(
 ) -> dict[str, jax.Array]:
     """Sums over the rows with mask 1.
 
-    A row is right if its label has the largest score; of equal scores the first
-    counts, as in `argmax`. A row whose scores have no softmax is wrong.
+    The prediction is the first class with the largest score, as in `argmax`. A row
+    whose softmax is not finite counts as wrong.
 
     Returns:
       scalars 'loss', 'accuracy' (right rows) and 'count' (rows).
@@ -153,7 +153,7 @@ def evaluate(
         scores = jax.nn.sigmoid(scores)
     labels, mask = batch["labels"], batch["mask"]
     largest, total, losses = _summary(scores, labels)
-    # As argmax, whose reduction of pairs XLA does not vectorise on a CPU.
+    # Same as argmax, which XLA does not vectorise on a CPU.
     classes = jnp.arange(len(scores))[:, None]
     first = jnp.where(scores == largest, classes, len(scores)).min(axis=0)
     right = (first == labels.astype(first.dtype)) & jnp.isfinite(total)

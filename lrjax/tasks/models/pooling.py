@@ -1,6 +1,6 @@
-"""Pooling of 2 x 2 pixels, as sums and maxima of a reshaped image.
+"""Pooling of 2 x 2 pixels, by reshaping.
 
-XLA's windows take longer on a CPU, and so do their derivatives.
+XLA's window reductions and their derivatives are slower on a CPU.
 """
 
 from __future__ import annotations
@@ -9,12 +9,18 @@ import jax
 
 
 def average(images: jax.Array) -> jax.Array:
-    """Means of 2 x 2 pixels; an odd last row or column is left out."""
+    """Mean of every 2 x 2 pixels of [rows, height, width, channels].
+
+    An odd last row or column is dropped.
+    """
     return _windows(images).mean((2, 4))
 
 
 def maximum(images: jax.Array) -> jax.Array:
-    """Largest of 2 x 2 pixels; an odd last row or column is left out."""
+    """Maximum of every 2 x 2 pixels of [rows, height, width, channels].
+
+    An odd last row or column is dropped.
+    """
     return _windows(images).max((2, 4))
 
 

@@ -1,8 +1,8 @@
 """RoBERTa for masked language modelling (Liu et al., 2019), as in Hugging Face.
 
-Same numbers as `RobertaForMaskedLM` for the same weights: positions are counted from
-the padding token on, blocks normalise after the residual, and the decoder is the
-embedding of tokens. `load_weights` reads such a model's safetensors file.
+Gives the same results as `RobertaForMaskedLM` for the same weights: positions are
+counted from PAD + 1, blocks normalise after the residual, and the decoder is the token
+embedding. `load_weights` reads the safetensors file of such a model.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from lrjax.tasks.models.attention import attention, attention_with_dropout
 from lrjax.tasks.models.layer_norm import LayerNorm
 
 PAD = 1  # the padding token, and the position of padding
-SPECIAL_POSITIONS = 2  # positions that no token has: the first is PAD + 1
+SPECIAL_POSITIONS = 2  # rows that no token uses: the first position is PAD + 1
 
 _INIT = nn.initializers.normal(0.02)
 
 
 class Roberta(nn.Module):
-    """Bidirectional transformer with tied embeddings; gives logits over tokens.
+    """Bidirectional transformer with tied embeddings; returns logits over tokens.
 
-    Weights start from a normal distribution with deviation 0.02, biases and the
-    embeddings of padding from zero.
+    Weights are initialised from a normal distribution with standard deviation 0.02,
+    biases and the embeddings of padding with zero.
 
     Attributes:
-      vocab_size: tokens.
-      hidden_size: numbers per token.
-      num_layers: blocks.
-      num_heads: of the attention; they divide `hidden_size`.
-      intermediate_size: width inside of a block's perceptron.
-      max_positions: rows of the table of positions; sequences have up to two fewer
-        tokens.
-      dropout: rate after embeddings, attention and perceptron.
-      attention_dropout: rate of attention weights; the fused kernel has none, so above
-        0 training does without it.
-      fused: attention by cuDNN's kernel; `attention.can_fuse` says where it works.
-      pre_norm: normalise before attention and perceptron instead of after the sum,
+      vocab_size: number of tokens.
+      hidden_size: features per token.
+      num_layers: number of blocks.
+      num_heads: attention heads; must divide `hidden_size`.
+      intermediate_size: hidden units of a block's MLP.
+      max_positions: rows of the position embedding; sequences have at most two tokens
+        fewer.
+      dropout: dropout rate after embeddings, attention and MLP.
+      attention_dropout: dropout rate of attention weights; above 0, training does not
+        use the fused kernel, which does not support it.
+      fused: use cuDNN's attention kernel; `attention.can_fuse` says where it works.
+      pre_norm: normalise before attention and MLP instead of after the residual sum,
         and once more at the end.
-      layer_norm_eps: added to variances; 1e-5 in the published roberta-base, 1e-12 in
+      layer_norm_eps: epsilon of LayerNorm; 1e-5 in the published roberta-base, 1e-12 in
         Hugging Face's `RobertaConfig()`.
-      dtype: in which to compute; that of the parameters if None.
-      param_dtype: of the parameters.
-      remat: whether activations inside of blocks are computed again for gradients
-        instead of kept.
+      dtype: dtype of the computation; that of the parameters if None.
+      param_dtype: dtype of the parameters.
+      remat: whether to recompute activations inside blocks in the backward pass
+        instead of storing them.
     """
 
     vocab_size: int
@@ -82,15 +82,15 @@ class Roberta(nn.Module):
         segments: jax.Array | None = None,
         at: jax.Array | None = None,
     ) -> jax.Array:
-        """Logits of tokens.
+        """Computes logits over tokens.
 
         Args:
           input_ids: int [rows, tokens].
-          attention_mask: [rows, tokens], 0 for what is not attended to (padding).
-          train: whether to drop out; needs the stream 'dropout'.
-          segments: int [rows, tokens]; tokens attend to those of their own segment,
-            and positions start anew in each. None: a row is one segment.
-          at: int [rows, slots], the positions whose logits are wanted. None: all.
+          attention_mask: [rows, tokens], 0 for tokens not attended to (padding).
+          train: whether to apply dropout; needs the RNG stream 'dropout'.
+          segments: int [rows, tokens]; tokens attend only to their own segment, and
+            positions restart in every segment. None: a row is one segment.
+          at: int [rows, slots], positions to return logits for. None: all.
 
         Returns:
           [rows, slots or tokens, vocab_size], float32 or wider.
@@ -108,8 +108,8 @@ class Roberta(nn.Module):
         def norm(name: str) -> LayerNorm:
             return LayerNorm(self.layer_norm_eps, **types, name=name)
 
-        # Looked up and added in the parameters' precision: sums of gradients, over all
-        # tokens of a batch, would stand still in bfloat16.
+        # Embeddings keep the parameters' precision: their gradients are sums over all
+        # tokens of a batch, which would stagnate in bfloat16.
         def embed(rows: int, name: str) -> nn.Embed:
             return nn.Embed(
                 rows,
@@ -121,7 +121,7 @@ class Roberta(nn.Module):
 
         words = embed(self.vocab_size, "words")
         places = embed(self.max_positions, "positions")
-        # One type of token; a parameter of its own in the original, too.
+        # The single token type; the original has this parameter too.
         kind = self.param("kind", _INIT, (1, self.hidden_size), self.param_dtype)
         x = words(input_ids) + places(positions(input_ids, segments)) + kind
         x = norm("embedding_norm")(x)
@@ -153,7 +153,7 @@ class Roberta(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and a perceptron, each added to its input."""
+    """Attention and an MLP, each with a residual connection."""
 
     heads: int
     intermediate_size: int
@@ -194,7 +194,7 @@ class _Block(nn.Module):
 
 
 def _may_attend(attention_mask: jax.Array, segments: jax.Array | None) -> jax.Array:
-    """Which tokens attend to which, [rows, 1, tokens or 1, tokens]."""
+    """Mask of the attention, bool [rows, 1, tokens or 1, tokens]."""
     mask = attention_mask.astype(bool)[:, None, None, :]
     if segments is None:
         return mask
@@ -203,7 +203,7 @@ def _may_attend(attention_mask: jax.Array, segments: jax.Array | None) -> jax.Ar
 
 
 def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
-    """Products with the embeddings of all words, float32 or wider.
+    """Multiplies by the embeddings of all tokens; float32 or wider.
 
     Args:
       x: [rows, tokens, size].
@@ -215,7 +215,7 @@ def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
     """
     wide = np.promote_types(x.dtype, np.float32)
     table = words.astype(x.dtype)
-    # Rows and tokens as one axis, as in `_dense`.
+    # Rows and tokens are one axis here, as in `_dense`.
     flat = x.reshape(-1, x.shape[-1])
     logits = jnp.einsum("nh,vh->nv", flat, table, preferred_element_type=wide)
     return logits.reshape(*x.shape[:-1], len(words)) + bias.astype(wide)
@@ -224,27 +224,27 @@ def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
 def _dense(x: jax.Array, features: int, types: Any, name: str) -> jax.Array:
     """A linear layer: [..., size] -> [..., features].
 
-    Rows and tokens are one axis inside: XLA for CPUs copies what is contracted over two
-    axes at once, as the gradient of the weights is.
+    Merges rows and tokens into one axis: the weights' gradient contracts over both, and
+    XLA's CPU backend copies operands that are contracted over two axes.
     """
     layer = nn.Dense(features, kernel_init=_INIT, **types, name=name)
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
 
 
 def _without_padding(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+    """Initialises an embedding, with zeros for padding."""
     return _INIT(key, shape, dtype).at[PAD].set(0)
 
 
 def positions(input_ids: jax.Array, segments: jax.Array | None = None) -> jax.Array:
-    """Rows of the table of positions: int [rows, tokens].
+    """Numbers the positions of tokens: int [rows, tokens].
 
-    Counted from PAD + 1 over the tokens that are no padding, from the start of each
-    segment; padding has PAD.
+    Tokens are counted from PAD + 1, anew in every segment; padding has position PAD.
     """
     real = (input_ids != PAD).astype(jnp.int32)
     count = jnp.cumsum(real, axis=1)
     if segments is not None:
-        # What was counted before the segment's first token.
+        # Subtract the count before the segment's first token.
         new = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
         new = new.at[:, 0].set(True)
         before = jnp.where(new, count - real, 0)
@@ -266,7 +266,7 @@ _OUTSIDE = {
     "lm_head.dense": "head",
     "lm_head.layer_norm": "head_norm",
 }
-# Copies of other tensors, tables that are computed here, and what no logits need.
+# Copies of other tensors, computed tables, and tensors that logits do not need.
 _IGNORED = (
     "roberta.embeddings.position_ids",
     "roberta.embeddings.token_type_ids",
@@ -277,15 +277,15 @@ _IGNORED = (
 
 
 def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]:
-    """Parameters from the safetensors file of a Hugging Face `RobertaForMaskedLM`.
+    """Loads parameters from the safetensors file of a `RobertaForMaskedLM`.
 
     Args:
-      path: the file.
-      model: for the shapes; normalises after the residual. Where a config.json lies
-        beside the file, it must have the same `layer_norm_eps`.
+      path: the file, saved by Hugging Face Transformers.
+      model: the model for these parameters, without `pre_norm`. If there is a
+        config.json beside the file, it must have the model's `layer_norm_eps`.
 
     Returns:
-      What `model.init` gives as 'params', in the model's `param_dtype`.
+      The tree 'params' of `model.init`, in the model's `param_dtype`.
 
     Raises:
       UsageError: if the file cannot be read, or its tensors are not the model's.
@@ -293,18 +293,18 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
     from safetensors import safe_open
 
     if model.pre_norm:
-        raise UsageError(f"{path}: holds no model that normalises first (pre_norm)")
+        raise UsageError(f"{path}: its model does not normalise first (pre_norm)")
     with (
         reading(path, "cannot be read as safetensors"),
         safe_open(os.fspath(path), framework="numpy") as file,
     ):
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _check_eps(Path(path).parent / "config.json", model.layer_norm_eps)
     with reading(path, "its tensors are not the model's"):
-        params, used = _renamed(found, model.num_layers, os.fspath(path))
-    for name in found:
+        params, used = _renamed(tensors, model.num_layers, os.fspath(path))
+    for name in tensors:
         if name not in used and not name.startswith(_IGNORED):
-            raise UsageError(f"{path}: tensor {name} has no place in the model")
+            raise UsageError(f"{path}: tensor {name} is not part of the model")
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     wanted = jax.eval_shape(
         lambda ids: model.init(numerics.key(0), ids, ids, train=False), tokens
@@ -323,29 +323,29 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
 
 
 def _check_eps(config: Path, eps: float) -> None:
-    """Refuses a model whose epsilon is not the one that weights were trained with."""
+    """Refuses an epsilon that differs from the one the weights were trained with."""
     try:
         wanted = json.loads(config.read_text("utf-8"))["layer_norm_eps"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return  # there is none, or it does not say
+        return  # no such file, or it does not say
     if wanted != eps:
         raise UsageError(
             f"{config}: layer_norm_eps is {cut(str(wanted))}, the model's is {eps}; "
-            "make it with that of the weights"
+            "use that of the weights"
         )
 
 
 def _renamed(
-    found: Mapping[str, np.ndarray], num_layers: int, path: str
+    tensors: Mapping[str, np.ndarray], num_layers: int, path: str
 ) -> tuple[dict[str, Any], set[str]]:
-    """Tensors by our names, and the names that were used."""
+    """Converts tensors to our tree of parameters; also returns the names used."""
     used: set[str] = set()
 
     def take(name: str) -> np.ndarray:
-        if name not in found:
+        if name not in tensors:
             raise UsageError(f"{path}: there is no tensor {name}")
         used.add(name)
-        return found[name]
+        return tensors[name]
 
     def dense(name: str) -> dict[str, np.ndarray]:
         return {"kernel": take(f"{name}.weight").T, "bias": take(f"{name}.bias")}
@@ -372,8 +372,8 @@ def _renamed(
         ]
         block = {ours: either(f"{prefix}.{theirs}") for theirs, ours in _LAYER.items()}
         block["qkv"] = {
-            "kernel": np.concatenate([each["kernel"] for each in three], axis=1),
-            "bias": np.concatenate([each["bias"] for each in three]),
+            "kernel": np.concatenate([part["kernel"] for part in three], axis=1),
+            "bias": np.concatenate([part["bias"] for part in three]),
         }
         params[f"layer{layer}"] = block
     return params, used

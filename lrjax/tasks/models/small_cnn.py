@@ -13,15 +13,15 @@ from lrjax.tasks.models.convolution import Conv, torch_default, uniform
 
 
 class SmallCNN(nn.Module):
-    """Convolutions of 3 x 3 pixels with ReLU and 2 x 2 maxima, then a linear layer.
+    """3 x 3 convolutions with ReLU and 2 x 2 max pooling, then a linear layer.
 
-    All starts as PyTorch's layers do.
+    Parameters are initialised as in PyTorch's layers.
 
     Attributes:
-      num_classes: outputs.
+      num_classes: number of outputs.
       channels: outputs of each convolution.
-      dtype: in which to compute; that of the parameters if None.
-      param_dtype: of the parameters.
+      dtype: dtype of the computation; that of the parameters if None.
+      param_dtype: dtype of the parameters.
     """
 
     num_classes: int
@@ -33,9 +33,14 @@ class SmallCNN(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Logits [rows, num_classes] of images [rows, height, width, channels].
+        """Computes logits of images.
 
-        `train` and `mask` make no difference here.
+        Args:
+          images: [rows, height, width, channels].
+          train, mask: ignored.
+
+        Returns:
+          [rows, num_classes].
         """
         del train, mask
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}

@@ -12,26 +12,26 @@ from lrjax.tasks.models.attention import attention
 from lrjax.tasks.models.convolution import Conv
 from lrjax.tasks.models.layer_norm import LayerNorm
 
-_normal = nn.initializers.normal(0.02)  # timm cuts it off at 100 deviations
+_normal = nn.initializers.normal(0.02)  # timm truncates at +-100 deviations
 _LAYER_NORM_EPS = 1e-6
 
 
 class VisionTransformer(nn.Module):
-    """Pre-norm transformer over patches; a class token is read at the end.
+    """Pre-norm transformer over patches; classifies the class token.
 
-    Linear layers and positions start from a normal distribution with deviation 0.02,
-    the embedding of patches as PyTorch's convolution does.
+    Linear layers and position embeddings are initialised from a normal distribution
+    with standard deviation 0.02, the patch embedding as PyTorch's convolution.
 
     Attributes:
-      patch: height and width of a patch.
-      dim: numbers per token.
-      depth: blocks.
-      heads: of the attention; they divide `dim`.
-      num_classes: outputs.
-      dtype: in which to compute; that of the parameters if None.
-      param_dtype: of the parameters.
-      remat: whether activations inside of blocks are computed again for gradients
-        instead of kept.
+      patch: height and width of a patch in pixels.
+      dim: features per token.
+      depth: number of blocks.
+      heads: attention heads; must divide `dim`.
+      num_classes: number of outputs.
+      dtype: dtype of the computation; that of the parameters if None.
+      param_dtype: dtype of the parameters.
+      remat: whether to recompute activations inside blocks in the backward pass
+        instead of storing them.
     """
 
     patch: int
@@ -47,14 +47,18 @@ class VisionTransformer(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Logits of images.
+        """Computes logits of images.
 
         Args:
-          images: [rows, height, width, channels]; whole patches.
-          train, mask: make no difference here.
+          images: [rows, height, width, channels]; height and width are multiples of
+            `patch`.
+          train, mask: ignored.
 
         Returns:
           [rows, num_classes].
+
+        Raises:
+          ValueError: if the images are not whole patches.
         """
         del train, mask
         rows, height, width, _ = images.shape
@@ -80,7 +84,7 @@ class VisionTransformer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and a perceptron of four times the width, each added to its input."""
+    """Attention and an MLP of four times the width, each with a residual connection."""
 
     heads: int
     types: Any

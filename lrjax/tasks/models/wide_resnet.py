@@ -17,18 +17,18 @@ _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 class WideResNet(nn.Module):
     """WRN-depth-width with pre-activation basic blocks, for small images.
 
-    Convolutions start from He's normal distribution over the fan out, the classifier
-    as `torch.nn.Linear` with a bias of 0.
+    Convolutions are initialised by He's normal distribution with the fan out, the
+    classifier as `torch.nn.Linear` with a bias of 0.
 
     Attributes:
       depth: layers; 6 n + 4 for n blocks in each of the three groups.
       width: channels are 16, 32 and 64 times this.
-      num_classes: outputs.
-      dropout: rate between the two convolutions of a block.
-      dtype: in which to compute; that of the parameters if None.
-      param_dtype: of parameters and statistics.
-      remat: whether activations inside of blocks are computed again for gradients
-        instead of kept.
+      num_classes: number of outputs.
+      dropout: dropout rate between the two convolutions of a block.
+      dtype: dtype of the computation; that of the parameters if None.
+      param_dtype: dtype of parameters and statistics.
+      remat: whether to recompute activations inside blocks in the backward pass
+        instead of storing them.
     """
 
     depth: int
@@ -43,12 +43,12 @@ class WideResNet(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Logits of images.
+        """Computes logits of images.
 
         Args:
           images: [rows, height, width, channels].
           train: whether to use this batch's statistics, update the running ones
-            (collection 'batch_stats') and drop activations (stream 'dropout').
+            (collection 'batch_stats') and apply dropout (RNG stream 'dropout').
           mask: [rows], 1 for the rows that count in the statistics.
 
         Returns:
@@ -79,9 +79,9 @@ class WideResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Norm, convolution, norm, dropout, convolution; added to the input.
+    """Norm, convolution, norm, dropout, convolution, with a residual connection.
 
-    Where the number of channels changes the shortcut is a 1 x 1 convolution of the
+    If the number of channels changes, the shortcut is a 1 x 1 convolution of the
     normalised input.
     """
 
