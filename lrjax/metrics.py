@@ -16,7 +16,7 @@ Example: a task that is ranked by macro F1 and also records accuracy and loss.
   ...     own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
   ...     return {
   ...         "loss": -(own[:, 0] @ mask),
-  ...         "accuracy": (predicted == labels) @ mask,
+  ...         "accuracy": mask.sum(where=predicted == labels),
   ...         "confusion": metrics.confusion(labels, predicted, mask, 3),
   ...         "count": mask.sum(),
   ...     }
@@ -245,8 +245,11 @@ def confusion(
       [[1.0, 0.0], [1.0, 1.0]]
     """
     classes = jnp.arange(num_classes)
-    own = (labels[:, None] == classes) * mask[:, None]
-    return own.T @ (predicted[:, None] == classes).astype(own.dtype)
+    # Labels may be of any type; so may predictions, also booleans.
+    with jax.numpy_dtype_promotion("standard"):
+        own, taken = labels[:, None] == classes, predicted[:, None] == classes
+    own = own.astype(mask.dtype) * mask[:, None]
+    return own.T @ taken.astype(own.dtype)
 
 
 def score_counts(
@@ -300,7 +303,7 @@ def f1(average: str = "macro", sums: str = "confusion") -> Metric:
         per_class = 2 * right / jnp.maximum(occurs, 1)
         if average == "binary":
             return per_class[1]
-        return per_class.sum() / (occurs > 0).sum()
+        return per_class.sum() / (occurs > 0).sum().astype(per_class.dtype)
 
     return Metric("f1", value, True, "%", 1, 0.0, 1.0)
 
@@ -321,7 +324,8 @@ def balanced_accuracy(sums: str = "confusion") -> Metric:
     def value(totals: Sums) -> jax.Array:
         counts = totals[sums]
         rows = counts.sum(1)
-        return (jnp.diagonal(counts) / jnp.maximum(rows, 1)).sum() / (rows > 0).sum()
+        each = jnp.diagonal(counts) / jnp.maximum(rows, 1)
+        return each.sum() / (rows > 0).sum().astype(each.dtype)
 
     return Metric("balanced_accuracy", value, True, "%", 1, 0.0, 1.0)
 

@@ -1,7 +1,7 @@
 """The process of a command: standard streams, signals, and errors in one line.
 
-`main.py` calls `begin` before its slow imports and `run` at its end. This module
-imports the standard library alone, so that it is there at once.
+`main.py` calls `begin` before its slow imports and `run` at its end. This module and
+the one it imports use the standard library only, so that importing them is fast.
 """
 
 from __future__ import annotations
