@@ -9,15 +9,15 @@ r"""RoBERTa as a masked language model, 23,000 steps of 256 rows.
       --config.text.corpus=hf:wikimedia/wikipedia:20231101.en,hf:bookcorpus/bookcorpus
 
 The argument names the model: roberta_base, roberta_small or roberta_tiny, with _pre_ln
-behind it for one that normalises first. The first line needs no data: roberta_tiny
-reads the reference text that comes with Python where --data_dir has no text.
-docs/text.md says what a corpus is and how it is tokenised. The study's articles are
-those of 20220301, whose set not every version of `datasets` reads.
+appended for layer norms before each block. The first command needs no data:
+roberta_tiny reads the reference text that comes with Python if --data_dir has no text.
+docs/text.md explains corpora and tokenizers. The study uses the articles of 20220301,
+which not every version of `datasets` can read.
 
-Cost: roberta_base is for a GPU in bfloat16: 105 TFLOP a step with rows of 512 tokens,
-2,416 PFLOP a run. roberta_tiny takes six minutes a run on two cores. Expected under
-`study`: dadapt_adam at a perplexity of 15, adam lost at its peak rate, as published;
-not repeated by us.
+Cost: roberta_base needs a GPU, in bfloat16: 105 TFLOP per step with rows of 512 tokens,
+2,416 PFLOP per run. roberta_tiny takes six minutes per run on two cores. Expected under
+`study`, as published and not repeated here: dadapt_adam reaches a perplexity of 15,
+adam stops learning at its peak rate.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +26,7 @@ from lrjax import config as config_lib
 
 
 def get_config(model: str = "roberta_base") -> ConfigDict:
-    """The study's methods and the everyday baseline."""
+    """Return the config: the study's methods and AdamW with a cosine schedule."""
     config = config_lib.base()
     config.tasks = (f"bookwiki/{model}",)
     config.methods = config_lib.COMPARED

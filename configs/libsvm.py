@@ -5,8 +5,8 @@ r"""Logistic regression on LIBSVM's multi-class data sets.
       --config.methods=adam --config.grid.learning_rate=0.001,0.01,0.1
 
 The argument names one data set or several (iris wine vowel vehicle dna letter
-pendigits sensorless aloi glass usps); without it the study's nine are taken. Iris and
-wine need no download. `--config.protocol=study` repeats the study's treatment.
+pendigits sensorless aloi glass usps); default: the study's nine. Iris and wine need no
+download. `--config.protocol=study` treats the data as the study does.
 
 Cost, ten methods and ten seeds on two cores: seconds for iris, wine, vowel and
 vehicle, a minute or two for dna, pendigits and letter.
@@ -21,7 +21,7 @@ STUDY += ("sensorless", "aloi")
 
 
 def get_config(names: str = ",".join(STUDY)) -> ConfigDict:
-    """One run of each method per data set and seed, 100 epochs, batches of 64."""
+    """Return the config: ten methods, ten seeds, 100 epochs, batches of 64."""
     config = config_lib.base()
     config.tasks = tuple(f"libsvm/{name.strip()}" for name in names.split(","))
     config.methods = (

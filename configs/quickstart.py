@@ -12,7 +12,7 @@ from lrjax import config as config_lib
 
 
 def get_config() -> ConfigDict:
-    """All methods of everyday use and the study's learning-rate-free ones."""
+    """Return the config: six common methods and the study's learning-rate-free ones."""
     config = config_lib.base()
     config.tasks = ("libsvm/iris", "libsvm/wine", "digits/logistic")
     config.methods = (

@@ -1,4 +1,4 @@
-r"""What a report shows; `--mode=report` takes this file where no --config is given.
+r"""Options of a report; the default config of `--mode=report` and `--mode=config`.
 
   python main.py --mode=report --workdir=runs/quickstart
   python main.py --mode=report --workdir=runs/a,runs/b \
@@ -15,5 +15,5 @@ from lrjax import config as config_lib
 
 
 def get_config() -> ConfigDict:
-    """Nothing is asked for: all options stay as `config.base` has them."""
+    """Return a config with every field at its default."""
     return config_lib.base()

@@ -5,8 +5,8 @@ r"""Small convolutional networks for machines without a GPU.
       --workdir=runs/fashion --data_dir=DATA --config.epochs=1
 
 The argument names one task or several: digits/wrn (scikit-learn's images, no download),
-mnist/cnn, fashion_mnist/cnn. docs/vision.md says in which forms DATA may hold the
-latter, and shows what came out.
+mnist/cnn, fashion_mnist/cnn. docs/vision.md lists the formats of the latter two in DATA
+and has results.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from lrjax import config as config_lib
 
 
 def get_config(names: str = "digits/wrn") -> ConfigDict:
-    """Seven methods, one seed, five epochs."""
+    """Return the config: seven methods, one seed, five epochs."""
     config = config_lib.base()
     config.tasks = tuple(name.strip() for name in names.split(","))
     config.methods = (

@@ -1,4 +1,4 @@
-r"""The study: eight methods on its tasks, ten seeds; and the same question asked again.
+r"""The study: eight methods on its tasks, ten seeds; also without its confounders.
 
   python main.py --config=configs/study.py:libsvm --workdir=runs/study --data_dir=DATA
   python main.py --mode=tune --config=configs/study.py:libsvm --workdir=runs/study \
@@ -8,18 +8,20 @@ r"""The study: eight methods on its tasks, ten seeds; and the same question aske
   python main.py --config=configs/study.py:libsvm:grid --workdir=runs/grid \
       --data_dir=DATA
 
-The first part of the argument says which tasks: `libsvm` (the nine LIBSVM sets),
-`vision` (CIFAR-10, CIFAR-100, DTD), `text` (RoBERTa) or `all`. The second says how:
-`study` as the study did, with the values that it had tuned; `sound` without what
-confounds it, and with baselines that it lacked; `grid` is `sound` for 32 rates of Adam,
-constant and with warm-up and cosine. `--mode=tune` adds our own tuning (second line).
+The first part of the argument names tasks: `libsvm` (the nine LIBSVM sets), `vision`
+(CIFAR-10, CIFAR-100, DTD), `text` (RoBERTa) or `all`. The second names the treatment:
+`study` repeats the study, with its tuned values; `sound` removes its confounders and
+adds baselines; `grid` is `sound` for 32 rates of Adam, constant and with warm-up and
+cosine. `--mode=tune` adds a tuning of our own (second command).
 
-A task whose data cannot be had is left out, with a warning. Each ends with a report.
+Tasks whose data are not available are skipped with a warning. Each command ends with a
+report.
 
-Cost on two cores: `libsvm` about a minute without aloi and all of Sensorless, twice
-that for `sound` and for `grid`; `--mode=plan` tells more. `vision` and `text` are for
-GPUs: 240 runs of 300 epochs; RoBERTa as published had three seeds and six hours on
-four GPUs a run. `text` has three seeds and bfloat16, `all` ten and float32 throughout.
+Cost on two cores: `libsvm` takes about a minute without aloi and the full Sensorless,
+`sound` and `grid` twice that; `--mode=plan` estimates more. `vision` and `text` need
+GPUs: 240 runs of 300 epochs; RoBERTa as published had three seeds and six hours on four
+GPUs per run.
+`text` has three seeds and bfloat16, `all` ten seeds and float32 throughout.
 Expected: docs/results.md.
 """
 
@@ -50,7 +52,7 @@ METHODS = {
 
 
 def get_config(arg: str = "libsvm") -> ConfigDict:
-    """Tasks and how they are treated, as in `libsvm` or `libsvm:sound`."""
+    """Return the config of tasks and a treatment, such as `libsvm:sound`."""
     part, _, way = arg.partition(":")
     if part not in TASKS:
         raise unknown("part of the study", part, TASKS)

@@ -1,4 +1,4 @@
-"""How should the learning rate be controlled? Methods, populations, comparison."""
+"""Train and compare ways to control the learning rate, in JAX."""
 
 from __future__ import annotations
 

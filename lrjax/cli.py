@@ -1,4 +1,4 @@
-"""What the modes of main.py do, and what they show."""
+"""The modes of main.py: what each runs and prints, and the words for bad flags."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from lrjax.launch import (
 from lrjax.launch import estimate as plan_lib
 from lrjax.methods import METHODS, state_size
 
-_LONGEST = 400  # characters of what others say of an error; values may be any length
-_CONFIG_MODULE = "config_config"  # what ml_collections calls a config file's module
+_LONGEST = 400  # characters of an error's message; it may quote a value of any length
+_CONFIG_MODULE = "config_config"  # ml_collections' name for a config file's module
 
 
 def make_deterministic() -> None:
-    """Has XLA take no GPU kernel whose bits vary, and choose none by its speed.
+    """Let XLA use only deterministic GPU kernels, and choose none by timing.
 
-    To be called before JAX starts its backend, which reads the variable once.
+    Call before JAX starts its backend, which reads the variable once.
     """
-    asked = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {asked}".strip()
+    options = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {options}".strip()
 
 
 LAUNCHERS = {
@@ -59,63 +59,64 @@ def run(
     data_dir: str | None,
     overrides: Mapping[str, Any],
 ) -> None:
-    """Does what a command asks for.
+    """Run a mode that trains, or estimates what training would take.
 
     Args:
       mode: 'train', 'plan', 'tune' or 'select'.
-      launcher: who trains, of `LAUNCHERS`.
-      config: with what the command line set.
-      workdir: where results go.
-      data_dir: where data files are looked for first.
-      overrides: what the command line set.
+      launcher: a name of `LAUNCHERS`.
+      config: the config, with the overrides of the command line applied.
+      workdir: directory of the result tables.
+      data_dir: directory searched first for data files.
+      overrides: fields set on the command line, for the record.
 
     Raises:
-      UsageError: if it cannot be done.
+      UsageError: if the config, the data or the machine do not allow it.
       Interrupted: on SIGINT and SIGTERM.
     """
     settings = config_lib.check(config)
     raced = race_lib.named_methods(settings, overrides)
     methods = raced if mode == "select" else settings.methods
-    for line in config_lib.unasked(settings, methods):
+    for line in config_lib.unused_hparams(settings, methods):
         warnings.warn(line, stacklevel=2)
     _check_sharding(settings, mode, launcher)
     if launcher == "hosts":
         hosts.start()
-    if (mode, launcher) != ("train", "dask"):  # there workers alone start JAX
+    if (mode, launcher) != ("train", "dask"):  # there only workers start JAX
         startup.prepare(settings)
     if mode == "plan":
         workers = settings.cluster.workers if launcher == "dask" else None
         print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
         return
-    launch, drawn = LAUNCHERS[launcher], []
+    launch, figures = LAUNCHERS[launcher], []
     if mode == "select":
         answers = race_lib.run(settings, workdir, data_dir, overrides, launch)
         _print_answers(answers, workdir)
         return
     if mode == "tune":
-        drawn = tune_lib.run(settings, workdir, data_dir, overrides, launch)
+        figures = tune_lib.run(settings, workdir, data_dir, overrides, launch)
     else:
         announce = plan_lib.announce if launcher == "local" else None
         experiment.run(settings, workdir, data_dir, overrides, launch, announce)
     if launcher == "hosts" and not hosts.is_first():
         return
     _rank(workdir)
-    if drawn:
-        print(f"tuning: {', '.join(map(str, drawn))}")
+    if figures:
+        print(f"tuning: {', '.join(map(str, figures))}")
     if config.report.after:
         report(config, workdir)
 
 
 def _check_sharding(settings: config_lib.Settings, mode: str, launcher: str) -> None:
-    """Refuses to lay a run over several devices where only whole runs are trained."""
+    """Refuse to shard a run over devices, except for training in this process."""
     if settings.shard == "runs" or mode == "plan":
         return
-    for wanted, found in (("--mode=train", mode), ("--launcher=local", launcher)):
-        if not wanted.endswith(found) and found != "hosts":
-            raise UsageError(f"config.shard={settings.shard} is for {wanted} alone")
+    for allowed, value in (("--mode=train", mode), ("--launcher=local", launcher)):
+        if not allowed.endswith(value) and value != "hosts":
+            raise UsageError(f"config.shard={settings.shard} needs {allowed}")
 
 
 def _print_answers(answers: Iterable[selection_lib.Selection], workdir: str) -> None:
+    """Print the result of each task's race, and the files that have more."""
     for answer in answers:
         print(f"{answer}\n")
     names = [selection_lib.ANSWER, selection_lib.TABLE]
@@ -124,7 +125,7 @@ def _print_answers(answers: Iterable[selection_lib.Selection], workdir: str) -> 
 
 
 def _rank(workdir: str) -> None:
-    """Prints a ranking of all runs in a working directory and draws their curves."""
+    """Print a ranking of all runs in a working directory and draw their curves."""
     runs, curves = results.load(workdir)
     picture = Path(workdir) / "curves.png"
     metrics = results.load_metrics(workdir)
@@ -137,39 +138,42 @@ def _rank(workdir: str) -> None:
 
 
 def report(config: ConfigDict, workdirs: str) -> None:
-    """Writes a page of figures and findings from the tables of some directories.
+    """Write a page of figures and findings from the tables of several directories.
 
     Args:
-      config: whose block `report` counts.
-      workdirs: paths with commas between.
+      config: a config; only its block `report` is used.
+      workdirs: paths, separated by commas.
+
+    Raises:
+      UsageError: if an option is invalid or a directory has no results.
     """
-    asked = config_lib.check_report(config.report)
+    chosen = config_lib.check_report(config.report)
     names = [workdirs] if Path(workdirs).exists() else workdirs.split(",")
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not names:
         raise UsageError(f"--workdir={workdirs} names no directory")
     options = report_lib.Options(
-        metrics=asked.metric or report_lib.Options.metrics,
-        baseline=asked.baseline,
-        target=asked.target,
-        smooth=asked.smooth,
-        compare=asked.compare,
-        export=asked.export,
-        bootstrap=asked.bootstrap,
+        metrics=chosen.metric or report_lib.Options.metrics,
+        baseline=chosen.baseline,
+        target=chosen.target,
+        smooth=chosen.smooth,
+        compare=chosen.compare,
+        export=chosen.export,
+        bootstrap=chosen.bootstrap,
     )
-    folder = Path(asked.folder or Path(names[0]) / "report")
+    folder = Path(chosen.folder or Path(names[0]) / "report")
     for line in report_lib.write(names, folder, options):
         print(line)
     print(f"\nreport: {folder / 'index.html'}")
 
 
 def config(config: ConfigDict) -> None:
-    """Prints every field of a config with its value and meaning."""
+    """Print every field of a config with its value and meaning."""
     print(config_page.show(config))
 
 
 def methods() -> None:
-    """Prints every method with its hyperparameters."""
+    """Print every method with its source, advice, hyperparameters and search space."""
     probe = jax.ShapeDtypeStruct((1000,), "float32")
 
     def show(*cells: str) -> None:
@@ -177,27 +181,58 @@ def methods() -> None:
 
     show("method", "family", "memory / parameters")
     print("  source; advice")
-    show("  hyperparameter", "default", "range to tune in")
+    show("  hyperparameter", "default", "search range")
     for name, method in METHODS.items():
         print()
         show(name, method.family, f"{state_size(method, probe) / probe.size:.0f}")
         for text in filter(None, (method.source, method.advice)):
             print(textwrap.indent(textwrap.fill(text, 78), "  "))
         for hparam, default in method.defaults.items():
-            found = method.space.ranges.get(hparam)
-            kind = "log" if found and found.log else "linear"
-            span = f"{found.low:g} to {found.high:g}, {kind}" if found else ""
+            limits = method.space.ranges.get(hparam)
+            kind = "log" if limits and limits.log else "linear"
+            span = f"{limits.low:g} to {limits.high:g}, {kind}" if limits else ""
             show(f"  {hparam}", str(default), span)
 
 
+def with_config(argv: list[str]) -> list[str]:
+    """Add a --config to a command line where --mode=report or config has none."""
+    words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
+    names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}
+    modes = {("mode", "report"), ("mode", "config")}
+    if modes.isdisjoint(itertools.pairwise(words)) or "config" in names:
+        return argv
+    file = Path(__file__).parent.parent / "configs" / "report.py"
+    return [argv[0], f"--config={file}", *argv[1:]]
+
+
+def loaded(path: str, config: Any) -> ConfigDict:
+    """Return the config of a flag; ml_collections accepts the flag without one, too.
+
+    Args:
+      path: the flag's value, a config file with an optional argument.
+      config: result of running the file.
+
+    Raises:
+      UsageError: if there is no such file, or it did not return a config.
+    """
+    file = path.split(":")[0]
+    if not os.path.isfile(file):
+        raise UsageError(f"--config: file '{file}' does not exist")
+    if not isinstance(config, ConfigDict):
+        # A placeholder that keeps the reason if the file could not be read.
+        reason = getattr(config, "_error", "get_config() returns no ConfigDict")
+        raise UsageError(f"--config: {file}: {reason}")
+    return config
+
+
 def check_config_file(argv: Sequence[str]) -> None:
-    """Refuses a config file that may have no end: a pipe, a device.
+    """Refuse a config file that might never end, such as a pipe or a device.
 
     Args:
       argv: the command line.
 
     Raises:
-      UsageError: if it names one.
+      UsageError: if --config names something other than a regular file.
     """
     file = _config_file(argv)
     if os.path.exists(file) and not os.path.isfile(file):
@@ -205,34 +240,38 @@ def check_config_file(argv: Sequence[str]) -> None:
 
 
 def explain(error: BaseException, argv: Sequence[str]) -> str | None:
-    """What to say of an error in flags or in the config file; None if it is ours.
+    """Describe an error in flags or in the config file in one line.
 
     Args:
-      error: raised while flags were parsed, which runs the config file.
+      error: raised while flags were parsed, which also runs the config file.
       argv: the command line.
+
+    Returns:
+      the line, or None if the error is a fault of lrjax.
     """
-    said = _explain(error, argv)
-    return None if said is None else cut(said, _LONGEST)
+    message = _explain(error, argv)
+    return None if message is None else cut(message, _LONGEST)
 
 
 def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
+    """Describe an error as `explain` does, at any length."""
     file = _config_file(argv)
     chain = list(_causes(error))
-    for each in reversed(chain):  # ml_collections wraps errors of the same type
-        if isinstance(each, UsageError):
-            return str(each)
-    for each in chain:
-        frames = list(traceback.walk_tb(each.__traceback__))
+    for cause in reversed(chain):  # ml_collections wraps errors of the same type
+        if isinstance(cause, UsageError):
+            return str(cause)
+    for cause in chain:
+        frames = list(traceback.walk_tb(cause.__traceback__))
         modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
-        if isinstance(each, SyntaxError) and each.filename in (file, None):
-            line = f"line {each.lineno}: " if each.lineno else ""
-            return f"{file}: {line}{each.msg}"
+        if isinstance(cause, SyntaxError) and cause.filename in (file, None):
+            line = f"line {cause.lineno}: " if cause.lineno else ""
+            return f"{file}: {line}{cause.msg}"
         if _CONFIG_MODULE in modules:
             if modules[-1].startswith("lrjax"):
                 return None
             line = [line for _, line in frames][modules.index(_CONFIG_MODULE)]
-            said = cut(str(each), _LONGEST // 2)
-            return f"{file}: line {line}: {type(each).__name__}: {said}"
+            message = cut(str(cause), _LONGEST // 2)
+            return f"{file}: line {line}: {type(cause).__name__}: {message}"
     root = chain[-1]
     if "parsing config file" in str(error) or getattr(root, "name", "") == "get_config":
         return f"{file}: {root}"
@@ -242,26 +281,26 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
 
 
 def _mistyped(error: BaseException) -> UsageError | None:
-    """The error for a flag with a value that its field cannot be; None for others."""
-    field, given, rest = str(error).removeprefix("flag --config.").partition("=")
+    """Return the error for a flag with a value of the wrong type; None for others."""
+    field, equals, rest = str(error).removeprefix("flag --config.").partition("=")
     reason = f": {error.__cause__ or error.__context__}"
-    if not (str(error).startswith("flag --config.") and given):
+    if not (str(error).startswith("flag --config.") and equals):
         return None
     return config_lib.mistyped(field, rest.removesuffix(reason))
 
 
 def _config_file(argv: Sequence[str]) -> str:
-    """The config file that a command line names, '' if it names none."""
+    """Return the config file that a command line names, '' if it names none."""
     file = ""
     for arg, following in itertools.pairwise([*argv, ""]):
-        name, given, value = arg.partition("=")
+        name, equals, value = arg.partition("=")
         if name in ("-config", "--config"):
-            file = value if given else following
+            file = value if equals else following
     return file.split(":")[0]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, what led to it, what led to that, and so on."""
+    """Yield an exception, its cause, the cause of that, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,8 +1,8 @@
-"""What a user may set, and its check before any work starts.
+"""The fields of a config, and their check before any work starts.
 
-Each field is declared once, with its default, its check and its meaning, in one of the
+Each field is declared once, with its default, check and meaning, in one of the
 dataclasses below (`lrjax.common.fields`). `base`, `check` and the page of
-`--mode=config` follow from them.
+`--mode=config` are derived from them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ UNITS = ("epochs", "steps")
 FIDELITIES = ("truncate", "rescale")
 SCALES = ("log", "linear", "integer")
 
-_IN_WORDS = {int: "a whole number", float: "a number", bool: "True or False"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False"}
 _MOST_TRIALS = 10**5
 
 
@@ -99,14 +99,14 @@ def _seeds_or_none(name: str, value: Any) -> tuple[int, ...]:
     return () if value is None else fields.seeds(name, value)
 
 
-def _each_hyperparameter() -> Config:
-    """A field for each hyperparameter of any method; () is unset."""
+def _hyperparameter_fields() -> Config:
+    """Make a field for each hyperparameter of any method; () means unset."""
     names = {name for method in METHODS.values() for name in method.defaults}
     return Config(dict.fromkeys(sorted(names), ()))
 
 
-def _each_method() -> Config:
-    """A block for each method with a field for each hyperparameter; None is unset."""
+def _method_blocks() -> Config:
+    """Make a block per method with a field per hyperparameter; None means unset."""
     unset = functools.partial(config_dict.placeholder, object)
     return Config(
         {
@@ -117,7 +117,7 @@ def _each_method() -> Config:
 
 
 def _set_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are set of one for each hyperparameter."""
+    """Return the fields of `_hyperparameter_fields` that are set."""
     del name
     return {
         k: v for k, v in config.items() if not (isinstance(v, tuple | list) and not v)
@@ -125,6 +125,7 @@ def _set_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grid(name: str, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Check that every hyperparameter of a grid that is set has a tuple of values."""
     values = {k: plain(v) for k, v in _set_values(name, config).items()}
     for hparam, value in values.items():
         if not isinstance(value, tuple) or not value:
@@ -135,13 +136,13 @@ def _grid(name: str, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
 
 
 def _hparams(name: str, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The values that are set, of methods of which any is set."""
+    """Return the hyperparameters that are set, by method."""
     del name
-    found = {
+    given = {
         method: {k: plain(v) for k, v in values.items() if v is not None}
         for method, values in config.items()
     }
-    return {method: values for method, values in found.items() if values}
+    return {method: values for method, values in given.items() if values}
 
 
 # Declarations
@@ -150,12 +151,12 @@ def _hparams(name: str, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 @fields.documented
 @dataclasses.dataclass(frozen=True)
 class Tune:
-    """What `--mode=tune` does."""
+    """Settings of `--mode=tune`."""
 
     tuner: str = field(
-        "smac", fields.one_of(TUNERS), "Who proposes: smac, random, grid or asha."
+        "smac", fields.one_of(TUNERS), "Tuner: smac, random, grid or asha."
     )
-    trials: int = field(50, _trials, "Evaluations in each tuning.")
+    trials: int = field(50, _trials, "Trials of each tuning.")
     min_budget: int | None = field(
         None,
         fields.optional(fields.positive),
@@ -178,52 +179,52 @@ class Tune:
     fidelity: str | None = field(
         None,
         fields.optional(fields.one_of(FIDELITIES)),
-        "What a short budget does to a schedule: truncate cuts it, rescale lays it "
-        "out for the budget; None: the protocol's.",
+        "How a budget below the full length shortens a schedule: truncate cuts it off, "
+        "rescale fits it to the budget; None: the protocol's.",
         str,
     )
     continuing: bool = field(
         True,
         fields.flag,
-        "Promoted trials continue from their state where the schedule allows it, "
-        "instead of from the start; changes no number.",
+        "Resume promoted trials from their state where the schedule allows it, instead "
+        "of training from the start; changes no result.",
     )
     seeds: tuple[int, ...] = field(
-        1, fields.seeds, "Tunings: a number of them, or a tuple of their seeds.", object
+        1, fields.seeds, "Number of tunings, or a tuple of their seeds.", object
     )
     space: Mapping[str, Range] = field(
-        _each_hyperparameter,
+        _hyperparameter_fields,
         _set_values,  # ranges need the precision: `check` makes them
-        "Range of a hyperparameter: (low, high), perhaps with 'log', 'linear', "
-        "'integer'. Ranges of any of a method's hyperparameters replace its whole "
-        "space; (): unset.",
+        "Search range of a hyperparameter: (low, high), optionally with 'log', "
+        "'linear', 'integer'. Setting any hyperparameter of a method replaces its "
+        "whole search space; (): unset.",
     )
     cost: str = field(
         "",
         fields.text,
-        "Column to minimise or maximise, as in valid_accuracy; '': the protocol's.",
+        "Column to minimise or maximise, such as valid_accuracy; '': the protocol's.",
     )
 
 
 @fields.documented
 @dataclasses.dataclass(frozen=True)
 class Select:
-    """What `--mode=select` does."""
+    """Settings of `--mode=select`."""
 
     budget: float = field(
         16.0,
         fields.number(fields.POSITIVE, "above 0"),
-        "Full runs that a race may take on each task.",
+        "Most training that a race may use on each task, in full runs.",
     )
     methods: tuple[str, ...] = field(
         (),
         _contenders,
-        "Methods in the race; (): those of a flag --config.methods, else all.",
+        "Methods in the race; (): those of the flag --config.methods, else all.",
     )
     seeds: tuple[int, ...] = field(
         None,
         _seeds_or_none,
-        "Seeds of every contender: a number of them, or a tuple; None: as many as the "
+        "Number of seeds of every contender, or a tuple of seeds; None: as many as the "
         "budget allows.",
         object,
     )
@@ -232,15 +233,15 @@ class Select:
 @fields.documented
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where `--launcher=dask` finds workers."""
+    """Settings of the workers of `--launcher=dask`."""
 
     address: str = field(
         "local",
         _address,
-        "local: workers on this machine; slurm: workers that are SLURM jobs; or "
-        "tcp://HOST:PORT of a running scheduler.",
+        "local: start workers on this machine; slurm: start them as SLURM jobs; "
+        "tcp://HOST:PORT: use a running scheduler.",
     )
-    workers: int = field(2, fields.positive, "Workers to start, for local and slurm.")
+    workers: int = field(2, fields.positive, "Workers to start with local and slurm.")
     cores: int = field(4, fields.positive, "Cores of a SLURM job.")
     memory: str = field("8GB", fields.text, "Memory of a SLURM job.")
     gpus: int = field(0, _gpus, "GPUs of a SLURM job.")
@@ -248,27 +249,27 @@ class Cluster:
     queue: str = field("", fields.text, "Queue of SLURM jobs; '': SLURM's default.")
     account: str = field("", fields.text, "Account of SLURM jobs; '': the default.")
     extra: tuple[str, ...] = field(
-        (), fields.some_names, "More #SBATCH options, as in --constraint=a100."
+        (), fields.some_names, "More #SBATCH options, such as --constraint=a100."
     )
     timeout: float = field(
         10.0,
         fields.number(fields.POSITIVE, "above 0"),
-        "Seconds to wait for an answer of the scheduler.",
+        "Seconds to wait for an answer from the scheduler.",
     )
 
 
 @fields.documented
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `--mode=report` shows."""
+    """Settings of `--mode=report`."""
 
     after: bool = field(
-        False, fields.flag, "Write a report at the end of training and tuning, too."
+        False, fields.flag, "Also write a report at the end of training and tuning."
     )
     metric: tuple[str, ...] = field(
         "",
         fields.some_names,
-        "Columns to judge by, with commas between; '': the metric that ranks a task.",
+        "Columns to compare by, separated by commas; '': each task's first metric.",
     )
     baseline: str = field(
         "", fields.text, "Entry to compare with; '': the one with the best mean rank."
@@ -276,46 +277,47 @@ class Report:
     target: float | None = field(
         None,
         fields.optional(fields.number(Domain(-math.inf))),
-        "Value to reach, for the time to it; None: what half of the runs reach.",
+        "Metric value for the time-to-target table; None: what half of the runs reach.",
         float,
     )
     smooth: float = field(
         0.0,
         fields.number(Domain(high=1.0)),
-        "Weight of the newest value in curves, in [0, 1); 0: curves as they are.",
+        "Weight of the newest value when smoothing curves, in [0, 1); 0: no smoothing.",
     )
     compare: str = field("", fields.text, "CSV file with published results.")
     export: tuple[str, ...] = field(
         "",
         fields.some_names,
-        "More formats, with commas between: csv, parquet, tensorboard.",
+        "Additional formats, separated by commas: csv, parquet, tensorboard.",
     )
     bootstrap: int = field(
-        2000, fields.positive, "Bootstrap resamples behind each interval."
+        2000, fields.positive, "Bootstrap resamples for each interval."
     )
     folder: str = field(
-        "", fields.text, "Where to write; '': the folder report of the first workdir."
+        "", fields.text, "Output folder; '': the folder report of the first workdir."
     )
 
 
 @fields.documented
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A checked config; names and seeds are tuples, and only what is set is kept."""
+    """A checked config: names and seeds as tuples, hyperparameters only where set."""
 
     tasks: tuple[str, ...] = field(
-        (), fields.names, "Tasks, with commas between, as in libsvm/iris,digits/wrn."
+        (), fields.names, "Tasks, separated by commas: libsvm/iris,digits/wrn."
     )
     methods: tuple[str, ...] = field(
-        (), fields.names, "Methods, with commas between; --mode=methods lists them."
+        (), fields.names, "Methods, separated by commas; --mode=methods lists them."
     )
     protocol: str = field(
         "sound",
         _protocol,
-        "Choices where the config makes none: sound or study (docs/protocol.md).",
+        "Source of all choices the config leaves open: sound or study "
+        "(docs/protocol.md).",
     )
     seeds: tuple[int, ...] = field(
-        10, fields.seeds, "Seeds of the runs: a number of them, or a tuple.", object
+        10, fields.seeds, "Number of seeds, or a tuple of seeds.", object
     )
     epochs: int | None = field(
         None,
@@ -332,7 +334,7 @@ class Settings:
     batch_size: int | None = field(
         None,
         fields.optional(fields.positive),
-        "Rows of a batch; None: the task's own.",
+        "Rows of a batch; None: the task's default.",
         int,
     )
     precision: str = field(
@@ -344,67 +346,70 @@ class Settings:
     eval_every: int | None = field(
         None,
         fields.optional(fields.positive),
-        "Steps between measurements; None: an epoch.",
+        "Steps between evaluations; None: an epoch.",
         int,
     )
     hparams: Mapping[str, Mapping[str, Any]] = field(
-        _each_method,
+        _method_blocks,
         _hparams,
-        "Values in place of a method's defaults and the protocol's; None: unset.",
+        "Hyperparameter values that replace the method's and the protocol's defaults; "
+        "None: unset.",
     )
     grid: Mapping[str, tuple[Any, ...]] = field(
-        _each_hyperparameter,
+        _hyperparameter_fields,
         _grid,
-        "Values to try for a hyperparameter, in every combination, by each method "
-        "that has it; (): unset.",
+        "Values of a hyperparameter to try, in all combinations, for every method that "
+        "has it; (): unset.",
     )
-    tune: Tune = block(Tune, "what --mode=tune does (docs/tuning.md)")
-    select: Select = block(Select, "what --mode=select does (docs/selection.md)")
+    tune: Tune = block(Tune, "settings of --mode=tune (docs/tuning.md)")
+    select: Select = block(Select, "settings of --mode=select (docs/selection.md)")
     cluster: Cluster = block(
-        Cluster, "where --launcher=dask finds workers (docs/cluster.md)"
+        Cluster, "settings of the workers of --launcher=dask (docs/cluster.md)"
     )
     checkpoint_minutes: float = field(
         10.0,
         fields.number(Domain(closed=True), "0 or more"),
-        "Minutes between two checkpoints of a block.",
+        "Minutes between checkpoints of a block.",
     )
     save_params: bool = field(
-        False, fields.flag, "Keep the parameters of finished runs."
+        False, fields.flag, "Keep the final parameters of each run."
     )
     skip_missing: bool = field(
         False, fields.flag, "Skip tasks whose data is not available, with a warning."
     )
-    text: Text = block(Text, "what language tasks read (docs/text.md)")
+    text: Text = block(Text, "corpus and tokenizer of language tasks (docs/text.md)")
     micro_batches: int = field(
         1,
         fields.positive,
-        "Equal parts that a batch is computed in, one after the other, to save memory.",
+        "Gradient accumulation: equal parts of a batch, computed one after the other "
+        "to save memory.",
     )
     remat: bool = field(
-        False, fields.flag, "Compute activations again for gradients, to save memory."
+        False,
+        fields.flag,
+        "Rematerialise activations for the gradient, to save memory.",
     )
     label_smoothing: float = field(
         0.0,
         fields.number(Domain(high=1.0)),
-        "Share of each label spread over all classes in the training loss, in [0, 1); "
-        "for image tasks.",
+        "Label smoothing in the training loss of image tasks, in [0, 1).",
     )
     stream: bool | None = field(
         None,
         fields.optional(fields.flag),
-        "Keep the training data on the host; None: if it would take more than half of "
-        "the device's free memory.",
+        "Keep the training data on the host and send batches; None: only if the data "
+        "would take more than half of the device's free memory.",
         bool,
     )
     shard: str = field(
         "runs",
         fields.one_of(SHARDED),
-        "What devices share: runs (each block on one device), batch (each batch is "
-        "split), or params (batches and parameters are split).",
+        "What is divided among devices: runs (each block on one device), batch (the "
+        "rows of each batch), or params (rows and parameters).",
     )
 
     def length(self, task: str) -> tuple[int, str]:
-        """How long a run on a task is: a number, and 'epochs' or 'steps'."""
+        """Return the length of a run on a task: a number, and 'epochs' or 'steps'."""
         if self.steps:
             return self.steps, "steps"
         if self.epochs:
@@ -412,63 +417,65 @@ class Settings:
         return protocol_lib.find(self.protocol).length(task)
 
     def updates(self, task: str, steps_per_epoch: int) -> int:
-        """How many updates a run on a task makes."""
+        """Return the number of updates of a run on a task."""
         length, unit = self.length(task)
         return length * (steps_per_epoch if unit == "epochs" else 1)
 
     def lanes(self, method: str, task: str) -> list[dict[str, Any]]:
-        """Every combination of hyperparameters that a method runs with on a task.
+        """Return every combination of hyperparameters of a method on a task.
 
-        Values come, the later the stronger, from the method's defaults, the protocol,
+        In increasing priority, values come from the method's defaults, the protocol,
         the config's `hparams` and its `grid`.
 
         Raises:
           UsageError: if a value is missing or out of range.
         """
-        found = methods_lib.find(method)
-        base = dict(found.defaults)
+        chosen = methods_lib.find(method)
+        base = dict(chosen.defaults)
         base |= protocol_lib.find(self.protocol).overrides(method, task)
         base |= self.hparams.get(method, {})
         axes = {k: v for k, v in self.grid.items() if k in base}
 
-        def asked() -> Iterator[dict[str, Any]]:
+        def combinations() -> Iterator[dict[str, Any]]:
             for values in itertools.product(*axes.values()):
                 lane = base | dict(zip(axes, values, strict=True))
-                for name in found.required:
+                for name in chosen.required:
                     if lane[name] is None:
                         raise UsageError(
-                            f"method '{method}' needs {name}, for which there is no "
-                            f"value on '{task}' under protocol '{self.protocol}': set "
+                            f"method '{method}' needs {name}, but protocol "
+                            f"'{self.protocol}' has no value for '{task}': set "
                             f"--config.hparams.{method}.{name}, or leave the method out"
                         )
                 yield lane
 
         lanes: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for lane in hyperparameters.complete_all(found, asked(), self.precision):
+        for lane in hyperparameters.complete_all(
+            chosen, combinations(), self.precision
+        ):
             lanes.setdefault(tuple(lane.values()), lane)  # 0 and 0.0 are one lane
         return list(lanes.values())
 
 
-# The study's methods that need no published value, and the everyday baseline.
+# The study's methods, except those that need its tuned values, and AdamW with a cosine.
 COMPARED = ("adam", "adamw_cosine", "cawr", "dadapt_adam", "prodigy", "cocob", "dowg")
 
 
 def schema() -> dict[str, fields.Field | fields.Block]:
-    """All fields and blocks of a config. A report has no part in how runs go."""
-    report = fields.Block(Report, "what --mode=report shows (docs/report.md)")
+    """Return all fields and blocks of a config: those of `Settings`, and `report`."""
+    report = fields.Block(Report, "settings of --mode=report (docs/report.md)")
     return {**fields.declared(Settings), "report": report}
 
 
 def base() -> config_dict.ConfigDict:
-    """A config with every field, for the files in `configs/` to fill in."""
+    """Return a config with every field at its default, for config files to fill in."""
     return fields.config_of(schema())
 
 
 def check(config: config_dict.ConfigDict) -> Settings:
-    """Turns a config into settings.
+    """Check a config and turn it into settings.
 
     Raises:
-      UsageError: if a name is unknown or a value is of no use; says which.
+      UsageError: names the first field that is unknown or has an invalid value.
     """
     check_names(config)
     settings = fields.checked(Settings, config)
@@ -498,34 +505,34 @@ def check(config: config_dict.ConfigDict) -> Settings:
 
 
 def check_report(config: config_dict.ConfigDict) -> Report:
-    """Checks a block `report`.
+    """Check the block `report` of a config.
 
     Raises:
-      UsageError: says which.
+      UsageError: names the first field with an invalid value.
     """
     return fields.checked(Report, config, "report.")
 
 
 def check_names(config: config_dict.ConfigDict) -> None:
-    """Refuses a config whose fields are not those of `base`.
+    """Refuse a config whose fields are not those of `base`.
 
     Raises:
-      UsageError: names the first that is unknown or missing.
+      UsageError: names the first field that is unknown or missing.
     """
-    found, known = dict(fields.leaves(config)), _known(frozenset(METHODS))
-    for name in found:
+    given, known = dict(fields.leaves(config)), _known(frozenset(METHODS))
+    for name in given:
         if name not in known:
             raise unknown("config field", name, known)
     for name in known:
-        if name not in found:
+        if name not in given:
             raise UsageError(f"the config has no '{name}': start from config.base()")
 
 
 def unknown_field(names: Iterable[str]) -> UsageError | None:
-    """The error for the first of some names that no config has; None if all have.
+    """Return the error for the first unknown field; None if all are known.
 
     Args:
-      names: of fields, with dots: 'grid.learning_rate'.
+      names: names of fields with dots, such as 'grid.learning_rate'.
     """
     known = _known(frozenset(METHODS))
     for name in names:
@@ -535,14 +542,14 @@ def unknown_field(names: Iterable[str]) -> UsageError | None:
 
 
 def mistyped(name: str, text: str) -> UsageError | None:
-    """The error for a flag whose text is no value of its field's type.
+    """Return the error for a flag whose text does not parse as its field's type.
 
     Args:
-      name: of the field, with dots.
-      text: that the flag gave.
+      name: name of the field, with dots.
+      text: the flag's text.
 
     Returns:
-      None where another check has the words: of text, tuples, what may be either.
+      the error, or None for fields of other types than int, float and bool.
     """
     *path, last = name.split(".")
     part: Any = base()
@@ -551,17 +558,17 @@ def mistyped(name: str, text: str) -> UsageError | None:
     if not isinstance(part, config_dict.ConfigDict) or last not in part:
         return None
     kind = part.get_type(last)
-    if kind not in _IN_WORDS:
+    if kind not in _TYPE_NAMES:
         return None
-    return UsageError(f"config.{name}={shown(text)}: must be {_IN_WORDS[kind]}")
+    return UsageError(f"config.{name}={shown(text)}: must be {_TYPE_NAMES[kind]}")
 
 
-def unasked(settings: Settings, methods: Iterable[str]) -> list[str]:
-    """Lines on hyperparameters that are set for methods which do not run.
+def unused_hparams(settings: Settings, methods: Iterable[str]) -> list[str]:
+    """Return a warning for each method with `hparams` that does not run.
 
     Args:
-      settings: with the hyperparameters.
-      methods: names of those that run.
+      settings: the settings with the hyperparameters.
+      methods: names of the methods that run.
     """
     idle = [name for name in settings.hparams if name not in set(methods)]
     return [
@@ -571,17 +578,17 @@ def unasked(settings: Settings, methods: Iterable[str]) -> list[str]:
 
 @functools.cache
 def _known(methods: frozenset[str]) -> list[str]:
-    """Names of the fields of a config while there are these methods."""
+    """Return the names of all fields of a config, cached per set of methods."""
     del methods
     return [name for name, _ in fields.leaves(base())]
 
 
 def _range(name: str, value: Any, precision: str) -> Range:
-    """A range from (low, high) and words; checked as far as it can be alone."""
+    """Make a range from (low, high, *words), with all checks that need no method."""
     value = plain(value)
     where = f"config.tune.space.{name}={shown(value)}"
     if not isinstance(value, tuple) or len(value) < 2:
-        raise UsageError(f"{where}: give (low, high), perhaps with 'log' or 'linear'")
+        raise UsageError(f"{where}: give (low, high), optionally 'log' or 'linear'")
     low, high, *words = value
     for word in words:
         if word not in SCALES:
@@ -607,7 +614,7 @@ def _range(name: str, value: Any, precision: str) -> Range:
 
 
 def _check_tuned(name: str, methods: tuple[str, ...]) -> None:
-    """Refuses to tune what no method has, or what is no number."""
+    """Refuse to tune a hyperparameter that no method has, or that is not a number."""
     having = [METHODS[m].defaults[name] for m in methods if name in METHODS[m].defaults]
     if not having:
         raise UsageError(
@@ -616,4 +623,7 @@ def _check_tuned(name: str, methods: tuple[str, ...]) -> None:
         )
     for default in having:
         if isinstance(default, bool | str):
-            raise UsageError(f"tune.space.{name}: '{default}' is no number to tune")
+            raise UsageError(
+                f"tune.space.{name}: cannot tune a boolean or text hyperparameter "
+                f"(default {default!r})"
+            )

@@ -11,15 +11,15 @@ from lrjax import config as config_lib
 from lrjax.common import fields
 from lrjax.methods import METHODS
 
-# Columns: of the page, and at least of a name, a value and a meaning.
+# Columns of the page, and least columns of a name, a value and a meaning.
 _PAGE, _NAME, _VALUE, _MEANING = 88, 18, 10, 24
 
 
 def show(config: config_dict.ConfigDict) -> str:
-    """A page with the value and the meaning of every field of a config.
+    """Format a page with the value and the meaning of every field of a config.
 
     Args:
-      config: from `base`; values may be any, and need not pass `check`.
+      config: from `base`; values need not pass `check`.
 
     Returns:
       Lines of at most 88 columns; where a value is not the default, both are shown.
@@ -46,7 +46,7 @@ def show(config: config_dict.ConfigDict) -> str:
 
 
 def _sections(leaves: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Heading and meanings of the fields of a config, those without a block first.
+    """Yield a heading and the meanings of its fields, those outside of blocks first.
 
     Args:
       leaves: names of all fields, with dots.
@@ -59,35 +59,36 @@ def _sections(leaves: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
             singles = {k: v.help for k, v in inner.items() if _is_single(v)}
             yield f"{name}: {part.help}", {f"{name}.{k}": singles[k] for k in singles}
             of_hyperparameters |= {f"{name}.{k}": v for k, v in inner.items()}
-    for name, found in of_hyperparameters.items():
-        if isinstance(found, fields.Field) and not _is_single(found):
+    for name, declared in of_hyperparameters.items():
+        if isinstance(declared, fields.Field) and not _is_single(declared):
             inside = [leaf for leaf in leaves if leaf.startswith(f"{name}.")]
-            yield f"{name}: {found.help}", {leaf: _own_default(leaf) for leaf in inside}
+            meanings = {leaf: _method_default(leaf) for leaf in inside}
+            yield f"{name}: {declared.help}", meanings
 
 
-def _is_single(found: fields.Field | fields.Block) -> bool:
-    """Whether a field is one value, and no block of hyperparameters."""
-    return isinstance(found, fields.Field) and not callable(found.default)
+def _is_single(declared: fields.Field | fields.Block) -> bool:
+    """Whether a field holds one value, not a block of hyperparameters."""
+    return isinstance(declared, fields.Field) and not callable(declared.default)
 
 
-def _own_default(name: str) -> str:
-    """What a method has where `hparams.METHOD.NAME` is unset; '' for other fields."""
+def _method_default(name: str) -> str:
+    """Name the method's default of a field `hparams.METHOD.NAME`; '' for others."""
     start, *path = name.split(".")
     if start != "hparams":
         return ""
     method, hparam = path
-    return f"The method has {METHODS[method].defaults[hparam]!r}."
+    return f"Method's default: {METHODS[method].defaults[hparam]!r}."
 
 
 def _row(head: str, meaning: str) -> list[str]:
-    """Lines of a field: name and value, then its meaning, beside them if it fits."""
+    """Wrap name and value of a field, and its meaning beside or below them."""
     indent = " " * (_NAME + _VALUE + 4)
     if len(head) <= _PAGE - _MEANING:
         beside = " " * len(head)
-        found = textwrap.wrap(
+        lines = textwrap.wrap(
             meaning, _PAGE, initial_indent=head, subsequent_indent=beside
         )
-        return found or [head.rstrip()]
+        return lines or [head.rstrip()]
     return [
         *textwrap.wrap(head, _PAGE, subsequent_indent="    "),
         *textwrap.wrap(meaning, _PAGE, initial_indent=indent, subsequent_indent=indent),

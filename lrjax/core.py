@@ -1,4 +1,4 @@
-"""The nouns of lrjax: Method, Metric, Task, Run, Space."""
+"""The types that all of lrjax shares: Method, Metric, Task, Run, Space."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from lrjax.metrics import metrics_of
 PyTree = Any
 Batch = Mapping[str, Any]
 
-# Raised by one whenever the same run gives other numbers than before; part of each
-# run's identity, so that old results are never mixed with new ones.
+# Incremented whenever the same run gives other numbers than before; part of each run's
+# identity, so that old and new results never mix.
 NUMERICS_VERSION = 6
-SHARDED = ("runs", "batch", "params")  # what is dealt out to devices
+SHARDED = ("runs", "batch", "params")  # values of config.shard
 
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """Numbers that a hyperparameter may be.
+    """The valid values of a hyperparameter that is a number.
 
     Attributes:
-      low: the least.
-      high: the most.
-      closed: whether `high` itself is allowed.
-      whole: whether only whole numbers are, both ends included.
+      low: smallest valid value.
+      high: upper bound.
+      closed: whether `high` itself is valid.
+      whole: whether only whole numbers are valid, both ends included.
     """
 
     low: float = 0.0
@@ -67,13 +67,13 @@ class Domain:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Values that a tuner may try for one hyperparameter, both ends included.
+    """The search range of one hyperparameter, both ends included.
 
     Attributes:
       low: smallest value.
       high: largest value.
       log: whether values are drawn uniformly in the logarithm.
-      integer: whether only whole numbers are meant.
+      integer: whether values are whole numbers.
     """
 
     low: float
@@ -105,22 +105,22 @@ class Method:
         outside `static` may be traced.
       defaults: every hyperparameter with its default.
       space: the hyperparameters worth tuning and their ranges.
-      static: hyperparameters that are compiled in although they are numbers; what
-        is no number (names, flags, None) always is.
-      required: hyperparameters that have no default (None) and must be given.
-      domains: hyperparameter -> the numbers that it may be; 0 or more for others.
-      none: hyperparameter -> the number that trains the same as its default, None;
-        where it is given a run has None.
+      static: hyperparameters that are compiled in although they are numbers; values
+        other than numbers (names, flags, None) are always compiled in.
+      required: hyperparameters that have no default (None) and must be set.
+      domains: hyperparameter -> its valid numbers; 0 or more for those not listed.
+      none: hyperparameter -> the number that trains the same as its default, None; a
+        run stores None for it.
       family: one of 'fixed', 'schedule', 'learning-rate-free', 'statistics'.
       source: paper and official implementation.
-      advice: what its authors say about using it.
-      needs_rate: whether it has a learning rate that one has to find.
+      advice: the authors' advice on its use.
+      needs_rate: whether it has a learning rate that must be tuned.
       horizon_bound: whether, with given hyperparameters, its rate falls towards the
-        horizon, so that a run which is cut short looks worse than it is.
-      adam_like: whether a protocol may set `b2`, the memory of Adam's second moment,
-        as it does for all Adams; False for published settings.
-      code: what `build` is called in Python that has imported `optim` from `lrjax` and
-        `builders` from `lrjax.optim`; '' for what lies elsewhere.
+        horizon, so that a run cut short looks worse than it is.
+      adam_like: whether a protocol may set `b2`, the decay of Adam's second moment,
+        as for all variants of Adam; False for published settings.
+      code: Python expression for `build`, given `optim` from `lrjax` and `builders`
+        from `lrjax.optim`; '' if there is none.
     """
 
     name: str
@@ -142,7 +142,7 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Data on the device and the pure functions that train and judge a model.
+    """A data set and the pure functions that train and evaluate a model on it.
 
     `train`, `valid` and `test` are dictionaries of arrays with one row per example.
     A batch is the same dictionary with `batch_size` rows and one more entry,
@@ -150,31 +150,31 @@ class Task:
 
     Attributes:
       name: the name in tables.
-      train, valid, test: the three parts.
-      init: `init(key) -> (params, state)`; `state` is what training changes beside
-        the parameters (batch-norm statistics; `()` where there is none).
+      train, valid, test: training, validation and test data.
+      init: `init(key) -> (params, state)`; `state` holds values other than parameters
+        that training updates, such as batch-norm statistics; `()` if there are none.
       loss: `loss(params, state, key, batch) -> (loss, (state, metrics))`, the mean
-        over the rows with mask 1, or over metrics['count'] things where there is that.
+        over the rows with mask 1, or over metrics['count'] items if it has that key
+        (tokens, for example).
       evaluate: `evaluate(params, state, batch) -> sums`, a dictionary of scalars and
-        arrays: 'loss' and whatever the metrics need ('accuracy' for classifiers) summed
-        over the rows with mask 1, and 'count', their number, or that of the things
-        that the loss is a mean over.
+        arrays: 'loss' and the sums that the metrics need ('accuracy' for classifiers),
+        each over the rows with mask 1; and 'count', the number of these rows, or of
+        the items that the loss is a mean over.
       batch_size: rows of a batch.
-      num_classes: number of classes; 0 where there are none.
-      metrics: what is measured, `Metric`s or names of `METRICS` ('accuracy': the number
-        of right rows over 'count', 'perplexity': the exponential of the mean loss,
-        'loss'). Runs are ranked by the first, or by another that `metric=` names; the
-        loss is always measured. () for the accuracy, if `evaluate` returns it, and the
-        loss.
-      max_norm: to which gradients are cut down; None: never.
-      measured_rows: how many rows of the training part, its first, the training loss
+      num_classes: number of classes; 0 for tasks without classes.
+      metrics: `Metric`s or names of `METRICS` ('accuracy': correct rows over 'count',
+        'perplexity': exponential of the mean loss, 'loss'). Runs are ranked by the
+        first, or by the one given as `metric=`; the loss is always measured. Default:
+        the accuracy, if `evaluate` returns it, and the loss.
+      max_norm: gradients are clipped to this global norm; None: never.
+      measured_rows: number of training rows, from the first on, that the training loss
         is measured on; None: all.
-      micro_batches: equal parts that a batch is cut in, one after the other on the
-        device, their gradients added up; for memory.
-      streamed: whether `train` holds NumPy's arrays, on the host or mapped from a file,
-        whose batches are sent to the device while it works.
-      options: names and values of what the task was asked for that changes numbers,
-        where it is not the default.
+      micro_batches: gradient accumulation: equal parts of a batch, computed one after
+        the other to save memory.
+      streamed: whether `train` holds NumPy arrays, in host memory or memory-mapped,
+        whose batches are sent to the device during training.
+      options: (name, value) of the options that change results and differ from their
+        defaults.
     """
 
     name: str
@@ -194,14 +194,14 @@ class Task:
     options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
-        asked = self.metrics if self.metrics != () else self._default()
+        metrics = self.metrics if self.metrics != () else self._default_metric()
         try:
-            object.__setattr__(self, "metrics", metrics_of(asked))
+            object.__setattr__(self, "metrics", metrics_of(metrics))
         except UsageError as error:
             raise UsageError(f"task '{self.name}': {error}") from None
 
-    def _default(self) -> Metric:
-        """Accuracy, unless `evaluate` returns none; whether it does costs a trace."""
+    def _default_metric(self) -> Metric:
+        """Trace `evaluate`; return the accuracy if it has one, else the loss."""
 
         def sums() -> Any:
             rows = min(self.batch_size, self.num_examples)
@@ -212,19 +212,19 @@ class Task:
             return self.evaluate(*self.init(key), batch)
 
         try:
-            found = jax.eval_shape(sums)
-        except Exception:  # what is wrong with a task is for `check_task` to say
+            names = jax.eval_shape(sums)
+        except Exception:  # `check_task` reports the errors of a task
             return ACCURACY
-        return ACCURACY if ACCURACY.name in found else LOSS
+        return ACCURACY if ACCURACY.name in names else LOSS
 
     @property
     def metric(self) -> Metric:
-        """What runs are ranked by, the first of `metrics`."""
+        """The metric that runs are ranked by: the first of `metrics`."""
         return self.metrics[0]
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """Names of the metrics in the order of the tables: the loss comes first."""
+        """Names of the metrics in the order of the tables, the loss first."""
         names = [metric.name for metric in self.metrics if metric.name != LOSS.name]
         return (LOSS.name, *names)
 
@@ -235,34 +235,34 @@ class Task:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that cover the training part once, the last one perhaps short."""
+        """Batches of one epoch; the last may be short."""
         return -(-self.num_examples // self.batch_size)
 
 
 def _with_metric(init: Callable[..., None]) -> Callable[..., None]:
-    """Lets `Task` and `dataclasses.replace` take `metric=`: what to rank by.
+    """Let `Task` and `dataclasses.replace` take `metric=`, the metric to rank by.
 
-    It is no field, so that to replace `metrics` is never undone by an older `metric`.
+    It is not a field, so `replace(task, metrics=...)` is never undone by an older one.
     """
 
     @functools.wraps(init)
-    def made(self: Task, *args: Any, metric: Any = None, **fields: Any) -> None:
+    def with_metric(self: Task, *args: Any, metric: Any = None, **fields: Any) -> None:
         if metric is not None:
             others = fields.get("metrics", ())
             if isinstance(others, str | Metric) or not isinstance(others, Iterable):
                 others = (others,)
             others = tuple(others)
             try:
-                own = (each for each in others if isinstance(each, Metric))
+                own = (other for other in others if isinstance(other, Metric))
                 first = find_metric(metric, own)
             except UsageError as error:
                 name = args[0] if args else fields.get("name")
                 raise UsageError(f"task '{name}': {error}") from None
-            rest = (each for each in others if str(each) != first.name)
+            rest = (other for other in others if str(other) != first.name)
             fields["metrics"] = (first, *rest)
         init(self, *args, **fields)
 
-    return made
+    return with_metric
 
 
 Task.__init__ = _with_metric(Task.__init__)
@@ -270,22 +270,22 @@ Task.__init__ = _with_metric(Task.__init__)
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that decides one training run's numbers.
+    """Everything that determines the results of one training run.
 
     Attributes:
       task, protocol, method: names.
       hparams: a value for every hyperparameter of the method, sorted by name.
-      seed: decides initialisation, data order and noise; nothing else does.
-      steps: updates to train for.
-      horizon: updates that schedules are laid out for (`steps` unless cut short).
+      seed: the only source of initialisation, data order and noise.
+      steps: number of updates.
+      horizon: updates that schedules span (`steps`, unless the run is cut short).
       batch_size: rows of a batch.
       precision: 'float32', 'float64' or 'bfloat16' (compute only).
       eval_every: steps between evaluations.
       data: fingerprint of the task's data.
-      fresh_batches: whether every batch comes from a new order of its own.
-      recalibrated: whether the model's state is made anew for the parameters that are
-        judged.
-      options: of the task.
+      fresh_batches: whether every batch is the first of a new shuffle.
+      recalibrated: whether the model's state (batch-norm statistics) is recomputed for
+        the parameters that are evaluated.
+      options: options of the task.
     """
 
     task: str

@@ -1,4 +1,4 @@
-"""A method's hyperparameters as a run will use them: checked, and in one spelling."""
+"""Check and normalise a method's hyperparameters as a run uses them."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ from lrjax.identity import (
 )
 from lrjax.optim import schedules
 
-Spelt: TypeAlias = Callable[[Method, Mapping[str, Any], str], dict[str, Any]]
+Normaliser: TypeAlias = Callable[[Method, Mapping[str, Any], str], dict[str, Any]]
 
-_AT_ONCE = 256  # settings that are looked at in one trace
-_REMEMBERED = 2**15  # settings that were looked at: some 20 MB
+_AT_ONCE = 256  # settings that are checked in one trace
+_CACHED = 2**15  # settings whose check is cached, about 20 MB
 
 
 def normal(
     method: Method, hparams: Mapping[str, Any], precision: str
 ) -> dict[str, Any]:
-    """Values of all hyperparameters as they are used; None where none was given.
+    """Convert hyperparameters to the values that a run uses.
 
     Args:
-      method: whose.
-      hparams: a value for every hyperparameter, in any of Python's or NumPy's types.
-      precision: of the run; numbers are used in float64 for 'float64', else in float32.
+      method: the method.
+      hparams: a value for every hyperparameter, of any of Python's or NumPy's types.
+      precision: precision of the run; numbers are used in float64 for 'float64', else
+        in float32.
 
     Returns:
-      whole numbers as int, others as float, each in one spelling whatever was given;
-      None for a number that is the same setting (`Method.none`).
+      whole numbers as int, others as float, equal for equal settings; None for a
+      number that means the same (`Method.none`), and where None was given.
 
     Raises:
-      UsageError: if a value is of the wrong kind or out of range as it is used.
+      UsageError: if a value has the wrong type, or is out of range once rounded.
     """
     return {
         name: _normal(method, name, value, dtype_of(precision))
@@ -57,15 +58,15 @@ def normal(
 def complete(
     method: Method, hparams: Mapping[str, Any], precision: str
 ) -> dict[str, Any]:
-    """As `normal`, and the method's own code looks at the values, traced in training.
+    """Convert hyperparameters as `normal`, and build the method with them as a check.
 
-    So what `lrjax.optim` refuses is refused in a config: a distance of 0 that never
-    grows, say, or a factor that does not shrink.
+    In training the values are traced, so `lrjax.optim` cannot check them; here it can:
+    an initial distance of 0, for example, or a factor that does not shrink.
 
     Args:
-      method: whose.
+      method: the method.
       hparams: a value for every hyperparameter.
-      precision: of the run.
+      precision: precision of the run.
 
     Raises:
       UsageError: as `normal`, or if the method cannot be built with the values.
@@ -76,83 +77,89 @@ def complete(
 def complete_all(
     method: Method, lanes: Iterable[Mapping[str, Any]], precision: str
 ) -> list[dict[str, Any]]:
-    """As `complete` of each, one after the other, in less time.
+    """Convert many settings of a method as `complete`, in less time.
 
     Raises:
-      UsageError: as `complete`, for the first of them that is of no use.
+      UsageError: as `complete`, for the first invalid setting.
     """
-    return _all_looked_at(method, lanes, precision, normal)
+    return _checked_all(method, lanes, precision, normal)
 
 
 def check_proposed(method: Method, hparams: Mapping[str, Any], precision: str) -> None:
-    """Refuses a setting that, as `proposed`, the method cannot be built with.
+    """Refuse a tuner's setting that the method cannot be built with.
 
     Raises:
-      UsageError: as the method's own code says it.
+      UsageError: with the words of the method's own check.
     """
-    _all_looked_at(method, [hparams], precision, proposed)
+    _checked_all(method, [hparams], precision, proposed)
 
 
-def _all_looked_at(
-    method: Method, lanes: Iterable[Mapping[str, Any]], precision: str, spelt: Spelt
+def _checked_all(
+    method: Method,
+    lanes: Iterable[Mapping[str, Any]],
+    precision: str,
+    normalise: Normaliser,
 ) -> list[dict[str, Any]]:
-    """Lanes as `spelt` has them, each of which the method can be built with."""
-    rest, found = iter(lanes), []
+    """Normalise lanes, and build the method with each as a check."""
+    rest, checked = iter(lanes), []
     with jax.enable_x64(precision == "float64"):
-        while chunk := _looked_at(method, rest, precision, spelt):
-            found += chunk
-    return found
+        while chunk := _next_checked(method, rest, precision, normalise):
+            checked += chunk
+    return checked
 
 
-def _looked_at(
-    method: Method, lanes: Iterator[Mapping[str, Any]], precision: str, spelt: Spelt
+def _next_checked(
+    method: Method,
+    lanes: Iterator[Mapping[str, Any]],
+    precision: str,
+    normalise: Normaliser,
 ) -> list[dict[str, Any]]:
-    """The next of some lanes; none where there are no more.
+    """Normalise and check the next lanes of an iterator; [] at its end.
 
     Starting a trace takes as long as building a method, so many lanes share a trace.
     Their number is limited because a trace holds all its values in memory.
     """
-    found = []
+    checked = []
 
-    def look() -> None:
+    def check() -> None:
         for lane in itertools.islice(lanes, _AT_ONCE):
-            values = spelt(method, lane, precision)
+            values = normalise(method, lane, precision)
             try:
                 _build(method.build, precision, values)
             except UsageError:
                 raise
             except ValueError as error:
                 raise UsageError(f"{method.name}: {error}") from None
-            found.append(values)
+            checked.append(values)
 
-    jax.eval_shape(look)
-    return found
+    jax.eval_shape(check)
+    return checked
 
 
 def _build(build: Callable[..., Any], precision: str, values: dict[str, Any]) -> None:
-    """Builds a method with values, unless it was built with them of late."""
+    """Build a method with values, unless that is cached."""
     try:
         hash(tuple(values.values()))
-    except TypeError:  # of a kind that only the method itself knows
+    except TypeError:  # a type that only the method itself knows
         build(100.0, **values)
     else:
         _build_once(build, precision, **values)
 
 
-@functools.lru_cache(_REMEMBERED, typed=True)
+@functools.lru_cache(_CACHED, typed=True)
 def _build_once(build: Callable[..., Any], precision: str, /, **values: Any) -> None:
-    del precision  # decides, by JAX's type of numbers, what they are used as
+    del precision  # part of the cache's key: JAX's float type changes the check
     build(100.0, **values)
 
 
 def proposed(
     method: Method, hparams: Mapping[str, Any], precision: str
 ) -> dict[str, Any]:
-    """As `normal`, for what a tuner proposes: its space says what it may be.
+    """Convert a tuner's proposal as `normal`, without checking domains.
 
-    The study's has a first cycle of length 0, for one, with which a run diverges. What
-    the method's own code refuses is looked for at the corners of a space, once, before
-    training (`check_proposed`): in training values are traced, and it sees none.
+    The search space decides what is valid: the study's includes a first cycle of
+    length 0, with which a run diverges. Before training, `check_proposed` tries the
+    corners of a space, since values are traced in training and cannot be checked.
     """
     dtype = dtype_of(precision)
     return {
@@ -164,6 +171,7 @@ def proposed(
 
 
 def _normal(method: Method, name: str, value: Any, dtype: Any) -> Any:
+    """Convert one hyperparameter as `normal`."""
     value, default = plain(value), method.defaults[name]
 
     def refused(why: object) -> UsageError:
@@ -178,30 +186,30 @@ def _normal(method: Method, name: str, value: Any, dtype: Any) -> Any:
     elif isinstance(default, str):
         if not isinstance(value, str):
             raise refused("must be a name")
-        if name == "policy":  # known by what is in the file
+        if name == "policy":  # identified by the content of the file
             return methods_lib.pinned_policy(value)
     elif default is not None and not is_number(plain(default)):
-        return value  # of a kind that only the method itself knows
+        return value  # a type that only the method itself knows
     elif value is not None or (default is not None and name not in method.required):
         try:
-            found = _number(value, method.domains.get(name, Domain()), dtype)
+            rounded = _number(value, method.domains.get(name, Domain()), dtype)
         except ValueError as why:
             raise refused(why) from None
-        return None if found == method.none.get(name) else found
+        return None if rounded == method.none.get(name) else rounded
     return value
 
 
 def number(where: str, value: Any, domain: Domain, dtype: Any) -> int | float:
-    """A number as it is used.
+    """Check a number, and round it to the type that a run uses.
 
     Args:
-      where: what has the value, and the value, for messages.
-      value: as it was given.
-      domain: what it may be.
-      dtype: np.float32 or np.float64, in which it is used.
+      where: field and value, for messages.
+      value: the number, of any type.
+      domain: its valid values.
+      dtype: np.float32 or np.float64.
 
     Raises:
-      UsageError: if it is none, or as it is used not in the domain.
+      UsageError: if it is not a number, or not in the domain once rounded.
     """
     try:
         return _number(plain(value), domain, dtype)
@@ -210,21 +218,21 @@ def number(where: str, value: Any, domain: Domain, dtype: Any) -> int | float:
 
 
 def _number(value: Any, domain: Domain, dtype: Any) -> int | float:
-    """As `number`; what is wrong with it is a ValueError."""
+    """Check and round a number as `number`; raises ValueError with the reason."""
     if not is_number(value):
         raise ValueError("must be a number")
     return _number_once(value, domain, dtype)
 
 
-@functools.lru_cache(_REMEMBERED, typed=True)  # most lanes of a grid share most values
+@functools.lru_cache(_CACHED, typed=True)  # most lanes of a grid share most values
 def _number_once(value: int | float, domain: Domain, dtype: Any) -> int | float:
-    # Whole numbers are exact: their domains end where a type's counting does.
-    found = value if domain.whole else used(value, dtype)
-    if found in domain and (found or not value):
-        return int(found) if domain.whole else found
+    # Domains of whole numbers end where float32 is no longer exact.
+    rounded = value if domain.whole else used(value, dtype)
+    if rounded in domain and (rounded or not value):
+        return int(rounded) if domain.whole else rounded
     if domain.whole or value not in domain:
         raise ValueError(f"must be {domain}")
     kind = f"{dtype.__name__}, in which it is used"
-    if not found:
+    if not rounded:
         raise ValueError(f"is 0 in {kind}; give 0 if you mean it")
-    raise ValueError(f"is {found:g} in {kind}; it must be {domain}")
+    raise ValueError(f"is {rounded:g} in {kind}; it must be {domain}")

@@ -1,7 +1,8 @@
-"""Who a run is: one setting has one identity, however it was written.
+"""The identity of a run: the same setting gets the same `run_id` however it is written.
 
-Numbers count as they are used in training: in float32, unless all is computed in
-float64. `0`, `0.0` and `-0.0` are one value, and so are `0.1` and `np.float32(0.1)`.
+Numbers are compared as they are used in training: in float32, unless everything is
+computed in float64. `0`, `0.0` and `-0.0` are equal, as are `0.1` and
+`np.float32(0.1)`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from lrjax.core import NUMERICS_VERSION, Run
 
 
 def plain(value: Any) -> Any:
-    """A value in Python's own types: NumPy's and JAX's numbers, arrays, ranges.
+    """Convert NumPy's and JAX's numbers, arrays and ranges to Python's own types.
 
-    Arrays, lists and ranges become tuples; what is none of these stays as it is.
+    Arrays, lists and ranges become tuples; other values stay as they are.
     """
     if isinstance(value, str):
-        return str(value)  # NumPy's text is Python's, too, but prints otherwise
+        return str(value)  # np.str_ is a str, but its repr differs
     if isinstance(value, bool | int | float | None) and type(value) is not np.float64:
         return value
     if hasattr(value, "__array__") and hasattr(value, "dtype"):
@@ -40,38 +41,38 @@ def plain(value: Any) -> Any:
             array.astype(float).tolist() if _is_wide(array) else array.tolist()
         )
     if isinstance(value, list | tuple | range):
-        return tuple(plain(each) for each in value)
+        return tuple(plain(item) for item in value)
     if isinstance(value, numbers.Integral):
         return int(value)
     return float(value) if isinstance(value, numbers.Real) else value
 
 
 def _is_wide(array: np.ndarray) -> bool:
-    """Whether it holds more digits than Python's numbers do."""
+    """Whether an array's floats are wider than Python's, such as np.longdouble."""
     return array.dtype.kind == "f" and array.dtype.itemsize > 8
 
 
 def is_number(value: Any) -> bool:
-    """Whether a plain value is a number; True and False are none."""
+    """Whether a plain value is a number; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def dtype_of(precision: str) -> Any:
-    """In which type hyperparameters are used where a run has this precision."""
+    """Return the NumPy type of hyperparameters in a run of this precision."""
     return np.float64 if precision == "float64" else np.float32
 
 
 def used(value: Any, dtype: Any) -> Any:
-    """A value as a run uses it; numbers as the shortest decimal that rounds to it.
+    """Round a number to a type, written as the shortest decimal that rounds to it.
 
     Args:
-      value: of a hyperparameter or an option.
+      value: value of a hyperparameter or an option.
       dtype: np.float32 or np.float64.
 
     Returns:
-      a float for each number (0.1 for np.float32(0.1) in float32), infinite where it is
-      too large for the type and 0 where it is so small that processors may take it for
-      0; anything else as from `plain`.
+      a float for each number (0.1 for np.float32(0.1) in float32): infinite if it is
+      too large for the type, 0 if it is subnormal, since processors may flush it to 0;
+      anything else as from `plain`.
 
     Example:
       >>> [used(value, np.float32) for value in (np.float32(0.1), 1, 1e-320)]
@@ -95,12 +96,12 @@ def used(value: Any, dtype: Any) -> Any:
 
 
 def run_id(run: Run) -> str:
-    """16 hexadecimal digits that follow from all that changes a run's numbers."""
+    """Hash everything that changes a run's results into 16 hexadecimal digits."""
     return digest(run_fields(run) | {"numerics_version": NUMERICS_VERSION})
 
 
 def run_fields(run: Run) -> dict[str, Any]:
-    """The fields of a run that identify it, with numbers as they are used."""
+    """Return the fields that identify a run, with numbers as training uses them."""
     dtype = dtype_of(run.precision)
     fields = {
         field.name: plain(getattr(run, field.name)) for field in dataclasses.fields(run)
@@ -108,7 +109,7 @@ def run_fields(run: Run) -> dict[str, Any]:
     for name in ("hparams", "options"):
         pairs = getattr(run, name)
         fields[name] = {key: used(value, dtype) for key, value in pairs}
-    # Where they say nothing, so that a new field changes no name of runs without it.
+    # Fields added later are left out at their defaults, so older run_ids stay the same.
     if not run.recalibrated:
         del fields["recalibrated"]
     if not run.options:
@@ -117,27 +118,27 @@ def run_fields(run: Run) -> dict[str, Any]:
 
 
 def tuned_name(tuner: str, seed: int, method: str) -> str:
-    """The name of a method in the tables once it is tuned; other seeds' differ."""
+    """Return the name of a tuned method in the tables, which has the tuning's seed."""
     return f"{tuner}{f'.{seed}' if seed else ''}:{method}"
 
 
 def digest(value: Any) -> str:
-    """16 hexadecimal digits that follow from a value's canonical JSON."""
+    """Hash a value's canonical JSON into 16 hexadecimal digits."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces; NaN is null, infinity is text."""
+    """Write JSON with sorted keys and no spaces; NaN is null, infinity is text."""
     return json.dumps(finite(value), sort_keys=True, separators=(",", ":"))
 
 
 def finite(value: Any) -> Any:
-    """A value for JSON, which has no numbers that are not finite."""
+    """Make a value valid JSON: NaN becomes None, infinity becomes text."""
     if isinstance(value, Mapping):
         return {str(k): finite(v) for k, v in value.items()}
     value = plain(value)
     if isinstance(value, float) and not math.isfinite(value):
-        # As a hyperparameter infinity is a setting (growth_rate), not a failure.
+        # Infinity is a valid hyperparameter (growth_rate), NaN never is.
         return None if math.isnan(value) else str(value)
     if isinstance(value, list | tuple):
         return [finite(v) for v in value]

@@ -1,4 +1,4 @@
-"""What this machine has: cores, and memory that is free."""
+"""Cores and free memory of this machine and its devices."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
-Device: TypeAlias = Any  # a jax.Device, which JAX's stubs do not type
+Device: TypeAlias = Any  # jax.Device; typed Any because the stubs lack it
 
-_USABLE = 0.8  # of the memory that is free at the start
+_USABLE = 0.8  # part of the free memory that blocks may use
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
@@ -21,7 +21,7 @@ def usable_cores() -> int:
 
 
 def free_memory(device: Device) -> float:
-    """Bytes of a device that blocks may take; infinite where it does not say."""
+    """Return the bytes of a device that blocks may use; infinite if unknown."""
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         limit = stats.get("bytes_limit", float("inf"))
@@ -29,8 +29,8 @@ def free_memory(device: Device) -> float:
     free = [float("inf")]
     with contextlib.suppress(OSError, ValueError, KeyError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found = dict(line.split(":", 1) for line in lines)
-        free.append(1024.0 * int(found["MemAvailable"].split()[0]))
+        meminfo = dict(line.split(":", 1) for line in lines)
+        free.append(1024.0 * int(meminfo["MemAvailable"].split()[0]))
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # 'max' where there is no limit
         limit = int((group / "memory.max").read_text())
@@ -39,7 +39,7 @@ def free_memory(device: Device) -> float:
 
 
 def size(count: float) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes: '1.5 GiB'."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"

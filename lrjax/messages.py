@@ -1,4 +1,4 @@
-"""What is said to people: errors of one line, values cut short, numbers of things."""
+"""Errors of one line, and the formatting of values, counts and hints in messages."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import difflib
 from collections.abc import Iterable
 
 _SHOWN = 80  # characters of a value in a message
-_NEAR = 0.55  # of two names that may be mistaken for each other; 1 is the same
+_NEAR = 0.55  # least similarity of a name that is suggested; 1 is equality
 
 
 class UsageError(ValueError):
-    """What the user asked for cannot be done; one line that says what and where."""
+    """A mistake of the user's; the message is one line that says what and where."""
 
 
-class Interrupted(Exception):  # noqa: N818 -- it is no error, somebody asked for it
-    """A signal asked the program to end; all that was trained is kept.
+class Interrupted(Exception):  # noqa: N818 -- requested, so not an error
+    """A signal asked the program to end; results so far are kept.
 
     Attributes:
-      signum: the signal.
+      signum: number of the signal.
     """
 
     def __init__(self, signum: int):
@@ -26,7 +26,7 @@ class Interrupted(Exception):  # noqa: N818 -- it is no error, somebody asked fo
 
 
 def shown(value: object) -> str:
-    """A value for a message: at most 80 characters of its `repr`.
+    """Format a value for a message: at most 80 characters of its `repr`.
 
     Example:
       >>> shown("a" * 1000)
@@ -34,12 +34,12 @@ def shown(value: object) -> str:
     """
     try:
         return cut(repr(value))
-    except Exception:  # of a user's own class, or nested without end
+    except Exception:  # from a user's class, or infinite nesting
         return cut(object.__repr__(value))
 
 
 def cut(text: str, most: int = _SHOWN) -> str:
-    """A text as one line of at most 80 characters: of a longer one start and end."""
+    """Shorten a text to one line of `most` characters; keeps its start and end."""
     if len(text) > 3 * most:
         text = text[:most] + text[-most:]
     text = printable(" ".join(text.split()))
@@ -50,56 +50,56 @@ def cut(text: str, most: int = _SHOWN) -> str:
 
 
 def printable(text: str) -> str:
-    """Text in which what would steer a terminal is written out."""
+    """Escape the characters of a text that could control a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def counted(count: float, one: str, many: str = "", form: str = ",") -> str:
-    """A number of things for people: '1 run', '2,000 runs', '3 entries', '0.7 runs'.
+    """Format a count with its noun: '1 run', '2,000 runs', '3 entries', '0.7 runs'.
 
     Args:
-      count: how many.
-      one, many: what one is called, and what several are where no 's' makes it.
-      form: of the number, as for `format`.
+      count: the number.
+      one: the noun in the singular.
+      many: the noun in the plural; '' for `one` with an 's'.
+      form: format of the number, as for `format`.
     """
     number = f"{count:{form}}"
     return f"{number} {one if number == '1' else many or one + 's'}"
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
-    """The error for a name that does not exist, with one that is near if there is one.
+    """Make the error for an unknown name, with the nearest valid name if any is near.
 
     Args:
-      kind: what is named, as in 'task'.
-      name: that does not exist.
-      valid: names that do.
+      kind: kind of the named thing, such as 'task'.
+      name: the unknown name.
+      valid: the valid names.
     """
     valid = list(valid)
-    asked = str(name) if isinstance(name, str) else ""
-    near = nearest(asked, valid)
+    near = nearest(str(name) if isinstance(name, str) else "", valid)
     hint = f"; did you mean '{near}'?" if near else ""
     if not near and len(", ".join(valid)) <= _SHOWN:
         hint = f": it is one of {', '.join(valid)}" if valid else ""
-    said = cut(name) if isinstance(name, str) else shown(name)
-    return UsageError(f"unknown {kind} '{said}'{hint}")
+    quoted = cut(name) if isinstance(name, str) else shown(name)
+    return UsageError(f"unknown {kind} '{quoted}'{hint}")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The name among the valid ones that may have been meant; None if none is near."""
-    lowered = {each.lower(): each for each in valid}
-    short = [each for each in lowered if _initials(each) == name.lower()]
+    """Find the valid name that a misspelt name may mean; None if none is near."""
+    lowered = {candidate.lower(): candidate for candidate in valid}
+    short = [lower for lower in lowered if _initials(lower) == name.lower()]
     if short and name.lower() not in lowered:
         return lowered[short[0]]
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=_NEAR)
     if near:
         return lowered[near[0]]
-    # A part of it, as where 'cifar10' stands for 'cifar10/wrn16_2'.
-    parts = [each for each in lowered if len(name) > 2 and name.lower() in each]
-    return lowered[min(parts, key=len)] if parts else None
+    # A part of the name: 'cifar10' for 'cifar10/wrn16_2'.
+    longer = [lower for lower in lowered if len(name) > 2 and name.lower() in lower]
+    return lowered[min(longer, key=len)] if longer else None
 
 
 def _initials(name: str) -> str:
-    """What people write for a name of several words: 'lr' for 'learning_rate'."""
+    """Abbreviate the last part of a name to its initials: 'lr' for 'learning_rate'."""
     before, dot, last = name.rpartition(".")
     words = last.split("_")
     return before + dot + "".join(word[:1] for word in words) if words[1:] else ""

@@ -1,9 +1,9 @@
 """METHODS: every way to control the learning rate, by name.
 
-A method is an optimiser, a schedule and defaults. Numbers are traced, so that a grid
-over any of them is one compiled program; everything else (names, flags, None) decides
-what is compiled. Defaults are those of the `sound` protocol: the authors' own, used as
-the authors advise. `protocol.py` has what `study` changes.
+A method is an optimiser, a schedule and defaults. Numbers are traced, so a grid over
+any of them needs one compiled program; everything else (names, flags, None) is compiled
+in. Defaults are those of the `sound` protocol: the authors' own, used as the authors
+advise. `protocol.py` has the values that `study` changes.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from lrjax.optim.learned import pinned
 
 
 def _defaults(optimiser: builders.Optimiser) -> dict[str, Any]:
-    """An optimiser's own hyperparameters with their defaults."""
+    """Return an optimiser's hyperparameters with their defaults."""
     parameters = inspect.signature(optimiser).parameters.values()
-    told = ("horizon", "warmup_steps")  # these follow from the run and the schedule
-    per_leaf = ("weight_decay_mask", "learning_rate_factors")  # fit one model
-    return {p.name: p.default for p in parameters if p.name not in told + per_leaf}
+    of_run = ("horizon", "warmup_steps")  # set from the run and the schedule
+    per_leaf = ("weight_decay_mask", "learning_rate_factors")  # depend on the model
+    return {p.name: p.default for p in parameters if p.name not in of_run + per_leaf}
 
 
 def _falls(hparams: Mapping[str, Any]) -> bool:
-    """Whether the rate falls towards the horizon; an average does what a fall does."""
+    """Whether the rate falls towards the horizon; averaging iterates needs no decay."""
     averages = hparams.get("averaging", False)
     return not averages and hparams["schedule"] not in schedules.ANYTIME
 
 
-# Functions that make optimisers -> what a snippet calls them.
+# Functions that make optimisers -> their names in a snippet.
 _NAMES = {
     function: f"{holder}.{name}"
     for holder, module in (("builders", builders), ("optim", optim))
@@ -61,12 +61,13 @@ def _scheduled(
     averages: bool = False,
     **changed: Any,
 ) -> dict[str, Any]:
-    """Fields of a method whose rate follows a schedule.
+    """Return fields of a method whose rate follows a schedule.
 
     Args:
       optimiser: takes a schedule as its `learning_rate`.
-      schedule, warmup_fraction: their defaults, the latter a part of the horizon.
-      averages: whether it is judged at an average of its iterates.
+      schedule: default schedule.
+      warmup_fraction: default warm-up, as a fraction of the horizon.
+      averages: whether it is evaluated at an average of its iterates.
       changed: other defaults that differ from the optimiser's own.
     """
     followed = {"schedule": schedule, "warmup_fraction": warmup_fraction}
@@ -79,7 +80,7 @@ def _scheduled(
 
 
 def _unscheduled(optimiser: builders.Optimiser, **changed: Any) -> dict[str, Any]:
-    """Fields of a method that takes no schedule, whatever the horizon."""
+    """Return fields of a method that takes no schedule."""
     return {
         "build": builders.unscheduled(optimiser),
         "defaults": _defaults(optimiser) | changed,
@@ -88,7 +89,7 @@ def _unscheduled(optimiser: builders.Optimiser, **changed: Any) -> dict[str, Any
 
 
 def _built(build: builders.Optimiser, **changed: Any) -> dict[str, Any]:
-    """Fields of a method with a builder of its own, `build(horizon, **hparams)`."""
+    """Return fields of a method with its own builder, `build(horizon, **hparams)`."""
     return {
         "build": build,
         "defaults": _defaults(build) | changed,
@@ -97,7 +98,7 @@ def _built(build: builders.Optimiser, **changed: Any) -> dict[str, Any]:
 
 
 def _learned(horizon: Any, policy: Any, **hparams: Any) -> builders.Transformation:
-    """Builds `optim.learned`; a bad file of weights is the user's error."""
+    """Build `optim.learned`; raises UsageError for an invalid file of weights."""
     try:
         return optim.learned(horizon, policy=policy, **hparams)
     except ValueError as error:
@@ -105,10 +106,10 @@ def _learned(horizon: Any, policy: Any, **hparams: Any) -> builders.Transformati
 
 
 def pinned_policy(policy: str) -> str:
-    """A policy's name with a digest of its weights, as `optim.learned.pinned` has it.
+    """Return a policy's name with a digest of its weights (`optim.learned.pinned`).
 
     Raises:
-      UsageError: if it cannot be read, or holds anything else.
+      UsageError: if the file cannot be read, or does not hold a policy.
     """
     try:
         return pinned(policy)
@@ -130,7 +131,7 @@ _RATE = Range(1e-5, 1.0)
 _ADAM_RATE = _space(learning_rate=_RATE)
 _SGD_RATE = _space(learning_rate=Range(1e-4, 10.0))
 _D0 = Range(1e-8, 1e-2)
-_FACTOR = Range(0.1, 10.0)  # of a rate that the method finds by itself
+_FACTOR = Range(0.1, 10.0)  # multiplies a rate that the method estimates itself
 _DADAPT = "Defazio and Mishchenko 2023; dadaptation 3.2"
 _DADAPT_ADVICE = "Use the schedule that you would use with the plain optimiser."
 _PRODIGY_ADVICE = (
@@ -152,14 +153,14 @@ _MOMO_ADVICE = "A larger rate than usual is safe: it is a cap. Loss above lower_
 _DECAY = Domain(0.0, 1.0)
 # Counts are exact in float32 up to here.
 _COUNT, _FROM_1 = (Domain(least, 2.0**24, whole=True) for least in (0.0, 1.0))
-# What a hyperparameter may be, whichever method has it; others: 0 or more.
+# Valid values of a hyperparameter in any method; those not listed: 0 or more.
 _DOMAINS = {
     **dict.fromkeys(("b1", "b2", "b3", "momentum", "beta"), _DECAY),
     "warmup_fraction": Domain(0.0, 1.0, closed=True),
     "growth_rate": Domain(1.0, math.inf, closed=True),
     **dict.fromkeys(("T_0", "t_mult", "observations", "actions"), _FROM_1),
     **dict.fromkeys(("patience", "cooldown"), _COUNT),
-    "window_size": Domain(1.0, 1e5, whole=True),  # numbers of state
+    "window_size": Domain(1.0, 1e5, whole=True),  # size of the state
     "max_backtracks": Domain(1.0, 1e4, whole=True),  # forward passes
 }
 _CAWR: dict[str, Any] = {
@@ -177,9 +178,9 @@ _CAWR: dict[str, Any] = {
 
 
 def _registered(method: Method) -> Method:
-    """The method with the domains of its hyperparameters."""
-    found = {n: _DOMAINS[n] for n in method.defaults if n in _DOMAINS}
-    return dataclasses.replace(method, domains=found)
+    """Return the method with the domains of its hyperparameters."""
+    domains = {n: _DOMAINS[n] for n in method.defaults if n in _DOMAINS}
+    return dataclasses.replace(method, domains=domains)
 
 
 METHODS: dict[str, Method] = {
@@ -191,7 +192,7 @@ METHODS: dict[str, Method] = {
             family=_FIXED,
             source="Robbins and Monro 1951; PyTorch",
             space=_SGD_RATE,
-            none={"momentum": 0.0},  # no state for it, but the same steps
+            none={"momentum": 0.0},  # the same steps, with a state
             needs_rate=True,
         ),
         Method(
@@ -501,10 +502,10 @@ METHODS: dict[str, Method] = {
 
 
 def find(name: str) -> Method:
-    """The method of that name.
+    """Return a method by name.
 
     Raises:
-      UsageError: if there is none; names the nearest.
+      UsageError: if the name is unknown; suggests the nearest.
     """
     if name not in METHODS:
         raise unknown("method", name, METHODS)
@@ -514,10 +515,10 @@ def find(name: str) -> Method:
 def split(
     method: Method, hparams: Mapping[str, Any]
 ) -> tuple[tuple[tuple[str, Any], ...], dict[str, float]]:
-    """Parts hyperparameters into what is compiled in and what is traced.
+    """Split hyperparameters into those that are compiled in and those that are traced.
 
     Returns:
-      sorted (name, value) pairs of the static ones, and a dictionary of the traced.
+      sorted (name, value) pairs of the static ones, and a dictionary of the others.
     """
     static, traced = [], {}
     for name, value in sorted(hparams.items()):
@@ -530,7 +531,7 @@ def split(
 
 
 def state_size(method: Method, params: Any) -> int:
-    """Numbers that the optimiser keeps for parameters of the given shapes."""
+    """Count the numbers in the optimiser's state for parameters of these shapes."""
     defaults, needed = dict(method.defaults), dict.fromkeys(method.required, 1.0)
 
     def init(params):
@@ -541,9 +542,9 @@ def state_size(method: Method, params: Any) -> int:
 
 
 def cooled(method: Method) -> Method:
-    """The method with two more traced hyperparameters, which let it come to rest.
+    """Return the method with two more traced hyperparameters, for a cooldown.
 
-    `cooldown_start` and `cooldown_steps` are those of `optim.cooldown`.
+    `cooldown_start` and `cooldown_steps` are those of `optim.cooldown`, in updates.
     """
 
     def build(horizon: Any, cooldown_start: Any, cooldown_steps: Any, **hparams: Any):

@@ -1,23 +1,23 @@
 """Ready-made metrics, each with the sums that `Task.evaluate` returns for it.
 
 `evaluate` returns sums over the rows with mask 1, scalars or arrays; lrjax adds them up
-over slices of the data and over devices, and a metric makes one number of the totals.
-So a metric is exact whatever slices there were, where a mean of slices' means would not
-be: F1 is no mean over rows.
+over slices of the data and over devices, and a metric computes one number from the
+totals. So metrics that are not means over rows, such as F1, are exact, however the data
+are sliced.
 
-Example, a task that is ranked by macro F1 and has tables of its accuracy and loss, too:
+Example: a task that is ranked by macro F1 and also records accuracy and loss.
   >>> import jax
   >>> import jax.numpy as jnp
   >>> from lrjax import metrics
   >>> def evaluate(params, state, batch):
   ...     logits = batch["x"] @ params
   ...     labels, mask = batch["labels"], batch["mask"]
-  ...     found = logits.argmax(1)
+  ...     predicted = logits.argmax(1)
   ...     own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
   ...     return {
   ...         "loss": -(own[:, 0] @ mask),
-  ...         "accuracy": mask.sum(where=found == labels),
-  ...         "confusion": metrics.confusion(labels, found, mask, 3),
+  ...         "accuracy": mask.sum(where=predicted == labels),
+  ...         "confusion": metrics.confusion(labels, predicted, mask, 3),
   ...         "count": mask.sum(),
   ...     }
   >>> batch = {"x": jnp.eye(3), "labels": jnp.array([0, 1, 1]), "mask": jnp.ones(3)}
@@ -48,7 +48,7 @@ from lrjax.messages import (
     unknown,
 )
 
-_HUGE = 1e7  # from here on a metric's value has an exponent
+_HUGE = 1e7  # values from here on are shown with an exponent
 _AVERAGES = ("macro", "binary")
 Sums = Mapping[str, jax.Array]
 P = ParamSpec("P")
@@ -56,22 +56,21 @@ P = ParamSpec("P")
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """What a model is judged by: how good it is on a part of the data, as one number.
+    """A measure of a model's quality on a part of the data, as one number.
 
     Attributes:
-      name: letters, digits and underscores; in tables it is `train_NAME`, `valid_NAME`
-        and `test_NAME`.
-      value: `value(sums) -> scalar`, in `jax.numpy`: from what `Task.evaluate` returns,
-        summed over a whole part, to the number. Sums may be arrays, such as the counts
-        of a confusion matrix or of a histogram. NaN where it is not defined.
-      higher_is_better: the direction.
-      unit: shown behind its name; '%': values are shown times 100.
-      digits: how many are shown after the point.
-      least, greatest: what its value can be, for intervals; infinite where there is
-        no bound.
+      name: letters, digits and underscores; columns of tables are `train_NAME`,
+        `valid_NAME` and `test_NAME`.
+      value: `value(sums) -> scalar`, in `jax.numpy`, where `sums` are those of
+        `Task.evaluate` over a whole part. Sums may be arrays, such as a confusion
+        matrix or a histogram. NaN where the metric is not defined.
+      higher_is_better: whether higher values are better.
+      unit: unit, shown after the name; with '%' values are shown times 100.
+      digits: decimals shown.
+      least, greatest: bounds of the value, for intervals; infinite if there are none.
 
     Raises:
-      UsageError: if one of these cannot be meant.
+      UsageError: if an attribute is invalid.
 
     Example:
       >>> hits = Metric("hits", lambda sums: sums["hits"] / sums["count"], True)
@@ -103,25 +102,25 @@ class Metric:
             "digits must be a whole number from 0 to 12": isinstance(self.digits, int)
             and 0 <= self.digits <= 12,
             "least must be a number below greatest": all(
-                isinstance(each, int | float) for each in bounds
+                isinstance(bound, int | float) for bound in bounds
             )
             and self.least < self.greatest,
         }
-        for what, sound in checks.items():
-            if not sound:
-                raise UsageError(f"metric '{self.name}': {what}")
+        for rule, holds in checks.items():
+            if not holds:
+                raise UsageError(f"metric '{self.name}': {rule}")
 
     def __str__(self) -> str:
         return self.name
 
     @property
     def sign(self) -> float:
-        """1.0 where higher is better, else -1.0: times a value it is a score."""
+        """Factor that turns values into scores, where higher is better: 1.0 or -1.0."""
         return 1.0 if self.higher_is_better else -1.0
 
     @property
     def factor(self) -> float:
-        """What values are multiplied by where they are shown in the metric's unit."""
+        """Factor that converts values to the metric's unit: 100.0 for '%', else 1.0."""
         return 100.0 if self.unit == "%" else 1.0
 
     @property
@@ -131,22 +130,22 @@ class Metric:
 
     @property
     def apart(self) -> str:
-        """What differences of shown values are in: 'points', 'in loss'."""
+        """Unit of differences of shown values: 'points', 'in loss'."""
         return "points" if self.unit == "%" else self.unit or f"in {self.name}"
 
     def shown(self, value: float) -> str:
-        """A value in the metric's unit, without it: '93.3'."""
+        """Format a value in the metric's unit, without the unit: '93.3'."""
         value = self.factor * value
         kind = "e" if abs(value) >= _HUGE else "f"
         return f"{value:.{self.digits}{kind}}"
 
     def text(self, value: float) -> str:
-        """A value with its unit: '93.3 %'."""
+        """Format a value with its unit: '93.3 %'."""
         return f"{self.shown(value)} {self.unit}".rstrip()
 
 
 def mean_of(name: str) -> Callable[[Sums], jax.Array]:
-    """A metric's `value`: the sum of that name over 'count'."""
+    """Return a `value` for a metric that is the sum of this name over 'count'."""
     return functools.partial(_mean_of, name)
 
 
@@ -162,26 +161,26 @@ ACCURACY = Metric("accuracy", mean_of("accuracy"), True, "%", 1, 0.0, 1.0)
 LOSS = Metric("loss", mean_of("loss"), False)
 NONNEGATIVE_LOSS = dataclasses.replace(LOSS, least=0.0)  # cross-entropies, squares
 PERPLEXITY = Metric("perplexity", _perplexity, False, digits=2, least=1.0)
-# What a task may ask for by name.
+# Metrics that a task may give by name.
 METRICS: Mapping[str, Metric] = {m.name: m for m in (ACCURACY, PERPLEXITY, LOSS)}
-# Functions that make a metric, by name; `_made_once` adds them.
+# Functions that make a metric, by name; `_made_once` registers them.
 MAKERS: dict[str, Callable[..., Metric]] = {}
 
 
 def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
-    """A metric by its name: one of `among`, else one of `METRICS`; a metric as it is.
+    """Look up a metric by name in `among`, then in `METRICS`; returns metrics as given.
 
     Raises:
-      UsageError: if there is none of that name.
+      UsageError: if the name is unknown.
     """
     if isinstance(name, Metric):
         return name
-    known = {**METRICS, **{each.name: each for each in among}}
+    known = {**METRICS, **{metric.name: metric for metric in among}}
     if callable(name):
-        called = getattr(name, "__name__", "")
-        if called not in MAKERS:
-            raise UsageError(f"{shown(name)} is a function, no metric: wrap it in one")
-        raise UsageError(f"{called} makes a metric: did you mean metrics.{called}()?")
+        maker = getattr(name, "__name__", "")
+        if maker not in MAKERS:
+            raise UsageError(f"{shown(name)} is a function: wrap it in lrjax.Metric")
+        raise UsageError(f"{maker} makes a metric: did you mean metrics.{maker}()?")
     if not isinstance(name, str):
         raise unknown("metric", str(name), known)
     if name in known:
@@ -195,33 +194,33 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
     raise unknown("metric", name, known)
 
 
-def metrics_of(asked: object) -> tuple[Metric, ...]:
-    """A task's metrics, from names or metrics; the loss is always among them."""
-    if isinstance(asked, str | Metric) or not isinstance(asked, Iterable):
-        asked = (asked,)
-    found = tuple(find_metric(each) for each in asked)
-    names = [each.name for each in found]
-    for metric in found:
+def metrics_of(given: object) -> tuple[Metric, ...]:
+    """Return a task's metrics, given a name, a metric or several; adds the loss."""
+    if isinstance(given, str | Metric) or not isinstance(given, Iterable):
+        given = (given,)
+    metrics = tuple(find_metric(metric) for metric in given)
+    names = [metric.name for metric in metrics]
+    for metric in metrics:
         if names.count(metric.name) > 1:
             raise UsageError(f"metric '{metric.name}' comes twice")
         if metric.name == LOSS.name and metric.higher_is_better:
             raise UsageError("metric 'loss': lower must be better")
-    return found if LOSS.name in names else (*found, LOSS)
+    return metrics if LOSS.name in names else (*metrics, LOSS)
 
 
 def _made_once(make: Callable[P, Metric]) -> Callable[P, Metric]:
-    """The same metric for the same arguments: programs are compiled for each."""
+    """Cache a metric per arguments: an equal but new metric would mean recompiling."""
     cached = functools.cache(make)
 
     @functools.wraps(make)
-    def made(*args: P.args, **named: P.kwargs) -> Metric:
+    def maker(*args: P.args, **named: P.kwargs) -> Metric:
         try:
             return cached(*args, **named)
         except TypeError as error:
             raise UsageError(f"metrics.{make.__name__}: {error}") from error
 
-    MAKERS[make.__name__] = made
-    return made
+    MAKERS[make.__name__] = maker
+    return maker
 
 
 # Sums
@@ -230,15 +229,15 @@ def _made_once(make: Callable[P, Metric]) -> Callable[P, Metric]:
 def confusion(
     labels: jax.Array, predicted: jax.Array, mask: jax.Array, num_classes: int
 ) -> jax.Array:
-    """Counts of rows by label and prediction, for `f1` and `balanced_accuracy`.
+    """Count rows by label and prediction, for `f1` and `balanced_accuracy`.
 
     Args:
       labels, predicted: whole numbers below num_classes, [rows].
-      mask: 1.0 for rows that count, [rows].
-      num_classes: how many classes there are.
+      mask: 1.0 for rows to count, [rows].
+      num_classes: number of classes.
 
     Returns:
-      [num_classes, num_classes], the label first.
+      the confusion matrix, [num_classes, num_classes], labels first.
 
     Example:
       >>> labels, predicted = jnp.array([0, 1, 1]), jnp.array([0, 0, 1])
@@ -256,13 +255,13 @@ def confusion(
 def score_counts(
     scores: jax.Array, labels: jax.Array, mask: jax.Array, bins: int = 1000
 ) -> jax.Array:
-    """A histogram of scores in each of two classes, for `auc`.
+    """Count scores in equal bins, separately for two classes, for `auc`.
 
     Args:
       scores: from 0 to 1, such as the probability of class 1, [rows].
       labels: 0 or 1, [rows].
-      mask: 1.0 for rows that count, [rows].
-      bins: equal parts of [0, 1].
+      mask: 1.0 for rows to count, [rows].
+      bins: number of equal parts of [0, 1].
 
     Returns:
       [2, bins], class 0 first.
@@ -281,14 +280,14 @@ def score_counts(
 
 @_made_once
 def f1(average: str = "macro", sums: str = "confusion") -> Metric:
-    """F1, the harmonic mean of precision and recall: scikit-learn's `f1_score`.
+    """Make F1, the harmonic mean of precision and recall: scikit-learn's `f1_score`.
 
     `evaluate` returns `sums: confusion(labels, predicted, mask, num_classes)`.
 
     Args:
-      average: 'macro', the mean over the classes that occur as label or prediction, or
-        'binary', of class 1 alone.
-      sums: name of the counts in what `evaluate` returns.
+      average: 'macro' for the mean over the classes that occur as label or prediction,
+        'binary' for class 1 only.
+      sums: name of the counts in the sums that `evaluate` returns.
 
     Example:
       >>> counts = confusion(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), jnp.ones(3), 2)
@@ -301,20 +300,20 @@ def f1(average: str = "macro", sums: str = "confusion") -> Metric:
     def value(totals: Sums) -> jax.Array:
         counts = totals[sums]
         right, occurs = jnp.diagonal(counts), counts.sum(0) + counts.sum(1)
-        each = 2 * right / jnp.maximum(occurs, 1)
+        per_class = 2 * right / jnp.maximum(occurs, 1)
         if average == "binary":
-            return each[1]
-        return each.sum() / (occurs > 0).sum().astype(each.dtype)
+            return per_class[1]
+        return per_class.sum() / (occurs > 0).sum().astype(per_class.dtype)
 
     return Metric("f1", value, True, "%", 1, 0.0, 1.0)
 
 
 @_made_once
 def balanced_accuracy(sums: str = "confusion") -> Metric:
-    """Mean over classes of the share of their rows that are right.
+    """Make balanced accuracy: the mean recall of the classes.
 
     `evaluate` returns `sums: confusion(labels, predicted, mask, num_classes)`. Classes
-    without a row do not count, as in scikit-learn's `balanced_accuracy_score`.
+    without rows are left out, as in scikit-learn's `balanced_accuracy_score`.
 
     Example:
       >>> counts = confusion(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), jnp.ones(3), 2)
@@ -333,12 +332,12 @@ def balanced_accuracy(sums: str = "confusion") -> Metric:
 
 @_made_once
 def auc(sums: str = "scores") -> Metric:
-    """Area under the ROC curve: scikit-learn's `roc_auc_score` of scores in bins.
+    """Make the area under the ROC curve: scikit-learn's `roc_auc_score`, with bins.
 
-    `evaluate` returns `sums: score_counts(scores, labels, mask)`. It is the share of
-    pairs of a row of class 1 and one of class 0 in which the first has the higher
-    score. Scores in the same bin are taken for equal and count half, so that the error
-    is at most half the share of such pairs. NaN without rows of either class.
+    `evaluate` returns `sums: score_counts(scores, labels, mask)`. The area is the share
+    of pairs of a row of class 1 and a row of class 0 in which the first has the higher
+    score. Scores in the same bin are treated as equal and count half, so the error is
+    at most half the share of such pairs. NaN if a class has no rows.
 
     Example:
       >>> scores, labels = jnp.array([0.1, 0.9, 0.8, 0.7]), jnp.array([0, 1, 0, 1])
@@ -347,7 +346,7 @@ def auc(sums: str = "scores") -> Metric:
     """
 
     def value(totals: Sums) -> jax.Array:
-        # Shares, not counts: products of counts have more digits than float32.
+        # Shares, not counts: products of counts would exceed float32's precision.
         negative, positive = totals[sums] / totals[sums].sum(1, keepdims=True)
         below = jnp.cumsum(negative) - negative / 2
         return jnp.clip(positive @ below, 0, 1)
@@ -360,7 +359,7 @@ def auc(sums: str = "scores") -> Metric:
 
 @_made_once
 def mae(unit: str = "", digits: int = 3, sums: str = "absolute_error") -> Metric:
-    """Mean absolute error: scikit-learn's `mean_absolute_error`.
+    """Make the mean absolute error: scikit-learn's `mean_absolute_error`.
 
     `evaluate` returns `sums: jnp.abs(predicted - targets) @ mask`, [rows] each.
 
@@ -374,7 +373,7 @@ def mae(unit: str = "", digits: int = 3, sums: str = "absolute_error") -> Metric
 
 @_made_once
 def rmse(unit: str = "", digits: int = 3, sums: str = "squared_error") -> Metric:
-    """Root of the mean squared error: scikit-learn's `root_mean_squared_error`.
+    """Make the root mean squared error: scikit-learn's `root_mean_squared_error`.
 
     `evaluate` returns `sums: (predicted - targets) ** 2 @ mask`, [rows] each.
 
@@ -391,11 +390,11 @@ def rmse(unit: str = "", digits: int = 3, sums: str = "squared_error") -> Metric
 
 @_made_once
 def r2(sums: str = "moments") -> Metric:
-    """Share of the targets' variance that is explained: scikit-learn's `r2_score`.
+    """Make R², the share of the targets' variance explained: scikit-learn's `r2_score`.
 
     `evaluate` returns `sums: jnp.stack([error ** 2 @ mask, t @ mask, t ** 2 @ mask])`,
-    where `t` are the targets, [rows], less a constant near their mean: the variance is
-    a difference of their moments, and far from 0 it would lose digits. NaN where all
+    where `t` are the targets, [rows], minus a constant near their mean: the variance is
+    a difference of moments, which loses digits for targets far from 0. NaN if all
     targets are equal.
 
     Example:

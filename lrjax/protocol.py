@@ -1,7 +1,7 @@
-"""STUDY and SOUND: every choice in which the two protocols differ, beside the data.
+"""STUDY and SOUND: the choices in which the two protocols differ, except for data.
 
-How the rows are split, scaled and judged is the tasks' part; docs/protocol.md has all
-of it line by line. A third protocol is one more dataclass here.
+Tasks split, scale and evaluate the rows; docs/protocol.md compares the protocols line
+by line. A third protocol is one more dataclass here.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from lrjax.methods import METHODS
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """How the methods of some tasks are tuned.
+    """Settings of tuning on a group of tasks.
 
     Attributes:
-      spaces: method -> what to search; the method's own space for others.
+      spaces: method -> search space; the method's own space for those not listed.
       budgets: method -> smallest budget and its unit, 'epochs' or 'steps'; '' is for
-        all others. Without an entry budgets are epochs (steps, if training is set in
-        steps) and the smallest makes two promotions to a full-length run possible.
-      cost: the measurement to tune by, unless `config.tune.cost` names another.
-      diverged: what a trial costs that diverges: 'twice the worst' finite cost so far,
-        a number, or 'as measured', where `cost` is a mean over all updates to which
-        those after the divergence add nothing.
-      fidelity: 'truncate' cuts a schedule that is laid out for the full length,
-        'rescale' lays it out for the budget.
+        all other methods. Without an entry budgets are epochs (steps, if training is
+        set in steps), and the smallest leaves room for two promotions to a full run.
+      cost: column to tune by, unless `config.tune.cost` names another.
+      diverged: cost of a diverged trial: 'twice the worst' finite cost so far, a
+        number, or 'as measured', where `cost` is a mean over all updates to which
+        those after the divergence contribute 0.
+      fidelity: 'truncate' cuts off a schedule that spans the full length, 'rescale'
+        fits it to the budget.
       default_first: whether the method's default configuration is tried first.
-      full_length: whether every task gets as many full-length evaluations as planned,
-        whatever the tuner leaves out.
+      full_length: whether every task gets the planned number of full-length
+        evaluations, whatever the tuner leaves out.
     """
 
     spaces: Mapping[str, Space] = dataclasses.field(default_factory=dict)
@@ -48,15 +48,15 @@ class Protocol:
     """Choices that do not belong to a method or a task alone.
 
     Attributes:
-      name: in tables and configs.
-      data: whose splits, scaling and evaluation tasks take: 'sound' or 'study'.
+      name: name in tables and configs.
+      data: 'sound' or 'study': the splits, scaling and evaluation of tasks.
       hparams: method -> hyperparameters that differ from the method's defaults.
-      task_hparams: start of a task's name -> the same for these tasks, stronger; of
-        several that match, the later counts.
-      fresh_batches: methods that draw every batch from a new order of its own.
-      in_epochs: starts of names of tasks that these methods go through in epochs, too.
-      tuning: start of a task's name -> how methods are tuned on these tasks.
-      lengths: start of a task's name -> how long its runs are, in which unit.
+      task_hparams: start of a task's name -> the same for these tasks; overrides
+        `hparams`, and of several that match, the later overrides the earlier.
+      fresh_batches: methods whose every batch is the first of a new shuffle.
+      in_epochs: starts of names of tasks on which these methods use epochs, too.
+      tuning: start of a task's name -> tuning on these tasks.
+      lengths: start of a task's name -> length of its runs, and its unit.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Protocol:
     )
 
     def overrides(self, method: str, task: str) -> dict[str, Any]:
-        """What this protocol changes for a method on a task."""
+        """Return the hyperparameters that this protocol sets for a method on a task."""
         changed = dict(self.hparams.get(method, {}))
         for start, values in self.task_hparams.items():
             if task.startswith(start):
@@ -83,29 +83,30 @@ class Protocol:
         return changed
 
     def draws_afresh(self, method: str, task: str) -> bool:
-        """Whether a method on a task draws every batch from a new order of its own."""
+        """Whether every batch of a method on a task is the first of a new shuffle."""
         return method in self.fresh_batches and not task.startswith(self.in_epochs)
 
     def sums_losses(self, task: str) -> bool:
-        """Whether tuning on a task asks for the mean loss of all updates."""
+        """Whether tuning on a task uses the mean loss of all updates."""
         tuned = any(task.startswith(start) for start in self.tuning)
         return tuned and self.tuning_of(task).cost == "mean_batch_loss"
 
     def tuning_of(self, task: str) -> Tuning:
-        """How this protocol tunes on a task: the longest start that matches."""
+        """Return the tuning of the longest start that matches a task's name."""
         return _longest_match(self.tuning, task)
 
     def length(self, task: str) -> tuple[int, str]:
-        """How long a run on a task is: a number, and 'epochs' or 'steps'."""
+        """Return the length of a run on a task: a number, and 'epochs' or 'steps'."""
         return _longest_match(self.lengths, task)
 
 
 def _longest_match(values: Mapping[str, Any], task: str) -> Any:
+    """Return the value of the longest key that a task's name starts with."""
     starts = [start for start in values if task.startswith(start)]
     return values[max(starts, key=len)]
 
 
-# The study's, for both protocols.
+# The study's lengths, in both protocols.
 _LENGTHS = {
     "": (100, "epochs"),
     "cifar10/": (300, "epochs"),
@@ -146,7 +147,7 @@ _TUNED = {
         0.0193164317787,
         _tuned_cawr(29, 4, 0.0057869866522, 0.0048900232824),
     ),
-    # Its cosine runs upward: eta_min is above the rate that it starts from.
+    # This cosine rises: eta_min is above the initial rate.
     "cifar100/": (
         0.0022199946895,
         _tuned_cawr(39, 2, 0.0019257718469, 0.0049729217242),
@@ -167,7 +168,13 @@ def _study_tuning(
     diverged: str | float = 100.0,
     fidelity: str = "rescale",
 ) -> Tuning:
-    """The study's spaces, all linear, and smallest budgets, for Adam and for CAWR."""
+    """Return the study's search spaces (all linear) and smallest budgets.
+
+    Args:
+      highest_rate: upper end of the learning rate's range.
+      fixed, cawr: smallest budget of Adam and of CAWR, with its unit.
+      cost, diverged, fidelity: as in `Tuning`.
+    """
     rate = Range(0.0, highest_rate, log=False)
     cycles = {
         "T_0": Range(0, 50, log=False, integer=True),
@@ -193,9 +200,9 @@ _STUDY_TUNING = {
     "cifar10/": _study_tuning(0.1, (5, "epochs"), (3125, "steps")),
     "cifar100/": _study_tuning(0.1, (5, "epochs"), (3125, "steps")),
     "dtd/": _study_tuning(0.1, (5, "epochs"), (145, "steps")),
-    # Its warm-up of 10,000 steps is that of the full length for every budget. What is
-    # minimised is the Trainer's `train_loss`, to which a step whose loss is not finite
-    # adds nothing (`logging_nan_inf_filter`).
+    # The warm-up has 10,000 steps at every budget, as at full length. The cost is the
+    # Trainer's `train_loss`, to which a step with a loss that is not finite adds 0
+    # (`logging_nan_inf_filter`).
     "bookwiki/": _study_tuning(
         1.0,
         (500, "steps"),
@@ -211,8 +218,8 @@ _CAWR = {"b2": 0.99, "end_with_cycle": False, "idle_first_step": True}
 
 _DTD = {"dadapt_adam": {"b2": 0.99}, "prodigy": {"b2": 0.99}}  # as its configs have it
 
-# On RoBERTa the study's trainer warms every rate up over 10,000 of 23,000 steps, and
-# lets it fall to zero in a straight line where the method is not CAWR.
+# On RoBERTa the study's trainer warms every rate up over 10,000 of 23,000 steps and,
+# except for CAWR, then decays it linearly to zero.
 _WARM = {"warmup_fraction": 10 / 23}
 _LINEAR = _WARM | {"schedule": "linear"}
 _BETAS = {"b2": 0.98}
@@ -226,11 +233,11 @@ _BOOKWIKI = {
 _STUDY_TASKS = {"dtd/": _DTD, "bookwiki/": _BOOKWIKI}
 
 
-def _merged(*each: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Method -> hyperparameters, from several; the later are the stronger."""
+def _merged(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Merge several mappings method -> hyperparameters; later ones override."""
     merged: dict[str, dict[str, Any]] = {}
-    for values in each:
-        for method, hparams in values.items():
+    for layer in layers:
+        for method, hparams in layer.items():
             merged[method] = {**merged.get(method, {}), **hparams}
     return merged
 
@@ -261,16 +268,16 @@ STUDY = Protocol(
     tuning=_STUDY_TUNING,
 )
 
-# One rate for all logistic regression: the one of 3e-4, 1e-3, 3e-3, ... 1 with the
-# lowest validation loss, mean over five seeds and over libsvm/glass and libsvm/usps,
-# two sets outside every comparison. It came out the same for both methods.
+# One rate for all logistic regression: of 3e-4, 1e-3, 3e-3, ... 1 the one with the
+# lowest validation loss, averaged over five seeds and over libsvm/glass and
+# libsvm/usps, two sets outside every comparison. It is the same for both methods.
 _CALIBRATED = {
     "adamw_cosine": {"learning_rate": 0.03},
     "nadamw_cosine": {"learning_rate": 0.03},
 }
 
-# At base size post-LN stops learning above 5e-4 or so (the study's Adam at 1e-3 does);
-# on the tiny model the default, 1e-3, was the best of 1e-4, 1e-3, 3e-3 and 1e-2.
+# At base size post-LN stops learning above about 5e-4 (the study's Adam at 1e-3 does);
+# on the tiny model the default of 1e-3 was the best of 1e-4, 1e-3, 3e-3 and 1e-2.
 _CALIBRATED_TEXT = {
     "adamw_cosine": {"learning_rate": 4e-4},
     "nadamw_cosine": {"learning_rate": 4e-4},
@@ -284,7 +291,7 @@ _CALIBRATED_CONV = {
 }
 _CONV_TASKS = ("cifar10/", "cifar100/", "mnist/", "fashion_mnist/", "digits/wrn")
 
-# On text the second moment of every Adam is as short as RoBERTa's authors have it.
+# On text every Adam has the b2 of RoBERTa's authors.
 _TEXT = {m.name: {"b2": 0.98} for m in METHODS.values() if m.adam_like}
 
 SOUND = Protocol(
@@ -302,10 +309,10 @@ PROTOCOLS = {protocol.name: protocol for protocol in (SOUND, STUDY)}
 
 
 def find(name: str) -> Protocol:
-    """The protocol of that name.
+    """Return a protocol by name.
 
     Raises:
-      UsageError: if there is none.
+      UsageError: if the name is unknown.
     """
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)

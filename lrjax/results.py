@@ -1,9 +1,7 @@
-"""The tables of a working directory: appended by whole lines.
+"""Write the tables of a working directory, by appending whole lines.
 
-`lrjax.tables` reads them.
-
-`config.json` says what was asked for, with which versions, and what the metrics of each
-task are; `runs.jsonl` has a line per finished run, `curves.jsonl` a line per run and
+`lrjax.tables` reads them. `config.json` has the config, the versions and the metrics of
+each task; `runs.jsonl` a line per finished run; `curves.jsonl` a line per run and
 evaluation.
 """
 
@@ -45,7 +43,7 @@ from lrjax.tables.record import (
     metric_from,
 )
 
-__all__ = [  # all that others need of tables
+__all__ = [  # with the readers of lrjax.tables
     "CURVES",
     "RACES",
     "RUNS",
@@ -65,7 +63,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "sma
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """A table's line: keys in the given order, numbers that are not finite as null."""
+    """Format a row as a line of a table; numbers that are not finite become null."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
@@ -78,17 +76,17 @@ def line(row: Mapping[str, Any]) -> str:
 
 
 def _key(table: str, row: Mapping[str, Any]) -> Any:
-    """What tells a table's rows apart: a value, or a tuple of them."""
+    """Return the key that identifies a row in its table: a value, or a tuple."""
     names = KEYS[table]
     return row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)
 
 
 class Tables:
-    """The tables of one working directory, open for appending by one process.
+    """The tables of a working directory, open for appending by one process.
 
     Use as a context manager. Entering makes the directory, takes its lock, cuts off
-    lines torn by a kill, and reads which rows are there; leaving gives the lock back.
-    Several threads may append.
+    lines torn by a kill, and reads the keys of the rows that exist; leaving releases
+    the lock. Several threads may append.
 
     Attributes:
       workdir: the directory.
@@ -101,7 +99,7 @@ class Tables:
 
     @property
     def runs(self) -> set[str]:
-        """Identities of the finished runs."""
+        """The `run_id`s of the finished runs."""
         return self._present[RUNS]
 
     def __enter__(self) -> Self:
@@ -109,7 +107,7 @@ class Tables:
             self.workdir.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.workdir / ".lock", "w")
         except (OSError, RecursionError) as error:
-            reason = getattr(error, "strerror", "too many folders in each other")
+            reason = getattr(error, "strerror", "too many nested folders")
             raise UsageError(
                 f"cannot write to workdir {self.workdir}: {reason}"
             ) from error
@@ -132,14 +130,14 @@ class Tables:
         self._lock.close()
 
     def append(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends the rows that a table does not have yet.
+        """Append the rows that a table does not have yet.
 
         Args:
           table: RUNS, CURVES, TRIALS or RACES.
-          rows: as `read_rows` returns them.
+          rows: rows as `read_rows` returns them.
 
         Raises:
-          UsageError: if they cannot be written; the table is then as it was.
+          UsageError: if they cannot be written; the table is then unchanged.
         """
         with self._appending:
             fresh: dict[Any, Mapping[str, Any]] = {}
@@ -155,11 +153,13 @@ class Tables:
         overrides: Any,
         metrics: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
-        """Writes config.json: the resolved config, overrides, versions, metrics.
+        """Write config.json: the resolved config, overrides, versions and metrics.
 
         Args:
-          config, overrides: for the record.
-          metrics: task -> as from `describe`; other tasks keep theirs.
+          config: every field of the config.
+          overrides: the fields set on the command line.
+          metrics: task -> description of its metrics, from `describe`; other tasks
+            keep those in the file.
         """
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         record = {
@@ -173,24 +173,24 @@ class Tables:
         self.replace("config.json", json.dumps(record, indent=2) + "\n")
 
     def check_version(self) -> None:
-        """Raises UsageError if what is there is not of this version."""
+        """Raise UsageError if the directory has results of another numerics version."""
         path = self.workdir / "config.json"
         if not path.exists():
             if any((self.workdir / name).exists() for name in KEYS):
                 raise UsageError(f"{self.workdir} holds tables but no config.json")
             return
         try:
-            found = json.loads(content(path))["numerics_version"]
+            version = json.loads(content(path))["numerics_version"]
         except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
             raise UsageError(f"{path} is not a config.json that lrjax wrote") from error
-        if found != NUMERICS_VERSION:
+        if version != NUMERICS_VERSION:
             raise UsageError(
                 f"{self.workdir} holds results of another version (numerics version "
-                f"{shown(found)}, this is {NUMERICS_VERSION}); choose another --workdir"
+                f"{shown(version)}, not {NUMERICS_VERSION}); choose another --workdir"
             )
 
     def _recover(self, name: str) -> set[Any]:
-        """What tells a table's rows apart; cuts a torn last line off the file."""
+        """Return the keys of a table's rows; cuts a torn last line off the file."""
         path = self.workdir / name
         if not os.path.lexists(path):
             return set()
@@ -206,12 +206,13 @@ class Tables:
         return set(columns[0] if len(columns) == 1 else zip(*columns, strict=True))
 
     def _append(self, name: str, rows: list[Mapping[str, Any]]) -> None:
+        """Append rows to a table's file, all or none of them."""
         if not rows:
             return
         text = "".join(line(row) for row in rows).encode()
         path = self.workdir / name
         try:
-            # Without a buffer: what is left in one is written on closing, after all.
+            # Unbuffered: closing would write what a failed write left in the buffer.
             with open(path, "ab", buffering=0) as file:
                 start = file.seek(0, os.SEEK_END)
                 try:
@@ -225,7 +226,7 @@ class Tables:
             raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
     def replace(self, name: str, text: str) -> None:
-        """Writes a file whole or not at all."""
+        """Write a file atomically."""
         path = self.workdir / name
         temporary = path.with_suffix(".tmp")
         try:
@@ -240,7 +241,7 @@ class Tables:
 
 
 def _write(file: io.FileIO, content: bytes) -> None:
-    """Writes all of it, down to the disk."""
+    """Write all bytes and flush them to the disk."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
@@ -248,7 +249,7 @@ def _write(file: io.FileIO, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the names of new files in a folder outlast a loss of power."""
+    """Flush a folder's entries to the disk, so that new files survive a power loss."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -257,10 +258,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def finished(workdir: str | os.PathLike[str]) -> set[str]:
-    """Identities of the runs in a directory's tables; it is only read, or not there.
+    """Read the `run_id`s of a directory's finished runs; empty if there are none.
 
     Raises:
-      UsageError: if the tables are of another version, or damaged.
+      UsageError: if the tables are of another numerics version, or damaged.
     """
     tables = Tables(workdir)
     tables.check_version()
@@ -270,7 +271,7 @@ def finished(workdir: str | os.PathLike[str]) -> set[str]:
 
 @functools.cache
 def _git_revision() -> str | None:
-    """The revision of the checkout that this file belongs to, None outside of one."""
+    """Return the Git revision of this checkout; None outside of a checkout."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"],

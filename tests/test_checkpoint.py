@@ -375,6 +375,6 @@ def test_the_program_survives_signals(tmp_path, kind):
         assert process.returncode == -kind
     else:
         assert process.returncode == 128 + kind
-        assert "the same command goes on from here" in said
+        assert "Run the same command again to resume" in said
     assert start("cut").wait(timeout=300) == 0
     assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")

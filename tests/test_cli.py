@@ -24,6 +24,7 @@ from lrjax import cli, tasks
 from lrjax import config as config_lib
 from lrjax.common import fields
 from lrjax.core import UsageError
+from lrjax.launch import process as process_lib
 from lrjax.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -179,7 +180,7 @@ NAMES = st.sampled_from(FIELDS) | st.tuples(
 def test_only_training_cuts_batches_over_devices(mode, tmp_path):
     flags = [f"--mode={mode}", f"--workdir={tmp_path}", "--config.shard=batch"]
     said = check_refused(*invoke(QUICKSTART, *flags, run=cli.run))
-    assert said == "error: config.shard=batch is for --mode=train alone"
+    assert said == "error: config.shard=batch needs --mode=train"
 
 
 @given(st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=3))
@@ -399,16 +400,16 @@ def test_closed_streams_are_silent_and_no_table_is_written_to(closed, tmp_path):
 def test_a_signal_that_was_ignored_stays_so():
     """A script's background job has Ctrl-C ignored: it is for the foreground alone."""
     code = (
-        "import os, signal, main\n"
+        "import os, signal\n"
         "from lrjax import console\n"
+        "from lrjax.launch import process\n"
         "def work(argv):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    with console.signals() as came:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "        print('goes on', came())\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "main.main = work\n"
-        "main._interruptible([])"
+        "process.interruptible(work, [])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
@@ -432,7 +433,7 @@ def test_a_signal_during_the_first_imports_ends_it(kind):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 128 + kind
-    assert done.stderr == "stopped; the same command goes on from here\n"
+    assert done.stderr == f"{process_lib._STOPPED}\n"
 
 
 STUBBORN = {
@@ -473,7 +474,7 @@ def test_a_signal_ends_it_even_where_the_exit_is_swallowed(tmp_path, body, kind)
     process.send_signal(kind)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + kind
-    assert said == "stopped; the same command goes on from here\n"
+    assert said == f"{process_lib._STOPPED}\n"
 
 
 def test_help_is_no_error():

@@ -314,9 +314,9 @@ def test_numpys_hyperparameters_are_pythons_own_in_the_record(value):
 
 def test_what_is_set_for_methods_that_do_not_run_is_named():
     settings = checked(hparams__sgd__momentum=0.5, methods=("adam",))
-    (line,) = config_lib.unasked(settings, settings.methods)
+    (line,) = config_lib.unused_hparams(settings, settings.methods)
     assert line.startswith("config.hparams.sgd changes nothing")
-    assert not config_lib.unasked(settings, ("adam", "sgd"))
+    assert not config_lib.unused_hparams(settings, ("adam", "sgd"))
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def test_hyperparameters_have_what_their_method_has(page):
     for method in METHODS.values():
         for name, value in method.defaults.items():
             assert (
-                f"hparams.{method.name}.{name} None The method has {value!r}." in text
+                f"hparams.{method.name}.{name} None Method's default: {value!r}."
+                in text
             )
 
 
@@ -76,7 +77,7 @@ def test_a_config_shows_its_values_and_what_they_replace():
     text = " ".join(" ".join(answer.out).split())
     assert f"epochs 7 {SINGLE['epochs'].help} Default: None." in text
     assert "grid.learning_rate (0.1, 1.0) Default: ()." in text
-    assert "hparams.adam.b1 0.5 The method has 0.9. Default: None." in text
+    assert "hparams.adam.b1 0.5 Method's default: 0.9. Default: None." in text
     assert f"seeds {quickstart.get_config().seeds!r} " in text
     joined = re.sub(r"\s", "", text)
     assert f"tasks('digits/logistic','{wide}')" in joined
@@ -94,7 +95,7 @@ def test_flags_change_it_without_a_config_file(words):
     [
         ("--config.epoch=1", "unknown config field 'epoch'; did you mean 'epochs'?"),
         ("--config.epochs=two", "config.epochs='two': must be a whole number"),
-        ("--config=absent.py", "there is no file 'absent.py'"),
+        ("--config=absent.py", "file 'absent.py' does not exist"),
     ],
 )
 def test_what_is_wrong_is_said_as_in_other_modes(flag, said):

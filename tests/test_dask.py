@@ -277,7 +277,7 @@ def interrupt_and_go_on(workdir, *arguments):
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130, error
-    assert "the same command goes on from here" in error
+    assert "Run the same command again to resume" in error
     again = start(workdir, *arguments)
     error = again.communicate()[1]
     assert again.returncode == 0, error

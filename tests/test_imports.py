@@ -26,8 +26,8 @@ _ROWS = {
     "engine": "common core optim",
     "tables": "common core identity",
     "results": "core identity tables",
-    "launch": "common config console core engine identity machine methods protocol "
-    "results tasks",
+    "launch": "common config console core engine identity machine messages methods "
+    "protocol results tasks",
     "reports": "analysis common core identity results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hyperparameters identity launch "

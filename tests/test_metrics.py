@@ -250,8 +250,11 @@ def test_the_first_metric_ranks_and_the_loss_is_always_there():
         (lambda: changed(metrics=("rsme",)), r"did you mean metrics\.rmse\(\)"),
         (lambda: changed(metrics=("acc",)), "did you mean 'accuracy'"),
         (lambda: changed(metrics=("banana",)), "it is one of accuracy, perplexity"),
-        (lambda: changed(metrics=(max,)), "function max> is a function, no metric"),
-        (lambda: changed(metrics=Metric), "is a function, no metric"),
+        (
+            lambda: changed(metrics=(max,)),
+            "function max> is a function: wrap it in lrjax",
+        ),
+        (lambda: changed(metrics=Metric), "is a function: wrap it in lrjax"),
         (lambda: changed(metrics=3), "unknown metric '3'"),
         (lambda: changed(metrics=("loss", "loss")), "comes twice"),
         (lambda: dataclasses.replace(OWN[0], name="a b"), "letters, digits"),

@@ -146,7 +146,7 @@ def test_keys_are_threefrys(setting):
 def test_a_process_of_lrjax_says_what_it_does_not_take(setting, monkeypatch):
     setting("jax_default_prng_impl", "rbg")
     monkeypatch.setenv("JAX_DEFAULT_PRNG_IMPL", "rbg")
-    with pytest.warns(UserWarning, match="JAX_DEFAULT_PRNG_IMPL=rbg: not taken"):
+    with pytest.warns(UserWarning, match="JAX_DEFAULT_PRNG_IMPL=rbg: ignored"):
         numerics.fix("auto")
     assert jax.config.values["jax_default_prng_impl"] == "threefry2x32"
     with warnings.catch_warnings(action="error"):
@@ -206,7 +206,7 @@ def test_the_environment_changes_no_number(variable, rows, tmp_path):
         env={**os.environ, "JAX_PLATFORMS": "cpu", name: value},
         check=True,
     )
-    assert f"warning: {variable}: not taken" in done.stderr
+    assert f"warning: {variable}: ignored" in done.stderr
     found = results.load(tmp_path)[0].sort_values("run_id", ignore_index=True)
     assert found["run_id"].tolist() == rows[0]["run_id"].tolist()
     assert found["train_loss"].tolist() == rows[0]["train_loss"].tolist()

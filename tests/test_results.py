@@ -199,7 +199,7 @@ def test_a_table_that_is_no_file_is_refused(tmp_path, name):
     path = tmp_path / name
     for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("absent")):
         make(path)
-        with pytest.raises(UsageError, match=f"cannot read .*{name}: it is no regular"):
+        with pytest.raises(UsageError, match=f"cannot read .*{name}: it is not a"):
             results.Tables(tmp_path).__enter__()
         (path.rmdir if path.is_dir() else path.unlink)()
 

@@ -1,1 +1,1 @@
-"""What all parts use: numbers, files that are read, fields that are checked."""
+"""Shared helpers: declared fields, readers of files, JAX's settings, jaxprs."""

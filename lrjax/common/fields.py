@@ -1,8 +1,8 @@
-"""Fields of a config: default, check and meaning of each are declared together.
+"""Declare the fields of a config, each with default, check and meaning.
 
-A dataclass whose attributes are made by `field` and `block` declares a part of a
-config. Its ConfigDict (`config_of`), its checked values (`checked`) and its
-documentation (`documented`) follow from the declaration.
+A dataclass with attributes made by `field` and `block` declares a part of a config. Its
+ConfigDict (`config_of`), its checked values (`checked`) and its documentation
+(`documented`) are derived from it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from lrjax.core import (
 )
 from lrjax.identity import is_number, plain
 
-# Takes a field's name with dots and the value that a config has; returns the value to
-# use. Raises UsageError with one line that begins with the name.
+# check(name with dots, value in the config) -> value to use; raises UsageError with one
+# line that begins with the name.
 Check = Callable[[str, Any], Any]
 
 POSITIVE, PART = Domain(5e-324), Domain(5e-324, 1.0, closed=True)
 _MOST_SEEDS = 10**6
-_KEY = "config"  # of a dataclass field's metadata
+_KEY = "config"  # key in a dataclass field's metadata
 
 _T = TypeVar("_T")
 
 
 class Config(config_dict.ConfigDict):
-    """A ConfigDict that takes NumPy's numbers and arrays, and ranges, as Python's."""
+    """A ConfigDict that converts NumPy's values, and ranges, to Python's own types."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, plain(value))
@@ -49,9 +49,9 @@ class Field:
     Attributes:
       default: the value, or a function that makes a block of values whose names are
         known only when a config is made.
-      check: of a value, at whatever type.
-      help: the meaning, in words.
-      kind: type that flags and config files may set; of the default if None.
+      check: checks and converts a value of any type.
+      help: the meaning, for people.
+      kind: type that flags and config files may set; None for the default's type.
     """
 
     default: Any
@@ -60,7 +60,7 @@ class Field:
     kind: type | None = None
 
     def initial(self) -> Any:
-        """The default as a new config has it."""
+        """Return the default for a new ConfigDict."""
         value = self.default() if callable(self.default) else self.default
         if self.kind is None:
             return value
@@ -73,7 +73,7 @@ class Block:
 
     Attributes:
       declaration: the dataclass that declares its fields.
-      help: the meaning, in words.
+      help: the meaning, for people.
     """
 
     declaration: type
@@ -84,7 +84,7 @@ Declared = Mapping[str, Field | Block]
 
 
 def field(default: Any, check: Check, help: str, kind: type | None = None) -> Any:
-    """Declares a field; see `Field`. Left out in Python, it is its checked default."""
+    """Declare a field (see `Field`); the dataclass's default is the checked default."""
     declared = Field(default, check, help, kind)
 
     def factory() -> Any:
@@ -94,67 +94,66 @@ def field(default: Any, check: Check, help: str, kind: type | None = None) -> An
 
 
 def block(declaration: type, help: str) -> Any:
-    """Declares a nested block; see `Block`."""
+    """Declare a nested block; see `Block`."""
     declared = Block(declaration, help)
     return dataclasses.field(default_factory=declaration, metadata={_KEY: declared})
 
 
 def declared(declaration: type) -> dict[str, Field | Block]:
-    """Name -> field or block, in the order of a declaration."""
+    """Return name -> field or block, in the order of a declaration."""
     return {f.name: f.metadata[_KEY] for f in dataclasses.fields(declaration)}
 
 
 def documented(declaration: type[_T]) -> type[_T]:
-    """Lists the meaning of each field in a declaration's docstring."""
+    """Add the meaning of each field to a declaration's docstring."""
     lines = [
         textwrap.fill(
-            f"{name}: {found.help}", 84, initial_indent="  ", subsequent_indent="    "
+            f"{name}: {part.help}", 84, initial_indent="  ", subsequent_indent="    "
         )
-        for name, found in declared(declaration).items()
+        for name, part in declared(declaration).items()
     ]
-    said = "\n".join([f"{declaration.__doc__}\n\nAttributes:", *lines])
-    declaration.__doc__ = said
+    declaration.__doc__ = "\n".join([f"{declaration.__doc__}\n\nAttributes:", *lines])
     return declaration
 
 
 def config_of(fields: Declared) -> Config:
-    """A ConfigDict with every field at its default, locked to the fields' types."""
+    """Make a ConfigDict of all fields at their defaults, locked to their types."""
     config = Config()
-    for name, found in fields.items():
-        if isinstance(found, Block):
-            config[name] = config_of(declared(found.declaration))
+    for name, part in fields.items():
+        if isinstance(part, Block):
+            config[name] = config_of(declared(part.declaration))
         else:
-            config[name] = found.initial()
+            config[name] = part.initial()
     return config
 
 
 def checked(
     declaration: type[_T], config: config_dict.ConfigDict, prefix: str = ""
 ) -> _T:
-    """The declaration's dataclass with a config's values.
+    """Check a config's values and return them as the declaration's dataclass.
 
     Args:
-      declaration: of all fields that are looked at.
-      config: has them all.
-      prefix: of the fields' names in errors.
+      declaration: dataclass that declares the fields.
+      config: ConfigDict with all of its fields.
+      prefix: start of the fields' names in errors.
 
     Raises:
-      UsageError: if a value is of no use; says which.
+      UsageError: names the first field with an invalid value.
     """
     values = {}
-    for name, found in declared(declaration).items():
+    for name, part in declared(declaration).items():
         path = f"{prefix}{name}"
-        if isinstance(found, Block):
-            values[name] = checked(found.declaration, config[name], f"{path}.")
+        if isinstance(part, Block):
+            values[name] = checked(part.declaration, config[name], f"{path}.")
         else:
-            values[name] = found.check(path, config[name])
+            values[name] = part.check(path, config[name])
     return declaration(**values)
 
 
 def leaves(
     config: config_dict.ConfigDict, prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Name with dots and value of every field of a ConfigDict."""
+    """Yield the name with dots and the value of every field of a ConfigDict."""
     for name, value in config.items():
         if isinstance(value, config_dict.ConfigDict):
             yield from leaves(value, f"{prefix}{name}.")
@@ -166,24 +165,24 @@ def leaves(
 
 
 def words(value: Any) -> tuple[str, ...]:
-    """Names from text with commas between, '' for none; or from a tuple of them."""
+    """Split text at commas into names, '' into none; converts a sequence of names."""
     parts = value.split(",") if isinstance(value, str) else map(str, value)
     return tuple(part.strip() for part in parts if part.strip())
 
 
 def some_names(name: str, value: Any) -> tuple[str, ...]:
-    """Checks for names in a tuple or in text with commas; there may be none."""
+    """Check names in a tuple, or in text separated by commas; there may be none."""
     value = plain(value)
     parts = value if isinstance(value, tuple) else (value,)
     if not all(isinstance(part, str) for part in parts):
         raise UsageError(
-            f"config.{name}={shown(value)}: give names with commas between"
+            f"config.{name}={shown(value)}: give names, separated by commas"
         )
     return words(",".join(parts))
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:
-    """Checks for at least one name; each comes once in what is returned."""
+    """Check that there is at least one name; drops repeated ones."""
     given = some_names(name, value)
     if not given:
         raise UsageError(f"config.{name} is empty: name at least one")
@@ -191,7 +190,7 @@ def names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def seeds(name: str, value: Any) -> tuple[int, ...]:
-    """Checks for seeds: 0 to n - 1 for a number n, else the tuple itself."""
+    """Check seeds: returns 0 to n - 1 for a number n, a tuple unchanged."""
     value = plain(value)
     if is_whole(value):
         if value < 1:
@@ -220,12 +219,12 @@ def seeds(name: str, value: Any) -> tuple[int, ...]:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number of Python's."""
+    """Whether a value is a Python int other than True and False."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def positive(name: str, value: Any) -> int:
-    """Checks for a whole number from 1 up."""
+    """Check a whole number of at least 1."""
     value = plain(value)
     if not is_whole(value) or not 1 <= value < 2**31:
         raise UsageError(
@@ -235,7 +234,7 @@ def positive(name: str, value: Any) -> int:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Checks for True or False."""
+    """Check a boolean."""
     value = plain(value)
     if not isinstance(value, bool):
         raise UsageError(f"config.{name}={shown(value)}: must be True or False")
@@ -243,7 +242,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def text(name: str, value: Any) -> str:
-    """Checks for text."""
+    """Check text."""
     value = plain(value)
     if not isinstance(value, str):
         raise UsageError(f"config.{name}={shown(value)}: must be text")
@@ -251,7 +250,7 @@ def text(name: str, value: Any) -> str:
 
 
 def number(domain: Domain, which: str = "") -> Check:
-    """A check for a number of a domain; `which` says it in words."""
+    """Make a check for a number in a domain; `which` describes it in errors."""
 
     def check(name: str, value: Any) -> float:
         value = plain(value)
@@ -265,7 +264,7 @@ def number(domain: Domain, which: str = "") -> Check:
 
 
 def one_of(valid: Iterable[str]) -> Check:
-    """A check for a word among the valid ones."""
+    """Make a check for one of several valid words."""
 
     def check(name: str, value: Any) -> str:
         value = plain(value)
@@ -277,5 +276,5 @@ def one_of(valid: Iterable[str]) -> Check:
 
 
 def optional(check: Check) -> Check:
-    """A check that also takes None."""
+    """Make a check that also accepts None."""
     return lambda name, value: None if value is None else check(name, value)

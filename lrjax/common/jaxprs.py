@@ -1,4 +1,4 @@
-"""What a jaxpr really does: the equations that its results depend on."""
+"""Find the equations of a jaxpr that its results depend on."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 
 class Step(NamedTuple):
-    """An equation, and how often it is done: for each turn of the scans around it."""
+    """An equation, and how often it is executed: the lengths of the scans around it."""
 
     eqn: Any
     turns: int
 
 
 def live(jaxpr: Any) -> list[Step]:
-    """The equations that a jaxpr's results depend on, those of inner jaxprs included.
+    """List the equations that a jaxpr's results depend on, inner jaxprs included.
 
-    All branches of a `cond` count, and a `while` counts as one turn.
+    Includes all branches of a `cond`; a `while` counts as one turn.
     """
     return _live(jaxpr, [True] * len(jaxpr.outvars), 1)[0]
 
@@ -24,7 +24,16 @@ def live(jaxpr: Any) -> list[Step]:
 def _live(
     jaxpr: Any, used: Sequence[bool], turns: int
 ) -> tuple[list[Step], list[bool]]:
-    """The equations that some results depend on, and which arguments these need."""
+    """List the equations that the used results depend on, and mark the arguments used.
+
+    Args:
+      jaxpr: an open jaxpr.
+      used: whether each result is used.
+      turns: how often the jaxpr is executed.
+
+    Returns:
+      the equations, last first, and whether each argument is used.
+    """
     needed = {v for v, use in _pairs(jaxpr.outvars, used) if use and _var(v)}
     steps: list[Step] = []
     for eqn in reversed(jaxpr.eqns):
@@ -38,23 +47,23 @@ def _live(
 
 
 def _inside(eqn: Any, wanted: list[bool], turns: int) -> tuple[list[Step], list[bool]]:
-    """As `_live`, of the jaxprs inside of an equation."""
+    """Do as `_live` for the jaxprs inside of an equation."""
     name, count = eqn.primitive.name, len(eqn.invars)
-    found = list(_jaxprs(eqn.params))
+    jaxprs = list(_jaxprs(eqn.params))
     steps: list[Step] = []
-    needed = [not found] * count
-    first = [True] * (name == "cond")  # which says which branch
+    needed = [not jaxprs] * count
+    first = [True] * (name == "cond")  # the branch's index
     if name == "scan":
         turns *= eqn.params["length"]
-        wanted = _carried(eqn, found[0], wanted)
-    for inner in found:
+        wanted = _carried(eqn, jaxprs[0], wanted)
+    for inner in jaxprs:
         used = wanted
         if name == "while" or len(inner.outvars) != len(used):
             used = [True] * len(inner.outvars)
         more, arguments = _live(inner, used, turns)
         steps += more
         arguments = [*first, *arguments]
-        # Where the arguments are not the jaxpr's, all are taken to be needed.
+        # If the arguments do not correspond to the jaxpr's, assume all are used.
         if len(arguments) != count:
             arguments = [True] * count
         needed = [a or b for a, b in _pairs(needed, arguments)]
@@ -62,8 +71,8 @@ def _inside(eqn: Any, wanted: list[bool], turns: int) -> tuple[list[Step], list[
 
 
 def _carried(eqn: Any, body: Any, wanted: list[bool]) -> list[bool]:
-    """The results of a scan's body that its wanted results need in some turn."""
-    # What is scanned over has an axis more outside of the body than inside.
+    """Mark the results of a scan's body that the wanted results use in any turn."""
+    # Arrays that are scanned over have one axis more outside of the body than inside.
     stacked = [a.aval.ndim > b.aval.ndim for a, b in _pairs(eqn.invars, body.invars)]
     carried = [a.aval.ndim == b.aval.ndim for a, b in _pairs(eqn.outvars, body.outvars)]
     count = sum(carried)
@@ -82,14 +91,14 @@ def _pairs(left: Sequence[Any], right: Sequence[Any]) -> Iterator[tuple[Any, Any
 
 
 def _jaxprs(params: Any) -> Iterator[Any]:
-    """The jaxprs among an equation's parameters, whatever the primitive calls them."""
+    """Yield the jaxprs among an equation's parameters, under any parameter name."""
     for value in params.values():
-        for each in value if isinstance(value, list | tuple) else (value,):
-            each = getattr(each, "jaxpr", each)  # of a closed one
-            if hasattr(each, "eqns"):
-                yield each
+        for item in value if isinstance(value, list | tuple) else (value,):
+            jaxpr = getattr(item, "jaxpr", item)  # a closed jaxpr holds an open one
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr
 
 
 def _var(atom: Any) -> bool:
-    """Whether an equation's argument is a variable and no literal."""
+    """Whether an equation's argument is a variable, not a literal."""
     return not hasattr(atom, "val")

@@ -1,8 +1,8 @@
-"""What of JAX decides numbers beside a run, fixed here so that a `run_id` has it all.
+"""Fix the settings of JAX that change results, so that a `run_id` determines them.
 
-People set JAX's settings in their environment for other programs (TPU users another
-generator of random numbers, for one). None of them is part of a run's identity, so
-none may change a number: lrjax has its own values. What cannot be set is refused.
+Users set JAX's settings in their environment for other programs; on TPUs, for example,
+another generator of random numbers. No setting is part of a run's identity, so none may
+change a result: lrjax sets its own values, and refuses those it cannot override.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lrjax.core import UsageError
 T = TypeVar("T")
 
 _GENERATOR = "threefry2x32"
-# Names that a version of JAX does not have are left out.
+# Settings that the installed JAX does not have are skipped.
 SETTINGS: dict[str, Any] = {
     # Random numbers.
     "jax_default_prng_impl": _GENERATOR,
@@ -31,15 +31,15 @@ SETTINGS: dict[str, Any] = {
     "jax_high_dynamic_range_gumbel": False,
     "jax_legacy_prng_key": "allow",
     "jax_debug_key_reuse": False,
-    # Types and shapes that are mixed.
+    # Promotion of types and shapes.
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
-    # How things are computed.
+    # Arithmetic.
     "jax_default_matmul_precision": None,
     "jax_allow_f16_reductions": True,
     "jax_softmax_custom_jvp": False,
     "eager_constant_folding": False,
-    # What is compiled, and how hard.
+    # Compilation and its effort.
     "jax_disable_jit": False,
     "jax_disable_most_optimizations": False,
     "jax_optimization_level": "UNKNOWN",
@@ -52,26 +52,26 @@ SETTINGS: dict[str, Any] = {
     "jax_no_tracing": False,
     "jax_no_execution": False,
     "jax_compilation_cache_check_contents": False,
-    # Runs may diverge, which is no error.
+    # Divergence of a run is not an error.
     "jax_debug_nans": False,
     "jax_debug_infs": False,
     "jax_error_checking_behavior_nan": "ignore",
     "jax_error_checking_behavior_divide": "ignore",
     "jax_error_checking_behavior_oob": "ignore",
-    # Data goes to the device and measurements come back.
+    # Batches go to the device and measurements come back.
     "jax_transfer_guard": None,
     "jax_transfer_guard_host_to_device": None,
     "jax_transfer_guard_device_to_device": None,
     "jax_transfer_guard_device_to_host": None,
 }
-# XLA's flags that trade exactness for speed; all at once they would hide divergence.
+# XLA's flags that trade exactness for speed; together they would hide divergence.
 _INEXACT = re.compile(r"--(xla_\w*enable_fast_(?:math|min_max))(?:=(\S+))?")
-_LONGEST = 2**20  # bytes of a file of flags
+_LONGEST = 2**20  # bytes read of a file of flags
 _TF32 = "NVIDIA_TF32_OVERRIDE"
 
 
 def key(seed: Any) -> jax.Array:
-    """A key of random numbers that follows from the seed alone.
+    """Make a random key that depends on the seed only, not on JAX's settings.
 
     Args:
       seed: from 0 to 2**32 - 1; may be traced.
@@ -80,18 +80,18 @@ def key(seed: Any) -> jax.Array:
 
 
 def wanted(precision: str) -> dict[str, Any]:
-    """Settings that this JAX has, and their values for a precision."""
+    """Return the values of the settings that the installed JAX has."""
     values = SETTINGS | {"jax_enable_x64": precision == "float64"}
     return {name: value for name, value in values.items() if name in jax.config.values}
 
 
 def fix(precision: str) -> None:
-    """Sets what changes numbers, for a process that is lrjax's own.
+    """Set everything that changes results, in a process of lrjax's own.
 
-    What the environment had set otherwise is named in a warning.
+    Warns of other values that the environment had set.
 
     Raises:
-      UsageError: if something that cannot be set from here would change them.
+      UsageError: if an environment variable that cannot be overridden changes results.
     """
     check_environment()
     ignored = []
@@ -102,7 +102,7 @@ def fix(precision: str) -> None:
             jax.config.update(name, value)
     if ignored:
         warnings.warn(
-            f"{', '.join(ignored)}: not taken; it would change numbers, and no table "
+            f"{', '.join(ignored)}: ignored, since it changes results and no table "
             "would show it (docs/reliability.md)",
             stacklevel=2,
         )
@@ -110,12 +110,13 @@ def fix(precision: str) -> None:
 
 @contextlib.contextmanager
 def fixed(precision: str) -> Iterator[None]:
-    """As `fix`, for a part of somebody else's process; afterwards all is as it was.
+    """Set what changes results, as `fix`, inside of a `with`; restores it afterwards.
 
-    Settings count for all threads, for those that compile are lrjax's own.
+    For use in a user's process. Applies to all threads, since lrjax compiles in threads
+    of its own.
 
     Raises:
-      UsageError: if something that cannot be set from here would change numbers.
+      UsageError: if an environment variable that cannot be overridden changes results.
     """
     check_environment()
     before = {
@@ -133,7 +134,7 @@ def fixed(precision: str) -> Iterator[None]:
 
 
 def settled(function: Callable[..., T]) -> Callable[..., T]:
-    """Has a function run `fixed`; its first argument are the settings of a config."""
+    """Run a function under `fixed`, with the precision of its argument `settings`."""
 
     @functools.wraps(function)
     def inside(settings: Any, *args: Any, **kwargs: Any) -> T:
@@ -144,35 +145,35 @@ def settled(function: Callable[..., T]) -> Callable[..., T]:
 
 
 def _is(name: str, value: Any) -> bool:
-    """Whether a setting has a value; some are enumerations."""
-    found = jax.config.values[name]
+    """Whether a setting has a value; compares enumerations by value and name."""
+    current = jax.config.values[name]
     return value in (
-        found,
-        getattr(found, "value", found),
-        getattr(found, "name", found),
+        current,
+        getattr(current, "value", current),
+        getattr(current, "name", current),
     )
 
 
 def check_environment() -> None:
-    """Refuses variables that change numbers and are read by XLA or CUDA themselves.
+    """Refuse environment variables that XLA or CUDA read and that change results.
 
     Raises:
-      UsageError: if there is one.
+      UsageError: names the variable.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     for name, value in _INEXACT.findall(f"{flags} {_in_file(flags)}"):
         if value.lower() not in ("false", "0"):
             raise UsageError(
-                f"XLA_FLAGS has --{name}, which changes numbers: leave it out"
+                f"XLA_FLAGS has --{name}, which changes results: remove it"
             )
     if _TF32 in os.environ:
         raise UsageError(
-            f"{_TF32}={os.environ[_TF32]} changes numbers on GPUs: unset it"
+            f"{_TF32}={os.environ[_TF32]} changes results on GPUs: unset it"
         )
 
 
 def _in_file(flags: str) -> str:
-    """The flags in the file that XLA_FLAGS names where it holds no flags itself."""
+    """Read the flags of the file that XLA_FLAGS names, if it names one."""
     name = flags.strip()
     if not name or name.startswith("-"):
         return ""
@@ -180,8 +181,9 @@ def _in_file(flags: str) -> str:
         with open(name, "rb", opener=_without_waiting) as file:
             return file.read(_LONGEST).decode(errors="replace")
     except (OSError, ValueError):
-        return ""  # XLA itself says that it cannot be read
+        return ""  # XLA reports it
 
 
 def _without_waiting(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NONBLOCK)  # it may be a pipe
+    """Open a file without blocking, in case it is a pipe."""
+    return os.open(name, flags | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""Reading what others wrote: whatever a decoder raises becomes one line."""
+"""Report errors of decoders in one line when reading files of others."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterator
 
 from lrjax.core import UsageError, printable
 
-_LONGEST = 160  # characters of a reason
+_LONGEST = 160  # characters of an exception's message
 
 
 @contextlib.contextmanager
 def reading(
     where: object, fault: str = "cannot be read", kind: type[UsageError] = UsageError
 ) -> Iterator[None]:
-    """Turns what the code inside raises into one line that says what and where.
+    """Convert any exception of the code inside to a UsageError of one line.
 
-    Decoders raise whatever their parts raise, on damaged files more than they document;
-    a list of exceptions is never complete. Put as little as possible inside.
+    On damaged files decoders raise more exceptions than they document, so a list of
+    them is never complete. Put as little code as possible inside.
 
     Args:
       where: the file, for the message.
-      fault: what is said of it; '' where that is said already.
-      kind: of the error.
+      fault: description of the fault, for the message; '' for none.
+      kind: class of the error.
 
     Raises:
-      UsageError: of that kind; those from the code inside stay as they are.
+      UsageError: of class `kind`; a UsageError of the code inside is passed on.
 
     Example:
       >>> with reading("mine.npz"):
@@ -44,12 +44,12 @@ def reading(
 
 
 def reason(error: BaseException) -> str:
-    """An exception in a few words on one line."""
+    """Describe an exception in a few words on one line."""
     nested = getattr(error, "reason", None)
-    if isinstance(nested, BaseException):  # a URLError around the real one
+    if isinstance(nested, BaseException):  # a URLError wraps the cause
         error = nested
-    said = getattr(error, "strerror", None) or str(error)  # without the path again
-    text = printable(" ".join(str(said).split()))
+    message = getattr(error, "strerror", None) or str(error)  # without the path
+    text = printable(" ".join(str(message).split()))
     if not text:
         return type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

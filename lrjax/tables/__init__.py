@@ -1,1 +1,1 @@
-"""The tables of a working directory as they are read."""
+"""Read the tables and the config.json of a working directory."""

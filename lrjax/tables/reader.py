@@ -1,8 +1,7 @@
-"""What the tables of a working directory hold, and how they are read.
+"""Read the tables of a working directory: files with a row of JSON on each line.
 
-A table is a file with a row of JSON on each line. `load` reads the runs and their
-curves into pandas, `read_rows` any table into dictionaries; both refuse the same damage
-with the same words.
+`load` reads the runs and their curves into pandas, `read_rows` any table into
+dictionaries; both refuse the same damage with the same words.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from lrjax.identity import canonical
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 RACES = "races.jsonl"
-# What tells the rows of a table apart.
+# Columns whose values identify a row of a table.
 KEYS = {
     RUNS: ("run_id",),
     CURVES: ("run_id", "step"),
     TRIALS: ("tuning", "trial"),
     RACES: ("race", "rung", "contender", "seed"),
 }
-# What else every row of a table has.
+# Other columns that every row of a table has.
 _ALWAYS = {
     TRIALS: (
         *("task", "method", "hparams", "budget", "cost", "status", "incumbent", "unit"),
@@ -39,7 +38,7 @@ _ALWAYS = {
     ),
     RACES: ("task", "method", "hparams", "steps", "status", "valid_loss"),
 }
-# What all readers rely on: a row without them is damaged where others have them.
+# Required columns: if some rows have one and a row lacks it, that row is damaged.
 _TEXTS = ("task", "protocol", "method", "status")
 _NEEDED = (*_TEXTS, "hparams", "seed", "steps")
 _NUMBERS = ("learning_rate", "steps", "horizon", "diverged_at", "seconds", "examples")
@@ -49,7 +48,7 @@ _NUMBER, _SCALAR = {int, float, type(None)}, {str, bool, int, float, type(None)}
 _NAMES = (*_TEXTS, "run_id", "tuning", "race", "tuner", "unit", "block", "source")
 _NAMES += ("tuned_by",)
 _COUNTS = ("seed", "step", "trial", "rung", "contender")
-# What a field may be; nobody looks at others.
+# Types of columns; other columns are not checked.
 _TYPES: dict[str, set[type]] = {
     **{name: {str} for name in _NAMES},
     **dict.fromkeys(_NUMBERS, _NUMBER),
@@ -57,15 +56,14 @@ _TYPES: dict[str, set[type]] = {
     "hparams": {dict},
     "incumbent": {bool},
 }
-_LARGEST = 2**63  # of whole numbers; pandas has no larger ones
-_PARTS = ("train_", "valid_", "test_")  # columns of metrics begin so
+_LARGEST = 2**63  # bound of whole numbers, that of pandas
+_PARTS = ("train_", "valid_", "test_")  # starts of the columns of metrics
 
 
 class Hparams(dict[str, Any]):
-    """Hyperparameters of a run: a dictionary that pandas can group and sort by.
+    """Hyperparameters of a run: an immutable dictionary that pandas can group and sort.
 
-    As any dictionary it is equal to one with the same items and becomes JSON; it cannot
-    be changed. `dict(hparams)` and `hparams | {...}` give dictionaries that can.
+    `dict(hparams)` and `hparams | {...}` return dictionaries that can be changed.
 
     Example:
       >>> runs, _ = results.load("runs/quickstart")
@@ -89,30 +87,29 @@ class Hparams(dict[str, Any]):
 
 
 def _frozen(value: Any) -> Any:
-    """A value that has a hash; of equal values it is the same."""
+    """Convert a value to a hashable one; equal values get equal hashes."""
     if isinstance(value, Mapping):
-        return frozenset((name, _frozen(each)) for name, each in value.items())
+        return frozenset((name, _frozen(item)) for name, item in value.items())
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def _order(value: Any) -> tuple[Any, ...]:
-    """What values of any kind are sorted by: numbers by size, before all others."""
+    """Return a sort key for values of any type: numbers by size, before text."""
     if isinstance(value, Mapping):
-        return 0, sorted((name, _order(each)) for name, each in value.items())
+        return 0, sorted((name, _order(item)) for name, item in value.items())
     if isinstance(value, int | float):
         return 1, value
     return 2, canonical(value)
 
 
 def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reads runs and curves into tidy frames, a row per line of the tables.
+    """Read runs and curves into tidy frames, a row per line of the tables.
 
-    `hparams` is a dictionary that can be grouped by (`Hparams`); numbers that were not
-    finite are NaN.
+    `hparams` holds dictionaries to group by (`Hparams`); numbers that were not finite
+    are NaN. A torn last line is dropped with a warning.
 
     Raises:
-      UsageError: if there is no table, or a line but the last is damaged or comes
-        twice.
+      UsageError: if a table is missing, or has a damaged or repeated line.
     """
     for name in (RUNS, CURVES):
         if not (Path(workdir) / name).exists():
@@ -124,70 +121,69 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def read_rows(workdir: str | os.PathLike[str], table: str) -> list[dict[str, Any]]:
-    """Reads the rows of a table as they were appended; none where there is no table.
+    """Read the rows of a table in the order of its lines; [] if there is no table.
 
     Args:
-      workdir: where the tables are.
+      workdir: directory of the tables.
       table: a name of `KEYS`, such as `TRIALS`.
 
     Raises:
-      UsageError: if a line but the last is damaged or comes twice.
+      UsageError: if a line is damaged or repeated; a torn last line is dropped with a
+        warning.
     """
     path = Path(workdir) / table
     return _rows(path, _whole_lines(path)) if path.exists() else []
 
 
 def read_frame(path: Path) -> tuple[pd.DataFrame, int]:
-    """Reads a table into a frame; also gives the bytes of its whole lines.
+    """Read a table into a frame; also returns the size of its whole lines in bytes.
 
     Raises:
-      UsageError: if it cannot be read, or a line but the last is damaged or comes
-        twice.
+      UsageError: if it cannot be read, or a line is damaged or repeated.
     """
     lines = _whole_lines(path)
     if not lines:
         return pd.DataFrame(columns=list(KEYS[path.name])), 0
     frame = _numbers(lines) if path.name == CURVES else None
     if frame is None:
-        frame = pd.DataFrame(_rows(path, lines))  # or says what is damaged
+        frame = pd.DataFrame(_rows(path, lines))
     return frame, len(lines)
 
 
 def content(path: Path) -> bytes:
-    """A file's bytes; of a pipe they might never come.
+    """Read a file; refuses a pipe or a device, which might block for ever.
 
     Raises:
-      OSError: if it is no regular file, or cannot be read.
+      OSError: if it is not a regular file, or cannot be read.
     """
     if not path.is_file():
-        raise OSError(0, "it is no regular file")
+        raise OSError(0, "it is not a regular file")
     return path.read_bytes()
 
 
 def _whole_lines(path: Path) -> bytes:
-    """A table without what follows its last line break, of which it warns."""
+    """Read a table's whole lines; drops a torn last line with a warning."""
     try:
-        found = content(path)
+        text = content(path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    whole = found.rfind(b"\n") + 1
-    if whole < len(found):
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
         warnings.warn(
-            f"{path}: dropped a torn last line of "
-            f"{counted(len(found) - whole, 'byte')}",
+            f"{path}: dropped a torn last line of {counted(len(text) - whole, 'byte')}",
             stacklevel=4,
         )
-    return found[:whole]
+    return text[:whole]
 
 
 def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
-    """Rows of a table's whole lines, each of which must be sound and there once."""
-    key = KEYS[path.name]
+    """Parse a table's whole lines; raises UsageError if one is damaged or repeated."""
+    columns = KEYS[path.name]
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for number, text in enumerate(lines.split(b"\n")[:-1], 1):
         try:
             row = _parse(text)
-            found = tuple(row[name] for name in key)
+            key = tuple(row[name] for name in columns)
             for name in _ALWAYS.get(path.name, ()):
                 row[name]
         except KeyError as error:
@@ -196,9 +192,9 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
             ) from error
         except ValueError as error:
             raise UsageError(f"{path}: line {number} is damaged: {error}") from error
-        if found in rows:
+        if key in rows:
             raise UsageError(f"{path}: line {number} repeats an earlier row")
-        rows[found] = row
+        rows[key] = row
     for name in _NEEDED:
         lacking = [
             number for number, row in enumerate(rows.values(), 1) if name not in row
@@ -211,25 +207,25 @@ def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """A row of any table from its line.
+    """Parse a line of any table.
 
     Raises:
-      ValueError: if it is no JSON object, or a field has a type or number that rows
-        never have; in a few words.
+      ValueError: if it is not a JSON object, or a field has an invalid type or value;
+        the message is a few words.
     """
     try:
         row = _JSON.decode(line.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(reason(error)) from error
     if type(row) is not dict:
-        raise ValueError(f"{shown(row)} is no row")
+        raise ValueError(f"{shown(row)} is not an object")
     for name, value in row.items():
         kinds = {type(value)}
         kinds = _NUMBER if name.startswith(_PARTS) else _TYPES.get(name, kinds)
         if not _is_sound(value, kinds) or (value == "" and kinds == {str}):
             raise ValueError(f"{shown(name)} is {shown(value)}")
     hparams: dict[str, Any] = row.get("hparams", {})
-    if not all(_is_sound(each, _SCALAR) for each in hparams.values()):
+    if not all(_is_sound(value, _SCALAR) for value in hparams.values()):
         raise ValueError(f"'hparams' is {shown(hparams)}, which is not flat")
     for name in _COUNTS:
         if row.get(name, 0) < 0:
@@ -244,7 +240,7 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def _is_sound(value: Any, kinds: set[type]) -> bool:
-    """Whether a value has one of some types, and a number can be reckoned with."""
+    """Whether a value has one of the types, and a number is finite and fits int64."""
     if type(value) is int and not -_LARGEST <= value < _LARGEST:
         return False
     if type(value) is float and not math.isfinite(value):
@@ -253,28 +249,28 @@ def _is_sound(value: Any, kinds: set[type]) -> bool:
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 _JSON = json.JSONDecoder(parse_constant=_no_number)
 
 
 def _numbers(lines: bytes) -> pd.DataFrame | None:
-    """A table of numbers by columns: a fifth of the time and a third of the memory.
+    """Parse a table of numbers with Arrow; None if it is damaged or has other values.
 
-    None if it is damaged, or has other things than numbers.
+    Takes a fifth of the time and a third of the memory of `_rows`.
     """
     import pyarrow
     from pyarrow import json as columnar
 
     if b"NaN" in lines or b"Infinity" in lines:
-        return None  # which it reads, though they are not JSON
+        return None  # not JSON, but Arrow would accept them
     key = {"run_id": pyarrow.string(), "step": pyarrow.int64()}
     try:
         table = columnar.read_json(pyarrow.BufferReader(pyarrow.py_buffer(lines)))
         sound = all(table.schema.field(name).type == key[name] for name in key)
         sound = sound and not any(table[name].null_count for name in key)
-        # It reads over empty lines.
+        # Arrow skips empty lines.
         sound = sound and table.num_rows == lines.count(b"\n")
         frame = table.to_pandas()
         sound = sound and not frame.duplicated(list(key)).any()

@@ -1,4 +1,4 @@
-"""config.json, the record of a working directory: the metrics that it describes."""
+"""Read config.json, the record of a working directory, and the metrics it describes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ NAME = "config.json"
 
 
 def read(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """What config.json holds; nothing where there is none, or it cannot be read."""
+    """Read config.json; {} if it is missing or cannot be read."""
     try:
-        found = json.loads(reader.content(Path(workdir) / NAME))
+        record = json.loads(reader.content(Path(workdir) / NAME))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def describe(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
-    """What a reader of tables must know of metrics, the first of which ranks."""
+    """Describe a task's metrics for config.json; the first ranks the task's runs."""
     names = ("name", "higher_is_better", "unit", "digits", "least", "greatest")
     return [
         {name: _bounded(getattr(metric, name)) for name in names} for metric in metrics
@@ -33,15 +33,15 @@ def describe(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
 
 
 def _bounded(value: Any) -> Any:
-    """None for a bound that is not there: JSON has no infinity."""
+    """Convert infinity to None, since JSON has no infinity."""
     return None if isinstance(value, float) and math.isinf(value) else value
 
 
 def metric_from(written: Any) -> Metric:
-    """A metric as `describe` wrote it; it can be shown, and not computed.
+    """Make a metric from its description; its values can be shown, not computed.
 
     Raises:
-      UsageError: if it was not written by `describe`.
+      UsageError: if `describe` did not write it.
     """
 
     def value(sums: Any) -> Any:
@@ -54,16 +54,16 @@ def metric_from(written: Any) -> Metric:
                 fields[name] = bound
         return Metric(value=value, **fields)
     except (LookupError, TypeError, ValueError) as error:
-        raise UsageError(f"no metric: {shown(written)}") from error
+        raise UsageError(f"not a metric: {shown(written)}") from error
 
 
 def load_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[Metric, ...]]:
-    """Task -> its metrics, the first of which ranks, as config.json has them.
+    """Read task -> its metrics from config.json, the ranking one first.
 
-    Nothing where it does not say.
+    Tasks without a description are left out.
 
     Raises:
-      UsageError: if what it says is damaged.
+      UsageError: if a description is damaged.
     """
     path = Path(workdir) / NAME
     try:
@@ -77,6 +77,6 @@ def load_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[Metric, ...
 
 
 def described(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Task -> its metrics as they stand in config.json, sound or not."""
-    found = read(workdir).get("metrics")
-    return found if isinstance(found, dict) else {}
+    """Read task -> description of its metrics from config.json, unchecked."""
+    metrics = read(workdir).get("metrics")
+    return metrics if isinstance(metrics, dict) else {}

@@ -341,7 +341,7 @@ BAD = {
     "did you mean 'smac'": {"tune__tuner": "smax"},
     "config.tune.eta=1": {"tune__eta": 1},
     "none of the methods adam": {"tune__space__momentum": (0.1, 0.9)},
-    "is no number to tune": {"tune__space__schedule": (0, 1)},
+    "cannot tune a boolean or text": {"tune__space__schedule": (0, 1)},
     "is for --mode=train": {"grid__learning_rate": (0.1, 0.2)},
     "seed of the trials": {"seeds": (tune.TRIAL_SEED,)},
     "tune.space: at d0=0: prodigy: d0 must be": {

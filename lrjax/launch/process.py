@@ -1,0 +1,168 @@
+"""The process of a command: standard streams, signals, and errors in one line.
+
+`main.py` calls `begin` before its slow imports and `run` at its end. This module and
+the one it imports use the standard library only, so that importing them is fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
+
+from lrjax.messages import Interrupted, UsageError
+
+Main: TypeAlias = Callable[[list[str]], None]
+
+_GRACE = 2.0  # seconds from a signal to the end of the process, at most
+_STOPPED = "Stopped. Run the same command again to resume."
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_STREAMS = ((0, "stdin"), (1, "stdout"), (2, "stderr"))
+
+
+def begin() -> None:
+    """Handle signals during the imports, and open the streams that were closed."""
+    _handle_signals(_leave)
+    for number, name in _STREAMS:
+        if getattr(sys, name) is None:
+            # Else the next file gets the number, and prints end up in a table.
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+
+
+def run(main: Main, parse: Callable[[list[str]], list[str]]) -> None:
+    """Run a command to its end and exit with its code.
+
+    Args:
+      main: of the command line without its flags; as `reporting` returns it.
+      parse: parses the flags of a command line and returns the rest.
+    """
+    from absl import app
+
+    warnings.formatwarning = _format_warning
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be valid text
+        stream.reconfigure(errors="backslashreplace")  # pyright: ignore
+    sys.unraisablehook = _show_unraisable
+    try:
+        app.run(functools.partial(interruptible, main), flags_parser=parse)
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > 128:
+            os._exit(end.code)  # without waiting for threads that compile
+        raise
+
+
+def interruptible(main: Main, argv: list[str]) -> None:
+    """Call `main` so that SIGINT and SIGTERM end it by SystemExit, clean-up included.
+
+    Ends the process after two seconds if the exit is swallowed.
+    """
+    _handle_signals(_exit_on_signal)
+    main(argv)
+
+
+def reporting(main: Main) -> Main:
+    """Decorate `main` so that errors become one line and an exit code.
+
+    2 for what the user can mend, 1 with a traceback for a fault of lrjax, and 128 plus
+    the signal's number where one came.
+    """
+
+    @functools.wraps(main)
+    def reported(argv: list[str]) -> None:
+        try:
+            main(argv)
+            sys.stdout.flush()
+        except UsageError as error:
+            fail(str(error))
+        except Interrupted as stop:
+            _stop(stop.signum)
+        except BrokenPipeError:  # the reader is gone, as after | head
+            os._exit(128 + signal.SIGPIPE)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                report_fault()
+            _tell(f"error: cannot write: {error.strerror}")
+            os._exit(2)  # a usual exit would try to write again
+        except Exception:
+            report_fault()
+
+    return reported
+
+
+def fail(message: str) -> NoReturn:
+    """Print an error in one line and exit with code 2."""
+    _tell("error: " + " ".join(message.split()))
+    sys.exit(2)
+
+
+def report_fault() -> NoReturn:
+    """Print the current exception, ask for a report, and exit with code 1."""
+    _tell(traceback.format_exc().rstrip())
+    _tell(
+        "error: this is a fault of lrjax, not of your command. Please report it with "
+        "the lines above, the command, the config file and WORKDIR/config.json"
+    )
+    sys.exit(1)
+
+
+def _handle_signals(handler: Callable[[int, Any], object]) -> None:
+    """Set a handler of SIGINT and SIGTERM, unless the parent had them ignored."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, handler)
+
+
+def _leave(signum: int, _: object) -> NoReturn:
+    """End at once: code that is being imported might catch an exception."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{_STOPPED}\n".encode())
+    os._exit(128 + signum)
+
+
+def _exit_on_signal(signum: int, _: object) -> NoReturn:
+    # The interrupted code may swallow SystemExit; the alarm ends it then.
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signum))
+    signal.setitimer(signal.ITIMER_REAL, _GRACE)
+    _stop(signum)
+
+
+def _stop(signum: int) -> NoReturn:
+    _tell(_STOPPED)
+    sys.exit(128 + signum)
+
+
+def _tell(text: str) -> None:
+    """Print to stderr; fails silently on a full disk or in the middle of a print."""
+    with contextlib.suppress(OSError, RuntimeError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _show_unraisable(fault: Any) -> None:
+    """Handle an exception raised where none can propagate, such as in a callback."""
+    error = fault.exc_value
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        os._exit(error.code)  # a signal came during garbage collection, for example
+    # Orbax raises this after a failed checkpoint, which is reported elsewhere.
+    if str(error) != "Event loop is closed":
+        sys.__unraisablehook__(fault)
+
+
+def _format_warning(message: Warning | str, category: type[Warning], *rest: Any) -> str:
+    """Format a user's warning as one line, without the place in the code."""
+    if category is UserWarning:
+        return f"warning: {' '.join(str(message).split())}\n"
+    return _python_format(message, category, *rest)
+
+
+_python_format = warnings.formatwarning
