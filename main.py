@@ -52,6 +52,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from lrjax.launch import LAUNCHERS
+
 _GRACE = 2.0  # seconds from a signal to the end at the latest
 
 
@@ -111,12 +113,13 @@ _DATA_DIR = flags.DEFINE_string(
     "Directory with data files, searched before the cache and the network. "
     "Default: $LRJAX_DATA_DIR.",
 )
+_OFFERED = {name: known.trains for name, known in LAUNCHERS.items() if known.trains}
 _LAUNCHER = flags.DEFINE_enum(
     "launcher",
     "local",
-    ["local", "dask"],
-    "Who trains with --mode=train, tune and select: this process, or the workers of a "
-    "Dask cluster that --config.cluster names (docs/cluster.md).",
+    list(_OFFERED),
+    "Who trains with --mode=train, tune and select. "
+    + " ".join(f"{name}: {trains}." for name, trains in _OFFERED.items()),
 )
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic",
@@ -181,8 +184,10 @@ def _run(argv: list[str]) -> None:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     launcher = "hosts" if _MULTIHOST.value else _LAUNCHER.value
-    if _MULTIHOST.value and _LAUNCHER.value == "dask":
-        raise UsageError("--multihost and --launcher=dask: choose one of them")
+    if _MULTIHOST.value and _LAUNCHER.value != "local":
+        raise UsageError(
+            f"--multihost and --launcher={_LAUNCHER.value}: choose one of them"
+        )
     config, workdir = _CONFIG.value, _WORKDIR.value
     cli.run(_MODE.value, launcher, config, workdir, _DATA_DIR.value, overrides)
 

@@ -16,19 +16,18 @@ from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
 from lrjax import config_page, results
+from lrjax import launch as launch_lib
 from lrjax import reports as report_lib
 from lrjax.core import UsageError, cut
 from lrjax.hpo import race as race_lib
 from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
+from lrjax.launch import estimate as plan_lib
 from lrjax.launch import (
-    dask_client,
     experiment,
     hosts,
-    local,
     startup,
 )
-from lrjax.launch import estimate as plan_lib
 from lrjax.methods import METHODS, state_size
 
 _LONGEST = 400  # characters of what others say of an error; values may be any length
@@ -44,13 +43,6 @@ def make_deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {asked}".strip()
 
 
-LAUNCHERS = {
-    "local": local.launch,
-    "dask": dask_client.launch,
-    "hosts": hosts.launch,
-}
-
-
 def run(
     mode: str,
     launcher: str,
@@ -63,7 +55,7 @@ def run(
 
     Args:
       mode: 'train', 'plan', 'tune' or 'select'.
-      launcher: who trains, of `LAUNCHERS`.
+      launcher: who trains, of `lrjax.launch.LAUNCHERS`.
       config: with what the command line set.
       workdir: where results go.
       data_dir: where data files are looked for first.
@@ -81,13 +73,14 @@ def run(
     _check_sharding(settings, mode, launcher)
     if launcher == "hosts":
         hosts.start()
-    if (mode, launcher) != ("train", "dask"):  # there workers alone start JAX
+    remote = launch_lib.LAUNCHERS[launcher].remote
+    if mode != "train" or not remote:  # else workers alone start JAX
         startup.prepare(settings)
     if mode == "plan":
-        workers = settings.cluster.workers if launcher == "dask" else None
+        workers = settings.cluster.workers if remote else None
         print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
         return
-    launch, drawn = LAUNCHERS[launcher], []
+    launch, drawn = launch_lib.find(launcher), []
     if mode == "select":
         answers = race_lib.run(settings, workdir, data_dir, overrides, launch)
         _print_answers(answers, workdir)
