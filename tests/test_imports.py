@@ -22,7 +22,7 @@ _ROWS = {
     "methods": "core identity optim",
     "protocol": "core methods",
     "hyperparameters": "core identity methods optim",
-    "tasks": "common core machine",
+    "tasks": "common core machine metrics",
     "hpo.tuners": "core",
     "config": "common core hpo.tuners hyperparameters identity methods protocol tasks",
     "config_page": "common config methods",
