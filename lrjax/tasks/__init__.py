@@ -132,7 +132,7 @@ def trains_network(name: str) -> bool:
     (`lrjax.engine.strategy`); of files, made-up tasks and one's own nothing is known by
     name.
     """
-    return name in images.FACTORIES or name in text.FACTORIES
+    return name in TASKS and TASKS[name].network
 
 
 def fingerprint(task: Task) -> str:

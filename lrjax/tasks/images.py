@@ -368,10 +368,10 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, 
 def _factory(name: str) -> Factory:
     supports = frozenset(OPTIONAL)
     lacking = set() if RECIPES[name].has_blocks else {"remat"}
-    return Factory(functools.partial(make, name), supports - lacking)
+    return Factory(functools.partial(make, name), supports - lacking, network=True)
 
 
 FACTORIES = {
     **{name: _factory(name) for name in RECIPES},
-    "digits/wrn": Factory(make_digits, frozenset(OPTIONAL)),
+    "digits/wrn": Factory(make_digits, frozenset(OPTIONAL), network=True),
 }

@@ -88,10 +88,12 @@ class Factory:
     Attributes:
       make: the task for some options.
       supports: the options among `OPTIONAL` that `make` heeds.
+      network: whether the task trains a network on images or text.
     """
 
     make: Callable[[TaskOptions], Task]
     supports: frozenset[str] = frozenset()
+    network: bool = False
 
     def __call__(self, name: str, options: TaskOptions) -> Task:
         """Makes the task.
