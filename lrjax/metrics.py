@@ -16,7 +16,7 @@ Example, a task that is ranked by macro F1 and has tables of its accuracy and lo
   ...     own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
   ...     return {
   ...         "loss": -(own[:, 0] @ mask),
-  ...         "accuracy": (found == labels) @ mask,
+  ...         "accuracy": mask.sum(where=found == labels),
   ...         "confusion": metrics.confusion(labels, found, mask, 3),
   ...         "count": mask.sum(),
   ...     }
@@ -246,8 +246,11 @@ def confusion(
       [[1.0, 0.0], [1.0, 1.0]]
     """
     classes = jnp.arange(num_classes)
-    own = (labels[:, None] == classes) * mask[:, None]
-    return own.T @ (predicted[:, None] == classes).astype(own.dtype)
+    # Labels may be of any type; so may predictions, also booleans.
+    with jax.numpy_dtype_promotion("standard"):
+        own, taken = labels[:, None] == classes, predicted[:, None] == classes
+    own = own.astype(mask.dtype) * mask[:, None]
+    return own.T @ taken.astype(own.dtype)
 
 
 def score_counts(
@@ -301,7 +304,7 @@ def f1(average: str = "macro", sums: str = "confusion") -> Metric:
         each = 2 * right / jnp.maximum(occurs, 1)
         if average == "binary":
             return each[1]
-        return each.sum() / (occurs > 0).sum()
+        return each.sum() / (occurs > 0).sum().astype(each.dtype)
 
     return Metric("f1", value, True, "%", 1, 0.0, 1.0)
 
@@ -322,7 +325,8 @@ def balanced_accuracy(sums: str = "confusion") -> Metric:
     def value(totals: Sums) -> jax.Array:
         counts = totals[sums]
         rows = counts.sum(1)
-        return (jnp.diagonal(counts) / jnp.maximum(rows, 1)).sum() / (rows > 0).sum()
+        each = jnp.diagonal(counts) / jnp.maximum(rows, 1)
+        return each.sum() / (rows > 0).sum().astype(each.dtype)
 
     return Metric("balanced_accuracy", value, True, "%", 1, 0.0, 1.0)
 

@@ -1,13 +1,18 @@
-"""What all tests share: one folder of compiled programs for the session."""
+"""What all tests share: one folder of compiled programs, and strict types."""
 
 import os
 import tempfile
 
 
 def pytest_configure(config):
-    """Points lrjax and JAX to a new cache, which processes started by tests share."""
-    if hasattr(config, "workerinput"):  # a pytest-xdist worker has the session's
-        return
+    """Points lrjax and JAX to a new cache, and has both refuse mixed types."""
+    if not hasattr(config, "workerinput"):  # a pytest-xdist worker has the session's
+        _point_to_a_new_cache(config)
+    _be_strict()
+
+
+def _point_to_a_new_cache(config):
+    """Sets environment variables, which processes started by tests share."""
     folder = tempfile.TemporaryDirectory(prefix="lrjax-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["LRJAX_CACHE"] = folder.name
@@ -17,3 +22,16 @@ def pytest_configure(config):
     # Tests compile much and run little.
     quick = "--xla_backend_optimization_level=0"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+
+
+def _be_strict():
+    """Makes JAX refuse to promote types in silence, in lrjax's own runs too.
+
+    lrjax sets JAX's settings itself; what it ships is `standard`, for tasks of users.
+    """
+    import jax
+
+    from lrjax.common import numerics
+
+    numerics.SETTINGS["jax_numpy_dtype_promotion"] = "strict"
+    jax.config.update("jax_numpy_dtype_promotion", "strict")

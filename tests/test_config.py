@@ -329,7 +329,7 @@ def test_what_is_set_for_methods_that_do_not_run_is_named():
 )
 def test_what_cannot_be_as_it_was_asked_for_is_said(changes, said):
     settings = checked(tasks=("libsvm/iris", "libsvm/wine"), **changes)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True, action="always") as caught:
         blocks.load(settings, None)
     found = [str(each.message) for each in caught]
     assert [text.startswith(said) for text in found if said] == [True] * bool(said)

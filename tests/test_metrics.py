@@ -69,11 +69,12 @@ def evaluate(params, state, batch):
     labels, mask, logits = batch["labels"], batch["mask"], model(params, batch)
     own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
     score, found = jax.nn.softmax(logits)[:, 1], logits.argmax(1)
-    error, target = score - labels, labels - 0.5
+    real = labels.astype(score.dtype)
+    error, target = score - real, real - 0.5
     wrong = jnp.abs(error)
     return {
         "loss": -(own @ mask),
-        "accuracy": (found == labels) @ mask,
+        "accuracy": (found == labels).astype(mask.dtype) @ mask,
         "confusion": metrics.confusion(labels, found, mask, CLASSES),
         "scores": metrics.score_counts(score, labels, mask),
         "absolute_error": wrong @ mask,
@@ -150,11 +151,11 @@ def test_formulas_are_scikit_learns(rows, classes, seed):
         error, t = guess - targets, targets - 5
         return {
             "confusion": metrics.confusion(labels, found, mask, classes),
-            "scores": metrics.score_counts(scores, (labels > 0) * 1, mask),
+            "scores": metrics.score_counts(scores, (labels > 0).astype(int), mask),
             "absolute_error": jnp.abs(error) @ mask,
             "squared_error": error**2 @ mask,
             "moments": jnp.stack([error**2 @ mask, t @ mask, t**2 @ mask]),
-            "accuracy": (labels == found) @ mask,
+            "accuracy": mask.sum(where=labels == found),
             "count": mask.sum(),
         }
 

@@ -60,6 +60,15 @@ HERE = sorted(set(OTHERS) & set(jax.config.values))
 TRIED = ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_enable_x64")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _shipped():
+    """What lrjax itself sets; other tests run with its types strict."""
+    with pytest.MonkeyPatch.context() as patch:
+        name = "jax_numpy_dtype_promotion"
+        patch.setitem(numerics.SETTINGS, name, "standard")
+        yield
+
+
 @pytest.fixture
 def setting():
     """Sets one of JAX's settings until the test ends."""

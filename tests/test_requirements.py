@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def read(name):
-    lines = [line.split("#")[0].strip() for line in (ROOT / name).open()]
+    lines = (ROOT / name).read_text().splitlines()
+    lines = [line.split("#")[0].strip() for line in lines]
     found = [Requirement(line) for line in lines if line and not line.startswith("-r")]
     return {each.name.lower(): each for each in found}
 

@@ -11,9 +11,9 @@ _BYTES = 2**28
 # Faults of pages while a block is written to for the second time.
 _PROGRAM = """
 import ctypes, resource, threading
-from lrjax import backend
+from lrjax.launch import startup
 
-backend.keep_freed_memory(["bookwiki/roberta_tiny", {task!r}])
+startup.keep_freed_memory(["bookwiki/roberta_tiny", {task!r}])
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]

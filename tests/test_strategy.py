@@ -202,7 +202,7 @@ def test_what_nothing_depends_on_does_not_count():
 def test_the_answer_is_the_same_in_another_process():
     code = (
         "import sys; sys.path += ['.', 'tests']\n"
-        "import own; from lrjax import strategy\n"
+        "import own; from lrjax.engine import strategy\n"
         "print([strategy.work_of(own.task(n)) for n in ('cnn', 'lstm', 'transformer')])"
     )
     done = subprocess.run(

@@ -106,7 +106,8 @@ def evolve(
     def tell(center, state, noise, found):
         ranks = shaped(jnp.where(jnp.isfinite(found), found, jnp.inf))
         gradient = (ranks[:pairs] - ranks[pairs:]) @ noise / (2 * pairs * sigma)
-        updates, state = tx.update(gradient, state)
+        with jax.numpy_dtype_promotion("standard"):  # Optax takes powers by a count
+            updates, state = tx.update(gradient, state)
         return optax.apply_updates(center, updates), state
 
     for generation in range(generations):

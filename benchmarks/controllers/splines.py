@@ -44,8 +44,9 @@ def spline(knots: jax.Array, horizon: Any) -> Callable[[jax.Array], jax.Array]:
     places = jnp.linspace(0.0, 1.0, len(knots))
 
     def schedule(t: jax.Array) -> jax.Array:
-        time = jnp.log1p(jnp.asarray(t, knots.dtype)) / jnp.log1p(horizon)
-        return 10.0 ** jnp.interp(time, places, knots)
+        time = jnp.log1p(jnp.asarray(t, knots.dtype)).astype(places.dtype)
+        time = time / jnp.log1p(jnp.asarray(horizon, places.dtype))
+        return 10.0 ** jnp.interp(time, places, knots.astype(places.dtype))
 
     return schedule
 
@@ -113,7 +114,8 @@ def tune(
         _, gradients = jax.lax.scan(one, system.init(key), firsts)
         # A training that diverges says nothing of where to go.
         gradients = jnp.where(jnp.isfinite(gradients), gradients, 0)
-        updates, memory = tx.update(gradients.sum(0), memory)
+        with jax.numpy_dtype_promotion("standard"):  # Optax takes powers by a count
+            updates, memory = tx.update(gradients.sum(0), memory)
         return (optax.apply_updates(knots, updates), memory), None
 
     keys = jax.random.split(key, iterations)

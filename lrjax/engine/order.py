@@ -109,7 +109,8 @@ def batches(
       the padding of a short batch.
     """
     per_epoch = -(-n // batch_size)
-    steps = (step + jnp.arange(count))[:, None]
+    ahead = jnp.arange(count)
+    steps = (step.astype(ahead.dtype) + ahead)[:, None]
     column = jnp.arange(batch_size)[None, :]
     if fresh:
         epoch, position = steps, jnp.broadcast_to(column, (count, batch_size))

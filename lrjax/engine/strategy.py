@@ -107,7 +107,7 @@ def _traced(
 ) -> Work:
     del context  # tracing may depend on it
     batch = {name: jax.ShapeDtypeStruct(dims, dtype) for name, dims, dtype in shapes}
-    batch["mask"] = jax.ShapeDtypeStruct((rows,), jnp.float32)
+    batch["mask"] = jax.ShapeDtypeStruct((rows,), jnp.result_type(float))
     key = jax.eval_shape(lambda: numerics.key(0))
     params, state = jax.eval_shape(init, key)
     traced = jax.make_jaxpr(lambda *args: loss(*args)[0])(params, state, key, batch)

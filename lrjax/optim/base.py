@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from lrjax.optim import bounds
-from lrjax.optim.leaves import any_leaves, as_real, like
+from lrjax.optim.leaves import any_leaves, as_real, joint_type, like
 
 PyTree = Any
 Scalar = float | jax.Array
@@ -30,7 +30,7 @@ def scalar_dtype(tree: PyTree) -> Any:
     A step size or a sum over millions of entries is not held in bfloat16, whatever
     the dtype of the parameters.
     """
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
+    return joint_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
 
 
 def scalars(dtype: Any, *values: Scalar) -> tuple[jax.Array, ...]:

@@ -226,7 +226,7 @@ def dadapt_adam(
             )
         return base.cast_like(changes, params), DAdaptAdamState(
             count=state.count + 1,
-            step=state.step + moved,
+            step=state.step + moved.astype(jnp.int32),
             d=_grow(state.d, d_hat, growth_rate, moved),
             numerator=jnp.where(moved, numerator, state.numerator),
             learning_rate=dlr,
@@ -337,7 +337,9 @@ def dadapt_sgd(
 
         def first_square(grad, factor):
             square = jnp.square(grad)
-            return square if isinstance(factor, int) else (factor > 0) * square
+            if isinstance(factor, int):
+                return square
+            return (factor > 0).astype(square.dtype) * square
 
         first_norm = jax.lax.cond(
             state.step == 0,
@@ -375,7 +377,7 @@ def dadapt_sgd(
         d_hat = base.safe_divide(2 * numerator, jnp.sqrt(square))
         return changes, DAdaptSgdState(
             count=state.count + 1,
-            step=state.step + moved,
+            step=state.step + moved.astype(jnp.int32),
             d=_grow(state.d, d_hat, growth_rate, moved),
             numerator=numerator,
             first_norm=first_norm,

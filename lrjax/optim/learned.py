@@ -193,6 +193,7 @@ def learned(
         scale, length, times, memory = base.scalars(
             dtype, learning_rate, horizon, actions, b1
         )
+        count = state.count.astype(dtype)
         square = base.sum_squares(updates, dtype)
         average_square = memory * state.average_square + (1 - memory) * square
         steps, inner = adam.update(updates, state.inner, params)
@@ -200,14 +201,14 @@ def learned(
         mean_square = base.sum_squares(inner.exp_avg, dtype)
         seen_window = state.window.see(loss, square)
         seen = observe(
-            state.count / length,
+            count / length,
             seen_window,
             state.last_loss,
             state.learning_rate,
             noise_share(average_square, mean_square / correction),
         )
         every = jnp.maximum(jnp.floor(length / times), 1)
-        acts = state.count % every == 0
+        acts = count % every == 0
         chosen = (scale * network(weights, seen)).astype(dtype)
         rate = jnp.where(acts, chosen, state.learning_rate)
         steps = jax.tree.map(lambda u: (rate * u).astype(u.dtype), steps)

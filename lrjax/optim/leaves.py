@@ -22,6 +22,12 @@ PyTree = Any
 P = ParamSpec("P")
 
 
+def joint_type(*dtypes: Any) -> Any:
+    """The type that holds numbers of all these, also where JAX is set to be strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
+
+
 def as_real(params: PyTree, name: str = "", what: str = "params") -> PyTree:
     """Parameters as real arrays of float32 or wider.
 
@@ -126,7 +132,7 @@ def _gradients(grads: PyTree, params: PyTree, name: str) -> PyTree:
     def real(path, grad, param):
         grad = jnp.asarray(grad)
         if jnp.iscomplexobj(param):
-            grad = grad.astype(jnp.result_type(grad.dtype, jnp.complex64))
+            grad = grad.astype(joint_type(grad.dtype, jnp.complex64))
         elif jnp.iscomplexobj(grad):
             raise ValueError(
                 f"{_where(name, 'gradient', path)} is {grad.dtype}, the parameter "
@@ -181,7 +187,7 @@ def _wide(value: Any) -> jax.Array:
     array = jnp.asarray(value)
     if array.dtype.itemsize < jnp.dtype(jnp.float32).itemsize:
         return array.astype(jnp.float32)
-    return array.astype(jnp.result_type(array.dtype, jnp.float32))
+    return array.astype(joint_type(array.dtype, jnp.float32))
 
 
 def _where(name: str, tree: str, path: Any) -> str:

@@ -174,14 +174,16 @@ def armijo_sgd(
         # leads away.
         (start,) = base.scalars(dtype, initial_step)
         start = jnp.where(state.learning_rate > 0, state.learning_rate, start)
-        found, result = transformation.update(
-            jax.tree.map(jnp.negative, updates),
-            transformation.init(params)._replace(learning_rate=start),
-            params,
-            value=value,
-            grad=updates,
-            value_fn=value_fn,
-        )
+        # Optax mixes the types of hyperparameters, losses and parameters.
+        with jax.numpy_dtype_promotion("standard"):
+            found, result = transformation.update(
+                jax.tree.map(jnp.negative, updates),
+                transformation.init(params)._replace(learning_rate=start),
+                params,
+                value=value,
+                grad=updates,
+                value_fn=value_fn,
+            )
         return base.cast_like(found, params), ArmijoState(
             state.count + 1, result.learning_rate
         )

@@ -20,6 +20,11 @@ def _is_better(
     return value < best - margin
 
 
+def _number(condition: jax.Array) -> jax.Array:
+    """What a condition adds to a count."""
+    return condition.astype(jnp.int32)
+
+
 def _observation(value: Any, metric: Any, dtype: Any) -> jax.Array:
     """What an update is told about the progress; NaN for nothing."""
     told = value if metric is None else metric
@@ -120,23 +125,23 @@ def reduce_on_plateau(
 
     def update(updates, state, params=None, *, value=None, metric=None, **extra_args):
         dtype = state.scale.dtype
-        shrink, relative, absolute, lowest = base.scalars(
-            dtype, factor, rtol, atol, min_scale
+        shrink, relative, absolute, lowest, size, longest = base.scalars(
+            dtype, factor, rtol, atol, min_scale, accumulation_size, patience
         )
+        (pause,) = base.scalars(jnp.int32, cooldown)
         told = _observation(value, metric, dtype)
         missing = jnp.isnan(told)
         sum_ = state.sum + jnp.where(missing, 0, told)
-        count = state.count + ~missing
-        observed = ~missing & (count >= accumulation_size)
+        count = state.count + _number(~missing)
+        observed = ~missing & (count.astype(dtype) >= size)
 
-        better = observed & _is_better(
-            sum_ / jnp.maximum(count, 1), state.best, relative, absolute
-        )
-        bad_count = jnp.where(better, 0, state.bad_count + observed)
+        mean = sum_ / jnp.maximum(count, 1).astype(dtype)
+        better = observed & _is_better(mean, state.best, relative, absolute)
+        bad_count = jnp.where(better, 0, state.bad_count + _number(observed))
         cooling = state.cooldown_count > 0
-        cooldown_count = state.cooldown_count - (cooling & observed)
+        cooldown_count = state.cooldown_count - _number(cooling & observed)
         bad_count = jnp.where(cooling, 0, bad_count)
-        reduce = bad_count > patience
+        reduce = bad_count.astype(dtype) > longest
         scale = jnp.where(
             reduce,
             jnp.minimum(state.scale, jnp.maximum(state.scale * shrink, lowest)),
@@ -148,13 +153,11 @@ def reduce_on_plateau(
         steps = jax.tree.map(lambda u: (scale * u).astype(u.dtype), steps)
         return steps, ReduceOnPlateauState(
             scale=scale,
-            best=jnp.where(better, sum_ / jnp.maximum(count, 1), state.best),
-            bad_count=jnp.where(reduce, 0, bad_count).astype(jnp.int32),
-            cooldown_count=jnp.where(reduce, cooldown, cooldown_count).astype(
-                jnp.int32
-            ),
+            best=jnp.where(better, mean, state.best),
+            bad_count=jnp.where(reduce, 0, bad_count),
+            cooldown_count=jnp.where(reduce, pause, cooldown_count),
             sum=jnp.where(observed, 0, sum_),
-            count=jnp.where(observed, 0, count).astype(jnp.int32),
+            count=jnp.where(observed, 0, count),
             learning_rate=scaled_rate(scale, inner),
             inner=inner,
         )
@@ -281,13 +284,15 @@ def greedy_lr(
         first, shrink, relative, absolute, lowest, highest, least = base.scalars(
             dtype, learning_rate, factor, rtol, atol, min_lr, max_lr, eps
         )
+        (longest,) = base.scalars(dtype, patience)
+        cool, warm, restart = base.scalars(jnp.int32, cooldown, warmup, reset_start)
         told = _observation(value, metric, dtype)
         observed = ~jnp.isnan(told)
         values = jnp.where(
             observed, jnp.roll(state.values, 1).at[0].set(told), state.values
         )
-        count = jnp.minimum(state.count + observed, window_size)
-        current = jnp.sum(values) / jnp.maximum(count, 1)
+        count = jnp.minimum(state.count + _number(observed), window_size)
+        current = jnp.sum(values) / jnp.maximum(count, 1).astype(dtype)
 
         cooling = state.cooldown_count > 0
         warming = ~cooling & (state.warmup_count > 0)
@@ -296,15 +301,15 @@ def greedy_lr(
         worse = judged & ~better
         best = jnp.where(better, current, state.best)
         pause = observed & ~judged
-        good_count = jnp.where(worse | pause, 0, state.good_count + better)
-        bad_count = jnp.where(better | pause, 0, state.bad_count + worse)
-        up, down = good_count > patience, bad_count > patience
+        good_count = jnp.where(worse | pause, 0, state.good_count + _number(better))
+        bad_count = jnp.where(better | pause, 0, state.bad_count + _number(worse))
+        up, down = (n.astype(dtype) > longest for n in (good_count, bad_count))
 
         higher = jnp.minimum(state.rate / shrink, highest)
         lower = jnp.maximum(state.rate * shrink, lowest)
         rate = jnp.where(up & (higher - state.rate > least), higher, state.rate)
         rate = jnp.where(down & (state.rate - lower > least), lower, rate)
-        reset_count = state.reset_count - (down & (rate <= lowest))
+        reset_count = state.reset_count - _number(down & (rate <= lowest))
         reset = reset_count <= 0
         renew = up | reset
 
@@ -314,21 +319,20 @@ def greedy_lr(
         rate = jnp.where(reset, first, rate)
         steps = jax.tree.map(lambda u: (rate * u).astype(u.dtype), steps)
 
-        def choose(condition, this, other):
-            return jnp.where(condition, this, other).astype(jnp.int32)
-
         return steps, GreedyLrState(
             rate=rate,
             best=jnp.where(reset, jnp.inf, best),
-            good_count=choose(up | reset, 0, good_count),
-            bad_count=choose(down | reset, 0, bad_count),
-            cooldown_count=choose(
-                down, cooldown, state.cooldown_count - (cooling & observed)
+            good_count=jnp.where(up | reset, 0, good_count),
+            bad_count=jnp.where(down | reset, 0, bad_count),
+            cooldown_count=jnp.where(
+                down, cool, state.cooldown_count - _number(cooling & observed)
             ),
-            warmup_count=choose(up, warmup, state.warmup_count - (warming & observed)),
-            reset_count=choose(renew, reset_start, reset_count),
+            warmup_count=jnp.where(
+                up, warm, state.warmup_count - _number(warming & observed)
+            ),
+            reset_count=jnp.where(renew, restart, reset_count),
             values=jnp.where(reset, 0, values),
-            count=choose(reset, 0, count),
+            count=jnp.where(reset, 0, count),
             learning_rate=scaled_rate(rate, inner),
             inner=inner,
         )

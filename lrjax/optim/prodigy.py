@@ -243,7 +243,7 @@ def prodigy(
         changes = jax.tree.map(step, updates, params, m, v, decays, factors)
         return changes, ProdigyState(
             count=state.count + 1,
-            step=state.step + moved,
+            step=state.step + moved.astype(jnp.int32),
             d=d,
             d_max=d_max,
             numerator=jnp.where(moved, numerator, state.numerator),

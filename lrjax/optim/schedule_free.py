@@ -515,7 +515,7 @@ def schedule_free_prodigy(
             state.d, state.d_max, numerator, norm, d0, d_coef, growth_rate, moved
         )
         # Officially both the wrapper and Prodigy, where it moves, advance one counter.
-        steps = state.step + moved
+        steps = state.step + moved.astype(jnp.int32)
         share, average = state.average.next(
             state.count + steps, rate * d, r, weight_lr_power
         )

@@ -145,7 +145,7 @@ def cosine_warm_restarts(
         # The logarithm's rounding cannot be trusted at a boundary, so take the
         # nearest cycle and step back if that one has not started yet.
         cycle = jnp.round(_cycles(growth, step / first))
-        cycle -= step < start(cycle)
+        cycle -= (step < start(cycle)).astype(cycle.dtype)
         length = first * jnp.maximum(growth, 1.0) ** cycle
         return _anneal(learning_rate, eta_min, _progress(step - start(cycle), length))
 
@@ -198,7 +198,7 @@ def step(
         # Compilers may divide by multiplying with 1 / step_size, which can fall
         # short of a whole number: take the nearest stair, go back if too early.
         stair = jnp.round(step / size)
-        stair -= step < stair * size
+        stair -= (step < stair * size).astype(stair.dtype)
         return _real(learning_rate) * _real(gamma) ** stair
 
     return schedule
@@ -259,8 +259,10 @@ def polynomial(
 
     def schedule(step: ArrayLike) -> jax.Array:
         left = 1.0 - _progress(step, horizon)
+        # A Python integer is multiplied out.
+        exponent = power if isinstance(power, int) else _real(power)
         # The inner `where` keeps the gradient of 0^power out.
-        rest = jnp.where(left > 0, jnp.where(left > 0, left, 1.0) ** power, 0.0)
+        rest = jnp.where(left > 0, jnp.where(left > 0, left, 1.0) ** exponent, 0.0)
         return _mix(learning_rate, final_learning_rate, rest)
 
     return schedule
@@ -326,11 +328,12 @@ def one_cycle(
     )
 
     def schedule(step: ArrayLike) -> jax.Array:
-        step, top = _real(step), _real(pct_start) * horizon - 1.0
-        low = learning_rate / _real(div_factor)
+        step, steps = _real(step), _real(horizon)
+        top = _real(pct_start) * steps - 1.0
+        low = _real(learning_rate) / _real(div_factor)
         up = _anneal(low, learning_rate, _progress(step, top))
-        down = _progress(step - top, horizon - 1.0 - top)
-        down = _anneal(learning_rate, low / final_div_factor, down)
+        down = _progress(step - top, steps - 1.0 - top)
+        down = _anneal(learning_rate, low / _real(final_div_factor), down)
         return jnp.where(step <= top, up, down)
 
     return schedule
@@ -371,8 +374,8 @@ def warmup_stable_decay(
     )
 
     def schedule(step: ArrayLike) -> jax.Array:
-        step = _real(step)
-        left = jnp.where(step < horizon, _progress(horizon - step, decay_steps), 0.0)
+        step, steps = _real(step), _real(horizon)
+        left = jnp.where(step < steps, _progress(steps - step, decay_steps), 0.0)
         return _progress(step, warmup_steps) * _mix(
             learning_rate, final_learning_rate, left
         )
@@ -408,7 +411,8 @@ def rex(
 
     def schedule(step: ArrayLike) -> jax.Array:
         left = 1.0 - _progress(step, horizon)
-        bent = left / (1.0 - _real(beta) + beta * left)
+        bend = _real(beta)
+        bent = left / (1.0 - bend + bend * left)
         return _mix(learning_rate, final_learning_rate, bent)
 
     return schedule
@@ -443,7 +447,7 @@ def warmup(
 
     def warmed(step: ArrayLike) -> jax.Array:
         step = _real(step)
-        after = schedule(jnp.maximum(step - warmup_steps, 0.0))
+        after = schedule(jnp.maximum(step - _real(warmup_steps), 0.0))
         return _mix(after, initial_learning_rate, _progress(step, warmup_steps))
 
     return warmed
@@ -510,7 +514,7 @@ def by_name(
         names = ", ".join(SCHEDULES)
         raise ValueError(f"No schedule {name!r}.{hint} Valid names: {names}.")
     bounds.check(bounds.NONNEGATIVE, horizon=horizon, warmup_steps=warmup_steps)
-    remaining = _real(horizon) - warmup_steps
+    remaining = _real(horizon) - _real(warmup_steps)
     return warmup(SCHEDULES[name](learning_rate, remaining), warmup_steps)
 
 
@@ -539,7 +543,7 @@ def _progress(step: ArrayLike, steps: ArrayLike) -> jax.Array:
     step = _real(step)
     part = jnp.clip(step / _length(steps), 0.0, 1.0)
     # Exactly 1 at the end, however the division rounds.
-    return jnp.where(step >= steps, 1.0, part)
+    return jnp.where(step >= _real(steps), 1.0, part)
 
 
 def _mix(a: ArrayLike, b: ArrayLike, weight: jax.Array) -> jax.Array:

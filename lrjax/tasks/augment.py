@@ -76,8 +76,8 @@ def resize(images: jax.Array, box: Box, size: int) -> jax.Array:
 def _weights(start: jax.Array, length: jax.Array, pixels: int, size: int) -> jax.Array:
     """Weight of each pixel of a line in each of the resized window: [size, pixels]."""
     scale = length / size
-    centre = (jnp.arange(size) + 0.5)[:, None] * scale
-    place = jnp.arange(pixels)[None] - start
+    centre = (jnp.arange(size).astype(float) + 0.5)[:, None].astype(scale.dtype) * scale
+    place = jnp.arange(pixels)[None].astype(start.dtype) - start
     distance = jnp.abs(place + 0.5 - centre) / jnp.maximum(scale, 1)
     inside = (place >= 0) & (place < length)
     weights = jnp.where(inside, jnp.maximum(1 - distance, 0), 0)

@@ -347,7 +347,8 @@ def image_task(
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Negative log-likelihood of each row: [rows, classes], [rows] -> [rows]."""
     # Chosen by comparing, because JAX's derivative of a gather scatters into zeros.
-    own = labels[:, None] == jnp.arange(logits.shape[-1])
+    classes = jnp.arange(logits.shape[-1])
+    own = labels[:, None].astype(classes.dtype) == classes
     return -jnp.sum(jnp.where(own, jax.nn.log_softmax(logits), 0), axis=-1)
 
 
@@ -357,10 +358,11 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, 
     Of equal logits the first counts; a row whose logits have no softmax is wrong.
     """
     losses = cross_entropy(logits, labels)
-    right = (jnp.argmax(logits, axis=-1) == labels) & jnp.isfinite(losses)
+    best = jnp.argmax(logits, axis=-1)
+    right = (best == labels.astype(best.dtype)) & jnp.isfinite(losses)
     return {
         "loss": jnp.sum(losses * mask),
-        "accuracy": jnp.sum(right * mask),
+        "accuracy": jnp.sum(right.astype(mask.dtype) * mask),
         "count": mask.sum(),
     }
 

@@ -208,7 +208,8 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
         if kind == "regression":
             return 0.5 * jnp.square(out[:, 0] - batch["targets"]), jnp.zeros(len(out))
         own = jnp.take_along_axis(out, batch["labels"][:, None], axis=1)[:, 0]
-        right = out.argmax(1) == batch["labels"]
+        best = out.argmax(1)
+        right = best == batch["labels"].astype(best.dtype)
         return jax.nn.logsumexp(out, axis=1) - own, right
 
     def loss(params: Any, state: Any, key: jax.Array, batch: Batch):
@@ -223,7 +224,7 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
         mask = batch["mask"]
         sums = {"loss": jnp.sum(each * mask), "count": mask.sum()}
         if kind == "classification":
-            sums["accuracy"] = jnp.sum(right * mask)
+            sums["accuracy"] = jnp.sum(right.astype(mask.dtype) * mask)
         return sums
 
     return init, loss, evaluate

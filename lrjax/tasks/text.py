@@ -212,7 +212,7 @@ def text_task(
             at=at,
             **options,
         )
-        counted = live * batch["mask"][:, None]
+        counted = live.astype(batch["mask"].dtype) * batch["mask"][:, None]
         return cross_entropy(logits, labels) * counted, counted
 
     def loss(params: PyTree, state: PyTree, key: jax.Array, batch: Batch):
@@ -276,14 +276,14 @@ def corrupted(
     """
     count, which, kinds, others = jax.random.split(key, 4)
     eligible = (tokens > UNKNOWN) & (tokens != mask_token)
-    room = slots(len(tokens))
-    wanted = jnp.floor(MASKED * eligible.sum() + jax.random.uniform(count))
+    room, number = slots(len(tokens)), eligible.sum().astype(float)
+    wanted = jnp.floor(MASKED * number + jax.random.uniform(count))
     lots = jnp.where(eligible, jax.random.uniform(which, tokens.shape), -1.0)
     at = jax.lax.top_k(lots, room)[1]
-    live = jnp.arange(room) < jnp.minimum(wanted, eligible.sum())
+    live = jnp.arange(room).astype(float) < jnp.minimum(wanted, number)
     labels = tokens[at]
     kind = jax.random.uniform(kinds, (room,))
-    other = jax.random.randint(others, (room,), 0, vocab_size)
+    other = jax.random.randint(others, (room,), 0, vocab_size).astype(labels.dtype)
     new = jnp.where(
         kind < _TOKEN, mask_token, jnp.where(kind < _TOKEN + _OTHER, other, labels)
     )

@@ -349,3 +349,30 @@ def test_sharded_equals_whole(part):
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.split() == [case.name for case in CASES[part::2]]
+
+
+@every_case_and_flag
+@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", "float32", "float64", "complex64", "complex128"]
+)
+def test_works_where_jax_refuses_to_promote(case, x64, dtype):
+    """As a user of strict promotion has it, by the types of their own parameters."""
+    if not x64 and dtype in ("float64", "complex128"):
+        pytest.skip("there is no such type without x64")
+
+    def once(hparams):
+        transformation = case.build(**hparams)
+        found = update(transformation, params, transformation.init(params), strict_loss)
+        return found, optim.eval_params(found[1], params)
+
+    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+        params = {"w": jnp.ones((3, 5), dtype), "scale": jnp.ones((), dtype)}
+        jax.eval_shape(lambda: once({}))
+        traced = {k: jnp.asarray(v, jnp.float32) for k, v in case.hparams.items()}
+        jax.eval_shape(once, traced)
+
+
+def strict_loss(params):
+    """A loss in float32 whatever the parameters are."""
+    return sum(jnp.sum(jnp.abs(leaf)).astype(jnp.float32) for leaf in params.values())

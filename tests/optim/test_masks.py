@@ -54,9 +54,10 @@ def loss(params):
 
 def step(transformation, params, state, f=loss):
     value, grads = jax.value_and_grad(f)(params)
-    updates, state = optax.with_extra_args_support(transformation).update(
-        grads, state, params, value=value, grad_fn=jax.grad(f), value_fn=f
-    )
+    with jax.numpy_dtype_promotion("standard"):  # Optax takes powers by a count
+        updates, state = optax.with_extra_args_support(transformation).update(
+            grads, state, params, value=value, grad_fn=jax.grad(f), value_fn=f
+        )
     return optax.apply_updates(params, updates), state
 
 

@@ -188,13 +188,15 @@ def run(transformation, init, loss, steps):
     def update(carry, step):
         params, state = carry
         value, grads = jax.value_and_grad(loss)(params, step)
-        updates, state = transformation.update(
-            grads,
-            state,
-            params,
-            value=value,
-            grad_fn=lambda params: jax.grad(loss)(params, step),
-        )
+        # Some of them wrap Optax's Adam, which takes powers by a count.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = transformation.update(
+                grads,
+                state,
+                params,
+                value=value,
+                grad_fn=lambda params: jax.grad(loss)(params, step),
+            )
         params = optax.apply_updates(params, updates)
         rate = optim.effective_learning_rate(state)
         return (params, state), (params, optim.eval_params(state, params), rate)

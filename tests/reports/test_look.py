@@ -379,9 +379,9 @@ def test_a_backend_that_is_not_there_is_of_no_matter(tmp_path):
     """As a notebook hands its own on to what it starts."""
     fabricated.write(tmp_path, ("a",), ("sgd",), 2)
     code = (
-        "import sys; from lrjax import report\n"
-        "report.write([sys.argv[1]], reports.Path(sys.argv[1]) / 'out',"
-        "report.Options(bootstrap=10))"
+        "import sys; from lrjax import reports\n"
+        "reports.write([sys.argv[1]], reports.Path(sys.argv[1]) / 'out',"
+        "reports.Options(bootstrap=10))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lrjax.common import numerics
 from lrjax.core import cut
@@ -42,9 +43,7 @@ def attention(
         return _fused(
             query, key, value, jnp.broadcast_to(mask, (rows, 1, tokens, tokens))
         )
-    return jax.nn.dot_product_attention(
-        query, key, value, mask=mask, implementation="xla"
-    )
+    return _of_jax(query, key, value, mask, "xla")
 
 
 def attention_with_dropout(
@@ -58,7 +57,7 @@ def attention_with_dropout(
 
     Scores and softmax are in float32, or in float64 where the inputs are.
     """
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = np.promote_types(query.dtype, np.float32)
     logits = jnp.einsum("rthd,rshd->rhts", query, key, preferred_element_type=wide)
     logits = logits / query.shape[-1] ** 0.5
     if mask is not None:
@@ -116,9 +115,21 @@ def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
 def _kernel(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    return jax.nn.dot_product_attention(
-        query, key, value, mask=mask, implementation=_FUSED
-    )
+    return _of_jax(query, key, value, mask, _FUSED)
+
+
+def _of_jax(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None,
+    implementation: Any,
+) -> jax.Array:
+    # JAX itself asks for the wider of float32 and the inputs' type.
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, implementation=implementation
+        )
 
 
 def _kernel_gradient(

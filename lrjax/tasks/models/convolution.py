@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import lax
@@ -104,7 +105,7 @@ def _kernel_gradient(images: jax.Array, slopes: jax.Array, size: int) -> jax.Arr
     padded = jnp.pad(padded, ((0, 0), (0, 0), (0, shifts[-1])))
     slopes = jnp.pad(slopes, ((0, 0), (0, 2 * edge), (0, 2 * edge), (0, 0)))
     slopes = slopes.reshape(groups, length, outputs)
-    dtype = jnp.promote_types(images.dtype, jnp.float32)
+    dtype = np.promote_types(images.dtype, np.float32)
 
     def add(total: jax.Array, group: tuple[jax.Array, jax.Array]):
         pixels, slopes = group

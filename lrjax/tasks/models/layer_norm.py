@@ -24,4 +24,6 @@ class LayerNorm(nn.LayerNorm):
             # a sum over all blocks before, as in a ViT, so often that a step took twice
             # as long.
             x = jax.lax.optimization_barrier(x)
-        return super().__call__(x, **options)
+        # Flax asks JAX for the wider of float32 and the input's type.
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(x, **options)

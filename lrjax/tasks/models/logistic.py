@@ -72,6 +72,12 @@ def logits(
     )
 
 
+def _is_label(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether a class is the row's label: [classes, rows]."""
+    classes = jnp.arange(len(scores))[:, None]
+    return classes == labels.astype(classes.dtype)
+
+
 def _summary(
     scores: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -79,8 +85,7 @@ def _summary(
     largest = scores.max(axis=0)
     total = jnp.exp(scores - largest).sum(axis=0)
     if len(scores) <= _FEW_CLASSES:
-        at = jnp.arange(len(scores))[:, None] == labels
-        own = jnp.where(at, scores, 0).sum(axis=0)
+        own = jnp.where(_is_label(scores, labels), scores, 0).sum(axis=0)
     else:
         own = jnp.take_along_axis(scores, labels[None], axis=0, mode="clip")[0]
     return largest, total, jnp.log(total) - (own - largest)
@@ -98,7 +103,7 @@ def _(primals, tangents):
     # zeros, which takes longer than the exponentials.
     scores, labels = primals
     largest, total, losses = _summary(scores, labels)
-    own = jnp.arange(len(scores))[:, None] == labels
+    own = _is_label(scores, labels).astype(scores.dtype)
     slopes = jnp.exp(scores - largest) / total - own
     return losses, (slopes * tangents[0]).sum(axis=0)
 
@@ -151,9 +156,9 @@ def evaluate(
     # As argmax, whose reduction of pairs XLA does not vectorise on a CPU.
     classes = jnp.arange(len(scores))[:, None]
     first = jnp.where(scores == largest, classes, len(scores)).min(axis=0)
-    right = (first == labels) & jnp.isfinite(total)
+    right = (first == labels.astype(first.dtype)) & jnp.isfinite(total)
     return {
         "loss": jnp.sum(losses * mask),
-        "accuracy": jnp.sum(right * mask),
+        "accuracy": jnp.sum(right.astype(mask.dtype) * mask),
         "count": mask.sum(),
     }

@@ -213,7 +213,7 @@ def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
     Returns:
       [rows, tokens, vocab_size].
     """
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = np.promote_types(x.dtype, np.float32)
     table = words.astype(x.dtype)
     # Rows and tokens as one axis, as in `_dense`.
     flat = x.reshape(-1, x.shape[-1])
