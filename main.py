@@ -30,6 +30,8 @@ from absl import flags, logging
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from lrjax.launch import LAUNCHERS
+
 
 class _ConfigFile(ConfigFileFlagParser):
     """Runs a config file; unfreezes its config, so that flags can override fields."""
@@ -75,12 +77,13 @@ _DATA_DIR = flags.DEFINE_string(
     "Directory with data files, searched before the cache and the network. "
     "Default: $LRJAX_DATA_DIR.",
 )
+_OFFERED = {name: known.trains for name, known in LAUNCHERS.items() if known.trains}
 _LAUNCHER = flags.DEFINE_enum(
     "launcher",
     "local",
-    ["local", "dask"],
-    "Where --mode=train, tune and select train: in this process, or on the workers of "
-    "the Dask cluster set by --config.cluster (docs/cluster.md).",
+    list(_OFFERED),
+    "Where --mode=train, tune and select train. "
+    + " ".join(f"{name}: {trains}." for name, trains in _OFFERED.items()),
 )
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic",
@@ -122,8 +125,10 @@ def main(argv: list[str]) -> None:
         return
     if _MULTIHOST.value and _MODE.value != "train":
         raise UsageError(f"--multihost is for --mode=train, not {_MODE.value}")
-    if _MULTIHOST.value and _LAUNCHER.value == "dask":
-        raise UsageError("--multihost and --launcher=dask: choose one of them")
+    if _MULTIHOST.value and _LAUNCHER.value != "local":
+        raise UsageError(
+            f"--multihost and --launcher={_LAUNCHER.value}: choose one of them"
+        )
     if _DETERMINISTIC.value:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])

@@ -16,19 +16,18 @@ from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
 from lrjax import config_page, results
+from lrjax import launch as launch_lib
 from lrjax import reports as report_lib
 from lrjax.core import UsageError, cut
 from lrjax.hpo import race as race_lib
 from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
+from lrjax.launch import estimate as plan_lib
 from lrjax.launch import (
-    dask_client,
     experiment,
     hosts,
-    local,
     startup,
 )
-from lrjax.launch import estimate as plan_lib
 from lrjax.methods import METHODS, state_size
 
 _LONGEST = 400  # characters of an error's message; it may quote a value of any length
@@ -44,13 +43,6 @@ def make_deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {options}".strip()
 
 
-LAUNCHERS = {
-    "local": local.launch,
-    "dask": dask_client.launch,
-    "hosts": hosts.launch,
-}
-
-
 def run(
     mode: str,
     launcher: str,
@@ -63,7 +55,7 @@ def run(
 
     Args:
       mode: 'train', 'plan', 'tune' or 'select'.
-      launcher: a name of `LAUNCHERS`.
+      launcher: a name of `lrjax.launch.LAUNCHERS`.
       config: the config, with the overrides of the command line applied.
       workdir: directory of the result tables.
       data_dir: directory searched first for data files.
@@ -81,13 +73,14 @@ def run(
     _check_sharding(settings, mode, launcher)
     if launcher == "hosts":
         hosts.start()
-    if (mode, launcher) != ("train", "dask"):  # there only workers start JAX
+    remote = launch_lib.LAUNCHERS[launcher].remote
+    if mode != "train" or not remote:  # then only workers start JAX
         startup.prepare(settings)
     if mode == "plan":
-        workers = settings.cluster.workers if launcher == "dask" else None
+        workers = settings.cluster.workers if remote else None
         print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
         return
-    launch, figures = LAUNCHERS[launcher], []
+    launch, figures = launch_lib.find(launcher), []
     if mode == "select":
         answers = race_lib.run(settings, workdir, data_dir, overrides, launch)
         _print_answers(answers, workdir)

@@ -29,12 +29,13 @@ from lrjax.core import (
     shown,
     unknown,
 )
+from lrjax.hpo.tuners import PLAIN
 from lrjax.identity import dtype_of, plain
 from lrjax.methods import METHODS
 from lrjax.tasks.options import Text
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
-TUNERS = ("smac", "random", "grid", "asha")
+TUNERS = ("smac", *PLAIN)
 UNITS = ("epochs", "steps")
 FIDELITIES = ("truncate", "rescale")
 SCALES = ("log", "linear", "integer")
@@ -154,7 +155,9 @@ class Tune:
     """Settings of `--mode=tune`."""
 
     tuner: str = field(
-        "smac", fields.one_of(TUNERS), "Tuner: smac, random, grid or asha."
+        "smac",
+        fields.one_of(TUNERS),
+        f"Tuner: {', '.join(TUNERS[:-1])} or {TUNERS[-1]}.",
     )
     trials: int = field(50, _trials, "Trials of each tuning.")
     min_budget: int | None = field(

@@ -255,9 +255,8 @@ def test_every_mode_on(family, tmp_path, monkeypatch, subtests):
     micro, tiny = "bookwiki/roberta_micro", text.RECIPES["bookwiki/roberta_tiny"]
     small = {"hidden_size": 16, "num_layers": 1, "intermediate_size": 32}
     monkeypatch.setitem(text.RECIPES, micro, dataclasses.replace(tiny, **small))
-    factory = tasks.Factory(functools.partial(text.make, micro))
-    for factories in (text.FACTORIES, tasks.TASKS):
-        monkeypatch.setitem(factories, micro, factory)
+    factory = tasks.Factory(functools.partial(text.make, micro), network=True)
+    monkeypatch.setitem(tasks.TASKS, micro, factory)
     miniature, data = MINIATURES[family], tmp_path / "data"
     data.mkdir()
     asked = flags_of(miniature, data)

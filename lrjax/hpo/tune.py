@@ -400,8 +400,7 @@ def make_tuner(target: Target, workdir: Path) -> tuners.Tuner:
             name = f"{name[:60]}-{identity.digest(words)}"
         wanted = smac.full_length(target.problem) if target.full_length else 0
         return smac.Smac(target.problem, workdir / "smac" / name, wanted)
-    plain = {"random": tuners.Random, "grid": tuners.Grid, "asha": tuners.Asha}
-    return plain[target.tuner](target.problem)
+    return tuners.PLAIN[target.tuner](target.problem)
 
 
 def _known(

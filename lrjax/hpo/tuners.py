@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -229,3 +229,11 @@ class Asha:
             Stage(round(count * scale), budget, budget - was)
             for count, budget, was in zip(counts, self._budgets, before, strict=False)
         ]
+
+
+# Tuners by name for `config.tune.tuner`; SMAC, which needs a folder too, is apart.
+PLAIN: dict[str, Callable[[Problem], Tuner]] = {
+    "random": Random,
+    "grid": Grid,
+    "asha": Asha,
+}

@@ -132,7 +132,7 @@ def trains_network(name: str) -> bool:
     `lrjax.engine.strategy` looks at its loss. False for files, synthetic tasks and
     users' own tasks.
     """
-    return name in images.FACTORIES or name in text.FACTORIES
+    return name in TASKS and TASKS[name].network
 
 
 def fingerprint(task: Task) -> str:

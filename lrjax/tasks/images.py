@@ -380,10 +380,10 @@ def _factory(name: str) -> Factory:
     """The factory of a task of `RECIPES`."""
     supports = frozenset(OPTIONAL)
     lacking = set() if RECIPES[name].has_blocks else {"remat"}
-    return Factory(functools.partial(make, name), supports - lacking)
+    return Factory(functools.partial(make, name), supports - lacking, network=True)
 
 
 FACTORIES = {
     **{name: _factory(name) for name in RECIPES},
-    "digits/wrn": Factory(make_digits, frozenset(OPTIONAL)),
+    "digits/wrn": Factory(make_digits, frozenset(OPTIONAL), network=True),
 }

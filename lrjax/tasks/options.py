@@ -87,10 +87,12 @@ class Factory:
     Attributes:
       make: function from options to the task.
       supports: the options among `OPTIONAL` that the task supports.
+      network: whether the task trains a network on images or text.
     """
 
     make: Callable[[TaskOptions], Task]
     supports: frozenset[str] = frozenset()
+    network: bool = False
 
     def __call__(self, name: str, options: TaskOptions) -> Task:
         """Makes the task.

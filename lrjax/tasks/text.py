@@ -302,5 +302,6 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 _SUPPORTS = frozenset({"remat", "stream"})
 FACTORIES = {
-    name: Factory(functools.partial(make, name), _SUPPORTS) for name in RECIPES
+    name: Factory(functools.partial(make, name), _SUPPORTS, network=True)
+    for name in RECIPES
 }
