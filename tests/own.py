@@ -88,7 +88,8 @@ class Pooled(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False, mask=None):
-        x = nn.avg_pool(x, (2, 2), (2, 2))
+        with jax.numpy_dtype_promotion("standard"):  # Flax divides by a whole number
+            x = nn.avg_pool(x, (2, 2), (2, 2))
         return nn.Dense(CLASSES)(nn.max_pool(x, (2, 2), (2, 2)).reshape(len(x), -1))
 
 

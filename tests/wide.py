@@ -35,7 +35,9 @@ def task(streamed=False):
 
     def evaluate(params, state, batch):
         each = errors(params, hidden(params, batch), state["mean"], batch)
-        bins = jnp.stack([each <= 1, each > 1]) @ batch["mask"]  # sums may be arrays
+        bins = (
+            jnp.stack([each <= 1, each > 1]).astype(float) @ batch["mask"]
+        )  # sums may be arrays
         loss = (each * batch["mask"]).sum()
         return {"loss": loss, "bins": bins, "count": batch["mask"].sum()}
 

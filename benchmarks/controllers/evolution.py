@@ -57,6 +57,7 @@ def shaped(fitness: jax.Array) -> jax.Array:
     """
     below = (fitness[:, None] > fitness[None, :]).sum(1)
     equal = (fitness[:, None] == fitness[None, :]).sum(1)
+    below, equal = below.astype(fitness.dtype), equal.astype(fitness.dtype)
     return (below + (equal - 1) / 2) / max(len(fitness) - 1, 1) - 0.5
 
 

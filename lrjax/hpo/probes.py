@@ -111,7 +111,8 @@ def _probe(
         ratio = loss(ended, first) / jnp.maximum(start, 1e-30)
         return jnp.clip(jnp.nan_to_num(ratio, nan=10.0, posinf=10.0), 0, 10)
 
-    for rate in RATES:
-        found[f"adam_{rate:g}"] = after(optax.adam(rate))
-        found[f"sgd_{10 * rate:g}"] = after(optax.sgd(10 * rate))
+    with jax.numpy_dtype_promotion("standard"):  # Optax takes powers by a count
+        for rate in RATES:
+            found[f"adam_{rate:g}"] = after(optax.adam(rate))
+            found[f"sgd_{10 * rate:g}"] = after(optax.sgd(10 * rate))
     return found

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrjax.optim import base, bounds
+from lrjax.optim.leaves import joint_type
 
 
 class CooldownState(NamedTuple):
@@ -77,9 +78,10 @@ def cooldown(
 
     def update(updates, state, params=None, **extra_args):
         updates, new = inner.update(updates, state.inner, params, **extra_args)
-        left = start + steps - state.count
+        dtype = joint_type(start, steps, float)  # Python's numbers take an array's type
+        left = start + steps - state.count.astype(dtype)
         factor = jnp.clip(left / jnp.maximum(steps, 1), 0, 1)
-        updates = jax.tree.map(lambda u: (factor * u).astype(u.dtype), updates)
+        updates = jax.tree.map(lambda u: factor.astype(u.dtype) * u, updates)
         return updates, CooldownState(state.count + 1, new)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -251,7 +251,12 @@ def _parts_of(stem: str) -> list[str]:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a .npz file, without names of classes and files."""
-    with data.reading(path), np.load(path, allow_pickle=False) as file:
+    # A handle of our own: np.load leaves its own open if the archive is damaged.
+    with (
+        data.reading(path),
+        open(path, "rb") as content,
+        np.load(content, allow_pickle=False) as file,
+    ):
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise DataError(f"{path}: not an archive of arrays")
         wanted = set(file.files) - {"class_names", "file_names"}

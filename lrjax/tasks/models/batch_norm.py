@@ -49,7 +49,8 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
         if train:
             pixels = x.size // x.shape[-1] // x.shape[0]
-            count = x.shape[0] * pixels if mask is None else mask.sum() * pixels
+            rows = x.shape[0] if mask is None else mask.astype(dtype).sum()
+            count = rows * pixels
             batch_mean, batch_var = moments(x, mask, count, dtype)
             if not self.is_initializing():
                 unbiased = batch_var * (count / jnp.maximum(count - 1, 1))
