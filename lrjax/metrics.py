@@ -324,8 +324,8 @@ def balanced_accuracy(sums: str = "confusion") -> Metric:
     def value(totals: Sums) -> jax.Array:
         counts = totals[sums]
         rows = counts.sum(1)
-        each = jnp.diagonal(counts) / jnp.maximum(rows, 1)
-        return each.sum() / (rows > 0).sum().astype(each.dtype)
+        recalls = jnp.diagonal(counts) / jnp.maximum(rows, 1)
+        return recalls.sum() / (rows > 0).sum().astype(recalls.dtype)
 
     return Metric("balanced_accuracy", value, True, "%", 1, 0.0, 1.0)
 
