@@ -85,7 +85,7 @@ def test_imports_run_one_way(path):
 
 
 @pytest.mark.parametrize(
-    "path", (PACKAGE / "engine").glob("*.py"), ids=lambda p: p.name
+    "path", sorted((PACKAGE / "engine").glob("*.py")), ids=lambda p: p.name
 )
 def test_the_engine_knows_no_disk(path):
     assert not imported(ast.parse(path.read_text())) & NO_DISK
