@@ -13,7 +13,7 @@ import pandas as pd
 from lrjax.core import counted
 from lrjax.reports import drawing
 from lrjax.reports.drawing import Picture
-from lrjax.reports.look import Look
+from lrjax.reports.palette import Palette
 
 _MOST_ROWS = 150
 # Pixels for a point of a figure: where there is room, and at least; and how many pixels
@@ -49,7 +49,7 @@ def render(
     findings: Sequence[tuple[str, str]],
     sections: Sequence[Section],
     notes: Sequence[tuple[str, str]],
-    look: Look,
+    palette: Palette,
 ) -> str:
     """The page.
 
@@ -58,7 +58,7 @@ def render(
       findings: (word, sentence) pairs that the page opens with.
       sections: in order.
       notes: (heading, text) pairs at the end.
-      look: of the entries in the figures.
+      palette: of the entries in the figures.
     """
     parts = [
         "<!DOCTYPE html>",
@@ -75,7 +75,7 @@ def render(
         f"{{:root{{{drawing.variables(dark=True)}}}}}",
         f"{_STYLE}</style></head><body>",
         f"<header><h1>{_text(title)}</h1></header>",
-        _chips(look),
+        _chips(palette),
         "<main>",
         '<section id="findings"><h2>Findings</h2><dl>',
         *(f"<dt>{_text(w)}</dt><dd>{_text(s)}</dd>" for w, s in findings),
@@ -93,14 +93,14 @@ def render(
     return "\n".join(part for part in parts if part) + "\n"
 
 
-def _chips(look: Look) -> str:
+def _chips(palette: Palette) -> str:
     """Buttons that hide and show an entry in all figures."""
-    if not look.entries:
+    if not palette.entries:
         return ""
     chips = "".join(
-        f'<button type="button" aria-pressed="true" data-entry="{look.number(e)}">'
-        f"{drawing.swatch(drawing.key(look, e))}<span>{_text(e)}</span></button>"
-        for e in look.entries
+        f'<button type="button" aria-pressed="true" data-entry="{palette.number(e)}">'
+        f"{drawing.swatch(drawing.key(palette, e))}<span>{_text(e)}</span></button>"
+        for e in palette.entries
     )
     return (
         '<div id="chips" aria-label="Entries: press to hide or show">'

@@ -8,9 +8,9 @@ import pandas as pd
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, shown
 from lrjax.reports import figures
-from lrjax.reports.desk import Desk
 from lrjax.reports.page import Section
 from lrjax.reports.study import Study
+from lrjax.reports.writer import ReportWriter
 
 _NAMES = ("task", "method", "metric")
 
@@ -105,11 +105,13 @@ def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def section(study: Study, desk: Desk, table: pd.DataFrame, count: int) -> Section:
+def section(
+    study: Study, writer: ReportWriter, table: pd.DataFrame, count: int
+) -> Section:
     """Our means beside published ones.
 
     Args:
-      study, desk: as for all analyses.
+      study, writer: as for all analyses.
       table: as from `match`.
       count: how many values were published.
     """
@@ -124,11 +126,11 @@ def section(study: Study, desk: Desk, table: pd.DataFrame, count: int) -> Sectio
         "Each point a method: published mean against ours, with standard errors; on "
         "the line they agree. errors_apart is the difference over both errors together."
     )
-    return desk.section(
+    return writer.section(
         "compared",
         "Beside published results",
         says,
         reads,
         table,
-        figures.compared(desk.plt, study.look, table.dropna(subset=["ours"])),
+        figures.compared(writer.plt, study.palette, table.dropna(subset=["ours"])),
     )

@@ -14,7 +14,7 @@ from lrjax.analysis.scores import metric_label
 from lrjax.core import METRICS, Metric, counted
 from lrjax.reports import drawing
 from lrjax.reports.drawing import FAINT, INK, PAPER
-from lrjax.reports.look import STYLES, Look
+from lrjax.reports.palette import STYLES, Palette
 
 Drawn = tuple[Any, list[Any]]
 _PARTS = ("train", "valid")  # of the data, that a tuning can go by
@@ -121,12 +121,12 @@ def _varied(settings: pd.Series) -> str:
     return "learning_rate" if "learning_rate" in varied else (varied or numbers)[0]
 
 
-def incumbents(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
+def incumbents(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     """Best value so far against what tuning has cost, a panel per task and measure.
 
     Args:
       plt: Matplotlib.
-      look: of methods.
+      palette: of methods.
       table: as from `trajectories`.
     """
     groups = list(table.groupby(["task", "tuned_by"]))
@@ -134,36 +134,36 @@ def incumbents(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
     for i, (axis, ((task, column), here)) in enumerate(zip(axes, groups, strict=True)):
         axis.set_yscale(_scale(here))
         for (method, _), part in here.groupby(["method", "tuning"]):
-            colour = look.colour(str(method))
+            colour = palette.colour(str(method))
             axis.plot(part["spent"], part["value"], ".", color=colour, ms=3, alpha=0.4)
             _crosses(axis, part["spent"], part["value"], colour)
             drawing.line(
                 axis,
                 i,
-                look,
+                palette,
                 str(method),
                 part["spent"],
                 part["best"],
                 drawstyle="steps-post",
             )
-            _star(axis, i, look, str(method), part, "spent")
-        axis.set(title=look.brief(task), xlabel="tuning cost (full runs)")
+            _star(axis, i, palette, str(method), part, "spent")
+        axis.set(title=palette.brief(task), xlabel="tuning cost (full runs)")
         axis.set_ylabel(said(column))
         axis.set_xlim(0, 1.03 * here["spent"].max())
         drawing.log_ticks(axis.yaxis)
-    entries = sorted(set(table["method"]), key=look.number)
-    drawing.legend(figure, look, entries)
+    entries = sorted(set(table["method"]), key=palette.number)
+    drawing.legend(figure, palette, entries)
     return figure, axes
 
 
-def costs(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
+def costs(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     """Every value over the hyperparameter that was tuned.
 
     A panel per task, method and measure.
 
     Args:
       plt: Matplotlib.
-      look: of methods.
+      palette: of methods.
       table: as from `trajectories`, with `unit` and `hparams`.
     """
     from matplotlib.lines import Line2D
@@ -175,18 +175,20 @@ def costs(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
     figure, axes = drawing.panels(plt, len(groups))
     for i, (axis, (key, part)) in enumerate(zip(axes, groups, strict=True)):
         task, method, column = key
-        colour = look.colour(method)
+        colour = palette.colour(method)
         for budget, trials in part.groupby("budget"):
             shade = strong[budget]
             dots = {"color": colour, "alpha": shade, "ms": 2 + 3 * shade, "mew": 0}
             axis.plot(trials["at"], trials["value"], "o", **dots)
         _crosses(axis, part["at"], part["value"], colour)
         for _, tuning in part.groupby("tuning"):
-            _star(axis, i, look, method, tuning, "at")
+            _star(axis, i, palette, method, tuning, "at")
         low, high = part["at"].min(), part["at"].max()
         if low > 0 and high > 30 * low:
             axis.set_xscale("log")
-        axis.set(title=look.brief(task), xlabel=f"{part['varied'].iloc[0]} ({method})")
+        axis.set(
+            title=palette.brief(task), xlabel=f"{part['varied'].iloc[0]} ({method})"
+        )
         axis.set_ylabel(said(column))
         axis.set_yscale(_scale(part))
         drawing.log_ticks(axis.xaxis)
@@ -210,15 +212,15 @@ def _scale(trials: pd.DataFrame) -> str:
 
 
 def _star(
-    axis: Any, place: int, look: Look, method: str, trials: pd.DataFrame, x: str
+    axis: Any, place: int, palette: Palette, method: str, trials: pd.DataFrame, x: str
 ) -> None:
     """Marks a tuning's best trial at its full budget."""
     full = trials.loc[trials["whole"], "cost"].dropna()
     if len(full):
         best = trials.loc[full.idxmin()]
-        drawn = {"color": look.colour(method), "zorder": 5, "clip_on": False}
+        drawn = {"color": palette.colour(method), "zorder": 5, "clip_on": False}
         (star,) = axis.plot(best[x], best["value"], **_STAR | drawn)
-        drawing.mark(star, place, "point", look.number(method))
+        drawing.mark(star, place, "point", palette.number(method))
 
 
 def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
@@ -246,15 +248,15 @@ def races(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
     # Contenders are no entries of a page: nothing is shown under the mouse.
     figure, axes = drawing.panels(plt, len(answers), 3.6, 2.6, columns=1)
     labels = {each["label"] for answer in answers for each in answer["judged"]}
-    look = Look(tuple(sorted(labels)), tasks=tuple(a["task"] for a in answers))
+    palette = Palette(tuple(sorted(labels)), tasks=tuple(a["task"] for a in answers))
     for axis, answer in zip(axes, answers, strict=True):
-        _race(axis, look, answer)
-        axis.set_title(look.brief(answer["task"]))
+        _race(axis, palette, answer)
+        axis.set_title(palette.brief(answer["task"]))
     figure.set_figwidth(figure.get_figwidth() + 2.6)  # the legends' room
     return figure, []
 
 
-def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
+def _race(axis: Any, palette: Palette, answer: Mapping[str, Any]) -> None:
     sign, winner = answer["better"], answer["winner"]
     lines: dict[str, list[tuple[int, float]]] = {}
     for each in answer["judged"]:
@@ -274,21 +276,25 @@ def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
         axis.plot(*zip(*lines[label], strict=True), ".-", color=FAINT, lw=0.8, ms=4)
     for depth, label in enumerate(named):
         x, y = zip(*lines[label], strict=True)
-        drawn = {"color": look.colour(label), "linestyle": look.style(label)}
+        drawn = {"color": palette.colour(label), "linestyle": palette.style(label)}
         # Dashes over whole lines, signs beside each other: nobody hides another.
-        drawn |= {"zorder": 2 + 0.1 * STYLES.index(look.style(label))}
+        drawn |= {"zorder": 2 + 0.1 * STYLES.index(palette.style(label))}
         axis.plot(x, y, linewidth=2.4 if label == winner else 1.4, **drawn)
         places = drawing.signs_at(axis, x, y, (depth + 0.5) / len(named))
         size = 4 + 0.8 * depth * (len(x) == 1)  # on one rung there is no beside
         signs = {"linestyle": "none", "markersize": size, "zorder": 2.9 - 0.01 * depth}
-        axis.plot(*places, **signs | look.sign(label))
+        axis.plot(*places, **signs | palette.sign(label))
         if label == winner:
-            star = _STAR | {"color": look.colour(label), "zorder": 5, "clip_on": False}
+            star = _STAR | {
+                "color": palette.colour(label),
+                "zorder": 5,
+                "clip_on": False,
+            }
             axis.plot(x[-1], y[-1], **star)
     for label in named:
         won = {"marker": "*", "markersize": 9} if label == winner else {}
-        handles.append(drawing.key(look, label, **won))
-        names.append(look.brief(label) + (" (winner)" if label == winner else ""))
+        handles.append(drawing.key(palette, label, **won))
+        names.append(palette.brief(label) + (" (winner)" if label == winner else ""))
     if others:
         handles += axis.plot([], [], ".-", color=FAINT, linewidth=0.8)
         names.append(counted(len(others), "other"))

@@ -19,8 +19,8 @@ from lrjax.core import (
     shown,
 )
 from lrjax.reports import searches
-from lrjax.reports.desk import Desk
 from lrjax.reports.page import Section
+from lrjax.reports.writer import ReportWriter
 
 ANSWER, FIGURES = "selection.json", ("png", "svg")  # the answers, drawn as selection.*
 _NUMBERS = ("score", "cost", "budget")
@@ -120,7 +120,7 @@ def sentence(answer: Mapping[str, Any]) -> str:
     return f"{found}, for {answer['cost']:.1f} full runs"
 
 
-def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
+def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Section:
     """Winners with what selecting them has cost, and how contenders fell away."""
     table = pd.DataFrame(
         {
@@ -149,13 +149,13 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
         "little. The interval is of the mean over seeds, and the probability that the "
         "runner-up is better comes from paired differences."
     )
-    return desk.section(
+    return writer.section(
         "selection",
         "Selection",
         "; ".join(map(sentence, answers)) + ".",
         reads,
         table,
-        draw(desk.plt, answers),
+        draw(writer.plt, answers),
     )
 
 

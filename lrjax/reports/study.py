@@ -22,7 +22,7 @@ from lrjax.core import (
     unknown,
 )
 from lrjax.reports import searches
-from lrjax.reports.look import Look
+from lrjax.reports.palette import Palette
 from lrjax.tables import record
 
 FORMATS = ("csv", "parquet", "tensorboard")
@@ -81,7 +81,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """All that the analyses look at.
+    """All that the analyses palette at.
 
     Attributes:
       options: the user's.
@@ -96,7 +96,7 @@ class Study:
       baseline: an entry of the comparison.
       trials: of tuning, as from `searches.trajectories`, empty without.
       tuning: entry -> what choosing its setting cost, in full runs, mean over tasks.
-      look: of the entries shown, best first.
+      palette: of the entries shown, best first.
     """
 
     options: Options
@@ -111,7 +111,7 @@ class Study:
     baseline: str
     trials: pd.DataFrame
     tuning: pd.Series
-    look: Look
+    palette: Palette
 
     @property
     def tasks(self) -> list[str]:
@@ -139,10 +139,10 @@ class Study:
         In the metric's unit, of percentages in points. NaN where half of the runs
         diverged, since the mean of the others says little, or none is there.
         """
-        table = self.per_task[self.per_task["entry"].isin(self.look.entries)]
+        table = self.per_task[self.per_task["entry"].isin(self.palette.entries)]
         table = table[2 * table["diverged"] < table["runs"]]
         means = table.pivot(index="entry", columns="task", values="mean")
-        means = means.reindex(index=self.look.entries, columns=self.tasks)
+        means = means.reindex(index=self.palette.entries, columns=self.tasks)
         metrics = self.metrics.map(self.metric)
         scores = means * metrics.map(lambda m: m.sign * m.factor)
         return scores.max() - scores
@@ -241,7 +241,7 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
     others = sorted(set(shown) - set(overall.index))
     entries = (*overall.index, *others)
     tasks = tuple(sorted(map(str, judged["task"].unique())))
-    look = Look(entries, _aliases(judged, entries), tasks)
+    palette = Palette(entries, _aliases(judged, entries), tasks)
     per_task = stats.per_task(judged, options.bootstrap, known)
     joined = curves_lib.join(runs, rows)
     trials = _read_trials(workdirs, set(judged["method"]))
@@ -259,7 +259,7 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
         baseline=_baseline(options.baseline, overall, runs),
         trials=trials,
         tuning=_tuning_cost(judged, runs, trials),
-        look=look,
+        palette=palette,
     )
 
 

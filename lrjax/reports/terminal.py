@@ -24,7 +24,7 @@ from lrjax.reports import (
     searches,
     selected,
 )
-from lrjax.reports.look import Look, shorten
+from lrjax.reports.palette import Palette, shorten
 
 _TASKS_PER_TABLE = 3
 _WIDTH = 120  # columns of a table, if more than one task is in it
@@ -157,7 +157,7 @@ def learning_curves(
     ranks = stats.mean_ranks(judged)
     others = sorted(set(judged["entry"]) - set(ranks.index))
     tasks = tuple(map(str, judged["task"].unique()))
-    look = Look((*map(str, ranks.index), *others), tasks=tasks)
+    palette = Palette((*map(str, ranks.index), *others), tasks=tasks)
     bands = {
         task: {
             column: curves_lib.bands(rows[rows["task"] == task], column)
@@ -167,7 +167,7 @@ def learning_curves(
     }
     path = Path(path)
     with drawing.style() as plt:
-        figure = figures.losses_and_rates(plt, look, bands, known)
+        figure = figures.losses_and_rates(plt, palette, bands, known)
         drawing.write(figure, path.parent, path.stem, [path.suffix[1:]])
 
 
@@ -193,12 +193,12 @@ def tuning(
         return []
     table = searches.trajectories(searches.told(rows, metrics))
     named = {name: tuple(sorted(set(table[name]))) for name in ("method", "task")}
-    look = Look(named["method"], tasks=named["task"])
+    palette = Palette(named["method"], tasks=named["task"])
     drawings = {"incumbent": searches.incumbents, "costs": searches.costs}
     files = []
     with drawing.style() as plt, _writing(folder):
         for name, draw in drawings.items():
-            figure, _ = draw(plt, look, table)
+            figure, _ = draw(plt, palette, table)
             files += drawing.write(figure, folder, name, ["png"])
     return files
 

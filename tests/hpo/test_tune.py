@@ -20,7 +20,7 @@ from lrjax.hpo import targets, trials, tune
 from lrjax.launch import blocks, local, units
 from lrjax.methods import METHODS
 from lrjax.reports import drawing, searches
-from lrjax.reports.look import Look
+from lrjax.reports.palette import Palette
 from lrjax.tasks import TASKS
 
 
@@ -198,7 +198,7 @@ def test_a_metric_that_rises_is_told_as_a_cost_and_shown_as_it_is(tmp_path, caps
     assert table["best"].iloc[-1] == table["value"].max() == best
     assert table["best"].is_monotonic_increasing
     with drawing.style() as plt:
-        looked = Look(("random:adam",))
+        looked = Palette(("random:adam",))
         for draw in (searches.incumbents, searches.costs):
             _, (axis, *_) = draw(plt, looked, table)
             assert axis.get_ylabel() == "validation accuracy"
