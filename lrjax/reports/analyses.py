@@ -1,8 +1,8 @@
 """The analyses of a report, each a figure, a table and a sentence.
 
-An analysis is a function of a `Study` and a `ReportWriter`. It returns a `Section` of the
-page, or None if the tables have nothing for it. `ANALYSES` lists them in the order of the
-page.
+An analysis is a function of a `Study` and a `ReportWriter`. It returns a `Section` of
+the page, or None if the tables have nothing for it. `ANALYSES` lists them in the order
+of the page.
 """
 
 from __future__ import annotations
@@ -622,7 +622,7 @@ def _tuning(study: Study, writer: ReportWriter) -> Section | None:
     palette = dataclasses.replace(study.palette, entries=entries)
     last = table.groupby("tuning").tail(1).dropna(subset=["best"])
     says = "; ".join(
-        f"{row.method} on {row.task}: best {searches.said(row.tuned_by)} "
+        f"{row.method} on {row.task}: best {searches.cost_label(row.tuned_by)} "
         f"{row.best:.4g} after {counted(row.spent, 'full run', form='.3g')}"
         for row in last.itertuples()
     )

@@ -1,8 +1,8 @@
 """The figures of a report: tables in, Matplotlib figures out.
 
-Every function takes `plt` (from `drawing.style`), the `Palette` that gives entries their
-colours, and tables of `stats`, `portfolio` and `curves`. It returns the figure and the
-axes whose values a page shows under the mouse.
+Every function takes `plt` (from `drawing.style`), the `Palette` of the entries, and
+tables of `stats`, `portfolio` and `curves`. It returns the figure and the axes that
+show values under the mouse.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lrjax.reports.drawing import (
 from lrjax.reports.palette import COLOURS, Palette
 
 Drawn = tuple[Any, list[Any]]
-_TINT = 0.5  # the strongest colour of a cell
+_TINT = 0.5  # opacity of the strongest colour of a cell
 
 
 def overview(plt: Any, palette: Palette, overall: pd.DataFrame) -> Drawn:
@@ -46,7 +46,7 @@ def overview(plt: Any, palette: Palette, overall: pd.DataFrame) -> Drawn:
         axis.grid(axis="y", visible=False)
     axes[0].set(title="Mean rank", xlabel="mean rank (1 is best)")
     axes[1].set(title="Normalised score", xlabel="IQM of normalised score (1 is best)")
-    for axis in axes:  # each alone is read, too
+    for axis in axes:  # a page may show them below each other
         axis.set_yticks(range(len(entries)), map(palette.brief, entries))
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.set_ylim(len(entries) - 0.4, -0.6)
@@ -66,10 +66,10 @@ def cells(
     Args:
       plt: Matplotlib.
       palette: of the names.
-      shade: how strong the colours are, from 0 to 1, NaN for an empty cell.
-      text: what stands in the cells; its index and columns name rows and columns.
-      two_sided: whether 0.5 is neutral, and what lies below has another colour.
-      apart: how many of the last columns stand apart.
+      shade: [rows, columns], strength of the colours from 0 to 1; NaN for grey.
+      text: [rows, columns], texts of the cells; index and columns are the names.
+      two_sided: whether 0.5 is neutral, and lower values have another colour.
+      apart: number of last columns with a gap before them.
     """
     from matplotlib.patches import Rectangle
 
@@ -77,13 +77,13 @@ def cells(
     text = text.rename(index=palette.brief, columns=palette.brief)
     longest = max(max(len(name) for name in text.index), 8)
     widest = max(max(len(str(t)) for t in text.to_numpy().ravel()), 5)
-    # Names of columns rise to the right.
+    # Names of columns are rotated, rising to the right.
     tallest = max(max(len(name) for name in text.columns), 14)
     cell = max(0.54, 0.075 * widest + 0.12)
     width = columns * cell + 0.075 * longest + 0.8
     names = reversed(list(text.columns))
-    beyond = (0.06 * (len(name) - 10) - cell * i for i, name in enumerate(names))
-    width += max(0, *beyond)  # how far a name reaches to the right of the cells
+    overhang = (0.06 * (len(name) - 10) - cell * i for i, name in enumerate(names))
+    width += max(0, *overhang)  # of names to the right of the cells
     figure, axis = plt.subplots(figsize=(width, 0.27 * rows + 0.65 + 0.05 * tallest))
     above, below, *_ = COLOURS
     for y in range(rows):
@@ -92,8 +92,8 @@ def cells(
             left = x + 0.12 * (x >= columns - apart)
             if two_sided:
                 value = 2 * value - 1
-            # A tint: whatever lies behind, white or dark, shows through, and the text
-            # can be read on all of them.
+            # A tint shows a white or dark background through, so that the text on it
+            # can be read on both.
             colour, alpha = (
                 (above, _TINT * value) if value > 0 else (below, -_TINT * value)
             )
@@ -125,7 +125,7 @@ def cells(
 
 
 def _on_log_axis(metric: Metric, values: Any) -> bool:
-    """Whether a metric is drawn on a log axis: costs are, where all are above 0."""
+    """Whether a metric has a log axis: lower is better and all values are positive."""
     values = np.asarray(values, float)
     return not metric.higher_is_better and not (values <= 0).any()
 
@@ -149,8 +149,8 @@ def scores(
         part = runs[runs["task"] == task]
         means = table[table["task"] == task].set_index("entry")
         for y, entry in enumerate(entries):
-            mine = part[part["entry"] == entry]
-            values = mine["value"].dropna().sort_values().to_numpy()
+            of_entry = part[part["entry"] == entry]
+            values = of_entry["value"].dropna().sort_values().to_numpy()
             colour = palette.colour(entry)
             (dots,) = axis.plot(
                 values,
@@ -168,7 +168,7 @@ def scores(
                     [row["iqm_low"], row["iqm_high"]], [y, y], color=colour, linewidth=2
                 )
                 axis.plot(row["iqm"], y, "|", color=colour, markersize=9, mew=2)
-            lost = int(mine["value"].isna().sum())
+            lost = int(of_entry["value"].isna().sum())
             if lost:
                 axis.text(
                     0.99,
@@ -183,7 +183,7 @@ def scores(
         metric = str(part["metric"].iloc[0])
         if _on_log_axis(metric_of(metric, known), part["value"]):
             axis.set_xscale("log")
-        if part["value"].isna().any():  # room for what is said at the right
+        if part["value"].isna().any():  # room for the counts at the right
             low, high = axis.get_xlim()
             log = axis.get_xscale() == "log"
             more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
@@ -210,7 +210,7 @@ def curves(
       plt: Matplotlib.
       palette: of the entries.
       bands: task -> table as from `curves.bands`.
-      labels: task -> the column that the table shows.
+      labels: task -> column shown in its table.
       known: as from `scores.known_metrics`.
     """
     figure, axes = drawing.panels(plt, len(bands))
@@ -227,7 +227,7 @@ def losses_and_rates(
     bands: dict[str, Any],
     known: Mapping[str, Metric] = METRICS,
 ) -> Any:
-    """Validation loss and the rate used, a row per task.
+    """Validation loss and learning rate used, a row per task.
 
     Args:
       plt: Matplotlib.
@@ -254,6 +254,16 @@ def _curve_panel(
     column: str,
     known: Mapping[str, Metric] = METRICS,
 ) -> None:
+    """Draws a panel of `curves`.
+
+    Args:
+      axis: Matplotlib's axes.
+      place: index of these axes in the list that `drawing.save` gets.
+      palette: of the entries.
+      table: as from `curves.bands`.
+      column: of the curves.
+      known: as from `scores.known_metrics`.
+    """
     metric = None if column == "learning_rate" else metric_of(column, known)
     log = metric is None or _on_log_axis(metric, table[["low", "median", "high"]])
     axis.set_yscale("log" if log else "linear")
@@ -272,7 +282,7 @@ def _curve_panel(
         if part["diverged"].iloc[-1]:
             axis.plot(epochs[-1], part["median"].iloc[-1], "x", color=colour, ms=5)
     if metric and not log and metric.higher_is_better and len(table):
-        # What happens in the first epochs would flatten all that follows.
+        # The first epochs would stretch the axis and flatten the rest.
         bottom = float(table["median"].quantile(0.03))
         span = float(table["median"].max()) - bottom
         axis.set_ylim(bottom=bottom - (0.05 * span or 0.02))
@@ -284,9 +294,9 @@ def _curve_panel(
 def critical_difference(
     plt: Any, palette: Palette, mean_ranks: pd.Series, difference: float
 ) -> Drawn:
-    """Mean ranks on a line; bars join those that cannot be told apart.
+    """Mean ranks on a line; bars join ranks closer than the critical difference.
 
-    Demsar 2006, figure 1.
+    As in figure 1 of Demsar, 2006.
     """
     ordered = mean_ranks.sort_values(kind="stable")
     count = len(ordered)
@@ -336,7 +346,7 @@ def critical_difference(
 
 
 def _groups(ordered: np.ndarray, difference: float) -> list[tuple[int, int]]:
-    """Longest stretches (first, last) of ranks within the difference."""
+    """Longest ranges (first, last) of sorted ranks that span at most `difference`."""
     groups: list[tuple[int, int]] = []
     for start in range(len(ordered)):
         within = np.flatnonzero(ordered <= ordered[start] + difference)
@@ -377,14 +387,15 @@ def grid(
     labels: dict[str, str],
     known: Mapping[str, Metric] = METRICS,
 ) -> Drawn:
-    """Final loss against the rate of a grid, with the rates that others settled at.
+    """Final loss over the learning rates of a grid, and the rates that others used.
 
     Args:
       plt: Matplotlib.
       palette: of methods.
       table: task, method, learning_rate, median, low, high, diverged (share).
-      settled: task, entry, learning_rate, value: of what has no grid.
-      labels: task -> the column that the table shows.
+      settled: task, entry, learning_rate (median used) and value (of the loss) of
+        entries without a grid.
+      labels: task -> column of the loss.
       known: as from `scores.known_metrics`.
     """
     from matplotlib.lines import Line2D
@@ -395,8 +406,8 @@ def grid(
         part = table[table["task"] == task]
         metric = metric_of(labels[task], known)
         worst = _worst(part, metric)
-        beside = settled.loc[settled["task"] == task, "value"]
-        if _on_log_axis(metric, pd.concat([part["low"], part["median"], beside])):
+        of_others = settled.loc[settled["task"] == task, "value"]
+        if _on_log_axis(metric, pd.concat([part["low"], part["median"], of_others])):
             axis.set_yscale("log")
         axis.set_xscale("log")
         for method, lanes in part.groupby("method"):
@@ -409,8 +420,8 @@ def grid(
             drawing.mark(band, i, "band", number)
             drawing.line(axis, i, palette, str(method), rates, alive["median"])
             axis.plot(rates, alive["median"], ".", color=colour, ms=3)
-            dead = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
-            axis.plot(dead, np.full(len(dead), worst), "x", color=colour, ms=5)
+            lost = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
+            axis.plot(lost, np.full(len(lost), worst), "x", color=colour, ms=5)
         for row in settled[settled["task"] == task].itertuples():
             colour = palette.colour(str(row.entry))
             axis.axvline(row.learning_rate, color=colour, lw=0.8, alpha=0.45, zorder=1)
@@ -442,7 +453,7 @@ def grid(
 
 
 def _worst(table: pd.DataFrame, metric: Metric) -> float:
-    """Where crosses of diverged lanes stand: beyond the worst that finished."""
+    """The worst value of a finished setting, at which diverged ones are drawn."""
     values = table["median"].dropna()
     if not len(values):
         return 1.0
@@ -452,7 +463,15 @@ def _worst(table: pd.DataFrame, metric: Metric) -> float:
 def portfolio(
     plt: Any, palette: Palette, best: pd.DataFrame, parts: pd.DataFrame, single: str
 ) -> Drawn:
-    """How portfolios grow, and what each entry contributes."""
+    """Score by the size of the portfolio, and the contribution of each entry.
+
+    Args:
+      plt: Matplotlib.
+      palette: of the entries.
+      best: as from `portfolio.best_portfolios`.
+      parts: as from `portfolio.contributions`.
+      single: the single best entry.
+    """
     entries = list(parts.sort_values("shapley", kind="stable").index)
     height = max(2.6, 0.2 * len(entries) + 1.0)
     figure, axes = plt.subplots(
@@ -512,7 +531,7 @@ def portfolio(
 
 
 def cost(plt: Any, palette: Palette, anytime: pd.DataFrame, tuning: pd.Series) -> Drawn:
-    """Score against training paid for, in full runs; tuning comes first."""
+    """Score over the examples spent, in full runs; tuning is spent first."""
     figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
     axis.set_xscale("log" if (tuning > 0).any() else "linear")
@@ -529,12 +548,12 @@ def cost(plt: Any, palette: Palette, anytime: pd.DataFrame, tuning: pd.Series) -
 def fidelity(
     plt: Any, palette: Palette, tasks: pd.DataFrame, families: pd.DataFrame
 ) -> Drawn:
-    """Tau and regret by the part of the budget, a pair of panels per family.
+    """Tau and regret over the part of the budget, a pair of panels per family.
 
     Args:
       plt: Matplotlib.
       palette: of methods.
-      tasks, families: as from `fidelity.measure`.
+      tasks, families: as from `early_order.measure`.
     """
     from matplotlib.lines import Line2D
 
@@ -556,11 +575,12 @@ def fidelity(
                 labels[group] = drawing.key(palette, str(group), linestyle="-")
             x = 100 * part["part"]
             if not known:
-                mine = (tasks["family"] == family) & (tasks["group"] == group)
-                mine &= tasks["how"] == how
-                for _, single in tasks[mine].groupby("task"):
-                    shown = 100 * single["part"], single[value]
-                    axis.plot(*shown, color=FAINT, lw=0.8, linestyle=style, zorder=1)
+                inside = (tasks["family"] == family) & (tasks["group"] == group)
+                inside &= tasks["how"] == how
+                for _, single in tasks[inside].groupby("task"):
+                    parts = 100 * single["part"]
+                    faint = {"color": FAINT, "lw": 0.8, "linestyle": style, "zorder": 1}
+                    axis.plot(parts, single[value], **faint)
                 low, high = part[f"{value}_low"], part[f"{value}_high"]
                 axis.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
             if known:
@@ -582,7 +602,7 @@ def fidelity(
 
 
 def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
-    """Ours against published values, a panel per task and metric.
+    """Our means over published ones, a panel per task and metric.
 
     Args:
       plt: Matplotlib.

@@ -180,7 +180,7 @@ def test_a_tuning_cut_short_has_spent_what_was_planned(finished, tmp_path):
     (stage, planned), *_ = search_lib.planned(search)
     rows = rows_of(finished, results.TRIALS)[: stage.trials]
     assert max(row["budget"] for row in rows) < target.problem.max_budget
-    table = searches.trajectories(searches.told(rows))
+    table = searches.trajectories(searches.trials_table(rows))
     assert table["spent"].iloc[-1] == pytest.approx(planned)
     assert table["best"].isna().all()  # none had the full budget
 
@@ -194,7 +194,7 @@ def test_a_metric_that_rises_is_told_as_a_cost_and_shown_as_it_is(tmp_path, caps
     said = capsys.readouterr().err
     assert f"(validation accuracy {100 * best:.1f} % at 9 epochs)" in said
     metrics = results.load_metrics(tmp_path)
-    table = searches.trajectories(searches.told(rows, metrics))
+    table = searches.trajectories(searches.trials_table(rows, metrics))
     assert table["best"].iloc[-1] == table["value"].max() == best
     assert table["best"].is_monotonic_increasing
     with drawing.style() as plt:

@@ -220,7 +220,7 @@ def stars(axis):
 def test_the_best_trial_is_marked_and_the_axis_reaches_the_cost(name):
     costs, budgets = SEARCHES[name]
     rows = trials(costs, budgets)
-    table = searches.trajectories(searches.told(rows))
+    table = searches.trajectories(searches.trials_table(rows))
     total = sum(budgets) / max(budgets)
     whole = [c for c, b in zip(costs, budgets, strict=True) if b == max(budgets)]
     finite = [c for c in whole if c is not None]
@@ -248,7 +248,7 @@ def test_the_best_trial_is_marked_and_the_axis_reaches_the_cost(name):
 def test_each_tuning_has_its_line_and_its_star():
     rows = trials([3.0, 1.0], [1, 9]) + trials([4.0, 2.0], [1, 9], seed=1, tuning="y")
     rows += trials([2.0, 1.5], [9, 9], method="sgd", tuning="z")
-    table = searches.trajectories(searches.told(rows))
+    table = searches.trajectories(searches.trials_table(rows))
     assert sorted(set(table["method"])) == ["smac.1:adam", "smac:adam", "smac:sgd"]
     looked = Palette(tuple(sorted(set(table["method"]))))
     with drawing.style() as plt:
