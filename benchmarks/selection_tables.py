@@ -39,9 +39,11 @@ from lrjax.hpo import (
     probes,
     rungs,
     smac,
+    targets,
     trials,
     tune,
 )
+from lrjax.hpo.search import Search
 from lrjax.launch import local, startup
 from lrjax.tasks import make_task, synthetic
 
@@ -209,10 +211,10 @@ def keep_tuned(path: Path, made: Sequence[Task], epochs: int, budget: float) -> 
     ):
         searches = []
         for task in made:
-            target = tune.targets(
+            target = targets.targets(
                 dataclasses.replace(settings, tasks=(task.name,)), [task]
             )[0]
-            searches.append(tune.Search(target, tune.make_tuner(target, Path(folder))))
+            searches.append(Search(target, tune.make_tuner(target, Path(folder))))
         trainer = trials.Trainer(launcher, lambda _: None)
         active = [search for search in searches if search.ask()]
         while active:
@@ -254,7 +256,7 @@ def tuned_settings(task: Task, epochs: int, budget: float) -> config_lib.Setting
         return config_lib.check(config)
 
     def cost(number: int) -> float:
-        target = tune.targets(settings(number), [task])[0]
+        target = targets.targets(settings(number), [task])[0]
         return (
             sum(
                 stage.trials * (stage.trained if target.continuing else stage.budget)
@@ -269,7 +271,7 @@ def tuned_settings(task: Task, epochs: int, budget: float) -> config_lib.Setting
     return settings(number)
 
 
-def spent(search: tune.Search) -> float:
+def spent(search: Search) -> float:
     """What a search has cost, in full runs; promoted trials go on from their state."""
     reached: dict[int, int] = {}
     for row in search.rows:

@@ -61,7 +61,8 @@ def in_torch(target: Any, jobs: list[Any]) -> float:
 def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -> str:
     """One line of the table."""
     from lrjax import config as config_lib
-    from lrjax.hpo import trials, tune
+    from lrjax.hpo import search as search_lib
+    from lrjax.hpo import targets, trials, tune
     from lrjax.launch import blocks, local
 
     config = config_lib.base()
@@ -70,12 +71,12 @@ def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -
     config.tune.min_budget = low
     settings = config_lib.check(config)
     loaded = blocks.make_tasks(settings, data_dir)
-    (target,) = tune.targets(settings, loaded)
+    (target,) = targets.targets(settings, loaded)
     with (
         tempfile.TemporaryDirectory() as folder,
         local.launch(settings, folder) as launcher,
     ):
-        search = tune.Search(target, tune.make_tuner(target, Path(folder)))
+        search = search_lib.Search(target, tune.make_tuner(target, Path(folder)))
         trainer = trials.Trainer(launcher, lambda _: None)
         began, training, jobs = time.perf_counter(), 0.0, []
         while search.ask():
@@ -90,7 +91,7 @@ def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -
             search.tell(trained)
             jobs += stage
         whole = time.perf_counter() - began
-        tune.width_of = lambda *_: 1
+        targets.width_of = lambda *_: 1
         trainer.train(jobs[:1])  # compiles
         at = time.perf_counter()
         for job in jobs:

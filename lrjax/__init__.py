@@ -12,7 +12,7 @@ _LAZY = {
     "Metric": "lrjax.metrics",
     "Task": "lrjax.core",
     "check_task": "lrjax.tasks.checks",
-    "select": "lrjax.hpo.race",
+    "select": "lrjax.hpo.select",
 }
 
 

@@ -190,7 +190,7 @@ TOYS = {
             ),
             Edit(r"^__all__ = \[", '    "toy",\n'),
         ),
-        "lrjax/reports/look.py": (Edit(r"^    \(\"nadamw_cosine\",", ' "toy"'),),
+        "lrjax/reports/palette.py": (Edit(r"^    \(\"nadamw_cosine\",", ' "toy"'),),
         "lrjax/methods.py": (Edit(r"^    for method in \(", REGISTERED),),
         "docs/methods.md": (
             Edit(
@@ -278,7 +278,7 @@ GUARDS = [
             "every_option_of_the_function_is_named[toy]",
         )
     ),
-    "tests/reports/test_look.py::test_every_method_has_its_place_among_relatives",
+    "tests/reports/test_palette.py::test_every_method_has_its_place_among_relatives",
 ]
 
 

@@ -17,7 +17,8 @@ import pytest
 from lrjax import config as config_lib
 from lrjax import results
 from lrjax.core import UsageError
-from lrjax.hpo import race, trials, tune
+from lrjax.hpo import race, targets, trials, tune
+from lrjax.hpo import search as search_lib
 from lrjax.launch import (
     blocks,
     dask_client,
@@ -176,8 +177,8 @@ def test_trials_have_the_local_launchers_bits(workers, tmp_path):
 
 def test_a_worker_trains_trials_in_parts_where_memory_gives_out(tmp_path, monkeypatch):
     wanted = settings(epochs=9, tuner="random")
-    (target,) = tune.targets(wanted, blocks.make_tasks(wanted, None))
-    search = tune.Search(target, tune.make_tuner(target, tmp_path))
+    (target,) = targets.targets(wanted, blocks.make_tasks(wanted, None))
+    search = search_lib.Search(target, tune.make_tuner(target, tmp_path))
     search.ask()
     sent = dask_client._unit_message(trials.unit_of(trials.lay_out(search.jobs())[0]))
     monkeypatch.setattr(dask_worker, "_address", lambda: "here")  # there is no cluster

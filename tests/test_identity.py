@@ -31,7 +31,7 @@ from lrjax.core import (
     Task,
     UsageError,
 )
-from lrjax.hpo import contenders, tune, tuners
+from lrjax.hpo import contenders, targets, tuners
 from lrjax.identity import (
     is_number,
     plain,
@@ -265,7 +265,7 @@ def test_seeds_are_whole_numbers(value):
 def test_tunings_and_trials_do_not_depend_on_spelling():
     def target(**changes):
         asked = wanted(methods=("sgd",), tune__tuner="random", **changes)
-        return tune.targets(asked, TASKS["auto"])[0]
+        return targets.targets(asked, TASKS["auto"])[0]
 
     here = target(tune__space__learning_rate=(0.001, 1.0, "log"))
     there = target(

@@ -1,4 +1,4 @@
-"""Who races: methods with their hyperparameters, in the order in which they enter."""
+"""Contenders of a race: methods with hyperparameters, in the order of entry."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from lrjax import hyperparameters, methods
 from lrjax.config import Settings
 from lrjax.core import Method, UsageError
 
-# As `benchmarks/selection.py --order` found on 60 made-up tasks: the next is who raises
-# most what a race to the end among those before would reach. After these nobody did.
+# From `benchmarks/selection.py --order` on 60 synthetic tasks. Greedy: each next one
+# raises most what a race to the end among those before it reaches; no further contender
+# raised it at all.
 _FIRST_TO_ENTER = (
     "mechanic",
     "ldog",
@@ -38,8 +39,8 @@ class Contender:
     Attributes:
       method: how the learning rate is controlled.
       hparams: a value for every hyperparameter, sorted by name.
-      key: of it in tables that were made on other tasks: the method's name, and the
-        rate where it is not the default, which may be another one there.
+      key: its name in `_FIRST_TO_ENTER`: the method, and the rate unless it is the
+        method's default (which may differ between tasks).
     """
 
     method: Method
@@ -48,7 +49,7 @@ class Contender:
 
     @property
     def label(self) -> str:
-        """For people; tells contenders apart: 'adam (learning_rate=0.01)'."""
+        """Its name in messages and tables: 'adam (learning_rate=0.01)'."""
         rated = "learning_rate" in self.method.space.ranges
         if not (self.method.needs_rate and rated):
             return self.method.name
@@ -57,47 +58,48 @@ class Contender:
 
     @property
     def bound(self) -> bool:
-        """Whether it is judged by a branch that comes to rest."""
+        """Whether it is judged by a branch with a cooldown."""
         return self.method.horizon_bound(dict(self.hparams))
 
 
 def contenders(
     chosen: Sequence[Method], task: str, settings: Settings, named: bool = False
 ) -> list[Contender]:
-    """Each method at its default, and over a grid of rates where it needs one.
+    """All contenders: each method at its default, and over a grid of learning rates.
 
-    The grid has a rate per decade of the method's space. Methods of the user's
-    own come first, then `_FIRST_TO_ENTER`, then defaults, then rates in the order of
-    their distance from them: what a budget has no room for is left out from the end.
-    A method whose required value nobody published for the task is left out, too.
+    The grid has a rate per decade of the method's space; methods that need no rate have
+    none. The user's own methods come first, then `_FIRST_TO_ENTER`, then defaults, then
+    rates by their distance from the default: a small budget leaves out the last ones.
+    A method that needs a published value is skipped where the task has none.
 
     Args:
       chosen: the methods.
       task: name of the task.
-      settings: what they are to be tried with.
-      named: whether somebody asked for these methods by name: then each of them comes
-        once before any comes again.
+      settings: the config, for hyperparameters and precision.
+      named: whether the user named these methods: then each of them comes once before
+        any comes again.
 
     Raises:
-      UsageError: if there is none.
+      UsageError: if no method is left.
     """
     places = {key: place for place, key in enumerate(_FIRST_TO_ENTER)}
+    # With place in `_FIRST_TO_ENTER`, distance from the default, place in `chosen`.
     ranked: list[tuple[int, float, int, Contender]] = []
 
-    def add(away: float, place: int, contender: Contender, *keys: str) -> None:
+    def add(distance: float, place: int, contender: Contender, *keys: str) -> None:
         first = min(places.get(key, len(places)) for key in (contender.key, *keys))
-        ranked.append((first, away, place, contender))
+        ranked.append((first, distance, place, contender))
 
     for place, method in enumerate(chosen):
         base = _base(method, task, settings)
         if any(base[name] is None for name in method.required):
-            continue  # the same method as another, at a value that was published
+            continue  # needs a published value, and the task has none
         if methods.METHODS.get(method.name) is not method:
             places[method.name] = -1
-        # Here the default may be a rate that was none on the tasks of the table.
+        # The default may have another rate here than in `_FIRST_TO_ENTER`.
         rate = base.get("learning_rate")
-        same = [f"{method.name} {rate:g}"] if isinstance(rate, float) else []
-        add(0.0, place, Contender(method, _sorted(base), method.name), *same)
+        with_rate = [f"{method.name} {rate:g}"] if isinstance(rate, float) else []
+        add(0.0, place, Contender(method, _sorted(base), method.name), *with_rate)
         space = method.space.ranges.get("learning_rate")
         if not (method.needs_rate and space):
             continue
@@ -105,24 +107,26 @@ def contenders(
         decades = round(math.log10(space.high / space.low))
         for rate in np.geomspace(space.low, space.high, decades + 1).tolist():
             rate = float(f"{rate:.6g}")
-            away = abs(math.log10(rate / centre)) if centre > 0 else 1.0
-            if away > 0.1:
+            decades_off = abs(math.log10(rate / centre)) if centre > 0 else 1.0
+            if decades_off > 0.1:
                 hparams = _sorted(base | {"learning_rate": rate})
-                add(away, place, Contender(method, hparams, f"{method.name} {rate:g}"))
+                contender = Contender(method, hparams, f"{method.name} {rate:g}")
+                add(decades_off, place, contender)
     if not ranked:
         raise UsageError(
-            f"select: no method is left for {task}: name one that needs no published "
-            f"value (--mode=methods lists them), or leave select.methods empty for all"
+            f"select: no method can run on {task}: those chosen need published values, "
+            "which this task does not have; name others (--mode=methods lists them) or "
+            "leave select.methods empty for all"
         )
-    found = [each for *_, each in sorted(ranked, key=lambda entry: entry[:3])]
+    ordered = [contender for *_, contender in sorted(ranked, key=lambda r: r[:3])]
     if not named:
-        return found
-    first = {each.method.name: each for each in reversed(found)}
-    return sorted(found, key=lambda each: first[each.method.name] is not each)
+        return ordered
+    first = {contender.method.name: contender for contender in reversed(ordered)}
+    return sorted(ordered, key=lambda c: first[c.method.name] is not c)
 
 
 def _base(method: Method, task: str, settings: Settings) -> dict[str, Any]:
-    """A method's hyperparameters on a task, as the settings and the protocol say."""
+    """A method's hyperparameters on a task, from the settings and the protocol."""
     if methods.METHODS.get(method.name) is not method:
         own = dict(method.defaults)
         return hyperparameters.complete(method, own, settings.precision)

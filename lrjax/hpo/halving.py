@@ -1,4 +1,4 @@
-"""The race itself: rung after rung, whoever trains the contenders."""
+"""Successive halving: rung after rung, with any function that trains contenders."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lrjax.hpo.verdicts import Score, Verdict, judge
 
 
 class Rung(NamedTuple):
-    """What happened on a rung.
+    """A rung that was judged.
 
     Attributes:
       number: from 0.
-      scores: number of a contender -> what it reached.
-      verdict: who goes on.
-      spent: updates so far, this rung's included.
+      scores: number of a contender -> its score.
+      verdict: which contenders are kept and which are dropped.
+      spent: updates so far, those of this rung included.
     """
 
     number: int
@@ -30,16 +30,17 @@ def halve(
     bound: Sequence[bool],
     climb: Callable[[int, Sequence[int]], Mapping[int, Score]],
 ) -> Iterator[Rung]:
-    """Runs successive halving, until one is left or none.
+    """Runs successive halving until at most one contender is left.
 
     Args:
       layout: rungs, seeds and budget.
-      bound: of each contender that enters, whether it is judged by a branch.
-      climb: trains contenders, given by their numbers, to the end of a rung.
+      bound: for each contender that enters, whether it is judged by a branch.
+      climb: trains contenders to the end of a rung; takes the number of the rung and
+        those of the contenders, returns their scores.
 
     Yields:
-      each rung once it is judged; the last one keeps the winner alone, or nobody
-      where all diverged.
+      Each rung once it is judged; the last one keeps only the winner, or nobody if all
+      diverged.
     """
     alive, spent = list(range(len(bound))), 0
     for number, end in enumerate(layout.rungs):

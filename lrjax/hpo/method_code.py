@@ -1,4 +1,4 @@
-"""Python that trains with a method outside of lrjax, for people to copy."""
+"""Writes Python code, for users to copy, that trains with a method outside of lrjax."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lrjax.core import Method
 
 
 def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
-    """Python that trains with a method, given `params`, `loss_fn` and `batches`.
+    """Python code that trains with a method, given `params`, `loss_fn` and `batches`.
 
-    In plain Optax where that is exact, else with the folder lrjax/optim, which needs
-    JAX and Optax alone.
+    Plain Optax if that computes exactly the same, otherwise with the folder
+    lrjax/optim, which needs only JAX and Optax.
 
     Args:
-      method: to train with.
+      method: trains.
       hparams: a value for each of its hyperparameters.
       horizon: updates of a run.
     """
@@ -36,7 +36,7 @@ def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
 
 
 def _text(value: Any) -> str:
-    """A hyperparameter as Python; infinity has no literal."""
+    """A hyperparameter as a Python expression; infinity has no literal."""
     if isinstance(value, float) and math.isinf(value):
         return f'float("{value}")'
     return repr(value)
@@ -52,7 +52,7 @@ from lrjax.optim import builders
 
 """
 
-# `value`, `value_fn` and `grad_fn` are for methods that look at the loss.
+# `value`, `value_fn` and `grad_fn` are for methods that use the loss.
 _LOOP = """\
 tx = optax.with_extra_args_support(tx)
 opt_state = tx.init(params)
@@ -76,7 +76,7 @@ for batch in batches:
     params, opt_state, loss = step(params, opt_state, batch)
 """
 
-# What Optax has exactly: `Method.code` -> the same with hyperparameters in braces.
+# `Method.code` -> the exact equivalent in Optax, a template of its hyperparameters.
 _OPTAX = {
     "builders.scheduled(optim.sgd)": (
         "optax.chain(optax.add_decayed_weights({weight_decay}), "
@@ -93,7 +93,7 @@ _OPTAX = {
 
 
 def _plain(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
-    """The transformation `tx` in plain Optax; '' where that is not exact."""
+    """Code of the transformation `tx` in plain Optax; '' if that is not exact."""
     schedule = hparams.get("schedule", "constant")
     if method.code not in _OPTAX or schedule not in ("constant", "cosine"):
         return ""

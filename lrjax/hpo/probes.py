@@ -1,4 +1,4 @@
-"""Probes: numbers that describe a task, from a few steps and gradients at its start."""
+"""Features that describe a task, from a few gradients and training steps."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import optax
 from lrjax.common import numerics
 from lrjax.core import Batch, Task
 
-RATES = (1e-3, 1e-2, 1e-1)  # of Adam; SGD takes ten times each
+RATES = (1e-3, 1e-2, 1e-1)  # of Adam; SGD takes ten times these
 STEPS = 5
-_BATCHES = 8  # whose gradients give the noise scale
+_BATCHES = 8  # batches for the gradient noise scale
 _SEED = 2**32 - 2
 
 
@@ -26,7 +26,7 @@ class Probe(NamedTuple):
 
     Attributes:
       features: name -> finite number.
-      steps: gradients of a batch that were computed, for what it cost.
+      steps: number of batch gradients computed, the cost of the probe.
     """
 
     features: dict[str, float]
@@ -34,9 +34,9 @@ class Probe(NamedTuple):
 
 
 def probe(task: Task) -> Probe:
-    """Describes a task by its sizes and by its first steps.
+    """Computes features of a task from its sizes and its first training steps.
 
-    Features, all logarithms natural:
+    The features; logarithms are natural:
     - log_rows, log_params, classes;
     - loss: of the initial parameters, on a batch;
     - log_gradient: norm of the mean of the batches' gradients;
@@ -46,10 +46,10 @@ def probe(task: Task) -> Probe:
     - adam_RATE, sgd_RATE: the loss after five steps over the loss before, at most 10.
 
     Args:
-      task: any task; its model is initialised anew.
+      task: any task; its model is initialised afresh.
 
     Returns:
-      the features, 0 where one is not finite, and their cost.
+      The features, 0 in place of those that are not finite, and their cost.
     """
     key = numerics.key(_SEED)
     params, state = task.init(jax.random.fold_in(key, 0))
@@ -58,8 +58,8 @@ def probe(task: Task) -> Probe:
     at = rows[: size * _BATCHES].reshape(-1, size)
     batches = {k: v[at] for k, v in task.train.items()}
     batches["mask"] = jnp.ones(at.shape, jnp.float32)
-    found = _probe(task.loss, params, state, key, batches)
-    features = {k: float(v) for k, v in found.items()}
+    measured = _probe(task.loss, params, state, key, batches)
+    features = {k: float(v) for k, v in measured.items()}
     features |= {
         "log_rows": math.log(task.num_examples),
         "log_params": math.log(sum(x.size for x in jax.tree.leaves(params))),
@@ -76,6 +76,8 @@ def probe(task: Task) -> Probe:
 def _probe(
     loss_of: Callable[..., Any], params: Any, state: Any, key: jax.Array, batches: Batch
 ) -> dict[str, jax.Array]:
+    """Features from gradients and steps on batches of shape [_BATCHES, rows, ...]."""
+
     def loss(params: Any, batch: Batch) -> jax.Array:
         return loss_of(params, state, key, batch)[0]
 
@@ -91,7 +93,7 @@ def _probe(
     along = flat(gradient)
     curvature = along @ flat(bent) / jnp.maximum(along @ along, 1e-30)
     start = loss(params, first)
-    found = {
+    features = {
         "loss": start,
         "log_noise": jnp.log(grads.var(0).sum() / jnp.maximum(square, 1e-30) + 1e-30),
         "log_gradient": 0.5 * jnp.log(square + 1e-30),
@@ -100,19 +102,21 @@ def _probe(
     }
 
     def after(tx: optax.GradientTransformation) -> jax.Array:
+        """Loss after `STEPS` updates over the loss before, at most 10."""
+
         def step(carry, batch):
             params, opt_state = carry
             grads = jax.grad(loss)(params, batch)
             updates, opt_state = tx.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), None
 
-        some = jax.tree.map(lambda x: x[:STEPS], batches)
-        (ended, _), _ = jax.lax.scan(step, (params, tx.init(params)), some)
-        ratio = loss(ended, first) / jnp.maximum(start, 1e-30)
+        used = jax.tree.map(lambda x: x[:STEPS], batches)
+        (trained, _), _ = jax.lax.scan(step, (params, tx.init(params)), used)
+        ratio = loss(trained, first) / jnp.maximum(start, 1e-30)
         return jnp.clip(jnp.nan_to_num(ratio, nan=10.0, posinf=10.0), 0, 10)
 
     with jax.numpy_dtype_promotion("standard"):  # Optax takes powers by a count
         for rate in RATES:
-            found[f"adam_{rate:g}"] = after(optax.adam(rate))
-            found[f"sgd_{10 * rate:g}"] = after(optax.sgd(10 * rate))
-    return found
+            features[f"adam_{rate:g}"] = after(optax.adam(rate))
+            features[f"sgd_{10 * rate:g}"] = after(optax.sgd(10 * rate))
+    return features

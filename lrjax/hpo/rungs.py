@@ -1,4 +1,4 @@
-"""How a race is laid out: where contenders are compared, and how many go on."""
+"""The plan of a race: where contenders are compared, and how many stay."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Sequence
 
 from lrjax.core import UsageError, counted
 
-_FIRST = 1 / 9  # of the horizon, where the first rung ends; the next one is at a third
-# Of a rung's contenders at least so many go on where the budget decides. Early rungs
-# say little of the end, so that it pays to let in few and to keep most of them.
+_FIRST = 1 / 9  # share of the horizon at which the first rung ends; the next: a third
+# Share of a rung's contenders that the budget must be able to keep. Early rungs predict
+# the end badly, so it pays to let in few contenders and to keep most of them.
 _KEPT = 3 / 4
 _COOLDOWN = 0.2  # share of a rung's updates over which a branch comes to rest
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a budget allows.
+    """Rungs, seeds and number of contenders that fit a budget.
 
     Attributes:
       horizon: updates of a full run.
-      budget: updates in all.
-      seeds: of every contender.
+      budget: updates of all contenders together.
+      seeds: seeds that every contender trains with.
       entered: how many contenders start.
       rungs: updates at which contenders are compared, ascending; the last may be
-        short of the horizon.
+        below the horizon.
     """
 
     horizon: int
@@ -35,27 +35,30 @@ class Plan:
     rungs: tuple[int, ...]
 
     def start(self, rung: int, bound: bool) -> int:
-        """Where a rung's contender itself ends, and its branch begins."""
+        """Update at which a contender's run ends on a rung and its branch begins."""
         end = self.rungs[rung]
         if not bound or end == self.horizon:
             return end
         return end - max(1, round(_COOLDOWN * end))
 
     def cost(self, rung: int, bound: bool) -> int:
-        """Updates that a contender takes on a rung, all seeds and its branch."""
+        """Updates of a contender on a rung, all seeds and its branch included."""
         before = self.start(rung - 1, bound) if rung else 0
         return len(self.seeds) * (self.rungs[rung] - before)
 
     def quota(self, alive: int, rung: int, spent: float) -> int:
-        """How many may go on after a rung: sizes fall geometrically to the last rung.
+        """How many contenders to keep after a rung.
+
+        The largest number for which sizes that fall geometrically from rung to rung
+        fit the rest of the budget.
 
         Args:
-          alive: contenders on the rung.
-          rung: its number.
-          spent: updates so far, this rung's included.
+          alive: number of contenders on the rung.
+          rung: number of the rung.
+          spent: updates so far, those of this rung included.
         """
         costs = [self.cost(r, bound=True) for r in range(rung + 1, len(self.rungs))]
-        # A last rung of one tells how good the winner is, but not better than whom.
+        # With two on the last rung the answer has a runner-up to compare with.
         least = min(alive, 2 if 2 * sum(costs) <= self.budget - spent else 1)
 
         def sizes(ratio: float) -> list[int]:
@@ -72,17 +75,17 @@ class Plan:
 def plan(
     count: int, budget: float, horizon: int, seeds: Sequence[int], wanted: int = 0
 ) -> Plan:
-    """Lays a race out: rungs, seeds, and how many of the contenders may start.
+    """Chooses rungs, seeds and the number of contenders that enter.
 
-    The last rung is the horizon if that can be; then there are as many before it as can
-    be. That so many as are wanted start comes before both.
+    In order of priority: at least `wanted` contenders enter, the last rung is the
+    horizon, and there are as many rungs before it as possible.
 
     Args:
-      count: contenders there are.
+      count: number of contenders.
       budget: in full runs.
       horizon: updates of a full run.
-      seeds: of every contender; none for as many as the budget bears, from 1 to 5.
-      wanted: contenders that should start, if the budget bears one rung of them.
+      seeds: seeds of every contender; empty for as many as the budget allows, 1 to 5.
+      wanted: contenders that should enter, if the budget allows one rung of them.
 
     Raises:
       UsageError: if the budget is too small for one rung.
@@ -92,19 +95,19 @@ def plan(
     least = min(count, 2)
     ninth = max(1, round(_FIRST * horizon))
     ends = [*(end for end in (ninth, 3 * ninth) if end < horizon), horizon]
-    laid: list[Plan] = []
+    possible: list[Plan] = []  # by priority
     for last in range(len(ends), 0, -1):
         for first in range(last):
             rungs = tuple(ends[first:last])
-            each = Plan(horizon, budget * horizon, tuple(seeds), count, rungs)
-            entered = _entered(each, count, least)
+            layout = Plan(horizon, budget * horizon, tuple(seeds), count, rungs)
+            entered = _entered(layout, count, least)
             if entered >= least:
-                laid.append(dataclasses.replace(each, entered=entered))
-    for each in laid:
-        if each.entered >= min(wanted, count):
-            return each
-    if laid:
-        return max(laid, key=lambda each: each.entered)
+                possible.append(dataclasses.replace(layout, entered=entered))
+    for layout in possible:
+        if layout.entered >= min(wanted, count):
+            return layout
+    if possible:
+        return max(possible, key=lambda layout: layout.entered)
     need = math.ceil(100 * least * len(seeds) * ninth / horizon) / 100
     raise UsageError(
         f"select: a budget of {counted(budget, 'full run', form='g')} is too small "
@@ -113,12 +116,12 @@ def plan(
     )
 
 
-def _entered(laid: Plan, count: int, least: int) -> int:
-    """The most contenders of which the budget bears to keep `_KEPT` on each rung."""
-    costs = [laid.cost(rung, bound=True) for rung in range(len(laid.rungs))]
+def _entered(layout: Plan, count: int, least: int) -> int:
+    """Most contenders that fit the budget if `_KEPT` of them stay after each rung."""
+    costs = [layout.cost(rung, bound=True) for rung in range(len(layout.rungs))]
     for entered in range(count, 0, -1):
         sizes = [max(least, int(entered * _KEPT**j)) for j in range(len(costs))]
         need = sum(n * cost for n, cost in zip(sizes, costs, strict=True))
-        if need <= laid.budget:
+        if need <= layout.budget:
             return entered
     return 0

@@ -1,4 +1,4 @@
-"""The answer of a race: what won, how sure that is, and how to train with it."""
+"""The answer of a race: the winner, how certain it is, and code to train with it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ import numpy as np
 from lrjax import reports, results
 from lrjax.analysis import stats
 from lrjax.core import Metric, counted
+from lrjax.hpo import method_code
+from lrjax.hpo.halving import Rung
+from lrjax.hpo.lineup import Lineup
+from lrjax.hpo.verdicts import chance_worse
 from lrjax.identity import finite
 from lrjax.reports.selected import ANSWER as ANSWER
 from lrjax.reports.selected import FIGURES as FIGURES
@@ -23,15 +27,15 @@ TABLE = "selection.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A contender on a rung.
+    """A contender's result on a rung.
 
     Attributes:
-      rung: its number, from 0.
-      steps: updates after which all were compared.
-      label: method, and rate where it needs one.
-      cooled: whether it was judged by a branch that came to rest.
+      rung: number of the rung, from 0.
+      steps: updates after which contenders were compared.
+      label: method, and learning rate where it needs one.
+      cooled: whether it was judged by a branch with a cooldown.
       values: the metric on the validation part, one per seed; not finite where the
-        run diverged, or it is not defined.
+        run diverged or the metric is undefined.
       verdict: 'goes on', or why it was dropped.
     """
 
@@ -45,30 +49,29 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What a race found; print it.
+    """The answer of a race; print it.
 
     Attributes:
-      task: name.
-      method, hparams: what won, every hyperparameter.
-      label: of what won, as in `judged`: method, and rate where it needs one.
-      metric: name of what the task is judged by, on its validation part.
+      task: name of the task.
+      method, hparams: the winner, with every hyperparameter.
+      label: the winner as in `judged`: method, and learning rate where it needs one.
+      metric: name of the metric, measured on the validation part.
       scale: the metric itself: its direction, unit, digits and bounds.
-      score: mean of the winner over seeds at `judged_at`.
-      values: of the winner there, one per seed.
+      score: the winner's mean over seeds at `judged_at`.
+      values: the winner's values there, one per seed.
       interval: 95 % interval of the mean, as from `stats.interval`; NaN with fewer
-        than three seeds. The winner was chosen by these very numbers, so they flatter
-        it a little.
+        than three seeds. Slightly optimistic: the winner was chosen by these values.
       runner_up: the best other contender on the last rung that had one; '' if none.
       runner_up_better: probability that it is better than the winner, from paired
-        differences over seeds on that rung; NaN where two seeds say nothing.
-      cost: spent, in full runs.
-      budget: what might have been spent.
-      seeds: of every contender.
+        differences over seeds on that rung; NaN with fewer than two seeds.
+      cost: updates spent, in full runs.
+      budget: the limit of `cost`.
+      seeds: seeds of every contender.
       horizon: updates of a full run.
       judged_at: updates after which the winner was judged for the last time.
-      snippet: Python that trains with the winner without lrjax's runs and tables.
+      snippet: Python that trains with the winner outside of lrjax.
       judged: every contender on every rung, the best first.
-      left_out: names of the methods that were not tried.
+      left_out: names of methods that were not tried.
     """
 
     task: str
@@ -93,10 +96,10 @@ class Selection:
 
     def __str__(self) -> str:
         shown, (low, high) = self.scale.shown, self.interval
-        sure = f"95 % interval {shown(low)} to {shown(high)}, "
+        spread = f"95 % interval {shown(low)} to {shown(high)}, "
         if math.isnan(low):
-            each = f"{', '.join(map(shown, self.values))}, "
-            sure = each if len(self.values) > 1 else ""
+            several = len(self.values) > 1
+            spread = f"{', '.join(map(shown, self.values))}, " if several else ""
         horizon = counted(self.horizon, "update", form="d")
         at = "at the end of training"
         if self.judged_at < self.horizon:
@@ -104,7 +107,7 @@ class Selection:
         lines = [
             f"{self.task}: {self.label}",
             f"  hyperparameters  {_shown(self.hparams)}",
-            f"  validation {self.scale.label}  {shown(self.score)} ({sure}"
+            f"  validation {self.scale.label}  {shown(self.score)} ({spread}"
             f"{counted(len(self.seeds), 'seed')}, {at})",
         ]
         if self.runner_up:
@@ -129,8 +132,69 @@ def _shown(hparams: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in hparams.items())
 
 
+def conclude(lineup: Lineup, history: Sequence[Rung]) -> Selection:
+    """The answer of a race that has ended.
+
+    Args:
+      lineup: who raced, on what plan.
+      history: all rungs in order; the last one keeps the winner alone.
+    """
+    layout, winner = lineup.plan, history[-1].verdict.kept[0]
+    entry, metric = lineup.entries[winner], lineup.task.metric
+    final = history[-1].scores[winner].values
+    runner_up, better = _runner_up(lineup, history, winner)
+    return Selection(
+        task=lineup.name,
+        method=entry.method.name,
+        hparams=dict(entry.hparams),
+        label=entry.label,
+        metric=metric.name,
+        scale=metric,
+        score=float(metric.sign * final.mean()),
+        values=tuple((metric.sign * final).tolist()),
+        interval=stats.interval(metric.sign * final, metric),
+        runner_up=runner_up,
+        runner_up_better=better,
+        cost=history[-1].spent / layout.horizon,
+        budget=layout.budget / layout.horizon,
+        seeds=layout.seeds,
+        horizon=layout.horizon,
+        judged_at=layout.rungs[-1],
+        snippet=method_code.snippet(entry.method, dict(entry.hparams), layout.horizon),
+        judged=tuple(
+            Judged(
+                rung=rung,
+                steps=layout.rungs[rung],
+                label=lineup.entries[i].label,
+                cooled=layout.start(rung, lineup.entries[i].bound) < layout.rungs[rung],
+                values=tuple((metric.sign * scores[i].values).tolist()),
+                verdict=verdict.reasons.get(i, "goes on"),
+            )
+            for rung, scores, verdict, _ in history
+            for i in verdict.order
+        ),
+        left_out=lineup.left_out,
+    )
+
+
+def _runner_up(
+    lineup: Lineup, history: Sequence[Rung], winner: int
+) -> tuple[str, float]:
+    """Label of the best other contender, and probability that it beats the winner.
+
+    Both from the last rung on which another contender was left; ('', NaN) if none.
+    """
+    for number, scores, verdict, _ in reversed(history):
+        others = [i for i in verdict.order if i != winner]
+        if others and np.isfinite(scores[others[0]].values).all():
+            early = lineup.plan.rungs[number] < lineup.plan.horizon
+            best, other = scores[winner].judged(early), scores[others[0]].judged(early)
+            return lineup.entries[others[0]].label, chance_worse(best, other)
+    return "", math.nan
+
+
 def write(answers: Sequence[Selection], tables: results.Tables) -> None:
-    """Writes answers as JSON, as a table of all contenders, and as a figure.
+    """Writes the answers as JSON, a table of all contenders, and a figure.
 
     Raises:
       UsageError: if they cannot be written.
@@ -142,30 +206,31 @@ def write(answers: Sequence[Selection], tables: results.Tables) -> None:
 
 
 def _plain_answer(answer: Selection) -> dict[str, Any]:
-    """An answer as it stands in JSON."""
+    """An answer as a dictionary for JSON."""
     (scale,) = results.describe([answer.scale])
     fields = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer)}
-    judged = [dataclasses.asdict(each) for each in answer.judged]
+    judged = [dataclasses.asdict(result) for result in answer.judged]
     return {**fields, "scale": scale, "judged": judged}
 
 
 def _table(answers: Sequence[Selection]) -> str:
+    """All contenders on all rungs as CSV."""
     import pandas as pd
 
     return pd.DataFrame(
         {
             "task": answer.task,
-            "rung": each.rung + 1,
-            "updates": each.steps,
-            "contender": each.label,
-            "brought_to_rest": each.cooled,
-            answer.metric: float(np.mean(each.values)),
+            "rung": result.rung + 1,
+            "updates": result.steps,
+            "contender": result.label,
+            "brought_to_rest": result.cooled,
+            answer.metric: float(np.mean(result.values)),
             "low": ends[0],
             "high": ends[1],
-            "values": " ".join(f"{value:.6g}" for value in each.values),
-            "verdict": each.verdict,
+            "values": " ".join(f"{value:.6g}" for value in result.values),
+            "verdict": result.verdict,
         }
         for answer in answers
-        for each in answer.judged
-        for ends in [stats.interval(np.array(each.values), answer.scale)]
+        for result in answer.judged
+        for ends in [stats.interval(np.array(result.values), answer.scale)]
     ).to_csv(index=False, float_format="%.6g")

@@ -1,6 +1,6 @@
-"""SMAC3's multi-fidelity facade with Hyperband, asked and told by whole stages.
+"""SMAC3's multi-fidelity facade with Hyperband, asked and told in whole stages.
 
-The only file that imports smac, and only once a tuner is made.
+The only file that imports smac, inside of the functions that need it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from lrjax.hpo.tuners import (
 
 
 class Smac:
-    """SMAC's Hyperband: all trials of a stage are asked, trained, then told.
+    """SMAC's Hyperband as a `Tuner`.
 
-    Within a stage SMAC looks at no cost, so asking for all of it at once is the same
-    as asking and telling one by one. To ask beyond its end is not: SMAC would open the
-    next bracket instead of promoting. A stage has ended when SMAC's own list of its
-    configurations has none left that was not asked.
+    SMAC uses no cost within a stage, so asking for a whole stage at once gives the same
+    trials as asking and telling one by one. Asking beyond its end does not: SMAC would
+    open the next bracket instead of promoting. A stage ends when all configurations in
+    SMAC's own list of it were asked.
     """
 
     def __init__(self, problem: Problem, folder: Path, full_length: int = 0):
@@ -35,9 +35,9 @@ class Smac:
 
         Args:
           problem: what to tune.
-          folder: where SMAC keeps its own files; replaced if it is there.
-          full_length: trials at the full budget to reach, beyond `problem.trials` if
-            SMAC leaves out so many that come twice.
+          folder: for SMAC's own files; replaced if it exists.
+          full_length: trials at the full budget to reach, even beyond
+            `problem.trials`: SMAC skips configurations that come twice.
         """
         self._problem, self._full_length = problem, full_length
         self._smac = _facade(problem, folder)
@@ -46,7 +46,7 @@ class Smac:
         self._count = self._full = 0
 
     def ask(self) -> list[Trial]:
-        """The next stage; empty once the trials are spent or the space is exhausted."""
+        """Returns the next stage; empty once trials or configurations are exhausted."""
         self._asked = list(self._stage())
         self._count += len(self._asked)
         self._full += sum(t.budget == self._problem.max_budget for t in self._asked)
@@ -56,9 +56,10 @@ class Smac:
         ]
 
     def _stage(self) -> Iterator[Any]:
+        """SMAC's trials of the next stage."""
         left = self._problem.trials - self._count
         if left <= 0 and self._full < self._full_length:
-            left = self._problem.trials  # whole stages until there are enough
+            left = self._problem.trials  # one more whole stage
         for _ in range(left):
             trial = _next(self._smac)
             if trial is None:
@@ -68,7 +69,7 @@ class Smac:
                 return
 
     def _open(self) -> bool:
-        """Whether SMAC's list of stages holds a trial that was not asked yet."""
+        """Whether SMAC's lists of stages hold a trial that was not asked yet."""
         history = self._smac.runhistory
         asked = [
             (_values(history.get_config(key.config_id)), key.budget) for key in history
@@ -83,23 +84,23 @@ class Smac:
         return False
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Reports on all trials of the stage asked last, in the order asked."""
+        """Takes the outcomes of the last stage, in the order of its trials."""
         for trial, outcome in zip(self._asked, outcomes, strict=True):
-            # SMAC writes all its files anew at each save.
+            # A save rewrites all of SMAC's files, so there is one per stage.
             save = trial is self._asked[-1]
             self._smac.tell(trial, _value(outcome), save=save)
 
     def plan(self, first: int) -> list[Stage]:
-        """Hyperband's stages; SMAC leaves out what comes twice, so some are smaller."""
+        """Returns Hyperband's stages; SMAC skips duplicates, so some may be smaller."""
         return plan(self._problem, first)
 
 
 def plan(problem: Problem, first: int | None = None) -> list[Stage]:
-    """The stages that Hyperband makes of a number of trials.
+    """Hyperband's stages up to `problem.trials` trials.
 
     Args:
       problem: what to tune.
-      first: trials of the first stage, where that is known.
+      first: number of trials in the first stage, if known.
     """
     counts, budgets = _brackets(problem)
     stages: list[Stage] = []
@@ -116,22 +117,22 @@ def plan(problem: Problem, first: int | None = None) -> list[Stage]:
 
 
 def full_length(problem: Problem) -> int:
-    """Trials at the full budget among those planned."""
+    """Number of planned trials at the full budget."""
     return sum(s.trials for s in plan(problem) if s.budget == problem.max_budget)
 
 
 def _brackets(problem: Problem) -> tuple[list[list[int]], list[list[float]]]:
-    """Trials and budgets of each stage, [bracket][stage] (Li et al. 2018)."""
+    """Numbers of trials, and budgets, both [bracket][stage] (Li et al. 2018)."""
     last = promotions(problem.min_budget, problem.max_budget, problem.eta)
-    most = range(last, -1, -1)  # promotions, the first bracket has most
+    counts = range(last, -1, -1)  # promotions of each bracket
     return (
-        [stage_sizes(problem.eta, stage, last) for stage in most],
-        [_budgets(problem, stage) for stage in most],
+        [stage_sizes(problem.eta, count, last) for count in counts],
+        [_budgets(problem, count) for count in counts],
     )
 
 
 def promotions(least: int, most: int, eta: int) -> int:
-    """How often a budget can be multiplied by eta from the least to the most one."""
+    """How often `least` can be multiplied by eta without exceeding `most`."""
     count = 0
     while least * eta ** (count + 1) <= most:
         count += 1
@@ -139,29 +140,28 @@ def promotions(least: int, most: int, eta: int) -> int:
 
 
 def stage_sizes(eta: int, count: int, most: int) -> list[int]:
-    """Trials in the stages of a bracket.
+    """Number of trials in each stage of a bracket.
 
     Args:
-      eta: of so many one is promoted.
+      eta: one of `eta` trials is promoted.
       count: promotions in this bracket.
-      most: promotions in the bracket that has most.
+      most: promotions in the first bracket, which has most.
     """
     first = -(-(eta**count * (most + 1)) // (count + 1))
     return [first // eta**stage for stage in range(count + 1)]
 
 
 def _budgets(problem: Problem, count: int) -> list[float]:
-    """As SMAC has them, to the bit."""
+    """Budgets of a bracket's stages, equal to SMAC's to the bit."""
     down = -np.linspace(count, 0, count + 1)
     return (problem.max_budget * np.power(problem.eta, down)).tolist()
 
 
 def _hyperband(scenario: Any, eta: int) -> Any:
-    """SMAC's Hyperband with its stages counted in whole numbers.
+    """SMAC's Hyperband with the sizes of its stages computed in integers.
 
-    SMAC 2.4.1 takes log(243) / log(3) for 4.999999999999999 and leaves the smallest
-    budget out; of 729 configurations it promotes 0.999... to the last stage, and so
-    none.
+    SMAC 2.4.1 computes log(243) / log(3) as 4.999999999999999 and so skips the smallest
+    budget; of 729 configurations it promotes 0.999... to the last stage, that is none.
     """
     from smac import MultiFidelityFacade
 
@@ -181,7 +181,8 @@ def _hyperband(scenario: Any, eta: int) -> Any:
 
 
 def _facade(problem: Problem, folder: Path) -> Any:
-    # SMAC's own set-up of logging would replace everybody's.
+    """SMAC's facade for a problem."""
+    # SMAC's own set-up would replace the logging of the whole process.
     logging.getLogger("smac").setLevel(logging.CRITICAL)
     from smac import MultiFidelityFacade, Scenario
 
@@ -206,11 +207,12 @@ def _facade(problem: Problem, folder: Path) -> Any:
 
 
 def make_maximizer(scenario: Any) -> Any:
-    """What SMAC would take of itself, made the same in every process.
+    """SMAC's default maximizer of the acquisition function, made deterministic.
 
-    SMAC's local search makes a set of where it starts from, and a list of that.
-    Python's hashes of strings, other ones in each process, would decide which numbers
-    are drawn for which start, and a tuning that was cut could not be replayed.
+    SMAC's local search collects its starting points in a set and turns that into a
+    list. Python salts the hashes of strings in each process, so the order would differ,
+    other random numbers would go with each point, and an interrupted tuning could not
+    be replayed.
     """
     from smac import MultiFidelityFacade
 
@@ -219,14 +221,14 @@ def make_maximizer(scenario: Any) -> Any:
     starts = search._get_init_points_from_previous_configs
 
     def sorted_starts(*arguments: Any) -> list[Any]:
-        return sorted(starts(*arguments), key=lambda each: tuple(each.get_array()))
+        return sorted(starts(*arguments), key=lambda point: tuple(point.get_array()))
 
     search._get_init_points_from_previous_configs = sorted_starts
     return maximizer
 
 
 def _next(facade: Any) -> Any:
-    """The next trial; None once SMAC finds no configuration that it has not had."""
+    """SMAC's next trial; None once all configurations are exhausted."""
     from smac.main.exceptions import ConfigurationSpaceExhaustedException
 
     try:
@@ -236,33 +238,35 @@ def _next(facade: Any) -> Any:
 
 
 def _value(outcome: Outcome) -> Any:
+    """An outcome as SMAC's TrialValue."""
     from smac.runhistory import StatusType, TrialValue
 
     status = StatusType.CRASHED if outcome.crashed else StatusType.SUCCESS
-    # No time: proposals must follow from the costs alone, however fast a machine is.
+    # Without a time: proposals must not depend on the speed of the machine.
     return TrialValue(outcome.cost, status=status)
 
 
 def _values(config: Any) -> dict[str, float]:
-    """A configuration of SMAC as plain numbers."""
+    """SMAC's configuration as name -> number."""
     return {name: float(config[name]) for name in sorted(config)}
 
 
 def _config_space(problem: Problem) -> Any:
+    """The problem's space as ConfigSpace describes it."""
     from ConfigSpace import ConfigurationSpace, Float, Integer
 
     space = ConfigurationSpace(seed=problem.seed)
-    for name, found in problem.space.ranges.items():
-        if found.integer:
-            bounds = (int(found.low), int(found.high))
-            space.add(Integer(name, bounds, log=found.log))
+    for name, span in problem.space.ranges.items():
+        if span.integer:
+            bounds = (int(span.low), int(span.high))
+            space.add(Integer(name, bounds, log=span.log))
         else:
-            space.add(Float(name, (found.low, found.high), log=found.log))
+            space.add(Float(name, (span.low, span.high), log=span.log))
     return space
 
 
 def _initial_design(scenario: Any, problem: Problem) -> Any:
-    """Random configurations, the default before them; SMAC would put it last."""
+    """Random configurations after the default; SMAC would put the default last."""
     from ConfigSpace import Configuration
     from smac.initial_design import RandomInitialDesign
 

@@ -1,8 +1,8 @@
-"""Trains trials: runs that are given up, gone on with, or branched from.
+"""Trains trials: runs that are stopped early, resumed, or branched from.
 
-A job is a run up to some update, from the start or from where another job ended. Jobs
-that share a program are laid out in packs, each of which trains as a block, several at
-once on each device; states that are gone on from come back to the host.
+A job is a run up to some update, from the start or from the state in which another job
+ended. Jobs that share a program are grouped in packs, each of which trains as a block,
+several at once on each device; states that may be resumed come back to the host.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from lrjax.launch.units import (
 
 
 class Trainable(Protocol):
-    """What the trainer must know of that which is tuned or selected from."""
+    """The target of a job, as far as the trainer knows it: a tuning, or a contender."""
 
     @property
     def task(self) -> Task:
-        """With its data."""
+        """The task, with its data."""
         ...
 
     @property
     def method(self) -> Method:
-        """How the learning rate is controlled."""
+        """The method that trains."""
         ...
 
     @property
@@ -45,11 +45,11 @@ class Trainable(Protocol):
     def split(
         self, run: Run
     ) -> tuple[tuple[tuple[str, Any], ...], Mapping[str, float]]:
-        """The static and the traced hyperparameters of a run, as `methods.split`."""
+        """Returns a run's static and traced hyperparameters, as `methods.split`."""
         ...
 
     def width(self, count: int) -> int:
-        """Lanes of the blocks for so many settings that are alike but for values."""
+        """Returns the lanes of a block, for `count` settings that share a program."""
         ...
 
 
@@ -57,13 +57,13 @@ class Job(NamedTuple):
     """A trial to train.
 
     Attributes:
-      target: whose.
-      run: what.
-      state: where to go on from; None for the start.
-      known: whether its result is in the table, so that it is not to be trained.
-      keep: whether the state that it ends in is wanted.
-      judge: whether it is to be measured on the test part, too.
-      branch: whether it leaves the run of its target, which goes on without it.
+      target: the tuning or contender that it belongs to.
+      run: the run; its `steps` is where the job ends.
+      state: the state to resume from; None for the start.
+      known: whether its result is in the table, so that it is not trained again.
+      keep: whether its last state comes back.
+      judge: whether it is measured on the test part, too.
+      branch: whether it is a branch, whose state is never resumed.
     """
 
     target: Trainable
@@ -79,8 +79,8 @@ class Pack(NamedTuple):
     """Jobs that train as one block.
 
     Attributes:
-      lanes: a setting each, with a job per seed.
-      width: of the block.
+      lanes: [lanes][seeds]; the jobs of a lane share their hyperparameters.
+      width: lanes of the block; the last ones may be padding.
     """
 
     lanes: Sequence[Sequence[Job]]
@@ -88,17 +88,17 @@ class Pack(NamedTuple):
 
     @property
     def first(self) -> Job:
-        """One of the jobs; all share task, method, steps and where they start."""
+        """One of the jobs; all share task, method, first and last update."""
         return self.lanes[0][0]
 
     @property
     def count(self) -> int:
-        """How many jobs there are."""
+        """Number of jobs."""
         return sum(map(len, self.lanes))
 
     @property
     def begin(self) -> Begin:
-        """Where its block starts, and whose states are kept."""
+        """Where the block starts, and which states are kept."""
         first = self.first.state
         jobs = {identity.run_id(job.run): job for lane in self.lanes for job in lane}
         return Begin(
@@ -110,10 +110,10 @@ class Pack(NamedTuple):
 
 
 def lay_out(jobs: Sequence[Job]) -> list[Pack]:
-    """Packs of all jobs that are not known, the longest first.
+    """Groups jobs that are not known into packs, the longest first.
 
-    Known ones count towards the width of blocks: it must not depend on what is done
-    already.
+    Known jobs count towards the width of blocks, which must not depend on what an
+    earlier process has done.
     """
     groups: dict[Any, dict[str, Job]] = {}
     for job in jobs:
@@ -121,18 +121,18 @@ def lay_out(jobs: Sequence[Job]) -> list[Pack]:
         key = (job.run.task, job.run.method, static, tuple(traced))
         key += (job.run.steps, job.run.horizon)
         group, run_id = groups.setdefault(key, {}), identity.run_id(job.run)
-        # Two tunings may ask for the same.
+        # Two tunings may ask for the same run.
         if run_id not in group or group[run_id].known:
             group[run_id] = job
     packs = []
     for group in groups.values():
-        lanes: dict[Any, list[Job]] = {}  # one setting each, a job per seed
+        lanes: dict[Any, list[Job]] = {}  # hyperparameters -> a job per seed
         for job in group.values():
             alone = strategy.one_by_one(job.target.task)
             seed = job.run.seed if alone else None
             lanes.setdefault((job.run.hparams, seed), []).append(job)
         width = next(iter(group.values())).target.width(len(lanes))
-        # From the same update on, with the same seeds.
+        # A block's lanes start at the same update and have the same seeds.
         started: dict[Any, list[list[Job]]] = {}
         for lane in lanes.values():
             lane = [job for job in lane if not job.known]
@@ -143,12 +143,12 @@ def lay_out(jobs: Sequence[Job]) -> list[Pack]:
         for alike in started.values():
             for i in range(0, len(alike), width):
                 packs.append(Pack(alike[i : i + width], width))
-    # So that no device waits for one of them in the end.
+    # The longest first, so that no device waits for one that began last.
     return sorted(packs, key=lambda pack: -pack.first.run.steps)
 
 
 def unit_of(pack: Pack) -> Unit:
-    """A pack as it is trained, its last lane repeated up to the width of the block."""
+    """The unit that trains a pack; its last lane is repeated up to the width."""
     target, run = pack.first.target, pack.first.run
     filled = [*pack.lanes, *[pack.lanes[-1]] * (pack.width - len(pack.lanes))]
     split = [target.split(lane[0].run) for lane in filled]
@@ -165,17 +165,17 @@ class Trainer:
     """Trains trials with a launcher."""
 
     def __init__(self, launcher: Launcher, progress: Callable[[float], Any]):
-        """Trains in the launcher's session.
+        """Makes a trainer.
 
         Args:
-          launcher: who trains.
-          progress: called with how many full runs' worth of updates are done.
+          launcher: trains, in its session.
+          progress: called after some updates with their number, in full runs.
         """
         self._launcher, self._progress = launcher, progress
-        self._trained: list[str] = []  # names of blocks
+        self._trained: list[str] = []  # names of blocks, for `forget`
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
-        """Trains what is not known; the result of each by its run_id."""
+        """Trains all jobs that are not known; returns run_id -> result."""
         packs = lay_out(jobs)
         trained: dict[str, Trained] = {}
         if not packs:
@@ -197,6 +197,6 @@ class Trainer:
         return trained
 
     def forget(self) -> None:
-        """Drops checkpoints of what is in the table by now."""
+        """Drops the checkpoints of trained blocks; call once their rows are saved."""
         self._launcher.forget(self._trained)
         self._trained.clear()

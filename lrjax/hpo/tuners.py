@@ -1,7 +1,8 @@
-"""What a tuner is, and three plain ones: random search, a grid, ASHA.
+"""The interface of tuners, and three plain ones: random search, a grid, ASHA.
 
-A tuner asks in stages: trials that may be trained together, because nothing is known of
-one before the others are asked. The loop trains a stage, tells it, and asks again.
+A tuner proposes stages: trials that may train together, because none of them depends on
+the result of another. The caller asks for a stage, trains it, tells the costs, and asks
+again.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from lrjax.core import Range, Space
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One evaluation that a tuner asks for.
+    """One evaluation that a tuner proposes.
 
     Attributes:
-      config_id: number of the configuration, the same whenever it comes again.
+      config_id: number of the configuration, the same at each of its budgets.
       hparams: tuned hyperparameter -> value.
-      budget: how long to train, in the unit of `Problem`; may be no whole number.
+      budget: how long to train, in epochs or steps; SMAC's may be fractional.
     """
 
     config_id: int
@@ -34,12 +35,12 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a trial.
+    """The result of a trial.
 
     Attributes:
       cost: to be minimised; finite.
       crashed: whether the run diverged; `cost` is then a penalty.
-      seconds: that training took.
+      seconds: duration of training.
     """
 
     cost: float
@@ -49,12 +50,13 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A line of a plan: so many trials at a budget.
+    """A stage of a plan: some trials at one budget.
 
     Attributes:
-      trials: how many.
-      budget: of each.
-      trained: of it, where each trial goes on from an earlier stage's state.
+      trials: number of trials.
+      budget: of each trial.
+      trained: the part of the budget that is trained where each trial resumes from its
+        state in an earlier stage.
     """
 
     trials: int
@@ -68,11 +70,11 @@ class Problem:
 
     Attributes:
       space: hyperparameters and their ranges.
-      default: a value for each, to be tried first; None for tuners left alone.
-      trials: how many evaluations.
-      min_budget, max_budget: whole numbers of epochs or steps.
-      eta: of so many configurations one is promoted.
-      seed: of the tuner.
+      default: a value for each, to be tried first; None for no such trial.
+      trials: number of evaluations.
+      min_budget, max_budget: in epochs or steps, whole numbers.
+      eta: one of `eta` configurations is promoted; the budget grows by this factor.
+      seed: seed of the tuner.
     """
 
     space: Space
@@ -88,35 +90,35 @@ class Tuner(Protocol):
     """Proposes trials, stage by stage."""
 
     def ask(self) -> list[Trial]:
-        """The next stage; empty once the trials are spent."""
+        """Returns the next stage; empty once all trials are spent."""
         ...
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Reports on all trials of the stage asked last, in the order asked."""
+        """Takes the outcomes of the last stage, in the order of its trials."""
         ...
 
     def plan(self, first: int) -> list[Stage]:
-        """The stages to come, as far as they can be known.
+        """Returns the stages that can be foreseen.
 
         Args:
-          first: trials of the stage that was asked first.
+          first: number of trials in the first stage.
         """
         ...
 
 
-def place(found: Range, fraction: float) -> float:
-    """The value at a fraction of a range, in its own scale."""
-    low, high = found.low, found.high
-    if found.log:
+def place(span: Range, fraction: float) -> float:
+    """The value at a fraction (0 to 1) of a range, on its linear or log scale."""
+    low, high = span.low, span.high
+    if span.log:
         low, high = math.log(low), math.log(high)
     value = low + fraction * (high - low)
-    value = math.exp(value) if found.log else value
-    value = min(max(value, found.low), found.high)
-    return float(round(value)) if found.integer else value
+    value = math.exp(value) if span.log else value
+    value = min(max(value, span.low), span.high)
+    return float(round(value)) if span.integer else value
 
 
 class _OneStage:
-    """All trials at once at the full budget: one population."""
+    """A tuner with all trials in one stage at the full budget."""
 
     def __init__(self, problem: Problem, points: Sequence[Mapping[str, float]]):
         self._trials = [
@@ -126,13 +128,16 @@ class _OneStage:
         self._asked = False
 
     def ask(self) -> list[Trial]:
-        asked, self._asked = self._asked, True
-        return [] if asked else self._trials
+        """Returns all trials the first time, none after that."""
+        before, self._asked = self._asked, True
+        return [] if before else self._trials
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        del outcomes  # nothing to learn from them
+        """Ignores the outcomes: all trials were fixed beforehand."""
+        del outcomes
 
     def plan(self, first: int) -> list[Stage]:
+        """Returns the only stage."""
         budget = self._trials[0].budget
         return [Stage(first, budget, budget)]
 
@@ -146,14 +151,15 @@ class Random(_OneStage):
 
 
 class Grid(_OneStage):
-    """A full grid of evenly spaced values, both ends of each range among them.
+    """Grid search: evenly spaced values from one end of each range to the other.
 
-    Each hyperparameter gets as many values as leave the product within `trials`.
+    Every hyperparameter has the same number of values, the largest for which the whole
+    grid has at most `trials` points; with one value it is the middle of the range.
     """
 
     def __init__(self, problem: Problem):
         ranges = problem.space.ranges
-        # Room for rounding: 27 ** (1 / 3) is below 3.
+        # 27 ** (1 / 3) is rounded to below 3.
         count = int(problem.trials ** (1 / len(ranges)) + 1e-9)
         fractions = np.linspace(0, 1, count) if count > 1 else [0.5]
         axes = [sorted({place(r, f) for f in fractions}) for r in ranges.values()]
@@ -163,7 +169,7 @@ class Grid(_OneStage):
 
 
 def _draws(problem: Problem):
-    """Independent draws from the space; the default comes first where there is one."""
+    """Yields independent draws from the space, after the default if there is one."""
     rng = np.random.default_rng(problem.seed)
     if problem.default is not None:
         yield dict(problem.default)
@@ -174,9 +180,9 @@ def _draws(problem: Problem):
 class Asha:
     """Asynchronous successive halving (Li et al. 2020), some trials at a time.
 
-    Each of the trials asked at once is a promotion where one is due, from the highest
-    rung down: a configuration among the best 1 / eta of its rung that has not been
-    promoted yet. Else it is a new configuration in the lowest rung.
+    A trial is a promotion if one is due, from the highest rung down: a configuration
+    among the best 1 / eta of its rung that was not promoted yet. Otherwise it is a new
+    configuration on the lowest rung.
     """
 
     at_once = 8
@@ -191,10 +197,11 @@ class Asha:
         self._points: list[Mapping[str, float]] = []
         self._costs: list[dict[int, float]] = [{} for _ in budgets]
         self._promoted: list[set[int]] = [set() for _ in budgets]
-        self._asked: list[tuple[int, int]] = []  # configuration and rung
+        self._asked: list[tuple[int, int]] = []  # config_id and rung of each trial
         self._left = problem.trials
 
     def ask(self) -> list[Trial]:
+        """Returns up to `at_once` trials."""
         self._asked = [self._next() for _ in range(min(self.at_once, self._left))]
         self._left -= len(self._asked)
         return [
@@ -203,6 +210,7 @@ class Asha:
         ]
 
     def _next(self) -> tuple[int, int]:
+        """The next trial's config_id and rung."""
         for rung in reversed(range(len(self._budgets) - 1)):
             costs = self._costs[rung]
             best = sorted(costs, key=costs.__getitem__)
@@ -214,11 +222,12 @@ class Asha:
         return len(self._points), 0
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Takes the costs of the last stage."""
         for (config_id, rung), outcome in zip(self._asked, outcomes, strict=True):
             self._costs[rung][config_id] = outcome.cost
 
     def plan(self, first: int) -> list[Stage]:
-        # As many as can be promoted; which ones depends on the costs.
+        """Returns a stage per rung: their sizes are known, their order is not."""
         counts = [self._problem.trials]
         eta = self._problem.eta
         for _ in self._budgets[1:]:
@@ -226,8 +235,8 @@ class Asha:
         scale = self._problem.trials / sum(counts)
         before = [0.0, *self._budgets]
         return [
-            Stage(round(count * scale), budget, budget - was)
-            for count, budget, was in zip(counts, self._budgets, before, strict=False)
+            Stage(round(count * scale), budget, budget - lower)
+            for count, budget, lower in zip(counts, self._budgets, before, strict=False)
         ]
 
 

@@ -1,4 +1,4 @@
-"""Who goes on after a rung, and why the others do not."""
+"""Which contenders stay after a rung, and why the others are dropped."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scipy import stats
 
 from lrjax.core import counted
 
-_NOISE = 0.05  # one-sided level at which a difference is more than noise
+_NOISE = 0.05  # one-sided significance level
 
 
 class Score(NamedTuple):
-    """What a contender reached on a rung, a number per seed, higher is better.
+    """Measurements of a contender on a rung, [seeds]; higher is better.
 
     Attributes:
-      values: the task's metric; -inf where the run diverged, or it is not defined.
+      values: the task's metric; -inf where the run diverged or the metric is undefined.
       losses: minus the validation loss; -inf where the run diverged.
     """
 
@@ -26,10 +26,10 @@ class Score(NamedTuple):
     losses: np.ndarray
 
     def judged(self, early: bool) -> np.ndarray:
-        """What contenders are compared by.
+        """The measurement that contenders are compared by, [seeds].
 
-        Far from the end accuracies are coarse, and tell less of what they will be at
-        the end than the loss does.
+        Before the end of training it is the loss, which predicts the final accuracy
+        better than the accuracy, whose steps are coarse.
 
         Args:
           early: whether the rung ends before training does.
@@ -37,42 +37,42 @@ class Score(NamedTuple):
         return self.losses if early else self.values
 
     def rank(self, early: bool) -> tuple[float, float]:
-        """To sort by, descending; the other measure decides between equals."""
+        """Sort key, larger is better; the other measurement breaks ties."""
         first, second = self.judged(early), self.judged(not early)
         return float(first.mean()), float(second.mean())
 
 
 def chance_worse(leader: np.ndarray, other: np.ndarray) -> float:
-    """One-sided p-value of a paired t-test: that `other` is no worse than `leader`.
+    """One-sided p-value for `other` being worse than `leader`, by a paired t-test.
 
-    Accuracies come in steps, so that a few differences may be equal by chance, which
-    a t-test would take for certainty: then it is a sign test.
+    Accuracies come in steps, so a few differences may all be equal by chance; a t-test
+    would call that certain, so a sign test takes its place.
 
     Args:
-      leader, other: a score per seed, higher is better.
+      leader, other: scores, [seeds]; higher is better.
 
     Returns:
-      NaN with fewer than two seeds.
+      The p-value; NaN with fewer than two seeds or where a run diverged.
     """
-    apart = leader - other
-    if len(apart) < 2 or not np.isfinite(apart).all():
+    gaps = leader - other
+    if len(gaps) < 2 or not np.isfinite(gaps).all():
         return math.nan
-    mean, spread = float(apart.mean()), float(apart.std(ddof=1))
+    mean, spread = float(gaps.mean()), float(gaps.std(ddof=1))
     if not mean:
         return 0.5
-    if spread <= 1e-6 * abs(mean):  # numbers are kept to nine digits
-        agreed = 0.5 ** len(apart)
-        return agreed if mean > 0 else 1 - agreed
-    return float(stats.t.sf(mean / (spread / math.sqrt(len(apart))), len(apart) - 1))
+    if spread <= 1e-6 * abs(mean):  # equal: the table keeps nine digits
+        by_sign = 0.5 ** len(gaps)
+        return by_sign if mean > 0 else 1 - by_sign
+    return float(stats.t.sf(mean / (spread / math.sqrt(len(gaps))), len(gaps) - 1))
 
 
 class Verdict(NamedTuple):
-    """What becomes of the contenders of a rung.
+    """The judgement on the contenders of a rung.
 
     Attributes:
-      order: numbers of all, the best first.
-      kept: numbers of those that go on, the best first.
-      reasons: number -> why it is dropped.
+      order: numbers of all contenders, the best first.
+      kept: numbers of those that stay, the best first.
+      reasons: number of a dropped contender -> why.
     """
 
     order: list[int]
@@ -81,32 +81,32 @@ class Verdict(NamedTuple):
 
 
 def judge(scores: Mapping[int, Score], quota: int, early: bool) -> Verdict:
-    """Who goes on: the best as many as the quota; not who diverged.
+    """Keeps the best contenders up to the quota; drops those that diverged.
 
-    Who is worse beyond noise is no exception: noise between seeds is small, and what an
-    early rung does not tell of the end is not in it.
+    Significantly worse contenders stay if the quota allows: the noise between seeds is
+    small, and does not cover how badly an early rung predicts the end.
 
     Args:
-      scores: number of a contender -> what it reached.
-      quota: how many may go on.
+      scores: number of a contender -> its score.
+      quota: how many may stay.
       early: whether the rung ends before training does.
     """
     order = sorted(scores, key=lambda i: (*(-x for x in scores[i].rank(early)), i))
     leader, kept, reasons = scores[order[0]], [], {}
     for i in order:
         if not np.isfinite(scores[i].values).all():
-            what, lost = "diverged", ~np.isfinite(scores[i].losses)
+            fault, lost = "diverged", ~np.isfinite(scores[i].losses)
             if not lost.any():
-                what, lost = "not defined", ~np.isfinite(scores[i].values)
+                fault, lost = "not defined", ~np.isfinite(scores[i].values)
             seeds = counted(len(lost), "seed")
-            reasons[i] = f"{what} with {int(lost.sum())} of {seeds}"
+            reasons[i] = f"{fault} with {int(lost.sum())} of {seeds}"
             continue
-        chance = chance_worse(leader.judged(early), scores[i].judged(early))
+        p_value = chance_worse(leader.judged(early), scores[i].judged(early))
         if len(kept) < quota:
             kept.append(i)
-        elif chance < _NOISE:
-            reasons[i] = f"the quota of {quota}; worse beyond noise (p = {chance:.2g})"
-        else:
-            known = "" if math.isnan(chance) else f"; p = {chance:.2g} is noise"
-            reasons[i] = f"the quota of {quota}{known}"
+            continue
+        reasons[i] = f"below the top {quota}"
+        if not math.isnan(p_value):
+            sure = "significantly" if p_value < _NOISE else "not significantly"
+            reasons[i] += f" ({sure} worse, p = {p_value:.2g})"
     return Verdict(order, kept, reasons)

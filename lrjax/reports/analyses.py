@@ -1,7 +1,8 @@
 """The analyses of a report, each a figure, a table and a sentence.
 
-An analysis is a function of a `Study` and a `Desk` that gives a `Section` of the page,
-or None where the tables have nothing for it. `ANALYSES` has them in the page's order.
+An analysis is a function of a `Study` and a `ReportWriter`. It returns a `Section` of
+the page, or None if the tables have nothing for it. `ANALYSES` lists them in the order
+of the page.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from lrjax.analysis import curves as curves_lib
 from lrjax.analysis import early_order, portfolio, stats
 from lrjax.core import LOSS, counted
 from lrjax.reports import figures, searches
-from lrjax.reports.desk import Desk
 from lrjax.reports.page import Section, interval
 from lrjax.reports.study import Study
+from lrjax.reports.writer import ReportWriter
 
 
-def _overview(study: Study, desk: Desk) -> Section:
+def _overview(study: Study, writer: ReportWriter) -> Section:
+    """Mean ranks and normalised scores over all tasks."""
     overall, runs = study.overall, study.comparison.runs
     best = overall.iloc[0]
-    found = interval(best["rank_low"], best["rank_high"])
+    span = interval(best["rank_low"], best["rank_high"])
     says = (
-        f"{overall.index[0]} has the best mean rank, {best['rank']:.2f}{found} of "
+        f"{overall.index[0]} has the best mean rank, {best['rank']:.2f}{span} of "
         f"{len(overall)}."
     )
     by_iqm = str(overall["iqm"].sort_index().idxmax())
@@ -42,18 +44,18 @@ def _overview(study: Study, desk: Desk) -> Section:
         f"{counted(runs, 'run')} of each task: they say how much other seeds could "
         f"change, not other tasks."
     )
-    return desk.section(
+    return writer.section(
         "overview",
         "Over all tasks",
         says,
         reads,
         overall.reset_index(),
-        figures.overview(desk.plt, study.look, overall),
+        figures.overview(writer.plt, study.palette, overall),
     )
 
 
-def _gap(study: Study, desk: Desk) -> Section:
-    """Gap to the best entry of each task, sorted by mean gap, as the study shows it."""
+def _gap(study: Study, writer: ReportWriter) -> Section:
+    """Gap to the best entry of each task, sorted by mean gap, as in the study."""
     gap = study.gaps
     kinds = {study.metric(column) for column in study.metrics}
     relative = gap / gap.max().replace(0, 1)
@@ -82,39 +84,54 @@ def _gap(study: Study, desk: Desk) -> Section:
         "to the largest gap of a column. x2: two runs diverged and are not in that "
         "mean; where half or more did there is none. Rows are sorted by mean gap."
     )
-    return desk.section(
+    return writer.section(
         "gap",
         "Gap to the best on each task",
         says,
         reads,
         gap.assign(mean_gap=mean).reset_index().rename_axis(columns=None),
-        figures.cells(desk.plt, study.look, shade, text, apart=1),
+        figures.cells(writer.plt, study.palette, shade, text, apart=1),
     )
 
 
 def _gap_text(value: float) -> str:
+    """A gap in two digits; '' for NaN."""
     if np.isnan(value):
         return ""
     return f"{value:.2g}" if value < 0.995 else f"{value:.1f}"
 
 
-def _curves(study: Study, desk: Desk) -> Section | None:
-    return _curve_section(study, desk, "curves", "Learning curves", study.curve_metrics)
+def _curves(study: Study, writer: ReportWriter) -> Section | None:
+    """Curves of the metric that runs are judged by."""
+    return _curve_section(
+        study, writer, "curves", "Learning curves", study.curve_metrics
+    )
 
 
-def _losses(study: Study, desk: Desk) -> Section | None:
+def _losses(study: Study, writer: ReportWriter) -> Section | None:
+    """Curves of the training loss."""
     columns = study.curve_metrics.map(lambda _: f"train_{LOSS}")
-    return _curve_section(study, desk, "train_loss", "Training loss", columns)
+    return _curve_section(study, writer, "train_loss", "Training loss", columns)
 
 
-def _rates(study: Study, desk: Desk) -> Section | None:
+def _rates(study: Study, writer: ReportWriter) -> Section | None:
+    """Curves of the learning rate that was used."""
     columns = study.curve_metrics.map(lambda _: "learning_rate")
-    return _curve_section(study, desk, "rates", "Learning rate that was used", columns)
+    return _curve_section(
+        study, writer, "rates", "Learning rate that was used", columns
+    )
 
 
 def _curve_section(
-    study: Study, desk: Desk, name: str, title: str, columns: pd.Series
+    study: Study, writer: ReportWriter, name: str, title: str, columns: pd.Series
 ) -> Section | None:
+    """Medians and quartiles of a column of the curves, a panel per task.
+
+    Args:
+      study, writer: as for all analyses.
+      name, title: of the section.
+      columns: task -> column of the curves.
+    """
     bands, tables = {}, []
     rows, alpha = study.curves, study.options.smooth
     for task in study.tasks:
@@ -141,41 +158,43 @@ def _curve_section(
             "The picture that explains most results: what each method made of the "
             "learning rate while it trained."
         )
-        absent = sorted(set(study.look.entries) - set(pd.concat(bands)["entry"]))
+        absent = sorted(set(study.palette.entries) - set(pd.concat(bands)["entry"]))
         reads += " The axis is logarithmic; rates of 0 are not shown."
         if absent:
             reads += f" No single rate describes {', '.join(absent)}."
     labels = {task: str(columns[task]) for task in bands}
-    return desk.section(
+    return writer.section(
         name,
         title,
         says,
         reads,
         pd.concat(tables, ignore_index=True),
-        figures.curves(desk.plt, study.look, bands, labels, study.known),
+        figures.curves(writer.plt, study.palette, bands, labels, study.known),
         data=True,
     )
 
 
-def _scores(study: Study, desk: Desk) -> Section:
-    shown = study.per_task[study.per_task["entry"].isin(study.look.entries)]
+def _scores(study: Study, writer: ReportWriter) -> Section:
+    """Every run, with interquartile means."""
+    shown = study.per_task[study.per_task["entry"].isin(study.palette.entries)]
     reads = (
         "A dot is a run. The bar is the interquartile mean of the runs that finished "
         "with its 95 % interval; diverged runs are counted at the right."
     )
-    return desk.section(
+    return writer.section(
         "scores",
         "Every run",
         "",
         reads,
         study.per_task,
         figures.scores(
-            desk.plt, study.look, study.runs, shown, study.tasks, study.known
+            writer.plt, study.palette, study.runs, shown, study.tasks, study.known
         ),
     )
 
 
-def _pairs(study: Study, desk: Desk) -> Section | None:
+def _pairs(study: Study, writer: ReportWriter) -> Section | None:
+    """Probability that a run of one entry beats a run of another."""
     if len(study.overall) < 2:
         return None
     table = stats.improvement(study.comparison, study.options.bootstrap)
@@ -197,17 +216,18 @@ def _pairs(study: Study, desk: Desk) -> Section | None:
         "on the same task, averaged over tasks; ties count half. A star: the 95 % "
         "interval lies above 50."
     )
-    return desk.section(
+    return writer.section(
         "pairs",
         "Who beats whom",
         says,
         reads,
         table,
-        figures.cells(desk.plt, study.look, wide, text, two_sided=True),
+        figures.cells(writer.plt, study.palette, wide, text, two_sided=True),
     )
 
 
-def _critical(study: Study, desk: Desk) -> Section | None:
+def _critical(study: Study, writer: ReportWriter) -> Section | None:
+    """Nemenyi's critical difference of mean ranks."""
     entries, tasks = len(study.overall), len(study.comparison.tasks)
     difference = stats.critical_difference(entries, tasks)
     if not np.isfinite(difference):
@@ -228,17 +248,18 @@ def _critical(study: Study, desk: Desk) -> Section | None:
     )
     table = pd.DataFrame({"entry": rank.index, "rank": rank.to_numpy()})
     table["distinguishable"] = table["rank"] - rank.iloc[0] > difference
-    return desk.section(
+    return writer.section(
         "critical_difference",
         "Critical difference",
         says,
         reads,
         table,
-        figures.critical_difference(desk.plt, study.look, rank, difference),
+        figures.critical_difference(writer.plt, study.palette, rank, difference),
     )
 
 
-def _against(study: Study, desk: Desk) -> Section | None:
+def _against(study: Study, writer: ReportWriter) -> Section | None:
+    """Wins, ties and losses against the baseline."""
     if len(study.overall) < 2:
         return None
     table = stats.against(study.runs, study.baseline)
@@ -249,9 +270,9 @@ def _against(study: Study, desk: Desk) -> Section | None:
     ).reindex(columns=["win", "tie", "loss"], fill_value=0)
     over = stats.against_over_tasks(study.comparison, study.baseline)
     counts = counts.join(over.rename(columns={"difference": "mean_difference"}))
-    order = [e for e in study.look.entries if e in counts.index]
+    order = [e for e in study.palette.entries if e in counts.index]
     counts = counts.loc[order].reset_index()
-    by_task = desk.data("against_by_task", table)
+    by_task = writer.data("against_by_task", table)
     signs = {"win": 1.0, "tie": 0.5, "loss": 0.0}
     wide = table.pivot(index="entry", columns="task", values="result").loc[order]
     shade = wide.apply(lambda column: column.map(signs)).astype(float)
@@ -262,7 +283,7 @@ def _against(study: Study, desk: Desk) -> Section | None:
         f"{counted(losses, 'loss', 'losses')}."
     )
     pairs = int(table["pairs"].max())
-    # The smallest p that n signs can give, times the comparisons of one task.
+    # The smallest p-value of n signs, times the comparisons on one task (Holm).
     family = int(table.groupby("task").size().max())
     if 2.0 ** (1 - pairs) * family >= 0.05:
         says += (
@@ -275,19 +296,20 @@ def _against(study: Study, desk: Desk) -> Section | None:
         "tasks on mean normalised scores, corrected over entries."
     )
     text = wide.fillna("missing")
-    section = desk.section(
+    section = writer.section(
         "against",
         f"Wins and losses against {study.baseline}",
         says,
         reads,
         counts,
-        figures.cells(desk.plt, study.look, shade, text, two_sided=True),
+        figures.cells(writer.plt, study.palette, shade, text, two_sided=True),
     )
     files = (*section.files, by_task)
     return dataclasses.replace(section, files=files)
 
 
-def _profiles(study: Study, desk: Desk) -> Section | None:
+def _profiles(study: Study, writer: ReportWriter) -> Section | None:
+    """Share of runs above each normalised score."""
     if len(study.overall) < 2:
         return None
     table = stats.profiles(study.comparison, study.options.bootstrap)
@@ -295,19 +317,19 @@ def _profiles(study: Study, desk: Desk) -> Section | None:
         "For each normalised score on the axis, the share of an entry's runs above it, "
         "all tasks together; higher is better everywhere. Bands are 95 % intervals."
     )
-    return desk.section(
+    return writer.section(
         "profiles",
         "Performance profiles",
         "",
         reads,
         table,
-        figures.profiles(desk.plt, study.look, table),
+        figures.profiles(writer.plt, study.palette, table),
         data=True,
     )
 
 
-def _grid(study: Study, desk: Desk) -> Section | None:
-    """Loss against the learning rate of a grid."""
+def _grid(study: Study, writer: ReportWriter) -> Section | None:
+    """Final loss over the learning rates of a grid."""
     runs = study.all_runs
     rates = runs["hparams"].map(lambda h: h.get("learning_rate"))
     rates = pd.to_numeric(rates, errors="coerce").astype(float)
@@ -319,7 +341,7 @@ def _grid(study: Study, desk: Desk) -> Section | None:
     lanes = runs[swept & (rates > 0)]
     if not len(lanes):
         return None
-    # Of runs that differ in more than the rate, the best setting at each rate counts.
+    # If runs differ in more than the rate, the best setting at each rate counts.
     keys = ["task", "method", "rate"]
     by_entry = lanes.groupby([*keys, "entry"])["score"].median()
     best = by_entry.sort_index().groupby(level=keys).idxmax().map(lambda key: key[-1])
@@ -337,7 +359,7 @@ def _grid(study: Study, desk: Desk) -> Section | None:
     ).reset_index()
     table = table.rename(columns={"rate": "learning_rate"})
     others = runs[~runs["method"].isin(table["method"])]
-    others = others[others["entry"].isin(study.look.entries)]
+    others = others[others["entry"].isin(study.palette.entries)]
     settled = curves_lib.settled_rates(study.curves)
     medians = others.groupby(["task", "entry"])["value"].median().reset_index()
     settled = settled.merge(medians, on=["task", "entry"]).dropna()
@@ -358,23 +380,24 @@ def _grid(study: Study, desk: Desk) -> Section | None:
         "marks rates at which half of the runs or more diverged. Diamonds: methods "
         "without a grid, at the median of the rate that they used."
     )
-    return desk.section(
+    return writer.section(
         "grid",
         "Loss against learning rate",
         says + ".",
         reads,
         table,
-        figures.grid(desk.plt, study.look, table, settled, labels, study.known),
+        figures.grid(writer.plt, study.palette, table, settled, labels, study.known),
     )
 
 
 def _loss(runs: pd.DataFrame, metric: str) -> str:
-    """The column with the loss that belongs to a metric, else the metric."""
+    """The column of the loss on the same part as a metric, else the metric itself."""
     loss = f"{metric.split('_')[0]}_{LOSS}"
     return loss if loss in runs and runs[loss].notna().any() else metric
 
 
-def _portfolio(study: Study, desk: Desk) -> Section | None:
+def _portfolio(study: Study, writer: ReportWriter) -> Section | None:
+    """Portfolios of entries, and the contribution of each entry."""
     if len(study.overall) < 2:
         return None
     means = study.means
@@ -412,24 +435,24 @@ def _portfolio(study: Study, desk: Desk) -> Section | None:
         "how good an entry is but not what it adds to others."
     )
     more = (
-        desk.data("portfolios", best),
-        desk.data("virtual_best", oracle.reset_index()),
+        writer.data("portfolios", best),
+        writer.data("virtual_best", oracle.reset_index()),
     )
     table = parts.assign(share_of_mean_raw=raw)
     table = table.sort_values("shapley", ascending=False, kind="stable").reset_index()
-    section = desk.section(
+    section = writer.section(
         "contributions",
         "Portfolio",
         says,
         reads,
         table,
-        figures.portfolio(desk.plt, study.look, best, parts, single),
+        figures.portfolio(writer.plt, study.palette, best, parts, single),
     )
     return dataclasses.replace(section, files=(*section.files, *more))
 
 
 def _raw_means(study: Study) -> pd.Series:
-    """The study's marginal contribution in the metric's unit; NaN if these differ."""
+    """The study's marginal contributions, in the metric's unit; NaN if units differ."""
     kinds = {study.metric(m) for m in study.metrics[study.comparison.tasks]}
     scores = study.comparison.scores.replace(-np.inf, np.nan)
     means = scores.groupby(level="task").mean()
@@ -438,7 +461,8 @@ def _raw_means(study: Study) -> pd.Series:
     return kinds.pop().factor * portfolio.contributions(means)["share_of_mean"]
 
 
-def _cost(study: Study, desk: Desk) -> Section | None:
+def _cost(study: Study, writer: ReportWriter) -> Section | None:
+    """Score over the cost of training and tuning."""
     runs = study.runs[study.runs["task"].isin(study.comparison.tasks)]
     span = stats.ends(study.comparison.scores)
     metrics = study.curve_metrics[study.comparison.tasks]
@@ -458,7 +482,7 @@ def _cost(study: Study, desk: Desk) -> Section | None:
     relative = fastest.div(fastest.min(axis=1), axis=0)
     table["relative_time"] = np.exp(np.log(relative).mean())
     table = table.join(study.overall[["iqm", "rank"]])
-    table = table.loc[[e for e in study.look.entries if e in table.index]]
+    table = table.loc[[e for e in study.palette.entries if e in table.index]]
     dearest = table["relative_time"].idxmax()
     says = (
         f"All runs shown took {runs['seconds'].sum():.3g} s and "
@@ -480,17 +504,18 @@ def _cost(study: Study, desk: Desk) -> Section | None:
     )
     drawn = None
     if len(anytime):
-        desk.data("anytime", anytime.reset_index())
-        drawn = figures.cost(desk.plt, study.look, anytime, study.tuning)
-    return desk.section(
+        writer.data("anytime", anytime.reset_index())
+        drawn = figures.cost(writer.plt, study.palette, anytime, study.tuning)
+    return writer.section(
         "cost", "Cost against score", says, reads, table.reset_index(), drawn
     )
 
 
-def _targets(study: Study, desk: Desk) -> Section | None:
+def _targets(study: Study, writer: ReportWriter) -> Section | None:
+    """Steps, examples and seconds to a target."""
     if not len(study.curves):
         return None
-    medians = study.per_task[study.per_task["entry"].isin(study.look.entries)]
+    medians = study.per_task[study.per_task["entry"].isin(study.palette.entries)]
     targets = medians.groupby("task")["median"].median()
     if study.options.target is not None:
         targets[:] = study.options.target
@@ -507,19 +532,20 @@ def _targets(study: Study, desk: Desk) -> Section | None:
     )
     if not len(first):
         says = "No entry reaches the target"
-    what = (
+    rule = (
         "The target of a task is the median over entries of their median result"
         if study.options.target is None
         else f"The target is {study.options.target:g}"
     )
     reads = (
-        f"{what}. Steps, examples and seconds until a run's curve first reaches it, "
+        f"{rule}. Steps, examples and seconds until a run's curve first reaches it, "
         f"median over all runs; those that never do count as infinite."
     )
-    return desk.section("targets", "Time to a target", says + ".", reads, table)
+    return writer.section("targets", "Time to a target", says + ".", reads, table)
 
 
-def _fidelity(study: Study, desk: Desk) -> Section | None:
+def _fidelity(study: Study, writer: ReportWriter) -> Section | None:
+    """How well an early order of entries predicts the final one."""
     seen = early_order.early_scores(study.all_runs, study.all_curves, study.known)
     if not any(scores.part < 1 for scores in seen):
         return None
@@ -529,7 +555,7 @@ def _fidelity(study: Study, desk: Desk) -> Section | None:
         for row in early_order.trusted(families).itertuples()
         if row.group == early_order.ALL
     )
-    how = set(tasks["how"])
+    kinds = set(tasks["how"])
     reads = (
         "What one seed says of the order of entries after a part of the budget, "
         "against the order at full length over the others (its own, if it is alone): "
@@ -539,40 +565,40 @@ def _fidelity(study: Study, desk: Desk) -> Section | None:
         "left. An order is trustworthy where the interval of tau lies above the dotted "
         f"line at {early_order.TRUSTED}, there and at all larger budgets."
     )
-    if "cut" in how:
+    if "cut" in kinds:
         reads += (
             " Curves are cut: schedules that fall with the horizon have not ended at "
             "the parts before."
         )
-    if "short" in how:
+    if "short" in kinds:
         reads += " Dashed: shorter runs, whose schedules have ended."
-    section = desk.section(
+    section = writer.section(
         "fidelity",
         "How early the order shows",
         f"{says[:1].upper()}{says[1:]}.",
         reads,
         families,
-        figures.fidelity(desk.plt, study.look, tasks, families),
+        figures.fidelity(writer.plt, study.palette, tasks, families),
     )
-    by_task = desk.data("fidelity_by_task", tasks)
+    by_task = writer.data("fidelity_by_task", tasks)
     return dataclasses.replace(section, files=(*section.files, by_task))
 
 
 def _trust(row: Any, families: pd.DataFrame) -> str:
-    """What a family's order can be trusted from, in words."""
-    what = f"{row.family} models" + (", shorter runs" if row.how == "short" else "")
+    """Sentence on the smallest budget whose order can be trusted, for a family."""
+    models = f"{row.family} models" + (", shorter runs" if row.how == "short" else "")
     if np.isnan(row.part) or row.part == 1:
-        mine = families[(families["family"] == row.family) & (families["part"] < 1)]
-        mine = mine[(mine["group"] == row.group) & (mine["how"] == row.how)]
-        if not len(mine):
-            return f"{what}: measured at full length alone"
-        last = mine.sort_values("part").iloc[-1]
-        found = interval(last["tau_low"], last["tau_high"])
+        below = families[(families["family"] == row.family) & (families["part"] < 1)]
+        below = below[(below["group"] == row.group) & (below["how"] == row.how)]
+        if not len(below):
+            return f"{models}: measured at full length alone"
+        last = below.sort_values("part").iloc[-1]
+        span = interval(last["tau_low"], last["tau_high"])
         return (
-            f"{what}: no budget below the full one is trustworthy (tau "
-            f"{last['tau']:.2f}{found} at {last['part']:.0%})"
+            f"{models}: no budget below the full one is trustworthy (tau "
+            f"{last['tau']:.2f}{span} at {last['part']:.0%})"
         )
-    text = f"{what}: trustworthy from {row.part:.0%} of the budget on"
+    text = f"{models}: trustworthy from {row.part:.0%} of the budget on"
     if np.isfinite(row.regret_below):
         text += (
             f"; choosing there loses {row.regret:.3g} at full length, at the budget "
@@ -581,17 +607,22 @@ def _trust(row: Any, families: pd.DataFrame) -> str:
     return text
 
 
-def _tuning(study: Study, desk: Desk) -> Section | None:
+def _tuning(study: Study, writer: ReportWriter) -> Section | None:
+    """Best value so far over the cost of tuning."""
     if not len(study.trials):
         return None
     table = study.trials
-    entries = study.look.entries + tuple(
-        sorted(set(table["method"]) - set(study.look.aliases) - set(study.look.entries))
+    entries = study.palette.entries + tuple(
+        sorted(
+            set(table["method"])
+            - set(study.palette.aliases)
+            - set(study.palette.entries)
+        )
     )
-    look = dataclasses.replace(study.look, entries=entries)
+    palette = dataclasses.replace(study.palette, entries=entries)
     last = table.groupby("tuning").tail(1).dropna(subset=["best"])
     says = "; ".join(
-        f"{row.method} on {row.task}: best {searches.said(row.tuned_by)} "
+        f"{row.method} on {row.task}: best {searches.cost_label(row.tuned_by)} "
         f"{row.best:.4g} after {counted(row.spent, 'full run', form='.3g')}"
         for row in last.itertuples()
     )
@@ -600,18 +631,18 @@ def _tuning(study: Study, desk: Desk) -> Section | None:
         "diverged; the line is the best so far at the full budget, a star the best "
         "trial there. A trial counts as its budget over the full one."
     )
-    return desk.section(
+    return writer.section(
         "tuning",
         "Tuning",
         f"{says}." if says else "No trial had the full budget yet.",
         reads,
         table[["task", "method", "tuning", "tuned_by", "spent", "value", "best"]],
-        searches.incumbents(desk.plt, look, table),
+        searches.incumbents(writer.plt, palette, table),
         data=True,
     )
 
 
-ANALYSES: tuple[Callable[[Study, Desk], Section | None], ...] = (
+ANALYSES: tuple[Callable[[Study, ReportWriter], Section | None], ...] = (
     _overview,
     _gap,
     _curves,

@@ -1,4 +1,4 @@
-"""The look of all figures, and how they become PNG, SVG and part of a page.
+"""The style of all figures, and their output as PNG, SVG and part of a page.
 
 The same tables give the same bytes: no dates, no random names.
 """
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from lrjax.reports.look import COLOURS, STYLES, Look
+from lrjax.reports.palette import COLOURS, STYLES, Palette
 
 INK, SOFT, GRID, FAINT = "#1c1d20", "#63676e", "#e2e4e8", "#c3c6cb"
 PAPER = "#ffffff"
-# name on a page -> colour on white, on dark.
+# Name of a CSS variable -> colour on a white page, on a dark page.
 _SHADES = {
     "ink": (INK, "#e9eaed"),
     "soft": (SOFT, "#a4a9b2"),
@@ -36,10 +36,10 @@ _SHADES = {
 }
 _DPI = 150
 
-# Names of what a page needs to find again in an SVG: axes, kind, entry.
 _DECIMALS = re.compile(r"-?\d+\.\d{3,}")
+# The ids that `mark` gives: axes, kind, entry.
 _MARK = re.compile(r'<g id="mark-(\d+)-(line|band|point|sign)-(\d+)">')
-_SIGNS = 5  # on a line
+_SIGNS = 5  # markers on a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Panel:
     Attributes:
       svg: an `<svg>` element whose colours are CSS variables.
       width: in points.
-      keys: what its own legend says: (swatch, name).
+      keys: (swatch, name) pairs of its own legend.
     """
 
     svg: str
@@ -59,12 +59,12 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure that has been written, as part of a page.
+    """A written figure, as part of a page.
 
     Attributes:
-      panels: in order; a page has as many beside each other as it has room for.
-      keys: what the legend says: (swatch, name).
-      axes: where the axes lie and what they show, as JSON, for values under the mouse.
+      panels: in order; a page puts as many in a row as fit.
+      keys: (swatch, name) pairs of the legend.
+      axes: positions, limits and names of the axes as JSON, for values under the mouse.
     """
 
     panels: tuple[Panel, ...]
@@ -74,13 +74,13 @@ class Picture:
 
 @contextlib.contextmanager
 def style() -> Iterator[Any]:
-    """Matplotlib with lrjax's look, whatever the user has set; gives `subplots`.
+    """Matplotlib in lrjax's style; the context has `subplots`.
 
-    Figures are files: no backend is asked for, and the user's own figures, settings
-    and backend stay as they are.
+    Figures are files: no backend is needed, and the user's own figures, settings and
+    backend stay as they are.
     """
     mpl = import_matplotlib()
-    look: dict[Any, Any] = {
+    parameters: dict[Any, Any] = {
         "font.family": "DejaVu Sans",
         "font.size": 8.5,
         "axes.titlesize": 9.5,
@@ -110,58 +110,68 @@ def style() -> Iterator[Any]:
         "lines.linewidth": 1.5,
         "lines.solid_capstyle": "round",
         "svg.fonttype": "none",
-        "text.parse_math": False,  # names are names, whatever is in them
+        "text.parse_math": False,  # names may hold dollar signs
         "figure.constrained_layout.use": True,
         "figure.constrained_layout.h_pad": 0.06,
         "figure.constrained_layout.w_pad": 0.06,
     }
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
-        mpl.rcParams.update(look)
-        # A box for each sign that the font lacks says enough.
+        mpl.rcParams.update(parameters)
+        # The box in place of a character that the font lacks says enough.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield types.SimpleNamespace(subplots=_subplots)
 
 
 def import_matplotlib() -> Any:
-    """Matplotlib, even where MPLBACKEND names a backend that is not there.
+    """Imports Matplotlib, even if MPLBACKEND names a backend that is not installed.
 
-    Notebooks hand theirs on to what they start. To be called before rliable is
-    imported, which imports Matplotlib.
+    Notebooks pass their own MPLBACKEND on to programs that they start. Call this before
+    importing rliable, which imports Matplotlib.
     """
-    asked = None
-    if "matplotlib" not in sys.modules:  # it fails for good on the first import
-        asked = os.environ.pop("MPLBACKEND", None)
+    backend = None
+    if "matplotlib" not in sys.modules:  # only the first import reads it, and may fail
+        backend = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
     finally:
-        if asked is not None:
-            os.environ["MPLBACKEND"] = asked
-    if asked:  # for the user's own figures
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:  # for the user's own figures
         with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = asked
+            matplotlib.rcParams["backend"] = backend
     return matplotlib
 
 
 def _subplots(
-    rows: int = 1, columns: int = 1, figsize: tuple[float, float] = (3, 3), **how: Any
+    rows: int = 1,
+    columns: int = 1,
+    figsize: tuple[float, float] = (3, 3),
+    **options: Any,
 ) -> tuple[Any, Any]:
-    """A figure that no window shows, and its axes."""
+    """A figure without a window, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=figsize, dpi=_DPI)  # texts are measured as they are drawn
+    figure = Figure(figsize=figsize, dpi=_DPI)  # the dpi that texts are measured at
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, **how)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def panels(
     plt: Any, count: int, width: float = 3.4, height: float = 2.5, columns: int = 3
 ) -> tuple[Any, list[Any]]:
-    """A figure of so many panels in rows, and its axes."""
+    """A figure of `count` panels in rows, and its axes.
+
+    Args:
+      plt: as from `style`.
+      count: number of panels.
+      width, height: of a panel, in inches.
+      columns: most panels in a row.
+    """
     columns = 2 if count == 4 else min(columns, count)
     rows = -(-count // columns)
-    # One panel alone is wider; there is room.
+    # Few panels may be wider; there is room.
     width = width * (1.35 if columns == 1 else 1.2 if columns == 2 else 1)
     figure, axes = plt.subplots(
         rows, columns, figsize=(width * columns, height * rows), squeeze=False
@@ -172,71 +182,72 @@ def panels(
 
 
 def line(
-    axis: Any, place: int, look: Look, entry: str, x: Any, y: Any, **how: Any
+    axis: Any, place: int, palette: Palette, entry: str, x: Any, y: Any, **options: Any
 ) -> None:
-    """A line in its entry's dress, with signs.
+    """Draws a line in the colour and style of its entry, with markers.
 
-    Lines that lie on each other stay visible: dashes are drawn over whole lines, and
-    each entry has its signs elsewhere, where points are few between them.
+    Lines that coincide stay visible: dashed lines are drawn over solid ones, and each
+    entry has its markers at other places.
 
     Args:
-      axis: to draw on, of the scales that it is to have.
-      place: of these axes in `save`'s list.
-      look: of the entries.
-      entry: whose line it is.
-      x, y: values, NaN for a gap.
-      how: more arguments of Matplotlib's plot.
+      axis: Matplotlib's axes, with their final scales.
+      place: index of these axes in the list that `save` gets.
+      palette: of the entries.
+      entry: name of the entry.
+      x, y: values [points]; NaN for a gap.
+      options: more arguments of Matplotlib's plot.
     """
-    colour, number = look.colour(entry), look.number(entry)
-    order = 2 + 0.1 * STYLES.index(look.style(entry))
-    shown = {"linestyle": look.style(entry), "zorder": order} | how
+    colour, number = palette.colour(entry), palette.number(entry)
+    order = 2 + 0.1 * STYLES.index(palette.style(entry))
+    shown = {"linestyle": palette.style(entry), "zorder": order} | options
     (drawn,) = axis.plot(x, y, color=colour, **shown)
     mark(drawn, place, "line", number)
-    if how.get("drawstyle") == "steps-post":
+    if options.get("drawstyle") == "steps-post":
         x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
-    x, y = signs_at(axis, x, y, (number + 0.5) / len(look.entries))
+    x, y = signs_at(axis, x, y, (number + 0.5) / len(palette.entries))
     dots = {"linestyle": "none", "markersize": 3.6, "markeredgewidth": 0.9}
-    (signs,) = axis.plot(x, y, **dots | look.sign(entry) | {"zorder": 2.9})
+    (signs,) = axis.plot(x, y, **dots | palette.sign(entry) | {"zorder": 2.9})
     mark(signs, place, "sign", number)
 
 
 def signs_at(axis: Any, x: Any, y: Any, part: float) -> tuple[Any, Any]:
-    """Places for some signs on a line, other ones for another part.
+    """Positions of the markers on a line.
 
     Args:
-      axis: of the line, of the scales that it is to have.
+      axis: Matplotlib's axes, with their final scales.
       x, y: the line's points.
-      part: of the way from one sign's place to the next, from 0 to 1.
+      part: offset of the markers, from 0 to 1 of the distance between two of them.
     """
     points = np.column_stack([x, y]).astype(float)
     scaled = axis.transScale.transform(points)
-    there = np.isfinite(scaled).all(1)
-    points, scaled = points[there], scaled[there]
+    finite = np.isfinite(scaled).all(1)
+    points, scaled = points[finite], scaled[finite]
     if not len(points):
         return [], []
     count = min(_SIGNS, len(points))
     at = (np.arange(count) + part) * (len(points) - 1) / count
     places = [np.interp(at, np.arange(len(points)), side) for side in scaled.T]
-    found = axis.transScale.inverted().transform(np.column_stack(places))
-    return np.clip(found, points.min(0), points.max(0)).T  # no rounding beyond them
+    positions = axis.transScale.inverted().transform(np.column_stack(places))
+    # Rounding must not move a marker beyond the ends of its line.
+    return np.clip(positions, points.min(0), points.max(0)).T
 
 
-def key(look: Look, entry: str, **how: Any) -> Any:
-    """What stands for an entry in a legend."""
+def key(palette: Palette, entry: str, **options: Any) -> Any:
+    """The handle of an entry in a legend; options as for Matplotlib's Line2D."""
     from matplotlib.lines import Line2D
 
-    drawn = {"color": look.colour(entry), "linestyle": look.style(entry)}
+    drawn = {"color": palette.colour(entry), "linestyle": palette.style(entry)}
     drawn |= {"linewidth": 1.8, "markersize": 4.2, "markeredgewidth": 1.0}
-    return Line2D([], [], **drawn | look.sign(entry) | how)
+    return Line2D([], [], **drawn | palette.sign(entry) | options)
 
 
-def legend(figure: Any, look: Look, entries: Sequence[str]) -> None:
-    """One legend for all panels, below them; the figure grows by its height."""
-    below(figure, [key(look, e) for e in entries], list(map(look.brief, entries)))
+def legend(figure: Any, palette: Palette, entries: Sequence[str]) -> None:
+    """Adds one legend of entries below all panels; the figure grows by its height."""
+    below(figure, [key(palette, e) for e in entries], list(map(palette.brief, entries)))
 
 
 def below(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
-    """A legend below all panels; the figure grows by its height."""
+    """Adds a legend below all panels; the figure grows by its height."""
     if not names:
         return
     longest = max(map(len, names))
@@ -253,22 +264,22 @@ def below(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
 
 
 def mark(artist: Any, axis: int, kind: str, number: int) -> None:
-    """Names a line, band or point so that a page can find it.
+    """Gives a line, band or point an id by which a page finds it.
 
     Args:
-      artist: of Matplotlib.
-      axis: place of its axes in `save`'s list.
-      kind: 'line', 'band', 'point', or 'sign' for what only decorates.
-      number: of its entry in the `Look`.
+      artist: Matplotlib's artist.
+      axis: index of its axes in the list that `save` gets.
+      kind: 'line', 'band', 'point', or 'sign' for markers without values.
+      number: of its entry in the `Palette`.
     """
     artist.set_gid(f"mark-{axis}-{kind}-{number}")
 
 
 def log_ticks(side: Any) -> None:
-    """Plain numbers where a log axis spans little, else powers; nothing crowded.
+    """Labels a log axis with plain numbers, or with powers if it spans much.
 
     Args:
-      side: `xaxis` or `yaxis` of axes that have all their data.
+      side: `xaxis` or `yaxis`, after all data is drawn.
     """
     from matplotlib import ticker
 
@@ -288,17 +299,24 @@ def log_ticks(side: Any) -> None:
 
 
 def _power(value: float, _: Any) -> str:
-    """10⁻³, in plain text: names in figures may have any sign, so none is markup."""
+    """A power such as 10⁻³ in plain text, since figures do not parse markup."""
     exponent = str(round(np.log10(value)))
     return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def write(figure: Any, folder: Path, name: str, kinds: Sequence[str]) -> list[Path]:
-    """Writes NAME.png, NAME.svg or both; gives the files."""
+    """Writes a figure as NAME.KIND for each kind; returns the paths.
+
+    Args:
+      figure: Matplotlib's figure.
+      folder: an existing folder.
+      name: of the files.
+      kinds: 'png' or 'svg'.
+    """
     import matplotlib as mpl
 
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is laid out; each format would do so again
+    figure.set_layout_engine("none")  # laid out above, not again for each format
     files = []
     for kind in kinds:
         content, data = io.BytesIO(), {"Software": None}
@@ -318,14 +336,14 @@ def save(
     axes: Sequence[Any] = (),
     names: Mapping[str, str] | None = None,
 ) -> Picture:
-    """Writes NAME.png and NAME.svg.
+    """Writes NAME.png and NAME.svg; returns the figure for a page.
 
     Args:
-      figure: of Matplotlib.
-      folder: that exists.
+      figure: Matplotlib's figure.
+      folder: an existing folder.
       name: of the files.
-      axes: whose values a page shows under the mouse.
-      names: name -> what figures call it; a page has the whole names as tooltips.
+      axes: axes that show values under the mouse.
+      names: name -> short name in figures; a page has the whole names as tooltips.
     """
     shown = [axis for axis in figure.axes if axis.get_visible()]
     for number, axis in enumerate(shown):
@@ -339,7 +357,7 @@ def save(
 
 
 def _titled(svg: str, names: Mapping[str, str]) -> str:
-    """Gives texts that are short names the whole ones as tooltips."""
+    """Adds the whole names as tooltips to short names in an SVG."""
     for whole, short in names.items():
         if whole != short:
             text = f">{html.escape(short, quote=False)}</text>"
@@ -349,21 +367,21 @@ def _titled(svg: str, names: Mapping[str, str]) -> str:
 
 
 def _panels(svg: str, figure: Any, axes: Sequence[Any]) -> tuple[Panel, ...]:
-    """Each of the axes as an SVG of its own, all of one size."""
+    """Cuts an SVG into one per axes, all of the same size."""
     height = figure.get_figheight() * 72
     corners, legends = [], [axis.get_legend() for axis in axes]
     for axis, drawn in zip(axes, legends, strict=True):
         if drawn:
-            drawn.set_in_layout(False)  # a page has it below
+            drawn.set_in_layout(False)  # a page puts it below the panel
         box = axis.get_tightbbox().padded(2).extents * 72 / figure.dpi
         corners.append((box[0], height - box[3], box[2], height - box[1]))
     left, top, right, bottom = np.array(corners).T
     wide, high = max(right - left), max(bottom - top)
-    # What is in a column begins at one place, so that plots stand below each other.
+    # Panels of a column start at the same x, so that their plots are aligned.
     columns = [axis.get_subplotspec().colspan.start for axis in axes]
     starts = [min(left[np.equal(columns, c)]) for c in columns]
     wide = max(wide, max(right - starts))
-    found = []
+    cut = []
     for number, drawn in enumerate(legends):
         inner, svg = _cut(svg, f'<g id="panel-{number}">')
         if drawn:
@@ -371,7 +389,7 @@ def _panels(svg: str, figure: Any, axes: Sequence[Any]) -> tuple[Panel, ...]:
         box = (starts[number], top[number], wide, high)
         view = " ".join(f"{value:.1f}" for value in box)
         keys = tuple(_keys(drawn)) if drawn else ()
-        found.append((inner, view, keys))
+        cut.append((inner, view, keys))
     shared = re.findall(r"<defs>.*?</defs>", svg, re.DOTALL)
     return tuple(
         Panel(
@@ -379,12 +397,17 @@ def _panels(svg: str, figure: Any, axes: Sequence[Any]) -> tuple[Panel, ...]:
             float(wide),
             keys,
         )
-        for i, (inner, view, keys) in enumerate(found)
+        for i, (inner, view, keys) in enumerate(cut)
     )
 
 
 def _cut(svg: str, start: str) -> tuple[str, str]:
-    """A group of an SVG, and what is left without it."""
+    """Cuts a group out of an SVG; returns the group and the rest.
+
+    Args:
+      svg: text of the SVG.
+      start: the first characters of the group.
+    """
     begin = svg.index(start)
     depth = 0
     for tag in re.finditer(r"<g\b[^>]*(?<!/)>|</g>", svg[begin:]):
@@ -396,15 +419,16 @@ def _cut(svg: str, start: str) -> tuple[str, str]:
 
 
 def _keys(legend: Any) -> Iterator[tuple[str, str]]:
+    """(swatch, name) pairs of a legend."""
     for line, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
         yield swatch(line), text.get_text()
 
 
 def swatch(line: Any) -> str:
-    """A piece of a line with its sign, as an `<svg>` element of a page."""
+    """A piece of a line with its marker, as an `<svg>` element of a page."""
     parts, colour = [], _paint(line.get_color())
     if line.get_linestyle() != "None":
-        dashes = line._dash_pattern[1] or ()  # Matplotlib has no other way to it
+        dashes = line._dash_pattern[1] or ()  # no public attribute has it
         pattern = " ".join(f"{d:.1f}" for d in dashes)
         parts.append(
             f'<path d="M1 6H27" stroke="{colour}" '
@@ -424,7 +448,7 @@ def swatch(line: Any) -> str:
 
 
 def _outline(marker: str) -> str:
-    """A sign of Matplotlib as a path of SVG around 0, seven wide."""
+    """A marker of Matplotlib as an SVG path, centred at 0 and seven units wide."""
     from matplotlib.markers import MarkerStyle
     from matplotlib.path import Path as Outline
     from matplotlib.transforms import Affine2D
@@ -440,14 +464,14 @@ def _outline(marker: str) -> str:
 
 
 def _paint(colour: Any) -> str:
-    """A colour as a page names it."""
+    """A colour as a CSS variable, or in hexadecimal digits."""
     from matplotlib.colors import to_hex
 
     return _variables(to_hex(colour))
 
 
 def _place(figure: Any, axis: Any) -> dict[str, Any]:
-    """Corners of axes in the SVG's coordinates, and their limits."""
+    """Corners of axes in the SVG's coordinates, limits, scales and labels."""
     box = axis.get_position()
     width, height = figure.get_figwidth() * 72, figure.get_figheight() * 72
     corners = (box.x0 * width, box.x1 * width)
@@ -462,27 +486,28 @@ def _place(figure: Any, axis: Any) -> dict[str, Any]:
 
 
 def _shorter(number: re.Match[str]) -> str:
+    """A number with two decimals."""
     return f"{float(number[0]):.2f}"
 
 
 def _inline(svg: str) -> str:
-    """Elements of an SVG for a page that may be light or dark."""
+    """An SVG's elements for a page: classes for ids, CSS variables for colours."""
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = svg.replace("xlink:href", "href")
     svg = _MARK.sub(r'<g class="m \2 e\3" data-axis="\1" data-entry="\3">', svg)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    # Names are left alone: what is between tags may look like anything.
+    # Tags alone: a name between them may contain what looks like a colour.
     svg = re.sub(r"<[^>]*>", lambda tag: _tag(tag[0]), svg)
     return re.sub(r">\s+<", "><", svg).strip()
 
 
 def _tag(tag: str) -> str:
-    # A page scales figures; a hundredth of a point is finer than any screen.
+    """A tag with CSS variables, and numbers cut to a hundredth of a point."""
     return _variables(_DECIMALS.sub(_shorter, tag))
 
 
 def _variables(text: str) -> str:
-    """Colours as CSS variables."""
+    """Replaces colours by CSS variables."""
     for number, colour in enumerate(COLOURS):
         text = text.replace(colour, f"var(--c{number})")
     for name, (light, _) in _SHADES.items():
@@ -491,7 +516,7 @@ def _variables(text: str) -> str:
 
 
 def variables(dark: bool) -> str:
-    """CSS variables of all colours."""
+    """Declarations of the CSS variables of all colours."""
     pairs = [(f"c{i}", c) for i, c in enumerate(COLOURS.items())]
     pairs += _SHADES.items()
     return "".join(f"--{name}:{colours[dark]};" for name, colours in pairs)

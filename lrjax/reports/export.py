@@ -1,4 +1,4 @@
-"""The tables in the formats of other tools."""
+"""Writes the tables in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 from lrjax.core import UsageError
 from lrjax.identity import canonical
 
-_LONGEST = 200  # bytes of a folder's name
+_LONGEST = 200  # bytes in a folder's name
 
 
 def csv(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
@@ -30,6 +30,7 @@ def parquet(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
 
 
 def _plain(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with their hyperparameters as JSON."""
     return runs.assign(hparams=runs["hparams"].map(canonical))
 
 
@@ -39,7 +40,7 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
     Args:
       runs: with columns `task`, `entry` and `seed`.
       curves: as from `results.load`.
-      folder: to write to; event files that are there are replaced.
+      folder: to write to; old event files of these runs are replaced.
 
     Raises:
       UsageError: if tensorboardX is not installed.
@@ -54,35 +55,35 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
     tasks, entries = (folders(map(str, runs[name])) for name in ("task", "entry"))
     for run in runs.itertuples():
         names = tasks[str(run.task)], entries[str(run.entry)]
-        where = folder.joinpath(*names, f"seed{run.seed}")
-        for old in where.glob("events.out.tfevents.*"):
+        run_folder = folder.joinpath(*names, f"seed{run.seed}")
+        for old in run_folder.glob("events.out.tfevents.*"):
             old.unlink()
-        with tensorboardX.SummaryWriter(str(where)) as writer:
-            mine = rows.get(run.run_id, curves[:0]).sort_values("step")
-            numbers = mine.select_dtypes("number").columns
+        with tensorboardX.SummaryWriter(str(run_folder)) as events:
+            curve = rows.get(run.run_id, curves[:0]).sort_values("step")
+            numbers = curve.select_dtypes("number").columns
             for name in numbers.difference(["run_id", "step", "epoch"]):
-                for step, value in zip(mine["step"], mine[name], strict=True):
+                for step, value in zip(curve["step"], curve[name], strict=True):
                     if not math.isnan(value):
-                        # Time zero, so that the same tables give the same events.
-                        writer.add_scalar(name, value, int(step), walltime=0.0)
+                        # At time 0, so that the same tables give the same bytes.
+                        events.add_scalar(name, value, int(step), walltime=0.0)
 
 
 def folders(names: Iterable[str]) -> dict[str, str]:
-    """A folder's name for each name; none leads elsewhere, no two are the same.
+    """Maps names to names of folders: valid, inside of their parent, and unique.
 
-    A slash becomes a dash. What is then no name of a folder, or is another's, perhaps
-    with other capitals (some disks do not tell them apart), gets digits that follow
-    from it. Names that need no change are given first.
+    A slash becomes a dash. A name that is then invalid, too long or taken (capitals do
+    not count, since some file systems ignore them) gets digits of its hash. Names that
+    need no change come first.
     """
-    made: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     taken: set[str] = set()
     plain = {name: re.sub(r"[/\\\x00-\x1f]", "-", name) for name in names}
     for name in sorted(plain, key=lambda name: (name != plain[name], name)):
         folder = plain[name]
-        long = len(os.fsencode(folder)) > _LONGEST
-        if folder.strip(". ") == "" or long or folder.casefold() in taken:
+        too_long = len(os.fsencode(folder)) > _LONGEST
+        if folder.strip(". ") == "" or too_long or folder.casefold() in taken:
             digits = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
             folder = f"{folder.strip('. ')[: _LONGEST // 4]}-{digits}"
         taken.add(folder.casefold())
-        made[name] = folder
-    return made
+        chosen[name] = folder
+    return chosen

@@ -1,8 +1,8 @@
 """The figures of a report: tables in, Matplotlib figures out.
 
-Every function takes `plt` (from `drawing.style`), the `Look` that gives entries their
-colours, and tables of `stats`, `portfolio` and `curves`. It returns the figure and the
-axes whose values a page shows under the mouse.
+Every function takes `plt` (from `drawing.style`), the `Palette` of the entries, and
+tables of `stats`, `portfolio` and `curves`. It returns the figure and the axes that
+show values under the mouse.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from lrjax.reports.drawing import (
     PAPER,
     SOFT,
 )
-from lrjax.reports.look import COLOURS, Look
+from lrjax.reports.palette import COLOURS, Palette
 
 Drawn = tuple[Any, list[Any]]
-_TINT = 0.5  # the strongest colour of a cell
+_TINT = 0.5  # opacity of the strongest colour of a cell
 
 
-def overview(plt: Any, look: Look, overall: pd.DataFrame) -> Drawn:
+def overview(plt: Any, palette: Palette, overall: pd.DataFrame) -> Drawn:
     """Mean rank and normalised IQM of each entry, with intervals."""
     entries = list(overall.index)
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.27 * len(entries) + 1.1))
     for i, (axis, name) in enumerate(zip(axes, ("rank", "iqm"), strict=True)):
         for y, entry in enumerate(entries):
             row = overall.loc[entry]
-            colour = look.colour(entry)
+            colour = palette.colour(entry)
             if np.isfinite(row[f"{name}_low"]):
                 ends = [row[f"{name}_low"], row[f"{name}_high"]]
                 axis.plot(ends, [y, y], color=colour, linewidth=5, alpha=0.35, zorder=2)
             (point,) = axis.plot(row[name], y, "o", color=colour, markersize=5.5)
-            drawing.mark(point, i, "point", look.number(entry))
+            drawing.mark(point, i, "point", palette.number(entry))
         axis.grid(axis="y", visible=False)
     axes[0].set(title="Mean rank", xlabel="mean rank (1 is best)")
     axes[1].set(title="Normalised score", xlabel="IQM of normalised score (1 is best)")
-    for axis in axes:  # each alone is read, too
-        axis.set_yticks(range(len(entries)), map(look.brief, entries))
+    for axis in axes:  # a page may show them below each other
+        axis.set_yticks(range(len(entries)), map(palette.brief, entries))
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.set_ylim(len(entries) - 0.4, -0.6)
     return figure, list(axes)
@@ -55,7 +55,7 @@ def overview(plt: Any, look: Look, overall: pd.DataFrame) -> Drawn:
 
 def cells(
     plt: Any,
-    look: Look,
+    palette: Palette,
     shade: pd.DataFrame,
     text: pd.DataFrame,
     two_sided: bool = False,
@@ -65,25 +65,25 @@ def cells(
 
     Args:
       plt: Matplotlib.
-      look: of the names.
-      shade: how strong the colours are, from 0 to 1, NaN for an empty cell.
-      text: what stands in the cells; its index and columns name rows and columns.
-      two_sided: whether 0.5 is neutral, and what lies below has another colour.
-      apart: how many of the last columns stand apart.
+      palette: of the names.
+      shade: [rows, columns], strength of the colours from 0 to 1; NaN for grey.
+      text: [rows, columns], texts of the cells; index and columns are the names.
+      two_sided: whether 0.5 is neutral, and lower values have another colour.
+      apart: number of last columns with a gap before them.
     """
     from matplotlib.patches import Rectangle
 
     rows, columns = text.shape
-    text = text.rename(index=look.brief, columns=look.brief)
+    text = text.rename(index=palette.brief, columns=palette.brief)
     longest = max(max(len(name) for name in text.index), 8)
     widest = max(max(len(str(t)) for t in text.to_numpy().ravel()), 5)
-    # Names of columns rise to the right.
+    # Names of columns are rotated, rising to the right.
     tallest = max(max(len(name) for name in text.columns), 14)
     cell = max(0.54, 0.075 * widest + 0.12)
     width = columns * cell + 0.075 * longest + 0.8
     names = reversed(list(text.columns))
-    beyond = (0.06 * (len(name) - 10) - cell * i for i, name in enumerate(names))
-    width += max(0, *beyond)  # how far a name reaches to the right of the cells
+    overhang = (0.06 * (len(name) - 10) - cell * i for i, name in enumerate(names))
+    width += max(0, *overhang)  # of names to the right of the cells
     figure, axis = plt.subplots(figsize=(width, 0.27 * rows + 0.65 + 0.05 * tallest))
     above, below, *_ = COLOURS
     for y in range(rows):
@@ -92,8 +92,8 @@ def cells(
             left = x + 0.12 * (x >= columns - apart)
             if two_sided:
                 value = 2 * value - 1
-            # A tint: whatever lies behind, white or dark, shows through, and the text
-            # can be read on all of them.
+            # A tint shows a white or dark background through, so that the text on it
+            # can be read on both.
             colour, alpha = (
                 (above, _TINT * value) if value > 0 else (below, -_TINT * value)
             )
@@ -125,23 +125,23 @@ def cells(
 
 
 def _on_log_axis(metric: Metric, values: Any) -> bool:
-    """Whether a metric is drawn on a log axis: costs are, where all are above 0."""
+    """Whether a metric has a log axis: lower is better and all values are positive."""
     values = np.asarray(values, float)
     return not metric.higher_is_better and not (values <= 0).any()
 
 
 def scores(
     plt: Any,
-    look: Look,
+    palette: Palette,
     runs: pd.DataFrame,
     table: pd.DataFrame,
     tasks: Sequence[str],
     known: Mapping[str, Metric] = METRICS,
 ) -> Drawn:
     """Every run as a dot, the interquartile mean and its interval as a bar."""
-    entries = list(look.entries)
+    entries = list(palette.entries)
     height = 0.17 * len(entries) + 0.9
-    names = [look.brief(entry) for entry in entries]
+    names = [palette.brief(entry) for entry in entries]
     width = 2.3 + 0.06 * max(map(len, names))
     columns = max(1, min(3, int(10.4 / width)))
     figure, axes = drawing.panels(plt, len(tasks), width, height, columns)
@@ -149,9 +149,9 @@ def scores(
         part = runs[runs["task"] == task]
         means = table[table["task"] == task].set_index("entry")
         for y, entry in enumerate(entries):
-            mine = part[part["entry"] == entry]
-            values = mine["value"].dropna().sort_values().to_numpy()
-            colour = look.colour(entry)
+            of_entry = part[part["entry"] == entry]
+            values = of_entry["value"].dropna().sort_values().to_numpy()
+            colour = palette.colour(entry)
             (dots,) = axis.plot(
                 values,
                 np.full(len(values), y),
@@ -161,14 +161,14 @@ def scores(
                 markeredgewidth=0,
                 alpha=0.45,
             )
-            drawing.mark(dots, i, "point", look.number(entry))
+            drawing.mark(dots, i, "point", palette.number(entry))
             if entry in means.index and np.isfinite(means.loc[entry, "iqm"]):
                 row = means.loc[entry]
                 axis.plot(
                     [row["iqm_low"], row["iqm_high"]], [y, y], color=colour, linewidth=2
                 )
                 axis.plot(row["iqm"], y, "|", color=colour, markersize=9, mew=2)
-            lost = int(mine["value"].isna().sum())
+            lost = int(of_entry["value"].isna().sum())
             if lost:
                 axis.text(
                     0.99,
@@ -183,13 +183,13 @@ def scores(
         metric = str(part["metric"].iloc[0])
         if _on_log_axis(metric_of(metric, known), part["value"]):
             axis.set_xscale("log")
-        if part["value"].isna().any():  # room for what is said at the right
+        if part["value"].isna().any():  # room for the counts at the right
             low, high = axis.get_xlim()
             log = axis.get_xscale() == "log"
             more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
             axis.set_xlim(low, more)
         drawing.log_ticks(axis.xaxis)
-        axis.set(title=look.brief(task), xlabel=metric_label(metric))
+        axis.set(title=palette.brief(task), xlabel=metric_label(metric))
         axis.set_ylim(len(entries) - 0.4, -0.6)
         axis.set_yticks(range(len(entries)), names)
         axis.tick_params(axis="y", length=0, labelcolor=INK)
@@ -199,7 +199,7 @@ def scores(
 
 def curves(
     plt: Any,
-    look: Look,
+    palette: Palette,
     bands: dict[str, pd.DataFrame],
     labels: dict[str, str],
     known: Mapping[str, Metric] = METRICS,
@@ -208,30 +208,30 @@ def curves(
 
     Args:
       plt: Matplotlib.
-      look: of the entries.
+      palette: of the entries.
       bands: task -> table as from `curves.bands`.
-      labels: task -> the column that the table shows.
+      labels: task -> column shown in its table.
       known: as from `scores.known_metrics`.
     """
     figure, axes = drawing.panels(plt, len(bands))
     for i, (axis, (task, table)) in enumerate(zip(axes, bands.items(), strict=True)):
-        _curve_panel(axis, i, look, table, labels[task], known)
-        axis.set_title(look.brief(task))
-    drawing.legend(figure, look, look.entries)
+        _curve_panel(axis, i, palette, table, labels[task], known)
+        axis.set_title(palette.brief(task))
+    drawing.legend(figure, palette, palette.entries)
     return figure, axes
 
 
 def losses_and_rates(
     plt: Any,
-    look: Look,
+    palette: Palette,
     bands: dict[str, Any],
     known: Mapping[str, Metric] = METRICS,
 ) -> Any:
-    """Validation loss and the rate used, a row per task.
+    """Validation loss and learning rate used, a row per task.
 
     Args:
       plt: Matplotlib.
-      look: of the entries.
+      palette: of the entries.
       bands: task -> column -> table as from `curves.bands`.
       known: as from `scores.known_metrics`.
     """
@@ -240,39 +240,49 @@ def losses_and_rates(
     for task, columns in bands.items():
         for column, table in columns.items():
             axis = next(axes)
-            _curve_panel(axis, 0, look, table, column, known)
-            axis.set_title(look.brief(task))
-    drawing.legend(figure, look, look.entries)
+            _curve_panel(axis, 0, palette, table, column, known)
+            axis.set_title(palette.brief(task))
+    drawing.legend(figure, palette, palette.entries)
     return figure
 
 
 def _curve_panel(
     axis: Any,
     place: int,
-    look: Look,
+    palette: Palette,
     table: pd.DataFrame,
     column: str,
     known: Mapping[str, Metric] = METRICS,
 ) -> None:
+    """Draws a panel of `curves`.
+
+    Args:
+      axis: Matplotlib's axes.
+      place: index of these axes in the list that `drawing.save` gets.
+      palette: of the entries.
+      table: as from `curves.bands`.
+      column: of the curves.
+      known: as from `scores.known_metrics`.
+    """
     metric = None if column == "learning_rate" else metric_of(column, known)
     log = metric is None or _on_log_axis(metric, table[["low", "median", "high"]])
     axis.set_yscale("log" if log else "linear")
-    for entry in reversed(look.entries):
+    for entry in reversed(palette.entries):
         part = table[table["entry"] == entry]
         if not len(part):
             continue
-        colour, number = look.colour(entry), look.number(entry)
+        colour, number = palette.colour(entry), palette.number(entry)
         epochs = part["epoch"].to_numpy(float)
         if (part["high"] > part["low"]).any():
             band = axis.fill_between(
                 epochs, part["low"], part["high"], color=colour, alpha=0.1, lw=0
             )
             drawing.mark(band, place, "band", number)
-        drawing.line(axis, place, look, entry, epochs, part["median"])
+        drawing.line(axis, place, palette, entry, epochs, part["median"])
         if part["diverged"].iloc[-1]:
             axis.plot(epochs[-1], part["median"].iloc[-1], "x", color=colour, ms=5)
     if metric and not log and metric.higher_is_better and len(table):
-        # What happens in the first epochs would flatten all that follows.
+        # The first epochs would stretch the axis and flatten the rest.
         bottom = float(table["median"].quantile(0.03))
         span = float(table["median"].max()) - bottom
         axis.set_ylim(bottom=bottom - (0.05 * span or 0.02))
@@ -282,11 +292,11 @@ def _curve_panel(
 
 
 def critical_difference(
-    plt: Any, look: Look, mean_ranks: pd.Series, difference: float
+    plt: Any, palette: Palette, mean_ranks: pd.Series, difference: float
 ) -> Drawn:
-    """Mean ranks on a line; bars join those that cannot be told apart.
+    """Mean ranks on a line; bars join ranks closer than the critical difference.
 
-    Demsar 2006, figure 1.
+    As in figure 1 of Demsar, 2006.
     """
     ordered = mean_ranks.sort_values(kind="stable")
     count = len(ordered)
@@ -306,7 +316,7 @@ def critical_difference(
         row = number if left else count - 1 - number
         y = top + 0.5 * row
         x = low - 0.12 * side if left else high + 0.12 * side
-        colour, name = look.colour(str(entry)), look.brief(entry)
+        colour, name = palette.colour(str(entry)), palette.brief(entry)
         axis.plot([rank, rank, x], [0, y, y], color=colour, linewidth=1.1)
         axis.plot(rank, 0, "o", color=colour, markersize=4.5, zorder=3)
         axis.text(
@@ -336,7 +346,7 @@ def critical_difference(
 
 
 def _groups(ordered: np.ndarray, difference: float) -> list[tuple[int, int]]:
-    """Longest stretches (first, last) of ranks within the difference."""
+    """Longest ranges (first, last) of sorted ranks that span at most `difference`."""
     groups: list[tuple[int, int]] = []
     for start in range(len(ordered)):
         within = np.flatnonzero(ordered <= ordered[start] + difference)
@@ -346,43 +356,46 @@ def _groups(ordered: np.ndarray, difference: float) -> list[tuple[int, int]]:
     return groups
 
 
-def profiles(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
+def profiles(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     """Share of runs above each normalised score, with intervals."""
     figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
-    for entry in reversed(look.entries):
+    for entry in reversed(palette.entries):
         part = table[table["entry"] == entry]
         if not len(part):
             continue
-        colour, number = look.colour(entry), look.number(entry)
+        colour, number = palette.colour(entry), palette.number(entry)
         if part["low"].notna().all():
             band = axis.fill_between(
                 part["tau"], part["low"], part["high"], color=colour, alpha=0.08, lw=0
             )
             drawing.mark(band, 0, "band", number)
-        drawing.line(axis, 0, look, entry, part["tau"], part["share"])
+        drawing.line(axis, 0, palette, entry, part["tau"], part["share"])
     axis.set(xlabel="normalised score", ylabel="share of runs above", xlim=(0, 1))
     axis.set_ylim(0, 1.02)
-    drawing.legend(figure, look, [e for e in look.entries if e in set(table["entry"])])
+    drawing.legend(
+        figure, palette, [e for e in palette.entries if e in set(table["entry"])]
+    )
     return figure, axes
 
 
 def grid(
     plt: Any,
-    look: Look,
+    palette: Palette,
     table: pd.DataFrame,
     settled: pd.DataFrame,
     labels: dict[str, str],
     known: Mapping[str, Metric] = METRICS,
 ) -> Drawn:
-    """Final loss against the rate of a grid, with the rates that others settled at.
+    """Final loss over the learning rates of a grid, and the rates that others used.
 
     Args:
       plt: Matplotlib.
-      look: of methods.
+      palette: of methods.
       table: task, method, learning_rate, median, low, high, diverged (share).
-      settled: task, entry, learning_rate, value: of what has no grid.
-      labels: task -> the column that the table shows.
+      settled: task, entry, learning_rate (median used) and value (of the loss) of
+        entries without a grid.
+      labels: task -> column of the loss.
       known: as from `scores.known_metrics`.
     """
     from matplotlib.lines import Line2D
@@ -393,24 +406,24 @@ def grid(
         part = table[table["task"] == task]
         metric = metric_of(labels[task], known)
         worst = _worst(part, metric)
-        beside = settled.loc[settled["task"] == task, "value"]
-        if _on_log_axis(metric, pd.concat([part["low"], part["median"], beside])):
+        of_others = settled.loc[settled["task"] == task, "value"]
+        if _on_log_axis(metric, pd.concat([part["low"], part["median"], of_others])):
             axis.set_yscale("log")
         axis.set_xscale("log")
         for method, lanes in part.groupby("method"):
-            colour, number = look.colour(str(method)), look.number(str(method))
+            colour, number = palette.colour(str(method)), palette.number(str(method))
             alive = lanes[lanes["diverged"] < 0.5]
             rates = alive["learning_rate"].to_numpy(float)
             band = axis.fill_between(
                 rates, alive["low"], alive["high"], color=colour, alpha=0.12, lw=0
             )
             drawing.mark(band, i, "band", number)
-            drawing.line(axis, i, look, str(method), rates, alive["median"])
+            drawing.line(axis, i, palette, str(method), rates, alive["median"])
             axis.plot(rates, alive["median"], ".", color=colour, ms=3)
-            dead = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
-            axis.plot(dead, np.full(len(dead), worst), "x", color=colour, ms=5)
+            lost = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
+            axis.plot(lost, np.full(len(lost), worst), "x", color=colour, ms=5)
         for row in settled[settled["task"] == task].itertuples():
-            colour = look.colour(str(row.entry))
+            colour = palette.colour(str(row.entry))
             axis.axvline(row.learning_rate, color=colour, lw=0.8, alpha=0.45, zorder=1)
             (point,) = axis.plot(
                 row.learning_rate,
@@ -421,25 +434,26 @@ def grid(
                 markeredgecolor=PAPER,
                 markeredgewidth=0.7,
             )
-            drawing.mark(point, i, "point", look.number(str(row.entry)))
-        axis.set(title=look.brief(task), xlabel="learning rate")
+            drawing.mark(point, i, "point", palette.number(str(row.entry)))
+        axis.set(title=palette.brief(task), xlabel="learning rate")
         axis.set_ylabel(metric_label(labels[task]))
         drawing.log_ticks(axis.xaxis)
         drawing.log_ticks(axis.yaxis)
-    free = sorted(set(settled["entry"]), key=look.number)
-    swept = sorted(set(table["method"]), key=look.number)
-    handles = [drawing.key(look, entry) for entry in swept]
+    free = sorted(set(settled["entry"]), key=palette.number)
+    swept = sorted(set(table["method"]), key=palette.number)
+    handles = [drawing.key(palette, entry) for entry in swept]
     handles += [
-        Line2D([], [], color=look.colour(e), lw=0.8, marker="D", ms=5.5) for e in free
+        Line2D([], [], color=palette.colour(e), lw=0.8, marker="D", ms=5.5)
+        for e in free
     ]
-    names = [look.brief(e) for e in swept]
-    names += [f"{look.brief(e)} (settled)" for e in free]
+    names = [palette.brief(e) for e in swept]
+    names += [f"{palette.brief(e)} (settled)" for e in free]
     drawing.below(figure, handles, names)
     return figure, axes
 
 
 def _worst(table: pd.DataFrame, metric: Metric) -> float:
-    """Where crosses of diverged lanes stand: beyond the worst that finished."""
+    """The worst value of a finished setting, at which diverged ones are drawn."""
     values = table["median"].dropna()
     if not len(values):
         return 1.0
@@ -447,9 +461,17 @@ def _worst(table: pd.DataFrame, metric: Metric) -> float:
 
 
 def portfolio(
-    plt: Any, look: Look, best: pd.DataFrame, parts: pd.DataFrame, single: str
+    plt: Any, palette: Palette, best: pd.DataFrame, parts: pd.DataFrame, single: str
 ) -> Drawn:
-    """How portfolios grow, and what each entry contributes."""
+    """Score by the size of the portfolio, and the contribution of each entry.
+
+    Args:
+      plt: Matplotlib.
+      palette: of the entries.
+      best: as from `portfolio.best_portfolios`.
+      parts: as from `portfolio.contributions`.
+      single: the single best entry.
+    """
     entries = list(parts.sort_values("shapley", kind="stable").index)
     height = max(2.6, 0.2 * len(entries) + 1.0)
     figure, axes = plt.subplots(
@@ -468,12 +490,12 @@ def portfolio(
         color=SOFT,
     )
     left.annotate(
-        f"single best: {look.brief(single)}",
+        f"single best: {palette.brief(single)}",
         (1, best["score"].iloc[0]),
         xytext=(7, -9),
         textcoords="offset points",
         va="center",
-        color=look.colour(single),
+        color=palette.colour(single),
     )
     low = best["score"].iloc[0]
     margin = max(0.12 * (top - low), 0.004)
@@ -483,7 +505,7 @@ def portfolio(
 
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     places = np.arange(len(entries))
-    colours = [look.colour(entry) for entry in entries]
+    colours = [palette.colour(entry) for entry in entries]
     middle.barh(places, parts.loc[entries, "shapley"], color=colours, height=0.62)
     middle.plot(
         parts.loc[entries, "marginal"],
@@ -499,7 +521,7 @@ def portfolio(
     right.barh(places, parts.loc[entries, "share_of_mean"], color=colours, height=0.62)
     right.axvline(0, color=SOFT, linewidth=0.8)
     right.set(title="Mean with less mean without", xlabel="the study's measure")
-    names = [look.brief(entry) for entry in entries]
+    names = [palette.brief(entry) for entry in entries]
     for axis in (middle, right):
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_yticks(places, names)
@@ -508,30 +530,30 @@ def portfolio(
     return figure, []
 
 
-def cost(plt: Any, look: Look, anytime: pd.DataFrame, tuning: pd.Series) -> Drawn:
-    """Score against training paid for, in full runs; tuning comes first."""
+def cost(plt: Any, palette: Palette, anytime: pd.DataFrame, tuning: pd.Series) -> Drawn:
+    """Score over the examples spent, in full runs; tuning is spent first."""
     figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
     axis.set_xscale("log" if (tuning > 0).any() else "linear")
-    for entry in [e for e in reversed(look.entries) if e in anytime]:
+    for entry in [e for e in reversed(palette.entries) if e in anytime]:
         x = anytime.index.to_numpy(float) + float(tuning.get(entry, 0.0))
-        drawing.line(axis, 0, look, entry, x, anytime[entry])
+        drawing.line(axis, 0, palette, entry, x, anytime[entry])
     drawing.log_ticks(axis.xaxis)
     axis.set(xlabel="examples processed (in full runs), tuning included")
     axis.set_ylabel("mean normalised score")
-    drawing.legend(figure, look, [e for e in look.entries if e in anytime])
+    drawing.legend(figure, palette, [e for e in palette.entries if e in anytime])
     return figure, axes
 
 
 def fidelity(
-    plt: Any, look: Look, tasks: pd.DataFrame, families: pd.DataFrame
+    plt: Any, palette: Palette, tasks: pd.DataFrame, families: pd.DataFrame
 ) -> Drawn:
-    """Tau and regret by the part of the budget, a pair of panels per family.
+    """Tau and regret over the part of the budget, a pair of panels per family.
 
     Args:
       plt: Matplotlib.
-      look: of methods.
-      tasks, families: as from `fidelity.measure`.
+      palette: of methods.
+      tasks, families: as from `early_order.measure`.
     """
     from matplotlib.lines import Line2D
 
@@ -545,23 +567,26 @@ def fidelity(
         for (group, how), part in families[families["family"] == family].groupby(
             ["group", "how"]
         ):
-            known = group in look.aliases or group in look.entries
-            colour = look.colour(str(group)) if known else INK
+            known = group in palette.aliases or group in palette.entries
+            colour = palette.colour(str(group)) if known else INK
             style = "-" if how == "cut" else (0, (4, 2))
             labels[group] = Line2D([], [], color=INK, lw=2.2, marker="o", ms=3)
             if known:
-                labels[group] = drawing.key(look, str(group), linestyle="-")
+                labels[group] = drawing.key(palette, str(group), linestyle="-")
             x = 100 * part["part"]
             if not known:
-                mine = (tasks["family"] == family) & (tasks["group"] == group)
-                mine &= tasks["how"] == how
-                for _, single in tasks[mine].groupby("task"):
-                    shown = 100 * single["part"], single[value]
-                    axis.plot(*shown, color=FAINT, lw=0.8, linestyle=style, zorder=1)
+                inside = (tasks["family"] == family) & (tasks["group"] == group)
+                inside &= tasks["how"] == how
+                for _, single in tasks[inside].groupby("task"):
+                    parts = 100 * single["part"]
+                    faint = {"color": FAINT, "lw": 0.8, "linestyle": style, "zorder": 1}
+                    axis.plot(parts, single[value], **faint)
                 low, high = part[f"{value}_low"], part[f"{value}_high"]
                 axis.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
             if known:
-                drawing.line(axis, i, look, str(group), x, part[value], linestyle=style)
+                drawing.line(
+                    axis, i, palette, str(group), x, part[value], linestyle=style
+                )
                 continue
             axis.plot(x, part[value], color=colour, linestyle=style, marker="o", ms=3)
         if value == "tau":
@@ -572,16 +597,16 @@ def fidelity(
         unit = metric_label(metrics[0]) if len(metrics) == 1 else "several metrics"
         axis.set_ylabel("Kendall's tau" if value == "tau" else f"regret, {unit}")
         drawing.log_ticks(axis.xaxis)
-    drawing.below(figure, list(labels.values()), list(map(look.brief, labels)))
+    drawing.below(figure, list(labels.values()), list(map(palette.brief, labels)))
     return figure, axes
 
 
-def compared(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
-    """Ours against published values, a panel per task and metric.
+def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
+    """Our means over published ones, a panel per task and metric.
 
     Args:
       plt: Matplotlib.
-      look: of entries.
+      palette: of entries.
       table: task, metric, entry, ours, ours_error, published, published_error.
     """
     groups = list(table.groupby(["task", "metric"], sort=False))
@@ -597,24 +622,24 @@ def compared(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
             linewidth=0.9,
         )
         for row in part.itertuples():
-            number = look.number(str(row.entry))
+            number = palette.number(str(row.entry))
             axis.errorbar(
                 row.published,
                 row.ours,
                 xerr=np.nan_to_num(row.published_error),
                 yerr=np.nan_to_num(row.ours_error),
-                color=look.colour(str(row.entry)),
+                color=palette.colour(str(row.entry)),
                 linewidth=1,
             )
             (point,) = axis.plot(
-                row.published, row.ours, ms=5, **look.sign(str(row.entry))
+                row.published, row.ours, ms=5, **palette.sign(str(row.entry))
             )
             drawing.mark(point, i, "point", number)
         axis.set(
-            title=look.brief(task),
+            title=palette.brief(task),
             xlabel=f"published {metric_label(metric)}",
             ylabel="ours",
         )
-    shown = {look.entries[look.number(entry)] for entry in table["entry"]}
-    drawing.legend(figure, look, [e for e in look.entries if e in shown])
+    shown = {palette.entries[palette.number(entry)] for entry in table["entry"]}
+    drawing.legend(figure, palette, [e for e in palette.entries if e in shown])
     return figure, axes

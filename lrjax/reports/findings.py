@@ -1,4 +1,4 @@
-"""What the tables say, in words."""
+"""Findings of a report in sentences, and notes on how they were computed."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lrjax.reports.study import Study, config
 
 
 def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]:
-    """What the tables say, in sentences."""
+    """(word, sentence) pairs that sum up the tables."""
     runs, overall = study.runs, study.overall
     seeds = runs.groupby(["task", "entry"]).size()
     judged = sorted(set(study.metrics.map(scores_lib.metric_label)))
     many = f"{seeds.min()}" + (
         f" to {seeds.max()}" if seeds.min() < seeds.max() else ""
     )
-    entries, tasks = len(study.look.entries), len(study.tasks)
-    what = counted(runs["method"].nunique(), "method")
+    entries, tasks = len(study.palette.entries), len(study.tasks)
+    methods = counted(runs["method"].nunique(), "method")
     if entries > runs["method"].nunique():
-        what += f" in {entries} settings"
+        methods += f" in {entries} settings"
     found = [
         (
             "What",
-            f"{counted(len(study.all_runs), 'run')}: {what} on "
+            f"{counted(len(study.all_runs), 'run')}: {methods} on "
             f"{counted(tasks, 'task')}, {many} "
             f"{'run' if seeds.max() == 1 else 'runs'} of each, judged by "
             f"{' and '.join(judged)}."
@@ -73,24 +73,24 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
 
 
 def _where(study: Study) -> str:
-    """Which entry has the best mean on each task."""
+    """Sentence on which entry has the best mean on each task."""
     winners: dict[str, list[str]] = {}
     for task, gap in study.gaps.items():
         top = gap.index[gap == 0]
         if not len(top):
             continue
         if len(top) > 2:
-            first, others = study.look.entries[0], f"{len(top)} alike"
+            first, others = study.palette.entries[0], f"{len(top)} alike"
             name = f"{first} and {len(top) - 1} others" if first in set(top) else others
         else:
-            name = " and ".join(sorted(top, key=study.look.number))
+            name = " and ".join(sorted(top, key=study.palette.number))
         winners.setdefault(name, []).append(str(task))
     parts = sorted(winners.items(), key=lambda item: (-len(item[1]), item[1]))
     return "best mean: " + "; ".join(f"{e} on {', '.join(t)}" for e, t in parts) + "."
 
 
 def _sure(study: Study) -> str:
-    """How far the best is from the others."""
+    """Sentence on how certain the best entry's lead is."""
     overall, tasks = study.overall, len(study.comparison.tasks)
     if len(overall) < 2:
         return "one entry alone cannot be compared."
@@ -115,33 +115,36 @@ def _sure(study: Study) -> str:
 
 
 def _diverged(study: Study) -> str:
+    """Sentence on which runs diverged."""
     runs = study.all_runs
-    dead = runs[runs["status"] == "diverged"]
-    if not len(dead):
+    diverged = runs[runs["status"] == "diverged"]
+    if not len(diverged):
         return "none."
-    counts = dead.groupby(["entry", "task"]).size()
+    counts = diverged.groupby(["entry", "task"]).size()
     total = runs.groupby(["entry", "task"]).size()
     counts = counts.sort_index().sort_values(ascending=False, kind="stable")
     parts = [f"{e} on {t} ({n} of {total[e, t]})" for (e, t), n in counts.items()]
     more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
-    return f"{len(dead)} of {counted(len(runs), 'run')}: {', '.join(parts[:6])}{more}."
+    return (
+        f"{len(diverged)} of {counted(len(runs), 'run')}: {', '.join(parts[:6])}{more}."
+    )
 
 
 def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
-    """Runs that others have, tasks and methods that were planned."""
+    """Sentence on missing runs, and on planned tasks and methods without any."""
     parts = []
     planned: dict[str, set[str]] = {"tasks": set(), "methods": set()}
     for workdir in workdirs:
-        asked = dict(config(workdir).get("config", {}))
+        planned_here = dict(config(workdir).get("config", {}))
         source = study.all_runs["source"] == str(workdir)
         if study.all_runs.loc[source, "method"].str.startswith("race:").all():
-            asked["methods"] = ()  # a race has contenders of its own
+            planned_here["methods"] = ()  # a race chooses its own methods
         for name, names in planned.items():
-            found = asked.get(name)  # or what somebody made of it
-            if isinstance(found, list | tuple):
-                names |= {each for each in found if isinstance(each, str)}
+            values = planned_here.get(name)  # of any type, if the file was edited
+            if isinstance(values, list | tuple):
+                names |= {value for value in values if isinstance(value, str)}
     for name, column in (("tasks", "task"), ("methods", "method")):
-        # What was tuned as adam ran as smac:adam.
+        # A method that was tuned as adam ran as smac:adam.
         names = study.all_runs[column].unique()
         present = {*names, *(n.split(":")[-1] for n in names)}
         for protocol in study.all_runs["protocol"].unique():
@@ -172,7 +175,7 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
 
 
 def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]:
-    """The rule, and where the numbers come from."""
+    """(heading, text) pairs on the rules of comparison and the sources of the runs."""
     notes = [
         (
             "Runs that diverged, are missing or are unequal in number",
@@ -198,7 +201,7 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
             f"byte for byte. Formulas and sources: docs/report.md.",
         ),
     ]
-    cut = [f"{short} is {n}" for n, short in study.look.names.items() if n != short]
+    cut = [f"{short} is {n}" for n, short in study.palette.names.items() if n != short]
     if cut:
         notes.append(("Names that figures show in short", "; ".join(cut) + "."))
     for workdir in workdirs:
@@ -206,10 +209,11 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         known = config(workdir)
         versions = known.get("versions", {})
-        made = ", ".join(f"{k} {v}" for k, v in versions.items())
-        here = int((study.all_runs["source"] == str(workdir)).sum())
-        text = f"{counted(here, 'run')} from runs.jsonl (sha256 {digest})"
+        libraries = ", ".join(f"{k} {v}" for k, v in versions.items())
+        count = int((study.all_runs["source"] == str(workdir)).sum())
+        text = f"{counted(count, 'run')} from runs.jsonl (sha256 {digest})"
         if known.get("git_revision"):
             text += f", trained at revision {known['git_revision'][:12]}"
-        notes.append((str(workdir), f"{text}{' with ' + made if made else ''}."))
+        used = f" with {libraries}" if libraries else ""
+        notes.append((str(workdir), f"{text}{used}."))
     return notes

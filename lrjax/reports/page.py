@@ -1,4 +1,4 @@
-"""One self-contained HTML page: figures first, tables below them, no network."""
+"""Renders one self-contained HTML page: figures, and tables below them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ import pandas as pd
 from lrjax.core import counted
 from lrjax.reports import drawing
 from lrjax.reports.drawing import Picture
-from lrjax.reports.look import Look
+from lrjax.reports.palette import Palette
 
 _MOST_ROWS = 150
-# Pixels for a point of a figure: where there is room, and at least; and how many pixels
-# a phone has for a figure.
+# Pixels per point of a figure, at most and at least; width of a phone in pixels.
 _ZOOM, _LEAST, _PHONE = 1.3, 0.85, 335
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A figure, what it says, and the table behind it.
+    """A section of the page: a figure, sentences on it, and the table behind it.
 
     Attributes:
-      name: of the files, and of the place on the page.
-      title: a heading.
-      says: what the numbers say, plain text.
-      reads: how the figure and the table are to be read, plain text.
-      picture: the figure, None without one.
-      table: shown below it, None without one.
-      files: what to link, paths below the page's folder.
+      name: name of the files, and anchor on the page.
+      title: the heading.
+      says: the result in a sentence, plain text.
+      reads: how to read the figure and the table, plain text.
+      picture: the figure; None without one.
+      table: the table below it; None without one.
+      files: linked files, as paths below the page's folder.
     """
 
     name: str
@@ -49,33 +48,33 @@ def render(
     findings: Sequence[tuple[str, str]],
     sections: Sequence[Section],
     notes: Sequence[tuple[str, str]],
-    look: Look,
+    palette: Palette,
 ) -> str:
-    """The page.
+    """The page as HTML.
 
     Args:
       title: of the page.
-      findings: (word, sentence) pairs that the page opens with.
+      findings: (word, sentence) pairs at the top.
       sections: in order.
       notes: (heading, text) pairs at the end.
-      look: of the entries in the figures.
+      palette: of the entries in the figures.
     """
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        # No figure, script or style may come from anywhere else.
+        # Nothing may be loaded from the network.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">",
         '<link rel="icon" href="data:,">',
         f"<title>{_text(title)}</title>",
         f"<style>:root{{color-scheme:light dark;{drawing.variables(dark=False)}}}",
-        # Paper stays white.
+        # Dark colours on screens alone: printed pages stay white.
         "@media screen and (prefers-color-scheme:dark)"
         f"{{:root{{{drawing.variables(dark=True)}}}}}",
         f"{_STYLE}</style></head><body>",
         f"<header><h1>{_text(title)}</h1></header>",
-        _chips(look),
+        _chips(palette),
         "<main>",
         '<section id="findings"><h2>Findings</h2><dl>',
         *(f"<dt>{_text(w)}</dt><dd>{_text(s)}</dd>" for w, s in findings),
@@ -93,14 +92,14 @@ def render(
     return "\n".join(part for part in parts if part) + "\n"
 
 
-def _chips(look: Look) -> str:
-    """Buttons that hide and show an entry in all figures."""
-    if not look.entries:
+def _chips(palette: Palette) -> str:
+    """Buttons that hide or show an entry in all figures."""
+    if not palette.entries:
         return ""
     chips = "".join(
-        f'<button type="button" aria-pressed="true" data-entry="{look.number(e)}">'
-        f"{drawing.swatch(drawing.key(look, e))}<span>{_text(e)}</span></button>"
-        for e in look.entries
+        f'<button type="button" aria-pressed="true" data-entry="{palette.number(e)}">'
+        f"{drawing.swatch(drawing.key(palette, e))}<span>{_text(e)}</span></button>"
+        for e in palette.entries
     )
     return (
         '<div id="chips" aria-label="Entries: press to hide or show">'
@@ -109,6 +108,7 @@ def _chips(look: Look) -> str:
 
 
 def _section(section: Section) -> str:
+    """A section as HTML."""
     links = "".join(
         f'<a href="{_text(f)}">{_text(f.rsplit("/", 1)[-1])}</a>' for f in section.files
     )
@@ -129,9 +129,9 @@ def _section(section: Section) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    """Panels beside each other where there is room, else below each other."""
+    """A figure as HTML, its panels in rows of as many as fit."""
     width = picture.panels[0].width
-    # What fits no phone however small is scrolled there, and then as large as drawn.
+    # A figure too wide for a phone even at the least size is scrolled at full size.
     scrolled = _LEAST * width > _PHONE
     least = width if scrolled else _LEAST * width
     panels = "".join(
@@ -148,11 +148,13 @@ def _figure(picture: Picture) -> str:
 
 
 def _keys(keys: Sequence[tuple[str, str]]) -> str:
+    """A legend as HTML, from (swatch, name) pairs."""
     items = "".join(f"<li>{swatch}<span>{_text(n)}</span></li>" for swatch, n in keys)
     return f'<ul class="keys">{items}</ul>' if items else ""
 
 
 def _table(table: pd.DataFrame) -> str:
+    """The first rows of a table as HTML."""
     shown = table.head(_MOST_ROWS)
     columns = [column(shown.iloc[:, i]) for i in range(shown.shape[1])]
     kinds = [' class="n"' if _is_numeric(table[c]) else "" for c in table.columns]
@@ -177,14 +179,15 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def _is_numeric(values: pd.Series) -> bool:
+    """Whether a column holds numbers."""
     return values.dtype.kind in "iuf"
 
 
 def column(values: pd.Series) -> list[str]:
-    """A column's texts; numbers with one number of decimals, so that points align.
+    """The texts of a column; numbers share their number of decimals.
 
-    Four digits of the largest; where that would hide the small ones each number has its
-    own four.
+    The largest number gets four digits. If that would hide the smallest, every number
+    gets four digits of its own.
     """
     if values.dtype.kind in "iu":
         return [f"{value:,}" for value in values]
@@ -199,7 +202,7 @@ def column(values: pd.Series) -> list[str]:
 
 
 def short(value: object) -> str:
-    """A value with as many digits as people read; '' for NaN."""
+    """A value as text, floats in four digits; '' for NaN."""
     if isinstance(value, float):
         if value != value:
             return ""
@@ -210,12 +213,12 @@ def short(value: object) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """An interval in brackets; '' where there is none."""
+    """An interval in brackets, with a space before it; '' for NaN."""
     return f" ({low:.2f} to {high:.2f})" if low == low else ""
 
 
 def latex(table: pd.DataFrame, caption: str) -> str:
-    """A table in LaTeX (booktabs), in as many digits as people read."""
+    """A table in LaTeX (booktabs), numbers as from `column`."""
     aligned = "".join("r" if _is_numeric(table[c]) else "l" for c in table)
     columns = [column(table.iloc[:, i]) for i in range(table.shape[1])]
     rows = [list(map(str, table.columns)), *zip(*columns, strict=True)]
@@ -238,6 +241,7 @@ def latex(table: pd.DataFrame, caption: str) -> str:
 
 
 def _tex(text: str) -> str:
+    """Text escaped for LaTeX."""
     text = text.replace("\\", r"\textbackslash ")
     for sign in "&%$#_{}":
         text = text.replace(sign, f"\\{sign}")
@@ -245,6 +249,7 @@ def _tex(text: str) -> str:
 
 
 def _text(value: object) -> str:
+    """A value escaped for HTML."""
     return html.escape(str(value))
 
 
@@ -310,8 +315,8 @@ header,main{padding:0 .5rem}section{padding:.9rem .8rem}}
 @media print{#chips{display:none}section{box-shadow:none;break-inside:avoid}}
 """.strip()
 
-# Values under the mouse are read off the drawing itself: a path's corners are the data,
-# and `data-axes` says how places in the drawing become values.
+# Values under the mouse come from the drawing itself: the corners of a path are the
+# data, and `data-axes` maps positions in the drawing to values.
 _SCRIPT = r"""
 "use strict";
 const chips = [...document.querySelectorAll("#chips [data-entry]")];

@@ -1,4 +1,4 @@
-"""Published results beside ours."""
+"""Compares our results with published ones."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import pandas as pd
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, shown
 from lrjax.reports import figures
-from lrjax.reports.desk import Desk
 from lrjax.reports.page import Section
 from lrjax.reports.study import Study
+from lrjax.reports.writer import ReportWriter
 
 _NAMES = ("task", "method", "metric")
 
 
 def read(path: str) -> pd.DataFrame:
-    """Reads `task,method,metric,mean` and, where it has them, `std_error`.
+    """Reads a CSV file with columns task, method, metric, mean and maybe std_error.
 
     Raises:
-      UsageError: if it cannot be read, has other columns than rows, a column twice or
-        not at all, or a row that does not say which number it is.
+      UsageError: if the file cannot be read, a column is missing or comes twice, there
+        is no row, or a row lacks a name or has a bad number.
     """
     where = f"report.compare={path}"
     with reading(where, ""):
-        # Without a header of its own; else a column too many would name the rows.
+        # With `header`, pandas would take a surplus column for the index.
         lines = pd.read_csv(path, dtype=str, header=None, skipinitialspace=True)
     header = [str(name).strip() for name in lines.iloc[0]]
     table = lines[1:].set_axis(header, axis=1).reset_index(drop=True)
@@ -39,16 +39,16 @@ def read(path: str) -> pd.DataFrame:
             raise UsageError(f"{where}: has the column '{name}' twice")
     if not len(table):
         raise UsageError(f"{where}: holds no row")
-    given = table.get("std_error", pd.Series(np.nan, index=table.index))
-    table = table[[*_NAMES, "mean"]].assign(std_error=given)
+    errors = table.get("std_error", pd.Series(np.nan, index=table.index))
+    table = table[[*_NAMES, "mean"]].assign(std_error=errors)
     for name in ("mean", "std_error"):
         values = pd.to_numeric(table[name], errors="coerce").astype(float)
-        fit = np.isfinite(values) & ((values >= 0) | (name == "mean"))
-        wrong = table.index[table[name].notna() & ~fit]
+        valid = np.isfinite(values) & ((values >= 0) | (name == "mean"))
+        wrong = table.index[table[name].notna() & ~valid]
         if len(wrong) and name == "std_error":
             text = shown(table.at[wrong[0], name])
             raise UsageError(f"{where}: row {wrong[0] + 1}: {text} is no {name}")
-        table[name] = values.where(fit)
+        table[name] = values.where(valid)
     for name in (*_NAMES, "mean"):
         wrong = table.index[table[name].isna()]
         if len(wrong):
@@ -57,28 +57,32 @@ def read(path: str) -> pd.DataFrame:
 
 
 def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
-    """Our means beside published ones; what has no counterpart here is left out.
+    """Our means beside published ones; rows without a counterpart here are dropped.
+
+    Returns:
+      task, metric, entry, runs, ours, ours_error, published, published_error (standard
+      errors), difference, errors_apart (the difference in joint standard errors).
 
     Raises:
-      UsageError: if nothing has one, or one has several.
+      UsageError: if no row has a counterpart, or a row has several.
     """
     runs, rows = study.all_runs, []
     for row in published.itertuples(index=False):
         named = runs[["entry", "method"]].eq(row.method).any(axis=1)
-        mine = runs[(runs["task"] == row.task) & named]
-        if not len(mine) or row.metric not in mine:
+        ours = runs[(runs["task"] == row.task) & named]
+        if not len(ours) or row.metric not in ours:
             continue
-        if not pd.api.types.is_numeric_dtype(mine[row.metric]):
-            continue  # a name, such as that of the task
-        entries = list(mine["entry"].unique())
+        if not pd.api.types.is_numeric_dtype(ours[row.metric]):
+            continue  # a column of names, such as `task`
+        entries = list(ours["entry"].unique())
         if len(entries) > 1:
             raise UsageError(
                 f"report.compare={study.options.compare}: '{row.method}' has several "
                 f"settings on {row.task}; name one, such as '{entries[0]}'"
             )
-        values = mine.loc[mine["status"] == "done", row.metric].astype(float).dropna()
+        values = ours.loc[ours["status"] == "done", row.metric].astype(float).dropna()
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-        both = np.hypot(error, row.std_error)
+        joint = np.hypot(error, row.std_error)
         difference = values.mean() - row.mean
         rows.append(
             {
@@ -91,7 +95,7 @@ def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
                 "published": row.mean,
                 "published_error": row.std_error,
                 "difference": difference,
-                "errors_apart": difference / both if both > 0 else np.nan,
+                "errors_apart": difference / joint if joint > 0 else np.nan,
             }
         )
     if not rows:
@@ -105,13 +109,15 @@ def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def section(study: Study, desk: Desk, table: pd.DataFrame, count: int) -> Section:
-    """Our means beside published ones.
+def section(
+    study: Study, writer: ReportWriter, table: pd.DataFrame, count: int
+) -> Section:
+    """The section on published results.
 
     Args:
-      study, desk: as for all analyses.
+      study, writer: as for all analyses.
       table: as from `match`.
-      count: how many values were published.
+      count: number of published values.
     """
     far = table[table["errors_apart"].abs() > 2]
     known = int(table["errors_apart"].notna().sum())
@@ -124,11 +130,11 @@ def section(study: Study, desk: Desk, table: pd.DataFrame, count: int) -> Sectio
         "Each point a method: published mean against ours, with standard errors; on "
         "the line they agree. errors_apart is the difference over both errors together."
     )
-    return desk.section(
+    return writer.section(
         "compared",
         "Beside published results",
         says,
         reads,
         table,
-        figures.compared(desk.plt, study.look, table.dropna(subset=["ours"])),
+        figures.compared(writer.plt, study.palette, table.dropna(subset=["ours"])),
     )

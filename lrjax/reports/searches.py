@@ -1,4 +1,4 @@
-"""Figures of searches: what tuning has found and paid, and how races went."""
+"""Figures of searches: costs and results of tuning, and scores of races by rung."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from lrjax.analysis.scores import metric_label
 from lrjax.core import METRICS, Metric, counted
 from lrjax.reports import drawing
 from lrjax.reports.drawing import FAINT, INK, PAPER
-from lrjax.reports.look import STYLES, Look
+from lrjax.reports.palette import STYLES, Palette
 
 Drawn = tuple[Any, list[Any]]
-_PARTS = ("train", "valid")  # of the data, that a tuning can go by
-_NAMED = 8  # contenders that a figure of a race tells apart
+_PARTS = ("train", "valid")  # parts of the data that a tuning may be judged on
+_NAMED = 8  # contenders in the legend of a race
 _STAR = {"marker": "*", "markersize": 11, "markeredgecolor": PAPER, "linestyle": "none"}
 
 
 def trajectories(trials: pd.DataFrame) -> pd.DataFrame:
-    """What tunings had paid and found after each trial.
+    """Adds what each tuning had spent and found after each trial.
 
     Args:
-      trials: in the order in which they were told, with what tells tunings apart (task,
-        method, source), budget, cost (lower is better, NaN where a trial diverged) and
-        the columns of `asked`.
+      trials: in order of the trials, with columns task, method and source (which
+        identify the tuning), budget, cost (lower is better, NaN for diverged trials)
+        and the columns of `cost_columns`.
 
     Returns:
-      the rows, tuning by tuning, with the columns `tuning` (a number), `whole` (whether
-      it had the full budget), `spent` (in full runs: each trial counts as its budget
-      over the full one), `value` (what was measured: the cost, or of a metric that
-      rises minus it) and `best` (the best value at the full budget so far, NaN before
-      there is one).
+      The rows, tuning by tuning, with more columns: `tuning` (a number), `whole`
+      (whether the trial had the full budget), `spent` (so far, in full runs: a trial
+      counts as its budget over the full one), `value` (what was measured: the cost, or
+      minus the cost if higher is better) and `best` (best value at the full budget so
+      far, NaN before the first).
     """
     tables = []
     groups = trials.groupby(["task", "method", "source"])
     for number, (_, part) in enumerate(groups):
         budget, cost = part["budget"], part["cost"]
-        # Rows of earlier versions do not say what was full: the largest stands for it.
+        # Rows of earlier versions lack the full budget: the largest takes its place.
         most = max(budget.max(), part["max_budget"].fillna(0).max())
         whole, sign = budget == most, 1 - 2 * part["rising"]
         best = sign * cost.where(whole).cummin().ffill()
@@ -50,18 +50,18 @@ def trajectories(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def asked(
+def cost_columns(
     row: Mapping[str, Any], metrics: Mapping[str, Sequence[Metric]]
 ) -> dict[str, Any]:
-    """What a row of trials.jsonl says of its tuning, for `trajectories`.
+    """The columns of `trajectories` on the cost and the full budget of a trial.
 
     Args:
-      row: of any version.
+      row: of trials.jsonl, of any version.
       metrics: as from `results.load_metrics`.
 
     Returns:
-      max_budget (NaN where the row does not say), tuned_by (the column that was the
-      cost, '' likewise) and rising (whether the cost is minus what it holds).
+      max_budget (NaN if the row lacks it), tuned_by (the measurement that was the cost,
+      '' if the row lacks it) and rising (whether the cost is minus the measurement).
     """
     column = row.get("tuned_by") or ""
     of_task = [*METRICS.values(), *metrics.get(row["task"], ())]
@@ -74,16 +74,16 @@ def asked(
     }
 
 
-def told(
+def trials_table(
     rows: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, Sequence[Metric]] | None = None,
 ) -> pd.DataFrame:
-    """A table of trials for `trajectories`, their methods named as once they are tuned.
+    """Trials as a table for `trajectories`, under the names of the tuned methods.
 
-    Also has the columns `unit` (of budgets) and `hparams`.
+    It also has the columns `unit` (of budgets) and `hparams`.
 
     Args:
-      rows: of trials.jsonl.
+      rows: rows of trials.jsonl.
       metrics: as from `results.load_metrics`.
     """
     return pd.DataFrame(
@@ -93,7 +93,7 @@ def told(
             "source": str(row.get("tuning", "")),
             "budget": float(row["budget"]),
             "cost": float(row["cost"]) if row["status"] == "done" else math.nan,
-            **asked(row, metrics or {}),
+            **cost_columns(row, metrics or {}),
             "unit": row["unit"],
             "hparams": row["hparams"],
         }
@@ -101,69 +101,71 @@ def told(
     )
 
 
-def said(column: str) -> str:
-    """What a tuning went by, in words: 'validation loss'."""
+def cost_label(column: str) -> str:
+    """The measurement behind a cost, in words: 'validation loss'."""
     return metric_label(column) if column else "cost"
 
 
 def _settings(table: pd.DataFrame) -> pd.DataFrame:
-    """Trials with `varied`, the hyperparameter to draw over, and `at`, its value."""
-    found = table.groupby(["task", "method"])["hparams"].transform(_varied)
-    at = [h.get(name) for h, name in zip(table["hparams"], found, strict=True)]
+    """Adds `varied`, the hyperparameter to draw over, and `at`, its value."""
+    varied = table.groupby(["task", "method"])["hparams"].transform(_varied)
+    at = [h.get(name) for h, name in zip(table["hparams"], varied, strict=True)]
     at = pd.to_numeric(pd.Series(at, index=table.index), errors="coerce")
-    return table.assign(varied=found, at=at)
+    return table.assign(varied=varied, at=at)
 
 
 def _varied(settings: pd.Series) -> str:
-    """The hyperparameter to draw over: the learning rate if it was tuned."""
+    """The hyperparameter to draw over: the learning rate if it varies."""
     numbers = [n for n, v in settings.iloc[0].items() if isinstance(v, int | float)]
-    varied = [n for n in numbers if len({each.get(n) for each in settings}) > 1]
+    varied = [n for n in numbers if len({setting.get(n) for setting in settings}) > 1]
     return "learning_rate" if "learning_rate" in varied else (varied or numbers)[0]
 
 
-def incumbents(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
-    """Best value so far against what tuning has cost, a panel per task and measure.
+def incumbents(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
+    """Best value so far over the cost of tuning, a panel per task and measurement.
 
     Args:
       plt: Matplotlib.
-      look: of methods.
+      palette: of methods.
       table: as from `trajectories`.
     """
     groups = list(table.groupby(["task", "tuned_by"]))
     figure, axes = drawing.panels(plt, len(groups))
-    for i, (axis, ((task, column), here)) in enumerate(zip(axes, groups, strict=True)):
-        axis.set_yscale(_scale(here))
-        for (method, _), part in here.groupby(["method", "tuning"]):
-            colour = look.colour(str(method))
+    for i, (axis, ((task, column), trials)) in enumerate(
+        zip(axes, groups, strict=True)
+    ):
+        axis.set_yscale(_scale(trials))
+        for (method, _), part in trials.groupby(["method", "tuning"]):
+            colour = palette.colour(str(method))
             axis.plot(part["spent"], part["value"], ".", color=colour, ms=3, alpha=0.4)
             _crosses(axis, part["spent"], part["value"], colour)
             drawing.line(
                 axis,
                 i,
-                look,
+                palette,
                 str(method),
                 part["spent"],
                 part["best"],
                 drawstyle="steps-post",
             )
-            _star(axis, i, look, str(method), part, "spent")
-        axis.set(title=look.brief(task), xlabel="tuning cost (full runs)")
-        axis.set_ylabel(said(column))
-        axis.set_xlim(0, 1.03 * here["spent"].max())
+            _star(axis, i, palette, str(method), part, "spent")
+        axis.set(title=palette.brief(task), xlabel="tuning cost (full runs)")
+        axis.set_ylabel(cost_label(column))
+        axis.set_xlim(0, 1.03 * trials["spent"].max())
         drawing.log_ticks(axis.yaxis)
-    entries = sorted(set(table["method"]), key=look.number)
-    drawing.legend(figure, look, entries)
+    entries = sorted(set(table["method"]), key=palette.number)
+    drawing.legend(figure, palette, entries)
     return figure, axes
 
 
-def costs(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
-    """Every value over the hyperparameter that was tuned.
+def costs(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
+    """Every value over the tuned hyperparameter.
 
-    A panel per task, method and measure.
+    A panel per task, method and measurement.
 
     Args:
       plt: Matplotlib.
-      look: of methods.
+      palette: of methods.
       table: as from `trajectories`, with `unit` and `hparams`.
     """
     from matplotlib.lines import Line2D
@@ -171,30 +173,32 @@ def costs(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
     table = _settings(table)
     groups = list(table.groupby(["task", "method", "tuned_by"]))
     budgets = sorted(table["budget"].unique())
-    strong = dict(zip(budgets, np.linspace(0.3, 1, len(budgets) + 1)[1:], strict=True))
+    opacity = dict(zip(budgets, np.linspace(0.3, 1, len(budgets) + 1)[1:], strict=True))
     figure, axes = drawing.panels(plt, len(groups))
     for i, (axis, (key, part)) in enumerate(zip(axes, groups, strict=True)):
         task, method, column = key
-        colour = look.colour(method)
+        colour = palette.colour(method)
         for budget, trials in part.groupby("budget"):
-            shade = strong[budget]
+            shade = opacity[budget]
             dots = {"color": colour, "alpha": shade, "ms": 2 + 3 * shade, "mew": 0}
             axis.plot(trials["at"], trials["value"], "o", **dots)
         _crosses(axis, part["at"], part["value"], colour)
         for _, tuning in part.groupby("tuning"):
-            _star(axis, i, look, method, tuning, "at")
+            _star(axis, i, palette, method, tuning, "at")
         low, high = part["at"].min(), part["at"].max()
         if low > 0 and high > 30 * low:
             axis.set_xscale("log")
-        axis.set(title=look.brief(task), xlabel=f"{part['varied'].iloc[0]} ({method})")
-        axis.set_ylabel(said(column))
+        axis.set(
+            title=palette.brief(task), xlabel=f"{part['varied'].iloc[0]} ({method})"
+        )
+        axis.set_ylabel(cost_label(column))
         axis.set_yscale(_scale(part))
         drawing.log_ticks(axis.xaxis)
         drawing.log_ticks(axis.yaxis)
     units = " or ".join(sorted(table["unit"].unique()))
     handles = [
         Line2D([], [], ls="none", marker="o", color=INK, alpha=a, ms=2 + 3 * a, mew=0)
-        for a in strong.values()
+        for a in opacity.values()
     ]
     handles.append(Line2D([], [], color=INK, **_STAR))
     unit = units.removesuffix("s")
@@ -204,25 +208,25 @@ def costs(plt: Any, look: Look, table: pd.DataFrame) -> Drawn:
 
 
 def _scale(trials: pd.DataFrame) -> str:
-    """Of an axis of values: costs above 0 are drawn on a log axis."""
+    """Scale of the axis of values: 'log' if lower is better and all are positive."""
     costs = not trials["rising"].any() and trials["value"].min() > 0
     return "log" if costs else "linear"
 
 
 def _star(
-    axis: Any, place: int, look: Look, method: str, trials: pd.DataFrame, x: str
+    axis: Any, place: int, palette: Palette, method: str, trials: pd.DataFrame, x: str
 ) -> None:
     """Marks a tuning's best trial at its full budget."""
     full = trials.loc[trials["whole"], "cost"].dropna()
     if len(full):
         best = trials.loc[full.idxmin()]
-        drawn = {"color": look.colour(method), "zorder": 5, "clip_on": False}
+        drawn = {"color": palette.colour(method), "zorder": 5, "clip_on": False}
         (star,) = axis.plot(best[x], best["value"], **_STAR | drawn)
-        drawing.mark(star, place, "point", look.number(method))
+        drawing.mark(star, place, "point", palette.number(method))
 
 
 def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
-    """Trials that diverged, at the upper edge."""
+    """Draws trials that diverged as crosses at the upper edge."""
     lost = x[value.isna()]
     axis.plot(
         lost,
@@ -236,33 +240,34 @@ def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
 
 
 def races(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
-    """Each contender's score over the rungs that it saw, a panel per task.
+    """Each contender's score over the rungs that it reached, a panel per task.
 
     Args:
       plt: Matplotlib.
-      answers: task, winner, label (of the axis), better (1 where higher is better, -1
-        where lower is) and judged, rows of label, steps and value.
+      answers: task, winner, label (of the axis), better (1 if higher is better, else
+        -1) and judged, rows of label, steps and value.
     """
-    # Contenders are no entries of a page: nothing is shown under the mouse.
+    # Contenders are not entries of a page, so nothing is shown under the mouse.
     figure, axes = drawing.panels(plt, len(answers), 3.6, 2.6, columns=1)
-    labels = {each["label"] for answer in answers for each in answer["judged"]}
-    look = Look(tuple(sorted(labels)), tasks=tuple(a["task"] for a in answers))
+    labels = {row["label"] for answer in answers for row in answer["judged"]}
+    palette = Palette(tuple(sorted(labels)), tasks=tuple(a["task"] for a in answers))
     for axis, answer in zip(axes, answers, strict=True):
-        _race(axis, look, answer)
-        axis.set_title(look.brief(answer["task"]))
-    figure.set_figwidth(figure.get_figwidth() + 2.6)  # the legends' room
+        _race(axis, palette, answer)
+        axis.set_title(palette.brief(answer["task"]))
+    figure.set_figwidth(figure.get_figwidth() + 2.6)  # room for the legends
     return figure, []
 
 
-def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
+def _race(axis: Any, palette: Palette, answer: Mapping[str, Any]) -> None:
+    """Draws the panel of a race."""
     sign, winner = answer["better"], answer["winner"]
     lines: dict[str, list[tuple[int, float]]] = {}
-    for each in answer["judged"]:
-        if math.isfinite(each["value"]):
-            lines.setdefault(each["label"], []).append((each["steps"], each["value"]))
+    for row in answer["judged"]:
+        if math.isfinite(row["value"]):
+            lines.setdefault(row["label"], []).append((row["steps"], row["value"]))
 
     def place(label: str) -> tuple[bool, int, float]:
-        """The winner first, then who came furthest, then who was best there."""
+        """Sort key: the winner, then by the last rung reached, then by score there."""
         steps, value = lines[label][-1]
         return label != winner, -steps, -sign * value
 
@@ -274,25 +279,29 @@ def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
         axis.plot(*zip(*lines[label], strict=True), ".-", color=FAINT, lw=0.8, ms=4)
     for depth, label in enumerate(named):
         x, y = zip(*lines[label], strict=True)
-        drawn = {"color": look.colour(label), "linestyle": look.style(label)}
-        # Dashes over whole lines, signs beside each other: nobody hides another.
-        drawn |= {"zorder": 2 + 0.1 * STYLES.index(look.style(label))}
+        drawn = {"color": palette.colour(label), "linestyle": palette.style(label)}
+        # Dashed lines over solid ones, markers at different places: all stay visible.
+        drawn |= {"zorder": 2 + 0.1 * STYLES.index(palette.style(label))}
         axis.plot(x, y, linewidth=2.4 if label == winner else 1.4, **drawn)
         places = drawing.signs_at(axis, x, y, (depth + 0.5) / len(named))
-        size = 4 + 0.8 * depth * (len(x) == 1)  # on one rung there is no beside
+        size = 4 + 0.8 * depth * (len(x) == 1)  # on one rung they coincide
         signs = {"linestyle": "none", "markersize": size, "zorder": 2.9 - 0.01 * depth}
-        axis.plot(*places, **signs | look.sign(label))
+        axis.plot(*places, **signs | palette.sign(label))
         if label == winner:
-            star = _STAR | {"color": look.colour(label), "zorder": 5, "clip_on": False}
+            star = _STAR | {
+                "color": palette.colour(label),
+                "zorder": 5,
+                "clip_on": False,
+            }
             axis.plot(x[-1], y[-1], **star)
     for label in named:
         won = {"marker": "*", "markersize": 9} if label == winner else {}
-        handles.append(drawing.key(look, label, **won))
-        names.append(look.brief(label) + (" (winner)" if label == winner else ""))
+        handles.append(drawing.key(palette, label, **won))
+        names.append(palette.brief(label) + (" (winner)" if label == winner else ""))
     if others:
         handles += axis.plot([], [], ".-", color=FAINT, linewidth=0.8)
         names.append(counted(len(others), "other"))
-    rungs = sorted({each["steps"] for each in answer["judged"]})
+    rungs = sorted({row["steps"] for row in answer["judged"]})
     axis.set_xticks(rungs, [f"{steps:,}" for steps in rungs])
     axis.minorticks_off()
     axis.set(xlabel="updates at which contenders were compared", ylabel=answer["label"])
@@ -310,11 +319,13 @@ def _race(axis: Any, look: Look, answer: Mapping[str, Any]) -> None:
 
 
 def _limits(lines: Sequence[Sequence[float]], sign: int) -> tuple[float, float]:
-    """Of the axis: all but the worst of the rest, which would press the best together.
+    """Limits of the axis, without the worst third of the contenders not in the legend.
+
+    The worst would press the best together.
 
     Args:
-      lines: values of contenders, those to be seen first.
-      sign: -1 where lower is better.
+      lines: values of contenders, those in the legend first.
+      sign: 1 if higher is better, else -1.
     """
     named = [sign * v for line in lines[:_NAMED] for v in line]
     rest = sorted(sign * v for line in lines[_NAMED:] for v in line)

@@ -1,4 +1,4 @@
-"""What races found: the answers of `--mode=select` as a section of the page."""
+"""The section of the page on races, from the answers of `--mode=select`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from lrjax.core import (
     shown,
 )
 from lrjax.reports import searches
-from lrjax.reports.desk import Desk
 from lrjax.reports.page import Section
+from lrjax.reports.writer import ReportWriter
 
-ANSWER, FIGURES = "selection.json", ("png", "svg")  # the answers, drawn as selection.*
+ANSWER, FIGURES = "selection.json", ("png", "svg")  # figures are named selection.*
 _NUMBERS = ("score", "cost", "budget")
 
 
 def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """The answers of races in some working directories, in order; none is no error.
+    """Reads the answers of races in some working directories; there may be none.
 
     Raises:
       UsageError: if a file is damaged.
@@ -43,40 +43,46 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 
 def checked(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The content of selection.json, its numbers as such."""
-    return [_checked(each) for each in content]
+    """Answers from the content of selection.json, with numbers checked.
+
+    Raises:
+      ValueError, KeyError, TypeError: if the content is damaged.
+    """
+    return [_checked(answer) for answer in content]
 
 
 def _number(value: Any) -> float:
-    """NaN is null in JSON, infinity a word."""
+    """A float; NaN is null in JSON, infinity a string."""
     if value is None:
         return math.nan
     if type(value) not in (int, float) and value not in ("inf", "-inf"):
-        raise ValueError(f"{shown(value)} is no number")
+        raise ValueError(f"{shown(value)} is not a number")
     return float(value)
 
 
 def _count(value: Any) -> int:
+    """A whole number from 0."""
     if type(value) is not int or not 0 <= value < 2**53:
-        raise ValueError(f"{shown(value)} is no count")
+        raise ValueError(f"{shown(value)} is not a count")
     return value
 
 
 def _text(value: Any) -> str:
+    """A string."""
     if type(value) is not str:
-        raise ValueError(f"{shown(value)} is no text")
+        raise ValueError(f"{shown(value)} is not a text")
     return value
 
 
 def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer whose numbers are numbers and whose names are text."""
+    """An answer as the report uses it, its types checked."""
     judged = [
         {
-            "label": _text(each["label"]),
-            "steps": _count(each["steps"]),
-            "value": sum(map(_number, each["values"])) / len(each["values"]),
+            "label": _text(result["label"]),
+            "steps": _count(result["steps"]),
+            "value": sum(map(_number, result["values"])) / len(result["values"]),
         }
-        for each in answer["judged"]
+        for result in answer["judged"]
     ]
     low, high = map(_number, answer["interval"])
     return {
@@ -95,51 +101,51 @@ def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metric(answer: Mapping[str, Any]) -> Metric:
-    """What an answer is judged by; answers of earlier versions have its name alone."""
+    """The metric of an answer; answers of earlier versions hold only its name."""
     try:
         if "scale" in answer:
             return results.metric_from(answer["scale"])
         return find_metric(_text(answer["metric"]))
-    except UsageError as error:  # which file it is in is said by others
+    except UsageError as error:  # the caller names the file
         raise ValueError(str(error)) from error
 
 
 def sentence(answer: Mapping[str, Any]) -> str:
-    """What was found on a task."""
+    """Winner, score, runner-up and cost of a race in a sentence."""
     metric, low, high = answer["metric"], answer["low"], answer["high"]
-    found = (
+    text = (
         f"{answer['winner']} on {answer['task']}, validation {metric} "
         f"{metric.text(answer['score'])}"
     )
     if not math.isnan(low):
-        found += f" ({metric.shown(low)} to {metric.shown(high)})"
+        text += f" ({metric.shown(low)} to {metric.shown(high)})"
     if answer["runner_up"]:
-        found += f", before {answer['runner_up']}"
+        text += f", before {answer['runner_up']}"
     if not math.isnan(answer["runner_up_better"]):
-        found += f", better with probability {answer['runner_up_better']:.2f}"
-    return f"{found}, for {answer['cost']:.1f} full runs"
+        text += f", better with probability {answer['runner_up_better']:.2f}"
+    return f"{text}, for {answer['cost']:.1f} full runs"
 
 
-def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
-    """Winners with what selecting them has cost, and how contenders fell away."""
+def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Section:
+    """The section on races: winners, their cost, and a figure of the rungs."""
     table = pd.DataFrame(
         {
-            "task": each["task"],
-            "winner": each["winner"],
-            "metric": each["metric"].name,
-            "score": each["score"],
-            "low": each["low"],
-            "high": each["high"],
-            "seeds": each["seeds"],
-            "runner_up": each["runner_up"],
-            "runner_up_better": each["runner_up_better"],
-            "full_runs": each["cost"],
-            "budget": each["budget"],
-            "contenders": len({one["label"] for one in each["judged"]}),
-            "judged_at": each["judged_at"],
-            "horizon": each["horizon"],
+            "task": answer["task"],
+            "winner": answer["winner"],
+            "metric": answer["metric"].name,
+            "score": answer["score"],
+            "low": answer["low"],
+            "high": answer["high"],
+            "seeds": answer["seeds"],
+            "runner_up": answer["runner_up"],
+            "runner_up_better": answer["runner_up_better"],
+            "full_runs": answer["cost"],
+            "budget": answer["budget"],
+            "contenders": len({result["label"] for result in answer["judged"]}),
+            "judged_at": answer["judged_at"],
+            "horizon": answer["horizon"],
         }
-        for each in answers
+        for answer in answers
     )
     reads = (
         "Each line a contender, from rung to rung as far as it came, mean over seeds, "
@@ -149,18 +155,18 @@ def section(answers: Sequence[Mapping[str, Any]], desk: Desk) -> Section:
         "little. The interval is of the mean over seeds, and the probability that the "
         "runner-up is better comes from paired differences."
     )
-    return desk.section(
+    return writer.section(
         "selection",
         "Selection",
         "; ".join(map(sentence, answers)) + ".",
         reads,
         table,
-        draw(desk.plt, answers),
+        draw(writer.plt, answers),
     )
 
 
 def draw(plt: Any, answers: Sequence[Mapping[str, Any]]) -> searches.Drawn:
-    """How contenders fell away, a panel per task."""
+    """Figure of the contenders' scores on each rung, a panel per task."""
     return searches.races(
         plt,
         [

@@ -1,4 +1,4 @@
-"""The tables of one or several working directories, read and made comparable."""
+"""Reads the tables of some working directories and makes them comparable."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from lrjax.core import (
     unknown,
 )
 from lrjax.reports import searches
-from lrjax.reports.look import Look
+from lrjax.reports.palette import Palette
 from lrjax.tables import record
 
 FORMATS = ("csv", "parquet", "tensorboard")
-# What is needed of the tables.
+# Required columns of runs.
 _RUN = ("task", "protocol", "method", "hparams", "seed", "steps", "status")
 _RUN += ("seconds", "examples")
 _STATUSES = ("done", "diverged", "stopped")
-_MOST_ENTRIES = 16  # with more, a method is shown by its best setting alone
+_MOST_ENTRIES = 16  # with more, only the best setting of a method is shown
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a user may choose.
+    """The user's choices for a report.
 
     Attributes:
-      metrics: columns to judge by, the first that a task has; () for what ranks it.
+      metrics: columns to judge by, of which a task uses the first that it has; () for
+        the task's own.
       baseline: the entry that others are tested against; '' for the best one.
-      target: value that 'time to target' asks for; None for what half of the entries
-        reach.
-      smooth: weight of the newest value in smoothed curves; 0 draws them as they are.
-      compare: CSV file with published values, '' for none.
-      export: other formats to write the tables in, of `FORMATS`.
-      bootstrap: how often runs are drawn anew.
+      target: value for 'time to target'; None for the median over entries.
+      smooth: weight of the newest value in smoothed curves; 0 for no smoothing.
+      compare: CSV file with published values; '' for none.
+      export: further formats of the tables, from `FORMATS`.
+      bootstrap: number of bootstrap draws.
     """
 
     metrics: tuple[str, ...] = ()
@@ -57,10 +57,10 @@ class Options:
     bootstrap: int = 2000
 
     def __post_init__(self):
-        """Refuses what cannot be meant.
+        """Checks types and bounds.
 
         Raises:
-          UsageError: says which option and why.
+          UsageError: names the option and the reason.
         """
         kinds = {"baseline": str, "compare": str, "smooth": int | float}
         for name, kind in {**kinds, "bootstrap": int}.items():
@@ -81,22 +81,22 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """All that the analyses look at.
+    """The data of all analyses.
 
     Attributes:
-      options: the user's.
+      options: the user's choices.
       known: name -> metric, as from `scores.known_metrics`.
       all_runs: every run, as from `scores.judge`, with `entry`.
-      all_curves: of all runs, as from `results.load`.
-      runs: those of the entries shown.
-      curves: rows of these runs, as from `curves.join`.
-      comparison: the entries shown, without holes.
+      all_curves: curves of all runs, as from `results.load`.
+      runs: runs of the entries shown.
+      curves: curves of these runs, as from `curves.join`.
+      comparison: the entries shown, as a table without holes.
       overall: as from `stats.overall`.
-      per_task: as from `stats.per_task`, all entries.
-      baseline: an entry of the comparison.
-      trials: of tuning, as from `searches.trajectories`, empty without.
-      tuning: entry -> what choosing its setting cost, in full runs, mean over tasks.
-      look: of the entries shown, best first.
+      per_task: as from `stats.per_task`, for all entries.
+      baseline: the entry that others are tested against.
+      trials: trials of tuning, as from `searches.trajectories`; may be empty.
+      tuning: entry -> cost of choosing its setting, in full runs, mean over tasks.
+      palette: of the entries shown, best first.
     """
 
     options: Options
@@ -111,81 +111,80 @@ class Study:
     baseline: str
     trials: pd.DataFrame
     tuning: pd.Series
-    look: Look
+    palette: Palette
 
     @property
     def tasks(self) -> list[str]:
-        """Names of all tasks, in order."""
+        """Names of all tasks, sorted."""
         return sorted(self.runs["task"].unique())
 
     @property
     def metrics(self) -> pd.Series:
-        """Task -> the column that its runs are judged by."""
+        """Task -> column that its runs are judged by."""
         return self.runs.groupby("task")["metric"].first()
 
     def metric(self, column: str) -> Metric:
-        """The metric that a column holds."""
+        """The metric in a column."""
         return scores_lib.metric_of(column, self.known)
 
     @property
     def curve_metrics(self) -> pd.Series:
-        """Task -> the column of the curves that comes nearest to it."""
+        """Task -> column of the curves: as `metrics`, but never of the test part."""
         return self.metrics.str.replace(r"^test_", "valid_", regex=True)
 
     @property
     def gaps(self) -> pd.DataFrame:
-        """How far each mean lies behind the task's best; index entry, columns task.
+        """Distance of each mean to the best of the task, [entries, tasks].
 
-        In the metric's unit, of percentages in points. NaN where half of the runs
-        diverged, since the mean of the others says little, or none is there.
+        In the metric's unit; for percentages, in points. NaN where there are no runs,
+        or half of them or more diverged, since the mean of the others says little.
         """
-        table = self.per_task[self.per_task["entry"].isin(self.look.entries)]
+        table = self.per_task[self.per_task["entry"].isin(self.palette.entries)]
         table = table[2 * table["diverged"] < table["runs"]]
         means = table.pivot(index="entry", columns="task", values="mean")
-        means = means.reindex(index=self.look.entries, columns=self.tasks)
+        means = means.reindex(index=self.palette.entries, columns=self.tasks)
         metrics = self.metrics.map(self.metric)
         scores = means * metrics.map(lambda m: m.sign * m.factor)
         return scores.max() - scores
 
     @property
     def means(self) -> pd.DataFrame:
-        """Mean normalised score, index task, columns entry."""
+        """Mean normalised scores, [tasks, entries]."""
         unit = stats.normalise(self.comparison.scores)
         return unit.groupby(level="task").mean()
 
 
 def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs and curves of several working directories, each run once.
+    """Reads runs and curves of some working directories, each run once.
 
     Returns:
-      runs as from `scores.arrange` and `scores.ranked_by`, with their directory as
+      Runs as from `scores.arrange` and `scores.ranked_by`, with their directory as
       `source`; curves as from `results.load`.
 
     Raises:
-      UsageError: if a directory has no runs, damaged ones, or those of another
-        version.
+      UsageError: if a directory has no runs, damaged runs, or runs of another version.
     """
     runs, curves, known = [], [], set()
     for workdir in workdirs:
-        more, rows = results.load(workdir)
-        if not len(more):
+        new, rows = results.load(workdir)
+        if not len(new):
             raise UsageError(f"{workdir} holds no finished run yet")
         for name in _RUN:
-            if name not in more or more[name].isna().any():
+            if name not in new or new[name].isna().any():
                 raise UsageError(f"{workdir}/runs.jsonl has no {name}")
-        odd = more.loc[~more["status"].isin(_STATUSES), "status"]
-        if len(odd):  # it would count as a run that diverged
+        odd = new.loc[~new["status"].isin(_STATUSES), "status"]
+        if len(odd):  # they would count as diverged
             raise UsageError(
                 f"{workdir}/runs.jsonl: status {shown(odd.iloc[0])} is none of "
                 f"{', '.join(_STATUSES)}"
             )
-        more = more[~more["run_id"].isin(known)].drop_duplicates("run_id")
-        more = scores_lib.ranked_by(more, results.load_metrics(workdir))
-        runs.append(more.assign(source=str(workdir)))
+        new = new[~new["run_id"].isin(known)].drop_duplicates("run_id")
+        new = scores_lib.ranked_by(new, results.load_metrics(workdir))
+        runs.append(new.assign(source=str(workdir)))
         if len(rows):
-            new = rows[~rows["run_id"].isin(known)] if known else rows
-            curves.append(new.drop_duplicates(["run_id", "step"]))
-        known |= set(more["run_id"])
+            unseen = rows[~rows["run_id"].isin(known)] if known else rows
+            curves.append(unseen.drop_duplicates(["run_id", "step"]))
+        known |= set(new["run_id"])
     versions = {v for w in workdirs if (v := config(w).get("numerics_version"))}
     if len(versions) > 1:
         raise UsageError(
@@ -197,36 +196,37 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def config(workdir: str | Path) -> Mapping[str, Any]:
-    """What config.json says; nothing where it cannot be read or is no such file."""
+    """The fields of config.json with the right types; {} if it cannot be read."""
     kinds = {"config": dict, "versions": dict, "git_revision": str}
     kinds["numerics_version"] = int
-    found = record.read(workdir)
-    return {k: v for k, v in found.items() if isinstance(v, kinds.get(k, object))}
+    fields = record.read(workdir)
+    return {k: v for k, v in fields.items() if isinstance(v, kinds.get(k, object))}
 
 
 def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFrame:
-    """Trials of tuning as `searches.trajectories` takes them.
+    """Trials of tuning, as `searches.trajectories` takes them.
 
-    What was tuned is called as its run is, smac:adam, where one of `methods` is.
+    A tuned method has the name of its runs (smac:adam) if that is in `methods`, else
+    its own.
     """
     tables = [pd.DataFrame(columns=["task", "method", "source", "budget", "cost"])]
     for workdir in workdirs:
         rows = results.read_rows(workdir, results.TRIALS)
         if rows:
             with reading(f"{Path(workdir) / results.TRIALS} is damaged", ""):
-                table = searches.told(rows, results.load_metrics(workdir))
+                table = searches.trials_table(rows, results.load_metrics(workdir))
             plain = [row["method"] for row in rows]
-            ran = table["method"].where(table["method"].isin(methods), plain)
+            method = table["method"].where(table["method"].isin(methods), plain)
             source = f"{workdir} " + table["source"]
-            tables.append(table.assign(source=source, method=ran))
+            tables.append(table.assign(source=source, method=method))
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
 def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
-    """Reads the tables and computes what all analyses need.
+    """Reads the tables and computes the data of all analyses.
 
     Raises:
-      UsageError: as `read`; if an option does not fit the tables.
+      UsageError: as `read`, or if an option does not fit the tables.
     """
     table, rows = read(workdirs)
     known = scores_lib.known_metrics(map(results.load_metrics, workdirs))
@@ -241,7 +241,7 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
     others = sorted(set(shown) - set(overall.index))
     entries = (*overall.index, *others)
     tasks = tuple(sorted(map(str, judged["task"].unique())))
-    look = Look(entries, _aliases(judged, entries), tasks)
+    palette = Palette(entries, _aliases(judged, entries), tasks)
     per_task = stats.per_task(judged, options.bootstrap, known)
     joined = curves_lib.join(runs, rows)
     trials = _read_trials(workdirs, set(judged["method"]))
@@ -259,12 +259,12 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
         baseline=_baseline(options.baseline, overall, runs),
         trials=trials,
         tuning=_tuning_cost(judged, runs, trials),
-        look=look,
+        palette=palette,
     )
 
 
 def _shown(runs: pd.DataFrame, ranks: pd.Series) -> list[str]:
-    """All entries, or where they are many each method's with the best mean rank."""
+    """All entries, or if they are many, the best of each method by mean rank."""
     methods = runs.groupby("entry")["method"].first()
     if len(methods) <= _MOST_ENTRIES:
         return list(methods.index)
@@ -274,31 +274,36 @@ def _shown(runs: pd.DataFrame, ranks: pd.Series) -> list[str]:
 
 
 def _aliases(runs: pd.DataFrame, entries: Sequence[str]) -> dict[str, str]:
-    """Method, and each entry of it that is not shown -> its first entry shown."""
+    """Method, or entry that is not shown -> the first entry shown of the method."""
     methods = runs.groupby("entry")["method"].first()
     first = {str(methods[entry]): entry for entry in reversed(entries)}
     hidden = methods.drop(list(entries))
     return first | {str(e): first[m] for e, m in hidden.items() if m in first}
 
 
-def _baseline(asked: str, overall: pd.DataFrame, runs: pd.DataFrame) -> str:
-    if not asked:
+def _baseline(name: str, overall: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """The entry of a name, which may be that of a method; the best one for ''.
+
+    Raises:
+      UsageError: if there is no such entry in the comparison, or are several.
+    """
+    if not name:
         return str(overall.index[0])
     of_method = [e for e, m in runs.groupby("entry")["method"].first().items()]
-    named = [e for e in of_method if e == asked]
-    named = named or list(runs.loc[runs["method"] == asked, "entry"].unique())
+    named = [e for e in of_method if e == name]
+    named = named or list(runs.loc[runs["method"] == name, "entry"].unique())
     if len(named) != 1 or named[0] not in overall.index:
-        raise unknown("baseline", asked, map(str, overall.index))
+        raise unknown("baseline", name, map(str, overall.index))
     return str(named[0])
 
 
 def _tuning_cost(
     judged: pd.DataFrame, runs: pd.DataFrame, trials: pd.DataFrame
 ) -> pd.Series:
-    """Full runs that went into choosing each entry's setting, mean over tasks.
+    """Entry -> cost of choosing its setting, in full runs, mean over tasks.
 
-    A trial counts as its budget over the full one. Where a method is shown by the best
-    of its settings, all other settings count.
+    A trial counts as its budget over the full one. If only the best setting of a method
+    is shown, each of the others counts as a full run.
     """
     entries = runs.groupby("entry")["method"].first()
     cost = pd.Series(0.0, index=entries.index)
@@ -307,7 +312,7 @@ def _tuning_cost(
     for entry, method in entries.items():
         if shown[method] == 1:
             cost[entry] += lanes[method] - 1
-        mine = trials[trials["method"] == method]
-        if len(mine):
-            cost[entry] += mine.groupby("tuning")["spent"].max().mean()
+        of_method = trials[trials["method"] == method]
+        if len(of_method):
+            cost[entry] += of_method.groupby("tuning")["spent"].max().mean()
     return cost

@@ -1,4 +1,4 @@
-"""What is shown after training, tuning and races: a ranking as text, and figures."""
+"""Output after training, tuning and races: a ranking as text, and figures."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from lrjax.reports import (
     searches,
     selected,
 )
-from lrjax.reports.look import Look, shorten
+from lrjax.reports.palette import Palette, shorten
 
 _TASKS_PER_TABLE = 3
-_WIDTH = 120  # columns of a table, if more than one task is in it
-_LONGEST = 26  # signs of a task's name
+_WIDTH = 120  # characters of a line, if it has more than one task
+_LONGEST = 26  # characters of a task's name
 
 
 def ranking(
     runs: pd.DataFrame, metrics: Mapping[str, Sequence[Metric]] | None = None
 ) -> str:
-    """The methods from best to worst, as text.
+    """A table of the methods from best to worst, as text.
 
     Args:
       runs: as from `results.load`.
@@ -44,7 +44,7 @@ def ranking(
     metrics = metrics or {}
     known = scores.known_metrics([metrics])
     runs = scores.judge(scores.arrange(scores.ranked_by(runs, metrics)), (), known)
-    # Of a task that ran under several protocols `arrange` makes 'TASK (PROTOCOL)'.
+    # `arrange` makes 'TASK (PROTOCOL)' of a task that ran under several protocols.
     tasks = sorted(
         runs["task"].unique(),
         key=lambda t: order.index(t if t in order else t.rsplit(" (", 1)[0]),
@@ -52,7 +52,7 @@ def ranking(
     columns = _columns(runs)
     table = stats.summary(runs, columns, known).set_index(["task", "entry"])
     ranks = stats.mean_ranks(runs)
-    # What is too incomplete to be ranked comes last.
+    # Entries too incomplete to be ranked come last.
     entries = [*ranks.index, *sorted(set(runs["entry"]) - set(ranks.index))]
     width = max(len("method"), *(len(entry) for entry in entries))
     shown = [scores.metric_of(column, known) for column in columns]
@@ -109,25 +109,25 @@ def ranking(
         ]
     if short_runs := scores.shorter(runs):
         lines += ["", "trained for less than others they are ranked with:"]
-        lines += [f"  {each}" for each in short_runs]
+        lines += [f"  {text}" for text in short_runs]
     return "\n".join(line.rstrip() for line in lines)
 
 
 def _columns(runs: pd.DataFrame) -> list[str]:
-    """What is shown: the metrics that runs are judged by, and the loss."""
+    """Columns to show: the metrics that runs are judged by, and the loss."""
     judged = sorted(runs["metric"].unique(), key=_place)
     columns = dict.fromkeys([*judged, f"valid_{LOSS}"])
     return [name for name in columns if name in runs and runs[name].notna().any()]
 
 
 def _place(column: str) -> int:
-    """Accuracy before the others, as before the loss."""
+    """Sort key: metrics that are not preferred, then in the order of preference."""
     preferred = scores.PREFERRED
     return preferred.index(column) if column in preferred else -1
 
 
 def _cell(row: pd.Series, column: str, metric: Metric) -> str:
-    """A mean with its interval, or each value where there are too few for one."""
+    """A mean with its interval, or all values if they are too few for one."""
     values, low, high = (row[f"{column} {n}"] for n in ("values", "low", "high"))
     if np.isnan(low):
         return ", ".join(map(metric.shown, values)) or "-"
@@ -141,13 +141,13 @@ def learning_curves(
     path: str | Path,
     metrics: Mapping[str, Sequence[Metric]] | None = None,
 ) -> None:
-    """Draws validation loss and the learning rate used, by epoch, for every task.
+    """Draws validation loss and learning rate over epochs, a row per task.
 
     Lines are medians over seeds, bands span the middle half.
 
     Args:
       runs, curves: as from `results.load`.
-      path: of the PNG to write.
+      path: of the PNG file.
       metrics: as from `results.load_metrics`.
     """
     metrics = metrics or {}
@@ -157,7 +157,7 @@ def learning_curves(
     ranks = stats.mean_ranks(judged)
     others = sorted(set(judged["entry"]) - set(ranks.index))
     tasks = tuple(map(str, judged["task"].unique()))
-    look = Look((*map(str, ranks.index), *others), tasks=tasks)
+    palette = Palette((*map(str, ranks.index), *others), tasks=tasks)
     bands = {
         task: {
             column: curves_lib.bands(rows[rows["task"] == task], column)
@@ -167,7 +167,7 @@ def learning_curves(
     }
     path = Path(path)
     with drawing.style() as plt:
-        figure = figures.losses_and_rates(plt, look, bands, known)
+        figure = figures.losses_and_rates(plt, palette, bands, known)
         drawing.write(figure, path.parent, path.stem, [path.suffix[1:]])
 
 
@@ -176,42 +176,42 @@ def tuning(
     folder: Path,
     metrics: Mapping[str, Sequence[Metric]] | None = None,
 ) -> list[Path]:
-    """Draws all tunings: the best value over what was spent, and every value.
+    """Draws all tunings: the best value over the cost, and every value.
 
     Args:
-      rows: of trials.jsonl.
-      folder: where to write incumbent.png and costs.png.
+      rows: rows of trials.jsonl.
+      folder: for incumbent.png and costs.png.
       metrics: as from `results.load_metrics`.
 
     Returns:
-      the files; none without a trial.
+      Paths of the files; none without a trial.
 
     Raises:
       UsageError: if they cannot be written.
     """
     if not rows:
         return []
-    table = searches.trajectories(searches.told(rows, metrics))
+    table = searches.trajectories(searches.trials_table(rows, metrics))
     named = {name: tuple(sorted(set(table[name]))) for name in ("method", "task")}
-    look = Look(named["method"], tasks=named["task"])
+    palette = Palette(named["method"], tasks=named["task"])
     drawings = {"incumbent": searches.incumbents, "costs": searches.costs}
     files = []
     with drawing.style() as plt, _writing(folder):
         for name, draw in drawings.items():
-            figure, _ = draw(plt, look, table)
+            figure, _ = draw(plt, palette, table)
             files += drawing.write(figure, folder, name, ["png"])
     return files
 
 
 def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draws how races went.
+    """Draws the contenders' scores on each rung, a panel per task.
 
     Args:
       answers: the content of selection.json.
-      folder: where to write selection.png and selection.svg.
+      folder: for selection.png and selection.svg.
 
     Returns:
-      the files.
+      Paths of the files.
 
     Raises:
       UsageError: if they cannot be written.
@@ -223,6 +223,7 @@ def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
+    """Turns an error of the file system into one line."""
     try:
         yield
     except OSError as error:

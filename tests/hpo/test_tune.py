@@ -15,11 +15,12 @@ from lrjax import config as config_lib
 from lrjax import machine, protocol, results
 from lrjax.core import Interrupted, UsageError
 from lrjax.engine import programs
-from lrjax.hpo import trials, tune
+from lrjax.hpo import search as search_lib
+from lrjax.hpo import targets, trials, tune
 from lrjax.launch import blocks, local, units
 from lrjax.methods import METHODS
 from lrjax.reports import drawing, searches
-from lrjax.reports.look import Look
+from lrjax.reports.palette import Palette
 from lrjax.tasks import TASKS
 
 
@@ -117,13 +118,13 @@ def test_a_stage_that_was_cut_goes_on_from_its_checkpoint(tmp_path, monkeypatch)
 
 def test_the_width_of_blocks_depends_on_no_trial_that_is_known(tmp_path, monkeypatch):
     settings = settings_of(tune__fidelity="rescale", tune__trials=10)
-    widths, chosen = [], tune.width_of
+    widths, chosen = [], targets.width_of
 
     def width_of(*arguments):
         widths.append(chosen(*arguments))
         return widths[-1]
 
-    monkeypatch.setattr(tune, "width_of", width_of)
+    monkeypatch.setattr(targets, "width_of", width_of)
     tune.run(settings, tmp_path / "whole")
     assert widths == [4, 1]  # eight trials, then two
     cut(tmp_path / "whole", tmp_path / "cut", 7)
@@ -145,8 +146,8 @@ def test_convolutions_are_tuned_one_by_one_on_a_cpu(tmp_path, monkeypatch):
     settings = settings_of(
         tasks=("digits/wrn",), steps=2, tune__unit="steps", tune__tuner="random"
     )
-    (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
-    search = tune.Search(target, tune.make_tuner(target, tmp_path))
+    (target,) = targets.targets(settings, blocks.make_tasks(settings, None))
+    search = search_lib.Search(target, tune.make_tuner(target, tmp_path))
     search.ask()
     with local.launch(settings, tmp_path) as launcher:
         trainer = trials.Trainer(launcher, lambda _: None)
@@ -173,13 +174,13 @@ def test_the_best_is_trained_anew_with_fresh_seeds(finished):
 
 def test_a_tuning_cut_short_has_spent_what_was_planned(finished, tmp_path):
     settings = settings_of(methods=("adamw_cosine",))
-    (target,) = tune.targets(*blocks.load(settings, None))
-    search = tune.Search(target, tune.make_tuner(target, tmp_path))
+    (target,) = targets.targets(*blocks.load(settings, None))
+    search = search_lib.Search(target, tune.make_tuner(target, tmp_path))
     search.ask()
-    (stage, planned), *_ = tune.planned(search)
+    (stage, planned), *_ = search_lib.planned(search)
     rows = rows_of(finished, results.TRIALS)[: stage.trials]
     assert max(row["budget"] for row in rows) < target.problem.max_budget
-    table = searches.trajectories(searches.told(rows))
+    table = searches.trajectories(searches.trials_table(rows))
     assert table["spent"].iloc[-1] == pytest.approx(planned)
     assert table["best"].isna().all()  # none had the full budget
 
@@ -193,11 +194,11 @@ def test_a_metric_that_rises_is_told_as_a_cost_and_shown_as_it_is(tmp_path, caps
     said = capsys.readouterr().err
     assert f"(validation accuracy {100 * best:.1f} % at 9 epochs)" in said
     metrics = results.load_metrics(tmp_path)
-    table = searches.trajectories(searches.told(rows, metrics))
+    table = searches.trajectories(searches.trials_table(rows, metrics))
     assert table["best"].iloc[-1] == table["value"].max() == best
     assert table["best"].is_monotonic_increasing
     with drawing.style() as plt:
-        looked = Look(("random:adam",))
+        looked = Palette(("random:adam",))
         for draw in (searches.incumbents, searches.costs):
             _, (axis, *_) = draw(plt, looked, table)
             assert axis.get_ylabel() == "validation accuracy"
@@ -246,7 +247,7 @@ def losses_of(settings, row):
     """The loss of every update of a trial, trained once more in one piece."""
     alone = dataclasses.replace(
         settings,
-        seeds=(tune.TRIAL_SEED,),
+        seeds=(targets.TRIAL_SEED,),
         epochs=row["budget"],
         eval_every=1,
         hparams={row["method"]: row["hparams"]},
@@ -343,7 +344,7 @@ BAD = {
     "none of the methods adam": {"tune__space__momentum": (0.1, 0.9)},
     "cannot tune a boolean or text": {"tune__space__schedule": (0, 1)},
     "is for --mode=train": {"grid__learning_rate": (0.1, 0.2)},
-    "seed of the trials": {"seeds": (tune.TRIAL_SEED,)},
+    "seed of the trials": {"seeds": (targets.TRIAL_SEED,)},
     "tune.space: at d0=0: prodigy: d0 must be": {
         "methods": ("prodigy",),
         "tune__space__d0": (0.0, 0.1, "linear"),
@@ -372,7 +373,7 @@ def test_every_space_of_a_method_can_be_built_at_its_corners(method):
             found = choices.tuning_of(task).spaces.get(method.name, method.space)
             spaces[id(found)] = found  # the study's cycles of length 0 among them
     for space in spaces.values():
-        tune._check_corners(method, base, space, "auto")
+        targets._check_corners(method, base, space, "auto")
 
 
 def test_an_empty_space_is_refused(monkeypatch, tmp_path):
@@ -414,8 +415,8 @@ def random_search(**changes):
 
 def trained(settings, folder, signalled, progress):
     """Trains the first stage of a tuning."""
-    (target,) = tune.targets(settings, blocks.make_tasks(settings, None))
-    search = tune.Search(target, tune.make_tuner(target, folder))
+    (target,) = targets.targets(settings, blocks.make_tasks(settings, None))
+    search = search_lib.Search(target, tune.make_tuner(target, folder))
     search.ask()
     with local.launch(settings, folder) as launcher:
         launcher.session.signalled = signalled
@@ -590,7 +591,7 @@ def test_tasks_whose_names_run_together_have_folders_of_their_own(
     )
     asked = []
     monkeypatch.setattr(tune.smac, "Smac", lambda *args: asked.append(args[1]))
-    for target in tune.targets(settings, blocks.make_tasks(settings, None)):
+    for target in targets.targets(settings, blocks.make_tasks(settings, None)):
         tune.make_tuner(target, tmp_path)
     assert len(set(asked)) == 2
     for folder in asked:

@@ -17,7 +17,7 @@ import pytest
 from lrjax import reports, results
 from lrjax.core import UsageError
 from lrjax.reports import page
-from lrjax.reports.look import Look
+from lrjax.reports.palette import Palette
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS = fabricated.LIBSVM[:3]
@@ -577,10 +577,10 @@ def test_numbers_have_the_digits_that_people_read():
 
 
 def test_an_alias_looks_as_what_it_stands_for():
-    look = Look(tuple(map(str, range(12))), {"m": "3"})
-    assert look.number("m") == 3
-    assert look.colour("m") == look.colour("3")
-    assert look.sign("m") == look.sign("3")
+    palette = Palette(tuple(map(str, range(12))), {"m": "3"})
+    assert palette.number("m") == 3
+    assert palette.colour("m") == palette.colour("3")
+    assert palette.sign("m") == palette.sign("3")
 
 
 @pytest.mark.slow

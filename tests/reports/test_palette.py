@@ -22,11 +22,11 @@ from lrjax.methods import METHODS
 from lrjax.reports import (
     drawing,
     figures,
-    look,
     page,
+    palette,
     searches,
 )
-from lrjax.reports.look import Look, shorten
+from lrjax.reports.palette import Palette, shorten
 
 ROOT = Path(__file__).parent.parent.parent
 TEN = tuple(quickstart.get_config().methods)
@@ -43,13 +43,15 @@ def dress(looked, entry):
 @given(st.lists(st.sampled_from(list(METHODS)), unique=True, min_size=1))
 @settings(max_examples=50, deadline=None)
 def test_a_method_looks_the_same_on_every_page(names):
-    everything, page_of = Look(tuple(METHODS)), Look(tuple(names))
+    everything, page_of = Palette(tuple(METHODS)), Palette(tuple(names))
     for name in names:
-        assert dress(page_of, name) == dress(everything, name) == dress(Look(()), name)
+        assert (
+            dress(page_of, name) == dress(everything, name) == dress(Palette(()), name)
+        )
 
 
 def test_no_two_methods_look_alike_even_without_colours():
-    everything = Look(tuple(METHODS))
+    everything = Palette(tuple(METHODS))
     without = set()
     for name in METHODS:
         sign = everything.sign(name)
@@ -59,21 +61,21 @@ def test_no_two_methods_look_alike_even_without_colours():
 
 
 def test_every_method_has_its_place_among_relatives():
-    named = [name for family in look._FAMILIES for name in family]
+    named = [name for family in palette._FAMILIES for name in family]
     assert sorted(named) == sorted(METHODS)
     # A fifth of a colour would have the line of the first.
-    assert max(map(len, look._FAMILIES)) <= len(look.STYLES)
+    assert max(map(len, palette._FAMILIES)) <= len(palette.STYLES)
 
 
 def test_the_first_figure_that_people_see_has_a_colour_for_each_method():
-    assert len({Look(TEN).colour(name) for name in TEN}) == len(TEN) == 10
+    assert len({Palette(TEN).colour(name) for name in TEN}) == len(TEN) == 10
 
 
 @given(st.lists(st.text(min_size=1), unique=True, min_size=1, max_size=16))
 @settings(max_examples=20, deadline=None)
 def test_methods_of_ones_own_have_a_colour_by_name(names):
-    some = Look(tuple(names))
-    more = Look((*METHODS, *reversed(names)))
+    some = Palette(tuple(names))
+    more = Palette((*METHODS, *reversed(names)))
     assert [some.colour(n) for n in names] == [more.colour(n) for n in names]
     assert len({dress(some, n) for n in names}) == len(names)
     assert len({dress(more, n) for n in names}) == len(names)
@@ -84,10 +86,10 @@ def test_settings_of_a_method_share_its_colour():
     named += ["adam", "smac:adam", "smac.1:adam", "adam #2", "adam @ runs/b"]
     named += ["adam (learning_rate=0.1)", "race:adam b1=0.5"]
     for order in (named, named[::-1], named[3:9]):
-        looked = Look(tuple(order))
-        assert {looked.colour(n) for n in order} == {Look(("adam",)).colour("adam")}
+        looked = Palette(tuple(order))
+        assert {looked.colour(n) for n in order} == {Palette(("adam",)).colour("adam")}
         assert len({dress(looked, n) for n in order}) == len(order)
-    assert dress(Look(tuple(named)), "adam") == dress(Look(("adam",)), "adam")
+    assert dress(Palette(tuple(named)), "adam") == dress(Palette(("adam",)), "adam")
 
 
 def pixels(figure):
@@ -104,7 +106,7 @@ def seen(figure, names):
             legend.remove()
     shown = pixels(figure)
     count = {
-        name: (np.abs(shown - np.array(to_rgb(Look(()).colour(name)))).max(1) < 0.05)
+        name: (np.abs(shown - np.array(to_rgb(Palette(()).colour(name)))).max(1) < 0.05)
         for name in names
     }
     return {name for name, near in count.items() if near.sum() > 15}
@@ -119,7 +121,7 @@ def test_curves_that_lie_on_each_other_are_all_seen(count):
     bands = pd.concat(pd.DataFrame(curve | {"entry": name}) for name in TEN)
     with drawing.style() as plt:
         figure, _ = figures.curves(
-            plt, Look(TEN), {"task": bands}, {"task": "valid_loss"}
+            plt, Palette(TEN), {"task": bands}, {"task": "valid_loss"}
         )
         assert seen(figure, TEN) == set(TEN)
 
@@ -219,12 +221,12 @@ def stars(axis):
 def test_the_best_trial_is_marked_and_the_axis_reaches_the_cost(name):
     costs, budgets = SEARCHES[name]
     rows = trials(costs, budgets)
-    table = searches.trajectories(searches.told(rows))
+    table = searches.trajectories(searches.trials_table(rows))
     total = sum(budgets) / max(budgets)
     whole = [c for c, b in zip(costs, budgets, strict=True) if b == max(budgets)]
     finite = [c for c in whole if c is not None]
     with drawing.style() as plt:
-        figure, (axis, *_) = searches.incumbents(plt, Look(("smac:adam",)), table)
+        figure, (axis, *_) = searches.incumbents(plt, Palette(("smac:adam",)), table)
         figure.draw_without_rendering()
         left, right = axis.get_xlim()
         assert left <= 0
@@ -247,9 +249,9 @@ def test_the_best_trial_is_marked_and_the_axis_reaches_the_cost(name):
 def test_each_tuning_has_its_line_and_its_star():
     rows = trials([3.0, 1.0], [1, 9]) + trials([4.0, 2.0], [1, 9], seed=1, tuning="y")
     rows += trials([2.0, 1.5], [9, 9], method="sgd", tuning="z")
-    table = searches.trajectories(searches.told(rows))
+    table = searches.trajectories(searches.trials_table(rows))
     assert sorted(set(table["method"])) == ["smac.1:adam", "smac:adam", "smac:sgd"]
-    looked = Look(tuple(sorted(set(table["method"]))))
+    looked = Palette(tuple(sorted(set(table["method"]))))
     with drawing.style() as plt:
         figure, (axis, *_) = searches.incumbents(plt, looked, table)
         assert sorted(y for _, y in stars(axis)) == [1.0, 1.5, 2.0]
@@ -304,8 +306,8 @@ def test_contenders_have_the_colour_of_their_method():
             texts = [text.get_text() for text in axis.get_legend().get_texts()]
             for handle, text in zip(handles, texts, strict=True):
                 if "others" not in text:
-                    name = look.method_of(text)
-                    assert handle.get_color() == Look(()).colour(name)
+                    name = palette.method_of(text)
+                    assert handle.get_color() == Palette(()).colour(name)
 
 
 def test_a_race_that_nobody_survived_is_drawn(tmp_path):
@@ -420,8 +422,8 @@ def test_long_names_of_few_columns_are_whole(count):
     tasks = [f"svmlight:/a/folder/of/my/set {i}.svm" for i in range(count)]
     text = pd.DataFrame("37.5", index=["sgd", "adam"], columns=[*tasks, "mean"])
     with drawing.style() as plt:
-        look = Look(("sgd", "adam"), tasks=tuple(tasks))
-        figure, _ = figures.cells(plt, look, text.astype(float) / 40, text, apart=1)
+        palette = Palette(("sgd", "adam"), tasks=tuple(tasks))
+        figure, _ = figures.cells(plt, palette, text.astype(float) / 40, text, apart=1)
         figure.canvas.draw()
         for label in figure.axes[0].get_xticklabels():
             assert label.get_window_extent().x1 <= figure.bbox.x1

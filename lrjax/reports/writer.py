@@ -1,4 +1,4 @@
-"""Where analyses put their figures and tables."""
+"""Writes the figures and tables of a report."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lrjax.reports import drawing, page
 
 
 @dataclasses.dataclass(frozen=True)
-class Desk:
+class ReportWriter:
     """Writes the files of a report.
 
     Attributes:
-      folder: with the folders figures and tables.
+      folder: of the report, with the folders `figures` and `tables`.
       plt: as from `drawing.style`.
-      names: of entries and tasks -> what figures call them.
+      names: name of an entry or task -> its short name in figures.
     """
 
     folder: Path
@@ -36,19 +36,19 @@ class Desk:
         drawn: tuple[Any, list[Any]] | None = None,
         data: bool = False,
     ) -> page.Section:
-        """Writes a section's files.
+        """Writes the files of a section; returns the section for the page.
 
         Args:
           name, title, says, reads, table: as in `page.Section`.
-          drawn: figure and the axes that show values under the mouse.
-          data: whether the table holds the points of the figure rather than results;
-            it is then written as CSV alone and not shown.
+          drawn: the figure, and the axes that show values under the mouse.
+          data: whether the table holds the points of the figure instead of results;
+            then it is only written as CSV and not shown.
         """
         files, picture = [], None
         if drawn:
             figure, axes = drawn
-            where = self.folder / "figures"
-            picture = drawing.save(figure, where, name, axes, self.names)
+            folder = self.folder / "figures"
+            picture = drawing.save(figure, folder, name, axes, self.names)
             files += [f"figures/{name}.png", f"figures/{name}.svg"]
         if table is not None:
             files.append(self.data(name, table))
@@ -60,7 +60,7 @@ class Desk:
         return page.Section(name, title, says, reads, picture, shown, tuple(files))
 
     def data(self, name: str, table: pd.DataFrame) -> str:
-        """Writes a CSV file; gives its path below the folder."""
+        """Writes a CSV file; returns its path below the folder."""
         path = f"tables/{name}.csv"
         plain = table.map(lambda v: " ".join(v) if isinstance(v, tuple) else v)
         plain.to_csv(self.folder / path, index=False)

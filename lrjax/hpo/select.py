@@ -1,0 +1,189 @@
+"""The Python function `lrjax.select`: checks its arguments and races on one task."""
+
+from __future__ import annotations
+
+import contextlib
+import numbers
+import operator
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from lrjax import config as config_lib
+from lrjax import console, protocol, tasks
+from lrjax import methods as methods_lib
+from lrjax.common import numerics
+from lrjax.config import Settings
+from lrjax.core import Method, Task, UsageError, cut
+from lrjax.hpo.race import race_all
+from lrjax.hpo.selection import Selection
+from lrjax.launch import local
+from lrjax.tasks.checks import check_task
+
+
+def select(
+    task: Task | str,
+    methods: Sequence[str | Method] | None = None,
+    budget: float = 16.0,
+    epochs: int = 100,
+    steps: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    data_dir: str | None = None,
+    log: Callable[[str], Any] = console.say,
+) -> Selection:
+    """Finds the method and hyperparameters that are best for a task.
+
+    Args:
+      task: a `lrjax.core.Task`, or the name of one.
+      methods: names, or your own methods; None for all registered ones.
+      budget: what may be spent, in full runs.
+      epochs: passes over the training part in a full run.
+      steps: updates of a full run, in place of `epochs`.
+      seeds: how many seeds, or which, for every contender; None for as many as the
+        budget allows.
+      workdir: folder of the tables, figure and answer, from which an interrupted race
+        resumes; None for a temporary folder.
+      data_dir: folder in which the data files of a named task are looked for first.
+      log: called with each line of progress.
+
+    Returns:
+      The answer; print it.
+
+    Raises:
+      UsageError: if the task is broken, no method can run on it, the budget is too
+        small or all contenders diverge; one line that says what to change.
+
+    Example:
+      >>> print(lrjax.select(task, budget=8, epochs=30))
+    """
+    if not isinstance(task, Task | str):
+        raise UsageError(
+            f"select: task must be a lrjax.Task or the name of one, not {_brief(task)}"
+        )
+    for name, folder in (("workdir", workdir), ("data_dir", data_dir)):
+        if folder is not None and not isinstance(folder, str | os.PathLike):
+            raise UsageError(f"select: {name} must be a path, not {_brief(folder)}")
+    if not callable(log):
+        raise UsageError(f"select: log must be a function, not {_brief(log)}")
+    chosen = _chosen(methods)
+    config = config_lib.base()
+    config.tasks = (task if isinstance(task, str) else str(task.name),)
+    config.methods = ("adam",)  # a placeholder; `chosen` goes to the race directly
+    config.epochs = None if epochs is None else _whole("epochs", epochs)
+    config.steps = None if steps is None else _whole("steps", steps)
+    config.select.budget, config.select.seeds = _budget(budget), _seeds(seeds)
+    # Users who compute in double precision want it here, too.
+    config.precision = "float64" if jax.config.values["jax_enable_x64"] else "auto"
+    settings = config_lib.check(config)
+    with numerics.fixed(settings.precision), contextlib.ExitStack() as stack:
+        loaded = _load(task, settings, data_dir)
+        if workdir is None:
+            temporary = tempfile.TemporaryDirectory(prefix="lrjax-select-")
+            workdir = stack.enter_context(temporary)
+        launcher = stack.enter_context(local.launch(settings, workdir, data_dir))
+        named = methods is not None
+        return race_all({loaded.name: loaded}, chosen, named, launcher, log)[0]
+
+
+def _load(task: Task | str, settings: Settings, data_dir: str | None) -> Task:
+    """The task of a name, or the user's own once it is checked."""
+    if isinstance(task, str):
+        options = tasks.TaskOptions(
+            protocol=protocol.find(settings.protocol).data,
+            data_dir=data_dir,
+            precision=tasks.precision_of(task, settings.precision),
+        )
+        return tasks.make_task(task, options)
+    check_task(task)
+    return tasks.with_model(task)
+
+
+def _chosen(methods: Any) -> list[Method]:
+    """Methods from the argument `methods`: names, methods, one of these, or None.
+
+    Raises:
+      UsageError: if something else is among them, one comes twice, or none is given.
+    """
+    if methods is None:
+        return list(methods_lib.METHODS.values())
+    # A transformation of Optax is a named tuple, so it would pass for a sequence.
+    single = isinstance(methods, str | Method) or hasattr(methods, "_fields")
+    if single or not isinstance(methods, Iterable):
+        methods = [methods]
+    chosen = []
+    for method in methods:
+        if not isinstance(method, str | Method):
+            raise UsageError(
+                f"select: {_brief(method)} is not a method: give its name "
+                "(--mode=methods lists them) or a lrjax.core.Method, which can be made "
+                "from any transformation of Optax"
+            )
+        chosen.append(
+            _checked(method) if isinstance(method, Method) else methods_lib.find(method)
+        )
+    if not chosen:
+        raise UsageError("select: methods is empty: name at least one, or give None")
+    names = [method.name for method in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"select: method '{name}' comes twice")
+    return chosen
+
+
+def _checked(method: Method) -> Method:
+    """A method, after a trial build if it is the user's own.
+
+    Raises:
+      UsageError: if it cannot be built.
+    """
+    if methods_lib.METHODS.get(method.name) is method:
+        return method
+    try:
+        built = method.build(100, **method.defaults)
+    except Exception as error:  # the user's code may raise anything
+        reason = f"{type(error).__name__}: {cut(str(error), 200)}"
+        raise UsageError(
+            f"select: method '{method.name}': build(100, **defaults) fails: {reason}"
+        ) from error
+    if not (hasattr(built, "init") and hasattr(built, "update")):
+        raise UsageError(
+            f"select: method '{method.name}': build returns {_brief(built)}, which is "
+            "not a transformation of Optax"
+        )
+    return method
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number, of Python or NumPy."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise UsageError(f"select: {name} must be a whole number, not {_brief(value)}")
+
+
+def _budget(value: Any) -> float:
+    """A number, of Python or NumPy."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    raise UsageError(f"select: budget must be a number, not {_brief(value)}")
+
+
+def _seeds(value: Any) -> int | tuple[int, ...] | None:
+    """How many seeds, or which: a number, a sequence, a range or a NumPy array."""
+    if value is None:
+        return None
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        return _whole("seeds", value)
+    return tuple(_whole("each of seeds", seed) for seed in value)
+
+
+def _brief(value: object) -> str:
+    """A value of the wrong kind in at most some 40 characters, for messages."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"{text[:37]}... ({type(value).__name__})"
