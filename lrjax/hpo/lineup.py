@@ -20,20 +20,20 @@ class Lineup:
       name: the task's name in the tables.
       task: the task, with its data.
       chosen: methods that may race.
-      found: all contenders that they give, in the order in which they enter.
+      contenders: all contenders that they give, in the order of entry.
       plan: seeds, rungs, budget, and how many contenders enter.
     """
 
     name: str
     task: Task
     chosen: tuple[Method, ...]
-    found: tuple[Contender, ...]
+    contenders: tuple[Contender, ...]
     plan: Plan
 
     @functools.cached_property
     def entries(self) -> tuple[Contender, ...]:
         """The contenders that enter; the rest is beyond the budget."""
-        return self.found[: self.plan.entered]
+        return self.contenders[: self.plan.entered]
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -52,9 +52,9 @@ class Lineup:
             f"{counted(layout.horizon, 'update')}, rungs at "
             f"{', '.join(map(str, layout.rungs))}"
         )
-        if more := len(self.found) - layout.entered:
+        if more := len(self.contenders) - layout.entered:
             text += f"; the budget has no room for {more} more"
-        could_enter = {contender.method.name for contender in self.found}
+        could_enter = {contender.method.name for contender in self.contenders}
         no_room = [name for name in self.left_out if name in could_enter]
         no_value = [name for name in self.left_out if name not in could_enter]
         if no_room:

@@ -245,7 +245,7 @@ def plan_lines(search: Search) -> list[str]:
     return [
         f"{target.label} on {target.run.task}: {counted(problem.trials, 'trial')} of "
         f"{budgets}; promoted ones "
-        + ("go on from their states" if target.continuing else "start anew"),
+        + ("resume from their states" if target.continuing else "start anew"),
         row("stage", "trials", target.unit, "full runs"),
         *(
             row(number, stage.trials, round(stage.budget), f"{cost:.1f}")

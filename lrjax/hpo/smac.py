@@ -71,7 +71,7 @@ class Smac:
     def _open(self) -> bool:
         """Whether SMAC's lists of stages hold a trial that was not asked yet."""
         history = self._smac.runhistory
-        asked = [
+        seen = [
             (_values(history.get_config(key.config_id)), key.budget) for key in history
         ]
         stages = self._smac.intensifier.get_state()["tracker"]
@@ -79,7 +79,7 @@ class Smac:
             bracket, stage = map(int, name.split(","))
             budget = self._budgets[bracket][stage]
             for _, configs in groups:
-                if any((_values(config), budget) not in asked for config in configs):
+                if any((_values(config), budget) not in seen for config in configs):
                     return True
         return False
 

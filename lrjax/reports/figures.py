@@ -85,20 +85,10 @@ def cells(
     overhang = (0.06 * (len(name) - 10) - cell * i for i, name in enumerate(names))
     width += max(0, *overhang)  # of names to the right of the cells
     figure, axis = plt.subplots(figsize=(width, 0.27 * rows + 0.65 + 0.05 * tallest))
-    above, below, *_ = COLOURS
     for y in range(rows):
         for x in range(columns):
-            value = float(np.clip(shade.iat[y, x], 0, 1))
             left = x + 0.12 * (x >= columns - apart)
-            if two_sided:
-                value = 2 * value - 1
-            # A tint shows a white or dark background through, so that the text on it
-            # can be read on both.
-            colour, alpha = (
-                (above, _TINT * value) if value > 0 else (below, -_TINT * value)
-            )
-            if not np.isfinite(value):
-                colour, alpha = SOFT, 0.12
+            colour, alpha = _tint(shade.iat[y, x], two_sided)
             axis.add_patch(
                 Rectangle((left, y), 1, 1, facecolor=colour, alpha=alpha, linewidth=0)
             )
@@ -122,6 +112,21 @@ def cells(
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
     return figure, []
+
+
+def _tint(shade: float, two_sided: bool) -> tuple[str, float]:
+    """Colour and opacity of a cell; arguments as for `cells`.
+
+    A tint shows a white or dark background through, so that the text on it can be read
+    on both.
+    """
+    above, below, *_ = COLOURS
+    value = float(np.clip(shade, 0, 1))
+    if two_sided:
+        value = 2 * value - 1
+    if not np.isfinite(value):
+        return SOFT, 0.12
+    return (above, _TINT * value) if value > 0 else (below, -_TINT * value)
 
 
 def _on_log_axis(metric: Metric, values: Any) -> bool:
@@ -148,38 +153,7 @@ def scores(
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
         part = runs[runs["task"] == task]
         means = table[table["task"] == task].set_index("entry")
-        for y, entry in enumerate(entries):
-            of_entry = part[part["entry"] == entry]
-            values = of_entry["value"].dropna().sort_values().to_numpy()
-            colour = palette.colour(entry)
-            (dots,) = axis.plot(
-                values,
-                np.full(len(values), y),
-                "o",
-                color=colour,
-                markersize=3.4,
-                markeredgewidth=0,
-                alpha=0.45,
-            )
-            drawing.mark(dots, i, "point", palette.number(entry))
-            if entry in means.index and np.isfinite(means.loc[entry, "iqm"]):
-                row = means.loc[entry]
-                axis.plot(
-                    [row["iqm_low"], row["iqm_high"]], [y, y], color=colour, linewidth=2
-                )
-                axis.plot(row["iqm"], y, "|", color=colour, markersize=9, mew=2)
-            lost = int(of_entry["value"].isna().sum())
-            if lost:
-                axis.text(
-                    0.99,
-                    y,
-                    f"{lost} diverged",
-                    transform=axis.get_yaxis_transform(),
-                    fontsize=6.8,
-                    color=SOFT,
-                    ha="right",
-                    va="center",
-                )
+        _score_panel(axis, i, palette, part, means)
         metric = str(part["metric"].iloc[0])
         if _on_log_axis(metric_of(metric, known), part["value"]):
             axis.set_xscale("log")
@@ -195,6 +169,44 @@ def scores(
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.grid(axis="y", visible=False)
     return figure, axes
+
+
+def _score_panel(
+    axis: Any, place: int, palette: Palette, runs: pd.DataFrame, means: pd.DataFrame
+) -> None:
+    """Draws a panel of `scores`: the runs of a task, and their means by entry."""
+    for y, entry in enumerate(palette.entries):
+        of_entry = runs[runs["entry"] == entry]
+        values = of_entry["value"].dropna().sort_values().to_numpy()
+        colour = palette.colour(entry)
+        (dots,) = axis.plot(
+            values,
+            np.full(len(values), y),
+            "o",
+            color=colour,
+            markersize=3.4,
+            markeredgewidth=0,
+            alpha=0.45,
+        )
+        drawing.mark(dots, place, "point", palette.number(entry))
+        if entry in means.index and np.isfinite(means.loc[entry, "iqm"]):
+            row = means.loc[entry]
+            axis.plot(
+                [row["iqm_low"], row["iqm_high"]], [y, y], color=colour, linewidth=2
+            )
+            axis.plot(row["iqm"], y, "|", color=colour, markersize=9, mew=2)
+        lost = int(of_entry["value"].isna().sum())
+        if lost:
+            axis.text(
+                0.99,
+                y,
+                f"{lost} diverged",
+                transform=axis.get_yaxis_transform(),
+                fontsize=6.8,
+                color=SOFT,
+                ha="right",
+                va="center",
+            )
 
 
 def curves(
@@ -405,36 +417,12 @@ def grid(
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
         part = table[table["task"] == task]
         metric = metric_of(labels[task], known)
-        worst = _worst(part, metric)
         of_others = settled.loc[settled["task"] == task, "value"]
         if _on_log_axis(metric, pd.concat([part["low"], part["median"], of_others])):
             axis.set_yscale("log")
         axis.set_xscale("log")
-        for method, lanes in part.groupby("method"):
-            colour, number = palette.colour(str(method)), palette.number(str(method))
-            alive = lanes[lanes["diverged"] < 0.5]
-            rates = alive["learning_rate"].to_numpy(float)
-            band = axis.fill_between(
-                rates, alive["low"], alive["high"], color=colour, alpha=0.12, lw=0
-            )
-            drawing.mark(band, i, "band", number)
-            drawing.line(axis, i, palette, str(method), rates, alive["median"])
-            axis.plot(rates, alive["median"], ".", color=colour, ms=3)
-            lost = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
-            axis.plot(lost, np.full(len(lost), worst), "x", color=colour, ms=5)
-        for row in settled[settled["task"] == task].itertuples():
-            colour = palette.colour(str(row.entry))
-            axis.axvline(row.learning_rate, color=colour, lw=0.8, alpha=0.45, zorder=1)
-            (point,) = axis.plot(
-                row.learning_rate,
-                row.value,
-                "D",
-                color=colour,
-                markersize=5.5,
-                markeredgecolor=PAPER,
-                markeredgewidth=0.7,
-            )
-            drawing.mark(point, i, "point", palette.number(str(row.entry)))
+        of_task = settled[settled["task"] == task]
+        _grid_panel(axis, i, palette, part, of_task, _worst(part, metric))
         axis.set(title=palette.brief(task), xlabel="learning rate")
         axis.set_ylabel(metric_label(labels[task]))
         drawing.log_ticks(axis.xaxis)
@@ -450,6 +438,42 @@ def grid(
     names += [f"{palette.brief(e)} (settled)" for e in free]
     drawing.below(figure, handles, names)
     return figure, axes
+
+
+def _grid_panel(
+    axis: Any,
+    place: int,
+    palette: Palette,
+    table: pd.DataFrame,
+    settled: pd.DataFrame,
+    worst: float,
+) -> None:
+    """Draws a panel of `grid`, with the rows of a task; crosses are at `worst`."""
+    for method, lanes in table.groupby("method"):
+        colour, number = palette.colour(str(method)), palette.number(str(method))
+        alive = lanes[lanes["diverged"] < 0.5]
+        rates = alive["learning_rate"].to_numpy(float)
+        band = axis.fill_between(
+            rates, alive["low"], alive["high"], color=colour, alpha=0.12, lw=0
+        )
+        drawing.mark(band, place, "band", number)
+        drawing.line(axis, place, palette, str(method), rates, alive["median"])
+        axis.plot(rates, alive["median"], ".", color=colour, ms=3)
+        lost = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
+        axis.plot(lost, np.full(len(lost), worst), "x", color=colour, ms=5)
+    for row in settled.itertuples():
+        colour = palette.colour(str(row.entry))
+        axis.axvline(row.learning_rate, color=colour, lw=0.8, alpha=0.45, zorder=1)
+        (point,) = axis.plot(
+            row.learning_rate,
+            row.value,
+            "D",
+            color=colour,
+            markersize=5.5,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.7,
+        )
+        drawing.mark(point, place, "point", palette.number(str(row.entry)))
 
 
 def _worst(table: pd.DataFrame, metric: Metric) -> float:

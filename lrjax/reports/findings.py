@@ -28,7 +28,7 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
     methods = counted(runs["method"].nunique(), "method")
     if entries > runs["method"].nunique():
         methods += f" in {entries} settings"
-    found = [
+    sentences = [
         (
             "What",
             f"{counted(len(study.all_runs), 'run')}: {methods} on "
@@ -44,32 +44,32 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
         )
     ]
     if (runs["status"] == "diverged").all():
-        found.append(("Best", "none: every run diverged."))
+        sentences.append(("Best", "none: every run diverged."))
     else:
         best = overall.iloc[0]
         second = ""
         if len(overall) > 1:
             second = f", before {overall.index[1]} with {overall['rank'].iloc[1]:.2f}"
         rank = f"{best['rank']:.2f}{interval(best['rank_low'], best['rank_high'])}"
-        found.append(
+        sentences.append(
             ("Best", f"{overall.index[0]}, with a mean rank of {rank}{second}.")
         )
-        found.append(("Where", _where(study)))
-        found.append(("How sure", _sure(study)))
-    found.append(("Diverged", _diverged(study)))
+        sentences.append(("Where", _where(study)))
+        sentences.append(("How sure", _sure(study)))
+    sentences.append(("Diverged", _diverged(study)))
     if unequal := scores_lib.shorter(runs):
         more = f"; and {len(unequal) - 6} more" if len(unequal) > 6 else ""
         text = f"not all trained for as long as others: {'; '.join(unequal[:6])}{more}."
-        found.append(("Length", text))
+        sentences.append(("Length", text))
     seconds, examples = runs["seconds"].sum(), runs["examples"].sum()
     cost = f"{seconds:.3g} s of training and {examples / 1e6:.3g} million examples"
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
         most = counted(tuned.max(), "full run", form=".3g")
         cost += f"; choosing settings took up to {most} a task"
-    found.append(("Cost", cost + "."))
-    found.append(("Missing", _missing(study, workdirs)))
-    return found
+    sentences.append(("Cost", cost + "."))
+    sentences.append(("Missing", _missing(study, workdirs)))
+    return sentences
 
 
 def _where(study: Study) -> str:

@@ -96,7 +96,22 @@ def ranking(
             )
             columns_of_tasks = "".join(f"  {text:^{room}}" for text in texts)
             lines.append(f"{entry:<{width}}  {rank}{columns_of_tasks}")
+    lines += _footnotes(short, table, runs)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _footnotes(
+    short: Mapping[str, str], table: pd.DataFrame, runs: pd.DataFrame
+) -> list[str]:
+    """Lines below a ranking: short names, diverged runs, runs of unequal length.
+
+    Args:
+      short: name of a task -> its name in the ranking.
+      table: as from `stats.summary`, with index task and entry.
+      runs: as from `scores.judge`.
+    """
     cut = {task: name for task, name in short.items() if task != name}
+    lines: list[str] = []
     if cut:
         lines += ["", "names in short:", *(f"  {s}  {n}" for n, s in cut.items())]
     diverged = table[table["diverged"] > 0]
@@ -110,7 +125,7 @@ def ranking(
     if short_runs := scores.shorter(runs):
         lines += ["", "trained for less than others they are ranked with:"]
         lines += [f"  {text}" for text in short_runs]
-    return "\n".join(line.rstrip() for line in lines)
+    return lines
 
 
 def _columns(runs: pd.DataFrame) -> list[str]:
