@@ -51,7 +51,7 @@ def run(
     data_dir: str | None,
     overrides: Mapping[str, Any],
 ) -> None:
-    """Run a mode that trains, or estimates what training would take.
+    """Run a mode that trains, or the mode that estimates the cost of training.
 
     Args:
       mode: 'train', 'plan', 'tune' or 'select'.
@@ -59,42 +59,42 @@ def run(
       config: the config, with the overrides of the command line applied.
       workdir: directory of the result tables.
       data_dir: directory searched first for data files.
-      overrides: fields set on the command line, for the record.
+      overrides: name -> value of the fields set on the command line; recorded.
 
     Raises:
       UsageError: if the config, the data or the machine do not allow it.
       Interrupted: on SIGINT and SIGTERM.
     """
     settings = config_lib.check(config)
-    raced = race_lib.named_methods(settings, overrides)
-    methods = raced if mode == "select" else settings.methods
+    race_methods = race_lib.named_methods(settings, overrides)
+    methods = race_methods if mode == "select" else settings.methods
     for line in config_lib.unused_hparams(settings, methods):
         warnings.warn(line, stacklevel=2)
     _check_sharding(settings, mode, launcher)
     if launcher == "hosts":
         hosts.start()
     remote = launch_lib.LAUNCHERS[launcher].remote
-    if mode != "train" or not remote:  # then only workers start JAX
+    if mode != "train" or not remote:  # else only the workers need JAX
         startup.prepare(settings)
     if mode == "plan":
         workers = settings.cluster.workers if remote else None
         print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
         return
-    launch, figures = launch_lib.find(launcher), []
+    launch, figure_paths = launch_lib.find(launcher), []
     if mode == "select":
         answers = race_lib.run(settings, workdir, data_dir, overrides, launch)
         _print_answers(answers, workdir)
         return
     if mode == "tune":
-        figures = tune_lib.run(settings, workdir, data_dir, overrides, launch)
+        figure_paths = tune_lib.run(settings, workdir, data_dir, overrides, launch)
     else:
         announce = plan_lib.announce if launcher == "local" else None
         experiment.run(settings, workdir, data_dir, overrides, launch, announce)
     if launcher == "hosts" and not hosts.is_first():
         return
     _rank(workdir)
-    if figures:
-        print(f"tuning: {', '.join(map(str, figures))}")
+    if figure_paths:
+        print(f"tuning: {', '.join(map(str, figure_paths))}")
     if config.report.after:
         report(config, workdir)
 
@@ -199,14 +199,16 @@ def with_config(argv: list[str]) -> list[str]:
 
 
 def loaded(path: str, config: Any) -> ConfigDict:
-    """Return the config of a flag; ml_collections accepts the flag without one, too.
+    """Check that the file of `--config` made a config, and return it.
+
+    ml_collections itself accepts a file that fails or returns something else.
 
     Args:
       path: the flag's value, a config file with an optional argument.
-      config: result of running the file.
+      config: what ml_collections made of the file.
 
     Raises:
-      UsageError: if there is no such file, or it did not return a config.
+      UsageError: if the file does not exist, fails, or does not return a ConfigDict.
     """
     file = path.split(":")[0]
     if not os.path.isfile(file):

@@ -242,7 +242,8 @@ class Task:
 def _with_metric(init: Callable[..., None]) -> Callable[..., None]:
     """Let `Task` and `dataclasses.replace` take `metric=`, the metric to rank by.
 
-    It is not a field, so `replace(task, metrics=...)` is never undone by an older one.
+    If `metric` were a field, `replace(task, metrics=...)` would pass on the old value,
+    which would then be put first again.
     """
 
     @functools.wraps(init)

@@ -218,7 +218,7 @@ def number(where: str, value: Any, domain: Domain, dtype: Any) -> int | float:
 
 
 def _number(value: Any, domain: Domain, dtype: Any) -> int | float:
-    """Check and round a number as `number`; raises ValueError with the reason."""
+    """Check and round a number as `number`; raise ValueError with the reason."""
     if not is_number(value):
         raise ValueError("must be a number")
     return _number_once(value, domain, dtype)

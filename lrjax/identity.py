@@ -72,7 +72,7 @@ def used(value: Any, dtype: Any) -> Any:
     Returns:
       a float for each number (0.1 for np.float32(0.1) in float32): infinite if it is
       too large for the type, 0 if it is subnormal, since processors may flush it to 0;
-      anything else as from `plain`.
+      anything else as returned by `plain`.
 
     Example:
       >>> [used(value, np.float32) for value in (np.float32(0.1), 1, 1e-320)]

@@ -39,7 +39,7 @@ def shown(value: object) -> str:
 
 
 def cut(text: str, most: int = _SHOWN) -> str:
-    """Shorten a text to one line of `most` characters; keeps its start and end."""
+    """Shorten a text to one line of `most` characters; keep its start and end."""
     if len(text) > 3 * most:
         text = text[:most] + text[-most:]
     text = printable(" ".join(text.split()))

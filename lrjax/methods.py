@@ -98,7 +98,7 @@ def _built(build: builders.Optimiser, **changed: Any) -> dict[str, Any]:
 
 
 def _learned(horizon: Any, policy: Any, **hparams: Any) -> builders.Transformation:
-    """Build `optim.learned`; raises UsageError for an invalid file of weights."""
+    """Build `optim.learned`; raise UsageError for an invalid file of weights."""
     try:
         return optim.learned(horizon, policy=policy, **hparams)
     except ValueError as error:

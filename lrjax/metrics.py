@@ -168,7 +168,7 @@ MAKERS: dict[str, Callable[..., Metric]] = {}
 
 
 def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
-    """Look up a metric by name in `among`, then in `METRICS`; returns metrics as given.
+    """Look up a metric by name in `among`, then in `METRICS`; return metrics as given.
 
     Raises:
       UsageError: if the name is unknown.
@@ -195,7 +195,7 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
 
 
 def metrics_of(given: object) -> tuple[Metric, ...]:
-    """Return a task's metrics, given a name, a metric or several; adds the loss."""
+    """Return a task's metrics, given a name, a metric or several; add the loss."""
     if isinstance(given, str | Metric) or not isinstance(given, Iterable):
         given = (given,)
     metrics = tuple(find_metric(metric) for metric in given)

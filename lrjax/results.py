@@ -89,7 +89,7 @@ class Tables:
     the lock. Several threads may append.
 
     Attributes:
-      workdir: the directory.
+      workdir: directory of the tables.
     """
 
     def __init__(self, workdir: str | os.PathLike[str]):
@@ -190,15 +190,15 @@ class Tables:
             )
 
     def _recover(self, name: str) -> set[Any]:
-        """Return the keys of a table's rows; cuts a torn last line off the file."""
+        """Return the keys of a table's rows, and cut a torn last line off its file."""
         path = self.workdir / name
         if not os.path.lexists(path):
             return set()
-        table, whole = read_frame(path)
+        table, whole_bytes = read_frame(path)
         try:
-            if whole < path.stat().st_size:
+            if whole_bytes < path.stat().st_size:
                 with open(path, "r+b") as file:
-                    file.truncate(whole)
+                    file.truncate(whole_bytes)
                     os.fsync(file.fileno())
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -19,8 +19,8 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Joins curve rows with task, entry and share of steps of their runs.
 
     Args:
-      runs: as from `scores.judge`, with a column `entry`.
-      curves: as from `results.load`; rows of other runs are left out.
+      runs: as returned by `scores.judge`, with a column `entry`.
+      curves: as returned by `results.load`; rows of other runs are left out.
 
     Returns:
       the rows by run and step, with columns `task` and `entry` (categories), `run`
@@ -69,8 +69,8 @@ def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Median and quartiles over seeds, while half of an entry's runs are alive.
 
     Args:
-      rows: as from `join`.
-      column: of `rows`.
+      rows: as returned by `join`.
+      column: name of a column of `rows`.
 
     Returns:
       one row per task, entry and epoch, in this order, with task, entry, epoch, median,
@@ -132,12 +132,12 @@ def anytime(
     """Mean normalised score over tasks after each part of training.
 
     Args:
-      rows: as from `join`.
+      rows: as returned by `join`.
       metrics: task -> column of `rows`.
-      span: task -> low and high, as from `stats.ends`.
+      span: task -> low and high, as returned by `stats.ends`.
       runs: the runs joined to `rows`.
       points: number of parts of training.
-      known: as from `scores.known_metrics`.
+      known: as returned by `scores.known_metrics`.
 
     Returns:
       index part (from 1/points to 1), columns entry: mean over tasks of the mean over
@@ -183,11 +183,11 @@ def to_target(
     """Steps, examples and seconds until runs first reach their task's target.
 
     Args:
-      rows: as from `join`.
+      rows: as returned by `join`.
       runs: the runs joined to `rows`.
       metrics: task -> column of `rows`.
       targets: task -> value to reach or pass, in the better direction.
-      known: as from `scores.known_metrics`.
+      known: as returned by `scores.known_metrics`.
 
     Returns:
       one row per task and entry: task, entry, target, runs, reached (number of runs),

@@ -56,7 +56,7 @@ class EarlyScores:
       metric: column of the scores.
       group: `ALL`, or a method, whose settings are the entries.
       kind: 'cut' or 'short', column `how` of tables.
-      part: of the budget.
+      part: share of the budget.
       early, final: [entries, seeds]; higher is better, -inf for diverged runs.
     """
 
@@ -81,9 +81,9 @@ def early_scores(
     shorter than a task's longest are the 'short' ones.
 
     Args:
-      judged: as from `scores.judge`, with a column `entry`.
-      curves: as from `results.load`.
-      known: as from `scores.known_metrics`.
+      judged: as returned by `scores.judge`, with a column `entry`.
+      curves: as returned by `results.load`.
+      known: as returned by `scores.known_metrics`.
     """
     lanes = judged["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
     judged = judged.assign(lane=judged["method"] + " " + lanes)
@@ -182,7 +182,7 @@ def measure(
     seeds, for a family also over tasks. With one seed regret has no interval.
 
     Args:
-      groups: as from `early_scores`.
+      groups: as returned by `early_scores`.
       reps: draws.
 
     Returns:
@@ -303,7 +303,7 @@ def trusted(families: pd.DataFrame, least: float = TRUSTED) -> pd.DataFrame:
     part.
 
     Args:
-      families: as from `measure`.
+      families: as returned by `measure`.
       least: threshold; by default four of five pairs in the right order.
 
     Returns:

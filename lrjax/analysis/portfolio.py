@@ -48,7 +48,7 @@ def held_out(scores: pd.DataFrame) -> tuple[float, float]:
     The best of many means overestimates its true value; these two scores do not.
 
     Args:
-      scores: index (task, run), columns entry, as from `stats.normalise`.
+      scores: index (task, run), columns entry, as returned by `stats.normalise`.
 
     Returns:
       mean score over tasks and runs of the single best and of the virtual best; NaN

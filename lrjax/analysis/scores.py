@@ -28,7 +28,7 @@ def label_entries(runs: pd.DataFrame) -> pd.Series:
     """Names entries by method and by the hyperparameters that vary within it.
 
     Args:
-      runs: as from `results.load`.
+      runs: as returned by `results.load`.
 
     Returns:
       a label per row, such as 'adam' or 'adam learning_rate=0.01'.
@@ -71,7 +71,7 @@ def arrange(runs: pd.DataFrame) -> pd.DataFrame:
     else by order of appearance, 'adam #2'.
 
     Args:
-      runs: as from `results.load`, perhaps with a column `source` (directory).
+      runs: as returned by `results.load`, perhaps with a column `source` (directory).
 
     Returns:
       the runs with a column `entry`, sorted by task, entry and seed.
@@ -96,7 +96,7 @@ def shorter(runs: pd.DataFrame) -> list[str]:
     """Lists entries trained for fewer updates than others on the same task.
 
     Args:
-      runs: as from `arrange`.
+      runs: as returned by `arrange`.
 
     Returns:
       lines such as 'adam on libsvm/iris: 160 of 360 updates'; none where all runs of a
@@ -123,7 +123,7 @@ def known_metrics(
     """Metrics by name: those of tables and those built in.
 
     Args:
-      tables: as from `results.load_metrics`.
+      tables: as returned by `results.load_metrics`.
 
     Raises:
       UsageError: if higher is better for a name on one task and lower on another.
@@ -149,8 +149,8 @@ def metric_of(column: str, known: Mapping[str, Metric] = METRICS) -> Metric:
     """The metric of a column, such as accuracy for 'test_accuracy'.
 
     Args:
-      column: of the tables.
-      known: as from `known_metrics`.
+      column: name of a column of the tables.
+      known: as returned by `known_metrics`.
 
     Raises:
       UsageError: if the column holds no known metric.
@@ -192,8 +192,8 @@ def ranked_by(
     """Adds a column `ranked_by`: the column whose metric ranks the run's task.
 
     Args:
-      runs: as from `results.load`.
-      metrics: as from `results.load_metrics`.
+      runs: as returned by `results.load`.
+      metrics: as returned by `results.load_metrics`.
     """
     columns = {task: f"valid_{of_task[0]}" for task, of_task in metrics.items()}
     return runs.assign(ranked_by=runs["task"].map(columns))
@@ -207,10 +207,10 @@ def judge(
     """Adds the score of each run.
 
     Args:
-      runs: as from `results.load` or `ranked_by`; stopped runs are left out.
+      runs: as returned by `results.load` or `ranked_by`; stopped runs are left out.
       metrics: columns to judge by; on each task the first that it has counts. () means
         the metric that ranks the task, or `PREFERRED` if that is unknown.
-      known: as from `known_metrics`.
+      known: as returned by `known_metrics`.
 
     Returns:
       the runs with columns `metric`, `value` (as in the table; NaN where the run

@@ -47,8 +47,8 @@ def interval(
 
     Args:
       values: one per run; non-finite values are left out.
-      metric: of the values.
-      level: of the interval.
+      metric: metric of the values.
+      level: confidence level of the interval, from 0 to 1.
 
     Returns:
       both ends; NaN with fewer than three values, which should be shown individually.
@@ -90,14 +90,14 @@ def summary(
     """Mean and 95 % interval over seeds of each entry's scores.
 
     Args:
-      runs: as from `results.load`, with a column `entry`.
-      columns: of the scores.
-      known: as from `scores.known_metrics`.
+      runs: as returned by `results.load`, with a column `entry`.
+      columns: names of the score columns.
+      known: as returned by `scores.known_metrics`.
 
     Returns:
       one row per task and entry: task, entry, runs, diverged, and for each column, such
       as valid_loss, its mean 'valid_loss', its interval 'valid_loss low' and
-      'valid_loss high' (as from `interval`), and 'valid_loss values'.
+      'valid_loss high' (as returned by `interval`), and 'valid_loss values'.
     """
     rows = []
     for (task, entry), group in runs.groupby(["task", "entry"], sort=False):
@@ -125,9 +125,9 @@ def per_task(
     """Mean, median and interquartile mean of each entry on each task.
 
     Args:
-      runs: as from `scores.judge`, with a column `entry`.
+      runs: as returned by `scores.judge`, with a column `entry`.
       reps: draws of the bootstrap.
-      known: as from `scores.known_metrics`.
+      known: as returned by `scores.known_metrics`.
 
     Returns:
       one row per task and entry: task, entry, metric, runs, diverged, and mean,
@@ -214,8 +214,8 @@ def complete(runs: pd.DataFrame) -> Comparison:
     keeps as many seeds as the task with fewest, the smallest ones.
 
     Args:
-      runs: as from `scores.judge`, with a column `entry`; at most one run per task,
-        entry and seed.
+      runs: as returned by `scores.judge`, with a column `entry`; at most one run per
+        task, entry and seed.
     """
     wide = runs.pivot(index=["task", "seed"], columns="entry", values="score")
     wide = wide.sort_index().sort_index(axis=1)
@@ -266,7 +266,7 @@ def bootstrap(
 
     Args:
       values: [run, task, ...] without NaN.
-      statistic: of an array like `values`; returns a vector.
+      statistic: function of an array like `values`; returns a vector.
       reps: number of draws.
 
     Returns:
@@ -302,7 +302,7 @@ def ends(scores: pd.DataFrame) -> pd.DataFrame:
     Entries with at least half of their runs diverged are ignored.
 
     Args:
-      scores: of a `Comparison`.
+      scores: scores of a `Comparison`.
 
     Returns:
       index task, columns low and high.
@@ -317,7 +317,7 @@ def normalise(scores: pd.DataFrame) -> pd.DataFrame:
     Diverged runs get 0. Where all entries are equal, finished runs get 1.
 
     Args:
-      scores: of a `Comparison`.
+      scores: scores of a `Comparison`.
     """
     span = ends(scores)
     task = scores.index.get_level_values("task")
@@ -339,7 +339,7 @@ def mean_ranks(runs: pd.DataFrame) -> pd.Series:
     """Mean rank within each task and seed: over seeds, then over tasks; 1 is best.
 
     Args:
-      runs: as from `scores.judge`, with a column `entry`.
+      runs: as returned by `scores.judge`, with a column `entry`.
 
     Returns:
       the mean rank of each entry of the table without holes, ascending; ties by name.
@@ -476,7 +476,7 @@ def paired_p(difference: np.ndarray) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test; 1 where nothing differs.
 
     Args:
-      difference: as from `differences`.
+      difference: as returned by `differences`.
     """
     finite = np.abs(difference[np.isfinite(difference)])
     largest = 2 * finite.max(initial=0.0) + 1  # ranks above all finite ones
@@ -508,7 +508,7 @@ def against(runs: pd.DataFrame, baseline: str, alpha: float = 0.05) -> pd.DataFr
     of a task.
 
     Args:
-      runs: as from `scores.judge`, with a column `entry`.
+      runs: as returned by `scores.judge`, with a column `entry`.
       baseline: an entry.
       alpha: level of significance; a larger corrected p-value is a tie.
 

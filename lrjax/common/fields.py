@@ -165,7 +165,7 @@ def leaves(
 
 
 def words(value: Any) -> tuple[str, ...]:
-    """Split text at commas into names, '' into none; converts a sequence of names."""
+    """Split text at commas into names, '' into none, or convert a sequence of names."""
     parts = value.split(",") if isinstance(value, str) else map(str, value)
     return tuple(part.strip() for part in parts if part.strip())
 
@@ -182,7 +182,7 @@ def some_names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:
-    """Check that there is at least one name; drops repeated ones."""
+    """Check that there is at least one name; drop repeated ones."""
     given = some_names(name, value)
     if not given:
         raise UsageError(f"config.{name} is empty: name at least one")

@@ -110,7 +110,7 @@ def fix(precision: str) -> None:
 
 @contextlib.contextmanager
 def fixed(precision: str) -> Iterator[None]:
-    """Set what changes results, as `fix`, inside of a `with`; restores it afterwards.
+    """Set what changes results, as `fix`, inside of a `with`; restore it afterwards.
 
     For use in a user's process. Applies to all threads, since lrjax compiles in threads
     of its own.

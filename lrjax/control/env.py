@@ -272,14 +272,14 @@ class Env:
                 hparams,
                 self.steps,
             )
-            moved = base.sum_leaves(
+            square_step = base.sum_leaves(
                 lambda new, old: jnp.square(new - old),
                 self.dtype,
                 run.params,
                 state.run.params,
             )
             state = state._replace(
-                run=run, step=state.step + 1, window=state.window.move(moved)
+                run=run, step=state.step + 1, window=state.window.move(square_step)
             )
             return self._look(state)
 

@@ -189,11 +189,17 @@ class LearningRateVectorEnv(VectorEnv):
         rewards = np.asarray(reward, np.float64)
         return _float32(observation), rewards, done, none, _arrays(info)
 
-    def _start(self, seeds: Sequence[int | None], wanted: Any = None):
-        """Resets all episodes; only those in `wanted` draw a seed."""
+    def _start(self, seeds: Sequence[int | None], resetting: np.ndarray | None = None):
+        """Resets all episodes; returns their states and observations.
+
+        Args:
+          seeds: seed of each episode; None to draw one.
+          resetting: [num_envs] booleans, the episodes whose new state is used; the
+            others draw no seed. None for all.
+        """
         keys = jnp.stack(
             [
-                _key(seed, generator if wanted is None or wanted[i] else None)
+                _key(seed, generator if resetting is None or resetting[i] else None)
                 for i, (seed, generator) in enumerate(
                     zip(seeds, self._generators, strict=True)
                 )

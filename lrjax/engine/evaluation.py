@@ -66,11 +66,11 @@ def evaluate_part(
     """Computes exact metrics of a whole part for all runs of a block.
 
     Args:
-      evaluate, metrics: of the task.
+      evaluate, metrics: the task's function `evaluate` and its metrics.
       params, model_state: leaves [seeds, hparams, ...].
       part: arrays with one row per example.
       at_once: rows that are evaluated together.
-      dtype: of the mask.
+      dtype: dtype of the mask.
       layout: devices that share the block, if it is sharded.
 
     Returns:
@@ -107,7 +107,7 @@ def values(
     """Computes a block's metrics from the sums of `Task.evaluate` over a whole part.
 
     Args:
-      metrics: of the task.
+      metrics: metrics of the task.
       sums: leaves [seeds, hparams, ...].
 
     Returns:
@@ -147,7 +147,7 @@ def _block_sums(
     """Sums over one batch for all runs of a block, leaves [seeds, hparams, ...].
 
     Args:
-      evaluate: of the task.
+      evaluate: the task's function `evaluate`.
       one_by_one: whether the block is a single run.
       params, model_state: leaves [seeds, hparams, ...].
       batch: rows with their mask, the same for all runs.
@@ -176,12 +176,12 @@ def slice_sums(
     """Sums over a slice of a part's rows, for a block of one run.
 
     Args:
-      evaluate: of the task.
+      evaluate: the task's function `evaluate`.
       params, model_state: leaves [1, 1, ...].
       part: arrays with one row per example.
       first: index of the first row.
       at_once: length of the slice at most; rows past the end of the part are masked.
-      dtype: of the mask.
+      dtype: dtype of the mask.
       layout: devices that share the block, if it is sharded.
 
     Returns:
@@ -224,7 +224,7 @@ def evaluator(program: Program, on_host: bool = False) -> Evaluator:
     """Chooses how a block of runs is evaluated.
 
     Args:
-      program: of the block.
+      program: program of the block.
       on_host: whether the part stays on the host and is sent slice by slice.
     """
     task, dtype, layout = program.task, program.dtype, program.layout
@@ -300,7 +300,7 @@ def measure(
     Args:
       evaluators: part name -> how it is evaluated.
       params, model_state: leaves [seeds, hparams, ...].
-      parts: by name.
+      parts: part name -> its data.
 
     Returns:
       'PART_METRIC' -> [seeds, hparams].

@@ -46,7 +46,7 @@ def compile_host_loop(
 
     Args:
       program: static choices.
-      shapes: of the block's state, with their shardings.
+      shapes: shapes and dtypes of the block's state, with their shardings.
       example: inputs, or their shapes.
 
     Returns:

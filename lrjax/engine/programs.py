@@ -58,7 +58,7 @@ def segment(
 
     Args:
       program: static choices.
-      state: of the block.
+      state: state of the block.
       inputs: order, noise, hyperparameters and horizon.
       train, valid: the parts to train on and to validate with; the same object
         where the protocol makes no difference.
@@ -128,7 +128,7 @@ class Measurements(NamedTuple):
       steps: updates done at each measurement, [rounds].
       values: name -> [rounds, seeds, hparams].
       seconds: duration of the segment.
-      state: of the block after the segment, where it can be kept: at the end, and
+      state: state of the block after the segment, where it can be kept: at the end, and
         when `train` was asked to pause; else None, as the next segment reuses its
         memory.
     """
@@ -213,7 +213,7 @@ def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
 
     Args:
       program: static choices.
-      hparams: of each lane; only the names matter.
+      hparams: hyperparameters of each lane; only the names matter.
     """
 
     def init(hparams: Mapping[str, jax.Array]) -> RunState:
@@ -265,7 +265,7 @@ def train(
     Args:
       compiled: the programs.
       program: the source of `compiled`.
-      seeds, inputs: of the block.
+      seeds, inputs: seeds and inputs of the block.
       steps: updates done at the end.
       start, state: where to resume, instead of the initial state.
       pause: called after each segment; True asks for the state in `Measurements`.

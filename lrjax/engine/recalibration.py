@@ -61,7 +61,7 @@ def next_state(program: Program) -> Callable[[PyTree, PyTree, Batch, Any], PyTre
     """Returns the function that advances a block's model states by one batch.
 
     Args:
-      program: of the block.
+      program: program of the block.
 
     Returns:
       `function(params, model_state, batch, number) -> model_state`, with leaves [seeds,
@@ -115,11 +115,11 @@ def recalibrated(
     """The model states to evaluate a block with, recomputed where necessary.
 
     Args:
-      program: of the block.
-      state: of the block.
+      program: program of the block.
+      state: state of the block.
       params: parameters to evaluate, leaves [seeds, hparams, ...].
       train: the training part.
-      next_state: as from `next_state`; may be compiled ahead.
+      next_state: as returned by `next_state`; may be compiled ahead.
       loop: `jax.lax.fori_loop` inside a compiled program.
 
     Returns:

@@ -58,7 +58,10 @@ class Layout:
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, _AXIS))
 
     def cut(self, batch: PyTree) -> PyTree:
-        """Splits a batch by rows in a compiled program; uneven arrays stay whole."""
+        """Splits a batch by rows, inside a compiled program.
+
+        Arrays whose rows the number of devices does not divide stay whole.
+        """
 
         def split(x: jax.Array) -> jax.Array:
             if len(x) % len(self.devices):
@@ -90,7 +93,7 @@ def described(tree: PyTree, shardings: Any) -> PyTree:
     """Shapes and types of arrays together with their shardings.
 
     Args:
-      tree: of arrays or shapes.
+      tree: tree of arrays or shapes.
       shardings: a tree of the same structure, or a single one for all leaves.
     """
 
@@ -107,7 +110,7 @@ def choose(shard: str, devices: Sequence[Any]) -> Layout | None:
 
     Args:
       shard: one of `core.SHARDED`.
-      devices: of this process.
+      devices: devices of this process.
     """
     if shard == "runs" or len(devices) == 1:
         return None

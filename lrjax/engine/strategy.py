@@ -88,8 +88,8 @@ def loss_arguments(
 
     Args:
       init: `Task.init`.
-      batch: as from `batch_shapes`.
-      rows: of the batch.
+      batch: as returned by `batch_shapes`.
+      rows: number of rows of the batch.
     """
     key = jax.eval_shape(lambda: numerics.key(0))
     params, model_state = jax.eval_shape(init, key)

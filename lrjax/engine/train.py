@@ -33,8 +33,9 @@ class RunState(NamedTuple):
     """The state that a run carries from step to step.
 
     Attributes:
-      params, model_state, opt_state: of the task and the method.
-      last_loss: of the last batch.
+      params, model_state: parameters and model state of the task.
+      opt_state: optimiser state of the method.
+      last_loss: loss of the last batch.
       diverged_at: 0 while all is finite; else the update (counted from 1) with the
         first loss, or the measurement with the first parameters, that were not.
       loss_sum: sum of the losses of all updates so far, in two parts as in `_plus`;
@@ -60,10 +61,10 @@ class Program:
       eval_every: steps between measurements.
       num_seeds, num_hparams: the shape of the block.
       fresh_batches: draw each batch anew instead of going through epochs.
-      dtype: of losses and traced hyperparameters.
+      dtype: dtype of losses and traced hyperparameters.
       one_by_one: the block is one run whose steps are called from the host, for models
         that XLA trains many times slower inside a loop.
-      layout: of the block on several devices; None on one.
+      layout: sharding of the block on several devices; None on one.
       sums_losses: whether the losses of all updates are added up, for their mean.
     """
 
@@ -189,7 +190,7 @@ def step_run(
 
     Args:
       program: task and method.
-      state: of one run.
+      state: state of one run.
       batch: rows of the task's training part with `mask`.
       key: noise of this step.
       step: int, updates done so far.
@@ -212,7 +213,7 @@ def step_block(
 
     Args:
       program: static choices.
-      state: of the block.
+      state: state of the block.
       batch: leaves [seeds, rows, ...]; runs with the same seed see the same rows.
       mask: [rows], False on padding.
       inputs: seeds' keys, hyperparameters and horizon.
@@ -263,9 +264,9 @@ class Gradient(NamedTuple):
     """Loss and gradient of a run on one batch.
 
     Attributes:
-      loss: of the batch.
+      loss: loss of the batch.
       model_state: after the batch.
-      grads: of the loss, structured as the parameters.
+      grads: gradients of the loss, structured as the parameters.
     """
 
     loss: jax.Array
@@ -325,7 +326,7 @@ def _mean_of_pieces(
       state: its `model_state` goes to the first piece, each result to the next piece.
       batch: its rows are dealt out in turn, so the padding of a short batch is spread
         over all pieces.
-      key: of the batch; each piece's key follows from it.
+      key: random key of the batch; each piece's key follows from it.
 
     Returns:
       The means and the model's state after the batch.
@@ -439,7 +440,7 @@ def observe(
     """Marks runs with non-finite parameters and reads values off the state.
 
     Args:
-      state: of a block.
+      state: state of a block.
       step: int, updates done.
 
     Returns:

@@ -23,7 +23,7 @@ def compile_step(lowered: Any, params: PyTree) -> Any:
 
     Args:
       lowered: the program.
-      params: of the model that it trains or evaluates.
+      params: parameters of the model that it trains or evaluates.
     """
     return _compile(lowered, _STEP if _many_arrays(params) else {})
 

@@ -89,7 +89,7 @@ class Jobs:
           key: number of the contender, and seed.
           rung: number of the rung.
           state: where to resume; None for the start.
-          branch: whether it is the branch.
+          branch: whether to make the branch.
         """
         (number, seed), layout = key, self.lineup.plan
         entry = self.lineup.entries[number]

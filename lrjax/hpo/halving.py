@@ -34,9 +34,10 @@ def halve(
 
     Args:
       layout: rungs, seeds and budget.
-      bound: for each contender that enters, whether it is judged by a branch.
+      bound: for each contender that enters, whether a branch with a cooldown is
+        trained to judge it, which costs updates (see `lrjax.hpo.entrants`).
       climb: trains contenders to the end of a rung; takes the number of the rung and
-        those of the contenders, returns their scores.
+        the numbers of the contenders, returns contender number -> score.
 
     Yields:
       Each rung once it is judged; the last one keeps only the winner, or nobody if all

@@ -54,11 +54,12 @@ def run(
     """Races on every task of the settings.
 
     Args:
-      settings: what to race for; `methods` counts only if `overrides` has set it.
-      workdir: folder of the tables and the answer.
-      data_dir: folder in which data files are looked for first.
-      overrides: fields that the command line set, for the record.
-      launch: makes the launcher that trains.
+      settings: tasks and options of the race; its methods are those of
+        `named_methods`.
+      workdir: directory of the tables and the answers.
+      data_dir: directory searched first for data files.
+      overrides: name -> value of the fields set on the command line; recorded.
+      launch: called with the other arguments; makes the launcher that trains.
 
     Returns:
       The answer for each task.
@@ -76,13 +77,16 @@ def run(
     console.say(_who_races(settings, names, overrides))
     named = bool(settings.select.methods) or "methods" in overrides
     with launch(settings, workdir, data_dir, overrides) as launcher:
-        settings_left, loaded = blocks_lib.load(settings, launcher.session.data_dir)
-        by_name = dict(zip(settings_left.tasks, loaded, strict=True))
+        available, loaded = blocks_lib.load(settings, launcher.session.data_dir)
+        by_name = dict(zip(available.tasks, loaded, strict=True))
         return race_all(by_name, chosen, named, launcher, console.say)
 
 
 def named_methods(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the methods that race; `methods` counts if `overrides` has set it."""
+    """Names of the methods that race: `select.methods`, else `methods`, else all.
+
+    `methods` is used only if `overrides` has it: a config file sets it for training.
+    """
     if settings.select.methods:
         return settings.select.methods
     return settings.methods if "methods" in overrides else tuple(methods.METHODS)

@@ -45,9 +45,9 @@ def select(
       steps: updates of a full run, in place of `epochs`.
       seeds: how many seeds, or which, for every contender; None for as many as the
         budget allows.
-      workdir: folder of the tables, figure and answer, from which an interrupted race
-        resumes; None for a temporary folder.
-      data_dir: folder in which the data files of a named task are looked for first.
+      workdir: directory of the tables, figure and answer, from which an interrupted
+        race resumes; None for a temporary directory.
+      data_dir: directory searched first for the data files of a named task.
       log: called with each line of progress.
 
     Returns:

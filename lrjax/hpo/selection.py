@@ -59,8 +59,9 @@ class Selection:
       scale: the metric itself: its direction, unit, digits and bounds.
       score: the winner's mean over seeds at `judged_at`.
       values: the winner's values there, one per seed.
-      interval: 95 % interval of the mean, as from `stats.interval`; NaN with fewer
-        than three seeds. Slightly optimistic: the winner was chosen by these values.
+      interval: 95 % interval of the mean, as returned by `stats.interval`; NaN with
+        fewer than three seeds. Slightly optimistic: the winner was chosen by these
+        values.
       runner_up: the best other contender on the last rung that had one; '' if none.
       runner_up_better: probability that it is better than the winner, from paired
         differences over seeds on that rung; NaN with fewer than two seeds.

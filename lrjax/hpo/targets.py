@@ -160,7 +160,7 @@ def width_of(target: Target, count: int) -> int:
     start anew, a few trials get a lane each instead of a block that is mostly padding.
 
     Args:
-      target: of the trials.
+      target: target of the trials.
       count: trials asked for at the same time that differ in traced values alone.
     """
     backend = jax.default_backend()

@@ -60,10 +60,10 @@ class Job(NamedTuple):
       target: the tuning or contender that it belongs to.
       run: the run; its `steps` is where the job ends.
       state: the state to resume from; None for the start.
-      known: whether its result is in the table, so that it is not trained again.
-      keep: whether its last state comes back.
-      judge: whether it is measured on the test part, too.
-      branch: whether it is a branch, whose state is never resumed.
+      known: whether the result is in the table, so that the job is not trained again.
+      keep: whether to return the last state.
+      judge: whether to measure the run on the test part, too.
+      branch: whether the run is a branch, whose state is never resumed.
     """
 
     target: Trainable

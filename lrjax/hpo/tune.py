@@ -44,10 +44,10 @@ def run(
 
     Args:
       settings: what to tune, and the seeds of the runs with the best setting.
-      workdir: folder of the tables.
-      data_dir: folder in which data files are looked for first.
-      overrides: fields that the command line set, for the record.
-      launch: makes the launcher that trains.
+      workdir: directory of the tables.
+      data_dir: directory searched first for data files.
+      overrides: name -> value of the fields set on the command line; recorded.
+      launch: called with the other arguments; makes the launcher that trains.
 
     Returns:
       Paths of the figures.

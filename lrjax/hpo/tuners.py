@@ -54,7 +54,7 @@ class Stage:
 
     Attributes:
       trials: number of trials.
-      budget: of each trial.
+      budget: budget of each trial, in epochs or steps as in `Problem`.
       trained: the part of the budget that is trained where each trial resumes from its
         state in an earlier stage.
     """

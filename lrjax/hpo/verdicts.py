@@ -95,11 +95,11 @@ def judge(scores: Mapping[int, Score], quota: int, early: bool) -> Verdict:
     leader, kept, reasons = scores[order[0]], [], {}
     for i in order:
         if not np.isfinite(scores[i].values).all():
-            fault, lost = "diverged", ~np.isfinite(scores[i].losses)
-            if not lost.any():
-                fault, lost = "not defined", ~np.isfinite(scores[i].values)
-            seeds = counted(len(lost), "seed")
-            reasons[i] = f"{fault} with {int(lost.sum())} of {seeds}"
+            fault, failed = "diverged", ~np.isfinite(scores[i].losses)
+            if not failed.any():
+                fault, failed = "not defined", ~np.isfinite(scores[i].values)
+            seeds = counted(len(failed), "seed")
+            reasons[i] = f"{fault} with {int(failed.sum())} of {seeds}"
             continue
         p_value = chance_worse(leader.judged(early), scores[i].judged(early))
         if len(kept) < quota:
@@ -107,6 +107,6 @@ def judge(scores: Mapping[int, Score], quota: int, early: bool) -> Verdict:
             continue
         reasons[i] = f"below the top {quota}"
         if not math.isnan(p_value):
-            sure = "significantly" if p_value < _NOISE else "not significantly"
-            reasons[i] += f" ({sure} worse, p = {p_value:.2g})"
+            significance = "significantly" if p_value < _NOISE else "not significantly"
+            reasons[i] += f" ({significance} worse, p = {p_value:.2g})"
     return Verdict(order, kept, reasons)

@@ -115,7 +115,7 @@ class Block:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The task's metrics, as from `results.describe`."""
+        """The task's metrics, as returned by `results.describe`."""
         return results.describe(self.program.task.metrics)
 
     def inputs(self) -> tuple[train.Seeds, train.Inputs]:
@@ -279,7 +279,7 @@ def run_of(
       data: the fingerprint of its data.
       method: how the learning rate is controlled.
       hparams: a value for each of the method's hyperparameters.
-      seed: of the run.
+      seed: seed of the run.
       steps: updates.
       horizon: updates over which schedules extend.
       eval_every: updates between two measurements.
@@ -316,8 +316,8 @@ def program_of(
 
     Args:
       run: one of them.
-      task, method: of the run.
-      static: hyperparameters that are compiled in, as from `methods.split`.
+      task, method: names of the run.
+      static: hyperparameters that are compiled in, as returned by `methods.split`.
       num_seeds, num_hparams: lanes.
     """
     return train.Program(

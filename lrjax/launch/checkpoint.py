@@ -69,7 +69,7 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> 
     """Saves a state as `<folder>/<step>`; keeps it and the checkpoint before it.
 
     Args:
-      folder: of one block.
+      folder: directory of one block.
       step: updates done.
       state: any tree of arrays and numbers; fetched before this returns.
       facts: numbers to store with it; returned by `restore`.
@@ -123,9 +123,9 @@ def restore(
     Warns of each checkpoint that is refused, with the reason.
 
     Args:
-      folder: of one block.
-      like: shapes and types of the state, as from `jax.eval_shape`. Leaves that are
-        NumPy arrays or Python numbers are restored as NumPy arrays.
+      folder: directory of one block.
+      like: shapes and types of the state, as returned by `jax.eval_shape`. Leaves
+        that are NumPy arrays or Python numbers are restored as NumPy arrays.
 
     Returns:
       Updates done, the state, and the facts saved with it; None without a valid
@@ -164,7 +164,7 @@ def save_params(
 
     Args:
       folder: created if necessary.
-      params: of a block, leaves [seeds, hparams, ...].
+      params: parameters of a block, leaves [seeds, hparams, ...].
       model_state: other arrays of the model, such as batch-norm statistics; their names
         start with 'state/'.
       lanes: position in the block -> identity of the run.
@@ -201,7 +201,7 @@ def check_params(task: str, params: PyTree, model_state: PyTree) -> None:
 
     Args:
       task: name, for messages.
-      params, model_state: shapes and types, as from `jax.eval_shape`.
+      params, model_state: shapes and types, as returned by `jax.eval_shape`.
 
     Raises:
       UsageError: if two arrays would share a name, if an array's name is a directory of
@@ -312,7 +312,11 @@ def _from_plain(saved: Any, like: Any) -> Any:
 
 
 def _impl(key: Any) -> Any:
-    """The implementation of a random key, also of a key's shape and type alone."""
+    """The implementation of a random key.
+
+    `jax.random.key_impl` takes keys and tracers only, so a key that is given by its
+    shape and dtype is traced.
+    """
     implementations: list[Any] = []
     jax.eval_shape(
         lambda k: implementations.append(jax.random.key_impl(k)),

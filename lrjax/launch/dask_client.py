@@ -310,7 +310,7 @@ def _result(get: Callable[[], Any], title: str = "") -> Any:
 
     Args:
       get: returns the result.
-      title: of the block, for messages.
+      title: title of the block, for messages.
 
     Raises:
       UsageError: if workers died or cannot import lrjax, or the connection is lost.

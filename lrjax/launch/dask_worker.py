@@ -116,7 +116,7 @@ class UnitMessage(NamedTuple):
     """A unit as sent to a worker.
 
     Attributes:
-      name: of its block.
+      name: name of its block.
       task: name of its task.
       block: the block itself; None if it follows from the settings.
       begin, is_trial: the unit's.
@@ -256,9 +256,9 @@ def train(
     Args:
       sent: the unit.
       settings: what the client trains.
-      data_dir: searched first for data files.
+      data_dir: directory searched first for data files.
       workdir: the client's working directory.
-      expected: facts of all workers, as from `facts`.
+      expected: facts of all workers, as returned by `facts`.
 
     Raises:
       UsageError: if the worker or its data differs from the others, or training fails.
@@ -290,7 +290,7 @@ def block_tables(
 
     Args:
       workdir: the client's working directory.
-      name: of the block.
+      name: name of the block.
       settings: what is trained.
 
     Raises:
@@ -347,7 +347,7 @@ def remove_part(workdir: Path, name: str) -> None:
 
     Args:
       workdir: where parameters are moved to.
-      name: of the block.
+      name: name of the block.
     """
     part = workdir / _PARTS / name
     checkpoint.move_params(part, workdir)

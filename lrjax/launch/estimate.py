@@ -98,7 +98,7 @@ def make(
     Args:
       settings: what to train.
       workdir: directory of the tables, which may not exist yet.
-      data_dir: searched first for data files.
+      data_dir: directory searched first for data files.
       workers: as in `Plan`.
 
     Raises:
@@ -121,7 +121,7 @@ def of_blocks(
 
     Args:
       settings: what to train.
-      blocks: of all runs.
+      blocks: blocks of all runs.
       done: identities of finished runs.
       workers: as in `Plan`.
     """
@@ -168,7 +168,7 @@ def announce(
 
     Args:
       settings: what to train.
-      blocks: of all runs.
+      blocks: blocks of all runs.
       done: identities of finished runs.
     """
     todo = [block for block in blocks if not done.issuperset(block.run_ids)]
@@ -268,7 +268,7 @@ def makespan(seconds: Sequence[float], parallel: int) -> float:
     """Time at which the last of some jobs ends.
 
     Args:
-      seconds: of each job, in the order in which they start.
+      seconds: duration of each job, in the order in which they start.
       parallel: number of jobs that run at the same time.
     """
     ends = [0.0] * max(parallel, 1)
@@ -300,7 +300,7 @@ def _line(
     """The plan's row for one method on one task.
 
     Args:
-      blocks: of the method on the task.
+      blocks: blocks of the method on the task.
       done: identities of finished runs.
       times: id of a block -> seconds of training, for the blocks to train.
     """

@@ -36,9 +36,9 @@ def run(
     Args:
       settings: what to train.
       workdir: directory of the tables.
-      data_dir: searched first for data files.
+      data_dir: directory searched first for data files.
       overrides: changes of the config on the command line, to be recorded.
-      launch: makes the launcher that trains.
+      launch: called with the other arguments; makes the launcher that trains.
       announce: gives lines to print before training, as `estimate.announce` does.
 
     Raises:

@@ -143,7 +143,7 @@ class Hosts:
     host finds the blocks that it began. Results are those of one process.
 
     Attributes:
-      session: of this host's tables.
+      session: session of this host's tables.
       agreed: whether all hosts have confirmed that they train the same blocks.
     """
 
@@ -152,7 +152,7 @@ class Hosts:
 
         Args:
           here: trains the share.
-          workdir: of all hosts together.
+          workdir: directory of the tables of all hosts together.
           stack: closes the tables at the end.
         """
         self.session, self.agreed = here.session, False
@@ -248,8 +248,8 @@ def _check_alike(
     """Stops all hosts if one has a problem, or if their blocks differ.
 
     Args:
-      problem: of this host; empty if it has none.
-      names: of this host's plan of all blocks.
+      problem: what is wrong on this host; empty if nothing is.
+      names: names of all blocks, as this host plans them.
       signalled: returns the signal that came, 0 if none did.
 
     Raises:
@@ -273,7 +273,7 @@ def _left_by_others(workdir: Path, number: int, count: int) -> list[Path]:
     """Directories of hosts beyond the present count that this host takes over.
 
     Args:
-      workdir: of all hosts.
+      workdir: directory of the tables of all hosts together.
       number, count: this host's number and the number of hosts.
     """
     folders = (workdir / _HOSTS).glob("*")

@@ -200,8 +200,8 @@ def _trials(
     Args:
       unit: the trials.
       last: their last measurements, [seeds, hparams].
-      state: of all of them.
-      seconds: of training.
+      state: state of all of them.
+      seconds: duration of training.
       ended: updates done; fewer than requested if all have diverged.
     """
     steps, lanes, keep = unit.block.example.steps, unit.block.lanes_of, unit.begin.keep
@@ -232,7 +232,7 @@ def _judged(
     Args:
       block: the runs.
       last: their last measurements.
-      state: of all of them at the end.
+      state: state of all of them at the end.
     """
     task = block.program.task
     if task.test is task.train:
@@ -251,10 +251,10 @@ def _write_runs(
     """Measures the runs of a block on the test part and appends their rows.
 
     Args:
-      block: of the runs.
+      block: the block that the runs belong to.
       last: their last measurements, [seeds, hparams].
-      state: of all of them at the end.
-      seconds: of training.
+      state: state of all of them at the end.
+      seconds: duration of training.
       tables: to append to.
       save_params: whether to save the parameters, too.
 

@@ -45,7 +45,7 @@ def run(main: Main, parse: Callable[[list[str]], list[str]]) -> None:
     """Run a command to its end and exit with its code.
 
     Args:
-      main: of the command line without its flags; as `reporting` returns it.
+      main: called with the command line without its flags; as `reporting` returns it.
       parse: parses the flags of a command line and returns the rest.
     """
     from absl import app

@@ -44,7 +44,7 @@ class ProgramPool:
 
         Args:
           devices: to compile for.
-          layout: of blocks that are sharded over all devices; None if they are not.
+          layout: sharding of blocks over all devices; None if they are not sharded.
         """
         self._devices, self._layout = devices, layout
         self._threads = concurrent.futures.ThreadPoolExecutor(machine.usable_cores())

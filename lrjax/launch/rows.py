@@ -21,7 +21,7 @@ def curve_rows(
     """Rows of curves.jsonl: one per run and measurement, until a run's divergence.
 
     Args:
-      program: of the block.
+      program: program of the block.
       lanes: position in the block -> identity of the run.
       measured: measurements of one segment.
     """
@@ -51,7 +51,7 @@ def run_row(
 
     Args:
       run, run_id: the run.
-      program: of its block.
+      program: program of its block.
       position: (seed, hparams) in its block.
       last: the block's last measurements.
       test: the block's metrics of the test part.

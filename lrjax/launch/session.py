@@ -27,9 +27,9 @@ class Session:
     Use as a context manager; inside it SIGINT and SIGTERM are noted instead of raised.
 
     Attributes:
-      settings: of the command.
+      settings: settings of the command.
       workdir: directory of the tables.
-      data_dir: searched first for data files.
+      data_dir: directory searched first for data files.
       signalled: returns the signal that came, 0 if none did.
     """
 
@@ -70,7 +70,7 @@ class Session:
         """Writes config.json.
 
         Args:
-          metrics: of each task, as from `results.describe`.
+          metrics: metrics of each task, as returned by `results.describe`.
           tables: in whose directory; the session's own by default.
         """
         settings = dataclasses.asdict(self.settings)
@@ -107,7 +107,7 @@ class Planned(Protocol):
 
     @property
     def metrics(self) -> Sequence[Mapping[str, Any]]:
-        """The task's metrics, as from `results.describe`."""
+        """The task's metrics, as returned by `results.describe`."""
         ...
 
 

@@ -40,14 +40,14 @@ def keep_freed_memory(names: Iterable[str]) -> None:
 
     On CPUs each call allocates its temporary memory anew, 150 MB for a step of the
     smallest RoBERTa, and the kernel zeroes it page by page: a fifth of that step's
-      time, a
-    tenth of a convolutional network's. All threads must share one arena, since others
-    cannot hold such blocks. The many short calls of other models would wait for its
-    lock, a fifth of their time, so this applies only if all tasks train networks on
-    images or text. Malloc settings in the environment take precedence.
+    time, a tenth of a convolutional network's. All threads must share one arena, since
+    others cannot hold such blocks. The many short calls of other models would wait for
+    its lock, a fifth of their time, so this applies only if all tasks train networks on
+    images or text. Malloc settings in the environment take precedence. Call it before
+    JAX starts its threads.
 
     Args:
-      names: of tasks; to be called before JAX starts its threads.
+      names: names of tasks.
     """
     if not all(map(tasks.trains_network, names)):
         return

@@ -98,7 +98,7 @@ def train_all(
     """Runs each device's jobs in threads of its own; the first error stops all.
 
     Args:
-      jobs: of each device.
+      jobs: for each device, its jobs.
       workers: threads per device.
       work: `work(job, device number)` returns a result, or None, and jobs to do
         instead. It should call `stopping` from time to time and raise.
@@ -169,13 +169,13 @@ def measured_workers(
     Without a measurement on a quiet machine: as many as a CPU has cores, else one.
 
     Args:
-      kind: of the model.
+      kind: kind of the model.
       device: to measure.
       cache: file of earlier measurements.
       advances: called with a count; returns that many functions to call at the same
         time, or fewer if memory cannot hold them all. Each trains a block for a given
         number of updates and waits for the result.
-      steps: most updates to train.
+      steps: largest number of updates to train.
     """
     cores = machine.usable_cores()
     most = cores if device.platform == "cpu" else _MOST_ELSEWHERE

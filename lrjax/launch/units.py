@@ -133,7 +133,7 @@ class Place(NamedTuple):
 
     Attributes:
       compiled: its programs.
-      device: of the unit, unless its block has a layout.
+      device: device of the unit, unless its block has a layout.
       stopping: whether to stop.
     """
 
@@ -163,7 +163,7 @@ class Engine:
         Args:
           devices: to train on.
           signalled: returns the signal that came, 0 if none did.
-          layout: of blocks that are sharded over all devices; None if they are not.
+          layout: sharding of blocks over all devices; None if they are not sharded.
         """
         self.devices = devices[:1] if layout else devices  # the first represents all
         self.pool = ProgramPool(self.devices, layout)
@@ -268,7 +268,7 @@ def checkpointed(
     Args:
       unit: what to train.
       place: where to train it.
-      folder: of its checkpoints.
+      folder: directory of its checkpoints.
       settings: how often to save.
       progress: called with the number of updates done since the last call, of all
         runs together; if training fails, with a negative one that takes them back.
@@ -373,8 +373,8 @@ def make_rooms(
     """Creates the limits of each device.
 
     Args:
-      devices: of one kind.
-      at_once: most parallel blocks on each.
+      devices: devices of one kind.
+      at_once: largest number of parallel blocks on each.
       sharing: number of devices that share free memory, on CPUs.
     """
     on_cpu = devices[0].platform == "cpu"

@@ -89,11 +89,11 @@ def _distance_over_gradients(
         def gradient(grad, param, decays):
             return base.add_decay(grad, param, weight_decay, dtype, decays)
 
-        moved = squares(operator.sub, dtype, params, state.start)
-        distance = jnp.maximum(state.distance, jnp.sqrt(moved))
-        square = squares(gradient, dtype, updates, params, decays)
-        gradient_sum = state.gradient_sum + square
-        # Once the sum overflows the distance may too; no step then, rather than NaN.
+        square_distance = squares(operator.sub, dtype, params, state.start)
+        distance = jnp.maximum(state.distance, jnp.sqrt(square_distance))
+        square_gradient = squares(gradient, dtype, updates, params, decays)
+        gradient_sum = state.gradient_sum + square_gradient
+        # If the sum overflows, the distance may too; take no step then, instead of NaN.
         eta = rate * jnp.where(
             jnp.isinf(gradient_sum), 0, distance / jnp.sqrt(gradient_sum)
         )
@@ -314,13 +314,13 @@ def dowg(
         dtype = state.square_distance.dtype
         rate = base.rate_at(learning_rate, state.count, dtype)
         (epsilon,) = base.scalars(dtype, eps)
-        moved = base.sum_leaves(
+        current_square = base.sum_leaves(
             lambda p, p0: jnp.square(p - p0), dtype, params, state.start
         )
         square_gradient = base.sum_squares(updates, dtype)
         if normalize_rate:
             square_gradient *= jnp.square(rate)
-        square_distance = jnp.maximum(state.square_distance, moved)
+        square_distance = jnp.maximum(state.square_distance, current_square)
         gradient_sum = state.gradient_sum + square_distance * square_gradient
         eta = rate * square_distance / (jnp.sqrt(gradient_sum) + epsilon)
         changes = jax.tree.map(lambda g, p: (-eta * g).astype(p.dtype), updates, params)

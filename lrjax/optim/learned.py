@@ -231,7 +231,7 @@ def learned(
         chosen = (scale * network(weights, seen)).astype(dtype)
         rate = jnp.where(acts, chosen, state.learning_rate)
         steps = jax.tree.map(lambda u: (rate * u).astype(u.dtype), steps)
-        moved = base.sum_squares(steps, dtype)
+        square_step = base.sum_squares(steps, dtype)
         window = jax.tree.map(
             lambda old, new: jnp.where(acts, new, old), seen_window, empty_window(dtype)
         )
@@ -239,7 +239,7 @@ def learned(
             count=state.count + 1,
             learning_rate=rate,
             last_loss=jnp.where(acts, seen_window.loss, state.last_loss),
-            window=window.move(moved),
+            window=window.move(square_step),
             average_square=average_square,
             inner=inner,
         )

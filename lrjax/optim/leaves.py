@@ -34,7 +34,7 @@ def as_real(params: PyTree, name: str = "", what: str = "params") -> PyTree:
     Args:
       params: a tree of floating-point or complex arrays or numbers.
       name: name of the optimiser, for messages.
-      what: name of the tree, for messages.
+      what: word for the tree in messages, such as 'params'.
 
     Returns:
       The tree of real arrays; a complex leaf [..., n] becomes [..., 2 n], a complex

@@ -87,8 +87,8 @@ def polyak_sgd(
             dtype, c, lower_bound, eps, base.require_value("value", value)
         )
         gap = jnp.maximum(loss - bound, 0)
-        norm = factor * base.sum_squares(updates, dtype) + epsilon
-        rate = jnp.minimum(highest, base.safe_divide(gap, norm))
+        denominator = factor * base.sum_squares(updates, dtype) + epsilon
+        rate = jnp.minimum(highest, base.safe_divide(gap, denominator))
         updates = jax.tree.map(lambda g: (-rate * g).astype(g.dtype), updates)
         return updates, PolyakState(state.count + 1, rate)
 

@@ -87,7 +87,7 @@ def _step_size(
     loss: jax.Array,
     inner: jax.Array,
     product: jax.Array,
-    norm: jax.Array,
+    square_norm: jax.Array,
     bound: jax.Array,
     initial_bound: jax.Array,
     adapt_lower_bound: bool,
@@ -101,7 +101,7 @@ def _step_size(
       loss: average of losses.
       inner: <average of gradients, x>.
       product: average of <gradient, x>.
-      norm: squared norm of the average of gradients, in the metric.
+      square_norm: squared norm of the average of gradients, in the metric.
       bound: lower bound of the loss.
       initial_bound: lower limit of an adapted bound.
       adapt_lower_bound: whether to adapt the bound.
@@ -114,11 +114,13 @@ def _step_size(
         bound = jnp.where(low, reset, bound)
     gap = jnp.maximum(model - growth * rho * bound, 0)
     # With a zero norm take the largest step; the direction is zero.
-    tau = jnp.where(norm > 0, gap / jnp.where(norm > 0, norm, 1), jnp.inf)
+    tau = jnp.where(
+        square_norm > 0, gap / jnp.where(square_norm > 0, square_norm, 1), jnp.inf
+    )
     tau = jnp.minimum(rate / rho, tau)
     if adapt_lower_bound:
-        # tau * norm, which is the gap where the norm overflows and tau is 0.
-        fall = jnp.where(jnp.isinf(norm), gap, tau * norm)
+        # tau * square_norm; if the norm overflows, tau is 0 and this is the gap.
+        fall = jnp.where(jnp.isinf(square_norm), gap, tau * square_norm)
         estimate = (loss + inner - product - 0.5 * fall) / rho
         bound = jnp.maximum(estimate, initial_bound)
     return tau, bound
@@ -209,7 +211,7 @@ def momo(
             updates,
             state.exp_avg,
         )
-        product, inner, norm = passes.sums(
+        product, inner, square_norm = passes.sums(
             lambda g, p, m: (g * p, m * p, m * m), 3, dtype, updates, params, exp_avg
         )
         loss_avg = keep * state.loss_avg + (1 - keep) * loss
@@ -222,7 +224,7 @@ def momo(
             loss=loss_avg,
             inner=inner,
             product=product_avg,
-            norm=norm,
+            square_norm=square_norm,
             initial_bound=initial_bound,
             adapt_lower_bound=adapt_lower_bound,
         )
@@ -345,7 +347,7 @@ def momo_adam(
         exp_avg, exp_avg_sq = base.map_leaves(
             leaf, 2, updates, state.exp_avg, state.exp_avg_sq
         )
-        product, inner, norm = passes.sums(
+        product, inner, square_norm = passes.sums(
             lambda g, p, m, v: (g * p, m * p, m * direction(m, v, scale)),
             3,
             dtype,
@@ -364,7 +366,7 @@ def momo_adam(
             loss=loss_avg,
             inner=inner,
             product=product_avg,
-            norm=norm,
+            square_norm=square_norm,
             initial_bound=initial_bound,
             adapt_lower_bound=adapt_lower_bound,
         )

@@ -52,7 +52,7 @@ class Window(NamedTuple):
         )
 
     def move(self, square: jax.Array) -> Window:
-        """Adds an update."""
+        """Adds an update, given the squared norm of its step."""
         return self._replace(moves=self.moves + square, updates=self.updates + 1)
 
     @property

@@ -50,9 +50,10 @@ def effective_learning_rate(opt_state: Any) -> Any:
 
     Returns:
       A scalar; NaN where no such scalar exists (as for COCOB) or none is recorded. In
-      `optax.partition` there is one for each label: a dictionary, label -> rate. Labels
-      whose transformation has no state at all, as `optax.set_to_zero` for what is
-      frozen, do not count; where one label is left, its rate is the rate.
+      `optax.partition` there is a rate for each label: a dictionary, label -> rate.
+      Labels whose transformation has no state, such as `optax.set_to_zero` for frozen
+      parameters, are left out; if only one label remains, its rate is returned as a
+      scalar.
 
     Example:
       >>> import optax

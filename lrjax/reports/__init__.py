@@ -36,7 +36,7 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
 
     Args:
       workdirs: directories with tables.
-      folder: of the report; made if it does not exist.
+      folder: directory of the report; made if it does not exist.
       options: the user's choices.
 
     Returns:

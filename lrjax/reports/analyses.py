@@ -129,7 +129,7 @@ def _curve_section(
 
     Args:
       study, writer: as for all analyses.
-      name, title: of the section.
+      name, title: file name and title of the section.
       columns: task -> column of the curves.
     """
     bands, tables = {}, []
@@ -201,9 +201,9 @@ def _pairs(study: Study, writer: ReportWriter) -> Section | None:
     order = list(study.overall.index)
     wide = table.pivot(index="entry", columns="other", values="probability")
     wide = wide.loc[order, order]
-    sure = table[(table["low"] > 0.5)]
+    significant = table[table["low"] > 0.5]
     text = wide.map(lambda p: "" if np.isnan(p) else f"{100 * p:.0f}")
-    for row in sure.itertuples():
+    for row in significant.itertuples():
         text.loc[row.entry, row.other] += "*"
     first, second = order[:2]
     top = table.set_index(["entry", "other"]).loc[(first, second)]

@@ -161,17 +161,16 @@ def _subplots(
 def panels(
     plt: Any, count: int, width: float = 3.4, height: float = 2.5, columns: int = 3
 ) -> tuple[Any, list[Any]]:
-    """A figure of `count` panels in rows, and its axes.
+    """A figure of `count` panels in rows, and the axes of the panels.
 
     Args:
-      plt: as from `style`.
+      plt: as given by `style`.
       count: number of panels.
-      width, height: of a panel, in inches.
-      columns: most panels in a row.
+      width, height: size of a panel, in inches; wider with one or two columns.
+      columns: largest number of panels in a row; four panels are two rows of two.
     """
     columns = 2 if count == 4 else min(columns, count)
     rows = -(-count // columns)
-    # Few panels may be wider; there is room.
     width = width * (1.35 if columns == 1 else 1.2 if columns == 2 else 1)
     figure, axes = plt.subplots(
         rows, columns, figsize=(width * columns, height * rows), squeeze=False
@@ -192,7 +191,7 @@ def line(
     Args:
       axis: Matplotlib's axes, with their final scales.
       place: index of these axes in the list that `save` gets.
-      palette: of the entries.
+      palette: appearances of the entries.
       entry: name of the entry.
       x, y: values [points]; NaN for a gap.
       options: more arguments of Matplotlib's plot.
@@ -268,9 +267,9 @@ def mark(artist: Any, axis: int, kind: str, number: int) -> None:
 
     Args:
       artist: Matplotlib's artist.
-      axis: index of its axes in the list that `save` gets.
-      kind: 'line', 'band', 'point', or 'sign' for markers without values.
-      number: of its entry in the `Palette`.
+      axis: index of the artist's axes in the list given to `save`.
+      kind: 'line', 'band', 'point', or 'sign' for markers that show no value.
+      number: index of the entry in the `Palette`.
     """
     artist.set_gid(f"mark-{axis}-{kind}-{number}")
 
@@ -310,7 +309,7 @@ def write(figure: Any, folder: Path, name: str, kinds: Sequence[str]) -> list[Pa
     Args:
       figure: Matplotlib's figure.
       folder: an existing folder.
-      name: of the files.
+      name: name of the files, without extension.
       kinds: 'png' or 'svg'.
     """
     import matplotlib as mpl
@@ -341,7 +340,7 @@ def save(
     Args:
       figure: Matplotlib's figure.
       folder: an existing folder.
-      name: of the files.
+      name: name of the files, without extension.
       axes: axes that show values under the mouse.
       names: name -> short name in figures; a page has the whole names as tooltips.
     """

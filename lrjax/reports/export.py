@@ -39,7 +39,7 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
 
     Args:
       runs: with columns `task`, `entry` and `seed`.
-      curves: as from `results.load`.
+      curves: as returned by `results.load`.
       folder: to write to; old event files of these runs are replaced.
 
     Raises:

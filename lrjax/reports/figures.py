@@ -64,17 +64,18 @@ def cells(
     """A heat map with a text in each cell.
 
     Args:
-      plt: Matplotlib.
-      palette: of the names.
-      shade: [rows, columns], strength of the colours from 0 to 1; NaN for grey.
+      plt: as given by `drawing.style`.
+      palette: short names of rows and columns.
+      shade: [rows, columns], strength of the colours from 0 to 1; NaN is grey.
       text: [rows, columns], texts of the cells; index and columns are the names.
       two_sided: whether 0.5 is neutral, and lower values have another colour.
-      apart: number of last columns with a gap before them.
+      apart: number of columns at the right that a gap sets apart; 0 for no gap.
     """
     from matplotlib.patches import Rectangle
 
     rows, columns = text.shape
     text = text.rename(index=palette.brief, columns=palette.brief)
+    # Sizes in inches, for text of the given numbers of characters.
     longest = max(max(len(name) for name in text.index), 8)
     widest = max(max(len(str(t)) for t in text.to_numpy().ravel()), 5)
     # Names of columns are rotated, rising to the right.
@@ -219,11 +220,11 @@ def curves(
     """Medians over epochs, with quartiles, a panel per task.
 
     Args:
-      plt: Matplotlib.
-      palette: of the entries.
-      bands: task -> table as from `curves.bands`.
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      bands: task -> table as returned by `curves.bands`.
       labels: task -> column shown in its table.
-      known: as from `scores.known_metrics`.
+      known: as returned by `scores.known_metrics`.
     """
     figure, axes = drawing.panels(plt, len(bands))
     for i, (axis, (task, table)) in enumerate(zip(axes, bands.items(), strict=True)):
@@ -242,10 +243,10 @@ def losses_and_rates(
     """Validation loss and learning rate used, a row per task.
 
     Args:
-      plt: Matplotlib.
-      palette: of the entries.
-      bands: task -> column -> table as from `curves.bands`.
-      known: as from `scores.known_metrics`.
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      bands: task -> column -> table as returned by `curves.bands`.
+      known: as returned by `scores.known_metrics`.
     """
     figure, axes = drawing.panels(plt, 2 * len(bands), width=4.2, columns=2)
     axes = iter(axes)
@@ -271,10 +272,10 @@ def _curve_panel(
     Args:
       axis: Matplotlib's axes.
       place: index of these axes in the list that `drawing.save` gets.
-      palette: of the entries.
-      table: as from `curves.bands`.
-      column: of the curves.
-      known: as from `scores.known_metrics`.
+      palette: appearances of the entries.
+      table: as returned by `curves.bands`.
+      column: name of a column of the curves.
+      known: as returned by `scores.known_metrics`.
     """
     metric = None if column == "learning_rate" else metric_of(column, known)
     log = metric is None or _on_log_axis(metric, table[["low", "median", "high"]])
@@ -402,13 +403,13 @@ def grid(
     """Final loss over the learning rates of a grid, and the rates that others used.
 
     Args:
-      plt: Matplotlib.
-      palette: of methods.
+      plt: as given by `drawing.style`.
+      palette: appearances of methods.
       table: task, method, learning_rate, median, low, high, diverged (share).
       settled: task, entry, learning_rate (median used) and value (of the loss) of
         entries without a grid.
       labels: task -> column of the loss.
-      known: as from `scores.known_metrics`.
+      known: as returned by `scores.known_metrics`.
     """
     from matplotlib.lines import Line2D
 
@@ -490,10 +491,10 @@ def portfolio(
     """Score by the size of the portfolio, and the contribution of each entry.
 
     Args:
-      plt: Matplotlib.
-      palette: of the entries.
-      best: as from `portfolio.best_portfolios`.
-      parts: as from `portfolio.contributions`.
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      best: as returned by `portfolio.best_portfolios`.
+      parts: as returned by `portfolio.contributions`.
       single: the single best entry.
     """
     entries = list(parts.sort_values("shapley", kind="stable").index)
@@ -575,9 +576,9 @@ def fidelity(
     """Tau and regret over the part of the budget, a pair of panels per family.
 
     Args:
-      plt: Matplotlib.
-      palette: of methods.
-      tasks, families: as from `early_order.measure`.
+      plt: as given by `drawing.style`.
+      palette: appearances of methods.
+      tasks, families: as returned by `early_order.measure`.
     """
     from matplotlib.lines import Line2D
 
@@ -629,8 +630,8 @@ def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     """Our means over published ones, a panel per task and metric.
 
     Args:
-      plt: Matplotlib.
-      palette: of entries.
+      plt: as given by `drawing.style`.
+      palette: appearances of entries.
       table: task, metric, entry, ours, ours_error, published, published_error.
     """
     groups = list(table.groupby(["task", "metric"], sort=False))

@@ -53,11 +53,11 @@ def render(
     """The page as HTML.
 
     Args:
-      title: of the page.
+      title: title of the page.
       findings: (word, sentence) pairs at the top.
       sections: in order.
       notes: (heading, text) pairs at the end.
-      palette: of the entries in the figures.
+      palette: appearances of the entries in the figures.
     """
     parts = [
         "<!DOCTYPE html>",
@@ -218,7 +218,7 @@ def interval(low: float, high: float) -> str:
 
 
 def latex(table: pd.DataFrame, caption: str) -> str:
-    """A table in LaTeX (booktabs), numbers as from `column`."""
+    """A table in LaTeX (booktabs), numbers as returned by `column`."""
     aligned = "".join("r" if _is_numeric(table[c]) else "l" for c in table)
     columns = [column(table.iloc[:, i]) for i in range(table.shape[1])]
     rows = [list(map(str, table.columns)), *zip(*columns, strict=True)]

@@ -160,7 +160,7 @@ def shorten(names: Iterable[object], width: int = LONGEST) -> dict[str, str]:
 
     Args:
       names: names that are shown together.
-      width: most characters, at least 8.
+      width: largest number of characters, at least 8.
 
     Returns:
       Name -> short name; names that are short enough stay as they are.

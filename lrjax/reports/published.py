@@ -116,7 +116,7 @@ def section(
 
     Args:
       study, writer: as for all analyses.
-      table: as from `match`.
+      table: as returned by `match`.
       count: number of published values.
     """
     far = table[table["errors_apart"].abs() > 2]

@@ -56,8 +56,8 @@ def cost_columns(
     """The columns of `trajectories` on the cost and the full budget of a trial.
 
     Args:
-      row: of trials.jsonl, of any version.
-      metrics: as from `results.load_metrics`.
+      row: a row of trials.jsonl, of any version.
+      metrics: as returned by `results.load_metrics`.
 
     Returns:
       max_budget (NaN if the row lacks it), tuned_by (the measurement that was the cost,
@@ -84,7 +84,7 @@ def trials_table(
 
     Args:
       rows: rows of trials.jsonl.
-      metrics: as from `results.load_metrics`.
+      metrics: as returned by `results.load_metrics`.
     """
     return pd.DataFrame(
         {
@@ -125,9 +125,9 @@ def incumbents(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     """Best value so far over the cost of tuning, a panel per task and measurement.
 
     Args:
-      plt: Matplotlib.
-      palette: of methods.
-      table: as from `trajectories`.
+      plt: as given by `drawing.style`.
+      palette: appearances of methods.
+      table: as returned by `trajectories`.
     """
     groups = list(table.groupby(["task", "tuned_by"]))
     figure, axes = drawing.panels(plt, len(groups))
@@ -164,9 +164,9 @@ def costs(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     A panel per task, method and measurement.
 
     Args:
-      plt: Matplotlib.
-      palette: of methods.
-      table: as from `trajectories`, with `unit` and `hparams`.
+      plt: as given by `drawing.style`.
+      palette: appearances of methods.
+      table: as returned by `trajectories`, with `unit` and `hparams`.
     """
     from matplotlib.lines import Line2D
 
@@ -243,7 +243,7 @@ def races(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
     """Each contender's score over the rungs that it reached, a panel per task.
 
     Args:
-      plt: Matplotlib.
+      plt: as given by `drawing.style`.
       answers: task, winner, label (of the axis), better (1 if higher is better, else
         -1) and judged, rows of label, steps and value.
     """

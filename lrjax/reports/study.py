@@ -85,18 +85,18 @@ class Study:
 
     Attributes:
       options: the user's choices.
-      known: name -> metric, as from `scores.known_metrics`.
-      all_runs: every run, as from `scores.judge`, with `entry`.
-      all_curves: curves of all runs, as from `results.load`.
+      known: name -> metric, as returned by `scores.known_metrics`.
+      all_runs: every run, as returned by `scores.judge`, with `entry`.
+      all_curves: curves of all runs, as returned by `results.load`.
       runs: runs of the entries shown.
-      curves: curves of these runs, as from `curves.join`.
+      curves: curves of these runs, as returned by `curves.join`.
       comparison: the entries shown, as a table without holes.
-      overall: as from `stats.overall`.
-      per_task: as from `stats.per_task`, for all entries.
+      overall: as returned by `stats.overall`.
+      per_task: as returned by `stats.per_task`, for all entries.
       baseline: the entry that others are tested against.
-      trials: trials of tuning, as from `searches.trajectories`; may be empty.
+      trials: trials of tuning, as returned by `searches.trajectories`; may be empty.
       tuning: entry -> cost of choosing its setting, in full runs, mean over tasks.
-      palette: of the entries shown, best first.
+      palette: appearances of the entries shown, best first.
     """
 
     options: Options
@@ -158,8 +158,8 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads runs and curves of some working directories, each run once.
 
     Returns:
-      Runs as from `scores.arrange` and `scores.ranked_by`, with their directory as
-      `source`; curves as from `results.load`.
+      Runs as returned by `scores.arrange` and `scores.ranked_by`, with their directory
+      as `source`; curves as returned by `results.load`.
 
     Raises:
       UsageError: if a directory has no runs, damaged runs, or runs of another version.

@@ -37,8 +37,8 @@ def ranking(
     """A table of the methods from best to worst, as text.
 
     Args:
-      runs: as from `results.load`.
-      metrics: as from `results.load_metrics`.
+      runs: as returned by `results.load`.
+      metrics: as returned by `results.load_metrics`.
     """
     order = list(runs["task"].unique())
     metrics = metrics or {}
@@ -107,8 +107,8 @@ def _footnotes(
 
     Args:
       short: name of a task -> its name in the ranking.
-      table: as from `stats.summary`, with index task and entry.
-      runs: as from `scores.judge`.
+      table: as returned by `stats.summary`, with index task and entry.
+      runs: as returned by `scores.judge`.
     """
     cut = {task: name for task, name in short.items() if task != name}
     lines: list[str] = []
@@ -161,9 +161,9 @@ def learning_curves(
     Lines are medians over seeds, bands span the middle half.
 
     Args:
-      runs, curves: as from `results.load`.
-      path: of the PNG file.
-      metrics: as from `results.load_metrics`.
+      runs, curves: as returned by `results.load`.
+      path: path of the PNG file.
+      metrics: as returned by `results.load_metrics`.
     """
     metrics = metrics or {}
     known = scores.known_metrics([metrics])
@@ -196,7 +196,7 @@ def tuning(
     Args:
       rows: rows of trials.jsonl.
       folder: for incumbent.png and costs.png.
-      metrics: as from `results.load_metrics`.
+      metrics: as returned by `results.load_metrics`.
 
     Returns:
       Paths of the files; none without a trial.

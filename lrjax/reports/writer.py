@@ -17,8 +17,8 @@ class ReportWriter:
     """Writes the files of a report.
 
     Attributes:
-      folder: of the report, with the folders `figures` and `tables`.
-      plt: as from `drawing.style`.
+      folder: directory of the report, with subdirectories `figures` and `tables`.
+      plt: as given by `drawing.style`.
       names: name of an entry or task -> its short name in figures.
     """
 

@@ -136,7 +136,7 @@ def read_rows(workdir: str | os.PathLike[str], table: str) -> list[dict[str, Any
 
 
 def read_frame(path: Path) -> tuple[pd.DataFrame, int]:
-    """Read a table into a frame; also returns the size of its whole lines in bytes.
+    """Read a table into a frame; also return the size of its whole lines in bytes.
 
     Raises:
       UsageError: if it cannot be read, or a line is damaged or repeated.
@@ -151,7 +151,7 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, int]:
 
 
 def content(path: Path) -> bytes:
-    """Read a file; refuses a pipe or a device, which might block for ever.
+    """Read a file; refuse a pipe or a device, which might block for ever.
 
     Raises:
       OSError: if it is not a regular file, or cannot be read.
@@ -162,7 +162,7 @@ def content(path: Path) -> bytes:
 
 
 def _whole_lines(path: Path) -> bytes:
-    """Read a table's whole lines; drops a torn last line with a warning."""
+    """Read a table's whole lines; drop a torn last line with a warning."""
     try:
         text = content(path)
     except OSError as error:
@@ -177,7 +177,7 @@ def _whole_lines(path: Path) -> bytes:
 
 
 def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
-    """Parse a table's whole lines; raises UsageError if one is damaged or repeated."""
+    """Parse a table's whole lines; raise UsageError if one is damaged or repeated."""
     columns = KEYS[path.name]
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for number, text in enumerate(lines.split(b"\n")[:-1], 1):

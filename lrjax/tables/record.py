@@ -38,7 +38,7 @@ def _bounded(value: Any) -> Any:
 
 
 def metric_from(written: Any) -> Metric:
-    """Make a metric from its description; its values can be shown, not computed.
+    """Make a metric that can show values, but not compute them, from its description.
 
     Raises:
       UsageError: if `describe` did not write it.

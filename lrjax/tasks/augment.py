@@ -93,7 +93,7 @@ def random_box(
 
     Args:
       key: random key for all rows.
-      sizes: [rows, 2], height and width of each image.
+      sizes: [rows, 2], height and width of each image, in pixels.
       scale: least and largest share of the area.
       ratio: least and largest width over height, log-uniform.
       dtype: dtype of the draws and the result.

@@ -94,7 +94,18 @@ def open_lines(path: Path) -> Generator[bytes]:
 def read_svmlight(
     path: str | os.PathLike[str], max_bytes: int = MAX_BYTES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads an svmlight file, plain or compressed; see `parse_svmlight`."""
+    """Reads an svmlight file, plain or compressed.
+
+    Args:
+      path: the file.
+      max_bytes: largest size after decompression.
+
+    Returns:
+      dense features [rows, largest index] and labels [rows], both float64.
+
+    Raises:
+      DataError: as `read_bytes` and `parse_svmlight`.
+    """
     return parse_svmlight(read_bytes(path, max_bytes), str(path))
 
 

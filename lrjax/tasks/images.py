@@ -85,7 +85,8 @@ class Recipe:
       data: name of the data set in `image_data.SETS`.
       model: name of the linen module in `lrjax.tasks.models`.
       options: the module's arguments, without the number of classes.
-      mean, deviation: of each channel of images in [0, 1], for standardisation.
+      mean, deviation: mean and standard deviation of each channel of images in
+        [0, 1], for standardisation.
       view: the augmentation, see `View`.
       size: height and width of the model's input in pixels.
       has_blocks: whether the model supports `remat`.

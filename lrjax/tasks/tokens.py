@@ -265,18 +265,18 @@ def train_vocabulary(corpus: Corpus, size: int) -> Vocabulary:
         show_progress=False,
     )
 
-    def beginning() -> Iterator[str]:
-        left = _TRAINING_CHARACTERS
+    def first_documents() -> Iterator[str]:
+        characters_left = _TRAINING_CHARACTERS
         for document in corpus.documents():
             yield document
-            left -= len(document)
-            if left < 0:
+            characters_left -= len(document)
+            if characters_left < 0:
                 return
 
     _say(
         f"training a tokenizer of {size:,} tokens on {corpus.name}; kept for next time"
     )
-    tokenizer.train_from_iterator(beginning(), trainer)
+    tokenizer.train_from_iterator(first_documents(), trainer)
     return _vocabulary(tokenizer, corpus.name)
 
 

@@ -80,21 +80,23 @@ def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
     halves = dtype is not None and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     if jax.default_backend() != "gpu" or not halves:
         return False
-    *inputs, pull = jax.random.normal(
+    *inputs, cotangent = jax.random.normal(
         numerics.key(0), (4, 2, 2, tokens, heads, size), dtype
     )
     document = jnp.arange(tokens) * 3 // tokens
     mask = document[:, None] == document
 
     def results(fused: bool) -> Any:
-        def lane(query: jax.Array, key: jax.Array, value: jax.Array, pull: jax.Array):
-            def of(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        def output_and_gradients(
+            query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array
+        ):
+            def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
                 return attention(query, key, value, mask, fused)
 
-            out, back = jax.vjp(of, query, key, value)
-            return out, back(pull)
+            output, pullback = jax.vjp(attend, query, key, value)
+            return output, pullback(cotangent)
 
-        outputs = jax.jit(jax.vmap(lane))(*inputs, pull)
+        outputs = jax.jit(jax.vmap(output_and_gradients))(*inputs, cotangent)
         return [x.astype(jnp.float32) for x in jax.tree.leaves(outputs)]
 
     try:
@@ -137,12 +139,12 @@ def _kernel_gradient(
     key: jax.Array,
     value: jax.Array,
     mask: jax.Array,
-    pull: jax.Array,
+    cotangent: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    def of(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return _kernel(query, key, value, mask)
 
-    return jax.vjp(of, query, key, value)[1](pull)
+    return jax.vjp(attend, query, key, value)[1](cotangent)
 
 
 def _more_rows(function: Callable[..., Any]) -> Any:
@@ -176,8 +178,10 @@ def _fused_forward(*args: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     return _forward(*args), args
 
 
-def _fused_backward(args: tuple[jax.Array, ...], pull: jax.Array) -> tuple[Any, ...]:
-    return (*_backward(*args, pull), None)
+def _fused_backward(
+    args: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[Any, ...]:
+    return (*_backward(*args, cotangent), None)
 
 
 _fused.defvjp(_fused_forward, _fused_backward)
