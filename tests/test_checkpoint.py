@@ -363,7 +363,12 @@ def test_the_program_survives_signals(tmp_path, kind):
             text=True,
         )
 
-    assert start("whole").wait(timeout=300) == 0
+    def ends_well(name):
+        with start(name) as process:
+            process.communicate(timeout=300)
+        assert process.returncode == 0
+
+    ends_well("whole")
     process = start("cut")
     for _ in range(600):
         if list((tmp_path / "cut").glob("checkpoints/*/*/manifest.json")):
@@ -376,5 +381,5 @@ def test_the_program_survives_signals(tmp_path, kind):
     else:
         assert process.returncode == 128 + kind
         assert "Run the same command again to resume" in said
-    assert start("cut").wait(timeout=300) == 0
+    ends_well("cut")
     assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
