@@ -287,7 +287,7 @@ for ending in ("", ".gz", ".bz2", ".xz", ".zip", ".zst", ".tar"):
         return path
 
     reader(f"csv{ending}", compressed, lambda path: published.read(str(path)))
-reader("blocks_at_once.json", writes("a", b'{"a b c": 3, "b": 4}'), threads._kept)
+reader("blocks_at_once.json", writes("a", b'{"a b c": 3, "b": 4}'), threads._read_cache)
 
 
 # Damage

@@ -163,7 +163,7 @@ def test_a_task_without_data_is_an_error_in_one_line(workers, tmp_path):
         experiment.run(config_lib.check(config), tmp_path, launch=dask_client.launch)
 
 
-@pytest.mark.filterwarnings("ignore:config.eval_every=10000 is beyond the end")
+@pytest.mark.filterwarnings("ignore:config.eval_every=10000 exceeds the length")
 def test_trials_have_the_local_launchers_bits(workers, tmp_path):
     wanted = settings(epochs=9, tuner="asha", address=workers.scheduler_address)
     tune.run(wanted, tmp_path / "local")

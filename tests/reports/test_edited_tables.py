@@ -79,7 +79,7 @@ def test_any_value_in_any_field_of_a_run(name, rows, tmp_path):
     for value in ODD:
         put(tmp_path, [*runs[:3], edited(runs[3], name, value), *runs[4:]], curves)
         said = refusal(look, tmp_path)
-        assert not said or re.search(f"runs.jsonl.* '?{name}'?|in JSON", said)
+        assert not said or re.search(f"runs.jsonl.* '?{name}'?|valid JSON", said)
 
 
 @pytest.mark.parametrize("name", ["run_id", "step", "epoch", "valid_loss", "mine"])

@@ -325,7 +325,7 @@ def test_a_pickle_runs_nothing(protocol, deep, tmp_path):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ([1], "no dictionary"),
+        ([1], "not hold a dictionary"),
         ({1: b"a"}, "a key is no text"),
         ({"data": np.zeros(3)}, "other numbers than uint8"),
         ({"data": np.zeros((3, 2), np.uint8, "F")}, "by columns"),

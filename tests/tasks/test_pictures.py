@@ -127,7 +127,7 @@ REFUSED = {
     "PA": (of("PA", np.stack([GREY * 0, GREY], -1), "TIFF"), "transparent"),
     "I;16": (png(16, 0, deep(DEEP), b"\1\xff"), "transparent"),
     "RGBA, of 16 bits": (png(16, 6, deep(DEEP, DEEP, DEEP, DEEP)), "transparent"),
-    "I": (of("I", DEEP.astype("<i4"), "TIFF"), "largest number"),
+    "I": (of("I", DEEP.astype("<i4"), "TIFF"), "range of its numbers"),
     "F": (of("F", DEEP.astype("<f4"), "TIFF"), "not a kind"),
     "LAB": (of("LAB", COLOUR, "TIFF"), "not a kind"),
     "RGB, APNG": (animated("PNG"), "3 pictures"),

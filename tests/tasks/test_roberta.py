@@ -271,7 +271,9 @@ def changed(tmp_path, change):
 def test_weights_of_other_shapes_and_names_are_refused(tmp_path):
     cases = {
         "no tensor lm_head.bias": lambda t: t.pop("lm_head.bias"),
-        "other has no place": lambda t: t.update(other=np.zeros(3, np.float32)),
+        "other is not part of the model": lambda t: t.update(
+            other=np.zeros(3, np.float32)
+        ),
         r"words.embedding has shape \(9, 16\)": lambda t: t.update(
             {"roberta.embeddings.word_embeddings.weight": np.zeros((9, 16), np.float32)}
         ),
