@@ -124,7 +124,7 @@ def test_complex_parameters_take_the_steps_of_their_real_form(build):
         return jax.tree.map(jnp.conj, jax.grad(complex_loss)(z))
 
     def real_loss(x):
-        return complex_loss({k: x[k][0] + 1j * x[k][1] for k in shapes})
+        return complex_loss({k: jax.lax.complex(x[k][0], x[k][1]) for k in shapes})
 
     def path(params, loss, gradient):
         tx = build()
