@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from lrjax import config
 
 ROOT = Path(__file__).parent.parent
@@ -319,6 +321,7 @@ def test_the_page_on_tuning_names_every_tuner():
     assert set(config.TUNERS) <= set(re.findall(r"`(\w+)`", row))
 
 
+@pytest.mark.slow  # some 27 s of a core; .ci/run runs it
 def test_toys_of_all_kinds_touch_the_named_files_alone(tmp_path, subtests):
     assert set(TOYS) == set(rows())
     folder = tmp_path / "repository"
