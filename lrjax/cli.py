@@ -23,11 +23,7 @@ from lrjax.hpo import race as race_lib
 from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
 from lrjax.launch import estimate as plan_lib
-from lrjax.launch import (
-    experiment,
-    hosts,
-    startup,
-)
+from lrjax.launch import experiment, hosts, startup
 from lrjax.methods import METHODS, state_size
 
 _LONGEST = 400  # characters of an error's message; it may quote a value of any length
@@ -66,14 +62,15 @@ def run(
       Interrupted: on SIGINT and SIGTERM.
     """
     settings = config_lib.check(config)
-    race_methods = race_lib.named_methods(settings, overrides)
-    methods = race_methods if mode == "select" else settings.methods
+    methods = settings.methods
+    if mode == "select":
+        methods = race_lib.named_methods(settings, overrides)
     for line in config_lib.unused_hparams(settings, methods):
         warnings.warn(line, stacklevel=2)
-    _check_sharding(settings, mode, launcher)
+    remote = launch_lib.LAUNCHERS[launcher].remote
+    _check_sharding(settings, mode, remote)
     if launcher == "hosts":
         hosts.start()
-    remote = launch_lib.LAUNCHERS[launcher].remote
     if mode != "train" or not remote:  # else only the workers need JAX
         startup.prepare(settings)
     if mode == "plan":
@@ -99,13 +96,14 @@ def run(
         report(config, workdir)
 
 
-def _check_sharding(settings: config_lib.Settings, mode: str, launcher: str) -> None:
-    """Refuse to shard a run over devices, except for training in this process."""
+def _check_sharding(settings: config_lib.Settings, mode: str, remote: bool) -> None:
+    """Refuse to shard a run over devices, except for training without workers."""
     if settings.shard == "runs" or mode == "plan":
         return
-    for allowed, value in (("--mode=train", mode), ("--launcher=local", launcher)):
-        if not allowed.endswith(value) and value != "hosts":
-            raise UsageError(f"config.shard={settings.shard} needs {allowed}")
+    if mode != "train":
+        raise UsageError(f"config.shard={settings.shard} needs --mode=train")
+    if remote:
+        raise UsageError(f"config.shard={settings.shard} needs --launcher=local")
 
 
 def _print_answers(answers: Iterable[selection_lib.Selection], workdir: str) -> None:

@@ -51,9 +51,10 @@ def _sections(leaves: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
     Args:
       leaves: names of all fields, with dots.
     """
-    yield "", {k: v.help for k, v in config_lib.schema().items() if _is_single(v)}
-    of_hyperparameters = config_lib.schema()
-    for name, part in config_lib.schema().items():
+    schema = config_lib.schema()
+    yield "", {k: v.help for k, v in schema.items() if _is_single(v)}
+    of_hyperparameters = dict(schema)
+    for name, part in schema.items():
         if isinstance(part, fields.Block):
             inner = fields.declared(part.declaration)
             singles = {k: v.help for k, v in inner.items() if _is_single(v)}

@@ -116,7 +116,7 @@ def _next_checked(
 ) -> list[dict[str, Any]]:
     """Normalise and check the next lanes of an iterator; [] at its end.
 
-    Starting a trace takes as long as building a method, so many lanes share a trace.
+    A trace is slow to start, as slow as building a method: lanes share one trace.
     Their number is limited because a trace holds all its values in memory.
     """
     checked = []

@@ -59,9 +59,13 @@ class Field:
     help: str
     kind: type | None = None
 
+    def value(self) -> Any:
+        """Return the default; a block of values is made anew at each call."""
+        return self.default() if callable(self.default) else self.default
+
     def initial(self) -> Any:
         """Return the default for a new ConfigDict."""
-        value = self.default() if callable(self.default) else self.default
+        value = self.value()
         if self.kind is None:
             return value
         return config_dict.FieldReference(value, field_type=self.kind)
@@ -86,11 +90,9 @@ Declared = Mapping[str, Field | Block]
 def field(default: Any, check: Check, help: str, kind: type | None = None) -> Any:
     """Declare a field (see `Field`); the dataclass's default is the checked default."""
     declared = Field(default, check, help, kind)
-
-    def factory() -> Any:
-        return check("", default() if callable(default) else default)
-
-    return dataclasses.field(default_factory=factory, metadata={_KEY: declared})
+    return dataclasses.field(
+        default_factory=lambda: check("", declared.value()), metadata={_KEY: declared}
+    )
 
 
 def block(declaration: type, help: str) -> Any:

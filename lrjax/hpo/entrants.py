@@ -111,8 +111,8 @@ class Jobs:
         )
         run = self._run(entry, seed, end if branch else start)
         whole = run.steps == layout.horizon
-        keep = not (branch or whole)
-        return trials.Job(entrant, run, state, keep=keep, judge=whole, branch=branch)
+        keep = not (branch or whole)  # else nothing resumes from its state
+        return trials.Job(entrant, run, state, keep=keep, judge=whole)
 
     def _run(self, entry: Contender, seed: int, steps: int) -> Run:
         """The run of a contender that ends after `steps` updates."""

@@ -258,13 +258,12 @@ class Race:
     def _train(
         self, trainer: trials.Trainer, jobs: Mapping[tuple[int, int], trials.Job]
     ) -> dict[tuple[int, int], Trained]:
-        """Trains jobs and keeps the states of those that are not branches."""
+        """Trains jobs and keeps the states that later rungs resume from."""
         by_run_id = trainer.train(list(jobs.values()))
         trained = {}
         for key, job in jobs.items():
             trained[key] = by_run_id[identity.run_id(job.run)]
-            state = trained[key].state
-            if state and not job.branch:
+            if state := trained[key].state:
                 self._states[key] = state
         return trained
 

@@ -63,7 +63,6 @@ class Job(NamedTuple):
       known: whether the result is in the table, so that the job is not trained again.
       keep: whether to return the last state.
       judge: whether to measure the run on the test part, too.
-      branch: whether the run is a branch, whose state is never resumed.
     """
 
     target: Trainable
@@ -72,7 +71,6 @@ class Job(NamedTuple):
     known: bool = False
     keep: bool = True
     judge: bool = False
-    branch: bool = False
 
 
 class Pack(NamedTuple):

@@ -327,8 +327,6 @@ def _train(unit: Unit, tables: results.Tables, settings: Settings) -> WorkerResu
         return local.train_unit(unit, place, tables, settings, lambda updates: None)
 
     outcomes = list(engine().train([[unit]], train_here))
-    if not unit.is_trial:
-        checkpoint.discard(checkpoint.folder_of(tables.workdir, block.name))
     return WorkerResult(
         sum(outcome.seconds for outcome in outcomes),
         {k: v for outcome in outcomes for k, v in outcome.trials.items()},

@@ -172,9 +172,9 @@ class Hosts:
         try:
             blocks = self._here.blocks(settings)
             if is_first():
-                tables = results.Tables(self._workdir)
-                self._tables = self._stack.enter_context(tables)
-            part = self.session.tables
+                whole = results.Tables(self._workdir)
+                self._tables = self._stack.enter_context(whole)
+            tables = self.session.tables
             self._left = _left_by_others(self._workdir, number, count)
             for folder in self._left:
                 self._stack.enter_context(results.Tables(folder))
@@ -187,7 +187,7 @@ class Hosts:
         if self._tables:
             self.session.record(metrics, self._tables)
         self.session.record(metrics)
-        self.session.tables.runs.update(self.collect([part.workdir, *self._left]))
+        tables.runs.update(self.collect([tables.workdir, *self._left]))
         console.say(f"host {number} of {count}:")
         return blocks[number::count]
 

@@ -56,12 +56,6 @@ class ProgramPool:
         self._tasks: dict[tuple[int, int], tuple[Task, Task]] = {}
         self.compiled, self.seconds = 0, 0.0
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Ends the threads; pending compilations are dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -145,8 +145,6 @@ class Place(NamedTuple):
 class Engine:
     """Trains units on this process's devices, several in parallel on each.
 
-    Use as a context manager, or for the life of the process.
-
     Attributes:
       devices: in use.
       pool: compiled programs.
@@ -169,12 +167,6 @@ class Engine:
         self.pool = ProgramPool(self.devices, layout)
         self._signalled, self._layout = signalled, layout
         self._most = sys.maxsize  # limit of parallel units; lower once memory ran out
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the threads."""

@@ -94,7 +94,7 @@ def make(name: str, options: TaskOptions | None = None, test_rows: int = ROWS) -
       test_rows: rows of the test part, at least `ROWS`; changes nothing else.
 
     Raises:
-      DataError: if there is no task of that name, or the precision is not float32.
+      DataError: if no such task exists, or the precision is not float32.
     """
     options = options or TaskOptions()
     if options.precision != "float32":

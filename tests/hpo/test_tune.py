@@ -396,7 +396,7 @@ def exhausted():
 
 
 def fails_above(most, counts):
-    """`local.train_unit` for a memory that holds blocks of so many lanes."""
+    """`local.train_unit` where memory holds blocks of up to `most` lanes."""
     train_unit = local.train_unit
 
     def tight(unit, *args):

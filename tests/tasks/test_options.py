@@ -27,7 +27,7 @@ def test_an_option_that_a_task_lacks_is_refused_before_data_is_read(
         monkeypatch.setitem(tasks.TASKS, name, tasks.Factory(made.append, supports))
     asked = tasks.TaskOptions(**{option: SET[option]})
     if option in supports:
-        with pytest.raises(AttributeError):  # what `append` returns is no task
+        with pytest.raises(AttributeError):  # `append` returns None, not a task
             tasks.make_task(name, asked)
         assert made == [asked]
     else:
