@@ -126,7 +126,7 @@ def verdict(kept: float, rounded: float) -> str:
 
 
 def main() -> None:
-    """Measures and prints a row for each method."""
+    """Measure and print a row for each method."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", help="some methods only, with commas in between")
     names = parser.parse_args().methods

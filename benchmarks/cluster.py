@@ -96,7 +96,7 @@ def simulate(
 
 
 def main() -> None:
-    """Measures, simulates, prints."""
+    """Measure, simulate, print."""
     print(f"Dask: {1e3 * overhead():.1f} ms per block beside training\n", flush=True)
     print("| workers | failures per hour | checkpoints | makespan in h | lost in h |")
     print("|---|---|---|---|---|")

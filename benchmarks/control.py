@@ -45,7 +45,7 @@ EPOCHS, BATCH, RATE = 100, 45, 0.03
 
 
 def episodes(dacbench: str | None) -> None:
-    """Prints episodes per second of a population and of loops.
+    """Print episodes per second of a population and of loops.
 
     Args:
       dacbench: the Python that has DACBench; None to leave it out.
@@ -135,7 +135,7 @@ def other_side(task: Task, python: str) -> Iterator[Callable[[], float]]:
 
 
 def horizon() -> None:
-    """Prints knots and final losses by the length of the pieces."""
+    """Print knots and final losses by the length of the pieces."""
     digits = tasks.make_task("digits/logistic", tasks.TaskOptions(batch_size=2))
     quadratic = splines.noisy_quadratic(np.geomspace(1e-2, 1, 20))
     for name, system, steps, pieces, begin, iterations in (

@@ -108,7 +108,7 @@ def strategies(runs: int, batch: Any) -> Iterator[tuple[str, Callable[[], Any], 
     together, several = stack(*states), stack(*batches)
 
     def with_(convolve: Any, make: Callable[[Any], Any], *args: Any) -> Any:
-        """Compiles with another convolution."""
+        """Compile with another convolution."""
         before, convolution.convolve = convolution.convolve, convolve
         try:
             return jax.jit(make(make_step())).lower(*args).compile()
@@ -198,7 +198,7 @@ def torch_step(batch: Any) -> Callable[[], Any]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     global DEPTH, WIDTH
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=4)

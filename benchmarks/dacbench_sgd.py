@@ -58,7 +58,7 @@ def data_set(rows: dict[str, np.ndarray]) -> type:
 
 
 def main() -> None:
-    """Answers each line on stdin with a line."""
+    """Answer each line on stdin with a line."""
     path, episodes, epochs, batch_size = sys.argv[1], *map(int, sys.argv[2:])
     torch.set_num_threads(1)  # the fastest for so small a model
     rows = dict(np.load(path))

@@ -67,7 +67,7 @@ def runs_per_second(turns: int) -> float:
 def stepper(
     args: argparse.Namespace, shard: str, streamed: bool
 ) -> Callable[[int], Any]:
-    """Trains a language model for so many steps from its start, and measures it."""
+    """Train a language model for some steps from its start, and measure it."""
     import jax
 
     from lrjax import methods
@@ -141,7 +141,7 @@ def child(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Starts a process for each count, and prints what they found."""
+    """Start a process for each count, and print what they found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", default="runs,batch,stream")
     parser.add_argument("--devices", default="1,2,4,8")

@@ -38,7 +38,7 @@ def sizes(count: int, rungs: int) -> list[int]:
 def halving(
     scores: np.ndarray, first: int, cost: float, generator: np.random.Generator
 ) -> int:
-    """Draws settings, halves them rung by rung, and says which is left.
+    """Draw settings, halve them rung by rung, and say which is left.
 
     Args:
       scores: [rungs, settings] of one seed, higher is better.
@@ -71,7 +71,7 @@ def table(runs: pd.DataFrame, rows: pd.DataFrame, metric: str) -> np.ndarray:
 
 
 def main() -> None:
-    """Prints a table for each group of settings."""
+    """Print a table for each group of settings."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

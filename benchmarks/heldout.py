@@ -32,7 +32,7 @@ DRAWS = 10_000
 
 
 def heldout() -> None:
-    """Prints a table for each group of tasks."""
+    """Print a table for each group of tasks."""
     for title, names in GROUPS.items():
         with tempfile.TemporaryDirectory() as folder:
             runs, cost = compared(names, Path(folder))

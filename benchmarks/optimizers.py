@@ -201,7 +201,7 @@ class Updates:
         }
 
     def __call__(self) -> None:
-        """Makes an update."""
+        """Make an update."""
         updated = self._compiled(self._params, self._state, *self._rest)
         self._params, self._state = jax.block_until_ready(updated)
 
@@ -215,7 +215,7 @@ def quartiles(values: np.ndarray) -> dict[str, float]:
 def compare(
     programs: Mapping[str, Updates], turns: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Times programs in turn, the reference first, and relates all to it."""
+    """Time programs in turn, the reference first, and relate all to it."""
     times = population.take_turns(dict(programs), dict.fromkeys(programs, 1e3), turns)
     first, *others = programs
     return {
@@ -408,7 +408,7 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small tree, few turns")
     parser.add_argument("--json", type=Path, help="where to write all numbers")

@@ -70,7 +70,7 @@ class Timed:
 def take_turns(
     jobs: dict[str, Callable[[], Any]], scale: dict[str, float], turns: int
 ) -> dict[str, Timed]:
-    """Times all jobs in turn, after one round to warm up; `scale` multiplies."""
+    """Time all jobs in turn, after one round to warm up; `scale` multiplies."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
     for turn in range(turns + 1):
         for name, job in jobs.items():
@@ -95,7 +95,7 @@ def summary(values: np.ndarray) -> dict[str, float]:
 
 
 def best_settings(torch_side: sides.Torch, epochs: int) -> list[dict[str, Any]]:
-    """Tries PyTorch with one thread and all, plain and fused Adam; keeps the fastest.
+    """Try PyTorch with one thread and all, plain and fused Adam; keep the fastest.
 
     Returns:
       what was tried, the fastest first, with seconds per full run.
@@ -123,7 +123,7 @@ def best_settings(torch_side: sides.Torch, epochs: int) -> list[dict[str, Any]]:
 def check(
     task: Any, torch_side: sides.Torch, epochs: int
 ) -> Iterator[dict[str, float | bool]]:
-    """Trains the same runs on both sides, from the same weights, in other orders."""
+    """Train the same runs on both sides, from the same weights, in other orders."""
     side = sides.Lrjax(task, 1, CHECKED_RATES, epochs)
     for rate, scores in zip(CHECKED_RATES, side.run()[0], strict=True):
         ours = float(scores[0])
@@ -357,7 +357,7 @@ def show_whole(reports: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer turns")
     parser.add_argument("--json", type=Path, help="where to write all numbers")

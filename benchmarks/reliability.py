@@ -239,7 +239,7 @@ def show_costs(
 
 
 def main() -> None:
-    """Runs what the arguments ask for and prints it."""
+    """Run what the arguments ask for and print it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--faults", action="store_true", help="only run the tests")
     parser.add_argument("--json", type=Path, help="where to write all numbers")

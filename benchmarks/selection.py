@@ -50,7 +50,7 @@ RESAMPLES = 5000
 
 
 def main() -> None:
-    """Prints tables in Markdown."""
+    """Print tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", required=True, help="as selection_tables.py makes")
     parser.add_argument("--budgets", default="2,4,8,16")
@@ -123,7 +123,7 @@ class Table(NamedTuple):
 
 
 def read(folder: Path) -> Table:
-    """Reads the files of tasks of one shape."""
+    """Read the files of tasks of one shape."""
     files = [np.load(path) for path in sorted(folder.glob("*.npz"))]
     files.sort(key=lambda file: -len(file["stops"]))
     whole = [file for file in files if len(file["stops"]) > 1]
@@ -181,7 +181,7 @@ def read_tuned(folder: Path, budget: float) -> pd.DataFrame:
 
 
 def print_order(tables: Sequence[Table]) -> None:
-    """Prints who should be let in, one after the other.
+    """Print who should be let in, one after the other.
 
     Next is who raises most what a race to the end would reach: of those that are in,
     the best by the validation part with one seed, judged by the test part with others.
@@ -220,7 +220,7 @@ def study(
     budgets: Sequence[float],
     tuned: Mapping[float, pd.DataFrame],
 ) -> None:
-    """Holds all races on some tasks and prints what they come to."""
+    """Hold all races on some tasks and print what they come to."""
     tested = [
         named(pd.concat(each).dropna(axis=1))
         for each in zip(*(table.tested for table in tables), strict=True)
@@ -304,7 +304,7 @@ def entrants(task: str) -> list[contenders.Contender]:
 
 
 def race(table: Table, row: int, budget: float) -> tuple[str, float]:
-    """Holds a race from a table.
+    """Hold a race from a table.
 
     Args:
       table: with the task.
@@ -340,7 +340,7 @@ def race(table: Table, row: int, budget: float) -> tuple[str, float]:
 
 
 def transfer(known: Sequence[Table], held: Sequence[Table]) -> None:
-    """Prints how much of the gap a selector across tasks closes."""
+    """Print how much of the gap a selector across tasks closes."""
 
     def joined(tables: Sequence[Table]) -> selectors.Table:
         short = named(pd.concat([each.short for each in tables]))

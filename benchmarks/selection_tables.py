@@ -62,7 +62,7 @@ KEPT = ("valid_accuracy", "valid_loss", "test_accuracy")
 
 
 def main() -> None:
-    """Trains what is missing."""
+    """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", required=True, help="folder of the tables")
     parser.add_argument("--libsvm", default="", help="names with commas between")
@@ -121,7 +121,7 @@ def stops_of(horizon: int, probed: int) -> list[many_tasks.Stop]:
 def write(
     folder: Path, made: Sequence[Task], epochs: int, known: int, few: bool
 ) -> None:
-    """Trains all contenders on tasks of one shape, a file per program."""
+    """Train all contenders on tasks of one shape, a file per program."""
     folder.mkdir(parents=True, exist_ok=True)
     config = config_lib.base()
     config.tasks, config.epochs = (made[0].name,), epochs
@@ -161,7 +161,7 @@ def keep(
     seeds: Sequence[int],
     stops: Sequence[many_tasks.Stop],
 ) -> None:
-    """Trains entries that share a program and writes what was measured.
+    """Train entries that share a program and write what was measured.
 
     Arrays of the file are [stops, tasks, seeds, entries], NaN where a run was lost.
     """
@@ -195,7 +195,7 @@ def keep(
 
 
 def keep_tuned(path: Path, made: Sequence[Task], epochs: int, budget: float) -> None:
-    """Tunes the rate of `TUNED` by SMAC on each task and trains with what was best.
+    """Tune the rate of `TUNED` by SMAC on each task and train with what was best.
 
     Rows of the file: task, learning_rate, cost (of tuning, in full runs) and
     test_accuracy, the mean over fresh seeds.

@@ -73,7 +73,7 @@ class Lrjax:
         self._compiled = programs.compile_program(block.program, *block.inputs())
 
     def run(self) -> np.ndarray:
-        """Initialises, trains and measures every epoch; returns the final scores.
+        """Initialise, train and measure every epoch; return the final scores.
 
         As an experiment does on a CPU, a block per core at once.
 
@@ -132,7 +132,7 @@ class Torch:
         epochs: int,
         initial: dict[str, np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Trains one run and measures every epoch; returns the final scores.
+        """Train one run and measure every epoch; return the final scores.
 
         Args:
           seed: of initialisation and order.
@@ -197,7 +197,7 @@ class TorchProcesses:
             process.wait()
 
     def run(self, runs: int) -> None:
-        """Trains so many runs in each process, at once."""
+        """Train so many runs in each process, at once."""
         for process in self._processes:
             process.stdin.write(f"{runs}\n")  # pyright: ignore
             process.stdin.flush()  # pyright: ignore
@@ -206,7 +206,7 @@ class TorchProcesses:
 
 
 def serve(side: Torch, epochs: int) -> None:
-    """Trains as many runs as each line of the input says, and answers with a line."""
+    """Train as many runs as each line of the input says, and answer with a line."""
     for line in sys.stdin:
         for seed, rate in enumerate(spread(int(line))):
             side.run(seed, rate, epochs)

@@ -164,7 +164,7 @@ def grid(runs: pd.DataFrame, test: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Reads, prints."""
+    """Read, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("study", "sound", "grid"):
         parser.add_argument(f"--{name}", type=Path)

@@ -108,7 +108,7 @@ class Side:
         self.flops = float(counted.get("flops", float("nan")))
 
     def run(self, steps: int) -> None:
-        """Makes some steps."""
+        """Make some steps."""
         loss = None
         for number in range(steps):
             *state, loss = self._step(*self._state, number)
@@ -146,7 +146,7 @@ class TorchSide:
         self.tokens = self._ids.numel()
 
     def run(self, steps: int) -> None:
-        """Makes some steps."""
+        """Make some steps."""
         torch = self._torch
         loss = None
         for _ in range(steps):
@@ -198,7 +198,7 @@ def timed(job: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="bookwiki/roberta_tiny")
     parser.add_argument("--precision", default="float32")

@@ -106,7 +106,7 @@ def measure(name: str, low: int, high: int, data_dir: str | None, torch: bool) -
 
 
 def main() -> None:
-    """Measures and prints a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", default=None)
     parser.add_argument("--tasks", default="vehicle,letter")

@@ -123,7 +123,7 @@ def step_flops(task: Task) -> float:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = "cifar10/wrn16_2,cifar100/densenet_bc,dtd/vit_ti16"
     parser.add_argument("--tasks", default=names)

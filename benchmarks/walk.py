@@ -82,7 +82,7 @@ class Walk:
         self._lock = threading.Lock()
 
     def note(self, frame: FrameType, event: str, _: Any) -> None:
-        """Notes a call; for `sys.setprofile`."""
+        """Note a call; for `sys.setprofile`."""
         file = _file(frame)
         if event != "call" or file is None:
             return
@@ -113,7 +113,7 @@ def _file(frame: FrameType) -> str | None:
 
 
 def main() -> None:
-    """Runs main.py with the arguments of this process, and prints the way."""
+    """Run main.py with the arguments of this process, and print the way."""
     walk = Walk()
     sys.path.insert(0, str(ROOT))
     sys.argv = [str(ROOT / "main.py"), *sys.argv[1:]]

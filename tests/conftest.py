@@ -5,14 +5,14 @@ import tempfile
 
 
 def pytest_configure(config):
-    """Points lrjax and JAX to a new cache, and has both refuse mixed types."""
+    """Point lrjax and JAX to a new cache, and make both refuse mixed types."""
     if not hasattr(config, "workerinput"):  # a pytest-xdist worker has the session's
         _point_to_a_new_cache(config)
     _be_strict()
 
 
 def _point_to_a_new_cache(config):
-    """Sets environment variables, which processes started by tests share."""
+    """Set environment variables, which processes started by tests share."""
     folder = tempfile.TemporaryDirectory(prefix="lrjax-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["LRJAX_CACHE"] = folder.name
@@ -25,7 +25,7 @@ def _point_to_a_new_cache(config):
 
 
 def _be_strict():
-    """Makes JAX refuse to promote types in silence, in lrjax's own runs too.
+    """Make JAX refuse to promote types in silence, in lrjax's own runs too.
 
     lrjax sets JAX's settings itself; what it ships is `standard`, for tasks of users.
     """

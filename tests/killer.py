@@ -23,7 +23,7 @@ def die():
 
 
 def before(owner, name, wanted=lambda *_: True):
-    """Dies instead of a call."""
+    """Die instead of a call."""
     call = getattr(owner, name)
 
     def dying(*arguments, **named):
@@ -35,7 +35,7 @@ def before(owner, name, wanted=lambda *_: True):
 
 
 def halfway(table):
-    """Dies once half of what is appended to a table is written."""
+    """Die once half of what is appended to a table is written."""
     write = results._write
 
     def dying(file, content):
@@ -48,12 +48,12 @@ def halfway(table):
 
 
 def renaming(ending):
-    """Dies before a temporary file takes its place."""
+    """Die before a temporary file takes its place."""
     before(os, "replace", lambda _, target: str(target).endswith(ending))
 
 
 def saving():
-    """Dies while Orbax writes, which it does in threads."""
+    """Die while Orbax writes, which it does in threads."""
     save = ocp.StandardCheckpointer.save
 
     def dying(*arguments, **named):
@@ -65,7 +65,7 @@ def saving():
 
 
 def dropping():
-    """Dies when an old checkpoint is gone in part."""
+    """Die when an old checkpoint is gone in part."""
     rmtree = shutil.rmtree
 
     def dying(path, **named):

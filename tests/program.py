@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 
 
 def invoke(*arguments):
-    """Runs main.py with these flags."""
+    """Run main.py with these flags."""
     argv = ["main.py", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
     sys.modules.pop(cli._CONFIG_MODULE, None)  # of the call before

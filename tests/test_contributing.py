@@ -285,7 +285,7 @@ GUARDS = [
 
 
 def write(folder, path, change):
-    """Makes a new file, or edits one that exists."""
+    """Make a new file, or edit one that exists."""
     file = folder / path
     if isinstance(change, str):
         assert not file.exists()
@@ -303,7 +303,7 @@ def write(folder, path, change):
 
 
 def run(folder, *arguments):
-    """Runs Python in a folder; returns its output and messages."""
+    """Run Python in a folder; return its output and messages."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, *arguments],

@@ -48,7 +48,7 @@ def reader(name, write, read):
 
 
 def writes(name, content):
-    """Writes a file of given or made bytes."""
+    """Write a file of given or made bytes."""
 
     def write(folder):
         path = folder / name
@@ -324,7 +324,7 @@ def is_one_line(error):
 
 
 def try_cases(name, folder, cases):
-    """Damages a reader's file again and again; gives how many were refused."""
+    """Damage a reader's file again and again; give how many were refused."""
     write, read = READERS[name]
     path = write(folder)
     sound = path.read_bytes()

@@ -80,7 +80,7 @@ def workers():
 
 
 def busy(folder):
-    """Waits for a part with a checkpoint, so that a block is half done."""
+    """Wait for a part with a checkpoint, so that a block is half done."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         if list(folder.glob("parts/*/checkpoints/*/*/manifest.json")):
@@ -273,7 +273,7 @@ def test_slurm_jobs_are_as_asked():
 
 
 def interrupt_and_go_on(workdir, *arguments):
-    """Starts the program, interrupts it at work, and has it finish."""
+    """Start the program, interrupt it at work, and let it finish."""
     process = start(workdir, *arguments)
     busy(workdir)
     process.send_signal(signal.SIGINT)

@@ -13,7 +13,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def run(*command):
-    """Runs Python in the repository with nothing added to its path."""
+    """Run Python in the repository with nothing added to its path."""
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=clean, capture_output=True, text=True

@@ -91,7 +91,7 @@ def copied(finished, tmp_path):
 
 @pytest.fixture
 def compilations(monkeypatch):
-    """Grows by one for each program that is compiled for training."""
+    """Grow by one for each program that is compiled for training."""
     found, compile_program = [], programs.compile_program
 
     def counted(*arguments):

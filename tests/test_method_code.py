@@ -63,7 +63,7 @@ def by_lrjax(method, hparams, steps):
 
 
 def check(method, hparams, steps):
-    """Runs what is printed, and compares."""
+    """Run what is printed, and compare."""
     text = method_code.snippet(method, hparams, HORIZON)
     assert ("lrjax" not in text) == (method.name in IN_OPTAX)
     names = ("params", "loss_fn", "batches")

@@ -130,7 +130,7 @@ def seen(rows, classes, seed):
 
 
 def in_slices(sums_of, arrays, mask, width=7):
-    """Sums over slices, the last one padded, as lrjax makes them."""
+    """Sum over slices, the last one padded, as lrjax makes them."""
     rows, total = len(mask), None
     for first in range(0, rows, width):
         at = np.minimum(np.arange(first, first + width), rows - 1)
@@ -388,7 +388,7 @@ def settings_of(name, **changes):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Lets a task of one's own be named in a config."""
+    """Let a task of one's own be named in a config."""
 
     def register(task):
         def make(options):

@@ -71,7 +71,7 @@ def _shipped():
 
 @pytest.fixture
 def setting():
-    """Sets one of JAX's settings until the test ends."""
+    """Set one of JAX's settings until the test ends."""
     before = {}
 
     def change(name, value):

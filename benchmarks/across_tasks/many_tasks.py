@@ -61,7 +61,7 @@ def groups(entries: Sequence[Entry]) -> list[list[Entry]]:
 def train_group(
     stacked: Task, group: Sequence[Entry], seeds: Sequence[int], stops: Sequence[Stop]
 ) -> list[dict[str, np.ndarray]]:
-    """Trains entries that share a program, anew to each stop, in one compilation.
+    """Train entries that share a program, anew to each stop, in one compilation.
 
     Args:
       stacked: arrays with a task axis first.
@@ -120,7 +120,7 @@ def _train_one(
     valid_part: Batch,
     test_part: Batch,
 ) -> dict[str, jax.Array]:
-    """Trains the seeds and rates of an entry's method on one task, from its data."""
+    """Train the seeds and rates of an entry's method on one task, from its data."""
     state = train.init(program, seeds, inputs)
     state, table = programs.segment(
         program, state, inputs, train_part, valid_part, jnp.int32(0), steps

@@ -148,7 +148,7 @@ def leave_one_out(
     selector: str = "forest",
     charged: pd.DataFrame | None = None,
 ) -> Report:
-    """Judges a selector on each task by one that was learned from all others.
+    """Judge a selector on each task by one that was learned from all others.
 
     Args:
       scores, features, charged: as in `Table`.
@@ -170,7 +170,7 @@ def leave_one_out(
 
 
 def judge(known: Table, new: Table, cost: float, selector: str = "forest") -> Report:
-    """Judges a selector that was learned from some tasks on others.
+    """Judge a selector that was learned from some tasks on others.
 
     Args:
       known: tasks to learn from.

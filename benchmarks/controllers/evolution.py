@@ -250,7 +250,7 @@ def learn(
     at_once: int = 16,
     told: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, np.ndarray]:
-    """Trains a policy anew on random tasks.
+    """Train a policy anew on random tasks.
 
     Two generations of three are of logistic regression, the third of a small network,
     on half of the tasks; lengths of training take turns.

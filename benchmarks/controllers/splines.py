@@ -60,7 +60,7 @@ def tune(
     iterations: int = 200,
     rate: float = 0.05,
 ) -> jax.Array:
-    """Tunes knots by the gradient of the loss through unrolled training.
+    """Tune knots by the gradient of the loss through unrolled training.
 
     With a truncation training is cut into pieces of so many steps. The knots follow
     the sum, over all pieces, of the gradients of the loss at the end of a piece through

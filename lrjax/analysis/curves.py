@@ -16,7 +16,7 @@ from lrjax.core import METRICS, Metric
 
 
 def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Joins curve rows with task, entry and share of steps of their runs.
+    """Join curve rows with task, entry and share of steps of their runs.
 
     Args:
       runs: as returned by `scores.judge`, with a column `entry`.
@@ -46,7 +46,7 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def smooth(rows: pd.DataFrame, names: list[str], alpha: float) -> pd.DataFrame:
-    """Smooths columns exponentially: y[t] = alpha x[t] + (1 - alpha) y[t - 1]."""
+    """Smooth columns exponentially: y[t] = alpha x[t] + (1 - alpha) y[t - 1]."""
     smoothed = rows.groupby("run")[names].ewm(alpha=alpha, adjust=False).mean()
     # pandas continues a run's mean past its last value; the curve must end there.
     smoothed = smoothed.droplevel(0).reindex(rows.index).where(rows[names].notna())
@@ -54,7 +54,7 @@ def smooth(rows: pd.DataFrame, names: list[str], alpha: float) -> pd.DataFrame:
 
 
 def thin(rows: pd.DataFrame, points: int = 100) -> pd.DataFrame:
-    """Keeps at most `points` evaluations of each task, evenly spaced, with the last."""
+    """Keep at most `points` evaluations of each task, evenly spaced, with the last."""
     kept = []
     for _, part in rows.groupby("task", observed=True, sort=False):
         steps = np.sort(part["step"].unique())

@@ -74,7 +74,7 @@ def early_scores(
     curves: pd.DataFrame,
     known: Mapping[str, Metric] = METRICS,
 ) -> list[EarlyScores]:
-    """Collects all early and final scores that the tables contain.
+    """Collect all early and final scores that the tables contain.
 
     The early score of a curve is its last evaluation up to a part; parts before the
     first evaluation are left out, and so are groups of fewer than four entries. Runs
@@ -144,7 +144,7 @@ def _cut(
 def _without_holes(
     early: pd.DataFrame, final: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reduces two tables to entries and seeds that are complete in both.
+    """Reduce two tables to entries and seeds that are complete in both.
 
     Drops seeds that fewer than half of the entries have, then entries that lack one of
     the remaining seeds.
@@ -172,7 +172,7 @@ class _Drawn:
 def measure(
     groups: list[EarlyScores], reps: int = 2000
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measures tau, and the regret of choosing by early scores, on tasks and families.
+    """Measure tau, and the regret of choosing by early scores, on tasks and families.
 
     Regret is what the entry with the best early score loses at full length against the
     best entry, in the metric's unit; entries with equal early scores share. An entry
@@ -245,7 +245,7 @@ def _generator(key: tuple[object, ...]) -> np.random.Generator:
 
 
 def _draw(scored: EarlyScores, reps: int) -> _Drawn:
-    """Bootstraps tau and regret of one group of entries."""
+    """Bootstrap tau and regret of one group of entries."""
     entries, seeds = scored.early.shape
     generator = _generator((scored.task, scored.group, scored.kind, scored.part))
     counts = generator.multinomial(entries, np.full(entries, 1 / entries), reps)

@@ -15,7 +15,7 @@ _EXHAUSTIVE = 15  # most entries for a search of all subsets
 
 
 def _check(table: pd.DataFrame) -> None:
-    """Checks the names of a table's axes.
+    """Check the names of a table's axes.
 
     Raises:
       ValueError: if they are not task and entry.

@@ -93,7 +93,7 @@ def arrange(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def shorter(runs: pd.DataFrame) -> list[str]:
-    """Lists entries trained for fewer updates than others on the same task.
+    """List entries trained for fewer updates than others on the same task.
 
     Args:
       runs: as returned by `arrange`.
@@ -189,7 +189,7 @@ def higher_is_better(column: str, known: Mapping[str, Metric] = METRICS) -> bool
 def ranked_by(
     runs: pd.DataFrame, metrics: Mapping[str, Sequence[Metric]]
 ) -> pd.DataFrame:
-    """Adds a column `ranked_by`: the column whose metric ranks the run's task.
+    """Add a column `ranked_by`: the column whose metric ranks the run's task.
 
     Args:
       runs: as returned by `results.load`.
@@ -204,7 +204,7 @@ def judge(
     metrics: Sequence[str] = (),
     known: Mapping[str, Metric] = METRICS,
 ) -> pd.DataFrame:
-    """Adds the score of each run.
+    """Add the score of each run.
 
     Args:
       runs: as returned by `results.load` or `ranked_by`; stopped runs are left out.

@@ -207,7 +207,7 @@ class Comparison:
 
 
 def complete(runs: pd.DataFrame) -> Comparison:
-    """Finds a large table without holes by a greedy rule.
+    """Find a large table without holes by a greedy rule.
 
     While a run is missing, the entry or the (task, seed) that lacks the largest share
     of its runs is dropped; on ties a (task, seed), and the last by name. Then each task
@@ -287,7 +287,7 @@ def bootstrap(
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds NumPy's global generator within a context, and restores it."""
+    """Seed NumPy's global generator within a context, and restore it."""
     state = np.random.get_state()
     np.random.seed(seed)
     try:
@@ -312,7 +312,7 @@ def ends(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def normalise(scores: pd.DataFrame) -> pd.DataFrame:
-    """Normalises scores to [0, 1], from the worst to the best entry's median.
+    """Normalise scores to [0, 1], from the worst to the best entry's median.
 
     Diverged runs get 0. Where all entries are equal, finished runs get 1.
 
@@ -331,7 +331,7 @@ def normalise(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranks(scores: pd.DataFrame) -> pd.DataFrame:
-    """Ranks within each task and seed: 1 is best, ties share the mean rank."""
+    """Rank within each task and seed: 1 is best, ties share the mean rank."""
     return scores.rank(axis=1, ascending=False, method="average")
 
 
@@ -463,7 +463,7 @@ def profiles(
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Corrects p-values for their number (Holm 1979)."""
+    """Correct p-values for their number (Holm 1979)."""
     p = np.asarray(p, float)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -502,7 +502,7 @@ def differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def against(runs: pd.DataFrame, baseline: str, alpha: float = 0.05) -> pd.DataFrame:
-    """Tests on each task whether each entry wins or loses against the baseline.
+    """Test on each task whether each entry wins or loses against the baseline.
 
     Runs with the same seed are paired; p-values are corrected (Holm) over the entries
     of a task.

@@ -185,7 +185,7 @@ class Env:
     def reset(
         self, key: jax.Array, task: Task | Data | None = None
     ) -> tuple[EnvState, jax.Array]:
-        """Starts an episode.
+        """Start an episode.
 
         Args:
           key: decides initial parameters, order of the data and noise;
@@ -232,7 +232,7 @@ class Env:
     def step(
         self, state: EnvState, learning_rate: Any
     ) -> tuple[EnvState, jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Trains with a rate until the next action or the end of the episode.
+        """Train with a rate until the next action or the end of the episode.
 
         Args:
           state: state of an episode.
@@ -303,7 +303,7 @@ class Env:
         return state, self._observe(before, state), reward, done, self.info(state)
 
     def _check_step(self, state: EnvState, learning_rate: Any) -> None:
-        """Raises UsageError for the arguments that `step` refuses."""
+        """Raise UsageError for the arguments that `step` refuses."""
         if shape := np.shape(learning_rate):
             raise UsageError(f"an action is one number, not of shape {shape}")
         if not isinstance(learning_rate, Tracer):
@@ -312,7 +312,7 @@ class Env:
             raise UsageError("the episode is over: reset the environment first")
 
     def rows(self, task: Task | Data) -> Data:
-        """Returns the data of another task with the same shapes, for `reset`.
+        """Return the data of another task with the same shapes, for `reset`.
 
         Raises:
           UsageError: if the shapes differ.
@@ -343,7 +343,7 @@ class Env:
         }
 
     def _traced(self, hparams: Mapping[str, float], rate: Any) -> dict[str, jax.Array]:
-        """Converts hyperparameters and the rate to arrays, as in an experiment."""
+        """Convert hyperparameters and the rate to arrays, as in an experiment."""
         values = {**hparams, "learning_rate": rate}
         return {name: jnp.asarray(v, self.dtype) for name, v in values.items()}
 
@@ -361,7 +361,7 @@ class Env:
         return batch, jax.random.fold_in(state.noise, state.step)
 
     def _look(self, state: EnvState) -> EnvState:
-        """Computes the next batch's gradient and adds it to window and averages."""
+        """Compute the next batch's gradient and add it to window and average."""
         batch, key = self._batch(state)
         gradient = train.gradient_run(self._choices[0], state.run, batch, key)
         square = base.sum_squares(gradient.grads, self.dtype)
@@ -429,7 +429,7 @@ class Env:
 
 
 def check_rates(rates: Any, dtype: Any = np.float32) -> None:
-    """Checks learning rates.
+    """Check learning rates.
 
     Raises:
       UsageError: if a rate is not a real number, negative, or not finite in `dtype`.
@@ -448,6 +448,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _mark(run: train.RunState, bad: jax.Array, at: jax.Array) -> train.RunState:
-    """Marks a run as diverged at update `at` if `bad`, unless it diverged before."""
+    """Mark a run as diverged at update `at` if `bad`, unless it diverged before."""
     at = jnp.where((run.diverged_at == 0) & bad, at, run.diverged_at)
     return run._replace(diverged_at=at.astype(jnp.int32))

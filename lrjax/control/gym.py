@@ -46,7 +46,7 @@ def _action_space(highest_rate: float) -> spaces.Box:
 
 
 def _actions(action: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Converts an action to an array of rates, after checking it.
+    """Convert an action to an array of rates, after checking it.
 
     Raises:
       UsageError: if rates have another shape, are negative or not finite.
@@ -69,7 +69,7 @@ class LearningRateEnv(gymnasium.Env):
     metadata = {"render_modes": []}  # noqa: RUF012 -- as Gymnasium has it
 
     def __init__(self, env: Env, highest_rate: float = 1.0):
-        """Wraps an environment.
+        """Wrap an environment.
 
         Args:
           env: the environment.
@@ -82,13 +82,13 @@ class LearningRateEnv(gymnasium.Env):
         self._state: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Starts an episode; returns observation and info. `options` are ignored."""
+        """Start an episode; return observation and info. `options` are ignored."""
         super().reset(seed=seed, options=options)
         self._state, observation = self._reset(_key(seed, self.np_random))
         return _float32(observation), _numbers(self._info(self._state))
 
     def step(self, action: Any):
-        """Trains with a rate until the next action; returns Gymnasium's five values."""
+        """Train with a rate until the next action; return Gymnasium's five values."""
         (rate,) = _actions(action, (1,))
         if self._state is None or self._state.done:
             raise UsageError("no episode has begun, or it is over: call reset first")
@@ -112,7 +112,7 @@ class LearningRateVectorEnv(VectorEnv):
         highest_rate: float = 1.0,
         tasks: Sequence[Task] | None = None,
     ):
-        """Wraps an environment.
+        """Wrap an environment.
 
         Args:
           env: the environment.
@@ -144,7 +144,7 @@ class LearningRateVectorEnv(VectorEnv):
         self._state: Any = None
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None):
-        """Starts all episodes.
+        """Start all episodes.
 
         Args:
           seed: seed of the first episode, the others get seed + 1, seed + 2, ...; or a
@@ -172,7 +172,7 @@ class LearningRateVectorEnv(VectorEnv):
         return _float32(observation), _arrays(self._info(self._state))
 
     def step(self, actions: Any):
-        """Trains every episode, or resets it if it was over."""
+        """Train every episode, or reset it if it was over."""
         rates = _actions(actions, (self.num_envs, 1))[:, 0]
         if self._state is None:
             raise UsageError("no episode has begun: call reset first")
@@ -190,7 +190,7 @@ class LearningRateVectorEnv(VectorEnv):
         return _float32(observation), rewards, done, none, _arrays(info)
 
     def _start(self, seeds: Sequence[int | None], resetting: np.ndarray | None = None):
-        """Resets all episodes; returns their states and observations.
+        """Reset all episodes; return their states and observations.
 
         Args:
           seeds: seed of each episode; None to draw one.
@@ -218,7 +218,7 @@ def _key(seed: int | None, generator: np.random.Generator | None) -> jax.Array:
 
 
 def _choose(where: jax.Array, new: Any, old: Any) -> Any:
-    """Selects rows of two trees: `new` where `where` [rows] is true, else `old`."""
+    """Select rows of two trees: `new` where `where` [rows] is true, else `old`."""
     old_leaves, treedef = jax.tree.flatten(old)
     chosen = [
         jnp.where(jnp.reshape(where, (-1,) + (1,) * (o.ndim - 1)), n, o)

@@ -60,7 +60,7 @@ class Episode(NamedTuple):
 def rollout(
     env: Env, policy: Policy, key: jax.Array, task: Task | Data | None = None
 ) -> Episode:
-    """Runs an episode; can be jitted, and vmapped over keys, policies and tasks.
+    """Run an episode; can be jitted, and vmapped over keys, policies and tasks.
 
     Args:
       env: the environment.
@@ -91,17 +91,17 @@ def rollout(
 
 
 def constant(learning_rate: Any) -> Policy:
-    """Always chooses the same rate."""
+    """Choose the same rate always."""
     return scheduled(lambda step: learning_rate)
 
 
 def scheduled(schedule: Callable[[jax.Array], Any]) -> Policy:
-    """Follows a function of the number of updates, such as those of `schedules`."""
+    """Follow a function of the number of updates, such as those of `schedules`."""
     return Policy(lambda: (), lambda memory, _, info: (memory, schedule(info["step"])))
 
 
 def replay(learning_rates: Any, steps_per_rate: int = 1) -> Policy:
-    """Replays recorded rates.
+    """Replay recorded rates.
 
     Args:
       learning_rates: [rates]; after the end the last one is kept.
@@ -123,7 +123,7 @@ def replay(learning_rates: Any, steps_per_rate: int = 1) -> Policy:
 
 
 def told_the_loss(transformation: optax.GradientTransformation) -> Policy:
-    """Follows a transformation that sets its rate from the loss, one update per action.
+    """Follow a transformation that sets its rate from the loss, one update per action.
 
     Args:
       transformation: multiplies updates by minus a rate that depends on `value`, for

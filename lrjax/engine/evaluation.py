@@ -63,7 +63,7 @@ def evaluate_part(
     dtype: Any,
     layout: Layout | None = None,
 ) -> dict[str, jax.Array]:
-    """Computes exact metrics of a whole part for all runs of a block.
+    """Compute exact metrics of a whole part for all runs of a block.
 
     Args:
       evaluate, metrics: the task's function `evaluate` and its metrics.
@@ -104,7 +104,7 @@ def evaluate_part(
 def values(
     metrics: tuple[Metric, ...], sums: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """Computes a block's metrics from the sums of `Task.evaluate` over a whole part.
+    """Compute a block's metrics from the sums of `Task.evaluate` over a whole part.
 
     Args:
       metrics: metrics of the task.
@@ -144,7 +144,7 @@ def _block_sums(
     model_state: PyTree,
     batch: Batch,
 ) -> Mapping[str, jax.Array]:
-    """Sums over one batch for all runs of a block, leaves [seeds, hparams, ...].
+    """Sum over one batch for all runs of a block, leaves [seeds, hparams, ...].
 
     Args:
       evaluate: the task's function `evaluate`.
@@ -173,7 +173,7 @@ def slice_sums(
     dtype: Any,
     layout: Layout | None = None,
 ) -> Mapping[str, jax.Array]:
-    """Sums over a slice of a part's rows, for a block of one run.
+    """Sum over a slice of a part's rows, for a block of one run.
 
     Args:
       evaluate: the task's function `evaluate`.
@@ -213,7 +213,7 @@ class Evaluator(NamedTuple):
     def __call__(
         self, params: PyTree, model_state: PyTree, part: Batch
     ) -> Mapping[str, jax.Array]:
-        """Computes exact metrics of a part, metric name -> [seeds, hparams]."""
+        """Compute exact metrics of a part, metric name -> [seeds, hparams]."""
         pieces = self.pieces(part)
         return self.metrics(
             self.of_piece(params, model_state, *piece) for piece in pieces
@@ -221,7 +221,7 @@ class Evaluator(NamedTuple):
 
 
 def evaluator(program: Program, on_host: bool = False) -> Evaluator:
-    """Chooses how a block of runs is evaluated.
+    """Choose how a block of runs is evaluated.
 
     Args:
       program: program of the block.
@@ -257,14 +257,14 @@ def _rows_and_slice(part: Batch, at_once: int) -> tuple[int, int]:
 
 
 def _add(a: PyTree, b: PyTree) -> PyTree:
-    """Adds two trees of the same structure."""
+    """Add two trees of the same structure."""
     return jax.tree.map(jnp.add, a, b)
 
 
 def _sent_slices(
     at_once: int, dtype: Any, place: Any, part: Batch
 ) -> Iterator[tuple[Batch]]:
-    """Sends a part from the host to the device in slices; the last one is padded."""
+    """Send a part from the host to the device in slices; the last one is padded."""
     n, rows = _rows_and_slice(part, at_once)
 
     def send(first: int) -> tuple[Batch]:
@@ -295,7 +295,7 @@ def measure(
     model_state: PyTree,
     parts: Mapping[str, Batch],
 ) -> dict[str, jax.Array]:
-    """Computes the metrics of several parts.
+    """Compute the metrics of several parts.
 
     Args:
       evaluators: part name -> how it is evaluated.

@@ -42,7 +42,7 @@ _AHEAD = 2  # transfers queued on the device besides the one in use
 def compile_host_loop(
     program: Program, shapes: RunState, example: Inputs
 ) -> tuple[Callable[..., Any], list[Any]]:
-    """Compiles the host's version of `programs.segment`.
+    """Compile the host's version of `programs.segment`.
 
     Args:
       program: static choices.
@@ -97,7 +97,7 @@ def compile_host_loop(
 def _on_device(
     program: Program, shapes: RunState, example: Inputs
 ) -> tuple[Callable[..., Any], Any]:
-    """Compiles training with one call per update, from data on the device.
+    """Compile training with one call per update, from data on the device.
 
     Returns:
       `advance(state, inputs, train, start, stop)`, which returns the new state, and the
@@ -128,7 +128,7 @@ def _on_device(
 def _streamed(
     program: Program, shapes: RunState, example: Inputs
 ) -> tuple[Callable[..., Any], Any]:
-    """Compiles training from a part on the host, whose batches are sent ahead.
+    """Compile training from a part on the host, whose batches are sent ahead.
 
     Returns:
       as `_on_device`.
@@ -152,7 +152,7 @@ def _streamed(
         return jax.lax.fori_loop(0, count, one_step, state), first + count
 
     def gather(words: np.ndarray, train: Batch, first: int):
-        """Sends the batches of a call from `first` on, leaves [seeds, steps, rows]."""
+        """Send the batches of a call from `first` on, leaves [seeds, steps, rows]."""
         n = num_rows(train)
         rows, mask = _rows(words, first, per_call, task.batch_size, n, fresh)
         return jax.device_put({k: v[rows] for k, v in train.items()}, place), mask
@@ -181,7 +181,7 @@ def _streamed(
 def _rows(
     words: np.ndarray, first: int, count: int, batch_size: int, n: int, fresh: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes `order.batches` for several seeds on the host's CPU.
+    """Compute `order.batches` for several seeds on the host's CPU.
 
     The accelerator keeps working meanwhile.
 
@@ -200,7 +200,7 @@ def _rows(
 def _evaluators(
     program: Program, params: PyTree, model_state: PyTree
 ) -> dict[str, evaluation.Evaluator]:
-    """Compiles the evaluator of each measured part.
+    """Compile the evaluator of each measured part.
 
     Args:
       program: static choices.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 
 def _factors(n: int) -> tuple[int, int]:
-    """Returns a, b near sqrt(n) with the smallest a * b >= n."""
+    """Return a, b near sqrt(n) with the smallest a * b >= n."""
     root = math.isqrt(n - 1) + 1
     return min(
         ((a, -(-n // a)) for a in range(root, max(2 * root, 2)) if n < 3 or a < n),
@@ -27,7 +27,7 @@ def _factors(n: int) -> tuple[int, int]:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """Mixes bits by the finaliser of MurmurHash3, a bijection of uint32."""
+    """Mix bits by the finaliser of MurmurHash3, a bijection of uint32."""
     x ^= x >> 16
     x *= jnp.uint32(0x85EBCA6B)
     x ^= x >> 13
@@ -36,7 +36,7 @@ def _mix(x: jax.Array) -> jax.Array:
 
 
 def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int):
-    """Maps positions of an epoch to rows.
+    """Map positions of an epoch to rows.
 
     Args:
       key_words: uint32 [2], drawn from the run's key.
@@ -93,7 +93,7 @@ def batches(
     n: int,
     fresh: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes the rows of `count` batches, starting with the batch of step `step`.
+    """Compute the rows of `count` batches, starting with the batch of step `step`.
 
     Args:
       key_words: uint32 [2], drawn from the run's key.

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def prefetched(make: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """Yields `make(item)` in order; a thread computes the next while one is used."""
+    """Yield `make(item)` in order; a thread computes the next while one is used."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting: collections.deque[concurrent.futures.Future[T]] = collections.deque()
         for item in items:

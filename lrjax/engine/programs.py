@@ -54,7 +54,7 @@ def segment(
     start: jax.Array,
     stop: jax.Array,
 ) -> tuple[RunState, dict[str, jax.Array]]:
-    """Trains a block from update `start` to `stop`, measuring every `eval_every`.
+    """Train a block from update `start` to `stop`, measuring every `eval_every`.
 
     Args:
       program: static choices.
@@ -117,7 +117,7 @@ def _own_valid(task: Task) -> Batch:
 
 
 def _placed(program: Program, tree: PyTree) -> PyTree:
-    """Copies arrays to every device of a sharded block; else returns them unchanged."""
+    """Copy arrays to every device of a sharded block; else returns them unchanged."""
     return jax.device_put(tree, program.layout.whole) if program.layout else tree
 
 
@@ -156,7 +156,7 @@ class Compiled(NamedTuple):
 
 
 def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled:
-    """Compiles what `train` calls, or loads it from the persistent cache.
+    """Compile what `train` calls, or load it from the persistent cache.
 
     Args:
       program: static choices.
@@ -228,7 +228,7 @@ def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
 def stepper(
     compiled: Compiled, program: Program, seeds: Seeds, inputs: Inputs
 ) -> Callable[[int], Any]:
-    """Returns a function that trains a block from its start, for timing.
+    """Return a function that trains a block from its start, for timing.
 
     Returns:
       `advance(steps)`, which trains `steps` updates, at most one segment's, and waits.
@@ -256,7 +256,7 @@ def train(
     state: RunState | None = None,
     pause: Callable[[], bool] = lambda: False,
 ) -> Iterator[Measurements]:
-    """Trains a block of runs, yielding the measurements of each segment.
+    """Train a block of runs, yielding the measurements of each segment.
 
     Segments grow until one takes about half a second. Their length never changes a
     number, only how often the host gets results. Each segment's measurements are
@@ -311,7 +311,7 @@ def train(
 
 
 def _under_both_names(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Repeats the measurements of the training part under the validation names."""
+    """Repeat the measurements of the training part under the validation names."""
     start = "train_"
     valid = {
         f"valid_{name.removeprefix(start)}": value
@@ -335,7 +335,7 @@ def final_model(program: Program, state: RunState) -> tuple[PyTree, PyTree]:
 
 
 def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarray]:
-    """Computes exact metrics of trained runs over a part, name -> [seeds, hparams].
+    """Compute exact metrics of trained runs over a part, name -> [seeds, hparams].
 
     The program depends on the task and the block's shape alone, so methods share it.
     """

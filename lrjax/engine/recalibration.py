@@ -58,7 +58,7 @@ def calibration_batch(train: Batch, batch_size: int, number: Any) -> dict[str, A
 
 
 def next_state(program: Program) -> Callable[[PyTree, PyTree, Batch, Any], PyTree]:
-    """Returns the function that advances a block's model states by one batch.
+    """Return the function that advances a block's model states by one batch.
 
     Args:
       program: program of the block.

@@ -58,7 +58,7 @@ class Layout:
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, _AXIS))
 
     def cut(self, batch: PyTree) -> PyTree:
-        """Splits a batch by rows, inside a compiled program.
+        """Split a batch by rows, inside a compiled program.
 
         Arrays whose rows the number of devices does not divide stay whole.
         """
@@ -118,7 +118,7 @@ def choose(shard: str, devices: Sequence[Any]) -> Layout | None:
 
 
 def check(layout: Layout, task: Task) -> None:
-    """Raises UsageError if a task's batches do not split evenly over the devices."""
+    """Raise UsageError if a task's batches do not split evenly over the devices."""
     rows, count = task.batch_size // task.micro_batches, len(layout.devices)
     if rows % count:
         parts = f", in {task.micro_batches} parts," if task.micro_batches > 1 else ""

@@ -127,7 +127,7 @@ def _traced(
     shapes: tuple[tuple[str, tuple[int, ...], str], ...],
     context: tuple[Any, ...],
 ) -> Work:
-    """Traces a loss for shapes of a batch and counts its operations (cached)."""
+    """Trace a loss for shapes of a batch and count its operations (cached)."""
     del context  # part of the cache's key, as tracing may depend on it
     batch = {name: jax.ShapeDtypeStruct(dims, dtype) for name, dims, dtype in shapes}
     params, model_state, key, batch = loss_arguments(init, batch, rows)
@@ -142,7 +142,7 @@ def _traced(
 
 
 def work_in(jaxpr: Any) -> Work:
-    """Counts the operations on which a jaxpr's results depend."""
+    """Count the operations on which a jaxpr's results depend."""
     products = multiplied = largest = convolved = 0
     loops = False
     for eqn, repeats in jaxprs.live(jaxpr):

@@ -113,7 +113,7 @@ class Inputs(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="task_init")
 def seed_runs(task_init: Callable[..., Any], numbers: jax.Array) -> Seeds:
-    """Computes initial parameters and keys of runs, shared by all methods.
+    """Compute initial parameters and keys of runs, shared by all methods.
 
     Args:
       task_init: `Task.init`.
@@ -144,7 +144,7 @@ def inputs(
     hparams: Sequence[Mapping[str, float]],
     horizon: int,
 ) -> Inputs:
-    """Packs seeds and each lane's traced hyperparameters for `step_block`."""
+    """Pack seeds and each lane's traced hyperparameters for `step_block`."""
     values = {
         name: np.asarray([h[name] for h in hparams], program.dtype)
         for name in hparams[0]
@@ -157,7 +157,7 @@ def inputs(
 def transformation(
     program: Program, hparams: Mapping[str, Any], horizon: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """Builds the Optax transformation of one run."""
+    """Build the Optax transformation of one run."""
     built = program.method.build(horizon, **hparams, **dict(program.static))
     return optax.with_extra_args_support(built)
 
@@ -169,7 +169,7 @@ def init_run(
     hparams: Mapping[str, Any],
     horizon: Any,
 ) -> RunState:
-    """Builds the state of one run before its first step."""
+    """Build the state of one run before its first step."""
     tx = transformation(program, hparams, horizon)
     nan = jnp.asarray(jnp.nan, program.dtype)
     zero = jnp.zeros((), program.dtype)
@@ -186,7 +186,7 @@ def step_run(
     hparams: Mapping[str, Any],
     horizon: Any,
 ) -> RunState:
-    """Computes one update of one run; a diverged run stays as it is.
+    """Compute one update of one run; a diverged run stays as it is.
 
     Args:
       program: task and method.
@@ -209,7 +209,7 @@ def step_block(
     inputs: Inputs,
     step: jax.Array,
 ) -> RunState:
-    """Computes one update of every run of a block.
+    """Compute one update of every run of a block.
 
     Args:
       program: static choices.
@@ -236,7 +236,7 @@ def step_block(
 
 
 def over(function: Callable[..., PyTree], one_by_one: bool) -> Callable[..., PyTree]:
-    """Maps a function over the first axis of all its arguments.
+    """Map a function over the first axis of all its arguments.
 
     Args:
       function: takes and returns trees of arrays.
@@ -277,7 +277,7 @@ class Gradient(NamedTuple):
 def gradient_run(
     program: Program, state: RunState, batch: Batch, key: jax.Array
 ) -> Gradient:
-    """Computes loss and gradient of a run, the first half of `step_run`."""
+    """Compute loss and gradient of a run, the first half of `step_run`."""
     return _gradient(program, state, batch, key, state.params)
 
 
@@ -300,7 +300,7 @@ def _gradient(
 def _loss(
     program: Program, state: RunState, batch: Batch, key: jax.Array, params: PyTree
 ) -> jax.Array:
-    """Computes the loss of a batch at given parameters, without the gradient."""
+    """Compute the loss of a batch at given parameters, without the gradient."""
 
     def of_piece(model_state, key, piece):
         loss, (model_state, metrics) = program.task.loss(
@@ -318,7 +318,7 @@ def _mean_of_pieces(
     batch: Batch,
     key: jax.Array,
 ) -> tuple[PyTree, PyTree]:
-    """Averages over a batch by going through its micro-batches in turn.
+    """Average over a batch by going through its micro-batches in turn.
 
     Args:
       program: gives the number of micro-batches.
@@ -375,7 +375,7 @@ def apply_run(
     hparams: Mapping[str, Any],
     horizon: Any,
 ) -> RunState:
-    """Applies a gradient to a run, the second half of `step_run`."""
+    """Apply a gradient to a run, the second half of `step_run`."""
     loss, model_state, grads = gradient
     tx = transformation(program, hparams, horizon)
     updates, opt_state = tx.update(
@@ -400,7 +400,7 @@ def apply_run(
 
 
 def _plus(sums: tuple[Any, ...], new: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Adds to a sum in two parts, the second of which collects rounding errors.
+    """Add to a sum in two parts, the second of which collects rounding errors.
 
     Knuth's two-sum: without it a mean over 23,000 losses would be off in its fifth
     digit in float32.
@@ -413,7 +413,7 @@ def _plus(sums: tuple[Any, ...], new: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _clipped(task: Task, grads: PyTree) -> PyTree:
-    """Scales gradients down together if their norm exceeds the task's limit."""
+    """Scale gradients down together if their norm exceeds the task's limit."""
     if task.max_norm is None:
         return grads
     # The formula of PyTorch's clip_grad_norm_.
@@ -422,7 +422,7 @@ def _clipped(task: Task, grads: PyTree) -> PyTree:
 
 
 def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
-    """Builds the initial states of a block, leaves [num_seeds, num_hparams, ...]."""
+    """Build the initial states of a block, leaves [num_seeds, num_hparams, ...]."""
 
     def per_seed(params, model_state):
         def per_lane(hparams):
@@ -437,7 +437,7 @@ def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
 def observe(
     state: RunState, step: jax.Array
 ) -> tuple[RunState, PyTree, dict[str, jax.Array]]:
-    """Marks runs with non-finite parameters and reads values off the state.
+    """Mark runs with non-finite parameters and read values off the state.
 
     Args:
       state: state of a block.

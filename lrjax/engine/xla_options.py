@@ -19,7 +19,7 @@ _ONCE = _STEP | {"xla_backend_optimization_level": 0}
 
 
 def compile_step(lowered: Any, params: PyTree) -> Any:
-    """Compiles a program that is called many times.
+    """Compile a program that is called many times.
 
     Args:
       lowered: the program.
@@ -34,7 +34,7 @@ def compile_once(lowered: Any, params: PyTree) -> Any:
 
 
 def compile_loop(lowered: Any, small: bool) -> Any:
-    """Compiles a program that consists of a loop.
+    """Compile a program that consists of a loop.
 
     Disables the kernels of YNNPACK, which JAX uses for sums and matrix products there,
     because they split fusions. If operations are `small`, also disables threads inside
@@ -53,7 +53,7 @@ def _many_arrays(params: PyTree) -> bool:
 
 
 def _compile(lowered: Any, options: dict[str, Any]) -> Any:
-    """Compiles with options, or without where this JAX does not know one of them."""
+    """Compile with options, or without where this JAX does not know one of them."""
     if options:
         try:
             return lowered.compile(options)

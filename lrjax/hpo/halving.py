@@ -30,7 +30,7 @@ def halve(
     bound: Sequence[bool],
     climb: Callable[[int, Sequence[int]], Mapping[int, Score]],
 ) -> Iterator[Rung]:
-    """Runs successive halving until at most one contender is left.
+    """Run successive halving until at most one contender is left.
 
     Args:
       layout: rungs, seeds and budget.

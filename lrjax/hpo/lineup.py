@@ -70,7 +70,7 @@ class Lineup:
 def line_up(
     name: str, task: Task, chosen: Sequence[Method], settings: Settings, named: bool
 ) -> Lineup:
-    """Chooses contenders, seeds and rungs for a task.
+    """Choose contenders, seeds and rungs for a task.
 
     Args:
       name: the task's name in the tables.

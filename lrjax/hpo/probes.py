@@ -34,7 +34,7 @@ class Probe(NamedTuple):
 
 
 def probe(task: Task) -> Probe:
-    """Computes features of a task from its sizes and its first training steps.
+    """Compute features of a task from its sizes and its first training steps.
 
     The features; logarithms are natural:
     - log_rows, log_params, classes;

@@ -51,7 +51,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     launch: Launch = local.launch,
 ) -> list[Selection]:
-    """Races on every task of the settings.
+    """Race on every task of the settings.
 
     Args:
       settings: tasks and options of the race; its methods are those of
@@ -113,7 +113,7 @@ def race_all(
     launcher: Launcher,
     log: Callable[[str], Any],
 ) -> list[Selection]:
-    """Races on one task after the other, and writes the answers.
+    """Race on one task after the other, and write the answers.
 
     Args:
       loaded: tasks by name.
@@ -154,7 +154,7 @@ class Race:
         tables: results.Tables,
         log: Callable[[str], Any],
     ):
-        """Begins a race, or resumes it from the rows in the table.
+        """Begin a race, or resume it from the rows in the table.
 
         Args:
           lineup: contenders and plan.
@@ -185,7 +185,7 @@ class Race:
                 self._known[row["rung"], row["contender"], row["seed"]] = row
 
     def run(self, trainer: trials.Trainer) -> Selection:
-        """Races to the end.
+        """Race to the end.
 
         Raises:
           UsageError: if every contender diverges, or the metric is defined for none.
@@ -223,7 +223,7 @@ class Race:
     def _climb(
         self, trainer: trials.Trainer, rung: int, alive: Sequence[int]
     ) -> dict[int, Score]:
-        """Trains contenders to the end of a rung; returns the score of each."""
+        """Train contenders to the end of a rung; return the score of each."""
         layout, end = self._plan, self._plan.rungs[rung]
         missing = [  # all seeds of a contender if one is not in the table
             (i, seed)
@@ -258,7 +258,7 @@ class Race:
     def _train(
         self, trainer: trials.Trainer, jobs: Mapping[tuple[int, int], trials.Job]
     ) -> dict[tuple[int, int], Trained]:
-        """Trains jobs and keeps the states that later rungs resume from."""
+        """Train jobs and keep the states that later rungs resume from."""
         by_run_id = trainer.train(list(jobs.values()))
         trained = {}
         for key, job in jobs.items():
@@ -297,7 +297,7 @@ class Race:
     def _record_runs(
         self, ended: Mapping[tuple[int, int], tuple[Run, Trained]]
     ) -> None:
-        """Writes full-length runs to the tables of all runs."""
+        """Write full-length runs to the tables of all runs."""
         runs, curves = [], []
         for run, trained in ended.values():
             # Any method: the names of the measurements do not depend on it.

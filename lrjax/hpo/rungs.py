@@ -75,7 +75,7 @@ class Plan:
 def plan(
     count: int, budget: float, horizon: int, seeds: Sequence[int], wanted: int = 0
 ) -> Plan:
-    """Chooses rungs, seeds and the number of contenders that enter.
+    """Choose rungs, seeds and the number of contenders that enter.
 
     In order of priority: at least `wanted` contenders enter, the last rung is the
     horizon, and there are as many rungs before it as possible.

@@ -32,7 +32,7 @@ class Search:
         tuner: tuners.Tuner,
         known: Mapping[int, Mapping[str, Any]] | None = None,
     ):
-        """Begins a tuning.
+        """Begin a tuning.
 
         Args:
           target: what is tuned.
@@ -50,7 +50,7 @@ class Search:
         self._states: dict[int, State] = {}
 
     def ask(self) -> bool:
-        """Gets the next stage from the tuner; False if there is none.
+        """Get the next stage from the tuner; False if there is none.
 
         Raises:
           UsageError: if the table has other trials in its place.
@@ -104,7 +104,7 @@ class Search:
         return self.target.continuing and trial.budget < most
 
     def tell(self, trained: Mapping[str, Trained]) -> None:
-        """Tells the tuner the costs of the current stage.
+        """Tell the tuner the costs of the current stage.
 
         Args:
           trained: run_id -> result, of all trials that were not in the table.

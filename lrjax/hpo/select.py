@@ -35,7 +35,7 @@ def select(
     data_dir: str | None = None,
     log: Callable[[str], Any] = console.say,
 ) -> Selection:
-    """Finds the method and hyperparameters that are best for a task.
+    """Find the method and hyperparameters that are best for a task.
 
     Args:
       task: a `lrjax.core.Task`, or the name of one.

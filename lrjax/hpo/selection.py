@@ -195,7 +195,7 @@ def _runner_up(
 
 
 def write(answers: Sequence[Selection], tables: results.Tables) -> None:
-    """Writes the answers as JSON, a table of all contenders, and a figure.
+    """Write the answers as JSON, a table of all contenders, and a figure.
 
     Raises:
       UsageError: if they cannot be written.

@@ -31,7 +31,7 @@ class Smac:
     """
 
     def __init__(self, problem: Problem, folder: Path, full_length: int = 0):
-        """Makes the tuner.
+        """Make the tuner.
 
         Args:
           problem: what to tune.
@@ -46,7 +46,7 @@ class Smac:
         self._count = self._full = 0
 
     def ask(self) -> list[Trial]:
-        """Returns the next stage; empty once trials or configurations are exhausted."""
+        """Return the next stage; empty once trials or configurations are exhausted."""
         self._asked = list(self._stage())
         self._count += len(self._asked)
         self._full += sum(t.budget == self._problem.max_budget for t in self._asked)
@@ -84,14 +84,14 @@ class Smac:
         return False
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Takes the outcomes of the last stage, in the order of its trials."""
+        """Take the outcomes of the last stage, in the order of its trials."""
         for trial, outcome in zip(self._asked, outcomes, strict=True):
             # A save rewrites all of SMAC's files, so there is one per stage.
             save = trial is self._asked[-1]
             self._smac.tell(trial, _value(outcome), save=save)
 
     def plan(self, first: int) -> list[Stage]:
-        """Returns Hyperband's stages; SMAC skips duplicates, so some may be smaller."""
+        """Return Hyperband's stages; SMAC skips duplicates, so some may be smaller."""
         return plan(self._problem, first)
 
 
@@ -140,7 +140,7 @@ def promotions(least: int, most: int, eta: int) -> int:
 
 
 def stage_sizes(eta: int, count: int, most: int) -> list[int]:
-    """Number of trials in each stage of a bracket.
+    """Numbers of trials in each stage of a bracket.
 
     Args:
       eta: one of `eta` trials is promoted.

@@ -337,7 +337,7 @@ def _space(settings: Settings, tuning: protocol.Tuning, method: str) -> Space:
 def _check_corners(
     method: Method, base: Mapping[str, Any], space: Space, precision: str
 ) -> None:
-    """Refuses a space if the method cannot be built with the ends of its ranges.
+    """Refuse a space if the method cannot be built with the ends of its ranges.
 
     Optimisers check each hyperparameter by itself, so two corners cover all ends.
 

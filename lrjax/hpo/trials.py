@@ -45,11 +45,11 @@ class Trainable(Protocol):
     def split(
         self, run: Run
     ) -> tuple[tuple[tuple[str, Any], ...], Mapping[str, float]]:
-        """Returns a run's static and traced hyperparameters, as `methods.split`."""
+        """Return a run's static and traced hyperparameters, as `methods.split`."""
         ...
 
     def width(self, count: int) -> int:
-        """Returns the lanes of a block, for `count` settings that share a program."""
+        """Return the lanes of a block, for `count` settings that share a program."""
         ...
 
 
@@ -108,7 +108,7 @@ class Pack(NamedTuple):
 
 
 def lay_out(jobs: Sequence[Job]) -> list[Pack]:
-    """Groups jobs that are not known into packs, the longest first.
+    """Group jobs that are not known into packs, the longest first.
 
     Known jobs count towards the width of blocks, which must not depend on what an
     earlier process has done.
@@ -163,7 +163,7 @@ class Trainer:
     """Trains trials with a launcher."""
 
     def __init__(self, launcher: Launcher, progress: Callable[[float], Any]):
-        """Makes a trainer.
+        """Make a trainer.
 
         Args:
           launcher: trains, in its session.
@@ -173,7 +173,7 @@ class Trainer:
         self._trained: list[str] = []  # names of blocks, for `forget`
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
-        """Trains all jobs that are not known; returns run_id -> result."""
+        """Train all jobs that are not known; return run_id -> result."""
         packs = lay_out(jobs)
         trained: dict[str, Trained] = {}
         if not packs:
@@ -195,6 +195,6 @@ class Trainer:
         return trained
 
     def forget(self) -> None:
-        """Drops the checkpoints of trained blocks; call once their rows are saved."""
+        """Drop the checkpoints of trained blocks; call once their rows are saved."""
         self._launcher.forget(self._trained)
         self._trained.clear()

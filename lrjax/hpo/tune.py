@@ -40,7 +40,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     launch: Launch = local.launch,
 ) -> list[Path]:
-    """Tunes every method of the settings on every task, then trains the best settings.
+    """Tune every method of the settings on every task, then train the best settings.
 
     Args:
       settings: what to tune, and the seeds of the runs with the best setting.
@@ -62,7 +62,7 @@ def run(
 
 
 def _run(launcher: Launcher) -> list[Path]:
-    """Tunes in the launcher's session, then trains the best settings."""
+    """Tune in the launcher's session, then train the best settings."""
     session = launcher.session
     settings = session.settings
     tunings = targets(*blocks_lib.load(settings, session.data_dir))
@@ -87,7 +87,7 @@ def _run(launcher: Launcher) -> list[Path]:
 
 
 def check(settings: Settings) -> None:
-    """Refuses settings that cannot be tuned.
+    """Refuse settings that cannot be tuned.
 
     Raises:
       UsageError: names the field.
@@ -153,7 +153,7 @@ def _known(
 
 
 def _advance(searches: Sequence[Search], launcher: Launcher) -> None:
-    """Tunes to the end, all searches in lockstep."""
+    """Tune to the end, all searches in lockstep."""
     active = [search for search in searches if search.ask()]
     for search in active:
         for line in plan_lines(search):

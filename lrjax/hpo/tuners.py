@@ -90,15 +90,15 @@ class Tuner(Protocol):
     """Proposes trials, stage by stage."""
 
     def ask(self) -> list[Trial]:
-        """Returns the next stage; empty once all trials are spent."""
+        """Return the next stage; empty once all trials are spent."""
         ...
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Takes the outcomes of the last stage, in the order of its trials."""
+        """Take the outcomes of the last stage, in the order of its trials."""
         ...
 
     def plan(self, first: int) -> list[Stage]:
-        """Returns the stages that can be foreseen.
+        """Return the stages that can be foreseen.
 
         Args:
           first: number of trials in the first stage.
@@ -128,16 +128,16 @@ class _OneStage:
         self._asked = False
 
     def ask(self) -> list[Trial]:
-        """Returns all trials the first time, none after that."""
+        """Return all trials the first time, none after that."""
         before, self._asked = self._asked, True
         return [] if before else self._trials
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Ignores the outcomes: all trials were fixed beforehand."""
+        """Ignore the outcomes: all trials were fixed beforehand."""
         del outcomes
 
     def plan(self, first: int) -> list[Stage]:
-        """Returns the only stage."""
+        """Return the only stage."""
         budget = self._trials[0].budget
         return [Stage(first, budget, budget)]
 
@@ -169,7 +169,7 @@ class Grid(_OneStage):
 
 
 def _draws(problem: Problem):
-    """Yields independent draws from the space, after the default if there is one."""
+    """Yield independent draws from the space, after the default if there is one."""
     rng = np.random.default_rng(problem.seed)
     if problem.default is not None:
         yield dict(problem.default)
@@ -201,7 +201,7 @@ class Asha:
         self._left = problem.trials
 
     def ask(self) -> list[Trial]:
-        """Returns up to `at_once` trials."""
+        """Return up to `at_once` trials."""
         self._asked = [self._next() for _ in range(min(self.at_once, self._left))]
         self._left -= len(self._asked)
         return [
@@ -222,12 +222,12 @@ class Asha:
         return len(self._points), 0
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Takes the costs of the last stage."""
+        """Take the costs of the last stage."""
         for (config_id, rung), outcome in zip(self._asked, outcomes, strict=True):
             self._costs[rung][config_id] = outcome.cost
 
     def plan(self, first: int) -> list[Stage]:
-        """Returns a stage per rung: their sizes are known, their order is not."""
+        """Return a stage per rung: their sizes are known, their order is not."""
         counts = [self._problem.trials]
         eta = self._problem.eta
         for _ in self._budgets[1:]:

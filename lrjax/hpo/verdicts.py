@@ -81,7 +81,7 @@ class Verdict(NamedTuple):
 
 
 def judge(scores: Mapping[int, Score], quota: int, early: bool) -> Verdict:
-    """Keeps the best contenders up to the quota; drops those that diverged.
+    """Keep the best contenders up to the quota; drop those that diverged.
 
     Significantly worse contenders stay if the quota allows: the noise between seeds is
     small, and does not cover how badly an early rung predicts the end.

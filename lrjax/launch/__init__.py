@@ -42,5 +42,5 @@ LAUNCHERS = {
 
 
 def find(name: str) -> Launch:
-    """Imports a launcher of `LAUNCHERS`."""
+    """Import a launcher of `LAUNCHERS`."""
     return importlib.import_module(LAUNCHERS[name].module).launch

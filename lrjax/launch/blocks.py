@@ -119,7 +119,7 @@ class Block:
         return results.describe(self.program.task.metrics)
 
     def inputs(self) -> tuple[train.Seeds, train.Inputs]:
-        """Computes the block's seeds and traced values on the device."""
+        """Compute the block's seeds and traced values on the device."""
         numbers = np.asarray([row[0].seed for row in self.runs], np.uint32)
         seeds = train.seed_runs(self.program.task.init, numbers)
         return seeds, train.inputs(
@@ -142,7 +142,7 @@ def _signature(task: Task) -> tuple[Any, ...]:
 
 
 def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
-    """Loads every task's data and places it on the device.
+    """Load every task's data and place it on the device.
 
     Raises:
       UsageError: if a task's data is not available.
@@ -151,7 +151,7 @@ def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
 
 
 def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
-    """Loads one task with the options of the settings."""
+    """Load one task with the options of the settings."""
     options = tasks.TaskOptions(
         protocol=protocol.find(settings.protocol).data,
         data_dir=data_dir,
@@ -167,7 +167,7 @@ def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
 
 
 def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]]:
-    """Loads a config's tasks, as `make_tasks`; warns of settings without effect.
+    """Load a config's tasks, as `make_tasks`; warn of settings without effect.
 
     With `settings.skip_missing` tasks whose data is not available are left out.
 
@@ -223,7 +223,7 @@ def _load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task
 
 
 def left_out(reasons: Mapping[str, str]) -> str:
-    """Describes in one line why tasks are left out.
+    """Describe in one line why tasks are left out.
 
     Args:
       reasons: task name -> why its data is not available; the first is quoted.
@@ -241,7 +241,7 @@ def most_runs(task: Task, method: Method) -> int:
 
 
 def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
-    """Plans all blocks, in the order of the settings' tasks and methods.
+    """Plan all blocks, in the order of the settings' tasks and methods.
 
     Raises:
       UsageError: if parameters are to be saved and a task's cannot be.
@@ -271,7 +271,7 @@ def run_of(
     eval_every: int,
     label: str = "",
 ) -> Run:
-    """Builds a run of a config with everything that its identity follows from.
+    """Build a run of a config with everything that its identity follows from.
 
     Args:
       settings: the config.
@@ -312,7 +312,7 @@ def program_of(
     num_seeds: int,
     num_hparams: int,
 ) -> train.Program:
-    """Builds the program of runs that differ only in seeds and traced values.
+    """Build the program of runs that differ only in seeds and traced values.
 
     Args:
       run: one of them.
@@ -337,7 +337,7 @@ def program_of(
 def _blocks(
     settings: Settings, name: str, task: Task, data: str, method_name: str
 ) -> Iterator[Block]:
-    """Plans the blocks of one task and method."""
+    """Plan the blocks of one task and method."""
     method = methods.find(method_name)
     epoch = task.steps_per_epoch
     steps = settings.updates(name, epoch)
@@ -386,7 +386,7 @@ def _blocks(
 
 
 def halves(block: Block) -> list[Block]:
-    """Splits a block into two of half the size; returns [] for a single lane.
+    """Split a block into two of half the size; return [] for a single lane.
 
     For devices whose memory cannot hold the whole block. Last bits may differ.
     """
@@ -414,7 +414,7 @@ def halves(block: Block) -> list[Block]:
 
 
 def _chunks(items: Sequence[Any], most: int) -> Iterator[list[Any]]:
-    """Splits items into the fewest chunks of at most `most`, all of equal length.
+    """Split items into the fewest chunks of at most `most`, all of equal length.
 
     The last chunk is padded with its last item, so that all share one program.
     """

@@ -49,7 +49,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def _alone(function: Callable[P, R]) -> Callable[P, R]:
-    """Makes a function hold the process's checkpoint lock while it runs."""
+    """Make a function hold the process's checkpoint lock while it runs."""
 
     @functools.wraps(function)
     def locked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -66,7 +66,7 @@ def folder_of(workdir: Path, block: str) -> Path:
 
 @_alone
 def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> None:
-    """Saves a state as `<folder>/<step>`; keeps it and the checkpoint before it.
+    """Save a state as `<folder>/<step>`; keep it and the checkpoint before it.
 
     Args:
       folder: directory of one block.
@@ -118,7 +118,7 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> 
 def restore(
     folder: Path, like: PyTree
 ) -> tuple[int, PyTree, Mapping[str, float]] | None:
-    """Restores the newest valid checkpoint in a folder.
+    """Restore the newest valid checkpoint in a folder.
 
     Warns of each checkpoint that is refused, with the reason.
 
@@ -148,7 +148,7 @@ def restore(
 
 @_alone
 def discard(folder: Path) -> None:
-    """Removes a block's checkpoints, and the parent folder once it is empty."""
+    """Remove a block's checkpoints, and the parent folder once it is empty."""
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
@@ -160,7 +160,7 @@ def save_params(
     model_state: PyTree,
     lanes: Mapping[tuple[int, int], str],
 ) -> None:
-    """Writes each run's parameters to <run_id>.safetensors, names joined by '/'.
+    """Write each run's parameters to <run_id>.safetensors, names joined by '/'.
 
     Args:
       folder: created if necessary.
@@ -190,14 +190,14 @@ def save_params(
 
 
 def move_params(source: Path, target: Path) -> None:
-    """Moves saved parameters of runs from one working directory to another."""
+    """Move saved parameters of runs from one working directory to another."""
     for file in (source / "params").glob("*.safetensors"):
         (target / "params").mkdir(exist_ok=True)
         os.replace(file, target / "params" / file.name)
 
 
 def check_params(task: str, params: PyTree, model_state: PyTree) -> None:
-    """Checks before training that `save_params` can save a task's parameters.
+    """Check before training that `save_params` can save a task's parameters.
 
     Args:
       task: name, for messages.
@@ -225,7 +225,7 @@ def check_params(task: str, params: PyTree, model_state: PyTree) -> None:
 
 
 def _names(params: PyTree, model_state: PyTree) -> dict[str, Any]:
-    """Maps names to arrays as they are saved; refuses ambiguous names."""
+    """Map names to arrays as they are saved; refuse ambiguous names."""
     named: dict[str, Any] = {}
     for prefix, tree in (("", params), ("state/", model_state)):
         for path, leaf in jax.tree.leaves_with_path(tree):
@@ -277,7 +277,7 @@ def _numbered(leaves: Sequence[Any]) -> dict[str, Any]:
 
 
 def _to_plain(leaf: Any) -> Any:
-    """Converts a leaf to an array that Orbax accepts."""
+    """Convert a leaf to an array that Orbax accepts."""
     leaf = _shaped(leaf)
     if _is_key(leaf.dtype):
         return jax.random.key_data(leaf)
@@ -298,7 +298,7 @@ def _plain_like(leaf: Any) -> Any:
 
 
 def _from_plain(saved: Any, like: Any) -> Any:
-    """Converts a saved array back: to NumPy's if `like` is, or with several hosts."""
+    """Convert a saved array back: to NumPy's if `like` is, or with several hosts."""
     like = _shaped(like)
     if _is_key(like.dtype):
         return jax.random.wrap_key_data(jnp.asarray(saved), impl=_impl(like))
@@ -326,7 +326,7 @@ def _impl(key: Any) -> Any:
 
 
 def _read(path: Path, like: PyTree) -> PyTree:
-    """Reads the tree that was saved at a path."""
+    """Read the tree that was saved at a path."""
     leaves, structure = jax.tree.flatten(like)
     plain_like = [_plain_like(leaf) for leaf in leaves]
     numbered = _numbered(plain_like)
@@ -360,7 +360,7 @@ def _restore_request(like: PyTree) -> PyTree:
 
 
 def _check_room(folder: Path, size: int) -> None:
-    """Raises OSError if a disk is nearly full; Orbax would leave threads behind."""
+    """Raise OSError if a disk is nearly full; Orbax would leave threads behind."""
     disk = shutil.disk_usage(folder)
     if disk.total and disk.free < size + _SPARED:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -374,7 +374,7 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _verified(path: Path) -> dict[str, Any]:
-    """Reads the manifest of a checkpoint and checks it against the files.
+    """Read the manifest of a checkpoint and check it against the files.
 
     Raises:
       ValueError: if it is incomplete, damaged, or of another block or version.
@@ -436,7 +436,7 @@ def _reason(error: Exception) -> str:
 
 
 def _compare(saved: Sequence[Sequence[Any]], like: PyTree) -> None:
-    """Checks that saved leaves have the expected paths, shapes and types."""
+    """Check that saved leaves have the expected paths, shapes and types."""
     wanted = [_described(path, leaf) for path, leaf in jax.tree.leaves_with_path(like)]
     as_jax = [[name, shape, _in_jax(kind)] for name, shape, kind in saved]
     if wanted not in (list(saved), as_jax):

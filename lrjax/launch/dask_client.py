@@ -49,7 +49,7 @@ def launch(
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Iterator[OnCluster]:
-    """Opens a session and makes the launcher for the cluster that the settings name.
+    """Open a session and make the launcher for the cluster that the settings name.
 
     Raises:
       UsageError: if there is no such cluster, or its workers cannot be used.
@@ -67,7 +67,7 @@ class OnCluster:
     """The `Launcher` that trains on the workers of a Dask cluster."""
 
     def __init__(self, session: Session, client: Any):
-        """Waits for the first worker.
+        """Wait for the first worker.
 
         Args:
           session: to train in.
@@ -117,7 +117,7 @@ class OnCluster:
         progress: Callable[[Unit, int], Any],
         ready: Callable[[], Any] = lambda: None,
     ) -> Iterator[Outcome]:
-        """Trains units, one at a time on each worker."""
+        """Train units, one at a time on each worker."""
         if any(isinstance(unit.block, Block) for unit in units):
             self._check_same_device()
         ready()
@@ -129,7 +129,7 @@ class OnCluster:
             yield Outcome(unit, returned.seconds, returned.trials, returned.summary)
 
     def _check_same_device(self) -> None:
-        """Checks that this machine is like the workers, since trials are planned here.
+        """Check that this machine is like the workers, since trials are planned here.
 
         The shape of a block, which determines last bits, depends on the device.
         """
@@ -144,7 +144,7 @@ class OnCluster:
     def _returned(
         self, units: Sequence[Unit]
     ) -> Iterator[tuple[Unit, dask_worker.WorkerResult]]:
-        """Submits units and yields each with its worker's result, as they come."""
+        """Submit units and yield each with its worker's result, as they come."""
         import distributed
 
         futures, sent = distributed.as_completed(), dict[str, Unit]()
@@ -172,12 +172,12 @@ class OnCluster:
                 yield unit, _result(future.result, unit.block.title)
 
     def forget(self, names: Sequence[str]) -> None:
-        """Removes the directories that workers used for blocks."""
+        """Remove the directories that workers used for blocks."""
         for name in names:
             dask_worker.remove_part(self.session.workdir, name)
 
     def spent(self, seconds: float) -> str:
-        """Describes in one line what training took."""
+        """Describe in one line what training took."""
         return f"blocks trained in {seconds:.1f} s, summed over workers"
 
 
@@ -192,7 +192,7 @@ def _unit_message(unit: Unit) -> dask_worker.UnitMessage:
 
 @contextlib.contextmanager
 def _connected(cluster: Cluster) -> Iterator[Any]:
-    """Connects to the cluster; a cluster started here is closed at the end.
+    """Connect to the cluster; a cluster started here is closed at the end.
 
     Raises:
       UsageError: if Dask is not installed or no scheduler answers.
@@ -239,7 +239,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
 
 
 def _slurm(cluster: Cluster) -> Any:
-    """Starts a Dask cluster of SLURM jobs."""
+    """Start a Dask cluster of SLURM jobs."""
     try:
         from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
@@ -281,7 +281,7 @@ def _workers(client: Any) -> dict[str, Any]:
 def _agreed(
     client: Any, settings: Settings, signalled: Callable[[], int]
 ) -> dict[str, Any]:
-    """Waits for a worker; returns the facts on which all workers agree.
+    """Wait for a worker; return the facts on which all workers agree.
 
     Raises:
       UsageError: if a worker cannot be used, or if workers differ.
@@ -306,7 +306,7 @@ def _agreed(
 
 
 def _result(get: Callable[[], Any], title: str = "") -> Any:
-    """Gets a future's result; raises errors of the cluster in one line.
+    """Get a future's result; raise errors of the cluster in one line.
 
     Args:
       get: returns the result.

@@ -78,7 +78,7 @@ class BlockMessage(NamedTuple):
 
 
 def block_message(block: Block) -> BlockMessage:
-    """Converts a block of a registered method to what is sent to a worker."""
+    """Convert a block of a registered method to what is sent to a worker."""
     program = {
         field.name: getattr(block.program, field.name)
         for field in dataclasses.fields(block.program)
@@ -101,7 +101,7 @@ class PlannedBlock(NamedTuple):
 
 
 def planned_block(block: Block) -> PlannedBlock:
-    """Describes a block for the client."""
+    """Describe a block for the client."""
     return PlannedBlock(
         name=block.name,
         title=block.title,
@@ -145,7 +145,7 @@ class WorkerResult(NamedTuple):
 
 
 def check_alike(own: Mapping[str, Any], others: Mapping[str, Any], worker: str) -> None:
-    """Refuses a worker whose facts differ from those of other workers.
+    """Refuse a worker whose facts differ from those of other workers.
 
     Args:
       own: facts of the worker.
@@ -164,7 +164,7 @@ def check_alike(own: Mapping[str, Any], others: Mapping[str, Any], worker: str) 
 
 
 def facts(settings: Settings) -> dict[str, Any]:
-    """Starts JAX and returns what must agree on all workers for equal results."""
+    """Start JAX and return what must agree on all workers for equal results."""
     with _LOCK:
         startup.prepare(settings)
     device = jax.local_devices()[0]
@@ -179,7 +179,7 @@ def facts(settings: Settings) -> dict[str, Any]:
 def plan_task(
     settings: Settings, task: str, data_dir: str | None
 ) -> list[PlannedBlock] | str:
-    """Plans the blocks of a task; returns the reason as text if it is left out."""
+    """Plan the blocks of a task; return the reason as text if it is left out."""
     facts(settings)
     try:
         blocks = _blocks(settings, task, data_dir)
@@ -191,7 +191,7 @@ def plan_task(
 
 
 def _task(settings: Settings, name: str, data_dir: str | None) -> Task:
-    """Loads a task (cached)."""
+    """Load a task (cached)."""
     alone = dataclasses.replace(settings, tasks=(name,), methods=())
     key = identity.digest([dataclasses.asdict(alone), data_dir])
     with _LOCK:
@@ -201,7 +201,7 @@ def _task(settings: Settings, name: str, data_dir: str | None) -> Task:
 
 
 def _blocks(settings: Settings, task: str, data_dir: str | None) -> dict[str, Block]:
-    """Plans the blocks of a task, by name (cached)."""
+    """Plan the blocks of a task, by name (cached)."""
     alone = dataclasses.replace(settings, tasks=(task,))
     key = identity.digest([dataclasses.asdict(alone), data_dir])
     with _LOCK:
@@ -213,7 +213,7 @@ def _blocks(settings: Settings, task: str, data_dir: str | None) -> dict[str, Bl
 
 
 def block_of(message: BlockMessage, settings: Settings, data_dir: str | None) -> Block:
-    """Rebuilds a block that was sent, with this worker's data.
+    """Rebuild a block that was sent, with this worker's data.
 
     Raises:
       UsageError: if the data differs from the client's.
@@ -251,7 +251,7 @@ def train(
     workdir: str,
     expected: Mapping[str, Any],
 ) -> WorkerResult:
-    """Trains a unit, or the rest of it, on this worker.
+    """Train a unit, or the rest of it, on this worker.
 
     Args:
       sent: the unit.
@@ -286,7 +286,7 @@ def train(
 def block_tables(
     workdir: str, name: str, settings: Settings
 ) -> Iterator[results.Tables]:
-    """Opens tables for one block: below the working directory if it is reachable here.
+    """Open tables for one block: below the working directory if it is reachable here.
 
     Args:
       workdir: the client's working directory.
@@ -317,7 +317,7 @@ def block_tables(
 
 
 def _train(unit: Unit, tables: results.Tables, settings: Settings) -> WorkerResult:
-    """Trains a unit in its own tables; does nothing if its rows are there."""
+    """Train a unit in its own tables; do nothing if its rows are there."""
     block = unit.block
     if not unit.is_trial and tables.runs.issuperset(block.run_ids):
         done = f"{block.title}: {counted(len(block.run_ids), 'run')}, already done"
@@ -341,7 +341,7 @@ def engine() -> Engine:
 
 
 def remove_part(workdir: Path, name: str) -> None:
-    """Removes a block's tables once the client has its rows; keeps its parameters.
+    """Remove a block's tables once the client has its rows; keep its parameters.
 
     Args:
       workdir: where parameters are moved to.

@@ -93,7 +93,7 @@ def make(
     data_dir: str | None = None,
     workers: int | None = None,
 ) -> Plan:
-    """Plans a config's blocks and estimates the cost of the missing runs.
+    """Plan a config's blocks and estimate the cost of the missing runs.
 
     Args:
       settings: what to train.
@@ -227,7 +227,7 @@ def _operations(task: Task) -> float:
 
 
 def show(plan: Plan) -> str:
-    """Formats a plan as a table and its totals."""
+    """Format a plan as a table and its totals."""
     table = plan.lines
     shown = table.assign(
         updates=[f"{n:,}" for n in table["updates"]],
@@ -278,7 +278,7 @@ def makespan(seconds: Sequence[float], parallel: int) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Formats seconds in the unit that gives one to three digits."""
+    """Format seconds in the unit that gives one to three digits."""
     for unit, most in (("s", 60), ("min", 60), ("h", 48)):
         if seconds < most:
             return f"{seconds:.1f} {unit}" if seconds < 10 else f"{seconds:.0f} {unit}"
@@ -323,7 +323,7 @@ def _line(
 
 
 def _measure(todo: Sequence[Block], at_once: int) -> dict[Any, Timing]:
-    """Times programs by their key: one of each task, more while time is left."""
+    """Time programs by their key: one of each task, more while time is left."""
     began = time.perf_counter()
     programs = {block.key: block for block in todo}
     firsts = {block.example.task: key for key, block in reversed(programs.items())}
@@ -336,7 +336,7 @@ def _measure(todo: Sequence[Block], at_once: int) -> dict[Any, Timing]:
 
 
 def _probe(block: Block, at_once: int) -> Timing:
-    """Compiles a block's program and times it."""
+    """Compile a block's program and time it."""
     short, share = _shortened(block)
     began = time.perf_counter()
     seeds, inputs = short.inputs()
@@ -365,7 +365,7 @@ def _probe(block: Block, at_once: int) -> Timing:
 def _long_enough(
     spent: Callable[[int], float], single: float, most: int
 ) -> tuple[int, float]:
-    """Doubles a count until it takes `_LONG` seconds longer than a count of one.
+    """Double a count until it takes `_LONG` seconds longer than a count of one.
 
     Args:
       spent: seconds for a count.

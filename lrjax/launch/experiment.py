@@ -31,7 +31,7 @@ def run(
     launch: Launch = local.launch,
     announce: Callable[..., Iterable[str]] | None = None,
 ) -> None:
-    """Trains every run of the settings that is missing in the tables.
+    """Train every run of the settings that is missing in the tables.
 
     Args:
       settings: what to train.
@@ -54,7 +54,7 @@ def run(
 
 
 def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
-    """Trains the blocks that have runs which are missing in the tables."""
+    """Train the blocks that have runs which are missing in the tables."""
     tables = launcher.session.tables
     wanted = {run_id for block in blocks for run_id in block.run_ids}
     missing = wanted - tables.runs
@@ -79,7 +79,7 @@ def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
 
 
 def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -> None:
-    """Trains blocks with a progress bar, and prints what that took."""
+    """Train blocks with a progress bar, and print what that took."""
     seconds = collections.defaultdict[str, float](float)  # task -> training time
     updates, ended = sum(block.updates for block in todo), 0
     bar = tqdm(

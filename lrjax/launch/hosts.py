@@ -48,7 +48,7 @@ _MEETINGS = itertools.count()
 
 
 def start() -> None:
-    """Connects JAX to the other hosts; must be called before any other use of JAX.
+    """Connect JAX to the other hosts; must be called before any other use of JAX.
 
     On TPU pods and under SLURM, Open MPI and similar systems JAX finds the hosts by
     itself, elsewhere by JAX_COORDINATOR_ADDRESS (host:port of host 0),
@@ -78,7 +78,7 @@ def start() -> None:
 
 
 def _await(address: str) -> None:
-    """Waits for host 0 to listen, since JAX would abort the process at its timeout.
+    """Wait for host 0 to listen, since JAX would abort the process at its timeout.
 
     Args:
       address: host:port.
@@ -110,7 +110,7 @@ def launch(
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Iterator[Hosts]:
-    """Makes the launcher of one host among several, all of which call this.
+    """Make the launcher of one host among several, all of which call this.
 
     Raises:
       UsageError: if a host fails; the others first train their share to its end.
@@ -148,7 +148,7 @@ class Hosts:
     """
 
     def __init__(self, here: local.Local, workdir: Path, stack: contextlib.ExitStack):
-        """Wraps the launcher of this host.
+        """Wrap the launcher of this host.
 
         Args:
           here: trains the share.
@@ -166,7 +166,7 @@ class Hosts:
         return self._here.where
 
     def blocks(self, settings: Settings) -> list[Block]:
-        """Plans this host's share of blocks; gathers the rows of all hosts."""
+        """Plan this host's share of blocks; gather the rows of all hosts."""
         number, count = jax.process_index(), jax.process_count()
         blocks, problem = [], ""
         try:
@@ -197,19 +197,19 @@ class Hosts:
         progress: Callable[[Unit, int], Any],
         ready: Callable[[], Any] = lambda: None,
     ) -> Iterator[Outcome]:
-        """Trains units, all on this host."""
+        """Train units, all on this host."""
         return self._here.train(units, progress, ready)
 
     def forget(self, names: Sequence[str]) -> None:
-        """Removes the checkpoints of blocks."""
+        """Remove the checkpoints of blocks."""
         self._here.forget(names)
 
     def spent(self, seconds: float) -> str:
-        """Describes in one line what compiling and training took on this host."""
+        """Describe in one line what compiling and training took on this host."""
         return self._here.spent(seconds)
 
     def collect(self, folders: Sequence[Path]) -> set[str]:
-        """Gathers all hosts' rows in host 0's tables.
+        """Gather all hosts' rows in host 0's tables.
 
         Args:
           folders: working directories with rows of this host.
@@ -233,7 +233,7 @@ class Hosts:
         return set(json.loads(_exchange(json.dumps(done).encode(), signalled)[0]))
 
     def clear(self) -> None:
-        """Removes this host's directories, once host 0 has the rows."""
+        """Remove this host's directories, once host 0 has the rows."""
         own = self.session.workdir
         for folder in (own, *self._left):
             checkpoint.move_params(folder, self._workdir)
@@ -245,7 +245,7 @@ class Hosts:
 def _check_alike(
     problem: str, names: Sequence[str], signalled: Callable[[], int]
 ) -> None:
-    """Stops all hosts if one has a problem, or if their blocks differ.
+    """Stop all hosts if one has a problem, or if their blocks differ.
 
     Args:
       problem: what is wrong on this host; empty if nothing is.
@@ -283,7 +283,7 @@ def _left_by_others(workdir: Path, number: int, count: int) -> list[Path]:
 
 
 def _exchange(content: bytes, signalled: Callable[[], int]) -> list[bytes]:
-    """Gathers every host's bytes, in the order of hosts; waits for all."""
+    """Gather every host's bytes, in the order of hosts; wait for all."""
     _wait_for_all(signalled)
     packed = np.frombuffer(zlib.compress(content), np.uint8)
     sizes = multihost_utils.process_allgather(np.asarray([len(packed)], np.int32))
@@ -298,7 +298,7 @@ def _exchange(content: bytes, signalled: Callable[[], int]) -> list[bytes]:
 
 
 def _wait_for_all(signalled: Callable[[], int]) -> None:
-    """Waits until all hosts are here, for days if necessary, but not past a signal.
+    """Wait until all hosts are here, for days if necessary, but not past a signal.
 
     A collective operation over the devices would time out.
     """
@@ -327,7 +327,7 @@ def _leaving_together() -> Iterator[None]:
 
 
 def _meet(name: str, timeout: int) -> None:
-    """Waits until all hosts have called this with a name, at most `timeout` seconds."""
+    """Wait until all hosts have called this with a name, at most `timeout` seconds."""
     hosts = set(range(jax.process_count()))
     if len(hosts) > 1:
         ocp.multihost.sync_global_processes(

@@ -40,7 +40,7 @@ def launch(
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Iterator[Local]:
-    """Opens a session and makes the launcher that trains in this process."""
+    """Open a session and make the launcher that trains in this process."""
     with Session(settings, workdir, data_dir, overrides) as session:
         local = Local(session)
         try:
@@ -58,7 +58,7 @@ class Local:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Ends all threads; first those that train, as they write to the tables."""
+        """End all threads; first those that train, as they write to the tables."""
         if self._training:
             self._training.close()  # pyright: ignore[reportAttributeAccessIssue]
         if "_engine" in self.__dict__:
@@ -81,7 +81,7 @@ class Local:
         return f"{counted(len(devices), 'device')} ({devices[0].device_kind})"
 
     def blocks(self, settings: Settings) -> list[Block]:
-        """Loads data and plans all blocks."""
+        """Load data and plan all blocks."""
         settings, loaded = blocks_lib.load(settings, self.session.data_dir)
         return blocks_lib.plan(settings, loaded)
 
@@ -91,7 +91,7 @@ class Local:
         progress: Callable[[Unit, int], Any],
         ready: Callable[[], Any] = lambda: None,
     ) -> Iterator[Outcome]:
-        """Trains units, several in parallel on each device."""
+        """Train units, several in parallel on each device."""
         if self._layout:
             for unit in units:
                 layouts.check(self._layout, unit.block.program.task)
@@ -114,7 +114,7 @@ class Local:
         yield from self._training
 
     def _description(self, programs: int, at_once: int, memory: float) -> str:
-        """Describes in one line how units are trained."""
+        """Describe in one line how units are trained."""
         blocks = f"{counted(at_once, 'block')} at once on each device"
         if self._layout:
             blocks = f"each block on all {len(self._layout.devices)} devices"
@@ -123,12 +123,12 @@ class Local:
         return f"{blocks}; about {_mib(whole)} MiB of memory"
 
     def forget(self, names: Sequence[str]) -> None:
-        """Removes the checkpoints of blocks."""
+        """Remove the checkpoints of blocks."""
         for name in names:
             checkpoint.discard(checkpoint.folder_of(self.session.tables.workdir, name))
 
     def spent(self, seconds: float) -> str:
-        """Describes in one line what compiling and training took."""
+        """Describe in one line what compiling and training took."""
         pool, memory = self._engine.pool, _mib(units_lib.resident_memory())
         return (
             f"compiled {counted(pool.compiled, 'program')} in {pool.seconds:.1f} s "
@@ -138,7 +138,7 @@ class Local:
 
 
 def _deal(units: Sequence[Unit], devices: int) -> list[Sequence[Unit]]:
-    """Distributes units over devices."""
+    """Distribute units over devices."""
     if units[0].is_trial:  # dealt in turn, since the longest trials come first
         count = min(devices, len(units))
         return [units[i::count] for i in range(count)]
@@ -160,7 +160,7 @@ def train_unit(
     settings: Settings,
     progress: Callable[[int], Any],
 ) -> Outcome:
-    """Trains a unit from its last valid checkpoint; writes the rows of runs.
+    """Train a unit from its last valid checkpoint; write the rows of runs.
 
     Args:
       unit: what to train.
@@ -248,7 +248,7 @@ def _write_runs(
     tables: results.Tables,
     save_params: bool,
 ) -> str:
-    """Measures the runs of a block on the test part and appends their rows.
+    """Measure the runs of a block on the test part and append their rows.
 
     Args:
       block: the block that the runs belong to.

@@ -40,7 +40,7 @@ class ProgramPool:
     """
 
     def __init__(self, devices: Sequence[machine.Device], layout: Layout | None = None):
-        """Creates a pool.
+        """Create a pool.
 
         Args:
           devices: to compile for.
@@ -57,11 +57,11 @@ class ProgramPool:
         self.compiled, self.seconds = 0, 0.0
 
     def close(self) -> None:
-        """Ends the threads; pending compilations are dropped."""
+        """End the threads; pending compilations are dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def announce(self, jobs: Sequence[Iterable[Block]]) -> int:
-        """Starts to compile the programs of blocks, in the order of use.
+        """Start to compile the programs of blocks, in the order of use.
 
         Args:
           jobs: blocks of each device; each will call `get` once.
@@ -84,7 +84,7 @@ class ProgramPool:
     def peek(
         self, block: Block, device: int, stopping: Callable[[], int]
     ) -> programs.Compiled:
-        """Waits for the programs of an announced block that will call `get` later."""
+        """Wait for the programs of an announced block that will call `get` later."""
         with self._lock:
             future = self._future(block, device)
         wait_for(future, stopping)
@@ -93,7 +93,7 @@ class ProgramPool:
     def get(
         self, block: Block, device: int, stopping: Callable[[], int]
     ) -> programs.Compiled:
-        """Waits for the programs of a block.
+        """Wait for the programs of a block.
 
         Raises:
           Interrupted: if `stopping` returns a signal first.
@@ -135,13 +135,13 @@ class ProgramPool:
         return future
 
     def _forget(self) -> None:
-        """Drops the least recently used programs; needs the lock."""
+        """Drop the least recently used programs; needs the lock."""
         idle = [key for key in self._futures if key not in self._announced]
         for key in idle[: max(len(idle) - _KEPT, 0)]:
             del self._futures[key]
 
     def _compile(self, block: Block, device: int) -> programs.Compiled:
-        """Compiles the programs of a block for a device."""
+        """Compile the programs of a block for a device."""
         began = time.perf_counter()
         with jax.default_device(self._devices[device]):
             seeds, inputs = jax.eval_shape(block.inputs)

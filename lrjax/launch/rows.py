@@ -98,7 +98,7 @@ def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float
 
 
 def number(value: Any) -> float:
-    """Rounds to the fewest digits that identify the float32; keeps a float64 whole."""
+    """Round to the fewest digits that identify the float32; keep a float64 whole."""
     value = np.asarray(value)
     return float(value) if value.dtype == np.float64 else float(f"{float(value):.9g}")
 

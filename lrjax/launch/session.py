@@ -67,7 +67,7 @@ class Session:
         metrics: Mapping[str, Sequence[Mapping[str, Any]]],
         tables: results.Tables | None = None,
     ) -> None:
-        """Writes config.json.
+        """Write config.json.
 
         Args:
           metrics: metrics of each task, as returned by `results.describe`.
@@ -126,7 +126,7 @@ class Launcher(Protocol):
         ...
 
     def blocks(self, settings: Settings) -> Sequence[Any]:
-        """Plans all blocks of some settings, each a `Planned`.
+        """Plan all blocks of some settings, each a `Planned`.
 
         Raises:
           UsageError: if data is not available or cannot be used.
@@ -139,7 +139,7 @@ class Launcher(Protocol):
         progress: Callable[[Unit, int], Any],
         ready: Callable[[], Any] = lambda: None,
     ) -> Iterator[Outcome]:
-        """Trains units, each from its last checkpoint.
+        """Train units, each from its last checkpoint.
 
         Args:
           units: at least one; their blocks are from `blocks`, or are `Block`.
@@ -158,11 +158,11 @@ class Launcher(Protocol):
         ...
 
     def forget(self, names: Sequence[str]) -> None:
-        """Removes checkpoints of blocks whose results are safe, by block name."""
+        """Remove checkpoints of blocks whose results are safe, by block name."""
         ...
 
     def spent(self, seconds: float) -> str:
-        """Describes in one line what training took, given the seconds of all units."""
+        """Describe in one line what training took, given the seconds of all units."""
         ...
 
 
@@ -176,5 +176,5 @@ class Launch(Protocol):
         data_dir: str | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> contextlib.AbstractContextManager[Launcher]:
-        """Takes the arguments of `Session`."""
+        """Take the arguments of `Session`."""
         ...

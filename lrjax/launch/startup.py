@@ -24,7 +24,7 @@ _DEVICE_VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
 
 
 def prepare(settings: Settings) -> None:
-    """Starts JAX for some settings, with compiled programs cached on disk.
+    """Start JAX for some settings, with compiled programs cached on disk.
 
     Raises:
       UsageError: if there is no device, or the environment would change results.
@@ -36,7 +36,7 @@ def prepare(settings: Settings) -> None:
 
 
 def keep_freed_memory(names: Iterable[str]) -> None:
-    """Makes glibc keep large freed blocks if tasks call a program per step on CPUs.
+    """Make glibc keep large freed blocks if tasks call a program per step on CPUs.
 
     On CPUs each call allocates its temporary memory anew, 150 MB for a step of the
     smallest RoBERTa, and the kernel zeroes it page by page: a fifth of that step's
@@ -72,7 +72,7 @@ def _only_cpus() -> bool:
 
 
 def _use_compilation_cache() -> None:
-    """Makes JAX keep compiled programs on disk."""
+    """Make JAX keep compiled programs on disk."""
     folder = os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         path = Path(folder).expanduser() / "xla"
@@ -82,7 +82,7 @@ def _use_compilation_cache() -> None:
 
 
 def _start() -> None:
-    """Makes JAX find its devices, without warnings about absent ones.
+    """Make JAX find its devices, without warnings about absent ones.
 
     Raises:
       UsageError: if there is none, such as when JAX_PLATFORMS names an absent one.

@@ -47,7 +47,7 @@ class Room:
         self._changed = threading.Condition()
 
     def check(self, name: str, need: float) -> None:
-        """Raises UsageError if a block of `need` bytes will never fit."""
+        """Raise UsageError if a block of `need` bytes will never fit."""
         if self.refuses and need > self.memory:
             raise UsageError(
                 f"{name}: one block needs {machine.size(need)} of memory, and "
@@ -57,7 +57,7 @@ class Room:
 
     @contextlib.contextmanager
     def enter(self, name: str, need: float) -> Iterator[None]:
-        """Waits until one more block of `need` bytes fits, and holds its place.
+        """Wait until one more block of `need` bytes fits, and hold its place.
 
         Raises:
           UsageError: if it will never fit.
@@ -80,7 +80,7 @@ class Room:
                 self._changed.notify_all()
 
     def shrink(self) -> bool:
-        """Lowers the limit on blocks; returns False if it is one already."""
+        """Lower the limit on blocks; return False if it is one already."""
         with self._changed:
             if self.most == 1:
                 return False
@@ -95,7 +95,7 @@ def train_all(
     stopping: Callable[[], int],
     failed: threading.Event,
 ) -> Iterator[Any]:
-    """Runs each device's jobs in threads of its own; the first error stops all.
+    """Run each device's jobs in threads of its own; the first error stops all.
 
     Args:
       jobs: for each device, its jobs.
@@ -235,7 +235,7 @@ def _read_cache(cache: Path) -> dict[str, int]:
 
 
 def _write_cache(cache: Path, key: str, value: int) -> None:
-    """Adds a measurement to the cache file."""
+    """Add a measurement to the cache file."""
     content = json.dumps(_read_cache(cache) | {key: value}, indent=1) + "\n"
     cache.parent.mkdir(parents=True, exist_ok=True)
     temporary = cache.with_suffix(f".{os.getpid()}.tmp")

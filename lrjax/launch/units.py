@@ -53,7 +53,7 @@ class Begin(NamedTuple):
     judge: bool = False
 
     def state(self, block: Block) -> PyTree | None:
-        """Stacks the states of a block of these runs, or of a part of them."""
+        """Stack the states of a block of these runs, or of a part of them."""
         if not self.states:
             return None
         # Concatenate each lane's seeds along axis 0, then stack lanes along axis 1.
@@ -156,7 +156,7 @@ class Engine:
         signalled: Callable[[], int],
         layout: Layout | None = None,
     ):
-        """Creates an engine.
+        """Create an engine.
 
         Args:
           devices: to train on.
@@ -169,7 +169,7 @@ class Engine:
         self._most = sys.maxsize  # limit of parallel units; lower once memory ran out
 
     def close(self) -> None:
-        """Ends the threads."""
+        """End the threads."""
         self.pool.close()
 
     def train(
@@ -178,7 +178,7 @@ class Engine:
         train_unit: Callable[[Unit, Place], Outcome],
         ready: Callable[[int, int, float], Any] = lambda *_: None,
     ) -> Iterator[Outcome]:
-        """Trains units; splits those that do not fit in memory.
+        """Train units; split those that do not fit in memory.
 
         Args:
           jobs: the units of each device, at least one; no more jobs than devices.
@@ -253,7 +253,7 @@ def checkpointed(
     settings: Settings,
     progress: Callable[[int], Any],
 ) -> Iterator[tuple[programs.Measurements, float]]:
-    """Trains a unit, from its last valid checkpoint if that is later than its start.
+    """Train a unit, from its last valid checkpoint if that is later than its start.
 
     Saves a checkpoint from time to time, and before it stops.
 
@@ -317,7 +317,7 @@ def checkpointed(
 
 
 def save(folder: Path, step: int, state: train.RunState, seconds: float) -> None:
-    """Saves a checkpoint; a failure is only a warning, since training can continue."""
+    """Save a checkpoint; a failure is only a warning, since training can continue."""
     try:
         checkpoint.save(folder, step, state, {"seconds": seconds})
     except (OSError, ValueError) as error:
@@ -362,7 +362,7 @@ def blocks_at_once(todo: Sequence[Block], device: machine.Device) -> int:
 def make_rooms(
     devices: Sequence[machine.Device], at_once: int, sharing: int
 ) -> list[threads.Room]:
-    """Creates the limits of each device.
+    """Create the limits of each device.
 
     Args:
       devices: devices of one kind.
@@ -378,7 +378,7 @@ def make_rooms(
 
 
 def check_least(room: threads.Room, blocks: Iterable[Block]) -> None:
-    """Refuses blocks whose states alone are too large; compiles nothing.
+    """Refuse blocks whose states alone are too large; compile nothing.
 
     Raises:
       UsageError: if there is such a block.
@@ -393,7 +393,7 @@ def _within(
     compiled: Callable[[], programs.Compiled],
     train_block: Callable[[programs.Compiled], Outcome],
 ) -> tuple[Outcome | None, list[Block]]:
-    """Trains a block once it fits in memory.
+    """Train a block once it fits in memory.
 
     Args:
       room: limits of the device.

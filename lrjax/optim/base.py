@@ -34,7 +34,7 @@ def scalar_dtype(tree: PyTree) -> Any:
 
 
 def scalars(dtype: Any, *values: Scalar) -> tuple[jax.Array, ...]:
-    """Converts hyperparameters, traced or not, to arrays of the computation's dtype.
+    """Convert hyperparameters, traced or not, to arrays of the computation's dtype.
 
     With arrays of an explicit dtype, an update of bfloat16 parameters is computed in
     float32 and rounded once, at the end.
@@ -43,7 +43,7 @@ def scalars(dtype: Any, *values: Scalar) -> tuple[jax.Array, ...]:
 
 
 def fresh(dtype: Any, value: Scalar) -> jax.Array:
-    """Copies a hyperparameter to a new array, for state, which may be donated."""
+    """Copy a hyperparameter to a new array, for state, which may be donated."""
     return jnp.array(value, dtype, copy=True)
 
 
@@ -64,7 +64,7 @@ def is_positive(value: Scalar) -> bool:
 
 
 def each_leaf(name: str, values: PerLeaf, params: PyTree) -> PyTree:
-    """Expands an argument to one value per leaf of the parameters.
+    """Expand an argument to one value per leaf of the parameters.
 
     Args:
       name: name of the argument, for the error.
@@ -132,7 +132,7 @@ def add_decay(
     dtype: Any,
     decays: bool = True,
 ) -> jax.Array:
-    """Computes `grad + weight_decay * param`; does not read `param` without decay.
+    """Compute `grad + weight_decay * param`; do not read `param` without decay.
 
     `decays` is the leaf's flag in the tree of `decayed`.
     """
@@ -176,7 +176,7 @@ def times(factor: int | jax.Array, value: Any) -> Any:
 
 
 def require_params(params: PyTree | None) -> PyTree:
-    """Returns the parameters; raises ValueError if they are missing."""
+    """Return the parameters; raise ValueError if they are missing."""
     if params is None:
         raise ValueError(
             "This transformation needs the parameters: update(grads, state, params)."
@@ -185,7 +185,7 @@ def require_params(params: PyTree | None) -> PyTree:
 
 
 def require_number(learning_rate: Scalar) -> None:
-    """Raises ValueError for a schedule where a method changes the rate itself."""
+    """Raise ValueError for a schedule where a method changes the rate itself."""
     if callable(learning_rate):
         raise ValueError(
             "This transformation changes its rate by itself: learning_rate must be a "
@@ -194,14 +194,14 @@ def require_number(learning_rate: Scalar) -> None:
 
 
 def require_value(name: str, value: Any) -> Any:
-    """Returns an extra argument of `update`; raises ValueError if it is missing."""
+    """Return an extra argument of `update`; raise ValueError if it is missing."""
     if value is None:
         raise ValueError(f"This transformation needs `update(..., {name}={name})`.")
     return value
 
 
 def copy(tree: PyTree) -> PyTree:
-    """Copies the arrays of a tree, so that both trees can be donated."""
+    """Copy the arrays of a tree, so that both trees can be donated."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
@@ -211,12 +211,12 @@ def zeros_like(tree: PyTree) -> PyTree:
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
-    """Casts `tree` to the dtypes of `like`."""
+    """Cast `tree` to the dtypes of `like`."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
 
 
 def map_leaves(fn: Callable[..., tuple], outputs: int, *trees: PyTree) -> tuple:
-    """Maps a function with several outputs over trees; returns a tree per output.
+    """Map a function with several outputs over trees; return a tree per output.
 
     So all computations on a leaf are written in one place, and the compiler sees all
     uses of an array together.
@@ -230,17 +230,17 @@ def map_leaves(fn: Callable[..., tuple], outputs: int, *trees: PyTree) -> tuple:
 
 
 def total(tree: PyTree, dtype: Any) -> jax.Array:
-    """Sums a tree of scalars."""
+    """Sum a tree of scalars."""
     return reduce(operator.add, jax.tree.leaves(tree), jnp.zeros((), dtype))
 
 
 def cast(leaf: Any, dtype: Any) -> Any:
-    """Casts an array to `dtype`; returns a flag or Python number unchanged."""
+    """Cast an array to `dtype`; return a flag or Python number unchanged."""
     return leaf if isinstance(leaf, bool | int | float) else leaf.astype(dtype)
 
 
 def sum_leaves(fn: Callable[..., jax.Array], dtype: Any, *trees: PyTree) -> jax.Array:
-    """Sums `fn(*leaves)` over all entries of all leaves, computed in `dtype`."""
+    """Sum `fn(*leaves)` over all entries of all leaves, computed in `dtype`."""
 
     def leaf_sum(*leaves):
         return jnp.sum(fn(*(cast(leaf, dtype) for leaf in leaves)))
@@ -265,7 +265,7 @@ def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def where_kept(fn: Callable[..., Any], kept: PyTree, params: PyTree) -> PyTree:
-    """Maps `fn(kept, param)` over leaves; returns `param` where `kept` is masked.
+    """Map `fn(kept, param)` over leaves; return `param` where `kept` is masked.
 
     Args:
       fn: function of two real arrays, see `as_real`.
@@ -307,7 +307,7 @@ class LearningRateState(NamedTuple):
 def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule,
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies updates by minus the learning rate and records the rate.
+    """Multiply updates by minus the learning rate and record the rate.
 
     Args:
       learning_rate: a number, a traced number or a schedule of the update count.

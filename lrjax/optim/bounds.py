@@ -62,7 +62,7 @@ _INTEGERS = 2**63
 
 
 def check(bounds: Bounds, **values: Any) -> None:
-    """Checks arguments, by name, before and after rounding to JAX's float type.
+    """Check arguments, by name, before and after rounding to JAX's float type.
 
     A number that is not zero must not become zero: XLA flushes numbers below the
     smallest normal one to zero.
@@ -95,7 +95,7 @@ def check(bounds: Bounds, **values: Any) -> None:
 
 
 def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:
-    """Returns a whole number that a shape depends on as an int, after checking it.
+    """Return a whole number that a shape depends on as an int, after checking it.
 
     Raises:
       ValueError: if it is not a whole number, out of bounds, or not known while
@@ -111,7 +111,7 @@ def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:
 
 
 def as_used(value: float) -> float:
-    """Rounds a number to JAX's float type, float32 or float64, as XLA does."""
+    """Round a number to JAX's float type, float32 or float64, as XLA does."""
     # jnp.result_type gives the same and takes 20 times as long.
     dtype = jax.dtypes.canonicalize_dtype(float)
     with np.errstate(over="ignore", under="ignore"):

@@ -26,7 +26,7 @@ Optimiser: TypeAlias = Callable[..., Transformation]
 
 
 def scheduled(optimiser: Optimiser) -> Optimiser:
-    """Makes a builder of an optimiser whose rate follows one of `schedules.SCHEDULES`.
+    """Make a builder of an optimiser whose rate follows one of `schedules.SCHEDULES`.
 
     Returns:
       `build(horizon, learning_rate, schedule, warmup_fraction, **hparams)`. The warm-up
@@ -52,12 +52,12 @@ def scheduled(optimiser: Optimiser) -> Optimiser:
 
 
 def unscheduled(optimiser: Optimiser) -> Optimiser:
-    """Makes a builder of an optimiser without schedule; it ignores the horizon."""
+    """Make a builder of an optimiser without schedule; it ignores the horizon."""
     return lambda horizon, **hparams: optimiser(**hparams)
 
 
 def _averaged(optimiser: Optimiser) -> Optimiser:
-    """Adds polynomial averaging to an optimiser, with two more hyperparameters.
+    """Add polynomial averaging to an optimiser, with two more hyperparameters.
 
     `averaging` says whether to average, which DoG's authors call crucial; `gamma` is
     the order of the polynomial.
@@ -119,7 +119,7 @@ class _IdleState(NamedTuple):
 
 
 def _idle_first_step(inner: Transformation) -> Transformation:
-    """Makes the first step change nothing, neither parameters nor state."""
+    """Make the first step change nothing, neither parameters nor state."""
 
     def init(params):
         return _IdleState(jnp.asarray(False), inner.init(params))

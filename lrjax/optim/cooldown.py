@@ -30,7 +30,7 @@ def cooldown(
     start: base.Scalar,
     steps: base.Scalar,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Scales updates by a factor that falls linearly from 1 to 0.
+    r"""Scale updates by a factor that falls linearly from 1 to 0.
 
     Update t, counted from 0, is multiplied by
 

@@ -22,7 +22,7 @@ def _check(
     d0: base.Scalar,
     growth_rate: base.Scalar = float("inf"),
 ) -> None:
-    """Checks the hyperparameters that all variants have."""
+    """Check the hyperparameters that all variants have."""
     bounds.check(
         bounds.NONNEGATIVE, learning_rate=learning_rate, weight_decay=weight_decay
     )

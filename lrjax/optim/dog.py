@@ -32,7 +32,7 @@ class DogState(NamedTuple):
 
 
 def _stack(fn, dtype, *trees) -> jax.Array:
-    """Sums `fn(*leaves)` per tensor, computed in `dtype`: a vector [tensors]."""
+    """Sum `fn(*leaves)` per tensor, computed in `dtype`: a vector [tensors]."""
 
     def leaf_sum(*leaves):
         return jnp.sum(fn(*(base.cast(leaf, dtype) for leaf in leaves)))
@@ -452,7 +452,7 @@ class AveragingState(NamedTuple):
 def polynomial_averaging(
     inner: optax.GradientTransformation, gamma: base.Scalar = 8.0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Keeps an average of the iterates in which the late ones count more.
+    r"""Keep an average of the iterates in which the late ones count more.
 
     .. math::
       \bar x_t = \left(1 - \frac{1+\gamma}{t+\gamma}\right) \bar x_{t-1}

@@ -48,7 +48,7 @@ def network(weights: Weights, observation: jax.Array) -> jax.Array:
 
 
 def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
-    """Reads weights of `network` from an npz file; nothing is unpickled.
+    """Read weights of `network` from an npz file; nothing is unpickled.
 
     Args:
       policy: path of the file or 'shipped', optionally with a digest from `pinned`.
@@ -93,7 +93,7 @@ def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
 
 
 def pinned(policy: str) -> str:
-    """Adds a digest of its numbers to a policy's name: 'mine.npz@0123456789abcdef'.
+    """Add a digest of its numbers to a policy's name: 'mine.npz@0123456789abcdef'.
 
     `load` refuses this name if the numbers in the file have changed.
 
@@ -104,7 +104,7 @@ def pinned(policy: str) -> str:
 
 
 def _parts(policy: str) -> tuple[str, str]:
-    """Splits a policy into name and digest; '' if there is no digest."""
+    """Split a policy into name and digest; '' if there is no digest."""
     match = _PINNED.fullmatch(policy)
     return (match[1], match[2]) if match else (policy, "")
 

@@ -29,7 +29,7 @@ def joint_type(*dtypes: Any) -> Any:
 
 
 def as_real(params: PyTree, name: str = "", what: str = "params") -> PyTree:
-    """Converts parameters to real arrays of float32 or wider.
+    """Convert parameters to real arrays of float32 or wider.
 
     Args:
       params: a tree of floating-point or complex arrays or numbers.
@@ -128,7 +128,7 @@ def any_leaves(
 
 
 def _gradients(grads: PyTree, params: PyTree, name: str) -> PyTree:
-    """Converts gradients to real arrays, complex where the parameters are."""
+    """Convert gradients to real arrays, complex where the parameters are."""
 
     def real(path, grad, param):
         grad = jnp.asarray(grad)
@@ -145,7 +145,7 @@ def _gradients(grads: PyTree, params: PyTree, name: str) -> PyTree:
 
 
 def _masked_as(params: PyTree, grads: PyTree) -> PyTree:
-    """Masks gradients where `optax.masked` or `partition` masks the parameters.
+    """Mask gradients where `optax.masked` or `partition` masks the parameters.
 
     Optax masks the updates and parameters, but not the extra arguments of `update`.
     """
@@ -178,7 +178,7 @@ def _is_hidden(node: Any) -> bool:
 
 
 def _real(array: jax.Array) -> jax.Array:
-    """Converts an array to a real one of float32 or wider."""
+    """Convert an array to a real one of float32 or wider."""
     if jnp.iscomplexobj(array):
         array = jnp.atleast_1d(array)
         # Along an existing axis, so that masks that look at the rank still work.
@@ -187,7 +187,7 @@ def _real(array: jax.Array) -> jax.Array:
 
 
 def _wide(value: Any) -> jax.Array:
-    """Converts a value to an array of float32 or wider."""
+    """Convert a value to an array of float32 or wider."""
     array = jnp.asarray(value)
     if array.dtype.itemsize < jnp.dtype(jnp.float32).itemsize:
         return array.astype(jnp.float32)

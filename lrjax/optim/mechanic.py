@@ -47,7 +47,7 @@ def mechanic(
     eps: base.Scalar = 1e-8,
     weight_decay_mask: base.PerLeaf = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Tunes the scale of another optimiser's updates.
+    r"""Tune the scale of another optimiser's updates.
 
     With the updates :math:`u_t` of the base optimiser at :math:`x_t` and the scale
     :math:`S_t = \sum_i s_{t,i}`:

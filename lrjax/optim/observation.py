@@ -44,7 +44,7 @@ class Window(NamedTuple):
     updates: jax.Array
 
     def see(self, loss: jax.Array, square: jax.Array) -> Window:
-        """Adds a batch."""
+        """Add a batch."""
         return self._replace(
             losses=self.losses + loss,
             squares=self.squares + square,
@@ -52,7 +52,7 @@ class Window(NamedTuple):
         )
 
     def move(self, square: jax.Array) -> Window:
-        """Adds an update, given the squared norm of its step."""
+        """Add an update, given the squared norm of its step."""
         return self._replace(moves=self.moves + square, updates=self.updates + 1)
 
     @property
@@ -62,7 +62,7 @@ class Window(NamedTuple):
 
 
 def empty_window(dtype: Any) -> Window:
-    """Returns a window without batches and updates."""
+    """Return a window without batches and updates."""
     return Window(
         losses=jnp.zeros((), dtype),
         squares=jnp.zeros((), dtype),
@@ -100,7 +100,7 @@ def observe(
     rate: jax.Array,
     noise: jax.Array,
 ) -> jax.Array:
-    """Computes the observation, the entries of `OBSERVED`; always finite.
+    """Compute the observation, the entries of `OBSERVED`; always finite.
 
     Args:
       fraction: elapsed fraction of the horizon.

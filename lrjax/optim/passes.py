@@ -29,7 +29,7 @@ _GROUPS = range(16, 9, -1)
 def sums(
     fn: Callable[..., tuple[jax.Array, ...]], outputs: int, dtype: Any, *trees: PyTree
 ) -> tuple[jax.Array, ...]:
-    """Sums several functions of the same leaves in one pass over them.
+    """Sum several functions of the same leaves in one pass over them.
 
     Groups of rows are summed first, for all functions at once, then the groups' sums.
     Nothing else is stored in between, whereas XLA stores the common subexpressions of
@@ -70,7 +70,7 @@ def _add_all(left: tuple, right: tuple) -> tuple:
 
 
 def after(token: jax.Array, *values: Scalar) -> list[jax.Array]:
-    """Makes `values` depend on `token`, so that XLA uses them later; NaN if it is NaN.
+    """Make `values` depend on `token`, so that XLA uses them later; NaN if it is NaN.
 
     XLA may order a sum over old state after the update that overwrites this state, and
     then copies the state first. If the coefficients of the update are taken `after` the

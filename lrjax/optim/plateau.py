@@ -21,7 +21,7 @@ def _is_better(
 
 
 def _number(condition: jax.Array) -> jax.Array:
-    """Converts a condition to an int32, to be added to a count."""
+    """Convert a condition to an int32, to be added to a count."""
     return condition.astype(jnp.int32)
 
 
@@ -73,7 +73,7 @@ def reduce_on_plateau(
     min_scale: base.Scalar = 0.0,
     accumulation_size: base.Scalar = 1,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Reduces the learning rate when the loss stops falling.
+    r"""Reduce the learning rate when the loss stops falling.
 
     An observation f is better than the best one, :math:`f_*`, if
 
@@ -232,7 +232,7 @@ def greedy_lr(
     window_size: int = 1,
     reset_start: base.Scalar = 500,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Raises the learning rate while the loss falls and lowers it while it does not.
+    r"""Raise the learning rate while the loss falls and lower it while it does not.
 
     After more than `patience` consecutive observations that are better than the best
     one the rate is divided by `factor`; after as many that are not it is multiplied.

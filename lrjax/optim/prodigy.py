@@ -50,7 +50,7 @@ def check(
     d_coef: base.Scalar,
     growth_rate: base.Scalar,
 ) -> None:
-    """Checks the hyperparameters that Prodigy and its Schedule-Free form share."""
+    """Check the hyperparameters that Prodigy and its Schedule-Free form share."""
     bounds.check(
         bounds.NONNEGATIVE, learning_rate=learning_rate, weight_decay=weight_decay
     )
@@ -69,7 +69,7 @@ def next_estimate(
     growth_rate: base.Scalar,
     moved: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the next `d` and `d_max`, unchanged if the update moved nothing."""
+    """Return the next `d` and `d_max`, unchanged if the update moved nothing."""
     start, coefficient, growth = base.scalars(d.dtype, d0, d_coef, growth_rate)
     d_hat = base.safe_divide(coefficient * numerator, norm)
     first = jnp.where(d == start, jnp.maximum(d, d_hat), d)

@@ -18,7 +18,7 @@ def _is_variable(node: Any) -> bool:
 
 
 def _bare(tree: Any) -> Any:
-    """Replaces NNX variables, which wrap the leaves of NNX optimisers, by values."""
+    """Replace NNX variables, which wrap the leaves of NNX optimisers, by values."""
     return jax.tree.map(
         lambda node: _bare(node.get_raw_value()) if _is_variable(node) else node,
         tree,
@@ -36,7 +36,7 @@ def _states(opt_state: Any, *attributes: str) -> list[Any]:
 
 
 def effective_learning_rate(opt_state: Any) -> Any:
-    """Reads the scalar learning rate that the last update really used.
+    """Read the scalar learning rate that the last update really used.
 
     This is d times the learning rate (times the bias correction) for D-Adaptation and
     Prodigy, the quotient of DoG and DoWG, the value of a schedule, and so on: the field
@@ -120,7 +120,7 @@ def scaled_rate(scale: jax.Array, inner: Any) -> Any:
 
 
 def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
-    """Returns the parameters to evaluate and to save: an average if the method has one.
+    """Return the parameters to evaluate and to save: an average if the method has one.
 
     Args:
       opt_state: the state of any transformation, however nested, also that of Flax's

@@ -37,7 +37,7 @@ class Average(NamedTuple):
         r: base.Scalar,
         weight_lr_power: base.Scalar,
     ) -> tuple[jax.Array, Average]:
-        """Returns the share of iterate `count`, from 0, and the next average."""
+        """Return the share of iterate `count`, from 0, and the next average."""
         power, lr_power = base.scalars(rate.dtype, r, weight_lr_power)
         max_rate = jnp.maximum(rate, self.max_rate)
         weight = (count + 1).astype(rate.dtype) ** power * max_rate**lr_power
@@ -48,7 +48,7 @@ class Average(NamedTuple):
     def follow(
         self, share: jax.Array, y: jax.Array, new_z: jax.Array, move: jax.Array
     ) -> jax.Array:
-        """Returns the change of y when the base optimiser moves z by `move` to `new_z`.
+        """Return the change of y when the base optimiser moves z by `move` to `new_z`.
 
         x moves towards the new z by `share`, and y follows. The old z is not needed, so
         it can be overwritten first.
@@ -56,13 +56,13 @@ class Average(NamedTuple):
         return share * (new_z - y) + (1 - share) * (1 - self.momentum) * move
 
     def point(self, z: base.PyTree, y: base.PyTree) -> base.PyTree:
-        """Returns the average x."""
+        """Return the average x."""
         away = 1 - 1 / self.momentum
         return base.where_kept(lambda z, y: (y + away * (z - y)).astype(y.dtype), z, y)
 
 
 def _average(dtype: Any, momentum: base.Scalar) -> Average:
-    """Returns the average before the first iterate."""
+    """Return the average before the first iterate."""
     return Average(
         max_rate=jnp.zeros((), dtype),
         weight_sum=jnp.zeros((), dtype),

@@ -568,7 +568,7 @@ def by_name(
     horizon: ArrayLike,
     warmup_steps: ArrayLike = 0,
 ) -> Schedule:
-    """Makes the schedule called `name`, with lengths that are fractions of the horizon.
+    """Make the schedule called `name`, with lengths that are fractions of the horizon.
 
     With h = horizon - warmup_steps:
     - constant, linear, cosine, one_cycle, rex: as defined here, over h steps;
@@ -610,7 +610,7 @@ def by_name(
 
 
 def _check(learning_rate: ArrayLike, final_learning_rate: ArrayLike) -> None:
-    """Checks both ends of a schedule."""
+    """Check both ends of a schedule."""
     bounds.check(
         bounds.FINITE,
         learning_rate=learning_rate,

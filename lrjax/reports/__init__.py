@@ -30,7 +30,7 @@ from lrjax.reports.writer import ReportWriter
 
 
 def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> list[str]:
-    """Writes index.html, every figure as PNG and SVG, every table as CSV and LaTeX.
+    """Write index.html, every figure as PNG and SVG, every table as CSV and LaTeX.
 
     The same tables and options give the same bytes.
 

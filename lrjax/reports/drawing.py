@@ -124,7 +124,7 @@ def style() -> Iterator[Any]:
 
 
 def import_matplotlib() -> Any:
-    """Imports Matplotlib, even if MPLBACKEND names a backend that is not installed.
+    """Import Matplotlib, even if MPLBACKEND names a backend that is not installed.
 
     Notebooks pass their own MPLBACKEND on to programs that they start. Call this before
     importing rliable, which imports Matplotlib.
@@ -183,7 +183,7 @@ def panels(
 def line(
     axis: Any, place: int, palette: Palette, entry: str, x: Any, y: Any, **options: Any
 ) -> None:
-    """Draws a line in the colour and style of its entry, with markers.
+    """Draw a line in the colour and style of its entry, with markers.
 
     Lines that coincide stay visible: dashed lines are drawn over solid ones, and each
     entry has its markers at other places.
@@ -241,12 +241,12 @@ def key(palette: Palette, entry: str, **options: Any) -> Any:
 
 
 def legend(figure: Any, palette: Palette, entries: Sequence[str]) -> None:
-    """Adds one legend of entries below all panels; the figure grows by its height."""
+    """Add one legend of entries below all panels; the figure grows by its height."""
     below(figure, [key(palette, e) for e in entries], list(map(palette.brief, entries)))
 
 
 def below(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
-    """Adds a legend below all panels; the figure grows by its height."""
+    """Add a legend below all panels; the figure grows by its height."""
     if not names:
         return
     longest = max(map(len, names))
@@ -263,7 +263,7 @@ def below(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
 
 
 def mark(artist: Any, axis: int, kind: str, number: int) -> None:
-    """Gives a line, band or point an id by which a page finds it.
+    """Give a line, band or point an id by which a page finds it.
 
     Args:
       artist: Matplotlib's artist.
@@ -275,7 +275,7 @@ def mark(artist: Any, axis: int, kind: str, number: int) -> None:
 
 
 def log_ticks(side: Any) -> None:
-    """Labels a log axis with plain numbers, or with powers if it spans much.
+    """Label a log axis with plain numbers, or with powers if it spans much.
 
     Args:
       side: `xaxis` or `yaxis`, after all data is drawn.
@@ -304,7 +304,7 @@ def _power(value: float, _: Any) -> str:
 
 
 def write(figure: Any, folder: Path, name: str, kinds: Sequence[str]) -> list[Path]:
-    """Writes a figure as NAME.KIND for each kind; returns the paths.
+    """Write a figure as NAME.KIND for each kind; return the paths.
 
     Args:
       figure: Matplotlib's figure.
@@ -335,7 +335,7 @@ def save(
     axes: Sequence[Any] = (),
     names: Mapping[str, str] | None = None,
 ) -> Picture:
-    """Writes NAME.png and NAME.svg; returns the figure for a page.
+    """Write NAME.png and NAME.svg; return the figure for a page.
 
     Args:
       figure: Matplotlib's figure.
@@ -356,7 +356,7 @@ def save(
 
 
 def _titled(svg: str, names: Mapping[str, str]) -> str:
-    """Adds the whole names as tooltips to short names in an SVG."""
+    """Add the whole names as tooltips to short names in an SVG."""
     for whole, short in names.items():
         if whole != short:
             text = f">{html.escape(short, quote=False)}</text>"
@@ -366,7 +366,7 @@ def _titled(svg: str, names: Mapping[str, str]) -> str:
 
 
 def _panels(svg: str, figure: Any, axes: Sequence[Any]) -> tuple[Panel, ...]:
-    """Cuts an SVG into one per axes, all of the same size."""
+    """Cut an SVG into one per axes, all of the same size."""
     height = figure.get_figheight() * 72
     corners, legends = [], [axis.get_legend() for axis in axes]
     for axis, drawn in zip(axes, legends, strict=True):
@@ -401,7 +401,7 @@ def _panels(svg: str, figure: Any, axes: Sequence[Any]) -> tuple[Panel, ...]:
 
 
 def _cut(svg: str, start: str) -> tuple[str, str]:
-    """Cuts a group out of an SVG; returns the group and the rest.
+    """Cut a group out of an SVG; return the group and the rest.
 
     Args:
       svg: text of the SVG.
@@ -506,7 +506,7 @@ def _tag(tag: str) -> str:
 
 
 def _variables(text: str) -> str:
-    """Replaces colours by CSS variables."""
+    """Replace colours by CSS variables."""
     for number, colour in enumerate(COLOURS):
         text = text.replace(colour, f"var(--c{number})")
     for name, (light, _) in _SHADES.items():

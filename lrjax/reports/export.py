@@ -18,13 +18,13 @@ _LONGEST = 200  # bytes in a folder's name
 
 
 def csv(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
-    """Writes runs.csv and curves.csv; `hparams` is JSON in them."""
+    """Write runs.csv and curves.csv; `hparams` is JSON in them."""
     _plain(runs).to_csv(folder / "runs.csv", index=False)
     curves.to_csv(folder / "curves.csv", index=False)
 
 
 def parquet(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
-    """Writes runs.parquet and curves.parquet; `hparams` is JSON in them."""
+    """Write runs.parquet and curves.parquet; `hparams` is JSON in them."""
     _plain(runs).to_parquet(folder / "runs.parquet", index=False)
     curves.to_parquet(folder / "curves.parquet", index=False)
 
@@ -35,7 +35,7 @@ def _plain(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
-    """Writes an event file for each run, in TASK/ENTRY/seedN as `folders` names them.
+    """Write an event file for each run, in TASK/ENTRY/seedN as `folders` names them.
 
     Args:
       runs: with columns `task`, `entry` and `seed`.
@@ -69,7 +69,7 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
 
 
 def folders(names: Iterable[str]) -> dict[str, str]:
-    """Maps names to names of folders: valid, inside of their parent, and unique.
+    """Map names to names of folders: valid, inside of their parent, and unique.
 
     A slash becomes a dash. A name that is then invalid, too long or taken (capitals do
     not count, since some file systems ignore them) gets digits of its hash. Names that

@@ -175,7 +175,7 @@ def scores(
 def _score_panel(
     axis: Any, place: int, palette: Palette, runs: pd.DataFrame, means: pd.DataFrame
 ) -> None:
-    """Draws a panel of `scores`: the runs of a task, and their means by entry."""
+    """Draw a panel of `scores`: the runs of a task, and their means by entry."""
     for y, entry in enumerate(palette.entries):
         of_entry = runs[runs["entry"] == entry]
         values = of_entry["value"].dropna().sort_values().to_numpy()
@@ -267,7 +267,7 @@ def _curve_panel(
     column: str,
     known: Mapping[str, Metric] = METRICS,
 ) -> None:
-    """Draws a panel of `curves`.
+    """Draw a panel of `curves`.
 
     Args:
       axis: Matplotlib's axes.
@@ -449,7 +449,7 @@ def _grid_panel(
     settled: pd.DataFrame,
     worst: float,
 ) -> None:
-    """Draws a panel of `grid`, with the rows of a task; crosses are at `worst`."""
+    """Draw a panel of `grid`, with the rows of a task; crosses are at `worst`."""
     for method, lanes in table.groupby("method"):
         colour, number = palette.colour(str(method)), palette.number(str(method))
         alive = lanes[lanes["diverged"] < 0.5]

@@ -153,7 +153,7 @@ class Palette:
 
 
 def shorten(names: Iterable[object], width: int = LONGEST) -> dict[str, str]:
-    """Shortens names to at most `width` characters, no two of them equal.
+    """Shorten names to at most `width` characters, no two of them equal.
 
     A long name keeps its start and its end, and if that is not unique, also the part
     that differs from its neighbours.

@@ -16,7 +16,7 @@ _NAMES = ("task", "method", "metric")
 
 
 def read(path: str) -> pd.DataFrame:
-    """Reads a CSV file with columns task, method, metric, mean and maybe std_error.
+    """Read a CSV file with columns task, method, metric, mean and maybe std_error.
 
     Raises:
       UsageError: if the file cannot be read, a column is missing or comes twice, there

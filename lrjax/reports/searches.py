@@ -23,7 +23,7 @@ _STAR = {"marker": "*", "markersize": 11, "markeredgecolor": PAPER, "linestyle":
 
 
 def trajectories(trials: pd.DataFrame) -> pd.DataFrame:
-    """Adds what each tuning had spent and found after each trial.
+    """Add what each tuning had spent and found after each trial.
 
     Args:
       trials: in order of the trials, with columns task, method and source (which
@@ -107,7 +107,7 @@ def cost_label(column: str) -> str:
 
 
 def _settings(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds `varied`, the hyperparameter to draw over, and `at`, its value."""
+    """Add `varied`, the hyperparameter to draw over, and `at`, its value."""
     varied = table.groupby(["task", "method"])["hparams"].transform(_varied)
     at = [h.get(name) for h, name in zip(table["hparams"], varied, strict=True)]
     at = pd.to_numeric(pd.Series(at, index=table.index), errors="coerce")
@@ -216,7 +216,7 @@ def _scale(trials: pd.DataFrame) -> str:
 def _star(
     axis: Any, place: int, palette: Palette, method: str, trials: pd.DataFrame, x: str
 ) -> None:
-    """Marks a tuning's best trial at its full budget."""
+    """Mark a tuning's best trial at its full budget."""
     full = trials.loc[trials["whole"], "cost"].dropna()
     if len(full):
         best = trials.loc[full.idxmin()]
@@ -226,7 +226,7 @@ def _star(
 
 
 def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
-    """Draws trials that diverged as crosses at the upper edge."""
+    """Draw trials that diverged as crosses at the upper edge."""
     lost = x[value.isna()]
     axis.plot(
         lost,
@@ -259,7 +259,7 @@ def races(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
 
 
 def _race(axis: Any, palette: Palette, answer: Mapping[str, Any]) -> None:
-    """Draws the panel of a race."""
+    """Draw the panel of a race."""
     sign, winner = answer["better"], answer["winner"]
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in answer["judged"]:

@@ -27,7 +27,7 @@ _NUMBERS = ("score", "cost", "budget")
 
 
 def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Reads the answers of races in some working directories; there may be none.
+    """Read the answers of races in some working directories; there may be none.
 
     Raises:
       UsageError: if a file is damaged.
@@ -43,7 +43,7 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 
 def checked(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Answers from the content of selection.json, with numbers checked.
+    """Answer from the content of selection.json, with numbers checked.
 
     Raises:
       ValueError, KeyError, TypeError: if the content is damaged.

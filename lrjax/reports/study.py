@@ -57,7 +57,7 @@ class Options:
     bootstrap: int = 2000
 
     def __post_init__(self):
-        """Checks types and bounds.
+        """Check types and bounds.
 
         Raises:
           UsageError: names the option and the reason.
@@ -155,7 +155,7 @@ class Study:
 
 
 def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reads runs and curves of some working directories, each run once.
+    """Read runs and curves of some working directories, each run once.
 
     Returns:
       Runs as returned by `scores.arrange` and `scores.ranked_by`, with their directory
@@ -223,7 +223,7 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
 
 
 def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
-    """Reads the tables and computes the data of all analyses.
+    """Read the tables and compute the data of all analyses.
 
     Raises:
       UsageError: as `read`, or if an option does not fit the tables.

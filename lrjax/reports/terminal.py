@@ -156,7 +156,7 @@ def learning_curves(
     path: str | Path,
     metrics: Mapping[str, Sequence[Metric]] | None = None,
 ) -> None:
-    """Draws validation loss and learning rate over epochs, a row per task.
+    """Draw validation loss and learning rate over epochs, a row per task.
 
     Lines are medians over seeds, bands span the middle half.
 
@@ -191,7 +191,7 @@ def tuning(
     folder: Path,
     metrics: Mapping[str, Sequence[Metric]] | None = None,
 ) -> list[Path]:
-    """Draws all tunings: the best value over the cost, and every value.
+    """Draw all tunings: the best value over the cost, and every value.
 
     Args:
       rows: rows of trials.jsonl.
@@ -219,7 +219,7 @@ def tuning(
 
 
 def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draws the contenders' scores on each rung, a panel per task.
+    """Draw the contenders' scores on each rung, a panel per task.
 
     Args:
       answers: the content of selection.json.
@@ -238,7 +238,7 @@ def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turns an error of the file system into one line."""
+    """Turn an error of the file system into one line."""
     try:
         yield
     except OSError as error:

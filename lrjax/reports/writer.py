@@ -36,7 +36,7 @@ class ReportWriter:
         drawn: tuple[Any, list[Any]] | None = None,
         data: bool = False,
     ) -> page.Section:
-        """Writes the files of a section; returns the section for the page.
+        """Write the files of a section; return the section for the page.
 
         Args:
           name, title, says, reads, table: as in `page.Section`.
@@ -60,7 +60,7 @@ class ReportWriter:
         return page.Section(name, title, says, reads, picture, shown, tuple(files))
 
     def data(self, name: str, table: pd.DataFrame) -> str:
-        """Writes a CSV file; returns its path below the folder."""
+        """Write a CSV file; return its path below the folder."""
         path = f"tables/{name}.csv"
         plain = table.map(lambda v: " ".join(v) if isinstance(v, tuple) else v)
         plain.to_csv(self.folder / path, index=False)

@@ -56,7 +56,7 @@ _SVMLIGHT, _SYNTHETIC = "svmlight:", "synthetic/"
 
 
 def make_task(name: str, options: TaskOptions | None = None) -> Task:
-    """Makes a task by name.
+    """Make a task by name.
 
     Args:
       name: a key of `TASKS`, 'svmlight:PATH' for a user's file, or
@@ -81,7 +81,7 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
 
 
 def _factory(name: str) -> Factory:
-    """Returns the factory of a registered task, a file or a synthetic task."""
+    """Return the factory of a registered task, a file or a synthetic task."""
     if name.startswith(_SVMLIGHT):
         path = name.removeprefix(_SVMLIGHT)
         return Factory(functools.partial(libsvm.make_file, path))
@@ -151,7 +151,7 @@ def fingerprint(task: Task) -> str:
 
 
 def with_model(task: Task) -> Task:
-    """Adds a hash of a user's model to a task's options, so that run_ids include it.
+    """Add a hash of a user's model to a task's options, so that run_ids include it.
 
     Registered tasks are identified by their names. For others this hashes the jaxprs of
     `init`, `loss` and `evaluate` and the arrays that they hold.

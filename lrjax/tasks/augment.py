@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 
 def flip(images: jax.Array, which: jax.Array) -> jax.Array:
-    """Mirrors images left to right where `which` [rows] is true."""
+    """Mirror images left to right where `which` [rows] is true."""
     return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
 
 
 def crop(images: jax.Array, top: jax.Array, left: jax.Array, padding: int) -> jax.Array:
-    """Pads each side with zeros, then cuts out windows of the images' size.
+    """Pad each side with zeros, then cut out windows of the images' size.
 
     Args:
       images: [rows, height, width, channels].
@@ -55,7 +55,7 @@ class Box(NamedTuple):
 
 
 def resize(images: jax.Array, box: Box, size: int) -> jax.Array:
-    """Cuts out windows and resizes them: linear with antialiasing, as Pillow does.
+    """Cut out windows and resize them: linear with antialiasing, as Pillow does.
 
     Args:
       images: [rows, height, width, channels].
@@ -89,7 +89,7 @@ def random_box(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     dtype: Any = jnp.float32,
 ) -> Box:
-    """Draws windows as RandomResizedCrop: the first of ten that fits, else central.
+    """Draw windows as RandomResizedCrop: the first of ten that fits, else central.
 
     Args:
       key: random key for all rows.
@@ -139,28 +139,28 @@ def _grey(images: jax.Array) -> jax.Array:
 
 
 def _blend(images: jax.Array, other: jax.Array | float, factor: jax.Array) -> jax.Array:
-    """Mixes images by `factor` [rows] with others by 1 - factor, clipped to [0, 1]."""
+    """Mix images by `factor` [rows] with others by 1 - factor, clipped to [0, 1]."""
     factor = factor[:, None, None, None]
     return jnp.clip(factor * images + (1 - factor) * other, 0, 1)
 
 
 def brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with black; factor [rows], 1 changes nothing."""
+    """Blend with black; factor [rows], 1 changes nothing."""
     return _blend(images, 0.0, factor)
 
 
 def contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with the mean grey of each image; factor [rows]."""
+    """Blend with the mean grey of each image; factor [rows]."""
     return _blend(images, _grey(images).mean((1, 2, 3), keepdims=True), factor)
 
 
 def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with the grey image; factor [rows]."""
+    """Blend with the grey image; factor [rows]."""
     return _blend(images, _grey(images), factor)
 
 
 def hue(images: jax.Array, shift: jax.Array) -> jax.Array:
-    """Rotates hues by `shift` [rows], as a fraction of a full turn, in HSV."""
+    """Rotate hues by `shift` [rows], as a fraction of a full turn, in HSV."""
     red, green, blue = images[..., 0], images[..., 1], images[..., 2]
     value, least = images.max(-1), images.min(-1)
     spread = value - least
@@ -186,7 +186,7 @@ _COLOURS = (brightness, contrast, saturation, hue)
 
 
 def jitter(images: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
-    """Changes brightness, contrast, saturation and hue, each row in its own order.
+    """Change brightness, contrast, saturation and hue, each row in its own order.
 
     Args:
       images: [rows, height, width, 3], from 0 to 1.

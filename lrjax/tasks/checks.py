@@ -27,7 +27,7 @@ _TOLERANCE = 1e-3
 
 
 def check_task(task: Task) -> None:
-    """Tries a task's functions on a few rows and reports everything that is wrong.
+    """Try a task's functions on a few rows and report everything that is wrong.
 
     Checks the parts (shapes, types, finite numbers, labels), the batch size, `init`,
     `loss` (a finite scalar, gradients, padding, its key) and `evaluate` (sums that add
@@ -50,7 +50,7 @@ def check_task(task: Task) -> None:
 
 
 def _fields(task: Task) -> Iterator[str]:
-    """Yields problems with the fields other than the data and the batch size."""
+    """Yield problems with the fields other than the data and the batch size."""
 
     def whole(value: Any, least: int) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -78,7 +78,7 @@ def _fields(task: Task) -> Iterator[str]:
 
 
 def _parts(task: Task) -> Iterator[str]:
-    """Yields problems with the arrays of the three parts and with the batch size."""
+    """Yield problems with the arrays of the three parts and with the batch size."""
     shapes: dict[str, Mapping[str, Any]] = {}
     for name in ("train", "valid", "test"):
         part = getattr(task, name)
@@ -123,7 +123,7 @@ def _parts(task: Task) -> Iterator[str]:
 
 
 def _labels(task: Task, name: str, part: Batch) -> Iterator[str]:
-    """Yields problems with the class labels of a part."""
+    """Yield problems with the class labels of a part."""
     if not task.num_classes or "labels" not in part:
         return
     labels = np.asarray(part["labels"])
@@ -137,12 +137,12 @@ def _labels(task: Task, name: str, part: Batch) -> Iterator[str]:
 
 
 def _brief(shapes: Mapping[str, Any]) -> str:
-    """Formats names, dtypes and row shapes: 'features float32[4], labels int32[]'."""
+    """Format names, dtypes and row shapes: 'features float32[4], label int32[]'."""
     return ", ".join(f"{k} {kind}{list(dims)}" for k, (dims, kind) in shapes.items())
 
 
 def _init(task: Task) -> Iterator[str]:
-    """Yields problems with `init`."""
+    """Yield problems with `init`."""
     result, problem = _tried("init(key)", lambda: jax.jit(task.init)(_key(0)))
     if problem:
         yield problem
@@ -177,7 +177,7 @@ def _init(task: Task) -> Iterator[str]:
 
 
 def _loss(task: Task) -> Iterator[str]:
-    """Yields problems with `loss`."""
+    """Yield problems with `loss`."""
     params, state = jax.jit(task.init)(_key(0))
     batch = _batch(task.train, min(task.batch_size, _ROWS))
 
@@ -232,7 +232,7 @@ def _loss(task: Task) -> Iterator[str]:
 
 
 def _evaluate(task: Task) -> Iterator[str]:
-    """Yields problems with `evaluate` and with the metrics."""
+    """Yield problems with `evaluate` and with the metrics."""
     params, state = jax.jit(task.init)(_key(0))
     size = min(_ROWS, *(len(next(iter(p.values()))) for p in (task.train, task.valid)))
     batch = _batch(task.valid, size)
@@ -301,7 +301,7 @@ def _counts_itself(task: Task, batch: Batch) -> bool:
 
 
 def _value(metric: Metric, sums: Mapping[str, Any]) -> Iterator[str]:
-    """Yields problems with a metric's value for some sums."""
+    """Yield problems with a metric's value for some sums."""
     call = f"metric '{metric}': value(sums)"
     try:
         value = jax.jit(lambda sums: metric.value(sums))(dict(sums))
@@ -324,7 +324,7 @@ def _value(metric: Metric, sums: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _kind_of(value: Any) -> str:
-    """Formats dtype and shape for messages: 'float32[3]'."""
+    """Format dtype and shape for messages: 'float32[3]'."""
     return f"{jnp.result_type(value)}{list(jnp.shape(value))}"
 
 
@@ -354,7 +354,7 @@ def _half_masked(batch: Batch) -> tuple[Batch, Batch] | None:
 
 
 def _tried(name: str, call: Callable[[], Any]) -> tuple[Any, str]:
-    """Returns the result of a call, and a message if it raised an exception."""
+    """Return the result of a call, and a message if it raised an exception."""
     try:
         return call(), ""
     except Exception as error:  # the user's code may raise anything

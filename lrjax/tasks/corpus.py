@@ -44,7 +44,7 @@ class Corpus(NamedTuple):
 
 
 def find_corpus(text: Text, data_dir: str | None, embedded: bool) -> Corpus:
-    """Finds the corpus that the options name, or the data directory's text files.
+    """Find the corpus that the options name, or the data directory's text files.
 
     Args:
       text: the options.
@@ -73,7 +73,7 @@ def find_corpus(text: Text, data_dir: str | None, embedded: bool) -> Corpus:
 
 
 def sources(text: Text) -> list[str]:
-    """Splits `config.text.corpus` into paths, globs and names of library data sets."""
+    """Split `config.text.corpus` into paths, globs and names of library data sets."""
     if os.path.exists(os.path.expanduser(text.corpus)):
         return [text.corpus]  # its name may have a comma
     return [name.strip() for name in text.corpus.split(",") if name.strip()]
@@ -86,7 +86,7 @@ def folders(data_dir: str | None) -> list[Path]:
 
 
 def _text_files(folder: Path) -> list[Path]:
-    """Lists the text files in a folder, without hidden ones."""
+    """List the text files in a folder, without hidden ones."""
     with data.reading(folder):
         if not folder.is_dir():
             return []
@@ -100,7 +100,7 @@ def _text_files(folder: Path) -> list[Path]:
 
 
 def _named(name: str) -> list[Path]:
-    """Lists the files that match a path or glob.
+    """List the files that match a path or glob.
 
     A part of the path that exists literally is not treated as a pattern. Hidden files
     match only if a part of the pattern begins with a dot.
@@ -156,7 +156,7 @@ def _joined(parts: Sequence[Corpus]) -> Corpus:
 
 
 def subset(corpus: Corpus, fraction: float) -> Corpus:
-    """Keeps each document with probability `fraction`, the same ones every time."""
+    """Keep each document with probability `fraction`, the same ones every time."""
     if fraction == 1:
         return corpus
 
@@ -196,7 +196,7 @@ def _from_files(files: Sequence[Path], name: str) -> Corpus:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yields the lines of a text file, plain or compressed, ending in LF, CRLF or CR.
+    """Yield the lines of a text file, plain or compressed, ending in LF, CRLF or CR.
 
     Raises:
       DataError: if a line is not UTF-8, with its number.
@@ -230,7 +230,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Yields documents: lines between blank lines or form feeds, joined by spaces."""
+    """Yield documents: lines between blank lines or form feeds, joined by spaces."""
     gathered: list[str] = []
     size = 0
     for line in itertools.chain(lines, [""]):
@@ -289,7 +289,7 @@ def _from_datasets(name: str) -> Corpus:
 
 
 def _texts(rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[str]:
-    """Yields the field 'text' of a library's rows, except where it is None.
+    """Yield the field 'text' of a library's rows, except where it is None.
 
     Raises:
       DataError: if a row cannot be read, has no such field or is not UTF-8.

@@ -58,7 +58,7 @@ def is_hidden(name: str) -> bool:
 
 
 def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
-    """Reads a file, decompressing .bz2, .xz and .gz.
+    """Read a file, decompressing .bz2, .xz and .gz.
 
     Raises:
       DataError: if the file is missing, unreadable, damaged, or holds more than
@@ -82,7 +82,7 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
 
 
 def open_lines(path: Path) -> Generator[bytes]:
-    """Yields the lines of a file, decompressing .bz2, .xz and .gz.
+    """Yield the lines of a file, decompressing .bz2, .xz and .gz.
 
     Raises:
       DataError: if the file is unreadable or damaged.
@@ -94,7 +94,7 @@ def open_lines(path: Path) -> Generator[bytes]:
 def read_svmlight(
     path: str | os.PathLike[str], max_bytes: int = MAX_BYTES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads an svmlight file, plain or compressed.
+    """Read an svmlight file, plain or compressed.
 
     Args:
       path: the file.
@@ -110,7 +110,7 @@ def read_svmlight(
 
 
 def parse_svmlight(text: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Parses lines of the form `label index:value index:value ... # comment`.
+    """Parse lines of the form `label index:value index:value ... # comment`.
 
     Indices start at 1 and increase along a line; absent ones have value 0. Empty
     lines and lines with only a comment are skipped. Lines end in LF or CRLF.
@@ -172,7 +172,7 @@ def _dense(
     line_numbers: np.ndarray,
     where: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Checks the numbers of a file and makes dense features and labels.
+    """Check the numbers of a file and make dense features and labels.
 
     Args:
       labels: [rows].
@@ -218,7 +218,7 @@ _NUMBER = rb"[+-]?+(\d++\.?+\d*+|\.\d++)([eE][+-]?+\d++)?+"
 
 
 def _complaint(tokens: Sequence[bytes]) -> str:
-    """Says what is wrong with a line that does not parse."""
+    """Say what is wrong with a line that does not parse."""
     if not re.fullmatch(_NUMBER, tokens[0]):
         return f"the label {_shown(tokens[0])} is not a number"
     for token in tokens[1:]:
@@ -230,7 +230,7 @@ def _complaint(tokens: Sequence[bytes]) -> str:
 
 
 def _shown(token: bytes) -> str:
-    """Formats a token for a message: short, printable, in quotes."""
+    """Format a token for a message: short, printable, in quotes."""
     text = token[:30].decode("ascii", "backslashreplace")
     return repr(text + "..." if len(token) > 30 else text)
 
@@ -244,7 +244,7 @@ def cache_dir() -> Path:
 
 
 def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
-    """Finds the first existing `folder/name`, plain or with .bz2, .xz or .gz.
+    """Find the first existing `folder/name`, plain or with .bz2, .xz or .gz.
 
     All names are tried in the first folder, then in the second, and so on.
     """
@@ -259,7 +259,7 @@ def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
 
 
 def check_sha256(path: Path) -> None:
-    """Compares a file with the checksum that `record_sha256` wrote, if there is one.
+    """Compare a file with the checksum that `record_sha256` wrote, if there is one.
 
     Raises:
       DataError: if they differ or cannot be read.
@@ -280,7 +280,7 @@ def check_sha256(path: Path) -> None:
 
 
 def record_sha256(path: Path) -> None:
-    """Writes a file's checksum to `<path>.sha256` in sha256sum's format, once.
+    """Write a file's checksum to `<path>.sha256` in sha256sum's format, once.
 
     Raises:
       DataError: if it cannot be written.
@@ -313,7 +313,7 @@ def download(
     max_bytes: int = MAX_BYTES,
     time_limit: float = TIME_LIMIT,
 ) -> Path:
-    """Downloads a file into a folder, atomically, and records its checksum.
+    """Download a file into a folder, atomically, and record its checksum.
 
     Args:
       url: an https address; its last part becomes the file's name.
@@ -361,7 +361,7 @@ _INTERNET = urllib.request.build_opener(_HttpsOnly)
 
 
 def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
-    """Downloads an https address to a file."""
+    """Download an https address to a file."""
     from tqdm import tqdm
 
     deadline = time.monotonic() + time_limit

@@ -84,7 +84,7 @@ class Part(NamedTuple):
 
 
 def load(name: str, data_dir: str | None) -> dict[str, Part]:
-    """Reads a data set from the data directory or the cache.
+    """Read a data set from the data directory or the cache.
 
     Args:
       name: a key of `SETS`.
@@ -122,7 +122,7 @@ def load(name: str, data_dir: str | None) -> dict[str, Part]:
 def _checked(
     name: str, entry: ImageSet, where: Path, parts: Mapping[str, Part]
 ) -> dict[str, Part]:
-    """Refuses parts that do not belong to the data set; warns if images are missing."""
+    """Refuse parts that do not belong to the data set; warn if images are missing."""
     for split, part in parts.items():
         images, labels, _ = part
         place = f"{where}: {split} part of {name}"
@@ -169,7 +169,7 @@ def _checked(
 
 
 def _classes(name: str, entry: ImageSet, where: Path, parts: Mapping[str, Part]) -> int:
-    """Counts the classes of the training part.
+    """Count the classes of the training part.
 
     Raises:
       DataError: if classes are missing and the others are larger than in this set, so
@@ -201,7 +201,7 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def _part(images: np.ndarray, labels: np.ndarray, where: object) -> Part:
-    """Makes a part: adds a missing channel axis and converts labels to int64."""
+    """Make a part: add a missing channel axis and convert labels to int64."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -216,7 +216,7 @@ def _part(images: np.ndarray, labels: np.ndarray, where: object) -> Part:
 
 
 def _from_npz(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
-    """Reads .npz files: one per split, one with both (x_train, ...), or one of all."""
+    """Read .npz files: one per split, one with both (x_train, ...), or one of all."""
     own = folder.name == name
     paths = [
         path
@@ -250,7 +250,7 @@ def _parts_of(stem: str) -> list[str]:
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a .npz file, without names of classes and files."""
+    """Read the arrays of a .npz file, without names of classes and files."""
     # A handle of our own: np.load leaves its own open if the archive is damaged.
     with (
         data.reading(path),
@@ -268,7 +268,7 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> Part:
-    """Reads one part from a .npz file of pixels, or of encoded JPEG images."""
+    """Read one part from a .npz file of pixels, or of encoded JPEG images."""
     arrays = _npz(path)
     for images, labels in (("image", "label"), ("images", "labels"), ("x", "y")):
         if {images, labels} <= set(arrays):
@@ -299,7 +299,7 @@ def _read_npz(path: Path) -> Part:
 
 
 def _picture(source: bytes | Path, where: str, channels: int = 3) -> np.ndarray:
-    """Decodes an image: uint8 [height, width, channels]."""
+    """Decode an image: uint8 [height, width, channels]."""
     from PIL import Image
 
     file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -309,7 +309,7 @@ def _picture(source: bytes | Path, where: str, channels: int = 3) -> np.ndarray:
 
 
 def _pixels(image: Any, mode: str, where: str) -> np.ndarray:
-    """Converts a Pillow image to 8 bits per channel, rotated as its EXIF data says.
+    """Convert a Pillow image to 8 bits per channel, rotated as its EXIF data says.
 
     Of 16-bit numbers the high byte is kept, as Pillow does for colour images.
 
@@ -361,7 +361,7 @@ def _fills_16_bits(image: Any) -> bool:
 
 
 def _stack(images: Sequence[np.ndarray], labels: Any, where: object) -> Part:
-    """Stacks images, of equal or different sizes, into a part."""
+    """Stack images, of equal or different sizes, into a part."""
     sizes = np.array([image.shape[:2] for image in images], np.int32)
     height, width = sizes.max(axis=0)
     channels = images[0].shape[2]
@@ -419,7 +419,7 @@ def _packings(name: str) -> list[_Packing]:
 
 
 def _from_cifar(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
-    """Reads CIFAR's original files, unpacked or in an archive."""
+    """Read CIFAR's original files, unpacked or in an archive."""
     for packing in _packings(name):
         wanted = [file for group in packing.files.values() for file in group]
         for place in (folder / packing.folder, folder):
@@ -438,7 +438,7 @@ def _from_cifar(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | N
 
 
 def _members(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
-    """Reads the wanted files of a tar archive: name -> content."""
+    """Read the wanted files of a tar archive: name -> content."""
     contents = {}
     with data.reading(path), tarfile.open(path) as archive:
         for member in archive:
@@ -457,7 +457,7 @@ def _members(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
 def _cifar_parts(
     name: str, packing: _Packing, read: Mapping[str, bytes], where: Path
 ) -> dict[str, Part]:
-    """Makes parts from the contents of CIFAR's files."""
+    """Make parts from the contents of CIFAR's files."""
     parts = {}
     for split, group in packing.files.items():
         place = f"{where}: {split} part of {name}"
@@ -512,7 +512,7 @@ def _pickled_cifar(
 
 
 def _from_idx(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
-    """Reads MNIST's or Fashion-MNIST's idx files."""
+    """Read MNIST's or Fashion-MNIST's idx files."""
     if name not in ("mnist", "fashion_mnist"):
         return None
     if folder.name != name and (folder / name).is_dir():
@@ -541,7 +541,7 @@ def _from_idx(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | Non
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads an idx file of bytes, plain or compressed: uint8, up to 3 dimensions.
+    """Read an idx file of bytes, plain or compressed: uint8, up to 3 dimensions.
 
     Raises:
       DataError: if it is damaged or holds numbers other than bytes.
@@ -565,7 +565,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _from_pictures(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | None:
-    """Reads images in folders SPLIT/CLASS/, or in the layout of DTD's authors."""
+    """Read images in folders SPLIT/CLASS/, or in the layout of DTD's authors."""
     if name == "dtd" and (folder / "images").is_dir() and (folder / "labels").is_dir():
         return _dtd(entry, folder)
     if folder.name != name:
@@ -599,7 +599,7 @@ def _from_pictures(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] 
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Lists a folder in order, without hidden files."""
+    """List a folder in order, without hidden files."""
     with data.reading(folder):
         paths = sorted(folder.iterdir())
     return [path for path in paths if not data.is_hidden(path.name)]
@@ -611,7 +611,7 @@ def _folders(root: Path) -> list[str]:
 
 
 def _dtd(entry: ImageSet, folder: Path) -> dict[str, Part]:
-    """Reads DTD in its authors' layout: images/ and the lists of split 1."""
+    """Read DTD in its authors' layout: images/ and the lists of split 1."""
     names = _folders(folder / "images")
     if len(names) != entry.classes:
         raise DataError(
@@ -635,7 +635,7 @@ def _dtd(entry: ImageSet, folder: Path) -> dict[str, Part]:
 def _read_pictures(
     listed: Sequence[tuple[Path, int]], where: Path, channels: int
 ) -> Part:
-    """Reads image files with their class numbers."""
+    """Read image files with their class numbers."""
     if not listed:
         raise DataError(f"{where}: no images")
     images = [_picture(path, str(path), channels) for path, _ in listed]
@@ -646,7 +646,7 @@ def _read_pictures(
 
 
 def _from_tfds(name: str, folder: Path) -> dict[str, Part]:
-    """Reads a data set that TFDS prepared as array_record files; no TensorFlow needed.
+    """Read a data set that TFDS prepared as array_record files; no TensorFlow needed.
 
     Preparing one does need TensorFlow, so that is left to TFDS's own command.
 

@@ -44,7 +44,7 @@ View = Callable[..., jax.Array]
 
 
 def _plain(key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32) -> jax.Array:
-    """Scales pixels to [0, 1]; no augmentation."""
+    """Scale pixels to [0, 1]; no augmentation."""
     del key
     return batch["images"].astype(dtype) / 255
 
@@ -52,7 +52,7 @@ def _plain(key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32) -> jax
 def _flipped_and_cropped(
     key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32
 ) -> jax.Array:
-    """Mirrors at random and shifts by up to 4 pixels; scales to [0, 1]."""
+    """Mirror at random and shift by up to 4 pixels; scale to [0, 1]."""
     images = batch["images"]
     images = images if key is None else augment.flip_and_crop(key, images)
     return images.astype(dtype) / 255
@@ -61,7 +61,7 @@ def _flipped_and_cropped(
 def _resized(
     key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32
 ) -> jax.Array:
-    """Cuts 224 x 224 pixels out of images of any size; scales to [0, 1].
+    """Cut 224 x 224 pixels out of images of any size; scale to [0, 1].
 
     With a key a random window of 8 to 100 % of the area, with random colours; without
     one the central square of 224/256 of the shorter side. Batches without 'sizes' are
@@ -145,7 +145,7 @@ RECIPES = {
 
 
 def make(name: str, options: TaskOptions) -> Task:
-    """Makes a task of `RECIPES`; see `make_task`."""
+    """Make a task of `RECIPES`; see `make_task`."""
     recipe = RECIPES[name]
     entry = image_data.SETS[recipe.data]
     batch_size = options.batch_size or BATCH_SIZE
@@ -166,7 +166,7 @@ def make(name: str, options: TaskOptions) -> Task:
 
 
 def recipe_task(name: str, parts: Mapping[str, Part], options: TaskOptions) -> Task:
-    """Makes a task of `RECIPES` from 'train', 'valid' and 'test'; see `image_task`."""
+    """Make a task of `RECIPES` from 'train', 'valid' and 'test'; see `image_task`."""
     recipe = RECIPES[name]
     classes = image_data.SETS[recipe.data].classes
     return image_task(
@@ -181,7 +181,7 @@ def recipe_task(name: str, parts: Mapping[str, Part], options: TaskOptions) -> T
 
 
 def make_digits(options: TaskOptions) -> Task:
-    """Makes `digits/wrn`: scikit-learn's 1,797 images of 8 x 8 pixels, WRN-10-1.
+    """Make `digits/wrn`: scikit-learn's 1,797 images of 8 x 8 pixels, WRN-10-1.
 
     The study has no such task: both protocols are the same.
     """
@@ -203,7 +203,7 @@ def make_digits(options: TaskOptions) -> Task:
 
 
 def split(name: str, parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Splits a data set into 'train', 'valid' and 'test', the same for every run.
+    """Split a data set into 'train', 'valid' and 'test', the same for every run.
 
     A set without a validation part gives a fifth of every class's training images to
     it; a set without any split is cut into thirds. Rows keep their order.
@@ -225,13 +225,13 @@ def split(name: str, parts: Mapping[str, Part]) -> dict[str, Part]:
 
 
 def take(part: Part, rows: np.ndarray) -> Part:
-    """Selects rows of a part by number."""
+    """Select rows of a part by number."""
     sizes = None if part.sizes is None else part.sizes[rows]
     return Part(part.images[rows], part.labels[rows], sizes)
 
 
 def with_sizes(part: Part) -> Part:
-    """Adds the sizes of a part's images where all are the same and so left out."""
+    """Add the sizes of a part's images where all are the same and so left out."""
     if part.sizes is not None:
         return part
     shape = part.images.shape
@@ -239,7 +239,7 @@ def with_sizes(part: Part) -> Part:
 
 
 def augmented(part: Part, view: View, key: jax.Array) -> Part:
-    """Augments every image of a part once; the result is uint8."""
+    """Augment every image of a part once; the result is uint8."""
 
     @jax.jit
     def change(number: jax.Array, batch: Batch) -> jax.Array:
@@ -271,7 +271,7 @@ def _types(precision: str) -> dict[str, Any]:
 def _model(
     name: str, classes: int, arguments: Mapping[str, Any], options: TaskOptions
 ) -> Any:
-    """Makes the linen module `models.NAME` with its own `arguments`."""
+    """Make the linen module `models.NAME` with its own `arguments`."""
     from lrjax.tasks import models
 
     remat = {"remat": True} if options.remat else {}
@@ -288,7 +288,7 @@ def image_task(
     shape: tuple[int, int, int],
     options: TaskOptions,
 ) -> Task:
-    """Makes a task from images and a linen module.
+    """Make a task from images and a linen module.
 
     Args:
       name: the task's name.
@@ -363,7 +363,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, Any]:
-    """Sums over the rows with mask 1: 'loss', 'accuracy' (right rows) and 'count'.
+    """Sum over the rows with mask 1: 'loss', 'accuracy' (right rows) and 'count'.
 
     Of equal logits the first is the prediction; a row with a non-finite loss is wrong.
     """

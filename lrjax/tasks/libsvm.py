@@ -79,7 +79,7 @@ SETS = {
 
 
 def make(name: str, options: TaskOptions) -> Task:
-    """Makes `libsvm/<name>`; see `SETS` and `make_task`."""
+    """Make `libsvm/<name>`; see `SETS` and `make_task`."""
     if SETS[name].remote:
         features, labels = _load(name, options.protocol, options.data_dir)
     else:
@@ -88,7 +88,7 @@ def make(name: str, options: TaskOptions) -> Task:
 
 
 def make_digits(options: TaskOptions) -> Task:
-    """Makes `digits/logistic`: scikit-learn's 1,797 images of 8 x 8 pixels."""
+    """Make `digits/logistic`: scikit-learn's 1,797 images of 8 x 8 pixels."""
     from sklearn.datasets import load_digits
 
     features, labels = load_digits(return_X_y=True)
@@ -98,7 +98,7 @@ def make_digits(options: TaskOptions) -> Task:
 
 
 def make_file(path: str, options: TaskOptions) -> Task:
-    """Makes `svmlight:<path>` with the features and classes of the file."""
+    """Make `svmlight:<path>` with the features and classes of the file."""
     features, labels = data.read_svmlight(path)
     return logistic_task(f"svmlight:{path}", features, labels, options)
 
@@ -109,7 +109,7 @@ def logistic_task(
     labels: np.ndarray,
     options: TaskOptions | None = None,
 ) -> Task:
-    """Makes a task of logistic regression from arrays.
+    """Make a task of logistic regression from arrays.
 
     Args:
       name: the task's name.
@@ -181,7 +181,7 @@ class Parts(NamedTuple):
 
 
 def split(targets: np.ndarray, fraction: float = 0.2) -> Parts:
-    """Splits rows into training, validation and test, stratified by class.
+    """Split rows into training, validation and test, stratified by class.
 
     Validation and test each get `fraction` of all rows (rounded) and, of every class,
     that fraction to within one row, but at least one row of each class with 3 rows or
@@ -210,7 +210,7 @@ def split(targets: np.ndarray, fraction: float = 0.2) -> Parts:
 
 
 def unit_columns(features: np.ndarray) -> np.ndarray:
-    """Divides each column of [rows, columns] by its L2 norm; zero columns stay zero."""
+    """Divide each column of [rows, columns] by its L2 norm; zero columns stay zero."""
     largest = np.abs(features).max(axis=0)
     # Dividing first keeps squares of very large and very small numbers in range.
     scaled = features / np.where(largest > 0, largest, 1)
@@ -219,7 +219,7 @@ def unit_columns(features: np.ndarray) -> np.ndarray:
 
 
 def standardise(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Scales each column of [rows, columns] to mean 0 and variance 1 over some rows.
+    """Scale each column of [rows, columns] to mean 0 and variance 1 over some rows.
 
     Columns that are constant over these rows become 0 everywhere.
     """
@@ -232,7 +232,7 @@ def standardise(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _classes(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the distinct labels in order, and the class number of each row."""
+    """Return the distinct labels in order, and the class number of each row."""
     if (labels != np.round(labels)).any():
         raise DataError(
             f"{name}: labels are not whole numbers, as class labels must be"
@@ -259,7 +259,7 @@ def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
 def _load(
     name: str, protocol: str, data_dir: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a data set from the data directory or the cache, or downloads it."""
+    """Read a data set from the data directory or the cache, or download it."""
     entry = SETS[name]
     data_dir = data_dir or os.environ.get("LRJAX_DATA_DIR")
     given = []
@@ -295,7 +295,7 @@ def _load(
 
 
 def _read(entry: DataSet, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a file and checks that it holds the whole data set."""
+    """Read a file and check that it holds the whole data set."""
     features, labels = data.read_svmlight(path)
     expected = entry.rows, entry.features, entry.classes
     rows, columns = features.shape

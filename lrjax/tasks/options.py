@@ -95,7 +95,7 @@ class Factory:
     network: bool = False
 
     def __call__(self, name: str, options: TaskOptions) -> Task:
-        """Makes the task.
+        """Make the task.
 
         Args:
           name: the task's name, for errors.
@@ -112,7 +112,7 @@ class Factory:
 
 
 def check(options: TaskOptions) -> None:
-    """Checks the values that are the same for all tasks.
+    """Check the values that are the same for all tasks.
 
     Raises:
       DataError: for an unknown protocol or precision, float64 without x64 mode, or a

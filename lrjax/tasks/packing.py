@@ -27,7 +27,7 @@ class Pieces(NamedTuple):
 
 
 def pieces(ends: np.ndarray, documents: np.ndarray, room: int, whole: bool) -> Pieces:
-    """Cuts documents into pieces.
+    """Cut documents into pieces.
 
     Args:
       ends: int64, end of every document of the corpus.
@@ -48,7 +48,7 @@ def pieces(ends: np.ndarray, documents: np.ndarray, room: int, whole: bool) -> P
 
 
 def pack(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Assigns pieces to rows by best fit, the longest pieces first.
+    """Assign pieces to rows by best fit, the longest pieces first.
 
     Args:
       sizes: int [pieces], at most `length` each.
@@ -83,7 +83,7 @@ def pack(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_rows(tokens: np.ndarray, cut: Pieces, length: int, packed: bool) -> np.ndarray:
-    """Makes rows of tokens: every piece between START and END, then PAD.
+    """Make rows of tokens: every piece between START and END, then PAD.
 
     The rows are in a random order, the same every time.
 
@@ -117,7 +117,7 @@ def make_rows(tokens: np.ndarray, cut: Pieces, length: int, packed: bool) -> np.
 
 
 def split(documents: int, study: bool) -> dict[str, np.ndarray]:
-    """Splits document numbers into 'train', 'valid' and 'test', the same every time.
+    """Split document numbers into 'train', 'valid' and 'test', the same every time.
 
     Validation and test get half a percent of the documents each, but at least 2,000 and
     at most a twentieth. With `study` there is no 'test', and 'valid' gets half a

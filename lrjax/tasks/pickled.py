@@ -55,7 +55,7 @@ _SMALL_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_pickled(content: bytes, where: object) -> dict[str, Any]:
-    """Reads the dictionary in a pickle of protocol 2 or 3; keys become text.
+    """Read the dictionary in a pickle of protocol 2 or 3; keys become text.
 
     Args:
       content: the pickle, which may hold lists, tuples, dictionaries, integers, text,
@@ -77,7 +77,7 @@ def read_pickled(content: bytes, where: object) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Converts a key to text; Python 2 pickles text as bytes."""
+    """Convert a key to text; Python 2 pickles text as bytes."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
     if not isinstance(value, str):
@@ -95,7 +95,7 @@ def _plain(value: Any) -> Any:
 
 
 def _follow(content: bytes) -> Any:
-    """Interprets a pickle up to its STOP; returns the object left on the stack."""
+    """Interpret a pickle up to its STOP; return the object left on the stack."""
     # Above 60 lines: all instructions that are supported, in one place.
     stack: list[Any] = []
     marks: list[int] = []
@@ -103,7 +103,7 @@ def _follow(content: bytes) -> Any:
     spare = len(content)  # limit on the bytes that _codecs.encode may still make
 
     def since_mark() -> list[Any]:
-        """Pops the items above the last mark."""
+        """Pop the items above the last mark."""
         start = marks.pop()
         items = stack[start:]
         del stack[start:]
@@ -162,7 +162,7 @@ def _follow(content: bytes) -> Any:
 
 
 def _of_type(value: Any, kind: type) -> Any:
-    """Returns the value, or raises TypeError if it is not exactly of this type."""
+    """Return the value, or raise TypeError if it is not exactly of this type."""
     if type(value) is not kind:
         raise TypeError
     return value
@@ -190,7 +190,7 @@ def _call(function: Any, arguments: Any, spare: int) -> Any:
 
 
 def _build(target: Any, state: Any) -> None:
-    """Sets an array's content; the state of the dtype uint8 is ignored."""
+    """Set an array's content; the state of the dtype uint8 is ignored."""
     if target is _UINT8:
         return
     _, shape, dtype, by_columns, content = state

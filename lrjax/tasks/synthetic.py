@@ -66,7 +66,7 @@ class Spec:
 
 
 def spec(kind: str, number: int) -> Spec:
-    """Draws the properties of task `number`; its depth is `number` modulo 3."""
+    """Draw the properties of task `number`; its depth is `number` modulo 3."""
     # NumPy freezes the numbers of RandomState for all versions (NEP 19).
     draw = np.random.RandomState(number % 2**32)
     condition, scale = 10 ** draw.uniform(0, 4), 10 ** draw.uniform(-1, 1)
@@ -86,7 +86,7 @@ def spec(kind: str, number: int) -> Spec:
 
 
 def make(name: str, options: TaskOptions | None = None, test_rows: int = ROWS) -> Task:
-    """Makes `synthetic/KIND-NUMBER`.
+    """Make `synthetic/KIND-NUMBER`.
 
     Args:
       name: the task's name.
@@ -111,7 +111,7 @@ def make(name: str, options: TaskOptions | None = None, test_rows: int = ROWS) -
 
 
 def make_spec(task: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Task:
-    """Makes a task with given properties.
+    """Make a task with given properties.
 
     Args:
       task: the properties.
@@ -230,7 +230,7 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
 
 
 def stack(tasks: Sequence[Task]) -> Task:
-    """Stacks the arrays of tasks that share functions and shapes, [tasks, rows, ...].
+    """Stack the arrays of tasks that share functions and shapes, [tasks, rows, ...].
 
     The result cannot be trained directly; use `jax.vmap` over its parts.
 

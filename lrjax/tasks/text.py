@@ -100,7 +100,7 @@ RECIPES = {
 
 
 def make(name: str, options: TaskOptions) -> Task:
-    """Makes a task of `RECIPES`; see `make_task`."""
+    """Make a task of `RECIPES`; see `make_task`."""
     recipe, text = RECIPES[name], options.text
     study = options.protocol == "study"
     length = recipe.length if text.length is None else text.length
@@ -132,7 +132,7 @@ def recipe_task(
     mask_token: int,
     options: TaskOptions,
 ) -> Task:
-    """Makes a task of `RECIPES` from rows of tokens; see `text_task`."""
+    """Make a task of `RECIPES` from rows of tokens; see `text_task`."""
     model = make_model(name, options)
     batch_size = options.batch_size or RECIPES[name].batch_size
     options = dataclasses.replace(options, batch_size=batch_size)
@@ -140,7 +140,7 @@ def recipe_task(
 
 
 def make_model(name: str, options: TaskOptions) -> Any:
-    """Makes the `models.Roberta` of a task of `RECIPES`."""
+    """Make the `models.Roberta` of a task of `RECIPES`."""
     from lrjax.tasks import models
     from lrjax.tasks.models import attention, roberta
 
@@ -173,7 +173,7 @@ def text_task(
     mask_token: int,
     options: TaskOptions,
 ) -> Task:
-    """Makes a task from rows of tokens.
+    """Make a task from rows of tokens.
 
     Args:
       name: the task's name.
@@ -262,7 +262,7 @@ def slots(length: int) -> int:
 def corrupted(
     key: jax.Array, tokens: jax.Array, vocab_size: int, mask_token: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Masks 15 % of a row's tokens, special tokens excluded.
+    """Mask 15 % of a row's tokens, special tokens excluded.
 
     80 % of these become the mask token, 10 % a random token, and 10 % stay. Their
     number is rounded up or down at random, so that it is 15 % on average in short rows

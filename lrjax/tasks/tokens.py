@@ -80,7 +80,7 @@ class Tokens(NamedTuple):
 def load_tokens(
     text: Text, data_dir: str | None, room: int, own: bool, embedded: bool
 ) -> Tokens:
-    """Loads the tokens of a corpus from the cache, or tokenises the corpus first.
+    """Load the tokens of a corpus from the cache, or tokenise the corpus first.
 
     Args:
       text: names corpus and tokenizer.
@@ -141,7 +141,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _fitting(tokens: Tokens, room: int, where: str) -> Tokens:
-    """Returns the tokens, or raises DataError if their vocabulary is above `room`."""
+    """Return the tokens, or raise DataError if their vocabulary is above `room`."""
     if tokens.vocabulary.size > room:
         raise DataError(_too_many(tokens.vocabulary.size, room, where))
     return tokens
@@ -152,7 +152,7 @@ def _too_many(size: int, room: int, where: str) -> str:
 
 
 def _say(text: str) -> None:
-    """Writes a line to stderr, above a progress bar if there is one."""
+    """Write a line to stderr, above a progress bar if there is one."""
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
@@ -162,7 +162,7 @@ def _say(text: str) -> None:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """Reads a tokenizer from a tokenizer.json or a folder.
+    """Read a tokenizer from a tokenizer.json or a folder.
 
     Args:
       path: the file, or a folder with tokenizer.json or with vocab.json and merges.txt.
@@ -192,7 +192,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 
 def _of_bytes(tokenizer: Any) -> Any:
-    """Makes a tokenizer byte-level, as RoBERTa's is."""
+    """Make a tokenizer byte-level, as RoBERTa's is."""
     from tokenizers import decoders, pre_tokenizers
 
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -201,7 +201,7 @@ def _of_bytes(tokenizer: Any) -> Any:
 
 
 def _vocabulary(tokenizer: Any, where: str) -> Vocabulary:
-    """Wraps a tokenizer, after checking that it has RoBERTa's special tokens."""
+    """Wrap a tokenizer, after checking that it has RoBERTa's special tokens."""
     numbers = {name: tokenizer.token_to_id(name) for name in (*_SPECIAL, _MASK)}
     for wanted, name in enumerate(_SPECIAL):
         if numbers[name] != wanted:
@@ -225,7 +225,7 @@ def _vocabulary(tokenizer: Any, where: str) -> Vocabulary:
 
 
 def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
-    """Finds RoBERTa's tokenizer beside the text, in the data directory or on the hub.
+    """Find RoBERTa's tokenizer beside the text, in the data directory or on the hub.
 
     Returns None if there is none.
     """
@@ -254,7 +254,7 @@ def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
 
 
 def train_vocabulary(corpus: Corpus, size: int) -> Vocabulary:
-    """Trains a byte-level BPE tokenizer on a corpus."""
+    """Train a byte-level BPE tokenizer on a corpus."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = _of_bytes(Tokenizer(models.BPE()))
@@ -296,7 +296,7 @@ class _Meta:
 
 
 def write_tokens(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
-    """Tokenises a corpus, in parallel, and writes a folder of tokens atomically.
+    """Tokenise a corpus, in parallel, and write a folder of tokens atomically.
 
     Raises:
       DataError: if the corpus is empty or damaged, or the folder cannot be written.
@@ -316,7 +316,7 @@ def write_tokens(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
 
 
 def _write_arrays(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> _Meta:
-    """Writes the tokens of a corpus and the ends of its documents.
+    """Write the tokens of a corpus and the ends of its documents.
 
     Raises:
       DataError: if the corpus is empty or damaged.
@@ -365,7 +365,7 @@ def _write_arrays(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> _Meta
 
 
 def _put(part: Path, folder: Path) -> None:
-    """Moves a folder of tokens to its place, unless an undamaged one is there."""
+    """Move a folder of tokens to its place, unless an undamaged one is there."""
     try:
         os.replace(part, folder)
     except OSError:
@@ -379,7 +379,7 @@ def _put(part: Path, folder: Path) -> None:
 
 
 def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
-    """Groups documents into batches of about `_BATCH_CHARACTERS`; cuts long ones."""
+    """Group documents into batches of about `_BATCH_CHARACTERS`; cut long ones."""
     batch: list[str] = []
     size = 0
     for document in documents:
@@ -394,7 +394,7 @@ def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
 
 
 def read_tokens(folder: Path) -> Tokens:
-    """Opens and checks a folder of tokens; the tokens are memory-mapped.
+    """Open and check a folder of tokens; the tokens are memory-mapped.
 
     Raises:
       DataError: if the folder is damaged.
@@ -433,7 +433,7 @@ def read_tokens(folder: Path) -> Tokens:
 
 
 def _check_ends(ends: np.ndarray, count: int, where: Path) -> None:
-    """Refuses ends that do not split all tokens into non-empty documents."""
+    """Refuse ends that do not split all tokens into non-empty documents."""
     # Compared, not subtracted: differences of the largest numbers overflow.
     wrong = np.flatnonzero(ends <= np.concatenate([[0], ends[:-1]]))
     if len(wrong):
@@ -446,7 +446,7 @@ def _check_ends(ends: np.ndarray, count: int, where: Path) -> None:
 
 
 def _check_tokens(tokens: np.ndarray, size: int, where: Path) -> None:
-    """Refuses tokens outside of the vocabulary, and special tokens."""
+    """Refuse tokens outside of the vocabulary, and special tokens."""
     for first in range(0, len(tokens), _CHUNK):
         part = tokens[first : first + _CHUNK]
         if part.max() < size and part.min() > END:

@@ -30,7 +30,7 @@ def image() -> torch.Tensor:
 
 
 def main() -> None:
-    """Writes augment.npz beside this file."""
+    """Write augment.npz beside this file."""
     x = image()
     cases: list[tuple[str, list[float]]] = [("flip", [])]
     results = [F.hflip(x)]

@@ -46,7 +46,7 @@ WHOLE = {"wrn16_2", "densenet_bc", "vit_ti16"}  # full-sized: evaluation only
 
 
 def load(model: nn.Module) -> None:
-    """Sets every parameter and running statistic by its name."""
+    """Set every parameter and running statistic by its name."""
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if not name.endswith("num_batches_tracked"):
@@ -77,7 +77,7 @@ def layers(model: nn.Module, images: torch.Tensor) -> dict[str, list[int]]:
 
 
 def main() -> None:
-    """Writes models.npz beside this file."""
+    """Write models.npz beside this file."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     arrays: dict[str, np.ndarray] = {}

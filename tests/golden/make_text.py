@@ -27,7 +27,7 @@ EPSILONS = {"": 1e-5, "_1e-12": 1e-12}  # end of the names -> epsilon
 
 
 def main() -> None:
-    """Writes the files beside this one."""
+    """Write the files beside this one."""
     torch.manual_seed(0)
     config = RobertaConfig(
         vocab_size=60,

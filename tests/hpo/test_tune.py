@@ -414,7 +414,7 @@ def random_search(**changes):
 
 
 def trained(settings, folder, signalled, progress):
-    """Trains the first stage of a tuning."""
+    """Train the first stage of a tuning."""
     (target,) = targets.targets(settings, blocks.make_tasks(settings, None))
     search = search_lib.Search(target, tune.make_tuner(target, folder))
     search.ask()

@@ -40,7 +40,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters) -> dict:
-        """Sends a command of the DevTools protocol; gives its result."""
+        """Send a command of the DevTools protocol; give its result."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self._session:
@@ -66,7 +66,7 @@ class Page:
             self._rest += more
 
     def open(self, url: str, width: int = 1280, dark: bool = False) -> None:
-        """Loads a page, as on a screen of that width."""
+        """Load a page, as on a screen of that width."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             **{"width": width, "height": 900, "deviceScaleFactor": 1},
@@ -87,11 +87,11 @@ class Page:
         return found["result"].get("value")
 
     def move(self, x: float, y: float) -> None:
-        """Moves the mouse."""
+        """Move the mouse."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def picture(self, path) -> None:
-        """Saves the whole page as PNG."""
+        """Save the whole page as PNG."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         with open(path, "wb") as file:
             file.write(base64.b64decode(shot["data"]))

@@ -121,7 +121,7 @@ def _judged_by(metric, row):
 
 
 def write(workdir, *arguments, trials=(), config=None, **options):
-    """Writes the tables of such a study; gives the directory."""
+    """Write the tables of such a study; give the directory."""
     workdir.mkdir(parents=True, exist_ok=True)
     runs, curves = runs_and_curves(*arguments, **options)
     lines(workdir / "runs.jsonl", runs)
@@ -134,7 +134,7 @@ def write(workdir, *arguments, trials=(), config=None, **options):
 
 
 def lines(path, rows):
-    """Writes a table."""
+    """Write a table."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -38,7 +38,7 @@ def pixels(rows, size=32, channels=3, seed=0):
 
 
 def small(monkeypatch, name, **changes):
-    """Makes a set as small as the test's."""
+    """Make a set as small as the test's."""
     entry = dataclasses.replace(image_data.SETS[name], **changes)
     monkeypatch.setitem(image_data.SETS, name, entry)
 

@@ -69,7 +69,7 @@ def rows_of(part):
 
 
 def write(path, rows, features, classes, first_label=1):
-    """Writes a small dense svmlight file of the given shape."""
+    """Write a small dense svmlight file of the given shape."""
     rng = np.random.default_rng(0)
     lines = []
     for row in range(rows):

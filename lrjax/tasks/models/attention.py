@@ -53,7 +53,7 @@ def attention_with_dropout(
     mask: jax.Array | None,
     dropout: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """Computes `attention` with dropout of the attention weights.
+    """Compute `attention` with dropout of the attention weights.
 
     Scores and softmax are in float32, or in float64 where the inputs are.
     """
@@ -148,7 +148,7 @@ def _kernel_gradient(
 
 
 def _more_rows(function: Callable[..., Any]) -> Any:
-    """Makes `vmap` merge its axis into the rows; JAX's own rule fails with a mask."""
+    """Make `vmap` merge its axis into the rows; JAX's own rule fails with a mask."""
     batched_function = jax.custom_batching.custom_vmap(function)
 
     @batched_function.def_vmap

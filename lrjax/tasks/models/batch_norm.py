@@ -34,7 +34,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: jax.Array, train: bool, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Normalises [rows, ..., channels].
+        """Normalise [rows, ..., channels].
 
         Args:
           x: [rows, ..., channels].

@@ -142,7 +142,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Convolves images: [rows, height, width, in] -> [..., features]."""
+        """Convolve images: [rows, height, width, in] -> [..., features]."""
         inputs = images.shape[-1]
         shape = (self.size, self.size, inputs, self.features)
         kernel = self.param("kernel", self.init, shape, self.param_dtype)
@@ -156,7 +156,7 @@ class Conv(nn.Module):
 
 
 def uniform(bound: float) -> Any:
-    """Makes an initialiser that is uniform in +-bound."""
+    """Make an initialiser that is uniform in +-bound."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)

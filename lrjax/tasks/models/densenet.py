@@ -43,7 +43,7 @@ class DenseNet(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Computes logits of images.
+        """Compute logits of images.
 
         Args:
           images: [rows, height, width, channels].

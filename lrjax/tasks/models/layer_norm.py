@@ -19,7 +19,7 @@ class LayerNorm(nn.LayerNorm):
     use_fast_variance: bool = False
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
-        """Normalises over the last axis."""
+        """Normalise over the last axis."""
         if jax.default_backend() == "cpu":
             # Without it XLA recomputes x in every loop that reads it. In a ViT x is the
             # sum over all earlier blocks, and a step took twice as long.

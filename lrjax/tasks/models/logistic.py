@@ -35,7 +35,7 @@ def init(
     num_classes: int,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[dict[str, jax.Array], tuple[()]]:
-    """Draws weight and bias uniformly from +-1/sqrt(num_features).
+    """Draw weight and bias uniformly from +-1/sqrt(num_features).
 
     This is the distribution of `torch.nn.Linear`.
 
@@ -139,7 +139,7 @@ def evaluate(
     squash: bool,
     compute: DTypeLike | None = None,
 ) -> dict[str, jax.Array]:
-    """Sums over the rows with mask 1.
+    """Sum over the rows with mask 1.
 
     The prediction is the first class with the largest score, as in `argmax`. A row
     whose softmax is not finite counts as wrong.

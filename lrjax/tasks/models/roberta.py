@@ -82,7 +82,7 @@ class Roberta(nn.Module):
         segments: jax.Array | None = None,
         at: jax.Array | None = None,
     ) -> jax.Array:
-        """Computes logits over tokens.
+        """Compute logits over tokens.
 
         Args:
           input_ids: int [rows, tokens].
@@ -203,7 +203,7 @@ def _may_attend(attention_mask: jax.Array, segments: jax.Array | None) -> jax.Ar
 
 
 def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
-    """Multiplies by the embeddings of all tokens; float32 or wider.
+    """Multiply by the embeddings of all tokens; float32 or wider.
 
     Args:
       x: [rows, tokens, size].
@@ -232,12 +232,12 @@ def _dense(x: jax.Array, features: int, types: Any, name: str) -> jax.Array:
 
 
 def _without_padding(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
-    """Initialises an embedding, with zeros for padding."""
+    """Initialise an embedding, with zeros for padding."""
     return _INIT(key, shape, dtype).at[PAD].set(0)
 
 
 def positions(input_ids: jax.Array, segments: jax.Array | None = None) -> jax.Array:
-    """Numbers the positions of tokens: int [rows, tokens].
+    """Number the positions of tokens: int [rows, tokens].
 
     Tokens are counted from PAD + 1, anew in every segment; padding has position PAD.
     """
@@ -277,7 +277,7 @@ _IGNORED = (
 
 
 def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]:
-    """Loads parameters from the safetensors file of a `RobertaForMaskedLM`.
+    """Load parameters from the safetensors file of a `RobertaForMaskedLM`.
 
     Args:
       path: the file, saved by Hugging Face Transformers.
@@ -323,7 +323,7 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
 
 
 def _check_eps(config: Path, eps: float) -> None:
-    """Refuses an epsilon that differs from the one the weights were trained with."""
+    """Refuse an epsilon that differs from the one the weights were trained with."""
     try:
         wanted = json.loads(config.read_text("utf-8"))["layer_norm_eps"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -338,7 +338,7 @@ def _check_eps(config: Path, eps: float) -> None:
 def _renamed(
     tensors: Mapping[str, np.ndarray], num_layers: int, path: str
 ) -> tuple[dict[str, Any], set[str]]:
-    """Converts tensors to our tree of parameters; also returns the names used."""
+    """Convert tensors to our tree of parameters; also returns the names used."""
     used: set[str] = set()
 
     def take(name: str) -> np.ndarray:
