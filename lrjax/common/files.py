@@ -1,0 +1,270 @@
+"""Read and write files: lrjax's own, and those that users bring.
+
+lrjax's own files (tables, checkpoints, reports, caches) are opened without following a
+symbolic link, since on a shared disk a link may point to other people's files, and are
+replaced atomically. Users' files may be links. Both must be regular files: opening a
+pipe or a device might block for ever.
+
+All of lrjax reads and writes through this module (tests/test_files.py lists the rest).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from lrjax.core import UsageError
+
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of some file systems
+_WORDS = {
+    errno.ELOOP: "it is a symbolic link, which lrjax does not follow here",
+    errno.ENXIO: "it is not a regular file",  # a pipe without a reader
+    errno.ENOTDIR: "a part of the path is not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.EDQUOT: "the disk quota is used up",
+}
+_TEMPORARY = ".tmp"  # ends the names of unfinished files, which begin with a dot
+
+
+def words(error: BaseException) -> str:
+    """Describe an error of the file system in a few words, without the path."""
+    if isinstance(error, OSError):
+        known = _WORDS.get(error.errno or 0)
+        return known or error.strerror or type(error).__name__
+    if isinstance(error, RecursionError):
+        return "too many nested folders"
+    return str(error)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn errors of the file system into one line that names the path.
+
+    Raises:
+      UsageError: in place of an OSError.
+    """
+    try:
+        yield
+    except (OSError, RecursionError) as error:
+        raise UsageError(f"cannot write {os.fspath(path)}: {words(error)}") from error
+
+
+# Users' files.
+
+
+def open_given(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file that a user brings for reading; links are followed.
+
+    Raises:
+      OSError: if it is not a regular file, or cannot be opened.
+    """
+    return os.fdopen(_descriptor(path, os.O_RDONLY), "rb")
+
+
+def read_given(path: str | os.PathLike[str], most: int) -> bytes:
+    """Read a file that a user brings; links are followed.
+
+    Args:
+      path: the file.
+      most: largest size in bytes.
+
+    Raises:
+      OSError: if it is not a regular file, is larger, or cannot be read.
+    """
+    with open_given(path) as file:
+        return _content(file, most)
+
+
+# lrjax's own files.
+
+
+def open_own(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> io.FileIO:
+    """Open one of lrjax's own files, unbuffered; refuse a link.
+
+    Args:
+      path: the file; with `os.O_CREAT` it is made if it is missing.
+      flags: as for `os.open`.
+
+    Raises:
+      OSError: if it is a link or not a regular file, or cannot be opened.
+    """
+    handle = _descriptor(path, flags | os.O_NOFOLLOW)
+    mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb", os.O_RDWR: "r+b"}[
+        flags & os.O_ACCMODE
+    ]
+    return io.FileIO(handle, mode)
+
+
+def read_own(path: str | os.PathLike[str], most: int = 2**40) -> bytes:
+    """Read one of lrjax's own files; refuse a link.
+
+    Raises:
+      OSError: if it is a link, not a regular file or larger than `most` bytes, or
+        cannot be read.
+    """
+    with open_own(path) as file:
+        return _content(file, most)
+
+
+def replace(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Write a file atomically: afterwards it is whole, or as it was before.
+
+    Args:
+      path: the file; a link in its place is replaced, not followed.
+      content: bytes, or text to be written in UTF-8.
+
+    Raises:
+      UsageError: if it cannot be written.
+    """
+    with replacing(path) as file:
+        file.write(content if isinstance(content, bytes) else encoded(content))
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` once the code inside has ended.
+
+    An exception inside leaves `path` as it was.
+
+    Raises:
+      UsageError: if it cannot be written.
+    """
+    path = Path(path)
+    with writing(path):
+        _check_name(path)
+        if path.is_dir() and not path.is_symlink():
+            raise OSError(errno.EISDIR, "")
+        temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        handle = os.open(temporary, flags | os.O_CLOEXEC, 0o666)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(path.parent)
+
+
+def write_all(file: io.FileIO, content: bytes) -> None:
+    """Write all bytes to an unbuffered file and flush them to the disk."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Flush a folder's entries to the disk, so that new files survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: str | os.PathLike[str], below: str | os.PathLike[str]) -> Path:
+    """Make a folder of lrjax and those above it; refuse links.
+
+    Args:
+      path: the folder.
+      below: a folder above it that the user chose, made as well; it may be a link.
+
+    Returns:
+      `path`.
+
+    Raises:
+      UsageError: if a folder below `below` is a link or a file, or cannot be made.
+    """
+    path, below = Path(path), Path(below)
+    with writing(path):
+        below.mkdir(parents=True, exist_ok=True)
+        place = below
+        for part in path.relative_to(below).parts:
+            place = place / part
+            with contextlib.suppress(FileExistsError):
+                place.mkdir()
+            mode = os.lstat(place).st_mode
+            if stat.S_ISLNK(mode):
+                raise OSError(errno.ELOOP, "")
+            if not stat.S_ISDIR(mode):
+                raise OSError(errno.ENOTDIR, "")
+    return path
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Remove a folder and all in it, as far as possible; a link is only unlinked."""
+    if os.path.islink(path):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        return
+    shutil.rmtree(path, ignore_errors=True)  # does not follow links inside
+
+
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left of files that they were replacing.
+
+    Only for a folder that no other process writes to.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] == "." and len(name) == 21 and name.endswith(_TEMPORARY):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def encoded(text: str) -> bytes:
+    """Encode text in UTF-8; undecodable parts of file names become question marks."""
+    return text.encode("utf-8", "replace")
+
+
+def _descriptor(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a regular file without waiting for another process."""
+    _check_name(path)
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        if stat.S_ISDIR(mode := os.fstat(handle).st_mode):
+            raise OSError(errno.EISDIR, "it is a folder")
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.ENXIO, "it is not a regular file")
+        os.set_blocking(handle, True)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that no file can have, for which Python raises ValueError."""
+    if "\0" in os.fspath(path):
+        raise OSError(errno.EINVAL, "its name holds a null character")
+
+
+def _content(file: io.FileIO | BinaryIO, most: int) -> bytes:
+    """Read a whole open file of at most `most` bytes."""
+    size = os.fstat(file.fileno()).st_size
+    if size > most:
+        raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than {most:,}")
+    pieces, left = [], most + 1  # a file may grow, and /proc says 0
+    while left > 0 and (piece := file.read(min(left, 2**24))):
+        pieces.append(piece)
+        left -= len(piece)
+    if not left:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
+    return b"".join(pieces)
