@@ -7,8 +7,7 @@ evaluation.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import dataclasses
 import functools
 import importlib.metadata
 import io
@@ -18,12 +17,14 @@ import os
 import platform
 import subprocess
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from lrjax.common import files
 from lrjax.core import NUMERICS_VERSION, UsageError, shown
 from lrjax.identity import finite
+from lrjax.tables import lock, reader, record, scan
 from lrjax.tables.reader import (
     CURVES,
     KEYS,
@@ -31,9 +32,7 @@ from lrjax.tables.reader import (
     RUNS,
     TRIALS,
     Hparams,
-    content,
     load,
-    read_frame,
     read_rows,
 )
 from lrjax.tables.record import (
@@ -59,6 +58,7 @@ __all__ = [  # with the readers of lrjax.tables
     "read_rows",
 ]
 
+_T = TypeVar("_T")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "smac")
 
 
@@ -73,6 +73,55 @@ def line(row: Mapping[str, Any]) -> str:
     cleaned = {k: clean(v) for k, v in row.items()}
     cleaned |= {k: finite(v) for k, v in row.items() if isinstance(v, Mapping)}
     return json.dumps(cleaned, allow_nan=False) + "\n"
+
+
+@dataclasses.dataclass
+class _File:
+    """A table's file, kept open so that no other file can get its inode.
+
+    Attributes:
+      path: where it is.
+      file: the open file; None if there is none.
+      size: its size in bytes, as far as this process knows.
+    """
+
+    path: Path
+    file: io.FileIO | None = None
+    size: int = 0
+
+    def open(self, flags: int = 0) -> io.FileIO:
+        """Open the file, unless it is open."""
+        if self.file is None:
+            self.file = files.open_own(self.path, os.O_RDWR | os.O_APPEND | flags)
+        return self.file
+
+    def note_size(self) -> None:
+        """Take the file's present size as known."""
+        self.size = os.fstat(self.open().fileno()).st_size
+
+    def check(self) -> None:
+        """Raise UsageError if another program removed, replaced or changed the file."""
+        try:
+            now = os.lstat(self.path)
+        except FileNotFoundError:
+            now = None
+        except OSError as error:
+            words = files.words(error)
+            raise UsageError(f"cannot read {self.path}: {words}") from error
+        if self.file is None:
+            what = now and "made"
+        elif now is None:
+            what = "removed"
+        elif not os.path.samestat(now, os.fstat(self.file.fileno())):
+            what = "replaced"
+        else:
+            what = now.st_size != self.size and "changed"
+        if what:
+            raise UsageError(
+                f"{self.path} was {what} by another program while lrjax was running; "
+                "nothing more is written. Run the same command again to go on with "
+                "what is there"
+            )
 
 
 def _key(table: str, row: Mapping[str, Any]) -> Any:
@@ -90,62 +139,80 @@ class Tables:
 
     Attributes:
       workdir: directory of the tables.
+      runs: the `run_id`s of the finished runs.
     """
 
     def __init__(self, workdir: str | os.PathLike[str]):
         self.workdir = Path(workdir)
-        self._present: dict[str, set[Any]] = {table: set() for table in KEYS}
+        self.runs: set[str] = set()
+        self._present: dict[str, set[Any]] = {TRIALS: set(), RACES: set()}
+        self._steps: dict[str, set[int]] = {}  # of runs whose curve is not complete
+        self._files = {name: _File(self.workdir / name) for name in KEYS}
         self._appending = threading.Lock()
 
-    @property
-    def runs(self) -> set[str]:
-        """The `run_id`s of the finished runs."""
-        return self._present[RUNS]
-
     def __enter__(self) -> Self:
-        try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.workdir / ".lock", "w")
-        except (OSError, RecursionError) as error:
-            reason = getattr(error, "strerror", "too many nested folders")
-            raise UsageError(
-                f"cannot write to workdir {self.workdir}: {reason}"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise UsageError(
-                f"workdir {self.workdir} is in use by another process"
-            ) from error
+        self._lock = lock.take(self.workdir)
         try:
             self.check_version()
-            self._present = {table: self._recover(table) for table in KEYS}
+            files.remove_unfinished(self.workdir)
+            for table in (TRIALS, RACES):
+                self._present[table] = self._recover(table, reader.read_keys) or set()
+            self.runs = self._recover(RUNS, reader.read_keys) or set()
+            steps = self._recover(CURVES, lambda path: scan.unfinished(path, self.runs))
+            self._steps = steps or {}
         except BaseException:
-            self._lock.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        for known in self._files.values():
+            if known.file:
+                known.file.close()
         self._lock.close()
 
     def append(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append the rows that a table does not have yet.
+
+        A run's curve is complete once it has curve rows and a row of RUNS; more curve
+        rows of it are left out.
 
         Args:
           table: RUNS, CURVES, TRIALS or RACES.
           rows: rows as `read_rows` returns them.
 
         Raises:
-          UsageError: if they cannot be written; the table is then unchanged.
+          UsageError: if they cannot be written, or another program has changed the
+            files since; the table is then unchanged.
         """
         with self._appending:
             fresh: dict[Any, Mapping[str, Any]] = {}
             for row in rows:
-                if (key := _key(table, row)) not in self._present[table]:
+                if not self._has(table, key := _key(table, row)):
                     fresh.setdefault(key, row)
             self._append(table, list(fresh.values()))
-            self._present[table] |= fresh.keys()
+            for key in fresh:
+                self._note(table, key)
+
+    def _has(self, table: str, key: Any) -> bool:
+        """Whether a table has a row, or needs none."""
+        if table == CURVES:
+            run_id, step = key
+            steps = self._steps.get(run_id)
+            return run_id in self.runs if steps is None else step in steps
+        return key in (self.runs if table == RUNS else self._present[table])
+
+    def _note(self, table: str, key: Any) -> None:
+        """Note that a table has a row."""
+        if table == CURVES:
+            run_id, step = key
+            self._steps.setdefault(run_id, set()).add(step)
+        elif table == RUNS:
+            self.runs.add(key)
+            if not self._steps.pop(key, None):
+                self._steps[key] = set()  # its curve may follow
+        else:
+            self._present[table].add(key)
 
     def write_config(
         self,
@@ -175,13 +242,16 @@ class Tables:
     def check_version(self) -> None:
         """Raise UsageError if the directory has results of another numerics version."""
         path = self.workdir / "config.json"
-        if not path.exists():
-            if any((self.workdir / name).exists() for name in KEYS):
+        if not os.path.lexists(path):
+            if any(os.path.lexists(self.workdir / name) for name in KEYS):
                 raise UsageError(f"{self.workdir} holds tables but no config.json")
             return
         try:
-            version = json.loads(content(path))["numerics_version"]
-        except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
+            content = files.read_own(path, record.LARGEST)
+            version = json.loads(content)["numerics_version"]
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {files.words(error)}") from error
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise UsageError(f"{path} is not a config.json that lrjax wrote") from error
         if version != NUMERICS_VERSION:
             raise UsageError(
@@ -189,72 +259,64 @@ class Tables:
                 f"{shown(version)}, not {NUMERICS_VERSION}); choose another --workdir"
             )
 
-    def _recover(self, name: str) -> set[Any]:
-        """Return the keys of a table's rows, and cut a torn last line off its file."""
-        path = self.workdir / name
+    def check(self) -> None:
+        """Check that the tables are still those that this object writes.
+
+        Raises:
+          UsageError: if another program has removed, replaced or changed one.
+        """
+        lock.check(self._lock, self.workdir)
+        for file in self._files.values():
+            file.check()
+
+    def _recover(self, name: str, read: Callable[[Path], tuple[_T, int]]) -> _T | None:
+        """Read a table, and end its file with a whole line.
+
+        Args:
+          name: the table.
+          read: returns what is read, and the size of the whole lines in bytes.
+
+        Returns:
+          what is read; None if there is no such table.
+        """
+        path, known = self.workdir / name, self._files[name]
         if not os.path.lexists(path):
-            return set()
-        table, whole_bytes = read_frame(path)
-        try:
-            if whole_bytes < path.stat().st_size:
-                with open(path, "r+b") as file:
-                    file.truncate(whole_bytes)
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}") from error
-        columns = [table[key].tolist() for key in KEYS[name]]
-        return set(columns[0] if len(columns) == 1 else zip(*columns, strict=True))
+            return None
+        content, whole_bytes = read(path)
+        with files.writing(path):
+            file = known.open()
+            size = file.seek(0, os.SEEK_END)
+            if whole_bytes < size:
+                file.truncate(whole_bytes)
+                os.fsync(file.fileno())
+            elif whole_bytes > size:
+                files.write_all(file, b"\n")
+            known.note_size()
+        return content
 
     def _append(self, name: str, rows: list[Mapping[str, Any]]) -> None:
         """Append rows to a table's file, all or none of them."""
+        known = self._files[name]
+        lock.check(self._lock, self.workdir)
+        known.check()
         if not rows:
             return
         text = "".join(line(row) for row in rows).encode()
-        path = self.workdir / name
-        try:
-            # Unbuffered: closing would write what a failed write left in the buffer.
-            with open(path, "ab", buffering=0) as file:
-                start = file.seek(0, os.SEEK_END)
-                try:
-                    _write(file, text)
-                except OSError:
-                    file.truncate(start)
-                    raise
-            if not start:
-                _sync_folder(self.workdir)
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        with files.writing(known.path):
+            file = known.open(os.O_CREAT | os.O_EXCL)
+            try:
+                files.write_all(file, text)
+            except OSError:
+                file.truncate(known.size)
+                raise
+            if not known.size:
+                files.sync_folder(self.workdir)
+            known.note_size()
 
     def replace(self, name: str, text: str) -> None:
-        """Write a file atomically."""
-        path = self.workdir / name
-        temporary = path.with_suffix(".tmp")
-        try:
-            with open(temporary, "wb", buffering=0) as file:
-                _write(file, text.encode())
-            os.replace(temporary, path)
-            _sync_folder(self.workdir)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise UsageError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _write(file: io.FileIO, content: bytes) -> None:
-    """Write all bytes and flush them to the disk."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[file.write(rest) :]
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that new files survive a power loss."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        """Write a file of the working directory atomically."""
+        lock.check(self._lock, self.workdir)
+        files.replace(self.workdir / name, text)
 
 
 def finished(workdir: str | os.PathLike[str]) -> set[str]:
@@ -266,7 +328,7 @@ def finished(workdir: str | os.PathLike[str]) -> set[str]:
     tables = Tables(workdir)
     tables.check_version()
     path = tables.workdir / RUNS
-    return set(read_frame(path)[0]["run_id"]) if os.path.lexists(path) else set()
+    return reader.read_keys(path)[0] if os.path.lexists(path) else set()
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 
 from lrjax import results
+from lrjax.common import files
 from lrjax.launch import checkpoint
 
 
@@ -36,7 +37,7 @@ def before(owner, name, wanted=lambda *_: True):
 
 def halfway(table):
     """Die once half of what is appended to a table is written."""
-    write = results._write
+    write = files.write_all
 
     def dying(file, content):
         if Path(file.name).name == table and reached():
@@ -44,7 +45,7 @@ def halfway(table):
             die()
         write(file, content)
 
-    results._write = dying
+    files.write_all = dying
 
 
 def renaming(ending):

@@ -28,7 +28,7 @@ _ROWS = {
     "config_page": "common config methods",
     "engine": "common core optim",
     "tables": "common core identity",
-    "results": "core identity tables",
+    "results": "common core identity tables",
     "launch": "common config console core engine identity machine messages methods "
     "protocol results tasks",
     "reports": "analysis common core identity results tables",

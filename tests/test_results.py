@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import math
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from lrjax import identity, results
 from lrjax.core import NUMERICS_VERSION, Run, UsageError
+from lrjax.tables import reader
 
 RUN = Run(
     task="libsvm/iris",
@@ -204,18 +206,26 @@ def test_a_table_that_is_no_file_is_refused(tmp_path, name):
         (path.rmdir if path.is_dir() else path.unlink)()
 
 
-def test_a_row_that_comes_twice_is_refused(tables):
-    tables.append(results.RUNS, [{"run_id": "a"}, {"run_id": "b"}])
-    tables.append(
-        results.CURVES, [{"run_id": "a", "step": 1}, {"run_id": "b", "step": 1}]
-    )
-    for name in (results.RUNS, results.CURVES):
-        path = tables.workdir / name
-        content = path.read_bytes()
-        path.write_bytes(content + content.splitlines(keepends=True)[0])
-        with pytest.raises(UsageError, match=f"{name}: line 3 repeats an earlier row"):
-            results.load(tables.workdir)
-        path.write_bytes(content)
+@pytest.mark.parametrize("name", [results.RUNS, results.CURVES])
+def test_a_row_that_comes_twice_is_refused_only_with_other_values(tables, name):
+    losses = {"valid_loss": 0.5, "train_loss": None, "seconds": 1.5}
+    rows = [{"run_id": i, "step": 1} | losses for i in "ab"]
+    tables.append(results.RUNS, rows)
+    tables.append(results.CURVES, rows)
+    tables.__exit__()
+    path = tables.workdir / name
+    content = path.read_bytes()
+    before = results.load(tables.workdir)
+    repeated = content.splitlines(keepends=True)[0]
+    for equal in (repeated, repeated.replace(b"1.5", b"2.5")):
+        if name == results.RUNS or equal is repeated:
+            path.write_bytes(content + equal)
+            after = results.load(tables.workdir)
+            for one, other in zip(before, after, strict=True):
+                assert one.equals(other)
+    path.write_bytes(content + repeated.replace(b"0.5", b"0.25"))
+    with pytest.raises(UsageError, match=f"{name}: line 3 repeats an earlier row"):
+        results.load(tables.workdir)
 
 
 def row_of(run_id, **fields):
@@ -224,6 +234,16 @@ def row_of(run_id, **fields):
 
 def content_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def whole(text, names):
+    """Whole lines of a table, the last one perhaps without its newline."""
+    end = text.rfind(b"\n") + 1
+    last = text[end:]
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        row = json.loads(last)
+        return text + b"\n" if all(row[name] is not None for name in names) else text
+    return text[:end]
 
 
 @example(name=results.CURVES, cuts=[(0.25, 0, b"\x80")], length=1.0)  # in a name
@@ -261,7 +281,7 @@ def test_a_damaged_table_is_read_or_refused_and_whole_rows_are_never_lost(
         after = content_of(workdir)
         for each, old in before.items():
             table = each in (results.RUNS, results.CURVES)
-            kept = old[: old.rfind(b"\n") + 1] if table else old
+            kept = whole(old, reader.KEYS[each]) if table else old
             new = results.line(row_of("new")).encode() if each == results.RUNS else b""
             assert after[each] == kept + new
 

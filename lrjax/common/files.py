@@ -25,10 +25,10 @@ from lrjax.core import UsageError
 
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of some file systems
 _WORDS = {
-    errno.ELOOP: "it is a symbolic link, which lrjax does not follow here",
+    errno.ELOOP: "it is not a regular file but a link, which lrjax does not follow",
     errno.ENXIO: "it is not a regular file",  # a pipe without a reader
     errno.ENOTDIR: "a part of the path is not a folder",
-    errno.EISDIR: "it is a folder",
+    errno.EISDIR: "it is not a regular file but a folder",
     errno.EDQUOT: "the disk quota is used up",
 }
 _TEMPORARY = ".tmp"  # ends the names of unfinished files, which begin with a dot
@@ -100,7 +100,7 @@ def open_own(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> io.FileI
     mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb", os.O_RDWR: "r+b"}[
         flags & os.O_ACCMODE
     ]
-    return io.FileIO(handle, mode)
+    return io.FileIO(os.fspath(path), mode, opener=lambda *_: handle)
 
 
 def read_own(path: str | os.PathLike[str], most: int = 2**40) -> bytes:
@@ -141,7 +141,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     with writing(path):
         _check_name(path)
         if path.is_dir() and not path.is_symlink():
-            raise OSError(errno.EISDIR, "")
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         handle = os.open(temporary, flags | os.O_CLOEXEC, 0o666)
@@ -201,9 +201,9 @@ def make_folder(path: str | os.PathLike[str], below: str | os.PathLike[str]) -> 
                 place.mkdir()
             mode = os.lstat(place).st_mode
             if stat.S_ISLNK(mode):
-                raise OSError(errno.ELOOP, "")
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             if not stat.S_ISDIR(mode):
-                raise OSError(errno.ENOTDIR, "")
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     return path
 
 
@@ -240,9 +240,9 @@ def _descriptor(path: str | os.PathLike[str], flags: int) -> int:
     handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         if stat.S_ISDIR(mode := os.fstat(handle).st_mode):
-            raise OSError(errno.EISDIR, "it is a folder")
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.ENXIO, "it is not a regular file")
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         os.set_blocking(handle, True)
     except BaseException:
         os.close(handle)
@@ -262,9 +262,9 @@ def _content(file: io.FileIO | BinaryIO, most: int) -> bytes:
     if size > most:
         raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than {most:,}")
     pieces, left = [], most + 1  # a file may grow, and /proc says 0
-    while left > 0 and (piece := file.read(min(left, 2**24))):
+    while left > 0 and (piece := file.read(min(left, max(size, 2**16)))):
         pieces.append(piece)
         left -= len(piece)
     if not left:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
-    return b"".join(pieces)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

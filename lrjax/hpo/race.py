@@ -140,6 +140,7 @@ def race_all(
             desc=f"{lineup.name} ",
         ) as bar:
             answers.append(race.run(trials.Trainer(launcher, bar.update)))
+    tables.check()
     selection.write(answers, tables)
     return answers
 

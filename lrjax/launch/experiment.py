@@ -75,6 +75,7 @@ def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
         _train(launcher, todo, record)
     else:
         record()
+    tables.check()
     say(f"results are in {tables.workdir}")
 
 

@@ -6,17 +6,19 @@ dictionaries; both refuse the same damage with the same words.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lrjax.common import files
 from lrjax.common.reading import reason
 from lrjax.core import UsageError, counted, shown
 from lrjax.identity import canonical
@@ -109,12 +111,12 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     are NaN. A torn last line is dropped with a warning.
 
     Raises:
-      UsageError: if a table is missing, or has a damaged or repeated line.
+      UsageError: if a table is missing, or a line is damaged or contradicts another.
     """
     for name in (RUNS, CURVES):
-        if not (Path(workdir) / name).exists():
+        if not os.path.lexists(Path(workdir) / name):
             raise UsageError(f"{workdir} holds no results: there is no {name}")
-    runs, curves = (read_frame(Path(workdir) / name)[0] for name in (RUNS, CURVES))
+    runs, curves = (read_frame(Path(workdir) / name) for name in (RUNS, CURVES))
     if "hparams" in runs:
         runs["hparams"] = runs["hparams"].map(Hparams)
     return runs, curves
@@ -128,82 +130,156 @@ def read_rows(workdir: str | os.PathLike[str], table: str) -> list[dict[str, Any
       table: a name of `KEYS`, such as `TRIALS`.
 
     Raises:
-      UsageError: if a line is damaged or repeated; a torn last line is dropped with a
-        warning.
+      UsageError: if a line is damaged or contradicts another. A torn last line is
+        dropped with a warning.
     """
     path = Path(workdir) / table
-    return _rows(path, _whole_lines(path)) if path.exists() else []
+    return _rows(path, whole_lines(path)) if os.path.lexists(path) else []
 
 
-def read_frame(path: Path) -> tuple[pd.DataFrame, int]:
-    """Read a table into a frame; also return the size of its whole lines in bytes.
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a table into a frame.
 
     Raises:
-      UsageError: if it cannot be read, or a line is damaged or repeated.
+      UsageError: if it cannot be read, or a line is damaged or contradicts another.
     """
-    lines = _whole_lines(path)
+    lines = whole_lines(path)
     if not lines:
-        return pd.DataFrame(columns=list(KEYS[path.name])), 0
+        return pd.DataFrame(columns=list(KEYS[path.name]))
     frame = _numbers(lines) if path.name == CURVES else None
-    if frame is None:
-        frame = pd.DataFrame(_rows(path, lines))
-    return frame, len(lines)
+    return pd.DataFrame(_rows(path, lines)) if frame is None else frame
 
 
-def content(path: Path) -> bytes:
-    """Read a file; refuse a pipe or a device, which might block for ever.
+def read_keys(path: Path) -> tuple[set[Any], int]:
+    """Read the keys of a table's rows: values, or tuples of them.
+
+    Returns:
+      the keys, and the size of the whole lines in bytes, each with its newline.
 
     Raises:
-      OSError: if it is not a regular file, or cannot be read.
+      UsageError: as `read_frame`.
     """
-    if not path.is_file():
-        raise OSError(0, "it is not a regular file")
-    return path.read_bytes()
+    lines = whole_lines(path)
+    keys = {key for key, _ in _distinct(path, lines)}
+    return {key[0] if len(key) == 1 else key for key in keys}, len(lines)
 
 
-def _whole_lines(path: Path) -> bytes:
-    """Read a table's whole lines; drop a torn last line with a warning."""
+def whole_lines(path: Path) -> bytes:
+    """Read a table's whole lines; drop a torn last line with a warning.
+
+    A last line that is whole but for its newline gets one: editors leave it out.
+
+    Raises:
+      UsageError: if it cannot be read.
+    """
     try:
-        text = content(path)
+        text = files.read_own(path)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {files.words(error)}") from error
     whole = text.rfind(b"\n") + 1
-    if whole < len(text):
-        warnings.warn(
-            f"{path}: dropped a torn last line of {counted(len(text) - whole, 'byte')}",
-            stacklevel=4,
-        )
-    return text[:whole]
+    if whole == len(text):
+        return text
+    return text[:whole] + last_line(path, text[whole:])
+
+
+def last_line(path: Path, text: bytes) -> bytes:
+    """Return what follows a table's last newline as a line; b"" if it is torn."""
+    if not text:
+        return b""
+    try:
+        row = _parse(text)
+        if set(row).issuperset(KEYS[path.name]):
+            return text + b"\n"
+    except ValueError:
+        pass
+    warnings.warn(
+        f"{path}: dropped a torn last line of {counted(len(text), 'byte')}",
+        stacklevel=2,
+    )
+    return b""
 
 
 def _rows(path: Path, lines: bytes) -> list[dict[str, Any]]:
-    """Parse a table's whole lines; raise UsageError if one is damaged or repeated."""
-    columns = KEYS[path.name]
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for number, text in enumerate(lines.split(b"\n")[:-1], 1):
-        try:
-            row = _parse(text)
-            key = tuple(row[name] for name in columns)
-            for name in _ALWAYS.get(path.name, ()):
-                row[name]
-        except KeyError as error:
-            raise UsageError(
-                f"{path}: line {number} is damaged: it has no {error}"
-            ) from error
-        except ValueError as error:
-            raise UsageError(f"{path}: line {number} is damaged: {error}") from error
-        if key in rows:
-            raise UsageError(f"{path}: line {number} repeats an earlier row")
-        rows[key] = row
-    for name in _NEEDED:
-        lacking = [
-            number for number, row in enumerate(rows.values(), 1) if name not in row
-        ]
-        if 0 < len(lacking) < len(rows):
-            raise UsageError(
-                f"{path}: line {lacking[0]} is damaged: it has no '{name}'"
-            )
-    return list(rows.values())
+    """Parse a table's whole lines; raise UsageError as `_distinct`."""
+    return [row for _, row in _distinct(path, lines)]
+
+
+def _distinct(
+    path: Path, lines: bytes
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Parse a table's whole lines one after the other.
+
+    Yields:
+      key and row of each line, but for those that repeat an earlier one.
+
+    Raises:
+      UsageError: if a line is damaged or contradicts another.
+    """
+    begins: dict[tuple[Any, ...], int] = {}
+    lacking = dict.fromkeys(_NEEDED, 0)
+    begin, number = 0, 0
+    while begin < len(lines):
+        end, number = lines.index(b"\n", begin), number + 1
+        key, row = row_of(path, number, lines[begin:end])
+        first = begins.setdefault(key, begin)
+        if first == begin:
+            for name in _NEEDED:
+                lacking[name] += name not in row
+            yield key, row
+        else:
+            earlier = _parse(lines[first : lines.index(b"\n", first)])
+            check_equal(path, number, row, earlier)
+        begin = end + 1
+    for name, count in lacking.items():
+        if 0 < count < len(begins):
+            texts = enumerate(lines.split(b"\n"), 1)
+            number = next(n for n, text in texts if name not in _parse(text))
+            raise UsageError(f"{path}: line {number} is damaged: it has no '{name}'")
+
+
+def row_of(
+    path: Path, number: int, text: bytes
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Parse a line of a table; return the row's key and the row.
+
+    Args:
+      path: the table.
+      number: the line's number, for messages.
+      text: the line, without its newline.
+
+    Raises:
+      UsageError: if the line is damaged.
+    """
+    try:
+        row = _parse(text)
+        for name in _ALWAYS.get(path.name, ()):
+            row[name]
+        return tuple(row[name] for name in KEYS[path.name]), row
+    except KeyError as error:
+        raise UsageError(
+            f"{path}: line {number} is damaged: it has no {error}"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{path}: line {number} is damaged: {error}") from error
+
+
+def check_equal(
+    path: Path, number: int, row: Mapping[str, Any], earlier: Mapping[str, Any]
+) -> None:
+    """Check that a row equals an earlier one with the same key.
+
+    Raises:
+      UsageError: if they differ in more than the time taken.
+    """
+    if _results(earlier) != _results(row):
+        raise UsageError(
+            f"{path}: line {number} repeats an earlier row with other values"
+        )
+
+
+def _results(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row without the time it took, the only value that may differ."""
+    return {name: value for name, value in row.items() if name != "seconds"}
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -219,10 +295,10 @@ def _parse(line: bytes) -> dict[str, Any]:
         raise ValueError(reason(error)) from error
     if type(row) is not dict:
         raise ValueError(f"{shown(row)} is not an object")
-    for name, value in row.items():
-        kinds = {type(value)}
-        kinds = _NUMBER if name.startswith(_PARTS) else _TYPES.get(name, kinds)
-        if not _is_sound(value, kinds) or (value == "" and kinds == {str}):
+    for (name, value), kinds in zip(row.items(), _types(tuple(row)), strict=True):
+        if not _is_sound(value, kinds or {type(value)}) or (
+            value == "" and kinds == {str}
+        ):
             raise ValueError(f"{shown(name)} is {shown(value)}")
     hparams: dict[str, Any] = row.get("hparams", {})
     if not all(_is_sound(value, _SCALAR) for value in hparams.values()):
@@ -237,6 +313,12 @@ def _parse(line: bytes) -> dict[str, Any]:
     if budget is None or budget <= 0:
         raise ValueError(f"'budget' is {budget}")
     return row
+
+
+@functools.lru_cache(256)  # rows of a table have the same columns
+def _types(names: tuple[str, ...]) -> list[set[type] | None]:
+    """Types of columns; None for one of any type."""
+    return [_NUMBER if n.startswith(_PARTS) else _TYPES.get(n) for n in names]
 
 
 def _is_sound(value: Any, kinds: set[type]) -> bool:
@@ -273,6 +355,8 @@ def _numbers(lines: bytes) -> pd.DataFrame | None:
         # Arrow skips empty lines.
         sound = sound and table.num_rows == lines.count(b"\n")
         frame = table.to_pandas()
+        if frame.duplicated(list(key)).any():
+            frame = frame.drop_duplicates(ignore_index=True)  # equal rows: no conflict
         sound = sound and not frame.duplicated(list(key)).any()
         sound = sound and (frame["run_id"] != "").all() and (frame["step"] >= 0).all()
     except (pyarrow.ArrowException, KeyError, TypeError, UnicodeDecodeError):

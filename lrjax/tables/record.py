@@ -9,16 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lrjax.common import files
 from lrjax.core import Metric, UsageError, shown
-from lrjax.tables import reader
 
 NAME = "config.json"
+LARGEST = 2**28  # bytes
 
 
 def read(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Read config.json; {} if it is missing or cannot be read."""
     try:
-        record = json.loads(reader.content(Path(workdir) / NAME))
+        record = json.loads(files.read_own(Path(workdir) / NAME, LARGEST))
     except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
