@@ -24,15 +24,14 @@ from typing import Any, Self, TypeVar
 from lrjax.common import files
 from lrjax.core import NUMERICS_VERSION, UsageError, shown
 from lrjax.identity import finite
-from lrjax.tables import lock, reader, record, scan
+from lrjax.tables import lock, parts, reader, record, scan
+from lrjax.tables.frames import Hparams, load
 from lrjax.tables.reader import (
     CURVES,
     KEYS,
     RACES,
     RUNS,
     TRIALS,
-    Hparams,
-    load,
     read_rows,
 )
 from lrjax.tables.record import (
@@ -142,12 +141,25 @@ class Tables:
       runs: the `run_id`s of the finished runs.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str]):
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        publish_in: str | os.PathLike[str] | None = None,
+    ):
+        """Take the directory, and the one that gets curves in parts.
+
+        Args:
+          workdir: directory of the tables.
+          publish_in: directory in which curves of finished blocks are published
+            (`lrjax.tables.parts`); None: curves are rows of CURVES.
+        """
         self.workdir = Path(workdir)
+        self._in_parts = publish_in is not None
+        self._home = Path(workdir if publish_in is None else publish_in)
         self.runs: set[str] = set()
         self._present: dict[str, set[Any]] = {TRIALS: set(), RACES: set()}
         self._steps: dict[str, set[int]] = {}  # of runs whose curve is not complete
-        self._files = {name: _File(self.workdir / name) for name in KEYS}
+        self._files: dict[Path, _File] = {}
         self._appending = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -155,11 +167,17 @@ class Tables:
         try:
             self.check_version()
             files.remove_unfinished(self.workdir)
+            path = self.workdir
             for table in (TRIALS, RACES):
-                self._present[table] = self._recover(table, reader.read_keys) or set()
-            self.runs = self._recover(RUNS, reader.read_keys) or set()
-            steps = self._recover(CURVES, lambda path: scan.unfinished(path, self.runs))
+                keys = self._recover(path / table, reader.read_keys)
+                self._present[table] = keys or set()
+            self.runs = self._recover(path / RUNS, reader.read_keys) or set()
+            steps = self._recover(
+                path / CURVES, lambda path: scan.unfinished(path, self.runs)
+            )
             self._steps = steps or {}
+            for path in parts.unfinished(self.workdir):
+                self._recover_part(path)
         except BaseException:
             self.__exit__()
             raise
@@ -171,7 +189,9 @@ class Tables:
                 known.file.close()
         self._lock.close()
 
-    def append(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def append(
+        self, table: str, rows: Iterable[Mapping[str, Any]], block: str = ""
+    ) -> None:
         """Append the rows that a table does not have yet.
 
         A run's curve is complete once it has curve rows and a row of RUNS; more curve
@@ -180,6 +200,8 @@ class Tables:
         Args:
           table: RUNS, CURVES, TRIALS or RACES.
           rows: rows as `read_rows` returns them.
+          block: name of the block that the rows belong to, which has finished with
+            rows of RUNS; '' for rows of no block or of several.
 
         Raises:
           UsageError: if they cannot be written, or another program has changed the
@@ -190,7 +212,17 @@ class Tables:
             for row in rows:
                 if not self._has(table, key := _key(table, row)):
                     fresh.setdefault(key, row)
-            self._append(table, list(fresh.values()))
+            part, path = parts.table_of(self.workdir, block), self.workdir / table
+            if table == CURVES and block and self._in_parts:
+                files.make_folder(part.parent, below=self.workdir)
+                path = part
+            is_end = table == RUNS and part in self._files
+            if is_end:
+                self._files[part].check()
+                parts.publish(part, self._home)
+            self._append(path, list(fresh.values()))
+            if is_end:
+                self._remove_part(part)
             for key in fresh:
                 self._note(table, key)
 
@@ -269,17 +301,33 @@ class Tables:
         for file in self._files.values():
             file.check()
 
-    def _recover(self, name: str, read: Callable[[Path], tuple[_T, int]]) -> _T | None:
+    def _recover_part(self, path: Path) -> None:
+        """Read a block's own curve rows; publish them if all its runs are finished."""
+        steps = self._recover(path, lambda path: scan.unfinished(path, self.runs))
+        for run_id, found in (steps or {}).items():
+            self._steps.setdefault(run_id, set()).update(found)
+        if not steps:
+            parts.publish(path, self._home)
+            self._remove_part(path)
+
+    def _remove_part(self, path: Path) -> None:
+        """Remove a block's own table, whose rows are published."""
+        known = self._files.pop(path)
+        if known.file:
+            known.file.close()
+        files.remove_folder(path.parent)
+
+    def _recover(self, path: Path, read: Callable[[Path], tuple[_T, int]]) -> _T | None:
         """Read a table, and end its file with a whole line.
 
         Args:
-          name: the table.
+          path: the table.
           read: returns what is read, and the size of the whole lines in bytes.
 
         Returns:
           what is read; None if there is no such table.
         """
-        path, known = self.workdir / name, self._files[name]
+        known = self._files.setdefault(path, _File(path))
         if not os.path.lexists(path):
             return None
         content, whole_bytes = read(path)
@@ -294,15 +342,15 @@ class Tables:
             known.note_size()
         return content
 
-    def _append(self, name: str, rows: list[Mapping[str, Any]]) -> None:
+    def _append(self, path: Path, rows: list[Mapping[str, Any]]) -> None:
         """Append rows to a table's file, all or none of them."""
-        known = self._files[name]
+        known = self._files.setdefault(path, _File(path))
         lock.check(self._lock, self.workdir)
         known.check()
         if not rows:
             return
         text = "".join(line(row) for row in rows).encode()
-        with files.writing(known.path):
+        with files.writing(path):
             file = known.open(os.O_CREAT | os.O_EXCL)
             try:
                 files.write_all(file, text)
@@ -310,7 +358,7 @@ class Tables:
                 file.truncate(known.size)
                 raise
             if not known.size:
-                files.sync_folder(self.workdir)
+                files.sync_folder(path.parent)
             known.note_size()
 
     def replace(self, name: str, text: str) -> None:

@@ -1,7 +1,7 @@
 """Read the tables of a working directory: files with a row of JSON on each line.
 
-`load` reads the runs and their curves into pandas, `read_rows` any table into
-dictionaries; both refuse the same damage with the same words.
+`read_frame` reads a table into pandas, `read_rows` into dictionaries; both refuse the
+same damage with the same words.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import pandas as pd
 from lrjax.common import files
 from lrjax.common.reading import reason
 from lrjax.core import UsageError, counted, shown
-from lrjax.identity import canonical
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 RACES = "races.jsonl"
@@ -60,66 +59,6 @@ _TYPES: dict[str, set[type]] = {
 }
 _LARGEST = 2**63  # bound of whole numbers, that of pandas
 _PARTS = ("train_", "valid_", "test_")  # starts of the columns of metrics
-
-
-class Hparams(dict[str, Any]):
-    """Hyperparameters of a run: an immutable dictionary that pandas can group and sort.
-
-    `dict(hparams)` and `hparams | {...}` return dictionaries that can be changed.
-
-    Example:
-      >>> runs, _ = results.load("runs/quickstart")
-      >>> runs.groupby(["method", "hparams"])["valid_loss"].mean()
-    """
-
-    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return hash(_frozen(self))
-
-    def __lt__(self, other: Mapping[str, Any]) -> bool:
-        return _order(self) < _order(other)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Hparams, (dict(self),)
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("hyperparameters of a run cannot be changed; change a copy")
-
-    __setitem__ = __delitem__ = __ior__ = pop = popitem = clear = _refuse
-    update = setdefault = _refuse  # pyright: ignore[reportAssignmentType]
-
-
-def _frozen(value: Any) -> Any:
-    """Convert a value to a hashable one; equal values get equal hashes."""
-    if isinstance(value, Mapping):
-        return frozenset((name, _frozen(item)) for name, item in value.items())
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def _order(value: Any) -> tuple[Any, ...]:
-    """Return a sort key for values of any type: numbers by size, before text."""
-    if isinstance(value, Mapping):
-        return 0, sorted((name, _order(item)) for name, item in value.items())
-    if isinstance(value, int | float):
-        return 1, value
-    return 2, canonical(value)
-
-
-def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read runs and curves into tidy frames, a row per line of the tables.
-
-    `hparams` holds dictionaries to group by (`Hparams`); numbers that were not finite
-    are NaN. A torn last line is dropped with a warning.
-
-    Raises:
-      UsageError: if a table is missing, or a line is damaged or contradicts another.
-    """
-    for name in (RUNS, CURVES):
-        if not os.path.lexists(Path(workdir) / name):
-            raise UsageError(f"{workdir} holds no results: there is no {name}")
-    runs, curves = (read_frame(Path(workdir) / name) for name in (RUNS, CURVES))
-    if "hparams" in runs:
-        runs["hparams"] = runs["hparams"].map(Hparams)
-    return runs, curves
 
 
 def read_rows(workdir: str | os.PathLike[str], table: str) -> list[dict[str, Any]]:

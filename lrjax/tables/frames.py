@@ -1,0 +1,81 @@
+"""Read the runs of a working directory and their curves into pandas."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lrjax.core import UsageError
+from lrjax.identity import canonical
+from lrjax.tables import parts, reader
+
+
+class Hparams(dict[str, Any]):
+    """Hyperparameters of a run: an immutable dictionary that pandas can group and sort.
+
+    `dict(hparams)` and `hparams | {...}` return dictionaries that can be changed.
+
+    Example:
+      >>> runs, _ = results.load("runs/quickstart")
+      >>> runs.groupby(["method", "hparams"])["valid_loss"].mean()
+    """
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return hash(_frozen(self))
+
+    def __lt__(self, other: Mapping[str, Any]) -> bool:
+        return _order(self) < _order(other)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Hparams, (dict(self),)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("hyperparameters of a run cannot be changed; change a copy")
+
+    __setitem__ = __delitem__ = __ior__ = pop = popitem = clear = _refuse
+    update = setdefault = _refuse  # pyright: ignore[reportAssignmentType]
+
+
+def _frozen(value: Any) -> Any:
+    """Convert a value to a hashable one; equal values get equal hashes."""
+    if isinstance(value, Mapping):
+        return frozenset((name, _frozen(item)) for name, item in value.items())
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _order(value: Any) -> tuple[Any, ...]:
+    """Return a sort key for values of any type: numbers by size, before text."""
+    if isinstance(value, Mapping):
+        return 0, sorted((name, _order(item)) for name, item in value.items())
+    if isinstance(value, int | float):
+        return 1, value
+    return 2, canonical(value)
+
+
+def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read runs and curves into tidy frames, a row per line of the tables.
+
+    Curves in parts are read, too (`lrjax.tables.parts`). `hparams` holds dictionaries
+    to group by (`Hparams`); numbers that were not finite are NaN. A torn last
+    line is dropped with a warning.
+
+    Raises:
+      UsageError: if a table is missing, or a line is damaged or contradicts another.
+    """
+    workdir, frames = Path(workdir), []
+    curves_path, in_parts = workdir / reader.CURVES, parts.read(workdir)
+    if not os.path.lexists(workdir / reader.RUNS):
+        raise UsageError(f"{workdir} holds no results: there is no {reader.RUNS}")
+    if os.path.lexists(curves_path):
+        frames = [reader.read_frame(curves_path)]
+    elif not len(in_parts):
+        raise UsageError(f"{workdir} holds no results: there is no {reader.CURVES}")
+    runs = reader.read_frame(workdir / reader.RUNS)
+    curves = parts.joined(workdir, [*frames, in_parts])
+    if "hparams" in runs:
+        runs["hparams"] = runs["hparams"].map(Hparams)
+    return runs, curves
