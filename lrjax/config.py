@@ -377,6 +377,12 @@ class Settings:
     save_params: bool = field(
         False, fields.flag, "Keep the final parameters of each run."
     )
+    curve_parts: bool = field(
+        False,
+        fields.flag,
+        "Write the curve of each block to a Parquet file in WORKDIR/curves instead of "
+        "curves.jsonl, for studies of 10^7 curve rows and more (docs/reliability.md).",
+    )
     skip_missing: bool = field(
         False, fields.flag, "Skip tasks whose data is not available, with a warning."
     )
