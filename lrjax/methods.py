@@ -9,22 +9,26 @@ advise. `protocol.py` has the values that `study` changes.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
-from lrjax import optim
+from lrjax import optim, own, plugins
 from lrjax.core import (
     Domain,
     Method,
     Range,
     Space,
     UsageError,
-    unknown,
+    cut,
 )
 from lrjax.identity import is_number, plain
 from lrjax.optim import builders, schedules
@@ -499,17 +503,62 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
+SHIPPED = frozenset(METHODS)  # names that only lrjax's own methods have
+_fingerprints: dict[Any, str] = {}  # build of a user's method -> hash of its steps
 
 
 def find(name: str) -> Method:
-    """Return a method by name.
+    """Return a method by name, or by its import path 'module:name'.
 
     Raises:
-      UsageError: if the name is unknown; suggests the nearest.
+      UsageError: if the name is unknown, or cannot be imported; suggests the nearest.
     """
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return METHODS[name]
+    return plugins.find("method", name, METHODS, own.accept)
+
+
+def own_options(method: Method) -> tuple[tuple[str, str], ...]:
+    """Return what identifies a method beside its name: nothing for lrjax's own.
+
+    A method of a user may change from one call to the next under the same name, as in
+    a notebook, so its runs are also known by what it computes.
+
+    Raises:
+      UsageError: if the method cannot take a step.
+    """
+    if method.name in SHIPPED:
+        return ()
+    if method.build not in _fingerprints:
+        _fingerprints[method.build] = _fingerprint(method)
+    return (("method", _fingerprints[method.build]),)
+
+
+def _fingerprint(method: Method) -> str:
+    """Hash the first step that a method takes on two small arrays, as a jaxpr."""
+    params = {"a": jnp.zeros((3, 2)), "b": jnp.zeros(3)}
+    static, traced = split(method, method.defaults)
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.sum(params["a"] ** 2) + jnp.sum(params["b"] ** 2)
+
+    def step(horizon: jax.Array, traced: Mapping[str, Any]) -> Any:
+        tx = method.build(horizon, **dict(static), **traced)
+        tx = optax.with_extra_args_support(tx)
+        value, grads = jax.value_and_grad(loss)(params)
+        functions = {"value_fn": loss, "grad_fn": jax.grad(loss)}
+        return tx.update(grads, tx.init(params), params, value=value, **functions)
+
+    try:
+        program = jax.make_jaxpr(step)(jnp.float32(100), traced)
+    except Exception as error:  # the user's code may raise anything
+        raise UsageError(
+            f"method '{method.name}' fails at its first step: "
+            f"{type(error).__name__}: {cut(str(error), 160)}"
+        ) from error
+    # Jaxprs print functions with their memory addresses; remove these.
+    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(program)).encode())
+    for value in program.consts:
+        digest.update(np.asarray(value).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def split(

@@ -15,11 +15,13 @@ PACKAGE = ROOT / "lrjax"
 # a package may have a row of its own
 _ROWS = {
     "__init__ machine messages optim": "",
-    "metrics": "messages",
+    "plugins": "messages",
+    "metrics": "messages plugins",
     "core": "messages metrics",
     "analysis console identity": "core",
     "common": "core identity",
-    "methods": "core identity optim",
+    "own": "core identity",
+    "methods": "core identity optim own plugins",
     "protocol": "core methods",
     "hyperparameters": "core identity methods optim",
     "tasks": "common core machine metrics",

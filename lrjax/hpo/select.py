@@ -142,6 +142,10 @@ def _checked(method: Method) -> Method:
     """
     if methods_lib.METHODS.get(method.name) is method:
         return method
+    if method.name in methods_lib.SHIPPED:
+        raise UsageError(
+            f"select: method '{method.name}' is lrjax's own: choose another name"
+        )
     try:
         built = method.build(100, **method.defaults)
     except Exception as error:  # the user's code may raise anything

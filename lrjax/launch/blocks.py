@@ -300,7 +300,7 @@ def run_of(
         data=data,
         fresh_batches=choices.draws_afresh(method.name, name),
         recalibrated=recalibration.recalibrates(task, method, hparams),
-        options=task.options,
+        options=(*task.options, *methods.own_options(method)),
     )
 
 

@@ -1,0 +1,117 @@
+"""Methods of one's own, made from functions that return an Optax transformation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lrjax.core import Method, Range, Space, UsageError, cut, shown, unknown
+from lrjax.identity import is_number, plain
+
+_SCALES = ("log", "linear", "integer")
+_HORIZON = "horizon"  # parameter of a method's function that gets the number of updates
+_FIELDS = ("family", "source", "advice", "static", "domains", "needs_rate")
+
+
+def method_of(
+    function: Callable[..., Any],
+    name: str = "",
+    space: Mapping[str, Range | Sequence[Any]] | None = None,
+    **fields: Any,
+) -> Method:
+    """Make a method of a function that returns an Optax transformation.
+
+    Each parameter of the function is a hyperparameter with a default, whose numbers may
+    be traced. A parameter called `horizon` gets the number of updates of a run; such a
+    method is taken to lower its rate towards the end.
+
+    Args:
+      function: takes hyperparameters; returns an Optax transformation.
+      name: the method's name; that of the function if it is empty.
+      space: hyperparameter -> what to tune it over: (low, high), (low, high, 'log') or
+        a `lrjax.core.Range`. Ranges above 0 are logarithmic unless 'linear' is given.
+      fields: `family`, `source`, `advice`, `static`, `domains` or `needs_rate` of
+        `lrjax.core.Method`.
+
+    Raises:
+      UsageError: if a parameter has no default, or an argument is invalid.
+
+    Example:
+      >>> import optax
+      >>> def lion_parabola(horizon, learning_rate=1e-3, b1=0.9):
+      ...     rate = lambda step: learning_rate * (1 - step / horizon) ** 2
+      ...     return optax.lion(rate, b1=b1)
+      >>> method_of(lion_parabola, space={"learning_rate": (1e-5, 1e-2)}).defaults
+      {'learning_rate': 0.001, 'b1': 0.9}
+    """
+    name = name or getattr(function, "__name__", "")
+    where = f"method '{cut(str(name))}'"
+    for field in fields:
+        if field not in _FIELDS:
+            raise UsageError(f"{where}: {field} is not one of {', '.join(_FIELDS)}")
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where}: {shown(function)} is not a function") from error
+    defaults: dict[str, Any] = {}
+    for parameter in parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise UsageError(
+                f"{where}: name each hyperparameter in place of {parameter}"
+            )
+        if parameter.name == _HORIZON:
+            continue
+        if parameter.default is parameter.empty:
+            raise UsageError(f"{where}: {parameter.name} needs a default")
+        defaults[parameter.name] = plain(parameter.default)
+    ranges = {k: _range(where, k, v, defaults) for k, v in (space or {}).items()}
+    takes_horizon = _HORIZON in parameters
+
+    def build(horizon: Any, **hparams: Any) -> Any:
+        return function(**hparams, **({_HORIZON: horizon} if takes_horizon else {}))
+
+    fields = {"family": "own", "source": "one's own", **fields}
+    fields.setdefault("needs_rate", "learning_rate" in ranges)
+    return Method(
+        name=name,
+        build=build,
+        defaults=defaults,
+        space=Space(ranges),
+        horizon_bound=lambda hparams: takes_horizon,
+        **fields,
+    )
+
+
+def _range(where: str, name: str, value: Any, defaults: Mapping[str, Any]) -> Range:
+    """Make a range of (low, high, *scales); raise UsageError if it is invalid."""
+    if name not in defaults:
+        raise UsageError(f"{where}: space has '{cut(str(name))}', which it lacks")
+    if isinstance(value, Range):
+        return value
+    parts = list(value) if isinstance(value, Sequence) else []
+    bounds, scales = [plain(bound) for bound in parts[:2]], parts[2:]
+    if len(bounds) < 2 or not all(map(is_number, bounds)) or bounds[0] >= bounds[1]:
+        raise UsageError(
+            f"{where}: space['{name}'] is {shown(value)}: give (low, high), optionally "
+            "with 'log', 'linear' or 'integer'"
+        )
+    low, high = bounds
+    for scale in scales:
+        if scale not in _SCALES:
+            raise unknown(f"scale in space['{name}'] of {where}", scale, _SCALES)
+    if "log" in scales and low <= 0:
+        raise UsageError(f"{where}: space['{name}']: 'log' needs bounds above 0")
+    log = "log" in scales or (low > 0 and "linear" not in scales)
+    return Range(float(low), float(high), log, "integer" in scales)
+
+
+def accept(name: str, found: Any) -> Method:
+    """Make what a package offers under a name a method of that name.
+
+    Raises:
+      UsageError: if it is neither a method nor a function that can be one.
+    """
+    if isinstance(found, Method):
+        return Method(**{**vars(found), "name": name})
+    return method_of(found, name)

@@ -1,0 +1,127 @@
+"""Parts of one's own by name: of a package's entry point, or 'module:name'.
+
+A package that is installed can offer methods, tasks, metrics, tuners, launchers and
+analyses by entry points in the groups of `GROUPS`; without installation, any of them is
+named by its import path, as in --config.methods=my_package.methods:own.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any, TypeVar
+
+from lrjax.messages import UsageError, cut, printable, shown, unknown
+
+# kind of part -> group of entry points
+GROUPS = {
+    kind: f"lrjax.{plural}"
+    for kind, plural in (
+        ("method", "methods"),
+        ("task", "tasks"),
+        ("metric", "metrics"),
+        ("tuner", "tuners"),
+        ("launcher", "launchers"),
+        ("analysis", "analyses"),
+    )
+}
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+T = TypeVar("T")
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is an import path, 'package.module:name'."""
+    return bool(_PATH.fullmatch(name))
+
+
+@functools.cache
+def offered(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """Find the entry points of installed packages, by name; nothing is imported."""
+    points = importlib.metadata.entry_points(group=GROUPS[kind])
+    return {point.name: point for point in points}
+
+
+def find(
+    kind: str,
+    name: str,
+    known: MutableMapping[str, T],
+    accept: Callable[[str, Any], T],
+    known_names: Iterable[str] | None = None,
+) -> T:
+    """Find a registered part; import and register it if another package has it.
+
+    Args:
+      kind: a key of `GROUPS`.
+      name: the name to find.
+      known: the registry, which gets what is imported.
+      accept: `accept(name, imported)` checks what was imported and returns what to
+        register; raises UsageError.
+      known_names: names to suggest in place of those of `known`.
+
+    Raises:
+      UsageError: if the name is unknown, or cannot be imported.
+    """
+    if name in known:
+        return known[name]
+    if name in offered(kind):
+        point = offered(kind)[name]
+        found = _imported(kind, name, point.load)
+    elif is_path(name):
+        found = _imported(kind, name, functools.partial(_at, name))
+    else:
+        names = known if known_names is None else known_names
+        raise unknown(kind, name, [*names, *offered(kind)])
+    return known.setdefault(name, accept(name, found))
+
+
+def register(
+    kind: str, name: str, part: T, known: MutableMapping[str, T], shipped: Iterable[str]
+) -> None:
+    """Register a part of one's own; one's own earlier one of that name is replaced.
+
+    Args:
+      kind: a key of `GROUPS`.
+      name: name of the part.
+      part: what to register.
+      known: the registry.
+      shipped: names of lrjax's own parts, which are not replaced.
+
+    Raises:
+      UsageError: if the name is not one line of text, or lrjax's own.
+    """
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise UsageError(f"{kind}: its name must be a line of text, not {shown(name)}")
+    if name in shipped:
+        raise UsageError(f"{kind} '{cut(name)}' is lrjax's own: choose another name")
+    known[name] = part
+
+
+def _at(path: str) -> Any:
+    """Import what a path names; the current directory is searched, too."""
+    module, _, name = path.partition(":")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _imported(kind: str, name: str, load: Callable[[], Any]) -> Any:
+    """Import a part; report what fails in one line."""
+    try:
+        return load()
+    except UsageError:
+        raise
+    except Exception as error:  # a module of users may raise anything
+        reason = cut(printable(" ".join(str(error).split())), 160)
+        raise UsageError(
+            f"{kind} '{cut(name)}' cannot be imported: {type(error).__name__}: {reason}"
+        ) from error
