@@ -147,7 +147,7 @@ def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Secti
         }
         for answer in answers
     )
-    reads = (
+    how_to_read = (
         "Each line a contender, from rung to rung as far as it came, mean over seeds, "
         "a star the winner; "
         "schedules that fall towards the horizon were brought to rest before they were "
@@ -159,7 +159,7 @@ def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Secti
         "selection",
         "Selection",
         "; ".join(map(sentence, answers)) + ".",
-        reads,
+        how_to_read,
         table,
         draw(writer.plt, answers),
     )
