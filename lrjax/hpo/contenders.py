@@ -57,7 +57,7 @@ class Contender:
         return f"{self.method.name} (learning_rate={rate:g})"
 
     @property
-    def bound(self) -> bool:
+    def needs_cooldown(self) -> bool:
         """Whether it is judged by a branch with a cooldown."""
         return self.method.horizon_bound(dict(self.hparams))
 

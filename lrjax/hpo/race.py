@@ -171,8 +171,10 @@ class Race:
         self._task, self._plan = lineup.task, lineup.plan
         data = tasks.fingerprint(lineup.task)
         self._jobs = entrants.Jobs(lineup, settings, data)
+        # By (contender's number, seed).
         self._states: dict[tuple[int, int], State] = {}
         self._identity = _identity(lineup, settings, data)
+        # Rows of the table, by (rung, contender's number, seed).
         self._known: dict[tuple[int, int, int], Mapping[str, Any]] = {}
         metric = self._task.metric
         for row in results.read_rows(tables.workdir, results.RACES):
@@ -193,8 +195,12 @@ class Race:
         """
         self._log(self._lineup.opening())
         history: list[Rung] = []
-        bound = [entry.bound for entry in self._lineup.entries]
-        for rung in halve(self._plan, bound, functools.partial(self._climb, trainer)):
+        needs_cooldown = [
+            contender.needs_cooldown for contender in self._lineup.entries
+        ]
+        for rung in halve(
+            self._plan, needs_cooldown, functools.partial(self._train_rung, trainer)
+        ):
             kept = rung.verdict.kept
             if not kept:
                 raise self._nobody_left(rung)
@@ -221,26 +227,26 @@ class Race:
             "select.methods"
         )
 
-    def _climb(
+    def _train_rung(
         self, trainer: trials.Trainer, rung: int, alive: Sequence[int]
     ) -> dict[int, Score]:
         """Train contenders to the end of a rung; return the score of each."""
-        layout, end = self._plan, self._plan.rungs[rung]
+        plan, end = self._plan, self._plan.rungs[rung]
         missing = [  # all seeds of a contender if one is not in the table
             (i, seed)
             for i in alive
-            for seed in layout.seeds
-            if any((rung, i, other) not in self._known for other in layout.seeds)
+            for seed in plan.seeds
+            if any((rung, i, other) not in self._known for other in plan.seeds)
         ]
         jobs = {key: self._job(key, rung, branch=False) for key in missing}
         trained = self._train(trainer, jobs)
         branches = {
             key: self._job(key, rung, branch=True)
             for key in missing
-            if layout.start(rung, self._lineup.entries[key[0]].bound) < end
+            if plan.start(rung, self._lineup.entries[key[0]].needs_cooldown) < end
         }
         judged = {**trained, **self._train(trainer, branches)}
-        if end == layout.horizon:
+        if end == plan.horizon:
             self._record_runs({key: (jobs[key].run, judged[key]) for key in missing})
         new_rows = [self._row(rung, key, judged[key]) for key in missing]
         self._tables.append(results.RACES, new_rows)
@@ -248,7 +254,7 @@ class Race:
         for row in new_rows:
             self._known[rung, row["contender"], row["seed"]] = row
         return {
-            i: _score([self._known[rung, i, seed] for seed in layout.seeds], self._task)
+            i: _score([self._known[rung, i, seed] for seed in plan.seeds], self._task)
             for i in alive
         }
 
@@ -270,8 +276,11 @@ class Race:
 
     def _row(self, rung: int, key: tuple[int, int], trained: Trained) -> dict[str, Any]:
         """The row of a contender's measurement on a rung with one seed."""
-        entry = self._lineup.entries[key[0]]
-        start, end = self._plan.start(rung, entry.bound), self._plan.rungs[rung]
+        contender = self._lineup.entries[key[0]]
+        start, end = (
+            self._plan.start(rung, contender.needs_cooldown),
+            self._plan.rungs[rung],
+        )
         diverged = trained.values["diverged_at"] > 0
         scores = {
             f"valid_{metric}": (
@@ -286,8 +295,8 @@ class Race:
             "seed": key[1],
             "task": self._lineup.name,
             "protocol": self._settings.protocol,
-            "method": entry.method.name,
-            "hparams": dict(entry.hparams),
+            "method": contender.method.name,
+            "hparams": dict(contender.hparams),
             "steps": end,
             "cooldown": end - start,
             "status": "diverged" if diverged else "done",

@@ -62,7 +62,7 @@ class Job(NamedTuple):
       state: the state to resume from; None for the start.
       known: whether the result is in the table, so that the job is not trained again.
       keep: whether to return the last state.
-      judge: whether to measure the run on the test part, too.
+      on_test: whether to measure the run on the test part, too.
     """
 
     target: Trainable
@@ -70,7 +70,7 @@ class Job(NamedTuple):
     state: State | None = None
     known: bool = False
     keep: bool = True
-    judge: bool = False
+    on_test: bool = False
 
 
 class Pack(NamedTuple):
@@ -103,11 +103,11 @@ class Pack(NamedTuple):
             first.steps if first else 0,
             {run_id: job.state.state for run_id, job in jobs.items() if job.state},
             frozenset(run_id for run_id, job in jobs.items() if job.keep),
-            any(job.judge for job in jobs.values()),
+            any(job.on_test for job in jobs.values()),
         )
 
 
-def lay_out(jobs: Sequence[Job]) -> list[Pack]:
+def make_packs(jobs: Sequence[Job]) -> list[Pack]:
     """Group jobs that are not known into packs, the longest first.
 
     Known jobs count towards the width of blocks, which must not depend on what an
@@ -174,7 +174,7 @@ class Trainer:
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
         """Train all jobs that are not known; return run_id -> result."""
-        packs = lay_out(jobs)
+        packs = make_packs(jobs)
         trained: dict[str, Trained] = {}
         if not packs:
             return trained

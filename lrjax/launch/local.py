@@ -205,7 +205,7 @@ def _trials(
       ended: updates done; fewer than requested if all have diverged.
     """
     steps, lanes, keep = unit.block.example.steps, unit.block.lanes_of, unit.begin.keep
-    if unit.begin.judge:
+    if unit.begin.on_test:
         test = _judged(unit.block, last, state)
         last = {**last, **{f"test_{name}": value for name, value in test.items()}}
     if "mean_batch_loss" in last:

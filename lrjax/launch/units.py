@@ -44,13 +44,13 @@ class Begin(NamedTuple):
       steps: updates done.
       states: identity of each run -> its state, leaves [1, ...]; empty at step 0.
       keep: identities of the runs whose final states are returned.
-      judge: whether trials are measured on the test part, as runs always are.
+      on_test: whether trials are measured on the test part, as runs always are.
     """
 
     steps: int = 0
     states: Mapping[str, PyTree] = {}
     keep: frozenset[str] = frozenset()
-    judge: bool = False
+    on_test: bool = False
 
     def state(self, block: Block) -> PyTree | None:
         """Stack the states of a block of these runs, or of a part of them."""
