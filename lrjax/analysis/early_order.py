@@ -211,15 +211,15 @@ def measure(
     tasks = pd.DataFrame(rows, columns=[*columns, *numbers])
     families = []
     keys = ["family", "group", "how", "part"]
-    for key, part in tasks.groupby(keys, sort=True):
-        samples = [drawn[i] for i in part.index]
+    for key, subset in tasks.groupby(keys, sort=True):
+        samples = [drawn[i] for i in subset.index]
         count, generator = len(samples), _generator(key)
         chosen = generator.integers(count, size=(reps, count))
         stack = np.stack([sample.draws for sample in samples])  # [tasks, 2, reps]
         over = stack[chosen.T, :, np.arange(reps)].mean(0).T
         mean = np.mean([sample.estimate for sample in samples], axis=0)
         row = _numbers(_Drawn(mean, over))
-        kinds = set(part["metric"].str.rsplit("_", n=1).str[-1])
+        kinds = set(subset["metric"].str.rsplit("_", n=1).str[-1])
         if len(kinds) > 1:
             row |= dict.fromkeys(("regret", "regret_low", "regret_high"), np.nan)
         families.append(dict(zip(keys, key, strict=True)) | {"tasks": count} | row)

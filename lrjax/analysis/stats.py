@@ -520,10 +520,10 @@ def against(runs: pd.DataFrame, baseline: str, alpha: float = 0.05) -> pd.DataFr
     rows = []
     wide = runs.pivot(index=["task", "seed"], columns="entry", values="score")
     wide = wide.sort_index().sort_index(axis=1)
-    for task, part in wide.groupby(level="task"):
+    for task, subset in wide.groupby(level="task"):
         tested = []
         for entry in wide.columns.drop(baseline):
-            pairs = part[[entry, baseline]].dropna().to_numpy()
+            pairs = subset[[entry, baseline]].dropna().to_numpy()
             if not len(pairs):
                 continue
             difference = differences(ours=pairs[:, 0], theirs=pairs[:, 1])

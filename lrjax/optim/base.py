@@ -96,8 +96,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def decayed(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
-    """Tree of Python booleans: which leaves have weight decay.
+def decay_flags(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
+    """Tree of Python booleans, one per leaf: whether it has weight decay.
 
     Args:
       weight_decay: the coefficient; if it is known to be zero, no leaf has decay.
@@ -108,8 +108,8 @@ def decayed(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
       ValueError: if `mask` has another structure or holds anything else; one line.
     """
     if is_zero(weight_decay) or mask is None:
-        kept = not is_zero(weight_decay)
-        return jax.tree.map(lambda _: kept, params)
+        has_decay = not is_zero(weight_decay)
+        return jax.tree.map(lambda _: has_decay, params)
 
     def flag(value):
         array = isinstance(value, np.ndarray | np.bool_ | jax.Array)
@@ -130,14 +130,14 @@ def add_decay(
     param: jax.Array,
     weight_decay: Scalar,
     dtype: Any,
-    decays: bool = True,
+    has_decay: bool = True,
 ) -> jax.Array:
     """Compute `grad + weight_decay * param`; do not read `param` without decay.
 
-    `decays` is the leaf's flag in the tree of `decayed`.
+    `has_decay` is the leaf's flag in the tree of `decay_flags`.
     """
     grad = grad.astype(dtype)
-    if is_zero(weight_decay) or not decays:
+    if is_zero(weight_decay) or not has_decay:
         return grad
     return grad + jnp.asarray(weight_decay, dtype) * param
 

@@ -197,20 +197,20 @@ def prodigy(
         dlr = state.d * rate_factor(state.count, state.step, dtype)
         # If the learning rate is 0 the official code changes no state. Coefficients of
         # 1 and 0 have this effect without another pass over the state.
-        active = dlr > 0
+        active = dlr > 0  # a rate of 0 leaves the state as it is
         keep1, keep2, keep3 = (jnp.where(active, b, 1) for b in (beta1, beta2, beta3))
         relative = jnp.where(active, state.d / jnp.asarray(d0, dtype), 0)
         weight = relative * jnp.where(safeguard_warmup, state.d, dlr)
 
         factors = base.rate_factors(learning_rate_factors, params, dtype)
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
-        def gradient(grad, param, decays):
+        def gradient(grad, param, has_decay):
             coupled = 0 if decouple else weight_decay
-            return base.add_decay(grad, param, coupled, dtype, decays)
+            return base.add_decay(grad, param, coupled, dtype, has_decay)
 
-        def average(grad, param, s, start, m, v, decays, factor):
-            grad = gradient(grad, param, decays)
+        def average(grad, param, s, start, m, v, has_decay, factor):
+            grad = gradient(grad, param, has_decay)
             new_s = keep3 * s + base.times(factor, weight) * grad
             new_m = keep1 * m + (1 - keep1) * state.d * grad
             new_v = keep2 * v + (1 - keep2) * jnp.square(state.d) * (grad * grad)
@@ -231,7 +231,7 @@ def prodigy(
             state.start,
             state.exp_avg,
             state.exp_avg_sq,
-            decays,
+            decay_flags,
             factors,
         )
         norm = base.total(norms, dtype)
@@ -244,18 +244,20 @@ def prodigy(
         )
         floor = d * epsilon
 
-        def step(grad, param, m, v, decays, factor):
+        def step(grad, param, m, v, has_decay, factor):
             if base.is_positive(b1):
                 direction = m
             else:
-                direction = jnp.where(beta1 > 0, m, d * gradient(grad, param, decays))
+                direction = jnp.where(
+                    beta1 > 0, m, d * gradient(grad, param, has_decay)
+                )
             change = -base.times(factor, dlr) * direction / (jnp.sqrt(v) + floor)
-            if decouple and decays:
+            if decouple and has_decay:
                 (decay,) = base.scalars(dtype, weight_decay)
                 change -= jnp.where(moved, decay * dlr, 0) * param
             return change.astype(param.dtype)
 
-        changes = jax.tree.map(step, updates, params, m, v, decays, factors)
+        changes = jax.tree.map(step, updates, params, m, v, decay_flags, factors)
         return changes, ProdigyState(
             count=state.count + 1,
             step=state.step + moved.astype(jnp.int32),

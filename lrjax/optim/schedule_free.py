@@ -189,15 +189,17 @@ def schedule_free_sgd(
         rate = _warmed_up(learning_rate, warmup_steps, state.count, dtype)
         share, average = state.average.next(state.count, rate, r, weight_lr_power)
 
-        def leaf(grad, y, z, decays):
-            grad = base.add_decay(grad, y, weight_decay, dtype, decays)
+        def update_leaf(grad, y, z, has_decay):
+            grad = base.add_decay(grad, y, weight_decay, dtype, has_decay)
             move = -rate * grad
             new_z = z + move
             change = average.follow(share, y, new_z, move)
             return change.astype(y.dtype), new_z.astype(z.dtype)
 
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
-        changes, z = base.map_leaves(leaf, 2, updates, params, state.z, decays)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
+        changes, z = base.map_leaves(
+            update_leaf, 2, updates, params, state.z, decay_flags
+        )
         return changes, ScheduleFreeState(state.count + 1, rate, average, z, None)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -241,11 +243,11 @@ def _schedule_free_adam(
         share, average = state.average.next(state.count, rate, r, weight_lr_power)
         scale = 1 / base.bias_correction(beta2, state.count + 1)
 
-        def leaf(grad, y, z, v, decays):
+        def update_leaf(grad, y, z, v, has_decay):
             v_new = beta2 * v + (1 - beta2) * (grad * grad)
             denominator = jnp.sqrt(scale * v_new) + epsilon
             direction = grad / jnp.where(adaptive, denominator, 1)
-            direction = base.add_decay(direction, y, weight_decay, dtype, decays)
+            direction = base.add_decay(direction, y, weight_decay, dtype, has_decay)
             move = -rate * direction
             new_z = z + move
             change = average.follow(share, y, new_z, move)
@@ -256,13 +258,13 @@ def _schedule_free_adam(
             )
 
         changes, z, exp_avg_sq = base.map_leaves(
-            leaf,
+            update_leaf,
             3,
             updates,
             params,
             state.z,
             state.exp_avg_sq,
-            base.decayed(weight_decay, weight_decay_mask, params),
+            base.decay_flags(weight_decay, weight_decay_mask, params),
         )
         return changes, ScheduleFreeState(state.count + 1, rate, average, z, exp_avg_sq)
 
@@ -549,7 +551,7 @@ def schedule_free_prodigy(
         beta3 = jnp.sqrt(beta2) if b3 is None else jnp.asarray(b3, dtype)
         rate = base.rate_at(learning_rate, state.count, dtype)
         dlr = state.d * rate
-        active = dlr > 0
+        active = dlr > 0  # a rate of 0 leaves the averages as they are
         keep2, keep3 = (jnp.where(active, b, 1) for b in (beta2, beta3))
         relative = jnp.where(active, state.d / jnp.asarray(d0, dtype), 0)
         weight = relative * jnp.where(safeguard_warmup, state.d, dlr)
@@ -582,10 +584,11 @@ def schedule_free_prodigy(
             state.count + steps, rate * d, r, weight_lr_power
         )
         factor, floor = dlr * d, d * epsilon
+        # With a factor from after the sums XLA recomputes the move, not stores it.
         (one,) = passes.after(share, jnp.ones((), dtype))
 
-        def step(grad, y, z, v, decays):
-            decayed = -jnp.where(moved, decay * dlr, 0) * z if decays else 0
+        def step(grad, y, z, v, has_decay):
+            decayed = -jnp.where(moved, decay * dlr, 0) * z if has_decay else 0
 
             def move(one):
                 return -factor * grad / (jnp.sqrt(one * v) + floor)
@@ -595,8 +598,8 @@ def schedule_free_prodigy(
             change = average.follow(share, y, new_z, move(one) + decayed)
             return change.astype(y.dtype), new_z.astype(z.dtype)
 
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
-        changes, z = base.map_leaves(step, 2, updates, params, state.z, v, decays)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
+        changes, z = base.map_leaves(step, 2, updates, params, state.z, v, decay_flags)
         return changes, ScheduleFreeProdigyState(
             count=state.count + 1,
             step=steps,

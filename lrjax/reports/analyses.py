@@ -135,10 +135,10 @@ def _curve_section(
     bands, tables = {}, []
     rows, alpha = study.curves, study.options.smooth
     for task in study.tasks:
-        part, column = rows[rows["task"] == task], str(columns[task])
-        if alpha and column in part and column != "learning_rate":
-            part = curves_lib.smooth(part, [column], alpha)
-        band = curves_lib.bands(curves_lib.thin(part), column)
+        subset, column = rows[rows["task"] == task], str(columns[task])
+        if alpha and column in subset and column != "learning_rate":
+            subset = curves_lib.smooth(subset, [column], alpha)
+        band = curves_lib.bands(curves_lib.thin(subset), column)
         if len(band):
             bands[task] = band
             tables.append(band.assign(column=column))
@@ -333,9 +333,9 @@ def _grid(study: Study, writer: ReportWriter) -> Section | None:
     runs = study.all_runs
     rates = runs["hparams"].map(lambda h: h.get("learning_rate"))
     rates = pd.to_numeric(rates, errors="coerce").astype(float)
-    parts = [(str(task), part) for task, part in runs.groupby("task")]
-    labels = {task: _loss(part, study.metrics[task]) for task, part in parts}
-    values = pd.concat([part[labels[task]].astype(float) for task, part in parts])
+    parts = [(str(task), subset) for task, subset in runs.groupby("task")]
+    labels = {task: _loss(subset, study.metrics[task]) for task, subset in parts}
+    values = pd.concat([subset[labels[task]].astype(float) for task, subset in parts])
     runs = runs.assign(rate=rates, value=values.where(runs["status"] == "done"))
     swept = runs.groupby(["task", "method"])["rate"].transform("nunique") >= 3
     lanes = runs[swept & (rates > 0)]

@@ -152,13 +152,13 @@ def scores(
     columns = max(1, min(3, int(10.4 / width)))
     figure, axes = drawing.panels(plt, len(tasks), width, height, columns)
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
-        part = runs[runs["task"] == task]
+        subset = runs[runs["task"] == task]
         means = table[table["task"] == task].set_index("entry")
-        _score_panel(axis, i, palette, part, means)
-        metric = str(part["metric"].iloc[0])
-        if _on_log_axis(metric_of(metric, known), part["value"]):
+        _score_panel(axis, i, palette, subset, means)
+        metric = str(subset["metric"].iloc[0])
+        if _on_log_axis(metric_of(metric, known), subset["value"]):
             axis.set_xscale("log")
-        if part["value"].isna().any():  # room for the counts at the right
+        if subset["value"].isna().any():  # room for the counts at the right
             low, high = axis.get_xlim()
             log = axis.get_xscale() == "log"
             more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
@@ -281,19 +281,19 @@ def _curve_panel(
     log = metric is None or _on_log_axis(metric, table[["low", "median", "high"]])
     axis.set_yscale("log" if log else "linear")
     for entry in reversed(palette.entries):
-        part = table[table["entry"] == entry]
-        if not len(part):
+        subset = table[table["entry"] == entry]
+        if not len(subset):
             continue
         colour, number = palette.colour(entry), palette.number(entry)
-        epochs = part["epoch"].to_numpy(float)
-        if (part["high"] > part["low"]).any():
+        epochs = subset["epoch"].to_numpy(float)
+        if (subset["high"] > subset["low"]).any():
             band = axis.fill_between(
-                epochs, part["low"], part["high"], color=colour, alpha=0.1, lw=0
+                epochs, subset["low"], subset["high"], color=colour, alpha=0.1, lw=0
             )
             drawing.mark(band, place, "band", number)
-        drawing.line(axis, place, palette, entry, epochs, part["median"])
-        if part["diverged"].iloc[-1]:
-            axis.plot(epochs[-1], part["median"].iloc[-1], "x", color=colour, ms=5)
+        drawing.line(axis, place, palette, entry, epochs, subset["median"])
+        if subset["diverged"].iloc[-1]:
+            axis.plot(epochs[-1], subset["median"].iloc[-1], "x", color=colour, ms=5)
     if metric and not log and metric.higher_is_better and len(table):
         # The first epochs would stretch the axis and flatten the rest.
         bottom = float(table["median"].quantile(0.03))
@@ -374,16 +374,21 @@ def profiles(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
     for entry in reversed(palette.entries):
-        part = table[table["entry"] == entry]
-        if not len(part):
+        subset = table[table["entry"] == entry]
+        if not len(subset):
             continue
         colour, number = palette.colour(entry), palette.number(entry)
-        if part["low"].notna().all():
+        if subset["low"].notna().all():
             band = axis.fill_between(
-                part["tau"], part["low"], part["high"], color=colour, alpha=0.08, lw=0
+                subset["tau"],
+                subset["low"],
+                subset["high"],
+                color=colour,
+                alpha=0.08,
+                lw=0,
             )
             drawing.mark(band, 0, "band", number)
-        drawing.line(axis, 0, palette, entry, part["tau"], part["share"])
+        drawing.line(axis, 0, palette, entry, subset["tau"], subset["share"])
     axis.set(xlabel="normalised score", ylabel="share of runs above", xlim=(0, 1))
     axis.set_ylim(0, 1.02)
     drawing.legend(
@@ -416,14 +421,16 @@ def grid(
     tasks = list(labels)
     figure, axes = drawing.panels(plt, len(tasks), width=3.6, height=2.8)
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
-        part = table[table["task"] == task]
+        subset = table[table["task"] == task]
         metric = metric_of(labels[task], known)
         of_others = settled.loc[settled["task"] == task, "value"]
-        if _on_log_axis(metric, pd.concat([part["low"], part["median"], of_others])):
+        if _on_log_axis(
+            metric, pd.concat([subset["low"], subset["median"], of_others])
+        ):
             axis.set_yscale("log")
         axis.set_xscale("log")
         of_task = settled[settled["task"] == task]
-        _grid_panel(axis, i, palette, part, of_task, _worst(part, metric))
+        _grid_panel(axis, i, palette, subset, of_task, _worst(subset, metric))
         axis.set(title=palette.brief(task), xlabel="learning rate")
         axis.set_ylabel(metric_label(labels[task]))
         drawing.log_ticks(axis.xaxis)
@@ -589,7 +596,7 @@ def fidelity(
         zip(axes, itertools.product(names, ("tau", "regret")), strict=True)
     ):
         axis.set_xscale("log")
-        for (group, how), part in families[families["family"] == family].groupby(
+        for (group, how), subset in families[families["family"] == family].groupby(
             ["group", "how"]
         ):
             known = group in palette.aliases or group in palette.entries
@@ -598,7 +605,7 @@ def fidelity(
             labels[group] = Line2D([], [], color=INK, lw=2.2, marker="o", ms=3)
             if known:
                 labels[group] = drawing.key(palette, str(group), linestyle="-")
-            x = 100 * part["part"]
+            x = 100 * subset["part"]
             if not known:
                 inside = (tasks["family"] == family) & (tasks["group"] == group)
                 inside &= tasks["how"] == how
@@ -606,14 +613,14 @@ def fidelity(
                     parts = 100 * single["part"]
                     faint = {"color": FAINT, "lw": 0.8, "linestyle": style, "zorder": 1}
                     axis.plot(parts, single[value], **faint)
-                low, high = part[f"{value}_low"], part[f"{value}_high"]
+                low, high = subset[f"{value}_low"], subset[f"{value}_high"]
                 axis.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
             if known:
                 drawing.line(
-                    axis, i, palette, str(group), x, part[value], linestyle=style
+                    axis, i, palette, str(group), x, subset[value], linestyle=style
                 )
                 continue
-            axis.plot(x, part[value], color=colour, linestyle=style, marker="o", ms=3)
+            axis.plot(x, subset[value], color=colour, linestyle=style, marker="o", ms=3)
         if value == "tau":
             axis.axhline(TRUSTED, color=SOFT, lw=0.9, linestyle=(0, (1, 2)))
             axis.set_ylim(top=1.03)
@@ -636,8 +643,10 @@ def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     """
     groups = list(table.groupby(["task", "metric"], sort=False))
     figure, axes = drawing.panels(plt, len(groups), width=2.9, height=2.7)
-    for i, (axis, ((task, metric), part)) in enumerate(zip(axes, groups, strict=True)):
-        both = part[["ours", "published"]].to_numpy(float)
+    for i, (axis, ((task, metric), subset)) in enumerate(
+        zip(axes, groups, strict=True)
+    ):
+        both = subset[["ours", "published"]].to_numpy(float)
         low, high = np.nanmin(both), np.nanmax(both)
         margin = 0.08 * (high - low) or 0.05
         axis.plot(
@@ -646,7 +655,7 @@ def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
             color=FAINT,
             linewidth=0.9,
         )
-        for row in part.itertuples():
+        for row in subset.itertuples():
             number = palette.number(str(row.entry))
             axis.errorbar(
                 row.published,
