@@ -90,7 +90,7 @@ def evaluate_part(
     batches["mask"] = mask.reshape(slices, rows).astype(dtype)
 
     def slice_sums_of(batch: Batch) -> Mapping[str, jax.Array]:
-        batch = layout.cut(batch) if layout else batch
+        batch = layout.split_batch(batch) if layout else batch
         return _block_sums(evaluate, False, params, model_state, batch)
 
     if slices == 1:
@@ -191,7 +191,7 @@ def slice_sums(
     at = first + jnp.arange(rows)
     batch = {k: v[jnp.minimum(at, n - 1)] for k, v in part.items()}
     batch["mask"] = (at < n).astype(dtype)
-    batch = layout.cut(batch) if layout else batch
+    batch = layout.split_batch(batch) if layout else batch
     return _block_sums(evaluate, True, params, model_state, batch)
 
 
@@ -239,7 +239,7 @@ def evaluator(program: Program, on_host: bool = False) -> Evaluator:
 
     if on_host:
         of_batch = functools.partial(batch_sums, task.evaluate, program.one_by_one)
-        place = layout.whole if layout else None
+        place = layout.replicated if layout else None
         send = functools.partial(_sent_slices, at_once, dtype, place)
         return Evaluator(of_batch, send, summed)
     options = {"at_once": at_once, "dtype": dtype, "layout": layout}

@@ -25,7 +25,7 @@ from lrjax.engine import (
     xla_options,
 )
 from lrjax.engine.prefetch import prefetched
-from lrjax.engine.sharding import described
+from lrjax.engine.sharding import with_shardings
 from lrjax.engine.train import (
     Inputs,
     Program,
@@ -59,8 +59,8 @@ def compile_host_loop(
     state, params, _ = jax.eval_shape(observe, shapes, 0)
     out = None
     if layout:
-        out = layout.of_state(state), layout.of_state(params), layout.whole
-        params = described(params, out[1])
+        out = layout.of_block(state), layout.of_block(params), layout.replicated
+        params = with_shardings(params, out[1])
     observed = xla_options.compile_once(
         jax.jit(observe, donate_argnums=0, out_shardings=out).lower(shapes, 0), params
     )
@@ -69,7 +69,7 @@ def compile_host_loop(
     next_state = recalibration.next_state(program)
     if recalibration.recalibrates_state(shapes):
         batch = recalibration.calibration_batch(task.train, task.batch_size, 0)
-        out = layout.of_state(shapes.model_state) if layout else None
+        out = layout.of_block(shapes.model_state) if layout else None
         lowered = jax.jit(next_state, out_shardings=out).lower(
             params, shapes.model_state, batch, 0
         )
@@ -111,7 +111,7 @@ def _on_device(
         batch = {k: v[rows] for k, v in train.items()}  # the block has one seed
         return step_block(program, state, batch, mask[0], inputs, step)
 
-    out = program.layout.of_state(shapes) if program.layout else None
+    out = program.layout.of_block(shapes) if program.layout else None
     lowered = jax.jit(update, donate_argnums=0, out_shardings=out).lower(
         shapes, example, program.task.train, 0
     )
@@ -139,8 +139,8 @@ def _streamed(
     if program.one_by_one:
         per_call = 1
     layout = program.layout
-    place = layout.along(2) if layout else None
-    out = (layout.of_state(shapes), layout.whole) if layout else None
+    place = layout.split_along(2) if layout else None
+    out = (layout.of_block(shapes), layout.replicated) if layout else None
 
     def steps_of_call(state, inputs, sent, mask, first, count):
         def one_step(i, state):

@@ -26,7 +26,7 @@ from lrjax.engine import (
     strategy,
     xla_options,
 )
-from lrjax.engine.sharding import described
+from lrjax.engine.sharding import with_shardings
 from lrjax.engine.train import (
     Inputs,
     Program,
@@ -118,7 +118,7 @@ def _own_valid(task: Task) -> Batch:
 
 def _placed(program: Program, tree: PyTree) -> PyTree:
     """Copy arrays to every device of a sharded block; else returns them unchanged."""
-    return jax.device_put(tree, program.layout.whole) if program.layout else tree
+    return jax.device_put(tree, program.layout.replicated) if program.layout else tree
 
 
 class Measurements(NamedTuple):
@@ -168,9 +168,9 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
     shapes = jax.eval_shape(init_block, seeds, example)
     placed = None
     if layout:
-        placed = layout.of_state(shapes)
-        shapes = described(shapes, placed)
-        seeds, example = described((seeds, example), layout.whole)
+        placed = layout.of_block(shapes)
+        shapes = with_shardings(shapes, placed)
+        seeds, example = with_shardings((seeds, example), layout.replicated)
     make_init = jax.jit(init_block, out_shardings=placed).lower(seeds, example)
     if program.one_by_one or task.streamed:
         run, parts = host_loop.compile_host_loop(program, shapes, example)
@@ -182,7 +182,7 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
                 program, state, inputs, train, train if shared else valid, start, stop
             )
 
-        out = (placed, layout.whole) if layout else None
+        out = (placed, layout.replicated) if layout else None
         lowered = jax.jit(advance, donate_argnums=0, out_shardings=out).lower(
             shapes, example, task.train, valid, 0, 0
         )

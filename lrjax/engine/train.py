@@ -224,7 +224,7 @@ def step_block(
     def of_seed(state: RunState, batch: Batch, noise: jax.Array) -> RunState:
         batch = {**batch, "mask": mask}
         if program.layout:
-            batch = program.layout.cut(batch)
+            batch = program.layout.split_batch(batch)
         key = jax.random.fold_in(noise, step)
 
         def of_lane(state: RunState, hparams: Mapping[str, jax.Array]) -> RunState:

@@ -48,7 +48,7 @@ _SPARED = 2**20  # bytes of a disk that are left to the tables
 _ONE_AT_A_TIME = threading.RLock()
 
 
-def _alone(function: Callable[P, R]) -> Callable[P, R]:
+def _with_lock(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function hold the process's checkpoint lock while it runs."""
 
     @functools.wraps(function)
@@ -64,7 +64,7 @@ def folder_of(workdir: Path, block: str) -> Path:
     return workdir / "checkpoints" / block
 
 
-@_alone
+@_with_lock
 def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> None:
     """Save a state as `<folder>/<step>`; keep it and the checkpoint before it.
 
@@ -114,7 +114,7 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> 
         shutil.rmtree(folder / str(old), ignore_errors=True)
 
 
-@_alone
+@_with_lock
 def restore(
     folder: Path, like: PyTree
 ) -> tuple[int, PyTree, Mapping[str, float]] | None:
@@ -146,7 +146,7 @@ def restore(
     return None
 
 
-@_alone
+@_with_lock
 def discard(folder: Path) -> None:
     """Remove a block's checkpoints, and the parent folder once it is empty."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -98,9 +98,16 @@ def _losses(scores: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 @_losses.defjvp
-def _(primals, tangents):
-    # Softmax minus one-hot. JAX's own derivative scatters into an array of zeros, which
-    # takes longer than the exponentials.
+def _losses_jvp(primals, tangents):
+    """Losses and their tangents, two [rows]; the slope is softmax minus one-hot.
+
+    JAX's own derivative scatters into an array of zeros, which takes longer than the
+    exponentials.
+
+    Args:
+      primals: scores [classes, rows] and labels [rows].
+      tangents: those of the scores [classes, rows]; labels have none.
+    """
     scores, labels = primals
     largest, total, losses = _summary(scores, labels)
     own = _is_label(scores, labels).astype(scores.dtype)
