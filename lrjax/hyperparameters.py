@@ -79,6 +79,11 @@ def complete_all(
 ) -> list[dict[str, Any]]:
     """Convert many settings of a method as `complete`, in less time.
 
+    Args:
+      method: the method.
+      lanes: settings, each with a value for every hyperparameter.
+      precision: precision of the run.
+
     Raises:
       UsageError: as `complete`, for the first invalid setting.
     """
@@ -87,6 +92,11 @@ def complete_all(
 
 def check_proposed(method: Method, hparams: Mapping[str, Any], precision: str) -> None:
     """Refuse a tuner's setting that the method cannot be built with.
+
+    Args:
+      method: the method.
+      hparams: a value for every hyperparameter.
+      precision: precision of the run.
 
     Raises:
       UsageError: with the words of the method's own check.
@@ -100,7 +110,12 @@ def _checked_all(
     precision: str,
     normalise: Normaliser,
 ) -> list[dict[str, Any]]:
-    """Normalise lanes, and build the method with each as a check."""
+    """Normalise lanes, and build the method with each as a check.
+
+    Args:
+      method, lanes, precision: as for `complete_all`.
+      normalise: `normal` or `proposed`.
+    """
     rest, checked = iter(lanes), []
     with jax.enable_x64(precision == "float64"):
         while chunk := _next_checked(method, rest, precision, normalise):
@@ -118,6 +133,10 @@ def _next_checked(
 
     A trace is slow to start, as slow as building a method: lanes share one trace.
     Their number is limited because a trace holds all its values in memory.
+
+    Args:
+      method, precision, normalise: as for `_checked_all`.
+      lanes: the settings that are left.
     """
     checked = []
 
@@ -160,6 +179,11 @@ def proposed(
     The search space decides what is valid: the study's includes a first cycle of
     length 0, with which a run diverges. Before training, `check_proposed` tries the
     corners of a space, since values are traced in training and cannot be checked.
+
+    Args:
+      method: the method.
+      hparams: a value for every hyperparameter.
+      precision: precision of the run.
     """
     dtype = dtype_of(precision)
     return {

@@ -46,7 +46,13 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def smooth(rows: pd.DataFrame, names: list[str], alpha: float) -> pd.DataFrame:
-    """Smooth columns exponentially: y[t] = alpha x[t] + (1 - alpha) y[t - 1]."""
+    """Smooth columns exponentially: y[t] = alpha x[t] + (1 - alpha) y[t - 1].
+
+    Args:
+      rows: as returned by `join`.
+      names: columns to smooth.
+      alpha: weight of the new value, in (0, 1].
+    """
     smoothed = rows.groupby("run")[names].ewm(alpha=alpha, adjust=False).mean()
     # pandas continues a run's mean past its last value; the curve must end there.
     smoothed = smoothed.droplevel(0).reindex(rows.index).where(rows[names].notna())
@@ -54,7 +60,12 @@ def smooth(rows: pd.DataFrame, names: list[str], alpha: float) -> pd.DataFrame:
 
 
 def thin(rows: pd.DataFrame, points: int = 100) -> pd.DataFrame:
-    """Keep at most `points` evaluations of each task, evenly spaced, with the last."""
+    """Keep at most `points` evaluations of each task, evenly spaced, with the last.
+
+    Args:
+      rows: as returned by `join`.
+      points: most evaluations of a task.
+    """
     kept = []
     for _, subset in rows.groupby("task", observed=True, sort=False):
         steps = np.sort(subset["step"].unique())
@@ -108,6 +119,9 @@ def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def settled_rates(rows: pd.DataFrame) -> pd.DataFrame:
     """Learning rate of each entry: median over a run's evaluations, then over runs.
+
+    Args:
+      rows: as returned by `join`.
 
     Returns:
       task, entry, learning_rate; without entries that have no learning rate.

@@ -115,7 +115,12 @@ def early_scores(
 
 
 def _wide(runs: pd.DataFrame, score: pd.Series) -> pd.DataFrame:
-    """Scores as a table with a row for each lane and a column for each seed."""
+    """Scores as a table with a row for each lane and a column for each seed.
+
+    Args:
+      runs: runs of one task, one per lane and seed.
+      score: their scores, with the index of `runs`; higher is better.
+    """
     table = runs[["lane", "seed"]].assign(score=score)
     table = table.drop_duplicates(["lane", "seed"])
     return table.pivot(index="lane", columns="seed", values="score")
@@ -124,7 +129,18 @@ def _wide(runs: pd.DataFrame, score: pd.Series) -> pd.DataFrame:
 def _cut(
     full: pd.DataFrame, rows: pd.DataFrame, metric: str, known: Mapping[str, Metric]
 ) -> dict[float, pd.DataFrame]:
-    """Early scores from the curves of full-length runs, by part."""
+    """Early scores from the curves of full-length runs, by part.
+
+    Args:
+      full: runs of full length, of one task.
+      rows: their curves, as returned by `curves.join`.
+      metric: column that the runs are judged by.
+      known: as returned by `scores.known_metrics`.
+
+    Returns:
+      Part of the budget -> scores as returned by `_wide`; parts that no run reached are
+      left out.
+    """
     column = re.sub("^test_", "valid_", metric)
     rows = rows[rows["run"].isin(full.index)]
     if column not in rows:
@@ -288,7 +304,12 @@ def weighted_tau(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 def _regret(early: np.ndarray, end: np.ndarray) -> float:
-    """Best final score minus the mean of those with the best early score."""
+    """Best final score minus the mean of those with the best early score.
+
+    Args:
+      early, end: early and final scores, [entries]; higher is better, and -inf where
+        runs diverged.
+    """
     finite = end[np.isfinite(end)]
     if not len(finite):
         return 0.0

@@ -243,6 +243,9 @@ def complete(runs: pd.DataFrame) -> Comparison:
 def cube(scores: pd.DataFrame) -> np.ndarray:
     """Scores as an array [run, task, entry], the order that rliable expects.
 
+    Args:
+      scores: index (task, run), columns entry.
+
     Raises:
       ValueError: if the frame's axes are not named (task, run) and entry, so that runs
         and tasks cannot be confused.
@@ -463,7 +466,14 @@ def profiles(
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Correct p-values for their number (Holm 1979)."""
+    """Correct p-values for their number (Holm 1979).
+
+    Args:
+      p: p-values [tests].
+
+    Returns:
+      corrected p-values [tests], in the order of `p`.
+    """
     p = np.asarray(p, float)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -495,7 +505,11 @@ def paired_p(difference: np.ndarray) -> float:
 
 
 def differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Scores minus scores; infinite against a diverged run, 0 between two of them."""
+    """Scores minus scores; infinite against a diverged run, 0 between two of them.
+
+    Args:
+      ours, theirs: scores [pairs]; -inf where a run diverged.
+    """
     with np.errstate(invalid="ignore"):
         difference = ours - theirs
     return np.where(np.isnan(difference), 0.0, difference)

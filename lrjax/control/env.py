@@ -452,6 +452,12 @@ def _is_number(value: Any) -> bool:
 def _mark_diverged(
     run: train.RunState, bad: jax.Array, at: jax.Array
 ) -> train.RunState:
-    """Mark a run as diverged at update `at` if `bad`, unless it diverged before."""
+    """Mark a run as diverged at update `at` if `bad`, unless it diverged before.
+
+    Args:
+      run: state of a run.
+      bad: scalar boolean.
+      at: scalar int, number of the update, from 1.
+    """
     at = jnp.where((run.diverged_at == 0) & bad, at, run.diverged_at)
     return run._replace(diverged_at=at.astype(jnp.int32))

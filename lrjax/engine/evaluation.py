@@ -126,6 +126,10 @@ def values(
 def _value(metric: Metric, sums: Mapping[str, jax.Array]) -> jax.Array:
     """Value of one metric of one run, from its sums.
 
+    Args:
+      metric: the metric.
+      sums: name -> sum over the rows of a part, as `Task.evaluate` returns them.
+
     Raises:
       UsageError: if the metric needs a sum that `evaluate` does not return.
     """
@@ -213,7 +217,12 @@ class Evaluator(NamedTuple):
     def __call__(
         self, params: PyTree, model_state: PyTree, part: Batch
     ) -> Mapping[str, jax.Array]:
-        """Compute exact metrics of a part, metric name -> [seeds, hparams]."""
+        """Compute exact metrics of a part, metric name -> [seeds, hparams].
+
+        Args:
+          params, model_state: leaves [seeds, hparams, ...].
+          part: leaves [rows, ...].
+        """
         pieces = self.pieces(part)
         return self.metrics(
             self.of_piece(params, model_state, *piece) for piece in pieces
@@ -264,7 +273,14 @@ def _add(a: PyTree, b: PyTree) -> PyTree:
 def _sent_slices(
     at_once: int, dtype: Any, place: Any, part: Batch
 ) -> Iterator[tuple[Batch]]:
-    """Send a part from the host to the device in slices; the last one is padded."""
+    """Send a part from the host to the device in slices; the last one is padded.
+
+    Args:
+      at_once: rows of a slice.
+      dtype: dtype of the mask.
+      place: device or sharding to send to; None for the default device.
+      part: on the host, leaves [rows, ...].
+    """
     n, rows = _rows_and_slice(part, at_once)
 
     def send(first: int) -> tuple[Batch]:
@@ -281,6 +297,10 @@ def parts_to_measure(task: Task, train: Batch, valid: Batch) -> dict[str, Batch]
 
     One part only where training and validation data are the same object. The training
     part is limited to the task's `measured_rows`.
+
+    Args:
+      task: the task.
+      train, valid: its parts, leaves [rows, ...].
     """
     if valid is train:
         return {"train": train}

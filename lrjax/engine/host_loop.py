@@ -99,6 +99,9 @@ def _on_device(
 ) -> tuple[Callable[..., Any], Any]:
     """Compile training with one call per update, from data on the device.
 
+    Args:
+      program, shapes, example: as for `compile_host_loop`.
+
     Returns:
       `advance(state, inputs, train, start, stop)`, which returns the new state, and the
       compiled program.
@@ -129,6 +132,9 @@ def _streamed(
     program: Program, shapes: RunState, example: Inputs
 ) -> tuple[Callable[..., Any], Any]:
     """Compile training from a part on the host, whose batches are sent ahead.
+
+    Args:
+      program, shapes, example: as for `compile_host_loop`.
 
     Returns:
       as `_on_device`.
@@ -184,6 +190,14 @@ def _rows(
     """Compute `order.batches` for several seeds on the host's CPU.
 
     The accelerator keeps working meanwhile.
+
+    Args:
+      words: uint32 [seeds, 2], keys of the data order.
+      first: number of the first update.
+      count: number of batches.
+      batch_size: rows per batch.
+      n: rows of the training part.
+      fresh: whether each batch is drawn anew, as in `order.batches`.
 
     Returns:
       rows int32 [seeds, count, batch_size], and mask bool [count, batch_size].

@@ -311,7 +311,11 @@ def train(
 
 
 def _under_both_names(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Repeat the measurements of the training part under the validation names."""
+    """Repeat the measurements of the training part under the validation names.
+
+    Args:
+      values: 'PART_METRIC' -> [seeds, hparams].
+    """
     start = "train_"
     valid = {
         f"valid_{name.removeprefix(start)}": value

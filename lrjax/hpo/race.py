@@ -230,7 +230,13 @@ class Race:
     def _train_rung(
         self, trainer: trials.Trainer, rung: int, alive: Sequence[int]
     ) -> dict[int, Score]:
-        """Train contenders to the end of a rung; return the score of each."""
+        """Train contenders to the end of a rung; return the score of each.
+
+        Args:
+          trainer: trains the jobs.
+          rung: number of the rung, from 0.
+          alive: numbers of the contenders.
+        """
         plan, end = self._plan, self._plan.rungs[rung]
         missing = [  # all seeds of a contender if one is not in the table
             (i, seed)
@@ -275,7 +281,13 @@ class Race:
         return trained
 
     def _row(self, rung: int, key: tuple[int, int], trained: Trained) -> dict[str, Any]:
-        """The row of a contender's measurement on a rung with one seed."""
+        """The row of a contender's measurement on a rung with one seed.
+
+        Args:
+          rung: number of the rung, from 0.
+          key: contender's number, and seed.
+          trained: the result.
+        """
         contender = self._lineup.entries[key[0]]
         start, end = (
             self._plan.start(rung, contender.needs_cooldown),
@@ -348,7 +360,13 @@ class Race:
 
 
 def _identity(lineup: Lineup, settings: Settings, data: str) -> str:
-    """16 hexadecimal digits that follow from all that changes a race."""
+    """16 hexadecimal digits that follow from all that changes a race.
+
+    Args:
+      lineup: contenders and plan.
+      settings: the config.
+      data: fingerprint of the task's data.
+    """
     return identity.digest(
         {
             "task": lineup.name,
@@ -366,7 +384,12 @@ def _identity(lineup: Lineup, settings: Settings, data: str) -> str:
 
 
 def _score(measured: Sequence[Mapping[str, Any]], task: Task) -> Score:
-    """A contender's score from its rows on a rung, one per seed."""
+    """A contender's score from its rows on a rung, one per seed.
+
+    Args:
+      measured: rows of the table of races, one per seed.
+      task: gives the metric.
+    """
 
     def column(metric: Metric) -> np.ndarray:
         values = [row[f"valid_{metric}"] for row in measured]

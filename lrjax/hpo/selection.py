@@ -187,6 +187,11 @@ def _runner_up(
     """Label of the best other contender, and probability that it beats the winner.
 
     Both from the last rung on which another contender was left; ('', NaN) if none.
+
+    Args:
+      lineup: who raced, on what plan.
+      history: all rungs in order.
+      winner: the winner's number.
     """
     for number, scores, verdict, _ in reversed(history):
         others = [i for i in verdict.order if i != winner]

@@ -86,7 +86,13 @@ def run_row(
 
 
 def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float]:
-    """Metrics of one run on the parts; NaN for a diverged run."""
+    """Metrics of one run on the parts; NaN for a diverged run.
+
+    Args:
+      program: gives the task.
+      values: 'PART_METRIC' -> [seeds, hparams].
+      s, h: position of the run in the block.
+    """
     task = program.task
     names = [f"{part}_{n}" for part in ("train", "valid") for n in task.measured]
     names.append("learning_rate")

@@ -134,7 +134,11 @@ def add_decay(
 ) -> jax.Array:
     """Compute `grad + weight_decay * param`; do not read `param` without decay.
 
-    `has_decay` is the leaf's flag in the tree of `decay_flags`.
+    Args:
+      grad, param: a leaf of the gradients and of the parameters, of one shape.
+      weight_decay: the coefficient.
+      dtype: dtype of the result.
+      has_decay: the leaf's flag in the tree of `decay_flags`.
     """
     grad = grad.astype(dtype)
     if is_zero(weight_decay) or not has_decay:
@@ -240,7 +244,13 @@ def cast(leaf: Any, dtype: Any) -> Any:
 
 
 def sum_leaves(fn: Callable[..., jax.Array], dtype: Any, *trees: PyTree) -> jax.Array:
-    """Sum `fn(*leaves)` over all entries of all leaves, computed in `dtype`."""
+    """Sum `fn(*leaves)` over all entries of all leaves, computed in `dtype`.
+
+    Args:
+      fn: function of leaves, one of each tree, that returns an array.
+      dtype: dtype of the computation.
+      *trees: trees of the same structure.
+    """
 
     def leaf_sum(*leaves):
         return jnp.sum(fn(*(cast(leaf, dtype) for leaf in leaves)))

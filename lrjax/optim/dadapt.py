@@ -33,7 +33,14 @@ def _check(
 def _grow(
     d: jax.Array, d_hat: jax.Array, growth_rate: base.Scalar, moved: jax.Array
 ) -> jax.Array:
-    """The next estimate of the distance, which never shrinks."""
+    """The next estimate of the distance, which never shrinks.
+
+    Args:
+      d: scalar, the last estimate.
+      d_hat: scalar, the new lower bound of the distance.
+      growth_rate: largest ratio of two successive estimates.
+      moved: scalar boolean, whether the update moved the parameters; else d stays.
+    """
     (growth,) = base.scalars(d.dtype, growth_rate)
     return jnp.where(moved, jnp.maximum(d, jnp.minimum(d_hat, d * growth)), d)
 

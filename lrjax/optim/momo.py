@@ -37,7 +37,13 @@ class MomoState(NamedTuple):
 
 
 def _init(params: base.PyTree, lower_bound: base.Scalar, exp_avg_sq: Any) -> MomoState:
-    """The initial state."""
+    """The initial state of `momo` and `momo_adam`.
+
+    Args:
+      params: the parameters.
+      lower_bound: of the loss.
+      exp_avg_sq: Adam's second average; None for SGD.
+    """
     dtype = base.scalar_dtype(params)
     return MomoState(
         count=jnp.zeros((), jnp.int32),

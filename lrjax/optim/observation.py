@@ -44,7 +44,12 @@ class Window(NamedTuple):
     updates: jax.Array
 
     def add_batch(self, loss: jax.Array, square: jax.Array) -> Window:
-        """Add a batch."""
+        """Add a batch.
+
+        Args:
+          loss: scalar, the batch's loss.
+          square: scalar, its gradient's squared norm.
+        """
         return self._replace(
             losses=self.losses + loss,
             squares=self.squares + square,

@@ -69,7 +69,15 @@ def next_estimate(
     growth_rate: base.Scalar,
     moved: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the next `d` and `d_max`, unchanged if the update moved nothing."""
+    """Return the next `d` and `d_max`, unchanged if the update moved nothing.
+
+    Args:
+      d, d_max: scalars, the estimate and the largest one so far.
+      numerator: scalar, weighted sum of <gradient, start - x>.
+      norm: scalar, L1 norm of the weighted sum of gradients.
+      d0, d_coef, growth_rate: as for `prodigy`.
+      moved: scalar boolean, whether the update moved the parameters.
+    """
     start, coefficient, growth = base.scalars(d.dtype, d0, d_coef, growth_rate)
     d_hat = base.safe_divide(coefficient * numerator, norm)
     first = jnp.where(d == start, jnp.maximum(d, d_hat), d)

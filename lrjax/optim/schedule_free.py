@@ -37,7 +37,13 @@ class Average(NamedTuple):
         r: base.Scalar,
         weight_lr_power: base.Scalar,
     ) -> tuple[jax.Array, Average]:
-        """Return the share of iterate `count`, from 0, and the next average."""
+        """Return the share of an iterate in the average x, and the next average.
+
+        Args:
+          count: scalar int, number of the iterate, from 0.
+          rate: scalar, its learning rate.
+          r, weight_lr_power: exponents of the weights, as for `schedule_free_sgd`.
+        """
         power, lr_power = base.scalars(rate.dtype, r, weight_lr_power)
         max_rate = jnp.maximum(rate, self.max_rate)
         weight = (count + 1).astype(rate.dtype) ** power * max_rate**lr_power
@@ -52,6 +58,10 @@ class Average(NamedTuple):
 
         x moves towards the new z by `share`, and y follows. The old z is not needed, so
         it can be overwritten first.
+
+        Args:
+          share: scalar, as returned by `next`.
+          y, new_z, move: leaves of one shape.
         """
         return share * (new_z - y) + (1 - share) * (1 - self.momentum) * move
 
@@ -99,7 +109,14 @@ def _warmed_up(
     count: jax.Array,
     dtype: Any,
 ) -> jax.Array:
-    """The learning rate with a linear warm-up that ends at its full value."""
+    """The learning rate with a linear warm-up that ends at its full value.
+
+    Args:
+      learning_rate: a number or a schedule.
+      warmup_steps: updates of the warm-up.
+      count: scalar int, updates done.
+      dtype: dtype of the result.
+    """
     rate = base.rate_at(learning_rate, count, dtype)
     (length,) = base.scalars(dtype, warmup_steps)
     step = (count + 1).astype(dtype)
@@ -212,6 +229,11 @@ def _schedule_free_adam(
 
     `rate_at(count, dtype)` returns the rate of an update and whether to divide the
     gradient by Adam's denominator.
+
+    Args:
+      rate_at: the function above.
+      b1, b2, eps, weight_decay, r, weight_lr_power, weight_decay_mask: as for
+        `schedule_free_adamw`.
     """
     bounds.check(
         bounds.NONNEGATIVE,

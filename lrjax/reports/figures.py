@@ -31,7 +31,13 @@ _TINT = 0.5  # opacity of the strongest colour of a cell
 
 
 def overview(plt: Any, palette: Palette, overall: pd.DataFrame) -> Drawn:
-    """Mean rank and normalised IQM of each entry, with intervals."""
+    """Mean rank and normalised IQM of each entry, with intervals.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      overall: as returned by `stats.overall`.
+    """
     entries = list(overall.index)
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.27 * len(entries) + 1.1))
     for i, (axis, name) in enumerate(zip(axes, ("rank", "iqm"), strict=True)):
@@ -144,7 +150,16 @@ def scores(
     tasks: Sequence[str],
     known: Mapping[str, Metric] = METRICS,
 ) -> Drawn:
-    """Every run as a dot, the interquartile mean and its interval as a bar."""
+    """Every run as a dot, the interquartile mean and its interval as a bar.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      runs: as returned by `scores.judge`.
+      table: as returned by `stats.per_task`.
+      tasks: the tasks, a panel each.
+      known: as returned by `scores.known_metrics`.
+    """
     entries = list(palette.entries)
     height = 0.17 * len(entries) + 0.9
     names = [palette.brief(entry) for entry in entries]
@@ -175,7 +190,15 @@ def scores(
 def _score_panel(
     axis: Any, place: int, palette: Palette, runs: pd.DataFrame, means: pd.DataFrame
 ) -> None:
-    """Draw a panel of `scores`: the runs of a task, and their means by entry."""
+    """Draw a panel of `scores`: the runs of a task, and their means by entry.
+
+    Args:
+      axis: axes of the panel.
+      place: number of the panel, from 0.
+      palette: appearances of the entries.
+      runs: judged runs of one task.
+      means: its rows of `stats.per_task`, with index entry.
+    """
     for y, entry in enumerate(palette.entries):
         of_entry = runs[runs["entry"] == entry]
         values = of_entry["value"].dropna().sort_values().to_numpy()
@@ -310,6 +333,12 @@ def critical_difference(
     """Mean ranks on a line; bars join ranks closer than the critical difference.
 
     As in figure 1 of Demsar, 2006.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      mean_ranks: entry -> mean rank.
+      difference: as returned by `stats.critical_difference`.
     """
     ordered = mean_ranks.sort_values(kind="stable")
     count = len(ordered)
@@ -359,7 +388,12 @@ def critical_difference(
 
 
 def _groups(ordered: np.ndarray, difference: float) -> list[tuple[int, int]]:
-    """Longest ranges (first, last) of sorted ranks that span at most `difference`."""
+    """Longest ranges (first, last) of sorted ranks that span at most `difference`.
+
+    Args:
+      ordered: mean ranks [entries], ascending.
+      difference: largest span of a range.
+    """
     groups: list[tuple[int, int]] = []
     for start in range(len(ordered)):
         within = np.flatnonzero(ordered <= ordered[start] + difference)
@@ -370,7 +404,13 @@ def _groups(ordered: np.ndarray, difference: float) -> list[tuple[int, int]]:
 
 
 def profiles(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
-    """Share of runs above each normalised score, with intervals."""
+    """Share of runs above each normalised score, with intervals.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      table: as returned by `stats.profiles`.
+    """
     figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
     for entry in reversed(palette.entries):
@@ -456,7 +496,16 @@ def _grid_panel(
     settled: pd.DataFrame,
     worst: float,
 ) -> None:
-    """Draw a panel of `grid`, with the rows of a task; crosses are at `worst`."""
+    """Draw a panel of `grid`, with the rows of a task; crosses are at `worst`.
+
+    Args:
+      axis: axes of the panel.
+      place: number of the panel, from 0.
+      palette: appearances of the entries.
+      table: rows of one task, as for `grid`.
+      settled: rows of one task, as for `grid`.
+      worst: value at which diverged settings are drawn.
+    """
     for method, lanes in table.groupby("method"):
         colour, number = palette.colour(str(method)), palette.number(str(method))
         alive = lanes[lanes["diverged"] < 0.5]
@@ -485,7 +534,12 @@ def _grid_panel(
 
 
 def _worst(table: pd.DataFrame, metric: Metric) -> float:
-    """The worst value of a finished setting, at which diverged ones are drawn."""
+    """The worst value of a finished setting, at which diverged ones are drawn.
+
+    Args:
+      table: rows of one task, as for `grid`.
+      metric: the metric of the values.
+    """
     values = table["median"].dropna()
     if not len(values):
         return 1.0
@@ -563,7 +617,14 @@ def portfolio(
 
 
 def cost(plt: Any, palette: Palette, anytime: pd.DataFrame, tuning: pd.Series) -> Drawn:
-    """Score over the examples spent, in full runs; tuning is spent first."""
+    """Score over the examples spent, in full runs; tuning is spent first.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      anytime: as returned by `curves.anytime`.
+      tuning: entry -> cost of choosing its setting, in full runs.
+    """
     figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
     axis.set_xscale("log" if (tuning > 0).any() else "linear")

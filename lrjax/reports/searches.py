@@ -107,7 +107,11 @@ def cost_label(column: str) -> str:
 
 
 def _settings(table: pd.DataFrame) -> pd.DataFrame:
-    """Add `varied`, the hyperparameter to draw over, and `at`, its value."""
+    """Add `varied`, the hyperparameter to draw over, and `at`, its value.
+
+    Args:
+      table: as returned by `trajectories`.
+    """
     varied = table.groupby(["task", "method"])["hparams"].transform(_varied)
     at = [h.get(name) for h, name in zip(table["hparams"], varied, strict=True)]
     at = pd.to_numeric(pd.Series(at, index=table.index), errors="coerce")
@@ -218,7 +222,16 @@ def _scale(trials: pd.DataFrame) -> str:
 def _star(
     axis: Any, place: int, palette: Palette, method: str, trials: pd.DataFrame, x: str
 ) -> None:
-    """Mark a tuning's best trial at its full budget."""
+    """Mark a tuning's best trial at its full budget.
+
+    Args:
+      axis: axes of the panel.
+      place: number of the panel, from 0.
+      palette: appearances of the entries.
+      method: entry whose colour is used.
+      trials: rows of one tuning, as returned by `trajectories`.
+      x: column on the horizontal axis.
+    """
     full = trials.loc[trials["whole"], "cost"].dropna()
     if len(full):
         best = trials.loc[full.idxmin()]
@@ -228,7 +241,14 @@ def _star(
 
 
 def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
-    """Draw trials that diverged as crosses at the upper edge."""
+    """Draw trials that diverged as crosses at the upper edge.
+
+    Args:
+      axis: axes of the panel.
+      x: positions, one per trial.
+      value: measurements of the trials; NaN where they diverged.
+      colour: colour of the crosses.
+    """
     lost = x[value.isna()]
     axis.plot(
         lost,
@@ -261,7 +281,13 @@ def races(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
 
 
 def _race(axis: Any, palette: Palette, answer: Mapping[str, Any]) -> None:
-    """Draw the panel of a race."""
+    """Draw the panel of a race.
+
+    Args:
+      axis: axes of the panel.
+      palette: appearances of the contenders.
+      answer: one of the answers that `races` takes.
+    """
     sign, winner = answer["better"], answer["winner"]
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in answer["judged"]:

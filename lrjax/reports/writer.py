@@ -62,7 +62,12 @@ class ReportWriter:
         )
 
     def data(self, name: str, table: pd.DataFrame) -> str:
-        """Write a CSV file; return its path below the folder."""
+        """Write a CSV file; return its path below the folder.
+
+        Args:
+          name: name of the file, without ending.
+          table: the rows to write.
+        """
         path = f"tables/{name}.csv"
         plain = table.map(lambda v: " ".join(v) if isinstance(v, tuple) else v)
         plain.to_csv(self.folder / path, index=False)

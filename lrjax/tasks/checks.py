@@ -294,7 +294,12 @@ def _evaluate(task: Task) -> Iterator[str]:
 
 
 def _counts_itself(task: Task, batch: Batch) -> bool:
-    """Whether the loss returns its own count, because it is not a mean over rows."""
+    """Whether the loss returns its own count, because it is not a mean over rows.
+
+    Args:
+      task: the task.
+      batch: its arrays [rows, ...] and a mask.
+    """
     params, state = task.init(_key(0))
     metrics = jax.eval_shape(task.loss, params, state, _key(1), batch)[1][1]
     return "count" in metrics
@@ -342,6 +347,9 @@ def _half_masked(batch: Batch) -> tuple[Batch, Batch] | None:
     """Two batches with the same first half and different padding in the second half.
 
     None if the batch is too small.
+
+    Args:
+      batch: leaves [rows, ...].
     """
     size = len(batch["mask"])
     if size < 4:

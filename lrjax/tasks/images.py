@@ -366,6 +366,11 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, 
     """Sum over the rows with mask 1: 'loss', 'accuracy' (right rows) and 'count'.
 
     Of equal logits the first is the prediction; a row with a non-finite loss is wrong.
+
+    Args:
+      logits: [rows, classes].
+      labels: int [rows].
+      mask: [rows], 0 on padding.
     """
     losses = cross_entropy(logits, labels)
     best = jnp.argmax(logits, axis=-1)

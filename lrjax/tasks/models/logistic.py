@@ -39,6 +39,11 @@ def init(
 
     This is the distribution of `torch.nn.Linear`.
 
+    Args:
+      key: random key.
+      num_features, num_classes: sizes of the weight [classes, features].
+      dtype: dtype of the parameters.
+
     Returns:
       parameters and the empty state.
     """
