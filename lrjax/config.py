@@ -52,6 +52,7 @@ def _protocol(name: str, value: Any) -> str:
 
 
 def _precision(name: str, value: Any) -> str:
+    """Check a precision."""
     value = plain(value)
     if value not in PRECISIONS:
         raise unknown(name, value, PRECISIONS)
@@ -59,6 +60,7 @@ def _precision(name: str, value: Any) -> str:
 
 
 def _trials(name: str, value: Any) -> int:
+    """Check a number of trials."""
     trials = fields.positive(name, value)
     if trials > _MOST_TRIALS:
         raise UsageError(f"config.{name}={trials}: more than {_MOST_TRIALS}")
@@ -66,6 +68,7 @@ def _trials(name: str, value: Any) -> int:
 
 
 def _eta(name: str, value: Any) -> int:
+    """Check the ratio of two successive budgets."""
     eta = fields.positive(name, value)
     if eta < 2:
         raise UsageError(f"config.{name}={eta}: must be 2 or more")
@@ -73,6 +76,7 @@ def _eta(name: str, value: Any) -> int:
 
 
 def _contenders(name: str, value: Any) -> tuple[str, ...]:
+    """Check names of methods; drop repeated ones."""
     names = fields.some_names(name, value)
     for method in names:
         methods_lib.find(method)
@@ -80,6 +84,7 @@ def _contenders(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _address(name: str, value: Any) -> str:
+    """Check the address of a Dask cluster."""
     address = fields.text(name, value)
     if address not in ("local", "slurm") and ":" not in address:
         raise UsageError(
@@ -90,6 +95,7 @@ def _address(name: str, value: Any) -> str:
 
 
 def _gpus(name: str, value: Any) -> int:
+    """Check a number of GPUs, from 0."""
     gpus = plain(value)
     if not fields.is_whole(gpus) or not 0 <= gpus < 2**31:
         raise UsageError(f"config.{name}={shown(gpus)}: must be a whole number")

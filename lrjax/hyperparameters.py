@@ -141,6 +141,7 @@ def _next_checked(
     checked = []
 
     def check() -> None:
+        """Normalise the next lanes and build the method with each."""
         for lane in itertools.islice(lanes, _AT_ONCE):
             values = normalise(method, lane, precision)
             try:
@@ -250,6 +251,7 @@ def _number(value: Any, domain: Domain, dtype: Any) -> int | float:
 
 @functools.lru_cache(_CACHED, typed=True)  # most lanes of a grid share most values
 def _number_once(value: int | float, domain: Domain, dtype: Any) -> int | float:
+    """Check and round as `_number`, once per value."""
     # Domains of whole numbers end where float32 is no longer exact.
     rounded = value if domain.whole else used(value, dtype)
     if rounded in domain and (rounded or not value):

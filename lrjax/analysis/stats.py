@@ -409,6 +409,7 @@ def improvement(comparison: Comparison, reps: int = 2000) -> pd.DataFrame:
     offset = bins * np.arange(tasks * count).reshape(tasks, count)
 
     def probability(x: np.ndarray) -> np.ndarray:
+        """Probabilities [entries²], from numbers of bins [runs, tasks, entries]."""
         counts = np.bincount((x + offset).ravel(), minlength=bins * tasks * count)
         share = counts.reshape(tasks, count, bins) / len(x)
         below = share.cumsum(-1) - 0.5 * share

@@ -284,6 +284,7 @@ def _sent_slices(
     n, rows = _rows_and_slice(part, at_once)
 
     def send(first: int) -> tuple[Batch]:
+        """Send the slice that starts at row `first`."""
         at = np.arange(first, first + rows)
         batch = {k: v[np.minimum(at, n - 1)] for k, v in part.items()}
         batch["mask"] = (at < n).astype(dtype)

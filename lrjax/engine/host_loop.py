@@ -77,6 +77,7 @@ def compile_host_loop(
         programs.append(next_state)
 
     def run(state, inputs, train, valid, start, stop):
+        """Do as `programs.segment`, with a loop on the host."""
         table = []
         while start < stop:
             end = min(start + every, stop)
@@ -109,6 +110,7 @@ def _on_device(
     batch_size, fresh = program.task.batch_size, program.fresh_batches
 
     def update(state, inputs, train, step):
+        """Train the block by the batch of update `step`."""
         n = num_rows(train)
         rows, mask = order.batches(inputs.order[0], step, 1, batch_size, n, fresh)
         batch = {k: v[rows] for k, v in train.items()}  # the block has one seed
@@ -149,6 +151,8 @@ def _streamed(
     out = (layout.of_block(shapes), layout.replicated) if layout else None
 
     def steps_of_call(state, inputs, sent, mask, first, count):
+        """Train by `count` batches; return the state and the number of updates done."""
+
         def one_step(i, state):
             batch = {k: v[:, i] for k, v in sent.items()}
             return step_block(program, state, batch, mask[i], inputs, first + i)
@@ -170,6 +174,7 @@ def _streamed(
     compiled = xla_options.compile_step(lowered, shapes.params)
 
     def advance(state, inputs, train, start, stop):
+        """Train from update `start` to `stop`, sending batches ahead."""
         make = functools.partial(gather, np.asarray(inputs.order), train)
         firsts = range(start, stop, per_call)
         ends = collections.deque()

@@ -64,6 +64,8 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
         return jnp.where(value >= size, value - jnp.uint32(size), value)
 
     def network(x: jax.Array) -> jax.Array:
+        """Map x in [0, a * b) one to one to the same range."""
+
         def two_rounds(i, halves):
             left, right = halves
             left = wrap(left + bounded(right, keys[2 * i], a), a)

@@ -81,6 +81,7 @@ def segment(
 
     @jax.jit  # one trace serves both the shapes of the table and the loop
     def measure(state: RunState, step: jax.Array):
+        """Evaluate the block; return its state and the row of measurements."""
         state, params, row = observe(state, step)
         model_state = recalibration.recalibrated(
             program, state, params, train, next_state, jax.lax.fori_loop
@@ -91,6 +92,7 @@ def segment(
         return state, row
 
     def train_round(r, carry):
+        """Train to the next measurement, and write it to row `r` of the table."""
         state, table = carry
         first = start + r * every
         rows, mask = jax.vmap(rows_of, (0, None), (0, None))(inputs.order, first)
@@ -237,6 +239,7 @@ def stepper(
     seeds, inputs = _placed(program, (seeds, inputs))
 
     def advance(steps: int) -> None:
+        """Train for `steps` updates from the start, and wait for the end."""
         state = compiled.init(seeds, inputs)
         steps = min(steps, MAX_ROUNDS * program.eval_every)
         jax.block_until_ready(

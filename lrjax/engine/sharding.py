@@ -88,6 +88,7 @@ class Layout:
         """
 
         def sharding_of(x: Any) -> NamedSharding:
+            """Sharding of one array [seeds, hparams, ...]."""
             count = len(self.devices)
             axes = range(_LANE_AXES, x.ndim)
             axes = [axis for axis in axes if x.shape[axis] % count == 0]

@@ -246,6 +246,7 @@ def step_block(
     mask = mask.astype(program.dtype)
 
     def of_seed(state: RunState, batch: Batch, noise: jax.Array) -> RunState:
+        """Update the runs of one seed, leaves [hparams, ...]."""
         batch = {**batch, "mask": mask}
         if program.layout:
             batch = program.layout.split_batch(batch)
@@ -321,6 +322,7 @@ def _gradient(
     function = jax.value_and_grad(program.task.loss, has_aux=True)
 
     def of_piece(model_state, key, piece):
+        """Loss and gradient of a micro-batch, the model's state and the metrics."""
         (loss, (model_state, metrics)), grads = function(
             params, model_state, key, piece
         )
@@ -340,6 +342,7 @@ def _loss(
     """
 
     def of_piece(model_state, key, piece):
+        """Loss of a micro-batch, the model's state and the metrics."""
         loss, (model_state, metrics) = program.task.loss(
             params, model_state, key, piece
         )
@@ -381,6 +384,7 @@ def _mean_of_pieces(
         return means, model_state, metrics.get("count", piece["mask"].sum())
 
     def add(carry, key_and_piece):
+        """Add a micro-batch to the weighted sums."""
         sums, old_state, total = carry
         key, piece = key_and_piece
         means, new_state, weight = weighted(old_state, key, piece)
@@ -477,6 +481,8 @@ def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
     """
 
     def per_seed(params, model_state):
+        """Build the states of the runs of one seed, leaves [num_hparams, ...]."""
+
         def per_lane(hparams):
             return init_run(program, params, model_state, hparams, inputs.horizon)
 
@@ -510,6 +516,7 @@ def observe(
     state = state._replace(diverged_at=diverged_at.astype(jnp.int32))
 
     def rate_of(opt_state: Any, _: jax.Array) -> jax.Array:
+        """The last learning rate of one run; NaN if it has several."""
         # The second argument sets the mapped axes: a state may have no array.
         rate = optim.effective_learning_rate(opt_state)
         # Methods with one rate per part of the model have no single rate.

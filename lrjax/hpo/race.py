@@ -392,6 +392,7 @@ def _score(measured: Sequence[Mapping[str, Any]], task: Task) -> Score:
     """
 
     def column(metric: Metric) -> np.ndarray:
+        """A metric [seeds], higher is better; -inf where it is undefined."""
         values = [row[f"valid_{metric}"] for row in measured]
         return np.array(
             [

@@ -272,6 +272,7 @@ def _initial_design(scenario: Any, problem: Problem) -> Any:
 
     class DefaultFirst(RandomInitialDesign):
         def _select_configurations(self) -> list[Any]:
+            """Put the default before the random configurations."""
             configs = super()._select_configurations()
             if problem.default is None:
                 return configs

@@ -148,14 +148,16 @@ def make_packs(jobs: Sequence[Job]) -> list[Pack]:
 def unit_of(pack: Pack) -> Unit:
     """The unit that trains a pack; its last lane is repeated up to the width."""
     target, run = pack.first.target, pack.first.run
-    filled = [*pack.lanes, *[pack.lanes[-1]] * (pack.width - len(pack.lanes))]
-    split = [target.split(lane[0].run) for lane in filled]
-    seeds, static = len(pack.lanes[0]), split[0][0]
+    padding = [pack.lanes[-1]] * (pack.width - len(pack.lanes))
+    lanes = [*pack.lanes, *padding]  # [lanes][seeds]
+    hparams = [target.split(lane[0].run) for lane in lanes]  # (static, traced)
+    num_seeds, static = len(pack.lanes[0]), hparams[0][0]
     program = blocks.program_of(
-        run, target.task, target.method, static, seeds, pack.width
+        run, target.task, target.method, static, num_seeds, pack.width
     )
-    runs = zip(*([job.run for job in lane] for lane in filled), strict=True)
-    block = Block(program, tuple(runs), tuple(traced for _, traced in split))
+    # A block's runs are [seeds][lanes].
+    runs = zip(*([job.run for job in lane] for lane in lanes), strict=True)
+    block = Block(program, tuple(runs), tuple(traced for _, traced in hparams))
     return Unit(block, pack.begin, is_trial=True)
 
 

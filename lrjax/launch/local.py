@@ -98,6 +98,8 @@ class Local:
         tables, settings = self.session.tables, self.session.settings
 
         def train_here(unit: Unit, place: Place) -> Outcome:
+            """Train a unit in one of the threads."""
+
             def advance(updates: int) -> None:
                 with self._lock:
                     progress(unit, updates)

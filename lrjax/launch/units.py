@@ -216,7 +216,10 @@ class Engine:
         ready(count, at_once, at_once * sharing * need)
 
         def work(unit: Unit, number: int) -> tuple[Outcome | None, list[Unit]]:
+            """Train a unit on device `number`; return its outcome, or smaller units."""
+
             def train_at(compiled: programs.Compiled) -> Outcome:
+                """Train the unit with its compiled programs."""
                 program = self.pool.placed(unit.block.program, number)
                 block = dataclasses.replace(unit.block, program=program)
                 place = Place(compiled, devices[number], stopping)
@@ -347,6 +350,7 @@ def blocks_at_once(todo: Sequence[Block], device: machine.Device) -> int:
     block = todo[0]
 
     def advances(count: int) -> list[Callable[[int], Any]]:
+        """Functions that train a copy of the block each, as many as fit in memory."""
         say("measuring how many blocks to train in parallel on this machine (cached)")
         seeds, inputs = block.inputs()
         compiled = programs.compile_program(block.program, seeds, inputs)

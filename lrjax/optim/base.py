@@ -112,6 +112,7 @@ def decay_flags(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
         return jax.tree.map(lambda _: has_decay, params)
 
     def flag(value):
+        """Return the flag of a leaf as a Python boolean."""
         array = isinstance(value, np.ndarray | np.bool_ | jax.Array)
         if array and not isinstance(value, Tracer) and not value.shape:
             value = value.item()
@@ -162,6 +163,7 @@ def rate_factors(factors: PerLeaf, params: PyTree, dtype: Any) -> PyTree:
         return jax.tree.map(lambda _: 1, params)
 
     def factor(value):
+        """Return the factor of a leaf as an array."""
         known = not isinstance(value, jax.Array)
         numeric = isinstance(value, int | float | np.number) or not known
         if not numeric or np.shape(value) or (known and not 0 <= value < np.inf):

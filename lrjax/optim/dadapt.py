@@ -145,6 +145,7 @@ def dadapt_adam(
     bounds.check(bounds.POSITIVE, eps=eps)
 
     def rate_factor(count, step, dtype):
+        """The learning rate over d, with the bias correction if it is used."""
         rate = base.rate_at(learning_rate, count, dtype)
         if use_bias_correction:
             beta1, beta2 = base.scalars(dtype, b1, b2)
@@ -189,6 +190,7 @@ def dadapt_adam(
             return keep_s * s + (1 - keep_s) * dlr * grad
 
         def products(grad, param, s, v, has_decay, factor):
+            """Summands of <gradient, s> in Adam's metric and of the new s's L1 norm."""
             grad = gradient(grad, param, has_decay)
             old = s / (jnp.sqrt(v) + epsilon)
             return (
@@ -390,6 +392,7 @@ def dadapt_sgd(
             return base.add_decay(grad, param, weight_decay, dtype, has_decay)
 
         def products(grad, param, s, has_decay, factor):
+            """Summands of <gradient, s>, and of the squared norm of the new s."""
             grad = gradient(grad, param, has_decay)
             return (
                 base.times(factor, grad * s),
@@ -543,6 +546,7 @@ def dadapt_adagrad(
         decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
         def accumulate(grad, param, s, square_sum, has_decay, factor):
+            """The new s and sum of squares of a leaf."""
             grad = base.add_decay(grad, param, weight_decay, dtype, has_decay)
             new_s = s + base.times(factor, dlr) * grad
             new_square_sum = square_sum + grad * grad
@@ -560,6 +564,7 @@ def dadapt_adagrad(
         )
 
         def products(grad, param, s, square_sum, has_decay, factor):
+            """Summands of the squared norms of gradient and s, and of s's L1 norm."""
             grad = base.add_decay(grad, param, weight_decay, dtype, has_decay)
             weight = 1 / (jnp.sqrt(square_sum) + epsilon)
             return (

@@ -132,6 +132,7 @@ def mechanic(
         decay_flags = base.decay_flags(s_decay, weight_decay_mask, params)
 
         def products(grad, param, start, step, has_decay):
+            """Summands of the four inner products that scale and decay need."""
             moved, target = param - start, param + step
             if not has_decay:
                 zero = jnp.zeros_like(grad)

@@ -172,6 +172,7 @@ def prodigy(
     bounds.check(bounds.FRACTION, b1=b1)
 
     def rate_factor(count, step, dtype):
+        """The learning rate over d, with the bias correction if it is used."""
         rate = base.rate_at(learning_rate, count, dtype)
         if use_bias_correction:
             beta1, beta2 = base.scalars(dtype, b1, b2)
@@ -218,6 +219,7 @@ def prodigy(
             return base.add_decay(grad, param, coupled, dtype, has_decay)
 
         def average(grad, param, s, start, m, v, has_decay, factor):
+            """The leaf's <gradient, x_0 - x> and L1 norm of s; the new averages."""
             grad = gradient(grad, param, has_decay)
             new_s = keep3 * s + base.times(factor, weight) * grad
             new_m = keep1 * m + (1 - keep1) * state.d * grad
@@ -253,6 +255,7 @@ def prodigy(
         floor = d * epsilon
 
         def step(grad, param, m, v, has_decay, factor):
+            """The change of a leaf."""
             if base.is_positive(b1):
                 direction = m
             else:

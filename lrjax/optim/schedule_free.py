@@ -424,6 +424,7 @@ def schedule_free_radam(
     bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
 
     def rate_at(count, dtype):
+        """The rectified rate, and whether to divide by Adam's denominator."""
         rate = base.rate_at(learning_rate, count, dtype)
         (beta2,) = base.scalars(dtype, b2)
         step = (count + 1).astype(dtype)
@@ -579,6 +580,7 @@ def schedule_free_prodigy(
         weight = relative * jnp.where(safeguard_warmup, state.d, dlr)
 
         def estimate(grad, z, s, start, v):
+            """The leaf's <gradient, x_0 - z> and L1 norm of s; the new averages."""
             new_s = keep3 * s + weight * grad
             new_v = keep2 * v + (1 - keep2) * jnp.square(state.d) * (grad * grad)
             return (
@@ -610,6 +612,7 @@ def schedule_free_prodigy(
         (one,) = passes.after(share, jnp.ones((), dtype))
 
         def step(grad, y, z, v, has_decay):
+            """The change of y and the new z of a leaf."""
             decayed = -jnp.where(moved, decay * dlr, 0) * z if has_decay else 0
 
             def move(one):

@@ -160,6 +160,7 @@ def storm_plus(
         new_params = optax.apply_updates(params, changes)
 
         def estimate(new_grad, new_param, grad, param, estimator, has_decay):
+            """Mean squares of the new gradient and estimator; the estimator."""
             new_grad = decayed(new_grad, new_param, has_decay)
             correction = direction(grad, param, estimator, has_decay)
             correction -= decayed(grad, param, has_decay, times)

@@ -483,11 +483,11 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
     table["relative_time"] = np.exp(np.log(relative).mean())
     table = table.join(study.overall[["iqm", "rank"]])
     table = table.loc[[e for e in study.palette.entries if e in table.index]]
-    dearest = table["relative_time"].idxmax()
+    slowest = table["relative_time"].idxmax()
     finding = (
         f"All runs shown took {runs['seconds'].sum():.3g} s and "
-        f"{runs['examples'].sum() / 1e6:.3g} million examples. A run of {dearest} "
-        f"takes {table.loc[dearest, 'relative_time']:.2g} times as long as the fastest."
+        f"{runs['examples'].sum() / 1e6:.3g} million examples. A run of {slowest} "
+        f"takes {table.loc[slowest, 'relative_time']:.2g} times as long as the fastest."
     )
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):

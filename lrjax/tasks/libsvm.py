@@ -79,7 +79,7 @@ SETS = {
 
 
 def make(name: str, options: TaskOptions) -> Task:
-    """Make `libsvm/<name>`; see `SETS` and `make_task`."""
+    """Make `libsvm/<name>`; see `SETS` and `tasks.make_task`."""
     if SETS[name].remote:
         features, labels = _load(name, options.protocol, options.data_dir)
     else:
@@ -143,6 +143,7 @@ def logistic_task(
         raise DataError(f"{name}: column {column + 1} spreads too far for {precision}")
 
     def place(rows: np.ndarray) -> dict[str, jax.Array]:
+        """A part with these rows, on the device."""
         return {
             "features": jnp.asarray(features[rows]),
             "labels": jnp.asarray(targets[rows], jnp.int32),

@@ -123,11 +123,19 @@ def make_spec(task: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Tas
     spectrum = np.geomspace(1, task.condition**-0.5, FEATURES)
     outputs = task.num_classes if task.kind == "classification" else 1
 
-    def drawn(rows: int) -> np.ndarray:
+    def draw_features(rows: int) -> np.ndarray:
+        """Draw features [rows, FEATURES]: normal, with the spectrum's axes rotated."""
         return draw.normal(size=(rows, FEATURES)) * spectrum @ rotation.T
 
-    def labelled(features: np.ndarray, taught: np.ndarray) -> Batch:
-        taught = taught + task.noise * draw.normal(size=taught.shape)
+    def with_labels(features: np.ndarray, outputs_of_teacher: np.ndarray) -> Batch:
+        """Features with noisy targets, or noisy labels, of the teacher's outputs.
+
+        Args:
+          features: [rows, FEATURES].
+          outputs_of_teacher: [rows, outputs].
+        """
+        noise = task.noise * draw.normal(size=outputs_of_teacher.shape)
+        taught = outputs_of_teacher + noise
         arrays = {"features": (task.scale * features).astype(np.float32)}
         if task.kind == "regression":
             return arrays | {"targets": taught[:, 0].astype(np.float32)}
@@ -136,14 +144,14 @@ def make_spec(task: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Tas
         labels[flipped] = draw.randint(outputs, size=int(flipped.sum()))
         return arrays | {"labels": labels.astype(np.int32)}
 
-    features = drawn(3 * ROWS)
+    features = draw_features(3 * ROWS)
     teach = _teacher(draw, task, outputs)
     taught = teach(features / spectrum.mean())
     mean, deviation = taught.mean(0), taught.std(0)
-    arrays = labelled(features, (taught - mean) / deviation)
+    arrays = with_labels(features, (taught - mean) / deviation)
     if test_rows > ROWS:
-        more = drawn(test_rows - ROWS)
-        beyond = labelled(more, (teach(more / spectrum.mean()) - mean) / deviation)
+        more = draw_features(test_rows - ROWS)
+        beyond = with_labels(more, (teach(more / spectrum.mean()) - mean) / deviation)
         arrays = {k: np.concatenate([v, beyond[k]]) for k, v in arrays.items()}
     parts = [
         {k: jnp.asarray(v[i * ROWS : end]) for k, v in arrays.items()}
@@ -187,6 +195,7 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
     sizes = [FEATURES, *[WIDTH] * depth, outputs]
 
     def init(key: jax.Array) -> tuple[list[dict[str, jax.Array]], tuple[()]]:
+        """Draw the weights of the layers."""
         layers = []
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             weight = jax.random.normal(
@@ -196,6 +205,7 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
         return layers, ()
 
     def forward(params: Sequence[Mapping[str, jax.Array]], x: jax.Array) -> jax.Array:
+        """Compute the network: features [rows, FEATURES] -> [rows, outputs]."""
         *hidden, last = params
         for layer in hidden:
             x = jax.nn.relu(x @ layer["weight"] + layer["bias"])

@@ -100,7 +100,7 @@ RECIPES = {
 
 
 def make(name: str, options: TaskOptions) -> Task:
-    """Make a task of `RECIPES`; see `make_task`."""
+    """Make a task of `RECIPES`; see `tasks.make_task`."""
     recipe, text = RECIPES[name], options.text
     study = options.protocol == "study"
     length = recipe.length if text.length is None else text.length

@@ -87,6 +87,8 @@ def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
     mask = document[:, None] == document
 
     def results(fused: bool) -> Any:
+        """Output and gradients, computed by the kernel or not."""
+
         def output_and_gradients(
             query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array
         ):
@@ -141,6 +143,8 @@ def _kernel_gradient(
     mask: jax.Array,
     cotangent: jax.Array,
 ) -> tuple[jax.Array, ...]:
+    """Gradients of `_kernel` by query, key and value, of their shapes."""
+
     def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return _kernel(query, key, value, mask)
 
@@ -153,6 +157,7 @@ def _more_rows(function: Callable[..., Any]) -> Any:
 
     @batched_function.def_vmap
     def rule(size: int, batched: Any, *args: jax.Array) -> tuple[Any, Any]:
+        """The rule of `custom_vmap`: merge the mapped axis into the rows."""
         whole = (
             x if has_axis else jnp.broadcast_to(x, (size, *x.shape))
             for x, has_axis in zip(args, batched, strict=True)

@@ -342,6 +342,7 @@ def _renamed(
     used: set[str] = set()
 
     def take(name: str) -> np.ndarray:
+        """Return a tensor by its name in the file, and note that it is used."""
         if name not in tensors:
             raise UsageError(f"{path}: there is no tensor {name}")
         used.add(name)
