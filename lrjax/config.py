@@ -436,7 +436,7 @@ class Settings:
         length, unit = self.length(task)
         return length * (steps_per_epoch if unit == "epochs" else 1)
 
-    def lanes(self, method: str, task: str) -> list[dict[str, Any]]:
+    def hparams_grid(self, method: str, task: str) -> list[dict[str, Any]]:
         """Return every combination of hyperparameters of a method on a task.
 
         In increasing priority, values come from the method's defaults, the protocol,
@@ -453,22 +453,22 @@ class Settings:
 
         def combinations() -> Iterator[dict[str, Any]]:
             for values in itertools.product(*axes.values()):
-                lane = base | dict(zip(axes, values, strict=True))
+                hparams = base | dict(zip(axes, values, strict=True))
                 for name in chosen.required:
-                    if lane[name] is None:
+                    if hparams[name] is None:
                         raise UsageError(
                             f"method '{method}' needs {name}, but protocol "
                             f"'{self.protocol}' has no value for '{task}': set "
                             f"--config.hparams.{method}.{name}, or leave the method out"
                         )
-                yield lane
+                yield hparams
 
-        lanes: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for lane in hyperparameters.complete_all(
+        distinct: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for hparams in hyperparameters.complete_all(
             chosen, combinations(), self.precision
         ):
-            lanes.setdefault(tuple(lane.values()), lane)  # 0 and 0.0 are one lane
-        return list(lanes.values())
+            distinct.setdefault(tuple(hparams.values()), hparams)  # 0 and 0.0 are equal
+        return list(distinct.values())
 
 
 # The study's methods, except those that need its tuned values, and AdamW with a cosine.
@@ -515,7 +515,7 @@ def check(config: config_dict.ConfigDict) -> Settings:
                 f"a hyperparameter '{name}'"
             )
     for task, method in itertools.product(settings.tasks, settings.methods):
-        settings.lanes(method, task)
+        settings.hparams_grid(method, task)
     return settings
 
 

@@ -75,19 +75,19 @@ def complete(
 
 
 def complete_all(
-    method: Method, lanes: Iterable[Mapping[str, Any]], precision: str
+    method: Method, settings: Iterable[Mapping[str, Any]], precision: str
 ) -> list[dict[str, Any]]:
     """Convert many settings of a method as `complete`, in less time.
 
     Args:
       method: the method.
-      lanes: settings, each with a value for every hyperparameter.
+      settings: dictionaries with a value for every hyperparameter.
       precision: precision of the run.
 
     Raises:
       UsageError: as `complete`, for the first invalid setting.
     """
-    return _checked_all(method, lanes, precision, normal)
+    return _checked_all(method, settings, precision, normal)
 
 
 def check_proposed(method: Method, hparams: Mapping[str, Any], precision: str) -> None:
@@ -106,17 +106,17 @@ def check_proposed(method: Method, hparams: Mapping[str, Any], precision: str) -
 
 def _checked_all(
     method: Method,
-    lanes: Iterable[Mapping[str, Any]],
+    settings: Iterable[Mapping[str, Any]],
     precision: str,
     normalise: Normaliser,
 ) -> list[dict[str, Any]]:
-    """Normalise lanes, and build the method with each as a check.
+    """Normalise settings, and build the method with each as a check.
 
     Args:
-      method, lanes, precision: as for `complete_all`.
+      method, settings, precision: as for `complete_all`.
       normalise: `normal` or `proposed`.
     """
-    rest, checked = iter(lanes), []
+    rest, checked = iter(settings), []
     with jax.enable_x64(precision == "float64"):
         while chunk := _next_checked(method, rest, precision, normalise):
             checked += chunk
@@ -125,25 +125,25 @@ def _checked_all(
 
 def _next_checked(
     method: Method,
-    lanes: Iterator[Mapping[str, Any]],
+    settings: Iterator[Mapping[str, Any]],
     precision: str,
     normalise: Normaliser,
 ) -> list[dict[str, Any]]:
-    """Normalise and check the next lanes of an iterator; [] at its end.
+    """Normalise and check the next settings of an iterator; [] at its end.
 
-    A trace is slow to start, as slow as building a method: lanes share one trace.
+    A trace is slow to start, as slow as building a method: settings share one trace.
     Their number is limited because a trace holds all its values in memory.
 
     Args:
       method, precision, normalise: as for `_checked_all`.
-      lanes: the settings that are left.
+      settings: those that are left.
     """
     checked = []
 
     def check() -> None:
-        """Normalise the next lanes and build the method with each."""
-        for lane in itertools.islice(lanes, _AT_ONCE):
-            values = normalise(method, lane, precision)
+        """Normalise the next settings and build the method with each."""
+        for hparams in itertools.islice(settings, _AT_ONCE):
+            values = normalise(method, hparams, precision)
             try:
                 _build(method.build, precision, values)
             except UsageError:
@@ -249,7 +249,7 @@ def _number(value: Any, domain: Domain, dtype: Any) -> int | float:
     return _number_once(value, domain, dtype)
 
 
-@functools.lru_cache(_CACHED, typed=True)  # most lanes of a grid share most values
+@functools.lru_cache(_CACHED, typed=True)  # most settings of a grid share most values
 def _number_once(value: int | float, domain: Domain, dtype: Any) -> int | float:
     """Check and round as `_number`, once per value."""
     # Domains of whole numbers end where float32 is no longer exact.

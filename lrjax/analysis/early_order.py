@@ -85,8 +85,8 @@ def early_scores(
       curves: as returned by `results.load`.
       known: as returned by `scores.known_metrics`.
     """
-    lanes = judged["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
-    judged = judged.assign(lane=judged["method"] + " " + lanes)
+    hparams = judged["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
+    judged = judged.assign(setting=judged["method"] + " " + hparams)
     rows = curves_lib.join(judged, curves)
     collected = []
     for task, runs in judged.groupby("task"):
@@ -99,7 +99,7 @@ def early_scores(
         for steps, short in runs[runs["steps"] < most].groupby("steps"):
             part = float(f"{float(str(steps)) / float(most):.2g}")
             early_tables["short", part] = _wide(short, short["score"])
-        methods = full.groupby("lane")["method"].first()
+        methods = full.groupby("setting")["method"].first()
         groups = {ALL: methods.index}
         if methods.nunique() > 1:
             groups |= {str(m): g.index for m, g in methods.groupby(methods)}
@@ -115,15 +115,15 @@ def early_scores(
 
 
 def _wide(runs: pd.DataFrame, score: pd.Series) -> pd.DataFrame:
-    """Scores as a table with a row for each lane and a column for each seed.
+    """Scores as a table with a row for each setting and a column for each seed.
 
     Args:
-      runs: runs of one task, one per lane and seed.
+      runs: runs of one task, one per setting and seed.
       score: their scores, with the index of `runs`; higher is better.
     """
-    table = runs[["lane", "seed"]].assign(score=score)
-    table = table.drop_duplicates(["lane", "seed"])
-    return table.pivot(index="lane", columns="seed", values="score")
+    table = runs[["setting", "seed"]].assign(score=score)
+    table = table.drop_duplicates(["setting", "seed"])
+    return table.pivot(index="setting", columns="seed", values="score")
 
 
 def _cut(

@@ -33,17 +33,17 @@ def label_entries(runs: pd.DataFrame) -> pd.Series:
     Returns:
       a label per row, such as 'adam' or 'adam learning_rate=0.01'.
     """
-    lanes = runs["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
+    hparams = runs["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
     # There are many runs but few settings: look at each setting once.
     keys = ["task", "protocol", "method"]
-    settings = runs[keys].assign(lane=lanes)
+    settings = runs[keys].assign(setting=hparams)
     if "steps" in runs:
         settings["steps"] = runs["steps"]
     distinct = settings.drop_duplicates()
     varying: dict[str, set[str]] = {}
     for _, subset in distinct.groupby(keys):
         # Values that differ only between tasks or protocols do not vary within one.
-        choices = [json.loads(lane) for lane in subset["lane"].unique()]
+        choices = [json.loads(setting) for setting in subset["setting"].unique()]
         names = varying.setdefault(str(subset["method"].iloc[0]), set())
         names |= {
             name
@@ -54,7 +54,7 @@ def label_entries(runs: pd.DataFrame) -> pd.Series:
             names.add("steps")
     labels = {}
     for row in distinct.itertuples(index=False):
-        values = json.loads(str(row.lane)) | {"steps": getattr(row, "steps", None)}
+        values = json.loads(str(row.setting)) | {"steps": getattr(row, "steps", None)}
         varying_names = varying[str(row.method)]
         parts = [f"{k}={_short(v)}" for k, v in values.items() if k in varying_names]
         labels[tuple(row)] = " ".join([str(row.method), *parts])

@@ -27,8 +27,8 @@ from lrjax.engine.prefetch import prefetched
 from lrjax.engine.sharding import Layout
 from lrjax.engine.train import Program, num_rows, over_runs
 
-# Rows evaluated at once, summed over the lanes of a block. Linear models: as many as
-# keep the logits in the CPU's cache (2**17 numbers), at least 64 per lane. Networks,
+# Rows evaluated at once, summed over the runs of a block. Linear models: as many as
+# keep the logits in the CPU's cache (2**17 numbers), at least 64 per run. Networks,
 # whose activations take most of the memory: the numbers below. Models whose one batch
 # keeps the device busy: the rows of a batch, which fit since training needs them.
 _LOGITS, _ROWS = 2**17, 64
@@ -37,16 +37,16 @@ _ROWS_OF_NETWORKS = {"cpu": 256}
 _ROWS_ELSEWHERE = 8192
 
 
-def rows_at_once(task: Task, lanes: int) -> int:
-    """Rows evaluated at once in each lane of a block with `lanes` runs."""
+def rows_at_once(task: Task, num_runs: int) -> int:
+    """Rows that each run of a block of `num_runs` runs evaluates at once."""
     kind = strategy.kind_of(task)
     if kind == strategy.PRODUCTS:
-        return max(task.batch_size // lanes, 1)
+        return max(task.batch_size // num_runs, 1)
     if kind == strategy.LINEAR:
-        logits = max(task.num_classes, 1) * lanes
+        logits = max(task.num_classes, 1) * num_runs
         return max(_LOGITS // logits, _ROWS)
     rows = _ROWS_OF_NETWORKS.get(jax.default_backend(), _ROWS_ELSEWHERE)
-    return max(rows // lanes, 1)
+    return max(rows // num_runs, 1)
 
 
 # jit: one trace serves all methods that share a task and a block's shape.

@@ -131,7 +131,7 @@ def _base(method: Method, task: str, settings: Settings) -> dict[str, Any]:
         own = dict(method.defaults)
         return hyperparameters.complete(method, own, settings.precision)
     try:
-        return settings.lanes(method.name, task)[0]
+        return settings.hparams_grid(method.name, task)[0]
     except UsageError:
         if method.required:
             return dict(method.defaults)

@@ -40,14 +40,14 @@ class Entrant:
       method: with a cooldown around it where the contender is judged by a branch.
       full_steps: updates of a full run.
       extra: traced values of the cooldown.
-      lanes: contenders that share the program.
+      num_contenders: contenders that share the program.
     """
 
     task: Task
     method: Method
     full_steps: int
     extra: Mapping[str, float]
-    lanes: int
+    num_contenders: int
 
     def split(
         self, run: Run
@@ -63,7 +63,7 @@ class Entrant:
             return 1
         most = blocks_lib.most_runs(self.task, self.method)
         widest = _WIDTH.get(jax.default_backend(), _WIDTH_ELSEWHERE)
-        return max(1, min(widest, self.lanes, most))
+        return max(1, min(widest, self.num_contenders, most))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Jobs:
             else contender.method,
             full_steps=plan.horizon,
             extra=extra,
-            lanes=sum(
+            num_contenders=sum(
                 other.method.name == contender.method.name
                 for other in self.lineup.entries
             ),

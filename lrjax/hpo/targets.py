@@ -205,7 +205,7 @@ def _target(
     """
     tune = settings.tune
     tuning = protocol.find(settings.protocol).tuning_of(name)
-    base = settings.lanes(method, name)[0]
+    base = settings.hparams_grid(method, name)[0]
     space = _space(settings, tuning, method)
     _check_corners(methods.find(method), base, space, settings.precision)
     budgets = _budgets(settings, tuning, name, task, method)

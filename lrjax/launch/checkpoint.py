@@ -158,7 +158,7 @@ def save_params(
     folder: Path,
     params: PyTree,
     model_state: PyTree,
-    lanes: Mapping[tuple[int, int], str],
+    ids_by_position: Mapping[tuple[int, int], str],
 ) -> None:
     """Write each run's parameters to <run_id>.safetensors, names joined by '/'.
 
@@ -167,7 +167,7 @@ def save_params(
       params: parameters of a block, leaves [seeds, hparams, ...].
       model_state: other arrays of the model, such as batch-norm statistics; their names
         start with 'state/'.
-      lanes: position in the block -> identity of the run.
+      ids_by_position: position in the block -> identity of the run.
 
     Raises:
       UsageError: if files cannot be written, or as `check_params`.
@@ -177,7 +177,7 @@ def save_params(
     arrays = {k: np.asarray(v) for k, v in _names(params, model_state).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for (s, h), run_id in lanes.items():
+        for (s, h), run_id in ids_by_position.items():
             of_run = {name: np.array(x[s, h], order="C") for name, x in arrays.items()}
             temporary = folder / f"{run_id}.tmp"
             try:

@@ -276,12 +276,12 @@ def checkpointed(
       Interrupted: on a signal, once a checkpoint is saved.
     """
     block, start, stopping = unit.block, unit.begin.steps, place.stopping
-    steps, lanes = block.example.steps, len(block.lanes_of)
+    steps, num_runs = block.example.steps, len(block.ids_by_position)
     reported, seconds, saved = start, 0.0, time.monotonic()
 
     def report(step: int) -> None:
         nonlocal reported
-        progress((step - reported) * lanes)
+        progress((step - reported) * num_runs)
         reported = step
 
     def pause() -> bool:

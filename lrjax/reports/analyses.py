@@ -338,14 +338,14 @@ def _grid(study: Study, writer: ReportWriter) -> Section | None:
     values = pd.concat([subset[labels[task]].astype(float) for task, subset in parts])
     runs = runs.assign(rate=rates, value=values.where(runs["status"] == "done"))
     swept = runs.groupby(["task", "method"])["rate"].transform("nunique") >= 3
-    lanes = runs[swept & (rates > 0)]
-    if not len(lanes):
+    swept_runs = runs[swept & (rates > 0)]
+    if not len(swept_runs):
         return None
     # If runs differ in more than the rate, the best setting at each rate counts.
     keys = ["task", "method", "rate"]
-    by_entry = lanes.groupby([*keys, "entry"])["score"].median()
+    by_entry = swept_runs.groupby([*keys, "entry"])["score"].median()
     best = by_entry.sort_index().groupby(level=keys).idxmax().map(lambda key: key[-1])
-    chosen = lanes.set_index([*keys, "entry"]).sort_index()
+    chosen = swept_runs.set_index([*keys, "entry"]).sort_index()
     chosen = chosen.loc[[(*key, entry) for key, entry in best.items()]].reset_index()
     grouped = chosen.groupby(keys)
     table = pd.DataFrame(

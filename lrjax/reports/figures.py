@@ -506,9 +506,9 @@ def _grid_panel(
       settled: rows of one task, as for `grid`.
       worst: value at which diverged settings are drawn.
     """
-    for method, lanes in table.groupby("method"):
+    for method, of_method in table.groupby("method"):
         colour, number = palette.colour(str(method)), palette.number(str(method))
-        alive = lanes[lanes["diverged"] < 0.5]
+        alive = of_method[of_method["diverged"] < 0.5]
         rates = alive["learning_rate"].to_numpy(float)
         band = axis.fill_between(
             rates, alive["low"], alive["high"], color=colour, alpha=0.12, lw=0
@@ -516,7 +516,7 @@ def _grid_panel(
         drawing.mark(band, place, "band", number)
         drawing.line(axis, place, palette, str(method), rates, alive["median"])
         axis.plot(rates, alive["median"], ".", color=colour, ms=3)
-        lost = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
+        lost = of_method[of_method["diverged"] >= 0.5]["learning_rate"]
         axis.plot(lost, np.full(len(lost), worst), "x", color=colour, ms=5)
     for row in settled.itertuples():
         colour = palette.colour(str(row.entry))

@@ -327,11 +327,11 @@ def _tuning_cost(
     """
     entries = runs.groupby("entry")["method"].first()
     cost = pd.Series(0.0, index=entries.index)
-    lanes = judged.groupby("method")["entry"].nunique()
+    num_settings = judged.groupby("method")["entry"].nunique()
     shown = runs.groupby("method")["entry"].nunique()
     for entry, method in entries.items():
         if shown[method] == 1:
-            cost[entry] += lanes[method] - 1
+            cost[entry] += num_settings[method] - 1
         of_method = trials[trials["method"] == method]
         if len(of_method):
             cost[entry] += of_method.groupby("tuning")["spent"].max().mean()
