@@ -630,13 +630,15 @@ def _range(name: str, value: Any, precision: str) -> Range:
 
 def _check_tuned(name: str, methods: tuple[str, ...]) -> None:
     """Refuse to tune a hyperparameter that no method has, or that is not a number."""
-    having = [METHODS[m].defaults[name] for m in methods if name in METHODS[m].defaults]
-    if not having:
+    defaults = [
+        METHODS[m].defaults[name] for m in methods if name in METHODS[m].defaults
+    ]
+    if not defaults:
         raise UsageError(
             f"tune.space.{name}: none of the methods {', '.join(methods)} has "
             f"a hyperparameter '{name}'"
         )
-    for default in having:
+    for default in defaults:
         if isinstance(default, bool | str):
             raise UsageError(
                 f"tune.space.{name}: cannot tune a boolean or text hyperparameter "

@@ -76,7 +76,7 @@ class Plan:
         def sizes(ratio: float) -> list[int]:
             return [max(least, int(alive * ratio**j)) for j in range(1, len(costs) + 1)]
 
-        low, high = 0.0, 1.0
+        low, high = 0.0, 1.0  # ratios that fit and that may not fit: bisect
         for _ in range(50):
             middle = (low + high) / 2
             need = sum(n * cost for n, cost in zip(sizes(middle), costs, strict=True))

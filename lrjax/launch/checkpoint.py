@@ -335,8 +335,8 @@ def _read(path: Path, like: PyTree) -> PyTree:
         with _checkpointer() as checkpointer:
             saved = checkpointer.restore(path, _restore_request(numbered))
     plain = [
-        saved[str(i)] if str(i) in numbered else np.zeros(each.shape, each.dtype)
-        for i, each in enumerate(plain_like)
+        saved[str(i)] if str(i) in numbered else np.zeros(leaf.shape, leaf.dtype)
+        for i, leaf in enumerate(plain_like)
     ]
     return structure.unflatten(map(_from_plain, plain, leaves))
 

@@ -106,26 +106,26 @@ def make(name: str, options: TaskOptions | None = None, test_rows: int = ROWS) -
             "synthetic/classification-NUMBER and synthetic/regression-NUMBER"
         )
     kind, number = match.groups()
-    task = make_spec(spec(kind, int(number)), name, test_rows)
+    task = from_spec(spec(kind, int(number)), name, test_rows)
     return dataclasses.replace(task, batch_size=options.batch_size or task.batch_size)
 
 
-def make_spec(task: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Task:
+def from_spec(properties: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Task:
     """Make a task with given properties.
 
     Args:
-      task: the properties.
+      properties: what to make.
       name: the task's name.
       test_rows: rows of the test part; the first `ROWS` do not depend on it.
     """
-    draw = np.random.RandomState(task.seed % 2**32)
-    rotation, _ = np.linalg.qr(draw.normal(size=(FEATURES, FEATURES)))
-    spectrum = np.geomspace(1, task.condition**-0.5, FEATURES)
-    outputs = task.num_classes if task.kind == "classification" else 1
+    generator = np.random.RandomState(properties.seed % 2**32)
+    rotation, _ = np.linalg.qr(generator.normal(size=(FEATURES, FEATURES)))
+    spectrum = np.geomspace(1, properties.condition**-0.5, FEATURES)
+    outputs = properties.num_classes if properties.kind == "classification" else 1
 
     def draw_features(rows: int) -> np.ndarray:
         """Draw features [rows, FEATURES]: normal, with the spectrum's axes rotated."""
-        return draw.normal(size=(rows, FEATURES)) * spectrum @ rotation.T
+        return generator.normal(size=(rows, FEATURES)) * spectrum @ rotation.T
 
     def with_labels(features: np.ndarray, outputs_of_teacher: np.ndarray) -> Batch:
         """Features with noisy targets, or noisy labels, of the teacher's outputs.
@@ -134,18 +134,18 @@ def make_spec(task: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Tas
           features: [rows, FEATURES].
           outputs_of_teacher: [rows, outputs].
         """
-        noise = task.noise * draw.normal(size=outputs_of_teacher.shape)
+        noise = properties.noise * generator.normal(size=outputs_of_teacher.shape)
         taught = outputs_of_teacher + noise
-        arrays = {"features": (task.scale * features).astype(np.float32)}
-        if task.kind == "regression":
+        arrays = {"features": (properties.scale * features).astype(np.float32)}
+        if properties.kind == "regression":
             return arrays | {"targets": taught[:, 0].astype(np.float32)}
         labels = taught.argmax(1)
-        flipped = draw.uniform(size=len(labels)) < task.label_noise
-        labels[flipped] = draw.randint(outputs, size=int(flipped.sum()))
+        flipped = generator.uniform(size=len(labels)) < properties.label_noise
+        labels[flipped] = generator.randint(outputs, size=int(flipped.sum()))
         return arrays | {"labels": labels.astype(np.int32)}
 
     features = draw_features(3 * ROWS)
-    teach = _teacher(draw, task, outputs)
+    teach = _teacher(generator, properties, outputs)
     taught = teach(features / spectrum.mean())
     mean, deviation = taught.mean(0), taught.std(0)
     arrays = with_labels(features, (taught - mean) / deviation)
@@ -157,8 +157,8 @@ def make_spec(task: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Tas
         {k: jnp.asarray(v[i * ROWS : end]) for k, v in arrays.items()}
         for i, end in enumerate((ROWS, 2 * ROWS, None))
     ]
-    init, loss, evaluate = _functions(task.kind, task.depth)
-    classify = task.kind == "classification"
+    init, loss, evaluate = _functions(properties.kind, properties.depth)
+    classify = properties.kind == "classification"
     return Task(
         name=name,
         train=parts[0],
@@ -174,11 +174,13 @@ def make_spec(task: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Tas
 
 
 def _teacher(
-    draw: np.random.RandomState, task: Spec, outputs: int
+    generator: np.random.RandomState, properties: Spec, outputs: int
 ) -> Callable[[np.ndarray], np.ndarray]:
     """A network with random weights: features [n, FEATURES] -> [n, outputs]."""
-    sizes = [FEATURES] + [task.width] * task.depth
-    weights = [draw.normal(size=pair) for pair in itertools.pairwise([*sizes, outputs])]
+    sizes = [FEATURES] + [properties.width] * properties.depth
+    weights = [
+        generator.normal(size=pair) for pair in itertools.pairwise([*sizes, outputs])
+    ]
 
     def teach(hidden: np.ndarray) -> np.ndarray:
         for weight in weights[:-1]:
