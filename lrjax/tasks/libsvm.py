@@ -233,7 +233,15 @@ def standardise(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _classes(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct labels in order, and the class number of each row."""
+    """Return the distinct labels in order, and the class number of each row.
+
+    Args:
+      labels: [rows].
+      name: the task's name, for messages.
+
+    Raises:
+      DataError: if labels are not whole numbers, or all equal.
+    """
     if (labels != np.round(labels)).any():
         raise DataError(
             f"{name}: labels are not whole numbers, as class labels must be"
