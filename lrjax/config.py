@@ -124,7 +124,12 @@ def _method_blocks() -> Config:
 
 
 def _set_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `_hyperparameter_fields` that are set."""
+    """Return the fields of `_hyperparameter_fields` that are set.
+
+    Args:
+      name: of the block, not used.
+      config: hyperparameter -> value; () where it is unset.
+    """
     del name
     return {
         k: v for k, v in config.items() if not (isinstance(v, tuple | list) and not v)
@@ -132,7 +137,12 @@ def _set_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grid(name: str, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """Check that every hyperparameter of a grid that is set has a tuple of values."""
+    """Check that every hyperparameter of a grid that is set has a tuple of values.
+
+    Args:
+      name: of the block, for messages.
+      config: hyperparameter -> tuple of values; () where it is unset.
+    """
     values = {k: plain(v) for k, v in _set_values(name, config).items()}
     for hparam, value in values.items():
         if not isinstance(value, tuple) or not value:
@@ -143,7 +153,12 @@ def _grid(name: str, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
 
 
 def _hparams(name: str, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the hyperparameters that are set, by method."""
+    """Return the hyperparameters that are set, by method.
+
+    Args:
+      name: of the block, not used.
+      config: method -> hyperparameter -> value; None where it is unset.
+    """
     del name
     given = {
         method: {k: plain(v) for k, v in values.items() if v is not None}

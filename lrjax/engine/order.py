@@ -27,7 +27,11 @@ def _factors(n: int) -> tuple[int, int]:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """Mix bits by the finaliser of MurmurHash3, a bijection of uint32."""
+    """Mix bits by the finaliser of MurmurHash3, a bijection of uint32.
+
+    Args:
+      x: uint32 of any shape.
+    """
     x ^= x >> 16
     x *= jnp.uint32(0x85EBCA6B)
     x ^= x >> 13

@@ -95,7 +95,13 @@ def named_methods(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str
 def _who_races(
     settings: Settings, names: Sequence[str], overrides: Mapping[str, Any]
 ) -> str:
-    """A line for the log: which methods race, and which field chose them."""
+    """A line for the log: which methods race, and which field chose them.
+
+    Args:
+      settings: the config.
+      names: the methods that race.
+      overrides: the fields set on the command line.
+    """
     if settings.select.methods or "methods" in overrides:
         field = "config.select.methods" if settings.select.methods else "config.methods"
         return f"{counted(len(names), 'method')} may race, by {field}"

@@ -587,7 +587,12 @@ def _fidelity(study: Study, writer: ReportWriter) -> Section | None:
 
 
 def _trust(row: Any, families: pd.DataFrame) -> str:
-    """Sentence on the smallest budget whose order can be trusted, for a family."""
+    """Sentence on the smallest budget whose order can be trusted, for a family.
+
+    Args:
+      row: a row of `early_order.trusted`.
+      families: as returned by `early_order.measure`.
+    """
     models = f"{row.family} models" + (", shorter runs" if row.how == "short" else "")
     if np.isnan(row.part) or row.part == 1:
         below = families[(families["family"] == row.family) & (families["part"] < 1)]

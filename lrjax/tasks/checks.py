@@ -123,7 +123,13 @@ def _parts(task: Task) -> Iterator[str]:
 
 
 def _labels(task: Task, name: str, part: Batch) -> Iterator[str]:
-    """Yield problems with the class labels of a part."""
+    """Yield problems with the class labels of a part.
+
+    Args:
+      task: the task.
+      name: name of the part.
+      part: its arrays, leaves [rows, ...].
+    """
     if not task.num_classes or "labels" not in part:
         return
     labels = np.asarray(part["labels"])
@@ -392,6 +398,10 @@ def _draws(function: Callable[[jax.Array], Any], key: jax.Array) -> bool:
 
     Draws whose result is not used do not count: Flax's recurrent cells take a key for a
     state of zeros.
+
+    Args:
+      function: function of a random key.
+      key: a key.
     """
     steps = jaxprs.live(jax.make_jaxpr(function)(key).jaxpr)
     return any(step.eqn.primitive.name in _RANDOM for step in steps)

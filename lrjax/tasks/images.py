@@ -172,7 +172,13 @@ def make(name: str, options: TaskOptions) -> Task:
 
 
 def recipe_task(name: str, parts: Mapping[str, Part], options: TaskOptions) -> Task:
-    """Make a task of `RECIPES` from 'train', 'valid' and 'test'; see `image_task`."""
+    """Make a task of `RECIPES` from 'train', 'valid' and 'test'; see `image_task`.
+
+    Args:
+      name: name of the recipe.
+      parts: 'train', 'valid' and 'test'.
+      options: those of the task.
+    """
     recipe = RECIPES[name]
     classes = image_data.SETS[recipe.data].classes
     return image_task(

@@ -56,6 +56,11 @@ def attention_with_dropout(
     """Compute `attention` with dropout of the attention weights.
 
     Scores and softmax are in float32, or in float64 where the inputs are.
+
+    Args:
+      query, key, value: [rows, tokens, heads, size].
+      mask: as for `attention`.
+      dropout: function of the attention weights [rows, heads, tokens, tokens].
     """
     wide = np.promote_types(query.dtype, np.float32)
     logits = jnp.einsum("rthd,rshd->rhts", query, key, preferred_element_type=wide)
@@ -129,7 +134,13 @@ def _of_jax(
     mask: jax.Array | None,
     implementation: Any,
 ) -> jax.Array:
-    """`jax.nn.dot_product_attention` under standard promotion, which it relies on."""
+    """`jax.nn.dot_product_attention` under standard promotion, which it relies on.
+
+    Args:
+      query, key, value: [rows, tokens, heads, size].
+      mask: bool, broadcastable to [rows, 1, tokens, tokens]; None for all.
+      implementation: as for `jax.nn.dot_product_attention`.
+    """
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, implementation=implementation
@@ -143,7 +154,13 @@ def _kernel_gradient(
     mask: jax.Array,
     cotangent: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Gradients of `_kernel` by query, key and value, of their shapes."""
+    """Gradients of `_kernel` by query, key and value, of their shapes.
+
+    Args:
+      query, key, value: [rows, tokens, heads, size].
+      mask: bool [rows, 1, tokens, tokens].
+      cotangent: gradient by the result, [rows, tokens, heads, size].
+    """
 
     def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return _kernel(query, key, value, mask)

@@ -64,7 +64,12 @@ def _same_forward(images: jax.Array, kernel: jax.Array):
 
 
 def _same_backward(kept: tuple[jax.Array, jax.Array], slopes: jax.Array):
-    """Gradients of `_same` by images and kernel, from those of its result."""
+    """Gradients of `_same` by images and kernel, from those of its result.
+
+    Args:
+      kept: images [rows, height, width, in] and kernel [size, size, in, out].
+      slopes: gradient by the result, [rows, height, width, out].
+    """
     images, kernel = kept
     swapped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     by_images = _plain(slopes, swapped, padding=len(kernel) // 2)
