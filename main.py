@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
     if not workdir and _MODE.value != "config":
         raise UsageError("--workdir is missing: set the directory for the results")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
-    config = cli.loaded(file, _CONFIG.value)
+    config = cli.check_loaded(file, _CONFIG.value)
     if _MODE.value == "config":
         cli.config(config)
         return

@@ -84,7 +84,7 @@ def stepper(
     options = TaskOptions(batch_size=batch, precision=args.precision, stream=streamed)
     task = text.recipe_task(args.task, rows, recipe.vocab_size, 4, options)
     found = sharding.choose(shard, jax.devices())
-    task = program_pool.moved_to(task, found.whole if found else jax.devices()[0])
+    task = program_pool.moved_to(task, found.replicated if found else jax.devices()[0])
     method = methods.find("adamw_cosine")
     static, traced = methods.split(method, dict(method.defaults))
     program = train.Program(

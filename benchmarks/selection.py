@@ -318,13 +318,13 @@ def race(table: Table, row: int, budget: float) -> tuple[str, float]:
     found = entrants(
         re.sub(r"(?<=^synthetic/classification-)\d+", "0", table.tasks[row])
     )
-    layout = rungs.plan(len(found), budget, table.horizon, ())
-    found = found[: layout.entered]
+    plan = rungs.make_plan(len(found), budget, table.horizon, ())
+    found = found[: plan.entered]
     places = [table.keys.index(entry.key) for entry in found]
-    seeds = len(layout.seeds)
+    seeds = len(plan.seeds)
 
-    def climb(number: int, alive: Sequence[int]) -> dict[int, Score]:
-        rung = table.rungs.index(layout.rungs[number])
+    def train_rung(number: int, alive: Sequence[int]) -> dict[int, Score]:
+        rung = table.rungs.index(plan.rungs[number])
         scores = {}
         for i in alive:
             at = (rung, row, slice(seeds), places[i])
@@ -335,7 +335,9 @@ def race(table: Table, row: int, budget: float) -> tuple[str, float]:
             )
         return scores
 
-    last = list(halving.halve(layout, [entry.bound for entry in found], climb))[-1]
+    last = list(
+        halving.halve(plan, [entry.needs_cooldown for entry in found], train_rung)
+    )[-1]
     return found[last.verdict.kept[0]].key, last.spent / table.horizon
 
 

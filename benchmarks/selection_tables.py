@@ -109,11 +109,13 @@ def numbers(depth: int, known: int, held: int) -> list[int]:
 
 def stops_of(horizon: int, probed: int) -> list[many_tasks.Stop]:
     """All places where a race may compare contenders, and the end without probes."""
-    ends = rungs.plan(2, 100, horizon, (0,)).rungs
+    ends = rungs.make_plan(2, 100, horizon, (0,)).rungs
     stops = []
     for end in ends:
         plan = rungs.Plan(horizon, 1.0, (0,), 1, (end,))
-        stops.append(many_tasks.Stop(end, horizon, end - plan.start(0, bound=True)))
+        stops.append(
+            many_tasks.Stop(end, horizon, end - plan.start(0, needs_cooldown=True))
+        )
     left = max(1, horizon - probed)
     return [*stops, many_tasks.Stop(left, left)]
 

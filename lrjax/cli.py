@@ -196,7 +196,7 @@ def with_config(argv: list[str]) -> list[str]:
     return [argv[0], f"--config={file}", *argv[1:]]
 
 
-def loaded(path: str, config: Any) -> ConfigDict:
+def check_loaded(path: str, config: Any) -> ConfigDict:
     """Check that the file of `--config` made a config, and return it.
 
     ml_collections itself accepts a file that fails or returns something else.

@@ -52,6 +52,7 @@ def _protocol(name: str, value: Any) -> str:
 
 
 def _precision(name: str, value: Any) -> str:
+    """Check a precision."""
     value = plain(value)
     if value not in PRECISIONS:
         raise unknown(name, value, PRECISIONS)
@@ -59,6 +60,7 @@ def _precision(name: str, value: Any) -> str:
 
 
 def _trials(name: str, value: Any) -> int:
+    """Check a number of trials."""
     trials = fields.positive(name, value)
     if trials > _MOST_TRIALS:
         raise UsageError(f"config.{name}={trials}: more than {_MOST_TRIALS}")
@@ -66,6 +68,7 @@ def _trials(name: str, value: Any) -> int:
 
 
 def _eta(name: str, value: Any) -> int:
+    """Check the ratio of two successive budgets."""
     eta = fields.positive(name, value)
     if eta < 2:
         raise UsageError(f"config.{name}={eta}: must be 2 or more")
@@ -73,6 +76,7 @@ def _eta(name: str, value: Any) -> int:
 
 
 def _contenders(name: str, value: Any) -> tuple[str, ...]:
+    """Check names of methods; drop repeated ones."""
     names = fields.some_names(name, value)
     for method in names:
         methods_lib.find(method)
@@ -80,6 +84,7 @@ def _contenders(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _address(name: str, value: Any) -> str:
+    """Check the address of a Dask cluster."""
     address = fields.text(name, value)
     if address not in ("local", "slurm") and ":" not in address:
         raise UsageError(
@@ -90,6 +95,7 @@ def _address(name: str, value: Any) -> str:
 
 
 def _gpus(name: str, value: Any) -> int:
+    """Check a number of GPUs, from 0."""
     gpus = plain(value)
     if not fields.is_whole(gpus) or not 0 <= gpus < 2**31:
         raise UsageError(f"config.{name}={shown(gpus)}: must be a whole number")
@@ -118,7 +124,12 @@ def _method_blocks() -> Config:
 
 
 def _set_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `_hyperparameter_fields` that are set."""
+    """Return the fields of `_hyperparameter_fields` that are set.
+
+    Args:
+      name: of the block, not used.
+      config: hyperparameter -> value; () where it is unset.
+    """
     del name
     return {
         k: v for k, v in config.items() if not (isinstance(v, tuple | list) and not v)
@@ -126,7 +137,12 @@ def _set_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grid(name: str, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """Check that every hyperparameter of a grid that is set has a tuple of values."""
+    """Check that every hyperparameter of a grid that is set has a tuple of values.
+
+    Args:
+      name: of the block, for messages.
+      config: hyperparameter -> tuple of values; () where it is unset.
+    """
     values = {k: plain(v) for k, v in _set_values(name, config).items()}
     for hparam, value in values.items():
         if not isinstance(value, tuple) or not value:
@@ -137,7 +153,12 @@ def _grid(name: str, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
 
 
 def _hparams(name: str, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the hyperparameters that are set, by method."""
+    """Return the hyperparameters that are set, by method.
+
+    Args:
+      name: of the block, not used.
+      config: method -> hyperparameter -> value; None where it is unset.
+    """
     del name
     given = {
         method: {k: plain(v) for k, v in values.items() if v is not None}
@@ -430,7 +451,7 @@ class Settings:
         length, unit = self.length(task)
         return length * (steps_per_epoch if unit == "epochs" else 1)
 
-    def lanes(self, method: str, task: str) -> list[dict[str, Any]]:
+    def hparams_grid(self, method: str, task: str) -> list[dict[str, Any]]:
         """Return every combination of hyperparameters of a method on a task.
 
         In increasing priority, values come from the method's defaults, the protocol,
@@ -447,22 +468,22 @@ class Settings:
 
         def combinations() -> Iterator[dict[str, Any]]:
             for values in itertools.product(*axes.values()):
-                lane = base | dict(zip(axes, values, strict=True))
+                hparams = base | dict(zip(axes, values, strict=True))
                 for name in chosen.required:
-                    if lane[name] is None:
+                    if hparams[name] is None:
                         raise UsageError(
                             f"method '{method}' needs {name}, but protocol "
                             f"'{self.protocol}' has no value for '{task}': set "
                             f"--config.hparams.{method}.{name}, or leave the method out"
                         )
-                yield lane
+                yield hparams
 
-        lanes: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for lane in hyperparameters.complete_all(
+        distinct: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for hparams in hyperparameters.complete_all(
             chosen, combinations(), self.precision
         ):
-            lanes.setdefault(tuple(lane.values()), lane)  # 0 and 0.0 are one lane
-        return list(lanes.values())
+            distinct.setdefault(tuple(hparams.values()), hparams)  # 0 and 0.0 are equal
+        return list(distinct.values())
 
 
 # The study's methods, except those that need its tuned values, and AdamW with a cosine.
@@ -509,7 +530,7 @@ def check(config: config_dict.ConfigDict) -> Settings:
                 f"a hyperparameter '{name}'"
             )
     for task, method in itertools.product(settings.tasks, settings.methods):
-        settings.lanes(method, task)
+        settings.hparams_grid(method, task)
     return settings
 
 
@@ -624,13 +645,15 @@ def _range(name: str, value: Any, precision: str) -> Range:
 
 def _check_tuned(name: str, methods: tuple[str, ...]) -> None:
     """Refuse to tune a hyperparameter that no method has, or that is not a number."""
-    having = [METHODS[m].defaults[name] for m in methods if name in METHODS[m].defaults]
-    if not having:
+    defaults = [
+        METHODS[m].defaults[name] for m in methods if name in METHODS[m].defaults
+    ]
+    if not defaults:
         raise UsageError(
             f"tune.space.{name}: none of the methods {', '.join(methods)} has "
             f"a hyperparameter '{name}'"
         )
-    for default in having:
+    for default in defaults:
         if isinstance(default, bool | str):
             raise UsageError(
                 f"tune.space.{name}: cannot tune a boolean or text hyperparameter "

@@ -204,6 +204,7 @@ class Task:
         """Trace `evaluate`; return the accuracy if it has one, else the loss."""
 
         def sums() -> Any:
+            """The sums of `evaluate` over one batch, at initial parameters."""
             rows = min(self.batch_size, self.num_examples)
             batch = {k: jnp.asarray(v[:rows]) for k, v in self.train.items()}
             batch["mask"] = jnp.ones(rows)

@@ -75,18 +75,28 @@ def complete(
 
 
 def complete_all(
-    method: Method, lanes: Iterable[Mapping[str, Any]], precision: str
+    method: Method, settings: Iterable[Mapping[str, Any]], precision: str
 ) -> list[dict[str, Any]]:
     """Convert many settings of a method as `complete`, in less time.
+
+    Args:
+      method: the method.
+      settings: dictionaries with a value for every hyperparameter.
+      precision: precision of the run.
 
     Raises:
       UsageError: as `complete`, for the first invalid setting.
     """
-    return _checked_all(method, lanes, precision, normal)
+    return _checked_all(method, settings, precision, normal)
 
 
 def check_proposed(method: Method, hparams: Mapping[str, Any], precision: str) -> None:
     """Refuse a tuner's setting that the method cannot be built with.
+
+    Args:
+      method: the method.
+      hparams: a value for every hyperparameter.
+      precision: precision of the run.
 
     Raises:
       UsageError: with the words of the method's own check.
@@ -96,12 +106,17 @@ def check_proposed(method: Method, hparams: Mapping[str, Any], precision: str) -
 
 def _checked_all(
     method: Method,
-    lanes: Iterable[Mapping[str, Any]],
+    settings: Iterable[Mapping[str, Any]],
     precision: str,
     normalise: Normaliser,
 ) -> list[dict[str, Any]]:
-    """Normalise lanes, and build the method with each as a check."""
-    rest, checked = iter(lanes), []
+    """Normalise settings, and build the method with each as a check.
+
+    Args:
+      method, settings, precision: as for `complete_all`.
+      normalise: `normal` or `proposed`.
+    """
+    rest, checked = iter(settings), []
     with jax.enable_x64(precision == "float64"):
         while chunk := _next_checked(method, rest, precision, normalise):
             checked += chunk
@@ -110,20 +125,25 @@ def _checked_all(
 
 def _next_checked(
     method: Method,
-    lanes: Iterator[Mapping[str, Any]],
+    settings: Iterator[Mapping[str, Any]],
     precision: str,
     normalise: Normaliser,
 ) -> list[dict[str, Any]]:
-    """Normalise and check the next lanes of an iterator; [] at its end.
+    """Normalise and check the next settings of an iterator; [] at its end.
 
-    A trace is slow to start, as slow as building a method: lanes share one trace.
+    A trace is slow to start, as slow as building a method: settings share one trace.
     Their number is limited because a trace holds all its values in memory.
+
+    Args:
+      method, precision, normalise: as for `_checked_all`.
+      settings: those that are left.
     """
     checked = []
 
     def check() -> None:
-        for lane in itertools.islice(lanes, _AT_ONCE):
-            values = normalise(method, lane, precision)
+        """Normalise the next settings and build the method with each."""
+        for hparams in itertools.islice(settings, _AT_ONCE):
+            values = normalise(method, hparams, precision)
             try:
                 _build(method.build, precision, values)
             except UsageError:
@@ -160,6 +180,11 @@ def proposed(
     The search space decides what is valid: the study's includes a first cycle of
     length 0, with which a run diverges. Before training, `check_proposed` tries the
     corners of a space, since values are traced in training and cannot be checked.
+
+    Args:
+      method: the method.
+      hparams: a value for every hyperparameter.
+      precision: precision of the run.
     """
     dtype = dtype_of(precision)
     return {
@@ -224,8 +249,9 @@ def _number(value: Any, domain: Domain, dtype: Any) -> int | float:
     return _number_once(value, domain, dtype)
 
 
-@functools.lru_cache(_CACHED, typed=True)  # most lanes of a grid share most values
+@functools.lru_cache(_CACHED, typed=True)  # most settings of a grid share most values
 def _number_once(value: int | float, domain: Domain, dtype: Any) -> int | float:
+    """Check and round as `_number`, once per value."""
     # Domains of whole numbers end where float32 is no longer exact.
     rounded = value if domain.whole else used(value, dtype)
     if rounded in domain and (rounded or not value):

@@ -566,6 +566,10 @@ def split(
 ) -> tuple[tuple[tuple[str, Any], ...], dict[str, float]]:
     """Split hyperparameters into those that are compiled in and those that are traced.
 
+    Args:
+      method: names the hyperparameters that are always static.
+      hparams: a value for every hyperparameter.
+
     Returns:
       sorted (name, value) pairs of the static ones, and a dictionary of the others.
     """

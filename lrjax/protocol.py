@@ -120,6 +120,7 @@ _LENGTHS = {
 def _tuned_cawr(
     T_0: int, t_mult: int, learning_rate: float, eta_min: float
 ) -> dict[str, Any]:
+    """Hyperparameters of `cawr`, from one line of the study's table."""
     return {
         "T_0": T_0,
         "t_mult": t_mult,

@@ -19,15 +19,15 @@ jax.config.update("jax_enable_x64", True)
 devices = tuple(jax.devices())
 assert len(devices) == 8
 wanted, _ = wide.trained(wide.task(), method="adam")
-for count, cuts_params in ((2, False), (8, True)):
-    layout = Layout(devices[:count], cuts_params)
+for count, splits_params in ((2, False), (8, True)):
+    layout = Layout(devices[:count], splits_params)
     found, state = wide.trained(wide.task(), layout, method="adam")
     same(found, wanted)
     for leaf in jax.tree.leaves(state.params):
         assert len(leaf.devices()) == count
         held = leaf.addressable_shards[0].data.size
-        assert held == leaf.size // (count if cuts_params else 1)
-layout = Layout(devices[:4], cuts_params=True)
+        assert held == leaf.size // (count if splits_params else 1)
+layout = Layout(devices[:4], splits_params=True)
 with tempfile.TemporaryDirectory() as folder:
     options = {"method": "adam", "cut": 5, "folder": Path(folder) / "block"}
     found, state = wide.trained(wide.task(streamed=True), layout, **options)

@@ -325,7 +325,7 @@ def test_a_frozen_config_can_be_overridden(tmp_path):
         )
         assert not code, said
     assert [found[0].epochs, found[1].seeds] == [3, (3, 5)]
-    assert len(found[2].lanes("sgd", "libsvm/iris")) == 1
+    assert len(found[2].hparams_grid("sgd", "libsvm/iris")) == 1
 
 
 @pytest.mark.parametrize(

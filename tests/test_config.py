@@ -57,30 +57,30 @@ def test_lanes_are_the_product_of_the_grid():
     settings = checked(
         grid__learning_rate=(0.1, 1.0), grid__momentum=(0.0, 0.5, 0.9), methods=("sgd",)
     )
-    lanes = settings.lanes("sgd", "libsvm/iris")
+    lanes = settings.hparams_grid("sgd", "libsvm/iris")
     pairs = [(lane["learning_rate"], lane["momentum"]) for lane in lanes]
     assert pairs == [(r, m) for r in (0.1, 1.0) for m in (None, 0.5, 0.9)]
 
 
 def test_a_method_without_the_grids_hyperparameter_runs_once():
     settings = checked(grid__momentum=(0.0, 0.9))
-    assert len(settings.lanes("momentum", "libsvm/iris")) == 2
-    assert len(settings.lanes("adam", "libsvm/iris")) == 1
+    assert len(settings.hparams_grid("momentum", "libsvm/iris")) == 2
+    assert len(settings.hparams_grid("adam", "libsvm/iris")) == 1
 
 
 def test_grid_beats_hparams_beats_protocol_beats_defaults():
     task = "libsvm/iris"
     only = {"tasks": (task,), "methods": ("smac",), "protocol": "study"}
     study = checked(**only)
-    rate = study.lanes("smac", task)[0]["learning_rate"]
+    rate = study.hparams_grid("smac", task)[0]["learning_rate"]
     assert np.float32(rate) == np.float32(0.9988558724108)
-    assert study.lanes("smac", task)[0]["b2"] == 0.99
+    assert study.hparams_grid("smac", task)[0]["b2"] == 0.99
     told = checked(**only, hparams__smac__learning_rate=0.5)
-    assert told.lanes("smac", task)[0]["learning_rate"] == 0.5
+    assert told.hparams_grid("smac", task)[0]["learning_rate"] == 0.5
     both = checked(
         **only, hparams__smac__learning_rate=0.5, grid__learning_rate=(0.25,)
     )
-    assert both.lanes("smac", task)[0]["learning_rate"] == 0.25
+    assert both.hparams_grid("smac", task)[0]["learning_rate"] == 0.25
     assert METHODS["adam"].defaults["b2"] == 0.999
 
 
@@ -107,7 +107,7 @@ def test_each_setting_is_looked_at_once(monkeypatch):
     settings = checked(**asked)
     assert len(built) == len(rates)
     assert len({lane["learning_rate"] for lane in built}) == len(rates)
-    assert len(settings.lanes("momentum", "libsvm/iris")) == len(rates)
+    assert len(settings.hparams_grid("momentum", "libsvm/iris")) == len(rates)
     checked(**asked)  # as each further config of a study does
     assert len(built) == len(rates)
     checked(**asked, precision="float64")  # in which numbers may be others
@@ -203,7 +203,7 @@ def test_bad_settings_are_named_in_one_line(changes, message):
 
 
 def test_an_infinite_growth_rate_is_a_setting():
-    lanes = checked(hparams__prodigy__growth_rate=math.inf).lanes("prodigy", "x")
+    lanes = checked(hparams__prodigy__growth_rate=math.inf).hparams_grid("prodigy", "x")
     assert lanes[0]["growth_rate"] == math.inf
 
 

@@ -176,8 +176,8 @@ def launch(settings, workdir, data_dir=None, overrides=None):
 ANALYSIS = '''\
 def _toy(study, writer):
     """How many entries there are."""
-    says = f"{len(study.overall)} entries play."
-    return writer.section("toy", "Toys at play", says, "A count.", study.overall)
+    finding = f"{len(study.overall)} entries play."
+    return writer.section("toy", "Toys at play", finding, "A count.", study.overall)
 
 
 '''

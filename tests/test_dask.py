@@ -180,7 +180,9 @@ def test_a_worker_trains_trials_in_parts_where_memory_gives_out(tmp_path, monkey
     (target,) = targets.targets(wanted, blocks.make_tasks(wanted, None))
     search = search_lib.Search(target, tune.make_tuner(target, tmp_path))
     search.ask()
-    sent = dask_client._unit_message(trials.unit_of(trials.lay_out(search.jobs())[0]))
+    sent = dask_client._unit_message(
+        trials.unit_of(trials.make_packs(search.jobs())[0])
+    )
     monkeypatch.setattr(dask_worker, "_address", lambda: "here")  # there is no cluster
 
     def trained(folder):

@@ -84,7 +84,7 @@ def test_people_are_told(planned):
 def test_what_is_announced_before_training():
     wanted = settings(7)
     blocks = blocks_lib.plan(*blocks_lib.load(wanted, None))
-    some = {run for block in blocks[:1] for run in block.lanes_of.values()}
+    some = {run for block in blocks[:1] for run in block.ids_by_position.values()}
     (summary,) = estimate.announce(wanted, blocks, some)
     names, values = (line.split() for line in summary.splitlines())
     row = dict(zip(names, values, strict=True))
@@ -93,7 +93,7 @@ def test_what_is_announced_before_training():
     assert (row["methods"], row["runs"]) == ("2", "28")
     assert row["done"] == str(len(some))
     assert row["updates"].replace(",", "") == str(left)
-    everything = {run for block in blocks for run in block.lanes_of.values()}
+    everything = {run for block in blocks for run in block.ids_by_position.values()}
     assert not list(estimate.announce(wanted, blocks, everything))
 
 

@@ -406,7 +406,7 @@ def test_none_and_its_number_are_one_setting(method, name, number):
     for value in (number, int(number), np.float32(number), -number):
         assert hyperparameters.normal(found, {name: value}, "auto") == {name: None}
     asked = {"methods": (method,), f"grid__{name}": (None, number, 0.5)}
-    lanes = wanted(**asked).lanes(method, "libsvm/iris")
+    lanes = wanted(**asked).hparams_grid(method, "libsvm/iris")
     assert [lane[name] for lane in lanes] == [None, 0.5]
 
 

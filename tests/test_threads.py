@@ -70,17 +70,17 @@ def test_the_first_error_ends_all_and_is_the_one_told():
 
 
 def test_a_room_lets_in_what_it_holds():
-    room = threads.Room(most=2, memory=10.0)
+    limit = threads.DeviceLimits(max_blocks=2, memory=10.0)
     order = []
-    with room.enter("a", 6.0):
-        other = threading.Thread(target=lambda: order.append(enter("b", 6.0)))
+    with limit.admit("a", 6.0):
+        other = threading.Thread(target=lambda: order.append(admit("b", 6.0)))
 
-        def enter(name, need):
-            with room.enter(name, need):
+        def admit(name, need):
+            with limit.admit(name, need):
                 return time.monotonic()
 
         other.start()
-        enter("c", 4.0)  # fits beside
+        admit("c", 4.0)  # fits beside
         time.sleep(0.05)
         assert not order
         left = time.monotonic()
@@ -89,22 +89,22 @@ def test_a_room_lets_in_what_it_holds():
 
 
 def test_what_no_room_will_ever_hold_is_refused():
-    room = threads.Room(most=2, memory=3.0 * 2**20)
+    limit = threads.DeviceLimits(max_blocks=2, memory=3.0 * 2**20)
     message = "big: one block needs 4 MiB of memory, and 3 MiB can be used"
-    with pytest.raises(UsageError, match=message), room.enter("big", 4.0 * 2**20):
+    with pytest.raises(UsageError, match=message), limit.admit("big", 4.0 * 2**20):
         pass
 
 
 def test_where_allocations_may_fail_what_is_too_large_is_tried_alone():
-    room = threads.Room(most=2, memory=3.0, refuses=False)
-    with room.enter("small", 1.0):
+    limit = threads.DeviceLimits(max_blocks=2, memory=3.0, strict=False)
+    with limit.admit("small", 1.0):
         entered = threading.Event()
 
-        def enter():
-            with room.enter("big", 4.0):
+        def admit():
+            with limit.admit("big", 4.0):
                 entered.set()
 
-        other = threading.Thread(target=enter)
+        other = threading.Thread(target=admit)
         other.start()
         assert not entered.wait(0.05)
     other.join(10)
@@ -112,11 +112,11 @@ def test_where_allocations_may_fail_what_is_too_large_is_tried_alone():
 
 
 def test_a_room_shrinks_to_one():
-    room = threads.Room(most=3, memory=1.0)
-    with room.enter("a", 0.0), room.enter("b", 0.0):
-        assert room.shrink()
-        assert room.most == 1
-    assert not room.shrink()
+    limit = threads.DeviceLimits(max_blocks=3, memory=1.0)
+    with limit.admit("a", 0.0), limit.admit("b", 0.0):
+        assert limit.shrink()
+        assert limit.max_blocks == 1
+    assert not limit.shrink()
 
 
 @pytest.fixture

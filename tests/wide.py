@@ -74,9 +74,11 @@ def trained(
       folder: where to save it in between.
     """
     if layout:
-        parts = {k: jax.device_put(getattr(task, k), layout.whole) for k in ("valid",)}
+        parts = {
+            k: jax.device_put(getattr(task, k), layout.replicated) for k in ("valid",)
+        }
         if not task.streamed:
-            parts["train"] = jax.device_put(task.train, layout.whole)
+            parts["train"] = jax.device_put(task.train, layout.replicated)
         task = dataclasses.replace(task, **parts, test=parts["valid"])
     chosen, rates = METHODS[method], [0.03] if one_by_one else [0.03, 0.01]
     lanes = [dict(chosen.defaults) | {"learning_rate": rate} for rate in rates]

@@ -46,7 +46,13 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def smooth(rows: pd.DataFrame, names: list[str], alpha: float) -> pd.DataFrame:
-    """Smooth columns exponentially: y[t] = alpha x[t] + (1 - alpha) y[t - 1]."""
+    """Smooth columns exponentially: y[t] = alpha x[t] + (1 - alpha) y[t - 1].
+
+    Args:
+      rows: as returned by `join`.
+      names: columns to smooth.
+      alpha: weight of the new value, in (0, 1].
+    """
     smoothed = rows.groupby("run")[names].ewm(alpha=alpha, adjust=False).mean()
     # pandas continues a run's mean past its last value; the curve must end there.
     smoothed = smoothed.droplevel(0).reindex(rows.index).where(rows[names].notna())
@@ -54,14 +60,19 @@ def smooth(rows: pd.DataFrame, names: list[str], alpha: float) -> pd.DataFrame:
 
 
 def thin(rows: pd.DataFrame, points: int = 100) -> pd.DataFrame:
-    """Keep at most `points` evaluations of each task, evenly spaced, with the last."""
+    """Keep at most `points` evaluations of each task, evenly spaced, with the last.
+
+    Args:
+      rows: as returned by `join`.
+      points: most evaluations of a task.
+    """
     kept = []
-    for _, part in rows.groupby("task", observed=True, sort=False):
-        steps = np.sort(part["step"].unique())
+    for _, subset in rows.groupby("task", observed=True, sort=False):
+        steps = np.sort(subset["step"].unique())
         if len(steps) > points:
             places = np.linspace(0, len(steps) - 1, points).round().astype(int)
-            part = part[part["step"].isin(steps[places])]
-        kept.append(part)
+            subset = subset[subset["step"].isin(steps[places])]
+        kept.append(subset)
     return pd.concat(kept) if kept else rows
 
 
@@ -109,6 +120,9 @@ def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 def settled_rates(rows: pd.DataFrame) -> pd.DataFrame:
     """Learning rate of each entry: median over a run's evaluations, then over runs.
 
+    Args:
+      rows: as returned by `join`.
+
     Returns:
       task, entry, learning_rate; without entries that have no learning rate.
     """
@@ -146,19 +160,19 @@ def anytime(
     parts = np.arange(1, points + 1) / points
     tables = []
     for task, metric in metrics.items():
-        part = rows[rows["task"] == task]
-        if task not in span.index or metric not in part or not len(part):
+        subset = rows[rows["task"] == task]
+        if task not in span.index or metric not in subset or not len(subset):
             continue
-        value = part[metric].astype(float)
+        value = subset[metric].astype(float)
         score = scores.metric_of(str(metric), known).sign * value
         low, high = span.loc[task]
         normalised = (score - low) / (high - low) if high > low else (score >= high)
         normalised = normalised.astype(float).clip(0, 1).fillna(0).to_numpy()
         # At each part of training the last evaluation up to it counts; before the
         # first evaluation a run scores 0.
-        place = np.ceil(part["part"].to_numpy() * points - 1e-9).clip(1).astype(int)
+        place = np.ceil(subset["part"].to_numpy() * points - 1e-9).clip(1).astype(int)
         last = pd.DataFrame(
-            {"run": part["run"].to_numpy(), "place": place, "y": normalised}
+            {"run": subset["run"].to_numpy(), "place": place, "y": normalised}
         )
         last = last.drop_duplicates(["run", "place"], keep="last")
         by_run = last.pivot(index="place", columns="run", values="y")
@@ -198,13 +212,13 @@ def to_target(
     """
     first = pd.Series(np.inf, index=range(len(runs)))
     for task, metric in metrics.items():
-        part = rows[rows["task"] == task]
-        if metric not in part:
+        subset = rows[rows["task"] == task]
+        if metric not in subset:
             continue
-        value = part[metric].astype(float)
+        value = subset[metric].astype(float)
         target = targets[task]
         up = scores.higher_is_better(str(metric), known)
-        hit = part[value >= target if up else value <= target]
+        hit = subset[value >= target if up else value <= target]
         earliest = hit.groupby("run")["part"].min()
         first[earliest.index] = earliest
     table = pd.DataFrame({"task": runs["task"], "entry": runs["entry"]})

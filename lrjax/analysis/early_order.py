@@ -85,8 +85,8 @@ def early_scores(
       curves: as returned by `results.load`.
       known: as returned by `scores.known_metrics`.
     """
-    lanes = judged["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
-    judged = judged.assign(lane=judged["method"] + " " + lanes)
+    hparams = judged["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
+    judged = judged.assign(setting=judged["method"] + " " + hparams)
     rows = curves_lib.join(judged, curves)
     collected = []
     for task, runs in judged.groupby("task"):
@@ -99,7 +99,7 @@ def early_scores(
         for steps, short in runs[runs["steps"] < most].groupby("steps"):
             part = float(f"{float(str(steps)) / float(most):.2g}")
             early_tables["short", part] = _wide(short, short["score"])
-        methods = full.groupby("lane")["method"].first()
+        methods = full.groupby("setting")["method"].first()
         groups = {ALL: methods.index}
         if methods.nunique() > 1:
             groups |= {str(m): g.index for m, g in methods.groupby(methods)}
@@ -115,16 +115,32 @@ def early_scores(
 
 
 def _wide(runs: pd.DataFrame, score: pd.Series) -> pd.DataFrame:
-    """Scores as a table with a row for each lane and a column for each seed."""
-    table = runs[["lane", "seed"]].assign(score=score)
-    table = table.drop_duplicates(["lane", "seed"])
-    return table.pivot(index="lane", columns="seed", values="score")
+    """Scores as a table with a row for each setting and a column for each seed.
+
+    Args:
+      runs: runs of one task, one per setting and seed.
+      score: their scores, with the index of `runs`; higher is better.
+    """
+    table = runs[["setting", "seed"]].assign(score=score)
+    table = table.drop_duplicates(["setting", "seed"])
+    return table.pivot(index="setting", columns="seed", values="score")
 
 
 def _cut(
     full: pd.DataFrame, rows: pd.DataFrame, metric: str, known: Mapping[str, Metric]
 ) -> dict[float, pd.DataFrame]:
-    """Early scores from the curves of full-length runs, by part."""
+    """Early scores from the curves of full-length runs, by part.
+
+    Args:
+      full: runs of full length, of one task.
+      rows: their curves, as returned by `curves.join`.
+      metric: column that the runs are judged by.
+      known: as returned by `scores.known_metrics`.
+
+    Returns:
+      Part of the budget -> scores as returned by `_wide`; parts that no run reached are
+      left out.
+    """
     column = re.sub("^test_", "valid_", metric)
     rows = rows[rows["run"].isin(full.index)]
     if column not in rows:
@@ -211,15 +227,15 @@ def measure(
     tasks = pd.DataFrame(rows, columns=[*columns, *numbers])
     families = []
     keys = ["family", "group", "how", "part"]
-    for key, part in tasks.groupby(keys, sort=True):
-        samples = [drawn[i] for i in part.index]
+    for key, subset in tasks.groupby(keys, sort=True):
+        samples = [drawn[i] for i in subset.index]
         count, generator = len(samples), _generator(key)
         chosen = generator.integers(count, size=(reps, count))
         stack = np.stack([sample.draws for sample in samples])  # [tasks, 2, reps]
         over = stack[chosen.T, :, np.arange(reps)].mean(0).T
         mean = np.mean([sample.estimate for sample in samples], axis=0)
         row = _numbers(_Drawn(mean, over))
-        kinds = set(part["metric"].str.rsplit("_", n=1).str[-1])
+        kinds = set(subset["metric"].str.rsplit("_", n=1).str[-1])
         if len(kinds) > 1:
             row |= dict.fromkeys(("regret", "regret_low", "regret_high"), np.nan)
         families.append(dict(zip(keys, key, strict=True)) | {"tasks": count} | row)
@@ -288,7 +304,12 @@ def weighted_tau(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 def _regret(early: np.ndarray, end: np.ndarray) -> float:
-    """Best final score minus the mean of those with the best early score."""
+    """Best final score minus the mean of those with the best early score.
+
+    Args:
+      early, end: early and final scores, [entries]; higher is better, and -inf where
+        runs diverged.
+    """
     finite = end[np.isfinite(end)]
     if not len(finite):
         return 0.0

@@ -26,13 +26,20 @@ def _check(table: pd.DataFrame) -> None:
 
 
 def single_best(table: pd.DataFrame) -> str:
-    """The entry with the best mean over tasks; ties go to the first by name."""
+    """The entry with the best mean over tasks; ties go to the first by name.
+
+    Args:
+      table: scores with index task and columns entry; higher is better.
+    """
     _check(table)
     return str(table.mean().sort_index().idxmax())
 
 
 def virtual_best(table: pd.DataFrame) -> pd.DataFrame:
     """The best entry on each task, an oracle's choice; ties go to the first by name.
+
+    Args:
+      table: scores with index task and columns entry; higher is better.
 
     Returns:
       index task; columns entry and score.
@@ -69,6 +76,9 @@ def held_out(scores: pd.DataFrame) -> tuple[float, float]:
 
 def contributions(table: pd.DataFrame) -> pd.DataFrame:
     """Contribution of each entry by three measures.
+
+    Args:
+      table: scores with index task and columns entry; higher is better.
 
     Returns:
       index entry:
@@ -108,6 +118,9 @@ def best_portfolios(table: pd.DataFrame) -> pd.DataFrame:
     greedily by one entry at a time, which reaches at least 1 - 1/e of the optimum
     (Nemhauser, Wolsey and Fisher 1978).
 
+    Args:
+      table: scores with index task and columns entry; higher is better.
+
     Returns:
       one row per k: k, score (mean over tasks of the best member's), members (a
       tuple), search ('all subsets' or 'greedy').
@@ -130,7 +143,14 @@ def best_portfolios(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _all_subsets(values: np.ndarray) -> list[tuple[int, ...]]:
-    """The best subset of columns of each size."""
+    """The best subset of columns of each size.
+
+    Args:
+      values: scores [tasks, entries]; higher is better.
+
+    Returns:
+      The numbers of the columns, for each size from 1 to the number of entries.
+    """
     count = values.shape[1]
     best = []
     for k in range(1, count + 1):
@@ -141,7 +161,14 @@ def _all_subsets(values: np.ndarray) -> list[tuple[int, ...]]:
 
 
 def _greedy(values: np.ndarray) -> list[tuple[int, ...]]:
-    """Greedily grown subsets of columns, one of each size."""
+    """Greedily grown subsets of columns, one of each size.
+
+    Args:
+      values: scores [tasks, entries]; higher is better.
+
+    Returns:
+      as `_all_subsets`.
+    """
     members: list[int] = []
     best, reached = [], np.zeros(len(values))
     while len(members) < values.shape[1]:

@@ -33,28 +33,28 @@ def label_entries(runs: pd.DataFrame) -> pd.Series:
     Returns:
       a label per row, such as 'adam' or 'adam learning_rate=0.01'.
     """
-    lanes = runs["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
+    hparams = runs["hparams"].map(lambda h: json.dumps(h, sort_keys=True))
     # There are many runs but few settings: look at each setting once.
     keys = ["task", "protocol", "method"]
-    settings = runs[keys].assign(lane=lanes)
+    settings = runs[keys].assign(setting=hparams)
     if "steps" in runs:
         settings["steps"] = runs["steps"]
     distinct = settings.drop_duplicates()
     varying: dict[str, set[str]] = {}
-    for _, part in distinct.groupby(keys):
+    for _, subset in distinct.groupby(keys):
         # Values that differ only between tasks or protocols do not vary within one.
-        choices = [json.loads(lane) for lane in part["lane"].unique()]
-        names = varying.setdefault(str(part["method"].iloc[0]), set())
+        choices = [json.loads(setting) for setting in subset["setting"].unique()]
+        names = varying.setdefault(str(subset["method"].iloc[0]), set())
         names |= {
             name
             for name in choices[0]
             if len({json.dumps(c.get(name)) for c in choices}) > 1
         }
-        if "steps" in part and part["steps"].nunique() > 1:
+        if "steps" in subset and subset["steps"].nunique() > 1:
             names.add("steps")
     labels = {}
     for row in distinct.itertuples(index=False):
-        values = json.loads(str(row.lane)) | {"steps": getattr(row, "steps", None)}
+        values = json.loads(str(row.setting)) | {"steps": getattr(row, "steps", None)}
         varying_names = varying[str(row.method)]
         parts = [f"{k}={_short(v)}" for k, v in values.items() if k in varying_names]
         labels[tuple(row)] = " ".join([str(row.method), *parts])
@@ -228,18 +228,18 @@ def judge(
     if "ranked_by" not in runs:
         runs = runs.assign(ranked_by=None)
     judged = []
-    for task, part in runs[runs["status"] != "stopped"].groupby("task", sort=False):
-        ranking = part["ranked_by"].dropna()
+    for task, subset in runs[runs["status"] != "stopped"].groupby("task", sort=False):
+        ranking = subset["ranked_by"].dropna()
         candidates = list(dict.fromkeys(metrics or (*ranking, *PREFERRED)))
-        present = [name for name in candidates if name in part]
-        measured = [name for name in present if part[name].notna().any()]
-        if not measured and ((part["status"] == "done").any() or not present):
+        present = [name for name in candidates if name in subset]
+        measured = [name for name in present if subset[name].notna().any()]
+        if not measured and ((subset["status"] == "done").any() or not present):
             raise UsageError(f"task '{task}' has no {' or '.join(candidates)}")
         metric = (measured or present)[0]
-        value = part[metric].astype(float).where(part["status"] == "done")
+        value = subset[metric].astype(float).where(subset["status"] == "done")
         score = metric_of(metric, known).sign * value
         judged.append(
-            part.drop(columns="ranked_by").assign(
+            subset.drop(columns="ranked_by").assign(
                 metric=metric, value=value, score=score.fillna(-np.inf)
             )
         )

@@ -243,6 +243,9 @@ def complete(runs: pd.DataFrame) -> Comparison:
 def cube(scores: pd.DataFrame) -> np.ndarray:
     """Scores as an array [run, task, entry], the order that rliable expects.
 
+    Args:
+      scores: index (task, run), columns entry.
+
     Raises:
       ValueError: if the frame's axes are not named (task, run) and entry, so that runs
         and tasks cannot be confused.
@@ -406,6 +409,7 @@ def improvement(comparison: Comparison, reps: int = 2000) -> pd.DataFrame:
     offset = bins * np.arange(tasks * count).reshape(tasks, count)
 
     def probability(x: np.ndarray) -> np.ndarray:
+        """Probabilities [entries²], from numbers of bins [runs, tasks, entries]."""
         counts = np.bincount((x + offset).ravel(), minlength=bins * tasks * count)
         share = counts.reshape(tasks, count, bins) / len(x)
         below = share.cumsum(-1) - 0.5 * share
@@ -463,7 +467,14 @@ def profiles(
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Correct p-values for their number (Holm 1979)."""
+    """Correct p-values for their number (Holm 1979).
+
+    Args:
+      p: p-values [tests].
+
+    Returns:
+      corrected p-values [tests], in the order of `p`.
+    """
     p = np.asarray(p, float)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -495,7 +506,11 @@ def paired_p(difference: np.ndarray) -> float:
 
 
 def differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Scores minus scores; infinite against a diverged run, 0 between two of them."""
+    """Scores minus scores; infinite against a diverged run, 0 between two of them.
+
+    Args:
+      ours, theirs: scores [pairs]; -inf where a run diverged.
+    """
     with np.errstate(invalid="ignore"):
         difference = ours - theirs
     return np.where(np.isnan(difference), 0.0, difference)
@@ -520,10 +535,10 @@ def against(runs: pd.DataFrame, baseline: str, alpha: float = 0.05) -> pd.DataFr
     rows = []
     wide = runs.pivot(index=["task", "seed"], columns="entry", values="score")
     wide = wide.sort_index().sort_index(axis=1)
-    for task, part in wide.groupby(level="task"):
+    for task, subset in wide.groupby(level="task"):
         tested = []
         for entry in wide.columns.drop(baseline):
-            pairs = part[[entry, baseline]].dropna().to_numpy()
+            pairs = subset[[entry, baseline]].dropna().to_numpy()
             if not len(pairs):
                 continue
             difference = differences(ours=pairs[:, 0], theirs=pairs[:, 1])

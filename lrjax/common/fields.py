@@ -255,6 +255,7 @@ def number(domain: Domain, which: str = "") -> Check:
     """Make a check for a number in a domain; `which` describes it in errors."""
 
     def check(name: str, value: Any) -> float:
+        """Return the value as a float; raise UsageError outside of the domain."""
         value = plain(value)
         if not is_number(value):
             raise UsageError(f"config.{name}={shown(value)}: must be a number")
@@ -269,6 +270,7 @@ def one_of(valid: Iterable[str]) -> Check:
     """Make a check for one of several valid words."""
 
     def check(name: str, value: Any) -> str:
+        """Return the word; raise UsageError for any other."""
         value = plain(value)
         if value not in valid:
             raise unknown(f"config.{name}", value, valid)

@@ -173,7 +173,7 @@ class Env:
         return hyperparameters.complete(method, hparams, self._precision)
 
     @functools.cached_property
-    def _choices(self) -> tuple[train.Program, dict[str, float]]:
+    def _program(self) -> tuple[train.Program, dict[str, float]]:
         """The program of a run, and its traced hyperparameters."""
         method = methods.find(self.method)
         static, traced = methods.split(method, self._complete())
@@ -200,7 +200,7 @@ class Env:
           UsageError: if the shapes of the task's data differ.
         """
         data = () if task is None else self.rows(task)
-        program, hparams = self._choices
+        program, hparams = self._program
         seeds = train.seed_run(self.task.init, key)
         run = train.init_run(
             program,
@@ -225,7 +225,7 @@ class Env:
             done=jnp.asarray(False),
             data=data,
         )
-        state = self._look(state)
+        state = self._compute_gradient(state)
         state = state._replace(valid=self._evaluate(state))
         return state, self._observe(state, state)
 
@@ -249,12 +249,12 @@ class Env:
         """
         self._check_step(state, learning_rate)
         rate = jnp.asarray(learning_rate, self.dtype)
-        program, hparams = self._choices
+        program, hparams = self._program
         hparams = self._traced(hparams, rate)
         before = state
         bad = ~(jnp.isfinite(rate) & (rate >= 0)) & ~state.done
         state = state._replace(
-            run=_mark(state.run, bad, state.step + 1),
+            run=_mark_diverged(state.run, bad, state.step + 1),
             rate=jnp.where(state.done | bad, state.rate, rate),
             window=observation.empty_window(self.dtype),
             last_loss=state.window.loss,
@@ -279,9 +279,11 @@ class Env:
                 state.run.params,
             )
             state = state._replace(
-                run=run, step=state.step + 1, window=state.window.move(square_step)
+                run=run,
+                step=state.step + 1,
+                window=state.window.add_update(square_step),
             )
-            return self._look(state)
+            return self._compute_gradient(state)
 
         left = jnp.where(state.done, 0, self.steps - state.step)
         state = jax.lax.fori_loop(0, jnp.minimum(self.every, left), update, state)
@@ -289,8 +291,8 @@ class Env:
         finite = jax.tree.reduce(
             jnp.logical_and, jax.tree.map(lambda x: jnp.isfinite(x).all(), params)
         )
-        run = _mark(state.run, ~finite, state.step)
-        run = _mark(run, ~jnp.isfinite(state.gradient.loss), state.step + 1)
+        run = _mark_diverged(state.run, ~finite, state.step)
+        run = _mark_diverged(run, ~jnp.isfinite(state.gradient.loss), state.step + 1)
         state = state._replace(run=run, valid=self._evaluate(state))
         done = before.done | (run.diverged_at > 0) | (state.step >= self.steps)
         # A state after the end does not change.
@@ -360,10 +362,10 @@ class Env:
         batch["mask"] = mask[0].astype(self.dtype)
         return batch, jax.random.fold_in(state.noise, state.step)
 
-    def _look(self, state: EnvState) -> EnvState:
+    def _compute_gradient(self, state: EnvState) -> EnvState:
         """Compute the next batch's gradient and add it to window and average."""
         batch, key = self._batch(state)
-        gradient = train.gradient_run(self._choices[0], state.run, batch, key)
+        gradient = train.gradient_run(self._program[0], state.run, batch, key)
         square = base.sum_squares(gradient.grads, self.dtype)
         memory = observation.MEMORY
         average = jax.tree.map(
@@ -373,7 +375,7 @@ class Env:
         )
         return state._replace(
             gradient=gradient,
-            window=state.window.see(gradient.loss.astype(self.dtype), square),
+            window=state.window.add_batch(gradient.loss.astype(self.dtype), square),
             average=average,
             average_square=memory * state.average_square + (1 - memory) * square,
         )
@@ -447,7 +449,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _mark(run: train.RunState, bad: jax.Array, at: jax.Array) -> train.RunState:
-    """Mark a run as diverged at update `at` if `bad`, unless it diverged before."""
+def _mark_diverged(
+    run: train.RunState, bad: jax.Array, at: jax.Array
+) -> train.RunState:
+    """Mark a run as diverged at update `at` if `bad`, unless it diverged before.
+
+    Args:
+      run: state of a run.
+      bad: scalar boolean.
+      at: scalar int, number of the update, from 1.
+    """
     at = jnp.where((run.diverged_at == 0) & bad, at, run.diverged_at)
     return run._replace(diverged_at=at.astype(jnp.int32))

@@ -71,6 +71,7 @@ def rollout(
     data = state.data  # kept out of the loop's carry
 
     def act(carry, _):
+        """Take one action; return the next carry, and the row of the episode."""
         state, observation, memory = carry
         state = state._replace(data=data)
         memory, rate = policy.act(memory, observation, env.info(state))

@@ -27,8 +27,8 @@ from lrjax.engine.prefetch import prefetched
 from lrjax.engine.sharding import Layout
 from lrjax.engine.train import Program, num_rows, over_runs
 
-# Rows evaluated at once, summed over the lanes of a block. Linear models: as many as
-# keep the logits in the CPU's cache (2**17 numbers), at least 64 per lane. Networks,
+# Rows evaluated at once, summed over the runs of a block. Linear models: as many as
+# keep the logits in the CPU's cache (2**17 numbers), at least 64 per run. Networks,
 # whose activations take most of the memory: the numbers below. Models whose one batch
 # keeps the device busy: the rows of a batch, which fit since training needs them.
 _LOGITS, _ROWS = 2**17, 64
@@ -37,16 +37,16 @@ _ROWS_OF_NETWORKS = {"cpu": 256}
 _ROWS_ELSEWHERE = 8192
 
 
-def rows_at_once(task: Task, lanes: int) -> int:
-    """Rows evaluated at once in each lane of a block with `lanes` runs."""
+def rows_at_once(task: Task, num_runs: int) -> int:
+    """Rows that each run of a block of `num_runs` runs evaluates at once."""
     kind = strategy.kind_of(task)
     if kind == strategy.PRODUCTS:
-        return max(task.batch_size // lanes, 1)
+        return max(task.batch_size // num_runs, 1)
     if kind == strategy.LINEAR:
-        logits = max(task.num_classes, 1) * lanes
+        logits = max(task.num_classes, 1) * num_runs
         return max(_LOGITS // logits, _ROWS)
     rows = _ROWS_OF_NETWORKS.get(jax.default_backend(), _ROWS_ELSEWHERE)
-    return max(rows // lanes, 1)
+    return max(rows // num_runs, 1)
 
 
 # jit: one trace serves all methods that share a task and a block's shape.
@@ -90,7 +90,7 @@ def evaluate_part(
     batches["mask"] = mask.reshape(slices, rows).astype(dtype)
 
     def slice_sums_of(batch: Batch) -> Mapping[str, jax.Array]:
-        batch = layout.cut(batch) if layout else batch
+        batch = layout.split_batch(batch) if layout else batch
         return _block_sums(evaluate, False, params, model_state, batch)
 
     if slices == 1:
@@ -125,6 +125,10 @@ def values(
 
 def _value(metric: Metric, sums: Mapping[str, jax.Array]) -> jax.Array:
     """Value of one metric of one run, from its sums.
+
+    Args:
+      metric: the metric.
+      sums: name -> sum over the rows of a part, as `Task.evaluate` returns them.
 
     Raises:
       UsageError: if the metric needs a sum that `evaluate` does not return.
@@ -191,7 +195,7 @@ def slice_sums(
     at = first + jnp.arange(rows)
     batch = {k: v[jnp.minimum(at, n - 1)] for k, v in part.items()}
     batch["mask"] = (at < n).astype(dtype)
-    batch = layout.cut(batch) if layout else batch
+    batch = layout.split_batch(batch) if layout else batch
     return _block_sums(evaluate, True, params, model_state, batch)
 
 
@@ -213,7 +217,12 @@ class Evaluator(NamedTuple):
     def __call__(
         self, params: PyTree, model_state: PyTree, part: Batch
     ) -> Mapping[str, jax.Array]:
-        """Compute exact metrics of a part, metric name -> [seeds, hparams]."""
+        """Compute exact metrics of a part, metric name -> [seeds, hparams].
+
+        Args:
+          params, model_state: leaves [seeds, hparams, ...].
+          part: leaves [rows, ...].
+        """
         pieces = self.pieces(part)
         return self.metrics(
             self.of_piece(params, model_state, *piece) for piece in pieces
@@ -239,7 +248,7 @@ def evaluator(program: Program, on_host: bool = False) -> Evaluator:
 
     if on_host:
         of_batch = functools.partial(batch_sums, task.evaluate, program.one_by_one)
-        place = layout.whole if layout else None
+        place = layout.replicated if layout else None
         send = functools.partial(_sent_slices, at_once, dtype, place)
         return Evaluator(of_batch, send, summed)
     options = {"at_once": at_once, "dtype": dtype, "layout": layout}
@@ -264,10 +273,18 @@ def _add(a: PyTree, b: PyTree) -> PyTree:
 def _sent_slices(
     at_once: int, dtype: Any, place: Any, part: Batch
 ) -> Iterator[tuple[Batch]]:
-    """Send a part from the host to the device in slices; the last one is padded."""
+    """Send a part from the host to the device in slices; the last one is padded.
+
+    Args:
+      at_once: rows of a slice.
+      dtype: dtype of the mask.
+      place: device or sharding to send to; None for the default device.
+      part: on the host, leaves [rows, ...].
+    """
     n, rows = _rows_and_slice(part, at_once)
 
     def send(first: int) -> tuple[Batch]:
+        """Send the slice that starts at row `first`."""
         at = np.arange(first, first + rows)
         batch = {k: v[np.minimum(at, n - 1)] for k, v in part.items()}
         batch["mask"] = (at < n).astype(dtype)
@@ -281,6 +298,10 @@ def parts_to_measure(task: Task, train: Batch, valid: Batch) -> dict[str, Batch]
 
     One part only where training and validation data are the same object. The training
     part is limited to the task's `measured_rows`.
+
+    Args:
+      task: the task.
+      train, valid: its parts, leaves [rows, ...].
     """
     if valid is train:
         return {"train": train}

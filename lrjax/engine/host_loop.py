@@ -25,7 +25,7 @@ from lrjax.engine import (
     xla_options,
 )
 from lrjax.engine.prefetch import prefetched
-from lrjax.engine.sharding import described
+from lrjax.engine.sharding import with_shardings
 from lrjax.engine.train import (
     Inputs,
     Program,
@@ -59,8 +59,8 @@ def compile_host_loop(
     state, params, _ = jax.eval_shape(observe, shapes, 0)
     out = None
     if layout:
-        out = layout.of_state(state), layout.of_state(params), layout.whole
-        params = described(params, out[1])
+        out = layout.of_block(state), layout.of_block(params), layout.replicated
+        params = with_shardings(params, out[1])
     observed = xla_options.compile_once(
         jax.jit(observe, donate_argnums=0, out_shardings=out).lower(shapes, 0), params
     )
@@ -69,7 +69,7 @@ def compile_host_loop(
     next_state = recalibration.next_state(program)
     if recalibration.recalibrates_state(shapes):
         batch = recalibration.calibration_batch(task.train, task.batch_size, 0)
-        out = layout.of_state(shapes.model_state) if layout else None
+        out = layout.of_block(shapes.model_state) if layout else None
         lowered = jax.jit(next_state, out_shardings=out).lower(
             params, shapes.model_state, batch, 0
         )
@@ -77,6 +77,7 @@ def compile_host_loop(
         programs.append(next_state)
 
     def run(state, inputs, train, valid, start, stop):
+        """Do as `programs.segment`, with a loop on the host."""
         table = []
         while start < stop:
             end = min(start + every, stop)
@@ -99,6 +100,9 @@ def _on_device(
 ) -> tuple[Callable[..., Any], Any]:
     """Compile training with one call per update, from data on the device.
 
+    Args:
+      program, shapes, example: as for `compile_host_loop`.
+
     Returns:
       `advance(state, inputs, train, start, stop)`, which returns the new state, and the
       compiled program.
@@ -106,12 +110,13 @@ def _on_device(
     batch_size, fresh = program.task.batch_size, program.fresh_batches
 
     def update(state, inputs, train, step):
+        """Train the block by the batch of update `step`."""
         n = num_rows(train)
         rows, mask = order.batches(inputs.order[0], step, 1, batch_size, n, fresh)
         batch = {k: v[rows] for k, v in train.items()}  # the block has one seed
         return step_block(program, state, batch, mask[0], inputs, step)
 
-    out = program.layout.of_state(shapes) if program.layout else None
+    out = program.layout.of_block(shapes) if program.layout else None
     lowered = jax.jit(update, donate_argnums=0, out_shardings=out).lower(
         shapes, example, program.task.train, 0
     )
@@ -130,6 +135,9 @@ def _streamed(
 ) -> tuple[Callable[..., Any], Any]:
     """Compile training from a part on the host, whose batches are sent ahead.
 
+    Args:
+      program, shapes, example: as for `compile_host_loop`.
+
     Returns:
       as `_on_device`.
     """
@@ -139,10 +147,12 @@ def _streamed(
     if program.one_by_one:
         per_call = 1
     layout = program.layout
-    place = layout.along(2) if layout else None
-    out = (layout.of_state(shapes), layout.whole) if layout else None
+    place = layout.split_along(2) if layout else None
+    out = (layout.of_block(shapes), layout.replicated) if layout else None
 
     def steps_of_call(state, inputs, sent, mask, first, count):
+        """Train by `count` batches; return the state and the number of updates done."""
+
         def one_step(i, state):
             batch = {k: v[:, i] for k, v in sent.items()}
             return step_block(program, state, batch, mask[i], inputs, first + i)
@@ -164,6 +174,7 @@ def _streamed(
     compiled = xla_options.compile_step(lowered, shapes.params)
 
     def advance(state, inputs, train, start, stop):
+        """Train from update `start` to `stop`, sending batches ahead."""
         make = functools.partial(gather, np.asarray(inputs.order), train)
         firsts = range(start, stop, per_call)
         ends = collections.deque()
@@ -184,6 +195,14 @@ def _rows(
     """Compute `order.batches` for several seeds on the host's CPU.
 
     The accelerator keeps working meanwhile.
+
+    Args:
+      words: uint32 [seeds, 2], keys of the data order.
+      first: number of the first update.
+      count: number of batches.
+      batch_size: rows per batch.
+      n: rows of the training part.
+      fresh: whether each batch is drawn anew, as in `order.batches`.
 
     Returns:
       rows int32 [seeds, count, batch_size], and mask bool [count, batch_size].

@@ -27,7 +27,11 @@ def _factors(n: int) -> tuple[int, int]:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """Mix bits by the finaliser of MurmurHash3, a bijection of uint32."""
+    """Mix bits by the finaliser of MurmurHash3, a bijection of uint32.
+
+    Args:
+      x: uint32 of any shape.
+    """
     x ^= x >> 16
     x *= jnp.uint32(0x85EBCA6B)
     x ^= x >> 13
@@ -64,6 +68,8 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
         return jnp.where(value >= size, value - jnp.uint32(size), value)
 
     def network(x: jax.Array) -> jax.Array:
+        """Map x in [0, a * b) one to one to the same range."""
+
         def two_rounds(i, halves):
             left, right = halves
             left = wrap(left + bounded(right, keys[2 * i], a), a)

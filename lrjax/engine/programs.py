@@ -26,7 +26,7 @@ from lrjax.engine import (
     strategy,
     xla_options,
 )
-from lrjax.engine.sharding import described
+from lrjax.engine.sharding import with_shardings
 from lrjax.engine.train import (
     Inputs,
     Program,
@@ -81,6 +81,7 @@ def segment(
 
     @jax.jit  # one trace serves both the shapes of the table and the loop
     def measure(state: RunState, step: jax.Array):
+        """Evaluate the block; return its state and the row of measurements."""
         state, params, row = observe(state, step)
         model_state = recalibration.recalibrated(
             program, state, params, train, next_state, jax.lax.fori_loop
@@ -91,6 +92,7 @@ def segment(
         return state, row
 
     def train_round(r, carry):
+        """Train to the next measurement, and write it to row `r` of the table."""
         state, table = carry
         first = start + r * every
         rows, mask = jax.vmap(rows_of, (0, None), (0, None))(inputs.order, first)
@@ -118,7 +120,7 @@ def _own_valid(task: Task) -> Batch:
 
 def _placed(program: Program, tree: PyTree) -> PyTree:
     """Copy arrays to every device of a sharded block; else returns them unchanged."""
-    return jax.device_put(tree, program.layout.whole) if program.layout else tree
+    return jax.device_put(tree, program.layout.replicated) if program.layout else tree
 
 
 class Measurements(NamedTuple):
@@ -168,9 +170,9 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
     shapes = jax.eval_shape(init_block, seeds, example)
     placed = None
     if layout:
-        placed = layout.of_state(shapes)
-        shapes = described(shapes, placed)
-        seeds, example = described((seeds, example), layout.whole)
+        placed = layout.of_block(shapes)
+        shapes = with_shardings(shapes, placed)
+        seeds, example = with_shardings((seeds, example), layout.replicated)
     make_init = jax.jit(init_block, out_shardings=placed).lower(seeds, example)
     if program.one_by_one or task.streamed:
         run, parts = host_loop.compile_host_loop(program, shapes, example)
@@ -182,7 +184,7 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
                 program, state, inputs, train, train if shared else valid, start, stop
             )
 
-        out = (placed, layout.whole) if layout else None
+        out = (placed, layout.replicated) if layout else None
         lowered = jax.jit(advance, donate_argnums=0, out_shardings=out).lower(
             shapes, example, task.train, valid, 0, 0
         )
@@ -237,6 +239,7 @@ def stepper(
     seeds, inputs = _placed(program, (seeds, inputs))
 
     def advance(steps: int) -> None:
+        """Train for `steps` updates from the start, and wait for the end."""
         state = compiled.init(seeds, inputs)
         steps = min(steps, MAX_ROUNDS * program.eval_every)
         jax.block_until_ready(
@@ -311,7 +314,11 @@ def train(
 
 
 def _under_both_names(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Repeat the measurements of the training part under the validation names."""
+    """Repeat the measurements of the training part under the validation names.
+
+    Args:
+      values: 'PART_METRIC' -> [seeds, hparams].
+    """
     start = "train_"
     valid = {
         f"valid_{name.removeprefix(start)}": value

@@ -51,7 +51,13 @@ def recalibrates_state(state: RunState) -> bool:
 
 
 def calibration_batch(train: Batch, batch_size: int, number: Any) -> dict[str, Any]:
-    """Batch `number` for recalibration: rows spread evenly over the part."""
+    """Batch `number` for recalibration: rows spread evenly over the part.
+
+    Args:
+      train: the training part, leaves [rows, ...].
+      batch_size: rows of the batch.
+      number: number of the batch, from 0.
+    """
     n = num_rows(train)
     rows = (np.arange(batch_size) * n // batch_size + number) % n
     return {k: v[rows] for k, v in train.items()}
@@ -86,7 +92,15 @@ def _next_state(
     one_by_one: bool,
     dtype: Any,
 ) -> PyTree:
-    """Model states of a block after one batch; all runs use the same random numbers."""
+    """Model states of a block after one batch; all runs use the same random numbers.
+
+    Args:
+      params, model_state: leaves [seeds, hparams, ...].
+      batch: leaves [rows, ...], without a mask.
+      number: number of the batch, which gives the random key.
+      loss: `Task.loss`.
+      one_by_one, dtype: as in `train.Program`.
+    """
     mask = jnp.ones(num_rows(batch), dtype)
     batch = {**batch, "mask": mask}
     key = jax.random.fold_in(numerics.key(0), number)
@@ -98,7 +112,13 @@ def _next_state(
 
 
 def loop_on_host(first: int, stop: int, body: Callable[..., Any], value: Any) -> Any:
-    """As `jax.lax.fori_loop`, calling `body` from the host."""
+    """As `jax.lax.fori_loop`, calling `body` from the host.
+
+    Args:
+      first, stop: range of the numbers.
+      body: `body(number, value) -> value`.
+      value: where to start.
+    """
     for number in range(first, stop):
         value = body(number, value)
     return value

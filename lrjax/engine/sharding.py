@@ -37,11 +37,12 @@ class Layout:
 
     Attributes:
       devices: in order.
-      cuts_params: whether parameters and optimiser state are split, too.
+      splits_params: whether parameters and optimiser state are split, too, instead of
+        replicated.
     """
 
     devices: tuple[Any, ...]
-    cuts_params: bool
+    splits_params: bool
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -49,52 +50,65 @@ class Layout:
         return Mesh(np.asarray(self.devices), (_AXIS,))
 
     @property
-    def whole(self) -> NamedSharding:
+    def replicated(self) -> NamedSharding:
         """Sharding of an array that every device holds in full."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def along(self, axis: int) -> NamedSharding:
+    def split_along(self, axis: int) -> NamedSharding:
         """Sharding of an array that is split along an axis."""
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, _AXIS))
 
-    def cut(self, batch: PyTree) -> PyTree:
-        """Split a batch by rows, inside a compiled program.
+    def split_batch(self, batch: PyTree) -> PyTree:
+        """Split a batch's rows over the devices, inside a compiled program.
 
         Arrays whose rows the number of devices does not divide stay whole.
+
+        Args:
+          batch: tree of arrays, leaves [rows, ...].
         """
 
         def split(x: jax.Array) -> jax.Array:
             if len(x) % len(self.devices):
                 return x
-            return jax.lax.with_sharding_constraint(x, self.along(0))
+            return jax.lax.with_sharding_constraint(x, self.split_along(0))
 
         return jax.tree.map(split, batch)
 
-    def of_state(self, state: PyTree) -> PyTree:
-        """Shardings of a block's state, whose leaves are [seeds, hparams, ...].
+    def of_block(self, state: PyTree) -> PyTree:
+        """Sharding of each array of a block, such as its state.
 
-        With `cuts_params` large arrays are split along their longest axis that divides
-        evenly.
+        With `splits_params` large arrays are split along their longest axis that
+        divides evenly; the others are replicated.
+
+        Args:
+          state: tree of arrays or shapes, leaves [seeds, hparams, ...].
+
+        Returns:
+          A tree of the same structure.
         """
 
         def sharding_of(x: Any) -> NamedSharding:
+            """Sharding of one array [seeds, hparams, ...]."""
             count = len(self.devices)
             axes = range(_LANE_AXES, x.ndim)
             axes = [axis for axis in axes if x.shape[axis] % count == 0]
             size = math.prod(x.shape[_LANE_AXES:])
-            if not self.cuts_params or not axes or size < _WORTH * count:
-                return self.whole
-            return self.along(max(axes, key=lambda a: x.shape[a]))
+            if not self.splits_params or not axes or size < _WORTH * count:
+                return self.replicated
+            return self.split_along(max(axes, key=lambda a: x.shape[a]))
 
         return jax.tree.map(sharding_of, state)
 
 
-def described(tree: PyTree, shardings: Any) -> PyTree:
-    """Shapes and types of arrays together with their shardings.
+def with_shardings(tree: PyTree, shardings: Any) -> PyTree:
+    """Shapes and dtypes of arrays with shardings, to compile a program for.
 
     Args:
-      tree: tree of arrays or shapes.
+      tree: tree of arrays or of `jax.ShapeDtypeStruct`.
       shardings: a tree of the same structure, or a single one for all leaves.
+
+    Returns:
+      A tree of `jax.ShapeDtypeStruct`.
     """
 
     def describe(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -114,7 +128,7 @@ def choose(shard: str, devices: Sequence[Any]) -> Layout | None:
     """
     if shard == "runs" or len(devices) == 1:
         return None
-    return Layout(tuple(devices), cuts_params=shard == "params")
+    return Layout(tuple(devices), splits_params=shard == "params")
 
 
 def check(layout: Layout, task: Task) -> None:

@@ -127,7 +127,12 @@ def seed_runs(task_init: Callable[..., Any], numbers: jax.Array) -> Seeds:
 
 
 def seed_run(task_init: Callable[..., Any], key: jax.Array) -> Seeds:
-    """As `seed_runs` for one run's key, without the axis of seeds."""
+    """As `seed_runs` for one run's key, without the axis of seeds.
+
+    Args:
+      task_init: `Task.init`.
+      key: key of one run.
+    """
     params, model_state = task_init(jax.random.fold_in(key, 0))
     words = jax.random.bits(jax.random.fold_in(key, 1), (2,), jnp.uint32)
     return Seeds(params, model_state, words, jax.random.fold_in(key, 2))
@@ -144,7 +149,14 @@ def inputs(
     hparams: Sequence[Mapping[str, float]],
     horizon: int,
 ) -> Inputs:
-    """Pack seeds and each lane's traced hyperparameters for `step_block`."""
+    """Pack seeds and each lane's traced hyperparameters for `step_block`.
+
+    Args:
+      program: static choices.
+      seeds: those of the block.
+      hparams: name -> value, one dictionary per lane.
+      horizon: updates over which schedules extend.
+    """
     values = {
         name: np.asarray([h[name] for h in hparams], program.dtype)
         for name in hparams[0]
@@ -157,7 +169,13 @@ def inputs(
 def transformation(
     program: Program, hparams: Mapping[str, Any], horizon: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """Build the Optax transformation of one run."""
+    """Build the Optax transformation of one run.
+
+    Args:
+      program: method and static hyperparameters.
+      hparams: name -> traced value.
+      horizon: updates over which schedules extend; may be traced.
+    """
     built = program.method.build(horizon, **hparams, **dict(program.static))
     return optax.with_extra_args_support(built)
 
@@ -169,7 +187,13 @@ def init_run(
     hparams: Mapping[str, Any],
     horizon: Any,
 ) -> RunState:
-    """Build the state of one run before its first step."""
+    """Build the state of one run before its first step.
+
+    Args:
+      program: method and static choices.
+      params, model_state: as returned by `Task.init`.
+      hparams, horizon: as for `transformation`.
+    """
     tx = transformation(program, hparams, horizon)
     nan = jnp.asarray(jnp.nan, program.dtype)
     zero = jnp.zeros((), program.dtype)
@@ -222,9 +246,10 @@ def step_block(
     mask = mask.astype(program.dtype)
 
     def of_seed(state: RunState, batch: Batch, noise: jax.Array) -> RunState:
+        """Update the runs of one seed, leaves [hparams, ...]."""
         batch = {**batch, "mask": mask}
         if program.layout:
-            batch = program.layout.cut(batch)
+            batch = program.layout.split_batch(batch)
         key = jax.random.fold_in(noise, step)
 
         def of_lane(state: RunState, hparams: Mapping[str, jax.Array]) -> RunState:
@@ -277,17 +302,27 @@ class Gradient(NamedTuple):
 def gradient_run(
     program: Program, state: RunState, batch: Batch, key: jax.Array
 ) -> Gradient:
-    """Compute loss and gradient of a run, the first half of `step_run`."""
+    """Compute loss and gradient of a run, the first half of `step_run`.
+
+    Args:
+      program, state, batch, key: as for `step_run`.
+    """
     return _gradient(program, state, batch, key, state.params)
 
 
 def _gradient(
     program: Program, state: RunState, batch: Batch, key: jax.Array, params: PyTree
 ) -> Gradient:
-    """As `gradient_run`, at given parameters instead of the state's."""
+    """As `gradient_run`, at given parameters instead of the state's.
+
+    Args:
+      program, state, batch, key: as for `step_run`.
+      params: parameters of one run.
+    """
     function = jax.value_and_grad(program.task.loss, has_aux=True)
 
     def of_piece(model_state, key, piece):
+        """Loss and gradient of a micro-batch, the model's state and the metrics."""
         (loss, (model_state, metrics)), grads = function(
             params, model_state, key, piece
         )
@@ -300,9 +335,14 @@ def _gradient(
 def _loss(
     program: Program, state: RunState, batch: Batch, key: jax.Array, params: PyTree
 ) -> jax.Array:
-    """Compute the loss of a batch at given parameters, without the gradient."""
+    """Compute the loss of a batch at given parameters, without the gradient.
+
+    Args:
+      program, state, batch, key, params: as for `_gradient`.
+    """
 
     def of_piece(model_state, key, piece):
+        """Loss of a micro-batch, the model's state and the metrics."""
         loss, (model_state, metrics) = program.task.loss(
             params, model_state, key, piece
         )
@@ -344,6 +384,7 @@ def _mean_of_pieces(
         return means, model_state, metrics.get("count", piece["mask"].sum())
 
     def add(carry, key_and_piece):
+        """Add a micro-batch to the weighted sums."""
         sums, old_state, total = carry
         key, piece = key_and_piece
         means, new_state, weight = weighted(old_state, key, piece)
@@ -375,7 +416,12 @@ def apply_run(
     hparams: Mapping[str, Any],
     horizon: Any,
 ) -> RunState:
-    """Apply a gradient to a run, the second half of `step_run`."""
+    """Apply a gradient to a run, the second half of `step_run`.
+
+    Args:
+      program, state, batch, key, step, hparams, horizon: as for `step_run`.
+      gradient: as returned by `gradient_run` for the same batch and key.
+    """
     loss, model_state, grads = gradient
     tx = transformation(program, hparams, horizon)
     updates, opt_state = tx.update(
@@ -404,6 +450,10 @@ def _plus(sums: tuple[Any, ...], new: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     Knuth's two-sum: without it a mean over 23,000 losses would be off in its fifth
     digit in float32.
+
+    Args:
+      sums: the sum and its rounding error, two arrays of one shape.
+      new: the summand, of that shape.
     """
     total, rest = sums
     rounded = total + new
@@ -422,9 +472,17 @@ def _clipped(task: Task, grads: PyTree) -> PyTree:
 
 
 def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
-    """Build the initial states of a block, leaves [num_seeds, num_hparams, ...]."""
+    """Build the initial states of a block, leaves [num_seeds, num_hparams, ...].
+
+    Args:
+      program: static choices.
+      seeds: those of the block, leaves [num_seeds, ...].
+      inputs: as returned by `inputs`.
+    """
 
     def per_seed(params, model_state):
+        """Build the states of the runs of one seed, leaves [num_hparams, ...]."""
+
         def per_lane(hparams):
             return init_run(program, params, model_state, hparams, inputs.horizon)
 
@@ -458,6 +516,7 @@ def observe(
     state = state._replace(diverged_at=diverged_at.astype(jnp.int32))
 
     def rate_of(opt_state: Any, _: jax.Array) -> jax.Array:
+        """The last learning rate of one run; NaN if it has several."""
         # The second argument sets the mapped axes: a state may have no array.
         rate = optim.effective_learning_rate(opt_state)
         # Methods with one rate per part of the model have no single rate.

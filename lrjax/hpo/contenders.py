@@ -57,7 +57,7 @@ class Contender:
         return f"{self.method.name} (learning_rate={rate:g})"
 
     @property
-    def bound(self) -> bool:
+    def needs_cooldown(self) -> bool:
         """Whether it is judged by a branch with a cooldown."""
         return self.method.horizon_bound(dict(self.hparams))
 
@@ -131,7 +131,7 @@ def _base(method: Method, task: str, settings: Settings) -> dict[str, Any]:
         own = dict(method.defaults)
         return hyperparameters.complete(method, own, settings.precision)
     try:
-        return settings.lanes(method.name, task)[0]
+        return settings.hparams_grid(method.name, task)[0]
     except UsageError:
         if method.required:
             return dict(method.defaults)

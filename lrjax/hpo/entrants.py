@@ -40,14 +40,14 @@ class Entrant:
       method: with a cooldown around it where the contender is judged by a branch.
       full_steps: updates of a full run.
       extra: traced values of the cooldown.
-      lanes: contenders that share the program.
+      num_contenders: contenders that share the program.
     """
 
     task: Task
     method: Method
     full_steps: int
     extra: Mapping[str, float]
-    lanes: int
+    num_contenders: int
 
     def split(
         self, run: Run
@@ -63,7 +63,7 @@ class Entrant:
             return 1
         most = blocks_lib.most_runs(self.task, self.method)
         widest = _WIDTH.get(jax.default_backend(), _WIDTH_ELSEWHERE)
-        return max(1, min(widest, self.lanes, most))
+        return max(1, min(widest, self.num_contenders, most))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,30 +91,33 @@ class Jobs:
           state: where to resume; None for the start.
           branch: whether to make the branch.
         """
-        (number, seed), layout = key, self.lineup.plan
-        entry = self.lineup.entries[number]
-        end, start = layout.rungs[rung], layout.start(rung, entry.bound)
+        (number, seed), plan = key, self.lineup.plan
+        contender = self.lineup.entries[number]
+        end, start = plan.rungs[rung], plan.start(rung, contender.needs_cooldown)
         extra: dict[str, float] = {}
-        if entry.bound:  # outside of the branch the cooldown never begins
+        if contender.needs_cooldown:  # outside of the branch the cooldown never begins
             extra = {
                 "cooldown_start": float(start) if branch else math.inf,
                 "cooldown_steps": float(end - start) if branch else 1.0,
             }
         entrant = Entrant(
             task=self.lineup.task,
-            method=methods.cooled(entry.method) if entry.bound else entry.method,
-            full_steps=layout.horizon,
+            method=methods.cooled(contender.method)
+            if contender.needs_cooldown
+            else contender.method,
+            full_steps=plan.horizon,
             extra=extra,
-            lanes=sum(
-                other.method.name == entry.method.name for other in self.lineup.entries
+            num_contenders=sum(
+                other.method.name == contender.method.name
+                for other in self.lineup.entries
             ),
         )
-        run = self._run(entry, seed, end if branch else start)
-        whole = run.steps == layout.horizon
+        run = self._run(contender, seed, end if branch else start)
+        whole = run.steps == plan.horizon
         keep = not (branch or whole)  # else nothing resumes from its state
-        return trials.Job(entrant, run, state, keep=keep, judge=whole)
+        return trials.Job(entrant, run, state, keep=keep, on_test=whole)
 
-    def _run(self, entry: Contender, seed: int, steps: int) -> Run:
+    def _run(self, contender: Contender, seed: int, steps: int) -> Run:
         """The run of a contender that ends after `steps` updates."""
         task, horizon = self.lineup.task, self.lineup.plan.horizon
         every = task.steps_per_epoch
@@ -126,11 +129,11 @@ class Jobs:
             self.lineup.name,
             task,
             self.data,
-            entry.method,
-            dict(entry.hparams),
+            contender.method,
+            dict(contender.hparams),
             seed=seed,
             steps=steps,
             horizon=horizon,
             eval_every=every,
-            label=identity.tuned_name("race", 0, entry.method.name),
+            label=identity.tuned_name("race", 0, contender.method.name),
         )

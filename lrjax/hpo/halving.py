@@ -26,30 +26,30 @@ class Rung(NamedTuple):
 
 
 def halve(
-    layout: Plan,
-    bound: Sequence[bool],
-    climb: Callable[[int, Sequence[int]], Mapping[int, Score]],
+    plan: Plan,
+    needs_cooldown: Sequence[bool],
+    train_rung: Callable[[int, Sequence[int]], Mapping[int, Score]],
 ) -> Iterator[Rung]:
     """Run successive halving until at most one contender is left.
 
     Args:
-      layout: rungs, seeds and budget.
-      bound: for each contender that enters, whether a branch with a cooldown is
-        trained to judge it, which costs updates (see `lrjax.hpo.entrants`).
-      climb: trains contenders to the end of a rung; takes the number of the rung and
-        the numbers of the contenders, returns contender number -> score.
+      plan: rungs, seeds and budget.
+      needs_cooldown: a flag per contender that enters: whether it is judged by a
+        branch with a cooldown, which costs more updates (see `lrjax.hpo.entrants`).
+      train_rung: trains contenders to the end of a rung: (number of the rung, numbers
+        of the contenders) -> score by number of the contender.
 
     Yields:
       Each rung once it is judged; the last one keeps only the winner, or nobody if all
       diverged.
     """
-    alive, spent = list(range(len(bound))), 0
-    for number, end in enumerate(layout.rungs):
-        scores = climb(number, alive)
-        spent += sum(layout.cost(number, bound[i]) for i in alive)
-        final = number == len(layout.rungs) - 1
-        quota = 1 if final else layout.quota(len(alive), number, spent)
-        verdict = judge(scores, quota, early=end < layout.horizon)
+    alive, spent = list(range(len(needs_cooldown))), 0
+    for number, end in enumerate(plan.rungs):
+        scores = train_rung(number, alive)
+        spent += sum(plan.cost(number, needs_cooldown[i]) for i in alive)
+        final = number == len(plan.rungs) - 1
+        quota = 1 if final else plan.quota(len(alive), number, spent)
+        verdict = judge(scores, quota, early=end < plan.horizon)
         yield Rung(number, scores, verdict, spent)
         alive = verdict.kept
         if not alive:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from lrjax.config import Settings
 from lrjax.core import Method, Task, counted
 from lrjax.hpo.contenders import Contender, contenders
-from lrjax.hpo.rungs import Plan, plan
+from lrjax.hpo.rungs import Plan, make_plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +38,21 @@ class Lineup:
     @property
     def left_out(self) -> tuple[str, ...]:
         """Names of the chosen methods of which no contender enters."""
-        entered = {entry.method.name for entry in self.entries}
+        entered = {contender.method.name for contender in self.entries}
         return tuple(m.name for m in self.chosen if m.name not in entered)
 
     def opening(self) -> str:
         """A line for the log: who races, to which rungs, and who is left out."""
-        layout = self.plan
-        seeds = counted(len(layout.seeds), "seed")
-        most = counted(layout.budget / layout.horizon, "full run", form="g")
+        plan = self.plan
+        seeds = counted(len(plan.seeds), "seed")
+        most = counted(plan.budget / plan.horizon, "full run", form="g")
         text = (
             f"racing {counted(len(self.entries), 'contender')} with {seeds} on "
             f"{self.name}: at most {most} of "
-            f"{counted(layout.horizon, 'update')}, rungs at "
-            f"{', '.join(map(str, layout.rungs))}"
+            f"{counted(plan.horizon, 'update')}, rungs at "
+            f"{', '.join(map(str, plan.rungs))}"
         )
-        if more := len(self.contenders) - layout.entered:
+        if more := len(self.contenders) - plan.entered:
             text += f"; the budget has no room for {more} more"
         could_enter = {contender.method.name for contender in self.contenders}
         no_room = [name for name in self.left_out if name in could_enter]
@@ -87,5 +87,5 @@ def line_up(
     horizon = settings.updates(name, task.steps_per_epoch)
     wanted = len({contender.method.name for contender in found}) if named else 0
     budget, seeds = settings.select.budget, settings.select.seeds
-    layout = plan(len(found), budget, horizon, seeds, wanted)
-    return Lineup(name, task, tuple(chosen), tuple(found), layout)
+    plan = make_plan(len(found), budget, horizon, seeds, wanted)
+    return Lineup(name, task, tuple(chosen), tuple(found), plan)

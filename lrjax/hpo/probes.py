@@ -105,6 +105,7 @@ def _probe(
         """Loss after `STEPS` updates over the loss before, at most 10."""
 
         def step(carry, batch):
+            """Update the parameters by one batch."""
             params, opt_state = carry
             grads = jax.grad(loss)(params, batch)
             updates, opt_state = tx.update(grads, opt_state, params)

@@ -95,7 +95,13 @@ def named_methods(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str
 def _who_races(
     settings: Settings, names: Sequence[str], overrides: Mapping[str, Any]
 ) -> str:
-    """A line for the log: which methods race, and which field chose them."""
+    """A line for the log: which methods race, and which field chose them.
+
+    Args:
+      settings: the config.
+      names: the methods that race.
+      overrides: the fields set on the command line.
+    """
     if settings.select.methods or "methods" in overrides:
         field = "config.select.methods" if settings.select.methods else "config.methods"
         return f"{counted(len(names), 'method')} may race, by {field}"
@@ -171,8 +177,10 @@ class Race:
         self._task, self._plan = lineup.task, lineup.plan
         data = tasks.fingerprint(lineup.task)
         self._jobs = entrants.Jobs(lineup, settings, data)
+        # By (contender's number, seed).
         self._states: dict[tuple[int, int], State] = {}
         self._identity = _identity(lineup, settings, data)
+        # Rows of the table, by (rung, contender's number, seed).
         self._known: dict[tuple[int, int, int], Mapping[str, Any]] = {}
         metric = self._task.metric
         for row in results.read_rows(tables.workdir, results.RACES):
@@ -193,8 +201,12 @@ class Race:
         """
         self._log(self._lineup.opening())
         history: list[Rung] = []
-        bound = [entry.bound for entry in self._lineup.entries]
-        for rung in halve(self._plan, bound, functools.partial(self._climb, trainer)):
+        needs_cooldown = [
+            contender.needs_cooldown for contender in self._lineup.entries
+        ]
+        for rung in halve(
+            self._plan, needs_cooldown, functools.partial(self._train_rung, trainer)
+        ):
             kept = rung.verdict.kept
             if not kept:
                 raise self._nobody_left(rung)
@@ -221,26 +233,32 @@ class Race:
             "select.methods"
         )
 
-    def _climb(
+    def _train_rung(
         self, trainer: trials.Trainer, rung: int, alive: Sequence[int]
     ) -> dict[int, Score]:
-        """Train contenders to the end of a rung; return the score of each."""
-        layout, end = self._plan, self._plan.rungs[rung]
+        """Train contenders to the end of a rung; return the score of each.
+
+        Args:
+          trainer: trains the jobs.
+          rung: number of the rung, from 0.
+          alive: numbers of the contenders.
+        """
+        plan, end = self._plan, self._plan.rungs[rung]
         missing = [  # all seeds of a contender if one is not in the table
             (i, seed)
             for i in alive
-            for seed in layout.seeds
-            if any((rung, i, other) not in self._known for other in layout.seeds)
+            for seed in plan.seeds
+            if any((rung, i, other) not in self._known for other in plan.seeds)
         ]
         jobs = {key: self._job(key, rung, branch=False) for key in missing}
         trained = self._train(trainer, jobs)
         branches = {
             key: self._job(key, rung, branch=True)
             for key in missing
-            if layout.start(rung, self._lineup.entries[key[0]].bound) < end
+            if plan.start(rung, self._lineup.entries[key[0]].needs_cooldown) < end
         }
         judged = {**trained, **self._train(trainer, branches)}
-        if end == layout.horizon:
+        if end == plan.horizon:
             self._record_runs({key: (jobs[key].run, judged[key]) for key in missing})
         new_rows = [self._row(rung, key, judged[key]) for key in missing]
         self._tables.append(results.RACES, new_rows)
@@ -248,7 +266,7 @@ class Race:
         for row in new_rows:
             self._known[rung, row["contender"], row["seed"]] = row
         return {
-            i: _score([self._known[rung, i, seed] for seed in layout.seeds], self._task)
+            i: _score([self._known[rung, i, seed] for seed in plan.seeds], self._task)
             for i in alive
         }
 
@@ -269,9 +287,18 @@ class Race:
         return trained
 
     def _row(self, rung: int, key: tuple[int, int], trained: Trained) -> dict[str, Any]:
-        """The row of a contender's measurement on a rung with one seed."""
-        entry = self._lineup.entries[key[0]]
-        start, end = self._plan.start(rung, entry.bound), self._plan.rungs[rung]
+        """The row of a contender's measurement on a rung with one seed.
+
+        Args:
+          rung: number of the rung, from 0.
+          key: contender's number, and seed.
+          trained: the result.
+        """
+        contender = self._lineup.entries[key[0]]
+        start, end = (
+            self._plan.start(rung, contender.needs_cooldown),
+            self._plan.rungs[rung],
+        )
         diverged = trained.values["diverged_at"] > 0
         scores = {
             f"valid_{metric}": (
@@ -286,8 +313,8 @@ class Race:
             "seed": key[1],
             "task": self._lineup.name,
             "protocol": self._settings.protocol,
-            "method": entry.method.name,
-            "hparams": dict(entry.hparams),
+            "method": contender.method.name,
+            "hparams": dict(contender.hparams),
             "steps": end,
             "cooldown": end - start,
             "status": "diverged" if diverged else "done",
@@ -339,7 +366,13 @@ class Race:
 
 
 def _identity(lineup: Lineup, settings: Settings, data: str) -> str:
-    """16 hexadecimal digits that follow from all that changes a race."""
+    """16 hexadecimal digits that follow from all that changes a race.
+
+    Args:
+      lineup: contenders and plan.
+      settings: the config.
+      data: fingerprint of the task's data.
+    """
     return identity.digest(
         {
             "task": lineup.name,
@@ -357,9 +390,15 @@ def _identity(lineup: Lineup, settings: Settings, data: str) -> str:
 
 
 def _score(measured: Sequence[Mapping[str, Any]], task: Task) -> Score:
-    """A contender's score from its rows on a rung, one per seed."""
+    """A contender's score from its rows on a rung, one per seed.
+
+    Args:
+      measured: rows of the table of races, one per seed.
+      task: gives the metric.
+    """
 
     def column(metric: Metric) -> np.ndarray:
+        """A metric [seeds], higher is better; -inf where it is undefined."""
         values = [row[f"valid_{metric}"] for row in measured]
         return np.array(
             [

@@ -34,16 +34,26 @@ class Plan:
     entered: int
     rungs: tuple[int, ...]
 
-    def start(self, rung: int, bound: bool) -> int:
-        """Update at which a contender's run ends on a rung and its branch begins."""
+    def start(self, rung: int, needs_cooldown: bool) -> int:
+        """Update at which a contender's run ends on a rung and its branch begins.
+
+        Args:
+          rung: number of the rung, from 0.
+          needs_cooldown: whether the contender is judged by a branch; without one the
+            run ends with the rung.
+        """
         end = self.rungs[rung]
-        if not bound or end == self.horizon:
+        if not needs_cooldown or end == self.horizon:
             return end
         return end - max(1, round(_COOLDOWN * end))
 
-    def cost(self, rung: int, bound: bool) -> int:
-        """Updates of a contender on a rung, all seeds and its branch included."""
-        before = self.start(rung - 1, bound) if rung else 0
+    def cost(self, rung: int, needs_cooldown: bool) -> int:
+        """Updates of a contender on a rung, all seeds and its branch included.
+
+        Args:
+          rung, needs_cooldown: as for `start`.
+        """
+        before = self.start(rung - 1, needs_cooldown) if rung else 0
         return len(self.seeds) * (self.rungs[rung] - before)
 
     def quota(self, alive: int, rung: int, spent: float) -> int:
@@ -57,14 +67,16 @@ class Plan:
           rung: number of the rung.
           spent: updates so far, those of this rung included.
         """
-        costs = [self.cost(r, bound=True) for r in range(rung + 1, len(self.rungs))]
+        costs = [
+            self.cost(r, needs_cooldown=True) for r in range(rung + 1, len(self.rungs))
+        ]
         # With two on the last rung the answer has a runner-up to compare with.
         least = min(alive, 2 if 2 * sum(costs) <= self.budget - spent else 1)
 
         def sizes(ratio: float) -> list[int]:
             return [max(least, int(alive * ratio**j)) for j in range(1, len(costs) + 1)]
 
-        low, high = 0.0, 1.0
+        low, high = 0.0, 1.0  # ratios that fit and that may not fit: bisect
         for _ in range(50):
             middle = (low + high) / 2
             need = sum(n * cost for n, cost in zip(sizes(middle), costs, strict=True))
@@ -72,7 +84,7 @@ class Plan:
         return sizes(low)[0]
 
 
-def plan(
+def make_plan(
     count: int, budget: float, horizon: int, seeds: Sequence[int], wanted: int = 0
 ) -> Plan:
     """Choose rungs, seeds and the number of contenders that enter.
@@ -99,15 +111,15 @@ def plan(
     for last in range(len(ends), 0, -1):
         for first in range(last):
             rungs = tuple(ends[first:last])
-            layout = Plan(horizon, budget * horizon, tuple(seeds), count, rungs)
-            entered = _entered(layout, count, least)
+            plan = Plan(horizon, budget * horizon, tuple(seeds), count, rungs)
+            entered = _entered(plan, count, least)
             if entered >= least:
-                possible.append(dataclasses.replace(layout, entered=entered))
-    for layout in possible:
-        if layout.entered >= min(wanted, count):
-            return layout
+                possible.append(dataclasses.replace(plan, entered=entered))
+    for plan in possible:
+        if plan.entered >= min(wanted, count):
+            return plan
     if possible:
-        return max(possible, key=lambda layout: layout.entered)
+        return max(possible, key=lambda plan: plan.entered)
     need = math.ceil(100 * least * len(seeds) * ninth / horizon) / 100
     raise UsageError(
         f"select: a budget of {counted(budget, 'full run', form='g')} is too small "
@@ -116,12 +128,21 @@ def plan(
     )
 
 
-def _entered(layout: Plan, count: int, least: int) -> int:
-    """Most contenders that fit the budget if `_KEPT` of them stay after each rung."""
-    costs = [layout.cost(rung, bound=True) for rung in range(len(layout.rungs))]
+def _entered(plan: Plan, count: int, least: int) -> int:
+    """Most contenders that fit the budget if `_KEPT` of them stay after each rung.
+
+    Args:
+      plan: rungs, seeds and budget; its number of contenders is not used.
+      count: number of contenders there are.
+      least: contenders that stay on every rung, at least.
+
+    Returns:
+      The number; 0 if the budget is too small for one contender.
+    """
+    costs = [plan.cost(rung, needs_cooldown=True) for rung in range(len(plan.rungs))]
     for entered in range(count, 0, -1):
         sizes = [max(least, int(entered * _KEPT**j)) for j in range(len(costs))]
         need = sum(n * cost for n, cost in zip(sizes, costs, strict=True))
-        if need <= layout.budget:
+        if need <= plan.budget:
             return entered
     return 0

@@ -132,7 +132,13 @@ class Search:
     def _measured(
         self, number: int, trial: tuners.Trial, trained: Mapping[str, Trained]
     ) -> tuners.Outcome:
-        """A trial's outcome as measured, from the table or from training."""
+        """A trial's outcome as measured, from the table or from training.
+
+        Args:
+          number: the trial's number in the search.
+          trial: what was asked for.
+          trained: run_id -> result, of the trials that were trained now.
+        """
         if row := self._known.get(number):
             crashed = row["status"] == "crashed"
             return tuners.Outcome(row["cost"], crashed, row["seconds"])
@@ -146,7 +152,13 @@ class Search:
     def _row(
         self, number: int, trial: tuners.Trial, outcome: tuners.Outcome
     ) -> dict[str, Any]:
-        """A trial's row in the table."""
+        """A trial's row in the table.
+
+        Args:
+          number: the trial's number in the search.
+          trial: what was asked for.
+          outcome: what was measured.
+        """
         target = self.target
         row = self._head(number, trial) | {
             "cost": outcome.cost,

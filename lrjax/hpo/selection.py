@@ -140,15 +140,15 @@ def conclude(lineup: Lineup, history: Sequence[Rung]) -> Selection:
       lineup: who raced, on what plan.
       history: all rungs in order; the last one keeps the winner alone.
     """
-    layout, winner = lineup.plan, history[-1].verdict.kept[0]
-    entry, metric = lineup.entries[winner], lineup.task.metric
+    plan, winner = lineup.plan, history[-1].verdict.kept[0]
+    contender, metric = lineup.entries[winner], lineup.task.metric
     final = history[-1].scores[winner].values
     runner_up, better = _runner_up(lineup, history, winner)
     return Selection(
         task=lineup.name,
-        method=entry.method.name,
-        hparams=dict(entry.hparams),
-        label=entry.label,
+        method=contender.method.name,
+        hparams=dict(contender.hparams),
+        label=contender.label,
         metric=metric.name,
         scale=metric,
         score=float(metric.sign * final.mean()),
@@ -156,18 +156,21 @@ def conclude(lineup: Lineup, history: Sequence[Rung]) -> Selection:
         interval=stats.interval(metric.sign * final, metric),
         runner_up=runner_up,
         runner_up_better=better,
-        cost=history[-1].spent / layout.horizon,
-        budget=layout.budget / layout.horizon,
-        seeds=layout.seeds,
-        horizon=layout.horizon,
-        judged_at=layout.rungs[-1],
-        snippet=method_code.snippet(entry.method, dict(entry.hparams), layout.horizon),
+        cost=history[-1].spent / plan.horizon,
+        budget=plan.budget / plan.horizon,
+        seeds=plan.seeds,
+        horizon=plan.horizon,
+        judged_at=plan.rungs[-1],
+        snippet=method_code.snippet(
+            contender.method, dict(contender.hparams), plan.horizon
+        ),
         judged=tuple(
             Judged(
                 rung=rung,
-                steps=layout.rungs[rung],
+                steps=plan.rungs[rung],
                 label=lineup.entries[i].label,
-                cooled=layout.start(rung, lineup.entries[i].bound) < layout.rungs[rung],
+                cooled=plan.start(rung, lineup.entries[i].needs_cooldown)
+                < plan.rungs[rung],
                 values=tuple((metric.sign * scores[i].values).tolist()),
                 verdict=verdict.reasons.get(i, "goes on"),
             )
@@ -184,6 +187,11 @@ def _runner_up(
     """Label of the best other contender, and probability that it beats the winner.
 
     Both from the last rung on which another contender was left; ('', NaN) if none.
+
+    Args:
+      lineup: who raced, on what plan.
+      history: all rungs in order.
+      winner: the winner's number.
     """
     for number, scores, verdict, _ in reversed(history):
         others = [i for i in verdict.order if i != winner]

@@ -132,7 +132,12 @@ def _brackets(problem: Problem) -> tuple[list[list[int]], list[list[float]]]:
 
 
 def promotions(least: int, most: int, eta: int) -> int:
-    """How often `least` can be multiplied by eta without exceeding `most`."""
+    """How often `least` can be multiplied by eta without exceeding `most`.
+
+    Args:
+      least, most: smallest and largest budget.
+      eta: ratio of two successive budgets.
+    """
     count = 0
     while least * eta ** (count + 1) <= most:
         count += 1
@@ -147,6 +152,7 @@ def stage_sizes(eta: int, count: int, most: int) -> list[int]:
       count: promotions in this bracket.
       most: promotions in the first bracket, which has most.
     """
+    # Rounded up, in integers: (most + 1) / (count + 1) * eta**count (Li et al. 2018).
     first = -(-(eta**count * (most + 1)) // (count + 1))
     return [first // eta**stage for stage in range(count + 1)]
 
@@ -272,6 +278,7 @@ def _initial_design(scenario: Any, problem: Problem) -> Any:
 
     class DefaultFirst(RandomInitialDesign):
         def _select_configurations(self) -> list[Any]:
+            """Put the default before the random configurations."""
             configs = super()._select_configurations()
             if problem.default is None:
                 return configs

@@ -194,9 +194,18 @@ def targets(settings: Settings, loaded: Sequence[Task]) -> list[Target]:
 def _target(
     settings: Settings, name: str, task: Task, data: str, method: str, seed: int
 ) -> Target:
+    """The tuning of a method on a task with one seed of the tuner.
+
+    Args:
+      settings: the config.
+      name, task: the task and its name in the config.
+      data: fingerprint of the task's data.
+      method: name of the method.
+      seed: seed of the tuner.
+    """
     tune = settings.tune
     tuning = protocol.find(settings.protocol).tuning_of(name)
-    base = settings.lanes(method, name)[0]
+    base = settings.hparams_grid(method, name)[0]
     space = _space(settings, tuning, method)
     _check_corners(methods.find(method), base, space, settings.precision)
     budgets = _budgets(settings, tuning, name, task, method)
@@ -268,6 +277,12 @@ def _budgets(
 ) -> _Budgets:
     """Budgets from the config, else from the protocol, else from the full length.
 
+    Args:
+      settings: budgets of the config.
+      tuning: what the protocol says on tuning.
+      name, task: the task and its name in the config.
+      method: name of the method.
+
     Raises:
       UsageError: if the largest budget is below one unit or below the smallest.
     """
@@ -293,7 +308,12 @@ def _budgets(
 
 
 def _default(base: Mapping[str, Any], space: Space) -> dict[str, Any] | None:
-    """Default of each tuned hyperparameter; None unless all are in their ranges."""
+    """Default of each tuned hyperparameter; None unless all are in their ranges.
+
+    Args:
+      base: a value for every hyperparameter.
+      space: ranges of the tuned ones.
+    """
     values = {name: base[name] for name in space.ranges if base[name] is not None}
     inside = len(values) == len(space.ranges) and all(
         space.ranges[name].low <= value <= space.ranges[name].high
@@ -320,7 +340,13 @@ def _cost(column: str, name: str, task: Task) -> str:
 
 
 def _space(settings: Settings, tuning: protocol.Tuning, method: str) -> Space:
-    """Ranges from the config, else from the protocol, else from the method."""
+    """Ranges from the config, else from the protocol, else from the method.
+
+    Args:
+      settings: ranges of the config.
+      tuning: what the protocol says on tuning.
+      method: name of the method.
+    """
     defaults = methods.find(method).defaults
     ranges: Mapping[str, Range] = {
         name: values for name, values in settings.tune.space.items() if name in defaults
@@ -340,6 +366,12 @@ def _check_corners(
     """Refuse a space if the method cannot be built with the ends of its ranges.
 
     Optimisers check each hyperparameter by itself, so two corners cover all ends.
+
+    Args:
+      method: the method.
+      base: a value for every hyperparameter.
+      space: ranges of the tuned ones.
+      precision: precision of the runs.
 
     Raises:
       UsageError: names the values.

@@ -62,7 +62,7 @@ class Job(NamedTuple):
       state: the state to resume from; None for the start.
       known: whether the result is in the table, so that the job is not trained again.
       keep: whether to return the last state.
-      judge: whether to measure the run on the test part, too.
+      on_test: whether to measure the run on the test part, too.
     """
 
     target: Trainable
@@ -70,7 +70,7 @@ class Job(NamedTuple):
     state: State | None = None
     known: bool = False
     keep: bool = True
-    judge: bool = False
+    on_test: bool = False
 
 
 class Pack(NamedTuple):
@@ -103,11 +103,11 @@ class Pack(NamedTuple):
             first.steps if first else 0,
             {run_id: job.state.state for run_id, job in jobs.items() if job.state},
             frozenset(run_id for run_id, job in jobs.items() if job.keep),
-            any(job.judge for job in jobs.values()),
+            any(job.on_test for job in jobs.values()),
         )
 
 
-def lay_out(jobs: Sequence[Job]) -> list[Pack]:
+def make_packs(jobs: Sequence[Job]) -> list[Pack]:
     """Group jobs that are not known into packs, the longest first.
 
     Known jobs count towards the width of blocks, which must not depend on what an
@@ -148,14 +148,16 @@ def lay_out(jobs: Sequence[Job]) -> list[Pack]:
 def unit_of(pack: Pack) -> Unit:
     """The unit that trains a pack; its last lane is repeated up to the width."""
     target, run = pack.first.target, pack.first.run
-    filled = [*pack.lanes, *[pack.lanes[-1]] * (pack.width - len(pack.lanes))]
-    split = [target.split(lane[0].run) for lane in filled]
-    seeds, static = len(pack.lanes[0]), split[0][0]
+    padding = [pack.lanes[-1]] * (pack.width - len(pack.lanes))
+    lanes = [*pack.lanes, *padding]  # [lanes][seeds]
+    hparams = [target.split(lane[0].run) for lane in lanes]  # (static, traced)
+    num_seeds, static = len(pack.lanes[0]), hparams[0][0]
     program = blocks.program_of(
-        run, target.task, target.method, static, seeds, pack.width
+        run, target.task, target.method, static, num_seeds, pack.width
     )
-    runs = zip(*([job.run for job in lane] for lane in filled), strict=True)
-    block = Block(program, tuple(runs), tuple(traced for _, traced in split))
+    # A block's runs are [seeds][lanes].
+    runs = zip(*([job.run for job in lane] for lane in lanes), strict=True)
+    block = Block(program, tuple(runs), tuple(traced for _, traced in hparams))
     return Unit(block, pack.begin, is_trial=True)
 
 
@@ -174,7 +176,7 @@ class Trainer:
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
         """Train all jobs that are not known; return run_id -> result."""
-        packs = lay_out(jobs)
+        packs = make_packs(jobs)
         trained: dict[str, Trained] = {}
         if not packs:
             return trained

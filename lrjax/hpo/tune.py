@@ -122,6 +122,11 @@ def _known(
 ) -> list[dict[int, Mapping[str, Any]]]:
     """Rows of the table that belong to each tuning, by number of the trial.
 
+    Args:
+      tunings: what is tuned.
+      rows: rows of trials.jsonl.
+      workdir: directory of the table, for messages.
+
     Raises:
       UsageError: if a row is damaged, or of the same tuning with other settings.
     """

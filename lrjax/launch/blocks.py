@@ -45,8 +45,9 @@ class Block:
 
     Attributes:
       program: static choices of the compiled programs.
-      runs: [seeds][hparams]; padding lanes repeat a run.
-      lanes: traced hyperparameters, one dictionary per lane along hparams.
+      runs: [seeds][hparams]. A lane is one of the columns: runs with the same
+        hyperparameters and different seeds. Lanes of padding repeat a run.
+      lanes: traced hyperparameters, one dictionary per lane.
     """
 
     program: train.Program
@@ -80,7 +81,7 @@ class Block:
         )
 
     @functools.cached_property
-    def lanes_of(self) -> dict[tuple[int, int], str]:
+    def ids_by_position(self) -> dict[tuple[int, int], str]:
         """Position (seed, hparams) of each distinct run -> its identity."""
         first: dict[str, tuple[int, int]] = {}
         for s, row in enumerate(self.ids):
@@ -106,7 +107,7 @@ class Block:
     @property
     def run_ids(self) -> tuple[str, ...]:
         """Identities of the distinct runs."""
-        return tuple(self.lanes_of.values())
+        return tuple(self.ids_by_position.values())
 
     @property
     def updates(self) -> int:
@@ -351,7 +352,7 @@ def _blocks(
     limit = most_runs(task, method)
     # Lanes that differ in static values or in traced names need different programs.
     groups: dict[Any, list[tuple[dict[str, Any], dict[str, float]]]] = {}
-    for hparams in settings.lanes(method_name, name):
+    for hparams in settings.hparams_grid(method_name, name):
         static, traced = methods.split(method, hparams)
         groups.setdefault((static, tuple(traced)), []).append((hparams, traced))
     for (static, _), lanes in groups.items():

@@ -48,7 +48,7 @@ _SPARED = 2**20  # bytes of a disk that are left to the tables
 _ONE_AT_A_TIME = threading.RLock()
 
 
-def _alone(function: Callable[P, R]) -> Callable[P, R]:
+def _with_lock(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function hold the process's checkpoint lock while it runs."""
 
     @functools.wraps(function)
@@ -64,7 +64,7 @@ def folder_of(workdir: Path, block: str) -> Path:
     return workdir / "checkpoints" / block
 
 
-@_alone
+@_with_lock
 def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> None:
     """Save a state as `<folder>/<step>`; keep it and the checkpoint before it.
 
@@ -114,7 +114,7 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> 
         shutil.rmtree(folder / str(old), ignore_errors=True)
 
 
-@_alone
+@_with_lock
 def restore(
     folder: Path, like: PyTree
 ) -> tuple[int, PyTree, Mapping[str, float]] | None:
@@ -146,7 +146,7 @@ def restore(
     return None
 
 
-@_alone
+@_with_lock
 def discard(folder: Path) -> None:
     """Remove a block's checkpoints, and the parent folder once it is empty."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -158,7 +158,7 @@ def save_params(
     folder: Path,
     params: PyTree,
     model_state: PyTree,
-    lanes: Mapping[tuple[int, int], str],
+    ids_by_position: Mapping[tuple[int, int], str],
 ) -> None:
     """Write each run's parameters to <run_id>.safetensors, names joined by '/'.
 
@@ -167,7 +167,7 @@ def save_params(
       params: parameters of a block, leaves [seeds, hparams, ...].
       model_state: other arrays of the model, such as batch-norm statistics; their names
         start with 'state/'.
-      lanes: position in the block -> identity of the run.
+      ids_by_position: position in the block -> identity of the run.
 
     Raises:
       UsageError: if files cannot be written, or as `check_params`.
@@ -177,7 +177,7 @@ def save_params(
     arrays = {k: np.asarray(v) for k, v in _names(params, model_state).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for (s, h), run_id in lanes.items():
+        for (s, h), run_id in ids_by_position.items():
             of_run = {name: np.array(x[s, h], order="C") for name, x in arrays.items()}
             temporary = folder / f"{run_id}.tmp"
             try:
@@ -335,8 +335,8 @@ def _read(path: Path, like: PyTree) -> PyTree:
         with _checkpointer() as checkpointer:
             saved = checkpointer.restore(path, _restore_request(numbered))
     plain = [
-        saved[str(i)] if str(i) in numbered else np.zeros(each.shape, each.dtype)
-        for i, each in enumerate(plain_like)
+        saved[str(i)] if str(i) in numbered else np.zeros(leaf.shape, leaf.dtype)
+        for i, leaf in enumerate(plain_like)
     ]
     return structure.unflatten(map(_from_plain, plain, leaves))
 

@@ -185,7 +185,7 @@ def _summary(blocks: Sequence[Block], done: set[str]) -> str:
     rows: dict[str, dict[str, Any]] = {}
     for group in _groups(blocks):
         example = group[0].example
-        runs = {run for block in group for run in block.lanes_of.values()}
+        runs = {run for block in group for run in block.ids_by_position.values()}
         row = rows.setdefault(
             example.task, {"methods": 0, "runs": 0, "done": 0, "updates": 0}
         )
@@ -206,7 +206,7 @@ def _at_least(todo: Sequence[Block]) -> float:
         task = block.program.task
         if task.name not in operations:
             operations[task.name] = _operations(task)
-        updates = block.example.steps * len(block.lanes_of)
+        updates = block.example.steps * len(block.ids_by_position)
         seconds += updates * operations[task.name]
     parallel = len(jax.local_devices())
     if jax.default_backend() == "cpu":
@@ -305,7 +305,7 @@ def _line(
       times: id of a block -> seconds of training, for the blocks to train.
     """
     example, program = blocks[0].example, blocks[0].program
-    runs = {run for block in blocks for run in block.lanes_of.values()}
+    runs = {run for block in blocks for run in block.ids_by_position.values()}
     todo = [block for block in blocks if id(block) in times]
     needs = [programs.least_need(block.program, block.lanes) for block in todo]
     return {
@@ -316,7 +316,7 @@ def _line(
         "blocks": len(todo),
         "shape": f"{program.num_seeds}x{program.num_hparams}",
         "programs": len({block.key for block in todo}),
-        "updates": sum(b.example.steps * len(b.lanes_of) for b in todo),
+        "updates": sum(b.example.steps * len(b.ids_by_position) for b in todo),
         "seconds": sum(times[id(block)] for block in todo),
         "memory": max(needs, default=0),
     }
@@ -391,8 +391,8 @@ def _shortened(block: Block) -> tuple[Block, float]:
     task = block.program.task
     if strategy.kind_of(task) == strategy.LINEAR:
         return block, 1.0
-    lanes = block.program.num_seeds * block.program.num_hparams
-    rows = max(2 * evaluation.rows_at_once(task, lanes), task.batch_size)
+    num_runs = block.program.num_seeds * block.program.num_hparams
+    rows = max(2 * evaluation.rows_at_once(task, num_runs), task.batch_size)
     cut: dict[int, Batch] = {
         id(part): {name: x[:rows] for name, x in part.items()}
         for part in (task.train, task.valid)
@@ -432,7 +432,7 @@ def _disk(
     """Bytes that training will write: tables, parameters and checkpoints."""
     total = 0.0
     for block in todo:
-        runs = len(set(block.lanes_of.values()) - done)
+        runs = len(set(block.ids_by_position.values()) - done)
         rounds = -(-block.example.steps // block.program.eval_every)
         total += runs * (rounds * _CURVE_BYTES + _RUN_BYTES)
         if settings.save_params:

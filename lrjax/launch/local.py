@@ -98,6 +98,8 @@ class Local:
         tables, settings = self.session.tables, self.session.settings
 
         def train_here(unit: Unit, place: Place) -> Outcome:
+            """Train a unit in one of the threads."""
+
             def advance(updates: int) -> None:
                 with self._lock:
                     progress(unit, updates)
@@ -178,7 +180,8 @@ def train_unit(
     ):
         if not unit.is_trial:
             tables.append(
-                results.CURVES, rows.curve_rows(block.program, block.lanes_of, measured)
+                results.CURVES,
+                rows.curve_rows(block.program, block.ids_by_position, measured),
             )
         last = {k: v[-1] for k, v in measured.values.items()}
         state, seconds, ended = measured.state, spent, int(measured.steps[-1])
@@ -204,8 +207,12 @@ def _trials(
       seconds: duration of training.
       ended: updates done; fewer than requested if all have diverged.
     """
-    steps, lanes, keep = unit.block.example.steps, unit.block.lanes_of, unit.begin.keep
-    if unit.begin.judge:
+    steps, ids_by_position, keep = (
+        unit.block.example.steps,
+        unit.block.ids_by_position,
+        unit.begin.keep,
+    )
+    if unit.begin.on_test:
         test = _judged(unit.block, last, state)
         last = {**last, **{f"test_{name}": value for name, value in test.items()}}
     if "mean_batch_loss" in last:
@@ -215,12 +222,12 @@ def _trials(
     return {
         run_id: Trained(
             {k: rows.number(v[s, h]) for k, v in last.items()},
-            round(seconds / len(lanes), 6),
+            round(seconds / len(ids_by_position), 6),
             State(steps, jax.tree.map(lambda x, s=s, h=h: x[s : s + 1, h], host))
             if run_id in keep
             else None,
         )
-        for (s, h), run_id in lanes.items()
+        for (s, h), run_id in ids_by_position.items()
     }
 
 
@@ -261,16 +268,16 @@ def _write_runs(
     Returns:
       a line that sums up the block.
     """
-    program, lanes = block.program, block.lanes_of
+    program, ids_by_position = block.program, block.ids_by_position
     test = _judged(block, last, state)
     if save_params:
         params, model_state = programs.final_model(program, state)
         folder = tables.workdir / "params"
-        checkpoint.save_params(folder, params, model_state, lanes)
-    share = seconds / len(lanes)
+        checkpoint.save_params(folder, params, model_state, ids_by_position)
+    share = seconds / len(ids_by_position)
     ended = [
         rows.run_row(block.runs[s][h], run_id, program, (s, h), last, test, share)
-        for (s, h), run_id in lanes.items()
+        for (s, h), run_id in ids_by_position.items()
     ]
     tables.append(results.RUNS, ended)
     diverged = sum(row["status"] == "diverged" for row in ended)

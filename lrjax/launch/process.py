@@ -131,6 +131,7 @@ def _leave(signum: int, _: object) -> NoReturn:
 
 
 def _exit_on_signal(signum: int, _: object) -> NoReturn:
+    """End the process, by force after a time of grace."""
     # The interrupted code may swallow SystemExit; the alarm ends it then.
     signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signum))
     signal.setitimer(signal.ITIMER_REAL, _GRACE)

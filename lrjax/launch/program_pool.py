@@ -116,7 +116,9 @@ class ProgramPool:
         with self._lock:
             key = (id(task), device)
             if key not in self._tasks:
-                place = self._layout.whole if self._layout else self._devices[device]
+                place = (
+                    self._layout.replicated if self._layout else self._devices[device]
+                )
                 self._tasks[key] = (task, moved_to(task, place))
             there = self._tasks[key][1]
         if there is task:

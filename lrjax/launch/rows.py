@@ -16,20 +16,22 @@ Values = Mapping[str, np.ndarray]  # name -> [seeds, hparams]
 
 
 def curve_rows(
-    program: Program, lanes: Mapping[tuple[int, int], str], measured: Measurements
+    program: Program,
+    ids_by_position: Mapping[tuple[int, int], str],
+    measured: Measurements,
 ) -> list[dict[str, Any]]:
     """Rows of curves.jsonl: one per run and measurement, until a run's divergence.
 
     Args:
       program: program of the block.
-      lanes: position in the block -> identity of the run.
+      ids_by_position: position in the block -> identity of the run.
       measured: measurements of one segment.
     """
     rows = []
     for i, step in enumerate(measured.steps.tolist()):
         values = {k: v[i] for k, v in measured.values.items()}
         before = step - (step % program.eval_every or program.eval_every)
-        for (s, h), run_id in lanes.items():
+        for (s, h), run_id in ids_by_position.items():
             if 0 < values["diverged_at"][s, h] <= before:
                 continue  # the row of its divergence was written before
             epoch = round(step / program.task.steps_per_epoch, 6)
@@ -86,7 +88,13 @@ def run_row(
 
 
 def _scores(program: Program, values: Values, s: int, h: int) -> dict[str, float]:
-    """Metrics of one run on the parts; NaN for a diverged run."""
+    """Metrics of one run on the parts; NaN for a diverged run.
+
+    Args:
+      program: gives the task.
+      values: 'PART_METRIC' -> [seeds, hparams].
+      s, h: position of the run in the block.
+    """
     task = program.task
     names = [f"{part}_{n}" for part in ("train", "valid") for n in task.measured]
     names.append("learning_rate")

@@ -40,9 +40,17 @@ class Session:
         data_dir: str | None = None,
         overrides: Mapping[str, Any] | None = None,
     ):
+        """Create a session; nothing is opened before it is entered.
+
+        Args:
+          settings: settings of the command.
+          workdir: directory of the tables.
+          data_dir: directory searched first for data files.
+          overrides: config fields that the command line set, for config.json.
+        """
         self.settings, self.workdir = settings, Path(workdir)
         self.data_dir = data_dir
-        self.signalled: Callable[[], int] = lambda: 0
+        self.signalled: Callable[[], int] = lambda: 0  # until the session is entered
         self._overrides = dict(overrides or {})
         self._stack = contextlib.ExitStack()
 

@@ -31,24 +31,24 @@ _QUIET = 0.5  # load per core below which measurements are reliable
 _MOST_ELSEWHERE = 4  # most threads on a GPU or TPU
 
 
-class Room:
+class DeviceLimits:
     """Limits of one device on the blocks that train at the same time.
 
     Attributes:
-      most: number of blocks.
+      max_blocks: number of blocks.
       memory: bytes for all of them together.
-      refuses: whether a block that needs more memory is an error; else it is tried
+      strict: whether a block that needs more memory is an error; else it is tried
         alone, for devices where a failed allocation does no harm.
     """
 
-    def __init__(self, most: int, memory: float, refuses: bool = True):
-        self.most, self.memory, self.refuses = most, memory, refuses
+    def __init__(self, max_blocks: int, memory: float, strict: bool = True):
+        self.max_blocks, self.memory, self.strict = max_blocks, memory, strict
         self._needs: list[float] = []
         self._changed = threading.Condition()
 
     def check(self, name: str, need: float) -> None:
         """Raise UsageError if a block of `need` bytes will never fit."""
-        if self.refuses and need > self.memory:
+        if self.strict and need > self.memory:
             raise UsageError(
                 f"{name}: one block needs {machine.size(need)} of memory, and "
                 f"{machine.size(self.memory)} can be used; use fewer seeds or a "
@@ -56,7 +56,7 @@ class Room:
             )
 
     @contextlib.contextmanager
-    def enter(self, name: str, need: float) -> Iterator[None]:
+    def admit(self, name: str, need: float) -> Iterator[None]:
         """Wait until one more block of `need` bytes fits, and hold its place.
 
         Raises:
@@ -67,7 +67,7 @@ class Room:
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    len(self._needs) < self.most
+                    len(self._needs) < self.max_blocks
                     and sum(self._needs) + need <= self.memory
                 )
             )
@@ -82,9 +82,9 @@ class Room:
     def shrink(self) -> bool:
         """Lower the limit on blocks; return False if it is one already."""
         with self._changed:
-            if self.most == 1:
+            if self.max_blocks == 1:
                 return False
-            self.most = max(1, min(self.most, len(self._needs)) - 1)
+            self.max_blocks = max(1, min(self.max_blocks, len(self._needs)) - 1)
             return True
 
 
@@ -116,6 +116,7 @@ def train_all(
     results = queue.SimpleQueue[Any]()  # None when a thread ends
 
     def loop(device: int) -> None:
+        """Do a device's jobs until none is left."""
         while not stopping():
             try:
                 job = queues[device].popleft()

@@ -44,13 +44,13 @@ class Begin(NamedTuple):
       steps: updates done.
       states: identity of each run -> its state, leaves [1, ...]; empty at step 0.
       keep: identities of the runs whose final states are returned.
-      judge: whether trials are measured on the test part, as runs always are.
+      on_test: whether trials are measured on the test part, as runs always are.
     """
 
     steps: int = 0
     states: Mapping[str, PyTree] = {}
     keep: frozenset[str] = frozenset()
-    judge: bool = False
+    on_test: bool = False
 
     def state(self, block: Block) -> PyTree | None:
         """Stack the states of a block of these runs, or of a part of them."""
@@ -207,16 +207,19 @@ class Engine:
         at_once = 1 if self._layout else blocks_at_once(blocks, devices[0])
         at_once = min(at_once, self._most)
         sharing = len(self._layout.devices) if self._layout else len(devices)
-        rooms = make_rooms(devices, at_once, sharing)
+        limits = limits_of(devices, at_once, sharing)
         count = self.pool.announce([[u.block for u in job] for job in jobs])
         need = self._need(units[0].block, stopping)
         # Refuse blocks that will never fit before anything is trained or written.
-        rooms[0].check(blocks[0].title, need)
-        check_least(rooms[0], blocks)
+        limits[0].check(blocks[0].title, need)
+        check_least(limits[0], blocks)
         ready(count, at_once, at_once * sharing * need)
 
         def work(unit: Unit, number: int) -> tuple[Outcome | None, list[Unit]]:
+            """Train a unit on device `number`; return its outcome, or smaller units."""
+
             def train_at(compiled: programs.Compiled) -> Outcome:
+                """Train the unit with its compiled programs."""
                 program = self.pool.placed(unit.block.program, number)
                 block = dataclasses.replace(unit.block, program=program)
                 place = Place(compiled, devices[number], stopping)
@@ -227,12 +230,12 @@ class Engine:
 
             with jax.default_device(devices[number]):
                 outcome, smaller = _within(
-                    rooms[number], unit.block, compiled, train_at
+                    limits[number], unit.block, compiled, train_at
                 )
             return outcome, [unit._replace(block=block) for block in smaller]
 
         yield from threads.train_all(jobs, at_once, work, stopping, failed)
-        if (left := min(room.most for room in rooms)) < at_once:
+        if (left := min(limit.max_blocks for limit in limits)) < at_once:
             self._most = left
         stop_if(self._signalled)
 
@@ -273,12 +276,12 @@ def checkpointed(
       Interrupted: on a signal, once a checkpoint is saved.
     """
     block, start, stopping = unit.block, unit.begin.steps, place.stopping
-    steps, lanes = block.example.steps, len(block.lanes_of)
+    steps, num_runs = block.example.steps, len(block.ids_by_position)
     reported, seconds, saved = start, 0.0, time.monotonic()
 
     def report(step: int) -> None:
         nonlocal reported
-        progress((step - reported) * lanes)
+        progress((step - reported) * num_runs)
         reported = step
 
     def pause() -> bool:
@@ -347,6 +350,7 @@ def blocks_at_once(todo: Sequence[Block], device: machine.Device) -> int:
     block = todo[0]
 
     def advances(count: int) -> list[Callable[[int], Any]]:
+        """Functions that train a copy of the block each, as many as fit in memory."""
         say("measuring how many blocks to train in parallel on this machine (cached)")
         seeds, inputs = block.inputs()
         compiled = programs.compile_program(block.program, seeds, inputs)
@@ -359,9 +363,9 @@ def blocks_at_once(todo: Sequence[Block], device: machine.Device) -> int:
     return threads.measured_workers(kind, device, cache, advances, steps)
 
 
-def make_rooms(
+def limits_of(
     devices: Sequence[machine.Device], at_once: int, sharing: int
-) -> list[threads.Room]:
+) -> list[threads.DeviceLimits]:
     """Create the limits of each device.
 
     Args:
@@ -374,21 +378,21 @@ def make_rooms(
     memory = free / sharing if on_cpu else free
     # On a CPU the system kills the process when memory runs out, so blocks that do not
     # fit are refused; elsewhere an allocation fails, and smaller blocks are tried.
-    return [threads.Room(at_once, memory, refuses=on_cpu) for _ in devices]
+    return [threads.DeviceLimits(at_once, memory, strict=on_cpu) for _ in devices]
 
 
-def check_least(room: threads.Room, blocks: Iterable[Block]) -> None:
+def check_least(limit: threads.DeviceLimits, blocks: Iterable[Block]) -> None:
     """Refuse blocks whose states alone are too large; compile nothing.
 
     Raises:
       UsageError: if there is such a block.
     """
     for block in {block.key: block for block in blocks}.values():
-        room.check(block.title, programs.least_need(block.program, block.lanes))
+        limit.check(block.title, programs.least_need(block.program, block.lanes))
 
 
 def _within(
-    room: threads.Room,
+    limit: threads.DeviceLimits,
     block: Block,
     compiled: Callable[[], programs.Compiled],
     train_block: Callable[[programs.Compiled], Outcome],
@@ -396,7 +400,7 @@ def _within(
     """Train a block once it fits in memory.
 
     Args:
-      room: limits of the device.
+      limit: limits of the device.
       block: to train.
       compiled: returns its programs.
       train_block: trains the block with them.
@@ -410,17 +414,17 @@ def _within(
     """
     try:
         its_programs = compiled()
-        with room.enter(block.title, its_programs.need):
+        with limit.admit(block.title, its_programs.need):
             return train_block(its_programs), []
     except Exception as error:
-        instead = _with_less_memory(block, error, room, block.title)
+        instead = _with_less_memory(block, error, limit, block.title)
         if instead is None:
             raise
         return None, instead
 
 
 def _with_less_memory(
-    block: Block, error: Exception, room: threads.Room, name: str
+    block: Block, error: Exception, limit: threads.DeviceLimits, name: str
 ) -> list[Block] | None:
     """Blocks to train instead after an out-of-memory error; None for other errors.
 
@@ -431,8 +435,11 @@ def _with_less_memory(
     """
     if _EXHAUSTED not in str(error):
         return None
-    if room.shrink():
-        say(f"warning: {name}: out of memory, continuing with {room.most} at once")
+    if limit.shrink():
+        say(
+            f"warning: {name}: out of memory, "
+            f"continuing with {limit.max_blocks} at once"
+        )
         return [block]
     smaller = blocks_lib.halves(block)
     if not smaller:

@@ -96,8 +96,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def decayed(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
-    """Tree of Python booleans: which leaves have weight decay.
+def decay_flags(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
+    """Tree of Python booleans, one per leaf: whether it has weight decay.
 
     Args:
       weight_decay: the coefficient; if it is known to be zero, no leaf has decay.
@@ -108,10 +108,11 @@ def decayed(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
       ValueError: if `mask` has another structure or holds anything else; one line.
     """
     if is_zero(weight_decay) or mask is None:
-        kept = not is_zero(weight_decay)
-        return jax.tree.map(lambda _: kept, params)
+        has_decay = not is_zero(weight_decay)
+        return jax.tree.map(lambda _: has_decay, params)
 
     def flag(value):
+        """Return the flag of a leaf as a Python boolean."""
         array = isinstance(value, np.ndarray | np.bool_ | jax.Array)
         if array and not isinstance(value, Tracer) and not value.shape:
             value = value.item()
@@ -130,14 +131,18 @@ def add_decay(
     param: jax.Array,
     weight_decay: Scalar,
     dtype: Any,
-    decays: bool = True,
+    has_decay: bool = True,
 ) -> jax.Array:
     """Compute `grad + weight_decay * param`; do not read `param` without decay.
 
-    `decays` is the leaf's flag in the tree of `decayed`.
+    Args:
+      grad, param: a leaf of the gradients and of the parameters, of one shape.
+      weight_decay: the coefficient.
+      dtype: dtype of the result.
+      has_decay: the leaf's flag in the tree of `decay_flags`.
     """
     grad = grad.astype(dtype)
-    if is_zero(weight_decay) or not decays:
+    if is_zero(weight_decay) or not has_decay:
         return grad
     return grad + jnp.asarray(weight_decay, dtype) * param
 
@@ -158,6 +163,7 @@ def rate_factors(factors: PerLeaf, params: PyTree, dtype: Any) -> PyTree:
         return jax.tree.map(lambda _: 1, params)
 
     def factor(value):
+        """Return the factor of a leaf as an array."""
         known = not isinstance(value, jax.Array)
         numeric = isinstance(value, int | float | np.number) or not known
         if not numeric or np.shape(value) or (known and not 0 <= value < np.inf):
@@ -240,7 +246,13 @@ def cast(leaf: Any, dtype: Any) -> Any:
 
 
 def sum_leaves(fn: Callable[..., jax.Array], dtype: Any, *trees: PyTree) -> jax.Array:
-    """Sum `fn(*leaves)` over all entries of all leaves, computed in `dtype`."""
+    """Sum `fn(*leaves)` over all entries of all leaves, computed in `dtype`.
+
+    Args:
+      fn: function of leaves, one of each tree, that returns an array.
+      dtype: dtype of the computation.
+      *trees: trees of the same structure.
+    """
 
     def leaf_sum(*leaves):
         return jnp.sum(fn(*(cast(leaf, dtype) for leaf in leaves)))

@@ -92,10 +92,12 @@ def sgd(
         if not base.is_zero(weight_decay):
             params = base.require_params(params)
             directions = jax.tree.map(
-                lambda g, p, decays: base.add_decay(g, p, weight_decay, dtype, decays),
+                lambda g, p, has_decay: base.add_decay(
+                    g, p, weight_decay, dtype, has_decay
+                ),
                 updates,
                 params,
-                base.decayed(weight_decay, weight_decay_mask, params),
+                base.decay_flags(weight_decay, weight_decay_mask, params),
             )
         if momentum is not None:
             (mu,) = base.scalars(dtype, momentum)
@@ -167,7 +169,7 @@ def _adam(
         scale2 = 1 / base.bias_correction(beta2, count)
         ahead = beta1 / base.bias_correction(beta1, count + 1)
 
-        def leaf(grad, param, m, v, decays):
+        def update_leaf(grad, param, m, v, has_decay):
             new_m = beta1 * m + (1 - beta1) * grad
             new_v = beta2 * v + (1 - beta2) * (grad * grad)
             if nesterov:
@@ -176,7 +178,7 @@ def _adam(
                 mean = scale1 * new_m
             direction = mean / (jnp.sqrt(scale2 * new_v) + epsilon)
             change = -rate * base.add_decay(
-                direction, param, weight_decay, dtype, decays
+                direction, param, weight_decay, dtype, has_decay
             )
             return (
                 change.astype(param.dtype),
@@ -185,13 +187,13 @@ def _adam(
             )
 
         changes, exp_avg, exp_avg_sq = base.map_leaves(
-            leaf,
+            update_leaf,
             3,
             updates,
             params,
             state.exp_avg,
             state.exp_avg_sq,
-            base.decayed(weight_decay, weight_decay_mask, params),
+            base.decay_flags(weight_decay, weight_decay_mask, params),
         )
         return changes, AdamState(count, rate, exp_avg, exp_avg_sq)
 

@@ -120,6 +120,7 @@ def as_used(value: float) -> float:
 
 
 def _shown(value: Any) -> str:
+    """A value as text of at most 80 characters."""
     if isinstance(value, int) and abs(value) > 10**80:
         return "a whole number of more than 80 digits"  # repr refuses thousands
     text = repr(value)

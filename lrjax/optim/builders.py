@@ -94,6 +94,13 @@ def cawr(
     training does. With `idle_first_step` the first step changes nothing and update
     k takes the rate of counter k + 1, as in the study's code, whose first
     `optimizer.step()` has no gradients yet.
+
+    Args:
+      horizon: updates of a full run.
+      learning_rate, T_0, t_mult, eta_min: as for `schedules.cosine_warm_restarts`.
+      end_with_cycle, idle_first_step: as said above. Static.
+      b1, b2, eps, weight_decay: as for `adamw`.
+      warmup_fraction: share of the horizon for the linear warm-up.
     """
     warmup_steps = warmup_fraction * horizon
     if end_with_cycle:
@@ -144,7 +151,12 @@ def mechanic_adamw(
     s_init: Any = 1e-8,
     eps: Any = 1e-8,
 ) -> Transformation:
-    """Mechanic around AdamW."""
+    """Mechanic around AdamW.
+
+    Args:
+      learning_rate, b1, b2, weight_decay: as for `adamw`.
+      s_decay, s_init, eps: as for `mechanic`.
+    """
     base = adamw(learning_rate, b1, b2, weight_decay=weight_decay)
     return mechanic(base, s_decay=s_decay, s_init=s_init, eps=eps)
 
@@ -164,7 +176,13 @@ def plateau_adamw(
 ) -> Transformation:
     """AdamW whose rate is reduced when the averaged training loss stops falling.
 
-    The batches' losses are averaged to `observations` values over the horizon.
+    Args:
+      horizon: updates of a full run.
+      learning_rate, b1, b2, weight_decay: as for `adamw`.
+      factor, patience, rtol, cooldown, min_scale: as for `reduce_on_plateau`; patience
+        and cooldown count observations.
+      observations: number of values over the horizon to which the batches' losses are
+        averaged.
     """
     return reduce_on_plateau(
         adamw(learning_rate, b1, b2, weight_decay=weight_decay),
@@ -188,7 +206,12 @@ def greedy_adamw(
     max_lr: Any = 1.0,
     window_size: int = 10,
 ) -> Transformation:
-    """GreedyLR around AdamW."""
+    """GreedyLR around AdamW.
+
+    Args:
+      b1, b2, weight_decay: as for `adamw`.
+      learning_rate, factor, patience, min_lr, max_lr, window_size: as for `greedy_lr`.
+    """
     return greedy_lr(
         adamw(1.0, b1, b2, weight_decay=weight_decay),
         learning_rate,

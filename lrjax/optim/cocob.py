@@ -116,11 +116,17 @@ def cocob(
         rate = jnp.where(state.count < 0, 0, rate)
         (warmup,) = base.scalars(dtype, alpha)
 
-        def leaf(grad, param, start, scale, gradient_sum, absolute_sum, reward, decays):
+        def update_leaf(
+            grad, param, start, scale, gradient_sum, absolute_sum, reward, has_decay
+        ):
             if decay_after_rate:
-                coin = base.add_decay(rate * grad, param, weight_decay, dtype, decays)
+                coin = base.add_decay(
+                    rate * grad, param, weight_decay, dtype, has_decay
+                )
             else:
-                coin = rate * base.add_decay(grad, param, weight_decay, dtype, decays)
+                coin = rate * base.add_decay(
+                    grad, param, weight_decay, dtype, has_decay
+                )
             size = jnp.abs(coin)
             scale = jnp.maximum(scale, size)
             absolute_sum = absolute_sum + size
@@ -136,7 +142,7 @@ def cocob(
             )
 
         changes, *state_trees = base.map_leaves(
-            leaf,
+            update_leaf,
             5,
             updates,
             params,
@@ -145,7 +151,7 @@ def cocob(
             state.gradient_sum,
             state.absolute_sum,
             state.reward,
-            base.decayed(weight_decay, weight_decay_mask, params),
+            base.decay_flags(weight_decay, weight_decay_mask, params),
         )
         return changes, CocobState(state.count + 1, state.start, *state_trees)
 

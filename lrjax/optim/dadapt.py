@@ -33,7 +33,14 @@ def _check(
 def _grow(
     d: jax.Array, d_hat: jax.Array, growth_rate: base.Scalar, moved: jax.Array
 ) -> jax.Array:
-    """The next estimate of the distance, which never shrinks."""
+    """The next estimate of the distance, which never shrinks.
+
+    Args:
+      d: scalar, the last estimate.
+      d_hat: scalar, the new lower bound of the distance.
+      growth_rate: largest ratio of two successive estimates.
+      moved: scalar boolean, whether the update moved the parameters; else d stays.
+    """
     (growth,) = base.scalars(d.dtype, growth_rate)
     return jnp.where(moved, jnp.maximum(d, jnp.minimum(d_hat, d * growth)), d)
 
@@ -138,6 +145,7 @@ def dadapt_adam(
     bounds.check(bounds.POSITIVE, eps=eps)
 
     def rate_factor(count, step, dtype):
+        """The learning rate over d, with the bias correction if it is used."""
         rate = base.rate_at(learning_rate, count, dtype)
         if use_bias_correction:
             beta1, beta2 = base.scalars(dtype, b1, b2)
@@ -167,22 +175,23 @@ def dadapt_adam(
         beta1, beta2, epsilon = base.scalars(dtype, b1, b2, eps)
         root2 = jnp.sqrt(beta2)
         dlr = state.d * rate_factor(state.count, state.step, dtype)
-        active = dlr > 0
+        active = dlr > 0  # a rate of 0 leaves the state as it is
 
         factors = base.rate_factors(learning_rate_factors, params, dtype)
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
-        def gradient(grad, param, decays):
+        def gradient(grad, param, has_decay):
             coupled = 0 if decouple else weight_decay
-            return base.add_decay(grad, param, coupled, dtype, decays)
+            return base.add_decay(grad, param, coupled, dtype, has_decay)
 
         keep_s, keep1, keep2 = (jnp.where(active, b, 1) for b in (root2, beta1, beta2))
 
         def next_s(grad, s, keep_s):
             return keep_s * s + (1 - keep_s) * dlr * grad
 
-        def products(grad, param, s, v, decays, factor):
-            grad = gradient(grad, param, decays)
+        def products(grad, param, s, v, has_decay, factor):
+            """Summands of <gradient, s> in Adam's metric and of the new s's L1 norm."""
+            grad = gradient(grad, param, has_decay)
             old = s / (jnp.sqrt(v) + epsilon)
             return (
                 base.times(factor, grad * old),
@@ -197,13 +206,14 @@ def dadapt_adam(
             params,
             state.s,
             state.exp_avg_sq,
-            decays,
+            decay_flags,
             factors,
         )
+        # Overwrite the old state only after the sums over it, else XLA copies it first.
         keep_s, keep1, keep2 = passes.after(product, keep_s, keep1, keep2)
 
-        def leaf(grad, param, s, m, v, decays, factor):
-            grad = gradient(grad, param, decays)
+        def update_leaf(grad, param, s, m, v, has_decay, factor):
+            grad = gradient(grad, param, has_decay)
             new_s = next_s(grad, s, keep_s)
             new_m = keep1 * m + (1 - keep1) * base.times(factor, dlr) * grad
             new_v = keep2 * v + (1 - keep2) * (grad * grad)
@@ -216,14 +226,14 @@ def dadapt_adam(
             )
 
         s, m, v, changes = base.map_leaves(
-            leaf,
+            update_leaf,
             4,
             updates,
             params,
             state.s,
             state.exp_avg,
             state.exp_avg_sq,
-            decays,
+            decay_flags,
             factors,
         )
         moved = active & (norm > 0)
@@ -233,10 +243,10 @@ def dadapt_adam(
             (decay,) = base.scalars(dtype, weight_decay)
             shrink = jnp.where(moved, decay * dlr, 0)
             changes = jax.tree.map(
-                lambda u, p, decays: u - shrink * p if decays else u,
+                lambda u, p, has_decay: u - shrink * p if has_decay else u,
                 changes,
                 params,
-                decays,
+                decay_flags,
             )
         return base.cast_like(changes, params), DAdaptAdamState(
             count=state.count + 1,
@@ -362,7 +372,7 @@ def dadapt_sgd(
         rate = base.rate_at(learning_rate, state.count, dtype)
         (mu,) = base.scalars(dtype, momentum)
         factors = base.rate_factors(learning_rate_factors, params, dtype)
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
         def first_square(grad, factor):
             square = jnp.square(grad)
@@ -376,30 +386,32 @@ def dadapt_sgd(
             lambda: state.first_norm,
         )
         dlr = base.safe_divide(state.d * rate, first_norm)
-        active = dlr > 0
+        active = dlr > 0  # a rate of 0 leaves the state as it is
 
-        def gradient(grad, param, decays):
-            return base.add_decay(grad, param, weight_decay, dtype, decays)
+        def gradient(grad, param, has_decay):
+            return base.add_decay(grad, param, weight_decay, dtype, has_decay)
 
-        def products(grad, param, s, decays, factor):
-            grad = gradient(grad, param, decays)
+        def products(grad, param, s, has_decay, factor):
+            """Summands of <gradient, s>, and of the squared norm of the new s."""
+            grad = gradient(grad, param, has_decay)
             return (
                 base.times(factor, grad * s),
                 jnp.square(s + base.times(factor, dlr) * grad),
             )
 
         product, square = passes.sums(
-            products, 2, dtype, updates, params, state.s, decays, factors
+            products, 2, dtype, updates, params, state.s, decay_flags, factors
         )
+        # Overwrite the old state only after the sums over it, else XLA copies it first.
         (step,) = passes.after(product, dlr)
 
-        def leaf(grad, param, s, start, decays, factor):
-            new_s = s + base.times(factor, step) * gradient(grad, param, decays)
+        def update_leaf(grad, param, s, start, has_decay, factor):
+            new_s = s + base.times(factor, step) * gradient(grad, param, has_decay)
             change = (1 - mu) * jnp.where(active, start - new_s - param, 0)
             return new_s.astype(s.dtype), change.astype(param.dtype)
 
         s, changes = base.map_leaves(
-            leaf, 2, updates, params, state.s, state.start, decays, factors
+            update_leaf, 2, updates, params, state.s, state.start, decay_flags, factors
         )
         moved = active & (square > 0)
         numerator = state.numerator + dlr * product
@@ -531,10 +543,11 @@ def dadapt_adagrad(
         mu, epsilon = base.scalars(dtype, momentum, eps)
         dlr = state.d * rate
         factors = base.rate_factors(learning_rate_factors, params, dtype)
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
-        def accumulate(grad, param, s, square_sum, decays, factor):
-            grad = base.add_decay(grad, param, weight_decay, dtype, decays)
+        def accumulate(grad, param, s, square_sum, has_decay, factor):
+            """The new s and sum of squares of a leaf."""
+            grad = base.add_decay(grad, param, weight_decay, dtype, has_decay)
             new_s = s + base.times(factor, dlr) * grad
             new_square_sum = square_sum + grad * grad
             return new_s.astype(s.dtype), new_square_sum.astype(square_sum.dtype)
@@ -546,12 +559,13 @@ def dadapt_adagrad(
             params,
             state.s,
             state.square_sum,
-            decays,
+            decay_flags,
             factors,
         )
 
-        def products(grad, param, s, square_sum, decays, factor):
-            grad = base.add_decay(grad, param, weight_decay, dtype, decays)
+        def products(grad, param, s, square_sum, has_decay, factor):
+            """Summands of the squared norms of gradient and s, and of s's L1 norm."""
+            grad = base.add_decay(grad, param, weight_decay, dtype, has_decay)
             weight = 1 / (jnp.sqrt(square_sum) + epsilon)
             return (
                 base.times(factor * factor, grad * weight * grad),
@@ -560,7 +574,7 @@ def dadapt_adagrad(
             )
 
         gradients, square, norm = passes.sums(
-            products, 3, dtype, updates, params, s, square_sum, decays, factors
+            products, 3, dtype, updates, params, s, square_sum, decay_flags, factors
         )
         # With a factor from after the sums XLA recomputes the weights, not stores them.
         (one,) = passes.after(norm, jnp.ones((), dtype))
@@ -693,10 +707,10 @@ def dadapt_lion(
         dlr = state.d * rate
 
         factors = base.rate_factors(learning_rate_factors, params, dtype)
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
-        done = [jnp.zeros((), dtype)]
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
+        done = [jnp.zeros((), dtype)]  # a sum over each leaf that was updated
 
-        def leaf(grad, param, s, m, decays, factor):
+        def update_leaf(grad, param, s, m, has_decay, factor):
             # One leaf after the other, so that the signs of only one are stored.
             (mix,) = passes.after(done[-1], beta1)
             mixed = mix * m + (1 - mix) * grad
@@ -708,7 +722,7 @@ def dadapt_lion(
             new_s = keep_s * s + (1 - root2) * rate * u
             new_m = keep_m * m + (1 - beta2) * rate * grad
             moved = base.times(factor, u)
-            change = -dlr * base.add_decay(moved, param, weight_decay, dtype, decays)
+            change = -dlr * base.add_decay(moved, param, weight_decay, dtype, has_decay)
             norm = jnp.sum(jnp.abs(new_s), dtype=dtype)
             done.append(norm)
             return (
@@ -720,7 +734,14 @@ def dadapt_lion(
             )
 
         products, norms, s, m, changes = base.map_leaves(
-            leaf, 5, updates, params, state.s, state.exp_avg, decays, factors
+            update_leaf,
+            5,
+            updates,
+            params,
+            state.s,
+            state.exp_avg,
+            decay_flags,
+            factors,
         )
         product = base.total(products, dtype)
         norm = base.total(norms, dtype)

@@ -84,14 +84,14 @@ def _distance_over_gradients(
         dtype = state.distance.dtype
         rate = base.rate_at(learning_rate, state.count, dtype)
 
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
-        def gradient(grad, param, decays):
-            return base.add_decay(grad, param, weight_decay, dtype, decays)
+        def gradient(grad, param, has_decay):
+            return base.add_decay(grad, param, weight_decay, dtype, has_decay)
 
         square_distance = squares(operator.sub, dtype, params, state.start)
         distance = jnp.maximum(state.distance, jnp.sqrt(square_distance))
-        square_gradient = squares(gradient, dtype, updates, params, decays)
+        square_gradient = squares(gradient, dtype, updates, params, decay_flags)
         gradient_sum = state.gradient_sum + square_gradient
         # If the sum overflows, the distance may too; take no step then, instead of NaN.
         eta = rate * jnp.where(
@@ -106,7 +106,7 @@ def _distance_over_gradients(
             lambda g, p, d, e: (-e * gradient(g, p, d)).astype(p.dtype),
             updates,
             params,
-            decays,
+            decay_flags,
             etas,
         )
         return changes, DogState(
@@ -409,14 +409,14 @@ def cdowg(
         rate = base.rate_at(learning_rate, state.count, dtype)
         (epsilon,) = base.scalars(dtype, eps)
 
-        def leaf(grad, param, start, square_distance, gradient_sum):
+        def update_leaf(grad, param, start, square_distance, gradient_sum):
             square_distance = jnp.maximum(square_distance, jnp.square(param - start))
             gradient_sum = gradient_sum + square_distance * (grad * grad)
             change = -rate * square_distance * grad / (jnp.sqrt(gradient_sum) + epsilon)
             return change.astype(param.dtype), square_distance, gradient_sum
 
         changes, square_distance, gradient_sum = base.map_leaves(
-            leaf,
+            update_leaf,
             3,
             updates,
             params,

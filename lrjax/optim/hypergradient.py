@@ -98,18 +98,21 @@ def hypergradient_sgd(
         dtype = state.learning_rate.dtype
         mu, step = base.scalars(dtype, momentum, hypergrad_lr)
         grads = jax.tree.map(
-            lambda g, p, decays: base.add_decay(g, p, weight_decay, dtype, decays),
+            lambda g, p, has_decay: base.add_decay(
+                g, p, weight_decay, dtype, has_decay
+            ),
             updates,
             params,
-            base.decayed(weight_decay, weight_decay_mask, params),
+            base.decay_flags(weight_decay, weight_decay_mask, params),
         )
         product = base.sum_leaves(operator.mul, dtype, grads, state.direction)
         rate = state.learning_rate + step * product
         # Without Nesterov the last direction is the velocity.
         old = state.velocity if nesterov else state.direction
+        # Overwrite the old state only after the sums over it, else XLA copies it first.
         (keep,) = passes.after(product, mu)
 
-        def leaf(grad, v):
+        def update_leaf(grad, v):
             new_v = keep * v + grad
             direction = grad + mu * new_v if nesterov else new_v
             return (
@@ -118,7 +121,7 @@ def hypergradient_sgd(
                 new_v.astype(v.dtype),
             )
 
-        changes, direction, velocity = base.map_leaves(leaf, 3, grads, old)
+        changes, direction, velocity = base.map_leaves(update_leaf, 3, grads, old)
         return changes, HypergradientSgdState(
             rate, direction, velocity if nesterov else None
         )
@@ -227,23 +230,24 @@ def hypergradient_adam(
             return base.safe_divide(roots, base.bias_correction(beta1, count))
 
         before, now = debias(state.count), debias(state.count + 1)
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
-        def product(grad, param, m, v, decays):
-            grad = base.add_decay(grad, param, weight_decay, dtype, decays)
+        def product(grad, param, m, v, has_decay):
+            grad = base.add_decay(grad, param, weight_decay, dtype, has_decay)
             return jnp.sum(grad * (m / (jnp.sqrt(v) + epsilon)), dtype=dtype)
 
         products = jax.tree.map(
-            product, updates, params, state.exp_avg, state.exp_avg_sq, decays
+            product, updates, params, state.exp_avg, state.exp_avg_sq, decay_flags
         )
         rate, rates = state.learning_rate, []
         for value in jax.tree.leaves(products):
             rate = rate + step * (value * before)
             rates.append(rate)
+        # Overwrite the old state only after the sums over it, else XLA copies it first.
         keep1, keep2 = passes.after(rate, beta1, beta2)
 
-        def leaf(grad, param, m, v, decays, leaf_rate):
-            grad = base.add_decay(grad, param, weight_decay, dtype, decays)
+        def update_leaf(grad, param, m, v, has_decay, leaf_rate):
+            grad = base.add_decay(grad, param, weight_decay, dtype, has_decay)
             new_m = keep1 * m + (1 - beta1) * grad
             new_v = keep2 * v + (1 - beta2) * (grad * grad)
             change = -(leaf_rate * now) * new_m / (jnp.sqrt(new_v) + epsilon)
@@ -254,13 +258,13 @@ def hypergradient_adam(
             )
 
         changes, exp_avg, exp_avg_sq = base.map_leaves(
-            leaf,
+            update_leaf,
             3,
             updates,
             params,
             state.exp_avg,
             state.exp_avg_sq,
-            decays,
+            decay_flags,
             jax.tree.structure(products).unflatten(rates),
         )
         return changes, HypergradientAdamState(

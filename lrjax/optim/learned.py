@@ -218,7 +218,7 @@ def learned(
         steps, inner = adam.update(updates, state.inner, params)
         correction = base.bias_correction(memory, state.count + 1)
         mean_square = base.sum_squares(inner.exp_avg, dtype)
-        seen_window = state.window.see(loss, square)
+        seen_window = state.window.add_batch(loss, square)
         seen = observe(
             count / length,
             seen_window,
@@ -239,7 +239,7 @@ def learned(
             count=state.count + 1,
             learning_rate=rate,
             last_loss=jnp.where(acts, seen_window.loss, state.last_loss),
-            window=window.move(square_step),
+            window=window.add_update(square_step),
             average_square=average_square,
             inner=inner,
         )

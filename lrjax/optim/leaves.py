@@ -45,6 +45,7 @@ def as_real(params: PyTree, name: str = "", what: str = "params") -> PyTree:
     """
 
     def real(path, leaf):
+        """Convert a leaf; raise ValueError for integers and other objects."""
         try:
             array = jnp.asarray(leaf)
             inexact = jnp.issubdtype(array.dtype, jnp.inexact)
@@ -131,6 +132,7 @@ def _gradients(grads: PyTree, params: PyTree, name: str) -> PyTree:
     """Convert gradients to real arrays, complex where the parameters are."""
 
     def real(path, grad, param):
+        """Convert the gradient of a leaf."""
         grad = jnp.asarray(grad)
         if jnp.iscomplexobj(param):
             grad = grad.astype(joint_type(grad.dtype, jnp.complex64))

@@ -171,6 +171,7 @@ def armijo_sgd(
     bounds.check(bounds.COUNT, max_backtracks=max_backtracks)
 
     def search(highest):
+        """The line search, with `highest` as the largest step size."""
         return optax.scale_by_backtracking_linesearch(
             max_backtracks,
             slope_rtol=c,

@@ -126,40 +126,41 @@ def mechanic(
         params = base.require_params(params)
         dtype = state.scales.dtype
         decay, scale_init, epsilon = base.scalars(dtype, s_decay, s_init, eps)
-        decays = jnp.stack(base.scalars(dtype, *betas))
+        tuner_decays = jnp.stack(base.scalars(dtype, *betas))
         steps, inner = base_optimizer.update(updates, state.inner, params, **extra_args)
 
-        pulled = base.decayed(s_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(s_decay, weight_decay_mask, params)
 
-        def products(grad, param, start, step, pulled):
+        def products(grad, param, start, step, has_decay):
+            """Summands of the four inner products that scale and decay need."""
             moved, target = param - start, param + step
-            if not pulled:
+            if not has_decay:
                 zero = jnp.zeros_like(grad)
                 return moved * grad, zero, zero, zero
             return moved * grad, moved * target, target * target, grad * grad
 
         by_grad, by_target, target_norm, grad_norm = passes.sums(
-            products, 4, dtype, updates, params, state.start, steps, pulled
+            products, 4, dtype, updates, params, state.start, steps, decay_flags
         )
         scale = jnp.sum(state.scales)
         # With scale 0 there is no decay, even if the ratio overflows.
         ratio = jnp.sqrt(grad_norm) / (jnp.sqrt(target_norm) + epsilon)
         pull = decay * scale * jnp.where(scale > 0, ratio, 0)
         product = (by_grad + pull * by_target) / (scale + epsilon)
-        max_product = jnp.maximum(decays * state.max_product, jnp.abs(product))
-        square_sum = decays**2 * state.square_sum + product**2
-        reward = jnp.maximum(decays * state.reward - state.scales * product, 0)
+        max_product = jnp.maximum(tuner_decays * state.max_product, jnp.abs(product))
+        square_sum = tuner_decays**2 * state.square_sum + product**2
+        reward = jnp.maximum(tuner_decays * state.reward - state.scales * product, 0)
         wealth = max_product * scale_init / len(betas) + reward
         scales = wealth / (jnp.sqrt(square_sum) + epsilon)
         new_scale = jnp.maximum(jnp.sum(scales), 0)
         old_factor = new_scale / (scale + epsilon) - 1
 
-        def leaf(param, start, step):
+        def update_leaf(param, start, step):
             # Not `moved` of the sums: XLA would store it for both uses.
             change = new_scale * step - old_factor * (start - param)
             return change.astype(param.dtype)
 
-        changes = jax.tree.map(leaf, params, state.start, steps)
+        changes = jax.tree.map(update_leaf, params, state.start, steps)
         return changes, MechanicState(
             scales=scales,
             max_product=max_product,

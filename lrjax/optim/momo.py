@@ -37,7 +37,13 @@ class MomoState(NamedTuple):
 
 
 def _init(params: base.PyTree, lower_bound: base.Scalar, exp_avg_sq: Any) -> MomoState:
-    """The initial state."""
+    """The initial state of `momo` and `momo_adam`.
+
+    Args:
+      params: the parameters.
+      lower_bound: of the loss.
+      exp_avg_sq: Adam's second average; None for SGD.
+    """
     dtype = base.scalar_dtype(params)
     return MomoState(
         count=jnp.zeros((), jnp.int32),
@@ -51,7 +57,7 @@ def _init(params: base.PyTree, lower_bound: base.Scalar, exp_avg_sq: Any) -> Mom
 
 
 def _step_sizes(
-    decays: base.PyTree,
+    decay_flags: base.PyTree,
     decay: jax.Array,
     bound: jax.Array,
     step_size: Callable[..., tuple[jax.Array, jax.Array]],
@@ -62,7 +68,7 @@ def _step_sizes(
     own step size, computed with the lower bound that the previous group has updated.
 
     Args:
-      decays: tree of booleans, whether a leaf has weight decay.
+      decay_flags: tree of booleans, whether a leaf has weight decay.
       decay: coefficient of weight decay.
       bound: lower bound of the loss.
       step_size: `_step_size` with all arguments but `decay` and `bound` bound.
@@ -72,11 +78,11 @@ def _step_sizes(
       bound.
     """
     (zero,) = base.scalars(decay.dtype, 0)
-    kinds = set(jax.tree.leaves(decays)) or {True}
-    coefficients = {kind: decay if kind else zero for kind in sorted(kinds)[::-1]}
+    flags = sorted(set(jax.tree.leaves(decay_flags)) or {True}, reverse=True)
+    coefficients = {has_decay: decay if has_decay else zero for has_decay in flags}
     taus = {}
-    for kind, coefficient in coefficients.items():
-        taus[kind], bound = step_size(decay=coefficient, bound=bound)
+    for has_decay, coefficient in coefficients.items():
+        taus[has_decay], bound = step_size(decay=coefficient, bound=bound)
     return coefficients, taus, bound
 
 
@@ -211,6 +217,7 @@ def momo(
             updates,
             state.exp_avg,
         )
+        # <gradient, x>, <average of gradients, x>, and the average's squared norm.
         product, inner, square_norm = passes.sums(
             lambda g, p, m: (g * p, m * p, m * m), 3, dtype, updates, params, exp_avg
         )
@@ -228,16 +235,17 @@ def momo(
             initial_bound=initial_bound,
             adapt_lower_bound=adapt_lower_bound,
         )
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
         coefficients, taus, bound = _step_sizes(
-            decays, decay, state.lower_bound, step_size
+            decay_flags, decay, state.lower_bound, step_size
         )
-        growths = {kind: 1 + rate * w for kind, w in coefficients.items()}
+        # Proximal weight decay divides the whole step.
+        divisors = {flag: 1 + rate * w for flag, w in coefficients.items()}
 
-        def step(p, m, decays):
-            return ((p - taus[decays] * m) / growths[decays] - p).astype(p.dtype)
+        def step(p, m, has_decay):
+            return ((p - taus[has_decay] * m) / divisors[has_decay] - p).astype(p.dtype)
 
-        changes = jax.tree.map(step, params, exp_avg, decays)
+        changes = jax.tree.map(step, params, exp_avg, decay_flags)
         tau = next(iter(taus.values()))
         return changes, MomoState(
             state.count + 1, tau, bound, loss_avg, product_avg, exp_avg, None
@@ -339,14 +347,16 @@ def momo_adam(
         def direction(m, v, scale):
             return m / (jnp.sqrt(scale * v) + epsilon)
 
-        def leaf(grad, m, v):
+        def update_leaf(grad, m, v):
             new_m = beta1 * m + (1 - beta1) * grad
             new_v = beta2 * v + (1 - beta2) * (grad * grad)
             return new_m.astype(m.dtype), new_v.astype(v.dtype)
 
         exp_avg, exp_avg_sq = base.map_leaves(
-            leaf, 2, updates, state.exp_avg, state.exp_avg_sq
+            update_leaf, 2, updates, state.exp_avg, state.exp_avg_sq
         )
+        # <gradient, x>, <average of gradients, x>, and the average's squared norm in
+        # Adam's metric.
         product, inner, square_norm = passes.sums(
             lambda g, p, m, v: (g * p, m * p, m * direction(m, v, scale)),
             3,
@@ -370,25 +380,25 @@ def momo_adam(
             initial_bound=initial_bound,
             adapt_lower_bound=adapt_lower_bound,
         )
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
         coefficients, taus, bound = _step_sizes(
-            decays, decay, state.lower_bound, step_size
+            decay_flags, decay, state.lower_bound, step_size
         )
         # Proximal decay divides the whole step, AdamW's only shrinks the parameters.
         factors = {
-            kind: (1, 1 + rate * w) if divide else (1 - rate * w, 1)
-            for kind, w in coefficients.items()
+            flag: (1, 1 + rate * w) if divide else (1 - rate * w, 1)
+            for flag, w in coefficients.items()
         }
         tau = next(iter(taus.values()))
         # With a factor from after the sums XLA recomputes the direction, not stores it.
         (scale_again,) = passes.after(tau, scale)
 
-        def step(p, m, v, decays):
-            keep, growth = factors[decays]
-            moved = taus[decays] * direction(m, v, scale_again)
-            return ((keep * p - moved) / growth - p).astype(p.dtype)
+        def step(p, m, v, has_decay):
+            shrink, divisor = factors[has_decay]
+            moved = taus[has_decay] * direction(m, v, scale_again)
+            return ((shrink * p - moved) / divisor - p).astype(p.dtype)
 
-        changes = jax.tree.map(step, params, exp_avg, exp_avg_sq, decays)
+        changes = jax.tree.map(step, params, exp_avg, exp_avg_sq, decay_flags)
         return changes, MomoState(
             state.count + 1, tau, bound, loss_avg, product_avg, exp_avg, exp_avg_sq
         )

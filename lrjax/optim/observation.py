@@ -43,15 +43,20 @@ class Window(NamedTuple):
     moves: jax.Array
     updates: jax.Array
 
-    def see(self, loss: jax.Array, square: jax.Array) -> Window:
-        """Add a batch."""
+    def add_batch(self, loss: jax.Array, square: jax.Array) -> Window:
+        """Add a batch.
+
+        Args:
+          loss: scalar, the batch's loss.
+          square: scalar, its gradient's squared norm.
+        """
         return self._replace(
             losses=self.losses + loss,
             squares=self.squares + square,
             batches=self.batches + 1,
         )
 
-    def move(self, square: jax.Array) -> Window:
+    def add_update(self, square: jax.Array) -> Window:
         """Add an update, given the squared norm of its step."""
         return self._replace(moves=self.moves + square, updates=self.updates + 1)
 

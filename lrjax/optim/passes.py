@@ -46,6 +46,7 @@ def sums(
     """
 
     def leaf_sums(*leaves):
+        """The sums over one leaf of each tree, one per output."""
         values = fn(*(base.cast(leaf, dtype) for leaf in leaves))
         shape = values[0].shape
         if not shape:

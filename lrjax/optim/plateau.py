@@ -15,7 +15,12 @@ from lrjax.optim.readings import scaled_rate
 def _is_better(
     value: jax.Array, best: jax.Array, rtol: jax.Array, atol: jax.Array
 ) -> jax.Array:
-    """Whether `value` is below `best` by a margin, whatever the sign of both."""
+    """Whether `value` is below `best` by a margin, whatever the sign of both.
+
+    Args:
+      value, best: scalars.
+      rtol, atol: relative and absolute margin.
+    """
     margin = jnp.where(jnp.isfinite(best), rtol * jnp.abs(best) + atol, 0)
     return value < best - margin
 

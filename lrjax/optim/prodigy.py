@@ -69,7 +69,15 @@ def next_estimate(
     growth_rate: base.Scalar,
     moved: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the next `d` and `d_max`, unchanged if the update moved nothing."""
+    """Return the next `d` and `d_max`, unchanged if the update moved nothing.
+
+    Args:
+      d, d_max: scalars, the estimate and the largest one so far.
+      numerator: scalar, weighted sum of <gradient, start - x>.
+      norm: scalar, L1 norm of the weighted sum of gradients.
+      d0, d_coef, growth_rate: as for `prodigy`.
+      moved: scalar boolean, whether the update moved the parameters.
+    """
     start, coefficient, growth = base.scalars(d.dtype, d0, d_coef, growth_rate)
     d_hat = base.safe_divide(coefficient * numerator, norm)
     first = jnp.where(d == start, jnp.maximum(d, d_hat), d)
@@ -164,6 +172,7 @@ def prodigy(
     bounds.check(bounds.FRACTION, b1=b1)
 
     def rate_factor(count, step, dtype):
+        """The learning rate over d, with the bias correction if it is used."""
         rate = base.rate_at(learning_rate, count, dtype)
         if use_bias_correction:
             beta1, beta2 = base.scalars(dtype, b1, b2)
@@ -197,20 +206,21 @@ def prodigy(
         dlr = state.d * rate_factor(state.count, state.step, dtype)
         # If the learning rate is 0 the official code changes no state. Coefficients of
         # 1 and 0 have this effect without another pass over the state.
-        active = dlr > 0
+        active = dlr > 0  # a rate of 0 leaves the state as it is
         keep1, keep2, keep3 = (jnp.where(active, b, 1) for b in (beta1, beta2, beta3))
         relative = jnp.where(active, state.d / jnp.asarray(d0, dtype), 0)
         weight = relative * jnp.where(safeguard_warmup, state.d, dlr)
 
         factors = base.rate_factors(learning_rate_factors, params, dtype)
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
-        def gradient(grad, param, decays):
+        def gradient(grad, param, has_decay):
             coupled = 0 if decouple else weight_decay
-            return base.add_decay(grad, param, coupled, dtype, decays)
+            return base.add_decay(grad, param, coupled, dtype, has_decay)
 
-        def average(grad, param, s, start, m, v, decays, factor):
-            grad = gradient(grad, param, decays)
+        def average(grad, param, s, start, m, v, has_decay, factor):
+            """The leaf's <gradient, x_0 - x> and L1 norm of s; the new averages."""
+            grad = gradient(grad, param, has_decay)
             new_s = keep3 * s + base.times(factor, weight) * grad
             new_m = keep1 * m + (1 - keep1) * state.d * grad
             new_v = keep2 * v + (1 - keep2) * jnp.square(state.d) * (grad * grad)
@@ -231,7 +241,7 @@ def prodigy(
             state.start,
             state.exp_avg,
             state.exp_avg_sq,
-            decays,
+            decay_flags,
             factors,
         )
         norm = base.total(norms, dtype)
@@ -244,18 +254,21 @@ def prodigy(
         )
         floor = d * epsilon
 
-        def step(grad, param, m, v, decays, factor):
+        def step(grad, param, m, v, has_decay, factor):
+            """The change of a leaf."""
             if base.is_positive(b1):
                 direction = m
             else:
-                direction = jnp.where(beta1 > 0, m, d * gradient(grad, param, decays))
+                direction = jnp.where(
+                    beta1 > 0, m, d * gradient(grad, param, has_decay)
+                )
             change = -base.times(factor, dlr) * direction / (jnp.sqrt(v) + floor)
-            if decouple and decays:
+            if decouple and has_decay:
                 (decay,) = base.scalars(dtype, weight_decay)
                 change -= jnp.where(moved, decay * dlr, 0) * param
             return change.astype(param.dtype)
 
-        changes = jax.tree.map(step, updates, params, m, v, decays, factors)
+        changes = jax.tree.map(step, updates, params, m, v, decay_flags, factors)
         return changes, ProdigyState(
             count=state.count + 1,
             step=state.step + moved.astype(jnp.int32),

@@ -37,7 +37,13 @@ class Average(NamedTuple):
         r: base.Scalar,
         weight_lr_power: base.Scalar,
     ) -> tuple[jax.Array, Average]:
-        """Return the share of iterate `count`, from 0, and the next average."""
+        """Return the share of an iterate in the average x, and the next average.
+
+        Args:
+          count: scalar int, number of the iterate, from 0.
+          rate: scalar, its learning rate.
+          r, weight_lr_power: exponents of the weights, as for `schedule_free_sgd`.
+        """
         power, lr_power = base.scalars(rate.dtype, r, weight_lr_power)
         max_rate = jnp.maximum(rate, self.max_rate)
         weight = (count + 1).astype(rate.dtype) ** power * max_rate**lr_power
@@ -52,6 +58,10 @@ class Average(NamedTuple):
 
         x moves towards the new z by `share`, and y follows. The old z is not needed, so
         it can be overwritten first.
+
+        Args:
+          share: scalar, as returned by `next`.
+          y, new_z, move: leaves of one shape.
         """
         return share * (new_z - y) + (1 - share) * (1 - self.momentum) * move
 
@@ -99,7 +109,14 @@ def _warmed_up(
     count: jax.Array,
     dtype: Any,
 ) -> jax.Array:
-    """The learning rate with a linear warm-up that ends at its full value."""
+    """The learning rate with a linear warm-up that ends at its full value.
+
+    Args:
+      learning_rate: a number or a schedule.
+      warmup_steps: updates of the warm-up.
+      count: scalar int, updates done.
+      dtype: dtype of the result.
+    """
     rate = base.rate_at(learning_rate, count, dtype)
     (length,) = base.scalars(dtype, warmup_steps)
     step = (count + 1).astype(dtype)
@@ -189,15 +206,17 @@ def schedule_free_sgd(
         rate = _warmed_up(learning_rate, warmup_steps, state.count, dtype)
         share, average = state.average.next(state.count, rate, r, weight_lr_power)
 
-        def leaf(grad, y, z, decays):
-            grad = base.add_decay(grad, y, weight_decay, dtype, decays)
+        def update_leaf(grad, y, z, has_decay):
+            grad = base.add_decay(grad, y, weight_decay, dtype, has_decay)
             move = -rate * grad
             new_z = z + move
             change = average.follow(share, y, new_z, move)
             return change.astype(y.dtype), new_z.astype(z.dtype)
 
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
-        changes, z = base.map_leaves(leaf, 2, updates, params, state.z, decays)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
+        changes, z = base.map_leaves(
+            update_leaf, 2, updates, params, state.z, decay_flags
+        )
         return changes, ScheduleFreeState(state.count + 1, rate, average, z, None)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -210,6 +229,11 @@ def _schedule_free_adam(
 
     `rate_at(count, dtype)` returns the rate of an update and whether to divide the
     gradient by Adam's denominator.
+
+    Args:
+      rate_at: the function above.
+      b1, b2, eps, weight_decay, r, weight_lr_power, weight_decay_mask: as for
+        `schedule_free_adamw`.
     """
     bounds.check(
         bounds.NONNEGATIVE,
@@ -241,11 +265,11 @@ def _schedule_free_adam(
         share, average = state.average.next(state.count, rate, r, weight_lr_power)
         scale = 1 / base.bias_correction(beta2, state.count + 1)
 
-        def leaf(grad, y, z, v, decays):
+        def update_leaf(grad, y, z, v, has_decay):
             v_new = beta2 * v + (1 - beta2) * (grad * grad)
             denominator = jnp.sqrt(scale * v_new) + epsilon
             direction = grad / jnp.where(adaptive, denominator, 1)
-            direction = base.add_decay(direction, y, weight_decay, dtype, decays)
+            direction = base.add_decay(direction, y, weight_decay, dtype, has_decay)
             move = -rate * direction
             new_z = z + move
             change = average.follow(share, y, new_z, move)
@@ -256,13 +280,13 @@ def _schedule_free_adam(
             )
 
         changes, z, exp_avg_sq = base.map_leaves(
-            leaf,
+            update_leaf,
             3,
             updates,
             params,
             state.z,
             state.exp_avg_sq,
-            base.decayed(weight_decay, weight_decay_mask, params),
+            base.decay_flags(weight_decay, weight_decay_mask, params),
         )
         return changes, ScheduleFreeState(state.count + 1, rate, average, z, exp_avg_sq)
 
@@ -400,6 +424,7 @@ def schedule_free_radam(
     bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
 
     def rate_at(count, dtype):
+        """The rectified rate, and whether to divide by Adam's denominator."""
         rate = base.rate_at(learning_rate, count, dtype)
         (beta2,) = base.scalars(dtype, b2)
         step = (count + 1).astype(dtype)
@@ -549,12 +574,13 @@ def schedule_free_prodigy(
         beta3 = jnp.sqrt(beta2) if b3 is None else jnp.asarray(b3, dtype)
         rate = base.rate_at(learning_rate, state.count, dtype)
         dlr = state.d * rate
-        active = dlr > 0
+        active = dlr > 0  # a rate of 0 leaves the averages as they are
         keep2, keep3 = (jnp.where(active, b, 1) for b in (beta2, beta3))
         relative = jnp.where(active, state.d / jnp.asarray(d0, dtype), 0)
         weight = relative * jnp.where(safeguard_warmup, state.d, dlr)
 
         def estimate(grad, z, s, start, v):
+            """The leaf's <gradient, x_0 - z> and L1 norm of s; the new averages."""
             new_s = keep3 * s + weight * grad
             new_v = keep2 * v + (1 - keep2) * jnp.square(state.d) * (grad * grad)
             return (
@@ -582,10 +608,12 @@ def schedule_free_prodigy(
             state.count + steps, rate * d, r, weight_lr_power
         )
         factor, floor = dlr * d, d * epsilon
+        # With a factor from after the sums XLA recomputes the move, not stores it.
         (one,) = passes.after(share, jnp.ones((), dtype))
 
-        def step(grad, y, z, v, decays):
-            decayed = -jnp.where(moved, decay * dlr, 0) * z if decays else 0
+        def step(grad, y, z, v, has_decay):
+            """The change of y and the new z of a leaf."""
+            decayed = -jnp.where(moved, decay * dlr, 0) * z if has_decay else 0
 
             def move(one):
                 return -factor * grad / (jnp.sqrt(one * v) + floor)
@@ -595,8 +623,8 @@ def schedule_free_prodigy(
             change = average.follow(share, y, new_z, move(one) + decayed)
             return change.astype(y.dtype), new_z.astype(z.dtype)
 
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
-        changes, z = base.map_leaves(step, 2, updates, params, state.z, v, decays)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
+        changes, z = base.map_leaves(step, 2, updates, params, state.z, v, decay_flags)
         return changes, ScheduleFreeProdigyState(
             count=state.count + 1,
             step=steps,

@@ -129,13 +129,13 @@ def storm_plus(
             size = max(sum(leaf.size for leaf in jax.tree.leaves(params)), 1)
         first = state.count == 0
 
-        decays = base.decayed(weight_decay, weight_decay_mask, params)
+        decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
-        def decayed(grad, param, decays, times=1):
-            return base.add_decay(grad, param, times * weight_decay, dtype, decays)
+        def decayed(grad, param, has_decay, times=1):
+            return base.add_decay(grad, param, times * weight_decay, dtype, has_decay)
 
         def first_norm():
-            grads = jax.tree.map(decayed, updates, params, decays)
+            grads = jax.tree.map(decayed, updates, params, decay_flags)
             return base.sum_squares(grads, dtype) / size
 
         gradient_norm, estimator_norm = jax.lax.cond(
@@ -149,20 +149,21 @@ def storm_plus(
         eta = rate / estimator_sum ** (1 / 3)
         times = 2 if double_decay else 1
 
-        def direction(grad, param, estimator, decays):
-            return jnp.where(first, decayed(grad, param, decays), estimator)
+        def direction(grad, param, estimator, has_decay):
+            return jnp.where(first, decayed(grad, param, has_decay), estimator)
 
-        def step(grad, param, estimator, decays):
-            moved = -eta * direction(grad, param, estimator, decays)
+        def step(grad, param, estimator, has_decay):
+            moved = -eta * direction(grad, param, estimator, has_decay)
             return moved.astype(param.dtype)
 
-        changes = jax.tree.map(step, updates, params, state.estimator, decays)
+        changes = jax.tree.map(step, updates, params, state.estimator, decay_flags)
         new_params = optax.apply_updates(params, changes)
 
-        def estimate(new_grad, new_param, grad, param, estimator, decays):
-            new_grad = decayed(new_grad, new_param, decays)
-            correction = direction(grad, param, estimator, decays)
-            correction -= decayed(grad, param, decays, times)
+        def estimate(new_grad, new_param, grad, param, estimator, has_decay):
+            """Mean squares of the new gradient and estimator; the estimator."""
+            new_grad = decayed(new_grad, new_param, has_decay)
+            correction = direction(grad, param, estimator, has_decay)
+            correction -= decayed(grad, param, has_decay, times)
             new_estimator = new_grad + (1 - momentum) * correction
             return (
                 jnp.sum(jnp.square(new_grad)) / size,
@@ -178,7 +179,7 @@ def storm_plus(
             updates,
             params,
             state.estimator,
-            decays,
+            decay_flags,
         )
         return changes, StormPlusState(
             count=state.count + 1,

@@ -28,15 +28,15 @@ def _overview(study: Study, writer: ReportWriter) -> Section:
     overall, runs = study.overall, study.comparison.runs
     best = overall.iloc[0]
     span = interval(best["rank_low"], best["rank_high"])
-    says = (
+    finding = (
         f"{overall.index[0]} has the best mean rank, {best['rank']:.2f}{span} of "
         f"{len(overall)}."
     )
     by_iqm = str(overall["iqm"].sort_index().idxmax())
     if by_iqm != overall.index[0]:
         iqm = overall.loc[by_iqm, "iqm"]
-        says += f" {by_iqm} has the best normalised score, {iqm:.2f}."
-    reads = (
+        finding += f" {by_iqm} has the best normalised score, {iqm:.2f}."
+    how_to_read = (
         f"Mean rank: within each task and seed, averaged over seeds and then over "
         f"{counted(len(study.comparison.tasks), 'task')}. Normalised score: mean of "
         f"the middle half of all; on each task 0 is the worst entry's median run and 1 "
@@ -47,8 +47,8 @@ def _overview(study: Study, writer: ReportWriter) -> Section:
     return writer.section(
         "overview",
         "Over all tasks",
-        says,
-        reads,
+        finding,
+        how_to_read,
         overall.reset_index(),
         figures.overview(writer.plt, study.palette, overall),
     )
@@ -72,13 +72,13 @@ def _gap(study: Study, writer: ReportWriter) -> Section:
     text = text.where(gap.notna(), absent).assign(mean=mean.map(_gap_text))
     shade = relative.loc[mean.index].assign(mean=mean / max(mean.max(), 1e-12))
     best = str(mean.index[0])
-    says = (
+    finding = (
         f"{best} is nearest to the best on average: {_gap_text(mean.iloc[0])} {unit} "
         f"behind."
         if np.isfinite(mean.iloc[0])
         else "No entry finished on every task."
     )
-    reads = (
+    how_to_read = (
         "How far each entry's mean lies behind the best mean of the task (percentages "
         "in points, others in their unit); 0 is the best. Colours are relative "
         "to the largest gap of a column. x2: two runs diverged and are not in that "
@@ -87,8 +87,8 @@ def _gap(study: Study, writer: ReportWriter) -> Section:
     return writer.section(
         "gap",
         "Gap to the best on each task",
-        says,
-        reads,
+        finding,
+        how_to_read,
         gap.assign(mean_gap=mean).reset_index().rename_axis(columns=None),
         figures.cells(writer.plt, study.palette, shade, text, apart=1),
     )
@@ -135,39 +135,39 @@ def _curve_section(
     bands, tables = {}, []
     rows, alpha = study.curves, study.options.smooth
     for task in study.tasks:
-        part, column = rows[rows["task"] == task], str(columns[task])
-        if alpha and column in part and column != "learning_rate":
-            part = curves_lib.smooth(part, [column], alpha)
-        band = curves_lib.bands(curves_lib.thin(part), column)
+        subset, column = rows[rows["task"] == task], str(columns[task])
+        if alpha and column in subset and column != "learning_rate":
+            subset = curves_lib.smooth(subset, [column], alpha)
+        band = curves_lib.bands(curves_lib.thin(subset), column)
         if len(band):
             bands[task] = band
             tables.append(band.assign(column=column))
     if not bands:
         return None
-    reads = (
+    how_to_read = (
         "Lines are medians over seeds, bands the middle half. A line ends with a cross "
         "where half of its runs have diverged."
     )
     if alpha and name != "rates":
-        reads += (
+        how_to_read += (
             f" Smoothed: each point has weight {alpha:g}, what came before the rest."
         )
-    says = ""
+    finding = ""
     if name == "rates":
-        says = (
+        finding = (
             "The picture that explains most results: what each method made of the "
             "learning rate while it trained."
         )
         absent = sorted(set(study.palette.entries) - set(pd.concat(bands)["entry"]))
-        reads += " The axis is logarithmic; rates of 0 are not shown."
+        how_to_read += " The axis is logarithmic; rates of 0 are not shown."
         if absent:
-            reads += f" No single rate describes {', '.join(absent)}."
+            how_to_read += f" No single rate describes {', '.join(absent)}."
     labels = {task: str(columns[task]) for task in bands}
     return writer.section(
         name,
         title,
-        says,
-        reads,
+        finding,
+        how_to_read,
         pd.concat(tables, ignore_index=True),
         figures.curves(writer.plt, study.palette, bands, labels, study.known),
         data=True,
@@ -177,7 +177,7 @@ def _curve_section(
 def _scores(study: Study, writer: ReportWriter) -> Section:
     """Every run, with interquartile means."""
     shown = study.per_task[study.per_task["entry"].isin(study.palette.entries)]
-    reads = (
+    how_to_read = (
         "A dot is a run. The bar is the interquartile mean of the runs that finished "
         "with its 95 % interval; diverged runs are counted at the right."
     )
@@ -185,7 +185,7 @@ def _scores(study: Study, writer: ReportWriter) -> Section:
         "scores",
         "Every run",
         "",
-        reads,
+        how_to_read,
         study.per_task,
         figures.scores(
             writer.plt, study.palette, study.runs, shown, study.tasks, study.known
@@ -207,11 +207,11 @@ def _pairs(study: Study, writer: ReportWriter) -> Section | None:
         text.loc[row.entry, row.other] += "*"
     first, second = order[:2]
     top = table.set_index(["entry", "other"]).loc[(first, second)]
-    says = (
+    finding = (
         f"A run of {first} beats a run of {second} with probability "
         f"{top['probability']:.2f}{interval(top['low'], top['high'])}."
     )
-    reads = (
+    how_to_read = (
         "Chance, in percent, that a run of the row is better than a run of the column "
         "on the same task, averaged over tasks; ties count half. A star: the 95 % "
         "interval lies above 50."
@@ -219,8 +219,8 @@ def _pairs(study: Study, writer: ReportWriter) -> Section | None:
     return writer.section(
         "pairs",
         "Who beats whom",
-        says,
-        reads,
+        finding,
+        how_to_read,
         table,
         figures.cells(writer.plt, study.palette, wide, text, two_sided=True),
     )
@@ -235,14 +235,14 @@ def _critical(study: Study, writer: ReportWriter) -> Section | None:
     p = stats.friedman_p(study.comparison)
     rank = study.overall["rank"]
     worse = [str(e) for e in rank.index if rank[e] - rank.iloc[0] > difference]
-    says = (
+    finding = (
         f"Over {counted(tasks, 'task')}, mean ranks must differ by {difference:.2f} to "
         f"be called different; that separates {len(worse)} of {entries - 1} from "
         f"{rank.index[0]}."
     )
     if np.isfinite(p):
-        says += f" Friedman's test that all are equal: p = {p:.2g}."
-    reads = (
+        finding += f" Friedman's test that all are equal: p = {p:.2g}."
+    how_to_read = (
         "Mean ranks; thick bars join entries that Nemenyi's test at 5 % cannot tell "
         "apart with tasks as the only repetition. With few tasks it cannot tell much."
     )
@@ -251,8 +251,8 @@ def _critical(study: Study, writer: ReportWriter) -> Section | None:
     return writer.section(
         "critical_difference",
         "Critical difference",
-        says,
-        reads,
+        finding,
+        how_to_read,
         table,
         figures.critical_difference(writer.plt, study.palette, rank, difference),
     )
@@ -277,7 +277,7 @@ def _against(study: Study, writer: ReportWriter) -> Section | None:
     wide = table.pivot(index="entry", columns="task", values="result").loc[order]
     shade = wide.apply(lambda column: column.map(signs)).astype(float)
     wins, losses = int(counts["win"].sum()), int(counts["loss"].sum())
-    says = (
+    finding = (
         f"Against {study.baseline}: {counted(wins, 'win')}, "
         f"{counted(int(counts['tie'].sum()), 'tie')} and "
         f"{counted(losses, 'loss', 'losses')}."
@@ -286,11 +286,11 @@ def _against(study: Study, writer: ReportWriter) -> Section | None:
     # The smallest p-value of n signs, times the comparisons on one task (Holm).
     family = int(table.groupby("task").size().max())
     if 2.0 ** (1 - pairs) * family >= 0.05:
-        says += (
+        finding += (
             f" With {counted(pairs, 'seed')} and {counted(family, 'comparison')} on a "
             f"task no difference could have been called a win or a loss."
         )
-    reads = (
+    how_to_read = (
         "Per task: Wilcoxon's signed-rank test on runs paired by seed, p corrected "
         "(Holm) over the entries of a task, 5 %. In the table: the same test over "
         "tasks on mean normalised scores, corrected over entries."
@@ -299,8 +299,8 @@ def _against(study: Study, writer: ReportWriter) -> Section | None:
     section = writer.section(
         "against",
         f"Wins and losses against {study.baseline}",
-        says,
-        reads,
+        finding,
+        how_to_read,
         counts,
         figures.cells(writer.plt, study.palette, shade, text, two_sided=True),
     )
@@ -313,7 +313,7 @@ def _profiles(study: Study, writer: ReportWriter) -> Section | None:
     if len(study.overall) < 2:
         return None
     table = stats.profiles(study.comparison, study.options.bootstrap)
-    reads = (
+    how_to_read = (
         "For each normalised score on the axis, the share of an entry's runs above it, "
         "all tasks together; higher is better everywhere. Bands are 95 % intervals."
     )
@@ -321,7 +321,7 @@ def _profiles(study: Study, writer: ReportWriter) -> Section | None:
         "profiles",
         "Performance profiles",
         "",
-        reads,
+        how_to_read,
         table,
         figures.profiles(writer.plt, study.palette, table),
         data=True,
@@ -333,19 +333,19 @@ def _grid(study: Study, writer: ReportWriter) -> Section | None:
     runs = study.all_runs
     rates = runs["hparams"].map(lambda h: h.get("learning_rate"))
     rates = pd.to_numeric(rates, errors="coerce").astype(float)
-    parts = [(str(task), part) for task, part in runs.groupby("task")]
-    labels = {task: _loss(part, study.metrics[task]) for task, part in parts}
-    values = pd.concat([part[labels[task]].astype(float) for task, part in parts])
+    parts = [(str(task), subset) for task, subset in runs.groupby("task")]
+    labels = {task: _loss(subset, study.metrics[task]) for task, subset in parts}
+    values = pd.concat([subset[labels[task]].astype(float) for task, subset in parts])
     runs = runs.assign(rate=rates, value=values.where(runs["status"] == "done"))
     swept = runs.groupby(["task", "method"])["rate"].transform("nunique") >= 3
-    lanes = runs[swept & (rates > 0)]
-    if not len(lanes):
+    swept_runs = runs[swept & (rates > 0)]
+    if not len(swept_runs):
         return None
     # If runs differ in more than the rate, the best setting at each rate counts.
     keys = ["task", "method", "rate"]
-    by_entry = lanes.groupby([*keys, "entry"])["score"].median()
+    by_entry = swept_runs.groupby([*keys, "entry"])["score"].median()
     best = by_entry.sort_index().groupby(level=keys).idxmax().map(lambda key: key[-1])
-    chosen = lanes.set_index([*keys, "entry"]).sort_index()
+    chosen = swept_runs.set_index([*keys, "entry"]).sort_index()
     chosen = chosen.loc[[(*key, entry) for key, entry in best.items()]].reset_index()
     grouped = chosen.groupby(keys)
     table = pd.DataFrame(
@@ -369,13 +369,13 @@ def _grid(study: Study, writer: ReportWriter) -> Section | None:
     ordered = table.assign(signed=-sign * table["median"])
     tops = ordered.sort_values(["task", "signed"], kind="stable").groupby("task")
     tops = tops.head(1).dropna(subset=["median"])
-    says = "Best rate of the grid: " + "; ".join(
+    finding = "Best rate of the grid: " + "; ".join(
         f"{row.learning_rate:g} ({row.method}) on {row.task}"
         for row in tops.itertuples()
     )
     if not len(tops):
-        says = "No run of the grid has finished"
-    reads = (
+        finding = "No run of the grid has finished"
+    how_to_read = (
         "Median over seeds and quartiles at each rate of the grid; a cross at the edge "
         "marks rates at which half of the runs or more diverged. Diamonds: methods "
         "without a grid, at the median of the rate that they used."
@@ -383,8 +383,8 @@ def _grid(study: Study, writer: ReportWriter) -> Section | None:
     return writer.section(
         "grid",
         "Loss against learning rate",
-        says + ".",
-        reads,
+        finding + ".",
+        how_to_read,
         table,
         figures.grid(writer.plt, study.palette, table, settled, labels, study.known),
     )
@@ -409,24 +409,24 @@ def _portfolio(study: Study, writer: ReportWriter) -> Section | None:
     unit = stats.normalise(study.comparison.scores)
     fair_single, fair_virtual = portfolio.held_out(unit)
     low, high = float(best["score"].iloc[0]), float(best["score"].iloc[-1])
-    says = (
+    finding = (
         f"{single} alone reaches a mean normalised score of {low:.3f}, the best entry "
         f"of each task {high:.3f}: a gap of {high - low:.3f} for a perfect selector."
     )
     if np.isfinite(fair_virtual):
-        says += (
+        finding += (
             f" Chosen on other seeds than they are judged by, they reach "
             f"{fair_single:.3f} and {fair_virtual:.3f}."
         )
     enough = best[best["score"] >= low + 0.95 * (high - low)]
     if high > low and len(enough):
         row = enough.iloc[0]
-        says += (
+        finding += (
             f" {row['k']} of {counted(len(parts), 'entry', 'entries')} "
             f"{'closes' if row['k'] == 1 else 'close'} 95 % of that gap: "
             f"{', '.join(row['members'])}."
         )
-    reads = (
+    how_to_read = (
         "Best portfolio: mean over tasks of its best member. Share: what the virtual "
         "best loses without an entry (diamond), and the entry's Shapley value, its "
         "mean contribution over all orders in which a portfolio can grow; Shapley "
@@ -443,8 +443,8 @@ def _portfolio(study: Study, writer: ReportWriter) -> Section | None:
     section = writer.section(
         "contributions",
         "Portfolio",
-        says,
-        reads,
+        finding,
+        how_to_read,
         table,
         figures.portfolio(writer.plt, study.palette, best, parts, single),
     )
@@ -483,20 +483,20 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
     table["relative_time"] = np.exp(np.log(relative).mean())
     table = table.join(study.overall[["iqm", "rank"]])
     table = table.loc[[e for e in study.palette.entries if e in table.index]]
-    dearest = table["relative_time"].idxmax()
-    says = (
+    slowest = table["relative_time"].idxmax()
+    finding = (
         f"All runs shown took {runs['seconds'].sum():.3g} s and "
-        f"{runs['examples'].sum() / 1e6:.3g} million examples. A run of {dearest} "
-        f"takes {table.loc[dearest, 'relative_time']:.2g} times as long as the fastest."
+        f"{runs['examples'].sum() / 1e6:.3g} million examples. A run of {slowest} "
+        f"takes {table.loc[slowest, 'relative_time']:.2g} times as long as the fastest."
     )
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
-        says += " Choosing settings cost " + ", ".join(
+        finding += " Choosing settings cost " + ", ".join(
             f"{counted(value, 'full run', form='.3g')} for {entry}"
             for entry, value in tuned.items()
         )
-        says += "."
-    reads = (
+        finding += "."
+    how_to_read = (
         "Mean normalised score after a part of the training, as if it had been stopped "
         "there, over all tasks. Tuning and unused settings of a grid are paid first, "
         "each trial in full. relative_time is the geometric mean over tasks of a run's "
@@ -507,7 +507,7 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
         writer.data("anytime", anytime.reset_index())
         drawn = figures.cost(writer.plt, study.palette, anytime, study.tuning)
     return writer.section(
-        "cost", "Cost against score", says, reads, table.reset_index(), drawn
+        "cost", "Cost against score", finding, how_to_read, table.reset_index(), drawn
     )
 
 
@@ -526,22 +526,24 @@ def _targets(study: Study, writer: ReportWriter) -> Section | None:
         ["task", "examples", "entry"], kind="stable"
     )
     first = quick.groupby("task").head(1)
-    says = "First to the target: " + "; ".join(
+    finding = "First to the target: " + "; ".join(
         f"{row.entry} on {row.task} ({counted(row.steps, 'step', form='.4g')})"
         for row in first.itertuples()
     )
     if not len(first):
-        says = "No entry reaches the target"
+        finding = "No entry reaches the target"
     rule = (
         "The target of a task is the median over entries of their median result"
         if study.options.target is None
         else f"The target is {study.options.target:g}"
     )
-    reads = (
+    how_to_read = (
         f"{rule}. Steps, examples and seconds until a run's curve first reaches it, "
         f"median over all runs; those that never do count as infinite."
     )
-    return writer.section("targets", "Time to a target", says + ".", reads, table)
+    return writer.section(
+        "targets", "Time to a target", finding + ".", how_to_read, table
+    )
 
 
 def _fidelity(study: Study, writer: ReportWriter) -> Section | None:
@@ -550,13 +552,13 @@ def _fidelity(study: Study, writer: ReportWriter) -> Section | None:
     if not any(scores.part < 1 for scores in seen):
         return None
     tasks, families = early_order.measure(seen, study.options.bootstrap)
-    says = "; ".join(
+    finding = "; ".join(
         _trust(row, families)
         for row in early_order.trusted(families).itertuples()
         if row.group == early_order.ALL
     )
     kinds = set(tasks["how"])
-    reads = (
+    how_to_read = (
         "What one seed says of the order of entries after a part of the budget, "
         "against the order at full length over the others (its own, if it is alone): "
         "Kendall's tau, and what is lost by taking the entry that looked best. Heavy: "
@@ -566,17 +568,17 @@ def _fidelity(study: Study, writer: ReportWriter) -> Section | None:
         f"line at {early_order.TRUSTED}, there and at all larger budgets."
     )
     if "cut" in kinds:
-        reads += (
+        how_to_read += (
             " Curves are cut: schedules that fall with the horizon have not ended at "
             "the parts before."
         )
     if "short" in kinds:
-        reads += " Dashed: shorter runs, whose schedules have ended."
+        how_to_read += " Dashed: shorter runs, whose schedules have ended."
     section = writer.section(
         "fidelity",
         "How early the order shows",
-        f"{says[:1].upper()}{says[1:]}.",
-        reads,
+        f"{finding[:1].upper()}{finding[1:]}.",
+        how_to_read,
         families,
         figures.fidelity(writer.plt, study.palette, tasks, families),
     )
@@ -585,7 +587,12 @@ def _fidelity(study: Study, writer: ReportWriter) -> Section | None:
 
 
 def _trust(row: Any, families: pd.DataFrame) -> str:
-    """Sentence on the smallest budget whose order can be trusted, for a family."""
+    """Sentence on the smallest budget whose order can be trusted, for a family.
+
+    Args:
+      row: a row of `early_order.trusted`.
+      families: as returned by `early_order.measure`.
+    """
     models = f"{row.family} models" + (", shorter runs" if row.how == "short" else "")
     if np.isnan(row.part) or row.part == 1:
         below = families[(families["family"] == row.family) & (families["part"] < 1)]
@@ -621,12 +628,12 @@ def _tuning(study: Study, writer: ReportWriter) -> Section | None:
     )
     palette = dataclasses.replace(study.palette, entries=entries)
     last = table.groupby("tuning").tail(1).dropna(subset=["best"])
-    says = "; ".join(
+    finding = "; ".join(
         f"{row.method} on {row.task}: best {searches.cost_label(row.tuned_by)} "
         f"{row.best:.4g} after {counted(row.spent, 'full run', form='.3g')}"
         for row in last.itertuples()
     )
-    reads = (
+    how_to_read = (
         "A dot is a trial, whatever its budget, a cross at the upper edge one that "
         "diverged; the line is the best so far at the full budget, a star the best "
         "trial there. A trial counts as its budget over the full one."
@@ -634,8 +641,8 @@ def _tuning(study: Study, writer: ReportWriter) -> Section | None:
     return writer.section(
         "tuning",
         "Tuning",
-        f"{says}." if says else "No trial had the full budget yet.",
-        reads,
+        f"{finding}." if finding else "No trial had the full budget yet.",
+        how_to_read,
         table[["task", "method", "tuning", "tuned_by", "spent", "value", "best"]],
         searches.incumbents(writer.plt, palette, table),
         data=True,

@@ -31,7 +31,13 @@ _TINT = 0.5  # opacity of the strongest colour of a cell
 
 
 def overview(plt: Any, palette: Palette, overall: pd.DataFrame) -> Drawn:
-    """Mean rank and normalised IQM of each entry, with intervals."""
+    """Mean rank and normalised IQM of each entry, with intervals.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      overall: as returned by `stats.overall`.
+    """
     entries = list(overall.index)
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.27 * len(entries) + 1.1))
     for i, (axis, name) in enumerate(zip(axes, ("rank", "iqm"), strict=True)):
@@ -144,7 +150,16 @@ def scores(
     tasks: Sequence[str],
     known: Mapping[str, Metric] = METRICS,
 ) -> Drawn:
-    """Every run as a dot, the interquartile mean and its interval as a bar."""
+    """Every run as a dot, the interquartile mean and its interval as a bar.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      runs: as returned by `scores.judge`.
+      table: as returned by `stats.per_task`.
+      tasks: the tasks, a panel each.
+      known: as returned by `scores.known_metrics`.
+    """
     entries = list(palette.entries)
     height = 0.17 * len(entries) + 0.9
     names = [palette.brief(entry) for entry in entries]
@@ -152,13 +167,13 @@ def scores(
     columns = max(1, min(3, int(10.4 / width)))
     figure, axes = drawing.panels(plt, len(tasks), width, height, columns)
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
-        part = runs[runs["task"] == task]
+        subset = runs[runs["task"] == task]
         means = table[table["task"] == task].set_index("entry")
-        _score_panel(axis, i, palette, part, means)
-        metric = str(part["metric"].iloc[0])
-        if _on_log_axis(metric_of(metric, known), part["value"]):
+        _score_panel(axis, i, palette, subset, means)
+        metric = str(subset["metric"].iloc[0])
+        if _on_log_axis(metric_of(metric, known), subset["value"]):
             axis.set_xscale("log")
-        if part["value"].isna().any():  # room for the counts at the right
+        if subset["value"].isna().any():  # room for the counts at the right
             low, high = axis.get_xlim()
             log = axis.get_xscale() == "log"
             more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
@@ -175,7 +190,15 @@ def scores(
 def _score_panel(
     axis: Any, place: int, palette: Palette, runs: pd.DataFrame, means: pd.DataFrame
 ) -> None:
-    """Draw a panel of `scores`: the runs of a task, and their means by entry."""
+    """Draw a panel of `scores`: the runs of a task, and their means by entry.
+
+    Args:
+      axis: axes of the panel.
+      place: number of the panel, from 0.
+      palette: appearances of the entries.
+      runs: judged runs of one task.
+      means: its rows of `stats.per_task`, with index entry.
+    """
     for y, entry in enumerate(palette.entries):
         of_entry = runs[runs["entry"] == entry]
         values = of_entry["value"].dropna().sort_values().to_numpy()
@@ -281,19 +304,19 @@ def _curve_panel(
     log = metric is None or _on_log_axis(metric, table[["low", "median", "high"]])
     axis.set_yscale("log" if log else "linear")
     for entry in reversed(palette.entries):
-        part = table[table["entry"] == entry]
-        if not len(part):
+        subset = table[table["entry"] == entry]
+        if not len(subset):
             continue
         colour, number = palette.colour(entry), palette.number(entry)
-        epochs = part["epoch"].to_numpy(float)
-        if (part["high"] > part["low"]).any():
+        epochs = subset["epoch"].to_numpy(float)
+        if (subset["high"] > subset["low"]).any():
             band = axis.fill_between(
-                epochs, part["low"], part["high"], color=colour, alpha=0.1, lw=0
+                epochs, subset["low"], subset["high"], color=colour, alpha=0.1, lw=0
             )
             drawing.mark(band, place, "band", number)
-        drawing.line(axis, place, palette, entry, epochs, part["median"])
-        if part["diverged"].iloc[-1]:
-            axis.plot(epochs[-1], part["median"].iloc[-1], "x", color=colour, ms=5)
+        drawing.line(axis, place, palette, entry, epochs, subset["median"])
+        if subset["diverged"].iloc[-1]:
+            axis.plot(epochs[-1], subset["median"].iloc[-1], "x", color=colour, ms=5)
     if metric and not log and metric.higher_is_better and len(table):
         # The first epochs would stretch the axis and flatten the rest.
         bottom = float(table["median"].quantile(0.03))
@@ -310,6 +333,12 @@ def critical_difference(
     """Mean ranks on a line; bars join ranks closer than the critical difference.
 
     As in figure 1 of Demsar, 2006.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      mean_ranks: entry -> mean rank.
+      difference: as returned by `stats.critical_difference`.
     """
     ordered = mean_ranks.sort_values(kind="stable")
     count = len(ordered)
@@ -359,7 +388,12 @@ def critical_difference(
 
 
 def _groups(ordered: np.ndarray, difference: float) -> list[tuple[int, int]]:
-    """Longest ranges (first, last) of sorted ranks that span at most `difference`."""
+    """Longest ranges (first, last) of sorted ranks that span at most `difference`.
+
+    Args:
+      ordered: mean ranks [entries], ascending.
+      difference: largest span of a range.
+    """
     groups: list[tuple[int, int]] = []
     for start in range(len(ordered)):
         within = np.flatnonzero(ordered <= ordered[start] + difference)
@@ -370,20 +404,31 @@ def _groups(ordered: np.ndarray, difference: float) -> list[tuple[int, int]]:
 
 
 def profiles(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
-    """Share of runs above each normalised score, with intervals."""
+    """Share of runs above each normalised score, with intervals.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      table: as returned by `stats.profiles`.
+    """
     figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
     for entry in reversed(palette.entries):
-        part = table[table["entry"] == entry]
-        if not len(part):
+        subset = table[table["entry"] == entry]
+        if not len(subset):
             continue
         colour, number = palette.colour(entry), palette.number(entry)
-        if part["low"].notna().all():
+        if subset["low"].notna().all():
             band = axis.fill_between(
-                part["tau"], part["low"], part["high"], color=colour, alpha=0.08, lw=0
+                subset["tau"],
+                subset["low"],
+                subset["high"],
+                color=colour,
+                alpha=0.08,
+                lw=0,
             )
             drawing.mark(band, 0, "band", number)
-        drawing.line(axis, 0, palette, entry, part["tau"], part["share"])
+        drawing.line(axis, 0, palette, entry, subset["tau"], subset["share"])
     axis.set(xlabel="normalised score", ylabel="share of runs above", xlim=(0, 1))
     axis.set_ylim(0, 1.02)
     drawing.legend(
@@ -416,14 +461,16 @@ def grid(
     tasks = list(labels)
     figure, axes = drawing.panels(plt, len(tasks), width=3.6, height=2.8)
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
-        part = table[table["task"] == task]
+        subset = table[table["task"] == task]
         metric = metric_of(labels[task], known)
         of_others = settled.loc[settled["task"] == task, "value"]
-        if _on_log_axis(metric, pd.concat([part["low"], part["median"], of_others])):
+        if _on_log_axis(
+            metric, pd.concat([subset["low"], subset["median"], of_others])
+        ):
             axis.set_yscale("log")
         axis.set_xscale("log")
         of_task = settled[settled["task"] == task]
-        _grid_panel(axis, i, palette, part, of_task, _worst(part, metric))
+        _grid_panel(axis, i, palette, subset, of_task, _worst(subset, metric))
         axis.set(title=palette.brief(task), xlabel="learning rate")
         axis.set_ylabel(metric_label(labels[task]))
         drawing.log_ticks(axis.xaxis)
@@ -449,10 +496,19 @@ def _grid_panel(
     settled: pd.DataFrame,
     worst: float,
 ) -> None:
-    """Draw a panel of `grid`, with the rows of a task; crosses are at `worst`."""
-    for method, lanes in table.groupby("method"):
+    """Draw a panel of `grid`, with the rows of a task; crosses are at `worst`.
+
+    Args:
+      axis: axes of the panel.
+      place: number of the panel, from 0.
+      palette: appearances of the entries.
+      table: rows of one task, as for `grid`.
+      settled: rows of one task, as for `grid`.
+      worst: value at which diverged settings are drawn.
+    """
+    for method, of_method in table.groupby("method"):
         colour, number = palette.colour(str(method)), palette.number(str(method))
-        alive = lanes[lanes["diverged"] < 0.5]
+        alive = of_method[of_method["diverged"] < 0.5]
         rates = alive["learning_rate"].to_numpy(float)
         band = axis.fill_between(
             rates, alive["low"], alive["high"], color=colour, alpha=0.12, lw=0
@@ -460,7 +516,7 @@ def _grid_panel(
         drawing.mark(band, place, "band", number)
         drawing.line(axis, place, palette, str(method), rates, alive["median"])
         axis.plot(rates, alive["median"], ".", color=colour, ms=3)
-        lost = lanes[lanes["diverged"] >= 0.5]["learning_rate"]
+        lost = of_method[of_method["diverged"] >= 0.5]["learning_rate"]
         axis.plot(lost, np.full(len(lost), worst), "x", color=colour, ms=5)
     for row in settled.itertuples():
         colour = palette.colour(str(row.entry))
@@ -478,7 +534,12 @@ def _grid_panel(
 
 
 def _worst(table: pd.DataFrame, metric: Metric) -> float:
-    """The worst value of a finished setting, at which diverged ones are drawn."""
+    """The worst value of a finished setting, at which diverged ones are drawn.
+
+    Args:
+      table: rows of one task, as for `grid`.
+      metric: the metric of the values.
+    """
     values = table["median"].dropna()
     if not len(values):
         return 1.0
@@ -556,7 +617,14 @@ def portfolio(
 
 
 def cost(plt: Any, palette: Palette, anytime: pd.DataFrame, tuning: pd.Series) -> Drawn:
-    """Score over the examples spent, in full runs; tuning is spent first."""
+    """Score over the examples spent, in full runs; tuning is spent first.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      anytime: as returned by `curves.anytime`.
+      tuning: entry -> cost of choosing its setting, in full runs.
+    """
     figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
     axis.set_xscale("log" if (tuning > 0).any() else "linear")
@@ -589,7 +657,7 @@ def fidelity(
         zip(axes, itertools.product(names, ("tau", "regret")), strict=True)
     ):
         axis.set_xscale("log")
-        for (group, how), part in families[families["family"] == family].groupby(
+        for (group, how), subset in families[families["family"] == family].groupby(
             ["group", "how"]
         ):
             known = group in palette.aliases or group in palette.entries
@@ -598,7 +666,7 @@ def fidelity(
             labels[group] = Line2D([], [], color=INK, lw=2.2, marker="o", ms=3)
             if known:
                 labels[group] = drawing.key(palette, str(group), linestyle="-")
-            x = 100 * part["part"]
+            x = 100 * subset["part"]
             if not known:
                 inside = (tasks["family"] == family) & (tasks["group"] == group)
                 inside &= tasks["how"] == how
@@ -606,14 +674,14 @@ def fidelity(
                     parts = 100 * single["part"]
                     faint = {"color": FAINT, "lw": 0.8, "linestyle": style, "zorder": 1}
                     axis.plot(parts, single[value], **faint)
-                low, high = part[f"{value}_low"], part[f"{value}_high"]
+                low, high = subset[f"{value}_low"], subset[f"{value}_high"]
                 axis.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
             if known:
                 drawing.line(
-                    axis, i, palette, str(group), x, part[value], linestyle=style
+                    axis, i, palette, str(group), x, subset[value], linestyle=style
                 )
                 continue
-            axis.plot(x, part[value], color=colour, linestyle=style, marker="o", ms=3)
+            axis.plot(x, subset[value], color=colour, linestyle=style, marker="o", ms=3)
         if value == "tau":
             axis.axhline(TRUSTED, color=SOFT, lw=0.9, linestyle=(0, (1, 2)))
             axis.set_ylim(top=1.03)
@@ -636,8 +704,10 @@ def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     """
     groups = list(table.groupby(["task", "metric"], sort=False))
     figure, axes = drawing.panels(plt, len(groups), width=2.9, height=2.7)
-    for i, (axis, ((task, metric), part)) in enumerate(zip(axes, groups, strict=True)):
-        both = part[["ours", "published"]].to_numpy(float)
+    for i, (axis, ((task, metric), subset)) in enumerate(
+        zip(axes, groups, strict=True)
+    ):
+        both = subset[["ours", "published"]].to_numpy(float)
         low, high = np.nanmin(both), np.nanmax(both)
         margin = 0.08 * (high - low) or 0.05
         axis.plot(
@@ -646,7 +716,7 @@ def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
             color=FAINT,
             linewidth=0.9,
         )
-        for row in part.itertuples():
+        for row in subset.itertuples():
             number = palette.number(str(row.entry))
             axis.errorbar(
                 row.published,

@@ -27,8 +27,8 @@ class Section:
     Attributes:
       name: name of the files, and anchor on the page.
       title: the heading.
-      says: the result in a sentence, plain text.
-      reads: how to read the figure and the table, plain text.
+      finding: the result in a sentence, plain text.
+      how_to_read: what the figure and the table show, plain text.
       picture: the figure; None without one.
       table: the table below it; None without one.
       files: linked files, as paths below the page's folder.
@@ -36,8 +36,8 @@ class Section:
 
     name: str
     title: str
-    says: str
-    reads: str
+    finding: str
+    how_to_read: str
     picture: Picture | None = None
     table: pd.DataFrame | None = None
     files: tuple[str, ...] = ()
@@ -114,11 +114,11 @@ def _section(section: Section) -> str:
     )
     parts = [
         f'<section id="{section.name}"><h2>{_text(section.title)}</h2>',
-        f'<p class="says">{_text(section.says)}</p>' if section.says else "",
+        f'<p class="finding">{_text(section.finding)}</p>' if section.finding else "",
     ]
     if section.picture:
         parts.append(_figure(section.picture))
-    parts.append(f'<p class="reads">{_text(section.reads)}</p>')
+    parts.append(f'<p class="how-to-read">{_text(section.how_to_read)}</p>')
     if section.table is not None and len(section.table):
         parts.append(
             f"<details><summary>Table: {counted(len(section.table), 'row')}</summary>"
@@ -268,8 +268,8 @@ gap:.35rem 1rem}
 dt{font-weight:600}dd{margin:0}
 nav{display:flex;flex-wrap:wrap;gap:.2rem .9rem;font-size:.85rem}
 a{color:inherit;text-decoration-color:var(--faint);text-underline-offset:2px}
-.says{margin:.2rem 0 .6rem;max-width:46rem}
-.reads,.files,#notes p{color:var(--soft);font-size:.86rem;margin:.5rem 0;
+.finding{margin:.2rem 0 .6rem;max-width:46rem}
+.how-to-read,.files,#notes p{color:var(--soft);font-size:.86rem;margin:.5rem 0;
 max-width:50rem}
 .files{display:flex;flex-wrap:wrap;gap:.1rem .8rem}
 figure{margin:.4rem 0}

@@ -121,20 +121,20 @@ def section(
     """
     far = table[table["errors_apart"].abs() > 2]
     known = int(table["errors_apart"].notna().sum())
-    says = (
+    finding = (
         f"{len(table)} of {count} published values have a counterpart here; "
         f"of {known} with known errors {len(far)} lie more than two standard errors "
         f"apart."
     )
-    reads = (
+    how_to_read = (
         "Each point a method: published mean against ours, with standard errors; on "
         "the line they agree. errors_apart is the difference over both errors together."
     )
     return writer.section(
         "compared",
         "Beside published results",
-        says,
-        reads,
+        finding,
+        how_to_read,
         table,
         figures.compared(writer.plt, study.palette, table.dropna(subset=["ours"])),
     )

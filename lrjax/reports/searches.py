@@ -39,14 +39,14 @@ def trajectories(trials: pd.DataFrame) -> pd.DataFrame:
     """
     tables = []
     groups = trials.groupby(["task", "method", "source"])
-    for number, (_, part) in enumerate(groups):
-        budget, cost = part["budget"], part["cost"]
+    for number, (_, subset) in enumerate(groups):
+        budget, cost = subset["budget"], subset["cost"]
         # Rows of earlier versions lack the full budget: the largest takes its place.
-        most = max(budget.max(), part["max_budget"].fillna(0).max())
-        whole, sign = budget == most, 1 - 2 * part["rising"]
+        most = max(budget.max(), subset["max_budget"].fillna(0).max())
+        whole, sign = budget == most, 1 - 2 * subset["rising"]
         best = sign * cost.where(whole).cummin().ffill()
         added = {"tuning": number, "whole": whole, "value": sign * cost, "best": best}
-        tables.append(part.assign(**added, spent=(budget / most).cumsum()))
+        tables.append(subset.assign(**added, spent=(budget / most).cumsum()))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -107,7 +107,11 @@ def cost_label(column: str) -> str:
 
 
 def _settings(table: pd.DataFrame) -> pd.DataFrame:
-    """Add `varied`, the hyperparameter to draw over, and `at`, its value."""
+    """Add `varied`, the hyperparameter to draw over, and `at`, its value.
+
+    Args:
+      table: as returned by `trajectories`.
+    """
     varied = table.groupby(["task", "method"])["hparams"].transform(_varied)
     at = [h.get(name) for h, name in zip(table["hparams"], varied, strict=True)]
     at = pd.to_numeric(pd.Series(at, index=table.index), errors="coerce")
@@ -135,20 +139,22 @@ def incumbents(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
         zip(axes, groups, strict=True)
     ):
         axis.set_yscale(_scale(trials))
-        for (method, _), part in trials.groupby(["method", "tuning"]):
+        for (method, _), subset in trials.groupby(["method", "tuning"]):
             colour = palette.colour(str(method))
-            axis.plot(part["spent"], part["value"], ".", color=colour, ms=3, alpha=0.4)
-            _crosses(axis, part["spent"], part["value"], colour)
+            axis.plot(
+                subset["spent"], subset["value"], ".", color=colour, ms=3, alpha=0.4
+            )
+            _crosses(axis, subset["spent"], subset["value"], colour)
             drawing.line(
                 axis,
                 i,
                 palette,
                 str(method),
-                part["spent"],
-                part["best"],
+                subset["spent"],
+                subset["best"],
                 drawstyle="steps-post",
             )
-            _star(axis, i, palette, str(method), part, "spent")
+            _star(axis, i, palette, str(method), subset, "spent")
         axis.set(title=palette.brief(task), xlabel="tuning cost (full runs)")
         axis.set_ylabel(cost_label(column))
         axis.set_xlim(0, 1.03 * trials["spent"].max())
@@ -175,24 +181,24 @@ def costs(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     budgets = sorted(table["budget"].unique())
     opacity = dict(zip(budgets, np.linspace(0.3, 1, len(budgets) + 1)[1:], strict=True))
     figure, axes = drawing.panels(plt, len(groups))
-    for i, (axis, (key, part)) in enumerate(zip(axes, groups, strict=True)):
+    for i, (axis, (key, subset)) in enumerate(zip(axes, groups, strict=True)):
         task, method, column = key
         colour = palette.colour(method)
-        for budget, trials in part.groupby("budget"):
+        for budget, trials in subset.groupby("budget"):
             shade = opacity[budget]
             dots = {"color": colour, "alpha": shade, "ms": 2 + 3 * shade, "mew": 0}
             axis.plot(trials["at"], trials["value"], "o", **dots)
-        _crosses(axis, part["at"], part["value"], colour)
-        for _, tuning in part.groupby("tuning"):
+        _crosses(axis, subset["at"], subset["value"], colour)
+        for _, tuning in subset.groupby("tuning"):
             _star(axis, i, palette, method, tuning, "at")
-        low, high = part["at"].min(), part["at"].max()
+        low, high = subset["at"].min(), subset["at"].max()
         if low > 0 and high > 30 * low:
             axis.set_xscale("log")
         axis.set(
-            title=palette.brief(task), xlabel=f"{part['varied'].iloc[0]} ({method})"
+            title=palette.brief(task), xlabel=f"{subset['varied'].iloc[0]} ({method})"
         )
         axis.set_ylabel(cost_label(column))
-        axis.set_yscale(_scale(part))
+        axis.set_yscale(_scale(subset))
         drawing.log_ticks(axis.xaxis)
         drawing.log_ticks(axis.yaxis)
     units = " or ".join(sorted(table["unit"].unique()))
@@ -216,7 +222,16 @@ def _scale(trials: pd.DataFrame) -> str:
 def _star(
     axis: Any, place: int, palette: Palette, method: str, trials: pd.DataFrame, x: str
 ) -> None:
-    """Mark a tuning's best trial at its full budget."""
+    """Mark a tuning's best trial at its full budget.
+
+    Args:
+      axis: axes of the panel.
+      place: number of the panel, from 0.
+      palette: appearances of the entries.
+      method: entry whose colour is used.
+      trials: rows of one tuning, as returned by `trajectories`.
+      x: column on the horizontal axis.
+    """
     full = trials.loc[trials["whole"], "cost"].dropna()
     if len(full):
         best = trials.loc[full.idxmin()]
@@ -226,7 +241,14 @@ def _star(
 
 
 def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
-    """Draw trials that diverged as crosses at the upper edge."""
+    """Draw trials that diverged as crosses at the upper edge.
+
+    Args:
+      axis: axes of the panel.
+      x: positions, one per trial.
+      value: measurements of the trials; NaN where they diverged.
+      colour: colour of the crosses.
+    """
     lost = x[value.isna()]
     axis.plot(
         lost,
@@ -259,7 +281,13 @@ def races(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
 
 
 def _race(axis: Any, palette: Palette, answer: Mapping[str, Any]) -> None:
-    """Draw the panel of a race."""
+    """Draw the panel of a race.
+
+    Args:
+      axis: axes of the panel.
+      palette: appearances of the contenders.
+      answer: one of the answers that `races` takes.
+    """
     sign, winner = answer["better"], answer["winner"]
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in answer["judged"]:

@@ -27,7 +27,10 @@ _NUMBERS = ("score", "cost", "budget")
 
 
 def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Read the answers of races in some working directories; there may be none.
+    """Read the answers of races, as returned by `checked`; there may be none.
+
+    Args:
+      workdirs: directories that may contain a selection.json.
 
     Raises:
       UsageError: if a file is damaged.
@@ -43,7 +46,17 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 
 def checked(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Answer from the content of selection.json, with numbers checked.
+    """The answers in the content of selection.json, as the report uses them.
+
+    Args:
+      content: the answers as written by `lrjax.hpo.selection`.
+
+    Returns:
+      A dictionary per task: `task`; `winner`, its method with the learning rate;
+      `metric`, a `Metric`; `score`, `low` and `high`, the mean and its interval;
+      `runner_up`, or '', and `runner_up_better`, a probability; `cost` and `budget`, in
+      full runs; `horizon` and `judged_at`, in updates; `seeds`, their number; and
+      `judged`, a list of `label`, `steps` and `value` of every contender on every rung.
 
     Raises:
       ValueError, KeyError, TypeError: if the content is damaged.
@@ -111,7 +124,11 @@ def _metric(answer: Mapping[str, Any]) -> Metric:
 
 
 def sentence(answer: Mapping[str, Any]) -> str:
-    """Winner, score, runner-up and cost of a race in a sentence."""
+    """Winner, score, runner-up and cost of a race in a sentence.
+
+    Args:
+      answer: one of those that `checked` returns.
+    """
     metric, low, high = answer["metric"], answer["low"], answer["high"]
     text = (
         f"{answer['winner']} on {answer['task']}, validation {metric} "
@@ -127,7 +144,12 @@ def sentence(answer: Mapping[str, Any]) -> str:
 
 
 def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Section:
-    """The section on races: winners, their cost, and a figure of the rungs."""
+    """The section on races: winners, their cost, and a figure of the rungs.
+
+    Args:
+      answers: as returned by `checked`.
+      writer: writes the section's files.
+    """
     table = pd.DataFrame(
         {
             "task": answer["task"],
@@ -147,7 +169,7 @@ def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Secti
         }
         for answer in answers
     )
-    reads = (
+    how_to_read = (
         "Each line a contender, from rung to rung as far as it came, mean over seeds, "
         "a star the winner; "
         "schedules that fall towards the horizon were brought to rest before they were "
@@ -159,14 +181,19 @@ def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Secti
         "selection",
         "Selection",
         "; ".join(map(sentence, answers)) + ".",
-        reads,
+        how_to_read,
         table,
         draw(writer.plt, answers),
     )
 
 
 def draw(plt: Any, answers: Sequence[Mapping[str, Any]]) -> searches.Drawn:
-    """Figure of the contenders' scores on each rung, a panel per task."""
+    """Figure of the contenders' scores on each rung, a panel per task.
+
+    Args:
+      plt: as given by `drawing.style`.
+      answers: as returned by `checked`.
+    """
     return searches.races(
         plt,
         [

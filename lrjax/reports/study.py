@@ -264,7 +264,12 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
 
 
 def _shown(runs: pd.DataFrame, ranks: pd.Series) -> list[str]:
-    """All entries, or if they are many, the best of each method by mean rank."""
+    """All entries, or if they are many, the best of each method by mean rank.
+
+    Args:
+      runs: as returned by `scores.judge`.
+      ranks: entry -> mean rank.
+    """
     methods = runs.groupby("entry")["method"].first()
     if len(methods) <= _MOST_ENTRIES:
         return list(methods.index)
@@ -274,7 +279,12 @@ def _shown(runs: pd.DataFrame, ranks: pd.Series) -> list[str]:
 
 
 def _aliases(runs: pd.DataFrame, entries: Sequence[str]) -> dict[str, str]:
-    """Method, or entry that is not shown -> the first entry shown of the method."""
+    """Method, or entry that is not shown -> the first entry shown of the method.
+
+    Args:
+      runs: as returned by `scores.judge`.
+      entries: the entries that are shown.
+    """
     methods = runs.groupby("entry")["method"].first()
     first = {str(methods[entry]): entry for entry in reversed(entries)}
     hidden = methods.drop(list(entries))
@@ -283,6 +293,11 @@ def _aliases(runs: pd.DataFrame, entries: Sequence[str]) -> dict[str, str]:
 
 def _baseline(name: str, overall: pd.DataFrame, runs: pd.DataFrame) -> str:
     """The entry of a name, which may be that of a method; the best one for ''.
+
+    Args:
+      name: name of an entry or a method, or ''.
+      overall: as returned by `stats.overall`.
+      runs: as returned by `scores.judge`.
 
     Raises:
       UsageError: if there is no such entry in the comparison, or are several.
@@ -304,14 +319,19 @@ def _tuning_cost(
 
     A trial counts as its budget over the full one. If only the best setting of a method
     is shown, each of the others counts as a full run.
+
+    Args:
+      judged: all runs, as returned by `scores.judge`.
+      runs: those of the entries that are shown.
+      trials: as returned by `searches.trajectories`.
     """
     entries = runs.groupby("entry")["method"].first()
     cost = pd.Series(0.0, index=entries.index)
-    lanes = judged.groupby("method")["entry"].nunique()
+    num_settings = judged.groupby("method")["entry"].nunique()
     shown = runs.groupby("method")["entry"].nunique()
     for entry, method in entries.items():
         if shown[method] == 1:
-            cost[entry] += lanes[method] - 1
+            cost[entry] += num_settings[method] - 1
         of_method = trials[trials["method"] == method]
         if len(of_method):
             cost[entry] += of_method.groupby("tuning")["spent"].max().mean()

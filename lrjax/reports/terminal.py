@@ -142,7 +142,14 @@ def _place(column: str) -> int:
 
 
 def _cell(row: pd.Series, column: str, metric: Metric) -> str:
-    """A mean with its interval, or all values if they are too few for one."""
+    """A mean with its interval, or all values if they are too few for one.
+
+    Args:
+      row: row of a table of means, with columns 'COLUMN', 'COLUMN low', 'COLUMN high'
+        and 'COLUMN values'.
+      column: the measurement, such as `test_accuracy`.
+      metric: its metric.
+    """
     values, low, high = (row[f"{column} {n}"] for n in ("values", "low", "high"))
     if np.isnan(low):
         return ", ".join(map(metric.shown, values)) or "-"

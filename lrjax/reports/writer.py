@@ -30,8 +30,8 @@ class ReportWriter:
         self,
         name: str,
         title: str,
-        says: str,
-        reads: str,
+        finding: str,
+        how_to_read: str,
         table: pd.DataFrame | None = None,
         drawn: tuple[Any, list[Any]] | None = None,
         data: bool = False,
@@ -39,7 +39,7 @@ class ReportWriter:
         """Write the files of a section; return the section for the page.
 
         Args:
-          name, title, says, reads, table: as in `page.Section`.
+          name, title, finding, how_to_read, table: as in `page.Section`.
           drawn: the figure, and the axes that show values under the mouse.
           data: whether the table holds the points of the figure instead of results;
             then it is only written as CSV and not shown.
@@ -57,10 +57,17 @@ class ReportWriter:
             (self.folder / path).write_text(page.latex(table, title))
             files.append(path)
         shown = None if data else table
-        return page.Section(name, title, says, reads, picture, shown, tuple(files))
+        return page.Section(
+            name, title, finding, how_to_read, picture, shown, tuple(files)
+        )
 
     def data(self, name: str, table: pd.DataFrame) -> str:
-        """Write a CSV file; return its path below the folder."""
+        """Write a CSV file; return its path below the folder.
+
+        Args:
+          name: name of the file, without ending.
+          table: the rows to write.
+        """
         path = f"tables/{name}.csv"
         plain = table.map(lambda v: " ".join(v) if isinstance(v, tuple) else v)
         plain.to_csv(self.folder / path, index=False)

@@ -15,7 +15,12 @@ import jax.numpy as jnp
 
 
 def flip(images: jax.Array, which: jax.Array) -> jax.Array:
-    """Mirror images left to right where `which` [rows] is true."""
+    """Mirror images left to right where `which` is true.
+
+    Args:
+      images: [rows, height, width, channels].
+      which: bool [rows].
+    """
     return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -37,7 +42,13 @@ def crop(images: jax.Array, top: jax.Array, left: jax.Array, padding: int) -> ja
 
 
 def flip_and_crop(key: jax.Array, images: jax.Array, padding: int = 4) -> jax.Array:
-    """RandomHorizontalFlip, then RandomCrop of the same size with padding."""
+    """RandomHorizontalFlip, then RandomCrop of the same size with padding.
+
+    Args:
+      key: random key for all rows.
+      images: [rows, height, width, channels].
+      padding: pixels of zeros on each side, and the largest shift.
+    """
     keys = jax.random.split(key, 3)
     rows = len(images)
     images = flip(images, jax.random.bernoulli(keys[0], 0.5, (rows,)))
@@ -72,7 +83,13 @@ def resize(images: jax.Array, box: Box, size: int) -> jax.Array:
 
 
 def _weights(start: jax.Array, length: jax.Array, pixels: int, size: int) -> jax.Array:
-    """Weights [size, pixels] of a line's pixels in the pixels of the resized window."""
+    """Weights [size, pixels] of a line's pixels in the pixels of the resized window.
+
+    Args:
+      start, length: scalars, the window on the line, in pixels.
+      pixels: pixels of the line.
+      size: pixels of the resized window.
+    """
     scale = length / size
     centre = (jnp.arange(size).astype(float) + 0.5)[:, None].astype(scale.dtype) * scale
     place = jnp.arange(pixels)[None].astype(start.dtype) - start
@@ -122,7 +139,13 @@ def random_box(
 
 
 def central_box(sizes: jax.Array, share: float, dtype: Any = jnp.float32) -> Box:
-    """The central square of a share of the shorter side; `sizes` as in `random_box`."""
+    """The central square of a share of the shorter side.
+
+    Args:
+      sizes: [rows, 2], height and width of each image, in pixels.
+      share: side of the square over the shorter side.
+      dtype: dtype of the result.
+    """
     sizes = sizes.astype(dtype)
     side = jnp.round(share * sizes.min(axis=1))
     top, left = (jnp.round((sizes[:, i] - side) / 2) for i in (0, 1))
@@ -160,7 +183,12 @@ def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def hue(images: jax.Array, shift: jax.Array) -> jax.Array:
-    """Rotate hues by `shift` [rows], as a fraction of a full turn, in HSV."""
+    """Rotate hues in HSV.
+
+    Args:
+      images: [rows, height, width, 3], from 0 to 1.
+      shift: [rows], fraction of a full turn.
+    """
     red, green, blue = images[..., 0], images[..., 1], images[..., 2]
     value, least = images.max(-1), images.min(-1)
     spread = value - least
@@ -205,7 +233,12 @@ def jitter(images: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array
 
 
 def color_jitter(key: jax.Array, images: jax.Array) -> jax.Array:
-    """ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)."""
+    """ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1).
+
+    Args:
+      key: random key for all rows.
+      images: [rows, height, width, 3], from 0 to 1.
+    """
     keys, rows, dtype = jax.random.split(key), len(images), images.dtype
     spread = jnp.array([0.4, 0.4, 0.4, 0.1], dtype)
     middle = jnp.array([1.0, 1.0, 1.0, 0.0], dtype)
@@ -221,6 +254,12 @@ def flip_crop_and_color(
 
     The window is drawn before the flip. That is equivalent, since a window and its
     mirror image are equally likely.
+
+    Args:
+      key: random key for all rows.
+      images: [rows, height, width, 3], from 0 to 1.
+      sizes: [rows, 2], height and width of each image, in pixels.
+      size: height and width of the result, in pixels.
     """
     keys = jax.random.split(key, 3)
     images = resize(images, random_box(keys[0], sizes, dtype=images.dtype), size)

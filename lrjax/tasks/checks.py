@@ -123,7 +123,13 @@ def _parts(task: Task) -> Iterator[str]:
 
 
 def _labels(task: Task, name: str, part: Batch) -> Iterator[str]:
-    """Yield problems with the class labels of a part."""
+    """Yield problems with the class labels of a part.
+
+    Args:
+      task: the task.
+      name: name of the part.
+      part: its arrays, leaves [rows, ...].
+    """
     if not task.num_classes or "labels" not in part:
         return
     labels = np.asarray(part["labels"])
@@ -294,7 +300,12 @@ def _evaluate(task: Task) -> Iterator[str]:
 
 
 def _counts_itself(task: Task, batch: Batch) -> bool:
-    """Whether the loss returns its own count, because it is not a mean over rows."""
+    """Whether the loss returns its own count, because it is not a mean over rows.
+
+    Args:
+      task: the task.
+      batch: its arrays [rows, ...] and a mask.
+    """
     params, state = task.init(_key(0))
     metrics = jax.eval_shape(task.loss, params, state, _key(1), batch)[1][1]
     return "count" in metrics
@@ -342,6 +353,9 @@ def _half_masked(batch: Batch) -> tuple[Batch, Batch] | None:
     """Two batches with the same first half and different padding in the second half.
 
     None if the batch is too small.
+
+    Args:
+      batch: leaves [rows, ...].
     """
     size = len(batch["mask"])
     if size < 4:
@@ -384,6 +398,10 @@ def _draws(function: Callable[[jax.Array], Any], key: jax.Array) -> bool:
 
     Draws whose result is not used do not count: Flax's recurrent cells take a key for a
     state of zeros.
+
+    Args:
+      function: function of a random key.
+      key: a key.
     """
     steps = jaxprs.live(jax.make_jaxpr(function)(key).jaxpr)
     return any(step.eqn.primitive.name in _RANDOM for step in steps)

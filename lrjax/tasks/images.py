@@ -145,28 +145,40 @@ RECIPES = {
 
 
 def make(name: str, options: TaskOptions) -> Task:
-    """Make a task of `RECIPES`; see `make_task`."""
+    """Make a task of `RECIPES`; see `tasks.make_task`.
+
+    Args:
+      name: name of the recipe.
+      options: protocol, directory of the data and batch size; the rest goes to
+        `image_task`.
+    """
     recipe = RECIPES[name]
-    entry = image_data.SETS[recipe.data]
     batch_size = options.batch_size or BATCH_SIZE
     parts = split(name, image_data.load(recipe.data, options.data_dir))
-    if entry.shape is None:  # images of any size
-        parts = {key: with_sizes(part) for key, part in parts.items()}
+    if image_data.SETS[recipe.data].shape is None:  # images of any size
+        parts = {which: with_sizes(part) for which, part in parts.items()}
     if options.protocol == "study":
         # The study drops a short last batch, with different rows in every epoch. Here
         # the same rows, evenly spaced, are left out.
         rows = len(parts["train"].labels)
-        whole = rows // batch_size * batch_size or rows
-        kept = np.linspace(0, rows - 1, whole).round().astype(int)
+        in_batches = rows // batch_size * batch_size or rows
+        kept = np.linspace(0, rows - 1, in_batches).round().astype(int)
         parts["train"] = take(parts["train"], kept)
-        for number, key in enumerate(("valid", "test")):
-            noise = jax.random.fold_in(numerics.key(libsvm.SPLIT_SEED), number)
-            parts[key] = augmented(parts[key], recipe.view, noise)
+        # Augmented once, with the same keys in every run.
+        for number, which in enumerate(("valid", "test")):
+            key = jax.random.fold_in(numerics.key(libsvm.SPLIT_SEED), number)
+            parts[which] = augmented(parts[which], recipe.view, key)
     return recipe_task(name, parts, options)
 
 
 def recipe_task(name: str, parts: Mapping[str, Part], options: TaskOptions) -> Task:
-    """Make a task of `RECIPES` from 'train', 'valid' and 'test'; see `image_task`."""
+    """Make a task of `RECIPES` from 'train', 'valid' and 'test'; see `image_task`.
+
+    Args:
+      name: name of the recipe.
+      parts: 'train', 'valid' and 'test'.
+      options: those of the task.
+    """
     recipe = RECIPES[name]
     classes = image_data.SETS[recipe.data].classes
     return image_task(
@@ -212,15 +224,15 @@ def split(name: str, parts: Mapping[str, Part]) -> dict[str, Part]:
     if "all" in parts:
         whole = parts["all"]
         rows = libsvm.split(whole.labels, 1 / 3)
-        parts = {key: take(whole, at) for key, at in rows._asdict().items()}
+        parts = {which: take(whole, at) for which, at in rows._asdict().items()}
     elif "valid" not in parts:
         whole = parts["train"]
         rows = libsvm.split(whole.labels, 0.2)
         parts["train"] = take(whole, np.sort(np.r_[rows.train, rows.test]))
         parts["valid"] = take(whole, rows.valid)
-    for key, part in parts.items():
+    for which, part in parts.items():
         if not len(part.labels):
-            raise DataError(f"{name}: no image is left for its {key} part")
+            raise DataError(f"{name}: no image is left for its {which} part")
     return parts
 
 
@@ -239,7 +251,13 @@ def with_sizes(part: Part) -> Part:
 
 
 def augmented(part: Part, view: View, key: jax.Array) -> Part:
-    """Augment every image of a part once; the result is uint8."""
+    """Augment every image of a part once; the result is uint8.
+
+    Args:
+      part: images [rows, height, width, channels] and labels [rows].
+      view: the augmentation.
+      key: random key of the part.
+    """
 
     @jax.jit
     def change(number: jax.Array, batch: Batch) -> jax.Array:
@@ -366,6 +384,11 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Mapping[str, 
     """Sum over the rows with mask 1: 'loss', 'accuracy' (right rows) and 'count'.
 
     Of equal logits the first is the prediction; a row with a non-finite loss is wrong.
+
+    Args:
+      logits: [rows, classes].
+      labels: int [rows].
+      mask: [rows], 0 on padding.
     """
     losses = cross_entropy(logits, labels)
     best = jnp.argmax(logits, axis=-1)

@@ -79,7 +79,7 @@ SETS = {
 
 
 def make(name: str, options: TaskOptions) -> Task:
-    """Make `libsvm/<name>`; see `SETS` and `make_task`."""
+    """Make `libsvm/<name>`; see `SETS` and `tasks.make_task`."""
     if SETS[name].remote:
         features, labels = _load(name, options.protocol, options.data_dir)
     else:
@@ -143,6 +143,7 @@ def logistic_task(
         raise DataError(f"{name}: column {column + 1} spreads too far for {precision}")
 
     def place(rows: np.ndarray) -> dict[str, jax.Array]:
+        """A part with these rows, on the device."""
         return {
             "features": jnp.asarray(features[rows]),
             "labels": jnp.asarray(targets[rows], jnp.int32),
@@ -232,7 +233,15 @@ def standardise(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _classes(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct labels in order, and the class number of each row."""
+    """Return the distinct labels in order, and the class number of each row.
+
+    Args:
+      labels: [rows].
+      name: the task's name, for messages.
+
+    Raises:
+      DataError: if labels are not whole numbers, or all equal.
+    """
     if (labels != np.round(labels)).any():
         raise DataError(
             f"{name}: labels are not whole numbers, as class labels must be"

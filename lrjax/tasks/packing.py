@@ -122,6 +122,13 @@ def split(documents: int, study: bool) -> dict[str, np.ndarray]:
     Validation and test get half a percent of the documents each, but at least 2,000 and
     at most a twentieth. With `study` there is no 'test', and 'valid' gets half a
     percent, rounded up as in Hugging Face's `train_test_split`.
+
+    Args:
+      documents: how many there are.
+      study: whether to split as the study does.
+
+    Returns:
+      Name of the part -> numbers of its documents, in random order.
     """
     order = np.random.RandomState(_SEED).permutation(documents)
     if study:

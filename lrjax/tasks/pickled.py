@@ -60,7 +60,7 @@ def read_pickled(content: bytes, where: object) -> dict[str, Any]:
     Args:
       content: the pickle, which may hold lists, tuples, dictionaries, integers, text,
         bytes and NumPy arrays of uint8.
-      where: for messages.
+      where: path of the file, for messages.
 
     Raises:
       DataError: if it is damaged, or needs anything else.

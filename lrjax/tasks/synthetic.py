@@ -106,51 +106,59 @@ def make(name: str, options: TaskOptions | None = None, test_rows: int = ROWS) -
             "synthetic/classification-NUMBER and synthetic/regression-NUMBER"
         )
     kind, number = match.groups()
-    task = make_spec(spec(kind, int(number)), name, test_rows)
+    task = from_spec(spec(kind, int(number)), name, test_rows)
     return dataclasses.replace(task, batch_size=options.batch_size or task.batch_size)
 
 
-def make_spec(task: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Task:
+def from_spec(properties: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Task:
     """Make a task with given properties.
 
     Args:
-      task: the properties.
+      properties: what to make.
       name: the task's name.
       test_rows: rows of the test part; the first `ROWS` do not depend on it.
     """
-    draw = np.random.RandomState(task.seed % 2**32)
-    rotation, _ = np.linalg.qr(draw.normal(size=(FEATURES, FEATURES)))
-    spectrum = np.geomspace(1, task.condition**-0.5, FEATURES)
-    outputs = task.num_classes if task.kind == "classification" else 1
+    generator = np.random.RandomState(properties.seed % 2**32)
+    rotation, _ = np.linalg.qr(generator.normal(size=(FEATURES, FEATURES)))
+    spectrum = np.geomspace(1, properties.condition**-0.5, FEATURES)
+    outputs = properties.num_classes if properties.kind == "classification" else 1
 
-    def drawn(rows: int) -> np.ndarray:
-        return draw.normal(size=(rows, FEATURES)) * spectrum @ rotation.T
+    def draw_features(rows: int) -> np.ndarray:
+        """Draw features [rows, FEATURES]: normal, with the spectrum's axes rotated."""
+        return generator.normal(size=(rows, FEATURES)) * spectrum @ rotation.T
 
-    def labelled(features: np.ndarray, taught: np.ndarray) -> Batch:
-        taught = taught + task.noise * draw.normal(size=taught.shape)
-        arrays = {"features": (task.scale * features).astype(np.float32)}
-        if task.kind == "regression":
+    def with_labels(features: np.ndarray, outputs_of_teacher: np.ndarray) -> Batch:
+        """Features with noisy targets, or noisy labels, of the teacher's outputs.
+
+        Args:
+          features: [rows, FEATURES].
+          outputs_of_teacher: [rows, outputs].
+        """
+        noise = properties.noise * generator.normal(size=outputs_of_teacher.shape)
+        taught = outputs_of_teacher + noise
+        arrays = {"features": (properties.scale * features).astype(np.float32)}
+        if properties.kind == "regression":
             return arrays | {"targets": taught[:, 0].astype(np.float32)}
         labels = taught.argmax(1)
-        flipped = draw.uniform(size=len(labels)) < task.label_noise
-        labels[flipped] = draw.randint(outputs, size=int(flipped.sum()))
+        flipped = generator.uniform(size=len(labels)) < properties.label_noise
+        labels[flipped] = generator.randint(outputs, size=int(flipped.sum()))
         return arrays | {"labels": labels.astype(np.int32)}
 
-    features = drawn(3 * ROWS)
-    teach = _teacher(draw, task, outputs)
+    features = draw_features(3 * ROWS)
+    teach = _teacher(generator, properties, outputs)
     taught = teach(features / spectrum.mean())
     mean, deviation = taught.mean(0), taught.std(0)
-    arrays = labelled(features, (taught - mean) / deviation)
+    arrays = with_labels(features, (taught - mean) / deviation)
     if test_rows > ROWS:
-        more = drawn(test_rows - ROWS)
-        beyond = labelled(more, (teach(more / spectrum.mean()) - mean) / deviation)
+        more = draw_features(test_rows - ROWS)
+        beyond = with_labels(more, (teach(more / spectrum.mean()) - mean) / deviation)
         arrays = {k: np.concatenate([v, beyond[k]]) for k, v in arrays.items()}
     parts = [
         {k: jnp.asarray(v[i * ROWS : end]) for k, v in arrays.items()}
         for i, end in enumerate((ROWS, 2 * ROWS, None))
     ]
-    init, loss, evaluate = _functions(task.kind, task.depth)
-    classify = task.kind == "classification"
+    init, loss, evaluate = _functions(properties.kind, properties.depth)
+    classify = properties.kind == "classification"
     return Task(
         name=name,
         train=parts[0],
@@ -166,11 +174,13 @@ def make_spec(task: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Tas
 
 
 def _teacher(
-    draw: np.random.RandomState, task: Spec, outputs: int
+    generator: np.random.RandomState, properties: Spec, outputs: int
 ) -> Callable[[np.ndarray], np.ndarray]:
     """A network with random weights: features [n, FEATURES] -> [n, outputs]."""
-    sizes = [FEATURES] + [task.width] * task.depth
-    weights = [draw.normal(size=pair) for pair in itertools.pairwise([*sizes, outputs])]
+    sizes = [FEATURES] + [properties.width] * properties.depth
+    weights = [
+        generator.normal(size=pair) for pair in itertools.pairwise([*sizes, outputs])
+    ]
 
     def teach(hidden: np.ndarray) -> np.ndarray:
         for weight in weights[:-1]:
@@ -187,6 +197,7 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
     sizes = [FEATURES, *[WIDTH] * depth, outputs]
 
     def init(key: jax.Array) -> tuple[list[dict[str, jax.Array]], tuple[()]]:
+        """Draw the weights of the layers."""
         layers = []
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             weight = jax.random.normal(
@@ -196,6 +207,7 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
         return layers, ()
 
     def forward(params: Sequence[Mapping[str, jax.Array]], x: jax.Array) -> jax.Array:
+        """Compute the network: features [rows, FEATURES] -> [rows, outputs]."""
         *hidden, last = params
         for layer in hidden:
             x = jax.nn.relu(x @ layer["weight"] + layer["bias"])

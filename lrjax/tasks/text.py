@@ -100,7 +100,7 @@ RECIPES = {
 
 
 def make(name: str, options: TaskOptions) -> Task:
-    """Make a task of `RECIPES`; see `make_task`."""
+    """Make a task of `RECIPES`; see `tasks.make_task`."""
     recipe, text = RECIPES[name], options.text
     study = options.protocol == "study"
     length = recipe.length if text.length is None else text.length
@@ -132,7 +132,15 @@ def recipe_task(
     mask_token: int,
     options: TaskOptions,
 ) -> Task:
-    """Make a task of `RECIPES` from rows of tokens; see `text_task`."""
+    """Make a task of `RECIPES` from rows of tokens; see `text_task`.
+
+    Args:
+      name: name of the recipe.
+      rows: name of the part -> tokens [rows, length].
+      vocab_size: number of tokens in the vocabulary.
+      mask_token: the token that stands for a masked one.
+      options: those of the task.
+    """
     model = make_model(name, options)
     batch_size = options.batch_size or RECIPES[name].batch_size
     options = dataclasses.replace(options, batch_size=batch_size)

@@ -117,7 +117,7 @@ def test_a_config_reads_the_policy_first(tmp_path):
     for policy, message in ((str(tmp_path), "not weights"), (3, "must be a name")):
         config.hparams.learned.policy = policy
         with pytest.raises(UsageError, match=message):
-            config_lib.check(config).lanes("learned", "libsvm/iris")
+            config_lib.check(config).hparams_grid("learned", "libsvm/iris")
 
 
 def test_a_policy_is_known_by_what_is_in_its_file(tmp_path):
@@ -125,7 +125,7 @@ def test_a_policy_is_known_by_what_is_in_its_file(tmp_path):
     config.tasks, config.methods = ("libsvm/iris",), ("learned",)
 
     def name():
-        (lane,) = config_lib.check(config).lanes("learned", "libsvm/iris")
+        (lane,) = config_lib.check(config).hparams_grid("learned", "libsvm/iris")
         return lane["policy"]
 
     shipped = name()

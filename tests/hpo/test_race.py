@@ -58,33 +58,33 @@ RATED = re.compile(r"(adam|adamw_cosine) \(learning_rate=[-0-9.e]+\)")
 @settings(max_examples=150, deadline=None)
 def test_no_race_costs_more_than_its_budget(count, budget, horizon, seeds, random):
     try:
-        plan = rungs.plan(count, budget, horizon, range(seeds))
+        plan = rungs.make_plan(count, budget, horizon, range(seeds))
     except UsageError:
         assert budget < 2 or horizon < 30
         return
     assert min(count, 2) <= plan.entered <= count
     assert list(plan.rungs) == sorted(set(plan.rungs))
     assert plan.rungs[-1] <= horizon
-    bound = [random.random() < 0.5 for _ in range(plan.entered)]
+    needs_cooldown = [random.random() < 0.5 for _ in range(plan.entered)]
     spent = 0
     for rung in range(len(plan.rungs)):
-        spent += sum(plan.cost(rung, each) for each in bound)
+        spent += sum(plan.cost(rung, each) for each in needs_cooldown)
         assert spent <= budget * horizon
         if rung + 1 < len(plan.rungs):
-            quota = plan.quota(len(bound), rung, spent)
-            assert 1 <= quota <= len(bound)
-            bound = bound[:quota]
+            quota = plan.quota(len(needs_cooldown), rung, spent)
+            assert 1 <= quota <= len(needs_cooldown)
+            needs_cooldown = needs_cooldown[:quota]
 
 
 def test_a_small_budget_ends_early_and_a_large_one_has_more_seeds():
-    assert rungs.plan(100, 1, 1000, ()).rungs[-1] < 1000
-    assert rungs.plan(100, 2, 1000, ()).rungs == (1000,)
-    plan = rungs.plan(100, 40, 1000, ())
+    assert rungs.make_plan(100, 1, 1000, ()).rungs[-1] < 1000
+    assert rungs.make_plan(100, 2, 1000, ()).rungs == (1000,)
+    plan = rungs.make_plan(100, 40, 1000, ())
     assert plan.rungs == (111, 333, 1000)
     assert len(plan.seeds) == 5
     with pytest.raises(UsageError, match=r"give 0\.23 or more"):
-        rungs.plan(100, 0.1, 240, ())
-    assert rungs.plan(100, 0.23, 240, ()).entered == 2
+        rungs.make_plan(100, 0.1, 240, ())
+    assert rungs.make_plan(100, 0.23, 240, ()).entered == 2
     # Most of a rung's contenders go on: early rungs say little.
     assert plan.quota(plan.entered, 0, plan.entered * plan.cost(0, True)) >= 7
 
@@ -94,7 +94,7 @@ def test_a_small_budget_ends_early_and_a_large_one_has_more_seeds():
 def test_all_that_is_wanted_starts_if_the_budget_bears_a_rung_of_it(
     wanted, budget, horizon
 ):
-    plan = rungs.plan(3 * wanted, budget, horizon, (), wanted)
+    plan = rungs.make_plan(3 * wanted, budget, horizon, (), wanted)
     first = max(1, round(horizon / 9))
     if wanted * first * len(plan.seeds) <= budget * horizon:
         assert plan.entered >= wanted
@@ -145,19 +145,19 @@ def test_who_is_left_out_is_named(tmp_path):
 
 
 def test_halving_needs_nothing_but_scores():
-    layout, seen = rungs.plan(50, 16, 900, ()), []
+    plan, seen = rungs.make_plan(50, 16, 900, ()), []
 
-    def climb(number, alive):
+    def train_rung(number, alive):
         seen.append(list(alive))
         # The higher its number the better at the end, and the lower before.
         losses = {i: np.full(3, -1.0 - 0.1 * i) for i in alive}
         return {i: verdicts.Score(np.full(3, 0.1 * i), losses[i]) for i in alive}
 
-    *_, last = halving.halve(layout, [True] * layout.entered, climb)
+    *_, last = halving.halve(plan, [True] * plan.entered, train_rung)
     assert [len(alive) for alive in seen] == [8, 6, 4]
     assert seen[-1] == [0, 1, 2, 3]  # by loss
     assert last.verdict.kept == [3]  # by accuracy
-    costs = [layout.cost(rung, bound=True) for rung in range(3)]
+    costs = [plan.cost(rung, needs_cooldown=True) for rung in range(3)]
     assert last.spent == sum(n * c for n, c in zip((8, 6, 4), costs, strict=True))
 
 
@@ -225,10 +225,10 @@ def test_schedules_that_end_low_are_bound_to_their_horizon(name):
 
 
 def test_who_is_judged_by_a_branch():
-    bound = {n for n, m in METHODS.items() if m.horizon_bound(m.defaults)}
-    assert {"adamw_cosine", "cawr", "prodigy", "mechanic"} <= bound
+    needs_cooldown = {n for n, m in METHODS.items() if m.horizon_bound(m.defaults)}
+    assert {"adamw_cosine", "cawr", "prodigy", "mechanic"} <= needs_cooldown
     free = {"adam", "cocob", "dog", "schedule_free_adamw", "reduce_on_plateau"}
-    assert not free & bound
+    assert not free & needs_cooldown
     adam = METHODS["adam"]
     assert adam.horizon_bound({**adam.defaults, "schedule": "linear"})
 

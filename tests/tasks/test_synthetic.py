@@ -11,7 +11,7 @@ from lrjax.tasks import fingerprint, make_task, synthetic
 
 @pytest.mark.parametrize("condition", [1.0, 100.0])
 def test_the_condition_number_is_as_asked(condition):
-    task = synthetic.make_spec(synthetic.Spec("regression", condition=condition))
+    task = synthetic.from_spec(synthetic.Spec("regression", condition=condition))
     rows = np.concatenate([p["features"] for p in (task.train, task.valid, task.test)])
     values = np.linalg.eigvalsh(np.cov(rows.T))
     # Of a sample the ratio is up to 1.8 times as large (Marchenko and Pastur 1967).
@@ -23,7 +23,7 @@ def test_labels_and_their_noise_are_as_asked():
     noisy = synthetic.Spec(
         "classification", num_classes=3, noise=0.0, label_noise=0.6, seed=5
     )
-    a, b = (np.asarray(synthetic.make_spec(s).train["labels"]) for s in (clean, noisy))
+    a, b = (np.asarray(synthetic.from_spec(s).train["labels"]) for s in (clean, noisy))
     assert set(a) == {0, 1, 2}
     # A third of the labels drawn anew are right by chance.
     assert (a != b).mean() == pytest.approx(0.6 * 2 / 3, abs=0.12)

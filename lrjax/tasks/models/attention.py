@@ -56,6 +56,11 @@ def attention_with_dropout(
     """Compute `attention` with dropout of the attention weights.
 
     Scores and softmax are in float32, or in float64 where the inputs are.
+
+    Args:
+      query, key, value: [rows, tokens, heads, size].
+      mask: as for `attention`.
+      dropout: function of the attention weights [rows, heads, tokens, tokens].
     """
     wide = np.promote_types(query.dtype, np.float32)
     logits = jnp.einsum("rthd,rshd->rhts", query, key, preferred_element_type=wide)
@@ -87,6 +92,8 @@ def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
     mask = document[:, None] == document
 
     def results(fused: bool) -> Any:
+        """Output and gradients, computed by the kernel or not."""
+
         def output_and_gradients(
             query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array
         ):
@@ -127,7 +134,13 @@ def _of_jax(
     mask: jax.Array | None,
     implementation: Any,
 ) -> jax.Array:
-    """`jax.nn.dot_product_attention` under standard promotion, which it relies on."""
+    """`jax.nn.dot_product_attention` under standard promotion, which it relies on.
+
+    Args:
+      query, key, value: [rows, tokens, heads, size].
+      mask: bool, broadcastable to [rows, 1, tokens, tokens]; None for all.
+      implementation: as for `jax.nn.dot_product_attention`.
+    """
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, implementation=implementation
@@ -141,6 +154,14 @@ def _kernel_gradient(
     mask: jax.Array,
     cotangent: jax.Array,
 ) -> tuple[jax.Array, ...]:
+    """Gradients of `_kernel` by query, key and value, of their shapes.
+
+    Args:
+      query, key, value: [rows, tokens, heads, size].
+      mask: bool [rows, 1, tokens, tokens].
+      cotangent: gradient by the result, [rows, tokens, heads, size].
+    """
+
     def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return _kernel(query, key, value, mask)
 
@@ -153,6 +174,7 @@ def _more_rows(function: Callable[..., Any]) -> Any:
 
     @batched_function.def_vmap
     def rule(size: int, batched: Any, *args: jax.Array) -> tuple[Any, Any]:
+        """The rule of `custom_vmap`: merge the mapped axis into the rows."""
         whole = (
             x if has_axis else jnp.broadcast_to(x, (size, *x.shape))
             for x, has_axis in zip(args, batched, strict=True)

@@ -43,6 +43,7 @@ def convolve(
 def _plain(
     images: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0
 ) -> jax.Array:
+    """Cross-correlate [rows, height, width, in] with [height, width, in, out]."""
     return lax.conv_general_dilated(
         images,
         kernel,
@@ -63,6 +64,12 @@ def _same_forward(images: jax.Array, kernel: jax.Array):
 
 
 def _same_backward(kept: tuple[jax.Array, jax.Array], slopes: jax.Array):
+    """Gradients of `_same` by images and kernel, from those of its result.
+
+    Args:
+      kept: images [rows, height, width, in] and kernel [size, size, in, out].
+      slopes: gradient by the result, [rows, height, width, out].
+    """
     images, kernel = kept
     swapped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     by_images = _plain(slopes, swapped, padding=len(kernel) // 2)
@@ -108,6 +115,7 @@ def _kernel_gradient(images: jax.Array, slopes: jax.Array, size: int) -> jax.Arr
     dtype = np.promote_types(images.dtype, np.float32)
 
     def add(total: jax.Array, group: tuple[jax.Array, jax.Array]):
+        """Add the products of a group of images."""
         pixels, slopes = group
         copies = [pixels[:, shift : shift + length] for shift in shifts]
         part = jnp.matmul(jnp.concatenate(copies), slopes, preferred_element_type=dtype)

@@ -88,6 +88,7 @@ class _Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
+        """Compute [rows, height, width, growth] from [..., channels]."""
         x = nn.relu(BatchNorm(**self.types, name="norm1")(x, train, mask))
         x = Conv(4 * self.growth, 1, **self.types, name="conv1")(x)
         x = nn.relu(BatchNorm(**self.types, name="norm2")(x, train, mask))

@@ -39,6 +39,11 @@ def init(
 
     This is the distribution of `torch.nn.Linear`.
 
+    Args:
+      key: random key.
+      num_features, num_classes: sizes of the weight [classes, features].
+      dtype: dtype of the parameters.
+
     Returns:
       parameters and the empty state.
     """
@@ -98,9 +103,16 @@ def _losses(scores: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 @_losses.defjvp
-def _(primals, tangents):
-    # Softmax minus one-hot. JAX's own derivative scatters into an array of zeros, which
-    # takes longer than the exponentials.
+def _losses_jvp(primals, tangents):
+    """Losses and their tangents, two [rows]; the slope is softmax minus one-hot.
+
+    JAX's own derivative scatters into an array of zeros, which takes longer than the
+    exponentials.
+
+    Args:
+      primals: scores [classes, rows] and labels [rows].
+      tangents: those of the scores [classes, rows]; labels have none.
+    """
     scores, labels = primals
     largest, total, losses = _summary(scores, labels)
     own = _is_label(scores, labels).astype(scores.dtype)

@@ -166,6 +166,8 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+        """Compute [rows, tokens, size]; `mask` as in `attention`."""
+
         def added(x: jax.Array, change: Any, name: str) -> jax.Array:
             norm = LayerNorm(self.eps, **self.types, name=name)
             out = change(norm(x) if self.pre_norm else x)
@@ -338,10 +340,17 @@ def _check_eps(config: Path, eps: float) -> None:
 def _renamed(
     tensors: Mapping[str, np.ndarray], num_layers: int, path: str
 ) -> tuple[dict[str, Any], set[str]]:
-    """Convert tensors to our tree of parameters; also returns the names used."""
+    """Convert tensors to our tree of parameters; also returns the names used.
+
+    Args:
+      tensors: those of the file, by name.
+      num_layers: layers of our model.
+      path: the file, for messages.
+    """
     used: set[str] = set()
 
     def take(name: str) -> np.ndarray:
+        """Return a tensor by its name in the file, and note that it is used."""
         if name not in tensors:
             raise UsageError(f"{path}: there is no tensor {name}")
         used.add(name)

@@ -91,6 +91,7 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Compute [rows, tokens, dim] from an array of this shape."""
         rows, tokens, dim = x.shape
         out = LayerNorm(_LAYER_NORM_EPS, **self.types, name="norm1")(x)
         out = _dense(3 * dim, self.types, "qkv")(out)

@@ -93,6 +93,7 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
+        """Compute [rows, height / stride, width / stride, channels]."""
         out = nn.relu(self.norm(name="norm1")(x, train, mask))
         if x.shape[-1] != self.channels:
             shortcut = self.conv(
