@@ -13,6 +13,13 @@ _LAZY = {
     "Task": "lrjax.core",
     "check_task": "lrjax.tasks.checks",
     "select": "lrjax.hpo.select",
+    **dict.fromkeys(
+        (
+            *("register_analysis", "register_launcher", "register_method"),
+            *("register_metric", "register_task", "register_tuner"),
+        ),
+        "lrjax.register",
+    ),
 }
 
 

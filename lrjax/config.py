@@ -29,13 +29,12 @@ from lrjax.core import (
     shown,
     unknown,
 )
-from lrjax.hpo.tuners import PLAIN
+from lrjax.hpo import tuners
 from lrjax.identity import dtype_of, plain
 from lrjax.methods import METHODS
 from lrjax.tasks.options import Text
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
-TUNERS = ("smac", *PLAIN)
 UNITS = ("epochs", "steps")
 FIDELITIES = ("truncate", "rescale")
 SCALES = ("log", "linear", "integer")
@@ -65,6 +64,13 @@ def _trials(name: str, value: Any) -> int:
     if trials > _MOST_TRIALS:
         raise UsageError(f"config.{name}={trials}: more than {_MOST_TRIALS}")
     return trials
+
+
+def _tuner(name: str, value: Any) -> str:
+    tuner = fields.text(name, value)
+    if tuner != "smac":
+        tuners.find(tuner)
+    return tuner
 
 
 def _eta(name: str, value: Any) -> int:
@@ -177,8 +183,9 @@ class Tune:
 
     tuner: str = field(
         "smac",
-        fields.one_of(TUNERS),
-        f"Tuner: {', '.join(TUNERS[:-1])} or {TUNERS[-1]}.",
+        _tuner,
+        f"Tuner: {', '.join(tuners.SHIPPED[:-1])} or {tuners.SHIPPED[-1]}, or the "
+        "import path module:name of one's own.",
     )
     trials: int = field(50, _trials, "Trials of each tuning.")
     min_budget: int | None = field(

@@ -40,6 +40,7 @@ from typing import ParamSpec
 import jax
 import jax.numpy as jnp
 
+from lrjax import plugins
 from lrjax.messages import (
     UsageError,
     cut,
@@ -162,7 +163,7 @@ LOSS = Metric("loss", mean_of("loss"), False)
 NONNEGATIVE_LOSS = dataclasses.replace(LOSS, least=0.0)  # cross-entropies, squares
 PERPLEXITY = Metric("perplexity", _perplexity, False, digits=2, least=1.0)
 # Metrics that a task may give by name.
-METRICS: Mapping[str, Metric] = {m.name: m for m in (ACCURACY, PERPLEXITY, LOSS)}
+METRICS: dict[str, Metric] = {m.name: m for m in (ACCURACY, PERPLEXITY, LOSS)}
 # Functions that make a metric, by name; `_made_once` registers them.
 MAKERS: dict[str, Callable[..., Metric]] = {}
 
@@ -185,6 +186,8 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
         raise unknown("metric", str(name), known)
     if name in known:
         return known[name]
+    if plugins.is_path(name) or name in plugins.offered("metric"):
+        return plugins.find("metric", name, METRICS, _accept)
     maker = nearest(name, MAKERS)
     if maker and (name == maker or not nearest(name, known)):
         raise UsageError(
@@ -192,6 +195,14 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
             "from lrjax.metrics?"
         )
     raise unknown("metric", name, known)
+
+
+def _accept(name: str, found: object) -> Metric:
+    """Check that what a package offers is a metric, or a function that makes one."""
+    metric = found() if callable(found) and not isinstance(found, Metric) else found
+    if not isinstance(metric, Metric):
+        raise UsageError(f"metric '{cut(name)}' is {shown(metric)}, not a lrjax.Metric")
+    return metric
 
 
 def metrics_of(given: object) -> tuple[Metric, ...]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lrjax import config
+from lrjax.hpo import tuners
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "shared", "*.png")
@@ -318,7 +318,7 @@ def run(folder, *arguments):
 
 def test_the_page_on_tuning_names_every_tuner():
     (row,) = re.findall(r"^\| `tuner` .*", (ROOT / "docs/tuning.md").read_text(), re.M)
-    assert set(config.TUNERS) <= set(re.findall(r"`(\w+)`", row))
+    assert set(tuners.SHIPPED) <= set(re.findall(r"`(\w+)`", row))
 
 
 @pytest.mark.slow  # some 27 s of a core; .ci/run runs it

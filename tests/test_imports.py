@@ -24,19 +24,20 @@ _ROWS = {
     "methods": "core identity optim own plugins",
     "protocol": "core methods",
     "hyperparameters": "core identity methods optim",
-    "tasks": "common core machine metrics",
-    "hpo.tuners": "core",
+    "tasks": "common core machine metrics plugins",
+    "hpo.tuners": "core plugins",
     "config": "common core hpo.tuners hyperparameters identity methods protocol tasks",
     "config_page": "common config methods",
     "engine": "common core optim",
     "tables": "common core identity",
     "results": "common core identity tables",
     "launch": "common config console core engine identity machine messages methods "
-    "protocol results tasks",
-    "reports": "analysis common core identity results tables",
+    "plugins protocol results tasks",
+    "reports": "analysis common core identity plugins results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.tuners hyperparameters "
     "identity launch methods protocol reports results tasks",
+    "register": "core hpo.tuners launch methods own plugins reports tasks",
     "cli": "config config_page core hpo launch methods reports results",
 }
 ALLOWED = {

@@ -47,7 +47,7 @@ class Target:
       run: a run at full length with the seed of the trials.
       seed: seed of the tuner, from `config.tune.seeds`.
       base: a value for every hyperparameter; a trial overrides the tuned ones.
-      tuner: one of `config.TUNERS`.
+      tuner: 'smac', or a name for `tuners.find`.
       problem: what to tune.
       unit: unit of budgets, 'epochs' or 'steps'.
       unit_steps: updates in one unit.

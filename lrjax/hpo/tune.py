@@ -114,7 +114,7 @@ def make_tuner(target: Target, workdir: Path) -> tuners.Tuner:
             name = f"{name[:60]}-{identity.digest(words)}"
         wanted = smac.full_length(target.problem) if target.full_length else 0
         return smac.Smac(target.problem, workdir / "smac" / name, wanted)
-    return tuners.PLAIN[target.tuner](target.problem)
+    return tuners.find(target.tuner)(target.problem)
 
 
 def _known(

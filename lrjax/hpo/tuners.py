@@ -11,11 +11,12 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from lrjax.core import Range, Space
+from lrjax import plugins
+from lrjax.core import Range, Space, UsageError, cut, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,3 +247,20 @@ PLAIN: dict[str, Callable[[Problem], Tuner]] = {
     "grid": Grid,
     "asha": Asha,
 }
+SHIPPED = ("smac", *PLAIN)
+
+
+def find(name: str) -> Callable[[Problem], Tuner]:
+    """Find a tuner other than SMAC by name, or by its import path 'module:name'.
+
+    Raises:
+      UsageError: if the name is unknown, or cannot be imported.
+    """
+    return plugins.find("tuner", name, PLAIN, _accept, ["smac", *PLAIN])
+
+
+def _accept(name: str, found: Any) -> Any:
+    """Check that what a package offers can be called with a problem."""
+    if not callable(found):
+        raise UsageError(f"tuner '{cut(name)}' is {shown(found)}, not a class")
+    return found

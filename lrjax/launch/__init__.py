@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from lrjax import plugins
+from lrjax.messages import UsageError, shown
 
 if TYPE_CHECKING:
     from lrjax.launch.session import Launch
@@ -19,18 +22,20 @@ class Registered:
     """A launcher by the name of its module.
 
     Attributes:
-      module: holds `launch`, a `lrjax.launch.session.Launch`.
+      module: holds a `lrjax.launch.session.Launch`.
       trains: what trains, for --help; '' for a launcher that --launcher does not offer.
       remote: whether the workers of --config.cluster train, so that this process needs
         no JAX to train runs.
+      function: name of the `Launch` in the module.
     """
 
     module: str
     trains: str
     remote: bool = False
+    function: str = "launch"
 
 
-LAUNCHERS = {
+LAUNCHERS: dict[str, Registered] = {
     "local": Registered("lrjax.launch.local", "this process"),
     "dask": Registered(
         "lrjax.launch.dask_client",
@@ -41,6 +46,30 @@ LAUNCHERS = {
 }
 
 
+SHIPPED = frozenset(LAUNCHERS)
+
+
 def find(name: str) -> Launch:
-    """Import a launcher of `LAUNCHERS`."""
-    return importlib.import_module(LAUNCHERS[name].module).launch
+    """Import a launcher by name, or by its import path 'module:name'.
+
+    Raises:
+      UsageError: if the name is unknown, or cannot be imported.
+    """
+    known = plugins.find("launcher", name, LAUNCHERS, _accept)
+    return getattr(importlib.import_module(known.module), known.function)
+
+
+def _accept(name: str, found: Any) -> Registered:
+    """Check that what a package offers is a function.
+
+    Raises:
+      UsageError: if it is not.
+    """
+    if not callable(found):
+        raise UsageError(f"launcher '{name}' is {shown(found)}, not a function")
+    return registered(found)
+
+
+def registered(launch: Any, trains: str = "", remote: bool = False) -> Registered:
+    """Describe a function as a launcher; see `Registered`."""
+    return Registered(launch.__module__, trains, remote, launch.__qualname__)

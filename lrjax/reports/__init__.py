@@ -69,7 +69,7 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
                 sections.append(selected.section(raced, writer))
             if study:
                 bar = tqdm(
-                    analyses.ANALYSES, disable=None, leave=False, unit=" analyses"
+                    analyses.find_all(), disable=None, leave=False, unit=" analyses"
                 )
                 sections += [analysis(study, writer) for analysis in bar]
             if study and published_means is not None and beside is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrjax import plugins
 from lrjax.analysis import curves as curves_lib
 from lrjax.analysis import early_order, portfolio, stats
 from lrjax.core import LOSS, counted
@@ -649,7 +650,7 @@ def _tuning(study: Study, writer: ReportWriter) -> Section | None:
     )
 
 
-ANALYSES: tuple[Callable[[Study, ReportWriter], Section | None], ...] = (
+ANALYSES: list[Callable[[Study, ReportWriter], Section | None]] = [
     _overview,
     _gap,
     _curves,
@@ -666,4 +667,16 @@ ANALYSES: tuple[Callable[[Study, ReportWriter], Section | None], ...] = (
     _fidelity,
     _tuning,
     _losses,
-)
+]
+
+
+def find_all() -> list[Callable[[Study, ReportWriter], Section | None]]:
+    """Return all analyses: lrjax's own, registered ones, and those of packages.
+
+    Raises:
+      UsageError: if one that a package offers cannot be imported.
+    """
+    own: dict[str, Callable[[Study, ReportWriter], Section | None]] = {}
+    for name in plugins.offered("analysis"):
+        plugins.find("analysis", name, own, lambda name, found: found)
+    return [*ANALYSES, *own.values()]

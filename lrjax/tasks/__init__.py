@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax import plugins
 from lrjax.common import numerics
 from lrjax.core import (
     Task,
@@ -20,9 +23,11 @@ from lrjax.core import (
     counted,
     cut,
     nearest,
+    shown,
     unknown,
 )
 from lrjax.tasks import (
+    checks,
     images,
     libsvm,
     synthetic,
@@ -50,6 +55,8 @@ TASKS: dict[str, Factory] = {
     **text.FACTORIES,
 }
 
+SHIPPED = frozenset(TASKS)
+
 # Endings of table files that users may try; none of these formats is read.
 _TABLES = (".csv", ".tsv", ".parquet", ".arff", ".json", ".xlsx", ".npz", ".npy")
 _SVMLIGHT, _SYNTHETIC = "svmlight:", "synthetic/"
@@ -59,8 +66,10 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
     """Make a task by name.
 
     Args:
-      name: a key of `TASKS`, 'svmlight:PATH' for a user's file, or
-        'synthetic/classification-7' (or regression, and any number).
+      name: a key of `TASKS`, 'svmlight:PATH' for a user's file,
+        'synthetic/classification-7' (or regression, and any number), or the import
+        path 'module:name' of a `Task` or of a function that returns one, with
+        `TaskOptions` as its argument if it takes one.
       options: the task's options; the defaults of `TaskOptions` if None.
 
     Raises:
@@ -69,7 +78,7 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
     options = options or TaskOptions()
     options_lib.check(options)
     task = _factory(name)(name, options)
-    parts = options.micro_batches
+    parts = task.micro_batches if options.micro_batches == 1 else options.micro_batches
     if parts < 1 or task.batch_size % parts:
         raise UsageError(
             f"micro_batches={parts}: batches of {counted(task.batch_size, 'row')} of "
@@ -77,6 +86,7 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
         )
     changing = {"label_smoothing": options.label_smoothing, "micro_batches": parts}
     changed = tuple((k, v) for k, v in changing.items() if v not in (0, 1))
+    changed = (*task.options, *changed)
     return dataclasses.replace(task, micro_batches=parts, options=changed)
 
 
@@ -87,9 +97,59 @@ def _factory(name: str) -> Factory:
         return Factory(functools.partial(libsvm.make_file, path))
     if name.startswith(_SYNTHETIC):
         return Factory(functools.partial(synthetic.make, name))
-    if name in TASKS:
-        return TASKS[name]
+    if name in TASKS or plugins.is_path(name) or name in plugins.offered("task"):
+        return plugins.find("task", name, TASKS, factory_of)
     raise _unknown(name)
+
+
+def factory_of(name: str, found: Any) -> Factory:
+    """Make a factory of what a package offers: a task, or a function that makes one.
+
+    Raises:
+      UsageError: if it is neither.
+    """
+    if isinstance(found, Factory):
+        return found
+    if not isinstance(found, Task) and not callable(found):
+        raise UsageError(
+            f"task '{cut(name)}' is {shown(found)}: it must be a lrjax.Task, or a "
+            "function that returns one"
+        )
+    return Factory(functools.partial(_own, name, found))
+
+
+def _own(name: str, found: Any, options: TaskOptions) -> Task:
+    """Make a user's task, check it, and let its model be part of its identity.
+
+    Raises:
+      UsageError: if it cannot be made, or is broken.
+    """
+    task, arguments = found, []
+    if not isinstance(found, Task):
+        arguments = [options] if inspect.signature(found).parameters else []
+        try:
+            task = found(*arguments)
+        except UsageError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise UsageError(
+                f"task '{cut(name)}' cannot be made: {type(error).__name__}: "
+                f"{cut(str(error), 160)}"
+            ) from error
+    if options.precision == "bfloat16" and not arguments:
+        raise UsageError(
+            f"precision=bfloat16: '{cut(name)}' must be a function of "
+            "lrjax.tasks.TaskOptions to have it"
+        )
+    if not isinstance(task, Task):
+        raise UsageError(
+            f"task '{cut(name)}': its function returns {shown(task)}, not a lrjax.Task"
+        )
+    if options.batch_size:
+        task = dataclasses.replace(task, batch_size=options.batch_size)
+    task = dataclasses.replace(task, name=name)
+    checks.check_task(task)
+    return with_model(task)
 
 
 def _unknown(name: str) -> UsageError:
