@@ -29,10 +29,11 @@ from typing import Any
 import jax
 
 from lrjax import console, results
+from lrjax.common import files
 from lrjax.config import Cluster, Settings
 from lrjax.core import NUMERICS_VERSION, UsageError, counted
 from lrjax.launch import blocks as blocks_lib
-from lrjax.launch import dask_worker
+from lrjax.launch import checkpoint, dask_worker, leftovers
 from lrjax.launch.blocks import Block
 from lrjax.launch.session import Session
 from lrjax.launch.units import Outcome, Unit
@@ -60,6 +61,7 @@ def launch(
         _connected(settings.cluster) as client,
     ):
         session.tables  # noqa: B018  # opens them: errors come before any waiting
+        files.check_folder(session.workdir / leftovers.PARTS)
         yield OnCluster(session, client)
 
 
@@ -174,6 +176,7 @@ class OnCluster:
     def forget(self, names: Sequence[str]) -> None:
         """Remove the directories that workers used for blocks."""
         for name in names:
+            checkpoint.discard(checkpoint.folder_of(self.session.home, name))
             dask_worker.remove_part(self.session.workdir, name)
 
     def spent(self, seconds: float) -> str:
