@@ -219,7 +219,8 @@ def check_folder(path: str | os.PathLike[str]) -> None:
         except FileNotFoundError:
             return
         if stat.S_ISLNK(mode):
-            raise OSError(errno.ELOOP, "")
+            words = "it is a link, which lrjax does not follow here"
+            raise OSError(errno.EEXIST, words)
         if not stat.S_ISDIR(mode):
             raise OSError(errno.EEXIST, "it is not a folder")
         if not os.access(path, os.W_OK | os.X_OK):

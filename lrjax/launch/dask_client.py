@@ -55,13 +55,11 @@ def launch(
       UsageError: if there is no such cluster, or its workers cannot be used.
     """
     data_dir = data_dir and os.path.abspath(data_dir)
-    with (
-        Session(settings, workdir, data_dir, overrides) as session,
-        _connected(settings.cluster) as client,
-    ):
+    with Session(settings, workdir, data_dir, overrides) as session:
         session.tables  # noqa: B018  # opens them: errors come before any waiting
         files.check_folder(session.workdir / leftovers.PARTS)
-        yield OnCluster(session, client)
+        with _connected(settings.cluster) as client:
+            yield OnCluster(session, client)
 
 
 class OnCluster:
