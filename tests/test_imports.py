@@ -32,7 +32,7 @@ _ROWS = {
     "tables": "common core identity",
     "results": "common core identity tables",
     "launch": "common config console core engine identity machine messages methods "
-    "protocol results tasks",
+    "protocol results tables tasks",
     "reports": "analysis common core identity results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.tuners hyperparameters "

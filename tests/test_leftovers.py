@@ -105,6 +105,17 @@ def test_half_a_curve_is_taken_over(tmp_path, whole, trained, kind):
     assert not (tmp_path / kind).exists()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_a_curve_in_a_part_is_taken_over(tmp_path, whole, trained, kind):
+    folder = leave(whole, tmp_path, kind, runs=False, curve=0.5)
+    part = folder / "curves" / "0123456789abcdef" / results.CURVES
+    part.parent.mkdir(parents=True)
+    (folder / results.CURVES).rename(part)
+    experiment.run(settings(), tmp_path)
+    assert content(tmp_path) == content(whole)
+    assert not (tmp_path / kind).exists()
+
+
 def test_folders_of_many_are_taken_over(tmp_path, whole, trained):
     for n, kind in enumerate(KINDS * 3):
         leave(whole, tmp_path, kind, str(n), ("sgd", "prodigy")[n % 2])

@@ -19,6 +19,7 @@ from lrjax import results
 from lrjax.common import files
 from lrjax.core import UsageError
 from lrjax.launch import checkpoint
+from lrjax.tables import parts
 
 PARTS, HOSTS = "parts", "hosts"
 _PIECE = 2**20  # bytes of a table that are read at once
@@ -40,11 +41,14 @@ def take_over(tables: results.Tables, kinds: Sequence[str] = (PARTS, HOSTS)) -> 
     for folder in (path for kind in kinds for path in folders(tables.workdir, kind)):
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(results.Tables(folder))
+                stack.enter_context(results.Tables(folder, tables.workdir))
             except UsageError as error:
                 warnings.warn(f"{folder} is left as it is: {error}", stacklevel=2)
                 continue
             # A run's curve before its row: a kill leaves no row without a curve.
+            for path in parts.unfinished(folder):
+                for piece in lines(path):
+                    append(tables, results.CURVES, piece, block=path.parent.name)
             for table in (results.CURVES, results.RUNS):
                 for piece in lines(folder / table):
                     append(tables, table, piece)
@@ -93,6 +97,6 @@ def lines(path: Path, start: int = 0) -> Iterator[bytes]:
             yield rest
 
 
-def append(tables: results.Tables, table: str, piece: bytes) -> None:
+def append(tables: results.Tables, table: str, piece: bytes, block: str = "") -> None:
     """Append the rows of a piece that a table does not have yet."""
-    tables.append(table, map(json.loads, piece.splitlines()))
+    tables.append(table, map(json.loads, piece.splitlines()), block)
