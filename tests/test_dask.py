@@ -90,10 +90,10 @@ def workers():
 
 
 def busy(folder):
-    """Wait for a part with a checkpoint, so that a block is half done."""
+    """Wait for a checkpoint, so that a block is half done."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        if list(folder.glob("parts/*/checkpoints/*/*/manifest.json")):
+        if list(folder.glob("checkpoints/*/*/manifest.json")):
             return
         time.sleep(0.005)
     raise AssertionError("no block was ever half done")

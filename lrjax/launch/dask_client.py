@@ -39,7 +39,7 @@ from lrjax.launch.units import Outcome, Unit
 _LOOPBACK = "127.0.0.1"
 _POLL = 0.02  # seconds between polls for results
 _TOLD = 30.0  # seconds between messages while waiting for workers
-_DEATHS = 20  # workers lost while training one block; ended walltimes count
+_DEATHS = 20  # workers that died while training one block
 
 
 @contextlib.contextmanager
