@@ -35,6 +35,7 @@ from lrjax.core import (
 from lrjax.launch import deal, leftovers, local, post
 from lrjax.launch.blocks import Block
 from lrjax.launch.units import Outcome, Unit
+from lrjax.tables import parts
 
 _PLACE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _WAIT = 120.0  # seconds that hosts wait for host 0 to listen
@@ -180,7 +181,7 @@ class Hosts:
             tables = self.session.tables
             left = _left_by_others(self._workdir, number, count)
             for folder in left:
-                self._stack.enter_context(results.Tables(folder))
+                self._stack.enter_context(results.Tables(folder, self._workdir))
             self._folders = [tables.workdir, *left]
         except UsageError as error:
             problem = str(error)
@@ -230,11 +231,13 @@ class Hosts:
     def _rows(self) -> Iterator[bytes]:
         """The rows that host 0 does not have yet: lines of a table, after its name."""
         # A run's curve before its row: a kill leaves no row without a curve.
+        paths = [path for f in self._folders for path in parts.unfinished(f)]
         for table in (results.CURVES, results.RUNS):
-            for path in [folder / table for folder in self._folders]:
-                for piece in leftovers.lines(path, self._sent.get(path, 0)):
-                    yield table.encode() + b"\n" + piece
-                    self._sent[path] = self._sent.get(path, 0) + len(piece)
+            paths += [folder / table for folder in self._folders]
+        for path in paths:
+            for piece in leftovers.lines(path, self._sent.get(path, 0)):
+                yield path.name.encode() + b"\n" + piece
+                self._sent[path] = self._sent.get(path, 0) + len(piece)
 
     def _take(self, piece: bytes) -> None:
         """Append rows of a host to the tables of host 0."""
