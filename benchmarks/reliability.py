@@ -8,7 +8,7 @@ training: the same population with a checkpoint every half second and with none,
 turns, so that what a checkpoint makes training wait for is in it. Resuming is a process
 of its own, killed and started again, until its first new row is on the disk. Takes a
 minute. `--faults` runs the tests that kill, damage and mislead the program and counts
-what it survived; ten minutes.
+what it survived; some hours on two cores, most of them for the kills.
 """
 
 from __future__ import annotations
@@ -47,6 +47,17 @@ LONG = (
 FAULTS = {
     "killed by SIGKILL at a chosen point": "test_killed_at_a_chosen_point",
     "killed by SIGKILL at 20 random moments": "test_killed_at_20_random_moments",
+    "killed at a change of the disk: train, tune, select, Dask, hosts": (
+        "test_killed_at_a_change"
+    ),
+    "a worker of Dask killed at a change": "test_a_worker_killed",
+    "killed at 20 random moments in each of these modes": (
+        "test_killed_at_random_moments"
+    ),
+    "what a Dask client, its workers or hosts left": (
+        "test_(what_is_left|half_a_curve|folders_of_many|a_folder_in_use"
+        "|a_damaged_folder|links_are_not)"
+    ),
     "stopped inside of an append or a save": "test_killed_(anywhere|while_saving)",
     "SIGTERM, SIGINT, SIGKILL of the program": "test_(the_program_survives|a_signal)",
     "what a kill leaves lying": "test_(what_a_finished|refused_ones)",
@@ -187,6 +198,7 @@ def faults() -> list[dict[str, Any]]:
     import re
 
     names = ["reliability", "checkpoint", "results", "cli", "config", "threads"]
+    names += ["killed_anywhere", "leftovers"]
     files = [f"tests/test_{name}.py" for name in names]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"

@@ -270,7 +270,7 @@ class Cluster:
         "local",
         _address,
         "local: start workers on this machine; slurm: start them as SLURM jobs; "
-        "tcp://HOST:PORT: use a running scheduler.",
+        "tcp://HOST:PORT or tls://HOST:PORT: use a running scheduler.",
     )
     workers: int = field(2, fields.positive, "Workers to start with local and slurm.")
     cores: int = field(4, fields.positive, "Cores of a SLURM job.")

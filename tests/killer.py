@@ -2,9 +2,15 @@
 
   python tests/killer.py POINT NUMBER [flags of main.py]
 
-It dies when it comes to the point for the NUMBERth time.
+It dies when it comes to the point for the NUMBERth time. The point `change` is any
+change of a file or folder below LRJAX_KILLER_FOLDER: before and in the middle of each
+append and removal, before and after each rename, and after each folder is made. With
+the number 0 nothing dies, and LRJAX_KILLER_COUNT gets the number of changes. The point
+`worker` is the same in the workers of a Dask cluster on this machine, of which the
+first one dies.
 """
 
+import atexit
 import os
 import runpy
 import shutil
@@ -79,6 +85,52 @@ def dropping():
     checkpoint.shutil.rmtree = dying
 
 
+def changing():
+    """Die at a change of a file or folder."""
+    write, rmtree = files.write_all, shutil.rmtree
+    replace, mkdir = os.replace, os.mkdir
+
+    def watched(path):
+        return isinstance(path, str | Path) and str(path).startswith(FOLDER)
+
+    def writing(file, content):
+        if watched(file.name):
+            if reached():
+                die()
+            if reached():
+                file.write(content[: len(content) // 2])
+                die()
+        write(file, content)
+
+    def removing(path, **named):
+        if watched(path):
+            if reached():
+                die()
+            inside = sorted(p for p in Path(path).rglob("*") if p.is_file())
+            if inside and reached():
+                for each in inside[: -(-len(inside) // 2)]:
+                    each.unlink()
+                die()
+        rmtree(path, **named)
+
+    def renaming(source, target, **named):
+        if watched(target) and reached():
+            die()
+        replace(source, target, **named)
+        if watched(target) and reached():
+            die()
+
+    def making(path, *mode, **named):
+        mkdir(path, *mode, **named)
+        if watched(path) and reached():
+            die()
+
+    files.write_all, shutil.rmtree = writing, removing
+    os.replace, os.mkdir = renaming, making
+    for name in ("unlink", "rmdir"):
+        before(os, name, lambda path, **named: watched(path))
+
+
 POINTS = {
     "curves": lambda: halfway(results.CURVES),
     "runs": lambda: halfway(results.RUNS),
@@ -95,13 +147,43 @@ POINTS = {
     "params": lambda: renaming(".safetensors"),
 }
 
+FOLDER = os.environ.get("LRJAX_KILLER_FOLDER", "")
+COUNT = os.environ.get("LRJAX_KILLER_COUNT", "")
+IN_WORKERS = "LRJAX_KILLER_WORKER"  # after how many changes a worker dies
+
+
+def once():
+    """Whether no worker has died yet."""
+    try:
+        Path(FOLDER, "..", "died").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 if __name__ == "__main__":
-    point, left = sys.argv[1], [int(sys.argv[2])]
+    point, number = sys.argv[1], int(sys.argv[2])
+    come = [0]
 
     def reached():
-        left[0] -= 1
-        return left[0] == 0
+        come[0] += 1
+        return come[0] == number
 
-    POINTS[point]()
+    if point == "worker":
+        os.environ[IN_WORKERS] = str(number)
+    elif point == "change":
+        changing()
+    else:
+        POINTS[point]()
+    if COUNT:
+        atexit.register(lambda: Path(COUNT).write_text(str(come[0])))
     sys.argv = ["main.py", *sys.argv[3:]]
     runpy.run_path("main.py", run_name="__main__")
+elif __name__ == "__mp_main__" and IN_WORKERS in os.environ:
+    come = [0]
+
+    def reached():
+        come[0] += 1
+        return come[0] == int(os.environ[IN_WORKERS]) and once()
+
+    changing()

@@ -155,6 +155,35 @@ def test_what_may_have_no_end_is_not_read(folder, name):
     assert f"{name} is not a regular file" in refusal(folder)
 
 
+@pytest.mark.parametrize("name", ["", "manifest.json", "state", "state/_METADATA"])
+def test_links_are_refused_and_not_followed(folder, tmp_path, name):
+    path, other = folder / "9" / name, tmp_path / "other"
+    shutil.move(path, other)
+    path.symlink_to(other)
+    before = {p: p.read_bytes() for p in [other, *other.rglob("*")] if p.is_file()}
+    assert "is a symbolic link" in refusal(folder)
+    checkpoint.save(folder, 9, STATE, {})  # takes its place
+    assert checkpoint.restore(folder, LIKE)[0] == 9
+    checkpoint.save(folder, 12, STATE, {})
+    checkpoint.discard(folder)
+    assert before
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_link_in_place_of_a_blocks_folder_is_neither_read_nor_written(
+    folder, tmp_path
+):
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    before = files_of(folder)
+    assert checkpoint.restore(link, LIKE) is None
+    with pytest.raises(OSError, match="link"):
+        checkpoint.save(link, 12, STATE, {})
+    checkpoint.discard(link)
+    assert not link.is_symlink()
+    assert files_of(folder) == before
+
+
 def test_refused_ones_of_later_steps_make_room(folder):
     for step in (5, 9):  # as after an upgrade
         rewrite_manifest(folder / str(step), versions={})

@@ -1,18 +1,27 @@
 """Blocks on a Dask cluster: the local launcher's bits, whoever dies or joins."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import dask
 import distributed
 import jax
+import psutil
 import pytest
+from distributed.cli import dask_worker as dask_worker_command
 
 from lrjax import config as config_lib
 from lrjax import results
@@ -26,6 +35,7 @@ from lrjax.launch import (
     experiment,
 )
 from lrjax.launch import local as local_lib
+from lrjax.launch import slurm as slurm_lib
 from lrjax.launch.units import Unit
 
 ROOT = Path(__file__).parent.parent
@@ -73,17 +83,17 @@ def workers():
         n_workers=1,
         threads_per_worker=1,
         memory_limit=0,
-        dashboard_address=":0",
+        dashboard_address="127.0.0.1:0",
         silence_logs=50,
     ) as made:
         yield made
 
 
 def busy(folder):
-    """Wait for a part with a checkpoint, so that a block is half done."""
+    """Wait for a checkpoint, so that a block is half done."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        if list(folder.glob("parts/*/checkpoints/*/*/manifest.json")):
+        if list(folder.glob("checkpoints/*/*/manifest.json")):
             return
         time.sleep(0.005)
     raise AssertionError("no block was ever half done")
@@ -260,18 +270,144 @@ def test_cluster_options_are_checked(field, value):
         config_lib.check(config)
 
 
-def test_slurm_jobs_are_as_asked():
-    slurm = pytest.importorskip("dask_jobqueue.slurm")
+def listening():
+    """Addresses and ports where this process and those it started listen."""
+    own = psutil.Process()
+    found = set()
+    for process in (own, *own.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in process.net_connections("tcp"):
+                if each.status == psutil.CONN_LISTEN:
+                    found.add(tuple(each.laddr))
+    return found
+
+
+def test_a_cluster_on_this_machine_listens_on_loopback_alone():
+    before = listening()
+    with dask_client._connected(settings(workers=1).cluster) as client:
+        client.wait_for_workers(1)
+        found = listening() - before
+        assert found
+        assert {address for address, _ in found} == {"127.0.0.1"}
+
+
+@pytest.fixture
+def slurm():
+    return pytest.importorskip("dask_jobqueue.slurm")
+
+
+def test_slurm_jobs_are_as_asked(slurm):
     asked = settings(
         cores=8, memory="32GB", gpus=1, walltime="04:00:00", queue="gpu", account="me"
     )
-    with slurm.SLURMCluster(**dask_client.slurm_options(asked.cluster)) as made:
+    before = listening()
+    with slurm.SLURMCluster(**slurm_lib.options(asked.cluster)) as made:
         script = made.job_script()
+        open_to_all = {each for each in listening() - before if each[0] != "127.0.0.1"}
     for line in ("-p gpu", "-A me", "--cpus-per-task=8", "--mem=30G", "-t 04:00:00"):
         assert f"#SBATCH {line}" in script
     assert "#SBATCH --gres=gpu:1" in script
-    assert "--nthreads 1" in script
     assert f"PYTHONPATH={ROOT}" in script
+    (command,) = [line for line in script.splitlines() if "dask_worker" in line]
+    flags = shlex.split(command)[3:]
+    options = dask_worker_command.main.make_context("worker", flags).params
+    assert options["nthreads"] == 1
+    assert options["memory_limit"] == "0"
+    assert options["dashboard"] is False
+    assert options["dashboard_address"] == "127.0.0.1:0"
+    assert len({port for _, port in open_to_all}) == 1  # the scheduler's own
+
+
+@pytest.mark.parametrize(
+    ("walltime", "seconds"),
+    [
+        *(("30", 1800), ("30:30", 1830), ("04:00:00", 14_400), ("1-0", 86_400)),
+        *(("1-12:30", 131_400), ("2-00:00:10", 172_810)),
+    ],
+)
+def test_workers_end_before_their_walltime_and_not_all_at_once(walltime, seconds):
+    flags = " ".join(slurm_lib._worker_flags(settings(walltime=walltime).cluster))
+    life, spread = map(int, re.findall(r"--lifetime(?:-stagger)? (\d+)s", flags))
+    assert 0.8 * seconds < life - spread < life + spread < seconds
+    assert seconds - (life + spread) >= min(0.049 * seconds, 600)
+
+
+@pytest.mark.parametrize("walltime", ["", "0", "4h", "1:2:3:4", "-1", "1-", "٣"])
+def test_a_walltime_that_slurm_does_not_know_is_refused(walltime):
+    with pytest.raises(UsageError, match=r"^config\.cluster\.walltime="):
+        slurm_lib.options(settings(walltime=walltime).cluster)
+
+
+@pytest.mark.parametrize("value", ["/a b", "it's", 'a"b', "$HOME", "`id`", "a;b\n#c"])
+def test_job_scripts_quote_what_they_set(value, slurm, monkeypatch):
+    monkeypatch.setenv("LRJAX_CACHE", value)
+    monkeypatch.setenv("PYTHONPATH", value)
+    monkeypatch.setattr(slurm_lib, "__file__", f"{value}/lrjax/launch/slurm.py")
+    lines = slurm_lib.options(settings().cluster)["job_script_prologue"]
+    shows = """printf '%s\\0%s' "$LRJAX_CACHE" "$PYTHONPATH\""""
+    done = subprocess.run(
+        ["bash", "-c", "\n".join([*lines, shows])], capture_output=True, text=True
+    )
+    assert done.stdout == f"{value}\0{value}:{value}"
+    assert not done.stderr
+
+
+def test_the_sites_own_options_stay(slurm):
+    theirs = {
+        "job-script-prologue": ["module load cuda"],
+        "worker-extra-args": ["--interface ib0"],
+        "job-extra-directives": ["--exclusive"],
+        "scheduler-options": {"host": "10.0.0.1"},
+    }
+    with dask.config.set({"jobqueue.slurm": theirs}):
+        found = slurm_lib.options(settings(extra=("--constraint=a100",)).cluster)
+    assert found["job_script_prologue"][0] == "module load cuda"
+    assert found["worker_extra_args"][0] == "--interface ib0"
+    assert found["job_extra_directives"] == ["--exclusive", "--constraint=a100"]
+    assert found["scheduler_options"]["host"] == "10.0.0.1"
+    assert found["scheduler_options"]["dashboard"] is False
+
+
+@pytest.fixture
+def certificates(tmp_path, monkeypatch):
+    """A certificate and Dask's variables for it, as docs/cluster.md makes them."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    (command,) = re.findall(r"^ +(openssl (?:.*\\\n)*.*)$", text, re.MULTILINE)
+    subprocess.run(
+        command.replace("/shared/tls", str(tmp_path)),
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    for name, value in re.findall(r"export (DASK_\w+)=(\S+)", text):
+        monkeypatch.setenv(name, value.replace("/shared/tls", str(tmp_path)))
+    dask.config.refresh()
+    yield tmp_path
+    monkeypatch.undo()
+    dask.config.refresh()
+
+
+def test_all_is_encrypted_as_the_page_says(certificates, slurm):
+    with dask_client._connected(settings(workers=1).cluster) as client:
+        client.wait_for_workers(1)
+        assert client.submit(sum, [1, 2]).result() == 3
+        addresses = [client.scheduler.address, *dask_client._workers(client)]
+        assert {each.split("://")[0] for each in addresses} == {"tls"}
+        host, port = addresses[0].removeprefix("tls://").split(":")
+        stranger = ssl.create_default_context(cafile=certificates / "cert.pem")
+        stranger.check_hostname = False
+        with (
+            socket.create_connection((host, int(port))) as opened,
+            stranger.wrap_socket(opened) as encrypted,
+            pytest.raises(ssl.SSLError, match="certificate required"),
+        ):
+            encrypted.recv(1)
+    options = slurm_lib.options(settings().cluster)
+    with slurm.SLURMCluster(**options) as made:
+        assert f"--tls-cert {certificates}" in made.job_script()
+        assert made.scheduler_address.startswith("tls://")
 
 
 def interrupt_and_go_on(workdir, *arguments):

@@ -122,7 +122,7 @@ def test_what_one_process_did_is_skipped_and_the_other_way_round(tmp_path, whole
 def test_killed_hosts_go_on_and_so_do_fewer(tmp_path, signum):
     hosts = start(3, tmp_path / "killed", *LONG)
     until = time.monotonic() + 120
-    pattern = "hosts/*/checkpoints/*/*/manifest.json"
+    pattern = "checkpoints/*/*/manifest.json"
     while not list((tmp_path / "killed").glob(pattern)):
         assert time.monotonic() < until
         time.sleep(0.02)

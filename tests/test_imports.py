@@ -32,7 +32,7 @@ _ROWS = {
     "tables": "common core identity",
     "results": "common core identity tables",
     "launch": "common config console core engine identity machine messages methods "
-    "plugins protocol results tasks",
+    "plugins protocol results tables tasks",
     "reports": "analysis common core identity plugins results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.tuners hyperparameters "

@@ -207,6 +207,26 @@ def make_folder(path: str | os.PathLike[str], below: str | os.PathLike[str]) -> 
     return path
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse what stands where lrjax will make a folder and write to it.
+
+    Raises:
+      UsageError: if it is a link, not a folder, or a folder that cannot be written to.
+    """
+    with writing(path):
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            return
+        if stat.S_ISLNK(mode):
+            words = "it is a link, which lrjax does not follow here"
+            raise OSError(errno.EEXIST, words)
+        if not stat.S_ISDIR(mode):
+            raise OSError(errno.EEXIST, "it is not a folder")
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def remove_folder(path: str | os.PathLike[str]) -> None:
     """Remove a folder and all in it, as far as possible; a link is only unlinked."""
     if os.path.islink(path):

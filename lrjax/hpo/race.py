@@ -244,19 +244,20 @@ class Race:
           alive: numbers of the contenders.
         """
         plan, end = self._plan, self._plan.rungs[rung]
+        keys = [(i, seed) for i in alive for seed in plan.seeds]
         missing = [  # all seeds of a contender if one is not in the table
             (i, seed)
-            for i in alive
-            for seed in plan.seeds
+            for i, seed in keys
             if any((rung, i, other) not in self._known for other in plan.seeds)
         ]
+        known = [key for key in keys if key not in missing]
+        trainer.note(
+            [self._job(key, rung, branch=False) for key in known]
+            + list(self._branches(known, rung).values())
+        )
         jobs = {key: self._job(key, rung, branch=False) for key in missing}
         trained = self._train(trainer, jobs)
-        branches = {
-            key: self._job(key, rung, branch=True)
-            for key in missing
-            if plan.start(rung, self._lineup.entries[key[0]].needs_cooldown) < end
-        }
+        branches = self._branches(missing, rung)
         judged = {**trained, **self._train(trainer, branches)}
         if end == plan.horizon:
             self._record_runs({key: (jobs[key].run, judged[key]) for key in missing})
@@ -268,6 +269,17 @@ class Race:
         return {
             i: _score([self._known[rung, i, seed] for seed in plan.seeds], self._task)
             for i in alive
+        }
+
+    def _branches(
+        self, keys: Sequence[tuple[int, int]], rung: int
+    ) -> dict[tuple[int, int], trials.Job]:
+        """The jobs that cool down at the end of a rung, of contenders that do."""
+        start, end = self._plan.start, self._plan.rungs[rung]
+        return {
+            key: self._job(key, rung, branch=True)
+            for key in keys
+            if start(rung, self._lineup.entries[key[0]].needs_cooldown) < end
         }
 
     def _job(self, key: tuple[int, int], rung: int, branch: bool) -> trials.Job:

@@ -176,6 +176,7 @@ class Trainer:
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
         """Train all jobs that are not known; return run_id -> result."""
+        self.note([job for job in jobs if job.known])
         packs = make_packs(jobs)
         trained: dict[str, Trained] = {}
         if not packs:
@@ -195,6 +196,14 @@ class Trainer:
             trained.update(outcome.trials)
             self._trained.append(outcome.unit.block.name)
         return trained
+
+    def note(self, jobs: Sequence[Job]) -> None:
+        """Note jobs of an earlier process, whose checkpoints `forget` will drop.
+
+        They are left over if it was killed once the rows were in the table.
+        """
+        packs = make_packs([job._replace(known=False) for job in jobs])
+        self._trained += [unit_of(pack).block.name for pack in packs]
 
     def forget(self) -> None:
         """Drop the checkpoints of trained blocks; call once their rows are saved."""

@@ -11,7 +11,6 @@ numbers to places in the tree.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import hashlib
@@ -30,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from lrjax.common import files
 from lrjax.core import (
     NUMERICS_VERSION,
     PyTree,
@@ -41,7 +41,9 @@ from lrjax.core import (
 P = ParamSpec("P")
 R = TypeVar("R")
 
+FOLDER, PARAMS = "checkpoints", "params"  # below the working directory
 _MANIFEST, _STATE = "manifest.json", "state"
+_LARGEST_MANIFEST = 2**30  # bytes
 _KEPT = 2  # checkpoints per block: the newest may turn out damaged
 _SPARED = 2**20  # bytes of a disk that are left to the tables
 # Orbax numbers its operations per process: two concurrent saves can deadlock.
@@ -59,9 +61,9 @@ def _with_lock(function: Callable[P, R]) -> Callable[P, R]:
     return locked
 
 
-def folder_of(workdir: Path, block: str) -> Path:
+def folder_of(home: Path, block: str) -> Path:
     """Directory of the checkpoints of a block, by the block's name."""
-    return workdir / "checkpoints" / block
+    return home / FOLDER / block
 
 
 @_with_lock
@@ -79,8 +81,8 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> 
     """
     target = folder.absolute() / str(step)
     try:
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+        files.remove_folder(target)
+        files.make_folder(target, below=target.parents[2])
         paths_and_leaves = jax.tree.leaves_with_path(state)
         leaves = [_described(path, leaf) for path, leaf in paths_and_leaves]
         plain = _numbered([_to_plain(leaf) for _, leaf in paths_and_leaves])
@@ -98,20 +100,16 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> 
             "versions": _versions(),
             "files": {name: _sha256(target / name) for name in _files(target)},
         }
-        temporary = target / (_MANIFEST + ".tmp")
-        with open(temporary, "w") as file:
-            json.dump(content | {"sha256": _digest(content)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target / _MANIFEST)
+        manifest = json.dumps(content | {"sha256": _digest(content)})
+        files.replace(target / _MANIFEST, manifest)
     except Exception as error:  # Orbax raises many types when a disk is full
-        shutil.rmtree(target, ignore_errors=True)
+        files.remove_folder(target)
         raise OSError(_reason(error)) from error
     steps = _steps(folder)
     earlier = [saved for saved in steps if saved < step]
     # Checkpoints of later steps were refused when training resumed: remove them.
     for old in {*steps} - {step, *earlier[1 - _KEPT :]}:
-        shutil.rmtree(folder / str(old), ignore_errors=True)
+        files.remove_folder(folder / str(old))
 
 
 @_with_lock
@@ -148,10 +146,8 @@ def restore(
 
 @_with_lock
 def discard(folder: Path) -> None:
-    """Remove a block's checkpoints, and the parent folder once it is empty."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        folder.parent.rmdir()
+    """Remove a block's checkpoints."""
+    files.remove_folder(folder)
 
 
 def save_params(
@@ -175,25 +171,10 @@ def save_params(
     from safetensors.numpy import save
 
     arrays = {k: np.asarray(v) for k, v in _names(params, model_state).items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for (s, h), run_id in ids_by_position.items():
-            of_run = {name: np.array(x[s, h], order="C") for name, x in arrays.items()}
-            temporary = folder / f"{run_id}.tmp"
-            try:
-                temporary.write_bytes(save(of_run))
-                os.replace(temporary, folder / f"{run_id}.safetensors")
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
-
-
-def move_params(source: Path, target: Path) -> None:
-    """Move saved parameters of runs from one working directory to another."""
-    for file in (source / "params").glob("*.safetensors"):
-        (target / "params").mkdir(exist_ok=True)
-        os.replace(file, target / "params" / file.name)
+    files.make_folder(folder, below=folder.parent)
+    for (s, h), run_id in ids_by_position.items():
+        of_run = {name: np.array(x[s, h], order="C") for name, x in arrays.items()}
+        files.replace(folder / f"{run_id}.safetensors", save(of_run))
 
 
 def check_params(task: str, params: PyTree, model_state: PyTree) -> None:
@@ -368,7 +349,7 @@ def _check_room(folder: Path, size: int) -> None:
 
 def _steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in a folder, valid or not, ascending."""
-    if not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir():
         return []
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
 
@@ -379,9 +360,11 @@ def _verified(path: Path) -> dict[str, Any]:
     Raises:
       ValueError: if it is incomplete, damaged, or of another block or version.
     """
+    if path.is_symlink():
+        raise ValueError("it is a symbolic link")
     present = _files(path)
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
+        manifest = json.loads(files.read_own(path / _MANIFEST, _LARGEST_MANIFEST))
         digest = manifest.pop("sha256")
     except FileNotFoundError:
         raise ValueError("it was cut short: it has no manifest") from None
@@ -399,11 +382,11 @@ def _verified(path: Path) -> dict[str, Any]:
     facts = manifest["facts"]
     if not isinstance(facts, dict) or not all(map(math.isfinite, facts.values())):
         raise ValueError("its facts are not finite numbers")
-    files = manifest["files"]
-    for name in sorted(files.keys() ^ set(present)):
-        fault = "is missing" if name in files else "does not belong to it"
+    expected = manifest["files"]
+    for name in sorted(expected.keys() ^ set(present)):
+        fault = "is missing" if name in expected else "does not belong to it"
         raise ValueError(f"{name} {fault}")
-    for name, digest in files.items():
+    for name, digest in expected.items():
         if _sha256(path / name) != digest:
             raise ValueError(f"{name} is damaged: its SHA-256 differs")
     return manifest
@@ -413,11 +396,14 @@ def _files(path: Path) -> list[str]:
     """Names of a checkpoint's files without the manifest, sorted.
 
     Raises:
-      ValueError: if there is a pipe or device, whose reading might never end.
+      ValueError: if there is a pipe or device, whose reading might never end, or a
+        link, which may lead to other people's files.
     """
     names = []
     for entry in path.rglob("*"):
         name = str(entry.relative_to(path))
+        if entry.is_symlink():
+            raise ValueError(f"{name} is a symbolic link")
         if entry.is_file():
             names.append(name)
         elif not entry.is_dir():
@@ -432,7 +418,9 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 def _reason(error: Exception) -> str:
     """An error's text in one line, cut: some of Orbax's hold a whole specification."""
-    return " ".join(str(error).split())[:300]
+    cause = error.__cause__
+    text = files.words(cause) if isinstance(cause, OSError) else str(error)
+    return " ".join(text.split())[:300]
 
 
 def _compare(saved: Sequence[Sequence[Any]], like: PyTree) -> None:
@@ -456,5 +444,5 @@ def _versions() -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with files.open_own(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,28 +18,28 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from lrjax import console, results
+from lrjax.common import files
 from lrjax.config import Cluster, Settings
 from lrjax.core import NUMERICS_VERSION, UsageError, counted
 from lrjax.launch import blocks as blocks_lib
-from lrjax.launch import dask_worker
+from lrjax.launch import checkpoint, dask_worker, leftovers, slurm
 from lrjax.launch.blocks import Block
 from lrjax.launch.session import Session
 from lrjax.launch.units import Outcome, Unit
 
+_LOOPBACK = "127.0.0.1"
 _POLL = 0.02  # seconds between polls for results
 _TOLD = 30.0  # seconds between messages while waiting for workers
-_DEATHS = 20  # workers lost while training one block; ended walltimes count
+_DEATHS = 20  # workers that died while training one block
 
 
 @contextlib.contextmanager
@@ -55,12 +55,11 @@ def launch(
       UsageError: if there is no such cluster, or its workers cannot be used.
     """
     data_dir = data_dir and os.path.abspath(data_dir)
-    with (
-        Session(settings, workdir, data_dir, overrides) as session,
-        _connected(settings.cluster) as client,
-    ):
+    with Session(settings, workdir, data_dir, overrides) as session:
         session.tables  # noqa: B018  # opens them: errors come before any waiting
-        yield OnCluster(session, client)
+        files.check_folder(session.workdir / leftovers.PARTS)
+        with _connected(settings.cluster) as client:
+            yield OnCluster(session, client)
 
 
 class OnCluster:
@@ -174,6 +173,7 @@ class OnCluster:
     def forget(self, names: Sequence[str]) -> None:
         """Remove the directories that workers used for blocks."""
         for name in names:
+            checkpoint.discard(checkpoint.folder_of(self.session.home, name))
             dask_worker.remove_part(self.session.workdir, name)
 
     def spent(self, seconds: float) -> str:
@@ -194,6 +194,8 @@ def _unit_message(unit: Unit) -> dask_worker.UnitMessage:
 def _connected(cluster: Cluster) -> Iterator[Any]:
     """Connect to the cluster; a cluster started here is closed at the end.
 
+    One on this machine listens on the loopback address alone, and has no dashboard.
+
     Raises:
       UsageError: if Dask is not installed or no scheduler answers.
     """
@@ -205,26 +207,26 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
             f"--launcher=dask needs Dask: pip install 'lrjax[cluster]' ({error})"
         ) from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    dask_config.set(
-        {
-            "distributed.scheduler.allowed-failures": _DEATHS,
-            # Trials resume from states, which are large.
-            "distributed.admin.large-graph-warning-threshold": "1TB",
-        }
-    )
-    with contextlib.ExitStack() as stack:
+    options = {
+        "distributed.scheduler.allowed-failures": _DEATHS,
+        # Trials resume from states, which are large.
+        "distributed.admin.large-graph-warning-threshold": "1TB",
+    }
+    with dask_config.set(options), contextlib.ExitStack() as stack:
         try:
             if cluster.address == "local":
                 local = distributed.LocalCluster(
                     n_workers=cluster.workers,
                     threads_per_worker=1,
                     memory_limit=0,  # blocks are checked against free memory beforehand
-                    dashboard_address=":0",
+                    host=_LOOPBACK,
+                    dashboard_address=f"{_LOOPBACK}:0",
+                    scheduler_kwargs={"dashboard": False},
                     silence_logs=50,
                 )
                 address = stack.enter_context(local)
             elif cluster.address == "slurm":
-                address = stack.enter_context(_slurm(cluster))
+                address = stack.enter_context(slurm.start(cluster))
             else:
                 address = cluster.address
             client = distributed.Client(address, timeout=cluster.timeout)
@@ -236,41 +238,6 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
             ) from error
         stack.enter_context(client)
         yield client
-
-
-def _slurm(cluster: Cluster) -> Any:
-    """Start a Dask cluster of SLURM jobs."""
-    try:
-        from dask_jobqueue.slurm import SLURMCluster
-    except ImportError as error:
-        raise UsageError(
-            "config.cluster.address=slurm needs dask-jobqueue: "
-            f"pip install 'lrjax[cluster]' ({error})"
-        ) from error
-    if not shutil.which("sbatch"):
-        raise UsageError("config.cluster.address=slurm: sbatch is not installed here")
-    started = SLURMCluster(**slurm_options(cluster))
-    # Adaptive scaling replaces jobs whose walltime has ended.
-    started.adapt(minimum_jobs=cluster.workers, maximum_jobs=cluster.workers)
-    return started
-
-
-def slurm_options(cluster: Cluster) -> dict[str, Any]:
-    """Arguments of dask-jobqueue: a job is one worker that trains a block at a time."""
-    extra = [f"--gres=gpu:{cluster.gpus}"] if cluster.gpus else []
-    return {
-        "cores": 1,  # threads of the worker
-        "processes": 1,
-        "job_cpu": cluster.cores,
-        "memory": cluster.memory,
-        "walltime": cluster.walltime,
-        "queue": cluster.queue or None,
-        "account": cluster.account or None,
-        "job_extra_directives": [*extra, *cluster.extra],
-        "job_script_prologue": [
-            f"export PYTHONPATH={Path(__file__).parent.parent}:$PYTHONPATH"
-        ],
-    }
 
 
 def _workers(client: Any) -> dict[str, Any]:

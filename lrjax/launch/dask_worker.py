@@ -5,8 +5,8 @@ block up by name. Blocks that do not follow from the settings alone, such as tho
 trials, arrive as a `BlockMessage` without the data, which the worker loads itself.
 
 A block's own tables are in `parts/BLOCK` below the working directory if the worker can
-reach it, so that another worker can resume from the last checkpoint. Otherwise they are
-temporary.
+reach it, and its checkpoints are where all launchers have them, so that another worker
+can resume from the last one. Otherwise they are temporary.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from lrjax import (
     results,
     tasks,
 )
+from lrjax.common import files
 from lrjax.config import Settings
 from lrjax.core import (
     NUMERICS_VERSION,
@@ -40,7 +40,7 @@ from lrjax.core import (
 )
 from lrjax.engine import train as train_lib
 from lrjax.launch import blocks as blocks_lib
-from lrjax.launch import checkpoint, local, startup
+from lrjax.launch import leftovers, local, startup
 from lrjax.launch.blocks import Block
 from lrjax.launch.units import (
     Begin,
@@ -51,8 +51,6 @@ from lrjax.launch.units import (
     Unit,
 )
 from lrjax.tasks.data import DataError
-
-_PARTS = "parts"  # directory of blocks' own tables
 
 _LOCK = threading.RLock()  # a worker may have several threads
 _TASKS: dict[str, Task] = {}
@@ -271,12 +269,12 @@ def train(
     if block is None:
         raise _other_data(sent.task)
     unit = Unit(block, sent.begin, sent.is_trial)
-    with block_tables(workdir, sent.name, settings) as tables:
-        trained = _train(unit, tables, settings)
+    with block_tables(workdir, sent.name, settings) as (tables, home):
+        trained = _train(unit, tables, settings, home)
         if sent.is_trial:
             return trained
         runs, curves = (
-            (tables.workdir / table).read_bytes()
+            files.read_own(tables.workdir / table)
             for table in (results.RUNS, results.CURVES)
         )
     return trained._replace(runs=runs, curves=curves)
@@ -285,8 +283,10 @@ def train(
 @contextlib.contextmanager
 def block_tables(
     workdir: str, name: str, settings: Settings
-) -> Iterator[results.Tables]:
+) -> Iterator[tuple[results.Tables, Path]]:
     """Open tables for one block: below the working directory if it is reachable here.
+
+    Yields the tables, and the directory of checkpoints and parameters.
 
     Args:
       workdir: the client's working directory.
@@ -296,27 +296,29 @@ def block_tables(
     Raises:
       UsageError: if parameters are to be saved but the directory is not reachable.
     """
-    config = dataclasses.asdict(settings)
+    home, tables = Path(workdir), None
+    reachable = os.path.exists(home / ".lock")
+    if settings.save_params and not reachable:
+        raise UsageError(
+            "config.save_params needs a --workdir that all workers can reach: "
+            f"{workdir} does not exist there"
+        )
     with contextlib.ExitStack() as stack:
-        tables = None
-        if os.path.exists(os.path.join(workdir, ".lock")):
-            shared = results.Tables(os.path.join(workdir, _PARTS, name))
+        if reachable:
+            part = files.make_folder(home / leftovers.PARTS / name, below=home)
             # A worker that Dask gave up on may still hold them.
             with contextlib.suppress(UsageError):
-                tables = stack.enter_context(shared)
+                tables = stack.enter_context(results.Tables(part))
         if tables is None:
-            if settings.save_params:
-                raise UsageError(
-                    "config.save_params needs a --workdir that all workers can reach: "
-                    f"{workdir} does not exist there"
-                )
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lrjax-"))
             tables = stack.enter_context(results.Tables(folder))
-        tables.write_config(config, {})
-        yield tables
+        tables.write_config(dataclasses.asdict(settings), {})
+        yield tables, home if reachable else tables.workdir
 
 
-def _train(unit: Unit, tables: results.Tables, settings: Settings) -> WorkerResult:
+def _train(
+    unit: Unit, tables: results.Tables, settings: Settings, home: Path
+) -> WorkerResult:
     """Train a unit in its own tables; do nothing if its rows are there."""
     block = unit.block
     if not unit.is_trial and tables.runs.issuperset(block.run_ids):
@@ -324,7 +326,7 @@ def _train(unit: Unit, tables: results.Tables, settings: Settings) -> WorkerResu
         return WorkerResult(0.0, {}, done)
 
     def train_here(unit: Unit, place: Place) -> Outcome:
-        return local.train_unit(unit, place, tables, settings, lambda updates: None)
+        return local.train_unit(unit, place, tables, settings, home, lambda _: None)
 
     outcomes = list(engine().train([[unit]], train_here))
     return WorkerResult(
@@ -341,14 +343,5 @@ def engine() -> Engine:
 
 
 def remove_part(workdir: Path, name: str) -> None:
-    """Remove a block's tables once the client has its rows; keep its parameters.
-
-    Args:
-      workdir: where parameters are moved to.
-      name: name of the block.
-    """
-    part = workdir / _PARTS / name
-    checkpoint.move_params(part, workdir)
-    shutil.rmtree(part, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        part.parent.rmdir()
+    """Remove a block's own tables once the client has its rows."""
+    files.remove_folder(workdir / leftovers.PARTS / name)

@@ -1,10 +1,9 @@
 """Training on several hosts: each trains a share of the blocks, host 0 has the tables.
 
-Each host keeps rows and checkpoints of its share in its own directory
-`WORKDIR/hosts/NUMBER`, an ordinary working directory: after a kill its content is not
-trained again. Rows are gathered over the network when hosts start and when all have
-finished, and host 0 appends what is missing in its tables. So hosts need no shared file
-system.
+Each host keeps the rows of its share in its own directory `WORKDIR/hosts/NUMBER`, an
+ordinary working directory: after a kill its content is not trained again. Rows are sent
+to host 0 when hosts start and when all have finished, and host 0 appends what is
+missing in its tables. So hosts need no shared file system.
 """
 
 from __future__ import annotations
@@ -14,10 +13,8 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import socket
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +22,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from lrjax import console, identity, results
+from lrjax.common import files
 from lrjax.config import Settings
 from lrjax.core import (
     NUMERICS_VERSION,
@@ -35,12 +32,12 @@ from lrjax.core import (
     UsageError,
     cut,
 )
-from lrjax.launch import checkpoint, local
+from lrjax.launch import deal, leftovers, local, post
 from lrjax.launch.blocks import Block
 from lrjax.launch.units import Outcome, Unit
+from lrjax.tables import parts
 
 _PLACE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-_HOSTS = "hosts"
 _WAIT = 120.0  # seconds that hosts wait for host 0 to listen
 _PATIENCE = 90 * 24 * 3600  # seconds that the fastest host waits for the slowest
 _FAREWELL = 30  # seconds that an interrupted host waits for the others to save
@@ -116,13 +113,14 @@ def launch(
       UsageError: if a host fails; the others first train their share to its end.
       Interrupted: on SIGINT and SIGTERM, once all hosts have saved running blocks.
     """
-    own = Path(workdir) / _HOSTS / str(jax.process_index())
+    home = Path(workdir)
+    own = home / leftovers.HOSTS / str(jax.process_index())
     with (
-        local.launch(settings, own, data_dir, overrides) as here,
+        local.launch(settings, own, data_dir, overrides, home) as here,
         _leaving_together(),
         contextlib.ExitStack() as stack,
     ):
-        hosts = Hosts(here, Path(workdir), stack)
+        hosts = Hosts(here, home, stack)
         problem = ""
         try:
             yield hosts
@@ -130,7 +128,7 @@ def launch(
             if not hosts.agreed:
                 raise
             problem = str(error)
-        hosts.collect([own])
+        hosts.collect()
         if problem:
             raise UsageError(problem)
         hosts.clear()
@@ -139,8 +137,8 @@ def launch(
 class Hosts:
     """The `Launcher` that trains this host's share of blocks.
 
-    Block n belongs to host n modulo the number of hosts, finished or not, so that a
-    host finds the blocks that it began. Results are those of one process.
+    Shares follow from all blocks and the number of hosts (`lrjax.launch.deal`). Results
+    are those of one process.
 
     Attributes:
       session: session of this host's tables.
@@ -158,7 +156,8 @@ class Hosts:
         self.session, self.agreed = here.session, False
         self._here, self._workdir, self._stack = here, workdir, stack
         self._tables: results.Tables | None = None  # of all hosts; only on host 0
-        self._left: list[Path] = []
+        self._folders: list[Path] = []  # with rows of this host, its own first
+        self._sent: dict[Path, int] = {}  # table -> bytes that host 0 has
 
     @property
     def where(self) -> str:
@@ -166,30 +165,38 @@ class Hosts:
         return self._here.where
 
     def blocks(self, settings: Settings) -> list[Block]:
-        """Plan this host's share of blocks; gather the rows of all hosts."""
+        """Plan this host's share of blocks; host 0 gathers the rows of all hosts."""
         number, count = jax.process_index(), jax.process_count()
-        blocks, problem = [], ""
+        blocks: list[Block] = []
+        dealt: list[list[int]] = []
+        problem = ""
         try:
             blocks = self._here.blocks(settings)
+            dealt = deal.shares(blocks, count)
             if is_first():
                 whole = results.Tables(self._workdir)
                 self._tables = self._stack.enter_context(whole)
+                leftovers.take_over(self._tables, [leftovers.PARTS])
+            files.make_folder(self.session.workdir, below=self._workdir)
             tables = self.session.tables
-            self._left = _left_by_others(self._workdir, number, count)
-            for folder in self._left:
-                self._stack.enter_context(results.Tables(folder))
+            left = _left_by_others(self._workdir, number, count)
+            for folder in left:
+                self._stack.enter_context(results.Tables(folder, self._workdir))
+            self._folders = [tables.workdir, *left]
         except UsageError as error:
             problem = str(error)
-        names, signalled = [block.name for block in blocks], self.session.signalled
-        _check_alike(problem, names, signalled)
+        plan = [[block.name for block in blocks], dealt]
+        _check_alike(problem, plan, self.session.signalled)
         self.agreed = True
         metrics = {block.task_name: block.metrics for block in blocks}
         if self._tables:
             self.session.record(metrics, self._tables)
         self.session.record(metrics)
-        tables.runs.update(self.collect([tables.workdir, *self._left]))
-        console.say(f"host {number} of {count}:")
-        return blocks[number::count]
+        self.collect()
+        tables.runs.update(self._finished([i for b in blocks for i in b.run_ids]))
+        no_cache = " (JAX keeps compiled programs of host 0 only)" * bool(number)
+        console.say(f"host {number} of {count}{no_cache}:")
+        return [blocks[i] for i in dealt[number]]
 
     def train(
         self,
@@ -208,65 +215,90 @@ class Hosts:
         """Describe in one line what compiling and training took on this host."""
         return self._here.spent(seconds)
 
-    def collect(self, folders: Sequence[Path]) -> set[str]:
-        """Gather all hosts' rows in host 0's tables.
+    def collect(self) -> None:
+        """Append all hosts' rows to host 0's tables, once all hosts are here.
 
-        Args:
-          folders: working directories with rows of this host.
-
-        Returns:
-          identities of the runs in host 0's tables.
+        Raises:
+          UsageError: on all hosts, if host 0 cannot write them.
         """
-        rows = {
-            name: [row for f in folders for row in results.read_rows(f, name)]
-            for name in (results.CURVES, results.RUNS)
-        }
         signalled = self.session.signalled
-        parts = map(json.loads, _exchange(json.dumps(rows).encode(), signalled))
-        done: list[str] = []
-        if self._tables:
-            for part in parts:
-                # A run's curve before its row: a kill leaves no row without a curve.
-                self._tables.append(results.CURVES, part[results.CURVES])
-                self._tables.append(results.RUNS, part[results.RUNS])
-            done = sorted(self._tables.runs)
-        return set(json.loads(_exchange(json.dumps(done).encode(), signalled)[0]))
+        _wait_for_all(signalled)
+        problem = post.to_first(self._rows(), self._take, signalled)
+        problem = post.from_first(problem.encode(), signalled).decode()
+        if problem:
+            raise UsageError(problem)
+
+    def _rows(self) -> Iterator[bytes]:
+        """The rows that host 0 does not have yet: lines of a table, after its name."""
+        # A run's curve before its row: a kill leaves no row without a curve.
+        paths = [path for f in self._folders for path in parts.unfinished(f)]
+        for table in (results.CURVES, results.RUNS):
+            paths += [folder / table for folder in self._folders]
+        for path in paths:
+            for piece in leftovers.lines(path, self._sent.get(path, 0)):
+                yield path.name.encode() + b"\n" + piece
+                self._sent[path] = self._sent.get(path, 0) + len(piece)
+
+    def _take(self, piece: bytes) -> None:
+        """Append rows of a host to the tables of host 0."""
+        assert self._tables
+        table, _, rows = piece.partition(b"\n")
+        leftovers.append(self._tables, table.decode(), rows)
+
+    def _finished(self, run_ids: Sequence[str]) -> set[str]:
+        """Those of the planned runs that are in host 0's tables: a bit for each."""
+        known = self._tables.runs if self._tables else set()
+        bits = np.packbits(np.array([i in known for i in run_ids], bool))
+        sent = post.from_first(bits.tobytes(), self.session.signalled)
+        bits = np.unpackbits(np.frombuffer(sent, np.uint8), count=len(run_ids))
+        return {run_ids[i] for i in np.flatnonzero(bits).tolist()}
 
     def clear(self) -> None:
         """Remove this host's directories, once host 0 has the rows."""
-        own = self.session.workdir
-        for folder in (own, *self._left):
-            checkpoint.move_params(folder, self._workdir)
-            shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            own.parent.rmdir()
+        for folder in self._folders:
+            files.remove_folder(folder)
 
 
-def _check_alike(
-    problem: str, names: Sequence[str], signalled: Callable[[], int]
-) -> None:
-    """Stop all hosts if one has a problem, or if their blocks differ.
+def _check_alike(problem: str, plan: Any, signalled: Callable[[], int]) -> None:
+    """Stop all hosts if one has a problem, or if their plans differ.
 
     Args:
       problem: what is wrong on this host; empty if nothing is.
-      names: names of all blocks, as this host plans them.
+      plan: blocks and shares of all hosts, as this host plans them.
       signalled: returns the signal that came, 0 if none did.
 
     Raises:
       UsageError: the same on all hosts.
     """
-    own = identity.digest([names, NUMERICS_VERSION, jax.__version__])
-    answers = _exchange(json.dumps([problem, own]).encode(), signalled)
-    problems, digests = zip(*map(json.loads, answers), strict=True)
-    for host, text in enumerate(problems):
-        if text:
-            raise UsageError(f"host {host}: {text}")
-    for host, digest in enumerate(digests):
-        if digest != digests[0]:
-            raise UsageError(
+    own = identity.digest([plan, NUMERICS_VERSION, jax.__version__])
+    answers: list[list[str]] = []
+    _wait_for_all(signalled)
+    post.to_first(
+        [json.dumps([problem, own]).encode()],
+        lambda answer: answers.append(json.loads(answer)),
+        signalled,
+    )
+    verdict = post.from_first(_verdict(answers).encode(), signalled).decode()
+    if verdict:
+        raise UsageError(verdict)
+
+
+def _verdict(answers: Sequence[Sequence[str]]) -> str:
+    """What is wrong with the answers of all hosts; empty if nothing is.
+
+    Args:
+      answers: each host's problem, and the digest of its plan.
+    """
+    for host, (problem, _) in enumerate(answers):
+        if problem:
+            return f"host {host}: {problem}"
+    for host, (_, digest) in enumerate(answers):
+        if digest != answers[0][1]:
+            return (
                 f"--multihost: host {host} would train other blocks than host 0; all "
                 "need the same config, data and versions of lrjax and JAX"
             )
+    return ""
 
 
 def _left_by_others(workdir: Path, number: int, count: int) -> list[Path]:
@@ -276,25 +308,10 @@ def _left_by_others(workdir: Path, number: int, count: int) -> list[Path]:
       workdir: directory of the tables of all hosts together.
       number, count: this host's number and the number of hosts.
     """
-    folders = (workdir / _HOSTS).glob("*")
-    numbers = sorted(int(f.name) for f in folders if f.name.isdecimal())
+    names = [folder.name for folder in leftovers.folders(workdir, leftovers.HOSTS)]
+    numbers = sorted(int(name) for name in names if name.isdecimal())
     mine = [n for n in numbers if n >= count and n % count == number]
-    return [workdir / _HOSTS / str(n) for n in mine]
-
-
-def _exchange(content: bytes, signalled: Callable[[], int]) -> list[bytes]:
-    """Gather every host's bytes, in the order of hosts; wait for all."""
-    _wait_for_all(signalled)
-    packed = np.frombuffer(zlib.compress(content), np.uint8)
-    sizes = multihost_utils.process_allgather(np.asarray([len(packed)], np.int32))
-    padded = np.zeros(sizes.max(), np.uint8)
-    padded[: len(packed)] = packed
-    gathered = multihost_utils.process_allgather(padded)
-    gathered = np.asarray(gathered).reshape(len(sizes.ravel()), -1)
-    return [
-        zlib.decompress(row[:size].tobytes())
-        for row, size in zip(gathered, sizes.ravel().tolist(), strict=True)
-    ]
+    return [workdir / leftovers.HOSTS / str(n) for n in mine]
 
 
 def _wait_for_all(signalled: Callable[[], int]) -> None:

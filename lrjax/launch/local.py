@@ -7,6 +7,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,9 +40,10 @@ def launch(
     workdir: str | os.PathLike[str],
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    home: Path | None = None,
 ) -> Iterator[Local]:
     """Open a session and make the launcher that trains in this process."""
-    with Session(settings, workdir, data_dir, overrides) as session:
+    with Session(settings, workdir, data_dir, overrides, home) as session:
         local = Local(session)
         try:
             yield local
@@ -95,7 +97,8 @@ class Local:
         if self._layout:
             for unit in units:
                 layouts.check(self._layout, unit.block.program.task)
-        tables, settings = self.session.tables, self.session.settings
+        session = self.session
+        tables, settings, home = session.tables, session.settings, session.home
 
         def train_here(unit: Unit, place: Place) -> Outcome:
             """Train a unit in one of the threads."""
@@ -104,7 +107,7 @@ class Local:
                 with self._lock:
                     progress(unit, updates)
 
-            return train_unit(unit, place, tables, settings, advance)
+            return train_unit(unit, place, tables, settings, home, advance)
 
         def announce(programs: int, at_once: int, memory: float) -> None:
             if not units[0].is_trial:  # tuning would repeat it at every stage
@@ -127,7 +130,7 @@ class Local:
     def forget(self, names: Sequence[str]) -> None:
         """Remove the checkpoints of blocks."""
         for name in names:
-            checkpoint.discard(checkpoint.folder_of(self.session.tables.workdir, name))
+            checkpoint.discard(checkpoint.folder_of(self.session.home, name))
 
     def spent(self, seconds: float) -> str:
         """Describe in one line what compiling and training took."""
@@ -160,6 +163,7 @@ def train_unit(
     place: Place,
     tables: results.Tables,
     settings: Settings,
+    home: Path,
     progress: Callable[[int], Any],
 ) -> Outcome:
     """Train a unit from its last valid checkpoint; write the rows of runs.
@@ -167,12 +171,13 @@ def train_unit(
     Args:
       unit: what to train.
       place: device and programs.
-      tables: to append to; checkpoints are beside them.
+      tables: to append to.
       settings: how to save.
+      home: directory of checkpoints and parameters.
       progress: as in `units.checkpointed`.
     """
     block = unit.block
-    folder = checkpoint.folder_of(tables.workdir, block.name)
+    folder = checkpoint.folder_of(home, block.name)
     last: dict[str, np.ndarray] = {}
     state, seconds, ended = None, 0.0, unit.begin.steps
     for measured, spent in units_lib.checkpointed(
@@ -187,7 +192,8 @@ def train_unit(
         state, seconds, ended = measured.state, spent, int(measured.steps[-1])
     if unit.is_trial:
         return Outcome(unit, seconds, _trials(unit, last, state, seconds, ended))
-    summary = _write_runs(block, last, state, seconds, tables, settings.save_params)
+    params = home / checkpoint.PARAMS if settings.save_params else None
+    summary = _write_runs(block, last, state, seconds, tables, params)
     return Outcome(unit, seconds, summary=summary)
 
 
@@ -253,7 +259,7 @@ def _write_runs(
     state: Any,
     seconds: float,
     tables: results.Tables,
-    save_params: bool,
+    folder: Path | None,
 ) -> str:
     """Measure the runs of a block on the test part and append their rows.
 
@@ -263,16 +269,15 @@ def _write_runs(
       state: state of all of them at the end.
       seconds: duration of training.
       tables: to append to.
-      save_params: whether to save the parameters, too.
+      folder: where to save the parameters, too; None if they are not kept.
 
     Returns:
       a line that sums up the block.
     """
     program, ids_by_position = block.program, block.ids_by_position
     test = _judged(block, last, state)
-    if save_params:
+    if folder:
         params, model_state = programs.final_model(program, state)
-        folder = tables.workdir / "params"
         checkpoint.save_params(folder, params, model_state, ids_by_position)
     share = seconds / len(ids_by_position)
     ended = [

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lrjax import console, results
+from lrjax.common import files
 from lrjax.config import Settings
+from lrjax.launch import checkpoint, leftovers
 from lrjax.launch.units import Outcome, Unit
 
 
@@ -29,6 +31,8 @@ class Session:
     Attributes:
       settings: settings of the command.
       workdir: directory of the tables.
+      home: directory of checkpoints and parameters; other than `workdir` for one of
+        several hosts.
       data_dir: directory searched first for data files.
       signalled: returns the signal that came, 0 if none did.
     """
@@ -39,6 +43,7 @@ class Session:
         workdir: str | os.PathLike[str],
         data_dir: str | None = None,
         overrides: Mapping[str, Any] | None = None,
+        home: Path | None = None,
     ):
         """Create a session; nothing is opened before it is entered.
 
@@ -49,6 +54,7 @@ class Session:
           overrides: config fields that the command line set, for config.json.
         """
         self.settings, self.workdir = settings, Path(workdir)
+        self.home = home or self.workdir
         self.data_dir = data_dir
         self.signalled: Callable[[], int] = lambda: 0  # until the session is entered
         self._overrides = dict(overrides or {})
@@ -59,16 +65,23 @@ class Session:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if "tables" in self.__dict__:
+            leftovers.remove_empty(self.home)
         self._stack.__exit__(*error)
 
     @functools.cached_property
     def tables(self) -> results.Tables:
-        """The tables, opened and locked when first used.
+        """The tables, opened and locked when first used, with rows left elsewhere.
 
         Raises:
-          UsageError: if they cannot be opened.
+          UsageError: if they cannot be opened, or files beside them not be written.
         """
-        return self._stack.enter_context(results.Tables(self.workdir))
+        tables = self._stack.enter_context(results.Tables(self.workdir))
+        files.check_folder(self.home / checkpoint.FOLDER)
+        if self.settings.save_params:
+            files.check_folder(self.home / checkpoint.PARAMS)
+        leftovers.take_over(tables)
+        return tables
 
     def record(
         self,
