@@ -121,9 +121,13 @@ class OnCluster:
             self._check_same_device()
         ready()
         for unit, returned in self._returned(units):
-            tables = self.session.tables
-            tables.append(results.CURVES, map(json.loads, returned.curves.splitlines()))
-            tables.append(results.RUNS, map(json.loads, returned.runs.splitlines()))
+            tables, block = self.session.tables, unit.block.name
+            curves, runs = (
+                map(json.loads, lines.splitlines())
+                for lines in (returned.curves, returned.runs)
+            )
+            tables.append(results.CURVES, curves, block)
+            tables.append(results.RUNS, runs, block)
             progress(unit, unit.updates)
             yield Outcome(unit, returned.seconds, returned.trials, returned.summary)
 

@@ -273,11 +273,10 @@ def train(
         trained = _train(unit, tables, settings, home)
         if sent.is_trial:
             return trained
-        runs, curves = (
-            files.read_own(tables.workdir / table)
-            for table in (results.RUNS, results.CURVES)
-        )
-    return trained._replace(runs=runs, curves=curves)
+        runs = files.read_own(tables.workdir / results.RUNS)
+        curves = tables.workdir / results.CURVES
+        written = files.read_own(curves) if curves.exists() else b""  # else published
+    return trained._replace(runs=runs, curves=written)
 
 
 @contextlib.contextmanager
@@ -308,7 +307,8 @@ def block_tables(
             part = files.make_folder(home / leftovers.PARTS / name, below=home)
             # A worker that Dask gave up on may still hold them.
             with contextlib.suppress(UsageError):
-                tables = stack.enter_context(results.Tables(part))
+                publish_in = home if settings.curve_parts else None
+                tables = stack.enter_context(results.Tables(part, publish_in))
         if tables is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lrjax-"))
             tables = stack.enter_context(results.Tables(folder))

@@ -187,6 +187,7 @@ def train_unit(
             tables.append(
                 results.CURVES,
                 rows.curve_rows(block.program, block.ids_by_position, measured),
+                block.name,
             )
         last = {k: v[-1] for k, v in measured.values.items()}
         state, seconds, ended = measured.state, spent, int(measured.steps[-1])
@@ -284,7 +285,7 @@ def _write_runs(
         rows.run_row(block.runs[s][h], run_id, program, (s, h), last, test, share)
         for (s, h), run_id in ids_by_position.items()
     ]
-    tables.append(results.RUNS, ended)
+    tables.append(results.RUNS, ended, block.name)
     diverged = sum(row["status"] == "diverged" for row in ended)
     metric = program.task.metric
     scores = [row[f"valid_{metric}"] for row in ended if row["status"] == "done"]

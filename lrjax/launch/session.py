@@ -76,7 +76,9 @@ class Session:
         Raises:
           UsageError: if they cannot be opened, or files beside them not be written.
         """
-        tables = self._stack.enter_context(results.Tables(self.workdir))
+        publish_in = self.home if self.settings.curve_parts else None
+        tables = results.Tables(self.workdir, publish_in)
+        self._stack.enter_context(tables)
         files.check_folder(self.home / checkpoint.FOLDER)
         if self.settings.save_params:
             files.check_folder(self.home / checkpoint.PARAMS)
