@@ -12,7 +12,10 @@ _LAZY = {
     "Metric": "lrjax.metrics",
     "Task": "lrjax.core",
     "check_task": "lrjax.tasks.checks",
+    "compare": "lrjax.api",
+    "find_rate": "lrjax.api",
     "select": "lrjax.hpo.select",
+    "tune": "lrjax.api",
     **dict.fromkeys(
         (
             *("register_analysis", "register_launcher", "register_method"),

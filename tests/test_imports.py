@@ -36,7 +36,9 @@ _ROWS = {
     "reports": "analysis common core identity plugins results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.tuners hyperparameters "
-    "identity launch methods protocol reports results tasks",
+    "identity launch methods own protocol reports results tasks",
+    "rates": "core reports",
+    "api": "config core hpo launch methods optim own rates reports results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "cli": "config config_page core hpo launch methods reports results",
 }

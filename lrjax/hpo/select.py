@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from lrjax import config as config_lib
-from lrjax import console, protocol, tasks
+from lrjax import console, own, protocol, tasks
 from lrjax import methods as methods_lib
 from lrjax.common import numerics
 from lrjax.config import Settings
@@ -112,10 +112,12 @@ def _chosen(methods: Any) -> list[Method]:
         return list(methods_lib.METHODS.values())
     # A transformation of Optax is a named tuple, so it would pass for a sequence.
     single = isinstance(methods, str | Method) or hasattr(methods, "_fields")
-    if single or not isinstance(methods, Iterable):
+    if single or callable(methods) or not isinstance(methods, Iterable):
         methods = [methods]
     chosen = []
     for method in methods:
+        if callable(method) and not isinstance(method, Method):
+            method = own.method_of(method)
         if not isinstance(method, str | Method):
             raise UsageError(
                 f"select: {_brief(method)} is not a method: give its name "

@@ -1,0 +1,509 @@
+"""What people call from Python: compare, tune and find_rate, for tasks of their own.
+
+Each function trains as main.py does, with the same tables, checkpoints and reports:
+with a `workdir`, the same call resumes and skips what is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import numbers
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+
+from lrjax import config as config_lib
+from lrjax import launch as launch_lib
+from lrjax import methods as methods_lib
+from lrjax import optim, own, results, tasks
+from lrjax import reports as reports_lib
+from lrjax.config import Settings
+from lrjax.core import Method, Task, UsageError, cut, shown
+from lrjax.hpo import tune as tune_lib
+from lrjax.launch import experiment, startup
+from lrjax.rates import Rates
+
+Methods = str | Method | Callable[..., Any] | Iterable[Any]
+_PER_DECADE = 4  # rates that find_rate tries
+_REST = 0.2  # part of a run over which its rate falls to zero before it is judged
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The runs of a working directory.
+
+    `print(results)` shows the ranking.
+
+    Attributes:
+      workdir: directory of the tables.
+      runs: a row per run, as `lrjax.results.load` returns them, with a column for each
+        hyperparameter in place of `hparams`. The rate that a method used at the end is
+        `measured_learning_rate`.
+      curves: a row per run and measurement, with task, method and seed of the run.
+      trials: a row per trial of a tuning, likewise; empty if nothing was tuned.
+      best: hyperparameters of the last tuning's best trial; {} if nothing was tuned.
+    """
+
+    workdir: Path
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    trials: pd.DataFrame
+    best: Mapping[str, Any]
+    _text: str = dataclasses.field(repr=False)
+    # Holds a temporary directory for as long as its results are in use.
+    _kept: Any = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self._text
+
+    def report(self, folder: str | os.PathLike[str] | None = None) -> Path:
+        """Write a page with figures, statistics and findings.
+
+        Args:
+          folder: directory of the report; `report` in the working directory, or in the
+            current directory for results without a `workdir`.
+
+        Returns:
+          path of the page.
+
+        Raises:
+          UsageError: if it cannot be written.
+        """
+        if folder is None:
+            folder = "report" if self._kept else self.workdir / "report"
+        folder = Path(folder).expanduser()
+        reports_lib.write([self.workdir], folder, reports_lib.Options())
+        return folder / "index.html"
+
+
+def compare(
+    task: Task | str | Sequence[Task | str],
+    methods: Methods,
+    *,
+    seeds: int | Sequence[int] = 10,
+    epochs: int | None = None,
+    steps: int | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    hparams: Mapping[str, Mapping[str, Any]] | None = None,
+    batch_size: int | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    data_dir: str | None = None,
+    launcher: str = "local",
+    **fields: Any,
+) -> Results:
+    """Train methods on a task with several seeds, and rank them.
+
+    Args:
+      task: a `lrjax.Task`, the name of one, or several.
+      methods: names, `lrjax.core.Method`s, or functions of hyperparameters that return
+        an Optax transformation (`lrjax.register_method`).
+      seeds: number of seeds, or which.
+      epochs: passes over the training part; None: those of the protocol.
+      steps: updates, in place of `epochs`.
+      grid: hyperparameter -> values; a full product for each method that has it.
+      hparams: method -> hyperparameter -> value.
+      batch_size: rows of a batch; None: the task's own.
+      workdir: directory of the tables; None: a temporary one.
+      data_dir: directory searched first for the data files of a named task.
+      launcher: 'local', 'dask' or a registered one. Workers of a cluster find tasks and
+        methods by name or import path alone.
+      fields: other fields of a config, such as `protocol` or `eval_every`.
+
+    Returns:
+      The results.
+
+    Raises:
+      UsageError: one line that says what is wrong.
+
+    Example:
+      >>> study = lrjax.compare("libsvm/iris", ["prodigy", "adamw_cosine"], epochs=30)
+      >>> print(study)
+    """
+    with _known(task, methods, launcher) as (task_names, method_names):
+        config = _config(
+            task_names,
+            method_names,
+            seeds=seeds,
+            epochs=epochs,
+            steps=steps,
+            grid=grid or {},
+            hparams=hparams or {},
+            batch_size=batch_size,
+            **fields,
+        )
+        settings = _checked(config, launcher)
+        with _folder(workdir) as (folder, kept):
+            launch = launch_lib.find(launcher)
+            experiment.run(settings, folder, data_dir, launch=launch)
+            return _results(folder, kept)
+
+
+def tune(
+    task: Task | str,
+    method: str | Method | Callable[..., Any],
+    *,
+    trials: int = 50,
+    space: Mapping[str, Sequence[Any]] | None = None,
+    tuner: str = "smac",
+    seeds: int | Sequence[int] = 10,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    data_dir: str | None = None,
+    launcher: str = "local",
+    **fields: Any,
+) -> Results:
+    """Tune a method's hyperparameters, then train the best ones with fresh seeds.
+
+    Args:
+      task, seeds, epochs, steps, batch_size, workdir, data_dir, launcher: as in
+        `compare`.
+      method: what to tune: a name, a `Method` or a function.
+      trials: number of trials.
+      space: hyperparameter -> (low, high), optionally with 'log', 'linear' or
+        'integer'; None: the method's own.
+      tuner: 'smac', 'random', 'grid', 'asha' or one's own.
+      fields: other fields of a config; those of its block `tune` begin with `tune_`,
+        as in `tune_eta`.
+
+    Returns:
+      The results; `.best` has the best hyperparameters, `.trials` all trials.
+
+    Raises:
+      UsageError: one line that says what is wrong.
+
+    Example:
+      >>> tuned = lrjax.tune("libsvm/iris", "adam", trials=9, epochs=20)
+      >>> tuned.best
+    """
+    with _known(task, method, launcher) as (task_names, method_names):
+        config = _config(
+            task_names,
+            method_names,
+            seeds=seeds,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            tune_trials=trials,
+            tune_tuner=tuner,
+            tune_space={k: tuple(v) for k, v in (space or {}).items()},
+            **fields,
+        )
+        settings = _checked(config, launcher)
+        with _folder(workdir) as (folder, kept):
+            tune_lib.run(settings, folder, data_dir, launch=launch_lib.find(launcher))
+            return _results(folder, kept)
+
+
+def find_rate(
+    task: Task | str,
+    method: str | Method | Callable[..., Any],
+    *,
+    rates: Sequence[float] | None = None,
+    seeds: int | Sequence[int] = 3,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    data_dir: str | None = None,
+    **fields: Any,
+) -> Rates:
+    """Find a method's learning rate by training all candidates at once.
+
+    All rates and seeds are one population: one program is compiled, and they train
+    together. Before a run is judged by its validation loss its rate falls to zero over
+    the last fifth of its updates, unless the method lowers it anyway; a rate that is
+    never lowered looks worse than it is.
+
+    Args:
+      task, seeds, epochs, steps, batch_size, workdir, data_dir, fields: as in
+        `compare`. Give the length of the training that the rate is for, or a tenth of
+        it, which is often enough.
+      method: a method with a hyperparameter `learning_rate`.
+      rates: candidates; None: four in each decade of the method's range.
+
+    Returns:
+      the best rate, the rates that are as good as far as the seeds can tell, and the
+      rate from which runs diverge.
+
+    Raises:
+      UsageError: if the method has no learning rate, or all runs diverge.
+
+    Example:
+      >>> found = lrjax.find_rate("libsvm/iris", "adamw_cosine", epochs=10)
+      >>> found.rate, found.interval, found.edge
+    """
+    with _known(task, method, "local") as (task_names, (name,)):
+        chosen = methods_lib.find(name)
+        if "learning_rate" not in chosen.defaults:
+            raise UsageError(f"find_rate: method '{name}' has no learning_rate")
+        candidates = _candidates(chosen, rates)
+        length: dict[str, Any] = {"epochs": epochs, "steps": steps}
+        config = _config(task_names, (name,), **length, batch_size=batch_size, **fields)
+        settings = _checked(config, "local")
+        at_rest = _at_rest(chosen, settings.hparams_grid(name, task_names[0])[0])
+        with _registered(methods_lib.METHODS, at_rest.name, at_rest):
+            config = _config(
+                task_names,
+                (at_rest.name,),
+                **length,
+                seeds=seeds,
+                grid={"learning_rate": candidates},
+                batch_size=batch_size,
+                **fields,
+            )
+            with _folder(workdir) as (folder, _):
+                settings = _checked(config, "local")
+                experiment.run(settings, folder, data_dir)
+                runs, _ = results.load(folder)
+    return Rates.of(runs[runs["method"] == at_rest.name], name)
+
+
+def _candidates(method: Method, rates: Sequence[float] | None) -> tuple[float, ...]:
+    """Return the rates to try: those given, or four in each decade of the range."""
+    if rates is not None:
+        given = tuple(rates)
+        for rate in given:
+            if not isinstance(rate, numbers.Real) or isinstance(rate, bool):
+                raise UsageError(f"find_rate: rates has {shown(rate)}, not a number")
+        if len(set(given)) < 2:
+            raise UsageError("find_rate: give at least two different rates, or None")
+        return tuple(float(rate) for rate in given)
+    span = method.space.ranges.get("learning_rate")
+    low, high = (span.low, span.high) if span else (1e-4, 1.0)
+    count = 1 + round(_PER_DECADE * math.log10(high / low))
+    return tuple(float(f"{rate:.3g}") for rate in np.geomspace(low, high, count))
+
+
+def _at_rest(method: Method, hparams: Mapping[str, Any]) -> Method:
+    """Return a method whose updates fall to zero over the last fifth of a run.
+
+    That is the method itself if its rate falls anyway, or if it is judged at an average
+    of its iterates, which has the same effect.
+    """
+    if method.horizon_bound(hparams) or _averages(method, hparams):
+        return method
+
+    def build(horizon: Any, **hparams: Any) -> Any:
+        inner = optax.with_extra_args_support(method.build(horizon, **hparams))
+        return optim.cooldown(inner, (1 - _REST) * horizon, _REST * horizon)
+
+    name = f"{method.name}+rest"
+    return dataclasses.replace(method, name=name, build=build)
+
+
+def _averages(method: Method, hparams: Mapping[str, Any]) -> bool:
+    """Whether a method is judged at other parameters than those it updates."""
+    params = {"a": jnp.zeros(2)}
+    tx = method.build(100.0, **hparams)
+    return optim.eval_params(tx.init(params), params)["a"] is not params["a"]
+
+
+def _config(
+    task_names: Sequence[str], method_names: Sequence[str], **given: Any
+) -> Any:
+    """Make a config of what was given; None leaves a field as it is.
+
+    Names that begin with 'tune_' are fields of the block `tune`.
+
+    Raises:
+      UsageError: if a field is unknown, or its value of the wrong type.
+    """
+    config = config_lib.base()
+    config.tasks, config.methods = tuple(task_names), tuple(method_names)
+    # Users who compute in double precision want it here, too.
+    config.precision = "float64" if jax.config.values["jax_enable_x64"] else "auto"
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name.startswith("tune_"):
+            name = name.replace("_", ".", 1)
+        if name == "seeds" and not isinstance(value, int):
+            value = tuple(value)
+        error = config_lib.unknown_field([name])
+        if error:
+            raise error
+        for path, item in _leaves(name, value):
+            part: Any = config
+            *blocks, last = path
+            for block in blocks:
+                part = part[block]
+            try:
+                part[last] = item
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                dotted = ".".join(path)
+                raise UsageError(
+                    f"{dotted}={shown(item)}: {cut(str(error))}"
+                ) from error
+    return config
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield path and value of each field of a nested dictionary."""
+    path = tuple(name.split("."))
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            for rest, leaf in _leaves(str(key), item):
+                yield (*path, *rest), leaf
+    else:
+        yield path, value
+
+
+def _checked(config: Any, launcher: str) -> Settings:
+    """Check a config, and prepare JAX unless workers elsewhere train."""
+    settings = config_lib.check(config)
+    if not launch_lib.LAUNCHERS[launcher].remote:
+        startup.prepare(settings)
+    return settings
+
+
+@contextlib.contextmanager
+def _known(
+    task: Any, methods: Any, launcher: str
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Let the engine find a user's own tasks and methods by name, for a while.
+
+    Yields:
+      names of the tasks and methods.
+
+    Raises:
+      UsageError: if something is not a task or a method, or has a name of lrjax's own.
+    """
+    launch_lib.find(launcher)
+    remote = launch_lib.LAUNCHERS[launcher].remote
+    given = [task] if isinstance(task, Task | str) else task
+    if not isinstance(given, Sequence) or not given:
+        raise UsageError(f"task must be a lrjax.Task or a name, not {shown(task)}")
+    with contextlib.ExitStack() as stack:
+        names = []
+        for each in given:
+            if isinstance(each, str):
+                names.append(each)
+                continue
+            if not isinstance(each, Task):
+                raise UsageError(
+                    f"{shown(each)} is not a lrjax.Task, nor a name of one"
+                )
+            if remote:
+                raise _not_sent("task", each.name, launcher)
+            factory = tasks.factory_of(each.name, each)
+            _refuse_shipped("task", each.name, tasks.SHIPPED)
+            stack.enter_context(_registered(tasks.TASKS, each.name, factory))
+            names.append(each.name)
+        chosen = []
+        for method in _methods(methods):
+            if isinstance(method, str):
+                chosen.append(methods_lib.find(method).name)
+                continue
+            if methods_lib.METHODS.get(method.name) is not method:
+                if remote:
+                    raise _not_sent("method", method.name, launcher)
+                _refuse_shipped("method", method.name, methods_lib.SHIPPED)
+                stack.enter_context(
+                    _registered(methods_lib.METHODS, method.name, method)
+                )
+            chosen.append(method.name)
+        yield tuple(names), tuple(chosen)
+
+
+def _methods(given: Any) -> list[str | Method]:
+    """Return the methods that were given: names, methods, functions, or one of these.
+
+    Raises:
+      UsageError: if something else is among them, or one comes twice.
+    """
+    # A transformation of Optax is a named tuple, so it would pass for a sequence.
+    single = isinstance(given, str | Method) or hasattr(given, "_fields")
+    if single or callable(given) or not isinstance(given, Iterable):
+        given = [given]
+    chosen: list[str | Method] = []
+    for method in given:
+        if callable(method) and not isinstance(method, Method):
+            method = own.method_of(method)
+        if not isinstance(method, str | Method):
+            raise UsageError(
+                f"{shown(method)} is not a method: give a name (--mode=methods lists "
+                "them), a lrjax.core.Method, or a function of hyperparameters that "
+                "returns a transformation of Optax"
+            )
+        chosen.append(method)
+    names = [method if isinstance(method, str) else method.name for method in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"method '{cut(name)}' comes twice")
+    if not names:
+        raise UsageError("methods is empty: name at least one")
+    return chosen
+
+
+def _not_sent(kind: str, name: str, launcher: str) -> UsageError:
+    """The error for an object that workers of a cluster cannot find."""
+    return UsageError(
+        f"launcher='{launcher}': workers do not have the {kind} '{cut(name)}': put it "
+        "into a module that they can import, and name it 'module:name'"
+    )
+
+
+def _refuse_shipped(kind: str, name: str, shipped: Iterable[str]) -> None:
+    """Refuse an own part with a name of lrjax's own."""
+    if name in shipped:
+        raise UsageError(f"{kind} '{cut(name)}' is lrjax's own: choose another name")
+
+
+@contextlib.contextmanager
+def _registered(registry: dict[str, Any], name: str, part: Any) -> Iterator[None]:
+    """Register a part under a name for a while."""
+    before = registry.get(name)
+    registry[name] = part
+    try:
+        yield
+    finally:
+        del registry[name]
+        if before is not None:
+            registry[name] = before
+
+
+@contextlib.contextmanager
+def _folder(workdir: str | os.PathLike[str] | None) -> Iterator[tuple[Path, Any]]:
+    """Yield a working directory; a temporary one, with what keeps it, if None."""
+    if workdir is None:
+        kept = tempfile.TemporaryDirectory(prefix="lrjax-")
+        yield Path(kept.name), kept
+    elif isinstance(workdir, str | os.PathLike):
+        yield Path(workdir).expanduser(), None
+    else:
+        raise UsageError(f"workdir must be a path, not {shown(workdir)}")
+
+
+def _results(folder: Path, kept: Any) -> Results:
+    """Read the tables of a working directory into tidy frames."""
+    runs, curves = results.load(folder)
+    text = reports_lib.ranking(runs, results.load_metrics(folder))
+    columns = ["run_id", "task", "method", "seed"]
+    curves = curves.merge(runs[columns], on="run_id", how="left")
+    rows = results.read_rows(folder, results.TRIALS)
+    best = [row["hparams"] for row in rows if row["incumbent"]][-1:]
+    best = best[0] if best else {}
+    trials = _tidy(pd.DataFrame(rows))
+    return Results(folder, _tidy(runs), curves, trials, best, text, kept)
+
+
+def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
+    """Put each hyperparameter into a column of its own, in place of `hparams`."""
+    if "hparams" not in rows:
+        return rows
+    values = pd.DataFrame(rows["hparams"].map(dict).tolist(), index=rows.index)
+    rows = rows.drop(columns="hparams")
+    measured = {name: f"measured_{name}" for name in rows if name in values}
+    return pd.concat([rows.rename(columns=measured), values], axis=1)

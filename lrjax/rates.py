@@ -1,0 +1,170 @@
+"""The answer of `lrjax.find_rate`: a learning rate, and how sure that is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from lrjax.core import UsageError, counted
+
+_LEVEL = 0.05  # of the tests that tell a rate from the best one
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Learning rates and what they came to.
+
+    `print(rates)` says the answer in two lines.
+
+    Attributes:
+      method, task: names.
+      rate: the rate with the lowest mean validation loss.
+      interval: smallest and largest of the neighbouring rates whose loss is not
+        significantly higher than that of `rate`, by a paired t-test over seeds at 5 %;
+        with fewer than three seeds only `rate` itself.
+      edge: the smallest rate above `rate` from which on runs diverge, or end with a
+        higher loss than the worst rate below `rate`; None if there is none.
+      table: a row per rate: learning_rate, mean, low, high (95 % interval of the mean;
+        NaN with fewer than three seeds), diverged (share of the runs).
+    """
+
+    method: str
+    task: str
+    rate: float
+    interval: tuple[float, float]
+    edge: float | None
+    table: pd.DataFrame
+
+    @classmethod
+    def of(cls, runs: pd.DataFrame, method: str) -> Self:
+        """Judge rates by their runs.
+
+        Args:
+          runs: as returned by `results.load`; each rate has the same seeds.
+          method: the method's name, for messages.
+
+        Raises:
+          UsageError: if no rate has runs that did not diverge.
+        """
+        rates = runs["hparams"].map(lambda hparams: hparams["learning_rate"])
+        losses = runs.assign(rate=rates).pivot(
+            index="rate", columns="seed", values="valid_loss"
+        )
+        task = str(runs["task"].iloc[0])
+        values = losses.to_numpy(float)
+        whole = np.isfinite(values).all(1)
+        if not whole.any():
+            raise UsageError(
+                f"find_rate: {method} diverged on {task} with every rate from "
+                f"{losses.index[0]:g} to {losses.index[-1]:g}: give smaller `rates`"
+            )
+        mean = np.where(whole, values.mean(1), np.inf)
+        best = int(mean.argmin())
+        low, high = _interval(values)
+        table = pd.DataFrame(
+            {
+                "learning_rate": losses.index.to_numpy(float),
+                "mean": np.where(whole, mean, np.nan),
+                "low": np.where(whole, low, np.nan),
+                "high": np.where(whole, high, np.nan),
+                "diverged": 1 - np.isfinite(values).mean(1),
+            }
+        )
+        known = table["learning_rate"].tolist()
+        first, last = _as_good(values, whole, best)
+        edge = _edge(mean, best)
+        return cls(
+            method,
+            task,
+            known[best],
+            (known[first], known[last]),
+            None if edge is None else known[edge],
+            table,
+        )
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        seen = f"{counted(len(self.table), 'rate')} tried"
+        where = "as good as any" if low == high else f"{low:g} to {high:g} are as good"
+        ends = self.table["learning_rate"].iloc[[0, -1]].tolist()
+        hint = ""
+        if self.rate in ends and len(self.table) > 1:
+            side = "smaller" if self.rate == ends[0] else "larger"
+            hint = f" The best is at the end of the range: try {side} ones, too."
+        edge = (
+            "no rate diverged"
+            if self.edge is None
+            else f"training breaks down from {self.edge:g} on"
+        )
+        return (
+            f"{self.method} on {self.task}: learning rate {self.rate:g}\n"
+            f"{seen}; {where}; {edge}.{hint}"
+        )
+
+    def plot(self, path: Any = None) -> Any:
+        """Draw the validation loss over the rate, with its interval, best and edge.
+
+        Args:
+          path: file to write; None: only return the figure.
+
+        Returns:
+          the Matplotlib figure.
+        """
+        from lrjax.reports import rate_figure
+
+        return rate_figure.draw(self, path)
+
+
+def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals of means over seeds, of values [rates, seeds]; NaN below three."""
+    count = values.shape[1]
+    if count < 3:
+        return np.full(len(values), np.nan), np.full(len(values), np.nan)
+    half = scipy.stats.t.ppf(0.975, count - 1) * values.std(1, ddof=1) / count**0.5
+    return values.mean(1) - half, values.mean(1) + half
+
+
+def _as_good(values: np.ndarray, whole: np.ndarray, best: int) -> tuple[int, int]:
+    """First and last of the rates around the best one that may be as good.
+
+    Args:
+      values: losses [rates, seeds].
+      whole: whether none of a rate's runs diverged, [rates].
+      best: number of the best rate.
+    """
+
+    def may_be(other: int) -> bool:
+        if not (0 <= other < len(values) and whole[other] and values.shape[1] >= 3):
+            return False
+        differences = values[other] - values[best]
+        if np.ptp(differences) == 0:
+            return bool(differences[0] <= 0)
+        test = scipy.stats.ttest_1samp(differences, 0, alternative="greater")
+        return bool(test.pvalue > _LEVEL)
+
+    first = last = best
+    while may_be(first - 1):
+        first -= 1
+    while may_be(last + 1):
+        last += 1
+    return first, last
+
+
+def _edge(mean: np.ndarray, best: int) -> int | None:
+    """Number of the first rate above the best from which on training breaks down.
+
+    Args:
+      mean: mean losses, infinite where a run diverged; [rates].
+      best: number of the best rate.
+    """
+    below = mean[: best + 1]
+    worst = below[np.isfinite(below)].max() if best else math.inf
+    broken = ~np.isfinite(mean) | (mean > worst)
+    above = np.flatnonzero(~broken[best:]) + best
+    edge = int(above[-1]) + 1
+    return edge if edge < len(mean) else None
