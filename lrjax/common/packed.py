@@ -196,7 +196,8 @@ def open_zip(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
     """
     with (
         files.open_given(path) as file,
-        zipfile.ZipFile(Guarded(file, PIECE)) as archive,  # pyright: ignore[reportArgumentType]
+        Guarded(file, PIECE) as guarded,  # pyright: ignore[reportArgumentType]
+        zipfile.ZipFile(guarded) as archive,
     ):
         yield archive
 

@@ -66,6 +66,18 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
         return b"".join(iter(lambda: file.read(packed.PIECE), b""))
 
 
+def check_regular(folder: Path) -> None:
+    """Refuse pipes and devices in a folder that a library will read.
+
+    Raises:
+      DataError: if there is one.
+    """
+    for path in folder.rglob("*"):
+        if files.is_there(path):
+            with reading(path), files.open_given(path):
+                pass
+
+
 def read_svmlight(
     path: str | os.PathLike[str], max_bytes: int = MAX_BYTES
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +212,12 @@ def _blocks(lines: Iterable[bytes], where: str) -> Iterator[_Rows]:
 
 
 def _checked(
-    labels: array, counts: array, indices: array, values: array, numbers: array, where: str
+    labels: array,
+    counts: array,
+    indices: array,
+    values: array,
+    numbers: array,
+    where: str,
 ) -> _Rows:
     """Check the numbers of some rows.
 

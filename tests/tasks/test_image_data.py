@@ -127,7 +127,7 @@ def test_npz_of_encoded_images(tmp_path):
         ({"image": pixels(2), "label": [0]}, ["2 images"]),
         ({"image": pixels(0), "label": np.zeros(0, int)}, ["uint8"]),
         ({"pixels": pixels(2), "label": [0, 1]}, ["label, pixels", "image and label"]),
-        ({"image": np.array([None]), "label": [0]}, ["cannot be read"]),
+        ({"image": np.array([None]), "label": [0]}, ["'image' holds other things"]),
     ],
 )
 def test_arrays_that_are_not_of_the_set(tmp_path, arrays, words):
@@ -463,7 +463,7 @@ def test_dtds_own_layout(tmp_path, monkeypatch):
     (folder / "labels" / "val1.txt").write_text("banded/other.png\n")
     refused("dtd", tmp_path, "other.png")
     (folder / "labels" / "val1.txt").unlink()
-    refused("dtd", tmp_path, "val1.txt", "no such file")
+    refused("dtd", tmp_path, "val1.txt", "No such file")
 
 
 # TFDS
