@@ -110,7 +110,7 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
             if size > _LARGEST or member.compress_type not in _PLAIN_ZIP:
                 raise ValueError("more than 1 MB when decompressed")
             with members.open(member) as stream:
-                array = io.BytesIO(stream.read())
+                array = io.BytesIO(stream.read(_LARGEST))
             name = member.filename.removesuffix(".npy")
             weights[name] = np.lib.format.read_array(array, allow_pickle=False)
     return weights

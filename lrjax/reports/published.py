@@ -82,7 +82,7 @@ def _content(path: str) -> bytes:
         if len(names) != 1:
             raise ValueError(f"it holds {len(names)} files instead of one")
         with packed.open_member(archive, names[0], _MAX_BYTES) as file:
-            return file.read()
+            return file.read(_MAX_BYTES)
 
 
 def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
@@ -106,8 +106,8 @@ def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
         entries = list(ours["entry"].unique())
         if len(entries) > 1:
             raise UsageError(
-                f"report.compare={study.options.compare}: {shown(row.method)} has several "
-                f"settings on {row.task}; name one, such as '{entries[0]}'"
+                f"report.compare={study.options.compare}: '{cut(row.method)}' has "
+                f"several settings on {cut(row.task)}; name one, such as '{entries[0]}'"
             )
         values = ours.loc[ours["status"] == "done", row.metric].astype(float).dropna()
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan

@@ -62,8 +62,17 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
       DataError: if the file is missing, unreadable, not a regular file, damaged, or
         holds more than `max_bytes` after decompression.
     """
-    with reading(path), packed.open_given(path, max_bytes) as file:
+    with reading(path), _open(path, max_bytes) as file:
         return b"".join(iter(lambda: file.read(packed.PIECE), b""))
+
+
+def _open(path: str | os.PathLike[str], max_bytes: int) -> io.BufferedReader:
+    """Open a data file; see `packed.open_given`."""
+    if not os.fspath(path):
+        raise DataError("no data file is named")
+    if not os.path.lexists(path):
+        raise DataError(f"{path}: no such file")
+    return packed.open_given(path, max_bytes)
 
 
 def check_regular(folder: Path) -> None:
@@ -93,14 +102,12 @@ def read_svmlight(
     Raises:
       DataError: as `read_bytes` and `parse_svmlight`.
     """
-    if not os.fspath(path):
-        raise DataError("no data file is named")
     return _parse(_lines(path, max_bytes), str(path))
 
 
 def _lines(path: str | os.PathLike[str], max_bytes: int) -> Iterator[bytes]:
     """Yield the lines of a file, decompressed; a line above `MAX_LINE` in pieces."""
-    with reading(path), packed.open_given(path, max_bytes) as file:
+    with reading(path), _open(path, max_bytes) as file:
         yield from iter(functools.partial(file.readline, MAX_LINE + 1), b"")
 
 

@@ -463,7 +463,7 @@ def test_dtds_own_layout(tmp_path, monkeypatch):
     (folder / "labels" / "val1.txt").write_text("banded/other.png\n")
     refused("dtd", tmp_path, "other.png")
     (folder / "labels" / "val1.txt").unlink()
-    refused("dtd", tmp_path, "val1.txt", "No such file")
+    refused("dtd", tmp_path, "val1.txt", "no such file")
 
 
 # TFDS
