@@ -1,4 +1,4 @@
-"""Files of some kilobytes that unfold to gigabytes take no more memory than the limits."""
+"""Files of kilobytes that unfold to gigabytes take no more memory than the limits."""
 
 import os
 import subprocess

@@ -182,3 +182,36 @@ def test_hidden_files_among_pictures_are_left_out(tmp_path):
     with pytest.warns(UserWarning, match="do not compare"):
         part = image_data.load("mnist", str(tmp_path))["train"]
     assert part.images[:, 0, 0, 0].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("form", ["EPS", "DDS", "TGA", "PCX", "SGI", "ICO"])
+def test_only_decoders_that_are_named_are_tried(form, tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    def run(*args, **kwargs):
+        raise AssertionError("Ghostscript")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    path = tmp_path / "a.png"
+    path.write_bytes(of("RGB", COLOUR, form))
+    with pytest.raises(DataError, match="cannot be decoded: cannot identify"):
+        image_data._picture(path, str(path))
+
+
+def test_sizes_are_looked_at_before_pictures_are_decoded(monkeypatch):
+    def decoded(*args):
+        raise AssertionError
+
+    content = of("RGB", COLOUR)
+    with monkeypatch.context() as patch:
+        patch.setattr(image_data, "_pixels", decoded)
+        patch.setattr(image_data, "_MAX_PIXELS", 3)
+        with pytest.raises(DataError, match="file: 1 x 4 pixels are more than 3"):
+            image_data._picture(content, "file")
+    monkeypatch.setattr(image_data, "_MAX_BYTES", 2 * 4 * 3)
+    room = image_data._Room(2, "place")
+    image_data._picture(content, "file", room=room)
+    monkeypatch.setattr(image_data, "_pixels", decoded)
+    taller = of("RGB", np.repeat(COLOUR, 2, 0))
+    with pytest.raises(DataError, match="place: 2 images of up to 2 x 4 are more than"):
+        image_data._picture(taller, "file", room=room)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import lzma
 import shutil
@@ -303,7 +304,8 @@ def test_a_folder_of_tokens_that_came_first_stays(tmp_path):
 def test_where_a_tokenizer_comes_from(tmp_path, monkeypatch):
     import huggingface_hub
 
-    def unreachable(*args):
+    def unreachable(*args, revision):
+        assert len(revision) == 40  # a commit, not a branch
         raise OSError("no net")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
@@ -322,6 +324,23 @@ def test_where_a_tokenizer_comes_from(tmp_path, monkeypatch):
         found = tokens_lib.find_vocabulary(source, data_dir)
         assert found is not None
         assert found.fingerprint == trained.fingerprint
+
+
+def test_another_tokenizer_from_the_hub_is_refused(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    folder = write(tmp_path / "text")
+    trained = tokens_lib.train_vocabulary(find(folder), 300)
+    path = tmp_path / "tokenizer.json"
+    trained.tokenizer.save(str(path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: str(path))
+    with pytest.raises(DataError, match="its sha256 is another"):
+        tokens_lib.find_vocabulary(Text(), str(tmp_path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(tokens_lib, "_HUB_SHA256", digest)
+    found = tokens_lib.find_vocabulary(Text(), str(tmp_path))
+    assert found is not None
+    assert found.fingerprint == trained.fingerprint
 
 
 # Bad input
