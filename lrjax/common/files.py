@@ -17,6 +17,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -225,6 +226,38 @@ def check_folder(path: str | os.PathLike[str]) -> None:
             raise OSError(errno.EEXIST, "it is not a folder")
         if not os.access(path, os.W_OK | os.X_OK):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@contextlib.contextmanager
+def scratch_folder(place: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder of a random name in `place`, removed when the code inside ends.
+
+    What is made in it can be moved to `place` by `move`.
+
+    Raises:
+      OSError: if it cannot be made.
+    """
+    with tempfile.TemporaryDirectory(_TEMPORARY, ".", place) as scratch:
+        yield Path(scratch)
+
+
+def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Move a file or folder to another name on the same disk, atomically.
+
+    A link in the target's place is replaced, not followed; so is a file by a file.
+
+    Raises:
+      OSError: if it cannot be moved, for example because a folder is there.
+    """
+    if os.path.islink(target):  # a folder does not replace it
+        os.unlink(target)
+    os.replace(source, target)
+    sync_folder(os.path.dirname(os.path.abspath(target)))
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether anything but a folder has this name: opening it says if it is a file."""
+    return os.path.lexists(path) and not os.path.isdir(path)
 
 
 def remove_folder(path: str | os.PathLike[str]) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import numpy as np
 import pandas as pd
 
+from lrjax.common import packed
 from lrjax.common.reading import reading
-from lrjax.core import UsageError, shown
+from lrjax.core import UsageError, cut, shown
 from lrjax.reports import figures
 from lrjax.reports.page import Section
 from lrjax.reports.study import Study
 from lrjax.reports.writer import ReportWriter
 
+_MAX_BYTES = 2**20  # of a file, decompressed: twenty thousand results
+_MAX_COLUMNS = 1000  # pandas takes a kilobyte for each
 _NAMES = ("task", "method", "metric")
 
 
@@ -23,9 +29,19 @@ def read(path: str) -> pd.DataFrame:
         is no row, or a row lacks a name or has a bad number.
     """
     where = f"report.compare={path}"
+    if "://" in path:
+        raise UsageError(
+            f"report.compare={shown(path)}: an address; download it and name the file"
+        )
     with reading(where, ""):
+        text = _content(path).decode("utf-8-sig")
+        first = next((row for row in csv.reader(io.StringIO(text)) if row), [])
+        if len(first) > _MAX_COLUMNS:
+            raise UsageError(f"{where}: has {len(first):,} columns")
         # With `header`, pandas would take a surplus column for the index.
-        lines = pd.read_csv(path, dtype=str, header=None, skipinitialspace=True)
+        lines = pd.read_csv(
+            io.StringIO(text), dtype=str, header=None, skipinitialspace=True
+        )
     header = [str(name).strip() for name in lines.iloc[0]]
     table = lines[1:].set_axis(header, axis=1).reset_index(drop=True)
     for name in (*_NAMES, "mean"):
@@ -56,6 +72,19 @@ def read(path: str) -> pd.DataFrame:
     return table
 
 
+def _content(path: str) -> bytes:
+    """Read a file of at most `_MAX_BYTES`, decompressing .bz2, .gz, .xz and .zip."""
+    if not path.endswith(".zip"):
+        with packed.open_given(path, _MAX_BYTES) as file:
+            return file.read()
+    with packed.open_zip(path) as archive:
+        names = archive.namelist()
+        if len(names) != 1:
+            raise ValueError(f"it holds {len(names)} files instead of one")
+        with packed.open_member(archive, names[0], _MAX_BYTES) as file:
+            return file.read(_MAX_BYTES)
+
+
 def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
     """Our means beside published ones; rows without a counterpart here are dropped.
 
@@ -77,8 +106,8 @@ def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
         entries = list(ours["entry"].unique())
         if len(entries) > 1:
             raise UsageError(
-                f"report.compare={study.options.compare}: '{row.method}' has several "
-                f"settings on {row.task}; name one, such as '{entries[0]}'"
+                f"report.compare={study.options.compare}: '{cut(row.method)}' has "
+                f"several settings on {cut(row.task)}; name one, such as '{entries[0]}'"
             )
         values = ours.loc[ours["status"] == "done", row.metric].astype(float).dropna()
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
@@ -99,11 +128,13 @@ def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
             }
         )
     if not rows:
-        first = published.iloc[0]
+        metric, method, task = (
+            cut(published.iloc[0][name]) for name in ("metric", "method", "task")
+        )
         raise UsageError(
             f"report.compare={study.options.compare}: none of its rows fits the "
-            f"tables, which have no {first['metric']} of {first['method']} on "
-            f"{first['task']}; they have the tasks {', '.join(study.tasks)} and the "
+            f"tables, which have no {metric} of {method} on {task}; they have the "
+            f"tasks {', '.join(study.tasks)} and the "
             f"methods {', '.join(sorted(runs['method'].unique()))}"
         )
     return pd.DataFrame(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import glob
 import hashlib
 import itertools
@@ -13,13 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lrjax.common import files as files_lib
+from lrjax.common import packed
 from lrjax.common.reading import reason
-from lrjax.core import shown
+from lrjax.core import cut, shown
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 from lrjax.tasks.options import Text
 
 MAX_CHARACTERS = 10**6  # per document; longer ones are cut, at a line's end if any
+MAX_TEXT = 2**36  # bytes per file, decompressed; Wikipedia has a third of it
+MAX_LINE = 2**27  # bytes; a line is kept in memory whole
 _SEED = 0  # for drawing a fraction of the documents
 _ENDINGS = (".txt", ".txt.xz", ".txt.gz", ".txt.bz2")
 _FOLDERS = ("bookwiki", "text", "")  # searched for text in a data directory
@@ -95,7 +98,7 @@ def _text_files(folder: Path) -> list[Path]:
             for path in sorted(folder.iterdir())
             if path.name.endswith(_ENDINGS)
             and not data.is_hidden(path.name)
-            and path.is_file()
+            and files_lib.is_there(path)
         ]
 
 
@@ -108,7 +111,7 @@ def _named(name: str) -> list[Path]:
     paths = [""]
     for part in Path(os.path.expanduser(name)).parts:
         paths = [path for base in paths for path in _below(base, part)]
-    return [Path(path) for path in sorted(set(paths)) if os.path.isfile(path)]
+    return [Path(path) for path in sorted(set(paths)) if files_lib.is_there(path)]
 
 
 def _below(base: str, part: str) -> list[str]:
@@ -185,8 +188,9 @@ def _from_files(files: Sequence[Path], name: str) -> Corpus:
     """The corpus in text files, one document per paragraph."""
     digest = hashlib.sha256()
     for path in files:
-        with data.reading(path), open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        with data.reading(path), files_lib.open_given(path) as file:
+            content: Any = file
+            digest.update(hashlib.file_digest(content, "sha256").digest())
 
     def documents() -> Iterator[str]:
         for path in files:
@@ -199,34 +203,54 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a text file, plain or compressed, ending in LF, CRLF or CR.
 
     Raises:
-      DataError: if a line is not UTF-8, with its number.
+      DataError: if the file cannot be read or is larger than `MAX_TEXT`, or a line is
+        longer than `MAX_LINE` or is not UTF-8, with its number.
     """
     count = 0
-    with contextlib.closing(data.open_lines(path)) as stretches:
-        for stretch in stretches:  # up to an LF
-            if not count:
-                stretch = stretch.removeprefix(codecs.BOM_UTF8)
-            try:
-                text = stretch.decode()
-            except UnicodeDecodeError as error:
-                before = stretch[: error.start]
-                number = count + 1 + before.count(b"\r")
-                at = error.start - before.rfind(b"\r") - 1
-                wide = stretch.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-                hint = ": it begins like UTF-16" if wide and not count else ""
-                raise DataError(
-                    f"{path}: line {number}: byte 0x{stretch[error.start]:02x} at {at} "
-                    f"is not UTF-8 text{hint}"
-                ) from error
-            lines = text.removesuffix("\n").removesuffix("\r").split("\r")
-            for number, line in enumerate(lines, count + 1):
-                if "\0" in line:
-                    raise DataError(
-                        f"{path}: line {number}: a zero byte at {line.index(chr(0))}: "
-                        "it is UTF-16 or not text"
-                    )
-                yield line
-            count += len(lines)
+    for stretch in _stretches(path):
+        if not count:
+            stretch = stretch.removeprefix(codecs.BOM_UTF8)
+        try:
+            text = stretch.decode()
+        except UnicodeDecodeError as error:
+            before = stretch[: error.start].replace(b"\r\n", b"\n")
+            before = before.replace(b"\r", b"\n")
+            number = count + 1 + before.count(b"\n")
+            at = len(before) - before.rfind(b"\n") - 1
+            wide = stretch.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            hint = ": it begins like UTF-16" if wide and not count else ""
+            raise DataError(
+                f"{path}: line {number}: byte 0x{stretch[error.start]:02x} at {at} "
+                f"is not UTF-8 text{hint}"
+            ) from error
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        lines = text.removesuffix("\n").split("\n")
+        if "\0" in text:
+            number, line = next((n, x) for n, x in enumerate(lines, 1) if "\0" in x)
+            raise DataError(
+                f"{path}: line {count + number}: a zero byte at {line.index(chr(0))}: "
+                "it is UTF-16 or not text"
+            )
+        yield from lines
+        count += len(lines)
+
+
+def _stretches(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file, decompressed, in stretches of whole lines."""
+    held = bytearray()  # the beginning of a line
+    with data.reading(path), packed.open_given(path, MAX_TEXT) as file:
+        while piece := file.read(packed.PIECE):
+            # A CR at the end may be half of CRLF.
+            end = piece.rfind(b"\n") + 1 or piece.rfind(b"\r", 0, -1) + 1
+            if end:
+                yield bytes(held) + piece[:end]
+                held.clear()
+            held += piece[end:]
+            if len(held) > MAX_LINE:
+                raise DataError(f"{path}: a line has more than {MAX_LINE:,} bytes")
+    if held:
+        yield bytes(held)
 
 
 def paragraphs(lines: Iterable[str]) -> Iterator[str]:
@@ -249,11 +273,14 @@ def _from_tfds(name: str, data_dir: str | None) -> Corpus:
     """The corpus of a TFDS data set in array_record files; needs no TensorFlow."""
     import tensorflow_datasets as tfds
 
+    root = data_dir or os.environ.get("LRJAX_DATA_DIR")
+    if root:
+        data.check_regular(Path(root) / name.split(":")[0].split("/")[0])
     try:
         source: Any = tfds.data_source(
             name,
             split="train",
-            data_dir=data_dir or os.environ.get("LRJAX_DATA_DIR"),
+            data_dir=root,
             download=False,
             builder_kwargs={"file_format": "array_record"},
         )
@@ -280,7 +307,12 @@ def _from_datasets(name: str) -> Corpus:
         ) from error
     path, _, config = name.partition(":")
     try:
-        source: Any = datasets.load_dataset(path, config or None, split="train")
+        # Loading scripts are other people's code; from version 4 on there are none.
+        old = int(datasets.__version__.partition(".")[0]) < 4
+        options: Any = {"trust_remote_code": False} if old else {}
+        source: Any = datasets.load_dataset(
+            path, config or None, split="train", **options
+        )
         fingerprint = f"hf {name} {source._fingerprint} {len(source)}"
     except Exception as error:  # the library passes on any error of its parts
         raise DataError(f"hf:{name}: {reason(error)}") from error
@@ -303,7 +335,9 @@ def _texts(rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[str]:
         except Exception as error:  # damaged files; each library has its own errors
             raise DataError(f"{where}: row {number}: {reason(error)}") from error
         if "text" not in row:
-            raise DataError(f"{where}: its rows have no 'text', but {', '.join(row)}")
+            raise DataError(
+                f"{where}: its rows have no 'text', but {cut(', '.join(row))}"
+            )
         value = row["text"]
         try:
             value = value.decode() if isinstance(value, bytes) else value

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import bz2
 import functools
-import gzip
 import hashlib
-import http.client
 import io
-import lzma
 import os
 import re
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from array import array
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lrjax import machine
+from lrjax.common import files, packed
 from lrjax.common import reading as reading_lib
-from lrjax.common.reading import reason as _reason
 from lrjax.core import UsageError
 
+# Limits, each of which bounds the memory that a file can take.
 MAX_BYTES = 2**30  # per file, stored and decompressed
+MAX_LINE = 2**25  # bytes in a line of an svmlight file: 10^6 entries of 32
 MAX_FEATURES = 10**6
+MAX_ROWS = 2**24  # each has a label and a count of entries
 MAX_ELEMENTS = 2**27  # per dense array: 1 GiB in float64
+_LONGEST_NOTE = 2**12  # bytes of a file with a checksum
 TIMEOUT = 30.0  # seconds to wait for an answer
 TIME_LIMIT = 1800.0  # seconds for one download
 
-_OPENERS = {".bz2": bz2.open, ".xz": lzma.open, ".gz": gzip.open}
-_CHUNK = 2**20
+_BLOCK = 2**18  # numbers of an svmlight file that are checked at once
 
 
 class DataError(UsageError):
@@ -61,34 +59,32 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
     """Read a file, decompressing .bz2, .xz and .gz.
 
     Raises:
-      DataError: if the file is missing, unreadable, damaged, or holds more than
-        `max_bytes` after decompression.
+      DataError: if the file is missing, unreadable, not a regular file, damaged, or
+        holds more than `max_bytes` after decompression.
     """
+    with reading(path), _open(path, max_bytes) as file:
+        return b"".join(iter(lambda: file.read(packed.PIECE), b""))
+
+
+def _open(path: str | os.PathLike[str], max_bytes: int) -> io.BufferedReader:
+    """Open a data file; see `packed.open_given`."""
     if not os.fspath(path):
         raise DataError("no data file is named")
-    path = Path(path)
-    content = bytearray()
-    with reading(path):
-        if not path.exists():
-            raise DataError(f"{path}: no such file")
-        if not path.is_file():
-            raise DataError(f"{path}: not a regular file")
-        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                content += chunk
-                if len(content) > max_bytes:
-                    raise DataError(f"{path}: holds more than {max_bytes:,} bytes")
-    return bytes(content)
+    if not os.path.lexists(path):
+        raise DataError(f"{path}: no such file")
+    return packed.open_given(path, max_bytes)
 
 
-def open_lines(path: Path) -> Generator[bytes]:
-    """Yield the lines of a file, decompressing .bz2, .xz and .gz.
+def check_regular(folder: Path) -> None:
+    """Refuse pipes and devices in a folder that a library will read.
 
     Raises:
-      DataError: if the file is unreadable or damaged.
+      DataError: if there is one.
     """
-    with reading(path), _OPENERS.get(path.suffix, open)(path, "rb") as file:
-        yield from file
+    for path in folder.rglob("*"):
+        if files.is_there(path):
+            with reading(path), files.open_given(path):
+                pass
 
 
 def read_svmlight(
@@ -106,7 +102,13 @@ def read_svmlight(
     Raises:
       DataError: as `read_bytes` and `parse_svmlight`.
     """
-    return parse_svmlight(read_bytes(path, max_bytes), str(path))
+    return _parse(_lines(path, max_bytes), str(path))
+
+
+def _lines(path: str | os.PathLike[str], max_bytes: int) -> Iterator[bytes]:
+    """Yield the lines of a file, decompressed; a line above `MAX_LINE` in pieces."""
+    with reading(path), _open(path, max_bytes) as file:
+        yield from iter(functools.partial(file.readline, MAX_LINE + 1), b"")
 
 
 def parse_svmlight(text: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -124,108 +126,159 @@ def parse_svmlight(text: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
       DataError: for text in another format, with the line's number; for numbers that
-        are not finite, indices above MAX_FEATURES, and dense arrays above MAX_ELEMENTS.
+        are not finite, and for more or larger numbers than the limits of this module.
     """
-    labels, values, indices = array("d"), array("d"), array("q")
-    ends, line_numbers = array("q"), array("q")
-    lone = re.search(rb"\r(?!\n)", text)
-    if lone:  # after a comment it would hide the next row
-        number = text.count(b"\n", 0, lone.start()) + 1
-        raise DataError(
-            f"{where}: line {number}: CR alone does not end a line; LF does"
-        )
-    for number, line in enumerate(io.BytesIO(text), 1):
+    return _parse(io.BytesIO(text), where)
+
+
+class _Rows(NamedTuple):
+    """Some rows of an svmlight file.
+
+    Attributes:
+      labels: float64 [rows].
+      counts: int32 [rows], number of entries.
+      indices: int32 [entries], those of all rows concatenated, from 1.
+      values: float64 [entries].
+    """
+
+    labels: np.ndarray
+    counts: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray
+
+
+def _parse(lines: Iterable[bytes], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Parse an svmlight file of lines; see `parse_svmlight`."""
+    blocks: list[_Rows] = []
+    rows = columns = 0
+    for block in _blocks(lines, where):
+        rows += len(block.labels)
+        columns = max(columns, int(block.indices.max(initial=0)))
+        if rows > MAX_ROWS:
+            raise DataError(f"{where}: has more than {MAX_ROWS:,} rows")
+        if rows * columns > MAX_ELEMENTS:
+            raise DataError(
+                f"{where}: {rows:,} rows x {columns:,} features, or more, are more "
+                f"than {MAX_ELEMENTS:,} numbers"
+            )
+        blocks.append(block)
+    if not rows:
+        raise DataError(f"{where}: holds no rows")
+    if not columns:
+        raise DataError(f"{where}: holds no features")
+    features = np.zeros((rows, columns))
+    start = 0
+    for block in blocks:
+        stop = start + len(block.labels)
+        at = np.repeat(np.arange(start, stop), block.counts)
+        features[at, block.indices - 1] = block.values
+        start = stop
+    return features, np.concatenate([block.labels for block in blocks])
+
+
+def _blocks(lines: Iterable[bytes], where: str) -> Iterator[_Rows]:
+    """Yield the rows of an svmlight file in blocks, checked."""
+    labels, values = array("d"), array("d")
+    indices, counts, numbers = array("i"), array("i"), array("q")
+    known = False  # whether a line was right, so that it is an svmlight file
+    for number, line in enumerate(lines, 1):
+        if len(line) > MAX_LINE:
+            raise DataError(f"{where}: line {number} has more than {MAX_LINE:,} bytes")
+        if b"\r" in line and b"\r" in line.removesuffix(b"\r\n"):
+            # After a comment it would hide the next row.
+            raise DataError(
+                f"{where}: line {number}: CR alone does not end a line; LF does"
+            )
         line = line.partition(b"#")[0]
-        tokens = line.split()
+        tokens = line.split(None, MAX_FEATURES + 1)
         if not tokens:
             continue
         # [index, ':', value, index, ':', value, ...]
-        pieces = b" ".join(tokens[1:]).replace(b":", b" : ").split()
-        colons = [b":"] * (len(tokens) - 1)
+        count = len(tokens) - 1
+        pieces = b" ".join(tokens[1:]).replace(b":", b" : ").split(None, 3 * count)
+        sound = len(pieces) == 3 * count and pieces[1::3] == [b":"] * count
+        sound = sound and count <= MAX_FEATURES
+        sound = sound and b"_" not in line  # Python alone reads 1_0 as a number
         try:
-            labels.append(float(tokens[0]))
-            indices.extend(map(int, pieces[0::3]))
-            values.extend(map(float, pieces[2::3]))
-            sound = pieces[1::3] == colons and len(pieces) == 3 * len(colons)
-            sound = sound and b"_" not in line  # Python alone reads 1_0 as a number
+            if sound:
+                labels.append(float(tokens[0]))
+                indices.extend(map(int, pieces[0::3]))
+                values.extend(map(float, pieces[2::3]))
         except (ValueError, OverflowError):
             sound = False
         if not sound:
-            raise DataError(f"{where}: line {number}: {_complaint(tokens)}")
-        ends.append(len(indices))
-        line_numbers.append(number)
-    return _dense(
-        labels=np.asarray(labels),
-        values=np.asarray(values),
-        indices=np.asarray(indices),
-        ends=np.asarray(ends),
-        line_numbers=np.asarray(line_numbers),
-        where=where,
-    )
+            raise DataError(f"{where}: line {number}: {_complaint(tokens, known)}")
+        known = True
+        counts.append(count)
+        numbers.append(number)
+        if len(values) + len(labels) > _BLOCK:
+            yield _checked(labels, counts, indices, values, numbers, where)
+            labels, values = array("d"), array("d")
+            indices, counts, numbers = array("i"), array("i"), array("q")
+    yield _checked(labels, counts, indices, values, numbers, where)
 
 
-def _dense(
-    labels: np.ndarray,
-    values: np.ndarray,
-    indices: np.ndarray,
-    ends: np.ndarray,
-    line_numbers: np.ndarray,
+def _checked(
+    labels: array,
+    counts: array,
+    indices: array,
+    values: array,
+    numbers: array,
     where: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Check the numbers of a file and make dense features and labels.
+) -> _Rows:
+    """Check the numbers of some rows.
 
     Args:
-      labels: [rows].
-      values, indices: [entries], those of all rows concatenated.
-      ends: [rows], position in `values` after the row's last entry.
-      line_numbers: [rows], from 1, for messages.
+      labels, counts, indices, values: as in `_Rows`.
+      numbers: [rows], numbers of lines, for messages.
       where: name of the file, for messages.
 
     Raises:
       DataError: for a number out of range, with the line's number.
     """
-    rows = np.repeat(np.arange(len(labels)), np.diff(ends, prepend=0))
-    first = np.diff(rows, prepend=-1) > 0
-    steps = np.diff(indices, prepend=0)
+    block = _Rows(*map(np.asarray, (labels, counts, indices, values)))
+    at = np.repeat(np.arange(len(labels)), block.counts)
+    first = np.diff(at, prepend=-1) > 0
+    steps = np.diff(block.indices, prepend=0)
     problems = (
-        (~np.isfinite(labels), np.arange(len(labels)), "the label is not finite"),
-        (~np.isfinite(values), rows, "a value is not finite"),
-        (indices < 1, rows, "an index is below 1"),
-        (indices > MAX_FEATURES, rows, f"an index is above {MAX_FEATURES:,}"),
-        ((steps <= 0) & ~first, rows, "the indices do not increase"),
+        (~np.isfinite(block.labels), np.arange(len(labels)), "the label is not finite"),
+        (~np.isfinite(block.values), at, "a value is not finite"),
+        (block.indices < 1, at, "an index is below 1"),
+        (block.indices > MAX_FEATURES, at, f"an index is above {MAX_FEATURES:,}"),
+        ((steps <= 0) & ~first, at, "the indices do not increase"),
     )
     for wrong, row, reason in problems:
         if wrong.any():
-            number = line_numbers[row[wrong.argmax()]]
+            number = numbers[row[wrong.argmax()]]
             raise DataError(f"{where}: line {number}: {reason}")
-    if not len(labels):
-        raise DataError(f"{where}: holds no rows")
-    if not len(indices):
-        raise DataError(f"{where}: holds no features")
-    shape = (len(labels), int(indices.max()))
-    if shape[0] * shape[1] > MAX_ELEMENTS:
-        raise DataError(
-            f"{where}: {shape[0]:,} rows x {shape[1]:,} features are more than "
-            f"{MAX_ELEMENTS:,} numbers"
-        )
-    features = np.zeros(shape)
-    features[rows, indices - 1] = values
-    return features, labels
+    return block
 
 
 # Possessive quantifiers, so that a very long token causes no backtracking.
 _NUMBER = rb"[+-]?+(\d++\.?+\d*+|\.\d++)([eE][+-]?+\d++)?+"
 
 
-def _complaint(tokens: Sequence[bytes]) -> str:
-    """Say what is wrong with a line that does not parse."""
+def _complaint(tokens: Sequence[bytes], known: bool) -> str:
+    """Say what is wrong with a line that does not parse.
+
+    Args:
+      tokens: what is between white space.
+      known: whether to quote it; if no line before was right, the file may be any file,
+        the content of which is nobody's business.
+    """
+
+    def quoted(what: str, token: bytes) -> str:
+        return f"{what} {_shown(token)}" if known else what
+
     if not re.fullmatch(_NUMBER, tokens[0]):
-        return f"the label {_shown(tokens[0])} is not a number"
-    for token in tokens[1:]:
+        return f"{quoted('the label', tokens[0])} is not a number"
+    for number, token in enumerate(tokens[1:], 1):
+        if number > MAX_FEATURES:
+            return f"it has more than {MAX_FEATURES:,} entries"
         if token.startswith(b"qid:"):
             return "qid: belongs to ranking, not to classification"
         if not re.fullmatch(rb"[+-]?+\d++:" + _NUMBER, token):
-            return f"{_shown(token)} is not index:value"
+            return f"{quoted(f'entry {number}', token)} is not index:value"
     return f"an index is above {MAX_FEATURES:,}"
 
 
@@ -251,9 +304,9 @@ def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
     names = list(names)
     for folder in folders:
         for name in names:
-            for suffix in ("", *_OPENERS):
+            for suffix in ("", *packed.ENDINGS):
                 path = folder / (name + suffix)
-                if os.path.isfile(path):
+                if files.is_there(path):
                     return path
     return None
 
@@ -265,14 +318,11 @@ def check_sha256(path: Path) -> None:
       DataError: if they differ or cannot be read.
     """
     note = _sha256_note(path)
-    try:
-        if not note.exists():
-            return
-        expected = note.read_text("utf-8", "replace").split()[:1]
-        matches = expected == [_sha256(path)]
-    except OSError as error:
-        raise DataError(f"{path}: {_reason(error)}") from error
-    if not matches:
+    if not os.path.lexists(note):
+        return
+    with reading(note):
+        expected = files.read_given(note, _LONGEST_NOTE).decode("utf-8", "replace")
+    if expected.split()[:1] != [_sha256(path)]:
         raise DataError(
             f"{path}: its sha256 is not the one in {note.name}: the file has changed "
             "(delete both to start anew)"
@@ -283,18 +333,11 @@ def record_sha256(path: Path) -> None:
     """Write a file's checksum to `<path>.sha256` in sha256sum's format, once.
 
     Raises:
-      DataError: if it cannot be written.
+      UsageError: if it cannot be written.
     """
     note = _sha256_note(path)
-    try:
-        if note.exists():
-            return
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            part = Path(scratch, note.name)
-            part.write_text(f"{_sha256(path)}  {path.name}\n", "utf-8")
-            os.replace(part, note)
-    except OSError as error:
-        raise DataError(f"{note}: {_reason(error)}") from error
+    if not os.path.lexists(note):
+        files.replace(note, f"{_sha256(path)}  {path.name}\n")
 
 
 def _sha256_note(path: Path) -> Path:
@@ -302,8 +345,8 @@ def _sha256_note(path: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with reading(path), files.open_given(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 
 
 def download(
@@ -317,7 +360,7 @@ def download(
 
     Args:
       url: an https address; its last part becomes the file's name.
-      folder: created if it does not exist.
+      folder: a folder of lrjax, made if it does not exist.
       check: called with the path of the downloaded file before it is moved to its
         place; an exception discards the file.
       max_bytes: the largest size accepted.
@@ -327,20 +370,17 @@ def download(
       The path of the file.
 
     Raises:
-      DataError: if the address is not https, or the download fails.
+      UsageError: if the address is not https, the download fails, or the file cannot be
+        written.
     """
     name = url.rsplit("/", 1)[-1]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            part = Path(scratch, name)
+    files.make_folder(folder, folder.parent)
+    with files.writing(folder), files.scratch_folder(folder) as scratch:
+        part = scratch / name
+        with reading(url, ""):
             _fetch(url, part, max_bytes, time_limit)
-            check(part)
-            os.replace(part, folder / name)
-    except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()  # else the connection stays open
-        raise DataError(f"{url}: {_reason(error)}") from error
+        check(part)
+        files.move(part, folder / name)
     record_sha256(folder / name)
     return folder / name
 
@@ -361,15 +401,20 @@ _INTERNET = urllib.request.build_opener(_HttpsOnly)
 
 
 def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
-    """Download an https address to a file."""
+    """Download an https address to a new file."""
     from tqdm import tqdm
 
     deadline = time.monotonic() + time_limit
     if not url.startswith("https://"):
         raise DataError(f"{url}: only https is allowed")
-    with _INTERNET.open(url, timeout=TIMEOUT) as answer, open(path, "wb") as file:
-        length = answer.headers.get("Content-Length")
-        length = int(length) if length and length.isdecimal() else None
+    try:
+        answer = _INTERNET.open(url, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()  # else the connection stays open
+        raise
+    with answer, files.replacing(path) as file:
+        length = answer.headers.get("Content-Length") or ""
+        length = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
         # disable=None: no bar if stderr is not a terminal.
         bar = tqdm(
             total=length, unit="B", unit_scale=True, desc=path.name, disable=None
@@ -377,7 +422,7 @@ def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
         with bar:
             size = 0
             # read1 returns what has arrived, so a slow server cannot pass the deadline.
-            while chunk := answer.read1(_CHUNK):
+            while chunk := answer.read1(packed.PIECE):
                 size += len(chunk)
                 if size > max_bytes:
                     raise DataError(f"{url}: larger than {max_bytes:,} bytes")
@@ -385,8 +430,6 @@ def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
                     raise DataError(f"{url}: took longer than {time_limit:.0f} s")
                 file.write(chunk)
                 bar.update(len(chunk))
-        file.flush()
-        os.fsync(file.fileno())
     if length is not None and size != length:
         raise DataError(f"{url}: ended after {size:,} of {length:,} bytes")
 

@@ -8,6 +8,7 @@ prepared by TFDS. Nothing is unpickled.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import itertools
 import math
@@ -16,21 +17,23 @@ import tarfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from lrjax.core import (
-    counted,
-    cut,
-    printable,
-    shown,
-)
-from lrjax.tasks import data, pickled
+from lrjax.common import files, packed
+from lrjax.core import counted, cut
+from lrjax.tasks import data, npz, pickled
 from lrjax.tasks.data import DataError
 
 SPLITS = ("train", "valid", "test")
-_MAX_BYTES = 2**34  # in the array of a part
+# Limits, each of which bounds the memory that a file can take.
+_MAX_BYTES = 2**33  # per array; all of DTD, padded to its largest picture, has 6.5 GiB
+_MAX_PIXELS = (
+    2**26
+)  # of a picture: 8192 x 8192; its decoder takes up to 8 bytes for each
+_MAX_FILE = 2**28  # bytes of a file of CIFAR or MNIST; the largest has 155 MB
+_MAX_LIST = 2**20  # bytes of a list of pictures; DTD's have 60 kB
 # Upper limit of a class's size, in means; the largest here is 1.124 (MNIST's digit 1).
 _LARGEST_CLASS = 1.2
 _WORDS = {
@@ -39,6 +42,9 @@ _WORDS = {
     "test": ("test",),
 }
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm"}
+# What Pillow may take a picture for. It goes by content, and would run Ghostscript on
+# PostScript. A camera's JPEG with previews, MPO, comes with JPEG.
+_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "GIF")
 # Pillow's modes with at most 8 bits per channel, and with more.
 _SHALLOW = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"}
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
@@ -126,22 +132,8 @@ def _checked(
     for split, part in parts.items():
         images, labels, _ = part
         place = f"{where}: {split} part of {name}"
-        if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-            raise DataError(
-                f"{place}: images are {images.dtype} {images.shape} instead of uint8 "
-                "[rows, height, width, channels]"
-            )
-        expected = entry.shape or (*images.shape[1:3], 3)
-        if images.shape[1:] != expected:
-            raise DataError(
-                f"{place}: images of {_size(images.shape[1:])} instead of "
-                f"{_size(expected)}"
-            )
-        if labels.shape != (len(images),):
-            raise DataError(
-                f"{place}: {counted(len(images), 'image')}, but labels of "
-                f"shape {labels.shape}"
-            )
+        _check_images(images.shape, images.dtype, entry, place)
+        _check_labels(labels.shape, images.shape, place)
         if labels.min() < 0 or labels.max() >= entry.classes:
             row = int(np.argmax((labels < 0) | (labels >= entry.classes)))
             raise DataError(
@@ -166,6 +158,34 @@ def _checked(
             stacklevel=2,
         )
     return dict(parts)
+
+
+def _check_images(
+    shape: tuple[int, ...], dtype: np.dtype, entry: ImageSet, where: object
+) -> None:
+    """Refuse arrays that are not the images of a set; grey ones may lack an axis."""
+    if len(shape) == 3:
+        shape = (*shape, 1)
+    if dtype != np.uint8 or len(shape) != 4 or not shape[0]:
+        raise DataError(
+            f"{where}: images are {dtype} {shape} instead of uint8 "
+            "[rows, height, width, channels]"
+        )
+    expected = entry.shape or (*shape[1:3], 3)
+    if shape[1:] != expected:
+        raise DataError(
+            f"{where}: images of {_size(shape[1:])} instead of {_size(expected)}"
+        )
+
+
+def _check_labels(
+    shape: tuple[int, ...], images: tuple[int, ...], where: object
+) -> None:
+    """Refuse labels that are not one for each image."""
+    if shape not in ((images[0],), (images[0], 1)):
+        raise DataError(
+            f"{where}: {counted(images[0], 'image')}, but labels of shape {shape}"
+        )
 
 
 def _classes(name: str, entry: ImageSet, where: Path, parts: Mapping[str, Part]) -> int:
@@ -231,16 +251,19 @@ def _from_npz(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | Non
     }
     if any(by_split.values()):
         return {
-            split: _read_npz(files[0]) for split, files in by_split.items() if files
+            split: _read_npz(found[0], entry)
+            for split, found in by_split.items()
+            if found
         }
+    both = ("x_train", "y_train", "x_test", "y_test")
     for path in paths:
-        arrays = _npz(path)
-        if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+        if npz.names(path).issuperset(both):
+            arrays = _npz(path, both, entry)
             return {
                 split: _part(arrays[f"x_{split}"], arrays[f"y_{split}"], path)
                 for split in ("train", "test")
             }
-        return {"all": _read_npz(path)}
+        return {"all": _read_npz(path, entry)}
     return None
 
 
@@ -249,33 +272,37 @@ def _parts_of(stem: str) -> list[str]:
     return stem.lower().replace("-", "_").replace(".", "_").split("_")
 
 
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a .npz file, without names of classes and files."""
-    # A handle of our own: np.load leaves its own open if the archive is damaged.
-    with (
-        data.reading(path),
-        open(path, "rb") as content,
-        np.load(content, allow_pickle=False) as file,
-    ):
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: not an archive of arrays")
-        wanted = set(file.files) - {"class_names", "file_names"}
-        arrays = {key: file[key] for key in sorted(wanted)}
-    for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # a member in another format
-            raise DataError(f"{path}: {shown(key)} is not an array")
-    return arrays
+def _npz(
+    path: Path, wanted: Sequence[str], entry: ImageSet | None
+) -> dict[str, np.ndarray]:
+    """Read arrays of a .npz file, images before labels.
+
+    Args:
+      path: the file.
+      wanted: names of the arrays.
+      entry: the data set, if the arrays are pixels and labels: their headers are
+        compared with it first.
+    """
+    if entry is not None:
+        found = npz.headers(path, wanted, _MAX_BYTES)
+        for images, labels in zip(wanted[::2], wanted[1::2], strict=True):
+            _check_images(found[images].shape, found[images].dtype, entry, path)
+            _check_labels(found[labels].shape, found[images].shape, path)
+    return npz.read(path, wanted, _MAX_BYTES)
 
 
-def _read_npz(path: Path) -> Part:
+def _read_npz(path: Path, entry: ImageSet) -> Part:
     """Read one part from a .npz file of pixels, or of encoded JPEG images."""
-    arrays = _npz(path)
-    for images, labels in (("image", "label"), ("images", "labels"), ("x", "y")):
-        if {images, labels} <= set(arrays):
-            return _part(arrays[images], arrays[labels], path)
-    if not {"jpeg", "offsets", "labels"} <= set(arrays):
-        held = printable(", ".join(arrays) or "nothing")
+    names = npz.names(path)
+    for pair in (("image", "label"), ("images", "labels"), ("x", "y")):
+        if names.issuperset(pair):
+            arrays = _npz(path, pair, entry)
+            return _part(arrays[pair[0]], arrays[pair[1]], path)
+    encoded = ("jpeg", "offsets", "labels")
+    if not names.issuperset(encoded):
+        held = ", ".join(sorted(names)) or "nothing"
         raise DataError(f"{path}: holds {cut(held)} instead of image and label")
+    arrays = _npz(path, encoded, None)
     ends = arrays["offsets"]
     stored = arrays["jpeg"]
     if ends.dtype.kind not in "iu" or stored.dtype != np.uint8 or stored.ndim != 1:
@@ -287,9 +314,9 @@ def _read_npz(path: Path) -> Part:
     rising = ends.ndim == 1 and len(ends) > 1 and (np.diff(ends) > 0).all()
     if not rising or ends[0] < 0 or ends[-1] > len(stored):
         raise DataError(f"{path}: offsets do not lead to images")
-    content = stored.tobytes()
+    room = _Room(len(ends) - 1, path)
     images = [
-        _picture(content[start:stop], f"{path}: image {row}")
+        _picture(stored[start:stop].tobytes(), f"{path}: image {row}", 3, room)
         for row, (start, stop) in enumerate(itertools.pairwise(ends))
     ]
     return _stack(images, arrays["labels"], path)
@@ -298,14 +325,71 @@ def _read_npz(path: Path) -> Part:
 # Encoded images
 
 
-def _picture(source: bytes | Path, where: str, channels: int = 3) -> np.ndarray:
-    """Decode an image: uint8 [height, width, channels]."""
+class _Room:
+    """Room for the pictures of a part, which are padded to the largest.
+
+    Attributes:
+      count: number of pictures.
+      where: for messages.
+    """
+
+    def __init__(self, count: int, where: object) -> None:
+        self.count, self.where = count, where
+        self._height = self._width = 0
+
+    def take(self, height: int, width: int, channels: int) -> None:
+        """Note the size of the next picture.
+
+        Raises:
+          DataError: if the pictures together would be too large.
+        """
+        self._height = max(self._height, height)
+        self._width = max(self._width, width)
+        if self.count * self._height * self._width * channels > _MAX_BYTES:
+            raise DataError(
+                f"{self.where}: {counted(self.count, 'image')} of up to "
+                f"{self._height} x {self._width} are more than {_MAX_BYTES:,} bytes"
+            )
+
+
+def _picture(
+    source: bytes | Path, where: str, channels: int = 3, room: _Room | None = None
+) -> np.ndarray:
+    """Decode an image, after a look at the size that its header says.
+
+    Args:
+      source: the file, or its content.
+      where: for messages.
+      channels: 1 or 3.
+      room: where there must be room for it.
+
+    Returns:
+      uint8 [height, width, channels].
+
+    Raises:
+      DataError: if it cannot be decoded, is too large, or its meaning is ambiguous.
+    """
     from PIL import Image
 
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with data.reading(where, "cannot be decoded"), Image.open(file) as image:
+    with (
+        data.reading(where, "cannot be decoded"),
+        _opened(source) as file,
+        Image.open(file, formats=_FORMATS) as image,
+    ):
+        width, height = image.size
+        if width * height > _MAX_PIXELS:
+            raise DataError(
+                f"{where}: {height} x {width} pixels are more than {_MAX_PIXELS:,}"
+            )
+        if room is not None:
+            room.take(height, width, channels)
         pixels = _pixels(image, "RGB" if channels == 3 else "L", where)
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _opened(source: bytes | Path) -> BinaryIO:
+    """A file to read, of its content or from the disk."""
+    return io.BytesIO(source) if isinstance(source, bytes) else files.open_given(source)
 
 
 def _pixels(image: Any, mode: str, where: str) -> np.ndarray:
@@ -328,9 +412,9 @@ def _pixels(image: Any, mode: str, where: str) -> np.ndarray:
     from PIL import Image, ImageOps
 
     kind = f"{where}: a {image.format} picture of mode {image.mode}"
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with previews
-        raise DataError(f"{kind} that holds {frames} pictures instead of one")
+    # MPO is a camera's JPEG with previews. `n_frames` would look for all pictures.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise DataError(f"{kind} that holds several pictures instead of one")
     fills = _fills_16_bits(image)
     image = ImageOps.exif_transpose(image)
     if image.mode in _DEEP:
@@ -363,12 +447,9 @@ def _fills_16_bits(image: Any) -> bool:
 def _stack(images: Sequence[np.ndarray], labels: Any, where: object) -> Part:
     """Stack images, of equal or different sizes, into a part."""
     sizes = np.array([image.shape[:2] for image in images], np.int32)
-    height, width = sizes.max(axis=0)
+    height, width = map(int, sizes.max(axis=0))
     channels = images[0].shape[2]
-    if len(images) * int(height) * int(width) * channels > _MAX_BYTES:
-        raise DataError(
-            f"{where}: {counted(len(images), 'image')} of up to {height} x {width}"
-        )
+    _Room(len(images), where).take(height, width, channels)
     stacked = np.zeros((len(images), height, width, channels), np.uint8)
     for row, image in enumerate(images):
         stacked[row, : image.shape[0], : image.shape[1]] = image
@@ -423,34 +504,41 @@ def _from_cifar(name: str, entry: ImageSet, folder: Path) -> dict[str, Part] | N
     for packing in _packings(name):
         wanted = [file for group in packing.files.values() for file in group]
         for place in (folder / packing.folder, folder):
-            present = [file for file in wanted if (place / file).is_file()]
+            present = [file for file in wanted if files.is_there(place / file)]
             if present:
                 missing = [file for file in wanted if file not in present]
                 if missing:
                     raise DataError(f"{place}: {missing[0]} of {name} is missing")
-                read = {file: data.read_bytes(place / file) for file in wanted}
+                read = {f: data.read_bytes(place / f, _MAX_FILE) for f in wanted}
                 return _cifar_parts(name, packing, read, place)
         for ending in (".tar.gz", ".tar"):
             path = folder / (packing.archive + ending)
-            if path.is_file():
+            if files.is_there(path):
                 return _cifar_parts(name, packing, _members(path, wanted), path)
     return None
 
 
 def _members(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
-    """Read the wanted files of a tar archive: name -> content."""
+    """Read the wanted files of a tar archive, plain or compressed: name -> content."""
     contents = {}
-    with data.reading(path), tarfile.open(path) as archive:
+    with (
+        data.reading(path),
+        packed.open_given(path, data.MAX_BYTES, guess=True) as file,
+        tarfile.open(fileobj=file, mode="r:") as archive,
+    ):
         for member in archive:
-            file = os.path.basename(member.name)
-            if file in wanted and member.isfile():
-                if member.size > data.MAX_BYTES:
-                    raise DataError(f"{path}: {file} is too large")
+            name = os.path.basename(member.name)
+            if name in wanted and member.isfile():
+                if member.size > _MAX_FILE:
+                    raise DataError(f"{path}: {name} is too large")
                 stream = archive.extractfile(member)
-                contents[file] = stream.read() if stream else b""
-    for file in wanted:
-        if file not in contents:
-            raise DataError(f"{path}: {file} is missing")
+                assert stream is not None  # it is a file
+                # In pieces, of which `file` gives no more than one at once.
+                pieces = iter(functools.partial(stream.read, packed.PIECE // 16), b"")
+                contents[name] = b"".join(pieces)
+    for name in wanted:
+        if name not in contents:
+            raise DataError(f"{path}: {name} is missing")
     return contents
 
 
@@ -546,15 +634,14 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
       DataError: if it is damaged or holds numbers other than bytes.
     """
-    content = data.read_bytes(path)
+    content = data.read_bytes(path, _MAX_FILE)
     dims = content[3] if len(content) > 3 else 0
     if content[:3] != b"\0\0\x08" or not dims or len(content) < 4 + 4 * dims:
         raise DataError(f"{path}: not an idx file of bytes")
     if dims > 3:  # damaged; NumPy has a limit too
         raise DataError(f"{path}: {dims} dimensions are more than 3")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dims, 4))
-    size = int(np.prod(shape, dtype=object))
-    if len(content) != 4 + 4 * dims + size:
+    if len(content) != 4 + 4 * dims + math.prod(shape):
         raise DataError(
             f"{path}: {counted(len(content) - 4 - 4 * dims, 'byte')} of {_size(shape)}"
         )
@@ -621,12 +708,12 @@ def _dtd(entry: ImageSet, folder: Path) -> dict[str, Part]:
     parts = {}
     for split, word in (("train", "train"), ("valid", "val"), ("test", "test")):
         list_file = folder / "labels" / f"{word}1.txt"
-        lines = data.read_bytes(list_file).decode("utf-8", "replace").split()
+        lines = data.read_bytes(list_file, _MAX_LIST).decode("utf-8", "replace")
         listed = []
-        for line in lines:
+        for number, line in enumerate(lines.split(), 1):
             label = line.split("/")[0]
             if label not in names or line.count("/") != 1 or ".." in line:
-                raise DataError(f"{list_file}: {shown(line)} is not class/file")
+                raise DataError(f"{list_file}: entry {number} is not class/file")
             listed.append((folder / "images" / line, names.index(label)))
         parts[split] = _read_pictures(listed, list_file, 3)
     return parts
@@ -638,7 +725,8 @@ def _read_pictures(
     """Read image files with their class numbers."""
     if not listed:
         raise DataError(f"{where}: no images")
-    images = [_picture(path, str(path), channels) for path, _ in listed]
+    room = _Room(len(listed), where)
+    images = [_picture(path, str(path), channels, room) for path, _ in listed]
     return _stack(images, [label for _, label in listed], where)
 
 
@@ -655,6 +743,7 @@ def _from_tfds(name: str, folder: Path) -> dict[str, Part]:
     """
     import tensorflow_datasets as tfds
 
+    data.check_regular(folder / name)
     with data.reading(folder, "TFDS"):
         sources: Any = tfds.data_source(
             name,
@@ -666,14 +755,18 @@ def _from_tfds(name: str, folder: Path) -> dict[str, Part]:
         for split in sources:
             word = "valid" if split == "validation" else str(split)
             if word in SPLITS:
-                rows = [sources[split][i] for i in range(len(sources[split]))]
-                images = [np.asarray(row["image"]) for row in rows]
-                for row, image in enumerate(images):
-                    if image.dtype != np.uint8:
+                images, labels = [], []
+                room = _Room(len(sources[split]), folder)
+                for number in range(len(sources[split])):
+                    row = sources[split][number]
+                    image = np.asarray(row["image"])
+                    if image.dtype != np.uint8 or image.ndim != 3:
                         raise DataError(
-                            f"{folder}: {split} image {row} is {image.dtype} "
-                            "instead of uint8"
+                            f"{folder}: {split} image {number} is {image.dtype} "
+                            f"{image.shape} instead of uint8 [height, width, channels]"
                         )
-                labels = [row["label"] for row in rows]
+                    room.take(*image.shape)
+                    images.append(image)
+                    labels.append(row["label"])
                 parts[word] = _stack(images, np.asarray(labels, np.int64), folder)
     return parts

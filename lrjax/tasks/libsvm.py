@@ -26,6 +26,7 @@ from lrjax.core import (
     ACCURACY,
     NONNEGATIVE_LOSS,
     Task,
+    UsageError,
     counted,
 )
 from lrjax.tasks import data
@@ -283,7 +284,7 @@ def _load(
         try:
             check = functools.partial(_read, entry)
             path = data.download(URL + entry.remote, cache, check)
-        except DataError as error:
+        except UsageError as error:
             searched = ", ".join(str(folder) for folder in [*given, cache])
             raise DataError(
                 f"libsvm/{name}: {' or '.join(entry.names)} (plain, .bz2, .xz or .gz) "

@@ -39,6 +39,7 @@ _RECONSTRUCT = {
     _Name(module, "_reconstruct")
     for module in ("numpy.core.multiarray", "numpy._core.multiarray")
 }
+_MOST = 2**22  # instructions; CIFAR-100's training part has fewer than 2^20
 _UINT8 = "uint8"  # stands for the dtype object; no other is supported
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = {
@@ -113,7 +114,9 @@ def _follow(content: bytes) -> Any:
         _text(key)
         stack[-1][key] = value
 
-    for opcode, arg, position in pickletools.genops(content):
+    for number, (opcode, arg, position) in enumerate(pickletools.genops(content)):
+        if number >= _MOST:  # each may take a hundred bytes of memory
+            raise _RefusedError(f"it has more than {_MOST:,} instructions")
         name = opcode.name
         if name == "STOP":
             (result,) = stack

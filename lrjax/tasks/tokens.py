@@ -7,20 +7,21 @@ of the corpus and the tokenizer.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import shutil
+import re
 import sys
-import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from lrjax.common import files
 from lrjax.common.reading import reason
 from lrjax.core import counted, cut, shown
 from lrjax.tasks import data
@@ -44,7 +45,14 @@ _TRAINING_CHARACTERS = 10**8  # at the start of a corpus, to train a tokenizer o
 _FORMAT = 1  # version of the folders of tokens
 _SPLITTING = 2  # version of the rule that splits documents; part of the hash
 _CHUNK = 2**22  # tokens checked at once
+_MAX_TOKENIZER = 2**26  # bytes; RoBERTa's tokenizer.json has 1.4 MB
+_MAX_META = 2**16  # bytes of meta.json
+# RoBERTa's tokenizer on the Hugging Face hub: repository, commit and SHA-256.
 _HUB = "FacebookAI/roberta-base"
+_HUB_REVISION = "e2da8e2f811d1448a5b465c236feacd80ffbac7b"
+_HUB_SHA256 = "847bbeab6174d66a88898f729d52fa8d355fafe1bea101cf960dd404581df70e"
+_ARRAYS = {"tokens.uint16": "<u2", "ends.int64": "<i8"}
+_Open = Callable[[Path], BinaryIO]
 
 
 class Vocabulary(NamedTuple):
@@ -95,7 +103,7 @@ def load_tokens(
         vocabulary is too large.
     """
     folder = Path(os.path.expanduser(text.corpus))
-    if text.corpus and _is_file(folder / "meta.json"):
+    if text.corpus and files.is_there(folder / "meta.json"):
         if text.fraction != 1:
             raise DataError(
                 f"config.text.fraction={text.fraction}: {folder} holds tokens, which "
@@ -121,23 +129,16 @@ def load_tokens(
         f"{_FORMAT}.{_SPLITTING}\n{corpus.fingerprint}\n{text.fraction!r}\n{which}".encode()
     ).hexdigest()[:16]
     place = data.cache_dir() / "text" / key
-    if place.exists():
+    if os.path.lexists(place):
         try:
-            return _fitting(read_tokens(place), room, str(place))
+            return _fitting(_read_own(place), room, str(place))
         except DataError as error:
             _say(f"warning: {error}; tokenising anew")
     for path in corpus.files:  # fail on a damaged file now, before the long work
         collections.deque(read_lines(path), maxlen=0)
     chosen = subset(corpus, text.fraction)
     write_tokens(chosen, vocabulary or train_vocabulary(chosen, room), place)
-    return _fitting(read_tokens(place), room, str(place))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # for example too long: many names separated by commas
-        return False
+    return _fitting(_read_own(place), room, str(place))
 
 
 def _fitting(tokens: Tokens, room: int, where: str) -> Tokens:
@@ -172,23 +173,61 @@ def read_vocabulary(path: Path) -> Vocabulary:
     """
     from tokenizers import Tokenizer, models
 
-    if path.is_dir():
+    pair = path / "vocab.json", path / "merges.txt"
+    if not os.path.isdir(path):
+        whole = path
+        if not files.is_there(path):
+            raise DataError(f"{path}: no such tokenizer")
+    else:
         whole = path / "tokenizer.json"
-        pair = path / "vocab.json", path / "merges.txt"
-        if not whole.is_file() and not all(file.is_file() for file in pair):
+        if not files.is_there(whole) and not all(map(files.is_there, pair)):
             raise DataError(
                 f"{path}: there is no tokenizer.json, and no vocab.json with merges.txt"
             )
-    else:
-        whole, pair = path, ()
-        if not path.is_file():
-            raise DataError(f"{path}: no such tokenizer")
-    with data.reading(path, "not a tokenizer"):
-        if whole.is_file():
-            tokenizer = Tokenizer.from_file(str(whole))
-        else:
-            tokenizer = _of_bytes(Tokenizer(models.BPE.from_file(*map(str, pair))))
+    if files.is_there(whole):
+        return _parsed(_tokenizer_bytes(whole), whole)
+    for part in pair:
+        _tokenizer_bytes(part)
+    with _reading_tokenizer(path):
+        tokenizer = _of_bytes(Tokenizer(models.BPE.from_file(*map(str, pair))))
         return _vocabulary(tokenizer, str(path))
+
+
+def _tokenizer_bytes(path: Path) -> bytes:
+    """Read a file of a tokenizer.
+
+    Raises:
+      DataError: if it is not a regular file, is too large or cannot be read.
+    """
+    with data.reading(path):
+        return files.read_given(path, _MAX_TOKENIZER)
+
+
+def _parsed(content: bytes, where: Path) -> Vocabulary:
+    """The tokenizer in the content of a tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    with _reading_tokenizer(where):
+        return _vocabulary(Tokenizer.from_str(content.decode()), str(where))
+
+
+@contextlib.contextmanager
+def _reading_tokenizer(where: Path) -> Iterator[None]:
+    """Convert errors of the library, which quote a file, to lines that do not.
+
+    Raises:
+      DataError: in place of any exception.
+    """
+    try:
+        with data.reading(where, "not a tokenizer"):
+            yield
+    except DataError as error:
+        cause = error.__cause__
+        if cause is None:  # it is a line of ours
+            raise
+        place = re.search(r"line \d{1,9}( column \d{1,9})?", str(cause))
+        at = f" ({place[0]})" if place else ""
+        raise DataError(f"{where}: not a tokenizer{at}") from cause
 
 
 def _of_bytes(tokenizer: Any) -> Any:
@@ -237,20 +276,22 @@ def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
     for folder in folders(data_dir):
         places += [folder, folder / "roberta-base", folder / "tokenizer_roberta_base"]
     for place in places:
-        if (place / "tokenizer.json").is_file() or (place / "vocab.json").is_file():
+        if any(files.is_there(place / n) for n in ("tokenizer.json", "vocab.json")):
             return read_vocabulary(place)
     from huggingface_hub import hf_hub_download
 
     try:
-        return read_vocabulary(Path(hf_hub_download(_HUB, "tokenizer.json")))
-    except DataError:
-        raise
+        path = Path(hf_hub_download(_HUB, "tokenizer.json", revision=_HUB_REVISION))
     except Exception as error:  # no network, no such file, a proxy's page, ...
         _say(
             f"{_HUB}'s tokenizer is not available ({cut(reason(error))}): training "
             "one on the corpus"
         )
-    return None
+        return None
+    content = _tokenizer_bytes(path)
+    if hashlib.sha256(content).hexdigest() != _HUB_SHA256:
+        raise DataError(f"{path}: is not {_HUB}'s tokenizer: its sha256 is another")
+    return _parsed(content, path)
 
 
 def train_vocabulary(corpus: Corpus, size: int) -> Vocabulary:
@@ -299,20 +340,18 @@ def write_tokens(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
     """Tokenise a corpus, in parallel, and write a folder of tokens atomically.
 
     Raises:
-      DataError: if the corpus is empty or damaged, or the folder cannot be written.
+      UsageError: if the corpus is empty or damaged, or the folder cannot be written.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            part = Path(scratch, "tokens")
-            part.mkdir()
-            meta = _write_arrays(corpus, vocabulary, part)
-            vocabulary.tokenizer.save(str(part / "tokenizer.json"))
-            content = json.dumps(dataclasses.asdict(meta), indent=2) + "\n"
-            (part / "meta.json").write_text(content, "utf-8")
-            _put(part, folder)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
+    files.make_folder(folder.parent, folder.parent.parent)
+    with files.writing(folder), files.scratch_folder(folder.parent) as scratch:
+        part = scratch / "tokens"
+        part.mkdir()
+        meta = _write_arrays(corpus, vocabulary, part)
+        tokenizer = vocabulary.tokenizer.to_str(pretty=True)
+        files.replace(part / "tokenizer.json", tokenizer)
+        content = json.dumps(dataclasses.asdict(meta), indent=2) + "\n"
+        files.replace(part / "meta.json", content)
+        _put(part, folder)
 
 
 def _write_arrays(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> _Meta:
@@ -327,8 +366,8 @@ def _write_arrays(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> _Meta
     bar = tqdm(total=corpus.count, unit=" documents", desc=corpus.name, disable=None)
     with (
         bar,
-        open(folder / "tokens.uint16", "wb") as tokens,
-        open(folder / "ends.int64", "wb") as ends,
+        files.replacing(folder / "tokens.uint16") as tokens,
+        files.replacing(folder / "ends.int64") as ends,
     ):
         for batch in _batched(corpus.documents()):
             with data.reading(corpus.name, "cannot be tokenised"):
@@ -349,9 +388,6 @@ def _write_arrays(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> _Meta
             ):
                 file.write(content)
                 sums[i] = zlib.crc32(content, sums[i])
-        for file in (tokens, ends):
-            file.flush()
-            os.fsync(file.fileno())
     if not count:
         raise DataError(f"{corpus.name}: holds no text")
     return _Meta(
@@ -367,15 +403,15 @@ def _write_arrays(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> _Meta
 def _put(part: Path, folder: Path) -> None:
     """Move a folder of tokens to its place, unless an undamaged one is there."""
     try:
-        os.replace(part, folder)
+        files.move(part, folder)
     except OSError:
         if not folder.is_dir():
             raise
         try:
-            read_tokens(folder)  # another process was faster
+            _read_own(folder)  # another process was faster
         except DataError:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(part, folder)
+            files.remove_folder(folder)
+            files.move(part, folder)
 
 
 def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
@@ -385,43 +421,55 @@ def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
     for document in documents:
         for first in range(0, len(document), MAX_CHARACTERS):
             batch.append(document[first : first + MAX_CHARACTERS])
-        size += len(document)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
+            size += len(batch[-1])
+            if size >= _BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
     if batch:
         yield batch
 
 
 def read_tokens(folder: Path) -> Tokens:
-    """Open and check a folder of tokens; the tokens are memory-mapped.
+    """Open and check a folder of tokens that a user brings; tokens are memory-mapped.
 
     Raises:
       DataError: if the folder is damaged.
     """
-    fault = "no sound folder of tokens"
-    for name in ("meta.json", "tokenizer.json", "tokens.uint16", "ends.int64"):
-        if (folder / name).exists() and not (folder / name).is_file():
-            # Opening a pipe would block until something writes to it.
-            raise DataError(f"{folder / name}: not a regular file")
-    with data.reading(folder, fault):
-        meta = _Meta(**json.loads((folder / "meta.json").read_text("utf-8")))
-        checksums = int(meta.checksums[0]), int(meta.checksums[1])
+    return _read(folder, files.open_given)
+
+
+def _read_own(folder: Path) -> Tokens:
+    """Open and check a folder of tokens in the cache; links are not followed.
+
+    Raises:
+      DataError: if the folder is damaged.
+    """
+    if os.path.islink(folder):
+        raise DataError(f"{folder}: is a symbolic link, which is not followed here")
+    return _read(folder, files.open_own)
+
+
+def _read(folder: Path, open_file: _Open) -> Tokens:
+    """Open and check a folder of tokens; see `read_tokens`."""
+    with data.reading(folder / "meta.json"), open_file(folder / "meta.json") as file:
+        content = file.read(_MAX_META)
+    with data.reading(folder, "no sound folder of tokens"):
+        meta = _meta(json.loads(content.decode()))
     if meta.format != _FORMAT:
         raise DataError(f"{folder}: of another version ({shown(meta.format)})")
-    vocabulary = read_vocabulary(folder / "tokenizer.json")
+    where = folder / "tokenizer.json"
+    with data.reading(where), open_file(where) as file:
+        content = file.read(_MAX_TOKENIZER)
+    vocabulary = _parsed(content, where)
     if vocabulary.fingerprint != meta.tokenizer:
         raise DataError(f"{folder}: holds tokens of another tokenizer than its own")
     arrays = []
-    for name, kind, count, checksum in zip(
-        ("tokens.uint16", "ends.int64"),
-        ("<u2", "<i8"),
-        (meta.tokens, meta.documents),
-        checksums,
-        strict=True,
+    counts = (meta.tokens, meta.documents)
+    for (name, kind), count, checksum in zip(
+        _ARRAYS.items(), counts, meta.checksums, strict=True
     ):
-        with data.reading(folder / name):
-            array = np.memmap(folder / name, np.dtype(kind), "r")
+        with data.reading(folder / name), open_file(folder / name) as file:
+            array = np.memmap(file, np.dtype(kind), "r")
             sound = len(array) == count and zlib.crc32(array.data) == checksum
         if not sound:
             raise DataError(f"{folder / name}: damaged")
@@ -430,6 +478,14 @@ def read_tokens(folder: Path) -> Tokens:
     _check_ends(ends, len(tokens), folder / "ends.int64")
     _check_tokens(tokens, vocabulary.size, folder / "tokens.uint16")
     return Tokens(tokens, ends, vocabulary)
+
+
+def _meta(fields: dict[str, Any]) -> _Meta:
+    """Make a `_Meta` of what is in meta.json."""
+    names = [field.name for field in dataclasses.fields(_Meta)]
+    first, second = fields["checksums"]
+    fields = {**fields, "checksums": (int(first), int(second))}
+    return _Meta(**{name: fields[name] for name in names})
 
 
 def _check_ends(ends: np.ndarray, count: int, where: Path) -> None:

@@ -230,6 +230,23 @@ def test_published_tables_may_be_packed(ending, tmp_path):
         assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "s3", "ftp", "file", "memory"])
+def test_published_tables_are_not_fetched(scheme, tmp_path):
+    address = f"{scheme}://localhost/{tmp_path}/published.csv"
+    with pytest.raises(UsageError, match="an address; download it"):
+        published.read(address)
+
+
+def test_limits_of_published_tables(tmp_path):
+    path = tmp_path / "published.csv"
+    path.write_text("x," * 2000)
+    with pytest.raises(UsageError, match="has 2,001 columns"):
+        published.read(str(path))
+    path.write_bytes(b"task,method,metric,mean\n" + b"a,b,c,1\n" * 2**17)
+    with pytest.raises(UsageError, match="holds more than 1,048,576 bytes"):
+        published.read(str(path))
+
+
 def test_a_metric_that_is_a_name_has_no_counterpart(rows, tmp_path):
     put(tmp_path, *rows)
     options = study.Options(bootstrap=10)

@@ -130,9 +130,9 @@ REFUSED = {
     "I": (of("I", DEEP.astype("<i4"), "TIFF"), "range of its numbers"),
     "F": (of("F", DEEP.astype("<f4"), "TIFF"), "not a kind"),
     "LAB": (of("LAB", COLOUR, "TIFF"), "not a kind"),
-    "RGB, APNG": (animated("PNG"), "3 pictures"),
-    "P, GIF": (animated("GIF"), "3 pictures"),
-    "RGB, TIFF": (animated("TIFF"), "3 pictures"),
+    "RGB, APNG": (animated("PNG"), "several pictures"),
+    "P, GIF": (animated("GIF"), "several pictures"),
+    "RGB, TIFF": (animated("TIFF"), "several pictures"),
 }
 
 
@@ -146,7 +146,7 @@ def test_pictures_that_have_no_one_form_are_refused(name):
     assert "\n" not in text
     assert words in text
     mode = name.split(",")[0]
-    assert f"mode {mode}" in text or words == "3 pictures", text
+    assert f"mode {mode}" in text or words == "several pictures", text
 
 
 @pytest.mark.parametrize("turned", range(1, 9))
@@ -182,3 +182,36 @@ def test_hidden_files_among_pictures_are_left_out(tmp_path):
     with pytest.warns(UserWarning, match="do not compare"):
         part = image_data.load("mnist", str(tmp_path))["train"]
     assert part.images[:, 0, 0, 0].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("form", ["EPS", "DDS", "TGA", "PCX", "SGI", "ICO"])
+def test_only_decoders_that_are_named_are_tried(form, tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    def run(*args, **kwargs):
+        raise AssertionError("Ghostscript")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    path = tmp_path / "a.png"
+    path.write_bytes(of("RGB", COLOUR, form))
+    with pytest.raises(DataError, match="cannot be decoded: cannot identify"):
+        image_data._picture(path, str(path))
+
+
+def test_sizes_are_looked_at_before_pictures_are_decoded(monkeypatch):
+    def decoded(*args):
+        raise AssertionError
+
+    content = of("RGB", COLOUR)
+    with monkeypatch.context() as patch:
+        patch.setattr(image_data, "_pixels", decoded)
+        patch.setattr(image_data, "_MAX_PIXELS", 3)
+        with pytest.raises(DataError, match="file: 1 x 4 pixels are more than 3"):
+            image_data._picture(content, "file")
+    monkeypatch.setattr(image_data, "_MAX_BYTES", 2 * 4 * 3)
+    room = image_data._Room(2, "place")
+    image_data._picture(content, "file", room=room)
+    monkeypatch.setattr(image_data, "_pixels", decoded)
+    taller = of("RGB", np.repeat(COLOUR, 2, 0))
+    with pytest.raises(DataError, match="place: 2 images of up to 2 x 4 are more than"):
+        image_data._picture(taller, "file", room=room)

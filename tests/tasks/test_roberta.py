@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -84,8 +85,16 @@ def test_the_epsilon_of_a_checkpoint_decides(tmp_path):
     ):
         roberta.load_weights(path, MODEL)
     roberta.load_weights(path, MODEL.clone(layer_norm_eps=1e-12))
-    config.write_text("{}")
-    roberta.load_weights(path, MODEL)
+    for content in ("{}", "[1]"):
+        config.write_text(content)
+        roberta.load_weights(path, MODEL)
+    config.write_text("{")
+    with pytest.raises(UsageError, match=r"config\.json: cannot be read"):
+        roberta.load_weights(path, MODEL)
+    config.unlink()
+    os.mkfifo(config)
+    with pytest.raises(UsageError, match=r"config\.json: .*not a regular file"):
+        roberta.load_weights(path, MODEL)
 
 
 def test_logits_at_some_positions_only(params):
@@ -292,6 +301,12 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
         roberta.load_weights(tmp_path / "absent", MODEL)
     with pytest.raises(UsageError, match="pre_norm"):
         roberta.load_weights(WEIGHTS, MODEL.clone(pre_norm=True))
+
+
+def test_weights_of_a_larger_model_are_not_read(tmp_path):
+    path = changed(tmp_path, lambda t: t.update(other=np.zeros(10**6, np.float32)))
+    with pytest.raises(UsageError, match=r"tensors have 1,\d\d\d,\d\d\d numbers, the"):
+        roberta.load_weights(path, MODEL)
 
 
 def test_rows_longer_than_positions_are_refused(params):

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies
 
+from lrjax.common import packed
+from lrjax.core import UsageError
 from lrjax.tasks import corpus as corpus_lib
 from lrjax.tasks import tokens as tokens_lib
 from lrjax.tasks.data import DataError, is_hidden
@@ -254,3 +256,59 @@ def test_a_pipe_in_a_folder_of_tokens_is_refused(tokens, name):
     os.mkfifo(Path("piped", name))
     with pytest.raises(DataError, match="not a regular file"):
         tokens_lib.read_tokens(Path("piped"))
+
+
+@pytest.mark.parametrize("place", ["folder", "file"])
+def test_tokens_are_not_written_through_links(place):
+    put("a.txt", "\n\n".join(f"story {i} of many" for i in range(50)))
+
+    def load():
+        return tokens_lib.load_tokens(Text(corpus="a.txt"), None, 300, True, False)
+
+    first = load()
+    (kept,) = Path("cache/text").iterdir()
+    assert [path.name for path in Path("cache/text").iterdir()] == [kept.name]
+    victim = Path("victim").absolute()
+    shutil.copytree(kept, victim)
+    before = {path.name: path.read_bytes() for path in victim.iterdir()}
+    if place == "folder":
+        shutil.rmtree(kept)
+        kept.symlink_to(victim)
+    else:
+        (kept / "meta.json").unlink()
+        (kept / "meta.json").symlink_to(victim / "meta.json")
+    np.testing.assert_array_equal(load().tokens, first.tokens)
+    assert not kept.is_symlink()
+    assert not (kept / "meta.json").is_symlink()
+    assert {path.name: path.read_bytes() for path in victim.iterdir()} == before
+
+
+def test_a_cache_that_leads_elsewhere_is_refused():
+    put("a.txt", "\n\n".join(f"story {i} of many" for i in range(50)))
+    Path("elsewhere").mkdir()
+    Path("cache").mkdir()
+    Path("cache/text").symlink_to(Path("elsewhere").absolute())
+    with pytest.raises(UsageError, match="cache/text: it is a symbolic link"):
+        tokens_lib.load_tokens(Text(corpus="a.txt"), None, 300, True, False)
+    assert not list(Path("elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_lines_do_not_depend_on_the_pieces_that_are_read(size, monkeypatch):
+    text = "a\r\nb\rc\n\r\r\n\nlong line\u2603\r"
+    put("a.txt", text)
+    whole = list(corpus_lib.read_lines(Path("a.txt")))
+    assert whole == ["a", "b", "c", "", "", "", "long line\u2603"]
+    monkeypatch.setattr(packed, "PIECE", size)
+    assert list(corpus_lib.read_lines(Path("a.txt"))) == whole
+    monkeypatch.setattr(corpus_lib, "MAX_LINE", 8)
+    with pytest.raises(DataError, match=r"a\.txt: a line has more than 8 bytes"):
+        list(corpus_lib.read_lines(Path("a.txt")))
+
+
+@pytest.mark.parametrize("corpus", ["text/a.txt", "text", "text/*", "text/*.txt"])
+def test_a_pipe_among_texts_is_refused(corpus):
+    put("text/b.txt")
+    os.mkfifo("text/a.txt")
+    with pytest.raises(DataError, match=r"text/a\.txt: .*not a regular file"):
+        read(corpus)

@@ -8,6 +8,7 @@ embedding. `load_weights` reads the safetensors file of such a model.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from lrjax.common import numerics
+from lrjax.common import files, numerics
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, cut
 from lrjax.tasks.models.attention import attention, attention_with_dropout
 from lrjax.tasks.models.layer_norm import LayerNorm
 
 PAD = 1  # the padding token, and the position of padding
+_MAX_CONFIG = 2**20  # bytes of a config.json; the published ones have one kB
 SPECIAL_POSITIONS = 2  # rows that no token uses: the first position is PAD + 1
 
 _INIT = nn.initializers.normal(0.02)
@@ -296,21 +298,29 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
 
     if model.pre_norm:
         raise UsageError(f"{path}: its model does not normalise first (pre_norm)")
-    with (
-        reading(path, "cannot be read as safetensors"),
-        safe_open(os.fspath(path), framework="numpy") as file,
-    ):
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    _check_eps(Path(path).parent / "config.json", model.layer_norm_eps)
-    with reading(path, "its tensors are not the model's"):
-        params, used = _renamed(tensors, model.num_layers, os.fspath(path))
-    for name in tensors:
-        if name not in used and not name.startswith(_IGNORED):
-            raise UsageError(f"{path}: tensor {name} is not part of the model")
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     wanted = jax.eval_shape(
         lambda ids: model.init(numerics.key(0), ids, ids, train=False), tokens
     )["params"]
+    size = sum(leaf.size for leaf in jax.tree.leaves(wanted))
+    with (
+        reading(path, "cannot be read as safetensors"),
+        files.open_given(path),  # the library would wait for a pipe
+        safe_open(os.fspath(path), framework="numpy") as file,
+    ):
+        names = [n for n in file.keys() if not n.startswith(_IGNORED)]  # noqa: SIM118
+        held = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+        if held > 2 * size:  # refused below if it is less
+            raise UsageError(
+                f"{path}: its tensors have {held:,} numbers, the model {size:,}"
+            )
+        tensors = {name: file.get_tensor(name) for name in names}
+    _check_eps(Path(path).parent / "config.json", model.layer_norm_eps)
+    with reading(path, "its tensors are not the model's"):
+        params, used = _renamed(tensors, model.num_layers, os.fspath(path))
+    for name in names:
+        if name not in used:
+            raise UsageError(f"{path}: tensor {cut(name)} is not part of the model")
     for where, expected in jax.tree.leaves_with_path(wanted):
         value: Any = params
         for key in where:
@@ -326,10 +336,13 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
 
 def _check_eps(config: Path, eps: float) -> None:
     """Refuse an epsilon that differs from the one the weights were trained with."""
-    try:
-        wanted = json.loads(config.read_text("utf-8"))["layer_norm_eps"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return  # no such file, or it does not say
+    with reading(config):
+        try:
+            content = files.read_given(config, _MAX_CONFIG)
+        except FileNotFoundError:
+            return
+        fields = json.loads(content.decode())
+    wanted = fields.get("layer_norm_eps", eps) if isinstance(fields, dict) else eps
     if wanted != eps:
         raise UsageError(
             f"{config}: layer_norm_eps is {cut(str(wanted))}, the model's is {eps}; "
