@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import jax
 
 from lrjax import methods as methods_lib
+from lrjax.common import numerics
 from lrjax.core import (
     Domain,
     Method,
@@ -117,7 +118,7 @@ def _checked_all(
       normalise: `normal` or `proposed`.
     """
     rest, checked = iter(settings), []
-    with jax.enable_x64(precision == "float64"):
+    with numerics.fixed(precision):
         while chunk := _next_checked(method, rest, precision, normalise):
             checked += chunk
     return checked

@@ -22,7 +22,12 @@ import orbax.checkpoint as ocp
 
 from lrjax import results
 from lrjax.common import files
+from lrjax.engine import programs
 from lrjax.launch import checkpoint
+
+# Short segments from the first one on: each block of a trial or run comes to several
+# points, and to as many on a fast machine as on a slow one.
+programs.MAX_ROUNDS = 8
 
 
 def die():

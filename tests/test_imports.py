@@ -23,7 +23,7 @@ _ROWS = {
     "own": "core identity",
     "methods": "core identity optim own plugins",
     "protocol": "core methods",
-    "hyperparameters": "core identity methods optim",
+    "hyperparameters": "common core identity methods optim",
     "tasks": "common core machine metrics plugins",
     "hpo.tuners": "core plugins",
     "config": "common core hpo.tuners hyperparameters identity methods protocol tasks",

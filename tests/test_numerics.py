@@ -57,7 +57,10 @@ OTHERS = {
 }
 HERE = sorted(set(OTHERS) & set(jax.config.values))
 # Those that are known to change numbers or to end training; others take long to try.
-TRIED = ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_enable_x64")
+TRIED = (
+    *("jax_default_prng_impl", "jax_threefry_partitionable", "jax_enable_x64"),
+    "jax_no_tracing",
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
