@@ -176,6 +176,7 @@ if __name__ == "__main__":
 
     if point == "worker":
         os.environ[IN_WORKERS] = str(number)
+        os.environ["DASK_DISTRIBUTED__WORKER__PRELOAD"] = str(Path(__file__).resolve())
     elif point == "change":
         changing()
     else:
@@ -184,7 +185,7 @@ if __name__ == "__main__":
         atexit.register(lambda: Path(COUNT).write_text(str(come[0])))
     sys.argv = ["main.py", *sys.argv[3:]]
     runpy.run_path("main.py", run_name="__main__")
-elif __name__ == "__mp_main__" and IN_WORKERS in os.environ:
+elif IN_WORKERS in os.environ:  # a worker imports this
     come = [0]
 
     def reached():
