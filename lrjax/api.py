@@ -11,7 +11,9 @@ import dataclasses
 import math
 import numbers
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -410,6 +412,7 @@ def _known(
                 if remote:
                     raise _not_sent("method", method.name, launcher)
                 _refuse_shipped("method", method.name, methods_lib.SHIPPED)
+                methods_lib.own_options(method)  # tries a step
                 stack.enter_context(
                     _registered(methods_lib.METHODS, method.name, method)
                 )
@@ -474,12 +477,20 @@ def _registered(registry: dict[str, Any], name: str, part: Any) -> Iterator[None
             registry[name] = before
 
 
+class _Temporary:
+    """A temporary directory that is removed with the last object that holds it."""
+
+    def __init__(self):
+        self.path = Path(tempfile.mkdtemp(prefix="lrjax-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _folder(workdir: str | os.PathLike[str] | None) -> Iterator[tuple[Path, Any]]:
     """Yield a working directory; a temporary one, with what keeps it, if None."""
     if workdir is None:
-        kept = tempfile.TemporaryDirectory(prefix="lrjax-")
-        yield Path(kept.name), kept
+        kept = _Temporary()
+        yield kept.path, kept
     elif isinstance(workdir, str | os.PathLike):
         yield Path(workdir).expanduser(), None
     else:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
+import lrjax.hpo.tuners as tuners
 from lrjax import hyperparameters
 from lrjax import methods as methods_lib
 from lrjax import protocol as protocol_lib
@@ -29,7 +30,6 @@ from lrjax.core import (
     shown,
     unknown,
 )
-from lrjax.hpo import tuners
 from lrjax.identity import dtype_of, plain
 from lrjax.methods import METHODS
 from lrjax.tasks.options import Text

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from lrjax.core import UsageError, counted
+from lrjax.analysis import stats
+from lrjax.core import NONNEGATIVE_LOSS, UsageError, counted
 
 _LEVEL = 0.05  # of the tests that tell a rate from the best one
 
@@ -65,7 +66,9 @@ class Rates:
             )
         mean = np.where(whole, values.mean(1), np.inf)
         best = int(mean.argmin())
-        low, high = _interval(values)
+        low, high = np.transpose(
+            [stats.interval(row, NONNEGATIVE_LOSS) for row in values]
+        )
         table = pd.DataFrame(
             {
                 "learning_rate": losses.index.to_numpy(float),
@@ -118,15 +121,6 @@ class Rates:
         from lrjax.reports import rate_figure
 
         return rate_figure.draw(self, path)
-
-
-def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % intervals of means over seeds, of values [rates, seeds]; NaN below three."""
-    count = values.shape[1]
-    if count < 3:
-        return np.full(len(values), np.nan), np.full(len(values), np.nan)
-    half = scipy.stats.t.ppf(0.975, count - 1) * values.std(1, ddof=1) / count**0.5
-    return values.mean(1) - half, values.mean(1) + half
 
 
 def _as_good(values: np.ndarray, whole: np.ndarray, best: int) -> tuple[int, int]:

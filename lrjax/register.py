@@ -94,7 +94,7 @@ def register_tuner(name: str) -> Callable[[F], F]:
       ... class MoreRandom(tuners.Random):
       ...     pass
     """
-    from lrjax.hpo import tuners
+    import lrjax.hpo.tuners as tuners
 
     def decorate(tuner: F) -> F:
         plugins.register("tuner", name, tuner, tuners.PLAIN, tuners.SHIPPED)

@@ -33,11 +33,11 @@ _ROWS = {
     "results": "common core identity tables",
     "launch": "common config console core engine identity machine messages methods "
     "plugins protocol results tables tasks",
-    "reports": "analysis common core identity plugins results tables",
+    "rates": "analysis core reports",
+    "reports": "analysis common core identity plugins rates results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.tuners hyperparameters "
     "identity launch methods own protocol reports results tasks",
-    "rates": "core reports",
     "api": "config core hpo launch methods optim own rates reports results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "cli": "config config_page core hpo launch methods reports results",

@@ -28,7 +28,7 @@ def draw(rates: Rates, path: str | Path | None) -> Any:
     table = rates.table
     drawing.import_matplotlib()
     with drawing.style() as plt:
-        figure, axes = plt.subplots(figsize=(5.5, 3.5), layout="constrained")
+        figure, axes = plt.subplots(figsize=(5.5, 3.5))
         axes.plot(table["learning_rate"], table["mean"], "o-", markersize=4)
         axes.fill_between(
             table["learning_rate"], table["low"], table["high"], alpha=0.2, linewidth=0

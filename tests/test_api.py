@@ -1,0 +1,225 @@
+"""compare, tune and find_rate: the runs of main.py, for parts of one's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+
+import lrjax
+from lrjax import config as config_lib
+from lrjax import methods, results, tasks
+from lrjax.core import Method, UsageError
+from lrjax.launch import experiment
+from lrjax.rates import Rates
+
+NAMED = "synthetic/regression-1"
+SHORT = {"seeds": 2, "steps": 6}
+
+
+def quadratic(name="quadratic", scale=1.0):
+    """A task with one array whose loss is a parabola around each row."""
+
+    def loss(params, state, key, batch):
+        sums = evaluate(params, state, batch)
+        return sums["loss"] / sums["count"], (state, {})
+
+    def evaluate(params, state, batch):
+        errors = scale * ((batch["x"] - params) ** 2).sum(1)
+        return {"loss": errors @ batch["mask"], "count": batch["mask"].sum()}
+
+    rows = jnp.asarray(np.random.RandomState(0).randn(24, 3), jnp.float32)
+    parts = ({"x": rows[:16]}, {"x": rows[16:20]}, {"x": rows[20:]})
+
+    def init(key):
+        return jax.random.normal(key, (3,)), ()
+
+    return lrjax.Task(name, *parts, init, loss, evaluate, batch_size=8)
+
+
+def halving(horizon, learning_rate=0.1):
+    """A method of one's own: the rate falls along a parabola."""
+    return optax.sgd(
+        lambda step: learning_rate * (1 - jnp.float32(step) / horizon) ** 2
+    )
+
+
+def test_a_comparison_has_the_runs_of_main(tmp_path):
+    config = config_lib.base()
+    config.tasks, config.methods = (NAMED,), ("sgd", "prodigy")
+    config.seeds, config.steps = 2, 6
+    experiment.run(config_lib.check(config), tmp_path)
+    study = lrjax.compare(NAMED, ["sgd", "prodigy"], **SHORT)
+    runs, curves = results.load(tmp_path)
+    ours = study.runs.set_index("run_id").sort_index()
+    wanted = runs.set_index("run_id").sort_index()
+    for name in ("method", "seed", "valid_loss", "test_loss"):
+        assert ours[name].equals(wanted[name])
+    assert len(study.curves) == len(curves)
+    assert {"task", "method", "seed"} <= set(study.curves)
+    assert ours["learning_rate"].notna().all()
+    assert "prodigy" in str(study)
+
+
+def test_parts_of_ones_own_are_compared_resumed_and_forgotten(tmp_path, capsys):
+    arguments = (quadratic(), [halving, "adam"])
+    first = lrjax.compare(*arguments, workdir=tmp_path, **SHORT)
+    assert set(first.runs["method"]) == {"halving", "adam"}
+    assert first.runs["valid_loss"].notna().all()
+    again = lrjax.compare(*arguments, workdir=tmp_path, **SHORT)
+    assert "4 of 4 are done" in capsys.readouterr().err
+    assert again.runs.equals(first.runs)
+    assert "halving" not in methods.METHODS
+    assert "quadratic" not in tasks.TASKS
+    assert first.report() == tmp_path / "report" / "index.html"
+    assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_a_changed_method_or_task_is_trained_anew(tmp_path):
+    def run(task, power):
+        def own(horizon, learning_rate=0.1):
+            def rate(step):
+                return learning_rate * (1 - jnp.float32(step) / horizon) ** power
+
+            return optax.sgd(rate)
+
+        study = lrjax.compare(task, own, workdir=tmp_path, seeds=1, steps=4)
+        return set(study.runs["run_id"])
+
+    first = run(quadratic(), 1)
+    assert run(quadratic(), 1) == first
+    second = run(quadratic(), 2)
+    assert len(second) == 2
+    assert len(run(quadratic(scale=2.0), 2)) == 3
+
+
+def test_tuning_gives_the_best_and_all_trials(tmp_path):
+    space = {"learning_rate": (1e-3, 1.0, "log")}
+    tuned = lrjax.tune(
+        quadratic(), halving, trials=4, space=space, tuner="random", **SHORT
+    )
+    assert len(tuned.trials) == 4
+    best = tuned.trials.loc[tuned.trials["cost"].idxmin()]
+    assert tuned.best["learning_rate"] == best["learning_rate"]
+    assert len(tuned.runs) == 2
+    assert tuned.runs["learning_rate"].eq(best["learning_rate"]).all()
+
+
+@pytest.mark.parametrize("method", ["sgd", halving, "schedule_free_sgd"])
+def test_the_rate_of_a_parabola_is_found(method, tmp_path):
+    """The loss is sum (x - p)**2, so plain steps diverge from a rate of 1 on."""
+    rates = [1e-3, 1e-2, 0.1, 0.3, 3.0, 30.0]
+    found = lrjax.find_rate(quadratic(), method, rates=rates, steps=60)
+    if method != "schedule_free_sgd":  # its average makes larger rates good, too
+        assert 0.1 <= found.rate <= 0.3
+        assert found.edge == (3.0 if method == "sgd" else 30.0)  # `halving` recovers
+    low, high = found.interval
+    assert low <= found.rate <= high
+    figure = found.plot(tmp_path / "rates.png")
+    assert (tmp_path / "rates.png").read_bytes()[:4] == b"\x89PNG"
+    assert figure.axes
+    assert f"learning rate {found.rate:g}" in str(found)
+
+
+def fabricated(losses):
+    """Runs of rates with a list of losses each."""
+    return pd.DataFrame(
+        [
+            {
+                "task": "t",
+                "hparams": {"learning_rate": rate},
+                "seed": seed,
+                "valid_loss": loss,
+            }
+            for rate, seeds in losses.items()
+            for seed, loss in enumerate(seeds)
+        ]
+    )
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("losses", "rate", "interval", "edge"),
+    [
+        ({1: [3, 3, 3], 2: [1, 1.1, 1.2], 3: [2, 2, 2]}, 2, (2, 2), None),
+        ({1: [1.1, 1.2, 1], 2: [1, 1.1, 1.2], 3: [2, 2, 2]}, 1, (1, 2), None),
+        ({1: [2, 2, 2], 2: [1, 1, 1], 3: [1, 1, NAN]}, 2, (2, 2), 3),
+        ({1: [2, 2, 2], 2: [1, 1, 1], 3: [NAN] * 3, 4: [9, 9, 9]}, 2, (2, 2), 3),
+        ({1: [2, 2], 2: [1, 1]}, 2, (2, 2), None),
+        ({1: [1, 1, 1], 2: [1, 1, 1]}, 1, (1, 2), None),
+    ],
+)
+def test_rates_are_judged_over_seeds(losses, rate, interval, edge):
+    found = Rates.of(fabricated(losses), "sgd")
+    assert (found.rate, found.interval) == (rate, interval)
+    assert found.edge == edge
+
+
+def test_rates_that_all_diverge_are_said():
+    with pytest.raises(UsageError, match="diverged on t with every rate from 1 to 2"):
+        Rates.of(fabricated({1: [NAN], 2: [NAN]}), "sgd")
+
+
+BAD = {
+    "a number for a task": (lambda: lrjax.compare(5, "adam"), "task must be"),
+    "no task": (lambda: lrjax.compare([], "adam"), "task must be"),
+    "a list with a number": (
+        lambda: lrjax.compare([5], "adam"),
+        "5 is not a lrjax.Task",
+    ),
+    "no method": (lambda: lrjax.compare(NAMED, []), "methods is empty"),
+    "a transformation": (
+        lambda: lrjax.compare(NAMED, optax.adam(1e-3)),
+        "is not a method",
+    ),
+    "a method twice": (lambda: lrjax.compare(NAMED, ["sgd", "sgd"]), "comes twice"),
+    "a misspelt method": (lambda: lrjax.compare(NAMED, "adm"), "did you mean 'adam'"),
+    "no defaults": (
+        lambda: lrjax.compare(NAMED, lambda learning_rate: None),
+        "learning_rate needs a default",
+    ),
+    "a broken function": (
+        lambda: lrjax.compare(NAMED, lambda learning_rate=1.0: None, **SHORT),
+        "fails at its first step",
+    ),
+    "a shipped name": (
+        lambda: lrjax.compare(
+            NAMED, Method("adam", halving, {"learning_rate": 0.1}, "own", "")
+        ),
+        "lrjax's own",
+    ),
+    "a field": (lambda: lrjax.compare(NAMED, "adam", epoch=3), "did you mean 'epochs'"),
+    "a value": (lambda: lrjax.compare(NAMED, "adam", epochs="two"), "epochs"),
+    "a launcher": (lambda: lrjax.compare(NAMED, "adam", launcher="dusk"), "dask"),
+    "a workdir": (lambda: lrjax.compare(NAMED, "adam", workdir=3, **SHORT), "workdir"),
+    "own on a cluster": (
+        lambda: lrjax.compare(quadratic(), "adam", launcher="dask"),
+        "module:name",
+    ),
+    "no rate": (
+        lambda: lrjax.find_rate(NAMED, lambda size=1.0: optax.sgd(size), steps=5),
+        "no learning_rate",
+    ),
+    "one rate": (lambda: lrjax.find_rate(NAMED, "sgd", rates=[1.0]), "two different"),
+    "text for a rate": (
+        lambda: lrjax.find_rate(NAMED, "sgd", rates=["1", "2"]),
+        "not a number",
+    ),
+    "a space": (
+        lambda: lrjax.tune(NAMED, "sgd", space={"lr": (1, 2)}),
+        "learning_rate",
+    ),
+    "a tuner": (lambda: lrjax.tune(NAMED, "sgd", tuner="smack"), "smac"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_is_said_in_one_line(name):
+    call, words = BAD[name]
+    with pytest.raises(UsageError) as refused:
+        call()
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)

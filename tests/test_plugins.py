@@ -1,0 +1,198 @@
+"""Parts of one's own, by import path, entry point and decorator, in every mode."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lrjax
+from lrjax import launch, methods, plugins, tasks
+from lrjax.core import METRICS, Metric, UsageError, find_metric
+from lrjax.hpo import tuners
+from lrjax.reports import analyses
+
+ROOT = Path(__file__).parent.parent
+MODULE = """
+import jax, jax.numpy as jnp, numpy as np, optax
+import lrjax
+from lrjax.hpo import tuners
+from lrjax.launch.local import launch as local
+
+def parabola(horizon, learning_rate=0.1):
+    return optax.sgd(lambda step: learning_rate * (1 - step / horizon) ** 2)
+
+def task(options):
+    rows = jnp.asarray(np.random.RandomState(0).randn(24, 3), jnp.float32)
+    def evaluate(params, state, batch):
+        errors = ((batch["x"] - params) ** 2).sum(1)
+        return {"loss": errors @ batch["mask"], "count": batch["mask"].sum()}
+    def loss(params, state, key, batch):
+        sums = evaluate(params, state, batch)
+        return sums["loss"] / sums["count"], (state, {})
+    parts = {"x": rows[:16]}, {"x": rows[16:20]}, {"x": rows[20:]}
+    return lrjax.Task("own", *parts, lambda key: (jax.random.normal(key, (3,)), ()),
+                      loss, evaluate, batch_size=8)
+
+class Tuner(tuners.Random):
+    pass
+
+def analysis(study, writer):
+    return None
+
+metric = lrjax.Metric("hits", lambda sums: sums["count"], True)
+number = 5
+def broken():
+    raise OSError("no such\\nserver")
+"""
+KINDS = {
+    "method": (methods.METHODS, methods.find, "parabola"),
+    "task": (tasks.TASKS, tasks.make_task, "task"),
+    "metric": (METRICS, find_metric, "metric"),
+    "tuner": (tuners.PLAIN, tuners.find, "Tuner"),
+    "launcher": (launch.LAUNCHERS, launch.find, "local"),
+}
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module in the current directory; what it registers is forgotten."""
+    name = f"own_parts_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    kept = [(registry, dict(registry)) for registry, *_ in KINDS.values()]
+    yield name
+    for registry, before in kept:
+        registry.clear()
+        registry.update(before)
+    sys.modules.pop(name, None)
+
+
+def test_every_kind_has_a_group():
+    assert set(KINDS) | {"analysis"} == set(plugins.GROUPS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_is_found_by_its_import_path(module, kind):
+    registry, find, name = KINDS[kind]
+    assert find(f"{module}:{name}")
+    assert f"{module}:{name}" in registry
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere_to_be_found:x", "cannot be imported: ModuleNotFoundError"),
+        ("MODULE:x", "cannot be imported: AttributeError"),
+        ("MODULE:number", "5"),
+    ],
+)
+def test_what_cannot_be_imported_is_said_in_one_line(module, kind, name, words):
+    name = name.replace("MODULE", module)
+    with pytest.raises(UsageError, match=words) as refused:
+        KINDS[kind][1](name)
+    assert "\n" not in str(refused.value)
+    assert name in str(refused.value)
+
+
+def test_a_task_that_fails_is_said_in_one_line(module):
+    with pytest.raises(UsageError, match="cannot be made: OSError: no such") as refused:
+        tasks.make_task(f"{module}:broken")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.fixture
+def package(module, tmp_path, monkeypatch):
+    """An installed package that offers a part of every kind."""
+    folder = tmp_path / "own_parts-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: own-parts\n")
+    names = {kind: name for kind, (*_, name) in KINDS.items()} | {
+        "analysis": "analysis"
+    }
+    (folder / "entry_points.txt").write_text(
+        "".join(
+            f"[{plugins.GROUPS[kind]}]\nfrom-package = {module}:{name}\n"
+            for kind, name in names.items()
+        )
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins.offered.cache_clear()
+    assert importlib.metadata.entry_points(group="lrjax.methods")
+    yield
+    plugins.offered.cache_clear()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_is_found_by_an_entry_point(package, kind):
+    assert KINDS[kind][1]("from-package")
+
+
+def test_an_analysis_is_found_by_an_entry_point(package):
+    assert len(analyses.find_all()) == len(analyses.ANALYSES) + 1
+
+
+def test_misspelt_names_are_guessed_among_those_of_packages(package):
+    with pytest.raises(UsageError, match="did you mean 'from-package'"):
+        methods.find("from-pakage")
+
+
+def test_decorators_register_and_replace_ones_own_but_not_shipped_parts(module):
+    @lrjax.register_method("own_sgd", space={"learning_rate": (1e-3, 1.0)})
+    def first(learning_rate=0.1):
+        raise NotImplementedError
+
+    @lrjax.register_method("own_sgd")
+    def second(horizon, learning_rate=0.2):
+        raise NotImplementedError
+
+    assert methods.find("own_sgd").defaults == {"learning_rate": 0.2}
+    lrjax.register_metric(Metric("own_hits", lambda sums: sums["count"], True))
+    assert find_metric("own_hits").name == "own_hits"
+    lrjax.register_tuner("own_tuner")(tuners.Random)
+    assert tuners.find("own_tuner") is tuners.Random
+    for register in (
+        lambda: lrjax.register_method("adam")(first),
+        lambda: lrjax.register_task("digits/wrn")(first),
+        lambda: lrjax.register_metric(Metric("loss", lambda sums: 0, True)),
+        lambda: lrjax.register_tuner("smac")(first),
+        lambda: lrjax.register_launcher("dask")(first),
+    ):
+        with pytest.raises(UsageError, match="lrjax's own"):
+            register()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--mode=plan",),
+        ("--mode=tune", "--config.tune.tuner=MODULE:Tuner", "--config.tune.trials=3"),
+        ("--mode=select", "--config.select.budget=2"),
+    ],
+)
+def test_main_takes_import_paths_in_every_mode(module, tmp_path, flags):
+    path = f"{module}:task"
+    command = [
+        *(
+            sys.executable,
+            ROOT / "main.py",
+            f"--config={ROOT / 'configs' / 'libsvm.py'}",
+        ),
+        *(f"--config.tasks={path}", f"--config.methods={module}:parabola,sgd"),
+        *("--workdir=run", "--config.seeds=2", "--config.epochs=4"),
+        *(flag.replace("MODULE", module) for flag in flags),
+    ]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    if "--mode=plan" in flags:
+        return
+    lines = Path("run/runs.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert {row["task"] for row in rows} == {path}
