@@ -18,6 +18,7 @@ from lrjax import config as config_lib
 from lrjax import config_page, results
 from lrjax import launch as launch_lib
 from lrjax import reports as report_lib
+from lrjax.common import files
 from lrjax.core import UsageError, cut
 from lrjax.hpo import race as race_lib
 from lrjax.hpo import selection as selection_lib
@@ -61,6 +62,8 @@ def run(
       UsageError: if the config, the data or the machine do not allow it.
       Interrupted: on SIGINT and SIGTERM.
     """
+    workdir = str(files.expanded(workdir))
+    data_dir = str(files.expanded(data_dir)) if data_dir else data_dir
     settings = config_lib.check(config)
     methods = settings.methods
     if mode == "select":
@@ -89,11 +92,13 @@ def run(
         experiment.run(settings, workdir, data_dir, overrides, launch, announce)
     if launcher == "hosts" and not hosts.is_first():
         return
-    _rank(workdir)
+    # All files come first: the reader of stdout may be gone.
+    lines = [_rank(workdir)]
     if figure_paths:
-        print(f"tuning: {', '.join(map(str, figure_paths))}")
+        lines.append(f"tuning: {', '.join(map(str, figure_paths))}")
     if config.report.after:
-        report(config, workdir)
+        lines.append(_report(config, workdir))
+    print("\n".join(lines))
 
 
 def _check_sharding(settings: config_lib.Settings, mode: str, remote: bool) -> None:
@@ -115,17 +120,14 @@ def _print_answers(answers: Iterable[selection_lib.Selection], workdir: str) -> 
     print(f"selection: {', '.join(str(Path(workdir) / name) for name in names)}")
 
 
-def _rank(workdir: str) -> None:
-    """Print a ranking of all runs in a working directory and draw their curves."""
+def _rank(workdir: str) -> str:
+    """Rank all runs in a working directory, as text, and draw their curves."""
     runs, curves = results.load(workdir)
     picture = Path(workdir) / "curves.png"
     metrics = results.load_metrics(workdir)
-    print(report_lib.ranking(runs, metrics))
-    try:
-        report_lib.learning_curves(runs, curves, picture, metrics)
-    except OSError as error:
-        raise UsageError(f"cannot write {picture}: {error.strerror}") from error
-    print(f"\nlearning curves and rates: {picture}")
+    report_lib.learning_curves(runs, curves, picture, metrics)
+    ranking = report_lib.ranking(runs, metrics)
+    return f"{ranking}\n\nlearning curves and rates: {picture}"
 
 
 def report(config: ConfigDict, workdirs: str) -> None:
@@ -138,9 +140,15 @@ def report(config: ConfigDict, workdirs: str) -> None:
     Raises:
       UsageError: if an option is invalid or a directory has no results.
     """
+    print(_report(config, workdirs))
+
+
+def _report(config: ConfigDict, workdirs: str) -> str:
+    """Write the page as `report` does; return the findings as text."""
     chosen = config_lib.check_report(config.report)
-    names = [workdirs] if Path(workdirs).exists() else workdirs.split(",")
-    names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    whole = os.path.lexists(files.expanded(workdirs))
+    names = [workdirs] if whole else [name.strip() for name in workdirs.split(",")]
+    names = list(dict.fromkeys(filter(None, names)))
     if not names:
         raise UsageError(f"--workdir={workdirs} names no directory")
     options = report_lib.Options(
@@ -152,10 +160,10 @@ def report(config: ConfigDict, workdirs: str) -> None:
         export=chosen.export,
         bootstrap=chosen.bootstrap,
     )
-    folder = Path(chosen.folder or Path(names[0]) / "report")
-    for line in report_lib.write(names, folder, options):
-        print(line)
-    print(f"\nreport: {folder / 'index.html'}")
+    first = files.expanded(names[0])
+    folder = Path(chosen.folder) if chosen.folder else first / "report"
+    lines = report_lib.write(names, folder, options, None if chosen.folder else first)
+    return "\n".join([*lines, f"\nreport: {folder / 'index.html'}"])
 
 
 def config(config: ConfigDict) -> None:

@@ -13,10 +13,10 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from lrjax import console, results
+from lrjax.common import files
 from lrjax.config import Settings
 from lrjax.launch.units import Outcome, Unit
 
@@ -24,7 +24,7 @@ from lrjax.launch.units import Outcome, Unit
 class Session:
     """The settings, tables and signals of a command that trains.
 
-    Use as a context manager; inside it SIGINT and SIGTERM are noted instead of raised.
+    Use as a context manager; inside it signals that stop are noted instead of raised.
 
     Attributes:
       settings: settings of the command.
@@ -40,8 +40,8 @@ class Session:
         data_dir: str | None = None,
         overrides: Mapping[str, Any] | None = None,
     ):
-        self.settings, self.workdir = settings, Path(workdir)
-        self.data_dir = data_dir
+        self.settings, self.workdir = settings, files.expanded(workdir)
+        self.data_dir = str(files.expanded(data_dir)) if data_dir else data_dir
         self.signalled: Callable[[], int] = lambda: 0
         self._overrides = dict(overrides or {})
         self._stack = contextlib.ExitStack()

@@ -316,7 +316,7 @@ def test_a_race_that_nobody_survived_is_drawn(tmp_path):
         each["value"] = math.nan
     with drawing.style() as plt:
         figure, axes = searches.races(plt, [race])
-        drawing.save(figure, tmp_path, "race", axes)
+        drawing.picture(figure, "race", axes)
         assert not stars(figure.axes[0])
 
 
