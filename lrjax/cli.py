@@ -28,6 +28,7 @@ from lrjax.launch import experiment, hosts, startup
 from lrjax.methods import METHODS, state_size
 
 _LONGEST = 400  # characters of an error's message; it may quote a value of any length
+_LARGEST = 2**20  # bytes of a config file
 _CONFIG_MODULE = "config_config"  # ml_collections' name for a config file's module
 
 
@@ -194,7 +195,16 @@ def methods() -> None:
 
 
 def with_config(argv: list[str]) -> list[str]:
-    """Add a --config to a command line where --mode=report or config has none."""
+    """Add a --config to a command line where --mode=report or config has none.
+
+    The home directory in --config=~/FILE, which shells leave as it is, is inserted.
+    """
+    argv = [
+        f"--config={os.path.expanduser(arg.split('=', 1)[1])}"
+        if arg.startswith(("--config=~", "-config=~"))
+        else arg
+        for arg in argv
+    ]
     words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
     names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}
     modes = {("mode", "report"), ("mode", "config")}
@@ -233,11 +243,13 @@ def check_config_file(argv: Sequence[str]) -> None:
       argv: the command line.
 
     Raises:
-      UsageError: if --config names something other than a regular file.
+      UsageError: if --config names something other than a regular file, or a large one.
     """
-    file = _config_file(argv)
+    file = os.path.expanduser(_config_file(argv))
     if os.path.exists(file) and not os.path.isfile(file):
         raise UsageError(f"--config: {file} is not a regular file")
+    if os.path.isfile(file) and os.path.getsize(file) > _LARGEST:
+        raise UsageError(f"--config: {file} has more than {_LARGEST:,} bytes")
 
 
 def explain(error: BaseException, argv: Sequence[str]) -> str | None:

@@ -17,8 +17,9 @@ _ROWS = {
     "__init__ machine messages optim": "",
     "metrics": "messages",
     "core": "messages metrics",
-    "analysis console identity": "core",
-    "common": "core identity",
+    "analysis identity": "core",
+    "console": "core messages",
+    "common": "core identity messages",
     "methods": "core identity optim",
     "protocol": "core methods",
     "hyperparameters": "core identity methods optim",
@@ -31,11 +32,11 @@ _ROWS = {
     "results": "common core identity tables",
     "launch": "common config console core engine identity machine messages methods "
     "protocol results tasks",
-    "reports": "analysis common core identity results tables",
+    "reports": "analysis common console core identity results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.tuners hyperparameters "
     "identity launch methods protocol reports results tasks",
-    "cli": "config config_page core hpo launch methods reports results",
+    "cli": "common config config_page core hpo launch methods reports results",
 }
 ALLOWED = {
     name: set(known.split()) for names, known in _ROWS.items() for name in names.split()

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from lrjax import machine
+from lrjax.common import files
 from lrjax.common import reading as reading_lib
 from lrjax.common.reading import reason as _reason
 from lrjax.core import UsageError
@@ -240,7 +241,7 @@ def _shown(token: bytes) -> str:
 
 def cache_dir() -> Path:
     """The folder for downloads: $LRJAX_CACHE, or ~/.cache/lrjax."""
-    return Path(os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax").expanduser()
+    return files.expanded(os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax")
 
 
 def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:

@@ -355,7 +355,7 @@ def test_any_name_can_be_drawn_in_silence(tmp_path, name):
 
 
 def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path):
-    with pytest.raises(reports.UsageError, match=r"cannot write .*nowhere"):
+    with pytest.raises(UsageError, match=r"cannot write .*nowhere"):
         reports.tuning(trials([1.0], [1]), tmp_path / "nowhere")
 
 
