@@ -19,7 +19,7 @@ from lrjax import config_page, results
 from lrjax import launch as launch_lib
 from lrjax import reports as report_lib
 from lrjax.common import files
-from lrjax.core import UsageError, cut
+from lrjax.core import UsageError, cut, printable
 from lrjax.hpo import race as race_lib
 from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
@@ -96,7 +96,7 @@ def run(
     # All files come first: the reader of stdout may be gone.
     lines = [_rank(workdir)]
     if figure_paths:
-        lines.append(f"tuning: {', '.join(map(str, figure_paths))}")
+        lines.append(f"tuning: {_named(figure_paths)}")
     if config.report.after:
         lines.append(_report(config, workdir))
     print("\n".join(lines))
@@ -118,7 +118,12 @@ def _print_answers(answers: Iterable[selection_lib.Selection], workdir: str) -> 
         print(f"{answer}\n")
     names = [selection_lib.ANSWER, selection_lib.TABLE]
     names += [f"selection.{kind}" for kind in selection_lib.FIGURES]
-    print(f"selection: {', '.join(str(Path(workdir) / name) for name in names)}")
+    print(f"selection: {_named(Path(workdir) / name for name in names)}")
+
+
+def _named(paths: Iterable[Path]) -> str:
+    """Paths for people, separated by commas."""
+    return printable(", ".join(map(str, paths)))
 
 
 def _rank(workdir: str) -> str:
@@ -128,7 +133,7 @@ def _rank(workdir: str) -> str:
     metrics = results.load_metrics(workdir)
     report_lib.learning_curves(runs, curves, picture, metrics)
     ranking = report_lib.ranking(runs, metrics)
-    return f"{ranking}\n\nlearning curves and rates: {picture}"
+    return f"{ranking}\n\nlearning curves and rates: {_named([picture])}"
 
 
 def report(config: ConfigDict, workdirs: str) -> None:
@@ -164,7 +169,7 @@ def _report(config: ConfigDict, workdirs: str) -> str:
     first = files.expanded(names[0])
     folder = Path(chosen.folder) if chosen.folder else first / "report"
     lines = report_lib.write(names, folder, options, None if chosen.folder else first)
-    return "\n".join([*lines, f"\nreport: {folder / 'index.html'}"])
+    return "\n".join([*lines, f"\nreport: {_named([folder / 'index.html'])}"])
 
 
 def config(config: ConfigDict) -> None:
@@ -286,6 +291,8 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
             message = cut(str(cause), _LONGEST // 2)
             return f"{file}: line {line}: {type(cause).__name__}: {message}"
     root = chain[-1]
+    if isinstance(root, MemoryError | RecursionError):
+        return f"{file}: nested too deeply for Python"
     if "parsing config file" in str(error) or getattr(root, "name", "") == "get_config":
         return f"{file}: {root}"
     names = [arg.lstrip("-").split("=")[0] for arg in argv if arg.startswith("-")]

@@ -18,6 +18,7 @@ from matplotlib.colors import to_rgb
 
 from configs import quickstart
 from lrjax import reports
+from lrjax.core import UsageError
 from lrjax.methods import METHODS
 from lrjax.reports import (
     drawing,
