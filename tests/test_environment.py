@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -75,15 +76,15 @@ STREAMS = {
     "all closed": ("<&- >&- 2>&-", {}, 0),
     "stdout full": (">/dev/full", {}, 2),
     "stderr full": ("2>/dev/full", {}, 0),
-    "stdout without reader": (">&3", {}, 128 + signal.SIGPIPE),
-    "stderr without reader": ("2>&3", {}, 0),
+    "stdout without reader": ("", {}, 128 + signal.SIGPIPE),
+    "stderr without reader": ("", {}, 0),
     "ascii": ("", {"PYTHONIOENCODING": "ascii"}, 0),
     "latin-1": ("", {"PYTHONIOENCODING": "latin-1"}, 0),
     "C": ("", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, 0),
 }
 QUICK = {
     *(("help", "stdout without reader"), ("methods", "stdout without reader")),
-    *(("config", "ascii"), ("report", "C"), ("train", "stderr without reader")),
+    *(("report", "C"), ("train", "stderr without reader"), ("train", "all closed")),
 }
 
 
@@ -102,15 +103,13 @@ def test_streams_stop_no_mode(mode, name, folder, tmp_path):
     os.close(reader)
     done = start(
         command(mode, target),
-        redirection.replace("&3", f"/proc/self/fd/{writer}")
-        if not os.path.exists("/proc/self/fd")
-        else redirection.replace("&3", f"&{writer}"),
+        redirection,
         environment,
-        stderr=subprocess.PIPE,
-        pass_fds=(writer,),
+        **{"stderr": subprocess.PIPE}
+        | ({name.split()[0]: writer} if "reader" in name else {}),
     )
     os.close(writer)
-    said = done.stderr.decode(errors="replace")
+    said = (done.stderr or b"").decode(errors="replace")
     assert done.returncode == code, said
     assert "Traceback" not in said
     assert "Error" not in said
@@ -134,33 +133,43 @@ def test_messages_go_on_without_stderr_in_python(folder, tmp_path):
 
 # Signals
 
+REST = [kind for kind in STOPPING if kind != signal.SIGHUP]  # tested elsewhere, too
 
-@pytest.mark.parametrize("kind", STOPPING)
+
+def has_checkpoint(folder):
+    """Whether a checkpoint is whole; folders may vanish meanwhile."""
+    found = (name for _, _, names in os.walk(folder) for name in names)
+    return any(name.startswith("manifest") for name in found)
+
+
+@pytest.mark.parametrize(
+    "kind", [signal.SIGHUP, *(pytest.param(k, marks=pytest.mark.slow) for k in REST)]
+)
 def test_a_signal_in_training_leaves_a_checkpoint_and_its_code(kind, folder, tmp_path):
     """Also below a folder whose name is not UTF-8."""
     place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     place.mkdir()
     os.symlink(folder / "數據_$1_$2.svm", place / "數據_$1_$2.svm")
+    flags = ("--config.epochs=3000000", "--config.checkpoint_minutes=0")
     process = subprocess.Popen(
-        command("train", place, "--config.epochs=300000", "--config.eval_every=100000"),
+        command("train", place, *flags),
         cwd=ROOT,
-        stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        preexec_fn=lambda: signal.signal(kind, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(kind, signal.SIG_DFL),  # some are ignored
     )
-    lines = []
-    assert process.stderr is not None
-    for line in process.stderr:
-        lines.append(line)
-        if b"at once on each device" in line:
-            break
-    process.send_signal(kind)
-    lines += process.stderr.readlines()
-    said = b"".join(lines).decode(errors="replace")
+    try:
+        while process.poll() is None and not has_checkpoint(place):
+            time.sleep(0.05)
+        process.send_signal(kind)
+        said = process.communicate()[1].decode(errors="replace")
+    finally:
+        process.kill()
     assert process.wait() == 128 + kind, said
     assert said.endswith("Stopped. Run the same command again to resume.\n")
-    assert list((place / "run" / "checkpoints").rglob("manifest*")), said
+    assert has_checkpoint(place)
+    assert "warning" not in said
 
 
 # Names of files
@@ -226,11 +235,8 @@ def test_the_home_directory_is_inserted_everywhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text((ROOT / "configs" / "libsvm.py").read_text())
-    arguments = [arg for arg in command("plan", tmp_path)[2:] if "config=" not in arg]
-    arguments = [a for a in arguments if "config.tasks" not in a and "workdir" not in a]
-    answer = program.invoke(
-        *arguments, "--workdir=~/runs", "--config=~/mine.py:iris", "--data_dir=~"
-    )
+    arguments = ("--config=~/mine.py:iris", "--config.methods=sgd", "--data_dir=~")
+    answer = program.invoke("--mode=plan", "--workdir=~/runs", *arguments)
     assert answer.code == 0, answer.err
     config = config_lib.base()
     config.report.folder = "~/report"
