@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Callable
 
 import pandas as pd
+
+from lrjax.core import printable
 
 # What spreadsheets take for the start of a formula (OWASP, CSV injection).
 _FORMULA = (
@@ -22,13 +25,15 @@ _FORMULA = (
     "\uff0d",
     "\uff20",
 )
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def csv(table: pd.DataFrame, float_format: str | None = None) -> bytes:
     """Write a table as CSV in UTF-8, without its index.
 
     A text that a spreadsheet would evaluate gets a single quote before it; numbers stay
-    as they are. Undecodable parts of file names become question marks.
+    as they are. Control characters other than tabs and line feeds are escaped, and
+    undecodable parts of file names become question marks.
 
     Args:
       table: the table; its columns' names are text.
@@ -60,6 +65,7 @@ def with_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
 
 def _inert(text: str) -> str:
     """A text that is not evaluated: a single quote before one like a formula."""
+    text = _CONTROLS.sub(lambda found: printable(found[0]), text)
     if not text.startswith(_FORMULA):
         return text
     with contextlib.suppress(ValueError):
