@@ -30,7 +30,8 @@ from absl import flags, logging
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from lrjax.launch import LAUNCHERS
+from lrjax.launch import LAUNCHERS, flagfiles
+from lrjax.messages import UsageError
 
 
 class _ConfigFile(ConfigFileFlagParser):
@@ -46,10 +47,13 @@ class _ConfigFile(ConfigFileFlagParser):
 
 
 try:
+    flagfiles.check(sys.argv)
     _CONFIG = config_flags.DEFINE_config_file(
         "config", None, "Config file, with an optional argument: configs/libsvm.py:iris"
     )
     flags.FLAGS["config"].parser = _ConfigFile("config", lock_config=False)
+except UsageError as error:
+    process.fail(str(error))
 except (flags.Error, UnicodeDecodeError) as error:
     # Defining the flag already reads --flagfile.
     process.fail("--flagfile: " + str(error).removeprefix("ERROR:: "))
@@ -103,7 +107,6 @@ _MULTIHOST = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
     """Run the mode that --mode names."""
     from lrjax import cli
-    from lrjax.core import UsageError
 
     if len(argv) > 1:
         raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
@@ -146,6 +149,8 @@ def _parse(argv: list[str]) -> list[str]:
         return flags.FLAGS(cli.with_config(argv))
     except SystemExit as end:  # absl exits with 1 after showing its help
         sys.exit(0 if {"--help", "--helpshort", "--helpfull"} & {*argv} else end.code)
+    except BrokenPipeError:  # by whoever read the help
+        raise
     except Exception as error:
         message = cli.explain(error, argv)
         if message is None:

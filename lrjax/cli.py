@@ -18,7 +18,8 @@ from lrjax import config as config_lib
 from lrjax import config_page, results
 from lrjax import launch as launch_lib
 from lrjax import reports as report_lib
-from lrjax.core import UsageError, cut
+from lrjax.common import files
+from lrjax.core import UsageError, cut, printable
 from lrjax.hpo import race as race_lib
 from lrjax.hpo import selection as selection_lib
 from lrjax.hpo import tune as tune_lib
@@ -27,6 +28,7 @@ from lrjax.launch import experiment, hosts, startup
 from lrjax.methods import METHODS, state_size
 
 _LONGEST = 400  # characters of an error's message; it may quote a value of any length
+_LARGEST = 2**20  # bytes of a config file
 _CONFIG_MODULE = "config_config"  # ml_collections' name for a config file's module
 
 
@@ -61,6 +63,8 @@ def run(
       UsageError: if the config, the data or the machine do not allow it.
       Interrupted: on SIGINT and SIGTERM.
     """
+    workdir = str(files.expanded(workdir))
+    data_dir = str(files.expanded(data_dir)) if data_dir else data_dir
     settings = config_lib.check(config)
     methods = settings.methods
     if mode == "select":
@@ -89,11 +93,13 @@ def run(
         experiment.run(settings, workdir, data_dir, overrides, launch, announce)
     if launcher == "hosts" and not hosts.is_first():
         return
-    _rank(workdir)
+    # All files come first: the reader of stdout may be gone.
+    lines = [_rank(workdir)]
     if figure_paths:
-        print(f"tuning: {', '.join(map(str, figure_paths))}")
+        lines.append(f"tuning: {_named(figure_paths)}")
     if config.report.after:
-        report(config, workdir)
+        lines.append(_report(config, workdir))
+    print("\n".join(lines))
 
 
 def _check_sharding(settings: config_lib.Settings, mode: str, remote: bool) -> None:
@@ -112,20 +118,22 @@ def _print_answers(answers: Iterable[selection_lib.Selection], workdir: str) -> 
         print(f"{answer}\n")
     names = [selection_lib.ANSWER, selection_lib.TABLE]
     names += [f"selection.{kind}" for kind in selection_lib.FIGURES]
-    print(f"selection: {', '.join(str(Path(workdir) / name) for name in names)}")
+    print(f"selection: {_named(Path(workdir) / name for name in names)}")
 
 
-def _rank(workdir: str) -> None:
-    """Print a ranking of all runs in a working directory and draw their curves."""
+def _named(paths: Iterable[Path]) -> str:
+    """Paths for people, separated by commas."""
+    return printable(", ".join(map(str, paths)))
+
+
+def _rank(workdir: str) -> str:
+    """Rank all runs in a working directory, as text, and draw their curves."""
     runs, curves = results.load(workdir)
     picture = Path(workdir) / "curves.png"
     metrics = results.load_metrics(workdir)
-    print(report_lib.ranking(runs, metrics))
-    try:
-        report_lib.learning_curves(runs, curves, picture, metrics)
-    except OSError as error:
-        raise UsageError(f"cannot write {picture}: {error.strerror}") from error
-    print(f"\nlearning curves and rates: {picture}")
+    report_lib.learning_curves(runs, curves, picture, metrics)
+    ranking = report_lib.ranking(runs, metrics)
+    return f"{ranking}\n\nlearning curves and rates: {_named([picture])}"
 
 
 def report(config: ConfigDict, workdirs: str) -> None:
@@ -138,9 +146,15 @@ def report(config: ConfigDict, workdirs: str) -> None:
     Raises:
       UsageError: if an option is invalid or a directory has no results.
     """
+    print(_report(config, workdirs))
+
+
+def _report(config: ConfigDict, workdirs: str) -> str:
+    """Write the page as `report` does; return the findings as text."""
     chosen = config_lib.check_report(config.report)
-    names = [workdirs] if Path(workdirs).exists() else workdirs.split(",")
-    names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    whole = os.path.lexists(files.expanded(workdirs))
+    names = [workdirs] if whole else [name.strip() for name in workdirs.split(",")]
+    names = list(dict.fromkeys(filter(None, names)))
     if not names:
         raise UsageError(f"--workdir={workdirs} names no directory")
     options = report_lib.Options(
@@ -152,10 +166,10 @@ def report(config: ConfigDict, workdirs: str) -> None:
         export=chosen.export,
         bootstrap=chosen.bootstrap,
     )
-    folder = Path(chosen.folder or Path(names[0]) / "report")
-    for line in report_lib.write(names, folder, options):
-        print(line)
-    print(f"\nreport: {folder / 'index.html'}")
+    first = files.expanded(names[0])
+    folder = Path(chosen.folder) if chosen.folder else first / "report"
+    lines = report_lib.write(names, folder, options, None if chosen.folder else first)
+    return "\n".join([*lines, f"\nreport: {_named([folder / 'index.html'])}"])
 
 
 def config(config: ConfigDict) -> None:
@@ -186,7 +200,16 @@ def methods() -> None:
 
 
 def with_config(argv: list[str]) -> list[str]:
-    """Add a --config to a command line where --mode=report or config has none."""
+    """Add a --config to a command line where --mode=report or config has none.
+
+    The home directory in --config=~/FILE, which shells leave as it is, is inserted.
+    """
+    argv = [
+        f"--config={os.path.expanduser(arg.split('=', 1)[1])}"
+        if arg.startswith(("--config=~", "-config=~"))
+        else arg
+        for arg in argv
+    ]
     words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
     names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}
     modes = {("mode", "report"), ("mode", "config")}
@@ -225,11 +248,13 @@ def check_config_file(argv: Sequence[str]) -> None:
       argv: the command line.
 
     Raises:
-      UsageError: if --config names something other than a regular file.
+      UsageError: if --config names something other than a regular file, or a large one.
     """
-    file = _config_file(argv)
+    file = os.path.expanduser(_config_file(argv))
     if os.path.exists(file) and not os.path.isfile(file):
         raise UsageError(f"--config: {file} is not a regular file")
+    if os.path.isfile(file) and os.path.getsize(file) > _LARGEST:
+        raise UsageError(f"--config: {file} has more than {_LARGEST:,} bytes")
 
 
 def explain(error: BaseException, argv: Sequence[str]) -> str | None:
@@ -266,6 +291,8 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
             message = cut(str(cause), _LONGEST // 2)
             return f"{file}: line {line}: {type(cause).__name__}: {message}"
     root = chain[-1]
+    if isinstance(root, MemoryError | RecursionError):
+        return f"{file}: nested too deeply for Python"
     if "parsing config file" in str(error) or getattr(root, "name", "") == "get_config":
         return f"{file}: {root}"
     names = [arg.lstrip("-").split("=")[0] for arg in argv if arg.startswith("-")]

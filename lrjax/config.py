@@ -20,7 +20,7 @@ import lrjax.hpo.tuners as tuners
 from lrjax import hyperparameters
 from lrjax import methods as methods_lib
 from lrjax import protocol as protocol_lib
-from lrjax.common import fields
+from lrjax.common import fields, files
 from lrjax.common.fields import Config, block, field
 from lrjax.core import (
     SHARDED,
@@ -98,6 +98,14 @@ def _address(name: str, value: Any) -> str:
             "address as in tcp://HOST:PORT"
         )
     return address
+
+
+def _path(name: str, value: Any) -> str:
+    path = fields.text(name, value)
+    try:
+        return str(files.expanded(path)) if path else path
+    except UsageError as error:
+        raise UsageError(f"config.{name}: {error}") from error
 
 
 def _gpus(name: str, value: Any) -> int:
@@ -316,7 +324,7 @@ class Report:
         fields.number(Domain(high=1.0)),
         "Weight of the newest value when smoothing curves, in [0, 1); 0: no smoothing.",
     )
-    compare: str = field("", fields.text, "CSV file with published results.")
+    compare: str = field("", _path, "CSV file with published results.")
     export: tuple[str, ...] = field(
         "",
         fields.some_names,
@@ -326,7 +334,7 @@ class Report:
         2000, fields.positive, "Bootstrap resamples for each interval."
     )
     folder: str = field(
-        "", fields.text, "Output folder; '': the folder report of the first workdir."
+        "", _path, "Output folder; '': the folder report of the first workdir."
     )
 
 

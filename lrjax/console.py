@@ -7,27 +7,36 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
-from lrjax.core import Interrupted
+from lrjax.core import Interrupted, printable
+from lrjax.messages import STOPPING
 
 
 def say(text: str) -> None:
-    """Print a line to stderr, above any progress bar."""
-    try:
-        tqdm.write(text, file=sys.stderr)
-    except BrokenPipeError:
-        raise
-    except OSError:
-        pass  # the log's disk is full; a failed write of the tables raises by itself
+    """Print lines to stderr, above any progress bar, without control characters.
+
+    What cannot be written is lost: a full disk or a reader that has gone stops no
+    training.
+    """
+    if sys.stderr is None:  # closed, in a user's own program
+        return
+    with contextlib.suppress(OSError):
+        tqdm.write("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
+
+
+def bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm[Any]:
+    """A progress bar on stderr, shown only on a terminal; options as for tqdm."""
+    hidden = True if sys.stderr is None else None  # closed, in a user's own program
+    return tqdm(iterable, disable=hidden, leave=False, **options)
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[Callable[[], int]]:
-    """Record the first SIGINT or SIGTERM instead of ending; a second one kills.
+    """Record the first signal of `STOPPING` instead of ending; a second one kills.
 
     Yields a function that returns the recorded signal, 0 if none came.
     """
@@ -41,7 +50,7 @@ def signals() -> Iterator[Callable[[], int]]:
         for number in before:
             signal.signal(number, signal.SIG_DFL)
 
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.getsignal(n) for n in STOPPING}
     # Signals that the parent ignores stay ignored: Ctrl-C in a script's background job.
     before = {n: v for n, v in before.items() if v is not signal.SIG_IGN}
     for number in before:

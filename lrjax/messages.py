@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
+
+# Signals that ask to stop: of Ctrl-C, of a batch system, of a terminal that closes.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _SHOWN = 80  # characters of a value in a message
 _NEAR = 0.55  # least similarity of a name that is suggested; 1 is equality

@@ -25,6 +25,7 @@ from lrjax import config as config_lib
 from lrjax.common import fields
 from lrjax.core import UsageError
 from lrjax.launch import process as process_lib
+from lrjax.messages import STOPPING
 from lrjax.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -378,37 +379,23 @@ def test_output_that_cannot_be_written_is_no_fault_of_lrjax():
                 assert said == "error: cannot write: No space left on device"
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_silent_and_no_table_is_written_to(closed, tmp_path):
-    """As some daemons start their jobs: numbers 0 to 2 are then free for files."""
-    command = (sys.executable, "main.py", IRIS, "--config.methods=sgd")
-    flags = ("--config.seeds=1", "--config.epochs=2", f"--workdir={tmp_path}/run")
-    done = subprocess.run(
-        ["sh", "-c", f'"$@" {closed}', "sh", *command, *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )
-    assert done.returncode == 0, done.stderr
-    for name in ("runs.jsonl", "curves.jsonl"):
-        lines = (tmp_path / "run" / name).read_text().splitlines()
-        assert lines
-        assert all(json.loads(line)["run_id"] for line in lines)
-
-
-def test_a_signal_that_was_ignored_stays_so():
-    """A script's background job has Ctrl-C ignored: it is for the foreground alone."""
+def test_signals_that_were_ignored_stay_so():
+    """By nohup, or in a script's background job: Ctrl-C is for the foreground alone."""
     code = (
         "import os, signal\n"
         "from lrjax import console\n"
         "from lrjax.launch import process\n"
+        "from lrjax.messages import STOPPING\n"
         "def work(argv):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    for kind in STOPPING:\n"
+        "        os.kill(os.getpid(), kind)\n"
         "    with console.signals() as came:\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        for kind in STOPPING:\n"
+        "            os.kill(os.getpid(), kind)\n"
         "        print('goes on', came())\n"
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "for kind in STOPPING:\n"
+        "    signal.signal(kind, signal.SIG_IGN)\n"
+        "process.begin()\n"
         "process.interruptible(work, [])"
     )
     done = subprocess.run(
@@ -417,7 +404,7 @@ def test_a_signal_that_was_ignored_stays_so():
     assert done.stdout == "goes on 0\n", done.stderr
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", STOPPING)
 def test_a_signal_during_the_first_imports_ends_it(kind):
     code = (
         "import os, runpy, signal, sys, time\n"

@@ -1,4 +1,6 @@
+import collections
 import dataclasses
+import functools
 import json
 import math
 import warnings
@@ -282,6 +284,108 @@ def test_any_value_of_any_field_is_taken_or_refused_in_one_line(field):
             said = str(error)
             assert "\n" not in said
             assert len(said) < 400
+
+
+# Random configs, block by block
+
+# name -> fields, and valid values beside which odd ones are drawn
+GROUPS = {
+    "lengths": ["epochs", "steps", "batch_size", "eval_every", "micro_batches"],
+    "names": ["tasks", "methods", "protocol", "precision", "shard"],
+    "flags": ["remat", "stream", "save_params", "skip_missing", "label_smoothing"],
+    "seeds": ["seeds", "tune.seeds", "select.seeds", "checkpoint_minutes"],
+    **{
+        block: [field for field in FIELDS if field.startswith(f"{block}.")]
+        for block in ("tune", "select", "cluster", "report", "text", "hparams", "grid")
+    },
+}
+VALID = [
+    *(1, 2, 3, 100, 0.1, 0.5, 1.0, True, False, None, "", (), (1, 2), (0.1, 0.5)),
+    *("adam", ("adam", "sgd"), "libsvm/iris", "sound", "study", "float32", "smac"),
+    *(
+        "epochs",
+        "steps",
+        "truncate",
+        "runs",
+        "batch",
+        "csv",
+        "local",
+        (0.001, 0.1, "log"),
+    ),
+    *("tcp://h:1", "8GB", np.int32(2), np.float32(0.25), np.arange(1, 3), range(2)),
+]
+anything = st.one_of(
+    st.sampled_from(VALID),
+    st.sampled_from(ODD),
+    scalars,
+    st.text(max_size=20),
+    st.lists(scalars, max_size=3),
+    st.lists(st.sampled_from(VALID), max_size=3).map(tuple),
+    st.dictionaries(st.text(max_size=3), scalars, max_size=2),
+    st.integers(-(10**400), 10**400),
+)
+
+
+def test_every_field_is_in_a_group():
+    grouped = {name for names in GROUPS.values() for name in names}
+    assert set(FIELDS) - grouped == {
+        "hparams",
+        "grid",
+        "tune",
+        "report",
+    }  # whole blocks
+
+
+def try_config(values):
+    """Set fields as config files do; whether the config is accepted."""
+    config = quickstart.get_config()
+    config.methods = ("adam", "learned", "greedy_lr", "cawr")
+    try:
+        for field, value in values.items():
+            *path, last = field.split(".")
+            part = functools.reduce(lambda part, step: part[step], path, config)
+            part[last] = value
+    except (TypeError, ValueError, KeyError):  # of ml_collections, which cli explains
+        return False
+    try:
+        config_lib.check(config)
+    except UsageError as refused:
+        error = refused
+    else:
+        return True
+    assert error.__class__ is UsageError
+    assert str(error).isprintable()
+    assert len(str(error)) < 400
+    return False
+
+
+def check_group(group, cases):
+    counts = collections.Counter()
+
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.dictionaries(st.sampled_from(GROUPS[group]), anything, max_size=3))
+    def each(values):
+        counts[try_config(values)] += 1
+
+    each()
+    assert counts[True] + counts[False] >= cases
+    assert min(counts[True], counts[False]) > cases / 100, counts
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_random_values_of_a_group_are_taken_or_refused_in_one_line(group):
+    check_group(group, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS)
+def test_many_random_values_of_a_group_are_taken_or_refused_in_one_line(group):
+    check_group(group, 2000)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ _ROWS = {
     "plugins": "messages",
     "metrics": "messages plugins",
     "core": "messages metrics",
-    "analysis console identity": "core",
-    "common": "core identity",
+    "analysis identity": "core",
+    "console": "core messages",
+    "common": "core identity messages",
     "own": "core identity",
     "methods": "core identity optim own plugins",
     "protocol": "core methods",
@@ -34,13 +35,13 @@ _ROWS = {
     "launch": "common config console core engine identity machine messages methods "
     "plugins protocol results tables tasks",
     "rates": "analysis core reports",
-    "reports": "analysis common core identity plugins rates results tables",
+    "reports": "analysis common console core identity plugins rates results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.tuners hyperparameters "
     "identity launch methods own protocol reports results tasks",
     "api": "config core hpo launch methods optim own rates reports results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
-    "cli": "config config_page core hpo launch methods reports results",
+    "cli": "common config config_page core hpo launch methods reports results",
 }
 ALLOWED = {
     name: set(known.split()) for names, known in _ROWS.items() for name in names.split()

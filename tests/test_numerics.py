@@ -187,8 +187,11 @@ def test_flags_in_a_file_are_refused_alike(monkeypatch, tmp_path):
     monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "missing"))
     numerics.check_environment()
     os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "pipe"))
-    numerics.check_environment()
+    (tmp_path / "large").write_bytes(bytes(2**20 + 1))
+    for name, message in (("pipe", "is not a regular file"), ("large", "bytes")):
+        monkeypatch.setenv("XLA_FLAGS", str(tmp_path / name))
+        with pytest.raises(UsageError, match=message):  # XLA would wait for a pipe
+            numerics.check_environment()
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from lrjax.core import UsageError
+from lrjax.messages import UsageError, shown
 
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of some file systems
 _WORDS = {
@@ -32,6 +33,7 @@ _WORDS = {
     errno.EISDIR: "it is not a regular file but a folder",
     errno.EDQUOT: "the disk quota is used up",
 }
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _TEMPORARY = ".tmp"  # ends the names of unfinished files, which begin with a dot
 
 
@@ -59,6 +61,32 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 # Users' files.
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Turn a path that a user gave into one on this machine: `~` is a home directory.
+
+    Shells leave `~` as it is in `--workdir=~/runs`. A folder of that name is `./~`.
+
+    Raises:
+      UsageError: if a user has no home directory, or it is an address such as
+        gs://bucket, which would make a folder `gs:` here.
+    """
+    name = os.fspath(path)
+    if _ADDRESS.match(name):
+        raise UsageError(
+            f"{shown(name)} is an address: lrjax reads and writes local folders only"
+        )
+    if "\0" in name:
+        raise UsageError(f"{shown(name)}: a path cannot hold a null character")
+    home = os.path.expanduser(name)
+    if home.startswith("~"):
+        first = home.partition(os.sep)[0]
+        raise UsageError(
+            f"{shown(name)}: {shown(first)} has no home directory; "
+            "for a folder of this name write ./ before it"
+        )
+    return Path(home)
 
 
 def open_given(path: str | os.PathLike[str]) -> BinaryIO:
@@ -258,6 +286,39 @@ def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
 def is_there(path: str | os.PathLike[str]) -> bool:
     """Whether anything but a folder has this name: opening it says if it is a file."""
     return os.path.lexists(path) and not os.path.isdir(path)
+
+
+def make_private_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder that only this user may write to, and those above it.
+
+    Returns:
+      its path without links.
+
+    Raises:
+      OSError: if it is a link, belongs to another user, or if others may write to it or
+        put another in its place.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.parent.resolve() / path.name
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(0o700)
+    facts, me = os.lstat(path), os.geteuid()
+    if stat.S_ISLNK(facts.st_mode):
+        raise OSError(errno.ELOOP, "")
+    if not stat.S_ISDIR(facts.st_mode):
+        raise OSError(errno.ENOTDIR, "")
+    if facts.st_uid != me:
+        raise OSError(errno.EPERM, "it belongs to another user")
+    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(errno.EPERM, "other users may write to it")
+    for folder in path.parents:
+        facts = os.stat(folder)
+        # In a folder such as /tmp only its owner and root may replace others' entries.
+        kept = facts.st_mode & stat.S_ISVTX and facts.st_uid in (0, me)
+        if facts.st_mode & stat.S_IWOTH and not kept:
+            raise OSError(errno.EPERM, f"other users may write to {folder}")
+    return path
 
 
 def remove_folder(path: str | os.PathLike[str]) -> None:

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import jax
 
-from lrjax.core import UsageError
+from lrjax.common import files
+from lrjax.core import UsageError, shown
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ SETTINGS: dict[str, Any] = {
 }
 # XLA's flags that trade exactness for speed; together they would hide divergence.
 _INEXACT = re.compile(r"--(xla_\w*enable_fast_(?:math|min_max))(?:=(\S+))?")
-_LONGEST = 2**20  # bytes read of a file of flags
+_LONGEST = 2**20  # bytes of a file of flags
 _TF32 = "NVIDIA_TF32_OVERRIDE"
 
 
@@ -173,17 +174,19 @@ def check_environment() -> None:
 
 
 def _in_file(flags: str) -> str:
-    """Read the flags of the file that XLA_FLAGS names, if it names one."""
+    """Read the flags of the file that XLA_FLAGS names, if it names one.
+
+    Raises:
+      UsageError: if it is too large, or no regular file: XLA would wait for a pipe.
+    """
     name = flags.strip()
     if not name or name.startswith("-"):
         return ""
     try:
-        with open(name, "rb", opener=_without_waiting) as file:
-            return file.read(_LONGEST).decode(errors="replace")
-    except (OSError, ValueError):
-        return ""  # XLA reports it
-
-
-def _without_waiting(name: str, flags: int) -> int:
-    """Open a file without blocking, in case it is a pipe."""
-    return os.open(name, flags | os.O_NONBLOCK)
+        return files.read_given(name, _LONGEST).decode(errors="replace")
+    except FileNotFoundError:
+        return ""  # XLA goes on without it
+    except OSError as error:
+        raise UsageError(
+            f"XLA_FLAGS={shown(name)} names a file: {files.words(error)}"
+        ) from error

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from lrjax import console, identity, methods, results, tasks
 from lrjax.common import numerics
@@ -138,11 +137,9 @@ def race_all(
     answers = []
     for lineup in lineups:
         race = Race(lineup, settings, tables, log)
-        with tqdm(
+        with console.bar(
             total=lineup.plan.budget / lineup.plan.horizon,
             bar_format="{desc}{bar}| {n:.1f} of {total:.1f} full runs [{elapsed}]",
-            disable=None,
-            leave=False,
             desc=f"{lineup.name} ",
         ) as bar:
             answers.append(race.run(trials.Trainer(launcher, bar.update)))

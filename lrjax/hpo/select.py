@@ -15,7 +15,7 @@ import jax
 from lrjax import config as config_lib
 from lrjax import console, own, protocol, tasks
 from lrjax import methods as methods_lib
-from lrjax.common import numerics
+from lrjax.common import files, numerics
 from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, cut
 from lrjax.hpo.race import race_all
@@ -67,6 +67,7 @@ def select(
     for name, folder in (("workdir", workdir), ("data_dir", data_dir)):
         if folder is not None and not isinstance(folder, str | os.PathLike):
             raise UsageError(f"select: {name} must be a path, not {_brief(folder)}")
+    data_dir = None if data_dir is None else str(files.expanded(data_dir))
     if not callable(log):
         raise UsageError(f"select: log must be a function, not {_brief(log)}")
     chosen = _chosen(methods)

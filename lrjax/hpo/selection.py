@@ -13,7 +13,8 @@ import numpy as np
 
 from lrjax import reports, results
 from lrjax.analysis import stats
-from lrjax.core import Metric, counted
+from lrjax.common import sheets
+from lrjax.core import Metric, counted, printable
 from lrjax.hpo import method_code
 from lrjax.hpo.halving import Rung
 from lrjax.hpo.lineup import Lineup
@@ -106,7 +107,7 @@ class Selection:
         if self.judged_at < self.horizon:
             at = f"after {self.judged_at} of {horizon}, brought to rest"
         lines = [
-            f"{self.task}: {self.label}",
+            printable(f"{self.task}: {self.label}"),
             f"  hyperparameters  {_shown(self.hparams)}",
             f"  validation {self.scale.label}  {shown(self.score)} ({spread}"
             f"{counted(len(self.seeds), 'seed')}, {at})",
@@ -226,7 +227,7 @@ def _table(answers: Sequence[Selection]) -> str:
     """All contenders on all rungs as CSV."""
     import pandas as pd
 
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "task": answer.task,
             "rung": result.rung + 1,
@@ -242,4 +243,5 @@ def _table(answers: Sequence[Selection]) -> str:
         for answer in answers
         for result in answer.judged
         for ends in [stats.interval(np.array(result.values), answer.scale)]
-    ).to_csv(index=False, float_format="%.6g")
+    )
+    return sheets.csv(table, "%.6g").decode()

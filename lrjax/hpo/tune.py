@@ -15,8 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from lrjax import console, identity, reports, results, tasks
 from lrjax.common import numerics
 from lrjax.common.reading import reading
@@ -163,12 +161,10 @@ def _advance(searches: Sequence[Search], launcher: Launcher) -> None:
     for search in active:
         for line in plan_lines(search):
             console.say(line)
-    bar = tqdm(
+    bar = console.bar(
         total=sum(cost for search in active for _, cost in planned(search)),
         bar_format="{desc}{bar}| {n:.1f} of {total:.1f} full runs [{elapsed}, "
         "{remaining} left]",
-        disable=None,
-        leave=False,
     )
     session, trainer = launcher.session, Trainer(launcher, bar.update)
     with bar:

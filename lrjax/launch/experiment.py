@@ -11,10 +11,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from lrjax.common import numerics
 from lrjax.config import Settings
+from lrjax.console import bar as progress_bar
 from lrjax.console import say
 from lrjax.core import counted
 from lrjax.launch import local
@@ -83,9 +82,7 @@ def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -
     """Train blocks with a progress bar, and print what that took."""
     seconds = collections.defaultdict[str, float](float)  # task -> training time
     updates, ended = sum(block.updates for block in todo), 0
-    bar = tqdm(
-        total=updates, unit=" updates", unit_scale=True, disable=None, leave=False
-    )
+    bar = progress_bar(total=updates, unit=" updates", unit_scale=True)
 
     def progress(unit: Unit, count: int) -> None:
         bar.update(count)

@@ -9,26 +9,50 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeAlias
 
-from lrjax.messages import Interrupted, UsageError
+from lrjax.messages import STOPPING, Interrupted, UsageError, printable
 
 Main: TypeAlias = Callable[[list[str]], None]
 
 _GRACE = 2.0  # seconds from a signal to the end of the process, at most
 _STOPPED = "Stopped. Run the same command again to resume."
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _STREAMS = ((0, "stdin"), (1, "stdout"), (2, "stderr"))
 
 
+class _Messages(io.RawIOBase):
+    """Writes to stderr what can be written: no message is worth a study.
+
+    Its reader may have gone, as after `2>&1 | head`, its terminal may be closed, or the
+    disk of a log full.
+    """
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+    def isatty(self) -> bool:
+        return os.isatty(2)
+
+    def write(self, content: Any) -> int:
+        try:
+            return os.write(2, content)
+        except OSError:
+            return len(content)
+
+
 def begin() -> None:
-    """Handle signals during the imports, and open the streams that were closed."""
+    """Handle signals during the imports, and make the standard streams robust."""
     _handle_signals(_leave)
     for number, name in _STREAMS:
         if getattr(sys, name) is None:
@@ -39,6 +63,14 @@ def begin() -> None:
                 os.close(null)
             mode = "w" if number else "r"
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+    # Names of files need not be valid text, nor have the characters of the terminal.
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Messages()),
+        sys.stderr.encoding,
+        "backslashreplace",
+        line_buffering=True,
+    )
 
 
 def run(main: Main, parse: Callable[[list[str]], list[str]]) -> None:
@@ -51,19 +83,37 @@ def run(main: Main, parse: Callable[[list[str]], list[str]]) -> None:
     from absl import app
 
     warnings.formatwarning = _format_warning
-    for stream in (sys.stdout, sys.stderr):  # names of files need not be valid text
-        stream.reconfigure(errors="backslashreplace")  # pyright: ignore
     sys.unraisablehook = _show_unraisable
+    with _printing():
+        try:
+            app.run(functools.partial(interruptible, main), flags_parser=parse)
+        except SystemExit as end:
+            if isinstance(end.code, int) and end.code > 128:
+                os._exit(end.code)  # without waiting for threads that compile
+            sys.stdout.flush()  # Python would report a failure in words of its own
+            raise
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """End the process where stdout cannot be written, in silence without its reader.
+
+    At once, since a usual exit would try to write again.
+    """
     try:
-        app.run(functools.partial(interruptible, main), flags_parser=parse)
-    except SystemExit as end:
-        if isinstance(end.code, int) and end.code > 128:
-            os._exit(end.code)  # without waiting for threads that compile
-        raise
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # as after | head
+        os._exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        _tell(f"error: cannot write: {error.strerror}")
+        os._exit(2)
 
 
 def interruptible(main: Main, argv: list[str]) -> None:
-    """Call `main` so that SIGINT and SIGTERM end it by SystemExit, clean-up included.
+    """Call `main` so that signals end it by SystemExit, clean-up included.
 
     Ends the process after two seconds if the exit is swallowed.
     """
@@ -81,19 +131,12 @@ def reporting(main: Main) -> Main:
     @functools.wraps(main)
     def reported(argv: list[str]) -> None:
         try:
-            main(argv)
-            sys.stdout.flush()
+            with _printing():
+                main(argv)
         except UsageError as error:
             fail(str(error))
         except Interrupted as stop:
             _stop(stop.signum)
-        except BrokenPipeError:  # the reader is gone, as after | head
-            os._exit(128 + signal.SIGPIPE)
-        except OSError as error:
-            if error.errno not in _DISK_FULL:
-                report_fault()
-            _tell(f"error: cannot write: {error.strerror}")
-            os._exit(2)  # a usual exit would try to write again
         except Exception:
             report_fault()
 
@@ -102,7 +145,7 @@ def reporting(main: Main) -> Main:
 
 def fail(message: str) -> NoReturn:
     """Print an error in one line and exit with code 2."""
-    _tell("error: " + " ".join(message.split()))
+    _tell("error: " + printable(" ".join(message.split())))
     sys.exit(2)
 
 
@@ -117,8 +160,8 @@ def report_fault() -> NoReturn:
 
 
 def _handle_signals(handler: Callable[[int, Any], object]) -> None:
-    """Set a handler of SIGINT and SIGTERM, unless the parent had them ignored."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    """Set a handler of the signals that stop, unless the parent had them ignored."""
+    for signum in STOPPING:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, handler)
 
@@ -162,7 +205,7 @@ def _show_unraisable(fault: Any) -> None:
 def _format_warning(message: Warning | str, category: type[Warning], *rest: Any) -> str:
     """Format a user's warning as one line, without the place in the code."""
     if category is UserWarning:
-        return f"warning: {' '.join(str(message).split())}\n"
+        return f"warning: {printable(' '.join(str(message).split()))}\n"
     return _python_format(message, category, *rest)
 
 

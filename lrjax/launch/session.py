@@ -26,7 +26,7 @@ from lrjax.launch.units import Outcome, Unit
 class Session:
     """The settings, tables and signals of a command that trains.
 
-    Use as a context manager; inside it SIGINT and SIGTERM are noted instead of raised.
+    Use as a context manager; inside it signals that stop are noted instead of raised.
 
     Attributes:
       settings: settings of the command.
@@ -52,10 +52,11 @@ class Session:
           workdir: directory of the tables.
           data_dir: directory searched first for data files.
           overrides: config fields that the command line set, for config.json.
+          home: directory of checkpoints and parameters; `workdir` if None.
         """
-        self.settings, self.workdir = settings, Path(workdir)
+        self.settings, self.workdir = settings, files.expanded(workdir)
         self.home = home or self.workdir
-        self.data_dir = data_dir
+        self.data_dir = str(files.expanded(data_dir)) if data_dir else data_dir
         self.signalled: Callable[[], int] = lambda: 0  # until the session is entered
         self._overrides = dict(overrides or {})
         self._stack = contextlib.ExitStack()

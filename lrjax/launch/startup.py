@@ -8,15 +8,16 @@ import importlib.util
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable
-from pathlib import Path
 
 import jax
 
 from lrjax import tasks
-from lrjax.common import numerics
+from lrjax.common import files, numerics
 from lrjax.config import Settings
 from lrjax.core import UsageError
+from lrjax.tasks import data
 
 # Parameters of mallopt (glibc's malloc.h), and its largest value.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX, _MOST = -1, -3, -8, 2**31 - 1
@@ -72,10 +73,23 @@ def _only_cpus() -> bool:
 
 
 def _use_compilation_cache() -> None:
-    """Make JAX keep compiled programs on disk."""
-    folder = os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax"
+    """Make JAX keep compiled programs on disk, in a folder that is the user's alone.
+
+    Their code is executed and nothing vouches for it, so that whoever may write to the
+    folder can run programs as this user. JAX_COMPILATION_CACHE_DIR is the user's own
+    choice of whom to trust.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        path = Path(folder).expanduser() / "xla"
+        folder = data.cache_dir() / "xla"
+        try:
+            path = files.make_private_folder(folder)
+        except (OSError, RuntimeError) as error:  # RuntimeError: links form a circle
+            warnings.warn(
+                f"compiled programs are not kept in {folder}: {files.words(error)}; "
+                "each start compiles anew (docs/reliability.md)",
+                stacklevel=2,
+            )
+            return
         jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

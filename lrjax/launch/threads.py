@@ -22,12 +22,14 @@ from typing import Any
 import jax
 
 from lrjax import machine
+from lrjax.common import files
 from lrjax.core import UsageError
 
 _PROBE_SECONDS = 0.1  # of training, for each number of threads
 _PROBE_TURNS = 3
 _WORTH = 1.05  # required speed-up from more threads
 _QUIET = 0.5  # load per core below which measurements are reliable
+_LARGEST = 2**20  # bytes of the file of measurements
 _MOST_ELSEWHERE = 4  # most threads on a GPU or TPU
 
 
@@ -209,7 +211,7 @@ def measured_workers(
         if min(t[best] for t in times) > _WORTH * min(t[count] for t in times):
             best = count
     if fitting == most:  # else more memory may be free another time
-        with contextlib.suppress(OSError):  # without a cache measure again next time
+        with contextlib.suppress(UsageError):  # without a cache measure again next time
             _write_cache(cache, key, best)
     return best
 
@@ -228,7 +230,7 @@ def seconds(jobs: Sequence[Callable[[int], Any]], steps: int) -> float:
 def _read_cache(cache: Path) -> dict[str, int]:
     """Earlier measurements; empty if the file is damaged."""
     try:
-        content = json.loads(cache.read_text()) if cache.is_file() else {}
+        content = json.loads(files.read_own(cache, _LARGEST))
     except (OSError, ValueError, RecursionError):
         return {}
     pairs = content.items() if isinstance(content, dict) else ()
@@ -238,7 +240,5 @@ def _read_cache(cache: Path) -> dict[str, int]:
 def _write_cache(cache: Path, key: str, value: int) -> None:
     """Add a measurement to the cache file."""
     content = json.dumps(_read_cache(cache) | {key: value}, indent=1) + "\n"
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(content)
-    os.replace(temporary, cache)
+    files.make_folder(cache.parent, cache.parent)
+    files.replace(cache, content)

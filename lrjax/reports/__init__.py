@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
-from lrjax import results
+from lrjax import console, results
+from lrjax.common import files
 from lrjax.common.reading import reading
-from lrjax.core import UsageError
+from lrjax.core import printable
 from lrjax.reports import (
     analyses,
     drawing,
@@ -29,22 +28,33 @@ from lrjax.reports.terminal import tuning as tuning
 from lrjax.reports.writer import ReportWriter
 
 
-def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> list[str]:
+def write(
+    workdirs: Sequence[str | Path],
+    folder: Path,
+    options: Options,
+    below: Path | None = None,
+) -> list[str]:
     """Write index.html, every figure as PNG and SVG, every table as CSV and LaTeX.
 
-    The same tables and options give the same bytes.
+    The same tables and options give the same bytes. Nothing is written before all is
+    drawn, and index.html last.
 
     Args:
       workdirs: directories with tables.
       folder: directory of the report; made if it does not exist.
       options: the user's choices.
+      below: `folder`, or one above it: no folder below it may be a link. None for
+        `folder`, which may then be a link itself.
 
     Returns:
       The findings, a line each.
 
     Raises:
-      UsageError: if there is nothing to report, or an option does not fit.
+      UsageError: if there is nothing to report, an option does not fit, or a file
+        cannot be written.
     """
+    workdirs = [files.expanded(workdir) for workdir in workdirs]
+    below = below or folder
     drawing.import_matplotlib()
     published_means = published.read(options.compare) if options.compare else None
     raced = selected.read(workdirs)
@@ -57,41 +67,33 @@ def write(workdirs: Sequence[str | Path], folder: Path, options: Options) -> lis
     sections: list[page.Section | None] = []
     sentences = [("Selected", f"{selected.sentence(answer)}.") for answer in raced]
     notes = [("Races", "No run is whole: the races ended before. See selection.csv.")]
-    try:
-        for name in ("figures", "tables"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        with drawing.style() as plt:
-            raced_on = shorten(answer["task"] for answer in raced)
-            writer = ReportWriter(
-                folder, plt, study.palette.names if study else raced_on
-            )
-            if raced:
-                sections.append(selected.section(raced, writer))
-            if study:
-                bar = tqdm(
-                    analyses.find_all(), disable=None, leave=False, unit=" analyses"
-                )
-                sections += [analysis(study, writer) for analysis in bar]
-            if study and published_means is not None and beside is not None:
-                sections.append(
-                    published.section(study, writer, beside, len(published_means))
-                )
+    with drawing.style() as plt:
+        raced_on = shorten(answer["task"] for answer in raced)
+        writer = ReportWriter(plt, study.palette.names if study else raced_on)
+        if raced:
+            sections.append(selected.section(raced, writer))
         if study:
-            for name in options.export:
-                (folder / name).mkdir(exist_ok=True)
-                with reading(f"report.export={name}", "cannot be written"):
-                    write_tables = getattr(export, name)
-                    write_tables(study.all_runs, study.all_curves, folder / name)
-            sentences = findings.findings(study, workdirs) + sentences
-            notes = findings.notes(study, workdirs)
-        text = page.render(
-            "Learning-rate control: " + ", ".join(map(str, workdirs)),
-            sentences,
-            [section for section in sections if section],
-            notes,
-            study.palette if study else Palette(()),
-        )
-        (folder / "index.html").write_text(text)
-    except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error.strerror}") from error
-    return [f"{word}: {sentence}" for word, sentence in sentences]
+            bar = console.bar(analyses.find_all(), unit=" analyses")
+            sections += [analysis(study, writer) for analysis in bar]
+        if study and published_means is not None and beside is not None:
+            sections.append(
+                published.section(study, writer, beside, len(published_means))
+            )
+    if study:
+        sentences = findings.findings(study, workdirs) + sentences
+        notes = findings.notes(study, workdirs)
+    text = page.render(
+        "Learning-rate control: " + ", ".join(map(str, workdirs)),
+        sentences,
+        [section for section in sections if section],
+        notes,
+        study.palette if study else Palette(()),
+    )
+    if study:
+        for name in options.export:
+            files.make_folder(folder / name, below)
+            with reading(f"report.export={name}", "cannot be written"):
+                write_tables = getattr(export, name)
+                write_tables(study.all_runs, study.all_curves, folder / name)
+    writer.write(folder, below, text)
+    return [printable(f"{word}: {sentence}") for word, sentence in sentences]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
+import importlib.util
 import io
 import json
+import logging
 import os
 import re
 import sys
@@ -21,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from lrjax.common import files
+from lrjax.core import printable
 from lrjax.reports.palette import COLOURS, STYLES, Palette
 
 INK, SOFT, GRID, FAINT = "#1c1d20", "#63676e", "#e2e4e8", "#c3c6cb"
@@ -115,7 +119,7 @@ def style() -> Iterator[Any]:
         "figure.constrained_layout.h_pad": 0.06,
         "figure.constrained_layout.w_pad": 0.06,
     }
-    with mpl.rc_context(), warnings.catch_warnings():
+    with mpl.rc_context(), _quiet(), warnings.catch_warnings():
         mpl.rcdefaults()
         mpl.rcParams.update(parameters)
         # The box in place of a character that the font lacks says enough.
@@ -124,22 +128,69 @@ def style() -> Iterator[Any]:
 
 
 def import_matplotlib() -> Any:
-    """Import Matplotlib, even if MPLBACKEND names a backend that is not installed.
+    """Import Matplotlib, whatever the user's MPLBACKEND and matplotlibrc are.
 
-    Notebooks pass their own MPLBACKEND on to programs that they start. Call this before
-    importing rliable, which imports Matplotlib.
+    Notebooks pass their own MPLBACKEND on to programs that they start, where it may not
+    be installed. Call this before importing rliable, which imports Matplotlib.
     """
-    backend = None
-    if "matplotlib" not in sys.modules:  # only the first import reads it, and may fail
-        backend = os.environ.pop("MPLBACKEND", None)
+    if "matplotlib" in sys.modules:  # only the first import reads them, and may fail
+        return sys.modules["matplotlib"]
+    backend = os.environ.pop("MPLBACKEND", None)
     try:
-        import matplotlib
+        with _quiet():
+            if any(map(_blocks, _settings_files())):
+                matplotlib = _import_without_settings()
+            else:
+                try:
+                    import matplotlib
+                except Exception:  # a matplotlibrc may hold anything
+                    matplotlib = _import_without_settings()
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
     if backend:  # for the user's own figures
         with contextlib.suppress(ValueError):
             matplotlib.rcParams["backend"] = backend
+    return matplotlib
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back Matplotlib's words on settings and folders that it cannot use."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _settings_files() -> Iterator[str]:
+    """Paths where Matplotlib looks for the user's settings."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    folders = [os.environ.get("MPLCONFIGDIR"), os.path.join(home, "matplotlib")]
+    named = os.environ.get("MATPLOTLIBRC")
+    yield "matplotlibrc"
+    yield from (named,) if named else ()
+    for folder in filter(None, (named, *folders)):
+        yield os.path.join(folder, "matplotlibrc")
+
+
+def _blocks(path: str) -> bool:
+    """Whether reading a path might never end: a pipe or a device."""
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
+def _import_without_settings() -> Any:
+    """Import Matplotlib where it takes its own defaults for the user's settings."""
+    for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib"]:
+        del sys.modules[name]  # left by an import that failed
+    found = importlib.util.find_spec("matplotlib")
+    assert found is not None
+    assert found.origin is not None
+    with contextlib.chdir(os.path.join(os.path.dirname(found.origin), "mpl-data")):
+        import matplotlib
     return matplotlib
 
 
@@ -190,7 +241,7 @@ def line(
 
     Args:
       axis: Matplotlib's axes, with their final scales.
-      place: index of these axes in the list that `save` gets.
+      place: index of these axes in the list that `picture` gets.
       palette: appearances of the entries.
       entry: name of the entry.
       x, y: values [points]; NaN for a gap.
@@ -267,7 +318,7 @@ def mark(artist: Any, axis: int, kind: str, number: int) -> None:
 
     Args:
       artist: Matplotlib's artist.
-      axis: index of the artist's axes in the list given to `save`.
+      axis: index of the artist's axes in the list given to `picture`.
       kind: 'line', 'band', 'point', or 'sign' for markers that show no value.
       number: index of the entry in the `Palette`.
     """
@@ -311,35 +362,53 @@ def write(figure: Any, folder: Path, name: str, kinds: Sequence[str]) -> list[Pa
       folder: an existing folder.
       name: name of the files, without extension.
       kinds: 'png' or 'svg'.
+
+    Raises:
+      UsageError: if they cannot be written.
+    """
+    written = []
+    for kind, content in render(figure, name, kinds).items():
+        written.append(folder / f"{name}.{kind}")
+        files.replace(written[-1], content)
+    return written
+
+
+def render(figure: Any, name: str, kinds: Sequence[str]) -> dict[str, bytes]:
+    """Draw a figure; return the content of a file for each kind.
+
+    Args:
+      figure: Matplotlib's figure.
+      name: seed of the names inside of an SVG.
+      kinds: 'png' or 'svg'.
     """
     import matplotlib as mpl
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_text(printable(text.get_text()))
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out above, not again for each format
-    files = []
+    contents = {}
     for kind in kinds:
         content, data = io.BytesIO(), {"Software": None}
         if kind == "svg":
             data = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         with mpl.rc_context({"svg.hashsalt": name}):
             figure.savefig(content, format=kind, dpi=_DPI, metadata=data)
-        files.append(folder / f"{name}.{kind}")
-        files[-1].write_bytes(content.getvalue())
-    return files
+        contents[kind] = content.getvalue()
+    return contents
 
 
-def save(
+def picture(
     figure: Any,
-    folder: Path,
     name: str,
     axes: Sequence[Any] = (),
     names: Mapping[str, str] | None = None,
-) -> Picture:
-    """Write NAME.png and NAME.svg; return the figure for a page.
+) -> tuple[Picture, dict[str, bytes]]:
+    """Draw a figure for a page; return it, and its files as PNG and SVG by kind.
 
     Args:
       figure: Matplotlib's figure.
-      folder: an existing folder.
       name: name of the files, without extension.
       axes: axes that show values under the mouse.
       names: name -> short name in figures; a page has the whole names as tooltips.
@@ -347,12 +416,12 @@ def save(
     shown = [axis for axis in figure.axes if axis.get_visible()]
     for number, axis in enumerate(shown):
         axis.set_gid(f"panel-{number}")
-    _, path = write(figure, folder, name, ("png", "svg"))
-    svg = _titled(path.read_text(), names or {})
+    contents = render(figure, name, ("png", "svg"))
+    svg = _titled(contents["svg"].decode(), names or {})
     places = [_place(figure, axis) for axis in axes]
     parts = _panels(svg, figure, shown)
     keys = tuple(k for drawn in figure.legends for k in _keys(drawn))
-    return Picture(parts, keys, json.dumps(places))
+    return Picture(parts, keys, json.dumps(places)), contents
 
 
 def _titled(svg: str, names: Mapping[str, str]) -> str:
@@ -360,7 +429,8 @@ def _titled(svg: str, names: Mapping[str, str]) -> str:
     for whole, short in names.items():
         if whole != short:
             text = f">{html.escape(short, quote=False)}</text>"
-            title = f"<title>{html.escape(whole, quote=False)}</title></text>"
+            title = html.escape(printable(whole), quote=False)
+            title = f"<title>{title}</title></text>"
             svg = svg.replace(text, text.removesuffix("</text>") + title)
     return svg
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from lrjax.common import files, sheets
 from lrjax.core import UsageError
 from lrjax.identity import canonical
 
@@ -19,19 +21,25 @@ _LONGEST = 200  # bytes in a folder's name
 
 def csv(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
     """Write runs.csv and curves.csv; `hparams` is JSON in them."""
-    _plain(runs).to_csv(folder / "runs.csv", index=False)
-    curves.to_csv(folder / "curves.csv", index=False)
+    files.replace(folder / "runs.csv", sheets.csv(_plain(runs)))
+    files.replace(folder / "curves.csv", sheets.csv(curves))
 
 
 def parquet(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
     """Write runs.parquet and curves.parquet; `hparams` is JSON in them."""
-    _plain(runs).to_parquet(folder / "runs.parquet", index=False)
-    curves.to_parquet(folder / "curves.parquet", index=False)
+    for name, table in (("runs", _plain(runs)), ("curves", curves)):
+        with files.replacing(folder / f"{name}.parquet") as file:
+            sheets.with_texts(table, _valid).to_parquet(file, index=False)
 
 
 def _plain(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with their hyperparameters as JSON."""
     return runs.assign(hparams=runs["hparams"].map(canonical))
+
+
+def _valid(text: str) -> str:
+    """A text that can be encoded, with the question marks of all other files."""
+    return files.encoded(text).decode()
 
 
 def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
@@ -55,35 +63,56 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
     tasks, entries = (folders(map(str, runs[name])) for name in ("task", "entry"))
     for run in runs.itertuples():
         names = tasks[str(run.task)], entries[str(run.entry)]
-        run_folder = folder.joinpath(*names, f"seed{run.seed}")
-        for old in run_folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        with tensorboardX.SummaryWriter(str(run_folder)) as events:
-            curve = rows.get(run.run_id, curves[:0]).sort_values("step")
-            numbers = curve.select_dtypes("number").columns
-            for name in numbers.difference(["run_id", "step", "epoch"]):
-                for step, value in zip(curve["step"], curve[name], strict=True):
-                    if not math.isnan(value):
-                        # At time 0, so that the same tables give the same bytes.
-                        events.add_scalar(name, value, int(step), walltime=0.0)
+        run_folder = folder.joinpath(*names, f"seed{int(run.seed)}")
+        files.make_folder(run_folder, folder)
+        old = set(run_folder.glob("events.out.tfevents.*"))
+        curve = rows.get(run.run_id, curves[:0]).sort_values("step")
+        with tempfile.TemporaryDirectory() as temporary:
+            with tensorboardX.SummaryWriter(temporary) as events:
+                _add_scalars(events, curve)
+            for file in Path(temporary).iterdir():
+                files.replace(run_folder / file.name, files.read_own(file))
+                old.discard(run_folder / file.name)
+        for file in old:
+            file.unlink()
+
+
+def _add_scalars(events: Any, curve: pd.DataFrame) -> None:
+    """Add a run's curve to its event file.
+
+    Args:
+      events: tensorboardX's writer.
+      curve: rows of the curves, by step.
+    """
+    numbers = curve.select_dtypes("number").columns
+    for name in numbers.difference(["run_id", "step", "epoch"]):
+        for step, value in zip(curve["step"], curve[name], strict=True):
+            if not math.isnan(value):
+                # At time 0, so that the same tables give the same bytes.
+                events.add_scalar(name, value, int(step), walltime=0.0)
 
 
 def folders(names: Iterable[str]) -> dict[str, str]:
     """Map names to names of folders: valid, inside of their parent, and unique.
 
-    A slash becomes a dash. A name that is then invalid, too long or taken (capitals do
-    not count, since some file systems ignore them) gets digits of its hash. Names that
-    need no change come first.
+    A slash or another character that no folder may have becomes a dash. A name that is
+    then invalid, too long or taken (capitals do not count, since some file systems
+    ignore them) gets digits of its hash. Names that need no change come first.
     """
     chosen: dict[str, str] = {}
     taken: set[str] = set()
-    plain = {name: re.sub(r"[/\\\x00-\x1f]", "-", name) for name in names}
+    plain = {name: re.sub(r"[/\\\x00-\x1f\ud800-\udfff]", "-", name) for name in names}
     for name in sorted(plain, key=lambda name: (name != plain[name], name)):
         folder = plain[name]
-        too_long = len(os.fsencode(folder)) > _LONGEST
-        if folder.strip(". ") == "" or too_long or folder.casefold() in taken:
-            digits = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
-            folder = f"{folder.strip('. ')[: _LONGEST // 4]}-{digits}"
+        too_long = len(folder.encode()) > _LONGEST
+        start, digits = folder.strip(". "), 8
+        if not start or too_long or folder.casefold() in taken:
+            exact = name.encode("utf-8", "surrogatepass")
+            hashed = hashlib.sha256(exact).hexdigest()
+            folder = f"{start[: _LONGEST // 4]}-{hashed[:digits]}"
+            while folder.casefold() in taken:
+                digits += 1
+                folder = f"{start[: _LONGEST // 4]}-{hashed[:digits]}"
         taken.add(folder.casefold())
         chosen[name] = folder
     return chosen

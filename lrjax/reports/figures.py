@@ -294,7 +294,7 @@ def _curve_panel(
 
     Args:
       axis: Matplotlib's axes.
-      place: index of these axes in the list that `drawing.save` gets.
+      place: index of these axes in the list that `drawing.picture` gets.
       palette: appearances of the entries.
       table: as returned by `curves.bands`.
       column: name of a column of the curves.

@@ -11,6 +11,7 @@ import numpy as np
 from lrjax import results
 from lrjax.analysis import scores as scores_lib
 from lrjax.analysis import stats
+from lrjax.common import files
 from lrjax.core import counted
 from lrjax.reports.page import interval
 from lrjax.reports.study import Study, config
@@ -205,8 +206,8 @@ def notes(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]
     if cut:
         notes.append(("Names that figures show in short", "; ".join(cut) + "."))
     for workdir in workdirs:
-        path = Path(workdir) / results.RUNS
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        with files.open_own(Path(workdir) / results.RUNS) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         known = config(workdir)
         versions = known.get("versions", {})
         libraries = ", ".join(f"{k} {v}" for k, v in versions.items())

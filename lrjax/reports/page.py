@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lrjax.core import counted
+from lrjax.core import counted, printable
 from lrjax.reports import drawing
 from lrjax.reports.drawing import Picture
 from lrjax.reports.palette import Palette
@@ -242,15 +242,15 @@ def latex(table: pd.DataFrame, caption: str) -> str:
 
 def _tex(text: str) -> str:
     """Text escaped for LaTeX."""
-    text = text.replace("\\", r"\textbackslash ")
+    text = printable(text).replace("\\", r"\textbackslash ")
     for sign in "&%$#_{}":
         text = text.replace(sign, f"\\{sign}")
     return text.replace("~", r"\textasciitilde ").replace("^", r"\textasciicircum ")
 
 
 def _text(value: object) -> str:
-    """A value escaped for HTML."""
-    return html.escape(str(value))
+    """A value escaped for HTML, without control characters."""
+    return html.escape(printable(str(value)))
 
 
 _STYLE = """

@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from lrjax.core import printable
+
 # Paul Tol's 'muted' scheme, safe for colour-blind readers and in print: colour on a
 # white page -> colour on a dark page.
 COLOURS = {
@@ -156,57 +158,69 @@ def shorten(names: Iterable[object], width: int = LONGEST) -> dict[str, str]:
     """Shorten names to at most `width` characters, no two of them equal.
 
     A long name keeps its start and its end, and if that is not unique, also the part
-    that differs from its neighbours.
+    that differs from its neighbours. Characters that would break a line or control a
+    terminal are escaped.
 
     Args:
       names: names that are shown together.
       width: largest number of characters, at least 8.
 
     Returns:
-      Name -> short name; names that are short enough stay as they are.
+      Name -> short name; short names without such characters stay as they are.
 
     Example:
       >>> shorten(["svmlight:/data/of/a/set.svm", "svmlight:/data/of/b/set.svm"], 16)
       {'svmlight:/data/of/a/set.svm': 'svmli…/a/set.svm',
        'svmlight:/data/of/b/set.svm': 'svmli…/b/set.svm'}
     """
-    whole = sorted({str(name) for name in names})
-    chosen = {name: name for name in whole if len(name) <= width}
-    taken, rest = set(chosen), [name for name in whole if len(name) > width]
-    for cut in (_ends, _difference):
-        shown = cut(rest, width)
-        texts = list(shown.values())
-        free = {t for t in texts if texts.count(t) == 1} - taken
-        unique = {n: t for n, t in shown.items() if t in free}
-        chosen |= unique
-        taken |= set(unique.values())
-        rest = [name for name in rest if name not in unique]
+    rest = sorted({str(name) for name in names})
+    # Of names that look alike, one without escapes stays as it is.
+    chosen = {name: name for name in rest if len(name) <= width and _is_plain(name)}
+    taken = set(chosen)
+    for cut in (_same, _ends, _difference):
+        rest = [name for name in rest if name not in chosen]
+        texts = cut([printable(name) for name in rest], width)
+        for name, text in zip(rest, texts, strict=True):
+            if len(text) <= width and texts.count(text) == 1 and text not in taken:
+                chosen[name] = text
+        taken = set(chosen.values())
     number = 0
     for name in rest:
-        while (text := _numbered(name, width, number := number + 1)) in taken:
-            pass
-        chosen[name] = text
-        taken.add(text)
+        while name not in chosen:
+            text = _numbered(printable(name), width, number := number + 1)
+            if text not in taken:
+                chosen[name] = text
+                taken.add(text)
     return chosen
 
 
-def _ends(names: list[str], width: int) -> dict[str, str]:
+def _is_plain(name: str) -> bool:
+    """Whether a name is shown as it is."""
+    return printable(name) == name
+
+
+def _same(names: list[str], _: int) -> list[str]:
+    """Whole names."""
+    return names
+
+
+def _ends(names: list[str], width: int) -> list[str]:
     """Start and end of each name."""
     head = width // 3
-    return {name: f"{name[:head]}…{name[head + 1 - width :]}" for name in names}
+    return [f"{name[:head]}…{name[head + 1 - width :]}" for name in names]
 
 
-def _difference(names: list[str], width: int) -> dict[str, str]:
+def _difference(names: list[str], width: int) -> list[str]:
     """Start, surroundings of the first difference to a neighbour, and end of names."""
     head, tail = width // 5, width // 5
     middle = width - head - tail - 2
-    shown = {}
+    shown = []
     for i, name in enumerate(names):
         neighbours = names[max(i - 1, 0) : i] + names[i + 1 : i + 2]
         common = max((_common(name, other) for other in neighbours), default=0)
         start = min(max(common - middle // 3, head), len(name) - tail - middle)
         inner = name[start : start + middle]
-        shown[name] = f"{name[:head]}…{inner}…{name[len(name) - tail :]}"
+        shown.append(f"{name[:head]}…{inner}…{name[len(name) - tail :]}")
     return shown
 
 

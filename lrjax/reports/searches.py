@@ -195,7 +195,8 @@ def costs(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
         if low > 0 and high > 30 * low:
             axis.set_xscale("log")
         axis.set(
-            title=palette.brief(task), xlabel=f"{subset['varied'].iloc[0]} ({method})"
+            title=palette.brief(task),
+            xlabel=f"{subset['varied'].iloc[0]} ({palette.brief(method)})",
         )
         axis.set_ylabel(cost_label(column))
         axis.set_yscale(_scale(subset))

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lrjax import results
+from lrjax.common import files
 from lrjax.common.reading import reading
 from lrjax.core import (
     Metric,
@@ -41,7 +42,7 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
         if not path.exists():
             continue
         with reading(f"{path} is damaged", ""):
-            answers += checked(json.loads(path.read_bytes()))
+            answers += checked(json.loads(files.read_own(path)))
     return answers
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from lrjax.analysis import scores, stats
 from lrjax.core import (
     LOSS,
     Metric,
-    UsageError,
     counted,
+    printable,
 )
 from lrjax.reports import (
     drawing,
@@ -97,7 +96,7 @@ def ranking(
             columns_of_tasks = "".join(f"  {text:^{room}}" for text in texts)
             lines.append(f"{entry:<{width}}  {rank}{columns_of_tasks}")
     lines += _footnotes(short, table, runs)
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(printable(line).rstrip() for line in lines)
 
 
 def _footnotes(
@@ -218,7 +217,7 @@ def tuning(
     palette = Palette(named["method"], tasks=named["task"])
     drawings = {"incumbent": searches.incumbents, "costs": searches.costs}
     files = []
-    with drawing.style() as plt, _writing(folder):
+    with drawing.style() as plt:
         for name, draw in drawings.items():
             figure, _ = draw(plt, palette, table)
             files += drawing.write(figure, folder, name, ["png"])
@@ -238,16 +237,6 @@ def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     Raises:
       UsageError: if they cannot be written.
     """
-    with drawing.style() as plt, _writing(folder):
+    with drawing.style() as plt:
         figure, _ = selected.draw(plt, selected.checked(answers))
         return drawing.write(figure, folder, "selection", selected.FIGURES)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn an error of the file system into one line."""
-    try:
-        yield
-    except OSError as error:
-        path = error.filename or folder
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Writes the figures and tables of a report."""
+"""Collects the figures and tables of a report, and writes them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import Any
 
 import pandas as pd
 
+from lrjax.common import files, sheets
 from lrjax.reports import drawing, page
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportWriter:
-    """Writes the files of a report.
+    """Collects the files of a report, so that they can be written at its end.
 
     Attributes:
-      folder: directory of the report, with subdirectories `figures` and `tables`.
       plt: as given by `drawing.style`.
       names: name of an entry or task -> its short name in figures.
+      contents: path below the report's folder -> content of the file.
     """
 
-    folder: Path
     plt: Any
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    contents: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
     def section(
         self,
@@ -36,7 +37,7 @@ class ReportWriter:
         drawn: tuple[Any, list[Any]] | None = None,
         data: bool = False,
     ) -> page.Section:
-        """Write the files of a section; return the section for the page.
+        """Add the files of a section; return the section for the page.
 
         Args:
           name, title, finding, how_to_read, table: as in `page.Section`.
@@ -44,31 +45,51 @@ class ReportWriter:
           data: whether the table holds the points of the figure instead of results;
             then it is only written as CSV and not shown.
         """
-        files, picture = [], None
+        paths, picture = [], None
         if drawn:
             figure, axes = drawn
-            folder = self.folder / "figures"
-            picture = drawing.save(figure, folder, name, axes, self.names)
-            files += [f"figures/{name}.png", f"figures/{name}.svg"]
+            picture, contents = drawing.picture(figure, name, axes, self.names)
+            for kind, content in contents.items():
+                paths.append(self._add(f"figures/{name}.{kind}", content))
         if table is not None:
-            files.append(self.data(name, table))
+            paths.append(self.data(name, table))
         if table is not None and not data:
-            path = f"tables/{name}.tex"
-            (self.folder / path).write_text(page.latex(table, title))
-            files.append(path)
+            text = files.encoded(page.latex(table, title))
+            paths.append(self._add(f"tables/{name}.tex", text))
         shown = None if data else table
         return page.Section(
-            name, title, finding, how_to_read, picture, shown, tuple(files)
+            name, title, finding, how_to_read, picture, shown, tuple(paths)
         )
 
     def data(self, name: str, table: pd.DataFrame) -> str:
-        """Write a CSV file; return its path below the folder.
+        """Add a CSV file; return its path below the folder.
 
         Args:
           name: name of the file, without ending.
           table: the rows to write.
         """
-        path = f"tables/{name}.csv"
         plain = table.map(lambda v: " ".join(v) if isinstance(v, tuple) else v)
-        plain.to_csv(self.folder / path, index=False)
+        return self._add(f"tables/{name}.csv", sheets.csv(plain))
+
+    def write(self, folder: Path, below: Path, index: str) -> None:
+        """Write all files, each atomically, and the page that shows them last.
+
+        Args:
+          folder: directory of the report.
+          below: as in `files.make_folder`.
+          index: the page.
+
+        Raises:
+          UsageError: if a file cannot be written.
+        """
+        for part in sorted({path.partition("/")[0] for path in self.contents}):
+            files.make_folder(folder / part, below)
+        for path, content in self.contents.items():
+            files.replace(folder / path, content)
+        files.make_folder(folder, below)
+        files.replace(folder / "index.html", index)
+
+    def _add(self, path: str, content: bytes) -> str:
+        """Add a file; return its path."""
+        self.contents[path] = content
         return path

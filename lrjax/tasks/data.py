@@ -293,7 +293,7 @@ def _shown(token: bytes) -> str:
 
 def cache_dir() -> Path:
     """The folder for downloads: $LRJAX_CACHE, or ~/.cache/lrjax."""
-    return Path(os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax").expanduser()
+    return files.expanded(os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax")
 
 
 def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:

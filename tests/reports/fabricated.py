@@ -59,9 +59,11 @@ def runs_and_curves(
 
 def one(key, task, method, seed, epochs, rate, dead):
     """A run and its curve."""
-    digest = hashlib.sha256(key.encode()).hexdigest()
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     rng = np.random.default_rng(int(digest[:8], 16))
-    hard = np.random.default_rng(sum(task.encode())).uniform(0.5, 2)
+    hard = np.random.default_rng(sum(task.encode("utf-8", "surrogatepass"))).uniform(
+        0.5, 2
+    )
     time, end, own = METHODS.get(method, (10, 0.2, 0.01))
     if rate is not None:  # worse by the square of the distance to the best, in decades
         end, own = end + 0.2 * (np.log10(rate) - np.log10(own or 1)) ** 2, rate
@@ -142,7 +144,7 @@ def trials(tasks, method, count=20):
     """Rows of trials.jsonl: cheap trials, then some of them in full."""
     rows = []
     for task in tasks:
-        rng = np.random.default_rng(sum(task.encode()))
+        rng = np.random.default_rng(sum(task.encode("utf-8", "surrogatepass")))
         costs = rng.uniform(0.2, 2, count)
         best = float("inf")
         for number in range(count + 5):

@@ -18,6 +18,7 @@ from matplotlib.colors import to_rgb
 
 from configs import quickstart
 from lrjax import reports
+from lrjax.core import UsageError
 from lrjax.methods import METHODS
 from lrjax.reports import (
     drawing,
@@ -316,7 +317,7 @@ def test_a_race_that_nobody_survived_is_drawn(tmp_path):
         each["value"] = math.nan
     with drawing.style() as plt:
         figure, axes = searches.races(plt, [race])
-        drawing.save(figure, tmp_path, "race", axes)
+        drawing.picture(figure, "race", axes)
         assert not stars(figure.axes[0])
 
 
@@ -355,7 +356,7 @@ def test_any_name_can_be_drawn_in_silence(tmp_path, name):
 
 
 def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path):
-    with pytest.raises(reports.UsageError, match=r"cannot write .*nowhere"):
+    with pytest.raises(UsageError, match=r"cannot write .*nowhere"):
         reports.tuning(trials([1.0], [1]), tmp_path / "nowhere")
 
 

@@ -1,0 +1,417 @@
+"""How reports are written: whole, in lrjax's own style, and through no link."""
+
+import contextlib
+import csv
+import errno
+import html.parser
+import io
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import fabricated
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrjax import reports
+from lrjax.common import files, sheets
+from lrjax.core import UsageError
+from lrjax.reports import export, page, writer
+from lrjax.reports.palette import shorten
+
+ROOT = Path(__file__).parent.parent.parent
+OPTIONS = reports.Options(bootstrap=10)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A folder with tables."""
+    (tmp_path / "run").mkdir()
+    fabricated.write(tmp_path / "run", ("a",), ("sgd", "adam"), 2)
+    return tmp_path / "run"
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
+
+
+# Settings of Matplotlib
+
+HOSTILE = {
+    "dark": "figure.facecolor: black\naxes.facecolor: 123456\nlines.linewidth: 9\n",
+    "latex": "text.usetex: True\nmathtext.fontset: cm\n",
+    "fonts": "font.family: No Such Font\nfont.size: 40\nsvg.fonttype: path\n",
+    "output": "savefig.dpi: 30\nsavefig.bbox: tight\nsavefig.transparent: True\n"
+    "savefig.facecolor: red\nsavefig.format: pdf\n",
+    "interactive": "interactive: True\nbackend: no.such\nsvg.hashsalt: x\n",
+    "damaged": "no such key: 1\nfigure.dpi: many\n\n:::\naxes.grid\n",
+    "not text": b"# M\xfcnchen\nfont.size: 40\n",
+    "pipe": None,
+}
+DRAW = (
+    "import os, sys; from pathlib import Path; from lrjax import reports, results\n"
+    "run, out = map(Path, sys.argv[1:])\n"
+    "reports.write([run], out, reports.Options(bootstrap=10))\n"
+    "out = out / 'curves.png'\n"
+    "reports.learning_curves(*results.load(run), out)"
+)
+
+
+def draw(workdir, out, cwd, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW, str(workdir), str(out)],
+        cwd=cwd,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return {p: c for p, c in contents(out).items() if p.suffix in (".png", ".svg")}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """A folder with tables, and the figures that belong to them."""
+    folder = tmp_path_factory.mktemp("expected")
+    (folder / "run").mkdir()
+    fabricated.write(folder / "run", ("a_$b$",), ("sgd", "adam"), 2)
+    return folder / "run", draw(folder / "run", folder / "out", folder)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("dark", "not text"),
+        pytest.param(("pipe", "latex"), marks=pytest.mark.slow),
+        *(pytest.param((n, n), marks=pytest.mark.slow) for n in HOSTILE),
+    ],
+    ids="-".join,
+)
+def test_the_users_settings_change_no_figure(names, expected, tmp_path):
+    """Of Matplotlib: in the current folder, and where variables point to."""
+    places = {"cwd": tmp_path / "cwd", "settings": tmp_path / "settings"}
+    for place, name in zip(places.values(), names, strict=True):
+        place.mkdir()
+        text = HOSTILE[name]
+        if text is None:
+            os.mkfifo(place / "matplotlibrc")
+        else:
+            data = text if isinstance(text, bytes) else text.encode()
+            (place / "matplotlibrc").write_bytes(data)
+    workdir, figures = expected
+    drawn = draw(
+        workdir,
+        tmp_path / "out",
+        places["cwd"],
+        MPLBACKEND="module://matplotlib_inline.backend_inline",
+        MATPLOTLIBRC=str(places["settings"]),
+    )
+    assert drawn == figures
+    # A file in the current folder comes first: the other needs a try of its own.
+    again = draw(
+        workdir,
+        tmp_path / "again",
+        tmp_path,
+        MPLCONFIGDIR=str(places["settings"]),
+    )
+    assert again == figures
+
+
+# Disks and links
+
+
+class Full:
+    """A disk on which only the first files have room."""
+
+    def __init__(self, monkeypatch, room):
+        self.left, self.whole = room, files.replace
+        monkeypatch.setattr(files, "replace", self)
+
+    def __call__(self, path, content):
+        self.left -= 1
+        if self.left < 0:
+            with files.writing(path):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.whole(path, content)
+
+
+@pytest.mark.parametrize(
+    "room", [30, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 10))]
+)
+def test_a_full_disk_leaves_the_old_page_whole(room, workdir, monkeypatch):
+    reports.write([workdir], workdir / "report", OPTIONS)
+    before = contents(workdir / "report")
+    assert len(before) > 31
+    fabricated.write(workdir, ("a", "b"), ("sgd", "adam"), 3)
+    with monkeypatch.context() as patch:
+        Full(patch, room)
+        with pytest.raises(UsageError, match=r"cannot write .*No space left on device"):
+            reports.write([workdir], workdir / "report", OPTIONS)
+    after = contents(workdir / "report")
+    assert after[Path("index.html")] == before[Path("index.html")]
+    for path, content in after.items():
+        if path.suffix == ".svg":
+            assert content.rstrip().endswith(b"</svg>")
+        if path.suffix == ".png":
+            assert b"IEND" in content[-16:]
+    reports.write([workdir], workdir / "report", OPTIONS)
+    assert contents(workdir / "report") != before
+
+
+def test_an_error_while_drawing_leaves_the_old_report_untouched(workdir, monkeypatch):
+    reports.write([workdir], workdir / "report", OPTIONS)
+    before = contents(workdir / "report")
+    fabricated.write(workdir, ("a", "b"), ("sgd", "adam"), 3)
+    monkeypatch.setattr(page, "render", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        reports.write([workdir], workdir / "report", OPTIONS)
+    assert contents(workdir / "report") == before
+
+
+def test_the_page_comes_last(workdir, monkeypatch):
+    written, replace = [], files.replace
+    monkeypatch.setattr(
+        files, "replace", lambda p, c: written.append(p) or replace(p, c)
+    )
+    exported = reports.Options(bootstrap=10, export=("csv",))
+    reports.write([workdir], workdir / "report", exported)
+    assert written[-1] == workdir / "report" / "index.html"
+    assert written.count(written[-1]) == 1
+
+
+FORMATS = ("csv", "parquet", "tensorboard")
+
+
+@pytest.mark.parametrize("name", ["index.html", "figures/curves.png", "csv/runs.csv"])
+def test_a_link_in_place_of_a_file_is_replaced(name, workdir, tmp_path):
+    other = tmp_path / "other"
+    other.write_text("of somebody else")
+    link = workdir / "report" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(other)
+    options = reports.Options(bootstrap=10, export=FORMATS)
+    reports.write([workdir], workdir / "report", options, workdir)
+    assert other.read_text() == "of somebody else"
+    assert link.is_file()
+    assert not link.is_symlink()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "figures", "tables", *FORMATS, "tensorboard/a", "tensorboard/a/adam"]
+)
+def test_a_link_in_place_of_a_folder_is_refused(name, workdir, tmp_path):
+    (tmp_path / "other").mkdir()
+    link = workdir / "report" / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "other")
+    options = reports.Options(bootstrap=10, export=FORMATS)
+    with pytest.raises(UsageError, match=r"cannot write .*link, which lrjax does not"):
+        reports.write([workdir], workdir / "report", options, workdir)
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_folder_that_the_user_chose_may_be_a_link(workdir, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "site")
+    reports.write([workdir], tmp_path / "link", OPTIONS)
+    assert (tmp_path / "site" / "index.html").exists()
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("draw", ["learning_curves", "tuning", "races"])
+def test_figures_beside_the_tables_follow_no_link(draw, workdir, tmp_path):
+    names = {"learning_curves": "curves.png", "tuning": "costs.png"}
+    other = tmp_path / "other"
+    other.write_text("of somebody else")
+    link = workdir / names.get(draw, "selection.svg")
+    link.symlink_to(other)
+    if draw == "learning_curves":
+        reports.learning_curves(*reports.results.load(workdir), link)
+    elif draw == "tuning":
+        trial = {"task": "a", "method": "sgd", "tuner": "random", "seed": 0}
+        trial |= {"budget": 1, "cost": 1.0, "status": "done", "unit": "epochs"}
+        reports.tuning([{**trial, "hparams": {"learning_rate": 0.1}}], workdir)
+    else:
+        reports.races([answer("a", "sgd")], workdir)
+    assert other.read_text() == "of somebody else"
+    assert not link.is_symlink()
+
+
+def answer(task, label):
+    """An answer of a race, as selection.json has it."""
+    return {
+        **{"task": task, "method": label, "label": label, "metric": "loss"},
+        **{"interval": [None, None], "runner_up": label, "runner_up_better": None},
+        **{"seeds": [0], "score": 1.0, "cost": 1.0, "budget": 1.0},
+        **{"horizon": 10, "judged_at": 10},
+        "judged": [{"label": label, "steps": 10, "values": [0.5]}],
+    }
+
+
+# Names
+
+NAMES = {
+    "markup": "svmlight:/<script>alert(1)</script>\"'&amp;]]>--><!--",
+    "closing": "</svg></title></style><img src=x onerror=alert(1)>",
+    "controls": "a\x00\x01\x1b[31m\r\n\tb\x7f\u202eevil\u2028",
+    "surrogates": "a\udcff\ud800b",
+    "formula": '=HYPERLINK("http://x")',
+    "latex": "\\input{/etc/passwd}$^_%&#~{}",
+    "long": "x" * 5000,
+    "other": "數據\U0001f600 العربية",
+}
+
+
+class Tags(html.parser.HTMLParser):
+    """Names and attributes of all elements of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.names, self.attributes = set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def test_a_name_is_a_name_in_every_file(expected, tmp_path):
+    names = tuple(NAMES.values())
+    runs, curves = fabricated.runs_and_curves(names, ("sgd", *names), 2)
+    fabricated.lines(tmp_path / "runs.jsonl", runs)
+    fabricated.lines(tmp_path / "curves.jsonl", curves)
+    answers = json.dumps([answer(name, name) for name in names])
+    (tmp_path / "selection.json").write_text(answers)
+    record = {
+        "git_revision": names[0],
+        "versions": dict(zip(names, names, strict=True)),
+    }
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    options = reports.Options(bootstrap=10, export=FORMATS)
+    lines = reports.write([tmp_path], tmp_path / "report", options)
+    assert all(line.isprintable() for line in lines)
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert all(c.isprintable() or c == "\n" for c in text)
+    usual = Tags((expected[0].parent / "out" / "index.html").read_text())
+    found = Tags(text)
+    assert found.names <= usual.names | {"title"}
+    assert found.attributes <= usual.attributes
+    for path in (tmp_path / "report").rglob("*.svg"):
+        ElementTree.parse(path)
+    for path in (tmp_path / "report").rglob("*.tex"):
+        assert "\\input{" not in path.read_text()
+        assert all(c.isprintable() or c == "\n" for c in path.read_text())
+    for path in (tmp_path / "report").rglob("*.csv"):
+        rows = list(csv.reader(io.StringIO(path.read_text(), newline="")))
+        assert len({len(row) for row in rows}) == 1
+        for cell in (cell for row in rows for cell in row):
+            with contextlib.suppress(ValueError):
+                float(cell)
+                continue
+            assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    events = list((tmp_path / "report" / "tensorboard").rglob("events*"))
+    assert len(events) == len(runs)
+    assert len(list(tmp_path.rglob("events*"))) == len(runs)
+
+
+@given(
+    st.lists(st.text(st.characters(), max_size=40), min_size=1, max_size=8), st.data()
+)
+@settings(max_examples=200, deadline=None)
+def test_short_names_are_printable_and_differ(names, data):
+    width = data.draw(st.integers(8, 40))
+    short = shorten(names, width)
+    assert set(short) == set(names)
+    assert len(set(short.values())) == len(short)
+    for name, text in short.items():
+        assert text.isprintable()
+        assert len(text) <= width
+        if name.isprintable() and len(name) <= width:
+            assert text == name
+
+
+@given(st.lists(st.text(st.characters(), max_size=20), min_size=1, max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_folders_of_names_are_distinct_and_safe(names):
+    made = export.folders(names)
+    assert set(made) == set(names)
+    assert len({folder.casefold() for folder in made.values()}) == len(made)
+    for folder in made.values():
+        assert not set("/\\\0") & set(folder)
+        assert folder.strip(". ")
+        assert len(folder.encode()) < 256
+
+
+def test_folders_of_names_that_look_like_hashed_ones():
+    taken = export.folders(["a-b", "a/b"])["a/b"]
+    made = export.folders(["a-b", "a/b", taken, taken.upper()])
+    assert len({folder.casefold() for folder in made.values()}) == 4
+
+
+# Cells
+
+
+def test_texts_like_formulas_are_quoted_and_numbers_are_not():
+    cells = [
+        "=1+1",
+        "+a",
+        "-a",
+        "@a",
+        "\tx",
+        "\nx",
+        "\uff1d1",
+        "\rx",
+        "a=1",
+        "",
+        "-",
+        "x",
+    ]
+    numbers = ["-1.5", "+3", "-inf", "-1e-3"]
+    table = pd.DataFrame({"=text": cells + numbers, "n": -1.5})
+    table["mixed"] = pd.Series([1, None, -2, "=x", *[0.1] * 12], dtype=object)
+    rows = list(csv.reader(io.StringIO(sheets.csv(table).decode(), newline="")))
+    assert rows[0] == ["'=text", "n", "mixed"]
+    changed = [f"'{cell}" for cell in cells[:7]] + ["\\rx", "a=1", "", "'-", "x"]
+    assert [row[0] for row in rows[1:]] == changed + numbers
+    assert {row[1] for row in rows[1:]} == {"-1.5"}
+    assert [row[2] for row in rows[1:6]] == ["1", "", "-2", "'=x", "0.1"]
+
+
+def test_tables_of_numbers_are_as_pandas_writes_them():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(20, 3)), columns=list("abc"))
+    table = table.assign(i=range(20), flag=True, text='x,"y"\nz', none=None)
+    assert sheets.csv(table).decode() == table.to_csv(index=False)
+    empty = table[:0]
+    assert sheets.csv(empty).decode() == empty.to_csv(index=False)
+
+
+def test_a_report_killed_at_any_moment_has_no_torn_file(workdir, monkeypatch):
+    """Each file is replaced, so what is there at any moment is whole."""
+    moments, replace = [], files.replace
+    rng = random.Random(0)
+
+    def note(path, content):
+        replace(path, content)
+        if rng.random() < 0.2 or path.name == "index.html":
+            moments.append(contents(workdir / "report"))
+
+    monkeypatch.setattr(writer.files, "replace", note)
+    reports.write([workdir], workdir / "report", OPTIONS)
+    final = moments[-1]
+    for moment in moments:
+        assert all(final[path] == content for path, content in moment.items())
+        page_text = moment.get(Path("index.html"), b"").decode()
+        for name in re.findall(r'href="((?:figures|tables)/[^"]+)"', page_text):
+            assert Path(name) in moment
