@@ -1,5 +1,6 @@
 """Several hosts, here processes over loopback, give the tables of one process."""
 
+import concurrent.futures
 import json
 import os
 import signal
@@ -22,17 +23,36 @@ ASKED = (
 )
 # Trains for some seconds, and saves after each segment.
 LONG = ("--config.epochs=20000", "--config.seeds=6", "--config.checkpoint_minutes=0")
+PROGRAM = ("main.py", "--multihost", *ASKED)
+# Prints what this host has set, in saving, of the keys that all hosts share.
+SAVING = """
+import pathlib, sys
+import jax, numpy as np
+from orbax.checkpoint._src.futures import signaling_client
+from lrjax.launch import checkpoint, hosts
+hosts.start()
+client = type(signaling_client.get_signaling_client())
+assert client is signaling_client.JaxDistributedSignalingClient, client
+keys, set_key = [], client.key_value_set
+def noting(self, key, *rest, **named):
+    keys.append(key)
+    set_key(self, key, *rest, **named)
+client.key_value_set = noting
+home = pathlib.Path(sys.argv[1].partition("=")[2], str(jax.process_index()))
+checkpoint.save(home / "block", 1, {"a": np.arange(5.0)}, {})
+print("set:", *keys, file=sys.stderr)
+"""
 
 
-def start(count, workdir, *flags, each=lambda host: ()):
+def start(count, workdir, *flags, each=lambda host: (), program=PROGRAM):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
-    command = (sys.executable, "main.py", "--multihost", *ASKED, *flags)
+    command = (sys.executable, *program, f"--workdir={workdir}", *flags)
     return [
         subprocess.Popen(
-            [*command, f"--workdir={workdir}", *each(host)],
+            [*command, *each(host)],
             cwd=ROOT,
             env=os.environ
             | place
@@ -47,15 +67,14 @@ def start(count, workdir, *flags, each=lambda host: ()):
 
 def ends(hosts):
     """Exit codes, and what was said to stderr."""
-    found = []
     try:
-        for host in hosts:
-            said = host.communicate(timeout=300)[1]
-            found.append((host.returncode, said))
+        # All are read at once: a host whose pipe is full would stop.
+        with concurrent.futures.ThreadPoolExecutor(len(hosts)) as pool:
+            said = list(pool.map(lambda host: host.communicate(timeout=300)[1], hosts))
     finally:
         for host in hosts:
             host.kill()
-    return [code for code, _ in found], [said for _, said in found]
+    return [host.returncode for host in hosts], said
 
 
 def one(workdir, *flags):
@@ -137,6 +156,14 @@ def test_killed_hosts_go_on_and_so_do_fewer(tmp_path, signum):
     assert kept
     one(tmp_path / "whole", *LONG)
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+
+
+def test_hosts_that_save_at_once_share_no_keys(tmp_path):
+    codes, said = ends(start(2, tmp_path, program=("-c", SAVING)))
+    assert codes == [0, 0], said
+    for text in said:
+        assert "set:" in text.splitlines()
+    assert len(list(tmp_path.glob("*/block/1/manifest.json"))) == 2
 
 
 @pytest.mark.slow

@@ -330,7 +330,12 @@ def _checkpointer() -> ocp.StandardCheckpointer:
     options = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host{own}"
     )
-    return ocp.StandardCheckpointer(multiprocessing_options=options)
+    # Threads that make directories signal each other by keys that all hosts share and
+    # that count a host's saves: hosts that save at once would remove each other's.
+    directly = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    return ocp.StandardCheckpointer(
+        async_options=directly, multiprocessing_options=options
+    )
 
 
 def _restore_request(like: PyTree) -> PyTree:
