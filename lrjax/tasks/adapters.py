@@ -141,6 +141,14 @@ def _made(
     example = given.tree(first, "inputs")
     model = _tried(f"the model with inputs {losses.brief(example)}",
                    lambda: make(example))  # fmt: skip
+    if model.begun:
+        such = {"from_nnx": "rngs: MLP(rngs=rngs)"}.get(caller, "key: MLP(key=key)")
+        warnings.warn(
+            f"{caller}: the model is initialised already, so that all seeds begin at "
+            "its parameters and differ in the order of the data and in noise only; "
+            f"for other parameters per seed give a function, such as lambda {such}",
+            stacklevel=_CALLER,
+        )
     few, more = (_shapes(model, train, rows) for rows in (_FEW, _MORE))
     found = _tried(
         f"loss(outputs, targets) with outputs {losses.brief(few[0])} and targets "

@@ -55,7 +55,8 @@ def parts(
       train, valid, test: pairs of inputs and targets, dictionaries, data sets or
         iterators of batches; `valid` and `test` may be shares of the rows of `train`.
       targets: the entry of a dictionary that holds the targets.
-      inputs: the entry or entries of a dictionary that the model gets; None: all others.
+      inputs: the entry or entries of a dictionary that the model gets; None: all
+        others.
       streamed: whether to keep the training part on the host; None: if it is mapped
         from a file.
       most: largest size in bytes of batches that are collected.
@@ -255,8 +256,8 @@ def _collected(
             "shuffles by itself",
             stacklevel=2,
         )
-    if hasattr(batches, "as_numpy_iterator"):
-        batches = batches.as_numpy_iterator()
+    as_arrays = getattr(batches, "as_numpy_iterator", None)  # TensorFlow's
+    batches = as_arrays() if as_arrays else batches
     pieces: dict[str, list[np.ndarray]] = {}
     size = 0
     # disable=None: no bar if stderr is not a terminal.
@@ -285,7 +286,7 @@ def _collected(
         return {name: np.concatenate(each) for name, each in pieces.items()}
     except ValueError as error:
         raise UsageError(
-            f"{where}: batches differ in the shape of their rows: pad them to one length"
+            f"{where}: batches differ in the shape of their rows: pad all to one length"
         ) from error
 
 
@@ -387,8 +388,8 @@ def _share(value: Any, name: str) -> float:
     least = 0 if name == "test" else math.ulp(0.0)
     if not least <= value < 1:
         raise UsageError(
-            f"{name} {shown(value)} must be a share of the rows between 0 and 1, or the "
-            "data themselves"
+            f"{name} {shown(value)} must be a share of the rows between 0 and 1, or "
+            "the data themselves"
         )
     return float(value)
 

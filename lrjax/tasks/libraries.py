@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,11 +23,6 @@ _FLAGS = {
     **dict.fromkeys(("deterministic", "use_running_average", "inference"), False),
 }
 _KEYS = ("key", "rng")
-_SAME = (
-    "the model is initialised already, so that all seeds begin at its parameters and "
-    "differ in the order of the data and in noise only; for other parameters per seed "
-    "give {}"
-)
 _SHARED = "params"
 
 
@@ -40,11 +34,13 @@ class Model(NamedTuple):
       apply: `apply(params, state, inputs, key) -> (outputs, state)`; without a key
         (None) the model is evaluated.
       name: what to call it.
+      begun: whether it came with parameters, at which all seeds begin.
     """
 
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]
     apply: Callable[[PyTree, PyTree, Any, jax.Array | None], tuple[Any, PyTree]]
     name: str
+    begun: bool = False
 
 
 class _Signature(NamedTuple):
@@ -117,7 +113,7 @@ def _refuse_several(model: Any) -> None:
 
 
 def _kind(model: Any) -> str:
-    """The library that a model or its class comes from: 'linen', 'nnx', 'equinox', ''."""
+    """The library of a model or its class, such as 'linen'; '' if it has none."""
     bases = (model if isinstance(model, type) else type(model)).__mro__
     for base in bases:
         if base.__name__ == "Module":
@@ -207,11 +203,6 @@ def nnx(model: Any, lengths: str | None, example: Any) -> Model:
             f"model must be a function of nnx.Rngs that returns an nnx.Module, not "
             f"{shown(model)}"
         )
-    if given:
-        warnings.warn(
-            f"from_nnx: {_SAME.format('a function, such as lambda rngs: MLP(rngs=rngs)')}",
-            stacklevel=4,
-        )
 
     def make(key: jax.Array) -> Any:
         if given:
@@ -271,7 +262,7 @@ def nnx(model: Any, lengths: str | None, example: Any) -> Model:
         new = nnx.to_pure_dict(split(module)[2])
         return outputs, state if key is None else new
 
-    return Model(init, apply, _name(model, abstract))
+    return Model(init, apply, _name(model, abstract), given)
 
 
 # Equinox
@@ -304,15 +295,12 @@ def equinox(
             f"model must be a function of a key that returns an eqx.Module, not "
             f"{shown(model)}"
         )
-    if given:
-        warnings.warn(
-            f"from_equinox: {_SAME.format('a function, such as lambda key: MLP(key=key)')}",
-            stacklevel=4,
-        )
+
+    build: Callable[[jax.Array], Any] = (lambda key: model) if given else model
 
     def make(key: jax.Array) -> tuple[Any, Any]:
         """The module and its state, None if it has none."""
-        made = model if given else model(key)
+        made = build(key)
         if isinstance(made, tuple) and len(made) == 2 and _is_state(made[1]):
             return made
         return made, None
@@ -368,7 +356,7 @@ def equinox(
     if batched is None:
         shapes = jax.eval_shape(init, numerics.key(0))
         takes_batch = _fails(apply, *shapes, example)
-    return Model(init, apply, _name(model, abstract[0]))
+    return Model(init, apply, _name(model, abstract[0]), given)
 
 
 def _called(

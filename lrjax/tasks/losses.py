@@ -1,7 +1,7 @@
-"""Losses of outputs and targets, a value per row: by name, or a function of the user's.
+"""Losses of outputs and targets, a value per row: by name, or the user's function.
 
-Named losses take outputs [rows, 1] for targets [rows] and the other way round; functions
-get outputs and targets as they are.
+Named losses take outputs [rows, 1] for targets [rows] and the other way round;
+functions get outputs and targets as they are.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ def fitted(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array
 def classes(outputs: jax.Array, targets: jax.Array) -> int:
     """Number of classes that outputs are logits of; 0 if there are none.
 
-    Targets are class numbers [...] for outputs [..., classes], or shares of the classes,
-    such as one-hot rows, in the shape of the outputs.
+    Targets are then class numbers [...] for outputs [..., classes].
     """
     if not jnp.issubdtype(outputs.dtype, jnp.floating) or outputs.ndim < 2:
         return 0
@@ -147,7 +146,7 @@ def find(loss: Any) -> LossFunction:
     if isinstance(loss, list | tuple | Mapping):
         raise UsageError(
             "a task has one loss: give a function that adds several up, such as "
-            "lambda outputs, targets: first(outputs, targets) + second(outputs, targets)"
+            "lambda outputs, targets: first(outputs, targets) + second(outputs, ...)"
         )
     raise UsageError(
         f"loss must be a function of outputs and targets or one of {', '.join(NAMED)}, "
@@ -177,15 +176,15 @@ def examined(function: LossFunction, few: Any, more: Any) -> Loss:
     rows = [jax.tree.leaves(each)[0].shape[0] for each in (few, more)]
     if (result.shape[0], again.shape[0]) != tuple(rows):
         raise UsageError(
-            f"loss(outputs, targets) has shape {list(result.shape)} for {rows[0]} rows: "
-            "it must be a value per row, [rows] or [rows, ...]"
+            f"loss(outputs, targets) has shape {list(result.shape)} for {rows[0]} "
+            "rows: it must be a value per row, [rows] or [rows, ...]"
         )
     if result.shape[1:] != again.shape[1:]:
         outputs, targets = few
         raise UsageError(
-            f"loss(outputs, targets) has shape [rows, rows] for outputs {brief(outputs)} "
-            f"and targets {brief(targets)} per row: give both the same shape, such as "
-            "y[:, None] for targets"
+            f"loss(outputs, targets) compares each row with all others, for outputs "
+            f"{brief(outputs)} and targets {brief(targets)} per row: give both the "
+            "same shape, such as y[:, None] for targets"
         )
     return Loss(function, binary, bounded)
 

@@ -1,8 +1,8 @@
 """The sums of `Task.evaluate` that a metric reads, made from outputs and targets.
 
-A weight is 1 for a row that counts, or for an item of a row, such as a token. It has the
-leading axes of outputs and targets; over all further axes values are averaged, so that a
-row with ten targets counts once.
+A weight is 1 for a row that counts, or for an item of a row, such as a token. It has
+the leading axes of outputs and targets; over all further axes values are averaged, so
+that a row with ten targets counts once.
 """
 
 from __future__ import annotations
