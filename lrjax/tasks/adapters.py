@@ -167,7 +167,7 @@ def _made(
     metrics = _metrics(fields.pop("metrics", ()), found, classes)
     centre = _mean(train) if any(m.name == "r2" for m in metrics) else 0.0
     available = {**sums_lib.known(centre), **_users(options.sums)}
-    functions = _Functions(model, found.values, options.lengths)
+    functions = Functions(model, found.values, options.lengths)
     weight = functions.weight_shape(train, found, few)
     needed = sums_lib.needed(metrics, available, (*few, weight))
     functions = dataclasses.replace(
@@ -195,7 +195,7 @@ def _made(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Functions:
+class Functions:
     """The functions `init`, `loss` and `evaluate` of a task.
 
     Attributes:

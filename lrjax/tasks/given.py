@@ -76,9 +76,9 @@ def parts(
             "train is mapped from a file, which cannot be split without a copy in "
             "memory: give valid=(inputs, targets) and test= as well, such as slices"
         )
-    held = _held(len(next(iter(rows.values()))), shares)
+    drawn_rows = held(len(next(iter(rows.values()))), shares)
     train, *drawn = (
-        ({k: v[at] for k, v in rows.items()} for at in held)
+        ({k: v[at] for k, v in rows.items()} for at in drawn_rows)
         if any(shares)
         else (rows, {}, {})
     )
@@ -394,7 +394,7 @@ def _share(value: Any, name: str) -> float:
     return float(value)
 
 
-def _held(rows: int, shares: Sequence[float]) -> list[np.ndarray]:
+def held(rows: int, shares: Sequence[float]) -> list[np.ndarray]:
     """Draw the rows of training, validation and test, each in ascending order."""
     # NumPy freezes the numbers of RandomState for all versions (NEP 19).
     order = np.random.RandomState(_SEED).permutation(rows)

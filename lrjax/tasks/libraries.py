@@ -296,7 +296,7 @@ def equinox(
             f"{shown(model)}"
         )
 
-    build: Callable[[jax.Array], Any] = (lambda key: model) if given else model
+    build: Any = (lambda key: model) if given else model
 
     def make(key: jax.Array) -> tuple[Any, Any]:
         """The module and its state, None if it has none."""
