@@ -128,22 +128,24 @@ def tree(batch: Mapping[str, Any], side: str) -> Any:
     return found
 
 
-def _flat(value: Any, name: str) -> dict[str, Any]:
+def _flat(value: Any, name: str, where: str) -> dict[str, Any]:
     """Flatten tuples and dictionaries; lists are arrays."""
     if isinstance(value, Mapping):
         items = [(str(key), each) for key, each in value.items()]
         bad = [key for key, _ in items if not key or "/" in key or key[0] == "#"]
         if bad:
-            raise UsageError(f"{name}: {shown(bad[0])} must be a name without / and #")
+            raise UsageError(
+                f"{where}: {name}: {shown(bad[0])} must be a name without / and #"
+            )
     elif isinstance(value, tuple):
         items = [(f"#{i}", each) for i, each in enumerate(value)]
     else:
         return {name: value}
     if not items:
-        raise UsageError(f"{name} are empty")
+        raise UsageError(f"{where}: {name} are empty")
     found = {}
     for key, each in items:
-        found |= _flat(each, f"{name}/{key}")
+        found |= _flat(each, f"{name}/{key}", where)
     return found
 
 
@@ -177,8 +179,6 @@ def _given(
 ) -> dict[str, Any]:
     """Flatten a part, whatever its form."""
     split = functools.partial(_sides, where=where, targets=targets, inputs=inputs)
-    if isinstance(value, tuple | Mapping):
-        return split(value)
     if hasattr(value, "with_format") and hasattr(value, "column_names"):
         columns = value.column_names
         if isinstance(columns, Mapping):  # a DatasetDict
@@ -188,6 +188,8 @@ def _given(
             )
         if hasattr(value, "__len__"):
             return split(value.with_format("numpy")[:])
+    if isinstance(value, tuple | Mapping):
+        return split(value)
     if hasattr(value, "step") and hasattr(value, "reset"):
         raise UsageError(
             f"{where} is an environment, and a task has a fixed data set: "
@@ -198,6 +200,8 @@ def _given(
             f"{where} must be (inputs, targets), not {type(value).__name__} alone; "
             "for a model of the inputs themselves give (x, x)"
         )
+    if hasattr(value, "__getitem__") and not isinstance(value, Iterable):
+        raise UsageError(_ROWS.format(where))
     if not isinstance(value, Iterable):
         raise UsageError(
             f"{where} must be (inputs, targets), a dictionary of arrays, a data set or "
@@ -219,7 +223,10 @@ def _sides(
                 f"{where} must be (inputs, targets), not {len(value)} things; several "
                 "inputs are a tuple, too: ((a, b), targets)"
             )
-        return {**_flat(value[0], "inputs"), **_flat(value[1], "targets")}
+        return {
+            **_flat(value[0], "inputs", where),
+            **_flat(value[1], "targets", where),
+        }
     names = [str(name) for name in value]
     if targets is None:
         found = [name for name in _TARGETS if name in names]
@@ -234,13 +241,16 @@ def _sides(
         chosen = [name for name in names if name != targets]
     for name in (targets, *chosen):
         if name not in names:
-            raise unknown("entry", name, names)
+            raise UsageError(f"{where}: {unknown('entry', name, names)}")
     if not chosen:
         raise UsageError(f"{where} has no inputs beside '{targets}'")
     own = {name: value[name] for name in chosen}
     # A single entry is the model's one argument.
     given = own[chosen[0]] if len(chosen) == 1 else own
-    return {**_flat(given, "inputs"), **_flat(value[targets], "targets")}
+    return {
+        **_flat(given, "inputs", where),
+        **_flat(value[targets], "targets", where),
+    }
 
 
 def _collected(

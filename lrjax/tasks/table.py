@@ -1,8 +1,8 @@
 """Tables of a user's: `table:PATH?target=COLUMN` for CSV, Parquet and NPZ files.
 
-Further settings follow after `&`: `kind=classification` or `regression`, `drop=a,b` for
-columns to leave out, `hidden=64,64` for hidden layers. Names are quoted as in a URL
-where they contain `&`, `=`, `?`, `%` or a comma ('%26' is '&').
+Further settings follow after `&`: `kind=classification` or `regression`, `drop=COLUMN`
+for each column to leave out, `hidden=64x64` for hidden layers. Names of columns are
+quoted as in a URL where they contain `&`, `=`, `?`, `%` or a comma ('%26' is '&').
 
 `columns.py` says how columns become numbers. The rows are split 60/20/20, the same way
 for every run, by class if there are classes; under `study` all parts are all rows, as
@@ -78,31 +78,35 @@ def parse(name: str) -> Query:
       DataError: for unknown settings and values.
 
     Example:
-      >>> parse("table:houses.csv?target=price&hidden=64,64").hidden
+      >>> parse("table:houses.csv?target=price&hidden=64x64").hidden
       (64, 64)
     """
     path, mark, text = name.removeprefix(PREFIX).rpartition("?")
     if not mark:
         return Query(text)
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for setting in filter(None, text.split("&")):
         key, _, value = setting.partition("=")
         if key not in _SETTINGS:
             raise DataError(str(unknown("setting of a table", key, _SETTINGS)))
-        found[key] = value
-    unquote = urllib.parse.unquote
-    kind, hidden = found.get("kind", ""), found.get("hidden", "")
+        found.setdefault(key, []).append(urllib.parse.unquote(value))
+    drop = tuple(found.pop("drop", ()))
+    twice = [key for key, values in found.items() if len(values) > 1]
+    if twice:
+        raise DataError(f"{cut(name)}: {twice[0]} is given twice")
+    target, kind, hidden = (
+        found.get(key, [""])[0] for key in ("target", "kind", "hidden")
+    )
     if kind and kind not in KINDS:
         raise DataError(f"{cut(name)}: kind must be {' or '.join(KINDS)}")
-    if not re.fullmatch(r"(\d{1,6}([,x]\d{1,6})*)?", hidden):
+    if not re.fullmatch(r"(\d{1,6}(x\d{1,6})*)?", hidden):
         raise DataError(
-            f"{cut(name)}: hidden must be whole numbers, such as hidden=64,64"
+            f"{cut(name)}: hidden must be whole numbers, such as hidden=64x64"
         )
     units = tuple(int(each) for each in re.findall(r"\d+", hidden))
     if units and not 1 <= min(units) <= max(units) <= _WIDEST:
         raise DataError(f"{cut(name)}: hidden layers have 1 to {_WIDEST:,} units")
-    drop = tuple(unquote(each) for each in found.get("drop", "").split(",") if each)
-    return Query(path, unquote(found.get("target", "")), kind, drop, units)
+    return Query(path, target, kind, drop, units)
 
 
 def make(name: str, options: TaskOptions) -> Task:
