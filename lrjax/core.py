@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +141,48 @@ class Method:
     code: str = ""
 
 
+class TaskSettings(TypedDict, total=False):
+    """Options of `Task.from_flax` and its like.
+
+    Attributes:
+      name: the name in tables; default: that of the model.
+      batch_size: rows of a batch; default: 64, or all rows if there are fewer.
+      metrics: `Metric`s or names, as for `Task`; runs are ranked by the first. The sums
+        that lrjax.metrics' metrics need are made from outputs, taken as logits where
+        there are classes, and targets. Default: the accuracy if targets are whole
+        numbers and outputs have an axis of classes, and the loss.
+      metric: the metric to rank by, if not the first.
+      sums: name -> `function(outputs, targets, mask) -> sum`, for own metrics.
+      targets: the entry of a dictionary that holds the targets; default: the first of
+        targets, target, labels, label and y.
+      inputs: the entry or entries of a dictionary that the model gets; default: all
+        others.
+      lengths: the input that says which items of a row count, such as tokens: the
+        length of each row [rows], or 1 and 0 [rows, items]. The loss then has a value
+        per item, and is a mean over items. The model gets this input only if it has an
+        argument of this name.
+      streamed: whether the training part stays on the host; default: if it is mapped
+        from a file (numpy.load with mmap_mode='r').
+      max_bytes: largest size of the batches that are collected from an iterator;
+        default: 4 GiB.
+      max_norm, measured_rows, micro_batches: as for `Task`.
+    """
+
+    name: str | None
+    batch_size: int | None
+    metrics: Any
+    metric: Any
+    sums: Mapping[str, Callable[..., jax.Array]] | None
+    targets: str | None
+    inputs: str | Iterable[str] | None
+    lengths: str | None
+    streamed: bool | None
+    max_bytes: int
+    max_norm: float | None
+    measured_rows: int | None
+    micro_batches: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A data set and the pure functions that train and evaluate a model on it.
@@ -218,6 +261,138 @@ class Task:
             return ACCURACY
         return ACCURACY if ACCURACY.name in names else LOSS
 
+    @classmethod
+    def from_flax(
+        cls,
+        model: Any,
+        loss: Any,
+        train: Any,
+        valid: Any = 0.2,
+        test: Any = None,
+        **options: Unpack[TaskSettings],
+    ) -> Task:
+        """Make a task of a Flax linen module.
+
+        `train=`, `deterministic=` and the like are set if the model has such an
+        argument; 'dropout' and other random streams get keys of the step; collections
+        other than parameters, such as `batch_stats`, are the model's state.
+
+        Args:
+          model: a `flax.linen.Module`, called as `model(inputs)`; a tuple of inputs is
+            several arguments, and so is a dictionary whose names the model knows.
+          loss: `loss(outputs, targets) -> [rows, ...]`, a value per row, such as
+            `optax.softmax_cross_entropy_with_integer_labels` (averaged over further
+            axes); or 'cross_entropy', 'binary_cross_entropy' (both of logits),
+            'squared_error', 'absolute_error' or 'huber'. A loss that returns one
+            number is applied to each row alone, with a warning.
+          train: (inputs, targets), each an array or a tuple or dictionary of arrays
+            with a row per example; or a dictionary of both, a Hugging Face `Dataset`, a
+            PyTorch `DataLoader` or another iterator of batches (docs/own_task.md).
+          valid: the same, or a share of the rows of `train`.
+          test: the same. None: a share as large as `valid`'s; if `valid` are data,
+            these are used for testing, too.
+          **options: see `TaskSettings`.
+
+        Raises:
+          UsageError: if model, loss or data do not fit, in one line.
+
+        Example:
+          >>> task = lrjax.Task.from_flax(nn.Dense(10), "cross_entropy", train=(x, y))
+        """
+        return _adapters().from_flax(model, loss, (train, valid, test), options)
+
+    @classmethod
+    def from_nnx(
+        cls,
+        model: Any,
+        loss: Any,
+        train: Any,
+        valid: Any = 0.2,
+        test: Any = None,
+        **options: Unpack[TaskSettings],
+    ) -> Task:
+        """Make a task of a Flax NNX module; see `from_flax`.
+
+        `nnx.Param` are the parameters; random keys, such as those of dropout, are made
+        from the step's; all other variables are the model's state. The module is in the
+        mode of `train()` or `eval()`.
+
+        Args:
+          model: a function of `nnx.Rngs` that returns a module, or a class whose only
+            argument is `rngs`. With a module itself all seeds begin at its parameters,
+            with a warning.
+          loss, train, valid, test, options: as for `from_flax`.
+
+        Example:
+          >>> model = lambda rngs: nnx.Linear(20, 10, rngs=rngs)
+          >>> task = lrjax.Task.from_nnx(model, "cross_entropy", train=(x, y))
+        """
+        return _adapters().from_nnx(model, loss, (train, valid, test), options)
+
+    @classmethod
+    def from_equinox(
+        cls,
+        model: Any,
+        loss: Any,
+        train: Any,
+        valid: Any = 0.2,
+        test: Any = None,
+        batched: bool | None = None,
+        **options: Unpack[TaskSettings],
+    ) -> Task:
+        """Make a task of an Equinox module; see `from_flax`.
+
+        Its floating-point arrays are the parameters. `key=` is given in training if the
+        model has it; `eqx.nn.inference_mode` is set for evaluation; `eqx.nn.State` is
+        the model's state.
+
+        Args:
+          model: a function of a key that returns a module, or (module, state) as
+            `eqx.nn.make_with_state` does. With a module itself all seeds begin at its
+            parameters, with a warning.
+          loss, train, valid, test, options: as for `from_flax`.
+          batched: whether the model takes a batch. None: it takes one row and is
+            vmapped, unless it fails on one.
+
+        Example:
+          >>> model = lambda key: eqx.nn.MLP(20, 10, 32, 1, key=key)
+          >>> task = lrjax.Task.from_equinox(model, "cross_entropy", train=(x, y))
+        """
+        data = (train, valid, test)
+        return _adapters().from_equinox(model, loss, data, batched, options)
+
+    @classmethod
+    def from_functions(
+        cls,
+        init: Callable[[jax.Array], Any],
+        apply: Callable[..., Any],
+        loss: Any,
+        train: Any,
+        valid: Any = 0.2,
+        test: Any = None,
+        **options: Unpack[TaskSettings],
+    ) -> Task:
+        """Make a task of plain functions; see `from_flax`.
+
+        Args:
+          init: `init(key) -> params`; or `(params, state)`, if `apply` has an argument
+            `state`.
+          apply: `apply(params, inputs) -> outputs`; with an argument `state` it returns
+            (outputs, state). If it has `key` or `rng`, it gets the step's random key,
+            None in evaluation; if it has `train`, `deterministic` or the like, it is
+            told which of both it is.
+          loss, train, valid, test, options: as for `from_flax`.
+
+        Example:
+          >>> init = lambda key: jax.random.normal(key, (20, 10)) / 10
+          >>> apply = lambda params, x: x @ params
+          >>> task = lrjax.Task.from_functions(
+          ...     init, apply, "cross_entropy", train=(x, y)
+          ... )
+        """
+        data = (train, valid, test)
+        return _adapters().from_functions(init, apply, loss, data, options)
+
     @property
     def metric(self) -> Metric:
         """The metric that runs are ranked by: the first of `metrics`."""
@@ -238,6 +413,11 @@ class Task:
     def steps_per_epoch(self) -> int:
         """Batches of one epoch; the last may be short."""
         return -(-self.num_examples // self.batch_size)
+
+
+def _adapters() -> Any:
+    """The module behind `Task.from_flax` and its like, loaded when first used."""
+    return importlib.import_module("lrjax.tasks.adapters")
 
 
 def _with_metric(init: Callable[..., None]) -> Callable[..., None]:

@@ -290,6 +290,7 @@ _CALIBRATED_CONV = {
     "adamw_cosine": {"learning_rate": 0.01},
     "nadamw_cosine": {"learning_rate": 0.01},
 }
+_LOGISTIC_TASKS = ("libsvm/", "digits/logistic", "svmlight:", "table:")
 _CONV_TASKS = ("cifar10/", "cifar100/", "mnist/", "fashion_mnist/", "digits/wrn")
 
 # On text every Adam has the b2 of RoBERTa's authors.
@@ -298,7 +299,7 @@ _TEXT = {m.name: {"b2": 0.98} for m in METHODS.values() if m.adam_like}
 SOUND = Protocol(
     name="sound",
     task_hparams={
-        **dict.fromkeys(("libsvm/", "digits/logistic", "svmlight:"), _CALIBRATED),
+        **dict.fromkeys(_LOGISTIC_TASKS, _CALIBRATED),
         **dict.fromkeys(_CONV_TASKS, _CALIBRATED_CONV),
         "bookwiki/": _TEXT,
         "bookwiki/roberta_base": _CALIBRATED_TEXT,

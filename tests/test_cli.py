@@ -332,7 +332,8 @@ def test_a_frozen_config_can_be_overridden(tmp_path):
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ("my.csv", "unknown task 'my.csv': .csv files are not read"),
+        ("my.csv", "unknown task 'my.csv': for a table give table:my.csv?target="),
+        ("my.json", "unknown task 'my.json': .json files are not read"),
         ("./data/mine", "give svmlight:./data/mine"),
         ("device", "unknown task 'device'"),
         ("iris", "did you mean 'libsvm/iris'?"),

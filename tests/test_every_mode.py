@@ -39,6 +39,14 @@ def svmlight(folder):
     return path
 
 
+def table(folder):
+    """A table of a user's own: a number, a category and prices."""
+    path = folder / "mine.csv"
+    rows = [f"{0.1 * (i % 7):.1f},{'ab'[i % 2]},{i % 5 + i % 7}.5\n" for i in range(60)]
+    path.write_text("size,kind,price\n" + "".join(rows))
+    return path
+
+
 def idx_files(name):
     def files(folder):
         write_idx(folder / name, rows=60)
@@ -107,6 +115,9 @@ class Miniature(NamedTuple):
 
 MINIATURES = {
     "svmlight:": Miniature("svmlight:{path}", files=svmlight, slow=True),
+    "table:": Miniature(
+        "table:{path}?target=price&hidden=4", "rmse", files=table, slow=True
+    ),
     "synthetic/": Miniature("synthetic/regression-3", "loss"),
     "own": Miniature("own/smooth", "mae"),
     "libsvm": Miniature("libsvm/wine", slow=True),
@@ -145,7 +156,7 @@ MINIATURES = {
 }
 FAMILIES = [
     *sorted({name.split("/")[0] for name in tasks.TASKS}),
-    *("svmlight:", "synthetic/", "own"),
+    *("svmlight:", "table:", "synthetic/", "own"),
 ]
 
 

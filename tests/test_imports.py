@@ -51,7 +51,8 @@ NO_DISK = {"json", "os", "pathlib", "shutil", "tempfile"}
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.
 HEAVY = {
-    *("dask_jobqueue", "distributed", "flax", "matplotlib", "pyarrow", "rliable"),
+    *("dask_jobqueue", "distributed", "equinox", "flax", "matplotlib", "pyarrow"),
+    "rliable",
     *("safetensors", "sklearn", "smac", "tensorboardX", "tensorflow_datasets"),
     "transformers",
 }

@@ -37,12 +37,15 @@ _LOGISTIC = re.compile(r"^(libsvm/|svmlight:)|/logistic$")
 def family(task: str) -> str:
     """The kind of model of a task, by its name.
 
-    'logistic' for LIBSVM data sets, files and `digits/logistic`; otherwise the part
-    after the slash without sizes, such as 'wrn' for `cifar10/wrn16_2`.
+    'logistic' for LIBSVM data sets, svmlight files and `digits/logistic`; 'table' for
+    tables, whose models differ; otherwise the part after the slash without sizes, such
+    as 'wrn' for `cifar10/wrn16_2`.
     """
     name = task.split(" (")[0]
     if _LOGISTIC.search(name):
         return "logistic"
+    if name.startswith("table:"):
+        return "table"
     letters = re.match(r"[A-Za-z]+", name.rsplit("/", 1)[-1])
     return letters[0] if letters else name
 

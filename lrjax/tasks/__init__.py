@@ -31,6 +31,7 @@ from lrjax.tasks import (
     images,
     libsvm,
     synthetic,
+    table,
     text,
 )
 from lrjax.tasks import options as options_lib
@@ -57,8 +58,8 @@ TASKS: dict[str, Factory] = {
 
 SHIPPED = frozenset(TASKS)
 
-# Endings of table files that users may try; none of these formats is read.
-_TABLES = (".csv", ".tsv", ".parquet", ".arff", ".json", ".xlsx", ".npz", ".npy")
+# Endings of files that users may try; none of these formats is read.
+_OTHERS = (".arff", ".json", ".xlsx", ".npy")
 _SVMLIGHT, _SYNTHETIC = "svmlight:", "synthetic/"
 
 
@@ -66,9 +67,9 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
     """Make a task by name.
 
     Args:
-      name: a key of `TASKS`, 'svmlight:PATH' for a user's file,
-        'synthetic/classification-7' (or regression, and any number), or the import
-        path 'module:name' of a `Task` or of a function that returns one, with
+      name: a key of `TASKS`, 'svmlight:PATH' or 'table:PATH?target=COLUMN' for a user's
+        file, 'synthetic/classification-7' (or regression, and any number), or the
+        import path 'module:name' of a `Task` or of a function that returns one, with
         `TaskOptions` as its argument if it takes one.
       options: the task's options; the defaults of `TaskOptions` if None.
 
@@ -95,6 +96,8 @@ def _factory(name: str) -> Factory:
     if name.startswith(_SVMLIGHT):
         path = name.removeprefix(_SVMLIGHT)
         return Factory(functools.partial(libsvm.make_file, path))
+    if name.startswith(table.PREFIX):
+        return Factory(functools.partial(table.make, name))
     if name.startswith(_SYNTHETIC):
         return Factory(functools.partial(synthetic.make, name))
     if name in TASKS or plugins.is_path(name) or name in plugins.offered("task"):
@@ -159,11 +162,14 @@ def _unknown(name: str) -> UsageError:
     if not a_path and (not suffix or nearest(name, TASKS)):
         return unknown("task", name, TASKS)
     message = f"unknown task '{cut(name)}'"
-    if suffix in _TABLES:
+    if suffix in table.ENDINGS:
         return UsageError(
-            f"{message}: {suffix} files are not read; write it in svmlight's format "
-            "(LABEL INDEX:VALUE ..., sklearn.datasets.dump_svmlight_file) and give "
-            "svmlight:PATH, or make a lrjax.core.Task of its arrays"
+            f"{message}: for a table give table:{cut(name)}?target=COLUMN"
+        )
+    if suffix in _OTHERS:
+        return UsageError(
+            f"{message}: {suffix} files are not read; write it as CSV or Parquet and "
+            "give table:PATH?target=COLUMN, or make a lrjax.Task of its arrays"
         )
     return UsageError(
         f"{message}: for a file of your own in svmlight's format give "

@@ -129,19 +129,11 @@ def logistic_task(
     if study:
         rows = np.arange(len(targets))
         parts = Parts(rows, rows, rows)
-        features = unit_columns(features)
     else:
         parts = split(targets)
         if not len(parts.valid):
             raise DataError(f"{name}: no class has the 3 rows that a split needs")
-        features = standardise(features, parts.train)
-
-    dtype = np.float64 if precision == "float64" else np.float32
-    with np.errstate(over="ignore"):
-        features = features.astype(dtype)
-    if not np.isfinite(features).all():
-        column = int(np.argmin(np.isfinite(features).all(axis=0)))
-        raise DataError(f"{name}: column {column + 1} spreads too far for {precision}")
+    features = scaled(name, features, parts.train, options)
 
     def place(rows: np.ndarray) -> dict[str, jax.Array]:
         """A part with these rows, on the device."""
@@ -164,7 +156,7 @@ def logistic_task(
             logistic.init,
             num_features=features.shape[1],
             num_classes=len(classes),
-            dtype=dtype,
+            dtype=features.dtype,
         ),
         loss=functools.partial(logistic.loss, **model),
         evaluate=functools.partial(logistic.evaluate, **model),
@@ -172,6 +164,30 @@ def logistic_task(
         num_classes=len(classes),
         metrics=(ACCURACY, NONNEGATIVE_LOSS),
     )
+
+
+def scaled(
+    name: str, features: np.ndarray, rows: np.ndarray, options: TaskOptions
+) -> np.ndarray:
+    """Scale columns as the protocol does, in the type of the precision.
+
+    Args:
+      name: the task's name, for errors.
+      features: [rows, columns].
+      rows: numbers of the training rows.
+      options: `protocol` and `precision` are used.
+
+    Raises:
+      DataError: if the result is not finite.
+    """
+    study, precision = options.protocol == "study", options.precision
+    features = unit_columns(features) if study else standardise(features, rows)
+    with np.errstate(over="ignore"):
+        features = features.astype(np.float64 if precision == "float64" else np.float32)
+    if not np.isfinite(features).all():
+        column = int(np.argmin(np.isfinite(features).all(axis=0)))
+        raise DataError(f"{name}: column {column + 1} spreads too far for {precision}")
+    return features
 
 
 class Parts(NamedTuple):

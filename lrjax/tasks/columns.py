@@ -1,0 +1,131 @@
+"""Columns of a table as numbers, with what the training rows alone tell.
+
+Numbers stay numbers; texts and truth values become a column per category. A missing
+number becomes the mean, with a column that says so; a missing text is a category.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from lrjax.core import counted, cut
+from lrjax.tasks import data
+from lrjax.tasks.data import DataError
+
+_CATEGORIES = 1000  # most of them in a column
+_FEW = 20  # categories that any column may have
+_DATE = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}"
+)
+
+
+def is_text(column: pd.Series) -> bool:
+    """Whether a column holds texts, categories or truth values."""
+    return not pd.api.types.is_numeric_dtype(column) or column.dtype.kind == "b"
+
+
+def encode(columns: pd.DataFrame, rows: np.ndarray, name: str) -> np.ndarray:
+    """Turn columns into numbers; warn of missing values.
+
+    Args:
+      columns: numbers and texts.
+      rows: numbers of the training rows.
+      name: the task's name, for messages.
+
+    Returns:
+      float64 [rows, features], finite.
+
+    Raises:
+      DataError: for dates, lists, identifiers and infinite numbers.
+    """
+    pieces, width = [], 0
+    for label in columns:
+        column = columns[label]
+        check(column, cut(str(label)), name)
+        if is_text(column):
+            piece = _categories(column, rows, cut(str(label)), name)
+        else:
+            piece = _numbers(column, rows, cut(str(label)), name)
+        width += piece.shape[1]
+        if len(columns) * width > data.MAX_ELEMENTS:
+            raise DataError(
+                f"{name}: {len(columns):,} rows x {width:,} columns of categories are "
+                f"more than {data.MAX_ELEMENTS:,} numbers"
+            )
+        pieces.append(piece)
+    missing = columns.isna()
+    if missing.to_numpy().any():
+        affected = [str(label) for label in columns if missing[label].any()]
+        warnings.warn(
+            f"{name}: {counted(int(missing.any(axis=1).sum()), 'row')} of "
+            f"{len(columns):,} with missing values, in "
+            f"{cut(', '.join(affected))}: numbers become the mean, with a column that "
+            "says so, and texts a category of their own",
+            stacklevel=2,
+        )
+    return np.concatenate(pieces, axis=1)
+
+
+def _numbers(column: pd.Series, rows: np.ndarray, label: str, where: str) -> np.ndarray:
+    """A column of numbers, and one of 1 where they are missing, if some are."""
+    values = column.to_numpy(float, na_value=np.nan)
+    if np.isinf(values).any():
+        raise DataError(f"{where}: column '{label}' has infinite numbers")
+    missing = np.isnan(values)
+    known = values[rows][~missing[rows]]
+    values = np.where(missing, known.mean() if len(known) else 0, values)[:, None]
+    if not missing[rows].any():
+        return values
+    return np.column_stack([values, missing])
+
+
+def _categories(
+    column: pd.Series, rows: np.ndarray, label: str, where: str
+) -> np.ndarray:
+    """A column of 0 and 1 per category of the training rows, a missing text too."""
+    texts = column.astype(object).where(column.notna(), None)
+    texts = [None if text is None else str(text) for text in texts]
+    found = {texts[row] for row in rows}
+    known = sorted(text for text in found if text is not None)
+    if len(known) > max(_FEW, len(rows) / 2) or len(known) > _CATEGORIES:
+        raise DataError(
+            f"{where}: column '{label}' has {len(known):,} different texts in "
+            f"{len(rows):,} rows, as identifiers have: leave it out (&drop={label})"
+        )
+    places = {text: place for place, text in enumerate(known)}
+    if None in found:
+        places[None] = len(known)
+    encoded = np.zeros((len(texts), len(places)))
+    for row, text in enumerate(texts):
+        if text in places:
+            encoded[row, places[text]] = 1
+    return encoded
+
+
+def check(column: pd.Series, label: str, where: str) -> None:
+    """Refuse dates and whatever is neither number nor text."""
+    kind, fault = column.dtype.kind, ""
+    if kind in "mM" or isinstance(column.dtype, pd.PeriodDtype):
+        fault = "dates or times"
+    elif kind == "c":
+        fault = "complex numbers"
+    elif not pd.api.types.is_numeric_dtype(column):
+        values = column.dropna()
+        kinds = {type(value) for value in values}
+        if kinds & {datetime.date, datetime.time, datetime.datetime, pd.Timestamp}:
+            fault = "dates or times"
+        elif not all(issubclass(k, str | bool | np.bool_ | int | float) for k in kinds):
+            names = ", ".join(sorted(k.__name__ for k in kinds))
+            fault = f"values of type {names}"
+        elif len(values) and all(_DATE.fullmatch(str(value)) for value in values):
+            fault = "dates or times"
+    if fault:
+        raise DataError(
+            f"{where}: column '{label}' holds {fault}: turn it into numbers or texts, "
+            f"or leave it out (&drop={label})"
+        )

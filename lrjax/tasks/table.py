@@ -1,0 +1,370 @@
+"""Tables of a user's: `table:PATH?target=COLUMN` for CSV, Parquet and NPZ files.
+
+Further settings follow after `&`: `kind=classification` or `regression`, `drop=COLUMN`
+for each column to leave out, `hidden=64x64` for hidden layers. Names of columns are
+quoted as in a URL where they contain `&`, `=`, `?`, `%` or a comma ('%26' is '&').
+
+`columns.py` says how columns become numbers. The rows are split 60/20/20, the same way
+for every run, by class if there are classes; under `study` all parts are all rows, as
+for svmlight files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import re
+import urllib.parse
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from lrjax import metrics
+from lrjax.core import (
+    NONNEGATIVE_LOSS,
+    Task,
+    counted,
+    cut,
+    unknown,
+)
+from lrjax.tasks import adapters, data, given, libsvm, losses
+from lrjax.tasks import columns as columns_lib
+from lrjax.tasks import sums as sums_lib
+from lrjax.tasks.data import DataError, reading
+from lrjax.tasks.libraries import Model
+from lrjax.tasks.models import mlp
+from lrjax.tasks.options import TaskOptions
+
+PREFIX = "table:"
+ENDINGS = (".csv", ".tsv", ".parquet", ".npz")
+KINDS = ("classification", "regression")
+_SETTINGS = ("target", "kind", "drop", "hidden")
+_PACKED = (".gz", ".bz2", ".xz")  # of CSV files; data.read_bytes unpacks them
+_CLASSES = 100  # most of them in a column of whole numbers
+_WIDEST = 2**16  # units of a hidden layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """What a task's name says.
+
+    Attributes:
+      path: the file.
+      target: column of the targets; '' if it is not named.
+      kind: one of `KINDS`, or '' to follow from the targets.
+      drop: columns that are left out.
+      hidden: units of the hidden layers.
+    """
+
+    path: str
+    target: str = ""
+    kind: str = ""
+    drop: tuple[str, ...] = ()
+    hidden: tuple[int, ...] = ()
+
+
+def parse(name: str) -> Query:
+    """Read the name of a table's task.
+
+    Raises:
+      DataError: for unknown settings and values.
+
+    Example:
+      >>> parse("table:houses.csv?target=price&hidden=64x64").hidden
+      (64, 64)
+    """
+    path, mark, text = name.removeprefix(PREFIX).rpartition("?")
+    if not mark:
+        return Query(text)
+    found: dict[str, list[str]] = {}
+    for setting in filter(None, text.split("&")):
+        key, _, value = setting.partition("=")
+        if key not in _SETTINGS:
+            raise DataError(str(unknown("setting of a table", key, _SETTINGS)))
+        found.setdefault(key, []).append(urllib.parse.unquote(value))
+    drop = tuple(found.pop("drop", ()))
+    twice = [key for key, values in found.items() if len(values) > 1]
+    if twice:
+        raise DataError(f"{cut(name)}: {twice[0]} is given twice")
+    target, kind, hidden = (
+        found.get(key, [""])[0] for key in ("target", "kind", "hidden")
+    )
+    if kind and kind not in KINDS:
+        raise DataError(f"{cut(name)}: kind must be {' or '.join(KINDS)}")
+    if not re.fullmatch(r"(\d{1,6}(x\d{1,6})*)?", hidden):
+        raise DataError(
+            f"{cut(name)}: hidden must be whole numbers, such as hidden=64x64"
+        )
+    units = tuple(int(each) for each in re.findall(r"\d+", hidden))
+    if units and not 1 <= min(units) <= max(units) <= _WIDEST:
+        raise DataError(f"{cut(name)}: hidden layers have 1 to {_WIDEST:,} units")
+    return Query(path, target, kind, drop, units)
+
+
+def make(name: str, options: TaskOptions) -> Task:
+    """Make the task of a table.
+
+    Args:
+      name: the task's name.
+      options: `protocol`, `batch_size` and `precision` are used.
+
+    Raises:
+      DataError: if the file is missing, damaged or too large, a column cannot be used,
+        or there are too few rows.
+    """
+    query = parse(name)
+    frame = read(query.path)
+    where = query.path
+    names = [str(column) for column in frame.columns]
+    if not query.target:
+        raise DataError(
+            f"{where}: which column is the target? Add ?target=COLUMN, one of "
+            f"{cut(', '.join(names), 200)}"
+        )
+    for column in (query.target, *query.drop):
+        if column not in names:
+            raise DataError(f"{where}: {unknown('column', column, names)}")
+    target = frame[query.target]
+    absent = target.isna().to_numpy()
+    if absent.any():
+        warnings.warn(
+            f"{name}: {counted(int(absent.sum()), 'row')} without a target left out",
+            stacklevel=2,
+        )
+        frame, target = frame[~absent], target[~absent]
+    if not len(frame):
+        raise DataError(f"{where}: column '{cut(query.target)}' has no values")
+    columns = frame.drop(columns=[query.target, *query.drop])
+    if not len(columns.columns):
+        raise DataError(f"{where}: there is no column beside the target")
+    if _kind_of(target, query, where) == "classification":
+        return _classification(name, query, columns, target, options)
+    return _regression(name, query, columns, target, options)
+
+
+# Reading
+
+
+def read(path: str) -> pd.DataFrame:
+    """Read a table; columns are named by texts.
+
+    Raises:
+      DataError: if it is missing, damaged, of an unknown kind or too large.
+    """
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes[-2:]]
+    if suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    ending = suffixes[-1] if suffixes else ""
+    if ending not in ENDINGS:
+        raise DataError(
+            f"{path}: tables are {', '.join(ENDINGS)}; for svmlight's format give "
+            f"svmlight:{cut(path)}"
+        )
+    content = data.read_bytes(path)
+    with reading(path):
+        if ending == ".parquet":
+            frame = _parquet(content, path)
+        elif ending == ".npz":
+            frame = _npz(content, path)
+        else:
+            frame = _csv(content, ending)
+    _check_size(len(frame), len(frame.columns), path)
+    names = [str(column) for column in frame.columns]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: column '{cut(twice)}' comes twice")
+    frame.columns = names
+    if not len(frame):
+        raise DataError(f"{path}: holds no rows")
+    return frame
+
+
+def _check_size(rows: int, columns: int, path: str) -> None:
+    if rows * columns > data.MAX_ELEMENTS:
+        raise DataError(
+            f"{path}: {rows:,} rows x {columns:,} columns are more than "
+            f"{data.MAX_ELEMENTS:,} values"
+        )
+
+
+def _csv(content: bytes, ending: str) -> pd.DataFrame:
+    """Read CSV, with commas or, if the first line has none, semicolons or tabs."""
+    header = content[: content.find(b"\n") % (len(content) + 1)]
+    separators = "\t" if ending == ".tsv" else ",;\t"
+    separator = next((s for s in separators if s.encode() in header), separators[0])
+    return pd.read_csv(io.BytesIO(content), sep=separator, low_memory=False)
+
+
+def _parquet(content: bytes, path: str) -> pd.DataFrame:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(io.BytesIO(content)) as file:
+        # A few bytes may stand for many equal values.
+        _check_size(file.metadata.num_rows, file.metadata.num_columns, path)
+        return file.read(use_threads=False).to_pandas(ignore_metadata=True)
+
+
+def _npz(content: bytes, path: str) -> pd.DataFrame:
+    """Read the arrays of an archive; one with several columns becomes NAME[0], ..."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > data.MAX_BYTES:
+        raise DataError(f"{path}: holds more than {data.MAX_BYTES:,} bytes")
+    columns: dict[str, np.ndarray] = {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        for name in arrays.files:
+            array = arrays[name]
+            if not array.ndim:
+                raise DataError(f"{path}: '{cut(name)}' is no column but one value")
+            if array.ndim == 1:
+                columns[name] = array
+            else:
+                flat = array.reshape(len(array), -1)
+                _check_size(len(array), flat.shape[1], path)
+                columns |= {f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
+    rows = {name: len(column) for name, column in columns.items()}
+    if len(set(rows.values())) > 1:
+        counts = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+        raise DataError(f"{path}: arrays have different numbers of rows: {cut(counts)}")
+    return pd.DataFrame(columns)
+
+
+# Targets
+
+
+def _kind_of(target: pd.Series, query: Query, where: str) -> str:
+    """Tell classification from regression by the targets."""
+    column = cut(query.target)
+    columns_lib.check(target, column, where)
+    if columns_lib.is_text(target):
+        if query.kind == "regression":
+            raise DataError(f"{where}: target '{column}' is not of numbers")
+        return "classification"
+    values = target.to_numpy(float)
+    if not np.isfinite(values).all():
+        raise DataError(f"{where}: target '{column}' has values that are not finite")
+    whole = (values == np.round(values)).all()
+    if query.kind == "classification" and not whole:
+        raise DataError(
+            f"{where}: target '{column}' has fractions, which are no classes"
+        )
+    distinct = len(np.unique(values))
+    few = whole and distinct <= min(_CLASSES, len(values) / 10)
+    return query.kind or ("classification" if few else "regression")
+
+
+def _classification(
+    name: str,
+    query: Query,
+    columns: pd.DataFrame,
+    target: pd.Series,
+    options: TaskOptions,
+) -> Task:
+    """Logistic regression, or a network where there are hidden layers."""
+    values = target.astype(str) if columns_lib.is_text(target) else target
+    labels = np.unique(values.to_numpy(), return_inverse=True)[1]
+    study = options.protocol == "study"
+    rows = np.arange(len(labels)) if study else libsvm.split(labels).train
+    features = columns_lib.encode(columns, rows, name)
+    task = libsvm.logistic_task(name, features, labels, options)
+    if not query.hidden:
+        return task
+    sizes = (features.shape[1], *query.hidden, task.num_classes)
+    functions = _functions(sizes, "cross_entropy", ("accuracy",), options)
+    return _renamed(dataclasses.replace(task, **functions))
+
+
+def _regression(
+    name: str,
+    query: Query,
+    columns: pd.DataFrame,
+    target: pd.Series,
+    options: TaskOptions,
+) -> Task:
+    """Least squares of the standardised targets, linear or with hidden layers."""
+    study, values = options.protocol == "study", target.to_numpy(float)
+    rows = np.arange(len(values))
+    held = [rows] * 3 if study else given.held(len(values), (given.SHARE,) * 2)
+    train = held[0]
+    encoded = columns_lib.encode(columns, train, name)
+    features = libsvm.scaled(name, encoded, train, options)
+    centre, spread = values[train].mean(), values[train].std()
+    if not spread:
+        raise DataError(f"{name}: all targets of the training part are equal")
+    scaled = ((values - centre) / spread).astype(features.dtype)
+    parts = [
+        {"inputs": jnp.asarray(features[at]), "targets": jnp.asarray(scaled[at])}
+        for at in held[: 1 if study else 3]
+    ]
+    sizes = (features.shape[1], *query.hidden, 1)
+    # In the unit of the targets.
+    factors = {"squared_error": spread**2, "absolute_error": spread, "moments": 1.0}
+    functions = _functions(sizes, "squared_error", factors, options)
+    return Task(
+        name=name,
+        train=parts[0],
+        valid=parts[-2 if len(parts) > 1 else 0],
+        test=parts[-1],
+        batch_size=options.batch_size or libsvm.BATCH_SIZE,
+        metrics=(metrics.rmse(), metrics.r2(), metrics.mae(), NONNEGATIVE_LOSS),
+        **functions,
+    )
+
+
+def _functions(
+    sizes: tuple[int, ...], loss: str, wanted: Any, options: TaskOptions
+) -> dict[str, Any]:
+    """`init`, `loss` and `evaluate` of a network.
+
+    Args:
+      sizes: numbers of inputs, hidden units and outputs.
+      loss: name of the loss.
+      wanted: names of the sums that the metrics need; as a dictionary, their factors.
+      options: of the task.
+    """
+    dtype = np.float64 if options.precision == "float64" else np.float32
+    compute = jnp.bfloat16 if options.precision == "bfloat16" else None
+
+    def init(key: jax.Array) -> tuple[Any, tuple[()]]:
+        return mlp.init(key, sizes, dtype), ()
+
+    def apply(params: Any, state: Any, inputs: Any, key: Any) -> tuple[Any, Any]:
+        del key  # nothing here is random
+        return mlp.apply(params, inputs, compute), state
+
+    factors = wanted if isinstance(wanted, Mapping) else dict.fromkeys(wanted, 1.0)
+    known = sums_lib.known()
+    made = adapters.Functions(
+        Model(init, apply, "table"),
+        losses.find(loss),
+        sums={
+            name: functools.partial(_times, factor, known[name])
+            for name, factor in factors.items()
+        },
+    )
+    return {"init": made.init, "loss": made.loss, "evaluate": made.evaluate}
+
+
+def _times(
+    factor: float, function: sums_lib.Sum, outputs: Any, targets: Any, mask: jax.Array
+) -> jax.Array:
+    return factor * function(outputs, targets, mask)
+
+
+def _renamed(task: Task) -> Task:
+    """Call features 'inputs', as `adapters.Functions` does."""
+    parts = {}
+    for part in ("train", "valid", "test"):
+        own = getattr(task, part)
+        parts[part] = {"inputs": own["features"], "labels": own["labels"]}
+    if task.valid is task.train:
+        parts = dict.fromkeys(parts, parts["train"])
+    return dataclasses.replace(task, **parts)

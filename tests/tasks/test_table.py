@@ -1,0 +1,282 @@
+"""Tables are encoded as scikit-learn does, and are refused in one line."""
+
+import gzip
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sklearn
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+import lrjax
+from lrjax import tasks
+from lrjax.core import UsageError
+from lrjax.tasks import given, libsvm, table
+from lrjax.tasks.options import TaskOptions
+
+ROWS = 120
+DRAW = np.random.default_rng(0)
+FRAME = pd.DataFrame(
+    {
+        "age": DRAW.normal(40, 10, ROWS),
+        "rooms": DRAW.integers(1, 9, ROWS),
+        "town": DRAW.choice(["Aix", "Bonn", "Cork"], ROWS),
+        "garden": DRAW.random(ROWS) < 0.5,
+        "kind": DRAW.choice(["flat", "house"], ROWS),
+    }
+)
+FRAME["price"] = 1e5 + 1e3 * FRAME["age"] + DRAW.normal(0, 10, ROWS)
+GAPS = FRAME.copy()
+GAPS.loc[:20, "age"] = np.nan
+GAPS.loc[10:40, "town"] = None
+
+
+def written(frame, folder, ending=".csv"):
+    path = folder / f"table{ending}"
+    if ending == ".parquet":
+        frame.to_parquet(path)
+    elif ending == ".npz":
+        np.savez(path, **{name: frame[name].to_numpy() for name in frame})
+    elif ending.endswith(".gz"):
+        path.write_bytes(gzip.compress(frame.to_csv(index=False).encode()))
+    else:
+        separator = {".tsv": "\t", ".csv": ","}[ending]
+        frame.to_csv(path, index=False, sep=separator)
+    return path
+
+
+def task_of(path, query, **options):
+    return tasks.make_task(f"table:{path}?{query}", TaskOptions(**options))
+
+
+def whole(task, name):
+    """All rows of a task, sorted."""
+    parts = [np.asarray(getattr(task, p)[name]) for p in ("train", "valid", "test")]
+    return np.sort(np.concatenate(parts).ravel())
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz", ".parquet"])
+def test_every_format_gives_the_same_task(ending, tmp_path):
+    first = task_of(written(FRAME, tmp_path), "target=kind")
+    same = task_of(written(FRAME, tmp_path, ending), "target=kind")
+    for name, array in first.train.items():
+        np.testing.assert_allclose(array, same.train[name], rtol=1e-6)
+
+
+def test_archives_have_a_column_per_array_and_column(tmp_path):
+    x, y = DRAW.normal(size=(ROWS, 2, 2)), DRAW.integers(3, size=ROWS)
+    np.savez(tmp_path / "a.npz", x=x, y=y, more=x[:, 0, 0])
+    found = table.read(str(tmp_path / "a.npz"))
+    assert list(found) == ["x[0]", "x[1]", "x[2]", "x[3]", "y", "more"]
+    np.testing.assert_array_equal(found["x[2]"], x[:, 1, 0])
+    assert task_of(tmp_path / "a.npz", "target=y").num_classes == 3
+
+
+def test_columns_are_encoded_as_scikit_learn_does(tmp_path):
+    path = written(GAPS, tmp_path)
+    with pytest.warns(UserWarning, match="41 rows of 120 with missing .* in age, town"):
+        task = task_of(path, "target=kind&drop=price")
+    labels = (FRAME["kind"] == "house").to_numpy(int)
+    train = libsvm.split(labels).train
+    numbers = SimpleImputer(add_indicator=True)
+    texts = make_pipeline(
+        SimpleImputer(strategy="constant", fill_value="~missing"),
+        OneHotEncoder(sparse_output=False, handle_unknown="ignore"),
+    )
+    encoder = make_pipeline(
+        make_column_transformer(
+            (numbers, ["age"]),
+            ("passthrough", ["rooms"]),
+            (texts, ["town"]),
+            (OneHotEncoder(sparse_output=False), ["garden"]),
+        ),
+        StandardScaler(),
+    )
+    rows = pd.read_csv(path).astype({"town": object})
+    rows["town"] = rows["town"].where(rows["town"].notna(), np.nan)
+    expected = encoder.fit(rows.iloc[train]).transform(rows)
+    np.testing.assert_allclose(
+        task.train["features"], expected[train], rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        task.test["features"],
+        expected[libsvm.split(labels).test],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_what_validation_alone_has_changes_nothing(tmp_path):
+    held = given.held(ROWS, (0.2, 0.2))
+    changed = FRAME.copy()
+    changed.loc[held[1], "age"] = 1e6
+    changed.loc[held[2], "town"] = "Delft"
+    first = task_of(written(FRAME, tmp_path), "target=price")
+    second = task_of(written(changed, tmp_path), "target=price")
+    for name, array in first.train.items():
+        np.testing.assert_array_equal(array, second.train[name])
+    assert np.abs(second.valid["inputs"]).max() > 1000
+
+
+@pytest.mark.parametrize("hidden", ["", "&hidden=8x4"])
+def test_metrics_of_a_regression_are_in_the_targets_unit(hidden, tmp_path):
+    task = task_of(written(FRAME, tmp_path), f"target=price{hidden}")
+    assert [m.name for m in task.metrics] == ["rmse", "r2", "mae", "loss"]
+    params, state = jax.jit(task.init)(jax.random.key(0))
+    assert len(params) == (3 if hidden else 1)
+    _, valid, _ = given.held(ROWS, (0.2, 0.2))
+    batch = {k: jnp.asarray(v) for k, v in task.valid.items()}
+    sums = task.evaluate(params, state, batch | {"mask": jnp.ones(len(valid))})
+    prices = FRAME["price"].to_numpy()
+    train = given.held(ROWS, (0.2, 0.2))[0]
+    x = np.asarray(task.valid["inputs"])
+    for layer in params[:-1]:
+        x = np.maximum(x @ layer["weight"] + layer["bias"], 0)
+    x = x @ params[-1]["weight"] + params[-1]["bias"]
+    predicted = prices[train].mean() + prices[train].std() * np.asarray(x)[:, 0]
+    found = {m.name: float(m.value(sums)) for m in task.metrics}
+    truth = prices[valid]
+    expected = {
+        "rmse": sklearn.root_mean_squared_error(truth, predicted),
+        "mae": sklearn.mean_absolute_error(truth, predicted),
+        "r2": sklearn.r2_score(truth, predicted),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4)
+
+
+def test_a_tables_task_passes_the_checks(tmp_path):
+    path = written(FRAME, tmp_path)
+    for query in ("target=price", "target=kind", "target=kind&hidden=4"):
+        lrjax.check_task(task_of(path, query))
+
+
+@pytest.mark.parametrize("protocol", ["sound", "study"])
+@pytest.mark.parametrize(
+    ("query", "classes"),
+    [
+        ("target=kind", 2),
+        ("target=garden", 2),
+        ("target=rooms", 8),
+        ("target=rooms&kind=regression", 0),
+        ("target=price", 0),
+        ("target=kind&hidden=4", 2),
+    ],
+)
+def test_the_kind_follows_from_the_target(query, classes, protocol, tmp_path):
+    task = task_of(written(FRAME, tmp_path), query, protocol=protocol)
+    assert task.num_classes == classes
+    assert (task.valid is task.train) == (protocol == "study")
+    rows = ROWS * (3 if protocol == "study" else 1)
+    assert len(whole(task, "labels" if classes else "targets")) == rows
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_networks_of_tables_keep_float32_parameters(precision, tmp_path):
+    path = written(FRAME, tmp_path)
+    task = task_of(path, "target=kind&hidden=4", precision=precision, batch_size=16)
+    assert task.batch_size == 16
+    leaves = jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
+    assert {str(leaf.dtype) for leaf in leaves} == {"float32"}
+
+
+def test_rows_without_a_target_are_left_out(tmp_path):
+    frame = FRAME.copy()
+    frame.loc[:9, "price"] = np.nan
+    path = written(frame, tmp_path)
+    with pytest.warns(UserWarning, match="10 rows without a target left out"):
+        task = task_of(path, "target=price")
+    assert len(whole(task, "targets")) == ROWS - 10
+
+
+DATES = FRAME.assign(when=pd.date_range("2020-01-01", periods=ROWS))
+WRONG = {
+    "no target": ("", FRAME, "which column is the target.*one of age, rooms"),
+    "unknown target": ("target=prize", FRAME, "did you mean 'price'"),
+    "unknown drop": ("target=price&drop=ages", FRAME, "did you mean 'age'"),
+    "a setting": ("target=price&hiden=3", FRAME, "did you mean 'hidden'"),
+    "twice": ("target=price&target=age", FRAME, "target is given twice"),
+    "kind": ("target=price&kind=ranking", FRAME, "classification or regression"),
+    "hidden": ("target=price&hidden=big", FRAME, "such as hidden=64x64"),
+    "wide": ("target=price&hidden=999999", FRAME, "1 to 65,536 units"),
+    "dates": ("target=price", DATES, r"'when' holds dates.*&drop=when"),
+    "a date as target": ("target=when", DATES, "'when' holds dates"),
+    "identifiers": (
+        "target=price",
+        FRAME.assign(name=[f"n{i}" for i in range(ROWS)]),
+        r"as identifiers have: leave it out \(&drop=name\)",
+    ),
+    "infinite": ("target=price", FRAME.assign(x=np.inf), "'x' has infinite numbers"),
+    "texts as numbers": (
+        "target=town&kind=regression",
+        FRAME,
+        "'town' is not of numbers",
+    ),
+    "fractions as classes": ("target=price&kind=classification", FRAME, "fractions"),
+    "constant": ("target=price", FRAME.assign(price=1.5), "are equal"),
+    "one class": ("target=kind", FRAME.assign(kind="flat"), "one class only"),
+    "alone": ("target=price", FRAME[["price"]], "no column beside the target"),
+    "nothing": ("target=price", FRAME.assign(price=np.nan), "has no values"),
+    "no rows": ("target=price", FRAME[:0], "holds no rows"),
+    "few rows": ("target=price", FRAME[:2], "cannot be split"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_used_is_one_line(what, ending, tmp_path):
+    query, frame, said = WRONG[what]
+    path = written(frame, tmp_path, ending)
+    with pytest.raises(UsageError, match=said) as error:
+        task_of(path, query)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([[1, 2]] * ROWS, "holds values of type"),
+        ([b"a"] * ROWS, "holds values of type bytes"),
+        ([pd.Timestamp(2020, 1, 1).date()] * ROWS, "holds dates"),
+        ([pd.Timedelta(1)] * ROWS, "holds dates or times"),
+    ],
+)
+def test_values_of_other_kinds_are_named(values, said, tmp_path):
+    path = written(FRAME.assign(x=values), tmp_path, ".parquet")
+    with pytest.raises(UsageError, match=f"'x' {said}.*&drop=x"):
+        task_of(path, "target=price")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npz"])
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"PK\x03\x04", b"PAR1PAR1"])
+def test_damaged_files_are_one_line(ending, content, tmp_path):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"^{path}: ") as error:
+        task_of(path, "target=y")
+    assert "\n" not in str(error.value)
+
+
+def test_large_tables_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    path = written(FRAME, tmp_path, ".parquet")
+    monkeypatch.setattr("lrjax.tasks.data.MAX_ELEMENTS", 100)
+    with pytest.raises(UsageError, match="120 rows x 6 columns are more than 100"):
+        task_of(path, "target=y")
+    numbers = FRAME[["age", "rooms"]]
+    monkeypatch.setattr("lrjax.tasks.data.MAX_BYTES", 3000)
+    path = tmp_path / "zeros.npz"
+    np.savez_compressed(path, x=np.zeros((500, 5)), y=np.zeros(len(numbers)))
+    with pytest.raises(UsageError, match="more than 3,000 bytes"):
+        table._npz(path.read_bytes(), "zeros.npz")
+
+
+@pytest.mark.parametrize("name", ["a.xls", "a", "a.svm.gz"])
+def test_other_endings_are_refused(name):
+    with pytest.raises(UsageError, match=r"tables are \.csv, \.tsv, \.parquet, \.npz"):
+        table.read(name)
