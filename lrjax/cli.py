@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import textwrap
 import traceback
 import warnings
@@ -199,24 +200,41 @@ def methods() -> None:
             show(f"  {hparam}", str(default), span)
 
 
-def with_config(argv: list[str]) -> list[str]:
-    """Add a --config to a command line where --mode=report or config has none.
+_CONFIGS = Path(__file__).parent.parent / "configs"
+_NAMES = ("config.tasks", "config.methods", "config.select.methods")
 
-    The home directory in --config=~/FILE, which shells leave as it is, is inserted.
+
+def with_config(argv: list[str]) -> list[str]:
+    """Write the flags of a command line as absl and ml_collections read them.
+
+    `--config` is added where --mode=report or config has none; `~` in its file and the
+    name of a shipped config (`--config=libsvm:wine`) become paths; lists of names with
+    colons, such as import paths, are quoted.
     """
-    argv = [
-        f"--config={os.path.expanduser(arg.split('=', 1)[1])}"
-        if arg.startswith(("--config=~", "-config=~"))
-        else arg
-        for arg in argv
-    ]
+    argv = [_rewritten(arg) for arg in argv]
     words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
     names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}
     modes = {("mode", "report"), ("mode", "config")}
     if modes.isdisjoint(itertools.pairwise(words)) or "config" in names:
         return argv
-    file = Path(__file__).parent.parent / "configs" / "report.py"
-    return [argv[0], f"--config={file}", *argv[1:]]
+    return [argv[0], f"--config={_CONFIGS / 'report.py'}", *argv[1:]]
+
+
+def _rewritten(arg: str) -> str:
+    """Rewrite one flag; see `with_config`."""
+    flag, equals, value = arg.partition("=")
+    name = flag.lstrip("-")
+    if not equals or flag[:1] != "-":
+        return arg
+    if name == "config":
+        file, colon, argument = os.path.expanduser(value).partition(":")
+        shipped = _CONFIGS / f"{file}.py"
+        if re.fullmatch(r"\w+", file) and not Path(file).exists() and shipped.exists():
+            file = str(shipped)
+        return f"{flag}={file}{colon}{argument}"
+    if name in _NAMES and ":" in value and not set(value) & set("'\"()[]"):
+        return f"{flag}={tuple(value.split(','))!r}"
+    return arg
 
 
 def check_loaded(path: str, config: Any) -> ConfigDict:

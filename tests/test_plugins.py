@@ -172,7 +172,10 @@ def test_decorators_register_and_replace_ones_own_but_not_shipped_parts(module):
     [
         (),
         ("--mode=plan",),
-        ("--mode=tune", "--config.tune.tuner=MODULE:Tuner", "--config.tune.trials=3"),
+        (
+            *("--mode=tune", "--config.tune.tuner=MODULE:Tuner"),
+            *("--config.tune.trials=3", "--config.tune.space.learning_rate=(0.01,1.0)"),
+        ),
         ("--mode=select", "--config.select.budget=2"),
     ],
 )
