@@ -1,15 +1,18 @@
 """Files are read and written through one module, which links and pipes cannot fool."""
 
+import ast
 import errno
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 
 from lrjax.common import files
 from lrjax.core import UsageError
 
+ROOT = Path(__file__).parent.parent
 READERS = {
     "own": lambda path: files.read_own(path, 100),
     "given": lambda path: files.read_given(path, 100),
@@ -190,3 +193,134 @@ def test_only_our_own_unfinished_files_are_removed(tmp_path):
         (tmp_path / name).touch()
     files.remove_unfinished(tmp_path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(kept)
+
+
+# Calls that reach the file system, by the last part of what is called, or the whole.
+REACHING = {
+    *(
+        "open",
+        "read_text",
+        "read_bytes",
+        "write_text",
+        "write_bytes",
+        "memmap",
+        "touch",
+    ),
+    *(
+        "fromfile",
+        "loadtxt",
+        "genfromtxt",
+        "savefig",
+        "to_csv",
+        "to_parquet",
+        "to_json",
+    ),
+    *("to_pickle", "read_csv", "read_table", "read_parquet", "read_json", "read_excel"),
+    *("unlink", "rmdir", "mkdir", "makedirs", "truncate", "symlink_to", "hardlink_to"),
+    *("symlink", "rmtree", "copyfile", "copytree", "mkstemp", "mkdtemp", "urlopen"),
+    *(
+        "TemporaryDirectory",
+        "NamedTemporaryFile",
+        "SummaryWriter",
+        "ZipFile",
+        "TarFile",
+    ),
+    *(
+        "np.load",
+        "np.save",
+        "np.savez",
+        "np.savez_compressed",
+        "os.replace",
+        "os.rename",
+    ),
+    *("os.remove", "os.link", "json.load", "json.dump", "pickle.load", "pickle.loads"),
+    *("mmap.mmap", "shutil.copy", "shutil.move", "os.read", "load_file", "save_file"),
+}
+_OPENED = "what files.py opened or read"
+_RANDOM = "a temporary folder of a random name"
+# file -> call -> why it need not be in files.py
+BESIDE = {
+    "lrjax/results.py": {
+        "known.open": "opens by files.open_own",
+        "self.open": "opens by files.open_own",
+        "file.truncate": _OPENED,
+    },
+    "lrjax/machine.py": {"read_text": "of /proc and of control groups"},
+    "lrjax/api.py": {"tempfile.mkdtemp": _RANDOM},
+    "lrjax/optim/learned.py": {
+        "open": "lrjax.optim needs nothing else of lrjax; regular files only, too",
+        "os.open": "as above",
+        "zipfile.ZipFile": _OPENED,
+        "members.open": _OPENED,
+    },
+    "lrjax/tables/lock.py": {"workdir.mkdir": "the directory that the user chose"},
+    "lrjax/tables/parts.py": {
+        "path.unlink": "a part that another has the rows of; unlinks a link itself",
+        "parquet.read_table": _OPENED,
+    },
+    "lrjax/tables/reader.py": {"columnar.read_json": _OPENED},
+    "lrjax/tasks/tokens.py": {"part.mkdir": _RANDOM, "np.memmap": _OPENED},
+    "lrjax/tasks/data.py": {"_INTERNET.open": "an address, with https and limits"},
+    "lrjax/tasks/table.py": {
+        "data.read_bytes": "reads by files.open_given",
+        "pd.read_csv": _OPENED,
+        "zipfile.ZipFile": _OPENED,
+        "np.load": _OPENED,
+    },
+    "lrjax/tasks/image_data.py": {
+        "data.read_bytes": "reads by files.open_given",
+        "Image.open": _OPENED,
+        "tarfile.open": _OPENED,
+    },
+    "lrjax/common/packed.py": {"archive.open": _OPENED, "zipfile.ZipFile": _OPENED},
+    "lrjax/common/sheets.py": {"to_csv": "to memory"},
+    "lrjax/hpo/select.py": {"tempfile.TemporaryDirectory": _RANDOM},
+    "lrjax/reports/rate_figure.py": {"figure.savefig": _OPENED},
+    "lrjax/reports/drawing.py": {"figure.savefig": "to memory"},
+    "lrjax/reports/export.py": {
+        "to_parquet": _OPENED,
+        "tempfile.TemporaryDirectory": _RANDOM,
+        "tensorboardX.SummaryWriter": "in a temporary folder, moved from there",
+        "file.unlink": "an earlier export's file; unlinks a link itself",
+    },
+    "lrjax/reports/published.py": {"pd.read_csv": _OPENED},
+    "lrjax/launch/dask_worker.py": {"tempfile.TemporaryDirectory": _RANDOM},
+    "lrjax/launch/leftovers.py": {"os.rmdir": "removes empty folders only"},
+    "lrjax/launch/process.py": {
+        "os.open": "of /dev/null, in place of a closed stream",
+        "open": "of a stream's number",
+    },
+}
+
+
+def reaching_calls(path):
+    """Calls of a file that reach the file system: the whole name, or its last part."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(
+            node.func, ast.Name | ast.Attribute
+        ):
+            whole = ast.unparse(node.func)
+            last = whole.rpartition(".")[2]
+            if {whole, last} & REACHING:
+                yield whole if whole.replace(".", "").isidentifier() else last
+
+
+def test_all_files_are_read_and_written_in_one_place():
+    found = {}
+    for path in [ROOT / "main.py", *(ROOT / "lrjax").rglob("*.py")]:
+        name = str(path.relative_to(ROOT))
+        if name != "lrjax/common/files.py" and (calls := set(reaching_calls(path))):
+            found[name] = calls
+    assert found == {name: set(calls) for name, calls in BESIDE.items()}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("open('x')", "Path('x').read_text()", "np.load('x')", "Image.open('x')"),
+        *("pd.read_csv('x')", "a.to_csv('x')", "os.replace('x', 'y')", "x.mkdir()"),
+    ],
+)
+def test_such_calls_are_found(code, tmp_path):
+    (tmp_path / "code.py").write_text(code)
+    assert list(reaching_calls(tmp_path / "code.py"))
