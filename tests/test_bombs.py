@@ -16,7 +16,7 @@ ALLOWED = {
     "entries": 32,  # MAX_LINE of svmlight files
     "line": 128,  # MAX_LINE of texts
     "idx": 256,  # _MAX_FILE
-    "pickle": 256,
+    "pickle": 256 + 256,  # and _MOST instructions of 60 bytes
     "rows": 1024,  # MAX_ELEMENTS of 8 bytes
 }
 

@@ -45,8 +45,6 @@ PIXELS = np.random.RandomState(0).randint(0, 256, (8, 8, 3)).astype(np.uint8)
 PACKERS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
 READERS = {}  # name -> (write(folder) -> file to damage, read(that file))
 GIVEN = []
-# Nothing of these is without a checksum, so that any change is seen.
-ALWAYS_REFUSED = {"tokens.uint16", "ends.int64", "learned.npz"}
 
 
 def reader(name, write, read):
@@ -372,7 +370,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(name, tmp_path):
 def test_many_damaged_files(name, tmp_path):
     read, refused = try_cases(name, tmp_path, range(CASES, MANY))
     assert refused or name == "blocks_at_once.json"
-    assert bool(read) == (name not in ALWAYS_REFUSED)
+    assert read  # at least where the damage happens to change nothing
 
 
 # Things that are no files

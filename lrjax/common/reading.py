@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from lrjax.common import files
 from lrjax.core import UsageError, printable
 
 _LONGEST = 160  # characters of an exception's message
@@ -48,7 +49,9 @@ def reason(error: BaseException) -> str:
     nested = getattr(error, "reason", None)
     if isinstance(nested, BaseException):  # a URLError wraps the cause
         error = nested
-    message = getattr(error, "strerror", None) or str(error)  # without the path
+    # Libraries raise OSErrors with a text of their own, too.
+    of_system = isinstance(error, OSError) and error.strerror
+    message = files.words(error) if of_system else str(error)
     text = printable(" ".join(str(message).split()))
     if not text:
         return type(error).__name__

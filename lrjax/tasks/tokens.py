@@ -445,7 +445,7 @@ def _read_own(folder: Path) -> Tokens:
       DataError: if the folder is damaged.
     """
     if os.path.islink(folder):
-        raise DataError(f"{folder}: is a symbolic link, which is not followed here")
+        raise DataError(f"{folder}: a link, which lrjax does not follow here")
     return _read(folder, files.open_own)
 
 

@@ -473,29 +473,31 @@ def test_what_tfds_prepared(tmp_path, monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
     small(monkeypatch, "cifar10", rows={"train": 6, "test": 3})
 
-    class Cifar10(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("3.0.2")
+    with tfds.core.registered.skip_registration():  # TFDS has one of this name
 
-        def _info(self):
-            features = {
-                "id": tfds.features.Text(),
-                "image": tfds.features.Image(shape=(32, 32, 3)),
-                "label": tfds.features.ClassLabel(num_classes=10),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
+        class Cifar10(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("3.0.2")
 
-        def _split_generators(self, dl_manager):
-            return {
-                "train": self._generate_examples(6),
-                "test": self._generate_examples(3),
-            }
+            def _info(self):
+                features = {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(shape=(32, 32, 3)),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
 
-        def _generate_examples(self, rows):
-            for row, image in enumerate(pixels(rows)):
-                file = io.BytesIO(encoded(image))
-                yield row, {"id": str(row), "image": file, "label": row}
+            def _split_generators(self, dl_manager):
+                return {
+                    "train": self._generate_examples(6),
+                    "test": self._generate_examples(3),
+                }
+
+            def _generate_examples(self, rows):
+                for row, image in enumerate(pixels(rows)):
+                    file = io.BytesIO(encoded(image))
+                    yield row, {"id": str(row), "image": file, "label": row}
 
     Cifar10(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     parts = load("cifar10", str(tmp_path))

@@ -331,7 +331,7 @@ def test_another_tokenizer_from_the_hub_is_refused(tmp_path, monkeypatch):
 
     folder = write(tmp_path / "text")
     trained = tokens_lib.train_vocabulary(find(folder), 300)
-    path = tmp_path / "tokenizer.json"
+    path = tmp_path / "hub.json"
     trained.tokenizer.save(str(path))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: str(path))
     with pytest.raises(DataError, match="its sha256 is another"):

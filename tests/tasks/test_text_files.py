@@ -288,7 +288,7 @@ def test_a_cache_that_leads_elsewhere_is_refused():
     Path("elsewhere").mkdir()
     Path("cache").mkdir()
     Path("cache/text").symlink_to(Path("elsewhere").absolute())
-    with pytest.raises(UsageError, match="cache/text: it is a symbolic link"):
+    with pytest.raises(UsageError, match=r"cache/text: .*a link"):
         tokens_lib.load_tokens(Text(corpus="a.txt"), None, 300, True, False)
     assert not list(Path("elsewhere").iterdir())
 
