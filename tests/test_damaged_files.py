@@ -34,7 +34,7 @@ from lrjax.reports import (
     terminal,
 )
 from lrjax.tasks import corpus as corpus_lib
-from lrjax.tasks import data, image_data, pickled
+from lrjax.tasks import data, image_data, pickled, table
 from lrjax.tasks import tokens as tokens_lib
 from tests.reports import fabricated
 
@@ -102,6 +102,17 @@ for ending, pack in PACKERS.items():
         f"text{ending}",
         writes(f"a.txt{ending}", pack(STORY)),
         lambda path: list(corpus_lib.paragraphs(corpus_lib.read_lines(path))),
+    )
+PRICES = pd.DataFrame({"a": [1.5, 2, 3] * 9, "b": ["x", "\u2603", "z"] * 9})
+for ending, content in (
+    (".csv", PRICES.to_csv().encode()),
+    (".parquet", PRICES.to_parquet()),
+    (".npz", npz(a=np.arange(9.0), b=np.ones((9, 2)))),
+):
+    reader(
+        f"table{ending}",
+        writes(f"a{ending}", content),
+        lambda path: table.read(str(path)),
     )
 IDX = b"\0\0\x08\3\0\0\0\2\0\0\0\4\0\0\0\4" + PIXELS.tobytes()[:32]
 reader("idx", writes("a", IDX), image_data.read_idx)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import math
 import re
 import urllib.parse
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from lrjax.core import (
     cut,
     unknown,
 )
-from lrjax.tasks import adapters, data, given, libsvm, losses
+from lrjax.tasks import adapters, data, given, libsvm, losses, npz
 from lrjax.tasks import columns as columns_lib
 from lrjax.tasks import sums as sums_lib
 from lrjax.tasks.data import DataError, reading
@@ -168,14 +168,15 @@ def read(path: str) -> pd.DataFrame:
             f"{path}: tables are {', '.join(ENDINGS)}; for svmlight's format give "
             f"svmlight:{cut(path)}"
         )
-    content = data.read_bytes(path)
-    with reading(path):
-        if ending == ".parquet":
-            frame = _parquet(content, path)
-        elif ending == ".npz":
-            frame = _npz(content, path)
-        else:
-            frame = _csv(content, ending)
+    if ending == ".npz":
+        frame = _npz(path)
+    else:
+        content = data.read_bytes(path)
+        with reading(path):
+            if ending == ".parquet":
+                frame = _parquet(content, path)
+            else:
+                frame = _csv(content, ending)
     _check_size(len(frame), len(frame.columns), path)
     names = [str(column) for column in frame.columns]
     if len(set(names)) < len(names):
@@ -212,28 +213,26 @@ def _parquet(content: bytes, path: str) -> pd.DataFrame:
         return file.read(use_threads=False).to_pandas(ignore_metadata=True)
 
 
-def _npz(content: bytes, path: str) -> pd.DataFrame:
+def _npz(path: str) -> pd.DataFrame:
     """Read the arrays of an archive; one with several columns becomes NAME[0], ..."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    if size > data.MAX_BYTES:
-        raise DataError(f"{path}: holds more than {data.MAX_BYTES:,} bytes")
-    columns: dict[str, np.ndarray] = {}
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        for name in arrays.files:
-            array = arrays[name]
-            if not array.ndim:
-                raise DataError(f"{path}: '{cut(name)}' is no column but one value")
-            if array.ndim == 1:
-                columns[name] = array
-            else:
-                flat = array.reshape(len(array), -1)
-                _check_size(len(array), flat.shape[1], path)
-                columns |= {f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
-    rows = {name: len(column) for name, column in columns.items()}
+    names = sorted(npz.names(Path(path)))
+    headers = npz.headers(Path(path), names, data.MAX_BYTES)
+    for name, header in headers.items():
+        if not header.shape:
+            raise DataError(f"{path}: '{cut(name)}' is not a column but one value")
+    rows = {name: header.shape[0] for name, header in headers.items()}
     if len(set(rows.values())) > 1:
         counts = ", ".join(f"{name} {count:,}" for name, count in rows.items())
         raise DataError(f"{path}: arrays have different numbers of rows: {cut(counts)}")
+    values = sum(math.prod(header.shape) for header in headers.values())
+    _check_size(values, 1, path)
+    columns: dict[str, np.ndarray] = {}
+    for name, array in npz.read(Path(path), names, data.MAX_BYTES).items():
+        if array.ndim == 1:
+            columns[name] = array
+        else:
+            flat = array.reshape(len(array), -1)
+            columns |= {f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
     return pd.DataFrame(columns)
 
 

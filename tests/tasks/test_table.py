@@ -72,7 +72,7 @@ def test_archives_have_a_column_per_array_and_column(tmp_path):
     x, y = DRAW.normal(size=(ROWS, 2, 2)), DRAW.integers(3, size=ROWS)
     np.savez(tmp_path / "a.npz", x=x, y=y, more=x[:, 0, 0])
     found = table.read(str(tmp_path / "a.npz"))
-    assert list(found) == ["x[0]", "x[1]", "x[2]", "x[3]", "y", "more"]
+    assert list(found) == ["more", "x[0]", "x[1]", "x[2]", "x[3]", "y"]
     np.testing.assert_array_equal(found["x[2]"], x[:, 1, 0])
     assert task_of(tmp_path / "a.npz", "target=y").num_classes == 3
 
@@ -194,6 +194,7 @@ def test_rows_without_a_target_are_left_out(tmp_path):
     assert len(whole(task, "targets")) == ROWS - 10
 
 
+X = np.arange(20.0)
 DATES = FRAME.assign(when=pd.date_range("2020-01-01", periods=ROWS))
 WRONG = {
     "no target": ("", FRAME, "which column is the target.*one of age, rooms"),
@@ -268,12 +269,23 @@ def test_large_tables_are_refused_before_they_are_unpacked(tmp_path, monkeypatch
     monkeypatch.setattr("lrjax.tasks.data.MAX_ELEMENTS", 100)
     with pytest.raises(UsageError, match="120 rows x 6 columns are more than 100"):
         task_of(path, "target=y")
-    numbers = FRAME[["age", "rooms"]]
-    monkeypatch.setattr("lrjax.tasks.data.MAX_BYTES", 3000)
-    path = tmp_path / "zeros.npz"
-    np.savez_compressed(path, x=np.zeros((500, 5)), y=np.zeros(len(numbers)))
-    with pytest.raises(UsageError, match="more than 3,000 bytes"):
-        table._npz(path.read_bytes(), "zeros.npz")
+    np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros((50, 5)), y=np.zeros(50))
+    with pytest.raises(UsageError, match="300 rows x 1 columns are more than 100"):
+        task_of(tmp_path / "zeros.npz", "target=y")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": X, "y": X[:9]}, "different numbers of rows"),
+        ({"x": X, "y": np.float32(1)}, "'y' is not a column but one value"),
+        ({"x": X, "y": np.array(["a"] * 20)}, "other things than numbers"),
+    ],
+)
+def test_archives_of_other_things_are_one_line(arrays, said, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UsageError, match=said):
+        task_of(tmp_path / "a.npz", "target=y")
 
 
 @pytest.mark.parametrize("name", ["a.xls", "a", "a.svm.gz"])
