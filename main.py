@@ -60,12 +60,13 @@ except (flags.Error, UnicodeDecodeError) as error:
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "plan", "tune", "select", "report", "methods", "config"],
+    ["train", "plan", "tune", "select", "report", "compact", "methods", "config"],
     "train: train the runs of the config and rank the methods. "
     "plan: estimate runs, blocks, time, memory and disk; trains and writes nothing. "
     "tune: tune the methods, train each with its best hyperparameters, and rank them. "
     "select: find the best method and learning rate for each task. "
     "report: write WORKDIR/report/index.html; needs no config. "
+    "compact: merge the curves of --config.curve_parts in WORKDIR; needs no config. "
     "methods: list the methods and their hyperparameters. "
     "config: list the fields of a config with defaults and meanings; with --config, "
     "show its values.",
@@ -82,12 +83,12 @@ _DATA_DIR = flags.DEFINE_string(
     "Default: $LRJAX_DATA_DIR.",
 )
 _OFFERED = {name: known.trains for name, known in LAUNCHERS.items() if known.trains}
-_LAUNCHER = flags.DEFINE_enum(
+_LAUNCHER = flags.DEFINE_string(
     "launcher",
     "local",
-    list(_OFFERED),
     "Where --mode=train, tune and select train. "
-    + " ".join(f"{name}: {trains}." for name, trains in _OFFERED.items()),
+    + " ".join(f"{name}: {trains}." for name, trains in _OFFERED.items())
+    + " Others are those of installed packages, and import paths (docs/own.md).",
 )
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic",
@@ -126,6 +127,9 @@ def main(argv: list[str]) -> None:
     if _MODE.value == "report":
         cli.report(config, workdir)
         return
+    if _MODE.value == "compact":
+        cli.compact(workdir)
+        return
     if _MULTIHOST.value and _MODE.value != "train":
         raise UsageError(f"--multihost is for --mode=train, not {_MODE.value}")
     if _MULTIHOST.value and _LAUNCHER.value != "local":
@@ -135,6 +139,8 @@ def main(argv: list[str]) -> None:
     if _DETERMINISTIC.value:
         cli.make_deterministic()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    if _LAUNCHER.value not in _OFFERED and _LAUNCHER.value in LAUNCHERS:
+        raise UsageError(f"--launcher={_LAUNCHER.value}: use --multihost")
     launcher = "hosts" if _MULTIHOST.value else _LAUNCHER.value
     cli.run(_MODE.value, launcher, config, workdir, _DATA_DIR.value, overrides)
 

@@ -27,6 +27,7 @@ from lrjax.hpo import tune as tune_lib
 from lrjax.launch import estimate as plan_lib
 from lrjax.launch import experiment, hosts, startup
 from lrjax.methods import METHODS, state_size
+from lrjax.tables import parts
 
 _LONGEST = 400  # characters of an error's message; it may quote a value of any length
 _LARGEST = 2**20  # bytes of a config file
@@ -72,6 +73,7 @@ def run(
         methods = race_lib.named_methods(settings, overrides)
     for line in config_lib.unused_hparams(settings, methods):
         warnings.warn(line, stacklevel=2)
+    launch = launch_lib.find(launcher)
     remote = launch_lib.LAUNCHERS[launcher].remote
     _check_sharding(settings, mode, remote)
     if launcher == "hosts":
@@ -82,7 +84,7 @@ def run(
         workers = settings.cluster.workers if remote else None
         print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
         return
-    launch, figure_paths = launch_lib.find(launcher), []
+    figure_paths = []
     if mode == "select":
         answers = race_lib.run(settings, workdir, data_dir, overrides, launch)
         _print_answers(answers, workdir)
@@ -173,6 +175,19 @@ def _report(config: ConfigDict, workdirs: str) -> str:
     return "\n".join([*lines, f"\nreport: {_named([folder / 'index.html'])}"])
 
 
+def compact(workdir: str) -> None:
+    """Merge the published curves of a working directory into one part.
+
+    Raises:
+      UsageError: if it has no results, another process uses it, or it is damaged.
+    """
+    folder = files.expanded(workdir)
+    if not (folder / results.RUNS).exists():
+        raise UsageError(f"{workdir} holds no results: there is no {results.RUNS}")
+    with results.Tables(folder):  # takes the lock, and publishes what is finished
+        print(parts.compact(folder))
+
+
 def config(config: ConfigDict) -> None:
     """Print every field of a config with its value and meaning."""
     print(config_page.show(config))
@@ -214,7 +229,7 @@ def with_config(argv: list[str]) -> list[str]:
     argv = [_rewritten(arg) for arg in argv]
     words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
     names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}
-    modes = {("mode", "report"), ("mode", "config")}
+    modes = {("mode", mode) for mode in ("report", "compact", "config")}
     if modes.isdisjoint(itertools.pairwise(words)) or "config" in names:
         return argv
     return [argv[0], f"--config={_CONFIGS / 'report.py'}", *argv[1:]]

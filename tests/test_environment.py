@@ -98,7 +98,7 @@ QUICK = {
 def test_streams_stop_no_mode(mode, name, folder, tmp_path):
     redirection, environment, code = STREAMS[name]
     os.symlink(folder / "數據_$1_$2.svm", tmp_path / "數據_$1_$2.svm")
-    target = folder if mode == "report" else tmp_path
+    target = folder if mode in ("report", "compact") else tmp_path
     reader, writer = os.pipe()
     os.close(reader)
     done = start(

@@ -238,7 +238,9 @@ MODES = {
 
 
 def test_every_mode_is_here():
-    assert {*MODES, "methods", "config"} == set(flags.FLAGS["mode"].parser.enum_values)
+    assert {*MODES, "compact", "methods", "config"} == set(
+        flags.FLAGS["mode"].parser.enum_values
+    )
 
 
 def flags_of(miniature, folder):

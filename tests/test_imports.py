@@ -41,7 +41,7 @@ _ROWS = {
     "identity launch methods own protocol reports results tasks",
     "api": "config core hpo launch methods optim own rates reports results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
-    "cli": "common config config_page core hpo launch methods reports results",
+    "cli": "common config config_page core hpo launch methods reports results tables",
 }
 ALLOWED = {
     name: set(known.split()) for names, known in _ROWS.items() for name in names.split()
