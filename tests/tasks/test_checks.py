@@ -233,7 +233,7 @@ def doubtful(**changes):
         ({"more": {"unused": jnp.ones(2)}}, r"no gradient reaches .*\['unused'\]"),
         (
             {"x": 5e4 + np.random.default_rng(0).normal(size=(40, 3)), "scale": 1e-5},
-            r"train\['x'\] are far from 1 \(mean 5e\+04, deviation 0",
+            r"the numbers of train\['x'\] are far from 1 \(mean 5e\+04, deviation 0",
         ),
         ({"labels": np.arange(40) % 2}, "1 class of valid, such as 2, do not occur"),
         (
