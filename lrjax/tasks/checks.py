@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,15 +20,21 @@ from lrjax.core import (
     cut,
     shown,
 )
+from lrjax.tasks import data
 
 # Primitives that draw random numbers; making or splitting a key does not.
 _RANDOM = ("random_bits", "threefry2x32", "rng_bit_generator")
 _ROWS = 64  # largest number of rows that functions are tried on
 _TOLERANCE = 1e-3
+_LOOKED_AT = 4096  # rows of a part that doubts are about
+_FAR = 1e3  # mean and deviation of inputs from which on training may suffer
 
 
 def check_task(task: Task) -> None:
     """Try a task's functions on a few rows and report everything that is wrong.
+
+    Warns of what is only odd: parameters without a gradient, numbers far from 1,
+    classes that training lacks, rows of validation that training has.
 
     Checks the parts (shapes, types, finite numbers, labels), the batch size, `init`,
     `loss` (a finite scalar, gradients, padding, its key) and `evaluate` (sums that add
@@ -47,6 +54,8 @@ def check_task(task: Task) -> None:
         if problems:
             name = cut(str(task.name))
             raise UsageError(f"task '{name}': {'; '.join(problems)}")
+    for doubt in _doubts(task):
+        warnings.warn(f"task '{cut(str(task.name))}': {doubt}", stacklevel=2)
 
 
 def _fields(task: Task) -> Iterator[str]:
@@ -98,9 +107,8 @@ def _parts(task: Task) -> Iterator[str]:
         if "mask" in part:
             yield f"{name}['mask']: batches get this entry by themselves; rename it"
         for key, array in part.items():
-            if (
-                jnp.issubdtype(array.dtype, jnp.inexact)
-                and not jnp.isfinite(jnp.asarray(array)).all()
+            if jnp.issubdtype(array.dtype, jnp.inexact) and not all(
+                jnp.isfinite(piece).all() for piece in data.pieces(array)
             ):
                 yield f"{name}['{key}'] has numbers that are not finite"
         yield from _labels(task, name, part)
@@ -297,6 +305,59 @@ def _evaluate(task: Task) -> Iterator[str]:
             yield "evaluate counts rows with mask 0, which are padding"
     for metric in task.metrics:
         yield from _value(metric, result)
+
+
+def _doubts(task: Task) -> Iterator[str]:
+    """Yield what is odd about a task that works."""
+    params, state = jax.jit(task.init)(_key(0))
+    batch = _batch(task.train, min(task.batch_size, _ROWS))
+    grads = jax.jit(jax.grad(lambda p: task.loss(p, state, _key(1), batch)[0]))(params)
+    still = [
+        jax.tree_util.keystr(path)
+        for path, grad in jax.tree_util.tree_leaves_with_path(grads)
+        if grad.size and not jnp.any(grad)
+    ]
+    if still:
+        yield (
+            f"no gradient reaches the parameters {cut(', '.join(still))} in the first "
+            "batch: does the model use them?"
+        )
+    for name, array in task.train.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            continue
+        values = np.asarray(array[:_LOOKED_AT], float)
+        far = max(abs(values.mean()), values.std())
+        if far > _FAR:
+            yield (
+                f"the numbers of train['{name}'] are far from 1 (mean "
+                f"{values.mean():.3g}, deviation {values.std():.3g}): scaled to mean 0 "
+                "and deviation 1 most models train better"
+            )
+    if task.num_classes and "labels" in task.train and "labels" in task.valid:
+        unseen = np.setdiff1d(task.valid["labels"], task.train["labels"])
+        if len(unseen):
+            yield (
+                f"{counted(len(unseen), 'class', 'classes')} of valid, such as "
+                f"{unseen[0]}, do not occur in train"
+            )
+    if task.valid is not task.train:
+        shared, looked_at = _shared_rows(task)
+        if 2 * shared > looked_at:
+            yield (
+                f"{shared:,} of {looked_at:,} rows of valid are in train, too, so that "
+                "validation does not show how a model does on new rows"
+            )
+
+
+def _shared_rows(task: Task) -> tuple[int, int]:
+    """How many of the first rows of valid are among the first of train, of how many."""
+    rows = []
+    for part in (task.train, task.valid):
+        arrays = [np.asarray(part[name][:_LOOKED_AT]) for name in sorted(part)]
+        columns = [[row.tobytes() for row in array] for array in arrays]
+        rows.append(list(zip(*columns, strict=True)))
+    known = set(rows[0])
+    return sum(row in known for row in rows[1]), len(rows[1])
 
 
 def _counts_itself(task: Task, batch: Batch) -> bool:

@@ -33,6 +33,7 @@ _LONGEST_NOTE = 2**12  # bytes of a file with a checksum
 TIMEOUT = 30.0  # seconds to wait for an answer
 TIME_LIMIT = 1800.0  # seconds for one download
 
+_AT_ONCE = 2**24  # numbers of a large array that are looked at together
 _BLOCK = 2**18  # numbers of an svmlight file that are checked at once
 
 
@@ -452,6 +453,13 @@ def stays_on_host(arrays: Iterable[np.ndarray], stream: bool | None) -> bool:
     return device.platform != "cpu" and size > machine.free_memory(device) / 2
 
 
+def pieces(array: Any) -> Iterator[Any]:
+    """Go through an array's rows, many at a time; it may be larger than memory."""
+    rows = max(_AT_ONCE // max(array[:1].size, 1), 1)
+    for first in range(0, len(array), rows):
+        yield array[first : first + rows]
+
+
 def fingerprint_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     """The sha256 of named arrays, their dtypes and shapes, in hexadecimal."""
     digest = hashlib.sha256()
@@ -460,5 +468,6 @@ def fingerprint_arrays(arrays: Mapping[str, np.ndarray]) -> str:
         # The `str` of bfloat16, int4 and the like is that of raw bytes.
         kind = array.dtype.name if array.dtype.kind == "V" else array.dtype.str
         digest.update(f"{name} {kind} {array.shape}\n".encode())
-        digest.update(array.tobytes())
+        for piece in pieces(array):
+            digest.update(piece.tobytes())
     return digest.hexdigest()

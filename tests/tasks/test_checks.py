@@ -193,3 +193,64 @@ def test_other_things_are_no_tasks():
     with pytest.raises(UsageError, match=r"is not a lrjax.core.Task"):
         check_task({"train": 1})
     assert isinstance(SOUND, Task)
+
+
+# Doubts
+
+
+def doubtful(**changes):
+    """A sound task, changed."""
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(60, 3)).astype(np.float32), draw.integers(3, size=60)
+    parts = {"x": x, "labels": y.astype(np.int32)}
+
+    def evaluate(params, state, batch):
+        logits, mask = batch["x"] @ params["w"] * changes.get("scale", 1), batch["mask"]
+        own = jnp.take_along_axis(
+            jax.nn.log_softmax(logits), batch["labels"][:, None], 1
+        )
+        return {"loss": -own[:, 0] @ mask, "count": mask.sum()}
+
+    def loss(params, state, key, batch):
+        sums = evaluate(params, state, batch)
+        return sums["loss"] / sums["count"], (state, {})
+
+    def init(key):
+        params = {"w": jax.random.normal(key, (3, 3))}
+        return params | changes.get("more", {}), ()
+
+    train, valid = (
+        {k: v[at] for k, v in parts.items()} for at in (slice(40), slice(40, None))
+    )
+    train |= {k: v for k, v in changes.items() if k in train}
+    valid = changes.get("valid", valid)
+    return Task("odd", train, valid, valid, init, loss, evaluate, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"more": {"unused": jnp.ones(2)}}, r"no gradient reaches .*\['unused'\]"),
+        (
+            {"x": 5e4 + np.random.default_rng(0).normal(size=(40, 3)), "scale": 1e-5},
+            r"the numbers of train\['x'\] are far from 1 \(mean 5e\+04, deviation 0",
+        ),
+        ({"labels": np.arange(40) % 2}, "1 class of valid, such as 2, do not occur"),
+        (
+            {"valid": {k: np.array(v[:20]) for k, v in doubtful().train.items()}},
+            "20 of 20 rows of valid are in train, too",
+        ),
+    ],
+)
+def test_what_is_odd_is_a_warning(changes, said):
+    for name, kind in (("x", np.float32), ("labels", np.int32)):
+        if name in changes:
+            changes[name] = changes[name].astype(kind)
+    with pytest.warns(UserWarning, match=f"task 'odd': {said}") as given:
+        check_task(doubtful(**changes))
+    assert len(given) == 1
+    assert given[0].filename == __file__
+
+
+def test_a_sound_task_gives_no_warning():
+    check_task(doubtful())
