@@ -24,10 +24,11 @@ ASKED = (
 # Trains for some seconds, and saves after each segment.
 LONG = ("--config.epochs=20000", "--config.seeds=6", "--config.checkpoint_minutes=0")
 PROGRAM = ("main.py", "--multihost", *ASKED)
-# Prints what this host has set, in saving, of the keys that all hosts share.
+# Saves and restores on each host, and prints what came back, and which of the keys that
+# all hosts share were set meanwhile.
 SAVING = """
 import pathlib, sys
-import jax, numpy as np
+import jax, jax.numpy as jnp, numpy as np
 from orbax.checkpoint._src.futures import signaling_client
 from lrjax.launch import checkpoint, hosts
 hosts.start()
@@ -39,7 +40,19 @@ def noting(self, key, *rest, **named):
     set_key(self, key, *rest, **named)
 client.key_value_set = noting
 home = pathlib.Path(sys.argv[1].partition("=")[2], str(jax.process_index()))
-checkpoint.save(home / "block", 1, {"a": np.arange(5.0)}, {})
+own = 1.0 + jax.process_index()
+state = {"a": np.arange(5.0) * own, "b": jnp.full(3, own, jnp.bfloat16),
+         "key": jax.random.key(7), "none": jnp.zeros((0, 2)), "n": 3}
+for step in range(1, 4):
+    checkpoint.save(home / "block", step, state, {"seconds": own})
+step, found, facts = checkpoint.restore(home / "block", state)
+assert (step, facts) == (3, {"seconds": own}), (step, facts)
+for tree in (state, found):
+    tree["key"] = jax.random.key_data(tree["key"])
+for name in state:
+    wanted, got = (np.asarray(tree[name]) for tree in (state, found))
+    assert wanted.dtype == got.dtype, (name, wanted, got)
+    assert np.array_equal(wanted, got), (name, wanted, got)
 print("set:", *keys, file=sys.stderr)
 """
 

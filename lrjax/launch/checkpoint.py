@@ -43,6 +43,7 @@ R = TypeVar("R")
 
 FOLDER, PARAMS = "checkpoints", "params"  # below the working directory
 _MANIFEST, _STATE = "manifest.json", "state"
+_ARRAYS = "arrays.npz"  # the state, as one of several hosts writes it
 _LARGEST_MANIFEST = 2**30  # bytes
 _KEPT = 2  # checkpoints per block: the newest may turn out damaged
 _SPARED = 2**20  # bytes of a disk that are left to the tables
@@ -87,11 +88,8 @@ def save(folder: Path, step: int, state: PyTree, facts: Mapping[str, float]) -> 
         leaves = [_described(path, leaf) for path, leaf in paths_and_leaves]
         plain = _numbered([_to_plain(leaf) for _, leaf in paths_and_leaves])
         _check_room(target, sum(x.nbytes for x in plain.values()))
-        if jax.process_count() > 1:  # Orbax refuses arrays that only one host has
-            plain = jax.device_get(plain)
-        if plain:  # it refuses an empty tree
-            with _checkpointer() as checkpointer:
-                checkpointer.save(target / _STATE, plain)
+        if plain:
+            _write(target / _STATE, plain)
         content = {
             "block": folder.name,
             "step": step,
@@ -306,13 +304,37 @@ def _impl(key: Any) -> Any:
     return implementations[0]
 
 
+def _write(path: Path, plain: Mapping[str, Any]) -> None:
+    """Write arrays by Orbax; with several hosts as one .npz file.
+
+    Orbax refuses device arrays that only one host has, and writes NumPy arrays on host
+    0 alone, while each host saves its own blocks.
+    """
+    if jax.process_count() == 1:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path, dict(plain))
+        return
+    files.make_folder(path, below=path.parent)
+    with files.replacing(path / _ARRAYS) as file:
+        np.savez(file, **jax.device_get(dict(plain)))
+
+
 def _read(path: Path, like: PyTree) -> PyTree:
     """Read the tree that was saved at a path."""
     leaves, structure = jax.tree.flatten(like)
     plain_like = [_plain_like(leaf) for leaf in leaves]
     numbered = _numbered(plain_like)
     saved: dict[str, Any] = {}
-    if numbered:
+    if (path / _ARRAYS).exists():
+        with (
+            files.open_own(path / _ARRAYS) as file,
+            np.load(file, allow_pickle=False) as archive,
+        ):
+            # NumPy's format has no name for bfloat16, whose bytes come back.
+            saved = {
+                name: archive[name].view(leaf.dtype) for name, leaf in numbered.items()
+            }
+    elif numbered:
         with _checkpointer() as checkpointer:
             saved = checkpointer.restore(path, _restore_request(numbered))
     plain = [
@@ -323,19 +345,14 @@ def _read(path: Path, like: PyTree) -> PyTree:
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    """Orbax's checkpointer; with several hosts each saves its own blocks."""
+    """Orbax's checkpointer; with several hosts each restores by itself."""
     if jax.process_count() == 1:
         return ocp.StandardCheckpointer()
     own = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host{own}"
     )
-    # Threads that make directories signal each other by keys that all hosts share and
-    # that count a host's saves: hosts that save at once would remove each other's.
-    directly = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-    return ocp.StandardCheckpointer(
-        async_options=directly, multiprocessing_options=options
-    )
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
 
 
 def _restore_request(like: PyTree) -> PyTree:
