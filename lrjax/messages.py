@@ -14,7 +14,13 @@ _NEAR = 0.55  # least similarity of a name that is suggested; 1 is equality
 
 
 class UsageError(ValueError):
-    """A mistake of the user's; the message is one line that says what and where."""
+    """A mistake of the user's; the message is one line that says what and where.
+
+    Characters of names that would break the line or control a terminal are escaped.
+    """
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(str(message)))
 
 
 class Interrupted(Exception):  # noqa: N818 -- requested, so not an error

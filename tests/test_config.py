@@ -290,7 +290,14 @@ def test_any_value_of_any_field_is_taken_or_refused_in_one_line(field):
 
 # name -> fields, and valid values beside which odd ones are drawn
 GROUPS = {
-    "lengths": ["epochs", "steps", "batch_size", "eval_every", "micro_batches"],
+    "lengths": [
+        "curve_parts",
+        "epochs",
+        "steps",
+        "batch_size",
+        "eval_every",
+        "micro_batches",
+    ],
     "names": ["tasks", "methods", "protocol", "precision", "shard"],
     "flags": ["remat", "stream", "save_params", "skip_missing", "label_smoothing"],
     "seeds": ["seeds", "tune.seeds", "select.seeds", "checkpoint_minutes"],
@@ -328,35 +335,25 @@ anything = st.one_of(
 
 def test_every_field_is_in_a_group():
     grouped = {name for names in GROUPS.values() for name in names}
-    assert set(FIELDS) - grouped == {
-        "hparams",
-        "grid",
-        "tune",
-        "report",
-    }  # whole blocks
+    assert set(FIELDS) - grouped == {"hparams", "grid", "tune", "report"}
 
 
-def try_config(values):
-    """Set fields as config files do; whether the config is accepted."""
+def refusal(values):
+    """What is said of fields set as by a config file; '' if they are accepted."""
     config = quickstart.get_config()
     config.methods = ("adam", "learned", "greedy_lr", "cawr")
-    try:
-        for field, value in values.items():
-            *path, last = field.split(".")
-            part = functools.reduce(lambda part, step: part[step], path, config)
+    for field, value in values.items():
+        *path, last = field.split(".")
+        part = functools.reduce(lambda part, step: part[step], path, config)
+        try:
             part[last] = value
-    except (TypeError, ValueError, KeyError):  # of ml_collections, which cli explains
-        return False
+        except (TypeError, ValueError, KeyError, OverflowError):  # of ml_collections
+            return "a value of another type"
     try:
         config_lib.check(config)
-    except UsageError as refused:
-        error = refused
-    else:
-        return True
-    assert error.__class__ is UsageError
-    assert str(error).isprintable()
-    assert len(str(error)) < 400
-    return False
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 def check_group(group, cases):
@@ -370,11 +367,15 @@ def check_group(group, cases):
     )
     @given(st.dictionaries(st.sampled_from(GROUPS[group]), anything, max_size=3))
     def each(values):
-        counts[try_config(values)] += 1
+        said = refusal(values)
+        assert said.isprintable()
+        assert len(said) < 400
+        counts[not said] += 1
 
     each()
     assert counts[True] + counts[False] >= cases
-    assert min(counts[True], counts[False]) > cases / 100, counts
+    assert counts[True]
+    assert counts[False]
 
 
 @pytest.mark.parametrize("group", GROUPS)
