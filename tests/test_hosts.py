@@ -176,7 +176,7 @@ def test_hosts_that_save_at_once_share_no_keys(tmp_path):
     assert codes == [0, 0], said
     for text in said:
         assert "set:" in text.splitlines()
-    assert len(list(tmp_path.glob("*/block/1/manifest.json"))) == 2
+    assert len(list(tmp_path.glob("*/block/3/manifest.json"))) == 2
 
 
 @pytest.mark.slow
