@@ -63,7 +63,9 @@ def method_of(
         if parameter.name == _HORIZON:
             continue
         if parameter.default is parameter.empty:
-            raise UsageError(f"{where}: {parameter.name} needs a default")
+            raise UsageError(
+                f"{where} is not a method: its parameter {parameter.name} needs a default"
+            )
         defaults[parameter.name] = plain(parameter.default)
     ranges = {k: _range(where, k, v, defaults) for k, v in (space or {}).items()}
     takes_horizon = _HORIZON in parameters

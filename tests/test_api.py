@@ -179,7 +179,7 @@ BAD = {
     "a misspelt method": (lambda: lrjax.compare(NAMED, "adm"), "did you mean 'adam'"),
     "no defaults": (
         lambda: lrjax.compare(NAMED, lambda learning_rate: None),
-        "learning_rate needs a default",
+        "its parameter learning_rate needs a default",
     ),
     "a broken function": (
         lambda: lrjax.compare(NAMED, lambda learning_rate=1.0: None, **SHORT),
