@@ -64,7 +64,8 @@ def method_of(
             continue
         if parameter.default is parameter.empty:
             raise UsageError(
-                f"{where} is not a method: its parameter {parameter.name} needs a default"
+                f"{where} is not a method: its parameter {parameter.name} needs a "
+                "default"
             )
         defaults[parameter.name] = plain(parameter.default)
     ranges = {k: _range(where, k, v, defaults) for k, v in (space or {}).items()}
