@@ -38,6 +38,19 @@ def test_the_blocks_run(tmp_path, monkeypatch):
     assert sum(task is not None for task in made) > 10
 
 
+@pytest.mark.slow  # trains some hundred runs
+def test_the_blocks_on_python_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "own.md").read_text()
+    names = {"__name__": "page"}
+    with jax.numpy_dtype_promotion("standard"):
+        for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+            exec(compile(block, "own.md", "exec"), names)
+    assert (tmp_path / "report" / "index.html").exists()
+    assert (tmp_path / "rates.png").exists()
+    assert names["found"].rate > 0
+
+
 def test_the_page_names_all_there_is():
     for name in (*losses.NAMED, *table.ENDINGS[2:]):
         assert name.strip(".") in PAGE.replace("Parquet", "parquet").replace(
