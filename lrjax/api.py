@@ -29,6 +29,7 @@ from lrjax import launch as launch_lib
 from lrjax import methods as methods_lib
 from lrjax import optim, own, results, tasks
 from lrjax import reports as reports_lib
+from lrjax.common import files
 from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, cut, shown
 from lrjax.hpo import tune as tune_lib
@@ -83,7 +84,7 @@ class Results:
         """
         if folder is None:
             folder = "report" if self._kept else self.workdir / "report"
-        folder = Path(folder).expanduser()
+        folder = files.expanded(folder)
         reports_lib.write([self.workdir], folder, reports_lib.Options())
         return folder / "index.html"
 
@@ -492,7 +493,7 @@ def _folder(workdir: str | os.PathLike[str] | None) -> Iterator[tuple[Path, Any]
         kept = _Temporary()
         yield kept.path, kept
     elif isinstance(workdir, str | os.PathLike):
-        yield Path(workdir).expanduser(), None
+        yield files.expanded(workdir), None
     else:
         raise UsageError(f"workdir must be a path, not {shown(workdir)}")
 
