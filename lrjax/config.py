@@ -660,9 +660,8 @@ def _range(name: str, value: Any, precision: str) -> Range:
 
 def _check_tuned(name: str, methods: tuple[str, ...]) -> None:
     """Refuse to tune a hyperparameter that no method has, or that is not a number."""
-    defaults = [
-        METHODS[m].defaults[name] for m in methods if name in METHODS[m].defaults
-    ]
+    chosen = [methods_lib.find(method).defaults for method in methods]
+    defaults = [values[name] for values in chosen if name in values]
     if not defaults:
         raise UsageError(
             f"tune.space.{name}: none of the methods {', '.join(methods)} has "

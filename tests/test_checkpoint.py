@@ -287,12 +287,12 @@ def test_killed_anywhere_it_resumes_to_the_same_numbers(
     calls = [0]
     append = results.Tables.append
 
-    def dying(self, name, rows):
+    def dying(self, name, rows, *block):
         calls[0] += name == where
         if name != where or calls[0] != when:
-            return append(self, name, rows)
+            return append(self, name, rows, *block)
         rows = list(rows)
-        append(self, name, rows[:1])
+        append(self, name, rows[:1], *block)
         with open(self.workdir / name, "ab") as file:
             file.write(results.line(rows[-1]).encode()[:-5])  # torn
         raise Killed
@@ -331,8 +331,8 @@ def test_a_signal_ends_training_with_a_checkpoint(tmp_path, monkeypatch, uninter
     one_round_per_segment(monkeypatch)
     append, calls = results.Tables.append, [0]
 
-    def signalling(self, name, rows):
-        append(self, name, rows)
+    def signalling(self, name, rows, *block):
+        append(self, name, rows, *block)
         calls[0] += name == results.CURVES
         if calls[0] == 4 and name == results.CURVES:
             os.kill(os.getpid(), signal.SIGTERM)

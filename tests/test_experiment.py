@@ -258,12 +258,12 @@ def test_a_run_that_was_cut_short_is_completed(finished, tmp_path, monkeypatch):
 
     append, calls = results.Tables.append, []
 
-    def die_at_the_second_block(tables, name, rows):
+    def die_at_the_second_block(tables, name, rows, *block):
         if name == results.RUNS:
             calls.append(rows)
         if len(calls) == 2:
             raise Killed
-        append(tables, name, rows)
+        append(tables, name, rows, *block)
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         patch.setattr(results.Tables, "append", die_at_the_second_block)

@@ -264,9 +264,8 @@ BESIDE = {
     "lrjax/tasks/table.py": {
         "data.read_bytes": "reads by files.open_given",
         "pd.read_csv": _OPENED,
-        "zipfile.ZipFile": _OPENED,
-        "np.load": _OPENED,
     },
+    "lrjax/launch/checkpoint.py": {"np.load": _OPENED, "np.savez": _OPENED},
     "lrjax/tasks/image_data.py": {
         "data.read_bytes": "reads by files.open_given",
         "Image.open": _OPENED,

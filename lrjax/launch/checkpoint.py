@@ -308,9 +308,10 @@ def _write(path: Path, plain: Mapping[str, Any]) -> None:
     """Write arrays by Orbax; with several hosts as one .npz file.
 
     Orbax refuses device arrays that only one host has, and writes NumPy arrays on host
-    0 alone, while each host saves its own blocks.
+    0 alone, while each host saves its own blocks. Nor can it write below a folder whose
+    name is not UTF-8.
     """
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 and str(path).isprintable():
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, dict(plain))
         return

@@ -78,7 +78,7 @@ class Appearance(NamedTuple):
 
 def _choose(method: str, variant: int) -> Appearance:
     """The appearance of a method, or another one of the same colour."""
-    number = zlib.crc32(method.encode())
+    number = zlib.crc32(method.encode("utf-8", "surrogatepass"))
     anywhere = (number % len(COLOURS), number // len(COLOURS) % len(STYLES))
     colour, turn = _PLACES.get(method, anywhere)
     style = (colour + turn + variant + variant // len(SIGNS)) % len(STYLES)

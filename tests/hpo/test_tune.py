@@ -1,6 +1,7 @@
 """Tuning as a whole: continuing changes no bit, a cut tuning goes on, right rows."""
 
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -129,7 +130,7 @@ def test_the_width_of_blocks_depends_on_no_trial_that_is_known(tmp_path, monkeyp
     assert widths == [4, 1]  # eight trials, then two
     cut(tmp_path / "whole", tmp_path / "cut", 7)
     tune.run(settings, tmp_path / "cut")
-    assert widths[2:] == widths[:2]
+    assert [width for width, _ in itertools.groupby(widths[2:])] == widths[:2]
     assert same(tmp_path / "cut", tmp_path / "whole")
 
 
