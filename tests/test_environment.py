@@ -136,6 +136,14 @@ def test_messages_go_on_without_stderr_in_python(folder, tmp_path):
 REST = [kind for kind in STOPPING if kind != signal.SIGHUP]  # tested elsewhere, too
 
 
+# Runs a command with a signal that whoever started the tests may have ignored.
+HEEDING = """
+import os, signal, sys
+signal.signal(int(sys.argv[1]), signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def has_checkpoint(folder):
     """Whether a checkpoint is whole; folders may vanish meanwhile."""
     found = (name for _, _, names in os.walk(folder) for name in names)
@@ -152,18 +160,23 @@ def test_a_signal_in_training_leaves_a_checkpoint_and_its_code(kind, folder, tmp
     os.symlink(folder / "數據_$1_$2.svm", place / "數據_$1_$2.svm")
     flags = ("--config.epochs=3000000", "--config.checkpoint_minutes=0")
     process = subprocess.Popen(
-        command("train", place, *flags),
+        [
+            sys.executable,
+            "-c",
+            HEEDING,
+            str(int(kind)),
+            *command("train", place, *flags),
+        ],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        preexec_fn=lambda: signal.signal(kind, signal.SIG_DFL),  # some are ignored
     )
     try:
         while process.poll() is None and not has_checkpoint(place):
             time.sleep(0.05)
         process.send_signal(kind)
-        said = process.communicate()[1].decode(errors="replace")
+        said = process.communicate(timeout=120)[1].decode(errors="replace")
     finally:
         process.kill()
     assert process.wait() == 128 + kind, said

@@ -386,7 +386,9 @@ def render(figure: Any, name: str, kinds: Sequence[str]) -> dict[str, bytes]:
 
     for text in figure.findobj(Text):
         text.set_text(printable(text.get_text()))
-    figure.draw_without_rendering()
+    with warnings.catch_warnings():  # names can be too long for any layout
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out above, not again for each format
     contents = {}
     for kind in kinds:
