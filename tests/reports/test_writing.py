@@ -306,7 +306,7 @@ def test_a_name_is_a_name_in_every_file(expected, tmp_path):
     usual = Tags((expected[0].parent / "out" / "index.html").read_text())
     found = Tags(text)
     assert found.names <= usual.names | {"title"}
-    assert found.attributes <= usual.attributes
+    assert found.attributes <= usual.attributes | {"tabindex"}  # of wide tables
     for path in (tmp_path / "report").rglob("*.svg"):
         ElementTree.parse(path)
     for path in (tmp_path / "report").rglob("*.tex"):
