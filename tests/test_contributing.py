@@ -234,7 +234,7 @@ TOYS = {
         "lrjax/launch/toy.py": LAUNCHER,
         "lrjax/launch/__init__.py": (
             Edit(
-                r"^LAUNCHERS = \{",
+                r"^LAUNCHERS: .* = \{",
                 '    "toy": Registered("lrjax.launch.toy", "a toy"),\n',
             ),
         ),
@@ -242,7 +242,7 @@ TOYS = {
     "analysis": {
         "lrjax/reports/analyses.py": (
             Edit(r"^ANALYSES: ", ANALYSIS, before=True),
-            Edit(r"^ANALYSES: .* = \(", "    _toy,\n"),
+            Edit(r"^ANALYSES: .* = \[", "    _toy,\n"),
         ),
         "docs/report.md": (
             Edit(r"^\| part .*\n\|-.*", "| Toys at play | How many entries play |\n"),
