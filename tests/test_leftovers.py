@@ -13,6 +13,7 @@ from lrjax import config as config_lib
 from lrjax import results
 from lrjax.core import UsageError
 from lrjax.launch import dask_client, experiment, leftovers, local
+from lrjax.tables import reader
 
 KINDS = (leftovers.PARTS, leftovers.HOSTS)
 
@@ -204,7 +205,7 @@ def test_pieces_are_whole_lines(tmp_path_factory, lines, size):
     path = tmp_path_factory.getbasetemp() / "lines"
     whole = b"".join(line + b"\n" for line in lines)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leftovers, "_PIECE", size)
+        patch.setattr(reader, "PIECE", size)
         for end in (b"", b"rest"):
             path.write_bytes(whole + end)
             pieces = list(leftovers.lines(path))

@@ -233,7 +233,7 @@ def test_a_scan_finds_what_reading_all_rows_finds(
         if row["run_id"] not in finished:
             wanted.setdefault(row["run_id"], set()).add(row["step"])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(scan, "_PIECE", piece)
+        patched.setattr(reader, "PIECE", piece)
         assert scan.unfinished(path, finished) == (wanted, len(text))
 
 

@@ -19,10 +19,9 @@ from lrjax import results
 from lrjax.common import files
 from lrjax.core import UsageError
 from lrjax.launch import checkpoint
-from lrjax.tables import parts
+from lrjax.tables import parts, reader
 
 PARTS, HOSTS = "parts", "hosts"
-_PIECE = 2**20  # bytes of a table that are read at once
 
 
 def take_over(tables: results.Tables, kinds: Sequence[str] = (PARTS, HOSTS)) -> None:
@@ -73,28 +72,14 @@ def folders(workdir: Path, kind: str) -> list[Path]:
 
 
 def lines(path: Path, start: int = 0) -> Iterator[bytes]:
-    """Read a table as pieces of whole lines, of about a MiB; none if it is missing.
+    """Read a table as `reader.pieces`; nothing if it is missing.
 
     Args:
       path: the table's file.
       start: where a line begins, in bytes.
     """
-    try:
-        file = files.open_own(path)
-    except FileNotFoundError:
-        return
-    with file:
-        file.seek(start)
-        rest = b""
-        while read := file.read(_PIECE):
-            whole, newline, tail = read.rpartition(b"\n")
-            if newline:
-                yield rest + whole + newline
-                rest = tail
-            else:
-                rest += read
-        if rest:
-            yield rest
+    with contextlib.suppress(FileNotFoundError):
+        yield from reader.pieces(path, start)
 
 
 def append(tables: results.Tables, table: str, piece: bytes, block: str = "") -> None:

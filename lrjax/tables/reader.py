@@ -24,6 +24,7 @@ from lrjax.core import UsageError, counted, shown
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 RACES = "races.jsonl"
+PIECE = 2**20  # bytes read at once; more does not fit in a core's cache
 # Columns whose values identify a row of a table.
 KEYS = {
     RUNS: ("run_id",),
@@ -119,6 +120,30 @@ def whole_lines(path: Path) -> bytes:
     if whole == len(text):
         return text
     return text[:whole] + last_line(path, text[whole:])
+
+
+def pieces(path: Path, start: int = 0) -> Iterator[bytes]:
+    """Read a table as pieces of whole lines; the last one may lack its newline.
+
+    Args:
+      path: the table.
+      start: where a line begins, in bytes.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    with files.open_own(path) as file:
+        file.seek(start)
+        rest = b""
+        while read := file.read(PIECE):
+            whole, newline, tail = read.rpartition(b"\n")
+            if newline:
+                yield rest + whole + newline
+                rest = tail
+            else:
+                rest += read
+        if rest:
+            yield rest
 
 
 def last_line(path: Path, text: bytes) -> bytes:

@@ -17,7 +17,6 @@ from lrjax.common import files
 from lrjax.core import UsageError
 from lrjax.tables import reader
 
-_PIECE = 2**20  # bytes read at once; more does not fit in a core's cache
 _START = b'{"run_id": "'  # of each line of curves.jsonl, as `results.line` writes it
 _REACH = 29  # bytes of a line that hold this, a run_id and a quotation mark
 
@@ -69,21 +68,14 @@ def _pieces(path: Path) -> Iterator[tuple[bytes, np.ndarray]]:
     Like `reader.whole_lines`, drops a torn last line with a warning.
     """
     try:
-        with files.open_own(path) as file:
-            rest = b""
-            while read := file.read(_PIECE):
-                text = rest + read
-                ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
-                if not len(ends):
-                    rest = text
-                    continue
-                whole = int(ends[-1]) + 1
-                yield text[:whole], np.concatenate([[0], ends[:-1] + 1])
-                rest = text[whole:]
+        for lines in reader.pieces(path):
+            if not lines.endswith(b"\n"):
+                lines = reader.last_line(path, lines)
+            ends = np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n"))
+            if len(ends):
+                yield lines, np.concatenate([[0], ends[:-1] + 1])
     except OSError as error:
         raise UsageError(f"cannot read {path}: {files.words(error)}") from error
-    if rest and (last := reader.last_line(path, rest)):
-        yield last, np.zeros(1, int)
 
 
 def _mixtures(run_ids: Collection[str]) -> np.ndarray:
