@@ -197,7 +197,7 @@ class TorchProcesses:
             process.wait()
 
     def run(self, runs: int) -> None:
-        """Train so many runs in each process, at once."""
+        """Train a number of runs in each process, all processes at the same time."""
         for process in self._processes:
             process.stdin.write(f"{runs}\n")  # pyright: ignore
             process.stdin.flush()  # pyright: ignore

@@ -27,7 +27,7 @@ import pandas as pd
 from lrjax import config as config_lib
 from lrjax import launch as launch_lib
 from lrjax import methods as methods_lib
-from lrjax import optim, own, results, tasks
+from lrjax import optim, own, plugins, results, tasks
 from lrjax import reports as reports_lib
 from lrjax.common import files
 from lrjax.config import Settings
@@ -401,18 +401,18 @@ def _known(
             if remote:
                 raise _not_sent("task", each.name, launcher)
             factory = tasks.factory_of(each.name, each)
-            _refuse_shipped("task", each.name, tasks.SHIPPED)
+            plugins.check_free("task", each.name, tasks.SHIPPED)
             stack.enter_context(_registered(tasks.TASKS, each.name, factory))
             names.append(each.name)
         chosen = []
-        for method in _methods(methods):
+        for method in own.methods_of(methods):
             if isinstance(method, str):
                 chosen.append(methods_lib.find(method).name)
                 continue
             if methods_lib.METHODS.get(method.name) is not method:
                 if remote:
                     raise _not_sent("method", method.name, launcher)
-                _refuse_shipped("method", method.name, methods_lib.SHIPPED)
+                plugins.check_free("method", method.name, methods_lib.SHIPPED)
                 methods_lib.own_options(method)  # tries a step
                 stack.enter_context(
                     _registered(methods_lib.METHODS, method.name, method)
@@ -421,48 +421,12 @@ def _known(
         yield tuple(names), tuple(chosen)
 
 
-def _methods(given: Any) -> list[str | Method]:
-    """Return the methods that were given: names, methods, functions, or one of these.
-
-    Raises:
-      UsageError: if something else is among them, or one comes twice.
-    """
-    # A transformation of Optax is a named tuple, so it would pass for a sequence.
-    single = isinstance(given, str | Method) or hasattr(given, "_fields")
-    if single or callable(given) or not isinstance(given, Iterable):
-        given = [given]
-    chosen: list[str | Method] = []
-    for method in given:
-        if callable(method) and not isinstance(method, Method):
-            method = own.method_of(method)
-        if not isinstance(method, str | Method):
-            raise UsageError(
-                f"{shown(method)} is not a method: give a name (--mode=methods lists "
-                "them), a lrjax.core.Method, or a function of hyperparameters that "
-                "returns a transformation of Optax"
-            )
-        chosen.append(method)
-    names = [method if isinstance(method, str) else method.name for method in chosen]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"method '{cut(name)}' comes twice")
-    if not names:
-        raise UsageError("methods is empty: name at least one")
-    return chosen
-
-
 def _not_sent(kind: str, name: str, launcher: str) -> UsageError:
     """The error for an object that workers of a cluster cannot find."""
     return UsageError(
         f"launcher='{launcher}': workers do not have the {kind} '{cut(name)}': put it "
         "into a module that they can import, and name it 'module:name'"
     )
-
-
-def _refuse_shipped(kind: str, name: str, shipped: Iterable[str]) -> None:
-    """Refuse an own part with a name of lrjax's own."""
-    if name in shipped:
-        raise UsageError(f"{kind} '{cut(name)}' is lrjax's own: choose another name")
 
 
 @contextlib.contextmanager

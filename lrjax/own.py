@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lrjax.core import Method, Range, Space, UsageError, cut, shown, unknown
@@ -84,6 +84,40 @@ def method_of(
         horizon_bound=lambda hparams: takes_horizon,
         **fields,
     )
+
+
+def methods_of(given: Any, where: str = "") -> list[str | Method]:
+    """Return the methods that were given: names, methods, functions, or one of these.
+
+    Args:
+      given: what a user gave.
+      where: start of messages.
+
+    Raises:
+      UsageError: if something else is among them, one comes twice, or there is none.
+    """
+    # A transformation of Optax is a named tuple, so it would pass for a sequence.
+    single = isinstance(given, str | Method) or hasattr(given, "_fields")
+    if single or callable(given) or not isinstance(given, Iterable):
+        given = [given]
+    chosen: list[str | Method] = []
+    for method in given:
+        if callable(method) and not isinstance(method, Method):
+            method = method_of(method)
+        if not isinstance(method, str | Method):
+            raise UsageError(
+                f"{where}{shown(method)} is not a method: give a name (--mode=methods "
+                "lists them), a lrjax.core.Method, or a function of hyperparameters "
+                "that returns a transformation of Optax"
+            )
+        chosen.append(method)
+    names = [method if isinstance(method, str) else method.name for method in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{where}method '{cut(name)}' comes twice")
+    if not names:
+        raise UsageError(f"{where}methods is empty: name at least one")
+    return chosen
 
 
 def _range(where: str, name: str, value: Any, defaults: Mapping[str, Any]) -> Range:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lrjax.messages import UsageError, cut, printable, shown, unknown
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 # kind of part -> group of entry points
 GROUPS = {
@@ -41,8 +43,10 @@ def is_path(name: str) -> bool:
 
 
 @functools.cache
-def offered(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+def offered(kind: str) -> dict[str, EntryPoint]:
     """Find the entry points of installed packages, by name; nothing is imported."""
+    import importlib.metadata  # which --help need not wait for
+
     points = importlib.metadata.entry_points(group=GROUPS[kind])
     return {point.name: point for point in points}
 
@@ -97,9 +101,18 @@ def register(
     """
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise UsageError(f"{kind}: its name must be a line of text, not {shown(name)}")
+    check_free(kind, name, shipped)
+    known[name] = part
+
+
+def check_free(kind: str, name: str, shipped: Iterable[str]) -> None:
+    """Refuse a name of one of lrjax's own parts for a part of a user.
+
+    Raises:
+      UsageError: if the name is among `shipped`.
+    """
     if name in shipped:
         raise UsageError(f"{kind} '{cut(name)}' is lrjax's own: choose another name")
-    known[name] = part
 
 
 def _at(path: str) -> Any:

@@ -38,9 +38,9 @@ _ROWS = {
     "reports": "analysis common console core identity plugins rates results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.tuners hyperparameters "
-    "identity launch methods own protocol reports results tasks",
-    "api": "common config core hpo launch methods optim own rates reports results "
-    "tasks",
+    "identity launch methods own plugins protocol reports results tasks",
+    "api": "common config core hpo launch methods optim own plugins rates reports "
+    "results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "cli": "common config config_page core hpo launch methods reports results tables",
 }

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from lrjax import config as config_lib
-from lrjax import console, own, protocol, tasks
+from lrjax import console, own, plugins, protocol, tasks
 from lrjax import methods as methods_lib
 from lrjax.common import files, numerics
 from lrjax.config import Settings
@@ -111,30 +111,10 @@ def _chosen(methods: Any) -> list[Method]:
     """
     if methods is None:
         return list(methods_lib.METHODS.values())
-    # A transformation of Optax is a named tuple, so it would pass for a sequence.
-    single = isinstance(methods, str | Method) or hasattr(methods, "_fields")
-    if single or callable(methods) or not isinstance(methods, Iterable):
-        methods = [methods]
-    chosen = []
-    for method in methods:
-        if callable(method) and not isinstance(method, Method):
-            method = own.method_of(method)
-        if not isinstance(method, str | Method):
-            raise UsageError(
-                f"select: {_brief(method)} is not a method: give its name "
-                "(--mode=methods lists them) or a lrjax.core.Method, which can be made "
-                "from any transformation of Optax"
-            )
-        chosen.append(
-            _checked(method) if isinstance(method, Method) else methods_lib.find(method)
-        )
-    if not chosen:
-        raise UsageError("select: methods is empty: name at least one, or give None")
-    names = [method.name for method in chosen]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"select: method '{name}' comes twice")
-    return chosen
+    return [
+        _checked(method) if isinstance(method, Method) else methods_lib.find(method)
+        for method in own.methods_of(methods, "select: ")
+    ]
 
 
 def _checked(method: Method) -> Method:
@@ -145,10 +125,7 @@ def _checked(method: Method) -> Method:
     """
     if methods_lib.METHODS.get(method.name) is method:
         return method
-    if method.name in methods_lib.SHIPPED:
-        raise UsageError(
-            f"select: method '{method.name}' is lrjax's own: choose another name"
-        )
+    plugins.check_free("select: method", method.name, methods_lib.SHIPPED)
     try:
         built = method.build(100, **method.defaults)
     except Exception as error:  # the user's code may raise anything
