@@ -564,7 +564,7 @@ def check_names(config: config_dict.ConfigDict) -> None:
     Raises:
       UsageError: names the first field that is unknown or missing.
     """
-    given, known = dict(fields.leaves(config)), _known(frozenset(METHODS))
+    given, known = dict(fields.leaves(config)), _known()
     for name in given:
         if name not in known:
             raise unknown("config field", name, known)
@@ -579,7 +579,7 @@ def unknown_field(names: Iterable[str]) -> UsageError | None:
     Args:
       names: names of fields with dots, such as 'grid.learning_rate'.
     """
-    known = _known(frozenset(METHODS))
+    known = _known()
     for name in names:
         if name not in known and not any(k.startswith(f"{name}.") for k in known):
             return unknown("config field", name, known)
@@ -621,10 +621,8 @@ def unused_hparams(settings: Settings, methods: Iterable[str]) -> list[str]:
     ]
 
 
-@functools.cache
-def _known(methods: frozenset[str]) -> list[str]:
-    """Return the names of all fields of a config, cached per set of methods."""
-    del methods
+def _known() -> list[str]:
+    """Return the names of all fields of a config, with those of registered methods."""
     return [name for name, _ in fields.leaves(base())]
 
 

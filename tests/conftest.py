@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+import pytest
+
 
 def pytest_configure(config):
     """Point lrjax and JAX to a new cache, and make both refuse mixed types."""
@@ -35,3 +37,20 @@ def _be_strict():
 
     numerics.SETTINGS["jax_numpy_dtype_promotion"] = "strict"
     jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def registries():
+    """Registries of parts, which forget at the end what a test registered."""
+    from lrjax import core, launch, methods, tasks
+    from lrjax.hpo import tuners
+    from lrjax.reports import analyses
+
+    known = (methods.METHODS, tasks.TASKS, core.METRICS, tuners.PLAIN)
+    kept = [(registry, dict(registry)) for registry in (*known, launch.LAUNCHERS)]
+    sections = list(analyses.ANALYSES)
+    yield
+    for registry, before in kept:
+        registry.clear()
+        registry.update(before)
+    analyses.ANALYSES[:] = sections

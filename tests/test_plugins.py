@@ -1,6 +1,7 @@
 """Parts of one's own, by import path, entry point and decorator, in every mode."""
 
 import importlib.metadata
+import inspect
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lrjax
-from lrjax import launch, methods, plugins, tasks
+from lrjax import config, launch, methods, plugins, tasks
 from lrjax.core import METRICS, Metric, UsageError, find_metric
 from lrjax.hpo import tuners
 from lrjax.reports import analyses
@@ -58,17 +59,13 @@ KINDS = {
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
+def module(tmp_path, monkeypatch, registries):
     """A module in the current directory; what it registers is forgotten."""
     name = f"own_parts_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    kept = [(registry, dict(registry)) for registry, *_ in KINDS.values()]
     yield name
-    for registry, before in kept:
-        registry.clear()
-        registry.update(before)
     sys.modules.pop(name, None)
 
 
@@ -165,6 +162,21 @@ def test_decorators_register_and_replace_ones_own_but_not_shipped_parts(module):
     ):
         with pytest.raises(UsageError, match="lrjax's own"):
             register()
+
+
+def test_a_method_defined_anew_has_the_hyperparameters_of_its_new_form(registries):
+    for default in ({"momentum": 0.9}, {"b1": 0.9}, {}):
+
+        def own(learning_rate=0.1, **kept):
+            raise NotImplementedError
+
+        named = inspect.signature(own).parameters["learning_rate"]
+        more = [named.replace(name=k, default=v) for k, v in default.items()]
+        own.__signature__ = inspect.Signature([named, *more])
+        lrjax.register_method("own_anew")(own)
+        made = config.base()
+        assert set(made.hparams.own_anew) == {"learning_rate", *default}
+        config.check_names(made)
 
 
 @pytest.mark.parametrize(

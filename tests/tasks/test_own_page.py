@@ -25,7 +25,7 @@ def runs_here(block):
     return True
 
 
-def test_the_blocks_run(tmp_path, monkeypatch):
+def test_the_blocks_run(tmp_path, monkeypatch, registries):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     made = []
@@ -39,7 +39,7 @@ def test_the_blocks_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow  # trains some hundred runs
-def test_the_blocks_on_python_run(tmp_path, monkeypatch):
+def test_the_blocks_on_python_run(tmp_path, monkeypatch, registries):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "own.md").read_text()
     names = {"__name__": "page"}
