@@ -31,11 +31,12 @@ check: .venv/installed-dev
 	$(BIN)/pyright
 	$(BIN)/python -m pytest tests/test_imports.py
 
-.venv/installed: $(REQUIREMENTS) requirements-cpu.txt
+.venv/installed: $(REQUIREMENTS) requirements-cpu.txt pyproject.toml
 	@test -n "$(PYTHON)" || { \
 	  echo "error: no Python 3.11 to 3.13 found; set PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r $(REQUIREMENTS)
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
 	touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt

@@ -9,8 +9,8 @@ from unittest import mock
 
 from absl.testing import flagsaver
 
-import main
-from lrjax import cli
+from lrjax import command
+from lrjax.arguments import CONFIG_MODULE
 
 
 class Answer(NamedTuple):
@@ -25,7 +25,7 @@ def invoke(*arguments):
     """Run main.py with these flags."""
     argv = ["main.py", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
-    sys.modules.pop(cli._CONFIG_MODULE, None)  # of the call before
+    sys.modules.pop(CONFIG_MODULE, None)  # of the call before
     code = 0
     with (
         warnings.catch_warnings(action="ignore"),
@@ -35,7 +35,7 @@ def invoke(*arguments):
         contextlib.redirect_stderr(err),
     ):
         try:
-            main.main(main._parse(argv))
+            command.main(command.parse(argv))
         except SystemExit as end:
             code = end.code
     return Answer(code, out.getvalue().splitlines(), err.getvalue().splitlines())

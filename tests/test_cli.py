@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-import main
 from configs import quickstart
-from lrjax import cli, tasks
+from lrjax import cli, command, tasks
 from lrjax import config as config_lib
+from lrjax.arguments import CONFIG_MODULE, rewritten
 from lrjax.common import fields
 from lrjax.core import UsageError
 from lrjax.launch import process as process_lib
@@ -132,7 +132,7 @@ def test_mistakes_get_one_line_and_code_2(tmp_path, arguments, message):
 def invoke(*arguments, run=lambda mode, launcher, config, *_: config_lib.check(config)):
     """Exit code, and the lines on stderr."""
     argv, said = ["main.py", *map(str, arguments)], io.StringIO()
-    sys.modules.pop(cli._CONFIG_MODULE, None)  # of the call before
+    sys.modules.pop(CONFIG_MODULE, None)  # of the call before
     with (
         warnings.catch_warnings(action="ignore"),
         flagsaver.flagsaver(),
@@ -141,7 +141,7 @@ def invoke(*arguments, run=lambda mode, launcher, config, *_: config_lib.check(c
         contextlib.redirect_stderr(said),
     ):
         try:
-            main.main(main._parse(argv))
+            command.main(command.parse(argv))
         except SystemExit as end:
             return end.code, said.getvalue().splitlines()
     return 0, said.getvalue().splitlines()
@@ -464,6 +464,49 @@ def test_a_signal_ends_it_even_where_the_exit_is_swallowed(tmp_path, body, kind)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + kind
     assert said == f"{process_lib._STOPPED}\n"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["libsvm:wine", "libsvm.py:wine", "configs/libsvm:wine", "configs/libsvm.py:wine"],
+)
+def test_shipped_configs_are_found_by_name_where_no_such_file_is(
+    given, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "configs" / "libsvm.py"
+    assert rewritten(["lrjax", f"--config={given}"], [])[1] == f"--config={path}:wine"
+    (tmp_path / "configs").mkdir()
+    own = tmp_path / given.split(":")[0]
+    own.write_text("")
+    assert rewritten(["lrjax", f"--config={given}"], [])[1] == f"--config={given}"
+
+
+def test_a_mode_may_stand_in_front_of_the_flags():
+    argv = ["lrjax", "report", "--workdir=runs"]
+    flags = rewritten(argv, ["report"])[1:]
+    assert sorted(flags)[1:] == ["--mode=report", "--workdir=runs"]
+    assert sorted(flags)[0].startswith("--config=")
+    assert invoke("reprot", "--workdir=runs")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ([sys.executable, "main.py"], "python main.py"),
+        ([sys.executable, "-m", "lrjax"], "python -m lrjax"),
+        ([str(Path(sys.executable).with_name("lrjax"))], "lrjax"),
+    ],
+)
+def test_every_way_to_call_it_has_the_same_help(command, name):
+    if not Path(command[0]).exists():
+        pytest.skip("lrjax is not installed: `pip install -e .` makes the command")
+    done = subprocess.run(
+        [*command, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert f"{name} --config=quickstart" in done.stdout
+    assert "--[no]deterministic" in done.stdout
 
 
 def test_help_is_no_error():

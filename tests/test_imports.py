@@ -42,6 +42,9 @@ _ROWS = {
     "api": "common config core hpo launch methods optim own plugins rates reports "
     "results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
+    "arguments": "config messages",
+    "command": "arguments cli launch messages",
+    "__main__": "command launch",
     "cli": "common config config_page core hpo launch methods reports results tables",
 }
 ALLOWED = {

@@ -307,9 +307,10 @@ def test_the_same_config_gives_the_same_bytes_in_a_process_of_its_own(tmp_path, 
 
 def test_deterministic_comes_before_the_backend_starts():
     code = (
-        "import sys, main\n"
+        "import sys\n"
+        "from lrjax import command\n"
         "from jax._src import xla_bridge\n"
-        "main._parse(sys.argv)\n"
+        "command.parse(sys.argv)\n"
         "from lrjax import cli\n"
         "assert not xla_bridge.backends_are_initialized()\n"
         "cli.make_deterministic()\n"

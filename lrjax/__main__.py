@@ -1,0 +1,17 @@
+"""`python -m lrjax`, the same program as the command `lrjax` and `python main.py`."""
+
+from __future__ import annotations
+
+from lrjax.launch import process
+
+
+def start() -> None:
+    """Run the command line, and exit with its code."""
+    process.begin()  # before the imports below
+    from lrjax import command
+
+    process.run(command.main, command.parse)
+
+
+if __name__ == "__main__":
+    start()

@@ -1,0 +1,180 @@
+"""The command line: shipped configs by name, and what is wrong with a bad one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lrjax.messages import UsageError, cut
+
+_LONGEST = 400  # characters of an error's message; it may quote a value of any length
+_LARGEST = 2**20  # bytes of a config file
+CONFIG_MODULE = "config_config"  # ml_collections' name for a config file's module
+_CONFIGS = Path(__file__).parent.parent / "configs"
+_NAMES = ("config.tasks", "config.methods", "config.select.methods")
+
+
+def program(path: str) -> str:
+    """Return what a user types to run the program at a path."""
+    name = os.path.basename(path)
+    named = {"main.py": "python main.py", "__main__.py": "python -m lrjax"}
+    return named.get(name, name)
+
+
+def rewritten(argv: Sequence[str], modes: Sequence[str]) -> list[str]:
+    """Write the flags of a command line as absl and ml_collections read them.
+
+    A mode in front of the flags becomes --mode; `--config` is added where --mode=report
+    or config has none; `~` in its file and the name of a shipped config
+    (`--config=libsvm:wine`) become paths; lists of names with colons, such as import
+    paths, are quoted.
+
+    Args:
+      argv: the command line.
+      modes: names of the modes.
+    """
+    if len(argv) > 1 and argv[1] in modes:
+        argv = [argv[0], f"--mode={argv[1]}", *argv[2:]]
+    argv = [_rewritten(arg) for arg in argv]
+    words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
+    names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}
+    alone = {("mode", mode) for mode in ("report", "compact", "config")}
+    if alone.isdisjoint(itertools.pairwise(words)) or "config" in names:
+        return argv
+    return [argv[0], f"--config={_CONFIGS / 'report.py'}", *argv[1:]]
+
+
+def _rewritten(arg: str) -> str:
+    """Rewrite one flag; see `rewritten`."""
+    flag, equals, value = arg.partition("=")
+    name = flag.lstrip("-")
+    if not equals or flag[:1] != "-":
+        return arg
+    if name == "config":
+        file, colon, argument = os.path.expanduser(value).partition(":")
+        named = re.fullmatch(r"(?:configs/)?(\w+)(?:\.py)?", file)
+        shipped = _CONFIGS / f"{named[1]}.py" if named else Path()
+        if named and not Path(file).exists() and shipped.exists():
+            file = str(shipped)
+        return f"{flag}={file}{colon}{argument}"
+    if name in _NAMES and ":" in value and not set(value) & set("'\"()[]"):
+        return f"{flag}={tuple(value.split(','))!r}"
+    return arg
+
+
+def check_loaded(path: str, config: Any) -> ConfigDict:
+    """Check that the file of `--config` made a config, and return it.
+
+    ml_collections itself accepts a file that fails or returns something else.
+
+    Args:
+      path: the flag's value, a config file with an optional argument.
+      config: what ml_collections made of the file.
+
+    Raises:
+      UsageError: if the file does not exist, fails, or does not return a ConfigDict.
+    """
+    file = path.split(":")[0]
+    if not os.path.isfile(file):
+        raise UsageError(f"--config: file '{file}' does not exist")
+    if not isinstance(config, ConfigDict):
+        # A placeholder that keeps the reason if the file could not be read.
+        reason = getattr(config, "_error", "get_config() returns no ConfigDict")
+        raise UsageError(f"--config: {file}: {reason}")
+    return config
+
+
+def check_config_file(argv: Sequence[str]) -> None:
+    """Refuse a config file that might never end, such as a pipe or a device.
+
+    Args:
+      argv: the command line.
+
+    Raises:
+      UsageError: if --config names something other than a regular file, or a large one.
+    """
+    file = os.path.expanduser(_config_file(argv))
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise UsageError(f"--config: {file} is not a regular file")
+    if os.path.isfile(file) and os.path.getsize(file) > _LARGEST:
+        raise UsageError(f"--config: {file} has more than {_LARGEST:,} bytes")
+
+
+def explain(error: BaseException, argv: Sequence[str]) -> str | None:
+    """Describe an error in flags or in the config file in one line.
+
+    Args:
+      error: raised while flags were parsed, which also runs the config file.
+      argv: the command line.
+
+    Returns:
+      the line, or None if the error is a fault of lrjax.
+    """
+    message = _explain(error, argv)
+    return None if message is None else cut(message, _LONGEST)
+
+
+def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
+    """Describe an error as `explain` does, at any length."""
+    file = _config_file(argv)
+    chain = list(_causes(error))
+    for cause in reversed(chain):  # ml_collections wraps errors of the same type
+        if isinstance(cause, UsageError):
+            return str(cause)
+    for cause in chain:
+        frames = list(traceback.walk_tb(cause.__traceback__))
+        modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
+        if isinstance(cause, SyntaxError) and cause.filename in (file, None):
+            line = f"line {cause.lineno}: " if cause.lineno else ""
+            return f"{file}: {line}{cause.msg}"
+        if CONFIG_MODULE in modules:
+            if modules[-1].startswith("lrjax"):
+                return None
+            line = [line for _, line in frames][modules.index(CONFIG_MODULE)]
+            message = cut(str(cause), _LONGEST // 2)
+            return f"{file}: line {line}: {type(cause).__name__}: {message}"
+    root = chain[-1]
+    if isinstance(root, MemoryError | RecursionError):
+        return f"{file}: nested too deeply for Python"
+    if "parsing config file" in str(error) or getattr(root, "name", "") == "get_config":
+        return f"{file}: {root}"
+    names = [arg.lstrip("-").split("=")[0] for arg in argv if arg.startswith("-")]
+    fields = [n.removeprefix("config.") for n in names if n.startswith("config.")]
+    from lrjax import config as config_lib  # it imports JAX
+
+    return str(config_lib.unknown_field(fields) or _mistyped(error) or error)
+
+
+def _mistyped(error: BaseException) -> UsageError | None:
+    """Return the error for a flag with a value of the wrong type; None for others."""
+    field, equals, rest = str(error).removeprefix("flag --config.").partition("=")
+    reason = f": {error.__cause__ or error.__context__}"
+    if not (str(error).startswith("flag --config.") and equals):
+        return None
+    from lrjax import config as config_lib
+
+    return config_lib.mistyped(field, rest.removesuffix(reason))
+
+
+def _config_file(argv: Sequence[str]) -> str:
+    """Return the config file that a command line names, '' if it names none."""
+    file = ""
+    for arg, following in itertools.pairwise([*argv, ""]):
+        name, equals, value = arg.partition("=")
+        if name in ("-config", "--config"):
+            file = value if equals else following
+    return file.split(":")[0]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, its cause, the cause of that, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

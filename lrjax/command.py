@@ -1,0 +1,176 @@
+r"""Train, compare and tune ways to control the learning rate.
+
+  python main.py --config=quickstart --workdir=runs/quickstart
+  python main.py --config=libsvm:iris --workdir=runs/iris \
+      --config.methods=adam,prodigy --config.seeds=20
+  python main.py tune --config=libsvm:wine --workdir=runs/tuned \
+      --config.methods=adam
+  python main.py select --config=libsvm:vowel --workdir=runs/vowel
+  python main.py plan --config=study:libsvm --workdir=runs/study
+  python main.py --launcher=dask --config=study:libsvm --workdir=runs/study
+  python main.py report --workdir=runs/iris
+  python main.py methods
+  python main.py config
+
+Set any field of a config with --config.NAME=VALUE. Results are appended to tables in
+--workdir; runs that are already there are not trained again.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+from lrjax import arguments
+from lrjax.launch import LAUNCHERS, flagfiles, process
+from lrjax.messages import UsageError
+
+
+class _ConfigFile(ConfigFileFlagParser):
+    """Runs a config file; unfreezes its config, so that flags can override fields."""
+
+    def parse(self, path: str) -> Any:
+        config = super().parse(path)
+        if isinstance(config, FrozenConfigDict):
+            config = ConfigDict(config)
+        if isinstance(config, ConfigDict):
+            config.lock()
+        return config
+
+
+try:
+    flagfiles.check(sys.argv)
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "Config file, with an optional argument: configs/libsvm.py:iris"
+    )
+    flags.FLAGS["config"].parser = _ConfigFile("config", lock_config=False)
+except UsageError as error:
+    process.fail(str(error))
+except (flags.Error, UnicodeDecodeError) as error:
+    # Defining the flag already reads --flagfile.
+    process.fail("--flagfile: " + str(error).removeprefix("ERROR:: "))
+_MODE_NAMES = ("train", "plan", "tune", "select")
+_MODE_NAMES += ("report", "compact", "methods", "config")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    [*_MODE_NAMES],
+    "train: train the runs of the config and rank the methods. "
+    "plan: estimate runs, blocks, time, memory and disk; trains and writes nothing. "
+    "tune: tune the methods, train each with its best hyperparameters, and rank them. "
+    "select: find the best method and learning rate for each task. "
+    "report: write WORKDIR/report/index.html; needs no config. "
+    "compact: merge the curves of --config.curve_parts in WORKDIR; needs no config. "
+    "methods: list the methods and their hyperparameters. "
+    "config: list the fields of a config with defaults and meanings; with --config, "
+    "show its values.",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Directory of the result tables; --mode=report takes several, separated by commas.",
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Directory with data files, searched before the cache and the network. "
+    "Default: $LRJAX_DATA_DIR.",
+)
+_OFFERED = {name: known.trains for name, known in LAUNCHERS.items() if known.trains}
+_LAUNCHER = flags.DEFINE_string(
+    "launcher",
+    "local",
+    "Where --mode=train, tune and select train. "
+    + " ".join(f"{name}: {trains}." for name, trains in _OFFERED.items())
+    + " Others are those of installed packages, and import paths (docs/own.md).",
+)
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "Use only deterministic GPU kernels, which may be slower; docs/reliability.md has "
+    "the limits. CPU runs are always deterministic.",
+)
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost",
+    False,
+    "With --mode=train: this process is one of several, on a TPU pod or on several "
+    "machines; each trains its share, the first writes the tables (docs/tpu.md).",
+)
+
+
+@process.reporting
+def main(argv: list[str]) -> None:
+    """Run the mode that --mode names."""
+    from lrjax import cli  # here, since it imports JAX, for which --help need not wait
+
+    if len(argv) > 1:
+        raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
+    if _MODE.value == "methods":
+        cli.methods()
+        return
+    if not flags.FLAGS["config"].present:
+        raise UsageError("--config is missing: try --config=configs/quickstart.py")
+    workdir = _WORKDIR.value or ""
+    if not workdir and _MODE.value != "config":
+        raise UsageError("--workdir is missing: set the directory for the results")
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    config = arguments.check_loaded(file, _CONFIG.value)
+    if _MODE.value == "config":
+        cli.config(config)
+        return
+    if _MODE.value == "report":
+        cli.report(config, workdir)
+        return
+    if _MODE.value == "compact":
+        cli.compact(workdir)
+        return
+    if _MULTIHOST.value and _MODE.value != "train":
+        raise UsageError(f"--multihost is for --mode=train, not {_MODE.value}")
+    if _MULTIHOST.value and _LAUNCHER.value != "local":
+        raise UsageError(
+            f"--multihost and --launcher={_LAUNCHER.value}: choose one of them"
+        )
+    if _DETERMINISTIC.value:
+        cli.make_deterministic()
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    if _LAUNCHER.value not in _OFFERED and _LAUNCHER.value in LAUNCHERS:
+        raise UsageError(f"--launcher={_LAUNCHER.value}: use --multihost")
+    launcher = "hosts" if _MULTIHOST.value else _LAUNCHER.value
+    cli.run(_MODE.value, launcher, config, workdir, _DATA_DIR.value, overrides)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse flags and run the config file; report errors in one line.
+
+    Args:
+      argv: the command line; a mode may stand in front of its flags ('lrjax tune').
+
+    Returns:
+      what is left of the command line without its flags.
+    """
+    logging.set_verbosity(logging.FATAL)  # its words for the errors reported below
+    _show_in_help(argv[0])
+    try:
+        arguments.check_config_file(argv)
+        return flags.FLAGS(arguments.rewritten(argv, _MODE_NAMES))
+    except SystemExit as end:  # absl exits with 1 after showing its help
+        sys.exit(0 if {"--help", "--helpshort", "--helpfull"} & {*argv} else end.code)
+    except BrokenPipeError:  # by whoever read the help
+        raise
+    except Exception as error:
+        message = arguments.explain(error, argv)
+        if message is None:
+            process.report_fault()
+        process.fail(message)
+
+
+def _show_in_help(program: str) -> None:
+    """Make absl's help show this module's flags and words, with the program's name."""
+    for flag in flags.FLAGS.get_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(program, flag)
+    name = arguments.program(program)
+    sys.modules["__main__"].__doc__ = (__doc__ or "").replace("python main.py", name)
