@@ -87,7 +87,7 @@ def stepper(
     task = program_pool.moved_to(task, found.replicated if found else jax.devices()[0])
     method = methods.find("adamw_cosine")
     static, traced = methods.split(method, dict(method.defaults))
-    program = train.Program(
+    program = train.single(
         task,
         method,
         static,

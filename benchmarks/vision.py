@@ -73,7 +73,7 @@ def step_seconds(task: Task, runs: int, steps: int, turns: int) -> float:
     traced = [methods.split(method, lane)[1] for lane in lanes]
     alone = strategy.one_by_one(task)
     width, again = (1, runs) if alone else (runs, 1)
-    program = train.Program(task, method, static, 3 * steps, 1, width, one_by_one=alone)
+    program = train.single(task, method, static, 3 * steps, 1, width, one_by_one=alone)
     seeds = train.seed_runs(task.init, np.zeros(1, np.uint32))
     inputs = train.inputs(program, seeds, traced[:width], 3 * steps)
     compiled = programs.compile_program(program, seeds, inputs)

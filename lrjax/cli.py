@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import textwrap
+import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from ml_collections import ConfigDict
@@ -15,16 +18,15 @@ from ml_collections import ConfigDict
 from lrjax import config as config_lib
 from lrjax import config_page, results
 from lrjax import launch as launch_lib
-from lrjax import reports as report_lib
 from lrjax.common import files
 from lrjax.core import UsageError, printable
-from lrjax.hpo import race as race_lib
-from lrjax.hpo import selection as selection_lib
-from lrjax.hpo import tune as tune_lib
 from lrjax.launch import estimate as plan_lib
 from lrjax.launch import experiment, hosts, startup
 from lrjax.methods import METHODS, state_size
 from lrjax.tables import parts
+
+if TYPE_CHECKING:
+    from lrjax.hpo import selection
 
 
 def make_deterministic() -> None:
@@ -63,6 +65,8 @@ def run(
     settings = config_lib.check(config)
     methods = settings.methods
     if mode == "select":
+        from lrjax.hpo import race as race_lib
+
         methods = race_lib.named_methods(settings, overrides)
     for line in config_lib.unused_hparams(settings, methods):
         warnings.warn(line, stacklevel=2)
@@ -77,25 +81,48 @@ def run(
         workers = settings.cluster.workers if remote else None
         print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
         return
-    figure_paths = []
     if mode == "select":
+        from lrjax.hpo import race as race_lib
+
         answers = race_lib.run(settings, workdir, data_dir, overrides, launch)
         _print_answers(answers, workdir)
         return
+    _import_ahead()
+    figure_paths = []
     if mode == "tune":
+        from lrjax.hpo import tune as tune_lib
+
         figure_paths = tune_lib.run(settings, workdir, data_dir, overrides, launch)
     else:
         announce = plan_lib.announce if launcher == "local" else None
         experiment.run(settings, workdir, data_dir, overrides, launch, announce)
     if launcher == "hosts" and not hosts.is_first():
         return
-    # All files come first: the reader of stdout may be gone.
-    lines = [_rank(workdir)]
-    if figure_paths:
-        lines.append(f"tuning: {_named(figure_paths)}")
-    if config.report.after:
-        lines.append(_report(config, workdir))
+    from lrjax import reports
+
+    runs, curves = results.load(workdir)
+    picture, metrics = Path(workdir) / "curves.png", results.load_metrics(workdir)
+    with _shown_first(reports.ranking(runs, metrics)):
+        reports.learning_curves(runs, curves, picture, metrics)
+        lines = [f"learning curves and rates: {_named([picture])}"]
+        if figure_paths:
+            lines.append(f"tuning: {_named(figure_paths)}")
+        if config.report.after:
+            lines.append(_report(config, workdir))
     print("\n".join(lines))
+
+
+def _import_ahead() -> None:
+    """Import what shows results, in a thread, while programs compile."""
+
+    def load() -> None:
+        with contextlib.suppress(Exception):  # whoever needs it imports it again
+            from lrjax.reports import drawing
+
+            drawing.import_matplotlib()
+            importlib.import_module("matplotlib.figure")
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 def _check_sharding(settings: config_lib.Settings, mode: str, remote: bool) -> None:
@@ -108,12 +135,14 @@ def _check_sharding(settings: config_lib.Settings, mode: str, remote: bool) -> N
         raise UsageError(f"config.shard={settings.shard} needs --launcher=local")
 
 
-def _print_answers(answers: Iterable[selection_lib.Selection], workdir: str) -> None:
+def _print_answers(answers: Iterable[selection.Selection], workdir: str) -> None:
     """Print the result of each task's race, and the files that have more."""
+    from lrjax.hpo import selection
+
     for answer in answers:
         print(f"{answer}\n")
-    names = [selection_lib.ANSWER, selection_lib.TABLE]
-    names += [f"selection.{kind}" for kind in selection_lib.FIGURES]
+    names = [selection.ANSWER, selection.TABLE]
+    names += [f"selection.{kind}" for kind in selection.FIGURES]
     print(f"selection: {_named(Path(workdir) / name for name in names)}")
 
 
@@ -122,14 +151,17 @@ def _named(paths: Iterable[Path]) -> str:
     return printable(", ".join(map(str, paths)))
 
 
-def _rank(workdir: str) -> str:
-    """Rank all runs in a working directory, as text, and draw their curves."""
-    runs, curves = results.load(workdir)
-    picture = Path(workdir) / "curves.png"
-    metrics = results.load_metrics(workdir)
-    report_lib.learning_curves(runs, curves, picture, metrics)
-    ranking = report_lib.ranking(runs, metrics)
-    return f"{ranking}\n\nlearning curves and rates: {_named([picture])}"
+@contextlib.contextmanager
+def _shown_first(text: str) -> Iterator[None]:
+    """Print an answer before work that takes longer, and do it even if nobody reads."""
+    failure = None
+    try:
+        print(f"{text}\n", flush=True)
+    except OSError as error:  # the reader of stdout is gone, or a disk is full
+        failure = error
+    yield
+    if failure:
+        raise failure
 
 
 def report(config: ConfigDict, workdirs: str) -> None:
@@ -147,14 +179,16 @@ def report(config: ConfigDict, workdirs: str) -> None:
 
 def _report(config: ConfigDict, workdirs: str) -> str:
     """Write the page as `report` does; return the findings as text."""
+    from lrjax import reports
+
     chosen = config_lib.check_report(config.report)
     whole = os.path.lexists(files.expanded(workdirs))
     names = [workdirs] if whole else [name.strip() for name in workdirs.split(",")]
     names = list(dict.fromkeys(filter(None, names)))
     if not names:
         raise UsageError(f"--workdir={workdirs} names no directory")
-    options = report_lib.Options(
-        metrics=chosen.metric or report_lib.Options.metrics,
+    options = reports.Options(
+        metrics=chosen.metric or reports.Options.metrics,
         baseline=chosen.baseline,
         target=chosen.target,
         smooth=chosen.smooth,
@@ -164,7 +198,7 @@ def _report(config: ConfigDict, workdirs: str) -> str:
     )
     first = files.expanded(names[0])
     folder = Path(chosen.folder) if chosen.folder else first / "report"
-    lines = report_lib.write(names, folder, options, None if chosen.folder else first)
+    lines = reports.write(names, folder, options, None if chosen.folder else first)
     return "\n".join([*lines, f"\nreport: {_named([folder / 'index.html'])}"])
 
 

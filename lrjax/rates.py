@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+from scipy import special
 
 from lrjax.analysis import stats
 from lrjax.core import NONNEGATIVE_LOSS, UsageError, counted
@@ -138,8 +138,9 @@ def _as_good(values: np.ndarray, whole: np.ndarray, best: int) -> tuple[int, int
         differences = values[other] - values[best]
         if np.ptp(differences) == 0:
             return bool(differences[0] <= 0)
-        test = scipy.stats.ttest_1samp(differences, 0, alternative="greater")
-        return bool(test.pvalue > _LEVEL)
+        error = differences.std(ddof=1) / math.sqrt(len(differences))
+        p_value = special.stdtr(len(differences) - 1, -differences.mean() / error)
+        return bool(p_value > _LEVEL)
 
     first = last = best
     while may_be(first - 1):

@@ -23,7 +23,7 @@ for count, splits_params in ((2, False), (8, True)):
     layout = Layout(devices[:count], splits_params)
     found, state = wide.trained(wide.task(), layout, method="adam")
     same(found, wanted)
-    for leaf in jax.tree.leaves(state.params):
+    for leaf in jax.tree.leaves(state[0].params):
         assert len(leaf.devices()) == count
         held = leaf.addressable_shards[0].data.size
         assert held == leaf.size // (count if splits_params else 1)
@@ -32,6 +32,6 @@ with tempfile.TemporaryDirectory() as folder:
     options = {"method": "adam", "cut": 5, "folder": Path(folder) / "block"}
     found, state = wide.trained(wide.task(streamed=True), layout, **options)
     same(found, wanted)
-    assert not state.params["w"].is_fully_replicated
+    assert not state[0].params["w"].is_fully_replicated
 alone, _ = wide.trained(wide.task(), one_by_one=True)
 same(wide.trained(wide.task(), layout, one_by_one=True)[0], alone)

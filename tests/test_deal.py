@@ -67,7 +67,7 @@ def test_a_longer_run_and_a_larger_model_cost_more():
     settings = config_lib.check(config)
     planned = blocks.plan(settings, blocks.make_tasks(settings, None))
     iris, letter = (
-        [deal.cost(b) for b in planned if b.task_name == name]
+        [blocks.cost(b) for b in planned if b.task_name == name]
         for name in settings.tasks
     )
     assert len(set(iris)) == len(set(letter)) == 1
@@ -75,7 +75,7 @@ def test_a_longer_run_and_a_larger_model_cost_more():
     long = blocks.plan(
         dataclasses.replace(settings, epochs=4), blocks.make_tasks(settings, None)
     )
-    assert deal.cost(long[0]) == 2 * iris[0]
+    assert blocks.cost(long[0]) == 2 * iris[0]
     dealt = deal.shares(planned, 2)
     # Both blocks of a method on a task have one program, which one host compiles.
     assert deal.pairs(dealt, [block.key for block in planned]) == 4

@@ -20,7 +20,7 @@ def program_of(task, one_by_one=False, method="sgd"):
     static, traced = methods.split(
         methods.METHODS[method], methods.METHODS[method].defaults
     )
-    program = train.Program(
+    program = train.single(
         task, methods.METHODS[method], static, 1, 1, 1, one_by_one=one_by_one
     )
     return program, traced
@@ -40,7 +40,9 @@ def stepped(
 
     @jax.jit
     def step(state):
-        gradient = train.gradient_run(program, state, batch, key)
+        gradient = train.gradient_run(
+            program, state.params, state.model_state, batch, key
+        )
         return gradient, train.apply_run(
             program, state, gradient, batch, key, jnp.int32(0), hparams, 10.0
         )

@@ -369,7 +369,7 @@ def test_sums_that_are_arrays_add_up_over_slices_lanes_and_loops(monkeypatch):
         np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)
     one = jax.tree.map(lambda x: x[1:2, 1:2], params)
     monkeypatch.setattr(evaluation, "rows_at_once", lambda task, lanes: 7)
-    program = train.Program(task, METHODS["sgd"], (), 1, 1, 1, one_by_one=True)
+    program = train.single(task, METHODS["sgd"], (), 1, 1, 1, one_by_one=True)
     alone = evaluation.evaluator(program)(one, (), task.valid)
     for name, value in alone.items():
         np.testing.assert_allclose(value[0, 0], wanted[name][1, 1], rtol=1e-4)

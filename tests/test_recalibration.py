@@ -76,7 +76,7 @@ def test_statistics_are_those_of_the_judged_parameters(name, one_by_one):
         lanes = [dict(method.defaults) | {"learning_rate": rate} for rate in rates]
         static, _ = methods.split(method, lanes[0])
         traced = [methods.split(method, lane)[1] for lane in lanes]
-        program = train.Program(
+        program = train.single(
             task,
             method,
             static,
@@ -95,7 +95,7 @@ def test_statistics_are_those_of_the_judged_parameters(name, one_by_one):
         averages = name == "schedule_free_sgd"
         assert recalibration.recalibrates(task, method, lanes[0]) == averages
         for lane in range(len(lanes)):
-            state = jax.tree.map(lambda x, lane=lane: x[0, lane], last.state)
+            state = jax.tree.map(lambda x, lane=lane: x[0, lane], last.state[0])
             params = optim.eval_params(state.opt_state, state.params)
             own = state.model_state
             mean, var = float(own["mean"]), float(own["var"])

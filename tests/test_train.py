@@ -74,7 +74,7 @@ def population(
 ):
     """A block's program, compiled, with its inputs."""
     static = split(method, lanes[0])[0]
-    program = train.Program(
+    program = train.single(
         task=task,
         method=method,
         static=static,
@@ -92,13 +92,15 @@ def population(
     return compiled, program, started, inputs
 
 
-def trained(compiled, program, seeds, inputs, steps, *resume):
+def trained(compiled, program, seeds, inputs, steps, start=0, state=None):
     """Steps of the measurements, their values [round, seed, lane], the last state."""
-    segments = list(programs.train(compiled, program, seeds, inputs, steps, *resume))
+    begin = start, state and (state,)
+    segments = list(programs.train(compiled, program, seeds, inputs, steps, *begin))
     tables = [segment.values for segment in segments]
     values = {k: np.concatenate([table[k] for table in tables]) for k in tables[0]}
     steps = np.concatenate([segment.steps for segment in segments])
-    return steps, values, segments[-1].state
+    (state,) = segments[-1].state  # of the only group
+    return steps, values, state
 
 
 def lane(state, seed, hparams):
@@ -152,7 +154,7 @@ def plain_means(task, params, state, part):
 def plain_run(task, program, hparams, seed, steps, horizon):
     """One run in a Python loop: its measurements {step: values}, its last state."""
     params, state, words, noise = plain_start(task, seed)
-    tx = program.method.build(horizon, **hparams)
+    tx = program.group.method.build(horizon, **hparams)
     opt_state = tx.init(params)
     curve = {}
     for step in range(steps):
@@ -238,7 +240,7 @@ def test_learning_rate_free_methods_equal_a_plain_step(x64, name, protocol_name)
     method, task = METHODS[name], iris(protocol_name)
     block, lanes = iris_block(name, protocol_name)
     for step in (0, 1, 49, 100, STEPS - 1):
-        before = trained(*block, step)[2] if step else block[0].init(*block[2:])
+        before = trained(*block, step)[2] if step else block[0].init(*block[2:])[0]
         after = trained(*block, step + 1)[2]
         for s, h in ((0, 0), (1, 1)):
             _, _, words, noise = plain_start(task, SEEDS[s])
@@ -306,7 +308,7 @@ def test_gradient_descent_follows_its_closed_form(x64):
     lanes = rates(METHODS["sgd"], *chosen)
     block = population(task, METHODS["sgd"], SEEDS, lanes, 30, 10, dtype=jnp.float64)
     _, values, state = trained(*block, 30)
-    judged = programs.judge(block[1], state, task.test)
+    judged = programs.judge(block[1], (state,), task.test)
     # w_t = w* + (1 - rate H)^t (w_0 - w*)
     hessian = features.T @ features / 12
     solution = np.linalg.solve(hessian, features.T @ targets / 12)
@@ -419,7 +421,7 @@ def test_one_run_with_the_loops_of_the_host_equals_the_same_run_in_a_program(x64
 
 
 def judged(program, state, task):
-    return programs.judge(program, state, task.test)
+    return programs.judge(program, (state,), task.test)
 
 
 @pytest.mark.parametrize("n", [41, 55])
@@ -496,7 +498,8 @@ def test_training_goes_on_from_a_state_to_the_same_bits(small, monkeypatch):
     steps, values, state = trained(*small, 30)
     kept = {}
     for measured in programs.train(*small, 30, pause=lambda: True):
-        kept[int(measured.steps[-1])] = jax.tree.map(np.array, measured.state)
+        (group,) = measured.state
+        kept[int(measured.steps[-1])] = jax.tree.map(np.array, group)
     assert list(kept) == steps.tolist()
     same_bits(kept[30], state)
     for start in (4, 20):
@@ -699,5 +702,5 @@ def test_a_measurement_of_several_rates_has_none():
     zero = jnp.zeros((1, 1))
     opt_state = jax.vmap(jax.vmap(tx.init))(params)
     state = train.RunState(params, {}, opt_state, zero, zero.astype(jnp.int32))
-    _, _, row = train.observe(state, jnp.asarray(1))
+    _, _, row = train.observe((state,), jnp.asarray(1))
     assert jnp.isnan(row["learning_rate"]).tolist() == [[True]]

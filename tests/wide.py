@@ -84,7 +84,7 @@ def trained(
     lanes = [dict(chosen.defaults) | {"learning_rate": rate} for rate in rates]
     static, _ = methods.split(chosen, lanes[0])
     numbers = np.asarray([3] if one_by_one else [3, 4])
-    program = train.Program(
+    program = train.single(
         task,
         chosen,
         static,

@@ -79,7 +79,7 @@ def train_group(
         part: jax.tree.map(lambda x: x[0], getattr(stacked, part))
         for part in ("train", "valid", "test")
     }
-    program = train.Program(
+    program = train.single(
         task=dataclasses.replace(stacked, **first),
         method=methods.cooled(method) if rests else method,
         static=methods.split(method, hparams)[0],
@@ -130,7 +130,7 @@ def _train_one(
         program.task.evaluate,
         program.task.metrics,
         train.final_params(state),
-        state.model_state,
+        train.model_states(state),
         test_part,
         evaluation.rows_at_once(program.task, lanes),
         program.dtype,

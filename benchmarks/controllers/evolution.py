@@ -137,7 +137,7 @@ def final_losses(
     method = methods.METHODS["learned"]
     chosen = dict(method.defaults) | dict(hparams or {})
     chosen.pop("policy")
-    program = train.Program(task, method, (), 1, 1, 1)
+    program = train.single(task, method, (), 1, 1, 1)
 
     def run(weights: Any, data: Data, seeds: train.Seeds, steps: Any) -> jax.Array:
         traced = {k: jnp.asarray(v, jnp.float32) for k, v in chosen.items()}

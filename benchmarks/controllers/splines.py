@@ -170,7 +170,7 @@ def training(task: Task, method: str = "sgd") -> System:
     chosen = methods.find(method)
     fixed = {"schedule": "constant", "warmup_fraction": 0.0, "learning_rate": 0.0}
     static, hparams = methods.split(chosen, dict(chosen.defaults) | fixed)
-    program = train.Program(task, chosen, static, 1, 1, 1)
+    program = train.single(task, chosen, static, 1, 1, 1)
 
     def init(key: jax.Array):
         seeds = train.seed_run(task.init, key)

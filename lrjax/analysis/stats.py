@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 from lrjax.analysis.scores import metric_of
 from lrjax.core import METRICS, Metric
@@ -60,7 +60,7 @@ def interval(
     mean, error = float(values.mean()), values.std(ddof=1) / np.sqrt(len(values))
     if not error:
         return mean, mean
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * error)
+    half = float(special.stdtrit(len(values) - 1, (1 + level) / 2) * error)
     # Tables keep nine digits, so values may exceed a bound by a rounding error.
     slack = 1e-8 * max(1.0, abs(mean))
     least = metric.least if values.min() >= metric.least - slack else -np.inf
@@ -165,6 +165,8 @@ def per_task(
 
 def _centres(values: np.ndarray) -> np.ndarray:
     """Means, medians and interquartile means of columns, concatenated."""
+    from scipy import stats  # here, since it takes long to import
+
     middle = stats.trim_mean(values, 0.25, axis=0)
     return np.concatenate([values.mean(0), np.median(values, axis=0), middle])
 
@@ -382,6 +384,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 def _iqm(values: np.ndarray) -> np.ndarray:
     """Mean of the middle half of all runs of all tasks, of [run, task, entry]."""
+    from scipy import stats  # here, since it takes long to import
+
     return stats.trim_mean(values.reshape(-1, values.shape[-1]), 0.25, axis=0)
 
 
@@ -398,6 +402,8 @@ def improvement(comparison: Comparison, reps: int = 2000) -> pd.DataFrame:
     Returns:
       one row per ordered pair: entry, other, probability, low, high.
     """
+    from scipy import stats  # here, since it takes long to import
+
     scores = cube(comparison.scores)
     _, tasks, count = scores.shape
     # Only the order within a task matters: count each entry's runs at each rank.
@@ -489,6 +495,8 @@ def paired_p(difference: np.ndarray) -> float:
     Args:
       difference: as returned by `differences`.
     """
+    from scipy import stats  # here, since it takes long to import
+
     finite = np.abs(difference[np.isfinite(difference)])
     largest = 2 * finite.max(initial=0.0) + 1  # ranks above all finite ones
     difference = np.clip(difference[difference != 0], -largest, largest)
@@ -589,6 +597,8 @@ def critical_difference(entries: int, tasks: int, alpha: float = 0.05) -> float:
     Entries whose mean ranks differ by more are significantly different. NaN below two
     entries or two tasks.
     """
+    from scipy import stats  # here, since it takes long to import
+
     if entries < 2 or tasks < 2:
         return np.nan
     quantile = stats.studentized_range.ppf(1 - alpha, entries, np.inf) / np.sqrt(2)
@@ -600,6 +610,8 @@ def friedman_p(comparison: Comparison) -> float:
 
     NaN below two tasks or three entries.
     """
+    from scipy import stats  # here, since it takes long to import
+
     by_task = ranks(comparison.scores).groupby(level="task").mean()
     if len(by_task) < 2 or by_task.shape[1] < 3:
         return np.nan

@@ -177,7 +177,7 @@ class Env:
         """The program of a run, and its traced hyperparameters."""
         method = methods.find(self.method)
         static, traced = methods.split(method, self._complete())
-        program = train.Program(
+        program = train.single(
             self.task, method, static, self.every, 1, 1, dtype=self.dtype
         )
         return program, traced
@@ -365,7 +365,10 @@ class Env:
     def _compute_gradient(self, state: EnvState) -> EnvState:
         """Compute the next batch's gradient and add it to window and average."""
         batch, key = self._batch(state)
-        gradient = train.gradient_run(self._program[0], state.run, batch, key)
+        run = state.run
+        gradient = train.gradient_run(
+            self._program[0], run.params, run.model_state, batch, key
+        )
         square = base.sum_squares(gradient.grads, self.dtype)
         memory = observation.MEMORY
         average = jax.tree.map(

@@ -27,9 +27,10 @@ from lrjax.engine import (
 from lrjax.engine.prefetch import prefetched
 from lrjax.engine.sharding import with_shardings
 from lrjax.engine.train import (
+    BlockState,
     Inputs,
     Program,
-    RunState,
+    model_states,
     num_rows,
     observe,
     step_block,
@@ -40,7 +41,7 @@ _AHEAD = 2  # transfers queued on the device besides the one in use
 
 
 def compile_host_loop(
-    program: Program, shapes: RunState, example: Inputs
+    program: Program, shapes: BlockState, example: Inputs
 ) -> tuple[Callable[..., Any], list[Any]]:
     """Compile the host's version of `programs.segment`.
 
@@ -57,21 +58,23 @@ def compile_host_loop(
     compile_advance = _streamed if task.streamed else _on_device
     advance, compiled = compile_advance(program, shapes, example)
     state, params, _ = jax.eval_shape(observe, shapes, 0)
+    model_state = jax.eval_shape(model_states, shapes)
     out = None
     if layout:
         out = layout.of_block(state), layout.of_block(params), layout.replicated
         params = with_shardings(params, out[1])
+        model_state = with_shardings(model_state, layout.of_block(model_state))
     observed = xla_options.compile_once(
         jax.jit(observe, donate_argnums=0, out_shardings=out).lower(shapes, 0), params
     )
-    evaluators = _evaluators(program, params, shapes.model_state)
+    evaluators = _evaluators(program, params, model_state)
     programs = [compiled, *(part.of_piece for part in evaluators.values())]
     next_state = recalibration.next_state(program)
     if recalibration.recalibrates_state(shapes):
         batch = recalibration.calibration_batch(task.train, task.batch_size, 0)
-        out = layout.of_block(shapes.model_state) if layout else None
+        out = layout.of_block(model_state) if layout else None
         lowered = jax.jit(next_state, out_shardings=out).lower(
-            params, shapes.model_state, batch, 0
+            params, model_state, batch, 0
         )
         next_state = xla_options.compile_step(lowered, params)
         programs.append(next_state)
@@ -96,7 +99,7 @@ def compile_host_loop(
 
 
 def _on_device(
-    program: Program, shapes: RunState, example: Inputs
+    program: Program, shapes: BlockState, example: Inputs
 ) -> tuple[Callable[..., Any], Any]:
     """Compile training with one call per update, from data on the device.
 
@@ -120,7 +123,7 @@ def _on_device(
     lowered = jax.jit(update, donate_argnums=0, out_shardings=out).lower(
         shapes, example, program.task.train, 0
     )
-    compiled = xla_options.compile_step(lowered, shapes.params)
+    compiled = xla_options.compile_step(lowered, shapes[0].params)
 
     def advance(state, inputs, train, start, stop):
         for step in range(start, stop):
@@ -131,7 +134,7 @@ def _on_device(
 
 
 def _streamed(
-    program: Program, shapes: RunState, example: Inputs
+    program: Program, shapes: BlockState, example: Inputs
 ) -> tuple[Callable[..., Any], Any]:
     """Compile training from a part on the host, whose batches are sent ahead.
 
@@ -171,7 +174,7 @@ def _streamed(
     lowered = jax.jit(steps_of_call, donate_argnums=0, out_shardings=out).lower(
         shapes, example, example_sent, example_mask, 0, 0
     )
-    compiled = xla_options.compile_step(lowered, shapes.params)
+    compiled = xla_options.compile_step(lowered, shapes[0].params)
 
     def advance(state, inputs, train, start, stop):
         """Train from update `start` to `stop`, sending batches ahead."""

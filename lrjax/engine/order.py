@@ -81,11 +81,17 @@ def permute(key_words: jax.Array, epoch: jax.Array, position: jax.Array, n: int)
         return left * jnp.uint32(b) + right
 
     position, _ = jnp.broadcast_arrays(position.astype(jnp.uint32), epoch)
-    x = network(position)
-    if a * b > n:
-        x = jax.lax.while_loop(
-            lambda x: jnp.any(x >= n), lambda x: jnp.where(x >= n, network(x), x), x
-        )
+    if a * b == n:
+        return network(position).astype(jnp.int32)
+    # All positions take the first turn. One loop, so that the network is compiled once.
+    _, x = jax.lax.while_loop(
+        lambda carry: carry[0] | jnp.any(carry[1] >= n),
+        lambda carry: (
+            jnp.asarray(False),
+            jnp.where(carry[0] | (carry[1] >= n), network(carry[1]), carry[1]),
+        ),
+        (jnp.asarray(True), position),
+    )
     return x.astype(jnp.int32)
 
 

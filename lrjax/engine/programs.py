@@ -28,6 +28,7 @@ from lrjax.engine import (
 )
 from lrjax.engine.sharding import with_shardings
 from lrjax.engine.train import (
+    BlockState,
     Inputs,
     Program,
     RunState,
@@ -47,13 +48,13 @@ _FIRST_SEGMENT_FLOATS = 10**7  # updates x numbers in a block's state, first seg
 
 def segment(
     program: Program,
-    state: RunState,
+    state: BlockState,
     inputs: Inputs,
     train: Batch,
     valid: Batch,
     start: jax.Array,
     stop: jax.Array,
-) -> tuple[RunState, dict[str, jax.Array]]:
+) -> tuple[BlockState, dict[str, jax.Array]]:
     """Train a block from update `start` to `stop`, measuring every `eval_every`.
 
     Args:
@@ -80,7 +81,7 @@ def segment(
         )
 
     @jax.jit  # one trace serves both the shapes of the table and the loop
-    def measure(state: RunState, step: jax.Array):
+    def measure(state: BlockState, step: jax.Array):
         """Evaluate the block; return its state and the row of measurements."""
         state, params, row = observe(state, step)
         model_state = recalibration.recalibrated(
@@ -138,7 +139,7 @@ class Measurements(NamedTuple):
     steps: np.ndarray
     values: dict[str, np.ndarray]
     seconds: float
-    state: RunState | None
+    state: BlockState | None
 
 
 class Compiled(NamedTuple):
@@ -153,7 +154,7 @@ class Compiled(NamedTuple):
 
     init: Callable[..., Any]
     segment: Callable[..., Any]
-    state: RunState
+    state: BlockState
     need: float
 
 
@@ -189,14 +190,14 @@ def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled
             shapes, example, task.train, valid, 0, 0
         )
         small = strategy.kind_of(task) == strategy.LINEAR
-        run = xla_options.compile_loop(lowered, small)
+        run = xla_options.compile_loop(lowered, small, program.effort)
         memory = _need(run, shapes)
     return Compiled(
-        xla_options.compile_once(make_init, shapes.params), run, shapes, memory
+        xla_options.compile_once(make_init, shapes[0].params), run, shapes, memory
     )
 
 
-def _need(compiled: Any, state: RunState) -> float:
+def _need(compiled: Any, state: BlockState) -> float:
     """Bytes that a program takes with its state, without its other inputs."""
     memory = compiled.memory_analysis()
     if memory is None:
@@ -218,13 +219,21 @@ def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
       hparams: hyperparameters of each lane; only the names matter.
     """
 
-    def init(hparams: Mapping[str, jax.Array]) -> RunState:
-        params, model_state = program.task.init(numerics.key(0))
-        return init_run(program, params, model_state, hparams, 1.0)
+    def of_group(part: Program, lane: Mapping[str, float]) -> int:
+        """Bytes of the runs of one group."""
 
-    lane = {name: jax.ShapeDtypeStruct((), program.dtype) for name in hparams[0]}
-    state = jax.eval_shape(init, lane)
-    return program.num_seeds * program.num_hparams * tree_bytes(state)
+        def init(hparams: Mapping[str, jax.Array]) -> RunState:
+            params, model_state = program.task.init(numerics.key(0))
+            return init_run(part, params, model_state, hparams, 1.0)
+
+        scalars = {name: jax.ShapeDtypeStruct((), program.dtype) for name in lane}
+        state = jax.eval_shape(init, scalars)
+        return program.num_seeds * part.num_hparams * tree_bytes(state)
+
+    firsts = [
+        hparams[lane] for lane, (_, place) in enumerate(program.places) if not place
+    ]
+    return sum(map(of_group, program.parts, firsts))
 
 
 def stepper(
@@ -256,7 +265,7 @@ def train(
     inputs: Inputs,
     steps: int,
     start: int = 0,
-    state: RunState | None = None,
+    state: BlockState | None = None,
     pause: Callable[[], bool] = lambda: False,
 ) -> Iterator[Measurements]:
     """Train a block of runs, yielding the measurements of each segment.
@@ -328,7 +337,7 @@ def _under_both_names(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
     return {**values, **valid}
 
 
-def final_model(program: Program, state: RunState) -> tuple[PyTree, PyTree]:
+def final_model(program: Program, state: BlockState) -> tuple[PyTree, PyTree]:
     """The parameters to evaluate, and the model state that belongs to them.
 
     Returns:
@@ -341,7 +350,7 @@ def final_model(program: Program, state: RunState) -> tuple[PyTree, PyTree]:
     )
 
 
-def judge(program: Program, state: RunState, part: Batch) -> dict[str, np.ndarray]:
+def judge(program: Program, state: BlockState, part: Batch) -> dict[str, np.ndarray]:
     """Compute exact metrics of trained runs over a part, name -> [seeds, hparams].
 
     The program depends on the task and the block's shape alone, so methods share it.

@@ -24,7 +24,13 @@ from lrjax.core import (
     PyTree,
     Task,
 )
-from lrjax.engine.train import Program, RunState, num_rows, over_runs
+from lrjax.engine.train import (
+    BlockState,
+    Program,
+    model_states,
+    num_rows,
+    over_runs,
+)
 
 _BATCHES = 50  # number of batches advised by schedule-free's official code
 
@@ -44,10 +50,13 @@ def recalibrates(task: Task, method: Method, hparams: Mapping[str, Any]) -> bool
     return optim.evaluates_elsewhere(opt_state)
 
 
-def recalibrates_state(state: RunState) -> bool:
-    """As `recalibrates`, decided from the state of a run or of a block."""
-    has_state = bool(jax.tree.leaves(state.model_state))
-    return has_state and optim.evaluates_elsewhere(state.opt_state)
+def recalibrates_state(state: BlockState) -> bool:
+    """As `recalibrates`, decided from the state of a block.
+
+    Runs with and without recalibration are never in one block.
+    """
+    has_state = bool(jax.tree.leaves(state[0].model_state))
+    return has_state and optim.evaluates_elsewhere(state[0].opt_state)
 
 
 def calibration_batch(train: Batch, batch_size: int, number: Any) -> dict[str, Any]:
@@ -126,7 +135,7 @@ def loop_on_host(first: int, stop: int, body: Callable[..., Any], value: Any) ->
 
 def recalibrated(
     program: Program,
-    state: RunState,
+    state: BlockState,
     params: PyTree,
     train: Batch,
     next_state: Callable[[PyTree, PyTree, Batch, Any], PyTree],
@@ -150,6 +159,7 @@ def recalibrated(
         batch = calibration_batch(train, program.task.batch_size, number)
         return next_state(params, model_state, batch, number)
 
+    model_state = model_states(state)
     if not recalibrates_state(state):
-        return state.model_state
-    return loop(0, _BATCHES, body, state.model_state)
+        return model_state
+    return loop(0, _BATCHES, body, model_state)

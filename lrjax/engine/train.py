@@ -1,17 +1,21 @@
 """The initial state and the step of one run, and of a block of runs.
 
-A population is seeds (outside) x hyperparameters (inside), two nested `vmap`s: runs
-that differ only in hyperparameters share every batch and its gather. All
-hyperparameters outside `Method.static` and the horizon are traced, so a grid, a seed
-list or a budget never costs a second compilation.
+A population is seeds (outside) x lanes (inside), two nested `vmap`s: runs that differ
+only in their lane share every batch and its gather. All hyperparameters outside
+`Method.static` and the horizon are traced, so a grid, a seed list or a budget never
+costs a second compilation.
+
+Lanes are grouped by method. Gradients and evaluations are those of all lanes at once,
+updates those of one group after the other: what methods share is compiled once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +30,7 @@ from lrjax.core import (
     PyTree,
     Task,
 )
+from lrjax.engine import xla_options
 from lrjax.engine.sharding import Layout
 
 
@@ -50,35 +55,93 @@ class RunState(NamedTuple):
     loss_sum: tuple[jax.Array, jax.Array] | tuple[()] = ()
 
 
+class Group(NamedTuple):
+    """Lanes of a block with one method.
+
+    Attributes:
+      method: how the learning rate is controlled.
+      static: names and values of the hyperparameters that are compiled in.
+      num_hparams: their number; lanes differ in traced hyperparameters.
+    """
+
+    method: Method
+    static: tuple[tuple[str, Any], ...]
+    num_hparams: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """Everything that decides the compiled programs of a block of runs.
 
     Attributes:
       task: data and model.
-      method: how the learning rate is controlled.
-      static: names and values of the hyperparameters that are compiled in.
+      groups: lanes by method, in the order of the block.
       eval_every: steps between measurements.
-      num_seeds, num_hparams: the shape of the block.
+      num_seeds: runs of each lane.
       fresh_batches: draw each batch anew instead of going through epochs.
       dtype: dtype of losses and traced hyperparameters.
       one_by_one: the block is one run whose steps are called from the host, for models
         that XLA trains many times slower inside a loop.
       layout: sharding of the block on several devices; None on one.
       sums_losses: whether the losses of all updates are added up, for their mean.
+      effort: how well to optimise the compiled loop, as in `xla_options`.
     """
 
     task: Task
-    method: Method
-    static: tuple[tuple[str, Any], ...]
+    groups: tuple[Group, ...]
     eval_every: int
     num_seeds: int
-    num_hparams: int
     fresh_batches: bool = False
     dtype: Any = jnp.float32
     one_by_one: bool = False
     layout: Layout | None = None
     sums_losses: bool = False
+    effort: str = xla_options.FULL
+
+    @property
+    def num_hparams(self) -> int:
+        """Number of lanes of all groups."""
+        return sum(group.num_hparams for group in self.groups)
+
+    @property
+    def group(self) -> Group:
+        """The only group; what concerns one run needs a program with one."""
+        (group,) = self.groups
+        return group
+
+    @property
+    def parts(self) -> list[Program]:
+        """A program for each group alone."""
+        return [dataclasses.replace(self, groups=(group,)) for group in self.groups]
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Lane of the block -> its group, and its place there."""
+        return [
+            (number, place)
+            for number, group in enumerate(self.groups)
+            for place in range(group.num_hparams)
+        ]
+
+
+def single(
+    task: Task,
+    method: Method,
+    static: tuple[tuple[str, Any], ...],
+    eval_every: int,
+    num_seeds: int,
+    num_hparams: int,
+    **choices: Any,
+) -> Program:
+    """Build the program of a block whose lanes all have one method.
+
+    Args:
+      task, eval_every, num_seeds: as in `Program`.
+      method, static, num_hparams: as in `Group`.
+      choices: the other fields of `Program`.
+    """
+    groups = (Group(method, static, num_hparams),)
+    return Program(task, groups, eval_every, num_seeds, **choices)
 
 
 class Seeds(NamedTuple):
@@ -101,14 +164,18 @@ class Inputs(NamedTuple):
 
     Attributes:
       order, noise: as in `Seeds`.
-      hparams: name -> [num_hparams].
+      hparams: for each group, name -> [num_hparams].
       horizon: updates over which schedules extend.
     """
 
     order: jax.Array
     noise: jax.Array
-    hparams: Mapping[str, jax.Array]
+    hparams: tuple[Mapping[str, jax.Array], ...]
     horizon: jax.Array
+
+
+BlockState: TypeAlias = tuple[RunState, ...]
+"""A state for each group of a block, leaves [num_seeds, num_hparams, ...]."""
 
 
 @functools.partial(jax.jit, static_argnames="task_init")
@@ -157,13 +224,15 @@ def inputs(
       hparams: name -> value, one dictionary per lane.
       horizon: updates over which schedules extend.
     """
-    values = {
-        name: np.asarray([h[name] for h in hparams], program.dtype)
-        for name in hparams[0]
-    }
+    lanes = iter(hparams)
+    values = []
+    for group in program.groups:
+        own = list(itertools.islice(lanes, group.num_hparams))
+        columns = {n: np.asarray([h[n] for h in own], program.dtype) for n in own[0]}
+        values.append(columns)
     # One transfer for all of these tiny arrays.
     values, end = jax.device_put((values, np.asarray(horizon, program.dtype)))
-    return Inputs(seeds.order, seeds.noise, values, end)
+    return Inputs(seeds.order, seeds.noise, tuple(values), end)
 
 
 def transformation(
@@ -176,7 +245,8 @@ def transformation(
       hparams: name -> traced value.
       horizon: updates over which schedules extend; may be traced.
     """
-    built = program.method.build(horizon, **hparams, **dict(program.static))
+    method, static, _ = program.group
+    built = method.build(horizon, **hparams, **dict(static))
     return optax.with_extra_args_support(built)
 
 
@@ -221,18 +291,18 @@ def step_run(
       hparams: traced hyperparameters of the method.
       horizon: updates over which schedules extend.
     """
-    gradient = gradient_run(program, state, batch, key)
+    gradient = gradient_run(program, state.params, state.model_state, batch, key)
     return apply_run(program, state, gradient, batch, key, step, hparams, horizon)
 
 
 def step_block(
     program: Program,
-    state: RunState,
+    state: BlockState,
     batch: Batch,
     mask: jax.Array,
     inputs: Inputs,
     step: jax.Array,
-) -> RunState:
+) -> BlockState:
     """Compute one update of every run of a block.
 
     Args:
@@ -245,19 +315,55 @@ def step_block(
     """
     mask = mask.astype(program.dtype)
 
-    def of_seed(state: RunState, batch: Batch, noise: jax.Array) -> RunState:
-        """Update the runs of one seed, leaves [hparams, ...]."""
+    def of_seed(state: BlockState, batch: Batch, noise: jax.Array) -> BlockState:
+        """Update the runs of one seed, leaves [lanes, ...]."""
         batch = {**batch, "mask": mask}
         if program.layout:
             batch = program.layout.split_batch(batch)
         key = jax.random.fold_in(noise, step)
 
-        def of_lane(state: RunState, hparams: Mapping[str, jax.Array]) -> RunState:
-            return step_run(program, state, batch, key, step, hparams, inputs.horizon)
+        def gradient_of(params: PyTree, model_state: PyTree) -> Gradient:
+            return gradient_run(program, params, model_state, batch, key)
 
-        return over(of_lane, program.one_by_one)(state, inputs.hparams)
+        models = [(run.params, run.model_state) for run in state]
+        gradients = over(gradient_of, program.one_by_one)(*joined(models, axis=0))
+        shares = split(gradients, [group.num_hparams for group in program.groups])
+
+        def updated(
+            part: Program, state: RunState, gradient: Gradient, hparams: Any
+        ) -> RunState:
+            """Update the runs of one group and seed."""
+
+            def of_lane(
+                state: RunState, gradient: Gradient, hparams: Mapping[str, jax.Array]
+            ) -> RunState:
+                return apply_run(
+                    part, state, gradient, batch, key, step, hparams, inputs.horizon
+                )
+
+            return over(of_lane, program.one_by_one)(state, gradient, hparams)
+
+        return tuple(map(updated, program.parts, state, shares, inputs.hparams))
 
     return over(of_seed, program.one_by_one)(state, batch, inputs.noise)
+
+
+def joined(trees: Sequence[PyTree], axis: int = 1) -> PyTree:
+    """Put the lanes of all groups side by side, along an axis."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *trees)
+
+
+def split(tree: PyTree, lengths: Sequence[int]) -> list[PyTree]:
+    """Divide the first axis of a tree into parts of these lengths."""
+    if len(lengths) == 1:
+        return [tree]
+    ends = list(itertools.accumulate(lengths))
+    return [
+        jax.tree.map(lambda x, a=end - length, b=end: x[a:b], tree)
+        for length, end in zip(lengths, ends, strict=True)
+    ]
 
 
 def over(function: Callable[..., PyTree], one_by_one: bool) -> Callable[..., PyTree]:
@@ -300,24 +406,17 @@ class Gradient(NamedTuple):
 
 
 def gradient_run(
-    program: Program, state: RunState, batch: Batch, key: jax.Array
+    program: Program,
+    params: PyTree,
+    model_state: PyTree,
+    batch: Batch,
+    key: jax.Array,
 ) -> Gradient:
     """Compute loss and gradient of a run, the first half of `step_run`.
 
     Args:
-      program, state, batch, key: as for `step_run`.
-    """
-    return _gradient(program, state, batch, key, state.params)
-
-
-def _gradient(
-    program: Program, state: RunState, batch: Batch, key: jax.Array, params: PyTree
-) -> Gradient:
-    """As `gradient_run`, at given parameters instead of the state's.
-
-    Args:
-      program, state, batch, key: as for `step_run`.
-      params: parameters of one run.
+      program, batch, key: as for `step_run`.
+      params, model_state: those of one run.
     """
     function = jax.value_and_grad(program.task.loss, has_aux=True)
 
@@ -328,17 +427,23 @@ def _gradient(
         )
         return (loss, grads), model_state, metrics
 
-    (loss, grads), model_state = _mean_of_pieces(program, of_piece, state, batch, key)
+    (loss, grads), model_state = _mean_of_pieces(
+        program, of_piece, model_state, batch, key
+    )
     return Gradient(loss, model_state, _clipped(program.task, grads))
 
 
 def _loss(
-    program: Program, state: RunState, batch: Batch, key: jax.Array, params: PyTree
+    program: Program,
+    model_state: PyTree,
+    batch: Batch,
+    key: jax.Array,
+    params: PyTree,
 ) -> jax.Array:
-    """Compute the loss of a batch at given parameters, without the gradient.
+    """Compute the loss of a batch, without the gradient.
 
     Args:
-      program, state, batch, key, params: as for `_gradient`.
+      program, params, model_state, batch, key: as for `gradient_run`.
     """
 
     def of_piece(model_state, key, piece):
@@ -348,13 +453,13 @@ def _loss(
         )
         return loss, model_state, metrics
 
-    return _mean_of_pieces(program, of_piece, state, batch, key)[0]
+    return _mean_of_pieces(program, of_piece, model_state, batch, key)[0]
 
 
 def _mean_of_pieces(
     program: Program,
     of_piece: Callable[..., tuple[PyTree, PyTree, Mapping[str, jax.Array]]],
-    state: RunState,
+    model_state: PyTree,
     batch: Batch,
     key: jax.Array,
 ) -> tuple[PyTree, PyTree]:
@@ -363,7 +468,7 @@ def _mean_of_pieces(
     Args:
       program: gives the number of micro-batches.
       of_piece: `of_piece(model_state, key, piece) -> (means, model_state, metrics)`.
-      state: its `model_state` goes to the first piece, each result to the next piece.
+      model_state: goes to the first piece, each result to the next piece.
       batch: its rows are dealt out in turn, so the padding of a short batch is spread
         over all pieces.
       key: random key of the batch; each piece's key follows from it.
@@ -373,7 +478,7 @@ def _mean_of_pieces(
     """
     count = program.task.micro_batches
     if count == 1:
-        return of_piece(state.model_state, key, batch)[:2]
+        return of_piece(model_state, key, batch)[:2]
     pieces = {
         k: v.reshape(-1, count, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()
     }
@@ -394,11 +499,9 @@ def _mean_of_pieces(
         return jax.tree.map(lambda n, o: jnp.where(weight > 0, n, o), new, carry), None
 
     first_key, first_piece = jax.tree.map(lambda x: x[0], (keys, pieces))
-    means, _, weight = jax.eval_shape(
-        weighted, state.model_state, first_key, first_piece
-    )
+    means, _, weight = jax.eval_shape(weighted, model_state, first_key, first_piece)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (means, weight))
-    start = zeros[0], state.model_state, zeros[1]
+    start = zeros[0], model_state, zeros[1]
     # With steps called from the host loops are slow, so this one is unrolled.
     (sums, model_state, total), _ = jax.lax.scan(
         add, start, (keys, pieces), unroll=count if program.one_by_one else 1
@@ -424,13 +527,17 @@ def apply_run(
     """
     loss, model_state, grads = gradient
     tx = transformation(program, hparams, horizon)
+
+    def grad_fn(params: PyTree) -> PyTree:
+        return gradient_run(program, params, state.model_state, batch, key).grads
+
     updates, opt_state = tx.update(
         grads,
         state.opt_state,
         state.params,
         value=loss,
-        value_fn=functools.partial(_loss, program, state, batch, key),
-        grad_fn=lambda params: _gradient(program, state, batch, key, params).grads,
+        value_fn=functools.partial(_loss, program, state.model_state, batch, key),
+        grad_fn=grad_fn,
     )
     params = optax.apply_updates(state.params, updates)
     loss = loss.astype(program.dtype)
@@ -471,8 +578,8 @@ def _clipped(task: Task, grads: PyTree) -> PyTree:
     return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
 
 
-def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
-    """Build the initial states of a block, leaves [num_seeds, num_hparams, ...].
+def init(program: Program, seeds: Seeds, inputs: Inputs) -> BlockState:
+    """Build the initial states of a block.
 
     Args:
       program: static choices.
@@ -480,21 +587,24 @@ def init(program: Program, seeds: Seeds, inputs: Inputs) -> RunState:
       inputs: as returned by `inputs`.
     """
 
-    def per_seed(params, model_state):
-        """Build the states of the runs of one seed, leaves [num_hparams, ...]."""
+    def of_group(part: Program, hparams: Mapping[str, jax.Array]) -> RunState:
+        """Build the states of one group, leaves [num_seeds, num_hparams, ...]."""
 
-        def per_lane(hparams):
-            return init_run(program, params, model_state, hparams, inputs.horizon)
+        def of_seed(params: PyTree, model_state: PyTree) -> RunState:
+            def of_lane(hparams: Mapping[str, jax.Array]) -> RunState:
+                return init_run(part, params, model_state, hparams, inputs.horizon)
 
-        # axis_size: a method may have no traced hyperparameter.
-        return jax.vmap(per_lane, axis_size=program.num_hparams)(inputs.hparams)
+            # axis_size: a method may have no traced hyperparameter.
+            return jax.vmap(of_lane, axis_size=part.num_hparams)(hparams)
 
-    return jax.vmap(per_seed)(seeds.params, seeds.model_state)
+        return jax.vmap(of_seed)(seeds.params, seeds.model_state)
+
+    return tuple(map(of_group, program.parts, inputs.hparams))
 
 
 def observe(
-    state: RunState, step: jax.Array
-) -> tuple[RunState, PyTree, dict[str, jax.Array]]:
+    state: BlockState, step: jax.Array
+) -> tuple[BlockState, PyTree, dict[str, jax.Array]]:
     """Mark runs with non-finite parameters and read values off the state.
 
     Args:
@@ -506,7 +616,16 @@ def observe(
       learning rate, the last loss and `diverged_at`. If losses are summed there is also
       `mean_batch_loss`, over all updates done; updates after a divergence add nothing.
     """
-    params = final_params(state)
+    parts = [_observe_group(part, step) for part in state]
+    states, params, rows = zip(*parts, strict=True)
+    return states, joined(params), joined(rows)
+
+
+def _observe_group(
+    state: RunState, step: jax.Array
+) -> tuple[RunState, PyTree, dict[str, jax.Array]]:
+    """Do as `observe` for one group."""
+    params = _params_of_group(state)
     finite = functools.reduce(
         jnp.logical_and,
         [jnp.isfinite(x).all(tuple(range(2, x.ndim))) for x in jax.tree.leaves(params)],
@@ -534,6 +653,28 @@ def observe(
     return state, params, row
 
 
-def final_params(state: RunState) -> PyTree:
+def final_params(state: BlockState) -> PyTree:
     """The parameters to keep and to evaluate, leaves [seeds, hparams, ...]."""
+    return joined([_params_of_group(part) for part in state])
+
+
+def model_states(state: BlockState) -> PyTree:
+    """The model states of all runs, leaves [seeds, hparams, ...]."""
+    return joined([part.model_state for part in state])
+
+
+def _params_of_group(state: RunState) -> PyTree:
+    """The parameters of one group, as `final_params`."""
     return jax.vmap(jax.vmap(optim.eval_params))(state.opt_state, state.params)
+
+
+def run_at(program: Program, state: BlockState, seed: int, lane: int) -> RunState:
+    """Cut one run out of a block's state, leaves [1, ...].
+
+    Args:
+      program: program of the block.
+      state: its state.
+      seed, lane: position of the run.
+    """
+    group, place = program.places[lane]
+    return jax.tree.map(lambda x: x[seed : seed + 1, place], state[group])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from lrjax.core import counted
 
@@ -63,7 +63,8 @@ def chance_worse(leader: np.ndarray, other: np.ndarray) -> float:
     if spread <= 1e-6 * abs(mean):  # equal: the table keeps nine digits
         by_sign = 0.5 ** len(gaps)
         return by_sign if mean > 0 else 1 - by_sign
-    return float(stats.t.sf(mean / (spread / math.sqrt(len(gaps))), len(gaps) - 1))
+    statistic = mean / (spread / math.sqrt(len(gaps)))
+    return float(special.stdtr(len(gaps) - 1, -statistic))  # Student's t
 
 
 class Verdict(NamedTuple):

@@ -7,8 +7,10 @@ bits of a result depend on it.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +29,8 @@ from lrjax import (
 )
 from lrjax.common import numerics
 from lrjax.config import Settings
-from lrjax.core import Method, Run, Task
-from lrjax.engine import recalibration, strategy, train
+from lrjax.core import Method, Run, Task, counted
+from lrjax.engine import recalibration, strategy, train, xla_options
 from lrjax.launch import checkpoint
 from lrjax.tasks.data import DataError
 
@@ -36,6 +38,16 @@ from lrjax.tasks.data import DataError
 # the cache, and more small ones keep more cores busy; an accelerator wants many lanes.
 _MOST_LANES = {"cpu": (5, 32)}
 _MOST_LANES_ELSEWHERE = (32, 64)
+# Blocks of different methods are joined up to this cost, in the unit of `cost`. On a
+# CPU that is about three seconds of training on a core: longer blocks are not joined,
+# since they keep more cores busy. On an accelerator more lanes are nearly free.
+_JOINED_COST = {"cpu": 2**34}
+_JOINED_COST_ELSEWHERE = 2**42
+# The largest cost of all blocks of a program -> how well it is optimised; above them
+# fully. On a CPU 2**30 takes about a fifth of a second.
+_WORTH = {2**29: xla_options.LEAST, 2**34: xla_options.LESS}
+# Multiplications in whose time an update is done that has few of them.
+_OVERHEAD = 2**14
 _MAX_FLOATS = 2**26  # numbers in parameters, gradients and optimiser state of a block
 
 
@@ -61,23 +73,26 @@ class Block:
 
     @property
     def example(self) -> Run:
-        """The first run; all runs share task, method, steps and horizon."""
+        """The first run; all runs share task, steps and horizon."""
         return self.runs[0][0]
 
     @property
     def key(self) -> tuple[Any, ...]:
         """The key of the compiled programs: blocks with equal keys share them."""
         program = self.program
+        lanes = iter(self.lanes)
+        groups = []
+        for method, static, count in program.groups:
+            traced, *_ = itertools.islice(lanes, count)
+            groups.append((method.name, static, tuple(traced), count))
         return (
             _signature(program.task),
-            program.method.name,
-            program.static,
-            tuple(self.lanes[0]),
+            *groups,
             program.num_seeds,
-            program.num_hparams,
             program.eval_every,
             program.fresh_batches,
             program.sums_losses,
+            program.effort,
         )
 
     @functools.cached_property
@@ -96,8 +111,13 @@ class Block:
 
     @property
     def title(self) -> str:
-        """Task and method, for messages."""
-        return f"{self.example.task} {self.example.method}"
+        """Task and method, for messages; the number of methods if there are several."""
+        return f"{self.example.task} {named(self.methods)}"
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods in the tables, in the order of the lanes."""
+        return list(dict.fromkeys(run.method for run in self.runs[0]))
 
     @property
     def task_name(self) -> str:
@@ -126,6 +146,11 @@ class Block:
         return seeds, train.inputs(
             self.program, seeds, self.lanes, self.example.horizon
         )
+
+
+def named(methods: Sequence[str]) -> str:
+    """Name a method, or count several."""
+    return methods[0] if len(methods) == 1 else counted(len(methods), "method")
 
 
 def _signature(task: Task) -> tuple[Any, ...]:
@@ -253,9 +278,98 @@ def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
             params, model_state = jax.eval_shape(task.init, numerics.key(0))
             checkpoint.check_params(name, params, model_state)
         data = tasks.fingerprint(task)
+        own: list[Block] = []
         for method in settings.methods:
-            blocks += _blocks(settings, name, task, data, method)
-    return blocks
+            own += _blocks(settings, name, task, data, method)
+        blocks += own if settings.shard != "runs" else join(own)
+    return _with_efforts(blocks)
+
+
+def cost(block: Block) -> int:
+    """Predicted training time of a block, in multiplications; from shapes alone."""
+    program = block.program
+    work = strategy.work_of(program.task)
+    update = work.multiplied + work.convolved + _OVERHEAD
+    return block.example.steps * program.num_seeds * program.num_hparams * update
+
+
+def join(blocks: Sequence[Block]) -> list[Block]:
+    """Join blocks that train quickly, so that one program trains several methods.
+
+    Lanes of different methods share the gradient, the order of the data and the
+    evaluations, which are most of what is compiled. What is joined follows from the
+    blocks alone: in their order, up to a limit of lanes and of predicted time, and only
+    those of the same task and seeds, on which the same updates are done.
+
+    Args:
+      blocks: in any order.
+
+    Returns:
+      the joined blocks, and those that stay as they are, by their first.
+    """
+    backend = jax.default_backend()
+    _, most = _MOST_LANES.get(backend, _MOST_LANES_ELSEWHERE)
+    most_cost = _JOINED_COST.get(backend, _JOINED_COST_ELSEWHERE)
+    found: list[list[Block]] = []
+    growing: dict[Any, list[Block]] = {}
+    for block in blocks:
+        program, run = block.program, block.example
+        alike = (
+            *(run.task, run.steps, run.horizon, run.recalibrated, run.protocol),
+            *(row[0].seed for row in block.runs),
+            *(program.eval_every, program.fresh_batches, program.dtype),
+            *(program.one_by_one, program.sums_losses),
+        )
+        together = growing.get(alike, [])
+        lanes = sum(each.program.num_hparams for each in [*together, block])
+        limit = min(most_runs(program.task, g.method) for g in program.groups)
+        if (
+            not together
+            or program.one_by_one
+            or lanes > most
+            or lanes * program.num_seeds > limit
+            or sum(map(cost, [*together, block])) > most_cost
+        ):
+            growing[alike] = together = []
+            found.append(together)
+        together.append(block)
+    return [_joined(together) for together in found]
+
+
+def _with_efforts(blocks: Sequence[Block]) -> list[Block]:
+    """Set how well each program is optimised, by the cost of all blocks that use it."""
+    totals = collections.Counter[Any]()
+    for block in blocks:
+        totals[block.key] += cost(block)
+
+    def effort(total: int) -> str:
+        fitting = (_WORTH[most] for most in sorted(_WORTH) if total <= most)
+        return next(fitting, xla_options.FULL)
+
+    return [
+        dataclasses.replace(
+            block,
+            program=dataclasses.replace(
+                block.program, effort=effort(totals[block.key])
+            ),
+        )
+        for block in blocks
+    ]
+
+
+def _joined(blocks: Sequence[Block]) -> Block:
+    """Put the lanes of blocks side by side."""
+    if len(blocks) == 1:
+        return blocks[0]
+    groups = tuple(group for block in blocks for group in block.program.groups)
+    return Block(
+        dataclasses.replace(blocks[0].program, groups=groups),
+        tuple(
+            tuple(run for row in rows for run in row)
+            for rows in zip(*(block.runs for block in blocks), strict=True)
+        ),
+        tuple(lane for block in blocks for lane in block.lanes),
+    )
 
 
 def run_of(
@@ -321,13 +435,13 @@ def program_of(
       static: hyperparameters that are compiled in, as returned by `methods.split`.
       num_seeds, num_hparams: lanes.
     """
-    return train.Program(
-        task=task,
-        method=method,
-        static=static,
-        eval_every=run.eval_every,
-        num_seeds=num_seeds,
-        num_hparams=num_hparams,
+    return train.single(
+        task,
+        method,
+        static,
+        run.eval_every,
+        num_seeds,
+        num_hparams,
         fresh_batches=run.fresh_batches,
         dtype=jnp.float64 if run.precision == "float64" else jnp.float32,
         one_by_one=strategy.one_by_one(task),
@@ -392,11 +506,18 @@ def halves(block: Block) -> list[Block]:
     For devices whose memory cannot hold the whole block. Last bits may differ.
     """
     program = block.program
+    if len(program.groups) > 1:
+        middle = len(program.groups) // 2
+        return [
+            _with_lanes(block, program.groups[:middle], 0),
+            _with_lanes(block, program.groups[middle:], middle),
+        ]
     if program.num_hparams > 1:
         parts = list(_chunks(range(program.num_hparams), -(-program.num_hparams // 2)))
+        groups = (program.group._replace(num_hparams=len(parts[0])),)
         return [
             Block(
-                dataclasses.replace(program, num_hparams=len(part)),
+                dataclasses.replace(program, groups=groups),
                 tuple(tuple(row[h] for h in part) for row in block.runs),
                 tuple(block.lanes[h] for h in part),
             )
@@ -412,6 +533,17 @@ def halves(block: Block) -> list[Block]:
             for part in _chunks(range(program.num_seeds), -(-program.num_seeds // 2))
         ]
     return []
+
+
+def _with_lanes(block: Block, groups: tuple[train.Group, ...], before: int) -> Block:
+    """The lanes of some groups of a block, which follow on `before` other groups."""
+    start = sum(group.num_hparams for group in block.program.groups[:before])
+    stop = start + sum(group.num_hparams for group in groups)
+    return Block(
+        dataclasses.replace(block.program, groups=groups),
+        tuple(row[start:stop] for row in block.runs),
+        block.lanes[start:stop],
+    )
 
 
 def _chunks(items: Sequence[Any], most: int) -> Iterator[list[Any]]:

@@ -27,7 +27,6 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from lrjax.common import files
 from lrjax.core import (
@@ -312,6 +311,8 @@ def _write(path: Path, plain: Mapping[str, Any]) -> None:
     name is not UTF-8.
     """
     if jax.process_count() == 1 and str(path).isprintable():
+        import orbax.checkpoint as ocp
+
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, dict(plain))
         return
@@ -345,8 +346,10 @@ def _read(path: Path, like: PyTree) -> PyTree:
     return structure.unflatten(map(_from_plain, plain, leaves))
 
 
-def _checkpointer() -> ocp.StandardCheckpointer:
+def _checkpointer() -> Any:
     """Orbax's checkpointer; with several hosts each restores by itself."""
+    import orbax.checkpoint as ocp  # it takes long, and few runs need it
+
     if jax.process_count() == 1:
         return ocp.StandardCheckpointer()
     own = jax.process_index()

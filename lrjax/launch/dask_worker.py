@@ -62,29 +62,30 @@ class BlockMessage(NamedTuple):
     """A block as sent to a worker: without the task and the method's functions.
 
     Attributes:
-      method: name of the method.
-      cooled: whether a cooldown is added to the method.
+      groups: for each group of lanes, the name of its method, whether a cooldown is
+        added to it, the compiled-in hyperparameters, and the number of lanes.
       program: the other fields of the block's program.
       runs, lanes: the block's.
     """
 
-    method: str
-    cooled: bool
+    groups: tuple[tuple[str, bool, tuple[tuple[str, Any], ...], int], ...]
     program: Mapping[str, Any]
     runs: tuple[tuple[Run, ...], ...]
     lanes: tuple[Mapping[str, float], ...]
 
 
 def block_message(block: Block) -> BlockMessage:
-    """Convert a block of a registered method to what is sent to a worker."""
+    """Convert a block of registered methods to what is sent to a worker."""
     program = {
         field.name: getattr(block.program, field.name)
         for field in dataclasses.fields(block.program)
-        if field.name not in ("task", "method")
+        if field.name not in ("task", "groups")
     }
-    method = block.program.method
-    cooled = method is not methods.find(method.name)
-    return BlockMessage(method.name, cooled, program, block.runs, block.lanes)
+    groups = tuple(
+        (method.name, method is not methods.find(method.name), static, count)
+        for method, static, count in block.program.groups
+    )
+    return BlockMessage(groups, program, block.runs, block.lanes)
 
 
 class PlannedBlock(NamedTuple):
@@ -137,7 +138,7 @@ class WorkerResult(NamedTuple):
 
     seconds: float
     trials: Mapping[str, Trained]
-    summary: str
+    summary: Sequence[str]
     runs: bytes = b""
     curves: bytes = b""
 
@@ -223,10 +224,12 @@ def block_of(message: BlockMessage, settings: Settings, data_dir: str | None) ->
             _DATA[id(task)] = tasks.fingerprint(task)
     if _DATA[id(task)] != run.data:
         raise _other_data(run.task)
-    method = methods.find(message.method)
-    if message.cooled:
-        method = methods.cooled(method)
-    program = train_lib.Program(task=task, method=method, **message.program)
+    groups = []
+    for name, cooled, static, count in message.groups:
+        method = methods.find(name)
+        method = methods.cooled(method) if cooled else method
+        groups.append(train_lib.Group(method, static, count))
+    program = train_lib.Program(task=task, groups=tuple(groups), **message.program)
     return Block(program, message.runs, message.lanes)
 
 
@@ -323,7 +326,7 @@ def _train(
     block = unit.block
     if not unit.is_trial and tables.runs.issuperset(block.run_ids):
         done = f"{block.title}: {counted(len(block.run_ids), 'run')}, already done"
-        return WorkerResult(0.0, {}, done)
+        return WorkerResult(0.0, {}, [done])
 
     def train_here(unit: Unit, place: Place) -> Outcome:
         return local.train_unit(unit, place, tables, settings, home, lambda _: None)
@@ -332,7 +335,7 @@ def _train(
     return WorkerResult(
         sum(outcome.seconds for outcome in outcomes),
         {k: v for outcome in outcomes for k, v in outcome.trials.items()},
-        "; ".join(outcome.summary for outcome in outcomes),
+        [line for outcome in outcomes for line in outcome.summary],
     )
 
 

@@ -9,25 +9,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Sequence
 
-from lrjax.engine import strategy
+from lrjax.launch import blocks as blocks_lib
 from lrjax.launch.blocks import Block
 
 _SLACK = 0.05  # of the longest share, for fewer compilations
-# Multiplications in whose time an update is done that has few of them.
-_OVERHEAD = 2**14
 
 
 def shares(blocks: Sequence[Block], count: int) -> list[list[int]]:
     """Deal blocks out to hosts; return the positions of each host's, ascending."""
-    return deal([block.key for block in blocks], list(map(cost, blocks)), count)
-
-
-def cost(block: Block) -> int:
-    """Predicted training time of a block, in multiplications; from shapes alone."""
-    program = block.program
-    work = strategy.work_of(program.task)
-    update = work.multiplied + work.convolved + _OVERHEAD
-    return block.example.steps * program.num_seeds * program.num_hparams * update
+    costs = list(map(blocks_lib.cost, blocks))
+    return deal([block.key for block in blocks], costs, count)
 
 
 def deal(

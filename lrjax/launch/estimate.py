@@ -189,7 +189,7 @@ def _summary(blocks: Sequence[Block], done: set[str]) -> str:
         row = rows.setdefault(
             example.task, {"methods": 0, "runs": 0, "done": 0, "updates": 0}
         )
-        row["methods"] += 1
+        row["methods"] += len(group[0].methods)
         row["runs"] += len(runs)
         row["done"] += len(runs & done)
         row["updates"] += len(runs - done) * example.steps
@@ -287,20 +287,20 @@ def duration(seconds: float) -> str:
 
 
 def _groups(blocks: Sequence[Block]) -> list[list[Block]]:
-    """Blocks grouped by task and method."""
-    groups: dict[tuple[str, str], list[Block]] = {}
+    """Blocks grouped by task and methods."""
+    groups: dict[Any, list[Block]] = {}
     for block in blocks:
-        groups.setdefault((block.example.task, block.example.method), []).append(block)
+        groups.setdefault((block.task_name, *block.methods), []).append(block)
     return list(groups.values())
 
 
 def _line(
     blocks: Sequence[Block], done: set[str], times: Mapping[int, float]
 ) -> dict[str, Any]:
-    """The plan's row for one method on one task.
+    """The plan's row for a task and the methods of its blocks.
 
     Args:
-      blocks: blocks of the method on the task.
+      blocks: blocks of these methods on the task.
       done: identities of finished runs.
       times: id of a block -> seconds of training, for the blocks to train.
     """
@@ -310,7 +310,7 @@ def _line(
     needs = [programs.least_need(block.program, block.lanes) for block in todo]
     return {
         "task": example.task,
-        "method": example.method,
+        "method": blocks_lib.named(blocks[0].methods),
         "runs": len(runs),
         "done": len(runs & done),
         "blocks": len(todo),

@@ -96,7 +96,8 @@ def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -
             seconds[block.task_name] += outcome.seconds
             bar.set_description(block.title)
             if bar.disable:
-                say(f"[{ended}/{len(todo)}] {outcome.summary}")
+                for line in outcome.summary:
+                    say(f"[{ended}/{len(todo)}] {line}")
     # Parts of a split block have names of their own: remove the whole blocks', too.
     launcher.forget([block.name for block in todo])
     say(launcher.spent(sum(seconds.values())))

@@ -21,7 +21,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from lrjax import console, identity, results
 from lrjax.common import files
@@ -347,6 +346,8 @@ def _meet(name: str, timeout: int) -> None:
     """Wait until all hosts have called this with a name, at most `timeout` seconds."""
     hosts = set(range(jax.process_count()))
     if len(hosts) > 1:
+        import orbax.checkpoint as ocp
+
         ocp.multihost.sync_global_processes(
             f"lrjax {name}", timeout=timeout, processes=hosts
         )

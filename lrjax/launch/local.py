@@ -16,8 +16,8 @@ import numpy as np
 from lrjax import results
 from lrjax.config import Settings
 from lrjax.console import say
-from lrjax.core import counted
-from lrjax.engine import programs
+from lrjax.core import Task, counted
+from lrjax.engine import programs, train
 from lrjax.engine import sharding as layouts
 from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import checkpoint, rows
@@ -225,14 +225,12 @@ def _trials(
     if "mean_batch_loss" in last:
         mean = last["mean_batch_loss"] * (ended / steps)
         last = {**last, "mean_batch_loss": mean}
-    host = jax.device_get(state) if keep else None
+    host, program = jax.device_get(state) if keep else (), unit.block.program
     return {
         run_id: Trained(
             {k: rows.number(v[s, h]) for k, v in last.items()},
             round(seconds / len(ids_by_position), 6),
-            State(steps, jax.tree.map(lambda x, s=s, h=h: x[s : s + 1, h], host))
-            if run_id in keep
-            else None,
+            State(steps, train.run_at(program, host, s, h)) if run_id in keep else None,
         )
         for (s, h), run_id in ids_by_position.items()
     }
@@ -261,7 +259,7 @@ def _write_runs(
     seconds: float,
     tables: results.Tables,
     folder: Path | None,
-) -> str:
+) -> list[str]:
     """Measure the runs of a block on the test part and append their rows.
 
     Args:
@@ -273,7 +271,7 @@ def _write_runs(
       folder: where to save the parameters, too; None if they are not kept.
 
     Returns:
-      a line that sums up the block.
+      a line for each method that sums up its runs.
     """
     program, ids_by_position = block.program, block.ids_by_position
     test = _judged(block, last, state)
@@ -286,9 +284,18 @@ def _write_runs(
         for (s, h), run_id in ids_by_position.items()
     ]
     tables.append(results.RUNS, ended, block.name)
-    diverged = sum(row["status"] == "diverged" for row in ended)
-    metric = program.task.metric
-    scores = [row[f"valid_{metric}"] for row in ended if row["status"] == "done"]
+    return [
+        f"{block.task_name} {method}: "
+        + _summary([row for row in ended if row["method"] == method], program.task)
+        for method in block.methods
+    ]
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], task: Task) -> str:
+    """Sum up the runs of a method on a task."""
+    diverged = sum(row["status"] == "diverged" for row in rows)
+    metric = task.metric
+    scores = [row[f"valid_{metric}"] for row in rows if row["status"] == "done"]
     score = f", validation {metric} {np.mean(scores):.5g}" if scores else ""
     dead = f", {diverged} diverged" if diverged else ""
-    return f"{block.title}: {counted(len(ended), 'run')}{score}{dead}"
+    return f"{counted(len(rows), 'run')}{score}{dead}"

@@ -9,6 +9,7 @@ each from its last checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import resource
 import sys
 import threading
@@ -34,6 +35,7 @@ from lrjax.launch.program_pool import ProgramPool
 from lrjax.tasks import data
 
 _PROGRAM_BYTES = 8 * 2**20  # approximate host memory of each further program
+_WORTH_MEASURING = 2**36  # cost of all blocks, as in `blocks.cost`: about 15 seconds
 _EXHAUSTED = "RESOURCE_EXHAUSTED"  # text of JAX's out-of-memory errors
 
 
@@ -57,14 +59,20 @@ class Begin(NamedTuple):
         if not self.states:
             return None
         # Concatenate each lane's seeds along axis 0, then stack lanes along axis 1.
-        lanes = [
+        lanes = (
             jax.tree.map(
                 lambda *leaves: np.concatenate(leaves),
                 *(self.states[run_id] for run_id in lane),
             )
             for lane in zip(*block.ids, strict=True)
-        ]
-        return jax.tree.map(lambda *leaves: np.stack(leaves, 1), *lanes)
+        )
+        return tuple(
+            jax.tree.map(
+                lambda *leaves: np.stack(leaves, 1),
+                *itertools.islice(lanes, group.num_hparams),
+            )
+            for group in block.program.groups
+        )
 
 
 class Unit(NamedTuple):
@@ -119,13 +127,13 @@ class Outcome(NamedTuple):
       unit: what was trained; a part of the original unit if memory ran out.
       seconds: training time.
       trials: results by run_id; empty for runs, whose rows are in the tables.
-      summary: a line to print; empty for trials.
+      summary: lines to print, one per method; empty for trials.
     """
 
     unit: Unit
     seconds: float
     trials: Mapping[str, Trained] = {}
-    summary: str = ""
+    summary: Sequence[str] = ()
 
 
 class Place(NamedTuple):
@@ -319,7 +327,7 @@ def checkpointed(
         raise
 
 
-def save(folder: Path, step: int, state: train.RunState, seconds: float) -> None:
+def save(folder: Path, step: int, state: train.BlockState, seconds: float) -> None:
     """Save a checkpoint; a failure is only a warning, since training can continue."""
     try:
         checkpoint.save(folder, step, state, {"seconds": seconds})
@@ -344,10 +352,15 @@ def expected_memory(programs: int, blocks: float) -> float:
 
 
 def blocks_at_once(todo: Sequence[Block], device: machine.Device) -> int:
-    """The number of parallel blocks on each device; measured if not cached."""
+    """The number of parallel blocks on each device; measured if not cached.
+
+    Where a CPU trains for less time than measuring takes: as many as it has cores.
+    """
     if len(todo) == 1:
         return 1
     block = todo[0]
+    if device.platform == "cpu" and sum(map(blocks_lib.cost, todo)) < _WORTH_MEASURING:
+        return min(machine.usable_cores(), len(todo))
 
     def advances(count: int) -> list[Callable[[int], Any]]:
         """Functions that train a copy of the block each, as many as fit in memory."""

@@ -37,14 +37,14 @@ def by_method(name, **hparams):
     """A run of a method by `train`, measured after each update."""
     task, method = iris("float64"), METHODS[name]
     static, traced = split(method, dict(method.defaults) | hparams)
-    program = train.Program(task, method, static, 1, 1, 1, dtype=jnp.float64)
+    program = train.single(task, method, static, 1, 1, 1, dtype=jnp.float64)
     seeds = train.seed_runs(task.init, np.asarray([SEED], np.uint32))
     inputs = train.inputs(program, seeds, [traced], STEPS)
     compiled = programs.compile_program(program, seeds, inputs)
     segments = list(programs.train(compiled, program, seeds, inputs, STEPS))
     values = [segment.values for segment in segments]
     curve = {k: np.concatenate([v[k] for v in values])[:, 0, 0] for k in values[0]}
-    return curve, jax.tree.map(lambda x: x[0, 0], segments[-1].state.params)
+    return curve, jax.tree.map(lambda x: x[0, 0], segments[-1].state[0].params)
 
 
 def by_policy(policy, every=1):
@@ -126,7 +126,7 @@ def test_the_same_compiled_step_gives_the_same_bits():
     env = control.Env(task, STEPS, 1)
     method = METHODS["adam"]
     static, hparams = split(method, dict(method.defaults))
-    program = train.Program(task, method, static, 1, 1, 1)
+    program = train.single(task, method, static, 1, 1, 1)
     seeds = train.seed_run(task.init, KEY)
 
     @jax.jit

@@ -544,7 +544,7 @@ def trained_alone(task, row):
     """The program and the state of a run, trained in a block of its own."""
     method = METHODS[row["method"].removeprefix("race:")]
     static, traced = methods.split(method, row["hparams"])
-    program = train.Program(
+    program = train.single(
         task, method, static, 30, 1, 1, one_by_one=strategy.one_by_one(task)
     )
     seeds = train.seed_runs(task.init, np.array([row["seed"]]))

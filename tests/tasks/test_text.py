@@ -647,7 +647,7 @@ def test_runs_of_a_population_are_those_trained_alone(task):
     seeds = train.seed_runs(task.init, np.arange(2, dtype=np.uint32))
 
     def trained(seeds, lanes, one_by_one):
-        program = train.Program(
+        program = train.single(
             task,
             method,
             static,
