@@ -60,7 +60,8 @@ def test_programs_of_a_study_meet_few_hosts(count):
         assert deal.pairs(dealt, programs) <= 0.55 * deal.pairs(stride, programs)
 
 
-def test_a_longer_run_and_a_larger_model_cost_more():
+def test_a_longer_run_and_a_larger_model_cost_more(monkeypatch):
+    monkeypatch.setattr(blocks, "_JOINED_COST", {"cpu": 0})  # a block each
     config = config_lib.base()
     config.tasks, config.methods = ("libsvm/iris", "libsvm/letter"), ("sgd", "adam")
     config.seeds, config.epochs = 10, 2

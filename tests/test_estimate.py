@@ -32,6 +32,12 @@ def planned(tmp_path_factory):
     """Before, halfway and after: the plans, and the runs that are there at the end."""
     folder = tmp_path_factory.mktemp("planned") / "run"
     wanted = settings(7)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(blocks_lib, "_JOINED_COST", {"cpu": 0})  # a block each
+        return _planned(wanted, folder)
+
+
+def _planned(wanted, folder):
     before = estimate.make(wanted, folder)
     assert not folder.exists()
     experiment.run(settings((0, 1, 2), ("adam",)), folder)
@@ -55,6 +61,13 @@ def test_counts_are_those_of_the_runs(planned):
     assert halfway.lines["done"].tolist() == [6, 0]
     assert after.lines["done"].tolist() == [14, 14]
     assert after.lines["blocks"].tolist() == [0, 0]
+
+
+def test_joined_methods_have_one_line(tmp_path):
+    (line,) = estimate.make(settings(7), tmp_path).lines.to_dict("records")
+    assert line["method"] == "2 methods"
+    assert (line["runs"], line["blocks"], line["programs"]) == (28, 2, 1)
+    assert line["shape"] == "4x4"
 
 
 def test_time_memory_and_disk_are_of_what_is_left(planned):
@@ -123,6 +136,7 @@ def test_a_cluster_is_planned_for_by_its_workers(tmp_path):
 
 def test_a_program_that_was_not_timed_is_as_its_tasks_others(tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, "_SECONDS", -1.0)  # one program of each task alone
+    monkeypatch.setattr(blocks_lib, "_JOINED_COST", {"cpu": 0})  # a block each
     found = estimate.make(settings(1), tmp_path)
     assert found.measured == 1
     times = found.lines["seconds"].tolist()

@@ -128,7 +128,7 @@ def test_columns_are_those_of_the_documentation(finished):
         assert row["status"] == "done"
         assert row["diverged_at"] is None
         assert row["examples"] == 4 * 90
-        assert row["block"] == "3x1"
+        assert row["block"] == "3x2"
         assert row["seconds"] > 0
         assert all(0 < row[f"{p}_loss"] < 3 for p in ("train", "valid", "test"))
     for row in rows_of(finished, results.CURVES):
@@ -252,7 +252,7 @@ def test_lost_rows_are_trained_again_to_the_same_numbers(copied, finished, lost)
     assert read(copied, results.RUNS).startswith(b"".join(kept))
 
 
-def test_a_run_that_was_cut_short_is_completed(finished, tmp_path, monkeypatch):
+def test_a_run_that_was_cut_short_is_completed(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
@@ -265,12 +265,14 @@ def test_a_run_that_was_cut_short_is_completed(finished, tmp_path, monkeypatch):
             raise Killed
         append(tables, name, rows, *block)
 
+    monkeypatch.setattr(blocks_lib, "_JOINED_COST", {"cpu": 0})  # a block each
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         patch.setattr(results.Tables, "append", die_at_the_second_block)
-        experiment.run(settings_of(), tmp_path)
-    assert len(rows_of(tmp_path, results.RUNS)) == 3
-    experiment.run(settings_of(), tmp_path)
-    assert same_rows(tmp_path, finished)
+        experiment.run(settings_of(), tmp_path / "cut")
+    assert len(rows_of(tmp_path / "cut", results.RUNS)) == 3
+    experiment.run(settings_of(), tmp_path / "cut")
+    experiment.run(settings_of(), tmp_path / "whole")
+    assert same_rows(tmp_path / "cut", tmp_path / "whole")
 
 
 # Blocks and grids
@@ -307,7 +309,8 @@ def test_blocks_follow_from_the_settings_alone(monkeypatch):
     assert len(runs) == 40
 
 
-def test_a_grid_gives_every_combination():
+def test_a_grid_gives_every_combination(monkeypatch):
+    monkeypatch.setattr(blocks_lib, "_JOINED_COST", {"cpu": 0})  # a block each
     settings = settings_of(
         methods=("momentum", "adam"),
         seeds=2,

@@ -241,6 +241,7 @@ def test_a_block_that_no_memory_holds_is_refused_before_anything_is_written(
 def test_a_later_block_that_no_memory_holds_is_refused_before_anything_is_trained(
     tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(blocks_lib, "_JOINED_COST", {"cpu": 0})  # a block each
     wanted = settings(("sgd", "prodigy"))
     small, large = (
         programs.least_need(block.program, block.lanes)

@@ -41,6 +41,7 @@ class Entrant:
       full_steps: updates of a full run.
       extra: traced values of the cooldown.
       num_contenders: contenders that share the program.
+      num_seeds: seeds of each.
     """
 
     task: Task
@@ -48,6 +49,7 @@ class Entrant:
     full_steps: int
     extra: Mapping[str, float]
     num_contenders: int
+    num_seeds: int
 
     def split(
         self, run: Run
@@ -55,6 +57,11 @@ class Entrant:
         """Static and traced hyperparameters of a run, those of the cooldown added."""
         static, traced = methods.split(self.method, dict(run.hparams))
         return static, {**traced, **self.extra}
+
+    @property
+    def most_updates(self) -> int:
+        """Updates of all contenders that share the program, if none is dropped."""
+        return self.full_steps * self.num_contenders * self.num_seeds
 
     def width(self, count: int) -> int:
         """Lanes of a block; the same whatever is left on a rung."""
@@ -111,6 +118,7 @@ class Jobs:
                 other.method.name == contender.method.name
                 for other in self.lineup.entries
             ),
+            num_seeds=len(plan.seeds),
         )
         run = self._run(contender, seed, end if branch else start)
         whole = run.steps == plan.horizon

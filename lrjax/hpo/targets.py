@@ -89,6 +89,11 @@ class Target:
         return self.problem.max_budget * self.unit_steps
 
     @property
+    def most_updates(self) -> int:
+        """Updates of all trials, if none is stopped early."""
+        return self.full_steps * self.problem.trials
+
+    @property
     def method(self) -> Method:
         """The method that is tuned."""
         return methods.find(self.run.method)

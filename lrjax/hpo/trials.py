@@ -7,6 +7,7 @@ several at once on each device; states that may be resumed come back to the host
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -40,6 +41,11 @@ class Trainable(Protocol):
     @property
     def full_steps(self) -> int:
         """Updates of a full run, the unit of progress."""
+        ...
+
+    @property
+    def most_updates(self) -> int:
+        """Updates of all jobs that share a program, at most."""
         ...
 
     def split(
@@ -155,6 +161,8 @@ def unit_of(pack: Pack) -> Unit:
     program = blocks.program_of(
         run, target.task, target.method, static, num_seeds, pack.width
     )
+    effort = blocks.effort_for(blocks.cost_of(target.task, target.most_updates))
+    program = dataclasses.replace(program, effort=effort)
     # A block's runs are [seeds][lanes].
     runs = zip(*([job.run for job in lane] for lane in lanes), strict=True)
     block = Block(program, tuple(runs), tuple(traced for _, traced in hparams))

@@ -80,7 +80,7 @@ def _run(launcher: Launcher) -> list[Path]:
     for search in searches:
         console.say(search.summary())
         winners += _winner_blocks(search, settings)
-    experiment.train_missing(launcher, winners)
+    experiment.train_missing(launcher, blocks_lib.arrange(winners, settings))
     return drawn
 
 

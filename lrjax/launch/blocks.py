@@ -13,8 +13,8 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -261,9 +261,24 @@ def left_out(reasons: Mapping[str, str]) -> str:
 
 def most_runs(task: Task, method: Method) -> int:
     """The largest number of runs of a method on a task in one block."""
-    params = jax.eval_shape(lambda: task.init(numerics.key(0))[0])
+    return max(1, _MAX_FLOATS // _floats_of_run(task.init, _Known(method)))
+
+
+class _Known(NamedTuple):
+    """A method as part of a cache's key; methods themselves hold dictionaries."""
+
+    method: Method
+
+    def __hash__(self) -> int:
+        return hash((self.method.name, self.method.build))
+
+
+@functools.lru_cache(128)
+def _floats_of_run(init: Callable[..., Any], known: _Known) -> int:
+    """Numbers in parameters, gradients, updates and optimiser state (cached)."""
+    params = jax.eval_shape(lambda: init(numerics.key(0))[0])
     size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    return max(1, _MAX_FLOATS // (size + methods.state_size(method, params)))
+    return size + methods.state_size(known.method, params)
 
 
 def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
@@ -278,19 +293,32 @@ def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
             params, model_state = jax.eval_shape(task.init, numerics.key(0))
             checkpoint.check_params(name, params, model_state)
         data = tasks.fingerprint(task)
-        own: list[Block] = []
         for method in settings.methods:
-            own += _blocks(settings, name, task, data, method)
-        blocks += own if settings.shard != "runs" else join(own)
-    return _with_efforts(blocks)
+            blocks += _blocks(settings, name, task, data, method)
+    return arrange(blocks, settings)
 
 
 def cost(block: Block) -> int:
     """Predicted training time of a block, in multiplications; from shapes alone."""
-    program = block.program
-    work = strategy.work_of(program.task)
-    update = work.multiplied + work.convolved + _OVERHEAD
-    return block.example.steps * program.num_seeds * program.num_hparams * update
+    lanes = block.program.num_seeds * block.program.num_hparams
+    return cost_of(block.program.task, block.example.steps * lanes)
+
+
+def cost_of(task: Task, updates: int) -> int:
+    """Predicted time of updates on a task, as in `cost`."""
+    work = strategy.work_of(task)
+    return updates * (work.multiplied + work.convolved + _OVERHEAD)
+
+
+def effort_for(cost: int) -> str:
+    """How well to optimise a program whose blocks have a cost together."""
+    fitting = (_WORTH[most] for most in sorted(_WORTH) if cost <= most)
+    return next(fitting, xla_options.FULL)
+
+
+def arrange(blocks: Sequence[Block], settings: Settings) -> list[Block]:
+    """Join blocks, unless devices share them, and set how well each is optimised."""
+    return _with_efforts(blocks if settings.shard != "runs" else join(blocks))
 
 
 def join(blocks: Sequence[Block]) -> list[Block]:
@@ -342,15 +370,11 @@ def _with_efforts(blocks: Sequence[Block]) -> list[Block]:
     for block in blocks:
         totals[block.key] += cost(block)
 
-    def effort(total: int) -> str:
-        fitting = (_WORTH[most] for most in sorted(_WORTH) if total <= most)
-        return next(fitting, xla_options.FULL)
-
     return [
         dataclasses.replace(
             block,
             program=dataclasses.replace(
-                block.program, effort=effort(totals[block.key])
+                block.program, effort=effort_for(totals[block.key])
             ),
         )
         for block in blocks
@@ -509,8 +533,8 @@ def halves(block: Block) -> list[Block]:
     if len(program.groups) > 1:
         middle = len(program.groups) // 2
         return [
-            _with_lanes(block, program.groups[:middle], 0),
-            _with_lanes(block, program.groups[middle:], middle),
+            cut(block, program.groups[:middle], 0),
+            cut(block, program.groups[middle:], middle),
         ]
     if program.num_hparams > 1:
         parts = list(_chunks(range(program.num_hparams), -(-program.num_hparams // 2)))
@@ -535,8 +559,8 @@ def halves(block: Block) -> list[Block]:
     return []
 
 
-def _with_lanes(block: Block, groups: tuple[train.Group, ...], before: int) -> Block:
-    """The lanes of some groups of a block, which follow on `before` other groups."""
+def cut(block: Block, groups: tuple[train.Group, ...], before: int) -> Block:
+    """Cut some groups out of a block, which follow on `before` other groups."""
     start = sum(group.num_hparams for group in block.program.groups[:before])
     stop = start + sum(group.num_hparams for group in groups)
     return Block(

@@ -462,6 +462,9 @@ def _raw_means(study: Study) -> pd.Series:
     return kinds.pop().factor * portfolio.contributions(means)["share_of_mean"]
 
 
+_LONGER = 1.05  # times as long as the fastest, from which on it is said
+
+
 def _cost(study: Study, writer: ReportWriter) -> Section | None:
     """Score over the cost of training and tuning."""
     runs = study.runs[study.runs["task"].isin(study.comparison.tasks)]
@@ -487,9 +490,13 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
     slowest = table["relative_time"].idxmax()
     finding = (
         f"All runs shown took {runs['seconds'].sum():.3g} s and "
-        f"{runs['examples'].sum() / 1e6:.3g} million examples. A run of {slowest} "
-        f"takes {table.loc[slowest, 'relative_time']:.2g} times as long as the fastest."
+        f"{runs['examples'].sum() / 1e6:.3g} million examples."
     )
+    if table.loc[slowest, "relative_time"] >= _LONGER:
+        finding += (
+            f" A run of {slowest} takes {table.loc[slowest, 'relative_time']:.2g} "
+            "times as long as the fastest."
+        )
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
         finding += " Choosing settings cost " + ", ".join(
@@ -501,7 +508,8 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
         "Mean normalised score after a part of the training, as if it had been stopped "
         "there, over all tasks. Tuning and unused settings of a grid are paid first, "
         "each trial in full. relative_time is the geometric mean over tasks of a run's "
-        "time over the fastest entry's."
+        "time over the fastest entry's; methods that trained in one block share its "
+        "time equally."
     )
     drawn = None
     if len(anytime):
