@@ -45,7 +45,7 @@ _JOINED_COST = {"cpu": 2**34}
 _JOINED_COST_ELSEWHERE = 2**42
 # The largest cost of all blocks of a program -> how well it is optimised; above them
 # fully. On a CPU 2**30 takes about a fifth of a second.
-_WORTH = {2**29: xla_options.LEAST, 2**34: xla_options.LESS}
+_WORTH = {2**27: xla_options.LEAST, 2**33: xla_options.LESS}
 # Multiplications in whose time an update is done that has few of them.
 _OVERHEAD = 2**14
 _MAX_FLOATS = 2**26  # numbers in parameters, gradients and optimiser state of a block
