@@ -96,7 +96,7 @@ def test_only_what_trains_quickly_is_joined():
     assert len(slow) == len(TRIO)
     assert {block.program.effort for block in slow} == {xla_options.FULL}
     assert quick[0].program.effort == xla_options.LEAST
-    assert planned(epochs=100)[0].program.effort == xla_options.LESS
+    assert planned(epochs=1000)[0].program.effort == xla_options.LESS
 
 
 def test_what_is_joined_trains_on_the_same_rows_and_seeds():
