@@ -14,6 +14,7 @@ _LAZY = {
     "check_task": "lrjax.tasks.checks",
     "compare": "lrjax.api",
     "find_rate": "lrjax.api",
+    "rate_transfer": "lrjax.api",
     "select": "lrjax.hpo.select",
     "tune": "lrjax.api",
     **dict.fromkeys(

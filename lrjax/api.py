@@ -34,7 +34,7 @@ from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, cut, shown
 from lrjax.hpo import tune as tune_lib
 from lrjax.launch import experiment, startup
-from lrjax.rates import Rates
+from lrjax.rates import Rates, Transfer
 
 Methods = str | Method | Callable[..., Any] | Iterable[Any]
 _PER_DECADE = 4  # rates that find_rate tries
@@ -271,6 +271,56 @@ def find_rate(
                 experiment.run(settings, folder, data_dir)
                 runs, _ = results.load(folder)
     return Rates.of(runs[runs["method"] == at_rest.name], name)
+
+
+def rate_transfer(
+    tasks: Mapping[float, Task | str],
+    method: str | Method | Callable[..., Any],
+    *,
+    workdir: str | os.PathLike[str] | None = None,
+    **given: Any,
+) -> Transfer:
+    """Find the best learning rate for models of several widths, to see if it transfers.
+
+    A rate that was tuned on a narrow model serves a wide one only if the model is
+    parametrised for that (Yang et al. 2021, Tensor Programs V).
+
+    Args:
+      tasks: width of the model -> task, as in `find_rate`; two widths or more.
+      method: as in `find_rate`.
+      workdir: results are kept in a directory of its own for each width below it.
+      given: the other arguments of `find_rate`.
+
+    Returns:
+      the rates of each width, the rates that serve all, and the power of the width
+      as which the best rate changes.
+
+    Raises:
+      UsageError: as `find_rate`, and if there are less than two widths above 0.
+
+    Example:
+      >>> found = lrjax.rate_transfer({32: narrow, 128: wide}, "adam", epochs=10)
+      >>> found.shared, found.exponent
+    """
+    if len(tasks) < 2 or not all(
+        isinstance(width, numbers.Real) and 0 < width < math.inf for width in tasks
+    ):
+        widths = ", ".join(map(str, tasks))
+        raise UsageError(
+            f"rate_transfer: tasks has the widths {cut(widths)}: give two or more, "
+            "each above 0"
+        )
+    return Transfer(
+        {
+            width: find_rate(
+                tasks[width],
+                method,
+                workdir=None if workdir is None else Path(workdir) / f"width_{width:g}",
+                **given,
+            )
+            for width in sorted(tasks)
+        }
+    )
 
 
 def _candidates(method: Method, rates: Sequence[float] | None) -> tuple[float, ...]:

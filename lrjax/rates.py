@@ -1,9 +1,10 @@
-"""The answer of `lrjax.find_rate`: a learning rate, and how sure that is."""
+"""The answers of `find_rate` and `rate_transfer`: rates, and how sure they are."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -121,6 +122,70 @@ class Rates:
         from lrjax.reports import rate_figure
 
         return rate_figure.draw(self, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """What `rate_transfer` found for models of several widths.
+
+    `print(transfer)` says whether one rate serves all.
+
+    Attributes:
+      by_width: width -> its rates, by ascending width.
+    """
+
+    by_width: Mapping[float, Rates]
+
+    @property
+    def shared(self) -> tuple[float, float] | None:
+        """Smallest and largest rate that is as good as the best at every width."""
+        lows, highs = zip(
+            *(rates.interval for rates in self.by_width.values()), strict=True
+        )
+        return (max(lows), min(highs)) if max(lows) <= min(highs) else None
+
+    @property
+    def exponent(self) -> float:
+        """The best rate grows as this power of the width, by least squares.
+
+        0 where the rate transfers, about -1 for Adam on models in the standard
+        parametrisation (Yang et al. 2021, Tensor Programs V).
+        """
+        widths = np.log([*self.by_width])
+        rates = np.log([rates.rate for rates in self.by_width.values()])
+        return float(np.polyfit(widths, rates, 1)[0])
+
+    def __str__(self) -> str:
+        lines = [
+            f"width {width:g}: {rates.rate:g}, {rates.interval[0]:g} to "
+            f"{rates.interval[1]:g} are as good"
+            for width, rates in self.by_width.items()
+        ]
+        first = next(iter(self.by_width.values()))
+        shared = self.shared
+        if shared is None:
+            lines.append(
+                f"{first.method}: no rate serves all widths; the best changes as "
+                f"width^{self.exponent:.2f}"
+            )
+        else:
+            low, high = shared
+            which = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            lines.append(f"{first.method}: the rate transfers: {which} at every width")
+        return "\n".join(lines)
+
+    def plot(self, path: Any = None) -> Any:
+        """Draw the validation loss over the rate, a line per width.
+
+        Args:
+          path: file to write; None: only return the figure.
+
+        Returns:
+          the Matplotlib figure.
+        """
+        from lrjax.reports import rate_figure
+
+        return rate_figure.draw_widths(self, path)
 
 
 def _as_good(values: np.ndarray, whole: np.ndarray, best: int) -> tuple[int, int]:

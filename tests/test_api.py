@@ -12,7 +12,7 @@ from lrjax import config as config_lib
 from lrjax import methods, results, tasks
 from lrjax.core import Method, UsageError
 from lrjax.launch import experiment
-from lrjax.rates import Rates
+from lrjax.rates import Rates, Transfer
 
 NAMED = "synthetic/regression-1"
 SHORT = {"seeds": 2, "steps": 6}
@@ -136,6 +136,56 @@ def fabricated(losses):
             for seed, loss in enumerate(seeds)
         ]
     )
+
+
+def widths(optimum):
+    """Rates of three widths whose best is `optimum(width)`, with noise of seeds."""
+    rates = 10.0 ** np.arange(-5, 1)
+    return Transfer(
+        {
+            width: Rates.of(
+                fabricated(
+                    {
+                        rate: [
+                            1 + np.log10(rate / optimum(width)) ** 2 + 0.01 * seed
+                            for seed in range(3)
+                        ]
+                        for rate in rates
+                    }
+                ),
+                "adam",
+            )
+            for width in (1.0, 10.0, 100.0)
+        }
+    )
+
+
+def test_a_rate_that_falls_with_the_width_does_not_transfer(tmp_path):
+    found = widths(lambda width: 0.1 / width)
+    assert found.exponent == pytest.approx(-1)
+    assert found.shared is None
+    assert "no rate serves all widths; the best changes as width^-1.00" in str(found)
+    found.plot(tmp_path / "widths.png")
+    assert (tmp_path / "widths.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_rate_that_transfers_is_said():
+    found = widths(lambda width: 0.01)
+    assert found.exponent == pytest.approx(0, abs=1e-12)
+    assert found.shared == (0.01, 0.01)
+    assert "the rate transfers: 0.01 at every width" in str(found)
+
+
+def test_rates_of_several_widths_are_found(tmp_path):
+    tasks = {1: quadratic(), 2: "libsvm/iris"}
+    given = {"rates": [0.03, 0.1, 0.3], "steps": 4, "seeds": 2}
+    found = lrjax.rate_transfer(tasks, "sgd", workdir=tmp_path, **given)
+    assert [*found.by_width] == [1, 2]
+    assert found.by_width[1].rate == lrjax.find_rate(quadratic(), "sgd", **given).rate
+    assert (tmp_path / "width_2" / "runs.jsonl").exists()
+    for wrong in ({}, {1: quadratic()}, {1: quadratic(), -2: quadratic()}):
+        with pytest.raises(UsageError, match="rate_transfer: tasks has the widths"):
+            lrjax.rate_transfer(wrong, "sgd")
 
 
 NAN = float("nan")

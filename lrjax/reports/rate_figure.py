@@ -1,4 +1,4 @@
-"""The figure of `lrjax.find_rate`: validation loss over the learning rate."""
+"""The figures of `find_rate` and `rate_transfer`: validation loss over the rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lrjax.common import files
 from lrjax.reports import drawing
 
 if TYPE_CHECKING:
-    from lrjax.rates import Rates
+    from lrjax.rates import Rates, Transfer
 
 
 def draw(rates: Rates, path: str | Path | None) -> Any:
@@ -47,8 +47,47 @@ def draw(rates: Rates, path: str | Path | None) -> Any:
         axes.set_ylabel("validation loss")
         axes.set_title(f"{rates.method} on {rates.task}")
         axes.legend()
-        if path is not None:
-            kind = Path(path).suffix.lstrip(".") or "png"
-            with files.replacing(path) as file:
-                figure.savefig(file, format=kind)
+        _save(figure, path)
     return figure
+
+
+def draw_widths(transfer: Transfer, path: str | Path | None) -> Any:
+    """Draw a line of losses for each width, with its best rate.
+
+    Args:
+      transfer: what was found.
+      path: as in `draw`.
+
+    Returns:
+      the Matplotlib figure.
+
+    Raises:
+      UsageError: if the file cannot be written.
+    """
+    drawing.import_matplotlib()
+    with drawing.style() as plt:
+        figure, axes = plt.subplots(figsize=(5.5, 3.5))
+        for width, rates in transfer.by_width.items():
+            table = rates.table
+            (line,) = axes.plot(
+                table["learning_rate"], table["mean"], label=f"width {width:g}"
+            )
+            best = table[table["learning_rate"] == rates.rate]
+            axes.plot(rates.rate, best["mean"], "o", color=line.get_color())
+        first = next(iter(transfer.by_width.values()))
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("validation loss")
+        axes.set_title(first.method)
+        axes.legend()
+        _save(figure, path)
+    return figure
+
+
+def _save(figure: Any, path: str | Path | None) -> None:
+    """Write a figure, unless there is no path."""
+    if path is None:
+        return
+    kind = Path(path).suffix.lstrip(".") or "png"
+    with files.replacing(path) as file:
+        figure.savefig(file, format=kind)
