@@ -1,0 +1,37 @@
+"""Messages and progress bars, whatever has become of stderr."""
+
+import io
+import sys
+
+import pytest
+
+from lrjax import console
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("kind", ["none", "closed", "a file", "a terminal"])
+def test_progress_goes_on_whatever_stderr_is(kind, monkeypatch):
+    stream = {"none": None, "a file": io.StringIO()}.get(kind, Terminal())
+    if kind == "closed":
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert list(console.bar(range(3), desc="reading a")) == [0, 1, 2]
+    with console.bar(total=2) as bar:
+        console.say("a message")
+        bar.update(2)
+    if kind.startswith("a "):
+        shown = stream.getvalue()
+        assert "a message\n" in shown
+        assert ("reading a" in shown) == (kind == "a terminal")
+
+
+def test_names_control_no_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    list(console.bar(range(3), desc="a\x1b[31m\n.txt"))
+    console.say("b\x1b[31m")
+    assert r"a\x1b[31m\n.txt" in terminal.getvalue()
+    assert "\x1b" not in terminal.getvalue().replace("\x1b[A", "")
