@@ -28,13 +28,21 @@ def say(text: str) -> None:
         tqdm.write("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 
-def bar(
-    iterable: Iterable[Any] | None = None, desc: str = "", **options: Any
-) -> tqdm[Any]:
+class _Bar(tqdm):
+    """A bar whose description may hold any names."""
+
+    def set_description_str(self, desc: str | None = None, refresh: bool = True):
+        super().set_description_str(printable(desc or ""), refresh)
+
+    def set_description(self, desc: str | None = None, refresh: bool = True):
+        super().set_description(printable(desc or ""), refresh)
+
+
+def bar(iterable: Iterable[Any] | None = None, desc: str = "", **options: Any) -> _Bar:
     """A progress bar on stderr, shown only on a terminal; options as for tqdm."""
     hidden = True if _is_closed() else None  # None: unless it is a terminal
     label = printable(desc)
-    return tqdm(iterable, desc=label, disable=hidden, leave=False, **options)
+    return _Bar(iterable, desc=label, disable=hidden, leave=False, **options)
 
 
 def _is_closed() -> bool:

@@ -32,6 +32,10 @@ def test_progress_goes_on_whatever_stderr_is(kind, monkeypatch):
 def test_names_control_no_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     list(console.bar(range(3), desc="a\x1b[31m\n.txt"))
+    with console.bar() as bar:
+        bar.set_description("c\x1b[31m")
+        bar.set_description_str("d\x1b[31m")
     console.say("b\x1b[31m")
-    assert r"a\x1b[31m\n.txt" in terminal.getvalue()
+    for shown in (r"a\x1b[31m\n.txt", r"b\x1b[31m", r"c\x1b[31m: ", r"d\x1b[31m"):
+        assert shown in terminal.getvalue()
     assert "\x1b" not in terminal.getvalue().replace("\x1b[A", "")
