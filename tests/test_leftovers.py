@@ -1,5 +1,6 @@
 """What one launcher left is finished by another; what stands in the way is refused."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -166,6 +167,28 @@ def test_links_are_not_followed(tmp_path, whole, trained, kind, above):
     experiment.run(settings(), workdir)
     assert sorted(trained) == ["prodigy", "sgd"]
     assert {p: p.read_bytes() for p in other.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["params", "curves"])
+@pytest.mark.parametrize("kind", ["folder", "link", "in use"])
+def test_unfinished_files_are_removed(tmp_path, name, kind):
+    """Those of lrjax, if no worker may be writing them and no link leads to them."""
+    workdir = tmp_path / "work"
+    place = tmp_path / "other" if kind == "link" else workdir / name
+    place.mkdir(parents=True)
+    for file in (".0123456789abcdef.tmp", ".0123.tmp", "mine"):
+        (place / file).touch()
+    if kind == "link":
+        workdir.mkdir()
+        (workdir / name).symlink_to(place)
+    with results.Tables(workdir) as tables, contextlib.ExitStack() as stack:
+        if kind == "in use":
+            stack.enter_context(results.Tables(workdir / "parts" / "block"))
+            stack.enter_context(pytest.warns(UserWarning, match="in use"))
+        leftovers.take_over(tables)
+    found = sorted(path.name for path in place.iterdir())
+    kept = [] if kind == "folder" else [".0123456789abcdef.tmp"]
+    assert found == [".0123.tmp", *kept, "mine"]
 
 
 def in_the_way(path, what):
