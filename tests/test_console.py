@@ -1,11 +1,14 @@
 """Messages and progress bars, whatever has become of stderr."""
 
 import io
+import os
+import signal
 import sys
 
 import pytest
 
 from lrjax import console
+from lrjax.messages import STOPPING
 
 
 class Terminal(io.StringIO):
@@ -39,3 +42,22 @@ def test_names_control_no_terminal(monkeypatch):
     for shown in (r"a\x1b[31m\n.txt", r"b\x1b[31m", r"c\x1b[31m: ", r"d\x1b[31m"):
         assert shown in terminal.getvalue()
     assert "\x1b" not in terminal.getvalue().replace("\x1b[A", "")
+
+
+@pytest.mark.parametrize("kind", STOPPING)
+def test_a_signal_is_noted_and_the_next_one_ends_the_process(kind):
+    def ours(*_):
+        raise AssertionError("not while signals are noted")
+
+    # Whoever started the tests may have had some ignored.
+    before = {each: signal.signal(each, ours) for each in STOPPING}
+    try:
+        with console.signals() as came:
+            assert came() == 0
+            os.kill(os.getpid(), kind)
+            assert came() == kind
+            assert {signal.getsignal(each) for each in STOPPING} == {signal.SIG_DFL}
+        assert {signal.getsignal(each) for each in STOPPING} == {ours}
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

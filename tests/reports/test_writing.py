@@ -130,6 +130,21 @@ def test_the_users_settings_change_no_figure(names, expected, tmp_path):
     assert again == figures
 
 
+def test_the_users_own_figures_keep_the_users_settings(workdir):
+    """In a program that has set them, and opened a figure, before."""
+    matplotlib = pytest.importorskip("matplotlib")
+    figure_lib = pytest.importorskip("matplotlib.figure")
+    changed = {"lines.linewidth": 9.0, "text.usetex": True, "svg.hashsalt": "mine"}
+    with matplotlib.rc_context(changed):
+        before, backend = dict(matplotlib.rcParams), matplotlib.rcParams._get("backend")
+        figure = figure_lib.Figure()
+        (line,) = figure.subplots().plot([1, 2])
+        reports.write([workdir], workdir / "report", OPTIONS)
+        assert dict(matplotlib.rcParams) == before
+        assert matplotlib.rcParams._get("backend") is backend
+        assert line.get_linewidth() == 9.0
+
+
 # Disks and links
 
 
