@@ -5,6 +5,7 @@ import errno
 import importlib
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,13 +21,14 @@ from absl import flags
 
 import lrjax
 from configs import quickstart
-from lrjax import cli, results
+from lrjax import cli, results, tasks
 from lrjax import config as config_lib
 from lrjax.common import files
 from lrjax.core import UsageError
 from lrjax.launch import flagfiles, hosts, local, startup
 from lrjax.launch.session import Session
 from lrjax.messages import STOPPING
+from lrjax.optim.learned import SHIPPED, pinned
 from lrjax.tasks import data
 
 ROOT = Path(__file__).parent.parent
@@ -278,6 +280,21 @@ def test_the_home_directory_is_inserted_everywhere(tmp_path, monkeypatch):
             assert session.data_dir == str(tmp_path)
             raise OpenedError
     assert not (tmp_path / "~").exists()
+
+
+def test_the_home_directory_is_inserted_in_names_of_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LRJAX_DATA_DIR", "~/data")
+    (tmp_path / "a.svm").write_text("".join(f"{i % 2} 1:{i}\n" for i in range(40)))
+    rows = "".join(f"{i},{i % 2}\n" for i in range(40))
+    (tmp_path / "a.csv").write_text(f"a,b\n{rows}")
+    for name in ("svmlight:~/a.svm", "table:~/a.csv?target=b"):
+        assert tasks.make_task(name).name == name
+    (tmp_path / "data").mkdir()
+    assert data.root(None) == tmp_path / "data"
+    assert data.root("~/else") == tmp_path / "else"
+    shutil.copy(SHIPPED, tmp_path / "policy.npz")
+    assert pinned("~/policy.npz").startswith("~/policy.npz@")
 
 
 @pytest.mark.slow

@@ -297,6 +297,12 @@ def cache_dir() -> Path:
     return files.expanded(os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax")
 
 
+def root(data_dir: str | None) -> Path | None:
+    """The user's data directory: $LRJAX_DATA_DIR if None; None without one."""
+    found = data_dir or os.environ.get("LRJAX_DATA_DIR")
+    return files.expanded(found) if found else None
+
+
 def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
     """Find the first existing `folder/name`, plain or with .bz2, .xz or .gz.
 
