@@ -202,7 +202,7 @@ def in_the_way(path, what):
 
 
 @pytest.mark.parametrize("launch", [local.launch, dask_client.launch])
-@pytest.mark.parametrize("name", ["params", "checkpoints"])
+@pytest.mark.parametrize("name", ["params", "checkpoints", "curves"])
 @pytest.mark.parametrize("what", ["file", "link", "pipe"])
 def test_what_stands_in_the_way_is_seen_before_training(
     tmp_path, trained, launch, name, what
@@ -210,7 +210,7 @@ def test_what_stands_in_the_way_is_seen_before_training(
     in_the_way(tmp_path / name, what)
     before = {path.name for path in tmp_path.iterdir()} | {".lock"}
     with pytest.raises(UsageError, match=f"^cannot write {tmp_path / name}: it is "):
-        experiment.run(settings(), tmp_path, launch=launch)
+        experiment.run(settings(curve_parts=True), tmp_path, launch=launch)
     assert not trained
     assert {path.name for path in tmp_path.iterdir()} == before
 
