@@ -58,7 +58,7 @@ def run(
 
     Raises:
       UsageError: if the config, the data or the machine do not allow it.
-      Interrupted: on SIGINT and SIGTERM.
+      Interrupted: on a signal that stops.
     """
     workdir = str(files.expanded(workdir))
     data_dir = str(files.expanded(data_dir)) if data_dir else data_dir

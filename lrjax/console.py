@@ -22,16 +22,32 @@ def say(text: str) -> None:
     What cannot be written is lost: a full disk or a reader that has gone stops no
     training.
     """
-    if sys.stderr is None:  # closed, in a user's own program
+    if _is_closed():
         return
     with contextlib.suppress(OSError):
         tqdm.write("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 
-def bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm[Any]:
+class _Bar(tqdm):
+    """A bar whose description may hold any names."""
+
+    def set_description_str(self, desc: str | None = None, refresh: bool = True):
+        super().set_description_str(printable(desc or ""), refresh)
+
+    def set_description(self, desc: str | None = None, refresh: bool = True):
+        super().set_description(printable(desc or ""), refresh)
+
+
+def bar(iterable: Iterable[Any] | None = None, desc: str = "", **options: Any) -> _Bar:
     """A progress bar on stderr, shown only on a terminal; options as for tqdm."""
-    hidden = True if sys.stderr is None else None  # closed, in a user's own program
-    return tqdm(iterable, disable=hidden, leave=False, **options)
+    hidden = True if _is_closed() else None  # None: unless it is a terminal
+    label = printable(desc)
+    return _Bar(iterable, desc=label, disable=hidden, leave=False, **options)
+
+
+def _is_closed() -> bool:
+    """Whether nothing can be written to stderr, as in some programs of users."""
+    return sys.stderr is None or sys.stderr.closed
 
 
 @contextlib.contextmanager

@@ -141,7 +141,7 @@ POINTS = {
     "runs": lambda: halfway(results.RUNS),
     "trials": lambda: halfway(results.TRIALS),
     "between": lambda: before(
-        results.Tables, "append", lambda tables, name, rows: name == results.RUNS
+        results.Tables, "append", lambda tables, name, *_: name == results.RUNS
     ),
     "config": lambda: renaming("config.json"),
     "saving": saving,

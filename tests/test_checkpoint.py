@@ -1,6 +1,7 @@
 """Runs cut short go on to the same numbers; damaged checkpoints are refused."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -347,6 +348,15 @@ def test_a_signal_ends_training_with_a_checkpoint(tmp_path, monkeypatch, uninter
     assert list((tmp_path / "checkpoints").rglob("manifest.json"))
     experiment.run(settings(), tmp_path)
     assert numbers(tmp_path) == uninterrupted
+
+
+def test_without_end_no_checkpoint_is_saved(tmp_path, monkeypatch, uninterrupted):
+    one_round_per_segment(monkeypatch)
+    monkeypatch.setattr(checkpoint, "save", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        experiment.run(settings(checkpoint_minutes=0.0), tmp_path / "all")
+    experiment.run(settings(checkpoint_minutes=math.inf), tmp_path / "none")
+    assert numbers(tmp_path / "none") == uninterrupted
 
 
 def test_what_a_finished_block_left_is_removed(tmp_path, monkeypatch, uninterrupted):

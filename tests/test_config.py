@@ -1,4 +1,5 @@
 import collections
+import copy
 import dataclasses
 import functools
 import json
@@ -346,7 +347,7 @@ def refusal(values):
         *path, last = field.split(".")
         part = functools.reduce(lambda part, step: part[step], path, config)
         try:
-            part[last] = value
+            part[last] = copy.deepcopy(value)  # ConfigDicts are kept, not copied
         except (TypeError, ValueError, KeyError, OverflowError):  # of ml_collections
             return "a value of another type"
     try:
@@ -381,6 +382,17 @@ def check_group(group, cases):
 @pytest.mark.parametrize("group", GROUPS)
 def test_random_values_of_a_group_are_taken_or_refused_in_one_line(group):
     check_group(group, 100)
+
+
+@pytest.mark.parametrize("field", ["seeds", "hparams.adam.learning_rate", "grid.x"])
+def test_a_config_that_holds_itself_is_refused_in_one_line(field):
+    config = quickstart.get_config()
+    *path, last = field.split(".")
+    part = functools.reduce(lambda part, step: part[step], path, config)
+    with part.unlocked(), part.ignore_type():
+        part[last] = part
+    with pytest.raises(UsageError, match=r"^config.[a-z_.]+: nested too deeply"):
+        config_lib.check(config)
 
 
 @pytest.mark.slow

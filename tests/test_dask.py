@@ -37,6 +37,7 @@ from lrjax.launch import (
 from lrjax.launch import local as local_lib
 from lrjax.launch import slurm as slurm_lib
 from lrjax.launch.units import Unit
+from lrjax.messages import STOPPING
 
 ROOT = Path(__file__).parent.parent
 
@@ -141,6 +142,23 @@ def test_without_a_shared_folder_rows_come_over_the_net(workers, local, tmp_path
     assert [path.name for path in tmp_path.rglob("*")] == ["client", ".lock"]
 
 
+def test_names_that_are_not_utf8_reach_the_workers(workers, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff [x]*\n"))
+    folder.mkdir()
+    data = Path(os.fsdecode(os.fsencode(folder) + b"/\xfe.svm"))
+    data.write_text("".join(f"{i % 3} 1:{i % 7}\n" for i in range(60)))
+    wanted = dataclasses.replace(
+        settings(epochs=2, address=workers.scheduler_address),
+        **{"tasks": (f"svmlight:{data}",), "seeds": (0,), "eval_every": None},
+        save_params=True,
+    )
+    experiment.run(wanted, folder / "local")
+    experiment.run(wanted, folder / "cluster", launch=dask_client.launch)
+    assert len(results.read_rows(folder / "cluster", results.RUNS)) == 1
+    assert rows_of(folder / "cluster") == rows_of(folder / "local")
+    assert len(list((folder / "cluster" / "params").iterdir())) == 1
+
+
 def test_workers_that_differ_are_refused(workers, tmp_path):
     wanted = settings(address=workers.scheduler_address)
     with dask_client.launch(wanted, tmp_path) as launcher:
@@ -236,6 +254,7 @@ def start(workdir, *arguments):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -410,26 +429,28 @@ def test_all_is_encrypted_as_the_page_says(certificates, slurm):
         assert made.scheduler_address.startswith("tls://")
 
 
-def interrupt_and_go_on(workdir, *arguments):
-    """Start the program, interrupt it at work, and let it finish."""
+def interrupt_and_go_on(workdir, *arguments, signum=signal.SIGINT):
+    """Start the program, interrupt it at work as a terminal does, let it finish."""
     process = start(workdir, *arguments)
     busy(workdir)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signum)  # its workers, too
     error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, error
-    assert "Run the same command again to resume" in error
+    assert process.returncode == 128 + signum, error
+    assert error.endswith("Stopped. Run the same command again to resume.\n")
+    assert "Traceback" not in error
     again = start(workdir, *arguments)
     error = again.communicate()[1]
     assert again.returncode == 0, error
 
 
 @pytest.mark.slow
-def test_an_interrupted_client_goes_on(local, tmp_path):
+@pytest.mark.parametrize("signum", STOPPING)
+def test_an_interrupted_client_goes_on(local, tmp_path, signum):
     arguments = (
         *("--config.methods=adam", "--config.seeds=10", "--config.epochs=40000"),
         *("--config.eval_every=10000", "--config.checkpoint_minutes=0"),
     )
-    interrupt_and_go_on(tmp_path, *arguments)
+    interrupt_and_go_on(tmp_path, *arguments, signum=signum)
     assert rows_of(tmp_path) == local
 
 

@@ -1,9 +1,11 @@
 """What the environment brings: streams, encodings, signals, names of files, caches."""
 
+import contextlib
 import errno
 import importlib
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,13 +19,17 @@ import program
 import pytest
 from absl import flags
 
-from lrjax import cli, results
+import lrjax
+from configs import quickstart
+from lrjax import cli, results, tasks
 from lrjax import config as config_lib
 from lrjax.common import files
 from lrjax.core import UsageError
-from lrjax.launch import flagfiles, startup
+from lrjax.launch import flagfiles, hosts, local, startup
 from lrjax.launch.session import Session
 from lrjax.messages import STOPPING
+from lrjax.optim.learned import SHIPPED, pinned
+from lrjax.tasks import data
 
 ROOT = Path(__file__).parent.parent
 MODES = ("help", *flags.FLAGS["mode"].parser.enum_values)
@@ -244,6 +250,10 @@ def test_paths_that_cannot_be_meant_are_refused_everywhere(path, message, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+class OpenedError(Exception):
+    """Ends a session that trains nothing."""
+
+
 def test_the_home_directory_is_inserted_everywhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -252,8 +262,50 @@ def test_the_home_directory_is_inserted_everywhere(tmp_path, monkeypatch):
     answer = program.invoke("--mode=plan", "--workdir=~/runs", *arguments)
     assert answer.code == 0, answer.err
     config = config_lib.base()
-    config.report.folder = "~/report"
-    assert config_lib.check_report(config.report).folder == str(tmp_path / "report")
+    for name in ("folder", "compare"):
+        config.report[name] = f"~/{name}"
+        found = getattr(config_lib.check_report(config.report), name)
+        assert found == str(tmp_path / name)
+    monkeypatch.setenv("LRJAX_CACHE", "~/cache")
+    assert data.cache_dir() == tmp_path / "cache"
+    settings = config_lib.check(quickstart.get_config())
+    for launch in (local.launch, hosts.launch):
+        with (
+            contextlib.suppress(OpenedError),
+            launch(settings, "~/runs", "~") as launcher,
+        ):
+            session = launcher.session
+            assert session.home == tmp_path / "runs"
+            assert session.workdir.is_relative_to(tmp_path / "runs")
+            assert session.data_dir == str(tmp_path)
+            raise OpenedError
+    assert not (tmp_path / "~").exists()
+
+
+def test_the_home_directory_is_inserted_in_names_of_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LRJAX_DATA_DIR", "~/data")
+    (tmp_path / "a.svm").write_text("".join(f"{i % 2} 1:{i}\n" for i in range(40)))
+    rows = "".join(f"{i},{i % 2}\n" for i in range(40))
+    (tmp_path / "a.csv").write_text(f"a,b\n{rows}")
+    for name in ("svmlight:~/a.svm", "table:~/a.csv?target=b"):
+        assert tasks.make_task(name).name == name
+    (tmp_path / "data").mkdir()
+    assert data.root(None) == tmp_path / "data"
+    assert data.root("~/else") == tmp_path / "else"
+    shutil.copy(SHIPPED, tmp_path / "policy.npz")
+    assert pinned("~/policy.npz").startswith("~/policy.npz@")
+
+
+@pytest.mark.slow
+def test_the_home_directory_is_inserted_in_python(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    places = {"workdir": "~/python", "data_dir": "~"}
+    answer = lrjax.compare("libsvm/iris", ["sgd"], seeds=1, epochs=1, **places)
+    assert answer.workdir == tmp_path / "python"
+    assert answer.report("~/page") == tmp_path / "page" / "index.html"
+    assert (tmp_path / "page" / "index.html").exists()
     assert not (tmp_path / "~").exists()
 
 
@@ -354,6 +406,45 @@ def test_the_cache_is_ones_own_unless_jax_is_told_otherwise(tmp_path, monkeypatc
         warnings.simplefilter("error")
         startup._use_compilation_cache()
     assert told["jax_compilation_cache_dir"] == str((tmp_path / "xla").resolve())
+
+
+FILLING = """
+import resource, sys
+from configs import libsvm
+from lrjax import config
+from lrjax.launch import experiment, startup
+if int(sys.argv[2]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+wanted = libsvm.get_config("iris")
+wanted.methods, wanted.seeds, wanted.epochs = ("sgd",), 1, 2
+settings = config.check(wanted)
+startup.prepare(settings)
+experiment.run(settings, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_cache_without_space_costs_time_alone(tmp_path):
+    """The first time programs are cut short, the second time these are found."""
+    rows = []
+    environment = {k: v for k, v in os.environ.items() if k[:15] != "JAX_COMPILATION"}
+    environment |= {
+        "LRJAX_CACHE": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    for most, words in ((3000, "Error writing persistent"), (0, "Error reading pers")):
+        workdir = tmp_path / str(most)
+        done = subprocess.run(
+            [sys.executable, "-c", FILLING, str(workdir), str(most)],
+            cwd=ROOT,
+            env=environment | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert words in done.stderr
+        rows.append(results.read_rows(workdir, results.CURVES))
+    assert rows[0] == rows[1] != []
 
 
 # Files of flags

@@ -252,6 +252,35 @@ def test_lost_rows_are_trained_again_to_the_same_numbers(copied, finished, lost)
     assert read(copied, results.RUNS).startswith(b"".join(kept))
 
 
+def test_a_lost_curve_row_of_a_finished_run_stays_missing(copied, compilations):
+    lines = read(copied, results.CURVES).splitlines(keepends=True)
+    (copied / results.CURVES).write_bytes(b"".join(lines[:3] + lines[4:]))
+    experiment.run(settings_of(), copied)
+    assert not compilations
+    assert read(copied, results.CURVES) == b"".join(lines[:3] + lines[4:])
+
+
+def test_fields_that_nobody_knows_are_ignored(copied, finished, compilations):
+    for name in (results.RUNS, results.CURVES):
+        rows = [row | {"colour": ["red", 1]} for row in rows_of(copied, name)]
+        (copied / name).write_text("".join(map(results.line, rows)))
+    before = [read(copied, name) for name in (results.RUNS, results.CURVES)]
+    experiment.run(settings_of(), copied)
+    assert not compilations
+    assert [read(copied, name) for name in (results.RUNS, results.CURVES)] == before
+    for found, wanted in zip(results.load(copied), results.load(finished), strict=True):
+        assert found[list(wanted)].equals(wanted)
+
+
+def test_damaged_curves_of_finished_runs_are_found_where_they_are_read(copied):
+    lines = read(copied, results.CURVES).splitlines(keepends=True)
+    lines[3] = lines[3].replace(b'"step": ', b'"step": -')
+    (copied / results.CURVES).write_bytes(b"".join(lines))
+    experiment.run(settings_of(), copied)
+    with pytest.raises(UsageError, match=r"curves.jsonl: line 4"):
+        results.load(copied)
+
+
 def test_a_run_that_was_cut_short_is_completed(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass

@@ -280,7 +280,6 @@ BESIDE = {
         "to_parquet": _OPENED,
         "tempfile.TemporaryDirectory": _RANDOM,
         "tensorboardX.SummaryWriter": "in a temporary folder, moved from there",
-        "file.unlink": "an earlier export's file; unlinks a link itself",
     },
     "lrjax/reports/published.py": {"pd.read_csv": _OPENED},
     "lrjax/launch/dask_worker.py": {"tempfile.TemporaryDirectory": _RANDOM},

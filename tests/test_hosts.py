@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lrjax import results
+from lrjax.messages import STOPPING
 
 ROOT = Path(__file__).parent.parent
 ASKED = (
@@ -150,7 +151,7 @@ def test_what_one_process_did_is_skipped_and_the_other_way_round(tmp_path, whole
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [*STOPPING, signal.SIGKILL])
 def test_killed_hosts_go_on_and_so_do_fewer(tmp_path, signum):
     hosts = start(3, tmp_path / "killed", *LONG)
     until = time.monotonic() + 120
@@ -161,7 +162,7 @@ def test_killed_hosts_go_on_and_so_do_fewer(tmp_path, signum):
     for host in hosts:
         host.send_signal(signum)
     codes, said = ends(hosts)
-    assert codes == [128 + signum if signum == signal.SIGTERM else -signum] * 3, said
+    assert codes == [-signum if signum == signal.SIGKILL else 128 + signum] * 3, said
     assert not (tmp_path / "killed" / results.RUNS).exists()
     kept = list((tmp_path / "killed").glob(pattern))
     codes, said = ends(start(2, tmp_path / "killed", *LONG))

@@ -25,7 +25,7 @@ _ROWS = {
     "methods": "core identity optim own plugins",
     "protocol": "core methods",
     "hyperparameters": "common core identity methods optim",
-    "tasks": "common core machine metrics plugins",
+    "tasks": "common console core machine metrics plugins",
     "hpo.tuners": "core plugins",
     "config": "common core hpo.tuners hyperparameters identity methods protocol tasks",
     "config_page": "common config methods",
@@ -126,6 +126,13 @@ def test_keys_are_made_in_one_place(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute):
             assert ast.unparse(node) not in ("jax.random.key", "jax.random.PRNGKey")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_progress_is_shown_in_one_place(path):
+    """A bar made elsewhere fails where stderr is closed."""
+    names = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
+    assert "tqdm" not in names or path.name == "console.py"
 
 
 def test_every_module_has_its_place():

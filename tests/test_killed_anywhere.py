@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from lrjax import results
+from lrjax.tables import parts
 
 ROOT = Path(__file__).parent.parent
 KILLS = 20  # of each kind and mode
@@ -36,6 +37,10 @@ FLAGS = {
         *("--config.select.budget=8", "--config.select.seeds=2"),
     ),
     "dask": (*TRAIN, "--launcher=dask", "--config.cluster.workers=1"),
+    "parts": (  # curves that workers publish
+        *(*TRAIN, "--launcher=dask", "--config.cluster.workers=1"),
+        "--config.curve_parts",
+    ),
     "hosts": (*TRAIN, "--multihost"),  # host 0 is the victim
     "host 1": (*TRAIN, "--multihost"),
 }
@@ -109,8 +114,11 @@ class Command:
         return last.returncode, said
 
 
-def content(workdir):
-    """Rows of all tables without measured times, and the parameters; no leftovers."""
+def content(workdir, mode):
+    """Rows of all tables without measured times, and the parameters; no leftovers.
+
+    For `parts` the rows of published curves and of the table together.
+    """
     found = {}
     for name in (results.RUNS, results.CURVES, results.TRIALS, results.RACES):
         path = workdir / name
@@ -119,6 +127,11 @@ def content(workdir):
             each = [json.dumps(row | {"seconds": None}, sort_keys=True) for row in rows]
             assert len(set(each)) == len(each)
             found[name] = sorted(each)
+    if mode == "parts":
+        assert not parts.unfinished(workdir)
+        curves = results.load(workdir)[1]
+        rows = (row.dropna().to_dict() for _, row in curves.iterrows())
+        found[results.CURVES] = sorted(json.dumps(row, sort_keys=True) for row in rows)
     for path in (workdir / "params").glob("*"):
         found[path.name] = path.read_bytes()
     for name in ("checkpoints", "parts", "hosts"):
@@ -142,16 +155,18 @@ def whole(tmp_path_factory):
             )
             code, said = command.end()
             assert code == 0, said
-            made[mode] = content(workdir), int(count.read_text())
+            made[mode] = content(workdir, mode), int(count.read_text())
+            assert bool(parts.published(workdir)) == (mode == "parts")
         return made[mode]
 
     return of
 
 
-def resumed(mode, workdir, whole):
-    code, said = Command(mode, workdir).end()
+def resumed(mode, workdir, whole, by=None):
+    """Let a mode, or another launcher, go on to its end."""
+    code, said = Command(by or mode, workdir).end()
     assert code == 0, said
-    assert content(workdir) == whole
+    assert content(workdir, mode) == whole
 
 
 @pytest.mark.slow
@@ -167,7 +182,7 @@ def test_killed_at_a_change_it_goes_on_to_the_same_bits(tmp_path, whole, mode, p
     # A study that one launcher began can be finished by another.
     others = [other for other in ("train", "dask", "hosts") if other != mode]
     switches = mode not in ("tune", "select") and place % 4 == 3
-    resumed(others[place % 8 // 4] if switches else mode, workdir, found)
+    resumed(mode, workdir, found, others[place % 8 // 4] if switches else mode)
 
 
 @pytest.mark.slow
@@ -177,7 +192,7 @@ def test_a_worker_killed_at_a_change_is_replaced(tmp_path, whole, number):
     code, said = Command("dask", workdir, ("worker", str(number))).end()
     assert code == 0, said
     assert (tmp_path / "died").exists()
-    assert content(workdir) == whole("train")[0]
+    assert content(workdir, "train") == whole("train")[0]
 
 
 @pytest.mark.slow
@@ -196,6 +211,6 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(tmp_path, whole, m
             kills += 1
         else:
             assert code == 0, said
-            assert content(workdir) == found
+            assert content(workdir, mode) == found
             completed += 1
     resumed(mode, tmp_path / str(completed), found)

@@ -1,5 +1,6 @@
 """What one launcher left is finished by another; what stands in the way is refused."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -168,6 +169,28 @@ def test_links_are_not_followed(tmp_path, whole, trained, kind, above):
     assert {p: p.read_bytes() for p in other.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize("name", ["params", "curves"])
+@pytest.mark.parametrize("kind", ["folder", "link", "in use"])
+def test_unfinished_files_are_removed(tmp_path, name, kind):
+    """Those of lrjax, if no worker may be writing them and no link leads to them."""
+    workdir = tmp_path / "work"
+    place = tmp_path / "other" if kind == "link" else workdir / name
+    place.mkdir(parents=True)
+    for file in (".0123456789abcdef.tmp", ".0123.tmp", "mine"):
+        (place / file).touch()
+    if kind == "link":
+        workdir.mkdir()
+        (workdir / name).symlink_to(place)
+    with results.Tables(workdir) as tables, contextlib.ExitStack() as stack:
+        if kind == "in use":
+            stack.enter_context(results.Tables(workdir / "parts" / "block"))
+            stack.enter_context(pytest.warns(UserWarning, match="in use"))
+        leftovers.take_over(tables)
+    found = sorted(path.name for path in place.iterdir())
+    kept = [] if kind == "folder" else [".0123456789abcdef.tmp"]
+    assert found == [".0123.tmp", *kept, "mine"]
+
+
 def in_the_way(path, what):
     if what == "file":
         path.write_bytes(b"mine")
@@ -179,7 +202,7 @@ def in_the_way(path, what):
 
 
 @pytest.mark.parametrize("launch", [local.launch, dask_client.launch])
-@pytest.mark.parametrize("name", ["params", "checkpoints"])
+@pytest.mark.parametrize("name", ["params", "checkpoints", "curves"])
 @pytest.mark.parametrize("what", ["file", "link", "pipe"])
 def test_what_stands_in_the_way_is_seen_before_training(
     tmp_path, trained, launch, name, what
@@ -187,7 +210,7 @@ def test_what_stands_in_the_way_is_seen_before_training(
     in_the_way(tmp_path / name, what)
     before = {path.name for path in tmp_path.iterdir()} | {".lock"}
     with pytest.raises(UsageError, match=f"^cannot write {tmp_path / name}: it is "):
-        experiment.run(settings(), tmp_path, launch=launch)
+        experiment.run(settings(curve_parts=True), tmp_path, launch=launch)
     assert not trained
     assert {path.name for path in tmp_path.iterdir()} == before
 

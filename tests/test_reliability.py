@@ -245,6 +245,15 @@ def test_a_second_process_is_told_and_changes_nothing(tmp_path):
     assert said == [f"error: workdir {tmp_path} is in use by another process"]
 
 
+# The page
+
+
+def test_tests_that_pages_name_are_there():
+    for page in (ROOT / "docs").glob("*.md"):
+        for path in re.findall(r"`(tests/[\w/]+(?:\.py|/))`", page.read_text()):
+            assert (ROOT / path).exists(), f"{page}: {path}"
+
+
 # Divergence
 
 RATES = tuple(10.0**k for k in range(-12, 31, 3))

@@ -19,6 +19,7 @@ from ml_collections import config_dict
 from lrjax.core import (
     Domain,
     UsageError,
+    cut,
     shown,
     unknown,
 )
@@ -30,6 +31,7 @@ Check = Callable[[str, Any], Any]
 
 POSITIVE, PART = Domain(5e-324), Domain(5e-324, 1.0, closed=True)
 _MOST_SEEDS = 10**6
+_DEEPEST = 8  # names that are nested; configs have three
 _KEY = "config"  # key in a dataclass field's metadata
 
 _T = TypeVar("_T")
@@ -155,7 +157,13 @@ def checked(
 def leaves(
     config: config_dict.ConfigDict, prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Yield the name with dots and the value of every field of a ConfigDict."""
+    """Yield the name with dots and the value of every field of a ConfigDict.
+
+    Raises:
+      UsageError: if it is nested deeper than any config, or holds itself.
+    """
+    if prefix.count(".") >= _DEEPEST:
+        raise UsageError(f"config.{cut(prefix[:-1])}: nested too deeply")
     for name, value in config.items():
         if isinstance(value, config_dict.ConfigDict):
             yield from leaves(value, f"{prefix}{name}.")

@@ -169,8 +169,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     with writing(path):
         _check_name(path)
-        if path.is_dir() and not path.is_symlink():
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _check_no_folder(path)
         temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         handle = os.open(temporary, flags | os.O_CLOEXEC, 0o666)
@@ -267,6 +266,44 @@ def scratch_folder(place: str | os.PathLike[str]) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(_TEMPORARY, ".", place) as scratch:
         yield Path(scratch)
+
+
+@contextlib.contextmanager
+def replacing_all(
+    folder: str | os.PathLike[str], below: str | os.PathLike[str]
+) -> Iterator[Path]:
+    """Make files in an empty folder that take their places in `folder` together.
+
+    Only once the code inside has ended are they moved, those of `folder` itself last:
+    if the disk is full before, `folder` is as it was. Its other files stay.
+
+    Args:
+      folder: made if it is missing.
+      below: as in `make_folder`.
+
+    Raises:
+      UsageError: if they cannot be made or moved.
+    """
+    folder = make_folder(folder, below)
+    with contextlib.ExitStack() as stack:
+        with writing(folder):
+            scratch = stack.enter_context(scratch_folder(folder))
+        try:
+            yield scratch
+        except UsageError as error:  # names a file; say where it was to be
+            words = str(error).replace(f"{scratch.name}{os.sep}", "")
+            raise UsageError(words) from error
+        made = [path for path in scratch.rglob("*") if path.is_file()]
+        moves = {path: folder / path.relative_to(scratch) for path in made}
+        for target in moves.values():
+            make_folder(target.parent, below)
+            with writing(target):
+                _check_no_folder(target)
+        with writing(folder):
+            for path in sorted(made, key=lambda path: (-len(path.parts), path)):
+                os.replace(path, moves[path])
+            for parent in {target.parent for target in moves.values()}:
+                sync_folder(parent)
 
 
 def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
@@ -368,6 +405,12 @@ def _check_name(path: str | os.PathLike[str]) -> None:
     """Refuse a name that no file can have, for which Python raises ValueError."""
     if "\0" in os.fspath(path):
         raise OSError(errno.EINVAL, "its name holds a null character")
+
+
+def _check_no_folder(path: Path) -> None:
+    """Refuse a folder where a file is to be."""
+    if path.is_dir() and not path.is_symlink():
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 def _content(file: io.FileIO | BinaryIO, most: int) -> bytes:

@@ -65,7 +65,7 @@ def run(
 
     Raises:
       UsageError: if the settings, data or workdir cannot be used.
-      Interrupted: on SIGINT and SIGTERM.
+      Interrupted: on a signal that stops.
     """
     overrides = dict(overrides or {})
     names = named_methods(settings, overrides)

@@ -52,7 +52,7 @@ def run(
 
     Raises:
       UsageError: if the settings, data or workdir cannot be used; before any training.
-      Interrupted: on SIGINT and SIGTERM.
+      Interrupted: on a signal that stops.
     """
     check(settings)
     with launch(settings, workdir, data_dir, overrides) as launcher:

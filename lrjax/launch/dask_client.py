@@ -18,6 +18,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import time
 import uuid
 import warnings
@@ -29,7 +30,7 @@ import jax
 from lrjax import console, results
 from lrjax.common import files
 from lrjax.config import Cluster, Settings
-from lrjax.core import NUMERICS_VERSION, UsageError, counted
+from lrjax.core import NUMERICS_VERSION, UsageError, counted, printable
 from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import checkpoint, dask_worker, leftovers, slurm
 from lrjax.launch.blocks import Block
@@ -160,7 +161,8 @@ class OnCluster:
                 session.data_dir,
                 str(session.workdir.absolute()),
                 self._expected,
-                key=f"{unit.block.title} {unit.block.name} {uuid.uuid4().hex}",
+                # A key must be valid UTF-8, which names of files need not be.
+                key=f"{printable(unit.block.title)} {uuid.uuid4().hex}",
                 pure=False,
             )
             sent[future.key] = unit
@@ -219,16 +221,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
     with dask_config.set(options), contextlib.ExitStack() as stack:
         try:
             if cluster.address == "local":
-                local = distributed.LocalCluster(
-                    n_workers=cluster.workers,
-                    threads_per_worker=1,
-                    memory_limit=0,  # blocks are checked against free memory beforehand
-                    host=_LOOPBACK,
-                    dashboard_address=f"{_LOOPBACK}:0",
-                    scheduler_kwargs={"dashboard": False},
-                    silence_logs=50,
-                )
-                address = stack.enter_context(local)
+                address = stack.enter_context(_local_cluster(cluster.workers))
             elif cluster.address == "slurm":
                 address = stack.enter_context(slurm.start(cluster))
             else:
@@ -242,6 +235,30 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
             ) from error
         stack.enter_context(client)
         yield client
+
+
+def _local_cluster(workers: int) -> Any:
+    """Start a cluster on this machine.
+
+    A terminal that closes sends SIGHUP to the workers, too. They outlive it, as Dask's
+    outlive a SIGINT, until the client has stopped and ends them: its threads and their
+    children inherit that the signal is blocked.
+    """
+    import distributed
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        return distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,  # blocks are checked against free memory beforehand
+            host=_LOOPBACK,
+            dashboard_address=f"{_LOOPBACK}:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=50,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _workers(client: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def run(
 
     Raises:
       UsageError: before any training, if data or workdir cannot be used.
-      Interrupted: on SIGINT and SIGTERM, once running blocks are saved.
+      Interrupted: on a signal that stops, once running blocks are saved.
     """
     with launch(settings, workdir, data_dir, overrides) as launcher:
         blocks = launcher.blocks(settings)
@@ -75,7 +75,7 @@ def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
     else:
         record()
     tables.check()
-    say(f"results are in {tables.workdir}")
+    say(f"results are in {launcher.session.home}")
 
 
 def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -> None:

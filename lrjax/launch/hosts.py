@@ -110,9 +110,9 @@ def launch(
 
     Raises:
       UsageError: if a host fails; the others first train their share to its end.
-      Interrupted: on SIGINT and SIGTERM, once all hosts have saved running blocks.
+      Interrupted: on a signal that stops, once all hosts have saved running blocks.
     """
-    home = Path(workdir)
+    home = files.expanded(workdir)
     own = home / leftovers.HOSTS / str(jax.process_index())
     with (
         local.launch(settings, own, data_dir, overrides, home) as here,

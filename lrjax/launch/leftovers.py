@@ -27,8 +27,9 @@ PARTS, HOSTS = "parts", "hosts"
 def take_over(tables: results.Tables, kinds: Sequence[str] = (PARTS, HOSTS)) -> None:
     """Append the rows of folders that no process uses any more; remove the folders.
 
-    Warns of a folder that another process still uses or whose tables are damaged, which
-    is left as it is.
+    Removes unfinished files of parameters and curves as well. Warns of a folder that
+    another process still uses or whose tables are damaged, which is left as it is; then
+    so are unfinished files, which may be that process's.
 
     Args:
       tables: of the working directory, open.
@@ -37,12 +38,14 @@ def take_over(tables: results.Tables, kinds: Sequence[str] = (PARTS, HOSTS)) -> 
     Raises:
       UsageError: if the rows cannot be appended.
     """
+    all_ended = True
     for folder in (path for kind in kinds for path in folders(tables.workdir, kind)):
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(results.Tables(folder, tables.workdir))
             except UsageError as error:
                 warnings.warn(f"{folder} is left as it is: {error}", stacklevel=2)
+                all_ended = False
                 continue
             # A run's curve before its row: a kill leaves no row without a curve.
             for path in parts.unfinished(folder):
@@ -52,6 +55,9 @@ def take_over(tables: results.Tables, kinds: Sequence[str] = (PARTS, HOSTS)) -> 
                 for piece in lines(folder / table):
                     append(tables, table, piece)
             files.remove_folder(folder)
+    for name in (checkpoint.PARAMS, parts.FOLDER) if all_ended else ():
+        if not os.path.islink(tables.workdir / name):
+            files.remove_unfinished(tables.workdir / name)
 
 
 def remove_empty(workdir: Path) -> None:

@@ -21,6 +21,7 @@ from lrjax.common import files
 from lrjax.config import Settings
 from lrjax.launch import checkpoint, leftovers
 from lrjax.launch.units import Outcome, Unit
+from lrjax.tables import parts
 
 
 class Session:
@@ -83,6 +84,8 @@ class Session:
         files.check_folder(self.home / checkpoint.FOLDER)
         if self.settings.save_params:
             files.check_folder(self.home / checkpoint.PARAMS)
+        if self.settings.curve_parts:
+            files.check_folder(self.home / parts.FOLDER)
         leftovers.take_over(tables)
         return tables
 

@@ -63,7 +63,7 @@ def load(policy: str | pathlib.Path = "shipped") -> dict[str, np.ndarray]:
         do not match the digest; one line.
     """
     name, digest = _parts(str(policy))
-    path = SHIPPED if name == "shipped" else pathlib.Path(name)
+    path = SHIPPED if name == "shipped" else pathlib.Path(os.path.expanduser(name))
     try:
         weights = _arrays(_content(path))
     except Exception as error:  # zipfile, zlib and NumPy raise various types

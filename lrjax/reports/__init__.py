@@ -37,7 +37,7 @@ def write(
     """Write index.html, every figure as PNG and SVG, every table as CSV and LaTeX.
 
     The same tables and options give the same bytes. Nothing is written before all is
-    drawn, and index.html last.
+    drawn, and no file of an older report is replaced before all are on the disk.
 
     Args:
       workdirs: directories with tables.
@@ -89,11 +89,12 @@ def write(
         notes,
         study.palette if study else Palette(()),
     )
-    if study:
-        for name in options.export:
-            files.make_folder(folder / name, below)
-            with reading(f"report.export={name}", "cannot be written"):
-                write_tables = getattr(export, name)
-                write_tables(study.all_runs, study.all_curves, folder / name)
-    writer.write(folder, below, text)
+    with files.replacing_all(folder, below) as place:
+        if study:
+            for name in options.export:
+                files.make_folder(place / name, place)
+                with reading(f"report.export={name}", "cannot be written"):
+                    write_tables = getattr(export, name)
+                    write_tables(study.all_runs, study.all_curves, place / name)
+        writer.write(place, text)
     return [printable(f"{word}: {sentence}") for word, sentence in sentences]

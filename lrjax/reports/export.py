@@ -16,6 +16,7 @@ from lrjax.common import files, sheets
 from lrjax.core import UsageError
 from lrjax.identity import canonical
 
+_EVENTS = "events.out.tfevents.lrjax"
 _LONGEST = 200  # bytes in a folder's name
 
 
@@ -48,7 +49,7 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
     Args:
       runs: with columns `task`, `entry` and `seed`.
       curves: as returned by `results.load`.
-      folder: to write to; old event files of these runs are replaced.
+      folder: to write to.
 
     Raises:
       UsageError: if tensorboardX is not installed.
@@ -65,16 +66,14 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
         names = tasks[str(run.task)], entries[str(run.entry)]
         run_folder = folder.joinpath(*names, f"seed{int(run.seed)}")
         files.make_folder(run_folder, folder)
-        old = set(run_folder.glob("events.out.tfevents.*"))
         curve = rows.get(run.run_id, curves[:0]).sort_values("step")
         with tempfile.TemporaryDirectory() as temporary:
             with tensorboardX.SummaryWriter(temporary) as events:
                 _add_scalars(events, curve)
-            for file in Path(temporary).iterdir():
-                files.replace(run_folder / file.name, files.read_own(file))
-                old.discard(run_folder / file.name)
-        for file in old:
-            file.unlink()
+            # Always one name, so that a later export replaces it; TensorBoard would
+            # show two files of a run as one, with every point twice.
+            (file,) = Path(temporary).iterdir()
+            files.replace(run_folder / _EVENTS, files.read_own(file))
 
 
 def _add_scalars(events: Any, curve: pd.DataFrame) -> None:

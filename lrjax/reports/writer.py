@@ -71,23 +71,19 @@ class ReportWriter:
         plain = table.map(lambda v: " ".join(v) if isinstance(v, tuple) else v)
         return self._add(f"tables/{name}.csv", sheets.csv(plain))
 
-    def write(self, folder: Path, below: Path, index: str) -> None:
-        """Write all files, each atomically, and the page that shows them last.
+    def write(self, folder: Path, index: str) -> None:
+        """Write all files and the page that shows them.
 
         Args:
           folder: directory of the report.
-          below: as in `files.make_folder`.
           index: the page.
 
         Raises:
           UsageError: if a file cannot be written.
         """
-        for part in sorted({path.partition("/")[0] for path in self.contents}):
-            files.make_folder(folder / part, below)
-        for path, content in self.contents.items():
+        for path, content in {**self.contents, "index.html": index}.items():
+            files.make_folder((folder / path).parent, folder)
             files.replace(folder / path, content)
-        files.make_folder(folder, below)
-        files.replace(folder / "index.html", index)
 
     def _add(self, path: str, content: bytes) -> str:
         """Add a file; return its path."""

@@ -84,8 +84,8 @@ def sources(text: Text) -> list[str]:
 
 def folders(data_dir: str | None) -> list[Path]:
     """Folders of a data directory to search for text, in this order."""
-    root = data_dir or os.environ.get("LRJAX_DATA_DIR")
-    return [Path(root).expanduser() / name for name in _FOLDERS] if root else []
+    root = data.root(data_dir)
+    return [root / name for name in _FOLDERS] if root else []
 
 
 def _text_files(folder: Path) -> list[Path]:
@@ -273,9 +273,9 @@ def _from_tfds(name: str, data_dir: str | None) -> Corpus:
     """The corpus of a TFDS data set in array_record files; needs no TensorFlow."""
     import tensorflow_datasets as tfds
 
-    root = data_dir or os.environ.get("LRJAX_DATA_DIR")
+    root = data.root(data_dir)
     if root:
-        data.check_regular(Path(root) / name.split(":")[0].split("/")[0])
+        data.check_regular(root / name.split(":")[0].split("/")[0])
     try:
         source: Any = tfds.data_source(
             name,

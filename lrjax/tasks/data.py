@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lrjax import machine
+from lrjax import console, machine
 from lrjax.common import files, packed
 from lrjax.common import reading as reading_lib
 from lrjax.core import UsageError
@@ -297,6 +297,12 @@ def cache_dir() -> Path:
     return files.expanded(os.environ.get("LRJAX_CACHE") or "~/.cache/lrjax")
 
 
+def root(data_dir: str | None) -> Path | None:
+    """The user's data directory: $LRJAX_DATA_DIR if None; None without one."""
+    found = data_dir or os.environ.get("LRJAX_DATA_DIR")
+    return files.expanded(found) if found else None
+
+
 def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
     """Find the first existing `folder/name`, plain or with .bz2, .xz or .gz.
 
@@ -403,8 +409,6 @@ _INTERNET = urllib.request.build_opener(_HttpsOnly)
 
 def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
     """Download an https address to a new file."""
-    from tqdm import tqdm
-
     deadline = time.monotonic() + time_limit
     if not url.startswith("https://"):
         raise DataError(f"{url}: only https is allowed")
@@ -416,11 +420,9 @@ def _fetch(url: str, path: Path, max_bytes: int, time_limit: float) -> None:
     with answer, files.replacing(path) as file:
         length = answer.headers.get("Content-Length") or ""
         length = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
-        # disable=None: no bar if stderr is not a terminal.
-        bar = tqdm(
-            total=length, unit="B", unit_scale=True, desc=path.name, disable=None
-        )
-        with bar:
+        with console.bar(
+            total=length, unit="B", unit_scale=True, desc=path.name
+        ) as bar:
             size = 0
             # read1 returns what has arrived, so a slow server cannot pass the deadline.
             while chunk := answer.read1(packed.PIECE):

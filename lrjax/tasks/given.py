@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax import console
 from lrjax.core import Batch, UsageError, counted, cut, shown, unknown
 
 SHARE = 0.2  # of the rows for validation, and the same for testing
@@ -257,8 +258,6 @@ def _collected(
     batches: Iterable[Any], where: str, split: Any, most: int
 ) -> dict[str, np.ndarray]:
     """Collect the batches of an iterator in memory."""
-    from tqdm import tqdm
-
     if "Random" in type(getattr(batches, "sampler", None)).__name__:
         warnings.warn(
             f"{where}: the loader shuffles, so that each process has other data and "
@@ -270,8 +269,7 @@ def _collected(
     batches = as_arrays() if as_arrays else batches
     pieces: dict[str, list[np.ndarray]] = {}
     size = 0
-    # disable=None: no bar if stderr is not a terminal.
-    for batch in tqdm(batches, desc=f"reading {where}", unit=" batches", disable=None):
+    for batch in console.bar(batches, desc=f"reading {where}", unit=" batches"):
         flat = split(tuple(batch) if isinstance(batch, list) else _pair(batch, where))
         arrays = {
             name: np.array(_array(leaf, f"{where}: {name}", "a batch"))

@@ -103,11 +103,11 @@ def load(name: str, data_dir: str | None) -> dict[str, Part]:
       DataError: if there is no copy, or it is damaged or another data set.
     """
     entry = SETS[name]
-    root = data_dir or os.environ.get("LRJAX_DATA_DIR")
+    root = data.root(data_dir)
     if root and not os.path.isdir(root):
         raise DataError(f"{name}: there is no data directory {root}")
     cache = data.cache_dir() / "images"
-    roots = [Path(root)] if root else []
+    roots = [root] if root else []
     folders = [path for base in [*roots, cache] for path in (base / name, base)]
     for folder in folders:
         if not folder.is_dir():

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax.common import files
 from lrjax.core import (
     ACCURACY,
     NONNEGATIVE_LOSS,
@@ -100,7 +101,7 @@ def make_digits(options: TaskOptions) -> Task:
 
 def make_file(path: str, options: TaskOptions) -> Task:
     """Make `svmlight:<path>` with the features and classes of the file."""
-    features, labels = data.read_svmlight(path)
+    features, labels = data.read_svmlight(path and files.expanded(path))
     return logistic_task(f"svmlight:{path}", features, labels, options)
 
 
@@ -287,13 +288,11 @@ def _load(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a data set from the data directory or the cache, or download it."""
     entry = SETS[name]
-    data_dir = data_dir or os.environ.get("LRJAX_DATA_DIR")
-    given = []
-    if data_dir:
-        given = [Path(data_dir), Path(data_dir, "libsvm")]
-        given = [folder for folder in given if os.path.isdir(folder)]
+    root, given = data.root(data_dir), []
+    if root:
+        given = [folder for folder in (root, root / "libsvm") if os.path.isdir(folder)]
         if not given:
-            raise DataError(f"libsvm/{name}: there is no data directory {data_dir}")
+            raise DataError(f"libsvm/{name}: there is no data directory {root}")
     cache = data.cache_dir() / "libsvm"
     path = data.find_file(entry.names, [*given, cache])
     if path is None:

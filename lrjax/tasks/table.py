@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from lrjax import metrics
+from lrjax.common import files
 from lrjax.core import (
     NONNEGATIVE_LOSS,
     Task,
@@ -121,7 +122,7 @@ def make(name: str, options: TaskOptions) -> Task:
         or there are too few rows.
     """
     query = parse(name)
-    frame = read(query.path)
+    frame = read(str(files.expanded(query.path)))
     where = query.path
     names = [str(column) for column in frame.columns]
     if not query.target:

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from lrjax import console
 from lrjax.common import files
 from lrjax.common.reading import reason
 from lrjax.core import counted, cut, shown
@@ -133,7 +133,7 @@ def load_tokens(
         try:
             return _fitting(_read_own(place), room, str(place))
         except DataError as error:
-            _say(f"warning: {error}; tokenising anew")
+            console.say(f"warning: {error}; tokenising anew")
     for path in corpus.files:  # fail on a damaged file now, before the long work
         collections.deque(read_lines(path), maxlen=0)
     chosen = subset(corpus, text.fraction)
@@ -150,13 +150,6 @@ def _fitting(tokens: Tokens, room: int, where: str) -> Tokens:
 
 def _too_many(size: int, room: int, where: str) -> str:
     return f"{where} has {counted(size, 'token')}; the model has room for {room:,}"
-
-
-def _say(text: str) -> None:
-    """Write a line to stderr, above a progress bar if there is one."""
-    from tqdm import tqdm
-
-    tqdm.write(text, file=sys.stderr)
 
 
 # Tokenizers
@@ -283,7 +276,7 @@ def find_vocabulary(text: Text, data_dir: str | None) -> Vocabulary | None:
     try:
         path = Path(hf_hub_download(_HUB, "tokenizer.json", revision=_HUB_REVISION))
     except Exception as error:  # no network, no such file, a proxy's page, ...
-        _say(
+        console.say(
             f"{_HUB}'s tokenizer is not available ({cut(reason(error))}): training "
             "one on the corpus"
         )
@@ -314,7 +307,7 @@ def train_vocabulary(corpus: Corpus, size: int) -> Vocabulary:
             if characters_left < 0:
                 return
 
-    _say(
+    console.say(
         f"training a tokenizer of {size:,} tokens on {corpus.name}; kept for next time"
     )
     tokenizer.train_from_iterator(first_documents(), trainer)
@@ -360,12 +353,9 @@ def _write_arrays(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> _Meta
     Raises:
       DataError: if the corpus is empty or damaged.
     """
-    from tqdm import tqdm
-
     sums, count, documents = [0, 0], 0, 0
-    bar = tqdm(total=corpus.count, unit=" documents", desc=corpus.name, disable=None)
     with (
-        bar,
+        console.bar(total=corpus.count, unit=" documents", desc=corpus.name) as bar,
         files.replacing(folder / "tokens.uint16") as tokens,
         files.replacing(folder / "ends.int64") as ends,
     ):

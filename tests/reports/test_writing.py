@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrjax import reports
-from lrjax.common import files, sheets
+from lrjax.common import sheets
 from lrjax.core import UsageError
-from lrjax.reports import export, page, writer
+from lrjax.reports import export, page
 from lrjax.reports.palette import shorten
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,7 +41,8 @@ def workdir(tmp_path):
 
 
 def contents(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
+    found = (p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder): p.read_bytes() for p in found}
 
 
 # Settings of Matplotlib
@@ -128,45 +130,71 @@ def test_the_users_settings_change_no_figure(names, expected, tmp_path):
     assert again == figures
 
 
+def test_the_users_own_figures_keep_the_users_settings(workdir):
+    """In a program that has set them, and opened a figure, before."""
+    matplotlib = pytest.importorskip("matplotlib")
+    figure_lib = pytest.importorskip("matplotlib.figure")
+    changed = {"lines.linewidth": 9.0, "text.usetex": True, "svg.hashsalt": "mine"}
+    with matplotlib.rc_context(changed):
+        before, backend = dict(matplotlib.rcParams), matplotlib.rcParams._get("backend")
+        figure = figure_lib.Figure()
+        (line,) = figure.subplots().plot([1, 2])
+        reports.write([workdir], workdir / "report", OPTIONS)
+        assert dict(matplotlib.rcParams) == before
+        assert matplotlib.rcParams._get("backend") is backend
+        assert line.get_linewidth() == 9.0
+
+
 # Disks and links
 
 
-class Full:
-    """A disk on which only the first files have room."""
+def full_after(count, monkeypatch):
+    """Let the disk be full once files were flushed to it `count` times."""
+    left, flush = [count], os.fsync
 
-    def __init__(self, monkeypatch, room):
-        self.left, self.whole = room, files.replace
-        monkeypatch.setattr(files, "replace", self)
+    def fsync(handle):
+        left[0] -= stat.S_ISREG(os.fstat(handle).st_mode)
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(handle)
 
-    def __call__(self, path, content):
-        self.left -= 1
-        if self.left < 0:
-            with files.writing(path):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.whole(path, content)
+    monkeypatch.setattr(os, "fsync", fsync)
+    return left
+
+
+FORMATS = ("csv", "parquet", "tensorboard")
+ALL = reports.Options(bootstrap=10, export=FORMATS)
 
 
 @pytest.mark.parametrize(
-    "room", [30, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 10))]
+    "room", [-1, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 5, 10, 30))]
 )
-def test_a_full_disk_leaves_the_old_page_whole(room, workdir, monkeypatch):
-    reports.write([workdir], workdir / "report", OPTIONS)
+def test_a_full_disk_leaves_the_old_report(room, workdir, monkeypatch):
+    """Files beside a report stay as well; -1: all but the last file fits."""
+    (workdir / "report" / "figures").mkdir(parents=True)
+    (workdir / "report" / "figures" / "mine.txt").write_text("of the user's")
+    reports.write([workdir], workdir / "report", ALL)
     before = contents(workdir / "report")
-    assert len(before) > 31
     fabricated.write(workdir, ("a", "b"), ("sgd", "adam"), 3)
     with monkeypatch.context() as patch:
-        Full(patch, room)
-        with pytest.raises(UsageError, match=r"cannot write .*No space left on device"):
-            reports.write([workdir], workdir / "report", OPTIONS)
+        left = full_after(10**6, patch)
+        reports.write([workdir], workdir / "other", ALL)
+    count = 10**6 - left[0]
+    assert count >= len(contents(workdir / "other")) > 31
+    with monkeypatch.context() as patch:
+        full_after(room % count, patch)
+        with pytest.raises(
+            UsageError, match=r"(/report/\w[\w/.]*|port=\w+.*): No space left"
+        ):
+            reports.write([workdir], workdir / "report", ALL)
+    assert contents(workdir / "report") == before
+    reports.write([workdir], workdir / "report", ALL)
     after = contents(workdir / "report")
-    assert after[Path("index.html")] == before[Path("index.html")]
-    for path, content in after.items():
-        if path.suffix == ".svg":
-            assert content.rstrip().endswith(b"</svg>")
-        if path.suffix == ".png":
-            assert b"IEND" in content[-16:]
-    reports.write([workdir], workdir / "report", OPTIONS)
-    assert contents(workdir / "report") != before
+    assert all(after[path] != before[path] for path in map(Path, NEW))
+    assert after[Path("figures/mine.txt")] == b"of the user's"
+
+
+NEW = ("index.html", "figures/curves.svg", "csv/runs.csv", "parquet/runs.parquet")
 
 
 def test_an_error_while_drawing_leaves_the_old_report_untouched(workdir, monkeypatch):
@@ -179,18 +207,24 @@ def test_an_error_while_drawing_leaves_the_old_report_untouched(workdir, monkeyp
     assert contents(workdir / "report") == before
 
 
+def moves(monkeypatch, note):
+    """Call a function after each file that takes its place in a report."""
+    replace = os.replace
+
+    def noting(source, target):
+        replace(source, target)
+        if ".tmp" not in str(target):
+            note(target)
+
+    monkeypatch.setattr(os, "replace", noting)
+
+
 def test_the_page_comes_last(workdir, monkeypatch):
-    written, replace = [], files.replace
-    monkeypatch.setattr(
-        files, "replace", lambda p, c: written.append(p) or replace(p, c)
-    )
-    exported = reports.Options(bootstrap=10, export=("csv",))
-    reports.write([workdir], workdir / "report", exported)
+    written = []
+    moves(monkeypatch, written.append)
+    reports.write([workdir], workdir / "report", ALL)
     assert written[-1] == workdir / "report" / "index.html"
-    assert written.count(written[-1]) == 1
-
-
-FORMATS = ("csv", "parquet", "tensorboard")
+    assert len(set(written)) == len(written) == len(contents(workdir / "report"))
 
 
 @pytest.mark.parametrize("name", ["index.html", "figures/curves.png", "csv/runs.csv"])
@@ -200,8 +234,7 @@ def test_a_link_in_place_of_a_file_is_replaced(name, workdir, tmp_path):
     link = workdir / "report" / name
     link.parent.mkdir(parents=True)
     link.symlink_to(other)
-    options = reports.Options(bootstrap=10, export=FORMATS)
-    reports.write([workdir], workdir / "report", options, workdir)
+    reports.write([workdir], workdir / "report", ALL, workdir)
     assert other.read_text() == "of somebody else"
     assert link.is_file()
     assert not link.is_symlink()
@@ -215,9 +248,8 @@ def test_a_link_in_place_of_a_folder_is_refused(name, workdir, tmp_path):
     link = workdir / "report" / name
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(tmp_path / "other")
-    options = reports.Options(bootstrap=10, export=FORMATS)
     with pytest.raises(UsageError, match=r"cannot write .*link, which lrjax does not"):
-        reports.write([workdir], workdir / "report", options, workdir)
+        reports.write([workdir], workdir / "report", ALL, workdir)
     assert not list((tmp_path / "other").iterdir())
 
 
@@ -298,8 +330,7 @@ def test_a_name_is_a_name_in_every_file(expected, tmp_path):
         "versions": dict(zip(names, names, strict=True)),
     }
     (tmp_path / "config.json").write_text(json.dumps(record))
-    options = reports.Options(bootstrap=10, export=FORMATS)
-    lines = reports.write([tmp_path], tmp_path / "report", options)
+    lines = reports.write([tmp_path], tmp_path / "report", ALL)
     assert all(line.isprintable() for line in lines)
     text = (tmp_path / "report" / "index.html").read_text()
     assert all(c.isprintable() or c == "\n" for c in text)
@@ -399,19 +430,24 @@ def test_tables_of_numbers_are_as_pandas_writes_them():
 
 def test_a_report_killed_at_any_moment_has_no_torn_file(workdir, monkeypatch):
     """Each file is replaced, so what is there at any moment is whole."""
-    moments, replace = [], files.replace
-    rng = random.Random(0)
+    moments, rng = [], random.Random(0)
 
-    def note(path, content):
-        replace(path, content)
+    def note(path):
         if rng.random() < 0.2 or path.name == "index.html":
-            moments.append(contents(workdir / "report"))
+            found = contents(workdir / "report")
+            moments.append({p: c for p, c in found.items() if ".tmp" not in str(p)})
 
-    monkeypatch.setattr(writer.files, "replace", note)
-    reports.write([workdir], workdir / "report", OPTIONS)
-    final = moments[-1]
-    for moment in moments:
-        assert all(final[path] == content for path, content in moment.items())
-        page_text = moment.get(Path("index.html"), b"").decode()
-        for name in re.findall(r'href="((?:figures|tables)/[^"]+)"', page_text):
-            assert Path(name) in moment
+    moves(monkeypatch, note)
+    for tasks in (("a",), ("a", "b")):
+        old = contents(workdir / "report")
+        fabricated.write(workdir, tasks, ("sgd", "adam"), 2)
+        moments.clear()
+        reports.write([workdir], workdir / "report", OPTIONS)
+        new = contents(workdir / "report")
+        assert moments[-1] == new
+        assert len(moments) > 3
+        for moment in moments:
+            assert all(c in (old.get(p), new.get(p)) for p, c in moment.items())
+            page_text = moment.get(Path("index.html"), b"").decode()
+            for name in re.findall(r'href="((?:figures|tables)/[^"]+)"', page_text):
+                assert Path(name) in moment

@@ -505,6 +505,9 @@ def test_what_tfds_prepared(tmp_path, monkeypatch):
         labels = parts[split].labels
         assert sorted(labels) == list(range(rows))
         np.testing.assert_array_equal(parts[split].images, pixels(rows)[labels])
+    with monkeypatch.context() as patch:
+        patch.setattr(image_data, "_MAX_BYTES", 6 * 32 * 32 * 3 - 1)
+        refused("cifar10", tmp_path, "6 images of up to 32 x 32 are more than 18,431")
     for file in tmp_path.glob("cifar10/3.0.2/cifar10-train*"):
         file.write_bytes(file.read_bytes()[:200])
     refused("cifar10", tmp_path, "TFDS")
