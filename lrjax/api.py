@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, cut, shown
 from lrjax.hpo import tune as tune_lib
 from lrjax.launch import experiment, startup
+from lrjax.own import MethodLike, Methods
 from lrjax.rates import Rates
 
-Methods = str | Method | Callable[..., Any] | Iterable[Any]
+Seeds = int | Iterable[int]
 _PER_DECADE = 4  # rates that find_rate tries
 _REST = 0.2  # part of a run over which its rate falls to zero before it is judged
 
@@ -93,10 +94,10 @@ def compare(
     task: Task | str | Sequence[Task | str],
     methods: Methods,
     *,
-    seeds: int | Sequence[int] = 10,
+    seeds: Seeds = 10,
     epochs: int | None = None,
     steps: int | None = None,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    grid: Mapping[str, Sequence[Any] | np.ndarray | jax.Array] | None = None,
     hparams: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int | None = None,
     workdir: str | os.PathLike[str] | None = None,
@@ -153,12 +154,12 @@ def compare(
 
 def tune(
     task: Task | str,
-    method: str | Method | Callable[..., Any],
+    method: MethodLike,
     *,
     trials: int = 50,
     space: Mapping[str, Sequence[Any]] | None = None,
     tuner: str = "smac",
-    seeds: int | Sequence[int] = 10,
+    seeds: Seeds = 10,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -211,10 +212,10 @@ def tune(
 
 def find_rate(
     task: Task | str,
-    method: str | Method | Callable[..., Any],
+    method: MethodLike,
     *,
-    rates: Sequence[float] | None = None,
-    seeds: int | Sequence[int] = 3,
+    rates: Iterable[float] | None = None,
+    seeds: Seeds = 3,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -273,7 +274,7 @@ def find_rate(
     return Rates.of(runs[runs["method"] == at_rest.name], name)
 
 
-def _candidates(method: Method, rates: Sequence[float] | None) -> tuple[float, ...]:
+def _candidates(method: Method, rates: Iterable[float] | None) -> tuple[float, ...]:
     """Return the rates to try: those given, or four in each decade of the range."""
     if rates is not None:
         given = tuple(rates)

@@ -7,7 +7,7 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from lrjax.metrics import find_metric as find_metric
 from lrjax.metrics import metrics_of
 
 PyTree = Any
+Metrics = str | Metric | Iterable[str | Metric]
 Batch = Mapping[str, Any]
 
 # Incremented whenever the same run gives other numbers than before; part of each run's
@@ -100,7 +101,7 @@ class Method:
 
     Attributes:
       name: the name in `METHODS`, in tables and on the command line.
-      build: `build(horizon, **hparams) -> GradientTransformationExtraArgs`, where
+      build: `build(horizon, **hparams)` returns a transformation of Optax, where
         `horizon` is the number of updates that the schedule is laid out for and
         `hparams` are values for all keys of `defaults`. `horizon` and every number
         outside `static` may be traced.
@@ -125,7 +126,7 @@ class Method:
     """
 
     name: str
-    build: Callable[..., optax.GradientTransformationExtraArgs]
+    build: Callable[..., optax.GradientTransformation]
     defaults: Mapping[str, Any]
     family: str
     source: str
@@ -170,8 +171,8 @@ class TaskSettings(TypedDict, total=False):
 
     name: str | None
     batch_size: int | None
-    metrics: Any
-    metric: Any
+    metrics: Metrics
+    metric: str | Metric | None
     sums: Mapping[str, Callable[..., jax.Array]] | None
     targets: str | None
     inputs: str | Iterable[str] | None
@@ -226,7 +227,7 @@ class Task:
     test: Batch
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, Mapping[str, jax.Array]]]]
-    evaluate: Callable[[PyTree, PyTree, Batch], Mapping[str, jax.Array]]
+    evaluate: Callable[..., Mapping[str, jax.Array]]
     batch_size: int
     num_classes: int = 0
     metrics: tuple[Metric, ...] = ()
@@ -235,6 +236,29 @@ class Task:
     micro_batches: int = 1
     streamed: bool = False
     options: tuple[tuple[str, Any], ...] = ()
+
+    if TYPE_CHECKING:  # for checkers: metrics in all forms, and `metric` (_with_metric)
+
+        def __init__(
+            self,
+            name: str,
+            train: Batch,
+            valid: Batch,
+            test: Batch,
+            init: Callable[[jax.Array], tuple[PyTree, PyTree]],
+            loss: Callable[..., tuple[jax.Array, tuple[PyTree, Mapping[str, Any]]]],
+            evaluate: Callable[..., Mapping[str, jax.Array]],
+            batch_size: int,
+            num_classes: int = 0,
+            metrics: Metrics = (),
+            max_norm: float | None = None,
+            measured_rows: int | None = None,
+            micro_batches: int = 1,
+            streamed: bool = False,
+            options: tuple[tuple[str, Any], ...] = (),
+            *,
+            metric: str | Metric | None = None,
+        ) -> None: ...
 
     def __post_init__(self):
         metrics = self.metrics if self.metrics != () else self._default_metric()
@@ -265,7 +289,7 @@ class Task:
     def from_flax(
         cls,
         model: Any,
-        loss: Any,
+        loss: str | Callable[..., Any],
         train: Any,
         valid: Any = 0.2,
         test: Any = None,
@@ -305,7 +329,7 @@ class Task:
     def from_nnx(
         cls,
         model: Any,
-        loss: Any,
+        loss: str | Callable[..., Any],
         train: Any,
         valid: Any = 0.2,
         test: Any = None,
@@ -333,7 +357,7 @@ class Task:
     def from_equinox(
         cls,
         model: Any,
-        loss: Any,
+        loss: str | Callable[..., Any],
         train: Any,
         valid: Any = 0.2,
         test: Any = None,
@@ -366,7 +390,7 @@ class Task:
         cls,
         init: Callable[[jax.Array], Any],
         apply: Callable[..., Any],
-        loss: Any,
+        loss: str | Callable[..., Any],
         train: Any,
         valid: Any = 0.2,
         test: Any = None,
