@@ -130,8 +130,12 @@ def compare(
       UsageError: one line that says what is wrong.
 
     Example:
-      >>> study = lrjax.compare("libsvm/iris", ["prodigy", "adamw_cosine"], epochs=30)
-      >>> print(study)
+      >>> import lrjax
+      >>> study = lrjax.compare("libsvm/iris", ["adam", "momentum"], seeds=3, steps=50)
+      >>> print(study)  # doctest: +ELLIPSIS
+      Validation accuracy (%) and loss, mean [95 % interval] over seeds...
+      >>> study.runs.groupby("method")["valid_accuracy"].count().to_dict()
+      {'adam': 3, 'momentum': 3}
     """
     with _known(task, methods, launcher) as (task_names, method_names):
         config = _config(
@@ -188,8 +192,13 @@ def tune(
       UsageError: one line that says what is wrong.
 
     Example:
-      >>> tuned = lrjax.tune("libsvm/iris", "adam", trials=9, epochs=20)
-      >>> tuned.best
+      >>> import lrjax
+      >>> space = {"learning_rate": (1e-3, 0.1, "log")}
+      >>> tuned = lrjax.tune(
+      ...     "libsvm/iris", "adam", tuner="random", trials=4, space=space, steps=50
+      ... )
+      >>> len(tuned.trials), 1e-3 <= tuned.best["learning_rate"] <= 0.1
+      (4, True)
     """
     with _known(task, method, launcher) as (task_names, method_names):
         config = _config(
@@ -245,8 +254,10 @@ def find_rate(
       UsageError: if the method has no learning rate, or all runs diverge.
 
     Example:
-      >>> found = lrjax.find_rate("libsvm/iris", "adamw_cosine", epochs=10)
-      >>> found.rate, found.interval, found.edge
+      >>> import lrjax
+      >>> found = lrjax.find_rate("libsvm/iris", "adam", rates=[0.001, 0.1], steps=50)
+      >>> found.rate
+      0.1
     """
     with _known(task, method, "local") as (task_names, (name,)):
         chosen = methods_lib.find(name)

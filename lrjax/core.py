@@ -49,6 +49,11 @@ class Domain:
       high: upper bound.
       closed: whether `high` itself is valid.
       whole: whether only whole numbers are valid, both ends included.
+
+    Example:
+      >>> decay = Domain(high=1.0)
+      >>> 0.9 in decay, 1.0 in decay, str(decay)
+      (True, False, 'in [0, 1)')
     """
 
     low: float = 0.0
@@ -76,6 +81,10 @@ class Range:
       high: largest value.
       log: whether values are drawn uniformly in the logarithm.
       integer: whether values are whole numbers.
+
+    Example:
+      >>> Range(1e-4, 1.0)  # of a learning rate
+      Range(low=0.0001, high=1.0, log=True, integer=False)
     """
 
     low: float
@@ -86,7 +95,13 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """A search space: hyperparameter name -> Range. Independent dimensions."""
+    """A search space: hyperparameter name -> Range. Independent dimensions.
+
+    Example:
+      >>> space = Space({"learning_rate": Range(1e-4, 1.0), "b1": Range(0, 1, False)})
+      >>> sorted(space.ranges)
+      ['b1', 'learning_rate']
+    """
 
     ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
 
@@ -123,6 +138,21 @@ class Method:
         as for all variants of Adam; False for published settings.
       code: Python expression for `build`, given `optim` from `lrjax` and `builders`
         from `lrjax.optim`; '' if there is none.
+
+    Example:
+      >>> import optax
+      >>> own = Method(
+      ...     name="own_sgd",
+      ...     build=lambda horizon, learning_rate: optax.sgd(learning_rate),
+      ...     defaults={"learning_rate": 0.1},
+      ...     family="fixed",
+      ...     source="one's own",
+      ...     space=Space({"learning_rate": Range(1e-3, 1.0)}),
+      ... )
+      >>> tx = own.build(100, **own.defaults)
+      >>> updates, opt_state = tx.update(2.0, tx.init(1.0))
+      >>> round(updates, 6)
+      -0.2
     """
 
     name: str
@@ -219,6 +249,20 @@ class Task:
         whose batches are sent to the device during training.
       options: (name, value) of the options that change results and differ from their
         defaults.
+
+    Example: a number near `x`, by the squared error.
+      >>> import jax.numpy as jnp
+      >>> def evaluate(params, state, batch):
+      ...     errors = (batch["x"] - params) ** 2
+      ...     return {"loss": errors @ batch["mask"], "count": batch["mask"].sum()}
+      >>> def loss(params, state, key, batch):
+      ...     sums = evaluate(params, state, batch)
+      ...     return sums["loss"] / sums["count"], (state, {})
+      >>> init = lambda key: (jnp.zeros(()), ())
+      >>> train, valid, test = ({"x": jnp.arange(n, dtype=float)} for n in (8, 4, 4))
+      >>> task = Task("near", train, valid, test, init, loss, evaluate, batch_size=4)
+      >>> task.metric.name, task.steps_per_epoch
+      ('loss', 2)
     """
 
     name: str
@@ -321,7 +365,13 @@ class Task:
           UsageError: if model, loss or data do not fit, in one line.
 
         Example:
-          >>> task = lrjax.Task.from_flax(nn.Dense(10), "cross_entropy", train=(x, y))
+          >>> import numpy as np
+          >>> from flax import linen as nn
+          >>> x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+          >>> y = (x[:, 0] > 0).astype(int)
+          >>> task = Task.from_flax(nn.Dense(2), "cross_entropy", train=(x, y))
+          >>> task.num_examples, task.num_classes, task.metric.name
+          (30, 2, 'accuracy')
         """
         return _adapters().from_flax(model, loss, (train, valid, test), options)
 
@@ -348,8 +398,13 @@ class Task:
           loss, train, valid, test, options: as for `from_flax`.
 
         Example:
-          >>> model = lambda rngs: nnx.Linear(20, 10, rngs=rngs)
-          >>> task = lrjax.Task.from_nnx(model, "cross_entropy", train=(x, y))
+          >>> import numpy as np
+          >>> from flax import nnx
+          >>> x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+          >>> model = lambda rngs: nnx.Linear(4, 1, rngs=rngs)
+          >>> task = Task.from_nnx(model, "squared_error", train=(x, x[:, 0]))
+          >>> task.num_examples, task.metric.name
+          (30, 'loss')
         """
         return _adapters().from_nnx(model, loss, (train, valid, test), options)
 
@@ -379,8 +434,14 @@ class Task:
             vmapped, unless it fails on one.
 
         Example:
-          >>> model = lambda key: eqx.nn.MLP(20, 10, 32, 1, key=key)
-          >>> task = lrjax.Task.from_equinox(model, "cross_entropy", train=(x, y))
+          >>> import equinox as eqx
+          >>> import numpy as np
+          >>> x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+          >>> y = (x[:, 0] > 0).astype(int)
+          >>> model = lambda key: eqx.nn.MLP(4, 2, 8, depth=1, key=key)
+          >>> task = Task.from_equinox(model, "cross_entropy", train=(x, y))
+          >>> task.num_examples, task.num_classes, task.metric.name
+          (30, 2, 'accuracy')
         """
         data = (train, valid, test)
         return _adapters().from_equinox(model, loss, data, batched, options)
@@ -408,11 +469,14 @@ class Task:
           loss, train, valid, test, options: as for `from_flax`.
 
         Example:
-          >>> init = lambda key: jax.random.normal(key, (20, 10)) / 10
+          >>> import jax
+          >>> import numpy as np
+          >>> x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+          >>> init = lambda key: jax.random.normal(key, (4,)) / 2
           >>> apply = lambda params, x: x @ params
-          >>> task = lrjax.Task.from_functions(
-          ...     init, apply, "cross_entropy", train=(x, y)
-          ... )
+          >>> task = Task.from_functions(init, apply, "huber", train=(x, x[:, 0]))
+          >>> task.num_examples, task.metric.name
+          (30, 'loss')
         """
         data = (train, valid, test)
         return _adapters().from_functions(init, apply, loss, data, options)

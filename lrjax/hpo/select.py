@@ -59,7 +59,10 @@ def select(
         small or all contenders diverge; one line that says what to change.
 
     Example:
-      >>> print(lrjax.select(task, budget=8, epochs=30))
+      >>> import lrjax
+      >>> found = lrjax.select("libsvm/iris", ["adam", "momentum"], budget=4, steps=50)
+      >>> found.method in ("adam", "momentum"), found.cost <= 4
+      (True, True)
     """
     if not isinstance(task, Task | str):
         raise UsageError(
