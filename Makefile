@@ -1,6 +1,6 @@
 # make quickstart   compare ten methods on three small data sets
 # make test         the fast tests
-# make check        ruff, pyright and the rule of imports
+# make check        ruff, pyright, mypy and the rule of imports
 #
 # Each makes .venv by itself. PYTHON=... chooses an interpreter (3.11 to 3.13),
 # REQUIREMENTS=... a requirements file; otherwise the machine is looked at.
@@ -29,6 +29,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py
 
 .venv/installed: $(REQUIREMENTS) requirements-cpu.txt pyproject.toml

@@ -1,34 +1,30 @@
-"""Race a method of your own against others.
+"""Compare and race a method of your own: Lion, whose rate falls along a parabola.
 
 python examples/own_method.py
 """
 
-import sys
-from pathlib import Path
-
 import optax
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this repository
-
 import lrjax
-from lrjax.core import Method, Range, Space
 
 
-def build(horizon, learning_rate, b1):  # numbers may be traced: no `if` on them
-    def rate(step):  # falls along a parabola
+# Parameters are hyperparameters, with defaults; `horizon` is the number of updates.
+# Numbers may be traced, so that one program trains a grid of them: no `if` on them.
+@lrjax.register_method("lion_parabola", space={"learning_rate": (1e-4, 1e-1, "log")})
+def lion_parabola(horizon, learning_rate=1e-2, b1=0.9):
+    def rate(step):
         return learning_rate * (1 - step / horizon) ** 2
 
-    return optax.chain(optax.scale_by_lion(b1=b1), optax.scale_by_learning_rate(rate))
+    return optax.lion(rate, b1=b1)
 
 
-own = Method(
-    name="lion_parabola",
-    build=build,
-    defaults={"learning_rate": 1e-3, "b1": 0.9},
-    family="schedule",
-    source="this file",
-    space=Space({"learning_rate": Range(1e-4, 1e-1)}),
-    needs_rate=True,  # so that rates of the space are raced too
-    horizon_bound=lambda hparams: True,  # judged by a branch brought to rest
+# All methods that have a learning rate, with each of these.
+grid = {"learning_rate": [1e-3, 1e-2, 1e-1]}
+study = lrjax.compare(
+    "libsvm/wine", [lion_parabola, "adamw_cosine"], seeds=5, epochs=100, grid=grid
 )
-print(lrjax.select("libsvm/wine", [own, "adam", "prodigy"], budget=8, epochs=30))
+print(study)
+
+# Its name, since it is registered: races draw rates from `space`, too.
+found = lrjax.select("libsvm/wine", ["lion_parabola", "adam"], budget=8, epochs=100)
+print(f"raced: {found.label}, {found.metric} {found.score:.3f}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -25,11 +25,34 @@ _LAZY = {
         "lrjax.register",
     ),
 }
+_MODULES = ("control", "core", "metrics", "optim", "results", "tasks")
 
+if TYPE_CHECKING:  # the same names, for type checkers
+    from lrjax import control as control
+    from lrjax import core as core
+    from lrjax import metrics as metrics
+    from lrjax import optim as optim
+    from lrjax import results as results
+    from lrjax import tasks as tasks
+    from lrjax.api import compare as compare
+    from lrjax.api import find_rate as find_rate
+    from lrjax.api import rate_transfer as rate_transfer
+    from lrjax.api import tune as tune
+    from lrjax.core import Task as Task
+    from lrjax.hpo.select import select as select
+    from lrjax.metrics import Metric as Metric
+    from lrjax.register import register_analysis as register_analysis
+    from lrjax.register import register_launcher as register_launcher
+    from lrjax.register import register_method as register_method
+    from lrjax.register import register_metric as register_metric
+    from lrjax.register import register_task as register_task
+    from lrjax.register import register_tuner as register_tuner
+    from lrjax.tasks.checks import check_task as check_task
+else:
 
-def __getattr__(name: str) -> Any:
-    if name == "metrics":
-        return importlib.import_module("lrjax.metrics")
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'lrjax' has no attribute '{name}'")
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return importlib.import_module(f"lrjax.{name}")
+        if name in _LAZY:
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        raise AttributeError(f"module 'lrjax' has no attribute '{name}'")

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, cut, shown
 from lrjax.hpo import tune as tune_lib
 from lrjax.launch import experiment, startup
+from lrjax.own import MethodLike, Methods
 from lrjax.rates import Rates, Transfer
 
-Methods = str | Method | Callable[..., Any] | Iterable[Any]
+Seeds = int | Iterable[int]
 _PER_DECADE = 4  # rates that find_rate tries
 _REST = 0.2  # part of a run over which its rate falls to zero before it is judged
 
@@ -93,10 +94,10 @@ def compare(
     task: Task | str | Sequence[Task | str],
     methods: Methods,
     *,
-    seeds: int | Sequence[int] = 10,
+    seeds: Seeds = 10,
     epochs: int | None = None,
     steps: int | None = None,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    grid: Mapping[str, Sequence[Any] | np.ndarray | jax.Array] | None = None,
     hparams: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int | None = None,
     workdir: str | os.PathLike[str] | None = None,
@@ -129,8 +130,12 @@ def compare(
       UsageError: one line that says what is wrong.
 
     Example:
-      >>> study = lrjax.compare("libsvm/iris", ["prodigy", "adamw_cosine"], epochs=30)
-      >>> print(study)
+      >>> import lrjax
+      >>> study = lrjax.compare("libsvm/iris", ["adam", "momentum"], seeds=3, steps=50)
+      >>> print(study)  # doctest: +ELLIPSIS
+      Validation accuracy (%) and loss, mean [95 % interval] over seeds...
+      >>> study.runs.groupby("method")["valid_accuracy"].count().to_dict()
+      {'adam': 3, 'momentum': 3}
     """
     with _known(task, methods, launcher) as (task_names, method_names):
         config = _config(
@@ -153,12 +158,12 @@ def compare(
 
 def tune(
     task: Task | str,
-    method: str | Method | Callable[..., Any],
+    method: MethodLike,
     *,
     trials: int = 50,
     space: Mapping[str, Sequence[Any]] | None = None,
     tuner: str = "smac",
-    seeds: int | Sequence[int] = 10,
+    seeds: Seeds = 10,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -187,8 +192,13 @@ def tune(
       UsageError: one line that says what is wrong.
 
     Example:
-      >>> tuned = lrjax.tune("libsvm/iris", "adam", trials=9, epochs=20)
-      >>> tuned.best
+      >>> import lrjax
+      >>> space = {"learning_rate": (1e-3, 0.1, "log")}
+      >>> tuned = lrjax.tune(
+      ...     "libsvm/iris", "adam", tuner="random", trials=4, space=space, steps=50
+      ... )
+      >>> len(tuned.trials), 1e-3 <= tuned.best["learning_rate"] <= 0.1
+      (4, True)
     """
     with _known(task, method, launcher) as (task_names, method_names):
         config = _config(
@@ -211,10 +221,10 @@ def tune(
 
 def find_rate(
     task: Task | str,
-    method: str | Method | Callable[..., Any],
+    method: MethodLike,
     *,
-    rates: Sequence[float] | None = None,
-    seeds: int | Sequence[int] = 3,
+    rates: Iterable[float] | None = None,
+    seeds: Seeds = 3,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -244,8 +254,10 @@ def find_rate(
       UsageError: if the method has no learning rate, or all runs diverge.
 
     Example:
-      >>> found = lrjax.find_rate("libsvm/iris", "adamw_cosine", epochs=10)
-      >>> found.rate, found.interval, found.edge
+      >>> import lrjax
+      >>> found = lrjax.find_rate("libsvm/iris", "adam", rates=[0.001, 0.1], steps=50)
+      >>> found.rate
+      0.1
     """
     with _known(task, method, "local") as (task_names, (name,)):
         chosen = methods_lib.find(name)
@@ -275,7 +287,7 @@ def find_rate(
 
 def rate_transfer(
     tasks: Mapping[float, Task | str],
-    method: str | Method | Callable[..., Any],
+    method: MethodLike,
     *,
     workdir: str | os.PathLike[str] | None = None,
     **given: Any,
@@ -299,8 +311,11 @@ def rate_transfer(
       UsageError: as `find_rate`, and if there are less than two widths above 0.
 
     Example:
-      >>> found = lrjax.rate_transfer({32: narrow, 128: wide}, "adam", epochs=10)
-      >>> found.shared, found.exponent
+      >>> import lrjax
+      >>> widths = {1: "libsvm/iris", 2: "libsvm/iris"}
+      >>> found = lrjax.rate_transfer(widths, "adam", rates=[0.001, 0.1], steps=50)
+      >>> found.shared, f"{found.exponent:.1f}"
+      ((0.1, 0.1), '0.0')
     """
     if len(tasks) < 2 or not all(
         isinstance(width, numbers.Real) and 0 < width < math.inf for width in tasks
@@ -323,7 +338,7 @@ def rate_transfer(
     )
 
 
-def _candidates(method: Method, rates: Sequence[float] | None) -> tuple[float, ...]:
+def _candidates(method: Method, rates: Iterable[float] | None) -> tuple[float, ...]:
     """Return the rates to try: those given, or four in each decade of the range."""
     if rates is not None:
         given = tuple(rates)

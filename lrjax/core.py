@@ -7,7 +7,7 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from lrjax.metrics import find_metric as find_metric
 from lrjax.metrics import metrics_of
 
 PyTree = Any
+Metrics = str | Metric | Iterable[str | Metric]
 Batch = Mapping[str, Any]
 
 # Incremented whenever the same run gives other numbers than before; part of each run's
@@ -48,6 +49,11 @@ class Domain:
       high: upper bound.
       closed: whether `high` itself is valid.
       whole: whether only whole numbers are valid, both ends included.
+
+    Example:
+      >>> decay = Domain(high=1.0)
+      >>> 0.9 in decay, 1.0 in decay, str(decay)
+      (True, False, 'in [0, 1)')
     """
 
     low: float = 0.0
@@ -75,6 +81,10 @@ class Range:
       high: largest value.
       log: whether values are drawn uniformly in the logarithm.
       integer: whether values are whole numbers.
+
+    Example:
+      >>> Range(1e-4, 1.0)  # of a learning rate
+      Range(low=0.0001, high=1.0, log=True, integer=False)
     """
 
     low: float
@@ -85,7 +95,13 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """A search space: hyperparameter name -> Range. Independent dimensions."""
+    """A search space: hyperparameter name -> Range. Independent dimensions.
+
+    Example:
+      >>> space = Space({"learning_rate": Range(1e-4, 1.0), "b1": Range(0, 1, False)})
+      >>> sorted(space.ranges)
+      ['b1', 'learning_rate']
+    """
 
     ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
 
@@ -100,7 +116,7 @@ class Method:
 
     Attributes:
       name: the name in `METHODS`, in tables and on the command line.
-      build: `build(horizon, **hparams) -> GradientTransformationExtraArgs`, where
+      build: `build(horizon, **hparams)` returns a transformation of Optax, where
         `horizon` is the number of updates that the schedule is laid out for and
         `hparams` are values for all keys of `defaults`. `horizon` and every number
         outside `static` may be traced.
@@ -122,10 +138,25 @@ class Method:
         as for all variants of Adam; False for published settings.
       code: Python expression for `build`, given `optim` from `lrjax` and `builders`
         from `lrjax.optim`; '' if there is none.
+
+    Example:
+      >>> import optax
+      >>> own = Method(
+      ...     name="own_sgd",
+      ...     build=lambda horizon, learning_rate: optax.sgd(learning_rate),
+      ...     defaults={"learning_rate": 0.1},
+      ...     family="fixed",
+      ...     source="one's own",
+      ...     space=Space({"learning_rate": Range(1e-3, 1.0)}),
+      ... )
+      >>> tx = own.build(100, **own.defaults)
+      >>> updates, opt_state = tx.update(2.0, tx.init(1.0))
+      >>> round(updates, 6)
+      -0.2
     """
 
     name: str
-    build: Callable[..., optax.GradientTransformationExtraArgs]
+    build: Callable[..., optax.GradientTransformation]
     defaults: Mapping[str, Any]
     family: str
     source: str
@@ -170,8 +201,8 @@ class TaskSettings(TypedDict, total=False):
 
     name: str | None
     batch_size: int | None
-    metrics: Any
-    metric: Any
+    metrics: Metrics
+    metric: str | Metric | None
     sums: Mapping[str, Callable[..., jax.Array]] | None
     targets: str | None
     inputs: str | Iterable[str] | None
@@ -218,6 +249,20 @@ class Task:
         whose batches are sent to the device during training.
       options: (name, value) of the options that change results and differ from their
         defaults.
+
+    Example: a number near `x`, by the squared error.
+      >>> import jax.numpy as jnp
+      >>> def evaluate(params, state, batch):
+      ...     errors = (batch["x"] - params) ** 2
+      ...     return {"loss": errors @ batch["mask"], "count": batch["mask"].sum()}
+      >>> def loss(params, state, key, batch):
+      ...     sums = evaluate(params, state, batch)
+      ...     return sums["loss"] / sums["count"], (state, {})
+      >>> init = lambda key: (jnp.zeros(()), ())
+      >>> train, valid, test = ({"x": jnp.arange(n, dtype=float)} for n in (8, 4, 4))
+      >>> task = Task("near", train, valid, test, init, loss, evaluate, batch_size=4)
+      >>> task.metric.name, task.steps_per_epoch
+      ('loss', 2)
     """
 
     name: str
@@ -226,7 +271,7 @@ class Task:
     test: Batch
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, Mapping[str, jax.Array]]]]
-    evaluate: Callable[[PyTree, PyTree, Batch], Mapping[str, jax.Array]]
+    evaluate: Callable[..., Mapping[str, jax.Array]]
     batch_size: int
     num_classes: int = 0
     metrics: tuple[Metric, ...] = ()
@@ -235,6 +280,29 @@ class Task:
     micro_batches: int = 1
     streamed: bool = False
     options: tuple[tuple[str, Any], ...] = ()
+
+    if TYPE_CHECKING:  # for checkers: metrics in all forms, and `metric` (_with_metric)
+
+        def __init__(
+            self,
+            name: str,
+            train: Batch,
+            valid: Batch,
+            test: Batch,
+            init: Callable[[jax.Array], tuple[PyTree, PyTree]],
+            loss: Callable[..., tuple[jax.Array, tuple[PyTree, Mapping[str, Any]]]],
+            evaluate: Callable[..., Mapping[str, jax.Array]],
+            batch_size: int,
+            num_classes: int = 0,
+            metrics: Metrics = (),
+            max_norm: float | None = None,
+            measured_rows: int | None = None,
+            micro_batches: int = 1,
+            streamed: bool = False,
+            options: tuple[tuple[str, Any], ...] = (),
+            *,
+            metric: str | Metric | None = None,
+        ) -> None: ...
 
     def __post_init__(self):
         metrics = self.metrics if self.metrics != () else self._default_metric()
@@ -265,7 +333,7 @@ class Task:
     def from_flax(
         cls,
         model: Any,
-        loss: Any,
+        loss: str | Callable[..., Any],
         train: Any,
         valid: Any = 0.2,
         test: Any = None,
@@ -297,7 +365,13 @@ class Task:
           UsageError: if model, loss or data do not fit, in one line.
 
         Example:
-          >>> task = lrjax.Task.from_flax(nn.Dense(10), "cross_entropy", train=(x, y))
+          >>> import numpy as np
+          >>> from flax import linen as nn
+          >>> x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+          >>> y = (x[:, 0] > 0).astype(int)
+          >>> task = Task.from_flax(nn.Dense(2), "cross_entropy", train=(x, y))
+          >>> task.num_examples, task.num_classes, task.metric.name
+          (30, 2, 'accuracy')
         """
         return _adapters().from_flax(model, loss, (train, valid, test), options)
 
@@ -305,7 +379,7 @@ class Task:
     def from_nnx(
         cls,
         model: Any,
-        loss: Any,
+        loss: str | Callable[..., Any],
         train: Any,
         valid: Any = 0.2,
         test: Any = None,
@@ -324,8 +398,13 @@ class Task:
           loss, train, valid, test, options: as for `from_flax`.
 
         Example:
-          >>> model = lambda rngs: nnx.Linear(20, 10, rngs=rngs)
-          >>> task = lrjax.Task.from_nnx(model, "cross_entropy", train=(x, y))
+          >>> import numpy as np
+          >>> from flax import nnx
+          >>> x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+          >>> model = lambda rngs: nnx.Linear(4, 1, rngs=rngs)
+          >>> task = Task.from_nnx(model, "squared_error", train=(x, x[:, 0]))
+          >>> task.num_examples, task.metric.name
+          (30, 'loss')
         """
         return _adapters().from_nnx(model, loss, (train, valid, test), options)
 
@@ -333,7 +412,7 @@ class Task:
     def from_equinox(
         cls,
         model: Any,
-        loss: Any,
+        loss: str | Callable[..., Any],
         train: Any,
         valid: Any = 0.2,
         test: Any = None,
@@ -355,8 +434,14 @@ class Task:
             vmapped, unless it fails on one.
 
         Example:
-          >>> model = lambda key: eqx.nn.MLP(20, 10, 32, 1, key=key)
-          >>> task = lrjax.Task.from_equinox(model, "cross_entropy", train=(x, y))
+          >>> import equinox as eqx
+          >>> import numpy as np
+          >>> x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+          >>> y = (x[:, 0] > 0).astype(int)
+          >>> model = lambda key: eqx.nn.MLP(4, 2, 8, depth=1, key=key)
+          >>> task = Task.from_equinox(model, "cross_entropy", train=(x, y))
+          >>> task.num_examples, task.num_classes, task.metric.name
+          (30, 2, 'accuracy')
         """
         data = (train, valid, test)
         return _adapters().from_equinox(model, loss, data, batched, options)
@@ -366,7 +451,7 @@ class Task:
         cls,
         init: Callable[[jax.Array], Any],
         apply: Callable[..., Any],
-        loss: Any,
+        loss: str | Callable[..., Any],
         train: Any,
         valid: Any = 0.2,
         test: Any = None,
@@ -384,11 +469,14 @@ class Task:
           loss, train, valid, test, options: as for `from_flax`.
 
         Example:
-          >>> init = lambda key: jax.random.normal(key, (20, 10)) / 10
+          >>> import jax
+          >>> import numpy as np
+          >>> x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+          >>> init = lambda key: jax.random.normal(key, (4,)) / 2
           >>> apply = lambda params, x: x @ params
-          >>> task = lrjax.Task.from_functions(
-          ...     init, apply, "cross_entropy", train=(x, y)
-          ... )
+          >>> task = Task.from_functions(init, apply, "huber", train=(x, x[:, 0]))
+          >>> task.num_examples, task.metric.name
+          (30, 'loss')
         """
         data = (train, valid, test)
         return _adapters().from_functions(init, apply, loss, data, options)

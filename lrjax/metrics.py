@@ -74,7 +74,9 @@ class Metric:
       UsageError: if an attribute is invalid.
 
     Example:
-      >>> hits = Metric("hits", lambda sums: sums["hits"] / sums["count"], True)
+      >>> hits = Metric("hits", lambda sums: sums["hits"] / sums["count"], True, "%", 1)
+      >>> hits.text(hits.value({"hits": 3, "count": 4}))
+      '75.0 %'
     """
 
     name: str
@@ -146,7 +148,12 @@ class Metric:
 
 
 def mean_of(name: str) -> Callable[[Sums], jax.Array]:
-    """Return a `value` for a metric that is the sum of this name over 'count'."""
+    """Return a `value` for a metric that is the sum of this name over 'count'.
+
+    Example:
+      >>> mean_of("hits")({"hits": 3, "count": 4})
+      0.75
+    """
     return functools.partial(_mean_of, name)
 
 
@@ -173,6 +180,10 @@ def find_metric(name: object, among: Iterable[Metric] = ()) -> Metric:
 
     Raises:
       UsageError: if the name is unknown.
+
+    Example:
+      >>> find_metric("accuracy").label
+      'accuracy (%)'
     """
     if isinstance(name, Metric):
         return name
@@ -206,7 +217,12 @@ def _accept(name: str, found: object) -> Metric:
 
 
 def metrics_of(given: object) -> tuple[Metric, ...]:
-    """Return a task's metrics, given a name, a metric or several; add the loss."""
+    """Return a task's metrics, given a name, a metric or several; add the loss.
+
+    Example:
+      >>> [metric.name for metric in metrics_of([f1(), "accuracy"])]
+      ['f1', 'accuracy', 'loss']
+    """
     if isinstance(given, str | Metric) or not isinstance(given, Iterable):
         given = (given,)
     metrics = tuple(find_metric(metric) for metric in given)

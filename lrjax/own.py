@@ -9,6 +9,9 @@ from typing import Any
 from lrjax.core import Method, Range, Space, UsageError, cut, shown, unknown
 from lrjax.identity import is_number, plain
 
+# What users give for a method, and for several.
+MethodLike = str | Method | Callable[..., Any]
+Methods = MethodLike | Iterable[MethodLike]
 _SCALES = ("log", "linear", "integer")
 _HORIZON = "horizon"  # parameter of a method's function that gets the number of updates
 _FIELDS = ("family", "source", "advice", "static", "domains", "needs_rate")

@@ -33,6 +33,19 @@ class Rates:
         higher loss than the worst rate below `rate`; None if there is none.
       table: a row per rate: learning_rate, mean, low, high (95 % interval of the mean;
         NaN with fewer than three seeds), diverged (share of the runs).
+
+    Example:
+      >>> runs = pd.DataFrame(
+      ...     {
+      ...         "task": "mine",
+      ...         "seed": 0,
+      ...         "hparams": [{"learning_rate": rate} for rate in (0.01, 0.1, 1.0)],
+      ...         "valid_loss": [0.5, 0.2, 0.9],
+      ...     }
+      ... )
+      >>> print(Rates.of(runs, "adam"))
+      adam on mine: learning rate 0.1
+      3 rates tried; as good as any; training breaks down from 1 on.
     """
 
     method: str

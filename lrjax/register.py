@@ -59,9 +59,13 @@ def register_task(name: str) -> Callable[[F], F]:
     """Register a function that returns a `lrjax.Task`; it may take `TaskOptions`.
 
     Example:
+      >>> import numpy as np
+      >>> from flax import linen as nn
+      >>> from lrjax.core import Task
+      >>> x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
       >>> @register_task("mine/small")
       ... def make():
-      ...     return lrjax.Task(...)
+      ...     return Task.from_flax(nn.Dense(1), "huber", train=(x, x[:, 0]))
     """
     from lrjax import tasks
 
@@ -112,6 +116,14 @@ def register_launcher(
       name: for `launcher=` and --launcher.
       trains: what trains, for --help.
       remote: whether this process needs no JAX to train runs.
+
+    Example:
+      >>> import os
+      >>> from lrjax.launch import local
+      >>> @register_launcher("polite", trains="this process, at a low priority")
+      ... def polite(settings, workdir, data_dir=None, overrides=None):
+      ...     os.nice(5)
+      ...     return local.launch(settings, workdir, data_dir, overrides)
     """
     from lrjax import launch
 
@@ -124,7 +136,15 @@ def register_launcher(
 
 
 def register_analysis(function: F) -> F:
-    """Register a section of reports: `function(study, writer) -> Section | None`."""
+    """Register a section of reports: `function(study, writer) -> Section | None`.
+
+    Example:
+      >>> @register_analysis
+      ... def times(study, writer):
+      ...     table = study.runs.groupby("method", as_index=False)["seconds"].mean()
+      ...     said = f"{table['method'][table['seconds'].idxmax()]} takes longest."
+      ...     return writer.section("times", "Seconds of a run", said, "", table)
+    """
     from lrjax.reports import analyses
 
     named = [own.__qualname__ for own in analyses.ANALYSES]

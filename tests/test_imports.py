@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lrjax"
 # modules and packages -> what of lrjax they may import, from the ground up; a module of
 # a package may have a row of its own
 _ROWS = {
-    "__init__ machine messages optim": "",
+    "machine messages optim": "",
     "plugins": "messages",
     "metrics": "messages plugins",
     "core": "messages metrics",
@@ -45,6 +45,7 @@ _ROWS = {
     "arguments": "config messages",
     "command": "arguments cli launch messages",
     "__main__": "command launch",
+    "__init__": "api control core hpo metrics optim register results tasks",
     "cli": "common config config_page core hpo launch methods reports results tables",
 }
 ALLOWED = {

@@ -29,8 +29,12 @@ def reading(
       UsageError: of class `kind`; a UsageError of the code inside is passed on.
 
     Example:
+      >>> import io
+      >>> import numpy as np
       >>> with reading("mine.npz"):
-      ...     arrays = numpy.load("mine.npz")
+      ...     arrays = np.load(io.BytesIO(b""))
+      Traceback (most recent call last):
+      lrjax.messages.UsageError: mine.npz: cannot be read: No data left in file
     """
     try:
         yield

@@ -41,6 +41,13 @@ class Data(NamedTuple):
 
     Attributes:
       train, valid: as in `Task`.
+
+    Example:
+      >>> from lrjax import tasks
+      >>> task = tasks.make_task("libsvm/iris")
+      >>> data = Data(task.train, task.valid)  # for `Env.reset`
+      >>> {name: array.shape for name, array in data.valid.items()}
+      {'features': (30, 4), 'labels': (30,)}
     """
 
     train: Batch
@@ -109,6 +116,14 @@ class Env:
     Raises:
       UsageError: for a value of another type or out of range, an unknown reward or
         hyperparameter, or a method without a schedule.
+
+    Example:
+      >>> from lrjax import tasks
+      >>> env = Env(tasks.make_task("libsvm/iris"), steps=20, steps_per_action=10)
+      >>> state, observation = jax.jit(env.reset)(jax.random.key(0))
+      >>> state, observation, reward, done, info = jax.jit(env.step)(state, 0.1)
+      >>> observation.shape, int(info["step"]), bool(done)
+      ((10,), 10, False)
     """
 
     task: Task

@@ -64,6 +64,16 @@ class LearningRateEnv(gymnasium.Env):
     An action is an array [1], the learning rate. Both the horizon and a crash end an
     episode as `terminated`, since the observation shows the remaining horizon.
     `reset(seed=7)` trains like seed 7 of an experiment; without a seed, one is drawn.
+
+    Example:
+      >>> from lrjax import tasks
+      >>> task = tasks.make_task("libsvm/iris")
+      >>> env = LearningRateEnv(Env(task, steps=20, steps_per_action=10))
+      >>> observation, info = env.reset(seed=0)
+      >>> rate = np.array([0.1], np.float32)
+      >>> observation, reward, over, _, info = env.step(rate)
+      >>> observation.shape, info["step"], over
+      ((10,), 10, False)
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 -- as Gymnasium has it
@@ -101,6 +111,13 @@ class LearningRateVectorEnv(VectorEnv):
 
     Actions are arrays [num_envs, 1]. An episode that is over is reset in the next step,
     which ignores its action (Gymnasium's `AutoresetMode.NEXT_STEP`).
+
+    Example:
+      >>> from lrjax import tasks
+      >>> env = Env(tasks.make_task("libsvm/iris"), steps=20, steps_per_action=10)
+      >>> observations, info = LearningRateVectorEnv(env, num_envs=3).reset(seed=0)
+      >>> observations.shape
+      (3, 10)
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012

@@ -31,6 +31,11 @@ class Policy(NamedTuple):
     Attributes:
       init: `init() -> memory`, a tree of arrays.
       act: `act(memory, observation, info) -> (memory, learning_rate)`.
+
+    Example:
+      >>> halve = Policy(lambda: 0.2, lambda rate, observation, info: (rate / 2, rate))
+      >>> halve.act(halve.init(), None, {})
+      (0.1, 0.2)
     """
 
     init: Callable[[], Any]
@@ -66,6 +71,13 @@ def rollout(
       env: the environment.
       policy: chooses the rates.
       key, task: arguments of `Env.reset`.
+
+    Example:
+      >>> from lrjax import tasks
+      >>> env = Env(tasks.make_task("libsvm/iris"), steps=20, steps_per_action=10)
+      >>> run = jax.jit(lambda key: rollout(env, constant(0.1), key))
+      >>> run(jax.random.key(0)).rewards.shape
+      (2,)
     """
     state, observation = env.reset(key, task)
     data = state.data  # kept out of the loop's carry
@@ -92,12 +104,22 @@ def rollout(
 
 
 def constant(learning_rate: Any) -> Policy:
-    """Choose the same rate always."""
+    """Choose the same rate always.
+
+    Example:
+      >>> constant(0.1).act((), None, {"step": 7})
+      ((), 0.1)
+    """
     return scheduled(lambda step: learning_rate)
 
 
 def scheduled(schedule: Callable[[jax.Array], Any]) -> Policy:
-    """Follow a function of the number of updates, such as those of `schedules`."""
+    """Follow a function of the number of updates, such as those of `schedules`.
+
+    Example:
+      >>> scheduled(lambda step: 0.1 / (1 + step)).act((), None, {"step": 4})
+      ((), 0.02)
+    """
     return Policy(lambda: (), lambda memory, _, info: (memory, schedule(info["step"])))
 
 
@@ -110,6 +132,11 @@ def replay(learning_rates: Any, steps_per_rate: int = 1) -> Policy:
 
     Raises:
       UsageError: if the rates are empty, not a list, negative or not finite.
+
+    Example:
+      >>> _, rate = replay([0.5, 0.25], steps_per_rate=5).act((), None, {"step": 7})
+      >>> float(rate)
+      0.25
     """
     if not isinstance(learning_rates, Tracer):
         check_rates(learning_rates)
@@ -130,6 +157,14 @@ def told_the_loss(transformation: optax.GradientTransformation) -> Policy:
       transformation: multiplies updates by minus a rate that depends on `value`, for
         example `optim.reduce_on_plateau(optim.scale_by_learning_rate(0.1))` or
         `optim.greedy_lr(optim.scale_by_learning_rate(1.0), 0.1)`.
+
+    Example:
+      >>> from lrjax import optim
+      >>> tx = optim.reduce_on_plateau(optim.scale_by_learning_rate(0.5))
+      >>> policy = told_the_loss(tx)
+      >>> _, rate = policy.act(policy.init(), None, {"train_loss": jnp.array(1.0)})
+      >>> float(rate)
+      0.5
     """
     transformation = optax.with_extra_args_support(transformation)
 
@@ -148,6 +183,11 @@ def network(weights: Any = None, learning_rate: Any = 1e-2) -> Policy:
     Args:
       weights: weights of `network` in `optim/learned.py`; the shipped ones if None.
       learning_rate: factor of the network's output.
+
+    Example:
+      >>> _, rate = network().act((), jnp.zeros(10), {})
+      >>> bool(rate > 0)
+      True
     """
     weights = load() if weights is None else weights
 

@@ -7,7 +7,7 @@ import numbers
 import operator
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -26,11 +26,11 @@ from lrjax.tasks.checks import check_task
 
 def select(
     task: Task | str,
-    methods: Sequence[str | Method] | None = None,
+    methods: own.Methods | None = None,
     budget: float = 16.0,
     epochs: int = 100,
     steps: int | None = None,
-    seeds: int | Sequence[int] | None = None,
+    seeds: int | Iterable[int] | None = None,
     workdir: str | os.PathLike[str] | None = None,
     data_dir: str | None = None,
     log: Callable[[str], Any] = console.say,
@@ -39,7 +39,8 @@ def select(
 
     Args:
       task: a `lrjax.core.Task`, or the name of one.
-      methods: names, or your own methods; None for all registered ones.
+      methods: names, or your own methods or functions, as in `lrjax.compare`; None
+        for all registered ones.
       budget: what may be spent, in full runs.
       epochs: passes over the training part in a full run.
       steps: updates of a full run, in place of `epochs`.
@@ -58,7 +59,10 @@ def select(
         small or all contenders diverge; one line that says what to change.
 
     Example:
-      >>> print(lrjax.select(task, budget=8, epochs=30))
+      >>> import lrjax
+      >>> found = lrjax.select("libsvm/iris", ["adam", "momentum"], budget=4, steps=50)
+      >>> found.method in ("adam", "momentum"), found.cost <= 4
+      (True, True)
     """
     if not isinstance(task, Task | str):
         raise UsageError(

@@ -27,6 +27,10 @@ class Trial:
       config_id: number of the configuration, the same at each of its budgets.
       hparams: tuned hyperparameter -> value.
       budget: how long to train, in epochs or steps; SMAC's may be fractional.
+
+    Example:
+      >>> Trial(config_id=1, hparams={"b1": 0.9}, budget=9).hparams["b1"]
+      0.9
     """
 
     config_id: int
@@ -58,6 +62,11 @@ class Stage:
       budget: budget of each trial, in epochs or steps as in `Problem`.
       trained: the part of the budget that is trained where each trial resumes from its
         state in an earlier stage.
+
+    Example:
+      >>> resumed = Stage(trials=3, budget=9, trained=6)  # from their states at 3
+      >>> resumed.trials * resumed.trained
+      18
     """
 
     trials: int
@@ -76,6 +85,12 @@ class Problem:
       min_budget, max_budget: in epochs or steps, whole numbers.
       eta: one of `eta` configurations is promoted; the budget grows by this factor.
       seed: seed of the tuner.
+
+    Example:
+      >>> space = Space({"b1": Range(0.0, 0.8, log=False)})
+      >>> problem = Problem(space, None, 3, min_budget=1, max_budget=9, eta=3, seed=0)
+      >>> [float(trial.hparams["b1"]) for trial in Grid(problem).ask()]
+      [0.0, 0.4, 0.8]
     """
 
     space: Space
@@ -108,7 +123,12 @@ class Tuner(Protocol):
 
 
 def place(span: Range, fraction: float) -> float:
-    """The value at a fraction (0 to 1) of a range, on its linear or log scale."""
+    """The value at a fraction (0 to 1) of a range, on its linear or log scale.
+
+    Example:
+      >>> round(place(Range(1e-4, 1.0), 0.5), 6)
+      0.01
+    """
     low, high = span.low, span.high
     if span.log:
         low, high = math.log(low), math.log(high)

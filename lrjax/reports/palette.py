@@ -169,9 +169,9 @@ def shorten(names: Iterable[object], width: int = LONGEST) -> dict[str, str]:
       Name -> short name; short names without such characters stay as they are.
 
     Example:
-      >>> shorten(["svmlight:/data/of/a/set.svm", "svmlight:/data/of/b/set.svm"], 16)
-      {'svmlight:/data/of/a/set.svm': 'svmli…/a/set.svm',
-       'svmlight:/data/of/b/set.svm': 'svmli…/b/set.svm'}
+      >>> names = [f"svmlight:/data/of/{letter}/set.svm" for letter in "ab"]
+      >>> list(shorten(names, 16).values())
+      ['svmli…/a/set.svm', 'svmli…/b/set.svm']
     """
     rest = sorted({str(name) for name in names})
     # Of names that look alike, one without escapes stays as it is.

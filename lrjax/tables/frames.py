@@ -20,8 +20,10 @@ class Hparams(dict[str, Any]):
     `dict(hparams)` and `hparams | {...}` return dictionaries that can be changed.
 
     Example:
-      >>> runs, _ = results.load("runs/quickstart")
-      >>> runs.groupby(["method", "hparams"])["valid_loss"].mean()
+      >>> hparams = [Hparams(b1=0.9), Hparams(b1=0.9), Hparams(b1=0.5)]
+      >>> runs = pd.DataFrame({"hparams": hparams, "loss": [1.0, 3.0, 5.0]})
+      >>> runs.groupby("hparams")["loss"].mean().tolist()
+      [5.0, 2.0]
     """
 
     def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -65,6 +67,15 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Raises:
       UsageError: if a table is missing, or a line is damaged or contradicts another.
+
+    Example:
+      >>> import tempfile
+      >>> import lrjax
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     study = lrjax.compare("libsvm/iris", "adam", steps=20, workdir=folder)
+      ...     runs, curves = load(folder)
+      >>> runs.groupby(["method", "hparams"]).size().tolist()
+      [10]
     """
     workdir, frames = Path(workdir), []
     curves_path, in_parts = workdir / reader.CURVES, parts.read(workdir)

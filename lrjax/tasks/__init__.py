@@ -75,6 +75,11 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
 
     Raises:
       UsageError: if there is no such task or option, or its data is not available.
+
+    Example:
+      >>> task = make_task("libsvm/iris", TaskOptions(batch_size=20))
+      >>> task.batch_size, task.num_classes
+      (20, 3)
     """
     options = options or TaskOptions()
     options_lib.check(options)
@@ -206,6 +211,10 @@ def fingerprint(task: Task) -> str:
 
     Covers names, dtypes, shapes and values. Copies the data to the host, so call it
     once per task.
+
+    Example:
+      >>> len(fingerprint(make_task("libsvm/iris")))
+      16
     """
     parts = {"train": task.train, "valid": task.valid, "test": task.test}
     arrays = {

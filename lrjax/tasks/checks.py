@@ -45,6 +45,14 @@ def check_task(task: Task) -> None:
 
     Raises:
       UsageError: lists the problems, separated by semicolons.
+
+    Example:
+      >>> import dataclasses
+      >>> from lrjax import tasks
+      >>> task = tasks.make_task("libsvm/iris")
+      >>> check_task(dataclasses.replace(task, batch_size=0))  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      lrjax.messages.UsageError: task 'libsvm/iris': batch_size 0 must be...
     """
     if not isinstance(task, Task):
         raise UsageError(f"check_task: {type(task).__name__} is not a lrjax.core.Task")

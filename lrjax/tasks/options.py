@@ -67,6 +67,11 @@ class TaskOptions:
         training loss.
       stream: whether the training part stays on the host and batches are copied to the
         device; None: if the part would take more than half of the free device memory.
+
+    Example:
+      >>> from lrjax import tasks
+      >>> tasks.make_task("libsvm/iris", TaskOptions(batch_size=20)).batch_size
+      20
     """
 
     protocol: str = "sound"
