@@ -35,6 +35,15 @@ class Interrupted(Exception):  # noqa: N818 -- requested, so not an error
         self.signum = signum
 
 
+def encodable(text: str) -> str:
+    r"""Write what UTF-8 cannot encode as escapes, as `a\udcff` for a byte of a path.
+
+    Frames need it: pandas hashes such strings by memory that it has already freed, so
+    that equal ones may differ.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shown(value: object) -> str:
     """Format a value for a message: at most 80 characters of its `repr`.
 

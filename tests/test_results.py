@@ -407,3 +407,13 @@ def test_load_reads_numbers_as_json_does(tables):
     assert curves["loss"].dropna().tolist() == [0.1, 1e-45, 3.4e38, 1.0, 0.123456789]
     assert curves["never"].isna().all()
     assert curves["never"].dtype == float
+
+
+def test_equal_names_that_utf8_lacks_stay_equal_in_frames(tmp_path):
+    """Pandas hashes such strings by freed memory: equal ones differed now and then."""
+    rows = [{"run_id": f"{i:016x}", "task": "a\udcff\ud800b"} for i in range(200)]
+    for name in (results.RUNS, results.CURVES):
+        (tmp_path / name).write_text("".join(map(results.line, rows)))
+    runs, _ = results.load(tmp_path)
+    assert runs["task"].unique().tolist() == ["a\\udcff\\ud800b"]
+    runs["task"].str.encode("utf-8")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lrjax import identity
 from lrjax.analysis.scores import metric_label
-from lrjax.core import METRICS, Metric, counted
+from lrjax.core import METRICS, Metric, counted, encodable
 from lrjax.reports import drawing
 from lrjax.reports.drawing import FAINT, INK, PAPER
 from lrjax.reports.palette import STYLES, Palette
@@ -64,7 +64,7 @@ def cost_columns(
       '' if the row lacks it) and rising (whether the cost is minus the measurement).
     """
     column = row.get("tuned_by") or ""
-    of_task = [*METRICS.values(), *metrics.get(row["task"], ())]
+    of_task = [*METRICS.values(), *metrics.get(encodable(row["task"]), ())]
     rising = {f"{part}_{m}": m.higher_is_better for m in of_task for part in _PARTS}
     most = row.get("max_budget")
     return {
@@ -88,8 +88,10 @@ def trials_table(
     """
     return pd.DataFrame(
         {
-            "task": row["task"],
-            "method": identity.tuned_name(row["tuner"], row["seed"], row["method"]),
+            "task": encodable(row["task"]),
+            "method": encodable(
+                identity.tuned_name(row["tuner"], row["seed"], row["method"])
+            ),
             "source": str(row.get("tuning", "")),
             "budget": float(row["budget"]),
             "cost": float(row["cost"]) if row["status"] == "done" else math.nan,

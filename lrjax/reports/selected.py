@@ -16,6 +16,7 @@ from lrjax.common.reading import reading
 from lrjax.core import (
     Metric,
     UsageError,
+    encodable,
     find_metric,
     shown,
 )
@@ -82,10 +83,10 @@ def _count(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    """A string."""
+    """A string that can be written."""
     if type(value) is not str:
         raise ValueError(f"{shown(value)} is not a text")
-    return value
+    return encodable(value)
 
 
 def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lrjax.common.reading import reading
 from lrjax.core import (
     Metric,
     UsageError,
+    encodable,
     shown,
     unknown,
 )
@@ -215,7 +216,7 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
         if rows:
             with reading(f"{Path(workdir) / results.TRIALS} is damaged", ""):
                 table = searches.trials_table(rows, results.load_metrics(workdir))
-            plain = [row["method"] for row in rows]
+            plain = [encodable(row["method"]) for row in rows]
             method = table["method"].where(table["method"].isin(methods), plain)
             source = f"{workdir} " + table["source"]
             tables.append(table.assign(source=source, method=method))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from lrjax.core import UsageError
+from lrjax.core import UsageError, encodable
 from lrjax.identity import canonical
 from lrjax.tables import parts, reader
 
@@ -58,12 +58,15 @@ def _order(value: Any) -> tuple[Any, ...]:
     return 2, canonical(value)
 
 
+_NAMES = ("task", "method", "protocol")
+
+
 def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read runs and curves into tidy frames, a row per line of the tables.
 
     Curves in parts are read, too (`lrjax.tables.parts`). `hparams` holds dictionaries
-    to group by (`Hparams`); numbers that were not finite are NaN. A torn last
-    line is dropped with a warning.
+    to group by (`Hparams`); numbers that were not finite are NaN. Names of tasks and
+    methods are as `encodable` writes them. A torn last line is dropped with a warning.
 
     Raises:
       UsageError: if a table is missing, or a line is damaged or contradicts another.
@@ -89,4 +92,7 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     curves = parts.joined(workdir, [*frames, in_parts])
     if "hparams" in runs:
         runs["hparams"] = runs["hparams"].map(Hparams)
+    for name in _NAMES:
+        if name in runs:
+            runs[name] = [encodable(str(value)) for value in runs[name]]
     return runs, curves

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lrjax.common import files
-from lrjax.core import Metric, UsageError, shown
+from lrjax.core import Metric, UsageError, encodable, shown
 
 NAME = "config.json"
 LARGEST = 2**28  # bytes
@@ -69,7 +69,7 @@ def load_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[Metric, ...
     path = Path(workdir) / NAME
     try:
         return {
-            task: tuple(map(metric_from, metrics))
+            encodable(task): tuple(map(metric_from, metrics))
             for task, metrics in described(workdir).items()
             if metrics
         }
