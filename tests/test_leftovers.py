@@ -13,10 +13,18 @@ from configs import libsvm
 from lrjax import config as config_lib
 from lrjax import results
 from lrjax.core import UsageError
+from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import dask_client, experiment, leftovers, local
 from lrjax.tables import reader
 
 KINDS = (leftovers.PARTS, leftovers.HOSTS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_block_for_each_method():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(blocks_lib, "_JOINED_COST", {"cpu": 0})
+        yield
 
 
 def settings(**changes):

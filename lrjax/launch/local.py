@@ -225,12 +225,17 @@ def _trials(
     if "mean_batch_loss" in last:
         mean = last["mean_batch_loss"] * (ended / steps)
         last = {**last, "mean_batch_loss": mean}
-    host, program = jax.device_get(state) if keep else (), unit.block.program
+    host, program = jax.device_get(state) if keep else None, unit.block.program
+
+    def state_of(s: int, h: int) -> Any:
+        """The state of a run; None if it has not begun, since it ends at update 0."""
+        return None if host is None else train.run_at(program, host, s, h)
+
     return {
         run_id: Trained(
             {k: rows.number(v[s, h]) for k, v in last.items()},
             round(seconds / len(ids_by_position), 6),
-            State(steps, train.run_at(program, host, s, h)) if run_id in keep else None,
+            State(steps, state_of(s, h)) if run_id in keep else None,
         )
         for (s, h), run_id in ids_by_position.items()
     }

@@ -56,7 +56,8 @@ class Begin(NamedTuple):
 
     def state(self, block: Block) -> PyTree | None:
         """Stack the states of a block of these runs, or of a part of them."""
-        if not self.states:
+        # A run that ended at update 0 has no state yet.
+        if all(state is None for state in self.states.values()):
             return None
         # Concatenate each lane's seeds along axis 0, then stack lanes along axis 1.
         lanes = (
