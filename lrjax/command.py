@@ -13,7 +13,7 @@ r"""Train, compare and tune ways to control the learning rate.
   python main.py config
 
 Set any field of a config with --config.NAME=VALUE. Results are appended to tables in
---workdir; runs that are already there are not trained again.
+--workdir; blocks of runs that are already there are not trained again.
 """
 
 from __future__ import annotations
