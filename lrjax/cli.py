@@ -8,7 +8,7 @@ import os
 import textwrap
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,17 @@ from ml_collections import ConfigDict
 from lrjax import config as config_lib
 from lrjax import config_page, results
 from lrjax import launch as launch_lib
-from lrjax.common import files
+from lrjax.common import files, spans
 from lrjax.core import UsageError, printable
 from lrjax.launch import estimate as plan_lib
-from lrjax.launch import experiment, hosts, startup
+from lrjax.launch import experiment, hosts, process, startup
 from lrjax.methods import METHODS, state_size
 from lrjax.tables import parts
 
 if TYPE_CHECKING:
     from lrjax.hpo import selection
+
+_LONGEST_WAIT = 1.0  # seconds until modules are imported that only results need
 
 
 def make_deterministic() -> None:
@@ -63,6 +65,34 @@ def run(
     workdir = str(files.expanded(workdir))
     data_dir = str(files.expanded(data_dir)) if data_dir else data_dir
     settings = config_lib.check(config)
+    if settings.profile:
+        spans.record(process.STARTED)
+    drawn = _run(mode, launcher, settings, workdir, data_dir, overrides)
+    if launcher == "hosts" and not hosts.is_first():
+        return
+    if mode in ("train", "tune"):
+        _show(workdir, config, drawn)
+    if settings.profile and mode != "plan":
+        _show_profile(workdir)
+
+
+def _run(
+    mode: str,
+    launcher: str,
+    settings: config_lib.Settings,
+    workdir: str,
+    data_dir: str | None,
+    overrides: Mapping[str, Any],
+) -> list[Path]:
+    """Do as `run`, but for the ranking and what follows it.
+
+    Args:
+      settings: the checked config.
+      mode, launcher, workdir, data_dir, overrides: as for `run`.
+
+    Returns:
+      Paths of figures of tuning.
+    """
     methods = settings.methods
     if mode == "select":
         from lrjax.hpo import race as race_lib
@@ -80,24 +110,32 @@ def run(
     if mode == "plan":
         workers = settings.cluster.workers if remote else None
         print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
-        return
+        return []
+    _import_ahead()
     if mode == "select":
         from lrjax.hpo import race as race_lib
 
         answers = race_lib.run(settings, workdir, data_dir, overrides, launch)
         _print_answers(answers, workdir)
-        return
-    _import_ahead()
-    figure_paths = []
+        return []
     if mode == "tune":
         from lrjax.hpo import tune as tune_lib
 
-        figure_paths = tune_lib.run(settings, workdir, data_dir, overrides, launch)
-    else:
-        announce = plan_lib.announce if launcher == "local" else None
-        experiment.run(settings, workdir, data_dir, overrides, launch, announce)
-    if launcher == "hosts" and not hosts.is_first():
-        return
+        return tune_lib.run(settings, workdir, data_dir, overrides, launch)
+    announce = plan_lib.announce if launcher == "local" else None
+    experiment.run(settings, workdir, data_dir, overrides, launch, announce)
+    return []
+
+
+@spans.span("report")
+def _show(workdir: str, config: ConfigDict, drawn: Sequence[Path]) -> None:
+    """Print the ranking, draw the curves, and write the report if it is asked for.
+
+    Args:
+      workdir: directory of the tables.
+      config: its block `report` is used.
+      drawn: figures of tuning.
+    """
     from lrjax import reports
 
     runs, curves = results.load(workdir)
@@ -105,23 +143,42 @@ def run(
     with _shown_first(reports.ranking(runs, metrics)):
         reports.learning_curves(runs, curves, picture, metrics)
         lines = [f"learning curves and rates: {_named([picture])}"]
-        if figure_paths:
-            lines.append(f"tuning: {_named(figure_paths)}")
+        if drawn:
+            lines.append(f"tuning: {_named(drawn)}")
         if config.report.after:
             lines.append(_report(config, workdir))
     print("\n".join(lines))
 
 
+def _show_profile(workdir: str) -> None:
+    """Print where the time went, and write a trace."""
+    path = Path(workdir) / "profile.json"
+    with files.writing(path):
+        files.replace(path, spans.trace())
+    print(f"\n{spans.table()}\ntrace for ui.perfetto.dev: {_named([path])}")
+
+
 def _import_ahead() -> None:
-    """Import what shows results, in a thread, while programs compile."""
+    """Import what shows results, in a thread, while a program compiles and trains.
+
+    Not while it is traced: Python runs one thread at a time.
+    """
+    traced = threading.Event()
+
+    def heard(event: str, duration_secs: float, **about: Any) -> None:
+        del duration_secs
+        if event == spans.LOWERED and "segment" in str(about.get("fun_name")):
+            traced.set()
 
     def load() -> None:
+        traced.wait(_LONGEST_WAIT)
         with contextlib.suppress(Exception):  # whoever needs it imports it again
             from lrjax.reports import drawing
 
             drawing.import_matplotlib()
             importlib.import_module("matplotlib.figure")
 
+    jax.monitoring.register_event_duration_secs_listener(heard)
     threading.Thread(target=load, daemon=True).start()
 
 

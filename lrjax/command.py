@@ -107,6 +107,7 @@ def main(argv: list[str]) -> None:
     """Run the mode that --mode names."""
     from lrjax import cli  # here, since it imports JAX, for which --help need not wait
 
+    process.imported()
     if len(argv) > 1:
         raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
     if _MODE.value == "methods":

@@ -446,6 +446,12 @@ class Settings:
         "would take more than half of the device's free memory.",
         bool,
     )
+    profile: bool = field(
+        False,
+        fields.flag,
+        "Print where the time went (imports, data, tracing, compiling, training, "
+        "report), and write WORKDIR/profile.json, a trace that ui.perfetto.dev opens.",
+    )
     shard: str = field(
         "runs",
         fields.one_of(SHARDED),

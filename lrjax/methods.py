@@ -585,12 +585,14 @@ def split(
 
 def state_size(method: Method, params: Any) -> int:
     """Count the numbers in the optimiser's state for parameters of these shapes."""
-    defaults, needed = dict(method.defaults), dict.fromkeys(method.required, 1.0)
+    needed = dict.fromkeys(method.required, 1.0)
+    static, traced = split(method, {**method.defaults, **needed})
 
-    def init(params):
-        return method.build(1.0, **(defaults | needed)).init(params)
+    # Numbers are traced as in training: JAX would compile a program for each constant.
+    def init(horizon, traced, params):
+        return method.build(horizon, **dict(static), **traced).init(params)
 
-    shapes = jax.tree.leaves(jax.eval_shape(init, params))
+    shapes = jax.tree.leaves(jax.eval_shape(init, 1.0, traced, params))
     return sum(math.prod(leaf.shape) for leaf in shapes)
 
 

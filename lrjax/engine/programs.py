@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +114,10 @@ def segment(
     return jax.lax.fori_loop(0, rounds, train_round, (state, table))
 
 
+Segment: TypeAlias = Callable[..., tuple[BlockState, dict[str, jax.Array]]]
+"""`segment` of one program: `f(state, inputs, train, valid, start, stop)`."""
+
+
 def _own_valid(task: Task) -> Batch:
     """The validation part to pass to `segment`; empty if it is the training part."""
     return {} if task.valid is task.train else task.valid
@@ -158,42 +162,53 @@ class Compiled(NamedTuple):
     need: float
 
 
-def compile_program(program: Program, seeds: Seeds, example: Inputs) -> Compiled:
+def compile_program(
+    program: Program,
+    seeds: Seeds,
+    example: Inputs,
+    recalled: Callable[..., Segment] = lambda program, segment, arguments: segment,
+) -> Compiled:
     """Compile what `train` calls, or load it from the persistent cache.
 
     Args:
       program: static choices.
       seeds, example: arrays with the shapes and types of every later call.
+      recalled: as `launch.traces.recalled`; default: traces the segment.
     """
     task = program.task
     shared, valid = task.valid is task.train, _own_valid(task)
     init_block, layout = functools.partial(init, program), program.layout
-    shapes = jax.eval_shape(init_block, seeds, example)
-    placed = None
+    make_init, placed = jax.jit(init_block).trace(seeds, example), None
+    shapes = make_init.out_info
     if layout:
         placed = layout.of_block(shapes)
         shapes = with_shardings(shapes, placed)
         seeds, example = with_shardings((seeds, example), layout.replicated)
-    make_init = jax.jit(init_block, out_shardings=placed).lower(seeds, example)
+        make_init = jax.jit(init_block, out_shardings=placed).trace(seeds, example)
     if program.one_by_one or task.streamed:
         run, parts = host_loop.compile_host_loop(program, shapes, example)
         memory = max(_need(part, shapes) for part in parts)
     else:
 
-        def advance(state, inputs, train, valid, start, stop):
+        def its_segment(state, inputs, train, valid, start, stop):
             return segment(
                 program, state, inputs, train, train if shared else valid, start, stop
             )
 
         out = (placed, layout.replicated) if layout else None
-        lowered = jax.jit(advance, donate_argnums=0, out_shardings=out).lower(
-            shapes, example, task.train, valid, 0, 0
+        arguments = (shapes, example, task.train, valid, 0, 0)
+        its_segment = recalled(program, its_segment, arguments)
+        lowered = jax.jit(its_segment, donate_argnums=0, out_shardings=out).lower(
+            *arguments
         )
         small = strategy.kind_of(task) == strategy.LINEAR
         run = xla_options.compile_loop(lowered, small, program.effort)
         memory = _need(run, shapes)
     return Compiled(
-        xla_options.compile_once(make_init, shapes[0].params), run, shapes, memory
+        xla_options.compile_once(make_init.lower(), shapes[0].params),
+        run,
+        shapes,
+        memory,
     )
 
 

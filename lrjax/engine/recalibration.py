@@ -24,6 +24,7 @@ from lrjax.core import (
     PyTree,
     Task,
 )
+from lrjax.engine import strategy
 from lrjax.engine.train import (
     BlockState,
     Program,
@@ -43,7 +44,7 @@ def recalibrates(task: Task, method: Method, hparams: Mapping[str, Any]) -> bool
       method: which may be evaluated at other parameters than it trains.
       hparams: a value for each of its hyperparameters.
     """
-    params, model_state = jax.eval_shape(task.init, numerics.key(0))
+    params, model_state = strategy.model_shapes(task.init)
     if not jax.tree.leaves(model_state):
         return False
     opt_state = jax.eval_shape(method.build(1.0, **hparams).init, params)

@@ -92,9 +92,25 @@ def loss_arguments(
       rows: number of rows of the batch.
     """
     key = jax.eval_shape(lambda: numerics.key(0))
-    params, model_state = jax.eval_shape(init, key)
+    params, model_state = model_shapes(init)
     mask = jax.ShapeDtypeStruct((rows,), jnp.result_type(float))
     return params, model_state, key, {**batch, "mask": mask}
+
+
+def model_shapes(init: Callable[..., Any]) -> tuple[PyTree, PyTree]:
+    """Shapes and types of the parameters and the model state that `Task.init` returns.
+
+    Args:
+      init: `Task.init`.
+    """
+    return _model_shapes(init, jnp.result_type(float))
+
+
+@functools.lru_cache(maxsize=64)
+def _model_shapes(init: Callable[..., Any], context: Any) -> tuple[PyTree, PyTree]:
+    """Do as `model_shapes` (cached); types depend on JAX's default, the context."""
+    del context
+    return jax.eval_shape(lambda: init(numerics.key(0)))
 
 
 def work_of(task: Task) -> Work:

@@ -27,7 +27,7 @@ from lrjax import (
     results,
     tasks,
 )
-from lrjax.common import numerics
+from lrjax.common import spans
 from lrjax.config import Settings
 from lrjax.core import Method, Run, Task, counted
 from lrjax.engine import recalibration, strategy, train, xla_options
@@ -167,6 +167,7 @@ def _signature(task: Task) -> tuple[Any, ...]:
     return (*functions, *sizes, *rest, shapes)
 
 
+@spans.span("data")
 def make_tasks(settings: Settings, data_dir: str | None) -> list[Task]:
     """Load every task's data and place it on the device.
 
@@ -192,6 +193,7 @@ def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
     return tasks.make_task(name, options)
 
 
+@spans.span("data")
 def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]]:
     """Load a config's tasks, as `make_tasks`; warn of settings without effect.
 
@@ -276,11 +278,12 @@ class _Known(NamedTuple):
 @functools.lru_cache(128)
 def _floats_of_run(init: Callable[..., Any], known: _Known) -> int:
     """Numbers in parameters, gradients, updates and optimiser state (cached)."""
-    params = jax.eval_shape(lambda: init(numerics.key(0))[0])
+    params, _ = strategy.model_shapes(init)
     size = 3 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     return size + methods.state_size(known.method, params)
 
 
+@spans.span("plan")
 def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
     """Plan all blocks, in the order of the settings' tasks and methods.
 
@@ -290,7 +293,7 @@ def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
     blocks = []
     for name, task in zip(settings.tasks, loaded, strict=True):
         if settings.save_params:
-            params, model_state = jax.eval_shape(task.init, numerics.key(0))
+            params, model_state = strategy.model_shapes(task.init)
             checkpoint.check_params(name, params, model_state)
         data = tasks.fingerprint(task)
         for method in settings.methods:

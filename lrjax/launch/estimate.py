@@ -18,7 +18,6 @@ import jax
 import pandas as pd
 
 from lrjax import machine, results
-from lrjax.common import numerics
 from lrjax.config import Settings
 from lrjax.core import Batch, Task, counted
 from lrjax.engine import evaluation, programs, strategy, train
@@ -436,8 +435,7 @@ def _disk(
         rounds = -(-block.example.steps // block.program.eval_every)
         total += runs * (rounds * _CURVE_BYTES + _RUN_BYTES)
         if settings.save_params:
-            init = block.program.task.init
-            params = jax.eval_shape(init, numerics.key(0))[0]
+            params, _ = strategy.model_shapes(block.program.task.init)
             total += runs * programs.tree_bytes(params)
     states = [programs.least_need(block.program, block.lanes) for block in todo]
     return total + 2 * at_once * max(states, default=0)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from lrjax.common import numerics
+from lrjax.common import numerics, spans
 from lrjax.config import Settings
 from lrjax.console import bar as progress_bar
 from lrjax.console import say
@@ -47,7 +47,9 @@ def run(
     with launch(settings, workdir, data_dir, overrides) as launcher:
         blocks = launcher.blocks(settings)
         if announce:
-            for line in announce(settings, blocks, launcher.session.tables.runs):
+            with spans.span("plan"):
+                lines = list(announce(settings, blocks, launcher.session.tables.runs))
+            for line in lines:
                 say(line)
         train_missing(launcher, blocks)
 

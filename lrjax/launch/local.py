@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from lrjax import results
+from lrjax.common import spans
 from lrjax.config import Settings
 from lrjax.console import say
 from lrjax.core import Task, counted
@@ -107,7 +108,8 @@ class Local:
                 with self._lock:
                     progress(unit, updates)
 
-            return train_unit(unit, place, tables, settings, home, advance)
+            with spans.span("train", unit.block.title):
+                return train_unit(unit, place, tables, settings, home, advance)
 
         def announce(programs: int, at_once: int, memory: float) -> None:
             if not units[0].is_trial:  # tuning would repeat it at every stage

@@ -21,6 +21,7 @@ from lrjax.console import wait_for
 from lrjax.core import Task
 from lrjax.engine import programs, train
 from lrjax.engine.sharding import Layout
+from lrjax.launch import traces
 from lrjax.launch.blocks import Block
 
 _KEPT = 16  # programs that no announced block needs, kept for later blocks
@@ -148,7 +149,7 @@ class ProgramPool:
         with jax.default_device(self._devices[device]):
             seeds, inputs = jax.eval_shape(block.inputs)
             program = self.placed(block.program, device)
-            compiled = programs.compile_program(program, seeds, inputs)
+            compiled = programs.compile_program(program, seeds, inputs, traces.recalled)
         with self._lock:
             self.compiled += 1
             self.seconds += time.perf_counter() - began

@@ -17,6 +17,7 @@ from lrjax import tasks
 from lrjax.common import files, numerics
 from lrjax.config import Settings
 from lrjax.core import UsageError
+from lrjax.launch import traces
 from lrjax.tasks import data
 
 # Parameters of mallopt (glibc's malloc.h), and its largest value.
@@ -91,6 +92,7 @@ def _use_compilation_cache() -> None:
             )
             return
         jax.config.update("jax_compilation_cache_dir", str(path))
+        traces.keep_in(path)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

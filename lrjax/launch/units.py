@@ -221,7 +221,7 @@ class Engine:
         need = self._need(units[0].block, stopping)
         # Refuse blocks that will never fit before anything is trained or written.
         limits[0].check(blocks[0].title, need)
-        check_least(limits[0], blocks)
+        check_least(limits[0], [b for b in blocks if b.key != blocks[0].key])
         ready(count, at_once, at_once * sharing * need)
 
         def work(unit: Unit, number: int) -> tuple[Outcome | None, list[Unit]]:

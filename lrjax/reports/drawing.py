@@ -388,7 +388,7 @@ def render(figure: Any, name: str, kinds: Sequence[str]) -> dict[str, bytes]:
         text.set_text(printable(text.get_text()))
     with warnings.catch_warnings():  # names can be too long for any layout
         warnings.filterwarnings("ignore", "constrained_layout not applied")
-        figure.draw_without_rendering()
+        figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")  # laid out above, not again for each format
     contents = {}
     for kind in kinds:
@@ -396,7 +396,10 @@ def render(figure: Any, name: str, kinds: Sequence[str]) -> dict[str, bytes]:
         if kind == "svg":
             data = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         with mpl.rc_context({"svg.hashsalt": name}):
-            figure.savefig(content, format=kind, dpi=_DPI, metadata=data)
+            if kind == "png":  # `savefig` would draw once more beforehand
+                figure.canvas.print_png(content, metadata=data)
+            else:
+                figure.savefig(content, format=kind, dpi=_DPI, metadata=data)
         contents[kind] = content.getvalue()
     return contents
 

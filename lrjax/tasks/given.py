@@ -366,7 +366,7 @@ def _check_range(array: Any, where: str) -> None:
 
 def _placed(part: Batch) -> dict[str, jax.Array]:
     """Put a part on the device."""
-    return {name: jnp.asarray(array) for name, array in part.items()}
+    return jax.device_put(dict(part))
 
 
 def _on_host(part: Batch) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ from lrjax.core import (
 )
 from lrjax.tasks import (
     augment,
+    bundled,
     data,
     image_data,
     libsvm,
@@ -197,11 +198,9 @@ def make_digits(options: TaskOptions) -> Task:
 
     The study has no such task: both protocols are the same.
     """
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    images = np.asarray(pixels).astype(np.uint8).reshape(-1, 8, 8, 1)
-    labels = np.asarray(labels).astype(np.int32)
+    pixels, labels = bundled.load("digits")
+    images = pixels.astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = labels.astype(np.int32)
     rows = libsvm.split(labels)
     return image_task(
         "digits/wrn",

@@ -30,7 +30,7 @@ from lrjax.core import (
     UsageError,
     counted,
 )
-from lrjax.tasks import data
+from lrjax.tasks import bundled, data
 from lrjax.tasks import options as options_lib
 from lrjax.tasks.data import DataError
 from lrjax.tasks.models import logistic
@@ -91,12 +91,7 @@ def make(name: str, options: TaskOptions) -> Task:
 
 def make_digits(options: TaskOptions) -> Task:
     """Make `digits/logistic`: scikit-learn's 1,797 images of 8 x 8 pixels."""
-    from sklearn.datasets import load_digits
-
-    features, labels = load_digits(return_X_y=True)
-    return logistic_task(
-        "digits/logistic", np.asarray(features), np.asarray(labels), options
-    )
+    return logistic_task("digits/logistic", *bundled.load("digits"), options)
 
 
 def make_file(path: str, options: TaskOptions) -> Task:
@@ -138,10 +133,9 @@ def logistic_task(
 
     def place(rows: np.ndarray) -> dict[str, jax.Array]:
         """A part with these rows, on the device."""
-        return {
-            "features": jnp.asarray(features[rows]),
-            "labels": jnp.asarray(targets[rows], jnp.int32),
-        }
+        return jax.device_put(
+            {"features": features[rows], "labels": targets[rows].astype(np.int32)}
+        )
 
     train = place(parts.train)
     model = {
@@ -272,9 +266,7 @@ def _classes(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's iris or wine, with columns scaled to [-1, 1] as LIBSVM's are."""
-    from sklearn import datasets
-
-    features, labels = getattr(datasets, f"load_{name}")(return_X_y=True)
+    features, labels = bundled.load(name)
     if name == "iris":
         # Three numbers: scikit-learn has those of Fisher's paper, LIBSVM those of UCI.
         features[34, 3] = 0.1

@@ -154,7 +154,7 @@ def from_spec(properties: Spec, name: str = "synthetic", test_rows: int = ROWS) 
         beyond = with_labels(more, (teach(more / spectrum.mean()) - mean) / deviation)
         arrays = {k: np.concatenate([v, beyond[k]]) for k, v in arrays.items()}
     parts = [
-        {k: jnp.asarray(v[i * ROWS : end]) for k, v in arrays.items()}
+        jax.device_put({k: v[i * ROWS : end] for k, v in arrays.items()})
         for i, end in enumerate((ROWS, 2 * ROWS, None))
     ]
     init, loss, evaluate = _functions(properties.kind, properties.depth)

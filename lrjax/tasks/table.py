@@ -301,7 +301,7 @@ def _regression(
         raise DataError(f"{name}: all targets of the training part are equal")
     scaled = ((values - centre) / spread).astype(features.dtype)
     parts = [
-        {"inputs": jnp.asarray(features[at]), "targets": jnp.asarray(scaled[at])}
+        jax.device_put({"inputs": features[at], "targets": scaled[at]})
         for at in held[: 1 if study else 3]
     ]
     sizes = (features.shape[1], *query.hidden, 1)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import datasets as sklearn_datasets
 from sklearn.datasets import load_digits, load_svmlight_file
 from sklearn.preprocessing import StandardScaler, normalize
 
@@ -22,6 +23,7 @@ from lrjax.tasks import (
     TASKS,
     DataError,
     TaskOptions,
+    bundled,
     data,
     fingerprint,
     libsvm,
@@ -468,3 +470,17 @@ def test_names_need_no_heavy_imports():
         cwd=Path(libsvm.__file__).parents[2],
     )
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "digits"])
+def test_bundled_sets_are_those_of_scikit_learn(name, monkeypatch):
+    wanted = getattr(sklearn_datasets, f"load_{name}")(return_X_y=True)
+    read = bundled._read(name)
+    for found in (bundled.load(name), (read[:, :-1], read[:, -1])):
+        for array, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(array, other)
+    # A scikit-learn that has its files elsewhere is asked.
+    monkeypatch.setitem(bundled._FILES, name, "gone.csv")
+    for array, other in zip(bundled.load(name), wanted, strict=True):
+        np.testing.assert_array_equal(array, other)
+        assert array.dtype == other.dtype
