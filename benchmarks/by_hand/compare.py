@@ -1,10 +1,11 @@
 r"""Lines of code and seconds to the first ranking, and to a tuned rate.
 
-  python benchmarks/by_hand/compare.py [--turns=3] [--json=FILE]
+  python benchmarks/by_hand/compare.py [--turns=3] [--pytorch=PYTHON] [--json=FILE]
 
 Runs the scripts beside this one as whole processes, with an empty and with a full cache
 of compiled programs (JAX's own is on for all). Lines are those that are neither empty
-nor comments nor docstrings. `tuning_with_optuna.py` needs `pip install optuna`.
+nor comments nor docstrings. `tuning_with_optuna.py` needs `pip install optuna`, and
+`with_pytorch.py` an interpreter that has PyTorch and prodigyopt, as --pytorch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("with_lrjax", "with_optax", "tuning_with_lrjax", "tuning_with_optuna")
+PYTORCH, OPTUNA = "with_pytorch", "tuning_with_optuna"
+SCRIPTS = ("with_lrjax", "with_optax", PYTORCH, "tuning_with_lrjax", OPTUNA)
 
 
 def lines_of(path: Path) -> int:
@@ -32,8 +34,8 @@ def lines_of(path: Path) -> int:
     return len([line for line in ast.unparse(tree).splitlines() if line.strip()])
 
 
-def seconds(path: Path, cache: str) -> float:
-    """Seconds of a script, with a folder of compiled programs.
+def seconds(python: str, path: Path, cache: str) -> float:
+    """Seconds of a script by an interpreter, with a folder of compiled programs.
 
     Raises:
       RuntimeError: if it fails.
@@ -47,7 +49,7 @@ def seconds(path: Path, cache: str) -> float:
     }
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, str(path)],
+        [python, str(path)],
         env=os.environ | settings,
         capture_output=True,
         text=True,
@@ -62,17 +64,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--pytorch", help="an interpreter that has PyTorch")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    known = [
-        s for s in SCRIPTS if "optuna" not in s or importlib.util.find_spec("optuna")
-    ]
-    times: dict[str, list[tuple[float, float]]] = {script: [] for script in known}
+    pythons = dict.fromkeys(SCRIPTS, sys.executable) | {PYTORCH: options.pytorch}
+    if not importlib.util.find_spec("optuna"):
+        del pythons[OPTUNA]
+    pythons = {script: python for script, python in pythons.items() if python}
+    times: dict[str, list[tuple[float, float]]] = {script: [] for script in pythons}
     for _ in range(options.turns):
-        for script in known:
+        for script, python in pythons.items():
             with tempfile.TemporaryDirectory() as cache:
                 path = HERE / f"{script}.py"
-                times[script].append((seconds(path, cache), seconds(path, cache)))
+                turn = seconds(python, path, cache), seconds(python, path, cache)
+                times[script].append(turn)
     rows = []
     for script, turns in times.items():
         cold, warm = (statistics.median(column) for column in zip(*turns, strict=True))
