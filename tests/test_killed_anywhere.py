@@ -166,6 +166,10 @@ def resumed(mode, workdir, whole, by=None):
     """Let a mode, or another launcher, go on to its end."""
     code, said = Command(by or mode, workdir).end()
     assert code == 0, said
+    if "is left as it is" in said:  # a worker outlived its killed client for a moment
+        time.sleep(5)
+        code, said = Command(by or mode, workdir).end()
+        assert code == 0, said
     assert content(workdir, mode) == whole
 
 
