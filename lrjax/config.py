@@ -434,6 +434,11 @@ class Settings:
         fields.flag,
         "Rematerialise activations for the gradient, to save memory.",
     )
+    scan_layers: bool = field(
+        False,
+        fields.flag,
+        "Compile the equal layers of a language model once, as a loop.",
+    )
     label_smoothing: float = field(
         0.0,
         fields.number(Domain(high=1.0)),

@@ -300,7 +300,14 @@ GROUPS = {
         "micro_batches",
     ],
     "names": ["tasks", "methods", "protocol", "precision", "shard"],
-    "flags": ["remat", "stream", "save_params", "skip_missing", "label_smoothing"],
+    "flags": [
+        "remat",
+        "scan_layers",
+        "stream",
+        "save_params",
+        "skip_missing",
+        "label_smoothing",
+    ],
     "seeds": ["seeds", "tune.seeds", "select.seeds", "checkpoint_minutes"],
     **{
         block: [field for field in FIELDS if field.startswith(f"{block}.")]

@@ -187,6 +187,7 @@ def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
         text=settings.text,
         micro_batches=settings.micro_batches,
         remat=settings.remat,
+        scan_layers=settings.scan_layers,
         label_smoothing=settings.label_smoothing,
         stream=settings.stream,
     )

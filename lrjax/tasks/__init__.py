@@ -92,6 +92,8 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
         )
     changing = {"label_smoothing": options.label_smoothing, "micro_batches": parts}
     changed = tuple((k, v) for k, v in changing.items() if v not in (0, 1))
+    if options.scan_layers:  # it changes last bits
+        changed += (("scan_layers", True),)
     changed = (*task.options, *changed)
     return dataclasses.replace(task, micro_batches=parts, options=changed)
 

@@ -15,7 +15,7 @@ from lrjax.tasks.data import DataError
 PRECISIONS = ("float32", "float64", "bfloat16")
 PROTOCOLS = ("study", "sound")
 # Options that only some tasks support; setting one for another task is an error.
-OPTIONAL = ("remat", "label_smoothing", "stream")
+OPTIONAL = ("remat", "scan_layers", "label_smoothing", "stream")
 
 
 @fields.documented
@@ -63,6 +63,8 @@ class TaskOptions:
       micro_batches: number of equal parts of a batch whose gradients are accumulated.
       remat: whether to recompute the activations of the model's blocks in the backward
         pass instead of storing them.
+      scan_layers: whether equal layers of a language model are a loop that is compiled
+        once.
       label_smoothing: share of each label that is spread over all classes in the
         training loss.
       stream: whether the training part stays on the host and batches are copied to the
@@ -81,6 +83,7 @@ class TaskOptions:
     text: Text = dataclasses.field(default_factory=Text)
     micro_batches: int = 1
     remat: bool = False
+    scan_layers: bool = False
     label_smoothing: float = 0.0
     stream: bool | None = None
 

@@ -170,6 +170,7 @@ def make_model(name: str, options: TaskOptions) -> Any:
         dtype=dtype,
         param_dtype="float64" if options.precision == "float64" else "float32",
         remat=options.remat,
+        scan_layers=options.scan_layers,
     )
 
 
@@ -308,7 +309,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - own
 
 
-_SUPPORTS = frozenset({"remat", "stream"})
+_SUPPORTS = frozenset({"remat", "scan_layers", "stream"})
 FACTORIES = {
     name: Factory(functools.partial(make, name), _SUPPORTS, network=True)
     for name in RECIPES

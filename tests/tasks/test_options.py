@@ -6,7 +6,7 @@ from lrjax import tasks
 from lrjax.core import UsageError
 from lrjax.tasks import images, models, options
 
-SET = {"remat": True, "label_smoothing": 0.1, "stream": True}
+SET = {"remat": True, "scan_layers": True, "label_smoothing": 0.1, "stream": True}
 
 
 def test_every_option_that_some_tasks_lack_has_a_value_here():

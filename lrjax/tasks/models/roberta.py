@@ -7,6 +7,7 @@ embedding. `load_weights` reads the safetensors file of such a model.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -58,6 +59,8 @@ class Roberta(nn.Module):
       param_dtype: dtype of the parameters.
       remat: whether to recompute activations inside blocks in the backward pass
         instead of storing them.
+      scan_layers: whether blocks are a loop over their stacked weights, which is
+        compiled once for all. Parameters, initial values and dropout are the same.
     """
 
     vocab_size: int
@@ -74,6 +77,7 @@ class Roberta(nn.Module):
     dtype: Any = None
     param_dtype: Any = "float32"
     remat: bool = False
+    scan_layers: bool = False
 
     @nn.compact
     def __call__(
@@ -129,19 +133,17 @@ class Roberta(nn.Module):
         x = norm("embedding_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         mask = _may_attend(attention_mask, segments)
-        make_block = nn.remat(_Block, static_argnums=3) if self.remat else _Block
-        for layer in range(self.num_layers):
-            x = make_block(
-                self.num_heads,
-                self.intermediate_size,
-                self.dropout,
-                self.attention_dropout,
-                self.fused,
-                self.pre_norm,
-                self.layer_norm_eps,
-                types,
-                name=f"layer{layer}",
-            )(x, mask, train)
+        settings = (
+            *(self.num_heads, self.intermediate_size, self.dropout),
+            *(self.attention_dropout, self.fused, self.pre_norm, self.layer_norm_eps),
+            types,
+        )
+        if self.scan_layers and not self.is_initializing():
+            x = self._scanned(_Block(*settings, parent=None), x, mask, train)
+        else:
+            make_block = nn.remat(_Block, static_argnums=3) if self.remat else _Block
+            for layer in range(self.num_layers):
+                x = make_block(*settings, name=f"layer{layer}")(x, mask, train)
         if self.pre_norm:
             x = norm("final_norm")(x)
         if at is not None:
@@ -152,6 +154,37 @@ class Roberta(nn.Module):
             "bias", nn.initializers.zeros_init(), (self.vocab_size,), self.param_dtype
         )
         return _logits(x, words.embedding, bias)
+
+    def _scanned(
+        self, block: _Block, x: jax.Array, mask: jax.Array, train: bool
+    ) -> jax.Array:
+        """Apply all blocks in a loop.
+
+        Args:
+          block: any of them.
+          x, mask, train: as for a block.
+        """
+        names = [f"layer{layer}" for layer in range(self.num_layers)]
+        params = [self.variables["params"][name] for name in names]
+        keys = [self._dropout_keys(name) if train else () for name in names]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+        def step(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+            params, keys = layer
+            return block.apply({"params": params}, x, mask, train, keys), None
+
+        step = jax.checkpoint(step) if self.remat else step
+        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *keys)
+        return jax.lax.scan(step, x, (stacked, together))[0]
+
+    def _dropout_keys(self, name: str) -> tuple[jax.Array, ...]:
+        """The keys that the dropout layers of a block get from Flax."""
+        assert self.scope is not None
+        scope, count = self.scope.push(name, reuse=True), 2
+        if self.attention_dropout:
+            count += 1
+        places = [scope.push(f"Dropout_{i}", reuse=True) for i in range(count)]
+        return tuple(place.make_rng("dropout") for place in places)
 
 
 class _Block(nn.Module):
@@ -167,13 +200,31 @@ class _Block(nn.Module):
     types: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """Compute [rows, tokens, size]; `mask` as in `attention`."""
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        train: bool,
+        keys: tuple[jax.Array, ...] = (),
+    ) -> jax.Array:
+        """Compute [rows, tokens, size].
+
+        Args:
+          x: [rows, tokens, size].
+          mask: as in `attention`.
+          train: whether to apply dropout.
+          keys: for its dropout layers, in the order of their use; (): Flax's.
+        """
+        left = iter(keys)
+
+        def dropped(x: jax.Array, rate: float) -> jax.Array:
+            layer = nn.Dropout(rate, deterministic=not train)
+            return layer(x, rng=next(left, None))
 
         def added(x: jax.Array, change: Any, name: str) -> jax.Array:
             norm = LayerNorm(self.eps, **self.types, name=name)
             out = change(norm(x) if self.pre_norm else x)
-            out = x + nn.Dropout(self.dropout, deterministic=not train)(out)
+            out = x + dropped(out, self.dropout)
             return out if self.pre_norm else norm(out)
 
         def attended(x: jax.Array) -> jax.Array:
@@ -182,7 +233,7 @@ class _Block(nn.Module):
             out = out.reshape(rows, tokens, 3, self.heads, size // self.heads)
             query, key, value = jnp.moveaxis(out, 2, 0)
             if train and self.attention_dropout:
-                dropout = nn.Dropout(self.attention_dropout, deterministic=False)
+                dropout = functools.partial(dropped, rate=self.attention_dropout)
                 out = attention_with_dropout(query, key, value, mask, dropout)
             else:
                 out = attention(query, key, value, mask, self.fused)
