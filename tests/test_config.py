@@ -301,6 +301,9 @@ GROUPS = {
     ],
     "names": ["tasks", "methods", "protocol", "precision", "shard"],
     "flags": [
+        *("remat", "scan_layers", "stream"),
+        *("save_params", "skip_missing", "label_smoothing"),
+    ],
         "remat",
         "scan_layers",
         "stream",
