@@ -304,13 +304,6 @@ GROUPS = {
         *("remat", "scan_layers", "stream"),
         *("save_params", "skip_missing", "label_smoothing"),
     ],
-        "remat",
-        "scan_layers",
-        "stream",
-        "save_params",
-        "skip_missing",
-        "label_smoothing",
-    ],
     "seeds": ["seeds", "tune.seeds", "select.seeds", "checkpoint_minutes"],
     **{
         block: [field for field in FIELDS if field.startswith(f"{block}.")]
