@@ -245,3 +245,29 @@ def test_pieces_are_whole_lines(tmp_path_factory, lines, size):
             start = len(lines[0]) + 1 if lines else 0
             rest = b"".join(leftovers.lines(path, start))
             assert rest == (whole + end)[start:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("removed", [0, 1, 2, 9])
+def test_a_folder_that_was_being_removed_is_no_obstacle(
+    tmp_path, whole, trained, kind, removed, monkeypatch
+):
+    """A kill while its files are removed, some of which are gone."""
+    leave(whole, tmp_path, kind)
+    shutil.copy(whole / "config.json", tmp_path)
+
+    class Killed(BaseException):
+        pass
+
+    def cut_short(path, **named):
+        for file in sorted(path.iterdir())[:removed]:
+            file.unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", cut_short)
+        with pytest.raises(Killed):
+            experiment.run(settings(), tmp_path)
+    experiment.run(settings(), tmp_path)
+    assert content(tmp_path) == content(whole)
+    assert not (tmp_path / kind).exists()

@@ -367,17 +367,39 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
     shutil.rmtree(path, ignore_errors=True)  # does not follow links inside
 
 
+def remove_at_once(path: str | os.PathLike[str]) -> None:
+    """Remove a folder so that a kill leaves all of it, or nothing under its name.
+
+    What is left under another name, `remove_unfinished` of the folder above removes.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
+    with contextlib.suppress(OSError):
+        os.replace(path, temporary)
+        path = temporary
+    remove_folder(path)
+
+
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Remove what killed processes left of files that they were replacing.
+    """Remove what killed processes left of files that they were replacing or removing.
 
     Only for a folder that no other process writes to.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name[0] == "." and len(name) == 21 and name.endswith(_TEMPORARY):
+            if not is_unfinished(name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                remove_folder(entry.path)
+            else:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file or folder of this name is being replaced or removed."""
+    return name[0] == "." and len(name) == 21 and name.endswith(_TEMPORARY)
 
 
 def encoded(text: str) -> bytes:

@@ -347,4 +347,4 @@ def engine() -> Engine:
 
 def remove_part(workdir: Path, name: str) -> None:
     """Remove a block's own tables once the client has its rows."""
-    files.remove_folder(workdir / leftovers.PARTS / name)
+    files.remove_at_once(workdir / leftovers.PARTS / name)

@@ -255,7 +255,7 @@ class Hosts:
     def clear(self) -> None:
         """Remove this host's directories, once host 0 has the rows."""
         for folder in self._folders:
-            files.remove_folder(folder)
+            files.remove_at_once(folder)
 
 
 def _check_alike(problem: str, plan: Any, signalled: Callable[[], int]) -> None:

@@ -39,6 +39,9 @@ def take_over(tables: results.Tables, kinds: Sequence[str] = (PARTS, HOSTS)) -> 
       UsageError: if the rows cannot be appended.
     """
     all_ended = True
+    for place in (tables.workdir / kind for kind in kinds):
+        if not os.path.islink(place):
+            files.remove_unfinished(place)
     for folder in (path for kind in kinds for path in folders(tables.workdir, kind)):
         with contextlib.ExitStack() as stack:
             try:
@@ -54,7 +57,7 @@ def take_over(tables: results.Tables, kinds: Sequence[str] = (PARTS, HOSTS)) -> 
             for table in (results.CURVES, results.RUNS):
                 for piece in lines(folder / table):
                     append(tables, table, piece)
-            files.remove_folder(folder)
+            files.remove_at_once(folder)
     for name in (checkpoint.PARAMS, parts.FOLDER) if all_ended else ():
         if not os.path.islink(tables.workdir / name):
             files.remove_unfinished(tables.workdir / name)
@@ -72,7 +75,12 @@ def folders(workdir: Path, kind: str) -> list[Path]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not os.path.islink(workdir / kind):
             with os.scandir(workdir / kind) as entries:
-                found = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+                found = [
+                    entry.name
+                    for entry in entries
+                    if entry.is_dir(follow_symlinks=False)
+                    and not files.is_unfinished(entry.name)
+                ]
             return [workdir / kind / name for name in sorted(found)]
     return []
 

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,8 +134,17 @@ def import_matplotlib() -> Any:
     Notebooks pass their own MPLBACKEND on to programs that they start, where it may not
     be installed. Call this before importing rliable, which imports Matplotlib.
     """
+    with _importing:
+        return _import_matplotlib()
+
+
+_importing = threading.Lock()  # it is also imported ahead, in a thread
+
+
+def _import_matplotlib() -> Any:
+    """Do as `import_matplotlib`, in one thread at a time."""
     if "matplotlib" in sys.modules:  # only the first import reads them, and may fail
-        return sys.modules["matplotlib"]
+        return importlib.import_module("matplotlib")  # waits for another thread's
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         with _quiet():

@@ -167,10 +167,10 @@ ALL = reports.Options(bootstrap=10, export=FORMATS)
 
 
 @pytest.mark.parametrize(
-    "room", [-1, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 5, 10, 30))]
+    "room", [-3, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 5, 10, 30))]
 )
 def test_a_full_disk_leaves_the_old_report(room, workdir, monkeypatch):
-    """Files beside a report stay as well; -1: all but the last file fits."""
+    """Files beside a report stay as well; -3: all but the last files fit."""
     (workdir / "report" / "figures").mkdir(parents=True)
     (workdir / "report" / "figures" / "mine.txt").write_text("of the user's")
     reports.write([workdir], workdir / "report", ALL)
@@ -451,3 +451,17 @@ def test_a_report_killed_at_any_moment_has_no_torn_file(workdir, monkeypatch):
             page_text = moment.get(Path("index.html"), b"").decode()
             for name in re.findall(r'href="((?:figures|tables)/[^"]+)"', page_text):
                 assert Path(name) in moment
+
+
+def test_matplotlib_may_be_on_its_way_in_another_thread():
+    code = """
+import threading
+from lrjax.reports import drawing
+thread = threading.Thread(target=drawing.import_matplotlib)
+thread.start()
+while "matplotlib" not in __import__("sys").modules:
+    pass
+with drawing.style() as plt:
+    plt.subplots()
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=300)
