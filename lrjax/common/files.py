@@ -21,7 +21,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from lrjax.messages import UsageError, shown
 
@@ -266,6 +266,18 @@ def scratch_folder(place: str | os.PathLike[str]) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(_TEMPORARY, ".", place) as scratch:
         yield Path(scratch)
+
+
+def nameless(place: str | os.PathLike[str]) -> BinaryIO:
+    """Make a file without a name on the disk of the folder `place`.
+
+    It lives while it is open or mapped, and goes with the process, even a killed one.
+
+    Raises:
+      UsageError: if it cannot be made.
+    """
+    with writing(place):
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=place))
 
 
 @contextlib.contextmanager
