@@ -399,31 +399,36 @@ def _config(
             name = name.replace("_", ".", 1)
         if name == "seeds" and not isinstance(value, int):
             value = tuple(value)
-        error = config_lib.unknown_field([name])
+        leaves = {".".join(p): (p, v) for p, v in _leaves((*name.split("."),), value)}
+        error = config_lib.unknown_field([name, *leaves])
         if error:
             raise error
-        for path, item in _leaves(name, value):
+        for dotted, (path, item) in leaves.items():
             part: Any = config
             *blocks, last = path
             for block in blocks:
                 part = part[block]
+            if hasattr(part[last], "keys"):
+                raise UsageError(
+                    f"{dotted}={shown(item)}: must be a dictionary with some of "
+                    f"{cut(', '.join(part[last]))}"
+                )
             try:
                 part[last] = item
             except (TypeError, ValueError, KeyError, AttributeError) as error:
-                dotted = ".".join(path)
                 raise UsageError(
                     f"{dotted}={shown(item)}: {cut(str(error))}"
                 ) from error
     return config
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(
+    path: tuple[str, ...], value: Any
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield path and value of each field of a nested dictionary."""
-    path = tuple(name.split("."))
     if isinstance(value, Mapping):
         for key, item in value.items():
-            for rest, leaf in _leaves(str(key), item):
-                yield (*path, *rest), leaf
+            yield from _leaves((*path, str(key)), item)
     else:
         yield path, value
 
