@@ -422,9 +422,7 @@ def _config(
     return config
 
 
-def _leaves(
-    path: tuple[str, ...], value: Any
-) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield path and value of each field of a nested dictionary."""
     if isinstance(value, Mapping):
         for key, item in value.items():

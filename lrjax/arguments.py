@@ -76,7 +76,7 @@ def _rewritten(arg: str) -> str:
 
 
 def import_methods(argv: Sequence[str]) -> None:
-    """Import the methods of packages that flags name, so that configs have their fields.
+    """Import methods of packages that flags name, so that configs have their fields.
 
     Args:
       argv: the command line.
