@@ -210,7 +210,7 @@ def tune(
             batch_size=batch_size,
             tune_trials=trials,
             tune_tuner=tuner,
-            tune_space={k: tuple(v) for k, v in (space or {}).items()},
+            tune_space=_tuples(space or {}),
             **fields,
         )
         settings = _checked(config, launcher)
@@ -397,7 +397,7 @@ def _config(
             continue
         if name.startswith("tune_"):
             name = name.replace("_", ".", 1)
-        if name == "seeds" and not isinstance(value, int):
+        if name == "seeds" and isinstance(value, Iterable):
             value = tuple(value)
         leaves = {".".join(p): (p, v) for p, v in _leaves((*name.split("."),), value)}
         error = config_lib.unknown_field([name, *leaves])
@@ -416,10 +416,18 @@ def _config(
             try:
                 part[last] = item
             except (TypeError, ValueError, KeyError, AttributeError) as error:
-                raise UsageError(
+                mistyped = config_lib.mistyped(dotted, str(item))
+                raise mistyped or UsageError(
                     f"{dotted}={shown(item)}: {cut(str(error))}"
                 ) from error
     return config
+
+
+def _tuples(space: Any) -> Any:
+    """Make tuples of the ranges of a space; what is none is refused later."""
+    if not isinstance(space, Mapping):
+        return space
+    return {k: tuple(v) if isinstance(v, Iterable) else v for k, v in space.items()}
 
 
 def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -69,9 +69,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     Shells leave `~` as it is in `--workdir=~/runs`. A folder of that name is `./~`.
 
     Raises:
-      UsageError: if a user has no home directory, or it is an address such as
-        gs://bucket, which would make a folder `gs:` here.
+      UsageError: if it is none, a user has no home directory, or it is an address such
+        as gs://bucket, which would make a folder `gs:` here.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"{shown(path)} is not a path")
     name = os.fspath(path)
     if _ADDRESS.match(name):
         raise UsageError(

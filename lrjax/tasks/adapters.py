@@ -112,6 +112,10 @@ def _task(
             if name not in (*_OWN, *_FIELDS):
                 raise unknown("option", name, (*_OWN, *_FIELDS))
         own = _Options(**{k: v for k, v in options.items() if k in _OWN})
+        if not isinstance(own.max_bytes, int | float | np.number):
+            raise UsageError(
+                f"max_bytes {shown(own.max_bytes)} must be a number, such as 2**34"
+            )
         fields = {k: v for k, v in options.items() if k in _FIELDS}
         return _made(caller, make, loss, data, own, fields)
     except UsageError as error:

@@ -67,7 +67,9 @@ def collect(
                 stored = stored or {n: stack.enter_context(_new_file()) for n in first}
                 _write(waiting, stored)
         if not first:
-            raise UsageError(f"{where} yields no batches; has it been used up before?")
+            raise UsageError(
+                f"{where} yields no batches: it is empty, or has been used up before"
+            )
         if not stored:
             return {name: np.concatenate(arrays) for name, arrays in waiting.items()}
         return {

@@ -236,7 +236,10 @@ def _sides(
                 "Name them: targets='...'"
             )
         targets = found[0]
-    chosen = [inputs] if isinstance(inputs, str) else inputs
+    several = inputs is None or (
+        isinstance(inputs, Iterable) and not isinstance(inputs, str)
+    )
+    chosen = inputs if several else [inputs]
     if chosen is None:
         chosen = [name for name in names if name != targets]
     for name in (targets, *chosen):

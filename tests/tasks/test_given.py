@@ -257,6 +257,19 @@ def test_other_data_are_refused_in_one_line(what):
     assert str(error.value).startswith("train")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"inputs": 3}, "unknown entry '3'"),
+        ({"targets": 3}, "unknown entry '3'"),
+        ({"max_bytes": "1G"}, "max_bytes '1G' must be a number"),
+    ],
+)
+def test_options_of_other_types_are_refused_in_one_line(options, words):
+    with pytest.raises(UsageError, match=words):
+        lrjax.Task.from_flax(nn.Dense(3), "huber", {"x": X, "y": Y}, **options)
+
+
 @pytest.mark.parametrize("share", [0, -0.1, 1, 1.5, np.nan])
 def test_shares_lie_between_0_and_1(share):
     with pytest.raises(UsageError, match=r"valid .* must be a share of the rows"):
