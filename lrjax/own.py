@@ -100,9 +100,9 @@ def remember(function: Callable[..., Any], method: Method) -> None:
 
 def _made(function: Callable[..., Any], name: str = "") -> Method:
     """Return the method that a decorator made of a function, or make one."""
-    noted, method = getattr(function, _NOTE, (None, None))
-    if noted is function:  # and not one that functools.wraps copied the note from
-        return method
+    note = getattr(function, _NOTE, None)
+    if note and note[0] is function:  # and not one that functools.wraps copied it from
+        return note[1]
     return method_of(function, name)
 
 
