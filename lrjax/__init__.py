@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Metric": "lrjax.metrics",
     "Task": "lrjax.core",
+    "UsageError": "lrjax.messages",
     "check_task": "lrjax.tasks.checks",
     "compare": "lrjax.api",
     "find_rate": "lrjax.api",
@@ -25,11 +26,12 @@ _LAZY = {
         "lrjax.register",
     ),
 }
-_MODULES = ("control", "core", "metrics", "optim", "results", "tasks")
+_MODULES = ("control", "core", "methods", "metrics", "optim", "results", "tasks")
 
 if TYPE_CHECKING:  # the same names, for type checkers
     from lrjax import control as control
     from lrjax import core as core
+    from lrjax import methods as methods
     from lrjax import metrics as metrics
     from lrjax import optim as optim
     from lrjax import results as results
@@ -40,6 +42,7 @@ if TYPE_CHECKING:  # the same names, for type checkers
     from lrjax.api import tune as tune
     from lrjax.core import Task as Task
     from lrjax.hpo.select import select as select
+    from lrjax.messages import UsageError as UsageError
     from lrjax.metrics import Metric as Metric
     from lrjax.register import register_analysis as register_analysis
     from lrjax.register import register_launcher as register_launcher

@@ -210,7 +210,7 @@ def tune(
             batch_size=batch_size,
             tune_trials=trials,
             tune_tuner=tuner,
-            tune_space={k: tuple(v) for k, v in (space or {}).items()},
+            tune_space=_tuples(space or {}),
             **fields,
         )
         settings = _checked(config, launcher)
@@ -397,33 +397,44 @@ def _config(
             continue
         if name.startswith("tune_"):
             name = name.replace("_", ".", 1)
-        if name == "seeds" and not isinstance(value, int):
+        if name == "seeds" and isinstance(value, Iterable):
             value = tuple(value)
-        error = config_lib.unknown_field([name])
+        leaves = {".".join(p): (p, v) for p, v in _leaves((*name.split("."),), value)}
+        error = config_lib.unknown_field([name, *leaves])
         if error:
             raise error
-        for path, item in _leaves(name, value):
+        for dotted, (path, item) in leaves.items():
             part: Any = config
             *blocks, last = path
             for block in blocks:
                 part = part[block]
+            if hasattr(part[last], "keys"):
+                raise UsageError(
+                    f"{dotted}={shown(item)}: must be a dictionary with some of "
+                    f"{cut(', '.join(part[last]))}"
+                )
             try:
                 part[last] = item
             except (TypeError, ValueError, KeyError, AttributeError) as error:
-                dotted = ".".join(path)
-                raise UsageError(
+                mistyped = config_lib.mistyped(dotted, str(item))
+                raise mistyped or UsageError(
                     f"{dotted}={shown(item)}: {cut(str(error))}"
                 ) from error
     return config
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _tuples(space: Any) -> Any:
+    """Make tuples of the ranges of a space; what is none is refused later."""
+    if not isinstance(space, Mapping):
+        return space
+    return {k: tuple(v) if isinstance(v, Iterable) else v for k, v in space.items()}
+
+
+def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield path and value of each field of a nested dictionary."""
-    path = tuple(name.split("."))
     if isinstance(value, Mapping):
         for key, item in value.items():
-            for rest, leaf in _leaves(str(key), item):
-                yield (*path, *rest), leaf
+            yield from _leaves((*path, str(key)), item)
     else:
         yield path, value
 

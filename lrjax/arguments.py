@@ -12,13 +12,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lrjax import plugins
 from lrjax.messages import UsageError, cut
 
 _LONGEST = 400  # characters of an error's message; it may quote a value of any length
 _LARGEST = 2**20  # bytes of a config file
 CONFIG_MODULE = "config_config"  # ml_collections' name for a config file's module
 _CONFIGS = Path(__file__).parent.parent / "configs"
-_NAMES = ("config.tasks", "config.methods", "config.select.methods")
+_METHODS = ("config.methods", "config.select.methods")
+_NAMES = ("config.tasks", *_METHODS)
+_HPARAMS = "config.hparams."
 
 
 def program(path: str) -> str:
@@ -34,7 +37,7 @@ def rewritten(argv: Sequence[str], modes: Sequence[str]) -> list[str]:
     A mode in front of the flags becomes --mode; `--config` is added where --mode=report
     or config has none; `~` in its file and the name of a shipped config
     (`--config=libsvm:wine`) become paths; lists of names with colons, such as import
-    paths, are quoted.
+    paths, are quoted, and so are names of methods with dots in those of fields.
 
     Args:
       argv: the command line.
@@ -55,6 +58,9 @@ def _rewritten(arg: str) -> str:
     """Rewrite one flag; see `rewritten`."""
     flag, equals, value = arg.partition("=")
     name = flag.lstrip("-")
+    method, _, hparam = name.removeprefix(_HPARAMS).rpartition(".")
+    if name.startswith(_HPARAMS) and not method.isidentifier() and "[" not in method:
+        return f"--{_HPARAMS[:-1]}[{method!r}].{hparam}{equals}{value}"
     if not equals or flag[:1] != "-":
         return arg
     if name == "config":
@@ -67,6 +73,31 @@ def _rewritten(arg: str) -> str:
     if name in _NAMES and ":" in value and not set(value) & set("'\"()[]"):
         return f"{flag}={tuple(value.split(','))!r}"
     return arg
+
+
+def import_methods(argv: Sequence[str]) -> None:
+    """Import methods of packages that flags name, so that configs have their fields.
+
+    Args:
+      argv: the command line.
+
+    Raises:
+      UsageError: if one cannot be imported.
+    """
+    named = []
+    for arg in argv:
+        flag, _, value = arg.partition("=")
+        name = flag.lstrip("-")
+        if name in _METHODS:
+            named += re.findall(r"[^\s,'\"()\[\]]+", value)
+        elif name.startswith(_HPARAMS):
+            named.append(name.removeprefix(_HPARAMS).rpartition(".")[0])
+    own = [n for n in named if plugins.is_path(n) or n in plugins.offered("method")]
+    if own:
+        from lrjax import methods  # it imports JAX
+
+        for name in own:
+            methods.find(name)
 
 
 def check_loaded(path: str, config: Any) -> ConfigDict:

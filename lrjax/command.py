@@ -42,10 +42,14 @@ class _ConfigFile(ConfigFileFlagParser):
         return config
 
 
+_ARGV = [*sys.argv]  # which ml_collections searches for --config.NAME, once rewritten
 try:
     flagfiles.check(sys.argv)
     _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "Config file, with an optional argument: configs/libsvm.py:iris"
+        "config",
+        None,
+        "Config file, with an optional argument: configs/libsvm.py:iris",
+        sys_argv=_ARGV,
     )
     flags.FLAGS["config"].parser = _ConfigFile("config", lock_config=False)
 except UsageError as error:
@@ -157,7 +161,9 @@ def parse(argv: list[str]) -> list[str]:
     _show_in_help(argv[0])
     try:
         arguments.check_config_file(argv)
-        return flags.FLAGS(arguments.rewritten(argv, _MODE_NAMES))
+        arguments.import_methods(argv)
+        _ARGV[:] = arguments.rewritten(argv, _MODE_NAMES)
+        return flags.FLAGS(_ARGV)
     except SystemExit as end:  # absl exits with 1 after showing its help
         sys.exit(0 if {"--help", "--helpshort", "--helpfull"} & {*argv} else end.code)
     except BrokenPipeError:  # by whoever read the help

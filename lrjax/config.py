@@ -133,7 +133,8 @@ def _method_blocks() -> Config:
         {
             name: {hparam: unset() for hparam in method.defaults}
             for name, method in METHODS.items()
-        }
+        },
+        allow_dotted_keys=True,  # of import paths
     )
 
 

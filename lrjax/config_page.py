@@ -74,10 +74,10 @@ def _is_single(declared: fields.Field | fields.Block) -> bool:
 
 def _method_default(name: str) -> str:
     """Name the method's default of a field `hparams.METHOD.NAME`; '' for others."""
-    start, *path = name.split(".")
+    start, _, path = name.partition(".")
     if start != "hparams":
         return ""
-    method, hparam = path
+    method, _, hparam = path.rpartition(".")
     return f"Method's default: {METHODS[method].defaults[hparam]!r}."
 
 

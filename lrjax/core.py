@@ -194,9 +194,10 @@ class TaskSettings(TypedDict, total=False):
         per item, and is a mean over items. The model gets this input only if it has an
         argument of this name.
       streamed: whether the training part stays on the host; default: if it is mapped
-        from a file (numpy.load with mmap_mode='r').
-      max_bytes: largest size of the batches that are collected from an iterator;
-        default: 4 GiB.
+        from a file (numpy.load with mmap_mode='r'), or comes from an iterator and has
+        more than 1 GiB.
+      max_bytes: largest size of the batches that are collected from an iterator, on
+        disk from 1 GiB on; default: 16 GiB.
       max_norm, measured_rows, micro_batches: as for `Task`.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ MethodLike = str | Method | Callable[..., Any]
 Methods = MethodLike | Iterable[MethodLike]
 _SCALES = ("log", "linear", "integer")
 _HORIZON = "horizon"  # parameter of a method's function that gets the number of updates
+_NOTE = "lrjax_method"  # attribute of decorated functions
 _FIELDS = ("family", "source", "advice", "static", "domains", "needs_rate")
 
 
@@ -89,6 +92,20 @@ def method_of(
     )
 
 
+def remember(function: Callable[..., Any], method: Method) -> None:
+    """Note on a function the method that a decorator made of it."""
+    with contextlib.suppress(AttributeError):  # some callables take no attributes
+        setattr(function, _NOTE, (function, method))
+
+
+def _made(function: Callable[..., Any], name: str = "") -> Method:
+    """Return the method that a decorator made of a function, or make one."""
+    note = getattr(function, _NOTE, None)
+    if note and note[0] is function:  # and not one that functools.wraps copied it from
+        return note[1]
+    return method_of(function, name)
+
+
 def methods_of(given: Any, where: str = "") -> list[str | Method]:
     """Return the methods that were given: names, methods, functions, or one of these.
 
@@ -106,7 +123,7 @@ def methods_of(given: Any, where: str = "") -> list[str | Method]:
     chosen: list[str | Method] = []
     for method in given:
         if callable(method) and not isinstance(method, Method):
-            method = method_of(method)
+            method = _made(method)
         if not isinstance(method, str | Method):
             raise UsageError(
                 f"{where}{shown(method)} is not a method: give a name (--mode=methods "
@@ -152,6 +169,5 @@ def accept(name: str, found: Any) -> Method:
     Raises:
       UsageError: if it is neither a method nor a function that can be one.
     """
-    if isinstance(found, Method):
-        return Method(**{**vars(found), "name": name})
-    return method_of(found, name)
+    found = found if isinstance(found, Method) else _made(found, name)
+    return dataclasses.replace(found, name=name)

@@ -69,8 +69,10 @@ def find(
       known_names: names to suggest in place of those of `known`.
 
     Raises:
-      UsageError: if the name is unknown, or cannot be imported.
+      UsageError: if the name is no text, is unknown, or cannot be imported.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"{kind} must be a name, not {shown(name)}")
     if name in known:
         return known[name]
     if name in offered(kind):

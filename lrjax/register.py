@@ -50,6 +50,7 @@ def register_method(
         plugins.register(
             "method", method.name, method, methods.METHODS, methods.SHIPPED
         )
+        own.remember(function, method)
         return function
 
     return decorate

@@ -263,6 +263,30 @@ BAD = {
         "learning_rate",
     ),
     "a tuner": (lambda: lrjax.tune(NAMED, "sgd", tuner="smack"), "smac"),
+    "a list for a space": (
+        lambda: lrjax.tune(NAMED, "sgd", space=[1]),
+        "tune.space=[1]: must be a dictionary",
+    ),
+    "a number for a range": (
+        lambda: lrjax.tune(NAMED, "sgd", space={"learning_rate": 1}),
+        "tune.space.learning_rate=1",
+    ),
+    "a number for a launcher": (
+        lambda: lrjax.compare(NAMED, "adam", launcher=3),
+        "launcher must be a name, not 3",
+    ),
+    "a number for a folder": (
+        lambda: lrjax.compare(NAMED, "adam", data_dir=3, **SHORT),
+        "3 is not a path",
+    ),
+    "part of an epoch": (
+        lambda: lrjax.compare(NAMED, "adam", epochs=1.5),
+        "must be a whole number",
+    ),
+    "part of a seed": (
+        lambda: lrjax.compare(NAMED, "adam", seeds=2.5),
+        "seeds=2.5: give a number or a tuple",
+    ),
 }
 
 

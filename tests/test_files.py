@@ -221,6 +221,7 @@ REACHING = {
     *(
         "TemporaryDirectory",
         "NamedTemporaryFile",
+        "TemporaryFile",
         "SummaryWriter",
         "ZipFile",
         "TarFile",
@@ -259,6 +260,7 @@ BESIDE = {
         "parquet.read_table": _OPENED,
     },
     "lrjax/tables/reader.py": {"columnar.read_json": _OPENED},
+    "lrjax/tasks/batches.py": {"np.memmap": "of a file that files.py made"},
     "lrjax/tasks/tokens.py": {"part.mkdir": _RANDOM, "np.memmap": _OPENED},
     "lrjax/tasks/data.py": {"_INTERNET.open": "an address, with https and limits"},
     "lrjax/tasks/table.py": {

@@ -42,10 +42,11 @@ _ROWS = {
     "api": "common config core hpo launch methods optim own plugins rates reports "
     "results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
-    "arguments": "config messages",
+    "arguments": "config messages methods plugins",
     "command": "arguments cli launch messages",
     "__main__": "command launch",
-    "__init__": "api control core hpo metrics optim register results tasks",
+    "__init__": "api control core hpo messages methods metrics optim register results "
+    "tasks",
     "cli": "common config config_page core hpo launch methods reports results tables",
 }
 ALLOWED = {

@@ -1,5 +1,6 @@
 """Parts of one's own, by import path, entry point and decorator, in every mode."""
 
+import functools
 import importlib.metadata
 import inspect
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lrjax
-from lrjax import config, launch, methods, plugins, tasks
+from lrjax import arguments, config, launch, methods, own, plugins, tasks
 from lrjax.core import METRICS, Metric, UsageError, find_metric
 from lrjax.hpo import tuners
 from lrjax.reports import analyses
@@ -23,8 +24,12 @@ import lrjax
 from lrjax.hpo import tuners
 from lrjax.launch.local import launch as local
 
-def parabola(horizon, learning_rate=0.1):
-    return optax.sgd(lambda step: learning_rate * (1 - step / horizon) ** 2)
+def parabola(horizon, learning_rate=0.1, scale=1.0):
+    return optax.sgd(lambda step: scale * learning_rate * (1 - step / horizon) ** 2)
+
+@lrjax.register_method("own_scaled", space={"scale": (0.1, 10.0)}, advice="Tune it.")
+def scaled(scale=1.0):
+    return optax.sgd(scale)
 
 def task(options):
     rows = jnp.asarray(np.random.RandomState(0).randn(24, 3), jnp.float32)
@@ -40,6 +45,9 @@ def task(options):
 
 class Tuner(tuners.Random):
     pass
+
+def make_tuner(problem):
+    return tuners.Random(problem)
 
 def analysis(study, writer):
     return None
@@ -60,13 +68,14 @@ KINDS = {
 
 @pytest.fixture
 def module(tmp_path, monkeypatch, registries):
-    """A module in the current directory; what it registers is forgotten."""
-    name = f"own_parts_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
+    """A module below the current directory; what it registers is forgotten."""
+    package = f"own_parts_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "parts.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    yield name
-    sys.modules.pop(name, None)
+    yield f"{package}.parts"
+    sys.modules.pop(f"{package}.parts", None)
 
 
 def test_every_kind_has_a_group():
@@ -182,11 +191,13 @@ def test_a_method_defined_anew_has_the_hyperparameters_of_its_new_form(registrie
 @pytest.mark.parametrize(
     "flags",
     [
-        (),
+        ("--launcher=MODULE:local", "--config.grid.scale=1.0,2.0"),
+        ("--launcher=dask", "--config.cluster.workers=1"),
         ("--mode=plan",),
+        ("--mode=config",),
         (
-            *("--mode=tune", "--config.tune.tuner=MODULE:Tuner"),
-            *("--config.tune.trials=3", "--config.tune.space.learning_rate=(0.01,1.0)"),
+            *("--mode=tune", "--config.tune.tuner=MODULE:make_tuner"),
+            *("--config.tune.trials=3", "--config.tune.space.scale=(0.1,1.0)"),
         ),
         ("--mode=select", "--config.select.budget=2"),
     ],
@@ -201,13 +212,63 @@ def test_main_takes_import_paths_in_every_mode(module, tmp_path, flags):
         ),
         *(f"--config.tasks={path}", f"--config.methods={module}:parabola,sgd"),
         *("--workdir=run", "--config.seeds=2", "--config.epochs=4"),
+        f"--config.hparams.{module}:parabola.learning_rate=0.25",
         *(flag.replace("MODULE", module) for flag in flags),
     ]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    if "--mode=plan" in flags:
+    if {"--mode=plan", "--mode=config"} & {*flags}:
+        assert ("0.25" in done.stdout) == ("--mode=config" in flags)
         return
     lines = Path("run/runs.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert {row["task"] for row in rows} == {path}
+    own = [row["hparams"] for row in rows if row["method"].endswith(":parabola")]
+    assert {values["learning_rate"] for values in own} == {0.25}
+    if "--config.grid.scale=1.0,2.0" in flags:
+        assert {values["scale"] for values in own} == {1.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [
+        ("a.b:own", "--config.hparams['a.b:own'].scale"),
+        ("from-package", "--config.hparams['from-package'].scale"),
+        ("adam", "--config.hparams.adam.scale"),
+        ("['a.b:own']", "--config.hparams.['a.b:own'].scale"),
+    ],
+)
+def test_names_of_methods_are_quoted_for_flags(name, quoted):
+    for end in ("", "=1.0"):
+        given = f"--config.hparams.{name}.scale{end}"
+        assert arguments.rewritten(["lrjax", given], []) == ["lrjax", f"{quoted}{end}"]
+
+
+def test_hyperparameters_are_set_and_guessed_by_import_path(module):
+    name = f"{module}:scaled"
+    train = functools.partial(lrjax.compare, "libsvm/iris", [name], seeds=1, steps=2)
+    assert set(train(hparams={name: {"scale": 2.0}}).runs["scale"]) == {2.0}
+    for hparams, words in (
+        ({name: {"scael": 2.0}}, rf"did you mean 'hparams.{name}.scale'"),
+        ({"scaled": {"scale": 2.0}}, "did you mean 'hparams.own_scaled.scale'"),
+        ({name: 2.0}, "must be a dictionary with some of scale"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            train(hparams=hparams)
+
+
+def test_a_decorated_method_keeps_its_space_under_any_name(module):
+    found = methods.find(f"{module}:scaled")
+    assert found.name == f"{module}:scaled"
+    assert found.advice == "Tune it."
+    assert set(found.space.ranges) == {"scale"}
+    function = sys.modules[module].scaled
+    assert own.methods_of([function]) == [methods.METHODS["own_scaled"]]
+
+    @functools.wraps(function)
+    def other(rate=1.0):
+        raise NotImplementedError
+
+    del other.__wrapped__  # else its signature is that of the first
+    assert own.methods_of([other])[0].defaults == {"rate": 1.0}

@@ -21,7 +21,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from lrjax.messages import UsageError, shown
 
@@ -69,9 +69,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     Shells leave `~` as it is in `--workdir=~/runs`. A folder of that name is `./~`.
 
     Raises:
-      UsageError: if a user has no home directory, or it is an address such as
-        gs://bucket, which would make a folder `gs:` here.
+      UsageError: if it is none, a user has no home directory, or it is an address such
+        as gs://bucket, which would make a folder `gs:` here.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"{shown(path)} is not a path")
     name = os.fspath(path)
     if _ADDRESS.match(name):
         raise UsageError(
@@ -266,6 +268,18 @@ def scratch_folder(place: str | os.PathLike[str]) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(_TEMPORARY, ".", place) as scratch:
         yield Path(scratch)
+
+
+def nameless(place: str | os.PathLike[str]) -> BinaryIO:
+    """Make a file without a name on the disk of the folder `place`.
+
+    It lives while it is open or mapped, and goes with the process, even a killed one.
+
+    Raises:
+      UsageError: if it cannot be made.
+    """
+    with writing(place):
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=place))
 
 
 @contextlib.contextmanager

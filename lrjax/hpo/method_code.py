@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lrjax import plugins
 from lrjax.core import Method
 
 
@@ -24,9 +25,12 @@ def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
         return plain + _LOOP
     values = [f"{name}={_text(value)}" for name, value in sorted(hparams.items())]
     if not method.code:
+        found = method.name
+        if plugins.is_path(found):
+            found = f"lrjax.methods.find('{found}')"
         return (
             f"# {method.name} is your own method: build it with\n"
-            f"# {method.name}.build({', '.join([str(horizon), *values])})"
+            f"# {found}.build({', '.join([str(horizon), *values])})"
         )
     values = "".join(f"    {value},\n" for value in values)
     return (

@@ -27,7 +27,7 @@ from lrjax.core import (
     unknown,
 )
 from lrjax.metrics import metrics_of
-from lrjax.tasks import given, libraries, losses
+from lrjax.tasks import batches, given, libraries, losses
 from lrjax.tasks import sums as sums_lib
 from lrjax.tasks.libraries import Model
 from lrjax.tasks.losses import Loss
@@ -81,7 +81,7 @@ class _Options:
     inputs: str | Sequence[str] | None = None
     lengths: str | None = None
     streamed: bool | None = None
-    max_bytes: int = given.MOST
+    max_bytes: int = batches.MOST
 
 
 _OWN = tuple(field.name for field in dataclasses.fields(_Options))
@@ -112,6 +112,10 @@ def _task(
             if name not in (*_OWN, *_FIELDS):
                 raise unknown("option", name, (*_OWN, *_FIELDS))
         own = _Options(**{k: v for k, v in options.items() if k in _OWN})
+        if not isinstance(own.max_bytes, int | float | np.number):
+            raise UsageError(
+                f"max_bytes {shown(own.max_bytes)} must be a number, such as 2**34"
+            )
         fields = {k: v for k, v in options.items() if k in _FIELDS}
         return _made(caller, make, loss, data, own, fields)
     except UsageError as error:

@@ -19,11 +19,12 @@ import numpy as np
 
 from lrjax import console
 from lrjax.core import Batch, UsageError, counted, cut, shown, unknown
+from lrjax.tasks import batches as batches_lib
 
 SHARE = 0.2  # of the rows for validation, and the same for testing
-MOST = 2**32  # bytes of batches that are collected from an iterator
 _TARGETS = ("targets", "target", "labels", "label", "y")
 _SEED = 0  # of the split
+_AT_ONCE = 1024  # rows of a Hugging Face data set that are read at once
 _CHECKED = 2**20  # rows of a large array that are looked at
 
 
@@ -48,7 +49,7 @@ def parts(
     targets: str | None = None,
     inputs: str | Sequence[str] | None = None,
     streamed: bool | None = None,
-    most: int = MOST,
+    most: int = batches_lib.MOST,
 ) -> Parts:
     """Make the parts of a task.
 
@@ -72,16 +73,15 @@ def parts(
     shares = [_share(valid, "valid"), _share(test, "test")]
     if shares[0] and test is None:
         shares[1] = shares[0]
-    if any(shares) and mapped:
+    on_disk = [batches_lib.is_on_disk(array) for array in rows.values()]
+    if any(shares) and mapped and not all(on_disk):
         raise UsageError(
             "train is mapped from a file, which cannot be split without a copy in "
             "memory: give valid=(inputs, targets) and test= as well, such as slices"
         )
     drawn_rows = held(len(next(iter(rows.values()))), shares)
     train, *drawn = (
-        ({k: v[at] for k, v in rows.items()} for at in drawn_rows)
-        if any(shares)
-        else (rows, {}, {})
+        batches_lib.split(rows, drawn_rows) if any(shares) else (rows, {}, {})
     )
     found = {"train": train}
     for name, given, part, share in zip(
@@ -187,8 +187,7 @@ def _given(
                 f"{where} holds several parts: give one, such as "
                 f"data[{next(iter(columns), 'train')!r}]"
             )
-        if hasattr(value, "__len__"):
-            return split(value.with_format("numpy")[:])
+        value = value.with_format("numpy").iter(_AT_ONCE)
     if isinstance(value, tuple | Mapping):
         return split(value)
     if hasattr(value, "step") and hasattr(value, "reset"):
@@ -237,7 +236,10 @@ def _sides(
                 "Name them: targets='...'"
             )
         targets = found[0]
-    chosen = [inputs] if isinstance(inputs, str) else inputs
+    several = inputs is None or (
+        isinstance(inputs, Iterable) and not isinstance(inputs, str)
+    )
+    chosen = inputs if several else [inputs]
     if chosen is None:
         chosen = [name for name in names if name != targets]
     for name in (targets, *chosen):
@@ -257,7 +259,7 @@ def _sides(
 def _collected(
     batches: Iterable[Any], where: str, split: Any, most: int
 ) -> dict[str, np.ndarray]:
-    """Collect the batches of an iterator in memory."""
+    """Collect the batches of an iterator."""
     if "Random" in type(getattr(batches, "sampler", None)).__name__:
         warnings.warn(
             f"{where}: the loader shuffles, so that each process has other data and "
@@ -267,35 +269,22 @@ def _collected(
         )
     as_arrays = getattr(batches, "as_numpy_iterator", None)  # TensorFlow's
     batches = as_arrays() if as_arrays else batches
-    pieces: dict[str, list[np.ndarray]] = {}
-    size = 0
-    for batch in console.bar(batches, desc=f"reading {where}", unit=" batches"):
-        flat = split(tuple(batch) if isinstance(batch, list) else _pair(batch, where))
-        arrays = {
-            name: np.array(_array(leaf, f"{where}: {name}", "a batch"))
-            for name, leaf in flat.items()
-        }
-        if pieces and set(arrays) != set(pieces):
-            raise UsageError(f"{where}: batches differ in their entries")
-        if len({len(array) for array in arrays.values()}) > 1:
-            raise UsageError(_ROWS.format(where))
-        for name, array in arrays.items():
-            pieces.setdefault(name, []).append(array)
-            size += array.nbytes
-        if size > most:
-            raise UsageError(
-                f"{where}: the batches have more than {most:,} bytes, or never end: "
-                "write them to .npy files and give numpy.load(path, mmap_mode='r'), or "
-                "set max_bytes="
-            )
-    if not pieces:
-        raise UsageError(f"{where} yields no batches; has it been used up before?")
-    try:
-        return {name: np.concatenate(each) for name, each in pieces.items()}
-    except ValueError as error:
-        raise UsageError(
-            f"{where}: batches differ in the shape of their rows: pad all to one length"
-        ) from error
+    bar = console.bar(batches, desc=f"reading {where}", unit=" batches")
+    return batches_lib.collect(
+        (_batch(batch, where, split) for batch in bar), where, most
+    )
+
+
+def _batch(batch: Any, where: str, split: Any) -> dict[str, np.ndarray]:
+    """Flatten a batch."""
+    flat = split(tuple(batch) if isinstance(batch, list) else _pair(batch, where))
+    arrays = {
+        name: np.asarray(_array(leaf, f"{where}: {name}", "a batch"))
+        for name, leaf in flat.items()
+    }
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise UsageError(_ROWS.format(where))
+    return arrays
 
 
 _ROWS = (

@@ -45,13 +45,12 @@ class Columns:
 
     def with_format(self, kind):
         assert kind == "numpy"
-        return _Whole()
+        return self
 
-
-class _Whole:
-    def __getitem__(self, rows):
-        assert rows == slice(None)
-        return {"x": X, "label": Y}
+    def iter(self, rows):
+        for first in range(0, ROWS, min(rows, 30)):
+            at = slice(first, first + 30)
+            yield {"x": X[at], "label": Y[at]}
 
 
 class Loader:
@@ -237,8 +236,15 @@ WRONG = {
     "tensors alone": (lambda: iter([X]), "yields ndarray, and a batch must be"),
     "used up": (lambda: iter(()), "yields no batches"),
     "without end": (lambda: iter(lambda: (X, Y), None), "or never end"),
-    "lengths": (lambda: iter([(X, Y), (X[:, :2], Y)]), "pad all to one length"),
-    "entries": (lambda: iter([{"a": X, "y": Y}, {"b": X, "c": X, "y": Y}]), "differ"),
+    "lengths": (
+        lambda: iter([(X, Y), (X[:, :2], Y)]),
+        r"batch 2: inputs has rows of float32 \[2\], those of the first .* \[3\]",
+    ),
+    "types": (lambda: iter([(X, Y), (X > 2, Y)]), r"batch 2: inputs has rows of bool"),
+    "entries": (
+        lambda: iter([{"a": X, "y": Y}, {"b": X, "c": X, "y": Y}]),
+        "batch 2 has the entries inputs/b, inputs/c, targets, the first inputs,",
+    ),
 }
 
 
@@ -249,6 +255,19 @@ def test_other_data_are_refused_in_one_line(what):
         given.parts(make(), most=2**16)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("train")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"inputs": 3}, "unknown entry '3'"),
+        ({"targets": 3}, "unknown entry '3'"),
+        ({"max_bytes": "1G"}, "max_bytes '1G' must be a number"),
+    ],
+)
+def test_options_of_other_types_are_refused_in_one_line(options, words):
+    with pytest.raises(UsageError, match=words):
+        lrjax.Task.from_flax(nn.Dense(3), "huber", {"x": X, "y": Y}, **options)
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1, 1.5, np.nan])
