@@ -13,6 +13,15 @@ def pytest_configure(config):
     _be_strict()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a file in one worker, mostly: they share what is compiled."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    asked = config.getvalue("dist")  # `load` is what `-n` alone means
+    return WorkStealingScheduling(config, log) if asked == "load" else None
+
+
 def _point_to_a_new_cache(config):
     """Set environment variables, which processes started by tests share."""
     folder = tempfile.TemporaryDirectory(prefix="lrjax-tests-")
@@ -21,9 +30,11 @@ def _point_to_a_new_cache(config):
     # For the tests' own process, before JAX is imported; where main.py puts them too.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder.name, "xla")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    # Tests compile much and run little.
-    quick = "--xla_backend_optimization_level=0"
+    # Tests compile much and run little: XLA's other way to fuse takes half the time.
+    quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+    # Each worker and each process started by a test would compile all modules again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def _be_strict():

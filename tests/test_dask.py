@@ -129,8 +129,11 @@ def test_a_worker_dies_and_another_joins(workers, local, tmp_path):
     assert (tmp_path / results.RUNS).read_bytes() == before
 
 
-def test_without_a_shared_folder_rows_come_over_the_net(workers, local, tmp_path):
-    wanted = settings(address=workers.scheduler_address)
+@pytest.mark.filterwarnings("ignore:config.eval_every=10000 exceeds the length")
+def test_without_a_shared_folder_rows_come_over_the_net(workers, tmp_path):
+    wanted = settings(epochs=9, address=workers.scheduler_address)
+    wanted = dataclasses.replace(wanted, eval_every=None)
+    experiment.run(wanted, tmp_path / "local")
     with dask_client.launch(wanted, tmp_path / "client") as launcher:
         sent = dask_client._unit_message(Unit(launcher.blocks(wanted)[0]))
         nowhere = str(tmp_path / "nowhere")
@@ -138,8 +141,9 @@ def test_without_a_shared_folder_rows_come_over_the_net(workers, local, tmp_path
         trained = launcher._client.submit(dask_worker.train, *arguments).result()
     runs = [json.loads(line) | {"seconds": None} for line in trained.runs.splitlines()]
     assert len(runs) == 5
-    assert {json.dumps(row) for row in runs} < set(local[0])
-    assert [path.name for path in tmp_path.rglob("*")] == ["client", ".lock"]
+    assert {json.dumps(row) for row in runs} < set(rows_of(tmp_path / "local")[0])
+    assert [path.name for path in (tmp_path / "client").rglob("*")] == [".lock"]
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_names_that_are_not_utf8_reach_the_workers(workers, tmp_path):

@@ -20,10 +20,11 @@ QUICK = ("optim_parts",)  # others take more than six seconds
 def environment():
     """The environment of a user, who has lrjax installed and no PYTHONPATH.
 
-    Only where another lrjax than this checkout's is installed, or none, as in a second
-    worktree, is this one named.
+    XLA optimises programs here, as in no other test. Only where another lrjax than this
+    checkout's is installed, or none, as in a second worktree, is this one named.
     """
-    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    of_tests = ("PYTHONPATH", "XLA_FLAGS")
+    clean = {k: v for k, v in os.environ.items() if k not in of_tests}
     code = "import lrjax; print(lrjax.__file__)"
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(

@@ -559,10 +559,11 @@ def test_damaged_tables_are_refused(tmp_path, files, message):
         write([tmp_path], tmp_path / "report")
 
 
-def test_a_folder_that_cannot_be_written_is_one_clear_line(study, tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
+    workdir = fabricated.write(tmp_path / "run", TASKS[:1], ("sgd",), 2)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write"):
-        write([study], tmp_path / "file" / "report")
+        write([workdir], tmp_path / "file" / "report")
 
 
 # Pieces
@@ -643,11 +644,8 @@ def answer(**changes):
     } | changes
 
 
-def test_a_race_has_a_section_of_its_own(study, tmp_path):
-    workdir = tmp_path / "run"
-    workdir.mkdir()
-    for name in ("runs.jsonl", "curves.jsonl"):
-        (workdir / name).write_bytes((study / name).read_bytes())
+def test_a_race_has_a_section_of_its_own(tmp_path):
+    workdir = fabricated.write(tmp_path / "run", TASKS[:1], ("sgd", "adam"), 2)
     alone = {"interval": [None, None], "runner_up": "", "runner_up_better": None}
     answers = [answer(), answer(task="libsvm/<b>", metric="loss", **alone)]
     (workdir / "selection.json").write_text(json.dumps(answers))

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from lrjax import reports
 from lrjax.common import sheets
 from lrjax.core import UsageError
-from lrjax.reports import export, page
+from lrjax.reports import drawing, export, page
 from lrjax.reports.palette import shorten
 
 ROOT = Path(__file__).parent.parent.parent
@@ -148,6 +148,19 @@ def test_the_users_own_figures_keep_the_users_settings(workdir):
 # Disks and links
 
 
+@pytest.fixture
+def one_figure(monkeypatch):
+    """Put a report's first figure in the place of all, since drawing takes long."""
+    picture, drawn = drawing.picture, []
+
+    def first(*arguments):
+        if not drawn:
+            drawn.append(picture(*arguments))
+        return drawn[0]
+
+    monkeypatch.setattr(drawing, "picture", first)
+
+
 def full_after(count, monkeypatch):
     """Let the disk be full once files were flushed to it `count` times."""
     left, flush = [count], os.fsync
@@ -197,6 +210,7 @@ def test_a_full_disk_leaves_the_old_report(room, workdir, monkeypatch):
 NEW = ("index.html", "figures/curves.svg", "csv/runs.csv", "parquet/runs.parquet")
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_an_error_while_drawing_leaves_the_old_report_untouched(workdir, monkeypatch):
     reports.write([workdir], workdir / "report", OPTIONS)
     before = contents(workdir / "report")
@@ -219,6 +233,7 @@ def moves(monkeypatch, note):
     monkeypatch.setattr(os, "replace", noting)
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_page_comes_last(workdir, monkeypatch):
     written = []
     moves(monkeypatch, written.append)
@@ -227,6 +242,7 @@ def test_the_page_comes_last(workdir, monkeypatch):
     assert len(set(written)) == len(written) == len(contents(workdir / "report"))
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize("name", ["index.html", "figures/curves.png", "csv/runs.csv"])
 def test_a_link_in_place_of_a_file_is_replaced(name, workdir, tmp_path):
     other = tmp_path / "other"
@@ -240,6 +256,7 @@ def test_a_link_in_place_of_a_file_is_replaced(name, workdir, tmp_path):
     assert not link.is_symlink()
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize(
     "name", ["", "figures", "tables", *FORMATS, "tensorboard/a", "tensorboard/a/adam"]
 )
@@ -253,6 +270,7 @@ def test_a_link_in_place_of_a_folder_is_refused(name, workdir, tmp_path):
     assert not list((tmp_path / "other").iterdir())
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_folder_that_the_user_chose_may_be_a_link(workdir, tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "site")
