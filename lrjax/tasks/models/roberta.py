@@ -169,7 +169,7 @@ class Roberta(nn.Module):
         keys = [self._dropout_keys(name) if train else () for name in names]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
-        def step(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+        def step(x: Any, layer: Any) -> tuple[Any, None]:
             params, keys = layer
             return block.apply({"params": params}, x, mask, train, keys), None
 
