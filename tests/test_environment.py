@@ -90,7 +90,7 @@ STREAMS = {
 }
 QUICK = {
     *(("help", "stdout without reader"), ("methods", "stdout without reader")),
-    *(("report", "C"), ("train", "stderr without reader"), ("train", "all closed")),
+    *(("report", "C"), ("train", "all closed")),
 }
 
 
