@@ -1,5 +1,6 @@
 """What all tests share: one folder of compiled programs, and strict types."""
 
+import importlib.metadata
 import os
 import tempfile
 
@@ -31,7 +32,11 @@ def _point_to_a_new_cache(config):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder.name, "xla")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     # Tests compile much and run little: XLA's other way to fuse takes half the time.
-    quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    # From jaxlib 0.11 on there is one way, and XLA aborts at a flag it does not know.
+    quick = "--xla_backend_optimization_level=0"
+    version = importlib.metadata.version("jaxlib").split(".")
+    if (int(version[0]), int(version[1])) < (0, 11):
+        quick += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
     # Each worker and each process started by a test would compile all modules again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

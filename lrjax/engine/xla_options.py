@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax
 from lrjax.core import PyTree
 
 _MANY_ARRAYS = 256
+_UNKNOWN = re.compile(r"No such compile option: '(\w+)'")
 
 # XLA compiles for about 10 ms per kernel, however small, and a step of a network with
 # many layers has thousands. With the previous emitters and a lower LLVM optimisation
@@ -66,11 +68,13 @@ def _many_arrays(params: PyTree) -> bool:
 
 
 def _compile(lowered: Any, options: dict[str, Any]) -> Any:
-    """Compile with options, or without where this JAX does not know one of them."""
-    if options:
+    """Compile with those of the options that this JAX knows."""
+    while options:
         try:
             return lowered.compile(options)
         except jax.errors.JaxRuntimeError as error:  # other versions lack some options
-            if "No such compile option" not in str(error):
+            unknown = _UNKNOWN.search(str(error))
+            if not unknown or unknown[1] not in options:
                 raise
+            options = {k: v for k, v in options.items() if k != unknown[1]}
     return lowered.compile()
