@@ -17,6 +17,14 @@ class UsageError(ValueError):
     """A mistake of the user's; the message is one line that says what and where.
 
     Characters of names that would break the line or control a terminal are escaped.
+
+    Example:
+      >>> import lrjax
+      >>> try:
+      ...     lrjax.find_rate("libsvm/iris", "adma")
+      ... except lrjax.UsageError as error:
+      ...     print(error)
+      unknown method 'adma'; did you mean 'adam'?
     """
 
     def __init__(self, message: object = ""):

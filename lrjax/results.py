@@ -315,7 +315,7 @@ class Tables:
         known = self._files.pop(path)
         if known.file:
             known.file.close()
-        files.remove_at_once(path.parent)
+        files.remove_folder(path.parent)
 
     def _recover(self, path: Path, read: Callable[[Path], tuple[_T, int]]) -> _T | None:
         """Read a table, and end its file with a whole line.

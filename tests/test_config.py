@@ -301,7 +301,7 @@ GROUPS = {
     ],
     "names": ["tasks", "methods", "protocol", "precision", "shard"],
     "flags": [
-        *("remat", "scan_layers", "stream"),
+        *("remat", "scan_layers", "stream", "profile"),
         *("save_params", "skip_missing", "label_smoothing"),
     ],
     "seeds": ["seeds", "tune.seeds", "select.seeds", "checkpoint_minutes"],

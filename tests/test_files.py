@@ -246,6 +246,8 @@ BESIDE = {
         "self.open": "opens by files.open_own",
         "file.truncate": _OPENED,
     },
+    "lrjax/launch/traces.py": {"path.read_bytes": "of lrjax's own modules"},
+    "lrjax/tasks/bundled.py": {"np.loadtxt": "parses lines that are read already"},
     "lrjax/machine.py": {"read_text": "of /proc and of control groups"},
     "lrjax/api.py": {"tempfile.mkdtemp": _RANDOM},
     "lrjax/optim/learned.py": {
