@@ -40,10 +40,12 @@ def seconds(python: str, path: Path, cache: str) -> float:
     Raises:
       RuntimeError: if it fails.
     """
-    settings = {
-        "LRJAX_CACHE": cache,
+    of_jax = {
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    settings = {
+        **({"LRJAX_CACHE": cache} if "lrjax" in path.name else of_jax),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(HERE.parent.parent),
     }
