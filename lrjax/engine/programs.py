@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.common import numerics
 from lrjax.core import Batch, PyTree, Task
 from lrjax.engine import (
     evaluation,
@@ -31,7 +30,6 @@ from lrjax.engine.train import (
     BlockState,
     Inputs,
     Program,
-    RunState,
     Seeds,
     final_params,
     init,
@@ -236,13 +234,10 @@ def least_need(program: Program, hparams: Sequence[Mapping[str, float]]) -> int:
 
     def of_group(part: Program, lane: Mapping[str, float]) -> int:
         """Bytes of the runs of one group."""
-
-        def init(hparams: Mapping[str, jax.Array]) -> RunState:
-            params, model_state = program.task.init(numerics.key(0))
-            return init_run(part, params, model_state, hparams, 1.0)
-
         scalars = {name: jax.ShapeDtypeStruct((), program.dtype) for name in lane}
-        state = jax.eval_shape(init, scalars)
+        models = strategy.model_shapes(program.task.init)
+        # The horizon is traced, too: JAX would compile a program for a constant.
+        state = jax.eval_shape(functools.partial(init_run, part), *models, scalars, 1.0)
         return program.num_seeds * part.num_hparams * tree_bytes(state)
 
     firsts = [

@@ -90,10 +90,12 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
             f"micro_batches={parts}: batches of {counted(task.batch_size, 'row')} of "
             f"'{name}' cannot be cut in {parts} equal parts"
         )
-    changing = {"label_smoothing": options.label_smoothing, "micro_batches": parts}
-    changed = tuple((k, v) for k, v in changing.items() if v not in (0, 1))
-    if options.scan_layers:  # it changes last bits
-        changed += (("scan_layers", True),)
+    changing = {
+        "label_smoothing": options.label_smoothing,
+        "micro_batches": parts,
+        "scan_layers": options.scan_layers,  # changes last bits
+    }
+    changed = [(k, v) for k, v in changing.items() if v != getattr(TaskOptions, k)]
     changed = (*task.options, *changed)
     return dataclasses.replace(task, micro_batches=parts, options=changed)
 

@@ -85,10 +85,15 @@ def test_what_is_compiled_does_not_grow_with_the_number_of_layers():
     assert matmuls(2) == matmuls(5) > 0
 
 
-def test_the_option_reaches_the_model_and_the_identity_of_its_runs():
+def test_the_option_reaches_the_model_and_the_identity_of_its_runs(monkeypatch):
     options = tasks.TaskOptions(scan_layers=True)
     model = tasks.text.make_model("bookwiki/roberta_tiny", options)
     assert model.scan_layers
     assert not tasks.text.make_model(
         "bookwiki/roberta_tiny", tasks.TaskOptions()
     ).scan_layers
+    small = tasks.make_task("libsvm/iris")
+    factory = tasks.Factory(lambda options: small, frozenset({"scan_layers"}))
+    monkeypatch.setitem(tasks.TASKS, "small", factory)
+    assert tasks.make_task("small", options).options == (("scan_layers", True),)
+    assert tasks.make_task("small").options == ()
