@@ -30,6 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from lrjax import machine
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
@@ -94,7 +96,7 @@ def stepper(
         eval_every=2 * args.steps,
         num_seeds=1,
         num_hparams=1,
-        one_by_one=jax.default_backend() == "cpu",
+        one_by_one=machine.kind() == "cpu",
         layout=found,
     )
     seeds = train.seed_runs(task.init, np.asarray([0]))

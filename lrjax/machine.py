@@ -1,15 +1,38 @@
-"""Cores and free memory of this machine and its devices."""
+"""What this machine has: kind and memory of its devices, and its cores."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import jax
 
 Device: TypeAlias = Any  # jax.Device; typed Any because the stubs lack it
 
 _USABLE = 0.8  # part of the free memory that blocks may use
+_instead: list[str] = []  # the kind that `compiling_for` names; empty outside of it
+
+
+def kind() -> str:
+    """The kind of device that programs are made for: 'cpu', 'gpu' or 'tpu'."""
+    return _instead[-1] if _instead else jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(kind: str) -> Iterator[None]:
+    """Make programs for a kind of device that need not be here, to compile them only.
+
+    Args:
+      kind: 'cpu', 'gpu' or 'tpu'.
+    """
+    _instead.append(kind)
+    try:
+        yield
+    finally:
+        _instead.pop()
 
 
 def usable_cores() -> int:

@@ -242,7 +242,7 @@ def test_a_client_on_another_kind_of_device_lays_out_no_trials(
     workers, tmp_path, monkeypatch
 ):
     wanted = settings(tuner="asha", address=workers.scheduler_address)
-    monkeypatch.setattr(dask_worker.jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(dask_worker.machine, "kind", lambda: "tpu")
     with pytest.raises(UsageError, match="backend is tpu here, and cpu on the cluster"):
         tune.run(wanted, tmp_path, launch=dask_client.launch)
     assert not (tmp_path / results.TRIALS).exists()

@@ -29,7 +29,7 @@ _ROWS = {
     "hpo.tuners": "core plugins",
     "config": "common core hpo.tuners hyperparameters identity methods protocol tasks",
     "config_page": "common config methods",
-    "engine": "common core optim",
+    "engine": "common core machine optim",
     "tables": "common core identity",
     "results": "common core identity tables",
     "launch": "common config console core engine identity machine messages methods "
@@ -38,7 +38,7 @@ _ROWS = {
     "reports": "analysis common console core identity plugins rates results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.tuners hyperparameters "
-    "identity launch methods own plugins protocol reports results tasks",
+    "identity launch machine methods own plugins protocol reports results tasks",
     "api": "common config core hpo launch methods optim own plugins rates reports "
     "results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",

@@ -12,7 +12,7 @@ import numpy as np
 import own
 import pytest
 
-from lrjax import tasks
+from lrjax import machine, tasks
 from lrjax.common import jaxprs
 from lrjax.engine import evaluation, strategy
 from lrjax.tasks import (
@@ -67,9 +67,9 @@ def test_shipped_tasks_are_trained_as_they_always_were(name):
     task = without_data(name)
     assert strategy.kind_of(task) == kind(name)
     assert tasks.trains_network(name) == (kind(name) != "linear")
-    alone = {"convolutions", "products"} if jax.default_backend() == "cpu" else {}
+    alone = {"convolutions", "products"} if machine.kind() == "cpu" else {}
     assert strategy.one_by_one(task) == (kind(name) in alone)
-    most = 256 if jax.default_backend() == "cpu" else 8192
+    most = 256 if machine.kind() == "cpu" else 8192
     expected = {
         "linear": max(2**17 // (3 * max(task.num_classes, 1)), 64),
         "products": max(task.batch_size // 3, 1),
@@ -94,7 +94,7 @@ def test_made_up_tasks_are_linear_or_networks(made, number):
 def test_tasks_of_ones_own(name):
     task, (_, expected) = own.task(name), own.MODELS[name]
     assert strategy.kind_of(task) == expected
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = machine.kind() == "cpu"
     assert strategy.one_by_one(task) == (expected == "convolutions" and on_cpu)
 
 

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrjax import machine
 from lrjax.engine import xla_options
 
 MANY = [jnp.float32(i) for i in range(5)]
-cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of CPUs")
+cpu = pytest.mark.skipif(machine.kind() != "cpu", reason="options of CPUs")
 
 
 @pytest.fixture(autouse=True)

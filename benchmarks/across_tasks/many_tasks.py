@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import methods
+from lrjax import machine, methods
 from lrjax.core import Batch, Method, Task
 from lrjax.engine import evaluation, programs, train
 
@@ -88,7 +88,7 @@ def train_group(
         num_hparams=len(group),
     )
     keyed = train.seed_runs(stacked.init, np.asarray(seeds, np.uint32))
-    at_once = _TASKS_AT_ONCE.get(jax.default_backend(), _TASKS_AT_ONCE_ELSEWHERE)
+    at_once = _TASKS_AT_ONCE.get(machine.kind(), _TASKS_AT_ONCE_ELSEWHERE)
 
     @jax.jit
     def on_all(inputs: train.Inputs, steps: jax.Array, *parts: Batch):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax import machine
 from lrjax.core import (
     Batch,
     Metric,
@@ -45,7 +46,7 @@ def rows_at_once(task: Task, num_runs: int) -> int:
     if kind == strategy.LINEAR:
         logits = max(task.num_classes, 1) * num_runs
         return max(_LOGITS // logits, _ROWS)
-    rows = _ROWS_OF_NETWORKS.get(jax.default_backend(), _ROWS_ELSEWHERE)
+    rows = _ROWS_OF_NETWORKS.get(machine.kind(), _ROWS_ELSEWHERE)
     return max(rows // num_runs, 1)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lrjax import machine
 from lrjax.common import jaxprs, numerics
 from lrjax.core import Batch, PyTree, Task
 
@@ -117,7 +118,7 @@ def work_of(task: Task) -> Work:
     """Operations of a task's loss for one batch."""
     batch = sorted(batch_shapes(task).items())
     shapes = tuple((name, x.shape, str(x.dtype)) for name, x in batch)
-    context = (jax.default_backend(), str(jnp.result_type(float)))
+    context = (machine.kind(), str(jnp.result_type(float)))
     return _traced(task.init, task.loss, task.batch_size, shapes, context)
 
 
@@ -131,7 +132,7 @@ def one_by_one(task: Task) -> bool:
 
     True on CPUs for models that train slower in a loop or side by side than alone.
     """
-    return kind_of(task) in _ONE_BY_ONE.get(jax.default_backend(), ())
+    return kind_of(task) in _ONE_BY_ONE.get(machine.kind(), ())
 
 
 # The key has functions and shapes, no data: tasks that differ in data share an entry.

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from lrjax import machine
 from lrjax.core import PyTree
 
 _MANY_ARRAYS = 256
@@ -58,13 +59,13 @@ def compile_loop(lowered: Any, small: bool, effort: str = FULL) -> Any:
     options |= _EFFORTS[effort]
     if small:
         options["xla_cpu_multi_thread_eigen"] = False
-    return _compile(lowered, options if jax.default_backend() == "cpu" else {})
+    return _compile(lowered, options if machine.kind() == "cpu" else {})
 
 
 def _many_arrays(params: PyTree) -> bool:
     """Whether this is a CPU and a model of many layers, whose compilation is slow."""
     many = len(jax.tree.leaves(params)) > _MANY_ARRAYS
-    return many and jax.default_backend() == "cpu"
+    return many and machine.kind() == "cpu"
 
 
 def _compile(lowered: Any, options: dict[str, Any]) -> Any:

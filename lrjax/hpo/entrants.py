@@ -12,9 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
-from lrjax import identity, methods
+from lrjax import identity, machine, methods
 from lrjax.config import Settings
 from lrjax.core import Method, Run, Task
 from lrjax.engine import strategy
@@ -69,7 +67,7 @@ class Entrant:
         if strategy.one_by_one(self.task):
             return 1
         most = blocks_lib.most_runs(self.task, self.method)
-        widest = _WIDTH.get(jax.default_backend(), _WIDTH_ELSEWHERE)
+        widest = _WIDTH.get(machine.kind(), _WIDTH_ELSEWHERE)
         return max(1, min(widest, self.num_contenders, most))
 
 

@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
-from lrjax import hyperparameters, identity, methods, protocol, tasks
+from lrjax import hyperparameters, identity, machine, methods, protocol, tasks
 from lrjax.analysis.scores import metric_label
 from lrjax.config import Settings
 from lrjax.core import (
@@ -168,7 +166,7 @@ def width_of(target: Target, count: int) -> int:
       target: target of the trials.
       count: trials asked for at the same time that differ in traced values alone.
     """
-    backend = jax.default_backend()
+    backend = machine.kind()
     if strategy.one_by_one(target.task):
         return 1
     if target.fidelity == "rescale" and count <= _FEW.get(backend, 0):

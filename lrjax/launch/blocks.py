@@ -22,6 +22,7 @@ import numpy as np
 
 from lrjax import (
     identity,
+    machine,
     methods,
     protocol,
     results,
@@ -339,7 +340,7 @@ def join(blocks: Sequence[Block]) -> list[Block]:
     Returns:
       the joined blocks, and those that stay as they are, by their first.
     """
-    backend = jax.default_backend()
+    backend = machine.kind()
     _, most = _MOST_LANES.get(backend, _MOST_LANES_ELSEWHERE)
     most_cost = _JOINED_COST.get(backend, _JOINED_COST_ELSEWHERE)
     found: list[list[Block]] = []
@@ -486,9 +487,7 @@ def _blocks(
     steps = settings.updates(name, epoch)
     # A round's data order is held in memory as a whole, so limit the round's length.
     every = min(settings.eval_every or epoch, max(steps, epoch))
-    most_seeds, most_hparams = _MOST_LANES.get(
-        jax.default_backend(), _MOST_LANES_ELSEWHERE
-    )
+    most_seeds, most_hparams = _MOST_LANES.get(machine.kind(), _MOST_LANES_ELSEWHERE)
     if strategy.one_by_one(task):
         most_seeds = most_hparams = 1
     limit = most_runs(task, method)

@@ -25,6 +25,7 @@ import jax
 
 from lrjax import (
     identity,
+    machine,
     methods,
     results,
     tasks,
@@ -170,7 +171,7 @@ def facts(settings: Settings) -> dict[str, Any]:
     return {
         "numerics": NUMERICS_VERSION,
         "jax": jax.__version__,
-        "backend": jax.default_backend(),
+        "backend": machine.kind(),
         "device": device.device_kind,
     }
 

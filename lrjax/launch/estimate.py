@@ -208,7 +208,7 @@ def _at_least(todo: Sequence[Block]) -> float:
         updates = block.example.steps * len(block.ids_by_position)
         seconds += updates * operations[task.name]
     parallel = len(jax.local_devices())
-    if jax.default_backend() == "cpu":
+    if machine.kind() == "cpu":
         parallel, speed = machine.usable_cores(), _CORE_SPEED
     else:
         speed = _ACCELERATOR_SPEED

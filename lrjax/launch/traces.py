@@ -22,7 +22,7 @@ import jax
 import jax.export
 
 import lrjax
-from lrjax import methods
+from lrjax import machine, methods
 from lrjax.common import files
 from lrjax.core import Method, UsageError
 from lrjax.engine import evaluation, programs, train
@@ -138,7 +138,7 @@ def _name(program: Program, arguments: tuple[Any, ...]) -> str:
         for group, traced in zip(program.groups, arguments[1].hparams, strict=True)
     ]
     choices = (
-        *(jax.default_backend(), str(jax.numpy.result_type(float))),
+        *(machine.kind(), str(jax.numpy.result_type(float))),
         programs.MAX_ROUNDS,
         *(program.eval_every, program.num_seeds, program.fresh_batches),
         *(str(jax.numpy.dtype(program.dtype)), program.sums_losses),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax import plugins
+from lrjax import machine, plugins
 from lrjax.common import numerics
 from lrjax.core import (
     Task,
@@ -196,7 +196,7 @@ def precision_of(name: str, precision: str) -> str:
     """
     if precision != "auto":
         return precision
-    on_tpu = jax.default_backend() == "tpu"
+    on_tpu = machine.kind() == "tpu"
     return "bfloat16" if trains_network(name) and on_tpu else "float32"
 
 

@@ -135,7 +135,7 @@ def test_the_width_of_blocks_depends_on_no_trial_that_is_known(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="on a CPU alone")
+@pytest.mark.skipif(machine.kind() != "cpu", reason="on a CPU alone")
 def test_convolutions_are_tuned_one_by_one_on_a_cpu(tmp_path, monkeypatch):
     seen, compile_program = [], programs.compile_program
 

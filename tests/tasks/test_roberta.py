@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lrjax import machine
 from lrjax.core import UsageError
 from lrjax.tasks import TaskOptions, models, text
 from lrjax.tasks.models import attention, roberta
@@ -194,7 +195,7 @@ def test_cudnn_takes_the_shapes_of_a_population(lanes, monkeypatch):
 
 def test_a_kernel_that_fails_or_is_wrong_is_not_used(monkeypatch):
     assert not attention.can_fuse(16, 2, 8, jnp.bfloat16)  # no GPU
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(machine, "kind", lambda: "gpu")
     assert not attention.can_fuse(14, 2, 8, None)  # no half precision
 
     def tried(tokens, kernel):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax import machine
 from lrjax.common import numerics
 from lrjax.core import cut
 
@@ -83,7 +84,7 @@ def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
       dtype: dtype of the computation.
     """
     halves = dtype is not None and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-    if jax.default_backend() != "gpu" or not halves:
+    if machine.kind() != "gpu" or not halves:
         return False
     *inputs, cotangent = jax.random.normal(
         numerics.key(0), (4, 2, 2, tokens, heads, size), dtype

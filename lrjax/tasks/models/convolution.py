@@ -14,6 +14,8 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from lrjax import machine
+
 # The default of `torch.nn.Conv2d` and `torch.nn.Linear`: uniform in +-1/sqrt(fan in).
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -35,7 +37,7 @@ def convolve(
     size = len(kernel)
     same = stride == 1 and size == kernel.shape[1] == 2 * padding + 1 > 1
     # With few output channels XLA's own derivative is as fast.
-    if same and kernel.shape[3] >= 32 and jax.default_backend() == "cpu":
+    if same and kernel.shape[3] >= 32 and machine.kind() == "cpu":
         return _same(images, kernel)
     return _plain(images, kernel, stride, padding)
 

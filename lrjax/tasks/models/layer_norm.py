@@ -7,6 +7,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from lrjax import machine
+
 
 class LayerNorm(nn.LayerNorm):
     """Flax's LayerNorm without its fast variance.
@@ -20,7 +22,7 @@ class LayerNorm(nn.LayerNorm):
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
         """Normalise over the last axis."""
-        if jax.default_backend() == "cpu":
+        if machine.kind() == "cpu":
             # Without it XLA recomputes x in every loop that reads it. In a ViT x is the
             # sum over all earlier blocks, and a step took twice as long.
             x = jax.lax.optimization_barrier(x)
