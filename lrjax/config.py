@@ -380,8 +380,8 @@ class Settings:
     precision: str = field(
         "auto",
         _precision,
-        "float32, bfloat16 or float64; auto: bfloat16 for networks on TPUs, else "
-        "float32.",
+        "float32, bfloat16 or float64; auto: bfloat16 for networks on GPUs and TPUs, "
+        "else float32.",
     )
     eval_every: int | None = field(
         None,

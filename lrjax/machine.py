@@ -21,6 +21,11 @@ def kind() -> str:
     return _instead[-1] if _instead else jax.default_backend()
 
 
+def is_here() -> bool:
+    """Whether programs run where they are made, and not inside of `compiling_for`."""
+    return not _instead
+
+
 @contextlib.contextmanager
 def compiling_for(kind: str) -> Iterator[None]:
     """Make programs for a kind of device that need not be here, to compile them only.

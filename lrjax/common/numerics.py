@@ -36,7 +36,8 @@ SETTINGS: dict[str, Any] = {
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
     # Arithmetic.
-    "jax_default_matmul_precision": None,
+    # Else TPUs would multiply float32 in bfloat16, and NVIDIA's GPUs in TF32.
+    "jax_default_matmul_precision": "highest",
     "jax_allow_f16_reductions": True,
     "jax_softmax_custom_jvp": False,
     "eager_constant_folding": False,

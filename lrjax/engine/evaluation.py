@@ -30,12 +30,12 @@ from lrjax.engine.train import Program, num_rows, over_runs
 
 # Rows evaluated at once, summed over the runs of a block. Linear models: as many as
 # keep the logits in the CPU's cache (2**17 numbers), at least 64 per run. Networks,
-# whose activations take most of the memory: the numbers below. Models whose one batch
+# whose activations take most of the memory: the numbers below, off CPUs no more than
+# make 2**26 numbers of the largest array (128 MB in bfloat16). Models whose one batch
 # keeps the device busy: the rows of a batch, which fit since training needs them.
 _LOGITS, _ROWS = 2**17, 64
 _MULTIPLE = 16  # slices are padded to multiples of it: whole vectors of any CPU
-_ROWS_OF_NETWORKS = {"cpu": 256}
-_ROWS_ELSEWHERE = 8192
+_ROWS_ON_CPUS, _ROWS_ELSEWHERE, _NUMBERS = 256, 8192, 2**26
 
 
 def rows_at_once(task: Task, num_runs: int) -> int:
@@ -46,7 +46,10 @@ def rows_at_once(task: Task, num_runs: int) -> int:
     if kind == strategy.LINEAR:
         logits = max(task.num_classes, 1) * num_runs
         return max(_LOGITS // logits, _ROWS)
-    rows = _ROWS_OF_NETWORKS.get(machine.kind(), _ROWS_ELSEWHERE)
+    rows = _ROWS_ON_CPUS
+    if machine.kind() != "cpu":
+        widest = strategy.work_of(task).widest
+        rows = min(_ROWS_ELSEWHERE, _NUMBERS * task.batch_size // max(widest, 1))
     return max(rows // num_runs, 1)
 
 

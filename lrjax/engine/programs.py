@@ -199,8 +199,8 @@ def compile_program(
         lowered = jax.jit(its_segment, donate_argnums=0, out_shardings=out).lower(
             *arguments
         )
-        small = strategy.kind_of(task) == strategy.LINEAR
-        run = xla_options.compile_loop(lowered, small, program.effort)
+        kind = strategy.kind_of(task)
+        run = xla_options.compile_loop(lowered, kind, program.effort)
         memory = _need(run, shapes)
     return Compiled(
         xla_options.compile_once(make_init.lower(), shapes[0].params),

@@ -86,18 +86,38 @@ class Layout:
         Returns:
           A tree of the same structure.
         """
+        return jax.tree.map(functools.partial(self._sharding_of, _LANE_AXES), state)
 
-        def sharding_of(x: Any) -> NamedSharding:
-            """Sharding of one array [seeds, hparams, ...]."""
-            count = len(self.devices)
-            axes = range(_LANE_AXES, x.ndim)
-            axes = [axis for axis in axes if x.shape[axis] % count == 0]
-            size = math.prod(x.shape[_LANE_AXES:])
-            if not self.splits_params or not axes or size < _WORTH * count:
-                return self.replicated
-            return self.split_along(max(axes, key=lambda a: x.shape[a]))
+    def _sharding_of(self, lane_axes: int, x: Any) -> NamedSharding:
+        """Sharding of one array with so many leading axes that are never split."""
+        count = len(self.devices)
+        axes = range(lane_axes, x.ndim)
+        axes = [axis for axis in axes if x.shape[axis] % count == 0]
+        size = math.prod(x.shape[lane_axes:])
+        if not self.splits_params or not axes or size < _WORTH * count:
+            return self.replicated
+        return self.split_along(max(axes, key=lambda a: x.shape[a]))
 
-        return jax.tree.map(sharding_of, state)
+    def gathered(self, params: PyTree) -> PyTree:
+        """Make a run's parameters whole on every device, inside a compiled program.
+
+        Where parameters are split, the model is to see them whole and its activations
+        split by rows. Otherwise XLA lets the parameters' split spread to activations,
+        and sends those between devices.
+        """
+        if not self.splits_params:
+            return params
+        return jax.lax.with_sharding_constraint(params, self.replicated)
+
+    def scattered(self, grads: PyTree) -> PyTree:
+        """Split a run's gradients as its parameters are, inside a compiled program.
+
+        Each device then receives the sum of its share alone.
+        """
+        if not self.splits_params:
+            return grads
+        shardings = jax.tree.map(functools.partial(self._sharding_of, 0), grads)
+        return jax.lax.with_sharding_constraint(grads, shardings)
 
 
 def with_shardings(tree: PyTree, shardings: Any) -> PyTree:

@@ -47,6 +47,7 @@ class Work:
       largest: multiplications in the largest one.
       convolved: multiplications in convolutions.
       loops: whether there is a loop (`scan`, `while`).
+      widest: numbers in the largest array that is computed.
     """
 
     products: int
@@ -54,6 +55,7 @@ class Work:
     largest: int
     convolved: int
     loops: bool
+    widest: int
 
     @property
     def kind(self) -> str:
@@ -160,7 +162,7 @@ def _traced(
 
 def work_in(jaxpr: Any) -> Work:
     """Count the operations on which a jaxpr's results depend."""
-    products = multiplied = largest = convolved = 0
+    products = multiplied = largest = convolved = widest = 0
     loops = False
     for eqn, repeats in jaxprs.live(jaxpr):
         name = eqn.primitive.name
@@ -172,7 +174,8 @@ def work_in(jaxpr: Any) -> Work:
         elif name == "conv_general_dilated":
             convolved += repeats * _convolved(eqn)
         loops |= name in ("scan", "while")
-    return Work(products, multiplied, largest, convolved, loops)
+        widest = max(widest, *(getattr(x.aval, "size", 0) for x in eqn.outvars))
+    return Work(products, multiplied, largest, convolved, loops, widest)
 
 
 def _multiplied(eqn: Any) -> int:

@@ -418,19 +418,34 @@ def gradient_run(
       program, batch, key: as for `step_run`.
       params, model_state: those of one run.
     """
-    function = jax.value_and_grad(program.task.loss, has_aux=True)
+    function = jax.value_and_grad(_task_loss(program), has_aux=True)
 
     def of_piece(model_state, key, piece):
         """Loss and gradient of a micro-batch, the model's state and the metrics."""
         (loss, (model_state, metrics)), grads = function(
             params, model_state, key, piece
         )
+        if program.layout:
+            grads = program.layout.scattered(grads)
         return (loss, grads), model_state, metrics
 
     (loss, grads), model_state = _mean_of_pieces(
         program, of_piece, model_state, batch, key
     )
     return Gradient(loss, model_state, _clipped(program.task, grads))
+
+
+def _task_loss(program: Program) -> Callable[..., Any]:
+    """The task's loss, of parameters that are whole while it is computed."""
+    task, layout = program.task, program.layout
+    if not layout:
+        return task.loss
+
+    def loss(params: PyTree, *others: Any) -> Any:
+        """As `Task.loss`; its derivative sums the gradient over the devices."""
+        return task.loss(layout.gathered(params), *others)
+
+    return loss
 
 
 def _loss(
@@ -448,7 +463,7 @@ def _loss(
 
     def of_piece(model_state, key, piece):
         """Loss of a micro-batch, the model's state and the metrics."""
-        loss, (model_state, metrics) = program.task.loss(
+        loss, (model_state, metrics) = _task_loss(program)(
             params, model_state, key, piece
         )
         return loss, model_state, metrics

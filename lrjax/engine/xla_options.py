@@ -9,6 +9,7 @@ import jax
 
 from lrjax import machine
 from lrjax.core import PyTree
+from lrjax.engine import strategy
 
 _MANY_ARRAYS = 256
 _UNKNOWN = re.compile(r"No such compile option: '(\w+)'")
@@ -43,23 +44,37 @@ FULL, LESS, LEAST = "full", "less", "least"
 _EFFORTS: dict[str, dict[str, Any]] = {FULL: {}, LESS: _STEP, LEAST: _ONCE}
 
 
-def compile_loop(lowered: Any, small: bool, effort: str = FULL) -> Any:
+# A loop in a command buffer runs without the host, which otherwise looks up in each
+# round whether it has ended: longer than a small model's step takes. Convolutions
+# cannot be part of a buffer. (CUDA 12.3; XLA leaves loops out on older drivers.)
+_LAUNCHED_AT_ONCE = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,"
+    "DYNAMIC_SLICE_FUSION,WHILE"
+}
+
+
+def compile_loop(lowered: Any, kind: str, effort: str = FULL) -> Any:
     """Compile a program that consists of a loop.
 
-    Disables the kernels of YNNPACK, which JAX uses for sums and matrix products there,
-    because they split fusions. If operations are `small`, also disables threads inside
-    them: handing work over costs more than the work, and other blocks use the cores.
+    On CPUs disables the kernels of YNNPACK, which JAX uses for sums and matrix products
+    there, because they split fusions; of linear models also threads inside operations:
+    handing work over costs more than the work, and other blocks use the cores. On GPUs
+    the loops of small models are launched as a whole.
 
     Args:
       lowered: the program.
-      small: whether its operations are small.
+      kind: the kind of model that it trains, one of `strategy.KINDS`.
       effort: how well to optimise it, one of `FULL`, `LESS` and `LEAST`.
     """
+    device = machine.kind()
+    if device != "cpu":
+        small = device == "gpu" and kind in (strategy.LINEAR, strategy.NETWORK)
+        return _compile(lowered, _LAUNCHED_AT_ONCE if small else {})
     options: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     options |= _EFFORTS[effort]
-    if small:
+    if kind == strategy.LINEAR:
         options["xla_cpu_multi_thread_eigen"] = False
-    return _compile(lowered, options if machine.kind() == "cpu" else {})
+    return _compile(lowered, options)
 
 
 def _many_arrays(params: PyTree) -> bool:

@@ -191,13 +191,14 @@ def precision_of(name: str, precision: str) -> str:
 
     Args:
       name: the task's name.
-      precision: 'auto' chooses bfloat16 for networks on TPUs, whose matrix units are
-        built for it, and float32 otherwise; other values are returned as they are.
+      precision: 'auto' chooses bfloat16 for networks on GPUs and TPUs, whose matrix
+        units are built for it, and float32 otherwise; other values are returned as they
+        are.
     """
     if precision != "auto":
         return precision
-    on_tpu = machine.kind() == "tpu"
-    return "bfloat16" if trains_network(name) and on_tpu else "float32"
+    halves = trains_network(name) and machine.kind() != "cpu"
+    return "bfloat16" if halves else "float32"
 
 
 def trains_network(name: str) -> bool:

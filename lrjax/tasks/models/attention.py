@@ -72,12 +72,12 @@ def attention_with_dropout(
     return jnp.einsum("rhts,rshd->rthd", weights, value)
 
 
-@functools.cache
 def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
     """Whether cuDNN's kernel works here and agrees with the plain computation.
 
     What it supports depends on the GPU, on cuDNN and on JAX, so it is tried, under vmap
-    (two lanes of two rows) and with gradients. Takes a few seconds, once.
+    (two lanes of two rows) and with gradients. Takes a few seconds, once. A GPU that is
+    not here, for which programs are only compiled, is taken to support it.
 
     Args:
       tokens, heads, size: shape of the attention.
@@ -86,6 +86,12 @@ def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
     halves = dtype is not None and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     if machine.kind() != "gpu" or not halves:
         return False
+    return not machine.is_here() or _works(tokens, heads, size, dtype)
+
+
+@functools.cache
+def _works(tokens: int, heads: int, size: int, dtype: Any) -> bool:
+    """Try cuDNN's kernel; see `can_fuse`."""
     *inputs, cotangent = jax.random.normal(
         numerics.key(0), (4, 2, 2, tokens, heads, size), dtype
     )
