@@ -60,6 +60,7 @@ _RANDOM = 0.05  # share of a step's time for random numbers worth a warning
 _NARROW = 0.01  # share of a step's operations on float32 worth a warning
 _WINDOW = 7  # the largest window of a forward convolution that models have
 _PIXELS = 640  # the largest side of DTD's images
+_EXCHANGES = ("all-gather", "all-to-all", "collective-permute")
 _UNTUNED = "find output tile sizes"  # of an error
 _BATCH = 32  # rows of RoBERTa-base: what fits one device
 
@@ -288,7 +289,11 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
         "warnings": [
             *kernel_warnings(kernels, chip, _precision(case), shapes, count),
             *([] if memory < chip.memory else ["does not fit the device's memory"]),
-            *(["the loop over steps waits for the host in each step"] if starts else []),
+            *(
+                ["the loop over steps waits for the host in each step"]
+                if starts
+                else []
+            ),
         ],
     }
 
@@ -361,9 +366,11 @@ def kernel_warnings(
     moved = [
         array
         for kernel in kernels
-        if hlo.collective(kernel)
+        if hlo.collective(kernel) in _EXCHANGES
         for array in kernel.instruction.results
+        # Sums of gradients, and gathered parameters, are joined to vectors.
         if array.size > 100_000
+        and len(array.shape) > 1
         and not any(array.size in (n, n // devices) for n in params)
     ]
     if moved:

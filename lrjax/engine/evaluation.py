@@ -94,8 +94,7 @@ def evaluate_part(
     batches["mask"] = mask.reshape(slices, rows).astype(dtype)
 
     def slice_sums_of(batch: Batch) -> Mapping[str, jax.Array]:
-        batch = layout.split_batch(batch) if layout else batch
-        return _block_sums(evaluate, False, params, model_state, batch)
+        return _block_sums(evaluate, False, params, model_state, batch, layout)
 
     if slices == 1:
         sums = slice_sums_of(jax.tree.map(lambda x: x[0], batches))
@@ -151,6 +150,7 @@ def _block_sums(
     params: PyTree,
     model_state: PyTree,
     batch: Batch,
+    layout: Layout | None = None,
 ) -> Mapping[str, jax.Array]:
     """Sum over one batch for all runs of a block, leaves [seeds, hparams, ...].
 
@@ -159,7 +159,10 @@ def _block_sums(
       one_by_one: whether the block is a single run.
       params, model_state: leaves [seeds, hparams, ...].
       batch: rows with their mask, the same for all runs.
+      layout: devices that share the block, if it is sharded.
     """
+    if layout:
+        batch, params = layout.split_batch(batch), layout.gathered(params)
 
     def of_run(params: PyTree, model_state: PyTree) -> Mapping[str, jax.Array]:
         return evaluate(params, model_state, batch)
@@ -167,7 +170,7 @@ def _block_sums(
     return over_runs(of_run, one_by_one)(params, model_state)
 
 
-batch_sums = jax.jit(_block_sums, static_argnames=("evaluate", "one_by_one"))
+batch_sums = jax.jit(_block_sums, static_argnames=("evaluate", "one_by_one", "layout"))
 
 
 @functools.partial(jax.jit, static_argnames=("evaluate", "at_once", "dtype", "layout"))
@@ -199,8 +202,7 @@ def slice_sums(
     at = first + jnp.arange(rows)
     batch = {k: v[jnp.minimum(at, n - 1)] for k, v in part.items()}
     batch["mask"] = (at < n).astype(dtype)
-    batch = layout.split_batch(batch) if layout else batch
-    return _block_sums(evaluate, True, params, model_state, batch)
+    return _block_sums(evaluate, True, params, model_state, batch, layout)
 
 
 class Evaluator(NamedTuple):
@@ -251,7 +253,9 @@ def evaluator(program: Program, on_host: bool = False) -> Evaluator:
         return values(task.metrics, functools.reduce(_add, sums))
 
     if on_host:
-        of_batch = functools.partial(batch_sums, task.evaluate, program.one_by_one)
+        of_batch = functools.partial(
+            batch_sums, task.evaluate, program.one_by_one, layout=layout
+        )
         place = layout.replicated if layout else None
         send = functools.partial(_sent_slices, at_once, dtype, place)
         return Evaluator(of_batch, send, summed)
