@@ -24,6 +24,8 @@ from lrjax.common import files, numerics
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, cut
 from lrjax.tasks.models.attention import attention, attention_with_dropout
+from lrjax.tasks.models.dropout import Dropout
+from lrjax.tasks.models.gelu import gelu
 from lrjax.tasks.models.layer_norm import LayerNorm
 
 PAD = 1  # the padding token, and the position of padding
@@ -131,7 +133,7 @@ class Roberta(nn.Module):
         kind = self.param("kind", _INIT, (1, self.hidden_size), self.param_dtype)
         x = words(input_ids) + places(positions(input_ids, segments)) + kind
         x = norm("embedding_norm")(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, deterministic=not train)(x)
         mask = _may_attend(attention_mask, segments)
         settings = (
             *(self.num_heads, self.intermediate_size, self.dropout),
@@ -149,7 +151,7 @@ class Roberta(nn.Module):
         if at is not None:
             x = jnp.take_along_axis(x, at[:, :, None], axis=1)
         x = _dense(x, self.hidden_size, types, "head")
-        x = norm("head_norm")(nn.gelu(x, approximate=False))
+        x = norm("head_norm")(gelu(x))
         bias = self.param(
             "bias", nn.initializers.zeros_init(), (self.vocab_size,), self.param_dtype
         )
@@ -218,7 +220,7 @@ class _Block(nn.Module):
         left = iter(keys)
 
         def dropped(x: jax.Array, rate: float) -> jax.Array:
-            layer = nn.Dropout(rate, deterministic=not train)
+            layer = Dropout(rate, deterministic=not train)
             return layer(x, rng=next(left, None))
 
         def added(x: jax.Array, change: Any, name: str) -> jax.Array:
@@ -241,7 +243,7 @@ class _Block(nn.Module):
 
         def transformed(x: jax.Array) -> jax.Array:
             out = _dense(x, self.intermediate_size, self.types, "fc1")
-            out = nn.gelu(out, approximate=False)
+            out = gelu(out)
             return _dense(out, x.shape[-1], self.types, "fc2")
 
         x = added(x, attended, "attention_norm")

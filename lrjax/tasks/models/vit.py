@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from lrjax.tasks.models.attention import attention
 from lrjax.tasks.models.convolution import Conv
+from lrjax.tasks.models.gelu import gelu
 from lrjax.tasks.models.layer_norm import LayerNorm
 
 _normal = nn.initializers.normal(0.02)  # timm truncates at +-100 deviations
@@ -100,7 +101,7 @@ class _Block(nn.Module):
         out = attention(query, key, value)
         x = x + _dense(dim, self.types, "projection")(out.reshape(x.shape))
         out = LayerNorm(_LAYER_NORM_EPS, **self.types, name="norm2")(x)
-        out = nn.gelu(_dense(4 * dim, self.types, "fc1")(out), approximate=False)
+        out = gelu(_dense(4 * dim, self.types, "fc1")(out))
         return x + _dense(dim, self.types, "fc2")(out)
 
 
