@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from lrjax import machine
 from lrjax.common import files, numerics
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, cut
@@ -30,6 +31,7 @@ from lrjax.tasks.models.layer_norm import LayerNorm
 
 PAD = 1  # the padding token, and the position of padding
 _MAX_CONFIG = 2**20  # bytes of a config.json; the published ones have one kB
+_TILE = 128  # columns; accelerators lay out arrays in such tiles
 SPECIAL_POSITIONS = 2  # rows that no token uses: the first position is PAD + 1
 
 _INIT = nn.initializers.normal(0.02)
@@ -274,8 +276,15 @@ def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
     table = words.astype(x.dtype)
     # Rows and tokens are one axis here, as in `_dense`.
     flat = x.reshape(-1, x.shape[-1])
-    logits = jnp.einsum("nh,vh->nv", flat, table, preferred_element_type=wide)
-    return logits.reshape(*x.shape[:-1], len(words)) + bias.astype(wide)
+    shape, bias = (*x.shape[:-1], len(words)), bias.astype(wide)
+    product = functools.partial(jnp.einsum, "nh,vh->nv", preferred_element_type=wide)
+    if machine.kind() == "cpu":
+        return product(flat, table).reshape(shape) + bias
+    # Whole tiles. The additional columns are cut off again, which costs nothing: what
+    # follows reads and writes the others alone.
+    more = -len(words) % _TILE
+    table, bias = jnp.pad(table, ((0, more), (0, 0))), jnp.pad(bias, (0, more))
+    return (product(flat, table) + bias)[:, : len(words)].reshape(shape)
 
 
 def _dense(x: jax.Array, features: int, types: Any, name: str) -> jax.Array:
