@@ -265,10 +265,13 @@ def _part(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def slots(length: int) -> int:
-    """Places for the masked tokens of a row of `length` tokens, as many as there can be.
+    """Places for the masked tokens of a row: as many as there can be.
 
     On GPUs and TPUs a multiple of 8, since they lay out arrays in such tiles. No token
     is in the additional ones, and the others are the same.
+
+    Args:
+      length: tokens of the row.
     """
     most = math.ceil(MASKED * length)
     return most if machine.kind() == "cpu" else min(-(-most // 8) * 8, length)

@@ -164,7 +164,7 @@ def _value_and_gradients(fused, query, key, value, pull, mask):
 
 
 def _as_cudnn(kernel):
-    """Let a kernel keep its inputs and its output for its derivative, as cuDNN's does."""
+    """Let a kernel keep its inputs and output for its derivative, as cuDNN's does."""
 
     def forward(*args):
         output = kernel(*args)

@@ -44,7 +44,7 @@ def convolve(
             return _same(images, kernel)
         return _plain(images, kernel, stride, padding)
     if kernel.shape[:2] == (1, 1) and stride == 1 and not padding:
-        # A product of matrices, also for several runs, whose kernels would be groups.
+        # A product of matrices, also for several runs, which else were groups.
         return jnp.einsum("nhwi,io->nhwo", images, kernel[0, 0])
     if machine.kind() == "gpu":
         return _grouped(images, kernel, stride, padding)
@@ -79,7 +79,8 @@ def _same(images: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _same_forward(images: jax.Array, kernel: jax.Array):
-    return _same(images, kernel), (images, kernel)
+    # Without the custom derivative, as here it may be differentiated a second time.
+    return _plain(images, kernel, padding=len(kernel) // 2), (images, kernel)
 
 
 def _same_backward(kept: tuple[jax.Array, jax.Array], slopes: jax.Array):
@@ -162,7 +163,8 @@ def _grouped(
 
 
 def _grouped_forward(images: jax.Array, kernel: jax.Array, stride: int, padding: int):
-    return _grouped(images, kernel, stride, padding), (images, kernel)
+    # Without the custom derivative, as here it may be differentiated a second time.
+    return _of_groups(1, stride, padding)[0](images, kernel), (images, kernel)
 
 
 def _grouped_backward(

@@ -31,7 +31,7 @@ from lrjax.tasks.models.layer_norm import LayerNorm
 
 PAD = 1  # the padding token, and the position of padding
 _MAX_CONFIG = 2**20  # bytes of a config.json; the published ones have one kB
-_TILE = 128  # columns; accelerators lay out arrays in such tiles
+_TILE = 128  # columns of a matrix that tensor cores like
 SPECIAL_POSITIONS = 2  # rows that no token uses: the first position is PAD + 1
 
 _INIT = nn.initializers.normal(0.02)
@@ -278,7 +278,7 @@ def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
     flat = x.reshape(-1, x.shape[-1])
     shape, bias = (*x.shape[:-1], len(words)), bias.astype(wide)
     product = functools.partial(jnp.einsum, "nh,vh->nv", preferred_element_type=wide)
-    if machine.kind() == "cpu":
+    if machine.kind() != "gpu":  # XLA fills up tiles of TPUs itself
         return product(flat, table).reshape(shape) + bias
     # Whole tiles. The additional columns are cut off again, which costs nothing: what
     # follows reads and writes the others alone.
