@@ -187,15 +187,14 @@ def recipe_task(name: str, parts: Mapping[str, Part], options: TaskOptions) -> T
     """
     recipe = RECIPES[name]
     classes = image_data.SETS[recipe.data].classes
+    arguments = {**recipe.options, **_fused(recipe, options)}
     view = recipe.view
     if view is _resized:
         view = functools.partial(view, products=_types(options.precision)["dtype"])
     return image_task(
         name,
         parts,
-        _model(
-            recipe.model, classes, recipe.options | _fused(recipe, options), options
-        ),
+        _model(recipe.model, classes, arguments, options),
         recipe.view,
         (recipe.mean, recipe.deviation),
         (recipe.size, recipe.size, len(recipe.mean)),
