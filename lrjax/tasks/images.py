@@ -60,22 +60,27 @@ def _flipped_and_cropped(
 
 
 def _resized(
-    key: jax.Array | None, batch: Batch, dtype: Any = jnp.float32
+    key: jax.Array | None,
+    batch: Batch,
+    dtype: Any = jnp.float32,
+    products: Any = None,
 ) -> jax.Array:
     """Cut 224 x 224 pixels out of images of any size; scale to [0, 1].
 
     With a key a random window of 8 to 100 % of the area, with random colours; without
     one the central square of 224/256 of the shorter side. Batches without 'sizes' are
-    of the final size already.
+    of the final size already. `products` is that of `augment.cut_out`.
     """
-    images = batch["images"].astype(dtype) / 255
     if "sizes" not in batch:
-        return images
+        return _plain(key, batch, dtype)
     # Padding rows have size 0; the result must be finite there too.
     sizes = jnp.maximum(batch["sizes"], 1)
     if key is not None:
-        return augment.flip_crop_and_color(key, images, sizes, 224)
-    return augment.resize(images, augment.central_box(sizes, 224 / 256, dtype), 224)
+        return augment.flip_crop_and_color(
+            key, batch["images"], sizes, 224, dtype, products
+        )
+    box = augment.central_box(sizes, 224 / 256, dtype)
+    return augment.cut_out(batch["images"], box, 224, dtype, products)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,15 +187,31 @@ def recipe_task(name: str, parts: Mapping[str, Part], options: TaskOptions) -> T
     """
     recipe = RECIPES[name]
     classes = image_data.SETS[recipe.data].classes
+    arguments = {**recipe.options, **_fused(recipe, options)}
+    view = recipe.view
+    if view is _resized:
+        view = functools.partial(view, products=_types(options.precision)["dtype"])
     return image_task(
         name,
         parts,
-        _model(recipe.model, classes, recipe.options, options),
+        _model(recipe.model, classes, arguments, options),
         recipe.view,
         (recipe.mean, recipe.deviation),
         (recipe.size, recipe.size, len(recipe.mean)),
         options,
     )
+
+
+def _fused(recipe: Recipe, options: TaskOptions) -> dict[str, bool]:
+    """Arguments of a model with attention: whether it uses the fused kernel."""
+    if recipe.model != "VisionTransformer":
+        return {}
+    from lrjax.tasks.models import attention, vit
+
+    patch, dim, heads = (recipe.options[name] for name in ("patch", "dim", "heads"))
+    tokens = vit.filled((recipe.size // patch) ** 2 + 1)
+    dtype = _types(options.precision)["dtype"]
+    return {"fused": attention.can_fuse(tokens, heads, dim // heads, dtype)}
 
 
 def make_digits(options: TaskOptions) -> Task:

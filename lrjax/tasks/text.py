@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax import machine
 from lrjax.common import numerics
 from lrjax.core import (
     NONNEGATIVE_LOSS,
@@ -264,8 +265,16 @@ def _part(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def slots(length: int) -> int:
-    """The largest number of masked tokens in a row of `length` tokens."""
-    return math.ceil(MASKED * length)
+    """Places for the masked tokens of a row: as many as there can be.
+
+    On GPUs and TPUs a multiple of 8, since they lay out arrays in such tiles. No token
+    is in the additional ones, and the others are the same.
+
+    Args:
+      length: tokens of the row.
+    """
+    most = math.ceil(MASKED * length)
+    return most if machine.kind() == "cpu" else min(-(-most // 8) * 8, length)
 
 
 def corrupted(
@@ -305,7 +314,12 @@ def corrupted(
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Negative log-likelihood: logits [..., tokens], labels [...] -> [...]."""
-    own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    if machine.kind() == "cpu":
+        own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - own
+    # A comparison instead of a gather, whose derivative scatters into as many zeros.
+    tokens = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    own = jnp.where(labels[..., None] == tokens, logits, 0).sum(axis=-1)
     return jax.nn.logsumexp(logits, axis=-1) - own
 
 

@@ -1,6 +1,5 @@
 """Augmentation against torchvision, from tests/golden/make_augment.py."""
 
-import functools
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrjax import machine
 from lrjax.tasks import augment
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "augment.npz"
@@ -37,6 +37,18 @@ def test_changes_as_in_torchvision(number):
     np.testing.assert_allclose(found[1], ARRAYS[f"result{number}"], atol=1e-5)
 
 
+@pytest.mark.parametrize(("products", "error"), [(None, 1e-6), (jnp.bfloat16, 1 / 128)])
+def test_accelerators_scale_windows_instead_of_images(products, error, monkeypatch):
+    pixels = jnp.asarray(255 * ARRAYS["image"], jnp.uint8)[None]
+    height, width = pixels.shape[1:3]
+    box = augment.Box(*(jnp.array([v]) for v in (1, 2, height - 3, width - 2)))
+    expected = augment.cut_out(pixels, box, 5, jnp.float32)
+    monkeypatch.setattr(machine, "kind", lambda: "gpu")
+    found = augment.cut_out(pixels, box, 5, jnp.float32, products)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=error)
+
+
 def test_boxes_are_distributed_as_torchvisions():
     sizes = jnp.tile(jnp.array([[300, 500]]), (4000, 1))
     box = augment.random_box(jax.random.key(0), sizes)
@@ -62,15 +74,12 @@ def test_long_images_have_a_central_box():
     np.testing.assert_array_equal(box.left, [493, 0])
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        augment.flip_and_crop,
-        functools.partial(
-            augment.flip_crop_and_color, sizes=jnp.full((64, 2), 8), size=8
-        ),
-    ],
-)
+def flip_crop_and_color(key, images):
+    pixels, sizes = (255 * images).astype(jnp.uint8), jnp.full((64, 2), 8)
+    return augment.flip_crop_and_color(key, pixels, sizes, 8)
+
+
+@pytest.mark.parametrize("change", [augment.flip_and_crop, flip_crop_and_color])
 def test_a_key_decides_and_rows_differ(change):
     image = jax.random.uniform(jax.random.key(0), (1, 8, 8, 3))
     images = jnp.tile(image, (64, 1, 1, 1))

@@ -1,10 +1,13 @@
 """Convolutions against a plain sum over shifts, and their derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrjax import machine
 from lrjax.tasks.models import convolution
 
 # rows, height, width, channels in and out, kernel, stride, padding
@@ -63,3 +66,103 @@ def test_half_precision_sums_in_float32():
     _, pull = jax.vjp(lambda w: convolution.convolve(images, w, 1, 1), kernel)
     # 16,384 ones; a sum in bfloat16 would stay at 256.
     assert float(pull(slopes)[0][1, 1, 0, 0]) == 64 * 16 * 16
+
+
+# The form for several runs on GPUs, with the numbers of the plain one
+
+
+@pytest.fixture
+def for_gpus(monkeypatch):
+    """A function that makes another use the forms for GPUs."""
+
+    def wrap(function):
+        def inside(*args):
+            with monkeypatch.context() as patch:
+                patch.setattr(machine, "kind", lambda: "gpu")
+                return function(*args)
+
+        return inside
+
+    return wrap
+
+
+def close(found, expected, dtype):
+    tolerance = {"float64": 1e-12, "float32": 1e-6, "bfloat16": 0.02}[dtype]
+    for ours, plain in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert (ours.dtype, ours.shape) == (plain.dtype, plain.shape)
+        ours, plain = (np.asarray(x, np.float64) for x in (ours, plain))
+        assert np.abs(ours - plain).max() <= tolerance * np.abs(plain).max()
+
+
+def gradients(images, kernel, stride, padding):
+    def loss(images, kernel):
+        out = convolution.convolve(images, kernel, stride, padding)
+        return jnp.sum(jnp.sin(out.astype(np.promote_types(out.dtype, np.float32))))
+
+    return jax.value_and_grad(loss, (0, 1))(images, kernel)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "k", "s", "p"),
+    [
+        ("float32", 3, 1, 1),
+        ("float32", 3, 2, 1),
+        ("float32", 1, 2, 0),
+        ("float32", 1, 1, 0),
+        ("bfloat16", 3, 1, 1),
+        ("float64", 3, 2, 1),
+    ],
+)
+@pytest.mark.parametrize("shared", [None, "lanes", "seeds"])
+def test_runs_as_groups(dtype, k, s, p, shared, for_gpus):
+    with jax.enable_x64(dtype == "float64"):
+        keys = jax.random.split(jax.random.key(0))
+        images = jax.random.normal(keys[0], (2, 3, 2, 7, 7, 4), dtype)
+        kernel = jax.random.normal(keys[1], (2, 3, k, k, 4, 5), dtype)
+        axes: dict = {"lanes": ((0, 0), (None, 0)), "seeds": ((None, 0), (0, 0))}
+        outer, inner = axes.get(shared, ((0, 0), (0, 0)))
+        if shared:
+            images = images[:, 0] if shared == "lanes" else images[0]
+
+        def run(images, kernel):
+            one = functools.partial(gradients, stride=s, padding=p)
+            return jax.jit(jax.vmap(jax.vmap(one, inner), outer))(images, kernel)
+
+        close(for_gpus(run)(images, kernel), run(images, kernel), dtype)
+
+
+def test_shared_kernels_and_other_orders_of_transformations(for_gpus):
+    keys = jax.random.split(jax.random.key(0))
+    images = jax.random.normal(keys[0], (3, 2, 6, 6, 4))
+    kernels = jax.random.normal(keys[1], (3, 3, 3, 4, 5))
+
+    def outputs(images, kernel):
+        return jnp.sin(convolution.convolve(images, kernel, 1, 1))
+
+    def shared(images, kernel):  # gradient of a mapped function, one kernel
+        return jnp.sum(jax.vmap(outputs, (0, None))(images, kernel))
+
+    def of_mapped(images, kernels):
+        return jnp.sum(jax.vmap(jax.checkpoint(outputs))(images, kernels))
+
+    def bent(images, kernels):  # a product with the second derivative
+        def slope(kernels):
+            return jax.grad(of_mapped, 1)(images, kernels)
+
+        return jax.jvp(slope, (kernels,), (jnp.cos(kernels),))[1]
+
+    for function, kernel in (
+        (jax.grad(shared, (0, 1)), kernels[0]),
+        (jax.grad(of_mapped, (0, 1)), kernels),
+        (bent, kernels),
+    ):
+        close(for_gpus(function)(images, kernel), function(images, kernel), "float32")
+
+
+def test_derivatives_by_kernels_have_groups_of_the_batch(for_gpus):
+    images, kernels = jnp.ones((4, 2, 8, 8, 3)), jnp.ones((4, 3, 3, 3, 5))
+    run = jax.vmap(functools.partial(gradients, stride=1, padding=1))
+    text = for_gpus(lambda *args: str(jax.make_jaxpr(run)(*args)))(images, kernels)
+    assert "batch_group_count=4" in text  # cuDNN's derivative by the kernel

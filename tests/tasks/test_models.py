@@ -13,6 +13,7 @@ import pytest
 
 from lrjax.tasks import models
 from lrjax.tasks.images import cross_entropy
+from lrjax.tasks.models import attention
 from tests.golden import weights
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "models.npz"
@@ -197,6 +198,32 @@ def test_dropout_drops_in_training_alone():
     assert (logits(0, False) == logits(1, False)).all()
     assert (logits(0, True) == logits(0, True)).all()
     assert (logits(0, True) != logits(1, True)).any()
+
+
+def test_fused_attention_sees_the_tokens_of_the_image_alone(monkeypatch):
+    monkeypatch.setattr(attention, "_FUSED", "xla")  # cuDNN's kernel needs a GPU
+    monkeypatch.setattr(attention, "_fused", attention._kernel)
+    plain = models.VisionTransformer(4, 24, 2, 3, 10)  # 5 tokens, 16 if fused
+    images = jnp.asarray(weights.images(4, 8), jnp.float32)
+    held = plain.init(jax.random.key(0), images, train=False)["params"]
+    held = jax.tree.map(lambda x: 5 * x, held)  # so that attention is not uniform
+
+    def value_and_gradients(model):
+        def loss(params):
+            out = model.apply({"params": params}, images, train=True)
+            return jnp.sum(jnp.sin(out))
+
+        return jax.jit(jax.value_and_grad(loss))(held)
+
+    for ours, expected in zip(
+        *map(
+            jax.tree.leaves, map(value_and_gradients, (plain.clone(fused=True), plain))
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(
+            ours, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max())
+        )
 
 
 def test_flax_is_imported_when_a_module_is_named():

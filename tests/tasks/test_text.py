@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from lrjax import config as config_lib
 from lrjax import (
+    machine,
     methods,
     optim,
     protocol,
@@ -589,6 +590,36 @@ def test_the_loss_is_over_masked_tokens_alone(task):
     total, count = np.sum(rows, axis=0)
     assert sums["count"] == count > 10
     np.testing.assert_allclose(sums["loss"], total, rtol=1e-5)
+
+
+def test_accelerators_fill_up_tiles_and_have_the_same_loss(task, monkeypatch):
+    params, _ = task.init(jax.random.key(0))
+    params = jax.tree.map(lambda x: 4 * x, params)
+    batch = {k: v[:8] for k, v in task.train.items()}
+    batch |= {"mask": (jnp.arange(8) < 7).astype(float)}
+
+    def results():
+        def loss(params):
+            return task.loss(params, (), jax.random.key(2), batch)[0]
+
+        sums = jax.jit(lambda: task.evaluate(params, (), batch))()
+        return jax.jit(jax.value_and_grad(loss))(params), sums
+
+    expected, shapes = results(), []
+    plain = text.cross_entropy
+
+    def seen(logits, labels):
+        shapes.append(logits.shape)
+        return plain(logits, labels)
+
+    monkeypatch.setattr(machine, "kind", lambda: "gpu")
+    monkeypatch.setattr(text, "cross_entropy", seen)
+    found = results()
+    assert set(shapes) == {(8, 8, 300)}  # 3 of 16 tokens are masked at most
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        scale = max(1e-3, np.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * scale)
+    assert (text.slots(512), text.slots(128), text.slots(5)) == (80, 24, 5)
 
 
 def cached():

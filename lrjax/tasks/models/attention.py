@@ -154,11 +154,25 @@ def _of_jax(
         )
 
 
+def _kernel_and_kept(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Result of `_kernel`, and all arrays that its derivative needs.
+
+    Args:
+      query, key, value: [rows, tokens, heads, size].
+      mask: bool [rows, 1, tokens, tokens].
+    """
+    output, pullback = _differentiated(query, key, value, mask)
+    return output, jax.tree.leaves(pullback)
+
+
 def _kernel_gradient(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
     mask: jax.Array,
+    kept: list[jax.Array],
     cotangent: jax.Array,
 ) -> tuple[jax.Array, ...]:
     """Gradients of `_kernel` by query, key and value, of their shapes.
@@ -166,34 +180,58 @@ def _kernel_gradient(
     Args:
       query, key, value: [rows, tokens, heads, size].
       mask: bool [rows, 1, tokens, tokens].
+      kept: what `_kernel_and_kept` returned.
       cotangent: gradient by the result, [rows, tokens, heads, size].
     """
+    # JAX's derivative of the kernel is found by differentiating it once more. Without
+    # the arrays of this second forward pass nothing needs it, and XLA leaves it out.
+    _, pullback = _differentiated(query, key, value, mask)
+    return jax.tree.unflatten(jax.tree.structure(pullback), kept)(cotangent)
+
+
+def _differentiated(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, Callable[..., Any]]:
+    """`jax.vjp` of `_kernel` by query, key and value."""
 
     def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return _kernel(query, key, value, mask)
 
-    return jax.vjp(attend, query, key, value)[1](cotangent)
+    return jax.vjp(attend, query, key, value)
 
 
 def _more_rows(function: Callable[..., Any]) -> Any:
-    """Make `vmap` merge its axis into the rows; JAX's own rule fails with a mask."""
+    """Make `vmap` merge its axis into the rows; JAX's own rule fails with a mask.
+
+    Args:
+      function: of arrays [rows, ...] and scalars, and so its results.
+    """
     batched_function = jax.custom_batching.custom_vmap(function)
 
     @batched_function.def_vmap
-    def rule(size: int, batched: Any, *args: jax.Array) -> tuple[Any, Any]:
+    def rule(size: int, batched: Any, *args: Any) -> tuple[Any, Any]:
         """The rule of `custom_vmap`: merge the mapped axis into the rows."""
-        whole = (
-            x if has_axis else jnp.broadcast_to(x, (size, *x.shape))
-            for x, has_axis in zip(args, batched, strict=True)
+
+        def merged(x: jax.Array, has_axis: bool) -> jax.Array:
+            if not has_axis and not x.ndim:
+                return x
+            whole = x if has_axis else jnp.broadcast_to(x, (size, *x.shape))
+            return whole.reshape(size * whole.shape[1], *whole.shape[2:])
+
+        def parted(x: jax.Array) -> jax.Array:
+            return x.reshape(size, len(x) // size, *x.shape[1:]) if x.ndim else x
+
+        out = jax.tree.map(
+            parted, batched_function(*jax.tree.map(merged, args, tuple(batched)))
         )
-        out = batched_function(*(x.reshape(-1, *x.shape[2:]) for x in whole))
-        out = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out)
-        return out, jax.tree.map(lambda _: True, out)
+        return out, jax.tree.map(lambda x: x.ndim > 0, out)
 
     return batched_function
 
 
-_forward, _backward = _more_rows(_kernel), _more_rows(_kernel_gradient)
+_forward = _more_rows(_kernel)
+_forward_and_kept = _more_rows(_kernel_and_kept)
+_backward = _more_rows(_kernel_gradient)
 
 
 @jax.custom_vjp
@@ -203,13 +241,12 @@ def _fused(
     return _forward(query, key, value, mask)
 
 
-def _fused_forward(*args: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return _forward(*args), args
+def _fused_forward(*args: jax.Array) -> tuple[jax.Array, tuple[Any, ...]]:
+    output, kept = _forward_and_kept(*args)
+    return output, (*args, kept)
 
 
-def _fused_backward(
-    args: tuple[jax.Array, ...], cotangent: jax.Array
-) -> tuple[Any, ...]:
+def _fused_backward(args: tuple[Any, ...], cotangent: jax.Array) -> tuple[Any, ...]:
     return (*_backward(*args, cotangent), None)
 
 

@@ -5,6 +5,8 @@ Images are [rows, height, width, channels], kernels [height, width, in, out].
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,21 +39,36 @@ def convolve(
     size = len(kernel)
     same = stride == 1 and size == kernel.shape[1] == 2 * padding + 1 > 1
     # With few output channels XLA's own derivative is as fast.
-    if same and kernel.shape[3] >= 32 and machine.kind() == "cpu":
-        return _same(images, kernel)
+    if machine.kind() == "cpu":
+        if same and kernel.shape[3] >= 32:
+            return _same(images, kernel)
+        return _plain(images, kernel, stride, padding)
+    if kernel.shape[:2] == (1, 1) and stride == 1 and not padding:
+        # A product of matrices, also for several runs, which else were groups.
+        return jnp.einsum("nhwi,io->nhwo", images, kernel[0, 0])
+    if machine.kind() == "gpu":
+        return _grouped(images, kernel, stride, padding)
     return _plain(images, kernel, stride, padding)
 
 
 def _plain(
-    images: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0
+    images: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
 ) -> jax.Array:
-    """Cross-correlate [rows, height, width, in] with [height, width, in, out]."""
+    """Cross-correlate [rows, height, width, in] with [height, width, in, out].
+
+    With groups, `in` is that of one group, and `out` counts the channels of all.
+    """
     return lax.conv_general_dilated(
         images,
         kernel,
         (stride, stride),
         ((padding, padding), (padding, padding)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -62,7 +79,8 @@ def _same(images: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _same_forward(images: jax.Array, kernel: jax.Array):
-    return _same(images, kernel), (images, kernel)
+    # Without the custom derivative, as here it may be differentiated a second time.
+    return _plain(images, kernel, padding=len(kernel) // 2), (images, kernel)
 
 
 def _same_backward(kept: tuple[jax.Array, jax.Array], slopes: jax.Array):
@@ -126,6 +144,101 @@ def _kernel_gradient(images: jax.Array, slopes: jax.Array, size: int) -> jax.Arr
     zero = jnp.zeros((size * size * inputs, outputs), dtype)
     total, _ = lax.scan(add, zero, (padded, slopes))
     return total.reshape(size, size, inputs, outputs)
+
+
+# Several runs on GPUs
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _grouped(
+    images: jax.Array, kernel: jax.Array, stride: int, padding: int
+) -> jax.Array:
+    """A convolution whose runs are groups of channels, in its derivatives, too.
+
+    The derivative of a mapped convolution by its kernels would become a convolution
+    with kernels as large as images, since XLA gives cuDNN only the derivatives of
+    grouped convolutions as what they are.
+    """
+    return _of_groups(1, stride, padding)[0](images, kernel)
+
+
+def _grouped_forward(images: jax.Array, kernel: jax.Array, stride: int, padding: int):
+    # Without the custom derivative, as here it may be differentiated a second time.
+    return _of_groups(1, stride, padding)[0](images, kernel), (images, kernel)
+
+
+def _grouped_backward(
+    stride: int, padding: int, kept: tuple[jax.Array, jax.Array], slopes: jax.Array
+):
+    """Gradients of `_grouped` by images and kernel, from those of its result."""
+    images, kernel = kept
+    _, by_images, by_kernel = _of_groups(1, stride, padding)
+    return by_images(slopes, kernel, images), by_kernel(images, slopes, kernel)
+
+
+_grouped.defvjp(_grouped_forward, _grouped_backward)
+
+
+@functools.cache
+def _of_groups(
+    groups: int, stride: int, padding: int
+) -> tuple[Callable[..., Any], ...]:
+    """A convolution in groups of channels, and its two derivatives.
+
+    Under `vmap` each makes a group of every mapped one; a second `vmap` makes more. If
+    all have the same images, and there is one group so far, the kernels' outputs are
+    put side by side instead.
+
+    Args:
+      groups: groups of channels of images, kernel and slopes.
+      stride, padding: as in `convolve`.
+
+    Returns:
+      Functions of (images, kernel), of (slopes, kernel, images) and of (images, slopes,
+      kernel). The last argument of derivatives says what shape the result has.
+    """
+
+    def forward(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _plain(images, kernel, stride, padding, groups)
+
+    def by_images(slopes: jax.Array, kernel: jax.Array, images: jax.Array) -> jax.Array:
+        return jax.vjp(lambda images: forward(images, kernel), images)[1](slopes)[0]
+
+    def by_kernel(images: jax.Array, slopes: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.vjp(lambda kernel: forward(images, kernel), kernel)[1](slopes)[0]
+
+    def mapped(number: int, function: Callable[..., jax.Array]) -> Any:
+        """Give the function of this number a rule for `vmap`."""
+        made = jax.custom_batching.custom_vmap(function)
+
+        @made.def_vmap
+        def rule(size: int, batched: Any, *args: jax.Array) -> tuple[jax.Array, bool]:
+            shared = groups == 1 and number != 1 and not batched[0]
+            more = groups if shared else groups * size
+            args = tuple(
+                arg
+                if shared and not place
+                else _side_by_side(
+                    arg if has_axis else jnp.broadcast_to(arg, (size, *arg.shape))
+                )
+                for place, (arg, has_axis) in enumerate(zip(args, batched, strict=True))
+            )
+            result = _of_groups(more, stride, padding)[number](*args)
+            parts = result.reshape(*result.shape[:-1], size, -1)
+            return jnp.moveaxis(parts, -2, 0), True
+
+        return made
+
+    return tuple(
+        mapped(number, function)
+        for number, function in enumerate((forward, by_images, by_kernel))
+    )
+
+
+def _side_by_side(mapped: jax.Array) -> jax.Array:
+    """Put arrays side by side: [size, ..., channels] -> [..., size * channels]."""
+    moved = jnp.moveaxis(mapped, 0, -2)
+    return moved.reshape(*moved.shape[:-2], -1)
 
 
 class Conv(nn.Module):

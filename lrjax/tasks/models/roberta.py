@@ -20,14 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from lrjax import machine
 from lrjax.common import files, numerics
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, cut
 from lrjax.tasks.models.attention import attention, attention_with_dropout
+from lrjax.tasks.models.dropout import Dropout
+from lrjax.tasks.models.gelu import gelu
 from lrjax.tasks.models.layer_norm import LayerNorm
 
 PAD = 1  # the padding token, and the position of padding
 _MAX_CONFIG = 2**20  # bytes of a config.json; the published ones have one kB
+_TILE = 128  # columns of a matrix that tensor cores like
 SPECIAL_POSITIONS = 2  # rows that no token uses: the first position is PAD + 1
 
 _INIT = nn.initializers.normal(0.02)
@@ -131,7 +135,7 @@ class Roberta(nn.Module):
         kind = self.param("kind", _INIT, (1, self.hidden_size), self.param_dtype)
         x = words(input_ids) + places(positions(input_ids, segments)) + kind
         x = norm("embedding_norm")(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, deterministic=not train)(x)
         mask = _may_attend(attention_mask, segments)
         settings = (
             *(self.num_heads, self.intermediate_size, self.dropout),
@@ -149,7 +153,7 @@ class Roberta(nn.Module):
         if at is not None:
             x = jnp.take_along_axis(x, at[:, :, None], axis=1)
         x = _dense(x, self.hidden_size, types, "head")
-        x = norm("head_norm")(nn.gelu(x, approximate=False))
+        x = norm("head_norm")(gelu(x))
         bias = self.param(
             "bias", nn.initializers.zeros_init(), (self.vocab_size,), self.param_dtype
         )
@@ -218,7 +222,7 @@ class _Block(nn.Module):
         left = iter(keys)
 
         def dropped(x: jax.Array, rate: float) -> jax.Array:
-            layer = nn.Dropout(rate, deterministic=not train)
+            layer = Dropout(rate, deterministic=not train)
             return layer(x, rng=next(left, None))
 
         def added(x: jax.Array, change: Any, name: str) -> jax.Array:
@@ -241,7 +245,7 @@ class _Block(nn.Module):
 
         def transformed(x: jax.Array) -> jax.Array:
             out = _dense(x, self.intermediate_size, self.types, "fc1")
-            out = nn.gelu(out, approximate=False)
+            out = gelu(out)
             return _dense(out, x.shape[-1], self.types, "fc2")
 
         x = added(x, attended, "attention_norm")
@@ -272,8 +276,15 @@ def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
     table = words.astype(x.dtype)
     # Rows and tokens are one axis here, as in `_dense`.
     flat = x.reshape(-1, x.shape[-1])
-    logits = jnp.einsum("nh,vh->nv", flat, table, preferred_element_type=wide)
-    return logits.reshape(*x.shape[:-1], len(words)) + bias.astype(wide)
+    shape, bias = (*x.shape[:-1], len(words)), bias.astype(wide)
+    product = functools.partial(jnp.einsum, "nh,vh->nv", preferred_element_type=wide)
+    if machine.kind() != "gpu":  # XLA fills up tiles of TPUs itself
+        return product(flat, table).reshape(shape) + bias
+    # Whole tiles. The additional columns are cut off again, which costs nothing: what
+    # follows reads and writes the others alone.
+    more = -len(words) % _TILE
+    table, bias = jnp.pad(table, ((0, more), (0, 0))), jnp.pad(bias, (0, more))
+    return (product(flat, table) + bias)[:, : len(words)].reshape(shape)
 
 
 def _dense(x: jax.Array, features: int, types: Any, name: str) -> jax.Array:

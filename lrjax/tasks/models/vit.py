@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from lrjax.tasks.models.attention import attention
 from lrjax.tasks.models.convolution import Conv
+from lrjax.tasks.models.gelu import gelu
 from lrjax.tasks.models.layer_norm import LayerNorm
 
 _normal = nn.initializers.normal(0.02)  # timm truncates at +-100 deviations
@@ -32,6 +33,8 @@ class VisionTransformer(nn.Module):
       param_dtype: dtype of the parameters.
       remat: whether to recompute activations inside blocks in the backward pass
         instead of storing them.
+      fused: use cuDNN's attention kernel, for which tokens are filled up to a multiple
+        of 16; `attention.can_fuse` says where it works.
     """
 
     patch: int
@@ -42,6 +45,7 @@ class VisionTransformer(nn.Module):
     dtype: Any = None
     param_dtype: Any = "float32"
     remat: bool = False
+    fused: bool = False
 
     @nn.compact
     def __call__(
@@ -76,9 +80,14 @@ class VisionTransformer(nn.Module):
         position = self.param("position", _normal, shape, self.param_dtype)
         token = jnp.broadcast_to(token, (rows, 1, self.dim)).astype(x.dtype)
         x = jnp.concatenate([token, x], axis=1) + position.astype(x.dtype)
+        mask = None
+        if self.fused:
+            tokens = x.shape[1]
+            x = jnp.pad(x, ((0, 0), (0, filled(tokens) - tokens), (0, 0)))
+            mask = (jnp.arange(x.shape[1]) < tokens)[None, None, None]
         make_block = nn.remat(_Block) if self.remat else _Block
         for block in range(1, self.depth + 1):
-            x = make_block(self.heads, types, name=f"block{block}")(x)
+            x = make_block(self.heads, types, name=f"block{block}")(x, mask)
         x = LayerNorm(_LAYER_NORM_EPS, **types, name="norm")(x[:, 0])
         return _dense(self.num_classes, types, "classifier")(x)
 
@@ -90,18 +99,28 @@ class _Block(nn.Module):
     types: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Compute [rows, tokens, dim] from an array of this shape."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Compute [rows, tokens, dim].
+
+        Args:
+          x: [rows, tokens, dim].
+          mask: as in `attention`, which then uses the fused kernel; None: all tokens.
+        """
         rows, tokens, dim = x.shape
         out = LayerNorm(_LAYER_NORM_EPS, **self.types, name="norm1")(x)
         out = _dense(3 * dim, self.types, "qkv")(out)
         out = out.reshape(rows, tokens, 3, self.heads, dim // self.heads)
         query, key, value = jnp.moveaxis(out, 2, 0)
-        out = attention(query, key, value)
+        out = attention(query, key, value, mask, fused=mask is not None)
         x = x + _dense(dim, self.types, "projection")(out.reshape(x.shape))
         out = LayerNorm(_LAYER_NORM_EPS, **self.types, name="norm2")(x)
-        out = nn.gelu(_dense(4 * dim, self.types, "fc1")(out), approximate=False)
+        out = gelu(_dense(4 * dim, self.types, "fc1")(out))
         return x + _dense(dim, self.types, "fc2")(out)
+
+
+def filled(tokens: int) -> int:
+    """The number of tokens that the fused kernel gets."""
+    return -(-tokens // 16) * 16
 
 
 def _dense(features: int, types: Any, name: str) -> nn.Dense:

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from lrjax.tasks.models.batch_norm import BatchNorm
 from lrjax.tasks.models.convolution import Conv, torch_default
+from lrjax.tasks.models.dropout import Dropout
 
 _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -102,5 +103,5 @@ class _Block(nn.Module):
             x = shortcut(out)
         out = self.conv(self.channels, stride=self.stride, name="conv1")(out)
         out = nn.relu(self.norm(name="norm2")(out, train, mask))
-        out = nn.Dropout(self.dropout, deterministic=not train)(out)
+        out = Dropout(self.dropout, deterministic=not train)(out)
         return x + self.conv(self.channels, name="conv2")(out)
