@@ -50,11 +50,8 @@ def look() -> dict[str, object]:
 
     device = jax.devices()[0]
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
-    names += tuple(
-        f"nvidia-{library}-cu{cuda}"
-        for library in ("cudnn", "cublas")
-        for cuda in (12, 13)
-    )
+    for library in ("cudnn-cu12", "cudnn-cu13", "cuda-runtime-cu12", "cuda-runtime"):
+        names += (f"nvidia-{library}",)
     versions = {}
     for name in (*names, "libtpu"):
         try:

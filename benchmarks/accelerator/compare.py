@@ -45,19 +45,32 @@ def largest(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
 
 
 def distance(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
-    """Largest Euclidean distance of an array, relative to the expected one's length.
+    """Euclidean distance of all arrays together, relative to the expected length."""
+    if found.keys() != expected.keys() or not found:
+        return float("inf")
+    away = sum(
+        _squares(np.float64(found[name]) - np.float64(value))
+        for name, value in expected.items()
+    )
+    length = sum(map(_squares, expected.values()))
+    return float(np.nan_to_num(np.sqrt(away / max(length, 1e-30)), nan=np.inf))
+
+
+def farthest(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
+    """Largest distance of a single array, relative to its own expected length.
 
     Arrays shorter than a hundredth of all together count as that: gradients that are
     zero but for rounding have no digits to compare.
     """
     if found.keys() != expected.keys() or not found:
         return float("inf")
-    whole = np.sqrt(sum(_squares(value) for value in expected.values()))
-    far = 0.0
-    for name, value in expected.items():
-        away = np.sqrt(_squares(np.float64(found[name]) - np.float64(value)))
-        far = max(far, away / max(np.sqrt(_squares(value)), whole / 100, 1e-30))
-    return float(np.nan_to_num(far, nan=np.inf))
+    least = np.sqrt(sum(map(_squares, expected.values()))) / 100
+    far = [
+        np.sqrt(_squares(np.float64(found[name]) - np.float64(value)))
+        / max(np.sqrt(_squares(value)), least, 1e-30)
+        for name, value in expected.items()
+    ]
+    return float(np.nan_to_num(max(far), nan=np.inf))
 
 
 def _squares(values: Any) -> float:

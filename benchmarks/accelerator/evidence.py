@@ -41,7 +41,7 @@ def compute(item: str, folder: Path) -> dict[str, Any]:
     epochs, *small = item.split("/")
     task, why = (_DIGITS, "miniature") if small else _task_here()
     before = folder.parent / "seconds.json"
-    _check_time(before, task, int(epochs))
+    check_time(before, task, int(epochs))
     config = config_lib.base()
     config.tasks, config.methods = (task,), METHODS[:1] if small else METHODS
     config.seeds, config.epochs = 1 if small else SEEDS, int(epochs)
@@ -73,7 +73,7 @@ def _task_here() -> tuple[str, str]:
     return _CIFAR, ""
 
 
-def _check_time(before: Path, task: str, epochs: int) -> None:
+def check_time(before: Path, task: str, epochs: int) -> None:
     """Refuse what takes too long, as far as the item before can tell."""
     if not before.exists():
         return

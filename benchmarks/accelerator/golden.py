@@ -1,7 +1,13 @@
-"""Trajectories of the authors' own code in `tests/golden`, followed in float32."""
+"""Trajectories of the authors' own code in `tests/golden`.
+
+They are followed in float32, which all devices have; and in float64, to the last
+digits, where the device has it (TPUs emulate it).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +19,16 @@ import numpy as np
 import optax
 
 from benchmarks.accelerator import compare
-from benchmarks.accelerator.core import CPU, DEVICE, Numbers, Part, Row, check, under
+from benchmarks.accelerator.core import (
+    CPU,
+    DEVICE,
+    NotRunError,
+    Numbers,
+    Part,
+    Row,
+    check,
+    under,
+)
 from lrjax import machine, optim
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "golden"))
@@ -22,6 +37,7 @@ import problems
 # Float32 follows the float64 trajectories of most methods to this; the rest is what
 # `compare` allows for.
 FLOOR = 1e-4
+EXACT = 1e-9  # of float64, as tests/optim/test_parity.py has it on CPUs
 
 
 def parts(miniature: bool) -> list[Part]:
@@ -33,7 +49,11 @@ def parts(miniature: bool) -> list[Part]:
     if not miniature:
         items = [f"{method}/{problems.GROUPS}" for method in problems.GROUPED_METHODS]
         made.append(_part("golden-groups", items))
-    return made
+    in_float64 = functools.partial(compute, precision="float64")
+    return made + [
+        Part(part.name.replace("golden", "golden64"), part.items, in_float64, exactly)
+        for part in made
+    ]
 
 
 def _part(name: str, items: list[str]) -> Part:
@@ -51,20 +71,34 @@ def cases(item: str) -> Iterator[problems.Case]:
             yield case
 
 
-def compute(item: str, folder: Path) -> dict[str, np.ndarray]:
-    """Our values at the checkpoints of all cases of an item, and the golden ones."""
+def compute(
+    item: str, folder: Path, precision: str = "float32"
+) -> dict[str, np.ndarray]:
+    """Our values at the checkpoints of all cases of an item, and the golden ones.
+
+    Raises:
+      NotRunError: for float64 on a TPU.
+    """
     del folder
+    if precision == "float64" and machine.kind() == "tpu":
+        raise NotRunError("needs float64, which TPUs emulate")
     found = list(cases(item))
     options = {}
     if machine.kind() == "cpu":
         options = {"xla_backend_optimization_level": 0}  # compiles in a fifth
-    with jax.default_matmul_precision("highest"):
+    with contextlib.ExitStack() as settings:
+        settings.enter_context(jax.default_matmul_precision("highest"))
+        settings.enter_context(jax.enable_x64(precision == "float64"))
 
         def everything(inits: list[Any]) -> list[Any]:
             return [_path(case, init) for case, init in zip(found, inits, strict=True)]
 
-        inits = [jax.tree.map(_float32, dict(case.problem.init)) for case in found]
+        inits = [
+            {k: jnp.asarray(v, precision) for k, v in case.problem.init.items()}
+            for case in found
+        ]
         paths = jax.jit(everything, compiler_options=options)(inits)
+        paths = jax.tree.map(np.asarray, paths)
     numbers = {}
     for case, (params, points) in zip(found, paths, strict=True):
         kinds = (
@@ -79,15 +113,11 @@ def compute(item: str, folder: Path) -> dict[str, np.ndarray]:
             for name in case.problem.init if checkpoints else ():
                 at = np.asarray(list(checkpoints)) - 1
                 key = f"{case.id}/{kind}/{name}"
-                numbers[f"found/{key}"] = np.asarray(ours[name])[at]
+                numbers[f"found/{key}"] = ours[name][at]
                 numbers[f"golden/{key}"] = np.stack(
                     [golden[name] for golden in checkpoints.values()]
                 )
     return numbers
-
-
-def _float32(values: Any) -> jax.Array:
-    return jnp.asarray(np.asarray(values, np.float32))
 
 
 def _path(case: problems.Case, init: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -121,4 +151,16 @@ def judge(item: str, sides: Mapping[str, Numbers]) -> list[Row]:
         may = compare.allowed(compare.largest(own, golden), FLOOR)
         rows.append(check(f"{case}, golden", compare.largest(found, golden), may))
         rows.append(check(f"{case}, CPU", compare.largest(found, own), may))
+    return rows
+
+
+def exactly(item: str, sides: Mapping[str, Numbers]) -> list[Row]:
+    """Compare each case in float64 with the golden trajectory."""
+    numbers = sides[DEVICE]
+    rows = []
+    for case in sorted({key.split("/")[1] for key in numbers}):
+        far = compare.largest(
+            under(numbers, f"found/{case}"), under(numbers, f"golden/{case}")
+        )
+        rows.append(check(f"{case}, float64", far, EXACT))
     return rows

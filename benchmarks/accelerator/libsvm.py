@@ -1,4 +1,4 @@
-"""Every registered method on small tables: seeds and rates in one block, beside a CPU."""
+"""Every registered method on small tables, seeds and rates in a block, beside a CPU."""
 
 from __future__ import annotations
 

@@ -24,10 +24,13 @@ from lrjax.core import Task
 from lrjax.engine import train
 from lrjax.tasks import images
 
-# Relative Euclidean distances of an array: an exact float32 step of a few dozen layers
-# keeps three digits, ten bits of TF32 two, and eight bits of bfloat16 one; normalising
-# few rows costs a part of that.
-FLOORS = {"highest": 1e-3, "shipped": 5e-2, "bfloat16": 1e-1}
+# Relative Euclidean distances: an exact float32 step of a few dozen layers keeps three
+# digits; ten bits of TF32, or eight of bfloat16, not two.
+FLOORS = {"highest": 1e-3, "shipped": 5e-2, "bfloat16": 5e-2}
+# In bfloat16 the gradient of WRN-16-2 changes by a seventh where parameters change by a
+# millionth, as all roundings fall otherwise: two devices are no closer. Unrelated
+# gradients are 1.4 apart.
+MOST = 0.5
 ROWS = {"dtd/vit_ti16": 2, "bookwiki/roberta_base": 2}
 NAMES = (
     *("digits/wrn", "cifar10/wrn16_2", "cifar100/densenet_bc", "dtd/vit_ti16"),
@@ -107,12 +110,16 @@ def _named(start: str, step: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def judge(item: str, sides: Mapping[str, Numbers]) -> list[Row]:
-    """Compare loss, gradients and parameters with the CPU's."""
-    floor = FLOORS[item.rpartition("/")[2]]
+    """Compare loss, gradients and parameters with the CPU's.
+
+    In exact float32 each array, else all together.
+    """
+    kind = item.rpartition("/")[2]
+    far_from = compare.farthest if kind == "highest" else compare.distance
     rows = []
     for what in ("loss", "grads", "params"):
         found, own = (under(sides[side], f"found/{what}") for side in (DEVICE, CPU))
-        moved = compare.distance(under(sides[CPU], f"moved/{what}"), own)
-        far = compare.distance(found, own)
-        rows.append(check(f"{item}, {what}", far, compare.allowed(moved, floor)))
+        moved = far_from(under(sides[CPU], f"moved/{what}"), own)
+        may = min(compare.allowed(moved, FLOORS[kind]), MOST)
+        rows.append(check(f"{item}, {what}", far_from(found, own), may))
     return rows

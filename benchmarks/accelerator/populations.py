@@ -105,7 +105,7 @@ def compute_twice(item: str, folder: Path) -> dict[str, np.ndarray]:
 
 
 def judge_twice(item: str, sides: Mapping[str, Numbers]) -> list[Row]:
-    """Compare bits: called twice, in a new process, and, only to tell, compiled anew."""
+    """Compare bits: called twice, in a new process and, only to tell, compiled anew."""
     first, second = (under(sides[DEVICE], name) for name in ("first", "second"))
     again, anew = (under(sides[side], "first") for side in (AGAIN, ANEW))
     return [

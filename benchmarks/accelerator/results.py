@@ -66,22 +66,17 @@ def rows_of(part: Part, folder: Path) -> list[Row]:
         if len(numbers) == len(sides):
             rows += [about | row for row in part.judge(item, numbers)]
             continue
-        reasons = {side: kept.reason(item) for side, kept in sides.items()}
-        given = {side: reason for side, reason in reasons.items() if reason}
-        for side, reason in given.items():
-            where = f" ({side})" if len(sides) > 1 else ""
-            rows.append(about | {k: f"{v}{where}" for k, v in reason.items()})
+        given: dict[tuple[str, str], list[str]] = {}  # reason -> sides
+        for side, kept in sides.items():
+            for reason in (kept.reason(item) or {}).items():
+                given.setdefault(reason, []).append(side)
+        for (kind, words), where in given.items():
+            every = len(where) == len(sides)
+            told = words if every else f"{words} ({', '.join(where)})"
+            rows.append(about | {kind: told})
         if not given:
             rows.append(about | {"open": "no time; call again"})
-    return _once(rows)
-
-
-def _once(rows: Iterable[Row]) -> list[Row]:
-    """Without repetitions, such as one missing package on both sides."""
-    told: dict[str, Row] = {}
-    for row in rows:
-        told.setdefault(re.sub(r" \(\w+\)\"", '"', json.dumps(row)), row)
-    return list(told.values())
+    return rows
 
 
 def write(out: Path, rows: Iterable[Row]) -> None:
