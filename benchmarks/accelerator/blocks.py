@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,13 @@ from lrjax import methods, tasks
 from lrjax.core import Task
 from lrjax.engine import programs, train
 from lrjax.tasks import TaskOptions
+
+
+def tables() -> tuple[str, ...]:
+    """Small tables that are here: scikit-learn's, or one that is made up."""
+    if importlib.util.find_spec("sklearn"):
+        return "libsvm/iris", "libsvm/wine"
+    return ("synthetic/classification-7",)
 
 
 def small_task(name: str, **options: Any) -> Task:

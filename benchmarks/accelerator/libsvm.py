@@ -23,13 +23,13 @@ def parts(miniature: bool) -> list[Part]:
     names = ("prodigy",) if miniature else tuple(methods.METHODS)
     return [
         Part(
-            f"libsvm-{table}",
+            f"libsvm-{table.partition('/')[2]}",
             tuple(f"{table}/{name}" for name in names),
             compute,
             judge,
             (DEVICE, CPU),
         )
-        for table in (("iris",) if miniature else ("iris", "wine"))
+        for table in blocks.tables()[: 1 if miniature else None]
     ]
 
 
@@ -41,9 +41,9 @@ def compute(item: str, folder: Path) -> dict[str, np.ndarray]:
     del folder
     from tests.optim import cases
 
-    table, _, name = item.partition("/")
+    table, _, name = item.rpartition("/")
     (case,) = [case for case in cases.CASES if case.name == name]
-    task = blocks.small_task(f"libsvm/{table}")
+    task = blocks.small_task(table)
     with jax.default_matmul_precision("highest"):
         lanes = [_whole(name, lane) for lane in case.candidates[:LANES]]
         block = blocks.Block(task, name, lanes, SEEDS, STEPS)

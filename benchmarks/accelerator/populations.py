@@ -23,12 +23,12 @@ from benchmarks.accelerator.core import (
 from lrjax.core import Task
 
 SEEDS, RATES = (0, 1), (1e-4, 1e-3, 1e-2)
-STEPS = {"libsvm/iris": 40}  # others: 4
+STEPS = {"libsvm": 40, "synthetic": 40}  # others: 4
 
 
 def parts(miniature: bool) -> list[Part]:
     """Populations, and repetition in one process, another, and compiled anew."""
-    small = ("libsvm/iris",)
+    small = blocks.tables()[:1]
     networks_ = ("digits/wrn", "bookwiki/roberta_tiny")
     names = small if miniature else (*small, *networks_)
     large = () if miniature else ("cifar10/wrn16_2",)
@@ -42,7 +42,7 @@ def parts(miniature: bool) -> list[Part]:
 
 def _task(name: str) -> Task:
     """A task with few rows a batch."""
-    if name.startswith("libsvm/"):
+    if name in blocks.tables():
         return blocks.small_task(name)
     return networks.make_task(name, "float32", 8)
 
@@ -52,7 +52,9 @@ def _block(
 ) -> blocks.Block:
     """A block of Adam's runs."""
     lanes = [{"learning_rate": rate} for rate in rates]
-    return blocks.Block(task, "adam", lanes, seeds, STEPS.get(name, 4))
+    return blocks.Block(
+        task, "adam", lanes, seeds, STEPS.get(name.partition("/")[0], 4)
+    )
 
 
 def compute_population(item: str, folder: Path) -> dict[str, np.ndarray]:
