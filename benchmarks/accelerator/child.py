@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.accelerator import store
 from benchmarks.accelerator.core import NotRunError, Part
+
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+
+
+def end_with_parent() -> None:
+    """Ask Linux to end this process with its parent: two cannot share a device."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def work(part: Part, side: str, folder: Path, parent: int | None = None) -> None:
@@ -78,6 +88,7 @@ def main() -> None:
     parser.add_argument("--miniature", action="store_true")
     parser.add_argument("--parent", type=int)
     args = parser.parse_args()
+    end_with_parent()
     if args.look:
         print(json.dumps(look()))
         return

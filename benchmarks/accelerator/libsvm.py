@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 from benchmarks.accelerator import blocks, compare
 from benchmarks.accelerator.core import CPU, DEVICE, Numbers, Part, Row, check, under
 from lrjax import methods
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "optim"))
 
 SEEDS, LANES, STEPS = (0, 1, 2), 3, 40
 # Measured as means over hundreds of examples: an example on the border between two
@@ -39,7 +42,7 @@ def compute(item: str, folder: Path) -> dict[str, np.ndarray]:
     Lanes are the defaults of a method and draws from its search space.
     """
     del folder
-    from tests.optim import cases
+    import cases  # of tests/optim
 
     table, _, name = item.rpartition("/")
     (case,) = [case for case in cases.CASES if case.name == name]
