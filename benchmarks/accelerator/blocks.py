@@ -87,6 +87,7 @@ class Block:
             name: np.concatenate([values[name] for values in measured])
             for name in measured[0]
         }
+        assert state is not None  # the last measurements have it
         params = jax.tree.leaves(train.final_params(state))
         for number, leaf in enumerate(params):
             runs = np.asarray(leaf).reshape(*leaf.shape[:2], -1)
