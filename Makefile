@@ -1,6 +1,7 @@
 # make quickstart   compare ten methods on three small data sets
 # make test         the fast tests
 # make check        ruff, pyright, mypy and the rule of imports
+# make accelerator  prove lrjax on the GPU or TPU that is here (FLAGS=--minutes=30)
 #
 # Each makes .venv by itself. PYTHON=... chooses an interpreter (3.11 to 3.13),
 # REQUIREMENTS=... a requirements file; otherwise the machine is looked at.
@@ -16,7 +17,7 @@ REQUIREMENTS ?= $(shell \
   else echo requirements-cpu.txt; fi)
 BIN := .venv/bin
 
-.PHONY: quickstart test check
+.PHONY: quickstart test check accelerator
 .DELETE_ON_ERROR:
 
 quickstart: .venv/installed
@@ -31,6 +32,9 @@ check: .venv/installed-dev
 	$(BIN)/pyright
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py
+
+accelerator: .venv/installed
+	$(BIN)/python -m benchmarks.accelerator $(FLAGS)
 
 .venv/installed: $(REQUIREMENTS) requirements-cpu.txt pyproject.toml
 	@test -n "$(PYTHON)" || { \

@@ -27,8 +27,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +37,12 @@ import optax
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import noise, steps
 from lrjax import optim
 from lrjax.core import Task
 from lrjax.launch import startup
-from lrjax.tasks import TaskOptions, packing, text
+from lrjax.tasks import TaskOptions, text
 from lrjax.tasks.tokens import PAD
-
-MASK_TOKEN = 4
-
-
-def rows_of_noise(recipe: text.Recipe, count: int, packed: bool) -> np.ndarray:
-    """Rows of documents of noise, [count, length]."""
-    random = np.random.default_rng(0)
-    room = recipe.length - 2
-    documents = 4 * count * (room // 20 if packed else 1)
-    sizes = np.exp(random.normal(np.log(20), 0.6, documents)).round().clip(1, room)
-    ends = np.cumsum(sizes.astype(np.int64))
-    tokens = random.integers(5, recipe.vocab_size, ends[-1]).astype(np.uint16)
-    cut = packing.pieces(ends, np.arange(documents), room, whole=packed)
-    return packing.make_rows(tokens, cut, recipe.length, packed)[:count]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +136,7 @@ class TorchSide:
         loss = None
         for _ in range(steps):
             chosen = torch.rand(self._ids.shape, device=self._device) < text.MASKED
-            shown = torch.where(chosen, MASK_TOKEN, self._ids)
+            shown = torch.where(chosen, noise.MASK_TOKEN, self._ids)
             if self._whole:
                 labels = torch.where(chosen, self._ids, -100)
                 loss = self._model(input_ids=shown, labels=labels).loss
@@ -173,13 +158,15 @@ def make_sides(name: str, batch_size: int, precision: str) -> dict[str, Any]:
     options = TaskOptions(batch_size=batch_size, precision=precision)
     made = {}
     for kind in ("packed", "padded", "whole projection"):
-        part = rows_of_noise(recipe, batch_size, packed=kind != "padded")
+        part = noise.rows_of_noise(recipe, batch_size, packed=kind != "padded")
         rows = {"train": part, "valid": part[:1]}
-        task = text.recipe_task(name, rows, recipe.vocab_size, MASK_TOKEN, options)
+        task = text.recipe_task(
+            name, rows, recipe.vocab_size, noise.MASK_TOKEN, options
+        )
         if kind == "whole projection":
             model = WholeProjection(text.make_model(name, options))
             task = text.text_task(
-                name, rows, model, recipe.vocab_size, MASK_TOKEN, options
+                name, rows, model, recipe.vocab_size, noise.MASK_TOKEN, options
             )
         made[kind] = Side(task)
     try:
@@ -188,13 +175,6 @@ def make_sides(name: str, batch_size: int, precision: str) -> dict[str, Any]:
     except ImportError:
         print("PyTorch is not installed: left out\n")
     return made
-
-
-def timed(job: Callable[[], Any]) -> float:
-    """Seconds that a job takes."""
-    began = time.perf_counter()
-    job()
-    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -222,7 +202,7 @@ def main() -> None:
     spent: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(args.turns):
         for name, side in sides.items():
-            spent[name].append(timed(lambda side=side: side.run(args.steps)))
+            spent[name].append(steps.timed(lambda side=side: side.run(args.steps)))
     print(
         "| side | ms a step | real tokens | real tokens/s | TFLOP/s | share of peak | "
         "rate of packed over this one |\n|---|---|---|---|---|---|---|"

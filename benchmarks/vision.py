@@ -18,80 +18,25 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lrjax import methods
+from benchmarks import noise, steps
 from lrjax.core import Batch, Task
-from lrjax.engine import programs, strategy, train
+from lrjax.engine import strategy
 from lrjax.launch import startup
-from lrjax.tasks import TaskOptions, image_data, images
-from lrjax.tasks.image_data import Part
+from lrjax.tasks import images
 
 
-def noise_task(name: str, precision: str, batch_size: int) -> Task:
-    """A task of `RECIPES` with noise for images."""
-    recipe = images.RECIPES[name]
-    entry = image_data.SETS[recipe.data]
-    random = np.random.default_rng(0)
-    shape = entry.shape or (480, 500, 3)  # usual for DTD
-
-    def part(rows: int) -> Part:
-        pixels = random.integers(0, 256, (rows, *shape), np.uint8)
-        made = Part(pixels, np.arange(rows) % entry.classes)
-        return made if entry.shape else images.with_sizes(made)
-
-    return images.recipe_task(
-        name,
-        {"train": part(4 * batch_size), "valid": part(8), "test": part(8)},
-        TaskOptions(batch_size=batch_size, precision=precision),
-    )
-
-
-def timed(job: Callable[[], Any]) -> float:
-    """Seconds until a job's result is there."""
-    began = time.perf_counter()
-    jax.block_until_ready(job())
-    return time.perf_counter() - began
-
-
-def step_seconds(task: Task, runs: int, steps: int, turns: int) -> float:
-    """Seconds of one step of all runs together."""
-    method = methods.find("adam")
-    lanes = [
-        dict(method.defaults) | {"learning_rate": 1e-4 * (i + 1)} for i in range(runs)
-    ]
-    static, _ = methods.split(method, lanes[0])
-    traced = [methods.split(method, lane)[1] for lane in lanes]
-    alone = strategy.one_by_one(task)
-    width, again = (1, runs) if alone else (runs, 1)
-    program = train.single(task, method, static, 3 * steps, 1, width, one_by_one=alone)
-    seeds = train.seed_runs(task.init, np.zeros(1, np.uint32))
-    inputs = train.inputs(program, seeds, traced[:width], 3 * steps)
-    compiled = programs.compile_program(program, seeds, inputs)
-    advance = programs.stepper(compiled, program, seeds, inputs)
-    advance(steps)
-    spent = []
-    for _ in range(turns):
-        short = timed(lambda: [advance(steps) for _ in range(again)])
-        long = timed(lambda: [advance(3 * steps) for _ in range(again)])
-        spent.append((long - short) / (2 * steps))
-    return float(np.median(spent))
-
-
-def input_seconds(name: str, task: Task, steps: int, turns: int) -> tuple[float, float]:
+def input_seconds(name: str, task: Task, count: int, turns: int) -> tuple[float, float]:
     """Seconds of augmenting a batch, and of gathering its rows and augmenting them."""
     view = images.RECIPES[name].view
     batch = {k: v[: task.batch_size] for k, v in task.train.items()}
-    keys = list(jax.random.split(jax.random.key(0), steps))
+    keys = list(jax.random.split(jax.random.key(0), count))
     rows = jax.random.randint(keys[0], (task.batch_size,), 0, 4 * task.batch_size)
 
     @jax.jit
@@ -102,24 +47,11 @@ def input_seconds(name: str, task: Task, steps: int, turns: int) -> tuple[float,
     for job, data in ((jax.jit(view), batch), (gathered, task.train)):
         jax.block_until_ready(job(keys[0], data))
         each = [
-            timed(lambda job=job, data=data: [job(key, data) for key in keys])
+            steps.timed(lambda job=job, data=data: [job(key, data) for key in keys])
             for _ in range(turns)
         ]
-        seconds.append(float(np.median(each)) / steps)
+        seconds.append(float(np.median(each)) / count)
     return seconds[0], seconds[1]
-
-
-def step_flops(task: Task) -> float:
-    """What XLA counts for loss and gradient of one run's batch."""
-    params, state = jax.eval_shape(task.init, jax.random.key(0))
-    batch = {
-        k: jax.ShapeDtypeStruct((task.batch_size, *v.shape[1:]), v.dtype)
-        for k, v in task.train.items()
-    }
-    batch["mask"] = jax.ShapeDtypeStruct((task.batch_size,), jnp.float32)
-    step = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-    lowered = step.lower(params, state, jax.random.key(0), batch)
-    return float((lowered.cost_analysis() or {}).get("flops", float("nan")))
 
 
 def main() -> None:
@@ -147,11 +79,11 @@ def main() -> None:
     )
     table = []
     for name in args.tasks.split(","):
-        task = noise_task(name, args.precision, args.batch)
+        task = noise.image_task(name, args.precision, args.batch)
         alone, input_ = input_seconds(name, task, args.steps, args.turns)
-        flops = step_flops(task)
+        flops = steps.step_flops(task)
         for runs in map(int, args.runs.split(",")):
-            seconds = step_seconds(task, runs, args.steps, args.turns)
+            seconds = steps.step_seconds(task, runs, args.steps, args.turns)
             rate = runs * flops / seconds / 1e12
             batches = runs if strategy.one_by_one(task) else 1  # else runs share them
             share = f"{rate / args.peak:.1%}" if args.peak else "-"
