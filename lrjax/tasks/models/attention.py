@@ -14,6 +14,7 @@ import numpy as np
 from lrjax import machine
 from lrjax.common import numerics
 from lrjax.core import cut
+from lrjax.tasks.models.products import product
 
 _FUSED = "cudnn"
 _CLOSE = 0.05  # tolerated error relative to the largest number, in bfloat16
@@ -64,7 +65,7 @@ def attention_with_dropout(
       dropout: function of the attention weights [rows, heads, tokens, tokens].
     """
     wide = np.promote_types(query.dtype, np.float32)
-    logits = jnp.einsum("rthd,rshd->rhts", query, key, preferred_element_type=wide)
+    logits = product("rthd,rshd->rhts", query, key, wide)
     logits = logits / query.shape[-1] ** 0.5
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)

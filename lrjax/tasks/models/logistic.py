@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from lrjax.tasks.models.products import product
+
 # Up to this many classes a pass over all scores is cheaper on a CPU than a gather.
 _FEW_CLASSES = 16
 
@@ -69,11 +71,11 @@ def logits(
     weight = jnp.concatenate([params["weight"], bias], axis=1)
     ones = jnp.ones((len(features), 1), features.dtype)
     features = jnp.concatenate([features, ones], axis=1)
-    return jnp.einsum(
+    return product(
         "rf,cf->cr",
         features.astype(compute or features.dtype),
         weight.astype(compute or weight.dtype),
-        preferred_element_type=weight.dtype,
+        weight.dtype,
     )
 
 

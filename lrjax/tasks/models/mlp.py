@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from lrjax.tasks.models.products import product
+
 Params = Sequence[Mapping[str, jax.Array]]
 
 
@@ -47,10 +49,11 @@ def apply(params: Params, x: jax.Array, compute: DTypeLike | None = None) -> jax
     """
     for number, layer in enumerate(params):
         weight = layer["weight"]
-        x = jnp.matmul(
+        x = product(
+            "ri,io->ro",
             x.astype(compute or weight.dtype),
             weight.astype(compute or weight.dtype),
-            preferred_element_type=weight.dtype,
+            weight.dtype,
         )
         x = x + layer["bias"]
         if number + 1 < len(params):

@@ -28,6 +28,7 @@ from lrjax.tasks.models.attention import attention, attention_with_dropout
 from lrjax.tasks.models.dropout import Dropout
 from lrjax.tasks.models.gelu import gelu
 from lrjax.tasks.models.layer_norm import LayerNorm
+from lrjax.tasks.models.products import product
 
 PAD = 1  # the padding token, and the position of padding
 _MAX_CONFIG = 2**20  # bytes of a config.json; the published ones have one kB
@@ -277,14 +278,14 @@ def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
     # Rows and tokens are one axis here, as in `_dense`.
     flat = x.reshape(-1, x.shape[-1])
     shape, bias = (*x.shape[:-1], len(words)), bias.astype(wide)
-    product = functools.partial(jnp.einsum, "nh,vh->nv", preferred_element_type=wide)
     if machine.kind() != "gpu":  # XLA fills up tiles of TPUs itself
-        return product(flat, table).reshape(shape) + bias
+        return product("nh,vh->nv", flat, table, wide).reshape(shape) + bias
     # Whole tiles. The additional columns are cut off again, which costs nothing: what
     # follows reads and writes the others alone.
     more = -len(words) % _TILE
     table, bias = jnp.pad(table, ((0, more), (0, 0))), jnp.pad(bias, (0, more))
-    return (product(flat, table) + bias)[:, : len(words)].reshape(shape)
+    scores = product("nh,vh->nv", flat, table, wide) + bias
+    return scores[:, : len(words)].reshape(shape)
 
 
 def _dense(x: jax.Array, features: int, types: Any, name: str) -> jax.Array:
