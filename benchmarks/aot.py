@@ -2,7 +2,8 @@ r"""What the programs of experiments cost on GPUs and TPUs that are not here.
 
   python benchmarks/aot.py [--for=v5e,h100,h200] [--tasks=cifar10/wrn16_2,...]
       [--runs=1,8] [--shard=runs] [--precision=auto] [--method=adam] [--batch=N]
-      [--minutes=20] [--show=3] [--json=FILE] [--ceilings]
+      [--scan-layers] [--step-only] [--minutes=20] [--show=3] [--json=FILE]
+      [--ceilings]
 
 XLA's own compilers make the programs that main.py would run, from shapes of the data
 alone; nothing runs. They come with `pip install -r requirements-aot.txt`, better into
@@ -12,8 +13,9 @@ so many minutes: one that is not done by then is a result.
 A target is a chip, with a number or shape of several: 'h100:8', 'v5e:2x4'; then
 `--shard` is 'batch' or 'params', as in configs. Columns:
 
-- compile: seconds of the processor for a segment (training, evaluation, loop);
-- memory: a segment's, with data and state, and whether it fits;
+- compile: seconds of the processor for a segment (training, evaluations, loops), or
+  with `--step-only` for a step, which takes a third of that;
+- memory: the same program's, with data and state, and whether it fits;
 - flops: of the model's loss and gradient, as XLA counts them, of all runs together;
 - moved: bytes through the memory of one device in a step;
 - kernels, launches: of a step; launches are what the host starts, known for GPUs;
@@ -45,10 +47,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-sys.path.insert(0, str(HERE))
 
-import chips  # noqa: E402
-import hlo  # noqa: E402
+from benchmarks import chips, hlo  # noqa: E402
 
 TASKS = (
     *("libsvm/iris", "libsvm/letter", "digits/wrn", "cifar10/wrn16_2"),
@@ -76,6 +76,8 @@ class Case:
       shard: as in `config.shard`.
       precision: as in `config.precision`.
       batch: rows of a batch; None for the task's own.
+      scan_layers: as in `config.scan_layers`.
+      step_only: whether to compile a step alone.
     """
 
     target: str
@@ -85,6 +87,8 @@ class Case:
     precision: str = "auto"
     method: str = "adam"
     batch: int | None = None
+    scan_layers: bool = False
+    step_only: bool = False
 
     @property
     def chip(self) -> chips.Chip:
@@ -172,7 +176,9 @@ def build(case: Case) -> tuple[Any, Any, Any]:
     batch = case.batch
     if case.task.startswith("bookwiki/roberta_base") and batch is None:
         batch = _BATCH * (len(devices) if layout else 1)
-    options = tasks.TaskOptions(precision=precision, batch_size=batch)
+    options = tasks.TaskOptions(
+        precision=precision, batch_size=batch, scan_layers=case.scan_layers
+    )
     task = shape_task(case.task, options)
     parts = {part: placed(getattr(task, part), where) for part in ("train", "test")}
     shared = task.valid is task.train
@@ -243,6 +249,8 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
       case: what to compile.
       folder: where XLA leaves its notes.
     """
+    import jax
+
     from lrjax import machine
     from lrjax.common import numerics
     from lrjax.engine import programs, xla_options
@@ -254,16 +262,21 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
         task, layout = program.task, program.layout
         flops = model_flops(case)
         count = len(layout.devices) if layout else 1
-        step = xla_options.compile_step(
-            lowered_step(program, seeds, inputs), seeds.params
-        )
-        text = step.as_text()
-        (folder / "step.hlo.txt").write_text(text)
         began = time.process_time()
-        segment = programs.compile_program(program, seeds, inputs)
+        lowered = lowered_step(program, seeds, inputs)
+        step = xla_options.compile_step(lowered, seeds.params)
+        if case.step_only:
+            infos = jax.tree.leaves(lowered.args_info[0][0])
+            state = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in infos]
+            need = programs.need(step, state)
+        else:
+            began = time.process_time()
+            need = programs.compile_program(program, seeds, inputs).need
         compiled = time.process_time() - began
+    text = step.as_text()
+    (folder / "step.hlo.txt").write_text(text)
     data = {id(x): x for x in [*task.train.values(), *task.valid.values()]}
-    memory = segment.need + programs.tree_bytes(list(data.values()))
+    memory = need + programs.tree_bytes(list(data.values()))
     alone, whole = thunks(folder, "step"), thunks(folder, "its_segment")
     starts = launches(alone, whole) if alone and whole else None
     kernels = hlo.Module(text, count).kernels()
@@ -580,6 +593,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--show", type=int, default=3)
     parser.add_argument("--json")
+    parser.add_argument("--scan-layers", action="store_true")
+    parser.add_argument("--step-only", action="store_true")
     parser.add_argument("--ceilings", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -595,7 +610,11 @@ def main() -> None:
         return
     choices = (args.targets, args.tasks, args.runs, args.shard)
     cases = [
-        Case(target, task, int(runs), shard, args.precision, args.method, args.batch)
+        Case(
+            *(target, task, int(runs), shard, args.precision, args.method, args.batch),
+            scan_layers=args.scan_layers,
+            step_only=args.step_only,
+        )
         for target, task, runs, shard in itertools.product(
             *(choice.split(",") for choice in choices)
         )

@@ -185,7 +185,7 @@ def compile_program(
         make_init = jax.jit(init_block, out_shardings=placed).trace(seeds, example)
     if program.one_by_one or task.streamed:
         run, parts = host_loop.compile_host_loop(program, shapes, example)
-        memory = max(_need(part, shapes) for part in parts)
+        memory = max(need(part, shapes) for part in parts)
     else:
 
         def its_segment(state, inputs, train, valid, start, stop):
@@ -201,7 +201,7 @@ def compile_program(
         )
         kind = strategy.kind_of(task)
         run = xla_options.compile_loop(lowered, kind, program.effort)
-        memory = _need(run, shapes)
+        memory = need(run, shapes)
     return Compiled(
         xla_options.compile_once(make_init.lower(), shapes[0].params),
         run,
@@ -210,7 +210,7 @@ def compile_program(
     )
 
 
-def _need(compiled: Any, state: BlockState) -> float:
+def need(compiled: Any, state: PyTree) -> float:
     """Bytes that a program takes with its state, without its other inputs."""
     memory = compiled.memory_analysis()
     if memory is None:

@@ -195,7 +195,7 @@ def recipe_task(name: str, parts: Mapping[str, Part], options: TaskOptions) -> T
         name,
         parts,
         _model(recipe.model, classes, arguments, options),
-        recipe.view,
+        view,
         (recipe.mean, recipe.deviation),
         (recipe.size, recipe.size, len(recipe.mean)),
         options,
