@@ -1,0 +1,259 @@
+"""What programs cost on devices that are not here: reading HLO, and compiling it.
+
+`pytest -m aot` needs requirements-aot.txt; without it these tests are skipped.
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import aot, chips, hlo
+
+ROOT = Path(__file__).parent.parent
+H200 = chips.CHIPS["h200"]
+
+
+def needs(target):
+    absent = chips.missing(target)
+    reason = f"{absent} is not installed (requirements-aot.txt)"
+    return pytest.mark.skipif(bool(absent), reason=reason)
+
+
+def kernels_of(function, *args):
+    text = jax.jit(function).lower(*args).compile().as_text()
+    return hlo.Module(text).kernels()
+
+
+def test_operations_of_products_and_convolutions():
+    a, b = jnp.ones((3, 16, 32)), jnp.ones((3, 32, 24))
+    found = kernels_of(jnp.matmul, a, b)
+    assert sum(k.flops for k in found) == 2 * 3 * 16 * 32 * 24
+
+    images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+    found = kernels_of(
+        lambda x, w: jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+        images,
+        kernel,
+    )
+    # Each of 2 x 8 x 8 x 5 numbers is a sum over 3 x 3 x 3, padding included.
+    assert sum(k.flops for k in found) == 2 * 2 * 64 * 5 * 27
+
+
+HLO = """HloModule jit_step
+
+%fused (p0: bf16[64,1000], p1: s32[8]) -> bf16[8,1000] {
+  %p0 = bf16[64,1000]{1,0} parameter(0)
+  %p1 = s32[8]{0} parameter(1)
+  ROOT %gather.1 = bf16[8,1000]{1,0} gather(%p0, %p1), offset_dims={1}
+}
+
+%body (state: (s32[], f32[256,256])) -> (s32[], f32[256,256]) {
+  %state = (s32[], f32[256,256]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%state), index=0
+  %w = f32[256,256]{1,0} get-tuple-element(%state), index=1
+  %dot.1 = f32[256,256]{1,0} dot(%w, %w), lhs_contracting_dims={1}, \
+rhs_contracting_dims={0}, operand_precision={highest,highest}
+  ROOT %tuple.1 = (s32[], f32[256,256]{1,0}) tuple(%n, %dot.1)
+}
+
+%cond (state: (s32[], f32[256,256])) -> pred[] {
+  %state = (s32[], f32[256,256]{1,0}) parameter(0)
+  ROOT %less = pred[] constant(true)
+}
+
+ENTRY %main (a: bf16[64,1000], i: s32[8], s: (s32[], f32[256,256])) -> f32[] {
+  %a = bf16[64,1000]{1,0} parameter(0)
+  %i = s32[8]{0} parameter(1)
+  %s = (s32[], f32[256,256]{1,0}) parameter(2)
+  %fusion = bf16[8,1000]{1,0} fusion(%a, %i), kind=kLoop, calls=%fused
+  %near = bf16[8,1000]{1,0:T(8,128)S(1)} copy(%fusion)
+  %conv.1 = (bf16[64,32,32,256]{3,2,1,0}, u8[16]{0}) custom-call(%a, %a), \
+window={size=32x32 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, \
+custom_call_target="__cudnn$convForward"
+  %while.1 = (s32[], f32[256,256]{1,0}) while(%s), condition=%cond, body=%body, \
+backend_config={"known_trip_count":{"n":"12"}}
+  %gathered = bf16[8,128,768]{2,1,0} all-gather(%near), dimensions={0}
+  %sum.1 = f32[1000]{0} all-reduce(%near), to_apply=%cond
+  ROOT %end = f32[] constant(0)
+}
+"""
+
+
+def test_kernels_of_a_module():
+    found = {k.instruction.name: k for k in hlo.Module(HLO, num_devices=8).kernels()}
+    assert set(found) == {"fusion", "near", "conv.1", "dot.1", "gathered", "sum.1"}
+    product = found["dot.1"]
+    assert (product.times, product.flops, product.units) == (12, 2 * 256**3, "floats")
+    assert product.seconds(H200) == max(2 * 256**3 / H200.floats, H200.least)
+    # 128 kB fit; a gather reads its rows, and a TPU's fast memory costs nothing.
+    assert found["fusion"].bytes == 8 * 4 + 2 * 8 * 1000 * 2
+    assert found["near"].bytes == 8 * 1000 * 2
+    assert found["gathered"].received == 7 / 8 * 2 * 8 * 128 * 768
+    assert found["sum.1"].received == 2 * 7 / 8 * 4 * 1000
+
+
+def test_what_is_warned_of():
+    kernels = hlo.Module(HLO, 8).kernels()
+    said = "\n".join(aot.kernel_warnings(kernels, H200, "bfloat16", [1000], 8))
+    assert "products of float32" in said
+    assert "1 forward convolutions with windows of up to 32" in said
+    assert "1 arrays that are no parameters pass between devices" in said
+    assert "bf16[8, 128, 768]" in said
+    of_params = aot.kernel_warnings(kernels, H200, "float32", [8 * 128 * 768], 8)
+    assert not any("pass between devices" in text for text in of_params)
+
+
+THUNKS = """000: kCopy [source | sink] kCopy
+001: kWhile        [prev=000 (1) | sink        ]
+condition:
+    002: kCustomKernel [source | sink] wrapped_compare grid: [1, 1, 1]
+  body:
+    003: kWhile         [prev=000 (1) | next=016 (1)]
+condition:
+        004: kCustomKernel [source | sink] loop_compare_fusion grid: [1, 1, 1]
+      body:
+        005: kCustomKernel [source | sink] of_the_order grid: [1, 1, 1]
+    006: kWhile         [prev=000 (1) | next=016 (1)]
+condition:
+        007: kCustomKernel [source | sink] loop_compare_fusion grid: [1, 1, 1]
+      body:
+        000: kCommandBuffer [source | sink]
+            008: kCustomKernel [source | sink] a grid: [1, 1, 1]
+            009: kCustomKernel [source | sink] b grid: [1, 1, 1]
+            010: kCustomKernel [source | sink] c grid: [1, 1, 1]
+        011: kConvolution [source | sink] d
+"""
+STEP = """000: kCommandBuffer [source | sink]
+    001: kCustomKernel [source | sink] a grid: [1, 1, 1]
+    002: kCustomKernel [source | sink] b grid: [1, 1, 1]
+    003: kCustomKernel [source | sink] c grid: [1, 1, 1]
+004: kConvolution [source | sink] d
+"""
+
+
+def test_launches_of_a_step(tmp_path):
+    def read(name, text):
+        path = tmp_path / f"module_1.jit_{name}.thunk_sequence_after_thunk_passes.txt"
+        path.write_text(text)
+        return aot.thunks(tmp_path, name)
+
+    assert aot.thunks(tmp_path, "step") is None  # what TPUs leave
+    step, whole = read("step", STEP), read("its_segment", THUNKS)
+    # Whether the loop has ended, a buffer of three kernels, and a convolution.
+    assert aot.launches(step, whole) == 3
+    indented = "\n".join(f"    {line}" for line in THUNKS.splitlines())
+    buffered = read("buffered", f"000: kCommandBuffer [source]\n{indented}")
+    assert aot.launches(step, buffered) == 0
+
+
+def test_ceilings_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(aot, "CEILINGS", tmp_path / "ceilings.json")
+    row = {"target": "h200", "task": "digits/wrn", "runs": 8, "precision": "bfloat16"}
+    aot.keep([row | {"examples_per_s": 1234.5}, row | {"failed": "no", "runs": 1}])
+    aot.keep([row | {"examples_per_s": 2345.6}, row | {"target": "h200:8"}])
+    del row["target"]
+    assert json.loads((tmp_path / "ceilings.json").read_text()) == {
+        "rows": [{"device": "h200", **row, "examples_per_s": 2350.0}]
+    }
+
+
+def test_missing_wheels_are_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    row = aot.row_of(aot.Case("v5e", "libsvm/iris", 1), minutes=1)
+    assert "libtpu is not installed" in aot.shown(row, 3)[0]
+    assert chips.missing("h100:8") == "jax-cuda12-plugin"
+    with pytest.raises(ValueError, match="--for=b9: there are v4, "):
+        chips.chip_of("b9")
+
+
+def table(*flags):
+    command = [sys.executable, "benchmarks/aot.py", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def rows(tmp_path, *flags):
+    text = table(*flags, f"--json={tmp_path / 'rows.json'}")
+    found = json.loads((tmp_path / "rows.json").read_text())
+    for row in found:
+        assert "failed" not in row, row
+        assert row["fits"]
+    assert text.splitlines()[0].split() == aot.HEADER.split()
+    return found
+
+
+@needs("v5e")
+def test_a_small_model_on_a_tpu(tmp_path):
+    (row,) = rows(tmp_path, "--for=v5e", "--tasks=libsvm/letter", "--runs=8")
+    assert row["precision"] == "float32"
+    assert row["warnings"] == []
+
+
+@needs("h200")
+@pytest.mark.aot
+@pytest.mark.slow
+def test_small_models_are_launched_once_per_round(tmp_path):
+    found = rows(tmp_path, "--for=h200", "--tasks=libsvm/iris,libsvm/letter")
+    for row in found:
+        assert row["precision"] == "float32"
+        assert row["launches"] == 0
+        assert row["warnings"] == []
+
+
+@needs("h200")
+@pytest.mark.aot
+@pytest.mark.slow
+def test_a_population_of_networks_on_gpus(tmp_path):
+    flags = ("--for=h100,h200", "--tasks=digits/wrn", "--runs=1,8")
+    for row in rows(tmp_path, *flags):
+        assert row["precision"] == "bfloat16"
+        assert row["kernels"] < 170
+        said = " ".join(row["warnings"])
+        for cured in ("forward convolutions", "products of float32", "scatters"):
+            assert cured not in said
+
+
+@needs("v5e")
+@pytest.mark.aot
+@pytest.mark.slow
+def test_a_population_of_networks_on_a_tpu(tmp_path):
+    flags = ("--for=v5e", "--tasks=digits/wrn", "--runs=8", "--step-only")
+    (row,) = rows(tmp_path, *flags)
+    assert row["precision"] == "bfloat16"
+    assert not any("products of float32" in text for text in row["warnings"])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [pytest.param(t, marks=needs(t)) for t in ("v5e:2x4", "h100:8")],
+)
+@pytest.mark.aot
+@pytest.mark.slow
+def test_devices_that_share_a_language_model_exchange_parameters_alone(
+    tmp_path, target
+):
+    flags = ("--tasks=bookwiki/roberta_tiny", "--runs=1", "--batch=64")
+    flags += (f"--for={target}", "--shard=batch,params", "--step-only")
+    batch, params = rows(tmp_path, *flags)
+    for row in (batch, params):
+        assert not any("pass between devices" in text for text in row["warnings"])
+    # Gathering what is split costs half as much again as adding gradients.
+    assert params["received"] < 2 * batch["received"]
+    assert params["memory"] < batch["memory"]
+
+
+def test_the_page_says_what_the_command_can_do():
+    """Each flag of the command's own help is in its docstring."""
+    flags = set(re.findall(r'"(--[a-z-]+)"', Path(aot.__file__).read_text()))
+    for flag in flags - {"--one", "--folder"}:
+        assert flag in aot.__doc__, flag
