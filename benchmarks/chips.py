@@ -34,7 +34,7 @@ class Chip(NamedTuple):
       integers: operations on 32-bit integers per second, which random numbers are made
         of.
       least: seconds that a kernel takes however little it does.
-      card: GPUs: the name that drivers report.
+      name: as JAX has it, `jax.Device.device_kind`.
     """
 
     kind: str
@@ -45,11 +45,14 @@ class Chip(NamedTuple):
     memory: float
     integers: float
     least: float
-    card: str = ""
+    name: str
 
 
-def _tpu(halves: float, bandwidth: float, memory: float, integers: float) -> Chip:
-    return Chip("tpu", halves, halves, halves / 6, bandwidth, memory, integers, 0.3e-6)
+def _tpu(
+    name: str, halves: float, bandwidth: float, memory: float, integers: float
+) -> Chip:
+    rates = (halves, halves, halves / 6, bandwidth, memory, integers)
+    return Chip("tpu", *rates, least=0.3e-6, name=name)
 
 
 _CORES = 132  # streaming multiprocessors of both cards
@@ -57,10 +60,10 @@ _CUDA_INTEGERS = _CORES * 64 * 1.75e9
 # The vector unit of a TPU has 8 x 128 lanes with four units each, of which integer
 # operations get about half.
 CHIPS = {
-    "v4": _tpu(275e12, 1.2e12, 32e9, 4096 * 1.05e9),
-    "v5e": _tpu(197e12, 0.82e12, 16e9, 2048 * 0.94e9),
-    "v5p": _tpu(459e12, 2.765e12, 95e9, 4096 * 1.75e9),
-    "v6e": _tpu(918e12, 1.64e12, 32e9, 4096 * 0.94e9),
+    "v4": _tpu("TPU v4", 275e12, 1.2e12, 32e9, 4096 * 1.05e9),
+    "v5e": _tpu("TPU v5 lite", 197e12, 0.82e12, 16e9, 2048 * 0.94e9),
+    "v5p": _tpu("TPU v5", 459e12, 2.765e12, 95e9, 4096 * 1.75e9),
+    "v6e": _tpu("TPU v6 lite", 918e12, 1.64e12, 32e9, 4096 * 0.94e9),
     "h100": Chip(
         *("gpu", 989e12, 495e12, 67e12, 3.35e12, 84942979072, _CUDA_INTEGERS, 2e-6),
         "NVIDIA H100 80GB HBM3",
@@ -175,7 +178,7 @@ def _cuda_target(chip: Chip) -> str:
         *(f"{name}: {value}" for name, value in numbers.items()),
         "cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }",
         "ecc_enabled: true",
-        f'name: "{chip.card}"',
+        f'name: "{chip.name}"',
         'driver_version: "13.0.0"',
         'runtime_version: "12.8.0"',
         'compile_time_toolkit_version: "12.8.0"',
@@ -187,5 +190,5 @@ def _cuda_target(chip: Chip) -> str:
     return (
         f'gpu_device_info {{\n{inner}\n}}\nplatform_name: "CUDA"\n'
         "dnn_version_info { major: 9 minor: 10 patch: 0 }\n"
-        f'device_description_str: "{chip.card}"\n'
+        f'device_description_str: "{chip.name}"\n'
     )

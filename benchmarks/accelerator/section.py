@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accelerator.core import Row
+from benchmarks.chips import CHIPS
 
 # bfloat16 TFLOP/s without sparsity, by a part of JAX's name of the device.
 PEAKS = {
@@ -61,7 +62,7 @@ def read_ceilings(path: Path, device: str) -> dict[tuple[str, int, str], float]:
     return {
         (row["task"], row["runs"], row["precision"]): row["examples_per_s"]
         for row in json.loads(path.read_text())["rows"]
-        if row["device"].lower() in device.lower()
+        if row["device"] in device.lower() or device == CHIPS[row["device"]].name
     }
 
 
