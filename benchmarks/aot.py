@@ -232,7 +232,8 @@ def model_flops(case: Case) -> float:
     from lrjax import machine
     from lrjax.engine import strategy
 
-    with machine.compiling_for("tpu"):  # whose kernels XLA can all look into
+    # No kind that has kernels of its own, which XLA cannot look into.
+    with machine.compiling_for("other"):
         task = build(case)[0].task
         arguments = strategy.loss_arguments(
             task.init, strategy.batch_shapes(task), task.batch_size
