@@ -243,6 +243,20 @@ def test_the_kernel_for_tpus_is_the_same_attention(which, on_tpu):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
 
 
+def test_devices_that_share_rows_compute_the_plain_form():
+    from lrjax.tasks.models import tpu_attention
+
+    inputs = jax.random.normal(jax.random.key(0), (4, 2, 32, 2, 16))
+    mask = (_masks()["segments"][:, 0]).astype(jnp.int8)
+    for plain, kernel, args in (
+        (tpu_attention._plain, tpu_attention._attend, (*inputs[:3], mask)),
+        (tpu_attention._plain_gradients, tpu_attention._gradients, (*inputs, mask)),
+    ):
+        found = jax.jit(lambda *x: (plain(*x), kernel(*x)))(*args)  # noqa: B023
+        for ours, expected in zip(*found, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+
+
 def test_padding_of_the_kernel_for_tpus_reaches_nothing(on_tpu):
     """Numbers at padding change nothing elsewhere, and get no gradient."""
     query, key, value, pull = jax.random.normal(

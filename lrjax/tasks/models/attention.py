@@ -213,8 +213,9 @@ def _kernel_gradient(
     """
     if machine.kind() == "tpu":
         return _for_tpus().gradients(query, key, value, mask, cotangent)
-    # JAX's derivative of cuDNN's kernel is found by differentiating it once more. Without
-    # the arrays of this second forward pass nothing needs it, and XLA leaves it out.
+    # JAX's derivative of cuDNN's kernel is found by differentiating it once more.
+    # Without the arrays of this second forward pass nothing needs it, and XLA leaves it
+    # out.
     _, pullback = _differentiated(query, key, value, mask)
     return jax.tree.unflatten(jax.tree.structure(pullback), kept)(cotangent)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import extend
 from jax.experimental import pallas as pl
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.interpreters import mlir
 
 from lrjax import machine
 
@@ -51,7 +51,8 @@ def gradients(
       cotangent: gradient by the result.
     """
     cotangent = cotangent.astype(query.dtype)
-    return _gradients(query, key, value, cotangent, mask[:, 0].astype(jnp.int8))
+    found = _gradients(query, key, value, cotangent, mask[:, 0].astype(jnp.int8))
+    return tuple(found)
 
 
 def _weights(query: jax.Array, key: jax.Array, seen: jax.Array) -> jax.Array:
@@ -140,7 +141,8 @@ def _called(
     Args:
       kernel: of references to the arguments and results, and `size`.
       count: of results, all like the first argument.
-      *args: arrays [rows, tokens, heads, size], and the mask, int8 [rows, tokens, tokens].
+      *args: arrays [rows, tokens, heads, size], and the mask, int8 [rows, tokens,
+        tokens].
     """
     *wide, mask = args
     rows, tokens, heads, size = wide[0].shape
@@ -166,29 +168,57 @@ def _fits(heads: int, size: int) -> bool:
     return heads == 1 or heads * size <= _COLUMNS
 
 
-def _by_rows(function: Callable[..., Any], inputs: int, results: int) -> Any:
-    """Let devices that share the rows compute their own; XLA cannot split a kernel.
+def _alone(name: str, kernel: Callable[..., Any], plain: Callable[..., Any]) -> Any:
+    """The function that is a kernel in programs of one device, and a plain form else.
+
+    XLA splits programs over devices, but no kernels; how many devices there are is only
+    known when a program is lowered.
 
     Args:
-      function: of so many arrays [rows, tokens, heads, size] and a mask.
-      inputs, results: numbers of such arrays, without the mask.
+      name: of the operation.
+      kernel, plain: the same function of arrays, with a tuple of results.
     """
-    split = custom_partitioning(function)
+    operation = extend.core.Primitive(name)
+    operation.multiple_results = True
 
-    def of_rows(mesh: Any, shapes: Any) -> tuple[Any, tuple[Any, ...]]:
-        spec = shapes[0].sharding.spec
-        own = NamedSharding(mesh, PartitionSpec(spec[0] if spec else None))
-        return (own,) * results, (own,) * (inputs + 1)
+    def shapes(*args: Any) -> list[Any]:
+        found = jax.eval_shape(plain, *args)
+        return [jax.core.ShapedArray(x.shape, x.dtype) for x in found]
 
-    def partition(mesh: Any, shapes: Any, result: Any) -> Any:
-        del result
-        return mesh, function, *of_rows(mesh, shapes)
+    def lowered(context: Any, *args: Any) -> Any:
+        devices = getattr(context.module_context.axis_context, "num_devices", 1)
+        chosen = plain if (devices or 1) > 1 else kernel
+        return mlir.lower_fun(chosen, multiple_results=True)(context, *args)
 
-    array = "r t h d"
-    rule = ", ".join([array] * inputs) + ", r m s -> " + ", ".join([array] * results)
-    split.def_partition(partition=partition, sharding_rule=rule)
-    return split
+    operation.def_abstract_eval(shapes)
+    operation.def_impl(lambda *args: jax.jit(kernel)(*args))
+    mlir.register_lowering(operation, lowered)
+    return operation.bind
 
 
-_attend = _by_rows(functools.partial(_called, _forward_kernel, 1), 3, 1)
-_gradients = _by_rows(functools.partial(_called, _backward_kernel, 3), 4, 3)
+def _plain(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+) -> tuple[jax.Array]:
+    """The plain form of `attend`."""
+    with jax.numpy_dtype_promotion("standard"):
+        out = jax.nn.dot_product_attention(
+            query, key, value, mask=mask[:, None] != 0, implementation="xla"
+        )
+    return (out,)
+
+
+def _plain_gradients(*args: jax.Array) -> tuple[jax.Array, ...]:
+    """The plain form of `gradients`."""
+    *inputs, cotangent, mask = args
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.vjp(lambda *x: _plain(*x, mask)[0], *inputs)[1](cotangent)
+
+
+_attend = _alone(
+    "tpu_attention", functools.partial(_called, _forward_kernel, 1), _plain
+)
+_gradients = _alone(
+    "tpu_attention_gradients",
+    functools.partial(_called, _backward_kernel, 3),
+    _plain_gradients,
+)
