@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import extend
+from jax.core import ShapedArray
 from jax.experimental import pallas as pl
 from jax.interpreters import mlir
 
@@ -183,7 +184,7 @@ def _alone(name: str, kernel: Callable[..., Any], plain: Callable[..., Any]) -> 
 
     def shapes(*args: Any) -> list[Any]:
         found = jax.eval_shape(plain, *args)
-        return [jax.core.ShapedArray(x.shape, x.dtype) for x in found]
+        return [ShapedArray(x.shape, x.dtype) for x in found]
 
     def lowered(context: Any, *args: Any) -> Any:
         devices = getattr(context.module_context.axis_context, "num_devices", 1)
@@ -207,11 +208,20 @@ def _plain(
     return (out,)
 
 
-def _plain_gradients(*args: jax.Array) -> tuple[jax.Array, ...]:
+def _plain_gradients(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    cotangent: jax.Array,
+    mask: jax.Array,
+) -> tuple[jax.Array, ...]:
     """The plain form of `gradients`."""
-    *inputs, cotangent, mask = args
+
+    def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return _plain(query, key, value, mask)[0]
+
     with jax.numpy_dtype_promotion("standard"):
-        return jax.vjp(lambda *x: _plain(*x, mask)[0], *inputs)[1](cotangent)
+        return jax.vjp(attend, query, key, value)[1](cotangent)
 
 
 _attend = _alone(
