@@ -232,8 +232,9 @@ def model_flops(case: Case) -> float:
     from lrjax import machine
     from lrjax.engine import strategy
 
-    with machine.compiling_for("tpu"):  # whose kernels XLA can all look into
-        # It counts what is in a loop once.
+    # No kind that has kernels of its own, which XLA cannot look into; nor loops, of which
+    # it counts one round.
+    with machine.compiling_for("other"):
         task = build(dataclasses.replace(case, scan_layers=False))[0].task
         arguments = strategy.loss_arguments(
             task.init, strategy.batch_shapes(task), task.batch_size

@@ -231,6 +231,10 @@ class Module:
             # Two products forward; backward five, as scores are computed again.
             products = 5 if "Backward" in item.target else 2
             return 2.0 * products * batch * heads * tokens**2 * size
+        if item.target == "tpu_custom_call":  # tpu_attention's; we have no others
+            rows, columns, tokens = (*self._operand(item, 0, within).shape, 1, 1)[:3]
+            products = 5 if len(item.results) > 1 else 2
+            return 2.0 * products * rows * columns * tokens**2
         if item.operation == "custom-call":
             return 0.0
         return sum(self._flops(inner, around) for inner, around in self._inner(item))
@@ -259,6 +263,12 @@ class Module:
         spread = item.sizes("lhs_dilate") or [1] * len(window)
         # A window over a dilated axis meets zeros but for one in so many places.
         touched = [max(w // s, 1) for w, s in zip(window, spread, strict=False)]
+        # TPUs compute products of several axes as windows larger than the image.
+        image = dict(
+            zip(labels.group(1), self._operand(item, 0, within).shape, strict=False)
+        )
+        sides = [image.get(str(axis), math.inf) for axis in range(len(touched))]
+        touched = [min(pair) for pair in zip(touched, sides, strict=True)]
         return 2.0 * out.size * inputs * math.prod(touched)
 
     def _units(self, item: Instruction, within: Computation) -> str:

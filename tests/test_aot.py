@@ -101,6 +101,38 @@ def test_kernels_of_a_module():
     assert found["sum.1"].received == 2 * 7 / 8 * 4 * 1000
 
 
+OF_TPUS = """HloModule jit_step
+
+ENTRY %main (q: bf16[32,768,512], m: s8[32,512,512], x: bf16[64,16,1,1]) -> f32[] {
+  %q = bf16[32,768,512]{2,1,0} parameter(0)
+  %m = s8[32,512,512]{2,1,0} parameter(1)
+  %near = bf16[32,768,512]{2,1,0:T(8,128)(2,1)S(1)} bitcast(%q)
+  %out = bf16[32,768,512]{2,1,0} custom-call(%q, %near, %near, %m), \
+custom_call_target="tpu_custom_call"
+  %by = (bf16[32,768,512]{2,1,0}, bf16[32,768,512]{2,1,0}, bf16[32,768,512]{2,1,0}) \
+custom-call(%q, %near, %near, %out, %m), custom_call_target="tpu_custom_call"
+  %x = bf16[64,16,1,1]{3,2,1,0} parameter(2)
+  %w = bf16[3,12,16,8]{3,2,1,0} constant({...})
+  %conv = bf16[64,3,12,8]{3,2,1,0} convolution(%x, %w), \
+window={size=3x12 pad=2_2x11_11 rhs_reversal=1x1}, dim_labels=bf01_01io->b01f
+  ROOT %end = f32[] constant(0)
+}
+"""
+
+
+def test_kernels_of_tpus():
+    found = {k.instruction.name: k for k in hlo.Module(OF_TPUS).kernels()}
+    product, array = 2 * 32 * 768 * 512**2, 2 * 32 * 768 * 512
+    forward, backward = found["out"], found["by"]
+    assert (forward.flops, backward.flops) == (2 * product, 5 * product)
+    assert forward.units == backward.units == "halves"
+    # What lies in fast memory costs nothing; the mask has a byte for each pair.
+    assert forward.bytes == 2 * array + 32 * 512**2
+    assert backward.bytes == 5 * array + 32 * 512**2
+    # A product with two more axes: of its window, one place meets the image.
+    assert found["conv"].flops == 2 * 64 * 3 * 12 * 8 * 16
+
+
 def test_what_is_warned_of():
     kernels = hlo.Module(HLO, 8).kernels()
     said = "\n".join(aot.kernel_warnings(kernels, H200, "bfloat16", [1000], 8))

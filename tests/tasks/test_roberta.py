@@ -4,6 +4,8 @@ import functools
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -210,6 +212,108 @@ def test_cudnn_takes_the_shapes_of_a_population(lanes, monkeypatch):
             functools.partial(_value_and_gradients, True), *halves, mask
         )
         assert {x.shape for x in (out, *gradients)} == {halves[0].shape}
+
+
+@pytest.fixture
+def on_tpu(monkeypatch):
+    """The kernel for TPUs, which Pallas interprets on CPUs."""
+    monkeypatch.setattr(machine, "kind", lambda: "tpu")
+
+
+def _masks():
+    """Of two rows of 32 tokens: segments, and segments with padding behind them."""
+    segments = jnp.asarray([[1] * 5 + [2] * 20 + [3] * 7, [1] * 19 + [2] * 13])
+    real = jnp.arange(32) < jnp.asarray([[32], [27]])
+    return {
+        "segments": roberta._may_attend(jnp.ones((2, 32)), segments),
+        "padding": roberta._may_attend(real, segments),
+        "padding alone": roberta._may_attend(real, None),
+        "nothing": roberta._may_attend(real & jnp.asarray([[True], [False]]), segments),
+    }
+
+
+@pytest.mark.parametrize("which", ["segments", "padding", "padding alone", "nothing"])
+def test_the_kernel_for_tpus_is_the_same_attention(which, on_tpu):
+    """Two levels of vmap; heads in several blocks; rows with nothing to see, too."""
+    inputs = jax.random.normal(jax.random.key(0), (4, 3, 2, 2, 32, 3, 96))
+    mask = _masks()[which]
+    found = jax.jit(functools.partial(_value_and_gradients, True))(*inputs, mask)
+    plain = jax.jit(functools.partial(_value_and_gradients, False))(*inputs, mask)
+    for ours, expected in zip(*map(jax.tree.leaves, (found, plain)), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
+
+
+def test_devices_that_share_rows_compute_the_plain_form():
+    from lrjax.tasks.models import tpu_attention
+
+    inputs = jax.random.normal(jax.random.key(0), (4, 2, 32, 2, 16))
+    mask = (_masks()["segments"][:, 0]).astype(jnp.int8)
+    for plain, kernel, args in (
+        (tpu_attention._plain, tpu_attention._attend, (*inputs[:3], mask)),
+        (tpu_attention._plain_gradients, tpu_attention._gradients, (*inputs, mask)),
+    ):
+        found = jax.jit(lambda *x: (plain(*x), kernel(*x)))(*args)  # noqa: B023
+        for ours, expected in zip(*found, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_padding_of_the_kernel_for_tpus_reaches_nothing(on_tpu):
+    """Numbers at padding change nothing elsewhere, and get no gradient."""
+    query, key, value, pull = jax.random.normal(
+        jax.random.key(0), (4, 1, 1, 2, 32, 2, 16)
+    )
+    mask, real = _masks()["padding"], jnp.arange(32)[:, None, None] < 27
+    pull = jnp.where(real, pull, 0)  # the loss reads no padding
+    out, gradients = _value_and_gradients(True, query, key, value, pull, mask)
+    query, key, value = (jnp.where(real, x, 1e4) for x in (query, key, value))
+    other = _value_and_gradients(True, query, key, value, pull, mask)
+    for x in jax.tree.leaves(other):
+        assert jnp.isfinite(x).all()
+    second = (0, 0, 1)
+    np.testing.assert_array_equal(out[second][:27], other[0][second][:27])
+    for ours, theirs in zip(gradients, other[1], strict=True):
+        np.testing.assert_array_equal(ours[second][:27], theirs[second][:27])
+        assert not theirs[second][27:].any()
+
+
+def test_what_the_kernel_for_tpus_is_used_for(on_tpu, monkeypatch):
+    fits = functools.partial(attention.can_fuse, heads=2, dtype=jnp.bfloat16)
+    with jax.numpy_dtype_promotion("standard"):  # for the plain form's derivative
+        assert fits(tokens=32, size=16)
+    assert not attention.can_fuse(32, 2, 16, jnp.float16)
+    assert not attention.can_fuse(32, 2, 16, None)
+    monkeypatch.setattr(attention, "_works", None)
+    assert not fits(tokens=514, size=16)  # scores need more than fast memory
+    assert not fits(tokens=33, size=16)
+    assert not fits(tokens=32, size=12)  # no whole tiles
+    monkeypatch.setattr(machine, "is_here", lambda: False)
+    assert fits(tokens=512, size=64)
+
+
+def test_a_wrong_kernel_for_tpus_is_not_used(on_tpu, monkeypatch):
+    from lrjax.tasks.models import tpu_attention
+
+    def wrong(query, key, value, mask, cotangent):
+        return query, key, value
+
+    monkeypatch.setattr(tpu_attention, "gradients", wrong)
+    said = "the TPU kernel's attention is replaced by a slower form: its numbers"
+    with (
+        jax.numpy_dtype_promotion("standard"),  # as above
+        pytest.warns(UserWarning, match=said),
+    ):
+        assert not attention.can_fuse(48, 2, 16, jnp.bfloat16)
+
+
+def test_pallas_is_imported_where_it_is_used():
+    code = (
+        "import sys, lrjax.tasks.models.attention, lrjax.tasks.models.roberta; "
+        "print('jax.experimental.pallas' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_a_kernel_that_fails_or_is_wrong_is_not_used(monkeypatch):

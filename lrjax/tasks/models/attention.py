@@ -1,8 +1,9 @@
-"""Masked attention, with cuDNN's flash attention kernel where that works."""
+"""Masked attention, by a kernel where one works: cuDNN's on GPUs, our own on TPUs."""
 
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ from lrjax.core import cut
 from lrjax.tasks.models.products import product
 
 _FUSED = "cudnn"
+_TPU_LONGEST = 512  # tokens of a row whose scores fit a TPU's fast memory
+_TPU_SIZES = 16  # of heads: multiples, which are whole tiles
 _CLOSE = 0.05  # tolerated error relative to the largest number, in bfloat16
 
 
@@ -33,7 +36,8 @@ def attention(
       query, key, value: [rows, tokens, heads, size].
       mask: bool, broadcastable to [rows, 1, tokens, tokens]: which token attends to
         which; None: all.
-      fused: use cuDNN's kernel if there is a mask and the number of tokens is even.
+      fused: use the device's kernel if there is a mask and the number of tokens is
+        even and one that the kernel takes.
 
     Returns:
       [rows, tokens, heads, size].
@@ -41,7 +45,7 @@ def attention(
     rows, tokens = query.shape[:2]
     if query.dtype == jnp.float64:  # JAX's softmax would be in float32
         return attention_with_dropout(query, key, value, mask, lambda weights: weights)
-    if fused and mask is not None and tokens % 2 == 0:
+    if fused and mask is not None and _takes(tokens):
         return _fused(
             query, key, value, jnp.broadcast_to(mask, (rows, 1, tokens, tokens))
         )
@@ -74,25 +78,35 @@ def attention_with_dropout(
 
 
 def can_fuse(tokens: int, heads: int, size: int, dtype: Any) -> bool:
-    """Whether cuDNN's kernel works here and agrees with the plain computation.
+    """Whether the kernel for this device works and agrees with the plain computation.
 
-    What it supports depends on the GPU, on cuDNN and on JAX, so it is tried, under vmap
-    (two lanes of two rows) and with gradients. Takes a few seconds, once. A GPU that is
-    not here, for which programs are only compiled, is taken to support it.
+    What cuDNN supports depends on the GPU, on cuDNN and on JAX, and what compilers of
+    TPUs take on their version, so the kernel is tried, under vmap (two lanes of two
+    rows) and with gradients. Takes a few seconds, once. A device that is not here, for
+    which programs are only compiled, is taken to support it.
 
     Args:
       tokens, heads, size: shape of the attention.
       dtype: dtype of the computation.
     """
-    halves = dtype is not None and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-    if machine.kind() != "gpu" or not halves:
+    halves = {"gpu": (jnp.bfloat16, jnp.float16), "tpu": (jnp.bfloat16,)}
+    kind = machine.kind()
+    if dtype is None or jnp.dtype(dtype) not in halves.get(kind, ()):
+        return False
+    if kind == "tpu" and not (_takes(tokens) and size % _TPU_SIZES == 0):
         return False
     return not machine.is_here() or _works(tokens, heads, size, dtype)
 
 
+def _takes(tokens: int) -> bool:
+    """Whether the device's kernel takes rows of so many tokens."""
+    longest = _TPU_LONGEST if machine.kind() == "tpu" else math.inf
+    return tokens % 2 == 0 and tokens <= longest
+
+
 @functools.cache
 def _works(tokens: int, heads: int, size: int, dtype: Any) -> bool:
-    """Try cuDNN's kernel; see `can_fuse`."""
+    """Try the device's kernel; see `can_fuse`."""
     *inputs, cotangent = jax.random.normal(
         numerics.key(0), (4, 2, 2, tokens, heads, size), dtype
     )
@@ -120,11 +134,13 @@ def _works(tokens: int, heads: int, size: int, dtype: Any) -> bool:
         worst = float(jnp.stack(off).max())
         reason = f"its numbers are off by {worst:.0%}"
         fine = worst < _CLOSE  # False for NaN
-    except Exception as error:  # JAX, XLA and cuDNN raise various types
+    except Exception as error:  # JAX, XLA, cuDNN and Pallas raise various types
         fine, reason = False, cut(str(error), 200)
     if not fine:
+        whose = "the TPU kernel's" if machine.kind() == "tpu" else "cuDNN's"
         warnings.warn(
-            f"cuDNN's attention is replaced by a slower form: {reason}", stacklevel=2
+            f"{whose} attention is replaced by a slower form: {reason}",
+            stacklevel=2,
         )
     return fine
 
@@ -132,7 +148,16 @@ def _works(tokens: int, heads: int, size: int, dtype: Any) -> bool:
 def _kernel(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
 ) -> jax.Array:
+    if machine.kind() == "tpu":
+        return _for_tpus().attend(query, key, value, mask)
     return _of_jax(query, key, value, mask, _FUSED)
+
+
+def _for_tpus() -> Any:
+    """The module with the kernel for TPUs; it imports Pallas, which is slow."""
+    from lrjax.tasks.models import tpu_attention
+
+    return tpu_attention
 
 
 def _of_jax(
@@ -164,6 +189,8 @@ def _kernel_and_kept(
       query, key, value: [rows, tokens, heads, size].
       mask: bool [rows, 1, tokens, tokens].
     """
+    if machine.kind() == "tpu":  # computes again what it needs
+        return _kernel(query, key, value, mask), []
     output, pullback = _differentiated(query, key, value, mask)
     return output, jax.tree.leaves(pullback)
 
@@ -184,8 +211,11 @@ def _kernel_gradient(
       kept: what `_kernel_and_kept` returned.
       cotangent: gradient by the result, [rows, tokens, heads, size].
     """
-    # JAX's derivative of the kernel is found by differentiating it once more. Without
-    # the arrays of this second forward pass nothing needs it, and XLA leaves it out.
+    if machine.kind() == "tpu":
+        return _for_tpus().gradients(query, key, value, mask, cotangent)
+    # JAX's derivative of cuDNN's kernel is found by differentiating it once more.
+    # Without the arrays of this second forward pass nothing needs it, and XLA leaves it
+    # out.
     _, pullback = _differentiated(query, key, value, mask)
     return jax.tree.unflatten(jax.tree.structure(pullback), kept)(cotangent)
 

@@ -55,7 +55,8 @@ class Roberta(nn.Module):
       dropout: dropout rate after embeddings, attention and MLP.
       attention_dropout: dropout rate of attention weights; above 0, training does not
         use the fused kernel, which does not support it.
-      fused: use cuDNN's attention kernel; `attention.can_fuse` says where it works.
+      fused: use the device's attention kernel; `attention.can_fuse` says where one
+        works.
       pre_norm: normalise before attention and MLP instead of after the residual sum,
         and once more at the end.
       layer_norm_eps: epsilon of LayerNorm; 1e-5 in the published roberta-base, 1e-12 in

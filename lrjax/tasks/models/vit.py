@@ -33,8 +33,8 @@ class VisionTransformer(nn.Module):
       param_dtype: dtype of the parameters.
       remat: whether to recompute activations inside blocks in the backward pass
         instead of storing them.
-      fused: use cuDNN's attention kernel, for which tokens are filled up to a multiple
-        of 16; `attention.can_fuse` says where it works.
+      fused: use the device's attention kernel, for which tokens are filled up to a
+        multiple of 16; `attention.can_fuse` says where one works.
     """
 
     patch: int
