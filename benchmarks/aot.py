@@ -232,8 +232,8 @@ def model_flops(case: Case) -> float:
     from lrjax import machine
     from lrjax.engine import strategy
 
-    # No kind that has kernels of its own, which XLA cannot look into; nor loops, of which
-    # it counts one round.
+    # No kind that has kernels of its own, which XLA cannot look into, and no loops, of
+    # which it counts one round.
     with machine.compiling_for("other"):
         task = build(dataclasses.replace(case, scan_layers=False))[0].task
         arguments = strategy.loss_arguments(
