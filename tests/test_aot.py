@@ -249,7 +249,7 @@ def test_a_population_of_networks_on_gpus(tmp_path):
     flags = ("--for=h100,h200", "--tasks=digits/wrn", "--runs=1,8")
     for row in rows(tmp_path, *flags):
         assert row["precision"] == "bfloat16"
-        assert row["kernels"] < 170
+        assert row["kernels"] < 190
         said = " ".join(row["warnings"])
         for cured in ("forward convolutions", "products of float32", "scatters"):
             assert cured not in said
