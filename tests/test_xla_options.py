@@ -68,3 +68,36 @@ def test_the_same_numbers(compile_):
     found = compile_(jax.jit(step).lower(MANY, x), MANY)(MANY, x)
     exact = np.tanh(x.astype(np.float64) @ x.T.astype(np.float64)).sum()
     np.testing.assert_allclose(found, np.arange(5) + exact, rtol=1e-5)
+
+
+def test_a_jax_that_lacks_a_value_of_an_option():
+    """XLA's lists of what may be part of a command buffer differ by version."""
+
+    class OtherValues(Lowered):
+        def compile(self, options=None):
+            self.asked.append(options or {})
+            for name in options or {}:
+                raise jax.errors.JaxRuntimeError(
+                    f"INVALID_ARGUMENT: While setting option {name}, 'WHILE' is not a "
+                    "valid enum value."
+                )
+            return "compiled"
+
+    lowered = OtherValues()
+    with machine.compiling_for("gpu"):
+        assert xla_options.compile_loop(lowered, "linear") == "compiled"
+    assert [len(options) for options in lowered.asked] == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "network", "convolutions", "products"])
+def test_loops_of_small_models_are_launched_at_once_on_gpus(kind):
+    lowered = Lowered("xla_gpu_enable_command_buffer")
+    with machine.compiling_for("gpu"):
+        xla_options.compile_loop(lowered, kind)
+    (options,) = lowered.asked
+    small = kind in ("linear", "network")
+    assert ("WHILE" in options.get("xla_gpu_enable_command_buffer", "")) == small
+    other = Lowered()
+    with machine.compiling_for("tpu"):
+        xla_options.compile_loop(other, kind)
+    assert other.asked == [{}]

@@ -12,7 +12,8 @@ from lrjax.core import PyTree
 from lrjax.engine import strategy
 
 _MANY_ARRAYS = 256
-_UNKNOWN = re.compile(r"No such compile option: '(\w+)'")
+# What XLA says of an option, or of a value of one, that its version lacks.
+_UNKNOWN = re.compile(r"(?:No such compile option: '|While setting option )(\w+)")
 
 # XLA compiles for about 10 ms per kernel, however small, and a step of a network with
 # many layers has thousands. With the previous emitters and a lower LLVM optimisation
