@@ -101,3 +101,18 @@ def test_loops_of_small_models_are_launched_at_once_on_gpus(kind):
     with machine.compiling_for("tpu"):
         xla_options.compile_loop(other, kind)
     assert other.asked == [{}]
+
+
+@cpu
+def test_command_buffers_are_tried_where_programs_run(monkeypatch):
+    xla_options._buffers_work.cache_clear()
+    assert xla_options._buffers_work()  # a CPU ignores the option
+
+    def fails(lowered, options):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no graph")
+
+    xla_options._buffers_work.cache_clear()
+    monkeypatch.setattr(xla_options, "_compile", fails)
+    with pytest.warns(UserWarning, match="do not work here: INTERNAL: no graph"):
+        assert not xla_options._buffers_work()
+    xla_options._buffers_work.cache_clear()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lrjax import machine
-from lrjax.core import PyTree
+from lrjax.core import PyTree, cut
 from lrjax.engine import strategy
 
 _MANY_ARRAYS = 256
@@ -54,6 +57,37 @@ _LAUNCHED_AT_ONCE = {
 }
 
 
+@functools.cache
+def _buffers_work() -> bool:
+    """Whether loops in command buffers give the same numbers here; tried once."""
+
+    def rounds(count: jax.Array, x: jax.Array) -> jax.Array:
+        def inner(i: jax.Array, x: jax.Array) -> jax.Array:
+            return jnp.cos(x @ x) * i
+
+        return jax.lax.fori_loop(
+            0, count, lambda i, x: jax.lax.fori_loop(0, i, inner, x) + x, x
+        )
+
+    arguments = jnp.int32(3), jnp.ones((8, 8), jnp.float32)
+    lowered = jax.jit(rounds).lower(*arguments)
+    try:
+        found = _compile(lowered, _LAUNCHED_AT_ONCE)(*arguments)
+        works, reason = (
+            bool((found == lowered.compile()(*arguments)).all()),
+            "its numbers differ",
+        )
+    except jax.errors.JaxRuntimeError as error:
+        works, reason = False, cut(str(error), 200)
+    if not works:
+        warnings.warn(
+            f"small models train with a launch per step, as loops in CUDA's command "
+            f"buffers do not work here: {reason}",
+            stacklevel=2,
+        )
+    return works
+
+
 def compile_loop(lowered: Any, kind: str, effort: str = FULL) -> Any:
     """Compile a program that consists of a loop.
 
@@ -70,7 +104,9 @@ def compile_loop(lowered: Any, kind: str, effort: str = FULL) -> Any:
     device = machine.kind()
     if device != "cpu":
         small = device == "gpu" and kind in (strategy.LINEAR, strategy.NETWORK)
-        return _compile(lowered, _LAUNCHED_AT_ONCE if small else {})
+        # A GPU that is not here is taken to run loops in buffers.
+        buffered = small and (not machine.is_here() or _buffers_work())
+        return _compile(lowered, _LAUNCHED_AT_ONCE if buffered else {})
     options: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     options |= _EFFORTS[effort]
     if kind == strategy.LINEAR:
