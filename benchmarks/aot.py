@@ -7,8 +7,8 @@ r"""What the programs of experiments cost on GPUs and TPUs that are not here.
 
 XLA's own compilers make the programs that main.py would run, from shapes of the data
 alone; nothing runs. They come with `pip install -r requirements-aot.txt`, better into
-an environment of its own. Each program is compiled in a process of its own, which has
-so many minutes: one that is not done by then is a result.
+an environment of its own. Each program is compiled in a process of its own, which
+`--minutes` limits; that it took longer is a result, too.
 
 A target is a chip, with a number or shape of several: 'h100:8', 'v5e:2x4'; then
 `--shard` is 'batch' or 'params', as in configs. Columns:
@@ -150,16 +150,6 @@ def shape_task(name: str, options: Any) -> Any:
     return dataclasses.replace(task, train=train, valid=valid, test=test)
 
 
-def placed(tree: Any, sharding: Any) -> Any:
-    """Shapes that lie on devices."""
-    import jax
-
-    def place(x: Any) -> Any:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-    return jax.tree.map(place, tree)
-
-
 def build(case: Case) -> tuple[Any, Any, Any]:
     """Make a block's program, seeds and inputs, all on devices that are not here."""
     import jax
@@ -180,9 +170,14 @@ def build(case: Case) -> tuple[Any, Any, Any]:
         precision=precision, batch_size=batch, scan_layers=case.scan_layers
     )
     task = shape_task(case.task, options)
-    parts = {part: placed(getattr(task, part), where) for part in ("train", "test")}
+    parts = {
+        part: sharding.with_shardings(getattr(task, part), where)
+        for part in ("train", "test")
+    }
     shared = task.valid is task.train
-    parts["valid"] = parts["train"] if shared else placed(task.valid, where)
+    parts["valid"] = (
+        parts["train"] if shared else sharding.with_shardings(task.valid, where)
+    )
     task = dataclasses.replace(task, **parts)
     method = methods.find(case.method)
     static, traced = methods.split(method, dict(method.defaults))
@@ -197,7 +192,11 @@ def build(case: Case) -> tuple[Any, Any, Any]:
     inputs = train.Inputs(
         seeds.order, seeds.noise, (dict.fromkeys(traced, column),), number
     )
-    return program, placed(seeds, where), placed(inputs, where)
+    return (
+        program,
+        sharding.with_shardings(seeds, where),
+        sharding.with_shardings(inputs, where),
+    )
 
 
 def lowered_step(program: Any, seeds: Any, inputs: Any) -> Any:
@@ -210,10 +209,8 @@ def lowered_step(program: Any, seeds: Any, inputs: Any) -> Any:
     task, layout = program.task, program.layout
     state = jax.eval_shape(lambda s, i: train.init(program, s, i), seeds, inputs)
     out = layout.of_block(state) if layout else None
-    if layout:
-        state = sharding.with_shardings(state, out)
-    else:
-        state = placed(state, jax.tree.leaves(task.train)[0].sharding)
+    where = jax.tree.leaves(task.train)[0].sharding
+    state = sharding.with_shardings(state, out or where)
 
     def step(state: Any, inputs: Any, data: Any, rows: Any, number: Any) -> Any:
         batch = {key: x[rows] for key, x in data.items()}
@@ -227,21 +224,14 @@ def lowered_step(program: Any, seeds: Any, inputs: Any) -> Any:
 
 def model_flops(case: Case) -> float:
     """Operations of loss and gradient of all runs' batches, as XLA counts them."""
-    import jax
-
+    from benchmarks import steps
     from lrjax import machine
-    from lrjax.engine import strategy
 
     # No kind that has kernels of its own, which XLA cannot look into, and no loops, of
     # which it counts one round.
     with machine.compiling_for("other"):
         task = build(dataclasses.replace(case, scan_layers=False))[0].task
-        arguments = strategy.loss_arguments(
-            task.init, strategy.batch_shapes(task), task.batch_size
-        )
-        gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-        lowered = gradient.lower(*arguments)
-    return case.runs * float((lowered.cost_analysis() or {}).get("flops", 0.0))
+        return case.runs * steps.step_flops(task)
 
 
 def measured(case: Case, folder: Path) -> dict[str, Any]:
@@ -253,13 +243,14 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
     """
     import jax
 
-    from lrjax import machine
+    from lrjax import machine, tasks
     from lrjax.common import numerics
     from lrjax.engine import programs, xla_options
 
     numerics.fix("float32")
     chip = case.chip
     with machine.compiling_for(chip.kind):
+        precision = tasks.precision_of(case.task, case.precision)
         program, seeds, inputs = build(case)
         task, layout = program.task, program.layout
         flops = model_flops(case)
@@ -284,10 +275,10 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
     kernels = hlo.Module(text, count).kernels()
     seconds = hlo.total_seconds(kernels, chip)
     examples = task.batch_size * case.runs
-    shapes = [x.size for x in _leaves(seeds.params)]
+    shapes = [x.size for x in jax.tree.leaves(seeds.params)]
     return {
         **dataclasses.asdict(case),
-        "precision": _precision(case),
+        "precision": precision,
         "batch": task.batch_size,
         "compile_s": compiled,
         "memory": memory,
@@ -302,7 +293,7 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
         "peak": flops / count / chip.halves / seconds,
         "slowest": slowest(kernels, chip),
         "warnings": [
-            *kernel_warnings(kernels, chip, _precision(case), shapes, count),
+            *kernel_warnings(kernels, chip, precision, shapes, count),
             *([] if memory < chip.memory else ["does not fit the device's memory"]),
             *(
                 ["the loop over steps waits for the host in each step"]
@@ -311,19 +302,6 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
             ),
         ],
     }
-
-
-def _leaves(tree: Any) -> list[Any]:
-    import jax
-
-    return jax.tree.leaves(tree)
-
-
-def _precision(case: Case) -> str:
-    from lrjax import machine, tasks
-
-    with machine.compiling_for(case.chip.kind):
-        return tasks.precision_of(case.task, case.precision)
 
 
 def slowest(kernels: Sequence[hlo.Kernel], chip: chips.Chip) -> list[dict[str, Any]]:

@@ -165,7 +165,7 @@ class Module:
     """The computations of a compiled program."""
 
     def __init__(self, text: str, num_devices: int = 1) -> None:
-        """Parse a program's text, compiled for so many devices."""
+        """Parse the text of a program for `num_devices` devices."""
         self._devices = num_devices
         self._computations: dict[str, Computation] = {}
         self._entry = ""
@@ -185,7 +185,7 @@ class Module:
         return list(self._of(self._entry, 1))
 
     def _of(self, name: str, times: int) -> Iterator[Kernel]:
-        """Kernels of a computation that is run so many times."""
+        """Kernels of a computation that runs `times` times."""
         computation = self._computations[name]
         for item in computation.values():
             if item.operation in _CONTROL:
@@ -261,7 +261,7 @@ class Module:
         inputs = math.prod(d for label, d in pairs if label == "i")
         window = item.sizes("size")
         spread = item.sizes("lhs_dilate") or [1] * len(window)
-        # A window over a dilated axis meets zeros but for one in so many places.
+        # On an axis that is dilated n times, one of n places is not zero.
         touched = [max(w // s, 1) for w, s in zip(window, spread, strict=False)]
         # TPUs compute products of several axes as windows larger than the image.
         image = dict(

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lrjax import methods
@@ -48,12 +47,8 @@ def step_seconds(task: Task, runs: int, steps: int, turns: int) -> float:
 
 def step_flops(task: Task) -> float:
     """What XLA counts for loss and gradient of one run's batch."""
-    params, state = jax.eval_shape(task.init, jax.random.key(0))
-    batch = {
-        k: jax.ShapeDtypeStruct((task.batch_size, *v.shape[1:]), v.dtype)
-        for k, v in task.train.items()
-    }
-    batch["mask"] = jax.ShapeDtypeStruct((task.batch_size,), jnp.float32)
-    step = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-    lowered = step.lower(params, state, jax.random.key(0), batch)
+    arguments = strategy.loss_arguments(
+        task.init, strategy.batch_shapes(task), task.batch_size
+    )
+    lowered = jax.jit(jax.value_and_grad(task.loss, has_aux=True)).lower(*arguments)
     return float((lowered.cost_analysis() or {}).get("flops", float("nan")))

@@ -5,8 +5,8 @@ r"""Prove lrjax on the GPU or TPU that is here; `make accelerator` does this.
 
 In this order: correctness beside the CPU (golden trajectories, small tables, a step of
 each network, populations, repeated bits), throughput, and evidence that methods learn.
-A part is given eight minutes at most, and keeps what it has when they are over: the
-same command goes on from there. Finished items are computed again only if code,
+A part has eight minutes at most. What it has measured by then is kept, and the
+next call continues there. Finished items are computed again only if code,
 versions or device changed. What dies is reported and does not stop the others;
 `--retry` tries it again.
 

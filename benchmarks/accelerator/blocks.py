@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import noise
 from benchmarks.accelerator import compare
 from benchmarks.accelerator.core import NotRunError
 from lrjax import methods, tasks
 from lrjax.core import Task
 from lrjax.engine import programs, train
-from lrjax.tasks import TaskOptions
+from lrjax.tasks import TaskOptions, images
 
 
 def tables() -> tuple[str, ...]:
@@ -95,3 +96,12 @@ class Block:
                 [[compare.sample(lane) for lane in seed] for seed in runs]
             )
         return numbers
+
+
+def make_task(name: str, precision: str, rows: int) -> Task:
+    """A network's task, of noise unless its images come with scikit-learn."""
+    if name in images.RECIPES:
+        return noise.image_task(name, precision, rows)
+    if name.startswith("bookwiki/"):
+        return noise.text_task(name, precision, rows)
+    return small_task(name, precision=precision, batch_size=rows)

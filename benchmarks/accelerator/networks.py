@@ -15,14 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import noise
 from benchmarks.accelerator import blocks, compare
 from benchmarks.accelerator.core import CPU, DEVICE, Numbers, Part, Row, check, under
 from lrjax import methods
 from lrjax.common import numerics
 from lrjax.core import Task
 from lrjax.engine import train
-from lrjax.tasks import images
 
 # Relative Euclidean distances: an exact float32 step of a few dozen layers keeps three
 # digits; ten bits of TF32, or eight of bfloat16, not two.
@@ -54,21 +52,12 @@ def parts(miniature: bool) -> list[Part]:
     ]
 
 
-def make_task(name: str, precision: str, rows: int) -> Task:
-    """A network's task, of noise unless its images come with scikit-learn."""
-    if name in images.RECIPES:
-        return noise.image_task(name, precision, rows)
-    if name.startswith("bookwiki/"):
-        return noise.text_task(name, precision, rows)
-    return blocks.small_task(name, precision=precision, batch_size=rows)
-
-
 def compute(item: str, folder: Path) -> dict[str, np.ndarray]:
     """Loss, gradients and parameters after one step, also from noisy parameters."""
     del folder
     name, _, kind = item.rpartition("/")
     precision = "bfloat16" if kind == "bfloat16" else "float32"
-    task = make_task(name, precision, ROWS.get(name, 8))
+    task = blocks.make_task(name, precision, ROWS.get(name, 8))
     exact = jax.default_matmul_precision("highest")
     with exact if kind == "highest" else contextlib.nullcontext():
         step = jax.jit(_step_of(task))

@@ -14,7 +14,6 @@ from benchmarks.accelerator import blocks
 from benchmarks.accelerator.core import DEVICE, Numbers, Part, Row
 from lrjax.core import Task
 from lrjax.engine import strategy
-from lrjax.tasks import images
 
 # task -> rows of a batch, steps of a measurement
 TASKS = {
@@ -50,7 +49,7 @@ def compute(item: str, folder: Path) -> dict[str, float]:
     name, model, precision, runs, *small = item.split("/")
     name = f"{name}/{model}"
     rows, count = (4, 1) if small else TASKS[name]
-    task = make_task(name, precision, rows)
+    task = blocks.make_task(name, precision, rows)
     seconds = steps.step_seconds(task, int(runs), count, 1 if small else TURNS)
     return {
         "step_seconds": seconds,
@@ -58,15 +57,6 @@ def compute(item: str, folder: Path) -> dict[str, float]:
         "tokens": tokens_of(task),
         "flops": step_flops(task),
     }
-
-
-def make_task(name: str, precision: str, rows: int) -> Task:
-    """A task on noise, unless its images come with scikit-learn."""
-    if name in images.RECIPES:
-        return noise.image_task(name, precision, rows)
-    if name.startswith("bookwiki/"):
-        return noise.text_task(name, precision, rows)
-    return blocks.small_task(name, precision=precision, batch_size=rows)
 
 
 def tokens_of(task: Task) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lrjax.core import (
     PyTree,
@@ -131,10 +131,10 @@ def with_shardings(tree: PyTree, shardings: Any) -> PyTree:
       A tree of `jax.ShapeDtypeStruct`.
     """
 
-    def describe(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    def describe(x: Any, sharding: Sharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    if isinstance(shardings, NamedSharding):
+    if isinstance(shardings, Sharding):
         return jax.tree.map(lambda x: describe(x, shardings), tree)
     return jax.tree.map(describe, tree, shardings)
 
