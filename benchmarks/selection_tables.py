@@ -1,289 +1,242 @@
-r"""Trains all contenders of races on many tasks, and keeps what races would measure.
+r"""Trains all contenders of a selection on many tasks, for priors and their judgement.
 
-    python benchmarks/selection_tables.py --tables=DIR
-    LRJAX_DATA_DIR=... python benchmarks/selection_tables.py --tables=DIR --libsvm=wine
-    python benchmarks/selection_tables.py --tables=DIR --smac=2,4,8,16
+    python benchmarks/selection_tables.py --tables=DIR --data=DATA
+    python benchmarks/selection_tables.py --tables=DIR --data=DATA --judged
 
-For each contender that a race may let in: accuracy and loss on the validation part at
-every rung that a race may have, with the races' seeds; and for every contender the test
-accuracy of full runs with fresh seeds, which is the truth. A race follows from these
-numbers alone, so `selection.py` holds any number of them without training. With --smac
-it instead tunes the rate of AdamW with a cosine at some budgets (in full runs), and
-trains with what was found. One file per program or budget, skipped if it is there: the
-command can be killed and given again, and run twice at a time.
+One program trains all contenders of a shape of tasks (`made_tasks.SHAPES`) beside each
+other: three seeds on the training rows, and three more with training and validation
+rows in each other's place. A file per task holds what was measured at the end of full
+runs, the task's probes and the seconds; with --judged, whose tasks no prior may know,
+also what a race would measure at a ninth and a third of the horizon, where schedules
+come to rest. Files that are there are skipped: the command can be killed and given
+again, and several can run at a time. DATA is a folder with libsvm/, mnist/ and the
+like.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import math
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.across_tasks import many_tasks
+from benchmarks.across_tasks import made_tasks, row_sets
 from configs import quickstart
 from lrjax import config as config_lib
 from lrjax import methods
-from lrjax.core import Task
-from lrjax.hpo import (
-    contenders,
-    probes,
-    rungs,
-    smac,
-    targets,
-    trials,
-    tune,
-)
-from lrjax.hpo.search import Search
-from lrjax.launch import local, startup
-from lrjax.tasks import make_task, synthetic
+from lrjax.core import Batch, Task
+from lrjax.engine import evaluation, programs, train
+from lrjax.hpo import contenders, probes
+from lrjax.launch import startup
 
-RACE_SEEDS = (0, 1, 2)
-FRESH_SEEDS = (1001, 1002, 1003)
-HELD_OUT = 10**6  # numbers of the synthetic tasks that nothing is chosen on start here
-DEPTHS = (0, 1, 2)
-EPOCHS = {"synthetic": 30, "libsvm": 100}
-ENTER = 9  # contenders whose rungs are kept
-TUNED = "adamw_cosine"  # and those of all its rates
-# The others of a race with --few; the choice is by hand, one of each kind.
-OTHERS = ("adam", "prodigy", "cocob", "dog", "greedy_lr 0.01", "cawr 0.01")
-FEW = 20  # known tasks of a depth on which the others are trained
-TEST_ROWS = 4096  # of synthetic tasks: with few the best of many would be lucky
-KEPT = ("valid_accuracy", "valid_loss", "test_accuracy")
+SEEDS = (0, 1, 2)  # of each half
+RUNGS = (1 / 9, 1 / 3)
+COOLED = 0.2  # share of a rung's updates in which schedules come to rest
+KEPT = ("valid_accuracy", "valid_loss", "test_accuracy", "test_loss")
+# Tasks of each shape, in this order, so that a shorter run has some of all.
+ROUNDS = (5, 10, 15, 20, 30, 40)
+ROUNDS_JUDGED = (3, 6, 9)
+SLOW = {"b1", "b2", "d1", "d0"}  # shapes of which a third is made
 
 
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", required=True, help="folder of the tables")
-    parser.add_argument("--libsvm", default="", help="names with commas between")
-    parser.add_argument("--depths", default="1,2,0", help="of synthetic tasks")
-    parser.add_argument("--known", type=int, default=60, help="tasks of each depth")
-    parser.add_argument("--held", type=int, default=36, help="held-out ones")
-    parser.add_argument("--few", action="store_true", help="not all contenders")
-    parser.add_argument("--smac", default="", help="budgets with commas between")
-    parser.add_argument("--smac_tasks", type=int, default=12, help="of each depth")
+    parser.add_argument("--tables", required=True, type=Path)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--judged", action="store_true")
+    parser.add_argument("--shapes", default=",".join(made_tasks.SHAPES))
     args = parser.parse_args()
     startup.prepare(config_lib.check(quickstart.get_config()))
-    folder = Path(args.tables)
-    families = {
-        f"libsvm-{name}": ([make_task(f"libsvm/{name}")], EPOCHS["libsvm"], 0)
-        for name in args.libsvm.split(",")
-        if name
-    } or {
-        f"synthetic-{depth}": (
-            [
-                synthetic.make(f"synthetic/classification-{n}", test_rows=TEST_ROWS)
-                for n in numbers(depth, args.known, args.held)
-            ],
-            EPOCHS["synthetic"],
-            args.known,
-        )
-        for depth in map(int, args.depths.split(","))
-    }
-    for name, (made, epochs, known) in families.items():
-        if not args.smac:
-            write(folder / name, made, epochs, known, args.few)
-        for budget in map(float, filter(None, args.smac.split(","))):
-            held = made[known:][: args.smac_tasks]
-            keep_tuned(folder / f"{name}-smac-{budget:g}.csv", held, epochs, budget)
+    first = made_tasks.JUDGED_FROM if args.judged else 0
+    trained: dict[str, Population] = {}
+    begin = 0
+    for size in ROUNDS_JUDGED if args.judged else ROUNDS:
+        for name in args.shapes.split(","):
+            share = 3 if name in SLOW else 1
+            for number in range(begin // share, (begin + size) // share):
+                path = args.tables / f"{name}-{first + number}.npz"
+                claim = path.with_suffix(".partial")
+                if path.exists() or claim.exists():
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                claim.touch()
+                try:
+                    made = made_tasks.make(name, first + number, args.data)
+                    if name not in trained:
+                        trained[name] = Population(made.task, args.judged)
+                    content = measure(made, trained[name])
+                    with claim.open("wb") as file:
+                        np.savez_compressed(file, **content)
+                    claim.rename(path)
+                    print(f"{path.name} {made.task.name} {content['seconds']:.1f} s")
+                    sys.stdout.flush()
+                finally:
+                    claim.unlink(missing_ok=True)
+        begin += size
 
 
-def numbers(depth: int, known: int, held: int) -> list[int]:
-    """Of the synthetic tasks of a depth: to choose with, then held-out ones."""
-    first = HELD_OUT + (depth - HELD_OUT) % len(DEPTHS)
-    step = len(DEPTHS)
-    return [depth + step * i for i in range(known)] + [
-        first + step * i for i in range(held)
-    ]
-
-
-def stops_of(horizon: int, probed: int) -> list[many_tasks.Stop]:
-    """All places where a race may compare contenders, and the end without probes."""
-    ends = rungs.make_plan(2, 100, horizon, (0,)).rungs
-    stops = []
-    for end in ends:
-        plan = rungs.Plan(horizon, 1.0, (0,), 1, (end,))
-        stops.append(
-            many_tasks.Stop(end, horizon, end - plan.start(0, needs_cooldown=True))
-        )
-    left = max(1, horizon - probed)
-    return [*stops, many_tasks.Stop(left, left)]
-
-
-def write(
-    folder: Path, made: Sequence[Task], epochs: int, known: int, few: bool
-) -> None:
-    """Train all contenders on tasks of one shape, a file per program."""
-    folder.mkdir(parents=True, exist_ok=True)
+def everyone() -> list[contenders.Contender]:
+    """All contenders of a task for which nobody published a value."""
     config = config_lib.base()
-    config.tasks, config.epochs = (made[0].name,), epochs
-    config.methods = ("adam",)  # contenders are chosen below
+    config.tasks, config.methods = ("synthetic/classification-0",), ("adam",)
     settings = config_lib.check(config)
     found = contenders.contenders(
-        list(methods.METHODS.values()), made[0].name, settings
+        list(methods.METHODS.values()), settings.tasks[0], settings
     )
-    entries = [many_tasks.Entry(c.key, c.method, dict(c.hparams)) for c in found]
-    enter = [e for i, e in enumerate(entries) if i < ENTER or e.method.name == TUNED]
-    others = [entry for entry in entries if entry not in enter]
-    if few:
-        others = [entry for entry in others if entry.label in OTHERS]
-    horizon = epochs * made[0].steps_per_epoch
-    stops = stops_of(horizon, probes.probe(made[0]).steps)
-    full = [many_tasks.Stop(horizon, horizon)]
-    fewer = [*made[: min(FEW, known)], *made[known:]]
-    for group in many_tasks.groups(missing(folder, enter, "rungs")):
-        keep(folder, made, group, (*RACE_SEEDS, *FRESH_SEEDS), stops)
-    for group in many_tasks.groups(missing(folder, others, "*")):
-        keep(folder, fewer, group, FRESH_SEEDS, full)
+    return sorted(found, key=lambda c: list(methods.METHODS).index(c.method.name))
 
 
-def missing(
-    folder: Path, entries: Sequence[many_tasks.Entry], kind: str
-) -> list[many_tasks.Entry]:
-    """Those entries that are in no file of a kind, 'rungs' or '*' for any."""
-    paths = sorted(folder.glob(f"{kind}-*.npz"))
-    there = {str(label) for path in paths for label in np.load(path)["labels"]}
-    return [entry for entry in entries if entry.label not in there]
+class Population:
+    """All contenders beside each other, by one program for all tasks of a shape."""
 
+    def __init__(self, task: Task, rests: bool):
+        """Compile.
 
-def keep(
-    folder: Path,
-    made: Sequence[Task],
-    group: Sequence[many_tasks.Entry],
-    seeds: Sequence[int],
-    stops: Sequence[many_tasks.Stop],
-) -> None:
-    """Train entries that share a program and write what was measured.
+        Args:
+          task: one of the shape.
+          rests: whether runs can come to rest before the horizon.
+        """
+        found: dict[Any, list[contenders.Contender]] = {}
+        for each in everyone():
+            static, traced = methods.split(each.method, dict(each.hparams))
+            key = (each.method.name, static, tuple(traced))
+            found.setdefault(key, []).append(each)
+        self.contenders = [each for group in found.values() for each in group]
+        self.rests = rests
 
-    Arrays of the file are [stops, tasks, seeds, entries], NaN where a run was lost.
-    """
-    kind = "rungs" if len(stops) > 1 else "end"
-    path = folder / f"{kind}-{group[0].label.replace(' ', '-')}.npz"
-    claim = path.with_suffix(".partial")
-    if path.exists() or claim.exists():
-        return
-    claim.touch()
-    try:
-        began = time.perf_counter()
-        measured = many_tasks.train_group(synthetic.stack(made), group, seeds, stops)
-        dead = np.stack([each["diverged_at"] > 0 for each in measured])
-        arrays = {
-            name: np.where(dead, np.nan, np.stack([each[name] for each in measured]))
-            for name in KEPT
-        }
-        content: dict[str, Any] = {
-            "tasks": np.array([task.name for task in made]),
-            "labels": np.array([entry.label for entry in group]),
-            "seeds": np.array(seeds),
-            "stops": np.array(stops),
-            **{name: array.astype(np.float32) for name, array in arrays.items()},
-        }
-        with claim.open("wb") as file:
-            np.savez_compressed(file, **content)
-        claim.rename(path)
-    finally:
-        claim.unlink(missing_ok=True)
-    print(f"{path}: {time.perf_counter() - began:.1f} s", flush=True)
+        def method(each: contenders.Contender) -> Any:
+            rested = rests and each.needs_cooldown
+            return methods.cooled(each.method) if rested else each.method
 
-
-def keep_tuned(path: Path, made: Sequence[Task], epochs: int, budget: float) -> None:
-    """Tune the rate of `TUNED` by SMAC on each task and train with what was best.
-
-    Rows of the file: task, learning_rate, cost (of tuning, in full runs) and
-    test_accuracy, the mean over fresh seeds.
-    """
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    settings = tuned_settings(made[0], epochs, budget)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        local.launch(settings, folder) as launcher,
-    ):
-        searches = []
-        for task in made:
-            target = targets.targets(
-                dataclasses.replace(settings, tasks=(task.name,)), [task]
-            )[0]
-            searches.append(Search(target, tune.make_tuner(target, Path(folder))))
-        trainer = trials.Trainer(launcher, lambda _: None)
-        active = [search for search in searches if search.ask()]
-        while active:
-            trained = trainer.train([job for each in active for job in each.jobs()])
-            for search in active:
-                search.tell(trained)
-            trainer.forget()
-            active = [search for search in active if search.ask()]
-    entries = []
-    for search in searches:
-        best = search.best["hparams"] if search.best else search.target.base
-        rate = best["learning_rate"]
-        entries.append(many_tasks.Entry(f"{rate}", methods.find(TUNED), {**best}))
-    horizon = epochs * made[0].steps_per_epoch
-    (found,) = many_tasks.train_group(
-        synthetic.stack(made), entries, FRESH_SEEDS, [many_tasks.Stop(horizon, horizon)]
-    )
-    reached = np.where(found["diverged_at"] > 0, 0.0, found["test_accuracy"]).mean(1)
-    pd.DataFrame(
-        {
-            "task": [task.name for task in made],
-            "learning_rate": [entry.hparams["learning_rate"] for entry in entries],
-            "cost": [spent(search) for search in searches],
-            "test_accuracy": np.diagonal(reached),
-        }
-    ).to_csv(path, index=False)
-    print(f"{path}: {time.perf_counter() - began:.1f} s", flush=True)
-
-
-def tuned_settings(task: Task, epochs: int, budget: float) -> config_lib.Settings:
-    """As many trials as a budget bears; below four full runs no shorter ones."""
-
-    def settings(number: int) -> config_lib.Settings:
-        config = config_lib.base()
-        config.tasks, config.epochs, config.methods = (task.name,), epochs, (TUNED,)
-        config.tune.trials = number
-        if budget < 4:
-            config.tune.min_budget = epochs
-        return config_lib.check(config)
-
-    def cost(number: int) -> float:
-        target = targets.targets(settings(number), [task])[0]
-        return (
-            sum(
-                stage.trials * (stage.trained if target.continuing else stage.budget)
-                for stage in smac.plan(target.problem)
+        groups = tuple(
+            train.Group(
+                method(group[0]),
+                methods.split(group[0].method, dict(group[0].hparams))[0],
+                len(group),
             )
-            / target.problem.max_budget
+            for group in found.values()
         )
-
-    number = 1
-    while cost(number + 1) <= budget:
-        number += 1
-    return settings(number)
-
-
-def spent(search: Search) -> float:
-    """What a search has cost, in full runs; promoted trials go on from their state."""
-    reached: dict[int, int] = {}
-    for row in search.rows:
-        key = row["config_id"]
-        reached[key] = max(reached.get(key, 0), row["budget"])
-    if not search.target.continuing:
-        return (
-            sum(row["budget"] for row in search.rows) / search.target.problem.max_budget
+        self._program = train.Program(
+            task=task,
+            groups=groups,
+            eval_every=max(made_tasks.HORIZONS),
+            num_seeds=len(SEEDS),
         )
-    return sum(reached.values()) / search.target.problem.max_budget
+        self._seeds = train.seed_runs(task.init, np.asarray(SEEDS, np.uint32))
+        self._train = jax.jit(self._trained)
+
+    def train(
+        self, task: Task, steps: int, horizon: int, cooldown: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Train all on a task; return measurements [seeds, contenders].
+
+        Args:
+          task: of the shape.
+          steps: updates after which to measure.
+          horizon: of the schedules.
+          cooldown: updates at the end in which schedules come to rest.
+        """
+        lanes = []
+        for each in self.contenders:
+            lane = methods.split(each.method, dict(each.hparams))[1]
+            if self.rests and each.needs_cooldown:
+                start = float(steps - cooldown) if cooldown else math.inf
+                lane |= {
+                    "cooldown_start": start,
+                    "cooldown_steps": float(max(1, cooldown)),
+                }
+            lanes.append(lane)
+        inputs = train.inputs(self._program, self._seeds, lanes, horizon)
+        parts = (task.train, task.valid, task.test)
+        values = self._train(inputs, jnp.int32(steps), *parts)
+        return {k: np.asarray(v) for k, v in values.items()}
+
+    def _trained(
+        self,
+        inputs: train.Inputs,
+        steps: jax.Array,
+        train_part: Batch,
+        valid_part: Batch,
+        test_part: Batch,
+    ) -> dict[str, jax.Array]:
+        program = self._program
+        state = train.init(program, self._seeds, inputs)
+        state, table = programs.segment(
+            program, state, inputs, train_part, valid_part, jnp.int32(0), steps
+        )
+        test = evaluation.evaluate_part(
+            program.task.evaluate,
+            program.task.metrics,
+            train.final_params(state),
+            train.model_states(state),
+            test_part,
+            evaluation.rows_at_once(
+                program.task, program.num_seeds * program.num_hparams
+            ),
+            program.dtype,
+        )
+        last = {name: values[0] for name, values in table.items()}
+        return last | {f"test_{name}": values for name, values in test.items()}
+
+
+def measure(made: made_tasks.Made, population: Population) -> dict[str, Any]:
+    """Train a task's contenders on both halves; the content of its file.
+
+    Arrays are [halves x seeds, contenders], NaN where a run was lost; those of the
+    rungs have an axis for these before.
+    """
+    halves = [made.task, made_tasks.swapped(made.task)]
+    horizon = made.horizon
+
+    def both(*when: int) -> dict[str, np.ndarray]:
+        each = [population.train(task, *when) for task in halves]
+        arrays = {}
+        for name in [n for n in KEPT if n in each[0]]:
+            values = [np.where(e["diverged_at"] > 0, np.nan, e[name]) for e in each]
+            arrays[name] = np.concatenate(values).astype(np.float32)
+        return arrays
+
+    began = time.perf_counter()
+    content: dict[str, Any] = both(horizon, horizon)
+    seconds = time.perf_counter() - began
+    if population.rests:
+        rungs = []
+        for share in RUNGS:
+            end = max(1, round(share * horizon))
+            rungs.append(both(end, horizon, max(1, round(COOLED * end))))
+        for name in ("valid_accuracy", "valid_loss"):
+            if name in rungs[0]:
+                content[f"rung_{name}"] = np.stack([rung[name] for rung in rungs])
+    probed = probes.probe(made.task)
+    spread = row_sets.log_spread(np.asarray(made.task.train["features"]))
+    about = {**made.about, "log_spread": spread, "probe_steps": float(probed.steps)}
+    return content | {
+        "contenders": np.array([each.key for each in population.contenders]),
+        "family": made.family,
+        "horizon": made.horizon,
+        "batch_size": made.task.batch_size,
+        "seconds": seconds,
+        **_pairs("probe", probed.features),
+        **_pairs("about", about),
+    }
+
+
+def _pairs(name: str, values: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """A dictionary of numbers as two arrays."""
+    return {
+        f"{name}_names": np.array(list(values)),
+        f"{name}_values": np.array(list(values.values()), np.float32),
+    }
 
 
 if __name__ == "__main__":

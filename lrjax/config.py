@@ -251,21 +251,34 @@ class Tune:
 class Select:
     """Settings of `--mode=select`."""
 
-    budget: float = field(
-        16.0,
+    how: str = field(
+        "auto",
+        fields.one_of(("auto", "prior", "race", "bakeoff")),
+        "prior: what known tasks say; race: train some contenders; bakeoff: train all; "
+        "auto: by the budget, or by `seconds`.",
+    )
+    budget: float | None = field(
+        None,
+        fields.optional(fields.number(fields.POSITIVE, "above 0")),
+        "Most training on each task, in full runs; None: as `how` needs.",
+        object,
+    )
+    seconds: float = field(
+        60.0,
         fields.number(fields.POSITIVE, "above 0"),
-        "Most training that a race may use on each task, in full runs.",
+        "Without a budget, all contenders are trained where that is predicted to take "
+        "at most so long.",
     )
     methods: tuple[str, ...] = field(
         (),
         _contenders,
-        "Methods in the race; (): those of the flag --config.methods, else all.",
+        "Methods to select from; (): those of the flag --config.methods, else all.",
     )
     seeds: tuple[int, ...] = field(
         None,
         _seeds_or_none,
-        "Number of seeds of every contender, or a tuple of seeds; None: as many as the "
-        "budget allows.",
+        "Number of seeds of every contender that is trained, or a tuple of seeds; "
+        "None: the leading ones have more.",
         object,
     )
 

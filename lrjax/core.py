@@ -249,6 +249,8 @@ class Task:
         the other to save memory.
       streamed: whether `train` holds NumPy arrays, in host memory or memory-mapped,
         whose batches are sent to the device during training.
+      exchangeable: whether a random draw decided which rows train and which validate:
+        a selection may then let them change places for its second runs.
       options: (name, value) of the options that change results and differ from their
         defaults.
 
@@ -282,6 +284,7 @@ class Task:
     micro_batches: int = 1
     streamed: bool = False
     options: tuple[tuple[str, Any], ...] = ()
+    exchangeable: bool = False
 
     if TYPE_CHECKING:  # for checkers: metrics in all forms, and `metric` (_with_metric)
 
@@ -302,6 +305,7 @@ class Task:
             micro_batches: int = 1,
             streamed: bool = False,
             options: tuple[tuple[str, Any], ...] = (),
+            exchangeable: bool = False,
             *,
             metric: str | Metric | None = None,
         ) -> None: ...

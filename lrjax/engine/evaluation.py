@@ -31,11 +31,14 @@ from lrjax.engine.train import Program, num_rows, over_runs
 # Rows evaluated at once, summed over the runs of a block. Linear models: as many as
 # keep the logits in the CPU's cache (2**17 numbers), at least 64 per run. Networks,
 # whose activations take most of the memory: the numbers below, off CPUs no more than
-# make 2**26 numbers of the largest array (128 MB in bfloat16). Models whose one batch
-# keeps the device busy: the rows of a batch, which fit since training needs them.
+# make 2**26 numbers of the largest array (128 MB in bfloat16); on CPUs more, up to 64
+# per run, while these numbers are at most 2**20, since a round of few rows takes longer
+# to begin than to compute. Models whose one batch keeps the device busy: the rows of a
+# batch, which fit since training needs them.
 _LOGITS, _ROWS = 2**17, 64
 _MULTIPLE = 16  # slices are padded to multiples of it: whole vectors of any CPU
-_ROWS_ON_CPUS, _ROWS_ELSEWHERE, _NUMBERS = 256, 8192, 2**26
+_ROWS_ON_CPUS, _NUMBERS_ON_CPUS = 256, 2**20
+_ROWS_ELSEWHERE, _NUMBERS = 8192, 2**26
 
 
 def rows_at_once(task: Task, num_runs: int) -> int:
@@ -46,10 +49,11 @@ def rows_at_once(task: Task, num_runs: int) -> int:
     if kind == strategy.LINEAR:
         logits = max(task.num_classes, 1) * num_runs
         return max(_LOGITS // logits, _ROWS)
-    rows = _ROWS_ON_CPUS
-    if machine.kind() != "cpu":
-        widest = strategy.work_of(task).widest
-        rows = min(_ROWS_ELSEWHERE, _NUMBERS * task.batch_size // max(widest, 1))
+    widest = max(strategy.work_of(task).widest, 1)
+    if machine.kind() == "cpu":
+        fitting = _NUMBERS_ON_CPUS * task.batch_size // (widest * num_runs)
+        return max(_ROWS_ON_CPUS // num_runs, min(fitting, _ROWS), 1)
+    rows = min(_ROWS_ELSEWHERE, _NUMBERS * task.batch_size // widest)
     return max(rows // num_runs, 1)
 
 

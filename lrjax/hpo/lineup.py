@@ -1,64 +1,126 @@
-"""The line-up of a race: which contenders enter on a task, and on what plan."""
+"""A selection on one task before it trains: who may be trained, by which plan, and why.
+
+Which of the three ways is taken follows from the config and from counted work, never
+from a clock, so that the same command answers the same on every machine.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+
+from lrjax import machine
 from lrjax.config import Settings
-from lrjax.core import Method, Task, counted
-from lrjax.hpo.contenders import Contender, contenders
-from lrjax.hpo.rungs import Plan, make_plan
+from lrjax.core import Method, Task, UsageError, counted
+from lrjax.engine import strategy
+from lrjax.engine.train import num_rows
+from lrjax.hpo import points, prior, probes, proposals
+from lrjax.hpo.contenders import Contender, candidate, contenders
+from lrjax.launch import blocks
+from lrjax.tasks import folds
+
+# Measured (docs/selection.md): seconds of a core for a unit of `blocks.cost`, and for
+# compiling a program of some methods, by kind of model.
+_SECONDS = {"cpu": 0.2 / 2**30}
+_SECONDS_ELSEWHERE = 0.2 / 2**36
+_COMPILING = {strategy.LINEAR: 0.25, strategy.NETWORK: 0.5}  # for each contender's lane
+_COMPILING_OTHERS = 10.0
+_RACE = 8.0  # full runs of a race where no budget is given
+_MOST_PROBED = 0.25  # share of the training that probes may cost
 
 
 @dataclasses.dataclass(frozen=True)
 class Lineup:
-    """A race on one task, before any training.
+    """A selection on one task, before any training.
 
     Attributes:
       name: the task's name in the tables.
       task: the task, with its data.
-      chosen: methods that may race.
-      contenders: all contenders that they give, in the order of entry.
-      plan: seeds, rungs, budget, and how many contenders enter.
+      chosen: methods that may be trained.
+      contenders: all contenders that they give.
+      candidates: the same, as a prior knows them.
+      judge: what is believed of them, and how runs are judged.
+      plan: which way, and who is trained first.
+      robust: numbers of contenders that work on most known tasks, the first best.
+      budget: most full runs.
+      seeds: of a contender's runs, those of later ones follow; empty: 0, 1, 2, ...
+      horizon: updates of a full run.
+      described: the task's features, if it was looked at.
+      probed: full runs that looking has cost.
+      why: why this way was taken, for the log.
     """
 
     name: str
     task: Task
     chosen: tuple[Method, ...]
     contenders: tuple[Contender, ...]
-    plan: Plan
-
-    @functools.cached_property
-    def entries(self) -> tuple[Contender, ...]:
-        """The contenders that enter; the rest is beyond the budget."""
-        return self.contenders[: self.plan.entered]
+    candidates: tuple[prior.Candidate, ...]
+    judge: proposals.Judge
+    plan: proposals.Plan
+    robust: tuple[int, ...]
+    budget: float
+    seeds: tuple[int, ...]
+    horizon: int
+    described: Mapping[str, float] | None
+    probed: float
+    why: str
 
     @property
-    def left_out(self) -> tuple[str, ...]:
-        """Names of the chosen methods of which no contender enters."""
-        entered = {contender.method.name for contender in self.entries}
-        return tuple(m.name for m in self.chosen if m.name not in entered)
+    def scale(self) -> points.Scale:
+        """The scale of the metric that contenders are ranked by."""
+        return scale_of(self.task)
+
+    def seed(self, run: int) -> int:
+        """The seed of a contender's run."""
+        return self.seeds[run] if run < len(self.seeds) else run
+
+    def with_fitted(
+        self, fitted: Sequence[proposals.Fitted], settings: Settings
+    ) -> Lineup:
+        """The line-up with contenders at rates between those that were trained."""
+        new = [self.contenders[each.like].at(each.rate) for each in fitted]
+        found = (*self.contenders, *new)
+        candidates = (*self.candidates, *(candidate(each, settings) for each in new))
+        table = prior.known(self.scale.kind)
+        believed = prior.believe(table, candidates, self.described)
+        return dataclasses.replace(
+            self,
+            contenders=found,
+            candidates=candidates,
+            judge=self.judge._replace(prior=believed),
+            plan=dataclasses.replace(
+                self.plan, fitted=tuple(range(len(self.contenders), len(found)))
+            ),
+        )
 
     def opening(self) -> str:
-        """A line for the log: who races, to which rungs, and who is left out."""
+        """A line for the log: which way, what is known, and who is trained."""
         plan = self.plan
-        seeds = counted(len(plan.seeds), "seed")
-        most = counted(plan.budget / plan.horizon, "full run", form="g")
+        known = "known tasks on average expect"
+        if self.judge.prior.similar:
+            known = f"tasks like {similar(self.judge.prior)} expect"
+            if self.judge.prior.unlike:
+                known = f"it is unlike all known tasks; {known}"
+        best = self.contenders[int(np.argmax(self.judge.prior.belief.mean))]
         text = (
-            f"racing {counted(len(self.entries), 'contender')} with {seeds} on "
-            f"{self.name}: at most {most} of "
-            f"{counted(plan.horizon, 'update')}, rungs at "
-            f"{', '.join(map(str, plan.rungs))}"
+            f"selecting on {self.name}: {plan.how} ({self.why}), "
+            f"{counted(len(self.contenders), 'contender')}, full runs of "
+            f"{counted(self.horizon, 'update')}; {known} most of {best.label}"
         )
-        if more := len(self.contenders) - plan.entered:
-            text += f"; the budget has no room for {more} more"
-        could_enter = {contender.method.name for contender in self.contenders}
-        no_room = [name for name in self.left_out if name in could_enter]
-        no_value = [name for name in self.left_out if name not in could_enter]
-        if no_room:
-            text += f", among them all settings of {', '.join(no_room)}"
+        if plan.how == proposals.RACE:
+            text += (
+                f"; trains {counted(len(plan.entries), 'contender')} first, at most "
+                f"{counted(plan.runs, 'full run', form='g')}"
+            )
+        no_value = [
+            method.name
+            for method in self.chosen
+            if method.name not in {c.method.name for c in self.contenders}
+        ]
         if no_value:
             text += (
                 f"; left out, because they need a value that nobody published for this "
@@ -67,25 +129,166 @@ class Lineup:
         return text
 
 
+def similar(known: prior.Prior) -> str:
+    """The families of tasks that a prior leans on: 'digits (45 %), letter (20 %)'."""
+    return ", ".join(f"{s.family} ({100 * s.share:.0f} %)" for s in known.similar)
+
+
+def scale_of(task: Task) -> points.Scale:
+    """The scale of a task's first metric."""
+    metric = task.metric
+    return points.Scale(metric.sign, metric.least, metric.greatest)
+
+
 def line_up(
-    name: str, task: Task, chosen: Sequence[Method], settings: Settings, named: bool
+    name: str,
+    task: Task,
+    chosen: Sequence[Method],
+    settings: Settings,
+    named: bool,
+    log: Callable[[str], Any],
 ) -> Lineup:
-    """Choose contenders, seeds and rungs for a task.
+    """Choose contenders and a plan for a task; looks at the task with a few gradients.
 
     Args:
       name: the task's name in the tables.
       task: the task, with its data.
-      chosen: methods that may race.
+      chosen: methods that may be trained.
       settings: budget, seeds and length of a full run.
-      named: whether the user named the methods: then each enters at least once if the
-        budget allows.
+      named: whether the user named the methods: then each is trained once before any
+        comes again, if the budget allows.
+      log: called with a line before the gradients.
 
     Raises:
       UsageError: if no method can run on the task, or the budget is too small.
     """
-    found = contenders(chosen, name, settings, named)
+    found = tuple(contenders(chosen, name, settings))
+    candidates = tuple(candidate(each, settings) for each in found)
     horizon = settings.updates(name, task.steps_per_epoch)
-    wanted = len({contender.method.name for contender in found}) if named else 0
-    budget, seeds = settings.select.budget, settings.select.seeds
-    plan = make_plan(len(found), budget, horizon, seeds, wanted)
-    return Lineup(name, task, tuple(chosen), tuple(found), plan)
+    select = settings.select
+    how, budget, why = _way(settings, task, len(found), horizon)
+    table = prior.known(scale_of(task).kind)
+    described, probed = None, 0.0
+    cost = probes.COST / horizon
+    if cost <= _MOST_PROBED * max(1.0, budget):
+        log(f"looking at {name}")
+        probe = probes.probe(task)
+        described = prior.describe(probe.features, horizon, task.batch_size)
+        probed = probe.steps / horizon
+    believed = prior.believe(table, candidates, described)
+    judge = proposals.Judge(
+        believed, folds.count(task), table.noise, num_rows(task.valid)
+    )
+    robust = _robust(table, candidates)
+    each, runs = len(select.seeds), math.floor(budget)
+    first = _first(found, candidates, believed, named)
+    if how == proposals.BAKEOFF and runs < len(found) * max(each, 1):
+        raise UsageError(
+            f"select: a bake-off trains each of {counted(len(found), 'contender')}, so "
+            f"a budget of {counted(budget, 'full run', form='g')} is too small: give "
+            f"{len(found) * max(each, 1)} or more, or select.how=race"
+        )
+    if how == proposals.RACE and runs < 2 * max(each, 1):
+        raise UsageError(
+            f"select: a race compares two contenders at least, so a budget of "
+            f"{counted(budget, 'full run', form='g')} is too small: give "
+            f"{2 * max(each, 1)} or more, or select.how=prior"
+        )
+    plan = proposals.plan(how, believed, robust, first, runs, each)
+    return Lineup(
+        name=name,
+        task=task,
+        chosen=tuple(chosen),
+        contenders=found,
+        candidates=candidates,
+        judge=judge,
+        plan=plan,
+        robust=tuple(robust),
+        budget=budget,
+        seeds=tuple(select.seeds),
+        horizon=horizon,
+        described=described,
+        probed=probed,
+        why=why,
+    )
+
+
+def _way(
+    settings: Settings, task: Task, count: int, horizon: int
+) -> tuple[str, float, str]:
+    """Which way to take, the budget in full runs, and why.
+
+    Args:
+      settings: the config.
+      task: the task.
+      count: number of contenders.
+      horizon: updates of a full run.
+    """
+    select = settings.select
+    each = max(1, len(select.seeds))
+    most = count * each + (0 if len(select.seeds) else proposals.FURTHER)
+    budget = select.budget
+    if select.how != "auto":
+        usual = {proposals.PRIOR: 1.0, proposals.RACE: _RACE * each}
+        return select.how, budget or usual.get(select.how, most), "by select.how"
+    if budget:
+        asked = f"a budget of {counted(budget, 'full run', form='g')}"
+        if budget < 2 * each:
+            return proposals.PRIOR, budget, asked
+        return (
+            (proposals.BAKEOFF if budget >= count * each else proposals.RACE),
+            budget,
+            asked,
+        )
+    seconds = predicted_seconds(task, count, most * horizon)
+    predicted = f"all contenders would take about {seconds:,.0f} s"
+    if seconds <= select.seconds or most <= _RACE:
+        return proposals.BAKEOFF, float(most), predicted
+    return proposals.RACE, _RACE * each, f"{predicted}, above select.seconds"
+
+
+def predicted_seconds(task: Task, count: int, updates: int) -> float:
+    """Seconds that a bake-off is predicted to take on two cores, or on an accelerator.
+
+    Args:
+      task: the task.
+      count: number of contenders, whose programs have to be compiled.
+      updates: of all runs together.
+    """
+    kind = strategy.kind_of(task)
+    compiling = count * _COMPILING.get(kind, _COMPILING_OTHERS)
+    each = _SECONDS.get(machine.kind(), _SECONDS_ELSEWHERE)
+    return compiling + blocks.cost_of(task, updates) * each
+
+
+def _robust(table: prior.Known, candidates: Sequence[prior.Candidate]) -> list[int]:
+    """Contenders that work on most known tasks, the first best."""
+    places: dict[tuple[str, float], int] = {}
+    for number, each in enumerate(candidates):
+        if each.usual:
+            places[each.method, _rounded(each.rate)] = number
+    order = proposals.greedy(table, len(table.methods))
+    keys = [(str(table.methods[i]), _rounded(table.rates[i])) for i in order]
+    return [places[key] for key in keys if key in places]
+
+
+def _rounded(rate: float) -> float:
+    """A rate that compares equal to itself from a file; -1 for none."""
+    return -1.0 if math.isnan(rate) else float(f"{rate:.4g}")
+
+
+def _first(
+    found: Sequence[Contender],
+    candidates: Sequence[prior.Candidate],
+    believed: prior.Prior,
+    named: bool,
+) -> list[int]:
+    """Who enters before all others: a user's own, and the best of each named method."""
+    own = [i for i, each in enumerate(candidates) if not each.method]
+    if not named:
+        return own
+    order = np.argsort(-believed.belief.mean, kind="stable").tolist()
+    best: dict[str, int] = {}
+    for i in [*own, *order]:
+        best.setdefault(found[i].method.name, i)
+    return [*dict.fromkeys([*own, *sorted(best.values(), key=order.index)])]

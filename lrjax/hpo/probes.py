@@ -19,6 +19,7 @@ RATES = (1e-3, 1e-2, 1e-1)  # of Adam; SGD takes ten times these
 STEPS = 5
 _BATCHES = 8  # batches for the gradient noise scale
 _SEED = 2**32 - 2
+COST = 2 * len(RATES) * STEPS + _BATCHES + 2  # batch gradients of a probe
 
 
 class Probe(NamedTuple):
@@ -65,11 +66,8 @@ def probe(task: Task) -> Probe:
         "log_params": math.log(sum(x.size for x in jax.tree.leaves(params))),
         "classes": float(task.num_classes),
     }
-    runs = 2 * len(RATES)
-    return Probe(
-        {k: v if math.isfinite(v) else 0.0 for k, v in sorted(features.items())},
-        runs * STEPS + len(at) + 2,
-    )
+    finite = {k: v if math.isfinite(v) else 0.0 for k, v in sorted(features.items())}
+    return Probe(finite, COST)
 
 
 @functools.partial(jax.jit, static_argnames="loss_of")

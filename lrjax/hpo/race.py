@@ -1,15 +1,12 @@
-"""Finds the best method and rate for a task: successive halving over contenders.
+"""Finds the best method and rate for a task: trains what `proposals` asks for.
 
-Every contender, a method with its hyperparameters, trains with the same seeds. On each
-rung all that are left train from their states to the same number of updates and are
-compared there; some of them stop. The measurements of a rung are in `races.jsonl`; an
-interrupted race resumes from there.
+A contender is a method with its hyperparameters; what is trained are full runs. Their
+measurements are in `races.jsonl`; an interrupted selection resumes from there.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,22 +21,21 @@ from lrjax.core import (
     LOSS,
     NUMERICS_VERSION,
     Method,
-    Metric,
     Run,
     Task,
     UsageError,
     counted,
 )
 from lrjax.engine import programs
-from lrjax.hpo import entrants, selection, trials
-from lrjax.hpo.halving import Rung, halve
+from lrjax.hpo import entrants, points, prior, proposals, selection, trials
 from lrjax.hpo.lineup import Lineup, line_up
+from lrjax.hpo.proposals import Wanted
 from lrjax.hpo.selection import Selection
-from lrjax.hpo.verdicts import Score
 from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import local, rows
 from lrjax.launch.session import Launch, Launcher
-from lrjax.launch.units import State, Trained
+from lrjax.launch.units import Trained
+from lrjax.tasks import folds
 
 
 @numerics.settled
@@ -50,10 +46,10 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     launch: Launch = local.launch,
 ) -> list[Selection]:
-    """Race on every task of the settings.
+    """Select on every task of the settings.
 
     Args:
-      settings: tasks and options of the race; its methods are those of
+      settings: tasks and options of the selection; its methods are those of
         `named_methods`.
       workdir: directory of the tables and the answers.
       data_dir: directory searched first for data files.
@@ -82,7 +78,7 @@ def run(
 
 
 def named_methods(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the methods that race: `select.methods`, else `methods`, else all.
+    """Names of the methods to select from: `select.methods`, else `methods`, else all.
 
     `methods` is used only if `overrides` has it: a config file sets it for training.
     """
@@ -118,18 +114,19 @@ def race_all(
     launcher: Launcher,
     log: Callable[[str], Any],
 ) -> list[Selection]:
-    """Race on one task after the other, and write the answers.
+    """Select on one task after the other, and write the answers.
 
     Args:
       loaded: tasks by name.
-      chosen: methods that may race.
+      chosen: methods to select from.
       named: whether the user named them.
       launcher: trains.
       log: called with each line of progress.
     """
     settings, tables = launcher.session.settings, launcher.session.tables
     lineups = [  # all of them before any training, so that errors come first
-        line_up(name, task, chosen, settings, named) for name, task in loaded.items()
+        line_up(name, task, chosen, settings, named, log)
+        for name, task in loaded.items()
     ]
     launcher.session.record(
         {name: results.describe(task.metrics) for name, task in loaded.items()}
@@ -138,8 +135,8 @@ def race_all(
     for lineup in lineups:
         race = Race(lineup, settings, tables, log)
         with console.bar(
-            total=lineup.plan.budget / lineup.plan.horizon,
-            bar_format="{desc}{bar}| {n:.1f} of {total:.1f} full runs [{elapsed}]",
+            total=max(1, lineup.plan.runs),
+            bar_format="{desc}{bar}| {n:.1f} of {total:.0f} full runs [{elapsed}]",
             desc=f"{lineup.name} ",
         ) as bar:
             answers.append(race.run(trials.Trainer(launcher, bar.update)))
@@ -149,7 +146,7 @@ def race_all(
 
 
 class Race:
-    """A race under way on one task."""
+    """A selection under way on one task."""
 
     def __init__(
         self,
@@ -158,7 +155,7 @@ class Race:
         tables: results.Tables,
         log: Callable[[str], Any],
     ):
-        """Begin a race, or resume it from the rows in the table.
+        """Begin a selection, or resume it from the rows in the table.
 
         Args:
           lineup: contenders and plan.
@@ -167,147 +164,129 @@ class Race:
           log: called with each line of progress.
 
         Raises:
-          UsageError: if a row of this race lacks its measurement.
+          UsageError: if a row of this selection lacks its measurement.
         """
         self._lineup, self._settings = lineup, settings
         self._tables, self._log = tables, log
-        self._task, self._plan = lineup.task, lineup.plan
-        data = tasks.fingerprint(lineup.task)
-        self._jobs = entrants.Jobs(lineup, settings, data)
-        # By (contender's number, seed).
-        self._states: dict[tuple[int, int], State] = {}
-        self._identity = _identity(lineup, settings, data)
-        # Rows of the table, by (rung, contender's number, seed).
-        self._known: dict[tuple[int, int, int], Mapping[str, Any]] = {}
+        self._task = lineup.task
+        self._data = tasks.fingerprint(lineup.task)
+        self._identity = _identity(lineup, settings, self._data)
+        self._divided: dict[int, Task] = {}  # by number of the division
+        self._asked: list[Wanted] = []  # in order
+        self._known: dict[Wanted, Mapping[str, Any]] = {}  # rows of the table
         metric = self._task.metric
         for row in results.read_rows(tables.workdir, results.RACES):
             if row["race"] == self._identity:
                 if f"valid_{metric}" not in row:
                     raise UsageError(
-                        f"{tables.workdir / results.RACES}: rung {row['rung']} of "
+                        f"{tables.workdir / results.RACES}: run {row['run']} of "
                         f"contender {row['contender']} has no valid_{metric}; "
                         "remove its line"
                     )
-                self._known[row["rung"], row["contender"], row["seed"]] = row
+                self._known[Wanted(row["contender"], row["run"])] = row
 
     def run(self, trainer: trials.Trainer) -> Selection:
-        """Race to the end.
+        """Select to the end.
 
         Raises:
           UsageError: if every contender diverges, or the metric is defined for none.
         """
         self._log(self._lineup.opening())
-        history: list[Rung] = []
-        needs_cooldown = [
-            contender.needs_cooldown for contender in self._lineup.entries
-        ]
-        for rung in halve(
-            self._plan, needs_cooldown, functools.partial(self._train_rung, trainer)
-        ):
-            kept = rung.verdict.kept
-            if not kept:
-                raise self._nobody_left(rung)
-            for line in self._closing(rung):
-                self._log(line)
-            history.append(rung)
-            self._states = {k: v for k, v in self._states.items() if k[0] in kept}
-        return selection.conclude(self._lineup, history)
+        surprised = fitted = False
+        while wanted := self._further():
+            self._train(trainer, wanted)
+            self._asked += wanted
+            plan, judge = self._lineup.plan, self._lineup.judge
+            measured = self._measured()
+            if plan.how == proposals.BAKEOFF and not plan.each and not fitted:
+                fitted = True
+                belief, _ = judge.believe(plan.how, measured)
+                found = proposals.fits(self._lineup.candidates, belief, measured)
+                self._lineup = self._lineup.with_fitted(found, self._settings)
+            if len(self._asked) == len(wanted):
+                surprised = proposals.surprising(judge, plan, measured)
+            self._log(self._progress())
+            if surprised and len(self._asked) == len(wanted):
+                self._log("what was measured is not what known tasks say")
+        measured = self._measured()
+        answer = proposals.answer(self._lineup.judge, self._lineup.plan, measured)
+        if answer is None:
+            raise self._nobody_left()
+        values = {wanted: self._known[wanted] for wanted in self._asked}
+        return selection.conclude(self._lineup, answer, values, surprised)
 
-    def _nobody_left(self, rung: Rung) -> UsageError:
-        """The error for a rung after which no contender is left."""
+    def _further(self) -> list[Wanted]:
+        """The next runs that are wanted."""
+        lineup = self._lineup
+        return proposals.further(
+            lineup.judge, lineup.plan, lineup.robust, self._measured()
+        )
+
+    def _measured(self) -> dict[Wanted, float]:
+        """Points of the runs that were asked for; -inf of those that were lost."""
+        column = f"valid_{self._task.metric}"
+        values = [self._known[wanted][column] for wanted in self._asked]
+        numbers = [math.nan if value is None else value for value in values]
+        found = points.points(numbers, self._lineup.scale)
+        return dict(zip(self._asked, found.tolist(), strict=True))
+
+    def _nobody_left(self) -> UsageError:
+        """The error for a selection in which all runs were lost."""
         name = self._lineup.name
-        if any(np.isfinite(score.losses).all() for score in rung.scores.values()):
+        losses = [self._known[wanted][f"valid_{LOSS}"] for wanted in self._asked]
+        if any(loss is not None and math.isfinite(loss) for loss in losses):
             return UsageError(
                 f"select: {self._task.metric} is not defined on the validation "
                 f"part of {name} for any contender; rank by another metric"
             )
+        trained = {wanted.who for wanted in self._asked}
         return UsageError(
-            f"select: all of {counted(len(rung.scores), 'contender')} diverged "
-            f"on {name} within "
-            f"{counted(self._plan.rungs[rung.number], 'update')}: "
+            f"select: all of {counted(len(trained), 'contender')} diverged "
+            f"on {name} within {counted(self._lineup.horizon, 'update')}: "
             "lrjax.check_task(task) says what is wrong with a task; else scale "
             "its inputs, or name methods that take smaller steps in "
             "select.methods"
         )
 
-    def _train_rung(
-        self, trainer: trials.Trainer, rung: int, alive: Sequence[int]
-    ) -> dict[int, Score]:
-        """Train contenders to the end of a rung; return the score of each.
-
-        Args:
-          trainer: trains the jobs.
-          rung: number of the rung, from 0.
-          alive: numbers of the contenders.
-        """
-        plan, end = self._plan, self._plan.rungs[rung]
-        keys = [(i, seed) for i in alive for seed in plan.seeds]
-        missing = [  # all seeds of a contender if one is not in the table
-            (i, seed)
-            for i, seed in keys
-            if any((rung, i, other) not in self._known for other in plan.seeds)
-        ]
-        known = [key for key in keys if key not in missing]
-        trainer.note(
-            [self._job(key, rung, branch=False) for key in known]
-            + list(self._branches(known, rung).values())
-        )
-        jobs = {key: self._job(key, rung, branch=False) for key in missing}
-        trained = self._train(trainer, jobs)
-        branches = self._branches(missing, rung)
-        judged = {**trained, **self._train(trainer, branches)}
-        if end == plan.horizon:
-            self._record_runs({key: (jobs[key].run, judged[key]) for key in missing})
-        new_rows = [self._row(rung, key, judged[key]) for key in missing]
-        self._tables.append(results.RACES, new_rows)
+    def _train(self, trainer: trials.Trainer, wanted: Sequence[Wanted]) -> None:
+        """Train the runs that are not in the table, and write their rows."""
+        jobs = {each: self._job(each) for each in wanted}
+        found = trainer.train_whole(list(jobs.values()), self._settings)
+        trained = {
+            each: found[identity.run_id(job.run)]
+            for each, job in jobs.items()
+            if not job.known
+        }
+        self._record_runs({e: (jobs[e].run, result) for e, result in trained.items()})
+        new_rows = {each: self._row(each, result) for each, result in trained.items()}
+        self._tables.append(results.RACES, list(new_rows.values()))
         trainer.forget()
-        for row in new_rows:
-            self._known[rung, row["contender"], row["seed"]] = row
-        return {
-            i: _score([self._known[rung, i, seed] for seed in plan.seeds], self._task)
-            for i in alive
-        }
+        self._known |= new_rows
 
-    def _branches(
-        self, keys: Sequence[tuple[int, int]], rung: int
-    ) -> dict[tuple[int, int], trials.Job]:
-        """The jobs that cool down at the end of a rung, of contenders that do."""
-        start, end = self._plan.start, self._plan.rungs[rung]
-        return {
-            key: self._job(key, rung, branch=True)
-            for key in keys
-            if start(rung, self._lineup.entries[key[0]].needs_cooldown) < end
-        }
-
-    def _job(self, key: tuple[int, int], rung: int, branch: bool) -> trials.Job:
-        """A job that begins at the contender's last state."""
-        return self._jobs.make(key, rung, self._states.get(key), branch)
-
-    def _train(
-        self, trainer: trials.Trainer, jobs: Mapping[tuple[int, int], trials.Job]
-    ) -> dict[tuple[int, int], Trained]:
-        """Train jobs and keep the states that later rungs resume from."""
-        by_run_id = trainer.train(list(jobs.values()))
-        trained = {}
-        for key, job in jobs.items():
-            trained[key] = by_run_id[identity.run_id(job.run)]
-            if state := trained[key].state:
-                self._states[key] = state
-        return trained
-
-    def _row(self, rung: int, key: tuple[int, int], trained: Trained) -> dict[str, Any]:
-        """The row of a contender's measurement on a rung with one seed.
-
-        Args:
-          rung: number of the rung, from 0.
-          key: contender's number, and seed.
-          trained: the result.
-        """
-        contender = self._lineup.entries[key[0]]
-        start, end = (
-            self._plan.start(rung, contender.needs_cooldown),
-            self._plan.rungs[rung],
+    def _job(self, wanted: Wanted) -> trials.Job:
+        """The job of a run."""
+        lineup = self._lineup
+        job = entrants.job(
+            self._settings,
+            lineup.contenders[wanted.who],
+            lineup.name,
+            self._division(wanted.run),
+            self._data,
+            lineup.horizon,
+            lineup.seed(wanted.run),
         )
+        return job._replace(known=wanted in self._known)
+
+    def _division(self, run: int) -> Task:
+        """The task with its rows divided as a run has them."""
+        number = run % self._lineup.judge.folds
+        if number not in self._divided:
+            self._divided[number] = folds.of(self._task, number)
+        return self._divided[number]
+
+    def _row(self, wanted: Wanted, trained: Trained) -> dict[str, Any]:
+        """The row of a run in the table of selections."""
+        contender = self._lineup.contenders[wanted.who]
         diverged = trained.values["diverged_at"] > 0
         scores = {
             f"valid_{metric}": (
@@ -317,24 +296,22 @@ class Race:
         }
         return {
             "race": self._identity,
-            "rung": rung,
-            "contender": key[0],
-            "seed": key[1],
+            "contender": wanted.who,
+            "run": wanted.run,
+            "seed": self._lineup.seed(wanted.run),
+            "fold": wanted.run % self._lineup.judge.folds,
             "task": self._lineup.name,
             "protocol": self._settings.protocol,
             "method": contender.method.name,
             "hparams": dict(contender.hparams),
-            "steps": end,
-            "cooldown": end - start,
+            "steps": self._lineup.horizon,
             "status": "diverged" if diverged else "done",
             **scores,
             "seconds": trained.seconds,
         }
 
-    def _record_runs(
-        self, ended: Mapping[tuple[int, int], tuple[Run, Trained]]
-    ) -> None:
-        """Write full-length runs to the tables of all runs."""
+    def _record_runs(self, ended: Mapping[Wanted, tuple[Run, Trained]]) -> None:
+        """Write runs to the tables of all runs."""
         runs, curves = [], []
         for run, trained in ended.values():
             # Any method: the names of the measurements do not depend on it.
@@ -353,29 +330,22 @@ class Race:
         self._tables.append(results.CURVES, curves)
         self._tables.append(results.RUNS, runs)
 
-    def _closing(self, rung: Rung) -> list[str]:
-        """Lines for the log: who leads, who is dropped and why."""
-        number, scores, verdict, spent = rung
-        leader, last = verdict.order[0], len(self._plan.rungs)
-        early = self._plan.rungs[number] < self._plan.horizon
-        metric = LOSS if early else self._task.metric
-        reached = metric.text(metric.sign * scores[leader].judged(early).mean())
-        entries = self._lineup.entries
-        lines = [
-            f"rung {number + 1} of {last}, "
-            f"{counted(self._plan.rungs[number], 'update')}: "
-            f"{metric} {reached} of {entries[leader].label} leads, "
-            f"{len(verdict.kept)} of {len(scores)} "
-            f"{'won' if number == last - 1 else 'go on'}, "
-            f"{spent / self._plan.horizon:.2f} full runs so far"
-        ]
-        for i, reason in verdict.reasons.items():
-            lines.append(f"  dropped {entries[i].label}: {reason}")
-        return lines
+    def _progress(self) -> str:
+        """A line for the log: who leads after the runs so far."""
+        measured, lineup = self._measured(), self._lineup
+        runs = counted(len(measured), "full run")
+        found = proposals.answer(lineup.judge, lineup.plan, measured)
+        if found is None:
+            return f"after {runs} all have diverged"
+        place = found.trained.index(found.winner)
+        return (
+            f"after {runs} {lineup.contenders[found.winner].label} leads, the best "
+            f"with probability {100 * found.chances.best[place]:.0f} %"
+        )
 
 
 def _identity(lineup: Lineup, settings: Settings, data: str) -> str:
-    """16 hexadecimal digits that follow from all that changes a race.
+    """16 hexadecimal digits that follow from all that changes a selection.
 
     Args:
       lineup: contenders and plan.
@@ -392,28 +362,10 @@ def _identity(lineup: Lineup, settings: Settings, data: str) -> str:
             "precision": tasks.precision_of(lineup.name, settings.precision),
             "metric": lineup.task.metric.name,
             "plan": dataclasses.asdict(lineup.plan),
-            "contenders": [(c.method.name, c.hparams) for c in lineup.entries],
+            "seeds": lineup.seeds,
+            "horizon": lineup.horizon,
+            "prior": prior.digest(),
+            "contenders": [(c.method.name, c.hparams) for c in lineup.contenders],
             "numerics_version": NUMERICS_VERSION,
         }
     )
-
-
-def _score(measured: Sequence[Mapping[str, Any]], task: Task) -> Score:
-    """A contender's score from its rows on a rung, one per seed.
-
-    Args:
-      measured: rows of the table of races, one per seed.
-      task: gives the metric.
-    """
-
-    def column(metric: Metric) -> np.ndarray:
-        """A metric [seeds], higher is better; -inf where it is undefined."""
-        values = [row[f"valid_{metric}"] for row in measured]
-        return np.array(
-            [
-                -math.inf if x is None or math.isnan(x) else metric.sign * x
-                for x in values
-            ]
-        )
-
-    return Score(column(task.metric), column(LOSS))

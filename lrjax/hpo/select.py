@@ -1,4 +1,4 @@
-"""The Python function `lrjax.select`: checks its arguments and races on one task."""
+"""The Python function `lrjax.select`: checks its arguments and selects on one task."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ from lrjax.tasks.checks import check_task
 def select(
     task: Task | str,
     methods: own.Methods | None = None,
-    budget: float = 16.0,
+    budget: float | None = None,
     epochs: int = 100,
     steps: int | None = None,
     seeds: int | Iterable[int] | None = None,
     workdir: str | os.PathLike[str] | None = None,
     data_dir: str | None = None,
     log: Callable[[str], Any] = console.say,
+    how: str = "auto",
+    seconds: float = 60.0,
 ) -> Selection:
     """Find the method and hyperparameters that are best for a task.
 
@@ -41,15 +43,20 @@ def select(
       task: a `lrjax.core.Task`, or the name of one.
       methods: names, or your own methods or functions, as in `lrjax.compare`; None
         for all registered ones.
-      budget: what may be spent, in full runs.
+      budget: what may be spent, in full runs: with less than two nothing is compared,
+        with one for each contender all are trained. None: by `seconds`.
       epochs: passes over the training part in a full run.
       steps: updates of a full run, in place of `epochs`.
-      seeds: how many seeds, or which, for every contender; None for as many as the
-        budget allows.
+      seeds: how many seeds, or which, for every contender that is trained; None: more
+        for those that lead.
       workdir: directory of the tables, figure and answer, from which an interrupted
-        race resumes; None for a temporary directory.
+        selection resumes; None for a temporary directory.
       data_dir: directory searched first for the data files of a named task.
       log: called with each line of progress.
+      how: 'prior', what known tasks say; 'race', train some contenders; 'bakeoff', all;
+        'auto', by the budget or by `seconds`.
+      seconds: without a budget, all contenders are trained where that is predicted to
+        take at most so long, else some.
 
     Returns:
       The answer; print it.
@@ -80,7 +87,9 @@ def select(
     config.methods = ("adam",)  # a placeholder; `chosen` goes to the race directly
     config.epochs = None if epochs is None else _whole("epochs", epochs)
     config.steps = None if steps is None else _whole("steps", steps)
-    config.select.budget, config.select.seeds = _budget(budget), _seeds(seeds)
+    config.select.budget = None if budget is None else _number("budget", budget)
+    config.select.seeds = _seeds(seeds)
+    config.select.how, config.select.seconds = how, _number("seconds", seconds)
     # Users who compute in double precision want it here, too.
     config.precision = "float64" if jax.config.values["jax_enable_x64"] else "auto"
     settings = config_lib.check(config)
@@ -155,11 +164,11 @@ def _whole(name: str, value: Any) -> int:
     raise UsageError(f"select: {name} must be a whole number, not {_brief(value)}")
 
 
-def _budget(value: Any) -> float:
+def _number(name: str, value: Any) -> float:
     """A number, of Python or NumPy."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
-    raise UsageError(f"select: budget must be a number, not {_brief(value)}")
+    raise UsageError(f"select: {name} must be a number, not {_brief(value)}")
 
 
 def _seeds(value: Any) -> int | tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""The answer of a race: the winner, how certain it is, and code to train with it."""
+"""The answer of a selection: the winner, how certain it is, and code to train with."""
 
 from __future__ import annotations
 
@@ -15,64 +15,75 @@ from lrjax import reports, results
 from lrjax.analysis import stats
 from lrjax.common import sheets
 from lrjax.core import Metric, counted, printable
-from lrjax.hpo import method_code
-from lrjax.hpo.halving import Rung
+from lrjax.hpo import method_code, points, posterior, proposals
 from lrjax.hpo.lineup import Lineup
-from lrjax.hpo.verdicts import chance_worse
+from lrjax.hpo.proposals import Wanted
 from lrjax.identity import finite
 from lrjax.reports.selected import ANSWER as ANSWER
 from lrjax.reports.selected import FIGURES as FIGURES
 
 TABLE = "selection.csv"
+_SHOWN = 5  # contenders in the table that is printed
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A contender's result on a rung.
+    """What is believed of a contender, before and after the runs.
+
+    Beliefs are in points (docs/selection.md) behind the best there is.
 
     Attributes:
-      rung: number of the rung, from 0.
-      steps: updates after which contenders were compared.
       label: method, and learning rate where it needs one.
-      cooled: whether it was judged by a branch with a cooldown.
-      values: the metric on the validation part, one per seed; not finite where the
-        run diverged or the metric is undefined.
-      verdict: 'goes on', or why it was dropped.
+      expected, expected_sd: what known tasks say of it, and the standard deviation.
+      values: the metric on the validation part, one per run; not finite where a run
+        diverged or the metric is undefined; empty if it was not trained.
+      behind: points of each run behind the best run on the same validation rows.
+      now, now_sd: what is believed after all runs, and the standard deviation.
+      best: probability that it is the best of those that were trained; 0 for others.
     """
 
-    rung: int
-    steps: int
     label: str
-    cooled: bool
+    expected: float
+    expected_sd: float
     values: tuple[float, ...]
-    verdict: str
+    behind: tuple[float, ...]
+    now: float
+    now_sd: float
+    best: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """The answer of a race; print it.
+    """The answer of a selection; print it.
 
     Attributes:
       task: name of the task.
       method, hparams: the winner, with every hyperparameter.
       label: the winner as in `judged`: method, and learning rate where it needs one.
+      how: which way was taken: 'prior', 'race' or 'bakeoff'.
+      why: why that way.
       metric: name of the metric, measured on the validation part.
       scale: the metric itself: its direction, unit, digits and bounds.
-      score: the winner's mean over seeds at `judged_at`.
-      values: the winner's values there, one per seed.
+      score: the winner's mean over its runs; NaN if it was not trained.
+      values: the winner's values, one per run.
       interval: 95 % interval of the mean, as returned by `stats.interval`; NaN with
-        fewer than three seeds. Slightly optimistic: the winner was chosen by these
+        fewer than three runs. Slightly optimistic: the winner was chosen by these
         values.
-      runner_up: the best other contender on the last rung that had one; '' if none.
-      runner_up_better: probability that it is better than the winner, from paired
-        differences over seeds on that rung; NaN with fewer than two seeds.
-      cost: updates spent, in full runs.
+      best: probability that the winner is the best of the contenders that were
+        trained, or of all if none was.
+      near: probability that it is at most half a point worse than the best of them.
+      runner_up: the contender with the next best chances; '' if none.
+      runner_up_better: probability that it is better than the winner.
+      similar: families of known tasks that the prior leans on, and their shares.
+      unlike: whether nearly all known tasks are more alike to others than this one.
+      surprised: whether the first runs contradicted the prior.
+      cost: updates of all runs, in full runs.
       budget: the limit of `cost`.
-      seeds: seeds of every contender.
+      probed: what looking at the task cost beside, in full runs.
+      seeds: seeds of the winner's runs.
       horizon: updates of a full run.
-      judged_at: updates after which the winner was judged for the last time.
       snippet: Python that trains with the winner outside of lrjax.
-      judged: every contender on every rung, the best first.
+      judged: every contender, the best first.
       left_out: names of methods that were not tried.
     """
 
@@ -80,48 +91,52 @@ class Selection:
     method: str
     hparams: Mapping[str, Any]
     label: str
+    how: str
+    why: str
     metric: str
     scale: Metric
     score: float
     values: tuple[float, ...]
     interval: tuple[float, float]
+    best: float
+    near: float
     runner_up: str
     runner_up_better: float
+    similar: tuple[tuple[str, float], ...]
+    unlike: bool
+    surprised: bool
     cost: float
     budget: float
+    probed: float
     seeds: tuple[int, ...]
     horizon: int
-    judged_at: int
     snippet: str
     judged: tuple[Judged, ...]
     left_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        shown, (low, high) = self.scale.shown, self.interval
-        spread = f"95 % interval {shown(low)} to {shown(high)}, "
-        if math.isnan(low):
-            several = len(self.values) > 1
-            spread = f"{', '.join(map(shown, self.values))}, " if several else ""
         horizon = counted(self.horizon, "update", form="d")
-        at = "at the end of training"
-        if self.judged_at < self.horizon:
-            at = f"after {self.judged_at} of {horizon}, brought to rest"
         lines = [
             printable(f"{self.task}: {self.label}"),
             f"  hyperparameters  {_shown(self.hparams)}",
-            f"  validation {self.scale.label}  {shown(self.score)} ({spread}"
-            f"{counted(len(self.seeds), 'seed')}, {at})",
+            f"  validation {self.scale.label}  {self._measured()}",
         ]
+        trained = sum(bool(each.values) for each in self.judged)
+        among = f"the {trained} trained" if trained else f"all {len(self.judged)}"
+        lines.append(
+            f"  best of {among} with probability {100 * self.best:.0f} %, within half "
+            f"a point of the best with {100 * self.near:.0f} %"
+        )
         if self.runner_up:
-            chance = "unknown with so few seeds"
-            if not math.isnan(self.runner_up_better):
-                chance = f"{100 * self.runner_up_better:.0f} %"
             lines.append(
                 f"  runner-up  {self.runner_up}; probability that it is better: "
-                f"{chance}"
+                f"{100 * self.runner_up_better:.0f} %"
             )
+        lines += ["", *self._table(), ""]
+        lines.append(textwrap.fill(self._known(), 88, subsequent_indent="    "))
         lines.append(
-            f"  cost  {self.cost:.2f} full runs of {horizon} (budget {self.budget:g})"
+            f"  cost  {self.cost:.2f} full runs of {horizon} (budget "
+            f"{self.budget:g}), and {self.probed:.2f} to look at the task"
         )
         if self.left_out:
             names = f"  not tried  {', '.join(self.left_out)}"
@@ -129,78 +144,163 @@ class Selection:
         code = textwrap.indent(self.snippet, "    ")
         return "\n".join([*lines, "", "  To train with it:", "", code])
 
+    def _measured(self) -> str:
+        """The winner's score and its spread, in words."""
+        shown, (low, high) = self.scale.shown, self.interval
+        if not self.values:
+            return "not trained"
+        if not math.isnan(low):
+            spread = f"95 % interval {shown(low)} to {shown(high)}, "
+        else:
+            several = len(self.values) > 1
+            spread = f"{', '.join(map(shown, self.values))}, " if several else ""
+        return f"{shown(self.score)} ({spread}{counted(len(self.values), 'run')})"
+
+    def _known(self) -> str:
+        """A line on what known tasks say, and whether the runs agree."""
+        expected = max(self.judged, key=lambda each: each.expected)
+        families = ", ".join(f"{n} ({100 * share:.0f} %)" for n, share in self.similar)
+        text = f"  known tasks  most like {families}" if families else "  known tasks"
+        text += f" expect most of {expected.label}"
+        if self.unlike:
+            text += "; but this task is unlike all of them, so trust them little"
+        if self.surprised:
+            text += "; the first runs contradicted them, so others were tried"
+        return text
+
+    def _table(self) -> list[str]:
+        """What was expected, measured and is believed now of the leading contenders."""
+        title = "points behind the best"
+        width = max(len(title), *(len(each.label) for each in self.judged[:_SHOWN]))
+        row = f"  {{:{width}}}  {{:>15}}  {{:>20}}  {{:>13}}".format
+        lines = [row(title, "known tasks say", "measured", "now")]
+        for each in self.judged[:_SHOWN]:
+            values = ", ".join(self.scale.shown(value) for value in each.values[:3])
+            lines.append(
+                row(
+                    each.label,
+                    f"{-each.expected:.1f} +- {each.expected_sd:.1f}",
+                    values + (", ..." if len(each.values) > 3 else "") or "-",
+                    f"{-each.now:.1f} +- {each.now_sd:.1f}",
+                )
+            )
+        return lines
+
 
 def _shown(hparams: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in hparams.items())
 
 
-def conclude(lineup: Lineup, history: Sequence[Rung]) -> Selection:
-    """The answer of a race that has ended.
+def conclude(
+    lineup: Lineup,
+    answer: proposals.Answer,
+    measured: Mapping[Wanted, Mapping[str, Any]],
+    surprised: bool,
+) -> Selection:
+    """The answer of a selection that has ended.
 
     Args:
-      lineup: who raced, on what plan.
-      history: all rungs in order; the last one keeps the winner alone.
+      lineup: who could be trained, on what plan.
+      answer: who won.
+      measured: rows of the runs, in the order in which they were asked for.
+      surprised: whether the first runs contradicted the prior.
     """
-    plan, winner = lineup.plan, history[-1].verdict.kept[0]
-    contender, metric = lineup.entries[winner], lineup.task.metric
-    final = history[-1].scores[winner].values
-    runner_up, better = _runner_up(lineup, history, winner)
+    metric, winner = lineup.task.metric, answer.winner
+    contender = lineup.contenders[winner]
+    numbers = [row[f"valid_{metric}"] for row in measured.values()]
+    numbers = [math.nan if number is None else number for number in numbers]
+    reached = points.points(numbers, lineup.scale).tolist()
+    best: dict[int, float] = {}  # points, by run
+    for wanted, point in zip(measured, reached, strict=True):
+        best[wanted.run] = max(point, best.get(wanted.run, -math.inf))
+    values: dict[int, list[float]] = {}
+    behind: dict[int, list[float]] = {}
+    for wanted, number, point in zip(measured, numbers, reached, strict=True):
+        values.setdefault(wanted.who, []).append(number)
+        lost = not math.isfinite(point)
+        behind.setdefault(wanted.who, []).append(
+            math.nan if lost else point - best[wanted.run]
+        )
+    own = values.get(winner, [])
+    chance = dict(zip(answer.trained, answer.chances.best.tolist(), strict=True))
+    near = dict(zip(answer.trained, answer.chances.near.tolist(), strict=True))
+    judged = _judged(lineup, answer, values, behind, chance)
+    others = sorted(
+        (i for i in answer.trained if i != winner), key=lambda i: -chance[i]
+    )
+    runner_up, better = "", math.nan
+    if others:
+        pair = answer.belief.only([winner, others[0]])
+        runner_up = lineup.contenders[others[0]].label
+        better = float(posterior.chances(pair).best[1])
+    tried = {lineup.contenders[i].method.name for i in values} or {
+        contender.method.name
+    }
+    prior = lineup.judge.prior
     return Selection(
         task=lineup.name,
         method=contender.method.name,
         hparams=dict(contender.hparams),
         label=contender.label,
+        how=lineup.plan.how,
+        why=lineup.why,
         metric=metric.name,
         scale=metric,
-        score=float(metric.sign * final.mean()),
-        values=tuple((metric.sign * final).tolist()),
-        interval=stats.interval(metric.sign * final, metric),
+        score=float(np.mean(own)) if own else math.nan,
+        values=tuple(own),
+        interval=stats.interval(np.array(own), metric) if own else (math.nan, math.nan),
+        best=chance[winner],
+        near=near[winner],
         runner_up=runner_up,
         runner_up_better=better,
-        cost=history[-1].spent / plan.horizon,
-        budget=plan.budget / plan.horizon,
-        seeds=plan.seeds,
-        horizon=plan.horizon,
-        judged_at=plan.rungs[-1],
+        similar=tuple((each.family, each.share) for each in prior.similar),
+        unlike=prior.unlike,
+        surprised=surprised,
+        cost=float(len(measured)),
+        budget=lineup.budget,
+        probed=lineup.probed,
+        seeds=tuple(lineup.seed(run) for run in range(len(own))),
+        horizon=lineup.horizon,
         snippet=method_code.snippet(
-            contender.method, dict(contender.hparams), plan.horizon
+            contender.method, dict(contender.hparams), lineup.horizon
         ),
-        judged=tuple(
-            Judged(
-                rung=rung,
-                steps=plan.rungs[rung],
-                label=lineup.entries[i].label,
-                cooled=plan.start(rung, lineup.entries[i].needs_cooldown)
-                < plan.rungs[rung],
-                values=tuple((metric.sign * scores[i].values).tolist()),
-                verdict=verdict.reasons.get(i, "goes on"),
-            )
-            for rung, scores, verdict, _ in history
-            for i in verdict.order
-        ),
-        left_out=lineup.left_out,
+        judged=judged,
+        left_out=tuple(m.name for m in lineup.chosen if m.name not in tried),
     )
 
 
-def _runner_up(
-    lineup: Lineup, history: Sequence[Rung], winner: int
-) -> tuple[str, float]:
-    """Label of the best other contender, and probability that it beats the winner.
+def _judged(
+    lineup: Lineup,
+    answer: proposals.Answer,
+    values: Mapping[int, Sequence[float]],
+    behind: Mapping[int, Sequence[float]],
+    chance: Mapping[int, float],
+) -> tuple[Judged, ...]:
+    """All contenders, those in the running first, by what is believed of them."""
+    before, after = lineup.judge.prior.belief, answer.belief
 
-    Both from the last rung on which another contender was left; ('', NaN) if none.
+    def place(i: int) -> tuple[bool, bool, float]:
+        """Sort key: the winner, then those in the running, then by belief."""
+        return i != answer.winner, i not in chance, -float(after.mean[i])
 
-    Args:
-      lineup: who raced, on what plan.
-      history: all rungs in order.
-      winner: the winner's number.
-    """
-    for number, scores, verdict, _ in reversed(history):
-        others = [i for i in verdict.order if i != winner]
-        if others and np.isfinite(scores[others[0]].values).all():
-            early = lineup.plan.rungs[number] < lineup.plan.horizon
-            best, other = scores[winner].judged(early), scores[others[0]].judged(early)
-            return lineup.entries[others[0]].label, chance_worse(best, other)
-    return "", math.nan
+    def spread(belief: posterior.Belief, i: int) -> float:
+        return math.sqrt(max(0.0, float(belief.covariance[i, i])))
+
+    # Behind the best that is expected, as the best itself is not known.
+    best, best_now = float(before.mean.max()), float(after.mean.max())
+    return tuple(
+        Judged(
+            label=lineup.contenders[i].label,
+            expected=float(before.mean[i]) - best,
+            expected_sd=spread(before, i),
+            values=tuple(values.get(i, ())),
+            behind=tuple(behind.get(i, ())),
+            now=float(after.mean[i]) - best_now,
+            now_sd=spread(after, i),
+            best=chance.get(i, 0.0),
+        )
+        for i in sorted(range(len(lineup.contenders)), key=place)
+    )
 
 
 def write(answers: Sequence[Selection], tables: results.Tables) -> None:
@@ -224,24 +324,23 @@ def _plain_answer(answer: Selection) -> dict[str, Any]:
 
 
 def _table(answers: Sequence[Selection]) -> str:
-    """All contenders on all rungs as CSV."""
+    """All contenders as CSV."""
     import pandas as pd
 
     table = pd.DataFrame(
         {
             "task": answer.task,
-            "rung": result.rung + 1,
-            "updates": result.steps,
             "contender": result.label,
-            "brought_to_rest": result.cooled,
-            answer.metric: float(np.mean(result.values)),
-            "low": ends[0],
-            "high": ends[1],
+            "known_tasks_say": result.expected,
+            "known_tasks_sd": result.expected_sd,
+            "runs": len(result.values),
+            answer.metric: float(np.mean(result.values or [math.nan])),
             "values": " ".join(f"{value:.6g}" for value in result.values),
-            "verdict": result.verdict,
+            "believed": result.now,
+            "believed_sd": result.now_sd,
+            "best": result.best,
         }
         for answer in answers
         for result in answer.judged
-        for ends in [stats.interval(np.array(result.values), answer.scale)]
     )
     return sheets.csv(table, "%.6g").decode()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from lrjax import identity
+from lrjax.config import Settings
 from lrjax.core import Method, Run, Task
 from lrjax.engine import strategy
 from lrjax.launch import blocks
@@ -123,7 +124,7 @@ def make_packs(jobs: Sequence[Job]) -> list[Pack]:
     for job in jobs:
         static, traced = job.target.split(job.run)
         key = (job.run.task, job.run.method, static, tuple(traced))
-        key += (job.run.steps, job.run.horizon)
+        key += (job.run.steps, job.run.horizon, job.run.options)
         group, run_id = groups.setdefault(key, {}), identity.run_id(job.run)
         # Two tunings may ask for the same run.
         if run_id not in group or group[run_id].known:
@@ -149,6 +150,23 @@ def make_packs(jobs: Sequence[Job]) -> list[Pack]:
                 packs.append(Pack(alike[i : i + width], width))
     # The longest first, so that no device waits for one that began last.
     return sorted(packs, key=lambda pack: -pack.first.run.steps)
+
+
+def joined_units(jobs: Sequence[Job], settings: Settings) -> list[Unit]:
+    """Units that train whole runs, several methods in each where these train quickly.
+
+    What is trained together follows from all jobs, those that are known, too; units
+    whose jobs are all known are left out.
+    """
+    packs = make_packs([job._replace(known=False) for job in jobs])
+    blocks_of = [unit_of(pack).block for pack in packs]
+    known = {identity.run_id(job.run) for job in jobs if job.known}
+    begin = Begin(on_test=any(job.on_test for job in jobs))
+    return [
+        Unit(block, begin, is_trial=True)
+        for block in blocks.arrange(blocks_of, settings)
+        if not known.issuperset(block.run_ids)
+    ]
 
 
 def unit_of(pack: Pack) -> Unit:
@@ -201,6 +219,24 @@ class Trainer:
             self._progress(updates / full_steps[unit.block.run_ids[0]])
 
         for outcome in self._launcher.train(todo, progress):
+            trained.update(outcome.trials)
+            self._trained.append(outcome.unit.block.name)
+        return trained
+
+    def train_whole(
+        self, jobs: Sequence[Job], settings: Settings
+    ) -> dict[str, Trained]:
+        """Train whole runs that are not known, as `joined_units`; run_id -> result."""
+        units = joined_units(jobs, settings)
+        trained: dict[str, Trained] = {}
+        if not units:
+            return trained
+        self._trained += [unit.block.name for unit in units]
+
+        def progress(unit: Unit, updates: int) -> None:
+            self._progress(updates / unit.block.example.steps)
+
+        for outcome in self._launcher.train(units, progress):
             trained.update(outcome.trials)
             self._trained.append(outcome.unit.block.name)
         return trained

@@ -268,6 +268,12 @@ def most_runs(task: Task, method: Method) -> int:
     return max(1, _MAX_FLOATS // _floats_of_run(task.init, _Known(method)))
 
 
+def most_lanes(task: Task, method: Method, count: int) -> int:
+    """Lanes of one seed that a block of a method has, for `count` that are wanted."""
+    _, most = _MOST_LANES.get(machine.kind(), _MOST_LANES_ELSEWHERE)
+    return max(1, min(count, most, most_runs(task, method)))
+
+
 class _Known(NamedTuple):
     """A method as part of a cache's key; methods themselves hold dictionaries."""
 

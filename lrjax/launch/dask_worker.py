@@ -51,6 +51,7 @@ from lrjax.launch.units import (
     Trained,
     Unit,
 )
+from lrjax.tasks import folds
 from lrjax.tasks.data import DataError
 
 _LOCK = threading.RLock()  # a worker may have several threads
@@ -63,13 +64,13 @@ class BlockMessage(NamedTuple):
     """A block as sent to a worker: without the task and the method's functions.
 
     Attributes:
-      groups: for each group of lanes, the name of its method, whether a cooldown is
-        added to it, the compiled-in hyperparameters, and the number of lanes.
+      groups: for each group of lanes, the name of its method, the compiled-in
+        hyperparameters, and the number of lanes.
       program: the other fields of the block's program.
       runs, lanes: the block's.
     """
 
-    groups: tuple[tuple[str, bool, tuple[tuple[str, Any], ...], int], ...]
+    groups: tuple[tuple[str, tuple[tuple[str, Any], ...], int], ...]
     program: Mapping[str, Any]
     runs: tuple[tuple[Run, ...], ...]
     lanes: tuple[Mapping[str, float], ...]
@@ -83,8 +84,7 @@ def block_message(block: Block) -> BlockMessage:
         if field.name not in ("task", "groups")
     }
     groups = tuple(
-        (method.name, method is not methods.find(method.name), static, count)
-        for method, static, count in block.program.groups
+        (method.name, static, count) for method, static, count in block.program.groups
     )
     return BlockMessage(groups, program, block.runs, block.lanes)
 
@@ -225,11 +225,11 @@ def block_of(message: BlockMessage, settings: Settings, data_dir: str | None) ->
             _DATA[id(task)] = tasks.fingerprint(task)
     if _DATA[id(task)] != run.data:
         raise _other_data(run.task)
-    groups = []
-    for name, cooled, static, count in message.groups:
-        method = methods.find(name)
-        method = methods.cooled(method) if cooled else method
-        groups.append(train_lib.Group(method, static, count))
+    task = folds.wanted(task, run.options)
+    groups = [
+        train_lib.Group(methods.find(name), static, count)
+        for name, static, count in message.groups
+    ]
     program = train_lib.Program(task=task, groups=tuple(groups), **message.program)
     return Block(program, message.runs, message.lanes)
 

@@ -1,4 +1,4 @@
-"""Figures of searches: costs and results of tuning, and scores of races by rung."""
+"""Figures of searches: costs and results of tuning, and beliefs of selections."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from lrjax.analysis.scores import metric_label
 from lrjax.core import METRICS, Metric, counted, encodable
 from lrjax.reports import drawing
 from lrjax.reports.drawing import FAINT, INK, PAPER
-from lrjax.reports.palette import STYLES, Palette
+from lrjax.reports.palette import Palette
 
 Drawn = tuple[Any, list[Any]]
 _PARTS = ("train", "valid")  # parts of the data that a tuning may be judged on
-_NAMED = 8  # contenders in the legend of a race
+_NAMED = 10  # contenders in the figure of a selection
+_FURTHEST = 15.0  # points that are shown
 _STAR = {"marker": "*", "markersize": 11, "markeredgecolor": PAPER, "linestyle": "none"}
 
 
@@ -264,104 +265,63 @@ def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
     )
 
 
-def races(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
-    """Each contender's score over the rungs that it reached, a panel per task.
+def beliefs(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
+    """What was expected of contenders, measured and is believed, a panel per task.
 
     Args:
       plt: as given by `drawing.style`.
-      answers: task, winner, label (of the axis), better (1 if higher is better, else
-        -1) and judged, rows of label, steps and value.
+      answers: task, winner, and judged, of each contender label, expected, expected_sd,
+        behind, now and now_sd, all in points, the winner first.
     """
     # Contenders are not entries of a page, so nothing is shown under the mouse.
-    figure, axes = drawing.panels(plt, len(answers), 3.6, 2.6, columns=1)
-    labels = {row["label"] for answer in answers for row in answer["judged"]}
+    figure, axes = drawing.panels(plt, len(answers), 3.6, 2.9, columns=1)
+    shown = [answer["judged"][:_NAMED] for answer in answers]
+    labels = {row["label"] for rows in shown for row in rows}
     palette = Palette(tuple(sorted(labels)), tasks=tuple(a["task"] for a in answers))
-    for axis, answer in zip(axes, answers, strict=True):
-        _race(axis, palette, answer)
+    for axis, answer, rows in zip(axes, answers, shown, strict=True):
+        _beliefs(axis, palette, rows)
         axis.set_title(palette.brief(answer["task"]))
-    figure.set_figwidth(figure.get_figwidth() + 2.6)  # room for the legends
+    figure.set_figwidth(figure.get_figwidth() + 2.6)  # room for names and legends
     return figure, []
 
 
-def _race(axis: Any, palette: Palette, answer: Mapping[str, Any]) -> None:
-    """Draw the panel of a race.
+def _beliefs(axis: Any, palette: Palette, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the panel of a selection.
 
     Args:
       axis: axes of the panel.
       palette: appearances of the contenders.
-      answer: one of the answers that `races` takes.
+      rows: of the contenders, the winner first.
     """
-    sign, winner = answer["better"], answer["winner"]
-    lines: dict[str, list[tuple[int, float]]] = {}
-    for row in answer["judged"]:
-        if math.isfinite(row["value"]):
-            lines.setdefault(row["label"], []).append((row["steps"], row["value"]))
-
-    def place(label: str) -> tuple[bool, int, float]:
-        """Sort key: the winner, then by the last rung reached, then by score there."""
-        steps, value = lines[label][-1]
-        return label != winner, -steps, -sign * value
-
-    order = sorted(lines, key=place)
-    named, others = order[:_NAMED], order[_NAMED:]
-    handles, names = [], []
-    axis.set_xscale("log")
-    for label in others:
-        axis.plot(*zip(*lines[label], strict=True), ".-", color=FAINT, lw=0.8, ms=4)
-    for depth, label in enumerate(named):
-        x, y = zip(*lines[label], strict=True)
-        drawn = {"color": palette.colour(label), "linestyle": palette.style(label)}
-        # Dashed lines over solid ones, markers at different places: all stay visible.
-        drawn |= {"zorder": 2 + 0.1 * STYLES.index(palette.style(label))}
-        axis.plot(x, y, linewidth=2.4 if label == winner else 1.4, **drawn)
-        places = drawing.signs_at(axis, x, y, (depth + 0.5) / len(named))
-        size = 4 + 0.8 * depth * (len(x) == 1)  # on one rung they coincide
-        signs = {"linestyle": "none", "markersize": size, "zorder": 2.9 - 0.01 * depth}
-        axis.plot(*places, **signs | palette.sign(label))
-        if label == winner:
-            star = _STAR | {
-                "color": palette.colour(label),
-                "zorder": 5,
-                "clip_on": False,
-            }
-            axis.plot(x[-1], y[-1], **star)
-    for label in named:
-        won = {"marker": "*", "markersize": 9} if label == winner else {}
-        handles.append(drawing.key(palette, label, **won))
-        names.append(palette.brief(label) + (" (winner)" if label == winner else ""))
-    if others:
-        handles += axis.plot([], [], ".-", color=FAINT, linewidth=0.8)
-        names.append(counted(len(others), "other"))
-    rungs = sorted({row["steps"] for row in answer["judged"]})
-    axis.set_xticks(rungs, [f"{steps:,}" for steps in rungs])
-    axis.minorticks_off()
-    axis.set(xlabel="updates at which contenders were compared", ylabel=answer["label"])
-    if order:
-        values = [[value for _, value in lines[label]] for label in order]
-        axis.set_ylim(*_limits(values, sign))
-        axis.legend(
-            handles,
-            names,
-            loc="upper left",
-            bbox_to_anchor=(1, 1.05),
-            fontsize=7.5,
-            handlelength=2.8,
-        )
+    expected = {"color": FAINT, "marker": "o", "markersize": 4, "linewidth": 1.0}
+    ticks = {"marker": "|", "markersize": 9, "linestyle": "none", "color": INK}
+    reach = [0.0]
+    for place, row in enumerate(rows):
+        colour = palette.colour(row["label"])
+        _spread(axis, row["expected"], row["expected_sd"], place + 0.2, expected)
+        now = {"color": colour, "marker": "o", "markersize": 6, "linewidth": 2.4}
+        now |= {"marker": "*", "markersize": 11} if not place else {}
+        _spread(axis, row["now"], row["now_sd"], place - 0.1, now)
+        behind = [value for value in row["behind"] if math.isfinite(value)]
+        axis.plot(behind, [place - 0.1] * len(behind), **ticks)
+        reach += [row["now"] - row["now_sd"], row["expected"] - row["expected_sd"]]
+    axis.set_yticks(range(len(rows)), [palette.brief(row["label"]) for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(max(min(reach), -_FURTHEST) - 0.5, 2.5)
+    axis.set(xlabel="points behind the best (0: the best there is)")
+    keys = [
+        axis.plot([], [], **expected)[0],
+        axis.plot([], [], **ticks)[0],
+        axis.plot([], [], color=INK, marker="o", linewidth=2.4)[0],
+    ]
+    names = ["known tasks say", "a run", "believed now"]
+    axis.legend(keys, names, loc="upper left", bbox_to_anchor=(1, 1.0), fontsize=7.5)
 
 
-def _limits(lines: Sequence[Sequence[float]], sign: int) -> tuple[float, float]:
-    """Limits of the axis, without the worst third of the contenders not in the legend.
-
-    The worst would press the best together.
-
-    Args:
-      lines: values of contenders, those in the legend first.
-      sign: 1 if higher is better, else -1.
-    """
-    named = [sign * v for line in lines[:_NAMED] for v in line]
-    rest = sorted(sign * v for line in lines[_NAMED:] for v in line)
-    low = min([*named, *rest[len(rest) // 3 :]])
-    high = max([*named, *rest])
-    margin = 0.05 * (high - low) or 0.01
-    ends = sorted((sign * (low - margin), sign * (high + margin)))
-    return ends[0], ends[1]
+def _spread(
+    axis: Any, mean: float, deviation: float, height: float, look: Mapping[str, Any]
+) -> None:
+    """Draw a mean, and a line of one standard deviation to either side."""
+    line = {"color": look["color"], "linewidth": look["linewidth"]}
+    axis.plot([mean - deviation, mean + deviation], [height] * 2, **line)
+    axis.plot([mean], [height], linestyle="none", **look)

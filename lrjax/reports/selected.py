@@ -1,4 +1,4 @@
-"""The section of the page on races, from the answers of `--mode=select`."""
+"""The section of the page on selections, from the answers of `--mode=select`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from lrjax.core import (
     Metric,
     UsageError,
     encodable,
-    find_metric,
     shown,
 )
 from lrjax.reports import searches
@@ -25,7 +24,8 @@ from lrjax.reports.page import Section
 from lrjax.reports.writer import ReportWriter
 
 ANSWER, FIGURES = "selection.json", ("png", "svg")  # figures are named selection.*
-_NUMBERS = ("score", "cost", "budget")
+_NUMBERS = ("score", "cost", "budget", "best", "near", "runner_up_better")
+_BELIEFS = ("expected", "expected_sd", "now", "now_sd", "best")
 
 
 def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -54,11 +54,12 @@ def checked(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       content: the answers as written by `lrjax.hpo.selection`.
 
     Returns:
-      A dictionary per task: `task`; `winner`, its method with the learning rate;
-      `metric`, a `Metric`; `score`, `low` and `high`, the mean and its interval;
-      `runner_up`, or '', and `runner_up_better`, a probability; `cost` and `budget`, in
-      full runs; `horizon` and `judged_at`, in updates; `seeds`, their number; and
-      `judged`, a list of `label`, `steps` and `value` of every contender on every rung.
+      A dictionary per task: `task`; `how`; `winner`, its method with the learning rate;
+      `metric`, a `Metric`; `score`, `low` and `high`, the mean and its interval, NaN
+      where nothing was trained; `best` and `near`, probabilities; `runner_up`, or '',
+      and `runner_up_better`, a probability; `cost` and `budget`, in full runs;
+      `horizon`, in updates; `runs` of the winner; and `judged`, of every contender
+      `label`, what is believed (`selection.Judged`), and `behind`.
 
     Raises:
       ValueError, KeyError, TypeError: if the content is damaged.
@@ -94,59 +95,55 @@ def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
     judged = [
         {
             "label": _text(result["label"]),
-            "steps": _count(result["steps"]),
-            "value": sum(map(_number, result["values"])) / len(result["values"]),
+            "behind": [_number(value) for value in result["behind"]],
+            **{name: _number(result[name]) for name in _BELIEFS},
         }
         for result in answer["judged"]
     ]
     low, high = map(_number, answer["interval"])
     return {
         "task": _text(answer["task"]),
-        "winner": _text(answer.get("label", answer["method"])),
+        "how": _text(answer["how"]),
+        "winner": _text(answer["label"]),
         "metric": _metric(answer),
         **{name: _number(answer[name]) for name in _NUMBERS},
-        **{name: _count(answer[name]) for name in ("horizon", "judged_at")},
+        "horizon": _count(answer["horizon"]),
         "low": low,
         "high": high,
-        "seeds": len(answer["seeds"]),
+        "runs": len(answer["values"]),
         "runner_up": _text(answer["runner_up"]),
-        "runner_up_better": _number(answer["runner_up_better"]),
         "judged": judged,
     }
 
 
 def _metric(answer: Mapping[str, Any]) -> Metric:
-    """The metric of an answer; answers of earlier versions hold only its name."""
+    """The metric of an answer."""
     try:
-        if "scale" in answer:
-            return results.metric_from(answer["scale"])
-        return find_metric(_text(answer["metric"]))
+        return results.metric_from(answer["scale"])
     except UsageError as error:  # the caller names the file
         raise ValueError(str(error)) from error
 
 
 def sentence(answer: Mapping[str, Any]) -> str:
-    """Winner, score, runner-up and cost of a race in a sentence.
+    """Winner, score, probability and cost of a selection in a sentence.
 
     Args:
       answer: one of those that `checked` returns.
     """
     metric, low, high = answer["metric"], answer["low"], answer["high"]
-    text = (
-        f"{answer['winner']} on {answer['task']}, validation {metric} "
-        f"{metric.text(answer['score'])}"
-    )
+    text = f"{answer['winner']} on {answer['task']}"
+    if not math.isnan(answer["score"]):
+        text += f", validation {metric} {metric.text(answer['score'])}"
     if not math.isnan(low):
         text += f" ({metric.shown(low)} to {metric.shown(high)})"
+    text += f", the best with probability {answer['best']:.2f}"
     if answer["runner_up"]:
         text += f", before {answer['runner_up']}"
-    if not math.isnan(answer["runner_up_better"]):
-        text += f", better with probability {answer['runner_up_better']:.2f}"
     return f"{text}, for {answer['cost']:.1f} full runs"
 
 
 def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Section:
-    """The section on races: winners, their cost, and a figure of the rungs.
+    """The section on selections: winners, their cost, and a figure of beliefs.
 
     Args:
       answers: as returned by `checked`.
@@ -156,28 +153,30 @@ def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Secti
         {
             "task": answer["task"],
             "winner": answer["winner"],
+            "how": answer["how"],
             "metric": answer["metric"].name,
             "score": answer["score"],
             "low": answer["low"],
             "high": answer["high"],
-            "seeds": answer["seeds"],
+            "runs": answer["runs"],
+            "best": answer["best"],
+            "near": answer["near"],
             "runner_up": answer["runner_up"],
             "runner_up_better": answer["runner_up_better"],
             "full_runs": answer["cost"],
             "budget": answer["budget"],
-            "contenders": len({result["label"] for result in answer["judged"]}),
-            "judged_at": answer["judged_at"],
+            "contenders": len(answer["judged"]),
             "horizon": answer["horizon"],
         }
         for answer in answers
     )
     how_to_read = (
-        "Each line a contender, from rung to rung as far as it came, mean over seeds, "
-        "a star the winner; "
-        "schedules that fall towards the horizon were brought to rest before they were "
-        "judged. Winners were chosen by these very numbers, which flatter them a "
-        "little. The interval is of the mean over seeds, and the probability that the "
-        "runner-up is better comes from paired differences."
+        "Each row a contender, in points behind the best there is (of accuracy, one "
+        "per cent of the rows; of a loss, two per cent of its value): grey what known "
+        "tasks say of it, ticks its runs behind the best run on the same rows, and in "
+        "colour what is believed now, each with a standard deviation. Scores of "
+        "winners are a little too good, since they were chosen by these very numbers; "
+        "beliefs are not."
     )
     return writer.section(
         "selection",
@@ -190,22 +189,16 @@ def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Secti
 
 
 def draw(plt: Any, answers: Sequence[Mapping[str, Any]]) -> searches.Drawn:
-    """Figure of the contenders' scores on each rung, a panel per task.
+    """Figure of what is believed of the leading contenders, a panel per task.
 
     Args:
       plt: as given by `drawing.style`.
       answers: as returned by `checked`.
     """
-    return searches.races(
+    return searches.beliefs(
         plt,
         [
-            {
-                "task": answer["task"],
-                "winner": answer["winner"],
-                "label": f"validation {answer['metric']}",
-                "better": answer["metric"].sign,
-                "judged": answer["judged"],
-            }
-            for answer in answers
+            {"task": a["task"], "winner": a["winner"], "judged": a["judged"]}
+            for a in answers
         ],
     )

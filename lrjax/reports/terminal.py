@@ -225,7 +225,7 @@ def tuning(
 
 
 def races(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draw the contenders' scores on each rung, a panel per task.
+    """Draw what is believed of contenders, a panel per task.
 
     Args:
       answers: the content of selection.json.

@@ -30,7 +30,7 @@ KEYS = {
     RUNS: ("run_id",),
     CURVES: ("run_id", "step"),
     TRIALS: ("tuning", "trial"),
-    RACES: ("race", "rung", "contender", "seed"),
+    RACES: ("race", "contender", "run"),
 }
 # Other columns that every row of a table has.
 _ALWAYS = {
@@ -49,7 +49,7 @@ _NUMBERS += ("max_budget",)
 _NUMBER, _SCALAR = {int, float, type(None)}, {str, bool, int, float, type(None)}
 _NAMES = (*_TEXTS, "run_id", "tuning", "race", "tuner", "unit", "block", "source")
 _NAMES += ("tuned_by",)
-_COUNTS = ("seed", "step", "trial", "rung", "contender")
+_COUNTS = ("seed", "step", "trial", "run", "contender")
 # Types of columns; other columns are not checked.
 _TYPES: dict[str, set[type]] = {
     **{name: {str} for name in _NAMES},

@@ -194,6 +194,7 @@ def _made(
         num_classes=classes,
         metrics=metrics,
         streamed=parts.streamed,
+        exchangeable=parts.drawn,
         **fields,
     )
 

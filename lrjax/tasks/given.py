@@ -34,12 +34,14 @@ class Parts(NamedTuple):
     Attributes:
       train, valid, test: flat name -> array.
       streamed: whether `train` stays on the host.
+      drawn: whether the rows of `valid` were drawn from those of `train`.
     """
 
     train: dict[str, Any]
     valid: dict[str, Any]
     test: dict[str, Any]
     streamed: bool
+    drawn: bool
 
 
 def parts(
@@ -102,6 +104,7 @@ def parts(
         valid=valid_part,
         test=valid_part if same else _placed(found["test"]),
         streamed=streamed,
+        drawn=bool(shares[0]),
     )
 
 

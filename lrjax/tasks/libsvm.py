@@ -158,6 +158,7 @@ def logistic_task(
         batch_size=options.batch_size or BATCH_SIZE,
         num_classes=len(classes),
         metrics=(ACCURACY, NONNEGATIVE_LOSS),
+        exchangeable=not study,
     )
 
 

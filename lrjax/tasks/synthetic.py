@@ -170,6 +170,7 @@ def from_spec(properties: Spec, name: str = "synthetic", test_rows: int = ROWS) 
         batch_size=BATCH_SIZE,
         num_classes=OUTPUTS if classify else 0,
         metrics=(ACCURACY, NONNEGATIVE_LOSS) if classify else (NONNEGATIVE_LOSS,),
+        exchangeable=True,
     )
 
 

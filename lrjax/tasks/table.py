@@ -315,6 +315,7 @@ def _regression(
         test=parts[-1],
         batch_size=options.batch_size or libsvm.BATCH_SIZE,
         metrics=(metrics.rmse(), metrics.r2(), metrics.mae(), NONNEGATIVE_LOSS),
+        exchangeable=not study,
         **functions,
     )
 

@@ -1,0 +1,77 @@
+"""Training and validation rows that change places, for a second look at contenders.
+
+Which rows happen to validate favours some contenders over others, and more seeds do not
+help. Where a random draw divided the rows, another division is as good.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lrjax.core import Batch, Task
+
+OPTION = "fold"  # name in `Task.options`
+_MOST_BYTES = 2**30  # of a training part: each division is a copy
+
+
+def count(task: Task) -> int:
+    """How many divisions of the rows there are, with the task's own; at least 1.
+
+    Example:
+      >>> from lrjax import tasks
+      >>> count(tasks.make_task("libsvm/iris"))  # 90 rows to train on, 30 to validate
+      4
+    """
+    train, valid = task.train, task.valid
+    if not task.exchangeable or task.streamed or not _alike(train, valid):
+        return 1
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in train.values())
+    held = _rows(valid)
+    return 1 + _rows(train) // held if held and size <= _MOST_BYTES else 1
+
+
+def of(task: Task, number: int) -> Task:
+    """A task with another division of its rows; the parts keep their sizes.
+
+    Args:
+      task: with its own division, number 0.
+      number: below `count(task)`; the validation rows change places with as many
+        training rows, others for each number.
+    """
+    if not number:
+        return task
+    held, every = _rows(task.valid), _rows(task.train) // _rows(task.valid)
+    # Every so many rows, since files are often sorted by class.
+    at = number - 1 + every * np.arange(held)
+    parts: dict[str, Batch] = {"train": {}, "valid": {}}
+    for name, rows in task.train.items():
+        swapped = task.valid[name]
+        parts["valid"][name] = rows[at]
+        if isinstance(rows, np.ndarray):
+            rows = rows.copy()
+            rows[at] = swapped
+            parts["train"][name] = rows
+        else:
+            parts["train"][name] = rows.at[at].set(swapped)
+    options = (*task.options, (OPTION, number))
+    return dataclasses.replace(task, **parts, options=options)
+
+
+def wanted(task: Task, options: Sequence[tuple[str, Any]]) -> Task:
+    """The division of a task that a run was trained on, by the run's options."""
+    return of(task, dict(options).get(OPTION, 0))
+
+
+def _alike(train: Batch, valid: Batch) -> bool:
+    """Whether rows of one part can be rows of the other."""
+    forms = [{k: (v.shape[1:], v.dtype) for k, v in p.items()} for p in (train, valid)]
+    return train is not valid and forms[0] == forms[1]
+
+
+def _rows(part: Batch) -> int:
+    return len(next(iter(part.values()))) if part else 0
