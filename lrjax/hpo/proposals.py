@@ -267,14 +267,14 @@ class Answer(NamedTuple):
     Attributes:
       winner: number of the contender.
       belief: on all contenders.
-      trained: numbers of those that `chances` are of, in their order: all with a run
-        that was not lost; without any run all contenders.
+      pool: numbers of those that `chances` are of, in their order: all, trained or
+        not, but those of which a run was lost.
       chances: their probabilities.
     """
 
     winner: int
     belief: Belief
-    trained: tuple[int, ...]
+    pool: tuple[int, ...]
     chances: Chances
 
 
@@ -285,9 +285,9 @@ def answer(judge: Judge, plan: Plan, measured: Measured) -> Answer | None:
     """
     belief, _ = judge.believe(plan.how, measured)
     lost = {wanted.who for wanted in measured if not np.isfinite(measured[wanted])}
-    among = sorted({wanted.who for wanted in measured} - lost)
-    if measured and not among:
+    pool = [i for i in range(len(belief.mean)) if i not in lost]
+    among = sorted({wanted.who for wanted in measured} - lost) if measured else pool
+    if not among:
         return None
-    trained = among or list(range(len(belief.mean)))
-    own = belief.only(trained)
-    return Answer(trained[int(own.mean.argmax())], belief, tuple(trained), chances(own))
+    winner = among[int(belief.mean[among].argmax())]
+    return Answer(winner, belief, tuple(pool), chances(belief.only(pool)))

@@ -337,7 +337,7 @@ class Race:
         found = proposals.answer(lineup.judge, lineup.plan, measured)
         if found is None:
             return f"after {runs} all have diverged"
-        place = found.trained.index(found.winner)
+        place = found.pool.index(found.winner)
         return (
             f"after {runs} {lineup.contenders[found.winner].label} leads, the best "
             f"with probability {100 * found.chances.best[place]:.0f} %"

@@ -39,7 +39,7 @@ class Judged:
         diverged or the metric is undefined; empty if it was not trained.
       behind: points of each run behind the best run on the same validation rows.
       now, now_sd: what is believed after all runs, and the standard deviation.
-      best: probability that it is the best of those that were trained; 0 for others.
+      best: probability that it is the best there is; 0 if a run was lost.
     """
 
     label: str
@@ -69,10 +69,9 @@ class Selection:
       interval: 95 % interval of the mean, as returned by `stats.interval`; NaN with
         fewer than three runs. Slightly optimistic: the winner was chosen by these
         values.
-      best: probability that the winner is the best of the contenders that were
-        trained, or of all if none was.
+      best: probability that the winner is the best of all contenders, trained or not.
       near: probability that it is at most half a point worse than the best of them.
-      runner_up: the contender with the next best chances; '' if none.
+      runner_up: the trained contender with the next best chances; '' if none.
       runner_up_better: probability that it is better than the winner.
       similar: families of known tasks that the prior leans on, and their shares.
       unlike: whether nearly all known tasks are more alike to others than this one.
@@ -122,10 +121,10 @@ class Selection:
             f"  validation {self.scale.label}  {self._measured()}",
         ]
         trained = sum(bool(each.values) for each in self.judged)
-        among = f"the {trained} trained" if trained else f"all {len(self.judged)}"
         lines.append(
-            f"  best of {among} with probability {100 * self.best:.0f} %, within half "
-            f"a point of the best with {100 * self.near:.0f} %"
+            f"  best of all {len(self.judged)} contenders ({trained} trained) with "
+            f"probability {100 * self.best:.0f} %, within half a point of the best "
+            f"with {100 * self.near:.0f} %"
         )
         if self.runner_up:
             lines.append(
@@ -222,11 +221,12 @@ def conclude(
             math.nan if lost else point - best[wanted.run]
         )
     own = values.get(winner, [])
-    chance = dict(zip(answer.trained, answer.chances.best.tolist(), strict=True))
-    near = dict(zip(answer.trained, answer.chances.near.tolist(), strict=True))
+    chance = dict(zip(answer.pool, answer.chances.best.tolist(), strict=True))
+    near = dict(zip(answer.pool, answer.chances.near.tolist(), strict=True))
     judged = _judged(lineup, answer, values, behind, chance)
     others = sorted(
-        (i for i in answer.trained if i != winner), key=lambda i: -chance[i]
+        (i for i in answer.pool if i != winner and (i in values or not values)),
+        key=lambda i: -chance[i],
     )
     runner_up, better = "", math.nan
     if others:
