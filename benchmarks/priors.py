@@ -25,6 +25,8 @@ SHARE = points.Scale(1, 0.0, 1.0)
 LOSS = points.Scale(-1, 0.0, math.inf)
 LEAST_LOSS = 1e-4  # smaller test losses of made tasks are equal
 GOOD = 5.0  # points of regret: contenders whose noise matters
+# Probes that predicted nothing beyond the others; tables may have them.
+_UNUSED = ("log_curvature", "curvature_sign")
 _SHRUNK = 0.1  # share of the diagonal in covariances of regrets
 
 
@@ -63,9 +65,10 @@ class Table(NamedTuple):
 def regret(test: np.ndarray) -> np.ndarray:
     """Mean points over runs, less the best mean; runs are clipped first."""
     lost = np.isnan(test)
-    best = np.where(lost, -1e9, test).mean(0).max()
+    whole = ~lost.any(0)
+    best = test[:, whole].mean(0).max() if whole.any() else np.nanmax(test)
     reached = np.maximum(np.where(lost, -np.inf, test), best - points.CLIP).mean(0)
-    return reached - reached.max()
+    return np.maximum(reached - reached.max(), -points.CLIP)
 
 
 def read(folder: Path, kind: str) -> list[Table]:
@@ -113,9 +116,9 @@ def _named(content: dict[str, Any], name: str) -> dict[str, float]:
 
 def features(content: dict[str, Any]) -> dict[str, float]:
     """What a selector sees of a task."""
-    return prior.describe(
-        _named(content, "probe"), int(content["horizon"]), int(content["batch_size"])
-    )
+    probed = _named(content, "probe")
+    probed = {name: value for name, value in probed.items() if name not in _UNUSED}
+    return prior.describe(probed, int(content["horizon"]), int(content["batch_size"]))
 
 
 def noise_of(tables: Sequence[Table]) -> tuple[float, float]:

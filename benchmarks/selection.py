@@ -1,366 +1,379 @@
-r"""How far a race's winner is from the best that there was, and what selecting costs.
+r"""How far what a selection answers is from the best there is, from tables.
 
-    python benchmarks/selection_tables.py --tables=DIR
+    python benchmarks/selection.py --tables=DIR --judged=DIR2
     python benchmarks/selection.py --tables=DIR
-    python benchmarks/selection.py --tables=DIR --order
 
-The first command trains, for an hour on two cores; the others read. Mean test accuracy
-over fresh seeds is the truth. Races are held at several budgets from the tables, each
-with its own seeds, and the winner is looked up there. Regret is the best contender's
-accuracy less the winner's, in points. Beside it stand always taking the single best
-contender (of the other tasks), Adam at 1e-3, Prodigy with a cosine, and AdamW with a
-cosine whose rate SMAC tuned at the same budget. Synthetic tasks are the held-out ones.
-With --order it prints instead, from the other synthetic tasks, which contenders a race
-should let in first.
+The first judges on tasks that no prior knows (`selection_tables.py --judged`), the
+second on the tables themselves, each family of tasks with a prior of all others. The
+code that decides is lrjax's own; only the training is looked up. Regret: mean test
+points over six runs of the best contender less those of the one chosen, at most 10.
+Excess: regret above that of an oracle, who knows the test scores of two runs of every
+contender, as a share of the single best's, the contender that is best on known tasks.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import math
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.across_tasks import selectors
-from lrjax import config as config_lib
+from benchmarks import priors
+from benchmarks.across_tasks.earlier_race import halving, rungs
+from benchmarks.across_tasks.earlier_race.verdicts import Score
 from lrjax import methods
-from lrjax.analysis import portfolio
-from lrjax.hpo import (
-    contenders,
-    halving,
-    probes,
-    rungs,
-)
-from lrjax.hpo.verdicts import Score
-from lrjax.tasks import synthetic
+from lrjax.hpo import points, posterior, prior, proposals
 
-FRESH = 1000  # seeds from here on are those of the truth
-HELD_OUT = 10**6  # numbers of the held-out synthetic tasks start here
-LENGTH = 14  # contenders to print
-RESAMPLES = 5000
+BUDGETS = (2, 4, 8, 16)
+_RESAMPLES = 4000
+_TAIL = 9.99  # points of regret: as bad as it gets
+# Who entered a race first before there were priors, the first most.
+_ENTERED = (
+    *("mechanic", "ldog", "adam 0.01", "schedule_free_radam 1", "adamw_cosine 0.01"),
+    *("dadapt_sgd", "schedule_free_radam 0.01", "nadamw_cosine 0.1"),
+    *("schedule_free_sgd", "greedy_lr 0.01", "adamw_cosine 1", "cocob"),
+)
+_ORDER = (0, 3, 1, 4, 2, 5)  # rows of a table: validation rows change every time
+
+
+class Known(NamedTuple):
+    """What a selection knows when it begins.
+
+    Attributes:
+      table: known tasks.
+      robust: contenders that work on most of them.
+      single: the best on average.
+      believed: what is expected on this task.
+    """
+
+    table: prior.Known
+    robust: list[int]
+    single: int
+    believed: prior.Prior
+
+
+class Outcome(NamedTuple):
+    """What a selection came to.
+
+    Attributes:
+      who: number of the contender.
+      best, near: the probabilities that it gave; NaN if it gave none.
+    """
+
+    who: int
+    best: float = math.nan
+    near: float = math.nan
+
+
+Choose = Callable[[priors.Table, Known], Outcome]
 
 
 def main() -> None:
     """Print tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", required=True, help="as selection_tables.py makes")
-    parser.add_argument("--budgets", default="2,4,8,16")
-    parser.add_argument("--order", action="store_true", help="who enters a race first")
+    parser.add_argument("--tables", required=True, type=Path)
+    parser.add_argument("--judged", type=Path)
+    parser.add_argument("--kind", default=points.SHARE)
+    parser.add_argument("--only", default="", help="names with commas between")
     args = parser.parse_args()
-    budgets = [float(x) for x in args.budgets.split(",")]
-    folders = [path for path in sorted(Path(args.tables).iterdir()) if path.is_dir()]
-    made_up = [read(f) for f in folders if f.name.startswith("synthetic")]
-    known = [each.of(held_out=False) for each in made_up]
-    if args.order:
-        print_order(known)
-        return
-    held = [each.of(held_out=True) for each in made_up]
-    real = [read(f) for f in folders if f.name.startswith("libsvm")]
-    tuned = {b: read_tuned(Path(args.tables), b) for b in budgets}
-    for title, tables in (("held-out synthetic tasks", held), ("LIBSVM", real)):
-        if tables:
-            study(title, tables, budgets, tuned)
-    if held:
-        transfer(known, held)
+    tables = priors.read(args.tables, args.kind)
+    ways = all_ways(tables[0].contenders)
+    if args.only:
+        ways = {n: way for n, way in ways.items() if n in args.only.split(",")}
+    judged = priors.read(args.judged, args.kind) if args.judged else tables
+    if not args.judged:
+        ways = {n: way for n, way in ways.items() if not n.startswith("earlier race")}
+    found = judge(tables, judged, ways, apart=not args.judged)
+    report(judged, found)
 
 
-class Table(NamedTuple):
-    """What was trained on tasks of one shape.
+def all_ways(keys: Sequence[str]) -> dict[str, Choose]:
+    """Everything that is judged, by name."""
+
+    def fixed(key: str) -> Choose:
+        return lambda table, known: Outcome(keys.index(key))
+
+    nadamw = [i for i, key in enumerate(keys) if key.split()[0] == "nadamw_cosine"]
+    ways: dict[str, Choose] = {
+        "single best": lambda table, known: Outcome(known.single),
+        "Adam at 1e-3": fixed("adam"),
+        "AdamW, cosine, 1e-3": fixed("adamw_cosine 0.001")
+        if "adamw_cosine 0.001" in keys
+        else fixed("adamw_cosine"),
+        "AdamW, cosine, 1e-2": fixed("adamw_cosine 0.01"),
+        "Prodigy, cosine": fixed("prodigy"),
+        "schedule-free AdamW": fixed("schedule_free_adamw"),
+        "NadamW, cosine, calibrated": lambda table, known: Outcome(
+            nadamw[int(known.table.regret[:, nadamw].mean(0).argmax())]
+        ),
+        "NadamW, cosine, its rates, 5 runs": lambda table, known: raw_best(
+            table, _best_of(known, nadamw, 5), 1
+        ),
+        "prior (1 run)": way(proposals.PRIOR, 1),
+    }
+    for budget in BUDGETS:
+        ways[f"race at {budget}"] = way(proposals.RACE, budget)
+        ways[f"list, highest score, {budget}"] = lambda table, known, count=budget: (
+            raw_best(table, known.robust[:count], 1)
+        )
+        ways[f"random search, {budget}"] = lambda table, known, count=budget: raw_best(
+            table, _drawn(table, count), 1
+        )
+        ways[f"earlier race at {budget}"] = lambda table, known, count=budget: (
+            earlier_race(table, count)
+        )
+    everyone = list(range(len(keys)))
+    ways["bake-off (104 runs and 12)"] = way(proposals.BAKEOFF, len(keys) + 12)
+    ways["bake-off, 104 runs only"] = way(proposals.BAKEOFF, len(keys))
+    ways["all, highest score, 1 run each"] = lambda table, known: raw_best(
+        table, everyone, 1
+    )
+    ways["all, highest score, 6 runs each"] = lambda table, known: raw_best(
+        table, everyone, 6
+    )
+    return ways
+
+
+def _best_of(known: Known, among: Sequence[int], count: int) -> list[int]:
+    """Of some contenders those that are best on known tasks."""
+    mean = known.table.regret[:, among].mean(0)
+    return [among[i] for i in np.argsort(-mean, kind="stable")[:count]]
+
+
+def _drawn(table: priors.Table, count: int) -> list[int]:
+    """Contenders at random, others for each task."""
+    seed = sum(map(ord, table.name))
+    drawn = np.random.RandomState(seed).permutation(len(table.contenders))
+    return drawn[:count].tolist()
+
+
+def raw_best(table: priors.Table, among: Sequence[int], runs: int) -> Outcome:
+    """Who has the highest mean on the validation part."""
+    values = table.valid[list(_ORDER[:runs])][:, list(among)]
+    mean = np.where(np.isnan(values), -np.inf, values).mean(0)
+    return Outcome(among[int(mean.argmax())])
+
+
+def way(how: str, runs: int) -> Choose:
+    """What `--mode=select` does, with runs looked up in the table."""
+
+    def choose(table: priors.Table, known: Known) -> Outcome:
+        believed = known.believed
+        judge = proposals.Judge(believed, 2, known.table.noise, round(table.rows))
+        plan = proposals.plan(how, believed, known.robust, (), runs)
+        measured: dict[proposals.Wanted, float] = {}
+        while wanted := proposals.further(judge, plan, known.robust, measured):
+            for each in wanted:
+                value = table.valid[_ORDER[each.run % len(_ORDER)], each.who]
+                measured[each] = -math.inf if math.isnan(value) else float(value)
+        answer = proposals.answer(judge, plan, measured)
+        if answer is None:
+            return Outcome(plan.entries[0])
+        place = answer.pool.index(answer.winner)
+        chances = answer.chances
+        return Outcome(
+            answer.winner, float(chances.best[place]), float(chances.near[place])
+        )
+
+    return choose
+
+
+def earlier_race(table: priors.Table, budget: float) -> Outcome:
+    """Successive halving with the list of entries that it had, from its rungs."""
+    horizon = int(table.content["horizon"])
+    keys = list(table.contenders)
+    ends = [max(1, round(share * horizon)) for share in (1 / 9, 1 / 3)]
+    plan = rungs.make_plan(len(keys), budget, horizon, ())
+    order = [keys.index(key) for key in _ENTERED if key in keys][: plan.entered]
+    needs = [_rests(keys[i]) for i in order]
+
+    def train_rung(number: int, alive: Sequence[int]) -> dict[int, Score]:
+        end, found = plan.rungs[number], {}
+        for i in alive:
+            at = slice(len(plan.seeds)), order[i]
+            if end == horizon:
+                values, losses = _raw(table, "valid", at)
+            else:
+                place = int(np.argmin([abs(end - each) for each in ends]))
+                values, losses = _raw(table, "rung_valid", (place, *at))
+            found[i] = Score(values, losses)
+        return found
+
+    last = list(halving.halve(plan, needs, train_rung))[-1]
+    kept = last.verdict.kept or [0]
+    return Outcome(order[kept[0]])
+
+
+def _raw(
+    table: priors.Table, name: str, at: tuple[int | slice, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Metric and minus the loss of some runs, -inf where they were lost."""
+    losses = -table.content[f"{name}_loss"][at].astype(float)
+    values = losses
+    if table.kind == points.SHARE:
+        values = table.content[f"{name}_accuracy"][at].astype(float)
+    lost = np.isnan(losses) | np.isnan(values)
+    return np.where(lost, -np.inf, values), np.where(lost, -np.inf, losses)
+
+
+def _rests(key: str) -> bool:
+    """Whether the earlier race judged a contender by a branch that comes to rest."""
+    method = methods.find(key.split()[0])
+    return method.horizon_bound(method.defaults)
+
+
+def oracle(table: priors.Table) -> float:
+    """Regret of who knows the test scores of two runs of every contender."""
+    truth = table.truth
+    scores = np.where(np.isnan(table.test), -1e9, table.test)
+    half = len(scores) // 2
+    chosen = [
+        scores[[a, b]].mean(0).argmax()
+        for a in range(half)
+        for b in range(half, 2 * half)
+    ]
+    return float(-truth[chosen].mean())
+
+
+class Judged(NamedTuple):
+    """What ways came to on all tasks.
 
     Attributes:
-      tasks: names.
-      horizon: updates of a full run.
-      rungs: updates, ascending.
-      keys: contenders whose rungs are known.
-      accuracy, loss: on the validation part [rungs, tasks, seeds, keys], NaN where a
-        run was lost.
-      tested: test accuracy with each fresh seed, index task, columns entry, of all
-        contenders; lost runs count as 0.
-      checked: the same on the validation part.
-      short: the mean of runs that are shorter by the cost of probes, of `keys`.
+      regret: by way, [tasks].
+      outcomes: by way, one for each task.
+      oracle: regret [tasks].
     """
 
-    tasks: list[str]
-    horizon: int
-    rungs: list[int]
-    keys: list[str]
-    accuracy: np.ndarray
-    loss: np.ndarray
-    tested: list[pd.DataFrame]
-    checked: list[pd.DataFrame]
-    short: pd.DataFrame
-
-    @property
-    def truth(self) -> pd.DataFrame:
-        """Mean test accuracy over the fresh seeds."""
-        return mean(self.tested)
-
-    def of(self, held_out: bool) -> Table:
-        """The tasks that nothing was chosen on, or the others."""
-        rows = [
-            i
-            for i, task in enumerate(self.tasks)
-            if (int(task.rsplit("-", 1)[1]) >= HELD_OUT) == held_out
-        ]
-        tasks = [self.tasks[i] for i in rows]
-        return self._replace(
-            tasks=tasks,
-            accuracy=self.accuracy[:, rows],
-            loss=self.loss[:, rows],
-            tested=[each.loc[tasks] for each in self.tested],
-            checked=[each.loc[tasks] for each in self.checked],
-            short=self.short.loc[tasks],
-        )
+    regret: dict[str, np.ndarray]
+    outcomes: dict[str, list[Outcome]]
+    oracle: np.ndarray
 
 
-def read(folder: Path) -> Table:
-    """Read the files of tasks of one shape."""
-    files = [np.load(path) for path in sorted(folder.glob("*.npz"))]
-    files.sort(key=lambda file: -len(file["stops"]))
-    whole = [file for file in files if len(file["stops"]) > 1]
-    tasks, stops = list(map(str, whole[0]["tasks"])), whole[0]["stops"]
-    horizon = int(stops[:-1, 1].max())
-    keys = [str(key) for file in whole for key in file["labels"]]
-
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate(
-            [file[name][:-1][:, :, file["seeds"] < FRESH] for file in whole], axis=-1
-        )
-
-    def fresh(file: Mapping[str, np.ndarray], part: str, stop: int) -> list:
-        reached = np.nan_to_num(file[f"{part}_accuracy"][stop])
-        return [
-            pd.DataFrame(reached[:, seed], file["tasks"], file["labels"])
-            for seed in np.flatnonzero(file["seeds"] >= FRESH)
-        ]
-
-    def full(part: str) -> list[pd.DataFrame]:
-        each = [fresh(f, part, -2 if len(f["stops"]) > 1 else 0) for f in files]
-        found = [pd.concat(t, axis=1).loc[tasks] for t in zip(*each, strict=True)]
-        # Who is let in since may have been trained before, without its rungs.
-        return [named(table.loc[:, ~table.columns.duplicated()]) for table in found]
-
-    short = [mean(fresh(file, "test", -1)) for file in whole]
-    return Table(
-        tasks,
-        horizon,
-        stops[:-1, 0].tolist(),
-        keys,
-        joined("valid_accuracy").astype(float),
-        joined("valid_loss").astype(float),
-        full("test"),
-        full("valid"),
-        named(pd.concat(short, axis=1).loc[tasks]),
-    )
-
-
-def mean(tables: Sequence[Any]) -> Any:
-    """Of tables of one form."""
-    return sum(tables[1:], tables[0]) / len(tables)
-
-
-def named(table: pd.DataFrame) -> pd.DataFrame:
-    """With the names of axes that `lrjax.analysis.portfolio` asks for."""
-    return table.astype(float).rename_axis("task").rename_axis("entry", axis=1)
-
-
-def read_tuned(folder: Path, budget: float) -> pd.DataFrame:
-    """What SMAC's rates reached: index task, columns test_accuracy and cost."""
-    paths = sorted(folder.glob(f"*-smac-{budget:g}.csv"))
-    tables = [pd.read_csv(path, index_col="task") for path in paths]
-    return pd.concat(tables) if tables else pd.DataFrame()
-
-
-def print_order(tables: Sequence[Table]) -> None:
-    """Print who should be let in, one after the other.
-
-    Next is who raises most what a race to the end would reach: of those that are in,
-    the best by the validation part with one seed, judged by the test part with others.
-    Of equals it is who reaches most alone.
+def judge(
+    tables: Sequence[priors.Table],
+    judged: Sequence[priors.Table],
+    ways: Mapping[str, Choose],
+    apart: bool,
+) -> Judged:
+    """Let each way choose on each task.
 
     Args:
-      tables: of the known tasks; those on which a contender is missing are left out.
+      tables: known tasks.
+      judged: the tasks to choose on.
+      ways: what to judge.
+      apart: whether known tasks of the same family are left out.
     """
-    checked, tested = (
-        [
-            pd.concat(t).dropna(axis=0).to_numpy()
-            for t in zip(*(getattr(table, name) for table in tables), strict=True)
-        ]
-        for name in ("checked", "tested")
-    )
-    keys = list(tables[0].tested[0])
-    judged = [mean([*tested[:i], *tested[i + 1 :]]) for i in range(len(tested))]
-    rows = np.arange(len(tested[0]))
-
-    def reached(members: list[int]) -> float:
-        best = [np.array(members)[each[:, members].argmax(1)] for each in checked]
-        return float(np.mean([t[rows, b] for t, b in zip(judged, best, strict=True)]))
-
-    print(f"{len(rows)} tasks, {len(keys)} contenders")
-    entered: list[int] = []
-    for _ in range(LENGTH):
-        left = [i for i in range(len(keys)) if i not in entered]
-        entered.append(max(left, key=lambda i: (reached([*entered, i]), reached([i]))))
-        alone, together = reached(entered[-1:]), reached(entered)
-        print(f"{keys[entered[-1]]:30} alone {alone:.4f}, together {together:.4f}")
-
-
-def study(
-    title: str,
-    tables: Sequence[Table],
-    budgets: Sequence[float],
-    tuned: Mapping[float, pd.DataFrame],
-) -> None:
-    """Hold all races on some tasks and print what they come to."""
-    tested = [
-        named(pd.concat(each).dropna(axis=1))
-        for each in zip(*(table.tested for table in tables), strict=True)
+    keys = tables[0].contenders
+    named = np.array([key.split()[0] for key in keys])
+    rates = priors.rates_of(keys)
+    candidates = [
+        prior.Candidate(str(method), float(rate))
+        for method, rate in zip(named, rates, strict=True)
     ]
-    truth = mean(tested)
-    best, quarter = truth.max(axis=1), truth.quantile(0.25, axis=1)
-    single = {t: portfolio.single_best(truth.drop(index=t)) for t in truth.index}
-    lines: dict[str, tuple[pd.Series, float]] = {
-        "best by the other two seeds": (by_other_seeds(tested), math.nan),
-        "single best": (looked_up(truth, single), math.nan),
-        "Adam at 1e-3": (truth["adam"], math.nan),
-        "Prodigy with a cosine": (truth["prodigy"], math.nan),
+    known: dict[str, tuple[prior.Known, list[int], int]] = {}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in ways}
+    for table in judged:
+        family = table.family if apart else ""
+        if family not in known:
+            own = [each for each in tables if each.family != family]
+            learned = priors.known_from(own, named, rates)
+            known[family] = (
+                learned,
+                proposals.greedy(learned, len(keys)),
+                int(learned.regret.mean(0).argmax()),
+            )
+        believed = prior.believe(known[family][0], candidates, table.features)
+        for name, choose in ways.items():
+            outcomes[name].append(choose(table, Known(*known[family], believed)))
+    truth = [table.truth for table in judged]
+    regret = {
+        name: np.array([-t[o.who] for t, o in zip(truth, found, strict=True)])
+        for name, found in outcomes.items()
     }
-    for budget in budgets:
-        found = [
-            race(each, i, budget) for each in tables for i in range(len(each.tasks))
-        ]
-        won = dict(zip(truth.index, (key for key, _ in found), strict=True))
-        cost = float(np.mean([spent for _, spent in found]))
-        lines[f"race at {budget:g}"] = looked_up(truth, won), cost
-        smac = tuned[budget].loc[lambda t: t.index.isin(truth.index)]
-        if len(smac):
-            few = f", {len(smac)} tasks" if len(smac) < len(truth) else ""
-            reached = smac["test_accuracy"], float(smac["cost"].mean())
-            lines[f"AdamW, rate by SMAC at {budget:g}{few}"] = reached
-            if few:
-                same = lines[f"race at {budget:g}"][0][smac.index]
-                lines[f"race at {budget:g}, the same tasks"] = same, math.nan
-    print(f"\n## {title}: {len(truth)} tasks, {truth.shape[1]} contenders\n")
-    print(
-        "| | mean regret (95 % interval) | worst | in the worst quarter | full runs |"
-    )
+    return Judged(regret, outcomes, np.array([oracle(table) for table in judged]))
+
+
+def report(judged: Sequence[priors.Table], found: Judged) -> None:
+    """Print regrets of synthetic and of real tasks, and how right probabilities are."""
+    families = np.array([table.family for table in judged])
+    made_up = families == "synthetic"
+    for title, rows in (("synthetic", made_up), ("real rows", ~made_up)):
+        if rows.any():
+            _print(title, families[rows], rows, found, judged)
+    _print_calibration(judged, found)
+
+
+def _print(
+    title: str,
+    families: np.ndarray,
+    rows: np.ndarray,
+    found: Judged,
+    judged: Sequence[priors.Table],
+) -> None:
+    """Print a table of regrets."""
+    base = found.oracle[rows].mean()
+    own = [table for table, row in zip(judged, rows, strict=True) if row]
+    # Tasks on which each contender is as bad as it gets, or only chance helps, count.
+    print(f"\n## {title}: {rows.sum()} tasks of {len(set(families))} families\n")
+    print("| | regret (95 % interval) | excess | >= 10 | less that of the race at 8 |")
     print("|---|---|---|---|---|")
-    for name, (reached, cost) in lines.items():
-        regret = 100 * (best[reached.index] - reached)
-        below = int((reached < quarter[reached.index]).sum())
-        low, high = interval(regret.to_numpy())
-        paid = "" if math.isnan(cost) else f"{cost:.1f}"
+    print(f"| oracle of two runs | {base:.2f} | 0 % | | |")
+    single = found.regret.get("single best")
+    reference = found.regret.get("race at 8")
+    groups = families if len(set(families)) > 1 else np.array([t.name for t in own])
+    for name, all_regret in found.regret.items():
+        regret = all_regret[rows]
+        low, high = interval(regret, groups)
+        excess = ""
+        if single is not None:
+            share = (regret.mean() - base) / (single[rows].mean() - base)
+            excess = f"{100 * share:.0f} %"
+        less = ""
+        if reference is not None and name != "race at 8":
+            gaps = regret - reference[rows]
+            ends = interval(gaps, groups)
+            less = f"{gaps.mean():.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
+        tail = int((regret >= _TAIL).sum())
         print(
-            f"| {name} | {regret.mean():.2f} ({low:.2f} to {high:.2f}) "
-            f"| {regret.max():.1f} | {below} | {paid} |"
+            f"| {name} | {regret.mean():.2f} ({low:.2f} to {high:.2f}) | {excess} "
+            f"| {tail} | {less} |"
         )
-    counts = pd.Series(single).value_counts()
-    print(f"\nSingle best: {', '.join(f'{k} ({n})' for k, n in counts.items())}.")
 
 
-def by_other_seeds(tested: Sequence[pd.DataFrame]) -> pd.Series:
-    """What each task's best contender by all fresh seeds but one reaches with that one.
-
-    The best of many noisy means flatters itself; this one does not, and says how much
-    regret is left to somebody who knows the test accuracies of other runs.
-    """
-    reached = []
-    for i, judged in enumerate(tested):
-        best = mean([*tested[:i], *tested[i + 1 :]]).idxmax(axis=1)
-        reached.append(looked_up(judged, best.to_dict()))
-    return sum(reached[1:], reached[0]) / len(reached)
-
-
-def looked_up(truth: pd.DataFrame, entries: Mapping[str, str]) -> pd.Series:
-    """What an entry for each task reached."""
-    return pd.Series({task: truth.loc[task, key] for task, key in entries.items()})
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over tasks."""
-    draws = np.random.default_rng(0).integers(
-        len(values), size=(RESAMPLES, len(values))
-    )
-    low, high = np.percentile(values[draws].mean(1), (2.5, 97.5))
+def interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean, over groups and the tasks within them."""
+    draw = np.random.default_rng(0)
+    names, place = np.unique(groups, return_inverse=True)
+    members = [values[place == i] for i in range(len(names))]
+    sums = np.array([each.sum() for each in members])
+    counts = np.array([len(each) for each in members])
+    picks = draw.integers(len(names), size=(_RESAMPLES, len(names)))
+    means = sums[picks].sum(1) / counts[picks].sum(1)
+    low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
 
 
-@functools.cache
-def entrants(task: str) -> list[contenders.Contender]:
-    """All contenders of a race on a task, in the order in which they enter."""
-    config = config_lib.base()
-    config.tasks, config.methods = (task,), ("adam",)  # any: all are asked for below
-    settings = config_lib.check(config)
-    return contenders.contenders(list(methods.METHODS.values()), task, settings)
-
-
-def race(table: Table, row: int, budget: float) -> tuple[str, float]:
-    """Hold a race from a table.
-
-    Args:
-      table: with the task.
-      row: its place.
-      budget: in full runs.
-
-    Returns:
-      the winner's key and the cost in full runs.
-    """
-    # All made-up tasks have the same contenders.
-    found = entrants(
-        re.sub(r"(?<=^synthetic/classification-)\d+", "0", table.tasks[row])
-    )
-    plan = rungs.make_plan(len(found), budget, table.horizon, ())
-    found = found[: plan.entered]
-    places = [table.keys.index(entry.key) for entry in found]
-    seeds = len(plan.seeds)
-
-    def train_rung(number: int, alive: Sequence[int]) -> dict[int, Score]:
-        rung = table.rungs.index(plan.rungs[number])
-        scores = {}
-        for i in alive:
-            at = (rung, row, slice(seeds), places[i])
-            lost = np.isnan(table.accuracy[at])
-            scores[i] = Score(
-                np.where(lost, -np.inf, table.accuracy[at]),
-                np.where(lost, -np.inf, -table.loss[at]),
-            )
-        return scores
-
-    last = list(
-        halving.halve(plan, [entry.needs_cooldown for entry in found], train_rung)
-    )[-1]
-    return found[last.verdict.kept[0]].key, last.spent / table.horizon
-
-
-def transfer(known: Sequence[Table], held: Sequence[Table]) -> None:
-    """Print how much of the gap a selector across tasks closes."""
-
-    def joined(tables: Sequence[Table]) -> selectors.Table:
-        short = named(pd.concat([each.short for each in tables]))
-        truth = named(pd.concat([each.truth for each in tables]))[list(short)]
-        low, high = truth.min(axis=1), truth.max(axis=1)
-
-        def unit(table: pd.DataFrame) -> pd.DataFrame:
-            return table.sub(low, axis=0).div((high - low).clip(lower=1e-9), axis=0)
-
-        described = {t: probes.probe(synthetic.make(t)).features for t in truth.index}
-        features = pd.DataFrame.from_dict(described, orient="index")
-        return selectors.Table(unit(truth), features, unit(short))
-
-    learned, new = joined(known), joined(held)
-    steps = probes.probe(synthetic.make(held[0].tasks[0])).steps
-    print(f"\n{len(learned.scores)} tasks to learn from:\n")
-    for selector in ("forest", "nearest"):
-        print(selectors.judge(learned, new, steps / held[0].horizon, selector))
+def _print_calibration(judged: Sequence[priors.Table], found: Judged) -> None:
+    """Print how often what was said to be best, or near it, was."""
+    print("\n## Probabilities, and how often they were right\n")
+    print("| | best: said | was | near: said | was |")
+    print("|---|---|---|---|---|")
+    truth = [table.truth for table in judged]
+    for name, outcomes in found.outcomes.items():
+        if math.isnan(outcomes[0].best):
+            continue
+        said = np.array([[o.best, o.near] for o in outcomes])
+        reached = np.array([t[o.who] for t, o in zip(truth, outcomes, strict=True)])
+        print(
+            f"| {name} | {said[:, 0].mean():.2f} | {(reached > -1e-9).mean():.2f} "
+            f"| {said[:, 1].mean():.2f} | {(reached >= -posterior.NEAR).mean():.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -313,6 +313,7 @@ GROUPS = {
 VALID = [
     *(1, 2, 3, 100, 0.1, 0.5, 1.0, True, False, None, "", (), (1, 2), (0.1, 0.5)),
     *("adam", ("adam", "sgd"), "libsvm/iris", "sound", "study", "float32", "smac"),
+    *("race", "bakeoff"),
     *(
         "epochs",
         "steps",

@@ -246,13 +246,7 @@ reader("safetensors", writes("a", tensors), weights)
 
 # Tables and reports
 
-ANSWER = {
-    **{"task": "t", "method": "sgd", "hparams": {"b": 1.0}, "label": "sgd"},
-    **{"metric": "accuracy", "score": 0.85, "interval": [0.75, None]},
-    **{"runner_up": "adam", "runner_up_better": 0.25, "cost": 3.2, "budget": 4.0},
-    **{"seeds": [0, 1], "horizon": 90, "judged_at": 90},
-    "judged": [{"rung": 0, "steps": 10, "label": "sgd", "values": [0.5, "-inf"]}],
-}
+ANSWER = fabricated.answer()
 
 
 def workdir(name):
@@ -288,9 +282,10 @@ own_reader(
     workdir(results.TRIALS),
     lambda path: study._read_trials([path.parent], {"adam"}),
 )
-RACE = {"race": "a", "rung": 0, "contender": 1, "seed": 0, "task": "t", "method": "sgd"}
+RACE = {"race": "a", "contender": 1, "run": 0, "seed": 0, "fold": 0, "task": "t"}
+RACE |= {"protocol": "sound", "method": "sgd", "seconds": 0.25}
 RACE |= {"hparams": {"b": 1.0}, "steps": 9, "status": "done", "valid_loss": 0.5}
-RACES = "".join(json.dumps(RACE | {"rung": i}) + "\n" for i in range(4)).encode()
+RACES = "".join(json.dumps(RACE | {"run": i}) + "\n" for i in range(4)).encode()
 own_reader(
     results.RACES,
     writes(results.RACES, RACES),

@@ -42,8 +42,8 @@ from lrjax.messages import STOPPING
 ROOT = Path(__file__).parent.parent
 
 
-def settings(epochs=40_000, tuner="", budget=0, **changes):
-    """Two blocks that are checkpointed all the time; or a tuning, or a race."""
+def settings(epochs=40_000, tuner="", budget=0, seeds=2, **changes):
+    """Two blocks that are checkpointed all the time; or a tuning, or a selection."""
     config = config_lib.base()
     config.tasks, config.methods = ("libsvm/iris",), ("adam",)
     config.seeds, config.epochs = 10, epochs
@@ -54,7 +54,7 @@ def settings(epochs=40_000, tuner="", budget=0, **changes):
         config.tune.tuner, config.tune.trials = tuner, 9
     if budget:
         config.methods, config.eval_every = ("adamw_cosine", "sgd"), None
-        config.select.budget, config.select.seeds = budget, 2
+        config.select.budget, config.select.seeds = budget, seeds
     for name, value in changes.items():
         config.cluster[name] = value
     return config_lib.check(config)
@@ -509,13 +509,19 @@ def test_an_interrupted_tuning_goes_on(tuned, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_race_has_the_local_launchers_bits(workers, tmp_path):
-    wanted = settings(epochs=27, budget=12, address=workers.scheduler_address)
+@pytest.mark.parametrize("seeds", [None, 2], ids=["leaders again", "two of each"])
+def test_a_selection_has_the_local_launchers_bits(workers, tmp_path, seeds):
+    """On the task's own division of the rows, and on those of later runs."""
+    wanted = settings(
+        epochs=27, budget=12, seeds=seeds, address=workers.scheduler_address
+    )
     options = {"overrides": {"methods": wanted.methods}}
     (local,) = race.run(wanted, tmp_path / "local", **options)
     options["launch"] = dask_client.launch
     (found,) = race.run(wanted, tmp_path / "cluster", **options)
     assert repr(found) == repr(local)
-    assert any(each.cooled for each in found.judged)
     tables = [rows_of(tmp_path / name, results.RACES) for name in ("local", "cluster")]
     assert tables[0] == tables[1]
+    asked = [json.loads(row) for row in tables[0][2]]
+    assert len(asked) == 12
+    assert {row["fold"] for row in asked} > {0}

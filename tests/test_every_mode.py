@@ -201,8 +201,12 @@ def check_select(folder, answer, metric):
     assert found["method"] in METHODS
     assert found["metric"] == metric
     assert math.isfinite(found["score"])
-    tried = {each["label"].split(" ")[0] for each in found["judged"]}
-    assert tried == set(METHODS)
+    trained = [each for each in found["judged"] if each["values"]]
+    assert {each["label"].split(" ")[0] for each in trained} == set(METHODS)
+    assert found["how"] == "race"
+    assert found["cost"] == sum(len(each["values"]) for each in trained) == 4
+    rows = read_lines(folder / "races.jsonl")
+    assert any(math.isfinite(row[f"valid_{metric}"]) for row in rows)
     assert any(found["method"] in line for line in answer.out)
 
 

@@ -277,6 +277,10 @@ BESIDE = {
     },
     "lrjax/common/packed.py": {"archive.open": _OPENED, "zipfile.ZipFile": _OPENED},
     "lrjax/common/sheets.py": {"to_csv": "to memory"},
+    "lrjax/hpo/prior.py": {
+        "np.load": "of lrjax's own table",
+        "path.read_bytes": "as above",
+    },
     "lrjax/hpo/select.py": {"tempfile.TemporaryDirectory": _RANDOM},
     "lrjax/reports/rate_figure.py": {"figure.savefig": _OPENED},
     "lrjax/reports/drawing.py": {"figure.savefig": "to memory"},

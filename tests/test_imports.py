@@ -27,6 +27,10 @@ _ROWS = {
     "hyperparameters": "common core identity methods optim",
     "tasks": "common console core machine metrics plugins",
     "hpo.tuners": "core plugins",
+    "hpo.points": "",
+    "hpo.posterior": "hpo.points",
+    "hpo.prior": "hpo.posterior",
+    "hpo.proposals": "hpo.points hpo.posterior hpo.prior",
     "config": "common core hpo.tuners hyperparameters identity methods protocol tasks",
     "config_page": "common config methods",
     "engine": "common core machine optim",
@@ -37,8 +41,9 @@ _ROWS = {
     "rates": "analysis core reports",
     "reports": "analysis common console core identity plugins rates results tables",
     "control": "common core engine hyperparameters methods optim",
-    "hpo": "analysis common config console core engine hpo.tuners hyperparameters "
-    "identity launch machine methods own plugins protocol reports results tasks",
+    "hpo": "analysis common config console core engine hpo.points hpo.posterior "
+    "hpo.prior hpo.proposals hpo.tuners hyperparameters identity launch machine "
+    "methods own plugins protocol reports results tasks",
     "api": "common config core hpo launch methods optim own plugins rates reports "
     "results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
@@ -54,6 +59,9 @@ ALLOWED = {
 }
 # The engine is JAX alone: what it trains is given, what it measures is returned.
 NO_DISK = {"json", "os", "pathlib", "shutil", "tempfile"}
+# What a selection asks for and believes is NumPy alone: it trains nothing, so that
+# tables of runs are all that is needed to judge it.
+NUMPY_ALONE = ("points", "posterior", "prior", "proposals")
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.
 HEAVY = {
@@ -83,9 +91,17 @@ def imported(tree: ast.AST) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide where they lead"
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            found = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= found
+            if not all(map(_is_module, found)):
+                names.add(node.module)
     return names
+
+
+def _is_module(name: str) -> bool:
+    """Whether a full name is that of a module here, not of something in it."""
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").exists()
 
 
 class _WithoutFunctions(ast.NodeTransformer):
@@ -111,6 +127,24 @@ def test_imports_run_one_way(path):
 )
 def test_the_engine_knows_no_disk(path):
     assert not imported(ast.parse(path.read_text())) & NO_DISK
+
+
+@pytest.mark.parametrize("name", NUMPY_ALONE)
+def test_beliefs_need_numpy_alone(name):
+    names = imported(ast.parse((PACKAGE / "hpo" / f"{name}.py").read_text()))
+    used = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+    assert used <= {"numpy", "lrjax"}
+    code = f"import sys, lrjax.hpo.{name}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "numpy" in loaded
+    assert not loaded & (HEAVY | {"jax", "jaxlib", "optax", "pandas"})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -32,9 +32,13 @@ FLAGS = {
         *("--mode=tune", "--config.methods=sgd,adam", "--config.seeds=1"),
         *("--config.epochs=27", "--config.tune.tuner=asha", "--config.tune.trials=9"),
     ),
-    "select": (
+    "select": (  # some contenders, then those that lead on other rows
         *("--mode=select", "--config.methods=sgd,adam", "--config.epochs=27"),
-        *("--config.select.budget=8", "--config.select.seeds=2"),
+        *("--config.select.how=race", "--config.select.budget=8"),
+    ),
+    "bakeoff": (  # all contenders, then rates between theirs
+        *("--mode=select", "--config.methods=sgd,adam", "--config.epochs=27"),
+        "--config.select.how=bakeoff",
     ),
     "dask": (*TRAIN, "--launcher=dask", "--config.cluster.workers=1"),
     "parts": (  # curves that workers publish
@@ -186,7 +190,7 @@ def test_killed_at_a_change_it_goes_on_to_the_same_bits(tmp_path, whole, mode, p
     assert code == -signal.SIGKILL or (number > 0.9 * count and code == 0), said
     # A study that one launcher began can be finished by another.
     others = [other for other in ("train", "dask", "hosts") if other != mode]
-    switches = mode not in ("tune", "select") and place % 4 == 3
+    switches = mode not in ("tune", "select", "bakeoff") and place % 4 == 3
     resumed(mode, workdir, found, others[place % 8 // 4] if switches else mode)
 
 

@@ -452,7 +452,8 @@ def check_readers(folder, metric):
             assert row.mean_high <= metric.greatest
     text = reports.ranking(results.load(folder)[0], results.load_metrics(folder))
     assert metric.label in text.splitlines()[0]
-    runs = results.load(folder)[0].groupby("method")
+    runs = results.load(folder)[0]
+    runs = runs.groupby(["method", runs["hparams"].astype(str)])
     for row in runs.mean(numeric_only=True)[runs["seed"].count() > 2].itertuples():
         assert metric.shown(getattr(row, column)) in text
 
@@ -500,20 +501,30 @@ def test_a_metric_is_tuned_by(metric, registered, tmp_path):
 
 
 @pytest.mark.parametrize("metric", SOME)
-def test_a_race_is_ranked_by_a_metric(metric, registered, tmp_path):
+def test_a_selection_is_ranked_by_a_metric(metric, registered, tmp_path):
     name = registered(task_of(metric))
-    asked = settings_of(name, select__budget=2.0, select__methods=("sgd", "dog"))
+    asked = settings_of(name, select__how="bakeoff", select__methods=("sgd", "dog"))
     (answer,) = race.run(asked, tmp_path)
-    last = [each for each in answer.judged if each.rung == answer.judged[-1].rung]
-    means = [metric.sign * np.mean(each.values) for each in last]
-    assert means == sorted(means, reverse=True)
-    assert answer.label == last[0].label
+    for run in range(2):
+        values = [metric.sign * each.values[run] for each in answer.judged]
+        behind = [each.behind[run] for each in answer.judged]
+        assert max(behind) == 0
+        for a, b in ((values, behind), (behind, values)):
+            assert (np.diff(np.array(b)[np.argsort(a)]) >= 0).all()
+    believed = [each.now for each in answer.judged]
+    assert believed == sorted(believed, reverse=True)
+    assert answer.label == answer.judged[0].label
+    means = [metric.sign * np.mean(each.values) for each in answer.judged]
+    ranks = np.argsort(np.argsort([means, believed]))
+    assert np.corrcoef(ranks)[0, 1] > 0.5
     assert metric.shown(answer.score) in str(answer)
     assert metric.label in str(answer)
     check_readers(tmp_path, metric)
-    (raced,) = selected.read([tmp_path])
-    assert raced["metric"].sign == metric.sign
-    assert metric.text(answer.score) in selected.sentence(raced)
+    runs, known = results.load(tmp_path)[0], results.load_metrics(tmp_path)
+    assert all(metric.shown(v) in reports.ranking(runs, known) for v in answer.values)
+    (read,) = selected.read([tmp_path])
+    assert read["metric"].sign == metric.sign
+    assert metric.text(answer.score) in selected.sentence(read)
 
 
 @pytest.mark.parametrize(

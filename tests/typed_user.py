@@ -22,7 +22,7 @@ import lrjax
 from lrjax.api import Results
 from lrjax.core import Method, Range, Space
 from lrjax.hpo import tuners
-from lrjax.hpo.selection import Selection
+from lrjax.hpo.selection import Judged, Selection
 from lrjax.rates import Rates
 
 Params = dict[str, jax.Array]
@@ -169,6 +169,10 @@ def answers() -> None:
     assert_type(found.edge, float | None)
     chosen = lrjax.select("libsvm/wine", [parabola, "adam", method], budget=8)
     assert_type(chosen, Selection)
+    lrjax.select(task, how="prior")
+    lrjax.select(task, ["adam"], seeds=range(3), how="bakeoff", seconds=30)
+    assert_type(chosen.best, float)
+    assert_type(chosen.judged, tuple[Judged, ...])
     assert_type(chosen.hparams, Mapping[str, Any])
     tx = lrjax.optim.prodigy(learning_rate=1.0)
     lrjax.optim.effective_learning_rate(tx.init({"a": jnp.zeros(2)}))
@@ -188,6 +192,8 @@ def refused() -> None:
     lrjax.find_rate(task, "adam", rates=0.1)  # type: ignore[arg-type]
     print(lrjax.find_rate(task, "adam").rats)  # type: ignore[attr-defined]
     lrjax.select(task, budget="8")  # type: ignore[arg-type]
+    lrjax.select(task, how=2)  # type: ignore[arg-type]
+    lrjax.select(task, seconds="60")  # type: ignore[arg-type]
     lrjax.check_task("libsvm/iris")  # type: ignore[arg-type]
     lrjax.Metric("near", 5, True)  # type: ignore[arg-type]
     lrjax.metrics.f1(average=3)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import io
 import lzma
 import math
 from collections.abc import Callable
@@ -46,8 +47,9 @@ def _svmlight(*names: str) -> Callable[[Path], Rows]:
     """A reader of files in svmlight's format, below `libsvm/`."""
 
     def read(folder: Path) -> Rows:
-        files = [lzma.open(folder / "libsvm" / f"{name}.xz") for name in names]
-        parts = datasets.load_svmlight_files(files)
+        paths = [folder / "libsvm" / f"{name}.xz" for name in names]
+        content = [io.BytesIO(lzma.decompress(path.read_bytes())) for path in paths]
+        parts = datasets.load_svmlight_files(content)
         features = np.concatenate([part.toarray() for part in parts[::2]])
         return _rows(features, np.concatenate(parts[1::2]).astype(int))
 

@@ -133,10 +133,12 @@ def chances(belief: Belief) -> Chances:
       >>> sure.best.tolist(), sure.near.tolist()
       ([1.0, 0.0], [1.0, 0.0])
     """
-    values, axes = np.linalg.eigh(belief.covariance)
-    spread = axes * np.sqrt(np.maximum(values, 0))
-    normal = np.random.RandomState(0).normal(size=(_DRAWS, len(belief.mean)))
-    draws = belief.mean + normal @ spread.T
+    count = len(belief.mean)
+    # A little more variance than there is, since rounding may have left less than none.
+    little = 1e-9 * max(float(np.trace(belief.covariance)), 1e-9)
+    root = np.linalg.cholesky(belief.covariance + little * np.eye(count))
+    normal = np.random.RandomState(0).normal(size=(_DRAWS, count))
+    draws = belief.mean + normal @ root.T
     most = draws.max(1)
     best = np.bincount(draws.argmax(1), minlength=len(belief.mean)) / _DRAWS
     return Chances(best, (draws >= most[:, None] - NEAR).mean(0))

@@ -23,7 +23,7 @@ from lrjax.hpo.posterior import Belief
 FILE = Path(__file__).with_name("priors.npz")
 # Squared length over which tasks stop to be alike, per feature, features standardised;
 # and the variance of a task's own part of regrets over that of the predictable part.
-LENGTH, NOISE = 0.5, 1.0
+LENGTH, NOISE = 1.0, 0.5
 _FURTHEST = 4.0  # standard deviations: features beyond are as good as there
 # Of methods and rates that no table has: points, and standard deviations of points.
 _UNKNOWN, _UNKNOWN_SPREAD = -3.0, 5.0

@@ -24,6 +24,7 @@ PRIOR, RACE, BAKEOFF = WAYS = ("prior", "race", "bakeoff")
 FURTHER = 12  # runs of a bake-off beyond one of each contender
 _LEADING = 3  # methods of which a bake-off fits the rate
 _WIDER = 4.0  # factor of the prior's variance where all contenders are trained
+_WIDEST = 2.0**10  # factor of the prior's variance where runs contradict it
 _SURPRISE = 2.5  # squared deviation per run from what the prior expects
 _LEAST_SHIFT, _MOST_SHIFT = 0.15, 0.6  # decades of a fitted rate from a known one
 _FITTED = 3  # rates of a method that a fit needs
@@ -165,8 +166,14 @@ class Judge(NamedTuple):
         share = float(np.clip(reached.max() / 100, 0.02, 0.98))
         constant, factor = self.noise
         noise = constant + factor * 1e4 * share * (1 - share) / max(self.rows, 1)
-        found = update(belief, runs, noise)
-        return found.belief, found.surprise if len(order) > 1 else 0.0
+        found = first = update(belief, runs, noise)
+        widened = 1.0
+        while how == RACE and found.surprise > _SURPRISE and widened < _WIDEST:
+            # Whoever is so far off must not be believed as before.
+            widened *= 2
+            wider = belief._replace(covariance=widened * belief.covariance)
+            found = update(wider, runs, noise)
+        return found.belief, first.surprise if len(order) > 1 else 0.0
 
 
 def surprising(judge: Judge, plan: Plan, measured: Measured) -> bool:
@@ -232,8 +239,9 @@ def fits(
       belief: after the runs.
       measured: the runs.
     """
-    trained = {wanted.who for wanted in measured if np.isfinite(measured[wanted])}
-    order = sorted(trained, key=lambda i: (-belief.mean[i], i))
+    trained = {wanted.who for wanted in measured}
+    lost = {wanted.who for wanted in measured if not np.isfinite(measured[wanted])}
+    order = sorted(trained - lost, key=lambda i: (-belief.mean[i], i))
     leading = list(dict.fromkeys(candidates[i].method for i in order))[:_LEADING]
     found = []
     for name in leading:
@@ -244,13 +252,15 @@ def fits(
         ]
         lanes.sort(key=lambda i: candidates[i].rate)
         rates = np.log10([candidates[i].rate for i in lanes])
-        values = belief.mean[lanes]
+        values = np.where([i in lost for i in lanes], -np.inf, belief.mean[lanes])
         if len(lanes) < _FITTED:
             continue
         top = int(values.argmax())
         if not 0 < top < len(lanes) - 1:
             continue
         near = slice(top - 1, top + 2)
+        if not np.isfinite(values[near]).all():
+            continue
         bend, slope, _ = np.polyfit(rates[near] - rates[top], values[near], 2)
         if bend >= 0:
             continue

@@ -59,14 +59,14 @@ def write(
     published_means = published.read(options.compare) if options.compare else None
     raced = selected.read(workdirs)
     ran = any((Path(workdir) / results.RUNS).exists() for workdir in workdirs)
-    # A race may end before any run has its full length.
+    # A selection may believe what known tasks say, and train nothing.
     study = study_lib.read_study(workdirs, options) if ran or not raced else None
     beside = None
     if published_means is not None and study:
         beside = published.match(study, published_means)
     sections: list[page.Section | None] = []
     sentences = [("Selected", f"{selected.sentence(answer)}.") for answer in raced]
-    notes = [("Races", "No run is whole: the races ended before. See selection.csv.")]
+    notes = [("Selection", "Nothing was trained: known tasks alone chose the winners.")]
     with drawing.style() as plt:
         raced_on = shorten(answer["task"] for answer in raced)
         writer = ReportWriter(plt, study.palette.names if study else raced_on)

@@ -14,11 +14,12 @@ from lrjax.analysis.scores import metric_label
 from lrjax.core import METRICS, Metric, counted, encodable
 from lrjax.reports import drawing
 from lrjax.reports.drawing import FAINT, INK, PAPER
-from lrjax.reports.palette import Palette
+from lrjax.reports.palette import Palette, shorten
 
 Drawn = tuple[Any, list[Any]]
 _PARTS = ("train", "valid")  # parts of the data that a tuning may be judged on
 _NAMED = 10  # contenders in the figure of a selection
+_LONGEST = 44  # characters of their names: methods with a learning rate fit
 _FURTHEST = 15.0  # points that are shown
 _STAR = {"marker": "*", "markersize": 11, "markeredgecolor": PAPER, "linestyle": "none"}
 
@@ -271,51 +272,75 @@ def beliefs(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
     Args:
       plt: as given by `drawing.style`.
       answers: task, winner, and judged, of each contender label, expected, expected_sd,
-        behind, now and now_sd, all in points, the winner first.
+        behind (NaN for lost runs), now and now_sd, all in points, the winner first.
     """
     # Contenders are not entries of a page, so nothing is shown under the mouse.
     figure, axes = drawing.panels(plt, len(answers), 3.6, 2.9, columns=1)
     shown = [answer["judged"][:_NAMED] for answer in answers]
     labels = {row["label"] for rows in shown for row in rows}
     palette = Palette(tuple(sorted(labels)), tasks=tuple(a["task"] for a in answers))
+    names = shorten(labels, _LONGEST)
     for axis, answer, rows in zip(axes, answers, shown, strict=True):
-        _beliefs(axis, palette, rows)
+        _beliefs(axis, palette, rows, answer["winner"])
+        axis.set_yticks(range(len(rows)), [names[row["label"]] for row in rows])
         axis.set_title(palette.brief(answer["task"]))
-    figure.set_figwidth(figure.get_figwidth() + 2.6)  # room for names and legends
+    columns = {axis.get_subplotspec().colspan.start for axis in axes}
+    room = 3.3 * len(columns)  # for names and legends
+    figure.set_figwidth(figure.get_figwidth() + room)
     return figure, []
 
 
-def _beliefs(axis: Any, palette: Palette, rows: Sequence[Mapping[str, Any]]) -> None:
+def _beliefs(
+    axis: Any, palette: Palette, rows: Sequence[Mapping[str, Any]], winner: str
+) -> None:
     """Draw the panel of a selection.
 
     Args:
       axis: axes of the panel.
       palette: appearances of the contenders.
-      rows: of the contenders, the winner first.
+      rows: of the contenders, one below the other.
+      winner: label of the one that gets a star.
     """
     expected = {"color": FAINT, "marker": "o", "markersize": 4, "linewidth": 1.0}
+    now = {"marker": "o", "markersize": 6, "linewidth": 2.4}
+    star = now | {"marker": "*", "markersize": 12}
     ticks = {"marker": "|", "markersize": 9, "linestyle": "none", "color": INK}
-    reach = [0.0]
+    crosses = {"marker": "x", "markersize": 5, "linestyle": "none", "color": INK}
+    reach, lost = [0.0, 1.0], False
     for place, row in enumerate(rows):
-        colour = palette.colour(row["label"])
+        won = row["label"] == winner
+        own = (star if won else now) | {"color": palette.colour(row["label"])}
         _spread(axis, row["expected"], row["expected_sd"], place + 0.2, expected)
-        now = {"color": colour, "marker": "o", "markersize": 6, "linewidth": 2.4}
-        now |= {"marker": "*", "markersize": 11} if not place else {}
-        _spread(axis, row["now"], row["now_sd"], place - 0.1, now)
+        _spread(axis, row["now"], row["now_sd"], place - 0.1, own)
         behind = [value for value in row["behind"] if math.isfinite(value)]
         axis.plot(behind, [place - 0.1] * len(behind), **ticks)
-        reach += [row["now"] - row["now_sd"], row["expected"] - row["expected_sd"]]
-    axis.set_yticks(range(len(rows)), [palette.brief(row["label"]) for row in rows])
-    axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_xlim(max(min(reach), -_FURTHEST) - 0.5, 2.5)
+        if len(behind) < len(row["behind"]):
+            edge = axis.get_yaxis_transform()
+            axis.plot([0.02], [place - 0.1], transform=edge, **crosses)
+            lost = True
+        reach += behind
+        for belief in ("expected", "now"):
+            mean, deviation = row[belief], row[f"{belief}_sd"]
+            reach += [mean - deviation, mean + deviation]
+    ends = np.clip([x for x in reach if math.isfinite(x)], -_FURTHEST, _FURTHEST)
+    axis.set_xlim(ends.min() - 0.5, ends.max() + 0.5)
+    axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axis.set(xlabel="points behind the best (0: the best there is)")
-    keys = [
-        axis.plot([], [], **expected)[0],
-        axis.plot([], [], **ticks)[0],
-        axis.plot([], [], color=INK, marker="o", linewidth=2.4)[0],
-    ]
-    names = ["known tasks say", "a run", "believed now"]
-    axis.legend(keys, names, loc="upper left", bbox_to_anchor=(1, 1.0), fontsize=7.5)
+    keys = {
+        "known tasks say": expected,
+        "a run": ticks,
+        **({"a run that was lost": crosses} if lost else {}),
+        "believed now": now | {"color": INK},
+        "the winner": star | {"color": INK},
+    }
+    handles = [axis.plot([], [], **_line(look))[0] for look in keys.values()]
+    corner = {"loc": "upper left", "bbox_to_anchor": (1, 1.0)}
+    axis.legend(handles, list(keys), fontsize=7.5, **corner)
+
+
+def _line(look: Mapping[str, Any]) -> dict[str, Any]:
+    """The look of a key: its marker is on a line if it has the width of one."""
+    return {**look, "linestyle": "-" if "linewidth" in look else "none"}
 
 
 def _spread(
@@ -324,4 +349,4 @@ def _spread(
     """Draw a mean, and a line of one standard deviation to either side."""
     line = {"color": look["color"], "linewidth": look["linewidth"]}
     axis.plot([mean - deviation, mean + deviation], [height] * 2, **line)
-    axis.plot([mean], [height], linestyle="none", **look)
+    axis.plot([mean], [height], **{**look, "linestyle": "none"})

@@ -172,3 +172,34 @@ def trials(tasks, method, count=20):
                 }
             )
     return rows
+
+
+def judged(label, now=0.0, **changes):
+    """A contender in an answer of a selection; it was not trained."""
+    beliefs = {"expected": now - 0.5, "expected_sd": 2.0, "now": now, "now_sd": 1.0}
+    return {
+        **{"label": label, "values": [], "behind": [], "best": 0.5},
+        **{**beliefs, **changes},
+    }
+
+
+def answer(task="libsvm/wine", label="adam (learning_rate=0.01)", **changes):
+    """An answer in selection.json: its winner has two runs, two others none."""
+    ends = {"least": 0.0, "greatest": 1.0}
+    metric = {"name": "accuracy", "higher_is_better": True, "unit": "%", "digits": 1}
+    return {
+        **{"task": task, "method": "adam", "hparams": {"learning_rate": 0.01}},
+        **{"label": label, "how": "race", "why": "by select.how"},
+        **{"metric": "accuracy", "scale": metric | ends, "score": 0.85},
+        **{"values": [0.9, 0.8], "interval": [0.75, 0.95]},
+        **{"best": 0.625, "near": 0.75, "runner_up": "adam (learning_rate=0.1)"},
+        **{"runner_up_better": 0.25, "similar": [["digits", 0.5], ["dna", 0.25]]},
+        **{"unlike": False, "surprised": False, "cost": 3.21, "budget": 4.0},
+        **{"probed": 0.2, "seeds": [0, 1], "horizon": 90, "snippet": "import optax"},
+        "judged": [
+            judged(label, 0.0, values=[0.9, 0.8], behind=[0.0, -1.5]),
+            judged("adam (learning_rate=0.1)", -1.0, values=[None], behind=[None]),
+            judged("sgd (learning_rate=1)", -2.0),
+        ],
+        **{"left_out": ["momentum"], **changes},
+    }

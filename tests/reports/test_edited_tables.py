@@ -14,6 +14,7 @@ from lrjax.analysis import curves as curves_lib
 from lrjax.analysis import scores
 from lrjax.core import UsageError
 from lrjax.reports import (
+    drawing,
     export,
     findings,
     published,
@@ -164,13 +165,36 @@ def test_edited_trials_are_refused(changes, tmp_path):
     assert len(str(refused.value)) < 300
 
 
-ANSWER = {
-    **{"task": "t", "method": "sgd", "hparams": {"b": 1.0}, "label": "sgd"},
-    **{"metric": "accuracy", "score": 0.85, "interval": [0.75, None]},
-    **{"runner_up": "adam", "runner_up_better": 0.25, "cost": 3.2, "budget": 4.0},
-    **{"seeds": [0, 1], "horizon": 90, "judged_at": 90},
-    "judged": [{"rung": 0, "steps": 10, "label": "sgd", "values": [0.5, "-inf"]}],
+ANSWER = fabricated.answer()
+UNREAD = {"method", "hparams", "why", "metric", "similar", "unlike", "surprised"}
+UNREAD |= {"probed", "seeds", "snippet", "left_out"}  # by the report
+# Refused, rather than drawn or told: texts as numbers, and numbers as texts.
+MUST_BE = {
+    **dict.fromkeys(("task", "how", "label", "runner_up"), (None, 5, ["a"], ABSENT)),
+    **dict.fromkeys(("score", "best", "near", "cost"), ("1", True, [1], {}, ABSENT)),
+    **dict.fromkeys(("budget", "runner_up_better"), ("x", True, [1], ABSENT)),
+    "horizon": (1.5, -1, "1", None, True, ABSENT),
+    "interval": (None, [1.0], [1, 2, 3], ["1", 2], ABSENT),
+    "scale": (None, {}, {"name": "accuracy"}, "accuracy", ABSENT),
+    "values": (None, 1, ABSENT),
+    "judged": (None, 1, "x", ["x"], [{"label": "sgd"}], ABSENT),
 }
+
+
+def tell(folder):
+    (found,) = selected.read([folder])
+    assert selected.sentence(found)
+    assert isinstance(found["horizon"] + found["runs"], int)
+    return found
+
+
+def draw(folder):
+    with drawing.style() as plt:
+        drawing.picture(selected.draw(plt, [tell(folder)])[0], "selection")
+
+
+def test_every_field_of_an_answer_is_read_or_known_not_to_be():
+    assert set(ANSWER) == {*MUST_BE, *UNREAD}
 
 
 @pytest.mark.parametrize("name", ANSWER)
@@ -180,12 +204,26 @@ def test_any_value_in_any_field_of_an_answer(name, tmp_path):
         (tmp_path / "selection.json").write_text(text)
         said = refusal(tell, tmp_path)
         assert not said or "selection.json is damaged: " in said
+        assert not (said and name in UNREAD) or "valid JSON" in said
 
 
-def tell(folder):
-    (found,) = selected.read([folder])
-    assert selected.sentence(found)
-    assert isinstance(found["horizon"] + found["judged_at"], int)
+@pytest.mark.parametrize("name", ANSWER["judged"][0])
+def test_any_value_in_any_field_of_a_contender(name, tmp_path):
+    first, *others = ANSWER["judged"]
+    for value in ODD:
+        text = text_of([ANSWER | {"judged": [edited(first, name, value), *others]}])
+        (tmp_path / "selection.json").write_text(text)
+        said = refusal(draw, tmp_path)
+        assert not said or "selection.json is damaged: " in said
+
+
+@pytest.mark.parametrize("name", MUST_BE)
+def test_what_an_answer_cannot_mean_is_refused(name, tmp_path):
+    for value in MUST_BE[name]:
+        text = text_of([edited(ANSWER, name, value)])
+        (tmp_path / "selection.json").write_text(text)
+        with pytest.raises(UsageError, match=r"selection\.json is damaged: "):
+            selected.read([tmp_path])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import browser
 import fabricated
 import pandas as pd
 import pytest
-import test_report
 
 from lrjax import reports
 
@@ -35,7 +34,7 @@ def folder(tmp_path_factory):
     )
     published = workdir / "published.csv"
     published.write_text(f"task,method,metric,mean\n{TASKS[0]},prodigy,valid_loss,0.3")
-    answers = [test_report.answer(task=task) for task in TASKS]
+    answers = [fabricated.answer(task) for task in TASKS]
     (workdir / "selection.json").write_text(json.dumps(answers))
     options = reports.Options(bootstrap=50, compare=str(published))
     reports.write([workdir], workdir / "report", options)

@@ -1,6 +1,7 @@
 """What figures look like: by what Matplotlib drew, and by pixels."""
 
 import io
+import itertools
 import math
 import os
 import subprocess
@@ -129,14 +130,10 @@ def test_curves_that_lie_on_each_other_are_all_seen(count):
 
 def test_contenders_that_are_level_are_all_seen():
     names = TEN[:8]
-    race = answer(1) | {"winner": names[3]}
-    race["judged"] = [
-        {"label": name, "steps": steps, "value": 0.6}
-        for name in names
-        for steps in (10, 30, 90)
-    ]
+    judged = [fabricated.judged(name, -0.5, behind=[-0.5]) for name in names]
     with drawing.style() as plt:
-        figure, _ = searches.races(plt, [race])
+        level = {"task": "t", "winner": names[3], "judged": judged}
+        figure, _ = searches.beliefs(plt, [level])
         assert seen(figure, names) == set(names)
 
 
@@ -264,61 +261,121 @@ def test_each_tuning_has_its_line_and_its_star():
         assert rates == {1.0, 0.1}
 
 
-# Races
+# Selections
 
 
-def answer(better, task="libsvm/wine", count=12):
+def answer(task="libsvm/wine", count=12, **changes):
+    """What is believed of contenders, each a point behind the one before."""
     labels = [f"adam (learning_rate={10.0**-i})" for i in range(count - 1)] + ["dog"]
     judged = [
-        {"label": label, "steps": steps, "value": better * (steps / 90 - i)}
-        for steps, left in ((10, count), (30, 6), (90, 2))
-        for i, label in enumerate(labels[:left])
+        fabricated.judged(label, -float(i), behind=[-i - 0.25]) | changes
+        for i, label in enumerate(labels)
     ]
-    judged.append({"label": "sgd", "steps": 10, "value": math.nan})
-    return {
-        "task": task,
-        "winner": labels[0],
-        "label": "validation loss",
-        "better": better,
-        "judged": judged,
-    }
+    return {"task": task, "winner": labels[0], "judged": judged}
 
 
-@pytest.mark.parametrize("better", [1, -1])
-def test_the_winner_of_a_race_is_marked(better):
+def rows_of(axis, names):
+    """Of each contender: texts, and lines drawn in its row but not the key's."""
+    texts = [text.get_text() for text in axis.get_yticklabels()]
+    assert texts[: len(names)] == list(names)
+    lines = [line for line in axis.get_lines() if len(line.get_xydata())]
+    return [
+        [line for line in lines if abs(line.get_ydata()[0] - row) < 0.5]
+        for row in range(len(texts))
+    ]
+
+
+def test_the_winner_of_a_selection_is_marked():
     with drawing.style() as plt:
-        figure, _ = searches.races(plt, [answer(better)])
+        figure, _ = searches.beliefs(plt, [answer()])
         (axis,) = figure.axes
-        assert stars(axis) == [(90.0, better * 1.0)]
+        assert stars(axis) == [(0.0, pytest.approx(-0.1))]
         names = [text.get_text() for text in axis.get_legend().get_texts()]
-        assert names[0] == "adam (learning_rate=1.0) (winner)"
-        assert names[-1] == "4 others"
-        low, high = sorted(axis.get_ylim())
-        assert low < better < high
-        widest = max(axis.get_lines(), key=lambda line: line.get_linewidth())
-        assert widest.get_xydata()[-1].tolist() == [90.0, better]
+        assert names == ["known tasks say", "a run", "believed now", "the winner"]
+        (first, *others) = rows_of(axis, ["adam (learning_rate=1.0)"])
+        assert len(others) == 9  # the last ones are left out
+        widest = max(first, key=lambda line: line.get_linewidth())
+        assert widest.get_xdata().tolist() == [-1.0, 1.0]
+
+
+def test_a_row_has_what_was_expected_measured_and_is_believed():
+    judged = [
+        fabricated.judged("sgd", 0.0, behind=[0.0, -3.0]),
+        fabricated.judged("dog", -4.0, behind=[math.nan, -9.0], expected_sd=3.0),
+        fabricated.judged("adam", -40.0),
+    ]
+    with drawing.style() as plt:
+        answers = [{"task": "t", "winner": "sgd", "judged": judged}]
+        figure, _ = searches.beliefs(plt, answers)
+        (axis,) = figure.axes
+        names = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert "a run that was lost" in names
+        drawn = [
+            {line.get_marker(): line.get_xdata().tolist() for line in lines}
+            for lines in rows_of(axis, ["sgd", "dog", "adam"])
+        ]
+        assert drawn[0]["|"] == [0.0, -3.0]
+        assert drawn[1]["|"] == [-9.0]
+        assert "x" in drawn[1]
+        assert "x" not in drawn[0] | drawn[2]
+        assert drawn[1]["o"] == [-4.0]
+        low, high = axis.get_xlim()
+        assert -17 < low < -15  # one that is far behind does not press the others
+        assert high > 1
+        assert axis.get_ylim() == (2.5, -0.5)  # the winner is on top
 
 
 def test_contenders_have_the_colour_of_their_method():
     with drawing.style() as plt:
-        figure, _ = searches.races(plt, [answer(1, "a"), answer(-1, "b", count=3)])
+        figure, _ = searches.beliefs(plt, [answer("a"), answer("b", count=3)])
         for axis in figure.axes:
-            handles = axis.get_legend().legend_handles
-            texts = [text.get_text() for text in axis.get_legend().get_texts()]
-            for handle, text in zip(handles, texts, strict=True):
-                if "others" not in text:
-                    name = palette.method_of(text)
-                    assert handle.get_color() == Palette(()).colour(name)
+            texts = [text.get_text() for text in axis.get_yticklabels()]
+            for text, lines in zip(texts, rows_of(axis, texts), strict=True):
+                colours = {line.get_color() for line in lines}
+                own = Palette(()).colour(palette.method_of(text))
+                assert colours == {own, drawing.FAINT, drawing.INK}
 
 
-def test_a_race_that_nobody_survived_is_drawn(tmp_path):
-    race = answer(1)
-    for each in race["judged"]:
-        each["value"] = math.nan
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+def test_nothing_of_a_selection_covers_anything_else(count):
+    answers = [answer(f"task {i}", 2 + 3 * i) for i in range(count)]
     with drawing.style() as plt:
-        figure, axes = searches.races(plt, [race])
-        drawing.picture(figure, "race", axes)
-        assert not stars(figure.axes[0])
+        figure, _ = searches.beliefs(plt, answers)
+        figure.draw_without_rendering()
+        width, height = figure.get_size_inches() * figure.dpi
+        boxes = []
+        for axis in figure.axes:
+            if axis.get_visible():
+                boxes.append(axis.get_tightbbox())
+                key = axis.get_legend().get_window_extent()
+                assert key.x0 >= axis.get_window_extent().x1
+                names = [label.get_window_extent() for label in axis.get_yticklabels()]
+                assert not any(a.overlaps(b) for a, b in itertools.pairwise(names))
+        for box in boxes:
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+            assert box.x1 <= width
+            assert box.y1 <= height
+        pairs = itertools.combinations(boxes, 2)
+        assert not any(a.overlaps(b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
+def test_a_selection_without_sensible_numbers_is_drawn(value):
+    names = ("expected", "expected_sd", "now", "now_sd")
+    odd = answer(**dict.fromkeys(names, value), behind=[value])
+    with drawing.style() as plt:
+        figure, axes = searches.beliefs(plt, [odd])
+        drawing.picture(figure, "selection", axes)
+
+
+def test_a_selection_without_a_run_is_drawn():
+    with drawing.style() as plt:
+        figure, axes = searches.beliefs(plt, [answer(behind=[])])
+        drawing.picture(figure, "selection", axes)
+        assert len(stars(figure.axes[0])) == 1
+        for lines in rows_of(figure.axes[0], []):
+            assert not {"|", "x"} & {line.get_marker() for line in lines}
 
 
 # Whatever there is
@@ -326,19 +383,9 @@ def test_a_race_that_nobody_survived_is_drawn(tmp_path):
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_any_name_can_be_drawn_in_silence(tmp_path, name):
-    content = {
-        "task": name,
-        "method": name,
-        "label": name,
-        "metric": "loss",
-        "interval": [None, None],
-        "runner_up": "",
-        "runner_up_better": None,
-        "seeds": [0],
-        "judged": [{"label": name, "steps": 10, "values": [0.5]}],
-        **dict.fromkeys(("score", "cost", "budget"), 1.0),
-        **dict.fromkeys(("horizon", "judged_at"), 10),
-    }
+    content = fabricated.answer(
+        name, name, method=name, judged=[fabricated.judged(name, values=[0.5])]
+    )
     runs, curves = fabricated.runs_and_curves((name,), ("sgd", name), 2)
     level = {"valid_accuracy": 0.5, "valid_loss": 0.3, "learning_rate": 0.3}
     with warnings.catch_warnings():

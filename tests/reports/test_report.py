@@ -1,5 +1,6 @@
 """The report as a whole, from tables that nobody trained for."""
 
+import dataclasses
 import filecmp
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from lrjax import reports, results
 from lrjax.core import UsageError
+from lrjax.hpo.selection import Judged, Selection
 from lrjax.reports import page
 from lrjax.reports.palette import Palette
 
@@ -614,67 +616,64 @@ def test_whole_names_stand_behind_short_ones(tmp_path):
     assert "Names that figures show in short" in html
 
 
-def answer(**changes):
-    """As `--mode=select` writes it."""
-    judged = [
-        {"rung": r, "steps": s, "label": label, "cooled": False, "values": values}
-        for r, s, label, values in (
-            (0, 10, "adam (learning_rate=0.01)", [0.5, 0.6]),
-            (0, 10, "adam (learning_rate=0.1)", [0.7, None]),
-            (0, 10, "sgd (learning_rate=1)", ["-inf", "-inf"]),
-            (1, 90, "adam (learning_rate=0.01)", [0.9, 0.8]),
-        )
-    ]
-    return {
-        "task": "libsvm/wine",
-        "method": "adam",
-        "hparams": {"learning_rate": 0.01},
-        "label": "adam (learning_rate=0.01)",
-        "metric": "accuracy",
-        "score": 0.85,
-        "interval": [0.75, 0.95],
-        "runner_up": "adam (learning_rate=0.1)",
-        "runner_up_better": 0.25,
-        "cost": 3.21,
-        "budget": 4.0,
-        "seeds": [0, 1],
-        "horizon": 90,
-        "judged_at": 90,
-        "judged": judged,
-    } | changes
+def test_answers_are_made_as_a_selection_writes_them():
+    made = fabricated.answer()
+    assert set(made) == {field.name for field in dataclasses.fields(Selection)}
+    names = {field.name for field in dataclasses.fields(Judged)}
+    assert all(set(each) == names for each in made["judged"])
 
 
-def test_a_race_has_a_section_of_its_own(tmp_path):
+def test_a_selection_has_a_section_of_its_own(tmp_path):
     workdir = fabricated.write(tmp_path / "run", TASKS[:1], ("sgd", "adam"), 2)
     alone = {"interval": [None, None], "runner_up": "", "runner_up_better": None}
-    answers = [answer(), answer(task="libsvm/<b>", metric="loss", **alone)]
+    loss = {"name": "loss", "higher_is_better": False, "unit": "", "digits": 3}
+    loss |= {"least": 0.0, "greatest": None}
+    other = fabricated.answer("libsvm/<b>", metric="loss", scale=loss, **alone)
+    answers = [fabricated.answer(), other]
     (workdir / "selection.json").write_text(json.dumps(answers))
     lines = write([workdir], tmp_path / "out")
     said = [line for line in lines if line.startswith("Selected")]
     assert said[0] == (
         "Selected: adam (learning_rate=0.01) on libsvm/wine, validation accuracy 85.0 "
-        "% (75.0 to 95.0), before adam (learning_rate=0.1), better with probability "
-        "0.25, for 3.2 full runs."
+        "% (75.0 to 95.0), the best with probability 0.62, before adam "
+        "(learning_rate=0.1), for 3.2 full runs."
     )
-    assert said[1].endswith("validation loss 0.850, for 3.2 full runs.")
+    assert said[1].endswith(
+        "validation loss 0.850, the best with probability 0.62, for 3.2 full runs."
+    )
     assert sections(tmp_path / "out")[:2] == ["findings", "selection"]
     found = table(tmp_path / "out", "selection")
     assert list(found["winner"]) == ["adam (learning_rate=0.01)"] * 2
     assert list(found["full_runs"]) == [3.21] * 2
     assert list(found["contenders"]) == [3, 3]
+    assert list(found["runs"]) == [2, 2]
+    assert list(found["best"]) == [0.625] * 2
     svg = (tmp_path / "out" / "figures" / "selection.svg").read_text()
-    assert "adam (learning_rate=0.1)" not in svg  # no finite value to draw
-    assert "adam (learning_rate=0.01)" in svg
+    for name in ("adam (learning_rate=0.01)", "adam (learning_rate=0.1)"):
+        assert name in svg
+    assert "a run that was lost" in svg
+    for task in ("libsvm/wine", "libsvm/&lt;b&gt;"):
+        assert task in svg
 
 
-def test_a_race_without_a_whole_run_is_reported(tmp_path):
-    (tmp_path / "selection.json").write_text(json.dumps([answer(judged_at=30)]))
-    write([tmp_path], tmp_path / "out")
+def test_a_selection_without_a_run_is_reported(tmp_path):
+    none = {"how": "prior", "values": [], "score": None, "interval": [None, None]}
+    none |= {"cost": 0.0, "runner_up": "", "runner_up_better": None, "seeds": []}
+    none |= {"judged": [fabricated.judged("adam (learning_rate=0.01)")]}
+    answers = json.dumps([fabricated.answer(**none)])
+    (tmp_path / "selection.json").write_text(answers)
+    (said,) = write([tmp_path], tmp_path / "out")
+    assert said == (
+        "Selected: adam (learning_rate=0.01) on libsvm/wine, the best with probability "
+        "0.62, for 0.0 full runs."
+    )
     assert sections(tmp_path / "out") == ["findings", "selection", "notes"]
+    page_text = (tmp_path / "out" / "index.html").read_text()
+    assert "Nothing was trained" in page_text
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"task": "a"}]', "3"])
-def test_a_damaged_answer_of_a_race_is_refused(tmp_path, text):
+def test_a_damaged_answer_of_a_selection_is_refused(tmp_path, text):
     (tmp_path / "selection.json").write_text(text)
     with pytest.raises(UsageError, match=r"selection\.json is damaged"):
         write([tmp_path], tmp_path / "out")

@@ -299,14 +299,10 @@ def test_figures_beside_the_tables_follow_no_link(draw, workdir, tmp_path):
 
 
 def answer(task, label):
-    """An answer of a race, as selection.json has it."""
-    return {
-        **{"task": task, "method": label, "label": label, "metric": "loss"},
-        **{"interval": [None, None], "runner_up": label, "runner_up_better": None},
-        **{"seeds": [0], "score": 1.0, "cost": 1.0, "budget": 1.0},
-        **{"horizon": 10, "judged_at": 10},
-        "judged": [{"label": label, "steps": 10, "values": [0.5]}],
-    }
+    """An answer of a selection in which every text is the contender's label."""
+    texts = dict.fromkeys(("method", "why", "runner_up", "snippet"), label)
+    judged = [fabricated.judged(label, values=[0.5], behind=[0.0])]
+    return fabricated.answer(task, label, **texts, judged=judged)
 
 
 # Names

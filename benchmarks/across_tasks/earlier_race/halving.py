@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from lrjax.hpo.rungs import Plan
-from lrjax.hpo.verdicts import Score, Verdict, judge
+from benchmarks.across_tasks.earlier_race.rungs import Plan
+from benchmarks.across_tasks.earlier_race.verdicts import Score, Verdict, judge
 
 
 class Rung(NamedTuple):
