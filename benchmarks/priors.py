@@ -27,7 +27,7 @@ LEAST_LOSS = 1e-4  # smaller test losses of made tasks are equal
 GOOD = 5.0  # points of regret: contenders whose noise matters
 # Probes that predicted nothing beyond the others; tables may have them.
 _UNUSED = ("log_curvature", "curvature_sign")
-_SHRUNK = 0.1  # share of the diagonal in covariances of regrets
+_LEAST_OWN = 0.05  # share of a variance that noise of measuring may not explain
 
 
 class Table(NamedTuple):
@@ -168,16 +168,35 @@ def known_from(
         described=described,
         families=families,
         regret=truth,
-        residual=covariance(left),
+        residual=covariance(left, measuring(tables)),
         noise=noise_of(tables),
         usual=usual,
     )
 
 
-def covariance(left: np.ndarray) -> np.ndarray:
-    """Of residuals [tasks, contenders], shrunk towards its diagonal."""
+def measuring(tables: Sequence[Table]) -> np.ndarray:
+    """Variance of what a table says of each contender, since its runs are few."""
+    found = []
+    for table in tables:
+        best = np.nanmax(np.nanmean(table.test, 0))
+        runs = np.maximum(np.nan_to_num(table.test, nan=-np.inf), best - points.CLIP)
+        found.append(runs.var(0, ddof=1) / len(runs))
+    return np.mean(found, 0)
+
+
+def covariance(left: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Of regrets around what is predicted, without the noise of measuring them.
+
+    Args:
+      left: residuals [tasks, contenders].
+      noise: variance of each contender's measurements.
+    """
     found = left.T @ left / len(left)
-    return (1 - _SHRUNK) * found + _SHRUNK * np.diag(np.diag(found))
+    diagonal = np.diag(found)
+    own = np.maximum(diagonal - noise, _LEAST_OWN * diagonal)
+    found = found + np.diag(own - diagonal)
+    values, axes = np.linalg.eigh(found)
+    return (axes * np.maximum(values, _LEAST_OWN * values.max() / len(values))) @ axes.T
 
 
 def main() -> None:

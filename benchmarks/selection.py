@@ -153,6 +153,26 @@ def _drawn(table: priors.Table, count: int) -> list[int]:
     return drawn[:count].tolist()
 
 
+def greedy(table: prior.Known, count: int) -> list[int]:
+    """A list that works on most known tasks: each adds most to those before it.
+
+    Args:
+      table: what is known.
+      count: its length.
+
+    Returns:
+      Numbers of the table's contenders.
+    """
+    reached = np.full(len(table.regret), -points.CLIP)
+    chosen: list[int] = []
+    for _ in range(min(count, table.regret.shape[1])):
+        gains = np.maximum(table.regret, reached[:, None]).mean(0)
+        gains[chosen] = -np.inf
+        chosen.append(int(gains.argmax()))
+        reached = np.maximum(reached, table.regret[:, chosen[-1]])
+    return chosen
+
+
 def raw_best(table: priors.Table, among: Sequence[int], runs: int) -> Outcome:
     """Who has the highest mean on the validation part."""
     values = table.valid[list(_ORDER[:runs])][:, list(among)]
@@ -166,9 +186,9 @@ def way(how: str, runs: int) -> Choose:
     def choose(table: priors.Table, known: Known) -> Outcome:
         believed = known.believed
         judge = proposals.Judge(believed, 2, known.table.noise, round(table.rows))
-        plan = proposals.plan(how, believed, known.robust, (), runs)
+        plan = proposals.plan(how, believed, (), runs)
         measured: dict[proposals.Wanted, float] = {}
-        while wanted := proposals.further(judge, plan, known.robust, measured):
+        while wanted := proposals.further(judge, plan, measured):
             for each in wanted:
                 value = table.valid[_ORDER[each.run % len(_ORDER)], each.who]
                 measured[each] = -math.inf if math.isnan(value) else float(value)
@@ -285,7 +305,7 @@ def judge(
             learned = priors.known_from(own, named, rates)
             known[family] = (
                 learned,
-                proposals.greedy(learned, len(keys)),
+                greedy(learned, len(keys)),
                 int(learned.regret.mean(0).argmax()),
             )
         believed = prior.believe(known[family][0], candidates, table.features)

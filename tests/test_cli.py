@@ -227,7 +227,7 @@ def test_any_flag_is_taken_or_refused_in_one_line(flags):
         ("hparams=1", "is not a dict"),
         ("save_params=maybe", "config.save_params='maybe': must be True or False"),
         ("checkpoint_minutes=-1", "config.checkpoint_minutes=-1.0: must be 0 or more"),
-        ("select.how=rac", "config.select.how='rac': must be "),
+        ("select.how=rac", "unknown config.select.how 'rac'; did you mean 'race'?"),
         ("select.budget=0", "config.select.budget=0: must be above 0"),
         ("select.seconds=0", "config.select.seconds=0.0: must be above 0"),
     ],

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from lrjax import config as config_lib
-from lrjax import identity, methods, results
+from lrjax import identity, results
 from lrjax.engine import programs, train, xla_options
 from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import dask_worker, experiment
 from lrjax.launch.units import Begin
+from lrjax.tasks import folds
 
 TRIO = ("adam", "prodigy", "schedule_free_adamw")
 
@@ -147,24 +148,33 @@ def test_halves_are_those_of_the_methods_first():
     assert [lane for part in parts for lane in part.lanes] == [*block.lanes]
 
 
-def test_a_worker_gets_the_block_that_was_sent():
+@pytest.mark.parametrize("fold", [0, 2])
+def test_a_worker_gets_the_block_that_was_sent(fold):
+    """With the division of the rows that the runs are to be trained on."""
     wanted = settings()
     (block,) = planned()
-    cooled = methods.cooled(methods.find("adam"))
-    groups = (block.program.groups[0]._replace(method=cooled),)
-    groups += block.program.groups[1:]
-    program = dataclasses.replace(block.program, groups=groups)
-    block = dataclasses.replace(block, program=program)
+    task = folds.of(block.program.task, fold)
+    runs = [
+        tuple(dataclasses.replace(run, options=task.options) for run in row)
+        for row in block.runs
+    ]
+    program = dataclasses.replace(block.program, task=task)
+    block = dataclasses.replace(block, program=program, runs=tuple(runs))
     message = dask_worker.block_message(block)
     again = dask_worker.block_of(message, wanted, None)
     assert again.ids == block.ids
     assert again.lanes == block.lanes
-    assert [g.method.name for g in again.program.groups] == [*TRIO]
-    built = again.program.groups[0].method.build
-    assert built is not methods.find("adam").build
-    assert dataclasses.replace(again.program, task=None, groups=()) == (
-        dataclasses.replace(program, task=None, groups=())
+    assert again.program.groups == block.program.groups
+    assert dataclasses.replace(again.program, task=None) == (
+        dataclasses.replace(program, task=None)
     )
+    found = again.program.task
+    assert found.options == task.options
+    for sent, got in ((task.train, found.train), (task.valid, found.valid)):
+        jax.tree.map(np.testing.assert_array_equal, got, sent)
+    own = planned()[0].program.task.valid
+    same = [np.array_equal(rows, own[name]) for name, rows in found.valid.items()]
+    assert all(same) == (not fold)
 
 
 def test_a_method_that_is_added_leaves_what_is_done_as_it_is(tmp_path):

@@ -45,7 +45,6 @@ class Lineup:
       candidates: the same, as a prior knows them.
       judge: what is believed of them, and how runs are judged.
       plan: which way, and who is trained first.
-      robust: numbers of contenders that work on most known tasks, the first best.
       budget: most full runs.
       seeds: of a contender's runs, those of later ones follow; empty: 0, 1, 2, ...
       horizon: updates of a full run.
@@ -61,7 +60,6 @@ class Lineup:
     candidates: tuple[prior.Candidate, ...]
     judge: proposals.Judge
     plan: proposals.Plan
-    robust: tuple[int, ...]
     budget: float
     seeds: tuple[int, ...]
     horizon: int
@@ -179,7 +177,6 @@ def line_up(
     judge = proposals.Judge(
         believed, folds.count(task), table.noise, num_rows(task.valid)
     )
-    robust = _robust(table, candidates)
     each, runs = len(select.seeds), math.floor(budget)
     first = _first(found, candidates, believed, named)
     if how == proposals.BAKEOFF and runs < len(found) * max(each, 1):
@@ -194,7 +191,7 @@ def line_up(
             f"{counted(budget, 'full run', form='g')} is too small: give "
             f"{2 * max(each, 1)} or more, or select.how=prior"
         )
-    plan = proposals.plan(how, believed, robust, first, runs, each)
+    plan = proposals.plan(how, believed, first, runs, each)
     return Lineup(
         name=name,
         task=task,
@@ -203,7 +200,6 @@ def line_up(
         candidates=candidates,
         judge=judge,
         plan=plan,
-        robust=tuple(robust),
         budget=budget,
         seeds=tuple(select.seeds),
         horizon=horizon,
@@ -259,22 +255,6 @@ def predicted_seconds(task: Task, count: int, updates: int) -> float:
     compiling = count * _COMPILING.get(kind, _COMPILING_OTHERS)
     each = _SECONDS.get(machine.kind(), _SECONDS_ELSEWHERE)
     return compiling + blocks.cost_of(task, updates) * each
-
-
-def _robust(table: prior.Known, candidates: Sequence[prior.Candidate]) -> list[int]:
-    """Contenders that work on most known tasks, the first best."""
-    places: dict[tuple[str, float], int] = {}
-    for number, each in enumerate(candidates):
-        if each.usual:
-            places[each.method, _rounded(each.rate)] = number
-    order = proposals.greedy(table, len(table.methods))
-    keys = [(str(table.methods[i]), _rounded(table.rates[i])) for i in order]
-    return [places[key] for key in keys if key in places]
-
-
-def _rounded(rate: float) -> float:
-    """A rate that compares equal to itself from a file; -1 for none."""
-    return -1.0 if math.isnan(rate) else float(f"{rate:.4g}")
 
 
 def _first(

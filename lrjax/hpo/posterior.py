@@ -19,6 +19,8 @@ _LEVEL = 1e4  # variance of what all contenders have in common, points^2: unknow
 # were measured on the same rows.
 _FOLD = 2.4**2
 _DRAWS = 2000
+_POWERS = range(0, 11)  # of 2, factors of a belief's variance that are tried
+_USUAL_POWER = 2.0  # standard deviation of the power that is expected
 NEAR = 0.5  # points: as good as the best
 
 
@@ -60,10 +62,12 @@ class Updated(NamedTuple):
       belief: on all contenders, those without runs, too.
       surprise: squared length of the runs' deviations from what was believed, in units
         of what was believed of them, per run beyond the first.
+      evidence: logarithm of the density of what was measured, but for a constant.
     """
 
     belief: Belief
     surprise: float
+    evidence: float
 
 
 def update(belief: Belief, runs: Runs, noise: float) -> Updated:
@@ -110,7 +114,27 @@ def update(belief: Belief, runs: Runs, noise: float) -> Updated:
     mean = belief.mean + (together @ solved[:, 0])[:count]
     covariance = belief.covariance - (together @ solved[:, 1:])[:count, :count]
     length = float(off @ solved[:, 0])
-    return Updated(Belief(mean, covariance), length / max(1, len(who) - 1))
+    evidence = -0.5 * (length + np.linalg.slogdet(spread)[1])
+    surprise = length / max(1, len(who) - 1)
+    return Updated(Belief(mean, covariance), surprise, float(evidence))
+
+
+def scaled(belief: Belief, runs: Runs, noise: float) -> Updated:
+    """As `update`, once the belief's variance is scaled to what runs show.
+
+    On some tasks all good contenders are much alike, on others far apart, and what is
+    known of similar tasks may be wrong. The factor is the one under which what was
+    measured is most likely, times a wide prior of its own around 1.
+    """
+    found, most = update(belief, runs, noise), -np.inf
+    surprise = found.surprise
+    for power in _POWERS:
+        wider = belief._replace(covariance=2.0**power * belief.covariance)
+        after = update(wider, runs, noise)
+        likely = after.evidence - 0.5 * (power / _USUAL_POWER) ** 2
+        if likely > most:
+            found, most = after, likely
+    return found._replace(surprise=surprise)
 
 
 class Chances(NamedTuple):
@@ -133,12 +157,44 @@ def chances(belief: Belief) -> Chances:
       >>> sure.best.tolist(), sure.near.tolist()
       ([1.0, 0.0], [1.0, 0.0])
     """
+    draws = _draws(belief)
+    most = draws.max(1)
+    best = np.bincount(draws.argmax(1), minlength=len(belief.mean)) / _DRAWS
+    return Chances(best, (draws >= most[:, None] - NEAR).mean(0))
+
+
+def promising(belief: Belief, have: Sequence[int], count: int) -> list[int]:
+    """Contenders of which the best is expected to be best, together with some others.
+
+    One after the other, each that raises most the expected highest score of those that
+    are in: who is alike to one that is in adds little, who may be far better adds much.
+
+    Args:
+      belief: on all contenders.
+      have: numbers of those that are in anyway.
+      count: how many to add, at most.
+
+    Example: the second is as the first, the third is worse but another kind.
+      >>> alike = np.array([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 4.0]])
+      >>> promising(Belief(np.array([0.0, -0.1, -0.5]), alike), [], 2)
+      [0, 2]
+    """
+    draws = _draws(belief)
+    chosen = list(have)
+    best = draws[:, chosen].max(1, initial=-np.inf)
+    for _ in range(min(count, len(belief.mean) - len(have))):
+        expected = np.maximum(draws, best[:, None]).mean(0)
+        expected[chosen] = -np.inf
+        chosen.append(int(expected.argmax()))
+        best = np.maximum(best, draws[:, chosen[-1]])
+    return chosen[len(have) :]
+
+
+def _draws(belief: Belief) -> np.ndarray:
+    """Scores drawn from a belief [draws, contenders], by the same numbers each time."""
     count = len(belief.mean)
     # A little more variance than there is, since rounding may have left less than none.
     little = 1e-9 * max(float(np.trace(belief.covariance)), 1e-9)
     root = np.linalg.cholesky(belief.covariance + little * np.eye(count))
     normal = np.random.RandomState(0).normal(size=(_DRAWS, count))
-    draws = belief.mean + normal @ root.T
-    most = draws.max(1)
-    best = np.bincount(draws.argmax(1), minlength=len(belief.mean)) / _DRAWS
-    return Chances(best, (draws >= most[:, None] - NEAR).mean(0))
+    return belief.mean + normal @ root.T

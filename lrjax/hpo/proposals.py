@@ -1,10 +1,10 @@
 """Which runs a selection asks for next, and what it answers; trains nothing.
 
 There are three ways. `prior` believes what is known of similar tasks. `race` trains
-some contenders, half of them those that the prior expects most of and half from a list
-that works on most tasks, the best of them again on other validation rows. `bakeoff`
-trains all, then rates between those of the leading methods. Every way ends with what is
-believed after the runs (`lrjax.hpo.posterior`), not with the highest number measured.
+some contenders, those of which the best is expected to be best, then others in the
+light of these, then the leaders again on other validation rows. `bakeoff` trains all,
+then rates between those of the leading methods. Every way ends with what is believed
+after the runs (`lrjax.hpo.posterior`), not with the highest number measured.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrjax.hpo import points
-from lrjax.hpo.posterior import Belief, Chances, Runs, chances, update
-from lrjax.hpo.prior import Candidate, Known, Prior
+from lrjax.hpo.posterior import Belief, Chances, Runs, chances, promising, scaled
+from lrjax.hpo.prior import Candidate, Prior
 
 PRIOR, RACE, BAKEOFF = WAYS = ("prior", "race", "bakeoff")
 FURTHER = 12  # runs of a bake-off beyond one of each contender
 _LEADING = 3  # methods of which a bake-off fits the rate
 _WIDER = 4.0  # factor of the prior's variance where all contenders are trained
-_WIDEST = 2.0**10  # factor of the prior's variance where runs contradict it
+_REPEATING = 8  # full runs from which on a race trains its leaders again
 _SURPRISE = 2.5  # squared deviation per run from what the prior expects
 _LEAST_SHIFT, _MOST_SHIFT = 0.15, 0.6  # decades of a fitted rate from a known one
 _FITTED = 3  # rates of a method that a fit needs
@@ -73,59 +72,28 @@ class Plan:
     fitted: tuple[int, ...] = ()
 
 
-def greedy(table: Known, count: int) -> list[int]:
-    """A list that works on most known tasks: each adds most to those before it.
-
-    Args:
-      table: what is known.
-      count: its length.
-
-    Returns:
-      Numbers of the table's contenders.
-    """
-    reached = np.full(len(table.regret), -points.CLIP)
-    chosen: list[int] = []
-    for _ in range(min(count, table.regret.shape[1])):
-        gains = np.maximum(table.regret, reached[:, None]).mean(0)
-        gains[chosen] = -np.inf
-        chosen.append(int(gains.argmax()))
-        reached = np.maximum(reached, table.regret[:, chosen[-1]])
-    return chosen
-
-
 def plan(
-    how: str,
-    prior: Prior,
-    robust: Sequence[int],
-    first: Sequence[int],
-    runs: int,
-    each: int = 0,
+    how: str, prior: Prior, first: Sequence[int], runs: int, each: int = 0
 ) -> Plan:
     """Choose who is trained first.
 
     Args:
       how: one of `WAYS`.
       prior: what is believed of the contenders.
-      robust: numbers of contenders that work on most tasks, the first best.
       first: numbers of those that always enter if there is room: a user's own methods,
         and the best of each method that the user named.
       runs: most full runs.
       each: runs of every contender that enters; 0 for as the way has it.
     """
-    expected = [int(i) for i in np.argsort(-prior.belief.mean, kind="stable")]
     if how == PRIOR:
-        return Plan(how, runs, each, tuple(expected[:1]) if runs else ())
+        best = int(prior.belief.mean.argmax())
+        return Plan(how, runs, each, (best,) if runs else ())
     if how == BAKEOFF:
-        return Plan(how, runs, each, tuple(range(len(expected))))
-    most = runs // each if each else runs if runs < 8 else runs // 2
+        return Plan(how, runs, each, tuple(range(len(prior.belief.mean))))
+    most = runs // each if each else runs
     entries = list(dict.fromkeys(first))[:most]
-    sources = [iter(expected), iter(robust)]
-    while len(entries) < min(most, len(expected)):
-        source = sources[len(entries) % 2]
-        found = next((i for i in source if i not in entries), None)
-        if found is None:
-            found = next(i for i in expected if i not in entries)
-        entries.append(found)
+    wanted = most if each else max(2, math.ceil(runs / 2))
+    entries += promising(prior.belief, entries, max(0, wanted - len(entries)))
     return Plan(how, runs, each, tuple(entries))
 
 
@@ -166,14 +134,8 @@ class Judge(NamedTuple):
         share = float(np.clip(reached.max() / 100, 0.02, 0.98))
         constant, factor = self.noise
         noise = constant + factor * 1e4 * share * (1 - share) / max(self.rows, 1)
-        found = first = update(belief, runs, noise)
-        widened = 1.0
-        while how == RACE and found.surprise > _SURPRISE and widened < _WIDEST:
-            # Whoever is so far off must not be believed as before.
-            widened *= 2
-            wider = belief._replace(covariance=widened * belief.covariance)
-            found = update(wider, runs, noise)
-        return found.belief, first.surprise if len(order) > 1 else 0.0
+        found = scaled(belief, runs, noise)
+        return found.belief, found.surprise if len(order) > 1 else 0.0
 
 
 def surprising(judge: Judge, plan: Plan, measured: Measured) -> bool:
@@ -183,15 +145,12 @@ def surprising(judge: Judge, plan: Plan, measured: Measured) -> bool:
     return judge.believe(RACE, measured)[1] > _SURPRISE
 
 
-def further(
-    judge: Judge, plan: Plan, robust: Sequence[int], measured: Measured
-) -> list[Wanted]:
+def further(judge: Judge, plan: Plan, measured: Measured) -> list[Wanted]:
     """The next runs; none once the selection is over.
 
     Args:
       judge: prior, folds and noise.
       plan: of the selection.
-      robust: as for `plan`.
       measured: what has been, all runs that were asked for before.
     """
     each = plan.each or 1
@@ -202,25 +161,24 @@ def further(
     left = plan.runs - len(measured)
     if plan.each or left <= 0:
         return []
-    trained = sorted({wanted.who for wanted in measured})
-    begun = {wanted: measured[wanted] for wanted in opening}
-    if plan.how == RACE and surprising(judge, plan, begun):
-        # The prior is wrong here: others are more use than the same once more.
-        new = [i for i in robust if i not in trained]
-        new += [
-            i for i in range(len(judge.prior.belief.mean)) if i not in [*trained, *new]
-        ]
-        if new:
-            return [Wanted(i, 0) for i in new[:left]]
+    count: dict[int, int] = {}
+    for wanted in measured:
+        count[wanted.who] = count.get(wanted.who, 0) + 1
+    trained = sorted(count)
     belief, _ = judge.believe(plan.how, measured)
-    count = {i: sum(wanted.who == i for wanted in measured) for i in trained}
+    again = left
+    if plan.how == RACE:
+        again = plan.runs // 4 if plan.runs >= _REPEATING else 0
+        new = min(left - again, len(belief.mean) - len(trained))
+        if new > 0 and len(measured) == len(opening):
+            return [Wanted(i, 0) for i in promising(belief, trained, new)]
     best = chances(belief.only(trained)).best
     leading = [trained[i] for i in np.argsort(-best, kind="stable")]
     if plan.how == BAKEOFF:
         if max(count.values()) > 1:
             return []
-        new = [Wanted(i, run) for i in plan.fitted for run in range(2)]
-        return [*new, *(Wanted(i, 1) for i in leading)][:left]
+        fitted = [Wanted(i, run) for i in plan.fitted for run in range(2)]
+        return [*fitted, *(Wanted(i, 1) for i in leading)][:left]
     # Half of what is left at a time, so that later runs go where doubt remains.
     return [Wanted(i, count[i]) for i in leading[: max(1, math.ceil(left / 2))]]
 

@@ -218,9 +218,7 @@ class Race:
     def _further(self) -> list[Wanted]:
         """The next runs that are wanted."""
         lineup = self._lineup
-        return proposals.further(
-            lineup.judge, lineup.plan, lineup.robust, self._measured()
-        )
+        return proposals.further(lineup.judge, lineup.plan, self._measured())
 
     def _measured(self) -> dict[Wanted, float]:
         """Points of the runs that were asked for; -inf of those that were lost."""

@@ -173,10 +173,10 @@ def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Secti
     how_to_read = (
         "Each row a contender, in points behind the best there is (of accuracy, one "
         "per cent of the rows; of a loss, two per cent of its value): grey what known "
-        "tasks say of it, ticks its runs behind the best run on the same rows, and in "
-        "colour what is believed now, each with a standard deviation. Scores of "
-        "winners are a little too good, since they were chosen by these very numbers; "
-        "beliefs are not."
+        "tasks say of it, ticks its runs behind the best run on the same rows, a cross "
+        "at the edge a run that was lost, and in colour what is believed now, each "
+        "with a standard deviation; a star the winner. Scores of winners are a little "
+        "too good, since they were chosen by these very numbers; beliefs are not."
     )
     return writer.section(
         "selection",
