@@ -64,11 +64,13 @@ class Outcome(NamedTuple):
     Attributes:
       who: number of the contender.
       best, near: the probabilities that it gave; NaN if it gave none.
+      rivals: contenders of which it is the best with probability `best`.
     """
 
     who: int
     best: float = math.nan
     near: float = math.nan
+    rivals: tuple[int, ...] = ()
 
 
 Choose = Callable[[priors.Table, Known], Outcome]
@@ -195,11 +197,8 @@ def way(how: str, runs: int) -> Choose:
         answer = proposals.answer(judge, plan, measured)
         if answer is None:
             return Outcome(plan.entries[0])
-        place = answer.pool.index(answer.winner)
-        chances = answer.chances
-        return Outcome(
-            answer.winner, float(chances.best[place]), float(chances.near[place])
-        )
+        best = answer.best
+        return Outcome(answer.winner, best[answer.winner], answer.near, tuple(best))
 
     return choose
 
@@ -389,9 +388,11 @@ def _print_calibration(judged: Sequence[priors.Table], found: Judged) -> None:
         if math.isnan(outcomes[0].best):
             continue
         said = np.array([[o.best, o.near] for o in outcomes])
-        reached = np.array([t[o.who] for t, o in zip(truth, outcomes, strict=True)])
+        pairs = list(zip(truth, outcomes, strict=True))
+        reached = np.array([t[o.who] for t, o in pairs])
+        won = reached >= [t[list(o.rivals) or [o.who]].max() for t, o in pairs]
         print(
-            f"| {name} | {said[:, 0].mean():.2f} | {(reached > -1e-9).mean():.2f} "
+            f"| {name} | {said[:, 0].mean():.2f} | {won.mean():.2f} "
             f"| {said[:, 1].mean():.2f} | {(reached >= -posterior.NEAR).mean():.2f} |"
         )
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrjax.hpo.posterior import Belief, Chances, Runs, chances, promising, scaled
+from lrjax.hpo.posterior import Belief, Runs, chances, promising, scaled
 from lrjax.hpo.prior import Candidate, Prior
 
 PRIOR, RACE, BAKEOFF = WAYS = ("prior", "race", "bakeoff")
@@ -235,15 +235,17 @@ class Answer(NamedTuple):
     Attributes:
       winner: number of the contender.
       belief: on all contenders.
-      pool: numbers of those that `chances` are of, in their order: all, trained or
-        not, but those of which a run was lost.
-      chances: their probabilities.
+      best: number of each contender that was trained -> probability that it is the
+        best of them; of all contenders where fewer than two were. Without those of
+        which a run was lost.
+      near: probability that the winner is at most `posterior.NEAR` points worse than
+        the best of all contenders, trained or not.
     """
 
     winner: int
     belief: Belief
-    pool: tuple[int, ...]
-    chances: Chances
+    best: dict[int, float]
+    near: float
 
 
 def answer(judge: Judge, plan: Plan, measured: Measured) -> Answer | None:
@@ -254,8 +256,12 @@ def answer(judge: Judge, plan: Plan, measured: Measured) -> Answer | None:
     belief, _ = judge.believe(plan.how, measured)
     lost = {wanted.who for wanted in measured if not np.isfinite(measured[wanted])}
     pool = [i for i in range(len(belief.mean)) if i not in lost]
-    among = sorted({wanted.who for wanted in measured} - lost) if measured else pool
+    trained = sorted({wanted.who for wanted in measured} - lost)
+    among = trained if measured else pool
     if not among:
         return None
     winner = among[int(belief.mean[among].argmax())]
-    return Answer(winner, belief, tuple(pool), chances(belief.only(pool)))
+    rivals = trained if len(trained) > 1 else pool
+    best = chances(belief.only(rivals)).best.tolist()
+    near = chances(belief.only(pool)).near[pool.index(winner)]
+    return Answer(winner, belief, dict(zip(rivals, best, strict=True)), float(near))

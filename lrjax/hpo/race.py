@@ -335,10 +335,9 @@ class Race:
         found = proposals.answer(lineup.judge, lineup.plan, measured)
         if found is None:
             return f"after {runs} all have diverged"
-        place = found.pool.index(found.winner)
         return (
             f"after {runs} {lineup.contenders[found.winner].label} leads, the best "
-            f"with probability {100 * found.chances.best[place]:.0f} %"
+            f"with probability {100 * found.best[found.winner]:.0f} %"
         )
 
 

@@ -39,7 +39,8 @@ class Judged:
         diverged or the metric is undefined; empty if it was not trained.
       behind: points of each run behind the best run on the same validation rows.
       now, now_sd: what is believed after all runs, and the standard deviation.
-      best: probability that it is the best there is; 0 if a run was lost.
+      best: probability that it is the best of those that were trained (of all, where
+        fewer than two were); 0 for others.
     """
 
     label: str
@@ -69,8 +70,10 @@ class Selection:
       interval: 95 % interval of the mean, as returned by `stats.interval`; NaN with
         fewer than three runs. Slightly optimistic: the winner was chosen by these
         values.
-      best: probability that the winner is the best of all contenders, trained or not.
-      near: probability that it is at most half a point worse than the best of them.
+      best: probability that the winner is the best of the contenders that were trained
+        (of all, where fewer than two were).
+      near: probability that it is at most half a point worse than the best of all
+        contenders, trained or not.
       runner_up: the trained contender with the next best chances; '' if none.
       runner_up_better: probability that it is better than the winner.
       similar: families of known tasks that the prior leans on, and their shares.
@@ -121,10 +124,11 @@ class Selection:
             f"  validation {self.scale.label}  {self._measured()}",
         ]
         trained = sum(bool(each.values) for each in self.judged)
+        count = len(self.judged)
+        among = f"the {trained} trained" if trained > 1 else f"all {count}"
         lines.append(
-            f"  best of all {len(self.judged)} contenders ({trained} trained) with "
-            f"probability {100 * self.best:.0f} %, within half a point of the best "
-            f"with {100 * self.near:.0f} %"
+            f"  best of {among} with probability {100 * self.best:.0f} %, within half "
+            f"a point of the best of all {count} with {100 * self.near:.0f} %"
         )
         if self.runner_up:
             lines.append(
@@ -164,7 +168,7 @@ class Selection:
         if self.unlike:
             text += "; but this task is unlike all of them, so trust them little"
         if self.surprised:
-            text += "; the first runs contradicted them, so others were tried"
+            text += "; the first runs contradicted them, so they count for less"
         return text
 
     def _table(self) -> list[str]:
@@ -178,9 +182,9 @@ class Selection:
             lines.append(
                 row(
                     each.label,
-                    f"{-each.expected:.1f} +- {each.expected_sd:.1f}",
+                    f"{0.0 - each.expected:.1f} +- {each.expected_sd:.1f}",
                     values + (", ..." if len(each.values) > 3 else "") or "-",
-                    f"{-each.now:.1f} +- {each.now_sd:.1f}",
+                    f"{0.0 - each.now:.1f} +- {each.now_sd:.1f}",
                 )
             )
         return lines
@@ -221,13 +225,9 @@ def conclude(
             math.nan if lost else point - best[wanted.run]
         )
     own = values.get(winner, [])
-    chance = dict(zip(answer.pool, answer.chances.best.tolist(), strict=True))
-    near = dict(zip(answer.pool, answer.chances.near.tolist(), strict=True))
+    chance = answer.best
     judged = _judged(lineup, answer, values, behind, chance)
-    others = sorted(
-        (i for i in answer.pool if i != winner and (i in values or not values)),
-        key=lambda i: -chance[i],
-    )
+    others = sorted((i for i in chance if i != winner), key=lambda i: -chance[i])
     runner_up, better = "", math.nan
     if others:
         pair = answer.belief.only([winner, others[0]])
@@ -250,7 +250,7 @@ def conclude(
         values=tuple(own),
         interval=stats.interval(np.array(own), metric) if own else (math.nan, math.nan),
         best=chance[winner],
-        near=near[winner],
+        near=answer.near,
         runner_up=runner_up,
         runner_up_better=better,
         similar=tuple((each.family, each.share) for each in prior.similar),
@@ -279,9 +279,10 @@ def _judged(
     """All contenders, those in the running first, by what is believed of them."""
     before, after = lineup.judge.prior.belief, answer.belief
 
-    def place(i: int) -> tuple[bool, bool, float]:
-        """Sort key: the winner, then those in the running, then by belief."""
-        return i != answer.winner, i not in chance, -float(after.mean[i])
+    def place(i: int) -> tuple[bool, bool, bool, float]:
+        """Sort key: the winner, those trained, others, lost ones; then by belief."""
+        lost = i in values and i not in chance
+        return i != answer.winner, lost, i not in values, -float(after.mean[i])
 
     def spread(belief: posterior.Belief, i: int) -> float:
         return math.sqrt(max(0.0, float(belief.covariance[i, i])))
