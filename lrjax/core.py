@@ -37,7 +37,7 @@ Batch = Mapping[str, Any]
 
 # Incremented whenever the same run gives other numbers than before; part of each run's
 # identity, so that old and new results never mix.
-NUMERICS_VERSION = 8
+NUMERICS_VERSION = 9
 SHARDED = ("runs", "batch", "params")  # values of config.shard
 
 

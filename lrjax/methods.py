@@ -504,7 +504,6 @@ METHODS: dict[str, Method] = {
     )
 }
 SHIPPED = frozenset(METHODS)  # names that only lrjax's own methods have
-_cooled: dict[str, tuple[Method, Method]] = {}  # name -> a method, and it cooled
 _fingerprints: dict[Any, str] = {}  # build of a user's method -> hash of its steps
 
 
@@ -595,29 +594,3 @@ def state_size(method: Method, params: Any) -> int:
 
     shapes = jax.tree.leaves(jax.eval_shape(init, 1.0, traced, params))
     return sum(math.prod(leaf.shape) for leaf in shapes)
-
-
-def cooled(method: Method) -> Method:
-    """Return the method with two more traced hyperparameters, for a cooldown.
-
-    `cooldown_start` and `cooldown_steps` are those of `optim.cooldown`, in updates.
-    The same method gives the same object.
-    """
-    known, found = _cooled.get(method.name, (None, None))
-    if found is None or known is not method:
-        found = _with_cooldown(method)
-        _cooled[method.name] = method, found
-    return found
-
-
-def _with_cooldown(method: Method) -> Method:
-    """Do as `cooled`."""
-
-    def build(horizon: Any, cooldown_start: Any, cooldown_steps: Any, **hparams: Any):
-        inner = optax.with_extra_args_support(method.build(horizon, **hparams))
-        return optim.cooldown(inner, cooldown_start, cooldown_steps)
-
-    extra = {"cooldown_start": math.inf, "cooldown_steps": 1.0}
-    return dataclasses.replace(
-        method, build=build, defaults={**method.defaults, **extra}
-    )

@@ -19,7 +19,7 @@ RATES = (1e-3, 1e-2, 1e-1)  # of Adam; SGD takes ten times these
 STEPS = 5
 _BATCHES = 8  # batches for the gradient noise scale
 _SEED = 2**32 - 2
-COST = 2 * len(RATES) * STEPS + _BATCHES + 2  # batch gradients of a probe
+COST = _BATCHES + 2 * len(RATES) * STEPS  # batch gradients of a probe, at most
 
 
 class Probe(NamedTuple):
@@ -43,7 +43,6 @@ def probe(task: Task) -> Probe:
     - log_gradient: norm of the mean of the batches' gradients;
     - log_noise: the gradient noise scale, the trace of the batch gradients'
       covariance over their mean's squared norm;
-    - log_curvature, curvature_sign: of the loss along its gradient, g'Hg / g'g;
     - adam_RATE, sgd_RATE: the loss after five steps over the loss before, at most 10.
 
     Args:
@@ -67,7 +66,7 @@ def probe(task: Task) -> Probe:
         "classes": float(task.num_classes),
     }
     finite = {k: v if math.isfinite(v) else 0.0 for k, v in sorted(features.items())}
-    return Probe(finite, COST)
+    return Probe(finite, len(at) + 2 * len(RATES) * min(STEPS, len(at)))
 
 
 @functools.partial(jax.jit, static_argnames="loss_of")
@@ -79,24 +78,27 @@ def _probe(
     def loss(params: Any, batch: Batch) -> jax.Array:
         return loss_of(params, state, key, batch)[0]
 
-    def flat(tree: Any) -> jax.Array:
-        return jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+    def gathered(carry: tuple[Any, jax.Array], numbered: tuple[jax.Array, Batch]):
+        """Add a batch's gradient to the mean, and to squared deviations from it."""
+        (mean, deviations), (number, batch) = carry, numbered
+        grads = jax.grad(loss)(params, batch)
+        away = jax.tree.map(jnp.subtract, grads, mean)
+        mean = jax.tree.map(lambda m, a: m + a / number.astype(m.dtype), mean, away)
+        return (mean, deviations + (1 - 1 / number) * _square(away)), None
 
     first = jax.tree.map(lambda x: x[0], batches)
-    grads = jax.vmap(lambda b: flat(jax.grad(loss)(params, b)))(batches)
-    mean = grads.mean(0)
-    square = jnp.sum(mean**2)
-    gradient = jax.grad(loss)(params, first)
-    _, bent = jax.jvp(lambda p: jax.grad(loss)(p, first), (params,), (gradient,))
-    along = flat(gradient)
-    curvature = along @ flat(bent) / jnp.maximum(along @ along, 1e-30)
+    count = len(batches["mask"])
+    numbers = jnp.arange(1, count + 1, dtype=jnp.float32)
+    nothing = jax.tree.map(jnp.zeros_like, params), jnp.float32(0)
+    # One batch after the other, since gradients can be as large as memory.
+    (mean, deviations), _ = jax.lax.scan(gathered, nothing, (numbers, batches))
+    square = _square(mean)
+    noise = deviations / count / jnp.maximum(square, 1e-30)
     start = loss(params, first)
     features = {
         "loss": start,
-        "log_noise": jnp.log(grads.var(0).sum() / jnp.maximum(square, 1e-30) + 1e-30),
+        "log_noise": jnp.log(noise + 1e-30),
         "log_gradient": 0.5 * jnp.log(square + 1e-30),
-        "log_curvature": jnp.log(jnp.abs(curvature) + 1e-30),
-        "curvature_sign": jnp.sign(curvature),
     }
 
     def after(tx: optax.GradientTransformation) -> jax.Array:
@@ -119,3 +121,9 @@ def _probe(
             features[f"adam_{rate:g}"] = after(optax.adam(rate))
             features[f"sgd_{10 * rate:g}"] = after(optax.sgd(10 * rate))
     return features
+
+
+def _square(tree: Any) -> jax.Array:
+    """The squared norm of all leaves together, in float32."""
+    leaves = [jnp.square(x.astype(jnp.float32)) for x in jax.tree.leaves(tree)]
+    return sum((x.sum() for x in leaves), start=jnp.float32(0))

@@ -1,4 +1,4 @@
-"""Trains trials: runs that are stopped early, resumed, or branched from.
+"""Trains trials: whole runs, and runs that are stopped early and resumed.
 
 A job is a run up to some update, from the start or from the state in which another job
 ended. Jobs that share a program are grouped in packs, each of which trains as a block,

@@ -240,25 +240,3 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
         return sums
 
     return init, loss, evaluate
-
-
-def stack(tasks: Sequence[Task]) -> Task:
-    """Stack the arrays of tasks that share functions and shapes, [tasks, rows, ...].
-
-    The result cannot be trained directly; use `jax.vmap` over its parts.
-
-    Raises:
-      ValueError: if the tasks do not share their functions or batch size.
-    """
-    first = tasks[0]
-    for task in tasks:
-        if (task.loss, task.batch_size) != (first.loss, first.batch_size):
-            raise ValueError(f"{task.name} and {first.name} share no program")
-    parts = {
-        part: {
-            name: jnp.stack([getattr(task, part)[name] for task in tasks])
-            for name in getattr(first, part)
-        }
-        for part in ("train", "valid", "test")
-    }
-    return dataclasses.replace(first, name="stacked", **parts)

@@ -1,11 +1,9 @@
-"""Made-up tasks: as asked for, the same each time, many in one program."""
+"""Made-up tasks: as asked for, the same each time, of few programs."""
 
 import numpy as np
 import pytest
 
-from benchmarks.across_tasks import many_tasks
 from lrjax.core import UsageError
-from lrjax.methods import METHODS
 from lrjax.tasks import fingerprint, make_task, synthetic
 
 
@@ -51,22 +49,6 @@ def test_more_test_rows_change_nothing_else(kind):
     assert spreads[0] == pytest.approx(spreads[1], rel=0.1)
 
 
-def test_many_tasks_are_one_program_and_each_as_if_alone():
+def test_tasks_of_a_kind_and_depth_share_their_functions():
     made = [make_task(f"synthetic/classification-{n}") for n in (3, 6, 9)]
     assert len({(t.init, t.loss, t.evaluate) for t in made}) == 1
-    sgd = METHODS["sgd"]
-    entries = [
-        many_tasks.Entry(f"{r}", sgd, {**sgd.defaults, "learning_rate": r})
-        for r in (0.01, 0.1)
-    ]
-    (group,) = many_tasks.groups(entries)
-    stops = [many_tasks.Stop(20, 20)]
-    (together,), (alone,) = (
-        many_tasks.train_group(synthetic.stack(some), group, (0, 1), stops)
-        for some in (made, made[1:2])
-    )
-    for name in ("valid_loss", "test_accuracy"):
-        assert together[name].shape == (3, 2, 2)  # tasks, seeds, rates
-        np.testing.assert_allclose(together[name][1], alone[name][0], rtol=1e-5)
-    with pytest.raises(ValueError, match="share no program"):
-        synthetic.stack([made[0], make_task("synthetic/regression-3")])
