@@ -17,7 +17,7 @@ from lrjax.hpo.points import clipped
 _LEVEL = 1e4  # variance of what all contenders have in common, points^2: unknown
 # Of what they have in common on one choice of validation rows. It cancels where all
 # were measured on the same rows.
-_FOLD = 2.4**2
+_FOLD = 10.0**2
 _DRAWS = 2000
 _POWERS = range(0, 11)  # of 2, factors of a belief's variance that are tried
 _USUAL_POWER = 2.0  # standard deviation of the power that is expected

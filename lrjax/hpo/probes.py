@@ -90,7 +90,7 @@ def _probe(
     count = len(batches["mask"])
     numbers = jnp.arange(1, count + 1, dtype=jnp.float32)
     nothing = jax.tree.map(jnp.zeros_like, params), jnp.float32(0)
-    # One batch after the other, since gradients can be as large as memory.
+    # One batch after the other, and one rate: a copy of the parameters may be large.
     (mean, deviations), _ = jax.lax.scan(gathered, nothing, (numbers, batches))
     square = _square(mean)
     noise = deviations / count / jnp.maximum(square, 1e-30)
@@ -101,8 +101,9 @@ def _probe(
         "log_gradient": 0.5 * jnp.log(square + 1e-30),
     }
 
-    def after(tx: optax.GradientTransformation) -> jax.Array:
+    def after(make: Callable[..., optax.GradientTransformation], rate: jax.Array):
         """Loss after `STEPS` updates over the loss before, at most 10."""
+        tx = make(rate)
 
         def step(carry, batch):
             """Update the parameters by one batch."""
@@ -117,9 +118,11 @@ def _probe(
         return jnp.clip(jnp.nan_to_num(ratio, nan=10.0, posinf=10.0), 0, 10)
 
     with jax.numpy_dtype_promotion("standard"):  # Optax takes powers by a count
-        for rate in RATES:
-            features[f"adam_{rate:g}"] = after(optax.adam(rate))
-            features[f"sgd_{10 * rate:g}"] = after(optax.sgd(10 * rate))
+        for name, make, factor in (("adam", optax.adam, 1), ("sgd", optax.sgd, 10)):
+            rates = [factor * rate for rate in RATES]
+            found = jax.lax.map(functools.partial(after, make), jnp.float32(rates))
+            names = [f"{name}_{rate:g}" for rate in rates]
+            features |= dict(zip(names, found, strict=True))
     return features
 
 
