@@ -162,6 +162,7 @@ def known_from(
         left[own] = truth[own] - centre - weights @ (others - centre)
         usual[own] = novelty
     return prior.Known(
+        kind=tables[0].kind,
         methods=methods,
         rates=rates,
         features=names,

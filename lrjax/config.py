@@ -269,6 +269,12 @@ class Select:
         "Without a budget, all contenders are trained where that is predicted to take "
         "at most so long.",
     )
+    history: tuple[str, ...] = field(
+        (),
+        fields.some_names,
+        "Working directories, or globs such as runs/*, whose bake-offs add to what is "
+        "known of tasks.",
+    )
     methods: tuple[str, ...] = field(
         (),
         _contenders,

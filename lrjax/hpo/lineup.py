@@ -18,7 +18,7 @@ from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, counted
 from lrjax.engine import strategy
 from lrjax.engine.train import num_rows
-from lrjax.hpo import points, prior, probes, proposals
+from lrjax.hpo import history, points, prior, probes, proposals
 from lrjax.hpo.contenders import Contender, candidate, contenders
 from lrjax.launch import blocks
 from lrjax.tasks import folds
@@ -26,7 +26,7 @@ from lrjax.tasks import folds
 # Measured (docs/selection.md): seconds of a core for a unit of `blocks.cost`, and for
 # compiling a program of some methods, by kind of model.
 _SECONDS = {"cpu": 0.2 / 2**30}
-_SECONDS_ELSEWHERE = 0.2 / 2**36
+_SECONDS_ELSEWHERE = 0.2 / 2**36  # not measured
 _COMPILING = {strategy.LINEAR: 0.25, strategy.NETWORK: 0.5}  # for each contender's lane
 _COMPILING_OTHERS = 10.0
 _RACE = 8.0  # full runs of a race where no budget is given
@@ -43,6 +43,7 @@ class Lineup:
       chosen: methods that may be trained.
       contenders: all contenders that they give.
       candidates: the same, as a prior knows them.
+      known: what is known of other tasks.
       judge: what is believed of them, and how runs are judged.
       plan: which way, and who is trained first.
       budget: most full runs.
@@ -58,6 +59,7 @@ class Lineup:
     chosen: tuple[Method, ...]
     contenders: tuple[Contender, ...]
     candidates: tuple[prior.Candidate, ...]
+    known: prior.Known
     judge: proposals.Judge
     plan: proposals.Plan
     budget: float
@@ -83,8 +85,7 @@ class Lineup:
         new = [self.contenders[each.like].at(each.rate) for each in fitted]
         found = (*self.contenders, *new)
         candidates = (*self.candidates, *(candidate(each, settings) for each in new))
-        table = prior.known(self.scale.kind)
-        believed = prior.believe(table, candidates, self.described)
+        believed = prior.believe(self.known, candidates, self.described)
         return dataclasses.replace(
             self,
             contenders=found,
@@ -165,7 +166,10 @@ def line_up(
     horizon = settings.updates(name, task.steps_per_epoch)
     select = settings.select
     how, budget, why = _way(settings, task, len(found), horizon)
-    table = prior.known(scale_of(task).kind)
+    each, runs = len(select.seeds), math.floor(budget)
+    _check_budget(how, budget, len(found), max(each, 1))
+    past = history.read(select.history)
+    table = history.extend(prior.known(scale_of(task).kind), past)
     described, probed = None, 0.0
     cost = probes.COST / horizon
     if cost <= _MOST_PROBED * max(1.0, budget):
@@ -177,20 +181,7 @@ def line_up(
     judge = proposals.Judge(
         believed, folds.count(task), table.noise, num_rows(task.valid)
     )
-    each, runs = len(select.seeds), math.floor(budget)
     first = _first(found, candidates, believed, named)
-    if how == proposals.BAKEOFF and runs < len(found) * max(each, 1):
-        raise UsageError(
-            f"select: a bake-off trains each of {counted(len(found), 'contender')}, so "
-            f"a budget of {counted(budget, 'full run', form='g')} is too small: give "
-            f"{len(found) * max(each, 1)} or more, or select.how=race"
-        )
-    if how == proposals.RACE and runs < 2 * max(each, 1):
-        raise UsageError(
-            f"select: a race compares two contenders at least, so a budget of "
-            f"{counted(budget, 'full run', form='g')} is too small: give "
-            f"{2 * max(each, 1)} or more, or select.how=prior"
-        )
     plan = proposals.plan(how, believed, first, runs, each)
     return Lineup(
         name=name,
@@ -198,6 +189,7 @@ def line_up(
         chosen=tuple(chosen),
         contenders=found,
         candidates=candidates,
+        known=table,
         judge=judge,
         plan=plan,
         budget=budget,
@@ -207,6 +199,31 @@ def line_up(
         probed=probed,
         why=why,
     )
+
+
+def _check_budget(how: str, budget: float, count: int, each: int) -> None:
+    """Refuse a budget that is too small for a way.
+
+    Args:
+      how: the way.
+      budget: in full runs.
+      count: number of contenders.
+      each: runs of every contender that is trained.
+
+    Raises:
+      UsageError: if it is too small.
+    """
+    asked = f"a budget of {counted(budget, 'full run', form='g')} is too small"
+    if how == proposals.BAKEOFF and budget < count * each:
+        raise UsageError(
+            f"select: a bake-off trains each of {counted(count, 'contender')}, so "
+            f"{asked}: give {count * each} or more, or select.how=race"
+        )
+    if how == proposals.RACE and budget < 2 * each:
+        raise UsageError(
+            f"select: a race compares two contenders at least, so {asked}: give "
+            f"{2 * each} or more, or select.how=prior"
+        )
 
 
 def _way(

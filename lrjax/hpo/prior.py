@@ -36,6 +36,7 @@ class Known(NamedTuple):
     """What is known of tasks, for one kind of metric.
 
     Attributes:
+      kind: of the metric, as in `points`.
       methods: of each contender, [contenders].
       rates: its learning rate; NaN for methods without one.
       features: names of the numbers that describe a task.
@@ -48,6 +49,7 @@ class Known(NamedTuple):
       usual: how novel each known task is if its family is not known [tasks].
     """
 
+    kind: str
     methods: np.ndarray
     rates: np.ndarray
     features: tuple[str, ...]
@@ -115,6 +117,7 @@ def known(kind: str, path: Path = FILE) -> Known:
     """Read what is known for a kind of metric, `points.SHARE` or `points.RATIO`."""
     with np.load(path, allow_pickle=False) as file:
         return Known(
+            kind=kind,
             methods=file["methods"],
             rates=file["rates"].astype(float),
             features=tuple(map(str, file["features"])),

@@ -349,6 +349,7 @@ def _identity(lineup: Lineup, settings: Settings, data: str) -> str:
       settings: the config.
       data: fingerprint of the task's data.
     """
+    yours = np.array([each.startswith("your ") for each in lineup.known.families])
     return identity.digest(
         {
             "task": lineup.name,
@@ -362,6 +363,7 @@ def _identity(lineup: Lineup, settings: Settings, data: str) -> str:
             "seeds": lineup.seeds,
             "horizon": lineup.horizon,
             "prior": prior.digest(),
+            "history": lineup.known.regret[yours].round(3).tolist(),
             "contenders": [(c.method.name, c.hparams) for c in lineup.contenders],
             "numerics_version": NUMERICS_VERSION,
         }

@@ -36,6 +36,7 @@ def select(
     log: Callable[[str], Any] = console.say,
     how: str = "auto",
     seconds: float = 60.0,
+    history: Iterable[str] = (),
 ) -> Selection:
     """Find the method and hyperparameters that are best for a task.
 
@@ -57,6 +58,8 @@ def select(
         'auto', by the budget or by `seconds`.
       seconds: without a budget, all contenders are trained where that is predicted to
         take at most so long, else some.
+      history: working directories, or globs such as 'runs/*', whose bake-offs add to
+        what is known of tasks.
 
     Returns:
       The answer; print it.
@@ -89,6 +92,7 @@ def select(
     config.steps = None if steps is None else _whole("steps", steps)
     config.select.budget = None if budget is None else _number("budget", budget)
     config.select.seeds = _seeds(seeds)
+    config.select.history = (history,) if isinstance(history, str) else tuple(history)
     config.select.how, config.select.seconds = how, _number("seconds", seconds)
     # Users who compute in double precision want it here, too.
     config.precision = "float64" if jax.config.values["jax_enable_x64"] else "auto"

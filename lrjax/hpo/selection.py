@@ -34,6 +34,7 @@ class Judged:
 
     Attributes:
       label: method, and learning rate where it needs one.
+      method, rate: its name and learning rate; NaN for methods that need none.
       expected, expected_sd: what known tasks say of it, and the standard deviation.
       values: the metric on the validation part, one per run; not finite where a run
         diverged or the metric is undefined; empty if it was not trained.
@@ -44,6 +45,8 @@ class Judged:
     """
 
     label: str
+    method: str
+    rate: float
     expected: float
     expected_sd: float
     values: tuple[float, ...]
@@ -76,6 +79,7 @@ class Selection:
         contenders, trained or not.
       runner_up: the trained contender with the next best chances; '' if none.
       runner_up_better: probability that it is better than the winner.
+      described: the task's features; None if it was not looked at.
       similar: families of known tasks that the prior leans on, and their shares.
       unlike: whether nearly all known tasks are more alike to others than this one.
       surprised: whether the first runs contradicted the prior.
@@ -104,6 +108,7 @@ class Selection:
     near: float
     runner_up: str
     runner_up_better: float
+    described: Mapping[str, float] | None
     similar: tuple[tuple[str, float], ...]
     unlike: bool
     surprised: bool
@@ -253,6 +258,7 @@ def conclude(
         near=answer.near,
         runner_up=runner_up,
         runner_up_better=better,
+        described=lineup.described,
         similar=tuple((each.family, each.share) for each in prior.similar),
         unlike=prior.unlike,
         surprised=surprised,
@@ -292,6 +298,8 @@ def _judged(
     return tuple(
         Judged(
             label=lineup.contenders[i].label,
+            method=lineup.contenders[i].method.name,
+            rate=lineup.contenders[i].rate,
             expected=float(before.mean[i]) - best,
             expected_sd=spread(before, i),
             values=tuple(values.get(i, ())),

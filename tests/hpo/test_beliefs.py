@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lrjax.hpo import points, posterior, prior, proposals
+from lrjax.hpo import history, points, posterior, prior, proposals
 from lrjax.hpo.posterior import Belief, Runs
 from lrjax.hpo.prior import Candidate
 from lrjax.hpo.proposals import Wanted
@@ -223,6 +223,52 @@ def test_nothing_is_known_of_a_users_own_method():
     assert found.covariance[0, 1] == 0
     assert spread[2] > spread[1]
     assert found.mean[1] == found.mean[2]
+
+
+# A user's own bake-offs
+
+
+def past_of(known, values, **changes):
+    keys = [
+        history._key(str(method), rate)
+        for method, rate in zip(known.methods, known.rates.tolist(), strict=True)
+    ]
+    described = dict.fromkeys(known.features, 1e5)
+    fields = {
+        "task": "mine",
+        "kind": known.kind,
+        "described": described,
+        "scores": dict(zip(keys, values.tolist(), strict=True)),
+    }
+    return history.Past(**fields | changes)
+
+
+def test_a_task_like_one_of_ones_own_is_believed_to_be_as_that_was():
+    known = prior.known(points.SHARE)
+    values = np.full(len(known.methods), -9.0)
+    values[17] = 0.0
+    past = past_of(known, values)
+    table = history.extend(known, [past, past])
+    assert table.families[-1] == "your mine"
+    before = prior.believe(known, everyone(known), past.described)
+    found = prior.believe(table, everyone(table), past.described)
+    assert before.unlike
+    assert not found.unlike
+    assert found.similar[0].family == "your mine"
+    assert int(found.belief.mean.argmax()) == 17
+
+
+def test_what_says_too_little_of_a_task_is_not_used():
+    known = prior.known(points.SHARE)
+    values = np.zeros(len(known.methods))
+    few = dict(list(past_of(known, values).scores.items())[:60])
+    for changes in (
+        {"scores": few},
+        {"kind": points.RATIO},
+        {"described": {"loss": 1.0}},
+    ):
+        table = history.extend(known, [past_of(known, values, **changes)])
+        assert len(table.regret) == len(known.regret)
 
 
 # Plans

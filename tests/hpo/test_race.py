@@ -31,6 +31,7 @@ from lrjax.engine import (
 )
 from lrjax.hpo import (
     contenders,
+    history,
     lineup,
     points,
     prior,
@@ -345,6 +346,24 @@ def test_a_run_on_other_rows_is_that_of_a_task_divided_so(raced):
     sums = task.evaluate(params, (), part)
     loss = float(sums["loss"] / sums["count"])
     assert row["valid_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_ones_own_bake_offs_are_read_and_others_are_not(raced, tmp_path):
+    answer, folder, _asked = raced
+    found = history.read((str(folder), f"{folder.parent}/raced*"))
+    if answer.how == "race":  # beside it there may be a bake-off
+        assert all(each.task == "libsvm/iris" for each in found)
+        return
+    assert [each.task for each in found[:1]] == ["libsvm/iris"]
+    past = found[0]
+    assert past.kind == points.SHARE
+    assert past.described == answer.described
+    assert max(past.scores.values()) == 0
+    with pytest.raises(UsageError, match="no directory is"):
+        history.read((str(tmp_path / "none*"),))
+    (tmp_path / "selection.json").write_text('[{"how": "bakeoff"}]')
+    with pytest.raises(UsageError, match=r"selection\.json is damaged"):
+        history.read((str(tmp_path),))
 
 
 @pytest.mark.parametrize(
