@@ -66,6 +66,8 @@ def regret(test: np.ndarray) -> np.ndarray:
     """Mean points over runs, less the best mean; runs are clipped first."""
     lost = np.isnan(test)
     whole = ~lost.any(0)
+    if lost.all():
+        return np.full(test.shape[1], -points.CLIP)
     best = test[:, whole].mean(0).max() if whole.any() else np.nanmax(test)
     reached = np.maximum(np.where(lost, -np.inf, test), best - points.CLIP).mean(0)
     return np.maximum(reached - reached.max(), -points.CLIP)
@@ -76,11 +78,21 @@ def read(folder: Path, kind: str) -> list[Table]:
     tables = []
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as file:
-            content = {name: file[name] for name in file.files}
+            content = _sorted({name: file[name] for name in file.files})
         if kind == points.SHARE and "test_accuracy" not in content:
             continue
         tables.append(_table(path.stem, content, kind))
     return tables
+
+
+def _sorted(content: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a file with contenders in the order of their keys."""
+    keys = content["contenders"]
+    order = np.argsort(keys)
+    return {
+        name: array[..., order] if array.shape[-1:] == keys.shape else array
+        for name, array in content.items()
+    }
 
 
 def _table(name: str, content: dict[str, Any], kind: str) -> Table:
@@ -179,7 +191,9 @@ def measuring(tables: Sequence[Table]) -> np.ndarray:
     """Variance of what a table says of each contender, since its runs are few."""
     found = []
     for table in tables:
-        best = np.nanmax(np.nanmean(table.test, 0))
+        if np.isnan(table.test).all():
+            continue
+        best = np.nanmax(table.test)
         runs = np.maximum(np.nan_to_num(table.test, nan=-np.inf), best - points.CLIP)
         found.append(runs.var(0, ddof=1) / len(runs))
     return np.mean(found, 0)

@@ -16,6 +16,7 @@ like.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
 import time
@@ -26,14 +27,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.across_tasks import made_tasks, row_sets
 from configs import quickstart
 from lrjax import config as config_lib
-from lrjax import methods
-from lrjax.core import Batch, Task
+from lrjax import methods, optim
+from lrjax.core import Batch, Method, Task
 from lrjax.engine import evaluation, programs, train
 from lrjax.hpo import contenders, probes
 from lrjax.launch import startup
@@ -96,6 +98,24 @@ def everyone() -> list[contenders.Contender]:
     return sorted(found, key=lambda c: list(methods.METHODS).index(c.method.name))
 
 
+def _falls(contender: contenders.Contender) -> bool:
+    """Whether a run cut short has to come to rest to be judged."""
+    return contender.method.horizon_bound(dict(contender.hparams))
+
+
+def _cooled(method: Method) -> Method:
+    """The method with two more traced hyperparameters, those of `optim.cooldown`."""
+
+    def build(horizon: Any, cooldown_start: Any, cooldown_steps: Any, **hparams: Any):
+        inner = optax.with_extra_args_support(method.build(horizon, **hparams))
+        return optim.cooldown(inner, cooldown_start, cooldown_steps)
+
+    extra = {"cooldown_start": math.inf, "cooldown_steps": 1.0}
+    return dataclasses.replace(
+        method, build=build, defaults={**method.defaults, **extra}
+    )
+
+
 class Population:
     """All contenders beside each other, by one program for all tasks of a shape."""
 
@@ -115,8 +135,8 @@ class Population:
         self.rests = rests
 
         def method(each: contenders.Contender) -> Any:
-            rested = rests and each.needs_cooldown
-            return methods.cooled(each.method) if rested else each.method
+            rested = rests and _falls(each)
+            return _cooled(each.method) if rested else each.method
 
         groups = tuple(
             train.Group(
@@ -149,7 +169,7 @@ class Population:
         lanes = []
         for each in self.contenders:
             lane = methods.split(each.method, dict(each.hparams))[1]
-            if self.rests and each.needs_cooldown:
+            if self.rests and _falls(each):
                 start = float(steps - cooldown) if cooldown else math.inf
                 lane |= {
                     "cooldown_start": start,

@@ -178,7 +178,8 @@ def judged(label, now=0.0, **changes):
     """A contender in an answer of a selection; it was not trained."""
     beliefs = {"expected": now - 0.5, "expected_sd": 2.0, "now": now, "now_sd": 1.0}
     return {
-        **{"label": label, "values": [], "behind": [], "best": 0.5},
+        **{"label": label, "method": label.split()[0], "rate": None},
+        **{"values": [], "behind": [], "best": 0.5},
         **{**beliefs, **changes},
     }
 
@@ -194,6 +195,7 @@ def answer(task="libsvm/wine", label="adam (learning_rate=0.01)", **changes):
         **{"values": [0.9, 0.8], "interval": [0.75, 0.95]},
         **{"best": 0.625, "near": 0.75, "runner_up": "adam (learning_rate=0.1)"},
         **{"runner_up_better": 0.25, "similar": [["digits", 0.5], ["dna", 0.25]]},
+        **{"described": None},
         **{"unlike": False, "surprised": False, "cost": 3.21, "budget": 4.0},
         **{"probed": 0.2, "seeds": [0, 1], "horizon": 90, "snippet": "import optax"},
         "judged": [
