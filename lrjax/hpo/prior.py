@@ -116,6 +116,7 @@ class Prior(NamedTuple):
 def known(kind: str, path: Path = FILE) -> Known:
     """Read what is known for a kind of metric, `points.SHARE` or `points.RATIO`."""
     with np.load(path, allow_pickle=False) as file:
+        constant, factor = file[f"{kind}_noise"]
         return Known(
             kind=kind,
             methods=file["methods"],
@@ -125,7 +126,7 @@ def known(kind: str, path: Path = FILE) -> Known:
             families=file[f"{kind}_families"],
             regret=-file[f"{kind}_regret"].astype(float) / 10,
             residual=file[f"{kind}_residual"].astype(float),
-            noise=tuple(map(float, file[f"{kind}_noise"])),
+            noise=(float(constant), float(factor)),
             usual=file[f"{kind}_usual"].astype(float),
         )
 

@@ -48,18 +48,16 @@ def of(task: Task, number: int) -> Task:
     held, every = _rows(task.valid), _rows(task.train) // _rows(task.valid)
     # Every so many rows, since files are often sorted by class.
     at = number - 1 + every * np.arange(held)
-    parts: dict[str, Batch] = {"train": {}, "valid": {}}
+    train, valid = {}, {}
     for name, rows in task.train.items():
-        swapped = task.valid[name]
-        parts["valid"][name] = rows[at]
+        valid[name] = rows[at]
         if isinstance(rows, np.ndarray):
-            rows = rows.copy()
-            rows[at] = swapped
-            parts["train"][name] = rows
+            train[name] = rows.copy()
+            train[name][at] = task.valid[name]
         else:
-            parts["train"][name] = rows.at[at].set(swapped)
+            train[name] = rows.at[at].set(task.valid[name])
     options = (*task.options, (OPTION, number))
-    return dataclasses.replace(task, **parts, options=options)
+    return dataclasses.replace(task, train=train, valid=valid, options=options)
 
 
 def wanted(task: Task, options: Sequence[tuple[str, Any]]) -> Task:
