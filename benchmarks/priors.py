@@ -3,15 +3,18 @@ r"""Makes lrjax/hpo/priors.npz of the tables that selection_tables.py made.
     python benchmarks/selection_tables.py --tables=DIR --data=DATA
     python benchmarks/priors.py --tables=DIR
 
-With --out it writes another file.
+With --out it writes another file. DIR may also be a file that --pack made of it:
+results/selection_known.zip, and results/selection_judged.zip for `selection.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,15 +76,46 @@ def regret(test: np.ndarray) -> np.ndarray:
     return np.maximum(reached - reached.max(), -points.CLIP)
 
 
-def read(folder: Path, kind: str) -> list[Table]:
-    """Read all tables of a folder that have a kind of metric."""
+def files(path: Path) -> Iterator[tuple[str, Any]]:
+    """Name and opened content of each table in a folder, or in a file of `pack`."""
+    if path.is_dir():
+        for each in sorted(path.glob("*.npz")):
+            yield each.stem, each
+        return
+    with zipfile.ZipFile(path) as packed:
+        for name in packed.namelist():
+            yield Path(name).stem, io.BytesIO(packed.read(name))
+
+
+def pack(folder: Path, out: Path) -> None:
+    """Write all tables of a folder to one file, losses to three digits.
+
+    Args:
+      folder: of the tables.
+      out: a zip of files as `selection_tables.py` makes them.
+    """
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_LZMA) as packed:
+        for name, each in files(folder):
+            with np.load(each) as file:
+                content = {key: file[key] for key in file.files}
+            for key in content:
+                if key.endswith("_loss"):
+                    most = np.minimum(content[key], np.finfo(np.float16).max)
+                    content[key] = most.astype(np.float16)
+            written = io.BytesIO()
+            np.savez(written, **content)
+            packed.writestr(f"{name}.npz", written.getvalue())
+
+
+def read(path: Path, kind: str) -> list[Table]:
+    """Read all tables of a folder, or a packed file, that have a kind of metric."""
     tables = []
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as file:
-            content = _sorted({name: file[name] for name in file.files})
+    for name, each in files(path):
+        with np.load(each) as file:
+            content = _sorted({key: file[key] for key in file.files})
         if kind == points.SHARE and "test_accuracy" not in content:
             continue
-        tables.append(_table(path.stem, content, kind))
+        tables.append(_table(name, content, kind))
     return tables
 
 
@@ -219,7 +253,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", required=True, type=Path)
     parser.add_argument("--out", type=Path, default=prior.FILE)
+    parser.add_argument("--pack", type=Path, help="write the tables to this file")
     args = parser.parse_args()
+    if args.pack:
+        pack(args.tables, args.pack)
+        return
     content: dict[str, Any] = {}
     for kind in (points.SHARE, points.RATIO):
         tables = read(args.tables, kind)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -422,6 +423,34 @@ def test_what_is_known_is_read_as_it_was_written(kind, folder, monkeypatch):
     believed = prior.believe(read, candidates, tables[0].features)
     assert np.isfinite(believed.belief.mean).all()
     assert np.linalg.eigvalsh(believed.belief.covariance).min() > 0
+
+
+def test_tables_are_the_same_from_a_packed_file(folder):
+    out = folder.parent / "packed.zip"
+    priors.pack(folder, out)
+    for kind in (points.SHARE, points.RATIO):
+        whole, packed = priors.read(folder, kind), priors.read(out, kind)
+        assert [each.name for each in packed] == [each.name for each in whole]
+        for ours, theirs in zip(packed, whole, strict=True):
+            assert (ours.family, ours.features) == (theirs.family, theirs.features)
+            np.testing.assert_allclose(ours.test, theirs.test, atol=0.05)
+            np.testing.assert_allclose(ours.valid, theirs.valid, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", [points.SHARE, points.RATIO])
+def test_what_is_shipped_follows_from_the_tables(kind):
+    path = Path(__file__).parents[1] / "results" / "selection_known.zip"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    tables, shipped = priors.read(path, kind), prior.known(kind)
+    keys = tables[0].contenders
+    named = np.array([key.split()[0] for key in keys])
+    made = priors.known_from(tables, named, priors.rates_of(keys))
+    assert made.families.tolist() == shipped.families.tolist()
+    assert made.methods.tolist() == shipped.methods.tolist()
+    np.testing.assert_allclose(made.regret, shipped.regret, atol=0.051)
+    np.testing.assert_allclose(made.noise, shipped.noise, rtol=1e-3)
+    np.testing.assert_allclose(made.described, shipped.described, rtol=1e-4, atol=1e-4)
 
 
 def test_a_prior_of_a_family_leaves_the_family_out(folder):
