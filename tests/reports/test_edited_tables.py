@@ -167,7 +167,7 @@ def test_edited_trials_are_refused(changes, tmp_path):
 
 ANSWER = fabricated.answer()
 UNREAD = {"method", "hparams", "why", "metric", "similar", "unlike", "surprised"}
-UNREAD |= {"probed", "seeds", "snippet", "left_out"}  # by the report
+UNREAD |= {"described", "probed", "seeds", "snippet", "left_out"}  # by the report
 # Refused, rather than drawn or told: texts as numbers, and numbers as texts.
 MUST_BE = {
     **dict.fromkeys(("task", "how", "label", "runner_up"), (None, 5, ["a"], ABSENT)),
