@@ -40,6 +40,12 @@ class Contender:
         return f"{self.method.name} (learning_rate={rate:g})"
 
     @property
+    def own(self) -> bool:
+        """Whether the method is a user's own."""
+        shipped = methods.METHODS.get(self.method.name) is self.method
+        return not shipped or self.method.name not in methods.SHIPPED
+
+    @property
     def rate(self) -> float:
         """Its learning rate; NaN if the method needs none."""
         rate = dict(self.hparams).get("learning_rate")
@@ -102,9 +108,8 @@ def candidate(contender: Contender, settings: Settings) -> prior.Candidate:
       settings: the config, for the precision.
     """
     method = contender.method
-    if method.name not in methods.SHIPPED or methods.METHODS[method.name] is not method:
-        # Nothing is known of a user's own, whatever its name.
-        return prior.Candidate("", contender.rate, usual=False)
+    if contender.own:  # nothing is known of it, whatever its name
+        return prior.Candidate(f"your {method.name}", contender.rate, usual=False)
     needed = {name: dict(contender.hparams)[name] for name in method.required}
     defaults = {**method.defaults, **needed}
     if not math.isnan(contender.rate):

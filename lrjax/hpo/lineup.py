@@ -181,7 +181,7 @@ def line_up(
     judge = proposals.Judge(
         believed, folds.count(task), table.noise, num_rows(task.valid)
     )
-    first = _first(found, candidates, believed, named)
+    first = _first(found, believed, named)
     plan = proposals.plan(how, believed, first, runs, each)
     return Lineup(
         name=name,
@@ -276,12 +276,11 @@ def predicted_seconds(task: Task, count: int, updates: int) -> float:
 
 def _first(
     found: Sequence[Contender],
-    candidates: Sequence[prior.Candidate],
     believed: prior.Prior,
     named: bool,
 ) -> list[int]:
     """Who enters before all others: a user's own, and the best of each named method."""
-    own = [i for i, each in enumerate(candidates) if not each.method]
+    own = [i for i, each in enumerate(found) if each.own]
     if not named:
         return own
     order = np.argsort(-believed.belief.mean, kind="stable").tolist()

@@ -215,7 +215,7 @@ def test_rates_between_known_ones_are_between_them_and_less_certain():
 
 def test_nothing_is_known_of_a_users_own_method():
     known = prior.known(points.SHARE)
-    own, other = Candidate("", 0.1, usual=False), Candidate("adam", 0.01)
+    own, other = Candidate("your own", 0.1, usual=False), Candidate("adam", 0.01)
     changed = Candidate("adam", 0.01, usual=False)
     found = prior.believe(known, [own, other, changed]).belief
     spread = np.sqrt(np.diag(found.covariance))
@@ -405,6 +405,13 @@ def test_a_fitted_rate_is_the_vertex_of_a_parabola():
     (found,) = proposals.fits(candidates, belief, measured)
     assert found.like == 1
     assert math.log10(found.rate) == pytest.approx(vertex, abs=0.01)
+    # Another method's rates are not on its parabola.
+    others = [Candidate("your own", rate) for rate in rates]
+    both = Belief(np.append(mean, mean[:4] - 3), np.eye(9))
+    more = {**measured, **{Wanted(5 + i, 0): 77 + float(mean[i]) for i in range(4)}}
+    first, second = proposals.fits([*candidates, *others], both, more)
+    assert first.rate == second.rate == found.rate
+    assert (first.like, second.like) == (1, 6)
     # At the end of the range, or next to a known rate, there is nothing to fit.
     for shift in (-3.0, -1.95):
         mean = np.array([-2 * (math.log10(r) - shift) ** 2 for r in rates] + [-99.0])

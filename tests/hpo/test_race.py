@@ -79,7 +79,9 @@ def test_who_is_known_is_looked_up_and_who_is_not_is_not():
     # A user's own method is unknown whatever it is called, other settings less known.
     own = dataclasses.replace(METHODS["adam"], name="own")
     (one, *_) = contenders.contenders([own], "libsvm/iris", settings_of())
-    assert contenders.candidate(one, settings_of()).method == ""
+    assert one.own
+    assert contenders.candidate(one, settings_of()).method == "your own"
+    assert not any(each.own for each in found)
     other = dataclasses.replace(
         found[0], hparams=(*found[0].hparams[:-1], (found[0].hparams[-1][0], 0.123))
     )
