@@ -22,6 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lrjax import methods as methods_lib
 from lrjax.hpo import points, prior
 
 SHARE = points.Scale(1, 0.0, 1.0)
@@ -284,12 +285,10 @@ def main() -> None:
 
 def rates_of(keys: Sequence[str]) -> np.ndarray:
     """The learning rate of each contender, NaN for methods that need none."""
-    from lrjax import methods
-
     found = []
     for key in keys:
         name, *rate = key.split()
-        method = methods.find(name)
+        method = methods_lib.find(name)
         own = method.defaults.get("learning_rate")
         rated = method.needs_rate and isinstance(own, float)
         found.append(float(rate[0]) if rate else own if rated else math.nan)

@@ -129,20 +129,24 @@ def test_the_engine_knows_no_disk(path):
     assert not imported(ast.parse(path.read_text())) & NO_DISK
 
 
-@pytest.mark.parametrize("name", NUMPY_ALONE)
-def test_beliefs_need_numpy_alone(name):
-    names = imported(ast.parse((PACKAGE / "hpo" / f"{name}.py").read_text()))
-    used = {name.split(".")[0] for name in names} - sys.stdlib_module_names
-    assert used <= {"numpy", "lrjax"}
-    code = f"import sys, lrjax.hpo.{name}; print(*sys.modules)"
+def loaded_by(modules):
+    """Packages that a new process has loaded once it has imported some modules."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize("name", NUMPY_ALONE)
+def test_beliefs_need_numpy_alone(name):
+    names = imported(ast.parse((PACKAGE / "hpo" / f"{name}.py").read_text()))
+    used = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+    assert used <= {"numpy", "lrjax"}
+    loaded = loaded_by(f"lrjax.hpo.{name}")
     assert "numpy" in loaded
     assert not loaded & (HEAVY | {"jax", "jaxlib", "optax", "pandas"})
 
@@ -176,14 +180,6 @@ def test_every_module_has_its_place():
 
 
 def test_optim_needs_jax_and_optax_alone():
-    code = "import sys, lrjax.optim, lrjax.optim.schedules; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    loaded = loaded_by("lrjax.optim, lrjax.optim.schedules")
     assert "optax" in loaded
     assert not loaded & (HEAVY | {"pandas", "ml_collections", "absl_flags", "tqdm"})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.across_tasks import row_sets
-from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, Task
+from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Task
+from lrjax.tasks import synthetic
 
 HORIZONS = (150, 300, 600, 1200, 4000)
 _SHARES = (0.25, 0.3, 0.25, 0.15, 0.05)  # of tasks with each horizon
@@ -256,37 +257,7 @@ def _functions(shape: Shape) -> tuple[Callable[..., Any], ...]:
             layers.append({"weight": weight, "bias": bias})
         return layers, ()
 
-    def forward(params: Sequence[Mapping[str, jax.Array]], x: jax.Array) -> jax.Array:
-        *hidden, last = params
-        for layer in hidden:
-            x = jax.nn.relu(x @ layer["weight"] + layer["bias"])
-        return x @ last["weight"] + last["bias"]
-
-    def losses(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Loss of each row, and whether its prediction is right: two [rows]."""
-        out = forward(params, batch["features"])
-        if shape.kind == "regression":
-            return 0.5 * jnp.square(out[:, 0] - batch["targets"]), jnp.zeros(len(out))
-        own = jnp.take_along_axis(out, batch["labels"][:, None], axis=1)[:, 0]
-        best = out.argmax(1)
-        return jax.nn.logsumexp(out, axis=1) - own, best == batch["labels"]
-
-    def loss(params: Any, state: Any, key: jax.Array, batch: Batch):
-        del key  # nothing here is random
-        mask = batch["mask"]
-        mean = jnp.sum(losses(params, batch)[0] * mask) / jnp.maximum(mask.sum(), 1)
-        return mean, (state, {})
-
-    def evaluate(params: Any, state: Any, batch: Batch) -> dict[str, jax.Array]:
-        del state
-        values, right = losses(params, batch)
-        mask = batch["mask"]
-        sums = {"loss": jnp.sum(values * mask), "count": mask.sum()}
-        if shape.kind == "classification":
-            sums["accuracy"] = jnp.sum(right.astype(mask.dtype) * mask)
-        return sums
-
-    return init, loss, evaluate
+    return init, *synthetic.network(shape.kind)
 
 
 def swapped(task: Task) -> Task:

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn import datasets
 
 _MOST_ROWS = 8192  # of the image sets: more than any task takes
-_COARSER = 2  # images are averaged over squares of so many pixels
+_COARSER = 2  # pixels: images are averaged over squares with sides of this length
 
 
 class Rows(NamedTuple):

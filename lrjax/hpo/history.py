@@ -7,23 +7,20 @@ task what `priors.npz` says of its tasks.
 from __future__ import annotations
 
 import glob
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lrjax import results
 from lrjax.common import files
-from lrjax.common.reading import reading
 from lrjax.core import UsageError
 from lrjax.hpo import points, prior
-from lrjax.reports.selected import ANSWER
+from lrjax.reports import selected
 
 _LEAST = 0.9  # share of the known contenders that a bake-off must have trained
-_FAMILY = "your {}"
+_OWN = "your "  # begins the names of families of these tasks
 
 
 class Past(NamedTuple):
@@ -52,18 +49,15 @@ def read(patterns: Sequence[str]) -> list[Past]:
     Raises:
       UsageError: if a pattern matches nothing, or a file is damaged.
     """
-    found = []
+    folders: list[str] = []
     for pattern in patterns:
-        folders = sorted(glob.glob(str(files.expanded(pattern))))
-        if not folders:
+        matching = sorted(glob.glob(str(files.expanded(pattern))))
+        if not matching:
             raise UsageError(f"config.select.history: no directory is {pattern}")
-        for folder in folders:
-            path = Path(folder) / ANSWER
-            if path.exists():
-                with reading(f"{path} is damaged", ""):
-                    answers = json.loads(files.read_own(path))
-                    found += [_past(each) for each in answers if _usable(each)]
-    return found
+        folders += matching
+    return selected.read(
+        folders, lambda content: [_past(each) for each in content if _usable(each)]
+    )
 
 
 def _usable(answer: Mapping[str, Any]) -> bool:
@@ -72,8 +66,7 @@ def _usable(answer: Mapping[str, Any]) -> bool:
 
 
 def _past(answer: Mapping[str, Any]) -> Past:
-    metric = results.metric_from(answer["scale"])
-    kind = points.Scale(metric.sign, metric.least, metric.greatest).kind
+    kind = points.Scale.of(results.metric_from(answer["scale"])).kind
     described = {str(k): float(v) for k, v in answer["described"].items()}
     scores = {
         _key(str(each["method"]), each["rate"]): float(each["now"])
@@ -114,7 +107,7 @@ def extend(table: prior.Known, past: Sequence[Past]) -> prior.Known:
         values = np.array([each.scores.get(key, 0.0) for key in keys])
         values = np.clip(values - values[there].max(), -points.CLIP, 0)
         described = [each.described[name] for name in table.features]
-        family = _FAMILY.format(each.task)
+        family = f"{_OWN}{each.task}"
         table = table._replace(
             described=np.vstack([table.described, described]),
             families=np.append(table.families, family),
@@ -122,3 +115,8 @@ def extend(table: prior.Known, past: Sequence[Past]) -> prior.Known:
             usual=np.append(table.usual, np.median(table.usual)),
         )
     return table
+
+
+def added(table: prior.Known) -> np.ndarray:
+    """The regrets of the tasks that `extend` has added [added, contenders]."""
+    return table.regret[np.char.startswith(table.families, _OWN)]

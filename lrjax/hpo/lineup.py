@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class Lineup:
     @property
     def scale(self) -> points.Scale:
         """The scale of the metric that contenders are ranked by."""
-        return scale_of(self.task)
+        return points.Scale.of(self.task.metric)
 
     def seed(self, run: int) -> int:
         """The seed of a contender's run."""
@@ -101,7 +101,7 @@ class Lineup:
         plan = self.plan
         known = "known tasks on average expect"
         if self.judge.prior.similar:
-            known = f"tasks like {similar(self.judge.prior)} expect"
+            known = f"tasks like {weighed(self.judge.prior.similar)} expect"
             if self.judge.prior.unlike:
                 known = f"it is unlike all known tasks; {known}"
         best = self.contenders[int(np.argmax(self.judge.prior.belief.mean))]
@@ -128,15 +128,9 @@ class Lineup:
         return text
 
 
-def similar(known: prior.Prior) -> str:
+def weighed(similar: Iterable[tuple[str, float]]) -> str:
     """The families of tasks that a prior leans on: 'digits (45 %), letter (20 %)'."""
-    return ", ".join(f"{s.family} ({100 * s.share:.0f} %)" for s in known.similar)
-
-
-def scale_of(task: Task) -> points.Scale:
-    """The scale of a task's first metric."""
-    metric = task.metric
-    return points.Scale(metric.sign, metric.least, metric.greatest)
+    return ", ".join(f"{family} ({100 * share:.0f} %)" for family, share in similar)
 
 
 def line_up(
@@ -146,6 +140,7 @@ def line_up(
     settings: Settings,
     named: bool,
     log: Callable[[str], Any],
+    past: Sequence[history.Past] = (),
 ) -> Lineup:
     """Choose contenders and a plan for a task; looks at the task with a few gradients.
 
@@ -157,6 +152,7 @@ def line_up(
       named: whether the user named the methods: then each is trained once before any
         comes again, if the budget allows.
       log: called with a line before the gradients.
+      past: the user's own bake-offs.
 
     Raises:
       UsageError: if no method can run on the task, or the budget is too small.
@@ -168,8 +164,7 @@ def line_up(
     how, budget, why = _way(settings, task, len(found), horizon)
     each, runs = len(select.seeds), math.floor(budget)
     _check_budget(how, budget, len(found), max(each, 1))
-    past = history.read(select.history)
-    table = history.extend(prior.known(scale_of(task).kind), past)
+    table = history.extend(prior.known(points.Scale.of(task.metric).kind), past)
     described, probed = None, 0.0
     cost = probes.COST / horizon
     if cost <= _MOST_PROBED * max(1.0, budget):
@@ -274,11 +269,7 @@ def predicted_seconds(task: Task, count: int, updates: int) -> float:
     return compiling + blocks.cost_of(task, updates) * each
 
 
-def _first(
-    found: Sequence[Contender],
-    believed: prior.Prior,
-    named: bool,
-) -> list[int]:
+def _first(found: Sequence[Contender], believed: prior.Prior, named: bool) -> list[int]:
     """Who enters before all others: a user's own, and the best of each named method."""
     own = [i for i, each in enumerate(found) if each.own]
     if not named:

@@ -8,7 +8,7 @@ its value are a point.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,11 @@ class Scale(NamedTuple):
     sign: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, metric: Any) -> Scale:
+        """The scale of a `lrjax.Metric`."""
+        return cls(metric.sign, metric.least, metric.greatest)
 
     @property
     def kind(self) -> str:

@@ -126,15 +126,18 @@ def scaled(belief: Belief, runs: Runs, noise: float) -> Updated:
     known of similar tasks may be wrong. The factor is the one under which what was
     measured is most likely, times a wide prior of its own around 1.
     """
-    found, most = update(belief, runs, noise), -np.inf
-    surprise = found.surprise
-    for power in _POWERS:
-        wider = belief._replace(covariance=2.0**power * belief.covariance)
-        after = update(wider, runs, noise)
-        likely = after.evidence - 0.5 * (power / _USUAL_POWER) ** 2
-        if likely > most:
-            found, most = after, likely
-    return found._replace(surprise=surprise)
+    after = {
+        power: update(
+            belief._replace(covariance=2.0**power * belief.covariance), runs, noise
+        )
+        for power in _POWERS
+    }
+
+    def likely(power: int) -> float:
+        """Logarithm of how likely a factor is after the runs."""
+        return after[power].evidence - 0.5 * (power / _USUAL_POWER) ** 2
+
+    return after[max(_POWERS, key=likely)]._replace(surprise=after[0].surprise)
 
 
 class Chances(NamedTuple):

@@ -60,15 +60,6 @@ class Known(NamedTuple):
     noise: tuple[float, float]
     usual: np.ndarray
 
-    def of(self, tasks: np.ndarray) -> Known:
-        """Some of the tasks, by a mask or numbers; the rest stays."""
-        return self._replace(
-            described=self.described[tasks],
-            families=self.families[tasks],
-            regret=self.regret[tasks],
-            usual=self.usual[tasks],
-        )
-
 
 class Candidate(NamedTuple):
     """A contender as far as a prior knows it.

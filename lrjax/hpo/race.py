@@ -27,7 +27,15 @@ from lrjax.core import (
     counted,
 )
 from lrjax.engine import programs
-from lrjax.hpo import entrants, points, prior, proposals, selection, trials
+from lrjax.hpo import (
+    entrants,
+    history,
+    points,
+    prior,
+    proposals,
+    selection,
+    trials,
+)
 from lrjax.hpo.lineup import Lineup, line_up
 from lrjax.hpo.proposals import Wanted
 from lrjax.hpo.selection import Selection
@@ -124,8 +132,9 @@ def race_all(
       log: called with each line of progress.
     """
     settings, tables = launcher.session.settings, launcher.session.tables
+    past = history.read(settings.select.history)
     lineups = [  # all of them before any training, so that errors come first
-        line_up(name, task, chosen, settings, named, log)
+        line_up(name, task, chosen, settings, named, log, past)
         for name, task in loaded.items()
     ]
     launcher.session.record(
@@ -192,41 +201,55 @@ class Race:
           UsageError: if every contender diverges, or the metric is defined for none.
         """
         self._log(self._lineup.opening())
-        surprised = fitted = False
+        surprised, answer = False, self._answer()
         while wanted := self._further():
+            first = not self._asked
             self._train(trainer, wanted)
             self._asked += wanted
-            plan, judge = self._lineup.plan, self._lineup.judge
-            measured = self._measured()
-            if plan.how == proposals.BAKEOFF and not plan.each and not fitted:
-                fitted = True
-                belief, _ = judge.believe(plan.how, measured)
-                found = proposals.fits(self._lineup.candidates, belief, measured)
-                self._lineup = self._lineup.with_fitted(found, self._settings)
-            if len(self._asked) == len(wanted):
+            plan, judge, measured = self._so_far()
+            if first:
                 surprised = proposals.surprising(judge, plan, measured)
-            self._log(self._progress())
-            if surprised and len(self._asked) == len(wanted):
+                if plan.how == proposals.BAKEOFF and not plan.each:
+                    belief, _ = judge.believe(plan.how, measured)
+                    found = proposals.fits(self._lineup.candidates, belief, measured)
+                    self._lineup = self._lineup.with_fitted(found, self._settings)
+            answer = self._answer()
+            self._log(self._progress(answer))
+            if first and surprised:
                 self._log("what was measured is not what known tasks say")
-        measured = self._measured()
-        answer = proposals.answer(self._lineup.judge, self._lineup.plan, measured)
         if answer is None:
             raise self._nobody_left()
-        values = {wanted: self._known[wanted] for wanted in self._asked}
-        return selection.conclude(self._lineup, answer, values, surprised)
+        return selection.conclude(
+            self._lineup, answer, self._values(), self._points(), surprised
+        )
+
+    def _so_far(
+        self,
+    ) -> tuple[proposals.Plan, proposals.Judge, dict[Wanted, float]]:
+        """What decides: the plan, the judge, and what was measured."""
+        return self._lineup.plan, self._lineup.judge, self._points()
+
+    def _answer(self) -> proposals.Answer | None:
+        """The answer after the runs so far."""
+        plan, judge, measured = self._so_far()
+        return proposals.answer(judge, plan, measured)
 
     def _further(self) -> list[Wanted]:
         """The next runs that are wanted."""
-        lineup = self._lineup
-        return proposals.further(lineup.judge, lineup.plan, self._measured())
+        plan, judge, measured = self._so_far()
+        return proposals.further(judge, plan, measured)
 
-    def _measured(self) -> dict[Wanted, float]:
-        """Points of the runs that were asked for; -inf of those that were lost."""
+    def _values(self) -> dict[Wanted, float]:
+        """The metric of the runs that were asked for; NaN of those that were lost."""
         column = f"valid_{self._task.metric}"
-        values = [self._known[wanted][column] for wanted in self._asked]
-        numbers = [math.nan if value is None else value for value in values]
-        found = points.points(numbers, self._lineup.scale)
-        return dict(zip(self._asked, found.tolist(), strict=True))
+        values = {wanted: self._known[wanted][column] for wanted in self._asked}
+        return {w: math.nan if value is None else value for w, value in values.items()}
+
+    def _points(self) -> dict[Wanted, float]:
+        """Points of the runs that were asked for; -inf of those that were lost."""
+        values = self._values()
+        found = points.points(list(values.values()), self._lineup.scale)
+        return dict(zip(values, found.tolist(), strict=True))
 
     def _nobody_left(self) -> UsageError:
         """The error for a selection in which all runs were lost."""
@@ -255,7 +278,7 @@ class Race:
             for each, job in jobs.items()
             if not job.known
         }
-        self._record_runs({e: (jobs[e].run, result) for e, result in trained.items()})
+        self._record_runs([(jobs[e].run, result) for e, result in trained.items()])
         new_rows = {each: self._row(each, result) for each, result in trained.items()}
         self._tables.append(results.RACES, list(new_rows.values()))
         trainer.forget()
@@ -308,10 +331,10 @@ class Race:
             "seconds": trained.seconds,
         }
 
-    def _record_runs(self, ended: Mapping[Wanted, tuple[Run, Trained]]) -> None:
+    def _record_runs(self, ended: Sequence[tuple[Run, Trained]]) -> None:
         """Write runs to the tables of all runs."""
         runs, curves = [], []
-        for run, trained in ended.values():
+        for run, trained in ended:
             # Any method: the names of the measurements do not depend on it.
             method = methods.METHODS["adam"]
             program = blocks_lib.program_of(run, self._task, method, (), 1, 1)
@@ -328,16 +351,14 @@ class Race:
         self._tables.append(results.CURVES, curves)
         self._tables.append(results.RUNS, runs)
 
-    def _progress(self) -> str:
+    def _progress(self, found: proposals.Answer | None) -> str:
         """A line for the log: who leads after the runs so far."""
-        measured, lineup = self._measured(), self._lineup
-        runs = counted(len(measured), "full run")
-        found = proposals.answer(lineup.judge, lineup.plan, measured)
+        runs = counted(len(self._asked), "full run")
         if found is None:
             return f"after {runs} all have diverged"
         return (
-            f"after {runs} {lineup.contenders[found.winner].label} leads, the best "
-            f"with probability {100 * found.best[found.winner]:.0f} %"
+            f"after {runs} {self._lineup.contenders[found.winner].label} leads, the "
+            f"best with probability {100 * found.best[found.winner]:.0f} %"
         )
 
 
@@ -349,7 +370,6 @@ def _identity(lineup: Lineup, settings: Settings, data: str) -> str:
       settings: the config.
       data: fingerprint of the task's data.
     """
-    yours = np.array([each.startswith("your ") for each in lineup.known.families])
     return identity.digest(
         {
             "task": lineup.name,
@@ -363,7 +383,7 @@ def _identity(lineup: Lineup, settings: Settings, data: str) -> str:
             "seeds": lineup.seeds,
             "horizon": lineup.horizon,
             "prior": prior.digest(),
-            "history": lineup.known.regret[yours].round(3).tolist(),
+            "history": history.added(lineup.known).round(3).tolist(),
             "contenders": [(c.method.name, c.hparams) for c in lineup.contenders],
             "numerics_version": NUMERICS_VERSION,
         }

@@ -92,7 +92,7 @@ def select(
     config.steps = None if steps is None else _whole("steps", steps)
     config.select.budget = None if budget is None else _number("budget", budget)
     config.select.seeds = _seeds(seeds)
-    config.select.history = (history,) if isinstance(history, str) else tuple(history)
+    config.select.history = _folders(history)
     config.select.how, config.select.seconds = how, _number("seconds", seconds)
     # Users who compute in double precision want it here, too.
     config.precision = "float64" if jax.config.values["jax_enable_x64"] else "auto"
@@ -173,6 +173,13 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
     raise UsageError(f"select: {name} must be a number, not {_brief(value)}")
+
+
+def _folders(value: Any) -> tuple[Any, ...]:
+    """Directories, or one."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,)
+    return tuple(value)
 
 
 def _seeds(value: Any) -> int | tuple[int, ...] | None:

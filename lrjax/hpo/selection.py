@@ -15,8 +15,8 @@ from lrjax import reports, results
 from lrjax.analysis import stats
 from lrjax.common import sheets
 from lrjax.core import Metric, counted, printable
-from lrjax.hpo import method_code, points, posterior, proposals
-from lrjax.hpo.lineup import Lineup
+from lrjax.hpo import method_code, posterior, proposals
+from lrjax.hpo.lineup import Lineup, weighed
 from lrjax.hpo.proposals import Wanted
 from lrjax.identity import finite
 from lrjax.reports.selected import ANSWER as ANSWER
@@ -167,7 +167,7 @@ class Selection:
     def _known(self) -> str:
         """A line on what known tasks say, and whether the runs agree."""
         expected = max(self.judged, key=lambda each: each.expected)
-        families = ", ".join(f"{n} ({100 * share:.0f} %)" for n, share in self.similar)
+        families = weighed(self.similar)
         text = f"  known tasks  most like {families}" if families else "  known tasks"
         text += f" expect most of {expected.label}"
         if self.unlike:
@@ -202,7 +202,8 @@ def _shown(hparams: Mapping[str, Any]) -> str:
 def conclude(
     lineup: Lineup,
     answer: proposals.Answer,
-    measured: Mapping[Wanted, Mapping[str, Any]],
+    measured: Mapping[Wanted, float],
+    reached: Mapping[Wanted, float],
     surprised: bool,
 ) -> Selection:
     """The answer of a selection that has ended.
@@ -210,28 +211,23 @@ def conclude(
     Args:
       lineup: who could be trained, on what plan.
       answer: who won.
-      measured: rows of the runs, in the order in which they were asked for.
+      measured: the metric of each run, in the order in which they were asked for.
+      reached: the same in points.
       surprised: whether the first runs contradicted the prior.
     """
     metric, winner = lineup.task.metric, answer.winner
     contender = lineup.contenders[winner]
-    numbers = [row[f"valid_{metric}"] for row in measured.values()]
-    numbers = [math.nan if number is None else number for number in numbers]
-    reached = points.points(numbers, lineup.scale).tolist()
     best: dict[int, float] = {}  # points, by run
-    for wanted, point in zip(measured, reached, strict=True):
+    for wanted, point in reached.items():
         best[wanted.run] = max(point, best.get(wanted.run, -math.inf))
     values: dict[int, list[float]] = {}
     behind: dict[int, list[float]] = {}
-    for wanted, number, point in zip(measured, numbers, reached, strict=True):
-        values.setdefault(wanted.who, []).append(number)
-        lost = not math.isfinite(point)
-        behind.setdefault(wanted.who, []).append(
-            math.nan if lost else point - best[wanted.run]
-        )
+    for wanted, point in reached.items():
+        values.setdefault(wanted.who, []).append(measured[wanted])
+        off = point - best[wanted.run] if math.isfinite(point) else math.nan
+        behind.setdefault(wanted.who, []).append(off)
     own = values.get(winner, [])
     chance = answer.best
-    judged = _judged(lineup, answer, values, behind, chance)
     others = sorted((i for i in chance if i != winner), key=lambda i: -chance[i])
     runner_up, better = "", math.nan
     if others:
@@ -270,7 +266,7 @@ def conclude(
         snippet=method_code.snippet(
             contender.method, dict(contender.hparams), lineup.horizon
         ),
-        judged=judged,
+        judged=_judged(lineup, answer, values, behind),
         left_out=tuple(m.name for m in lineup.chosen if m.name not in tried),
     )
 
@@ -280,10 +276,9 @@ def _judged(
     answer: proposals.Answer,
     values: Mapping[int, Sequence[float]],
     behind: Mapping[int, Sequence[float]],
-    chance: Mapping[int, float],
 ) -> tuple[Judged, ...]:
     """All contenders, those in the running first, by what is believed of them."""
-    before, after = lineup.judge.prior.belief, answer.belief
+    before, after, chance = lineup.judge.prior.belief, answer.belief, answer.best
 
     def place(i: int) -> tuple[bool, bool, bool, float]:
         """Sort key: the winner, those trained, others, lost ones; then by belief."""

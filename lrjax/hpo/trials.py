@@ -155,17 +155,13 @@ def make_packs(jobs: Sequence[Job]) -> list[Pack]:
 def joined_units(jobs: Sequence[Job], settings: Settings) -> list[Unit]:
     """Units that train whole runs, several methods in each where these train quickly.
 
-    What is trained together follows from all jobs, those that are known, too; units
-    whose jobs are all known are left out.
+    What is trained together follows from all jobs, those that are known, too.
     """
     packs = make_packs([job._replace(known=False) for job in jobs])
-    blocks_of = [unit_of(pack).block for pack in packs]
-    known = {identity.run_id(job.run) for job in jobs if job.known}
     begin = Begin(on_test=any(job.on_test for job in jobs))
     return [
         Unit(block, begin, is_trial=True)
-        for block in blocks.arrange(blocks_of, settings)
-        if not known.issuperset(block.run_ids)
+        for block in blocks.arrange([unit_of(pack).block for pack in packs], settings)
     ]
 
 
@@ -204,39 +200,43 @@ class Trainer:
         """Train all jobs that are not known; return run_id -> result."""
         self.note([job for job in jobs if job.known])
         packs = make_packs(jobs)
-        trained: dict[str, Trained] = {}
-        if not packs:
-            return trained
         todo = [unit_of(pack) for pack in packs]
-        self._trained += [unit.block.name for unit in todo]
         full_steps = {
             run_id: pack.first.target.full_steps
             for pack, unit in zip(packs, todo, strict=True)
             for run_id in unit.block.run_ids
         }
-
-        def progress(unit: Unit, updates: int) -> None:
-            self._progress(updates / full_steps[unit.block.run_ids[0]])
-
-        for outcome in self._launcher.train(todo, progress):
-            trained.update(outcome.trials)
-            self._trained.append(outcome.unit.block.name)
-        return trained
+        return self._launch(todo, full_steps)
 
     def train_whole(
         self, jobs: Sequence[Job], settings: Settings
     ) -> dict[str, Trained]:
         """Train whole runs that are not known, as `joined_units`; run_id -> result."""
         units = joined_units(jobs, settings)
+        self._trained += [unit.block.name for unit in units]  # known ones, too
+        known = {identity.run_id(job.run) for job in jobs if job.known}
+        todo = [unit for unit in units if not known.issuperset(unit.block.run_ids)]
+        full_steps = {identity.run_id(job.run): job.target.full_steps for job in jobs}
+        return self._launch(todo, full_steps)
+
+    def _launch(
+        self, todo: Sequence[Unit], full_steps: Mapping[str, int]
+    ) -> dict[str, Trained]:
+        """Train units; return run_id -> result.
+
+        Args:
+          todo: the units; there may be none.
+          full_steps: run_id -> updates of a full run, the unit of progress.
+        """
         trained: dict[str, Trained] = {}
-        if not units:
+        if not todo:
             return trained
-        self._trained += [unit.block.name for unit in units]
+        self._trained += [unit.block.name for unit in todo]
 
         def progress(unit: Unit, updates: int) -> None:
-            self._progress(updates / unit.block.example.steps)
+            self._progress(updates / full_steps[unit.block.run_ids[0]])
 
-        for outcome in self._launcher.train(units, progress):
+        for outcome in self._launcher.train(todo, progress):
             trained.update(outcome.trials)
             self._trained.append(outcome.unit.block.name)
         return trained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,15 @@ _NUMBERS = ("score", "cost", "budget", "best", "near", "runner_up_better")
 _BELIEFS = ("expected", "expected_sd", "now", "now_sd", "best")
 
 
-def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Read the answers of races, as returned by `checked`; there may be none.
+def read(
+    workdirs: Sequence[str | Path],
+    convert: Callable[[Sequence[Mapping[str, Any]]], list[Any]] | None = None,
+) -> list[Any]:
+    """Read the answers of selections, converted; there may be none.
 
     Args:
       workdirs: directories that may contain a selection.json.
+      convert: called with the content of each file; None: `checked`.
 
     Raises:
       UsageError: if a file is damaged.
@@ -43,7 +47,7 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
         if not path.exists():
             continue
         with reading(f"{path} is damaged", ""):
-            answers += checked(json.loads(files.read_own(path)))
+            answers += (convert or checked)(json.loads(files.read_own(path)))
     return answers
 
 

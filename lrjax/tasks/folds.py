@@ -46,7 +46,7 @@ def of(task: Task, number: int) -> Task:
     if not number:
         return task
     held, every = _rows(task.valid), _rows(task.train) // _rows(task.valid)
-    # Every so many rows, since files are often sorted by class.
+    # Rows from all over the part, since files are often sorted by class.
     at = number - 1 + every * np.arange(held)
     train, valid = {}, {}
     for name, rows in task.train.items():

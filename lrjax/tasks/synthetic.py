@@ -191,21 +191,15 @@ def _teacher(
     return teach
 
 
-@functools.cache
-def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
-    """Functions `init`, `loss` and `evaluate`, cached: one set per kind and depth."""
-    outputs = OUTPUTS if kind == "classification" else 1
-    sizes = [FEATURES, *[WIDTH] * depth, outputs]
+def network(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Functions `loss` and `evaluate` of a network with hidden layers of ReLUs.
 
-    def init(key: jax.Array) -> tuple[list[dict[str, jax.Array]], tuple[()]]:
-        """Draw the weights of the layers."""
-        layers = []
-        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            weight = jax.random.normal(
-                jax.random.fold_in(key, index), (fan_in, fan_out)
-            )
-            layers.append({"weight": weight / fan_in**0.5, "bias": jnp.zeros(fan_out)})
-        return layers, ()
+    Args:
+      kind: one of `KINDS`. Parameters are a list of layers with weight and bias.
+
+    Returns:
+      New functions at each call, since programs are known by them.
+    """
 
     def forward(params: Sequence[Mapping[str, jax.Array]], x: jax.Array) -> jax.Array:
         """Compute the network: features [rows, FEATURES] -> [rows, outputs]."""
@@ -239,4 +233,23 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
             sums["accuracy"] = jnp.sum(right.astype(mask.dtype) * mask)
         return sums
 
-    return init, loss, evaluate
+    return loss, evaluate
+
+
+@functools.cache
+def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
+    """Functions `init`, `loss` and `evaluate`, cached: one set per kind and depth."""
+    outputs = OUTPUTS if kind == "classification" else 1
+    sizes = [FEATURES, *[WIDTH] * depth, outputs]
+
+    def init(key: jax.Array) -> tuple[list[dict[str, jax.Array]], tuple[()]]:
+        """Draw the weights of the layers."""
+        layers = []
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            weight = jax.random.normal(
+                jax.random.fold_in(key, index), (fan_in, fan_out)
+            )
+            layers.append({"weight": weight / fan_in**0.5, "bias": jnp.zeros(fan_out)})
+        return layers, ()
+
+    return init, *network(kind)
