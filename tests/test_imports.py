@@ -31,6 +31,8 @@ _ROWS = {
     "hpo.posterior": "hpo.points",
     "hpo.prior": "hpo.posterior",
     "hpo.proposals": "hpo.points hpo.posterior hpo.prior",
+    "hpo.course": "hpo.points hpo.prior hpo.proposals",
+    "hpo.judged": "hpo.course hpo.posterior hpo.proposals",
     "config": "common core hpo.tuners hyperparameters identity methods protocol tasks",
     "config_page": "common config methods",
     "engine": "common core machine optim",
@@ -41,9 +43,9 @@ _ROWS = {
     "rates": "analysis core reports",
     "reports": "analysis common console core identity plugins rates results tables",
     "control": "common core engine hyperparameters methods optim",
-    "hpo": "analysis common config console core engine hpo.points hpo.posterior "
-    "hpo.prior hpo.proposals hpo.tuners hyperparameters identity launch machine "
-    "methods own plugins protocol reports results tasks",
+    "hpo": "analysis common config console core engine hpo.course hpo.judged "
+    "hpo.points hpo.posterior hpo.prior hpo.proposals hpo.tuners hyperparameters "
+    "identity launch machine methods own plugins protocol reports results tasks",
     "api": "common config core hpo launch methods optim own plugins rates reports "
     "results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
@@ -61,7 +63,7 @@ ALLOWED = {
 NO_DISK = {"json", "os", "pathlib", "shutil", "tempfile"}
 # What a selection asks for and believes is NumPy alone: it trains nothing, so that
 # tables of runs are all that is needed to judge it.
-NUMPY_ALONE = ("points", "posterior", "prior", "proposals")
+NUMPY_ALONE = ("course", "judged", "points", "posterior", "prior", "proposals")
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.
 HEAVY = {

@@ -22,7 +22,8 @@ import lrjax
 from lrjax.api import Results
 from lrjax.core import Method, Range, Space
 from lrjax.hpo import tuners
-from lrjax.hpo.selection import Judged, Selection
+from lrjax.hpo.judged import Judged
+from lrjax.hpo.selection import Selection
 from lrjax.rates import Rates
 
 Params = dict[str, jax.Array]

@@ -20,6 +20,7 @@ from lrjax.engine import strategy
 from lrjax.engine.train import num_rows
 from lrjax.hpo import history, points, prior, probes, proposals
 from lrjax.hpo.contenders import Contender, candidate, contenders
+from lrjax.hpo.course import Course
 from lrjax.launch import blocks
 from lrjax.tasks import folds
 
@@ -78,23 +79,18 @@ class Lineup:
         """The seed of a contender's run."""
         return self.seeds[run] if run < len(self.seeds) else run
 
-    def with_fitted(
-        self, fitted: Sequence[proposals.Fitted], settings: Settings
-    ) -> Lineup:
+    def course(self) -> Course:
+        """The selection, before its first run."""
+
+        def believe(candidates: Sequence[prior.Candidate]) -> prior.Prior:
+            return prior.believe(self.known, candidates, self.described)
+
+        return Course(self.candidates, self.plan, self.judge, self.scale, believe)
+
+    def with_fitted(self, fitted: Sequence[proposals.Fitted]) -> Lineup:
         """The line-up with contenders at rates between those that were trained."""
-        new = [self.contenders[each.like].at(each.rate) for each in fitted]
-        found = (*self.contenders, *new)
-        candidates = (*self.candidates, *(candidate(each, settings) for each in new))
-        believed = prior.believe(self.known, candidates, self.described)
-        return dataclasses.replace(
-            self,
-            contenders=found,
-            candidates=candidates,
-            judge=self.judge._replace(prior=believed),
-            plan=dataclasses.replace(
-                self.plan, fitted=tuple(range(len(self.contenders), len(found)))
-            ),
-        )
+        new = (self.contenders[each.like].at(each.rate) for each in fitted)
+        return dataclasses.replace(self, contenders=(*self.contenders, *new))
 
     def opening(self) -> str:
         """A line for the log: which way, what is known, and who is trained."""

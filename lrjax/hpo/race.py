@@ -30,7 +30,6 @@ from lrjax.engine import programs
 from lrjax.hpo import (
     entrants,
     history,
-    points,
     prior,
     proposals,
     selection,
@@ -181,7 +180,7 @@ class Race:
         self._data = tasks.fingerprint(lineup.task)
         self._identity = _identity(lineup, settings, self._data)
         self._divided: dict[int, Task] = {}  # by number of the division
-        self._asked: list[Wanted] = []  # in order
+        self._course = lineup.course()
         self._known: dict[Wanted, Mapping[str, Any]] = {}  # rows of the table
         metric = self._task.metric
         for row in results.read_rows(tables.workdir, results.RACES):
@@ -201,66 +200,36 @@ class Race:
           UsageError: if every contender diverges, or the metric is defined for none.
         """
         self._log(self._lineup.opening())
-        surprised, answer = False, self._answer()
-        while wanted := self._further():
-            first = not self._asked
+        course = self._course
+        while wanted := course.wanted():
+            first = not course.asked
             self._train(trainer, wanted)
-            self._asked += wanted
-            plan, judge, measured = self._so_far()
+            course.tell({each: self._value(each) for each in wanted})
             if first:
-                surprised = proposals.surprising(judge, plan, measured)
-                if plan.how == proposals.BAKEOFF and not plan.each:
-                    belief, _ = judge.believe(plan.how, measured)
-                    found = proposals.fits(self._lineup.candidates, belief, measured)
-                    self._lineup = self._lineup.with_fitted(found, self._settings)
-            answer = self._answer()
-            self._log(self._progress(answer))
-            if first and surprised:
+                self._lineup = self._lineup.with_fitted(course.fitted)
+            self._log(self._progress(course.answer()))
+            if first and course.surprised:
                 self._log("what was measured is not what known tasks say")
+        answer = course.answer()
         if answer is None:
             raise self._nobody_left()
-        return selection.conclude(
-            self._lineup, answer, self._values(), self._points(), surprised
-        )
+        return selection.conclude(self._lineup, course, answer)
 
-    def _so_far(
-        self,
-    ) -> tuple[proposals.Plan, proposals.Judge, dict[Wanted, float]]:
-        """What decides: the plan, the judge, and what was measured."""
-        return self._lineup.plan, self._lineup.judge, self._points()
-
-    def _answer(self) -> proposals.Answer | None:
-        """The answer after the runs so far."""
-        plan, judge, measured = self._so_far()
-        return proposals.answer(judge, plan, measured)
-
-    def _further(self) -> list[Wanted]:
-        """The next runs that are wanted."""
-        plan, judge, measured = self._so_far()
-        return proposals.further(judge, plan, measured)
-
-    def _values(self) -> dict[Wanted, float]:
-        """The metric of the runs that were asked for; NaN of those that were lost."""
-        column = f"valid_{self._task.metric}"
-        values = {wanted: self._known[wanted][column] for wanted in self._asked}
-        return {w: math.nan if value is None else value for w, value in values.items()}
-
-    def _points(self) -> dict[Wanted, float]:
-        """Points of the runs that were asked for; -inf of those that were lost."""
-        values = self._values()
-        found = points.points(list(values.values()), self._lineup.scale)
-        return dict(zip(values, found.tolist(), strict=True))
+    def _value(self, wanted: Wanted) -> float:
+        """The metric of a run in the table; NaN if it was lost."""
+        value = self._known[wanted][f"valid_{self._task.metric}"]
+        return math.nan if value is None else value
 
     def _nobody_left(self) -> UsageError:
         """The error for a selection in which all runs were lost."""
         name = self._lineup.name
-        losses = [self._known[wanted][f"valid_{LOSS}"] for wanted in self._asked]
+        losses = [self._known[wanted][f"valid_{LOSS}"] for wanted in self._course.asked]
         if any(loss is not None and math.isfinite(loss) for loss in losses):
             return UsageError(
                 f"select: {self._task.metric} is not defined on the validation "
                 f"part of {name} for any contender; rank by another metric"
             )
-        trained = {wanted.who for wanted in self._asked}
+        trained = {wanted.who for wanted in self._course.asked}
         return UsageError(
             f"select: all of {counted(len(trained), 'contender')} diverged "
             f"on {name} within {counted(self._lineup.horizon, 'update')}: "
@@ -353,7 +322,7 @@ class Race:
 
     def _progress(self, found: proposals.Answer | None) -> str:
         """A line for the log: who leads after the runs so far."""
-        runs = counted(len(self._asked), "full run")
+        runs = counted(len(self._course.asked), "full run")
         if found is None:
             return f"after {runs} all have diverged"
         return (

@@ -15,45 +15,16 @@ from lrjax import reports, results
 from lrjax.analysis import stats
 from lrjax.common import sheets
 from lrjax.core import Metric, counted, printable
+from lrjax.hpo import judged as judged_lib
 from lrjax.hpo import method_code, posterior, proposals
+from lrjax.hpo.course import Course
+from lrjax.hpo.judged import Judged
 from lrjax.hpo.lineup import Lineup, weighed
-from lrjax.hpo.proposals import Wanted
 from lrjax.identity import finite
 from lrjax.reports.selected import ANSWER as ANSWER
 from lrjax.reports.selected import FIGURES as FIGURES
 
 TABLE = "selection.csv"
-_SHOWN = 5  # contenders in the table that is printed
-
-
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """What is believed of a contender, before and after the runs.
-
-    Beliefs are in points (docs/selection.md) behind the best there is.
-
-    Attributes:
-      label: method, and learning rate where it needs one.
-      method, rate: its name and learning rate; NaN for methods that need none.
-      expected, expected_sd: what known tasks say of it, and the standard deviation.
-      values: the metric on the validation part, one per run; not finite where a run
-        diverged or the metric is undefined; empty if it was not trained.
-      behind: points of each run behind the best run on the same validation rows.
-      now, now_sd: what is believed after all runs, and the standard deviation.
-      best: probability that it is the best of those that were trained (of all, where
-        fewer than two were); 0 for others.
-    """
-
-    label: str
-    method: str
-    rate: float
-    expected: float
-    expected_sd: float
-    values: tuple[float, ...]
-    behind: tuple[float, ...]
-    now: float
-    now_sd: float
-    best: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +111,7 @@ class Selection:
                 f"  runner-up  {self.runner_up}; probability that it is better: "
                 f"{100 * self.runner_up_better:.0f} %"
             )
-        lines += ["", *self._table(), ""]
+        lines += ["", *judged_lib.table(self.judged, self.scale.shown), ""]
         lines.append(textwrap.fill(self._known(), 88, subsequent_indent="    "))
         lines.append(
             f"  cost  {self.cost:.2f} full runs of {horizon} (budget "
@@ -176,57 +147,23 @@ class Selection:
             text += "; the first runs contradicted them, so they count for less"
         return text
 
-    def _table(self) -> list[str]:
-        """What was expected, measured and is believed now of the leading contenders."""
-        title = "points behind the best"
-        width = max(len(title), *(len(each.label) for each in self.judged[:_SHOWN]))
-        row = f"  {{:{width}}}  {{:>15}}  {{:>20}}  {{:>13}}".format
-        lines = [row(title, "known tasks say", "measured", "now")]
-        for each in self.judged[:_SHOWN]:
-            values = ", ".join(self.scale.shown(value) for value in each.values[:3])
-            lines.append(
-                row(
-                    each.label,
-                    f"{0.0 - each.expected:.1f} +- {each.expected_sd:.1f}",
-                    values + (", ..." if len(each.values) > 3 else "") or "-",
-                    f"{0.0 - each.now:.1f} +- {each.now_sd:.1f}",
-                )
-            )
-        return lines
-
 
 def _shown(hparams: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in hparams.items())
 
 
-def conclude(
-    lineup: Lineup,
-    answer: proposals.Answer,
-    measured: Mapping[Wanted, float],
-    reached: Mapping[Wanted, float],
-    surprised: bool,
-) -> Selection:
+def conclude(lineup: Lineup, course: Course, answer: proposals.Answer) -> Selection:
     """The answer of a selection that has ended.
 
     Args:
-      lineup: who could be trained, on what plan.
+      lineup: who could be trained, those that a bake-off has added, too.
+      course: what was trained and measured.
       answer: who won.
-      measured: the metric of each run, in the order in which they were asked for.
-      reached: the same in points.
-      surprised: whether the first runs contradicted the prior.
     """
     metric, winner = lineup.task.metric, answer.winner
     contender = lineup.contenders[winner]
-    best: dict[int, float] = {}  # points, by run
-    for wanted, point in reached.items():
-        best[wanted.run] = max(point, best.get(wanted.run, -math.inf))
-    values: dict[int, list[float]] = {}
-    behind: dict[int, list[float]] = {}
-    for wanted, point in reached.items():
-        values.setdefault(wanted.who, []).append(measured[wanted])
-        off = point - best[wanted.run] if math.isfinite(point) else math.nan
-        behind.setdefault(wanted.who, []).append(off)
-    own = values.get(winner, [])
+    measured = course.values()
+    own = [value for wanted, value in measured.items() if wanted.who == winner]
     chance = answer.best
     others = sorted((i for i in chance if i != winner), key=lambda i: -chance[i])
     runner_up, better = "", math.nan
@@ -234,10 +171,10 @@ def conclude(
         pair = answer.belief.only([winner, others[0]])
         runner_up = lineup.contenders[others[0]].label
         better = float(posterior.chances(pair).best[1])
-    tried = {lineup.contenders[i].method.name for i in values} or {
-        contender.method.name
-    }
-    prior = lineup.judge.prior
+    trained = {lineup.contenders[wanted.who].method.name for wanted in measured}
+    tried = trained or {contender.method.name}
+    prior = course.judge.prior
+    names = [(each.label, each.method.name, each.rate) for each in lineup.contenders]
     return Selection(
         task=lineup.name,
         method=contender.method.name,
@@ -257,7 +194,7 @@ def conclude(
         described=lineup.described,
         similar=tuple((each.family, each.share) for each in prior.similar),
         unlike=prior.unlike,
-        surprised=surprised,
+        surprised=course.surprised,
         cost=float(len(measured)),
         budget=lineup.budget,
         probed=lineup.probed,
@@ -266,44 +203,8 @@ def conclude(
         snippet=method_code.snippet(
             contender.method, dict(contender.hparams), lineup.horizon
         ),
-        judged=_judged(lineup, answer, values, behind),
+        judged=judged_lib.judged(course, answer, names),
         left_out=tuple(m.name for m in lineup.chosen if m.name not in tried),
-    )
-
-
-def _judged(
-    lineup: Lineup,
-    answer: proposals.Answer,
-    values: Mapping[int, Sequence[float]],
-    behind: Mapping[int, Sequence[float]],
-) -> tuple[Judged, ...]:
-    """All contenders, those in the running first, by what is believed of them."""
-    before, after, chance = lineup.judge.prior.belief, answer.belief, answer.best
-
-    def place(i: int) -> tuple[bool, bool, bool, float]:
-        """Sort key: the winner, those trained, others, lost ones; then by belief."""
-        lost = i in values and i not in chance
-        return i != answer.winner, lost, i not in values, -float(after.mean[i])
-
-    def spread(belief: posterior.Belief, i: int) -> float:
-        return math.sqrt(max(0.0, float(belief.covariance[i, i])))
-
-    # Behind the best that is expected, as the best itself is not known.
-    best, best_now = float(before.mean.max()), float(after.mean.max())
-    return tuple(
-        Judged(
-            label=lineup.contenders[i].label,
-            method=lineup.contenders[i].method.name,
-            rate=lineup.contenders[i].rate,
-            expected=float(before.mean[i]) - best,
-            expected_sd=spread(before, i),
-            values=tuple(values.get(i, ())),
-            behind=tuple(behind.get(i, ())),
-            now=float(after.mean[i]) - best_now,
-            now_sd=spread(after, i),
-            best=chance.get(i, 0.0),
-        )
-        for i in sorted(range(len(lineup.contenders)), key=place)
     )
 
 

@@ -17,7 +17,8 @@ import pytest
 
 from lrjax import reports, results
 from lrjax.core import UsageError
-from lrjax.hpo.selection import Judged, Selection
+from lrjax.hpo.judged import Judged
+from lrjax.hpo.selection import Selection
 from lrjax.reports import page
 from lrjax.reports.palette import Palette
 
