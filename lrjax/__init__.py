@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Imported when first used: `import lrjax.optim` needs JAX and Optax alone.
 _LAZY = {
     "Metric": "lrjax.metrics",
+    "Race": "lrjax.race",
     "Task": "lrjax.core",
     "UsageError": "lrjax.messages",
     "check_task": "lrjax.tasks.checks",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # the same names, for type checkers
     from lrjax.hpo.select import select as select
     from lrjax.messages import UsageError as UsageError
     from lrjax.metrics import Metric as Metric
+    from lrjax.race import Race as Race
     from lrjax.register import register_analysis as register_analysis
     from lrjax.register import register_launcher as register_launcher
     from lrjax.register import register_method as register_method

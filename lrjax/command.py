@@ -58,7 +58,7 @@ except (flags.Error, UnicodeDecodeError) as error:
     # Defining the flag already reads --flagfile.
     process.fail("--flagfile: " + str(error).removeprefix("ERROR:: "))
 _MODE_NAMES = ("train", "plan", "tune", "select")
-_MODE_NAMES += ("report", "compact", "methods", "config")
+_MODE_NAMES += ("report", "compact", "methods", "config", "race")
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -71,7 +71,8 @@ _MODE = flags.DEFINE_enum(
     "compact: merge the curves of --config.curve_parts in WORKDIR; needs no config. "
     "methods: list the methods and their hyperparameters. "
     "config: list the fields of a config with defaults and meanings; with --config, "
-    "show its values.",
+    "show its values. "
+    "race: select for a training of one's own that --command runs; needs no config.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -105,10 +106,72 @@ _MULTIHOST = flags.DEFINE_bool(
     "machines; each trains its share, the first writes the tables (docs/tpu.md).",
 )
 
+_COMMAND = flags.DEFINE_string(
+    "command",
+    "",
+    "With --mode=race: the shell command of a full run, with {method}, "
+    "{learning_rate}, {stop}, {seed} and others to fill in (docs/race.md).",
+)
+_METHODS = flags.DEFINE_list(
+    "methods",
+    None,
+    "With --mode=race: names of the methods that the command knows, separated by "
+    "commas; --mode=methods lists them.",
+)
+_BUDGET = flags.DEFINE_integer("budget", 8, "With --mode=race: most full runs.")
+_HORIZON = flags.DEFINE_integer(
+    "horizon", None, "With --mode=race: steps of a full run."
+)
+_METRIC = flags.DEFINE_string(
+    "metric", "loss", "With --mode=race: the value to rank by, on validation rows."
+)
+_HIGHER_IS_BETTER = flags.DEFINE_bool(
+    "higher_is_better",
+    None,
+    "With --mode=race: the metric's direction, where its name does not say it.",
+)
+_RESULT = flags.DEFINE_string(
+    "result",
+    "",
+    "With --mode=race: a file of JSON that has the result, filled in like --command; "
+    "by default the last line of its output that is JSON.",
+)
+
+
+def _race(workdir: str) -> None:
+    """Run a race whose jobs are shell commands, and print its answer."""
+    from lrjax import race
+    from lrjax.race import command
+
+    process.imported()
+    if not workdir:
+        raise UsageError("--workdir is missing: set the directory of the race")
+    if not _COMMAND.value:
+        raise UsageError("--command is missing: set what trains a full run")
+    if not _HORIZON.value:
+        raise UsageError("--horizon is missing: set the steps of a full run")
+    if not _METHODS.value:
+        raise UsageError(
+            "--methods is missing: name those that the command knows; --mode=methods "
+            "lists all"
+        )
+    selecting = race.Race(
+        _METHODS.value,
+        budget=_BUDGET.value,
+        horizon=_HORIZON.value,
+        folder=workdir,
+        metric=_METRIC.value,
+        higher_is_better=_HIGHER_IS_BETTER.value,
+    )
+    print(command.run(selecting, _COMMAND.value, _RESULT.value))
+
 
 @process.reporting
 def main(argv: list[str]) -> None:
     """Run the mode that --mode names."""
+    if _MODE.value == "race":
+        _race(_WORKDIR.value or "")
+        return
     from lrjax import cli  # here, since it imports JAX, for which --help need not wait
 
     process.imported()

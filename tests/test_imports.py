@@ -33,6 +33,9 @@ _ROWS = {
     "hpo.proposals": "hpo.points hpo.posterior hpo.prior",
     "hpo.course": "hpo.points hpo.prior hpo.proposals",
     "hpo.judged": "hpo.course hpo.posterior hpo.proposals",
+    "hpo.rate_grid": "",
+    "race": "common hpo.course hpo.judged hpo.points hpo.prior hpo.proposals "
+    "hpo.rate_grid messages",
     "config": "common core hpo.tuners hyperparameters identity methods protocol tasks",
     "config_page": "common config methods",
     "engine": "common core machine optim",
@@ -44,16 +47,17 @@ _ROWS = {
     "reports": "analysis common console core identity plugins rates results tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.course hpo.judged "
-    "hpo.points hpo.posterior hpo.prior hpo.proposals hpo.tuners hyperparameters "
-    "identity launch machine methods own plugins protocol reports results tasks",
+    "hpo.points hpo.posterior hpo.prior hpo.proposals hpo.rate_grid hpo.tuners "
+    "hyperparameters identity launch machine methods own plugins protocol reports "
+    "results tasks",
     "api": "common config core hpo launch methods optim own plugins rates reports "
     "results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "arguments": "config messages methods plugins",
-    "command": "arguments cli launch messages",
+    "command": "arguments cli launch messages race",
     "__main__": "command launch",
-    "__init__": "api control core hpo messages methods metrics optim register results "
-    "tasks",
+    "__init__": "api control core hpo messages methods metrics optim race register "
+    "results tasks",
     "cli": "common config config_page core hpo launch methods reports results tables",
 }
 ALLOWED = {
@@ -64,6 +68,7 @@ NO_DISK = {"json", "os", "pathlib", "shutil", "tempfile"}
 # What a selection asks for and believes is NumPy alone: it trains nothing, so that
 # tables of runs are all that is needed to judge it.
 NUMPY_ALONE = ("course", "judged", "points", "posterior", "prior", "proposals")
+NUMPY_ALONE += ("rate_grid",)
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.
 HEAVY = {

@@ -7,12 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from lrjax import hyperparameters, methods
 from lrjax.config import Settings
 from lrjax.core import Method, UsageError
-from lrjax.hpo import prior
+from lrjax.hpo import prior, rate_grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +83,8 @@ def contenders(
         space = method.space.ranges.get("learning_rate")
         if not (method.needs_rate and space):
             continue
-        centre = base["learning_rate"]
-        decades = round(math.log10(space.high / space.low))
-        for rate in np.geomspace(space.low, space.high, decades + 1).tolist():
-            rate = float(f"{rate:.6g}")
-            if centre <= 0 or abs(math.log10(rate / centre)) > 0.1:
-                found.append(found[-1].at(rate))
+        rates = rate_grid.rates(base["learning_rate"], space.low, space.high)
+        found += [found[-1].at(rate) for rate in rates[1:]]
     if not found:
         raise UsageError(
             f"select: no method can run on {task}: those chosen need published values, "

@@ -172,7 +172,12 @@ def line_up(
     judge = proposals.Judge(
         believed, folds.count(task), table.noise, num_rows(task.valid)
     )
-    first = _first(found, believed, named)
+    first = proposals.first(
+        [each.method.name for each in found],
+        [i for i, each in enumerate(found) if each.own],
+        believed,
+        named,
+    )
     plan = proposals.plan(how, believed, first, runs, each)
     return Lineup(
         name=name,
@@ -263,15 +268,3 @@ def predicted_seconds(task: Task, count: int, updates: int) -> float:
     compiling = count * _COMPILING.get(kind, _COMPILING_OTHERS)
     each = _SECONDS.get(machine.kind(), _SECONDS_ELSEWHERE)
     return compiling + blocks.cost_of(task, updates) * each
-
-
-def _first(found: Sequence[Contender], believed: prior.Prior, named: bool) -> list[int]:
-    """Who enters before all others: a user's own, and the best of each named method."""
-    own = [i for i, each in enumerate(found) if each.own]
-    if not named:
-        return own
-    order = np.argsort(-believed.belief.mean, kind="stable").tolist()
-    best: dict[str, int] = {}
-    for i in [*own, *order]:
-        best.setdefault(found[i].method.name, i)
-    return [*dict.fromkeys([*own, *sorted(best.values(), key=order.index)])]

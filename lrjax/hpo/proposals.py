@@ -72,6 +72,26 @@ class Plan:
     fitted: tuple[int, ...] = ()
 
 
+def first(
+    methods: Sequence[str], own: Sequence[int], prior: Prior, named: bool
+) -> list[int]:
+    """Who enters before all others.
+
+    Args:
+      methods: of each contender.
+      own: numbers of those of a user's own methods.
+      prior: what is believed of the contenders.
+      named: whether the user named the methods: then the best of each enters, too.
+    """
+    if not named:
+        return [*own]
+    order: list[int] = np.argsort(-prior.belief.mean, kind="stable").tolist()
+    best: dict[str, int] = {}
+    for i in [*own, *order]:
+        best.setdefault(methods[i], i)
+    return [*dict.fromkeys([*own, *sorted(best.values(), key=order.index)])]
+
+
 def plan(
     how: str, prior: Prior, first: Sequence[int], runs: int, each: int = 0
 ) -> Plan:

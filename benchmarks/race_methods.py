@@ -1,0 +1,42 @@
+"""Writes lrjax/race/methods.json: the shipped methods, for processes without JAX.
+
+python benchmarks/race_methods.py
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lrjax import methods
+
+FILE = Path(__file__).parents[1] / "lrjax" / "race" / "methods.json"
+
+
+def described() -> dict[str, Any]:
+    """Name -> defaults, and the ends of the learning rate's space where one is tuned.
+
+    Methods that need values which nobody has published for a user's task are left out.
+    """
+    found = {}
+    for name in sorted(methods.SHIPPED):
+        method = methods.METHODS[name]
+        if method.required:
+            continue
+        limits = method.space.ranges.get("learning_rate")
+        rated = method.needs_rate and limits
+        defaults = {k: _plain(v) for k, v in method.defaults.items()}
+        rates = [limits.low, limits.high] if rated else None
+        found[name] = {"defaults": defaults, "rates": rates}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A default as JSON has it, which has no infinity."""
+    return "inf" if value == math.inf else value
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(described(), indent=1) + "\n")

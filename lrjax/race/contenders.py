@@ -1,0 +1,167 @@
+"""Who may be trained in a race: methods with their hyperparameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from lrjax.hpo import rate_grid
+from lrjax.hpo.prior import Candidate
+from lrjax.messages import UsageError, shown, unknown
+
+_FILE = Path(__file__).with_name("methods.json")
+_MOST = 2000  # contenders: what is believed of them is a matrix of this size
+_RATE = "learning_rate"
+
+Methods: TypeAlias = str | Iterable[str] | Mapping[str, Mapping[str, Any] | None] | None
+"""Names; or names with hyperparameters, each a value or a list of values to try."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A method with a value for each of its hyperparameters.
+
+    Attributes:
+      method: its name.
+      hyperparameters: name -> number, text, truth value or None.
+    """
+
+    method: str
+    hyperparameters: Mapping[str, Any]
+
+    @property
+    def own(self) -> bool:
+        """Whether lrjax does not know the method."""
+        return self.method not in shipped()
+
+    @property
+    def rate(self) -> float:
+        """Its learning rate; NaN if the method needs none."""
+        known = shipped().get(self.method)
+        rate = self.hyperparameters.get(_RATE)
+        if not isinstance(rate, float | int) or (known and not known["rates"]):
+            return math.nan
+        return float(rate)
+
+    @property
+    def label(self) -> str:
+        """Its name in messages: 'adam (learning_rate=0.01)'."""
+        values = {} if math.isnan(self.rate) else {_RATE: self.rate}
+        if self.own:
+            values = self.hyperparameters
+        shown = (
+            f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
+            for k, v in values.items()
+        )
+        return f"{self.method} ({', '.join(shown)})" if values else self.method
+
+    def at(self, rate: float) -> Contender:
+        """The same with another learning rate."""
+        return Contender(self.method, {**self.hyperparameters, _RATE: rate})
+
+    @property
+    def candidate(self) -> Candidate:
+        """The contender as a prior knows it."""
+        if self.own:
+            return Candidate(f"your {self.method}", self.rate, usual=False)
+        usual = dict(shipped()[self.method]["defaults"])
+        if not math.isnan(self.rate):
+            usual[_RATE] = self.rate
+        return Candidate(self.method, self.rate, usual == dict(self.hyperparameters))
+
+
+@functools.cache
+def shipped() -> Mapping[str, Mapping[str, Any]]:
+    """lrjax's methods by name: `defaults`; `rates`, the ends of its rates or None."""
+
+    def read(value: Any) -> Any:
+        return math.inf if value == "inf" else value
+
+    content = json.loads(_FILE.read_text())
+    return {
+        name: {**each, "defaults": {k: read(v) for k, v in each["defaults"].items()}}
+        for name, each in content.items()
+    }
+
+
+def of(methods: Methods) -> tuple[Contender, ...]:
+    """All contenders that some methods give.
+
+    A method of lrjax whose rate wants tuning enters at its default and at a rate per
+    decade, unless rates are given.
+
+    Args:
+      methods: names of `lrjax`'s methods, None for all; or a mapping from names to
+        changed hyperparameters (None for none), where a list of values gives a
+        contender for each. Names that lrjax does not know are the user's own methods
+        if they come with hyperparameters, which may be `{}`.
+
+    Raises:
+      UsageError: if a name or a hyperparameter is unknown, or there are none or too
+        many.
+
+    Example:
+      >>> [each.label for each in of({"prodigy": None, "mine": {"lr": [1, 2]}})]
+      ['prodigy', 'mine (lr=1)', 'mine (lr=2)']
+    """
+    if methods is None:
+        methods = tuple(shipped())
+    if isinstance(methods, str):
+        methods = (methods,)
+    named = methods if isinstance(methods, Mapping) else dict.fromkeys(methods)
+    found = [each for name, given in named.items() for each in _of(name, given)]
+    if not found:
+        raise UsageError("a race needs methods: name some, or None for all")
+    if len(found) > _MOST:
+        raise UsageError(
+            f"a race of {len(found):,} contenders is too large: give fewer values, "
+            f"{_MOST:,} contenders at most"
+        )
+    return tuple(found)
+
+
+def _of(name: Any, given: Mapping[str, Any] | None) -> Iterator[Contender]:
+    """The contenders of one method."""
+    known = shipped().get(name) if isinstance(name, str) else None
+    if known is None and (given is None or not isinstance(name, str)):
+        error = unknown("method", name, shipped())
+        raise UsageError(
+            f"{error}; one of your own comes with its hyperparameters: "
+            "{'mine': {'learning_rate': [0.1, 0.01]}}"
+        )
+    if given is not None and not isinstance(given, Mapping):
+        raise UsageError(
+            f"method '{name}': hyperparameters are a mapping such as "
+            f"{{'learning_rate': 0.1}}, not {shown(given)}"
+        )
+    lists = {key: _values(name, key, value) for key, value in (given or {}).items()}
+    base = known["defaults"] if known else {}
+    for key in lists:
+        if known and key not in base:
+            raise unknown(f"hyperparameter of {name}", key, base)
+    for values in itertools.product(*lists.values()):
+        one = Contender(name, {**base, **dict(zip(lists, values, strict=True))})
+        if known and known["rates"] and _RATE not in lists:
+            for rate in rate_grid.rates(base[_RATE], *known["rates"]):
+                yield one.at(rate)
+        else:
+            yield one
+
+
+def _values(name: str, key: Any, value: Any) -> list[Any]:
+    """The values of a hyperparameter to try."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    values = [each.item() if hasattr(each, "item") else each for each in values]
+    plain = all(each is None or isinstance(each, str | float | int) for each in values)
+    if not isinstance(key, str) or not values or not plain:
+        raise UsageError(
+            f"method '{name}': {shown(key)} must be a number, a text, True, False, "
+            f"None or a list of these, not {shown(value)}"
+        )
+    return values

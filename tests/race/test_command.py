@@ -1,0 +1,225 @@
+"""Jobs that are shell commands: what they get, what is read, what may go wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lrjax
+from lrjax.race import Race, command
+from lrjax.race.log import NAME
+
+ROOT = Path(__file__).parents[2]
+PYTHON = sys.executable
+# A training: its loss follows from the rate; a line of progress comes first.
+TRAIN = """
+import json, math, sys
+method, rate, stop, checkpoint = sys.argv[1:]
+print("starting", method, flush=True)
+print(json.dumps({"step": int(stop) // 2, "loss": 9.0}))
+print(json.dumps({"step": int(stop), "loss": abs(math.log10(float(rate)) + 2)}))
+print("done")
+"""
+
+
+@pytest.fixture(name="script")
+def _script(tmp_path):
+    """A command for a script of Python, with the usual fields."""
+
+    def make(code):
+        path = tmp_path / "train it.py"
+        path.write_text(code)
+        words = f"{PYTHON} '{path}' {{method}} {{learning_rate}} {{stop}}"
+        return f"{words} {{checkpoint}}"
+
+    return make
+
+
+@pytest.fixture(name="race")
+def _race(tmp_path):
+    folder = tmp_path / "a race"
+    return Race(["adam", "momentum"], budget=4, horizon=10, folder=folder)
+
+
+def events(race, kind):
+    lines = (race.folder / NAME).read_text().splitlines()
+    return [e for e in map(json.loads, lines) if e["event"] == kind]
+
+
+def test_every_job_is_run_and_its_last_line_of_json_told(race, script, capsys):
+    answer = command.run(race, script(TRAIN))
+    assert answer.hyperparameters["learning_rate"] == 0.01
+    assert answer.score == 0
+    assert [e["values"]["loss"] for e in events(race, "reached")][::2] == [9.0] * 4
+    output = (race.folder / "jobs" / "0000" / "output.txt").read_text()
+    assert output.startswith("starting ")
+    assert output.endswith("done\n")
+    assert "job 0: loss" in capsys.readouterr().err
+
+
+def test_the_program_runs_it_and_goes_on(tmp_path, script):
+    arguments = [
+        *(PYTHON, "-m", "lrjax", "race", f"--workdir={tmp_path / 'race'}"),
+        *("--methods=adam,momentum", "--horizon=10", "--budget=4"),
+        f"--command={script(TRAIN)}",
+    ]
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(
+            arguments, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1]
+    assert "cost  4 full runs (budget 4)" in outputs[0]
+    assert "job " not in done.stderr  # nothing is trained again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--horizon=9", "--methods=adam"], "--command is missing"),
+        (["--command=x", "--methods=adam"], "--horizon is missing"),
+        (["--command=x", "--horizon=9"], "--methods is missing"),
+        (["--command=x", "--horizon=9", "--methods=adma"], "did you mean 'adam'"),
+        (["--command={lr}", "--horizon=9", "--methods=adam"], "unknown field '{lr}'"),
+    ],
+)
+def test_bad_flags_are_refused(tmp_path, arguments, message):
+    done = subprocess.run(
+        [PYTHON, "-m", "lrjax", "race", f"--workdir={tmp_path / 'race'}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_values_are_quoted_for_the_shell(tmp_path):
+    own = {"mine": {"name": ["a b", "$(touch x)", "'"]}}
+    race = Race(own, budget=3, horizon=9, folder=tmp_path / "r")
+    code = "import json, sys; print(json.dumps({'loss': 1.0, 'n': len(sys.argv[1])}))"
+    command.run(
+        race, f'{PYTHON} -c "{code.replace("{", "{{").replace("}", "}}")}" {{name}}'
+    )
+    found = [e["values"]["n"] for e in events(race, "told")]
+    assert sorted(found) == [1, 3, 10]
+
+
+def test_a_result_may_be_in_a_file(race, script):
+    code = TRAIN + "\nimport pathlib; p = pathlib.Path(checkpoint + '.json')"
+    code += "\np.write_text(json.dumps({'loss': float(rate)}, indent=2))"
+    answer = command.run(race, script(code), result="{checkpoint}.json")
+    assert answer.score == min(
+        c.rate for c in race.contenders if c.label == answer.label
+    )
+
+
+def test_a_command_that_fails_at_first_stops_and_is_tried_again(race, script):
+    broken = script("raise SystemExit('no such optimiser')")
+    with pytest.raises(
+        lrjax.UsageError, match=r"exit code 1 before.*no such optimiser"
+    ):
+        command.run(race, broken)
+    assert not events(race, "failed")
+    assert command.run(race, script(TRAIN)).over
+
+
+def test_a_command_that_fails_later_counts_as_lost(race, script):
+    code = "import sys\nif sys.argv[1] == 'momentum' or float(sys.argv[2]) > 0.5: 1 / 0"
+    first = race.ask()
+    first.tell(loss=5.0)
+    answer = command.run(race, script(code + TRAIN))
+    assert {e["reason"] for e in events(race, "failed")} <= {"exit code 1"}
+    assert answer.over
+
+
+def test_null_means_diverged(race, script):
+    with pytest.raises(lrjax.UsageError, match="all of 4 jobs were lost"):
+        command.run(race, script("print('{\"loss\": null}')"))
+    assert len(events(race, "told")) == 4
+
+
+@pytest.mark.parametrize("printed", ["", "hello", "[1]", '{"accuracy": 1}', "{"])
+def test_a_missing_result_is_said(race, script, printed):
+    with pytest.raises(
+        lrjax.UsageError, match=r"without a result.*must be JSON such as"
+    ):
+        command.run(race, script(f"print({printed!r})"))
+    assert not events(race, "told")
+
+
+def test_a_saved_step_is_where_it_goes_on(race, script):
+    saving = "import sys; open(sys.argv[4], 'w').close()"
+    saving += '\nprint(\'{"step": 4, "saved": true}\', flush=True)'
+    with pytest.raises(lrjax.UsageError, match="exit code 3"):
+        command.run(race, script(saving + "\nsys.exit(3)"))
+    with race.ask() as job:
+        assert (job.start, job.stop) == (4, 10)
+
+
+def _running(tmp_path, script):
+    """A race whose first command sleeps; its process, and a file with the command's."""
+    pid = tmp_path / "pid"
+    code = f"import os, time; p = {str(pid)!r}; f = open(p + '.n', 'w')"
+    code += "; f.write(str(os.getpid())); f.close()"
+    code += "; os.rename(p + '.n', p); time.sleep(600)"
+    arguments = [
+        *(PYTHON, "-m", "lrjax", "race", f"--workdir={tmp_path / 'race'}"),
+        *("--methods=adam", "--horizon=10", f"--command={script(code)}"),
+    ]
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE)
+    for _ in range(600):
+        if pid.exists():
+            return process, int(pid.read_text())
+        time.sleep(0.1)
+    raise AssertionError("the command did not start")
+
+
+def _lives(pid):
+    """Whether a process runs, and is no zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_race_stops_its_command(tmp_path, script, number):
+    process, pid = _running(tmp_path, script)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in err
+    for _ in range(100):
+        if not _lives(pid):
+            break
+        time.sleep(0.1)
+    assert not _lives(pid)
+    with Race.open(tmp_path / "race").ask(wait=False) as job:
+        assert job.number == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_a_killed_race_leaves_the_job_to_its_command_while_that_runs(tmp_path, script):
+    process, pid = _running(tmp_path, script)
+    process.kill()
+    process.communicate(timeout=60)
+    race = Race.open(tmp_path / "race")
+    with race.ask(wait=False) as job:
+        assert job.number == 1  # job 0 is still being trained
+    os.kill(pid, signal.SIGKILL)
+    while _lives(pid):
+        time.sleep(0.05)
+    with race.ask(wait=False) as job:
+        assert job.number == 0

@@ -1,0 +1,359 @@
+"""A race asks for the same runs and answers the same, however it is driven."""
+
+import json
+import math
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lrjax
+from benchmarks import race_methods
+from lrjax import config as config_lib
+from lrjax import methods as methods_lib
+from lrjax.hpo import contenders as select_contenders
+from lrjax.race import TORCH_METHODS, Race, contenders
+from lrjax.race.log import NAME
+
+ROOT = Path(__file__).parents[2]
+METHODS = ("adam", "adamw_cosine", "prodigy")
+
+
+def loss(method, hyperparameters, seed):
+    """A loss that follows from a job alone; the best is AdamW's at 0.01."""
+    rate = hyperparameters.get("learning_rate", 1.0)
+    away = abs(math.log10(rate) + 2)
+    if away > 1.5:
+        return math.nan
+    base = {"adam": 1.0, "adamw_cosine": 0.8}.get(method, 1.2)
+    return base + 0.3 * away + 0.01 * ((7 * seed + len(method)) % 5)
+
+
+def finish(race, most=1000):
+    """Do jobs, `most` at most; return their (number, label, seed)."""
+    done = []
+    for job in race:
+        if len(done) == most:
+            break
+        job.tell(loss=loss(job.method, job.hyperparameters, job.seed))
+        done.append((job.number, job.label, job.seed))
+    return done
+
+
+@pytest.fixture(name="race")
+def _race(tmp_path):
+    return Race(METHODS, budget=8, horizon=100, folder=tmp_path / "race")
+
+
+@pytest.fixture(scope="module", name="whole")
+def _whole(tmp_path_factory):
+    """Folder of a finished race, and its answer."""
+    folder = tmp_path_factory.mktemp("whole") / "race"
+    race = Race(METHODS, budget=8, horizon=100, folder=folder)
+    finish(race)
+    return folder, str(race.answer())
+
+
+def test_it_finds_the_best_within_its_budget(race):
+    done = finish(race)
+    answer = race.answer()
+    assert len(done) == 8 == answer.runs
+    assert answer.over
+    assert answer.method == "adamw_cosine"
+    assert answer.hyperparameters["learning_rate"] == 0.01
+    assert 0 < answer.best <= 1
+    assert str(answer).startswith("adamw_cosine (learning_rate=0.01)\n")
+    assert answer.score == pytest.approx(np.mean(answer.values))
+
+
+def test_neither_jax_nor_optax_nor_pandas_is_needed(tmp_path):
+    code = f"""
+import sys, lrjax
+race = lrjax.Race(["adam", "prodigy"], budget=4, horizon=9, folder={str(tmp_path)!r})
+for job in race:
+    job.report(3, loss=2.0)
+    job.tell(loss=float(job.seed))
+print(race.answer())
+print(*sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "best of the" in done.stdout
+    loaded = {name.split(".")[0] for name in done.stderr.split()}
+    assert not loaded & {"jax", "jaxlib", "optax", "flax", "pandas", "scipy"}
+    assert "numpy" in loaded
+
+
+def test_the_file_of_methods_is_what_the_registry_says():
+    assert json.loads(race_methods.FILE.read_text()) == race_methods.described()
+
+
+def test_contenders_are_those_of_a_selection():
+    found = contenders.of(None)
+    chosen = [methods_lib.METHODS[name] for name in contenders.shipped()]
+    config = config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), ("adam",)
+    base = config_lib.check(config)
+    expected = select_contenders.contenders(chosen, "own", base)
+    assert [(c.method, dict(c.hyperparameters)) for c in found] == [
+        (c.method.name, dict(c.hparams)) for c in expected
+    ]
+    assert [c.candidate for c in found if c.rate == c.rate] == [
+        c
+        for c in (select_contenders.candidate(c, base) for c in expected)
+        if c.rate == c.rate
+    ]
+
+
+@pytest.mark.parametrize("stop", range(9))
+def test_stopped_after_any_job_it_goes_on(whole, tmp_path, stop):
+    first = Race(METHODS, budget=8, horizon=100, folder=tmp_path)
+    finish(first, stop)
+    finish(Race.open(tmp_path))
+    assert str(Race.open(tmp_path).answer()) == whole[1]
+
+
+@given(share=st.floats(0, 1))
+@settings(max_examples=25, deadline=None)
+def test_a_record_torn_anywhere_resumes_to_the_same(whole, tmp_path_factory, share):
+    folder = tmp_path_factory.mktemp("torn")
+    content = (whole[0] / NAME).read_bytes()
+    (folder / NAME).write_bytes(content[: int(share * len(content))])
+    race = Race(METHODS, budget=8, horizon=100, folder=folder)
+    finish(race)
+    assert str(race.answer()) == whole[1]
+
+
+def _work(folder, seconds):
+    """A worker: trains jobs until the race is over."""
+    for job in Race.open(folder):
+        threading.Event().wait(seconds)
+        job.tell(loss=loss(job.method, job.hyperparameters, job.seed))
+
+
+def test_several_workers_do_each_job_once_and_answer_the_same(whole, tmp_path):
+    Race(METHODS, budget=8, horizon=100, folder=tmp_path)
+    threads = [threading.Thread(target=_work, args=(tmp_path, 0.01)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    events = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
+    told = [event["job"] for event in events if event["event"] == "told"]
+    assert sorted(told) == list(range(8))
+    assert str(Race.open(tmp_path).answer()) == whole[1]
+
+
+_HANG = """
+import sys, lrjax
+job = lrjax.Race.open(sys.argv[1]).ask()
+job.checkpoint.write_text("state")
+job.saved(40)
+print("saved", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_workers_job_goes_on_from_what_it_saved(race):
+    command = [sys.executable, "-c", _HANG, str(race.folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as worker:
+        assert worker.stdout.readline() == b"saved\n"
+        _check_it_is_held(race)
+        worker.kill()
+    again = race.ask(wait=False)
+    assert (again.number, again.start, again.stop) == (0, 40, 100)
+    assert again.checkpoint.read_text() == "state"
+    again.checkpoint.unlink()
+    again.give_back()
+    with race.ask() as job:
+        assert job.start == 0
+
+
+def _check_it_is_held(race):
+    """Check that job 0 is another's."""
+    with race.ask(wait=False) as job:
+        assert job.number == 1
+
+
+def test_ask_says_when_waiting_would_never_end(race):
+    jobs = []
+    while job := race.ask(wait=False):
+        jobs.append(job)
+    assert len(jobs) > 1
+    with pytest.raises(lrjax.UsageError, match="tell job 0, 1"):
+        race.ask()
+    for job in jobs:
+        job.tell(loss=1.0)
+    with race.ask() as job:
+        assert job.number == len(jobs)
+
+
+def test_a_job_that_is_not_told_is_an_error_and_comes_again(race):
+    with pytest.raises(lrjax.UsageError, match=r"job 0 was not told: call job\.tell"):
+        for _ in race:
+            pass
+    with race.ask() as job:
+        assert job.number == 0
+
+
+def test_an_exception_in_the_loop_gives_the_job_back(race):
+    def fail():
+        for _ in race:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with race.ask(wait=False) as job:
+        assert job.number == 0
+
+
+def test_lost_runs_are_lost_and_all_lost_is_an_error(tmp_path):
+    race = Race(["sgd"], budget=3, horizon=9, folder=tmp_path)
+    for job in race:
+        if job.number == 1:
+            job.failed("out of memory")
+        else:
+            job.tell(loss=math.inf)
+    with pytest.raises(lrjax.UsageError, match=r"all of 3 jobs were lost \(job 0: d"):
+        race.answer()
+
+
+def test_a_lost_contender_does_not_win(race):
+    for job in race:
+        if job.method == "adamw_cosine":
+            job.failed()
+        else:
+            job.tell(loss=loss(job.method, job.hyperparameters, job.seed))
+    answer = race.answer()
+    assert answer.method != "adamw_cosine"
+    assert answer.lost
+    assert "lost  job" in str(answer)
+
+
+def test_higher_is_better_follows_from_the_name_or_is_said(tmp_path):
+    for name, metric, higher in (("a", "accuracy", None), ("b", "wibble", True)):
+        race = Race(
+            METHODS,
+            budget=6,
+            horizon=9,
+            folder=tmp_path / name,
+            metric=metric,
+            higher_is_better=higher,
+        )
+        for job in race:
+            job.tell(**{metric: 0.9 if job.method == "prodigy" else 0.5})
+        assert race.answer().method == "prodigy"
+    with pytest.raises(lrjax.UsageError, match="Say higher_is_better=True"):
+        Race(METHODS, horizon=9, folder=tmp_path / "c", metric="wibble")
+
+
+def test_per_cent_are_refused(tmp_path):
+    race = Race(METHODS, horizon=9, folder=tmp_path, metric="accuracy")
+    job = race.ask()
+    with pytest.raises(lrjax.UsageError, match=r"from 0 to 1, not 93.*per cent"):
+        job.tell(accuracy=93)
+    job.tell(accuracy=np.float32(0.93), loss=0.1)
+    with pytest.raises(lrjax.UsageError, match="job 0 is over"):
+        job.tell(accuracy=0.93)
+
+
+def test_ones_own_method_enters_with_every_value(tmp_path):
+    named = {"mine": {"lr": [0.1, 0.01], "beta": 0.9}, "prodigy": None}
+    race = Race(named, budget=4, horizon=9, folder=tmp_path)
+    labels = [label for _, label, _ in finish(race)]
+    assert labels[:2] == ["mine (lr=0.1, beta=0.9)", "mine (lr=0.01, beta=0.9)"]
+    assert "prodigy" in labels
+
+
+def test_a_bake_off_trains_all_and_fits_a_rate(tmp_path):
+    race = Race(["adam"], budget=12, horizon=9, folder=tmp_path)
+    for job in race:
+        away = math.log10(job.learning_rate) + 2.4
+        job.tell(loss=math.exp(0.5 * away**2))
+    answer = race.answer()
+    assert answer.how == "bakeoff"
+    fitted = [c.rate for c in race.contenders][6:]
+    assert np.log10(fitted) == pytest.approx([-2.4], abs=0.15)
+    assert answer.hyperparameters["learning_rate"] == fitted[0]
+
+
+def test_with_a_budget_of_one_the_prior_is_asked(tmp_path):
+    race = Race(budget=1, horizon=9, folder=tmp_path)
+    assert race.answer().runs == 0
+    assert len(finish(race)) == 1
+    assert race.answer().how == "prior"
+
+
+def test_another_race_in_the_folder_is_refused(race):
+    with pytest.raises(lrjax.UsageError, match="a race with other budget and horizon"):
+        Race(METHODS, budget=9, horizon=101, folder=race.folder)
+    with pytest.raises(lrjax.UsageError, match="has no race"):
+        Race.open(race.folder / "nothing")
+
+
+def test_another_versions_race_is_refused(race):
+    path = race.folder / NAME
+    path.write_text(path.read_text().replace('"prior": "', '"prior": "0'))
+    with pytest.raises(lrjax.UsageError, match="another version of lrjax"):
+        Race.open(race.folder)
+
+
+@pytest.mark.parametrize(
+    "line", [b"{}", b"[]", b'{"event": "told", "job": 0, "values": 3}', b"\xff"]
+)
+def test_a_damaged_line_is_named(race, line):
+    with (race.folder / NAME).open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(lrjax.UsageError, match=r"race\.jsonl, line 2 is damaged"):
+        race.ask()
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        (["adamw_cosin"], "did you mean 'adamw_cosine'"),
+        (["my_method"], "one of your own comes with its hyperparameters"),
+        ([], "needs methods"),
+        ({"adam": {"learning_rat": 0.1}}, "did you mean 'learning_rate'"),
+        ({"adam": {"learning_rate": []}}, "must be a number"),
+        ({"adam": 0.1}, "hyperparameters are a mapping"),
+        ({"mine": {"x": list(range(3000))}}, "3,000 contenders is too large"),
+        ([3], "unknown method '3'"),
+    ],
+)
+def test_bad_methods_are_refused(tmp_path, methods, message):
+    with pytest.raises(lrjax.UsageError, match=message):
+        Race(methods, horizon=9, folder=tmp_path)
+    assert not (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"budget": 0}, "budget must be a whole number above 0"),
+        ({"horizon": 1.5}, "horizon must be"),
+        ({"metric": "val loss"}, "metric must be a name"),
+        ({"how": "rase"}, "did you mean 'race'"),
+        ({"how": "bakeoff"}, "a bakeoff of 13 contenders needs a budget of 13"),
+        ({"folder": "gs://bucket/x"}, "gs://bucket"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, changed, message):
+    arguments = {"horizon": 9, "folder": tmp_path, **changed}
+    with pytest.raises(lrjax.UsageError, match=message):
+        Race(METHODS, **arguments)
+
+
+def test_every_method_of_pytorch_is_known():
+    assert set(TORCH_METHODS) <= set(contenders.shipped())
