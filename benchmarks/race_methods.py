@@ -1,4 +1,4 @@
-"""Writes lrjax/race/methods.json: the shipped methods, for processes without JAX.
+"""Writes lrjax/race/methods.json: the known methods, for processes without JAX.
 
 python benchmarks/race_methods.py
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lrjax import methods
+from lrjax.hpo import points, prior
 
 FILE = Path(__file__).parents[1] / "lrjax" / "race" / "methods.json"
 
@@ -18,13 +19,11 @@ FILE = Path(__file__).parents[1] / "lrjax" / "race" / "methods.json"
 def described() -> dict[str, Any]:
     """Name -> defaults, and the ends of the learning rate's space where one is tuned.
 
-    Methods that need values which nobody has published for a user's task are left out.
+    Of the methods that known tasks have trained.
     """
     found = {}
-    for name in sorted(methods.SHIPPED):
+    for name in sorted(set(map(str, prior.known(points.SHARE).methods))):
         method = methods.METHODS[name]
-        if method.required:
-            continue
         limits = method.space.ranges.get("learning_rate")
         rated = method.needs_rate and limits
         defaults = {k: _plain(v) for k, v in method.defaults.items()}

@@ -14,6 +14,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 QUICK = ("optim_parts",)  # others take more than six seconds
+NEEDED = {  # packages that lrjax itself does not need
+    "torch_race": ("torch", "prodigyopt", "schedulefree"),
+    "hf_trainer": ("torch", "accelerate", "prodigyopt", "schedulefree"),
+}
 
 
 @functools.cache
@@ -180,12 +184,24 @@ def control(text):
     assert -1.1 < numbers(r"64 episodes: mean return (\S+)\n", text)[0] < 0  # log(3)
 
 
+def torch_race(text):
+    score = numbers(r"\n  accuracy  (0\.\d+)", text)[0]
+    assert score > 0.95
+    assert numbers(r"\n  cost  (\d+) full runs \(budget 8\)", text) == [8]
+
+
+def hf_trainer(text):
+    score = numbers(r"\n  loss  (0\.\d+)", text)[0]
+    assert score < 0.3  # 0.65 without looking at the words
+    assert numbers(r"\n  cost  (\d+) full runs \(budget 4\)", text) == [4]
+
+
 ANSWERS = {
     function.__name__: function
     for function in (
         *(flax_linen, flax_nnx, equinox_model, lstm, table, language_model),
         *(own_method, own_tuner, own_metric, own_task),
-        *(optim_loop, optim_parts, optim_devices, control),
+        *(optim_loop, optim_parts, optim_devices, control, torch_race, hf_trainer),
     )
 }
 
@@ -208,6 +224,8 @@ def test_an_example_is_short_and_says_how_to_run_it(path):
     ],
 )
 def test_its_answer_makes_sense(path, tmp_path, monkeypatch):
+    for package in NEEDED.get(path.stem, ()):
+        pytest.importorskip(package, reason=f"{package} is optional")
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, str(path)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
