@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lrjax.common import files
 from lrjax.hpo import rate_grid
 from lrjax.hpo.prior import Candidate
 from lrjax.messages import UsageError, shown, unknown
 
 _FILE = Path(__file__).with_name("methods.json")
+_LARGEST = 2**20  # bytes of the file
 _MOST = 2000  # contenders: what is believed of them is a matrix of this size
 _RATE = "learning_rate"
 
@@ -83,7 +85,7 @@ def shipped() -> Mapping[str, Mapping[str, Any]]:
     def read(value: Any) -> Any:
         return math.inf if value == "inf" else value
 
-    content = json.loads(_FILE.read_text())
+    content = json.loads(files.read_given(_FILE, _LARGEST))
     return {
         name: {**each, "defaults": {k: read(v) for k, v in each["defaults"].items()}}
         for name, each in content.items()
