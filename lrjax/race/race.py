@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
@@ -120,6 +121,7 @@ class Race:
     def _start(self, log: log_lib.Log, settings: Mapping[str, Any] | None) -> None:
         """Read the settings in the folder, or write them."""
         self._log = log
+        self._guard = threading.RLock()  # several threads may ask one race
         with log.alone():
             events = log.new()
             if not events and settings is not None:
@@ -138,7 +140,7 @@ class Race:
         self.contenders = _from_settings(there)
         self._course = self._begun()
         self._wanted: list[Wanted] | None = None  # None: not asked for yet
-        self._mine: set[int] = set()  # jobs of this object
+        self._mine: dict[int, int] = {}  # job of this object -> the thread that has it
         self._take(events)
 
     def _begun(self) -> Course:
@@ -189,7 +191,7 @@ class Race:
           A job; None if the race is over or, without `wait`, all jobs are taken.
 
         Raises:
-          UsageError: if all jobs are taken by this very object, so that waiting would
+          UsageError: if all jobs are taken by this very thread, so that waiting would
             never end.
         """
         pause = _FIRST_WAIT
@@ -197,11 +199,14 @@ class Race:
             job = self._free()
             if job or self.over or not wait:
                 return job
-            if self._mine.issuperset(self._open()):
-                mine = ", ".join(map(str, sorted(self._mine)))
+            thread = threading.get_ident()
+            mine = {job for job, by in self._mine.copy().items() if by == thread}
+            needed = set(self._open())
+            if needed and needed <= mine:
+                numbers = ", ".join(map(str, sorted(mine)))
                 raise UsageError(
-                    f"tell job {mine} first: what the race asks for next follows from "
-                    "it; ask(wait=False) returns None instead"
+                    f"tell job {numbers} first: what the race asks for next follows "
+                    "from it; ask(wait=False) returns None instead"
                 )
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_WAIT)
@@ -209,13 +214,13 @@ class Race:
     @property
     def any_told(self) -> bool:
         """Whether any job was told a result that counts."""
-        self._take(self._log.new())
+        self._look()
         return len(self._ended) > len(self._lost)
 
     @property
     def over(self) -> bool:
         """Whether nothing is left to train."""
-        self._take(self._log.new())
+        self._look()
         return not self._wanted
 
     def answer(self) -> Answer:
@@ -246,6 +251,11 @@ class Race:
     def __repr__(self) -> str:
         done = len(self._ended)
         return f"<race in {self.folder}: {done} of {self._settings['budget']} runs>"
+
+    def _look(self) -> None:
+        """Take what was noted since the last look."""
+        with self._guard:
+            self._take(self._log.new())
 
     def _take(self, events: list[dict[str, Any]]) -> None:
         """Take what was noted since, and find out what is wanted next."""
@@ -284,8 +294,8 @@ class Race:
 
     def _free(self) -> Job | None:
         """A job that nobody works on; None if there is none."""
-        with self._log.alone():
-            self._take(self._log.new())
+        with self._guard, self._log.alone():
+            self._look()
             for number in self._open():
                 folder = files.make_folder(
                     job_lib.folder_of(self.folder, number), below=self.folder
@@ -300,7 +310,7 @@ class Race:
         wanted = (self._wanted or [])[number - len(self._course.asked)]
         there = job_lib.checkpoint_of(self.folder, number).exists()
         start = self._saved.get(number, 0) if there else 0
-        self._mine.add(number)
+        self._mine[number] = threading.get_ident()
         return Job(
             number,
             self.contenders[wanted.who],
@@ -310,7 +320,7 @@ class Race:
             self._scale,
             self._log,
             claim,
-            lambda: self._mine.discard(number),
+            lambda: self._mine.pop(number, None),
         )
 
 

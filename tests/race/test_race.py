@@ -142,16 +142,18 @@ def test_a_record_torn_anywhere_resumes_to_the_same(whole, tmp_path_factory, sha
     assert str(race.answer()) == whole[1]
 
 
-def _work(folder, seconds):
+def _work(race, seconds):
     """A worker: trains jobs until the race is over."""
-    for job in Race.open(folder):
+    for job in race:
         threading.Event().wait(seconds)
         job.tell(loss=loss(job.method, job.hyperparameters, job.seed))
 
 
-def test_several_workers_do_each_job_once_and_answer_the_same(whole, tmp_path):
-    Race(METHODS, budget=8, horizon=100, folder=tmp_path)
-    threads = [threading.Thread(target=_work, args=(tmp_path, 0.01)) for _ in range(4)]
+@pytest.mark.parametrize("shared", [True, False])
+def test_several_workers_do_each_job_once_and_answer_the_same(whole, tmp_path, shared):
+    race = Race(METHODS, budget=8, horizon=100, folder=tmp_path)
+    races = [race if shared else Race.open(tmp_path) for _ in range(4)]
+    threads = [threading.Thread(target=_work, args=(race, 0.01)) for race in races]
     for thread in threads:
         thread.start()
     for thread in threads:
