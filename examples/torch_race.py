@@ -15,6 +15,7 @@ pixels, labels = map(torch.tensor, load_digits(return_X_y=True))
 pixels = pixels.float() / 16
 # Second runs of the leaders are judged on other rows: `job.fold` says on which.
 options = {"budget": 8, "horizon": 300, "metric": "accuracy", "folds": 4}
+options["valid_rows"] = len(labels) // 4
 methods = ["momentum", "adamw_cosine", "prodigy", "schedule_free_adamw"]
 race = lrjax.Race(methods, folder="race", **options)
 for job in race:

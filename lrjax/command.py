@@ -122,6 +122,12 @@ _BUDGET = flags.DEFINE_integer("budget", 8, "With --mode=race: most full runs.")
 _HORIZON = flags.DEFINE_integer(
     "horizon", None, "With --mode=race: steps of a full run."
 )
+_FOLDS = flags.DEFINE_integer(
+    "folds", 1, "With --mode=race: how many divisions of the rows {fold} counts."
+)
+_VALID_ROWS = flags.DEFINE_integer(
+    "valid_rows", 1000, "With --mode=race: validation rows; few make noisy accuracies."
+)
 _METRIC = flags.DEFINE_string(
     "metric", "loss", "With --mode=race: the value to rank by, on validation rows."
 )
@@ -148,7 +154,7 @@ def _race(workdir: str) -> None:
         raise UsageError("--workdir is missing: set the directory of the race")
     if not _COMMAND.value:
         raise UsageError("--command is missing: set what trains a full run")
-    if not _HORIZON.value:
+    if _HORIZON.value is None:
         raise UsageError("--horizon is missing: set the steps of a full run")
     if not _METHODS.value:
         raise UsageError(
@@ -162,6 +168,8 @@ def _race(workdir: str) -> None:
         folder=workdir,
         metric=_METRIC.value,
         higher_is_better=_HIGHER_IS_BETTER.value,
+        folds=_FOLDS.value,
+        valid_rows=_VALID_ROWS.value,
     )
     print(command.run(selecting, _COMMAND.value, _RESULT.value))
 
@@ -170,6 +178,8 @@ def _race(workdir: str) -> None:
 def main(argv: list[str]) -> None:
     """Run the mode that --mode names."""
     if _MODE.value == "race":
+        if len(argv) > 1:
+            raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
         _race(_WORKDIR.value or "")
         return
     from lrjax import cli  # here, since it imports JAX, for which --help need not wait

@@ -6,6 +6,7 @@ populations, `lrjax.Race` with any trainer.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,17 @@ class Course:
             self.surprised = proposals.surprising(self.judge, self.plan, measured)
             if self.plan.how == proposals.BAKEOFF and not self.plan.each:
                 self._fit(measured)
+
+    def with_some(self, values: Mapping[Wanted, float]) -> Course:
+        """The selection as if no more had been asked for, to answer on the way.
+
+        Args:
+          values: the metric of those runs that are over, as for `tell`.
+        """
+        found = copy.copy(self)
+        found.asked = [*self.asked, *values]
+        found._values = {**self._values, **values}
+        return found
 
     def _fit(self, measured: proposals.Measured) -> None:
         """Add contenders at rates between those that lead a bake-off."""

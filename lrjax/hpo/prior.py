@@ -68,11 +68,13 @@ class Candidate(NamedTuple):
       method: its name.
       rate: its learning rate; NaN for methods without one.
       usual: whether all other hyperparameters are the method's defaults.
+      variant: the same for contenders of a method that differ by the rate alone.
     """
 
     method: str
     rate: float = math.nan
     usual: bool = True
+    variant: str = ""
 
 
 class Similar(NamedTuple):

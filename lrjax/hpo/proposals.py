@@ -220,14 +220,11 @@ def fits(
     trained = {wanted.who for wanted in measured}
     lost = {wanted.who for wanted in measured if not np.isfinite(measured[wanted])}
     order = sorted(trained - lost, key=lambda i: (-belief.mean[i], i))
-    leading = list(dict.fromkeys(candidates[i].method for i in order))[:_LEADING]
+    kinds = [(each.method, each.variant) for each in candidates]
+    leading = list(dict.fromkeys(kinds[i] for i in order))[:_LEADING]
     found = []
-    for name in leading:
-        lanes = [
-            i
-            for i in trained
-            if candidates[i].method == name and candidates[i].rate > 0
-        ]
+    for kind in leading:
+        lanes = [i for i in trained if kinds[i] == kind and candidates[i].rate > 0]
         lanes.sort(key=lambda i: candidates[i].rate)
         rates = np.log10([candidates[i].rate for i in lanes])
         values = np.where([i in lost for i in lanes], -np.inf, belief.mean[lanes])

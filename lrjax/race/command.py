@@ -11,19 +11,34 @@ import signal
 import string
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from lrjax.common import files
-from lrjax.messages import UsageError, cut, printable, unknown
+from lrjax.messages import (
+    STOPPING,
+    Interrupted,
+    UsageError,
+    cut,
+    printable,
+    unknown,
+)
 from lrjax.race.answer import Answer
 from lrjax.race.job import Job
 from lrjax.race.race import Race
 
-_OUTPUT = "output.txt"  # in a job's folder
+_OUTPUT, _CODE = "output.txt", "exit_code"  # in a job's folder
 _LARGEST = 2**20  # bytes of a result, and of a line that may be one
 _OF_JOB = ("method", "seed", "fold", "start", "stop", "folder", "checkpoint")
-_GRACE = 1.5  # seconds that a stopped command has to end
+_GRACE = 30.0  # seconds that a stopped command has to save its state and end
+_SHORTEST, _LONGEST = 0.02, 0.5  # seconds between looks at a command
+# The command is the script's first argument, so that nothing in it can end the script;
+# its exit code outlives this process.
+_SCRIPT = 'sh -c "$0"; code=$?; echo $code > "$1.part"; mv "$1.part" "$1"; exit $code'
+# Exit codes of a shell whose command was stopped from outside.
+_STOPPED = {128 + number for number in (*STOPPING, signal.SIGKILL)}
 
 
 def run(race: Race, command: str, result: str = "") -> Answer:
@@ -45,14 +60,16 @@ def run(race: Race, command: str, result: str = "") -> Answer:
       The answer.
 
     Raises:
-      UsageError: if a field is unknown, a result is missing or, before any run has
-        succeeded, the command fails. Its job is done again by the next call.
+      UsageError: if a field is unknown, a result is missing, the command was stopped
+        or, before any run has succeeded, fails. Its job is done again by the next call.
+      Interrupted: on a signal, once the command has ended.
     """
     for template in filter(None, (command, result)):
         check(template, race)
-    for job in race:
-        _tell(f"job {job.number}: {job.label}, seed {job.seed}")
-        _train(job, command, result, race)
+    with _signals() as signals:
+        for job in race:
+            _tell(f"job {job.number}: {job.label}, seed {job.seed}")
+            _train(job, command, result, race, signals)
     return race.answer()
 
 
@@ -69,9 +86,21 @@ def check(template: str, race: Race) -> None:
             f"cannot read '{cut(template)}': {error}; write braces that are none of "
             "lrjax's twice, as {{ and }}"
         ) from None
-    for field in (name for _, name, _, _ in parts if name is not None):
-        for contender in race.contenders:
-            known = (*_OF_JOB, *contender.hyperparameters)
+    for _, field, form, conversion in parts:
+        if form or conversion:
+            raise UsageError(
+                f"'{cut(template)}': {{{field}}} is filled in as it is, without a "
+                "format; write braces that are none of lrjax's twice, as {{ and }}"
+            )
+    for contender in race.contenders:
+        hidden = set(_OF_JOB) & set(contender.hyperparameters)
+        if hidden:
+            raise UsageError(
+                f"{contender.method}: a command cannot tell its hyperparameter "
+                f"{min(hidden)} from the job's; give it another name"
+            )
+        known = (*_OF_JOB, *contender.hyperparameters)
+        for field in (name for _, name, _, _ in parts if name is not None):
             if field not in known:
                 raise UsageError(
                     f"{unknown('field', '{' + field + '}', known)}; "
@@ -79,38 +108,38 @@ def check(template: str, race: Race) -> None:
                 )
 
 
-def _filled(template: str, job: Job) -> str:
-    """A template with a job's values, quoted for the shell where needed."""
+def _values(job: Job) -> dict[str, str]:
+    """What fields stand for."""
     values = {name: getattr(job, name) for name in _OF_JOB} | job.hyperparameters
-    return template.format_map({k: shlex.quote(str(v)) for k, v in values.items()})
+    return {name: str(value) for name, value in values.items()}
 
 
-def _train(job: Job, command: str, result: str, race: Race) -> None:
-    """Run a job's command, and tell what it measured."""
-    found: dict[str, Any] = {}
-    path = job.folder / _OUTPUT
-    with (
-        files.writing(path),
-        files.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as output,
-        _running(_filled(command, job), job) as process,
-    ):
-        for line in iter(lambda: process.stdout.readline(_LARGEST), b""):
-            output.write(line)
-            if values := _object(line):
-                _note(job, values)
-                if job.metric in values:
-                    found = values
-        code = process.wait()
+def _train(job: Job, command: str, result: str, race: Race, signals: list[int]) -> None:
+    """Run a job's command, unless an earlier call's has ended, and tell its result."""
+    output, code_file = job.folder / _OUTPUT, job.folder / _CODE
+    path = result.format_map(_values(job)) if result else ""
+    lines = _Lines(job, output)
+    if not code_file.exists():  # else a killed call left it, with what was printed
+        before = _stamp(path)
+        quoted = {name: shlex.quote(value) for name, value in _values(job).items()}
+        code = _run(command.format_map(quoted), job, lines, signals)
+        if path and not code and _stamp(path) == before:
+            raise UsageError(f"job {job.number}: the command has not written {path}")
+    else:
+        code = _code(code_file)
+        lines.take()
     if code:
-        _failed(job, code, race)
+        code_file.unlink(missing_ok=True)
+        _failed(job, code, lines, race)
         return
-    if result:
-        found = _from_file(shlex.split(_filled(result, job))[0])
+    found = _from_file(path) if path else lines.found
     if job.metric not in found:
+        code_file.unlink(missing_ok=True)
+        said = f"; its last line: {lines.last}" if lines.last else ""
         raise UsageError(
             f"job {job.number}: the command ended without a result: "
-            f"{result or f'the last line of its output ({path})'} must be JSON such as "
-            f'{{"{job.metric}": 0.5}}'
+            f"{path or 'the last line of its output'} must be JSON such as "
+            f'{{"{job.metric}": 0.5}}{said} ({output})'
         )
     values = _numbers(found)
     job.tell(**values)
@@ -118,62 +147,147 @@ def _train(job: Job, command: str, result: str, race: Race) -> None:
     _tell(f"job {job.number}: {shown}")
 
 
-@contextlib.contextmanager
-def _running(command: str, job: Job) -> Iterator[Any]:
-    """Start a command; at an exception end it and all that it has started."""
-    process: Any = subprocess.Popen(
-        command,
-        shell=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # so that a signal can reach all of it
-        # If this process is killed, the job stays taken as long as the command runs.
-        pass_fds=(job.claim.fileno(),),
-    )
-    try:
-        yield process
-    except BaseException:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
-                break
-        raise
-    finally:
-        process.stdout.close()
+def _run(command: str, job: Job, lines: _Lines, signals: list[int]) -> int:
+    """Run a command to its end, and return its exit code; take its output meanwhile.
 
-
-def _failed(job: Job, code: int, race: Race) -> None:
-    """Count a job whose command failed as lost, unless none has ever succeeded."""
-    reason = f"exit code {code}" if code > 0 else f"signal {-code}"
-    if not race.any_told:
-        last = _last_line(job)
-        raise UsageError(
-            f"job {job.number}: the command ended with {reason} before any job has "
-            f"succeeded{f': {last}' if last else ''} ({job.folder / _OUTPUT}); the "
-            "same call tries it again. If that is how it diverges, let it print "
-            f'{{"{job.metric}": null}} and end with 0'
+    Raises:
+      Interrupted: on a signal, once the command has ended.
+    """
+    path = job.folder / _OUTPUT
+    with (
+        files.writing(path),
+        files.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as output,
+    ):
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _SCRIPT, command, str(job.folder / _CODE)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that a signal can reach all of it
+            # If this process is killed, the job stays taken while the command runs.
+            pass_fds=(job.claim.fileno(),),
         )
-    job.failed(reason)
-    _tell(f"job {job.number}: lost, {reason}")
-
-
-def _last_line(job: Job) -> str:
-    """The last line that a job's command has printed."""
-    with files.open_own(job.folder / _OUTPUT) as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))
-        lines = (file.read() or b"").decode(errors="replace").strip().splitlines()
-    return cut(lines[-1]) if lines else ""
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    """The object that a line of JSON holds; None if it is none."""
-    if line[:1] != b"{":
-        return None
+    pause, end, code = _SHORTEST, math.inf, None
     try:
-        found = json.loads(line)
+        while (code := process.poll()) is None and time.monotonic() < end:
+            lines.take()
+            if signals and end == math.inf:
+                end = time.monotonic() + _GRACE
+                _kill(process, signal.SIGTERM)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST)
+    finally:
+        if signals or code is None:
+            _kill(process, signal.SIGKILL)  # what its shell has left, too
+            code = process.wait()
+    lines.take()
+    if signals:
+        (job.folder / _CODE).unlink(missing_ok=True)
+        raise Interrupted(signals[0])
+    return code
+
+
+def _kill(process: Any, number: int) -> None:
+    """Send a signal to a command and all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Note signals that stop, instead of ending at once; a second one ends at once."""
+    came: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if came:
+            raise Interrupted(number)
+        came.append(number)
+        _tell("stopping: the command may save its state; once more to end at once")
+
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    taken = [n for n, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
+
+
+class _Lines:
+    """The lines of a command's output, taken as they come.
+
+    Attributes:
+      found: the last that is JSON and has the race's metric; {} if none has.
+      last: the last that was not empty, for messages.
+    """
+
+    def __init__(self, job: Job, path: Path):
+        self.found: dict[str, Any] = {}
+        self.last = ""
+        self._job, self._path = job, path
+        self._offset, self._rest = 0, b""
+
+    def take(self) -> None:
+        """Take what has been printed since."""
+        with contextlib.suppress(FileNotFoundError), files.open_own(self._path) as file:
+            file.seek(self._offset)
+            while piece := file.read(_LARGEST):
+                self._offset += len(piece)
+                *lines, rest = (self._rest + piece).split(b"\n")
+                for line in lines:
+                    self._line(line)
+                self._rest = rest[-_LARGEST:]
+        if self._rest and self._rest.rstrip().endswith(b"}"):  # a last one without \n
+            self._line(self._rest)
+            self._rest = b""
+
+    def _line(self, line: bytes) -> None:
+        """Take a line; bars of progress write several over each other."""
+        text = line.rstrip().rsplit(b"\r", 1)[-1].strip()
+        if text:
+            self.last = cut(text.decode(errors="replace"))
+        values = _object(text[max(0, text.find(b"{")) :])
+        if values:
+            _note(self._job, values)
+            if self._job.metric in values:
+                self.found = values
+
+
+def _code(path: Path) -> int:
+    """The exit code that a command has left."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(files.read_own(path, 100))
+    return 1
+
+
+def _failed(job: Job, code: int, lines: _Lines, race: Race) -> None:
+    """Count a job whose command failed as lost, unless it may be a mistake.
+
+    Raises:
+      UsageError: if no job has ever succeeded, or the command was stopped by a signal.
+    """
+    where = f"{f': {lines.last}' if lines.last else ''} ({job.folder / _OUTPUT})"
+    if code in _STOPPED or -code in (*STOPPING, signal.SIGKILL):
+        raise UsageError(
+            f"job {job.number}: the command was stopped by a signal (exit code "
+            f"{code}){where}; the same call tries it again"
+        )
+    if not race.any_told:
+        raise UsageError(
+            f"job {job.number}: the command ended with exit code {code} before any job "
+            f"has succeeded{where}; the same call tries it again. If that is how it "
+            f'diverges, let it print {{"{job.metric}": null}} and end with 0'
+        )
+    job.failed(f"exit code {code}")
+    _tell(f"job {job.number}: lost, exit code {code}")
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    """The object that a text of JSON holds; None if it is none."""
+    try:
+        found = json.loads(text)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
@@ -181,37 +295,47 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among values, without the step; NaN for null."""
-    return {
-        str(name): math.nan if value is None else float(value)
-        for name, value in values.items()
-        if name not in ("step", "saved")
-        and (value is None or type(value) in (int, float))
-    }
+    found = {}
+    for name, value in values.items():
+        if name in ("step", "saved") or not (
+            value is None or type(value) in (int, float)
+        ):
+            continue
+        with contextlib.suppress(OverflowError):  # of an int with hundreds of digits
+            found[name] = math.nan if value is None else float(value)
+    return found
 
 
 def _note(job: Job, values: Mapping[str, Any]) -> None:
-    """Note what a line says of a step on the way."""
+    """Note what a line says of a step on the way; it decides nothing."""
     step = values.get("step")
     if type(step) is not int or not 0 <= step <= job.stop:
         return
-    if numbers := _numbers(values):
-        job.report(step, **numbers)
-    if values.get("saved") is True:
-        job.saved(step)
+    try:
+        if numbers := _numbers(values):
+            job.report(step, **numbers)
+        if values.get("saved") is True:
+            job.saved(step)
+    except UsageError as error:
+        _tell(f"warning: {error}")
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """What changes when a file is written."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _from_file(path: str) -> dict[str, Any]:
-    """The last line of JSON in a file, or the whole of it."""
+    """The JSON in a file, or in its last line."""
     try:
-        content = files.read_given(path, _LARGEST)
+        content = files.read_given(path, _LARGEST).strip()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {files.words(error)}") from error
-    lines = content.strip().splitlines()[-1:]
-    return (
-        _object(b" ".join(content.split()))
-        or (_object(lines[0]) if lines else {})
-        or {}
-    )
+    return _object(content) or _object(content[content.rfind(b"\n") + 1 :]) or {}
 
 
 def _tell(text: str) -> None:

@@ -18,7 +18,7 @@ from lrjax.messages import UsageError, shown, unknown
 
 _FILE = Path(__file__).with_name("methods.json")
 _LARGEST = 2**20  # bytes of the file
-_MOST = 2000  # contenders: what is believed of them is a matrix of this size
+_MOST = 1000  # contenders: what is believed of them is a matrix of this size
 _RATE = "learning_rate"
 
 Methods: TypeAlias = str | Iterable[str] | Mapping[str, Mapping[str, Any] | None] | None
@@ -70,12 +70,16 @@ class Contender:
     @property
     def candidate(self) -> Candidate:
         """The contender as a prior knows it."""
-        if self.own:
-            return Candidate(f"your {self.method}", self.rate, usual=False)
-        usual = dict(shipped()[self.method]["defaults"])
-        if not math.isnan(self.rate):
-            usual[_RATE] = self.rate
-        return Candidate(self.method, self.rate, usual == dict(self.hyperparameters))
+        usual = {} if self.own else shipped()[self.method]["defaults"]
+        rated = not math.isnan(self.rate)
+        changed = {
+            name: value
+            for name, value in self.hyperparameters.items()
+            if not (rated and name == _RATE) and usual.get(name, usual) != value
+        }
+        variant = repr(sorted(changed.items())) if changed else ""
+        name = f"your {self.method}" if self.own else self.method
+        return Candidate(name, self.rate, not self.own and not changed, variant)
 
 
 @functools.cache
@@ -116,16 +120,27 @@ def of(methods: Methods) -> tuple[Contender, ...]:
         methods = tuple(shipped())
     if isinstance(methods, str):
         methods = (methods,)
+    if not isinstance(methods, Iterable):
+        raise UsageError(f"methods must be names, not {shown(methods)}")
     named = methods if isinstance(methods, Mapping) else dict.fromkeys(methods)
-    found = [each for name, given in named.items() for each in _of(name, given)]
+    found: list[Contender] = []
+    for name, given in named.items():
+        for each in _of(name, given):
+            if each not in found:
+                found.append(each)
+        if len(found) > _MOST:
+            raise _too_many(len(found))
     if not found:
         raise UsageError("a race needs methods: name some, or None for all")
-    if len(found) > _MOST:
-        raise UsageError(
-            f"a race of {len(found):,} contenders is too large: give fewer values, "
-            f"{_MOST:,} contenders at most"
-        )
     return tuple(found)
+
+
+def _too_many(count: int) -> UsageError:
+    """The error for so many contenders."""
+    return UsageError(
+        f"a race of {count:,} contenders is too large: give fewer methods or values, "
+        f"for {_MOST:,} contenders at most"
+    )
 
 
 def _of(name: Any, given: Mapping[str, Any] | None) -> Iterator[Contender]:
@@ -134,7 +149,7 @@ def _of(name: Any, given: Mapping[str, Any] | None) -> Iterator[Contender]:
     if known is None and (given is None or not isinstance(name, str)):
         error = unknown("method", name, shipped())
         raise UsageError(
-            f"{error}; one of your own comes with its hyperparameters: "
+            f"{error}; in Python one of your own comes with its hyperparameters: "
             "{'mine': {'learning_rate': [0.1, 0.01]}}"
         )
     if given is not None and not isinstance(given, Mapping):
@@ -142,11 +157,17 @@ def _of(name: Any, given: Mapping[str, Any] | None) -> Iterator[Contender]:
             f"method '{name}': hyperparameters are a mapping such as "
             f"{{'learning_rate': 0.1}}, not {shown(given)}"
         )
-    lists = {key: _values(name, key, value) for key, value in (given or {}).items()}
     base = known["defaults"] if known else {}
-    for key in lists:
+    for key in given or {}:
         if known and key not in base:
             raise unknown(f"hyperparameter of {name}", key, base)
+    lists = {
+        key: _values(name, key, value, base.get(key))
+        for key, value in (given or {}).items()
+    }
+    count = math.prod(map(len, lists.values()))
+    if count > _MOST:
+        raise _too_many(count)
     for values in itertools.product(*lists.values()):
         one = Contender(name, {**base, **dict(zip(lists, values, strict=True))})
         if known and known["rates"] and _RATE not in lists:
@@ -156,14 +177,39 @@ def _of(name: Any, given: Mapping[str, Any] | None) -> Iterator[Contender]:
             yield one
 
 
-def _values(name: str, key: Any, value: Any) -> list[Any]:
-    """The values of a hyperparameter to try."""
-    values = list(value) if isinstance(value, list | tuple) else [value]
+def _values(name: str, key: Any, given: Any, default: Any) -> list[Any]:
+    """The values of a hyperparameter to try.
+
+    Args:
+      name: of the method.
+      key: of the hyperparameter.
+      given: a value, or several.
+      default: of a method of lrjax; None for one's own.
+    """
+    given = given.tolist() if hasattr(given, "tolist") else given  # arrays
+    several = isinstance(given, list | tuple | range)
+    values: list[Any] = list(given) if several else [given]
     values = [each.item() if hasattr(each, "item") else each for each in values]
-    plain = all(each is None or isinstance(each, str | float | int) for each in values)
-    if not isinstance(key, str) or not values or not plain:
-        raise UsageError(
-            f"method '{name}': {shown(key)} must be a number, a text, True, False, "
-            f"None or a list of these, not {shown(value)}"
-        )
+    kinds: Any = float | int if _is_number(default) else str | float | int
+    what = "a number" if _is_number(default) else "a number, a text, True, False"
+    for value in values:
+        sound = value is None or isinstance(value, kinds)
+        if _is_number(default):
+            sound = sound and not isinstance(value, bool)
+        if not sound or value != value:  # NaN
+            raise UsageError(
+                f"method '{name}': {key} must be {what}, None or a list of these, not "
+                f"{shown(value)}"
+            )
+        if key == _RATE and default is not None and not 0 < (value or 0) < math.inf:
+            raise UsageError(
+                f"method '{name}': learning_rate must be above 0, not {shown(value)}"
+            )
+    if not isinstance(key, str) or not values:
+        raise UsageError(f"method '{name}': {shown(key)} has no value to try")
     return values
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number, and no truth value."""
+    return isinstance(value, float | int) and not isinstance(value, bool)

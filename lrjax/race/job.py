@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from lrjax.hpo.points import Scale
 from lrjax.messages import UsageError, counted, shown
+from lrjax.race import lock, torch_forms
 from lrjax.race import log as log_lib
-from lrjax.race import torch_forms
 from lrjax.race.contenders import Contender
 
 
@@ -108,7 +108,7 @@ class Job:
             raise UsageError(f"{self.method} has no learning_rate")
         return float(rate)
 
-    def tell(self, **values: float) -> None:
+    def tell(self, /, **values: float) -> None:
         """End the job with what the trained model reached on the validation rows.
 
         Args:
@@ -145,7 +145,7 @@ class Job:
         """
         self._end(log_lib.FAILED, reason=str(reason))
 
-    def report(self, step: int, **values: float) -> None:
+    def report(self, step: int, /, **values: float) -> None:
         """Note what was measured on the way, for curves; decides nothing.
 
         Args:
@@ -153,8 +153,8 @@ class Job:
           values: by name.
 
         Raises:
-          UsageError: if a value is no number, the step is not between those of the
-            job, or the job is over.
+          UsageError: if a value is no number, the step is not from 0 to `stop`, or the
+            job is over.
         """
         self._note(log_lib.REACHED, step=self._step(step), values=self._numbers(values))
 
@@ -164,8 +164,8 @@ class Job:
         If this process is killed, the next one gets the job with `start=step`.
 
         Raises:
-          UsageError: if nothing is at `checkpoint`, the step is not between those of
-            the job, or the job is over.
+          UsageError: if nothing is at `checkpoint`, the step is not from 0 to `stop`,
+            or the job is over.
         """
         if not self.checkpoint.exists():
             raise UsageError(f"job {self.number}: there is no {self.checkpoint}")
@@ -174,7 +174,7 @@ class Job:
     def give_back(self) -> None:
         """Leave the job to others, or to a later call, unless it is over."""
         if not self.over:
-            self.claim.close()
+            lock.release(self.claim)
             self._done()
 
     def torch(self, params: Any) -> tuple[Any, Any]:
@@ -204,7 +204,7 @@ class Job:
     def _note(self, event: str, **fields: Any) -> None:
         """Append an event of this job."""
         if self.over:
-            raise UsageError(f"job {self.number} is over already")
+            raise UsageError(f"job {self.number} is over, or was given back")
         with self._log.alone():
             self._log.append(event, job=self.number, **fields)
 
@@ -224,7 +224,7 @@ class Job:
         for name, value in values.items():
             try:
                 found[name] = math.nan if value is None else float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise UsageError(
                     f"job {self.number}: {name} must be a number, not {shown(value)}"
                 ) from None

@@ -1,7 +1,7 @@
 """The record of a race: a file to which lines of JSON are only ever appended.
 
 Its first line has the race's settings; each other one is an event: a job was `begun`,
-`reached` or `saved` a step, was `told` or `failed`. Several processes may append.
+`reached` or `saved` a step, was `told` or has `failed`. Several processes may append.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,30 @@ from lrjax.messages import UsageError
 from lrjax.race import lock
 
 NAME = "race.jsonl"
-SETTINGS, BEGUN, REACHED, SAVED, TOLD, FAILED = (
-    *("settings", "begun", "reached"),
-    *("saved", "told", "failed"),
-)
+SETTINGS, BEGUN, REACHED = "settings", "begun", "reached"
+SAVED, TOLD, FAILED = "saved", "told", "failed"
 _LARGEST = 2**30  # bytes
+_INFINITE = {"inf": math.inf, "-inf": -math.inf}
 
 
 class Log:
     """The record in a folder.
 
     Attributes:
-      folder: of the race.
+      folder: of the race; an absolute path, since trainers may go elsewhere.
     """
 
     def __init__(self, folder: Path):
-        self.folder = files.make_folder(folder, below=folder)
-        self._path = folder / NAME
+        self.folder = folder.absolute()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{folder} is a file, not the folder of a race")
+        self._path = self.folder / NAME
         self._read, self._line = 0, 0  # bytes and lines read so far
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other processes from appending."""
+        files.make_folder(self.folder, below=self.folder)
         with lock.held(self.folder / ".lock"):
             yield
 
@@ -52,6 +54,7 @@ class Log:
         """
         try:
             with files.open_own(self._path) as file:
+                self._check_size(file)
                 file.seek(self._read)
                 content = file.read(_LARGEST) or b""
         except FileNotFoundError:
@@ -64,26 +67,18 @@ class Log:
         for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
             self._read += len(line)
             self._line += 1
-            events.append(self._event(line))
+            try:
+                events.append(_event(line, first=self._line == 1))
+            except (LookupError, TypeError, ValueError, RecursionError, OverflowError):
+                raise self.damaged(self._line) from None
         return events
 
-    def _event(self, line: bytes) -> dict[str, Any]:
-        """An event from its line."""
-        try:
-            event = json.loads(line)
-            if event["event"] != SETTINGS and type(event["job"]) is not int:
-                raise ValueError
-            if event["event"] == TOLD:
-                event["values"] = {
-                    str(k): math.nan if v is None else float(v)
-                    for k, v in event["values"].items()
-                }
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise UsageError(
-                f"{self._path}, line {self._line} is damaged: remove it if it is the "
-                "last; else begin the race in another folder"
-            ) from None
-        return event
+    def damaged(self, line: int) -> UsageError:
+        """The error for a line that is not what lrjax has written."""
+        return UsageError(
+            f"{self._path}, line {line} is damaged: remove it if it is the last; else "
+            "begin the race in another folder"
+        )
 
     def append(self, event: str, **fields: Any) -> None:
         """Append an event; call it inside `alone`.
@@ -91,13 +86,23 @@ class Log:
         Raises:
           UsageError: if it cannot be written.
         """
-        content = json.dumps({"event": event, **plain(fields)}, allow_nan=False)
+        content = json.dumps({"event": event, **encoded(fields)}, allow_nan=False)
         with (
             files.writing(self._path),
             files.open_own(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file,
         ):
+            self._check_size(file)
             self._cut_torn(file)
-            files.write_all(file, content.encode() + b"\n")
+            rest = memoryview(content.encode() + b"\n")
+            while rest:
+                rest = rest[file.write(rest) :]
+            if event != REACHED:  # which decides nothing, and may come often
+                os.fsync(file.fileno())
+
+    def _check_size(self, file: Any) -> None:
+        """Refuse a file that is shorter than what was read of it."""
+        if os.fstat(file.fileno()).st_size < self._read:
+            raise UsageError(f"{self._path} was changed by another program")
 
     def _cut_torn(self, file: Any) -> None:
         """Remove a last line that a killed process has not written to its end."""
@@ -109,12 +114,57 @@ class Log:
             os.ftruncate(file.fileno(), self._read + whole)
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: null for NaN, 'inf' for infinity."""
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "inf" if value == math.inf else None
+def _event(line: bytes, first: bool) -> dict[str, Any]:
+    """An event from its line.
+
+    Args:
+      line: of the file.
+      first: whether it is its first, which has the settings.
+
+    Raises:
+      LookupError, TypeError, ValueError, RecursionError, OverflowError: if it is none.
+    """
+    event = json.loads(line, object_hook=_decoded)
+    kind = event["event"]
+    if first != (kind == SETTINGS):
+        raise ValueError
+    if first:
+        return {"event": kind, "settings": {**event["settings"]}}
+    for check in _FIELDS[kind], {"job": _count}:
+        event |= {name: read(event[name]) for name, read in check.items()}
+    return event
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ValueError
     return value
+
+
+def _values(value: Mapping[str, Any]) -> dict[str, float]:
+    return {k: math.nan if v is None else float(v) for k, v in {**value}.items()}
+
+
+_FIELDS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    BEGUN: {},
+    REACHED: {"step": _count, "values": _values},
+    SAVED: {"step": _count},
+    TOLD: {"values": _values},
+    FAILED: {"reason": str},
+}
+
+
+def encoded(value: Any) -> Any:
+    """A value as JSON has it: null for NaN, {"float": "inf"} for infinity."""
+    if isinstance(value, Mapping):
+        return {k: encoded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [encoded(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else {"float": str(value)}
+    return value
+
+
+def _decoded(value: dict[str, Any]) -> Any:
+    """An object of JSON, or the infinity that it stands for."""
+    return _INFINITE[value["float"]] if value.keys() == {"float"} else value

@@ -16,7 +16,7 @@ def scale_of(metric: str, higher_is_better: bool | None = None) -> Scale:
     """Direction and bounds of a metric, by its name.
 
     Args:
-      metric: 'loss', 'valid_accuracy', ...; its last word decides.
+      metric: 'loss', 'valid_accuracy', ...; its last known word decides.
       higher_is_better: the direction; None if the name says it.
 
     Raises:

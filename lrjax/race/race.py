@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import operator
 import os
+import platform
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +17,7 @@ from lrjax.hpo import prior, proposals
 from lrjax.hpo.course import Course
 from lrjax.hpo.prior import Candidate, Prior
 from lrjax.hpo.proposals import Wanted
-from lrjax.messages import UsageError, counted, shown, unknown
+from lrjax.messages import UsageError, counted, printable, shown, unknown
 from lrjax.race import contenders as contenders_lib
 from lrjax.race import job as job_lib
 from lrjax.race import lock
@@ -97,11 +99,12 @@ class Race:
             "budget": _count("budget", budget),
             "horizon": _count("horizon", horizon),
             "metric": _text("metric", metric),
-            "higher_is_better": scale_of(metric, higher_is_better).sign > 0,
-            "how": _way(how, budget, len(found)),
+            "higher_is_better": _higher_is_better(metric, higher_is_better),
+            "how": how,
             "folds": _count("folds", folds),
             "valid_rows": _count("valid_rows", valid_rows),
         }
+        _way(how, settings["budget"], len(found))
         self._start(log_lib.Log(files.expanded(folder)), settings)
 
     @classmethod
@@ -111,24 +114,26 @@ class Race:
         Raises:
           UsageError: if the folder has none.
         """
-        path = files.expanded(folder)
-        if not (path / log_lib.NAME).exists():
-            raise UsageError(f"{path} has no race: there is no {log_lib.NAME}")
+        log = log_lib.Log(files.expanded(folder))
+        if not (log.folder / log_lib.NAME).exists():
+            raise UsageError(f"{log.folder} has no race: there is no {log_lib.NAME}")
         race = cls.__new__(cls)
-        race._start(log_lib.Log(path), None)
+        race._start(log, None)
         return race
 
     def _start(self, log: log_lib.Log, settings: Mapping[str, Any] | None) -> None:
         """Read the settings in the folder, or write them."""
         self._log = log
         self._guard = threading.RLock()  # several threads may ask one race
-        with log.alone():
-            events = log.new()
-            if not events and settings is not None:
-                log.append(log_lib.SETTINGS, settings=settings)
+        events = log.new()
+        if not events and settings is not None:
+            with log.alone():
                 events = log.new()
-        if not events or events[0]["event"] != log_lib.SETTINGS:
-            raise UsageError(f"{log.folder / log_lib.NAME} has no settings")
+                if not events:
+                    log.append(log_lib.SETTINGS, settings=settings)
+                    events = log.new()
+        if not events:
+            raise log.damaged(1)
         there = events.pop(0)["settings"]
         _check_same(there, settings, log)
         self.folder = log.folder
@@ -136,14 +141,21 @@ class Race:
         self._ended: dict[int, float] = {}  # job -> the metric; NaN if it was lost
         self._lost: dict[int, str] = {}
         self._saved: dict[int, int] = {}  # job -> steps
-        self._scale = scale_of(there["metric"], there["higher_is_better"])
-        self.contenders = _from_settings(there)
-        self._course = self._begun()
+        self._begun_by: dict[int, str] = {}  # job -> process and machine
         self._wanted: list[Wanted] | None = None  # None: not asked for yet
         self._mine: dict[int, int] = {}  # job of this object -> the thread that has it
+        try:
+            for name in ("budget", "horizon", "folds", "valid_rows"):
+                _count(name, there[name])
+            _text("metric", there["metric"])
+            self._scale = scale_of(there["metric"], there["higher_is_better"])
+            self.contenders = [Contender(*each) for each in there["methods"]]
+            self._course = self._begin()
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise log.damaged(1) from None
         self._take(events)
 
-    def _begun(self) -> Course:
+    def _begin(self) -> Course:
         """The selection, before its first run."""
         settings = self._settings
         known = prior.known(self._scale.kind)
@@ -162,7 +174,8 @@ class Race:
             believed,
             settings["named"],
         )
-        plan = proposals.plan(settings["how"], believed, first, settings["budget"])
+        how = _way(settings["how"], settings["budget"], len(candidates))
+        plan = proposals.plan(how, believed, first, settings["budget"])
         return Course(candidates, plan, judge, self._scale, believe)
 
     def __iter__(self) -> Iterator[Job]:
@@ -175,7 +188,8 @@ class Race:
         while job := self.ask():
             with job:
                 yield job
-                if not job.over:
+                self._look()  # a child of this process may have told it
+                if not job.over and job.number not in self._ended:
                     raise UsageError(
                         f"job {job.number} was not told: call job.tell"
                         f"({self._settings['metric']}=...) or job.failed('why')"
@@ -194,7 +208,8 @@ class Race:
           UsageError: if all jobs are taken by this very thread, so that waiting would
             never end.
         """
-        pause = _FIRST_WAIT
+        _check_rank()
+        pause, said = _FIRST_WAIT, False
         while True:
             job = self._free()
             if job or self.over or not wait:
@@ -208,8 +223,17 @@ class Race:
                     f"tell job {numbers} first: what the race asks for next follows "
                     "from it; ask(wait=False) returns None instead"
                 )
+            if not said and pause == _LONGEST_WAIT:
+                said = True
+                self._say_who_is_awaited(needed)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_WAIT)
+
+    def _say_who_is_awaited(self, needed: set[int]) -> None:
+        """Print a line on the jobs that are awaited."""
+        who = (f"job {n} ({self._begun_by.get(n, 'being taken')})" for n in needed)
+        text = f"{self.folder}: waiting for {', '.join(sorted(who))}"
+        print(printable(text), file=sys.stderr, flush=True)
 
     @property
     def any_told(self) -> bool:
@@ -229,17 +253,26 @@ class Race:
         Raises:
           UsageError: if all of them were lost.
         """
-        over = self.over
-        found = self._course.answer()
+        with self._guard:
+            self._look()
+            over, course = not self._wanted, self._course
+            begin = len(course.asked)
+            some = {
+                each: self._ended[begin + i]
+                for i, each in enumerate(self._wanted or ())
+                if begin + i in self._ended
+            }
+        course = course.with_some(some)
+        found = course.answer()
         if found is None:
-            runs = counted(len(self._course.asked), "job")
+            runs = counted(len(course.asked), "job")
             raise UsageError(
                 f"{self.folder}: all of {runs} were lost "
                 f"({job_lib.describe_lost(self._lost)}); begin another race with "
                 "smaller rates or other methods"
             )
         return conclude(
-            self._course,
+            course,
             found,
             tuple(self.contenders),
             self._settings["metric"],
@@ -249,8 +282,9 @@ class Race:
         )
 
     def __repr__(self) -> str:
-        done = len(self._ended)
-        return f"<race in {self.folder}: {done} of {self._settings['budget']} runs>"
+        done, most = len(self._ended), self._settings["budget"]
+        end = ", over" if not self._wanted else ""
+        return f"<race in {self.folder}: {done} of at most {most} runs{end}>"
 
     def _look(self) -> None:
         """Take what was noted since the last look."""
@@ -262,7 +296,10 @@ class Race:
         metric = self._settings["metric"]
         for event in events:
             number, kind = event["job"], event["event"]
-            if kind == log_lib.SAVED:
+            if kind == log_lib.BEGUN:
+                by = f"process {event.get('pid')} on {event.get('machine')}"
+                self._begun_by[number] = by
+            elif kind == log_lib.SAVED:
                 self._saved[number] = event["step"]
             elif kind == log_lib.FAILED and number not in self._ended:
                 self._ended[number] = math.nan
@@ -301,7 +338,12 @@ class Race:
                     job_lib.folder_of(self.folder, number), below=self.folder
                 )
                 if claim := lock.try_take(folder / ".lock"):
-                    self._log.append(log_lib.BEGUN, job=number, pid=os.getpid())
+                    self._log.append(
+                        log_lib.BEGUN,
+                        job=number,
+                        pid=os.getpid(),
+                        machine=platform.node(),
+                    )
                     return self._job(number, claim)
         return None
 
@@ -324,18 +366,6 @@ class Race:
         )
 
 
-def _from_settings(settings: Mapping[str, Any]) -> list[Contender]:
-    """The contenders in the settings of a race."""
-
-    def read(value: Any) -> Any:
-        return math.inf if value == "inf" else value
-
-    return [
-        Contender(method, {name: read(value) for name, value in given.items()})
-        for method, given in settings["methods"]
-    ]
-
-
 def _check_same(
     there: Mapping[str, Any], settings: Mapping[str, Any] | None, log: log_lib.Log
 ) -> None:
@@ -346,15 +376,15 @@ def _check_same(
       settings: those of this call; None if it has none.
       log: for its folder.
     """
-    if there.get("version") != _VERSION or there.get("prior") != prior.digest():
+    if (there.get("version"), there.get("prior")) != (_VERSION, prior.digest()):
         raise UsageError(
             f"{log.folder} has a race of another version of lrjax; go on with that "
             "version, or begin one in another folder"
         )
     if settings is None:
         return
-    given = log_lib.plain(settings)
-    other = [name for name in given if given[name] != there.get(name)]
+    given = {**settings, "methods": [list(each) for each in settings["methods"]]}
+    other = [n for n in given if n != "named" and given[n] != there.get(n)]
     if other:
         raise UsageError(
             f"{log.folder} has a race with other {' and '.join(other)}: choose another "
@@ -387,6 +417,30 @@ def _count(name: str, value: Any) -> int:
     if not 0 < found < 2**53:
         raise UsageError(f"{name} must be a whole number above 0, not {shown(value)}")
     return found
+
+
+def _higher_is_better(metric: str, given: Any) -> bool:
+    """The direction of a metric, as given or by its name."""
+    if given is not None and not isinstance(given, bool):
+        raise UsageError(
+            f"higher_is_better must be True, False or None, not {shown(given)}"
+        )
+    return scale_of(metric, given).sign > 0
+
+
+def _check_rank() -> None:
+    """Refuse to give each of the processes that train one model a job of its own.
+
+    Raises:
+      UsageError: if this process is one of several of `torchrun`, and not the first.
+    """
+    rank, together = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if rank != "0" and together != "1":
+        raise UsageError(
+            f"process {rank} of {together} that train together asks for a job of its "
+            "own: let process 0 ask and tell, and send the others what the job says "
+            "(docs/race.md, Several processes)"
+        )
 
 
 def _text(name: str, value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -57,6 +56,11 @@ METHODS = tuple(_FORMS)
 
 # Hyperparameters that PyTorch's classes call otherwise.
 _RENAMED = {"learning_rate": "lr", "b3": "beta3"}
+# Their own warm-up counts whole steps from 1; ours does the same by the schedule, for
+# any share of the horizon.
+_WARMS_FROM_1 = ("schedule_free_sgd", "schedule_free_adamw")
+# Their first step divides by the rate, so a warm-up must not begin at 0.
+_NEEDS_A_RATE = ("dadapt_sgd",)
 _CYCLES = ("T_0", "t_mult", "eta_min", "end_with_cycle", "idle_first_step")
 _OF_SCHEDULE = ("schedule", "warmup_fraction", *_CYCLES)
 
@@ -83,18 +87,22 @@ def build(
             f"{unknown('method', method, METHODS)}; job.torch makes "
             f"{', '.join(METHODS)}: for others use job.method and job.hyperparameters"
         )
-    optimiser = _class(_FORMS[method], method)
+    form = _FORMS[method]
+    optimiser = _class(form, method)
     schedule = {k: hyperparameters[k] for k in _OF_SCHEDULE if k in hyperparameters}
     given = {k: v for k, v in hyperparameters.items() if k not in schedule}
-    if "warmup_steps" in inspect.signature(optimiser).parameters:
-        given["warmup_steps"] = schedule.pop("warmup_fraction", 0.0) * horizon
     if "b1" in given:
         given["betas"] = (given.pop("b1"), given.pop("b2"))
     if given.get("momentum", 0) is None:
         given["momentum"] = 0.0
     arguments = {_RENAMED.get(name, name): value for name, value in given.items()}
     factor = factors(method, hyperparameters["learning_rate"], schedule, horizon)
-    made = optimiser(params, **arguments)
+    if method in _NEEDS_A_RATE and not factor(0):
+        raise UsageError(f"{method}: PyTorch's divides by the rate, which begins at 0")
+    try:
+        made = optimiser(params, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{method}: {form.module}.{form.name}: {error}") from error
     scheduler = importlib.import_module("torch.optim.lr_scheduler")
     return made, scheduler.LambdaLR(made, factor)
 
@@ -145,7 +153,8 @@ def factors(
         )
 
     def factor(step: int) -> float:
-        rise = min(step / warmup, 1.0) if warmup else 1.0
+        made = step + 1 if method in _WARMS_FROM_1 else step
+        rise = min(made / warmup, 1.0) if warmup else 1.0
         return rise * after(max(step - warmup, 0.0))
 
     return factor

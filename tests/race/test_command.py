@@ -138,8 +138,9 @@ def test_a_command_that_fails_later_counts_as_lost(race, script):
     first = race.ask()
     first.tell(loss=5.0)
     answer = command.run(race, script(code + TRAIN))
-    assert {e["reason"] for e in events(race, "failed")} <= {"exit code 1"}
+    assert {e["reason"] for e in events(race, "failed")} == {"exit code 1"}
     assert answer.over
+    assert answer.lost
 
 
 def test_null_means_diverged(race, script):
@@ -166,15 +167,25 @@ def test_a_saved_step_is_where_it_goes_on(race, script):
         assert (job.start, job.stop) == (4, 10)
 
 
-def _running(tmp_path, script):
-    """A race whose first command sleeps; its process, and a file with the command's."""
+SLEEPS = """
+import os, time
+open({pid!r} + ".n", "w").write(str(os.getpid()))
+os.rename({pid!r} + ".n", {pid!r})
+time.sleep(600)
+"""
+
+
+def _running(tmp_path, script, code=SLEEPS, after=""):
+    """Start a race whose first command writes its number to a file `pid` and waits.
+
+    Returns:
+      the race's process, and the number of the command's.
+    """
     pid = tmp_path / "pid"
-    code = f"import os, time; p = {str(pid)!r}; f = open(p + '.n', 'w')"
-    code += "; f.write(str(os.getpid())); f.close()"
-    code += "; os.rename(p + '.n', p); time.sleep(600)"
+    code = code.format(pid=str(pid))
     arguments = [
         *(PYTHON, "-m", "lrjax", "race", f"--workdir={tmp_path / 'race'}"),
-        *("--methods=adam", "--horizon=10", f"--command={script(code)}"),
+        *("--methods=adam", "--horizon=10", f"--command={script(code)}{after}"),
     ]
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE)
     for _ in range(600):
@@ -182,6 +193,15 @@ def _running(tmp_path, script):
             return process, int(pid.read_text())
         time.sleep(0.1)
     raise AssertionError("the command did not start")
+
+
+def _check_it_ends(pid):
+    """Check that a process that was killed is gone soon."""
+    for _ in range(600):
+        if not _lives(pid):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {pid} lives on")
 
 
 def _lives(pid):
@@ -201,13 +221,133 @@ def test_a_stopped_race_stops_its_command(tmp_path, script, number):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert b"Traceback" not in err
-    for _ in range(100):
-        if not _lives(pid):
-            break
-        time.sleep(0.1)
-    assert not _lives(pid)
+    _check_it_ends(pid)
     with Race.open(tmp_path / "race").ask(wait=False) as job:
         assert job.number == 0
+
+
+IGNORES = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open({pid!r} + ".n", "w").write(str(os.getpid()))
+os.rename({pid!r} + ".n", {pid!r})
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_a_command_that_ignores_its_end_is_killed(tmp_path, script, monkeypatch):
+    process, pid = _running(tmp_path, script, IGNORES, after="; true")
+    process.send_signal(signal.SIGTERM)
+    assert b"once more to end at once" in process.stderr.readline() * 2 + (
+        process.stderr.readline()
+    )
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    _check_it_ends(pid)
+
+
+SAVES = """
+import os, signal, sys, time
+def save(*_):
+    open(sys.argv[4], "w").close()
+    print('{{"step": 7, "saved": true}}', flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+open({pid!r} + ".n", "w").write(str(os.getpid()))
+os.rename({pid!r} + ".n", {pid!r})
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_what_a_stopped_command_saves_is_noted(tmp_path, script):
+    process, _ = _running(tmp_path, script, SAVES)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    with Race.open(tmp_path / "race").ask(wait=False) as job:
+        assert (job.number, job.start) == (0, 7)
+
+
+WAITS = """
+import os, sys, time
+open({pid!r} + ".n", "w").write(str(os.getpid()))
+os.rename({pid!r} + ".n", {pid!r})
+while not os.path.exists({pid!r} + ".go"):
+    time.sleep(0.02)
+print('{{"loss": 0.25}}', flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_what_a_command_ends_with_after_a_kill_is_not_lost(tmp_path, script):
+    process, pid = _running(tmp_path, script, WAITS)
+    process.kill()
+    process.communicate(timeout=60)
+    Path(f"{tmp_path / 'pid'}.go").touch()
+    while _lives(pid) or not (tmp_path / "race/jobs/0000/exit_code").exists():
+        time.sleep(0.05)
+    race = Race.open(tmp_path / "race")
+    command.run(race, script(TRAIN))
+    told = {e["job"]: e["values"]["loss"] for e in events(race, "told")}
+    assert told[0] == 0.25
+
+
+def test_a_command_that_was_stopped_from_outside_is_no_failure(race, script):
+    first = race.ask()
+    first.tell(loss=5.0)
+    with pytest.raises(lrjax.UsageError, match=r"stopped by a signal.*tries it again"):
+        command.run(race, script("import os, signal; os.kill(os.getpid(), 9)"))
+    assert not events(race, "failed")
+
+
+def test_a_stale_result_is_not_told(race, script, tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text('{"loss": 0.1}')
+    with pytest.raises(lrjax.UsageError, match=r"has not written .*result\.json"):
+        command.run(race, script(TRAIN), result=str(path))
+    assert not events(race, "told")
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        ' {"loss": 0.5}',
+        'INFO: {"loss": 0.5}',
+        '50 %\r   \r{"loss": 0.5}',
+        '{"loss": 0.5, "self": 1, "n": 1' + "0" * 400 + "}",
+        '{"step": 3, "saved": true}\n{"loss": 0.5}',  # and nothing is at checkpoint
+        '{"loss": 0.5}\n\xff\xfe' + "x" * 3_000_000,
+    ],
+    ids=range(6),
+)
+def test_odd_output_is_read(race, script, printed):
+    code = f"import sys; sys.stdout.buffer.write({printed!r}.encode('latin-1'))"
+    command.run(race, script(code))
+    assert {e["values"]["loss"] for e in events(race, "told")} == {0.5}
+
+
+def test_a_daemon_that_keeps_stdout_open_is_not_waited_for(race, script):
+    code = "import os, time\nif os.fork() == 0: time.sleep(60); os._exit(0)\n"
+    began = time.monotonic()
+    command.run(race, script(code + "print('{\"loss\": 1}')"))
+    assert time.monotonic() - began < 50
+
+
+def test_fields_take_no_format_and_cannot_be_hidden(tmp_path):
+    race = Race(["adam"], budget=3, horizon=9, folder=tmp_path / "a")
+    with pytest.raises(lrjax.UsageError, match="without a format"):
+        command.run(race, "echo {learning_rate:.3f}")
+    race = Race({"mine": {"seed": [1, 2]}}, budget=2, horizon=9, folder=tmp_path / "b")
+    with pytest.raises(lrjax.UsageError, match="its hyperparameter seed"):
+        command.run(race, "echo {method}")
+
+
+def test_stdin_is_empty(race, script):
+    code = "import sys; print('{\"loss\": %d}' % len(sys.stdin.read()))"
+    assert command.run(race, script(code)).score == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")

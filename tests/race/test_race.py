@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from lrjax import config as config_lib
 from lrjax import methods as methods_lib
 from lrjax.hpo import contenders as select_contenders
 from lrjax.race import TORCH_METHODS, Race, contenders
+from lrjax.race import race as race_lib
 from lrjax.race.log import NAME
 
 ROOT = Path(__file__).parents[2]
@@ -319,8 +321,263 @@ def test_another_versions_race_is_refused(race):
         Race.open(race.folder)
 
 
+def test_fits_are_of_rates_that_differ_alone(tmp_path):
+    own = {"mine": {"learning_rate": [0.1, 0.01, 0.001], "b": [1, 2]}}
+    race = Race(own, budget=12, horizon=9, folder=tmp_path)
+    for job in race:
+        away = math.log10(job.learning_rate) + 2.3
+        job.tell(loss=math.exp(0.05 * away**2 + 0.001 * job.hyperparameters["b"]))
+    fitted = race.contenders[6:]
+    assert [c.hyperparameters["b"] for c in fitted] == [1, 2]
+    rates = [math.log10(c.rate) for c in fitted]
+    assert rates == pytest.approx([-2.3, -2.3], abs=0.15)
+
+
+def test_one_rate_with_many_settings_is_no_line_to_fit(tmp_path):
+    own = {"mine": {"learning_rate": 0.1, "decay": [0, 0.1, 0.2, 0.3]}}
+    race = Race(own, budget=8, horizon=9, folder=tmp_path)
+    for job in race:
+        job.tell(loss=[1, 2, 0.5, 3][job.number % 4])
+    assert race.answer().hyperparameters["decay"] == 0.2
+
+
+def test_an_answer_on_the_way_counts_all_that_was_told(tmp_path):
+    race = Race(["adam"], budget=12, horizon=9, folder=tmp_path)
+    for count in range(1, 6):
+        job = race.ask()
+        if count == 1:
+            job.failed()
+        else:
+            job.tell(loss=float(count))
+    answer = race.answer()
+    assert (answer.runs, answer.over, answer.score) == (5, False, 2.0)
+    assert answer.lost == {0: "diverged"}
+    assert "the race is not over" in str(answer)
+
+
+def test_folds_are_counted_and_known(tmp_path):
+    answers = []
+    for folds in (1, 4):
+        race = Race(
+            METHODS, budget=8, horizon=9, folder=tmp_path / str(folds), folds=folds
+        )
+        for job in race:
+            assert job.fold == job.seed % folds
+            shift = 0.3 * (job.fold == 1)  # these rows are easier
+            job.tell(loss=loss(job.method, job.hyperparameters, 0) * (1 - shift))
+        answers.append(race.answer())
+    # Told of folds, it does not take easier rows for a better contender.
+    assert answers[1].judged[0].now_sd != answers[0].judged[0].now_sd
+
+
+def test_few_rows_make_a_noisy_accuracy(tmp_path):
+    spreads = []
+    for rows in (20, 100_000):
+        race = Race(
+            METHODS,
+            budget=6,
+            horizon=9,
+            folder=tmp_path / str(rows),
+            metric="accuracy",
+            valid_rows=rows,
+        )
+        for job in race:
+            job.tell(accuracy=1 / (2 + loss("adam", {"learning_rate": 0.01}, job.seed)))
+        spreads.append(race.answer().judged[0].now_sd)
+    assert spreads[0] > spreads[1]
+
+
+def test_the_first_of_two_results_counts(race):
+    job = race.ask()
+    job.tell(loss=3.0)
+    with race._log.alone():
+        race._log.append("told", job=0, values={"loss": 1.0})
+    assert race._ended == {0: 3.0} or race.over is False
+    assert Race.open(race.folder)._ended == {0: 3.0}
+
+
+def test_each_named_method_enters_once(tmp_path):
+    named = ["cocob", "storm_plus", "armijo_sgd"]
+    race = Race(named, budget=4, horizon=9, folder=tmp_path)
+    assert {m for _, m, _ in finish(race)} >= set(named)
+
+
+def test_infinity_comes_back_as_it_was(race, tmp_path):
+    jobs = [race.ask() for _ in range(3)]
+    prodigy = next(job for job in jobs if job.method == "prodigy")
+    assert prodigy.hyperparameters["growth_rate"] == math.inf
+    for job in jobs:
+        job.give_back()
+    odd = Race(
+        {"mine": {"x": [-math.inf, "inf"]}}, budget=2, horizon=9, folder=tmp_path / "o"
+    )
+    assert {job.hyperparameters["x"]: job.tell(loss=1.0) for job in odd}.keys() == {
+        -math.inf,
+        "inf",
+    }
+
+
+def test_what_is_known_is_of_methods_as_they_usually_are():
+    changed, mine, usual = contenders.of(
+        {"prodigy": {"d_coef": 2.0}, "mine": {}, "cocob": None}
+    )
+    assert usual.candidate.usual
+    assert not changed.candidate.usual
+    assert changed.candidate.method == "prodigy"
+    assert mine.candidate == (
+        "your mine",
+        pytest.approx(math.nan, nan_ok=True),
+        False,
+        "",
+    )
+
+
+def test_nothing_is_saved_without_a_checkpoint(race):
+    with race.ask() as job:
+        with pytest.raises(lrjax.UsageError, match=r"there is no .*checkpoint"):
+            job.saved(3)
+        job.checkpoint.touch()
+        for step in (-1, 101, 2.5, True):
+            with pytest.raises(lrjax.UsageError, match="from 0 to 100"):
+                job.saved(step)
+            with pytest.raises(lrjax.UsageError, match="from 0 to 100"):
+                job.report(step, loss=1.0)
+        job.saved(np.int64(3))
+
+
+def test_the_runner_up_has_the_next_best_chances(race):
+    finish(race)
+    answer = race.answer()
+    chances = sorted((each.best, each.label) for each in answer.judged)
+    assert answer.runner_up == chances[-2][1]
+    assert answer.best == chances[-1][0]
+
+
+def test_a_surprise_is_said(tmp_path):
+    race = Race(METHODS, budget=8, horizon=9, folder=tmp_path)
+    for job in race:
+        job.tell(loss=10.0 ** (3 * (job.number % 2) * (job.number + 1)))
+    assert race.answer().surprised
+    assert "contradicted known tasks" in str(race.answer())
+
+
+def test_it_may_be_read_where_it_cannot_be_written(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "copy")
+    folder = tmp_path / "copy"
+    folder.chmod(0o500)
+    (folder / NAME).chmod(0o400)
+    try:
+        assert str(Race.open(folder).answer()) == whole[1]
+    finally:
+        folder.chmod(0o700)
+    assert "8 of at most 8 runs, over" in repr(Race.open(folder))
+
+
+def test_the_folder_is_where_it_was_when_the_trainer_moves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    race = Race(METHODS, budget=4, horizon=9, folder="race")
+    (tmp_path / "elsewhere").mkdir()
+    for job in race:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert job.checkpoint.is_absolute()
+        job.tell(loss=1.0)
+    assert race.answer().runs == 4
+
+
+def test_another_process_that_trains_together_may_not_ask(race, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(lrjax.UsageError, match="process 1 of 2 that train together"):
+        race.ask()
+    monkeypatch.setenv("RANK", "0")
+    race.ask().give_back()
+
+
+_CHILD = """
+import os, sys, lrjax
+race = lrjax.Race.open(sys.argv[1])
+for job in race:
+    if (child := os.fork()) == 0:
+        job.tell(loss=1.0)
+        os._exit(0)
+    os.waitpid(child, 0)
+print(race.answer().runs)
+"""
+
+
+def test_a_child_may_tell(race):
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, str(race.folder)],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"8\n"
+
+
+def test_who_is_awaited_is_said(race, capsys, monkeypatch):
+    monkeypatch.setattr(race_lib, "_LONGEST_WAIT", 0.05)
+    other = Race.open(race.folder)
+    jobs = []
+    while job := other.ask(wait=False):
+        jobs.append(job)
+    thread = threading.Thread(target=lambda: race.ask().give_back())
+    thread.start()
+    while "waiting for job 0 (process " not in capsys.readouterr().err:
+        thread.join(0.05)
+        assert thread.is_alive()
+    for job in jobs:
+        job.give_back()
+    thread.join()
+
+
+def test_a_file_that_shrank_is_refused(race):
+    job = race.ask()
+    path = race.folder / NAME
+    path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(lrjax.UsageError, match="changed by another program"):
+        job.tell(loss=1.0)
+    job.give_back()
+
+
 @pytest.mark.parametrize(
-    "line", [b"{}", b"[]", b'{"event": "told", "job": 0, "values": 3}', b"\xff"]
+    "changed",
+    [
+        lambda settings: settings.pop("budget"),
+        lambda settings: settings.update(methods=3),
+        lambda settings: settings.update(methods=[["adam"]]),
+        lambda settings: settings.update(folds="x"),
+        lambda settings: settings.update(metric=None),
+    ],
+)
+def test_damaged_settings_are_named(race, changed):
+    path = race.folder / NAME
+    event = json.loads(path.read_text())
+    changed(event["settings"])
+    path.write_text(json.dumps(event) + "\n")
+    with pytest.raises(lrjax.UsageError, match=r"line 1 is damaged"):
+        Race.open(race.folder)
+
+
+def test_another_version_of_the_record_is_refused(race):
+    path = race.folder / NAME
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(lrjax.UsageError, match="another version of lrjax"):
+        Race.open(race.folder)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"{}", b"[]", b"\xff", b'{"event": "told", "job": 0, "values": 3}'),
+        b'{"event": "told", "job": -1, "values": {}}',
+        b'{"event": "told", "job": 0, "values": {"loss": 1' + b"0" * 400 + b"}}",
+        b'{"event": "saved", "job": 0}',
+        b'{"event": "saved", "job": 0, "step": "x"}',
+        b'{"event": "failed", "job": 0}',
+        b'{"event": "danced", "job": 0}',
+        b'{"event": "settings", "settings": {}}',
+    ],
 )
 def test_a_damaged_line_is_named(race, line):
     with (race.folder / NAME).open("ab") as file:
@@ -336,10 +593,17 @@ def test_a_damaged_line_is_named(race, line):
         (["my_method"], "one of your own comes with its hyperparameters"),
         ([], "needs methods"),
         ({"adam": {"learning_rat": 0.1}}, "did you mean 'learning_rate'"),
-        ({"adam": {"learning_rate": []}}, "must be a number"),
+        ({"adam": {"learning_rate": []}}, "has no value to try"),
         ({"adam": 0.1}, "hyperparameters are a mapping"),
         ({"mine": {"x": list(range(3000))}}, "3,000 contenders is too large"),
         ([3], "unknown method '3'"),
+        (5, "methods must be names, not 5"),
+        ({"adam": {"learning_rate": -1}}, "learning_rate must be above 0, not -1"),
+        ({"adam": {"learning_rate": math.inf}}, "learning_rate must be above 0"),
+        ({"adam": {"learning_rate": math.nan}}, "must be a number"),
+        ({"adam": {"learning_rate": "fast"}}, "must be a number"),
+        ({"adam": {"b1": True}}, "must be a number"),
+        ({"mine": {c: list(range(100)) for c in "abcdef"}}, "is too large"),
     ],
 )
 def test_bad_methods_are_refused(tmp_path, methods, message):
@@ -357,12 +621,22 @@ def test_bad_methods_are_refused(tmp_path, methods, message):
         ({"how": "rase"}, "did you mean 'race'"),
         ({"how": "bakeoff"}, "a bakeoff of 13 contenders needs a budget of 13"),
         ({"folder": "gs://bucket/x"}, "gs://bucket"),
+        ({"folder": __file__}, "is a file, not the folder of a race"),
+        ({"higher_is_better": "False"}, "must be True, False or None"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, changed, message):
     arguments = {"horizon": 9, "folder": tmp_path, **changed}
     with pytest.raises(lrjax.UsageError, match=message):
         Race(METHODS, **arguments)
+
+
+def test_equal_values_and_arrays_are_taken_as_they_should(tmp_path):
+    found = contenders.of({"adam": {"learning_rate": np.logspace(-3, -1, 3)}})
+    assert [c.rate for c in found] == pytest.approx([0.001, 0.01, 0.1])
+    assert len(contenders.of({"mine": {"x": [1, 2, 1, 1.0]}})) == 2
+    (one,) = contenders.of({"adam": {"learning_rate": np.float32(0.5)}})
+    assert type(one.rate) is float
 
 
 def test_every_method_of_pytorch_is_known():
