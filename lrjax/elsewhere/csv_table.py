@@ -1,0 +1,207 @@
+"""Runs of a CSV file: a row for each run, or for each run and step."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrjax.common import files, packed
+from lrjax.common.reading import reading
+from lrjax.core import UsageError, counted, cut, shown, unknown
+from lrjax.elsewhere import names
+from lrjax.elsewhere.columns import Choices
+from lrjax.elsewhere.records import Record
+
+_MAX_BYTES = 2**28  # of a file, decompressed
+_MAX_COLUMNS = 10_000
+_EMPTY = {"", "none", "null", "na", "n/a"}
+_NOT_FINITE = {"nan", "inf", "+inf", "-inf", "infinity", "-infinity"}
+_SETTINGS = {"hparams", "hyperparameters", "config", "params"}  # as JSON
+
+
+def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
+    """Read the runs of a CSV file, which may be compressed (.gz, .xz, .bz2).
+
+    Raises:
+      UsageError: if it cannot be read, or a row is damaged or contradicts another.
+    """
+    return records(place, table(place), choices), choices
+
+
+def table(place: str) -> pd.DataFrame:
+    """Read a CSV file as texts, '' for empty cells.
+
+    Raises:
+      UsageError: if it cannot be read, has no row or a column twice, or a row is short.
+    """
+    with reading(place, ""):
+        with packed.open_given(files.expanded(place), _MAX_BYTES) as file:
+            text = file.read().decode("utf-8-sig")
+        header = next((row for row in csv.reader(io.StringIO(text)) if row), [])
+        if not 0 < len(header) <= _MAX_COLUMNS:
+            raise UsageError(f"{place}: it has {counted(len(header), 'column')}")
+        # With `header`, pandas would take a surplus column for the index.
+        rows = pd.read_csv(
+            io.StringIO(text), dtype=str, header=None, keep_default_na=False
+        )
+    header = [name.strip() for name in header]
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise UsageError(f"{place} has the column '{cut(twice[0])}' twice")
+    rows = rows[1:].set_axis(header, axis=1).reset_index(drop=True)
+    if not len(rows):
+        raise UsageError(f"{place} holds no row below its header")
+    if len(short := np.flatnonzero(rows.isna().any(axis=1))):
+        raise UsageError(
+            f"{place}: row {short[0] + 1} has fewer values than there are columns; is "
+            "the file whole?"
+        )
+    return rows.apply(lambda column: column.str.strip())
+
+
+def records(
+    place: str, rows: pd.DataFrame, choices: Choices, each_row: bool = False
+) -> list[Record]:
+    """Make the runs of a table.
+
+    Args:
+      place: where it is from.
+      rows: as returned by `table`.
+      choices: what the user said.
+      each_row: whether each row is a run, whatever its name.
+
+    Raises:
+      UsageError: if a column is missing, or a row is no number where it must be one, or
+        contradicts another.
+    """
+    rows = rows.drop(columns=[name for name in choices.ignore if name in rows])
+    for column in choices.roles.values():
+        if column not in rows:
+            raise unknown(f"column of {place}", column, rows)
+    run, step, epoch = (choices.column(r, rows) for r in ("run", "step", "epoch"))
+    numbers = _numbers(place, rows, choices)
+    clock = step if step in numbers else epoch if epoch in numbers else None
+    if each_row or clock is None:
+        at, owner = pd.Series(0, rows.index), pd.Series(rows.index, rows.index)
+        if run and not each_row and rows[run].duplicated().any():
+            raise UsageError(
+                f"{place} has two rows of run "
+                f"'{cut(rows.loc[rows[run].duplicated(), run].iloc[0])}' and no column "
+                f"for the step ({', '.join(names.ROLES['step'][2:])} or epoch) among "
+                f"{cut(', '.join(rows))}; name it: ?step=COLUMN"
+            )
+    else:
+        at = numbers[clock]
+        if at.isna().any():
+            raise UsageError(
+                f"{place}: row {int(np.argmax(at.isna())) + 1} has no {cut(clock)}"
+            )
+        at = at.astype(int) if (at % 1 == 0).all() else at
+        owner = _owners(place, rows, numbers, at, run, choices)
+    named = run and any(names.number(text) is None for text in rows[run])
+    stem = Path(place).name.partition(".")[0]
+    found = []
+    for _, cells in rows.groupby(owner, sort=False):
+        name = str(cells[run].iloc[0]) if run else ""
+        guessed = {"task": stem, **names.guess([stem])}
+        if named and name:
+            guessed |= names.guess(name.split("/"))
+        fields, series = {}, {}
+        for column in cells.columns.difference([run, clock], sort=False):
+            present = cells.loc[~cells[column].str.lower().isin(_EMPTY), column]
+            if not len(present):
+                continue
+            varies = present.nunique() > 1
+            metric = column in numbers and choices.metric(column)
+            rate = column == choices.column("learning_rate", rows)
+            if column in numbers and (varies or metric or rate):
+                values = numbers[column][present.index].to_numpy()
+                steps = at[present.index].to_numpy()
+                series[column] = pd.Series(values, steps).sort_index(kind="stable")
+            if not varies and not metric:
+                fields |= _field(column, present.iloc[0])
+        name = name if name and not each_row else f"row {cells.index[0] + 1} {name}"
+        found.append(Record(name, fields, series, guessed))
+    return found
+
+
+def _numbers(
+    place: str, rows: pd.DataFrame, choices: Choices
+) -> Mapping[str, pd.Series]:
+    """The columns that are numbers, as floats; NaN where a cell is empty.
+
+    Raises:
+      UsageError: if a metric or the step has numbers, and in a row another text.
+    """
+    needed = {choices.column(role, rows) for role in ("step", "epoch")}
+    numbers = {}
+    for column in rows:
+        text = rows[column].str.lower()
+        values = pd.to_numeric(text, errors="coerce").astype(float)
+        odd = values.isna() & ~text.isin(_EMPTY | _NOT_FINITE)
+        if odd.any() and values.notna().any():
+            if column in needed or choices.metric(column):
+                row = int(np.argmax(odd))
+                raise UsageError(
+                    f"{place}: row {row + 1}: {shown(rows[column][row])} is no "
+                    f"{cut(column)}"
+                )
+        elif not odd.any() and not text.isin(_EMPTY).all():
+            numbers[column] = values
+    return numbers
+
+
+def _owners(
+    place: str,
+    rows: pd.DataFrame,
+    numbers: Mapping[str, pd.Series],
+    at: pd.Series,
+    run: str | None,
+    choices: Choices,
+) -> pd.Series:
+    """Number the run of each row.
+
+    Without a column for it, runs differ in task, method, seed and texts; else in the
+    learning rate, too; else in all that is no metric.
+
+    Raises:
+      UsageError: if two rows of a run have the same step.
+    """
+    others = [c for c in rows if c not in (run, at.name) and not choices.metric(c)]
+    roles = [choices.column(role, rows) for role in ("task", "method", "seed")]
+    names_of = [c for c in others if c not in numbers or c in roles]
+    rate = choices.column("learning_rate", rows)
+    clocks = {choices.column(r, rows) for r in ("step", "epoch", "seconds", "examples")}
+    every = [c for c in others if c not in clocks]
+    for keys in [[run]] if run else [names_of, names_of + [rate] * bool(rate), every]:
+        owner = rows.groupby(keys, sort=False).ngroup() if keys else 0 * at.astype(int)
+        twice = [
+            pd.DataFrame({"run": owner, "step": at})[~rows[column].isin(_EMPTY)]
+            for column in numbers
+            if choices.metric(column)
+        ]
+        again = [index[0] for t in twice if len(index := t.index[t.duplicated()])]
+        if not again:
+            return owner
+    where = f"row {min(again) + 1} is a second one for step {at[min(again)]:g}"
+    if run:
+        raise UsageError(f"{place}: {where} of run '{cut(rows[run][min(again)])}'")
+    raise UsageError(
+        f"{place}: {where}, and nothing tells runs apart; add a column 'run', or name "
+        "one: ?run=COLUMN"
+    )
+
+
+def _field(column: str, text: str) -> Mapping[str, Any]:
+    """What a cell says of a run: a setting, or all of them as JSON."""
+    if names.plain(column) in _SETTINGS and text.startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
+    return {column: text}
