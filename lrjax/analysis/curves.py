@@ -45,6 +45,24 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     return rows.iloc[order].reset_index(drop=True)
 
 
+def timed(rows: pd.DataFrame) -> tuple[pd.DataFrame, frozenset[str]]:
+    """Put steps in the place of epochs, for tasks with curves that have no epochs.
+
+    Args:
+      rows: as returned by `join`.
+
+    Returns:
+      the rows, and the names of these tasks.
+    """
+    unknown = rows["epoch"].isna()
+    if not unknown.any():
+        return rows, frozenset()
+    stepped = frozenset(map(str, rows.loc[unknown, "task"].unique()))
+    by_step = rows["task"].isin(stepped)
+    epoch = rows["epoch"].astype(float).where(~by_step, rows["step"])
+    return rows.assign(epoch=epoch), stepped
+
+
 def smooth(rows: pd.DataFrame, names: list[str], alpha: float) -> pd.DataFrame:
     """Smooth columns exponentially: y[t] = alpha x[t] + (1 - alpha) y[t - 1].
 

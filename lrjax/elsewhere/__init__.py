@@ -23,9 +23,10 @@ FORMATS = {
 _LISTS = ("higher", "lower", "ignore")
 
 
-def is_source(text: object) -> bool:
-    """Whether a text is a source from elsewhere, such as csv:FILE."""
-    return isinstance(text, str) and text.partition(":")[0] in FORMATS
+def is_source(text: str) -> bool:
+    """Whether a text is a source from elsewhere, such as csv:FILE, and no folder."""
+    kind, colon, _ = text.partition(":")
+    return bool(colon) and kind in FORMATS and not os.path.isdir(text)
 
 
 def listed(text: str) -> list[str]:

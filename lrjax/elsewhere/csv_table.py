@@ -93,7 +93,7 @@ def records(
         if run and not each_row and rows[run].duplicated().any():
             raise UsageError(
                 f"{place} has two rows of run "
-                f"'{cut(rows.loc[rows[run].duplicated(), run].iloc[0])}' and no column "
+                f"'{cut(str(rows.loc[rows[run].duplicated(), run].iloc[0]))}' and no column "
                 f"for the step ({', '.join(names.ROLES['step'][2:])} or epoch) among "
                 f"{cut(', '.join(rows))}; name it: ?step=COLUMN"
             )
@@ -101,7 +101,7 @@ def records(
         at = numbers[clock]
         if at.isna().any():
             raise UsageError(
-                f"{place}: row {int(np.argmax(at.isna())) + 1} has no {cut(clock)}"
+                f"{place}: row {int(np.argmax(at.isna())) + 1} has no {cut(str(clock))}"
             )
         at = at.astype(int) if (at % 1 == 0).all() else at
         owner = _owners(place, rows, numbers, at, run, choices)
@@ -192,7 +192,7 @@ def _owners(
             return owner
     where = f"row {min(again) + 1} is a second one for step {at[min(again)]:g}"
     if run:
-        raise UsageError(f"{place}: {where} of run '{cut(rows[run][min(again)])}'")
+        raise UsageError(f"{place}: {where} of run '{cut(str(rows[run][min(again)]))}'")
     raise UsageError(
         f"{place}: {where}, and nothing tells runs apart; add a column 'run', or name "
         "one: ?run=COLUMN"

@@ -185,7 +185,7 @@ def guess(path: Sequence[str]) -> Mapping[str, Any]:
 
     Example:
       >>> dict(guess(["mnist", "adam lr=0.1", "seed3"]))
-      {'seed': 3, 'lr': 0.1, 'method': 'adam', 'task': 'mnist'}
+      {'lr': 0.1, 'seed': 3, 'method': 'adam', 'task': 'mnist'}
     """
     found: dict[str, Any] = {}
     names = []

@@ -101,13 +101,9 @@ def _record(trial: Any, study: str, metrics: list[str], choices: Choices) -> Rec
     """The run of a trial: reports are the curve of the first objective."""
     reports = dict(sorted(trial.intermediate_values.items()))
     last = max(reports, default=0)
-    points = {
-        metric: {last: value}
-        for metric, value in zip(metrics, trial.values or (), strict=False)
-    }
+    values = trial.values or [math.nan] * (trial.state.name == "FAIL")
+    points = {m: {last: value} for m, value in zip(metrics, values, strict=False)}
     points[metrics[0]] = reports | points.get(metrics[0], {})
-    if trial.state.name == "FAIL":
-        points[metrics[0]][last] = math.nan
     series = {k: pd.Series(v, dtype=float) for k, v in points.items() if v}
     measured = {
         key: value

@@ -146,7 +146,7 @@ def _run(
     row = {
         "run_id": f"{source} {record.name}",
         "task": encodable(str(taken["task"])),
-        "protocol": taken["protocol"],
+        "protocol": encodable(str(taken["protocol"] or "")) or None,
         "method": encodable(str(taken["method"])),
         "hparams": Hparams(settings),
         "seed": int(seed) if seed is not None and seed.is_integer() else None,

@@ -57,18 +57,16 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
             written = _scalars(events)
             hparams = events.summary_metadata.get(_HPARAMS)
             settings = _settings(plugin_data_pb2, hparams)
-        fields.setdefault(run, {}).update(settings)
-        if _TIME.fullmatch(
-            folder.name
-        ):  # results, which `add_hparams` writes at step 0
+        if _TIME.fullmatch(folder.name):  # results, written at step 0
             settings |= {tag: values.iloc[-1] for tag, values in written.items()}
             written = {}
+        fields.setdefault(run, {}).update(settings)
         tags = {prefix + tag: values for tag, values in written.items()}
         series.setdefault(run, {}).update(tags)
     records = [
         Record(str(run.relative_to(top)), fields[run], found, _guessed(run, top))
         for run, found in series.items()
-        if found
+        if found or fields[run]
     ]
     return records, choices
 
@@ -82,7 +80,8 @@ def _run_of(folder: Path, top: Path) -> tuple[Path, str]:
     part, _ = names.split(folder.name)
     if folder != top and part and names.plain(folder.name).count("_") == 0:
         return folder.parent, f"{part}/"
-    if folder != top and _TIME.fullmatch(folder.name):
+    beside = [path for path in folder.parent.iterdir() if _TIME.fullmatch(path.name)]
+    if folder != top and beside == [folder]:
         return folder.parent, ""
     return folder, ""
 
@@ -123,6 +122,6 @@ def _settings(messages: Any, metadata: Any) -> dict[str, Any]:
 
 def _guessed(run: Path, top: Path) -> Mapping[str, Any]:
     """Task, method and seed by the names of a run's folders."""
-    parts = run.relative_to(top).parts
+    parts = [part for part in run.relative_to(top).parts if not _TIME.fullmatch(part)]
     home = top.resolve().name
     return {"task": home, "method": home, **names.guess(parts)}

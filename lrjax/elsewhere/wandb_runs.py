@@ -52,7 +52,8 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
         from wandb.proto import wandb_internal_pb2
     except ImportError as error:
         raise UsageError(f"wandb:{place} needs wandb: pip install wandb") from error
-    return [_offline(path, wandb_internal_pb2.Record) for path in paths], choices
+    message: Any = wandb_internal_pb2
+    return [_offline(path, message.Record) for path in paths], choices
 
 
 def _chart(place: str, rows: pd.DataFrame, choices: Choices) -> list[Record]:
