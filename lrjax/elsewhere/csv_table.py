@@ -91,9 +91,9 @@ def records(
     if each_row or clock is None:
         at, owner = pd.Series(0, rows.index), pd.Series(rows.index, rows.index)
         if run and not each_row and rows[run].duplicated().any():
+            twice = rows.loc[rows[run].duplicated(), run].iloc[0]
             raise UsageError(
-                f"{place} has two rows of run "
-                f"'{cut(str(rows.loc[rows[run].duplicated(), run].iloc[0]))}' and no column "
+                f"{place} has two rows of run '{cut(str(twice))}' and no column "
                 f"for the step ({', '.join(names.ROLES['step'][2:])} or epoch) among "
                 f"{cut(', '.join(rows))}; name it: ?step=COLUMN"
             )
@@ -127,6 +127,9 @@ def records(
                 series[column] = pd.Series(values, steps).sort_index(kind="stable")
             if not varies and not metric:
                 fields |= _field(column, present.iloc[0])
+        if clock and clock == epoch:
+            steps = at[cells.index].drop_duplicates().sort_values()
+            series[clock] = pd.Series(steps.to_numpy(), steps.to_numpy())
         name = name if name and not each_row else f"row {cells.index[0] + 1} {name}"
         found.append(Record(name, fields, series, guessed))
     return found

@@ -45,8 +45,10 @@ class Source:
 
     Attributes:
       name: as the user gave it, without a password.
-      runs, curves: as returned by `tables.frames.load`, with `ranked_by`; a protocol,
-        a length, a time or a number of examples that is unknown is None or NaN.
+      runs, curves: as returned by `tables.frames.load`, with `ranked_by`, and `length`,
+        the last step of the curve; a protocol, a number of steps, a time or a number of
+        examples that is unknown is None or NaN. Where a file counts epochs alone, these
+        are the steps of the curves, and the number of steps is unknown.
       metrics: task -> its metrics, the ranking one first.
       notes: sentences on how the runs were read.
     """
@@ -91,7 +93,8 @@ def gather(name: str, records: Sequence[Record], choices: Choices) -> Source:
         curves.append(curve.assign(run_id=row["run_id"]))
     runs = pd.DataFrame(rows)
     runs["seed"] = _seeds(runs)
-    runs["steps"] = _lengths(runs)
+    runs["length"] = _lengths(runs)
+    runs["steps"] = runs["length"].where(runs.pop("counted"))
     table = pd.concat([c for c in curves if len(c)] or curves[:1], ignore_index=True)
     metrics = {str(task): found.metrics for task in runs["task"].unique()}
     return Source(name, runs, table, metrics, (*found.notes, *_remarks(runs, table)))
@@ -150,7 +153,8 @@ def _run(
         "method": encodable(str(taken["method"])),
         "hparams": Hparams(settings),
         "seed": int(seed) if seed is not None and seed.is_integer() else None,
-        "steps": curve["step"].max() if len(curve) else np.nan,
+        "length": curve["step"].max() if len(curve) else np.nan,
+        "counted": not np.array_equal(curve["step"], curve["epoch"]),
         "status": status,
         **finals,
         "seconds": _number(taken["seconds"]),
@@ -221,12 +225,12 @@ def _lengths(runs: pd.DataFrame) -> pd.Series:
 
     A run that diverged says nothing about its length; NaN where nobody does.
     """
-    steps = runs["steps"].astype(float).where(runs["status"] == "done")
-    setting = steps.groupby([runs["task"], runs["method"], runs["hparams"]])
+    known = runs["length"].where(runs["status"] == "done")
+    setting = known.groupby([runs["task"], runs["method"], runs["hparams"]])
     longest = setting.transform("max")
-    return longest.fillna(longest.groupby(runs["task"]).transform("max")).fillna(
-        runs.groupby("task")["steps"].transform("max")
-    )
+    of_task = longest.groupby(runs["task"]).transform("max")
+    any_of_task = runs.groupby("task")["length"].transform("max")
+    return longest.fillna(of_task).fillna(any_of_task)
 
 
 def _remarks(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:

@@ -333,7 +333,8 @@ def _profiles(study: Study, writer: ReportWriter) -> Section | None:
 
 def _grid(study: Study, writer: ReportWriter) -> Section | None:
     """Final loss over the learning rates of a grid."""
-    runs = study.all_runs
+    # A task may have run with none of the settings that are shown.
+    runs = study.all_runs[study.all_runs["task"].isin(study.tasks)]
     rates = runs["hparams"].map(lambda h: h.get("learning_rate"))
     rates = pd.to_numeric(rates, errors="coerce").astype(float)
     parts = [(str(task), subset) for task, subset in runs.groupby("task")]

@@ -209,19 +209,22 @@ def read(
 
 
 def _filled(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs with a protocol and a length: of others on the task, where one is unknown.
+    """Runs with a protocol and a number of steps: those of others, where unknown.
 
-    So runs from elsewhere stand beside those of the only protocol of their task.
+    So runs from elsewhere stand beside those of the only protocol of their task, and
+    count as being as long as the longest.
     """
     known: dict[str, set[str]] = {}
     for task, protocol in zip(runs["task"], runs["protocol"], strict=True):
         known.setdefault(task, set()).update({protocol} - {None})
     only = {task: min(p) for task, p in known.items() if len(p) == 1}
     longest = runs.groupby("task")["steps"].transform("max")
+    steps = runs["steps"].fillna(longest).fillna(runs["length"]).fillna(1)
     pairs = zip(runs["task"], runs["protocol"], strict=True)
     return runs.assign(
         protocol=[p or only.get(task, "elsewhere") for task, p in pairs],
-        steps=runs["steps"].fillna(longest).fillna(1),
+        steps=steps.astype(int) if (steps % 1 == 0).all() else steps,
+        length=runs["length"].fillna(steps),
     )
 
 
