@@ -250,7 +250,6 @@ BESIDE = {
     "lrjax/tasks/bundled.py": {"np.loadtxt": "parses lines that are read already"},
     "lrjax/machine.py": {"read_text": "of /proc and of control groups"},
     "lrjax/api.py": {"tempfile.mkdtemp": _RANDOM},
-    "lrjax/elsewhere/csv_table.py": {"pd.read_csv": _OPENED},
     "lrjax/optim/learned.py": {
         "open": "lrjax.optim needs nothing else of lrjax; regular files only, too",
         "os.open": "as above",

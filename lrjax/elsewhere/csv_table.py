@@ -45,24 +45,23 @@ def table(place: str) -> pd.DataFrame:
     with reading(place, ""):
         with packed.open_given(files.expanded(place), _MAX_BYTES) as file:
             text = file.read().decode("utf-8-sig")
-        header = next((row for row in csv.reader(io.StringIO(text)) if row), [])
-        if not 0 < len(header) <= _MAX_COLUMNS:
-            raise UsageError(f"{place}: it has {counted(len(header), 'column')}")
-        # With `header`, pandas would take a surplus column for the index.
-        rows = pd.read_csv(
-            io.StringIO(text), dtype=str, header=None, keep_default_na=False
-        )
-    header = [name.strip() for name in header]
+        lines = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+    if not lines:
+        raise UsageError(f"{place} is empty")
+    header = [name.strip() for name in lines[0]]
+    if len(header) > _MAX_COLUMNS:
+        raise UsageError(f"{place} has {len(header):,} columns")
     if twice := [name for name in header if header.count(name) > 1]:
         raise UsageError(f"{place} has the column '{cut(twice[0])}' twice")
-    rows = rows[1:].set_axis(header, axis=1).reset_index(drop=True)
-    if not len(rows):
+    if not lines[1:]:
         raise UsageError(f"{place} holds no row below its header")
-    if len(short := np.flatnonzero(rows.isna().any(axis=1))):
-        raise UsageError(
-            f"{place}: row {short[0] + 1} has fewer values than there are columns; is "
-            "the file whole?"
-        )
+    for number, row in enumerate(lines[1:], 1):
+        if len(row) != len(header):
+            raise UsageError(
+                f"{place}: row {number} has {counted(len(row), 'value')} for "
+                f"{counted(len(header), 'column')}; is the file whole?"
+            )
+    rows = pd.DataFrame(lines[1:], columns=header, dtype=object)
     return rows.apply(lambda column: column.str.strip())
 
 
@@ -107,7 +106,7 @@ def records(
         owner = _owners(place, rows, numbers, at, run, choices)
     named = run and any(names.number(text) is None for text in rows[run])
     stem = Path(place).name.partition(".")[0]
-    found = []
+    runs = []
     for _, cells in rows.groupby(owner, sort=False):
         name = str(cells[run].iloc[0]) if run else ""
         guessed = {"task": stem, **names.guess([stem])}
@@ -124,15 +123,16 @@ def records(
             if column in numbers and (varies or metric or rate):
                 values = numbers[column][present.index].to_numpy()
                 steps = at[present.index].to_numpy()
-                series[column] = pd.Series(values, steps).sort_index(kind="stable")
+                found = pd.Series(values, steps).sort_index(kind="stable")
+                series[column] = found[~found.index.duplicated(keep="last")]
             if not varies and not metric:
                 fields |= _field(column, present.iloc[0])
         if clock and clock == epoch:
             steps = at[cells.index].drop_duplicates().sort_values()
             series[clock] = pd.Series(steps.to_numpy(), steps.to_numpy())
         name = name if name and not each_row else f"row {cells.index[0] + 1} {name}"
-        found.append(Record(name, fields, series, guessed))
-    return found
+        runs.append(Record(name, fields, series, guessed))
+    return runs
 
 
 def _numbers(
@@ -147,7 +147,7 @@ def _numbers(
     numbers = {}
     for column in rows:
         text = rows[column].str.lower()
-        values = pd.to_numeric(text, errors="coerce").astype(float)
+        values = text.map(names.number).astype(float)
         odd = values.isna() & ~text.isin(_EMPTY | _NOT_FINITE)
         if odd.any() and values.notna().any():
             if column in needed or choices.metric(column):
@@ -172,7 +172,7 @@ def _owners(
     """Number the run of each row.
 
     Without a column for it, runs differ in task, method, seed and texts; else in the
-    learning rate, too; else in all that is no metric.
+    learning rate, too, in other numbers that are no metric, or in both.
 
     Raises:
       UsageError: if two rows of a run have the same step.
@@ -183,7 +183,10 @@ def _owners(
     rate = choices.column("learning_rate", rows)
     clocks = {choices.column(r, rows) for r in ("step", "epoch", "seconds", "examples")}
     every = [c for c in others if c not in clocks]
-    for keys in [[run]] if run else [names_of, names_of + [rate] * bool(rate), every]:
+    but_rate = [c for c in every if c != rate]
+    own = [names_of, [*names_of, *([rate] if rate else [])], but_rate, every]
+    first = 0
+    for keys in [[run]] if run else own:
         owner = rows.groupby(keys, sort=False).ngroup() if keys else 0 * at.astype(int)
         twice = [
             pd.DataFrame({"run": owner, "step": at})[~rows[column].isin(_EMPTY)]
@@ -191,11 +194,14 @@ def _owners(
             if choices.metric(column)
         ]
         again = [index[0] for t in twice if len(index := t.index[t.duplicated()])]
-        if not again:
+        # A number that always changes would make each row a run.
+        told = run or keys is own[0] or owner.nunique() < len(rows) or at.nunique() == 1
+        if told and not again:
             return owner
-    where = f"row {min(again) + 1} is a second one for step {at[min(again)]:g}"
+        first = min(again, default=first)
+    where = f"row {first + 1} is a second one for step {at[first]:g}"
     if run:
-        raise UsageError(f"{place}: {where} of run '{cut(str(rows[run][min(again)]))}'")
+        raise UsageError(f"{place}: {where} of run '{cut(str(rows[run][first]))}'")
     raise UsageError(
         f"{place}: {where}, and nothing tells runs apart; add a column 'run', or name "
         "one: ?run=COLUMN"
