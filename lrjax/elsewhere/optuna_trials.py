@@ -70,7 +70,7 @@ def _storage(url: str) -> Iterator[tuple[Any, Any]]:
     try:
         import optuna
     except ImportError as error:
-        raise UsageError(f"optuna:{url} needs optuna: pip install optuna") from error
+        raise UsageError("optuna:... needs optuna: pip install optuna") from error
     if "://" not in url or url.startswith(_SQLITE):
         path = files.expanded(url.removeprefix(_SQLITE))
         with reading(path, ""), files.open_given(path) as file:
