@@ -154,7 +154,7 @@ def _numbers(
                 row = int(np.argmax(odd))
                 raise UsageError(
                     f"{place}: row {row + 1}: {shown(rows[column][row])} is no "
-                    f"{cut(column)}"
+                    f"{cut(str(column))}"
                 )
         elif not odd.any() and not text.isin(_EMPTY).all():
             numbers[column] = values

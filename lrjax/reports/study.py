@@ -205,14 +205,17 @@ def read(
     curves += [source.curves for source in others if len(source.curves)]
     rows = pd.concat(curves) if curves else pd.DataFrame(columns=["run_id"])
     table = pd.concat(runs, ignore_index=True)
-    return scores_lib.arrange(_filled(table) if others else table), rows
+    return scores_lib.arrange(_comparable(table) if others else table), rows
 
 
-def _filled(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs with a protocol and a number of steps: those of others, where unknown.
+def _comparable(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with protocol and number of steps: those of others, where unknown.
 
-    So runs from elsewhere stand beside those of the only protocol of their task, and
-    count as being as long as the longest.
+    So runs from elsewhere stand beside those of the only protocol of their task, count
+    as being as long as the longest, and are judged by a metric that all sources have.
+
+    Raises:
+      UsageError: if sources of a task have no metric in common.
     """
     known: dict[str, set[str]] = {}
     for task, protocol in zip(runs["task"], runs["protocol"], strict=True):
@@ -225,7 +228,29 @@ def _filled(runs: pd.DataFrame) -> pd.DataFrame:
         protocol=[p or only.get(task, "elsewhere") for task, p in pairs],
         steps=steps.astype(int) if (steps % 1 == 0).all() else steps,
         length=runs["length"].fillna(steps),
+        ranked_by=runs["task"].map(_shared(runs)).fillna(runs["ranked_by"]),
     )
+
+
+def _shared(runs: pd.DataFrame) -> dict[str, str]:
+    """Task of several sources -> the column to judge its runs by, which each has."""
+    chosen = {}
+    for task, subset in runs.groupby("task"):
+        if subset["source"].nunique() == 1:
+            continue
+        done = subset[subset["status"] == "done"]
+        own = [c for c in subset["ranked_by"].dropna().unique() if c in runs]
+        columns = [str(c) for c in runs if str(c).startswith(("valid_", "test_"))]
+        by_source = done.groupby("source")[[*dict.fromkeys([*own, *columns])]].count()
+        common = [str(c) for c in by_source if by_source[c].all()]
+        if not common:
+            which = "; ".join(
+                f"{source} has {', '.join(c for c in by_source if counts[c])}"
+                for source, counts in by_source.iterrows()
+            )
+            raise UsageError(f"runs of {task} have no metric in common: {which}")
+        chosen[str(task)] = common[0]
+    return chosen
 
 
 def config(workdir: str | Path) -> Mapping[str, Any]:

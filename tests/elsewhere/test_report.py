@@ -135,6 +135,18 @@ def test_beside_runs_of_lrjax(table, tmp_path):
     assert "Length" not in said
 
 
+def test_sources_are_compared_by_what_all_have(tmp_path):
+    workdir = fabricated.write(tmp_path / "ours", ["iris"], ["adam"], 2)
+    losses = tmp_path / "losses.csv"
+    losses.write_text("task,method,seed,val_loss\niris,lion,0,0.5\niris,lion,1,nan\n")
+    runs, _ = study.read([workdir], [elsewhere.read(f"csv:{losses}")])
+    assert set(runs["ranked_by"]) == {"valid_loss"}
+    other = tmp_path / "other.csv"
+    other.write_text("task,method,seed,val_f1\niris,lion,0,0.5\n")
+    with pytest.raises(lrjax.UsageError, match=r"no metric in common.*has valid_f1"):
+        study.read([workdir], [elsewhere.read(f"csv:{other}")])
+
+
 @pytest.mark.slow
 def test_a_page_of_runs_of_all(table, tmp_path):
     workdir = fabricated.write(tmp_path / "ours", ["iris", "dna"], ["adam"], 4)
