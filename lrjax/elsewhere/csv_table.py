@@ -42,13 +42,14 @@ def table(place: str) -> pd.DataFrame:
     Raises:
       UsageError: if it cannot be read, has no row or a column twice, or a row is short.
     """
-    with reading(place, ""):
-        with packed.open_given(files.expanded(place), _MAX_BYTES) as file:
-            text = file.read().decode("utf-8-sig")
-        lines = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+    path = files.expanded(place)
+    with reading(place, ""), packed.open_given(path, _MAX_BYTES) as file:
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        reader = csv.reader(text, strict=True)
+        lines = [[cell.strip() for cell in row] for row in reader if row]
     if not lines:
         raise UsageError(f"{place} is empty")
-    header = [name.strip() for name in lines[0]]
+    header = lines[0]
     if len(header) > _MAX_COLUMNS:
         raise UsageError(f"{place} has {len(header):,} columns")
     if twice := [name for name in header if header.count(name) > 1]:
@@ -61,8 +62,7 @@ def table(place: str) -> pd.DataFrame:
                 f"{place}: row {number} has {counted(len(row), 'value')} for "
                 f"{counted(len(header), 'column')}; is the file whole?"
             )
-    rows = pd.DataFrame(lines[1:], columns=header, dtype=object)
-    return rows.apply(lambda column: column.str.strip())
+    return pd.DataFrame(lines[1:], columns=header, dtype=object)
 
 
 def records(
@@ -89,50 +89,89 @@ def records(
     clock = step if step in numbers else epoch if epoch in numbers else None
     if each_row or clock is None:
         at, owner = pd.Series(0, rows.index), pd.Series(rows.index, rows.index)
-        if run and not each_row and rows[run].duplicated().any():
-            twice = rows.loc[rows[run].duplicated(), run].iloc[0]
-            raise UsageError(
-                f"{place} has two rows of run '{cut(str(twice))}' and no column "
-                f"for the step ({', '.join(names.ROLES['step'][2:])} or epoch) among "
-                f"{cut(', '.join(rows))}; name it: ?step=COLUMN"
-            )
+        if not each_row:
+            _check_once(place, rows, run, choices)
     else:
-        at = numbers[clock]
-        if at.isna().any():
-            raise UsageError(
-                f"{place}: row {int(np.argmax(at.isna())) + 1} has no {cut(str(clock))}"
-            )
-        at = at.astype(int) if (at % 1 == 0).all() else at
+        at = _steps(place, numbers[clock])
         owner = _owners(place, rows, numbers, at, run, choices)
     named = run and any(names.number(text) is None for text in rows[run])
     stem = Path(place).name.partition(".")[0]
+    rows = rows.mask(rows.apply(lambda cells: cells.str.lower().isin(_EMPTY)))
     runs = []
     for _, cells in rows.groupby(owner, sort=False):
-        name = str(cells[run].iloc[0]) if run else ""
+        name = str(cells[run].fillna("").iloc[0]) if run else ""
         guessed = {"task": stem, **names.guess([stem])}
         if named and name:
             guessed |= names.guess(name.split("/"))
-        fields, series = {}, {}
-        for column in cells.columns.difference([run, clock], sort=False):
-            present = cells.loc[~cells[column].str.lower().isin(_EMPTY), column]
-            if not len(present):
-                continue
-            varies = present.nunique() > 1
-            metric = column in numbers and choices.metric(column)
-            rate = column == choices.column("learning_rate", rows)
-            if column in numbers and (varies or metric or rate):
-                values = numbers[column][present.index].to_numpy()
-                steps = at[present.index].to_numpy()
-                found = pd.Series(values, steps).sort_index(kind="stable")
-                series[column] = found[~found.index.duplicated(keep="last")]
-            if not varies and not metric:
-                fields |= _field(column, present.iloc[0])
+        others = cells.drop(columns=[c for c in (run, clock) if c])
+        fields, series = _contents(others, numbers, at, choices)
         if clock and clock == epoch:
             steps = at[cells.index].drop_duplicates().sort_values()
             series[clock] = pd.Series(steps.to_numpy(), steps.to_numpy())
         name = name if name and not each_row else f"row {cells.index[0] + 1} {name}"
         runs.append(Record(name, fields, series, guessed))
     return runs
+
+
+def _contents(
+    cells: pd.DataFrame,
+    numbers: Mapping[str, pd.Series],
+    at: pd.Series,
+    choices: Choices,
+) -> tuple[dict[str, Any], dict[str, pd.Series]]:
+    """What stays and what changes in the rows of a run; NaN for empty cells."""
+    fields: dict[str, Any] = {}
+    series: dict[str, pd.Series] = {}
+    rate = choices.column("learning_rate", cells)
+    for column in cells:
+        present = cells[column].dropna()
+        if not len(present):
+            continue
+        stays = present.nunique() == 1
+        metric = column in numbers and choices.metric(column)
+        if column in numbers and (metric or not stays or column == rate):
+            steps = at[present.index].to_numpy()
+            values = pd.Series(numbers[column][present.index].to_numpy(), steps)
+            values = values.sort_index(kind="stable")
+            series[column] = values[~values.index.duplicated(keep="last")]
+        if stays and not metric:
+            fields |= _field(column, present.iloc[0])
+    return fields, series
+
+
+def _steps(place: str, clock: pd.Series) -> pd.Series:
+    """The step of each row, whole if all are.
+
+    Raises:
+      UsageError: if a row has none, or a negative one.
+    """
+    valid = np.isfinite(clock) & (clock >= 0)
+    if not valid.all():
+        row = int(np.argmin(valid)) + 1
+        raise UsageError(f"{place}: row {row} has no {cut(str(clock.name))} from 0 on")
+    return clock.astype(int) if (clock % 1 == 0).all() else clock
+
+
+def _check_once(
+    place: str, rows: pd.DataFrame, run: str | None, choices: Choices
+) -> None:
+    """Check that rows without steps are runs of their own.
+
+    Raises:
+      UsageError: if one repeats the name, or settings and seed, of another.
+    """
+    aside = {choices.column(r, rows) for r in ("seconds", "examples", "status")}
+    keys = [c for c in rows if not choices.metric(c) and c not in aside]
+    if not run and not choices.column("seed", rows):
+        return
+    again = rows.index[rows.duplicated([run] if run else keys)]
+    if len(again):
+        whose = f"of run '{cut(str(rows[run][again[0]]))}'" if run else "of a run"
+        raise UsageError(
+            f"{place}: row {again[0] + 1} is a second one {whose}, and there is no "
+            f"column for the step ({', '.join(names.ROLES['step'][2:])} or epoch) "
+            f"among {cut(', '.join(rows))}; name it: ?step=COLUMN"
+        )
 
 
 def _numbers(

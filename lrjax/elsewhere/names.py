@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -102,6 +103,7 @@ def is_about(name: str) -> bool:
     return plain(name) in _ABOUT or any(find(role, [name]) for role in roles)
 
 
+@functools.cache
 def split(name: str) -> tuple[str, str]:
     """Split a column's name into the part of the data and the metric.
 

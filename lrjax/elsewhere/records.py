@@ -166,9 +166,9 @@ def _run(
 
 
 def _number(value: object) -> float:
-    """A number; NaN for anything else."""
+    """A finite number; NaN for anything else."""
     found = names.number(value)
-    return np.nan if found is None else found
+    return found if found is not None and np.isfinite(found) else np.nan
 
 
 def _settings(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -152,6 +152,14 @@ def test_states_of_runs(tmp_path):
     assert [*runs["status"]] == ["done", "stopped", "done"]
 
 
+def test_a_file_of_some_megabytes(tmp_path):
+    rows = tidy(seeds=2, epochs=3).assign(note="x" * 2**18)
+    assert len(read(tmp_path / "a.csv", rows.drop(columns="note")).runs) == 4
+    wide = rows.assign(**{f"note{i}": "x" * 2**17 for i in range(2)}, note="")
+    assert len(read(tmp_path / "a.csv", wide).runs) == 4
+    assert (tmp_path / "a.csv").stat().st_size > 2 * 2**20
+
+
 def test_a_compressed_file(tmp_path):
     path = tmp_path / "mnist.csv.gz"
     path.write_bytes(gzip.compress(tidy().to_csv(index=False).encode()))
@@ -168,12 +176,15 @@ def test_a_compressed_file(tmp_path):
         ("run,step,loss\na,1,1\na,1,2\n", "", "row 2 is a second one for step 1"),
         ("step,loss,b\n1,1,2\n1,2,2\n", "", "nothing tells runs apart"),
         ("step,loss,b\n1,1,2\n1,2,3\n2,1,4\n", "", "nothing tells runs apart"),
-        ("run,loss\na,1\na,2\n", "", "two rows of run 'a'.*[?]step=COLUMN"),
+        ("run,loss\na,1\na,2\n", "", "second one of run 'a'.*[?]step=COLUMN"),
+        ("method,seed,loss\na,1,1\na,1,2\n", "", r"second one of a run.*[?]step="),
         ("run,step,loss\na,1,1\na,2\n", "", "row 2 has 2 values for 3 columns"),
         ("run,step,loss\na,1,1,4\na,2,3\n", "", "row 1 has 4 values for 3 columns"),
         ('run,step,loss\na,1,1\n"a,2,3\n', "", "unexpected end of data"),
         ("run,step,loss\na,1,1\na,2,high\n", "", "row 2: 'high' is no loss"),
         ("run,step,loss\na,1,1\na,,2\n", "", "row 2 has no step"),
+        ("run,step,loss\na,1,1\na,-1,2\n", "", "row 2 has no step from 0 on"),
+        ("run,step,loss\na,inf,1\na,1,2\n", "", "row 1 has no step from 0 on"),
         ("run,loss,loss\na,1,1\n", "", "'loss' twice"),
         ("run,loss\na,1\n", "?method=optimiser", "unknown column.*'optimiser'"),
         ("run,loss\na,1\n", "?metod=b", "unknown option.*did you mean 'method'"),
