@@ -235,3 +235,20 @@ def test_runs_that_a_report_exported(tmp_path):
         assert [*runs[name]] == [*ours[name]]
     rates = [hparams["learning_rate"] for hparams in runs["hparams"]]
     assert rates == [hparams["learning_rate"] for hparams in ours["hparams"]]
+
+
+@pytest.mark.parametrize(
+    ("place", "package"),
+    [
+        ("wandb:{}", "wandb.proto"),
+        ("tensorboard:{}", "tensorboard.backend.event_processing"),
+        ("optuna:{}/study.db", "optuna"),
+    ],
+)
+def test_a_missing_package_is_named(tmp_path, monkeypatch, place, package):
+    for name in ("run-1.wandb", "events.out.tfevents.1", "study.db"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setitem(sys.modules, package, None)
+    name = package.partition(".")[0]
+    with pytest.raises(lrjax.UsageError, match=f"needs {name}: pip install {name}"):
+        elsewhere.read(place.format(tmp_path))
