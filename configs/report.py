@@ -3,6 +3,7 @@ r"""Options of a report; the default config of `--mode=report` and `--mode=confi
   python main.py --mode=report --workdir=runs/quickstart
   python main.py --mode=report --workdir=runs/a,runs/b \
       --config.report.baseline=adamw_cosine --config.report.smooth=0.3
+  python main.py --mode=report --from=csv:results.csv
 
 Cost: about ten seconds for a thousand runs. It reads the tables of the working
 directories, trains nothing, and writes report/index.html into the first of them.

@@ -4,7 +4,6 @@ python examples/torch_race.py
 
 It needs torch, prodigyopt and schedulefree. Stop it and start it again: it goes on.
 """
-
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -12,10 +11,9 @@ from torch import nn
 import lrjax
 
 pixels, labels = map(torch.tensor, load_digits(return_X_y=True))
-pixels = pixels.float() / 16
 # Second runs of the leaders are judged on other rows: `job.fold` says on which.
-options = {"budget": 8, "horizon": 300, "metric": "accuracy", "folds": 4}
-options["valid_rows"] = len(labels) // 4
+options = {"budget": 8, "horizon": 300, "metric": "accuracy"}
+options |= {"folds": 4, "valid_rows": len(labels) // 4}
 methods = ["momentum", "adamw_cosine", "prodigy", "schedule_free_adamw"]
 race = lrjax.Race(methods, folder="race", **options)
 for job in race:
@@ -29,12 +27,12 @@ for job in race:
     for _ in range(job.stop):
         rows = torch.randperm(len(labels))[:64]
         rows = rows[~valid[rows]]
-        nn.functional.cross_entropy(model(pixels[rows]), labels[rows]).backward()
+        nn.functional.cross_entropy(model(pixels[rows].float()), labels[rows]).backward()
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
     if averages:
         optimizer.eval()
-    right = model(pixels[valid]).argmax(1) == labels[valid]
+    right = model(pixels[valid].float()).argmax(1) == labels[valid]
     job.tell(accuracy=right.float().mean())
 print(race.answer())

@@ -17,6 +17,7 @@ _LAZY = {
     "compare": "lrjax.api",
     "find_rate": "lrjax.api",
     "rate_transfer": "lrjax.api",
+    "report": "lrjax.api",
     "select": "lrjax.hpo.select",
     "tune": "lrjax.api",
     **dict.fromkeys(
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # the same names, for type checkers
     from lrjax.api import compare as compare
     from lrjax.api import find_rate as find_rate
     from lrjax.api import rate_transfer as rate_transfer
+    from lrjax.api import report as report
     from lrjax.api import tune as tune
     from lrjax.core import Task as Task
     from lrjax.hpo.select import select as select

@@ -25,13 +25,13 @@ import optax
 import pandas as pd
 
 from lrjax import config as config_lib
+from lrjax import elsewhere, optim, own, plugins, results, tasks
 from lrjax import launch as launch_lib
 from lrjax import methods as methods_lib
-from lrjax import optim, own, plugins, results, tasks
 from lrjax import reports as reports_lib
 from lrjax.common import files
 from lrjax.config import Settings
-from lrjax.core import Method, Task, UsageError, cut, shown
+from lrjax.core import Method, Task, UsageError, cut, shown, unknown
 from lrjax.hpo import tune as tune_lib
 from lrjax.launch import experiment, startup
 from lrjax.own import MethodLike, Methods
@@ -88,6 +88,53 @@ class Results:
         folder = files.expanded(folder)
         reports_lib.write([self.workdir], folder, reports_lib.Options())
         return folder / "index.html"
+
+
+def report(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    folder: str | os.PathLike[str] = "report",
+    **options: Any,
+) -> Path:
+    r"""Write a page with figures, statistics and findings on runs, also of others.
+
+    Args:
+      sources: a working directory, or runs that others trained: 'csv:FILE',
+        'wandb:EXPORT.csv', 'wandb:FOLDER', 'tensorboard:FOLDER' or
+        'optuna:sqlite:///FILE#STUDY'; or several, to be compared (docs/report.md).
+      folder: directory of the page; made if it does not exist.
+      **options: fields of `lrjax.reports.Options`, such as `baseline`.
+
+    Returns:
+      path of the page.
+
+    Raises:
+      UsageError: if a source cannot be read, an option does not fit, or the page
+        cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> import lrjax
+      >>> rows = "optimizer,seed,val_loss\nadam,0,0.2\nadam,1,0.3\nsgd,0,0.4\nsgd,1,0.5"
+      >>> with tempfile.TemporaryDirectory() as home:
+      ...     size = Path(home, "mine.csv").write_text(rows)
+      ...     page = lrjax.report(f"csv:{home}/mine.csv", folder=f"{home}/report")
+      ...     page.name, page.exists()
+      ('index.html', True)
+    """
+    known = [field.name for field in dataclasses.fields(reports_lib.Options)]
+    for name in options:
+        if name not in known:
+            raise unknown("option of a report", name, known)
+    chosen = reports_lib.Options(**options)
+    given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    if not given:
+        raise UsageError("there is nothing to report")
+    read = [s for s in given if isinstance(s, str) and elsewhere.is_source(s)]
+    workdirs = [files.expanded(s) for s in given if s not in read]
+    others = [elsewhere.read(source) for source in read]
+    folder = files.expanded(folder)
+    reports_lib.write(workdirs, folder, chosen, others=others)
+    return folder / "index.html"
 
 
 def compare(

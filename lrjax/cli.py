@@ -221,28 +221,30 @@ def _shown_first(text: str) -> Iterator[None]:
         raise failure
 
 
-def report(config: ConfigDict, workdirs: str) -> None:
+def report(config: ConfigDict, workdirs: str, elsewhere: Sequence[str] = ()) -> None:
     """Write a page of figures and findings from the tables of several directories.
 
     Args:
       config: a config; only its block `report` is used.
-      workdirs: paths, separated by commas.
+      workdirs: paths, separated by commas; may be '' if there are runs from elsewhere.
+      elsewhere: runs from elsewhere, as values of --from.
 
     Raises:
       UsageError: if an option is invalid or a directory has no results.
     """
-    print(_report(config, workdirs))
+    print(_report(config, workdirs, elsewhere))
 
 
-def _report(config: ConfigDict, workdirs: str) -> str:
+def _report(config: ConfigDict, workdirs: str, elsewhere: Sequence[str] = ()) -> str:
     """Write the page as `report` does; return the findings as text."""
+    from lrjax import elsewhere as elsewhere_lib
     from lrjax import reports
 
     chosen = config_lib.check_report(config.report)
     whole = os.path.lexists(files.expanded(workdirs))
     names = [workdirs] if whole else [name.strip() for name in workdirs.split(",")]
     names = list(dict.fromkeys(filter(None, names)))
-    if not names:
+    if not names and not elsewhere:
         raise UsageError(f"--workdir={workdirs} names no directory")
     options = reports.Options(
         metrics=chosen.metric or reports.Options.metrics,
@@ -253,9 +255,12 @@ def _report(config: ConfigDict, workdirs: str) -> str:
         export=chosen.export,
         bootstrap=chosen.bootstrap,
     )
-    first = files.expanded(names[0])
+    sources = [name for value in elsewhere for name in elsewhere_lib.listed(value)]
+    others = [elsewhere_lib.read(name) for name in dict.fromkeys(sources)]
+    first = files.expanded(names[0]) if names else Path()
     folder = Path(chosen.folder) if chosen.folder else first / "report"
-    lines = reports.write(names, folder, options, None if chosen.folder else first)
+    below = None if chosen.folder else first
+    lines = reports.write(names, folder, options, below, others)
     return "\n".join([*lines, f"\nreport: {_named([folder / 'index.html'])}"])
 
 

@@ -9,6 +9,7 @@ r"""Train, compare and tune ways to control the learning rate.
   python main.py plan --config=study:libsvm --workdir=runs/study
   python main.py --launcher=dask --config=study:libsvm --workdir=runs/study
   python main.py report --workdir=runs/iris
+  python main.py report --from=tensorboard:logs
   python main.py methods
   python main.py config
 
@@ -78,6 +79,13 @@ _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
     "Directory of the result tables; --mode=report takes several, separated by commas.",
+)
+_FROM = flags.DEFINE_multi_string(
+    "from",
+    [],
+    "With --mode=report: runs that others trained, beside those in --workdir or alone: "
+    "csv:FILE, wandb:EXPORT.csv, wandb:FOLDER, tensorboard:FOLDER or "
+    "optuna:sqlite:///FILE#STUDY; several by commas or by repeating (docs/report.md).",
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
@@ -193,7 +201,9 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["config"].present:
         raise UsageError("--config is missing: try --config=configs/quickstart.py")
     workdir = _WORKDIR.value or ""
-    if not workdir and _MODE.value != "config":
+    if _FROM.value and _MODE.value != "report":
+        raise UsageError(f"--from is for --mode=report, not {_MODE.value}")
+    if not workdir and not _FROM.value and _MODE.value != "config":
         raise UsageError("--workdir is missing: set the directory for the results")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     config = arguments.check_loaded(file, _CONFIG.value)
@@ -201,7 +211,7 @@ def main(argv: list[str]) -> None:
         cli.config(config)
         return
     if _MODE.value == "report":
-        cli.report(config, workdir)
+        cli.report(config, workdir, _FROM.value)
         return
     if _MODE.value == "compact":
         cli.compact(workdir)

@@ -43,22 +43,25 @@ _ROWS = {
     "results": "common core identity tables",
     "launch": "common config console core engine identity machine messages methods "
     "plugins protocol results tables tasks",
+    "elsewhere": "common core metrics tables",
     "rates": "analysis core reports",
-    "reports": "analysis common console core identity plugins rates results tables",
+    "reports": "analysis common console core elsewhere identity plugins rates results "
+    "tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.course hpo.judged "
     "hpo.points hpo.posterior hpo.prior hpo.proposals hpo.rate_grid hpo.tuners "
     "hyperparameters identity launch machine methods own plugins protocol reports "
     "results tasks",
-    "api": "common config core hpo launch methods optim own plugins rates reports "
-    "results tasks",
+    "api": "common config core elsewhere hpo launch methods optim own plugins rates "
+    "reports results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "arguments": "config messages methods plugins",
     "command": "arguments cli launch messages race",
     "__main__": "command launch",
     "__init__": "api control core hpo messages methods metrics optim race register "
     "results tasks",
-    "cli": "common config config_page core hpo launch methods reports results tables",
+    "cli": "common config config_page core elsewhere hpo launch methods reports "
+    "results tables",
 }
 ALLOWED = {
     name: set(known.split()) for names, known in _ROWS.items() for name in names.split()
@@ -73,7 +76,7 @@ NUMPY_ALONE += ("rate_grid",)
 # Flax to be defined, and are themselves imported like this.
 HEAVY = {
     *("dask_jobqueue", "distributed", "equinox", "flax", "matplotlib", "pyarrow"),
-    "rliable",
+    *("optuna", "rliable", "tensorboard", "wandb"),
     *("safetensors", "sklearn", "smac", "tensorboardX", "tensorflow_datasets"),
     "transformers",
 }

@@ -151,6 +151,7 @@ def answers() -> None:
     study = lrjax.compare(task, ["prodigy", parabola, method], seeds=range(3), epochs=3)
     assert_type(study, Results)
     assert_type(study.report(), Path)
+    assert_type(lrjax.report([Path("runs"), "csv:mine.csv"], smooth=0.3), Path)
     lrjax.compare(
         [task, "libsvm/wine"],
         parabola,

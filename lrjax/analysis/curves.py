@@ -19,7 +19,8 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Join curve rows with task, entry and share of steps of their runs.
 
     Args:
-      runs: as returned by `scores.judge`, with a column `entry`.
+      runs: as returned by `scores.judge`, with a column `entry`; and perhaps with
+        `length`, the last step of curves that do not count updates.
       curves: as returned by `results.load`; rows of other runs are left out.
 
     Returns:
@@ -38,11 +39,30 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         codes = pd.Categorical(runs[name])
         rows[name] = pd.Categorical.from_codes(codes.codes[run], dtype=codes.dtype)
     rows["run"] = run
-    rows["part"] = rows["step"].to_numpy() / runs["steps"].to_numpy()[run]
+    ends = runs["length" if "length" in runs else "steps"].to_numpy()
+    rows["part"] = rows["step"].to_numpy() / ends[run]
     dead = (runs["status"] == "diverged").to_numpy() if "status" in runs else False
     rows["dead"] = np.broadcast_to(dead, len(runs))[run]
     order = np.lexsort((rows["step"].to_numpy(), run))
     return rows.iloc[order].reset_index(drop=True)
+
+
+def timed(rows: pd.DataFrame) -> tuple[pd.DataFrame, frozenset[str]]:
+    """Put steps in the place of epochs, for tasks with curves that have no epochs.
+
+    Args:
+      rows: as returned by `join`.
+
+    Returns:
+      the rows, and the names of these tasks.
+    """
+    unknown = rows["epoch"].isna()
+    if not unknown.any():
+        return rows, frozenset()
+    stepped = frozenset(map(str, rows.loc[unknown, "task"].unique()))
+    by_step = rows["task"].isin(stepped)
+    epoch = rows["epoch"].astype(float).where(~by_step, rows["step"])
+    return rows.assign(epoch=epoch), stepped
 
 
 def smooth(rows: pd.DataFrame, names: list[str], alpha: float) -> pd.DataFrame:

@@ -119,14 +119,14 @@ def _train(job: Job, command: str, result: str, race: Race, signals: list[int]) 
     output, code_file = job.folder / _OUTPUT, job.folder / _CODE
     path = result.format_map(_values(job)) if result else ""
     lines = _Lines(job, output)
-    if not code_file.exists():  # else a killed call left it, with what was printed
+    if not code_file.exists() or _code(code_file):
         before = _stamp(path)
         quoted = {name: shlex.quote(value) for name, value in _values(job).items()}
         code = _run(command.format_map(quoted), job, lines, signals)
         if path and not code and _stamp(path) == before:
             raise UsageError(f"job {job.number}: the command has not written {path}")
-    else:
-        code = _code(code_file)
+    else:  # it ended well after the call that began it had been killed
+        code = 0
         lines.take()
     if code:
         code_file.unlink(missing_ok=True)

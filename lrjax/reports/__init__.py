@@ -9,6 +9,7 @@ from lrjax import console, results
 from lrjax.common import files
 from lrjax.common.reading import reading
 from lrjax.core import printable
+from lrjax.elsewhere import Source
 from lrjax.reports import (
     analyses,
     drawing,
@@ -33,6 +34,7 @@ def write(
     folder: Path,
     options: Options,
     below: Path | None = None,
+    others: Sequence[Source] = (),
 ) -> list[str]:
     """Write index.html, every figure as PNG and SVG, every table as CSV and LaTeX.
 
@@ -40,11 +42,12 @@ def write(
     drawn, and no file of an older report is replaced before all are on the disk.
 
     Args:
-      workdirs: directories with tables.
+      workdirs: directories with tables; may be empty if there are `others`.
       folder: directory of the report; made if it does not exist.
       options: the user's choices.
       below: `folder`, or one above it: no folder below it may be a link. None for
         `folder`, which may then be a link itself.
+      others: runs from elsewhere.
 
     Returns:
       The findings, a line each.
@@ -60,7 +63,8 @@ def write(
     raced = selected.read(workdirs)
     ran = any((Path(workdir) / results.RUNS).exists() for workdir in workdirs)
     # A selection may believe what known tasks say, and train nothing.
-    study = study_lib.read_study(workdirs, options) if ran or not raced else None
+    compared = ran or others or not raced
+    study = study_lib.read_study(workdirs, options, others) if compared else None
     beside = None
     if published_means is not None and study:
         beside = published.match(study, published_means)
@@ -80,10 +84,11 @@ def write(
                 published.section(study, writer, beside, len(published_means))
             )
     if study:
-        sentences = findings.findings(study, workdirs) + sentences
+        sentences = findings.findings(study, workdirs, others) + sentences
         notes = findings.notes(study, workdirs)
     text = page.render(
-        "Learning-rate control: " + ", ".join(map(str, workdirs)),
+        "Learning-rate control: "
+        + ", ".join([*map(str, workdirs), *(source.name for source in others)]),
         sentences,
         [section for section in sections if section],
         notes,

@@ -18,7 +18,7 @@ from lrjax import plugins
 from lrjax.analysis import curves as curves_lib
 from lrjax.analysis import early_order, portfolio, stats
 from lrjax.core import LOSS, counted
-from lrjax.reports import figures, searches
+from lrjax.reports import figures, findings, searches
 from lrjax.reports.page import Section, interval
 from lrjax.reports.study import Study
 from lrjax.reports.writer import ReportWriter
@@ -170,7 +170,9 @@ def _curve_section(
         finding,
         how_to_read,
         pd.concat(tables, ignore_index=True),
-        figures.curves(writer.plt, study.palette, bands, labels, study.known),
+        figures.curves(
+            writer.plt, study.palette, bands, labels, study.known, study.stepped
+        ),
         data=True,
     )
 
@@ -331,7 +333,8 @@ def _profiles(study: Study, writer: ReportWriter) -> Section | None:
 
 def _grid(study: Study, writer: ReportWriter) -> Section | None:
     """Final loss over the learning rates of a grid."""
-    runs = study.all_runs
+    # A task may have run with none of the settings that are shown.
+    runs = study.all_runs[study.all_runs["task"].isin(study.tasks)]
     rates = runs["hparams"].map(lambda h: h.get("learning_rate"))
     rates = pd.to_numeric(rates, errors="coerce").astype(float)
     parts = [(str(task), subset) for task, subset in runs.groupby("task")]
@@ -477,8 +480,8 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
     table = pd.DataFrame(
         {
             "runs": grouped.size(),
-            "examples": grouped["examples"].sum(),
-            "seconds": grouped["seconds"].sum(),
+            "examples": grouped["examples"].sum(min_count=1),
+            "seconds": grouped["seconds"].sum(min_count=1),
             "tuning_full_runs": study.tuning,
         }
     )
@@ -487,14 +490,11 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
     table["relative_time"] = np.exp(np.log(relative).mean())
     table = table.join(study.overall[["iqm", "rank"]])
     table = table.loc[[e for e in study.palette.entries if e in table.index]]
-    slowest = table["relative_time"].idxmax()
-    finding = (
-        f"All runs shown took {runs['seconds'].sum():.3g} s and "
-        f"{runs['examples'].sum() / 1e6:.3g} million examples."
-    )
-    if table.loc[slowest, "relative_time"] >= _LONGER:
+    finding = f"All runs shown took {findings.spent(runs)}."
+    times = table["relative_time"].dropna()
+    if len(times) and times.max() >= _LONGER:
         finding += (
-            f" A run of {slowest} takes {table.loc[slowest, 'relative_time']:.2g} "
+            f" A run of {times.idxmax()} takes {times.max():.2g} "
             "times as long as the fastest."
         )
     tuned = study.tuning[study.tuning > 0]
@@ -531,8 +531,10 @@ def _targets(study: Study, writer: ReportWriter) -> Section | None:
     runs = study.runs.reset_index(drop=True)
     columns, known = study.curve_metrics, study.known
     table = curves_lib.to_target(study.curves, runs, columns, targets, known)
-    quick = table[np.isfinite(table["examples"])].sort_values(
-        ["task", "examples", "entry"], kind="stable"
+    # Steps of different methods may have different numbers of examples.
+    by = "steps" if runs["examples"].isna().any() else "examples"
+    quick = table[np.isfinite(table[by])].sort_values(
+        ["task", by, "entry"], kind="stable"
     )
     first = quick.groupby("task").head(1)
     finding = "First to the target: " + "; ".join(

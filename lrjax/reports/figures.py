@@ -8,7 +8,7 @@ show values under the mouse.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -239,6 +239,7 @@ def curves(
     bands: dict[str, pd.DataFrame],
     labels: dict[str, str],
     known: Mapping[str, Metric] = METRICS,
+    stepped: Collection[str] = (),
 ) -> Drawn:
     """Medians over epochs, with quartiles, a panel per task.
 
@@ -248,11 +249,14 @@ def curves(
       bands: task -> table as returned by `curves.bands`.
       labels: task -> column shown in its table.
       known: as returned by `scores.known_metrics`.
+      stepped: tasks whose tables have steps in the place of epochs.
     """
     figure, axes = drawing.panels(plt, len(bands))
     for i, (axis, (task, table)) in enumerate(zip(axes, bands.items(), strict=True)):
         _curve_panel(axis, i, palette, table, labels[task], known)
         axis.set_title(palette.brief(task))
+        if task in stepped:
+            axis.set_xlabel("step")
     drawing.legend(figure, palette, palette.entries)
     return figure, axes
 

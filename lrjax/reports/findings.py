@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from lrjax import results
 from lrjax.analysis import scores as scores_lib
 from lrjax.analysis import stats
 from lrjax.common import files
 from lrjax.core import counted
+from lrjax.elsewhere import Source
 from lrjax.reports.page import interval
 from lrjax.reports.study import Study, config
 
 
-def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, str]]:
+def findings(
+    study: Study, workdirs: Sequence[str | Path], others: Sequence[Source] = ()
+) -> list[tuple[str, str]]:
     """(word, sentence) pairs that sum up the tables."""
     runs, overall = study.runs, study.overall
     seeds = runs.groupby(["task", "entry"]).size()
@@ -62,15 +66,35 @@ def findings(study: Study, workdirs: Sequence[str | Path]) -> list[tuple[str, st
         more = f"; and {len(unequal) - 6} more" if len(unequal) > 6 else ""
         text = f"not all trained for as long as others: {'; '.join(unequal[:6])}{more}."
         sentences.append(("Length", text))
-    seconds, examples = runs["seconds"].sum(), runs["examples"].sum()
-    cost = f"{seconds:.3g} s of training and {examples / 1e6:.3g} million examples"
+    cost = spent(runs, "s of training")
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
         most = counted(tuned.max(), "full run", form=".3g")
         cost += f"; choosing settings took up to {most} a task"
     sentences.append(("Cost", cost + "."))
     sentences.append(("Missing", _missing(study, workdirs)))
+    for source in others:
+        how = "".join(f"; {note}" for note in source.notes)
+        count = counted(len(source.runs), "run")
+        sentences.append(("From", f"{source.name}: {count}{how}."))
     return sentences
+
+
+def spent(runs: pd.DataFrame, unit: str = "s") -> str:
+    """Time and examples of runs, as far as they are known, in words.
+
+    Args:
+      runs: with columns `seconds` and `examples`; NaN where that is unknown.
+      unit: what follows the number of seconds.
+    """
+    parts = []
+    if runs["seconds"].notna().any():
+        parts.append(f"{runs['seconds'].sum():.3g} {unit}")
+    if runs["examples"].notna().any():
+        parts.append(f"{runs['examples'].sum() / 1e6:.3g} million examples")
+    partly = runs[["seconds", "examples"]].isna().any(axis=None)
+    text = " and ".join(parts) or "an unknown time"
+    return f"{text}, as far as is known" if parts and partly else text
 
 
 def _where(study: Study) -> str:

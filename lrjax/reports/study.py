@@ -22,6 +22,7 @@ from lrjax.core import (
     shown,
     unknown,
 )
+from lrjax.elsewhere import Source
 from lrjax.reports import searches
 from lrjax.reports.palette import Palette
 from lrjax.tables import record
@@ -90,7 +91,8 @@ class Study:
       all_runs: every run, as returned by `scores.judge`, with `entry`.
       all_curves: curves of all runs, as returned by `results.load`.
       runs: runs of the entries shown.
-      curves: curves of these runs, as returned by `curves.join`.
+      curves: curves of these runs, as returned by `curves.timed`.
+      stepped: tasks whose curves are drawn over steps, since epochs are unknown.
       comparison: the entries shown, as a table without holes.
       overall: as returned by `stats.overall`.
       per_task: as returned by `stats.per_task`, for all entries.
@@ -106,6 +108,7 @@ class Study:
     all_curves: pd.DataFrame
     runs: pd.DataFrame
     curves: pd.DataFrame
+    stepped: frozenset[str]
     comparison: stats.Comparison
     overall: pd.DataFrame
     per_task: pd.DataFrame
@@ -155,8 +158,14 @@ class Study:
         return unit.groupby(level="task").mean()
 
 
-def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read(
+    workdirs: Sequence[str | Path], others: Sequence[Source] = ()
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read runs and curves of some working directories, each run once.
+
+    Args:
+      workdirs: directories with tables.
+      others: runs from elsewhere, which are added.
 
     Returns:
       Runs as returned by `scores.arrange` and `scores.ranked_by`, with their directory
@@ -192,8 +201,56 @@ def read(workdirs: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"{', '.join(map(str, workdirs))}: results of different versions "
             f"(numerics versions {', '.join(map(str, sorted(versions)))}) do not mix"
         )
+    runs += [source.runs for source in others]
+    curves += [source.curves for source in others if len(source.curves)]
     rows = pd.concat(curves) if curves else pd.DataFrame(columns=["run_id"])
-    return scores_lib.arrange(pd.concat(runs, ignore_index=True)), rows
+    table = pd.concat(runs, ignore_index=True)
+    return scores_lib.arrange(_comparable(table) if others else table), rows
+
+
+def _comparable(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with protocol and number of steps: those of others, where unknown.
+
+    So runs from elsewhere stand beside those of the only protocol of their task, count
+    as being as long as the longest, and are judged by a metric that all sources have.
+
+    Raises:
+      UsageError: if sources of a task have no metric in common.
+    """
+    known: dict[str, set[str]] = {}
+    for task, protocol in zip(runs["task"], runs["protocol"], strict=True):
+        known.setdefault(task, set()).update({protocol} - {None})
+    only = {task: min(p) for task, p in known.items() if len(p) == 1}
+    longest = runs.groupby("task")["steps"].transform("max")
+    steps = runs["steps"].fillna(longest).fillna(runs["length"]).fillna(1)
+    pairs = zip(runs["task"], runs["protocol"], strict=True)
+    return runs.assign(
+        protocol=[p or only.get(task, "elsewhere") for task, p in pairs],
+        steps=steps.astype(int) if (steps % 1 == 0).all() else steps,
+        length=runs["length"].fillna(steps),
+        ranked_by=runs["task"].map(_shared(runs)).fillna(runs["ranked_by"]),
+    )
+
+
+def _shared(runs: pd.DataFrame) -> dict[str, str]:
+    """Task of several sources -> the column to judge its runs by, which each has."""
+    chosen = {}
+    for task, subset in runs.groupby("task"):
+        if subset["source"].nunique() == 1:
+            continue
+        done = subset[subset["status"] == "done"]
+        own = [c for c in subset["ranked_by"].dropna().unique() if c in runs]
+        columns = [str(c) for c in runs if str(c).startswith(("valid_", "test_"))]
+        by_source = done.groupby("source")[[*dict.fromkeys([*own, *columns])]].count()
+        common = [str(c) for c in by_source if by_source[c].all()]
+        if not common:
+            which = "; ".join(
+                f"{source} has {', '.join(c for c in by_source if counts[c])}"
+                for source, counts in by_source.iterrows()
+            )
+            raise UsageError(f"runs of {task} have no metric in common: {which}")
+        chosen[str(task)] = common[0]
+    return chosen
 
 
 def config(workdir: str | Path) -> Mapping[str, Any]:
@@ -223,14 +280,22 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
-def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
+def read_study(
+    workdirs: Sequence[str | Path], options: Options, others: Sequence[Source] = ()
+) -> Study:
     """Read the tables and compute the data of all analyses.
+
+    Args:
+      workdirs: directories with tables.
+      options: the user's choices.
+      others: runs from elsewhere.
 
     Raises:
       UsageError: as `read`, or if an option does not fit the tables.
     """
-    table, rows = read(workdirs)
-    known = scores_lib.known_metrics(map(results.load_metrics, workdirs))
+    table, rows = read(workdirs, others)
+    described = [*map(results.load_metrics, workdirs), *(s.metrics for s in others)]
+    known = scores_lib.known_metrics(described)
     judged = scores_lib.judge(table, options.metrics, known)
     if not len(judged):
         raise UsageError("there is no finished run: all were stopped on the way")
@@ -239,12 +304,14 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
     runs = judged[judged["entry"].isin(shown)].reset_index(drop=True)
     comparison = stats.complete(runs)
     overall = stats.overall(comparison, options.bootstrap)
-    others = sorted(set(shown) - set(overall.index))
-    entries = (*overall.index, *others)
+    rest = sorted(set(shown) - set(overall.index))
+    entries = (*overall.index, *rest)
     tasks = tuple(sorted(map(str, judged["task"].unique())))
     palette = Palette(entries, _aliases(judged, entries), tasks)
     per_task = stats.per_task(judged, options.bootstrap, known)
-    joined = curves_lib.join(runs, rows)
+    joined, stepped = curves_lib.join(runs, rows), frozenset()
+    if others:
+        joined, stepped = curves_lib.timed(joined)
     trials = _read_trials(workdirs, set(judged["method"]))
     trials = searches.trajectories(trials) if len(trials) else trials
     return Study(
@@ -254,6 +321,7 @@ def read_study(workdirs: Sequence[str | Path], options: Options) -> Study:
         all_curves=rows,
         runs=runs,
         curves=joined,
+        stepped=stepped,
         comparison=comparison,
         overall=overall,
         per_task=per_task,

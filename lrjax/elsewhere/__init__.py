@@ -1,0 +1,88 @@
+"""Runs that others trained: read from the files that their tools write."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import urllib.parse
+
+from lrjax.core import UsageError, unknown
+from lrjax.elsewhere import names
+from lrjax.elsewhere.columns import Choices
+from lrjax.elsewhere.records import Source as Source
+from lrjax.elsewhere.records import gather
+
+# format -> its module, whose `read(place, choices)` gives runs and choices, and a place
+FORMATS = {
+    "csv": ("lrjax.elsewhere.csv_table", "FILE"),
+    "wandb": ("lrjax.elsewhere.wandb_runs", "EXPORT.csv or FOLDER"),
+    "tensorboard": ("lrjax.elsewhere.tensorboard_events", "FOLDER"),
+    "optuna": ("lrjax.elsewhere.optuna_trials", "sqlite:///FILE#STUDY"),
+}
+_LISTS = ("higher", "lower", "ignore")
+
+
+def is_source(text: str) -> bool:
+    """Whether a text is a source from elsewhere, such as csv:FILE, and no folder."""
+    kind, colon, _ = text.partition(":")
+    return bool(colon) and kind in FORMATS and not os.path.isdir(text)
+
+
+def listed(text: str) -> list[str]:
+    """Split sources that are separated by commas; commas in paths stay.
+
+    Example:
+      >>> listed("csv:a,b.csv,wandb:runs?lower=x")
+      ['csv:a,b.csv', 'wandb:runs?lower=x']
+    """
+    return re.split(rf",(?=(?:{'|'.join(FORMATS)}):)", text)
+
+
+def read(source: str) -> Source:
+    """Read the runs of a source.
+
+    Args:
+      source: FORMAT:PLACE, and perhaps ?NAME=VALUE&NAME=VALUE with roles of columns
+        (`names.ROLES`), `higher`, `lower` and `ignore`.
+
+    Raises:
+      UsageError: if it cannot be read, or has no run that can be compared.
+    """
+    kind, colon, rest = source.partition(":")
+    if kind not in FORMATS:
+        error = unknown("format of --from", kind, FORMATS)
+        if colon:
+            raise error
+        forms = ", ".join(f"{name}:{place}" for name, (_, place) in FORMATS.items())
+        raise UsageError(f"--from={source}: it must be one of {forms}")
+    place, mark, query = rest.rpartition("?")
+    if not mark or os.path.lexists(rest):
+        place, query = rest, ""
+    if not place:
+        raise UsageError(
+            f"--from={source}: it needs a place: {kind}:{FORMATS[kind][1]}"
+        )
+    choices = _choices(source, query)
+    module = importlib.import_module(FORMATS[kind][0])
+    name = f"{kind}:{_without_password(place)}"
+    return gather(name, *module.read(place, choices))
+
+
+def _choices(source: str, query: str) -> Choices:
+    """What a user said after the question mark."""
+    roles: dict[str, str] = {}
+    lists: dict[str, tuple[str, ...]] = {}
+    for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
+        if key not in (*names.ROLES, *_LISTS):
+            raise unknown(f"option of {source}", key, (*names.ROLES, *_LISTS))
+        if key in _LISTS:
+            lists[key] = (*lists.get(key, ()), *value.split(","))
+        else:
+            roles[key] = value
+    return Choices(roles, **lists)
+
+
+def _without_password(place: str) -> str:
+    """A place as it may be shown."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", place)

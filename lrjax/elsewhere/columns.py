@@ -1,0 +1,147 @@
+"""Which columns of a source are metrics, and what the user said about them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from lrjax.core import LOSS, Metric, UsageError, printable
+from lrjax.elsewhere import names
+
+_LISTED = 6  # names in a message
+_ROUNDING = 1.001  # an accuracy up to here is a share, above it a percentage
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What the user said about a source, after a question mark.
+
+    Attributes:
+      roles: a key of `names.ROLES` -> name of the column that has it.
+      higher, lower: names of metrics of which higher, or lower, values are better.
+      ignore: names of columns to leave out.
+    """
+
+    roles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    higher: tuple[str, ...] = ()
+    lower: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def column(self, role: str, columns: Iterable[str]) -> str | None:
+        """The one of some columns that has a role; None if none has."""
+        return names.find(role, columns, self.roles.get(role, ""))
+
+    def metric(self, column: str) -> tuple[str, str, bool] | None:
+        """Part of the data, metric and direction of a column; None if it is none."""
+        part, metric = names.split(column)
+        for chosen, higher in ((self.higher, True), (self.lower, False)):
+            if {column, metric} & set(chosen):
+                return part, metric, higher
+        known = names.higher_is_better(metric)
+        return None if known is None else (part, metric, known)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The metrics of a source.
+
+    Attributes:
+      columns: name in the source -> column of the tables, such as 'valid_loss'.
+      factors: column of the tables -> what to multiply its values by.
+      metrics: the metrics, the ranking one first.
+      ranked_by: the column that runs are judged by.
+      notes: sentences on how they were read.
+    """
+
+    columns: Mapping[str, str]
+    factors: Mapping[str, float]
+    metrics: tuple[Metric, ...]
+    ranked_by: str
+    notes: tuple[str, ...]
+
+
+def measured(
+    source: str, values: Mapping[str, np.ndarray], choices: Choices
+) -> Measured:
+    """Find the metrics among columns.
+
+    A metric of no part is one of validation, or of training beside one that is of
+    validation or of test data. Test data are shown as validation if nothing else is.
+
+    Args:
+      source: name of the source, for messages.
+      values: name of a column -> its values in all runs.
+      choices: what the user said.
+
+    Raises:
+      UsageError: if there is no metric whose direction is known.
+    """
+    found = {key: choices.metric(key) for key in values}
+    unknown = [key for key, metric in found.items() if not metric]
+    known = {key: metric for key, metric in found.items() if metric}
+    if not known:
+        raise UsageError(
+            f"{source} has no metric of known direction, such as loss or accuracy; "
+            f"it has {_listed(unknown)}. Say which counts, and how: "
+            "?higher=NAME or ?lower=NAME after it"
+        )
+    notes = []
+    if unknown:
+        notes.append(
+            f"left out, since it is not known whether higher is better: "
+            f"{_listed(unknown)} (say ?higher=NAME or ?lower=NAME)"
+        )
+    parts = {(part, metric) for part, metric, _ in known.values()}
+    tested = {metric for part, metric in parts if part == "test"}
+    validated = any(
+        part == "valid" or not (part or metric in tested) for part, metric in parts
+    )
+    held_out = "valid" if validated else "test"
+    columns: dict[str, str] = {}
+    for key, (part, metric, _) in known.items():
+        beside = {p for p, m in parts if m == metric} & {"valid", "test"}
+        part = part or ("train" if beside else "valid")
+        column = f"{'valid' if part == held_out else part}_{metric}"
+        if column in columns.values():
+            notes.append(f"{printable(key)} left out, a second {column}")
+        else:
+            columns[key] = column
+    if tested and not validated:
+        notes.append("test data shown as validation, since there is no other")
+    described, factors = {}, {}
+    for metric, higher in {m: h for _, m, h in known.values()}.items():
+        of_metric = [k for k, column in columns.items() if known[k][1] == metric]
+        numbers = np.concatenate([values[key] for key in of_metric])
+        described[metric], factor = _fitting(names.describe(metric, higher), numbers)
+        factors |= {columns[key]: factor for key in of_metric}
+        if factor != 1:
+            notes.append(f"{metric} was in percent")
+    named = {names.split(key)[1] for key in (*choices.higher, *choices.lower)}
+    ordered = sorted(described, key=lambda m: (m not in named, m == LOSS.name))
+    ranking = [f"{part}_{m}" for part in ("valid", "train", "test") for m in ordered]
+    ranked_by = next(column for column in ranking if column in columns.values())
+    if ranked_by.startswith("train_"):
+        notes.append("judged by training data, since there is nothing else")
+    metrics = tuple(described[metric] for metric in ordered)
+    return Measured(columns, factors, metrics, ranked_by, tuple(notes))
+
+
+def _fitting(metric: Metric, values: np.ndarray) -> tuple[Metric, float]:
+    """A metric whose bounds hold, and what to multiply values by: 0.01 for percent."""
+    finite = values[np.isfinite(values)]
+    low, high = finite.min(initial=math.inf), finite.max(initial=-math.inf)
+    if (metric.least, metric.greatest) != (0.0, 1.0) or 0 <= low <= high <= _ROUNDING:
+        return metric, 1.0
+    if 0 <= low <= high <= 100:
+        return metric, 0.01
+    free = {"unit": "", "digits": 4, "least": -math.inf, "greatest": math.inf}
+    return (dataclasses.replace(metric, **free) if len(finite) else metric), 1.0
+
+
+def _listed(columns: list[str]) -> str:
+    """Some names for a message."""
+    more = ", ..." if columns[_LISTED:] else ""
+    return printable(", ".join(columns[:_LISTED]) or "no number") + more

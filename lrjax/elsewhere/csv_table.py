@@ -1,0 +1,255 @@
+"""Runs of a CSV file: a row for each run, or for each run and step."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrjax.common import files, packed
+from lrjax.common.reading import reading
+from lrjax.core import UsageError, counted, cut, shown, unknown
+from lrjax.elsewhere import names
+from lrjax.elsewhere.columns import Choices
+from lrjax.elsewhere.records import Record
+
+_MAX_BYTES = 2**28  # of a file, decompressed
+_MAX_COLUMNS = 10_000
+_EMPTY = {"", "none", "null", "na", "n/a"}
+_NOT_FINITE = {"nan", "inf", "+inf", "-inf", "infinity", "-infinity"}
+_SETTINGS = {"hparams", "hyperparameters", "config", "params"}  # as JSON
+
+
+def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
+    """Read the runs of a CSV file, which may be compressed (.gz, .xz, .bz2).
+
+    Raises:
+      UsageError: if it cannot be read, or a row is damaged or contradicts another.
+    """
+    return records(place, table(place), choices), choices
+
+
+def table(place: str) -> pd.DataFrame:
+    """Read a CSV file as texts, '' for empty cells.
+
+    Raises:
+      UsageError: if it cannot be read, has no row or a column twice, or a row is short.
+    """
+    path = files.expanded(place)
+    with reading(place, ""), packed.open_given(path, _MAX_BYTES) as file:
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        reader = csv.reader(text, strict=True)
+        lines = [[cell.strip() for cell in row] for row in reader if row]
+    if not lines:
+        raise UsageError(f"{place} is empty")
+    header = lines[0]
+    if len(header) > _MAX_COLUMNS:
+        raise UsageError(f"{place} has {len(header):,} columns")
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise UsageError(f"{place} has the column '{cut(twice[0])}' twice")
+    if not lines[1:]:
+        raise UsageError(f"{place} holds no row below its header")
+    for number, row in enumerate(lines[1:], 1):
+        if len(row) != len(header):
+            raise UsageError(
+                f"{place}: row {number} has {counted(len(row), 'value')} for "
+                f"{counted(len(header), 'column')}; is the file whole?"
+            )
+    return pd.DataFrame(lines[1:], columns=header, dtype=object)
+
+
+def records(
+    place: str, rows: pd.DataFrame, choices: Choices, each_row: bool = False
+) -> list[Record]:
+    """Make the runs of a table.
+
+    Args:
+      place: where it is from.
+      rows: as returned by `table`.
+      choices: what the user said.
+      each_row: whether each row is a run, whatever its name.
+
+    Raises:
+      UsageError: if a column is missing, or a row is no number where it must be one, or
+        contradicts another.
+    """
+    rows = rows.drop(columns=[name for name in choices.ignore if name in rows])
+    for column in choices.roles.values():
+        if column not in rows:
+            raise unknown(f"column of {place}", column, rows)
+    run, step, epoch = (choices.column(r, rows) for r in ("run", "step", "epoch"))
+    numbers = _numbers(place, rows, choices)
+    clock = step if step in numbers else epoch if epoch in numbers else None
+    if each_row or clock is None:
+        at, owner = pd.Series(0, rows.index), pd.Series(rows.index, rows.index)
+        if not each_row:
+            _check_once(place, rows, run, choices)
+    else:
+        at = _steps(place, numbers[clock])
+        owner = _owners(place, rows, numbers, at, run, choices)
+    named = run and any(names.number(text) is None for text in rows[run])
+    stem = Path(place).name.partition(".")[0]
+    rows = rows.mask(rows.apply(lambda cells: cells.str.lower().isin(_EMPTY)))
+    runs = []
+    for _, cells in rows.groupby(owner, sort=False):
+        name = str(cells[run].fillna("").iloc[0]) if run else ""
+        guessed = {"task": stem, **names.guess([stem])}
+        if named and name:
+            guessed |= names.guess(name.split("/"))
+        others = cells.drop(columns=[c for c in (run, clock) if c])
+        fields, series = _contents(others, numbers, at, choices)
+        if clock and clock == epoch:
+            steps = at[cells.index].drop_duplicates().sort_values()
+            series[clock] = pd.Series(steps.to_numpy(), steps.to_numpy())
+        name = name if name and not each_row else f"row {cells.index[0] + 1} {name}"
+        runs.append(Record(name, fields, series, guessed))
+    return runs
+
+
+def _contents(
+    cells: pd.DataFrame,
+    numbers: Mapping[str, pd.Series],
+    at: pd.Series,
+    choices: Choices,
+) -> tuple[dict[str, Any], dict[str, pd.Series]]:
+    """What stays and what changes in the rows of a run; NaN for empty cells."""
+    fields: dict[str, Any] = {}
+    series: dict[str, pd.Series] = {}
+    rate = choices.column("learning_rate", cells)
+    for column in cells:
+        present = cells[column].dropna()
+        if not len(present):
+            continue
+        stays = present.nunique() == 1
+        metric = column in numbers and choices.metric(column)
+        if column in numbers and (metric or not stays or column == rate):
+            steps = at[present.index].to_numpy()
+            values = pd.Series(numbers[column][present.index].to_numpy(), steps)
+            values = values.sort_index(kind="stable")
+            series[column] = values[~values.index.duplicated(keep="last")]
+        if stays and not metric:
+            fields |= _field(column, present.iloc[0])
+    return fields, series
+
+
+def _steps(place: str, clock: pd.Series) -> pd.Series:
+    """The step of each row, whole if all are.
+
+    Raises:
+      UsageError: if a row has none, or a negative one.
+    """
+    valid = np.isfinite(clock) & (clock >= 0)
+    if not valid.all():
+        row = int(np.argmin(valid)) + 1
+        raise UsageError(f"{place}: row {row} has no {cut(str(clock.name))} from 0 on")
+    return clock.astype(int) if (clock % 1 == 0).all() else clock
+
+
+def _check_once(
+    place: str, rows: pd.DataFrame, run: str | None, choices: Choices
+) -> None:
+    """Check that rows without steps are runs of their own.
+
+    Raises:
+      UsageError: if one repeats the name, or settings and seed, of another.
+    """
+    aside = {choices.column(r, rows) for r in ("seconds", "examples", "status")}
+    keys = [c for c in rows if not choices.metric(c) and c not in aside]
+    if not run and not choices.column("seed", rows):
+        return
+    again = rows.index[rows.duplicated([run] if run else keys)]
+    if len(again):
+        whose = f"of run '{cut(str(rows[run][again[0]]))}'" if run else "of a run"
+        raise UsageError(
+            f"{place}: row {again[0] + 1} is a second one {whose}, and there is no "
+            f"column for the step ({', '.join(names.ROLES['step'][2:])} or epoch) "
+            f"among {cut(', '.join(rows))}; name it: ?step=COLUMN"
+        )
+
+
+def _numbers(
+    place: str, rows: pd.DataFrame, choices: Choices
+) -> Mapping[str, pd.Series]:
+    """The columns that are numbers, as floats; NaN where a cell is empty.
+
+    Raises:
+      UsageError: if a metric or the step has numbers, and in a row another text.
+    """
+    needed = {choices.column(role, rows) for role in ("step", "epoch")}
+    numbers = {}
+    for column in rows:
+        text = rows[column].str.lower()
+        values = text.map(names.number).astype(float)
+        odd = values.isna() & ~text.isin(_EMPTY | _NOT_FINITE)
+        if odd.any() and values.notna().any():
+            if column in needed or choices.metric(column):
+                row = int(np.argmax(odd))
+                raise UsageError(
+                    f"{place}: row {row + 1}: {shown(rows[column][row])} is no "
+                    f"{cut(str(column))}"
+                )
+        elif not odd.any() and not text.isin(_EMPTY).all():
+            numbers[column] = values
+    return numbers
+
+
+def _owners(
+    place: str,
+    rows: pd.DataFrame,
+    numbers: Mapping[str, pd.Series],
+    at: pd.Series,
+    run: str | None,
+    choices: Choices,
+) -> pd.Series:
+    """Number the run of each row.
+
+    Without a column for it, runs differ in task, method, seed and texts; else in the
+    learning rate, too, in other numbers that are no metric, or in both.
+
+    Raises:
+      UsageError: if two rows of a run have the same step.
+    """
+    others = [c for c in rows if c not in (run, at.name) and not choices.metric(c)]
+    roles = [choices.column(role, rows) for role in ("task", "method", "seed")]
+    names_of = [c for c in others if c not in numbers or c in roles]
+    rate = choices.column("learning_rate", rows)
+    clocks = {choices.column(r, rows) for r in ("step", "epoch", "seconds", "examples")}
+    every = [c for c in others if c not in clocks]
+    but_rate = [c for c in every if c != rate]
+    own = [names_of, [*names_of, *([rate] if rate else [])], but_rate, every]
+    first = 0
+    for keys in [[run]] if run else own:
+        owner = rows.groupby(keys, sort=False).ngroup() if keys else 0 * at.astype(int)
+        twice = [
+            pd.DataFrame({"run": owner, "step": at})[~rows[column].isin(_EMPTY)]
+            for column in numbers
+            if choices.metric(column)
+        ]
+        again = [index[0] for t in twice if len(index := t.index[t.duplicated()])]
+        # A number that always changes would make each row a run.
+        told = run or keys is own[0] or owner.nunique() < len(rows) or at.nunique() == 1
+        if told and not again:
+            return owner
+        first = min(again, default=first)
+    where = f"row {first + 1} is a second one for step {at[first]:g}"
+    if run:
+        raise UsageError(f"{place}: {where} of run '{cut(str(rows[run][first]))}'")
+    raise UsageError(
+        f"{place}: {where}, and nothing tells runs apart; add a column 'run', or name "
+        "one: ?run=COLUMN"
+    )
+
+
+def _field(column: str, text: str) -> Mapping[str, Any]:
+    """What a cell says of a run: a setting, or all of them as JSON."""
+    if names.plain(column) in _SETTINGS and text.startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
+    return {column: text}

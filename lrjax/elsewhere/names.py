@@ -1,0 +1,207 @@
+"""What names of columns usually mean: roles, parts of the data, metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lrjax import metrics as metrics_lib
+from lrjax.core import ACCURACY, LOSS, METRICS, Metric
+
+# role -> names of columns that have it, as `plain` writes them; the first found counts
+ROLES: dict[str, tuple[str, ...]] = {
+    "run": ("run", "run_id", "run_name", "name", "id", "trial", "trial_id"),
+    "task": ("task", "dataset", "problem", "benchmark", "env", "env_id", "environment"),
+    "method": ("method", "optimizer", "optimiser", "optim", "opt", "algorithm", "algo"),
+    "seed": ("seed", "random_seed", "random_state"),
+    "step": ("global_step", "trainer_global_step", "step", "iteration", "iter"),
+    "epoch": ("epoch",),
+    "learning_rate": ("learning_rate", "lr", "base_lr", "initial_lr"),
+    "status": ("status", "state"),
+    "seconds": ("seconds", "runtime", "duration", "elapsed"),
+    "examples": ("examples", "num_examples", "samples"),
+    "protocol": ("protocol",),
+}
+# Columns that describe a run, but are no settings of its training.
+_ABOUT = {
+    *("name", "id", "notes", "user", "tags", "created", "updated", "end_time", "group"),
+    *("job_type", "hostname", "host", "sweep", "commit", "timestamp", "url", "path"),
+    *("output_dir", "logging_dir", "log_dir", "save_dir", "run_name", "walltime"),
+}
+_PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(
+        ("valid", "val", "validation", "eval", "evaluation", "dev"), "valid"
+    ),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_SHARES = {"accuracy", "acc", "f1", "precision", "recall", "top1", "top5", "iou"}
+_HIGHER = _SHARES | {
+    *("auc", "auroc", "auprc", "ap", "map", "r2", "bleu", "dice", "miou", "psnr"),
+    *("return", "returns", "reward", "rewards", "rew", "score"),
+}
+_LOWER = {
+    *("loss", "error", "err", "perplexity", "ppl", "nll", "mse", "rmse", "mae"),
+    *("wer", "cer", "bpc", "bpb", "fid", "regret", "crossentropy"),
+}
+_DETAILS = {"macro", "micro", "weighted", "mean", "avg", "top1", "top5", "total"}
+_SHORT = {"acc": "accuracy", "ppl": "perplexity"}
+_STATUSES = {
+    **dict.fromkeys(("done", "finished", "complete", "completed", "success"), "done"),
+    **dict.fromkeys(("diverged", "nan"), "diverged"),
+    **dict.fromkeys(
+        ("stopped", "crashed", "failed", "killed", "running", "preempted", "pruned"),
+        "stopped",
+    ),
+}
+_SEED = re.compile(r"(?:(.*?)[_\-. ])?seed[_\-=. ]?(\d+)", re.IGNORECASE)
+_SETTING = re.compile(r"(\w+)(?:=|: )([^\s,=]+)")
+
+
+def plain(name: str) -> str:
+    """Write a name in small letters, digits and underscores alone.
+
+    Example:
+      >>> plain("Train/Learning Rate")
+      'train_learning_rate'
+    """
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def role(name: str, among: Sequence[str]) -> int | None:
+    """The place of a column in the list of a role's names; None if it is not there."""
+    words = plain(name)
+    part, rest = split(name)
+    for written in (words, rest if part else words):
+        if written in among:
+            return among.index(written)
+    return None
+
+
+def find(role_name: str, columns: Iterable[str], chosen: str = "") -> str | None:
+    """The column that has a role.
+
+    Args:
+      role_name: a key of `ROLES`.
+      columns: names of columns.
+      chosen: the column that the user named; '' for a usual name.
+    """
+    columns = list(columns)
+    if chosen:
+        return chosen if chosen in columns else None
+    places = {c: role(c, ROLES[role_name]) for c in columns}
+    named = [(place, c) for c, place in places.items() if place is not None]
+    return min(named, key=lambda pair: pair[0])[1] if named else None
+
+
+def is_about(name: str) -> bool:
+    """Whether a column describes a run, and is no setting of its training."""
+    roles = ("run", "step", "epoch")
+    return plain(name) in _ABOUT or any(find(role, [name]) for role in roles)
+
+
+@functools.cache
+def split(name: str) -> tuple[str, str]:
+    """Split a column's name into the part of the data and the metric.
+
+    Returns:
+      'train', 'valid', 'test' or '' for none, and the rest as `plain` writes it.
+
+    Example:
+      >>> split("eval/acc"), split("Loss/train"), split("episode_return")
+      (('valid', 'accuracy'), ('train', 'loss'), ('', 'episode_return'))
+    """
+    words = plain(name).split("_")
+    part = next((_PARTS[word] for word in words if word in _PARTS), "")
+    words = [word for word in words if _PARTS.get(word, "none") != part]
+    if len(words) > 1:  # `epoch_loss` of Keras, `loss_epoch` of Lightning
+        words = [word for word in words if word != "epoch"]
+    rest = "_".join(words)
+    return part, _SHORT.get(rest, rest)
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Whether higher values of a metric are better, by its name; None if unknown.
+
+    Example:
+      >>> [higher_is_better(m) for m in ("f1_macro", "word_error", "loss_scale")]
+      [True, False, None]
+    """
+    word = _deciding(metric)
+    return True if word in _HIGHER else False if word in _LOWER else None
+
+
+def _deciding(metric: str) -> str:
+    """The last word of a metric's name that is not a detail, such as 'macro'."""
+    words = [word for word in metric.split("_") if not word.isdigit()]
+    telling = [word for word in words if word not in _DETAILS] or words
+    last = telling[-1] if telling else ""
+    return last if last in _HIGHER else last.rstrip("0123456789")
+
+
+def describe(metric: str, higher: bool) -> Metric:
+    """The metric of a name, with the unit and the bounds that are usual for it."""
+    known = METRICS | {
+        name: metrics_lib.MAKERS[name]() for name in ("auc", "mae", "rmse", "r2")
+    }
+    if metric in known and known[metric].higher_is_better == higher:
+        return known[metric]
+    if higher and _deciding(metric) in _SHARES:
+        return dataclasses.replace(ACCURACY, name=metric)
+    return dataclasses.replace(LOSS, name=metric, higher_is_better=higher, digits=4)
+
+
+def status(text: object) -> str | None:
+    """What a state means: 'done', 'diverged' or 'stopped'; None if that is unknown."""
+    return _STATUSES.get(str(text).strip().lower())
+
+
+def number(value: object) -> float | None:
+    """A number, or text that is one, as a float; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and "_" in value:  # which Python would read
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def setting(value: object) -> Any:
+    """A hyperparameter's value: text that is a number becomes one."""
+    if isinstance(value, str) and (found := number(value)) is not None:
+        whole = found.is_integer() and re.fullmatch(r"[+-]?\d+", value.strip())
+        return int(value) if whole else found
+    return value
+
+
+def guess(path: Sequence[str]) -> Mapping[str, Any]:
+    """Guess task, method, seed and settings from the names of folders.
+
+    The last name is the method, those before are the task; a seed may be a name of its
+    own or the end of one. Pairs NAME=VALUE are settings.
+
+    Example:
+      >>> dict(guess(["mnist", "adam lr=0.1", "seed3"]))
+      {'lr': 0.1, 'seed': 3, 'method': 'adam', 'task': 'mnist'}
+    """
+    found: dict[str, Any] = {}
+    names = []
+    for name in path:
+        if seeded := _SEED.fullmatch(name):
+            found["seed"] = int(seeded[2])
+            name = seeded[1] or ""
+        for key, value in _SETTING.findall(name):
+            roles = (r for r in ("task", "method", "seed") if find(r, [key]))
+            found[next(roles, key)] = setting(value)
+        names.append(_SETTING.sub("", name).strip(" ,_-"))
+    names = [name for name in names if name]
+    if names:
+        found.setdefault("method", names[-1])
+    if names[1:]:
+        found["task"] = "/".join(names[:-1])
+    return found

@@ -1,0 +1,250 @@
+"""Turn runs that another program recorded into the frames that reports take."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrjax.core import Metric, UsageError, counted, encodable, unknown
+from lrjax.elsewhere import names
+from lrjax.elsewhere.columns import Choices, Measured, measured
+from lrjax.tables.frames import Hparams
+
+_ROLES = ("task", "method", "seed", "learning_rate", "status", "seconds", "examples")
+_ROLES += ("protocol",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A run as another program recorded it.
+
+    Attributes:
+      name: its name, another for each run of a source.
+      fields: settings, and whatever else has one value in the run.
+      series: name -> values by step, in the order of steps, each step once.
+      guessed: task, method and others, for those that `fields` lacks.
+      status: 'done', 'diverged' or 'stopped'; a 'done' run may turn out diverged.
+    """
+
+    name: str
+    fields: Mapping[str, Any]
+    series: Mapping[str, pd.Series]
+    guessed: Mapping[str, Any]
+    status: str = "done"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Runs from elsewhere, as a report takes them.
+
+    Attributes:
+      name: as the user gave it, without a password.
+      runs, curves: as returned by `tables.frames.load`, with `ranked_by`, and `length`,
+        the last step of the curve; a protocol, a number of steps, a time or a number of
+        examples that is unknown is None or NaN. Where a file counts epochs alone, these
+        are the steps of the curves, and the number of steps is unknown.
+      metrics: task -> its metrics, the ranking one first.
+      notes: sentences on how the runs were read.
+    """
+
+    name: str
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    metrics: Mapping[str, tuple[Metric, ...]]
+    notes: tuple[str, ...]
+
+
+def gather(name: str, records: Sequence[Record], choices: Choices) -> Source:
+    """Make the frames of a source's runs.
+
+    Args:
+      name: of the source.
+      records: its runs.
+      choices: what the user said about them.
+
+    Raises:
+      UsageError: if there is no run, none has a metric of known direction, or a column
+        that the user named is not there.
+    """
+    if not records:
+        raise UsageError(f"{name} holds no run")
+    records = [_with_finals(record, choices) for record in records]
+    present = {key for r in records for key in (*r.fields, *r.series)}
+    for role in choices.roles.keys() & set(_ROLES):
+        if choices.roles[role] not in present:
+            raise unknown(f"column of {name}", choices.roles[role], present)
+    values: dict[str, list[np.ndarray]] = {}
+    for record in records:
+        for key, series in record.series.items():
+            if not any(names.find(role, [key]) for role in names.ROLES):
+                values.setdefault(key, []).append(series.to_numpy(float))
+    joined = {key: np.concatenate(found) for key, found in values.items()}
+    found = measured(name, joined, choices)
+    rows, curves = [], []
+    for record in records:
+        row, curve = _run(name, record, found, choices)
+        rows.append(row)
+        curves.append(curve.assign(run_id=row["run_id"]))
+    runs = pd.DataFrame(rows)
+    runs["seed"] = _seeds(runs)
+    runs["length"] = _lengths(runs)
+    runs["steps"] = runs["length"].where(runs.pop("counted"))
+    table = pd.concat([c for c in curves if len(c)] or curves[:1], ignore_index=True)
+    metrics = {str(task): found.metrics for task in runs["task"].unique()}
+    return Source(name, runs, table, metrics, (*found.notes, *_remarks(runs, table)))
+
+
+def _with_finals(record: Record, choices: Choices) -> Record:
+    """Move metrics among a run's fields to its series, at the last step."""
+    last = max((s.index[-1] for s in record.series.values()), default=0)
+    fields, series = ({**record.fields}, {**record.series})
+    for key in choices.ignore:
+        fields.pop(key, None)
+        series.pop(key, None)
+    for key, value in record.fields.items():
+        number = names.number(value)
+        if number is not None and key in fields and choices.metric(key):
+            del fields[key]
+            series.setdefault(key, pd.Series([number], [last]))
+    return dataclasses.replace(record, fields=fields, series=series)
+
+
+def _run(
+    source: str, record: Record, found: Measured, choices: Choices
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The row of a run, and its curve."""
+    fields, taken = {**record.fields}, {}
+    guessed = {**record.guessed}
+    for role in _ROLES:
+        key, other = (choices.column(role, given) for given in (fields, guessed))
+        value = guessed.pop(other, None) if other else guessed.pop(role, None)
+        if key and (role != "status" or names.status(fields[key])):
+            value = fields.pop(key)
+        of_series = choices.column(role, record.series)
+        if value is None and of_series and role in ("seconds", "examples"):
+            value = float(record.series[of_series].iloc[-1])
+        taken[role] = value
+    settings = _settings({**guessed, **fields})
+    if taken["learning_rate"] is not None:
+        settings["learning_rate"] = names.setting(taken["learning_rate"])
+    series = {
+        column: found.factors[column] * record.series[key].astype(float)
+        for key, column in found.columns.items()
+        if key in record.series
+    }
+    status = names.status(taken["status"]) or record.status
+    if any(not np.isfinite(values.iloc[-1]) for values in series.values()):
+        status = "diverged"
+    finals = dict.fromkeys(found.columns.values(), np.nan)
+    if status != "diverged":
+        finals |= {column: values.iloc[-1] for column, values in series.items()}
+    curve = _curve(series, record.series, choices)
+    seed = names.number(taken["seed"])
+    row = {
+        "run_id": f"{source} {record.name}",
+        "task": encodable(str(taken["task"])),
+        "protocol": encodable(str(taken["protocol"] or "")) or None,
+        "method": encodable(str(taken["method"])),
+        "hparams": Hparams(settings),
+        "seed": int(seed) if seed is not None and seed.is_integer() else None,
+        "length": curve["step"].max() if len(curve) else np.nan,
+        "counted": not np.array_equal(curve["step"], curve["epoch"]),
+        "status": status,
+        **finals,
+        "seconds": _number(taken["seconds"]),
+        "examples": _number(taken["examples"]),
+        "source": source,
+        "ranked_by": found.ranked_by,
+    }
+    return row, curve
+
+
+def _number(value: object) -> float:
+    """A finite number; NaN for anything else."""
+    found = names.number(value)
+    return found if found is not None and np.isfinite(found) else np.nan
+
+
+def _settings(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The hyperparameters among a run's fields; nested ones get dots in their names."""
+    settings: dict[str, Any] = {}
+    for key, value in fields.items():
+        if isinstance(value, Mapping):
+            settings |= _settings(value, f"{prefix}{key}.")
+        elif key[:1] != "_" and not names.is_about(key):
+            listed = isinstance(value, list | tuple)
+            value = json.dumps(value) if listed else names.setting(value)
+            if value not in (None, ""):
+                settings[encodable(prefix + key)] = value
+    return settings
+
+
+def _curve(
+    metrics: Mapping[str, pd.Series], series: Mapping[str, pd.Series], choices: Choices
+) -> pd.DataFrame:
+    """A run's curve: a row per evaluation, with the last values before it.
+
+    Evaluations are the steps with a validation metric; of training, if there is no
+    more than one. Without two there is no curve.
+    """
+    curves = {k: v for k, v in metrics.items() if not k.startswith("test_")}
+    for part in ("valid_", "train_"):
+        steps = [v.index for k, v in curves.items() if k.startswith(part)]
+        index = sorted(set(itertools.chain(*steps)))
+        if len(index) > 1:
+            break
+    else:
+        return pd.DataFrame(columns=["step", "epoch"])
+    for role in ("learning_rate", "epoch"):
+        if key := choices.column(role, series):
+            curves[role] = series[key].astype(float)
+    whole = all(step % 1 == 0 for step in index)
+    table = pd.DataFrame({"step": np.array(index, int if whole else float)})
+    for name, values in {"epoch": pd.Series(dtype=float), **curves}.items():
+        known = values.reindex(index, method="ffill").to_numpy(float)
+        table[name] = np.where(np.isfinite(known), known, np.nan)
+    table["epoch"] = table["epoch"].bfill()
+    return table
+
+
+def _seeds(runs: pd.DataFrame) -> pd.Series:
+    """Seeds of runs; where a setting has runs without one, all its runs are counted."""
+    setting = runs.groupby(["task", "method", "hparams"])
+    known = setting["seed"].transform("count") == setting["seed"].transform("size")
+    return runs["seed"].where(known, setting.cumcount()).astype(int)
+
+
+def _lengths(runs: pd.DataFrame) -> pd.Series:
+    """Steps of runs: of their setting's longest, since one may have ended early.
+
+    A run that diverged says nothing about its length; NaN where nobody does.
+    """
+    known = runs["length"].where(runs["status"] == "done")
+    setting = known.groupby([runs["task"], runs["method"], runs["hparams"]])
+    longest = setting.transform("max")
+    of_task = longest.groupby(runs["task"]).transform("max")
+    any_of_task = runs.groupby("task")["length"].transform("max")
+    return longest.fillna(of_task).fillna(any_of_task)
+
+
+def _remarks(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
+    """What a report can not show of some runs, and why."""
+    remarks = []
+    stopped = int((runs["status"] == "stopped").sum())
+    if stopped:
+        remarks.append(f"left out, since not finished: {counted(stopped, 'run')}")
+    if not len(curves):
+        remarks.append("only final values: there are no curves")
+    elif "learning_rate" not in curves:
+        remarks.append("no learning rates over time")
+    if runs["seconds"].isna().all():
+        remarks.append("no times")
+    if runs["examples"].isna().all():
+        remarks.append("no numbers of examples")
+    return remarks

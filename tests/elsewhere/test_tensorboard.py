@@ -1,0 +1,140 @@
+"""TensorBoard's event files, as tensorboardX, PyTorch and lrjax write them."""
+
+import numpy as np
+import pytest
+
+from lrjax import elsewhere
+from lrjax.core import UsageError
+from lrjax.reports import export, study
+from tests.reports import fabricated
+
+pytest.importorskip("tensorboard", reason="tensorboard reads the files")
+STEPS = np.arange(10, 2010, 10)
+
+
+def writer_of(package):
+    """A package's SummaryWriter."""
+    reason = f"{package} writes the files"
+    if package == "torch":
+        return pytest.importorskip(
+            "torch.utils.tensorboard", reason=reason, exc_type=ImportError
+        ).SummaryWriter
+    return pytest.importorskip(package, reason=reason).SummaryWriter
+
+
+@pytest.mark.parametrize("package", ["tensorboardX", "torch"])
+def test_runs_in_folders(tmp_path, package):
+    writer = writer_of(package)
+    for method in ("adam", "sgd lr=0.5"):
+        for seed in (0, 1):
+            with writer(str(tmp_path / "mnist" / method / f"seed{seed}")) as events:
+                for step in STEPS:
+                    events.add_scalar("Loss/train", seed + 1 / step, step)
+                    events.add_scalar("Loss/test", 2 / step, step)
+                    events.add_scalar("lr", 0.5 / step, step)
+                events.add_histogram("weights", np.arange(10.0), 1)
+                events.add_text("note", "nothing to compare")
+    source = elsewhere.read(f"tensorboard:{tmp_path}")
+    runs = source.runs
+    assert [*runs["method"]] == ["adam", "adam", "sgd", "sgd"]
+    assert [*runs["seed"]] == [0, 1, 0, 1]
+    assert set(runs["task"]) == {"mnist"}
+    assert runs["hparams"][2] == {"learning_rate": 0.5}
+    assert set(runs["steps"]) == {2000}
+    curve = source.curves[source.curves["run_id"] == runs["run_id"][1]]
+    np.testing.assert_array_equal(curve["step"], STEPS)  # all, not a sample of them
+    values = {"train_loss": 1 + 1 / STEPS, "valid_loss": 2 / STEPS}
+    for name, expected in (values | {"learning_rate": 0.5 / STEPS}).items():
+        np.testing.assert_array_equal(curve[name], expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("package", ["tensorboardX", "torch"])
+def test_hyperparameters(tmp_path, package):
+    writer = writer_of(package)
+    for name, method in (("a", "adam"), ("b", "sgd")):
+        with writer(str(tmp_path / name)) as events:
+            for step in (1, 2):
+                events.add_scalar("val/loss", 1 / step, step)
+            settings = {"optimizer": method, "lr": 0.25, "nesterov": True, "seed": 7}
+            events.add_hparams(settings, {"hparam/accuracy": 0.75})
+    runs = elsewhere.read(f"tensorboard:{tmp_path}").runs
+    assert [*runs["method"]] == ["adam", "sgd"]
+    assert [*runs["seed"]] == [7, 7]
+    assert runs["hparams"][0] == {"learning_rate": 0.25, "nesterov": True}
+    assert [*runs["valid_loss"]] == [0.5, 0.5]
+    assert [*runs["valid_hparam_accuracy"]] == [0.75, 0.75]
+
+
+def test_a_grid_of_results_alone(tmp_path):
+    """A writer whose add_hparams is called for each of several runs."""
+    writer = writer_of("tensorboardX")
+    with writer(str(tmp_path / "grid")) as events:
+        for place, rate in enumerate((0.1, 0.2)):
+            events.add_hparams(
+                {"lr": rate, "optimizer": "adam"},
+                {"accuracy": rate},
+                name=f"179582309{place}.5",
+            )
+    runs = elsewhere.read(f"tensorboard:{tmp_path}").runs
+    rates = [hparams["learning_rate"] for hparams in runs["hparams"]]
+    assert rates == [0.1, 0.2]
+    np.testing.assert_allclose(runs["valid_accuracy"], rates)
+
+
+def test_parts_of_a_run_in_folders_of_their_own(tmp_path):
+    """As Keras's callback writes them."""
+    writer = writer_of("tensorboardX")
+    for part, loss in (("train", 1.0), ("validation", 2.0)):
+        with writer(str(tmp_path / "adam" / part)) as events:
+            for step in (0, 1):
+                events.add_scalar("epoch_loss", loss - step / 4, step)
+    (run,) = elsewhere.read(f"tensorboard:{tmp_path}").runs.to_dict("records")
+    assert run["method"] == "adam"
+    assert (run["train_loss"], run["valid_loss"]) == (0.75, 1.75)
+
+
+def test_a_run_that_diverged(tmp_path):
+    with writer_of("tensorboardX")(str(tmp_path / "sgd")) as events:
+        for step, loss in enumerate((1.0, 2.0, float("nan"))):
+            events.add_scalar("val/loss", loss, step)
+    source = elsewhere.read(f"tensorboard:{tmp_path}")
+    assert [*source.runs["status"]] == ["diverged"]
+    np.testing.assert_array_equal(source.curves["valid_loss"], [1, 2, np.nan])
+
+
+def test_what_a_report_exports_is_read_back(tmp_path):
+    workdir = fabricated.write(
+        tmp_path / "ours",
+        ["iris", "wine"],
+        ["adam", "cocob"],
+        2,
+        rates={"adam": [1, 2]},
+    )
+    ours, curves = study.read([workdir])
+    (tmp_path / "out").mkdir()
+    export.tensorboard(ours, curves, tmp_path / "out")
+    source = elsewhere.read(f"tensorboard:{tmp_path / 'out'}")
+    keys = ["task", "method", "seed"]
+    ours = ours.assign(rate=[h["learning_rate"] for h in ours["hparams"]])
+    rates = [h.get("learning_rate") for h in source.runs["hparams"]]
+    theirs = source.runs.assign(rate=rates)
+    ours, theirs = (t.sort_values([*keys, "rate"]) for t in (ours, theirs))
+    assert [*ours[keys].itertuples(index=False)] == [
+        *theirs[keys].itertuples(index=False)
+    ]
+    assert set(theirs["steps"]) == {200}
+    names = ["step", "train_loss", "valid_loss", "valid_accuracy", "learning_rate"]
+    for run, read in zip(ours["run_id"], theirs["run_id"], strict=True):
+        left = curves.loc[curves["run_id"] == run, names]
+        right = source.curves.loc[source.curves["run_id"] == read, names]
+        np.testing.assert_allclose(right, left.astype(np.float32), rtol=1e-7)
+
+
+def test_what_is_no_run(tmp_path):
+    with pytest.raises(UsageError, match="holds no event file"):
+        elsewhere.read(f"tensorboard:{tmp_path}")
+    with pytest.raises(UsageError, match="is not a folder"):
+        elsewhere.read(f"tensorboard:{tmp_path}/none")
+    (tmp_path / "events.out.tfevents.1.here").write_bytes(b"something else" * 99)
+    with pytest.raises(UsageError, match="holds no run"):
+        elsewhere.read(f"tensorboard:{tmp_path}")
