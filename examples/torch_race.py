@@ -4,6 +4,7 @@ python examples/torch_race.py
 
 It needs torch, prodigyopt and schedulefree. Stop it and start it again: it goes on.
 """
+
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -27,7 +28,8 @@ for job in race:
     for _ in range(job.stop):
         rows = torch.randperm(len(labels))[:64]
         rows = rows[~valid[rows]]
-        nn.functional.cross_entropy(model(pixels[rows].float()), labels[rows]).backward()
+        logits = model(pixels[rows].float())
+        nn.functional.cross_entropy(logits, labels[rows]).backward()
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()

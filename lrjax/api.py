@@ -99,7 +99,7 @@ def report(
 
     Args:
       sources: a working directory, or runs that others trained: 'csv:FILE',
-        'wandb:EXPORT.csv', 'wandb:FOLDER', 'tensorboard:FOLDER' or
+        'wandb:EXPORT.csv', 'wandb:FOLDER', 'tensorboard:FOLDER', 'race:FOLDER' or
         'optuna:sqlite:///FILE#STUDY'; or several, to be compared (docs/report.md).
       folder: directory of the page; made if it does not exist.
       **options: fields of `lrjax.reports.Options`, such as `baseline`.

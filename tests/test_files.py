@@ -290,6 +290,11 @@ BESIDE = {
         "tensorboardX.SummaryWriter": "in a temporary folder, moved from there",
     },
     "lrjax/reports/published.py": {"pd.read_csv": _OPENED},
+    "lrjax/elsewhere/race_jobs.py": {"Race.open": "opens by files.open_own"},
+    "lrjax/race/command.py": {
+        name: "in a job's own folder; unlinks a link itself"
+        for name in ("unlink", "code_file.unlink")
+    },
     "lrjax/launch/dask_worker.py": {"tempfile.TemporaryDirectory": _RANDOM},
     "lrjax/launch/leftovers.py": {"os.rmdir": "removes empty folders only"},
     "lrjax/launch/process.py": {

@@ -43,7 +43,7 @@ _ROWS = {
     "results": "common core identity tables",
     "launch": "common config console core engine identity machine messages methods "
     "plugins protocol results tables tasks",
-    "elsewhere": "common core metrics tables",
+    "elsewhere": "common core metrics race tables",
     "rates": "analysis core reports",
     "reports": "analysis common console core elsewhere identity plugins rates results "
     "tables",

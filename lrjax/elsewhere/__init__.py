@@ -19,6 +19,7 @@ FORMATS = {
     "wandb": ("lrjax.elsewhere.wandb_runs", "EXPORT.csv or FOLDER"),
     "tensorboard": ("lrjax.elsewhere.tensorboard_events", "FOLDER"),
     "optuna": ("lrjax.elsewhere.optuna_trials", "sqlite:///FILE#STUDY"),
+    "race": ("lrjax.elsewhere.race_jobs", "FOLDER"),
 }
 _LISTS = ("higher", "lower", "ignore")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from lrjax.common.metric_names import higher_is_better
 from lrjax.core import LOSS, Metric, UsageError, printable
 from lrjax.elsewhere import names
 
@@ -30,6 +31,12 @@ class Choices:
     lower: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
+    def directed(self, metric: str, higher_is_better: bool) -> Choices:
+        """The choices, and the direction of a metric."""
+        if higher_is_better:
+            return dataclasses.replace(self, higher=(*self.higher, metric))
+        return dataclasses.replace(self, lower=(*self.lower, metric))
+
     def column(self, role: str, columns: Iterable[str]) -> str | None:
         """The one of some columns that has a role; None if none has."""
         return names.find(role, columns, self.roles.get(role, ""))
@@ -40,7 +47,7 @@ class Choices:
         for chosen, higher in ((self.higher, True), (self.lower, False)):
             if {column, metric} & set(chosen):
                 return part, metric, higher
-        known = names.higher_is_better(metric)
+        known = higher_is_better(metric)
         return None if known is None else (part, metric, known)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lrjax import metrics as metrics_lib
+from lrjax.common import metric_names
 from lrjax.core import ACCURACY, LOSS, METRICS, Metric
 
 # role -> names of columns that have it, as `plain` writes them; the first found counts
@@ -38,16 +39,6 @@ _PARTS = {
     ),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_SHARES = {"accuracy", "acc", "f1", "precision", "recall", "top1", "top5", "iou"}
-_HIGHER = _SHARES | {
-    *("auc", "auroc", "auprc", "ap", "map", "r2", "bleu", "dice", "miou", "psnr"),
-    *("return", "returns", "reward", "rewards", "rew", "score"),
-}
-_LOWER = {
-    *("loss", "error", "err", "perplexity", "ppl", "nll", "mse", "rmse", "mae"),
-    *("wer", "cer", "bpc", "bpb", "fid", "regret", "crossentropy"),
-}
-_DETAILS = {"macro", "micro", "weighted", "mean", "avg", "top1", "top5", "total"}
 _SHORT = {"acc": "accuracy", "ppl": "perplexity"}
 _STATUSES = {
     **dict.fromkeys(("done", "finished", "complete", "completed", "success"), "done"),
@@ -123,25 +114,6 @@ def split(name: str) -> tuple[str, str]:
     return part, _SHORT.get(rest, rest)
 
 
-def higher_is_better(metric: str) -> bool | None:
-    """Whether higher values of a metric are better, by its name; None if unknown.
-
-    Example:
-      >>> [higher_is_better(m) for m in ("f1_macro", "word_error", "loss_scale")]
-      [True, False, None]
-    """
-    word = _deciding(metric)
-    return True if word in _HIGHER else False if word in _LOWER else None
-
-
-def _deciding(metric: str) -> str:
-    """The last word of a metric's name that is not a detail, such as 'macro'."""
-    words = [word for word in metric.split("_") if not word.isdigit()]
-    telling = [word for word in words if word not in _DETAILS] or words
-    last = telling[-1] if telling else ""
-    return last if last in _HIGHER else last.rstrip("0123456789")
-
-
 def describe(metric: str, higher: bool) -> Metric:
     """The metric of a name, with the unit and the bounds that are usual for it."""
     known = METRICS | {
@@ -149,7 +121,7 @@ def describe(metric: str, higher: bool) -> Metric:
     }
     if metric in known and known[metric].higher_is_better == higher:
         return known[metric]
-    if higher and _deciding(metric) in _SHARES:
+    if higher and metric_names.is_share(metric):
         return dataclasses.replace(ACCURACY, name=metric)
     return dataclasses.replace(LOSS, name=metric, higher_is_better=higher, digits=4)
 

@@ -149,8 +149,8 @@ _FIELDS: dict[str, dict[str, Callable[[Any], Any]]] = {
     BEGUN: {},
     REACHED: {"step": _count, "values": _values},
     SAVED: {"step": _count},
-    TOLD: {"values": _values},
-    FAILED: {"reason": str},
+    TOLD: {"values": _values, "seconds": float},
+    FAILED: {"reason": str, "seconds": float},
 }
 
 

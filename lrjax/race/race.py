@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from lrjax.common import files
 from lrjax.hpo import prior, proposals
@@ -31,6 +31,28 @@ _VERSION = 1  # of the record
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # seconds between looks for a free job
 
 
+class Done(NamedTuple):
+    """A run that is over.
+
+    Attributes:
+      job: its number.
+      contender: method and hyperparameters.
+      seed: of the run.
+      lost: why it has no result; '' if it has one.
+      values: what was told, by name.
+      curve: step -> what was reported of it, by name.
+      seconds: from when its last attempt began.
+    """
+
+    job: int
+    contender: Contender
+    seed: int
+    lost: str
+    values: Mapping[str, float]
+    curve: Mapping[int, Mapping[str, float]]
+    seconds: float
+
+
 class Race:
     """Selects the learning-rate control of a training that lrjax does not run.
 
@@ -43,6 +65,8 @@ class Race:
     Attributes:
       folder: of the race.
       contenders: who may be trained; a bake-off adds some.
+      horizon: steps of a full run.
+      metric, higher_is_better: what runs are ranked by.
 
     Example:
       >>> import tempfile
@@ -141,6 +165,9 @@ class Race:
         self._ended: dict[int, float] = {}  # job -> the metric; NaN if it was lost
         self._lost: dict[int, str] = {}
         self._saved: dict[int, int] = {}  # job -> steps
+        self._told: dict[int, Mapping[str, float]] = {}  # by job
+        self._curves: dict[int, dict[int, Mapping[str, float]]] = {}  # and step
+        self._seconds: dict[int, float] = {}
         self._begun_by: dict[int, str] = {}  # job -> process and machine
         self._wanted: list[Wanted] | None = None  # None: not asked for yet
         self._mine: dict[int, int] = {}  # job of this object -> the thread that has it
@@ -148,7 +175,9 @@ class Race:
             for name in ("budget", "horizon", "folds", "valid_rows"):
                 _count(name, there[name])
             _text("metric", there["metric"])
-            self._scale = scale_of(there["metric"], there["higher_is_better"])
+            self.horizon, self.metric = there["horizon"], there["metric"]
+            self.higher_is_better = bool(there["higher_is_better"])
+            self._scale = scale_of(self.metric, self.higher_is_better)
             self.contenders = [Contender(*each) for each in there["methods"]]
             self._course = self._begin()
         except (LookupError, TypeError, ValueError, AttributeError):
@@ -192,7 +221,7 @@ class Race:
                 if not job.over and job.number not in self._ended:
                     raise UsageError(
                         f"job {job.number} was not told: call job.tell"
-                        f"({self._settings['metric']}=...) or job.failed('why')"
+                        f"({self.metric}=...) or job.failed('why')"
                     )
 
     def ask(self, wait: bool = True) -> Job | None:
@@ -275,11 +304,29 @@ class Race:
             course,
             found,
             tuple(self.contenders),
-            self._settings["metric"],
+            self.metric,
             self._settings["budget"],
             over,
             self._lost,
         )
+
+    def done(self) -> list[Done]:
+        """The runs that are over, in the order in which they were asked for."""
+        with self._guard:
+            self._look()
+            wanted = [*self._course.asked, *(self._wanted or ())]
+            return [
+                Done(
+                    number,
+                    self.contenders[wanted[number].who],
+                    wanted[number].run,
+                    self._lost.get(number, ""),
+                    self._told.get(number, {}),
+                    self._curves.get(number, {}),
+                    self._seconds[number],
+                )
+                for number in sorted(self._ended)
+            ]
 
     def __repr__(self) -> str:
         done, most = len(self._ended), self._settings["budget"]
@@ -293,7 +340,7 @@ class Race:
 
     def _take(self, events: list[dict[str, Any]]) -> None:
         """Take what was noted since, and find out what is wanted next."""
-        metric = self._settings["metric"]
+        metric = self.metric
         for event in events:
             number, kind = event["job"], event["event"]
             if kind == log_lib.BEGUN:
@@ -301,14 +348,15 @@ class Race:
                 self._begun_by[number] = by
             elif kind == log_lib.SAVED:
                 self._saved[number] = event["step"]
-            elif kind == log_lib.FAILED and number not in self._ended:
-                self._ended[number] = math.nan
-                self._lost[number] = str(event["reason"])
-            elif kind == log_lib.TOLD and number not in self._ended:
-                value = event["values"].get(metric, math.nan)
+            elif kind == log_lib.REACHED:
+                self._curves.setdefault(number, {})[event["step"]] = event["values"]
+            elif number not in self._ended:
+                self._seconds[number] = event["seconds"]
+                self._told[number] = event.get("values", {})
+                value = self._told[number].get(metric, math.nan)
                 self._ended[number] = value
                 if not math.isfinite(value):
-                    self._lost[number] = "diverged"
+                    self._lost[number] = event.get("reason", "diverged")
         while self._wanted is None or (self._wanted and not self._open()):
             if self._wanted:
                 begin = len(self._course.asked)
@@ -357,8 +405,8 @@ class Race:
             number,
             self.contenders[wanted.who],
             (wanted.run, wanted.run % self._settings["folds"]),
-            (start, self._settings["horizon"]),
-            self._settings["metric"],
+            (start, self.horizon),
+            self.metric,
             self._scale,
             self._log,
             claim,

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lrjax import elsewhere
+from lrjax.common import metric_names
 from lrjax.core import UsageError
 from lrjax.elsewhere import names
 
@@ -234,4 +235,4 @@ def test_a_missing_file_and_an_unknown_format(tmp_path):
 )
 def test_what_names_mean(column, part, metric, higher):
     assert names.split(column) == (part, metric)
-    assert names.higher_is_better(metric) is higher
+    assert metric_names.higher_is_better(metric) is higher
