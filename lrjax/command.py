@@ -84,7 +84,7 @@ _FROM = flags.DEFINE_multi_string(
     "from",
     [],
     "With --mode=report: runs that others trained, beside those in --workdir or alone: "
-    "csv:FILE, wandb:EXPORT.csv, wandb:FOLDER, tensorboard:FOLDER or "
+    "csv:FILE, wandb:EXPORT.csv, wandb:FOLDER, tensorboard:FOLDER, race:FOLDER or "
     "optuna:sqlite:///FILE#STUDY; several by commas or by repeating (docs/report.md).",
 )
 _DATA_DIR = flags.DEFINE_string(

@@ -292,8 +292,8 @@ BESIDE = {
     "lrjax/reports/published.py": {"pd.read_csv": _OPENED},
     "lrjax/elsewhere/race_jobs.py": {"Race.open": "opens by files.open_own"},
     "lrjax/race/command.py": {
-        name: "in a job's own folder; unlinks a link itself"
-        for name in ("unlink", "code_file.unlink")
+        "unlink": "in a job's own folder; unlinks a link itself",
+        "code_file.unlink": "as above",
     },
     "lrjax/launch/dask_worker.py": {"tempfile.TemporaryDirectory": _RANDOM},
     "lrjax/launch/leftovers.py": {"os.rmdir": "removes empty folders only"},
