@@ -41,6 +41,10 @@ class Measured(NamedTuple):
 class Listener(Protocol):
     """Takes rows as they are measured; called from any thread, one call at a time."""
 
+    def plan(self, heads: Sequence[Row]) -> Any:
+        """Called before runs train, with what `begin` gets of each of them."""
+        ...
+
     def send(self, rows: Sequence[Measured]) -> Any:
         """Take rows; must return soon and raise nothing."""
         ...
@@ -142,6 +146,17 @@ class Live:
         )
 
     # What is measured.
+
+    def plan(self, blocks: Iterable[Any]) -> None:
+        """Tell listeners which runs will train.
+
+        Args:
+          blocks: each with `heads`, as `begin` takes them.
+        """
+        if self.is_heard:
+            heads = [head for block in blocks for head in block.heads]
+            for listener in self._listeners:
+                listener.plan(heads)
 
     def begin(self, heads: Iterable[Row], is_trial: bool = False) -> None:
         """Say that runs begin to train.
