@@ -81,7 +81,10 @@ class TensorBoard:
         path = self._paths.get(run["run_id"])
         if path is None:
             path = self._paths[run["run_id"]] = self._new_path(run)
+            # From this step on it holds, not what an earlier command measured.
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             begun = [{"file_version": "brain.Event:2"}]
+            begun += [{"session_log": start, "step": records[0].step}]
             begun += [{"summary": summary} for summary in _settings(run)]
             events = [event_pb2.Event(wall_time=time.time(), **of) for of in begun]
             records = [*events, *records]
