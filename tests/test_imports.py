@@ -51,16 +51,17 @@ _ROWS = {
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.points hpo.posterior "
     "hpo.prior hpo.proposals hpo.tuners hyperparameters identity launch machine "
-    "methods own plugins protocol reports results tasks",
+    "methods own plugins protocol reports results tasks track.listeners",
     "api": "common config core hpo launch methods optim own plugins rates reports "
-    "results tasks",
+    "results tasks track.listeners",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "arguments": "config messages methods plugins",
-    "command": "arguments cli launch messages",
+    "command": "arguments cli launch messages track",
     "__main__": "command launch",
     "__init__": "api control core hpo messages methods metrics optim register results "
     "tasks",
-    "cli": "common config config_page core hpo launch methods reports results tables",
+    "cli": "common config config_page core hpo launch methods reports results tables "
+    "track track.listeners",
 }
 ALLOWED = {
     name: set(known.split()) for names, known in _ROWS.items() for name in names.split()
@@ -76,7 +77,7 @@ HEAVY = {
     *("dask_jobqueue", "distributed", "equinox", "flax", "matplotlib", "pyarrow"),
     "rliable",
     *("safetensors", "sklearn", "smac", "tensorboardX", "tensorflow_datasets"),
-    "transformers",
+    *("mlflow", "transformers", "wandb"),
 }
 
 

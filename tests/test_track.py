@@ -650,9 +650,10 @@ def test_workers_of_a_cluster_tell_the_same(mode, task, tmp_path):
                 curves={}, result={}
             )
             for column, points in there.curves.items():
-                if column != "seconds":
+                if column not in ("seconds", "last_batch_loss"):
                     assert points.items() <= here.curves[column].items()
-            assert {*here.result} - {"epoch"} == {*there.result} - {"epoch"}
+            unlike = {"epoch", "last_batch_loss"}  # of trials, whose rows differ
+            assert {*here.result} - unlike == {*there.result} - unlike
 
 
 @pytest.mark.slow
@@ -670,6 +671,7 @@ def test_rows_of_workers_reach_a_function(task, tmp_path):
     check_told(rows, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_first_host_sends_rows_of_all(tmp_path):
     installed("tensorboard")
     hosts = start(2, tmp_path, "--log=tensorboard")
