@@ -19,7 +19,7 @@ from test_hosts import ends, start
 import lrjax
 from lrjax import config as config_lib
 from lrjax import track
-from lrjax.core import UsageError
+from lrjax.core import Interrupted, UsageError
 from lrjax.launch import dask_client, experiment
 from lrjax.tables import live
 from lrjax.track import sender
@@ -601,7 +601,7 @@ def test_damaged_hints_change_nothing(damage, task, tmp_path):
     if not refused:
         runs = {row["run_id"] for row in lines(tmp_path / "runs.jsonl")}
         assert set(live.started(tmp_path)) <= runs
-        assert len(live.started(tmp_path)) == 2  # both seeds are one block
+        assert len(live.started(tmp_path)) == 1  # the other one was finished
 
 
 def test_a_progress_that_cannot_be_written_is_one_warning(task, tmp_path):
@@ -612,7 +612,10 @@ def test_a_progress_that_cannot_be_written_is_one_warning(task, tmp_path):
     assert live.progress(tmp_path) is None
 
 
-def test_a_command_that_fails_says_so(task, tmp_path):
+@pytest.mark.parametrize(
+    ("error", "state"), [(KeyError(), "failed"), (Interrupted(15), "stopped")]
+)
+def test_a_command_that_fails_says_so(error, state, task, tmp_path):
     def fail(settings, blocks, runs):
         raise UsageError("mine")
 
@@ -623,11 +626,11 @@ def test_a_command_that_fails_says_so(task, tmp_path):
     def failing(path):
         with experiment.local.launch(settings(task), path) as launcher:
             launcher.session.live.expect("run", 1, 1)
-            raise KeyError
+            raise error
 
-    with pytest.raises(KeyError):
+    with pytest.raises(type(error)):
         failing(tmp_path)
-    assert live.progress(tmp_path)["state"] == "failed"
+    assert live.progress(tmp_path)["state"] == state
 
 
 # Other launchers
@@ -687,3 +690,29 @@ def test_the_first_host_sends_rows_of_all(tmp_path):
         }
         assert same(kept[run_id].curves["valid_loss"], found)
     assert live.progress(tmp_path)["state"] == "ended"
+
+
+def test_known_runs_of_a_selection_that_train_again_are_not_sent_again(task, tmp_path):
+    """Runs of a stage train as one block, those that are in the table, too."""
+
+    def selected():
+        rows = []
+        lrjax.select(
+            task,
+            ["adam", "sgd"],
+            budget=2,
+            steps=6,
+            workdir=tmp_path,
+            on_rows=rows.extend,
+            log=lambda line: None,
+        )
+        return {row["run_id"] for row in rows if "status" in row}
+
+    first = selected()
+    assert len(first) == 2
+    lost = None
+    for name in ("runs.jsonl", "races.jsonl"):
+        *kept, last = (tmp_path / name).read_text().splitlines(keepends=True)
+        (tmp_path / name).write_text("".join(kept))
+        lost = lost or json.loads(last)["run_id"]
+    assert selected() == {lost}

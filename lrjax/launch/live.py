@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -59,6 +59,7 @@ class Live:
 
     Attributes:
       mode: 'train', 'tune' or 'select'.
+      finished: `run_id`s of runs of which nothing is told, if they train once more.
     """
 
     def __init__(self, folder: Path | None):
@@ -68,6 +69,7 @@ class Live:
           folder: the working directory; None to tell nothing.
         """
         self.mode = "train"
+        self.finished: Collection[str] = ()
         self._hints = Hints(folder) if folder else None
         self._listeners: list[Listener] = []
         self._runs: dict[str, Row] = {}  # that train now: rows of started.jsonl
@@ -168,7 +170,8 @@ class Live:
         if not self._hints:
             return
         kind = ("race" if self.mode == "select" else "trial") if is_trial else "run"
-        rows = [{**head, "kind": kind} for head in heads]
+        new = (head for head in heads if head["run_id"] not in self.finished)
+        rows = [{**head, "kind": kind} for head in new]
         with self._lock:
             if self.is_heard:
                 self._runs |= {row["run_id"]: row for row in rows}
