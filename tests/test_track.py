@@ -425,7 +425,7 @@ def test_a_tracker_that_fails_stops_no_training(at, task, tmp_path, registries):
     broken, well = Broken(at), Broken("")
     track.TRACKERS |= {"broken": lambda workdir: broken, "well": lambda workdir: well}
     heard = of_trackers(["broken", "well"], tmp_path / "logged")
-    words = "--log=broken gets no more rows: SystemExit: no such server; training"
+    words = "--log=broken gets no more rows: SystemExit: no such server; the tables"
     with pytest.warns(UserWarning, match=words) as caught:
         experiment.run(settings(task), tmp_path / "logged", listeners=heard)
     assert len(caught) == 1

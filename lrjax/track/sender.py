@@ -126,6 +126,6 @@ class Sender:
             self._is_off = True
             self._waiting.clear()
             self._changed.notify_all()
-        text = f"{self._name} gets no more rows: {cut(why, 300)}; training goes on"
+        text = f"{self._name} gets no more rows: {cut(why, 300)}; the tables have all"
         with contextlib.suppress(Warning):  # of filters that make it an error
             warnings.warn(text, stacklevel=2)

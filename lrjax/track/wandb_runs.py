@@ -29,7 +29,8 @@ def connect(workdir: Path) -> Wandb:
         ) from error
     if wandb.setup().settings.mode not in ("offline", "disabled"):
         try:
-            wandb.login()  # here, since it may ask for a key
+            # Here, since it may ask for a key; the server is not asked yet.
+            wandb.login(verify=False)
         except wandb.Error as error:
             raise UsageError(
                 f"--log=wandb: {error} Or keep runs here by WANDB_MODE=offline"
