@@ -29,6 +29,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from lrjax import arguments
 from lrjax.launch import LAUNCHERS, flagfiles, process
 from lrjax.messages import UsageError
+from lrjax.track import TRACKERS
 
 
 class _ConfigFile(ConfigFileFlagParser):
@@ -114,6 +115,12 @@ _MULTIHOST = flags.DEFINE_bool(
     "machines; each trains its share, the first writes the tables (docs/tpu.md).",
 )
 
+_LOG = flags.DEFINE_list(
+    "log",
+    [],
+    "Where --mode=train, tune and select send rows as they are measured, separated by "
+    f"commas: {', '.join(TRACKERS)}, or import paths of one's own (docs/tracking.md).",
+)
 _COMMAND = flags.DEFINE_string(
     "command",
     "",
@@ -152,6 +159,34 @@ _RESULT = flags.DEFINE_string(
 )
 
 
+_OF_RACE = (_COMMAND, _METHODS, _BUDGET, _HORIZON, _FOLDS, _VALID_ROWS)
+_OF_RACE += (_METRIC, _HIGHER_IS_BETTER, _RESULT)
+# Flags -> the modes that they are for; others are for all modes.
+_ONLY = {
+    _FROM: ("report",),
+    _LOG: ("train", "tune", "select"),
+    _MULTIHOST: ("train",),
+    **dict.fromkeys(_OF_RACE, ("race",)),
+}
+
+
+def _check_flags(rest: list[str]) -> None:
+    """Refuse words that are no flags, and flags of other modes.
+
+    Args:
+      rest: the command line without its flags.
+
+    Raises:
+      UsageError: if there are any.
+    """
+    if len(rest) > 1:
+        raise UsageError(f"unexpected argument '{rest[1]}'; flags start with --")
+    for flag, modes in _ONLY.items():
+        if flags.FLAGS[flag.name].present and _MODE.value not in modes:
+            named = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
+            raise UsageError(f"--{flag.name} is for --mode={named}, not {_MODE.value}")
+
+
 def _race(workdir: str) -> None:
     """Run a race whose jobs are shell commands, and print its answer."""
     from lrjax import race
@@ -185,24 +220,19 @@ def _race(workdir: str) -> None:
 @process.reporting
 def main(argv: list[str]) -> None:
     """Run the mode that --mode names."""
+    _check_flags(argv)
     if _MODE.value == "race":
-        if len(argv) > 1:
-            raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
         _race(_WORKDIR.value or "")
         return
     from lrjax import cli  # here, since it imports JAX, for which --help need not wait
 
     process.imported()
-    if len(argv) > 1:
-        raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
     if _MODE.value == "methods":
         cli.methods()
         return
     if not flags.FLAGS["config"].present:
         raise UsageError("--config is missing: try --config=configs/quickstart.py")
     workdir = _WORKDIR.value or ""
-    if _FROM.value and _MODE.value != "report":
-        raise UsageError(f"--from is for --mode=report, not {_MODE.value}")
     if not workdir and not _FROM.value and _MODE.value != "config":
         raise UsageError("--workdir is missing: set the directory for the results")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -216,8 +246,6 @@ def main(argv: list[str]) -> None:
     if _MODE.value == "compact":
         cli.compact(workdir)
         return
-    if _MULTIHOST.value and _MODE.value != "train":
-        raise UsageError(f"--multihost is for --mode=train, not {_MODE.value}")
     if _MULTIHOST.value and _LAUNCHER.value != "local":
         raise UsageError(
             f"--multihost and --launcher={_LAUNCHER.value}: choose one of them"
@@ -228,7 +256,9 @@ def main(argv: list[str]) -> None:
     if _LAUNCHER.value not in _OFFERED and _LAUNCHER.value in LAUNCHERS:
         raise UsageError(f"--launcher={_LAUNCHER.value}: use --multihost")
     launcher = "hosts" if _MULTIHOST.value else _LAUNCHER.value
-    cli.run(_MODE.value, launcher, config, workdir, _DATA_DIR.value, overrides)
+    cli.run(
+        _MODE.value, launcher, config, workdir, _DATA_DIR.value, overrides, _LOG.value
+    )
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -44,6 +44,14 @@ _ROWS = {
     "launch": "common config console core engine identity machine messages methods "
     "plugins protocol results tables tasks",
     "elsewhere": "common core metrics race tables",
+    "track": "messages plugins",
+    "track.values": "track",
+    "track.sender": "core launch",
+    "track.names": "analysis launch",
+    "track.listeners": "core launch track track.names track.sender",
+    "track.event_files": "common core track track.values",
+    "track.wandb_runs": "common core track track.values",
+    "track.mlflow_runs": "common core identity track track.values",
     "rates": "analysis core reports",
     "reports": "analysis common console core elsewhere identity plugins rates results "
     "tables",
@@ -51,17 +59,17 @@ _ROWS = {
     "hpo": "analysis common config console core engine hpo.course hpo.judged "
     "hpo.points hpo.posterior hpo.prior hpo.proposals hpo.rate_grid hpo.tuners "
     "hyperparameters identity launch machine methods own plugins protocol reports "
-    "results tasks",
+    "results tasks track.listeners",
     "api": "common config core elsewhere hpo launch methods optim own plugins rates "
-    "reports results tasks",
+    "reports results tasks track.listeners",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "arguments": "config messages methods plugins",
-    "command": "arguments cli launch messages race",
+    "command": "arguments cli launch messages race track",
     "__main__": "command launch",
     "__init__": "api control core hpo messages methods metrics optim race register "
     "results tasks",
     "cli": "common config config_page core elsewhere hpo launch methods reports "
-    "results tables",
+    "results tables track track.listeners",
 }
 ALLOWED = {
     name: set(known.split()) for names, known in _ROWS.items() for name in names.split()
@@ -78,7 +86,7 @@ HEAVY = {
     *("dask_jobqueue", "distributed", "equinox", "flax", "matplotlib", "pyarrow"),
     *("optuna", "rliable", "tensorboard", "wandb"),
     *("safetensors", "sklearn", "smac", "tensorboardX", "tensorflow_datasets"),
-    "transformers",
+    *("mlflow", "transformers"),
 }
 
 
