@@ -104,6 +104,7 @@ def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -
         bar.update(count)
         live.advance(count)
 
+    live.note(todo[0].title)
     with bar:
         for outcome in launcher.train(
             [Unit(block) for block in todo], progress, record
