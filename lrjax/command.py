@@ -159,13 +159,13 @@ _RESULT = flags.DEFINE_string(
 )
 
 
-_OF_RACE = (_COMMAND, _METHODS, _BUDGET, _HORIZON, _FOLDS, _VALID_ROWS)
-_OF_RACE += (_METRIC, _HIGHER_IS_BETTER, _RESULT)
+_OF_RACE = ("command", "methods", "budget", "horizon", "folds", "valid_rows")
+_OF_RACE += ("metric", "higher_is_better", "result")
 # Flags -> the modes that they are for; others are for all modes.
 _ONLY = {
-    _FROM: ("report",),
-    _LOG: ("train", "tune", "select"),
-    _MULTIHOST: ("train",),
+    "from": ("report",),
+    "log": ("train", "tune", "select"),
+    "multihost": ("train",),
     **dict.fromkeys(_OF_RACE, ("race",)),
 }
 
@@ -181,10 +181,10 @@ def _check_flags(rest: list[str]) -> None:
     """
     if len(rest) > 1:
         raise UsageError(f"unexpected argument '{rest[1]}'; flags start with --")
-    for flag, modes in _ONLY.items():
-        if flags.FLAGS[flag.name].present and _MODE.value not in modes:
+    for name, modes in _ONLY.items():
+        if flags.FLAGS[name].present and _MODE.value not in modes:
             named = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
-            raise UsageError(f"--{flag.name} is for --mode={named}, not {_MODE.value}")
+            raise UsageError(f"--{name} is for --mode={named}, not {_MODE.value}")
 
 
 def _race(workdir: str) -> None:
