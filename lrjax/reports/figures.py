@@ -48,7 +48,7 @@ def overview(plt: Any, palette: Palette, overall: pd.DataFrame) -> Drawn:
                 ends = [row[f"{name}_low"], row[f"{name}_high"]]
                 axis.plot(ends, [y, y], color=colour, linewidth=5, alpha=0.35, zorder=2)
             (point,) = axis.plot(row[name], y, "o", color=colour, markersize=5.5)
-            drawing.mark(point, i, "point", palette.number(entry))
+            drawing.mark(point, i, "point", palette, entry)
         axis.grid(axis="y", visible=False)
     axes[0].set(title="Mean rank", xlabel="mean rank (1 is best)")
     axes[1].set(title="Normalised score", xlabel="IQM of normalised score (1 is best)")
@@ -212,7 +212,7 @@ def _score_panel(
             markeredgewidth=0,
             alpha=0.45,
         )
-        drawing.mark(dots, place, "point", palette.number(entry))
+        drawing.mark(dots, place, "point", palette, entry)
         if entry in means.index and np.isfinite(means.loc[entry, "iqm"]):
             row = means.loc[entry]
             axis.plot(
@@ -307,13 +307,13 @@ def _curve_panel(
         subset = table[table["entry"] == entry]
         if not len(subset):
             continue
-        colour, number = palette.colour(entry), palette.number(entry)
+        colour = palette.colour(entry)
         epochs = subset["epoch"].to_numpy(float)
         if (subset["high"] > subset["low"]).any():
             band = axis.fill_between(
                 epochs, subset["low"], subset["high"], color=colour, alpha=0.1, lw=0
             )
-            drawing.mark(band, place, "band", number)
+            drawing.mark(band, place, "band", palette, entry)
         drawing.line(axis, place, palette, entry, epochs, subset["median"])
         if subset["diverged"].iloc[-1]:
             axis.plot(epochs[-1], subset["median"].iloc[-1], "x", color=colour, ms=5)
@@ -417,7 +417,7 @@ def profiles(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
         subset = table[table["entry"] == entry]
         if not len(subset):
             continue
-        colour, number = palette.colour(entry), palette.number(entry)
+        colour = palette.colour(entry)
         if subset["low"].notna().all():
             band = axis.fill_between(
                 subset["tau"],
@@ -427,7 +427,7 @@ def profiles(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
                 alpha=0.08,
                 lw=0,
             )
-            drawing.mark(band, 0, "band", number)
+            drawing.mark(band, 0, "band", palette, entry)
         drawing.line(axis, 0, palette, entry, subset["tau"], subset["share"])
     axis.set(xlabel="normalised score", ylabel="share of runs above", xlim=(0, 1))
     axis.set_ylim(0, 1.02)
@@ -507,13 +507,13 @@ def _grid_panel(
       worst: value at which diverged settings are drawn.
     """
     for method, of_method in table.groupby("method"):
-        colour, number = palette.colour(str(method)), palette.number(str(method))
+        colour = palette.colour(str(method))
         alive = of_method[of_method["diverged"] < 0.5]
         rates = alive["learning_rate"].to_numpy(float)
         band = axis.fill_between(
             rates, alive["low"], alive["high"], color=colour, alpha=0.12, lw=0
         )
-        drawing.mark(band, place, "band", number)
+        drawing.mark(band, place, "band", palette, str(method))
         drawing.line(axis, place, palette, str(method), rates, alive["median"])
         axis.plot(rates, alive["median"], ".", color=colour, ms=3)
         lost = of_method[of_method["diverged"] >= 0.5]["learning_rate"]
@@ -530,7 +530,7 @@ def _grid_panel(
             markeredgecolor=PAPER,
             markeredgewidth=0.7,
         )
-        drawing.mark(point, place, "point", palette.number(str(row.entry)))
+        drawing.mark(point, place, "point", palette, str(row.entry))
 
 
 def _worst(table: pd.DataFrame, metric: Metric) -> float:
@@ -717,7 +717,6 @@ def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
             linewidth=0.9,
         )
         for row in subset.itertuples():
-            number = palette.number(str(row.entry))
             axis.errorbar(
                 row.published,
                 row.ours,
@@ -729,7 +728,7 @@ def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
             (point,) = axis.plot(
                 row.published, row.ours, ms=5, **palette.sign(str(row.entry))
             )
-            drawing.mark(point, i, "point", number)
+            drawing.mark(point, i, "point", palette, str(row.entry))
         axis.set(
             title=palette.brief(task),
             xlabel=f"published {metric_label(metric)}",

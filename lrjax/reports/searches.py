@@ -242,7 +242,7 @@ def _star(
         best = trials.loc[full.idxmin()]
         drawn = {"color": palette.colour(method), "zorder": 5, "clip_on": False}
         (star,) = axis.plot(best[x], best["value"], **_STAR | drawn)
-        drawing.mark(star, place, "point", palette.number(method))
+        drawing.mark(star, place, "point", palette, method)
 
 
 def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
@@ -310,6 +310,7 @@ def _beliefs(
     for place, row in enumerate(rows):
         won = row["label"] == winner
         own = (star if won else now) | {"color": palette.colour(row["label"])}
+        own |= {"label": row["label"]}  # for the text alternative
         _spread(axis, row["expected"], row["expected_sd"], place + 0.2, expected)
         _spread(axis, row["now"], row["now_sd"], place - 0.1, own)
         behind = [value for value in row["behind"] if math.isfinite(value)]

@@ -257,7 +257,7 @@ def test_values_under_the_mouse_are_those_of_the_table(opened, folder):
         const [x, y] = corners(mark)[12];
         const at = new DOMPoint(x, y)
           .matrixTransform(figure.querySelector("svg").getScreenCTM());
-        const chip = chips.find(c => c.dataset.entry === mark.dataset.entry);
+        const chip = chips().find(c => c.dataset.entry === mark.dataset.entry);
         return [at.x, at.y, chip.textContent];
       })()""")
     opened.move(x, y)
