@@ -21,6 +21,7 @@ _PARTS = ("train", "valid")  # parts of the data that a tuning may be judged on
 _NAMED = 10  # contenders in the figure of a selection
 _LONGEST = 44  # characters of their names: methods with a learning rate fit
 _FURTHEST = 15.0  # points that are shown
+_PHONE, _KEYS = 5.2, 1.25  # inches of names with their plot, and of the legend beside
 _STAR = {"marker": "*", "markersize": 11, "markeredgecolor": PAPER, "linestyle": "none"}
 
 
@@ -285,8 +286,7 @@ def beliefs(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
         axis.set_yticks(range(len(rows)), [names[row["label"]] for row in rows])
         axis.set_title(palette.brief(answer["task"]))
     columns = {axis.get_subplotspec().colspan.start for axis in axes}
-    room = 3.3 * len(columns)  # for names and legends
-    figure.set_figwidth(figure.get_figwidth() + room)
+    figure.set_figwidth((_PHONE + _KEYS) * len(columns))
     return figure, []
 
 
