@@ -139,6 +139,7 @@ class Tables:
     Attributes:
       workdir: directory of the tables.
       runs: the `run_id`s of the finished runs.
+      heard: called with each table and the rows that it got.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class Tables:
         self._in_parts = publish_in is not None
         self._home = Path(workdir if publish_in is None else publish_in)
         self.runs: set[str] = set()
+        self.heard: Callable[[str, Sequence[Mapping[str, Any]]], Any] = lambda *_: None
         self._present: dict[str, set[Any]] = {TRIALS: set(), RACES: set()}
         self._steps: dict[str, set[int]] = {}  # of runs whose curve is not complete
         self._files: dict[Path, _File] = {}
@@ -225,6 +227,7 @@ class Tables:
                 self._remove_part(part)
             for key in fresh:
                 self._note(table, key)
+            self.heard(table, list(fresh.values()))
 
     def _has(self, table: str, key: Any) -> bool:
         """Whether a table has a row, or needs none."""

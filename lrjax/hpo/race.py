@@ -140,8 +140,16 @@ def race_all(
     launcher.session.record(
         {name: results.describe(task.metrics) for name, task in loaded.items()}
     )
+    live = launcher.session.live
+    live.mode = "select"
+    live.expect(
+        "race",
+        sum(lineup.plan.runs for lineup in lineups),
+        sum(lineup.plan.runs * lineup.horizon for lineup in lineups),
+    )
     answers = []
     for lineup in lineups:
+        live.note(lineup.name)
         race = Race(lineup, settings, tables, log)
         with console.bar(
             total=max(1, lineup.plan.runs),

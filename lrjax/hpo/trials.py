@@ -194,11 +194,14 @@ class Trainer:
           progress: called after some updates with their number, in full runs.
         """
         self._launcher, self._progress = launcher, progress
+        self._live = launcher.session.live
         self._trained: list[str] = []  # names of blocks, for `forget`
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
         """Train all jobs that are not known; return run_id -> result."""
-        self.note([job for job in jobs if job.known])
+        known = [job for job in jobs if job.known]
+        self.note(known)
+        self._live.advance(sum(job.run.steps for job in known), len(known))
         packs = make_packs(jobs)
         todo = [unit_of(pack) for pack in packs]
         full_steps = {
@@ -214,8 +217,9 @@ class Trainer:
         """Train whole runs that are not known, as `joined_units`; run_id -> result."""
         units = joined_units(jobs, settings)
         self._trained += [unit.block.name for unit in units]  # known ones, too
-        known = {identity.run_id(job.run) for job in jobs if job.known}
-        todo = [unit for unit in units if not known.issuperset(unit.block.run_ids)]
+        known = {identity.run_id(job.run): job.run for job in jobs if job.known}
+        self._live.advance(sum(run.steps for run in known.values()), len(known))
+        todo = [unit for unit in units if not {*known}.issuperset(unit.block.run_ids)]
         full_steps = {identity.run_id(job.run): job.target.full_steps for job in jobs}
         return self._launch(todo, full_steps)
 
@@ -234,10 +238,14 @@ class Trainer:
         self._trained += [unit.block.name for unit in todo]
 
         def progress(unit: Unit, updates: int) -> None:
+            self._live.advance(updates)
             self._progress(updates / full_steps[unit.block.run_ids[0]])
 
         for outcome in self._launcher.train(todo, progress):
             trained.update(outcome.trials)
+            self._live.advance(0, len(outcome.trials))
+            for run_id, result in outcome.trials.items():
+                self._live.hear_trial(run_id, result.values, result.seconds)
             self._trained.append(outcome.unit.block.name)
         return trained
 

@@ -19,7 +19,7 @@ from lrjax import console, identity, reports, results, tasks
 from lrjax.common import numerics
 from lrjax.common.reading import reading
 from lrjax.config import Settings
-from lrjax.core import UsageError
+from lrjax.core import UsageError, counted
 from lrjax.hpo import smac, tuners
 from lrjax.hpo.search import Search, plan_lines, planned
 from lrjax.hpo.targets import TRIAL_SEED, Target, targets
@@ -27,7 +27,7 @@ from lrjax.hpo.trials import Trainer
 from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import experiment, local
 from lrjax.launch.blocks import Block
-from lrjax.launch.session import Launch, Launcher
+from lrjax.launch.session import Launch, Launcher, Session
 
 
 @numerics.settled
@@ -63,6 +63,7 @@ def _run(launcher: Launcher) -> list[Path]:
     """Tune in the launcher's session, then train the best settings."""
     session = launcher.session
     settings = session.settings
+    session.live.mode = "tune"
     tunings = targets(*blocks_lib.load(settings, session.data_dir))
     workdir = session.tables.workdir  # open: no other process tunes here
     known = _known(tunings, results.read_rows(workdir, results.TRIALS), workdir)
@@ -167,9 +168,12 @@ def _advance(searches: Sequence[Search], launcher: Launcher) -> None:
         "{remaining} left]",
     )
     session, trainer = launcher.session, Trainer(launcher, bar.update)
+    _expect(active, session)
     with bar:
         while active:
-            trained = trainer.train([job for s in active for job in s.jobs()])
+            jobs = [job for search in active for job in search.jobs()]
+            session.live.note(counted(len(jobs), "trial"))
+            trained = trainer.train(jobs)
             for search in active:
                 before = len(search.rows)
                 search.tell(trained)
@@ -180,6 +184,21 @@ def _advance(searches: Sequence[Search], launcher: Launcher) -> None:
             trainer.forget()
             console.stop_if(session.signalled)
             active = [search for search in active if search.ask()]
+
+
+def _expect(searches: Sequence[Search], session: Session) -> None:
+    """Say how many trials are planned, and runs with the best settings after them."""
+    stages = [(s.target, *stage) for s in searches for stage in planned(s)]
+    session.live.expect(
+        "trial",
+        sum(stage.trials for _, stage, _ in stages),
+        round(sum(cost * target.full_steps for target, _, cost in stages)),
+    )
+    runs = {(s.target.run.task, s.target.label): s.target.run for s in searches}
+    seeds = len(session.settings.seeds)
+    session.live.expect(
+        "run", seeds * len(runs), seeds * sum(run.steps for run in runs.values())
+    )
 
 
 def _winner_blocks(search: Search, settings: Settings) -> list[Block]:

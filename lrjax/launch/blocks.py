@@ -32,7 +32,7 @@ from lrjax.common import spans
 from lrjax.config import Settings
 from lrjax.core import Method, Run, Task, counted
 from lrjax.engine import recalibration, strategy, train, xla_options
-from lrjax.launch import checkpoint
+from lrjax.launch import checkpoint, rows
 from lrjax.tasks.data import DataError
 
 # Most lanes of a block along each axis (seeds, hparams). On a CPU larger blocks leave
@@ -129,6 +129,15 @@ class Block:
     def run_ids(self) -> tuple[str, ...]:
         """Identities of the distinct runs."""
         return tuple(self.ids_by_position.values())
+
+    @property
+    def heads(self) -> list[dict[str, Any]]:
+        """What is known of each distinct run before it trains, as `rows.head`."""
+        metric = self.program.task.metric.name
+        return [
+            rows.head(self.runs[s][h], run_id, metric)
+            for (s, h), run_id in self.ids_by_position.items()
+        ]
 
     @property
     def updates(self) -> int:

@@ -154,6 +154,7 @@ class OnCluster:
         futures, sent = distributed.as_completed(), dict[str, Unit]()
         session = self.session
         for unit in units:
+            session.live.begin(unit.block.heads, unit.is_trial)
             future = self._client.submit(
                 dask_worker.train,
                 _unit_message(unit),

@@ -96,6 +96,7 @@ class PlannedBlock(NamedTuple):
     title: str
     task_name: str
     run_ids: tuple[str, ...]
+    heads: Sequence[Mapping[str, Any]]
     updates: int
     metrics: Sequence[Mapping[str, Any]]
 
@@ -107,6 +108,7 @@ def planned_block(block: Block) -> PlannedBlock:
         title=block.title,
         task_name=block.task_name,
         run_ids=block.run_ids,
+        heads=block.heads,
         updates=block.updates,
         metrics=block.metrics,
     )

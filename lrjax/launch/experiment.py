@@ -72,6 +72,15 @@ def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
     def record() -> None:
         launcher.session.record({block.task_name: block.metrics for block in blocks})
 
+    launcher.session.live.expect(
+        "run",
+        sum(len(block.run_ids) for block in blocks),
+        sum(block.updates for block in blocks),
+        done=(
+            sum(len(block.run_ids) for block in done),
+            sum(block.updates for block in done),
+        ),
+    )
     if todo:
         _train(launcher, todo, record)
     else:
@@ -83,11 +92,12 @@ def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
 def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -> None:
     """Train blocks with a progress bar, and print what that took."""
     seconds = collections.defaultdict[str, float](float)  # task -> training time
-    updates, ended = sum(block.updates for block in todo), 0
+    updates, ended, live = sum(b.updates for b in todo), 0, launcher.session.live
     bar = progress_bar(total=updates, unit=" updates", unit_scale=True)
 
     def progress(unit: Unit, count: int) -> None:
         bar.update(count)
+        live.advance(count)
 
     with bar:
         for outcome in launcher.train(
@@ -97,6 +107,8 @@ def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -
             launcher.forget([block.name])
             seconds[block.task_name] += outcome.seconds
             bar.set_description(block.title)
+            live.advance(0, len(block.run_ids))
+            live.note(block.title)
             if bar.disable:
                 for line in outcome.summary:
                     say(f"[{ended}/{len(todo)}] {line}")

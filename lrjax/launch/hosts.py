@@ -33,6 +33,7 @@ from lrjax.core import (
 )
 from lrjax.launch import deal, leftovers, local, post
 from lrjax.launch.blocks import Block
+from lrjax.launch.live import Live
 from lrjax.launch.units import Outcome, Unit
 from lrjax.tables import parts
 
@@ -119,6 +120,8 @@ def launch(
         _leaving_together(),
         contextlib.ExitStack() as stack,
     ):
+        if not is_first():
+            here.session.live = Live(None)
         hosts = Hosts(here, home, stack)
         problem = ""
         try:
@@ -157,6 +160,7 @@ class Hosts:
         self._tables: results.Tables | None = None  # of all hosts; only on host 0
         self._folders: list[Path] = []  # with rows of this host, its own first
         self._sent: dict[Path, int] = {}  # table -> bytes that host 0 has
+        self._others: list[Block] = []  # that other hosts train
 
     @property
     def where(self) -> str:
@@ -176,6 +180,7 @@ class Hosts:
                 whole = results.Tables(self._workdir)
                 self._tables = self._stack.enter_context(whole)
                 leftovers.take_over(self._tables, [leftovers.PARTS])
+                self._tables.heard = self.session.live.hear
             files.make_folder(self.session.workdir, below=self._workdir)
             tables = self.session.tables
             left = _left_by_others(self._workdir, number, count)
@@ -195,6 +200,8 @@ class Hosts:
         tables.runs.update(self._finished([i for b in blocks for i in b.run_ids]))
         no_cache = " (JAX keeps compiled programs of host 0 only)" * bool(number)
         console.say(f"host {number} of {count}{no_cache}:")
+        mine = {*dealt[number]}
+        self._others = [block for i, block in enumerate(blocks) if i not in mine]
         return [blocks[i] for i in dealt[number]]
 
     def train(
@@ -204,6 +211,8 @@ class Hosts:
         ready: Callable[[], Any] = lambda: None,
     ) -> Iterator[Outcome]:
         """Train units, all on this host."""
+        for block in self._others:  # their hosts begin as well
+            self.session.live.begin(block.heads)
         return self._here.train(units, progress, ready)
 
     def forget(self, names: Sequence[str]) -> None:

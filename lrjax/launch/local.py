@@ -100,6 +100,8 @@ class Local:
                 layouts.check(self._layout, unit.block.program.task)
         session = self.session
         tables, settings, home = session.tables, session.settings, session.home
+        live = session.live
+        told = functools.partial(live.hear, results.CURVES) if live.is_heard else None
 
         def train_here(unit: Unit, place: Place) -> Outcome:
             """Train a unit in one of the threads."""
@@ -108,8 +110,9 @@ class Local:
                 with self._lock:
                     progress(unit, updates)
 
+            live.begin(unit.block.heads, unit.is_trial)
             with spans.span("train", unit.block.title):
-                return train_unit(unit, place, tables, settings, home, advance)
+                return train_unit(unit, place, tables, settings, home, advance, told)
 
         def announce(programs: int, at_once: int, memory: float) -> None:
             if not units[0].is_trial:  # tuning would repeat it at every stage
@@ -167,6 +170,7 @@ def train_unit(
     settings: Settings,
     home: Path,
     progress: Callable[[int], Any],
+    told: Callable[[list[dict[str, Any]]], Any] | None = None,
 ) -> Outcome:
     """Train a unit from its last valid checkpoint; write the rows of runs.
 
@@ -177,20 +181,22 @@ def train_unit(
       settings: how to save.
       home: directory of checkpoints and parameters.
       progress: as in `units.checkpointed`.
+      told: called with curve rows of trials, which no table gets; None: nobody asks.
     """
     block = unit.block
+
+    def append(curve: list[dict[str, Any]]) -> None:
+        tables.append(results.CURVES, curve, block.name)
+
     folder = checkpoint.folder_of(home, block.name)
+    take = told if unit.is_trial else append
     last: dict[str, np.ndarray] = {}
     state, seconds, ended = None, 0.0, unit.begin.steps
     for measured, spent in units_lib.checkpointed(
         unit, place, folder, settings, progress
     ):
-        if not unit.is_trial:
-            tables.append(
-                results.CURVES,
-                rows.curve_rows(block.program, block.ids_by_position, measured),
-                block.name,
-            )
+        if take:
+            take(rows.curve_rows(block.program, block.ids_by_position, measured))
         last = {k: v[-1] for k, v in measured.values.items()}
         state, seconds, ended = measured.state, spent, int(measured.steps[-1])
     if unit.is_trial:

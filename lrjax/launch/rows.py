@@ -40,6 +40,16 @@ def curve_rows(
     return rows
 
 
+def head(run: Run, run_id: str, metric: str) -> dict[str, Any]:
+    """What is known of a run before it trains, with names as in its row of runs.jsonl.
+
+    Args:
+      run, run_id: the run.
+      metric: name of the metric that ranks the task's runs.
+    """
+    return {**_fields(run, run_id), "metric": metric}
+
+
 def run_row(
     run: Run,
     run_id: str,
@@ -68,14 +78,7 @@ def run_row(
     }
     rate = scores.pop("learning_rate")
     return {
-        "run_id": run_id,
-        "task": run.task,
-        "protocol": run.protocol,
-        "method": run.method,
-        "hparams": dict(run.hparams),
-        "seed": run.seed,
-        "steps": run.steps,
-        "horizon": run.horizon,
+        **_fields(run, run_id),
         "status": "diverged" if diverged_at else "done",
         "diverged_at": diverged_at or None,
         **scores,
@@ -84,6 +87,20 @@ def run_row(
         "seconds": round(seconds, 6),
         "examples": _examples(program.task, run),
         "block": f"{program.num_seeds}x{program.num_hparams}",
+    }
+
+
+def _fields(run: Run, run_id: str) -> dict[str, Any]:
+    """The first fields of a run's row: what the run is."""
+    return {
+        "run_id": run_id,
+        "task": run.task,
+        "protocol": run.protocol,
+        "method": run.method,
+        "hparams": dict(run.hparams),
+        "seed": run.seed,
+        "steps": run.steps,
+        "horizon": run.horizon,
     }
 
 

@@ -20,6 +20,7 @@ from lrjax import console, results
 from lrjax.common import files
 from lrjax.config import Settings
 from lrjax.launch import checkpoint, leftovers
+from lrjax.launch.live import Live
 from lrjax.launch.units import Outcome, Unit
 from lrjax.tables import parts
 
@@ -36,6 +37,7 @@ class Session:
         several hosts.
       data_dir: directory searched first for data files.
       signalled: returns the signal that came, 0 if none did.
+      live: tells what is trained and measured.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Session:
         self.home = home or self.workdir
         self.data_dir = str(files.expanded(data_dir)) if data_dir else data_dir
         self.signalled: Callable[[], int] = lambda: 0  # until the session is entered
+        self.live = Live(self.home)
         self._overrides = dict(overrides or {})
         self._stack = contextlib.ExitStack()
 
@@ -67,6 +70,7 @@ class Session:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.live.end(error[0])
         if "tables" in self.__dict__:
             leftovers.remove_empty(self.home)
         self._stack.__exit__(*error)
@@ -87,6 +91,7 @@ class Session:
         if self.settings.curve_parts:
             files.check_folder(self.home / parts.FOLDER)
         leftovers.take_over(tables)
+        tables.heard = self.live.hear  # not of rows that were there before
         return tables
 
     def record(
@@ -125,6 +130,11 @@ class Planned(Protocol):
     @property
     def run_ids(self) -> tuple[str, ...]:
         """Identities of the distinct runs."""
+        ...
+
+    @property
+    def heads(self) -> Sequence[Mapping[str, Any]]:
+        """What is known of each distinct run before it trains, as `rows.head`."""
         ...
 
     @property
