@@ -169,7 +169,7 @@ def scores(
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
         subset = runs[runs["task"] == task]
         means = table[table["task"] == task].set_index("entry")
-        _score_panel(axis, i, palette, subset, means)
+        _score_panel(axis, i, palette, entries, subset, means)
         metric = str(subset["metric"].iloc[0])
         if _on_log_axis(metric_of(metric, known), subset["value"]):
             axis.set_xscale("log")
@@ -178,17 +178,18 @@ def scores(
             log = axis.get_xscale() == "log"
             more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
             axis.set_xlim(low, more)
-        drawing.log_ticks(axis.xaxis)
         axis.set(title=palette.brief(task), xlabel=metric_label(metric))
-        axis.set_ylim(len(entries) - 0.4, -0.6)
-        axis.set_yticks(range(len(entries)), names)
-        axis.tick_params(axis="y", length=0, labelcolor=INK)
-        axis.grid(axis="y", visible=False)
+        _name_rows(axis, names)
     return figure, axes
 
 
 def _score_panel(
-    axis: Any, place: int, palette: Palette, runs: pd.DataFrame, means: pd.DataFrame
+    axis: Any,
+    place: int,
+    palette: Palette,
+    entries: Sequence[str],
+    runs: pd.DataFrame,
+    means: pd.DataFrame,
 ) -> None:
     """Draw a panel of `scores`: the runs of a task, and their means by entry.
 
@@ -196,10 +197,11 @@ def _score_panel(
       axis: axes of the panel.
       place: number of the panel, from 0.
       palette: appearances of the entries.
+      entries: the rows, from above.
       runs: judged runs of one task.
       means: its rows of `stats.per_task`, with index entry.
     """
-    for y, entry in enumerate(palette.entries):
+    for y, entry in enumerate(entries):
         of_entry = runs[runs["entry"] == entry]
         values = of_entry["value"].dropna().sort_values().to_numpy()
         colour = palette.colour(entry)
@@ -280,6 +282,52 @@ def losses_and_rates(
             axis.set_title(palette.brief(task))
     drawing.legend(figure, palette, palette.entries)
     return figure
+
+
+def so_far(
+    plt: Any,
+    palette: Palette,
+    bands: dict[str, pd.DataFrame],
+    runs: pd.DataFrame,
+    means: pd.DataFrame,
+    known: Mapping[str, Metric] = METRICS,
+) -> Drawn:
+    """Curves of a task that trains, and its runs that have ended, beside each other.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      bands: column of the curves -> table as returned by `curves.bands`; not empty.
+      runs: as returned by `scores.judge`; without a run there is no panel for them.
+      means: entry -> iqm, iqm_low and iqm_high; the order of the runs' entries.
+      known: as returned by `scores.known_metrics`.
+    """
+    count = len(bands) + bool(len(runs))
+    height = max(2.5, 0.17 * len(means) + 0.9)
+    figure, axes = drawing.panels(plt, count, width=3.2, height=height)
+    for i, (axis, (column, table)) in enumerate(zip(axes, bands.items(), strict=False)):
+        _curve_panel(axis, i, palette, table, column, known)
+        axis.set_title(metric_label(column))
+    if len(runs):
+        axis, entries = axes[-1], list(means.index)
+        _score_panel(axis, count - 1, palette, entries, runs, means)
+        metric = str(runs["metric"].iloc[0])
+        if _on_log_axis(metric_of(metric, known), runs["value"]):
+            axis.set_xscale("log")
+        _name_rows(axis, [palette.brief(entry) for entry in entries])
+        axis.set(title="runs that have ended", xlabel=metric_label(metric))
+    shown = {entry for table in bands.values() for entry in table["entry"]}
+    drawing.legend(figure, palette, [e for e in palette.entries if e in shown])
+    return figure, axes
+
+
+def _name_rows(axis: Any, names: Sequence[str]) -> None:
+    """Name the rows of a panel, from above."""
+    drawing.log_ticks(axis.xaxis)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(axis="y", length=0, labelcolor=INK)
+    axis.grid(axis="y", visible=False)
 
 
 def _curve_panel(

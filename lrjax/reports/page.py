@@ -81,7 +81,7 @@ def render(
         "<nav>",
         *(f'<a href="#{s.name}">{text(s.title)}</a>' for s in sections),
         "</nav></section>",
-        *(_section(section) for section in sections),
+        *map(section, sections),
         '<section id="notes"><h2>How this was computed</h2>',
         *(f"<h3>{text(h)}</h3><p>{text(t)}</p>" for h, t in notes),
         "</section></main>",
@@ -91,33 +91,37 @@ def render(
     return "\n".join(part for part in parts if part) + "\n"
 
 
-def chips(palette: Palette) -> str:
-    """Buttons that hide or show an entry in all figures, as HTML."""
+def chips(palette: Palette, entries: Sequence[str] | None = None) -> str:
+    """Buttons that hide or show an entry in all figures, as HTML.
+
+    Args:
+      palette: appearances of the entries.
+      entries: those that get a button; None for all.
+    """
     buttons = "".join(
         f'<button type="button" aria-pressed="true" data-entry="{palette.number(e)}">'
         f"{drawing.swatch(drawing.key(palette, e))}<span>{text(e)}</span></button>"
-        for e in palette.entries
+        for e in (palette.entries if entries is None else entries)
     )
     return f'{buttons}<button type="button" id="all" hidden>show all</button>'
 
 
-def _section(section: Section) -> str:
+def section(shown: Section) -> str:
     """A section as HTML."""
     links = "".join(
-        f'<a href="{text(f)}">{text(f.rsplit("/", 1)[-1])}</a>' for f in section.files
+        f'<a href="{text(f)}">{text(f.rsplit("/", 1)[-1])}</a>' for f in shown.files
     )
     parts = [
-        f'<section id="{section.name}"><h2>{text(section.title)}</h2>',
-        f'<p class="finding">{text(section.finding)}</p>' if section.finding else "",
+        f'<section id="{shown.name}"><h2>{text(shown.title)}</h2>',
+        f'<p class="finding">{text(shown.finding)}</p>' if shown.finding else "",
     ]
-    if section.picture:
-        parts.append(figure(section.picture, section.name, section.title))
+    if shown.picture:
+        parts.append(figure(shown.picture, shown.name, shown.title))
     parts.append(
-        f'<p class="how-to-read" id="{section.name}-how">'
-        f"{text(section.how_to_read)}</p>"
+        f'<p class="how-to-read" id="{shown.name}-how">{text(shown.how_to_read)}</p>'
     )
-    if section.table is not None and len(section.table):
-        parts.append(folded(section.table, section.title))
+    if shown.table is not None and len(shown.table):
+        parts.append(folded(shown.table, shown.title))
     parts.append(f'<p class="files">{links}</p></section>')
     return "".join(parts)
 
