@@ -9,6 +9,7 @@ r"""Train, compare and tune ways to control the learning rate.
   python main.py plan --config=study:libsvm --workdir=runs/study
   python main.py --launcher=dask --config=study:libsvm --workdir=runs/study
   python main.py report --workdir=runs/iris
+  python main.py watch runs/iris
   python main.py methods
   python main.py config
 
@@ -58,7 +59,7 @@ except (flags.Error, UnicodeDecodeError) as error:
     # Defining the flag already reads --flagfile.
     process.fail("--flagfile: " + str(error).removeprefix("ERROR:: "))
 _MODE_NAMES = ("train", "plan", "tune", "select")
-_MODE_NAMES += ("report", "compact", "methods", "config")
+_MODE_NAMES += ("report", "watch", "compact", "methods", "config")
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -68,6 +69,7 @@ _MODE = flags.DEFINE_enum(
     "tune: tune the methods, train each with its best hyperparameters, and rank them. "
     "select: find the best method and learning rate for each task. "
     "report: write WORKDIR/report/index.html; needs no config. "
+    "watch: serve a page that follows WORKDIR while it trains; needs no config. "
     "compact: merge the curves of --config.curve_parts in WORKDIR; needs no config. "
     "methods: list the methods and their hyperparameters. "
     "config: list the fields of a config with defaults and meanings; with --config, "
@@ -77,6 +79,13 @@ _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
     "Directory of the result tables; --mode=report takes several, separated by commas.",
+)
+_PORT = flags.DEFINE_integer(
+    "port",
+    0,
+    "Port of the page of --mode=watch, on this machine alone; 0: any that is free.",
+    lower_bound=0,
+    upper_bound=65535,
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
@@ -109,11 +118,19 @@ _MULTIHOST = flags.DEFINE_bool(
 @process.reporting
 def main(argv: list[str]) -> None:
     """Run the mode that --mode names."""
+    if len(argv) > 1:
+        raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
+    if _MODE.value == "watch":
+        from lrjax.watch import server
+
+        if not _WORKDIR.value:
+            raise UsageError("--workdir is missing: lrjax watch WORKDIR")
+        process.imported()
+        server.watch(_WORKDIR.value, _PORT.value)
+        return
     from lrjax import cli  # here, since it imports JAX, for which --help need not wait
 
     process.imported()
-    if len(argv) > 1:
-        raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
     if _MODE.value == "methods":
         cli.methods()
         return

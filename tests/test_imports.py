@@ -40,6 +40,7 @@ _ROWS = {
     "plugins protocol results tables tasks",
     "rates": "analysis core reports",
     "reports": "analysis common console core identity plugins rates results tables",
+    "watch": "analysis common core messages reports tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.points hpo.posterior "
     "hpo.prior hpo.proposals hpo.tuners hyperparameters identity launch machine "
@@ -48,7 +49,7 @@ _ROWS = {
     "results tasks",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "arguments": "config messages methods plugins",
-    "command": "arguments cli launch messages",
+    "command": "arguments cli launch messages watch",
     "__main__": "command launch",
     "__init__": "api control core hpo messages methods metrics optim register results "
     "tasks",

@@ -349,7 +349,7 @@ def _numbers_of(progress: Mapping[str, Any] | None) -> dict[str, Any] | None:
     numbers = ("runs", "runs_done", "updates", "updates_done", "updates_before")
     for name in (*numbers, "began", "written"):
         value = fields.get(name)
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if not isinstance(value, int | float) or not math.isfinite(value):
             return None
     texts = {name: str(fields.get(name, "")) for name in ("mode", "state", "what")}
     return {**fields, **texts}

@@ -7,7 +7,7 @@ last step, so what is kept depends on the points alone, not on when they came.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -130,6 +130,21 @@ def _halved(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return joined, kept
 
 
+def _quantiles(ordered: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
+    """Quartiles of columns: the lower one, the median and the upper one.
+
+    Args:
+      ordered: [runs, points], ascending, NaN last.
+      counts: [points], how many are numbers.
+    """
+    column = np.arange(len(counts))
+    for share in (0.25, 0.5, 0.75):
+        place = share * (counts - 1)
+        below, above = np.floor(place).astype(int), np.ceil(place).astype(int)
+        low, high = ordered[below, column], ordered[above, column]
+        yield low + (place - below) * (high - low)
+
+
 def bands(steps: np.ndarray, values: np.ndarray, dead: np.ndarray) -> pd.DataFrame:
     """Median and quartiles over runs of one entry, some of which may be behind.
 
@@ -156,7 +171,7 @@ def bands(steps: np.ndarray, values: np.ndarray, dead: np.ndarray) -> pd.DataFra
     if not kept.any():
         names = ["epoch", "median", "low", "high", "diverged"]
         return pd.DataFrame({name: [] for name in names}, dtype=float)
-    low, median, high = np.nanquantile(shown, (0.25, 0.5, 0.75), axis=0)
+    low, median, high = _quantiles(np.sort(shown, axis=0), alive[kept])
     ended = np.zeros(kept.sum(), bool)
     ended[-1] = 2 * dead.sum() >= len(dead)
     return pd.DataFrame(

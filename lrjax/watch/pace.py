@@ -1,0 +1,69 @@
+"""Reads and draws a study while somebody looks, in a small share of a core."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrjax.watch.board import Board
+
+if TYPE_CHECKING:
+    from lrjax.watch.sections import Parts
+
+_EVERY = 1.0  # seconds between two looks at the files
+_SHARE = 0.08  # of a core, of all work of this process
+_AT_FIRST = 0.8  # the same while parts are drawn that nobody has seen yet
+
+
+class Painter:
+    """Keeps a board up to date; `drawing` is held while figures are drawn."""
+
+    def __init__(self, workdir: Path, board: Board):
+        self.drawing = threading.Lock()  # Matplotlib's settings are those of a process
+        self._workdir = workdir
+        self._board = board
+        self._seen: set[str] = set()  # parts of this generation
+        self._drawn = time.monotonic()  # when a part was drawn last
+        self._used = time.process_time()  # seconds of work until then
+        self._rested = 0.0  # when the next part may be drawn
+
+    def run(self) -> None:
+        """Work until the process ends."""
+        # They import the report and with it JAX, while the user opens the page.
+        from lrjax.watch.follow import Study
+        from lrjax.watch.sections import Parts
+
+        study = Study(self._workdir)
+        parts = Parts(study)
+        generation = study.generation
+        while True:
+            self._board.wait_for_lookers()
+            study.look()
+            if study.generation != generation:
+                generation = study.generation
+                self._board.clear()
+                self._seen.clear()
+            parts.refresh()
+            for name, html in parts.quick().items():
+                self._board.put(name, html)
+            if parts.due and time.monotonic() >= self._rested:
+                self._draw(parts, next(iter(parts.due)))
+            time.sleep(min(_EVERY, self._wait(parts)))
+
+    def _wait(self, parts: Parts) -> float:
+        """Seconds until there is something to do."""
+        rest = self._rested - time.monotonic()
+        return max(0.05, rest) if parts.due else _EVERY
+
+    def _draw(self, parts: Parts, name: str) -> None:
+        """Draw a part; rest in proportion to all work since the one before."""
+        with self.drawing:
+            html = parts.draw(name)
+        self._board.put(name, html)
+        share = _SHARE if name in self._seen else _AT_FIRST
+        self._seen.add(name)
+        since, used = self._drawn, self._used
+        self._drawn, self._used = time.monotonic(), time.process_time()
+        self._rested = since + (self._used - used) / share
