@@ -25,8 +25,7 @@ class Painter:
         self._workdir = workdir
         self._board = board
         self._seen: set[str] = set()  # parts of this generation
-        self._drawn = time.monotonic()  # when a part was drawn last
-        self._used = time.process_time()  # seconds of work until then
+        self._used = time.process_time()  # seconds of work until a part was drawn
         self._rested = 0.0  # when the next part may be drawn
 
     def run(self) -> None:
@@ -64,6 +63,5 @@ class Painter:
         self._board.put(name, html)
         share = _SHARE if name in self._seen else _AT_FIRST
         self._seen.add(name)
-        since, used = self._drawn, self._used
-        self._drawn, self._used = time.monotonic(), time.process_time()
-        self._rested = since + (self._used - used) / share
+        before, self._used = self._used, time.process_time()
+        self._rested = time.monotonic() + (self._used - before) / share
