@@ -106,7 +106,7 @@ def render(workdir: str) -> str:
 <form id="report" method="post" action="report" hidden>
 <button>Report of the runs that have ended</button></form>
 <nav aria-label="Parts of this page">{part("nav")}</nav></section>
-{part("runs")}{part("selection")}{part("tuning")}
+{part("selection")}{part("runs")}{part("tuning")}
 <div id="tasks"></div>
 </main>
 <div id="tip" role="status" hidden></div>

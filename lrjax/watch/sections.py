@@ -182,8 +182,8 @@ class Parts:
         """Links to the parts."""
         study, runs = self.study, self.study.runs()
         there = {
-            follow.RUNS: len(runs),
             follow.SELECTION: study.answers or study.races,
+            follow.RUNS: len(runs),
             follow.TUNING: study.trials,
         }
         names = [name for name, shown in there.items() if shown]

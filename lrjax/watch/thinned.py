@@ -30,7 +30,7 @@ class Curves:
         self._places: dict[str, int] = {}
         self._width = np.zeros(0, np.int64)
         self._steps = np.zeros((0, POINTS), np.int64)
-        self._values = np.zeros((0, POINTS, len(columns)), np.float32)
+        self._values = np.zeros((0, POINTS, len(columns)), np.float64)
 
     def __contains__(self, run_id: str) -> bool:
         return run_id in self._places
@@ -65,7 +65,7 @@ class Curves:
         self._steps[run, stretch] = step
         for place, column in enumerate(self.columns):
             if column in frame:
-                values = frame[column].to_numpy(np.float32)[order][newer]
+                values = frame[column].to_numpy(np.float64)[order][newer]
                 self._values[run, stretch, place] = values
             else:
                 self._values[run, stretch, place] = np.nan
@@ -96,7 +96,7 @@ class Curves:
         self._steps = np.concatenate(
             [self._steps, np.full((more, POINTS), _NONE, np.int64)]
         )
-        empty = np.full((more, POINTS, len(self.columns)), np.nan, np.float32)
+        empty = np.full((more, POINTS, len(self.columns)), np.nan, np.float64)
         self._values = np.concatenate([self._values, empty])
 
     def _widen(self, run: np.ndarray, step: np.ndarray) -> None:
