@@ -19,6 +19,31 @@ _FLAGS = (
     *("--no-first-run", "--disable-background-networking", "--hide-scrollbars"),
     *("--disable-component-update", "--disable-sync", "--remote-debugging-pipe"),
 )
+# JavaScript for (contrast, text) of the texts of a page, cells of heat maps apart.
+CONTRAST = """
+(() => {
+  const channel = c => (c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+  const light = text => {
+    const [r, g, b] = text.match(/[\\d.]+/g).map(Number).map(channel);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (!/, 0\\)$|transparent/.test(colour)) return colour;
+    }
+  };
+  const texts = [...document.querySelectorAll(
+    "h1, h2, h3, p, dt, dd, a, td, th, summary, #chips span, .figure text")];
+  return texts.filter(e => !e.closest("#gap, #pairs, #against") || !e.closest("svg"))
+    .map(e => {
+      const style = getComputedStyle(e);
+      const ink = e.closest("svg") ? style.fill : style.color;
+      const [a, b] = [light(ink), light(behind(e))].sort((x, y) => y - x);
+      return [(a + .05) / (b + .05), e.textContent.slice(0, 40)];
+    });
+})()
+"""
 
 
 class Page:

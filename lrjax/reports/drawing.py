@@ -497,12 +497,18 @@ def _in_words(axis: Any) -> str:
     words = [title, f"{y} over {x}" if x and y else x or y]
     lines = [line for line in axis.get_lines() if line.get_label()[:1] != "_"]
     if lines:
+        lines.sort(key=_number)
         values = {line.get_label(): _last(line, rows=not y) for line in lines}
         shown = [f"{name} {value}" for name, value in values.items()][:_SPOKEN]
         more = len(values) - len(shown)
         shown += [f"and {more} more"] * bool(more)
         words.append(f"{'value' if not y else 'last value'}: {', '.join(shown)}")
     return printable("; ".join(filter(None, words)))
+
+
+def _number(line: Any) -> int:
+    """The number of a line's entry; 0 if it has none."""
+    return int((line.get_gid() or "0").rpartition("-")[2])
 
 
 def _last(line: Any, rows: bool) -> str:

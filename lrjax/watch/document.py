@@ -25,7 +25,6 @@ html{overflow-anchor:none}
 # What is replaced keeps its focus, what is open in it, and where it is scrolled to; and
 # what one reads does not move.
 _SCRIPT = r"""
-const keys = "a[href], button, summary, [tabindex]";
 const places = () => [...document.querySelectorAll("[data-part]")];
 const place = name => document.getElementById("part-" + name);
 function put(name, html) {
@@ -37,16 +36,27 @@ function put(name, html) {
     document.getElementById("tasks").append(part);
   }
   const inside = all => [...part.querySelectorAll(all)];
-  const at = inside(keys).indexOf(document.activeElement);
+  // The figure may get another panel: an element is found again by its kind.
+  const again = element => {
+    const kind = e => e.tagName + "." + e.getAttribute("class");
+    const alike = () => inside("*").filter(e => kind(e) === kind(element));
+    const at = element === part ? -1 : alike().indexOf(element);
+    return () => at < 0 ? element : alike()[at];
+  };
+  const box = e => e.getBoundingClientRect(), active = document.activeElement;
+  const focused = part.contains(active) ? again(active) : null;
+  const seen = focused && box(active).bottom > 0 && box(active).top < innerHeight;
+  const blocks = document.querySelectorAll("main :is(h2, figure, p, details)");
+  const first = seen ? active : [...blocks].find(e => box(e).bottom > 80);
+  const read = first && again(first), top = first && box(first).top;
   const open = inside("details").map(d => d.open);
-  const slid = [part, ...inside(".scroll")].map(s => s.scrollLeft);
-  const read = places().find(p => p.getBoundingClientRect().bottom > 80);
-  const top = read?.getBoundingClientRect().top;
+  const slides = () => [part, ...inside("details .scroll")];
+  const slid = slides().map(s => s.scrollLeft);
   part.innerHTML = html;
   inside("details").forEach((d, i) => { d.open = open[i] ?? false; });
-  [part, ...inside(".scroll")].forEach((s, i) => { s.scrollLeft = slid[i] ?? 0; });
-  if (at >= 0) inside(keys)[at]?.focus({preventScroll: true});
-  const moved = read ? read.getBoundingClientRect().top - top : 0;
+  slides().forEach((s, i) => { s.scrollLeft = slid[i] ?? 0; });
+  focused?.()?.focus({preventScroll: true});
+  const moved = read?.() ? box(read()).top - top : 0;
   if (moved) scrollBy({top: moved, behavior: "instant"});
   hidden.forEach(n => show(n, false));
 }
@@ -57,7 +67,6 @@ function take(event) {
     document.querySelectorAll("#tasks > :empty").forEach(p => p.remove());
   }
   for (const [name, html] of Object.entries(parts)) put(name, html);
-  document.getElementById("report").hidden = !place("runs").innerHTML;
 }
 let source = null;
 const lost = document.getElementById("lost");
@@ -103,8 +112,7 @@ def render(workdir: str) -> str:
 <p id="lost" role="status"></p>
 <div class="aloud" role="status" aria-live="polite">{part("said")}</div>
 <div id="faults">{part("faults")}</div>
-<form id="report" method="post" action="report" hidden>
-<button>Report of the runs that have ended</button></form>
+<form id="report" method="post" action="report">{part("report")}</form>
 <nav aria-label="Parts of this page">{part("nav")}</nav></section>
 {part("selection")}{part("runs")}{part("tuning")}
 <div id="tasks"></div>

@@ -97,6 +97,7 @@ class Parts:
             if self.study.progress
             else "",
             "faults": self._faults(),
+            "report": self._report(),
             "nav": self._nav(),
             "chips": page.chips(Palette(tuple(self._entries)), shown) if shown else "",
         }
@@ -177,6 +178,16 @@ class Parts:
             )
         items = "".join(f"<li>{text(line)}</li>" for line in lines)
         return f"<ul>{items}</ul>" if items else ""
+
+    def _report(self) -> str:
+        """The button that leads to the report, once a run has ended."""
+        study, runs = self.study, self.study.runs()
+        ended = runs["status"].isin(("done", "diverged")).any()
+        if not ended and not study.answers:
+            return ""
+        is_over = study.progress and study.progress["state"] == "ended"
+        words = "Open the report" if is_over else "Report of the runs that have ended"
+        return f"<button>{words}</button>"
 
     def _nav(self) -> str:
         """Links to the parts."""

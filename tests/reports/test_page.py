@@ -186,36 +186,10 @@ def test_cells_of_heat_maps_can_be_read(page, folder, dark):
     assert (brightest < 0.3) is dark
 
 
-CONTRAST = """
-(() => {
-  const channel = c => (c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
-  const light = text => {
-    const [r, g, b] = text.match(/[\\d.]+/g).map(Number).map(channel);
-    return .2126 * r + .7152 * g + .0722 * b;
-  };
-  const behind = e => {
-    for (; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if (!/, 0\\)$|transparent/.test(colour)) return colour;
-    }
-  };
-  const texts = [...document.querySelectorAll(
-    "h1, h2, h3, p, dt, dd, a, td, th, summary, #chips span, .figure text")];
-  return texts.filter(e => !e.closest("#gap, #pairs, #against") || !e.closest("svg"))
-    .map(e => {
-      const style = getComputedStyle(e);
-      const ink = e.closest("svg") ? style.fill : style.color;
-      const [a, b] = [light(ink), light(behind(e))].sort((x, y) => y - x);
-      return [(a + .05) / (b + .05), e.textContent.slice(0, 40)];
-    });
-})()
-"""
-
-
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_everything_can_be_read(page, folder, dark):
     page.open(f"file://{folder}/index.html", dark=dark)
-    found = page.evaluate(CONTRAST)
+    found = page.evaluate(browser.CONTRAST)
     assert len(found) > 200
     assert not [text for text in found if text[0] < 4.5]
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -222,7 +222,7 @@ def test_metrics_that_come_later_change_what_is_read(tmp_path):
     metric |= {"least": None, "greatest": None}
     (tmp_path / "config.json").write_text(json.dumps({"metrics": {"t": [metric]}}))
     study.look()
-    steps, values, columns = study.points([runs[0]["run_id"]])
+    _steps, values, columns = study.points([runs[0]["run_id"]])
     assert np.isfinite(values[..., columns.index("valid_mine")]).any()
     assert study.generation == 1
     html = Parts(study)
@@ -286,19 +286,28 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(ODD)))
-@pytest.mark.parametrize("alone", [True, False], ids=["alone", "among others"])
-def test_odd_lines_do_no_harm(tmp_path, number, alone):
-    contents = tables(seeds=1) if not alone else {}
+def spoil(folder, odd, contents):
+    """Put an odd line into all files, after sound ones."""
     names = ("started.jsonl", "runs.jsonl", "curves.jsonl", "trials.jsonl")
     for name in (*names, "races.jsonl"):
-        write(tmp_path, {name: contents.get(name, b"") + ODD[number]})
+        write(folder, {name: contents.get(name, b"") + odd})
     for name in ("config.json", "progress.json", "selection.json"):
-        (tmp_path / name).write_bytes(ODD[number])
+        (folder / name).write_bytes(odd)
+
+
+@pytest.mark.parametrize("number", range(len(ODD)))
+def test_an_odd_line_does_no_harm(tmp_path, number):
+    spoil(tmp_path, ODD[number], {})
+    assert everything(tmp_path)["progress"]
+
+
+def test_odd_lines_hide_no_others(tmp_path):
+    contents = tables(seeds=1)
+    spoil(tmp_path, b"".join(ODD), contents)
     html = everything(tmp_path)
-    assert html["progress"]
-    if not alone:
-        assert "<svg" in html["task-0"]
+    assert "<svg" in html["task-0"]
+    assert "cannot be drawn" not in html["task-0"]
+    assert "damaged lines" in html["faults"]
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])

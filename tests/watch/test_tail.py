@@ -1,5 +1,6 @@
-"""What was appended is read once, whole lines at a time, whatever becomes of the file."""
+"""What was appended is read once, in whole lines, whatever becomes of the file."""
 
+import itertools
 import os
 
 import pytest
@@ -21,7 +22,7 @@ def test_any_split_of_appends_gives_the_same_lines(tmp_path_factory, content, cu
     path = tmp_path_factory.mktemp("tail") / "table"
     tail, got = Tail(path), b""
     ends = [0, *sorted(cut for cut in cuts if cut < len(content)), len(content)]
-    for begin, end in zip(ends, ends[1:], strict=False):
+    for begin, end in itertools.pairwise(ends):
         with path.open("ab") as file:
             file.write(content[begin:end])
         got += read(tail)

@@ -1,5 +1,7 @@
 """Thinned curves follow from their points alone, and show what the report shows."""
 
+import itertools
+
 import fabricated
 import numpy as np
 import pandas as pd
@@ -38,7 +40,7 @@ def test_neither_order_nor_pieces_matter(points, cuts, random):
     at_once.add(frame(rows))
     random.shuffle(rows)
     ends = [0, *sorted(cut for cut in cuts if cut < len(rows)), len(rows)]
-    for begin, end in zip(ends, ends[1:], strict=False):
+    for begin, end in itertools.pairwise(ends):
         by_pieces.add(frame(rows[begin:end]))
     assert np.array_equal(at_once.of(names)[0], by_pieces.of(names)[0])
     assert np.array_equal(at_once.of(names)[1], by_pieces.of(names)[1], equal_nan=True)
