@@ -36,15 +36,15 @@ class Painter:
 
         study = Study(self._workdir)
         parts = Parts(study)
-        generation = study.generation
+        generation = parts.generation
         while True:
             self._board.wait_for_lookers()
             study.look()
-            if study.generation != generation:
-                generation = study.generation
+            parts.refresh()
+            if parts.generation != generation:
+                generation = parts.generation
                 self._board.clear()
                 self._seen.clear()
-            parts.refresh()
             for name, html in parts.quick().items():
                 self._board.put(name, html)
             if parts.due and time.monotonic() >= self._rested:

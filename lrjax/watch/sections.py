@@ -47,16 +47,18 @@ class Parts:
     Attributes:
       study: what is shown.
       due: names of parts to be drawn again, those that wait longest first.
+      generation: how often all parts became others.
     """
 
     def __init__(self, study: Study):
         self.study = study
-        self._generation = 0
+        self.generation = 0
         self._renew()
 
     def _renew(self) -> None:
-        """Begin anew, for a study that was read anew."""
-        self._generation = self.study.generation
+        """Begin anew, for a study that was read anew or whose tasks got other names."""
+        self.generation += 1
+        self._of = self.study.generation
         self._clock = clock.Clock()
         self._entries: list[str] = []  # ever shown; their places are their numbers
         self._tasks: list[str] = []
@@ -64,14 +66,15 @@ class Parts:
 
     def refresh(self) -> None:
         """Find out which parts have to be drawn again."""
-        study = self.study
-        if study.generation != self._generation:
-            self._renew()
+        study, runs = self.study, self.study.runs()
         changed, study.changed = study.changed, set()
         tasks, study.changed_tasks = study.changed_tasks, set()
+        if study.generation != self._of or set(self._tasks) - set(runs["task"]):
+            self._renew()
+            changed = {follow.RUNS, follow.SELECTION, follow.TUNING}
+            tasks = set(runs.get("raw_task", ()))
         if study.progress:
             self._clock.note(study.progress)
-        runs = study.runs()
         if follow.RUNS in changed and len(runs):
             self.due.setdefault(follow.RUNS)
         for task in runs["task"].unique():

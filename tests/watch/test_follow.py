@@ -335,6 +335,25 @@ def test_a_grid_is_drawn_by_the_best_of_each_method(tmp_path):
     assert "adam learning_rate=0.001" in html["chips"]  # the best by construction
 
 
+def test_tasks_that_get_other_names_are_shown_by_these(tmp_path):
+    """As those that are trained under a second protocol."""
+    contents = tables(tasks=("t",), seeds=1)
+    write(tmp_path, contents)
+    study = Study(tmp_path)
+    study.look()
+    shown = Parts(study)
+    shown.refresh()
+    before = shown.generation
+    other = contents["runs.jsonl"].replace(b"sound", b"study")
+    write(tmp_path, {"runs.jsonl": other.replace(b'"run_id": "', b'"run_id": "x')})
+    study.look()
+    shown.refresh()
+    assert shown.generation == before + 1
+    tasks = [name for name in shown.due if name.startswith("task-")]
+    titles = {shown.draw(name).split("</h2>")[0].split("<h2>")[1] for name in tasks}
+    assert titles == {"t (sound)", "t (study)"}
+
+
 def test_contenders_are_listed_while_they_are_measured(tmp_path):
     rows = [
         {

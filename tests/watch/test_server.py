@@ -1,5 +1,6 @@
 """The server answers its own machine alone, and tells pages what has changed."""
 
+import functools
 import http.client
 import json
 import os
@@ -15,7 +16,7 @@ import fabricated
 import program
 import pytest
 
-from lrjax import command
+from lrjax import command, reports
 from lrjax.arguments import rewritten
 from lrjax.watch import document, server
 from lrjax.watch.board import Board
@@ -143,8 +144,10 @@ def test_links_of_the_report_lead_nowhere(served, tmp_path):
     assert answer.getheader("Content-Type").startswith("text/csv")
 
 
-def test_the_report_is_written_when_asked_for(served):
+def test_the_report_is_written_when_asked_for(served, monkeypatch):
     _, workdir = served
+    quick = functools.partial(reports.Options, bootstrap=10)
+    monkeypatch.setattr(reports, "Options", quick)
     assert ask(served[0], "/report/").status == 404
     foreign = ask(served[0], "/report", "POST", Origin="http://evil.example")
     assert foreign.status == 403
@@ -160,8 +163,10 @@ def test_the_report_is_written_when_asked_for(served):
     ask(served[0], "/report", "POST")
     assert (workdir / "report" / "index.html").stat().st_mtime_ns == written
     os.utime(workdir / "runs.jsonl")
+    asked = []
+    monkeypatch.setattr(reports, "write", lambda *arguments: asked.append(arguments))
     ask(served[0], "/report", "POST")
-    assert (workdir / "report" / "index.html").stat().st_mtime_ns > written
+    assert [arguments[0] for arguments in asked] == [[workdir]]
 
 
 def test_without_a_run_there_is_no_report(tmp_path):

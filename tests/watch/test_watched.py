@@ -115,7 +115,7 @@ def press(page, key, code):
         page.call("Input.dispatchKeyEvent", type=kind, **about)
 
 
-def test_it_follows_from_before_the_first_file_to_the_report(page, watched):
+def test_it_follows_from_before_the_first_file_to_the_last(page, watched):
     training = Training(watched.folder)
     page.open(address(watched))
     wait(page, has("progress", "does not exist yet"))
@@ -148,7 +148,16 @@ def test_it_follows_from_before_the_first_file_to_the_report(page, watched):
     }
     said = [e for n, e in page.events if n.startswith(("Runtime.exc", "Log."))]
     assert not said
-    # Then it is the report.
+
+
+@pytest.mark.slow
+def test_then_it_is_the_report(page, watched):
+    training = Training(watched.folder)
+    training.begin()
+    training.measure(0, 20)
+    training.end()
+    page.open(address(watched))
+    wait(page, has("report", "Open the report"))
     page.events.clear()
     page.evaluate("document.querySelector('#report button').click()")
     page._read(lambda m: m.get("method") == "Page.loadEventFired")
@@ -352,6 +361,7 @@ def test_it_works_by_keyboard(page, whole):
     assert page.evaluate(drawn) > 2
 
 
+@pytest.mark.slow
 def test_methods_have_the_colours_and_signs_of_the_report(page, whole, tmp_path):
     looks = (
         "Object.fromEntries([...document.querySelectorAll('#chips [data-entry]')]"
