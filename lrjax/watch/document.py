@@ -89,14 +89,14 @@ connect();
 
 
 def render(workdir: str) -> str:
-    """The document, whose parts are still empty.
+    """The document, whose parts come later.
 
     Args:
       workdir: what is watched, for the heading.
     """
 
-    def part(name: str) -> str:
-        return f'<div id="part-{name}" data-part></div>'
+    def part(name: str, html: str = "") -> str:
+        return f'<div id="part-{name}" data-part>{html}</div>'
 
     title = f"Learning-rate control: {workdir}"
     return f"""<!DOCTYPE html>
@@ -108,7 +108,7 @@ def render(workdir: str) -> str:
 <header><h1>{page.text(title)}</h1></header>
 <div id="chips" role="group" aria-label="{page.HIDE}"></div>
 <main>
-<section id="now"><h2>Now</h2>{part("progress")}
+<section id="now"><h2>Now</h2>{part("progress", "<p>Reading the tables</p>")}
 <p id="lost" role="status"></p>
 <div class="aloud" role="status" aria-live="polite">{part("said")}</div>
 <div id="faults">{part("faults")}</div>

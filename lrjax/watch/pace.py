@@ -25,7 +25,8 @@ class Painter:
         self._workdir = workdir
         self._board = board
         self._seen: set[str] = set()  # parts of this generation
-        self._used = time.process_time()  # seconds of work until a part was drawn
+        self._generation = 0  # of the parts
+        self._used = 0.0  # seconds of work until a part was drawn
         self._rested = 0.0  # when the next part may be drawn
 
     def run(self) -> None:
@@ -34,22 +35,29 @@ class Painter:
         from lrjax.watch.follow import Study
         from lrjax.watch.sections import Parts
 
-        study = Study(self._workdir)
-        parts = Parts(study)
-        generation = parts.generation
+        parts = Parts(Study(self._workdir))
+        self._board.wait_for_lookers()
+        self._used = time.process_time()
         while True:
             self._board.wait_for_lookers()
-            study.look()
-            parts.refresh()
-            if parts.generation != generation:
-                generation = parts.generation
-                self._board.clear()
-                self._seen.clear()
-            for name, html in parts.quick().items():
-                self._board.put(name, html)
-            if parts.due and time.monotonic() >= self._rested:
-                self._draw(parts, next(iter(parts.due)))
+            try:
+                self._work(parts)
+            except Exception as error:  # tables may hold anything
+                self._board.put("faults", parts.fault(error))
             time.sleep(min(_EVERY, self._wait(parts)))
+
+    def _work(self, parts: Parts) -> None:
+        """Look at the files, and draw at most one part."""
+        parts.study.look()
+        parts.refresh()
+        if parts.generation != self._generation:
+            self._generation = parts.generation
+            self._board.clear()
+            self._seen.clear()
+        for name, html in parts.quick().items():
+            self._board.put(name, html)
+        if parts.due and time.monotonic() >= self._rested:
+            self._draw(parts, next(iter(parts.due)))
 
     def _wait(self, parts: Parts) -> float:
         """Seconds until there is something to do."""

@@ -105,6 +105,11 @@ class Parts:
             "chips": page.chips(Palette(tuple(self._entries)), shown) if shown else "",
         }
 
+    def fault(self, error: Exception) -> str:
+        """What to show in place of the faults where reading itself fails."""
+        words = f"{self.study.workdir} cannot be shown: {type(error).__name__}: {error}"
+        return f"<ul><li>{text(words)}</li></ul>"
+
     def draw(self, name: str) -> str:
         """Draw a part that is due; what fails becomes a line."""
         self.due.pop(name, None)
