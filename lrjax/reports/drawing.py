@@ -83,11 +83,15 @@ class Picture:
 
 
 @contextlib.contextmanager
-def style() -> Iterator[Any]:
+def style(laid_out: bool = True) -> Iterator[Any]:
     """Matplotlib in lrjax's style; the context has `subplots`.
 
     Figures are files: no backend is needed, and the user's own figures, settings and
     backend stay as they are.
+
+    Args:
+      laid_out: whether there is room for all that is beside axes. A page shows each
+        panel by itself and needs none, so that drawing takes half of the time.
     """
     mpl = import_matplotlib()
     parameters: dict[Any, Any] = {
@@ -121,7 +125,7 @@ def style() -> Iterator[Any]:
         "lines.solid_capstyle": "round",
         "svg.fonttype": "none",
         "text.parse_math": False,  # names may hold dollar signs
-        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.use": laid_out,
         "figure.constrained_layout.h_pad": 0.06,
         "figure.constrained_layout.w_pad": 0.06,
     }
@@ -404,10 +408,11 @@ def render(figure: Any, name: str, kinds: Sequence[str]) -> dict[str, bytes]:
 
     for text in figure.findobj(Text):
         text.set_text(printable(text.get_text()))
-    with warnings.catch_warnings():  # names can be too long for any layout
-        warnings.filterwarnings("ignore", "constrained_layout not applied")
-        figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")  # laid out above, not again for each format
+    if layout := figure.get_layout_engine():
+        with warnings.catch_warnings():  # names can be too long for any layout
+            warnings.filterwarnings("ignore", "constrained_layout not applied")
+            layout.execute(figure)
+        figure.set_layout_engine("none")  # laid out, and not again for each format
     contents = {}
     for kind in kinds:
         content, data = io.BytesIO(), {"Software": None}

@@ -114,7 +114,8 @@ class Parts:
         """Draw a part that is due; what fails becomes a line."""
         self.due.pop(name, None)
         try:
-            with drawing.style() as plt:
+            # The names of contenders take the room of their plot, which stays narrow.
+            with drawing.style(laid_out=name == follow.SELECTION) as plt:
                 return self._draw(name, plt)
         except Exception as error:  # tables may hold anything
             title = self._title(name)

@@ -1,12 +1,14 @@
 """The page in a browser: it follows, it holds still for readers, and can be read."""
 
+import contextlib
 import json
 import os
-import signal
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import browser
 import fabricated
@@ -227,29 +229,31 @@ def test_it_shows_another_study_in_the_same_place(page, watched):
     wait(page, names, ["sgd"])
 
 
+@contextlib.contextmanager
+def program(workdir, port=0):
+    """The program in a process of its own; gives its address."""
+    command = [sys.executable, "main.py", "watch", str(workdir), f"--port={port}"]
+    watching = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        yield re.search(r"http://\S+/", watching.stdout.readline())[0]
+    finally:
+        watching.kill()
+        watching.communicate()
+
+
 def test_it_finds_a_server_that_was_started_again(page, tmp_path):
     training = Training(tmp_path / "study")
     training.begin()
     training.measure(0, 8)
-    with server.start(training.workdir) as first:
-        page.open(address(first))
-        wait(page, f"!!{label('task-1')}")
-        port = first.server_port
-        command = [sys.executable, "main.py", "watch", str(training.workdir)]
-        # Its connection must end, as that of a process does.
-        first.shutdown()
-    page.evaluate("source.close(); lost.textContent = ''; connect()")
+    with program(training.workdir) as first:
+        page.open(first)
+        wait(page, f"!!{label('task-0')}")
     wait(page, "lost.textContent.includes('Not connected')")
-    again = subprocess.Popen(
-        [*command, f"--port={port}"], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    try:
+    with program(training.workdir, urlsplit(first).port) as second:
+        assert second == first
         wait(page, "lost.textContent", "")
         training.measure(8, 16)
         wait(page, has("progress", "80 % of all updates"))
-    finally:
-        again.send_signal(signal.SIGTERM)
-        again.wait(30)
 
 
 @pytest.fixture(scope="module")
