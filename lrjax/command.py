@@ -127,7 +127,6 @@ def main(argv: list[str]) -> None:
             raise UsageError("--workdir is missing: lrjax watch WORKDIR")
         process.imported()
         server.watch(_WORKDIR.value, _PORT.value)
-        return
     from lrjax import cli  # here, since it imports JAX, for which --help need not wait
 
     process.imported()

@@ -6,14 +6,16 @@ But for one thing: a press of the button writes the report, as `--mode=report` d
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import sys
 import threading
 import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from lrjax.common import files
@@ -25,6 +27,7 @@ _ADDRESS = "127.0.0.1"
 _NAMES = ("127.0.0.1", "localhost", "[::1]")  # of this machine, in the header Host
 _ALIVE = 15.0  # seconds after which a page without news gets a sign of life
 _EVERY = 1.0  # seconds between two events, at least
+_NOTICED = 0.2  # seconds after which a signal ends the program, at most
 _STUCK = 60.0  # seconds after which a reader that takes nothing is left
 _LARGEST = 2**28  # bytes of a file of the report
 _KINDS = {
@@ -42,8 +45,8 @@ _OF_REPORT = (
 )
 
 
-def watch(workdir: str, port: int) -> None:
-    """Serve the page until a signal comes.
+def watch(workdir: str, port: int) -> NoReturn:
+    """Serve the page until a signal comes, and end the process with code 0.
 
     Args:
       workdir: a working directory; it may come later.
@@ -55,18 +58,21 @@ def watch(workdir: str, port: int) -> None:
     folder = files.expanded(workdir)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--workdir={workdir} is a file, not a directory of results")
-    ended = threading.Event()
+    received: list[int] = []
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: ended.set())
+            signal.signal(number, lambda number, _: received.append(number))
     with start(folder, port) as server:
         print(
             f"watching {printable(str(folder))}: http://{_ADDRESS}:{server.server_port}"
             "/ (Ctrl-C ends it)",
             flush=True,
         )
-        ended.wait()
-        server.shutdown()
+        while not received:  # a handler must not touch locks that this would hold
+            time.sleep(_NOTICED)
+    # A thread that imports or draws must not see the interpreter go.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def start(folder: Path, port: int = 0) -> Server:
@@ -107,7 +113,9 @@ class Server(ThreadingHTTPServer):
         super().__init__((_ADDRESS, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of browsers that have gone."""
+        """Say nothing of browsers that have gone; what is a fault is shown."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

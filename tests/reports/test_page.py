@@ -220,6 +220,31 @@ def test_no_two_texts_of_a_figure_overlap(opened):
     assert not overlaps
 
 
+def test_every_figure_has_a_text_alternative(opened, folder):
+    found = opened.evaluate(
+        "[...document.querySelectorAll('.figure svg:not(.swatch)')].map(s => "
+        "[s.closest('section').id, s.role, s.ariaLabel, document.getElementById("
+        "s.getAttribute('aria-describedby')).textContent.length])"
+    )
+    assert {name for name, *_ in found} == {
+        path.stem for path in (folder / "figures").glob("*.svg")
+    }
+    for _, role, words, explained in found:
+        assert role == "img"
+        assert len(words) > 10
+        assert explained > 50
+    table = pd.read_csv(folder / "tables" / "curves.csv")
+    table = table[table["task"] == TASKS[0]].groupby("entry")["median"].last()
+    words = next(words for name, _, words, _ in found if name == "curves")
+    title, axes, values = words.split("; ")
+    assert title == f"Learning curves: {TASKS[0]}"
+    assert axes == "validation accuracy over epoch"
+    told = [text.rsplit(" ", 1) for text in values.split(": ", 1)[1].split(", ")]
+    assert {name for name, _ in told} == set(table.index)
+    for name, value in told:
+        assert float(value) == pytest.approx(table[name], rel=1e-3)
+
+
 def test_values_under_the_mouse_are_those_of_the_table(opened, folder):
     table = pd.read_csv(folder / "tables" / "curves.csv")
     table = table[table["task"] == TASKS[0]].set_index(["entry", "epoch"])

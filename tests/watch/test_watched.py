@@ -229,6 +229,23 @@ def test_it_shows_another_study_in_the_same_place(page, watched):
     wait(page, names, ["sgd"])
 
 
+def test_nothing_is_asked_for_while_nobody_sees_the_page(page, watched):
+    training = Training(watched.folder)
+    training.begin()
+    page.open(address(watched))
+    wait(page, has("progress", "0 % of all updates"))
+    turn = (
+        "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange')); source === null"
+    )
+    assert page.evaluate(turn % "true") is True
+    training.measure(0, 10)
+    time.sleep(2.0)
+    assert "0 % of all updates" in text(page, "progress")
+    assert page.evaluate(turn % "false") is False
+    wait(page, has("progress", "50 % of all updates"))
+
+
 @contextlib.contextmanager
 def program(workdir, port=0):
     """The program in a process of its own; gives its address."""
