@@ -28,7 +28,7 @@ TRAINING = "training"  # status of a run that has not ended
 _ENDED = ("done", "diverged", "stopped")
 _TEXTS = ("run_id", "task", "protocol", "method")
 # Names of what may change, beside the tasks.
-RUNS, PROGRESS, TUNING, SELECTION = "runs", "progress", "tuning", "selection"
+RUNS, TUNING, SELECTION = "runs", "tuning", "selection"
 
 
 class Study:
@@ -52,7 +52,7 @@ class Study:
     def _begin(self) -> None:
         """Know nothing yet."""
         self.generation += 1
-        self.changed = {RUNS, PROGRESS, TUNING, SELECTION}
+        self.changed = {RUNS, TUNING, SELECTION}
         self.changed_tasks: set[str] = set()
         self.progress: dict[str, Any] | None = None
         self.trials: list[dict[str, Any]] = []
@@ -206,7 +206,7 @@ class Study:
             if row is None:
                 self._damaged[live.STARTED] = self._damaged.get(live.STARTED, 0) + 1
             else:
-                self._add({"status": TRAINING, **row})
+                self._add({**row, "status": TRAINING})
 
     def _take_finished(self, lines: bytes) -> None:
         """Runs that have ended."""
@@ -265,7 +265,6 @@ class Study:
         for run_id in self._curves.add(frame):
             if run_id in self._runs:
                 self.changed_tasks.add(self._runs[run_id]["task"])
-        self.changed |= {PROGRESS}
 
     def _find_parts(self) -> None:
         """Look for curves of blocks, and read those that were published."""
@@ -282,7 +281,10 @@ class Study:
     def _list_parts(self, folder: Path) -> None:
         """List the tables of blocks that train, and the parts."""
         blocks = [path.name for path in folder.glob("*") if path.is_dir()]
+        before = self._blocks
         self._blocks = [parts.table_of(self.workdir, name) for name in sorted(blocks)]
+        for path in set(before) - set(self._blocks):
+            self._tails.pop(path, None)
         self._published = parts.published(self.workdir)
 
     def _read_metrics(self, _: Path) -> None:
@@ -313,7 +315,6 @@ class Study:
 
     def _read_progress(self, _: Path) -> None:
         self.progress = _numbers_of(live.progress(self.workdir))
-        self.changed |= {PROGRESS}
 
     def _read_answers(self, _: Path) -> None:
         self.changed |= {SELECTION}
