@@ -16,12 +16,12 @@ def read(tail):
     return b"".join(tail.pieces()) if tail.changed() else b""
 
 
-@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=6))
+@given(st.binary(max_size=200), st.lists(st.floats(0, 1), max_size=6))
 @settings(max_examples=60, deadline=None)
 def test_any_split_of_appends_gives_the_same_lines(tmp_path_factory, content, cuts):
     path = tmp_path_factory.mktemp("tail") / "table"
     tail, got = Tail(path), b""
-    ends = [0, *sorted(cut for cut in cuts if cut < len(content)), len(content)]
+    ends = [0, *sorted(int(cut * len(content)) for cut in cuts), len(content)]
     for begin, end in itertools.pairwise(ends):
         with path.open("ab") as file:
             file.write(content[begin:end])

@@ -29,7 +29,7 @@ def state(curves, names):
 
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), STEPS), min_size=1, max_size=150),
-    st.lists(st.integers(0, 150), max_size=5),
+    st.lists(st.floats(0, 1), min_size=1, max_size=5),
     st.randoms(),
 )
 @settings(max_examples=60, deadline=None)
@@ -39,7 +39,7 @@ def test_neither_order_nor_pieces_matter(points, cuts, random):
     at_once, by_pieces = Curves(["value"]), Curves(["value"])
     at_once.add(frame(rows))
     random.shuffle(rows)
-    ends = [0, *sorted(cut for cut in cuts if cut < len(rows)), len(rows)]
+    ends = [0, *sorted(int(cut * len(rows)) for cut in cuts), len(rows)]
     for begin, end in itertools.pairwise(ends):
         by_pieces.add(frame(rows[begin:end]))
     assert np.array_equal(at_once.of(names)[0], by_pieces.of(names)[0])
