@@ -36,6 +36,7 @@ from lrjax.hpo import tune as tune_lib
 from lrjax.launch import experiment, startup
 from lrjax.own import MethodLike, Methods
 from lrjax.rates import Rates, Transfer
+from lrjax.track.listeners import OnRows, of_function
 
 Seeds = int | Iterable[int]
 _PER_DECADE = 4  # rates that find_rate tries
@@ -103,6 +104,7 @@ def compare(
     workdir: str | os.PathLike[str] | None = None,
     data_dir: str | None = None,
     launcher: str = "local",
+    on_rows: OnRows | None = None,
     **fields: Any,
 ) -> Results:
     """Train methods on a task with several seeds, and rank them.
@@ -121,6 +123,7 @@ def compare(
       data_dir: directory searched first for the data files of a named task.
       launcher: 'local', 'dask' or a registered one. Workers of a cluster find tasks and
         methods by name or import path alone.
+      on_rows: called with lists of rows as they are measured (docs/tracking.md).
       fields: other fields of a config, such as `protocol` or `eval_every`.
 
     Returns:
@@ -137,6 +140,7 @@ def compare(
       >>> study.runs.groupby("method")["valid_accuracy"].count().to_dict()
       {'adam': 3, 'momentum': 3}
     """
+    listeners = of_function(on_rows)
     with _known(task, methods, launcher) as (task_names, method_names):
         config = _config(
             task_names,
@@ -152,7 +156,9 @@ def compare(
         settings = _checked(config, launcher)
         with _folder(workdir) as (folder, kept):
             launch = launch_lib.find(launcher)
-            experiment.run(settings, folder, data_dir, launch=launch)
+            experiment.run(
+                settings, folder, data_dir, launch=launch, listeners=listeners
+            )
             return _results(folder, kept)
 
 
@@ -170,13 +176,14 @@ def tune(
     workdir: str | os.PathLike[str] | None = None,
     data_dir: str | None = None,
     launcher: str = "local",
+    on_rows: OnRows | None = None,
     **fields: Any,
 ) -> Results:
     """Tune a method's hyperparameters, then train the best ones with fresh seeds.
 
     Args:
-      task, seeds, epochs, steps, batch_size, workdir, data_dir, launcher: as in
-        `compare`.
+      task, seeds, epochs, steps, batch_size, workdir, data_dir, launcher, on_rows: as
+        in `compare`.
       method: what to tune: a name, a `Method` or a function.
       trials: number of trials.
       space: hyperparameter -> (low, high), optionally with 'log', 'linear' or
@@ -200,6 +207,7 @@ def tune(
       >>> len(tuned.trials), 1e-3 <= tuned.best["learning_rate"] <= 0.1
       (4, True)
     """
+    listeners = of_function(on_rows)
     with _known(task, method, launcher) as (task_names, method_names):
         config = _config(
             task_names,
@@ -215,7 +223,8 @@ def tune(
         )
         settings = _checked(config, launcher)
         with _folder(workdir) as (folder, kept):
-            tune_lib.run(settings, folder, data_dir, launch=launch_lib.find(launcher))
+            launch = launch_lib.find(launcher)
+            tune_lib.run(settings, folder, data_dir, launch=launch, listeners=listeners)
             return _results(folder, kept)
 
 

@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
-from lrjax import config_page, results
+from lrjax import config_page, results, track
 from lrjax import launch as launch_lib
 from lrjax.common import files, spans
 from lrjax.core import UsageError, printable
@@ -24,6 +24,7 @@ from lrjax.launch import estimate as plan_lib
 from lrjax.launch import experiment, hosts, process, startup
 from lrjax.methods import METHODS, state_size
 from lrjax.tables import parts
+from lrjax.track.listeners import of_trackers
 
 if TYPE_CHECKING:
     from lrjax.hpo import selection
@@ -47,6 +48,7 @@ def run(
     workdir: str,
     data_dir: str | None,
     overrides: Mapping[str, Any],
+    log: Sequence[str] = (),
 ) -> None:
     """Run a mode that trains, or the mode that estimates the cost of training.
 
@@ -57,6 +59,7 @@ def run(
       workdir: directory of the result tables.
       data_dir: directory searched first for data files.
       overrides: name -> value of the fields set on the command line; recorded.
+      log: names of trackers that get rows as they are measured.
 
     Raises:
       UsageError: if the config, the data or the machine do not allow it.
@@ -67,7 +70,7 @@ def run(
     settings = config_lib.check(config)
     if settings.profile:
         spans.record(process.STARTED)
-    drawn = _run(mode, launcher, settings, workdir, data_dir, overrides)
+    drawn = _run(mode, launcher, settings, workdir, data_dir, overrides, log)
     if launcher == "hosts" and not hosts.is_first():
         return
     if mode in ("train", "tune"):
@@ -83,12 +86,13 @@ def _run(
     workdir: str,
     data_dir: str | None,
     overrides: Mapping[str, Any],
+    log: Sequence[str],
 ) -> list[Path]:
     """Do as `run`, but for the ranking and what follows it.
 
     Args:
       settings: the checked config.
-      mode, launcher, workdir, data_dir, overrides: as for `run`.
+      mode, launcher, workdir, data_dir, overrides, log: as for `run`.
 
     Returns:
       Paths of figures of tuning.
@@ -103,6 +107,8 @@ def _run(
     launch = launch_lib.find(launcher)
     remote = launch_lib.LAUNCHERS[launcher].remote
     _check_sharding(settings, mode, remote)
+    for name in log:
+        track.find(name)  # unknown ones are refused on all hosts
     if launcher == "hosts":
         hosts.start()
     if mode != "train" or not remote:  # else only the workers need JAX
@@ -111,19 +117,22 @@ def _run(
         workers = settings.cluster.workers if remote else None
         print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
         return []
+    heard = launcher != "hosts" or hosts.is_first()
+    listeners = of_trackers(log, Path(workdir)) if heard else []
+    given = (settings, workdir, data_dir, overrides, launch)
     _import_ahead()
     if mode == "select":
         from lrjax.hpo import race as race_lib
 
-        answers = race_lib.run(settings, workdir, data_dir, overrides, launch)
+        answers = race_lib.run(*given, listeners)
         _print_answers(answers, workdir)
         return []
     if mode == "tune":
         from lrjax.hpo import tune as tune_lib
 
-        return tune_lib.run(settings, workdir, data_dir, overrides, launch)
+        return tune_lib.run(*given, listeners)
     announce = plan_lib.announce if launcher == "local" else None
-    experiment.run(settings, workdir, data_dir, overrides, launch, announce)
+    experiment.run(*given, announce, listeners)
     return []
 
 

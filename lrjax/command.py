@@ -29,6 +29,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from lrjax import arguments
 from lrjax.launch import LAUNCHERS, flagfiles, process
 from lrjax.messages import UsageError
+from lrjax.track import TRACKERS
 
 
 class _ConfigFile(ConfigFileFlagParser):
@@ -114,12 +115,23 @@ _MULTIHOST = flags.DEFINE_bool(
     "machines; each trains its share, the first writes the tables (docs/tpu.md).",
 )
 
+_LOG = flags.DEFINE_list(
+    "log",
+    [],
+    "Where --mode=train, tune and select send rows as they are measured, separated by "
+    f"commas: {', '.join(TRACKERS)}, or import paths of one's own (docs/tracking.md).",
+)
+
 
 @process.reporting
 def main(argv: list[str]) -> None:
     """Run the mode that --mode names."""
     if len(argv) > 1:
         raise UsageError(f"unexpected argument '{argv[1]}'; flags start with --")
+    if _LOG.value and _MODE.value not in ("train", "tune", "select"):
+        raise UsageError(
+            f"--log is for --mode=train, tune and select, not {_MODE.value}"
+        )
     if _MODE.value == "watch":
         from lrjax.watch import server
 
@@ -161,7 +173,9 @@ def main(argv: list[str]) -> None:
     if _LAUNCHER.value not in _OFFERED and _LAUNCHER.value in LAUNCHERS:
         raise UsageError(f"--launcher={_LAUNCHER.value}: use --multihost")
     launcher = "hosts" if _MULTIHOST.value else _LAUNCHER.value
-    cli.run(_MODE.value, launcher, config, workdir, _DATA_DIR.value, overrides)
+    cli.run(
+        _MODE.value, launcher, config, workdir, _DATA_DIR.value, overrides, _LOG.value
+    )
 
 
 def parse(argv: list[str]) -> list[str]:

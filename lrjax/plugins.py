@@ -1,8 +1,8 @@
 """Parts of one's own by name: of a package's entry point, or 'module:name'.
 
-A package that is installed can offer methods, tasks, metrics, tuners, launchers and
-analyses by entry points in the groups of `GROUPS`; without installation, any of them is
-named by its import path, as in --config.methods=my_package.methods:own.
+A package that is installed can offer methods, tasks, metrics, tuners, launchers,
+analyses and trackers by entry points in the groups of `GROUPS`; without installation,
+any of them is named by its import path, as in --config.methods=my_package.methods:own.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ GROUPS = {
         ("tuner", "tuners"),
         ("launcher", "launchers"),
         ("analysis", "analyses"),
+        ("tracker", "trackers"),
     )
 }
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")

@@ -58,12 +58,13 @@ def _be_strict():
 @pytest.fixture
 def registries():
     """Registries of parts, which forget at the end what a test registered."""
-    from lrjax import core, launch, methods, tasks
+    from lrjax import core, launch, methods, tasks, track
     from lrjax.hpo import tuners
     from lrjax.reports import analyses
 
     known = (methods.METHODS, tasks.TASKS, core.METRICS, tuners.PLAIN)
-    kept = [(registry, dict(registry)) for registry in (*known, launch.LAUNCHERS)]
+    known += (launch.LAUNCHERS, track.TRACKERS)
+    kept = [(registry, dict(registry)) for registry in known]
     sections = list(analyses.ANALYSES)
     yield
     for registry, before in kept:

@@ -38,22 +38,31 @@ _ROWS = {
     "results": "common core identity tables",
     "launch": "common config console core engine identity machine messages methods "
     "plugins protocol results tables tasks",
+    "track": "messages plugins",
+    "track.values": "track",
+    "track.sender": "core launch",
+    "track.names": "analysis launch",
+    "track.listeners": "core launch track track.names track.sender",
+    "track.event_files": "common core track track.values",
+    "track.wandb_runs": "common core track track.values",
+    "track.mlflow_runs": "common core identity track track.values",
     "rates": "analysis core reports",
     "reports": "analysis common console core identity plugins rates results tables",
     "watch": "analysis common core messages reports tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.points hpo.posterior "
     "hpo.prior hpo.proposals hpo.tuners hyperparameters identity launch machine "
-    "methods own plugins protocol reports results tasks",
+    "methods own plugins protocol reports results tasks track.listeners",
     "api": "common config core hpo launch methods optim own plugins rates reports "
-    "results tasks",
+    "results tasks track.listeners",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "arguments": "config messages methods plugins",
-    "command": "arguments cli launch messages watch",
+    "command": "arguments cli launch messages track watch",
     "__main__": "command launch",
     "__init__": "api control core hpo messages methods metrics optim register results "
     "tasks",
-    "cli": "common config config_page core hpo launch methods reports results tables",
+    "cli": "common config config_page core hpo launch methods reports results tables "
+    "track track.listeners",
 }
 ALLOWED = {
     name: set(known.split()) for names, known in _ROWS.items() for name in names.split()
@@ -69,7 +78,7 @@ HEAVY = {
     *("dask_jobqueue", "distributed", "equinox", "flax", "matplotlib", "pyarrow"),
     "rliable",
     *("safetensors", "sklearn", "smac", "tensorboardX", "tensorflow_datasets"),
-    "transformers",
+    *("mlflow", "transformers", "wandb"),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lrjax
-from lrjax import arguments, config, launch, methods, own, plugins, tasks
+from lrjax import arguments, config, launch, methods, own, plugins, tasks, track
 from lrjax.core import METRICS, Metric, UsageError, find_metric
 from lrjax.hpo import tuners
 from lrjax.reports import analyses
@@ -52,6 +52,16 @@ def make_tuner(problem):
 def analysis(study, writer):
     return None
 
+class Tracker:
+    def __init__(self, workdir):
+        self.path, self.ended = workdir / "kept", []
+    def log(self, run, rows):
+        assert rows
+    def end(self, run, result):
+        self.ended.append(run["run_id"])
+    def close(self):
+        self.path.write_text(" ".join(self.ended))
+
 metric = lrjax.Metric("hits", lambda sums: sums["count"], True)
 number = 5
 def broken():
@@ -63,6 +73,7 @@ KINDS = {
     "metric": (METRICS, find_metric, "metric"),
     "tuner": (tuners.PLAIN, tuners.find, "Tuner"),
     "launcher": (launch.LAUNCHERS, launch.find, "local"),
+    "tracker": (track.TRACKERS, track.find, "Tracker"),
 }
 
 
@@ -193,6 +204,7 @@ def test_a_method_defined_anew_has_the_hyperparameters_of_its_new_form(registrie
     [
         ("--launcher=MODULE:local", "--config.grid.scale=1.0,2.0"),
         ("--launcher=dask", "--config.cluster.workers=1"),
+        ("--log=MODULE:Tracker",),
         ("--mode=plan",),
         ("--mode=config",),
         (
@@ -226,6 +238,9 @@ def test_main_takes_import_paths_in_every_mode(module, tmp_path, flags):
     assert {row["task"] for row in rows} == {path}
     own = [row["hparams"] for row in rows if row["method"].endswith(":parabola")]
     assert {values["learning_rate"] for values in own} == {0.25}
+    if "--log=MODULE:Tracker" in flags:
+        kept = Path("run/kept").read_text().split()
+        assert sorted(kept) == sorted(row["run_id"] for row in rows)
     if "--config.grid.scale=1.0,2.0" in flags:
         assert {values["scale"] for values in own} == {1.0, 2.0}
 

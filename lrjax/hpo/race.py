@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ from lrjax.hpo.proposals import Wanted
 from lrjax.hpo.selection import Selection
 from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import local, rows
+from lrjax.launch.live import Listener
 from lrjax.launch.session import Launch, Launcher
 from lrjax.launch.units import Trained
 from lrjax.tasks import folds
@@ -53,6 +54,7 @@ def run(
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     launch: Launch = local.launch,
+    listeners: Iterable[Listener] = (),
 ) -> list[Selection]:
     """Select on every task of the settings.
 
@@ -62,7 +64,8 @@ def run(
       workdir: directory of the tables and the answers.
       data_dir: directory searched first for data files.
       overrides: name -> value of the fields set on the command line; recorded.
-      launch: called with the other arguments; makes the launcher that trains.
+      launch: called with the first arguments; makes the launcher that trains.
+      listeners: get rows as they are measured.
 
     Returns:
       The answer for each task.
@@ -80,6 +83,7 @@ def run(
     console.say(_who_races(settings, names, overrides))
     named = bool(settings.select.methods) or "methods" in overrides
     with launch(settings, workdir, data_dir, overrides) as launcher:
+        launcher.session.live.listen(listeners)
         available, loaded = blocks_lib.load(settings, launcher.session.data_dir)
         by_name = dict(zip(available.tasks, loaded, strict=True))
         return race_all(by_name, chosen, named, launcher, console.say)

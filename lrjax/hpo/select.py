@@ -22,6 +22,7 @@ from lrjax.hpo.race import race_all
 from lrjax.hpo.selection import Selection
 from lrjax.launch import local
 from lrjax.tasks.checks import check_task
+from lrjax.track.listeners import OnRows, of_function
 
 
 def select(
@@ -37,6 +38,7 @@ def select(
     how: str = "auto",
     seconds: float = 60.0,
     history: Iterable[str] = (),
+    on_rows: OnRows | None = None,
 ) -> Selection:
     """Find the method and hyperparameters that are best for a task.
 
@@ -60,6 +62,7 @@ def select(
         take at most so long, else some.
       history: working directories, or globs such as 'runs/*', whose bake-offs add to
         what is known of tasks.
+      on_rows: called with lists of rows as they are measured, as in `lrjax.compare`.
 
     Returns:
       The answer; print it.
@@ -84,6 +87,7 @@ def select(
     data_dir = None if data_dir is None else str(files.expanded(data_dir))
     if not callable(log):
         raise UsageError(f"select: log must be a function, not {_brief(log)}")
+    listeners = of_function(on_rows)
     chosen = _chosen(methods)
     config = config_lib.base()
     config.tasks = (task if isinstance(task, str) else str(task.name),)
@@ -103,6 +107,7 @@ def select(
             temporary = tempfile.TemporaryDirectory(prefix="lrjax-select-")
             workdir = stack.enter_context(temporary)
         launcher = stack.enter_context(local.launch(settings, workdir, data_dir))
+        launcher.session.live.listen(listeners)
         named = methods is not None
         return race_all({loaded.name: loaded}, chosen, named, launcher, log)[0]
 

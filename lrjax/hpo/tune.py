@@ -27,6 +27,7 @@ from lrjax.hpo.trials import Trainer
 from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import experiment, local
 from lrjax.launch.blocks import Block
+from lrjax.launch.live import Listener
 from lrjax.launch.session import Launch, Launcher, Session
 
 
@@ -37,6 +38,7 @@ def run(
     data_dir: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     launch: Launch = local.launch,
+    listeners: Iterable[Listener] = (),
 ) -> list[Path]:
     """Tune every method of the settings on every task, then train the best settings.
 
@@ -45,7 +47,8 @@ def run(
       workdir: directory of the tables.
       data_dir: directory searched first for data files.
       overrides: name -> value of the fields set on the command line; recorded.
-      launch: called with the other arguments; makes the launcher that trains.
+      launch: called with the first arguments; makes the launcher that trains.
+      listeners: get rows as they are measured.
 
     Returns:
       Paths of the figures.
@@ -56,6 +59,7 @@ def run(
     """
     check(settings)
     with launch(settings, workdir, data_dir, overrides) as launcher:
+        launcher.session.live.listen(listeners)
         return _run(launcher)
 
 

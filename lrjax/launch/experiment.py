@@ -17,6 +17,7 @@ from lrjax.console import bar as progress_bar
 from lrjax.console import say
 from lrjax.core import counted
 from lrjax.launch import local
+from lrjax.launch.live import Listener
 from lrjax.launch.session import Launch, Launcher, Planned
 from lrjax.launch.units import Unit
 
@@ -29,6 +30,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     launch: Launch = local.launch,
     announce: Callable[..., Iterable[str]] | None = None,
+    listeners: Iterable[Listener] = (),
 ) -> None:
     """Train every run of the settings that is missing in the tables.
 
@@ -37,14 +39,16 @@ def run(
       workdir: directory of the tables.
       data_dir: directory searched first for data files.
       overrides: changes of the config on the command line, to be recorded.
-      launch: called with the other arguments; makes the launcher that trains.
+      launch: called with the first arguments; makes the launcher that trains.
       announce: gives lines to print before training, as `estimate.announce` does.
+      listeners: get rows as they are measured.
 
     Raises:
       UsageError: before any training, if data or workdir cannot be used.
       Interrupted: on a signal that stops, once running blocks are saved.
     """
     with launch(settings, workdir, data_dir, overrides) as launcher:
+        launcher.session.live.listen(listeners)
         blocks = launcher.blocks(settings)
         if announce:
             with spans.span("plan"):
@@ -72,6 +76,7 @@ def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
     def record() -> None:
         launcher.session.record({block.task_name: block.metrics for block in blocks})
 
+    launcher.session.live.plan(blocks)
     launcher.session.live.expect(
         "run",
         sum(len(block.run_ids) for block in blocks),
@@ -99,6 +104,7 @@ def _train(launcher: Launcher, todo: Sequence[Any], record: Callable[[], Any]) -
         bar.update(count)
         live.advance(count)
 
+    live.note(todo[0].title)
     with bar:
         for outcome in launcher.train(
             [Unit(block) for block in todo], progress, record

@@ -160,7 +160,7 @@ class Hosts:
         self._tables: results.Tables | None = None  # of all hosts; only on host 0
         self._folders: list[Path] = []  # with rows of this host, its own first
         self._sent: dict[Path, int] = {}  # table -> bytes that host 0 has
-        self._others: list[Block] = []  # that other hosts train
+        self._others: list[Block] = []  # on host 0, what other hosts train
 
     @property
     def where(self) -> str:
@@ -200,8 +200,8 @@ class Hosts:
         tables.runs.update(self._finished([i for b in blocks for i in b.run_ids]))
         no_cache = " (JAX keeps compiled programs of host 0 only)" * bool(number)
         console.say(f"host {number} of {count}{no_cache}:")
-        mine = {*dealt[number]}
-        self._others = [block for i, block in enumerate(blocks) if i not in mine]
+        others = itertools.chain(*dealt[1:]) if is_first() else ()
+        self._others = [blocks[i] for i in others]
         return [blocks[i] for i in dealt[number]]
 
     def train(

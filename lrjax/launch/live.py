@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -41,6 +41,10 @@ class Measured(NamedTuple):
 class Listener(Protocol):
     """Takes rows as they are measured; called from any thread, one call at a time."""
 
+    def plan(self, heads: Sequence[Row]) -> Any:
+        """Called before runs train, with what `begin` gets of each of them."""
+        ...
+
     def send(self, rows: Sequence[Measured]) -> Any:
         """Take rows; must return soon and raise nothing."""
         ...
@@ -55,6 +59,7 @@ class Live:
 
     Attributes:
       mode: 'train', 'tune' or 'select'.
+      finished: `run_id`s of runs of which nothing is told, if they train once more.
     """
 
     def __init__(self, folder: Path | None):
@@ -64,6 +69,7 @@ class Live:
           folder: the working directory; None to tell nothing.
         """
         self.mode = "train"
+        self.finished: Collection[str] = ()
         self._hints = Hints(folder) if folder else None
         self._listeners: list[Listener] = []
         self._runs: dict[str, Row] = {}  # that train now: rows of started.jsonl
@@ -143,6 +149,17 @@ class Live:
 
     # What is measured.
 
+    def plan(self, blocks: Iterable[Any]) -> None:
+        """Tell listeners which runs will train.
+
+        Args:
+          blocks: each with `heads`, as `begin` takes them.
+        """
+        if self.is_heard:
+            heads = [head for block in blocks for head in block.heads]
+            for listener in self._listeners:
+                listener.plan(heads)
+
     def begin(self, heads: Iterable[Row], is_trial: bool = False) -> None:
         """Say that runs begin to train.
 
@@ -153,7 +170,8 @@ class Live:
         if not self._hints:
             return
         kind = ("race" if self.mode == "select" else "trial") if is_trial else "run"
-        rows = [{**head, "kind": kind} for head in heads]
+        new = (head for head in heads if head["run_id"] not in self.finished)
+        rows = [{**head, "kind": kind} for head in new]
         with self._lock:
             if self.is_heard:
                 self._runs |= {row["run_id"]: row for row in rows}

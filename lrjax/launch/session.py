@@ -70,10 +70,12 @@ class Session:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.live.end(error[0])
-        if "tables" in self.__dict__:
-            leftovers.remove_empty(self.home)
-        self._stack.__exit__(*error)
+        try:
+            self.live.end(error[0])
+        finally:
+            if "tables" in self.__dict__:
+                leftovers.remove_empty(self.home)
+            self._stack.__exit__(*error)
 
     @functools.cached_property
     def tables(self) -> results.Tables:
@@ -91,7 +93,8 @@ class Session:
         if self.settings.curve_parts:
             files.check_folder(self.home / parts.FOLDER)
         leftovers.take_over(tables)
-        tables.heard = self.live.hear  # not of rows that were there before
+        # Of rows and runs that were there before nothing is told.
+        tables.heard, self.live.finished = self.live.hear, tables.runs
         return tables
 
     def record(
