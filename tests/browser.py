@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -19,6 +20,13 @@ _FLAGS = (
     *("--no-first-run", "--disable-background-networking", "--hide-scrollbars"),
     *("--disable-component-update", "--disable-sync", "--remote-debugging-pipe"),
 )
+# Python that becomes a browser, which reads commands from 3 and answers on 4.
+_CONNECTED = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 # JavaScript for (contrast, text) of the texts of a page, cells of heat maps apart.
 CONTRAST = """
 (() => {
@@ -126,21 +134,20 @@ class Page:
 def page():
     """A browser with an empty profile, for a while."""
     asks, answers = os.pipe(), os.pipe()
-
-    def connect():
-        # The browser reads commands from descriptor 3 and answers on 4.
-        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (asks[0], answers[1])]
-        os.dup2(ends[0], 3)
-        os.dup2(ends[1], 4)
-
+    ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (asks[0], answers[1])]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        # A function for the child would fork this process, of which JAX warns.
         process = subprocess.Popen(
-            [PATH, *_FLAGS, f"--user-data-dir={profile}"],
-            close_fds=False,
-            preexec_fn=connect,
+            [
+                *(sys.executable, "-S", "-c", _CONNECTED, *map(str, ends)),
+                *(PATH, *_FLAGS, f"--user-data-dir={profile}"),
+            ],
+            pass_fds=ends,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        for end in ends:
+            os.close(end)
         os.close(asks[0])
         os.close(answers[1])
         try:
