@@ -34,7 +34,8 @@ def program(path: str) -> str:
 def rewritten(argv: Sequence[str], modes: Sequence[str]) -> list[str]:
     """Write the flags of a command line as absl and ml_collections read them.
 
-    A mode in front of the flags becomes --mode; `--config` is added where --mode=report
+    A mode in front of the flags becomes --mode, and a directory after 'watch' becomes
+    --workdir; `--config` is added where --mode=report
     or config has none; `~` in its file and the name of a shipped config
     (`--config=libsvm:wine`) become paths; lists of names with colons, such as import
     paths, are quoted, and so are names of methods with dots in those of fields.
@@ -44,7 +45,10 @@ def rewritten(argv: Sequence[str], modes: Sequence[str]) -> list[str]:
       modes: names of the modes.
     """
     if len(argv) > 1 and argv[1] in modes:
-        argv = [argv[0], f"--mode={argv[1]}", *argv[2:]]
+        rest = list(argv[2:])
+        if argv[1] == "watch" and rest and rest[0][:1] != "-":
+            rest[0] = f"--workdir={rest[0]}"
+        argv = [argv[0], f"--mode={argv[1]}", *rest]
     argv = [_rewritten(arg) for arg in argv]
     words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
     names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}

@@ -10,6 +10,7 @@ r"""Train, compare and tune ways to control the learning rate.
   python main.py --launcher=dask --config=study:libsvm --workdir=runs/study
   python main.py report --workdir=runs/iris
   python main.py report --from=tensorboard:logs
+  python main.py watch runs/iris
   python main.py methods
   python main.py config
 
@@ -60,7 +61,7 @@ except (flags.Error, UnicodeDecodeError) as error:
     # Defining the flag already reads --flagfile.
     process.fail("--flagfile: " + str(error).removeprefix("ERROR:: "))
 _MODE_NAMES = ("train", "plan", "tune", "select")
-_MODE_NAMES += ("report", "compact", "methods", "config", "race")
+_MODE_NAMES += ("report", "watch", "compact", "methods", "config", "race")
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -70,6 +71,7 @@ _MODE = flags.DEFINE_enum(
     "tune: tune the methods, train each with its best hyperparameters, and rank them. "
     "select: find the best method and learning rate for each task. "
     "report: write WORKDIR/report/index.html; needs no config. "
+    "watch: serve a page that follows WORKDIR while it trains; needs no config. "
     "compact: merge the curves of --config.curve_parts in WORKDIR; needs no config. "
     "methods: list the methods and their hyperparameters. "
     "config: list the fields of a config with defaults and meanings; with --config, "
@@ -87,6 +89,13 @@ _FROM = flags.DEFINE_multi_string(
     "With --mode=report: runs that others trained, beside those in --workdir or alone: "
     "csv:FILE, wandb:EXPORT.csv, wandb:FOLDER, tensorboard:FOLDER, race:FOLDER or "
     "optuna:sqlite:///FILE#STUDY; several by commas or by repeating (docs/report.md).",
+)
+_PORT = flags.DEFINE_integer(
+    "port",
+    0,
+    "Port of the page of --mode=watch, on this machine alone; 0: any that is free.",
+    lower_bound=0,
+    upper_bound=65535,
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
@@ -166,6 +175,7 @@ _ONLY = {
     "from": ("report",),
     "log": ("train", "tune", "select"),
     "multihost": ("train",),
+    "port": ("watch",),
     **dict.fromkeys(_OF_RACE, ("race",)),
 }
 
@@ -192,9 +202,6 @@ def _race(workdir: str) -> None:
     from lrjax import race
     from lrjax.race import command
 
-    process.imported()
-    if not workdir:
-        raise UsageError("--workdir is missing: set the directory of the race")
     if not _COMMAND.value:
         raise UsageError("--command is missing: set what trains a full run")
     if _HORIZON.value is None:
@@ -217,12 +224,22 @@ def _race(workdir: str) -> None:
     print(command.run(selecting, _COMMAND.value, _RESULT.value))
 
 
+def _watch(workdir: str) -> None:
+    """Serve the page of a working directory."""
+    from lrjax.watch import server
+
+    server.watch(workdir, _PORT.value)
+
+
 @process.reporting
 def main(argv: list[str]) -> None:
     """Run the mode that --mode names."""
     _check_flags(argv)
-    if _MODE.value == "race":
-        _race(_WORKDIR.value or "")
+    if _MODE.value in ("race", "watch"):
+        if not _WORKDIR.value:
+            raise UsageError("--workdir is missing: set the directory")
+        process.imported()
+        (_race if _MODE.value == "race" else _watch)(_WORKDIR.value)
         return
     from lrjax import cli  # here, since it imports JAX, for which --help need not wait
 

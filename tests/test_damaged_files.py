@@ -17,6 +17,7 @@ import stat
 import tarfile
 import warnings
 
+import fabricated
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,7 +37,6 @@ from lrjax.reports import (
 from lrjax.tasks import corpus as corpus_lib
 from lrjax.tasks import data, image_data, pickled, table
 from lrjax.tasks import tokens as tokens_lib
-from tests.reports import fabricated
 
 Image = pytest.importorskip("PIL.Image")
 

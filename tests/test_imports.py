@@ -55,6 +55,7 @@ _ROWS = {
     "rates": "analysis core reports",
     "reports": "analysis common console core elsewhere identity plugins rates results "
     "tables",
+    "watch": "analysis common core messages reports tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.course hpo.judged "
     "hpo.points hpo.posterior hpo.prior hpo.proposals hpo.rate_grid hpo.tuners "
@@ -64,7 +65,7 @@ _ROWS = {
     "reports results tasks track.listeners",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "arguments": "config messages methods plugins",
-    "command": "arguments cli launch messages race track",
+    "command": "arguments cli launch messages race track watch",
     "__main__": "command launch",
     "__init__": "api control core hpo messages methods metrics optim race register "
     "results tasks",

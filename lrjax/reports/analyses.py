@@ -20,6 +20,7 @@ from lrjax.analysis import early_order, portfolio, stats
 from lrjax.core import LOSS, counted
 from lrjax.reports import figures, findings, searches
 from lrjax.reports.page import Section, interval
+from lrjax.reports.palette import Palette
 from lrjax.reports.study import Study
 from lrjax.reports.writer import ReportWriter
 
@@ -629,15 +630,20 @@ def _tuning(study: Study, writer: ReportWriter) -> Section | None:
     """Best value so far over the cost of tuning."""
     if not len(study.trials):
         return None
-    table = study.trials
-    entries = study.palette.entries + tuple(
-        sorted(
-            set(table["method"])
-            - set(study.palette.aliases)
-            - set(study.palette.entries)
-        )
-    )
-    palette = dataclasses.replace(study.palette, entries=entries)
+    return tuning(study.trials, study.palette, writer)
+
+
+def tuning(table: pd.DataFrame, palette: Palette, writer: ReportWriter) -> Section:
+    """Best value so far over the cost of tuning.
+
+    Args:
+      table: as returned by `searches.trajectories`.
+      palette: appearances of entries; methods that it lacks are added.
+      writer: writes the section's files.
+    """
+    absent = set(table["method"]) - set(palette.aliases) - set(palette.entries)
+    entries = palette.entries + tuple(sorted(absent))
+    palette = dataclasses.replace(palette, entries=entries)
     last = table.groupby("tuning").tail(1).dropna(subset=["best"])
     finding = "; ".join(
         f"{row.method} on {row.task}: best {searches.cost_label(row.tuned_by)} "

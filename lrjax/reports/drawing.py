@@ -45,6 +45,7 @@ _DECIMALS = re.compile(r"-?\d+\.\d{3,}")
 # The ids that `mark` gives: axes, kind, entry.
 _MARK = re.compile(r'<g id="mark-(\d+)-(line|band|point|sign)-(\d+)">')
 _SIGNS = 5  # markers on a line
+_SPOKEN = 16  # entries in a figure's text alternative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +53,16 @@ class Panel:
     """Axes of a figure, as part of a page.
 
     Attributes:
-      svg: an `<svg>` element whose colours are CSS variables.
+      svg: the content of an `<svg>` element, with CSS variables for colours.
+      view: its viewBox.
+      text: what it shows in words, for those who cannot see it.
       width: in points.
       keys: (swatch, name) pairs of its own legend.
     """
 
     svg: str
+    view: str
+    text: str
     width: float
     keys: tuple[tuple[str, str], ...] = ()
 
@@ -78,11 +83,15 @@ class Picture:
 
 
 @contextlib.contextmanager
-def style() -> Iterator[Any]:
+def style(laid_out: bool = True) -> Iterator[Any]:
     """Matplotlib in lrjax's style; the context has `subplots`.
 
     Figures are files: no backend is needed, and the user's own figures, settings and
     backend stay as they are.
+
+    Args:
+      laid_out: whether there is room for all that is beside axes. A page shows each
+        panel by itself and needs none, so that drawing takes half of the time.
     """
     mpl = import_matplotlib()
     parameters: dict[Any, Any] = {
@@ -116,7 +125,7 @@ def style() -> Iterator[Any]:
         "lines.solid_capstyle": "round",
         "svg.fonttype": "none",
         "text.parse_math": False,  # names may hold dollar signs
-        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.use": laid_out,
         "figure.constrained_layout.h_pad": 0.06,
         "figure.constrained_layout.w_pad": 0.06,
     }
@@ -261,13 +270,13 @@ def line(
     order = 2 + 0.1 * STYLES.index(palette.style(entry))
     shown = {"linestyle": palette.style(entry), "zorder": order} | options
     (drawn,) = axis.plot(x, y, color=colour, **shown)
-    mark(drawn, place, "line", number)
+    mark(drawn, place, "line", palette, entry)
     if options.get("drawstyle") == "steps-post":
         x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
     x, y = signs_at(axis, x, y, (number + 0.5) / len(palette.entries))
     dots = {"linestyle": "none", "markersize": 3.6, "markeredgewidth": 0.9}
     (signs,) = axis.plot(x, y, **dots | palette.sign(entry) | {"zorder": 2.9})
-    mark(signs, place, "sign", number)
+    mark(signs, place, "sign", palette, entry)
 
 
 def signs_at(axis: Any, x: Any, y: Any, part: float) -> tuple[Any, Any]:
@@ -323,16 +332,19 @@ def below(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
     )
 
 
-def mark(artist: Any, axis: int, kind: str, number: int) -> None:
-    """Give a line, band or point an id by which a page finds it.
+def mark(artist: Any, axis: int, kind: str, palette: Palette, entry: str) -> None:
+    """Give a line, band or point an id by which a page finds it, and a name.
 
     Args:
       artist: Matplotlib's artist.
       axis: index of the artist's axes in the list given to `picture`.
       kind: 'line', 'band', 'point', or 'sign' for markers that show no value.
-      number: index of the entry in the `Palette`.
+      palette: has the entry.
+      entry: what the artist shows.
     """
-    artist.set_gid(f"mark-{axis}-{kind}-{number}")
+    artist.set_gid(f"mark-{axis}-{kind}-{palette.number(entry)}")
+    if kind in ("line", "point"):
+        artist.set_label(entry)
 
 
 def log_ticks(side: Any) -> None:
@@ -396,10 +408,11 @@ def render(figure: Any, name: str, kinds: Sequence[str]) -> dict[str, bytes]:
 
     for text in figure.findobj(Text):
         text.set_text(printable(text.get_text()))
-    with warnings.catch_warnings():  # names can be too long for any layout
-        warnings.filterwarnings("ignore", "constrained_layout not applied")
-        figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")  # laid out above, not again for each format
+    if layout := figure.get_layout_engine():
+        with warnings.catch_warnings():  # names can be too long for any layout
+            warnings.filterwarnings("ignore", "constrained_layout not applied")
+            layout.execute(figure)
+        figure.set_layout_engine("none")  # laid out, and not again for each format
     contents = {}
     for kind in kinds:
         content, data = io.BytesIO(), {"Software": None}
@@ -419,19 +432,21 @@ def picture(
     name: str,
     axes: Sequence[Any] = (),
     names: Mapping[str, str] | None = None,
+    kinds: Sequence[str] = ("png", "svg"),
 ) -> tuple[Picture, dict[str, bytes]]:
-    """Draw a figure for a page; return it, and its files as PNG and SVG by kind.
+    """Draw a figure for a page; return it, and its files by kind.
 
     Args:
       figure: Matplotlib's figure.
       name: name of the files, without extension.
       axes: axes that show values under the mouse.
       names: name -> short name in figures; a page has the whole names as tooltips.
+      kinds: as for `render`, 'svg' among them.
     """
     shown = [axis for axis in figure.axes if axis.get_visible()]
     for number, axis in enumerate(shown):
         axis.set_gid(f"panel-{number}")
-    contents = render(figure, name, ("png", "svg"))
+    contents = render(figure, name, kinds)
     svg = _titled(contents["svg"].decode(), names or {})
     places = [_place(figure, axis) for axis in axes]
     parts = _panels(svg, figure, shown)
@@ -473,16 +488,44 @@ def _panels(svg: str, figure: Any, axes: Sequence[Any]) -> tuple[Panel, ...]:
         box = (starts[number], top[number], wide, high)
         view = " ".join(f"{value:.1f}" for value in box)
         keys = tuple(_keys(drawn)) if drawn else ()
-        cut.append((inner, view, keys))
+        cut.append((inner, view, keys, _in_words(axes[number])))
     shared = re.findall(r"<defs>.*?</defs>", svg, re.DOTALL)
     return tuple(
-        Panel(
-            f'<svg viewBox="{view}">{_inline("".join(shared) * (not i) + inner)}</svg>',
-            float(wide),
-            keys,
-        )
-        for i, (inner, view, keys) in enumerate(cut)
+        Panel(_inline("".join(shared) * (not i) + inner), view, text, float(wide), keys)
+        for i, (inner, view, keys, text) in enumerate(cut)
     )
+
+
+def _in_words(axis: Any) -> str:
+    """What axes show: their titles, and the last value of each entry."""
+    title, x, y = axis.get_title(loc="left"), axis.get_xlabel(), axis.get_ylabel()
+    words = [title, f"{y} over {x}" if x and y else x or y]
+    lines = [line for line in axis.get_lines() if line.get_label()[:1] != "_"]
+    if lines:
+        lines.sort(key=_number)
+        values = {line.get_label(): _last(line, rows=not y) for line in lines}
+        shown = [f"{name} {value}" for name, value in values.items()][:_SPOKEN]
+        more = len(values) - len(shown)
+        shown += [f"and {more} more"] * bool(more)
+        words.append(f"{'value' if not y else 'last value'}: {', '.join(shown)}")
+    return printable("; ".join(filter(None, words)))
+
+
+def _number(line: Any) -> int:
+    """The number of a line's entry; 0 if it has none."""
+    return int((line.get_gid() or "0").rpartition("-")[2])
+
+
+def _last(line: Any, rows: bool) -> str:
+    """The last value of a line; of points in a row, the smallest and the largest."""
+    values = np.asarray(line.get_xdata() if rows else line.get_ydata(), float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "none"
+    if not rows:
+        return f"{values[-1]:.4g}"
+    low, high = values.min(), values.max()
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
 def _cut(svg: str, start: str) -> tuple[str, str]:

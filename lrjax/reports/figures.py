@@ -48,7 +48,7 @@ def overview(plt: Any, palette: Palette, overall: pd.DataFrame) -> Drawn:
                 ends = [row[f"{name}_low"], row[f"{name}_high"]]
                 axis.plot(ends, [y, y], color=colour, linewidth=5, alpha=0.35, zorder=2)
             (point,) = axis.plot(row[name], y, "o", color=colour, markersize=5.5)
-            drawing.mark(point, i, "point", palette.number(entry))
+            drawing.mark(point, i, "point", palette, entry)
         axis.grid(axis="y", visible=False)
     axes[0].set(title="Mean rank", xlabel="mean rank (1 is best)")
     axes[1].set(title="Normalised score", xlabel="IQM of normalised score (1 is best)")
@@ -169,7 +169,7 @@ def scores(
     for i, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
         subset = runs[runs["task"] == task]
         means = table[table["task"] == task].set_index("entry")
-        _score_panel(axis, i, palette, subset, means)
+        _score_panel(axis, i, palette, entries, subset, means)
         metric = str(subset["metric"].iloc[0])
         if _on_log_axis(metric_of(metric, known), subset["value"]):
             axis.set_xscale("log")
@@ -178,17 +178,18 @@ def scores(
             log = axis.get_xscale() == "log"
             more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
             axis.set_xlim(low, more)
-        drawing.log_ticks(axis.xaxis)
         axis.set(title=palette.brief(task), xlabel=metric_label(metric))
-        axis.set_ylim(len(entries) - 0.4, -0.6)
-        axis.set_yticks(range(len(entries)), names)
-        axis.tick_params(axis="y", length=0, labelcolor=INK)
-        axis.grid(axis="y", visible=False)
+        _name_rows(axis, names)
     return figure, axes
 
 
 def _score_panel(
-    axis: Any, place: int, palette: Palette, runs: pd.DataFrame, means: pd.DataFrame
+    axis: Any,
+    place: int,
+    palette: Palette,
+    entries: Sequence[str],
+    runs: pd.DataFrame,
+    means: pd.DataFrame,
 ) -> None:
     """Draw a panel of `scores`: the runs of a task, and their means by entry.
 
@@ -196,10 +197,11 @@ def _score_panel(
       axis: axes of the panel.
       place: number of the panel, from 0.
       palette: appearances of the entries.
+      entries: the rows, from above.
       runs: judged runs of one task.
       means: its rows of `stats.per_task`, with index entry.
     """
-    for y, entry in enumerate(palette.entries):
+    for y, entry in enumerate(entries):
         of_entry = runs[runs["entry"] == entry]
         values = of_entry["value"].dropna().sort_values().to_numpy()
         colour = palette.colour(entry)
@@ -212,7 +214,7 @@ def _score_panel(
             markeredgewidth=0,
             alpha=0.45,
         )
-        drawing.mark(dots, place, "point", palette.number(entry))
+        drawing.mark(dots, place, "point", palette, entry)
         if entry in means.index and np.isfinite(means.loc[entry, "iqm"]):
             row = means.loc[entry]
             axis.plot(
@@ -286,6 +288,52 @@ def losses_and_rates(
     return figure
 
 
+def so_far(
+    plt: Any,
+    palette: Palette,
+    bands: dict[str, pd.DataFrame],
+    runs: pd.DataFrame,
+    means: pd.DataFrame,
+    known: Mapping[str, Metric] = METRICS,
+) -> Drawn:
+    """Curves of a task that trains, and its runs that have ended, beside each other.
+
+    Args:
+      plt: as given by `drawing.style`.
+      palette: appearances of the entries.
+      bands: column of the curves -> table as returned by `curves.bands`; not empty.
+      runs: as returned by `scores.judge`; without a run there is no panel for them.
+      means: entry -> iqm, iqm_low and iqm_high; the order of the runs' entries.
+      known: as returned by `scores.known_metrics`.
+    """
+    count = len(bands) + bool(len(runs))
+    height = max(2.5, 0.17 * len(means) + 0.9)
+    figure, axes = drawing.panels(plt, count, width=3.2, height=height)
+    for i, (axis, (column, table)) in enumerate(zip(axes, bands.items(), strict=False)):
+        _curve_panel(axis, i, palette, table, column, known)
+        axis.set_title(metric_label(column))
+    if len(runs):
+        axis, entries = axes[-1], list(means.index)
+        _score_panel(axis, count - 1, palette, entries, runs, means)
+        metric = str(runs["metric"].iloc[0])
+        if _on_log_axis(metric_of(metric, known), runs["value"]):
+            axis.set_xscale("log")
+        _name_rows(axis, [palette.brief(entry) for entry in entries])
+        axis.set(title="runs that have ended", xlabel=metric_label(metric))
+    shown = {entry for table in bands.values() for entry in table["entry"]}
+    drawing.legend(figure, palette, [e for e in palette.entries if e in shown])
+    return figure, axes
+
+
+def _name_rows(axis: Any, names: Sequence[str]) -> None:
+    """Name the rows of a panel, from above."""
+    drawing.log_ticks(axis.xaxis)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(axis="y", length=0, labelcolor=INK)
+    axis.grid(axis="y", visible=False)
+
+
 def _curve_panel(
     axis: Any,
     place: int,
@@ -311,13 +359,13 @@ def _curve_panel(
         subset = table[table["entry"] == entry]
         if not len(subset):
             continue
-        colour, number = palette.colour(entry), palette.number(entry)
+        colour = palette.colour(entry)
         epochs = subset["epoch"].to_numpy(float)
         if (subset["high"] > subset["low"]).any():
             band = axis.fill_between(
                 epochs, subset["low"], subset["high"], color=colour, alpha=0.1, lw=0
             )
-            drawing.mark(band, place, "band", number)
+            drawing.mark(band, place, "band", palette, entry)
         drawing.line(axis, place, palette, entry, epochs, subset["median"])
         if subset["diverged"].iloc[-1]:
             axis.plot(epochs[-1], subset["median"].iloc[-1], "x", color=colour, ms=5)
@@ -421,7 +469,7 @@ def profiles(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
         subset = table[table["entry"] == entry]
         if not len(subset):
             continue
-        colour, number = palette.colour(entry), palette.number(entry)
+        colour = palette.colour(entry)
         if subset["low"].notna().all():
             band = axis.fill_between(
                 subset["tau"],
@@ -431,7 +479,7 @@ def profiles(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
                 alpha=0.08,
                 lw=0,
             )
-            drawing.mark(band, 0, "band", number)
+            drawing.mark(band, 0, "band", palette, entry)
         drawing.line(axis, 0, palette, entry, subset["tau"], subset["share"])
     axis.set(xlabel="normalised score", ylabel="share of runs above", xlim=(0, 1))
     axis.set_ylim(0, 1.02)
@@ -511,13 +559,13 @@ def _grid_panel(
       worst: value at which diverged settings are drawn.
     """
     for method, of_method in table.groupby("method"):
-        colour, number = palette.colour(str(method)), palette.number(str(method))
+        colour = palette.colour(str(method))
         alive = of_method[of_method["diverged"] < 0.5]
         rates = alive["learning_rate"].to_numpy(float)
         band = axis.fill_between(
             rates, alive["low"], alive["high"], color=colour, alpha=0.12, lw=0
         )
-        drawing.mark(band, place, "band", number)
+        drawing.mark(band, place, "band", palette, str(method))
         drawing.line(axis, place, palette, str(method), rates, alive["median"])
         axis.plot(rates, alive["median"], ".", color=colour, ms=3)
         lost = of_method[of_method["diverged"] >= 0.5]["learning_rate"]
@@ -534,7 +582,7 @@ def _grid_panel(
             markeredgecolor=PAPER,
             markeredgewidth=0.7,
         )
-        drawing.mark(point, place, "point", palette.number(str(row.entry)))
+        drawing.mark(point, place, "point", palette, str(row.entry))
 
 
 def _worst(table: pd.DataFrame, metric: Metric) -> float:
@@ -721,7 +769,6 @@ def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
             linewidth=0.9,
         )
         for row in subset.itertuples():
-            number = palette.number(str(row.entry))
             axis.errorbar(
                 row.published,
                 row.ours,
@@ -733,7 +780,7 @@ def compared(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
             (point,) = axis.plot(
                 row.published, row.ours, ms=5, **palette.sign(str(row.entry))
             )
-            drawing.mark(point, i, "point", number)
+            drawing.mark(point, i, "point", palette, str(row.entry))
         axis.set(
             title=palette.brief(task),
             xlabel=f"published {metric_label(metric)}",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrjax.common import files
 from lrjax.reports import drawing
+from lrjax.reports.palette import Palette
 
 if TYPE_CHECKING:
     from lrjax.rates import Rates, Transfer
@@ -29,10 +30,10 @@ def draw(rates: Rates, path: str | Path | None) -> Any:
     drawing.import_matplotlib()
     with drawing.style() as plt:
         figure, axes = plt.subplots(figsize=(5.5, 3.5))
-        axes.plot(table["learning_rate"], table["mean"], "o-", markersize=4)
-        axes.fill_between(
-            table["learning_rate"], table["low"], table["high"], alpha=0.2, linewidth=0
-        )
+        own = {"color": Palette(()).colour(rates.method)}
+        axes.plot(table["learning_rate"], table["mean"], "o-", markersize=4, **own)
+        ends = (table["low"], table["high"])
+        axes.fill_between(table["learning_rate"], *ends, alpha=0.2, linewidth=0, **own)
         axes.axvspan(*rates.interval, alpha=0.1, linewidth=0, label="as good")
         axes.axvline(rates.rate, linestyle="--", linewidth=1, label=f"{rates.rate:g}")
         if rates.edge is not None:

@@ -21,6 +21,7 @@ _PARTS = ("train", "valid")  # parts of the data that a tuning may be judged on
 _NAMED = 10  # contenders in the figure of a selection
 _LONGEST = 44  # characters of their names: methods with a learning rate fit
 _FURTHEST = 15.0  # points that are shown
+_PHONE, _KEYS = 5.2, 1.25  # inches of names with their plot, and of the legend beside
 _STAR = {"marker": "*", "markersize": 11, "markeredgecolor": PAPER, "linestyle": "none"}
 
 
@@ -242,7 +243,7 @@ def _star(
         best = trials.loc[full.idxmin()]
         drawn = {"color": palette.colour(method), "zorder": 5, "clip_on": False}
         (star,) = axis.plot(best[x], best["value"], **_STAR | drawn)
-        drawing.mark(star, place, "point", palette.number(method))
+        drawing.mark(star, place, "point", palette, method)
 
 
 def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
@@ -285,8 +286,7 @@ def beliefs(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
         axis.set_yticks(range(len(rows)), [names[row["label"]] for row in rows])
         axis.set_title(palette.brief(answer["task"]))
     columns = {axis.get_subplotspec().colspan.start for axis in axes}
-    room = 3.3 * len(columns)  # for names and legends
-    figure.set_figwidth(figure.get_figwidth() + room)
+    figure.set_figwidth((_PHONE + _KEYS) * len(columns))
     return figure, []
 
 
@@ -310,6 +310,7 @@ def _beliefs(
     for place, row in enumerate(rows):
         won = row["label"] == winner
         own = (star if won else now) | {"color": palette.colour(row["label"])}
+        own |= {"label": row["label"]}  # for the text alternative
         _spread(axis, row["expected"], row["expected_sd"], place + 0.2, expected)
         _spread(axis, row["now"], row["now_sd"], place - 0.1, own)
         behind = [value for value in row["behind"] if math.isfinite(value)]

@@ -20,12 +20,14 @@ class ReportWriter:
     Attributes:
       plt: as given by `drawing.style`.
       names: name of an entry or task -> its short name in figures.
+      kinds: files that are made of figures, 'svg' among them.
       contents: path below the report's folder -> content of the file.
     """
 
     plt: Any
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     contents: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    kinds: tuple[str, ...] = ("png", "svg")
 
     def section(
         self,
@@ -48,7 +50,9 @@ class ReportWriter:
         paths, picture = [], None
         if drawn:
             figure, axes = drawn
-            picture, contents = drawing.picture(figure, name, axes, self.names)
+            picture, contents = drawing.picture(
+                figure, name, axes, self.names, self.kinds
+            )
             for kind, content in contents.items():
                 paths.append(self._add(f"figures/{name}.{kind}", content))
         if table is not None:

@@ -64,7 +64,7 @@ def read(workdir: Path) -> pd.DataFrame:
     Raises:
       UsageError: if a part is damaged.
     """
-    frames = list(_frames(published(workdir)))
+    frames = list(frames_of(published(workdir)))
     frames += [reader.read_frame(path) for path in unfinished(workdir)]
     return joined(workdir, frames)
 
@@ -111,7 +111,7 @@ def compact(workdir: Path) -> str:
     found = published(workdir)
     if len(found) < 2:
         return f"{workdir}: {counted(len(found), 'part')}, nothing to merge"
-    merged = joined(workdir, list(_frames(found)))
+    merged = joined(workdir, list(frames_of(found)))
     target = _write(workdir, _COMPACT, merged)
     for path in found:
         if path != target:
@@ -140,7 +140,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _frames(paths: Sequence[Path]) -> Iterator[pd.DataFrame]:
+def frames_of(paths: Sequence[Path]) -> Iterator[pd.DataFrame]:
     """Read parts; refuse those whose content or columns are not those of a part."""
     from pyarrow import BufferReader, parquet, types
 

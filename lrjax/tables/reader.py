@@ -86,7 +86,7 @@ def read_frame(path: Path) -> pd.DataFrame:
     lines = whole_lines(path)
     if not lines:
         return pd.DataFrame(columns=list(KEYS[path.name]))
-    frame = _numbers(lines) if path.name == CURVES else None
+    frame = numbers(lines) if path.name == CURVES else None
     return pd.DataFrame(_rows(path, lines)) if frame is None else frame
 
 
@@ -301,10 +301,13 @@ def _no_number(name: str) -> Any:
 _JSON = json.JSONDecoder(parse_constant=_no_number)
 
 
-def _numbers(lines: bytes) -> pd.DataFrame | None:
+def numbers(lines: bytes) -> pd.DataFrame | None:
     """Parse a table of numbers with Arrow; None if it is damaged or has other values.
 
     Takes a fifth of the time and a third of the memory of `_rows`.
+
+    Args:
+      lines: whole lines of curves.jsonl.
     """
     import pyarrow
     from pyarrow import json as columnar

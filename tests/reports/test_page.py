@@ -186,36 +186,10 @@ def test_cells_of_heat_maps_can_be_read(page, folder, dark):
     assert (brightest < 0.3) is dark
 
 
-CONTRAST = """
-(() => {
-  const channel = c => (c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
-  const light = text => {
-    const [r, g, b] = text.match(/[\\d.]+/g).map(Number).map(channel);
-    return .2126 * r + .7152 * g + .0722 * b;
-  };
-  const behind = e => {
-    for (; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if (!/, 0\\)$|transparent/.test(colour)) return colour;
-    }
-  };
-  const texts = [...document.querySelectorAll(
-    "h1, h2, h3, p, dt, dd, a, td, th, summary, #chips span, .figure text")];
-  return texts.filter(e => !e.closest("#gap, #pairs, #against") || !e.closest("svg"))
-    .map(e => {
-      const style = getComputedStyle(e);
-      const ink = e.closest("svg") ? style.fill : style.color;
-      const [a, b] = [light(ink), light(behind(e))].sort((x, y) => y - x);
-      return [(a + .05) / (b + .05), e.textContent.slice(0, 40)];
-    });
-})()
-"""
-
-
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_everything_can_be_read(page, folder, dark):
     page.open(f"file://{folder}/index.html", dark=dark)
-    found = page.evaluate(CONTRAST)
+    found = page.evaluate(browser.CONTRAST)
     assert len(found) > 200
     assert not [text for text in found if text[0] < 4.5]
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -246,6 +220,31 @@ def test_no_two_texts_of_a_figure_overlap(opened):
     assert not overlaps
 
 
+def test_every_figure_has_a_text_alternative(opened, folder):
+    found = opened.evaluate(
+        "[...document.querySelectorAll('.figure svg:not(.swatch)')].map(s => "
+        "[s.closest('section').id, s.role, s.ariaLabel, document.getElementById("
+        "s.getAttribute('aria-describedby')).textContent.length])"
+    )
+    assert {name for name, *_ in found} == {
+        path.stem for path in (folder / "figures").glob("*.svg")
+    }
+    for _, role, words, explained in found:
+        assert role == "img"
+        assert len(words) > 10
+        assert explained > 50
+    table = pd.read_csv(folder / "tables" / "curves.csv")
+    table = table[table["task"] == TASKS[0]].groupby("entry")["median"].last()
+    words = next(words for name, _, words, _ in found if name == "curves")
+    title, axes, values = words.split("; ")
+    assert title == f"Learning curves: {TASKS[0]}"
+    assert axes == "validation accuracy over epoch"
+    told = [text.rsplit(" ", 1) for text in values.split(": ", 1)[1].split(", ")]
+    assert {name for name, _ in told} == set(table.index)
+    for name, value in told:
+        assert float(value) == pytest.approx(table[name], rel=1e-3)
+
+
 def test_values_under_the_mouse_are_those_of_the_table(opened, folder):
     table = pd.read_csv(folder / "tables" / "curves.csv")
     table = table[table["task"] == TASKS[0]].set_index(["entry", "epoch"])
@@ -257,7 +256,7 @@ def test_values_under_the_mouse_are_those_of_the_table(opened, folder):
         const [x, y] = corners(mark)[12];
         const at = new DOMPoint(x, y)
           .matrixTransform(figure.querySelector("svg").getScreenCTM());
-        const chip = chips.find(c => c.dataset.entry === mark.dataset.entry);
+        const chip = chips().find(c => c.dataset.entry === mark.dataset.entry);
         return [at.x, at.y, chip.textContent];
       })()""")
     opened.move(x, y)

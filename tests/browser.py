@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -19,6 +20,38 @@ _FLAGS = (
     *("--no-first-run", "--disable-background-networking", "--hide-scrollbars"),
     *("--disable-component-update", "--disable-sync", "--remote-debugging-pipe"),
 )
+# Python that becomes a browser, which reads commands from 3 and answers on 4.
+_CONNECTED = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+# JavaScript for (contrast, text) of the texts of a page, cells of heat maps apart.
+CONTRAST = """
+(() => {
+  const channel = c => (c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+  const light = text => {
+    const [r, g, b] = text.match(/[\\d.]+/g).map(Number).map(channel);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (!/, 0\\)$|transparent/.test(colour)) return colour;
+    }
+  };
+  const texts = [...document.querySelectorAll(
+    "h1, h2, h3, p, dt, dd, a, td, th, summary, #chips span, .figure text")];
+  return texts.filter(e => !e.closest("#gap, #pairs, #against") || !e.closest("svg"))
+    .map(e => {
+      const style = getComputedStyle(e);
+      const ink = e.closest("svg") ? style.fill : style.color;
+      const [a, b] = [light(ink), light(behind(e))].sort((x, y) => y - x);
+      return [(a + .05) / (b + .05), e.textContent.slice(0, 40)];
+    });
+})()
+"""
 
 
 class Page:
@@ -101,21 +134,20 @@ class Page:
 def page():
     """A browser with an empty profile, for a while."""
     asks, answers = os.pipe(), os.pipe()
-
-    def connect():
-        # The browser reads commands from descriptor 3 and answers on 4.
-        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (asks[0], answers[1])]
-        os.dup2(ends[0], 3)
-        os.dup2(ends[1], 4)
-
+    ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (asks[0], answers[1])]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        # A function for the child would fork this process, of which JAX warns.
         process = subprocess.Popen(
-            [PATH, *_FLAGS, f"--user-data-dir={profile}"],
-            close_fds=False,
-            preexec_fn=connect,
+            [
+                *(sys.executable, "-S", "-c", _CONNECTED, *map(str, ends)),
+                *(PATH, *_FLAGS, f"--user-data-dir={profile}"),
+            ],
+            pass_fds=ends,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        for end in ends:
+            os.close(end)
         os.close(asks[0])
         os.close(answers[1])
         try:
