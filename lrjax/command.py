@@ -237,7 +237,8 @@ def main(argv: list[str]) -> None:
     _check_flags(argv)
     if _MODE.value in ("race", "watch"):
         if not _WORKDIR.value:
-            raise UsageError("--workdir is missing: set the directory")
+            mode = _MODE.value
+            raise UsageError(f"--workdir is missing: lrjax {mode} --workdir=FOLDER")
         process.imported()
         (_race if _MODE.value == "race" else _watch)(_WORKDIR.value)
         return

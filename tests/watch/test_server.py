@@ -263,7 +263,7 @@ def test_the_directory_may_follow_the_mode(given):
 def test_what_is_wrong_is_said_in_a_line(tmp_path):
     (tmp_path / "file").touch()
     cases = {
-        (): "--workdir is missing: lrjax watch WORKDIR",
+        (): "--workdir is missing: lrjax watch --workdir=FOLDER",
         (str(tmp_path / "file"),): "is a file, not a directory of results",
         (str(tmp_path), "more"): "unexpected argument 'more'",
         (str(tmp_path), "--port=65536"): "port",
