@@ -46,7 +46,7 @@ _ROWS = {
     "elsewhere": "common core metrics race tables",
     "track": "messages plugins",
     "track.values": "track",
-    "track.sender": "core launch",
+    "track.sender": "console core launch",
     "track.names": "analysis launch",
     "track.listeners": "core launch track track.names track.sender",
     "track.event_files": "common core track track.values",

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -438,6 +439,40 @@ def test_a_tracker_that_fails_stops_no_training(at, task, tmp_path, registries):
     track.TRACKERS["broken"] = lambda workdir: Broken(at)
     answer = invoke(*asked(task, "train", tmp_path / "cli"), "--log=broken")
     assert answer.code == 0
+
+
+@pytest.mark.parametrize("made", [None, object(), "text"])
+def test_what_is_no_tracker_is_said_before_training(made, tmp_path, registries):
+    track.TRACKERS["odd"] = lambda workdir: made
+    with pytest.raises(lrjax.UsageError, match="without log and end and close"):
+        of_trackers(["odd"], tmp_path)
+
+
+def test_hints_that_cannot_be_written_stop_nothing(task, tmp_path):
+    (tmp_path / "progress.json").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        experiment.run(settings(task), tmp_path)
+    assert len(lrjax.results.load(tmp_path)[0]) == 2
+
+
+def test_who_is_awaited_at_the_end_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(sender, "QUIET", 0.01)
+    let = threading.Event()
+
+    def take(rows):
+        let.wait()
+        yield
+
+    slow = sender.Sender("--log=slow", take)
+    slow.send([object()])
+    closing = threading.Thread(target=slow.close)
+    closing.start()
+    while "waiting for --log=slow to take 1 row" not in capsys.readouterr().err:
+        closing.join(0.02)
+        assert closing.is_alive()
+    let.set()
+    closing.join()
 
 
 def test_a_tracker_that_cannot_be_opened_is_said_before_training(

@@ -201,7 +201,8 @@ class Trainer:
         """Train all jobs that are not known; return run_id -> result."""
         known = [job for job in jobs if job.known]
         self.note(known)
-        self._live.advance(sum(job.run.steps for job in known), len(known))
+        updates = sum(job.run.steps for job in known)
+        self._live.advance(updates, len(known), before=True)
         packs = make_packs(jobs)
         todo = [unit_of(pack) for pack in packs]
         full_steps = {
@@ -218,7 +219,8 @@ class Trainer:
         units = joined_units(jobs, settings)
         self._trained += [unit.block.name for unit in units]  # known ones, too
         known = {identity.run_id(job.run): job.run for job in jobs if job.known}
-        self._live.advance(sum(run.steps for run in known.values()), len(known))
+        updates = sum(run.steps for run in known.values())
+        self._live.advance(updates, len(known), before=True)
         todo = [unit for unit in units if not {*known}.issuperset(unit.block.run_ids)]
         full_steps = {identity.run_id(job.run): job.target.full_steps for job in jobs}
         return self._launch(todo, full_steps)

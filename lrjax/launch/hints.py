@@ -50,7 +50,8 @@ class Hints:
                 yield path
         except UsageError as error:
             if name not in self._lost:
-                warnings.warn(f"{error}; training goes on", stacklevel=2)
+                with contextlib.suppress(Warning):  # of filters that make it an error
+                    warnings.warn(f"{error}; training goes on", stacklevel=2)
             self._lost.add(name)
 
 

@@ -103,8 +103,7 @@ class Live:
         """
         with self._lock:
             self._planned[kind] = runs, updates
-            self._updates_before += done[1]
-            self.advance(done[1], done[0])
+            self.advance(*reversed(done), before=True)
             self._write("training")
 
     def note(self, what: str) -> None:
@@ -113,10 +112,16 @@ class Live:
             self._what = what
             self._write_if_due()
 
-    def advance(self, updates: int, runs: int = 0) -> None:
-        """Say how much was trained since the last call; negative if it must again."""
+    def advance(self, updates: int, runs: int = 0, before: bool = False) -> None:
+        """Say how much was trained since the last call; negative if it must again.
+
+        Args:
+          updates, runs: how many.
+          before: whether an earlier command has trained them.
+        """
         with self._lock:
             self._updates_done += updates
+            self._updates_before += updates if before else 0
             self._runs_done += runs
             self._write_if_due()
 

@@ -12,6 +12,7 @@ from lrjax.launch.live import Measured, Row
 from lrjax.track.names import Names
 from lrjax.track.sender import Sender
 
+_METHODS = ("log", "end", "close")  # of a tracker
 OnRows = Callable[[list[dict[str, Any]]], Any]
 
 
@@ -50,7 +51,7 @@ def of_function(on_rows: OnRows | None) -> list[Sender]:
 def _opened(name: str, connect: track.Open, workdir: Path) -> track.Tracker:
     """Open a tracker; say in one line what fails."""
     try:
-        return connect(workdir)
+        tracker = connect(workdir)
     except UsageError:
         raise
     except Exception as error:  # of anybody's code
@@ -58,6 +59,13 @@ def _opened(name: str, connect: track.Open, workdir: Path) -> track.Tracker:
             f"--log={cut(name)} cannot be used: {type(error).__name__}: "
             f"{cut(str(error), 200)}"
         ) from error
+    lacking = [n for n in _METHODS if not callable(getattr(tracker, n, None))]
+    if lacking:
+        raise UsageError(
+            f"--log={cut(name)} cannot be used: it returns {shown(tracker)}, without "
+            f"{' and '.join(lacking)} (docs/tracking.md)"
+        )
+    return tracker
 
 
 def _of_tracker(name: str, tracker: track.Tracker) -> Sender:

@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lrjax.core import cut
+from lrjax.console import say
+from lrjax.core import counted, cut
 from lrjax.launch.live import Measured, Row
 
 MOST = 200_000  # rows that wait; then training waits, too
+QUIET = 3.0  # seconds of waiting at the end of which nothing is said
 PATIENCE = 60.0  # seconds without progress after which nothing more is sent
 
 Take = Callable[[Sequence[Measured]], Iterable[Any]]
@@ -71,6 +73,8 @@ class Sender:
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
+            if not self._changed.wait_for(lambda: self._thread is None, QUIET):
+                say(f"waiting for {self._name} to take {counted(self._rows, 'row')}")
             self._wait_while(lambda: self._thread is not None)
 
     def _wait_while(self, condition: Callable[[], bool]) -> None:

@@ -28,7 +28,8 @@ class Clock:
 
     def note(self, progress: Mapping[str, Any]) -> None:
         """Take what a progress.json says, whenever it says something else."""
-        at, done = float(progress["written"]), float(progress["updates_done"])
+        at = float(progress["written"])
+        done = float(progress["updates_done"] - progress["updates_before"])
         if self._seen and (at < self._seen[-1][0] or done < self._seen[-1][1]):
             self._seen.clear()  # another command, or blocks that must be trained again
         if not self._seen or at > self._seen[-1][0]:
@@ -44,7 +45,7 @@ class Clock:
         if until - since < _SHORTEST or after <= before:
             return None
         speed = (after - before) / (until - since)
-        return max(0.0, progress["updates"] - after) / speed
+        return max(0.0, progress["updates"] - progress["updates_done"]) / speed
 
 
 def share(progress: Mapping[str, Any]) -> float:

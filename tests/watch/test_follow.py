@@ -386,6 +386,20 @@ def test_contenders_are_listed_while_they_are_measured(tmp_path):
 # Time
 
 
+def test_what_an_earlier_command_did_is_no_speed():
+    told = clock.Clock()
+    for second in range(11):
+        done = 10 * second + (500 if second > 5 else 0)  # known runs are found
+        note = progress(
+            written=float(second),
+            updates=1000,
+            updates_done=done,
+            updates_before=500 if second > 5 else 0,
+        )
+        told.note(note)
+    assert told.left(note) == pytest.approx((1000 - 600) / 10)
+
+
 def test_time_left_follows_from_the_last_minute():
     told = clock.Clock()
     note = progress(written=0.0, updates_done=0)
