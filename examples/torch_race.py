@@ -13,10 +13,9 @@ import lrjax
 
 pixels, labels = map(torch.tensor, load_digits(return_X_y=True))
 # Second runs of the leaders are judged on other rows: `job.fold` says on which.
-options = {"budget": 8, "horizon": 300, "metric": "accuracy"}
-options |= {"folds": 4, "valid_rows": len(labels) // 4}
+options = {"metric": "accuracy", "folds": 4, "valid_rows": len(labels) // 4}
 methods = ["momentum", "adamw_cosine", "prodigy", "schedule_free_adamw"]
-race = lrjax.Race(methods, folder="race", **options)
+race = lrjax.Race(methods, budget=8, horizon=300, folder="race", **options)
 for job in race:
     torch.manual_seed(job.seed)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))

@@ -73,19 +73,19 @@ def train_missing(launcher: Launcher, blocks: Sequence[Planned]) -> None:
         f"{launcher.where}; {len(wanted) - len(missing)} of {len(wanted)} are done"
     )
 
-    def record() -> None:
+    def record() -> None:  # only once nothing is refused any more
         launcher.session.record({block.task_name: block.metrics for block in blocks})
+        launcher.session.live.expect(
+            "run",
+            sum(len(block.run_ids) for block in blocks),
+            sum(block.updates for block in blocks),
+            done=(
+                sum(len(block.run_ids) for block in done),
+                sum(block.updates for block in done),
+            ),
+        )
 
     launcher.session.live.plan(blocks)
-    launcher.session.live.expect(
-        "run",
-        sum(len(block.run_ids) for block in blocks),
-        sum(block.updates for block in blocks),
-        done=(
-            sum(len(block.run_ids) for block in done),
-            sum(block.updates for block in done),
-        ),
-    )
     if todo:
         _train(launcher, todo, record)
     else:

@@ -332,6 +332,7 @@ class Tags(html.parser.HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
+@pytest.mark.slow
 def test_a_name_is_a_name_in_every_file(expected, tmp_path):
     names = tuple(NAMES.values())
     runs, curves = fabricated.runs_and_curves(names, ("sgd", *names), 2)

@@ -45,7 +45,12 @@ def drawn(model):
 @pytest.mark.parametrize(
     ("train", "remat", "pre_norm", "attention_dropout"),
     [
-        *itertools.product([True], [False, True], [False, True], [0.0, 0.2]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow if case[1] else ())
+            for case in itertools.product(
+                [True], [False, True], [False, True], [0.0, 0.2]
+            )
+        ),
         (False, False, False, 0.2),
     ],
 )

@@ -152,7 +152,9 @@ def test_pixels_of_a_step_follow_from_its_key_alone(folder):
 
 
 @SMALL
-@pytest.mark.parametrize("protocol", ["sound", "study"])
+@pytest.mark.parametrize(
+    "protocol", ["sound", pytest.param("study", marks=pytest.mark.slow)]
+)
 def test_images_of_any_size_become_224(folder, protocol):
     archive(folder, "dtd", 12, 40, classes=47)
     task = tasks.make_task(

@@ -168,6 +168,7 @@ def test_then_it_is_the_report(page, watched):
     assert (watched.folder / "report" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_what_one_reads_holds_still(page, watched):
     """Focus, what is open, what is hidden and where one is outlive an update."""
     training = Training(watched.folder)
@@ -211,6 +212,7 @@ def test_what_one_reads_holds_still(page, watched):
     assert page.evaluate(pressed) == "false"
 
 
+@pytest.mark.slow
 def test_it_shows_another_study_in_the_same_place(page, watched):
     """As after tables were removed and a training begun anew."""
     training = Training(watched.folder)
@@ -258,6 +260,7 @@ def program(workdir, port=0):
         watching.communicate()
 
 
+@pytest.mark.slow
 def test_it_finds_a_server_that_was_started_again(page, tmp_path):
     training = Training(tmp_path / "study")
     training.begin()
