@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _MAX_BYTES = 2**28  # of a file, decompressed
 _MAX_COLUMNS = 10_000
 _EMPTY = {"", "none", "null", "na", "n/a"}
 _NOT_FINITE = {"nan", "inf", "+inf", "-inf", "infinity", "-infinity"}
+_UNNAMED = re.compile(r"(Unnamed: \d+)?")  # numbers of rows, as pandas writes them
 _SETTINGS = {"hparams", "hyperparameters", "config", "params"}  # as JSON
 
 
@@ -81,6 +83,7 @@ def records(
         contradicts another.
     """
     rows = rows.drop(columns=[name for name in choices.ignore if name in rows])
+    rows = rows.drop(columns=[name for name in rows if _UNNAMED.fullmatch(name)])
     for column in choices.roles.values():
         if column not in rows:
             raise unknown(f"column of {place}", column, rows)
@@ -216,7 +219,8 @@ def _owners(
     Raises:
       UsageError: if two rows of a run have the same step.
     """
-    others = [c for c in rows if c not in (run, at.name) and not choices.metric(c)]
+    aside = {run, at.name} | {c for c in rows if choices.metric(c) or names.is_time(c)}
+    others = [c for c in rows if c not in aside]
     roles = [choices.column(role, rows) for role in ("task", "method", "seed")]
     names_of = [c for c in others if c not in numbers or c in roles]
     rate = choices.column("learning_rate", rows)

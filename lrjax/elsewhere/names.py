@@ -28,9 +28,21 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 # Columns that describe a run, but are no settings of its training.
 _ABOUT = {
-    *("name", "id", "notes", "user", "tags", "created", "updated", "end_time", "group"),
-    *("job_type", "hostname", "host", "sweep", "commit", "timestamp", "url", "path"),
-    *("output_dir", "logging_dir", "log_dir", "save_dir", "run_name", "walltime"),
+    *("name", "id", "notes", "user", "tags", "group", "job_type", "hostname", "host"),
+    *("sweep", "commit", "url", "path"),
+    *("output_dir", "logging_dir", "log_dir", "save_dir", "run_name", "index"),
+    *("best_epoch", "best_step", "total_flos"),
+}
+_TIMES = {
+    *("time", "date", "datetime", "walltime", "wall_time", "training_time"),
+    *("timestamp", "created", "updated", "end_time"),
+}
+# Words of names that are settings, even where each run has another value.
+_TUNED = {
+    *("lr", "learning", "decay", "wd", "momentum", "dropout", "batch", "warmup"),
+    *("beta", "beta1", "beta2", "b1", "b2", "eps", "epsilon", "alpha", "gamma"),
+    *("lambda", "l1", "l2", "clip", "clipping", "smoothing", "layers", "units"),
+    *("hidden", "width", "depth", "dim", "temperature"),
 }
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -91,7 +103,24 @@ def find(role_name: str, columns: Iterable[str], chosen: str = "") -> str | None
 def is_about(name: str) -> bool:
     """Whether a column describes a run, and is no setting of its training."""
     roles = ("run", "step", "epoch")
-    return plain(name) in _ABOUT or any(find(role, [name]) for role in roles)
+    timed = is_time(name) or plain(name).endswith("_per_second")
+    return timed or plain(name) in _ABOUT or any(find(role, [name]) for role in roles)
+
+
+def is_time(name: str) -> bool:
+    """Whether a column is a date, or a time of unknown unit or of evaluation."""
+    rest = split(name)[1]
+    return bool({plain(name), rest} & _TIMES) or rest in ROLES["seconds"]
+
+
+def is_tuned(name: str) -> bool:
+    """Whether a column has the name of a usual hyperparameter.
+
+    Example:
+      >>> is_tuned("optimizer.weight_decay"), is_tuned("error_rate")
+      (True, False)
+    """
+    return bool(set(plain(name).split("_")) & _TUNED)
 
 
 @functools.cache

@@ -11,13 +11,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lrjax.core import Metric, UsageError, counted, encodable, unknown
+from lrjax.core import (
+    Metric,
+    UsageError,
+    counted,
+    encodable,
+    printable,
+    unknown,
+)
 from lrjax.elsewhere import names
 from lrjax.elsewhere.columns import Choices, Measured, measured
 from lrjax.tables.frames import Hparams
 
 _ROLES = ("task", "method", "seed", "learning_rate", "status", "seconds", "examples")
 _ROLES += ("protocol",)
+_NEARLY = 0.8  # of the runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +90,8 @@ def gather(name: str, records: Sequence[Record], choices: Choices) -> Source:
     values: dict[str, list[np.ndarray]] = {}
     for record in records:
         for key, series in record.series.items():
-            if not any(names.find(role, [key]) for role in names.ROLES):
+            roles = any(names.find(role, [key]) for role in names.ROLES)
+            if choices.metric(key) or not (roles or names.is_about(key)):
                 values.setdefault(key, []).append(series.to_numpy(float))
     joined = {key: np.concatenate(found) for key, found in values.items()}
     found = measured(name, joined, choices)
@@ -92,12 +101,15 @@ def gather(name: str, records: Sequence[Record], choices: Choices) -> Source:
         rows.append(row)
         curves.append(curve.assign(run_id=row["run_id"]))
     runs = pd.DataFrame(rows)
+    runs["hparams"], notes = _without_measured(runs)
     runs["seed"] = _seeds(runs)
     runs["length"] = _lengths(runs)
     runs["steps"] = runs["length"].where(runs.pop("counted"))
     table = pd.concat([c for c in curves if len(c)] or curves[:1], ignore_index=True)
     metrics = {str(task): found.metrics for task in runs["task"].unique()}
-    return Source(name, runs, table, metrics, (*found.notes, *_remarks(runs, table)))
+    return Source(
+        name, runs, table, metrics, (*found.notes, *notes, *_remarks(runs, table))
+    )
 
 
 def _with_finals(record: Record, choices: Choices) -> Record:
@@ -211,6 +223,31 @@ def _curve(
         table[name] = np.where(np.isfinite(known), known, np.nan)
     table["epoch"] = table["epoch"].bfill()
     return table
+
+
+def _without_measured(runs: pd.DataFrame) -> tuple[list[Hparams], list[str]]:
+    """Settings of runs without what must be measured, and a note on that.
+
+    That is a number with another value in nearly every run, of no usual name, if seeds
+    tell apart the runs that have all else in common.
+    """
+    settings = pd.DataFrame([dict(hparams) for hparams in runs["hparams"]])
+    varied = [
+        name
+        for name, values in settings.items()
+        if not names.is_tuned(str(name))
+        and values.map(names.number).nunique() >= _NEARLY * len(runs)
+    ]
+    kept = [
+        Hparams({k: v for k, v in hparams.items() if k not in varied})
+        for hparams in runs["hparams"]
+    ]
+    entries = runs.assign(hparams=kept)[["task", "method", "hparams", "seed"]]
+    told = runs["seed"].notna().all() and not entries.duplicated().any()
+    if not varied or not told or not entries.drop(columns="seed").duplicated().any():
+        return [*runs["hparams"]], []
+    listed = printable(", ".join(map(str, varied)))
+    return kept, [f"no settings, since they differ in nearly every run: {listed}"]
 
 
 def _seeds(runs: pd.DataFrame) -> pd.Series:

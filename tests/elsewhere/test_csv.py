@@ -147,6 +147,48 @@ def test_what_changes_and_is_unknown_is_left_out_and_named(tmp_path):
     assert any("grad_norm" in note for note in notes)
 
 
+def finals(**columns):
+    """A row for each of nine runs: three rates, three seeds of each."""
+    rows = [
+        {"optimizer": "adam", "lr": lr, "seed": seed, "val_acc": 0.5 + lr + seed / 100}
+        for lr in (0.1, 0.2, 0.3)
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["", "Unnamed: 0", "time", "train_time", "date", "best_epoch", "total_flos"],
+)
+def test_what_is_measured_or_counts_rows_is_no_setting(tmp_path, column):
+    runs = read(tmp_path / "a.csv", finals(**{column: np.arange(9) // 2})).runs
+    assert runs["hparams"].nunique() == 3
+    assert not set().union(*runs["hparams"]) - {"learning_rate"}
+
+
+def test_speeds_are_no_settings(tmp_path):
+    """As the last row of a log of Hugging Face's trainer has them."""
+    text = "seed,step,loss,eval_loss,train_samples_per_second\n"
+    text += "".join(f"{s},1,1,2,\n{s},2,1,1.5,\n{s},2,,,{50 + s}\n" for s in (0, 1))
+    assert [*read(tmp_path / "a.csv", text).runs["hparams"]] == [{}, {}]
+
+
+def test_a_number_that_differs_by_seed_is_no_setting(tmp_path):
+    source = read(tmp_path / "a.csv", finals(error_rate=np.arange(9) / 9))
+    assert source.runs["hparams"].nunique() == 3
+    assert any("nearly every run: error_rate" in note for note in source.notes)
+    varied = finals(weight_decay=np.arange(9) / 9)  # as a random search has them
+    assert read(tmp_path / "a.csv", varied).runs["hparams"].nunique() == 9
+    alone = finals(tau=np.arange(9)).drop(columns=["lr", "seed"])
+    assert read(tmp_path / "a.csv", alone).runs["hparams"].nunique() == 9
+
+
+def test_dates_do_not_tell_runs_apart(tmp_path):
+    dates = [f"2026-01-{day:02}" for day in range(1, 13)]
+    assert len(read(tmp_path / "a.csv", tidy().assign(date=dates)).runs) == 4
+
+
 def test_states_of_runs(tmp_path):
     text = "run,method,state,val_loss\n1,a,finished,1\n2,a,crashed,1\n3,b,done,2\n"
     runs = read(tmp_path / "a.csv", text).runs

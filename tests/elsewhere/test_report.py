@@ -23,7 +23,7 @@ from lrjax.reports import (
     study,
     write,
 )
-from tests.reports import fabricated
+from tests import fabricated
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = ("overview", "gap", "scores", "pairs", "profiles", "contributions")

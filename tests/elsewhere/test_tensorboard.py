@@ -6,7 +6,7 @@ import pytest
 from lrjax import elsewhere
 from lrjax.core import UsageError
 from lrjax.reports import export, study
-from tests.reports import fabricated
+from tests import fabricated
 
 pytest.importorskip("tensorboard", reason="tensorboard reads the files")
 STEPS = np.arange(10, 2010, 10)
