@@ -53,12 +53,10 @@ _PARTS = {
 }
 _SHORT = {"acc": "accuracy", "ppl": "perplexity"}
 _STATUSES = {
-    **dict.fromkeys(("done", "finished", "complete", "completed", "success"), "done"),
-    **dict.fromkeys(("diverged", "nan"), "diverged"),
     **dict.fromkeys(
-        ("stopped", "crashed", "failed", "killed", "running", "preempted", "pruned"),
-        "stopped",
+        ("done", "finished", "complete", "completed", "success", "ok"), "done"
     ),
+    **dict.fromkeys(("diverged", "nan"), "diverged"),
 }
 _SEED = re.compile(r"(?:(.*?)[_\-. ])?seed[_\-=. ]?(\d+)", re.IGNORECASE)
 _SETTING = re.compile(r"(\w+)(?:=|: )([^\s,=]+)")
@@ -95,6 +93,8 @@ def find(role_name: str, columns: Iterable[str], chosen: str = "") -> str | None
     columns = list(columns)
     if chosen:
         return chosen if chosen in columns else None
+    if role_name in ("seconds", "examples"):  # of training alone
+        columns = [c for c in columns if split(c)[0] in ("", "train")]
     places = {c: role(c, ROLES[role_name]) for c in columns}
     named = [(place, c) for c, place in places.items() if place is not None]
     return min(named, key=lambda pair: pair[0])[1] if named else None
@@ -156,24 +156,28 @@ def describe(metric: str, higher: bool) -> Metric:
 
 
 def status(text: object) -> str | None:
-    """What a state means: 'done', 'diverged' or 'stopped'; None if that is unknown."""
-    return _STATUSES.get(str(text).strip().lower())
+    """What a state means: 'done', 'diverged' or, else, 'stopped'; None for no state."""
+    words = "" if text is None else str(text).strip().lower()
+    return _STATUSES.get(words, "stopped") if words else None
 
 
 def number(value: object) -> float | None:
-    """A number, or text that is one, as a float; None for everything else."""
+    """A number, or text that is one, such as 75%, as a float; None for all else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str) and "_" in value:  # which Python would read
         return None
+    percent = isinstance(value, str) and value.rstrip().endswith("%")
     try:
-        return float(value)
+        return float(str(value).rstrip("% ")) / 100 if percent else float(value)
     except (ValueError, OverflowError):
         return None
 
 
 def setting(value: object) -> Any:
-    """A hyperparameter's value: text that is a number becomes one."""
+    """A hyperparameter's value: text that is a number or a truth becomes one."""
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
     if isinstance(value, str) and (found := number(value)) is not None:
         whole = found.is_integer() and re.fullmatch(r"[+-]?\d+", value.strip())
         return int(value) if whole else found
