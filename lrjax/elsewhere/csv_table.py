@@ -168,12 +168,12 @@ def _holes(numbers: Mapping[str, pd.Series], choices: Choices) -> pd.DataFrame:
     found = {column: choices.metric(column) for column in numbers}
     parts = {column: metric[0] for column, metric in found.items() if metric}
     measured = pd.DataFrame({c: numbers[c].notna() for c in parts})
-    holes = {}
-    for column, part in parts.items():
-        same = [c for c in parts if parts[c] == part]
-        other = measured.drop(columns=same).any(axis=1)
-        holes[column] = other & ~measured[same].any(axis=1)
-    return pd.DataFrame(holes)
+    of_part = {}
+    for part in {*parts.values()}:
+        same = [column for column in parts if parts[column] == part]
+        others = measured.drop(columns=same).any(axis=1)
+        of_part[part] = others & ~measured[same].any(axis=1)
+    return pd.DataFrame({column: of_part[part] for column, part in parts.items()})
 
 
 def _filled(
