@@ -132,7 +132,7 @@ def report(
         raise UsageError("there is nothing to report")
     read = [s for s in given if isinstance(s, str) and elsewhere.is_source(s)]
     workdirs = [files.expanded(s) for s in given if s not in read]
-    others = [elsewhere.read(source) for source in read]
+    others = elsewhere.read_all(read)
     folder = files.expanded(folder)
     reports_lib.write(workdirs, folder, chosen, others=others)
     return folder / "index.html"

@@ -265,7 +265,7 @@ def _report(config: ConfigDict, workdirs: str, elsewhere: Sequence[str] = ()) ->
         bootstrap=chosen.bootstrap,
     )
     sources = [name for value in elsewhere for name in elsewhere_lib.listed(value)]
-    others = [elsewhere_lib.read(name) for name in dict.fromkeys(sources)]
+    others = elsewhere_lib.read_all(sources)
     first = files.expanded(names[0]) if names else Path()
     folder = Path(chosen.folder) if chosen.folder else first / "report"
     below = None if chosen.folder else first

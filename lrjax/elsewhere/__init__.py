@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import urllib.parse
+from collections.abc import Iterable
 
 from lrjax.core import UsageError, unknown
 from lrjax.elsewhere import names
@@ -50,6 +51,28 @@ def read(source: str) -> Source:
     Raises:
       UsageError: if it cannot be read, or has no run that can be compared.
     """
+    kind, place, query = _parts(source)
+    choices = _choices(source, query)
+    module = importlib.import_module(FORMATS[kind][0])
+    name = f"{kind}:{_without_password(place)}"
+    return gather(name, *module.read(place, choices))
+
+
+def read_all(sources: Iterable[str]) -> list[Source]:
+    """Read some sources; one that is named twice, by whatever path, is read once."""
+    each: dict[tuple[str, ...], str] = {}
+    for source in sources:
+        kind, place, query = _parts(source)
+        each.setdefault((kind, os.path.realpath(place), query), source)
+    return [read(source) for source in each.values()]
+
+
+def _parts(source: str) -> tuple[str, str, str]:
+    """Format, place and options of a source.
+
+    Raises:
+      UsageError: if it has no known format, or no place.
+    """
     kind, colon, rest = source.partition(":")
     if kind not in FORMATS:
         error = unknown("format of --from", kind, FORMATS)
@@ -64,10 +87,7 @@ def read(source: str) -> Source:
         raise UsageError(
             f"--from={source}: it needs a place: {kind}:{FORMATS[kind][1]}"
         )
-    choices = _choices(source, query)
-    module = importlib.import_module(FORMATS[kind][0])
-    name = f"{kind}:{_without_password(place)}"
-    return gather(name, *module.read(place, choices))
+    return kind, place, query
 
 
 def _choices(source: str, query: str) -> Choices:

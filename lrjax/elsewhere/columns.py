@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from lrjax.common.metric_names import higher_is_better
-from lrjax.core import LOSS, Metric, UsageError, printable
+from lrjax.core import LOSS, Metric, UsageError, printable, unknown
 from lrjax.elsewhere import names
 
 _LISTED = 6  # names in a message
+_BEST = {"best", "max", "min"}  # words of what is no value at a step
+_FREE = {"unit": "", "digits": 4, "least": -math.inf, "greatest": math.inf}
 _ROUNDING = 1.001  # an accuracy up to here is a share, above it a percentage
 
 
@@ -41,6 +43,25 @@ class Choices:
         """The one of some columns that has a role; None if none has."""
         return names.find(role, columns, self.roles.get(role, ""))
 
+    def check(self, source: str, columns: Iterable[str]) -> None:
+        """Check that all columns that the user named are there.
+
+        Raises:
+          UsageError: if one is not, or is both higher and lower.
+        """
+        present = list(columns)
+        metrics = [*present, *(names.split(column)[1] for column in present)]
+        for name in (*self.higher, *self.lower):
+            if name not in metrics:
+                raise unknown(f"column of {source}", name, present)
+        for name in self.ignore:
+            if name not in present:
+                raise unknown(f"column of {source}", name, present)
+        if both := set(self.higher) & set(self.lower):
+            raise UsageError(
+                f"{source}: {printable(min(both))} is in both higher= and lower="
+            )
+
     def metric(self, column: str) -> tuple[str, str, bool] | None:
         """Part of the data, metric and direction of a column; None if it is none."""
         part, metric = names.split(column)
@@ -57,21 +78,21 @@ class Measured:
 
     Attributes:
       columns: name in the source -> column of the tables, such as 'valid_loss'.
-      factors: column of the tables -> what to multiply its values by.
+      factors: task and column of the tables -> what to multiply values by.
       metrics: the metrics, the ranking one first.
       ranked_by: the column that runs are judged by.
       notes: sentences on how they were read.
     """
 
     columns: Mapping[str, str]
-    factors: Mapping[str, float]
+    factors: Mapping[tuple[str, str], float]
     metrics: tuple[Metric, ...]
     ranked_by: str
     notes: tuple[str, ...]
 
 
 def measured(
-    source: str, values: Mapping[str, np.ndarray], choices: Choices
+    source: str, values: Mapping[str, Mapping[str, np.ndarray]], choices: Choices
 ) -> Measured:
     """Find the metrics among columns.
 
@@ -80,7 +101,7 @@ def measured(
 
     Args:
       source: name of the source, for messages.
-      values: name of a column -> its values in all runs.
+      values: name of a column -> task -> its values in all runs.
       choices: what the user said.
 
     Raises:
@@ -120,14 +141,34 @@ def measured(
         notes.append("test data shown as validation, since there is no other")
     described, factors = {}, {}
     for metric, higher in {m: h for _, m, h in known.values()}.items():
-        of_metric = [k for k, column in columns.items() if known[k][1] == metric]
-        numbers = np.concatenate([values[key] for key in of_metric])
-        described[metric], factor = _fitting(names.describe(metric, higher), numbers)
-        factors |= {columns[key]: factor for key in of_metric}
-        if factor != 1:
-            notes.append(f"{metric} was in percent")
+        usual = names.describe(metric, higher)
+        found_factors = {
+            (task, column): _factor(usual, numbers)
+            for key, column in columns.items()
+            if known[key][1] == metric
+            for task, numbers in values[key].items()
+        }
+        unbounded = None in found_factors.values()
+        described[metric] = dataclasses.replace(usual, **_FREE) if unbounded else usual
+        scaled = {k: 1.0 if unbounded else f or 1.0 for k, f in found_factors.items()}
+        percent = [k for k, factor in scaled.items() if factor != 1]
+        if percent:
+            some = ", ".join(sorted({" ".join(k) for k in percent}))
+            all_of_it = len(percent) == len(scaled)
+            of_it = metric if all_of_it else f"{metric} ({printable(some)})"
+            notes.append(f"{of_it} was in percent")
+        factors |= scaled
     named = {names.split(key)[1] for key in (*choices.higher, *choices.lower)}
-    ordered = sorted(described, key=lambda m: (m not in named, m == LOSS.name))
+    said = {metric for part, metric in parts if part == held_out}
+
+    def place(metric: str) -> tuple[bool, ...]:
+        best = bool(_BEST & set(metric.split("_")))
+        return metric not in named, best, metric not in said, metric == LOSS.name
+
+    ordered = sorted(described, key=place)
+    objectives = [metric for metric in ordered if metric in named]
+    if objectives[1:]:
+        notes.append(f"judged by {ordered[0]}, the first of {_listed(objectives)}")
     ranking = [f"{part}_{m}" for part in ("valid", "train", "test") for m in ordered]
     ranked_by = next(column for column in ranking if column in columns.values())
     if ranked_by.startswith("train_"):
@@ -136,16 +177,15 @@ def measured(
     return Measured(columns, factors, metrics, ranked_by, tuple(notes))
 
 
-def _fitting(metric: Metric, values: np.ndarray) -> tuple[Metric, float]:
-    """A metric whose bounds hold, and what to multiply values by: 0.01 for percent."""
+def _factor(metric: Metric, values: np.ndarray) -> float | None:
+    """What to multiply values by: 0.01 for percent; None if they break the bounds."""
     finite = values[np.isfinite(values)]
     low, high = finite.min(initial=math.inf), finite.max(initial=-math.inf)
-    if (metric.least, metric.greatest) != (0.0, 1.0) or 0 <= low <= high <= _ROUNDING:
-        return metric, 1.0
-    if 0 <= low <= high <= 100:
-        return metric, 0.01
-    free = {"unit": "", "digits": 4, "least": -math.inf, "greatest": math.inf}
-    return (dataclasses.replace(metric, **free) if len(finite) else metric), 1.0
+    if (metric.least, metric.greatest) != (0.0, 1.0) or not len(finite):
+        return 1.0
+    if low >= 0 and high <= 100:
+        return 1.0 if high <= _ROUNDING else 0.01
+    return None
 
 
 def _listed(columns: list[str]) -> str:

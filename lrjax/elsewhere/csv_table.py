@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _MAX_BYTES = 2**28  # of a file, decompressed
 _MAX_COLUMNS = 10_000
 _EMPTY = {"", "none", "null", "na", "n/a"}
 _NOT_FINITE = {"nan", "inf", "+inf", "-inf", "infinity", "-infinity"}
+_UNNAMED = re.compile(r"(Unnamed: \d+)?")  # numbers of rows, as pandas writes them
 _SETTINGS = {"hparams", "hyperparameters", "config", "params"}  # as JSON
 
 
@@ -44,12 +46,21 @@ def table(place: str) -> pd.DataFrame:
     """
     path = files.expanded(place)
     with reading(place, ""), packed.open_given(path, _MAX_BYTES) as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise UsageError(f"{place} is written as UTF-16; save it as UTF-8")
+        file.seek(0)
         text = io.TextIOWrapper(file, "utf-8-sig", newline="")
         reader = csv.reader(text, strict=True)
         lines = [[cell.strip() for cell in row] for row in reader if row]
     if not lines:
         raise UsageError(f"{place} is empty")
     header = lines[0]
+    signs = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    sign = next((sign for sign in signs if sign in header[0]), "")
+    if sign and len(header) == 1:
+        raise UsageError(f"{place} has {signs[sign]} between its columns, not commas")
+    if header[0].startswith("#") and any(len(row) != len(header) for row in lines):
+        raise UsageError(f"{place} begins with a comment, not with names of columns")
     if len(header) > _MAX_COLUMNS:
         raise UsageError(f"{place} has {len(header):,} columns")
     if twice := [name for name in header if header.count(name) > 1]:
@@ -80,12 +91,15 @@ def records(
       UsageError: if a column is missing, or a row is no number where it must be one, or
         contradicts another.
     """
-    rows = rows.drop(columns=[name for name in choices.ignore if name in rows])
+    ignored = [name for name in choices.ignore if name in rows]
+    rows = rows.drop(columns=ignored)
+    rows = rows.drop(columns=[name for name in rows if _UNNAMED.fullmatch(name)])
     for column in choices.roles.values():
         if column not in rows:
             raise unknown(f"column of {place}", column, rows)
     run, step, epoch = (choices.column(r, rows) for r in ("run", "step", "epoch"))
     numbers = _numbers(place, rows, choices)
+    holes = _holes(numbers, choices)
     clock = step if step in numbers else epoch if epoch in numbers else None
     if each_row or clock is None:
         at, owner = pd.Series(0, rows.index), pd.Series(rows.index, rows.index)
@@ -93,7 +107,7 @@ def records(
             _check_once(place, rows, run, choices)
     else:
         at = _steps(place, numbers[clock])
-        owner = _owners(place, rows, numbers, at, run, choices)
+        owner = _owners(place, rows, numbers, holes, at, run, choices)
     named = run and any(names.number(text) is None for text in rows[run])
     stem = Path(place).name.partition(".")[0]
     rows = rows.mask(rows.apply(lambda cells: cells.str.lower().isin(_EMPTY)))
@@ -104,11 +118,12 @@ def records(
         if named and name:
             guessed |= names.guess(name.split("/"))
         others = cells.drop(columns=[c for c in (run, clock) if c])
-        fields, series = _contents(others, numbers, at, choices)
+        fields, series = _contents(others, numbers, holes, at, choices)
         if clock and clock == epoch:
             steps = at[cells.index].drop_duplicates().sort_values()
             series[clock] = pd.Series(steps.to_numpy(), steps.to_numpy())
         name = name if name and not each_row else f"row {cells.index[0] + 1} {name}"
+        fields |= dict.fromkeys(ignored)  # so that they are known to be there
         runs.append(Record(name, fields, series, guessed))
     return runs
 
@@ -116,6 +131,7 @@ def records(
 def _contents(
     cells: pd.DataFrame,
     numbers: Mapping[str, pd.Series],
+    holes: pd.DataFrame,
     at: pd.Series,
     choices: Choices,
 ) -> tuple[dict[str, Any], dict[str, pd.Series]]:
@@ -125,10 +141,14 @@ def _contents(
     rate = choices.column("learning_rate", cells)
     for column in cells:
         present = cells[column].dropna()
+        metric = column in numbers and choices.metric(column)
+        if metric:
+            present = _filled(present, numbers[column], holes[column], at)
+        elif column in numbers:
+            present = present[present.str.lower() != "nan"]
         if not len(present):
             continue
         stays = present.nunique() == 1
-        metric = column in numbers and choices.metric(column)
         if column in numbers and (metric or not stays or column == rate):
             steps = at[present.index].to_numpy()
             values = pd.Series(numbers[column][present.index].to_numpy(), steps)
@@ -137,6 +157,32 @@ def _contents(
         if stays and not metric:
             fields |= _field(column, present.iloc[0])
     return fields, series
+
+
+def _holes(numbers: Mapping[str, pd.Series], choices: Choices) -> pd.DataFrame:
+    """Where NaN may mean that a metric was not measured.
+
+    That is in rows with metrics of another part of the data alone: a model that
+    diverged is NaN on all data.
+    """
+    found = {column: choices.metric(column) for column in numbers}
+    parts = {column: metric[0] for column, metric in found.items() if metric}
+    measured = pd.DataFrame({c: numbers[c].notna() for c in parts})
+    of_part = {}
+    for part in {*parts.values()}:
+        same = [column for column in parts if parts[column] == part]
+        others = measured.drop(columns=same).any(axis=1)
+        of_part[part] = others & ~measured[same].any(axis=1)
+    return pd.DataFrame({column: of_part[part] for column, part in parts.items()})
+
+
+def _filled(
+    present: pd.Series, numbers: pd.Series, holes: pd.Series, at: pd.Series
+) -> pd.Series:
+    """The cells of a metric in a run, without its holes if it has values after one."""
+    hole = holes[present.index]
+    last = at[present.index][numbers[present.index].notna()].max()
+    return present[~hole] if (at[present.index][hole] <= last).any() else present
 
 
 def _steps(place: str, clock: pd.Series) -> pd.Series:
@@ -188,7 +234,9 @@ def _numbers(
         text = rows[column].str.lower()
         values = text.map(names.number).astype(float)
         odd = values.isna() & ~text.isin(_EMPTY | _NOT_FINITE)
-        if odd.any() and values.notna().any():
+        amount = text[odd].str.match(r"[-+]?[.]?\d").any()  # such as 1,234 or 10 s
+        asked = {column, names.split(column)[1]} & {*choices.higher, *choices.lower}
+        if odd.any() and (values.notna().any() or amount or asked):
             if column in needed or choices.metric(column):
                 row = int(np.argmax(odd))
                 raise UsageError(
@@ -204,6 +252,7 @@ def _owners(
     place: str,
     rows: pd.DataFrame,
     numbers: Mapping[str, pd.Series],
+    holes: pd.DataFrame,
     at: pd.Series,
     run: str | None,
     choices: Choices,
@@ -216,7 +265,8 @@ def _owners(
     Raises:
       UsageError: if two rows of a run have the same step.
     """
-    others = [c for c in rows if c not in (run, at.name) and not choices.metric(c)]
+    aside = {run, at.name} | {c for c in rows if choices.metric(c) or names.is_time(c)}
+    others = [c for c in rows if c not in aside]
     roles = [choices.column(role, rows) for role in ("task", "method", "seed")]
     names_of = [c for c in others if c not in numbers or c in roles]
     rate = choices.column("learning_rate", rows)
@@ -228,9 +278,10 @@ def _owners(
     for keys in [[run]] if run else own:
         owner = rows.groupby(keys, sort=False).ngroup() if keys else 0 * at.astype(int)
         twice = [
-            pd.DataFrame({"run": owner, "step": at})[~rows[column].isin(_EMPTY)]
-            for column in numbers
-            if choices.metric(column)
+            pd.DataFrame({"run": owner, "step": at})[
+                ~(rows[column].str.lower().isin(_EMPTY) | holes[column])
+            ]
+            for column in holes
         ]
         again = [index[0] for t in twice if len(index := t.index[t.duplicated()])]
         # A number that always changes would make each row a run.

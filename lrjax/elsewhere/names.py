@@ -28,9 +28,21 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 # Columns that describe a run, but are no settings of its training.
 _ABOUT = {
-    *("name", "id", "notes", "user", "tags", "created", "updated", "end_time", "group"),
-    *("job_type", "hostname", "host", "sweep", "commit", "timestamp", "url", "path"),
-    *("output_dir", "logging_dir", "log_dir", "save_dir", "run_name", "walltime"),
+    *("name", "id", "notes", "user", "tags", "group", "job_type", "hostname", "host"),
+    *("sweep", "commit", "url", "path"),
+    *("output_dir", "logging_dir", "log_dir", "save_dir", "run_name", "index"),
+    *("best_epoch", "best_step", "total_flos"),
+}
+_TIMES = {
+    *("time", "date", "datetime", "walltime", "wall_time", "training_time"),
+    *("timestamp", "created", "updated", "end_time"),
+}
+# Words of names that are settings, even where each run has another value.
+_TUNED = {
+    *("lr", "learning", "decay", "wd", "momentum", "dropout", "batch", "warmup"),
+    *("beta", "beta1", "beta2", "b1", "b2", "eps", "epsilon", "alpha", "gamma"),
+    *("lambda", "l1", "l2", "clip", "clipping", "smoothing", "layers", "units"),
+    *("hidden", "width", "depth", "dim", "temperature"),
 }
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -41,12 +53,10 @@ _PARTS = {
 }
 _SHORT = {"acc": "accuracy", "ppl": "perplexity"}
 _STATUSES = {
-    **dict.fromkeys(("done", "finished", "complete", "completed", "success"), "done"),
-    **dict.fromkeys(("diverged", "nan"), "diverged"),
     **dict.fromkeys(
-        ("stopped", "crashed", "failed", "killed", "running", "preempted", "pruned"),
-        "stopped",
+        ("done", "finished", "complete", "completed", "success", "ok"), "done"
     ),
+    **dict.fromkeys(("diverged", "nan"), "diverged"),
 }
 _SEED = re.compile(r"(?:(.*?)[_\-. ])?seed[_\-=. ]?(\d+)", re.IGNORECASE)
 _SETTING = re.compile(r"(\w+)(?:=|: )([^\s,=]+)")
@@ -83,6 +93,8 @@ def find(role_name: str, columns: Iterable[str], chosen: str = "") -> str | None
     columns = list(columns)
     if chosen:
         return chosen if chosen in columns else None
+    if role_name in ("seconds", "examples"):  # of training alone
+        columns = [c for c in columns if split(c)[0] in ("", "train")]
     places = {c: role(c, ROLES[role_name]) for c in columns}
     named = [(place, c) for c, place in places.items() if place is not None]
     return min(named, key=lambda pair: pair[0])[1] if named else None
@@ -91,7 +103,24 @@ def find(role_name: str, columns: Iterable[str], chosen: str = "") -> str | None
 def is_about(name: str) -> bool:
     """Whether a column describes a run, and is no setting of its training."""
     roles = ("run", "step", "epoch")
-    return plain(name) in _ABOUT or any(find(role, [name]) for role in roles)
+    timed = is_time(name) or plain(name).endswith("_per_second")
+    return timed or plain(name) in _ABOUT or any(find(role, [name]) for role in roles)
+
+
+def is_time(name: str) -> bool:
+    """Whether a column is a date, or a time of unknown unit or of evaluation."""
+    rest = split(name)[1]
+    return bool({plain(name), rest} & _TIMES) or rest in ROLES["seconds"]
+
+
+def is_tuned(name: str) -> bool:
+    """Whether a column has the name of a usual hyperparameter.
+
+    Example:
+      >>> is_tuned("optimizer.weight_decay"), is_tuned("error_rate")
+      (True, False)
+    """
+    return bool(set(plain(name).split("_")) & _TUNED)
 
 
 @functools.cache
@@ -127,24 +156,28 @@ def describe(metric: str, higher: bool) -> Metric:
 
 
 def status(text: object) -> str | None:
-    """What a state means: 'done', 'diverged' or 'stopped'; None if that is unknown."""
-    return _STATUSES.get(str(text).strip().lower())
+    """What a state means: 'done', 'diverged' or, else, 'stopped'; None for no state."""
+    words = "" if text is None else str(text).strip().lower()
+    return _STATUSES.get(words, "stopped") if words else None
 
 
 def number(value: object) -> float | None:
-    """A number, or text that is one, as a float; None for everything else."""
+    """A number, or text that is one, such as 75%, as a float; None for all else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str) and "_" in value:  # which Python would read
         return None
+    percent = isinstance(value, str) and value.rstrip().endswith("%")
     try:
-        return float(value)
+        return float(str(value).rstrip("% ")) / 100 if percent else float(value)
     except (ValueError, OverflowError):
         return None
 
 
 def setting(value: object) -> Any:
-    """A hyperparameter's value: text that is a number becomes one."""
+    """A hyperparameter's value: text that is a number or a truth becomes one."""
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
     if isinstance(value, str) and (found := number(value)) is not None:
         whole = found.is_integer() and re.fullmatch(r"[+-]?\d+", value.strip())
         return int(value) if whole else found

@@ -11,13 +11,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lrjax.core import Metric, UsageError, counted, encodable, unknown
+from lrjax.core import (
+    Metric,
+    UsageError,
+    counted,
+    encodable,
+    printable,
+    unknown,
+)
 from lrjax.elsewhere import names
 from lrjax.elsewhere.columns import Choices, Measured, measured
 from lrjax.tables.frames import Hparams
 
 _ROLES = ("task", "method", "seed", "learning_rate", "status", "seconds", "examples")
 _ROLES += ("protocol",)
+_NEARLY = 0.8  # of the runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,17 +82,24 @@ def gather(name: str, records: Sequence[Record], choices: Choices) -> Source:
     """
     if not records:
         raise UsageError(f"{name} holds no run")
+    choices.check(name, {key for r in records for key in (*r.fields, *r.series)})
     records = [_with_finals(record, choices) for record in records]
     present = {key for r in records for key in (*r.fields, *r.series)}
     for role in choices.roles.keys() & set(_ROLES):
         if choices.roles[role] not in present:
             raise unknown(f"column of {name}", choices.roles[role], present)
-    values: dict[str, list[np.ndarray]] = {}
+    values: dict[str, dict[str, list[np.ndarray]]] = {}
     for record in records:
+        task = encodable(str(_taken(record, choices)[0]["task"]))
         for key, series in record.series.items():
-            if not any(names.find(role, [key]) for role in names.ROLES):
-                values.setdefault(key, []).append(series.to_numpy(float))
-    joined = {key: np.concatenate(found) for key, found in values.items()}
+            roles = any(names.find(role, [key]) for role in names.ROLES)
+            if choices.metric(key) or not (roles or names.is_about(key)):
+                numbers = values.setdefault(key, {}).setdefault(task, [])
+                numbers.append(series.to_numpy(float))
+    joined = {
+        key: {task: np.concatenate(found) for task, found in of_key.items()}
+        for key, of_key in values.items()
+    }
     found = measured(name, joined, choices)
     rows, curves = [], []
     for record in records:
@@ -92,12 +107,15 @@ def gather(name: str, records: Sequence[Record], choices: Choices) -> Source:
         rows.append(row)
         curves.append(curve.assign(run_id=row["run_id"]))
     runs = pd.DataFrame(rows)
-    runs["seed"] = _seeds(runs)
+    runs["method"] = _spelt_alike(runs["method"])
+    runs["hparams"], unsettled = _without_measured(runs)
+    runs["seed"], numbered = _seeds(runs)
     runs["length"] = _lengths(runs)
     runs["steps"] = runs["length"].where(runs.pop("counted"))
     table = pd.concat([c for c in curves if len(c)] or curves[:1], ignore_index=True)
+    notes = (*found.notes, *unsettled, *numbered, *_remarks(runs, table))
     metrics = {str(task): found.metrics for task in runs["task"].unique()}
-    return Source(name, runs, table, metrics, (*found.notes, *_remarks(runs, table)))
+    return Source(name, runs, table, metrics, notes)
 
 
 def _with_finals(record: Record, choices: Choices) -> Record:
@@ -115,45 +133,63 @@ def _with_finals(record: Record, choices: Choices) -> Record:
     return dataclasses.replace(record, fields=fields, series=series)
 
 
-def _run(
-    source: str, record: Record, found: Measured, choices: Choices
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The row of a run, and its curve."""
+def _taken(
+    record: Record, choices: Choices
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Role -> what a run says of it, and the fields without a role."""
     fields, taken = {**record.fields}, {}
     guessed = {**record.guessed}
     for role in _ROLES:
         key, other = (choices.column(role, given) for given in (fields, guessed))
         value = guessed.pop(other, None) if other else guessed.pop(role, None)
-        if key and (role != "status" or names.status(fields[key])):
+        if key:
             value = fields.pop(key)
         of_series = choices.column(role, record.series)
         if value is None and of_series and role in ("seconds", "examples"):
-            value = float(record.series[of_series].iloc[-1])
+            value = _total(record.series[of_series].astype(float))
         taken[role] = value
-    settings = _settings({**guessed, **fields})
+    return taken, {**guessed, **fields}
+
+
+def _total(values: pd.Series) -> float:
+    """The last of values that count up, else (as for times of epochs) their sum."""
+    values = values.dropna()
+    counts_up = values.is_monotonic_increasing and values.nunique() > 1
+    return float(values.iloc[-1] if counts_up or len(values) == 1 else values.sum())
+
+
+def _run(
+    source: str, record: Record, found: Measured, choices: Choices
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The row of a run, and its curve."""
+    taken, fields = _taken(record, choices)
+    task = encodable(str(taken["task"]))
+    settings = _settings(fields)
     if taken["learning_rate"] is not None:
         settings["learning_rate"] = names.setting(taken["learning_rate"])
     series = {
-        column: found.factors[column] * record.series[key].astype(float)
+        column: found.factors[task, column] * record.series[key].astype(float)
         for key, column in found.columns.items()
         if key in record.series
     }
     status = names.status(taken["status"]) or record.status
-    if any(not np.isfinite(values.iloc[-1]) for values in series.values()):
+    ends = {column: values.iloc[-1] for column, values in series.items()}
+    judged = found.ranked_by.partition("_")[0]
+    if any(not np.isfinite(ends[c]) for c in ends if c.startswith(f"{judged}_")):
         status = "diverged"
     finals = dict.fromkeys(found.columns.values(), np.nan)
     if status != "diverged":
-        finals |= {column: values.iloc[-1] for column, values in series.items()}
+        finals |= {c: end if np.isfinite(end) else np.nan for c, end in ends.items()}
     curve = _curve(series, record.series, choices)
     seed = names.number(taken["seed"])
     row = {
         "run_id": f"{source} {record.name}",
-        "task": encodable(str(taken["task"])),
+        "task": task,
         "protocol": encodable(str(taken["protocol"] or "")) or None,
         "method": encodable(str(taken["method"])),
         "hparams": Hparams(settings),
-        "seed": int(seed) if seed is not None and seed.is_integer() else None,
-        "length": curve["step"].max() if len(curve) else np.nan,
+        "seed": int(seed) if seed is not None and _is_seed(seed) else None,
+        "length": max(v.index[-1] for v in series.values()) if len(curve) else np.nan,
         "counted": not np.array_equal(curve["step"], curve["epoch"]),
         "status": status,
         **finals,
@@ -163,6 +199,11 @@ def _run(
         "ranked_by": found.ranked_by,
     }
     return row, curve
+
+
+def _is_seed(number: float) -> bool:
+    """Whether a number is whole, and fits in a table's column."""
+    return number.is_integer() and abs(number) < 2**63
 
 
 def _number(value: object) -> float:
@@ -213,11 +254,52 @@ def _curve(
     return table
 
 
-def _seeds(runs: pd.DataFrame) -> pd.Series:
-    """Seeds of runs; where a setting has runs without one, all its runs are counted."""
-    setting = runs.groupby(["task", "method", "hparams"])
-    known = setting["seed"].transform("count") == setting["seed"].transform("size")
-    return runs["seed"].where(known, setting.cumcount()).astype(int)
+def _spelt_alike(methods: pd.Series) -> pd.Series:
+    """Methods of one name, however it is capitalised, in one spelling."""
+    spelt = {name.lower(): name for name in sorted(methods)}  # small letters come last
+    return methods.str.lower().map(spelt)
+
+
+def _without_measured(runs: pd.DataFrame) -> tuple[list[Hparams], list[str]]:
+    """Settings of runs without what must be measured, and a note on that.
+
+    That is a number with another value in nearly every run, of no usual name, if seeds
+    tell apart the runs that have all else in common.
+    """
+    settings = pd.DataFrame([dict(hparams) for hparams in runs["hparams"]])
+    varied = [
+        name
+        for name, values in settings.items()
+        if not names.is_tuned(str(name))
+        and values.map(names.number).nunique() >= _NEARLY * len(runs)
+    ]
+    kept = [
+        Hparams({k: v for k, v in hparams.items() if k not in varied})
+        for hparams in runs["hparams"]
+    ]
+    entries = runs.assign(hparams=kept)[["task", "method", "hparams", "seed"]]
+    told = runs["seed"].notna().all() and not entries.duplicated().any()
+    if not varied or not told or not entries.drop(columns="seed").duplicated().any():
+        return [*runs["hparams"]], []
+    listed = printable(", ".join(map(str, varied)))
+    return kept, [f"no settings, since they differ in nearly every run: {listed}"]
+
+
+def _seeds(runs: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """Seeds of runs, and a note if they do not tell the runs of a setting apart.
+
+    Where a run of a setting has no seed, or two that ended have the same, all its runs
+    are numbered.
+    """
+    setting = ["task", "method", "hparams"]
+    stopped = runs["status"] == "stopped"
+    groups = runs.groupby(setting)["seed"]
+    known = groups.transform("count") == groups.transform("size")
+    ended = runs.assign(seed=runs["seed"].mask(stopped)).groupby(setting)["seed"]
+    twice = ended.transform("nunique") < ended.transform("count")
+    seeds = runs["seed"].where(known & ~twice, groups.cumcount()).astype(int)
+    note = "runs of a setting with the same seed are numbered instead"
+    return seeds, [note] * bool(twice.any())
 
 
 def _lengths(runs: pd.DataFrame) -> pd.Series:

@@ -147,10 +147,149 @@ def test_what_changes_and_is_unknown_is_left_out_and_named(tmp_path):
     assert any("grad_norm" in note for note in notes)
 
 
+def finals(**columns):
+    """A row for each of nine runs: three rates, three seeds of each."""
+    rows = [
+        {"optimizer": "adam", "lr": lr, "seed": seed, "val_acc": 0.5 + lr + seed / 100}
+        for lr in (0.1, 0.2, 0.3)
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["", "Unnamed: 0", "time", "train_time", "date", "best_epoch", "total_flos"],
+)
+def test_what_is_measured_or_counts_rows_is_no_setting(tmp_path, column):
+    runs = read(tmp_path / "a.csv", finals(**{column: np.arange(9) // 2})).runs
+    assert runs["hparams"].nunique() == 3
+    assert not set().union(*runs["hparams"]) - {"learning_rate"}
+
+
+def test_speeds_are_no_settings(tmp_path):
+    """As the last row of a log of Hugging Face's trainer has them."""
+    text = "seed,step,loss,eval_loss,train_samples_per_second\n"
+    text += "".join(f"{s},1,1,2,\n{s},2,1,1.5,\n{s},2,,,{50 + s}\n" for s in (0, 1))
+    assert [*read(tmp_path / "a.csv", text).runs["hparams"]] == [{}, {}]
+
+
+def test_a_number_that_differs_by_seed_is_no_setting(tmp_path):
+    source = read(tmp_path / "a.csv", finals(error_rate=np.arange(9) / 9))
+    assert source.runs["hparams"].nunique() == 3
+    assert any("nearly every run: error_rate" in note for note in source.notes)
+    varied = finals(weight_decay=np.arange(9) / 9)  # as a random search has them
+    assert read(tmp_path / "a.csv", varied).runs["hparams"].nunique() == 9
+    alone = finals(tau=np.arange(9)).drop(columns=["lr", "seed"])
+    assert read(tmp_path / "a.csv", alone).runs["hparams"].nunique() == 9
+
+
+def test_dates_do_not_tell_runs_apart(tmp_path):
+    dates = [f"2026-01-{day:02}" for day in range(1, 13)]
+    assert len(read(tmp_path / "a.csv", tidy().assign(date=dates)).runs) == 4
+
+
 def test_states_of_runs(tmp_path):
     text = "run,method,state,val_loss\n1,a,finished,1\n2,a,crashed,1\n3,b,done,2\n"
+    text += "4,b,ok,3\n5,b,TIMEOUT,3\n6,b,nan,3\n"
     runs = read(tmp_path / "a.csv", text).runs
-    assert [*runs["status"]] == ["done", "stopped", "done"]
+    states = ["done", "stopped", "done", "done", "stopped", "diverged"]
+    assert [*runs["status"]] == states
+    assert not any(runs["hparams"])
+
+
+def test_percent_is_of_a_column_and_a_task(tmp_path):
+    text = "task,train_acc,val_acc\na,0.79,75\na,0.8,76\nb,0.7,0.75\n"
+    source = read(tmp_path / "a.csv", text)
+    np.testing.assert_allclose(source.runs["train_accuracy"], [0.79, 0.8, 0.7])
+    np.testing.assert_allclose(source.runs["valid_accuracy"], [0.75, 0.76, 0.75])
+    assert "accuracy (a valid_accuracy) was in percent" in source.notes
+
+
+def test_texts_of_percent_are_numbers(tmp_path):
+    runs = read(tmp_path / "a.csv", "val_acc\n75.5%\n0.5 %\n").runs
+    np.testing.assert_allclose(runs["valid_accuracy"], [0.755, 0.005])
+
+
+def test_a_hole_that_is_written_as_nan(tmp_path):
+    text = "seed,val_acc,test_acc\n0,0.7,0.6\n1,0.8,nan\n"
+    runs = read(tmp_path / "a.csv", text).runs
+    assert [*runs["status"]] == ["done", "done"]
+    assert [*runs["valid_accuracy"]] == [0.7, 0.8]
+    text = "epoch,step,train_loss,val_loss,val_acc\n0,9,nan,0.9,0.5\n0,9,0.8,nan,nan\n"
+    text += "1,19,nan,0.7,0.6\n1,19,0.6,nan,nan\n2,29,0.5,nan,nan\n"
+    source = read(tmp_path / "adam.csv", text)
+    assert [*source.curves["step"]] == [9, 19]
+    assert [*source.curves["train_loss"]] == [0.8, 0.6]
+    (run,) = source.runs.to_dict("records")
+    assert (run["status"], run["valid_loss"], run["train_loss"]) == ("done", 0.7, 0.5)
+    diverged = text + "3,39,nan,nan,nan\n"
+    assert [*read(tmp_path / "adam.csv", diverged).runs["status"]] == ["diverged"]
+
+
+def test_a_run_that_diverged_at_once_is_no_hole(tmp_path):
+    text = "lr,step,train_loss,val_loss\n1,1,0.5,0.6\n1,2,0.4,0.5\n"
+    text += "9,1,nan,nan\n9,2,nan,nan\n"
+    runs = read(tmp_path / "a.csv", text).runs
+    assert [*runs["status"]] == ["done", "diverged"]
+
+
+@pytest.mark.parametrize("state", ["done", "stopped"])
+def test_repeats_of_one_seed_are_numbered(tmp_path, state):
+    text = f"run,method,seed,status,loss\na,adam,7,{state},1\nb,adam,7,done,2\n"
+    source = read(tmp_path / "a.csv", text)
+    assert [*source.runs["seed"]] == ([0, 1] if state == "done" else [7, 7])
+    noted = any("same seed" in note for note in source.notes)
+    assert noted == (state == "done")
+
+
+def test_seeds_beyond_whole_numbers_of_64_bits(tmp_path):
+    runs = read(tmp_path / "a.csv", f"seed,loss\n{2**63},1\n{2**127},2\n").runs
+    assert [*runs["seed"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "judged"),
+    [
+        ("best_val_acc,val_acc", "valid_accuracy"),
+        ("rollout/ep_rew_mean,eval/mean_reward", "valid_mean_reward"),
+        ("val_loss,val_acc", "valid_accuracy"),
+        ("best_val_acc", "valid_best_acc"),
+    ],
+)
+def test_what_runs_are_judged_by(tmp_path, columns, judged):
+    values = ",".join("1" * len(columns.split(",")))
+    runs = read(tmp_path / "a.csv", f"{columns}\n{values}\n").runs
+    assert [*runs["ranked_by"]] == [judged]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "seconds"),
+    [
+        ("train_runtime", (1, 2, 3), 3),
+        ("duration", (10, 9, 11), 30),
+        ("eval_runtime", (1, 2, 3), np.nan),
+    ],
+)
+def test_times_of_training(tmp_path, column, values, seconds):
+    text = f"step,{column},val_loss\n"
+    text += "".join(f"{step},{value},1\n" for step, value in enumerate(values))
+    runs = read(tmp_path / "a.csv", text).runs
+    np.testing.assert_array_equal(runs["seconds"], seconds)
+
+
+def test_a_run_is_as_long_as_its_training(tmp_path):
+    text = "step,loss,eval_loss\n20,1,1\n40,1,1\n50,1,\n"
+    source = read(tmp_path / "a.csv", text)
+    assert [*source.runs["steps"]] == [50]
+    assert [*source.curves["step"]] == [20, 40]
+
+
+def test_one_spelling_of_methods_and_truths(tmp_path):
+    text = "method,nesterov,loss\nAdam,True,1\nadam,true,2\nadam,TRUE,3\n"
+    runs = read(tmp_path / "a.csv", text).runs
+    assert set(runs["method"]) == {"adam"}
+    assert [*runs["hparams"]] == [{"nesterov": True}] * 3
 
 
 def test_a_file_of_some_megabytes(tmp_path):
@@ -189,7 +328,16 @@ def test_a_compressed_file(tmp_path):
         ("run,loss,loss\na,1,1\n", "", "'loss' twice"),
         ("run,loss\na,1\n", "?method=optimiser", "unknown column.*'optimiser'"),
         ("run,loss\na,1\n", "?metod=b", "unknown option.*did you mean 'method'"),
-        ("run,loss\n\0,1\n", "?higher=x", None),
+        ("run,loss\na,1\n", "?higher=los", "unknown column.*'los'.*'loss'"),
+        ("run,loss\na,1\n", "?ignore=los", "unknown column.*'los'.*'loss'"),
+        ("run,loss\na,1\n", "?lower=loss&higher=loss", "both higher= and lower="),
+        ("run;loss\na;1\n", "", "semicolons between its columns"),
+        ("run\tloss\na\t1\n", "", "tabs between its columns"),
+        ("# of adam\nrun,loss\na,1\n", "", "begins with a comment"),
+        ("run,val_acc,loss\na,'75,5',1\n", "", "row 1 has 4 values"),
+        ('run,loss\na,"1,234.5"\n', "", "row 1: '1,234.5' is no loss"),
+        ("run,loss,fit\na,1,good\n", "?higher=fit", "row 1: 'good' is no fit"),
+        ("run,loss\n\0,1\n", "", None),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path, text, options, message):
@@ -199,6 +347,19 @@ def test_a_bad_file_is_one_line(tmp_path, text, options, message):
     with pytest.raises(UsageError, match=message) as error:
         read(tmp_path / "a.csv", text, options)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_of_another_encoding(tmp_path):
+    (tmp_path / "a.csv").write_text("run,loss\na,1\n", encoding="utf-16")
+    with pytest.raises(UsageError, match="UTF-16"):
+        elsewhere.read(f"csv:{tmp_path}/a.csv")
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("run,loss\na,1\n")
+    monkeypatch.chdir(tmp_path)
+    sources = ["csv:a.csv", "csv:./a.csv", f"csv:{tmp_path}/a.csv"]
+    assert [s.name for s in elsewhere.read_all(sources)] == ["csv:a.csv"]
 
 
 def test_a_missing_file_and_an_unknown_format(tmp_path):

@@ -82,6 +82,8 @@ def test_several_objectives_and_directions(tmp_path):
     assert (first.name, first.higher_is_better) == ("objective_0", True)
     assert (second.name, second.higher_is_better) == ("objective_1", False)
     assert [*source.runs["valid_objective_1"]] == [*range(6)]
+    note = "judged by objective_0, the first of objective_0, objective_1"
+    assert note in source.notes
 
 
 def test_studies_in_one_file(tmp_path):
