@@ -7,7 +7,6 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from lrjax.elsewhere.records import Record
 
 _MAX_BYTES = 2**28  # of a file, decompressed
 _MAX_COLUMNS = 10_000
+_FOLDERS = 3  # above a file, whose names count: TASK/METHOD/version_0/metrics.csv
 _EMPTY = {"", "none", "null", "na", "n/a"}
 _NOT_FINITE = {"nan", "inf", "+inf", "-inf", "infinity", "-infinity"}
 _SETTINGS = {"hparams", "hyperparameters", "config", "params"}  # as JSON
@@ -95,12 +95,12 @@ def records(
         at = _steps(place, numbers[clock])
         owner = _owners(place, rows, numbers, at, run, choices)
     named = run and any(names.number(text) is None for text in rows[run])
-    stem = Path(place).name.partition(".")[0]
+    of_path = _guessed(place, bool(named or choices.column("method", rows)))
     rows = rows.mask(rows.apply(lambda cells: cells.str.lower().isin(_EMPTY)))
     runs = []
     for _, cells in rows.groupby(owner, sort=False):
         name = str(cells[run].fillna("").iloc[0]) if run else ""
-        guessed = {"task": stem, **names.guess([stem])}
+        guessed = {**of_path}
         if named and name:
             guessed |= names.guess(name.split("/"))
         others = cells.drop(columns=[c for c in (run, clock) if c])
@@ -111,6 +111,19 @@ def records(
         name = name if name and not each_row else f"row {cells.index[0] + 1} {name}"
         runs.append(Record(name, fields, series, guessed))
     return runs
+
+
+def _guessed(place: str, method_known: bool) -> Mapping[str, Any]:
+    """What a file's name and its folders say of its runs.
+
+    The name is the task if the runs say their methods, else the method, and the task is
+    the folder.
+    """
+    *folders, file = files.expanded(place).absolute().parts[-_FOLDERS - 1 :]
+    stem = file.partition(".")[0]
+    found = {"method": stem, **names.guess([*folders, stem])}
+    folder = found.get("task", found["method"]).rpartition("/")[2]
+    return {**found, "task": found["method"] if method_known else folder}
 
 
 def _contents(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fabricated
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +24,6 @@ from lrjax.reports import (
     study,
     write,
 )
-from tests.reports import fabricated
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = ("overview", "gap", "scores", "pairs", "profiles", "contributions")

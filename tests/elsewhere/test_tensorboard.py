@@ -1,12 +1,12 @@
 """TensorBoard's event files, as tensorboardX, PyTorch and lrjax write them."""
 
+import fabricated
 import numpy as np
 import pytest
 
 from lrjax import elsewhere
 from lrjax.core import UsageError
 from lrjax.reports import export, study
-from tests.reports import fabricated
 
 pytest.importorskip("tensorboard", reason="tensorboard reads the files")
 STEPS = np.arange(10, 2010, 10)
