@@ -14,7 +14,7 @@ import pandas as pd
 from lrjax.common import files
 from lrjax.common.reading import reading
 from lrjax.core import UsageError
-from lrjax.elsewhere import names
+from lrjax.elsewhere import configs, names
 from lrjax.elsewhere.columns import Choices
 from lrjax.elsewhere.records import Record
 
@@ -60,7 +60,9 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
         if _TIME.fullmatch(folder.name):  # results, written at step 0
             settings |= {tag: values.iloc[-1] for tag, values in written.items()}
             written = {}
-        fields.setdefault(run, {}).update(settings)
+        if written.pop("diverged_at", None) is not None:  # in a log of lrjax
+            settings["status"] = "diverged"
+        fields.setdefault(run, {}).update(configs.flat(settings))
         tags = {prefix + tag: values for tag, values in written.items()}
         series.setdefault(run, {}).update(tags)
     records = [

@@ -7,6 +7,7 @@ import pytest
 from lrjax import elsewhere
 from lrjax.core import UsageError
 from lrjax.reports import export, study
+from lrjax.track import event_files
 
 pytest.importorskip("tensorboard", reason="tensorboard reads the files")
 STEPS = np.arange(10, 2010, 10)
@@ -128,6 +129,24 @@ def test_what_a_report_exports_is_read_back(tmp_path):
         left = curves.loc[curves["run_id"] == run, names]
         right = source.curves.loc[source.curves["run_id"] == read, names]
         np.testing.assert_allclose(right, left.astype(np.float32), rtol=1e-7)
+
+
+def test_a_log_of_lrjax_is_read_back(tmp_path):
+    """Its hyperparameters are settings, and what else it says of a run is not."""
+    writer_of("tensorboardX")
+    for seed, end in ((0, None), (1, 15)):
+        run = {"run_id": f"{seed}", "task": "iris", "protocol": "sound", "seed": seed}
+        run |= {"method": "adam", "hparams": {"learning_rate": 0.5, "b1": 0.25}}
+        run |= {"steps": 20, "kind": "run", "metric": "loss", "entry": "adam"}
+        tracker = event_files.connect(tmp_path)
+        curve = [{"step": s, "seed": seed, "valid_loss": 1 / s} for s in (10, 20)]
+        tracker.log(run, curve)
+        status = "diverged" if end else "done"
+        tracker.end(run, {**run, "status": status, "diverged_at": end, "seconds": 2.0})
+    source = elsewhere.read(f"tensorboard:{tmp_path}")
+    assert [*source.runs["status"]] == ["done", "diverged"]
+    assert [*source.runs["seed"]] == [0, 1]
+    assert [*source.runs["hparams"]] == [{"learning_rate": 0.5, "b1": 0.25}] * 2
 
 
 def test_what_is_no_run(tmp_path):
