@@ -7,7 +7,8 @@ from typing import Any
 
 from lrjax.elsewhere import names
 
-_WHOLE = {"hparams", "hyperparameters", "config", "params"}  # all settings of a run
+# Fields that hold all settings of a run
+WHOLE = {"hparams", "hyperparameters", "config", "params"}
 _OWN = {"kind", "steps"}  # what lrjax writes of each run, beside names and settings
 _OWN_MORE = {"entry", "metric", "horizon", "diverged_at"}
 
@@ -37,7 +38,7 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     for key in keys:
         head, _, rest = key.partition(".")
         name = key
-        if rest and head in _WHOLE:
+        if rest and head in WHOLE:
             name = rest
         elif rest and names.find("method", [head]):
             name = head if rest in ("name", "type") else rest

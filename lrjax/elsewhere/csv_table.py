@@ -15,7 +15,7 @@ import pandas as pd
 from lrjax.common import files, packed
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, counted, cut, shown, unknown
-from lrjax.elsewhere import names
+from lrjax.elsewhere import configs, names
 from lrjax.elsewhere.columns import Choices
 from lrjax.elsewhere.records import Record
 
@@ -24,7 +24,6 @@ _MAX_COLUMNS = 10_000
 _FOLDERS = 3  # above a file, whose names count: TASK/METHOD/version_0/metrics.csv
 _EMPTY = {"", "none", "null", "na", "n/a"}
 _NOT_FINITE = {"nan", "inf", "+inf", "-inf", "infinity", "-infinity"}
-_SETTINGS = {"hparams", "hyperparameters", "config", "params"}  # as JSON
 
 
 def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
@@ -262,7 +261,7 @@ def _owners(
 
 def _field(column: str, text: str) -> Mapping[str, Any]:
     """What a cell says of a run: a setting, or all of them as JSON."""
-    if names.plain(column) in _SETTINGS and text.startswith("{"):
+    if names.plain(column) in configs.WHOLE and text.startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(text)
     return {column: text}
