@@ -53,16 +53,20 @@ _SEED = re.compile(
     r"(?:^|[_\-. ])(?:(?:random_)?seed[_\-=. ]?|(?<=[_\-. ])s)(\d+)(?=[_\-. ]|$)",
     re.IGNORECASE,
 )
-# Known names of several words, and those that may follow another word: `adam_lr=0.1`
-_USUAL = (
-    r"(?:learning_rate|base_lr|initial_lr|lr|weight_decay|wd|momentum|batch_size|bs"
-    r"|beta_?1|beta_?2|b1|b2|eps|dropout|warmup|epochs|steps)"
+# Of settings, those of several words that may follow a value: `opt=adam_base_lr=0.1`
+_SEVERAL = "learning_rate|base_lr|initial_lr|weight_decay|batch_size|warmup_steps"
+# What is no part of a setting's name: `adam_lr=0.1`, but not `encoder_lr=0.1`
+_OPTIMISER = re.compile(
+    r"(?:.*_)?(?:sgd|adam|adamw|adamax|nadam|nadamw|radam|amsgrad|adabelief|adafactor"
+    r"|adagrad|adadelta|rmsprop|lion|lamb|lars|lbfgs|muon|novograd|prodigy|shampoo|soap"
+    r"|sophia|yogi)(?=_)",
+    re.IGNORECASE,
 )
 # A value ends at a space, comma or bracket, or where another setting or word begins.
 _SETTING = re.compile(
     r"(\w+)(?:=|: )"
     r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?(?=[_\-][a-z]|[\s,;()\[\]]|$)"
-    rf"|[^\s,;=()\[\]]+?(?=[_\-](?:{_USUAL}|[^\W_]+)=|[\s,;()\[\]]|$))",
+    rf"|[^\s,;=()\[\]]+?(?=[_\-](?:{_SEVERAL}|[^\W_]+)=|[\s,;()\[\]]|$))",
     re.IGNORECASE,
 )
 _VERSION = re.compile(r"version_(\d+)")  # Lightning's folders, each another run
@@ -192,8 +196,8 @@ def guess(path: Sequence[str]) -> Mapping[str, Any]:
         return ""
 
     def pair(match: re.Match[str]) -> str:
-        usual = re.search(rf"(?:^|_){_USUAL}$", match[1], re.IGNORECASE)
-        start = usual.start() if usual else 0
+        optimiser = _OPTIMISER.match(match[1])
+        start = optimiser.end() if optimiser else 0
         key = match[1][start:].lstrip("_")
         roles = (r for r in ("task", "method", "seed") if find(r, [key]))
         found[next(roles, key)] = setting(match[2])

@@ -118,7 +118,8 @@ def _offline(path: Path, message: Any) -> Iterator[tuple[tuple[str, str], Record
             if kind == "run":
                 name, project = record.run.display_name, record.run.project
                 key = project, record.run.run_id
-                about = {**names.guess([record.run.run_group or name]), "task": project}
+                name = record.run.run_group or name
+                about = {"method": name, **names.guess([name]), "task": project}
                 fields |= _values(record.run.config.update)
             elif kind == "config":
                 fields |= _values(record.config.update)

@@ -170,6 +170,12 @@ def test_a_file_of_several_methods_is_a_task(tmp_path, path):
         ("opt=adam_base_lr=.5_momentum=0.9", "adam", {"base_lr": 0.5, "momentum": 0.9}),
         ("schedule=warmup_cosine, size=3x3", "", {"schedule": "warmup_cosine"}),
         ("lars2", "lars2", {}),
+        (
+            "cnn_adamw_lr=0.1_warmup_steps=9",
+            "cnn_adamw",
+            {"lr": 0.1, "warmup_steps": 9},
+        ),
+        ("adam encoder_lr=1 lr=2", "adam", {"encoder_lr": 1, "lr": 2}),
     ],
 )
 def test_settings_in_the_name_of_a_run(name, method, settings):
