@@ -8,7 +8,6 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,16 @@ import pandas as pd
 from lrjax.common import files, packed
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, counted, cut, shown, unknown
-from lrjax.elsewhere import names
+from lrjax.elsewhere import configs, names
 from lrjax.elsewhere.columns import Choices
 from lrjax.elsewhere.records import Record
 
 _MAX_BYTES = 2**28  # of a file, decompressed
 _MAX_COLUMNS = 10_000
+_FOLDERS = 3  # above a file, whose names count: TASK/METHOD/version_0/metrics.csv
 _EMPTY = {"", "none", "null", "na", "n/a"}
 _NOT_FINITE = {"nan", "inf", "+inf", "-inf", "infinity", "-infinity"}
 _UNNAMED = re.compile(r"(Unnamed: \d+)?")  # numbers of rows, as pandas writes them
-_SETTINGS = {"hparams", "hyperparameters", "config", "params"}  # as JSON
 
 
 def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
@@ -109,12 +108,12 @@ def records(
         at = _steps(place, numbers[clock])
         owner = _owners(place, rows, numbers, holes, at, run, choices)
     named = run and any(names.number(text) is None for text in rows[run])
-    stem = Path(place).name.partition(".")[0]
+    of_path = _guessed(place, bool(named or choices.column("method", rows)))
     rows = rows.mask(rows.apply(lambda cells: cells.str.lower().isin(_EMPTY)))
     runs = []
     for _, cells in rows.groupby(owner, sort=False):
         name = str(cells[run].fillna("").iloc[0]) if run else ""
-        guessed = {"task": stem, **names.guess([stem])}
+        guessed = {**of_path}
         if named and name:
             guessed |= names.guess(name.split("/"))
         others = cells.drop(columns=[c for c in (run, clock) if c])
@@ -126,6 +125,19 @@ def records(
         fields |= dict.fromkeys(ignored)  # so that they are known to be there
         runs.append(Record(name, fields, series, guessed))
     return runs
+
+
+def _guessed(place: str, method_known: bool) -> Mapping[str, Any]:
+    """What a file's name and its folders say of its runs.
+
+    The name is the task if the runs say their methods, else the method, and the task is
+    the folder.
+    """
+    *folders, file = files.expanded(place).absolute().parts[-_FOLDERS - 1 :]
+    stem = file.partition(".")[0]
+    found = {"method": stem, **names.guess([*folders, stem])}
+    folder = found.get("task", found["method"]).rpartition("/")[2]
+    return {**found, "task": found["method"] if method_known else folder}
 
 
 def _contents(
@@ -300,7 +312,7 @@ def _owners(
 
 def _field(column: str, text: str) -> Mapping[str, Any]:
     """What a cell says of a run: a setting, or all of them as JSON."""
-    if names.plain(column) in _SETTINGS and text.startswith("{"):
+    if names.plain(column) in configs.WHOLE and text.startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(text)
     return {column: text}

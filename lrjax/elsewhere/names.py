@@ -58,8 +58,33 @@ _STATUSES = {
     ),
     **dict.fromkeys(("diverged", "nan"), "diverged"),
 }
-_SEED = re.compile(r"(?:(.*?)[_\-. ])?seed[_\-=. ]?(\d+)", re.IGNORECASE)
-_SETTING = re.compile(r"(\w+)(?:=|: )([^\s,=]+)")
+# In names of runs and folders: `seed3`, `adam_seed=3`, `adam_s3`
+_SEED = re.compile(
+    r"(?:^|[_\-. ])(?:(?:random_)?seed[_\-=. ]?|(?<=[_\-. ])s)(\d+)(?=[_\-. ]|$)",
+    re.IGNORECASE,
+)
+# Of settings, those of several words that may follow a value: `opt=adam_base_lr=0.1`
+_SEVERAL = "learning_rate|base_lr|initial_lr|weight_decay|batch_size|warmup_steps"
+# What is no part of a setting's name: `adam_lr=0.1`, but not `encoder_lr=0.1`
+_OPTIMISER = re.compile(
+    r"(?:.*_)?(?:sgd|adam|adamw|adamax|nadam|nadamw|radam|amsgrad|adabelief|adafactor"
+    r"|adagrad|adadelta|rmsprop|lion|lamb|lars|lbfgs|muon|novograd|prodigy|shampoo|soap"
+    r"|sophia|yogi)(?=_)",
+    re.IGNORECASE,
+)
+# A value ends at a space, comma or bracket, or where another setting or word begins.
+_SETTING = re.compile(
+    r"(\w+)(?:=|: )"
+    r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?(?=[_\-][a-z]|[\s,;()\[\]]|$)"
+    rf"|[^\s,;=()\[\]]+?(?=[_\-](?:{_SEVERAL}|[^\W_]+)=|[\s,;()\[\]]|$))",
+    re.IGNORECASE,
+)
+_VERSION = re.compile(r"version_(\d+)")  # Lightning's folders, each another run
+# Names of folders and files that say nothing.
+_GENERIC = {
+    *("metrics", "results", "progress", "history", "log", "logs", "runs", "tb"),
+    *("tensorboard", "lightning_logs", "csv_logs"),
+}
 
 
 def plain(name: str) -> str:
@@ -188,25 +213,41 @@ def guess(path: Sequence[str]) -> Mapping[str, Any]:
     """Guess task, method, seed and settings from the names of folders.
 
     The last name is the method, those before are the task; a seed may be a name of its
-    own or the end of one. Pairs NAME=VALUE are settings.
+    own or a part of one. Pairs NAME=VALUE are settings.
 
     Example:
       >>> dict(guess(["mnist", "adam lr=0.1", "seed3"]))
       {'lr': 0.1, 'seed': 3, 'method': 'adam', 'task': 'mnist'}
+      >>> dict(guess(["adam_lr=0.01_s0"]))
+      {'seed': 0, 'lr': 0.01, 'method': 'adam'}
     """
     found: dict[str, Any] = {}
     names = []
-    for name in path:
-        if seeded := _SEED.fullmatch(name):
-            found["seed"] = int(seeded[2])
-            name = seeded[1] or ""
-        for key, value in _SETTING.findall(name):
-            roles = (r for r in ("task", "method", "seed") if find(r, [key]))
-            found[next(roles, key)] = setting(value)
-        names.append(_SETTING.sub("", name).strip(" ,_-"))
-    names = [name for name in names if name]
+
+    def seeded(match: re.Match[str]) -> str:
+        found["seed"] = int(match[1])
+        return ""
+
+    def pair(match: re.Match[str]) -> str:
+        optimiser = _OPTIMISER.match(match[1])
+        start = optimiser.end() if optimiser else 0
+        key = match[1][start:].lstrip("_")
+        roles = (r for r in ("task", "method", "seed") if find(r, [key]))
+        found[next(roles, key)] = setting(match[2])
+        return match[1][:start]
+
+    for above, name in zip(("", *path), path, strict=False):
+        version = _VERSION.fullmatch(name)
+        if version and above not in ("", "lightning_logs"):  # of a name of the user's
+            found["seed"] = int(version[1])
+            continue
+        name = _SETTING.sub(pair, _SEED.sub(seeded, name))
+        name = re.sub(r"[(\[][\s,;_\-]*[)\]]", "", name)
+        name = re.sub(r"([\s,_\-])[\s,_\-]+", r"\1", name).strip(" ,_-")
+        if name and name.lower() not in _GENERIC:
+            names.append(name)
+    if names and "method" not in found:
+        found["method"] = names.pop()
     if names:
-        found.setdefault("method", names[-1])
-    if names[1:]:
-        found["task"] = "/".join(names[:-1])
+        found.setdefault("task", "/".join(names))
     return found

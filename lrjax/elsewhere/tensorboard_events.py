@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import pandas as pd
 from lrjax.common import files
 from lrjax.common.reading import reading
 from lrjax.core import UsageError
-from lrjax.elsewhere import names
+from lrjax.elsewhere import configs, names
 from lrjax.elsewhere.columns import Choices
 from lrjax.elsewhere.records import Record
 
 _MAX_FILES = 100_000
 _TIME = re.compile(r"\d{9,}(\.\d+)?")  # a folder that add_hparams makes in a run's
+# A folder that PyTorch's writer makes by default, for transformers below `runs`
+_STAMP = re.compile(r"[A-Z][a-z]{2}\d\d_\d\d-\d\d-\d\d_.*")
 _HPARAMS = "_hparams_/session_start_info"
 
 
@@ -48,7 +50,6 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
     fields: dict[Path, dict[str, Any]] = {}
     series: dict[Path, dict[str, pd.Series]] = {}
     for folder in folders:
-        run, prefix = _run_of(folder, top)
         with reading(folder, "is no folder of event files, or damaged"):
             events = event_accumulator.EventAccumulator(
                 str(folder), size_guidance={"scalars": 0, "tensors": 0}
@@ -57,12 +58,15 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
             written = _scalars(events)
             hparams = events.summary_metadata.get(_HPARAMS)
             settings = _settings(plugin_data_pb2, hparams)
+        run, prefix = _run_of(folder, top, [*written])
         if _TIME.fullmatch(folder.name):  # results, written at step 0
             settings |= {tag: values.iloc[-1] for tag, values in written.items()}
             written = {}
-        fields.setdefault(run, {}).update(settings)
+        if written.pop("diverged_at", None) is not None:  # in a log of lrjax
+            settings["status"] = "diverged"
+        fields.setdefault(run, {}).update(configs.flat(settings))
         tags = {prefix + tag: values for tag, values in written.items()}
-        series.setdefault(run, {}).update(tags)
+        series.setdefault(run, {}).update(_with_epochs(tags) if prefix else tags)
     records = [
         Record(str(run.relative_to(top)), fields[run], found, _guessed(run, top))
         for run, found in series.items()
@@ -71,19 +75,42 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
     return records, choices
 
 
-def _run_of(folder: Path, top: Path) -> tuple[Path, str]:
+def _run_of(folder: Path, top: Path, tags: Sequence[str]) -> tuple[Path, str]:
     """The folder of a run, and what to write before its tags.
 
-    Keras writes folders `train` and `validation` for one run, and `add_hparams` of
-    PyTorch one that is named by the time.
+    Keras writes folders `train` and `validation` for one run, `add_scalars` of PyTorch
+    TAG_train or TAG/train with this tag alone, and `add_hparams` one that is named by
+    the time.
     """
-    part, _ = names.split(folder.name)
-    if folder != top and part and names.plain(folder.name).count("_") == 0:
-        return folder.parent, f"{part}/"
+    below = folder.relative_to(top).as_posix()
+    endings = [f"{re.escape(t)}/|{re.escape(t.replace('/', '_'))}_" for t in tags]
+    ending = f"(?:{endings[0]})?" if len(endings) == 1 else ""
+    found = re.fullmatch(rf"(?:(.*?)/)??{ending}([^/]+)", below)
+    part = found[2] if found else ""
+    if found and names.split(part)[0] and "_" not in names.plain(part):
+        return top / (found[1] or ""), f"{names.split(part)[0]}/"
     beside = [path for path in folder.parent.iterdir() if _TIME.fullmatch(path.name)]
     if folder != top and beside == [folder]:
         return folder.parent, ""
     return folder, ""
+
+
+def _with_epochs(tags: Mapping[str, pd.Series]) -> dict[str, pd.Series]:
+    """Tags by step; with the epochs, if these are the steps, as in what Keras wrote.
+
+    Tags over the number of batches, which Keras may write beside them, are left out.
+    """
+    last = {tag: tag.rpartition("/")[2] for tag in tags}
+    steps = [v.index for tag, v in tags.items() if last[tag].startswith("epoch_")]
+    if not steps:
+        return {**tags}
+    known = np.unique(np.concatenate(steps))
+    kept = {
+        tag: values
+        for tag, values in tags.items()
+        if not (last[tag].startswith("batch_") or tag.endswith("_vs_iterations"))
+    }
+    return {**kept, "epoch": pd.Series(known.astype(float), known)}
 
 
 def _scalars(events: Any) -> dict[str, pd.Series]:
@@ -124,4 +151,7 @@ def _guessed(run: Path, top: Path) -> Mapping[str, Any]:
     """Task, method and seed by the names of a run's folders."""
     parts = [part for part in run.relative_to(top).parts if not _TIME.fullmatch(part)]
     home = top.resolve().name
-    return {"task": home, "method": home, **names.guess(parts)}
+    guessed = names.guess([part for part in parts if not _STAMP.fullmatch(part)])
+    if "method" not in guessed:  # what differs is the time alone
+        guessed = names.guess(parts)
+    return {"task": home, "method": home, **guessed}

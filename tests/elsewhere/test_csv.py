@@ -131,6 +131,60 @@ def test_names_of_runs_say_what_columns_do_not(tmp_path):
     ]
 
 
+KERAS = "epoch,loss,val_loss\n0,1,2\n1,0.5,1\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "task", "method", "seed"),
+    [
+        ("mnist/adam.csv", "mnist", "adam", 0),
+        ("mnist/adam/seed3.csv", "mnist", "adam", 3),
+        ("mnist/adam/seed3/metrics.csv", "mnist", "adam", 3),
+        ("mnist/adam/version_3/metrics.csv", "mnist", "adam", 3),
+        # Whether these are repeats is not known.
+        ("mnist/lightning_logs/version_3/metrics.csv", "mnist", "version_3", 0),
+    ],
+)
+def test_names_of_files_say_what_columns_do_not(tmp_path, path, task, method, seed):
+    path = tmp_path / path
+    path.parent.mkdir(parents=True)
+    (run,) = read(path, KERAS).runs.to_dict("records")
+    assert (run["task"], run["method"], run["seed"]) == (task, method, seed)
+
+
+@pytest.mark.parametrize("path", ["mnist.csv", "mnist/results.csv"])
+def test_a_file_of_several_methods_is_a_task(tmp_path, path):
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    runs = read(tmp_path / path, tidy()).runs
+    assert set(runs["task"]) == {"mnist"}
+    assert set(runs["method"]) == {"adam", "sgd"}
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "settings"),
+    [
+        ("adam_lr=0.1", "adam", {"lr": 0.1}),
+        ("adam (lr=0.1) seed0", "adam", {"lr": 0.1, "seed": 0}),
+        ("adam_lr=0.01_s0", "adam", {"lr": 0.01, "seed": 0}),
+        ("adam_seed=2-weight_decay=1e-4", "adam", {"weight_decay": 1e-4, "seed": 2}),
+        ("opt=adam_base_lr=.5_momentum=0.9", "adam", {"base_lr": 0.5, "momentum": 0.9}),
+        ("schedule=warmup_cosine, size=3x3", "", {"schedule": "warmup_cosine"}),
+        ("lars2", "lars2", {}),
+        (
+            "cnn_adamw_lr=0.1_warmup_steps=9",
+            "cnn_adamw",
+            {"lr": 0.1, "warmup_steps": 9},
+        ),
+        ("adam encoder_lr=1 lr=2", "adam", {"encoder_lr": 1, "lr": 2}),
+    ],
+)
+def test_settings_in_the_name_of_a_run(name, method, settings):
+    found = dict(names.guess([name]))
+    assert found.pop("method", "") == method
+    assert found.pop("size", "3x3") == "3x3"
+    assert found == settings
+
+
 def test_columns_with_names_of_their_own(tmp_path):
     text = "solver,it,quality,junk\nadam,1,5,a\nadam,2,7,b\nsgd,1,4,c\nsgd,2,6,d\n"
     options = "?method=solver&step=it&higher=quality&ignore=junk"

@@ -7,6 +7,7 @@ import pytest
 from lrjax import elsewhere
 from lrjax.core import UsageError
 from lrjax.reports import export, study
+from lrjax.track import event_files
 
 pytest.importorskip("tensorboard", reason="tensorboard reads the files")
 STEPS = np.arange(10, 2010, 10)
@@ -88,9 +89,51 @@ def test_parts_of_a_run_in_folders_of_their_own(tmp_path):
         with writer(str(tmp_path / "adam" / part)) as events:
             for step in (0, 1):
                 events.add_scalar("epoch_loss", loss - step / 4, step)
-    (run,) = elsewhere.read(f"tensorboard:{tmp_path}").runs.to_dict("records")
+                events.add_scalar("evaluation_loss_vs_iterations", loss, 100 * step)
+    source = elsewhere.read(f"tensorboard:{tmp_path}")
+    (run,) = source.runs.to_dict("records")
     assert run["method"] == "adam"
     assert (run["train_loss"], run["valid_loss"]) == (0.75, 1.75)
+    assert np.isnan(run["steps"])  # epochs are no updates
+    assert [*source.curves["epoch"]] == [*source.curves["step"]] == [0, 1]
+
+
+@pytest.mark.parametrize("package", ["tensorboardX", "torch", "as torch"])
+@pytest.mark.parametrize("tag", ["Loss", "model/Loss"])
+def test_a_folder_for_each_line_of_a_chart(tmp_path, package, tag):
+    writer = writer_of("tensorboardX" if package == "as torch" else package)
+    for method in ("adam", "sgd"):
+        lines = {"train": [1 / 10, 1 / 20], "val": [2 / 10, 2 / 20]}
+        if package == "as torch":  # it needs no torch to try
+            for part, values in lines.items():
+                folder = f"{method}/{tag.replace('/', '_')}_{part}"
+                with writer(str(tmp_path / folder)) as events:
+                    for step, value in zip((10, 20), values, strict=True):
+                        events.add_scalar(tag, value, step)
+            continue
+        with writer(str(tmp_path / method)) as events:
+            for place, step in enumerate((10, 20)):
+                events.add_scalars(tag, {k: v[place] for k, v in lines.items()}, step)
+    runs = elsewhere.read(f"tensorboard:{tmp_path}").runs
+    assert [*runs["method"]] == ["adam", "sgd"]
+    assert set(runs["task"]) == {tmp_path.name}
+    losses = [c for c in runs if c.endswith("loss")]
+    assert [c.partition("_")[0] for c in sorted(losses)] == ["train", "valid"]
+    np.testing.assert_allclose(runs[sorted(losses)], [[0.05, 0.1]] * 2)
+
+
+def test_the_names_that_pytorch_makes_by_default(tmp_path):
+    """As transformers, too; without other names they tell runs apart."""
+    writer = writer_of("tensorboardX")
+    folders = ["adamw/runs/Nov27_10-11-12_host", "lion/runs/Nov27_10-11-14_host"]
+    for folder in folders:
+        with writer(str(tmp_path / folder)) as events:
+            events.add_scalar("eval/loss", 1.0, 10)
+    runs = elsewhere.read(f"tensorboard:{tmp_path}").runs
+    assert [*runs["method"]] == ["adamw", "lion"]
+    assert set(runs["task"]) == {tmp_path.name}
+    runs = elsewhere.read(f"tensorboard:{tmp_path}/adamw").runs
+    assert [*runs["method"]] == ["Nov27_10-11-12_host"]
 
 
 def test_a_run_that_diverged(tmp_path):
@@ -128,6 +171,24 @@ def test_what_a_report_exports_is_read_back(tmp_path):
         left = curves.loc[curves["run_id"] == run, names]
         right = source.curves.loc[source.curves["run_id"] == read, names]
         np.testing.assert_allclose(right, left.astype(np.float32), rtol=1e-7)
+
+
+def test_a_log_of_lrjax_is_read_back(tmp_path):
+    """Its hyperparameters are settings, and what else it says of a run is not."""
+    writer_of("tensorboardX")
+    for seed, end in ((0, None), (1, 15)):
+        run = {"run_id": f"{seed}", "task": "iris", "protocol": "sound", "seed": seed}
+        run |= {"method": "adam", "hparams": {"learning_rate": 0.5, "b1": 0.25}}
+        run |= {"steps": 20, "kind": "run", "metric": "loss", "entry": "adam"}
+        tracker = event_files.connect(tmp_path)
+        curve = [{"step": s, "seed": seed, "valid_loss": 1 / s} for s in (10, 20)]
+        tracker.log(run, curve)
+        status = "diverged" if end else "done"
+        tracker.end(run, {**run, "status": status, "diverged_at": end, "seconds": 2.0})
+    source = elsewhere.read(f"tensorboard:{tmp_path}")
+    assert [*source.runs["status"]] == ["done", "diverged"]
+    assert [*source.runs["seed"]] == [0, 1]
+    assert [*source.runs["hparams"]] == [{"learning_rate": 0.5, "b1": 0.25}] * 2
 
 
 def test_what_is_no_run(tmp_path):
