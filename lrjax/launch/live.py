@@ -136,6 +136,8 @@ class Live:
             return
         self._written = time.monotonic()
         runs, updates = map(sum, zip(*self._planned.values(), strict=True))
+        if state == "ended":  # what was planned was the most
+            runs, updates = self._runs_done, self._updates_done
         self._hints.progress(
             {
                 "mode": self.mode,

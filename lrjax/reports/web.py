@@ -90,7 +90,8 @@ function show(n, on) {
   marks(n).forEach(m => m.classList.toggle("off", !on));
   chips().filter(c => c.dataset.entry === n)
     .forEach(c => c.setAttribute("aria-pressed", on));
-  document.getElementById("all").hidden = !hidden.size;
+  const all = document.getElementById("all");  // a page that waits has none
+  if (all) all.hidden = !hidden.size;
 }
 function light(n) {
   document.querySelectorAll(".m").forEach(m =>

@@ -63,6 +63,8 @@ function put(name, html) {
 function take(event) {
   const {anew, parts} = JSON.parse(event.data);
   if (anew) {
+    hidden.clear();  // numbers of entries are others now
+    if (!("chips" in parts)) document.getElementById("chips").innerHTML = "";
     places().filter(p => !(p.id.slice(5) in parts)).forEach(p => { p.innerHTML = ""; });
     document.querySelectorAll("#tasks > :empty").forEach(p => p.remove());
   }

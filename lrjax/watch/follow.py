@@ -7,7 +7,6 @@ anything: what cannot be read is counted and named, never fatal.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from lrjax.watch.thinned import Curves
 RATE, EPOCH = "learning_rate", "epoch"
 TRAINING = "training"  # status of a run that has not ended
 _ENDED = ("done", "diverged", "stopped")
+_HUGE = 1e15  # numbers from here on are damage
 _TEXTS = ("run_id", "task", "protocol", "method")
 # Names of what may change, beside the tasks.
 RUNS, TUNING, SELECTION = "runs", "tuning", "selection"
@@ -181,13 +181,14 @@ class Study:
         try:
             if (now := stamp(path)) == self._stamps.get(name):
                 return
-            self._stamps[name] = now
-            read(path)
-            self._faults.pop(name, None)
+            try:
+                read(path)
+                self._faults.pop(name, None)
+            except UsageError as error:
+                self._faults[name] = str(error)
+            self._stamps[name] = now  # only now, as it is read again after an OSError
         except OSError as error:
             self._faults[name] = f"cannot read {path}: {files.words(error)}"
-        except UsageError as error:
-            self._faults[name] = str(error)
 
     def _rows(self, name: str, lines: bytes) -> list[dict[str, Any]]:
         """The rows of whole lines that are sound; others are counted."""
@@ -350,7 +351,7 @@ def _numbers_of(progress: Mapping[str, Any] | None) -> dict[str, Any] | None:
     numbers = ("runs", "runs_done", "updates", "updates_done", "updates_before")
     for name in (*numbers, "began", "written"):
         value = fields.get(name)
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not isinstance(value, int | float) or not abs(value) < _HUGE:
             return None
     texts = {name: str(fields.get(name, "")) for name in ("mode", "state", "what")}
     return {**fields, **texts}

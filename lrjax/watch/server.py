@@ -58,6 +58,11 @@ def watch(workdir: str, port: int) -> NoReturn:
     folder = files.expanded(workdir)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--workdir={workdir} is a file, not a directory of results")
+    if (folder / "race.jsonl").exists():
+        raise UsageError(
+            f"--workdir={workdir} is the folder of a race, which has no such page: "
+            f"lrjax report --from=race:{workdir} shows its runs so far"
+        )
     received: list[int] = []
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -126,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send the page, its events, or a file of the report."""
-        path = urlsplit(self.path).path
+        path = self._path()
         if not self._is_local():
             self._refuse(HTTPStatus.FORBIDDEN, "This page is for its own machine.")
         elif path == "/":
@@ -145,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Write the report if it is missing or older than the tables, and go there."""
         if not self._is_local() or not self._is_own_page():
             self._refuse(HTTPStatus.FORBIDDEN, "This page is for its own machine.")
-        elif urlsplit(self.path).path != "/report":
+        elif self._path() != "/report":
             self._refuse(HTTPStatus.NOT_FOUND, "There is nothing here.")
         else:
             try:
@@ -157,6 +162,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(HTTPStatus.SEE_OTHER)
             self.send_header("Location", "/report/")
             self.end_headers()
+
+    def _path(self) -> str:
+        """The path that is asked for; '' if it is none."""
+        try:
+            return urlsplit(self.path).path
+        except ValueError:
+            return ""
 
     def _is_local(self) -> bool:
         """Whether the browser asked for this machine.
@@ -256,6 +268,9 @@ def _write_report(workdir: Path) -> None:
     index = workdir / "report" / "index.html"
     names = (*reader.KEYS, selected.ANSWER, parts.FOLDER)
     made = [p.stat().st_mtime_ns for n in names if (p := workdir / n).exists()]
-    if index.exists() and index.stat().st_mtime_ns > max(made, default=0):
+    newest = max(made, default=0)
+    if index.exists() and index.stat().st_mtime_ns >= newest:
         return
     reports.write([workdir], workdir / "report", reports.Options(), workdir)
+    # As old as what was read, since tables may have grown meanwhile.
+    os.utime(index, ns=(newest, newest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,26 +58,30 @@ class Tail:
         Raises:
           OSError: if the file cannot be read.
         """
-        self._seen = stamp(self.path)
-        if self._seen is None:
-            return
-        with files.open_own(self.path) as file:
+        now = stamp(self.path)
+        if now is not None:
+            with files.open_own(self.path) as file:
+                yield from self._read(file)
+        self._seen = now  # only now: what could not be read is looked at again
+
+    def _read(self, file: io.FileIO) -> Iterator[bytes]:
+        """Read the whole lines of an open file that were appended."""
+        file.seek(self._end)
+        while read := file.read(_PIECE):
+            whole = read.rfind(b"\n") + 1
+            if not whole:
+                if len(read) < _PIECE:
+                    return
+                self.skipped += not self._overlong
+                self._overlong, whole = True, len(read)
+            self._end += whole
+            self._before = (self._before + read[:whole])[-_KEPT:]
             file.seek(self._end)
-            while read := file.read(_PIECE):
-                whole = read.rfind(b"\n") + 1
-                if not whole:
-                    if len(read) < _PIECE:
-                        return
-                    self.skipped += not self._overlong
-                    self._overlong, whole = True, len(read)
-                self._end += whole
-                self._before = (self._before + read[:whole])[-_KEPT:]
-                file.seek(self._end)
-                lines = read[:whole]
-                if self._overlong and lines.endswith(b"\n"):
-                    lines, self._overlong = lines[lines.index(b"\n") + 1 :], False
-                if lines and not self._overlong:
-                    yield lines
+            lines = read[:whole]
+            if self._overlong and lines.endswith(b"\n"):
+                lines, self._overlong = lines[lines.index(b"\n") + 1 :], False
+            if lines and not self._overlong:
+                yield lines
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:

@@ -42,6 +42,8 @@ def test_the_blocks_run(tmp_path, monkeypatch, registries):
 def test_the_blocks_on_python_run(tmp_path, monkeypatch, registries):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "own.md").read_text()
+    others = "optimizer,seed,val_accuracy,val_loss\nlion,0,0.9,0.3\nlion,1,0.8,0.4\n"
+    (tmp_path / "mine.csv").write_text(others)  # of somebody who trained elsewhere
     names = {"__name__": "page"}
     with jax.numpy_dtype_promotion("standard"):
         for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):

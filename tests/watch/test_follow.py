@@ -386,6 +386,14 @@ def test_contenders_are_listed_while_they_are_measured(tmp_path):
 # Time
 
 
+@pytest.mark.parametrize("number", [10**400, 1e300, float("nan"), "7", None])
+def test_numbers_of_progress_that_cannot_be_are_none(number, tmp_path):
+    (tmp_path / "progress.json").write_text(json.dumps(progress(updates=number)))
+    study = follow.Study(tmp_path)
+    study.look()
+    assert study.progress is None
+
+
 def test_what_an_earlier_command_did_is_no_speed():
     told = clock.Clock()
     for second in range(11):

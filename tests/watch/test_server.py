@@ -169,6 +169,35 @@ def test_the_report_is_written_when_asked_for(served, monkeypatch):
     assert [arguments[0] for arguments in asked] == [[workdir]]
 
 
+def test_a_table_that_grows_while_the_report_is_written_makes_it_old(
+    served, monkeypatch
+):
+    _, workdir = served
+    asked = []
+
+    def write(workdirs, folder, *_):
+        asked.append(workdirs)
+        folder.mkdir(exist_ok=True)
+        later = time.time_ns() + 10**9
+        os.utime(workdir / "runs.jsonl", ns=(later, later))  # grows once it was read
+        (folder / "index.html").touch()
+
+    monkeypatch.setattr(reports, "write", write)
+    for _ in range(2):
+        answer = ask(served[0], "/report", "POST")
+        assert answer.status == 303, answer.content
+    assert asked == [[workdir]] * 2
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_address_that_is_none_is_not_found(served, method):
+    port = served[0].server_port
+    with socket.create_connection(("127.0.0.1", port), 60) as connection:
+        request = f"{method} http://[ HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n"
+        connection.sendall(request.encode())
+        assert b" 404 " in connection.recv(100)
+
+
 def test_without_a_run_there_is_no_report(tmp_path):
     with server.start(tmp_path / "nothing") as started:
         answer = ask(started, "/report", "POST")
@@ -262,7 +291,10 @@ def test_the_directory_may_follow_the_mode(given):
 
 def test_what_is_wrong_is_said_in_a_line(tmp_path):
     (tmp_path / "file").touch()
+    (tmp_path / "race").mkdir()
+    (tmp_path / "race" / "race.jsonl").touch()
     cases = {
+        (str(tmp_path / "race"),): "lrjax report --from=race:",
         (): "--workdir is missing: lrjax watch --workdir=FOLDER",
         (str(tmp_path / "file"),): "is a file, not a directory of results",
         (str(tmp_path), "more"): "unexpected argument 'more'",

@@ -33,6 +33,18 @@ def test_any_split_of_appends_gives_the_same_lines(tmp_path_factory, content, cu
     assert read(tail) == b""
 
 
+def test_what_could_not_be_read_is_read_later(tmp_path):
+    path, tail = tmp_path / "table", Tail(tmp_path / "table")
+    (tmp_path / "elsewhere").write_bytes(b"a\n")
+    path.symlink_to(tmp_path / "elsewhere")
+    for _ in range(3):  # the fault does not pass by itself
+        with pytest.raises(OSError, match="symbolic"):
+            read(tail)
+    path.unlink()
+    path.write_bytes(b"b\n")
+    assert read(tail) == b"b\n"
+
+
 def test_a_file_that_is_not_there_yet_is_waited_for(tmp_path):
     tail = Tail(tmp_path / "folder" / "table")
     assert tail.changed() is False
