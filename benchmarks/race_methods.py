@@ -6,12 +6,12 @@ python benchmarks/race_methods.py
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from lrjax import methods
 from lrjax.hpo import points, prior
+from lrjax.race.log import encoded
 
 FILE = Path(__file__).parents[1] / "lrjax" / "race" / "methods.json"
 
@@ -26,15 +26,9 @@ def described() -> dict[str, Any]:
         method = methods.METHODS[name]
         limits = method.space.ranges.get("learning_rate")
         rated = method.needs_rate and limits
-        defaults = {k: _plain(v) for k, v in method.defaults.items()}
         rates = [limits.low, limits.high] if rated else None
-        found[name] = {"defaults": defaults, "rates": rates}
+        found[name] = {"defaults": encoded(method.defaults), "rates": rates}
     return found
-
-
-def _plain(value: Any) -> Any:
-    """A default as JSON has it, which has no infinity."""
-    return "inf" if value == math.inf else value
 
 
 if __name__ == "__main__":

@@ -188,12 +188,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
-def write_all(file: io.FileIO, content: bytes) -> None:
-    """Write all bytes to an unbuffered file and flush them to the disk."""
+def write_all(file: io.FileIO, content: bytes, sync: bool = True) -> None:
+    """Write all bytes to an unbuffered file.
+
+    Args:
+      file: to write to.
+      content: what to write.
+      sync: whether to flush it to the disk, so that it survives a power loss.
+    """
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
-    os.fsync(file.fileno())
+    if sync:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -13,7 +13,7 @@ from lrjax.core import LOSS, Metric, UsageError, printable, unknown
 from lrjax.elsewhere import names
 
 _LISTED = 6  # names in a message
-_BEST = {"best", "max", "min"}  # words of what is no value at a step
+_BEST = {"best", "max", "min"}  # words of the best value so far
 _FREE = {"unit": "", "digits": 4, "least": -math.inf, "greatest": math.inf}
 _ROUNDING = 1.001  # an accuracy up to here is a share, above it a percentage
 
@@ -105,7 +105,7 @@ def measured(
       choices: what the user said.
 
     Raises:
-      UsageError: if there is no metric whose direction is known.
+      UsageError: if it is not known of any metric whether higher is better.
     """
     found = {key: choices.metric(key) for key in values}
     unknown = [key for key, metric in found.items() if not metric]

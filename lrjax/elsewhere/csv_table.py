@@ -87,8 +87,8 @@ def records(
       each_row: whether each row is a run, whatever its name.
 
     Raises:
-      UsageError: if a column is missing, or a row is no number where it must be one, or
-        contradicts another.
+      UsageError: if a column is missing, a cell that must be a number is none, or two
+        rows contradict each other.
     """
     ignored = [name for name in choices.ignore if name in rows]
     rows = rows.drop(columns=ignored)

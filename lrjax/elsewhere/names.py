@@ -65,7 +65,8 @@ _SEED = re.compile(
 )
 # Of settings, those of several words that may follow a value: `opt=adam_base_lr=0.1`
 _SEVERAL = "learning_rate|base_lr|initial_lr|weight_decay|batch_size|warmup_steps"
-# What is no part of a setting's name: `adam_lr=0.1`, but not `encoder_lr=0.1`
+# An optimiser before a setting's name is split off: `adam_lr=0.1` is the rate of Adam,
+# while `encoder_lr=0.1` is a setting of that name
 _OPTIMISER = re.compile(
     r"(?:.*_)?(?:sgd|adam|adamw|adamax|nadam|nadamw|radam|amsgrad|adabelief|adafactor"
     r"|adagrad|adadelta|rmsprop|lion|lamb|lars|lbfgs|muon|novograd|prodigy|shampoo|soap"

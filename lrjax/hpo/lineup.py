@@ -242,13 +242,7 @@ def _way(
         return select.how, budget or usual.get(select.how, most), "by select.how"
     if budget:
         asked = f"a budget of {counted(budget, 'full run', form='g')}"
-        if budget < 2 * each:
-            return proposals.PRIOR, budget, asked
-        return (
-            (proposals.BAKEOFF if budget >= count * each else proposals.RACE),
-            budget,
-            asked,
-        )
+        return proposals.by_budget(budget, count, each), budget, asked
     seconds = predicted_seconds(task, count, most * horizon)
     predicted = f"all contenders would take about {seconds:,.0f} s"
     if seconds <= select.seconds or most <= _RACE:

@@ -72,6 +72,23 @@ class Plan:
     fitted: tuple[int, ...] = ()
 
 
+def by_budget(budget: float, count: int, each: int = 1) -> str:
+    """The way that a budget pays for.
+
+    Args:
+      budget: in full runs.
+      count: number of contenders.
+      each: runs of every contender that is trained.
+
+    Example:
+      >>> [by_budget(budget, 10) for budget in (1, 2, 10)]
+      ['prior', 'race', 'bakeoff']
+    """
+    if budget < 2 * each:
+        return PRIOR
+    return BAKEOFF if budget >= count * each else RACE
+
+
 def first(
     methods: Sequence[str], own: Sequence[int], prior: Prior, named: bool
 ) -> list[int]:
@@ -263,6 +280,12 @@ class Answer(NamedTuple):
     belief: Belief
     best: dict[int, float]
     near: float
+
+    @property
+    def runner_up(self) -> int | None:
+        """The contender with the next best chances; None if there is no other."""
+        others = (i for i in self.best if i != self.winner)
+        return max(others, key=lambda i: self.best[i], default=None)
 
 
 def answer(judge: Judge, plan: Plan, measured: Measured) -> Answer | None:

@@ -165,11 +165,10 @@ def conclude(lineup: Lineup, course: Course, answer: proposals.Answer) -> Select
     measured = course.values()
     own = [value for wanted, value in measured.items() if wanted.who == winner]
     chance = answer.best
-    others = sorted((i for i in chance if i != winner), key=lambda i: -chance[i])
-    runner_up, better = "", math.nan
-    if others:
-        pair = answer.belief.only([winner, others[0]])
-        runner_up = lineup.contenders[others[0]].label
+    second, runner_up, better = answer.runner_up, "", math.nan
+    if second is not None:
+        pair = answer.belief.only([winner, second])
+        runner_up = lineup.contenders[second].label
         better = float(posterior.chances(pair).best[1])
     trained = {lineup.contenders[wanted.who].method.name for wanted in measured}
     tried = trained or {contender.method.name}

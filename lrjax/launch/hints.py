@@ -61,4 +61,4 @@ def _append(path: Path, lines: str) -> None:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         torn = file.read(1) not in (b"", b"\n")
-        files.write_all(file, ("\n" * torn + lines).encode())
+        files.write_all(file, ("\n" * torn + lines).encode(), sync=False)

@@ -107,7 +107,7 @@ def conclude(
     """
     winner, chance = contenders[answer.winner], answer.best
     values = [v for each, v in course.values().items() if each.who == answer.winner]
-    others = sorted((i for i in chance if i != answer.winner), key=lambda i: -chance[i])
+    second = answer.runner_up
     names = [(each.label, each.method, each.rate) for each in contenders]
     return Answer(
         method=winner.method,
@@ -119,7 +119,7 @@ def conclude(
         values=tuple(values),
         best=chance[answer.winner],
         near=answer.near,
-        runner_up=contenders[others[0]].label if others else "",
+        runner_up="" if second is None else contenders[second].label,
         surprised=course.surprised,
         runs=len(course.asked),
         budget=budget,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import shlex
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrjax.common import files
+from lrjax.common import files, objects
 from lrjax.messages import (
     STOPPING,
     Interrupted,
@@ -248,7 +247,7 @@ class _Lines:
         text = line.rstrip().rsplit(b"\r", 1)[-1].strip()
         if text:
             self.last = cut(text.decode(errors="replace"))
-        values = _object(text[max(0, text.find(b"{")) :])
+        values = objects.parsed(text[max(0, text.find(b"{")) :])
         if values:
             _note(self._job, values)
             if self._job.metric in values:
@@ -282,15 +281,6 @@ def _failed(job: Job, code: int, lines: _Lines, race: Race) -> None:
         )
     job.failed(f"exit code {code}")
     _tell(f"job {job.number}: lost, exit code {code}")
-
-
-def _object(text: bytes) -> dict[str, Any] | None:
-    """The object that a text of JSON holds; None if it is none."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -335,7 +325,11 @@ def _from_file(path: str) -> dict[str, Any]:
         content = files.read_given(path, _LARGEST).strip()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {files.words(error)}") from error
-    return _object(content) or _object(content[content.rfind(b"\n") + 1 :]) or {}
+    return (
+        objects.parsed(content)
+        or objects.parsed(content[content.rfind(b"\n") + 1 :])
+        or {}
+    )
 
 
 def _tell(text: str) -> None:

@@ -15,6 +15,7 @@ from lrjax.common import files
 from lrjax.hpo import rate_grid
 from lrjax.hpo.prior import Candidate
 from lrjax.messages import UsageError, shown, unknown
+from lrjax.race.log import decoded
 
 _FILE = Path(__file__).with_name("methods.json")
 _LARGEST = 2**20  # bytes of the file
@@ -85,15 +86,8 @@ class Contender:
 @functools.cache
 def shipped() -> Mapping[str, Mapping[str, Any]]:
     """lrjax's methods by name: `defaults`; `rates`, the ends of its rates or None."""
-
-    def read(value: Any) -> Any:
-        return math.inf if value == "inf" else value
-
-    content = json.loads(files.read_given(_FILE, _LARGEST))
-    return {
-        name: {**each, "defaults": {k: read(v) for k, v in each["defaults"].items()}}
-        for name, each in content.items()
-    }
+    content = files.read_given(_FILE, _LARGEST)
+    return json.loads(content, object_hook=decoded)
 
 
 def of(methods: Methods) -> tuple[Contender, ...]:
@@ -136,7 +130,7 @@ def of(methods: Methods) -> tuple[Contender, ...]:
 
 
 def _too_many(count: int) -> UsageError:
-    """The error for so many contenders."""
+    """The error for a race with too many contenders."""
     return UsageError(
         f"a race of {count:,} contenders is too large: give fewer methods or values, "
         f"for {_MOST:,} contenders at most"

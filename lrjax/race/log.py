@@ -93,11 +93,8 @@ class Log:
         ):
             self._check_size(file)
             self._cut_torn(file)
-            rest = memoryview(content.encode() + b"\n")
-            while rest:
-                rest = rest[file.write(rest) :]
-            if event != REACHED:  # which decides nothing, and may come often
-                os.fsync(file.fileno())
+            # What a job has reached decides nothing, and may come often.
+            files.write_all(file, content.encode() + b"\n", sync=event != REACHED)
 
     def _check_size(self, file: Any) -> None:
         """Refuse a file that is shorter than what was read of it."""
@@ -124,7 +121,7 @@ def _event(line: bytes, first: bool) -> dict[str, Any]:
     Raises:
       LookupError, TypeError, ValueError, RecursionError, OverflowError: if it is none.
     """
-    event = json.loads(line, object_hook=_decoded)
+    event = json.loads(line, object_hook=decoded)
     kind = event["event"]
     if first != (kind == SETTINGS):
         raise ValueError
@@ -165,6 +162,6 @@ def encoded(value: Any) -> Any:
     return value
 
 
-def _decoded(value: dict[str, Any]) -> Any:
+def decoded(value: dict[str, Any]) -> Any:
     """An object of JSON, or the infinity that it stands for."""
     return _INFINITE[value["float"]] if value.keys() == {"float"} else value

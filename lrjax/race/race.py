@@ -445,8 +445,7 @@ def _way(how: str, budget: int, count: int) -> str:
     if how not in ("auto", *proposals.WAYS):
         raise unknown("way", how, ("auto", *proposals.WAYS))
     if how == "auto":
-        how = proposals.RACE if 2 <= budget < count else proposals.BAKEOFF
-        return how if budget >= 2 else proposals.PRIOR
+        return proposals.by_budget(budget, count)
     least = {proposals.PRIOR: 1, proposals.RACE: 2, proposals.BAKEOFF: count}[how]
     if budget < least:
         raise UsageError(

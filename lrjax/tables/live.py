@@ -8,12 +8,11 @@ damaged ones, is as good as any.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from lrjax.common import files
+from lrjax.common import files, objects
 
 STARTED, PROGRESS = "started.jsonl", "progress.json"
 _LARGEST = 2**20  # bytes of a progress.json
@@ -28,22 +27,13 @@ def started(workdir: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
         text = files.read_own(Path(workdir) / STARTED)
     except OSError:
         return {}
-    rows = filter(None, map(_object, text.splitlines()))
+    rows = filter(None, map(objects.parsed, text.splitlines()))
     return {row["run_id"]: row for row in rows if isinstance(row.get("run_id"), str)}
 
 
 def progress(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Read how far a command is; None if nothing says so."""
     try:
-        return _object(files.read_own(Path(workdir) / PROGRESS, _LARGEST))
+        return objects.parsed(files.read_own(Path(workdir) / PROGRESS, _LARGEST))
     except OSError:
         return None
-
-
-def _object(text: bytes) -> dict[str, Any] | None:
-    """Parse a JSON object; None if the text is something else."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
