@@ -67,7 +67,7 @@ def run(
     """
     workdir = str(files.expanded(workdir))
     data_dir = str(files.expanded(data_dir)) if data_dir else data_dir
-    settings = config_lib.check(config)
+    settings = config_lib.check(config_lib.yielding(config, overrides))
     if settings.profile:
         spans.record(process.STARTED)
     drawn = _run(mode, launcher, settings, workdir, data_dir, overrides, log)
@@ -97,7 +97,7 @@ def _run(
     Returns:
       Paths of figures of tuning.
     """
-    methods = settings.methods
+    methods = tuple(m for task in settings.tasks for m in settings.on(task).methods)
     if mode == "select":
         from lrjax.hpo import race as race_lib
 

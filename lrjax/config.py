@@ -27,6 +27,7 @@ from lrjax.core import (
     Domain,
     Range,
     UsageError,
+    cut,
     shown,
     unknown,
 )
@@ -180,6 +181,33 @@ def _hparams(name: str, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for method, values in config.items()
     }
     return {method: values for method, values in given.items() if values}
+
+
+# Fields that may differ between tasks; `trials` is that of `tune`.
+_OWN = ("methods", "seeds", "epochs", "steps", "batch_size", "trials")
+
+
+def _per_task(name: str, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Check the settings of single tasks.
+
+    Args:
+      name: of the block, for messages.
+      config: start of a task's name -> field of `_OWN` -> value.
+    """
+    declared = {**fields.declared(Settings), **fields.declared(Tune)}
+    found: dict[str, dict[str, Any]] = {}
+    for start, values in config.items():
+        where = f"{name}[{shown(start)}]"
+        if not isinstance(values, Mapping | config_dict.ConfigDict):
+            raise UsageError(f"config.{where}: give fields and their values")
+        found[start] = {}
+        for key, value in values.items():
+            if key not in _OWN:
+                raise unknown(f"config.{where}", key, _OWN)
+            part = declared[key]
+            assert isinstance(part, fields.Field)
+            found[start][key] = part.check(f"{where}.{key}", value)
+    return found
 
 
 # Declarations
@@ -396,6 +424,13 @@ class Settings:
         "Rows of a batch; None: the task's default.",
         int,
     )
+    per_task: Mapping[str, Mapping[str, Any]] = field(
+        Config,
+        _per_task,
+        "Start of a task's name -> methods, seeds, epochs, steps, batch_size, trials "
+        "(tuning) that it has in place of the config's; the longest start counts. For "
+        "config files; a flag goes before it.",
+    )
     precision: str = field(
         "auto",
         _precision,
@@ -484,12 +519,25 @@ class Settings:
         "rows of each batch), or params (rows and parameters).",
     )
 
+    def on(self, task: str) -> Settings:
+        """Return the settings of one task: those of `per_task` in place of others."""
+        starts = [start for start in self.per_task if task.startswith(start)]
+        if not starts:
+            return self
+        own = dict(self.per_task[max(starts, key=len)])
+        if own.get("epochs"):
+            own.setdefault("steps", None)  # which would go before epochs
+        trials = own.pop("trials", self.tune.trials)
+        tune = dataclasses.replace(self.tune, trials=trials)
+        return dataclasses.replace(self, **own, tune=tune, per_task={})
+
     def length(self, task: str) -> tuple[int, str]:
         """Return the length of a run on a task: a number, and 'epochs' or 'steps'."""
-        if self.steps:
-            return self.steps, "steps"
-        if self.epochs:
-            return self.epochs, "epochs"
+        own = self.on(task)
+        if own.steps:
+            return own.steps, "steps"
+        if own.epochs:
+            return own.epochs, "epochs"
         return protocol_lib.find(self.protocol).length(task)
 
     def updates(self, task: str, steps_per_epoch: int) -> int:
@@ -566,18 +614,47 @@ def check(config: config_dict.ConfigDict) -> Settings:
             f"config.tune.min_budget={tune.min_budget} is above "
             f"config.tune.max_budget={tune.max_budget}"
         )
+    for start in settings.per_task:
+        if not any(task.startswith(start) for task in settings.tasks):
+            raise UsageError(
+                f"config.per_task: no task's name starts with {shown(start)}; there "
+                f"are {cut(', '.join(settings.tasks), 200)}"
+            )
+    pairs = [(t, m) for t in settings.tasks for m in settings.on(t).methods]
+    methods = tuple(dict.fromkeys(method for _, method in pairs))
     for name in ranges:
-        _check_tuned(name, settings.methods)
-    chosen = [methods_lib.find(name) for name in settings.methods]
+        _check_tuned(name, methods)
+    chosen = [methods_lib.find(name) for name in methods]
     for name in settings.grid:
         if not any(name in method.defaults for method in chosen):
             raise UsageError(
-                f"grid.{name}: none of the methods {', '.join(settings.methods)} has "
+                f"grid.{name}: none of the methods {', '.join(methods)} has "
                 f"a hyperparameter '{name}'"
             )
-    for task, method in itertools.product(settings.tasks, settings.methods):
+    for task, method in pairs:
         settings.hparams_grid(method, task)
     return settings
+
+
+def yielding(
+    config: config_dict.ConfigDict, overrides: Iterable[str]
+) -> config_dict.ConfigDict:
+    """Return a config in which flags go before the settings of single tasks.
+
+    Args:
+      config: with the flags applied.
+      overrides: names of the fields set on the command line.
+    """
+    fixed = {name.removeprefix("tune.") for name in overrides}
+    fixed |= {"epochs"} if "steps" in fixed else set()
+    fixed |= {"steps"} if "epochs" in fixed else set()
+    config = config.copy_and_resolve_references()
+    config.per_task = {
+        start: {k: v for k, v in own.items() if k not in fixed}
+        for start, own in config.per_task.items()
+        if isinstance(own, config_dict.ConfigDict)
+    }
+    return config
 
 
 def check_report(config: config_dict.ConfigDict) -> Report:
@@ -597,6 +674,8 @@ def check_names(config: config_dict.ConfigDict) -> None:
     """
     given, known = dict(fields.leaves(config)), _known()
     for name in given:
+        if name.startswith("per_task."):
+            continue
         if name not in known:
             raise unknown("config field", name, known)
     for name in known:

@@ -37,9 +37,9 @@ def show(config: config_dict.ConfigDict) -> str:
     ]
     for heading, meanings in _sections(values):
         lines += ["", *textwrap.wrap(heading, _PAGE)]
-        width = max(_NAME, *map(len, meanings))
+        width = max([_NAME, *map(len, meanings)])
         for name, meaning in meanings.items():
-            if values[name] != defaults[name]:
+            if name in defaults and values[name] != defaults[name]:
                 meaning = f"{meaning} Default: {defaults[name]!r}.".strip()
             lines += _row(f"{name:<{width}}  {values[name]!r:<{_VALUE}}  ", meaning)
     return "\n".join(lines)

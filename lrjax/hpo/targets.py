@@ -186,11 +186,11 @@ def targets(settings: Settings, loaded: Sequence[Task]) -> list[Target]:
       UsageError: if a space is empty or budgets do not fit.
     """
     return [
-        _target(settings, name, task, data, method, seed)
+        _target(own, name, task, data, method, seed)
         for name, task in zip(settings.tasks, loaded, strict=True)
-        for data in [tasks.fingerprint(task)]
-        for method in settings.methods
-        for seed in settings.tune.seeds
+        for data, own in [(tasks.fingerprint(task), settings.on(name))]
+        for method in own.methods
+        for seed in own.tune.seeds
     ]
 
 

@@ -101,7 +101,7 @@ def check(settings: Settings) -> None:
             f"config.grid.{name} is for --mode=train; set config.tune.space.{name} to "
             "(low, high), and config.tune.tuner=grid for a grid"
         )
-    if TRIAL_SEED in settings.seeds:
+    if any(TRIAL_SEED in settings.on(task).seeds for task in settings.tasks):
         raise UsageError(
             f"config.seeds: {TRIAL_SEED} is the seed of the trials; runs with the best "
             "setting need others"
@@ -199,9 +199,11 @@ def _expect(searches: Sequence[Search], session: Session) -> None:
         round(sum(cost * target.full_steps for target, _, cost in stages)),
     )
     runs = {(s.target.run.task, s.target.label): s.target.run for s in searches}
-    seeds = len(session.settings.seeds)
+    seeds = {r.task: len(session.settings.on(r.task).seeds) for r in runs.values()}
     session.live.expect(
-        "run", seeds * len(runs), seeds * sum(run.steps for run in runs.values())
+        "run",
+        sum(seeds[run.task] for run in runs.values()),
+        sum(seeds[run.task] * run.steps for run in runs.values()),
     )
 
 
@@ -214,7 +216,7 @@ def _winner_blocks(search: Search, settings: Settings) -> list[Block]:
     name, method = target.run.task, target.run.method
     hparams = {method: {**settings.hparams.get(method, {}), **tuned}}
     alone = dataclasses.replace(
-        settings, tasks=(name,), methods=(method,), hparams=hparams
+        settings.on(name), tasks=(name,), methods=(method,), hparams=hparams
     )
     return [
         Block(

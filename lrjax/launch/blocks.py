@@ -192,7 +192,7 @@ def _make_task(name: str, settings: Settings, data_dir: str | None) -> Task:
     options = tasks.TaskOptions(
         protocol=protocol.find(settings.protocol).data,
         data_dir=data_dir,
-        batch_size=settings.batch_size,
+        batch_size=settings.on(name).batch_size,
         precision=tasks.precision_of(name, settings.precision),
         text=settings.text,
         micro_batches=settings.micro_batches,
@@ -224,12 +224,15 @@ def load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]
 
 def _without_effect(settings: Settings, loaded: Sequence[Task]) -> Iterator[str]:
     """Warnings about settings that cannot take effect on the loaded tasks."""
-    batch_size = settings.batch_size or 0
-    small = [task.name for task in loaded if task.num_examples < batch_size]
-    if small:
+    small: dict[int, list[str]] = {}
+    for name, task in zip(settings.tasks, loaded, strict=True):
+        batch_size = settings.on(name).batch_size or 0
+        if task.num_examples < batch_size:
+            small.setdefault(batch_size, []).append(name)
+    for batch_size, names in small.items():
         yield (
             f"config.batch_size={batch_size}: every batch is the whole training part "
-            f"of {', '.join(small)}"
+            f"of {', '.join(names)}"
         )
     short = [
         name
@@ -312,9 +315,9 @@ def plan(settings: Settings, loaded: Sequence[Task]) -> list[Block]:
         if settings.save_params:
             params, model_state = strategy.model_shapes(task.init)
             checkpoint.check_params(name, params, model_state)
-        data = tasks.fingerprint(task)
-        for method in settings.methods:
-            blocks += _blocks(settings, name, task, data, method)
+        data, own = tasks.fingerprint(task), settings.on(name)
+        for method in own.methods:
+            blocks += _blocks(own, name, task, data, method)
     return arrange(blocks, settings)
 
 

@@ -54,13 +54,15 @@ TASKS: dict[str, Factory] = {
     **libsvm.FACTORIES,
     **images.FACTORIES,
     **text.FACTORIES,
+    **synthetic.FACTORIES,
+    **table.FACTORIES,
 }
 
 SHIPPED = frozenset(TASKS)
 
 # Endings of files that users may try; none of these formats is read.
 _OTHERS = (".arff", ".json", ".xlsx", ".npy")
-_SVMLIGHT, _SYNTHETIC = "svmlight:", "synthetic/"
+_SVMLIGHT = "svmlight:"
 
 
 def make_task(name: str, options: TaskOptions | None = None) -> Task:
@@ -107,7 +109,7 @@ def _factory(name: str) -> Factory:
         return Factory(functools.partial(libsvm.make_file, path))
     if name.startswith(table.PREFIX):
         return Factory(functools.partial(table.make, name))
-    if name.startswith(_SYNTHETIC):
+    if name.startswith(synthetic.PREFIX) and name not in TASKS:
         return Factory(functools.partial(synthetic.make, name))
     if name in TASKS or plugins.is_path(name) or name in plugins.offered("task"):
         return plugins.find("task", name, TASKS, factory_of)

@@ -8,6 +8,10 @@ Features are Gaussian with a covariance of a given condition number, in a random
 rotation. Labels come from a random network, the teacher: in classification its largest
 output, a share of labels replaced at random; in regression its only output plus noise.
 The trained model is another network, with 0 (linear) to 2 hidden layers.
+
+Three kinds have names of their own, and more rows: `synthetic/ill_conditioned`,
+`synthetic/noisy_gradients` and `synthetic/noisy_labels`; `synthetic/noisy_labels-3` has
+other data of the same kind.
 """
 
 from __future__ import annotations
@@ -30,12 +34,13 @@ from lrjax.core import (
     Task,
 )
 from lrjax.tasks.data import DataError
-from lrjax.tasks.options import TaskOptions
+from lrjax.tasks.options import Factory, TaskOptions
 
 FEATURES, OUTPUTS, WIDTH = 16, 8, 16  # the same for all tasks
 ROWS, BATCH_SIZE = 256, 32
 KINDS = ("classification", "regression")
-_NAME = re.compile(r"synthetic/(classification|regression)-(\d{1,9})")
+PREFIX = "synthetic/"
+_NAME = re.compile(r"(synthetic/[a-z_]+)(?:-(\d{1,9}))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Spec:
       depth: hidden layers of the model and of the teacher.
       scale: factor of all features.
       seed: seed of the data.
+      rows: rows of each part.
     """
 
     kind: str
@@ -63,6 +69,21 @@ class Spec:
     depth: int = 1
     scale: float = 1.0
     seed: int = 0
+    rows: int = ROWS
+
+
+NAMED = {
+    # Least squares: the loss along the flattest axis falls 10^5 times slower.
+    "synthetic/ill_conditioned": Spec(
+        "regression", condition=1e5, noise=0.01, depth=0, rows=2048
+    ),
+    # Noise has four times the variance of what can be learned, and there are rows
+    # enough to learn it.
+    "synthetic/noisy_gradients": Spec("regression", noise=2.0, depth=1, rows=2**14),
+    "synthetic/noisy_labels": Spec(
+        "classification", label_noise=0.4, depth=2, rows=2**14
+    ),
+}
 
 
 def spec(kind: str, number: int) -> Spec:
@@ -85,13 +106,12 @@ def spec(kind: str, number: int) -> Spec:
     )
 
 
-def make(name: str, options: TaskOptions | None = None, test_rows: int = ROWS) -> Task:
-    """Make `synthetic/KIND-NUMBER`.
+def make(name: str, options: TaskOptions | None = None) -> Task:
+    """Make `synthetic/KIND-NUMBER`, or a task of `NAMED`.
 
     Args:
       name: the task's name.
       options: `batch_size` is used; both protocols are the same.
-      test_rows: rows of the test part, at least `ROWS`; changes nothing else.
 
     Raises:
       DataError: if no such task exists, or the precision is not float32.
@@ -99,24 +119,37 @@ def make(name: str, options: TaskOptions | None = None, test_rows: int = ROWS) -
     options = options or TaskOptions()
     if options.precision != "float32":
         raise DataError(f"{name}: synthetic tasks are in float32 only")
-    match = _NAME.fullmatch(name)
-    if not match:
-        raise DataError(
-            f"unknown task '{name}': synthetic tasks are called "
-            "synthetic/classification-NUMBER and synthetic/regression-NUMBER"
-        )
-    kind, number = match.groups()
-    task = from_spec(spec(kind, int(number)), name, test_rows)
+    properties = _properties(name)
+    task = from_spec(properties, name)
     return dataclasses.replace(task, batch_size=options.batch_size or task.batch_size)
 
 
-def from_spec(properties: Spec, name: str = "synthetic", test_rows: int = ROWS) -> Task:
+def _properties(name: str) -> Spec:
+    """Properties of the task of a name.
+
+    Raises:
+      DataError: if there is none.
+    """
+    match = _NAME.fullmatch(name)
+    start, number = match.groups() if match else ("", None)
+    if start in NAMED:
+        return dataclasses.replace(NAMED[start], seed=int(number or 0))
+    kind = start.removeprefix(PREFIX)
+    if kind in KINDS and number:
+        return spec(kind, int(number))
+    raise DataError(
+        f"unknown task '{name}': synthetic tasks are called "
+        f"{', '.join(f'{PREFIX}{kind}-NUMBER' for kind in KINDS)}, "
+        f"{' and '.join(NAMED)}"
+    )
+
+
+def from_spec(properties: Spec, name: str = "synthetic") -> Task:
     """Make a task with given properties.
 
     Args:
       properties: what to make.
       name: the task's name.
-      test_rows: rows of the test part; the first `ROWS` do not depend on it.
     """
     generator = np.random.RandomState(properties.seed % 2**32)
     rotation, _ = np.linalg.qr(generator.normal(size=(FEATURES, FEATURES)))
@@ -144,18 +177,15 @@ def from_spec(properties: Spec, name: str = "synthetic", test_rows: int = ROWS) 
         labels[flipped] = generator.randint(outputs, size=int(flipped.sum()))
         return arrays | {"labels": labels.astype(np.int32)}
 
-    features = draw_features(3 * ROWS)
+    rows = properties.rows
+    features = draw_features(3 * rows)
     teach = _teacher(generator, properties, outputs)
     taught = teach(features / spectrum.mean())
     mean, deviation = taught.mean(0), taught.std(0)
     arrays = with_labels(features, (taught - mean) / deviation)
-    if test_rows > ROWS:
-        more = draw_features(test_rows - ROWS)
-        beyond = with_labels(more, (teach(more / spectrum.mean()) - mean) / deviation)
-        arrays = {k: np.concatenate([v, beyond[k]]) for k, v in arrays.items()}
     parts = [
-        jax.device_put({k: v[i * ROWS : end] for k, v in arrays.items()})
-        for i, end in enumerate((ROWS, 2 * ROWS, None))
+        jax.device_put({k: v[i * rows : (i + 1) * rows] for k, v in arrays.items()})
+        for i in range(3)
     ]
     init, loss, evaluate = _functions(properties.kind, properties.depth)
     classify = properties.kind == "classification"
@@ -253,3 +283,6 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
         return layers, ()
 
     return init, *network(kind)
+
+
+FACTORIES = {name: Factory(functools.partial(make, name)) for name in NAMED}

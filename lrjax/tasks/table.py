@@ -36,17 +36,16 @@ from lrjax.core import (
     cut,
     unknown,
 )
-from lrjax.tasks import adapters, data, given, libsvm, losses, npz
+from lrjax.tasks import adapters, bundled, data, given, libsvm, losses, npz
 from lrjax.tasks import columns as columns_lib
 from lrjax.tasks import sums as sums_lib
 from lrjax.tasks.data import DataError, reading
 from lrjax.tasks.libraries import Model
 from lrjax.tasks.models import mlp
-from lrjax.tasks.options import TaskOptions
+from lrjax.tasks.options import Factory, TaskOptions
 
 PREFIX = "table:"
 ENDINGS = (".csv", ".tsv", ".parquet", ".npz")
-KINDS = ("classification", "regression")
 _SETTINGS = ("target", "kind", "drop", "hidden")
 _PACKED = (".gz", ".bz2", ".xz")  # of CSV files; data.read_bytes unpacks them
 _CLASSES = 100  # most of them in a column of whole numbers
@@ -60,7 +59,7 @@ class Query:
     Attributes:
       path: the file.
       target: column of the targets; '' if it is not named.
-      kind: one of `KINDS`, or '' to follow from the targets.
+      kind: 'classification', 'regression', or '' to follow from the targets.
       drop: columns that are left out.
       hidden: units of the hidden layers.
     """
@@ -70,6 +69,18 @@ class Query:
     kind: str = ""
     drop: tuple[str, ...] = ()
     hidden: tuple[int, ...] = ()
+
+
+# Tables of scikit-learn; the path is the name of `bundled.load`.
+_HIDDEN = (64, 64)
+RECIPES = {
+    "breast_cancer/logistic": Query("breast_cancer", kind="classification"),
+    "breast_cancer/mlp": Query("breast_cancer", kind="classification", hidden=_HIDDEN),
+    "diabetes/linear": Query("diabetes", kind="regression"),
+    "diabetes/mlp": Query("diabetes", kind="regression", hidden=_HIDDEN),
+    "iris/mlp": Query("iris", kind="classification", hidden=_HIDDEN),
+    "wine/mlp": Query("wine", kind="classification", hidden=_HIDDEN),
+}
 
 
 def parse(name: str) -> Query:
@@ -98,8 +109,8 @@ def parse(name: str) -> Query:
     target, kind, hidden = (
         found.get(key, [""])[0] for key in ("target", "kind", "hidden")
     )
-    if kind and kind not in KINDS:
-        raise DataError(f"{cut(name)}: kind must be {' or '.join(KINDS)}")
+    if kind and kind not in _KINDS:
+        raise DataError(f"{cut(name)}: kind must be {' or '.join(_KINDS)}")
     if not re.fullmatch(r"(\d{1,6}(x\d{1,6})*)?", hidden):
         raise DataError(
             f"{cut(name)}: hidden must be whole numbers, such as hidden=64x64"
@@ -146,9 +157,17 @@ def make(name: str, options: TaskOptions) -> Task:
     columns = frame.drop(columns=[query.target, *query.drop])
     if not len(columns.columns):
         raise DataError(f"{where}: there is no column beside the target")
-    if _kind_of(target, query, where) == "classification":
-        return _classification(name, query, columns, target, options)
-    return _regression(name, query, columns, target, options)
+    kind = _kind_of(target, query, where)
+    return _KINDS[kind](name, query, columns, target, options)
+
+
+def make_bundled(name: str, options: TaskOptions) -> Task:
+    """Make a task of `RECIPES`; see `make`."""
+    query = RECIPES[name]
+    features, targets = bundled.load(query.path)
+    columns, target = pd.DataFrame(features), pd.Series(targets)
+    columns.columns = columns.columns.astype(str)
+    return _KINDS[query.kind](name, query, columns, target, options)
 
 
 # Reading
@@ -320,6 +339,9 @@ def _regression(
     )
 
 
+_KINDS = {"classification": _classification, "regression": _regression}
+
+
 def _functions(
     sizes: tuple[int, ...], loss: str, wanted: Any, options: TaskOptions
 ) -> dict[str, Any]:
@@ -369,3 +391,6 @@ def _renamed(task: Task) -> Task:
     if task.valid is task.train:
         parts = dict.fromkeys(parts, parts["train"])
     return dataclasses.replace(task, **parts)
+
+
+FACTORIES = {name: Factory(functools.partial(make_bundled, name)) for name in RECIPES}

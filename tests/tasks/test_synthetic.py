@@ -1,5 +1,7 @@
 """Made-up tasks: as asked for, the same each time, of few programs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -36,17 +38,29 @@ def test_tasks_follow_from_their_number_alone():
         make_task("synthetic/iris")
 
 
-@pytest.mark.parametrize("kind", synthetic.KINDS)
-def test_more_test_rows_change_nothing_else(kind):
-    few, many = (synthetic.make(f"synthetic/{kind}-7", test_rows=n) for n in (256, 999))
-    assert {len(part) for part in many.test.values()} == {999}
-    for part, first in ((few.test, many.test), (few.train, many.train)):
-        for name, rows in part.items():
-            np.testing.assert_array_equal(rows, first[name][:256])
-    spreads = [
-        np.asarray(many.test["features"][a:b]).std() for a, b in ((0, 256), (256, 999))
-    ]
-    assert spreads[0] == pytest.approx(spreads[1], rel=0.1)
+def test_the_ill_conditioned_task_is_so():
+    features = np.asarray(make_task("synthetic/ill_conditioned").train["features"])
+    values = np.linalg.eigvalsh(np.cov(features.T.astype(float)))
+    assert 0.8e5 < values[-1] / values[0] < 1.4e5
+
+
+def test_little_of_noisy_targets_can_be_learned():
+    task, spec = (
+        make_task("synthetic/noisy_gradients"),
+        synthetic.NAMED["synthetic/noisy_gradients"],
+    )
+    clean = synthetic.from_spec(dataclasses.replace(spec, noise=0.0))
+    noisy, taught = (np.asarray(t.test["targets"], float) for t in (task, clean))
+    assert np.corrcoef(noisy, taught)[0, 1] ** 2 == pytest.approx(1 / 5, abs=0.02)
+
+
+def test_named_tasks_have_more_rows():
+    for name, spec in synthetic.NAMED.items():
+        task = make_task(name)
+        rows = {len(a) for p in (task.train, task.valid, task.test) for a in p.values()}
+        assert rows == {spec.rows}, name
+        assert fingerprint(make_task(f"{name}-0")) == fingerprint(task)
+        assert fingerprint(make_task(f"{name}-1")) != fingerprint(task)
 
 
 def test_tasks_of_a_kind_and_depth_share_their_functions():

@@ -472,15 +472,17 @@ def test_names_need_no_heavy_imports():
     assert done.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("name", ["iris", "wine", "digits"])
+@pytest.mark.parametrize("name", [*bundled._FILES, "diabetes"])
 def test_bundled_sets_are_those_of_scikit_learn(name, monkeypatch):
-    wanted = getattr(sklearn_datasets, f"load_{name}")(return_X_y=True)
-    read = bundled._read(name)
-    for found in (bundled.load(name), (read[:, :-1], read[:, -1])):
-        for array, other in zip(found, wanted, strict=True):
-            np.testing.assert_array_equal(array, other)
+    options = {"scaled": False} if name == "diabetes" else {}
+    wanted = getattr(sklearn_datasets, f"load_{name}")(return_X_y=True, **options)
+    with monkeypatch.context() as alone:
+        alone.setitem(sys.modules, "sklearn.datasets", None)  # our own reading
+        found = bundled.load(name)
     # A scikit-learn that has its files elsewhere is asked.
     monkeypatch.setitem(bundled._FILES, name, "gone.csv")
-    for array, other in zip(bundled.load(name), wanted, strict=True):
-        np.testing.assert_array_equal(array, other)
-        assert array.dtype == other.dtype
+    monkeypatch.setattr(bundled, "_FEATURES", "gone.csv.gz")
+    for arrays in (found, bundled.load(name)):
+        for array, other in zip(arrays, wanted, strict=True):
+            np.testing.assert_array_equal(array, other)
+            assert array.dtype == other.dtype
