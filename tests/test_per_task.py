@@ -118,7 +118,7 @@ def test_the_page_of_fields_shows_them(file):
     ("value", "message"),
     [
         ({"cifar10/": {"seeds": 1}}, "no task's name starts with 'cifar10/'"),
-        ({"libsvm/": {"seed": 1}}, "did you mean seeds"),
+        ({"libsvm/": {"seed": 1}}, "did you mean 'seeds'"),
         ({"libsvm/": {"precision": "float64"}}, "unknown config.per_task"),
         ({"libsvm/": {"seeds": 0}}, "at least one seed"),
         ({"libsvm/": {"methods": ("adm",)}}, "unknown method 'adm'"),
