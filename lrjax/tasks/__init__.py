@@ -28,6 +28,7 @@ from lrjax.core import (
 )
 from lrjax.tasks import (
     checks,
+    diffusion,
     images,
     libsvm,
     synthetic,
@@ -53,6 +54,7 @@ __all__ = [
 TASKS: dict[str, Factory] = {
     **libsvm.FACTORIES,
     **images.FACTORIES,
+    **diffusion.FACTORIES,
     **text.FACTORIES,
     **synthetic.FACTORIES,
     **table.FACTORIES,

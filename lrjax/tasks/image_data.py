@@ -66,6 +66,7 @@ class ImageSet:
 
 
 SETS = {
+    "digits": ImageSet(10, (8, 8, 1), {"train": 1079, "valid": 359, "test": 359}),
     "mnist": ImageSet(10, (28, 28, 1), {"train": 60000, "test": 10000}),
     "fashion_mnist": ImageSet(10, (28, 28, 1), {"train": 60000, "test": 10000}),
     "cifar10": ImageSet(10, (32, 32, 3), {"train": 50000, "test": 10000}),

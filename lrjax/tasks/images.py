@@ -1,4 +1,4 @@
-"""Tasks that classify images with convolutional networks and transformers.
+"""Tasks that classify images: perceptrons, convolutional and recurrent networks, ViTs.
 
 Images are on the device as uint8; the compiled step augments and scales them. There are
 two protocols with the same augmentation of training images: `study` also augments the
@@ -37,6 +37,7 @@ from lrjax.tasks.image_data import Part
 from lrjax.tasks.options import OPTIONAL, Factory, TaskOptions
 
 BATCH_SIZE = 64
+DIGITS = "digits"
 _SLICE = 64  # rows augmented at once when a task is made
 
 # `view(key, batch, dtype=float32)` gives images [rows, height, width, channels] in
@@ -88,14 +89,13 @@ class Recipe:
     """Data set, model and preprocessing of a task.
 
     Attributes:
-      data: name of the data set in `image_data.SETS`.
+      data: name of the data set in `image_data.SETS`; that of `DIGITS` is bundled.
       model: name of the linen module in `lrjax.tasks.models`.
       options: the module's arguments, without the number of classes.
       mean, deviation: mean and standard deviation of each channel of images in
         [0, 1], for standardisation.
       view: the augmentation, see `View`.
       size: height and width of the model's input in pixels.
-      has_blocks: whether the model supports `remat`.
     """
 
     data: str
@@ -105,10 +105,32 @@ class Recipe:
     deviation: tuple[float, ...]
     view: View
     size: int
-    has_blocks: bool = True
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the model supports `remat`."""
+        return self.model not in ("LSTM", "Perceptron", "SmallCNN")
 
 
-_WRN16_8 = Recipe(
+def _digits(model: str, options: Mapping[str, Any]) -> Recipe:
+    """A recipe of scikit-learn's digits, whose pixels go from 0 to 16."""
+    scale = (8 / 255,)
+    return Recipe(DIGITS, model, options, scale, scale, _plain, 8)
+
+
+def _mnist(model: str, options: Mapping[str, Any]) -> Recipe:
+    """A recipe of MNIST's digits."""
+    scale = (0.1307,), (0.3081,)
+    return Recipe("mnist", model, options, *scale, _plain, 28)
+
+
+def _fashion(model: str, options: Mapping[str, Any]) -> Recipe:
+    """A recipe of Fashion-MNIST."""
+    scale = (0.5,), (0.5,)
+    return Recipe("fashion_mnist", model, options, *scale, _plain, 28)
+
+
+_CIFAR10_WRN = Recipe(
     "cifar10",
     "WideResNet",
     {"depth": 16, "width": 8, "dropout": 0.3},
@@ -117,18 +139,36 @@ _WRN16_8 = Recipe(
     _flipped_and_cropped,
     32,
 )
+_MLP = {"hidden": (256, 256)}
+_LSTM = {"units": 128}
+_VIT = {"patch": 7, "dim": 64, "depth": 2, "heads": 4}
 
 RECIPES = {
-    "mnist/cnn": Recipe(
-        "mnist", "SmallCNN", {}, (0.1307,), (0.3081,), _plain, 28, has_blocks=False
-    ),
-    "fashion_mnist/cnn": Recipe(
-        "fashion_mnist", "SmallCNN", {}, (0.5,), (0.5,), _plain, 28, has_blocks=False
-    ),
+    "digits/mlp": _digits("Perceptron", {"hidden": (128, 128)}),
+    "digits/mlp_bn": _digits("Perceptron", {"hidden": (128, 128), "norm": True}),
+    "digits/lstm": _digits("LSTM", {"units": 64}),
+    "digits/cnn": _digits("SmallCNN", {}),
+    "digits/wrn": _digits("WideResNet", {"depth": 10, "width": 1}),
+    "digits/vit": _digits("VisionTransformer", {**_VIT, "patch": 2}),
+    "mnist/mlp": _mnist("Perceptron", _MLP),
+    "mnist/lstm": _mnist("LSTM", _LSTM),
+    "mnist/cnn": _mnist("SmallCNN", {}),
+    "mnist/vit": _mnist("VisionTransformer", _VIT),
+    "fashion_mnist/mlp": _fashion("Perceptron", _MLP),
+    "fashion_mnist/lstm": _fashion("LSTM", _LSTM),
+    "fashion_mnist/cnn": _fashion("SmallCNN", {}),
+    "fashion_mnist/wrn": _fashion("WideResNet", {"depth": 10, "width": 1}),
+    "fashion_mnist/wrn16_4": _fashion("WideResNet", {"depth": 16, "width": 4}),
+    "fashion_mnist/vit": _fashion("VisionTransformer", _VIT),
     "cifar10/wrn16_2": dataclasses.replace(
-        _WRN16_8, options={**_WRN16_8.options, "width": 2}
+        _CIFAR10_WRN, options={**_CIFAR10_WRN.options, "width": 2}
     ),
-    "cifar10/wrn16_8": _WRN16_8,
+    "cifar10/wrn16_8": _CIFAR10_WRN,
+    "cifar10/vit_s4": dataclasses.replace(
+        _CIFAR10_WRN,
+        model="VisionTransformer",
+        options={"patch": 4, "dim": 384, "depth": 12, "heads": 6},
+    ),
     "cifar100/densenet_bc": Recipe(
         "cifar100",
         "DenseNet",
@@ -159,6 +199,8 @@ def make(name: str, options: TaskOptions) -> Task:
         `image_task`.
     """
     recipe = RECIPES[name]
+    if recipe.data == DIGITS:  # the study has no such tasks: its protocol is `sound`
+        return recipe_task(name, digits(), options)
     batch_size = options.batch_size or BATCH_SIZE
     parts = split(name, image_data.load(recipe.data, options.data_dir))
     if image_data.SETS[recipe.data].shape is None:  # images of any size
@@ -190,7 +232,7 @@ def recipe_task(name: str, parts: Mapping[str, Part], options: TaskOptions) -> T
     arguments = {**recipe.options, **_fused(recipe, options)}
     view = recipe.view
     if view is _resized:
-        view = functools.partial(view, products=_types(options.precision)["dtype"])
+        view = functools.partial(view, products=types(options.precision)["dtype"])
     return image_task(
         name,
         parts,
@@ -210,28 +252,17 @@ def _fused(recipe: Recipe, options: TaskOptions) -> dict[str, bool]:
 
     patch, dim, heads = (recipe.options[name] for name in ("patch", "dim", "heads"))
     tokens = vit.filled((recipe.size // patch) ** 2 + 1)
-    dtype = _types(options.precision)["dtype"]
+    dtype = types(options.precision)["dtype"]
     return {"fused": attention.can_fuse(tokens, heads, dim // heads, dtype)}
 
 
-def make_digits(options: TaskOptions) -> Task:
-    """Make `digits/wrn`: scikit-learn's 1,797 images of 8 x 8 pixels, WRN-10-1.
-
-    The study has no such task: both protocols are the same.
-    """
+def digits() -> dict[str, Part]:
+    """Scikit-learn's 1,797 images of 8 x 8 pixels, in the rows of `digits/logistic`."""
     pixels, labels = bundled.load("digits")
     images = pixels.astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = labels.astype(np.int32)
     rows = libsvm.split(labels)
-    return image_task(
-        "digits/wrn",
-        {key: Part(images[at], labels[at]) for key, at in rows._asdict().items()},
-        _model("WideResNet", 10, {"depth": 10, "width": 1}, options),
-        _plain,
-        ((8 / 255,), (8 / 255,)),  # pixels go from 0 to 16
-        (8, 8, 1),
-        options,
-    )
+    return {key: Part(images[at], labels[at]) for key, at in rows._asdict().items()}
 
 
 def split(name: str, parts: Mapping[str, Part]) -> dict[str, Part]:
@@ -299,7 +330,7 @@ def _arrays(part: Part) -> dict[str, np.ndarray]:
     return arrays if part.sizes is None else arrays | {"sizes": part.sizes}
 
 
-def _types(precision: str) -> dict[str, Any]:
+def types(precision: str) -> dict[str, Any]:
     """A model's arguments `dtype` and `param_dtype` for a precision."""
     if precision == "bfloat16":
         return {"dtype": jnp.bfloat16, "param_dtype": jnp.float32}
@@ -314,7 +345,7 @@ def _model(
 
     remat = {"remat": True} if options.remat else {}
     make = getattr(models, name)
-    return make(num_classes=classes, **arguments, **remat, **_types(options.precision))
+    return make(num_classes=classes, **arguments, **remat, **types(options.precision))
 
 
 def image_task(
@@ -339,7 +370,7 @@ def image_task(
       options: `batch_size` (64 if None), `precision`, `label_smoothing` and `stream`
         are used.
     """
-    dtype = _types(options.precision)["param_dtype"]
+    dtype = types(options.precision)["param_dtype"]
     label_smoothing = options.label_smoothing
     mean, deviation = (np.asarray(values, dtype) for values in scale)
 
@@ -427,7 +458,4 @@ def _factory(name: str) -> Factory:
     return Factory(functools.partial(make, name), supports - lacking, network=True)
 
 
-FACTORIES = {
-    **{name: _factory(name) for name in RECIPES},
-    "digits/wrn": Factory(make_digits, frozenset(OPTIONAL), network=True),
-}
+FACTORIES = {name: _factory(name) for name in RECIPES}

@@ -8,8 +8,12 @@ from typing import Any
 
 _HOMES = {
     "DenseNet": "densenet",
+    "LSTM": "lstm",
+    "MLPDenoiser": "denoiser",
+    "Perceptron": "perceptron",
     "Roberta": "roberta",
     "SmallCNN": "small_cnn",
+    "UNet": "denoiser",
     "VisionTransformer": "vit",
     "WideResNet": "wide_resnet",
 }
