@@ -1,8 +1,9 @@
 """Tables of a user's: `table:PATH?target=COLUMN` for CSV, Parquet and NPZ files.
 
 Further settings follow after `&`: `kind=classification` or `regression`, `drop=COLUMN`
-for each column to leave out, `hidden=64x64` for hidden layers. Names of columns are
-quoted as in a URL where they contain `&`, `=`, `?`, `%` or a comma ('%26' is '&').
+for each column to leave out, `hidden=64x64` for hidden layers, `norm=batch` for batch
+normalisation of these. Names of columns are quoted as in a URL where they contain `&`,
+`=`, `?`, `%` or a comma ('%26' is '&').
 
 `columns.py` says how columns become numbers. The rows are split 60/20/20, the same way
 for every run, by class if there are classes; under `study` all parts are all rows, as
@@ -36,7 +37,7 @@ from lrjax.core import (
     cut,
     unknown,
 )
-from lrjax.tasks import adapters, bundled, data, given, libsvm, losses, npz
+from lrjax.tasks import adapters, bundled, data, given, libraries, libsvm, losses, npz
 from lrjax.tasks import columns as columns_lib
 from lrjax.tasks import sums as sums_lib
 from lrjax.tasks.data import DataError, reading
@@ -46,7 +47,7 @@ from lrjax.tasks.options import Factory, TaskOptions
 
 PREFIX = "table:"
 ENDINGS = (".csv", ".tsv", ".parquet", ".npz")
-_SETTINGS = ("target", "kind", "drop", "hidden")
+_SETTINGS = ("target", "kind", "drop", "hidden", "norm")
 _PACKED = (".gz", ".bz2", ".xz")  # of CSV files; data.read_bytes unpacks them
 _CLASSES = 100  # most of them in a column of whole numbers
 _WIDEST = 2**16  # units of a hidden layer
@@ -62,6 +63,7 @@ class Query:
       kind: 'classification', 'regression', or '' to follow from the targets.
       drop: columns that are left out.
       hidden: units of the hidden layers.
+      norm: whether they have batch normalisation.
     """
 
     path: str
@@ -69,6 +71,7 @@ class Query:
     kind: str = ""
     drop: tuple[str, ...] = ()
     hidden: tuple[int, ...] = ()
+    norm: bool = False
 
 
 # Tables of scikit-learn; the path is the name of `bundled.load`.
@@ -76,8 +79,12 @@ _HIDDEN = (64, 64)
 RECIPES = {
     "breast_cancer/logistic": Query("breast_cancer", kind="classification"),
     "breast_cancer/mlp": Query("breast_cancer", kind="classification", hidden=_HIDDEN),
+    "breast_cancer/mlp_bn": Query(
+        "breast_cancer", kind="classification", hidden=_HIDDEN, norm=True
+    ),
     "diabetes/linear": Query("diabetes", kind="regression"),
     "diabetes/mlp": Query("diabetes", kind="regression", hidden=_HIDDEN),
+    "diabetes/mlp_bn": Query("diabetes", kind="regression", hidden=_HIDDEN, norm=True),
     "iris/mlp": Query("iris", kind="classification", hidden=_HIDDEN),
     "wine/mlp": Query("wine", kind="classification", hidden=_HIDDEN),
 }
@@ -106,8 +113,8 @@ def parse(name: str) -> Query:
     twice = [key for key, values in found.items() if len(values) > 1]
     if twice:
         raise DataError(f"{cut(name)}: {twice[0]} is given twice")
-    target, kind, hidden = (
-        found.get(key, [""])[0] for key in ("target", "kind", "hidden")
+    target, kind, hidden, norm = (
+        found.get(key, [""])[0] for key in ("target", "kind", "hidden", "norm")
     )
     if kind and kind not in _KINDS:
         raise DataError(f"{cut(name)}: kind must be {' or '.join(_KINDS)}")
@@ -118,7 +125,13 @@ def parse(name: str) -> Query:
     units = tuple(int(each) for each in re.findall(r"\d+", hidden))
     if units and not 1 <= min(units) <= max(units) <= _WIDEST:
         raise DataError(f"{cut(name)}: hidden layers have 1 to {_WIDEST:,} units")
-    return Query(path, target, kind, drop, units)
+    if norm not in ("", "batch"):
+        raise DataError(f"{cut(name)}: norm must be batch")
+    if norm and not units:
+        raise DataError(
+            f"{cut(name)}: norm=batch is for hidden layers: add hidden=64x64"
+        )
+    return Query(path, target, kind, drop, units, bool(norm))
 
 
 def make(name: str, options: TaskOptions) -> Task:
@@ -296,8 +309,8 @@ def _classification(
     task = libsvm.logistic_task(name, features, labels, options)
     if not query.hidden:
         return task
-    sizes = (features.shape[1], *query.hidden, task.num_classes)
-    functions = _functions(sizes, "cross_entropy", ("accuracy",), options)
+    model = _model(query, features.shape[1], task.num_classes, options)
+    functions = _functions(model, "cross_entropy", ("accuracy",))
     return _renamed(dataclasses.replace(task, **functions))
 
 
@@ -323,10 +336,10 @@ def _regression(
         jax.device_put({"inputs": features[at], "targets": scaled[at]})
         for at in held[: 1 if study else 3]
     ]
-    sizes = (features.shape[1], *query.hidden, 1)
+    model = _model(query, features.shape[1], 1, options)
     # In the unit of the targets.
     factors = {"squared_error": spread**2, "absolute_error": spread, "moments": 1.0}
-    functions = _functions(sizes, "squared_error", factors, options)
+    functions = _functions(model, "squared_error", factors)
     return Task(
         name=name,
         train=parts[0],
@@ -342,19 +355,24 @@ def _regression(
 _KINDS = {"classification": _classification, "regression": _regression}
 
 
-def _functions(
-    sizes: tuple[int, ...], loss: str, wanted: Any, options: TaskOptions
-) -> dict[str, Any]:
-    """`init`, `loss` and `evaluate` of a network.
+def _model(query: Query, inputs: int, outputs: int, options: TaskOptions) -> Model:
+    """The network of a table.
 
     Args:
-      sizes: numbers of inputs, hidden units and outputs.
-      loss: name of the loss.
-      wanted: names of the sums that the metrics need; as a dictionary, their factors.
-      options: of the task.
+      query: its hidden layers.
+      inputs, outputs: numbers of units.
+      options: `precision` is used.
     """
     dtype = np.float64 if options.precision == "float64" else np.float32
     compute = jnp.bfloat16 if options.precision == "bfloat16" else None
+    if query.norm:
+        from lrjax.tasks import models
+
+        network = models.Perceptron(
+            outputs, query.hidden, norm=True, dtype=compute, param_dtype=dtype
+        )
+        return libraries.linen(network, None, np.zeros((1, inputs), dtype))
+    sizes = (inputs, *query.hidden, outputs)
 
     def init(key: jax.Array) -> tuple[Any, tuple[()]]:
         return mlp.init(key, sizes, dtype), ()
@@ -363,10 +381,21 @@ def _functions(
         del key  # nothing here is random
         return mlp.apply(params, inputs, compute), state
 
+    return Model(init, apply, "table")
+
+
+def _functions(model: Model, loss: str, wanted: Any) -> dict[str, Any]:
+    """`init`, `loss` and `evaluate` of a network.
+
+    Args:
+      model: the network.
+      loss: name of the loss.
+      wanted: names of the sums that the metrics need; as a dictionary, their factors.
+    """
     factors = wanted if isinstance(wanted, Mapping) else dict.fromkeys(wanted, 1.0)
     known = sums_lib.known()
     made = adapters.Functions(
-        Model(init, apply, "table"),
+        model,
         losses.find(loss),
         sums={
             name: functools.partial(_times, factor, known[name])

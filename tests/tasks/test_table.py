@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import datasets
 from sklearn import metrics as sklearn
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
@@ -152,7 +153,8 @@ def test_metrics_of_a_regression_are_in_the_targets_unit(hidden, tmp_path):
 
 def test_a_tables_task_passes_the_checks(tmp_path):
     path = written(FRAME, tmp_path)
-    for query in ("target=price", "target=kind", "target=kind&hidden=4"):
+    networks = ("target=kind&hidden=4", "target=price&hidden=4&norm=batch")
+    for query in ("target=price", "target=kind", *networks):
         lrjax.check_task(task_of(path, query))
 
 
@@ -166,6 +168,7 @@ def test_a_tables_task_passes_the_checks(tmp_path):
         ("target=rooms&kind=regression", 0),
         ("target=price", 0),
         ("target=kind&hidden=4", 2),
+        ("target=kind&hidden=4&norm=batch", 2),
     ],
 )
 def test_the_kind_follows_from_the_target(query, classes, protocol, tmp_path):
@@ -179,10 +182,49 @@ def test_the_kind_follows_from_the_target(query, classes, protocol, tmp_path):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_networks_of_tables_keep_float32_parameters(precision, tmp_path):
     path = written(FRAME, tmp_path)
-    task = task_of(path, "target=kind&hidden=4", precision=precision, batch_size=16)
-    assert task.batch_size == 16
-    leaves = jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
-    assert {str(leaf.dtype) for leaf in leaves} == {"float32"}
+    for query in ("target=kind&hidden=4", "target=kind&hidden=4&norm=batch"):
+        task = task_of(path, query, precision=precision, batch_size=16)
+        assert task.batch_size == 16
+        leaves = jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
+        assert {str(leaf.dtype) for leaf in leaves} == {"float32"}
+
+
+def test_batch_normalisation_is_that_of_the_formula(tmp_path):
+    task = task_of(written(FRAME, tmp_path), "target=price&hidden=8&norm=batch")
+    params, state = task.init(jax.random.key(0))
+    batch = {k: v[:20] for k, v in task.train.items()} | {"mask": jnp.ones(20)}
+    loss, (state, _) = task.loss(params, state, jax.random.key(1), batch)
+    values = jax.tree.map(np.asarray, params)
+    hidden = np.asarray(batch["inputs"]) @ values["layer1"]["kernel"]
+    hidden += values["layer1"]["bias"]
+    mean, variance = hidden.mean(0), hidden.var(0)
+    x = np.maximum((hidden - mean) / np.sqrt(variance + 1e-5), 0)
+    out = x @ values["layer2"]["kernel"] + values["layer2"]["bias"]
+    expected = np.square(out[:, 0] - np.asarray(batch["targets"])).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    (running,) = state["batch_stats"].values()
+    np.testing.assert_allclose(running["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
+    # PyTorch's running variance: unbiased, 1 at the start.
+    unbiased = 0.9 + 0.1 * variance * 20 / 19
+    np.testing.assert_allclose(running["var"], unbiased, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", table.RECIPES)
+def test_bundled_tables_are_those_of_their_files(name, tmp_path):
+    query = table.RECIPES[name]
+    load = getattr(datasets, f"load_{query.path}")
+    options = {"scaled": False} if query.path == "diabetes" else {}
+    features, targets = load(return_X_y=True, **options)
+    frame = pd.DataFrame(features).assign(y=targets)
+    path = written(frame.rename(columns=str), tmp_path)
+    hidden = f"&hidden={'x'.join(map(str, query.hidden))}" if query.hidden else ""
+    norm = "&norm=batch" if query.norm else ""
+    mine = task_of(path, f"target=y&kind={query.kind}{hidden}{norm}")
+    ours = tasks.make_task(name)
+    assert tasks.fingerprint(mine) == tasks.fingerprint(ours)
+    shapes = [jax.eval_shape(t.init, jax.random.key(0)) for t in (mine, ours)]
+    assert shapes[0] == shapes[1]
+    lrjax.check_task(ours)
 
 
 def test_rows_without_a_target_are_left_out(tmp_path):
@@ -205,6 +247,8 @@ WRONG = {
     "kind": ("target=price&kind=ranking", FRAME, "classification or regression"),
     "hidden": ("target=price&hidden=big", FRAME, "such as hidden=64x64"),
     "wide": ("target=price&hidden=999999", FRAME, "1 to 65,536 units"),
+    "norm": ("target=price&hidden=8&norm=layer", FRAME, "norm must be batch"),
+    "norm alone": ("target=price&norm=batch", FRAME, "add hidden=64x64"),
     "dates": ("target=price", DATES, r"'when' holds dates.*&drop=when"),
     "a date as target": ("target=when", DATES, "'when' holds dates"),
     "identifiers": (
