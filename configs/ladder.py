@@ -6,7 +6,7 @@ r"""A ladder of tasks from logistic regression to small networks of many kinds.
   python main.py --config=configs/ladder.py:full --workdir=runs/ladder --data_dir=DATA
   python main.py --mode=tune --config=configs/ladder.py:full --workdir=runs/ladder \
       --data_dir=DATA
-  python main.py --config=configs/ladder.py:rates --workdir=runs/ladder --data_dir=DATA
+  python main.py --config=configs/ladder.py:rates --workdir=runs/rates --data_dir=DATA
 
 The first command of each pair trains all methods at their defaults, the second tunes
 each (eight full-length runs, the default and seven draws, chosen by validation loss)
