@@ -18,9 +18,9 @@ a stop. `python -m benchmarks.ladder` reads the tables (docs/results.md).
 `full` has a lighter part, on which the twelve methods of the study's `sound` treatment
 have five seeds, and a heavier one (convolutions, attention, language), on which ten of
 them have three. A name after it chooses tasks: `full:light`, `full:heavy`,
-`full:digits/cnn,digits/vit`. All data are made up or come with scikit-learn and Python,
-but for Fashion-MNIST, whose files are looked for in DATA and which is left out, with a
-warning, where they are not.
+`full:attention`, `full:digits/cnn,digits/vit`. All data are made up or come with
+scikit-learn and Python, but for Fashion-MNIST, whose files are looked for in DATA and
+which is left out, with a warning, where they are not.
 """
 
 from ml_collections import ConfigDict
@@ -28,15 +28,28 @@ from ml_collections import ConfigDict
 from lrjax import config as config_lib
 from lrjax.core import unknown
 
-# From few parameters to many within a line.
-LIGHT = (
-    *("libsvm/iris", "libsvm/wine", "breast_cancer/logistic", "digits/logistic"),
-    *("diabetes/linear", "synthetic/ill_conditioned"),
-    *("synthetic/noisy_gradients", "synthetic/noisy_labels"),
-    *("breast_cancer/mlp", "diabetes/mlp"),
-)
-HEAVY = ("digits/wrn", "fashion_mnist/cnn", "bookwiki/roberta_tiny")
-PARTS = {"light": LIGHT, "heavy": HEAVY}
+FAMILIES = {
+    "linear": (
+        *("libsvm/iris", "libsvm/wine", "breast_cancer/logistic", "digits/logistic"),
+        *("diabetes/linear", "synthetic/ill_conditioned"),
+    ),
+    "perceptron": (
+        *("synthetic/noisy_gradients", "synthetic/noisy_labels"),
+        *("breast_cancer/mlp", "breast_cancer/mlp_bn"),
+        *("diabetes/mlp", "diabetes/mlp_bn"),
+        *("digits/mlp", "digits/mlp_bn", "fashion_mnist/mlp"),
+    ),
+    "recurrent": ("digits/lstm", "fashion_mnist/lstm"),
+    "diffusion": ("digits/diffusion",),
+    "convolution": ("digits/cnn", "digits/wrn", "fashion_mnist/cnn"),
+    "attention": ("digits/vit", "fashion_mnist/vit"),
+    "language": ("text/gpt_tiny", "bookwiki/roberta_tiny", "finetune/roberta_tiny"),
+}
+_HEAVY = ("convolution", "attention", "language")
+TASKS = tuple(task for tasks in FAMILIES.values() for task in tasks)
+HEAVY = tuple(task for name in _HEAVY for task in FAMILIES[name])
+HEAVY += ("fashion_mnist/lstm",)
+PARTS = {"light": tuple(t for t in TASKS if t not in HEAVY), "heavy": HEAVY, **FAMILIES}
 QUICK = ("libsvm/iris", "diabetes/mlp", "synthetic/noisy_labels")
 
 METHODS = (
@@ -80,9 +93,8 @@ def _tasks(names: str) -> tuple[str, ...]:
     """Tasks of a part's name, or of their own names with commas between."""
     if names in PARTS:
         return PARTS[names]
-    known = LIGHT + HEAVY
-    chosen = tuple(names.split(",")) if names else known
+    chosen = tuple(names.split(",")) if names else TASKS
     for name in chosen:
-        if name not in known:
-            raise unknown("task of the ladder", name, (*PARTS, *known))
+        if name not in TASKS:
+            raise unknown("task of the ladder", name, (*PARTS, *TASKS))
     return chosen

@@ -204,7 +204,7 @@ def _at_least(todo: Sequence[Block]) -> float:
     for block in todo:
         task = block.program.task
         if task.name not in operations:
-            operations[task.name] = _operations(task)
+            operations[task.name] = operations(task)
         updates = block.example.steps * len(block.ids_by_position)
         seconds += updates * operations[task.name]
     parallel = len(jax.local_devices())
@@ -215,7 +215,7 @@ def _at_least(todo: Sequence[Block]) -> float:
     return seconds / speed / parallel
 
 
-def _operations(task: Task) -> float:
+def operations(task: Task) -> float:
     """Floating-point operations of an update, counted by XLA before it compiles."""
     params, model_state, key, batch = strategy.loss_arguments(
         task.init, strategy.batch_shapes(task), task.batch_size

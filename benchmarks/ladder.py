@@ -1,0 +1,411 @@
+r"""What the tables of `configs/ladder.py` say of the study's claims.
+
+  python -m benchmarks.ladder                        # of the tables in results/ladder
+  python -m benchmarks.ladder --runs=runs/ladder --rates=runs/rates
+  python -m benchmarks.ladder --keep --data_dir=DATA  # of runs/ladder and runs/rates
+  python -m benchmarks.ladder --unpack               # into runs/ladder and runs/rates
+
+`--keep` compresses tables into results/ladder, curves thinned to ten rows a run, with
+the place of each task: parameters, updates, floating-point operations. `--unpack` puts
+them where the commands of the config go on from them.
+
+Regret: points of the test metric behind the best entry's mean on a task (a point is a
+hundredth of accuracy, two per cent of other metrics), at most ten. Intervals are the
+middle 95 % over 2,000 draws of tasks with replacement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from configs import ladder
+from lrjax import results
+from lrjax.analysis import curves as curves_lib
+from lrjax.analysis import early_order
+from lrjax.hpo.points import CLIP, Scale, points
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "results" / "ladder"
+TABLES = ("config.json", "runs.jsonl", "trials.jsonl", "curves.jsonl")
+PLACES = "places.json"
+CURVE_ROWS = 10  # of a run, in what is kept
+DRAWS = 2000
+SEEDS = 3  # that every task has
+LEARNING_RATE_FREE = ("dadapt_adam", "prodigy", "cocob", "dowg", "dog")
+TUNED = "random:"
+# Pairs of a smaller task and a larger one of the same kind.
+TWINS = (
+    *((f"digits/{m}", f"fashion_mnist/{m}") for m in ("mlp", "lstm", "cnn", "vit")),
+    ("digits/logistic", "digits/mlp"),
+    ("digits/mlp", "digits/cnn"),
+    ("digits/cnn", "digits/wrn"),
+)
+
+
+# What is kept
+
+
+def keep(folders: Mapping[str, Path], data_dir: str | None) -> None:
+    """Compress tables into `KEPT`.
+
+    Args:
+      folders: name below `KEPT` -> working directory.
+      data_dir: where the tasks' data are.
+    """
+    names: set[str] = set()
+    for name, folder in folders.items():
+        (KEPT / name).mkdir(parents=True, exist_ok=True)
+        for table in TABLES:
+            if not (folder / table).exists():
+                continue
+            lines = (folder / table).read_text().splitlines(keepends=True)
+            if table == "curves.jsonl":
+                lines = _thinned(lines)
+            packed = lzma.compress("".join(lines).encode(), preset=9)
+            (KEPT / name / f"{table}.xz").write_bytes(packed)
+        names |= set(results.load(folder)[0]["task"])
+    known = json.loads((KEPT / PLACES).read_text()) if (KEPT / PLACES).exists() else {}
+    for name in sorted(names - set(known)):
+        known[name] = place(name, data_dir)
+    (KEPT / PLACES).write_text(json.dumps(known, indent=1) + "\n")
+    size = sum(path.stat().st_size for path in KEPT.rglob("*") if path.is_file())
+    print(f"{KEPT}: {size / 2**20:.1f} MiB")
+
+
+def _thinned(lines: Sequence[str]) -> list[str]:
+    """Some rows of each run's curve, evenly spaced, with its last."""
+    runs: dict[str, list[str]] = {}
+    for line in lines:
+        runs.setdefault(json.loads(line)["run_id"], []).append(line)
+    found = []
+    for rows in runs.values():
+        places = np.linspace(0, len(rows) - 1, min(CURVE_ROWS, len(rows)))
+        found += [rows[i] for i in sorted({round(p) for p in places})]
+    return found
+
+
+def unpack(folders: Mapping[str, Path]) -> None:
+    """Write the tables of `KEPT` into working directories that do not exist yet."""
+    for name, folder in folders.items():
+        if folder.exists():
+            sys.exit(f"{folder} exists: remove it, or name others")
+        folder.mkdir(parents=True)
+        for path in (KEPT / name).glob("*.xz"):
+            (folder / path.stem).write_bytes(lzma.decompress(path.read_bytes()))
+
+
+def place(name: str, data_dir: str | None) -> dict[str, float]:
+    """Parameters of a task, updates of a run, operations and rows of an update."""
+    import jax
+
+    from lrjax import config as config_lib
+    from lrjax.engine import strategy
+    from lrjax.launch import blocks as blocks_lib
+    from lrjax.launch import estimate
+
+    settings = config_lib.check(ladder.get_config(f"full:{name}"))
+    (task,) = blocks_lib.make_tasks(settings, data_dir)
+    params, _ = strategy.model_shapes(task.init)
+    return {
+        "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
+        "updates": settings.updates(name, task.steps_per_epoch),
+        "operations": estimate.operations(task),
+        "batch": task.batch_size,
+        "rows": task.num_examples,
+    }
+
+
+# What is read
+
+
+class Study(NamedTuple):
+    """Tables of the ladder.
+
+    Attributes:
+      runs: a row per run: task, entry, seed, points on the test part.
+      rates: settled learning rates by task and entry.
+      grid: a row per run at a given rate: task, method, rate, validation score.
+      places: task -> what `place` says.
+    """
+
+    runs: pd.DataFrame
+    rates: pd.DataFrame
+    grid: pd.DataFrame
+    places: Mapping[str, Mapping[str, float]]
+
+
+def read(runs_dir: Path, rates_dir: Path | None) -> Study:
+    """Read working directories."""
+    runs, curves = results.load(runs_dir)
+    runs = _scored(runs, runs_dir, "test")
+    runs["entry"] = runs["method"]
+    joined = curves_lib.join(runs.assign(length=runs["steps"]), curves)
+    grid = pd.DataFrame(columns=["task", "method", "rate", "seed", "points"])
+    if rates_dir is not None and (rates_dir / "runs.jsonl").exists():
+        grid = _scored(results.load(rates_dir)[0], rates_dir, "valid")
+        grid["rate"] = [float(h["learning_rate"]) for h in grid["hparams"]]
+    places = json.loads((KEPT / PLACES).read_text())
+    return Study(runs, curves_lib.settled_rates(joined), grid, places)
+
+
+def _scored(runs: pd.DataFrame, folder: Path, part: str) -> pd.DataFrame:
+    """Add `points`: the first metric of each task on a part; -inf where diverged."""
+    metrics, found = results.load_metrics(folder), []
+    for task, own in runs.groupby("task", sort=False):
+        first = metrics[str(task)][0]
+        values = own[f"{part}_{first.name}"].where(own["status"] == "done")
+        scaled = points(values.to_numpy(float), Scale.of(first))
+        found.append(own.assign(points=scaled))
+    return pd.concat(found, ignore_index=True)
+
+
+def regrets(runs: pd.DataFrame) -> pd.DataFrame:
+    """Regret of every run: index (task, seed), columns entry."""
+    wide = runs.pivot_table(
+        index=["task", "seed"], columns="entry", values="points", aggfunc="first"
+    )
+    best = wide.replace(-np.inf, np.nan).groupby(level="task").mean().max(axis=1)
+    behind = -wide.sub(best, axis=0, level="task")
+    return behind.clip(upper=CLIP)
+
+
+def family(task: str) -> str:
+    """The kind of model of a task."""
+    for name, tasks in ladder.FAMILIES.items():
+        if task in tasks:
+            return name
+    raise KeyError(task)
+
+
+def interval(
+    statistic: Callable[[Sequence[str]], float], tasks: Sequence[str]
+) -> tuple[float, float, float]:
+    """A statistic of tasks, and the middle 95 % of it over draws of tasks."""
+    generator = np.random.default_rng(0)
+    with warnings.catch_warnings(action="ignore"):
+        drawn = [
+            statistic(
+                [tasks[i] for i in generator.integers(len(tasks), size=len(tasks))]
+            )
+            for _ in range(DRAWS)
+        ]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return statistic(tasks), float(low), float(high)
+
+
+def shown(found: tuple[float, float, float], digits: int = 2) -> str:
+    """A statistic with its interval."""
+    value, low, high = (f"{each:.{digits}f}" for each in found)
+    return f"{value} ({low} to {high})"
+
+
+# What is asked
+
+
+def mean_regret(behind: pd.DataFrame) -> pd.DataFrame:
+    """Mean regret by task (rows) and entry (columns)."""
+    return behind.groupby(level="task").mean()
+
+
+def selection(behind: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
+    """Regret of the single best entry and of the best on each task, without hindsight.
+
+    Chosen on all seeds but one and judged by that one, over the first `SEEDS`.
+
+    Args:
+      behind: as returned by `regrets`.
+      tasks: those that count, perhaps several times.
+    """
+    single, virtual = [], []
+    for seed in range(SEEDS):
+        judged = behind.xs(seed, level="seed")
+        others = behind[behind.index.get_level_values("seed") != seed]
+        means = mean_regret(others).loc[list(tasks)]
+        best = means.mean().idxmin()
+        single.append(judged.loc[list(tasks), best].mean())
+        virtual.append(np.mean([judged.loc[t, means.loc[t].idxmin()] for t in tasks]))
+    found = {"single": float(np.mean(single)), "virtual": float(np.mean(virtual))}
+    return found | {"gap": found["single"] - found["virtual"]}
+
+
+def value_of_tuning(means: pd.DataFrame) -> pd.DataFrame:
+    """Points that tuning gains, by task (rows) and method (columns)."""
+    methods = [m for m in means if f"{TUNED}{m}" in means]
+    return pd.DataFrame({m: means[m] - means[f"{TUNED}{m}"] for m in methods})
+
+
+def correlation(values: pd.Series, sizes: pd.Series) -> Callable[..., float]:
+    """Spearman's rank correlation with a size, as a statistic of tasks."""
+
+    def of(tasks: Sequence[str]) -> float:
+        """Of some tasks."""
+        found = scipy.stats.spearmanr(values.loc[list(tasks)], sizes.loc[list(tasks)])
+        return float(found.statistic)
+
+    return of
+
+
+def rate_ratios(study: Study) -> pd.DataFrame:
+    """Settled rates of learning-rate-free methods over the best rates of a grid.
+
+    Those that are kinds of Adam are compared with AdamW under a cosine, the others with
+    SGD with momentum, a tenth of whose rate has the same effect on a smooth loss.
+    """
+    mean = study.grid.groupby(["task", "method", "rate"])["points"].mean()
+    best = {}
+    for (task, method), own in mean.groupby(level=["task", "method"]):
+        best[task, method] = own.idxmax()[2]
+    rows = []
+    for row in study.rates.itertuples():
+        if row.entry not in LEARNING_RATE_FREE:
+            continue
+        adam = row.entry in ("dadapt_adam", "prodigy")
+        other = best.get((row.task, "adamw_cosine" if adam else "momentum"))
+        if other:
+            # A cosine's median over training is half of its peak; momentum of 0.9
+            # sums ten gradients.
+            equal = other / 2 if adam else other * 10
+            rows.append((row.task, row.entry, row.learning_rate / equal))
+    return pd.DataFrame(rows, columns=["task", "entry", "ratio"])
+
+
+def tau(x: Any, y: Any) -> float:
+    """Kendall's tau-b of two orders."""
+    weights = np.ones((1, len(x)))
+    return float(early_order.weighted_tau(np.asarray(x), np.asarray(y), weights)[0])
+
+
+def twins(study: Study, means: pd.DataFrame) -> pd.DataFrame:
+    """How well the order on a smaller task predicts that on a larger one."""
+    grid = study.grid.groupby(["task", "method", "rate"])["points"].mean()
+    rows = []
+    for small, large in TWINS:
+        row: dict[str, Any] = {"smaller": small, "larger": large}
+        for method in ("adamw_cosine", "momentum"):
+            if (small, method) in grid.index and (large, method) in grid.index:
+                row[method] = tau(grid.loc[small, method], grid.loc[large, method])
+        if small in means.index and large in means.index:
+            both = means.loc[[small, large]].dropna(axis=1)
+            plain = [e for e in both if not e.startswith(TUNED)]
+            row["methods"] = tau(-both.loc[small, plain], -both.loc[large, plain])
+        if len(row) > 2:
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+# What is shown
+
+
+def report(study: Study) -> None:
+    """Print all tables in Markdown."""
+    behind = regrets(study.runs)
+    means = mean_regret(behind)
+    everywhere = means.dropna(axis=1).columns
+    tasks = list(means.index)
+    places = pd.DataFrame(study.places).T.loc[tasks]
+    places["family"] = [family(task) for task in tasks]
+    places["all"] = places["operations"] * places["updates"]
+    print("## Tasks\n")
+    print("| task | family | parameters | updates | operations of a run |")
+    print("|---|---|---|---|---|")
+    for task, row in places.sort_values("parameters").iterrows():
+        print(
+            f"| {task} | {row.family} | {row.parameters:,.0f} | {row.updates:,.0f} | "
+            f"{row['all']:.1e} |"
+        )
+    print("\n## Mean regret by family, points\n")
+    by_family = means.groupby([family(t) for t in tasks]).mean()
+    overall = means.mean().sort_values()
+    names = list(by_family.index)
+    print("| entry | all | " + " | ".join(names) + " | at 10 points |")
+    print("|---" * (len(names) + 3) + "|")
+    for entry, value in overall.items():
+        own = means[entry].dropna()
+        cells = [f"{by_family.loc[n, entry]:.2f}" for n in names]
+        print(
+            f"| `{entry}` | {value:.2f} | {' | '.join(cells)} | "
+            f"{(own >= CLIP - 0.5).sum()} of {len(own)} |"
+        )
+    print("\n## Single best and best on each task\n")
+    print("| tasks | entries | single best | best on each | gap |")
+    print("|---|---|---|---|---|")
+    groups = {"all": tasks}
+    groups |= {n: [t for t in tasks if family(t) == n] for n in names}
+    plain = [e for e in everywhere if not e.startswith(TUNED)]
+    for name, own in groups.items():
+        for label, entries in (("defaults", plain), ("all", list(everywhere))):
+            kept = behind[entries]
+            found = {
+                key: interval(lambda t, k=key, s=kept: selection(s, t)[k], own)
+                for key in ("single", "virtual", "gap")
+            }
+            cells = " | ".join(shown(each) for each in found.values())
+            print(f"| {name} ({len(own)}) | {label} | {cells} |")
+    gains = value_of_tuning(means)
+    print("\n## Points gained by tuning\n")
+    print("| method | mean | with parameters | with updates | with operations |")
+    print("|---|---|---|---|---|")
+    for method in [*gains, "mean of all"]:
+        values = gains.mean(axis=1) if method == "mean of all" else gains[method]
+        values = values.dropna()
+        own = list(values.index)
+        cells = [shown(interval(lambda t, v=values: v.loc[list(t)].mean(), own))]
+        for size in ("parameters", "updates", "all"):
+            of = correlation(values, places[size].astype(float))
+            cells.append(shown(interval(of, own)))
+        print(f"| {method} | {' | '.join(cells)} |")
+    print("\n## Settled rates of learning-rate-free methods over the best rate\n")
+    ratios = rate_ratios(study)
+    if len(ratios):
+        ratios["family"] = ratios["task"].map(family)
+        table = ratios.groupby(["entry", "family"])["ratio"]
+        logs = table.agg(lambda r: 10 ** np.log10(r).mean()).unstack()
+        print(logs.map(lambda v: f"{v:.2g}").to_markdown())
+    print("\n## Kendall's tau between twins\n")
+    pairs = twins(study, means)
+    if len(pairs):
+        print(pairs.to_markdown(index=False, floatfmt=".2f"))
+
+
+def main() -> None:
+    """Keep, unpack or report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--rates", type=Path)
+    parser.add_argument("--data_dir")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--unpack", action="store_true")
+    given = parser.parse_args()
+    folders = {
+        "ladder": given.runs or ROOT / "runs" / "ladder",
+        "rates": given.rates or ROOT / "runs" / "rates",
+    }
+    if given.keep:
+        keep(folders, given.data_dir)
+    elif given.unpack:
+        unpack(folders)
+    elif given.runs:
+        report(read(given.runs, given.rates))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            found = {name: Path(folder) / name for name in folders}
+            unpack(found)
+            report(read(found["ladder"], found["rates"]))
+
+
+if __name__ == "__main__":
+    main()
