@@ -116,7 +116,7 @@ def test_only_long_work_is_timed_before_it_begins(monkeypatch):
     # A logistic regression's gradient takes two products of rows x features x classes.
     task = blocks[0].program.task
     products = 2 * 2 * task.batch_size * task.train["features"].shape[1] * 3
-    assert products <= estimate._operations(task) < 4 * products
+    assert products <= estimate.operations(task) < 4 * products
     monkeypatch.setattr(estimate, "_CORE_SPEED", 1.0)
     _, why, *costs = estimate.announce(wanted, blocks, set())
     assert "timing the first updates" in why
