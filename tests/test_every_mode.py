@@ -120,6 +120,11 @@ MINIATURES = {
     ),
     "synthetic/": Miniature("synthetic/regression-3", "loss"),
     "own": Miniature("own/smooth", "mae"),
+    "synthetic": Miniature("synthetic/ill_conditioned", "loss", slow=True),
+    "breast_cancer": Miniature("breast_cancer/mlp_bn", slow=True),
+    "diabetes": Miniature("diabetes/mlp", "rmse", slow=True),
+    "iris": Miniature("iris/mlp", slow=True),
+    "wine": Miniature("wine/mlp", slow=True),
     "libsvm": Miniature("libsvm/wine", slow=True),
     "digits": Miniature("digits/logistic", slow=True),
     "mnist": Miniature(

@@ -34,6 +34,7 @@ from lrjax.core import (
     Task,
 )
 from lrjax.tasks.data import DataError
+from lrjax.tasks.models.products import product
 from lrjax.tasks.options import Factory, TaskOptions
 
 FEATURES, OUTPUTS, WIDTH = 16, 8, 16  # the same for all tasks
@@ -111,16 +112,14 @@ def make(name: str, options: TaskOptions | None = None) -> Task:
 
     Args:
       name: the task's name.
-      options: `batch_size` is used; both protocols are the same.
+      options: `batch_size` and `precision` are used; both protocols are the same.
 
     Raises:
-      DataError: if no such task exists, or the precision is not float32.
+      DataError: if no such task exists.
     """
     options = options or TaskOptions()
-    if options.precision != "float32":
-        raise DataError(f"{name}: synthetic tasks are in float32 only")
     properties = _properties(name)
-    task = from_spec(properties, name)
+    task = from_spec(properties, name, options.precision)
     return dataclasses.replace(task, batch_size=options.batch_size or task.batch_size)
 
 
@@ -144,13 +143,17 @@ def _properties(name: str) -> Spec:
     )
 
 
-def from_spec(properties: Spec, name: str = "synthetic") -> Task:
+def from_spec(
+    properties: Spec, name: str = "synthetic", precision: str = "float32"
+) -> Task:
     """Make a task with given properties.
 
     Args:
       properties: what to make.
       name: the task's name.
+      precision: as in `TaskOptions`.
     """
+    dtype = np.float64 if precision == "float64" else np.float32
     generator = np.random.RandomState(properties.seed % 2**32)
     rotation, _ = np.linalg.qr(generator.normal(size=(FEATURES, FEATURES)))
     spectrum = np.geomspace(1, properties.condition**-0.5, FEATURES)
@@ -169,9 +172,9 @@ def from_spec(properties: Spec, name: str = "synthetic") -> Task:
         """
         noise = properties.noise * generator.normal(size=outputs_of_teacher.shape)
         taught = outputs_of_teacher + noise
-        arrays = {"features": (properties.scale * features).astype(np.float32)}
+        arrays = {"features": (properties.scale * features).astype(dtype)}
         if properties.kind == "regression":
-            return arrays | {"targets": taught[:, 0].astype(np.float32)}
+            return arrays | {"targets": taught[:, 0].astype(dtype)}
         labels = taught.argmax(1)
         flipped = generator.uniform(size=len(labels)) < properties.label_noise
         labels[flipped] = generator.randint(outputs, size=int(flipped.sum()))
@@ -187,7 +190,7 @@ def from_spec(properties: Spec, name: str = "synthetic") -> Task:
         jax.device_put({k: v[i * rows : (i + 1) * rows] for k, v in arrays.items()})
         for i in range(3)
     ]
-    init, loss, evaluate = _functions(properties.kind, properties.depth)
+    init, loss, evaluate = _functions(properties.kind, properties.depth, precision)
     classify = properties.kind == "classification"
     return Task(
         name=name,
@@ -221,22 +224,30 @@ def _teacher(
     return teach
 
 
-def network(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def network(
+    kind: str, compute: Any = None
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Functions `loss` and `evaluate` of a network with hidden layers of ReLUs.
 
     Args:
       kind: one of `KINDS`. Parameters are a list of layers with weight and bias.
+      compute: type of the matrix products; None: that of the parameters.
 
     Returns:
       New functions at each call, since programs are known by them.
     """
 
+    def times(x: jax.Array, weight: jax.Array) -> jax.Array:
+        if compute is None:
+            return x @ weight
+        return product("ri,io->ro", x.astype(compute), weight.astype(compute), x.dtype)
+
     def forward(params: Sequence[Mapping[str, jax.Array]], x: jax.Array) -> jax.Array:
         """Compute the network: features [rows, FEATURES] -> [rows, outputs]."""
         *hidden, last = params
         for layer in hidden:
-            x = jax.nn.relu(x @ layer["weight"] + layer["bias"])
-        return x @ last["weight"] + last["bias"]
+            x = jax.nn.relu(times(x, layer["weight"]) + layer["bias"])
+        return times(x, last["weight"]) + last["bias"]
 
     def losses(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Loss of each row, and whether its prediction is right: two [rows]."""
@@ -267,8 +278,10 @@ def network(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 @functools.cache
-def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
+def _functions(kind: str, depth: int, precision: str) -> tuple[Callable[..., Any], ...]:
     """Functions `init`, `loss` and `evaluate`, cached: one set per kind and depth."""
+    dtype = jnp.float64 if precision == "float64" else jnp.float32
+    compute = jnp.bfloat16 if precision == "bfloat16" else None
     outputs = OUTPUTS if kind == "classification" else 1
     sizes = [FEATURES, *[WIDTH] * depth, outputs]
 
@@ -277,12 +290,13 @@ def _functions(kind: str, depth: int) -> tuple[Callable[..., Any], ...]:
         layers = []
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             weight = jax.random.normal(
-                jax.random.fold_in(key, index), (fan_in, fan_out)
+                jax.random.fold_in(key, index), (fan_in, fan_out), dtype
             )
-            layers.append({"weight": weight / fan_in**0.5, "bias": jnp.zeros(fan_out)})
+            bias = jnp.zeros(fan_out, dtype)
+            layers.append({"weight": weight / fan_in**0.5, "bias": bias})
         return layers, ()
 
-    return init, *network(kind)
+    return init, *network(kind, compute)
 
 
 FACTORIES = {name: Factory(functools.partial(make, name)) for name in NAMED}

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrjax.core import UsageError
 from lrjax.tasks import (
     TASKS,
     TaskOptions,
@@ -134,8 +133,3 @@ def test_attention_is_exact_in_float64(masked, dropout):
             found = attention.attention(*map(jnp.asarray, (query, key, value)), mask)
         expected = softmax_attention(query, key, value, True if mask is None else mask)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
-
-
-def test_made_up_tasks_say_that_they_have_no_float64():
-    with jax.enable_x64(True), pytest.raises(UsageError, match="float32 only"):
-        make_task("synthetic/regression-1", TaskOptions(precision="float64"))
