@@ -198,15 +198,15 @@ def _summary(blocks: Sequence[Block], done: set[str]) -> str:
 
 
 def _at_least(todo: Sequence[Block]) -> float:
-    """Lower bound of the training time in seconds, from counted operations."""
-    operations: dict[str, float] = {}
+    """Lower bound of the training time in seconds, from counted per_update."""
+    per_update: dict[str, float] = {}
     seconds = 0.0
     for block in todo:
         task = block.program.task
-        if task.name not in operations:
-            operations[task.name] = operations(task)
+        if task.name not in per_update:
+            per_update[task.name] = operations(task)
         updates = block.example.steps * len(block.ids_by_position)
-        seconds += updates * operations[task.name]
+        seconds += updates * per_update[task.name]
     parallel = len(jax.local_devices())
     if machine.kind() == "cpu":
         parallel, speed = machine.usable_cores(), _CORE_SPEED
