@@ -198,7 +198,7 @@ def _summary(blocks: Sequence[Block], done: set[str]) -> str:
 
 
 def _at_least(todo: Sequence[Block]) -> float:
-    """Lower bound of the training time in seconds, from counted per_update."""
+    """Lower bound of the training time in seconds, from counted operations."""
     per_update: dict[str, float] = {}
     seconds = 0.0
     for block in todo:
