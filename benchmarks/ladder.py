@@ -54,6 +54,10 @@ TWINS = (
 )
 
 
+# Numbers of tasks, of which some may come several times -> a figure.
+Statistic = Callable[[np.ndarray], float]
+
+
 # What is kept
 
 
@@ -189,20 +193,18 @@ def family(task: str) -> str:
     raise KeyError(task)
 
 
-def interval(
-    statistic: Callable[[Sequence[str]], float], tasks: Sequence[str]
-) -> tuple[float, float, float]:
-    """A statistic of tasks, and the middle 95 % of it over draws of tasks."""
-    generator = np.random.default_rng(0)
-    with warnings.catch_warnings(action="ignore"):
-        drawn = [
-            statistic(
-                [tasks[i] for i in generator.integers(len(tasks), size=len(tasks))]
-            )
-            for _ in range(DRAWS)
-        ]
+def interval(statistic: Statistic, count: int) -> tuple[float, float, float]:
+    """A statistic of tasks, and the middle 95 % of it over draws of tasks.
+
+    Args:
+      statistic: of the numbers of tasks, of which some may come several times.
+      count: number of tasks.
+    """
+    draws = np.random.default_rng(0).integers(count, size=(DRAWS, count))
+    with warnings.catch_warnings(action="ignore"):  # of draws that are all one task
+        drawn = [statistic(draw) for draw in draws]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return statistic(tasks), float(low), float(high)
+    return statistic(np.arange(count)), float(low), float(high)
 
 
 def shown(found: tuple[float, float, float], digits: int = 2) -> str:
@@ -219,25 +221,38 @@ def mean_regret(behind: pd.DataFrame) -> pd.DataFrame:
     return behind.groupby(level="task").mean()
 
 
-def selection(behind: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
+def selection(behind: pd.DataFrame) -> dict[str, Statistic]:
     """Regret of the single best entry and of the best on each task, without hindsight.
 
     Chosen on all seeds but one and judged by that one, over the first `SEEDS`.
 
     Args:
       behind: as returned by `regrets`.
-      tasks: those that count, perhaps several times.
     """
-    single, virtual = [], []
-    for seed in range(SEEDS):
-        judged = behind.xs(seed, level="seed")
-        others = behind[behind.index.get_level_values("seed") != seed]
-        means = mean_regret(others).loc[list(tasks)]
-        best = means.mean().idxmin()
-        single.append(judged.loc[list(tasks), best].mean())
-        virtual.append(np.mean([judged.loc[t, means.loc[t].idxmin()] for t in tasks]))
-    found = {"single": float(np.mean(single)), "virtual": float(np.mean(virtual))}
-    return found | {"gap": found["single"] - found["virtual"]}
+    seeds = behind.index.get_level_values("seed")
+    folds = [
+        (behind.xs(s, level="seed"), mean_regret(behind[seeds != s]))
+        for s in range(SEEDS)
+    ]
+    judged = np.stack([each.to_numpy() for each, _ in folds])  # [seeds, tasks, entries]
+    means = np.stack([each.to_numpy() for _, each in folds])
+
+    def single(tasks: np.ndarray) -> float:
+        """Regret of the entry with the least mean over the tasks."""
+        best = means[:, tasks].mean(axis=1).argmin(axis=1)
+        return float(np.mean([judged[s, tasks, e].mean() for s, e in enumerate(best)]))
+
+    own = np.take_along_axis(judged, means.argmin(axis=2)[:, :, None], 2)[:, :, 0]
+
+    def virtual(tasks: np.ndarray) -> float:
+        """Regret of each task's own best."""
+        return float(own[:, tasks].mean())
+
+    return {
+        "single": single,
+        "virtual": virtual,
+        "gap": lambda tasks: single(tasks) - virtual(tasks),
+    }
 
 
 def value_of_tuning(means: pd.DataFrame) -> pd.DataFrame:
@@ -246,15 +261,10 @@ def value_of_tuning(means: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({m: means[m] - means[f"{TUNED}{m}"] for m in methods})
 
 
-def correlation(values: pd.Series, sizes: pd.Series) -> Callable[..., float]:
-    """Spearman's rank correlation with a size, as a statistic of tasks."""
-
-    def of(tasks: Sequence[str]) -> float:
-        """Of some tasks."""
-        found = scipy.stats.spearmanr(values.loc[list(tasks)], sizes.loc[list(tasks)])
-        return float(found.statistic)
-
-    return of
+def correlation(values: pd.Series, sizes: pd.Series) -> Statistic:
+    """Spearman's rank correlation with a size."""
+    x, y = values.to_numpy(), sizes.loc[values.index].to_numpy(float)
+    return lambda tasks: float(scipy.stats.spearmanr(x[tasks], y[tasks]).statistic)
 
 
 def rate_ratios(study: Study) -> pd.DataFrame:
@@ -308,6 +318,14 @@ def twins(study: Study, means: pd.DataFrame) -> pd.DataFrame:
 # What is shown
 
 
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in Markdown."""
+    print("| " + " | ".join(head) + " |")
+    print("|---" * len(head) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
 def report(study: Study) -> None:
     """Print all tables in Markdown."""
     behind = regrets(study.runs)
@@ -318,65 +336,72 @@ def report(study: Study) -> None:
     places["family"] = [family(task) for task in tasks]
     places["all"] = places["operations"] * places["updates"]
     print("## Tasks\n")
-    print("| task | family | parameters | updates | operations of a run |")
-    print("|---|---|---|---|---|")
-    for task, row in places.sort_values("parameters").iterrows():
-        print(
-            f"| {task} | {row.family} | {row.parameters:,.0f} | {row.updates:,.0f} | "
-            f"{row['all']:.1e} |"
-        )
-    print("\n## Mean regret by family, points\n")
+    print_table(
+        ["task", "family", "parameters", "updates", "operations of a run"],
+        [
+            [
+                str(task),
+                row.family,
+                f"{row.parameters:,.0f}",
+                f"{row.updates:,.0f}",
+                f"{row['all']:.1e}",
+            ]
+            for task, row in places.sort_values("parameters").iterrows()
+        ],
+    )
     by_family = means.groupby([family(t) for t in tasks]).mean()
-    overall = means.mean().sort_values()
     names = list(by_family.index)
-    print("| entry | all | " + " | ".join(names) + " | at 10 points |")
-    print("|---" * (len(names) + 3) + "|")
-    for entry, value in overall.items():
+    print("\n## Mean regret by family, points\n")
+    rows = []
+    for entry, value in means.mean().sort_values().items():
         own = means[entry].dropna()
+        worst = f"{(own >= CLIP - 0.5).sum()} of {len(own)}"
         cells = [f"{by_family.loc[n, entry]:.2f}" for n in names]
-        print(
-            f"| `{entry}` | {value:.2f} | {' | '.join(cells)} | "
-            f"{(own >= CLIP - 0.5).sum()} of {len(own)} |"
-        )
+        rows.append([f"`{entry}`", f"{value:.2f}", *cells, worst])
+    print_table(["entry", "all", *names, "at 10 points"], rows)
     print("\n## Single best and best on each task\n")
-    print("| tasks | entries | single best | best on each | gap |")
-    print("|---|---|---|---|---|")
-    groups = {"all": tasks}
-    groups |= {n: [t for t in tasks if family(t) == n] for n in names}
+    groups = {"all": tasks, **{n: [t for t in tasks if family(t) == n] for n in names}}
     plain = [e for e in everywhere if not e.startswith(TUNED)]
+    rows = []
     for name, own in groups.items():
         for label, entries in (("defaults", plain), ("all", list(everywhere))):
-            kept = behind[entries]
-            found = {
-                key: interval(lambda t, k=key, s=kept: selection(s, t)[k], own)
-                for key in ("single", "virtual", "gap")
-            }
-            cells = " | ".join(shown(each) for each in found.values())
-            print(f"| {name} ({len(own)}) | {label} | {cells} |")
+            found = selection(behind.loc[own, entries]).values()
+            cells = [shown(interval(each, len(own))) for each in found]
+            rows.append([f"{name} ({len(own)})", label, *cells])
+    print_table(["tasks", "entries", "single best", "best on each", "gap"], rows)
     gains = value_of_tuning(means)
     print("\n## Points gained by tuning\n")
-    print("| method | mean | with parameters | with updates | with operations |")
-    print("|---|---|---|---|---|")
+    rows = []
     for method in [*gains, "mean of all"]:
         values = gains.mean(axis=1) if method == "mean of all" else gains[method]
         values = values.dropna()
-        own = list(values.index)
-        cells = [shown(interval(lambda t, v=values: v.loc[list(t)].mean(), own))]
+        gained = values.to_numpy()
+        cells = [shown(interval(lambda t, v=gained: float(v[t].mean()), len(values)))]
         for size in ("parameters", "updates", "all"):
-            of = correlation(values, places[size].astype(float))
-            cells.append(shown(interval(of, own)))
-        print(f"| {method} | {' | '.join(cells)} |")
+            of = correlation(values, places[size])
+            cells.append(shown(interval(of, len(values))))
+        rows.append([method, *cells])
+    sizes = ["with parameters", "with updates", "with operations"]
+    print_table(["method", "mean", *sizes], rows)
     print("\n## Settled rates of learning-rate-free methods over the best rate\n")
     ratios = rate_ratios(study)
     if len(ratios):
         ratios["family"] = ratios["task"].map(family)
         table = ratios.groupby(["entry", "family"])["ratio"]
         logs = table.agg(lambda r: 10 ** np.log10(r).mean()).unstack()
-        print(logs.map(lambda v: f"{v:.2g}").to_markdown())
+        print_table(
+            ["method", *logs.columns],
+            [
+                [m, *(f"{v:.2g}" for v in row)]
+                for m, row in zip(logs.index, logs.values)
+            ],
+        )
     print("\n## Kendall's tau between twins\n")
     pairs = twins(study, means)
     if len(pairs):
-        print(pairs.to_markdown(index=False, floatfmt=".2f"))
+        rows = pairs.values.tolist()
+        cells = [[c if isinstance(c, str) else f"{c:.2f}" for c in row] for row in rows]
+        print_table(list(pairs), cells)
 
 
 def main() -> None:
