@@ -393,7 +393,7 @@ def report(study: Study) -> None:
             ["method", *logs.columns],
             [
                 [m, *(f"{v:.2g}" for v in row)]
-                for m, row in zip(logs.index, logs.values)
+                for m, row in zip(logs.index, logs.values, strict=True)
             ],
         )
     print("\n## Kendall's tau between twins\n")
