@@ -291,7 +291,19 @@ _CALIBRATED_CONV = {
     "nadamw_cosine": {"learning_rate": 0.01},
 }
 _LOGISTIC_TASKS = ("libsvm/", "digits/logistic", "svmlight:", "table:")
-_CONV_TASKS = ("cifar10/", "cifar100/", "mnist/", "fashion_mnist/", "digits/wrn")
+_CONV_TASKS = (
+    *("cifar10/wrn", "cifar100/", "mnist/cnn", "fashion_mnist/cnn"),
+    *("fashion_mnist/wrn", "digits/cnn", "digits/wrn"),
+)
+
+# The same for other small networks on images and for denoisers, each over the MNIST
+# twin of these tasks, which is outside every comparison.
+_CALIBRATED_SMALL = {
+    "mlp": 0.003,
+    "lstm": 0.003,
+    "vit": 0.003,
+    "diffusion": 0.003,
+}
 
 # On text every Adam has the b2 of RoBERTa's authors.
 _TEXT = {m.name: {"b2": 0.98} for m in METHODS.values() if m.adam_like}
