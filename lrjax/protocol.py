@@ -313,7 +313,7 @@ _CONV_TASKS = (
 # comparisons (docs/protocol.md): kind of model -> its tasks' rate.
 _CALIBRATED_SMALL = {"mlp": 0.003, "lstm": 0.01, "vit": 0.003, "diffusion": 0.003}
 _SMALL_TASKS = {
-    f"{data}/{kind}": dict.fromkeys(_CALIBRATED_CONV, {"learning_rate": rate})
+    f"{data}/{kind}": {method: {"learning_rate": rate} for method in _CALIBRATED_CONV}
     for kind, rate in _CALIBRATED_SMALL.items()
     for data in ("digits", "mnist", "fashion_mnist")
 }

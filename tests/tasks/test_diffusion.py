@@ -191,7 +191,7 @@ def test_sizes():
         params, _ = jax.eval_shape(task.init, jax.random.key(0))
         counts[name] = sum(x.size for x in jax.tree.leaves(params))
     assert counts == {
-        "digits/diffusion": 132_928,
-        "mnist/diffusion": 864_528,
+        "digits/diffusion": 133_057,
+        "mnist/diffusion": 864_785,
         "fashion_mnist/diffusion": 611_873,
     }

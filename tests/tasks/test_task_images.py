@@ -222,7 +222,14 @@ def test_lengths():
 # Models that have a task for each kind of network
 
 
-@pytest.mark.parametrize("name", ["digits/mlp_bn", "digits/lstm", "digits/vit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits/mlp_bn",
+        pytest.param("digits/lstm", marks=pytest.mark.slow),
+        pytest.param("digits/vit", marks=pytest.mark.slow),
+    ],
+)
 def test_every_kind_of_model_ignores_padding(name):
     task = tasks.make_task(name, tasks.TaskOptions(batch_size=16))
     params, state = task.init(jax.random.key(0))
