@@ -1,12 +1,16 @@
-r"""Recurrent networks: an LSTM reads images row by row, then names the class.
+r"""Denoisers: networks that predict the noise mixed into an image.
 
   python main.py --config=configs/diffusion.py --workdir=runs/diffusion
   python main.py --config=configs/diffusion.py:mnist/diffusion \
       --workdir=runs/diffusion_mnist --data_dir=DATA
 
-The argument names one task or several: digits/diffusion (scikit-learn's images: 8 steps of 8
-numbers), mnist/lstm, fashion_mnist/lstm (28 steps of 28). docs/vision.md lists the
-formats of the latter two in DATA and has results.
+The argument names one task or several: digits/diffusion (scikit-learn's images),
+mnist/diffusion, fashion_mnist/diffusion (a U-Net, for accelerators). docs/vision.md
+lists the formats of the latter two in DATA and has results.
+
+The first command makes 1,700 updates of 133,057 parameters with each of seven methods,
+about two minutes of CPU time with compilation; the validation loss was 0.204 for
+adamw_cosine and 0.216 for adam (predicting nothing: 1; the best linear prediction: 0.218).
 """
 
 from ml_collections import ConfigDict

@@ -172,14 +172,15 @@ def test_denoisers_begin_with_zeros_and_see_times(model):
 
 
 @pytest.mark.slow
-def test_a_denoiser_of_digits_learns():
-    """Digits are far from white: a linear prediction has 0.4, the mean image more."""
+def test_a_denoiser_of_digits_beats_the_best_linear_one():
     import lrjax
 
-    found = lrjax.compare(
-        "digits/diffusion", ["adam"], seeds=1, steps=400, eval_every=400
-    )
-    assert 0.1 < found.runs["valid_loss"].iloc[0] < 0.45
+    pixels = np.asarray(digits().train["images"], float).reshape(-1, 64) / 8 - 1
+    spread = np.linalg.eigvalsh(np.cov(pixels.T)).clip(0)
+    kept = diffusion.signal()[:, None]
+    linear = np.mean(kept * spread / (kept * spread + 1 - kept))
+    found = lrjax.compare("digits/diffusion", ["adamw_cosine"], seeds=1)
+    assert 0.5 * linear < found.runs["valid_loss"].iloc[0] < linear
 
 
 def test_sizes():
