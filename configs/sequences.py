@@ -8,9 +8,9 @@ The argument names one task or several: digits/lstm (scikit-learn's images: 8 st
 numbers), mnist/lstm, fashion_mnist/lstm (28 steps of 28). docs/vision.md lists the
 formats of the latter two in DATA and has results.
 
-The first command makes 1,700 updates of 19,338 parameters with each of seven methods. It
-took 104 s of CPU time with compilation; validation accuracy was 96.9 % for adamw_cosine
-and 95.3 % for adam.
+The first command makes 1,700 updates of 19,338 parameters with each of seven methods.
+It took 104 s of CPU time with compilation; validation accuracy was 96.9 % for
+adamw_cosine and 95.3 % for adam.
 """
 
 from ml_collections import ConfigDict
