@@ -96,6 +96,17 @@ class Case:
         return chips.chip_of(self.target)
 
 
+def _in_parts(rows: Mapping[str, int]) -> dict[str, int]:
+    """Rows of each part; without a validation part a fifth of the training part."""
+    if "valid" in rows:
+        return dict(rows)
+    return {
+        **rows,
+        "train": rows["train"] - rows["train"] // 5,
+        "valid": rows["train"] // 5,
+    }
+
+
 def shape_task(name: str, options: Any) -> Any:
     """A task of full size whose data are shapes.
 
@@ -107,7 +118,7 @@ def shape_task(name: str, options: Any) -> Any:
     import numpy as np
 
     from lrjax import tasks
-    from lrjax.tasks import image_data, images, libsvm, text
+    from lrjax.tasks import diffusion, image_data, images, libsvm, text
 
     random = np.random.default_rng(0)
     rows: dict[str, int] = {}
@@ -119,10 +130,13 @@ def shape_task(name: str, options: Any) -> Any:
         part = part if entry.shape else images.with_sizes(part)
         parts = dict.fromkeys(("train", "valid", "test"), part)
         task = images.recipe_task(name, parts, options)
-        rows = dict(entry.rows)
-        if "valid" not in rows:  # a fifth of the training part
-            rows["valid"] = rows["train"] // 5
-            rows["train"] -= rows["valid"]
+        rows = _in_parts(entry.rows)
+    elif name in diffusion.RECIPES:
+        entry = image_data.SETS[diffusion.RECIPES[name].data]
+        pixels = random.integers(0, 256, (8, *entry.shape), np.uint8)
+        parts = dict.fromkeys(("train", "valid", "test"), pixels)
+        task = diffusion.recipe_task(name, parts, options)
+        rows = _in_parts(entry.rows)
     elif name in text.RECIPES:
         recipe = text.RECIPES[name]
         tokens = random.integers(5, recipe.vocab_size, (8, recipe.length))

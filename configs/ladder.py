@@ -48,7 +48,17 @@ FAMILIES = {
 _HEAVY = ("convolution", "attention", "language")
 TASKS = tuple(task for tasks in FAMILIES.values() for task in tasks)
 HEAVY = tuple(task for name in _HEAVY for task in FAMILIES[name])
-HEAVY += ("fashion_mnist/lstm",)
+HEAVY += ("fashion_mnist/lstm", "fashion_mnist/mlp")
+# Lengths at which a run takes two cores some ten seconds.
+_LENGTHS = {
+    "digits/cnn": {"epochs": 30},
+    "digits/wrn": {"epochs": 20},
+    "digits/vit": {"epochs": 40},
+    "fashion_mnist/mlp": {"epochs": 1},
+    **dict.fromkeys(
+        (f"fashion_mnist/{model}" for model in ("cnn", "lstm", "vit")), {"steps": 400}
+    ),
+}
 PARTS = {"light": tuple(t for t in TASKS if t not in HEAVY), "heavy": HEAVY, **FAMILIES}
 QUICK = ("libsvm/iris", "diabetes/mlp", "synthetic/noisy_labels")
 
@@ -81,6 +91,7 @@ def get_config(arg: str = "quick") -> ConfigDict:
         task: {
             "methods": FEWER if part == "full" else config.methods,
             "seeds": 3 if part == "full" else config.seeds,
+            **_LENGTHS.get(task, {}),
         }
         for task in config.tasks
         if task in HEAVY

@@ -159,8 +159,15 @@ MINIATURES = {
         slow=True,
     ),
 }
+# Other kinds of model in a family.
+MINIATURES |= {
+    name: Miniature(name, slow=True)
+    for name in ("digits/mlp_bn", "digits/lstm", "digits/vit")
+}
+MINIATURES["digits/diffusion"] = Miniature("digits/diffusion", "loss", slow=True)
 FAMILIES = [
     *sorted({name.split("/")[0] for name in tasks.TASKS}),
+    *sorted(name for name in MINIATURES if name in tasks.TASKS),
     *("svmlight:", "table:", "synthetic/", "own"),
 ]
 

@@ -127,11 +127,12 @@ def test_no_other_run_has_another_identity():
 
 
 @pytest.mark.slow
-def test_schedule_free_on_images_is_judged_and_kept_with_its_statistics(tmp_path):
+@pytest.mark.parametrize("name", ["digits/wrn", "digits/mlp_bn"])
+def test_schedule_free_on_images_is_judged_and_kept_with_its_statistics(name, tmp_path):
     from safetensors.numpy import load_file
 
     asked = config.base()
-    asked.tasks, asked.methods = ("digits/wrn",), ("schedule_free_adamw",)
+    asked.tasks, asked.methods = (name,), ("schedule_free_adamw",)
     asked.seeds, asked.steps, asked.save_params = 1, 24, True
     settings = dataclasses.replace(config.check(asked), eval_every=24)
     experiment.run(settings, tmp_path)
@@ -139,9 +140,9 @@ def test_schedule_free_on_images_is_judged_and_kept_with_its_statistics(tmp_path
     kept = load_file(tmp_path / "params" / f"{row.run_id}.safetensors")
     nested = flax.traverse_util.unflatten_dict(kept, sep="/")
     state = nested.pop("state")
-    task = tasks.make_task("digits/wrn")
+    task = tasks.make_task(name)
     batch = dict(task.valid) | {"mask": jnp.ones(len(task.valid["labels"]))}
     sums = jax.jit(task.evaluate)(nested, state, batch)
-    for name in ("loss", "accuracy"):
-        mean = sums[name] / sums["count"]
-        np.testing.assert_allclose(mean, row[f"valid_{name}"], rtol=1e-4)
+    for metric in ("loss", "accuracy"):
+        mean = sums[metric] / sums["count"]
+        np.testing.assert_allclose(mean, row[f"valid_{metric}"], rtol=1e-4)

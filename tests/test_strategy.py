@@ -16,6 +16,7 @@ from lrjax import machine, tasks
 from lrjax.common import jaxprs
 from lrjax.engine import evaluation, strategy
 from lrjax.tasks import (
+    diffusion,
     image_data,
     images,
     libsvm,
@@ -41,6 +42,12 @@ def without_data(name, batch_size=None):
         part = Part(pixels, np.arange(2, dtype=np.int32), sizes)
         parts = dict.fromkeys(("train", "valid", "test"), part)
         return images.recipe_task(name, parts, options)
+    if name in diffusion.RECIPES:
+        shape = image_data.SETS[diffusion.RECIPES[name].data].shape
+        parts = dict.fromkeys(
+            ("train", "valid", "test"), np.zeros((2, *shape), np.uint8)
+        )
+        return diffusion.recipe_task(name, parts, options)
     if name in text.RECIPES:
         recipe = text.RECIPES[name]
         rows = np.zeros((2, recipe.length), np.uint16)
@@ -58,11 +65,12 @@ def kind(name):
     """What tasks were trained as when somebody wrote it down for each."""
     if name in text.RECIPES:
         return "products"
-    if name == "dtd/vit_ti16":  # a convolution cuts its patches
+    model = name.split("/")[1].split("_")[0]
+    if model in ("vit", "mlp", "lstm", "noisy"):  # a convolution cuts a ViT's patches
         return "network"
-    if name in images.FACTORIES:
-        return "convolutions"
-    return "network" if "/mlp" in name or "/noisy" in name else "linear"
+    if name in diffusion.RECIPES:
+        return "convolutions" if name.startswith("fashion") else "network"
+    return "convolutions" if name in images.FACTORIES else "linear"
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)

@@ -55,12 +55,13 @@ def test_what_is_prefetched_comes_in_order_and_errors_come_through():
         next(found)
 
 
-def test_images_and_text_may_stay_on_the_host():
-    task = tasks.make_task("digits/wrn", tasks.TaskOptions(stream=True))
+@pytest.mark.parametrize("name", ["digits/wrn", "digits/diffusion"])
+def test_images_and_text_may_stay_on_the_host(name):
+    task = tasks.make_task(name, tasks.TaskOptions(stream=True))
     assert task.streamed
     assert all(isinstance(rows, np.ndarray) for rows in task.train.values())
     assert all(isinstance(rows, jax.Array) for rows in task.valid.values())
-    assert tasks.fingerprint(task) == tasks.fingerprint(tasks.make_task("digits/wrn"))
+    assert tasks.fingerprint(task) == tasks.fingerprint(tasks.make_task(name))
     with pytest.raises(UsageError, match="'digits/logistic' has no such option"):
         tasks.make_task("digits/logistic", tasks.TaskOptions(stream=True))
 

@@ -100,7 +100,7 @@ class Block:
 
 def make_task(name: str, precision: str, rows: int) -> Task:
     """A network's task, of noise unless its images come with scikit-learn."""
-    if name in images.RECIPES:
+    if name in images.RECIPES and images.RECIPES[name].data != images.DIGITS:
         return noise.image_task(name, precision, rows)
     if name.startswith("bookwiki/"):
         return noise.text_task(name, precision, rows)

@@ -149,7 +149,9 @@ RECIPES = {
     "digits/lstm": _digits("LSTM", {"units": 64}),
     "digits/cnn": _digits("SmallCNN", {}),
     "digits/wrn": _digits("WideResNet", {"depth": 10, "width": 1}),
-    "digits/vit": _digits("VisionTransformer", {**_VIT, "patch": 2}),
+    "digits/vit": _digits(
+        "VisionTransformer", {"patch": 2, "dim": 32, "depth": 2, "heads": 2}
+    ),
     "mnist/mlp": _mnist("Perceptron", _MLP),
     "mnist/lstm": _mnist("LSTM", _LSTM),
     "mnist/cnn": _mnist("SmallCNN", {}),

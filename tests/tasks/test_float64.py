@@ -10,6 +10,7 @@ import pytest
 from lrjax.tasks import (
     TASKS,
     TaskOptions,
+    diffusion,
     image_data,
     images,
     libsvm,
@@ -54,6 +55,11 @@ def made(name, protocol, monkeypatch):
         rows[:, 0], rows[:, -1] = 0, 2
         parts = {"train": rows, "valid": rows}
         return text.recipe_task(name, parts, 300, 299, options)
+    if name in diffusion.RECIPES:
+        shape = image_data.SETS[diffusion.RECIPES[name].data].shape
+        pixels = random.randint(0, 17, (4, *shape)).astype(np.uint8)
+        parts = dict.fromkeys(("train", "valid", "test"), pixels)
+        return diffusion.recipe_task(name, parts, options)
     if name in images.RECIPES:
         recipe = images.RECIPES[name]
         depths = {"depth": 10 if recipe.model == "WideResNet" else 1, "blocks": (1, 2)}
@@ -76,7 +82,7 @@ def made(name, protocol, monkeypatch):
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("protocol", ["sound", "study"])
 def test_no_task_computes_in_less(name, protocol, monkeypatch):
-    if protocol == "study" and name in images.FACTORIES:
+    if protocol == "study" and name in (*images.FACTORIES, *diffusion.RECIPES):
         pytest.skip("the functions are those of sound")
     with jax.enable_x64(True):
         task = made(name, protocol, monkeypatch)

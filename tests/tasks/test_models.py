@@ -13,7 +13,7 @@ import pytest
 
 from lrjax.tasks import models
 from lrjax.tasks.images import cross_entropy
-from lrjax.tasks.models import attention
+from lrjax.tasks.models import attention, mlp
 from tests.golden import weights
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "models.npz"
@@ -234,3 +234,102 @@ def test_flax_is_imported_when_a_module_is_named():
     assert done.stdout.strip() == "False"
     with pytest.raises(AttributeError, match="Wide"):
         _ = models.Wide
+
+
+# Models that are a formula
+
+
+def drawn(shapes, spread=0.3):
+    """Random values for all variables; variances are positive."""
+    draw = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: abs(draw.normal(0, spread, x.shape)).astype(np.float32), shapes
+    )
+
+
+def variables_of(model, size):
+    images = jnp.zeros((1, size, size, 1))
+    init = functools.partial(model.init, train=False)
+    return drawn(jax.eval_shape(init, jax.random.key(0), images))
+
+
+PIXELS = np.random.default_rng(1).normal(size=(6, 4, 4, 1)).astype(np.float32)
+
+
+def test_a_perceptron_is_that_of_tables():
+    model = models.Perceptron(3, (5, 7))
+    filled = variables_of(model, 4)["params"]
+    layers = [filled[f"layer{number}"] for number in (1, 2, 3)]
+    layers = [{"weight": x["kernel"], "bias": x["bias"]} for x in layers]
+    found = model.apply({"params": filled}, PIXELS, train=False)
+    expected = mlp.apply(layers, jnp.asarray(PIXELS.reshape(6, -1)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_perceptron_begins_as_pytorchs():
+    params = models.Perceptron(3, (400, 300)).init(
+        jax.random.key(0), jnp.zeros((1, 10, 10, 1)), train=False
+    )["params"]
+    for number, inputs in ((1, 100), (2, 400), (3, 300)):
+        for x in params[f"layer{number}"].values():
+            assert abs(x).max() <= inputs**-0.5
+            if x.size >= 300:
+                np.testing.assert_allclose(x.std(), (3 * inputs) ** -0.5, rtol=0.08)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_perceptron_with_batch_norm_in_numpy(train):
+    model = models.Perceptron(3, (5,), norm=True)
+    filled = variables_of(model, 4)
+    mask = np.array([1, 1, 1, 1, 0, 0], np.float32)
+    found, new = model.apply(
+        filled, PIXELS, train=train, mask=jnp.asarray(mask), mutable=["batch_stats"]
+    )
+    (first, last), norm = (filled["params"][f"layer{n}"] for n in (1, 2)), "norm1"
+    x = PIXELS.reshape(6, -1) @ first["kernel"] + first["bias"]
+    kept = filled["batch_stats"][norm]
+    mean, var = kept["mean"], kept["var"]
+    if train:
+        mean, var = x[:4].mean(0), x[:4].var(0)
+        moved = 0.9 * kept["var"] + 0.1 * x[:4].var(0, ddof=1)
+        np.testing.assert_allclose(new["batch_stats"][norm]["var"], moved, rtol=1e-5)
+    scale = filled["params"][norm]
+    x = (x - mean) / np.sqrt(var + 1e-5) * scale["scale"] + scale["bias"]
+    expected = np.maximum(x, 0) @ last["kernel"] + last["bias"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_lstm_in_numpy():
+    model = models.LSTM(3, 5)
+    filled = variables_of(model, 4)["params"]
+    cell, last = filled["OptimizedLSTMCell_0"], filled["classifier"]
+    hidden = memory = np.zeros((6, 5))
+    for row in range(4):
+        gates = {
+            gate: PIXELS[:, row, :, 0] @ cell[f"i{gate}"]["kernel"]
+            + hidden @ cell[f"h{gate}"]["kernel"]
+            + cell[f"h{gate}"]["bias"]
+            for gate in "ifgo"
+        }
+        write, keep, read = (1 / (1 + np.exp(-gates[gate])) for gate in "ifo")
+        memory = keep * memory + write * np.tanh(gates["g"])
+        hidden = read * np.tanh(memory)
+    found = model.apply({"params": filled}, PIXELS, train=False)
+    np.testing.assert_allclose(found, hidden @ last["kernel"] + last["bias"], rtol=1e-5)
+
+
+def test_an_lstm_begins_as_pytorchs_and_keeps_its_memory_in_float32():
+    model = models.LSTM(3, 100, dtype=jnp.bfloat16)
+    images = jnp.zeros((1, 8, 8, 1))
+    params = model.init(jax.random.key(0), images, train=False)["params"]
+    for x in jax.tree.leaves(params):
+        assert x.dtype == jnp.float32
+        assert abs(x).max() <= 0.1 or x.shape == (100, 3)
+        if x.size >= 800:
+            np.testing.assert_allclose(x.std(), 0.1 / 3**0.5, rtol=0.1)
+    jaxpr = str(
+        jax.make_jaxpr(functools.partial(model.apply, train=False))(
+            {"params": params}, images
+        )
+    )
+    assert jaxpr.count("scan[") == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from lrjax import config, results, tasks
 from lrjax import protocol as protocol_lib
 from lrjax.launch import experiment
-from lrjax.tasks import images
+from lrjax.tasks import diffusion, image_data, images
 
 
 @functools.cache
@@ -192,10 +193,77 @@ def test_the_studys_tuned_values():
         assert "b2" not in study.overrides(method, "cifar10/wrn16_2")
 
 
-def test_baselines_of_convolutional_networks_are_calibrated():
-    for task in images.FACTORIES:
+RATES = {"mlp": 0.003, "lstm": 0.01, "cnn": 0.01, "wrn": 0.01, "densenet": 0.01}
+RATES |= {"vit": 0.003, "diffusion": 0.003}
+
+
+def test_baselines_are_calibrated_by_kind_of_model():
+    for task in (*images.FACTORIES, *diffusion.FACTORIES):
+        data, _, model = task.partition("/")
+        expected = {"learning_rate": RATES[model.split("_")[0].rstrip("0123456789")]}
+        if model.startswith("vit") and data in ("cifar10", "dtd"):
+            expected = {}
         for method in ("adamw_cosine", "nadamw_cosine"):
             changed = protocol_lib.SOUND.overrides(method, task)
-            expected = {"learning_rate": 0.01} if task != "dtd/vit_ti16" else {}
             assert changed == expected, task
             assert not protocol_lib.STUDY.overrides(method, task)
+
+
+def test_lengths():
+    """Those of the study, and for small tasks on 48,000 images minutes at most."""
+    length = protocol_lib.SOUND.length
+    for task in ("digits/mlp", "digits/diffusion", "mnist/cnn", "fashion_mnist/cnn"):
+        assert length(task) == (100, "epochs")
+    assert length("fashion_mnist/mlp") == length("mnist/mlp") == (3, "epochs")
+    assert length("fashion_mnist/wrn") == (300, "steps")
+    assert length("fashion_mnist/wrn16_4") == (100, "epochs")
+
+
+# Models that have a task for each kind of network
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits/mlp_bn",
+        pytest.param("digits/lstm", marks=pytest.mark.slow),
+        pytest.param("digits/vit", marks=pytest.mark.slow),
+    ],
+)
+def test_every_kind_of_model_ignores_padding(name):
+    task = tasks.make_task(name, tasks.TaskOptions(batch_size=16))
+    params, state = task.init(jax.random.key(0))
+    step = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+    found = []
+    for other in (700, 900):
+        rows = np.r_[np.arange(10), np.full(6, other)]
+        part = {k: v[rows] for k, v in task.train.items()}
+        part["mask"] = jnp.asarray(np.arange(16) < 10, jnp.float32)
+        found.append(step(params, state, jax.random.key(1), part))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "least"), [("mlp", 0.93), ("mlp_bn", 0.95), ("lstm", 0.9), ("vit", 0.8)]
+)
+def test_small_networks_learn_digits(name, least):
+    import lrjax
+
+    found = lrjax.compare(f"digits/{name}", ["adamw_cosine"], seeds=1, epochs=20)
+    assert found.runs["valid_accuracy"].iloc[0] > least
+
+
+def test_sizes_in_the_table_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "vision.md").read_text()
+    for name, recipe in images.RECIPES.items():
+        shape = (2, recipe.size, recipe.size, len(recipe.mean))
+        part = image_data.Part(np.zeros(shape, np.uint8), np.arange(2))
+        parts = dict.fromkeys(("train", "valid", "test"), part)
+        task = images.recipe_task(name, parts, tasks.TaskOptions())
+        params, _ = jax.eval_shape(task.init, jax.random.key(0))
+        count = sum(x.size for x in jax.tree.leaves(params))
+        assert any(
+            f"`{name}`" in row and f" {count:,} " in row for row in page.splitlines()
+        ), (name, count)

@@ -24,6 +24,9 @@ _SLOWEST = 1e-4  # radians per unit of time; the fastest wave has 1
 class MLPDenoiser(nn.Module):
     """Residual blocks of two linear layers over all pixels, for tiny images.
 
+    The noisy pixels, times a factor that depends on the time, go around the blocks,
+    which may be narrower than an image.
+
     Attributes:
       width: units between blocks and inside of them.
       depth: number of blocks.
@@ -57,9 +60,11 @@ class MLPDenoiser(nn.Module):
             out = nn.silu(out + dense(self.width, name=f"time{block}")(time))
             x = x + dense(self.width, name=f"fc{block}_2")(out)
         x = LayerNorm(_LAYER_NORM_EPS, **types, name="norm")(x)
-        pixels = images[0].size
-        x = dense(pixels, kernel_init=nn.initializers.zeros, name="last")(x)
-        return x.reshape(images.shape)
+        zero = functools.partial(dense, kernel_init=nn.initializers.zeros)
+        x = zero(images[0].size, name="last")(x)
+        around = zero(1, name="around")(time)[:, :, None, None]
+        x = x.reshape(images.shape).astype(images.dtype)
+        return x + around.astype(images.dtype) * images
 
 
 class UNet(nn.Module):

@@ -54,7 +54,7 @@ class LSTM(nn.Module):
         steps = images.reshape(*images.shape[:2], -1)
         # The memory stays in the parameters' type, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            outputs = nn.RNN(cell, name="lstm")(steps)
+            outputs: Any = nn.RNN(cell)(steps)
         classifier = nn.Dense(
             self.num_classes,
             kernel_init=torch_default,
