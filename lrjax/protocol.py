@@ -114,6 +114,9 @@ _LENGTHS = {
     "dtd/": (300, "epochs"),
     "bookwiki/": (23_000, "steps"),
     "bookwiki/roberta_tiny": (2_000, "steps"),
+    "text/": (600, "steps"),
+    "text/gpt_small": (20_000, "steps"),
+    "finetune": (4, "epochs"),
 }
 
 

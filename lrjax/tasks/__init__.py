@@ -27,7 +27,9 @@ from lrjax.core import (
     unknown,
 )
 from lrjax.tasks import (
+    causal_text,
     checks,
+    finetune,
     images,
     libsvm,
     synthetic,
@@ -54,6 +56,8 @@ TASKS: dict[str, Factory] = {
     **libsvm.FACTORIES,
     **images.FACTORIES,
     **text.FACTORIES,
+    **causal_text.FACTORIES,
+    **finetune.FACTORIES,
 }
 
 SHIPPED = frozenset(TASKS)
@@ -68,7 +72,8 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
 
     Args:
       name: a key of `TASKS`, 'svmlight:PATH' or 'table:PATH?target=COLUMN' for a user's
-        file, 'synthetic/classification-7' (or regression, and any number), or the
+        file, 'finetune:PATH?text=COLUMN&target=COLUMN' for a file of texts,
+        'synthetic/classification-7' (or regression, and any number), or the
         import path 'module:name' of a `Task` or of a function that returns one, with
         `TaskOptions` as its argument if it takes one.
       options: the task's options; the defaults of `TaskOptions` if None.
@@ -107,6 +112,8 @@ def _factory(name: str) -> Factory:
         return Factory(functools.partial(libsvm.make_file, path))
     if name.startswith(table.PREFIX):
         return Factory(functools.partial(table.make, name))
+    if name.startswith(finetune.PREFIX):
+        return finetune.factory(name)
     if name.startswith(_SYNTHETIC):
         return Factory(functools.partial(synthetic.make, name))
     if name in TASKS or plugins.is_path(name) or name in plugins.offered("task"):
@@ -205,9 +212,11 @@ def trains_network(name: str) -> bool:
     """Whether a registered task trains a network on images or text.
 
     Judges by the name, for callers that have no task yet; with a task,
-    `lrjax.engine.strategy` looks at its loss. False for files, synthetic tasks and
+    `lrjax.engine.strategy` looks at its loss. False for tables, synthetic tasks and
     users' own tasks.
     """
+    if name.startswith(finetune.PREFIX):
+        return True
     return name in TASKS and TASKS[name].network
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 _HOMES = {
     "DenseNet": "densenet",
+    "GPT": "gpt",
     "Roberta": "roberta",
     "SmallCNN": "small_cnn",
     "VisionTransformer": "vit",
