@@ -1,6 +1,6 @@
 r"""Pre-train the small RoBERTa that comes with lrjax, lrjax/tasks/checkpoint/.
 
-  python benchmarks/pretrain.py --out=FOLDER [--steps=2500]
+  python benchmarks/pretrain.py --out=FOLDER [--steps=2200]
 
 Text: the reference that comes with Python (pydoc_data.topics), and the docstrings of
 those modules of its library that `finetune/roberta_tiny` does not classify. The task is
@@ -45,7 +45,7 @@ MODEL = {
     "max_positions": 130,
     "dropout": 0.0,
 }
-RATE, SEED = 2e-3, 0
+RATE, SEED = 1e-3, 0
 _LEFT_OUT = ("test", "lib2to3", "pydoc_data")
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     """Train, say how it goes, and write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2200)
     args = parser.parse_args()
     model = models.Roberta(VOCABULARY, **MODEL)
     task, corpus = make_task(model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _MOST_BYTES = 2**26  # of a file beside the weights
 _MOST_WEIGHTS = 2**33  # bytes; roberta-large has 1.4 GB
 # What our model has built in: field of the configuration -> its value.
-_FIXED = {"model_type": "roberta", "hidden_act": "gelu", "type_vocab_size": 1}
+_FIXED = {"hidden_act": "gelu", "type_vocab_size": 1, "pad_token_id": tokens.PAD}
 _IDS = {"bos_token_id": tokens.START, "pad_token_id": tokens.PAD}
 
 
@@ -72,9 +72,11 @@ def read(folder: Path) -> Checkpoint:
             content: Any = file
             digest.update(hashlib.file_digest(content, "sha256").digest())
     with reading(folder / _CONFIG):
-        config = RobertaConfig.from_pretrained(str(folder), local_files_only=True)
         given, _ = RobertaConfig.get_config_dict(str(folder), local_files_only=True)
-    _check(config, given, folder / _CONFIG)
+    _check_fields(given, {"model_type": "roberta"}, folder / _CONFIG)
+    with reading(folder / _CONFIG):
+        config = RobertaConfig.from_pretrained(str(folder), local_files_only=True)
+    _check(config, folder / _CONFIG)
     with reading(folder, "not a RoBERTa tokenizer"):
         tokenizer = RobertaTokenizer.from_pretrained(
             str(folder), local_files_only=True, split_special_tokens=True
@@ -122,15 +124,21 @@ def _names(folder: Path) -> list[str]:
     )
 
 
-def _check(config: Any, given: Any, path: Path) -> None:
-    """Refuse models that differ from RoBERTa where `models.Roberta` has no choice."""
-    for name, wanted in (_FIXED | {"pad_token_id": tokens.PAD}).items():
-        value = given.get(name) if name == "model_type" else getattr(config, name)
-        if value != wanted:
+def _check_fields(
+    given: Mapping[str, Any], wanted: Mapping[str, Any], path: Path
+) -> None:
+    """Refuse a configuration whose fields have other values than those wanted."""
+    for name, value in wanted.items():
+        if given.get(name) != value:
             raise DataError(
-                f"{path}: {name} is {shown(value)}; lrjax has RoBERTa with "
-                f"{shown(wanted)} alone"
+                f"{path}: {name} is {shown(given.get(name))}; lrjax has RoBERTa with "
+                f"{shown(value)} alone"
             )
+
+
+def _check(config: Any, path: Path) -> None:
+    """Refuse models that differ from RoBERTa where `models.Roberta` has no choice."""
+    _check_fields(vars(config), _FIXED, path)
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
     for name in (*sizes, "intermediate_size", "max_position_embeddings"):
         value = getattr(config, name)

@@ -21,7 +21,7 @@ import numpy as np
 
 from lrjax.common import files
 from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, PyTree, Task, cut, unknown
-from lrjax.tasks import checkpoints, data, docstrings, labelled_text, libsvm, losses
+from lrjax.tasks import checkpoints, data, docstrings, labelled_text, libsvm, text
 from lrjax.tasks.checkpoints import Checkpoint
 from lrjax.tasks.data import DataError
 from lrjax.tasks.options import Factory, TaskOptions
@@ -236,7 +236,7 @@ def classification_task(
 
     def loss(params: PyTree, state: PyTree, key: jax.Array, batch: Batch):
         outputs = logits(params, batch, train=True, rngs={"dropout": key})
-        values = losses.cross_entropy(outputs, batch["labels"])
+        values = text.cross_entropy(outputs, batch["labels"])
         mask = batch["mask"].astype(values.dtype)
         return values @ mask / jnp.maximum(jnp.sum(mask), 1), (state, {})
 
@@ -244,7 +244,7 @@ def classification_task(
         del state
         outputs, mask = logits(params, batch, train=False), batch["mask"]
         right = jnp.argmax(outputs, axis=-1) == batch["labels"]
-        values = losses.cross_entropy(outputs, batch["labels"])
+        values = text.cross_entropy(outputs, batch["labels"])
         return {
             "loss": values @ mask.astype(values.dtype),
             "accuracy": jnp.sum(mask, where=right),
