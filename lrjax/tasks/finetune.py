@@ -243,11 +243,11 @@ def classification_task(
     def evaluate(params: PyTree, state: PyTree, batch: Batch):
         del state
         outputs, mask = logits(params, batch, train=False), batch["mask"]
-        right = jnp.argmax(outputs, axis=-1) == batch["labels"]
+        chosen = jnp.argmax(outputs, axis=-1).astype(batch["labels"].dtype)
         values = text.cross_entropy(outputs, batch["labels"])
         return {
             "loss": values @ mask.astype(values.dtype),
-            "accuracy": jnp.sum(mask, where=right),
+            "accuracy": jnp.sum(mask, where=chosen == batch["labels"]),
             "count": jnp.sum(mask),
         }
 
