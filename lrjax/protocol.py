@@ -293,6 +293,11 @@ _CALIBRATED_CONV = {
     "adamw_cosine": {"learning_rate": 0.01},
     "nadamw_cosine": {"learning_rate": 0.01},
 }
+# The same for the small causal language models, on source code (docs/protocol.md).
+_CALIBRATED_GPT = {
+    "adamw_cosine": {"learning_rate": 0.003},
+    "nadamw_cosine": {"learning_rate": 0.003},
+}
 _LOGISTIC_TASKS = ("libsvm/", "digits/logistic", "svmlight:", "table:")
 _CONV_TASKS = ("cifar10/", "cifar100/", "mnist/", "fashion_mnist/", "digits/wrn")
 
@@ -307,6 +312,9 @@ SOUND = Protocol(
         "bookwiki/": _TEXT,
         "bookwiki/roberta_base": _CALIBRATED_TEXT,
         "bookwiki/roberta_small": _CALIBRATED_TEXT,
+        "text/gpt_micro": _CALIBRATED_GPT,
+        "text/gpt_tiny": _CALIBRATED_GPT,
+        "text/gpt_small": _CALIBRATED_TEXT,
     },
 )
 

@@ -38,7 +38,7 @@ def family(task: str) -> str:
     """The kind of model of a task, by its name.
 
     'logistic' for LIBSVM data sets, svmlight files and `digits/logistic`; 'table' for
-    tables, whose models differ; otherwise the part after the slash without sizes, such
+    tables, whose models differ; 'finetune' for checkpoints; otherwise the part after the slash without sizes, such
     as 'wrn' for `cifar10/wrn16_2`.
     """
     name = task.split(" (")[0]
@@ -46,6 +46,8 @@ def family(task: str) -> str:
         return "logistic"
     if name.startswith("table:"):
         return "table"
+    if name.startswith("finetune"):  # not like pre-training the same model
+        return "finetune"
     letters = re.match(r"[A-Za-z]+", name.rsplit("/", 1)[-1])
     return letters[0] if letters else name
 
