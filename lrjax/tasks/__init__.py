@@ -182,6 +182,11 @@ def _unknown(name: str) -> UsageError:
         return UsageError(
             f"{message}: for a table give table:{cut(name)}?target=COLUMN"
         )
+    if suffix == ".jsonl":
+        return UsageError(
+            f"{message}: for texts with labels give "
+            f"finetune:{cut(name)}?text=COLUMN&target=COLUMN"
+        )
     if suffix in _OTHERS:
         return UsageError(
             f"{message}: {suffix} files are not read; write it as CSV or Parquet and "

@@ -244,6 +244,11 @@ def test_lines_that_are_not_json_are_named(tmp_path):
             made(path, GOLDEN)
 
 
+def test_a_file_alone_is_told_what_to_give():
+    with pytest.raises(UsageError, match=r"give finetune:a\.jsonl\?text=COLUMN&targ"):
+        tasks.make_task("a.jsonl")
+
+
 def test_rows_without_a_text_or_a_label_are_left_out(tmp_path):
     path = tmp_path / "a.csv"
     rows = [f"open {i},{i % 2}\n" for i in range(12)]
