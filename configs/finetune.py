@@ -9,6 +9,13 @@ r"""A pre-trained RoBERTa that learns to classify texts.
 The argument names the model: roberta_tiny comes with lrjax, and classifies docstrings
 of Python's library by what their modules are for; roberta_base is read from
 DATA/roberta-base and learns from DATA/finetune/train.csv. docs/text.md has the formats.
+
+Size: roberta_tiny has 666,824 parameters, all of them trained, 620 updates of 16 rows
+of up to 48 tokens and 1.3 TFLOP per run. Cost: 55 s of a core per run (0.09 s per
+update), two to three minutes on a machine whose two cores did other work. Expected of
+adamw_cosine at its default rate of 1e-3, Python 3.11: 51 % of the validation rows are
+right after four epochs and 50 % of the test rows (15 % have the largest class); 47 %
+where the same network starts at random weights.
 """
 
 from ml_collections import ConfigDict

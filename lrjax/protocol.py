@@ -298,6 +298,15 @@ _CALIBRATED_GPT = {
     "adamw_cosine": {"learning_rate": 0.003},
     "nadamw_cosine": {"learning_rate": 0.003},
 }
+# The same for the small classifier. RoBERTa's authors fine-tune with 1e-5 to 3e-5.
+_CALIBRATED_FINETUNE = {
+    "adamw_cosine": {"learning_rate": 0.001},
+    "nadamw_cosine": {"learning_rate": 0.001},
+}
+_PUBLISHED_FINETUNE = {
+    "adamw_cosine": {"learning_rate": 2e-5},
+    "nadamw_cosine": {"learning_rate": 2e-5},
+}
 _LOGISTIC_TASKS = ("libsvm/", "digits/logistic", "svmlight:", "table:")
 _CONV_TASKS = ("cifar10/", "cifar100/", "mnist/", "fashion_mnist/", "digits/wrn")
 
@@ -315,6 +324,8 @@ SOUND = Protocol(
         "text/gpt_micro": _CALIBRATED_GPT,
         "text/gpt_tiny": _CALIBRATED_GPT,
         "text/gpt_small": _CALIBRATED_TEXT,
+        "finetune/roberta_tiny": _CALIBRATED_FINETUNE,
+        "finetune/roberta_base": _PUBLISHED_FINETUNE,
     },
 )
 
