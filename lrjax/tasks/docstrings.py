@@ -7,6 +7,7 @@ other docstrings; the fingerprint of a task's data tells them apart.
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import re
 import sysconfig
@@ -33,6 +34,7 @@ TOPICS = {
 }
 _SHORTEST = 40  # characters of a docstring that says something
 _MOST_BYTES = 2**22  # of a source file
+_ATTEMPTS = 5  # to parse a file
 _TESTS = ("test", "tests")
 _HIDDEN = "_"  # in place of a module's name
 
@@ -93,9 +95,21 @@ def _library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
+def _parsed(source: bytes) -> ast.Module:
+    """Parse a file; again where Python 3.11 fails for no fault of the file.
+
+    It counts recursion for all threads together, and raises a SystemError if another
+    one parses meanwhile ('recursion depth mismatch').
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(SystemError):
+            return ast.parse(source)
+    return ast.parse(source)
+
+
 def _of_file(path: Path) -> Iterator[str]:
     with data.reading(path):
-        tree = ast.parse(files.read_given(path, _MOST_BYTES))
+        tree = _parsed(files.read_given(path, _MOST_BYTES))
     for node in ast.walk(tree):
         if isinstance(
             node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -356,6 +356,21 @@ def test_docstrings_are_those_that_python_has():
     assert list(docstrings.of_modules(["no_such_module"])) == []
 
 
+def test_a_parser_that_fails_now_and_then_is_asked_again(monkeypatch):
+    expected = list(docstrings.of_modules(["fractions"]))
+    calls, parse = [], docstrings.ast.parse
+
+    def failing(source):
+        calls.append(source)
+        if len(calls) % 3:
+            raise SystemError("AST constructor recursion depth mismatch")
+        return parse(source)
+
+    monkeypatch.setattr(docstrings.ast, "parse", failing)
+    assert list(docstrings.of_modules(["fractions"])) == expected != []
+    assert len(calls) == 3
+
+
 def test_nothing_of_the_library_is_imported():
     before = set(sys.modules)
     list(docstrings.of_modules(["mailbox", "imaplib", "turtle"]))
