@@ -146,7 +146,7 @@ def test_packed_documents_do_not_see_each_other():
     assert np.abs(mixed[:, 7:] - found[:, 7:]).max() > 1e-2
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_loop_over_layers_gives_the_same_numbers(remat):
     with jax.enable_x64(True):
         options = {"dropout": 0.2, "param_dtype": "float64", "remat": remat}
@@ -227,7 +227,10 @@ def test_the_loss_is_the_mean_over_tokens_that_follow_in_their_document(book):
     assert float(sums["loss"] / sums["count"]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["text/gpt_micro", "text/gpt_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["text/gpt_micro", pytest.param("text/gpt_tiny", marks=pytest.mark.slow)],
+)
 def test_an_untrained_model_knows_nothing(name):
     task = tasks.make_task(name, tasks.TaskOptions(text=Text(corpus="pydoc")))
     params, _ = task.init(jax.random.key(0))
