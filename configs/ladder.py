@@ -58,6 +58,9 @@ _LENGTHS = {
     "fashion_mnist/cnn": {"steps": 400},
     "fashion_mnist/lstm": {"steps": 400},
     "fashion_mnist/vit": {"steps": 400},
+    "text/gpt_tiny": {"steps": 200},
+    "bookwiki/roberta_tiny": {"steps": 200},
+    "finetune/roberta_tiny": {"epochs": 1},
 }
 PARTS = {"light": tuple(t for t in TASKS if t not in HEAVY), "heavy": HEAVY, **FAMILIES}
 QUICK = ("libsvm/iris", "diabetes/mlp", "synthetic/noisy_labels")

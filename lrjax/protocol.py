@@ -122,6 +122,9 @@ _LENGTHS = {
     "fashion_mnist/wrn": (300, "steps"),
     "fashion_mnist/wrn16_4": (100, "epochs"),
     "mnist/diffusion": (2, "epochs"),
+    "text/": (600, "steps"),
+    "text/gpt_small": (20_000, "steps"),
+    "finetune": (4, "epochs"),
 }
 
 
@@ -298,6 +301,20 @@ _CALIBRATED_CONV = {
     "adamw_cosine": {"learning_rate": 0.01},
     "nadamw_cosine": {"learning_rate": 0.01},
 }
+# The same for the small causal language models, on source code (docs/protocol.md).
+_CALIBRATED_GPT = {
+    "adamw_cosine": {"learning_rate": 0.003},
+    "nadamw_cosine": {"learning_rate": 0.003},
+}
+# The same for the small classifier. RoBERTa's authors fine-tune with 1e-5 to 3e-5.
+_CALIBRATED_FINETUNE = {
+    "adamw_cosine": {"learning_rate": 0.001},
+    "nadamw_cosine": {"learning_rate": 0.001},
+}
+_PUBLISHED_FINETUNE = {
+    "adamw_cosine": {"learning_rate": 2e-5},
+    "nadamw_cosine": {"learning_rate": 2e-5},
+}
 _LOGISTIC_TASKS = ("libsvm/", "digits/logistic", "svmlight:", "table:")
 _LOGISTIC_TASKS += ("breast_cancer/logistic", "diabetes/linear")
 _CONV_TASKS = (
@@ -340,6 +357,11 @@ SOUND = Protocol(
         "bookwiki/": _TEXT,
         "bookwiki/roberta_base": _CALIBRATED_TEXT,
         "bookwiki/roberta_small": _CALIBRATED_TEXT,
+        "text/gpt_micro": _CALIBRATED_GPT,
+        "text/gpt_tiny": _CALIBRATED_GPT,
+        "text/gpt_small": _CALIBRATED_TEXT,
+        "finetune/roberta_tiny": _CALIBRATED_FINETUNE,
+        "finetune/roberta_base": _PUBLISHED_FINETUNE,
     },
 )
 

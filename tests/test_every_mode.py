@@ -72,6 +72,14 @@ def text_file(folder):
     return path
 
 
+def labelled_texts(folder):
+    """A file of texts in two classes."""
+    path = folder / "texts.csv"
+    rows = [f"{'open' if i % 3 else 'close'} file {i},{i % 3 > 0}\n" for i in range(40)]
+    path.write_text("body,kind\n" + "".join(rows))
+    return path
+
+
 def own(options):
     """A user's own regression in Python, with a convolution over its four features."""
     x = jax.random.normal(jax.random.key(0), (40, 4))
@@ -158,6 +166,27 @@ MINIATURES = {
         text_file,
         slow=True,
     ),
+    "text": Miniature(
+        "text/gpt_micro",
+        "perplexity",
+        [
+            *("--config.text.length=16", "--config.batch_size=4"),
+            "--config.text.corpus={path}",
+        ],
+        text_file,
+        slow=True,
+    ),
+    "finetune": Miniature(
+        "finetune/roberta_tiny",
+        flags=["--config.text.length=4", "--config.batch_size=4"],
+        slow=True,
+    ),
+    "finetune:": Miniature(
+        "finetune:{path}?text=body&target=kind",
+        flags=["--config.batch_size=4"],
+        files=labelled_texts,
+        slow=True,
+    ),
 }
 # Other kinds of model in a family.
 MINIATURES |= {
@@ -168,7 +197,7 @@ MINIATURES["digits/diffusion"] = Miniature("digits/diffusion", "loss", slow=True
 FAMILIES = [
     *sorted({name.split("/")[0] for name in tasks.TASKS}),
     *sorted(name for name in MINIATURES if name in tasks.TASKS),
-    *("svmlight:", "table:", "synthetic/", "own"),
+    *("svmlight:", "table:", "finetune:", "synthetic/", "own"),
 ]
 
 

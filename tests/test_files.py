@@ -265,6 +265,7 @@ BESIDE = {
     "lrjax/tasks/batches.py": {"np.memmap": "of a file that files.py made"},
     "lrjax/tasks/tokens.py": {"part.mkdir": _RANDOM, "np.memmap": _OPENED},
     "lrjax/tasks/data.py": {"_INTERNET.open": "an address, with https and limits"},
+    "lrjax/tasks/labelled_text.py": {"data.read_bytes": "reads by files.open_given"},
     "lrjax/tasks/table.py": {
         "data.read_bytes": "reads by files.open_given",
         "pd.read_csv": _OPENED,

@@ -55,13 +55,17 @@ def test_what_is_prefetched_comes_in_order_and_errors_come_through():
         next(found)
 
 
-@pytest.mark.parametrize("name", ["digits/wrn", "digits/diffusion"])
-def test_images_and_text_may_stay_on_the_host(name):
+@pytest.mark.parametrize("name", ["digits/wrn", "digits/diffusion", "text/gpt_micro"])
+def test_images_and_text_may_stay_on_the_host(name, monkeypatch):
+    monkeypatch.setenv("LRJAX_DATA_DIR", "")
     task = tasks.make_task(name, tasks.TaskOptions(stream=True))
     assert task.streamed
     assert all(isinstance(rows, np.ndarray) for rows in task.train.values())
     assert all(isinstance(rows, jax.Array) for rows in task.valid.values())
     assert tasks.fingerprint(task) == tasks.fingerprint(tasks.make_task(name))
+
+
+def test_other_tasks_say_that_they_have_no_such_option():
     with pytest.raises(UsageError, match="'digits/logistic' has no such option"):
         tasks.make_task("digits/logistic", tasks.TaskOptions(stream=True))
 

@@ -38,14 +38,16 @@ def family(task: str) -> str:
     """The kind of model of a task, by its name.
 
     'logistic' for LIBSVM data sets, svmlight files and `digits/logistic`; 'table' for
-    tables, whose models differ; otherwise the part after the slash without sizes, such
-    as 'wrn' for `cifar10/wrn16_2`.
+    tables, whose models differ; 'finetune' for checkpoints; otherwise the part after
+    the slash without sizes, such as 'wrn' for `cifar10/wrn16_2`.
     """
     name = task.split(" (")[0]
     if _LOGISTIC.search(name):
         return "logistic"
     if name.startswith("table:"):
         return "table"
+    if name.startswith("finetune"):  # not like pre-training the same model
+        return "finetune"
     letters = re.match(r"[A-Za-z]+", name.rsplit("/", 1)[-1])
     return letters[0] if letters else name
 

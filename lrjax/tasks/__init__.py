@@ -27,8 +27,10 @@ from lrjax.core import (
     unknown,
 )
 from lrjax.tasks import (
+    causal_text,
     checks,
     diffusion,
+    finetune,
     images,
     libsvm,
     synthetic,
@@ -58,6 +60,8 @@ TASKS: dict[str, Factory] = {
     **text.FACTORIES,
     **synthetic.FACTORIES,
     **table.FACTORIES,
+    **causal_text.FACTORIES,
+    **finetune.FACTORIES,
 }
 
 SHIPPED = frozenset(TASKS)
@@ -72,7 +76,8 @@ def make_task(name: str, options: TaskOptions | None = None) -> Task:
 
     Args:
       name: a key of `TASKS`, 'svmlight:PATH' or 'table:PATH?target=COLUMN' for a user's
-        file, 'synthetic/classification-7' (or regression, and any number), or the
+        file, 'finetune:PATH?text=COLUMN&target=COLUMN' for a file of texts,
+        'synthetic/classification-7' (or regression, and any number), or the
         import path 'module:name' of a `Task` or of a function that returns one, with
         `TaskOptions` as its argument if it takes one.
       options: the task's options; the defaults of `TaskOptions` if None.
@@ -111,6 +116,8 @@ def _factory(name: str) -> Factory:
         return Factory(functools.partial(libsvm.make_file, path))
     if name.startswith(table.PREFIX):
         return Factory(functools.partial(table.make, name))
+    if name.startswith(finetune.PREFIX):
+        return finetune.factory(name)
     if name.startswith(synthetic.PREFIX) and name not in TASKS:
         return Factory(functools.partial(synthetic.make, name))
     if name in TASKS or plugins.is_path(name) or name in plugins.offered("task"):
@@ -179,6 +186,11 @@ def _unknown(name: str) -> UsageError:
         return UsageError(
             f"{message}: for a table give table:{cut(name)}?target=COLUMN"
         )
+    if suffix == ".jsonl":
+        return UsageError(
+            f"{message}: for texts with labels give "
+            f"finetune:{cut(name)}?text=COLUMN&target=COLUMN"
+        )
     if suffix in _OTHERS:
         return UsageError(
             f"{message}: {suffix} files are not read; write it as CSV or Parquet and "
@@ -209,9 +221,11 @@ def trains_network(name: str) -> bool:
     """Whether a registered task trains a network on images or text.
 
     Judges by the name, for callers that have no task yet; with a task,
-    `lrjax.engine.strategy` looks at its loss. False for files, synthetic tasks and
+    `lrjax.engine.strategy` looks at its loss. False for tables, synthetic tasks and
     users' own tasks.
     """
+    if name.startswith(finetune.PREFIX):
+        return True
     return name in TASKS and TASKS[name].network
 
 

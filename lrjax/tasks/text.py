@@ -30,11 +30,12 @@ from lrjax.core import (
 )
 from lrjax.tasks import data, packing
 from lrjax.tasks.data import DataError
-from lrjax.tasks.options import Factory, TaskOptions
+from lrjax.tasks.options import Factory, TaskOptions, Text
 from lrjax.tasks.tokens import (
     PAD,
     START,
     UNKNOWN,
+    Tokens,
     load_tokens,
 )
 
@@ -104,15 +105,48 @@ def make(name: str, options: TaskOptions) -> Task:
     """Make a task of `RECIPES`; see `tasks.make_task`."""
     recipe, text = RECIPES[name], options.text
     study = options.protocol == "study"
-    length = recipe.length if text.length is None else text.length
-    if not 3 <= length <= recipe.length:
-        raise DataError(
-            f"config.text.length={length}: {name} has positions for rows of 3 to "
-            f"{recipe.length} tokens"
-        )
+    length = row_length(name, text, recipe.length)
     corpus = load_tokens(
         text, options.data_dir, recipe.vocab_size, recipe.own_tokenizer, recipe.embedded
     )
+    rows = rows_of(name, corpus, length, study)
+    vocabulary = corpus.vocabulary
+    return recipe_task(name, rows, vocabulary.size, vocabulary.mask, options)
+
+
+def row_length(name: str, text: Text, most: int) -> int:
+    """Tokens per row: the options', or as many as the task `name` allows, `most`.
+
+    Raises:
+      DataError: if the options ask for fewer than 3, or for more.
+    """
+    length = most if text.length is None else text.length
+    if not 3 <= length <= most:
+        raise DataError(
+            f"config.text.length={length}: {name} has positions for rows of 3 to "
+            f"{most} tokens"
+        )
+    return length
+
+
+def rows_of(
+    name: str, corpus: Tokens, length: int, study: bool = False
+) -> dict[str, np.ndarray]:
+    """Split a corpus, and make rows of the documents of each part.
+
+    Args:
+      name: the task's name, for errors.
+      corpus: the tokens.
+      length: tokens per row.
+      study: split as the study does, with a row for each document, cut at the end;
+        otherwise documents are packed, long ones in pieces.
+
+    Returns:
+      name of the part -> uint16 [rows, length].
+
+    Raises:
+      DataError: if a part gets no document.
+    """
     rows = {}
     for part, documents in packing.split(len(corpus.ends), study).items():
         cut = packing.pieces(corpus.ends, documents, length - 2, whole=not study)
@@ -122,8 +156,7 @@ def make(name: str, options: TaskOptions) -> Task:
                 f"{name}: the {part} part gets none of "
                 f"{counted(len(corpus.ends), 'document')}"
             )
-    vocabulary = corpus.vocabulary
-    return recipe_task(name, rows, vocabulary.size, vocabulary.mask, options)
+    return rows
 
 
 def recipe_task(

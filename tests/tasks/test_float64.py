@@ -10,7 +10,10 @@ import pytest
 from lrjax.tasks import (
     TASKS,
     TaskOptions,
+    causal_text,
+    checkpoints,
     diffusion,
+    finetune,
     image_data,
     images,
     libsvm,
@@ -18,7 +21,7 @@ from lrjax.tasks import (
     text,
 )
 from lrjax.tasks.image_data import Part
-from lrjax.tasks.models import attention
+from lrjax.tasks.models import attention, roberta
 
 
 def narrow(jaxpr, at=""):
@@ -60,6 +63,21 @@ def made(name, protocol, monkeypatch):
         pixels = random.randint(0, 17, (4, *shape)).astype(np.uint8)
         parts = dict.fromkeys(("train", "valid", "test"), pixels)
         return diffusion.recipe_task(name, parts, options)
+    if name in causal_text.RECIPES:
+        recipe = dataclasses.replace(causal_text.RECIPES[name], num_layers=1)
+        monkeypatch.setitem(causal_text.RECIPES, name, recipe)
+        rows = random.randint(4, 200, (4, recipe.length)).astype(np.uint16)
+        model = causal_text.make_model(name, recipe.length, options)
+        parts = dict.fromkeys(("train", "valid", "test"), rows)
+        return causal_text.causal_task(name, parts, model, options)
+    if name in finetune.FACTORIES:
+        checkpoint = checkpoints.read(checkpoints.EMBEDDED)
+        model = finetune.make_model(checkpoint, 8, 4, options)
+        weights = roberta.load_weights(checkpoint.weights, model)
+        tokens = random.randint(4, 200, (4, 8)).astype(np.uint16)
+        part = {"tokens": tokens, "labels": np.arange(4, dtype=np.int32)}
+        parts = dict.fromkeys(("train", "valid", "test"), part)
+        return finetune.classification_task(name, parts, model, weights, options, "")
     if name in images.RECIPES:
         recipe = images.RECIPES[name]
         depths = {"depth": 10 if recipe.model == "WideResNet" else 1, "blocks": (1, 2)}

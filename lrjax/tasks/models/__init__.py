@@ -11,6 +11,7 @@ _HOMES = {
     "LSTM": "lstm",
     "MLPDenoiser": "denoiser",
     "Perceptron": "perceptron",
+    "GPT": "gpt",
     "Roberta": "roberta",
     "SmallCNN": "small_cnn",
     "UNet": "denoiser",

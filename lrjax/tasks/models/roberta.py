@@ -2,7 +2,8 @@
 
 Gives the same results as `RobertaForMaskedLM` for the same weights: positions are
 counted from PAD + 1, blocks normalise after the residual, and the decoder is the token
-embedding. `load_weights` reads the safetensors file of such a model.
+embedding. With classes it is `RobertaForSequenceClassification`. `load_weights` reads
+the safetensors file of such a model, `tensors_of` makes what is in one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from lrjax import machine
 from lrjax.common import files, numerics
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, cut
@@ -28,14 +28,11 @@ from lrjax.tasks.models.attention import attention, attention_with_dropout
 from lrjax.tasks.models.dropout import Dropout
 from lrjax.tasks.models.gelu import gelu
 from lrjax.tasks.models.layer_norm import LayerNorm
-from lrjax.tasks.models.products import product
+from lrjax.tasks.models.transformer import INIT, dense, logits, scanned
 
 PAD = 1  # the padding token, and the position of padding
 _MAX_CONFIG = 2**20  # bytes of a config.json; the published ones have one kB
-_TILE = 128  # columns of a matrix that tensor cores like
 SPECIAL_POSITIONS = 2  # rows that no token uses: the first position is PAD + 1
-
-_INIT = nn.initializers.normal(0.02)
 
 
 class Roberta(nn.Module):
@@ -67,6 +64,8 @@ class Roberta(nn.Module):
         instead of storing them.
       scan_layers: whether blocks are a loop over their stacked weights, which is
         compiled once for all. Parameters, initial values and dropout are the same.
+      num_classes: classes that a head on the first token tells apart, in place of the
+        language model's head; 0: the language model.
     """
 
     vocab_size: int
@@ -84,6 +83,7 @@ class Roberta(nn.Module):
     param_dtype: Any = "float32"
     remat: bool = False
     scan_layers: bool = False
+    num_classes: int = 0
 
     @nn.compact
     def __call__(
@@ -94,7 +94,7 @@ class Roberta(nn.Module):
         segments: jax.Array | None = None,
         at: jax.Array | None = None,
     ) -> jax.Array:
-        """Compute logits over tokens.
+        """Compute logits over tokens, or over classes.
 
         Args:
           input_ids: int [rows, tokens].
@@ -105,7 +105,8 @@ class Roberta(nn.Module):
           at: int [rows, slots], positions to return logits for. None: all.
 
         Returns:
-          [rows, slots or tokens, vocab_size], float32 or wider.
+          [rows, slots or tokens, vocab_size], or [rows, num_classes] if there are
+          classes; float32 or wider.
 
         Raises:
           ValueError: if rows are longer than there are positions.
@@ -134,7 +135,7 @@ class Roberta(nn.Module):
         words = embed(self.vocab_size, "words")
         places = embed(self.max_positions, "positions")
         # The single token type; the original has this parameter too.
-        kind = self.param("kind", _INIT, (1, self.hidden_size), self.param_dtype)
+        kind = self.param("kind", INIT, (1, self.hidden_size), self.param_dtype)
         x = words(input_ids) + places(positions(input_ids, segments)) + kind
         x = norm("embedding_norm")(x)
         x = Dropout(self.dropout, deterministic=not train)(x)
@@ -145,52 +146,36 @@ class Roberta(nn.Module):
             types,
         )
         if self.scan_layers and not self.is_initializing():
-            x = self._scanned(_Block(*settings, parent=None), x, mask, train)
+            block = _Block(*settings, parent=None)
+            dropouts = 3 if self.attention_dropout else 2
+            x = scanned(
+                *(self, block, x, mask, train),
+                *(self.num_layers, dropouts, self.remat),
+            )
         else:
             make_block = nn.remat(_Block, static_argnums=3) if self.remat else _Block
             for layer in range(self.num_layers):
                 x = make_block(*settings, name=f"layer{layer}")(x, mask, train)
         if self.pre_norm:
             x = norm("final_norm")(x)
+        if self.num_classes:
+            return self._classified(x[:, 0], types, train)
         if at is not None:
             x = jnp.take_along_axis(x, at[:, :, None], axis=1)
-        x = _dense(x, self.hidden_size, types, "head")
+        x = dense(x, self.hidden_size, types, "head")
         x = norm("head_norm")(gelu(x))
         bias = self.param(
             "bias", nn.initializers.zeros_init(), (self.vocab_size,), self.param_dtype
         )
-        return _logits(x, words.embedding, bias)
+        return logits(x, words.embedding, bias)
 
-    def _scanned(
-        self, block: _Block, x: jax.Array, mask: jax.Array, train: bool
-    ) -> jax.Array:
-        """Apply all blocks in a loop.
-
-        Args:
-          block: any of them.
-          x, mask, train: as for a block.
-        """
-        names = [f"layer{layer}" for layer in range(self.num_layers)]
-        params = [self.variables["params"][name] for name in names]
-        keys = [self._dropout_keys(name) if train else () for name in names]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-
-        def step(x: Any, layer: Any) -> tuple[Any, None]:
-            params, keys = layer
-            return block.apply({"params": params}, x, mask, train, keys), None
-
-        step = jax.checkpoint(step) if self.remat else step
-        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *keys)
-        return jax.lax.scan(step, x, (stacked, together))[0]
-
-    def _dropout_keys(self, name: str) -> tuple[jax.Array, ...]:
-        """The keys that the dropout layers of a block get from Flax."""
-        assert self.scope is not None
-        scope, count = self.scope.push(name, reuse=True), 2
-        if self.attention_dropout:
-            count += 1
-        places = [scope.push(f"Dropout_{i}", reuse=True) for i in range(count)]
-        return tuple(place.make_rng("dropout") for place in places)
+    def _classified(self, x: jax.Array, types: Any, train: bool) -> jax.Array:
+        """The classification head: [rows, size] -> [rows, num_classes]."""
+        x = Dropout(self.dropout, deterministic=not train)(x)
+        x = jnp.tanh(dense(x, self.hidden_size, types, "classifier"))
+        x = Dropout(self.dropout, deterministic=not train)(x)
+        x = dense(x, self.num_classes, types, "classes")
+        return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 class _Block(nn.Module):
@@ -235,7 +220,7 @@ class _Block(nn.Module):
 
         def attended(x: jax.Array) -> jax.Array:
             rows, tokens, size = x.shape
-            out = _dense(x, 3 * size, self.types, "qkv")
+            out = dense(x, 3 * size, self.types, "qkv")
             out = out.reshape(rows, tokens, 3, self.heads, size // self.heads)
             query, key, value = jnp.moveaxis(out, 2, 0)
             if train and self.attention_dropout:
@@ -243,12 +228,12 @@ class _Block(nn.Module):
                 out = attention_with_dropout(query, key, value, mask, dropout)
             else:
                 out = attention(query, key, value, mask, self.fused)
-            return _dense(out.reshape(x.shape), size, self.types, "projection")
+            return dense(out.reshape(x.shape), size, self.types, "projection")
 
         def transformed(x: jax.Array) -> jax.Array:
-            out = _dense(x, self.intermediate_size, self.types, "fc1")
+            out = dense(x, self.intermediate_size, self.types, "fc1")
             out = gelu(out)
-            return _dense(out, x.shape[-1], self.types, "fc2")
+            return dense(out, x.shape[-1], self.types, "fc2")
 
         x = added(x, attended, "attention_norm")
         return added(x, transformed, "output_norm")
@@ -263,45 +248,9 @@ def _may_attend(attention_mask: jax.Array, segments: jax.Array | None) -> jax.Ar
     return mask & same[:, None]
 
 
-def _logits(x: jax.Array, words: jax.Array, bias: jax.Array) -> jax.Array:
-    """Multiply by the embeddings of all tokens; float32 or wider.
-
-    Args:
-      x: [rows, tokens, size].
-      words: [vocab_size, size].
-      bias: [vocab_size].
-
-    Returns:
-      [rows, tokens, vocab_size].
-    """
-    wide = np.promote_types(x.dtype, np.float32)
-    table = words.astype(x.dtype)
-    # Rows and tokens are one axis here, as in `_dense`.
-    flat = x.reshape(-1, x.shape[-1])
-    shape, bias = (*x.shape[:-1], len(words)), bias.astype(wide)
-    if machine.kind() != "gpu":  # XLA fills up tiles of TPUs itself
-        return product("nh,vh->nv", flat, table, wide).reshape(shape) + bias
-    # Whole tiles. The additional columns are cut off again, which costs nothing: what
-    # follows reads and writes the others alone.
-    more = -len(words) % _TILE
-    table, bias = jnp.pad(table, ((0, more), (0, 0))), jnp.pad(bias, (0, more))
-    scores = product("nh,vh->nv", flat, table, wide) + bias
-    return scores[:, : len(words)].reshape(shape)
-
-
-def _dense(x: jax.Array, features: int, types: Any, name: str) -> jax.Array:
-    """A linear layer: [..., size] -> [..., features].
-
-    Merges rows and tokens into one axis: the weights' gradient contracts over both, and
-    XLA's CPU backend copies operands that are contracted over two axes.
-    """
-    layer = nn.Dense(features, kernel_init=_INIT, **types, name=name)
-    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
-
-
 def _without_padding(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
     """Initialise an embedding, with zeros for padding."""
-    return _INIT(key, shape, dtype).at[PAD].set(0)
+    return INIT(key, shape, dtype).at[PAD].set(0)
 
 
 def positions(input_ids: jax.Array, segments: jax.Array | None = None) -> jax.Array:
@@ -329,11 +278,10 @@ _LAYER = {
     "output.dense": "fc2",
     "output.LayerNorm": "output_norm",
 }
-_OUTSIDE = {
-    "roberta.embeddings.LayerNorm": "embedding_norm",
-    "lm_head.dense": "head",
-    "lm_head.layer_norm": "head_norm",
-}
+_QKV = ("query", "key", "value")
+_OUTSIDE = {"roberta.embeddings.LayerNorm": "embedding_norm"}
+_HEAD = {"lm_head.dense": "head", "lm_head.layer_norm": "head_norm"}
+_NEW = ("classifier", "classes")  # what a classifier begins anew
 # Copies of other tensors, computed tables, and tensors that logits do not need.
 _IGNORED = (
     "roberta.embeddings.position_ids",
@@ -341,6 +289,7 @@ _IGNORED = (
     "lm_head.decoder.weight",
     "lm_head.decoder.bias",
     "roberta.pooler.",
+    "classifier.",
 )
 
 
@@ -348,12 +297,14 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
     """Load parameters from the safetensors file of a `RobertaForMaskedLM`.
 
     Args:
-      path: the file, saved by Hugging Face Transformers.
+      path: the file, saved by Hugging Face Transformers; for a classifier any model of
+        the kind will do, whose head is left aside.
       model: the model for these parameters, without `pre_norm`. If there is a
         config.json beside the file, it must have the model's `layer_norm_eps`.
 
     Returns:
-      The tree 'params' of `model.init`, in the model's `param_dtype`.
+      The tree 'params' of `model.init`, in the model's `param_dtype`; that of a
+      classifier without its head, whose weights are new.
 
     Raises:
       UsageError: if the file cannot be read, or its tensors are not the model's.
@@ -366,13 +317,15 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
     wanted = jax.eval_shape(
         lambda ids: model.init(numerics.key(0), ids, ids, train=False), tokens
     )["params"]
+    wanted = {name: leaf for name, leaf in wanted.items() if name not in _NEW}
+    ignored = (*_IGNORED, "lm_head.") if model.num_classes else _IGNORED
     size = sum(leaf.size for leaf in jax.tree.leaves(wanted))
     with (
         reading(path, "cannot be read as safetensors"),
         files.open_given(path),  # the library would wait for a pipe
         safe_open(os.fspath(path), framework="numpy") as file,
     ):
-        names = [n for n in file.keys() if not n.startswith(_IGNORED)]  # noqa: SIM118
+        names = [n for n in file.keys() if not n.startswith(ignored)]  # noqa: SIM118
         held = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
         if held > 2 * size:  # refused below if it is less
             raise UsageError(
@@ -381,7 +334,7 @@ def load_weights(path: str | os.PathLike[str], model: Roberta) -> dict[str, Any]
         tensors = {name: file.get_tensor(name) for name in names}
     _check_eps(Path(path).parent / "config.json", model.layer_norm_eps)
     with reading(path, "its tensors are not the model's"):
-        params, used = _renamed(tensors, model.num_layers, os.fspath(path))
+        params, used = _renamed(tensors, model, os.fspath(path))
     for name in names:
         if name not in used:
             raise UsageError(f"{path}: tensor {cut(name)} is not part of the model")
@@ -415,13 +368,13 @@ def _check_eps(config: Path, eps: float) -> None:
 
 
 def _renamed(
-    tensors: Mapping[str, np.ndarray], num_layers: int, path: str
+    tensors: Mapping[str, np.ndarray], model: Roberta, path: str
 ) -> tuple[dict[str, Any], set[str]]:
     """Convert tensors to our tree of parameters; also returns the names used.
 
     Args:
       tensors: those of the file, by name.
-      num_layers: layers of our model.
+      model: our model.
       path: the file, for messages.
     """
     used: set[str] = set()
@@ -447,15 +400,15 @@ def _renamed(
         "words": {"embedding": take(f"{embeddings}.word_embeddings.weight")},
         "positions": {"embedding": take(f"{embeddings}.position_embeddings.weight")},
         "kind": take(f"{embeddings}.token_type_embeddings.weight"),
-        "bias": take("lm_head.bias"),
     }
-    params |= {ours: either(theirs) for theirs, ours in _OUTSIDE.items()}
-    for layer in range(num_layers):
+    outside = _OUTSIDE
+    if not model.num_classes:
+        params["bias"] = take("lm_head.bias")
+        outside = _OUTSIDE | _HEAD
+    params |= {ours: either(theirs) for theirs, ours in outside.items()}
+    for layer in range(model.num_layers):
         prefix = f"roberta.encoder.layer.{layer}"
-        three = [
-            dense(f"{prefix}.attention.self.{name}")
-            for name in ("query", "key", "value")
-        ]
+        three = [dense(f"{prefix}.attention.self.{name}") for name in _QKV]
         block = {ours: either(f"{prefix}.{theirs}") for theirs, ours in _LAYER.items()}
         block["qkv"] = {
             "kernel": np.concatenate([part["kernel"] for part in three], axis=1),
@@ -463,3 +416,36 @@ def _renamed(
         }
         params[f"layer{layer}"] = block
     return params, used
+
+
+def tensors_of(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors of a `RobertaForMaskedLM`, by name: the inverse of `load_weights`.
+
+    Args:
+      params: the tree 'params' of a `Roberta` without classes and `pre_norm`.
+    """
+    found: dict[str, Any] = {}
+
+    def put(name: str, layer: Mapping[str, Any]) -> None:
+        """Store a dense layer or a norm under its name in the file."""
+        kernel = layer["kernel"].T if "kernel" in layer else layer["scale"]
+        found[f"{name}.weight"], found[f"{name}.bias"] = kernel, layer["bias"]
+
+    embeddings = "roberta.embeddings"
+    found[f"{embeddings}.word_embeddings.weight"] = params["words"]["embedding"]
+    found[f"{embeddings}.position_embeddings.weight"] = params["positions"]["embedding"]
+    found[f"{embeddings}.token_type_embeddings.weight"] = params["kind"]
+    found["lm_head.bias"] = params["bias"]
+    for theirs, ours in (_OUTSIDE | _HEAD).items():
+        put(theirs, params[ours])
+    layers = [name for name in params if name.startswith("layer")]
+    for layer in range(len(layers)):
+        block, prefix = params[f"layer{layer}"], f"roberta.encoder.layer.{layer}"
+        for theirs, ours in _LAYER.items():
+            put(f"{prefix}.{theirs}", block[ours])
+        kernels, biases = (
+            jnp.split(block["qkv"][part], 3, axis=-1) for part in ("kernel", "bias")
+        )
+        for name, kernel, bias in zip(_QKV, kernels, biases, strict=True):
+            put(f"{prefix}.attention.self.{name}", {"kernel": kernel, "bias": bias})
+    return {name: np.ascontiguousarray(value) for name, value in found.items()}
