@@ -99,6 +99,7 @@ def get_config(arg: str = "quick") -> ConfigDict:
         for task in config.tasks
         if task in HEAVY
     }
+    config.text.corpus = "pydoc"  # whatever text there is in DATA
     config.skip_missing = True
     return config
 
