@@ -7,6 +7,7 @@ by line. A third protocol is one more dataclass here.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,8 +52,9 @@ class Protocol:
       name: name in tables and configs.
       data: 'sound' or 'study': the splits, scaling and evaluation of tasks.
       hparams: method -> hyperparameters that differ from the method's defaults.
-      task_hparams: start of a task's name -> the same for these tasks; overrides
-        `hparams`, and of several that match, the later overrides the earlier.
+      task_hparams: start of a task's name, with wildcards as in a shell -> the same for
+        these tasks; overrides `hparams`, and of several that match, the later overrides
+        the earlier.
       fresh_batches: methods whose every batch is the first of a new shuffle.
       in_epochs: starts of names of tasks on which these methods use epochs, too.
       tuning: start of a task's name -> tuning on these tasks.
@@ -78,7 +80,7 @@ class Protocol:
         """Return the hyperparameters that this protocol sets for a method on a task."""
         changed = dict(self.hparams.get(method, {}))
         for start, values in self.task_hparams.items():
-            if task.startswith(start):
+            if fnmatch.fnmatchcase(task, f"{start}*"):
                 changed |= values.get(method, {})
         return changed
 
@@ -362,6 +364,7 @@ SOUND = Protocol(
         "text/gpt_small": _CALIBRATED_TEXT,
         "finetune/roberta_tiny": _CALIBRATED_FINETUNE,
         "finetune/roberta_base": _PUBLISHED_FINETUNE,
+        "finetune:*[?&]checkpoint=": _PUBLISHED_FINETUNE,
     },
 )
 

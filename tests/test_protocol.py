@@ -155,3 +155,21 @@ def test_only_text_is_gone_through_in_epochs_by_cawr(task):
     assert afresh == (not task.startswith("bookwiki/"))
     assert not protocol.STUDY.draws_afresh("adam", task)
     assert not protocol.SOUND.draws_afresh("cawr", task)
+
+
+@pytest.mark.parametrize(
+    ("task", "rate"),
+    [
+        ("finetune/roberta_tiny", 1e-3),
+        ("finetune/roberta_base", 2e-5),
+        ("finetune:a.csv?text=t&target=y&checkpoint=~/roberta", 2e-5),
+        ("finetune:a.csv?checkpoint=b&text=t", 2e-5),
+        ("finetune:checkpoint=.csv?text=t&target=y", 1e-3),
+        ("finetune:a.csv?text=t&target=y", 1e-3),
+    ],
+)
+def test_large_checkpoints_are_tuned_with_small_rates(task, rate):
+    for method in ("adamw_cosine", "nadamw_cosine"):
+        changed = protocol.SOUND.overrides(method, task)
+        base = methods.METHODS[method].defaults
+        assert (base | changed)["learning_rate"] == rate
