@@ -31,7 +31,7 @@ from lrjax.launch import startup
 FULL = (20_000, 40_000)  # updates, of every other number
 SHARES = (1 / 1000, 1 / 300, 1 / 100, 1 / 30, 1 / 10, 1)  # of the full length
 SEEDS = (0, 1)
-TASKS_JUDGED = 6  # of each shape; twice as many to learn from
+TASKS_JUDGED = 4  # of each shape; twice as many to learn from
 KEPT = selection_tables.KEPT
 # Method -> ends of the logarithm of its rates, half a decade apart.
 RATED = {
