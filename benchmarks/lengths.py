@@ -1,0 +1,363 @@
+r"""Learns how best rates change with length, and judges `lrjax.advise` by tables.
+
+    python benchmarks/length_tables.py --tables=DIR --data=DATA
+    python benchmarks/lengths.py --tables=DIR
+    python benchmarks/lengths.py --tables=DIR --judge=left_out
+    python benchmarks/lengths.py --tables=DIR --judge=judged
+
+The second command makes lrjax/hpo/lengths.json of the tables that no task judges. The
+others print regrets and how right probabilities are: on the same tables, each family
+with what was learned of all others; and on those kept apart, with what is shipped.
+DIR may also be a file that --pack made of it, as results/lengths.zip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import sys
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import priors, selection
+from benchmarks.across_tasks import made_tasks
+from lrjax.hpo import ladders, lengths, points, prior, recipes
+from lrjax.hpo.lengths import Lengths, Peak
+
+_SHRINK = 12.0  # measurements that the common move counts for, against a method's own
+_AWAY = (0.5, 1.0)  # decades from the best rate at which losses are measured
+_WHOLE = 1e-6
+
+
+class Table(NamedTuple):
+    """What was measured on a task.
+
+    Attributes:
+      name, family: of the task.
+      judges: whether nothing may be learned of it.
+      kind: of the metric, as in `points`.
+      updates: of each length, the last full.
+      methods, rates: of each contender; the rate is NaN for methods without one.
+      valid: points [lengths, seeds, contenders], NaN where a run was lost.
+      regret: test points of full runs behind the best [contenders].
+      probed: the task's probes.
+      batch_size: rows of a batch.
+    """
+
+    name: str
+    family: str
+    judges: bool
+    kind: str
+    updates: np.ndarray
+    methods: np.ndarray
+    rates: np.ndarray
+    valid: np.ndarray
+    regret: np.ndarray
+    probed: Mapping[str, float]
+    batch_size: int
+
+    def of(self, method: str) -> np.ndarray:
+        """Numbers of a method's contenders, by rate."""
+        own = np.flatnonzero(self.methods == method)
+        return own[np.argsort(self.rates[own])]
+
+    def regret_at(self, method: str, log_rate: float) -> float:
+        """Regret of a method at any rate: between those trained by a line."""
+        own = self.of(method)
+        if math.isnan(log_rate):
+            return float(-self.regret[own[0]])
+        logs = np.log10(self.rates[own])
+        return float(-np.interp(log_rate, logs, self.regret[own]))
+
+
+def read(path: Path, kind: str) -> list[Table]:
+    """Read all tables of a folder, or a packed file, that have a kind of metric."""
+    found = []
+    for name, each in priors.files(path):
+        with np.load(each) as file:
+            content = {key: file[key] for key in file.files}
+        if kind == points.SHARE and "test_accuracy" not in content:
+            continue
+        found.append(_table(name, content, kind))
+    return found
+
+
+def _table(name: str, content: Mapping[str, np.ndarray], kind: str) -> Table:
+    metric, scale = "accuracy", priors.SHARE
+    if kind == points.RATIO:
+        metric, scale = "loss", priors.LOSS
+
+    def measured(part: str) -> np.ndarray:
+        values = content[f"{part}_{metric}"].astype(float)
+        if kind == points.RATIO:
+            values = np.maximum(values, priors.LEAST_LOSS)
+        reached = points.points(values, scale)
+        return np.where(np.isfinite(reached), reached, np.nan)
+
+    keys = [str(key).split() for key in content["contenders"]]
+    names = map(str, content["probe_names"])
+    values = content["probe_values"].astype(float).tolist()
+    return Table(
+        name=name,
+        family=str(content["family"]),
+        judges=int(name.split("-")[1]) >= made_tasks.JUDGED_FROM,
+        kind=kind,
+        updates=content["lengths"],
+        methods=np.array([key[0] for key in keys]),
+        rates=np.array([float(key[1]) if key[1:] else math.nan for key in keys]),
+        valid=measured("valid"),
+        regret=priors.regret(measured("test")[-1]),
+        probed=dict(zip(names, values, strict=True)),
+        batch_size=int(content["batch_size"]),
+    )
+
+
+def rated(table: Table) -> list[str]:
+    """Methods that need a rate."""
+    return list(dict.fromkeys(table.methods[~np.isnan(table.rates)].tolist()))
+
+
+def fit(tables: Sequence[Table]) -> Lengths:
+    """Learn moves of the best rate, their variance, and what other rates lose."""
+    seen: list[tuple[str, float, float]] = []  # method, decades of length, move
+    for table in tables:
+        for method in rated(table):
+            own = table.of(method)
+            logs = np.log10(table.rates[own]).tolist()
+            there = lengths.peak(logs, table.regret[own].tolist())
+            if there is None or there.variance:
+                continue
+            for place, updates in enumerate(table.updates[:-1]):
+                if updates < ladders.LEAST:
+                    continue
+                decades = math.log10(table.updates[-1] / updates)
+                for reached in table.valid[place][:, own]:
+                    here = lengths.peak(logs, reached.tolist())
+                    if here is not None and not here.variance:
+                        seen.append((method, decades, there.log_rate - here.log_rate))
+    design = np.array([[1.0, decades] for _, decades, _ in seen])
+    moved = np.array([move for *_, move in seen])
+    common = np.linalg.lstsq(design, moved, rcond=None)[0]
+    first, slope = {"": float(common[0])}, {"": float(common[1])}
+    left = moved - design @ common
+    for method in sorted({method for method, *_ in seen}):
+        own = np.array([each == method for each, *_ in seen])
+        x = design[own]
+        penalty = _SHRINK * (design.T @ design) / len(design)
+        own_part = np.linalg.solve(x.T @ x + penalty, x.T @ left[own])
+        first[method] = float(common[0] + own_part[0])
+        slope[method] = float(common[1] + own_part[1])
+        left[own] -= x @ own_part
+    constant, factor = np.linalg.lstsq(design, left**2, rcond=None)[0]
+    if factor < 0 or constant < 0:
+        constant, factor = float((left**2).mean()), 0.0
+    return Lengths(first, slope, (float(constant), float(factor)), bends(tables))
+
+
+def bends(tables: Sequence[Table]) -> dict[str, tuple[float, float]]:
+    """Points that full runs lose a decade below the best rate and above, by kind."""
+    found = {}
+    for kind in (points.SHARE, points.RATIO):
+        sides: tuple[list[float], list[float]] = ([], [])
+        for table in tables:
+            if table.kind != kind:
+                continue
+            for method in rated(table):
+                own = table.of(method)
+                logs = np.log10(table.rates[own])
+                there = lengths.peak(logs.tolist(), table.regret[own].tolist())
+                if there is None or there.variance:
+                    continue
+                best = table.regret[own].max()
+                for side, sign in zip(sides, (-1, 1), strict=True):
+                    for away in _AWAY:
+                        at = there.log_rate + sign * away
+                        lost = best - np.interp(at, logs, table.regret[own])
+                        side.append(lost / away**2)
+        below, above = (float(np.mean(side)) if side else 0.0 for side in sides)
+        found[kind] = (below, above)
+    return found
+
+
+def write(known: Lengths, path: Path) -> None:
+    """Write what was learned."""
+
+    def short(values: Mapping[str, float]) -> dict[str, float]:
+        return {name: round(value, 4) for name, value in sorted(values.items())}
+
+    content = {
+        "first": short(known.first),
+        "slope": short(known.slope),
+        "variance": [round(each, 5) for each in known.variance],
+        "bend": {k: [round(x, 3) for x in v] for k, v in known.bend.items()},
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+class Known(NamedTuple):
+    """What an adviser knows.
+
+    Attributes:
+      table: of tasks.
+      lengths: of best rates at several lengths.
+    """
+
+    table: prior.Known
+    lengths: Lengths
+
+
+def believed(known: Known, table: Table, longest: int) -> tuple[Any, prior.Prior]:
+    """The methods that a table can judge, and what is believed of them."""
+    mine = set(table.methods.tolist())
+    candidates = [
+        prior.Candidate(str(method), float(rate))
+        for method, rate in zip(known.table.methods, known.table.rates, strict=True)
+        if str(method) in mine
+    ]
+    described = prior.describe(
+        table.probed, min(longest, int(table.updates[-1])), table.batch_size
+    )
+    found = prior.believe(known.table, candidates, described)
+    entries: dict[str, list[int]] = {}
+    for i, each in enumerate(candidates):
+        entries.setdefault(each.method, []).append(i)
+    listed = [
+        recipes.Entry(
+            method,
+            tuple(who),
+            tuple(
+                math.log10(candidates[i].rate)
+                for i in who
+                if not math.isnan(candidates[i].rate)
+            ),
+        )
+        for method, who in entries.items()
+    ]
+    return listed, found
+
+
+class Judged(NamedTuple):
+    """What was advised on a task.
+
+    Attributes:
+      regret: points of each recipe behind the best of all, the first recipe first.
+      said: probabilities of each: the best of the three, and near the best of all;
+        empty if none were given.
+      away: decades from the first recipe's rate to the best of its method; NaN for
+        methods without one.
+      unlike: whether the task was said to be unlike all known ones.
+    """
+
+    regret: tuple[float, ...]
+    said: tuple[tuple[float, float], ...] = ()
+    away: float = math.nan
+    unlike: bool = False
+
+
+Way = Callable[[Known, Table, int], Judged]
+
+
+def fixed(*recipes_given: tuple[str, float]) -> Way:
+    """The same methods and rates for all tasks."""
+
+    def choose(known: Known, table: Table, seed: int) -> Judged:
+        del known, seed
+        return outcome(table, recipes_given)
+
+    return choose
+
+
+def outcome(
+    table: Table,
+    chosen: Sequence[tuple[str, float]],
+    said: Sequence[tuple[float, float]] = (),
+    unlike: bool = False,
+) -> Judged:
+    """What methods with logarithms of rates come to."""
+    regret = [min(points.CLIP, table.regret_at(*each)) for each in chosen]
+    method, log_rate = chosen[0]
+    away = math.nan
+    if not math.isnan(log_rate):
+        own = table.of(method)
+        logs = np.log10(table.rates[own])
+        best = lengths.peak(logs.tolist(), table.regret[own].tolist())
+        away = abs(log_rate - best.log_rate) if best else math.nan
+    return Judged(tuple(regret), tuple(said), away, unlike)
+
+
+def advised(
+    place: int | None, *, moves: bool = True, size: tuple[int, int] = (2, 5)
+) -> Way:
+    """What `lrjax.advise` says.
+
+    Args:
+      place: which length the short runs have; None: there are none.
+      moves: whether the best rate of short runs is moved to full ones.
+      size: methods, and rates of each.
+    """
+
+    def choose(known: Known, table: Table, seed: int) -> Judged:
+        full = int(table.updates[-1])
+        entries, found = believed(known, table, LONGEST)
+        reached = recipes.scores(found.belief, entries)
+        still = Lengths({"": 0.0}, {"": 0.0}, (_WHOLE, 0.0), known.lengths.bend)
+        move = known.lengths if moves else still
+        peaks = {}
+        chosen = recipes.laddered(reached, entries, size[0])
+        for i, entry in enumerate(entries):
+            if not entry.log_rates:
+                continue
+            before = recipes.expected_peak(found.belief, entry)
+            before = before.moved(move.move(entry.method, full / min(full, LONGEST)))
+            peaks[i] = before
+            if place is None or i not in chosen:
+                continue
+            by = move.move(entry.method, full / int(table.updates[place]))
+            back = Peak(before.log_rate - by.log_rate, before.variance + by.variance)
+            rates = ladders.rungs(back, size[1])
+            own = table.of(entry.method)
+            logs = np.log10(table.rates[own])
+            at = [int(np.abs(logs - math.log10(rate)).argmin()) for rate in rates]
+            at = sorted(set(at))
+            here = lengths.peak(logs[at].tolist(), table.valid[place, seed, own[at]])
+            if here is None:
+                continue
+            peaks[i] = here.moved(by) if not moves else here.moved(by).joined(before)
+        given = recipes.advise(reached, entries, peaks, known.lengths, table.kind)
+        return outcome(
+            table,
+            [(each.method, each.log_rate) for each in given],
+            [(each.best, each.near) for each in given],
+            found.unlike,
+        )
+
+    return choose
+
+
+LONGEST = 4000
+
+
+def prior_alone(longest: int) -> Way:
+    """What --mode=select says with select.how=prior."""
+
+    def choose(known: Known, table: Table, seed: int) -> Judged:
+        del seed
+        entries, found = believed(known, table, longest)
+        best = int(found.belief.mean.argmax())
+        for entry in entries:
+            if best in entry.who:
+                rate = math.nan
+                if entry.log_rates:
+                    rate = entry.log_rates[entry.who.index(best)]
+                return outcome(table, [(entry.method, rate)], unlike=found.unlike)
+        raise AssertionError
+
+    return choose

@@ -1,0 +1,146 @@
+"""How a method's best learning rate changes with the length of a run.
+
+The best rate of a short run, with its whole schedule in its own length, is near that of
+a long one, but not the same. `lengths.json` has what `benchmarks/lengths.py` learned of
+tasks on which both were measured: by how many decades the best rate moves, and how much
+tasks differ in that.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+FILE = Path(__file__).with_name("lengths.json")
+_SOFT = 1.0  # points: rates that are so near to the best count nearly as much
+_OUTSIDE = 0.25  # variance, decades^2, where the best rate of a ladder is its last
+_LEAST_POINTS = 10.0  # behind the best: where runs were lost, too
+_SHIFT = "shift"
+
+
+class Peak(NamedTuple):
+    """What is believed of a method's best rate: a normal distribution.
+
+    Attributes:
+      log_rate: mean of its logarithm to base 10.
+      variance: decades^2.
+    """
+
+    log_rate: float
+    variance: float
+
+    def moved(self, by: Peak) -> Peak:
+        """The belief after a move that is itself uncertain."""
+        return Peak(self.log_rate + by.log_rate, self.variance + by.variance)
+
+    def joined(self, other: Peak) -> Peak:
+        """Both together, as two independent measurements of the same.
+
+        Example:
+          >>> Peak(-2.0, 1.0).joined(Peak(-3.0, 1.0))
+          Peak(log_rate=-2.5, variance=0.5)
+        """
+        both = 1 / self.variance + 1 / other.variance
+        mean = self.log_rate / self.variance + other.log_rate / other.variance
+        return Peak(mean / both, 1 / both)
+
+
+class Lengths(NamedTuple):
+    """What is known of best rates at several lengths.
+
+    Attributes:
+      first, slope: method -> decades by which the best rate moves over the first
+        decade of length beyond `slope`, and for each decade; '' for other methods.
+      variance: decades^2 over the first decade, and for each: how tasks differ, and
+        how wrong a ladder is.
+      bend: kind of metric (`points`) -> points that are lost a decade below the best
+        rate, and above.
+    """
+
+    first: Mapping[str, float]
+    slope: Mapping[str, float]
+    variance: tuple[float, float]
+    bend: Mapping[str, tuple[float, float]]
+
+    def move(self, method: str, ratio: float) -> Peak:
+        """By how much a method's best rate moves when runs become longer.
+
+        Args:
+          method: its name.
+          ratio: the longer run's updates over the shorter one's, 1 or more.
+
+        Example:
+          >>> known = Lengths({"": 0.1}, {"": -0.3}, (0.04, 0.01), {})
+          >>> moved = known.move("adam", 100)
+          >>> round(moved.log_rate, 3), round(moved.variance, 3)
+          (-0.5, 0.06)
+        """
+        decades = math.log10(max(1.0, ratio))
+        once = min(1.0, decades)
+        first = self.first.get(method, self.first[""])
+        slope = self.slope.get(method, self.slope[""])
+        return Peak(
+            first * once + slope * decades,
+            self.variance[0] * once + self.variance[1] * decades,
+        )
+
+    def lost(self, kind: str, away: np.ndarray) -> np.ndarray:
+        """Points lost at rates beside the best one.
+
+        Args:
+          kind: of the metric, as in `points`.
+          away: decades above the best rate, negative below.
+        """
+        below, above = self.bend[kind]
+        return np.where(away < 0, below, above) * away**2
+
+
+@functools.cache
+def known(path: Path = FILE) -> Lengths:
+    """Read what is known."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Lengths(
+        first={str(k): float(v) for k, v in content["first"].items()},
+        slope={str(k): float(v) for k, v in content["slope"].items()},
+        variance=(float(content["variance"][0]), float(content["variance"][1])),
+        bend={str(k): (float(a), float(b)) for k, (a, b) in content["bend"].items()},
+    )
+
+
+def peak(log_rates: Sequence[float], points: Sequence[float]) -> Peak | None:
+    """The best rate of runs that differ in their rate alone.
+
+    Their mean, weighted by how near each comes to the best. The variance is that of
+    what lies beyond a ladder whose last rate is its best; `Lengths.move` has the rest.
+
+    Args:
+      log_rates: logarithms to base 10, ascending.
+      points: what each reached, more is better; not finite where a run was lost.
+
+    Returns:
+      None if all were lost.
+
+    Example:
+      >>> found = peak([-3.0, -2.5, -2.0], [60.0, 70.0, 60.0])
+      >>> round(found.log_rate, 3), found.variance
+      (-2.5, 0.0)
+      >>> peak([-3.0, -2.5, -2.0], [50.0, 60.0, 70.0]).variance
+      0.25
+    """
+    reached = np.asarray(points, float)
+    finite = np.isfinite(reached)
+    if not finite.any():
+        return None
+    best = reached[finite].max()
+    behind = np.where(finite, reached, best - 3 * _LEAST_POINTS) - best
+    weights = np.exp(behind / _SOFT)
+    mean = float(weights @ np.asarray(log_rates) / weights.sum())
+    top = int(behind.argmax())
+    inside = 0 < top < len(behind) - 1
+    return Peak(mean, 0.0 if inside else _OUTSIDE)

@@ -1,0 +1,149 @@
+"""Methods and rates to advise, from what is believed of them: trains nothing.
+
+Which method is best follows from full runs on known tasks alone, since the order of
+methods after a short race says little of that after full runs. The order of rates
+within a method does carry over: short runs say where a method's best rate is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lrjax.hpo import posterior
+from lrjax.hpo.lengths import Lengths, Peak
+from lrjax.hpo.points import CLIP
+from lrjax.hpo.posterior import NEAR, Belief
+
+COUNT = 3  # recipes
+STEP = 0.5  # decades from the rate believed to be best to those beside it
+CALIBRATED = "nadamw_cosine"  # advised where nothing else is known
+_COARSE = 1 / 12  # variance of a rate on a grid of one per decade
+
+
+class Entry(NamedTuple):
+    """A method that may be advised.
+
+    Attributes:
+      method: its name.
+      who: numbers of its contenders in the belief.
+      log_rates: of these, to base 10; () if the method needs none.
+      known: whether tables have it; else it is a user's own.
+    """
+
+    method: str
+    who: tuple[int, ...]
+    log_rates: tuple[float, ...] = ()
+    known: bool = True
+
+
+class Recipe(NamedTuple):
+    """A method at a rate.
+
+    Attributes:
+      method: its name.
+      log_rate: to base 10; NaN for methods that need none.
+      best: probability that it is the best of the recipes that are advised.
+      near: probability that it is at most `posterior.NEAR` points worse than the best
+        of all methods at their best rates.
+    """
+
+    method: str
+    log_rate: float
+    best: float
+    near: float
+
+
+def scores(belief: Belief, entries: Sequence[Entry]) -> np.ndarray:
+    """Draws of what each method reaches at the best of its rates [draws, methods]."""
+    drawn = posterior.draws(belief)
+    found = [
+        # Nothing is known of a user's own method: the best of many guesses is no news.
+        drawn[:, each.who].max(1) if each.known else drawn[:, each.who[0]]
+        for each in entries
+    ]
+    return np.stack(found, 1)
+
+
+def expected_peak(belief: Belief, entry: Entry) -> Peak:
+    """The best rate of a method by what is believed before any run."""
+    logs = np.asarray(entry.log_rates)
+    if not entry.known:
+        return Peak(float(logs[0]), 1.0)
+    best = logs[posterior.draws(belief)[:, entry.who].argmax(1)]
+    return Peak(float(best.mean()), float(best.var()) + _COARSE)
+
+
+def laddered(reached: np.ndarray, entries: Sequence[Entry], count: int) -> list[int]:
+    """Numbers of the methods whose rates short runs look for: a user's own, then the
+    best of those that need a rate.
+
+    Args:
+      reached: of `scores`.
+      entries: the methods.
+      count: how many, at most.
+    """
+    rated = [i for i, each in enumerate(entries) if each.log_rates]
+    mean = reached.mean(0)
+    return sorted(rated, key=lambda i: (entries[i].known, -mean[i], i))[:count]
+
+
+def advise(
+    reached: np.ndarray,
+    entries: Sequence[Entry],
+    peaks: Mapping[int, Peak],
+    lengths: Lengths,
+    kind: str,
+) -> list[Recipe]:
+    """Three recipes: the one of which most is expected, then those that add most to it.
+
+    Args:
+      reached: of `scores`.
+      entries: the methods.
+      peaks: number of each method that needs a rate -> its best rate; those without
+        are left out.
+      lengths: what is known of rates beside the best.
+      kind: of the metric, as in `points`.
+    """
+    options: list[tuple[int, float]] = []
+    columns: list[np.ndarray] = []
+    left = [i for i, each in enumerate(entries) if not each.log_rates or i in peaks]
+    draw = np.random.RandomState(1)
+    for i in left:
+        if not entries[i].log_rates:
+            options.append((i, math.nan))
+            columns.append(reached[:, i])
+            continue
+        middle, variance = peaks[i]
+        best = middle + math.sqrt(variance) * draw.normal(size=len(reached))
+        for beside in (0.0, -STEP, STEP):
+            lost = lengths.lost(kind, middle + beside - best)
+            options.append((i, middle + beside))
+            columns.append(reached[:, i] - np.minimum(lost, CLIP))
+    values = np.stack(columns, 1)
+    own = {i for i in left if not entries[i].known}
+    first = [next(k for k, (i, _) in enumerate(options) if i == each) for each in own]
+    chosen = _promising(values, first[:COUNT], COUNT)
+    chosen.sort(key=lambda k: -values[:, k].mean())
+    among, most = values[:, chosen], reached[:, left].max(1)
+    share = np.bincount(among.argmax(1), minlength=len(chosen)) / len(among)
+    near = (among >= most[:, None] - NEAR).mean(0)
+    return [
+        Recipe(entries[i].method, rate, float(share[n]), float(near[n]))
+        for n, (i, rate) in enumerate(options[k] for k in chosen)
+    ]
+
+
+def _promising(values: np.ndarray, have: Sequence[int], count: int) -> list[int]:
+    """Options of which the best is expected to be best, one after the other."""
+    chosen = list(have)
+    reached = values[:, chosen].max(1, initial=-np.inf)
+    for _ in range(min(count, values.shape[1]) - len(chosen)):
+        expected = np.maximum(values, reached[:, None]).mean(0)
+        expected[chosen] = -np.inf
+        chosen.append(int(expected.argmax()))
+        reached = np.maximum(reached, values[:, chosen[-1]])
+    return chosen
