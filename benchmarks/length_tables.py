@@ -28,7 +28,7 @@ from lrjax import config as config_lib
 from lrjax.hpo import contenders, probes
 from lrjax.launch import startup
 
-FULL = (20_000, 40_000)  # updates, of every other number
+FULL = 20_000  # updates, and twice as many of every fifth number
 SHARES = (1 / 1000, 1 / 300, 1 / 100, 1 / 30, 1 / 10, 1)  # of the full length
 SEEDS = (0, 1)
 TASKS_JUDGED = 4  # of each shape; twice as many to learn from
@@ -82,9 +82,11 @@ def main() -> None:
             made = made_tasks.make(shape, number, args.data)
             if shape not in populations:
                 populations[shape] = selection_tables.Population(
-                    made.task, False, everyone(), SEEDS, max(FULL)
+                    made.task, False, everyone(), SEEDS, 2 * FULL
                 )
-            content = measure(made, FULL[number % 2], populations[shape])
+            content = measure(
+                made, 2 * FULL if number % 5 == 1 else FULL, populations[shape]
+            )
             partial = path.with_suffix(".partial")
             with partial.open("wb") as file:
                 np.savez_compressed(file, **content)
