@@ -13,12 +13,8 @@ DIR may also be a file that --pack made of it, as results/lengths.zip.
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
 import math
 import sys
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,14 +23,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import priors, selection
+from benchmarks import priors
 from benchmarks.across_tasks import made_tasks
 from lrjax.hpo import ladders, lengths, points, prior, recipes
 from lrjax.hpo.lengths import Lengths, Peak
 
 _SHRINK = 12.0  # measurements that the common move counts for, against a method's own
 _AWAY = (0.5, 1.0)  # decades from the best rate at which losses are measured
-_WHOLE = 1e-6
 
 
 class Table(NamedTuple):
@@ -187,19 +182,63 @@ def bends(tables: Sequence[Table]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def write(known: Lengths, path: Path) -> None:
-    """Write what was learned."""
-
-    def short(values: Mapping[str, float]) -> dict[str, float]:
-        return {name: round(value, 4) for name, value in sorted(values.items())}
-
-    content = {
-        "first": short(known.first),
-        "slope": short(known.slope),
-        "variance": [round(each, 5) for each in known.variance],
-        "bend": {k: [round(x, 3) for x in v] for k, v in known.bend.items()},
+def past_of(table: Table) -> prior.Past:
+    """A table's full runs, as a further known task."""
+    scores = {
+        prior.key_of(str(method), float(rate)): float(regret)
+        for method, rate, regret in zip(
+            table.methods, table.rates, table.regret, strict=True
+        )
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    return prior.Past(table.family, table.kind, described(table), scores)
+
+
+def described(table: Table) -> dict[str, float]:
+    """A task's features."""
+    probed = {k: v for k, v in table.probed.items() if k not in priors.UNUSED}
+    return prior.describe(probed, int(table.updates[-1]), table.batch_size)
+
+
+def write(known: Lengths, tables: Sequence[Table], path: Path) -> None:
+    """Write what was learned, and full runs at rates that other tables have."""
+    moving = [method for method in known.first if method]
+    names = sorted(described(tables[0]))
+    keys = set(map(prior.key_of, *contenders_of(prior.known(points.SHARE))))
+    first = tables[0]
+    kept = [
+        i
+        for i, each in enumerate(zip(first.methods, first.rates, strict=True))
+        if prior.key_of(str(each[0]), float(each[1])) in keys
+    ]
+    content: dict[str, Any] = {
+        "moving": np.array(moving),
+        "move": np.array(
+            [[part[each] for each in ("", *moving)] for part in known[:2]], np.float32
+        ),
+        "variance": np.array(known.variance, np.float32),
+        "methods": first.methods[kept],
+        "rates": first.rates[kept].astype(np.float32),
+        "features": np.array(names),
+    }
+    for kind in (points.SHARE, points.RATIO):
+        own = [table for table in tables if table.kind == kind]
+        about = [[described(table)[name] for name in names] for table in own]
+        content |= {
+            f"{kind}_bend": np.array(known.bend[kind], np.float32),
+            f"{kind}_described": np.array(about, np.float32),
+            f"{kind}_families": np.array([table.family for table in own]),
+            f"{kind}_regret": np.round(
+                [-10 * table.regret[kept] for table in own]
+            ).astype(np.uint8),
+        }
+    with path.open("wb") as file:
+        np.savez_compressed(file, **content)
+    print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def contenders_of(known: prior.Known) -> tuple[list[str], list[float]]:
+    """Methods and rates."""
+    return known.methods.tolist(), known.rates.tolist()
 
 
 class Known(NamedTuple):
@@ -214,34 +253,41 @@ class Known(NamedTuple):
     lengths: Lengths
 
 
-def believed(known: Known, table: Table, longest: int) -> tuple[Any, prior.Prior]:
-    """The methods that a table can judge, and what is believed of them."""
+class Case(NamedTuple):
+    """What an adviser sees of a task before short runs.
+
+    Attributes:
+      table: what was measured on the task.
+      entries: methods that the table can judge.
+      candidates: their contenders.
+      found: what is believed of them.
+      reached: draws of what each method reaches.
+      peaks: the best rate of each that needs one.
+      lengths: what is known of lengths.
+    """
+
+    table: Table
+    entries: list[recipes.Entry]
+    candidates: list[prior.Candidate]
+    found: prior.Prior
+    reached: np.ndarray
+    peaks: dict[int, Peak]
+    lengths: Lengths
+
+
+def case(known: Known, table: Table) -> Case:
+    """Look at a task."""
     mine = set(table.methods.tolist())
     candidates = [
-        prior.Candidate(str(method), float(rate))
-        for method, rate in zip(known.table.methods, known.table.rates, strict=True)
-        if str(method) in mine
+        prior.Candidate(method, rate)
+        for method, rate in zip(*contenders_of(known.table), strict=True)
+        if method in mine
     ]
-    described = prior.describe(
-        table.probed, min(longest, int(table.updates[-1])), table.batch_size
-    )
-    found = prior.believe(known.table, candidates, described)
-    entries: dict[str, list[int]] = {}
-    for i, each in enumerate(candidates):
-        entries.setdefault(each.method, []).append(i)
-    listed = [
-        recipes.Entry(
-            method,
-            tuple(who),
-            tuple(
-                math.log10(candidates[i].rate)
-                for i in who
-                if not math.isnan(candidates[i].rate)
-            ),
-        )
-        for method, who in entries.items()
-    ]
-    return listed, found
+    found = prior.believe(known.table, candidates, described(table))
+    entries = recipes.entries(candidates)
+    reached = recipes.scores(found.belief, entries)
+    peaks = recipes.expected_peaks(found.belief, entries)
+    return Case(table, entries, candidates, found, reached, peaks, known.lengths)
 
 
 class Judged(NamedTuple):
@@ -253,33 +299,25 @@ class Judged(NamedTuple):
         empty if none were given.
       away: decades from the first recipe's rate to the best of its method; NaN for
         methods without one.
-      unlike: whether the task was said to be unlike all known ones.
     """
 
     regret: tuple[float, ...]
     said: tuple[tuple[float, float], ...] = ()
     away: float = math.nan
-    unlike: bool = False
 
 
-Way = Callable[[Known, Table, int], Judged]
+Way = Callable[[Case, int], Judged]
 
 
-def fixed(*recipes_given: tuple[str, float]) -> Way:
-    """The same methods and rates for all tasks."""
-
-    def choose(known: Known, table: Table, seed: int) -> Judged:
-        del known, seed
-        return outcome(table, recipes_given)
-
-    return choose
+def fixed(*given: tuple[str, float]) -> Way:
+    """The same methods and logarithms of rates for all tasks."""
+    return lambda case, seed: outcome(case.table, given)
 
 
 def outcome(
     table: Table,
     chosen: Sequence[tuple[str, float]],
     said: Sequence[tuple[float, float]] = (),
-    unlike: bool = False,
 ) -> Judged:
     """What methods with logarithms of rates come to."""
     regret = [min(points.CLIP, table.regret_at(*each)) for each in chosen]
@@ -290,74 +328,60 @@ def outcome(
         logs = np.log10(table.rates[own])
         best = lengths.peak(logs.tolist(), table.regret[own].tolist())
         away = abs(log_rate - best.log_rate) if best else math.nan
-    return Judged(tuple(regret), tuple(said), away, unlike)
+    return Judged(tuple(regret), tuple(said), away)
+
+
+def prior_alone(case: Case, seed: int) -> Judged:
+    """What --mode=select says with select.how=prior."""
+    del seed
+    best = case.candidates[int(case.found.belief.mean.argmax())]
+    return outcome(case.table, [(best.method, np.log10(best.rate))])
 
 
 def advised(
-    place: int | None, *, moves: bool = True, size: tuple[int, int] = (2, 5)
+    place: int | None,
+    *,
+    moves: bool = True,
+    size: tuple[int, int] = (2, 5),
+    only: str = "",
 ) -> Way:
     """What `lrjax.advise` says.
 
     Args:
       place: which length the short runs have; None: there are none.
-      moves: whether the best rate of short runs is moved to full ones.
+      moves: whether the best rate of short runs is moved to full ones, and weighed with
+        what known tasks say.
       size: methods, and rates of each.
+      only: the one method; '': those of which most is expected.
     """
 
-    def choose(known: Known, table: Table, seed: int) -> Judged:
-        full = int(table.updates[-1])
-        entries, found = believed(known, table, LONGEST)
-        reached = recipes.scores(found.belief, entries)
-        still = Lengths({"": 0.0}, {"": 0.0}, (_WHOLE, 0.0), known.lengths.bend)
-        move = known.lengths if moves else still
-        peaks = {}
-        chosen = recipes.laddered(reached, entries, size[0])
-        for i, entry in enumerate(entries):
-            if not entry.log_rates:
-                continue
-            before = recipes.expected_peak(found.belief, entry)
-            before = before.moved(move.move(entry.method, full / min(full, LONGEST)))
-            peaks[i] = before
-            if place is None or i not in chosen:
-                continue
-            by = move.move(entry.method, full / int(table.updates[place]))
-            back = Peak(before.log_rate - by.log_rate, before.variance + by.variance)
-            rates = ladders.rungs(back, size[1])
-            own = table.of(entry.method)
+    def choose(case: Case, seed: int) -> Judged:
+        table, entries, peaks = case.table, case.entries, dict(case.peaks)
+        chosen = recipes.laddered(case.reached, entries, size[0])
+        left = range(len(entries))
+        if only:
+            left = [i for i, entry in enumerate(entries) if entry.method == only]
+            chosen = left
+        for i in chosen if place is not None else ():
+            ratio = table.updates[-1] / table.updates[place]
+            move = case.lengths.move(entries[i].method, float(ratio))
+            own = table.of(entries[i].method)
             logs = np.log10(table.rates[own])
-            at = [int(np.abs(logs - math.log10(rate)).argmin()) for rate in rates]
-            at = sorted(set(at))
-            here = lengths.peak(logs[at].tolist(), table.valid[place, seed, own[at]])
-            if here is None:
-                continue
-            peaks[i] = here.moved(by) if not moves else here.moved(by).joined(before)
-        given = recipes.advise(reached, entries, peaks, known.lengths, table.kind)
+            asked = np.log10(ladders.rungs(peaks[i].before(move), size[1]))
+            at = sorted({int(np.abs(logs - each).argmin()) for each in asked})
+            reached = table.valid[place, seed, own[at]].tolist()
+            here = lengths.peak(logs[at].tolist(), reached)
+            if here is not None:
+                peaks[i] = peaks[i].joined(here.moved(move))
+                if not moves:
+                    peaks[i] = here._replace(variance=peaks[i].variance)
+        given = recipes.advise(
+            case.reached, entries, peaks, left, case.lengths, table.kind
+        )
         return outcome(
             table,
             [(each.method, each.log_rate) for each in given],
             [(each.best, each.near) for each in given],
-            found.unlike,
         )
-
-    return choose
-
-
-LONGEST = 4000
-
-
-def prior_alone(longest: int) -> Way:
-    """What --mode=select says with select.how=prior."""
-
-    def choose(known: Known, table: Table, seed: int) -> Judged:
-        del seed
-        entries, found = believed(known, table, longest)
-        best = int(found.belief.mean.argmax())
-        for entry in entries:
-            if best in entry.who:
-                rate = math.nan
-                if entry.log_rates:
-                    rate = entry.log_rates[entry.who.index(best)]
-                return outcome(table, [(entry.method, rate)], unlike=found.unlike)
-        raise AssertionError
 
     return choose

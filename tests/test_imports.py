@@ -29,7 +29,7 @@ _ROWS = {
     "hpo.tuners": "core plugins",
     "hpo.points": "",
     "hpo.posterior": "hpo.points",
-    "hpo.prior": "hpo.posterior",
+    "hpo.prior": "hpo.points hpo.posterior",
     "hpo.proposals": "hpo.points hpo.posterior hpo.prior",
     "hpo.course": "hpo.points hpo.prior hpo.proposals",
     "hpo.judged": "hpo.course hpo.posterior hpo.proposals",

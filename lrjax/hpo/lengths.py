@@ -1,7 +1,7 @@
 """How a method's best learning rate changes with the length of a run.
 
 The best rate of a short run, with its whole schedule in its own length, is near that of
-a long one, but not the same. `lengths.json` has what `benchmarks/lengths.py` learned of
+a long one, but not the same. `lengths.npz` has what `benchmarks/lengths.py` learned of
 tasks on which both were measured: by how many decades the best rate moves, and how much
 tasks differ in that.
 """
@@ -9,7 +9,6 @@ tasks differ in that.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-FILE = Path(__file__).with_name("lengths.json")
+from lrjax.hpo.points import RATIO, SHARE
+from lrjax.hpo.prior import Past, key_of
+
+FILE = Path(__file__).with_name("lengths.npz")
 _SOFT = 1.0  # points: rates that are so near to the best count nearly as much
 _OUTSIDE = 0.25  # variance, decades^2, where the best rate of a ladder is its last
-_LEAST_POINTS = 10.0  # behind the best: where runs were lost, too
-_SHIFT = "shift"
+_LOST = 30.0  # points behind the best: of runs that were lost
 
 
 class Peak(NamedTuple):
@@ -38,6 +39,10 @@ class Peak(NamedTuple):
     def moved(self, by: Peak) -> Peak:
         """The belief after a move that is itself uncertain."""
         return Peak(self.log_rate + by.log_rate, self.variance + by.variance)
+
+    def before(self, by: Peak) -> Peak:
+        """The belief before a move that is itself uncertain."""
+        return Peak(self.log_rate - by.log_rate, self.variance + by.variance)
 
     def joined(self, other: Peak) -> Peak:
         """Both together, as two independent measurements of the same.
@@ -104,13 +109,41 @@ class Lengths(NamedTuple):
 @functools.cache
 def known(path: Path = FILE) -> Lengths:
     """Read what is known."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return Lengths(
-        first={str(k): float(v) for k, v in content["first"].items()},
-        slope={str(k): float(v) for k, v in content["slope"].items()},
-        variance=(float(content["variance"][0]), float(content["variance"][1])),
-        bend={str(k): (float(a), float(b)) for k, (a, b) in content["bend"].items()},
-    )
+    with np.load(path, allow_pickle=False) as file:
+        methods = ("", *map(str, file["moving"]))
+        first, slope = file["move"].astype(float).tolist()
+        return Lengths(
+            first=dict(zip(methods, first, strict=True)),
+            slope=dict(zip(methods, slope, strict=True)),
+            variance=tuple(file["variance"].astype(float).tolist()),
+            bend={
+                kind: tuple(file[f"{kind}_bend"].astype(float).tolist())
+                for kind in (SHARE, RATIO)
+            },
+        )
+
+
+@functools.cache
+def past(path: Path = FILE) -> tuple[Past, ...]:
+    """The tasks that this was learned of: known tasks with runs of full length."""
+    found = []
+    with np.load(path, allow_pickle=False) as file:
+        keys = [
+            key_of(str(method), float(rate))
+            for method, rate in zip(file["methods"], file["rates"], strict=True)
+        ]
+        names = [str(name) for name in file["features"]]
+        for kind in (SHARE, RATIO):
+            described = file[f"{kind}_described"].astype(float).tolist()
+            regret = -file[f"{kind}_regret"].astype(float) / 10
+            families = map(str, file[f"{kind}_families"])
+            for family, values, scores in zip(
+                families, described, regret.tolist(), strict=True
+            ):
+                about = dict(zip(names, values, strict=True))
+                reached = dict(zip(keys, scores, strict=True))
+                found.append(Past(family, kind, about, reached))
+    return tuple(found)
 
 
 def peak(log_rates: Sequence[float], points: Sequence[float]) -> Peak | None:
@@ -138,7 +171,7 @@ def peak(log_rates: Sequence[float], points: Sequence[float]) -> Peak | None:
     if not finite.any():
         return None
     best = reached[finite].max()
-    behind = np.where(finite, reached, best - 3 * _LEAST_POINTS) - best
+    behind = np.where(finite, reached, best - _LOST) - best
     weights = np.exp(behind / _SOFT)
     mean = float(weights @ np.asarray(log_rates) / weights.sum())
     top = int(behind.argmax())

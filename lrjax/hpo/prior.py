@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lrjax.hpo.points import CLIP
 from lrjax.hpo.posterior import Belief
 
 FILE = Path(__file__).with_name("priors.npz")
@@ -30,6 +31,7 @@ _UNKNOWN, _UNKNOWN_SPREAD = -3.0, 5.0
 _PER_DECADE, _OTHERWISE = 4.0, 2.0
 _UNLIKE = 0.98  # share of the known tasks that must be less novel for a warning
 _SIMILAR = 3  # families that are named
+_LEAST = 0.9  # share of the contenders that must have been trained on a further task
 
 
 class Known(NamedTuple):
@@ -105,6 +107,29 @@ class Prior(NamedTuple):
     unlike: bool
 
 
+class Past(NamedTuple):
+    """A task on which contenders were trained.
+
+    Attributes:
+      family: where its rows come from.
+      kind: of its metric, as in `points`.
+      described: its features.
+      scores: (method, rate) of each contender that was trained -> points behind the
+        best, as was believed in the end; the rate is -1 for methods without one.
+    """
+
+    family: str
+    kind: str
+    described: Mapping[str, float]
+    scores: Mapping[tuple[str, float], float]
+
+
+def key_of(method: str, rate: float | None) -> tuple[str, float]:
+    """A contender as in `Past.scores`."""
+    unrated = rate is None or math.isnan(rate)
+    return method, -1.0 if unrated else float(f"{rate:.4g}")
+
+
 @functools.cache
 def known(kind: str, path: Path = FILE) -> Known:
     """Read what is known for a kind of metric, `points.SHARE` or `points.RATIO`."""
@@ -128,6 +153,39 @@ def known(kind: str, path: Path = FILE) -> Known:
 def digest(path: Path = FILE) -> str:
     """A hash of the file, since answers depend on it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def extend(table: Known, past: Sequence[Past], least: float = _LEAST) -> Known:
+    """What is known, with further tasks.
+
+    Tasks count whose metric is of the table's kind and on which nearly all of its
+    contenders were trained; the others are as on average there.
+
+    Args:
+      table: what is known.
+      past: the tasks.
+      least: share of the contenders that must have been trained.
+    """
+    keys = [
+        key_of(str(method), rate)
+        for method, rate in zip(table.methods, table.rates.tolist(), strict=True)
+    ]
+    average = table.regret.mean(0)
+    for each in past:
+        there = np.array([key in each.scores for key in keys])
+        whole = set(table.features) <= set(each.described)
+        if not whole or there.mean() < least or each.kind != table.kind:
+            continue
+        values = np.array([each.scores.get(key, 0.0) for key in keys])
+        values = np.clip(values - values[there].max(), -CLIP, 0)
+        described = [each.described[name] for name in table.features]
+        table = table._replace(
+            described=np.vstack([table.described, described]),
+            families=np.append(table.families, each.family),
+            regret=np.vstack([table.regret, np.where(there, values, average)]),
+            usual=np.append(table.usual, np.median(table.usual)),
+        )
+    return table
 
 
 def believe(

@@ -8,7 +8,7 @@ within a method does carry over: short runs say where a method's best rate is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +17,13 @@ from lrjax.hpo import posterior
 from lrjax.hpo.lengths import Lengths, Peak
 from lrjax.hpo.points import CLIP
 from lrjax.hpo.posterior import NEAR, Belief
+from lrjax.hpo.prior import Candidate
 
 COUNT = 3  # recipes
 STEP = 0.5  # decades from the rate believed to be best to those beside it
 CALIBRATED = "nadamw_cosine"  # advised where nothing else is known
 _COARSE = 1 / 12  # variance of a rate on a grid of one per decade
+_UNKNOWN = 1.0  # variance of the best rate of a method around its own default
 
 
 class Entry(NamedTuple):
@@ -68,13 +70,45 @@ def scores(belief: Belief, entries: Sequence[Entry]) -> np.ndarray:
     return np.stack(found, 1)
 
 
-def expected_peak(belief: Belief, entry: Entry) -> Peak:
-    """The best rate of a method by what is believed before any run."""
-    logs = np.asarray(entry.log_rates)
-    if not entry.known:
-        return Peak(float(logs[0]), 1.0)
-    best = logs[posterior.draws(belief)[:, entry.who].argmax(1)]
-    return Peak(float(best.mean()), float(best.var()) + _COARSE)
+def entries(
+    candidates: Sequence[Candidate], known: Collection[str] | None = None
+) -> list[Entry]:
+    """The methods of contenders, in their order.
+
+    Args:
+      candidates: contenders; a method's first is its default.
+      known: names of methods that tables have; None: all.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, each in enumerate(candidates):
+        groups.setdefault(each.method, []).append(i)
+    return [
+        Entry(
+            method,
+            tuple(who),
+            tuple(
+                math.log10(candidates[i].rate) for i in who if candidates[i].rate > 0
+            ),
+            known is None or method in known,
+        )
+        for method, who in groups.items()
+    ]
+
+
+def expected_peaks(belief: Belief, entries: Sequence[Entry]) -> dict[int, Peak]:
+    """The best rate of each method that needs one, as is believed before any run."""
+    drawn = posterior.draws(belief)
+    found = {}
+    for i, entry in enumerate(entries):
+        if not entry.log_rates:
+            continue
+        logs = np.asarray(entry.log_rates)
+        if not entry.known:
+            found[i] = Peak(float(logs[0]), _UNKNOWN)
+            continue
+        best = logs[drawn[:, entry.who].argmax(1)]
+        found[i] = Peak(float(best.mean()), float(best.var()) + _COARSE)
+    return found
 
 
 def laddered(reached: np.ndarray, entries: Sequence[Entry], count: int) -> list[int]:
@@ -95,6 +129,7 @@ def advise(
     reached: np.ndarray,
     entries: Sequence[Entry],
     peaks: Mapping[int, Peak],
+    left: Sequence[int],
     lengths: Lengths,
     kind: str,
 ) -> list[Recipe]:
@@ -103,14 +138,13 @@ def advise(
     Args:
       reached: of `scores`.
       entries: the methods.
-      peaks: number of each method that needs a rate -> its best rate; those without
-        are left out.
+      peaks: number of each method that needs a rate -> its best rate.
+      left: numbers of the methods that may be advised.
       lengths: what is known of rates beside the best.
       kind: of the metric, as in `points`.
     """
     options: list[tuple[int, float]] = []
     columns: list[np.ndarray] = []
-    left = [i for i, each in enumerate(entries) if not each.log_rates or i in peaks]
     draw = np.random.RandomState(1)
     for i in left:
         if not entries[i].log_rates:
