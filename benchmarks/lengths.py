@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import priors
 from benchmarks.across_tasks import made_tasks
-from lrjax.hpo import ladders, lengths, points, prior, recipes
+from lrjax.hpo import ladders, lengths, points, posterior, prior, recipes
 from lrjax.hpo.lengths import Lengths, Peak
 
 _SHRINK = 12.0  # measurements that the common move counts for, against a method's own
+_PRESENT = 0.5  # as in `lrjax.hpo.adviser`
 _AWAY = (0.5, 1.0)  # decades from the best rate at which losses are measured
 
 
@@ -385,3 +386,130 @@ def advised(
         )
 
     return choose
+
+
+# Of short runs: which length of the tables, and so the share of a full run that ten of
+# them cost.
+_PLACES = {"1 %": 0, "3 %": 1, "10 %": 2, "33 %": 3}
+_SAFE = recipes.CALIBRATED
+
+
+def ways(spread: tuple[float, ...]) -> dict[str, Way]:
+    """Everything that is judged, by name.
+
+    Args:
+      spread: logarithms of the rates of the calibrated method, the best known first.
+    """
+    found = {
+        "prior alone (select.how=prior)": prior_alone,
+        "AdamW, cosine, 1e-3": fixed(("adamw_cosine", -3.0)),
+        "AdamW, cosine, 1e-2": fixed(("adamw_cosine", -2.0)),
+        "NadamW, cosine, its three rates": fixed(*((_SAFE, rate) for rate in spread)),
+        "advise, nothing spent": advised(None),
+    }
+    for share, place in _PLACES.items():
+        found[f"advise, {share}"] = advised(place)
+        found[f"best of the short runs, not moved, {share}"] = advised(
+            place, moves=False
+        )
+        found[f"one method, {share}"] = advised(place, size=(1, 5))
+        found[f"three rates each, {share}"] = advised(place, size=(2, 3))
+        found[f"NadamW, cosine, short runs, {share}"] = advised(place, only=_SAFE)
+    return found
+
+
+def calibrated(tables: Sequence[Table]) -> tuple[float, float, float]:
+    """Three rates of the calibrated method: the best on tables, and those beside it."""
+    logs = np.log10(tables[0].rates[tables[0].of(_SAFE)])
+    mean = np.mean([table.regret[table.of(_SAFE)] for table in tables], 0)
+    best = float(np.round(2 * logs[mean.argmax()]) / 2)
+    return best, best - recipes.STEP, best + recipes.STEP
+
+
+def judge(tables: Sequence[Table], apart: bool) -> None:
+    """Print regrets and probabilities.
+
+    Args:
+      tables: all.
+      apart: whether to judge on those that no one learns from, with what is shipped;
+        else on the others, each family with what is learned of all others.
+    """
+    learned = [table for table in tables if not table.judges]
+    for kind in (points.SHARE, points.RATIO):
+        outcomes: dict[str, list[Judged]] = {}
+        cases: list[Case] = []
+        judged = [t for t in tables if t.judges == apart and t.kind == kind]
+        for family in sorted({table.family for table in judged}):
+            own = learned if apart else [t for t in learned if t.family != family]
+            known = prior.known(kind)
+            if not apart:
+                kept = known.families != family
+                known = known._replace(
+                    described=known.described[kept],
+                    families=known.families[kept],
+                    regret=known.regret[kept],
+                )
+            known = prior.extend(known, list(map(past_of, own)), _PRESENT)
+            moves = fit(own)
+            rates = calibrated([table for table in own if table.kind == kind])
+            for table in judged:
+                if table.family != family:
+                    continue
+                cases.append(case(Known(known, moves), table))
+                for name, way in ways(rates).items():
+                    found = [way(cases[-1], seed) for seed in (0, 1)]
+                    outcomes.setdefault(name, []).extend(found)
+        _print(kind, cases, outcomes)
+
+
+def _print(
+    kind: str, cases: Sequence[Case], outcomes: Mapping[str, Sequence[Judged]]
+) -> None:
+    """Print a table in Markdown."""
+    families = sorted({each.table.family for each in cases})
+    unlike = sum(each.found.unlike for each in cases)
+    print(f"\n## {kind}: {len(cases)} tasks ({', '.join(families)}), {unlike} unlike\n")
+    head = "first recipe | best of three | decades off | best: said | was | near: said"
+    print(f"| | {head} | was |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, found in outcomes.items():
+        first = np.array([each.regret[0] for each in found])
+        three = np.array([min(each.regret) for each in found])
+        away = np.nanmean([each.away for each in found])
+        row = f"| {name} | {first.mean():.2f} | {three.mean():.2f} | {away:.2f} "
+        if found[0].said:
+            said = np.array([each.said[0] for each in found])
+            won = (first <= three).mean()
+            near = (first <= posterior.NEAR).mean()
+            row += f"| {said[:, 0].mean():.2f} | {won:.2f} "
+            row += f"| {said[:, 1].mean():.2f} | {near:.2f} |"
+        else:
+            row += "| | | | |"
+        print(row)
+
+
+def main() -> None:
+    """Write the file, or judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", required=True, type=Path)
+    parser.add_argument("--out", type=Path, default=lengths.FILE)
+    parser.add_argument("--judge", choices=("left_out", "judged"))
+    parser.add_argument("--pack", type=Path, help="write the tables to this file")
+    args = parser.parse_args()
+    if args.pack:
+        priors.pack(args.tables, args.pack)
+        return
+    tables = [
+        table
+        for kind in (points.SHARE, points.RATIO)
+        for table in read(args.tables, kind)
+    ]
+    if args.judge:
+        judge(tables, args.judge == "judged")
+        return
+    learned = [table for table in tables if not table.judges]
+    write(fit(learned), learned, args.out)
+
+
+if __name__ == "__main__":
+    main()

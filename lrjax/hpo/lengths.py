@@ -22,6 +22,7 @@ from lrjax.hpo.prior import Past, key_of
 FILE = Path(__file__).with_name("lengths.npz")
 _SOFT = 1.0  # points: rates that are so near to the best count nearly as much
 _OUTSIDE = 0.25  # variance, decades^2, where the best rate of a ladder is its last
+_UNLIKE = 1.0  # variance, decades^2, that a task unlike all known ones adds
 _LOST = 30.0  # points behind the best: of runs that were lost
 
 
@@ -43,6 +44,10 @@ class Peak(NamedTuple):
     def before(self, by: Peak) -> Peak:
         """The belief before a move that is itself uncertain."""
         return Peak(self.log_rate - by.log_rate, self.variance + by.variance)
+
+    def wider(self) -> Peak:
+        """The same where little is known of tasks like this one."""
+        return Peak(self.log_rate, self.variance + _UNLIKE)
 
     def joined(self, other: Peak) -> Peak:
         """Both together, as two independent measurements of the same.

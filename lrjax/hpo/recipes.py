@@ -20,6 +20,9 @@ from lrjax.hpo.posterior import NEAR, Belief
 from lrjax.hpo.prior import Candidate
 
 COUNT = 3  # recipes
+# Kinds of metrics for which probabilities were right on tasks kept apart
+# (docs/advise.md): for others the order alone is given.
+RIGHT: tuple[str, ...] = ()
 STEP = 0.5  # decades from the rate believed to be best to those beside it
 CALIBRATED = "nadamw_cosine"  # advised where nothing else is known
 _COARSE = 1 / 12  # variance of a rate on a grid of one per decade
@@ -109,6 +112,31 @@ def expected_peaks(belief: Belief, entries: Sequence[Entry]) -> dict[int, Peak]:
         best = logs[drawn[:, entry.who].argmax(1)]
         found[i] = Peak(float(best.mean()), float(best.var()) + _COARSE)
     return found
+
+
+def considered(
+    entries: Sequence[Entry], reached: np.ndarray, unlike: bool
+) -> list[int]:
+    """Numbers of the methods that may be advised.
+
+    On a task unlike all known ones, those of which nothing is known anyway and the one
+    that works on most tasks once its rate is right; else all.
+
+    Args:
+      entries: the methods.
+      reached: of `scores`.
+      unlike: whether the task is unlike all known ones.
+    """
+    if not unlike:
+        return [*range(len(entries))]
+    own = [i for i, each in enumerate(entries) if not each.known]
+    safe = [i for i, each in enumerate(entries) if each.method == CALIBRATED]
+    if not safe:  # the user has named others
+        best = laddered(reached, entries, len(entries)) or [
+            int(reached.mean(0).argmax())
+        ]
+        safe = [i for i in best if i not in own][:1]
+    return [*own, *safe]
 
 
 def laddered(reached: np.ndarray, entries: Sequence[Entry], count: int) -> list[int]:
