@@ -13,6 +13,7 @@ DIR may also be a file that --pack made of it, as results/lengths.zip.
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -129,7 +130,7 @@ def fit(tables: Sequence[Table]) -> Lengths:
             own = table.of(method)
             logs = np.log10(table.rates[own]).tolist()
             there = lengths.peak(logs, table.regret[own].tolist())
-            if there is None or there.variance:
+            if there is None or there.variance >= lengths.OUTSIDE:
                 continue
             for place, updates in enumerate(table.updates[:-1]):
                 if updates < ladders.LEAST:
@@ -137,7 +138,7 @@ def fit(tables: Sequence[Table]) -> Lengths:
                 decades = math.log10(table.updates[-1] / updates)
                 for reached in table.valid[place][:, own]:
                     here = lengths.peak(logs, reached.tolist())
-                    if here is not None and not here.variance:
+                    if here is not None and here.variance < lengths.OUTSIDE:
                         seen.append((method, decades, there.log_rate - here.log_rate))
     design = np.array([[1.0, decades] for _, decades, _ in seen])
     moved = np.array([move for *_, move in seen])
@@ -170,7 +171,7 @@ def bends(tables: Sequence[Table]) -> dict[str, tuple[float, float]]:
                 own = table.of(method)
                 logs = np.log10(table.rates[own])
                 there = lengths.peak(logs.tolist(), table.regret[own].tolist())
-                if there is None or there.variance:
+                if there is None or there.variance >= lengths.OUTSIDE:
                     continue
                 best = table.regret[own].max()
                 for side, sign in zip(sides, (-1, 1), strict=True):
@@ -368,7 +369,8 @@ def advised(
             move = case.lengths.move(entries[i].method, float(ratio))
             own = table.of(entries[i].method)
             logs = np.log10(table.rates[own])
-            asked = np.log10(ladders.rungs(peaks[i].before(move), size[1]))
+            within = entries[i].log_rates
+            asked = np.log10(ladders.rungs(peaks[i].before(move), size[1], within))
             at = sorted({int(np.abs(logs - each).argmin()) for each in asked})
             reached = table.valid[place, seed, own[at]].tolist()
             here = lengths.peak(logs[at].tolist(), reached)

@@ -128,8 +128,9 @@ _MULTIHOST = flags.DEFINE_bool(
 _LOG = flags.DEFINE_list(
     "log",
     [],
-    "Where --mode=train, tune, select and advise send rows as they are measured, separated by "
-    f"commas: {', '.join(TRACKERS)}, or import paths of one's own (docs/tracking.md).",
+    "Where --mode=train, tune, select and advise send rows as they are measured, "
+    f"separated by commas: {', '.join(TRACKERS)}, or import paths of one's own "
+    "(docs/tracking.md).",
 )
 _COMMAND = flags.DEFINE_string(
     "command",

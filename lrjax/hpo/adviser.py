@@ -259,7 +259,9 @@ def lay_out(
     rungs = [
         Rung(i, firsts[i].at(rate))
         for i in order[: shape.methods]
-        for rate in ladders.rungs(peaks[i].before(case.move(i)), shape.rates)
+        for rate in ladders.rungs(
+            peaks[i].before(case.move(i)), shape.rates, entries[i].log_rates
+        )
     ]
     return dataclasses.replace(case, rungs=tuple(rungs))
 

@@ -21,7 +21,7 @@ from lrjax.hpo.prior import Past, key_of
 
 FILE = Path(__file__).with_name("lengths.npz")
 _SOFT = 1.0  # points: rates that are so near to the best count nearly as much
-_OUTSIDE = 0.25  # variance, decades^2, where the best rate of a ladder is its last
+OUTSIDE = 0.25  # variance, decades^2, where the best rate of a ladder is its last
 _UNLIKE = 1.0  # variance, decades^2, that a task unlike all known ones adds
 _LOST = 30.0  # points behind the best: of runs that were lost
 
@@ -154,8 +154,9 @@ def past(path: Path = FILE) -> tuple[Past, ...]:
 def peak(log_rates: Sequence[float], points: Sequence[float]) -> Peak | None:
     """The best rate of runs that differ in their rate alone.
 
-    Their mean, weighted by how near each comes to the best. The variance is that of
-    what lies beyond a ladder whose last rate is its best; `Lengths.move` has the rest.
+    Their mean, weighted by how near each comes to the best, and the variance of what is
+    so weighted: large where all rates are equally good, and where the last is the best.
+    How wrong such a ladder is beyond that is part of `Lengths.variance`.
 
     Args:
       log_rates: logarithms to base 10, ascending.
@@ -166,19 +167,21 @@ def peak(log_rates: Sequence[float], points: Sequence[float]) -> Peak | None:
 
     Example:
       >>> found = peak([-3.0, -2.5, -2.0], [60.0, 70.0, 60.0])
-      >>> round(found.log_rate, 3), found.variance
+      >>> round(found.log_rate, 3), round(found.variance, 3)
       (-2.5, 0.0)
-      >>> peak([-3.0, -2.5, -2.0], [50.0, 60.0, 70.0]).variance
-      0.25
+      >>> found = peak([-3.0, -2.5, -2.0], [50.0, 60.0, 70.0])
+      >>> round(found.log_rate, 3), round(found.variance, 3)
+      (-2.0, 0.25)
     """
-    reached = np.asarray(points, float)
+    reached, logs = np.asarray(points, float), np.asarray(log_rates, float)
     finite = np.isfinite(reached)
     if not finite.any():
         return None
     best = reached[finite].max()
     behind = np.where(finite, reached, best - _LOST) - best
     weights = np.exp(behind / _SOFT)
-    mean = float(weights @ np.asarray(log_rates) / weights.sum())
-    top = int(behind.argmax())
-    inside = 0 < top < len(behind) - 1
-    return Peak(mean, 0.0 if inside else _OUTSIDE)
+    weights /= weights.sum()
+    mean = float(weights @ logs)
+    variance = float(weights @ (logs - mean) ** 2)
+    inside = 0 < int(behind.argmax()) < len(behind) - 1
+    return Peak(mean, variance if inside else variance + OUTSIDE)

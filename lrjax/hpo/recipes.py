@@ -180,10 +180,16 @@ def advise(
             columns.append(reached[:, i])
             continue
         middle, variance = peaks[i]
+        low, high = -math.inf, math.inf
+        if len(entries[i].log_rates) > 1:
+            low, high = min(entries[i].log_rates), max(entries[i].log_rates)
         best = middle + math.sqrt(variance) * draw.normal(size=len(reached))
-        for beside in (0.0, -STEP, STEP):
-            lost = lengths.lost(kind, middle + beside - best)
-            options.append((i, middle + beside))
+        for log_rate in (middle, middle - STEP, middle + STEP):
+            log_rate = min(max(log_rate, low), high)
+            if (i, log_rate) in options:
+                continue
+            lost = lengths.lost(kind, log_rate - best)
+            options.append((i, log_rate))
             columns.append(reached[:, i] - np.minimum(lost, CLIP))
     values = np.stack(columns, 1)
     own = {i for i in left if not entries[i].known}
