@@ -285,9 +285,10 @@ def case(known: Known, table: Table) -> Case:
         for method, rate in zip(*contenders_of(known.table), strict=True)
         if method in mine
     ]
-    found = prior.believe(known.table, candidates, described(table))
+    about = described(table)
+    found = prior.believe(known.table, candidates, about)
     entries = recipes.entries(candidates)
-    reached = recipes.scores(found.belief, entries)
+    reached = recipes.scores(known.table, entries, about)
     peaks = recipes.expected_peaks(found.belief, entries)
     return Case(table, entries, candidates, found, reached, peaks, known.lengths)
 

@@ -249,7 +249,7 @@ BESIDE = {
     "lrjax/launch/traces.py": {"path.read_bytes": "of lrjax's own modules"},
     "lrjax/tasks/bundled.py": {"np.loadtxt": "parses lines that are read already"},
     "lrjax/machine.py": {"read_text": "of /proc and of control groups"},
-    "lrjax/api.py": {"tempfile.mkdtemp": _RANDOM},
+    "lrjax/common/temporary.py": {"tempfile.mkdtemp": _RANDOM},
     "lrjax/optim/learned.py": {
         "open": "lrjax.optim needs nothing else of lrjax; regular files only, too",
         "os.open": "as above",

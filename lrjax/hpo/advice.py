@@ -105,7 +105,7 @@ class Advice:
     similar: tuple[tuple[str, float], ...]
     novelty: float
     unlike: bool
-    workdir: Path
+    workdir: Path = dataclasses.field(compare=False)
     # Holds a temporary directory for as long as its tables are in use.
     _kept: Any = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -237,7 +237,10 @@ def conclude(
       cost: updates that were spent.
       workdir: directory of the tables.
     """
-    by_name = {each.method.name: each for each in case.contenders}
+    by_name = {
+        entry.method: each
+        for entry, each in zip(case.entries, case.contenders, strict=True)
+    }
     found = []
     for each in chosen:
         contender = by_name[each.method]

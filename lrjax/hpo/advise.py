@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from lrjax import config as config_lib
 from lrjax import console, own
 from lrjax.common import files, numerics
+from lrjax.common.temporary import Temporary
 from lrjax.core import Task
 from lrjax.hpo import asked
 from lrjax.hpo.advice import Advice
@@ -78,8 +78,8 @@ def advise(
     settings = config_lib.check(config)
     kept = None
     if workdir is None:
-        kept = tempfile.TemporaryDirectory(prefix="lrjax-advise-")
-        workdir = kept.name
+        kept = Temporary()
+        workdir = kept.path
     with numerics.fixed(settings.precision), contextlib.ExitStack() as stack:
         loaded = asked.load(task, settings, data_dir)
         launcher = stack.enter_context(local.launch(settings, workdir, data_dir))

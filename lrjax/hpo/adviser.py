@@ -230,7 +230,7 @@ def lay_out(
     candidates = [contenders.candidate(each, settings) for each in found]
     believed = prior.believe(table, candidates, described)
     entries = recipes.entries(candidates, known)
-    reached = recipes.scores(believed.belief, entries)
+    reached = recipes.scores(table, entries, described)
     peaks = recipes.expected_peaks(believed.belief, entries)
     among = recipes.considered(entries, reached, believed.unlike)
     if believed.unlike:
@@ -277,7 +277,7 @@ def opening(case: Case) -> str:
             f"{100 * case.spend:g} % of one pays for no short runs of "
             f"{ladders.LEAST} updates, so known tasks alone say what to advise"
         )
-    names = dict.fromkeys(case.entries[rung.entry].method for rung in case.rungs)
+    names = dict.fromkeys(rung.contender.method.name for rung in case.rungs)
     return text + (
         f"short runs of {counted(shape.updates, 'update', form='d')} at "
         f"{shape.rates} rates of {' and '.join(names)}"
@@ -360,7 +360,7 @@ def conclude(case: Case, values: Sequence[float], workdir: Path) -> Advice:
             peaks[i] = peaks[i].joined(here.moved(case.move(i)))
         found.append(
             Ladder(
-                method=case.entries[i].method,
+                method=case.contenders[i].method.name,
                 rates=tuple(rates),
                 values=tuple(values[k] for k in own),
                 best=math.nan if here is None else 10**here.log_rate,

@@ -188,6 +188,31 @@ def extend(table: Known, past: Sequence[Past], least: float = _LEAST) -> Known:
     return table
 
 
+def at_best(table: Known) -> Known:
+    """The same for methods, each at the best of its rates on each task.
+
+    Args:
+      table: what is known of contenders.
+
+    Returns:
+      A contender per method, without a rate. The covariance is that of regrets around
+      what all other known tasks predict.
+    """
+    names = [*dict.fromkeys(map(str, table.methods))]
+    best = np.stack([table.regret[:, table.methods == n].max(1) for n in names], 1)
+    best = np.maximum(best - best.max(1, keepdims=True), -CLIP)
+    inverse = np.linalg.inv(
+        _alike(table.described, table.described) + NOISE * np.eye(len(best))
+    )
+    left = inverse @ (best - best.mean(0)) / np.diag(inverse)[:, None]
+    return table._replace(
+        methods=np.array(names),
+        rates=np.full(len(names), math.nan),
+        regret=best,
+        residual=left.T @ left / len(left),
+    )
+
+
 def believe(
     table: Known,
     candidates: Sequence[Candidate],
@@ -224,20 +249,24 @@ def weigh(known: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       The weights of deviations from the mean [new, known], and how much of the
       process's variance the known tasks leave [new].
     """
+    across = _alike(new, known)
+    weights = np.linalg.solve(
+        _alike(known, known) + NOISE * np.eye(len(known)), across.T
+    ).T
+    return weights, 1 - (weights * across).sum(1)
+
+
+def _alike(new: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Covariance [new, known] of what is predicted for tasks, by their features."""
     middle, spread = known.mean(0), known.std(0)
     spread = np.where(spread > 0, spread, 1)
 
     def standard(x: np.ndarray) -> np.ndarray:
         return np.clip((x - middle) / spread, -_FURTHEST, _FURTHEST)
 
-    def alike(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        away = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
-        return np.exp(-away / (2 * LENGTH * x.shape[1]))
-
-    a, b = standard(known), standard(new)
-    across = alike(b, a)
-    weights = np.linalg.solve(alike(a, a) + NOISE * np.eye(len(a)), across.T).T
-    return weights, 1 - (weights * across).sum(1)
+    a, b = standard(new), standard(known)
+    away = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    return np.exp(-away / (2 * LENGTH * a.shape[1]))
 
 
 def _families(families: np.ndarray, weights: np.ndarray) -> Iterator[Similar]:

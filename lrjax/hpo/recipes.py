@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrjax.hpo import posterior
+from lrjax.hpo import posterior, prior
 from lrjax.hpo.lengths import Lengths, Peak
 from lrjax.hpo.points import CLIP
 from lrjax.hpo.posterior import NEAR, Belief
-from lrjax.hpo.prior import Candidate
+from lrjax.hpo.prior import Candidate, Known
 
 COUNT = 3  # recipes
 # Kinds of metrics for which probabilities were right on tasks kept apart
@@ -62,15 +62,19 @@ class Recipe(NamedTuple):
     near: float
 
 
-def scores(belief: Belief, entries: Sequence[Entry]) -> np.ndarray:
-    """Draws of what each method reaches at the best of its rates [draws, methods]."""
-    drawn = posterior.draws(belief)
-    found = [
-        # Nothing is known of a user's own method: the best of many guesses is no news.
-        drawn[:, each.who].max(1) if each.known else drawn[:, each.who[0]]
-        for each in entries
-    ]
-    return np.stack(found, 1)
+def scores(
+    table: Known, entries: Sequence[Entry], described: Mapping[str, float] | None
+) -> np.ndarray:
+    """Draws of what each method reaches at the best of its rates [draws, methods].
+
+    Args:
+      table: known tasks.
+      entries: the methods.
+      described: the task's features; None if nobody looked.
+    """
+    candidates = [Candidate(each.method) for each in entries]
+    best = prior.at_best(table)
+    return posterior.draws(prior.believe(best, candidates, described).belief)
 
 
 def entries(
