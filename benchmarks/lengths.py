@@ -360,7 +360,7 @@ def advised(
 
     def choose(case: Case, seed: int) -> Judged:
         table, entries, peaks = case.table, case.entries, dict(case.peaks)
-        chosen = recipes.laddered(case.reached, entries, size[0])
+        chosen = recipes.laddered(case.reached, entries)[: size[0]]
         left = range(len(entries))
         if only:
             left = [i for i, entry in enumerate(entries) if entry.method == only]

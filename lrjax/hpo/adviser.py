@@ -235,7 +235,7 @@ def lay_out(
     among = recipes.considered(entries, reached, believed.unlike)
     if believed.unlike:
         peaks = {i: peak.wider() for i, peak in peaks.items()}
-    order = [i for i in recipes.laddered(reached, entries, len(entries)) if i in among]
+    order = [i for i in recipes.laddered(reached, entries) if i in among]
     shape = ladders.affordable(left - probed, len(order), horizon)
     firsts = tuple(found[entry.who[0]] for entry in entries)
     case = Case(

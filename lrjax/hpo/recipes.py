@@ -136,25 +136,26 @@ def considered(
     own = [i for i, each in enumerate(entries) if not each.known]
     safe = [i for i, each in enumerate(entries) if each.method == CALIBRATED]
     if not safe:  # the user has named others
-        best = laddered(reached, entries, len(entries)) or [
-            int(reached.mean(0).argmax())
-        ]
+        best = laddered(reached, entries) or [int(reached.mean(0).argmax())]
         safe = [i for i in best if i not in own][:1]
     return [*own, *safe]
 
 
-def laddered(reached: np.ndarray, entries: Sequence[Entry], count: int) -> list[int]:
-    """Numbers of the methods whose rates short runs look for: a user's own, then the
-    best of those that need a rate.
+def laddered(reached: np.ndarray, entries: Sequence[Entry]) -> list[int]:
+    """Numbers of the methods that need a rate, in the order in which short runs look
+    for it: a user's own, the best, the one that works on most tasks, the next best.
 
     Args:
       reached: of `scores`.
       entries: the methods.
-      count: how many, at most.
     """
     rated = [i for i, each in enumerate(entries) if each.log_rates]
     mean = reached.mean(0)
-    return sorted(rated, key=lambda i: (entries[i].known, -mean[i], i))[:count]
+    order = sorted(rated, key=lambda i: (entries[i].known, -mean[i], i))
+    known = [i for i in order if entries[i].known]
+    safe = [i for i in known if entries[i].method == CALIBRATED]
+    own = [i for i in order if not entries[i].known]
+    return [*dict.fromkeys([*own, *known[:1], *safe, *known])]
 
 
 def advise(
@@ -165,7 +166,10 @@ def advise(
     lengths: Lengths,
     kind: str,
 ) -> list[Recipe]:
-    """Three recipes: the one of which most is expected, then those that add most to it.
+    """Three recipes, the one of which most is expected first.
+
+    A user's own method is among them, and the one that works on most tasks; each of the
+    others adds most to what the best of them is expected to reach.
 
     Args:
       reached: of `scores`.
@@ -196,9 +200,12 @@ def advise(
             options.append((i, log_rate))
             columns.append(reached[:, i] - np.minimum(lost, CLIP))
     values = np.stack(columns, 1)
-    own = {i for i in left if not entries[i].known}
-    first = [next(k for k, (i, _) in enumerate(options) if i == each) for each in own]
-    chosen = _promising(values, first[:COUNT], COUNT)
+    surely = [
+        next(k for k, (i, _) in enumerate(options) if i == each)
+        for each in left
+        if not entries[each].known or entries[each].method == CALIBRATED
+    ]
+    chosen = _promising(values, surely[:COUNT], COUNT)
     chosen.sort(key=lambda k: -values[:, k].mean())
     among, most = values[:, chosen], reached[:, left].max(1)
     share = np.bincount(among.argmax(1), minlength=len(chosen)) / len(among)

@@ -18,7 +18,7 @@ from scipy import stats
 
 import lrjax
 from lrjax import config as config_lib
-from lrjax import methods, results, tasks
+from lrjax import methods, own, results, tasks
 from lrjax.core import Task, UsageError
 from lrjax.hpo import adviser, ladders, lengths, points, posterior, prior, recipes
 from lrjax.hpo.lengths import Lengths, Peak
@@ -150,11 +150,9 @@ def test_the_first_is_the_best_and_others_are_those_that_may_be_better():
     belief = Belief(np.array([0.0, -0.1, -0.5]), alike)
     entries, reached = entries_of(belief, "a", "twin", "other")
     given = recipes.advise(reached, entries, {}, [0, 1, 2], LENGTHS, points.SHARE)
-    assert [each.method for each in given] == ["a", "other", "twin"] or [
-        each.method for each in given
-    ] == ["a", "twin", "other"]
-    (first, *_) = given
-    assert first.method == "a"
+    assert [each.method for each in given] == ["a", "twin", "other"]
+    few = recipes.advise(reached, entries, {}, [1, 2], LENGTHS, points.SHARE)
+    assert [each.method for each in few] == ["twin", "other"]
 
 
 def test_a_sure_rate_is_advised_and_an_unsure_one_with_those_beside_it():
@@ -199,7 +197,18 @@ def test_a_users_own_method_has_a_ladder_before_others():
         recipes.Entry("dog", (2,)),
     ]
     reached = np.tile([0.0, -9.0, 0.0], (10, 1))
-    assert recipes.laddered(reached, entries, 2) == [1, 0]
+    assert recipes.laddered(reached, entries) == [1, 0]
+
+
+def test_the_method_that_works_on_most_tasks_has_a_ladder_and_is_among_the_three():
+    names = ("adam", "sgd", "nadamw_cosine")
+    entries = [recipes.Entry(name, (0,), (-2.0,)) for name in names]
+    reached = np.tile([0.0, -1.0, -5.0], (2000, 1))
+    assert recipes.laddered(reached, entries) == [0, 2, 1]
+    peaks = dict.fromkeys(range(3), Peak(-2.0, 0.1))
+    given = recipes.advise(reached, entries, peaks, [0, 1, 2], LENGTHS, points.SHARE)
+    assert given[0].method == "adam"
+    assert "nadamw_cosine" in [each.method for each in given]
 
 
 # On tasks
@@ -328,14 +337,15 @@ def test_a_share_that_pays_for_no_short_runs_is_said():
 
 
 def test_a_users_own_method_is_laddered_and_among_the_three():
-    def mine(learning_rate=0.1):
+    def sgd_as_mine(learning_rate=0.1):
         return optax.sgd(learning_rate)
 
+    mine = own.method_of(sgd_as_mine, space={"learning_rate": (1e-3, 1.0)})
     found = lrjax.advise(
         "libsvm/iris", 0.6, [mine, "adam", "dog"], steps=800, log=lambda _: None
     )
-    assert [each.method for each in found.ladders] == ["mine", "adam"]
-    assert "mine" in [each.method for each in found.recipes]
+    assert [each.method for each in found.ladders] == [mine.name, "adam"]
+    assert mine.name in [each.method for each in found.recipes]
 
 
 @pytest.mark.parametrize(
