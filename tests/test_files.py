@@ -277,6 +277,7 @@ BESIDE = {
     },
     "lrjax/common/packed.py": {"archive.open": _OPENED, "zipfile.ZipFile": _OPENED},
     "lrjax/common/sheets.py": {"to_csv": "to memory"},
+    "lrjax/hpo/lengths.py": {"np.load": "of lrjax's own table"},
     "lrjax/hpo/prior.py": {
         "np.load": "of lrjax's own table",
         "path.read_bytes": "as above",
