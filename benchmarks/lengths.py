@@ -478,8 +478,9 @@ def _print(
     for name, found in outcomes.items():
         first = np.array([each.regret[0] for each in found])
         three = np.array([min(each.regret) for each in found])
-        away = np.nanmean([each.away for each in found])
-        row = f"| {name} | {first.mean():.2f} | {three.mean():.2f} | {away:.2f} "
+        away = [each.away for each in found if not math.isnan(each.away)]
+        off = f"{np.mean(away):.2f}" if away else ""
+        row = f"| {name} | {first.mean():.2f} | {three.mean():.2f} | {off} "
         if found[0].said:
             said = np.array([each.said[0] for each in found])
             won = (first <= three).mean()

@@ -15,14 +15,14 @@ import numpy as np
 
 from lrjax.hpo import posterior, prior
 from lrjax.hpo.lengths import Lengths, Peak
-from lrjax.hpo.points import CLIP
+from lrjax.hpo.points import CLIP, SHARE
 from lrjax.hpo.posterior import NEAR, Belief
 from lrjax.hpo.prior import Candidate, Known
 
 COUNT = 3  # recipes
 # Kinds of metrics for which probabilities were right on tasks kept apart
 # (docs/advise.md): for others the order alone is given.
-RIGHT: tuple[str, ...] = ()
+RIGHT = (SHARE,)
 STEP = 0.5  # decades from the rate believed to be best to those beside it
 CALIBRATED = "nadamw_cosine"  # advised where nothing else is known
 _COARSE = 1 / 12  # variance of a rate on a grid of one per decade

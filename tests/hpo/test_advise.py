@@ -244,6 +244,10 @@ def test_the_advice(advice):
         each.label for each in found.recipes
     ]
     text = str(found)
+    assert sum(each.best for each in found.recipes) == pytest.approx(1)
+    assert (
+        f"best of the three with probability {100 * found.recipes[0].best:.0f}" in text
+    )
     assert all(each.label in text and each.snippet for each in found.recipes)
     assert f"distance {found.novelty:.2f}" in text
     assert "50 % allowed" in text
@@ -322,6 +326,7 @@ def test_the_best_rate_of_a_quadratic_is_found():
     assert found.recipes[0].method == "sgd"
     assert found.unlike
     assert "unlike all of them" in str(found)
+    assert "no probabilities" in str(found)
     assert all(math.isnan(each.near) for each in found.recipes)
     assert found.cost <= 1
 
