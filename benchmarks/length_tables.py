@@ -31,7 +31,7 @@ from lrjax.launch import startup
 FULL = 20_000  # updates, and twice as many of every fifth number
 SHARES = (1 / 1000, 1 / 300, 1 / 100, 1 / 30, 1 / 10, 1)  # of the full length
 SEEDS = (0, 1)
-TASKS_JUDGED = 4  # of each shape; twice as many to learn from
+TASKS, TASKS_JUDGED = 4, 3  # of each shape, to learn from and to judge on
 KEPT = selection_tables.KEPT
 # Method -> ends of the logarithm of its rates, half a decade apart.
 RATED = {
@@ -73,8 +73,9 @@ def main() -> None:
     startup.prepare(config_lib.check(quickstart.get_config()))
     args.tables.mkdir(parents=True, exist_ok=True)
     populations: dict[str, selection_tables.Population] = {}
+    judged = [made_tasks.JUDGED_FROM + number for number in range(TASKS_JUDGED)]
     # All shapes of a number first, so that a shorter run has some of all.
-    for number in numbers():
+    for number in [*range(TASKS), *judged]:
         for shape in args.shapes.split(","):
             path = args.tables / f"{shape}-{number}.npz"
             if path.exists():
@@ -93,14 +94,6 @@ def main() -> None:
             partial.rename(path)
             seconds = " ".join(f"{each:.1f}" for each in content["seconds"])
             print(f"{path.name} {made.task.name}: {seconds} s", flush=True)
-
-
-def numbers() -> list[int]:
-    """Of the tasks: two to learn from, then one to judge on, in turn."""
-    found = []
-    for judged in range(TASKS_JUDGED):
-        found += [2 * judged, 2 * judged + 1, made_tasks.JUDGED_FROM + judged]
-    return found
 
 
 def measure(
