@@ -56,24 +56,30 @@ def quadratic(name="own/bowl", bend=10.0):
 # What short runs say
 
 
+def peak_of(logs, reached):
+    found = lengths.peak(list(logs), list(reached))
+    assert found is not None
+    return found
+
+
 def test_the_peak_is_that_of_a_curve_with_a_known_one():
     logs = np.arange(-4, 0.1, 0.5)
     for best in (-3.0, -2.2, -1.5, -1.3):
-        found = lengths.peak(logs.tolist(), (-5 * (logs - best) ** 2).tolist())
+        found = peak_of(logs, -5 * (logs - best) ** 2)
         assert found.log_rate == pytest.approx(best, abs=0.05)
 
 
 @pytest.mark.parametrize("lost", [math.nan, -math.inf])
 def test_runs_that_were_lost_are_no_peak(lost):
-    found = lengths.peak([-3.0, -2.0, -1.0], [50.0, 60.0, lost])
+    found = peak_of([-3.0, -2.0, -1.0], [50.0, 60.0, lost])
     assert found.log_rate == pytest.approx(-2, abs=1e-3)
     assert found.variance < 0.01
     assert lengths.peak([-3.0, -2.0], [lost, lost]) is None
 
 
 def test_a_ladder_that_says_nothing_counts_for_little():
-    flat = lengths.peak([-3.0, -2.5, -2.0], [70.0, 70.0, 70.0])
-    sharp = lengths.peak([-3.0, -2.5, -2.0], [50.0, 70.0, 50.0])
+    flat = peak_of([-3.0, -2.5, -2.0], [70.0, 70.0, 70.0])
+    sharp = peak_of([-3.0, -2.5, -2.0], [50.0, 70.0, 50.0])
     before = Peak(-4.0, 0.2)
     assert flat.joined(before).log_rate < -3.0
     assert sharp.joined(before).log_rate == pytest.approx(-2.5, abs=1e-3)
