@@ -61,9 +61,9 @@ _ROWS = {
     "watch": "analysis common core messages reports tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.course hpo.judged "
-    "hpo.ladders hpo.lengths hpo.points hpo.posterior hpo.prior hpo.proposals hpo.rate_grid hpo.recipes hpo.tuners "
-    "hyperparameters identity launch machine methods own plugins protocol reports "
-    "results tasks track.listeners",
+    "hpo.ladders hpo.lengths hpo.points hpo.posterior hpo.prior hpo.proposals "
+    "hpo.rate_grid hpo.recipes hpo.tuners hyperparameters identity launch machine "
+    "methods own plugins protocol reports results tasks track.listeners",
     "api": "common config core elsewhere hpo launch methods optim own plugins rates "
     "reports results tasks track.listeners",
     "register": "core hpo.tuners launch methods own plugins reports tasks",

@@ -168,7 +168,7 @@ def test_a_sure_rate_is_advised_and_an_unsure_one_with_those_beside_it():
         given = recipes.advise(
             reached, entries, {0: Peak(-2.0, variance)}, [0], LENGTHS, points.SHARE
         )
-        assert [each.log_rate for each in given][0] == -2.0
+        assert given[0].log_rate == -2.0
         assert {each.log_rate for each in given} == {-2.5, -2.0, -1.5}
         assert (given[0].near > 0.99) == (variance < 0.1)
 
@@ -319,7 +319,7 @@ def test_a_damaged_answer_is_said_in_a_line(advice, tmp_path):
     content = content_of(folder)
     content[0]["recipes"] = []
     (tmp_path / "advice.json").write_text(json.dumps(content))
-    with pytest.raises(UsageError, match="advice.json is damaged"):
+    with pytest.raises(UsageError, match=r"advice\.json is damaged"):
         advised.read([tmp_path])
 
 
@@ -426,3 +426,21 @@ def test_tasks_with_runs_of_full_length_are_known():
     )
     longest = [each.described["log_updates"] for each in past]
     assert min(longest) >= math.log(20_000) - 1e-3
+
+
+@pytest.mark.slow  # reads all that was measured
+def test_what_is_shipped_is_what_was_learned_of_the_tables():
+    benchmark = pytest.importorskip("benchmarks.lengths", reason="not in the package")
+    tables = [
+        table
+        for kind in (points.SHARE, points.RATIO)
+        for table in benchmark.read(ROOT / "results" / "lengths.zip", kind)
+    ]
+    found = benchmark.fit([table for table in tables if not table.judges])
+    shipped = lengths.known()
+    assert found.first.keys() == shipped.first.keys()
+    for ours, theirs in zip(found[:2], shipped[:2], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    assert found.variance == pytest.approx(shipped.variance, rel=1e-5)
+    for kind, bend in found.bend.items():
+        assert bend == pytest.approx(shipped.bend[kind], rel=1e-5)

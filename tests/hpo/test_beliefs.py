@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lrjax.hpo import history, points, posterior, prior, proposals
+from lrjax.hpo import points, posterior, prior, proposals
 from lrjax.hpo.posterior import Belief, Runs
 from lrjax.hpo.prior import Candidate
 from lrjax.hpo.proposals import Wanted
