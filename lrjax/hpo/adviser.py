@@ -231,7 +231,11 @@ def lay_out(
     believed = prior.believe(table, candidates, described)
     entries = recipes.entries(candidates, known)
     reached = recipes.scores(table, entries, described)
-    peaks = recipes.expected_peaks(believed.belief, entries)
+    beyond = horizon / _longest(table)  # no known task has runs that are so long
+    peaks = {
+        i: peak.moved(lengths.known().move(entries[i].method, beyond))
+        for i, peak in recipes.expected_peaks(believed.belief, entries).items()
+    }
     among = recipes.considered(entries, reached, believed.unlike)
     if believed.unlike:
         peaks = {i: peak.wider() for i, peak in peaks.items()}
@@ -264,6 +268,11 @@ def lay_out(
         )
     ]
     return dataclasses.replace(case, rungs=tuple(rungs))
+
+
+def _longest(table: prior.Known) -> float:
+    """Updates of the longest full run on known tasks."""
+    return math.exp(table.described[:, table.features.index("log_updates")].max())
 
 
 def opening(case: Case) -> str:

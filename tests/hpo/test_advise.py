@@ -383,18 +383,19 @@ def test_what_is_wrong_is_said_in_a_line(asked, words):
     assert "\n" not in str(caught.value)
 
 
-def case_of(tmp_path, *names):
+def case_of(steps, *names, spend=1e-6):
     config = config_lib.base()
-    config.tasks, config.methods, config.steps = ("libsvm/iris",), ("adam",), 2000
-    config.advise.spend = 0.5
+    config.tasks, config.methods, config.steps = ("libsvm/iris",), ("adam",), steps
+    config.advise.spend = spend
     settings = config_lib.check(config)
     task = tasks.make_task("libsvm/iris", tasks.TaskOptions())
     chosen = [methods.find(name) for name in names]
-    return adviser.lay_out("libsvm/iris", task, chosen, settings, True, lambda _: None)
+    named = len(names) < len(METHODS)
+    return adviser.lay_out("libsvm/iris", task, chosen, settings, named, lambda _: None)
 
 
 def test_a_method_whose_short_runs_were_all_lost_is_left_out(tmp_path):
-    case = case_of(tmp_path, *NAMED)
+    case = case_of(2000, *NAMED, spend=0.5)
     first = case.rungs[0].entry
     values = [math.nan if rung.entry == first else 0.9 for rung in case.rungs]
     found = adviser.conclude(case, values, tmp_path)
@@ -404,17 +405,19 @@ def test_a_method_whose_short_runs_were_all_lost_is_left_out(tmp_path):
         adviser.conclude(case, [math.nan] * len(values), tmp_path)
 
 
-def test_who_is_known_by_no_table_is_advised_only_if_named(tmp_path):
-    everyone = list(METHODS)
-    config = config_lib.base()
-    config.tasks, config.methods, config.steps = ("libsvm/iris",), ("adam",), 50
-    settings = config_lib.check(config)
-    task = tasks.make_task("libsvm/iris", tasks.TaskOptions())
-    chosen = [methods.find(name) for name in everyone]
-    case = adviser.lay_out("libsvm/iris", task, chosen, settings, False, lambda _: None)
+def test_who_is_known_by_no_table_is_advised_only_if_named():
+    case = case_of(50, *METHODS)
     known = set(prior.known(points.SHARE).methods)
     assert {entry.method for entry in case.entries} <= known
     assert all(entry.known for entry in case.entries)
+
+
+def test_rates_of_runs_longer_than_all_known_ones_are_moved():
+    peaks = [case_of(steps, "adam").peaks[0] for steps in (40_000, 4_000_000)]
+    move = lengths.known().move("adam", 100)
+    assert peaks[1].log_rate == pytest.approx(peaks[0].moved(move).log_rate, abs=0.01)
+    assert peaks[1].log_rate < peaks[0].log_rate
+    assert peaks[1].variance > peaks[0].variance
 
 
 def test_tasks_with_runs_of_full_length_are_known():
