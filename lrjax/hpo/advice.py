@@ -16,6 +16,7 @@ from lrjax.common import files
 from lrjax.core import Metric, counted, printable
 from lrjax.hpo import method_code
 from lrjax.hpo.lineup import weighed
+from lrjax.hpo.recipes import CALIBRATED
 from lrjax.identity import finite
 from lrjax.reports.advised import ANSWER as ANSWER
 
@@ -183,9 +184,12 @@ class Advice:
             return f"{text}; the share does not pay for looking at the task"
         text += f", most like {weighed(self.similar)}"
         if self.unlike:
+            text += "; this task is unlike all of them, so "
+            safe = any(recipe.method == CALIBRATED for recipe in self.recipes)
             text += (
-                "; this task is unlike all of them, so the advice is what works on "
-                "most: NadamW with a cosine, at three rates"
+                "the advice is what works on most: NadamW with a cosine, at three rates"
+                if safe
+                else "trust the choice of the method little"
             )
         return text
 

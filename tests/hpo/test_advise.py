@@ -333,6 +333,11 @@ def test_the_best_rate_of_a_quadratic_is_found():
     assert found.unlike
     assert "unlike all of them" in str(found)
     assert "no probabilities" in str(found)
+    assert "trust the choice of the method little" in " ".join(str(found).split())
+    safe = lrjax.advise(quadratic(), 1.0, steps=400, log=lambda _: None)
+    assert {each.method for each in safe.recipes} == {"nadamw_cosine"}
+    assert len({each.rate for each in safe.recipes}) == 3
+    assert "what works on most: NadamW" in " ".join(str(safe).split())
     assert all(math.isnan(each.near) for each in found.recipes)
     assert found.cost <= 1
 
