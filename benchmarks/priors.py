@@ -30,7 +30,7 @@ LOSS = points.Scale(-1, 0.0, math.inf)
 LEAST_LOSS = 1e-4  # smaller test losses of made tasks are equal
 GOOD = 5.0  # points of regret: contenders whose noise matters
 # Probes that predicted nothing beyond the others; tables may have them.
-_UNUSED = ("log_curvature", "curvature_sign")
+UNUSED = ("log_curvature", "curvature_sign")
 _LEAST_OWN = 0.05  # share of a variance that noise of measuring may not explain
 
 
@@ -164,7 +164,7 @@ def _named(content: dict[str, Any], name: str) -> dict[str, float]:
 def features(content: dict[str, Any]) -> dict[str, float]:
     """What a selector sees of a task."""
     probed = _named(content, "probe")
-    probed = {name: value for name, value in probed.items() if name not in _UNUSED}
+    probed = {name: value for name, value in probed.items() if name not in UNUSED}
     return prior.describe(probed, int(content["horizon"]), int(content["batch_size"]))
 
 

@@ -20,7 +20,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +117,27 @@ def _cooled(method: Method) -> Method:
 
 
 class Population:
-    """All contenders beside each other, by one program for all tasks of a shape."""
+    """Contenders beside each other, by one program for all tasks of a shape."""
 
-    def __init__(self, task: Task, rests: bool):
+    def __init__(
+        self,
+        task: Task,
+        rests: bool,
+        among: Sequence[contenders.Contender] = (),
+        seeds: Sequence[int] = SEEDS,
+        longest: int = max(made_tasks.HORIZONS),
+    ):
         """Compile.
 
         Args:
           task: one of the shape.
           rests: whether runs can come to rest before the horizon.
+          among: the contenders; (): all.
+          seeds: of the runs.
+          longest: most updates of a run.
         """
         found: dict[Any, list[contenders.Contender]] = {}
-        for each in everyone():
+        for each in among or everyone():
             static, traced = methods.split(each.method, dict(each.hparams))
             key = (each.method.name, static, tuple(traced))
             found.setdefault(key, []).append(each)
@@ -149,10 +159,10 @@ class Population:
         self._program = train.Program(
             task=task,
             groups=groups,
-            eval_every=max(made_tasks.HORIZONS),
-            num_seeds=len(SEEDS),
+            eval_every=longest,
+            num_seeds=len(seeds),
         )
-        self._seeds = train.seed_runs(task.init, np.asarray(SEEDS, np.uint32))
+        self._seeds = train.seed_runs(task.init, np.asarray(seeds, np.uint32))
         self._train = jax.jit(self._trained)
 
     def train(
@@ -246,12 +256,12 @@ def measure(made: made_tasks.Made, population: Population) -> dict[str, Any]:
         "horizon": made.horizon,
         "batch_size": made.task.batch_size,
         "seconds": seconds,
-        **_pairs("probe", probed.features),
-        **_pairs("about", about),
+        **pairs("probe", probed.features),
+        **pairs("about", about),
     }
 
 
-def _pairs(name: str, values: Mapping[str, float]) -> dict[str, np.ndarray]:
+def pairs(name: str, values: Mapping[str, float]) -> dict[str, np.ndarray]:
     """A dictionary of numbers as two arrays."""
     return {
         f"{name}_names": np.array(list(values)),

@@ -13,6 +13,7 @@ _LAZY = {
     "Race": "lrjax.race",
     "Task": "lrjax.core",
     "UsageError": "lrjax.messages",
+    "advise": "lrjax.hpo.advise",
     "check_task": "lrjax.tasks.checks",
     "compare": "lrjax.api",
     "find_rate": "lrjax.api",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # the same names, for type checkers
     from lrjax.api import report as report
     from lrjax.api import tune as tune
     from lrjax.core import Task as Task
+    from lrjax.hpo.advise import advise as advise
     from lrjax.hpo.select import select as select
     from lrjax.messages import UsageError as UsageError
     from lrjax.metrics import Metric as Metric

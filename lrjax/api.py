@@ -11,9 +11,6 @@ import dataclasses
 import math
 import numbers
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from lrjax import launch as launch_lib
 from lrjax import methods as methods_lib
 from lrjax import reports as reports_lib
 from lrjax.common import files
+from lrjax.common.temporary import Temporary
 from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, cut, shown, unknown
 from lrjax.hpo import tune as tune_lib
@@ -113,8 +111,7 @@ def report(
         cannot be written.
 
     Example:
-      >>> import tempfile
-      >>> import lrjax
+      >>>       >>> import lrjax
       >>> rows = "optimizer,seed,val_loss\nadam,0,0.2\nadam,1,0.3\nsgd,0,0.4\nsgd,1,0.5"
       >>> with tempfile.TemporaryDirectory() as home:
       ...     size = Path(home, "mine.csv").write_text(rows)
@@ -574,19 +571,11 @@ def _registered(registry: dict[str, Any], name: str, part: Any) -> Iterator[None
             registry[name] = before
 
 
-class _Temporary:
-    """A temporary directory that is removed with the last object that holds it."""
-
-    def __init__(self):
-        self.path = Path(tempfile.mkdtemp(prefix="lrjax-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def _folder(workdir: str | os.PathLike[str] | None) -> Iterator[tuple[Path, Any]]:
     """Yield a working directory; a temporary one, with what keeps it, if None."""
     if workdir is None:
-        kept = _Temporary()
+        kept = Temporary()
         yield kept.path, kept
     elif isinstance(workdir, str | os.PathLike):
         yield files.expanded(workdir), None

@@ -53,7 +53,7 @@ def run(
     """Run a mode that trains, or the mode that estimates the cost of training.
 
     Args:
-      mode: 'train', 'plan', 'tune' or 'select'.
+      mode: 'train', 'plan', 'tune', 'select' or 'advise'.
       launcher: a name of `lrjax.launch.LAUNCHERS`.
       config: the config, with the overrides of the command line applied.
       workdir: directory of the result tables.
@@ -98,7 +98,7 @@ def _run(
       Paths of figures of tuning.
     """
     methods = tuple(m for task in settings.tasks for m in settings.on(task).methods)
-    if mode == "select":
+    if mode in ("select", "advise"):
         from lrjax.hpo import race as race_lib
 
         methods = race_lib.named_methods(settings, overrides)
@@ -126,6 +126,13 @@ def _run(
 
         answers = race_lib.run(*given, listeners)
         _print_answers(answers, workdir)
+        return []
+    if mode == "advise":
+        from lrjax.hpo import adviser
+
+        for answer in adviser.run(*given, listeners):
+            print(f"{answer}\n")
+        print(f"advice: {_named([Path(workdir) / 'advice.json'])}")
         return []
     if mode == "tune":
         from lrjax.hpo import tune as tune_lib

@@ -60,7 +60,7 @@ except UsageError as error:
 except (flags.Error, UnicodeDecodeError) as error:
     # Defining the flag already reads --flagfile.
     process.fail("--flagfile: " + str(error).removeprefix("ERROR:: "))
-_MODE_NAMES = ("train", "plan", "tune", "select")
+_MODE_NAMES = ("train", "plan", "tune", "select", "advise")
 _MODE_NAMES += ("report", "watch", "compact", "methods", "config", "race")
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -70,6 +70,7 @@ _MODE = flags.DEFINE_enum(
     "plan: estimate runs, blocks, time, memory and disk; trains and writes nothing. "
     "tune: tune the methods, train each with its best hyperparameters, and rank them. "
     "select: find the best method and learning rate for each task. "
+    "advise: say what to train an expensive task with, for a share of one full run. "
     "report: write WORKDIR/report/index.html; needs no config. "
     "watch: serve a page that follows WORKDIR while it trains; needs no config. "
     "compact: merge the curves of --config.curve_parts in WORKDIR; needs no config. "
@@ -107,7 +108,7 @@ _OFFERED = {name: known.trains for name, known in LAUNCHERS.items() if known.tra
 _LAUNCHER = flags.DEFINE_string(
     "launcher",
     "local",
-    "Where --mode=train, tune and select train. "
+    "Where --mode=train, tune, select and advise train. "
     + " ".join(f"{name}: {trains}." for name, trains in _OFFERED.items())
     + " Others are those of installed packages, and import paths (docs/own.md).",
 )
@@ -127,8 +128,9 @@ _MULTIHOST = flags.DEFINE_bool(
 _LOG = flags.DEFINE_list(
     "log",
     [],
-    "Where --mode=train, tune and select send rows as they are measured, separated by "
-    f"commas: {', '.join(TRACKERS)}, or import paths of one's own (docs/tracking.md).",
+    "Where --mode=train, tune, select and advise send rows as they are measured, "
+    f"separated by commas: {', '.join(TRACKERS)}, or import paths of one's own "
+    "(docs/tracking.md).",
 )
 _COMMAND = flags.DEFINE_string(
     "command",
@@ -173,7 +175,7 @@ _OF_RACE += ("metric", "higher_is_better", "result")
 # Flags -> the modes that they are for; others are for all modes.
 _ONLY = {
     "from": ("report",),
-    "log": ("train", "tune", "select"),
+    "log": ("train", "tune", "select", "advise"),
     "multihost": ("train",),
     "port": ("watch",),
     **dict.fromkeys(_OF_RACE, ("race",)),

@@ -319,6 +319,18 @@ class Select:
 
 @fields.documented
 @dataclasses.dataclass(frozen=True)
+class Advise:
+    """Settings of `--mode=advise`, which also uses `select.methods` and `.history`."""
+
+    spend: float = field(
+        0.01,
+        fields.number(fields.PART, "above 0 and at most 1"),
+        "Share of one full run that may be spent on short ones.",
+    )
+
+
+@fields.documented
+@dataclasses.dataclass(frozen=True)
 class Cluster:
     """Settings of the workers of `--launcher=dask`."""
 
@@ -457,6 +469,7 @@ class Settings:
     )
     tune: Tune = block(Tune, "settings of --mode=tune (docs/tuning.md)")
     select: Select = block(Select, "settings of --mode=select (docs/selection.md)")
+    advise: Advise = block(Advise, "settings of --mode=advise (docs/advise.md)")
     cluster: Cluster = block(
         Cluster, "settings of the workers of --launcher=dask (docs/cluster.md)"
     )

@@ -307,7 +307,16 @@ GROUPS = {
     "seeds": ["seeds", "tune.seeds", "select.seeds", "checkpoint_minutes"],
     **{
         block: [field for field in FIELDS if field.startswith(f"{block}.")]
-        for block in ("tune", "select", "cluster", "report", "text", "hparams", "grid")
+        for block in (
+            "tune",
+            "select",
+            "advise",
+            "cluster",
+            "report",
+            "text",
+            "hparams",
+            "grid",
+        )
     },
 }
 VALID = [

@@ -23,6 +23,7 @@ from tasks.test_task_images import archive
 
 from lrjax import metrics, tasks
 from lrjax.core import Task
+from lrjax.hpo import ladders
 from lrjax.tasks import text
 
 ROOT = Path(__file__).parent.parent
@@ -251,6 +252,18 @@ def check_select(folder, answer, metric):
     assert any(found["method"] in line for line in answer.out)
 
 
+def check_advise(folder, answer, metric):
+    (found,) = json.loads((folder / "advice.json").read_text())
+    assert {each["method"] for each in found["recipes"]} <= set(METHODS)
+    assert len(found["recipes"]) == 3
+    assert found["metric"] == metric
+    assert found["cost"] <= 1
+    rows = check_runs(folder, metric)
+    assert {row["steps"] for row in rows} == {found["updates"]}
+    assert len(rows) == sum(len(each["rates"]) for each in found["ladders"]) == 10
+    assert any(found["recipes"][0]["label"] in line for line in answer.out)
+
+
 def check_plan(folder, answer, metric):
     assert any("run" in line for line in answer.out)
     assert not folder.exists()
@@ -277,6 +290,13 @@ MODES = {
     "select": (
         check_select,
         [f"--config.methods={','.join(METHODS)}", "--config.select.budget=4"],
+    ),
+    "advise": (
+        check_advise,
+        [
+            *(f"--config.methods={','.join(METHODS)}", "--config.steps=50"),
+            "--config.advise.spend=1",
+        ],
     ),
     "report": (check_report, []),
 }
@@ -314,12 +334,13 @@ def test_every_mode_on(family, tmp_path, monkeypatch, subtests):
     monkeypatch.setitem(text.RECIPES, micro, dataclasses.replace(tiny, **small))
     factory = tasks.Factory(functools.partial(text.make, micro), network=True)
     monkeypatch.setitem(tasks.TASKS, micro, factory)
+    monkeypatch.setattr(ladders, "LEAST", 1)
     miniature, data = MINIATURES[family], tmp_path / "data"
     data.mkdir()
     asked = flags_of(miniature, data)
     for mode, (check, more) in MODES.items():
         trained = mode != "report"
-        folders = [mode] if trained else ["train", "tune", "select"]
+        folders = [mode] if trained else ["train", "tune", "select", "advise"]
         for name in folders:
             with subtests.test(mode=mode, folder=name):
                 folder = tmp_path / name

@@ -249,7 +249,7 @@ BESIDE = {
     "lrjax/launch/traces.py": {"path.read_bytes": "of lrjax's own modules"},
     "lrjax/tasks/bundled.py": {"np.loadtxt": "parses lines that are read already"},
     "lrjax/machine.py": {"read_text": "of /proc and of control groups"},
-    "lrjax/api.py": {"tempfile.mkdtemp": _RANDOM},
+    "lrjax/common/temporary.py": {"tempfile.mkdtemp": _RANDOM},
     "lrjax/optim/learned.py": {
         "open": "lrjax.optim needs nothing else of lrjax; regular files only, too",
         "os.open": "as above",
@@ -278,6 +278,7 @@ BESIDE = {
     },
     "lrjax/common/packed.py": {"archive.open": _OPENED, "zipfile.ZipFile": _OPENED},
     "lrjax/common/sheets.py": {"to_csv": "to memory"},
+    "lrjax/hpo/lengths.py": {"np.load": "of lrjax's own table"},
     "lrjax/hpo/prior.py": {
         "np.load": "of lrjax's own table",
         "path.read_bytes": "as above",

@@ -29,11 +29,14 @@ _ROWS = {
     "hpo.tuners": "core plugins",
     "hpo.points": "",
     "hpo.posterior": "hpo.points",
-    "hpo.prior": "hpo.posterior",
+    "hpo.prior": "hpo.points hpo.posterior",
     "hpo.proposals": "hpo.points hpo.posterior hpo.prior",
     "hpo.course": "hpo.points hpo.prior hpo.proposals",
     "hpo.judged": "hpo.course hpo.posterior hpo.proposals",
     "hpo.rate_grid": "",
+    "hpo.lengths": "hpo.points hpo.prior",
+    "hpo.ladders": "hpo.lengths",
+    "hpo.recipes": "hpo.lengths hpo.points hpo.posterior hpo.prior",
     "race": "common hpo.course hpo.judged hpo.points hpo.prior hpo.proposals "
     "hpo.rate_grid messages",
     "config": "common core hpo.tuners hyperparameters identity methods protocol tasks",
@@ -58,9 +61,9 @@ _ROWS = {
     "watch": "analysis common core messages reports tables",
     "control": "common core engine hyperparameters methods optim",
     "hpo": "analysis common config console core engine hpo.course hpo.judged "
-    "hpo.points hpo.posterior hpo.prior hpo.proposals hpo.rate_grid hpo.tuners "
-    "hyperparameters identity launch machine methods own plugins protocol reports "
-    "results tasks track.listeners",
+    "hpo.ladders hpo.lengths hpo.points hpo.posterior hpo.prior hpo.proposals "
+    "hpo.rate_grid hpo.recipes hpo.tuners hyperparameters identity launch machine "
+    "methods own plugins protocol reports results tasks track.listeners",
     "api": "common config core elsewhere hpo launch methods optim own plugins rates "
     "reports results tasks track.listeners",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
@@ -80,7 +83,7 @@ NO_DISK = {"json", "os", "pathlib", "shutil", "tempfile"}
 # What a selection asks for and believes is NumPy alone: it trains nothing, so that
 # tables of runs are all that is needed to judge it.
 NUMPY_ALONE = ("course", "judged", "points", "posterior", "prior", "proposals")
-NUMPY_ALONE += ("rate_grid",)
+NUMPY_ALONE += ("ladders", "lengths", "rate_grid", "recipes")
 # Imported only inside of functions, where they are first used; linen modules need
 # Flax to be defined, and are themselves imported like this.
 HEAVY = {

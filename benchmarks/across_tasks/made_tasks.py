@@ -65,6 +65,14 @@ SHAPES = {
     for depth in (range(3) if name in "abr" else range(2))
 }
 
+# Of tasks with more rows, for runs of many updates (`benchmarks/length_tables.py`).
+LONG_SHAPES = {
+    "u0": Shape(32, 10, 16, 0, 4096, 32, init="uniform"),
+    "v1": Shape(16, 10, 16, 1, 4096, 16),
+    "w2": Shape(16, 8, 16, 2, 1024, 16, init="uniform"),
+    "x1": Shape(16, 1, 16, 1, 4096, 16, "regression"),
+}
+
 
 class Made(NamedTuple):
     """A task with what is known of it.
@@ -87,12 +95,12 @@ def make(shape_name: str, number: int, folder: Path) -> Made:
     """Make task `number` of a shape.
 
     Args:
-      shape_name: of `SHAPES`.
+      shape_name: of `SHAPES` or `LONG_SHAPES`.
       number: its seed; from `JUDGED_FROM` on rows are of sets that only judge.
       folder: of the data, as for `row_sets.load`.
     """
-    shape = SHAPES[shape_name]
-    stream = [number, *SHAPES[shape_name][:6], *map(ord, shape_name)]
+    shape = (SHAPES | LONG_SHAPES)[shape_name]
+    stream = [number, *shape[:6], *map(ord, shape_name)]
     draw = np.random.RandomState(stream)
     horizon = int(draw.choice(HORIZONS, p=_SHARES))
     if draw.uniform() < _REAL:

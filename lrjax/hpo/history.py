@@ -7,9 +7,8 @@ task what `priors.npz` says of its tasks.
 from __future__ import annotations
 
 import glob
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,27 +16,10 @@ from lrjax import results
 from lrjax.common import files
 from lrjax.core import UsageError
 from lrjax.hpo import points, prior
+from lrjax.hpo.prior import Past, key_of
 from lrjax.reports import selected
 
-_LEAST = 0.9  # share of the known contenders that a bake-off must have trained
 _OWN = "your "  # begins the names of families of these tasks
-
-
-class Past(NamedTuple):
-    """A task on which all contenders were trained.
-
-    Attributes:
-      task: its name.
-      kind: of its metric, as in `points`.
-      described: its features.
-      scores: (method, rate) of each contender that was trained -> points behind the
-        best, as was believed in the end; the rate is -1 for methods without one.
-    """
-
-    task: str
-    kind: str
-    described: Mapping[str, float]
-    scores: Mapping[tuple[str, float], float]
 
 
 def read(patterns: Sequence[str]) -> list[Past]:
@@ -69,54 +51,15 @@ def _past(answer: Mapping[str, Any]) -> Past:
     kind = points.Scale.of(results.metric_from(answer["scale"])).kind
     described = {str(k): float(v) for k, v in answer["described"].items()}
     scores = {
-        _key(str(each["method"]), each["rate"]): float(each["now"])
+        key_of(str(each["method"]), each["rate"]): float(each["now"])
         for each in answer["judged"]
         if each["values"]
     }
     if not np.isfinite([*described.values(), *scores.values()]).all():
         raise ValueError("a number is not finite")
-    return Past(str(answer["task"]), kind, described, scores)
-
-
-def _key(method: str, rate: float | None) -> tuple[str, float]:
-    """A contender as in `Past.scores`."""
-    unrated = rate is None or math.isnan(rate)
-    return method, -1.0 if unrated else float(f"{rate:.4g}")
-
-
-def extend(table: prior.Known, past: Sequence[Past]) -> prior.Known:
-    """What is known, with tasks of the past.
-
-    Tasks count whose metric is of the table's kind and on which nearly all of its
-    contenders were trained; the others are as on average there.
-
-    Args:
-      table: what is known.
-      past: of `read`.
-    """
-    keys = [
-        _key(str(method), rate)
-        for method, rate in zip(table.methods, table.rates.tolist(), strict=True)
-    ]
-    average = table.regret.mean(0)
-    for each in past:
-        there = np.array([key in each.scores for key in keys])
-        whole = set(table.features) <= set(each.described)
-        if not whole or there.mean() < _LEAST or each.kind != table.kind:
-            continue
-        values = np.array([each.scores.get(key, 0.0) for key in keys])
-        values = np.clip(values - values[there].max(), -points.CLIP, 0)
-        described = [each.described[name] for name in table.features]
-        family = f"{_OWN}{each.task}"
-        table = table._replace(
-            described=np.vstack([table.described, described]),
-            families=np.append(table.families, family),
-            regret=np.vstack([table.regret, np.where(there, values, average)]),
-            usual=np.append(table.usual, np.median(table.usual)),
-        )
-    return table
+    return Past(f"{_OWN}{answer['task']}", kind, described, scores)
 
 
 def added(table: prior.Known) -> np.ndarray:
-    """The regrets of the tasks that `extend` has added [added, contenders]."""
+    """The regrets of the user's own tasks [added, contenders]."""
     return table.regret[np.char.startswith(table.families, _OWN)]

@@ -18,7 +18,7 @@ from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, counted
 from lrjax.engine import strategy
 from lrjax.engine.train import num_rows
-from lrjax.hpo import history, points, prior, probes, proposals
+from lrjax.hpo import points, prior, probes, proposals
 from lrjax.hpo.contenders import Contender, candidate, contenders
 from lrjax.hpo.course import Course
 from lrjax.launch import blocks
@@ -136,7 +136,7 @@ def line_up(
     settings: Settings,
     named: bool,
     log: Callable[[str], Any],
-    past: Sequence[history.Past] = (),
+    past: Sequence[prior.Past] = (),
 ) -> Lineup:
     """Choose contenders and a plan for a task; looks at the task with a few gradients.
 
@@ -160,7 +160,7 @@ def line_up(
     how, budget, why = _way(settings, task, len(found), horizon)
     each, runs = len(select.seeds), math.floor(budget)
     _check_budget(how, budget, len(found), max(each, 1))
-    table = history.extend(prior.known(points.Scale.of(task.metric).kind), past)
+    table = prior.extend(prior.known(points.Scale.of(task.metric).kind), past)
     described, probed = None, 0.0
     cost = probes.COST / horizon
     if cost <= _MOST_PROBED * max(1.0, budget):

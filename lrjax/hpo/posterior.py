@@ -160,10 +160,10 @@ def chances(belief: Belief) -> Chances:
       >>> sure.best.tolist(), sure.near.tolist()
       ([1.0, 0.0], [1.0, 0.0])
     """
-    draws = _draws(belief)
-    most = draws.max(1)
-    best = np.bincount(draws.argmax(1), minlength=len(belief.mean)) / _DRAWS
-    return Chances(best, (draws >= most[:, None] - NEAR).mean(0))
+    drawn = draws(belief)
+    most = drawn.max(1)
+    best = np.bincount(drawn.argmax(1), minlength=len(belief.mean)) / _DRAWS
+    return Chances(best, (drawn >= most[:, None] - NEAR).mean(0))
 
 
 def promising(belief: Belief, have: Sequence[int], count: int) -> list[int]:
@@ -182,18 +182,18 @@ def promising(belief: Belief, have: Sequence[int], count: int) -> list[int]:
       >>> promising(Belief(np.array([0.0, -0.1, -0.5]), alike), [], 2)
       [0, 2]
     """
-    draws = _draws(belief)
+    drawn = draws(belief)
     chosen = list(have)
-    best = draws[:, chosen].max(1, initial=-np.inf)
+    best = drawn[:, chosen].max(1, initial=-np.inf)
     for _ in range(min(count, len(belief.mean) - len(have))):
-        expected = np.maximum(draws, best[:, None]).mean(0)
+        expected = np.maximum(drawn, best[:, None]).mean(0)
         expected[chosen] = -np.inf
         chosen.append(int(expected.argmax()))
-        best = np.maximum(best, draws[:, chosen[-1]])
+        best = np.maximum(best, drawn[:, chosen[-1]])
     return chosen[len(have) :]
 
 
-def _draws(belief: Belief) -> np.ndarray:
+def draws(belief: Belief) -> np.ndarray:
     """Scores drawn from a belief [draws, contenders], by the same numbers each time."""
     count = len(belief.mean)
     # A little more variance than there is, since rounding may have left less than none.

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lrjax.hpo.points import CLIP
 from lrjax.hpo.posterior import Belief
 
 FILE = Path(__file__).with_name("priors.npz")
@@ -30,6 +31,7 @@ _UNKNOWN, _UNKNOWN_SPREAD = -3.0, 5.0
 _PER_DECADE, _OTHERWISE = 4.0, 2.0
 _UNLIKE = 0.98  # share of the known tasks that must be less novel for a warning
 _SIMILAR = 3  # families that are named
+_LEAST = 0.9  # share of the contenders that must have been trained on a further task
 
 
 class Known(NamedTuple):
@@ -105,6 +107,29 @@ class Prior(NamedTuple):
     unlike: bool
 
 
+class Past(NamedTuple):
+    """A task on which contenders were trained.
+
+    Attributes:
+      family: where its rows come from.
+      kind: of its metric, as in `points`.
+      described: its features.
+      scores: (method, rate) of each contender that was trained -> points behind the
+        best, as was believed in the end; the rate is -1 for methods without one.
+    """
+
+    family: str
+    kind: str
+    described: Mapping[str, float]
+    scores: Mapping[tuple[str, float], float]
+
+
+def key_of(method: str, rate: float | None) -> tuple[str, float]:
+    """A contender as in `Past.scores`."""
+    unrated = rate is None or math.isnan(rate)
+    return method, -1.0 if unrated else float(f"{rate:.4g}")
+
+
 @functools.cache
 def known(kind: str, path: Path = FILE) -> Known:
     """Read what is known for a kind of metric, `points.SHARE` or `points.RATIO`."""
@@ -128,6 +153,64 @@ def known(kind: str, path: Path = FILE) -> Known:
 def digest(path: Path = FILE) -> str:
     """A hash of the file, since answers depend on it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def extend(table: Known, past: Sequence[Past], least: float = _LEAST) -> Known:
+    """What is known, with further tasks.
+
+    Tasks count whose metric is of the table's kind and on which nearly all of its
+    contenders were trained; the others are as on average there.
+
+    Args:
+      table: what is known.
+      past: the tasks.
+      least: share of the contenders that must have been trained.
+    """
+    keys = [
+        key_of(str(method), rate)
+        for method, rate in zip(table.methods, table.rates.tolist(), strict=True)
+    ]
+    average = table.regret.mean(0)
+    for each in past:
+        there = np.array([key in each.scores for key in keys])
+        whole = set(table.features) <= set(each.described)
+        if not whole or there.mean() < least or each.kind != table.kind:
+            continue
+        values = np.array([each.scores.get(key, 0.0) for key in keys])
+        values = np.clip(values - values[there].max(), -CLIP, 0)
+        described = [each.described[name] for name in table.features]
+        table = table._replace(
+            described=np.vstack([table.described, described]),
+            families=np.append(table.families, each.family),
+            regret=np.vstack([table.regret, np.where(there, values, average)]),
+            usual=np.append(table.usual, np.median(table.usual)),
+        )
+    return table
+
+
+def at_best(table: Known) -> Known:
+    """The same for methods, each at the best of its rates on each task.
+
+    Args:
+      table: what is known of contenders.
+
+    Returns:
+      A contender per method, without a rate. The covariance is that of regrets around
+      what all other known tasks predict.
+    """
+    names = [*dict.fromkeys(map(str, table.methods))]
+    best = np.stack([table.regret[:, table.methods == n].max(1) for n in names], 1)
+    best = np.maximum(best - best.max(1, keepdims=True), -CLIP)
+    inverse = np.linalg.inv(
+        _alike(table.described, table.described) + NOISE * np.eye(len(best))
+    )
+    left = inverse @ (best - best.mean(0)) / np.diag(inverse)[:, None]
+    return table._replace(
+        methods=np.array(names),
+        rates=np.full(len(names), math.nan),
+        regret=best,
+        residual=left.T @ left / len(left),
+    )
 
 
 def believe(
@@ -166,20 +249,24 @@ def weigh(known: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       The weights of deviations from the mean [new, known], and how much of the
       process's variance the known tasks leave [new].
     """
+    across = _alike(new, known)
+    weights = np.linalg.solve(
+        _alike(known, known) + NOISE * np.eye(len(known)), across.T
+    ).T
+    return weights, 1 - (weights * across).sum(1)
+
+
+def _alike(new: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Covariance [new, known] of what is predicted for tasks, by their features."""
     middle, spread = known.mean(0), known.std(0)
     spread = np.where(spread > 0, spread, 1)
 
     def standard(x: np.ndarray) -> np.ndarray:
         return np.clip((x - middle) / spread, -_FURTHEST, _FURTHEST)
 
-    def alike(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        away = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
-        return np.exp(-away / (2 * LENGTH * x.shape[1]))
-
-    a, b = standard(known), standard(new)
-    across = alike(b, a)
-    weights = np.linalg.solve(alike(a, a) + NOISE * np.eye(len(a)), across.T).T
-    return weights, 1 - (weights * across).sum(1)
+    a, b = standard(new), standard(known)
+    away = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    return np.exp(-away / (2 * LENGTH * a.shape[1]))
 
 
 def _families(families: np.ndarray, weights: np.ndarray) -> Iterator[Similar]:

@@ -12,8 +12,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from lrjax import console, identity, methods, results, tasks
 from lrjax.common import numerics
 from lrjax.config import Settings
@@ -21,12 +19,10 @@ from lrjax.core import (
     LOSS,
     NUMERICS_VERSION,
     Method,
-    Run,
     Task,
     UsageError,
     counted,
 )
-from lrjax.engine import programs
 from lrjax.hpo import (
     entrants,
     history,
@@ -39,7 +35,7 @@ from lrjax.hpo.lineup import Lineup, line_up
 from lrjax.hpo.proposals import Wanted
 from lrjax.hpo.selection import Selection
 from lrjax.launch import blocks as blocks_lib
-from lrjax.launch import local, rows
+from lrjax.launch import local
 from lrjax.launch.live import Listener
 from lrjax.launch.session import Launch, Launcher
 from lrjax.launch.units import Trained
@@ -259,7 +255,8 @@ class Race:
             for each, job in jobs.items()
             if not job.known
         }
-        self._record_runs([(jobs[e].run, result) for e, result in trained.items()])
+        ended = [(jobs[each].run, result) for each, result in trained.items()]
+        entrants.record(self._tables, self._task, ended)
         new_rows = {each: self._row(each, result) for each, result in trained.items()}
         self._tables.append(results.RACES, list(new_rows.values()))
         trainer.forget()
@@ -311,26 +308,6 @@ class Race:
             **scores,
             "seconds": trained.seconds,
         }
-
-    def _record_runs(self, ended: Sequence[tuple[Run, Trained]]) -> None:
-        """Write runs to the tables of all runs."""
-        runs, curves = [], []
-        for run, trained in ended:
-            # Any method: the names of the measurements do not depend on it.
-            method = methods.METHODS["adam"]
-            program = blocks_lib.program_of(run, self._task, method, (), 1, 1)
-            last = {k: np.array([[v]]) for k, v in trained.values.items()}
-            start = "test_"
-            test = {k[len(start) :]: v for k, v in last.items() if k.startswith(start)}
-            run_id, seconds = identity.run_id(run), trained.seconds
-            row = rows.run_row(run, run_id, program, (0, 0), last, test, seconds)
-            runs.append(row)
-            measured = programs.Measurements(
-                np.array([run.steps]), {k: v[None] for k, v in last.items()}, 0.0, None
-            )
-            curves += rows.curve_rows(program, {(0, 0): run_id}, measured)
-        self._tables.append(results.CURVES, curves)
-        self._tables.append(results.RUNS, runs)
 
     def _progress(self, found: proposals.Answer | None) -> str:
         """A line for the log: who leads after the runs so far."""

@@ -58,7 +58,7 @@ class Live:
     """Tells of a command that trains; safe in several threads.
 
     Attributes:
-      mode: 'train', 'tune' or 'select'.
+      mode: 'train', 'tune', 'select' or 'advise'.
       finished: `run_id`s of runs of which nothing is told, if they train once more.
     """
 
@@ -176,7 +176,11 @@ class Live:
         """
         if not self._hints:
             return
-        kind = ("race" if self.mode == "select" else "trial") if is_trial else "run"
+        kind = (
+            ("race" if self.mode in ("select", "advise") else "trial")
+            if is_trial
+            else "run"
+        )
         new = (head for head in heads if head["run_id"] not in self.finished)
         rows = [{**head, "kind": kind} for head in new]
         with self._lock:

@@ -11,6 +11,7 @@ from lrjax.common.reading import reading
 from lrjax.core import printable
 from lrjax.elsewhere import Source
 from lrjax.reports import (
+    advised,
     analyses,
     drawing,
     export,
@@ -60,22 +61,25 @@ def write(
     below = below or folder
     drawing.import_matplotlib()
     published_means = published.read(options.compare) if options.compare else None
-    raced = selected.read(workdirs)
+    raced, given = selected.read(workdirs), advised.read(workdirs)
     ran = any((Path(workdir) / results.RUNS).exists() for workdir in workdirs)
-    # A selection may believe what known tasks say, and train nothing.
-    compared = ran or others or not raced
+    # A selection may believe what known tasks say, and train nothing; so may advice.
+    compared = ran or others or not (raced or given)
     study = study_lib.read_study(workdirs, options, others) if compared else None
     beside = None
     if published_means is not None and study:
         beside = published.match(study, published_means)
     sections: list[page.Section | None] = []
     sentences = [("Selected", f"{selected.sentence(answer)}.") for answer in raced]
+    sentences += [("Advised", f"{advised.sentence(answer)}.") for answer in given]
     notes = [("Selection", "Nothing was trained: known tasks alone chose the winners.")]
     with drawing.style() as plt:
-        raced_on = shorten(answer["task"] for answer in raced)
+        raced_on = shorten(answer["task"] for answer in [*raced, *given])
         writer = ReportWriter(plt, study.palette.names if study else raced_on)
         if raced:
             sections.append(selected.section(raced, writer))
+        if given:
+            sections.append(advised.section(given, writer))
         if study:
             bar = console.bar(analyses.find_all(), unit=" analyses")
             sections += [analysis(study, writer) for analysis in bar]

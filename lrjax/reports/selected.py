@@ -31,19 +31,21 @@ _BELIEFS = ("expected", "expected_sd", "now", "now_sd", "best")
 def read(
     workdirs: Sequence[str | Path],
     convert: Callable[[Sequence[Mapping[str, Any]]], list[Any]] | None = None,
+    name: str = ANSWER,
 ) -> list[Any]:
     """Read the answers of selections, converted; there may be none.
 
     Args:
-      workdirs: directories that may contain a selection.json.
+      workdirs: directories that may contain a file of answers.
       convert: called with the content of each file; None: `checked`.
+      name: of the file.
 
     Raises:
       UsageError: if a file is damaged.
     """
     answers = []
     for workdir in workdirs:
-        path = Path(workdir) / ANSWER
+        path = Path(workdir) / name
         if not path.exists():
             continue
         with reading(f"{path} is damaged", ""):
@@ -71,7 +73,7 @@ def checked(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [_checked(answer) for answer in content]
 
 
-def _number(value: Any) -> float:
+def as_number(value: Any) -> float:
     """A float; NaN is null in JSON, infinity a string."""
     if value is None:
         return math.nan
@@ -80,14 +82,14 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _count(value: Any) -> int:
+def as_count(value: Any) -> int:
     """A whole number from 0."""
     if type(value) is not int or not 0 <= value < 2**53:
         raise ValueError(f"{shown(value)} is not a count")
     return value
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A string that can be written."""
     if type(value) is not str:
         raise ValueError(f"{shown(value)} is not a text")
@@ -98,24 +100,24 @@ def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
     """An answer as the report uses it, its types checked."""
     judged = [
         {
-            "label": _text(result["label"]),
-            "behind": [_number(value) for value in result["behind"]],
-            **{name: _number(result[name]) for name in _BELIEFS},
+            "label": as_text(result["label"]),
+            "behind": [as_number(value) for value in result["behind"]],
+            **{name: as_number(result[name]) for name in _BELIEFS},
         }
         for result in answer["judged"]
     ]
-    low, high = map(_number, answer["interval"])
+    low, high = map(as_number, answer["interval"])
     return {
-        "task": _text(answer["task"]),
-        "how": _text(answer["how"]),
-        "winner": _text(answer["label"]),
+        "task": as_text(answer["task"]),
+        "how": as_text(answer["how"]),
+        "winner": as_text(answer["label"]),
         "metric": _metric(answer),
-        **{name: _number(answer[name]) for name in _NUMBERS},
-        "horizon": _count(answer["horizon"]),
+        **{name: as_number(answer[name]) for name in _NUMBERS},
+        "horizon": as_count(answer["horizon"]),
         "low": low,
         "high": high,
         "runs": len(answer["values"]),
-        "runner_up": _text(answer["runner_up"]),
+        "runner_up": as_text(answer["runner_up"]),
         "judged": judged,
     }
 

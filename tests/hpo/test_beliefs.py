@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lrjax.hpo import history, points, posterior, prior, proposals
+from lrjax.hpo import points, posterior, prior, proposals
 from lrjax.hpo.posterior import Belief, Runs
 from lrjax.hpo.prior import Candidate
 from lrjax.hpo.proposals import Wanted
@@ -230,17 +230,17 @@ def test_nothing_is_known_of_a_users_own_method():
 
 def past_of(known, values, **changes):
     keys = [
-        history._key(str(method), rate)
+        prior.key_of(str(method), rate)
         for method, rate in zip(known.methods, known.rates.tolist(), strict=True)
     ]
     described = dict.fromkeys(known.features, 1e5)
     fields = {
-        "task": "mine",
+        "family": "your mine",
         "kind": known.kind,
         "described": described,
         "scores": dict(zip(keys, values.tolist(), strict=True)),
     }
-    return history.Past(**fields | changes)
+    return prior.Past(**fields | changes)
 
 
 def test_a_task_like_one_of_ones_own_is_believed_to_be_as_that_was():
@@ -248,7 +248,7 @@ def test_a_task_like_one_of_ones_own_is_believed_to_be_as_that_was():
     values = np.full(len(known.methods), -9.0)
     values[17] = 0.0
     past = past_of(known, values)
-    table = history.extend(known, [past, past])
+    table = prior.extend(known, [past, past])
     assert table.families[-1] == "your mine"
     before = prior.believe(known, everyone(known), past.described)
     found = prior.believe(table, everyone(table), past.described)
@@ -267,7 +267,7 @@ def test_what_says_too_little_of_a_task_is_not_used():
         {"kind": points.RATIO},
         {"described": {"loss": 1.0}},
     ):
-        table = history.extend(known, [past_of(known, values, **changes)])
+        table = prior.extend(known, [past_of(known, values, **changes)])
         assert len(table.regret) == len(known.regret)
 
 

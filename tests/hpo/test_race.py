@@ -354,9 +354,9 @@ def test_ones_own_bake_offs_are_read_and_others_are_not(raced, tmp_path):
     answer, folder, _asked = raced
     found = history.read((str(folder), f"{folder.parent}/raced*"))
     if answer.how == "race":  # beside it there may be a bake-off
-        assert all(each.task == "libsvm/iris" for each in found)
+        assert all(each.family == "your libsvm/iris" for each in found)
         return
-    assert [each.task for each in found[:1]] == ["libsvm/iris"]
+    assert [each.family for each in found[:1]] == ["your libsvm/iris"]
     past = found[0]
     assert past.kind == points.SHARE
     assert past.described == answer.described

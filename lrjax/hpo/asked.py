@@ -1,0 +1,149 @@
+"""Checks what `lrjax.select` and `lrjax.advise` are asked with."""
+
+from __future__ import annotations
+
+import numbers
+import operator
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lrjax import config as config_lib
+from lrjax import methods as methods_lib
+from lrjax import own, plugins, protocol, tasks
+from lrjax.common import files
+from lrjax.config import Settings
+from lrjax.core import Method, Task, UsageError, cut
+from lrjax.tasks.checks import check_task
+
+
+def check(
+    who: str,
+    task: Any,
+    workdir: Any,
+    data_dir: Any,
+    log: Any,
+) -> str | None:
+    """Refuse arguments of the wrong kind; return the directory of data files.
+
+    Args:
+      who: the function that was called, for messages.
+      task, workdir, data_dir, log: its arguments.
+
+    Raises:
+      UsageError: if one is of the wrong kind.
+    """
+    if not isinstance(task, Task | str):
+        raise UsageError(
+            f"{who}: task must be a lrjax.Task or the name of one, not {brief(task)}"
+        )
+    for name, folder in (("workdir", workdir), ("data_dir", data_dir)):
+        if folder is not None and not isinstance(folder, str | os.PathLike):
+            raise UsageError(f"{who}: {name} must be a path, not {brief(folder)}")
+    if not callable(log):
+        raise UsageError(f"{who}: log must be a function, not {brief(log)}")
+    return None if data_dir is None else str(files.expanded(data_dir))
+
+
+def config(
+    who: str, task: Task | str, epochs: int | None, steps: int | None
+) -> ConfigDict:
+    """The config of a task's full runs."""
+    found = config_lib.base()
+    found.tasks = (task if isinstance(task, str) else str(task.name),)
+    found.methods = ("adam",)  # a placeholder; the chosen ones are given directly
+    found.epochs = None if epochs is None else whole(who, "epochs", epochs)
+    found.steps = None if steps is None else whole(who, "steps", steps)
+    # Users who compute in double precision want it here, too.
+    found.precision = "float64" if jax.config.values["jax_enable_x64"] else "auto"
+    return found
+
+
+def load(task: Task | str, settings: Settings, data_dir: str | None) -> Task:
+    """The task of a name, or the user's own once it is checked."""
+    if isinstance(task, str):
+        options = tasks.TaskOptions(
+            protocol=protocol.find(settings.protocol).data,
+            data_dir=data_dir,
+            precision=tasks.precision_of(task, settings.precision),
+        )
+        return tasks.make_task(task, options)
+    check_task(task)
+    return tasks.with_model(task)
+
+
+def chosen(who: str, methods: Any) -> list[Method]:
+    """Methods from the argument `methods`: names, methods, one of these, or None.
+
+    Args:
+      who: the function that was called, for messages; also below.
+      methods: the argument.
+
+    Raises:
+      UsageError: if something else is among them, one comes twice, or none is given.
+    """
+    if methods is None:
+        return list(methods_lib.METHODS.values())
+    return [
+        _checked(who, method)
+        if isinstance(method, Method)
+        else methods_lib.find(method)
+        for method in own.methods_of(methods, f"{who}: ")
+    ]
+
+
+def _checked(who: str, method: Method) -> Method:
+    """A method, after a trial build if it is the user's own.
+
+    Raises:
+      UsageError: if it cannot be built.
+    """
+    if methods_lib.METHODS.get(method.name) is method:
+        return method
+    plugins.check_free(f"{who}: method", method.name, methods_lib.SHIPPED)
+    try:
+        built = method.build(100, **method.defaults)
+    except Exception as error:  # the user's code may raise anything
+        reason = f"{type(error).__name__}: {cut(str(error), 200)}"
+        raise UsageError(
+            f"{who}: method '{method.name}': build(100, **defaults) fails: {reason}"
+        ) from error
+    if not (hasattr(built, "init") and hasattr(built, "update")):
+        raise UsageError(
+            f"{who}: method '{method.name}': build returns {brief(built)}, which is "
+            "not a transformation of Optax"
+        )
+    return method
+
+
+def whole(who: str, name: str, value: Any) -> int:
+    """A whole number, of Python or NumPy."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise UsageError(f"{who}: {name} must be a whole number, not {brief(value)}")
+
+
+def number(who: str, name: str, value: Any) -> float:
+    """A number, of Python or NumPy."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    raise UsageError(f"{who}: {name} must be a number, not {brief(value)}")
+
+
+def folders(value: Any) -> tuple[Any, ...]:
+    """Directories, or one."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,)
+    return tuple(value)
+
+
+def brief(value: object) -> str:
+    """A value of the wrong kind in at most some 40 characters, for messages."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"{text[:37]}... ({type(value).__name__})"
