@@ -4,6 +4,7 @@ r"""What the tables of `configs/ladder.py` say of the study's claims.
   python -m benchmarks.ladder --runs=runs/ladder --rates=runs/rates
   python -m benchmarks.ladder --keep --data_dir=DATA  # of runs/ladder and runs/rates
   python -m benchmarks.ladder --unpack               # into runs/ladder and runs/rates
+  python -m benchmarks.ladder --figure=docs/ladder.png
 
 `--keep` compresses tables into results/ladder, curves thinned to ten rows a run, with
 the place of each task: parameters, updates, floating-point operations. `--unpack` puts
@@ -404,8 +405,46 @@ def report(study: Study) -> None:
         print_table(list(pairs), cells)
 
 
+def draw(study: Study, path: Path) -> None:
+    """Draw the mean regret of every entry, by family: one column of dots for each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    means = mean_regret(regrets(study.runs))
+    families = pd.Series([family(str(task)) for task in means.index], means.index)
+    by_family, counts = means.groupby(families).mean(), families.value_counts()
+    methods = [m for m in means if not m.startswith(TUNED)]
+    methods.sort(key=lambda m: -means[m].mean())
+    places = np.arange(len(methods))
+    columns = len(by_family)
+    figure, axes = plt.subplots(
+        1,
+        columns,
+        sharey=True,
+        figsize=(2 + 3 * columns, 4.8),
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax, name in zip(axes[0], by_family.index, strict=True):
+        plain = by_family.loc[name, methods].to_numpy()
+        best = by_family.loc[name, [f"{TUNED}{m}" for m in methods]].to_numpy()
+        ax.hlines(places, plain, best, color="0.8", zorder=1)
+        ax.plot(plain, places, "o", color="tab:blue", label="default")
+        ax.plot(best, places, "D", color="tab:orange", label="tuned, 8 full runs")
+        ax.set_title(f"{name} ({counts[name]} tasks)")
+        ax.set_xlim(0, None)
+        ax.grid(axis="x", color="0.9")
+    axes[0, 0].set_yticks(places, methods)
+    names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside upper right", ncols=2)
+    figure.supxlabel("points of the test metric behind the best entry, mean")
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
-    """Keep, unpack or report."""
+    """Keep, unpack, draw or report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -414,22 +453,24 @@ def main() -> None:
     parser.add_argument("--data_dir")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--unpack", action="store_true")
+    parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     folders = {
         "ladder": given.runs or ROOT / "runs" / "ladder",
         "rates": given.rates or ROOT / "runs" / "rates",
     }
     if given.keep:
-        keep(folders, given.data_dir)
-    elif given.unpack:
-        unpack(folders)
-    elif given.runs:
-        report(read(given.runs, given.rates))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            found = {name: Path(folder) / name for name in folders}
-            unpack(found)
-            report(read(found["ladder"], found["rates"]))
+        return keep(folders, given.data_dir)
+    if given.unpack:
+        return unpack(folders)
+    with tempfile.TemporaryDirectory() as folder:
+        if not given.runs:
+            folders = {name: Path(folder) / name for name in folders}
+            unpack(folders)
+        study = read(folders["ladder"], folders["rates"])
+    if given.figure:
+        return draw(study, given.figure)
+    report(study)
 
 
 if __name__ == "__main__":
