@@ -35,6 +35,7 @@ from configs import ladder
 from lrjax import results
 from lrjax.analysis import curves as curves_lib
 from lrjax.analysis import early_order
+from lrjax.core import UsageError
 from lrjax.hpo.points import CLIP, Scale, points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -336,7 +337,8 @@ def report(study: Study) -> None:
     places = pd.DataFrame(study.places).T.loc[tasks]
     places["family"] = [family(task) for task in tasks]
     places["all"] = places["operations"] * places["updates"]
-    print("## Tasks\n")
+    left = len(ladder.TASKS) - len(tasks)
+    print(f"## Tasks: {len(tasks)}, and {left} without runs\n")
     print_table(
         ["task", "family", "parameters", "updates", "operations of a run"],
         [
@@ -397,9 +399,9 @@ def report(study: Study) -> None:
                 for m, row in zip(logs.index, logs.values, strict=True)
             ],
         )
-    print("\n## Kendall's tau between twins\n")
     pairs = twins(study, means)
     if len(pairs):
+        print("\n## Kendall's tau between twins\n")
         rows = pairs.values.tolist()
         cells = [[c if isinstance(c, str) else f"{c:.2f}" for c in row] for row in rows]
         print_table(list(pairs), cells)
@@ -448,13 +450,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=Path)
-    parser.add_argument("--rates", type=Path)
-    parser.add_argument("--data_dir")
-    parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--unpack", action="store_true")
-    parser.add_argument("--figure", type=Path)
-    given = parser.parse_args()
+    parser.add_argument("--runs", type=Path, help="directory of full (runs/ladder)")
+    parser.add_argument("--rates", type=Path, help="directory of rates (runs/rates)")
+    parser.add_argument("--data_dir", help="where data of tasks are, for --keep")
+    parser.add_argument("--keep", action="store_true", help="compress the tables")
+    parser.add_argument(
+        "--unpack", action="store_true", help="write them to go on from"
+    )
+    parser.add_argument("--figure", type=Path, help="file to draw into")
+    try:
+        _run(parser.parse_args())
+    except UsageError as error:
+        sys.exit(f"error: {error}")
+
+
+def _run(given: argparse.Namespace) -> None:
+    """Do what the flags say."""
     folders = {
         "ladder": given.runs or ROOT / "runs" / "ladder",
         "rates": given.rates or ROOT / "runs" / "rates",

@@ -26,7 +26,7 @@ which is left out, with a warning, where they are not.
 from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
-from lrjax.core import unknown
+from lrjax.core import UsageError, unknown
 
 FAMILIES = {
     "linear": (
@@ -79,9 +79,13 @@ RATES = tuple(10 ** (-4 + i / 2) for i in range(9))
 
 def get_config(arg: str = "quick") -> ConfigDict:
     """Return the config of a part, such as `quick`, `full`, `full:light` or `rates`."""
-    part, _, names = arg.partition(":")
+    part, _, names = (arg or "quick").partition(":")
     if part not in ("quick", "full", "rates"):
         raise unknown("part of the ladder", part, ("quick", "full", "rates"))
+    if part == "quick" and names:
+        raise UsageError(
+            "quick has its own three tasks: give full:NAMES or rates:NAMES"
+        )
     config = config_lib.base()
     config.tasks = QUICK if part == "quick" else _tasks(names)
     config.methods = METHODS if part == "full" else FEWER

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -198,6 +198,8 @@ def _per_task(name: str, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     found: dict[str, dict[str, Any]] = {}
     for start, values in config.items():
         where = f"{name}[{shown(start)}]"
+        if not isinstance(start, str):
+            raise UsageError(f"config.{where}: the key must be the start of a name")
         if not isinstance(values, Mapping | config_dict.ConfigDict):
             raise UsageError(f"config.{where}: give fields and their values")
         found[start] = {}
@@ -628,7 +630,7 @@ def check(config: config_dict.ConfigDict) -> Settings:
             f"config.tune.max_budget={tune.max_budget}"
         )
     for start in settings.per_task:
-        if not any(task.startswith(start) for task in settings.tasks):
+        if not any(map(_starts(start), settings.tasks)):
             raise UsageError(
                 f"config.per_task: no task's name starts with {shown(start)}; there "
                 f"are {cut(', '.join(settings.tasks), 200)}"
@@ -662,12 +664,22 @@ def yielding(
     fixed |= {"epochs"} if "steps" in fixed else set()
     fixed |= {"steps"} if "epochs" in fixed else set()
     config = config.copy_and_resolve_references()
-    config.per_task = {
-        start: {k: v for k, v in own.items() if k not in fixed}
-        for start, own in config.per_task.items()
-        if isinstance(own, config_dict.ConfigDict)
-    }
+    chosen = fields.words(config.tasks) if "tasks" in fixed else None
+    with config.unlocked():
+        for start, own in [*config.per_task.items()]:
+            if not isinstance(own, config_dict.ConfigDict):
+                continue  # `check` says so
+            if chosen is not None and not any(map(_starts(start), chosen)):
+                del config.per_task[start]  # for tasks of the file that were not chosen
+                continue
+            for key in fixed & {*own}:
+                del own[key]
     return config
+
+
+def _starts(start: Any) -> Callable[[str], bool]:
+    """Whether a task's name starts with a key of `per_task`."""
+    return lambda task: task.startswith(str(start))
 
 
 def check_report(config: config_dict.ConfigDict) -> Report:
@@ -704,6 +716,8 @@ def unknown_field(names: Iterable[str]) -> UsageError | None:
     """
     known = _known()
     for name in names:
+        if name.split(".")[0] == "per_task":
+            return UsageError(f"config.{name}: per_task is set in a config file")
         if name not in known and not any(k.startswith(f"{name}.") for k in known):
             return unknown("config field", name, known)
     return None

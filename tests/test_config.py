@@ -452,7 +452,7 @@ def test_what_is_set_for_methods_that_do_not_run_is_named():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"batch_size": 1000}, "config.batch_size=1000: every batch is the whole"),
+        ({"batch_size": 1000}, "batch_size=1000: every batch is the whole"),
         (
             {"eval_every": 1000, "steps": 10},
             "config.eval_every=1000 exceeds the length",

@@ -109,6 +109,23 @@ def test_a_flag_goes_before_them(file, tmp_path):
     }
 
 
+def test_fewer_tasks_may_be_chosen_by_a_flag(file, tmp_path):
+    flags = ("--config.tasks=libsvm/iris", f"--workdir={tmp_path / 'all'}")
+    done = invoke(f"--config={file}", *flags)
+    assert not done.code, done.err
+    assert counts(rows(tmp_path / "all"), "task", "method") == {
+        ("libsvm/iris", "adam"): 1,
+        ("libsvm/iris", "prodigy"): 1,
+    }
+
+
+def test_they_are_no_flags(file, tmp_path):
+    for flag in ("--config.per_task=3", "--config.per_task.x.seeds=3"):
+        done = invoke(f"--config={file}", f"--workdir={tmp_path / 'all'}", flag)
+        assert done.code
+        assert "per_task is set in a config file" in done.err[-1]
+
+
 def test_the_page_of_fields_shows_them(file):
     done = invoke("--mode=config", f"--config={file}")
     assert "per_task.libsvm/wine.trials" in "\n".join(done.out)
@@ -122,7 +139,8 @@ def test_the_page_of_fields_shows_them(file):
         ({"libsvm/": {"precision": "float64"}}, "unknown config.per_task"),
         ({"libsvm/": {"seeds": 0}}, "at least one seed"),
         ({"libsvm/": {"methods": ("adm",)}}, "unknown method 'adm'"),
-        ({"libsvm/": {"epochs": "many"}}, "must be a whole number"),
+        ({"libsvm/": {"batch_size": "many"}}, "must be a whole number"),
+        ({3: {}}, "must be the start of a name"),
         ({"libsvm/": 3}, "give fields and their values"),
     ],
 )
@@ -131,5 +149,5 @@ def test_mistakes_are_named(value, message):
     config.tasks, config.methods = ("libsvm/iris",), ("adam",)
     config.per_task = value
     with pytest.raises(UsageError, match=message) as error:
-        config_lib.check(config)
+        config_lib.check(config_lib.yielding(config, ["epochs"]))
     assert "\n" not in str(error.value)

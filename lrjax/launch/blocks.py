@@ -231,7 +231,7 @@ def _without_effect(settings: Settings, loaded: Sequence[Task]) -> Iterator[str]
             small.setdefault(batch_size, []).append(name)
     for batch_size, names in small.items():
         yield (
-            f"config.batch_size={batch_size}: every batch is the whole training part "
+            f"batch_size={batch_size}: every batch is the whole training part "
             f"of {', '.join(names)}"
         )
     short = [

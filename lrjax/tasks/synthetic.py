@@ -136,10 +136,10 @@ def _properties(name: str) -> Spec:
     kind = start.removeprefix(PREFIX)
     if kind in KINDS and number:
         return spec(kind, int(number))
+    made = ", ".join(f"{PREFIX}{kind}-NUMBER" for kind in KINDS)
     raise DataError(
-        f"unknown task '{name}': synthetic tasks are called "
-        f"{', '.join(f'{PREFIX}{kind}-NUMBER' for kind in KINDS)}, "
-        f"{' and '.join(NAMED)}"
+        f"unknown task '{name}': synthetic tasks are called {made}, or "
+        f"{', '.join(NAMED)}, with -NUMBER for other data"
     )
 
 
