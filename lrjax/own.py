@@ -80,6 +80,7 @@ def method_of(
     def build(horizon: Any, **hparams: Any) -> Any:
         return function(**hparams, **({_HORIZON: horizon} if takes_horizon else {}))
 
+    build.__wrapped__ = function  # pyright: ignore[reportFunctionMemberAccess]
     fields = {"family": "own", "source": "one's own", **fields}
     fields.setdefault("needs_rate", "learning_rate" in ranges)
     return Method(

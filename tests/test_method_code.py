@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from lrjax import optim
+from lrjax import own as lrjax_own
 from lrjax.core import Method
 from lrjax.hpo import method_code
 from lrjax.methods import METHODS
@@ -125,8 +126,25 @@ def test_the_copied_folder_needs_nothing_else(tmp_path):
     assert done.stdout == "True\nTrue\n", done.stderr
 
 
-def test_of_a_method_of_ones_own_only_the_call_is_written_out():
-    own = Method("own", lambda horizon, rate: optax.sgd(rate), {"rate": 0.1}, "", "")
-    said, call = method_code.snippet(own, {"rate": 0.1}, 7).splitlines()
-    assert said.startswith("# own is your own method")
-    assert callable(eval(call.removeprefix("# ")).update)
+def plain(rate=0.1):
+    return optax.sgd(rate)
+
+
+def long(horizon, rate=0.1):
+    return optax.sgd(optax.linear_schedule(rate, 0.0, horizon))
+
+
+def test_a_method_of_ones_own_is_called_by_its_name():
+    calls = {
+        "plain(rate=0.2)": lrjax_own.method_of(plain, name="mine"),
+        "long(horizon=7, rate=0.2)": lrjax_own.method_of(long, name="mine"),
+        "mine.build(7, rate=0.2)": Method("mine", long, {"rate": 0.1}, "", ""),
+    }
+    for call, method in calls.items():
+        text = method_code.snippet(method, {"rate": 0.2}, 7)
+        said, made, *loop = text.splitlines()
+        assert said == "# mine is your own method"
+        assert made == f"tx = {call}"
+        assert any("tx.update" in line for line in loop)
+        names = {"plain": plain, "long": long, "mine": method}
+        assert callable(eval(call, names).update)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from lrjax import reports, results
 from lrjax.common import files
 from lrjax.core import Metric, counted, printable
-from lrjax.hpo import method_code
+from lrjax.hpo import ladders as ladders_lib
+from lrjax.hpo import method_code, probes
 from lrjax.hpo.lineup import weighed
 from lrjax.hpo.recipes import CALIBRATED
 from lrjax.identity import finite
@@ -35,10 +36,10 @@ class Recipe:
       label: method, and learning rate where it needs one.
       method, hparams: the method, with every hyperparameter.
       rate: its learning rate; NaN for methods that need none.
-      best: probability that it is the best of the three; NaN where such probabilities
-        were not right on tasks kept apart (docs/advise.md).
+      best: probability that it is the best of the recipes; NaN where such probabilities
+        were not right on tasks kept apart (docs/advise.md), or there is no other.
       near: probability that it is at most half a point worse than the best of all
-        methods at their best rates; NaN likewise.
+        methods that were asked for, at their best rates; NaN likewise.
       snippet: Python that trains with it outside of lrjax.
     """
 
@@ -90,6 +91,7 @@ class Advice:
       similar: families of known tasks that are most alike, and their shares.
       novelty: distance to known tasks, from 0 (many are like it) to 1 (none is).
       unlike: whether nearly all known tasks are more alike to others than this one.
+      rated: whether any method that may be advised needs a rate.
       workdir: directory of the tables.
     """
 
@@ -106,6 +108,7 @@ class Advice:
     similar: tuple[tuple[str, float], ...]
     novelty: float
     unlike: bool
+    rated: bool
     workdir: Path = dataclasses.field(compare=False)
     # Holds a temporary directory for as long as its tables are in use.
     _kept: Any = dataclasses.field(default=None, repr=False, compare=False)
@@ -151,7 +154,8 @@ class Advice:
 
     def __str__(self) -> str:
         horizon = counted(self.horizon, "update", form="d")
-        lines = [printable(f"{self.task}: three recipes for a full run of {horizon}")]
+        count = counted(len(self.recipes), "recipe")
+        lines = [printable(f"{self.task}: {count} for a full run of {horizon}")]
         for number, recipe in enumerate(self.recipes, 1):
             lines.append(printable(f"  {number}  {recipe.label}{_chances(recipe)}"))
         lines.append("")
@@ -165,17 +169,23 @@ class Advice:
 
     def _order(self) -> str:
         """What the order of the recipes means."""
+        first = "  order  of the first most is expected"
         if self.unlike:
             return (
                 "  order  by what known tasks say of rates and the short runs; no "
                 "probabilities, since nothing like this task is known"
             )
+        if len(self.recipes) == 1:
+            return "  order  no other was asked for"
         if math.isnan(self.recipes[0].near):
             return (
-                "  order  the first is expected to be best; no probabilities, since "
-                "those for this kind of metric were not right on tasks kept apart"
+                f"{first}; no probabilities, since those for this kind of metric were "
+                "not right on tasks kept apart"
             )
-        return "  order  the first is expected to be best"
+        return (
+            f"{first}, on average, which need not be the likeliest to be best; a point "
+            f"is a hundredth of the range of {self.metric}"
+        )
 
     def _known(self) -> str:
         """What is known of similar tasks."""
@@ -184,13 +194,17 @@ class Advice:
             return f"{text}; the share does not pay for looking at the task"
         text += f", most like {weighed(self.similar)}"
         if self.unlike:
+            names = {recipe.method for recipe in self.recipes}
             text += "; this task is unlike all of them, so "
-            safe = any(recipe.method == CALIBRATED for recipe in self.recipes)
-            text += (
-                "the advice is what works on most: NadamW with a cosine, at three rates"
-                if safe
-                else "trust the choice of the method little"
-            )
+            if names == {CALIBRATED}:
+                text += "the advice is what works on most: NadamW with a cosine"
+            elif CALIBRATED in names:
+                text += (
+                    "the advice is what works on most, NadamW with a cosine, beside "
+                    "your own method"
+                )
+            else:
+                text += "trust the choice among methods little"
         return text
 
     def _ladder(self, ladder: Ladder) -> str:
@@ -199,20 +213,36 @@ class Advice:
             f"{rate:g}: {'lost' if math.isnan(value) else self.scale.shown(value)}"
             for rate, value in zip(ladder.rates, ladder.values, strict=True)
         )
-        text = f"  short runs  {ladder.method}, {self.updates} updates: {values}; "
+        text = (
+            f"  short runs  {ladder.method}, one seed, {self.updates} updates, "
+            f"validation {self.scale.label} by rate: {values}; "
+        )
         if math.isnan(ladder.best):
             return text + "all were lost, so the method is left out"
+        measured = [value for value in ladder.values if not math.isnan(value)]
+        if len({*measured}) == 1 < len(measured):
+            text += "which says nothing of rates; "
+        else:
+            at = ladder.values.index(max(measured, key=lambda v: self.scale.sign * v))
+            if at in (0, len(ladder.rates) - 1):
+                text += "the best stands at the end, and better ones may lie beyond; "
+            text += f"best near {ladder.best:.2g}; "
         return text + (
-            f"best near {ladder.best:.2g}, which for a full run means "
-            f"{ladder.full:.2g}, give or take a factor of {10**ladder.decades:.1f}"
+            f"advised for a full run {ladder.full:.2g}, give or take a factor of "
+            f"{10**ladder.decades:.1f}"
         )
 
     def _cost(self) -> str:
         """What was spent."""
         text = f"{100 * self.cost:.2g} % of a full run ({100 * self.spend:g} % allowed)"
-        if not self.ladders:
-            text += ", which pays for no short runs; known tasks alone say what to do"
-        return text
+        if self.ladders:
+            return text
+        if not self.rated:
+            return f"{text}; no method here needs a rate, so there are no short runs"
+        looked = probes.COST if self.described is None else self.cost * self.horizon
+        least = ladders_lib.least(looked, self.horizon)
+        more = f"spend={least:.2g} would" if least <= 1 else "nor would a whole one"
+        return f"{text}, which pays for no short runs; {more}"
 
 
 def _chances(recipe: Recipe) -> str:
@@ -220,8 +250,8 @@ def _chances(recipe: Recipe) -> str:
     if math.isnan(recipe.near):
         return ""
     return (
-        f": best of the three with probability {100 * recipe.best:.0f} %, within half "
-        f"a point of the best of all with {100 * recipe.near:.0f} %"
+        f": best of these with probability {100 * recipe.best:.0f} %, within half a "
+        f"point of the best of all that were asked for with {100 * recipe.near:.0f} %"
     )
 
 
@@ -258,8 +288,8 @@ def conclude(
                 method=contender.method.name,
                 hparams=hparams,
                 rate=contender.rate,
-                best=each.best,
-                near=each.near,
+                best=each.best if len(chosen) > 1 else math.nan,
+                near=each.near if len(chosen) > 1 else math.nan,
                 snippet=code,
             )
         )
@@ -278,6 +308,7 @@ def conclude(
         similar=tuple((each.family, each.share) for each in case.prior.similar),
         novelty=case.prior.novelty,
         unlike=case.prior.unlike,
+        rated=any(case.entries[i].log_rates for i in case.left),
         workdir=workdir,
     )
 

@@ -236,7 +236,7 @@ def lay_out(
         i: peak.moved(lengths.known().move(entries[i].method, beyond))
         for i, peak in recipes.expected_peaks(believed.belief, entries).items()
     }
-    among = recipes.considered(entries, reached, believed.unlike)
+    among = recipes.considered(entries, believed.unlike)
     if believed.unlike:
         peaks = {i: peak.wider() for i, peak in peaks.items()}
     order = [i for i in recipes.laddered(reached, entries) if i in among]
@@ -281,10 +281,13 @@ def opening(case: Case) -> str:
     text = f"advising on {case.name}: full runs of {horizon}; "
     if case.prior.unlike:
         text += "it is unlike all known tasks; "
+    if not any(case.entries[i].log_rates for i in case.left):
+        return text + "no method here needs a rate, so there are no short runs"
     if not shape:
         return text + (
             f"{100 * case.spend:g} % of one pays for no short runs of "
-            f"{ladders.LEAST} updates, so known tasks alone say what to advise"
+            f"{min(ladders.LEAST, case.horizon)} updates, so known tasks alone say "
+            "what to advise"
         )
     names = dict.fromkeys(rung.contender.method.name for rung in case.rungs)
     return text + (

@@ -56,6 +56,21 @@ def affordable(updates: int, methods: int, full: int) -> Ladders | None:
     return None
 
 
+def least(looked: float, full: int) -> float:
+    """The least share of a full run that pays for any ladder.
+
+    Args:
+      looked: updates that looking at the task costs.
+      full: updates of a full run.
+
+    Example:
+      >>> least(40, 1000)
+      0.1
+    """
+    methods, rates = _SIZES[-1]
+    return (looked + methods * rates * min(LEAST, full)) / full
+
+
 def rungs(expected: Peak, count: int, within: Sequence[float] = ()) -> list[float]:
     """Learning rates of a ladder, around the one that is expected to be best.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -25,13 +26,17 @@ def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
         return plain + _LOOP
     values = [f"{name}={_text(value)}" for name, value in sorted(hparams.items())]
     if not method.code:
-        found = method.name
-        if plugins.is_path(found):
-            found = f"lrjax.methods.find('{found}')"
-        return (
-            f"# {method.name} is your own method: build it with\n"
-            f"# {found}.build({', '.join([str(horizon), *values])})"
-        )
+        function = getattr(method.build, "__wrapped__", None)
+        if plugins.is_path(method.name):
+            call, first = f"lrjax.methods.find('{method.name}').build", [str(horizon)]
+        elif function is None:
+            call, first = f"{method.name}.build", [str(horizon)]
+        else:
+            call, first = function.__name__, []
+            if "horizon" in inspect.signature(function).parameters:
+                first = [f"horizon={horizon}"]
+        given = ", ".join([*first, *values])
+        return f"# {method.name} is your own method\ntx = {call}({given})\n{_LOOP}"
     values = "".join(f"    {value},\n" for value in values)
     return (
         f"{_IMPORTS}tx = {method.code}(\n    {horizon},  # updates\n{values})\n{_LOOP}"

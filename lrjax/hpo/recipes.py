@@ -118,27 +118,21 @@ def expected_peaks(belief: Belief, entries: Sequence[Entry]) -> dict[int, Peak]:
     return found
 
 
-def considered(
-    entries: Sequence[Entry], reached: np.ndarray, unlike: bool
-) -> list[int]:
+def considered(entries: Sequence[Entry], unlike: bool) -> list[int]:
     """Numbers of the methods that may be advised.
 
     On a task unlike all known ones, those of which nothing is known anyway and the one
-    that works on most tasks once its rate is right; else all.
+    that works on most tasks once its rate is right; else, and where the user has named
+    others, all.
 
     Args:
       entries: the methods.
-      reached: of `scores`.
       unlike: whether the task is unlike all known ones.
     """
-    if not unlike:
-        return [*range(len(entries))]
-    own = [i for i, each in enumerate(entries) if not each.known]
     safe = [i for i, each in enumerate(entries) if each.method == CALIBRATED]
-    if not safe:  # the user has named others
-        best = laddered(reached, entries) or [int(reached.mean(0).argmax())]
-        safe = [i for i in best if i not in own][:1]
-    return [*own, *safe]
+    if not unlike or not safe:
+        return [*range(len(entries))]
+    return [*(i for i, each in enumerate(entries) if not each.known), *safe]
 
 
 def laddered(reached: np.ndarray, entries: Sequence[Entry]) -> list[int]:
