@@ -117,6 +117,9 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     short = [lower for lower in lowered if _initials(lower) == name.lower()]
     if short and name.lower() not in lowered:
         return lowered[short[0]]
+    ends = [lower for lower in lowered if lower.endswith(f"/{name.lower()}")]
+    if ends:  # 'libsvm/iris', not 'iris/mlp'
+        return lowered[ends[0]]
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=_NEAR)
     if near:
         return lowered[near[0]]

@@ -16,7 +16,10 @@ from lrjax import machine, tasks
 from lrjax.common import jaxprs
 from lrjax.engine import evaluation, strategy
 from lrjax.tasks import (
+    causal_text,
+    checkpoints,
     diffusion,
+    finetune,
     image_data,
     images,
     libsvm,
@@ -25,6 +28,7 @@ from lrjax.tasks import (
     text,
 )
 from lrjax.tasks.image_data import Part
+from lrjax.tasks.models import roberta
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,6 +57,18 @@ def without_data(name, batch_size=None):
         rows = np.zeros((2, recipe.length), np.uint16)
         parts = {"train": rows, "valid": rows}
         return text.recipe_task(name, parts, recipe.vocab_size, 4, options)
+    if name in causal_text.RECIPES:
+        length = causal_text.RECIPES[name].length
+        model = causal_text.make_model(name, length, options)
+        parts = dict.fromkeys(("train", "valid", "test"), np.zeros((2, length), "u2"))
+        return causal_text.causal_task(name, parts, model, options)
+    if name in finetune.FACTORIES:  # the embedded checkpoint in place of a large one
+        checkpoint = checkpoints.read(checkpoints.EMBEDDED)
+        model = finetune.make_model(checkpoint, 48, 8, options)
+        weights = roberta.load_weights(checkpoint.weights, model)
+        part = {"tokens": np.zeros((2, 48), "u2"), "labels": np.arange(2, dtype="i4")}
+        parts = dict.fromkeys(("train", "valid", "test"), part)
+        return finetune.classification_task(name, parts, model, weights, options, "")
     if name.startswith("libsvm/"):
         entry = libsvm.SETS[name.removeprefix("libsvm/")]
         labels = np.arange(5 * entry.classes) % entry.classes
@@ -65,6 +81,10 @@ def kind(name):
     """What tasks were trained as when somebody wrote it down for each."""
     if name in text.RECIPES:
         return "products"
+    if name in causal_text.RECIPES and name != "text/gpt_micro":
+        return "products"
+    if name in causal_text.RECIPES or name in finetune.FACTORIES:
+        return "network"
     model = name.split("/")[1].split("_")[0]
     if model in ("vit", "mlp", "lstm", "noisy"):  # a convolution cuts a ViT's patches
         return "network"

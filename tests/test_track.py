@@ -40,8 +40,13 @@ MODES = {
         *("--config.tune.tuner=random", "--config.tune.max_budget=6"),
     ),
     "select": ("--config.methods=sgd,adam", "--config.select.budget=4"),
+    "advise": (
+        *("--config.methods=adam", "--config.steps=200"),
+        "--config.advise.spend=1.0",
+    ),
 }
-KINDS = {"train": {"run"}, "tune": {"run", "trial"}, "select": {"race"}}
+KINDS = {"train": {"run"}, "tune": {"run", "trial"}}
+KINDS |= {"select": {"race"}, "advise": {"race"}}
 
 
 class Kept(NamedTuple):
@@ -287,7 +292,7 @@ def test_trackers_have_what_the_tables_have(mode, name, folders):
         assert all(same(run.curves[column], wanted[column]) for column in wanted), row
         assert run.status == row["status"]
         wanted = measured(row)
-        if mode == "select":
+        if mode in ("select", "advise"):
             del wanted["examples"]  # its runs are told of before it is known
         assert same(run.result, {"epoch": run.result["epoch"]} | wanted), row
         assert row["status"] == "diverged" or "test_accuracy" in run.result
