@@ -66,6 +66,12 @@ def write(
     # A selection may believe what known tasks say, and train nothing; so may advice.
     compared = ran or others or not (raced or given)
     study = study_lib.read_study(workdirs, options, others) if compared else None
+    if (
+        study
+        and given
+        and study.all_runs["method"].str.startswith(study_lib.SHORT).all()
+    ):
+        study = None  # there are no full runs to compare
     beside = None
     if published_means is not None and study:
         beside = published.match(study, published_means)
@@ -73,6 +79,8 @@ def write(
     sentences = [("Selected", f"{selected.sentence(answer)}.") for answer in raced]
     sentences += [("Advised", f"{advised.sentence(answer)}.") for answer in given]
     notes = [("Selection", "Nothing was trained: known tasks alone chose the winners.")]
+    if given and not raced:
+        notes = [("Comparison", "There are no full runs to compare.")]
     with drawing.style() as plt:
         raced_on = shorten(answer["task"] for answer in [*raced, *given])
         writer = ReportWriter(plt, study.palette.names if study else raced_on)

@@ -27,6 +27,7 @@ from lrjax.reports import searches
 from lrjax.reports.palette import Palette
 from lrjax.tables import record
 
+SHORT = "advise:"  # begins methods of short runs, which say nothing of full ones
 FORMATS = ("csv", "parquet", "tensorboard")
 # Required columns of runs.
 _RUN = ("task", "protocol", "method", "hparams", "seed", "steps", "status")
@@ -294,6 +295,8 @@ def read_study(
       UsageError: as `read`, or if an option does not fit the tables.
     """
     table, rows = read(workdirs, others)
+    short = table["method"].str.startswith(SHORT)
+    table = table if short.all() else table[~short].reset_index(drop=True)
     described = [*map(results.load_metrics, workdirs), *(s.metrics for s in others)]
     known = scores_lib.known_metrics(described)
     judged = scores_lib.judge(table, options.metrics, known)

@@ -25,6 +25,7 @@ from lrjax.hpo.lengths import Lengths, Peak
 from lrjax.hpo.posterior import Belief
 from lrjax.methods import METHODS
 from lrjax.reports import advised
+from lrjax.reports.study import Options, read_study
 
 ROOT = Path(__file__).parents[2]
 NAMED = ["nadamw_cosine", "schedule_free_adamw"]
@@ -309,6 +310,20 @@ def test_the_page_has_the_recipes(advice, tmp_path):
     assert "Advised" in page
     (read,) = advised.read([folder])
     assert read["horizon"] == 800
+    # Short runs are no comparison of methods.
+    assert "There are no full runs to compare" in page
+    assert "mean rank" not in page
+
+
+def test_short_runs_are_not_ranked_among_full_ones(advice, tmp_path):
+    _, folder = advice
+    shutil.copytree(folder, tmp_path / "mixed")
+    runs = (tmp_path / "mixed" / "runs.jsonl").open("a")
+    with runs:
+        row = json.loads((folder / "runs.jsonl").read_text().splitlines()[0])
+        runs.write(json.dumps(row | {"run_id": "0" * 16, "method": "adam"}) + "\n")
+    study = read_study([tmp_path / "mixed"], Options())
+    assert set(study.all_runs["method"]) == {"adam"}
 
 
 def test_a_damaged_answer_is_said_in_a_line(advice, tmp_path):
