@@ -111,7 +111,8 @@ def report(
         cannot be written.
 
     Example:
-      >>>       >>> import lrjax
+      >>> import tempfile
+      >>> import lrjax
       >>> rows = "optimizer,seed,val_loss\nadam,0,0.2\nadam,1,0.3\nsgd,0,0.4\nsgd,1,0.5"
       >>> with tempfile.TemporaryDirectory() as home:
       ...     size = Path(home, "mine.csv").write_text(rows)
