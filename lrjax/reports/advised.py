@@ -19,7 +19,7 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
     """Read the advice in some directories, as the report uses it; there may be none.
 
     Returns:
-      A dictionary per task: `task`, `recipes`, `spend` and `cost`, `unlike` and
+      A dictionary per task: `task`, `metric`, `recipes`, `spend`, `cost`, `unlike`,
       `novelty`, `updates` of the short runs and `horizon`.
 
     Raises:
@@ -44,6 +44,7 @@ def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("there are no recipes")
     return {
         "task": selected.as_text(answer["task"]),
+        "metric": selected.as_text(answer["metric"]),
         "recipes": recipes,
         **{
             name: selected.as_number(answer[name])
@@ -62,7 +63,7 @@ def sentence(answer: Mapping[str, Any]) -> str:
       answer: one of those that `read` returns.
     """
     first, *others = (each["label"] for each in answer["recipes"])
-    text = f"{first} for a full run on {answer['task']}"
+    text = f"{first} for a full run on {answer['task']}, by {answer['metric']}"
     if others:
         text += f", or {' or '.join(others)}"
     text += f"; it cost {100 * answer['cost']:.2g} % of one"
@@ -81,6 +82,7 @@ def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Secti
     table = pd.DataFrame(
         {
             "task": answer["task"],
+            "metric": answer["metric"],
             "recipe": number,
             "train_with": recipe["label"],
             "best": recipe["best"],
