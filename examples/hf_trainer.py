@@ -22,7 +22,7 @@ race = lrjax.Race(methods, budget=4, horizon=100, folder="race")
 for job in race:
     hf.set_seed(job.seed)
     model = hf.BertForSequenceClassification(config)
-    # After a kill the job goes on from the state saved at its checkpoint.
+    # A job that was killed resumes from its last checkpoint.
     steps = {"max_steps": job.stop, "save_steps": 50, "per_device_train_batch_size": 32}
     trainer = hf.Trainer(
         model,

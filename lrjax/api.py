@@ -82,11 +82,7 @@ class Results:
         Raises:
           UsageError: if it cannot be written.
         """
-        if folder is None:
-            folder = "report" if self._kept else self.workdir / "report"
-        folder = files.expanded(folder)
-        reports_lib.write([self.workdir], folder, reports_lib.Options())
-        return folder / "index.html"
+        return reports_lib.write_page(self.workdir, folder, temporary=bool(self._kept))
 
 
 def report(

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -630,7 +630,7 @@ def check(config: config_dict.ConfigDict) -> Settings:
             f"config.tune.max_budget={tune.max_budget}"
         )
     for start in settings.per_task:
-        if not any(map(_starts(start), settings.tasks)):
+        if not _begins(start, settings.tasks):
             raise UsageError(
                 f"config.per_task: no task's name starts with {shown(start)}; there "
                 f"are {cut(', '.join(settings.tasks), 200)}"
@@ -669,7 +669,7 @@ def yielding(
         for start, own in [*config.per_task.items()]:
             if not isinstance(own, config_dict.ConfigDict):
                 continue  # `check` says so
-            if chosen is not None and not any(map(_starts(start), chosen)):
+            if chosen is not None and not _begins(start, chosen):
                 del config.per_task[start]  # for tasks of the file that were not chosen
                 continue
             for key in fixed & {*own}:
@@ -677,9 +677,9 @@ def yielding(
     return config
 
 
-def _starts(start: Any) -> Callable[[str], bool]:
-    """Whether a task's name starts with a key of `per_task`."""
-    return lambda task: task.startswith(str(start))
+def _begins(start: Any, tasks: Iterable[str]) -> bool:
+    """Whether the name of any task starts with a key of `per_task`."""
+    return any(task.startswith(str(start)) for task in tasks)
 
 
 def check_report(config: config_dict.ConfigDict) -> Report:

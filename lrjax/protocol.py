@@ -282,41 +282,30 @@ STUDY = Protocol(
     tuning=_STUDY_TUNING,
 )
 
+
+def _both(learning_rate: float) -> dict[str, dict[str, float]]:
+    """One rate for the two everyday baselines, for which the same was found best."""
+    methods = ("adamw_cosine", "nadamw_cosine")
+    return {method: {"learning_rate": learning_rate} for method in methods}
+
+
 # One rate for all logistic regression: of 3e-4, 1e-3, 3e-3, ... 1 the one with the
 # lowest validation loss, averaged over five seeds and over libsvm/glass and
 # libsvm/usps, two sets outside every comparison. It is the same for both methods.
-_CALIBRATED = {
-    "adamw_cosine": {"learning_rate": 0.03},
-    "nadamw_cosine": {"learning_rate": 0.03},
-}
+_CALIBRATED = _both(0.03)
 
 # At base size post-LN stops learning above about 5e-4 (the study's Adam at 1e-3 does);
 # on the tiny model the default of 1e-3 was the best of 1e-4, 1e-3, 3e-3 and 1e-2.
-_CALIBRATED_TEXT = {
-    "adamw_cosine": {"learning_rate": 4e-4},
-    "nadamw_cosine": {"learning_rate": 4e-4},
-}
+_CALIBRATED_TEXT = _both(4e-4)
 
 # The same for convolutional networks, over digits/wrn and fashion_mnist/cnn
 # (docs/protocol.md); transformers on images have none.
-_CALIBRATED_CONV = {
-    "adamw_cosine": {"learning_rate": 0.01},
-    "nadamw_cosine": {"learning_rate": 0.01},
-}
+_CALIBRATED_CONV = _both(0.01)
 # The same for the small causal language models, on source code (docs/protocol.md).
-_CALIBRATED_GPT = {
-    "adamw_cosine": {"learning_rate": 0.003},
-    "nadamw_cosine": {"learning_rate": 0.003},
-}
+_CALIBRATED_GPT = _both(0.003)
 # The same for the small classifier. RoBERTa's authors fine-tune with 1e-5 to 3e-5.
-_CALIBRATED_FINETUNE = {
-    "adamw_cosine": {"learning_rate": 0.001},
-    "nadamw_cosine": {"learning_rate": 0.001},
-}
-_PUBLISHED_FINETUNE = {
-    "adamw_cosine": {"learning_rate": 2e-5},
-    "nadamw_cosine": {"learning_rate": 2e-5},
-}
+_CALIBRATED_FINETUNE = _both(0.001)
+_PUBLISHED_FINETUNE = _both(2e-5)
 _LOGISTIC_TASKS = ("libsvm/", "digits/logistic", "svmlight:", "table:")
 _LOGISTIC_TASKS += ("breast_cancer/logistic", "diabetes/linear")
 _CONV_TASKS = (
@@ -328,21 +317,15 @@ _CONV_TASKS = (
 # comparisons (docs/protocol.md): kind of model -> its tasks' rate.
 _CALIBRATED_SMALL = {"mlp": 0.003, "lstm": 0.01, "vit": 0.003, "diffusion": 0.003}
 _SMALL_TASKS = {
-    f"{data}/{kind}": {method: {"learning_rate": rate} for method in _CALIBRATED_CONV}
+    f"{data}/{kind}": _both(rate)
     for kind, rate in _CALIBRATED_SMALL.items()
     for data in ("digits", "mnist", "fashion_mnist")
 }
 
 # Networks on tables, over iris/mlp and wine/mlp; made-up tasks, over two others of the
 # same kind (docs/protocol.md).
-_CALIBRATED_MLP = {
-    "adamw_cosine": {"learning_rate": 0.01},
-    "nadamw_cosine": {"learning_rate": 0.01},
-}
-_CALIBRATED_LEAST_SQUARES = {
-    "adamw_cosine": {"learning_rate": 0.1},
-    "nadamw_cosine": {"learning_rate": 0.1},
-}
+_CALIBRATED_MLP = _both(0.01)
+_CALIBRATED_LEAST_SQUARES = _both(0.1)
 _MLP_TASKS = ("breast_cancer/mlp", "diabetes/mlp", "synthetic/noisy_")
 
 # On text every Adam has the b2 of RoBERTa's authors.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrjax import reports, results
-from lrjax.common import files
 from lrjax.core import Metric, counted, printable
 from lrjax.hpo import ladders as ladders_lib
 from lrjax.hpo import method_code, probes
@@ -20,6 +19,7 @@ from lrjax.hpo.lineup import weighed
 from lrjax.hpo.recipes import CALIBRATED
 from lrjax.identity import finite
 from lrjax.reports.advised import ANSWER as ANSWER
+from lrjax.reports.study import SHORT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +129,7 @@ class Advice:
         if not self.ladders:
             return pd.DataFrame(), pd.DataFrame()
         runs, curves = results.load(self.workdir)
-        own = runs["method"].str.startswith("advise:") & (runs["task"] == self.task)
+        own = runs["method"].str.startswith(SHORT) & (runs["task"] == self.task)
         runs = runs[own]
         return runs, curves[curves["run_id"].isin(runs["run_id"])]
 
@@ -146,11 +146,7 @@ class Advice:
         Raises:
           UsageError: if it cannot be written.
         """
-        if folder is None:
-            folder = "report" if self._kept else self.workdir / "report"
-        folder = files.expanded(folder)
-        reports.write([self.workdir], folder, reports.Options())
-        return folder / "index.html"
+        return reports.write_page(self.workdir, folder, temporary=bool(self._kept))
 
     def __str__(self) -> str:
         horizon = counted(self.horizon, "update", form="d")

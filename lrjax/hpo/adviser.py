@@ -38,13 +38,14 @@ from lrjax.hpo.advice import Advice, Ladder
 from lrjax.hpo.contenders import Contender
 from lrjax.hpo.ladders import Ladders
 from lrjax.hpo.lengths import Peak
+from lrjax.hpo.lineup import look
 from lrjax.hpo.recipes import Entry
-from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import local
 from lrjax.launch.live import Listener
 from lrjax.launch.session import Launch, Launcher
+from lrjax.reports.study import SHORT
 
-_ASKER = "advise"  # begins the names of the short runs' methods in the tables
+_ASKER = SHORT.removesuffix(":")
 _PRESENT = 0.5  # share of the known contenders that tasks of full length have
 
 
@@ -125,15 +126,11 @@ def run(
     """
     overrides = dict(overrides or {})
     chosen = [methods.find(each) for each in race.named_methods(settings, overrides)]
-    if settings.grid:
-        name = next(iter(settings.grid))
-        raise UsageError(f"config.grid.{name} is for --mode=train, not for advise")
-    named = bool(settings.select.methods) or "methods" in overrides
+    race.refuse_grid(settings, "advise")
     with launch(settings, workdir, data_dir, overrides) as launcher:
         launcher.session.live.listen(listeners)
-        available, loaded = blocks_lib.load(settings, launcher.session.data_dir)
-        by_name = dict(zip(available.tasks, loaded, strict=True))
-        return advise_all(by_name, chosen, named, launcher, console.say)
+        named = race.are_named(settings, overrides)
+        return advise_all(race.load(launcher), chosen, named, launcher, console.say)
 
 
 def advise_all(
@@ -223,10 +220,7 @@ def lay_out(
     left = math.floor(settings.advise.spend * horizon)
     described, probed = None, 0
     if left >= probes.COST:
-        log(f"looking at {name}")
-        probe = probes.probe(task)
-        described = prior.describe(probe.features, horizon, task.batch_size)
-        probed = probe.steps
+        described, probed = look(name, task, horizon, log)
     candidates = [contenders.candidate(each, settings) for each in found]
     believed = prior.believe(table, candidates, described)
     entries = recipes.entries(candidates, known)

@@ -164,10 +164,8 @@ def line_up(
     described, probed = None, 0.0
     cost = probes.COST / horizon
     if cost <= _MOST_PROBED * max(1.0, budget):
-        log(f"looking at {name}")
-        probe = probes.probe(task)
-        described = prior.describe(probe.features, horizon, task.batch_size)
-        probed = probe.steps / horizon
+        described, steps = look(name, task, horizon, log)
+        probed = steps / horizon
     believed = prior.believe(table, candidates, described)
     judge = proposals.Judge(
         believed, folds.count(task), table.noise, num_rows(task.valid)
@@ -195,6 +193,25 @@ def line_up(
         probed=probed,
         why=why,
     )
+
+
+def look(
+    name: str, task: Task, horizon: int, log: Callable[[str], Any]
+) -> tuple[dict[str, float], int]:
+    """Describe a task by a few gradients.
+
+    Args:
+      name: the task's name in the tables.
+      task: the task, with its data.
+      horizon: updates of a full run.
+      log: called with a line before the gradients.
+
+    Returns:
+      its features, and the updates that the gradients cost.
+    """
+    log(f"looking at {name}")
+    probe = probes.probe(task)
+    return prior.describe(probe.features, horizon, task.batch_size), probe.steps
 
 
 def _check_budget(how: str, budget: float, count: int, each: int) -> None:

@@ -72,16 +72,34 @@ def run(
     overrides = dict(overrides or {})
     names = named_methods(settings, overrides)
     chosen = [methods.find(name) for name in names]
-    if settings.grid:
-        name = next(iter(settings.grid))
-        raise UsageError(f"config.grid.{name} is for --mode=train, not for select")
+    refuse_grid(settings, "select")
     console.say(_who_races(settings, names, overrides))
-    named = bool(settings.select.methods) or "methods" in overrides
     with launch(settings, workdir, data_dir, overrides) as launcher:
         launcher.session.live.listen(listeners)
-        available, loaded = blocks_lib.load(settings, launcher.session.data_dir)
-        by_name = dict(zip(available.tasks, loaded, strict=True))
-        return race_all(by_name, chosen, named, launcher, console.say)
+        named = are_named(settings, overrides)
+        return race_all(load(launcher), chosen, named, launcher, console.say)
+
+
+def refuse_grid(settings: Settings, mode: str) -> None:
+    """Refuse a grid in a mode that tries rates of its own.
+
+    Raises:
+      UsageError: names the grid's first hyperparameter.
+    """
+    for name in settings.grid:
+        raise UsageError(f"config.grid.{name} is for --mode=train, not for {mode}")
+
+
+def load(launcher: Launcher) -> dict[str, Task]:
+    """Load the tasks of a launcher's session, by name."""
+    session = launcher.session
+    available, loaded = blocks_lib.load(session.settings, session.data_dir)
+    return dict(zip(available.tasks, loaded, strict=True))
+
+
+def are_named(settings: Settings, overrides: Mapping[str, Any]) -> bool:
+    """Whether the user named the methods to select from; see `named_methods`."""
+    return bool(settings.select.methods) or "methods" in overrides
 
 
 def named_methods(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str, ...]:
@@ -104,7 +122,7 @@ def _who_races(
       names: the methods that race.
       overrides: the fields set on the command line.
     """
-    if settings.select.methods or "methods" in overrides:
+    if are_named(settings, overrides):
         field = "config.select.methods" if settings.select.methods else "config.methods"
         return f"{counted(len(names), 'method')} may race, by {field}"
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,16 +63,10 @@ def write(
     drawing.import_matplotlib()
     published_means = published.read(options.compare) if options.compare else None
     raced, given = selected.read(workdirs), advised.read(workdirs)
-    ran = any((Path(workdir) / results.RUNS).exists() for workdir in workdirs)
+    ran = any(map(study_lib.has_full_runs if given else _has_runs, workdirs))
     # A selection may believe what known tasks say, and train nothing; so may advice.
     compared = ran or others or not (raced or given)
     study = study_lib.read_study(workdirs, options, others) if compared else None
-    if (
-        study
-        and given
-        and study.all_runs["method"].str.startswith(study_lib.SHORT).all()
-    ):
-        study = None  # there are no full runs to compare
     beside = None
     if published_means is not None and study:
         beside = published.match(study, published_means)
@@ -115,3 +110,32 @@ def write(
                     write_tables(study.all_runs, study.all_curves, place / name)
         writer.write(place, text)
     return [printable(f"{word}: {sentence}") for word, sentence in sentences]
+
+
+def _has_runs(workdir: Path) -> bool:
+    """Whether a directory has a table of runs."""
+    return (workdir / results.RUNS).exists()
+
+
+def write_page(
+    workdir: Path, folder: str | os.PathLike[str] | None, temporary: bool
+) -> Path:
+    """Write the report of one directory, with the usual options.
+
+    Args:
+      workdir: directory with tables.
+      folder: directory of the report; None: `report` in `workdir`.
+      temporary: whether `workdir` will be removed: then None is `report` in the current
+        directory.
+
+    Returns:
+      path of the page.
+
+    Raises:
+      UsageError: as `write`.
+    """
+    if folder is None:
+        folder = "report" if temporary else workdir / "report"
+    folder = files.expanded(folder)
+    write([workdir], folder, Options())
+    return folder / "index.html"

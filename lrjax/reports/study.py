@@ -281,6 +281,16 @@ def _read_trials(workdirs: Sequence[str | Path], methods: set[str]) -> pd.DataFr
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
+def has_full_runs(workdir: Path) -> bool:
+    """Whether a directory has runs other than the short ones of advice.
+
+    Raises:
+      UsageError: if a line of the table is damaged.
+    """
+    rows = results.read_rows(workdir, results.RUNS)
+    return any(not str(row.get("method")).startswith(SHORT) for row in rows)
+
+
 def read_study(
     workdirs: Sequence[str | Path], options: Options, others: Sequence[Source] = ()
 ) -> Study:
