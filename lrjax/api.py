@@ -557,14 +557,15 @@ def _not_sent(kind: str, name: str, launcher: str) -> UsageError:
 
 @contextlib.contextmanager
 def _registered(registry: dict[str, Any], name: str, part: Any) -> Iterator[None]:
-    """Register a part under a name for a while."""
+    """Register a part under a name for a while; the others keep their order."""
     before = registry.get(name)
     registry[name] = part
     try:
         yield
     finally:
-        del registry[name]
-        if before is not None:
+        if before is None:
+            del registry[name]
+        else:
             registry[name] = before
 
 

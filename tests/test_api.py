@@ -12,6 +12,7 @@ from lrjax import config as config_lib
 from lrjax import methods, results, tasks
 from lrjax.core import Method, UsageError
 from lrjax.launch import experiment
+from lrjax.methods import METHODS
 from lrjax.rates import Rates, Transfer
 
 NAMED = "synthetic/regression-1"
@@ -110,7 +111,9 @@ def test_tuning_gives_the_best_and_all_trials(tmp_path):
 def test_the_rate_of_a_parabola_is_found(method, tmp_path):
     """The loss is sum (x - p)**2, so plain steps diverge from a rate of 1 on."""
     rates = [1e-3, 1e-2, 0.1, 0.3, 3.0, 30.0]
+    before = list(METHODS)
     found = lrjax.find_rate(quadratic(), method, rates=rates, steps=60)
+    assert list(METHODS) == before  # in its order, from which others' draws follow
     if method != "schedule_free_sgd":  # its average makes larger rates good, too
         assert 0.1 <= found.rate <= 0.3
         assert found.edge == (3.0 if method == "sgd" else 30.0)  # `halving` recovers

@@ -79,13 +79,13 @@ def toy(learning_rate: base.ScalarOrSchedule = 0.01):
     return optax.GradientTransformationExtraArgs(init, update)
 '''
 REGISTERED = """\
-        Method(
-            name="toy",
-            **_scheduled(optim.toy),
-            family=_FIXED,
-            source="nobody",
-            space=_ADAM_RATE,
-        ),
+    Method(
+        name="toy",
+        **scheduled(optim.toy),
+        family=FIXED,
+        source="nobody",
+        space=ADAM_RATE,
+    ),
 """
 PAGE = """
 **`toy`**. `x ← x - η sign(g)`. Options: `learning_rate` (0.01).
@@ -193,7 +193,7 @@ TOYS = {
             Edit(r"^__all__ = \[", '    "toy",\n'),
         ),
         "lrjax/reports/palette.py": (Edit(r"^    \(\"nadamw_cosine\",", ' "toy"'),),
-        "lrjax/methods.py": (Edit(r"^    for method in \(", REGISTERED),),
+        "lrjax/methods/everyday.py": (Edit(r"^METHODS = \(", REGISTERED),),
         "docs/methods.md": (
             Edit(
                 r"^\|-.*",
