@@ -308,7 +308,8 @@ class Select:
     methods: tuple[str, ...] = field(
         (),
         _contenders,
-        "Methods to select from; (): those of the flag --config.methods, else all.",
+        "Methods to select from; (): those of the flag --config.methods, else those "
+        "that known tasks were trained with.",
     )
     seeds: tuple[int, ...] = field(
         None,

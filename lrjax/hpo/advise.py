@@ -43,7 +43,7 @@ def advise(
       task: a `lrjax.core.Task`, or the name of one.
       spend: share of one full run that may be spent, above 0 and at most 1.
       methods: names, or your own methods or functions, as in `lrjax.compare`; None
-        for all registered ones.
+        for those that known tasks were trained with, and those you registered.
       epochs: passes over the training part in a full run.
       steps: updates of a full run, in place of `epochs`.
       workdir: directory of the tables and the advice, from which an interrupted call

@@ -17,6 +17,7 @@ from lrjax import own, plugins, protocol, tasks
 from lrjax.common import files
 from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, cut
+from lrjax.hpo import prior
 from lrjax.tasks.checks import check_task
 
 
@@ -75,6 +76,21 @@ def load(task: Task | str, settings: Settings, data_dir: str | None) -> Task:
     return tasks.with_model(task)
 
 
+def usual() -> list[Method]:
+    """Methods to choose from where none is named.
+
+    Those that known tasks were trained with, those with published values, and what the
+    user has registered. Of lrjax's other methods nothing is known yet, and each would
+    take a run from those of which something is: they enter where they are named.
+    """
+    measured = prior.methods()
+    return [
+        method
+        for name, method in methods_lib.METHODS.items()
+        if name in measured or method.required or name not in methods_lib.SHIPPED
+    ]
+
+
 def chosen(who: str, methods: Any) -> list[Method]:
     """Methods from the argument `methods`: names, methods, one of these, or None.
 
@@ -86,7 +102,7 @@ def chosen(who: str, methods: Any) -> list[Method]:
       UsageError: if something else is among them, one comes twice, or none is given.
     """
     if methods is None:
-        return list(methods_lib.METHODS.values())
+        return usual()
     return [
         _checked(who, method)
         if isinstance(method, Method)

@@ -150,6 +150,13 @@ def known(kind: str, path: Path = FILE) -> Known:
 
 
 @functools.cache
+def methods(path: Path = FILE) -> frozenset[str]:
+    """Names of the methods that the known tasks were trained with."""
+    with np.load(path, allow_pickle=False) as file:
+        return frozenset(map(str, file["methods"]))
+
+
+@functools.cache
 def digest(path: Path = FILE) -> str:
     """A hash of the file, since answers depend on it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

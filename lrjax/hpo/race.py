@@ -24,6 +24,7 @@ from lrjax.core import (
     counted,
 )
 from lrjax.hpo import (
+    asked,
     entrants,
     history,
     prior,
@@ -103,13 +104,16 @@ def are_named(settings: Settings, overrides: Mapping[str, Any]) -> bool:
 
 
 def named_methods(settings: Settings, overrides: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the methods to select from: `select.methods`, else `methods`, else all.
+    """Names of the methods to select from.
 
+    `select.methods`, else `methods`, else those of `asked.usual`.
     `methods` is used only if `overrides` has it: a config file sets it for training.
     """
     if settings.select.methods:
         return settings.select.methods
-    return settings.methods if "methods" in overrides else tuple(methods.METHODS)
+    if "methods" in overrides:
+        return settings.methods
+    return tuple(method.name for method in asked.usual())
 
 
 def _who_races(
@@ -126,9 +130,9 @@ def _who_races(
         field = "config.select.methods" if settings.select.methods else "config.methods"
         return f"{counted(len(names), 'method')} may race, by {field}"
     return (
-        f"all {len(names)} registered methods may race: those of a config file are for "
-        "--mode=train and tune; to choose set config.select.methods, or give "
-        "--config.methods as a flag"
+        f"the {len(names)} methods that known tasks were trained with may race: those "
+        "of a config file are for --mode=train and tune; to choose set "
+        "config.select.methods, or give --config.methods as a flag"
     )
 
 

@@ -39,7 +39,7 @@ def select(
     Args:
       task: a `lrjax.core.Task`, or the name of one.
       methods: names, or your own methods or functions, as in `lrjax.compare`; None
-        for all registered ones.
+        for those that known tasks were trained with, and those you registered.
       budget: what may be spent, in full runs: with less than two nothing is compared,
         with one for each contender all are trained. None: by `seconds`.
       epochs: passes over the training part in a full run.

@@ -29,6 +29,7 @@ from lrjax.engine import (
     strategy,
     train,
 )
+from lrjax.hpo import asked as asked_lib
 from lrjax.hpo import (
     contenders,
     history,
@@ -46,17 +47,19 @@ from lrjax.methods import METHODS
 from lrjax.optim import schedules
 from lrjax.tasks import folds
 
+# Where none is named; of the others nothing is known.
+USUAL = tuple(method.name for method in asked_lib.usual())
 METHODS_RACED = ("adam", "adamw_cosine", "prodigy", "dog")
 RATED = re.compile(r"(adam|adamw_cosine) \(learning_rate=[-0-9.e]+\)")
 
 
 def test_each_method_is_there_at_its_default_and_over_its_rates():
-    found = contenders.contenders(list(METHODS.values()), "libsvm/iris", settings_of())
+    found = contenders.contenders(asked_lib.usual(), "libsvm/iris", settings_of())
     labels = [each.label for each in found]
     assert len(set(labels)) == len(labels) == len({each.key for each in found})
     assert len(found) > 100
     # All but those that need a value which nobody published for the task.
-    left = {n for n, method in METHODS.items() if not method.required}
+    left = {name for name in USUAL if not METHODS[name].required}
     assert {each.method.name for each in found} == left
     assert sum(each.key == each.method.name for each in found) == len(left)
     rates = [each.rate for each in found if each.method.name == "adam"]
@@ -64,9 +67,15 @@ def test_each_method_is_there_at_its_default_and_over_its_rates():
     assert math.isnan(next(e.rate for e in found if e.method.name == "cocob"))
 
 
+def test_a_method_that_no_known_task_was_trained_with_enters_by_name(monkeypatch):
+    monkeypatch.setattr(asked_lib.prior, "methods", lambda: frozenset({"adam"}))
+    assert {m.name for m in asked_lib.usual() if not m.required} == {"adam"}
+    assert [m.name for m in asked_lib.chosen("select", "prodigy")] == ["prodigy"]
+
+
 def test_who_is_known_is_looked_up_and_who_is_not_is_not():
     found = contenders.contenders(
-        list(METHODS.values()), "synthetic/classification-0", settings_of()
+        asked_lib.usual(), "synthetic/classification-0", settings_of()
     )
     known = prior.known(points.SHARE)
     keys = {
@@ -145,7 +154,7 @@ def test_a_users_own_method_is_always_trained():
 )
 def test_the_way_follows_from_what_is_asked(asked, how, runs):
     wanted = settings_of(**{"budget": None, "methods": (), **asked})
-    task, chosen = tasks.make_task("libsvm/iris"), list(METHODS.values())
+    task, chosen = tasks.make_task("libsvm/iris"), asked_lib.usual()
     found = lineup.line_up("libsvm/iris", task, chosen, wanted, False, lambda _: None)
     count = len(found.contenders)
     assert found.plan.how == how
@@ -399,7 +408,7 @@ def test_one_that_cannot_be_held_is_refused_in_a_line(tmp_path, changes, words):
             METHODS_RACED,
             "4 methods may race, by config.m",
         ),
-        ((), {}, METHODS, "all {count} registered methods may race: "),
+        ((), {}, USUAL, "the {count} methods that known tasks were trained with may"),
     ],
 )
 def test_who_races_is_said_first_and_why(
@@ -417,7 +426,7 @@ def test_who_races_is_said_first_and_why(
         race.run(asked, tmp_path, overrides=overrides)
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
-    if len(racing) == len(METHODS):
+    if racing == USUAL:
         assert "config.select.methods" in line
         assert "--config.methods as a flag" in line
 
