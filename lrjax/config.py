@@ -302,8 +302,8 @@ class Select:
     history: tuple[str, ...] = field(
         (),
         fields.some_names,
-        "Working directories, or globs such as runs/*, whose bake-offs add to what is "
-        "known of tasks.",
+        "Working directories, or globs such as runs/*, whose finished bake-offs and "
+        "runs add to what is known of tasks.",
     )
     methods: tuple[str, ...] = field(
         (),

@@ -30,7 +30,7 @@ def advise(
     workdir: str | os.PathLike[str] | None = None,
     data_dir: str | None = None,
     log: Callable[[str], Any] = console.say,
-    history: Iterable[str] = (),
+    history: Iterable[str | os.PathLike[str]] = (),
     on_rows: OnRows | None = None,
 ) -> Advice:
     """Say which methods and rates to train with where a full run is expensive.

@@ -150,7 +150,7 @@ def advise_all(
       log: called with each line of progress.
     """
     settings, tables = launcher.session.settings, launcher.session.tables
-    past = history.read(settings.select.history)
+    past = history.known(launcher.session, loaded, log)
     cases = [  # all of them before any training, so that errors come first
         lay_out(name, task, chosen, settings, named, log, past)
         for name, task in loaded.items()

@@ -153,10 +153,10 @@ def number(who: str, name: str, value: Any) -> float:
 
 
 def folders(value: Any) -> tuple[Any, ...]:
-    """Directories, or one."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return (value,)
-    return tuple(value)
+    """Directories, or one; paths become text."""
+    if isinstance(value, str | os.PathLike) or not isinstance(value, Iterable):
+        value = (value,)
+    return tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in value)
 
 
 def brief(value: object) -> str:

@@ -1,44 +1,91 @@
-"""What a user's own finished bake-offs add to what is known of tasks.
+"""What a user's own finished trainings add to what is known of tasks.
 
 A bake-off has trained every contender on a task, so its `selection.json` says of that
-task what `priors.npz` says of its tasks.
+task what `priors.npz` says of its tasks. Other runs have trained some contenders
+(`lrjax.hpo.finished`).
 """
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lrjax import results
 from lrjax.common import files
-from lrjax.core import UsageError
-from lrjax.hpo import points, prior
+from lrjax.core import Task, UsageError, counted
+from lrjax.hpo import finished, points, prior
 from lrjax.hpo.prior import Past, key_of
+from lrjax.launch.session import Session
 from lrjax.reports import selected
 
-_OWN = "your "  # begins the names of families of these tasks
 
+def known(
+    session: Session, loaded: Mapping[str, Task], log: Callable[[str], Any]
+) -> list[Past]:
+    """The tasks of `select.history`, with a line for the log on what was found.
 
-def read(patterns: Sequence[str]) -> list[Past]:
-    """Read the bake-offs in some directories; others in them are not used.
+    The working directory of the session is not among them: its own answer must not
+    change what the same command does next.
 
     Args:
-      patterns: working directories, or globs of them such as 'runs/*'.
+      session: settings, working directory and data directory.
+      loaded: the tasks that are selected on, by name.
+      log: called with each line.
 
     Raises:
       UsageError: if a pattern matches nothing, or a file is damaged.
     """
-    folders: list[str] = []
+    settings = session.settings
+    found: list[Past] = []
+    for folder in folders(settings.select.history):
+        if os.path.realpath(folder) == os.path.realpath(session.workdir):
+            continue
+        past = bakeoffs(folder)
+        names = {each.family for each in past}
+        runs = finished.pasts(folder, settings, session.data_dir, loaded, log)
+        found += past + [each for each in runs if each.family not in names]
+    if settings.select.history:
+        names = sorted({each.family for each in found})
+        said = (
+            f"{counted(len(found), 'task')}: {', '.join(names)}"
+            if names
+            else (
+                "nothing: no bake-off has finished there, nor runs of two contenders "
+                "that known tasks were trained with"
+            )
+        )
+        log(f"select.history adds {said}")
+    return found
+
+
+def folders(patterns: Sequence[str]) -> list[Path]:
+    """The directories that patterns name, such as 'runs/*'.
+
+    Raises:
+      UsageError: if a pattern matches nothing.
+    """
+    found: list[Path] = []
     for pattern in patterns:
         matching = sorted(glob.glob(str(files.expanded(pattern))))
         if not matching:
             raise UsageError(f"config.select.history: no directory is {pattern}")
-        folders += matching
+        found += map(Path, matching)
+    return list(dict.fromkeys(found))
+
+
+def bakeoffs(folder: Path) -> list[Past]:
+    """The bake-offs in a directory; other answers in it are not used.
+
+    Raises:
+      UsageError: if the file is damaged.
+    """
     return selected.read(
-        folders, lambda content: [_past(each) for each in content if _usable(each)]
+        [folder], lambda content: [_past(each) for each in content if _usable(each)]
     )
 
 
@@ -57,9 +104,9 @@ def _past(answer: Mapping[str, Any]) -> Past:
     }
     if not np.isfinite([*described.values(), *scores.values()]).all():
         raise ValueError("a number is not finite")
-    return Past(f"{_OWN}{answer['task']}", kind, described, scores)
+    return Past(f"{prior.OWN}{answer['task']}", kind, described, scores)
 
 
 def added(table: prior.Known) -> np.ndarray:
     """The regrets of the user's own tasks [added, contenders]."""
-    return table.regret[np.char.startswith(table.families, _OWN)]
+    return table.regret[np.char.startswith(table.families, prior.OWN)]

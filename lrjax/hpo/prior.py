@@ -21,6 +21,7 @@ import numpy as np
 from lrjax.hpo.points import CLIP
 from lrjax.hpo.posterior import Belief
 
+OWN = "your "  # begins the names of families of a user's own tasks
 FILE = Path(__file__).with_name("priors.npz")
 # Squared length over which tasks stop to be alike, per feature, features standardised;
 # and the variance of a task's own part of regrets over that of the predictable part.

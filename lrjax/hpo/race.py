@@ -153,7 +153,7 @@ def race_all(
       log: called with each line of progress.
     """
     settings, tables = launcher.session.settings, launcher.session.tables
-    past = history.read(settings.select.history)
+    past = history.known(launcher.session, loaded, log)
     lineups = [  # all of them before any training, so that errors come first
         line_up(name, task, chosen, settings, named, log, past)
         for name, task in loaded.items()

@@ -31,7 +31,7 @@ def select(
     log: Callable[[str], Any] = console.say,
     how: str = "auto",
     seconds: float = 60.0,
-    history: Iterable[str] = (),
+    history: Iterable[str | os.PathLike[str]] = (),
     on_rows: OnRows | None = None,
 ) -> Selection:
     """Find the method and hyperparameters that are best for a task.
@@ -54,8 +54,8 @@ def select(
         'auto', by the budget or by `seconds`.
       seconds: without a budget, all contenders are trained where that is predicted to
         take at most so long, else some.
-      history: working directories, or globs such as 'runs/*', whose bake-offs add to
-        what is known of tasks.
+      history: working directories, or globs such as 'runs/*', whose finished
+        bake-offs and runs add to what is known of tasks.
       on_rows: called with lists of rows as they are measured, as in `lrjax.compare`.
 
     Returns:

@@ -361,7 +361,7 @@ def test_a_run_on_other_rows_is_that_of_a_task_divided_so(raced):
 
 def test_ones_own_bake_offs_are_read_and_others_are_not(raced, tmp_path):
     answer, folder, _asked = raced
-    found = history.read((str(folder), f"{folder.parent}/raced*"))
+    found = history.bakeoffs(folder)
     if answer.how == "race":  # beside it there may be a bake-off
         assert all(each.family == "your libsvm/iris" for each in found)
         return
@@ -371,10 +371,10 @@ def test_ones_own_bake_offs_are_read_and_others_are_not(raced, tmp_path):
     assert past.described == answer.described
     assert max(past.scores.values()) == 0
     with pytest.raises(UsageError, match="no directory is"):
-        history.read((str(tmp_path / "none*"),))
+        history.folders((str(tmp_path / "none*"),))
     (tmp_path / "selection.json").write_text('[{"how": "bakeoff"}]')
     with pytest.raises(UsageError, match=r"selection\.json is damaged"):
-        history.read((str(tmp_path),))
+        history.bakeoffs(tmp_path)
 
 
 @pytest.mark.parametrize(
