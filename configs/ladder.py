@@ -115,5 +115,8 @@ def _tasks(names: str) -> tuple[str, ...]:
     chosen = tuple(names.split(",")) if names else TASKS
     for name in chosen:
         if name not in TASKS:
-            raise unknown("task of the ladder", name, (*PARTS, *TASKS))
+            error = unknown("task of the ladder", name, (*PARTS, *TASKS))
+            if "did you mean" in str(error):
+                raise error
+            raise UsageError(f"{error}; its parts are {', '.join(PARTS)}")
     return chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import os
 import textwrap
 import threading
@@ -299,7 +300,7 @@ def config(config: ConfigDict) -> None:
 
 
 def methods() -> None:
-    """Print every method with its source, advice, hyperparameters and search space."""
+    """Print every method by family: source, advice, hyperparameters, search space."""
     probe = jax.ShapeDtypeStruct((1000,), "float32")
 
     def show(*cells: str) -> None:
@@ -308,7 +309,10 @@ def methods() -> None:
     show("method", "family", "memory / parameters")
     print("  source; advice")
     show("  hyperparameter", "default", "search range")
-    for name, method in METHODS.items():
+    families = dict.fromkeys(method.family for method in METHODS.values())
+    for family, (name, method) in itertools.product(families, METHODS.items()):
+        if method.family != family:
+            continue
         print()
         show(name, method.family, f"{state_size(method, probe) / probe.size:.0f}")
         for text in filter(None, (method.source, method.advice)):

@@ -196,7 +196,8 @@ def _check_flags(rest: list[str]) -> None:
     for name, modes in _ONLY.items():
         if flags.FLAGS[name].present and _MODE.value not in modes:
             named = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
-            raise UsageError(f"--{name} is for --mode={named}, not {_MODE.value}")
+            hint = "; give --config.methods" if name == "methods" else ""
+            raise UsageError(f"--{name} is for --mode={named}, not {_MODE.value}{hint}")
 
 
 def _race(workdir: str) -> None:

@@ -209,6 +209,8 @@ def _per_task(name: str, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]
             part = declared[key]
             assert isinstance(part, fields.Field)
             found[start][key] = part.check(f"{where}.{key}", value)
+        if {"epochs", "steps"} <= set(found[start]):
+            raise UsageError(f"config.{where}: give epochs or steps, not both")
     return found
 
 

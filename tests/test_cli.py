@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -82,6 +83,12 @@ def test_lists_methods():
         assert f"{name} {method.family} " in text
         assert f"{method.source} {method.advice}".strip() in text
         assert all(f"  {hparam} " in done.stdout for hparam in method.defaults)
+        assert method.advice  # a line for each
+    # Each family in one piece.
+    rows = [line.split() for line in lines if line and line[0] != " "]
+    shown = [METHODS[row[0]].family for row in rows if row[0] in METHODS]
+    assert len(shown) == len(METHODS)
+    assert len(list(itertools.groupby(shown))) == len(set(shown))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +109,7 @@ def test_lists_methods():
         ([IRIS, "--workdir={tmp}/new", "--mode=trian"], "trian"),
         ([IRIS, "--workdir={tmp}/new", "--wokdir=x"], "wokdir"),
         ([IRIS, "--workdir={tmp}/new", "stray"], "stray"),
+        ([IRIS, "--workdir={tmp}/new", "--methods=adam"], "give --config.methods"),
         (["--config=configs/absent.py", "--workdir={tmp}/new"], "absent.py"),
         (
             [f"--config={ROOT}/configs/libsvm.py:irsi", "--workdir={tmp}/new"],

@@ -151,3 +151,11 @@ def test_mistakes_are_named(value, message):
     with pytest.raises(UsageError, match=message) as error:
         config_lib.check(config_lib.yielding(config, ["epochs"]))
     assert "\n" not in str(error.value)
+
+
+def test_a_task_has_one_length():
+    config = config_lib.base()
+    config.tasks, config.methods = ("libsvm/iris",), ("adam",)
+    config.per_task = {"libsvm/": {"epochs": 3, "steps": 9}}
+    with pytest.raises(UsageError, match=r"libsvm/.*give epochs or steps, not both"):
+        config_lib.check(config)

@@ -1,9 +1,11 @@
 """Whatever a decoder raises is one line that says what and where."""
 
+import io
 import struct
 import zipfile
 import zlib
 
+import pandas as pd
 import pytest
 
 from lrjax.common.reading import reading
@@ -30,6 +32,19 @@ def test_any_exception_is_one_line(error):
     assert str(found.value).startswith("file: torn: ")
     assert "a" in str(found.value).removeprefix("file: torn: ")
     assert found.value.__cause__ is error
+
+
+def test_text_in_another_encoding_is_said_in_words():
+    with pytest.raises(UsageError) as caught, reading("a.csv"):
+        "caf\xe9".encode("latin-1").decode()
+    said = "it is not in UTF-8 (byte 3 is 0xe9): save it again in UTF-8"
+    assert str(caught.value) == f"a.csv: cannot be read: {said}"
+
+
+def test_a_table_without_a_line_is_empty():
+    with pytest.raises(UsageError) as caught, reading("a.csv"):
+        pd.read_csv(io.BytesIO(b""))
+    assert str(caught.value) == "a.csv: cannot be read: it is empty"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(2), GeneratorExit()])

@@ -53,6 +53,13 @@ def reason(error: BaseException) -> str:
     nested = getattr(error, "reason", None)
     if isinstance(nested, BaseException):  # a URLError wraps the cause
         error = nested
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        where = f"byte {error.start} is 0x{byte:02x}"
+        encoding = error.encoding.upper()
+        return f"it is not in {encoding} ({where}): save it again in {encoding}"
+    if type(error).__name__ == "EmptyDataError":  # of pandas
+        return "it is empty"
     # Libraries raise OSErrors with a text of their own, too.
     of_system = isinstance(error, OSError) and error.strerror
     message = files.words(error) if of_system else str(error)

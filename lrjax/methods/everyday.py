@@ -37,6 +37,7 @@ METHODS = (
         **scheduled(optim.sgd, learning_rate=0.1),
         family=FIXED,
         source="Robbins and Monro 1951; PyTorch",
+        advice="Tune the rate.",
         space=SGD_RATE,
         none={"momentum": 0.0},  # the same steps, with a state
         needs_rate=True,
@@ -46,6 +47,7 @@ METHODS = (
         **scheduled(optim.sgd, learning_rate=0.1, momentum=0.9),
         family=FIXED,
         source="Polyak 1964; PyTorch",
+        advice="Tune the rate.",
         space=ADAM_RATE,
         needs_rate=True,
     ),
@@ -54,6 +56,7 @@ METHODS = (
         **scheduled(optim.adamw, weight_decay=0.0),
         family=FIXED,
         source="Kingma and Ba 2015; PyTorch",
+        advice="Tune the rate.",
         space=ADAM_RATE,
         needs_rate=True,
         adam_like=True,
