@@ -1,4 +1,4 @@
-r"""The tables of docs/results.md, from the directories that configs/study.py fills.
+r"""The tables of docs/libsvm.md, from the directories that configs/study.py fills.
 
   python benchmarks/study.py --study=runs/study --sound=runs/sound --grid=runs/grid
 

@@ -22,7 +22,7 @@ Cost on two cores: `libsvm` takes about a minute without aloi and the full Senso
 GPUs: 240 runs of 300 epochs; RoBERTa as published had three seeds and six hours on four
 GPUs per run.
 `text` has three seeds and bfloat16, `all` ten seeds and float32 throughout.
-Expected: docs/results.md.
+Expected: docs/libsvm.md.
 """
 
 from ml_collections import ConfigDict
