@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import priors
+from benchmarks import joint_search, priors
 from benchmarks.across_tasks.earlier_race import halving, rungs
 from benchmarks.across_tasks.earlier_race.verdicts import Score
 from lrjax import methods
@@ -90,7 +90,8 @@ def main() -> None:
         ways = {n: way for n, way in ways.items() if n in args.only.split(",")}
     judged = priors.read(args.judged, args.kind) if args.judged else tables
     if not args.judged:
-        ways = {n: way for n, way in ways.items() if not n.startswith("earlier race")}
+        rungs_needed = ("earlier race", "Optuna")
+        ways = {n: way for n, way in ways.items() if not n.startswith(rungs_needed)}
     found = judge(tables, judged, ways, apart=not args.judged)
     report(judged, found)
 
@@ -129,6 +130,13 @@ def all_ways(keys: Sequence[str]) -> dict[str, Choose]:
         )
         ways[f"earlier race at {budget}"] = lambda table, known, count=budget: (
             earlier_race(table, count)
+        )
+    for budget in BUDGETS[2:]:
+        ways[f"Optuna's TPE at {budget}"] = lambda table, known, count=budget: Outcome(
+            joint_search.tpe(table, count, _ORDER)
+        )
+        ways[f"SMAC at {budget}"] = lambda table, known, count=budget: Outcome(
+            joint_search.smac(table, count, _ORDER)
         )
     everyone = list(range(len(keys)))
     ways["bake-off (104 runs and 12)"] = way(proposals.BAKEOFF, len(keys) + 12)
