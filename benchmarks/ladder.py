@@ -157,6 +157,10 @@ def read(runs_dir: Path, rates_dir: Path | None) -> Study:
     runs, curves = results.load(runs_dir)
     runs = _scored(runs, runs_dir, "test")
     runs["entry"] = runs["method"]
+    whole = finished(runs)
+    for task in sorted(set(runs["task"]) - whole):
+        print(f"{task} is under way and left out", file=sys.stderr)
+    runs = runs[runs["task"].isin(whole)]
     joined = curves_lib.join(runs.assign(length=runs["steps"]), curves)
     grid = pd.DataFrame(columns=["task", "method", "rate", "seed", "points"])
     if rates_dir is not None and (rates_dir / "runs.jsonl").exists():
@@ -164,6 +168,19 @@ def read(runs_dir: Path, rates_dir: Path | None) -> Study:
         grid["rate"] = [float(h["learning_rate"]) for h in grid["hparams"]]
     places = json.loads((KEPT / PLACES).read_text())
     return Study(runs, curves_lib.settled_rates(joined), grid, places)
+
+
+def finished(runs: pd.DataFrame) -> set[str]:
+    """Tasks on which all entries of the config have all their runs."""
+    found = set()
+    for task, own in runs.groupby("task"):
+        heavy = task in ladder.HEAVY
+        methods = ladder.FEWER if heavy else ladder.METHODS
+        entries = {start + method for method in methods for start in ("", TUNED)}
+        counts = own["entry"].value_counts()
+        if all(counts.get(entry, 0) >= (3 if heavy else 5) for entry in entries):
+            found.add(str(task))
+    return found
 
 
 def _scored(runs: pd.DataFrame, folder: Path, part: str) -> pd.DataFrame:
@@ -356,11 +373,12 @@ def report(study: Study) -> None:
     names = list(by_family.index)
     print("\n## Mean regret by family, points\n")
     rows = []
-    for entry, value in means.mean().sort_values().items():
+    for entry in means.mean().sort_values().index:
         own = means[entry].dropna()
+        value = shown(_mean(own))
         worst = f"{(own >= CLIP - 0.5).sum()} of {len(own)}"
         cells = [f"{by_family.loc[n, entry]:.2f}" for n in names]
-        rows.append([f"`{entry}`", f"{value:.2f}", *cells, worst])
+        rows.append([f"`{entry}`", value, *cells, worst])
     print_table(["entry", "all", *names, "at 10 points"], rows)
     print("\n## Single best and best on each task\n")
     groups = {"all": tasks, **{n: [t for t in tasks if family(t) == n] for n in names}}
@@ -378,8 +396,7 @@ def report(study: Study) -> None:
     for method in [*gains, "mean of all"]:
         values = gains.mean(axis=1) if method == "mean of all" else gains[method]
         values = values.dropna()
-        gained = values.to_numpy()
-        cells = [shown(interval(lambda t, v=gained: float(v[t].mean()), len(values)))]
+        cells = [shown(_mean(values))]
         for size in ("parameters", "updates", "all"):
             of = correlation(values, places[size])
             cells.append(shown(interval(of, len(values))))
@@ -404,7 +421,15 @@ def report(study: Study) -> None:
         print("\n## Kendall's tau between twins\n")
         rows = pairs.values.tolist()
         cells = [[c if isinstance(c, str) else f"{c:.2f}" for c in row] for row in rows]
+        taus = [pairs[name].dropna() for name in pairs.columns[2:]]
+        cells.append(["mean", "", *(shown(_mean(each)) for each in taus)])
         print_table(list(pairs), cells)
+
+
+def _mean(values: pd.Series) -> tuple[float, float, float]:
+    """The mean of a figure of each task, with its interval."""
+    found = values.to_numpy(float)
+    return interval(lambda tasks: float(found[tasks].mean()), len(found))
 
 
 def draw(study: Study, path: Path) -> None:

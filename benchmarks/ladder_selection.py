@@ -40,7 +40,7 @@ GUARDED = "NadamW where unlike"
 
 def truth(runs_dir: Path, rates_dir: Path) -> pd.DataFrame:
     """Regret in points by task (rows) and contender (method, rate; columns)."""
-    plain = tables._scored(results.load(runs_dir)[0], runs_dir, "test")
+    plain = tables.read(runs_dir, None).runs
     plain = plain[plain["method"].isin(ladder.METHODS)]
     grid = tables._scored(results.load(rates_dir)[0], rates_dir, "test")
     columns = ["task", "method", "hparams", "points"]
@@ -53,6 +53,7 @@ def truth(runs_dir: Path, rates_dir: Path) -> pd.DataFrame:
     both["rate"] = [rate for _, rate in keys]
     by_contender = both.groupby(["task", "method", "rate"])["points"]
     mean = by_contender.mean().unstack(["method", "rate"])
+    mean = mean.loc[plain["task"].unique()]
     best = mean.replace(-np.inf, np.nan).max(axis=1)
     return -mean.sub(best, axis=0).clip(lower=-CLIP)
 
