@@ -26,11 +26,14 @@ from lrjax.optim.dog import (
     polynomial_averaging,
 )
 from lrjax.optim.hypergradient import hypergradient_adam, hypergradient_sgd
+from lrjax.optim.iam import iam, iam_adam
+from lrjax.optim.l4 import l4_adam, l4_momentum
 from lrjax.optim.learned import learned
 from lrjax.optim.line_search import armijo_sgd, polyak_sgd
 from lrjax.optim.mechanic import mechanic
 from lrjax.optim.momo import momo, momo_adam
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
+from lrjax.optim.polyak import ali_g, dec_sps, ngn, sps_smooth
 from lrjax.optim.prodigy import prodigy
 from lrjax.optim.readings import (
     effective_learning_rate,
@@ -47,6 +50,7 @@ from lrjax.optim.storm_plus import storm_plus
 
 __all__ = [
     "adamw",
+    "ali_g",
     "armijo_sgd",
     "cdowg",
     "cocob",
@@ -55,6 +59,7 @@ __all__ = [
     "dadapt_adam",
     "dadapt_lion",
     "dadapt_sgd",
+    "dec_sps",
     "dog",
     "dowg",
     "effective_learning_rate",
@@ -63,12 +68,17 @@ __all__ = [
     "greedy_lr",
     "hypergradient_adam",
     "hypergradient_sgd",
+    "iam",
+    "iam_adam",
+    "l4_adam",
+    "l4_momentum",
     "ldog",
     "learned",
     "mechanic",
     "momo",
     "momo_adam",
     "nadamw",
+    "ngn",
     "polyak_sgd",
     "polynomial_averaging",
     "prodigy",
@@ -79,5 +89,6 @@ __all__ = [
     "schedule_free_radam",
     "schedule_free_sgd",
     "sgd",
+    "sps_smooth",
     "storm_plus",
 ]

@@ -37,15 +37,15 @@ SIGNS = tuple((shape, filled) for filled in (True, False) for shape in _SHAPES)
 # Methods by colour, in the order of COLOURS: relatives share one.
 _FAMILIES = (
     ("adam", "hypergradient_adam", "momo_adam", "learned"),
-    ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd"),
-    ("prodigy", "schedule_free_prodigy", "schedule_free_radam"),
-    ("cocob", "mechanic", "storm_plus"),
+    ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd", "dec_sps", "ngn"),
+    ("prodigy", "schedule_free_prodigy", "schedule_free_radam", "sps_smooth"),
+    ("cocob", "mechanic", "storm_plus", "l4_adam", "l4_momentum"),
     ("adamw_cosine", "schedule_free_adamw", "smac"),
-    ("momentum", "momo", "schedule_free_sgd"),
+    ("momentum", "momo", "schedule_free_sgd", "ali_g", "iam"),
     ("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion"),
     ("dowg", "cdowg", "dog", "ldog"),
     ("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr"),
-    ("nadamw_cosine",),
+    ("nadamw_cosine", "iam_adam"),
 )
 _PLACES = {
     name: (colour, turn)

@@ -1,21 +1,25 @@
 """Make the golden trajectories, from the authors' own packages where there are any.
 
 Needs the packages of requirements.txt, which the tests do not:
-    python tests/golden/make_golden.py
+    python tests/golden/make_golden.py [name ...]
 
-Every run goes in float64 (PyTorch's default type too: some packages keep scalars in
+With names of files, such as `iam`, it makes these alone. Every run goes in float64 (PyTorch's default type too: some packages keep scalars in
 it) and takes its gradients, at its own parameters, from the losses of problems.py.
 Methods without a package come from references.py, and say so in `source`.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
+import alig.th
+import alig.th.projection
 import dadaptation
 import dog
 import jax
@@ -51,6 +55,7 @@ PACKAGES = (
     "dog-optimizer",
     "mechanic-pytorch",
     "momo-opt",
+    "alig",
     "jax",
     "numpy",
 )
@@ -109,6 +114,21 @@ def mechanic(params, base_optimizer, **kwargs):
     return mechanized(params, **official_names(base_kwargs))
 
 
+class CappedAliG(alig.th.AliG):
+    """The authors' ALI-G, whose cap is the learning rate, on a ball of a radius."""
+
+    def __init__(self, groups, lr=None, momentum=0, max_norm=None, **kwargs):
+        super().__init__(groups, lr, momentum, **kwargs)
+        params = [p for group in self.param_groups for p in group["params"]]
+        if max_norm is not None:  # after the constructor, which would project `params`
+            self.projection = lambda: alig.th.projection.l2_projection(params, max_norm)
+
+    def step(self, loss):
+        for group in self.param_groups:
+            group["max_lr"] = group.get("lr", group["max_lr"])
+        super().step(lambda: float(loss))
+
+
 # method -> (source, what builds the optimizer)
 OFFICIAL: dict[str, tuple[str, Callable]] = {
     "sgd": ("torch SGD", torch.optim.SGD),
@@ -140,6 +160,7 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "momo": ("momo-opt Momo", momo.Momo),
     "momo_adam": ("momo-opt MomoAdam", momo.MomoAdam),
     "mechanic": ("mechanic-pytorch mechanize", mechanic),
+    "ali_g": ("alig AliG", CappedAliG),
 }
 
 
@@ -206,6 +227,8 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
     if owner == "momo":
         tau = size_of_step(method, optimizer, before, after)
         return {"tau": tau, "lower_bound": float(optimizer.lb)}
+    if method == "ali_g":
+        return {"eta": optimizer.step_size}
     if method == "mechanic":
         return {"s": float(optimizer.state["_mechanic"]["s"].sum())}
     return {}
@@ -251,7 +274,7 @@ def official_run(
         loss, grads = gradient(of.unflatten(before), step)
         for param, grad in zip(params, grads.values(), strict=True):
             param.grad = torch.tensor(np.asarray(grad))
-        if FILES.get(method) == "momo":
+        if FILES.get(method) == "momo" or method == "ali_g":
             optimizer.step(loss=torch.tensor(float(loss)))
         else:
             optimizer.step()
@@ -264,6 +287,15 @@ def official_run(
         yield points, scalars(method, optimizer, before, points["params"])
 
 
+# Default rates of methods that have a reference, where not 1.
+RATES = {
+    "hypergradient_adam": 1e-3,
+    "dec_sps": 10.0,
+    "l4_adam": 0.15,
+    "l4_momentum": 0.15,
+}
+
+
 def reference_run(
     method: str,
     of: Problem,
@@ -274,18 +306,20 @@ def reference_run(
 ) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
     """Points and scalars after each update of a reference."""
     assert averaging is None
-    assert not still
     kwargs = dict(kwargs)
-    rate = kwargs.pop("learning_rate", 1e-3 if method == "hypergradient_adam" else 1.0)
+    rate = kwargs.pop("learning_rate", RATES.get(method, 1.0))
     rates = np.full(STEPS, rate) if schedule is None else schedule
     # The reference has the study's rule, which is the authors' at a rate of 1.
     assert kwargs.pop("normalize_rate", False) or method != "dowg" or rate == 1
-    gradient = jax.jit(jax.grad(of.loss))
+    told = loss_after(still, of.loss)
+    gradient, loss = jax.jit(jax.grad(told)), jax.jit(told)
 
     def grad(step: int, x: np.ndarray) -> np.ndarray:
         leaves = gradient(of.unflatten(x), step).values()
         return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
+    if "value" in inspect.signature(getattr(references, method)).parameters:
+        kwargs["value"] = lambda step, x: float(loss(of.unflatten(x), step))
     if method == "hypergradient_adam":
         ends = np.cumsum([0] + [leaf.size for leaf in of.init.values()])
         kwargs["leaves"] = list(itertools.starmap(slice, itertools.pairwise(ends)))
@@ -377,13 +411,16 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     versions = {name: metadata.version(name) for name in PACKAGES}
-    make_problems()
-    problem.cache_clear()
-    for file in sorted(set(FILES.values())):
+    chosen = sys.argv[1:] or ["problems", *sorted(set(FILES.values())), GROUPS]
+    if "problems" in chosen:
+        make_problems()
+        problem.cache_clear()
+    for file in sorted(set(FILES.values()) & set(chosen)):
         owned = {m: SETTINGS[m] for m, owner in FILES.items() if owner == file}
         make_file(file, owned, PROBLEMS, versions)
     assert tuple(GROUPED) == GROUPED_METHODS
-    make_file(GROUPS, GROUPED, ("mlp",), versions)
+    if GROUPS in chosen:
+        make_file(GROUPS, GROUPED, ("mlp",), versions)
 
 
 if __name__ == "__main__":
