@@ -271,6 +271,16 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
 
 
+def falling(left: jax.Array, power: Scalar) -> jax.Array:
+    """`1 - (1 - left) ** power`, from 1 down to 0 as `left` is; `left` at power 1."""
+    if isinstance(power, int | float) and power == 1:
+        return left
+    over = 1 - left
+    # The inner `where` keeps the gradient of 0^power out.
+    raised = jnp.where(over > 0, over, 1) ** jnp.asarray(power, left.dtype)
+    return 1 - jnp.where(over > 0, raised, 0)
+
+
 def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
     """`1 - decay ** count`: total weight in a moving average of `count` values."""
     return 1 - decay ** count.astype(decay.dtype)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, bounds, schedules
+from lrjax.optim import base, bounds
 from lrjax.optim.leaves import joint_type
 
 
@@ -85,7 +85,7 @@ def cooldown(
         dtype = joint_type(start, steps, float)  # Python's numbers take an array's type
         left = start + steps - state.count.astype(dtype)
         factor = jnp.clip(left / jnp.maximum(steps, 1), 0, 1)
-        factor = schedules.left_after(factor, power)
+        factor = base.falling(factor, power)
         updates = jax.tree.map(lambda u: factor.astype(u.dtype) * u, updates)
         return updates, CooldownState(state.count + 1, new)
 

@@ -45,7 +45,7 @@ def _check(learning_rate, momentum, weight_decay, lower_bound) -> None:
 
 
 def _share(momentum: base.Scalar | None, count: jax.Array, dtype: Any) -> jax.Array:
-    """How far the parameters go towards z: 1 - momentum, or 1 / (t + 2) in the theory."""
+    """How far parameters go towards z: 1 - momentum; in the theory 1 / (t + 2)."""
     if momentum is None:
         return 1 / (count.astype(dtype) + 2)
     return 1 - jnp.asarray(momentum, dtype)
@@ -107,7 +107,8 @@ def iam(
     References:
       Gower, Garrigos, Loizou, Oikonomou, Mishchenko and Schaipp, `Analysis of an
       Idealized Stochastic Polyak Method and its Application to Black-Box Model
-      Distillation <https://arxiv.org/abs/2504.01898>`_, 2025.
+      Distillation <https://arxiv.org/abs/2504.01898>`_, 2025. Official implementation:
+      ``IAMS`` of the authors.
     """
     _check(learning_rate, momentum, weight_decay, lower_bound)
 
@@ -184,9 +185,9 @@ def iam_adam(
     References:
       Gower, Garrigos, Loizou, Oikonomou, Mishchenko and Schaipp, `Analysis of an
       Idealized Stochastic Polyak Method and its Application to Black-Box Model
-      Distillation <https://arxiv.org/abs/2504.01898>`_, 2025. The authors' code counts
-      an update once for each tensor and once more, so that its correction of v is that
-      of a later update.
+      Distillation <https://arxiv.org/abs/2504.01898>`_, 2025. Official implementation:
+      ``IAMSAdam`` of the authors, which counts an update once for each tensor and once
+      more, so that its correction of v is that of a later update.
     """
     _check(learning_rate, momentum, weight_decay, lower_bound)
     bounds.check(bounds.NONNEGATIVE, eps=eps)

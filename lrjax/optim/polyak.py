@@ -278,8 +278,9 @@ def dec_sps(
     References:
       Orvieto, Lacoste-Julien and Loizou, `Dynamics of SGD with Stochastic Polyak
       Stepsizes: Truly Adaptive Variants and Convergence to Exact Solution
-      <https://arxiv.org/abs/2205.04583>`_, 2022. Official implementation: a function of
-      aorvieto/DecSPS, which adds 1e-4 to every entry of the gradient in the norm.
+      <https://arxiv.org/abs/2205.04583>`_, 2022. Official implementation:
+      ``SPS_decr`` of aorvieto/DecSPS, which adds 1e-4 to every entry of the gradient in
+      the norm.
     """
     base.require_number(learning_rate)
     bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
@@ -367,8 +368,8 @@ def ngn(
     References:
       Orvieto and Xiao, `An Adaptive Stochastic Gradient Method with Non-negative
       Gauss-Newton Stepsizes <https://arxiv.org/abs/2407.04358>`_, 2024. Official
-      implementation: training scripts of aorvieto/NGN, whose weight decay has the
-      opposite sign.
+      implementation: ``train.py`` of aorvieto/NGN, whose weight decay has the opposite
+      sign.
     """
     bounds.check(
         bounds.NONNEGATIVE, learning_rate=learning_rate, weight_decay=weight_decay

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lrjax.optim import bounds
+from lrjax.optim import base, bounds
 
 Schedule = Callable[[ArrayLike], jax.Array]
 
@@ -455,7 +455,7 @@ def warmup_stable_decay(
     def schedule(step: ArrayLike) -> jax.Array:
         step, steps = _real(step), _real(horizon)
         left = jnp.where(step < steps, _progress(steps - step, decay_steps), 0.0)
-        left = left_after(left, decay_power)
+        left = base.falling(left, decay_power)
         return _progress(step, warmup_steps) * _mix(
             learning_rate, final_learning_rate, left
         )
@@ -788,16 +788,6 @@ def by_name(
     bounds.check(bounds.NONNEGATIVE, horizon=horizon, warmup_steps=warmup_steps)
     remaining = _real(horizon) - _real(warmup_steps)
     return warmup(SCHEDULES[name](learning_rate, remaining), warmup_steps)
-
-
-def left_after(left: jax.Array, power: ArrayLike) -> jax.Array:
-    """1 - (1 - left)^power: what is left of a decay; `left` itself with power 1."""
-    if isinstance(power, int | float) and power == 1:
-        return left
-    over = 1.0 - left
-    # The inner `where` keeps the gradient of 0^power out.
-    raised = jnp.where(over > 0, over, 1.0) ** jnp.asarray(power, left.dtype)
-    return 1.0 - jnp.where(over > 0, raised, 0.0)
 
 
 def _running_median(values: jax.Array, share: float) -> jax.Array:

@@ -1,9 +1,10 @@
 """Make the golden trajectories, from the authors' own packages where there are any.
 
 Needs the packages of requirements.txt, which the tests do not:
-    python tests/golden/make_golden.py [name ...]
+    python tests/golden/make_golden.py [FILE ...]
 
-With names of files, such as `iam`, it makes these alone. Every run goes in float64 (PyTorch's default type too: some packages keep scalars in
+With names of files, such as `dog`, it makes these alone.
+Every run goes in float64 (PyTorch's default type too: some packages keep scalars in
 it) and takes its gradients, at its own parameters, from the losses of problems.py.
 Methods without a package come from references.py, and say so in `source`.
 """
@@ -406,22 +407,22 @@ def make_file(
     )
 
 
-def main() -> None:
+def main(chosen: Sequence[str]) -> None:
     jax.config.update("jax_enable_x64", True)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     versions = {name: metadata.version(name) for name in PACKAGES}
-    chosen = sys.argv[1:] or ["problems", *sorted(set(FILES.values())), GROUPS]
-    if "problems" in chosen:
+    if not chosen:
         make_problems()
         problem.cache_clear()
-    for file in sorted(set(FILES.values()) & set(chosen)):
+    for file in chosen or sorted(set(FILES.values())):
         owned = {m: SETTINGS[m] for m, owner in FILES.items() if owner == file}
         make_file(file, owned, PROBLEMS, versions)
+    if chosen:
+        return
     assert tuple(GROUPED) == GROUPED_METHODS
-    if GROUPS in chosen:
-        make_file(GROUPS, GROUPED, ("mlp",), versions)
+    make_file(GROUPS, GROUPED, ("mlp",), versions)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,10 +1,10 @@
 """References written from the algorithms in NumPy: NOT official code.
 
 For methods whose authors' code is in no package (hypergradient descent, DoWG,
-CDoWG, smoothed and decreasing SPS, NGN, L4, IAM) or does not exist (STORM+). Each takes
-the flat starting point `x`, the gradient `grad(step, x)` of a step's batch, the learning
-rate of each step, and the method's own arguments under lrjax's names, of which `value`
-is the loss `value(step, x)`; it yields, after each update, the point and the scalars.
+CDoWG, smoothed and decreasing SPS, NGN, L4, IAM) or does not exist (STORM+). Each
+takes the flat starting point `x`, the gradient `grad(step, x)` of a step's batch, the
+learning rate of each step, and the method's own arguments under lrjax's names; some
+take the loss `value(step, x)`. It yields, after each update, the point and the scalars.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def iam(
     lower_bound: float = 0.0,
     metric: Callable[[np.ndarray, int], np.ndarray | float] = lambda g, step: 1.0,
 ) -> Run:
-    """Gower et al. (2025), as in the authors' code; a gradient of zero moves nothing."""
+    """Gower et al. (2025), as in the authors' code; no movement without gradient."""
     z = x
     for step, cap in enumerate(rates):
         g, ratio = grad(step, x), step + 1 if momentum is None else None
