@@ -8,6 +8,7 @@ even where that takes more than 60 lines, so that it can be read beside its offi
 code.
 """
 
+from lrjax.optim.abel import abel
 from lrjax.optim.base import scale_by_learning_rate
 from lrjax.optim.baselines import adamw, nadamw, sgd
 from lrjax.optim.cocob import cocob
@@ -32,6 +33,8 @@ from lrjax.optim.learned import learned
 from lrjax.optim.line_search import armijo_sgd, polyak_sgd
 from lrjax.optim.mechanic import mechanic
 from lrjax.optim.momo import momo, momo_adam
+from lrjax.optim.multirate import multirate_sgd
+from lrjax.optim.osgm import osgm
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
 from lrjax.optim.polyak import ali_g, dec_sps, ngn, sps_smooth
 from lrjax.optim.prodigy import prodigy
@@ -40,6 +43,7 @@ from lrjax.optim.readings import (
     eval_params,
     evaluates_elsewhere,
 )
+from lrjax.optim.salsa import salsa
 from lrjax.optim.schedule_free import (
     schedule_free_adamw,
     schedule_free_prodigy,
@@ -47,8 +51,10 @@ from lrjax.optim.schedule_free import (
     schedule_free_sgd,
 )
 from lrjax.optim.storm_plus import storm_plus
+from lrjax.optim.ultimate import ultimate_adam
 
 __all__ = [
+    "abel",
     "adamw",
     "ali_g",
     "armijo_sgd",
@@ -77,12 +83,15 @@ __all__ = [
     "mechanic",
     "momo",
     "momo_adam",
+    "multirate_sgd",
     "nadamw",
     "ngn",
+    "osgm",
     "polyak_sgd",
     "polynomial_averaging",
     "prodigy",
     "reduce_on_plateau",
+    "salsa",
     "scale_by_learning_rate",
     "schedule_free_adamw",
     "schedule_free_prodigy",
@@ -91,4 +100,5 @@ __all__ = [
     "sgd",
     "sps_smooth",
     "storm_plus",
+    "ultimate_adam",
 ]

@@ -48,11 +48,11 @@ _FAMILIES = (
     ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd", "dec_sps", "ngn"),
     ("prodigy", "schedule_free_prodigy", "schedule_free_radam", "sps_smooth"),
     ("cocob", "mechanic", "storm_plus", "l4_adam", "l4_momentum"),
-    ("adamw_cosine", "schedule_free_adamw", "smac"),
-    ("momentum", "momo", "schedule_free_sgd", "ali_g", "iam"),
+    ("adamw_cosine", "schedule_free_adamw", "smac", "salsa", "ultimate_adam"),
+    ("momentum", "momo", "schedule_free_sgd", "ali_g", "iam", "multirate_sgd"),
     ("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion"),
-    ("dowg", "cdowg", "dog", "ldog"),
-    ("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr"),
+    ("dowg", "cdowg", "dog", "ldog", "osgm"),
+    ("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr", "abel"),
     ("nadamw_cosine",),
 )
 _PLACES = {

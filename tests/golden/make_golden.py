@@ -30,8 +30,10 @@ import numpy as np
 import parameterfree
 import prodigyopt
 import references
+import salsa.SaLSA
 import schedulefree
 import torch
+from gradient_descent_the_ultimate_optimizer import gdtuo
 from problems import (
     CHECKPOINTS,
     DIRECTORY,
@@ -57,6 +59,8 @@ PACKAGES = (
     "mechanic-pytorch",
     "momo-opt",
     "alig",
+    "SaLSa-Optimizer",
+    "gradient-descent-the-ultimate-optimizer",
     "jax",
     "numpy",
 )
@@ -130,6 +134,65 @@ class CappedAliG(alig.th.AliG):
         super().step(lambda: float(loss))
 
 
+class UltimateAdam:
+    """The authors' stack Adam / SGD / SGD, given gradients in the place of a loss.
+
+    Their gradients of hyperparameters come from the loss through the last update, of
+    which only the derivative in the parameters matters.
+    """
+
+    def __init__(
+        self,
+        groups,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        hypergrad_lr=1e-5,
+        hyper_hypergrad_lr=0.0,
+    ):
+        self.param_groups = groups
+        self.adam = gdtuo.Adam(
+            lr,
+            *betas,
+            np.log10(eps),
+            gdtuo.SGD(hypergrad_lr, optimizer=gdtuo.SGD(hyper_hypergrad_lr)),
+        )
+        self.adam.eps = eps
+        own = {str(i): p for i, p in enumerate(groups[0]["params"])}
+        self.wrapper = gdtuo.Optimizable(own, self.adam)
+
+    def step(self):
+        """Take the step, and put the parameters where the caller's are."""
+        params = self.param_groups[0]["params"]
+        grads = [p.grad for p in params]
+        self.wrapper.begin()
+        self.wrapper.zero_grad()
+        own = self.wrapper.parameters
+        loss = sum((own[str(i)] * g).sum() for i, g in enumerate(grads))
+        loss.backward(create_graph=True)
+        self.adam.step(own)
+        for i, param in enumerate(params):
+            with torch.no_grad():
+                param.copy_(own[str(i)])
+
+
+class Salsa(salsa.SaLSA.SaLSA):
+    """The authors' SaLSA, whose constants are options."""
+
+    def __init__(
+        self,
+        groups,
+        lr=1.0,
+        betas=(0.9, 0.999),
+        beta3=0.9,
+        use_momentum=False,
+        **kwargs,
+    ):
+        params = groups[0]["params"]
+        momentum = (*betas, beta3)
+        super().__init__(params, lr, momentum=momentum, use_mv=use_momentum, **kwargs)
+
+
 # method -> (source, what builds the optimizer)
 OFFICIAL: dict[str, tuple[str, Callable]] = {
     "sgd": ("torch SGD", torch.optim.SGD),
@@ -162,6 +225,8 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "momo_adam": ("momo-opt MomoAdam", momo.MomoAdam),
     "mechanic": ("mechanic-pytorch mechanize", mechanic),
     "ali_g": ("alig AliG", CappedAliG),
+    "ultimate_adam": ("gdtuo Adam / SGD / SGD", UltimateAdam),
+    "salsa": ("SaLSa-Optimizer SaLSA", Salsa),
 }
 
 
@@ -230,6 +295,10 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
         return {"tau": tau, "lower_bound": float(optimizer.lb)}
     if method == "ali_g":
         return {"eta": optimizer.step_size}
+    if method == "salsa":
+        return {"eta": float(optimizer.step_size)}
+    if method == "ultimate_adam":
+        return {"eta": float(optimizer.adam.parameters["alpha"])}
     if method == "mechanic":
         return {"s": float(optimizer.state["_mechanic"]["s"].sum())}
     return {}
@@ -249,6 +318,15 @@ def eval_points(optimizer, params: list) -> dict[str, np.ndarray]:
     }
 
 
+def closure_of(params: list, unflatten: Callable, loss: Callable, step: int):
+    """The closure that a line search calls; the gradients are there already."""
+
+    def closure(backwards: bool = False) -> torch.Tensor:
+        return torch.tensor(float(loss(unflatten(flat(params)), step)))
+
+    return closure
+
+
 def official_run(
     method: str,
     of: Problem,
@@ -266,7 +344,8 @@ def official_run(
     if method.startswith("schedule_free"):
         optimizer.train()
     averager = dog.PolynomialDecayAverager(model, averaging) if averaging else None
-    gradient = jax.jit(jax.value_and_grad(loss_after(still, of.loss)))
+    told = jax.jit(loss_after(still, of.loss))
+    gradient = jax.jit(jax.value_and_grad(told))
     for step in range(STEPS):
         if schedule is not None:
             for group, stands in zip(optimizer.param_groups, frozen, strict=True):
@@ -275,7 +354,9 @@ def official_run(
         loss, grads = gradient(of.unflatten(before), step)
         for param, grad in zip(params, grads.values(), strict=True):
             param.grad = torch.tensor(np.asarray(grad))
-        if FILES.get(method) == "momo" or method == "ali_g":
+        if method == "salsa":
+            optimizer.step(closure_of(params, of.unflatten, told, step))
+        elif FILES.get(method) == "momo" or method == "ali_g":
             optimizer.step(loss=torch.tensor(float(loss)))
         else:
             optimizer.step()
@@ -294,6 +375,7 @@ RATES = {
     "dec_sps": 10.0,
     "l4_adam": 0.15,
     "l4_momentum": 0.15,
+    "osgm": 0.1,
 }
 
 
@@ -321,7 +403,7 @@ def reference_run(
 
     if "value" in inspect.signature(getattr(references, method)).parameters:
         kwargs["value"] = lambda step, x: float(loss(of.unflatten(x), step))
-    if method == "hypergradient_adam":
+    if method in ("hypergradient_adam", "multirate_sgd"):
         ends = np.cumsum([0] + [leaf.size for leaf in of.init.values()])
         kwargs["leaves"] = list(itertools.starmap(slice, itertools.pairwise(ends)))
     start = np.concatenate([leaf.ravel() for leaf in of.init.values()])

@@ -57,6 +57,11 @@ FILES = {
     "l4_momentum": "l4",
     "iam": "iam",
     "iam_adam": "iam",
+    "multirate_sgd": "hypergradients",
+    "ultimate_adam": "hypergradients",
+    "osgm": "hypergradients",
+    "salsa": "salsa",
+    "abel": "abel",
 }
 
 # The methods whose runs with parameter groups are in the file of this name.

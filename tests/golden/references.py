@@ -293,3 +293,83 @@ def iam_adam(
         return np.sqrt(v / (1 - b2 ** (step + 1))) + eps
 
     return iam(x, grad, rates, value=value, metric=metric, **kwargs)
+
+
+def multirate_sgd(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    leaves: Sequence[slice],
+    per_coordinate: bool = False,
+    weight_decay: float = 0.0,
+    hypergrad_lr: float = 1e-6,
+) -> Run:
+    """Baydin et al. (2018) with a rate for each leaf or coordinate."""
+    rate, last = np.full_like(x, rates[0]), np.zeros_like(x)
+    for step in range(len(rates)):
+        g = grad(step, x) + weight_decay * x
+        product = g * last
+        if not per_coordinate:
+            for leaf in leaves:
+                product[leaf] = product[leaf].sum()
+        rate, last = rate + hypergrad_lr * product, g
+        x = x - rate * g
+        yield x, {"eta": rate.mean()}
+
+
+def osgm(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    value: Value,
+    initial_rate: float = 0.0,
+    eps: float = 1e-20,
+    monotone: bool = True,
+) -> Run:
+    """Gao et al. (2024): hypergradients, AdaGrad and a diagonal scaling."""
+    scale, sums = np.full_like(x, initial_rate), np.zeros_like(x)
+    for step, alpha in enumerate(rates):
+        g = grad(step, x)
+        trial = x - scale * g
+        kept = not monotone or value(step, trial) < value(step, x)
+        eta = scale.mean() if kept else 0.0
+        if g.any():
+            slope = -grad(step, trial) * g / (g @ g)
+            sums = sums + slope**2
+            root = np.sqrt(sums + eps)
+            scale = scale - alpha * np.divide(slope, root, where=root > 0)
+        x = trial if kept else x
+        yield x, {"eta": eta}
+
+
+def abel(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    base_optimizer: tuple[str, dict[str, float]],
+    factor: float = 0.1,
+    accumulation_size: int = 1,
+    last_decay: float = np.inf,
+) -> Run:
+    """Lewkowycz (2021), Algorithm 1, around SGD with momentum."""
+    name, options = base_optimizer
+    assert name == "sgd"
+    scale, reached, norms, seen = 1.0, False, [], []
+    velocity = np.zeros_like(x)
+    for step in range(len(rates)):
+        seen.append(x @ x)
+        if len(seen) == accumulation_size:
+            norms.append(np.mean(seen))
+            seen = []
+            turned = len(norms) > 2 and np.prod(np.diff(norms[-3:])) < 0
+            if turned and reached:
+                scale *= factor
+            reached ^= bool(turned)
+        if step == last_decay:
+            scale *= factor
+        velocity = options.get("momentum", 0.0) * velocity + grad(step, x)
+        x = x - scale * options["learning_rate"] * velocity
+        yield x, {"eta": scale}

@@ -524,6 +524,73 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "schedule": "pause",
         },
     },
+    "multirate_sgd": {
+        "tensor": {"learning_rate": 0.01, "hypergrad_lr": 1e-3},
+        "coordinate": {
+            "learning_rate": 0.01,
+            "hypergrad_lr": 1e-3,
+            "per_coordinate": True,
+        },
+        "all": {
+            "learning_rate": 0.02,
+            "hypergrad_lr": 1e-2,
+            "weight_decay": 0.01,
+            "per_coordinate": True,
+            "still": 2,
+        },
+    },
+    "ultimate_adam": {
+        "default": {},
+        "lr": {"learning_rate": 1e-2, "hypergrad_lr": 1e-4},
+        "two_levels": {"learning_rate": 1e-2, "hyper_hypergrad_lr": 1e-5},
+        "still": {"still": 2, "hypergrad_lr": 1e-4, "hyper_hypergrad_lr": 1e-6},
+        "all": {
+            "learning_rate": 3e-2,
+            "b1": 0.8,
+            "b2": 0.9,
+            "eps": 1e-4,
+            "hypergrad_lr": 1e-3,
+            "hyper_hypergrad_lr": 1e-4,
+        },
+    },
+    "osgm": {
+        "default": {},
+        "anyhow": {"monotone": False, "initial_rate": 0.1},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+        "all": {
+            "learning_rate": 0.05,
+            "initial_rate": 0.2,
+            "eps": 1e-3,
+            "still": 2,
+        },
+    },
+    "salsa": {
+        "default": {},
+        "every_step": {"speed_up": False},
+        "momentum": {"use_momentum": True},
+        "wd": {"weight_decay": 0.05, "learning_rate": 0.1},
+        "still": {"still": 2},
+        "all": {
+            "learning_rate": 0.3,
+            "c": 0.3,
+            "b1": 0.8,
+            "b2": 0.9,
+            "b3": 0.5,
+            "weight_decay": 0.05,
+            "use_momentum": True,
+        },
+    },
+    "abel": {
+        "default": {
+            "base_optimizer": ("sgd", {"learning_rate": 0.3, "momentum": 0.9}),
+        },
+        "all": {
+            "base_optimizer": ("sgd", {"learning_rate": 1.0}),
+            "factor": 0.5,
+            "accumulation_size": 3,
+            "last_decay": 40,
+        },
+    },
 }
 
 # The same with two parameter groups, matrices and vectors, on `mlp`:
@@ -622,4 +689,5 @@ GROUPED: dict[str, dict[str, dict[str, Any]]] = {
 UNSTABLE = {
     ("cdowg", "default", "mlp"),
     ("mechanic", "sgd_betas_eps", "quadratic"),
+    ("salsa", "all", "mlp"),
 }
