@@ -17,7 +17,7 @@ class AbelState(NamedTuple):
 
     Attributes:
       scale: factor of the updates.
-      reached_minimum: whether the norm has turned once since the last decay.
+      turns: how often the norm has turned; each second time is the end of a bounce.
       norm: the last observed squared norm; NaN before the first.
       change: its change from the observation before; NaN before the second.
       sum: of squared norms since the last observation.
@@ -28,7 +28,7 @@ class AbelState(NamedTuple):
     """
 
     scale: jax.Array
-    reached_minimum: jax.Array
+    turns: jax.Array
     norm: jax.Array
     change: jax.Array
     sum: jax.Array
@@ -94,7 +94,7 @@ def abel(
         scale = jnp.ones((), dtype)
         return AbelState(
             scale=scale,
-            reached_minimum=jnp.asarray(False),
+            turns=jnp.zeros((), jnp.int32),
             norm=jnp.full((), jnp.nan, dtype),
             change=jnp.full((), jnp.nan, dtype),
             sum=jnp.zeros((), dtype),
@@ -114,8 +114,9 @@ def abel(
         norm = total / seen.astype(dtype)
         change = norm - state.norm
         turned = observed & (change * state.change < 0)
-        ends = state.count == jnp.ceil(last)
-        decays = (turned & state.reached_minimum).astype(dtype) + ends.astype(dtype)
+        ends = state.count.astype(dtype) == jnp.ceil(last)
+        bounced = turned & (state.turns % 2 == 1)
+        decays = bounced.astype(dtype) + ends.astype(dtype)
         scale = state.scale * shrink**decays
         changes, inner = base_optimizer.update(
             updates, state.inner, params, **extra_args
@@ -123,7 +124,7 @@ def abel(
         changes = jax.tree.map(lambda c: (scale * c).astype(c.dtype), changes)
         return changes, AbelState(
             scale=scale,
-            reached_minimum=state.reached_minimum ^ turned,
+            turns=state.turns + turned.astype(jnp.int32),
             norm=jnp.where(observed, norm, state.norm),
             change=jnp.where(observed, change, state.change),
             sum=jnp.where(observed, 0, total),
