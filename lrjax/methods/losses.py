@@ -139,5 +139,6 @@ METHODS = (
         advice="Needs weight decay: the rate falls where the weights' norm bounces.",
         space=space(learning_rate=RATE, weight_decay=Range(1e-5, 1e-2)),
         needs_rate=True,
+        horizon_bound=lambda hparams: hparams["last_fraction"] < 1,
     ),
 )

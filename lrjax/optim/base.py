@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from lrjax.optim import bounds
 from lrjax.optim.leaves import any_leaves, as_real, joint_type, like
@@ -271,7 +272,7 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
 
 
-def falling(left: jax.Array, power: Scalar) -> jax.Array:
+def falling(left: jax.Array, power: ArrayLike) -> jax.Array:
     """`1 - (1 - left) ** power`, from 1 down to 0 as `left` is; `left` at power 1."""
     if isinstance(power, int | float) and power == 1:
         return left

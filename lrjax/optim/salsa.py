@@ -107,7 +107,7 @@ def salsa(
       ...     grads, state, params, value=value, value_fn=loss
       ... )
       >>> round(float(optim.effective_learning_rate(state)), 3)
-      1.1
+      0.88
 
     References:
       Kenneweg, Kenneweg, Fumagalli and Hammer, `No Learning Rates Needed: Introducing
