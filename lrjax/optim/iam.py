@@ -128,10 +128,9 @@ def iam(
         )
         tau = _step_size(cap, loss - bound, inner, square_norm)
         share = _share(momentum, state.count, dtype)
-        (step,) = passes.after(tau, tau)
 
         def update_leaf(grad, p, z, has_decay):
-            new_z = (z - cap * decay * p if has_decay else z) - step * grad
+            new_z = (z - cap * decay * p if has_decay else z) - tau * grad
             return (share * (new_z - p)).astype(p.dtype), new_z.astype(z.dtype)
 
         decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
@@ -231,12 +230,12 @@ def iam_adam(
         )
         tau = _step_size(cap, loss - bound, inner, square_norm)
         share = _share(momentum, state.count, dtype)
-        # With factors from after the sums XLA recomputes the direction, not stores it.
-        step, scale_again = passes.after(tau, tau, scale)
+        # With a factor from after the sums XLA recomputes the direction, not stores it.
+        (scale_again,) = passes.after(tau, scale)
 
         def update_leaf(grad, p, z, v, has_decay):
             new_z = z - cap * decay * p if has_decay else z
-            new_z = new_z - step * direction(grad, v, scale_again)
+            new_z = new_z - tau * direction(grad, v, scale_again)
             return (share * (new_z - p)).astype(p.dtype), new_z.astype(z.dtype)
 
         decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)

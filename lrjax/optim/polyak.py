@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, bounds, passes
+from lrjax.optim import base, bounds
 
 
 class AliGState(NamedTuple):
@@ -401,13 +401,12 @@ def ngn(
         square = base.sum_squares(average, dtype)
         twice = 2 * jnp.maximum(loss - bound, 0)
         rate = sigma * base.safe_divide(twice, twice + sigma * square)
-        (step,) = passes.after(rate, rate)
         if base.is_zero(weight_decay):
-            changes = jax.tree.map(lambda m: -step * m, average)
+            changes = jax.tree.map(lambda m: -rate * m, average)
         else:
             changes = jax.tree.map(
                 lambda m, p, has_decay: (
-                    -step * base.add_decay(m, p, weight_decay, dtype, has_decay)
+                    -rate * base.add_decay(m, p, weight_decay, dtype, has_decay)
                 ),
                 average,
                 base.require_params(params),

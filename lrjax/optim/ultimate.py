@@ -133,19 +133,27 @@ def ultimate_adam(
             scale1, scale2 = 1 / base.bias_correction(_decay(decays), count)
             return scale1 * m / (jnp.sqrt(jnp.maximum(scale2 * v, least)) + epsilon)
 
-        def slope(hyper):
-            """The loss now, to first order, if the last update had had `hyper`."""
-            count = jnp.maximum(state.count, 1)
+        count = jnp.maximum(state.count, 1)
+        units = jnp.eye(2, dtype=dtype)
 
-            def product(now, grad, m, v):
-                m, v = moments(_decay(hyper[1:]), grad, m, v)
-                return now * direction(hyper[1:], count, m, v)
+        def products(now, grad, m, v):
+            """The gradient times the last direction, and its derivatives in decays."""
 
-            last = state.grads, state.exp_avg, state.exp_avg_sq
-            return -hyper[0] * base.sum_leaves(product, dtype, updates, *last)
+            def product(decays):
+                averages = moments(_decay(decays), grad, m, v)
+                return now * direction(decays, count, *averages)
 
-        hyper = jnp.append(state.learning_rate, state.decays)
-        found = jax.grad(slope)(hyper)
+            value, by_first = jax.jvp(product, (state.decays,), (units[0],))
+            _, by_second = jax.jvp(product, (state.decays,), (units[1],))
+            return value, by_first, by_second
+
+        sums = passes.sums(
+            products, 3, dtype, updates, state.grads, state.exp_avg, state.exp_avg_sq
+        )
+        # Of the loss now, to first order, if the last update had had others.
+        rate = state.learning_rate
+        found = -jnp.stack([sums[0], rate * sums[1], rate * sums[2]])
+        hyper = jnp.append(rate, state.decays)
         found = jnp.where((state.count > 0) & jnp.isfinite(found), found, 0)
         of_hyper = state.hypergrad_lr + of_rate * found @ state.hypergradients
         new = hyper - of_hyper * found
