@@ -554,4 +554,5 @@ STRICT = {
     *("schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam"),
     *("schedule_free_prodigy", "reduce_on_plateau", "greedy_lr"),
     *("polyak_sgd", "armijo_sgd"),
+    *("sps_smooth", "dec_sps", "l4_adam", "l4_momentum", "salsa", "abel"),
 }

@@ -104,6 +104,7 @@ _COUNT, _FROM_1 = (Domain(least, 2.0**24, whole=True) for least in (0.0, 1.0))
 _DOMAINS = {
     **dict.fromkeys(("b1", "b2", "b3", "momentum", "beta"), _DECAY),
     "warmup_fraction": Domain(0.0, 1.0, closed=True),
+    "last_fraction": Domain(0.0, 1.0, closed=True),
     "growth_rate": Domain(1.0, math.inf, closed=True),
     **dict.fromkeys(("T_0", "t_mult", "observations", "actions"), _FROM_1),
     **dict.fromkeys(("patience", "cooldown"), _COUNT),

@@ -8,6 +8,7 @@ even where that takes more than 60 lines, so that it can be read beside its offi
 code.
 """
 
+from lrjax.optim.abel import abel
 from lrjax.optim.base import scale_by_learning_rate
 from lrjax.optim.baselines import adamw, nadamw, sgd
 from lrjax.optim.cocob import cocob
@@ -26,17 +27,23 @@ from lrjax.optim.dog import (
     polynomial_averaging,
 )
 from lrjax.optim.hypergradient import hypergradient_adam, hypergradient_sgd
+from lrjax.optim.iam import iam, iam_adam
+from lrjax.optim.l4 import l4_adam, l4_momentum
 from lrjax.optim.learned import learned
 from lrjax.optim.line_search import armijo_sgd, polyak_sgd
 from lrjax.optim.mechanic import mechanic
 from lrjax.optim.momo import momo, momo_adam
+from lrjax.optim.multirate import multirate_sgd
+from lrjax.optim.osgm import osgm
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
+from lrjax.optim.polyak import ali_g, dec_sps, ngn, sps_smooth
 from lrjax.optim.prodigy import prodigy
 from lrjax.optim.readings import (
     effective_learning_rate,
     eval_params,
     evaluates_elsewhere,
 )
+from lrjax.optim.salsa import salsa
 from lrjax.optim.schedule_free import (
     schedule_free_adamw,
     schedule_free_prodigy,
@@ -44,9 +51,12 @@ from lrjax.optim.schedule_free import (
     schedule_free_sgd,
 )
 from lrjax.optim.storm_plus import storm_plus
+from lrjax.optim.ultimate import ultimate_adam
 
 __all__ = [
+    "abel",
     "adamw",
+    "ali_g",
     "armijo_sgd",
     "cdowg",
     "cocob",
@@ -55,6 +65,7 @@ __all__ = [
     "dadapt_adam",
     "dadapt_lion",
     "dadapt_sgd",
+    "dec_sps",
     "dog",
     "dowg",
     "effective_learning_rate",
@@ -63,21 +74,31 @@ __all__ = [
     "greedy_lr",
     "hypergradient_adam",
     "hypergradient_sgd",
+    "iam",
+    "iam_adam",
+    "l4_adam",
+    "l4_momentum",
     "ldog",
     "learned",
     "mechanic",
     "momo",
     "momo_adam",
+    "multirate_sgd",
     "nadamw",
+    "ngn",
+    "osgm",
     "polyak_sgd",
     "polynomial_averaging",
     "prodigy",
     "reduce_on_plateau",
+    "salsa",
     "scale_by_learning_rate",
     "schedule_free_adamw",
     "schedule_free_prodigy",
     "schedule_free_radam",
     "schedule_free_sgd",
     "sgd",
+    "sps_smooth",
     "storm_plus",
+    "ultimate_adam",
 ]

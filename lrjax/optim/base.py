@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from lrjax.optim import bounds
 from lrjax.optim.leaves import any_leaves, as_real, joint_type, like
@@ -269,6 +270,16 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """`numerator / denominator`, and 0 where the denominator is 0."""
     zero = denominator == 0
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
+
+
+def falling(left: jax.Array, power: ArrayLike) -> jax.Array:
+    """`1 - (1 - left) ** power`, from 1 down to 0 as `left` is; `left` at power 1."""
+    if isinstance(power, int | float) and power == 1:
+        return left
+    over = 1 - left
+    # The inner `where` keeps the gradient of 0^power out.
+    raised = jnp.where(over > 0, over, 1) ** jnp.asarray(power, left.dtype)
+    return 1 - jnp.where(over > 0, raised, 0)
 
 
 def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import optax
 
 from lrjax.optim import schedules
-from lrjax.optim.baselines import adamw
+from lrjax.optim.abel import abel
+from lrjax.optim.baselines import adamw, sgd
 from lrjax.optim.dog import dog, ldog, polynomial_averaging
 from lrjax.optim.mechanic import mechanic
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
@@ -220,4 +221,31 @@ def greedy_adamw(
         min_lr=min_lr,
         max_lr=max_lr,
         window_size=window_size,
+    )
+
+
+def abel_sgd(
+    horizon: Any,
+    learning_rate: Any = 0.1,
+    momentum: Any = 0.9,
+    weight_decay: Any = 5e-4,
+    factor: Any = 0.1,
+    observations: Any = 100,
+    last_fraction: Any = 0.85,
+) -> Transformation:
+    """SGD with momentum whose rate falls where the norm of the weights has bounced.
+
+    Args:
+      horizon: updates of a full run.
+      learning_rate, momentum, weight_decay: as for `sgd`.
+      factor: as for `abel`.
+      observations: number of values over the horizon to which the squared norms are
+        averaged; in the paper one for each epoch.
+      last_fraction: part of the horizon before the last decay.
+    """
+    return abel(
+        sgd(learning_rate, momentum, weight_decay=weight_decay),
+        factor=factor,
+        accumulation_size=jnp.maximum(horizon / observations, 1),
+        last_decay=last_fraction * horizon,
     )

@@ -29,13 +29,14 @@ def cooldown(
     inner: optax.GradientTransformationExtraArgs,
     start: base.Scalar,
     steps: base.Scalar,
+    power: base.Scalar = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Scale updates by a factor that falls linearly from 1 to 0.
+    r"""Scale updates by a factor that falls from 1 to 0.
 
     Update t, counted from 0, is multiplied by
 
     .. math::
-      \min\left(1, \max\left(0, \frac{start + steps - t}{steps}\right)\right)
+      1 - \min\left(1, \max\left(0, \frac{t - start}{steps}\right)\right)^{power}
 
     So the updates of any transformation come to rest, as at the end of a schedule. Both
     numbers may be traced; an infinite `start` changes nothing, so that one compiled
@@ -48,6 +49,8 @@ def cooldown(
       inner: any transformation.
       start: number of updates before the decay.
       steps: number of updates of the decay.
+      power: shape of the decay, positive: 1 is a straight line, 1/2 the "1-sqrt" that
+        falls fast at first.
 
     Returns:
       The transformation, for parameters of any shapes.
@@ -72,6 +75,7 @@ def cooldown(
       transformation.
     """
     bounds.check(bounds.NONNEGATIVE, steps=steps)
+    bounds.check(bounds.POSITIVE, power=power)
 
     def init(params):
         return CooldownState(jnp.zeros((), jnp.int32), inner.init(params))
@@ -81,6 +85,7 @@ def cooldown(
         dtype = joint_type(start, steps, float)  # Python's numbers take an array's type
         left = start + steps - state.count.astype(dtype)
         factor = jnp.clip(left / jnp.maximum(steps, 1), 0, 1)
+        factor = base.falling(factor, power)
         updates = jax.tree.map(lambda u: factor.astype(u.dtype) * u, updates)
         return updates, CooldownState(state.count + 1, new)
 

@@ -15,7 +15,8 @@ Conventions:
   last of `horizon` updates, `step == horizon - 1`, is one step short of it.
   `one_cycle` alone follows PyTorch in reaching it at `horizon - 1`.
 - From its end on, a schedule holds its last value. Those without a horizon
-  (`step`, `exponential`, `inverse_sqrt`, `cosine_warm_restarts`) have no end.
+  (`step`, `exponential`, `inverse_sqrt`, `inverse_power`, `cosine_warm_restarts`) have
+  no end.
 - Numbers that are known, not traced, and out of bounds (a negative length, NaN) raise
   a ValueError of one line.
 - Results are float32, or float64 under `jax_enable_x64`, whatever the inputs'
@@ -29,9 +30,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from lrjax.optim import bounds
+from lrjax.optim import base, bounds
 
 Schedule = Callable[[ArrayLike], jax.Array]
 
@@ -408,11 +410,15 @@ def warmup_stable_decay(
     warmup_steps: ArrayLike,
     decay_steps: ArrayLike,
     final_learning_rate: ArrayLike = 0.0,
+    decay_power: ArrayLike = 1.0,
 ) -> Schedule:
-    """Linear warm-up from zero, a plateau, and a linear decay at the end.
+    """Linear warm-up from zero, a plateau, and a decay at the end.
 
-    lr(t) = min(t / warmup_steps, 1) (final + (lr - final) left(t)),
-    left(t) = min((horizon - t) / decay_steps, 1), and 0 past the horizon
+    lr(t) = min(t / warmup_steps, 1) (final + (lr - final) (1 - over(t)^decay_power)),
+    over(t) = 1 - min((horizon - t) / decay_steps, 1), and 1 past the horizon
+
+    A decay can begin at any step: `horizon` and `decay_steps` are where it ends and
+    how long it takes. For a decay decided during a run, see `optim.cooldown`.
 
     Args:
       learning_rate: the plateau.
@@ -420,6 +426,8 @@ def warmup_stable_decay(
       warmup_steps: steps of the warm-up.
       decay_steps: steps of the decay.
       final_learning_rate: value from step `horizon` on.
+      decay_power: shape of the decay, positive: 1 is a straight line, 1/2 the
+        "1-sqrt" that falls fast at first.
 
     Returns:
       f(step) -> learning rate.
@@ -432,9 +440,8 @@ def warmup_stable_decay(
       >>> [round(float(rate(step)), 4) for step in (0, 5, 50, 90, 100)]
       [0.0, 0.05, 0.1, 0.05, 0.0]
 
-    Source: Hu et al., "MiniCPM" (2024), with the linear decay of Hägele et al.,
-    "Scaling laws and compute-optimal training beyond fixed training durations"
-    (2024).
+    Source: Hu et al., "MiniCPM" (2024), with the decays of Hägele et al., "Scaling
+    laws and compute-optimal training beyond fixed training durations" (2024).
     """
     _check(learning_rate, final_learning_rate)
     bounds.check(
@@ -443,12 +450,174 @@ def warmup_stable_decay(
         warmup_steps=warmup_steps,
         decay_steps=decay_steps,
     )
+    bounds.check(bounds.POSITIVE, decay_power=decay_power)
 
     def schedule(step: ArrayLike) -> jax.Array:
         step, steps = _real(step), _real(horizon)
         left = jnp.where(step < steps, _progress(steps - step, decay_steps), 0.0)
+        left = base.falling(left, decay_power)
         return _progress(step, warmup_steps) * _mix(
             learning_rate, final_learning_rate, left
+        )
+
+    return schedule
+
+
+def power(
+    learning_rate: ArrayLike,
+    horizon: ArrayLike,
+    timescale: ArrayLike,
+    exponent: ArrayLike = 0.51,
+    decay_steps: ArrayLike = 0,
+    final_learning_rate: ArrayLike = 0.0,
+) -> Schedule:
+    """A plateau, a power law of the steps, and a linear decay at the end.
+
+    lr(t) = final + (lr min(1, (timescale / t)^exponent) - final) left(t),
+    left(t) = min((horizon - t) / decay_steps, 1), and 0 past the horizon
+
+    In the paper's terms, with batches of B tokens in S sequences, the rate after n
+    tokens is min(lr, S a n^b): exponent is -b, and timescale = (lr / (S a))^(1/b) / B.
+    For language models they take a = 4 and b = -0.51. Stages before the decay do not
+    depend on the horizon.
+
+    Args:
+      learning_rate: the largest value.
+      horizon: steps in all.
+      timescale: steps after which the power law goes below `learning_rate`.
+      exponent: of the power law, positive.
+      decay_steps: steps of the decay; 0 for none before the horizon.
+      final_learning_rate: value from step `horizon` on.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.power(0.1, 100, timescale=10, exponent=0.5, decay_steps=20)
+      >>> [round(float(rate(step)), 4) for step in (0, 10, 40, 90, 100)]
+      [0.1, 0.1, 0.05, 0.0167, 0.0]
+
+    Source: Shen et al., "Power scheduler: a batch size and token number agnostic
+    learning rate scheduler" (2024); its warm-up is `warmup`, and the shape of the
+    decay at the end is that of `warmup_stable_decay`.
+    """
+    _check(learning_rate, final_learning_rate)
+    bounds.check(
+        bounds.NONNEGATIVE,
+        horizon=horizon,
+        timescale=timescale,
+        decay_steps=decay_steps,
+    )
+    bounds.check(bounds.POSITIVE, exponent=exponent)
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        step, steps, scale = _real(step), _real(horizon), _length(timescale)
+        left = jnp.where(step < steps, _progress(steps - step, decay_steps), 0.0)
+        law = (scale / jnp.maximum(step, scale)) ** _real(exponent)
+        return _mix(_real(learning_rate) * law, final_learning_rate, left)
+
+    return schedule
+
+
+def inverse_power(
+    learning_rate: ArrayLike, timescale: ArrayLike, power: ArrayLike = 1.0
+) -> Schedule:
+    """Decay with a power of the step.
+
+    lr(t) = lr (1 + t / timescale)^(-power)
+
+    Args:
+      learning_rate: value at step 0.
+      timescale: steps after which the value has fallen by a factor 2^power.
+      power: positive; 1/2 is `inverse_sqrt`.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.inverse_power(0.1, timescale=100)
+      >>> [round(float(rate(step)), 4) for step in (0, 100, 300)]
+      [0.1, 0.05, 0.025]
+
+    Source: Robbins and Monro, "A stochastic approximation method" (1951), for power
+    1; Caffe's policy "inv", whose gamma is 1 / timescale.
+    """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate)
+    bounds.check(bounds.NONNEGATIVE, timescale=timescale)
+    bounds.check(bounds.POSITIVE, power=power)
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        scale = _length(timescale)
+        return _real(learning_rate) * (scale / (scale + _real(step))) ** _real(power)
+
+    return schedule
+
+
+def refined(
+    learning_rate: ArrayLike,
+    horizon: ArrayLike,
+    gradient_norms: ArrayLike,
+    smoothing: float = 0.1,
+    power: ArrayLike = 2.0,
+) -> Schedule:
+    """The schedule that is best for the gradient norms of an earlier run.
+
+    With n recorded norms, smoothed by a running median to G_0, ..., G_(n-1), and
+    w_i = G_i^(-power),
+
+    lr(i) proportional to w_i (w_(i+1) + ... + w_(n-1)),
+
+    with `learning_rate` as its largest value, stretched from n to `horizon` steps with
+    straight lines in between. Where norms stay the same this is `linear`; where they
+    fall at first it has a warm-up.
+
+    Args:
+      learning_rate: the largest value.
+      horizon: steps until zero; n for the same length as the earlier run.
+      gradient_norms: positive norms at equal distances in time, [n] with n of at least
+        2. Euclidean for SGD, the sum of absolute values for Adam.
+      smoothing: share of n that the running median looks at, from 0 to 1, known while
+        tracing. Memory is n times this share of n.
+      power: 2 for SGD with Euclidean norms; 1 for Adam.
+
+    Returns:
+      f(step) -> learning rate.
+
+    Raises:
+      ValueError: if `gradient_norms` is no list of at least two numbers; one line.
+
+    Example:
+      >>> from lrjax.optim import schedules
+      >>> rate = schedules.refined(0.1, 5, [3.0, 2.0, 1.0, 1.0, 1.0], smoothing=0)
+      >>> [round(float(rate(step)), 4) for step in (0, 1, 2, 3, 4)]
+      [0.0181, 0.0375, 0.1, 0.05, 0.0]
+
+    Source: Defazio, Cutkosky, Mehta and Mishchenko, "When, why and how much? Adaptive
+    learning rate scheduling by refinement" (2023), Algorithm 1 with the median filter
+    of its section 3.1; facebookresearch/adaptive_scheduling, which leaves the scale
+    open.
+    """
+    bounds.check(bounds.FINITE, learning_rate=learning_rate)
+    bounds.check(bounds.NONNEGATIVE, horizon=horizon)
+    bounds.check(bounds.SHARE, smoothing=smoothing)
+    bounds.check(bounds.POSITIVE, power=power)
+    if np.ndim(gradient_norms) != 1 or np.shape(gradient_norms)[0] < 2:
+        raise ValueError("gradient_norms must be a list of at least two numbers")
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        norms = _running_median(_real(gradient_norms), smoothing)
+        # A norm of zero counts as the smallest that is not.
+        least = jnp.min(jnp.where(norms > 0, norms, jnp.inf))
+        relative = jnp.where(norms > 0, least / norms, 1.0)
+        weights = relative ** _real(power)
+        tails = jnp.cumsum(weights[::-1])[::-1]
+        table = weights * jnp.append(tails[1:], 0.0)
+        table = table / jnp.max(table)
+        place = _progress(step, horizon) * len(norms)
+        return _real(learning_rate) * jnp.interp(
+            place, _real(np.arange(len(norms))), table
         )
 
     return schedule
@@ -556,10 +725,19 @@ SCHEDULES: dict[str, Callable[[ArrayLike, ArrayLike], Schedule]] = {
         learning_rate, horizon, 0, _real(horizon) / 5
     ),
     "rex": rex,
+    "warmup_stable_sqrt": lambda learning_rate, horizon: warmup_stable_decay(
+        learning_rate, horizon, 0, _real(horizon) / 5, decay_power=0.5
+    ),
+    "power": lambda learning_rate, horizon: power(
+        learning_rate, horizon, _real(horizon) / 10, 0.51, _real(horizon) / 10
+    ),
+    "inverse_power": lambda learning_rate, horizon: inverse_power(
+        learning_rate, _real(horizon) / 10, 0.75
+    ),
 }
 # Schedules that do not decay towards the horizon: stopping a run early gives about what
 # a shorter run would give. All others are bound to their horizon.
-ANYTIME = frozenset({"constant", "inverse_sqrt"})
+ANYTIME = frozenset({"constant", "inverse_sqrt", "inverse_power"})
 
 
 def by_name(
@@ -577,7 +755,10 @@ def by_name(
     - exponential: down to a hundredth over h;
     - polynomial: power 2, over h;
     - inverse_sqrt: timescale h/10;
-    - warmup_stable_decay: decay over the last h/5; its warm-up is `warmup_steps`.
+    - warmup_stable_decay: decay over the last h/5; its warm-up is `warmup_steps`;
+    - warmup_stable_sqrt: the same with `decay_power` 1/2;
+    - power: timescale h/10, exponent 0.51, decay over the last h/10;
+    - inverse_power: power 3/4, timescale h/10.
 
     Args:
       name: a key of `SCHEDULES`.
@@ -607,6 +788,15 @@ def by_name(
     bounds.check(bounds.NONNEGATIVE, horizon=horizon, warmup_steps=warmup_steps)
     remaining = _real(horizon) - _real(warmup_steps)
     return warmup(SCHEDULES[name](learning_rate, remaining), warmup_steps)
+
+
+def _running_median(values: jax.Array, share: float) -> jax.Array:
+    """The median of a window around each value, of about `share` of all values."""
+    width = 2 * (int(share * len(values)) // 2) + 1
+    half = width // 2
+    padded = jnp.pad(jnp.pad(values, (half, 0), "edge"), (0, half), "reflect")
+    windows = padded[np.arange(len(values))[:, None] + np.arange(width)]
+    return jnp.sort(windows, axis=1)[:, half]
 
 
 def _check(learning_rate: ArrayLike, final_learning_rate: ArrayLike) -> None:

@@ -1,8 +1,9 @@
 """Make the golden trajectories, from the authors' own packages where there are any.
 
 Needs the packages of requirements.txt, which the tests do not:
-    python tests/golden/make_golden.py
+    python tests/golden/make_golden.py [FILE ...]
 
+With names of files, such as `dog`, it makes these alone.
 Every run goes in float64 (PyTorch's default type too: some packages keep scalars in
 it) and takes its gradients, at its own parameters, from the losses of problems.py.
 Methods without a package come from references.py, and say so in `source`.
@@ -10,12 +11,16 @@ Methods without a package come from references.py, and say so in `source`.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
+import alig.th
+import alig.th.projection
 import dadaptation
 import dog
 import jax
@@ -25,8 +30,10 @@ import numpy as np
 import parameterfree
 import prodigyopt
 import references
+import salsa.SaLSA
 import schedulefree
 import torch
+from gradient_descent_the_ultimate_optimizer import gdtuo
 from problems import (
     CHECKPOINTS,
     DIRECTORY,
@@ -51,6 +58,9 @@ PACKAGES = (
     "dog-optimizer",
     "mechanic-pytorch",
     "momo-opt",
+    "alig",
+    "SaLSa-Optimizer",
+    "gradient-descent-the-ultimate-optimizer",
     "jax",
     "numpy",
 )
@@ -109,6 +119,80 @@ def mechanic(params, base_optimizer, **kwargs):
     return mechanized(params, **official_names(base_kwargs))
 
 
+class CappedAliG(alig.th.AliG):
+    """The authors' ALI-G, whose cap is the learning rate, on a ball of a radius."""
+
+    def __init__(self, groups, lr=None, momentum=0, max_norm=None, **kwargs):
+        super().__init__(groups, lr, momentum, **kwargs)
+        params = [p for group in self.param_groups for p in group["params"]]
+        if max_norm is not None:  # after the constructor, which would project `params`
+            self.projection = lambda: alig.th.projection.l2_projection(params, max_norm)
+
+    def step(self, loss):
+        for group in self.param_groups:
+            group["max_lr"] = group.get("lr", group["max_lr"])
+        super().step(lambda: float(loss))
+
+
+class UltimateAdam:
+    """The authors' stack Adam / SGD / SGD, given gradients in the place of a loss.
+
+    Their gradients of hyperparameters come from the loss through the last update, of
+    which only the derivative in the parameters matters.
+    """
+
+    def __init__(
+        self,
+        groups,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        hypergrad_lr=1e-5,
+        hyper_hypergrad_lr=0.0,
+    ):
+        self.param_groups = groups
+        self.adam = gdtuo.Adam(
+            lr,
+            *betas,
+            np.log10(eps),
+            gdtuo.SGD(hypergrad_lr, optimizer=gdtuo.SGD(hyper_hypergrad_lr)),
+        )
+        self.adam.eps = eps
+        own = {str(i): p for i, p in enumerate(groups[0]["params"])}
+        self.wrapper = gdtuo.Optimizable(own, self.adam)
+
+    def step(self):
+        """Take the step, and put the parameters where the caller's are."""
+        params = self.param_groups[0]["params"]
+        grads = [p.grad for p in params]
+        self.wrapper.begin()
+        self.wrapper.zero_grad()
+        own = self.wrapper.parameters
+        loss = sum((own[str(i)] * g).sum() for i, g in enumerate(grads))
+        loss.backward(create_graph=True)
+        self.adam.step(own)
+        for i, param in enumerate(params):
+            with torch.no_grad():
+                param.copy_(own[str(i)])
+
+
+class Salsa(salsa.SaLSA.SaLSA):
+    """The authors' SaLSA, whose constants are options."""
+
+    def __init__(
+        self,
+        groups,
+        lr=1.0,
+        betas=(0.9, 0.999),
+        beta3=0.9,
+        use_momentum=False,
+        **kwargs,
+    ):
+        params = groups[0]["params"]
+        momentum = (*betas, beta3)
+        super().__init__(params, lr, momentum=momentum, use_mv=use_momentum, **kwargs)
+
+
 # method -> (source, what builds the optimizer)
 OFFICIAL: dict[str, tuple[str, Callable]] = {
     "sgd": ("torch SGD", torch.optim.SGD),
@@ -140,6 +224,9 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "momo": ("momo-opt Momo", momo.Momo),
     "momo_adam": ("momo-opt MomoAdam", momo.MomoAdam),
     "mechanic": ("mechanic-pytorch mechanize", mechanic),
+    "ali_g": ("alig AliG", CappedAliG),
+    "ultimate_adam": ("gdtuo Adam / SGD / SGD", UltimateAdam),
+    "salsa": ("SaLSa-Optimizer SaLSA", Salsa),
 }
 
 
@@ -206,6 +293,12 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
     if owner == "momo":
         tau = size_of_step(method, optimizer, before, after)
         return {"tau": tau, "lower_bound": float(optimizer.lb)}
+    if method == "ali_g":
+        return {"eta": optimizer.step_size}
+    if method == "salsa":
+        return {"eta": float(optimizer.step_size)}
+    if method == "ultimate_adam":
+        return {"eta": float(optimizer.adam.parameters["alpha"])}
     if method == "mechanic":
         return {"s": float(optimizer.state["_mechanic"]["s"].sum())}
     return {}
@@ -225,6 +318,15 @@ def eval_points(optimizer, params: list) -> dict[str, np.ndarray]:
     }
 
 
+def closure_of(params: list, unflatten: Callable, loss: Callable, step: int):
+    """The closure that a line search calls; the gradients are there already."""
+
+    def closure(backwards: bool = False) -> torch.Tensor:
+        return torch.tensor(float(loss(unflatten(flat(params)), step)))
+
+    return closure
+
+
 def official_run(
     method: str,
     of: Problem,
@@ -242,7 +344,8 @@ def official_run(
     if method.startswith("schedule_free"):
         optimizer.train()
     averager = dog.PolynomialDecayAverager(model, averaging) if averaging else None
-    gradient = jax.jit(jax.value_and_grad(loss_after(still, of.loss)))
+    told = jax.jit(loss_after(still, of.loss))
+    gradient = jax.jit(jax.value_and_grad(told))
     for step in range(STEPS):
         if schedule is not None:
             for group, stands in zip(optimizer.param_groups, frozen, strict=True):
@@ -251,7 +354,9 @@ def official_run(
         loss, grads = gradient(of.unflatten(before), step)
         for param, grad in zip(params, grads.values(), strict=True):
             param.grad = torch.tensor(np.asarray(grad))
-        if FILES.get(method) == "momo":
+        if method == "salsa":
+            optimizer.step(closure_of(params, of.unflatten, told, step))
+        elif FILES.get(method) == "momo" or method == "ali_g":
             optimizer.step(loss=torch.tensor(float(loss)))
         else:
             optimizer.step()
@@ -264,6 +369,16 @@ def official_run(
         yield points, scalars(method, optimizer, before, points["params"])
 
 
+# Default rates of methods that have a reference, where not 1.
+RATES = {
+    "hypergradient_adam": 1e-3,
+    "dec_sps": 10.0,
+    "l4_adam": 0.15,
+    "l4_momentum": 0.15,
+    "osgm": 0.1,
+}
+
+
 def reference_run(
     method: str,
     of: Problem,
@@ -274,19 +389,21 @@ def reference_run(
 ) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
     """Points and scalars after each update of a reference."""
     assert averaging is None
-    assert not still
     kwargs = dict(kwargs)
-    rate = kwargs.pop("learning_rate", 1e-3 if method == "hypergradient_adam" else 1.0)
+    rate = kwargs.pop("learning_rate", RATES.get(method, 1.0))
     rates = np.full(STEPS, rate) if schedule is None else schedule
     # The reference has the study's rule, which is the authors' at a rate of 1.
     assert kwargs.pop("normalize_rate", False) or method != "dowg" or rate == 1
-    gradient = jax.jit(jax.grad(of.loss))
+    told = loss_after(still, of.loss)
+    gradient, loss = jax.jit(jax.grad(told)), jax.jit(told)
 
     def grad(step: int, x: np.ndarray) -> np.ndarray:
         leaves = gradient(of.unflatten(x), step).values()
         return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
-    if method == "hypergradient_adam":
+    if "value" in inspect.signature(getattr(references, method)).parameters:
+        kwargs["value"] = lambda step, x: float(loss(of.unflatten(x), step))
+    if method in ("hypergradient_adam", "multirate_sgd"):
         ends = np.cumsum([0] + [leaf.size for leaf in of.init.values()])
         kwargs["leaves"] = list(itertools.starmap(slice, itertools.pairwise(ends)))
     start = np.concatenate([leaf.ravel() for leaf in of.init.values()])
@@ -372,19 +489,22 @@ def make_file(
     )
 
 
-def main() -> None:
+def main(chosen: Sequence[str]) -> None:
     jax.config.update("jax_enable_x64", True)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     versions = {name: metadata.version(name) for name in PACKAGES}
-    make_problems()
-    problem.cache_clear()
-    for file in sorted(set(FILES.values())):
+    if not chosen:
+        make_problems()
+        problem.cache_clear()
+    for file in chosen or sorted(set(FILES.values())):
         owned = {m: SETTINGS[m] for m, owner in FILES.items() if owner == file}
         make_file(file, owned, PROBLEMS, versions)
+    if chosen:
+        return
     assert tuple(GROUPED) == GROUPED_METHODS
     make_file(GROUPS, GROUPED, ("mlp",), versions)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytorch_optimizer
 import torch
+from scipy import ndimage
 from torch.optim import lr_scheduler
 from transformers import optimization
 
@@ -63,17 +64,47 @@ def restarts(*args: float) -> Callable:
     return lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, *args)
 
 
-def wsd(warmup_steps: int, final: float) -> Callable:
-    """Warm-up, plateau and linear decay of Transformers, over 100 steps."""
+def wsd(warmup_steps: int, final: float, decay_type: str = "linear") -> Callable:
+    """Warm-up, plateau and decay of Transformers, over 100 steps."""
     return lambda optimizer: optimization.get_wsd_schedule(
         optimizer,
         num_warmup_steps=warmup_steps,
         num_decay_steps=20,
         num_training_steps=100,
-        decay_type="linear",
+        decay_type=decay_type,
         min_lr_ratio=final,
     )
 
+
+def law(factor: Callable) -> Callable:
+    """A closed form from the paper."""
+    return lambda optimizer: lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def power_law(step: int) -> float:
+    """Shen et al. (2024): a power law below a plateau, and a linear decay."""
+    return min(1.0, (step / 20) ** -0.51 if step else 1.0) * max(
+        0.0, min(1.0, (100 - step) / 30)
+    )
+
+
+def refined(norms: np.ndarray, smoothing: float, power: float) -> Callable:
+    """Defazio et al. (2023), with sums as they are written and SciPy's median filter.
+
+    Not official code: facebookresearch/adaptive_scheduling is no package.
+    """
+    width = 2 * (int(smoothing * len(norms)) // 2) + 1
+    padded = np.pad(norms, (0, 2 * width), mode="reflect")
+    smooth = ndimage.median_filter(padded, size=width, mode="nearest")[: len(norms)]
+    weights = smooth**-power
+    rates = [w * weights[i + 1 :].sum() for i, w in enumerate(weights)]
+    return lambda step: rates[min(step, len(norms) - 1)] / max(rates)
+
+
+NORMS = (
+    np.random.default_rng(7).gamma(4.0, 1 / 4, 80)
+    * np.r_[np.linspace(5, 1, 20), np.linspace(1, 2, 60)]
+)
 
 # schedule of lrjax, its arguments after learning_rate, scheduler, number of steps
 CASES = [
@@ -177,6 +208,47 @@ CASES = [
         {"horizon": 50, "warmup_steps": 10},
         lambda o: optimization.get_cosine_schedule_with_warmup(o, 10, 60),
         61,
+    ),
+    (
+        "warmup_stable_decay",
+        {
+            "horizon": 100,
+            "warmup_steps": 0,
+            "decay_steps": 20,
+            "final_learning_rate": 0.03,
+            "decay_power": 0.5,
+        },
+        wsd(0, 0.1, "1-sqrt"),
+        STEPS,
+    ),
+    (
+        "power",
+        {"horizon": 100, "timescale": 20, "decay_steps": 30},
+        law(power_law),
+        STEPS,
+    ),
+    (
+        "inverse_power",
+        {"timescale": 30, "power": 0.75},
+        law(lambda step: (1 + step / 30) ** -0.75),
+        STEPS,
+    ),
+    (
+        "refined",
+        {"horizon": 80, "gradient_norms": NORMS.tolist()},
+        law(refined(NORMS, 0.1, 2)),
+        STEPS,
+    ),
+    (
+        "refined",
+        {
+            "horizon": 80,
+            "gradient_norms": NORMS.tolist(),
+            "smoothing": 0.3,
+            "power": 1,
+        },
+        law(refined(NORMS, 0.3, 1)),
+        STEPS,
     ),
 ]
 

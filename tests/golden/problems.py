@@ -49,6 +49,19 @@ FILES = {
     "momo_adam": "momo",
     "mechanic": "mechanic",
     "storm_plus": "storm_plus",
+    "ali_g": "polyak",
+    "sps_smooth": "polyak",
+    "dec_sps": "polyak",
+    "ngn": "polyak",
+    "l4_adam": "l4",
+    "l4_momentum": "l4",
+    "iam": "iam",
+    "iam_adam": "iam",
+    "multirate_sgd": "hypergradients",
+    "ultimate_adam": "hypergradients",
+    "osgm": "hypergradients",
+    "salsa": "salsa",
+    "abel": "abel",
 }
 
 # The methods whose runs with parameter groups are in the file of this name.

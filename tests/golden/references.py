@@ -1,10 +1,10 @@
 """References written from the algorithms in NumPy: NOT official code.
 
 For methods whose authors' code is in no package (hypergradient descent, DoWG,
-CDoWG) or does not exist (STORM+). Each takes the flat starting point `x`, the
-gradient `grad(step, x)` of a step's batch, the learning rate of each step, and the
-method's own arguments under lrjax's names; it yields, after each update, the point
-and the scalars.
+CDoWG, smoothed and decreasing SPS, NGN, L4, IAM) or does not exist (STORM+). Each
+takes the flat starting point `x`, the gradient `grad(step, x)` of a step's batch, the
+learning rate of each step, and the method's own arguments under lrjax's names; some
+take the loss `value(step, x)`. It yields, after each update, the point and the scalars.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 Gradient = Callable[[int, np.ndarray], np.ndarray]
+Value = Callable[[int, np.ndarray], float]
 Run = Iterator[tuple[np.ndarray, dict[str, float]]]
 
 
@@ -116,3 +117,259 @@ def storm_plus(
         g = grad(step, x) + weight_decay * x
         d = g + (1 - momentum) * (d - before)
         yield x, {"eta": eta, "a": momentum}
+
+
+def sps_smooth(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    value: Value,
+    c: float = 0.5,
+    increase_factor: float = 2 ** (1 / 500),
+    lower_bound: float = 0.0,
+    eps: float = 1e-8,
+) -> Run:
+    """Loizou et al. (2021), smoothed; a gradient of zero changes nothing."""
+    cap = rates[0]
+    for step in range(len(rates)):
+        g, eta = grad(step, x), 0.0
+        if g.any():
+            gap = max(value(step, x) - lower_bound, 0.0)
+            cap = eta = min(increase_factor * cap, gap / (c * (g @ g) + eps))
+        x = x - eta * g
+        yield x, {"eta": eta}
+
+
+def dec_sps(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    value: Value,
+    c: float = 1.0,
+    power: float = 0.5,
+    lower_bound: float = 0.0,
+) -> Run:
+    """Orvieto, Lacoste-Julien and Loizou (2022); a gradient of zero bounds nothing."""
+    eta, last = rates[0], c
+    for step in range(len(rates)):
+        g, factor = grad(step, x), c * (step + 1) ** power
+        bound = last * eta
+        if g.any():
+            bound = min(bound, max(value(step, x) - lower_bound, 0.0) / (g @ g))
+        eta, last = bound / factor, factor
+        x = x - eta * g
+        yield x, {"eta": eta}
+
+
+def ngn(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    value: Value,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    lower_bound: float = 0.0,
+) -> Run:
+    """Orvieto and Xiao (2024), with the average of the authors' scripts."""
+    average = grad(0, x)
+    for step, sigma in enumerate(rates):
+        average = momentum * average + (1 - momentum) * grad(step, x)
+        gap = max(value(step, x) - lower_bound, 0.0)
+        eta = sigma / (1 + sigma * (average @ average) / (2 * gap)) if gap else 0.0
+        x = x - eta * (average + weight_decay * x)
+        yield x, {"eta": eta}
+
+
+def _l4(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    value: Value,
+    direct: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
+    minloss_factor: float = 0.9,
+    init_factor: float = 0.75,
+    forget_time: float = 1000.0,
+    eps: float = 1e-12,
+) -> Run:
+    """Rolinek and Martius (2018), Algorithm 1; `direct` gives both its vectors."""
+    least = 0.0
+    for step, fraction in enumerate(rates):
+        g, loss = grad(step, x), value(step, x)
+        estimate, direction = direct(g, step)
+        least = min(least, loss) if step else init_factor * loss
+        gap = loss - minloss_factor * least
+        eta = fraction * gap / (estimate @ direction + eps) if direction.any() else 0.0
+        x = x - eta * direction
+        yield x, {"eta": eta, "min_loss": least}
+        least *= 1 + 1 / forget_time
+
+
+def l4_adam(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    value: Value,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    adam_eps: float = 1e-4,
+    **kwargs: float,
+) -> Run:
+    """L4 with Adam's direction."""
+    m, v = np.zeros_like(x), np.zeros_like(x)
+
+    def direct(g: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+        m[:] = b1 * m + (1 - b1) * g
+        v[:] = b2 * v + (1 - b2) * g**2
+        estimate = m / (1 - b1 ** (step + 1))
+        return estimate, estimate / (np.sqrt(v / (1 - b2 ** (step + 1))) + adam_eps)
+
+    return _l4(x, grad, rates, value, direct, **kwargs)
+
+
+def l4_momentum(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    value: Value,
+    momentum: float = 0.9,
+    **kwargs: float,
+) -> Run:
+    """L4 with an average of gradients as direction."""
+    m = np.zeros_like(x)
+
+    def direct(g: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+        m[:] = momentum * m + (1 - momentum) * g
+        return (m / (1 - momentum ** (step + 1)),) * 2
+
+    return _l4(x, grad, rates, value, direct, **kwargs)
+
+
+def iam(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    value: Value,
+    momentum: float | None = 0.9,
+    weight_decay: float = 0.0,
+    lower_bound: float = 0.0,
+    metric: Callable[[np.ndarray, int], np.ndarray | float] = lambda g, step: 1.0,
+) -> Run:
+    """Gower et al. (2025), as in the authors' code; no movement without gradient."""
+    z = x
+    for step, cap in enumerate(rates):
+        g, ratio = grad(step, x), step + 1 if momentum is None else None
+        if ratio is None:
+            ratio = momentum / (1 - momentum)
+        direction, tau = g / metric(g, step), cap
+        if g.any():
+            gap = value(step, x) - lower_bound + g @ (z - x)
+            tau = min(cap, max(gap, 0.0) / (g @ direction))
+        z = z - cap * weight_decay * x - tau * direction
+        x = ratio / (1 + ratio) * x + z / (1 + ratio)
+        yield x, {"eta": tau / (1 + ratio)}
+
+
+def iam_adam(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    value: Value,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    **kwargs: float,
+) -> Run:
+    """IAM in Adam's metric, with a count of updates for the correction."""
+    v = np.zeros_like(x)
+
+    def metric(g: np.ndarray, step: int) -> np.ndarray:
+        v[:] = b2 * v + (1 - b2) * g**2
+        return np.sqrt(v / (1 - b2 ** (step + 1))) + eps
+
+    return iam(x, grad, rates, value=value, metric=metric, **kwargs)
+
+
+def multirate_sgd(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    leaves: Sequence[slice],
+    per_coordinate: bool = False,
+    weight_decay: float = 0.0,
+    hypergrad_lr: float = 1e-6,
+) -> Run:
+    """Baydin et al. (2018) with a rate for each leaf or coordinate."""
+    rate, last = np.full_like(x, rates[0]), np.zeros_like(x)
+    for step in range(len(rates)):
+        g = grad(step, x) + weight_decay * x
+        product = g * last
+        if not per_coordinate:
+            for leaf in leaves:
+                product[leaf] = product[leaf].sum()
+        rate, last = rate + hypergrad_lr * product, g
+        x = x - rate * g
+        yield x, {"eta": rate.mean()}
+
+
+def osgm(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    value: Value,
+    initial_rate: float = 0.0,
+    eps: float = 1e-20,
+    monotone: bool = True,
+) -> Run:
+    """Gao et al. (2024): hypergradients, AdaGrad and a diagonal scaling."""
+    scale, sums = np.full_like(x, initial_rate), np.zeros_like(x)
+    for step, alpha in enumerate(rates):
+        g = grad(step, x)
+        trial = x - scale * g
+        kept = not monotone or value(step, trial) < value(step, x)
+        eta = scale.mean() if kept else 0.0
+        if g.any():
+            slope = -grad(step, trial) * g / (g @ g)
+            sums = sums + slope**2
+            root = np.sqrt(sums + eps)
+            scale = scale - alpha * np.divide(slope, root, where=root > 0)
+        x = trial if kept else x
+        yield x, {"eta": eta}
+
+
+def abel(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    base_optimizer: tuple[str, dict[str, float]],
+    factor: float = 0.1,
+    accumulation_size: int = 1,
+    last_decay: float = np.inf,
+) -> Run:
+    """Lewkowycz (2021), Algorithm 1, around SGD with momentum."""
+    name, options = base_optimizer
+    assert name == "sgd"
+    scale, reached, norms, seen = 1.0, False, [], []
+    velocity = np.zeros_like(x)
+    for step in range(len(rates)):
+        seen.append(x @ x)
+        if len(seen) == accumulation_size:
+            norms.append(np.mean(seen))
+            seen = []
+            turned = len(norms) > 2 and np.prod(np.diff(norms[-3:])) < 0
+            if turned and reached:
+                scale *= factor
+            reached ^= bool(turned)
+        if step == last_decay:
+            scale *= factor
+        velocity = options.get("momentum", 0.0) * velocity + grad(step, x)
+        x = x - scale * options["learning_rate"] * velocity
+        yield x, {"eta": scale}

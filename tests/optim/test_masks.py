@@ -18,7 +18,11 @@ from flax import nnx
 from lrjax import optim
 from lrjax.methods import METHODS
 
-EXTRA = {"learned": {"horizon": 8}, "hypergradient_sgd": {"learning_rate": 0.1}}
+EXTRA = {
+    "learned": {"horizon": 8},
+    "hypergradient_sgd": {"learning_rate": 0.1},
+    "multirate_sgd": {"learning_rate": 0.1},
+}
 
 
 def _takes(argument):
@@ -82,6 +86,7 @@ def program(build, *arguments):
             params,
             value=one,
             grad_fn=lambda params: params,
+            value_fn=lambda params: jnp.sum(params["b"]),
         )
 
     return str(jax.make_jaxpr(update)(params, arguments))
@@ -152,6 +157,7 @@ COUPLED = {
     "hypergradient_adam": {"hypergrad_lr": 1e-3},
     "hypergradient_sgd": {"hypergrad_lr": 1e-3, "momentum": 0.5},
     "ldog": {"reps_rel": 1e-2},
+    "multirate_sgd": {"hypergrad_lr": 1e-3},
     "prodigy": {"d0": 1e-2, "decouple": False},
     "schedule_free_sgd": {},
     "sgd": {"learning_rate": 0.1, "momentum": 0.5},
@@ -186,12 +192,32 @@ def test_equals_optax(name, mask):
     assert_equal(train(ours, parameters()), train(theirs, parameters()))
 
 
+@pytest.mark.parametrize("name", ["iam", "iam_adam", "ngn", "salsa"])
+def test_decay_beside_the_step_moves_the_leaves_that_it_is_for(name):
+    """In a first update, whose step size knows nothing of it: leaf by leaf."""
+    params = parameters()
+
+    def first(**kwargs):
+        tx = build(name, **kwargs)
+        # With no loss to lower, a line search is left out.
+        value = jnp.asarray(0.0 if name == "salsa" else 1.0)
+        extra = {"value": value, "value_fn": loss}
+        return tx.update(jax.grad(loss)(params), tx.init(params), params, **extra)[0]
+
+    without, every = first(), first(weight_decay=0.1)
+    mixed = first(weight_decay=0.1, weight_decay_mask=MIXED)
+    assert_equal(mixed["layer"]["w"], every["layer"]["w"])
+    assert_equal(mixed["layer"]["b"], without["layer"]["b"])
+    assert not np.allclose(every["layer"]["w"], without["layer"]["w"])
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
         optim.mechanic,
         optim.reduce_on_plateau,
         optim.greedy_lr,
+        optim.abel,
         optim.polynomial_averaging,
         lambda inner: optim.cooldown(inner, 1, 3),
         lambda inner: optax.partition(

@@ -196,6 +196,7 @@ def run(transformation, init, loss, steps):
                 params,
                 value=value,
                 grad_fn=lambda params: jax.grad(loss)(params, step),
+                value_fn=lambda params: loss(params, step),
             )
         params = optax.apply_updates(params, updates)
         rate = optim.effective_learning_rate(state)

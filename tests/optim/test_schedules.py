@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrjax import optim
 from lrjax.optim import schedules
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "schedules.npz"
@@ -50,6 +51,7 @@ ARGUMENTS = {
         "warmup_steps": 5,
         "decay_steps": 10,
         "final_learning_rate": 0.1,
+        "decay_power": 0.5,
     },
     "rex": {
         "learning_rate": 0.3,
@@ -57,6 +59,15 @@ ARGUMENTS = {
         "beta": 0.5,
         "final_learning_rate": 0.1,
     },
+    "power": {
+        "learning_rate": 0.3,
+        "horizon": 40,
+        "timescale": 5,
+        "exponent": 0.5,
+        "decay_steps": 10,
+        "final_learning_rate": 0.05,
+    },
+    "inverse_power": {"learning_rate": 0.3, "timescale": 10, "power": 0.75},
     "warmed_cosine": {
         "learning_rate": 0.3,
         "horizon": 40,
@@ -79,6 +90,10 @@ EDGES = [
     ("warmup_stable_decay", {"warmup_steps": 0}),
     ("warmup_stable_decay", {"decay_steps": 0}),
     ("warmup_stable_decay", {"warmup_steps": 40, "decay_steps": 40}),
+    ("power", {"horizon": 0}),
+    ("power", {"timescale": 0}),
+    ("power", {"decay_steps": 0}),
+    ("inverse_power", {"timescale": 0}),
     ("warmed_cosine", {"warmup_steps": 0}),
     ("warmed_cosine", {"warmup_steps": 0, "horizon": 0}),
     ("inverse_sqrt", {"timescale": 0}),
@@ -133,7 +148,7 @@ def test_equals_other_libraries(name, kwargs, values, x64):
     own = {key: v for key, v in kwargs.items() if key not in names}
     warm = {key: v for key, v in kwargs.items() if key in names}
     with jax.enable_x64(x64):
-        if name == "warmup_stable_decay" or not warm:
+        if name in ("warmup_stable_decay", "refined") or not warm:
             schedule = _build(name, kwargs)
         else:
             schedule = schedules.warmup(_build(name, own), **warm)
@@ -187,13 +202,16 @@ def test_edges_are_finite_with_their_gradients(name, edge):
 
 
 @pytest.mark.parametrize(
-    "name", ["linear", "cosine", "polynomial", "rex", "warmup_stable_decay"]
+    "name", ["linear", "cosine", "polynomial", "rex", "warmup_stable_decay", "power"]
 )
 def test_reaches_the_final_value_at_the_horizon_and_holds_it(name):
     for horizon in (1, 3, 40, 41, 99_999):
         kwargs = {"horizon": horizon, "final_learning_rate": np.float32(0.1)}
         if name == "warmup_stable_decay":
             kwargs |= {"warmup_steps": 0.1 * horizon, "decay_steps": 0.3 * horizon}
+            kwargs |= {"decay_power": 1.0}
+        if name == "power":
+            kwargs |= {"timescale": 0.5 * horizon, "decay_steps": 0.1 * horizon}
         steps = np.array([0, horizon - 1, horizon, horizon + 1, 10**7])
         first, last, *held = _values(name, steps, **kwargs)
         start = 0.0 if name == "warmup_stable_decay" else 0.3
@@ -359,6 +377,48 @@ def test_by_name_is_the_schedule_with_its_documented_shape():
     for name, expected in shapes.items():
         found = schedules.by_name(name, 0.5, 150)(steps)
         np.testing.assert_array_equal(found, expected(steps), err_msg=name)
+
+
+def test_refined_is_linear_where_norms_stay_and_warms_up_where_they_fall():
+    steps = np.arange(100)
+    flat = schedules.refined(0.3, 99, np.full(100, 7.0))(steps)
+    np.testing.assert_allclose(flat, 0.3 * (1 - steps / 99), atol=0.005)
+    falling = schedules.refined(0.3, 100, np.r_[np.linspace(9, 1, 20), np.ones(80)])
+    values = falling(steps)
+    assert values[0] < 0.02
+    np.testing.assert_allclose(max(values), 0.3, rtol=1e-6)
+    assert falling(100) == falling(1000) == 0
+
+
+def test_refined_takes_traced_norms_and_zeros():
+    @jax.jit
+    def values(norms, horizon):
+        return schedules.refined(0.3, horizon, norms, power=1)(np.arange(60))
+
+    assert np.isfinite(values(np.zeros(50), 60)).all()
+    norms = np.r_[0.0, np.linspace(2, 1, 49)]
+    assert np.isfinite(values(norms, 60)).all()
+    # Stretched in time, and no matter in which unit.
+    np.testing.assert_allclose(values(1e30 * norms, 60), values(norms, 60), rtol=1e-5)
+    wide = schedules.refined(0.3, 120, norms, power=1)(2 * np.arange(60))
+    np.testing.assert_allclose(values(norms, 60), wide, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [3.0, [1.0], np.ones((2, 2))])
+def test_refined_refuses_what_is_no_list_of_norms(bad):
+    with pytest.raises(ValueError, match="gradient_norms must be a list of at least"):
+        schedules.refined(0.3, 100, bad)
+
+
+def test_a_cooldown_that_begins_at_any_step_is_that_of_the_schedule():
+    """The wrapper around constant steps gives the schedule's decay, from outside it."""
+    planned = schedules.warmup_stable_decay(0.1, 40, 0, 15, decay_power=0.5)
+    wrapped = optim.cooldown(optim.sgd(0.1), start=25, steps=15, power=0.5)
+    state, found = wrapped.init(jnp.ones(())), []
+    for _ in range(45):
+        update, state = wrapped.update(jnp.ones(()), state, jnp.ones(()))
+        found.append(-update)
+    np.testing.assert_allclose(found, planned(np.arange(45)), rtol=1e-5, atol=1e-8)
 
 
 def test_unknown_name_suggests_the_nearest():
