@@ -18,6 +18,7 @@ from lrjax.optim.dadapt import (
     dadapt_lion,
     dadapt_sgd,
 )
+from lrjax.optim.dadapt_adan import dadapt_adan
 from lrjax.optim.dog import (
     cdowg,
     dog,
@@ -53,6 +54,7 @@ __all__ = [
     "cooldown",
     "dadapt_adagrad",
     "dadapt_adam",
+    "dadapt_adan",
     "dadapt_lion",
     "dadapt_sgd",
     "dog",

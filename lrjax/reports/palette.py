@@ -31,7 +31,15 @@ COLOURS = {
     "#aa4499": "#dd88cf",
     "#737373": "#adadad",
 }
-STYLES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
+STYLES = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1.2, 1.2)),
+    (0, (5, 1.2, 1.2, 1.2)),
+    (0, (9, 1.5)),
+    (0, (5, 1.2, 1.2, 1.2, 1.2, 1.2)),
+)
+_EARLY = 4  # styles of the first relatives of a colour; later ones have the others
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<")
 SIGNS = tuple((shape, filled) for filled in (True, False) for shape in _SHAPES)
 # Methods by colour, in the order of COLOURS: relatives share one.
@@ -42,7 +50,7 @@ _FAMILIES = (
     ("cocob", "mechanic", "storm_plus"),
     ("adamw_cosine", "schedule_free_adamw", "smac"),
     ("momentum", "momo", "schedule_free_sgd"),
-    ("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion"),
+    ("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion", "dadapt_adan"),
     ("dowg", "cdowg", "dog", "ldog"),
     ("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr"),
     ("nadamw_cosine",),
@@ -79,9 +87,11 @@ class Appearance(NamedTuple):
 def _choose(method: str, variant: int) -> Appearance:
     """The appearance of a method, or another one of the same colour."""
     number = zlib.crc32(method.encode("utf-8", "surrogatepass"))
-    anywhere = (number % len(COLOURS), number // len(COLOURS) % len(STYLES))
+    anywhere = (number % len(COLOURS), number // len(COLOURS) % _EARLY)
     colour, turn = _PLACES.get(method, anywhere)
-    style = (colour + turn + variant + variant // len(SIGNS)) % len(STYLES)
+    style = colour + turn + variant + variant // len(SIGNS)
+    late = len(STYLES) - _EARLY
+    style = style % _EARLY if turn < _EARLY else _EARLY + style % late
     return Appearance(colour, style, (colour + variant) % len(SIGNS))
 
 

@@ -1,8 +1,9 @@
 """Make the golden trajectories, from the authors' own packages where there are any.
 
 Needs the packages of requirements.txt, which the tests do not:
-    python tests/golden/make_golden.py
+    python tests/golden/make_golden.py [FILE ...]
 
+With names of files, such as `dog`, it makes these alone.
 Every run goes in float64 (PyTorch's default type too: some packages keep scalars in
 it) and takes its gradients, at its own parameters, from the losses of problems.py.
 Methods without a package come from references.py, and say so in `source`.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
@@ -109,6 +111,11 @@ def mechanic(params, base_optimizer, **kwargs):
     return mechanized(params, **official_names(base_kwargs))
 
 
+def dadapt_adan(params, b1=0.98, b2=0.92, b3=0.99, **kwargs):
+    """The authors' code, whose three decays are one argument."""
+    return dadaptation.DAdaptAdan(params, betas=(b1, b2, b3), **kwargs)
+
+
 # method -> (source, what builds the optimizer)
 OFFICIAL: dict[str, tuple[str, Callable]] = {
     "sgd": ("torch SGD", torch.optim.SGD),
@@ -140,7 +147,11 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "momo": ("momo-opt Momo", momo.Momo),
     "momo_adam": ("momo-opt MomoAdam", momo.MomoAdam),
     "mechanic": ("mechanic-pytorch mechanize", mechanic),
+    "dadapt_adan": ("dadaptation DAdaptAdan", dadapt_adan),
 }
+
+# Built from arguments under lrjax's names.
+OWN_NAMES = ("dadapt_adan",)
 
 
 def parameter_groups(method: str, params: list, kwargs: dict[str, Any]) -> list[dict]:
@@ -194,7 +205,7 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
     """What a method keeps about its step size."""
     group = optimizer.param_groups[0]
     owner = FILES.get(method)
-    if owner in ("dadapt", "prodigy") or method == "schedule_free_prodigy":
+    if owner in ("dadapt", "dadapt_adan", "prodigy") or method == "schedule_free_prodigy":
         return {"d": group["d"]}
     if len(optimizer.param_groups) > 1:
         return {}
@@ -238,7 +249,10 @@ def official_run(
     params, kwargs = list(model), dict(kwargs)
     groups = parameter_groups(method, params, kwargs)
     frozen = [group.get("lr") == 0 for group in groups]
-    optimizer = OFFICIAL[method][1](groups, **official_names(kwargs))
+    if method in OWN_NAMES and "learning_rate" in kwargs:
+        kwargs["lr"] = kwargs.pop("learning_rate")
+    named = kwargs if method in OWN_NAMES else official_names(kwargs)
+    optimizer = OFFICIAL[method][1](groups, **named)
     if method.startswith("schedule_free"):
         optimizer.train()
     averager = dog.PolynomialDecayAverager(model, averaging) if averaging else None
@@ -372,19 +386,22 @@ def make_file(
     )
 
 
-def main() -> None:
+def main(chosen: Sequence[str]) -> None:
     jax.config.update("jax_enable_x64", True)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     versions = {name: metadata.version(name) for name in PACKAGES}
-    make_problems()
-    problem.cache_clear()
-    for file in sorted(set(FILES.values())):
+    if not chosen:
+        make_problems()
+        problem.cache_clear()
+    for file in chosen or sorted(set(FILES.values())):
         owned = {m: SETTINGS[m] for m, owner in FILES.items() if owner == file}
         make_file(file, owned, PROBLEMS, versions)
+    if chosen:
+        return
     assert tuple(GROUPED) == GROUPED_METHODS
     make_file(GROUPS, GROUPED, ("mlp",), versions)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -49,6 +49,7 @@ FILES = {
     "momo_adam": "momo",
     "mechanic": "mechanic",
     "storm_plus": "storm_plus",
+    "dadapt_adan": "dadapt_adan",
 }
 
 # The methods whose runs with parameter groups are in the file of this name.

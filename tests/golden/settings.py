@@ -412,6 +412,39 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "options": {"eps": 1e-3, "init_accumulator": 0.1, "learning_rate": 0.3},
         "warmup_cosine": {"schedule": "warmup_cosine"},
     },
+    "dadapt_adan": {
+        "default": {},
+        "d0": {"d0": 1e-3},
+        "no_prox": {"no_prox": True, "weight_decay": 0.1, "d0": 1e-2},
+        "betas_eps_lr": {
+            "b1": 0.9,
+            "b2": 0.8,
+            "b3": 0.95,
+            "eps": 1e-4,
+            "learning_rate": 0.5,
+            "d0": 1e-3,
+        },
+        "growth": {"growth_rate": 1.05, "d0": 1e-3},
+        "warmup_cosine": {"schedule": "warmup_cosine", "d0": 1e-3},
+        "warm_from_0": {"schedule": "warm_from_0", "d0": 1e-2},
+        "still": {"still": 2, "weight_decay": 0.1, "d0": 1e-2},
+        "mask": {
+            "weight_decay": 0.1,
+            "d0": 1e-2,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "all": {
+            "b1": 0.8,
+            "b2": 0.5,
+            "b3": 0.9,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "no_prox": True,
+            "d0": 1e-2,
+            "growth_rate": 1.3,
+            "schedule": "pause",
+        },
+    },
 }
 
 # The same with two parameter groups, matrices and vectors, on `mlp`:

@@ -65,7 +65,7 @@ def test_no_two_methods_look_alike_even_without_colours():
 def test_every_method_has_its_place_among_relatives():
     named = [name for family in palette._FAMILIES for name in family]
     assert sorted(named) == sorted(METHODS)
-    # A fifth of a colour would have the line of the first.
+    # A seventh of a colour would have the line of the first.
     assert max(map(len, palette._FAMILIES)) <= len(palette.STYLES)
 
 
