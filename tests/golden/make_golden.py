@@ -205,7 +205,10 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
     """What a method keeps about its step size."""
     group = optimizer.param_groups[0]
     owner = FILES.get(method)
-    if owner in ("dadapt", "dadapt_adan", "prodigy") or method == "schedule_free_prodigy":
+    if (
+        owner in ("dadapt", "dadapt_adan", "prodigy")
+        or method == "schedule_free_prodigy"
+    ):
         return {"d": group["d"]}
     if len(optimizer.param_groups) > 1:
         return {}
