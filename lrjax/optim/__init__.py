@@ -8,8 +8,12 @@ even where that takes more than 60 lines, so that it can be read beside its offi
 code.
 """
 
+from lrjax.optim.adamg import adamg
+from lrjax.optim.adgd import adgd
+from lrjax.optim.barzilai_borwein import barzilai_borwein
 from lrjax.optim.base import scale_by_learning_rate
 from lrjax.optim.baselines import adamw, nadamw, sgd
+from lrjax.optim.cdat import cdat
 from lrjax.optim.cocob import cocob
 from lrjax.optim.cooldown import cooldown
 from lrjax.optim.dadapt import (
@@ -33,6 +37,8 @@ from lrjax.optim.mechanic import mechanic
 from lrjax.optim.momo import momo, momo_adam
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
 from lrjax.optim.prodigy import prodigy
+from lrjax.optim.prodigy_plus import prodigy_plus_schedule_free
+from lrjax.optim.radam import radam
 from lrjax.optim.readings import (
     effective_learning_rate,
     eval_params,
@@ -47,8 +53,12 @@ from lrjax.optim.schedule_free import (
 from lrjax.optim.storm_plus import storm_plus
 
 __all__ = [
+    "adamg",
     "adamw",
+    "adgd",
     "armijo_sgd",
+    "barzilai_borwein",
+    "cdat",
     "cdowg",
     "cocob",
     "cooldown",
@@ -74,6 +84,8 @@ __all__ = [
     "polyak_sgd",
     "polynomial_averaging",
     "prodigy",
+    "prodigy_plus_schedule_free",
+    "radam",
     "reduce_on_plateau",
     "scale_by_learning_rate",
     "schedule_free_adamw",

@@ -46,14 +46,19 @@ SIGNS = tuple((shape, filled) for filled in (True, False) for shape in _SHAPES)
 _FAMILIES = (
     ("adam", "hypergradient_adam", "momo_adam", "learned"),
     ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd"),
-    ("prodigy", "schedule_free_prodigy", "schedule_free_radam"),
-    ("cocob", "mechanic", "storm_plus"),
+    (
+        "prodigy",
+        "schedule_free_prodigy",
+        "schedule_free_radam",
+        "prodigy_plus_schedule_free",
+    ),
+    ("cocob", "mechanic", "storm_plus", "adamg"),
     ("adamw_cosine", "schedule_free_adamw", "smac"),
     ("momentum", "momo", "schedule_free_sgd"),
     ("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion", "dadapt_adan"),
     ("dowg", "cdowg", "dog", "ldog"),
     ("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr"),
-    ("nadamw_cosine",),
+    ("nadamw_cosine", "radam", "cdat", "adgd", "barzilai_borwein"),
 )
 _PLACES = {
     name: (colour, turn)

@@ -11,12 +11,14 @@ Methods without a package come from references.py, and say so in `source`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
+from unittest import mock
 
 import dadaptation
 import dog
@@ -26,9 +28,12 @@ import momo
 import numpy as np
 import parameterfree
 import prodigyopt
+import prodigyplus
+import pytorch_optimizer
 import references
 import schedulefree
 import torch
+from jax.flatten_util import ravel_pytree
 from problems import (
     CHECKPOINTS,
     DIRECTORY,
@@ -36,13 +41,14 @@ from problems import (
     GROUPED_METHODS,
     GROUPS,
     PROBLEMS,
+    SLICES,
     STEPS,
     Problem,
     group_of,
     loss_after,
     problem,
 )
-from settings import GROUPED, SCHEDULES, SETTINGS, UNSTABLE
+from settings import GROUPED, SCHEDULES, SETTINGS, SLICED, UNSTABLE
 
 PACKAGES = (
     "torch",
@@ -53,6 +59,8 @@ PACKAGES = (
     "dog-optimizer",
     "mechanic-pytorch",
     "momo-opt",
+    "pytorch_optimizer",
+    "prodigy-plus-schedule-free",
     "jax",
     "numpy",
 )
@@ -116,6 +124,52 @@ def dadapt_adan(params, b1=0.98, b2=0.92, b3=0.99, **kwargs):
     return dadaptation.DAdaptAdan(params, betas=(b1, b2, b3), **kwargs)
 
 
+def adamg(params, b1=0.95, b2=0.999, b3=0.95, decouple=False, **kwargs):
+    """The package's AdamG, whose three decays are one argument."""
+    betas, others = (b1, b2, b3), {"weight_decouple": decouple, "foreach": False}
+    return pytorch_optimizer.AdamG(params, betas=betas, **others, **kwargs)
+
+
+class Wide:
+    """PyTorch whose narrower types are float64, for code that names its types."""
+
+    float32 = bfloat16 = torch.float64
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+class WidePlus(prodigyplus.ProdigyPlusScheduleFree):
+    """The authors' Prodigy Plus in float64, with one distance, not factored."""
+
+    def __init__(self, params, **kwargs):
+        options = {"split_groups": False, "factored": False}
+        super().__init__(params, stochastic_rounding=False, **options, **kwargs)
+        for name in ("running_d_numerator", "running_d_denom"):
+            self.param_groups[0][name] = self.param_groups[0][name].double()
+
+    def step(self):
+        core = prodigyplus.core_optimiser, prodigyplus.prodigy_plus_schedulefree
+        with contextlib.ExitStack() as stack:
+            for module in core:
+                stack.enter_context(mock.patch.object(module, "torch", Wide()))
+            double = mock.patch.object(torch.Tensor, "float", torch.Tensor.double)
+            stack.enter_context(double)
+            super().step()
+
+
+def prodigy_plus_schedule_free(params, b1=0.9, b2=0.99, b3=None, slice_p=1, **kwargs):
+    """The authors' code, which takes every eleventh entry."""
+    assert slice_p == 11
+    groups = [group for group in params if group["params"]]
+    return WidePlus(groups, betas=(b1, b2), beta3=b3, **kwargs)
+
+
+def radam(params, decouple=False, **kwargs):
+    """PyTorch's RAdam."""
+    return torch.optim.RAdam(params, decoupled_weight_decay=decouple, **kwargs)
+
+
 # method -> (source, what builds the optimizer)
 OFFICIAL: dict[str, tuple[str, Callable]] = {
     "sgd": ("torch SGD", torch.optim.SGD),
@@ -148,10 +202,16 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "momo_adam": ("momo-opt MomoAdam", momo.MomoAdam),
     "mechanic": ("mechanic-pytorch mechanize", mechanic),
     "dadapt_adan": ("dadaptation DAdaptAdan", dadapt_adan),
+    "adamg": ("pytorch-optimizer AdamG", adamg),
+    "radam": ("torch RAdam", radam),
+    "prodigy_plus_schedule_free": (
+        "prodigyplus ProdigyPlusScheduleFree",
+        prodigy_plus_schedule_free,
+    ),
 }
 
 # Built from arguments under lrjax's names.
-OWN_NAMES = ("dadapt_adan",)
+OWN_NAMES = ("dadapt_adan", "adamg", "prodigy_plus_schedule_free")
 
 
 def parameter_groups(method: str, params: list, kwargs: dict[str, Any]) -> list[dict]:
@@ -205,10 +265,8 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
     """What a method keeps about its step size."""
     group = optimizer.param_groups[0]
     owner = FILES.get(method)
-    if (
-        owner in ("dadapt", "dadapt_adan", "prodigy")
-        or method == "schedule_free_prodigy"
-    ):
+    with_d = ("dadapt", "dadapt_adan", "prodigy", "prodigy_plus_schedule_free")
+    if owner in with_d or method == "schedule_free_prodigy":
         return {"d": group["d"]}
     if len(optimizer.param_groups) > 1:
         return {}
@@ -256,7 +314,8 @@ def official_run(
         kwargs["lr"] = kwargs.pop("learning_rate")
     named = kwargs if method in OWN_NAMES else official_names(kwargs)
     optimizer = OFFICIAL[method][1](groups, **named)
-    if method.startswith("schedule_free"):
+    averages = method.startswith("schedule_free") or isinstance(optimizer, WidePlus)
+    if averages:
         optimizer.train()
     averager = dog.PolynomialDecayAverager(model, averaging) if averaging else None
     gradient = jax.jit(jax.value_and_grad(loss_after(still, of.loss)))
@@ -273,12 +332,23 @@ def official_run(
         else:
             optimizer.step()
         points = {"params": flat(params)}
-        if method.startswith("schedule_free"):
+        if averages:
             points |= eval_points(optimizer, params)
+        if isinstance(optimizer, WidePlus):
+            del points["z"]  # the tests do not look at it
         if averager is not None:
             averager.step()
             points["eval"] = flat(averager.averaged_model.parameters())
         yield points, scalars(method, optimizer, before, points["params"])
+
+
+# Where a reference's learning rate is not 1 by default.
+REFERENCE_RATES = {
+    "hypergradient_adam": 1e-3,
+    "adgd": 0.2,
+    "barzilai_borwein": 0.1,
+    "cdat": 2.0,
+}
 
 
 def reference_run(
@@ -291,13 +361,13 @@ def reference_run(
 ) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
     """Points and scalars after each update of a reference."""
     assert averaging is None
-    assert not still
     kwargs = dict(kwargs)
-    rate = kwargs.pop("learning_rate", 1e-3 if method == "hypergradient_adam" else 1.0)
+    rate = kwargs.pop("learning_rate", REFERENCE_RATES.get(method, 1.0))
     rates = np.full(STEPS, rate) if schedule is None else schedule
     # The reference has the study's rule, which is the authors' at a rate of 1.
     assert kwargs.pop("normalize_rate", False) or method != "dowg" or rate == 1
-    gradient = jax.jit(jax.grad(of.loss))
+    loss = loss_after(still, of.loss)
+    gradient = jax.jit(jax.grad(loss))
 
     def grad(step: int, x: np.ndarray) -> np.ndarray:
         leaves = gradient(of.unflatten(x), step).values()
@@ -307,6 +377,10 @@ def reference_run(
         ends = np.cumsum([0] + [leaf.size for leaf in of.init.values()])
         kwargs["leaves"] = list(itertools.starmap(slice, itertools.pairwise(ends)))
     start = np.concatenate([leaf.ravel() for leaf in of.init.values()])
+    if method == "cdat":
+        _, unravel = ravel_pytree(dict(of.init))
+        hessian = jax.jit(jax.hessian(lambda x, step: loss(unravel(x), step)))
+        kwargs["hessian"] = lambda step, x: np.asarray(hessian(x, step))
     run = getattr(references, method)(start, grad, rates, **kwargs)
     for x, values in run:
         yield {"params": x}, values
@@ -389,21 +463,28 @@ def make_file(
     )
 
 
+def all_files() -> dict[str, tuple[dict[str, dict], Sequence[str]]]:
+    """The settings and the problems of every file."""
+    files = {
+        file: {m: SETTINGS[m] for m, owner in FILES.items() if owner == file}
+        for file in sorted(set(FILES.values()))
+    }
+    told = {file: (settings, PROBLEMS) for file, settings in files.items()}
+    assert tuple(GROUPED) == GROUPED_METHODS
+    return told | {GROUPS: (GROUPED, ("mlp",)), SLICES: (SLICED, PROBLEMS)}
+
+
 def main(chosen: Sequence[str]) -> None:
     jax.config.update("jax_enable_x64", True)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     versions = {name: metadata.version(name) for name in PACKAGES}
+    files = all_files()
     if not chosen:
         make_problems()
         problem.cache_clear()
-    for file in chosen or sorted(set(FILES.values())):
-        owned = {m: SETTINGS[m] for m, owner in FILES.items() if owner == file}
-        make_file(file, owned, PROBLEMS, versions)
-    if chosen:
-        return
-    assert tuple(GROUPED) == GROUPED_METHODS
-    make_file(GROUPS, GROUPED, ("mlp",), versions)
+    for file in chosen or files:
+        make_file(file, *files[file], versions)
 
 
 if __name__ == "__main__":
