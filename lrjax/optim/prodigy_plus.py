@@ -135,7 +135,8 @@ def prodigy_plus_schedule_free(
       Scheduled <https://arxiv.org/abs/2405.15682>`_, 2024. Official implementation:
       ``ProdigyPlusScheduleFree`` of LoganBooker/prodigy-plus-schedule-free 2.0.1.
     """
-    check(learning_rate, b2, b3, eps, weight_decay, d0, d_coef, float("inf"))
+    floor = 1.0 if eps is None else eps
+    check(learning_rate, b2, b3, floor, weight_decay, d0, d_coef, float("inf"))
     bounds.check(bounds.INSIDE, b1=b1)
     bounds.check(bounds.PAUSE, prodigy_steps=prodigy_steps)
     bounds.check(bounds.NONNEGATIVE, schedulefree_c=schedulefree_c)
