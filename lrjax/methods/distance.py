@@ -83,8 +83,8 @@ METHODS = (
         **scheduled(optim.prodigy_plus_schedule_free, averages=True),
         family=FREE,
         source="LoganBooker/prodigy-plus-schedule-free 2.0.1",
-        advice="No schedule: the average replaces it. No gradient clipping: it has its "
-        "own.",
+        advice="No schedule: the average replaces it. No gradient clipping. d grows by a "
+        "fifth a step at most: raise d0 for runs of a few hundred steps.",
         space=space(d0=D0, d_coef=FACTOR),
         adam_like=True,
     ),

@@ -106,6 +106,7 @@ _DOMAINS = {
     **dict.fromkeys(("b1", "b2", "b3", "momentum", "beta"), _DECAY),
     "warmup_fraction": Domain(0.0, 1.0, closed=True),
     "growth_rate": Domain(1.0, math.inf, closed=True),
+    "max_learning_rate": Domain(0.0, math.inf, closed=True),
     **dict.fromkeys(("T_0", "t_mult", "observations", "actions", "periods"), _FROM_1),
     **dict.fromkeys(("patience", "cooldown", "prodigy_steps"), _COUNT),
     "window_size": Domain(1.0, 1e5, whole=True),  # size of the state
