@@ -554,4 +554,6 @@ STRICT = {
     *("schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam"),
     *("schedule_free_prodigy", "reduce_on_plateau", "greedy_lr"),
     *("polyak_sgd", "armijo_sgd"),
+    *("dadapt_adan", "adgd", "adamg", "barzilai_borwein"),
+    "prodigy_plus_schedule_free",
 }

@@ -60,11 +60,11 @@ METHODS = (
     ),
     Method(
         name="cdat",
-        **scheduled(builders.cdat_adamw),
+        **scheduled(builders.cdat_adamw, learning_rate=1.0),
         family=STATISTICS,
         source="Roulet et al. 2024",
-        advice="About three gradients a step. 2 is the edge of stability; smaller "
-        "batches want less.",
+        advice="About three gradients a step. 1 minimises a quadratic model, 2 is the "
+        "edge of stability, for full batches.",
         space=space(learning_rate=Range(0.1, 3.0)),
         adam_like=True,
     ),
@@ -83,8 +83,8 @@ METHODS = (
         **scheduled(optim.prodigy_plus_schedule_free, averages=True),
         family=FREE,
         source="LoganBooker/prodigy-plus-schedule-free 2.0.1",
-        advice="No schedule: the average replaces it. No gradient clipping. d grows by a "
-        "fifth a step at most: raise d0 for runs of a few hundred steps.",
+        advice="No schedule: the average replaces it. No gradient clipping. d grows by "
+        "a fifth a step at most: raise d0 for runs of a few hundred steps.",
         space=space(d0=D0, d_coef=FACTOR),
         adam_like=True,
     ),
