@@ -47,6 +47,7 @@ SETTINGS = {
     "smac": {"learning_rate": 1e-3},
     "cawr_tuned": {"learning_rate": 1e-3, "T_0": 10, "t_mult": 2, "eta_min": 0.0},
     "dadapt_lion": {"learning_rate": 0.1},
+    "radam": {"learning_rate": 1e-2},
 }
 SAFE, STATE, NOT = "safe in bfloat16", "needs float32 state", "does not train"
 

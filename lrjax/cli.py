@@ -304,7 +304,7 @@ def methods() -> None:
     probe = jax.ShapeDtypeStruct((1000,), "float32")
 
     def show(*cells: str) -> None:
-        print("{:<26}{:<20}{}".format(*cells).rstrip())
+        print("{:<28}{:<20}{}".format(*cells).rstrip())
 
     show("method", "family", "memory / parameters")
     print("  source; advice")

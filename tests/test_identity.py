@@ -555,4 +555,6 @@ STRICT = {
     *("schedule_free_prodigy", "reduce_on_plateau", "greedy_lr"),
     *("polyak_sgd", "armijo_sgd"),
     *("sps_smooth", "dec_sps", "l4_adam", "l4_momentum", "salsa", "abel"),
+    *("dadapt_adan", "adgd", "adamg", "barzilai_borwein"),
+    "prodigy_plus_schedule_free",
 }

@@ -25,7 +25,8 @@ def defaults(optimiser: builders.Optimiser) -> dict[str, Any]:
     parameters = inspect.signature(optimiser).parameters.values()
     of_run = ("horizon", "warmup_steps")  # set from the run and the schedule
     per_leaf = ("weight_decay_mask", "learning_rate_factors")  # depend on the model
-    return {p.name: p.default for p in parameters if p.name not in of_run + per_leaf}
+    left_out = (*of_run, *per_leaf, "slice_p")  # saves memory
+    return {p.name: p.default for p in parameters if p.name not in left_out}
 
 
 def _falls(hparams: Mapping[str, Any]) -> bool:
@@ -106,8 +107,9 @@ _DOMAINS = {
     "warmup_fraction": Domain(0.0, 1.0, closed=True),
     "last_fraction": Domain(0.0, 1.0, closed=True),
     "growth_rate": Domain(1.0, math.inf, closed=True),
-    **dict.fromkeys(("T_0", "t_mult", "observations", "actions"), _FROM_1),
-    **dict.fromkeys(("patience", "cooldown"), _COUNT),
+    "max_learning_rate": Domain(0.0, math.inf, closed=True),
+    **dict.fromkeys(("T_0", "t_mult", "observations", "actions", "periods"), _FROM_1),
+    **dict.fromkeys(("patience", "cooldown", "prodigy_steps"), _COUNT),
     "window_size": Domain(1.0, 1e5, whole=True),  # size of the state
     "max_backtracks": Domain(1.0, 1e4, whole=True),  # forward passes
 }

@@ -9,8 +9,12 @@ code.
 """
 
 from lrjax.optim.abel import abel
+from lrjax.optim.adamg import adamg
+from lrjax.optim.adgd import adgd
+from lrjax.optim.barzilai_borwein import barzilai_borwein
 from lrjax.optim.base import scale_by_learning_rate
 from lrjax.optim.baselines import adamw, nadamw, sgd
+from lrjax.optim.cdat import cdat
 from lrjax.optim.cocob import cocob
 from lrjax.optim.cooldown import cooldown
 from lrjax.optim.dadapt import (
@@ -19,6 +23,7 @@ from lrjax.optim.dadapt import (
     dadapt_lion,
     dadapt_sgd,
 )
+from lrjax.optim.dadapt_adan import dadapt_adan
 from lrjax.optim.dog import (
     cdowg,
     dog,
@@ -38,6 +43,8 @@ from lrjax.optim.osgm import osgm
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
 from lrjax.optim.polyak import ali_g, dec_sps, ngn, sps_smooth
 from lrjax.optim.prodigy import prodigy
+from lrjax.optim.prodigy_plus import prodigy_plus_schedule_free
+from lrjax.optim.radam import radam
 from lrjax.optim.readings import (
     effective_learning_rate,
     eval_params,
@@ -55,14 +62,19 @@ from lrjax.optim.ultimate import ultimate_adam
 
 __all__ = [
     "abel",
+    "adamg",
     "adamw",
+    "adgd",
     "ali_g",
     "armijo_sgd",
+    "barzilai_borwein",
+    "cdat",
     "cdowg",
     "cocob",
     "cooldown",
     "dadapt_adagrad",
     "dadapt_adam",
+    "dadapt_adan",
     "dadapt_lion",
     "dadapt_sgd",
     "dec_sps",
@@ -90,6 +102,8 @@ __all__ = [
     "polyak_sgd",
     "polynomial_averaging",
     "prodigy",
+    "prodigy_plus_schedule_free",
+    "radam",
     "reduce_on_plateau",
     "salsa",
     "scale_by_learning_rate",

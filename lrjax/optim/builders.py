@@ -17,7 +17,9 @@ import optax
 
 from lrjax.optim import schedules
 from lrjax.optim.abel import abel
+from lrjax.optim.barzilai_borwein import barzilai_borwein
 from lrjax.optim.baselines import adamw, sgd
+from lrjax.optim.cdat import cdat
 from lrjax.optim.dog import dog, ldog, polynomial_averaging
 from lrjax.optim.mechanic import mechanic
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
@@ -249,3 +251,45 @@ def abel_sgd(
         accumulation_size=jnp.maximum(horizon / observations, 1),
         last_decay=last_fraction * horizon,
     )
+
+
+def barzilai_borwein_sgd(
+    horizon: Any,
+    learning_rate: Any = 0.1,
+    periods: Any = 50,
+    weight: Any = 10.0,
+    smoothing: bool = False,
+    max_learning_rate: Any = float("inf"),
+) -> Transformation:
+    """SGD with Barzilai-Borwein step sizes, which change `periods` times in a run.
+
+    Args:
+      horizon: updates of a full run.
+      learning_rate, weight, smoothing, max_learning_rate: as for `barzilai_borwein`.
+      periods: number of periods over the horizon, each of one update at least.
+    """
+    return barzilai_borwein(
+        learning_rate,
+        period_steps=jnp.maximum(jnp.round(horizon / periods), 1),
+        weight=weight,
+        smoothing=smoothing,
+        max_learning_rate=max_learning_rate,
+    )
+
+
+def cdat_adamw(
+    learning_rate: Any = 2.0,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    weight_decay: Any = 0.0,
+    beta: Any = 0.9,
+    eps: Any = 0.0,
+) -> Transformation:
+    """CDAT around AdamW.
+
+    Args:
+      learning_rate, beta, eps: as for `cdat`.
+      b1, b2, weight_decay: as for `adamw`.
+    """
+    base = adamw(1.0, b1, b2, weight_decay=weight_decay)
+    return cdat(base, learning_rate, beta=beta, eps=eps)

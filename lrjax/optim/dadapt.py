@@ -16,7 +16,7 @@ import optax
 from lrjax.optim import base, bounds, passes
 
 
-def _check(
+def check(
     learning_rate: base.ScalarOrSchedule,
     weight_decay: base.Scalar,
     d0: base.Scalar,
@@ -30,7 +30,7 @@ def _check(
     bounds.check(bounds.GROWTH, growth_rate=growth_rate)
 
 
-def _grow(
+def grow(
     d: jax.Array, d_hat: jax.Array, growth_rate: base.Scalar, moved: jax.Array
 ) -> jax.Array:
     """The next estimate of the distance, which never shrinks.
@@ -140,7 +140,7 @@ def dadapt_adam(
       <https://arxiv.org/abs/2301.07733>`_, 2023. Official implementation:
       ``DAdaptAdam`` of facebookresearch/dadaptation 3.2.
     """
-    _check(learning_rate, weight_decay, d0, growth_rate)
+    check(learning_rate, weight_decay, d0, growth_rate)
     bounds.check(bounds.FRACTION, b1=b1, b2=b2)
     bounds.check(bounds.POSITIVE, eps=eps)
 
@@ -251,7 +251,7 @@ def dadapt_adam(
         return base.cast_like(changes, params), DAdaptAdamState(
             count=state.count + 1,
             step=state.step + moved.astype(jnp.int32),
-            d=_grow(state.d, d_hat, growth_rate, moved),
+            d=grow(state.d, d_hat, growth_rate, moved),
             numerator=jnp.where(moved, numerator, state.numerator),
             learning_rate=dlr,
             s=s,
@@ -348,7 +348,7 @@ def dadapt_sgd(
       <https://arxiv.org/abs/2301.07733>`_, 2023. Official implementation:
       ``DAdaptSGD`` of facebookresearch/dadaptation 3.2.
     """
-    _check(learning_rate, weight_decay, d0, growth_rate)
+    check(learning_rate, weight_decay, d0, growth_rate)
     bounds.check(bounds.SHARE, momentum=momentum)
 
     def init(params):
@@ -419,7 +419,7 @@ def dadapt_sgd(
         return changes, DAdaptSgdState(
             count=state.count + 1,
             step=state.step + moved.astype(jnp.int32),
-            d=_grow(state.d, d_hat, growth_rate, moved),
+            d=grow(state.d, d_hat, growth_rate, moved),
             numerator=numerator,
             first_norm=first_norm,
             learning_rate=dlr,
@@ -517,7 +517,7 @@ def dadapt_adagrad(
       <https://arxiv.org/abs/2301.07733>`_, 2023. Official implementation:
       ``DAdaptAdaGrad`` of facebookresearch/dadaptation 3.2.
     """
-    _check(learning_rate, weight_decay, d0, growth_rate)
+    check(learning_rate, weight_decay, d0, growth_rate)
     bounds.check(bounds.SHARE, momentum=momentum)
     bounds.check(bounds.POSITIVE, eps=eps)
 
@@ -588,7 +588,7 @@ def dadapt_adagrad(
         d_hat = base.safe_divide(square - gradient_sum, norm)
         return changes, DAdaptAdagradState(
             count=state.count + 1,
-            d=_grow(state.d, d_hat, growth_rate, (rate > 0) & (norm > 0)),
+            d=grow(state.d, d_hat, growth_rate, (rate > 0) & (norm > 0)),
             gradient_sum=gradient_sum,
             learning_rate=dlr,
             s=s,
@@ -681,7 +681,7 @@ def dadapt_lion(
       Optimization Algorithms <https://arxiv.org/abs/2302.06675>`_, 2023. Official
       implementation: ``DAdaptLion`` of facebookresearch/dadaptation 3.2.
     """
-    _check(learning_rate, weight_decay, d0)
+    check(learning_rate, weight_decay, d0)
     bounds.check(bounds.FRACTION, b1=b1, b2=b2)
 
     def init(params):
@@ -749,7 +749,7 @@ def dadapt_lion(
         d_hat = base.safe_divide(numerator, (1 - root2) * norm)
         return changes, DAdaptLionState(
             count=state.count + 1,
-            d=_grow(state.d, d_hat, float("inf"), (rate > 0) & (norm > 0)),
+            d=grow(state.d, d_hat, float("inf"), (rate > 0) & (norm > 0)),
             numerator=jnp.where(norm > 0, numerator, state.numerator),
             learning_rate=dlr,
             s=s,

@@ -38,22 +38,32 @@ STYLES = (
     (0, (5, 1.2, 1.2, 1.2)),
     (0, (9, 1.5)),
     (0, (5, 1.2, 1.2, 1.2, 1.2, 1.2)),
+    (0, (9, 1.5, 1.2, 1.5)),
 )
 _EARLY = 4  # styles of the first relatives of a colour; later ones have the others
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<")
 SIGNS = tuple((shape, filled) for filled in (True, False) for shape in _SHAPES)
 # Methods by colour, in the order of COLOURS: relatives share one.
 _FAMILIES = (
-    ("adam", "hypergradient_adam", "momo_adam", "learned", "iam_adam"),
-    ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd", "dec_sps", "ngn"),
-    ("prodigy", "schedule_free_prodigy", "schedule_free_radam", "sps_smooth"),
-    ("cocob", "mechanic", "storm_plus", "l4_adam", "l4_momentum"),
-    ("adamw_cosine", "schedule_free_adamw", "smac", "salsa", "ultimate_adam"),
-    ("momentum", "momo", "schedule_free_sgd", "ali_g", "iam", "multirate_sgd"),
-    ("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion"),
-    ("dowg", "cdowg", "dog", "ldog", "osgm"),
+    ("adam", "hypergradient_adam", "momo_adam", "learned", "iam_adam", "adopt"),
+    ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd", "dec_sps", "ngn", "lion"),
+    (
+        *("prodigy", "schedule_free_prodigy", "schedule_free_radam", "sps_smooth"),
+        "prodigy_plus_schedule_free",
+    ),
+    ("cocob", "mechanic", "storm_plus", "l4_adam", "l4_momentum", "adamg", "soap"),
+    (
+        *("adamw_cosine", "schedule_free_adamw", "smac", "salsa", "ultimate_adam"),
+        "cautious_adamw",
+    ),
+    ("momentum", "momo", "schedule_free_sgd", "ali_g", "iam", "multirate_sgd", "lars"),
+    (
+        *("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion", "dadapt_adan"),
+        *("adan", "lamb"),
+    ),
+    ("dowg", "cdowg", "dog", "ldog", "osgm", "muon", "ademamix"),
     ("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr", "abel"),
-    ("nadamw_cosine",),
+    ("nadamw_cosine", "radam", "cdat", "adgd", "barzilai_borwein"),
 )
 _PLACES = {
     name: (colour, turn)

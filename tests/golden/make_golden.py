@@ -11,6 +11,7 @@ Methods without a package come from references.py, and say so in `source`.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import json
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
+from unittest import mock
 
 import alig.th
 import alig.th.projection
@@ -29,11 +31,14 @@ import momo
 import numpy as np
 import parameterfree
 import prodigyopt
+import prodigyplus
+import pytorch_optimizer
 import references
 import salsa.SaLSA
 import schedulefree
 import torch
 from gradient_descent_the_ultimate_optimizer import gdtuo
+from jax.flatten_util import ravel_pytree
 from problems import (
     CHECKPOINTS,
     DIRECTORY,
@@ -41,13 +46,14 @@ from problems import (
     GROUPED_METHODS,
     GROUPS,
     PROBLEMS,
+    SLICES,
     STEPS,
     Problem,
     group_of,
     loss_after,
     problem,
 )
-from settings import GROUPED, SCHEDULES, SETTINGS, UNSTABLE
+from settings import GROUPED, SCHEDULES, SETTINGS, SLICED, UNSTABLE
 
 PACKAGES = (
     "torch",
@@ -63,6 +69,8 @@ PACKAGES = (
     "gradient-descent-the-ultimate-optimizer",
     "jax",
     "numpy",
+    "pytorch_optimizer",
+    "prodigy-plus-schedule-free",
 )
 
 RENAMED = {
@@ -117,6 +125,57 @@ def mechanic(params, base_optimizer, **kwargs):
     base = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
     mechanized = mechanic_pytorch.mechanize(base, **kwargs)
     return mechanized(params, **official_names(base_kwargs))
+
+
+def dadapt_adan(params, b1=0.98, b2=0.92, b3=0.99, **kwargs):
+    """The authors' code, whose three decays are one argument."""
+    return dadaptation.DAdaptAdan(params, betas=(b1, b2, b3), **kwargs)
+
+
+def adamg(params, b1=0.95, b2=0.999, b3=0.95, decouple=False, **kwargs):
+    """The package's AdamG, whose three decays are one argument."""
+    betas, others = (b1, b2, b3), {"weight_decouple": decouple, "foreach": False}
+    return pytorch_optimizer.AdamG(params, betas=betas, **others, **kwargs)
+
+
+class Wide:
+    """PyTorch whose narrower types are float64, for code that names its types."""
+
+    float32 = bfloat16 = torch.float64
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+class WidePlus(prodigyplus.ProdigyPlusScheduleFree):
+    """The authors' Prodigy Plus in float64, with one distance, not factored."""
+
+    def __init__(self, params, **kwargs):
+        options = {"split_groups": False, "factored": False}
+        super().__init__(params, stochastic_rounding=False, **options, **kwargs)
+        for name in ("running_d_numerator", "running_d_denom"):
+            self.param_groups[0][name] = self.param_groups[0][name].double()
+
+    def step(self):
+        core = prodigyplus.core_optimiser, prodigyplus.prodigy_plus_schedulefree
+        with contextlib.ExitStack() as stack:
+            for module in core:
+                stack.enter_context(mock.patch.object(module, "torch", Wide()))
+            double = mock.patch.object(torch.Tensor, "float", torch.Tensor.double)
+            stack.enter_context(double)
+            super().step()
+
+
+def prodigy_plus_schedule_free(params, b1=0.9, b2=0.99, b3=None, slice_p=1, **kwargs):
+    """The authors' code, which takes every eleventh entry."""
+    assert slice_p == 11
+    groups = [group for group in params if group["params"]]
+    return WidePlus(groups, betas=(b1, b2), beta3=b3, **kwargs)
+
+
+def radam(params, decouple=False, **kwargs):
+    """PyTorch's RAdam."""
+    return torch.optim.RAdam(params, decoupled_weight_decay=decouple, **kwargs)
 
 
 class CappedAliG(alig.th.AliG):
@@ -227,7 +286,18 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "ali_g": ("alig AliG", CappedAliG),
     "ultimate_adam": ("gdtuo Adam / SGD / SGD", UltimateAdam),
     "salsa": ("SaLSa-Optimizer SaLSA", Salsa),
+    "dadapt_adan": ("dadaptation DAdaptAdan", dadapt_adan),
+    "adamg": ("pytorch-optimizer AdamG", adamg),
+    "radam": ("torch RAdam", radam),
+    "prodigy_plus_schedule_free": (
+        "prodigyplus ProdigyPlusScheduleFree",
+        prodigy_plus_schedule_free,
+    ),
 }
+
+
+# Built from arguments under lrjax's names.
+OWN_NAMES = ("dadapt_adan", "adamg", "prodigy_plus_schedule_free")
 
 
 def parameter_groups(method: str, params: list, kwargs: dict[str, Any]) -> list[dict]:
@@ -281,7 +351,8 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
     """What a method keeps about its step size."""
     group = optimizer.param_groups[0]
     owner = FILES.get(method)
-    if owner in ("dadapt", "prodigy") or method == "schedule_free_prodigy":
+    with_d = ("dadapt", "dadapt_adan", "prodigy", "prodigy_plus_schedule_free")
+    if owner in with_d or method == "schedule_free_prodigy":
         return {"d": group["d"]}
     if len(optimizer.param_groups) > 1:
         return {}
@@ -340,8 +411,12 @@ def official_run(
     params, kwargs = list(model), dict(kwargs)
     groups = parameter_groups(method, params, kwargs)
     frozen = [group.get("lr") == 0 for group in groups]
-    optimizer = OFFICIAL[method][1](groups, **official_names(kwargs))
-    if method.startswith("schedule_free"):
+    if method in OWN_NAMES and "learning_rate" in kwargs:
+        kwargs["lr"] = kwargs.pop("learning_rate")
+    named = kwargs if method in OWN_NAMES else official_names(kwargs)
+    optimizer = OFFICIAL[method][1](groups, **named)
+    averages = method.startswith("schedule_free") or isinstance(optimizer, WidePlus)
+    if averages:
         optimizer.train()
     averager = dog.PolynomialDecayAverager(model, averaging) if averaging else None
     told = jax.jit(loss_after(still, of.loss))
@@ -361,8 +436,10 @@ def official_run(
         else:
             optimizer.step()
         points = {"params": flat(params)}
-        if method.startswith("schedule_free"):
+        if averages:
             points |= eval_points(optimizer, params)
+        if isinstance(optimizer, WidePlus):
+            del points["z"]  # the tests do not look at it
         if averager is not None:
             averager.step()
             points["eval"] = flat(averager.averaged_model.parameters())
@@ -376,6 +453,9 @@ RATES = {
     "l4_adam": 0.15,
     "l4_momentum": 0.15,
     "osgm": 0.1,
+    "adgd": 0.2,
+    "barzilai_borwein": 0.1,
+    "cdat": 2.0,
 }
 
 
@@ -407,6 +487,10 @@ def reference_run(
         ends = np.cumsum([0] + [leaf.size for leaf in of.init.values()])
         kwargs["leaves"] = list(itertools.starmap(slice, itertools.pairwise(ends)))
     start = np.concatenate([leaf.ravel() for leaf in of.init.values()])
+    if method == "cdat":
+        _, unravel = ravel_pytree(dict(of.init))
+        hessian = jax.jit(jax.hessian(lambda x, step: told(unravel(x), step)))
+        kwargs["hessian"] = lambda step, x: np.asarray(hessian(x, step))
     run = getattr(references, method)(start, grad, rates, **kwargs)
     for x, values in run:
         yield {"params": x}, values
@@ -489,21 +573,28 @@ def make_file(
     )
 
 
+def all_files() -> dict[str, tuple[dict[str, dict], Sequence[str]]]:
+    """The settings and the problems of every file."""
+    files = {
+        file: {m: SETTINGS[m] for m, owner in FILES.items() if owner == file}
+        for file in sorted(set(FILES.values()))
+    }
+    told = {file: (settings, PROBLEMS) for file, settings in files.items()}
+    assert tuple(GROUPED) == GROUPED_METHODS
+    return told | {GROUPS: (GROUPED, ("mlp",)), SLICES: (SLICED, PROBLEMS)}
+
+
 def main(chosen: Sequence[str]) -> None:
     jax.config.update("jax_enable_x64", True)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     versions = {name: metadata.version(name) for name in PACKAGES}
+    files = all_files()
     if not chosen:
         make_problems()
         problem.cache_clear()
-    for file in chosen or sorted(set(FILES.values())):
-        owned = {m: SETTINGS[m] for m, owner in FILES.items() if owner == file}
-        make_file(file, owned, PROBLEMS, versions)
-    if chosen:
-        return
-    assert tuple(GROUPED) == GROUPED_METHODS
-    make_file(GROUPS, GROUPED, ("mlp",), versions)
+    for file in chosen or files:
+        make_file(file, *files[file], versions)
 
 
 if __name__ == "__main__":

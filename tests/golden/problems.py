@@ -62,6 +62,13 @@ FILES = {
     "osgm": "hypergradients",
     "salsa": "salsa",
     "abel": "abel",
+    "dadapt_adan": "dadapt_adan",
+    "adgd": "adgd",
+    "adamg": "adamg",
+    "barzilai_borwein": "barzilai_borwein",
+    "cdat": "cdat",
+    "radam": "radam",
+    "prodigy_plus_schedule_free": "prodigy_plus_schedule_free",
 }
 
 # The methods whose runs with parameter groups are in the file of this name.
@@ -83,6 +90,9 @@ GROUPED_METHODS = (
     "momo",
     "momo_adam",
 )
+
+# The file of Prodigy's runs that look at every so many entries.
+SLICES = "slices"
 
 Params = dict[str, Any]
 

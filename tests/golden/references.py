@@ -119,6 +119,96 @@ def storm_plus(
         yield x, {"eta": eta, "a": momentum}
 
 
+def adgd(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    amplifier: float = 0.02,
+    damping: float = 1.0,
+    eps: float = 1e-5,
+    weight_decay: float = 0.0,
+) -> Run:
+    """Malitsky and Mishchenko (2020), the stochastic form of their PyTorch code."""
+    rate, theta, before = rates[0], 1.0, x
+    for step in range(len(rates)):
+        g = grad(step, x)
+        turned = np.linalg.norm(g - grad(step, before))
+        moved = np.linalg.norm(x - before)
+        new = rate * np.sqrt(1 + amplifier * theta)
+        if turned > 0 and moved > 0:
+            new = min(new, moved / (damping * turned)) + eps
+        theta, rate, before = new / rate, new, x
+        x = x - rate * (g + weight_decay * x)
+        yield x, {"lr": rate}
+
+
+def barzilai_borwein(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    period_steps: int,
+    weight: float = 10.0,
+    smoothing: bool = False,
+    max_learning_rate: float = np.inf,
+) -> Run:
+    """Tan, Ma, Dai and Qian (2016), SGD-BB as in their code; a bound of the rate.
+
+    A period whose quotient is no positive number keeps the rate.
+    """
+    share = min(weight / period_steps, 1.0)
+    starts, averages, found = [], [], []
+    average, rate = np.zeros_like(x), rates[0]
+    for step in range(len(rates)):
+        period, place = divmod(step, period_steps)
+        if place == 0:
+            starts.append(x)
+            averages.append(average)
+            if period > 1:
+                moved = starts[-1] - starts[-2]
+                slope = abs(moved @ (averages[-1] - averages[-2]))
+                if slope > 0 and moved @ moved > 0:
+                    rate = moved @ moved / slope / period_steps
+                    found.append(np.log(rate * period))
+                    if smoothing:
+                        rate = np.exp(np.mean(found)) / period
+        rate = min(rate, max_learning_rate)
+        g = grad(step, x)
+        average = share * g + (1 - share) * average
+        x = x - rate * g
+        yield x, {"lr": rate}
+
+
+def cdat(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    hessian: Gradient,
+    base_optimizer: tuple[str, dict[str, float]],
+    beta: float = 0.9,
+    eps: float = 0.0,
+) -> Run:
+    """Roulet et al. (2024) with averages, around SGD or Adam; the whole Hessian."""
+    assert base_optimizer[1] == {"learning_rate": 1.0}
+    slope = curvature = 0.0
+    m, v = np.zeros_like(x), np.zeros_like(x)
+    for step, factor in enumerate(rates):
+        g = grad(step, x)
+        u = -g
+        if base_optimizer[0] == "adam":
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+            m_hat, v_hat = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
+            u = -m_hat / (np.sqrt(v_hat) + 1e-8)
+        slope = beta * slope + (1 - beta) * max(-g @ u, 0.0)
+        bend = abs(u @ hessian(step, x) @ u) + eps
+        curvature = beta * curvature + (1 - beta) * bend
+        eta = factor * slope / curvature if curvature > 0 else 0.0
+        x = x + eta * u
+        yield x, {"eta": eta}
+
+
 def sps_smooth(
     x: np.ndarray,
     grad: Gradient,

@@ -591,6 +591,183 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "last_decay": 40,
         },
     },
+    "dadapt_adan": {
+        "default": {},
+        "d0": {"d0": 1e-3},
+        "no_prox": {"no_prox": True, "weight_decay": 0.1, "d0": 1e-2},
+        "betas_eps_lr": {
+            "b1": 0.9,
+            "b2": 0.8,
+            "b3": 0.95,
+            "eps": 1e-4,
+            "learning_rate": 0.5,
+            "d0": 1e-3,
+        },
+        "growth": {"growth_rate": 1.05, "d0": 1e-3},
+        "warmup_cosine": {"schedule": "warmup_cosine", "d0": 1e-3},
+        "warm_from_0": {"schedule": "warm_from_0", "d0": 1e-2},
+        "still": {"still": 2, "weight_decay": 0.1, "d0": 1e-2},
+        "mask": {
+            "weight_decay": 0.1,
+            "d0": 1e-2,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "all": {
+            "b1": 0.8,
+            "b2": 0.5,
+            "b3": 0.9,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "no_prox": True,
+            "d0": 1e-2,
+            "growth_rate": 1.3,
+            "schedule": "pause",
+        },
+    },
+    "adgd": {
+        "default": {},
+        "lr_amplifier": {"learning_rate": 0.05, "amplifier": 0.1},
+        "damping": {"damping": 2.0, "amplifier": 0.5},
+        "eps": {"eps": 1e-2},
+        "wd": {"weight_decay": 0.1, "eps": 1e-8},
+        "still": {"still": 2, "weight_decay": 0.1},
+        "all": {
+            "learning_rate": 0.5,
+            "amplifier": 0.3,
+            "damping": 1.5,
+            "eps": 1e-3,
+            "weight_decay": 0.05,
+        },
+    },
+    "adamg": {
+        "default": {},
+        "lr": {"learning_rate": 0.1},
+        "betas_eps": {"b1": 0.8, "b2": 0.99, "b3": 0.5, "eps": 1e-3},
+        "p_q": {"p": 0.5, "q": 0.2},
+        "wd": {"weight_decay": 0.1},
+        "wd_decouple": {"weight_decay": 0.1, "decouple": True, "learning_rate": 0.3},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+        "still": {"still": 2, "weight_decay": 0.1, "decouple": True},
+        "mask": {
+            "weight_decay": 0.1,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "all": {
+            "b1": 0.8,
+            "b2": 0.9,
+            "b3": 0.7,
+            "p": 0.4,
+            "q": 0.22,
+            "eps": 1e-4,
+            "weight_decay": 0.1,
+            "schedule": "pause",
+        },
+    },
+    "barzilai_borwein": {
+        "default": {"period_steps": 8},
+        "lr": {"period_steps": 10, "learning_rate": 0.05},
+        "weight": {"period_steps": 12, "weight": 2.0},
+        "smoothing": {"period_steps": 5, "smoothing": True},
+        "cap": {"period_steps": 8, "max_learning_rate": 0.2},
+        "still": {"period_steps": 4, "still": 6, "max_learning_rate": 0.3},
+        "all": {
+            "period_steps": 6,
+            "learning_rate": 0.2,
+            "weight": 3.0,
+            "smoothing": True,
+            "max_learning_rate": 0.4,
+        },
+    },
+    "cdat": {
+        "sgd": {"base_optimizer": ("sgd", {"learning_rate": 1.0})},
+        "sgd_greedy": {
+            "base_optimizer": ("sgd", {"learning_rate": 1.0}),
+            "learning_rate": 0.5,
+        },
+        "sgd_unaveraged": {
+            "base_optimizer": ("sgd", {"learning_rate": 1.0}),
+            "learning_rate": 0.1,
+            "beta": 0.0,
+        },
+        "sgd_still": {
+            "base_optimizer": ("sgd", {"learning_rate": 1.0}),
+            "still": 2,
+            "learning_rate": 0.5,
+        },
+        "adam": {"base_optimizer": ("adam", {"learning_rate": 1.0})},
+        "adam_eps": {
+            "base_optimizer": ("adam", {"learning_rate": 1.0}),
+            "learning_rate": 0.1,
+            "eps": 0.1,
+            "beta": 0.5,
+        },
+        "adam_pause": {
+            "base_optimizer": ("adam", {"learning_rate": 1.0}),
+            "schedule": "pause",
+        },
+    },
+    "radam": {
+        "default": {},
+        "lr_betas_eps": {"learning_rate": 0.01, "b1": 0.8, "b2": 0.9, "eps": 1e-3},
+        "wd": {"learning_rate": 0.01, "weight_decay": 0.1},
+        "wd_decouple": {"learning_rate": 0.01, "weight_decay": 0.1, "decouple": True},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+        "still": {"still": 2, "learning_rate": 0.01, "weight_decay": 0.1},
+        "mask": {
+            "learning_rate": 0.01,
+            "weight_decay": 0.1,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "all": {
+            "b1": 0.8,
+            "b2": 0.99,
+            "eps": 1e-4,
+            "weight_decay": 0.1,
+            "decouple": True,
+            "schedule": "pause",
+        },
+    },
+    "prodigy_plus_schedule_free": {
+        "default": {},
+        "d0": {"d0": 1e-3},
+        "no_limiter": {"d_limiter": False, "d0": 1e-4},
+        "unclipped": {"use_stableadamw": False, "d0": 1e-2},
+        "atan2": {"eps": None, "d0": 1e-2},
+        "steps": {"prodigy_steps": 20, "d0": 1e-3},
+        "c": {"schedulefree_c": 4.0, "d0": 1e-2},
+        "wd": {"weight_decay": 0.1, "d0": 1e-2},
+        "betas_eps_coef": {
+            "b1": 0.95,
+            "b2": 0.9,
+            "b3": 0.8,
+            "eps": 1e-3,
+            "d_coef": 2.0,
+            "learning_rate": 0.5,
+            "d0": 1e-3,
+        },
+        "warmup_cosine": {"schedule": "warmup_cosine", "d0": 1e-3},
+        "warm_from_0": {"schedule": "warm_from_0", "d0": 1e-2},
+        "still": {"still": 2, "weight_decay": 0.1, "d0": 1e-2},
+        "mask": {
+            "weight_decay": 0.1,
+            "d0": 1e-2,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "all": {
+            "b1": 0.8,
+            "b2": 0.95,
+            "b3": 0.9,
+            "eps": 1e-4,
+            "weight_decay": 0.1,
+            "d0": 1e-2,
+            "d_coef": 0.5,
+            "d_limiter": False,
+            "prodigy_steps": 30,
+            "schedulefree_c": 3.0,
+            "use_stableadamw": False,
+            "schedule": "pause",
+        },
+    },
 }
 
 # The same with two parameter groups, matrices and vectors, on `mlp`:
@@ -685,9 +862,33 @@ GROUPED: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+
+# The official code always looks at every eleventh entry.
+for _options in SETTINGS["prodigy_plus_schedule_free"].values():
+    _options["slice_p"] = 11
+
+
+# Prodigy that looks at every so many entries.
+SLICED: dict[str, dict[str, dict[str, Any]]] = {
+    "prodigy": {
+        "every_3": {"slice_p": 3, "d0": 1e-3},
+        "every_11_wd_coupled": BC
+        | {"slice_p": 11, "weight_decay": 0.1, "decouple": False, "d0": 1e-3},
+        "every_2_safeguard": {
+            "slice_p": 2,
+            "safeguard_warmup": True,
+            "schedule": "warmup_cosine",
+            "d0": 1e-3,
+        },
+    },
+}
+
 # Left out: one rounding error at the start grows beyond 1e-10 in these runs.
 UNSTABLE = {
     ("cdowg", "default", "mlp"),
     ("mechanic", "sgd_betas_eps", "quadratic"),
     ("salsa", "all", "mlp"),
+    ("cdat", "sgd", "softmax"),
+    ("cdat", "sgd", "mlp"),
+    ("cdat", "adam", "mlp"),
 }

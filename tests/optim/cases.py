@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -105,7 +106,13 @@ def _takes_schedule(name: str) -> bool:
     return rate is not None and rate.annotation == "base.ScalarOrSchedule"
 
 
+def _complete(name: str) -> Callable[..., Any]:
+    """An optimiser that needs no argument; what wraps another one, around SGD."""
+    function = getattr(optim, name)
+    if "base_optimizer" in inspect.signature(function).parameters:
+        return functools.partial(function, optim.sgd(1.0))
+    return function
+
+
 # The optimisers whose learning rate may be a schedule of the update count.
-SCHEDULABLE = {
-    name: getattr(optim, name) for name in filter(_takes_schedule, optim.__all__)
-}
+SCHEDULABLE = {name: _complete(name) for name in filter(_takes_schedule, optim.__all__)}

@@ -87,7 +87,7 @@ def test_what_is_no_number_gets_one_line(name, argument):
 
 @every_number
 def test_traced_numbers_are_not_looked_at(name, argument):
-    if argument == "window_size":
+    if argument in ("window_size", "slice_p"):
         return  # a shape
 
     def build(value):
@@ -100,6 +100,7 @@ def test_traced_numbers_are_not_looked_at(name, argument):
 # From the official code, which refuses the same, or from what a shape or a loop takes.
 OUT = {
     "window_size": (1.5, 0, -1, 1e26, 10**20, math.inf, jnp.asarray(1.5)),
+    "slice_p": (1.5, 0, -1, math.inf),
     "max_backtracks": (1.5, 0, -1, 1e26, math.inf),
     "reset_start": (1.5, 0, -1, 1e26),
     "cooldown": (-1, 1e26),

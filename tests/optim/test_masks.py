@@ -292,7 +292,7 @@ def test_what_does_not_fit_gets_one_line(values, argument):
     assert len(str(caught.value)) < 300
 
 
-DISTANCES = {"d0": 1e-2}
+DISTANCES = {"d0": 1e-2, "weight_decay": 0.0}
 
 
 def test_what_has_one_distance_for_all_leaves_has_factors():

@@ -260,6 +260,13 @@ def test_masks_and_factors_equal_parameter_groups(method):
     assert {name: d for name, d in found.items() if not d < TOLERANCE} == {}
 
 
+def test_prodigy_at_every_so_many_entries():
+    cases = problems.cases("prodigy", problems.SLICES)
+    found = {case.id: case_deviation(case) for case in cases}
+    assert found
+    assert {name: d for name, d in found.items() if not d < TOLERANCE} == {}
+
+
 def _cross_entropy(logits, labels):
     rows = jax.nn.log_softmax(logits)
     return -jnp.mean(jnp.take_along_axis(rows, labels[:, None], axis=1))
