@@ -1,7 +1,9 @@
 """Make the golden trajectories, from the authors' own packages where there are any.
 
 Needs the packages of requirements.txt, which the tests do not:
-    python tests/golden/make_golden.py
+    python tests/golden/make_golden.py [FILE ...]
+
+where a FILE is the name of one, without its ending; by default all are made.
 
 Every run goes in float64 (PyTorch's default type too: some packages keep scalars in
 it) and takes its gradients, at its own parameters, from the losses of problems.py.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
@@ -27,6 +30,7 @@ import prodigyopt
 import references
 import schedulefree
 import torch
+from authors import AUTHORS
 from problems import (
     CHECKPOINTS,
     DIRECTORY,
@@ -34,6 +38,7 @@ from problems import (
     GROUPED_METHODS,
     GROUPS,
     PROBLEMS,
+    SQUARE,
     STEPS,
     Problem,
     group_of,
@@ -140,6 +145,7 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "momo": ("momo-opt Momo", momo.Momo),
     "momo_adam": ("momo-opt MomoAdam", momo.MomoAdam),
     "mechanic": ("mechanic-pytorch mechanize", mechanic),
+    **AUTHORS,
 }
 
 
@@ -372,18 +378,47 @@ def make_file(
     )
 
 
+def make_square() -> None:
+    """Write square.npz: a noisy least-squares problem in a square matrix."""
+    rng = np.random.default_rng(20261128)
+
+    def matrix(least: float) -> np.ndarray:
+        left, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+        right, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+        return left * np.geomspace(least, 1, 4) @ right
+
+    arrays = {
+        "init/X": rng.normal(size=(4, 4)),
+        "left": matrix(0.3),
+        "right": matrix(0.3),
+        "aim": rng.normal(size=(4, 4)) + 0.5 * rng.normal(size=(STEPS, 4, 4)),
+    }
+    named = {f"{SQUARE}/{name}": array for name, array in arrays.items()}
+    np.savez_compressed(DIRECTORY / f"{SQUARE}.npz", **named)
+
+
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     versions = {name: metadata.version(name) for name in PACKAGES}
-    make_problems()
+    wanted = set(sys.argv[1:])
+
+    def asked(file: str) -> bool:
+        return not wanted or file in wanted
+
+    if asked("problems"):
+        make_problems()
+    if asked(SQUARE):
+        make_square()
     problem.cache_clear()
-    for file in sorted(set(FILES.values())):
+    for file in filter(asked, sorted(set(FILES.values()))):
         owned = {m: SETTINGS[m] for m, owner in FILES.items() if owner == file}
-        make_file(file, owned, PROBLEMS, versions)
+        problems = (*PROBLEMS, SQUARE) if file == "soap" else PROBLEMS
+        make_file(file, owned, problems, versions)
     assert tuple(GROUPED) == GROUPED_METHODS
-    make_file(GROUPS, GROUPED, ("mlp",), versions)
+    if asked(GROUPS):
+        make_file(GROUPS, GROUPED, ("mlp",), versions)
 
 
 if __name__ == "__main__":
