@@ -22,12 +22,12 @@ import optax
 from lrjax import own, plugins
 from lrjax.core import Method, UsageError, cut
 from lrjax.identity import is_number, plain
-from lrjax.methods import everyday, forms, free, online, statistics
+from lrjax.methods import baselines, everyday, forms, free, online, statistics
 from lrjax.optim.learned import pinned
 
 METHODS: dict[str, Method] = {
     method.name: forms.registered(method)
-    for part in (everyday, free, statistics, online)
+    for part in (everyday, free, statistics, online, baselines)
     for method in part.METHODS
 }
 SHIPPED = frozenset(METHODS)  # names that only lrjax's own methods have

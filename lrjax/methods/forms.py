@@ -24,7 +24,11 @@ def defaults(optimiser: builders.Optimiser) -> dict[str, Any]:
     """Return an optimiser's hyperparameters with their defaults."""
     parameters = inspect.signature(optimiser).parameters.values()
     of_run = ("horizon", "warmup_steps")  # set from the run and the schedule
-    per_leaf = ("weight_decay_mask", "learning_rate_factors")  # depend on the model
+    per_leaf = (
+        "weight_decay_mask",
+        "learning_rate_factors",
+        "hidden",
+    )  # depend on the model
     return {p.name: p.default for p in parameters if p.name not in of_run + per_leaf}
 
 
@@ -109,6 +113,8 @@ _DOMAINS = {
     **dict.fromkeys(("patience", "cooldown"), _COUNT),
     "window_size": Domain(1.0, 1e5, whole=True),  # size of the state
     "max_backtracks": Domain(1.0, 1e4, whole=True),  # forward passes
+    "shampoo_beta": _DECAY,
+    **dict.fromkeys(("ns_steps", "precondition_frequency", "max_precond_dim"), _FROM_1),
 }
 
 

@@ -27,7 +27,7 @@ class CautiousState(NamedTuple):
 
 @base.any_leaves
 def cautious(
-    inner: optax.GradientTransformationExtraArgs,
+    base_optimizer: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Keep those entries of updates that go against the present gradient.
 
@@ -38,11 +38,11 @@ def cautious(
       u \leftarrow \frac{\phi u}{\max(\mathrm{mean}(\phi), 10^{-3})}
 
     so that updates with momentum do not raise the loss to first order. Weight decay
-    inside is masked, too, which the authors do not do: give `inner` none, and see
-    `cautious_adamw`.
+    inside is masked, too, which the authors do not do: give `base_optimizer` none, and
+    see `cautious_adamw`.
 
     Args:
-      inner: any transformation, without weight decay.
+      base_optimizer: any transformation, without weight decay.
 
     Returns:
       The transformation, for parameters of any shapes. It keeps nothing of its own.
@@ -65,10 +65,10 @@ def cautious(
     """
 
     def init(params):
-        return CautiousState(inner.init(params))
+        return CautiousState(base_optimizer.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        changes, new = inner.update(updates, state.inner, params, **extra_args)
+        changes, new = base_optimizer.update(updates, state.inner, params, **extra_args)
 
         def mask(change, grad):
             kept = jnp.sign(change) * jnp.sign(grad).astype(change.dtype) < 0

@@ -36,16 +36,16 @@ _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<")
 SIGNS = tuple((shape, filled) for filled in (True, False) for shape in _SHAPES)
 # Methods by colour, in the order of COLOURS: relatives share one.
 _FAMILIES = (
-    ("adam", "hypergradient_adam", "momo_adam", "learned"),
-    ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd"),
+    ("adam", "hypergradient_adam", "momo_adam", "learned", "adopt"),
+    ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd", "lion"),
     ("prodigy", "schedule_free_prodigy", "schedule_free_radam"),
-    ("cocob", "mechanic", "storm_plus"),
-    ("adamw_cosine", "schedule_free_adamw", "smac"),
-    ("momentum", "momo", "schedule_free_sgd"),
+    ("cocob", "mechanic", "storm_plus", "soap"),
+    ("adamw_cosine", "schedule_free_adamw", "smac", "cautious_adamw"),
+    ("momentum", "momo", "schedule_free_sgd", "lars"),
     ("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion"),
     ("dowg", "cdowg", "dog", "ldog"),
     ("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr"),
-    ("nadamw_cosine",),
+    ("nadamw_cosine", "muon", "adan", "ademamix", "lamb"),
 )
 _PLACES = {
     name: (colour, turn)

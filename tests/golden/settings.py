@@ -629,12 +629,17 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "cautious": {
-        "lion": {"base_optimizer": ("lion", {"learning_rate": 1e-2})},
+        "lion": {
+            "base_optimizer": ("lion", {"learning_rate": 1e-2, "weight_decay": 0.0})
+        },
         "lion_betas": {
-            "base_optimizer": ("lion", {"learning_rate": 1e-3, "b1": 0.5, "b2": 0.9})
+            "base_optimizer": (
+                "lion",
+                {"learning_rate": 1e-3, "b1": 0.5, "b2": 0.9, "weight_decay": 0.0},
+            )
         },
         "lion_still": {
-            "base_optimizer": ("lion", {"learning_rate": 1e-2}),
+            "base_optimizer": ("lion", {"learning_rate": 1e-2, "weight_decay": 0.0}),
             "still": 2,
         },
     },
