@@ -36,6 +36,7 @@ METHODS = (
         advice="For models with hidden matrices; consistent_rms=0.2 with adam_factor=1 "
         "takes AdamW's rates.",
         space=space(learning_rate=Range(1e-4, 1.0), adam_factor=Range(1e-3, 1.0)),
+        static=frozenset({"ns_steps"}),
         needs_rate=True,
     ),
     Method(
@@ -45,7 +46,7 @@ METHODS = (
         source="Vyas et al. 2024; nikhilvyas/SOAP",
         advice="AdamW's rates; keeps and decomposes a matrix for each axis.",
         space=ADAM_RATE,
-        static=frozenset({"max_precond_dim"}),
+        static=frozenset({"max_precond_dim", "precondition_frequency"}),
         needs_rate=True,
     ),
     Method(

@@ -12,6 +12,7 @@ import optax
 from lrjax.optim import base, bounds
 
 _TINY = 1e-30  # beside a root mean square
+_RISE = 1e4  # in units of rounding
 
 
 class SoapState(NamedTuple):
@@ -65,8 +66,15 @@ def _when(wanted: jax.Array, fn: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _eigenvectors(gram: jax.Array) -> jax.Array:
-    """Eigenvectors as columns, those of the largest eigenvalues first."""
-    return jnp.linalg.eigh(gram)[1][:, ::-1]
+    """Eigenvectors as columns, those of the largest eigenvalues first.
+
+    The first gradient may have a low rank, which leaves some of them open. A rise along
+    the diagonal, far above rounding errors and far below all else, decides.
+    """
+    size = gram.shape[0]
+    least = _RISE * jnp.finfo(gram.dtype).eps * jnp.max(jnp.diagonal(gram))
+    rise = least * jnp.arange(size, dtype=gram.dtype) / size
+    return jnp.linalg.eigh(gram + jnp.diag(rise))[1][:, ::-1]
 
 
 # Above 60 lines: one update rule in one piece, to be read beside its source.
@@ -136,7 +144,9 @@ def soap(
       Vyas et al., `SOAP: Improving and Stabilizing Shampoo using Adam
       <https://arxiv.org/abs/2409.11321>`_, 2024. Official implementation: ``SOAP`` of
       nikhilvyas/SOAP, whose options `merge_dims` and `data_format` are left out. A
-      gradient whose square is not finite is left out of L and R.
+      gradient whose square is not finite is left out of L and R. Eigenvectors that the
+      rank of the first gradient leaves open, and rounding errors decide officially,
+      are chosen.
     """
     bounds.check(
         bounds.NONNEGATIVE,
@@ -182,7 +192,6 @@ def soap(
         moves = state.count > 0
         every = jnp.asarray(precondition_frequency).astype(jnp.int32)
         renews = moves & (state.count % every == 0)
-        keep1, keep2 = (jnp.where(moves, b, 1) for b in (beta1, beta2))
         step_size = jnp.where(moves, rate, 0)
         if use_bias_correction:
             count = jnp.maximum(state.count, 1)
@@ -208,8 +217,10 @@ def soap(
             axes = turned_axes(param)
             grad = grad.astype(param.dtype)
             turned = _turn(grad, bases, axes, False)
-            new_m = (keep1 * m + (1 - keep1) * turned).astype(m.dtype)
-            new_v = (keep2 * v + (1 - keep2) * (turned * turned)).astype(v.dtype)
+            new_m = beta1 * m + (1 - beta1) * turned
+            new_v = beta2 * v + (1 - beta2) * (turned * turned)
+            new_m = jnp.where(moves, new_m.astype(m.dtype), m)
+            new_v = jnp.where(moves, new_v.astype(v.dtype), v)
             direction = new_m / (jnp.sqrt(new_v) + epsilon)
             direction = _turn(direction.astype(m.dtype), bases, axes, True)
             if normalize_grads:

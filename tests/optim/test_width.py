@@ -10,7 +10,7 @@ import pytest
 
 from lrjax import optim
 
-WIDTHS = (32, 128, 512)
+WIDTHS = (128, 512, 1024)
 INPUTS, OUTPUTS = 8, 4
 
 
@@ -122,9 +122,9 @@ def growth(inner, rule, scaled):
 @pytest.mark.parametrize(
     ("inner", "rule"),
     [
-        (optim.adamw(1e-3, weight_decay=0.0), "adam"),
-        (optim.lion(1e-3), "adam"),
-        (optim.sgd(0.02, momentum=0.9), "sgd"),
+        (optim.adamw(2e-4, weight_decay=0.0), "adam"),
+        (optim.lion(2e-4), "adam"),
+        (optim.sgd(0.1, momentum=0.9), "sgd"),
     ],
     ids=["adamw", "lion", "sgd"],
 )
