@@ -12,7 +12,7 @@ import optax
 from lrjax.optim import base, bounds
 
 _TINY = 1e-30  # beside a root mean square
-_RISE = 1e4  # in units of rounding
+_NOISE = 100  # rounding errors of eigenvalues, in units of the largest one's
 
 
 class SoapState(NamedTuple):
@@ -68,13 +68,18 @@ def _when(wanted: jax.Array, fn: Callable[[Any], Any], value: Any) -> Any:
 def _eigenvectors(gram: jax.Array) -> jax.Array:
     """Eigenvectors as columns, those of the largest eigenvalues first.
 
-    The first gradient may have a low rank, which leaves some of them open. A rise along
-    the diagonal, far above rounding errors and far below all else, decides.
+    The first gradient may have a low rank, which leaves some of them open. They are
+    completed from the unit vectors, so that rounding errors do not choose.
     """
-    size = gram.shape[0]
-    least = _RISE * jnp.finfo(gram.dtype).eps * jnp.max(jnp.diagonal(gram))
-    rise = least * jnp.arange(size, dtype=gram.dtype) / size
-    return jnp.linalg.eigh(gram + jnp.diag(rise))[1][:, ::-1]
+    values, vectors = jnp.linalg.eigh(gram)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    size, eps = gram.shape[0], jnp.finfo(gram.dtype).eps
+    is_open = values <= _NOISE * size * eps * values[0]
+    unit = jnp.eye(size, dtype=gram.dtype)
+    basis = jnp.linalg.qr(jnp.where(is_open, unit, vectors))[0]
+    largest = jnp.argmax(jnp.abs(basis), axis=0)
+    # Signs are open, too, and make no difference to steps.
+    return basis * jnp.sign(jnp.take_along_axis(basis, largest[None], axis=0))
 
 
 # Above 60 lines: one update rule in one piece, to be read beside its source.
