@@ -84,7 +84,7 @@ METHODS = (
         family=SCHEDULE,
         source="You, Gitman and Ginsburg 2017; NVIDIA's LARC as in timm",
         advice="For large batches; a large rate.",
-        space=space(learning_rate=Range(1e-2, 100.0)),
+        space=space(learning_rate=Range(1e-4, 100.0)),
         needs_rate=True,
     ),
     Method(
