@@ -140,10 +140,10 @@ def soap(
       >>> params = jnp.array([[2.0, 1.0], [0.0, 1.0]])
       >>> transformation = optim.soap(weight_decay=0.0)
       >>> state = transformation.init(params)
-      >>> for _ in range(2):
-      ...     updates, state = transformation.update(params, state, params)
-      >>> [[round(float(u), 4) for u in row] for row in updates]
-      [[-0.004, 0.0009], [0.0007, -0.0024]]
+      >>> for gradient in (params, jnp.array([[1.0, 3.0], [2.0, -1.0]])):
+      ...     updates, state = transformation.update(gradient, state, params)
+      >>> [[round(abs(float(u)), 4) for u in row] for row in updates]
+      [[0.0, 0.0042], [0.0042, 0.0]]
 
     References:
       Vyas et al., `SOAP: Improving and Stabilizing Shampoo using Adam

@@ -42,7 +42,7 @@ def _adapted(
     ratio = jnp.where((norms[0] > 0) & (norms[1] > 0), ratio, 1)
     if always_adapt:
         return ratio
-    return jnp.where(jnp.asarray(weight_decay) != 0, ratio, 1) if has_decay else 1
+    return jnp.where(has_decay & (jnp.asarray(weight_decay) != 0), ratio, 1)
 
 
 # Above 60 lines: one update rule in one piece, to be read beside its source.

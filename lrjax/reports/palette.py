@@ -34,18 +34,19 @@ COLOURS = {
 STYLES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<")
 SIGNS = tuple((shape, filled) for filled in (True, False) for shape in _SHAPES)
-# Methods by colour, in the order of COLOURS: relatives share one.
+# Methods by colour, in the order of COLOURS: relatives share one. More than four have
+# markers of their own only in the first six rows.
 _FAMILIES = (
     ("adam", "hypergradient_adam", "momo_adam", "learned", "adopt"),
     ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd", "lion"),
-    ("prodigy", "schedule_free_prodigy", "schedule_free_radam"),
+    ("prodigy", "schedule_free_prodigy", "schedule_free_radam", "lamb"),
     ("cocob", "mechanic", "storm_plus", "soap"),
     ("adamw_cosine", "schedule_free_adamw", "smac", "cautious_adamw"),
     ("momentum", "momo", "schedule_free_sgd", "lars"),
     ("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion"),
     ("dowg", "cdowg", "dog", "ldog"),
     ("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr"),
-    ("nadamw_cosine", "muon", "adan", "ademamix", "lamb"),
+    ("nadamw_cosine", "muon", "adan", "ademamix"),
 )
 _PLACES = {
     name: (colour, turn)
@@ -82,7 +83,9 @@ def _choose(method: str, variant: int) -> Appearance:
     anywhere = (number % len(COLOURS), number // len(COLOURS) % len(STYLES))
     colour, turn = _PLACES.get(method, anywhere)
     style = (colour + turn + variant + variant // len(SIGNS)) % len(STYLES)
-    return Appearance(colour, style, (colour + variant) % len(SIGNS))
+    # More relatives than line styles: signs that no other family starts from.
+    beyond = len(COLOURS) * (turn // len(STYLES))
+    return Appearance(colour, style, (colour + beyond + variant) % len(SIGNS))
 
 
 @dataclasses.dataclass(frozen=True)
