@@ -65,8 +65,7 @@ def test_no_two_methods_look_alike_even_without_colours():
 def test_every_method_has_its_place_among_relatives():
     named = [name for family in palette._FAMILIES for name in family]
     assert sorted(named) == sorted(METHODS)
-    # A fifth of a colour has the line of the first, and a marker of its own if there are
-    # some left.
+    # A fifth of a colour has the line of the first, and another marker if any is left.
     spare = len(palette.SIGNS) - len(palette.COLOURS)
     for row, family in enumerate(palette._FAMILIES):
         assert len(family) <= len(palette.STYLES) * (2 if row < spare else 1)
