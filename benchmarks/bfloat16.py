@@ -48,6 +48,9 @@ SETTINGS = {
     "cawr_tuned": {"learning_rate": 1e-3, "T_0": 10, "t_mult": 2, "eta_min": 0.0},
     "dadapt_lion": {"learning_rate": 0.1},
     "radam": {"learning_rate": 1e-2},
+    # Or where steps with the defaults are too small for so few.
+    "lion": {"learning_rate": 1e-3},
+    "lamb": {"learning_rate": 1e-2},
 }
 SAFE, STATE, NOT = "safe in bfloat16", "needs float32 state", "does not train"
 

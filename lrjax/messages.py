@@ -21,10 +21,10 @@ class UsageError(ValueError):
     Example:
       >>> import lrjax
       >>> try:
-      ...     lrjax.find_rate("libsvm/iris", "adma")
+      ...     lrjax.find_rate("libsvm/iris", "adm")
       ... except lrjax.UsageError as error:
       ...     print(error)
-      unknown method 'adma'; did you mean 'adam'?
+      unknown method 'adm'; did you mean 'adam'?
     """
 
     def __init__(self, message: object = ""):

@@ -22,12 +22,21 @@ import optax
 from lrjax import own, plugins
 from lrjax.core import Method, UsageError, cut
 from lrjax.identity import is_number, plain
-from lrjax.methods import distance, everyday, forms, free, losses, online, statistics
+from lrjax.methods import (
+    baselines,
+    distance,
+    everyday,
+    forms,
+    free,
+    losses,
+    online,
+    statistics,
+)
 from lrjax.optim.learned import pinned
 
 METHODS: dict[str, Method] = {
     method.name: forms.registered(method)
-    for part in (everyday, free, statistics, online, losses, distance)
+    for part in (everyday, free, statistics, online, losses, distance, baselines)
     for method in part.METHODS
 }
 SHIPPED = frozenset(METHODS)  # names that only lrjax's own methods have

@@ -24,7 +24,7 @@ def defaults(optimiser: builders.Optimiser) -> dict[str, Any]:
     """Return an optimiser's hyperparameters with their defaults."""
     parameters = inspect.signature(optimiser).parameters.values()
     of_run = ("horizon", "warmup_steps")  # set from the run and the schedule
-    per_leaf = ("weight_decay_mask", "learning_rate_factors")  # depend on the model
+    per_leaf = ("weight_decay_mask", "learning_rate_factors", "hidden")  # of a model
     left_out = (*of_run, *per_leaf, "slice_p")  # saves memory
     return {p.name: p.default for p in parameters if p.name not in left_out}
 
@@ -110,6 +110,8 @@ _DOMAINS = {
     "max_learning_rate": Domain(0.0, math.inf, closed=True),
     **dict.fromkeys(("T_0", "t_mult", "observations", "actions", "periods"), _FROM_1),
     **dict.fromkeys(("patience", "cooldown", "prodigy_steps"), _COUNT),
+    "shampoo_beta": _DECAY,
+    **dict.fromkeys(("ns_steps", "precondition_frequency", "max_precond_dim"), _FROM_1),
     "window_size": Domain(1.0, 1e5, whole=True),  # size of the state
     "max_backtracks": Domain(1.0, 1e4, whole=True),  # forward passes
 }

@@ -10,10 +10,14 @@ code.
 
 from lrjax.optim.abel import abel
 from lrjax.optim.adamg import adamg
+from lrjax.optim.adan import adan
+from lrjax.optim.ademamix import ademamix
 from lrjax.optim.adgd import adgd
+from lrjax.optim.adopt import adopt
 from lrjax.optim.barzilai_borwein import barzilai_borwein
 from lrjax.optim.base import scale_by_learning_rate
 from lrjax.optim.baselines import adamw, nadamw, sgd
+from lrjax.optim.cautious import cautious, cautious_adamw
 from lrjax.optim.cdat import cdat
 from lrjax.optim.cocob import cocob
 from lrjax.optim.cooldown import cooldown
@@ -36,9 +40,11 @@ from lrjax.optim.iam import iam, iam_adam
 from lrjax.optim.l4 import l4_adam, l4_momentum
 from lrjax.optim.learned import learned
 from lrjax.optim.line_search import armijo_sgd, polyak_sgd
+from lrjax.optim.lion import lion
 from lrjax.optim.mechanic import mechanic
 from lrjax.optim.momo import momo, momo_adam
 from lrjax.optim.multirate import multirate_sgd
+from lrjax.optim.muon import muon
 from lrjax.optim.osgm import osgm
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
 from lrjax.optim.polyak import ali_g, dec_sps, ngn, sps_smooth
@@ -57,17 +63,25 @@ from lrjax.optim.schedule_free import (
     schedule_free_radam,
     schedule_free_sgd,
 )
+from lrjax.optim.soap import soap
 from lrjax.optim.storm_plus import storm_plus
+from lrjax.optim.trust_ratio import lamb, lars
 from lrjax.optim.ultimate import ultimate_adam
+from lrjax.optim.width import mup, width_factors
 
 __all__ = [
     "abel",
     "adamg",
     "adamw",
+    "adan",
+    "ademamix",
     "adgd",
+    "adopt",
     "ali_g",
     "armijo_sgd",
     "barzilai_borwein",
+    "cautious",
+    "cautious_adamw",
     "cdat",
     "cdowg",
     "cocob",
@@ -90,12 +104,17 @@ __all__ = [
     "iam_adam",
     "l4_adam",
     "l4_momentum",
+    "lamb",
+    "lars",
     "ldog",
     "learned",
+    "lion",
     "mechanic",
     "momo",
     "momo_adam",
     "multirate_sgd",
+    "muon",
+    "mup",
     "nadamw",
     "ngn",
     "osgm",
@@ -112,7 +131,9 @@ __all__ = [
     "schedule_free_radam",
     "schedule_free_sgd",
     "sgd",
+    "soap",
     "sps_smooth",
     "storm_plus",
     "ultimate_adam",
+    "width_factors",
 ]

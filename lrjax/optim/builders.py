@@ -17,12 +17,14 @@ import optax
 
 from lrjax.optim import schedules
 from lrjax.optim.abel import abel
+from lrjax.optim.ademamix import ademamix
 from lrjax.optim.barzilai_borwein import barzilai_borwein
 from lrjax.optim.baselines import adamw, sgd
 from lrjax.optim.cdat import cdat
 from lrjax.optim.dog import dog, ldog, polynomial_averaging
 from lrjax.optim.mechanic import mechanic
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
+from lrjax.optim.trust_ratio import lamb, lars
 
 Transformation: TypeAlias = optax.GradientTransformationExtraArgs
 Optimiser: TypeAlias = Callable[..., Transformation]
@@ -293,3 +295,56 @@ def cdat_adamw(
     """
     base = adamw(1.0, b1, b2, weight_decay=weight_decay)
     return cdat(base, learning_rate, beta=beta, eps=eps)
+
+
+def ademamix_warm(
+    horizon: Any,
+    learning_rate: Any = 1e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    b3: Any = 0.9999,
+    alpha: Any = 2.0,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    schedule: str = "cosine",
+    warmup_fraction: Any = 0.05,
+) -> Transformation:
+    """AdEMAMix with the warm-ups of `b3` and `alpha` over the whole run.
+
+    Args:
+      horizon: updates of a full run.
+      learning_rate, b1, b2, b3, alpha, eps, weight_decay: as for `ademamix`.
+      schedule, warmup_fraction: as for `scheduled`.
+    """
+    rate = schedules.by_name(
+        schedule, learning_rate, horizon, warmup_fraction * horizon
+    )
+    return ademamix(
+        rate,
+        b1,
+        b2,
+        b3,
+        alpha,
+        b3_warmup=horizon,
+        alpha_warmup=horizon,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
+
+
+def _matrices(params: Any) -> Any:
+    """Leaves that are no biases and no scales of norms."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _for_matrices(optimiser: Optimiser) -> Optimiser:
+    """Give vectors neither decay nor a trust ratio, as the authors do."""
+
+    @functools.wraps(optimiser)
+    def build(**hparams: Any) -> Transformation:
+        return optimiser(**hparams, weight_decay_mask=_matrices)
+
+    return build
+
+
+lars_matrices, lamb_matrices = _for_matrices(lars), _for_matrices(lamb)

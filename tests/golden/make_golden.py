@@ -37,6 +37,7 @@ import references
 import salsa.SaLSA
 import schedulefree
 import torch
+from authors import AUTHORS
 from gradient_descent_the_ultimate_optimizer import gdtuo
 from jax.flatten_util import ravel_pytree
 from problems import (
@@ -47,6 +48,7 @@ from problems import (
     GROUPS,
     PROBLEMS,
     SLICES,
+    SQUARE,
     STEPS,
     Problem,
     group_of,
@@ -283,6 +285,7 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "momo": ("momo-opt Momo", momo.Momo),
     "momo_adam": ("momo-opt MomoAdam", momo.MomoAdam),
     "mechanic": ("mechanic-pytorch mechanize", mechanic),
+    **AUTHORS,
     "ali_g": ("alig AliG", CappedAliG),
     "ultimate_adam": ("gdtuo Adam / SGD / SGD", UltimateAdam),
     "salsa": ("SaLSa-Optimizer SaLSA", Salsa),
@@ -573,6 +576,25 @@ def make_file(
     )
 
 
+def make_square() -> None:
+    """Write square.npz: a noisy least-squares problem in a square matrix."""
+    rng = np.random.default_rng(20261128)
+
+    def matrix(least: float) -> np.ndarray:
+        left, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+        right, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+        return left * np.geomspace(least, 1, 4) @ right
+
+    arrays = {
+        "init/X": rng.normal(size=(4, 4)),
+        "left": matrix(0.3),
+        "right": matrix(0.3),
+        "aim": rng.normal(size=(4, 4)) + 0.5 * rng.normal(size=(STEPS, 4, 4)),
+    }
+    named = {f"{SQUARE}/{name}": array for name, array in arrays.items()}
+    np.savez_compressed(DIRECTORY / f"{SQUARE}.npz", **named)
+
+
 def all_files() -> dict[str, tuple[dict[str, dict], Sequence[str]]]:
     """The settings and the problems of every file."""
     files = {
@@ -580,6 +602,7 @@ def all_files() -> dict[str, tuple[dict[str, dict], Sequence[str]]]:
         for file in sorted(set(FILES.values()))
     }
     told = {file: (settings, PROBLEMS) for file, settings in files.items()}
+    told["soap"] = (files["soap"], (*PROBLEMS, SQUARE))
     assert tuple(GROUPED) == GROUPED_METHODS
     return told | {GROUPS: (GROUPED, ("mlp",)), SLICES: (SLICED, PROBLEMS)}
 
@@ -592,6 +615,7 @@ def main(chosen: Sequence[str]) -> None:
     files = all_files()
     if not chosen:
         make_problems()
+        make_square()
         problem.cache_clear()
     for file in chosen or files:
         make_file(file, *files[file], versions)

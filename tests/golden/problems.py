@@ -24,6 +24,8 @@ import numpy as np
 
 DIRECTORY = pathlib.Path(__file__).parent
 PROBLEMS = ("quadratic", "softmax", "mlp")
+# Where gradients have full rank, for a method that needs their singular vectors.
+SQUARE = "square"
 STEPS = 50
 CHECKPOINTS = (1, 2, 5, 10, 25, 50)
 
@@ -69,6 +71,16 @@ FILES = {
     "cdat": "cdat",
     "radam": "radam",
     "prodigy_plus_schedule_free": "prodigy_plus_schedule_free",
+    "lion": "lion",
+    "muon": "muon",
+    "soap": "soap",
+    "adopt": "adopt",
+    "ademamix": "ademamix",
+    "adan": "adan",
+    "lars": "trust_ratio",
+    "lamb": "trust_ratio",
+    "cautious": "cautious",
+    "cautious_adamw": "cautious",
 }
 
 # The methods whose runs with parameter groups are in the file of this name.
@@ -124,6 +136,9 @@ class Problem:
 
     def loss(self, params: Params, step: Any) -> jax.Array:
         """The loss of update `step` (0, 1, ...; may be traced)."""
+        if self.name == "square":
+            moved = self.data["left"] @ params["X"] @ self.data["right"]
+            return 0.5 * jnp.sum((moved - jnp.asarray(self.data["aim"])[step]) ** 2)
         if self.name == "quadratic":
             away = params["x"] - self.data["minimum"]
             return 0.5 * away @ self.data["hessian"] @ away
@@ -208,7 +223,7 @@ class Case:
         if self.lr_schedule is not None:
             table = jnp.asarray(self.lr_schedule)
             kwargs["learning_rate"] = lambda count: table[count]
-        for name in ("weight_decay_mask", "learning_rate_factors"):
+        for name in ("weight_decay_mask", "learning_rate_factors", "hidden"):
             if name in kwargs:
                 kwargs[name] = functools.partial(by_group, kwargs[name])
         if "base_optimizer" in kwargs:
@@ -224,7 +239,7 @@ class Case:
 def problem(name: str) -> Problem:
     """The problem called `name`."""
     init, data = {}, {}
-    with np.load(DIRECTORY / "problems.npz") as file:
+    with np.load(DIRECTORY / f"{SQUARE if name == SQUARE else 'problems'}.npz") as file:
         for key in file.files:
             owner, _, key_of_owner = key.partition("/")
             if owner == name:

@@ -20,6 +20,10 @@ SCHEDULES = {
     "pause": np.where((COUNT >= 12) & (COUNT < 15), 0.0, 1.0),
 }
 
+
+# Rates of 1 are too many for some.
+SCHEDULES |= {f"small_{name}": 0.02 * SCHEDULES[name] for name in list(SCHEDULES)}
+
 # method -> setting -> arguments under lrjax's names. Three more are not arguments:
 # `schedule`, of SCHEDULES; `averaging`, the gamma of an average of the iterates; and
 # `still`, the number of updates at first whose gradients are zero.
@@ -768,6 +772,254 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "schedule": "pause",
         },
     },
+    "lion": {
+        "default": {},
+        "wd_betas": {
+            "learning_rate": 1e-2,
+            "weight_decay": 0.1,
+            "b1": 0.95,
+            "b2": 0.98,
+        },
+        "warmup_cosine": {"schedule": "small_warmup_cosine"},
+        "mask": {
+            "learning_rate": 1e-2,
+            "weight_decay": 0.5,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "still": {"still": 2, "weight_decay": 0.1},
+        "all": {"b1": 0.5, "b2": 0.9, "weight_decay": 0.1, "schedule": "small_pause"},
+    },
+    "muon": {
+        "default": {},
+        "plain": {"nesterov": False, "momentum": 0.8},
+        "ns_steps": {"ns_steps": 3},
+        "adam_rates": {
+            "learning_rate": 1e-2,
+            "consistent_rms": 0.2,
+            "adam_factor": 1.0,
+            "weight_decay": 0.1,
+        },
+        "adam": {
+            "hidden": {"matrices": False, "vectors": False},
+            "adam_factor": 0.5,
+            "b1": 0.8,
+            "b2": 0.99,
+            "eps": 1e-4,
+        },
+        "wd": {"weight_decay": 0.5},
+        "warmup_cosine": {"schedule": "small_warmup_cosine"},
+        "still": {"still": 2, "weight_decay": 0.1},
+        "all": {
+            "momentum": 0.5,
+            "nesterov": False,
+            "ns_steps": 7,
+            "consistent_rms": 0.1,
+            "adam_factor": 0.3,
+            "b1": 0.5,
+            "b2": 0.9,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "schedule": "small_pause",
+        },
+    },
+    "soap": {
+        "default": {},
+        "betas": {"b1": 0.8, "b2": 0.99, "shampoo_beta": 0.9},
+        "eps_wd": {"learning_rate": 0.1, "eps": 1e-3, "weight_decay": 0.1},
+        "frequency": {"precondition_frequency": 3, "learning_rate": 0.1},
+        "normalized": {"normalize_grads": True, "learning_rate": 0.1},
+        "no_bc": {"use_bias_correction": False},
+        "short": {"max_precond_dim": 3, "learning_rate": 0.1, "eps": 1e-3},
+        "warmup_cosine": {"schedule": "small_warmup_cosine"},
+        "still": {"still": 2, "max_precond_dim": 3},
+        "all": {
+            "b1": 0.5,
+            "b2": 0.9,
+            "shampoo_beta": 0.8,
+            "eps": 1e-4,
+            "weight_decay": 0.1,
+            "precondition_frequency": 4,
+            "normalize_grads": True,
+            "use_bias_correction": False,
+            "schedule": "small_pause",
+        },
+    },
+    "adopt": {
+        "default": {},
+        "betas_eps": {"learning_rate": 1e-2, "b1": 0.8, "b2": 0.99, "eps": 1e-2},
+        "wd_coupled": {"learning_rate": 1e-2, "weight_decay": 0.1},
+        "wd_decoupled": {
+            "learning_rate": 1e-2,
+            "weight_decay": 0.1,
+            "decouple": True,
+        },
+        "mask": {
+            "learning_rate": 1e-2,
+            "weight_decay": 0.1,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "clip": {"learning_rate": 1e-2, "clip_power": 0.0, "eps": 1e-3},
+        "no_clip": {
+            "learning_rate": 1e-2,
+            "clip_power": None,
+            "b1": 0.8,
+            "b2": 0.9,
+        },
+        "warmup_cosine": {"schedule": "small_warmup_cosine"},
+        "still": {"still": 2, "weight_decay": 0.1, "decouple": True},
+        "all": {
+            "b1": 0.5,
+            "b2": 0.9,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "decouple": True,
+            "clip_power": 0.5,
+            "schedule": "small_pause",
+        },
+    },
+    "ademamix": {
+        "default": {},
+        "betas": {
+            "learning_rate": 1e-2,
+            "b1": 0.8,
+            "b2": 0.99,
+            "b3": 0.98,
+            "alpha": 5.0,
+        },
+        "b1_0": {"learning_rate": 1e-2, "b1": 0.0, "b2": 0.99, "b3_warmup": 20},
+        "eps": {"learning_rate": 1e-2, "eps": 1e-3},
+        "warm": {"learning_rate": 1e-2, "b3_warmup": 50, "alpha_warmup": 50},
+        "warm_alpha": {"learning_rate": 1e-2, "alpha_warmup": 20},
+        "wd": {"learning_rate": 1e-2, "weight_decay": 0.1},
+        "mask": {
+            "weight_decay": 0.1,
+            "learning_rate": 1e-2,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "warmup_cosine": {"schedule": "small_warmup_cosine"},
+        "still": {"still": 2, "weight_decay": 0.1, "b3_warmup": 20},
+        "all": {
+            "b1": 0.5,
+            "b2": 0.9,
+            "b3": 0.99,
+            "alpha": 4.0,
+            "b3_warmup": 30,
+            "alpha_warmup": 10,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "schedule": "small_pause",
+        },
+    },
+    "adan": {
+        "default": {},
+        "betas": {"learning_rate": 1e-2, "b1": 0.9, "b2": 0.8, "b3": 0.95},
+        "eps": {"learning_rate": 1e-2, "eps": 1e-3},
+        "wd": {"learning_rate": 1e-2, "weight_decay": 0.1},
+        "wd_adamw": {"learning_rate": 1e-2, "weight_decay": 0.1, "proximal": False},
+        "mask": {
+            "learning_rate": 1e-2,
+            "weight_decay": 0.1,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "warmup_cosine": {"schedule": "small_warmup_cosine"},
+        "still": {"still": 2, "weight_decay": 0.1},
+        "all": {
+            "b1": 0.5,
+            "b2": 0.7,
+            "b3": 0.9,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "proximal": False,
+            "schedule": "small_pause",
+        },
+    },
+    "lars": {
+        "default": {},
+        "no_momentum": {"momentum": None, "learning_rate": 10.0},
+        "nesterov": {"nesterov": True, "learning_rate": 10.0, "momentum": 0.5},
+        "always": {"always_adapt": True, "weight_decay": 0.0},
+        "clip": {"trust_clip": True, "learning_rate": 0.1, "trust_coefficient": 0.05},
+        "eps": {"eps": 0.1, "weight_decay": 0.1, "learning_rate": 10.0},
+        "mask": {
+            "learning_rate": 0.1,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+        "still": {"still": 2},
+        "all": {
+            "momentum": 0.5,
+            "nesterov": True,
+            "weight_decay": 0.1,
+            "trust_coefficient": 0.1,
+            "eps": 1e-3,
+            "always_adapt": True,
+            "schedule": "warmup_cosine",
+        },
+    },
+    "lamb": {
+        "default": {},
+        "betas_eps": {"learning_rate": 1e-2, "b1": 0.8, "b2": 0.99, "eps": 1e-3},
+        "no_wd": {"weight_decay": 0.0, "learning_rate": 1e-2},
+        "always": {"always_adapt": True, "weight_decay": 0.0, "learning_rate": 1e-2},
+        "mask": {
+            "weight_decay": 0.1,
+            "learning_rate": 1e-2,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "clip": {"max_grad_norm": 0.1, "eps": 0.1, "learning_rate": 1e-2},
+        "no_clip": {"max_grad_norm": None, "learning_rate": 1e-2},
+        "no_bc": {"use_bias_correction": False, "learning_rate": 1e-2},
+        "no_averaging": {"grad_averaging": False, "learning_rate": 1e-2},
+        "trust_clip": {"trust_clip": True, "learning_rate": 1e-2},
+        "warmup_cosine": {"schedule": "small_warmup_cosine"},
+        "still": {"still": 2},
+        "all": {
+            "b1": 0.5,
+            "b2": 0.9,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "max_grad_norm": 0.2,
+            "use_bias_correction": False,
+            "grad_averaging": False,
+            "trust_clip": True,
+            "always_adapt": True,
+            "schedule": "small_pause",
+        },
+    },
+    "cautious": {
+        "lion": {
+            "base_optimizer": ("lion", {"learning_rate": 1e-2, "weight_decay": 0.0})
+        },
+        "lion_betas": {
+            "base_optimizer": (
+                "lion",
+                {"learning_rate": 1e-3, "b1": 0.5, "b2": 0.9, "weight_decay": 0.0},
+            )
+        },
+        "lion_still": {
+            "base_optimizer": ("lion", {"learning_rate": 1e-2, "weight_decay": 0.0}),
+            "still": 2,
+        },
+    },
+    "cautious_adamw": {
+        "default": {},
+        "betas_eps": {"learning_rate": 1e-2, "b1": 0.8, "b2": 0.99, "eps": 1e-3},
+        "wd": {"learning_rate": 1e-2, "weight_decay": 0.1},
+        "mask": {
+            "learning_rate": 1e-2,
+            "weight_decay": 0.1,
+            "weight_decay_mask": {"matrices": True, "vectors": False},
+        },
+        "warmup_cosine": {"schedule": "small_warmup_cosine"},
+        "still": {"still": 2, "weight_decay": 0.1},
+        "all": {
+            "b1": 0.5,
+            "b2": 0.9,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "schedule": "small_pause",
+        },
+    },
 }
 
 # The same with two parameter groups, matrices and vectors, on `mlp`:
@@ -891,4 +1143,14 @@ UNSTABLE = {
     ("cdat", "sgd", "softmax"),
     ("cdat", "sgd", "mlp"),
     ("cdat", "adam", "mlp"),
+}
+
+
+# Gradients of low rank leave some of SOAP's eigenvectors open, unless the longest axes
+# that are turned are short: then only those settings.
+UNSTABLE |= {
+    ("soap", setting, name)
+    for setting, options in SETTINGS["soap"].items()
+    for name in ("softmax", "mlp")
+    if "max_precond_dim" not in options
 }

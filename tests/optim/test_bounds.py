@@ -27,6 +27,7 @@ NEEDED = {
     "warmup_steps": 10,
     "decay_steps": 10,
     "timescale": 10,
+    "base_params": {},
     "T_0": 10,
     "t_mult": 2,
     "gamma": 0.5,
@@ -42,6 +43,7 @@ FUNCTIONS = {
 FUNCTIONS["fit_first_cycle"] = schedules.fit_first_cycle
 # Whose first argument is a state, not a hyperparameter.
 READERS = {"effective_learning_rate", "eval_params", "evaluates_elsewhere"}
+READERS |= {"width_factors"}  # or parameters
 ELSEWHERE = {
     "weight_decay_mask",
     "learning_rate_factors",
@@ -49,6 +51,9 @@ ELSEWHERE = {
     "inner",
     "schedule",
     "policy",
+    "hidden",
+    "base_params",
+    "rule",
     "betas",  # several numbers
     "start",  # any number, also one before training or without end
 }
@@ -87,7 +92,7 @@ def test_what_is_no_number_gets_one_line(name, argument):
 
 @every_number
 def test_traced_numbers_are_not_looked_at(name, argument):
-    if argument in ("window_size", "slice_p"):
+    if argument in ("window_size", "slice_p", "max_precond_dim"):
         return  # a shape
 
     def build(value):
@@ -102,6 +107,12 @@ OUT = {
     "window_size": (1.5, 0, -1, 1e26, 10**20, math.inf, jnp.asarray(1.5)),
     "slice_p": (1.5, 0, -1, math.inf),
     "max_backtracks": (1.5, 0, -1, 1e26, math.inf),
+    "max_precond_dim": (1.5, 0, -1, math.inf, jnp.asarray(1.5)),
+    "precondition_frequency": (1.5, 0, -1, 1e26),
+    "ns_steps": (1.5, 0, -1),
+    "shampoo_beta": (-0.1, 1.0),
+    "max_grad_norm": (0.0, -1.0),
+    "adam_factor": (-0.1, math.inf),
     "reset_start": (1.5, 0, -1, 1e26),
     "cooldown": (-1, 1e26),
     "warmup": (-1, 1e26),

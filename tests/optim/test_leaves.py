@@ -26,8 +26,10 @@ BUILDS = {case.name: lambda case=case: case.build(**case.hparams) for case in CA
     "cooldown": lambda: optim.cooldown(optim.sgd(0.1), 0, 10),
     "polynomial_averaging": lambda: optim.polynomial_averaging(optim.sgd(0.1)),
     "scale_by_learning_rate": lambda: optim.scale_by_learning_rate(0.1),
+    "cautious": lambda: optim.cautious(optim.sgd(0.1)),
 }
 READINGS = {"effective_learning_rate", "eval_params", "evaluates_elsewhere"}
+READINGS |= {"width_factors", "mup"}  # of a model's shapes: test_width.py
 every_build = pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 
 
@@ -103,6 +105,12 @@ def test_a_half_precision_gradient_of_zero_moves_next_to_nothing(case):
         assert all(jnp.all(jnp.abs(u) < 1e-3) for u in jax.tree.leaves(updates))
 
 
+def side_by_side(z):
+    """The real form of a complex array: [..., n] becomes [..., 2 n]."""
+    z = np.atleast_1d(z)
+    return np.concatenate([z.real, z.imag], axis=-1)
+
+
 @pytest.mark.slow
 @every_build
 def test_complex_parameters_take_the_steps_of_their_real_form(build):
@@ -124,7 +132,13 @@ def test_complex_parameters_take_the_steps_of_their_real_form(build):
         return jax.tree.map(jnp.conj, jax.grad(complex_loss)(z))
 
     def real_loss(x):
-        return complex_loss({k: jax.lax.complex(x[k][0], x[k][1]) for k in shapes})
+        halves = {k: jnp.split(x[k], 2, axis=-1) for k in shapes}
+        return complex_loss(
+            {
+                k: jax.lax.complex(*halves[k]).reshape(shape)
+                for k, shape in shapes.items()
+            }
+        )
 
     def path(params, loss, gradient):
         tx = build()
@@ -143,7 +157,7 @@ def test_complex_parameters_take_the_steps_of_their_real_form(build):
         return params, optim.eval_params(state, params), rate
 
     with jax.enable_x64(True):
-        pairs = {k: jnp.stack([z.real, z.imag]) for k, z in start.items()}
+        pairs = {k: jnp.asarray(side_by_side(z)) for k, z in start.items()}
         numbers = jax.tree.map(jnp.asarray, start)
         *points, rate = path(numbers, complex_loss, complex_gradient)
         *expected, real_rate = path(pairs, real_loss, jax.grad(real_loss))
@@ -151,7 +165,7 @@ def test_complex_parameters_take_the_steps_of_their_real_form(build):
     for point, pair in zip(points, expected, strict=True):
         for name, value in point.items():
             assert value.dtype == jnp.complex128
-            real = np.stack([np.real(value), np.imag(value)])
+            real = side_by_side(value)
             np.testing.assert_allclose(real, pair[name], 1e-9, err_msg=name)
 
 

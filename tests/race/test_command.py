@@ -85,7 +85,7 @@ def test_the_program_runs_it_and_goes_on(tmp_path, script):
         (["--horizon=9", "--methods=adam"], "--command is missing"),
         (["--command=x", "--methods=adam"], "--horizon is missing"),
         (["--command=x", "--horizon=9"], "--methods is missing"),
-        (["--command=x", "--horizon=9", "--methods=adma"], "did you mean 'adam'"),
+        (["--command=x", "--horizon=9", "--methods=adm"], "did you mean 'adam'"),
         (["--command={lr}", "--horizon=9", "--methods=adam"], "unknown field '{lr}'"),
     ],
 )
