@@ -47,6 +47,7 @@ DRAWS = 2000
 SEEDS = 3  # that every task has
 LEARNING_RATE_FREE = ("dadapt_adam", "prodigy", "cocob", "dowg", "dog")
 TUNED = "random:"
+GRID = ("adamw_cosine", "momentum")  # at all rates, with two seeds
 # Pairs of a smaller task and a larger one of the same kind.
 TWINS = (
     *((f"digits/{m}", f"fashion_mnist/{m}") for m in ("mlp", "lstm", "cnn", "vit")),
@@ -166,6 +167,9 @@ def read(runs_dir: Path, rates_dir: Path | None) -> Study:
     if rates_dir is not None and (rates_dir / "runs.jsonl").exists():
         grid = _scored(results.load(rates_dir)[0], rates_dir, "valid")
         grid["rate"] = [float(h["learning_rate"]) for h in grid["hparams"]]
+        runs_of = grid["task"].value_counts()
+        whole = runs_of[runs_of >= 2 * len(GRID) * len(ladder.RATES)].index
+        grid = grid[grid["task"].isin(whole)]
     places = json.loads((KEPT / PLACES).read_text())
     return Study(runs, curves_lib.settled_rates(joined), grid, places)
 
@@ -322,7 +326,7 @@ def twins(study: Study, means: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for small, large in TWINS:
         row: dict[str, Any] = {"smaller": small, "larger": large}
-        for method in ("adamw_cosine", "momentum"):
+        for method in GRID:
             if (small, method) in grid.index and (large, method) in grid.index:
                 row[method] = tau(grid.loc[small, method], grid.loc[large, method])
         if small in means.index and large in means.index:
