@@ -556,5 +556,5 @@ STRICT = {
     *("polyak_sgd", "armijo_sgd"),
     *("sps_smooth", "dec_sps", "l4_adam", "l4_momentum", "salsa", "abel"),
     *("dadapt_adan", "adgd", "adamg", "barzilai_borwein"),
-    "prodigy_plus_schedule_free",
+    *("prodigy_plus_schedule_free", "adopt", "lamb"),
 }

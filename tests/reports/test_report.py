@@ -514,7 +514,7 @@ def test_an_option_that_cannot_be_meant_is_one_clear_line(tmp_path, options, mes
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "No columns"),
+        (b"", "it is empty"),
         (b"task,method,mean\n", "has no column 'metric'"),
         (b"task,method,metric,mean\n", "holds no row"),
         (b"task,method,metric,mean\nt,m,l,1\nt,m,l,x\n", "row 2 has no mean"),
