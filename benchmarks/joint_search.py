@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import priors
+from lrjax.hpo import points
 
 _SHARES = (1 / 9, 1 / 3, 1.0)  # of a full run: the tables' rungs
 
@@ -48,13 +49,10 @@ class Space:
 
 def values(table: priors.Table, who: int, run: int) -> Iterator[float]:
     """The validation metric of a run at each rung; -inf from where it was lost."""
-    metric = "accuracy" if table.kind == "share" else "loss"
-    sign = 1.0 if metric == "accuracy" else -1.0
-    for place in range(len(_SHARES) - 1):
-        found = sign * float(table.content[f"rung_valid_{metric}"][place, run, who])
-        yield found if math.isfinite(found) else -math.inf
-    found = sign * float(table.content[f"valid_{metric}"][run, who])
-    yield found if math.isfinite(found) else -math.inf
+    metric, sign = ("accuracy", 1) if table.kind == points.SHARE else ("loss", -1)
+    rungs = table.content[f"rung_valid_{metric}"][:, run, who]
+    for found in (*rungs, table.content[f"valid_{metric}"][run, who]):
+        yield sign * float(found) if math.isfinite(found) else -math.inf
 
 
 def seed_of(table: priors.Table) -> int:

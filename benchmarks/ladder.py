@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
+import math
 import sys
 import tempfile
 import warnings
@@ -32,6 +33,7 @@ import pandas as pd
 import scipy.stats
 
 from configs import ladder
+from lrjax import config as config_lib
 from lrjax import results
 from lrjax.analysis import curves as curves_lib
 from lrjax.analysis import early_order
@@ -47,7 +49,7 @@ DRAWS = 2000
 SEEDS = 3  # that every task has
 LEARNING_RATE_FREE = ("dadapt_adam", "prodigy", "cocob", "dowg", "dog")
 TUNED = "random:"
-GRID = ("adamw_cosine", "momentum")  # at all rates, with two seeds
+GRID = ("adamw_cosine", "momentum")  # methods of `rates`
 # Pairs of a smaller task and a larger one of the same kind.
 TWINS = (
     *((f"digits/{m}", f"fashion_mnist/{m}") for m in ("mlp", "lstm", "cnn", "vit")),
@@ -117,7 +119,6 @@ def place(name: str, data_dir: str | None) -> dict[str, float]:
     """Parameters of a task, updates of a run, operations and rows of an update."""
     import jax
 
-    from lrjax import config as config_lib
     from lrjax.engine import strategy
     from lrjax.launch import blocks as blocks_lib
     from lrjax.launch import estimate
@@ -156,38 +157,43 @@ class Study(NamedTuple):
 def read(runs_dir: Path, rates_dir: Path | None) -> Study:
     """Read working directories."""
     runs, curves = results.load(runs_dir)
-    runs = _scored(runs, runs_dir, "test")
+    runs = scored(runs, runs_dir, "test")
     runs["entry"] = runs["method"]
-    whole = finished(runs)
+    whole = finished(runs, "full", ("", TUNED))
     for task in sorted(set(runs["task"]) - whole):
         print(f"{task} is under way and left out", file=sys.stderr)
     runs = runs[runs["task"].isin(whole)]
     joined = curves_lib.join(runs.assign(length=runs["steps"]), curves)
     grid = pd.DataFrame(columns=["task", "method", "rate", "seed", "points"])
     if rates_dir is not None and (rates_dir / "runs.jsonl").exists():
-        grid = _scored(results.load(rates_dir)[0], rates_dir, "valid")
+        grid = scored(results.load(rates_dir)[0], rates_dir, "valid")
         grid["rate"] = [float(h["learning_rate"]) for h in grid["hparams"]]
-        runs_of = grid["task"].value_counts()
-        whole = runs_of[runs_of >= 2 * len(GRID) * len(ladder.RATES)].index
-        grid = grid[grid["task"].isin(whole)]
+        grid = grid[grid["task"].isin(finished(grid, "rates", ("",)))]
     places = json.loads((KEPT / PLACES).read_text())
     return Study(runs, curves_lib.settled_rates(joined), grid, places)
 
 
-def finished(runs: pd.DataFrame) -> set[str]:
-    """Tasks on which all entries of the config have all their runs."""
+def finished(runs: pd.DataFrame, part: str, starts: Sequence[str]) -> set[str]:
+    """Tasks on which all methods of a part of the config have all their runs.
+
+    Args:
+      runs: of any tasks.
+      part: of the config, such as 'full'.
+      starts: what each method's name stands behind, such as `TUNED`.
+    """
     found = set()
     for task, own in runs.groupby("task"):
-        heavy = task in ladder.HEAVY
-        methods = ladder.FEWER if heavy else ladder.METHODS
-        entries = {start + method for method in methods for start in ("", TUNED)}
-        counts = own["entry"].value_counts()
-        if all(counts.get(entry, 0) >= (3 if heavy else 5) for entry in entries):
+        asked = config_lib.check(ladder.get_config(f"{part}:{task}")).on(str(task))
+        points_of_grid = math.prod(map(len, asked.grid.values()))
+        wanted = len(asked.seeds) * points_of_grid
+        counts = own["method"].value_counts()
+        entries = [start + method for method in asked.methods for start in starts]
+        if all(counts.get(entry, 0) >= wanted for entry in entries):
             found.add(str(task))
     return found
 
 
-def _scored(runs: pd.DataFrame, folder: Path, part: str) -> pd.DataFrame:
+def scored(runs: pd.DataFrame, folder: Path, part: str) -> pd.DataFrame:
     """Add `points`: the first metric of each task on a part; -inf where diverged."""
     metrics, found = results.load_metrics(folder), []
     for task, own in runs.groupby("task", sort=False):
@@ -379,7 +385,7 @@ def report(study: Study) -> None:
     rows = []
     for entry in means.mean().sort_values().index:
         own = means[entry].dropna()
-        value = shown(_mean(own))
+        value = shown(mean_with_interval(own))
         worst = f"{(own >= CLIP - 0.5).sum()} of {len(own)}"
         cells = [f"{by_family.loc[n, entry]:.2f}" for n in names]
         rows.append([f"`{entry}`", value, *cells, worst])
@@ -400,7 +406,7 @@ def report(study: Study) -> None:
     for method in [*gains, "mean of all"]:
         values = gains.mean(axis=1) if method == "mean of all" else gains[method]
         values = values.dropna()
-        cells = [shown(_mean(values))]
+        cells = [shown(mean_with_interval(values))]
         for size in ("parameters", "updates", "all"):
             of = correlation(values, places[size])
             cells.append(shown(interval(of, len(values))))
@@ -426,11 +432,11 @@ def report(study: Study) -> None:
         rows = pairs.values.tolist()
         cells = [[c if isinstance(c, str) else f"{c:.2f}" for c in row] for row in rows]
         taus = [pairs[name].dropna() for name in pairs.columns[2:]]
-        cells.append(["mean", "", *(shown(_mean(each)) for each in taus)])
+        cells.append(["mean", "", *(shown(mean_with_interval(each)) for each in taus)])
         print_table(list(pairs), cells)
 
 
-def _mean(values: pd.Series) -> tuple[float, float, float]:
+def mean_with_interval(values: pd.Series) -> tuple[float, float, float]:
     """The mean of a figure of each task, with its interval."""
     found = values.to_numpy(float)
     return interval(lambda tasks: float(found[tasks].mean()), len(found))

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,11 +28,13 @@ import pandas as pd
 from benchmarks import ladder as tables
 from configs import ladder
 from lrjax import config as config_lib
-from lrjax import methods, results
+from lrjax import results
 from lrjax.core import UsageError
 from lrjax.hpo import lineup, prior
+from lrjax.hpo.contenders import Contender
 from lrjax.hpo.points import CLIP, Scale
 from lrjax.launch import blocks
+from lrjax.methods import METHODS
 
 RULES = ("adam", "nadamw_cosine", "prodigy", "schedule_free_adamw")
 GUESS, SINGLE = "known tasks", "best on other families"
@@ -42,13 +45,10 @@ def truth(runs_dir: Path, rates_dir: Path) -> pd.DataFrame:
     """Regret in points by task (rows) and contender (method, rate; columns)."""
     plain = tables.read(runs_dir, None).runs
     plain = plain[plain["method"].isin(ladder.METHODS)]
-    grid = tables._scored(results.load(rates_dir)[0], rates_dir, "test")
+    grid = tables.scored(results.load(rates_dir)[0], rates_dir, "test")
     columns = ["task", "method", "hparams", "points"]
     both = pd.concat([plain[columns], grid[columns]], ignore_index=True)
-    keys = [
-        prior.key_of(row.method, _rate(row.method, row.hparams))
-        for row in both.itertuples()
-    ]
+    keys = [_key(row.method, row.hparams) for row in both.itertuples()]
     both["method"] = [method for method, _ in keys]
     both["rate"] = [rate for _, rate in keys]
     by_contender = both.groupby(["task", "method", "rate"])["points"]
@@ -58,13 +58,10 @@ def truth(runs_dir: Path, rates_dir: Path) -> pd.DataFrame:
     return -mean.sub(best, axis=0).clip(lower=-CLIP)
 
 
-def _rate(method: str, hparams: Mapping[str, object]) -> float:
-    """The learning rate by which a prior knows a contender."""
-    return (
-        float(hparams["learning_rate"])
-        if methods.METHODS[method].needs_rate
-        else math.nan
-    )
+def _key(method: str, hparams: Mapping[str, Any]) -> tuple[str, float]:
+    """A contender as a prior knows it."""
+    contender = Contender(METHODS[method], tuple(hparams.items()), method)
+    return prior.key_of(method, contender.rate)
 
 
 def guessed(name: str, contenders: pd.MultiIndex, data_dir: str | None) -> tuple:
@@ -111,10 +108,7 @@ def report(judged: pd.DataFrame) -> None:
     for name, own in groups:
         cells = [f"{name} ({len(own)})"]
         for rule in rules:
-            values = own[rule].to_numpy(float)
-            found = tables.interval(
-                lambda tasks, v=values: float(v[tasks].mean()), len(own)
-            )
+            found = tables.mean_with_interval(own[rule])
             cells.append(tables.shown(found) if len(own) > 3 else f"{found[0]:.2f}")
         rows.append(cells)
     tables.print_table(["family (tasks)", *rules], rows)
@@ -131,10 +125,6 @@ def report(judged: pd.DataFrame) -> None:
             for task, row in judged.iterrows()
         ],
     )
-
-
-def _mean(values: np.ndarray, tasks: np.ndarray) -> float:
-    return float(values[tasks].mean())
 
 
 def main() -> None:

@@ -158,7 +158,7 @@ def _best_of(known: Known, among: Sequence[int], count: int) -> list[int]:
 
 def _drawn(table: priors.Table, count: int) -> list[int]:
     """Contenders at random, others for each task."""
-    seed = sum(map(ord, table.name))
+    seed = joint_search.seed_of(table)
     drawn = np.random.RandomState(seed).permutation(len(table.contenders))
     return drawn[:count].tolist()
 

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
 from lrjax.core import UsageError, unknown
+from lrjax.messages import nearest
 
 FAMILIES = {
     "linear": (
@@ -115,8 +116,9 @@ def _tasks(names: str) -> tuple[str, ...]:
     chosen = tuple(names.split(",")) if names else TASKS
     for name in chosen:
         if name not in TASKS:
-            error = unknown("task of the ladder", name, (*PARTS, *TASKS))
-            if "did you mean" in str(error):
+            known = (*PARTS, *TASKS)
+            error = unknown("task of the ladder", name, known)
+            if nearest(name, known):
                 raise error
             raise UsageError(f"{error}; its parts are {', '.join(PARTS)}")
     return chosen

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import itertools
 import os
 import textwrap
 import threading
@@ -309,12 +308,12 @@ def methods() -> None:
     show("method", "family", "memory / parameters")
     print("  source; advice")
     show("  hyperparameter", "default", "search range")
-    families = dict.fromkeys(method.family for method in METHODS.values())
-    for family, (name, method) in itertools.product(families, METHODS.items()):
-        if method.family != family:
-            continue
+    families = list(dict.fromkeys(method.family for method in METHODS.values()))
+    for method in sorted(METHODS.values(), key=lambda m: families.index(m.family)):
         print()
-        show(name, method.family, f"{state_size(method, probe) / probe.size:.0f}")
+        show(
+            method.name, method.family, f"{state_size(method, probe) / probe.size:.0f}"
+        )
         for text in filter(None, (method.source, method.advice)):
             print(textwrap.indent(textwrap.fill(text, 78), "  "))
         for hparam, default in method.defaults.items():

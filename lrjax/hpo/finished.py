@@ -25,8 +25,6 @@ from lrjax.launch import blocks
 from lrjax.methods import METHODS
 
 _FEWEST = 2  # contenders: of one alone nothing follows, since the best is not known
-
-
 # Contender -> the rows of its runs.
 Rows = dict[prior.Candidate, list[Mapping[str, Any]]]
 

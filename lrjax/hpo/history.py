@@ -49,17 +49,16 @@ def known(
         names = {each.family for each in past}
         runs = finished.pasts(folder, settings, session.data_dir, loaded, log)
         found += past + [each for each in runs if each.family not in names]
-    if settings.select.history:
+    if not settings.select.history:
+        return []
+    said = (
+        "nothing: no bake-off has finished there, nor runs of two contenders that "
+        "known tasks were trained with"
+    )
+    if found:
         names = sorted({each.family for each in found})
-        said = (
-            f"{counted(len(found), 'task')}: {', '.join(names)}"
-            if names
-            else (
-                "nothing: no bake-off has finished there, nor runs of two contenders "
-                "that known tasks were trained with"
-            )
-        )
-        log(f"select.history adds {said}")
+        said = f"{counted(len(found), 'task')}: {', '.join(names)}"
+    log(f"select.history adds {said}")
     return found
 
 

@@ -68,9 +68,9 @@ def barzilai_borwein(
       max_learning_rate: bound of the rate, not in the paper.
 
     Returns:
-      The transformation, for parameters of any shapes. It follows the official
-      implementation where this departs from the paper: the average goes on from period
-      to period, and smoothing is by k, not k + 1.
+      The transformation, for parameters of any shapes. Where the official
+      implementation and the paper differ, it follows the implementation: the average
+      of gradients is kept across periods, and smoothing divides by k, not k + 1.
 
     Example:
       >>> import jax.numpy as jnp

@@ -261,6 +261,11 @@ def sum_leaves(fn: Callable[..., jax.Array], dtype: Any, *trees: PyTree) -> jax.
     return total(jax.tree.map(leaf_sum, *trees), dtype)
 
 
+def num_entries(tree: PyTree) -> int:
+    """Number of entries of all leaves together, at least 1, to divide by."""
+    return max(sum(leaf.size for leaf in jax.tree.leaves(tree)), 1)
+
+
 def sum_squares(tree: PyTree, dtype: Any) -> jax.Array:
     """Squared Euclidean norm of a tree."""
     return sum_leaves(jnp.square, dtype, tree)

@@ -117,7 +117,7 @@ def multirate_sgd(
         changes, direction, rates, sums = base.map_leaves(
             update_leaf, 4, updates, params, state.direction, state.rates, decay_flags
         )
-        size = max(sum(leaf.size for leaf in jax.tree.leaves(params)), 1)
+        size = base.num_entries(params)
         return changes, MultirateState(base.total(sums, dtype) / size, rates, direction)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -132,7 +132,7 @@ def osgm(
         rates, sum_squares = base.map_leaves(
             learn, 2, updates, grad_fn(trial), state.rates, state.sum_squares
         )
-        size = max(sum(leaf.size for leaf in jax.tree.leaves(params)), 1)
+        size = base.num_entries(params)
         mean = base.sum_leaves(lambda p: p, dtype, state.rates) / size
         if monotone:
             (loss,) = base.scalars(dtype, base.require_value("value", value))

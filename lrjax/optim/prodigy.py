@@ -61,7 +61,7 @@ def check(
 
 
 def every(slice_p: int) -> Callable[[jax.Array], jax.Array]:
-    """Return a function that takes every so many entries of a leaf, all of it for 1."""
+    """Return a function that takes every `slice_p`-th entry of a leaf, or all for 1."""
     step = bounds.size("slice_p", slice_p)
     if step == 1:
         return lambda leaf: leaf
@@ -155,7 +155,7 @@ def prodigy(
         and does not contribute to d, like a parameter group with a learning rate of 0;
         the official implementation refuses factors other than 0 and 1.
       weight_decay_mask: the leaves that decay, as in `adamw`.
-      slice_p: look at every so many entries of a leaf to estimate d, which saves
+      slice_p: estimate d from every `slice_p`-th entry of a leaf alone, which saves
         memory; the authors find 11 "reasonable". Static.
 
     Returns:

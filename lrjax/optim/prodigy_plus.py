@@ -106,7 +106,7 @@ def prodigy_plus_schedule_free(
         :math:`1-\beta_1`, to at most 1.
       use_stableadamw: divide steps by the root of their root mean square where that is
         above 1. Static.
-      slice_p: look at every so many entries of a leaf to estimate d, which saves
+      slice_p: estimate d from every `slice_p`-th entry of a leaf alone, which saves
         memory. Static. The official implementation always takes 11.
       weight_decay_mask: the leaves that decay, as in `adamw`.
 

@@ -126,7 +126,7 @@ def storm_plus(
         factor, epsilon = base.scalars(dtype, c, eps)
         size = 1
         if normalized_norm:
-            size = max(sum(leaf.size for leaf in jax.tree.leaves(params)), 1)
+            size = base.num_entries(params)
         first = state.count == 0
 
         decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)

@@ -132,7 +132,6 @@ def lars(
             ratio = coefficient * norms[0] / below
             if trust_clip:  # also at a rate of 0
                 ratio = jnp.where(ratio < rate, ratio / rate, 1)
-
             return decayed * _adapted(
                 ratio, norms, weight_decay, has_decay, always_adapt
             )

@@ -103,7 +103,7 @@ GROUPED_METHODS = (
     "momo_adam",
 )
 
-# The file of Prodigy's runs that look at every so many entries.
+# The file of Prodigy's runs that estimate d from a part of the entries.
 SLICES = "slices"
 
 Params = dict[str, Any]

@@ -1120,7 +1120,7 @@ for _options in SETTINGS["prodigy_plus_schedule_free"].values():
     _options["slice_p"] = 11
 
 
-# Prodigy that looks at every so many entries.
+# Prodigy that estimates d from a part of the entries.
 SLICED: dict[str, dict[str, dict[str, Any]]] = {
     "prodigy": {
         "every_3": {"slice_p": 3, "d0": 1e-3},
