@@ -192,7 +192,7 @@ TOYS = {
             ),
             Edit(r"^__all__ = \[", '    "toy",\n'),
         ),
-        "lrjax/reports/palette.py": (Edit(r"^    \(\"nadamw_cosine\",", ' "toy"'),),
+        "lrjax/reports/palette.py": (Edit(r"^    \(\"nadamw_cosine\",", ' "toy",'),),
         "lrjax/methods/everyday.py": (Edit(r"^METHODS = \(", REGISTERED),),
         "docs/methods.md": (
             Edit(
