@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lrjax import extras
+
 __version__ = "0.1.0"
 
 # Imported when first used: `import lrjax.optim` needs JAX and Optax alone.
@@ -29,6 +31,7 @@ _LAZY = {
         "lrjax.register",
     ),
 }
+extras.explain()
 _MODULES = ("control", "core", "methods", "metrics", "optim", "results", "tasks")
 
 if TYPE_CHECKING:  # the same names, for type checkers

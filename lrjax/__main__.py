@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from lrjax.extras import MissingPackage
 from lrjax.launch import process
 
 
 def start() -> None:
     """Run the command line, and exit with its code."""
     process.begin()  # before the imports below
-    from lrjax import command
+    try:
+        from lrjax import command
+    except MissingPackage as error:
+        process.fail(str(error))
 
     process.run(command.main, command.parse)
 

@@ -18,7 +18,9 @@ from lrjax.messages import UsageError, cut
 _LONGEST = 400  # characters of an error's message; it may quote a value of any length
 _LARGEST = 2**20  # bytes of a config file
 CONFIG_MODULE = "config_config"  # ml_collections' name for a config file's module
-_CONFIGS = Path(__file__).parent.parent / "configs"
+# In an installed package inside of it, in a checkout beside it.
+_INSIDE = Path(__file__).parent / "configs"
+_CONFIGS = _INSIDE if _INSIDE.is_dir() else Path(__file__).parent.parent / "configs"
 _METHODS = ("config.methods", "config.select.methods")
 _NAMES = ("config.tasks", *_METHODS)
 _HPARAMS = "config.hparams."

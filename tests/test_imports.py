@@ -15,6 +15,7 @@ PACKAGE = ROOT / "lrjax"
 # a package may have a row of its own
 _ROWS = {
     "machine messages optim": "",
+    "extras": "messages",
     "plugins": "messages",
     "metrics": "messages plugins",
     "core": "messages metrics",
@@ -69,9 +70,9 @@ _ROWS = {
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "arguments": "config messages methods plugins",
     "command": "arguments cli launch messages race track watch",
-    "__main__": "command launch",
-    "__init__": "api control core hpo messages methods metrics optim race register "
-    "results tasks",
+    "__main__": "command extras launch",
+    "__init__": "api control core extras hpo messages methods metrics optim race "
+    "register results tasks",
     "cli": "common config config_page core elsewhere hpo launch methods reports "
     "results tables track track.listeners",
 }

@@ -1,12 +1,23 @@
-"""What pyproject.toml asks for and what the requirements files pin agree."""
+"""What pyproject.toml asks for, requirements files pin and lrjax explains agree."""
 
+import ast
+import importlib.metadata
+import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from lrjax.extras import EXTRAS
+
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OPTIONAL = PROJECT["optional-dependencies"]
+# What a machine that trains has, and what the tests of the other parts need.
+SHIPPED = ("tasks", "report", "tune", "text", "tfds")
+OTHERS = ("control", "track", "dev")
 
 
 def read(name):
@@ -22,15 +33,26 @@ def pin(requirement):
     return only.version
 
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ASKED = {r.name.lower(): r for r in map(Requirement, PROJECT["dependencies"])}
+def asked(*extras):
+    """Requirements of extras by name, without those on other extras of lrjax."""
+    found = [Requirement(each) for extra in extras for each in OPTIONAL[extra]]
+    return {each.name.lower(): each for each in found if each.name != "lrjax"}
+
+
+CORE = {r.name.lower(): r for r in map(Requirement, PROJECT["dependencies"])}
+ASKED = CORE | asked(*SHIPPED)
 PINNED = read("requirements-cpu.txt")
+DEV = read("requirements-dev.txt")
+
+
+def test_the_core_is_small():
+    assert set(CORE) == {"jax", "numpy", "optax"}
 
 
 def test_both_name_the_same_packages():
-    assert set(ASKED) == set(PINNED)
-    extra = PROJECT["optional-dependencies"]["dev"]
-    assert {Requirement(r).name for r in extra} == set(read("requirements-dev.txt"))
+    # For --config.report.export=tensorboard; it was always there.
+    assert set(ASKED) | {"tensorboardx"} == set(PINNED)
+    assert set(asked(*OTHERS)) == set(DEV) | {"tensorboardx"}
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -41,3 +63,58 @@ def test_pins_are_in_range(name):
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-tpu.txt"])
 def test_accelerators_have_the_same_jax(file):
     assert pin(read(file)["jax"]) == pin(PINNED["jax"])
+
+
+def test_all_has_every_extra_of_lrjaxs_parts():
+    (everything,) = map(Requirement, OPTIONAL["all"])
+    assert everything.extras == set(EXTRAS)
+
+
+# distributions whose packages have other names
+IMPORTED = {
+    "absl-py": {"absl"},
+    "mlflow-skinny": {"mlflow"},
+    "orbax-checkpoint": {"orbax"},
+    "pillow": {"PIL"},
+    "scikit-learn": {"sklearn"},
+    "smac": {"ConfigSpace", "smac"},  # these come together
+    "dask-jobqueue": {"dask", "dask_jobqueue"},
+    "transformers": {"huggingface_hub", "tokenizers", "transformers"},
+    "tensorboardx": {"tensorboardX"},
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_what_is_explained_is_what_the_extra_installs(extra):
+    names = [IMPORTED.get(n, {n.replace("-", "_")}) for n in asked(extra)]
+    assert set(EXTRAS[extra]) == set().union(*names)
+
+
+def imports():
+    """Top-level names of all other packages that lrjax imports, with their modules."""
+    for path in sorted((ROOT / "lrjax").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            else:
+                continue
+            for name in {name.split(".")[0] for name in names}:
+                if name not in sys.stdlib_module_names | {"lrjax"}:
+                    yield name, str(path.relative_to(ROOT))
+
+
+def test_every_import_is_of_the_core_or_of_an_extra():
+    explained = set().union(*EXTRAS.values())
+    # These say themselves what to install, for sources and models that few have.
+    themselves = {"accelerate", "datasets", "equinox", "optuna", "tensorboard", "torch"}
+    other = {*CORE, *explained, *themselves}
+    unknown = {(name, path) for name, path in imports() if name not in other}
+    assert not unknown
+
+
+def test_the_installed_package_has_the_extras():
+    found = importlib.metadata.metadata("lrjax").get_all("Provides-Extra") or []
+    assert set(found) >= {*EXTRAS, "all"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", importlib.metadata.version("lrjax"))

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import sys
 
 import numpy as np
 import pandas as pd
@@ -335,6 +336,16 @@ def test_bootstrap_is_rliables_and_leaves_the_global_generator_alone():
     np.random.seed(0)
     _, direct = library.get_interval_estimates({"x": values}, stats._iqm, reps=100)
     np.testing.assert_array_equal(first, direct["x"])
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (10, 4), (5, 3, 2)])
+def test_bootstrap_without_rliable_has_its_bits(shape, monkeypatch):
+    values = np.random.default_rng(1).normal(size=shape)
+    with_it = stats.bootstrap(values, stats._centres, reps=100)
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    np.testing.assert_array_equal(
+        stats.bootstrap(values, stats._centres, reps=100), with_it
+    )
 
 
 def test_bootstrap_of_a_mean_is_as_wide_as_theory_says():

@@ -493,9 +493,9 @@ def test_a_tracker_that_cannot_be_opened_is_said_before_training(
     refused = {
         "broken": "--log=broken cannot be used: OSError: no such server",
         "wanbd": "unknown tracker 'wanbd'; did you mean 'wandb'?",
-        "tensorboard": "pip install tensorboardX",
-        "wandb": "pip install wandb",
-        "mlflow": "pip install mlflow-skinny",
+        "tensorboard": "needs tensorboardX: pip install 'lrjax[track]'",
+        "wandb": "pip install 'lrjax[track]'",
+        "mlflow": "pip install 'lrjax[track]'",
     }
     for name, words in refused.items():
         answer = invoke(*asked(task, "train", tmp_path / "w"), f"--log={name}")

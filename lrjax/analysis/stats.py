@@ -267,7 +267,8 @@ def bootstrap(
 
     Runs are drawn separately for each task (and entry). Equal values give equal
     intervals. rliable draws from NumPy's global generator whatever `random_state` it
-    gets, so that generator is seeded meanwhile and then restored.
+    gets, so that generator is seeded meanwhile and then restored. Where rliable cannot
+    be imported, as beside pandas 3, the same draws are made here.
 
     Args:
       values: [run, task, ...] without NaN.
@@ -280,13 +281,30 @@ def bootstrap(
     if len(values) < FEWEST:
         nothing = np.full(len(statistic(values)), np.nan)
         return nothing, nothing
-    from rliable import library
-
+    try:
+        from rliable import library
+    except Exception:  # beside pandas 3 it raises more than ImportError
+        return _bootstrap(values, statistic, reps)
     with _seeded(_BOOTSTRAP_SEED):
         _, intervals = library.get_interval_estimates(
             {"": values}, statistic, reps=reps, confidence_interval_size=_LEVEL
         )
     low, high = np.asarray(intervals[""])
+    return low, high
+
+
+def _bootstrap(
+    values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], reps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what rliable's bootstrap returns, to the bit."""
+    generator = np.random.RandomState(_BOOTSTRAP_SEED)
+    places = np.ogrid[tuple(map(slice, values.shape))][1:]
+    drawn = []
+    for _ in range(reps):
+        runs = generator.choice(len(values), values.shape, replace=True)
+        drawn.append(statistic(values[(runs, *places)]))
+    tail = 50 * (1 - _LEVEL)
+    low, high = np.percentile(np.array(drawn), [tail, 100 - tail], axis=0)
     return low, high
 
 

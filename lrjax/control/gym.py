@@ -25,7 +25,7 @@ try:
     from gymnasium.vector import AutoresetMode, VectorEnv
 except ImportError as error:
     raise UsageError(
-        "lrjax.control.gym needs the package gymnasium: pip install gymnasium"
+        'lrjax.control.gym needs the package gymnasium: pip install "lrjax[control]"'
     ) from error
 
 

@@ -211,7 +211,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
         from dask import config as dask_config
     except ImportError as error:
         raise UsageError(
-            f"--launcher=dask needs Dask: pip install 'lrjax[cluster]' ({error})"
+            "--launcher=dask needs Dask: pip install 'lrjax[cluster]'"
         ) from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     options = {

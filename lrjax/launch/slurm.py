@@ -38,7 +38,7 @@ def start(cluster: Cluster) -> Any:
     except ImportError as error:
         raise UsageError(
             "config.cluster.address=slurm needs dask-jobqueue: "
-            f"pip install 'lrjax[cluster]' ({error})"
+            "pip install 'lrjax[cluster]'"
         ) from error
     arguments = options(cluster)
     if not shutil.which("sbatch"):

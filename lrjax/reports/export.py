@@ -55,7 +55,7 @@ def tensorboard(runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
         import tensorboardX  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(
-            "report.export=tensorboard needs tensorboardX: pip install tensorboardX"
+            "report.export=tensorboard needs tensorboardX: pip install 'lrjax[track]'"
         ) from error
     rows = dict(list(curves.groupby("run_id")))
     tasks, entries = (folders(map(str, runs[name])) for name in ("task", "entry"))

@@ -29,7 +29,7 @@ def connect(workdir: Path) -> TensorBoard:
         import tensorboardX as _  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(
-            f"--log=tensorboard needs tensorboardX: pip install tensorboardX ({error})"
+            "--log=tensorboard needs tensorboardX: pip install 'lrjax[track]'"
         ) from error
     return TensorBoard(workdir)
 

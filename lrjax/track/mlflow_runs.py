@@ -31,7 +31,7 @@ def connect(workdir: Path) -> MLflow:
         import mlflow  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(
-            f"--log=mlflow needs MLflow: pip install mlflow-skinny ({error})"
+            "--log=mlflow needs MLflow: pip install 'lrjax[track]'"
         ) from error
     return MLflow(workdir, os.environ.get("MLFLOW_TRACKING_URI", ""))
 

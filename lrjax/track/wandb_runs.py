@@ -25,7 +25,7 @@ def connect(workdir: Path) -> Wandb:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(
-            f"--log=wandb needs Weights & Biases: pip install wandb ({error})"
+            "--log=wandb needs Weights & Biases: pip install 'lrjax[track]'"
         ) from error
     if wandb.setup().settings.mode not in ("offline", "disabled"):
         try:

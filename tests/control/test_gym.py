@@ -107,4 +107,4 @@ def test_without_gymnasium_one_line_says_so():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert "pip install gymnasium" in done.stdout
+    assert 'pip install "lrjax[control]"' in done.stdout
