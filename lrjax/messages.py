@@ -7,7 +7,9 @@ import signal
 from collections.abc import Iterable
 
 # Signals that ask to stop: of Ctrl-C, of a batch system, of a terminal that closes.
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+if hasattr(signal, "SIGHUP"):  # not on Windows
+    STOPPING += (signal.SIGHUP,)
 
 _SHOWN = 80  # characters of a value in a message
 _NEAR = 0.55  # least similarity of a name that is suggested; 1 is equality

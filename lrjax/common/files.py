@@ -18,6 +18,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,12 @@ from typing import BinaryIO, cast
 
 from lrjax.messages import UsageError, shown
 
+# Flags of `os.open` that Windows lacks, and the one that only it needs: without, it
+# would translate ends of lines.
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of some file systems
 _WORDS = {
     errno.ELOOP: "it is not a regular file but a link, which lrjax does not follow",
@@ -127,10 +134,10 @@ def open_own(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> io.FileI
     Raises:
       OSError: if it is a link or not a regular file, or cannot be opened.
     """
-    handle = _descriptor(path, flags | os.O_NOFOLLOW)
-    mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb", os.O_RDWR: "r+b"}[
-        flags & os.O_ACCMODE
-    ]
+    if not _NO_FOLLOW and os.path.islink(path):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    handle = _descriptor(path, flags | _NO_FOLLOW)
+    mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb", os.O_RDWR: "r+b"}[flags & _ACCESS]
     return io.FileIO(os.fspath(path), mode, opener=lambda *_: handle)
 
 
@@ -173,8 +180,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         _check_name(path)
         _check_no_folder(path)
         temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        handle = os.open(temporary, flags | os.O_CLOEXEC, 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
+        handle = os.open(temporary, flags | _PLAIN, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
@@ -205,6 +212,8 @@ def write_all(file: io.FileIO, content: bytes, sync: bool = True) -> None:
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Flush a folder's entries to the disk, so that new files survive a power loss."""
+    if sys.platform == "win32":  # which does not open folders
+        return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -361,11 +370,14 @@ def make_private_folder(path: str | os.PathLike[str]) -> Path:
     path = path.parent.resolve() / path.name
     with contextlib.suppress(FileExistsError):
         path.mkdir(0o700)
-    facts, me = os.lstat(path), os.geteuid()
+    facts = os.lstat(path)
     if stat.S_ISLNK(facts.st_mode):
         raise OSError(errno.ELOOP, "")
     if not stat.S_ISDIR(facts.st_mode):
         raise OSError(errno.ENOTDIR, "")
+    if sys.platform == "win32":  # where a user's folders are the user's alone
+        return path
+    me = os.geteuid()
     if facts.st_uid != me:
         raise OSError(errno.EPERM, "it belongs to another user")
     if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -431,13 +443,14 @@ def encoded(text: str) -> bytes:
 def _descriptor(path: str | os.PathLike[str], flags: int) -> int:
     """Open a regular file without waiting for another process."""
     _check_name(path)
-    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    handle = os.open(path, flags | _NO_WAIT | _PLAIN, 0o666)
     try:
         if stat.S_ISDIR(mode := os.fstat(handle).st_mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-        os.set_blocking(handle, True)
+        if _NO_WAIT:
+            os.set_blocking(handle, True)
     except BaseException:
         os.close(handle)
         raise

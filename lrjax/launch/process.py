@@ -29,6 +29,7 @@ STARTED = time.perf_counter()
 _GRACE = 2.0  # seconds from a signal to the end of the process, at most
 _STOPPED = "Stopped. Run the same command again to resume."
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_NO_READER = 128 + 13  # the exit code for SIGPIPE, which Windows lacks
 _STREAMS = ((0, "stdin"), (1, "stdout"), (2, "stderr"))
 
 
@@ -123,7 +124,7 @@ def _printing() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:  # as after | head
-        os._exit(128 + signal.SIGPIPE)
+        os._exit(_NO_READER)
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise
@@ -194,9 +195,10 @@ def _leave(signum: int, _: object) -> NoReturn:
 
 def _exit_on_signal(signum: int, _: object) -> NoReturn:
     """End the process, by force after a time of grace."""
-    # The interrupted code may swallow SystemExit; the alarm ends it then.
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signum))
-    signal.setitimer(signal.ITIMER_REAL, _GRACE)
+    if sys.platform != "win32":
+        # The interrupted code may swallow SystemExit; the alarm ends it then.
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signum))
+        signal.setitimer(signal.ITIMER_REAL, _GRACE)
     _stop(signum)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import resource
 import sys
 import threading
 import time
@@ -337,7 +336,11 @@ def save(folder: Path, step: int, state: train.BlockState, seconds: float) -> No
 
 
 def resident_memory() -> float:
-    """Peak host memory of this process, in bytes."""
+    """Peak host memory of this process, in bytes; 0 on Windows, which does not say."""
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) * (1 if sys.platform == "darwin" else 1024)
 

@@ -31,7 +31,9 @@ Weights = Mapping[str, Any]
 SHIPPED = pathlib.Path(__file__).with_suffix(".npz")
 _REACH = 3.0  # powers of ten by which the network can raise or lower the rate
 _LARGEST = 10**6  # bytes in a file of weights
-_NO_WAIT = os.O_NONBLOCK | os.O_CLOEXEC
+# Windows has neither, and would translate ends of lines.
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_NO_WAIT |= getattr(os, "O_BINARY", 0)
 _PLAIN_ZIP = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _PINNED = re.compile(r"(.+)@([0-9a-f]{16})", re.DOTALL)
 

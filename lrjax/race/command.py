@@ -37,7 +37,8 @@ _SHORTEST, _LONGEST = 0.02, 0.5  # seconds between looks at a command
 # its exit code outlives this process.
 _SCRIPT = 'sh -c "$0"; code=$?; echo $code > "$1.part"; mv "$1.part" "$1"; exit $code'
 # Exit codes of a shell whose command was stopped from outside.
-_STOPPED = {128 + number for number in (*STOPPING, signal.SIGKILL)}
+_KILLED = 9
+_STOPPED = {128 + number for number in (*STOPPING, _KILLED)}
 
 
 def run(race: Race, command: str, result: str = "") -> Answer:
@@ -61,8 +62,14 @@ def run(race: Race, command: str, result: str = "") -> Answer:
     Raises:
       UsageError: if a field is unknown, a result is missing, the command was stopped
         or, before any run has succeeded, fails. Its job is done again by the next call.
+        On Windows always.
       Interrupted: on a signal, once the command has ended.
     """
+    if sys.platform == "win32":
+        raise UsageError(
+            "lrjax race runs commands by a POSIX shell, which Windows lacks: ask for "
+            "jobs in Python, by lrjax.Race (docs/race.md)"
+        )
     for template in filter(None, (command, result)):
         check(template, race)
     with _signals() as signals:
@@ -177,7 +184,7 @@ def _run(command: str, job: Job, lines: _Lines, signals: list[int]) -> int:
             pause = min(2 * pause, _LONGEST)
     finally:
         if signals or code is None:
-            _kill(process, signal.SIGKILL)  # what its shell has left, too
+            _kill(process, _KILLED)  # what its shell has left, too
             code = process.wait()
     lines.take()
     if signals:
@@ -268,7 +275,7 @@ def _failed(job: Job, code: int, lines: _Lines, race: Race) -> None:
       UsageError: if no job has ever succeeded, or the command was stopped by a signal.
     """
     where = f"{f': {lines.last}' if lines.last else ''} ({job.folder / _OUTPUT})"
-    if code in _STOPPED or -code in (*STOPPING, signal.SIGKILL):
+    if code in _STOPPED or -code in (*STOPPING, _KILLED):
         raise UsageError(
             f"job {job.number}: the command was stopped by a signal (exit code "
             f"{code}){where}; the same call tries it again"

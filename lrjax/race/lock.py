@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lrjax.common import files
+from lrjax.common import files, locks
 
 _PAUSE = 0.01  # seconds between attempts
 
@@ -24,7 +23,7 @@ def try_take(path: Path) -> io.FileIO | None:
     with files.writing(path):
         file = files.open_own(path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.lock(file)
         except BlockingIOError:
             file.close()
             return None
@@ -37,7 +36,7 @@ def try_take(path: Path) -> io.FileIO | None:
 def release(file: io.FileIO) -> None:
     """Give a lock back, also for processes that have inherited its file."""
     if not file.closed:
-        fcntl.flock(file, fcntl.LOCK_UN)
+        locks.unlock(file)
         file.close()
 
 

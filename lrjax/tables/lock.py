@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 from pathlib import Path
 
-from lrjax.common import files
+from lrjax.common import files, locks
 from lrjax.core import UsageError
 
 _NAME = ".lock"
@@ -33,7 +32,7 @@ def take(workdir: Path) -> io.FileIO:
                 f"cannot write to workdir {where}: {files.words(error)}"
             ) from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.lock(file)
         except OSError as error:
             file.close()
             raise UsageError(_refusal(workdir, error)) from error
@@ -67,7 +66,7 @@ def _is_at(file: io.FileIO, path: Path) -> bool:
 
 def _refusal(workdir: Path, error: OSError) -> str:
     """Say why a lock was not given."""
-    if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+    if isinstance(error, BlockingIOError):
         return f"workdir {workdir} is in use by another process"
     return (
         f"cannot lock workdir {workdir}: {files.words(error)}; its file system may "
