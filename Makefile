@@ -3,11 +3,11 @@
 # make check        ruff, pyright, mypy and the rule of imports
 # make accelerator  prove lrjax on the GPU or TPU that is here (FLAGS=--minutes=30)
 #
-# Each makes .venv by itself. PYTHON=... chooses an interpreter (3.11 to 3.13),
+# Each makes .venv by itself. PYTHON=... chooses an interpreter (3.11 to 3.14),
 # REQUIREMENTS=... a requirements file; otherwise the machine is looked at.
 
-SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
   if $$p -c '$(SUPPORTED)' 2>/dev/null; then echo $$p; break; fi; done)
 REQUIREMENTS ?= $(shell \
   if nvidia-smi -L >/dev/null 2>&1; then echo requirements.txt; \
@@ -38,7 +38,7 @@ accelerator: .venv/installed
 
 .venv/installed: $(REQUIREMENTS) requirements-cpu.txt pyproject.toml
 	@test -n "$(PYTHON)" || { \
-	  echo "error: no Python 3.11 to 3.13 found; set PYTHON=/path/to/python" >&2; exit 2; }
+	  echo "error: no Python 3.11 to 3.14 found; set PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r $(REQUIREMENTS)
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import lrjax
+from lrjax.core import NUMERICS_VERSION
 from lrjax.extras import EXTRAS
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +62,14 @@ def test_pins_are_in_range(name):
     assert pin(PINNED[name]) in ASKED[name].specifier
 
 
+def test_the_oldest_core_is_the_one_that_is_tested():
+    oldest = read("requirements-oldest.txt")
+    for name, requirement in CORE.items():
+        (bound,) = requirement.specifier
+        assert bound.operator == ">="
+        assert pin(oldest[name]).startswith(bound.version)
+
+
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-tpu.txt"])
 def test_accelerators_have_the_same_jax(file):
     assert pin(read(file)["jax"]) == pin(PINNED["jax"])
@@ -86,7 +96,8 @@ IMPORTED = {
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_what_is_explained_is_what_the_extra_installs(extra):
-    names = [IMPORTED.get(n, {n.replace("-", "_")}) for n in asked(extra)]
+    extra_only = set(asked(extra)) - set(CORE)  # the others have higher bounds here
+    names = [IMPORTED.get(n, {n.replace("-", "_")}) for n in extra_only]
     assert set(EXTRAS[extra]) == set().union(*names)
 
 
@@ -112,6 +123,16 @@ def test_every_import_is_of_the_core_or_of_an_extra():
     other = {*CORE, *explained, *themselves}
     unknown = {(name, path) for name, path in imports() if name not in other}
     assert not unknown
+
+
+def test_the_changelog_knows_this_version_and_its_numbers():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    newest = text.split("\n## ")[1]
+    assert newest.startswith(lrjax.__version__)
+    said = [int(n) for n in re.findall(r"`numerics_version` (\d+)", newest)]
+    assert said[0] == max(said) == NUMERICS_VERSION
+    assert PROJECT["version"] == lrjax.__version__
+    assert f"version: {lrjax.__version__}" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_the_installed_package_has_the_extras():

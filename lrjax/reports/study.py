@@ -225,11 +225,12 @@ def _comparable(runs: pd.DataFrame) -> pd.DataFrame:
     longest = runs.groupby("task")["steps"].transform("max")
     steps = runs["steps"].fillna(longest).fillna(runs["length"]).fillna(1)
     pairs = zip(runs["task"], runs["protocol"], strict=True)
+    shared = runs["task"].map(_shared(runs)).astype(object)  # numbers if none is shared
     return runs.assign(
         protocol=[p or only.get(task, "elsewhere") for task, p in pairs],
         steps=steps.astype(int) if (steps % 1 == 0).all() else steps,
         length=runs["length"].fillna(steps),
-        ranked_by=runs["task"].map(_shared(runs)).fillna(runs["ranked_by"]),
+        ranked_by=shared.where(shared.notna(), runs["ranked_by"]),
     )
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from lrjax.common import files
 from lrjax.common.reading import reason
-from lrjax.core import UsageError, counted, shown
+from lrjax.core import UsageError, counted, encodable, shown
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 RACES = "races.jsonl"
@@ -87,7 +87,18 @@ def read_frame(path: Path) -> pd.DataFrame:
     if not lines:
         return pd.DataFrame(columns=list(KEYS[path.name]))
     frame = numbers(lines) if path.name == CURVES else None
-    return pd.DataFrame(_rows(path, lines)) if frame is None else frame
+    return _frame(_rows(path, lines)) if frame is None else frame
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """A frame of rows; pandas 3 refuses strings that UTF-8 lacks, which are escaped."""
+    try:
+        return pd.DataFrame(rows)
+    except UnicodeEncodeError:
+        return pd.DataFrame(
+            {k: encodable(v) if isinstance(v, str) else v for k, v in row.items()}
+            for row in rows
+        )
 
 
 def read_keys(path: Path) -> tuple[set[Any], int]:
