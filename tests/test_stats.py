@@ -598,6 +598,18 @@ def test_the_ranking_says_who_was_trained_for_less():
     ]
 
 
+def test_the_ranking_says_the_rates_that_no_name_says():
+    def rates_of(rates):
+        hparams = [{"learning_rate": rates[m](t)} if m in rates else {} for m, t in keys]
+        lines = reports.ranking(RUNS.assign(hparams=hparams)).splitlines()
+        return [line for line in lines if line.startswith("learning_rate: ")]
+
+    keys = list(zip(RUNS["method"], RUNS["task"], strict=True))
+    two = {"a": lambda _: 0.001, "b": lambda t: 0.3 if t == "u" else 0.1}
+    assert rates_of(two) == ["learning_rate: a 0.001; b 0.1 to 0.3"]
+    assert rates_of({}) == []
+
+
 def test_the_ranking_takes_tasks_of_any_name():
     for name in ("svmlight:/a/my [weird] $a$ (set).svm", "t (sound)"):
         assert "90.0, 80.0" in reports.ranking(RUNS.replace({"task": {"t": name}}))

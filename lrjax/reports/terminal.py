@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def ranking(
 def _footnotes(
     short: Mapping[str, str], table: pd.DataFrame, runs: pd.DataFrame
 ) -> list[str]:
-    """Lines below a ranking: short names, diverged runs, runs of unequal length.
+    """Lines below a ranking: short names, diverged and shorter runs, learning rates.
 
     Args:
       short: name of a task -> its name in the ranking.
@@ -124,7 +125,29 @@ def _footnotes(
     if short_runs := scores.shorter(runs):
         lines += ["", "trained for less than others they are ranked with:"]
         lines += [f"  {text}" for text in short_runs]
+    if rates := _rates(runs):
+        words = "; ".join(f"{', '.join(entries)} {r}" for r, entries in rates.items())
+        lines += ["", *textwrap.wrap(f"learning_rate: {words}", _WIDTH)]
     return lines
+
+
+def _rates(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Learning rates -> the entries that have them, where no name of an entry says it.
+
+    The rates are hyperparameters: of methods that find their own they are factors.
+    """
+    rates: dict[str, list[str]] = {}
+    for entry, subset in runs.groupby("entry", sort=False):
+        found = [
+            hparams["learning_rate"]
+            for hparams in subset["hparams"]
+            if isinstance(hparams, Mapping) and "learning_rate" in hparams
+        ]
+        if len(found) < len(subset) or "learning_rate=" in str(entry):
+            continue
+        ends = dict.fromkeys(f"{rate:.3g}" for rate in (min(found), max(found)))
+        rates.setdefault(" to ".join(ends), []).append(str(entry))
+    return rates
 
 
 def _columns(runs: pd.DataFrame) -> list[str]:
