@@ -21,6 +21,7 @@ CONFIG_MODULE = "config_config"  # ml_collections' name for a config file's modu
 # In an installed package inside of it, in a checkout beside it.
 _INSIDE = Path(__file__).parent / "configs"
 _CONFIGS = _INSIDE if _INSIDE.is_dir() else Path(__file__).parent.parent / "configs"
+_ALSO = {"compare": "train"}  # what it does is a comparison
 _METHODS = ("config.methods", "config.select.methods")
 _NAMES = ("config.tasks", *_METHODS)
 _HPARAMS = "config.hparams."
@@ -36,8 +37,8 @@ def program(path: str) -> str:
 def rewritten(argv: Sequence[str], modes: Sequence[str]) -> list[str]:
     """Write the flags of a command line as absl and ml_collections read them.
 
-    A mode in front of the flags becomes --mode, and a directory after 'watch' becomes
-    --workdir; `--config` is added where --mode=report
+    A mode in front of the flags becomes --mode ('compare' is 'train'), and a directory
+    after 'watch' becomes --workdir; `--config` is added where --mode=report
     or config has none; `~` in its file and the name of a shipped config
     (`--config=libsvm:wine`) become paths; lists of names with colons, such as import
     paths, are quoted, and so are names of methods with dots in those of fields.
@@ -46,11 +47,12 @@ def rewritten(argv: Sequence[str], modes: Sequence[str]) -> list[str]:
       argv: the command line.
       modes: names of the modes.
     """
-    if len(argv) > 1 and argv[1] in modes:
+    mode = _ALSO.get(argv[1], argv[1]) if len(argv) > 1 else ""
+    if mode in modes:
         rest = list(argv[2:])
-        if argv[1] == "watch" and rest and rest[0][:1] != "-":
+        if mode == "watch" and rest and rest[0][:1] != "-":
             rest[0] = f"--workdir={rest[0]}"
-        argv = [argv[0], f"--mode={argv[1]}", *rest]
+        argv = [argv[0], f"--mode={mode}", *rest]
     argv = [_rewritten(arg) for arg in argv]
     words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
     names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}
@@ -69,6 +71,8 @@ def _rewritten(arg: str) -> str:
         return f"--{_HPARAMS[:-1]}[{method!r}].{hparam}{equals}{value}"
     if not equals or flag[:1] != "-":
         return arg
+    if name == "mode":
+        return f"{flag}={_ALSO.get(value, value)}"
     if name == "config":
         file, colon, argument = os.path.expanduser(value).partition(":")
         named = re.fullmatch(r"(?:configs/)?(\w+)(?:\.py)?", file)

@@ -66,7 +66,7 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     [*_MODE_NAMES],
-    "train: train the runs of the config and rank the methods. "
+    "train, or compare: train the runs of the config and rank the methods. "
     "plan: estimate runs, blocks, time, memory and disk; trains and writes nothing. "
     "tune: tune the methods, train each with its best hyperparameters, and rank them. "
     "select: find the best method and learning rate for each task. "

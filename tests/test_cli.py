@@ -499,6 +499,8 @@ def test_a_mode_may_stand_in_front_of_the_flags():
     assert sorted(flags)[1:] == ["--mode=report", "--workdir=runs"]
     assert sorted(flags)[0].startswith("--config=")
     assert invoke("reprot", "--workdir=runs")[0] == 2
+    for argv in (["lrjax", "compare"], ["lrjax", "--mode=compare"]):
+        assert rewritten(argv, ["train"]) == ["lrjax", "--mode=train"]
 
 
 @pytest.mark.parametrize(
