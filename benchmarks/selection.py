@@ -14,6 +14,7 @@ contender, as a share of the single best's, the contender that is best on known 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import joint_search, priors
+from benchmarks import joint_search, priors, rate_finder
 from benchmarks.across_tasks.earlier_race import halving, rungs
 from benchmarks.across_tasks.earlier_race.verdicts import Score
 from lrjax import methods
@@ -90,10 +91,21 @@ def main() -> None:
         ways = {n: way for n, way in ways.items() if n in args.only.split(",")}
     judged = priors.read(args.judged, args.kind) if args.judged else tables
     if not args.judged:
-        rungs_needed = ("earlier race", "Optuna")
-        ways = {n: way for n, way in ways.items() if not n.startswith(rungs_needed)}
+        judging_only = ("earlier race", "Optuna", "rate finder")
+        ways = {n: way for n, way in ways.items() if not n.startswith(judging_only)}
     found = judge(tables, judged, ways, apart=not args.judged)
     report(judged, found)
+
+
+def _finder(keys: Sequence[str], answer: str) -> Choose:
+    """AdamW with a cosine at the rate that a range test found, or the nearest here."""
+    space = joint_search.Space(keys)
+
+    def choose(table: priors.Table, known: Known) -> Outcome:
+        found = json.loads(rate_finder.FOUND.read_text())[table.name]
+        return Outcome(space.nearest("adamw_cosine", found[answer]))
+
+    return choose
 
 
 def all_ways(keys: Sequence[str]) -> dict[str, Choose]:
@@ -118,6 +130,8 @@ def all_ways(keys: Sequence[str]) -> dict[str, Choose]:
         "NadamW, cosine, its rates, 5 runs": lambda table, known: raw_best(
             table, _best_of(known, nadamw, 5), 1
         ),
+        "rate finder, a tenth; AdamW, cosine": _finder(keys, "tenth"),
+        "rate finder, steepest; AdamW, cosine": _finder(keys, "steepest"),
         "prior (1 run)": way(proposals.PRIOR, 1),
     }
     for budget in BUDGETS:
