@@ -29,8 +29,10 @@ PINNED = read("requirements-cpu.txt")
 
 def test_both_name_the_same_packages():
     assert set(ASKED) == set(PINNED)
-    extra = PROJECT["optional-dependencies"]["dev"]
-    assert {Requirement(r).name for r in extra} == set(read("requirements-dev.txt"))
+    for name in ("dev", "docs"):
+        extra = PROJECT["optional-dependencies"][name]
+        pinned = read(f"requirements-{name}.txt")
+        assert {Requirement(r).name for r in extra} == set(pinned)
 
 
 @pytest.mark.parametrize("name", ASKED)
