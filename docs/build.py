@@ -17,6 +17,7 @@ from sphinx.cmd.build import main as sphinx
 
 DOCS = Path(__file__).parent
 SITE = DOCS.parent / "site"
+BUILD = DOCS.parent / "build/docs"
 
 # What a server shows at the site's root.
 _ROOT_PAGE = """<!doctype html>
@@ -39,19 +40,24 @@ def list_versions(site: Path) -> None:
     (site / "index.html").write_text(_ROOT_PAGE)
 
 
+def put(folder: Path) -> None:
+    """Replace a folder by what was built."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(BUILD / "html", folder)
+
+
 def main() -> int:
     """Build; return Sphinx's exit code."""
     sys.path.insert(0, str(DOCS))
     release = importlib.import_module("conf").release
-    target = SITE / release
-    doctrees = DOCS.parent / "build/docs/doctrees"
-    options = ["-W", "--keep-going", "-q", "-b", "html", "-d", str(doctrees)]
-    code = sphinx([*options, str(DOCS), str(target)])
+    options = ["-W", "--keep-going", "-q", "-b", "html"]
+    options += ["-d", str(BUILD / "doctrees")]
+    code = sphinx([*options, str(DOCS), str(BUILD / "html")])
     if code:
         return code
+    put(SITE / release)
     if versions(SITE)[0] == release:
-        shutil.rmtree(SITE / "latest", ignore_errors=True)
-        shutil.copytree(target, SITE / "latest")
+        put(SITE / "latest")
     list_versions(SITE)
     print(f"documentation: {SITE / 'latest' / 'index.html'}")
     return 0

@@ -72,7 +72,7 @@ nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_excludepatterns = [] if HAS_TORCH else ["tutorials/torch.ipynb"]
 nb_execution_show_tb = True
-nb_merge_streams = True
+nb_output_stderr = "remove"  # progress; a test sees that there are no warnings
 
 _NOT_SHOWN = (
     "```{note}\nThis page was built on a machine without "
