@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import html.parser
-import importlib
+import importlib.util
 import io
 import json
 import os
@@ -268,6 +268,67 @@ def test_all_that_users_call_is_in_the_reference():
         if not any(found is each for each in documented):
             missing.append(f"{module}.{name}")
     assert not missing
+
+
+# What figures.py renews
+
+
+@pytest.fixture(scope="module")
+def figures():
+    spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_marked_blocks_are_made_by_known_commands(figures):
+    used = set()
+    for page in figures.PAGES:
+        text = page.read_text()
+        marks = [*figures._MARK.finditer(text)]
+        assert len(marks) == len(re.findall("^<!-- (?:output|numbers)", text, re.M))
+        for mark in marks:
+            assert figures._BLOCK.match(text, mark.end()), mark[0]
+            for source in mark[2].split("; "):
+                name = source.partition(" | ")[0]
+                assert name in figures.COMMANDS or (ROOT / name).exists(), source
+                used.add(name)
+    assert used >= set(figures.COMMANDS)
+    assert all((ROOT / name).exists() for name in figures.FIGURES)
+
+
+def test_a_stale_block_is_renewed_in_its_form(figures, tmp_path):
+    page = tmp_path / "page.md"
+    mark = "<!-- output of: python -m benchmarks.ladder | B -->\n\n"
+    blocks = ("| a |\n|---|\n| 1 |\n", "    old\n\n    older\n", "```text\nold\n```\n")
+    page.write_text("".join(f"{mark}{block}\nText, 1.5.\n\n" for block in blocks))
+    printed = "## A\n\n| x |\n\n## B, all\n\n| b |\n\n| c |\n"
+    text, wrong = figures.renewed(page, lambda line: printed)
+    shown = (
+        "| b |\n\n| c |\n",
+        "    | b |\n\n    | c |\n",
+        "```text\n| b |\n\n| c |\n```\n",
+    )
+    assert text == "".join(f"{mark}{block}\nText, 1.5.\n\n" for block in shown)
+    assert not wrong
+
+
+def test_numbers_in_prose_must_be_printed(figures, tmp_path):
+    page = tmp_path / "page.md"
+    mark = "<!-- numbers of: python -m benchmarks.ladder -->\n\n"
+    page.write_text(f"{mark}| 1.5 to -0.25, of 3, JAX 0.10.2, 2.7 |\n")
+    text, wrong = figures.renewed(page, lambda line: "1.46 -0.25 2.64")
+    assert text == page.read_text()
+    assert [each.split()[1] for each in wrong] == ["2.7"]
+
+
+@pytest.mark.slow  # half a minute
+def test_tables_of_the_ladder_are_as_printed():
+    command = [sys.executable, DOCS / "figures.py", "--check"]
+    done = subprocess.run(
+        [*command, "docs/results.md", "docs/which.md"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 # Notebooks
