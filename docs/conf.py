@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 os.environ["PYTHONPATH"] = str(ROOT)  # the notebooks' processes import this checkout
 
 (release,) = re.findall(
@@ -20,7 +20,8 @@ author = "The lrjax authors"
 copyright = author
 version = release
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
+html_math_renderer = "mathml"
 templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_theme = "furo"
@@ -30,15 +31,15 @@ html_copy_source = False
 html_show_sourcelink = False
 html_sidebars = {
     "**": [
-        *("sidebar/brand.html", "sidebar/search.html", "sidebar/scroll-start.html"),
-        *("sidebar/navigation.html", "sidebar/versions.html"),
+        *("sidebar/brand.html", "sidebar/search.html", "sidebar/versions.html"),
+        *("sidebar/scroll-start.html", "sidebar/navigation.html"),
         "sidebar/scroll-end.html",
     ]
 }
 highlight_language = "none"  # of blocks that name none, which are commands and tables
 
 myst_heading_anchors = 4
-smartquotes = False  # flags begin with two hyphens
+smartquotes_action = "D"  # dashes alone: quotes are often code
 
 # The API reference.
 default_role = "py:obj"  # `name` in a docstring links to what it names, if it can
