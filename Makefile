@@ -1,6 +1,8 @@
 # make quickstart   compare ten methods on three small data sets
 # make test         the fast tests
 # make check        ruff, pyright, mypy and the rule of imports
+# make docs         build the documentation into site/, warnings as errors
+# make figures      make the outputs and figures that the pages show anew (minutes)
 # make accelerator  prove lrjax on the GPU or TPU that is here (FLAGS=--minutes=30)
 #
 # Each makes .venv by itself. PYTHON=... chooses an interpreter (3.11 to 3.14),
@@ -17,7 +19,7 @@ REQUIREMENTS ?= $(shell \
   else echo requirements-cpu.txt; fi)
 BIN := .venv/bin
 
-.PHONY: quickstart test check accelerator
+.PHONY: quickstart test check docs figures accelerator
 .DELETE_ON_ERROR:
 
 quickstart: .venv/installed
@@ -33,6 +35,12 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py
 
+docs: .venv/installed-docs
+	$(BIN)/python docs/build.py
+
+figures: .venv/installed
+	$(BIN)/python docs/figures.py
+
 accelerator: .venv/installed
 	$(BIN)/python -m benchmarks.accelerator $(FLAGS)
 
@@ -46,4 +54,8 @@ accelerator: .venv/installed
 
 .venv/installed-dev: .venv/installed requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	touch $@
+
+.venv/installed-docs: .venv/installed requirements-docs.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-docs.txt
 	touch $@

@@ -387,11 +387,12 @@ def report(study: Study) -> None:
         own = means[entry].dropna()
         value = shown(mean_with_interval(own))
         worst = f"{(own >= CLIP - 0.5).sum()} of {len(own)}"
-        cells = [f"{by_family.loc[n, entry]:.2f}" for n in names]
+        cells = [f"{by_family.loc[n, entry]:.2f}".replace("nan", "") for n in names]
         rows.append([f"`{entry}`", value, *cells, worst])
     print_table(["entry", "all", *names, "at 10 points"], rows)
     print("\n## Single best and best on each task\n")
     groups = {"all": tasks, **{n: [t for t in tasks if family(t) == n] for n in names}}
+    groups = {n: own for n, own in groups.items() if len(own) > 2}  # else no gap
     plain = [e for e in everywhere if not e.startswith(TUNED)]
     rows = []
     for name, own in groups.items():

@@ -152,8 +152,8 @@ def compare(
 
     Args:
       task: a `lrjax.Task`, the name of one, or several.
-      methods: names, `lrjax.core.Method`s, or functions of hyperparameters that return
-        an Optax transformation (`lrjax.register_method`).
+      methods: names, objects `lrjax.core.Method`, or functions of hyperparameters that
+        return an Optax transformation (`lrjax.register_method`).
       seeds: number of seeds, or which.
       epochs: passes over the training part; None: those of the protocol.
       steps: updates, in place of `epochs`.

@@ -114,8 +114,8 @@ def register_launcher(
     """Register a `lrjax.launch.session.Launch`.
 
     Args:
-      name: for `launcher=` and --launcher.
-      trains: what trains, for --help.
+      name: for `launcher=` and `--launcher`.
+      trains: what trains, for `--help`.
       remote: whether this process needs no JAX to train runs.
 
     Example:

@@ -371,7 +371,7 @@ class Tables:
 
 
 def finished(workdir: str | os.PathLike[str]) -> set[str]:
-    """Read the `run_id`s of a directory's finished runs; empty if there are none.
+    """Read each `run_id` of a directory's finished runs; empty if there are none.
 
     Raises:
       UsageError: if the tables are of another numerics version, or damaged.

@@ -55,6 +55,7 @@ def test_both_name_the_same_packages():
     # For --config.report.export=tensorboard; it was always there.
     assert set(ASKED) | {"tensorboardx"} == set(PINNED)
     assert set(asked(*OTHERS)) == set(DEV) | {"tensorboardx"}
+    assert set(asked("docs")) == set(read("requirements-docs.txt"))
 
 
 @pytest.mark.parametrize("name", ASKED)

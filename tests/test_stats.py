@@ -600,7 +600,9 @@ def test_the_ranking_says_who_was_trained_for_less():
 
 def test_the_ranking_says_the_rates_that_no_name_says():
     def rates_of(rates):
-        hparams = [{"learning_rate": rates[m](t)} if m in rates else {} for m, t in keys]
+        hparams = [
+            {"learning_rate": rates[m](t)} if m in rates else {} for m, t in keys
+        ]
         lines = reports.ranking(RUNS.assign(hparams=hparams)).splitlines()
         return [line for line in lines if line.startswith("learning_rate: ")]
 

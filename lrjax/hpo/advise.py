@@ -50,7 +50,7 @@ def advise(
         resumes; None for a temporary directory.
       data_dir: directory searched first for the data files of a named task.
       log: called with each line of progress.
-      history: working directories, or globs such as 'runs/*', whose bake-offs add to
+      history: working directories, or globs such as `runs/*`, whose bake-offs add to
         what is known of tasks, as in `lrjax.select`.
       on_rows: called with lists of rows as they are measured, as in `lrjax.compare`.
 

@@ -54,7 +54,7 @@ def select(
         'auto', by the budget or by `seconds`.
       seconds: without a budget, all contenders are trained where that is predicted to
         take at most so long, else some.
-      history: working directories, or globs such as 'runs/*', whose finished
+      history: working directories, or globs such as `runs/*`, whose finished
         bake-offs and runs add to what is known of tasks.
       on_rows: called with lists of rows as they are measured, as in `lrjax.compare`.
 

@@ -456,7 +456,7 @@ def polynomial_averaging(
 
     .. math::
       \bar x_t = \left(1 - \frac{1+\gamma}{t+\gamma}\right) \bar x_{t-1}
-        + \frac{1+\gamma}{t+\gamma} x_t, \quad t = 1, 2, \dots
+        + \frac{1+\gamma}{t+\gamma} x_t, \quad t = 1, 2, \ldots
 
     Training is not changed; `eval_params` returns the average. It must be the outermost
     transformation, outside of everything that changes the updates.
