@@ -83,7 +83,8 @@ def ali_g(
       oval-group/ali-g.
     """
     bounds.check(bounds.CAP, learning_rate=learning_rate)
-    bounds.check(bounds.NONNEGATIVE, momentum=momentum, max_norm=max_norm, eps=eps)
+    bounds.check(bounds.NONNEGATIVE, max_norm=max_norm, eps=eps)
+    bounds.check(bounds.FRACTION, momentum=momentum)
     bounds.check(bounds.FINITE, lower_bound=lower_bound)
 
     def init(params):
@@ -202,7 +203,6 @@ def sps_smooth(
       ``Sps`` of IssamLaradji/sps with ``adapt_flag="smooth_iter"``, which never moves
       again after a gradient of zero.
     """
-    base.require_number(learning_rate)
     bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate, eps=eps)
     bounds.check(bounds.POSITIVE, c=c)
     bounds.check(bounds.SCALE, increase_factor=increase_factor)
@@ -282,7 +282,6 @@ def dec_sps(
       ``SPS_decr`` of aorvieto/DecSPS, which adds 1e-4 to every entry of the gradient in
       the norm.
     """
-    base.require_number(learning_rate)
     bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
     bounds.check(bounds.POSITIVE, c=c, power=power)
     bounds.check(bounds.FINITE, lower_bound=lower_bound)

@@ -114,7 +114,6 @@ def salsa(
       SALSA -- Stable Armijo Line Search Adaptation <https://arxiv.org/abs/2407.20650>`_,
       2024. Official implementation: ``SaLSA`` of TheMody's repository of this name.
     """
-    base.require_number(learning_rate)
     bounds.check(
         bounds.NONNEGATIVE, learning_rate=learning_rate, weight_decay=weight_decay
     )
