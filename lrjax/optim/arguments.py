@@ -99,6 +99,7 @@ class Kind(NamedTuple):
 
 NUMBER = Kind("a number", is_number)
 _FLAG = Kind("True or False", is_flag)
+_NAME = Kind("a name", lambda value: isinstance(value, str))
 _SCHEDULE = Kind("a schedule", callable)
 _TRANSFORMATION = Kind(
     "an Optax transformation, such as optim.sgd(0.1)", is_transformation
@@ -121,6 +122,8 @@ def _kinds(hint: Any) -> tuple[Kind, ...]:
         kinds = [_FLAG]
     elif rest == {bool, jax.Array}:
         kinds = [_TRACED_FLAG]
+    elif rest == {str}:
+        kinds = [_NAME]
     elif rest in ({float}, {float, jax.Array}):
         kinds = [NUMBER]
     elif rest and all(
