@@ -192,6 +192,15 @@ def require_value(name: str, value: Any) -> Any:
     return value
 
 
+def if_finite(loss: jax.Array, value: jax.Array, otherwise: Scalar = 0) -> jax.Array:
+    """A step size, or what follows from the loss, where the loss is finite.
+
+    So a loss that is infinite or NaN makes no step, and is not remembered. Scalars are
+    chosen, not updates: what is done to large arrays stays as it is.
+    """
+    return jnp.where(jnp.isfinite(loss), value, otherwise)
+
+
 def copy(tree: PyTree) -> PyTree:
     """Copy the arrays of a tree, so that both trees can be donated."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)

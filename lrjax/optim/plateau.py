@@ -39,7 +39,8 @@ def _observation(value: Any, metric: Any, dtype: Any) -> jax.Array:
             "needs the loss, update(..., value=loss), at every step; or metric, NaN at "
             "steps without an evaluation"
         )
-    return jnp.asarray(told, dtype)
+    told = jnp.asarray(told, dtype)
+    return jnp.where(told == -jnp.inf, jnp.nan, told)  # else nothing would be better
 
 
 class ReduceOnPlateauState(NamedTuple):

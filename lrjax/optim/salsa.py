@@ -158,7 +158,7 @@ def salsa(
         # As officially, the averages are corrected for one update more than made.
         scale1 = 1 / base.bias_correction(beta1, count + 1)
         scale2 = 1 / base.bias_correction(beta2, count + 1)
-        start = grow * state.learning_rate
+        start = base.if_finite(loss, grow * state.learning_rate)
         decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
         def prepare(grad, m, v):
@@ -194,6 +194,7 @@ def salsa(
             moved = jnp.maximum(ratio, base.safe_divide(jnp.ones((), dtype), ratio)) - 1
             often = jnp.minimum(_RARELY, 1 / (moved + _SMALL))
             search = (count < _RARELY) | (waited.astype(dtype) >= often)
+        search &= jnp.isfinite(loss)
         now = base.sum_leaves(lambda g, d: g * d, dtype, updates, direction)
         slope = beta3 * state.slope + (1 - beta3) * now
         slope = jnp.where(search, slope, state.slope)
