@@ -10,6 +10,7 @@ become arrays. Arrays of float32 or float64 are left alone.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -198,17 +199,15 @@ def _gradients(grads: PyTree, params: PyTree) -> PyTree:
             )
         return _real(grad)
 
-    try:
+    with contextlib.suppress(ValueError):  # of other structures, as below
         grads = _masked_as(params, grads)
-        return jax.tree_util.tree_map_with_path(real, grads, params)
-    except ArgumentError:
-        raise
-    except ValueError:
-        given, needed = jax.tree.structure(grads), jax.tree.structure(params)
+    given, needed = jax.tree.structure(grads), jax.tree.structure(params)
+    if given != needed:
         raise ArgumentError(
             "the gradient must have the structure of the parameters; it has "
             f"{shown(given)}, they have {shown(needed)}"
-        ) from None
+        )
+    return jax.tree_util.tree_map_with_path(real, grads, params)
 
 
 def _masked_as(params: PyTree, grads: PyTree) -> PyTree:

@@ -28,12 +28,12 @@ class MupState(NamedTuple):
 
 def _shape(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
     """The shape of a leaf of the narrow model, as `mup` sees it."""
+    place = f"base_params{jax.tree_util.keystr(path)}"
     try:
-        return jax.eval_shape(as_real, leaf)
+        return jax.eval_shape(lambda leaf: as_real(leaf, place), leaf)
     except TypeError:
         raise ArgumentError(
-            f"base_params{jax.tree_util.keystr(path)} must be an array or its shape, "
-            f"not {shown(leaf)}"
+            f"{place} must be an array or its shape, not {shown(leaf)}"
         ) from None
 
 
@@ -109,6 +109,11 @@ def width_factors(
         raise ArgumentError(
             f"rule must be one of {', '.join(_RULES)}, not {shown(rule)}"
         )
+    return _factors(params, base_params, rule)
+
+
+def _factors(params: base.PyTree, base_params: base.PyTree, rule: str) -> base.PyTree:
+    """The factors, as `width_factors` after its check of `rule`."""
     structure = jax.tree.structure(params)
     if jax.tree.structure(base_params) != structure:
         raise ArgumentError(
@@ -183,12 +188,12 @@ def mup(
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
-        width_factors(params, narrow, rule)
+        _factors(params, narrow, rule)
         return MupState(inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
         changes, new = inner.update(updates, state.inner, params, **extra_args)
-        factors = width_factors(changes, narrow, rule)
+        factors = _factors(changes, narrow, rule)
         changes = jax.tree.map(lambda f, change: f * change, factors, changes)
         return changes, MupState(new)
 
