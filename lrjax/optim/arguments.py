@@ -97,7 +97,7 @@ class Kind(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-NUMBER = Kind("a number", is_number)
+_NUMBER = Kind("a number", is_number)
 _FLAG = Kind("True or False", is_flag)
 _NAME = Kind("a string", lambda value: isinstance(value, str))
 _SCHEDULE = Kind("a schedule, that is a function of the update count", callable)
@@ -113,7 +113,7 @@ _NONE = Kind("None", lambda value: value is None)
 def _kinds(hint: Any) -> tuple[Kind, ...]:
     """The kinds that an annotation stands for; () if it may be anything else, too."""
     if hint == ArrayLike:
-        return (NUMBER,)
+        return (_NUMBER,)
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     members = set(typing.get_args(hint)) if union else {hint}
     made = {m for m in members if typing.get_origin(m) is collections.abc.Callable}
@@ -125,7 +125,7 @@ def _kinds(hint: Any) -> tuple[Kind, ...]:
     elif rest == {str}:
         kinds = [_NAME]
     elif rest in ({float}, {float, jax.Array}):
-        kinds = [NUMBER]
+        kinds = [_NUMBER]
     elif rest and all(
         inspect.isclass(member) and issubclass(member, optax.GradientTransformation)
         for member in rest
