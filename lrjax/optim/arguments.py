@@ -143,14 +143,19 @@ def _kinds(hint: Any) -> tuple[Kind, ...]:
 
 
 @functools.cache
-def _declared(function: Callable[..., Any]) -> dict[str, tuple[Kind, ...]]:
-    """The kinds of a function's arguments."""
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
+
+
+@functools.cache
+def declared(function: Callable[..., Any]) -> dict[str, tuple[Kind, ...]]:
+    """The kinds of a function's arguments, of those whose annotations say them."""
     hints = typing.get_type_hints(function)
     kinds = {name: _kinds(hint) for name, hint in hints.items() if name != "return"}
     return {name: found for name, found in kinds.items() if found}
 
 
-def check_kind(name: str, value: Any, *kinds: Kind) -> None:
+def _check_kind(name: str, value: Any, kinds: tuple[Kind, ...]) -> None:
     """Raise ArgumentError unless a value is of one of the kinds."""
     if not any(kind.holds(value) for kind in kinds):
         what = " or ".join(kind.text for kind in kinds)
@@ -165,13 +170,13 @@ def check_kind(name: str, value: Any, *kinds: Kind) -> None:
 def check_kinds(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
     """Check a call by the annotations of `function`; Python checks the names."""
     try:
-        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        given = _signature(function).bind(*args, **kwargs).arguments
     except TypeError:  # the call itself says it, with the function's name
         return
-    declared = _declared(function)
+    kinds = declared(function)
     for name, value in given.items():
-        if name in declared:
-            check_kind(name, value, *declared[name])
+        if name in kinds:
+            _check_kind(name, value, kinds[name])
 
 
 def checked(package: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
@@ -107,7 +106,8 @@ def any_leaves(
         with named(where, outermost=True):
             check_kinds(build, args, kwargs)
             inner = build(*args, **kwargs)
-        read = inspect.signature(inner.update).parameters
+        # What it reads is named; what a wrapper passes on is for what it wraps.
+        read = inner.update.__kwdefaults__ or {}
 
         def init(params):
             with named(where):

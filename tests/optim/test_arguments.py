@@ -33,7 +33,7 @@ OTHERS = {
 KINDS = {
     (name, argument): [
         kind.text
-        for kind in arguments._declared(inspect.unwrap(function)).get(argument, ())
+        for kind in arguments.declared(inspect.unwrap(function)).get(argument, ())
     ]
     for name, function in FUNCTIONS.items()
     for argument in inspect.signature(function).parameters

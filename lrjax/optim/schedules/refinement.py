@@ -69,10 +69,10 @@ def refined(
     bounds.check(bounds.POSITIVE, power=power)
     if isinstance(smoothing, Tracer):
         raise ArgumentError("smoothing must be known while tracing")
-    _check_norms(gradient_norms)
+    recorded = _norms(gradient_norms)
 
     def schedule(step: ArrayLike) -> jax.Array:
-        norms = _running_median(parts.real(gradient_norms), smoothing)
+        norms = _running_median(parts.real(recorded), smoothing)
         # A norm of zero counts as the smallest that is not.
         least = jnp.min(jnp.where(norms > 0, norms, jnp.inf))
         relative = jnp.where(norms > 0, least / norms, 1.0)
@@ -88,25 +88,25 @@ def refined(
     return schedule
 
 
-def _check_norms(norms: Any) -> None:
-    """Check gradient norms; the values only where they are known."""
+def _norms(given: Any) -> jax.Array | np.ndarray:
+    """Gradient norms as an array, after a check, of values where they are known."""
     try:
-        norms = norms if isinstance(norms, jax.Array) else np.asarray(norms)
+        norms = given if isinstance(given, jax.Array) else np.asarray(given)
     except ValueError:  # lists of several lengths
         norms = np.empty(())
-    if not is_number(norms) or np.ndim(norms) != 1 or len(norms) < 2:
+    if not is_number(norms) or norms.ndim != 1 or len(norms) < 2:
         raise ArgumentError("gradient_norms must be a list of at least two numbers")
-    if isinstance(norms, jax.Array):
-        return
-    good = np.isfinite(norms) & (norms >= 0)
-    if not good.all():
-        index = int(np.argmin(good))
-        raise ArgumentError(
-            "gradient_norms must be finite numbers from 0; "
-            f"gradient_norms[{index}] is {norms[index]}"
-        )
-    if not norms.any():
-        raise ArgumentError("gradient_norms must not all be 0")
+    if isinstance(norms, np.ndarray):
+        good = np.isfinite(norms) & (norms >= 0)
+        if not good.all():
+            index = int(np.argmin(good))
+            raise ArgumentError(
+                "gradient_norms must be finite numbers from 0; "
+                f"gradient_norms[{index}] is {norms[index]}"
+            )
+        if not norms.any():
+            raise ArgumentError("gradient_norms must not all be 0")
+    return norms
 
 
 def _running_median(values: jax.Array, share: float) -> jax.Array:
