@@ -221,8 +221,8 @@ def momo(
         product, inner, square_norm = passes.sums(
             lambda g, p, m: (g * p, m * p, m * m), 3, dtype, updates, params, exp_avg
         )
-        loss_avg = keep * state.loss_avg + (1 - keep) * loss
-        loss_avg = base.if_finite(loss, loss_avg, state.loss_avg)
+        told = base.if_finite(loss, loss, state.loss_avg)
+        loss_avg = keep * state.loss_avg + (1 - keep) * told
         product_avg = keep * state.product_avg + (1 - keep) * product
 
         step_size = functools.partial(
@@ -369,8 +369,8 @@ def momo_adam(
             exp_avg,
             exp_avg_sq,
         )
-        loss_avg = beta1 * state.loss_avg + (1 - beta1) * loss
-        loss_avg = base.if_finite(loss, loss_avg, state.loss_avg)
+        told = base.if_finite(loss, loss, state.loss_avg)
+        loss_avg = beta1 * state.loss_avg + (1 - beta1) * told
         product_avg = beta1 * state.product_avg + (1 - beta1) * product
 
         step_size = functools.partial(

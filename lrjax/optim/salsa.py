@@ -158,7 +158,7 @@ def salsa(
         # As officially, the averages are corrected for one update more than made.
         scale1 = 1 / base.bias_correction(beta1, count + 1)
         scale2 = 1 / base.bias_correction(beta2, count + 1)
-        start = base.if_finite(loss, grow * state.learning_rate)
+        start = grow * state.learning_rate
         decay_flags = base.decay_flags(weight_decay, weight_decay_mask, params)
 
         def prepare(grad, m, v):
@@ -194,11 +194,10 @@ def salsa(
             moved = jnp.maximum(ratio, base.safe_divide(jnp.ones((), dtype), ratio)) - 1
             often = jnp.minimum(_RARELY, 1 / (moved + _SMALL))
             search = (count < _RARELY) | (waited.astype(dtype) >= often)
-        search &= jnp.isfinite(loss)
         now = base.sum_leaves(lambda g, d: g * d, dtype, updates, direction)
         slope = beta3 * state.slope + (1 - beta3) * now
         slope = jnp.where(search, slope, state.slope)
-        searches = search & (loss >= _SMALL) & (slope >= _SMALL)
+        searches = search & (loss >= _SMALL) & (slope >= _SMALL) & jnp.isfinite(loss)
 
         def goes_on(carry):
             _, _, _, tries, found = carry
@@ -216,7 +215,9 @@ def salsa(
             fall = jnp.where(enough, average, fall)
             return following, step, fall, tries + 1, same | enough
 
-        carry = start, start, state.decrease, jnp.zeros_like(most), jnp.asarray(False)
+        step = base.if_finite(loss, start, state.learning_rate)
+        tried = base.if_finite(loss, start)
+        carry = step, tried, state.decrease, jnp.zeros_like(most), jnp.asarray(False)
         step, tried, decrease, _, _ = jax.lax.while_loop(goes_on, attempt, carry)
         directions = jax.tree.map(
             lambda d, m: jnp.where(searches, d, m), direction, averaged
