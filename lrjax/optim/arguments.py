@@ -100,7 +100,7 @@ class Kind(NamedTuple):
 _NUMBER = Kind("a number", is_number)
 _FLAG = Kind("True or False", is_flag)
 _NAME = Kind("a string", lambda value: isinstance(value, str))
-_SCHEDULE = Kind("a schedule, that is a function of the update count", callable)
+_SCHEDULE = Kind("a schedule (a function of the update count)", callable)
 _TRANSFORMATION = Kind(
     "an Optax transformation, such as optim.sgd(0.1)", is_transformation
 )

@@ -107,7 +107,7 @@ def any_leaves(
             check_kinds(build, args, kwargs)
             inner = build(*args, **kwargs)
         # What it reads is named; what a wrapper passes on is for what it wraps.
-        read = inner.update.__kwdefaults__ or {}
+        read = getattr(inner.update, "__kwdefaults__", None) or {}
 
         def init(params):
             with named(where):

@@ -199,11 +199,8 @@ def armijo_sgd(
         dtype = state.learning_rate.dtype
         (loss,) = base.scalars(dtype, base.require_value("value", value))
         # Where NaN is to be undercut, one trial ends the search without a step.
-        known = jnp.isfinite(loss)
-        loss, trials = (
-            base.if_finite(loss, loss, jnp.nan),
-            jnp.where(known, max_backtracks, 0),
-        )
+        trials = jnp.where(jnp.isfinite(loss), max_backtracks, 0)
+        loss = base.if_finite(loss, loss, jnp.nan)
         value_fn = base.require_value("value_fn", value_fn)
         if not jax.tree.leaves(params):  # Optax's search needs a leaf
             return updates, state._replace(count=state.count + 1)
