@@ -25,6 +25,7 @@ from lrjax.identity import (
     used,
 )
 from lrjax.optim import schedules
+from lrjax.optim.arguments import ArgumentError
 
 Normaliser: TypeAlias = Callable[[Method, Mapping[str, Any], str], dict[str, Any]]
 
@@ -149,6 +150,8 @@ def _next_checked(
                 _build(method.build, precision, values)
             except UsageError:
                 raise
+            except ArgumentError as error:  # named as people name it here
+                raise UsageError(f"{method.name}: {error.reason}") from None
             except ValueError as error:
                 raise UsageError(f"{method.name}: {error}") from None
             checked.append(values)

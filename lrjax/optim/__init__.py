@@ -8,6 +8,7 @@ even where that takes more than 60 lines, so that it can be read beside its offi
 code.
 """
 
+from lrjax.optim import schedules as schedules
 from lrjax.optim.abel import abel
 from lrjax.optim.adamg import adamg
 from lrjax.optim.adan import adan

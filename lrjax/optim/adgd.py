@@ -83,7 +83,6 @@ def adgd(
       <https://arxiv.org/abs/1910.09529>`_, 2020. Official implementation: ``Adsgd`` of
       ymalitsky/adaptive_GD.
     """
-    base.require_number(learning_rate)
     bounds.check(
         bounds.NONNEGATIVE,
         learning_rate=learning_rate,

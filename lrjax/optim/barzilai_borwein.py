@@ -90,7 +90,6 @@ def barzilai_borwein(
       <https://arxiv.org/abs/1605.04131>`_, 2016. Official implementation: ``sgd_bb`` of
       tanconghui/Stochastic_BB.
     """
-    base.require_number(learning_rate)
     bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
     bounds.check(bounds.COUNT, period_steps=period_steps)
     bounds.check(bounds.POSITIVE, weight=weight)

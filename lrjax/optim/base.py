@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from lrjax.optim import bounds
+from lrjax.optim.arguments import ArgumentError, missing, shown
 from lrjax.optim.leaves import any_leaves, as_real, joint_type, like
 
 PyTree = Any
@@ -77,7 +78,7 @@ def each_leaf(name: str, values: PerLeaf, params: PyTree) -> PyTree:
       a tree with the structure of `params`.
 
     Raises:
-      ValueError: if the structures do not agree; one line.
+      ArgumentError: if the structures do not agree; one line.
     """
     # A tree of a user's class, such as a module, may be callable too.
     if callable(values) and jax.tree_util.all_leaves([values]):
@@ -86,15 +87,10 @@ def each_leaf(name: str, values: PerLeaf, params: PyTree) -> PyTree:
         return jax.tree.broadcast(values, params)
     except ValueError:
         given, needed = jax.tree.structure(values), jax.tree.structure(params)
-        raise ValueError(
+        raise ArgumentError(
             f"{name} must have the structure of the parameters, or a prefix of it; it "
-            f"has {_short(given)}, they have {_short(needed)}"
+            f"has {shown(given)}, they have {shown(needed)}"
         ) from None
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def decay_flags(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
@@ -106,7 +102,7 @@ def decay_flags(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
       params: the parameters.
 
     Raises:
-      ValueError: if `mask` has another structure or holds anything else; one line.
+      ArgumentError: if `mask` has another structure or holds anything else; one line.
     """
     if is_zero(weight_decay) or mask is None:
         has_decay = not is_zero(weight_decay)
@@ -118,9 +114,9 @@ def decay_flags(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
         if array and not isinstance(value, Tracer) and not value.shape:
             value = value.item()
         if not isinstance(value, bool):
-            raise ValueError(
+            raise ArgumentError(
                 "weight_decay_mask must hold booleans, one for a leaf and known while "
-                f"tracing, not {_short(value)}"
+                f"tracing, not {shown(value)}"
             )
         return value
 
@@ -157,7 +153,7 @@ def rate_factors(factors: PerLeaf, params: PyTree, dtype: Any) -> PyTree:
       dtype: dtype of the factors.
 
     Raises:
-      ValueError: if `factors` has another structure or holds anything but finite
+      ArgumentError: if `factors` has another structure or holds anything but finite
         numbers from 0; one line.
     """
     if factors is None:
@@ -168,9 +164,9 @@ def rate_factors(factors: PerLeaf, params: PyTree, dtype: Any) -> PyTree:
         known = not isinstance(value, jax.Array)
         numeric = isinstance(value, int | float | np.number) or not known
         if not numeric or np.shape(value) or (known and not 0 <= value < np.inf):
-            raise ValueError(
+            raise ArgumentError(
                 "learning_rate_factors must hold finite numbers from 0, one for a "
-                f"leaf, not {_short(value)}"
+                f"leaf, not {shown(value)}"
             )
         return jnp.asarray(value, dtype)
 
@@ -183,28 +179,26 @@ def times(factor: int | jax.Array, value: Any) -> Any:
 
 
 def require_params(params: PyTree | None) -> PyTree:
-    """Return the parameters; raise ValueError if they are missing."""
+    """Return the parameters; raise ArgumentError if they are missing."""
     if params is None:
-        raise ValueError(
-            "This transformation needs the parameters: update(grads, state, params)."
-        )
+        raise ArgumentError("needs the parameters: update(grads, state, params)")
     return params
 
 
-def require_number(learning_rate: Scalar) -> None:
-    """Raise ValueError for a schedule where a method changes the rate itself."""
-    if callable(learning_rate):
-        raise ValueError(
-            "This transformation changes its rate by itself: learning_rate must be a "
-            "number, where it starts, not a schedule."
-        )
-
-
 def require_value(name: str, value: Any) -> Any:
-    """Return an extra argument of `update`; raise ValueError if it is missing."""
+    """Return an extra argument of `update`; raise ArgumentError if it is missing."""
     if value is None:
-        raise ValueError(f"This transformation needs `update(..., {name}={name})`.")
+        raise missing(name)
     return value
+
+
+def if_finite(loss: jax.Array, value: jax.Array, otherwise: Scalar = 0) -> jax.Array:
+    """A step size, or what follows from the loss, where the loss is finite.
+
+    So a loss that is infinite or NaN makes no step, and is not remembered. Scalars are
+    chosen, not updates: what is done to large arrays stays as it is.
+    """
+    return jnp.where(jnp.isfinite(loss), value, otherwise)
 
 
 def copy(tree: PyTree) -> PyTree:

@@ -72,9 +72,9 @@ def sgd(
     bounds.check(
         bounds.NONNEGATIVE,
         learning_rate=learning_rate,
-        momentum=momentum,
         weight_decay=weight_decay,
     )
+    bounds.check(bounds.FRACTION, momentum=momentum)
 
     def init(params):
         count = jnp.zeros((), jnp.int32)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from lrjax.optim.arguments import ArgumentError, shown
+
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
@@ -43,6 +45,7 @@ class Bounds:
         )
 
 
+ANY = Bounds("a number, or infinite", below=False)
 FINITE = Bounds("a finite number", above=True)
 NONNEGATIVE = Bounds("a finite number from 0", 0)
 POSITIVE = Bounds("a finite number above 0", 0, above=True)
@@ -68,7 +71,7 @@ def check(bounds: Bounds, **values: Any) -> None:
     smallest normal one to zero.
 
     Raises:
-      ValueError: names the argument and what it must be; one line.
+      ArgumentError: names the argument and what it must be; one line.
     """
     for name, value in values.items():
         several = isinstance(value, np.ndarray) and value.ndim
@@ -80,17 +83,17 @@ def check(bounds: Bounds, **values: Any) -> None:
         if isinstance(value, int) and abs(value) >= _INTEGERS:
             number = False  # JAX accepts no such integer, whatever the dtype
         if not number or not bounds.holds(value):
-            raise ValueError(f"{name} must be {bounds.text}, not {_shown(value)}")
+            raise ArgumentError(f"{name} must be {bounds.text}, not {shown(value)}")
         used = as_used(value)
         if not bounds.holds(used):
-            raise ValueError(
-                f"{name} must be {bounds.text}: {_shown(value)} is {used:g} in "
+            raise ArgumentError(
+                f"{name} must be {bounds.text}: {shown(value)} is {used:g} in "
                 f"{jnp.result_type(float).name}"
             )
         if used == 0 != value:
-            raise ValueError(
+            raise ArgumentError(
                 f"{name} is 0 in {jnp.result_type(float).name} where it is "
-                f"{_shown(value)}: give 0 or a larger number"
+                f"{shown(value)}: give 0 or a larger number"
             )
 
 
@@ -98,14 +101,14 @@ def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:
     """Return a whole number that a shape depends on as an int, after checking it.
 
     Raises:
-      ValueError: if it is not a whole number, out of bounds, or not known while
+      ArgumentError: if it is not a whole number, out of bounds, or not known while
         tracing; one line.
     """
     if value is None or callable(value) or isinstance(value, Tracer):
-        raise ValueError(f"{name} must be {bounds.text}, known while tracing")
+        raise ArgumentError(f"{name} must be {bounds.text}, known while tracing")
     value = np.asarray(value)[()] if isinstance(value, jax.Array) else value
     if np.ndim(value):
-        raise ValueError(f"{name} must be {bounds.text}, not an array")
+        raise ArgumentError(f"{name} must be {bounds.text}, not an array")
     check(bounds, **{name: value})
     return int(value)
 
@@ -117,11 +120,3 @@ def as_used(value: float) -> float:
     with np.errstate(over="ignore", under="ignore"):
         used = float(dtype.type(value))
     return 0.0 if abs(used) < np.finfo(dtype).tiny else used
-
-
-def _shown(value: Any) -> str:
-    """A value as text of at most 80 characters."""
-    if isinstance(value, int) and abs(value) > 10**80:
-        return "a whole number of more than 80 digits"  # repr refuses thousands
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -27,7 +27,7 @@ class CautiousState(NamedTuple):
 
 @base.any_leaves
 def cautious(
-    base_optimizer: optax.GradientTransformationExtraArgs,
+    base_optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Keep those entries of updates that go against the present gradient.
 
@@ -63,6 +63,7 @@ def cautious(
       <https://arxiv.org/abs/2411.16085>`_, 2024. Official implementation: ``AdamW`` of
       kyleliang919/C-Optim; its older ``Lion`` divides by the share plus one entry.
     """
+    base_optimizer = optax.with_extra_args_support(base_optimizer)
 
     def init(params):
         return CautiousState(base_optimizer.init(params))

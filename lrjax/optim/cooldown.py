@@ -26,7 +26,7 @@ class CooldownState(NamedTuple):
 
 @base.any_leaves
 def cooldown(
-    inner: optax.GradientTransformationExtraArgs,
+    inner: optax.GradientTransformation,
     start: base.Scalar,
     steps: base.Scalar,
     power: base.Scalar = 1.0,
@@ -74,8 +74,10 @@ def cooldown(
       short decay from a copy of its state. There is no official implementation as a
       transformation.
     """
+    bounds.check(bounds.ANY, start=start)
     bounds.check(bounds.NONNEGATIVE, steps=steps)
     bounds.check(bounds.POSITIVE, power=power)
+    inner = optax.with_extra_args_support(inner)
 
     def init(params):
         return CooldownState(jnp.zeros((), jnp.int32), inner.init(params))

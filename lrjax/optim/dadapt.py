@@ -349,7 +349,7 @@ def dadapt_sgd(
       ``DAdaptSGD`` of facebookresearch/dadaptation 3.2.
     """
     check(learning_rate, weight_decay, d0, growth_rate)
-    bounds.check(bounds.SHARE, momentum=momentum)
+    bounds.check(bounds.FRACTION, momentum=momentum)
 
     def init(params):
         dtype = base.scalar_dtype(params)
@@ -518,7 +518,7 @@ def dadapt_adagrad(
       ``DAdaptAdaGrad`` of facebookresearch/dadaptation 3.2.
     """
     check(learning_rate, weight_decay, d0, growth_rate)
-    bounds.check(bounds.SHARE, momentum=momentum)
+    bounds.check(bounds.FRACTION, momentum=momentum)
     bounds.check(bounds.POSITIVE, eps=eps)
 
     def init(params):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base, bounds
+from lrjax.optim import arguments, base, bounds
 
 
 class DogState(NamedTuple):
@@ -449,6 +449,7 @@ class AveragingState(NamedTuple):
         return base.where_kept(lambda average, _: average, self.average, params)
 
 
+@arguments.checked("optim")
 def polynomial_averaging(
     inner: optax.GradientTransformation, gamma: base.Scalar = 8.0
 ) -> optax.GradientTransformationExtraArgs:
@@ -493,14 +494,15 @@ def polynomial_averaging(
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
+        with arguments.named("optim.polynomial_averaging"):
+            average = base.copy(base.as_real(params))
         return AveragingState(
-            count=jnp.zeros((), jnp.int32),
-            average=base.copy(base.as_real(params, "polynomial_averaging")),
-            inner=inner.init(params),
+            count=jnp.zeros((), jnp.int32), average=average, inner=inner.init(params)
         )
 
     def update(updates, state, params=None, **extra_args):
-        params = base.require_params(params)
+        with arguments.named("optim.polynomial_averaging"):
+            params = base.require_params(params)
         dtype = base.scalar_dtype(state.average)
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
         count = state.count + 1

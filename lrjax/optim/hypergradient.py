@@ -76,14 +76,13 @@ def hypergradient_sgd(
       <https://arxiv.org/abs/1703.04782>`_, 2018, Algorithms 4 and 5. Official
       implementation: ``SGDHD`` of gbaydin/hypergradient-descent.
     """
-    base.require_number(learning_rate)
     bounds.check(
         bounds.NONNEGATIVE,
         learning_rate=learning_rate,
-        momentum=momentum,
         weight_decay=weight_decay,
         hypergrad_lr=hypergrad_lr,
     )
+    bounds.check(bounds.FRACTION, momentum=momentum)
 
     def init(params):
         return HypergradientSgdState(
@@ -201,7 +200,6 @@ def hypergradient_adam(
       <https://arxiv.org/abs/1703.04782>`_, 2018, Algorithm 6. Official implementation:
       ``AdamHD`` of gbaydin/hypergradient-descent.
     """
-    base.require_number(learning_rate)
     bounds.check(
         bounds.NONNEGATIVE,
         learning_rate=learning_rate,

@@ -127,6 +127,7 @@ def iam(
             lambda g, p, z: (g * (z - p), g * g), 2, dtype, updates, params, state.z
         )
         tau = _step_size(cap, loss - bound, inner, square_norm)
+        tau = base.if_finite(loss, tau)
         share = _share(momentum, state.count, dtype)
 
         def update_leaf(grad, p, z, has_decay):
@@ -229,6 +230,7 @@ def iam_adam(
             exp_avg_sq,
         )
         tau = _step_size(cap, loss - bound, inner, square_norm)
+        tau = base.if_finite(loss, tau)
         share = _share(momentum, state.count, dtype)
         # With a factor from after the sums XLA recomputes the direction, not stores it.
         (scale_again,) = passes.after(tau, scale)

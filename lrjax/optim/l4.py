@@ -42,8 +42,19 @@ def _init(params: base.PyTree, exp_avg_sq: Any) -> L4State:
 
 def _least(state: L4State, loss: jax.Array, init_factor: base.Scalar) -> jax.Array:
     """The smallest loss so far; at first a part of the first loss."""
+    loss = base.if_finite(loss, loss, _most(loss))
     start = jnp.asarray(init_factor, loss.dtype) * loss
     return jnp.where(state.count == 0, start, jnp.minimum(state.min_loss, loss))
+
+
+def _most(loss: jax.Array) -> float:
+    """The largest number, for which a loss that is not finite counts."""
+    return float(jnp.finfo(loss.dtype).max)
+
+
+def _forgotten(least: jax.Array, time: jax.Array) -> jax.Array:
+    """The smallest loss, forgotten by an update."""
+    return jnp.minimum((1 + 1 / time) * least, _most(least))
 
 
 def _rate(
@@ -62,9 +73,10 @@ def _rate(
       eps: term in the denominator.
     """
     gap = jnp.maximum(loss - goal, 0)
-    return jnp.where(
+    rate = jnp.where(
         slope > 0, fraction * gap / jnp.where(slope > 0, slope + eps, 1), 0
     )
+    return base.if_finite(loss, rate)
 
 
 # Above 60 lines: one update rule in one piece, to be read beside its source.
@@ -185,7 +197,7 @@ def l4_adam(
             exp_avg_sq,
         )
         return changes, L4State(
-            count, rate, (1 + 1 / time) * least, exp_avg, exp_avg_sq
+            count, rate, _forgotten(least, time), exp_avg, exp_avg_sq
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -276,6 +288,6 @@ def l4_momentum(
         rate = _rate(fraction, loss, reachable * least, slope, epsilon)
         step = rate * scale
         changes = jax.tree.map(lambda m: (-step * m).astype(m.dtype), exp_avg)
-        return changes, L4State(count, rate, (1 + 1 / time) * least, exp_avg, None)
+        return changes, L4State(count, rate, _forgotten(least, time), exp_avg, None)
 
     return optax.GradientTransformationExtraArgs(init, update)

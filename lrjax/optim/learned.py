@@ -211,7 +211,6 @@ def learned(
       strategies of Salimans et al., `Evolution Strategies as a Scalable Alternative to
       Reinforcement Learning <https://arxiv.org/abs/1703.03864>`_, 2017.
     """
-    base.require_number(learning_rate)
     bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
     bounds.check(bounds.POSITIVE, horizon=horizon, actions=actions)
     if isinstance(policy, str):

@@ -10,6 +10,7 @@ become arrays. Arrays of float32 or float64 are left alone.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec
@@ -17,6 +18,15 @@ from typing import Any, ParamSpec
 import jax
 import jax.numpy as jnp
 import optax
+
+from lrjax.optim.arguments import (
+    ArgumentError,
+    check_extra,
+    check_kinds,
+    check_scalar,
+    named,
+    shown,
+)
 
 PyTree = Any
 P = ParamSpec("P")
@@ -28,12 +38,11 @@ def joint_type(*dtypes: Any) -> Any:
         return jnp.result_type(*dtypes)
 
 
-def as_real(params: PyTree, name: str = "", what: str = "params") -> PyTree:
+def as_real(params: PyTree, what: str = "params") -> PyTree:
     """Convert parameters to real arrays of float32 or wider.
 
     Args:
       params: a tree of floating-point or complex arrays or numbers.
-      name: name of the optimiser, for messages.
       what: word for the tree in messages, such as 'params'.
 
     Returns:
@@ -41,11 +50,11 @@ def as_real(params: PyTree, name: str = "", what: str = "params") -> PyTree:
       scalar [2].
 
     Raises:
-      ValueError: for a leaf of another kind; names the leaf.
+      ArgumentError: for a leaf of another kind; names the leaf.
     """
 
     def real(path, leaf):
-        """Convert a leaf; raise ValueError for integers and other objects."""
+        """Convert a leaf; raise ArgumentError for integers and other objects."""
         try:
             array = jnp.asarray(leaf)
             inexact = jnp.issubdtype(array.dtype, jnp.inexact)
@@ -53,8 +62,8 @@ def as_real(params: PyTree, name: str = "", what: str = "params") -> PyTree:
         except (TypeError, ValueError):
             array, inexact, kind = leaf, False, type(leaf).__name__
         if not inexact:
-            raise ValueError(
-                f"{_where(name, what, path)} is {kind}: parameters are "
+            raise ArgumentError(
+                f"{what}{jax.tree_util.keystr(path)} is {kind}: parameters are "
                 "floating-point or complex. Keep others out, by optax.masked or "
                 "optax.partition."
             )
@@ -83,35 +92,47 @@ def any_leaves(
     The optimiser sees parameters and gradients converted by `as_real`, also in the
     arguments and results of `value_fn` and `grad_fn`; its state has this form too. As
     everywhere in Optax the gradient of a complex parameter is the conjugate of the
-    result of `jax.grad`.
+    result of `jax.grad`. The kinds of hyperparameters, as `build` declares them, and of
+    the extra arguments that `update` names are checked, and errors name the optimiser.
 
     Args:
       build: function from hyperparameters to the transformation.
     """
     name = getattr(build, "__name__", "")
+    where = f"optim.{name}"
 
     @functools.wraps(build)
     def wrapped(*args: P.args, **kwargs: P.kwargs):
-        inner = build(*args, **kwargs)
+        with named(where, outermost=True):
+            check_kinds(build, args, kwargs)
+            inner = build(*args, **kwargs)
+        # What it reads is named; what a wrapper passes on is for what it wraps.
+        read = getattr(inner.update, "__kwdefaults__", None) or {}
 
         def init(params):
-            return inner.init(as_real(params, name))
+            with named(where):
+                return inner.init(as_real(params))
 
         def update(updates, state, params=None, **extra_args):
+            with named(where):
+                check_extra(extra_args, read)
+                return convert(updates, state, params, **extra_args)
+
+        def convert(updates, state, params, **extra_args):
             outside = updates if params is None else params
             what = "updates" if params is None else "params"
-            inside = as_real(outside, name, what)
+            inside = as_real(outside, what)
 
             def gradients(tree):
-                return _gradients(tree, outside, name)
+                return _gradients(tree, outside)
 
             # Optax's extra arguments, and the gradient at other points.
             given = {k: v for k, v in extra_args.items() if v is not None}
             if "value_fn" in given:
-                value_fn = given["value_fn"]
+                value_fn = _told("value_fn", given["value_fn"], where)
                 given["value_fn"] = lambda at: _wide(value_fn(like(at, outside)))
             if "grad_fn" in given:
-                grad_fn = given["grad_fn"]
+                grad_fn = _told("grad_fn", given["grad_fn"], where)
                 given["grad_fn"] = lambda at: gradients(grad_fn(like(at, outside)))
             if "grad" in given and _alike(given["grad"], outside):
                 given["grad"] = gradients(given["grad"])
@@ -128,22 +149,65 @@ def any_leaves(
     return wrapped
 
 
-def _gradients(grads: PyTree, params: PyTree, name: str) -> PyTree:
+def _told(kind: str, fn: Callable[[PyTree], Any], where: str) -> Callable[..., Any]:
+    """Make a user's function say what is wrong with it, or why it cannot work.
+
+    Args:
+      kind: its name among the extra arguments.
+      fn: the function of parameters.
+      where: name of the optimiser.
+    """
+
+    def called(params):
+        try:
+            result = fn(params)
+        except ArgumentError:
+            raise
+        except Exception as error:
+            nodes = jax.tree.leaves(params, is_leaf=_is_hidden)
+            if not any(map(_is_hidden, nodes)):
+                raise
+            raise ArgumentError(
+                f"needs {kind} at all parameters, of which optax.masked and "
+                f"optax.partition hide some, so that {kind} fails: make {where} the "
+                "whole optimiser"
+            ) from error
+        if kind == "value_fn":
+            check_scalar("the result of value_fn", result, "the loss, one number")
+        return result
+
+    return called
+
+
+def _gradients(grads: PyTree, params: PyTree) -> PyTree:
     """Convert gradients to real arrays, complex where the parameters are."""
 
     def real(path, grad, param):
         """Convert the gradient of a leaf."""
         grad = jnp.asarray(grad)
+        if grad.shape != jnp.shape(param):
+            raise ArgumentError(
+                f"gradient{jax.tree_util.keystr(path)} has the shape {grad.shape}, the "
+                f"parameter {jnp.shape(param)}"
+            )
         if jnp.iscomplexobj(param):
             grad = grad.astype(joint_type(grad.dtype, jnp.complex64))
         elif jnp.iscomplexobj(grad):
-            raise ValueError(
-                f"{_where(name, 'gradient', path)} is {grad.dtype}, the parameter "
+            raise ArgumentError(
+                f"gradient{jax.tree_util.keystr(path)} is {grad.dtype}, the parameter "
                 f"{jnp.asarray(param).dtype}: a real parameter has a real gradient."
             )
         return _real(grad)
 
-    return jax.tree_util.tree_map_with_path(real, _masked_as(params, grads), params)
+    with contextlib.suppress(ValueError):  # of other structures, as below
+        grads = _masked_as(params, grads)
+    given, needed = jax.tree.structure(grads), jax.tree.structure(params)
+    if given != needed:
+        raise ArgumentError(
+            "the gradient must have the structure of the parameters; it has "
+            f"{shown(given)}, they have {shown(needed)}"
+        )
+    return jax.tree_util.tree_map_with_path(real, grads, params)
 
 
 def _masked_as(params: PyTree, grads: PyTree) -> PyTree:
@@ -194,9 +258,3 @@ def _wide(value: Any) -> jax.Array:
     if array.dtype.itemsize < jnp.dtype(jnp.float32).itemsize:
         return array.astype(jnp.float32)
     return array.astype(joint_type(array.dtype, jnp.float32))
-
-
-def _where(name: str, tree: str, path: Any) -> str:
-    """Names a leaf for messages: "optim.adamw: params['w']"."""
-    place = f"{tree}{jax.tree_util.keystr(path)}"
-    return f"optim.{name}: {place}" if name else place

@@ -89,6 +89,7 @@ def polyak_sgd(
         gap = jnp.maximum(loss - bound, 0)
         denominator = factor * base.sum_squares(updates, dtype) + epsilon
         rate = jnp.minimum(highest, base.safe_divide(gap, denominator))
+        rate = base.if_finite(loss, rate)
         updates = jax.tree.map(lambda g: (-rate * g).astype(g.dtype), updates)
         return updates, PolyakState(state.count + 1, rate)
 
@@ -170,10 +171,10 @@ def armijo_sgd(
     bounds.check(bounds.SCALE, increase_factor=increase_factor)
     bounds.check(bounds.COUNT, max_backtracks=max_backtracks)
 
-    def search(highest):
-        """The line search, with `highest` as the largest step size."""
+    def search(highest, most):
+        """The line search, with the largest step size and number of decreases."""
         return optax.scale_by_backtracking_linesearch(
-            max_backtracks,
+            most,
             slope_rtol=c,
             decrease_factor=decrease_factor,
             increase_factor=increase_factor,
@@ -196,12 +197,15 @@ def armijo_sgd(
         del extra_args
         params = base.require_params(params)
         dtype = state.learning_rate.dtype
-        (value,) = base.scalars(dtype, base.require_value("value", value))
+        (loss,) = base.scalars(dtype, base.require_value("value", value))
+        # Where NaN is to be undercut, one trial ends the search without a step.
+        trials = jnp.where(jnp.isfinite(loss), max_backtracks, 0)
+        loss = base.if_finite(loss, loss, jnp.nan)
         value_fn = base.require_value("value_fn", value_fn)
         if not jax.tree.leaves(params):  # Optax's search needs a leaf
             return updates, state._replace(count=state.count + 1)
         highest = base.rate_at(learning_rate, state.count, dtype)
-        transformation = search(highest)
+        transformation = search(highest, trials)
         # After a failed search the step size is 0, which no factor can increase.
         (start,) = base.scalars(dtype, initial_step)
         start = jnp.where(state.learning_rate > 0, state.learning_rate, start)
@@ -211,7 +215,7 @@ def armijo_sgd(
                 jax.tree.map(jnp.negative, updates),
                 transformation.init(params)._replace(learning_rate=start),
                 params,
-                value=value,
+                value=loss,
                 grad=updates,
                 value_fn=value_fn,
             )

@@ -221,7 +221,8 @@ def momo(
         product, inner, square_norm = passes.sums(
             lambda g, p, m: (g * p, m * p, m * m), 3, dtype, updates, params, exp_avg
         )
-        loss_avg = keep * state.loss_avg + (1 - keep) * loss
+        told = base.if_finite(loss, loss, state.loss_avg)
+        loss_avg = keep * state.loss_avg + (1 - keep) * told
         product_avg = keep * state.product_avg + (1 - keep) * product
 
         step_size = functools.partial(
@@ -239,6 +240,8 @@ def momo(
         coefficients, taus, bound = _step_sizes(
             decay_flags, decay, state.lower_bound, step_size
         )
+        taus = {flag: base.if_finite(loss, tau) for flag, tau in taus.items()}
+        bound = base.if_finite(loss, bound, state.lower_bound)
         # Proximal weight decay divides the whole step.
         divisors = {flag: 1 + rate * w for flag, w in coefficients.items()}
 
@@ -366,7 +369,8 @@ def momo_adam(
             exp_avg,
             exp_avg_sq,
         )
-        loss_avg = beta1 * state.loss_avg + (1 - beta1) * loss
+        told = base.if_finite(loss, loss, state.loss_avg)
+        loss_avg = beta1 * state.loss_avg + (1 - beta1) * told
         product_avg = beta1 * state.product_avg + (1 - beta1) * product
 
         step_size = functools.partial(
@@ -384,6 +388,8 @@ def momo_adam(
         coefficients, taus, bound = _step_sizes(
             decay_flags, decay, state.lower_bound, step_size
         )
+        taus = {flag: base.if_finite(loss, tau) for flag, tau in taus.items()}
+        bound = base.if_finite(loss, bound, state.lower_bound)
         # Proximal decay divides the whole step, AdamW's only shrinks the parameters.
         factors = {
             flag: (1, 1 + rate * w) if divide else (1 - rate * w, 1)

@@ -75,7 +75,6 @@ def multirate_sgd(
       <https://arxiv.org/abs/1909.13371>`_, 2022: ``SGDPerParam`` under ``SGD`` of its
       official implementation.
     """
-    base.require_number(learning_rate)
     bounds.check(
         bounds.NONNEGATIVE,
         learning_rate=learning_rate,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lrjax.optim import base, bounds
+from lrjax.optim.arguments import ArgumentError
 
 # Of the authors' quintic iteration, which is steep at zero.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -53,7 +54,7 @@ def _flags(hidden: base.PerLeaf, params: base.PyTree) -> base.PyTree:
 
     def check(flag, leaf):
         if flag not in (True, False) or (flag and leaf.ndim < 2):
-            raise ValueError(
+            raise ArgumentError(
                 "hidden must be True or False for each leaf, True only for two or more "
                 f"axes; it is {flag!r} for one of {leaf.ndim}"
             )
@@ -135,7 +136,7 @@ def muon(
       officially.
 
     Raises:
-      ValueError: in `init`, if `hidden` does not fit the parameters.
+      ArgumentError: in `init`, if `hidden` does not fit the parameters.
 
     Example:
       >>> import jax.numpy as jnp

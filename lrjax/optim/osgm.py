@@ -137,7 +137,7 @@ def osgm(
         if monotone:
             (loss,) = base.scalars(dtype, base.require_value("value", value))
             value_fn = base.require_value("value_fn", value_fn)
-            kept = value_fn(trial).astype(dtype) < loss
+            kept = (value_fn(trial).astype(dtype) < loss) & jnp.isfinite(loss)
             changes = jax.tree.map(lambda c: jnp.where(kept, c, 0), changes)
             mean = jnp.where(kept, mean, 0)
         return changes, OsgmState(state.count + 1, mean, rates, sum_squares)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrjax.optim import base, bounds
+from lrjax.optim.arguments import ArgumentError
 from lrjax.optim.readings import scaled_rate
 
 
@@ -34,11 +35,12 @@ def _observation(value: Any, metric: Any, dtype: Any) -> jax.Array:
     """The value or metric that an update is given; NaN for none."""
     told = value if metric is None else metric
     if told is None:
-        raise ValueError(
-            "This transformation needs `update(..., value=loss)` at every step, or "
-            "`metric=metric` with NaN at steps without an evaluation."
+        raise ArgumentError(
+            "needs the loss, update(..., value=loss), at every step; or metric, NaN at "
+            "steps without an evaluation"
         )
-    return jnp.asarray(told, dtype)
+    told = jnp.asarray(told, dtype)
+    return jnp.where(told == -jnp.inf, jnp.nan, told)  # else nothing would be better
 
 
 class ReduceOnPlateauState(NamedTuple):
@@ -279,7 +281,6 @@ def greedy_lr(
       <https://arxiv.org/abs/2512.14527>`_, 2025. Official implementation: ``GreedyLR``
       of huggingface/transformers.
     """
-    base.require_number(learning_rate)
     bounds.check(
         bounds.NONNEGATIVE,
         learning_rate=learning_rate,

@@ -83,7 +83,8 @@ def ali_g(
       oval-group/ali-g.
     """
     bounds.check(bounds.CAP, learning_rate=learning_rate)
-    bounds.check(bounds.NONNEGATIVE, momentum=momentum, max_norm=max_norm, eps=eps)
+    bounds.check(bounds.NONNEGATIVE, max_norm=max_norm, eps=eps)
+    bounds.check(bounds.FRACTION, momentum=momentum)
     bounds.check(bounds.FINITE, lower_bound=lower_bound)
 
     def init(params):
@@ -103,6 +104,7 @@ def ali_g(
         denominator = base.sum_squares(updates, dtype) + epsilon
         gap = jnp.maximum(loss - bound, 0)
         rate = jnp.minimum(cap, base.safe_divide(gap, denominator))
+        rate = base.if_finite(loss, rate)
         velocity = state.velocity
         if momentum is None:
             changes = jax.tree.map(lambda g: -rate * g, updates)
@@ -202,7 +204,6 @@ def sps_smooth(
       ``Sps`` of IssamLaradji/sps with ``adapt_flag="smooth_iter"``, which never moves
       again after a gradient of zero.
     """
-    base.require_number(learning_rate)
     bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate, eps=eps)
     bounds.check(bounds.POSITIVE, c=c)
     bounds.check(bounds.SCALE, increase_factor=increase_factor)
@@ -226,7 +227,7 @@ def sps_smooth(
         gap = jnp.maximum(loss - bound, 0)
         rate = base.safe_divide(gap, factor * square + epsilon)
         rate = jnp.minimum(growth * state.cap, rate)
-        moves = square > 0
+        moves = (square > 0) & jnp.isfinite(loss)
         cap = jnp.where(moves, rate, state.cap)
         rate = jnp.where(moves, rate, 0)
         changes = jax.tree.map(lambda g: (-rate * g).astype(g.dtype), updates)
@@ -282,7 +283,6 @@ def dec_sps(
       ``SPS_decr`` of aorvieto/DecSPS, which adds 1e-4 to every entry of the gradient in
       the norm.
     """
-    base.require_number(learning_rate)
     bounds.check(bounds.NONNEGATIVE, learning_rate=learning_rate)
     bounds.check(bounds.POSITIVE, c=c, power=power)
     bounds.check(bounds.FINITE, lower_bound=lower_bound)
@@ -303,9 +303,11 @@ def dec_sps(
         gap = jnp.maximum(loss - bound, 0)
         # Without a gradient the loss says nothing of the next step size.
         step = jnp.where(square > 0, gap / jnp.where(square > 0, square, 1), jnp.inf)
-        rate = jnp.minimum(step, last * state.cap) / factor
+        step = base.if_finite(loss, step, jnp.inf)
+        cap = jnp.minimum(step, last * state.cap) / factor
+        rate = base.if_finite(loss, cap)
         changes = jax.tree.map(lambda g: (-rate * g).astype(g.dtype), updates)
-        return changes, CappedState(state.count + 1, rate, base.copy(rate))
+        return changes, CappedState(state.count + 1, rate, cap)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -401,6 +403,7 @@ def ngn(
         square = base.sum_squares(average, dtype)
         twice = 2 * jnp.maximum(loss - bound, 0)
         rate = sigma * base.safe_divide(twice, twice + sigma * square)
+        rate = base.if_finite(loss, rate)
         if base.is_zero(weight_decay):
             changes = jax.tree.map(lambda m: -rate * m, average)
         else:

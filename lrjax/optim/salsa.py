@@ -114,7 +114,6 @@ def salsa(
       SALSA -- Stable Armijo Line Search Adaptation <https://arxiv.org/abs/2407.20650>`_,
       2024. Official implementation: ``SaLSA`` of TheMody's repository of this name.
     """
-    base.require_number(learning_rate)
     bounds.check(
         bounds.NONNEGATIVE, learning_rate=learning_rate, weight_decay=weight_decay
     )
@@ -198,7 +197,7 @@ def salsa(
         now = base.sum_leaves(lambda g, d: g * d, dtype, updates, direction)
         slope = beta3 * state.slope + (1 - beta3) * now
         slope = jnp.where(search, slope, state.slope)
-        searches = search & (loss >= _SMALL) & (slope >= _SMALL)
+        searches = search & (loss >= _SMALL) & (slope >= _SMALL) & jnp.isfinite(loss)
 
         def goes_on(carry):
             _, _, _, tries, found = carry
@@ -216,7 +215,9 @@ def salsa(
             fall = jnp.where(enough, average, fall)
             return following, step, fall, tries + 1, same | enough
 
-        carry = start, start, state.decrease, jnp.zeros_like(most), jnp.asarray(False)
+        step = base.if_finite(loss, start, state.learning_rate)
+        tried = base.if_finite(loss, start)
+        carry = step, tried, state.decrease, jnp.zeros_like(most), jnp.asarray(False)
         step, tried, decrease, _, _ = jax.lax.while_loop(goes_on, attempt, carry)
         directions = jax.tree.map(
             lambda d, m: jnp.where(searches, d, m), direction, averaged

@@ -113,6 +113,12 @@ def soap(
     The first update finds Q and does not move. Arrays of other ranks alike, axis by
     axis; for vectors and for axes that are too long it is Adam.
 
+    On one batch that stays the same, the next gradients are near diagonal in the basis
+    of the first. What is left beside the diagonal is small, in float32 mostly rounding,
+    and Adam's division makes full steps of it: equal runs may part (docs/methods.md has
+    figures, of the official code, too). Batches that change, or an `eps` of 1e-4, keep
+    them together.
+
     Args:
       learning_rate: :math:`\gamma`, a number, traced or not, or a schedule of the
         update count.

@@ -100,11 +100,11 @@ def lars(
     bounds.check(
         bounds.NONNEGATIVE,
         learning_rate=learning_rate,
-        momentum=momentum,
         weight_decay=weight_decay,
         trust_coefficient=trust_coefficient,
         eps=eps,
     )
+    bounds.check(bounds.FRACTION, momentum=momentum)
 
     def init(params):
         count = jnp.zeros((), jnp.int32)

@@ -94,7 +94,6 @@ def ultimate_adam(
       <https://arxiv.org/abs/1909.13371>`_, 2022. Official implementation: ``gdtuo`` of
       gradient-descent-the-ultimate-optimizer.
     """
-    base.require_number(learning_rate)
     bounds.check(
         bounds.NONNEGATIVE,
         learning_rate=learning_rate,

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.optim import base
+from lrjax.optim import arguments, base
+from lrjax.optim.arguments import ArgumentError, shown
 from lrjax.optim.leaves import as_real
 
 _RULES = ("adam", "sgd", "init")
@@ -25,6 +26,17 @@ class MupState(NamedTuple):
     inner: Any
 
 
+def _shape(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape of a leaf of the narrow model, as `mup` sees it."""
+    place = f"base_params{jax.tree_util.keystr(path)}"
+    try:
+        return jax.eval_shape(lambda leaf: as_real(leaf, place), leaf)
+    except TypeError:
+        raise ArgumentError(
+            f"{place} must be an array or its shape, not {shown(leaf)}"
+        ) from None
+
+
 def _factor(rule: str, shape: tuple[int, ...], narrow: tuple[int, ...]) -> float:
     """The factor of a leaf, from its shape and that in the narrow model."""
     outputs = shape[-1] / narrow[-1] if shape else 1.0
@@ -36,6 +48,7 @@ def _factor(rule: str, shape: tuple[int, ...], narrow: tuple[int, ...]) -> float
     return inputs**-0.5 if outputs == 1 else 1.0
 
 
+@arguments.checked("optim")
 def width_factors(
     params: base.PyTree, base_params: base.PyTree, rule: str = "adam"
 ) -> base.PyTree:
@@ -70,8 +83,8 @@ def width_factors(
       A tree of Python numbers with the structure of `params`.
 
     Raises:
-      ValueError: if the trees, or the ranks of two leaves, do not agree, or the rule is
-        another word; one line.
+      ArgumentError: if the trees, or the ranks of two leaves, do not agree, or the
+        rule is another word; one line.
 
     Example:
       >>> import jax.numpy as jnp
@@ -93,17 +106,24 @@ def width_factors(
       in the forward pass and so have other factors there for the same training.
     """
     if rule not in _RULES:
-        raise ValueError(f"rule must be one of {', '.join(_RULES)}, not {rule!r}")
+        raise ArgumentError(
+            f"rule must be one of {', '.join(_RULES)}, not {shown(rule)}"
+        )
+    return _factors(params, base_params, rule)
+
+
+def _factors(params: base.PyTree, base_params: base.PyTree, rule: str) -> base.PyTree:
+    """The factors, as `width_factors` after its check of `rule`."""
     structure = jax.tree.structure(params)
     if jax.tree.structure(base_params) != structure:
-        raise ValueError(
+        raise ArgumentError(
             "base_params must have the structure of params: the same model, narrower"
         )
 
     def factor(path, leaf, narrow):
         shape, before = jnp.shape(leaf), jnp.shape(narrow)
         if len(shape) != len(before) or (0 in before and shape != before):
-            raise ValueError(
+            raise ArgumentError(
                 f"base_params{jax.tree_util.keystr(path)} has the shape {before}, "
                 f"params {shape}: they may differ in width only"
             )
@@ -114,7 +134,7 @@ def width_factors(
 
 @base.any_leaves
 def mup(
-    inner: optax.GradientTransformationExtraArgs,
+    inner: optax.GradientTransformation,
     base_params: base.PyTree,
     rule: str = "adam",
 ) -> optax.GradientTransformationExtraArgs:
@@ -137,7 +157,7 @@ def mup(
       the rate before the factors.
 
     Raises:
-      ValueError: in `update`, if the parameters are not of the same kind of model.
+      ArgumentError: in `init`, if the parameters are not of the same kind of model.
 
     Example:
       >>> import jax
@@ -163,14 +183,17 @@ def mup(
       As for `width_factors`. Implementation: ``MuAdam`` and ``MuSGD`` of microsoft/mup.
     """
     if rule not in _RULES[:2]:
-        raise ValueError(f"rule must be 'adam' or 'sgd', not {rule!r}")
+        raise ArgumentError(f"rule must be 'adam' or 'sgd', not {shown(rule)}")
+    narrow = jax.tree_util.tree_map_with_path(_shape, base_params)
+    inner = optax.with_extra_args_support(inner)
 
     def init(params):
+        _factors(params, narrow, rule)
         return MupState(inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
         changes, new = inner.update(updates, state.inner, params, **extra_args)
-        factors = width_factors(changes, jax.eval_shape(as_real, base_params), rule)
+        factors = _factors(changes, narrow, rule)
         changes = jax.tree.map(lambda f, change: f * change, factors, changes)
         return changes, MupState(new)
 

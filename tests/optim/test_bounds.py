@@ -31,16 +31,14 @@ NEEDED = {
     "T_0": 10,
     "t_mult": 2,
     "gamma": 0.5,
+    "gradient_norms": [2.0, 1.0],
+    "name": "cosine",
 }
 FUNCTIONS = {
     name: getattr(module, name)
-    for module, names in (
-        (optim, optim.__all__),
-        (schedules, [*(set(schedules.SCHEDULES) & set(dir(schedules))), "warmup"]),
-    )
-    for name in names
+    for module in (optim, schedules)
+    for name in module.__all__
 }
-FUNCTIONS["fit_first_cycle"] = schedules.fit_first_cycle
 # Whose first argument is a state, not a hyperparameter.
 READERS = {"effective_learning_rate", "eval_params", "evaluates_elsewhere"}
 READERS |= {"width_factors"}  # or parameters
@@ -54,7 +52,9 @@ ELSEWHERE = {
     "hidden",
     "base_params",
     "rule",
+    "name",
     "betas",  # several numbers
+    "gradient_norms",
     "start",  # any number, also one before training or without end
 }
 
@@ -82,8 +82,8 @@ every_number = pytest.mark.parametrize(("name", "argument"), list(_arguments()))
 
 
 @every_number
-def test_what_is_no_number_gets_one_line(name, argument):
-    for bad in (math.nan, -math.inf, np.float32("nan"), "0.1", [0.1], True, 10**5000):
+def test_what_is_no_real_number_gets_one_line(name, argument):
+    for bad in (math.nan, -math.inf, np.float32("nan"), 10**5000):
         with pytest.raises(ValueError, match=argument) as caught:
             call(name, **{argument: bad})
         assert "\n" not in str(caught.value)
@@ -92,7 +92,7 @@ def test_what_is_no_number_gets_one_line(name, argument):
 
 @every_number
 def test_traced_numbers_are_not_looked_at(name, argument):
-    if argument in ("window_size", "slice_p", "max_precond_dim"):
+    if argument in ("window_size", "slice_p", "max_precond_dim", "smoothing"):
         return  # a shape
 
     def build(value):
@@ -100,6 +100,7 @@ def test_traced_numbers_are_not_looked_at(name, argument):
         return value
 
     assert jax.jit(build)(-math.inf) == -math.inf
+    call(name, **{argument: jnp.asarray(-math.inf)})  # nor fetched
 
 
 # From the official code, which refuses the same, or from what a shape or a loop takes.
@@ -136,7 +137,12 @@ OUT = {
     "decrease_factor": (0.0, 1.0),
     "increase_factor": (0.0, -1.0),
     "initial_step": (0.0,),
-    "momentum": (-0.1,),
+    "momentum": (-0.1, 1.0, 2.0),
+    "smoothing": (-0.1, 1.1),
+    "timescale": (-1, math.inf),
+    "exponent": (0.0, -1.0),
+    "final_learning_rate": (-1e-3,),
+    "eta_min": (-1e-3,),
     "T_0": (-1, math.inf),
     "t_mult": (-1,),
     "horizon": (-1, -0.5),
@@ -154,12 +160,10 @@ def test_what_is_out_of_range_gets_one_line(argument):
     ]
     assert names
     for name in names:
-        signed = argument == "learning_rate" and (
-            name not in optim.__all__ or name == "scale_by_learning_rate"
-        )
+        signed = argument == "learning_rate" and name == "scale_by_learning_rate"
         for bad in OUT[argument]:
             if signed and bad < 0:
-                continue  # schedules and factors may have any sign
+                continue  # a factor may have any sign
             with pytest.raises(ValueError, match=argument) as caught:
                 call(name, **{argument: bad})
             assert "\n" not in str(caught.value)
@@ -173,6 +177,32 @@ def test_schedule_free_has_its_iterates_between():
     for name in ("schedule_free_adamw", "schedule_free_radam"):
         with pytest.raises(ValueError, match="b1"):
             call(name, b1=0.0)
+
+
+NORMS = {
+    "list of at least two": ([], [1.0], 3, "ab", ["1", "2"], [[1, 2]], [[1], [2, 3]]),
+    r"numbers from 0; gradient_norms\[1\] is": ([1, math.nan], [1, -2], [1, math.inf]),
+    "not all be 0": ([0, 0.0],),
+}
+
+
+@pytest.mark.parametrize("said", NORMS)
+def test_the_norms_of_an_earlier_run(said):
+    for norms in NORMS[said]:
+        with pytest.raises(ValueError, match=said):
+            call("refined", gradient_norms=norms)
+    call("refined", gradient_norms=jnp.asarray([math.nan, 1.0]))  # not fetched
+    with pytest.raises(ValueError, match="smoothing must be known while tracing"):
+        jax.jit(lambda share: call("refined", smoothing=share)(0))(0.1)
+    with pytest.raises(ValueError, match="horizon must be a finite number above 0"):
+        call("refined", horizon=0)
+
+
+def test_a_cooldown_starts_at_any_time():
+    for start in (-5, math.inf, -math.inf):
+        call("cooldown", start=start)
+    with pytest.raises(ValueError, match=r"^optim.cooldown: start must be"):
+        call("cooldown", start=math.nan)
 
 
 @pytest.mark.parametrize("betas", [(), (0.9, 1.1), (math.nan,), 0.9, None])

@@ -241,9 +241,9 @@ def test_nothing_is_done_to_float32(build, monkeypatch):
         return str(jax.make_jaxpr(fn)(*arguments))
 
     found = program()
-    monkeypatch.setattr(leaves, "as_real", lambda tree, *names: tree)
+    monkeypatch.setattr(leaves, "as_real", lambda tree, *what: tree)
     monkeypatch.setattr(leaves, "like", lambda tree, params: tree)
-    monkeypatch.setattr(leaves, "_gradients", lambda grads, params, name: grads)
+    monkeypatch.setattr(leaves, "_gradients", lambda grads, params: grads)
     assert found == program()
 
 

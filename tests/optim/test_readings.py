@@ -189,7 +189,9 @@ def test_rate_before_the_first_update_is_that_of_the_first(transformation, rate)
     ],
 )
 def test_a_method_that_changes_its_rate_takes_no_schedule(build):
-    with pytest.raises(ValueError, match="number, where it starts, not a schedule"):
+    with pytest.raises(
+        ValueError, match="number, not a schedule: the method changes it"
+    ):
         build(lambda count: 0.1)
 
 
