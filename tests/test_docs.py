@@ -19,7 +19,7 @@ import pytest
 from absl.testing import flagsaver
 from test_doctests import for_users
 
-from lrjax import cli, command
+from lrjax import cli, command, tasks
 from lrjax import config as config_lib
 from lrjax.arguments import CONFIG_MODULE
 
@@ -70,6 +70,7 @@ SCRIPT = re.compile(
 MADE = re.compile(r"make ([a-z]\w*)")
 # What stands for a value: variables of shell loops, and words in capitals.
 VARIABLES = {
+    "mnist/$task": "mnist/mlp",
     "$task": "digits/wrn",
     "$epochs": "20",
     "$options": "--config.epochs=1",
@@ -115,6 +116,7 @@ def commands(pattern):
             r"`([^`]+ --[^`]+)`", " ".join(prose(text_of(path)).split())
         )
         for number, line in [*lines_of(path), *((0, each) for each in inline)]:
+            line = re.sub(r"^[A-Z][^`]*: ", "", line)  # words of a docstring before it
             if match := pattern.fullmatch(line):
                 found.setdefault(match[0], (match, f"{relative(path)}:{number}"))
     return [pytest.param(match, id=where) for match, where in found.values()]
@@ -127,6 +129,7 @@ def package(tmp_path, monkeypatch):
     folder.mkdir()
     method = "import optax\n\n\ndef parabola(learning_rate=0.1, momentum=0.9):\n"
     (folder / "methods.py").write_text(f"{method}    return optax.sgd(learning_rate)\n")
+    (folder / "tasks.py").write_text("def make(): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield
     for name in [name for name in sys.modules if name.startswith("my_package")]:
@@ -143,7 +146,8 @@ def parsed(argv):
     sys.modules.pop(CONFIG_MODULE, None)  # of the call before
 
     def check(mode, launcher, config, *_):
-        config_lib.check(config)
+        for name in config_lib.check(config).tasks:
+            tasks._factory(name)
 
     def report(config, *_):
         config_lib.check_report(config.report)
