@@ -9,12 +9,15 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from unittest import mock
 
+import browser
 import pytest
 from absl.testing import flagsaver
 from test_doctests import for_users
@@ -417,8 +420,44 @@ def test_the_site_asks_no_other_host(site):
         assert not re.search(remote, sheet.read_text()), sheet
 
 
+@pytest.fixture(scope="module")
+def versioned(site, tmp_path_factory):
+    """A folder of two versions and the latest, as build.py makes it."""
+    spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    folder = tmp_path_factory.mktemp("versions")
+    for name in ("latest", "0.9.0", "0.10.0"):
+        shutil.copytree(site, folder / name)
+    build.list_versions(folder)
+    assert build.versions(folder) == ["0.10.0", "0.9.0"]
+    return folder
+
+
 @pytest.mark.slow
-def test_the_site_can_be_searched_for_functions_and_words(site):
-    index = (site / "searchindex.js").read_text()
-    for word in ("schedule_free_adamw", "critic", "hyperband"):
-        assert word in index
+@pytest.mark.skipif(browser.PATH is None, reason="no Chromium is installed")
+def test_a_reader_can_search_and_change_the_version(versioned):
+    with browser.page() as tab:
+
+        def wait(expression):
+            """Wait until JavaScript says so."""
+            for _ in range(100):
+                if tab.evaluate(expression):
+                    return
+                time.sleep(0.1)
+            raise AssertionError(expression)
+
+        first = versioned / "latest"
+        for name in ("index", "which", "api/optim", "tutorials/tune"):
+            tab.open((first / f"{name}.html").as_uri())
+            asked = [p["request"]["url"] for n, p in tab.events if n.endswith("BeSent")]
+            assert all(url.startswith(("file:", "data:")) for url in asked)
+            assert not [n for n, _ in tab.events if n == "Runtime.exceptionThrown"]
+        options = "[...document.querySelectorAll('#version option')]"
+        shown = tab.evaluate(f"{options}.map(o => o.text + (o.selected ? '*' : ''))")
+        assert shown == ["latest*", "0.10.0", "0.9.0"]
+        choose = "const s = document.querySelector('#version'); s.value = '0.9.0';"
+        tab.evaluate(f"{choose} s.dispatchEvent(new Event('change'))")
+        wait("location.pathname.endsWith('/0.9.0/tutorials/tune.html')")
+        tab.open((first / "search.html").as_uri() + "?q=schedule_free_adamw")
+        wait("document.querySelectorAll('#search-results li').length > 3")
