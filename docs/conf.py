@@ -10,7 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
-os.environ["PYTHONPATH"] = str(ROOT)  # the notebooks' processes import this checkout
+# The notebooks' processes import this checkout.
+_PATHS = (str(ROOT), os.environ.get("PYTHONPATH"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
 
 (release,) = re.findall(
     r'^__version__ = "(.+)"', (ROOT / "lrjax/__init__.py").read_text(), re.M

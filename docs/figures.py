@@ -127,10 +127,11 @@ class Folder:
         assert program == "python", line
         if arguments[0].endswith(".py"):
             arguments[0] = str(ROOT / arguments[0])
+        known = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(known)},
             stdout=subprocess.PIPE,
             text=True,
         )

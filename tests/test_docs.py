@@ -9,17 +9,20 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from unittest import mock
 
+import browser
 import pytest
 from absl.testing import flagsaver
 from test_doctests import for_users
 
-from lrjax import cli, command
+from lrjax import cli, command, tasks
 from lrjax import config as config_lib
 from lrjax.arguments import CONFIG_MODULE
 
@@ -70,6 +73,7 @@ SCRIPT = re.compile(
 MADE = re.compile(r"make ([a-z]\w*)")
 # What stands for a value: variables of shell loops, and words in capitals.
 VARIABLES = {
+    "mnist/$task": "mnist/mlp",
     "$task": "digits/wrn",
     "$epochs": "20",
     "$options": "--config.epochs=1",
@@ -115,6 +119,7 @@ def commands(pattern):
             r"`([^`]+ --[^`]+)`", " ".join(prose(text_of(path)).split())
         )
         for number, line in [*lines_of(path), *((0, each) for each in inline)]:
+            line = re.sub(r"^[A-Z][^`]*: ", "", line)  # words of a docstring before it
             if match := pattern.fullmatch(line):
                 found.setdefault(match[0], (match, f"{relative(path)}:{number}"))
     return [pytest.param(match, id=where) for match, where in found.values()]
@@ -127,6 +132,7 @@ def package(tmp_path, monkeypatch):
     folder.mkdir()
     method = "import optax\n\n\ndef parabola(learning_rate=0.1, momentum=0.9):\n"
     (folder / "methods.py").write_text(f"{method}    return optax.sgd(learning_rate)\n")
+    (folder / "tasks.py").write_text("def make(): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield
     for name in [name for name in sys.modules if name.startswith("my_package")]:
@@ -143,7 +149,8 @@ def parsed(argv):
     sys.modules.pop(CONFIG_MODULE, None)  # of the call before
 
     def check(mode, launcher, config, *_):
-        config_lib.check(config)
+        for name in config_lib.check(config).tasks:
+            tasks._factory(name)
 
     def report(config, *_):
         config_lib.check_report(config.report)
@@ -270,6 +277,15 @@ def test_all_that_users_call_is_in_the_reference():
     assert not missing
 
 
+@pytest.mark.slow  # it trains
+def test_python_of_the_start_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", text_of(DOCS / "start.md"), re.S)
+    for block in blocks:
+        exec(compile(block, "start.md", "exec"), {"__name__": "page"})
+    assert "prodigy" in capsys.readouterr().out
+
+
 # What figures.py renews
 
 
@@ -359,7 +375,9 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
     said = [out["text"] for out in outputs if out.get("name") == "stderr"]
     assert not [text for text in said if "Warning" in text]  # the page leaves it out
-    assert [out for out in outputs if "image/png" in out.get("data", ())]
+    pictures = [out for out in outputs if "image/png" in out.get("data", ())]
+    code = [c.source for c in notebook.cells if c.cell_type == "code"]
+    assert len(pictures) == sum("subplots" in c or ".plot()" in c for c in code) > 0
 
 
 # The site
@@ -413,8 +431,45 @@ def test_the_site_asks_no_other_host(site):
         assert not re.search(remote, sheet.read_text()), sheet
 
 
+@pytest.fixture(scope="module")
+def versioned(site, tmp_path_factory):
+    """A folder of two versions and the latest, as build.py makes it."""
+    spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    folder = tmp_path_factory.mktemp("versions")
+    for name in ("latest", "0.9.0", "0.10.0"):
+        shutil.copytree(site, folder / name)
+    build.list_versions(folder)
+    assert build.versions(folder) == ["0.10.0", "0.9.0"]
+    return folder
+
+
 @pytest.mark.slow
-def test_the_site_can_be_searched_for_functions_and_words(site):
-    index = (site / "searchindex.js").read_text()
-    for word in ("schedule_free_adamw", "critic", "hyperband"):
-        assert word in index
+@pytest.mark.skipif(browser.PATH is None, reason="no Chromium is installed")
+def test_a_reader_can_search_and_change_the_version(versioned):
+    with browser.page() as tab:
+
+        def wait(expression):
+            """Wait until JavaScript says so."""
+            for _ in range(100):
+                with contextlib.suppress(AssertionError):  # while a page changes
+                    if tab.evaluate(expression):
+                        return
+                time.sleep(0.1)
+            raise AssertionError(expression)
+
+        first = versioned / "latest"
+        for name in ("index", "which", "api/optim", "tutorials/tune"):
+            tab.open((first / f"{name}.html").as_uri())
+            asked = [p["request"]["url"] for n, p in tab.events if n.endswith("BeSent")]
+            assert all(url.startswith(("file:", "data:")) for url in asked)
+            assert not [n for n, _ in tab.events if n == "Runtime.exceptionThrown"]
+        options = "[...document.querySelectorAll('#version option')]"
+        shown = tab.evaluate(f"{options}.map(o => o.text + (o.selected ? '*' : ''))")
+        assert shown == ["latest*", "0.10.0", "0.9.0"]
+        choose = "const s = document.querySelector('#version'); s.value = '0.9.0';"
+        tab.evaluate(f"{choose} s.dispatchEvent(new Event('change'))")
+        wait("location.pathname.endsWith('/0.9.0/tutorials/tune.html')")
+        tab.open((first / "search.html").as_uri() + "?q=schedule_free_adamw")
+        wait("document.querySelectorAll('#search-results li').length > 3")
