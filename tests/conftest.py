@@ -30,7 +30,7 @@ def _point_to_a_new_cache(config):
     os.environ["LRJAX_CACHE"] = folder.name
     # For the tests' own process, before JAX is imported; where main.py puts them too.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder.name, "xla")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # Tests compile much and run little: XLA's other way to fuse takes half the time,
     # and so does a program that LLVM gets whole instead of in 32 parts.
     # From jaxlib 0.11 on there is one way, and XLA aborts at a flag it does not know.
