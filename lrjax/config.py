@@ -761,9 +761,9 @@ def unused_hparams(settings: Settings, methods: Iterable[str]) -> list[str]:
     ]
 
 
-def _known() -> list[str]:
-    """Return the names of all fields of a config, with those of registered methods."""
-    return [name for name, _ in fields.leaves(base())]
+def _known() -> dict[str, Any]:
+    """Return all fields of a config by name, with those of registered methods."""
+    return dict(fields.leaves(base()))
 
 
 def _range(name: str, value: Any, precision: str) -> Range:
