@@ -1,5 +1,6 @@
 """What all tests share: one folder of compiled programs, and strict types."""
 
+import gc
 import importlib.metadata
 import os
 import tempfile
@@ -12,6 +13,17 @@ def pytest_configure(config):
     if not hasattr(config, "workerinput"):  # a pytest-xdist worker has the session's
         _point_to_a_new_cache(config)
     _be_strict()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Look for no garbage among thousands of tests and modules, which all stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
