@@ -761,9 +761,16 @@ def unused_hparams(settings: Settings, methods: Iterable[str]) -> list[str]:
     ]
 
 
-def _known() -> list[str]:
-    """Return the names of all fields of a config, with those of registered methods."""
-    return [name for name, _ in fields.leaves(base())]
+def _known() -> Mapping[str, Any]:
+    """Return all fields of a config by name, with those of registered methods."""
+    return _fields_of(tuple((name, *METHODS[name].defaults) for name in METHODS))
+
+
+@functools.lru_cache(1)
+def _fields_of(methods: tuple[tuple[str, ...], ...]) -> Mapping[str, Any]:
+    """Return all fields of a config by name, made once for the methods there are."""
+    del methods  # the cache's key: users may register their own at any time
+    return dict(fields.leaves(base()))
 
 
 def _range(name: str, value: Any, precision: str) -> Range:

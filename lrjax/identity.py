@@ -30,7 +30,8 @@ def plain(value: Any) -> Any:
         return str(value)  # np.str_ is a str, but its repr differs
     if isinstance(value, bool | int | float | None) and type(value) is not np.float64:
         return value
-    if hasattr(value, "__array__") and hasattr(value, "dtype"):
+    # Of its type: a ConfigDict looks for fields that are spelt like what it lacks.
+    if hasattr(type(value), "__array__") and hasattr(value, "dtype"):
         array = np.asarray(value)
         if array.dtype.kind not in "biufcUSO":
             numeric = jnp.issubdtype(array.dtype, np.number)

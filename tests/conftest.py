@@ -1,5 +1,6 @@
 """What all tests share: one folder of compiled programs, and strict types."""
 
+import gc
 import importlib.metadata
 import os
 import tempfile
@@ -12,6 +13,17 @@ def pytest_configure(config):
     if not hasattr(config, "workerinput"):  # a pytest-xdist worker has the session's
         _point_to_a_new_cache(config)
     _be_strict()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Look for no garbage among thousands of tests and modules, which all stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -30,13 +42,15 @@ def _point_to_a_new_cache(config):
     os.environ["LRJAX_CACHE"] = folder.name
     # For the tests' own process, before JAX is imported; where main.py puts them too.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder.name, "xla")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    # Tests compile much and run little: XLA's other way to fuse takes half the time.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    # Tests compile much and run little: XLA's other way to fuse takes half the time,
+    # and so does a program that LLVM gets whole instead of in 32 parts.
     # From jaxlib 0.11 on there is one way, and XLA aborts at a flag it does not know.
     quick = "--xla_backend_optimization_level=0"
     version = importlib.metadata.version("jaxlib").split(".")
     if (int(version[0]), int(version[1])) < (0, 11):
         quick += " --xla_cpu_use_fusion_emitters=false"
+        quick += " --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
     # Each worker and each process started by a test would compile all modules again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

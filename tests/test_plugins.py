@@ -202,16 +202,21 @@ def test_a_method_defined_anew_has_the_hyperparameters_of_its_new_form(registrie
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--launcher=MODULE:local", "--config.grid.scale=1.0,2.0"),
         ("--launcher=dask", "--config.cluster.workers=1"),
-        ("--log=MODULE:Tracker",),
-        ("--mode=plan",),
-        ("--mode=config",),
         (
             *("--mode=tune", "--config.tune.tuner=MODULE:make_tuner"),
             *("--config.tune.trials=3", "--config.tune.space.scale=(0.1,1.0)"),
         ),
-        ("--mode=select", "--config.select.budget=2"),
+        ("--mode=config",),
+        *(
+            pytest.param(flags, marks=pytest.mark.slow)
+            for flags in (
+                ("--launcher=MODULE:local", "--config.grid.scale=1.0,2.0"),
+                ("--log=MODULE:Tracker",),
+                ("--mode=plan",),
+                ("--mode=select", "--config.select.budget=2"),
+            )
+        ),
     ],
 )
 def test_main_takes_import_paths_in_every_mode(module, tmp_path, flags):

@@ -99,7 +99,7 @@ def test_traced_numbers_are_not_looked_at(name, argument):
         call(name, **{argument: value})
         return value
 
-    assert jax.jit(build)(-math.inf) == -math.inf
+    assert jax.eval_shape(build, -math.inf).shape == ()
     call(name, **{argument: jnp.asarray(-math.inf)})  # nor fetched
 
 

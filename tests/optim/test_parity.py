@@ -238,14 +238,21 @@ def _of_problem(method, name):
     return [case for case in problems.cases(method) if case.problem.name == name]
 
 
+def _ends(cases):
+    """Of a method's runs that with its defaults, and the last: with all its options."""
+    return [cases[0], cases[-1]]
+
+
 @pytest.mark.parametrize("method", problems.FILES)
-@pytest.mark.parametrize(
-    "problem",
-    [
-        "quadratic",  # the quickest to compile
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("softmax", "mlp")),
-    ],
-)
+def test_equals_golden_at_its_defaults_and_with_all_options(method):
+    cases = _ends(_of_problem(method, "quadratic"))  # the quickest to compile
+    found = {case.id: case_deviation(case) for case in cases}
+    assert {name: d for name, d in found.items() if not d < TOLERANCE} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", problems.FILES)
+@pytest.mark.parametrize("problem", ["quadratic", "softmax", "mlp"])
 def test_equals_golden(method, problem):
     found = {case.id: case_deviation(case) for case in _of_problem(method, problem)}
     assert found

@@ -2,6 +2,7 @@
 
 import dataclasses
 import filecmp
+import functools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from lrjax import reports, results
 from lrjax.core import UsageError
 from lrjax.hpo.judged import Judged
 from lrjax.hpo.selection import Selection
-from lrjax.reports import page
+from lrjax.reports import drawing, page
 from lrjax.reports.palette import Palette
 
 ROOT = Path(__file__).parent.parent.parent
@@ -82,6 +83,15 @@ def written(study, published, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "out"
     options = {"compare": str(published), "export": ("csv", "parquet", "tensorboard")}
     return folder, write([study], folder, smooth=0.3, **options)
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """Draw figures as the page of a running study: as SVG alone, not laid out."""
+    style = functools.partial(drawing.style, laid_out=False)
+    writer = functools.partial(reports.ReportWriter, kinds=("svg",))
+    monkeypatch.setattr(drawing, "style", style)
+    monkeypatch.setattr(reports, "ReportWriter", writer)
 
 
 def test_every_analysis_has_its_files(written):
@@ -181,6 +191,7 @@ def test_tuning_is_drawn_from_trials(written):
     assert cost["prodigy"] == 0
 
 
+@pytest.mark.usefixtures("sketched")
 def test_each_tuning_belongs_to_what_it_found(tmp_path):
     """Two seeds of one tuner, and another tuner whose best setting never ran."""
     rows = fabricated.trials(TASKS[:1], "adam")
@@ -203,6 +214,7 @@ def test_each_tuning_belongs_to_what_it_found(tmp_path):
     assert cost["smac:adam"] == cost["smac.1:adam"] > cost["sgd"] == 0
 
 
+@pytest.mark.usefixtures("sketched")
 def test_runs_of_another_length_are_named(tmp_path):
     folders = [tmp_path / "long", tmp_path / "short"]
     for folder, method in zip(folders, ("adam", "sgd"), strict=True):
@@ -218,6 +230,7 @@ def test_runs_of_another_length_are_named(tmp_path):
     assert not any(line.startswith("Length") for line in said)
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_tuning_cut_short_counts_by_its_full_budget(tmp_path):
     rows = fabricated.trials(TASKS[:1], "adam")[:20]
     rows = [row | {"max_budget": 100, "tuned_by": "valid_accuracy"} for row in rows]
@@ -234,6 +247,7 @@ def test_a_tuning_cut_short_counts_by_its_full_budget(tmp_path):
     assert "No trial had the full budget yet." in html
 
 
+@pytest.mark.usefixtures("sketched")
 def test_two_tunings_of_a_method_are_two_trajectories(tmp_path):
     rows = fabricated.trials(TASKS[:1], "adam")
     both = [row | {"tuning": name} for name in "xy" for row in rows]
@@ -323,6 +337,7 @@ def test_the_same_tables_give_the_same_bytes(study, tmp_path):
 # What is not as it should be
 
 
+@pytest.mark.usefixtures("sketched")
 def test_only_diverged_runs(tmp_path):
     dead = [(task, m, s) for task in TASKS for m in ("sgd", "adam") for s in range(2)]
     workdir = fabricated.write(tmp_path, TASKS, ("sgd", "adam"), 2, diverged=dead)
@@ -332,6 +347,7 @@ def test_only_diverged_runs(tmp_path):
     assert len(table(tmp_path / "report", "overview")) == 2
 
 
+@pytest.mark.usefixtures("sketched")
 def test_one_seed(tmp_path):
     workdir = fabricated.write(tmp_path, TASKS, ("sgd", "adam", "prodigy"), 1)
     said = write([workdir], tmp_path / "report")
@@ -343,6 +359,7 @@ def test_one_seed(tmp_path):
     assert "no difference could have been called a win or a loss" in html
 
 
+@pytest.mark.usefixtures("sketched")
 def test_one_method(tmp_path):
     workdir = fabricated.write(tmp_path, TASKS, ("sgd",), 3)
     said = write([workdir], tmp_path / "report")
@@ -350,6 +367,7 @@ def test_one_method(tmp_path):
     assert "pairs" not in sections(tmp_path / "report")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_task_whose_name_ends_like_a_protocols_is_not_missing(tmp_path):
     name = "svmlight:/a/my $a$ (set).svm"
     asked = {"config": {"tasks": [name], "methods": ["sgd", "adam"]}}
@@ -358,6 +376,7 @@ def test_a_task_whose_name_ends_like_a_protocols_is_not_missing(tmp_path):
     assert "Missing: nothing." in said
 
 
+@pytest.mark.usefixtures("sketched")
 def test_one_task_without_curves(tmp_path):
     workdir = fabricated.write(tmp_path, TASKS[:1], ("sgd", "adam"), 3)
     (workdir / "curves.jsonl").write_text("")
@@ -368,6 +387,7 @@ def test_one_task_without_curves(tmp_path):
     assert {"grid", "tuning", "compared"}.isdisjoint(found)
 
 
+@pytest.mark.usefixtures("sketched")
 def test_no_two_methods_have_a_run_in_common(tmp_path):
     runs, curves = fabricated.runs_and_curves(TASKS, ("sgd", "adam"), 1)
     apart = [r for r in runs if (r["method"] == "sgd") == (r["task"] == TASKS[0])]
@@ -377,6 +397,7 @@ def test_no_two_methods_have_a_run_in_common(tmp_path):
     assert any("too incomplete to compare" in line for line in said)
 
 
+@pytest.mark.usefixtures("sketched")
 def test_perplexities_and_other_protocols(tmp_path):
     a = fabricated.write(tmp_path / "a", ("text",), ("sgd", "adam"), 3, metric="loss")
     b = fabricated.write(
@@ -392,6 +413,7 @@ def test_perplexities_and_other_protocols(tmp_path):
     )
 
 
+@pytest.mark.usefixtures("sketched")
 def test_several_directories_are_one_study(tmp_path):
     a = fabricated.write(tmp_path / "a", TASKS[:1], ("sgd", "adam"), 3)
     b = fabricated.write(tmp_path / "b", TASKS[:2], ("sgd", "adam", "cocob"), 3)
@@ -412,6 +434,7 @@ def test_results_of_two_versions_do_not_mix(tmp_path):
         write([a, b], tmp_path / "report")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_torn_last_line_is_dropped(tmp_path):
     workdir = fabricated.write(tmp_path, TASKS, ("sgd", "adam"), 2)
     for name in ("runs.jsonl", "curves.jsonl", "trials.jsonl"):
@@ -422,6 +445,7 @@ def test_a_torn_last_line_is_dropped(tmp_path):
     assert said[0].startswith("What: 12 runs")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_many_settings_are_shown_by_the_best(tmp_path):
     rates = tuple(10.0**-e for e in range(9))
     published = tmp_path / "published.csv"
@@ -447,6 +471,7 @@ def test_many_settings_are_shown_by_the_best(tmp_path):
     ]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_of_a_grid_over_more_the_best_setting_at_each_rate_counts(tmp_path):
     rates = (1e-4, 1e-3, 1e-2)
     runs, curves = fabricated.runs_and_curves(

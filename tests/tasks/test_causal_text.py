@@ -91,13 +91,15 @@ def test_logits_and_gradients_are_those_of_gpt_neox():
 
 def test_parameters_are_those_of_the_model():
     ids = jnp.zeros((1, 2), jnp.int32)
-    made = MODEL.init(jax.random.key(0), ids, train=False)["params"]
+    init = jax.jit(MODEL.init, static_argnames="train")
+    made = init(jax.random.key(0), ids, train=False)["params"]
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, PARAMS)
     # Weights are tied: there is one table of tokens, and no other of its size.
     sizes = [x.size for x in jax.tree.leaves(made)]
     assert sizes.count(30 * 16) == 1
     wide = models.GPT(**SIZES | {"hidden_size": 128, "intermediate_size": 512})
-    made = wide.init(jax.random.key(0), ids, train=False)["params"]
+    init = jax.jit(wide.init, static_argnames="train")
+    made = jax.device_get(init(jax.random.key(0), ids, train=False)["params"])
     deviation = {
         k: float(v["kernel"].std()) for k, v in made["layer0"].items() if "kernel" in v
     }
@@ -158,9 +160,8 @@ def test_a_loop_over_layers_gives_the_same_numbers(remat):
             out = model.apply({"params": params}, TOKENS, train=True, rngs=rngs)
             return jnp.mean(jnp.square(out))
 
-        plain, looped = (
-            jax.value_and_grad(loss)(params, scan) for scan in (False, True)
-        )
+        both = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+        plain, looped = (both(params, scan) for scan in (False, True))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, 1e-9, 1e-12), plain, looped
         )
@@ -216,14 +217,14 @@ def by_hand(task, params, rows):
 
 def test_the_loss_is_the_mean_over_tokens_that_follow_in_their_document(book):
     task = made(book, length=32, batch_size=4)
-    params, _ = task.init(jax.random.key(0))
+    params, _ = jax.jit(task.init)(jax.random.key(0))
     params = jax.tree.map(lambda x: 3 * x, params)
     batch = {"tokens": task.train["tokens"][:4], "mask": jnp.asarray([1.0, 1, 1, 0])}
-    value, (_, found) = task.loss(params, (), jax.random.key(1), batch)
+    value, (_, found) = jax.jit(task.loss)(params, (), jax.random.key(1), batch)
     expected, count = by_hand(task, params, 3)
     assert float(value) == pytest.approx(expected, rel=1e-5)
     assert int(found["count"]) == count
-    sums = task.evaluate(params, (), batch)
+    sums = jax.jit(task.evaluate)(params, (), batch)
     assert float(sums["loss"] / sums["count"]) == pytest.approx(expected, rel=1e-5)
 
 
@@ -233,7 +234,7 @@ def test_the_loss_is_the_mean_over_tokens_that_follow_in_their_document(book):
 )
 def test_an_untrained_model_knows_nothing(name):
     task = tasks.make_task(name, tasks.TaskOptions(text=Text(corpus="pydoc")))
-    params, _ = task.init(jax.random.key(0))
+    params, _ = jax.jit(task.init)(jax.random.key(0))
     rows = {"tokens": task.valid["tokens"][:8], "mask": jnp.ones(8)}
     sums = jax.jit(task.evaluate)(params, (), rows)
     assert float(sums["loss"] / sums["count"]) == pytest.approx(math.log(261), abs=0.1)

@@ -96,12 +96,13 @@ def test_logits_are_those_of_hugging_face(folder):
 def test_weights_come_back_as_they_were_written(tmp_path):
     model = models.Roberta(**SIZES)
     ids = jnp.ones((1, 3), jnp.int32)
-    params = model.init(jax.random.key(0), ids, ids, train=False)["params"]
-    leaves, structure = jax.tree.flatten(params)
-    drawn = [
-        jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate(leaves)
-    ]
-    params = jax.tree.unflatten(structure, drawn)
+    made = jax.eval_shape(
+        lambda key: model.init(key, ids, ids, False), jax.random.key(0)
+    )
+    random = np.random.RandomState(0)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(random.randn(*x.shape), jnp.float32), made["params"]
+    )
     vocabulary = tokens_lib.read_vocabulary(checkpoints.EMBEDDED)
     checkpoints.write(tmp_path, model, params, vocabulary)
     back = roberta.load_weights(tmp_path / checkpoints.WEIGHTS, model)
@@ -265,7 +266,8 @@ def test_every_seed_begins_at_the_checkpoint_with_a_head_of_its_own(tmp_path):
     task = made(labelled(tmp_path / "a.csv"), GOLDEN)
     assert (task.num_classes, task.metric.name) == (2, "accuracy")
     assert [len(p["labels"]) for p in (task.train, task.valid, task.test)] == [18, 6, 6]
-    first, second = (task.init(jax.random.key(seed))[0] for seed in (0, 1))
+    init = jax.jit(task.init)
+    first, second = (init(jax.random.key(seed))[0] for seed in (0, 1))
     tensors = load_file(GOLDEN / "model.safetensors")
     for params in (first, second):
         np.testing.assert_array_equal(params["words"]["embedding"], tensors[WORDS])
@@ -275,7 +277,7 @@ def test_every_seed_begins_at_the_checkpoint_with_a_head_of_its_own(tmp_path):
 
 def test_the_loss_is_the_mean_over_real_rows(tmp_path):
     task = made(labelled(tmp_path / "a.csv"), GOLDEN)
-    params, _ = task.init(jax.random.key(0))
+    params, _ = jax.jit(task.init)(jax.random.key(0))
     batch = {name: values[:4] for name, values in task.valid.items()}
     batch["mask"] = jnp.asarray([1.0, 1, 0, 1])
     checkpoint = checkpoints.read(GOLDEN)
@@ -289,7 +291,7 @@ def test_the_loss_is_the_mean_over_real_rows(tmp_path):
         label = int(batch["labels"][row])
         total -= float(jax.nn.log_softmax(out)[label])
         right += int(out.argmax()) == label
-    sums = task.evaluate(params, (), batch)
+    sums = jax.jit(task.evaluate)(params, (), batch)
     assert float(sums["loss"]) == pytest.approx(total, rel=1e-5)
     assert (float(sums["accuracy"]), float(sums["count"])) == (right, 3)
 

@@ -166,7 +166,7 @@ def test_starts_as_in_pytorch(name):
     model, size = MODELS[name]
     images = jnp.zeros((1, size, size, 3))
     init = jax.jit(functools.partial(model.init, train=False))
-    params = init(jax.random.key(0), images)["params"]
+    params = jax.device_get(init(jax.random.key(0), images)["params"])
     starts = golden()[1][name]["starts"]
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         deviation, largest = starts[torch_name(path)]
@@ -183,8 +183,11 @@ def test_starts_as_in_pytorch(name):
 def test_dropout_drops_in_training_alone():
     model, size = models.WideResNet(10, 1, 10, dropout=0.5), 8
     images = jnp.asarray(weights.images(4, size), jnp.float32)
-    held = model.init(jax.random.key(0), images, train=False)
+    held = jax.jit(model.init, static_argnames="train")(
+        jax.random.key(0), images, train=False
+    )
 
+    @functools.partial(jax.jit, static_argnames="train")
     def logits(key, train):
         out = model.apply(
             held,
@@ -193,7 +196,7 @@ def test_dropout_drops_in_training_alone():
             mutable=["batch_stats"],
             rngs={"dropout": jax.random.key(key)},
         )
-        return np.asarray(out[0])
+        return out[0]
 
     assert (logits(0, False) == logits(1, False)).all()
     assert (logits(0, True) == logits(0, True)).all()
@@ -205,7 +208,8 @@ def test_fused_attention_sees_the_tokens_of_the_image_alone(monkeypatch):
     monkeypatch.setattr(attention, "_fused", attention._kernel)
     plain = models.VisionTransformer(4, 24, 2, 3, 10)  # 5 tokens, 16 if fused
     images = jnp.asarray(weights.images(4, 8), jnp.float32)
-    held = plain.init(jax.random.key(0), images, train=False)["params"]
+    init = jax.jit(plain.init, static_argnames="train")
+    held = jax.device_get(init(jax.random.key(0), images, train=False)["params"])
     held = jax.tree.map(lambda x: 5 * x, held)  # so that attention is not uniform
 
     def value_and_gradients(model):

@@ -343,6 +343,7 @@ def test_a_kernel_that_fails_or_is_wrong_is_not_used(monkeypatch):
 
 
 def test_dropout_is_the_only_noise(params):
+    @functools.partial(jax.jit, static_argnames=("dropout", "attention_dropout"))
     def trained(key, **rates):
         model = models.Roberta(**OPTIONS, **rates)
         rngs = {"dropout": jax.random.key(key)}
