@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lrjax import extras
+from lrjax.messages import nearest
 
 __version__ = "0.1.0"
 
@@ -67,4 +68,9 @@ else:
             return importlib.import_module(f"lrjax.{name}")
         if name in _LAZY:
             return getattr(importlib.import_module(_LAZY[name]), name)
-        raise AttributeError(f"module 'lrjax' has no attribute '{name}'")
+        near = None if name.startswith("_") else nearest(name, __dir__())
+        hint = f"; did you mean '{near}'?" if near else ""
+        raise AttributeError(f"module 'lrjax' has no attribute '{name}'{hint}")
+
+    def __dir__() -> list[str]:
+        return sorted([*_LAZY, *_MODULES])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+from lrjax import __version__
 from lrjax.extras import MissingPackage
 from lrjax.launch import process
 
@@ -9,6 +12,9 @@ from lrjax.launch import process
 def start() -> None:
     """Run the command line, and exit with its code."""
     process.begin()  # before the imports below
+    if sys.argv[1:] == ["--version"]:
+        print(f"lrjax {__version__}")
+        return
     try:
         from lrjax import command
     except MissingPackage as error:

@@ -7,6 +7,7 @@ evaluation.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -263,7 +264,10 @@ class Tables:
           metrics: task -> description of its metrics, from `describe`; other tasks
             keep those in the file.
         """
-        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        versions = {}
+        for name in _PACKAGES:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[name] = importlib.metadata.version(name)
         record = {
             "config": config,
             "overrides": overrides,

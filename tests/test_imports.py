@@ -70,7 +70,7 @@ _ROWS = {
     "register": "core hpo.tuners launch methods own plugins reports tasks",
     "arguments": "config messages methods plugins",
     "command": "arguments cli launch messages race track watch",
-    "__main__": "command extras launch",
+    "__main__": "__init__ command extras launch",
     "__init__": "api control core extras hpo messages methods metrics optim race "
     "register results tasks",
     "cli": "common config config_page core elsewhere hpo launch methods reports "

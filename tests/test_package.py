@@ -121,6 +121,20 @@ def test_the_command_says_what_to_install(mode):
     assert line.endswith('pip install "lrjax[tasks]"')
 
 
+def test_names_are_completed_and_suggested():
+    assert {"Race", "compare", "optim", "select", "tune"} <= set(dir(lrjax))
+    with pytest.raises(AttributeError, match="'tuen'; did you mean 'tune'"):
+        lrjax.tuen  # noqa: B018
+    assert not hasattr(lrjax, "__path_of_nothing__")
+
+
+def test_the_version_is_printed_without_any_package():
+    done = python(
+        "sys.argv = ['lrjax', '--version']\nfrom lrjax.__main__ import start\nstart()"
+    )
+    assert done.stdout == f"lrjax {lrjax.__version__}\n", done.stderr
+
+
 def test_others_see_pythons_own_words():
     done = python("import lrjax\ntry: import smac\nexcept ImportError as e: print(e)")
     assert done.stdout == "No module named 'smac'\n"
@@ -149,6 +163,10 @@ print(race.answer())
     assert "adam" in done.stdout
 
 
+# Packages of extras that `tasks` does not ask for, as their distributions begin.
+LATER = ("configspace", "dask", "distributed", "gymnasium", "hugging", "importlib_res")
+LATER += ("mlflow", "rliable", "smac", "tensorboard", "tensorflow", "tokenizers")
+LATER += ("transformers", "wandb")
 PIP = ("pip", "--quiet", "--disable-pip-version-check")
 
 
@@ -195,13 +213,13 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert 'pip install "lrjax[tasks]"' in done.stderr
 
-    # The packages of this environment, without its lrjax, in place of a download.
+    # The packages of this environment that `lrjax[tasks]` asks for, without a download.
     (here,) = {p for p in sys.path if p.endswith("site-packages")}
     (site,) = (tmp_path / "empty").glob("lib/*/site-packages")
     others = tmp_path / "others"
     others.mkdir()
     for path in Path(here).iterdir():
-        if "lrjax" not in path.name and "easy-install" not in path.name:
+        if not path.name.lower().startswith(("__editable__", "easy-", "lrjax", *LATER)):
             (others / path.name).symlink_to(path)
     (site / "others.pth").write_text(f"{others}\n")
     for program in ([bin / "lrjax"], [bin / "python", "-m", "lrjax"]):
@@ -214,6 +232,12 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "libsvm/iris" in done.stdout
+    found = "import lrjax; print(lrjax.select('libsvm/iris', ['adam'], budget=2))"
+    done = run(bin / "python", "-c", found)
+    assert done.returncode == 0, done.stderr
+    done = run(bin / "lrjax", "tune", "--config=libsvm:iris", "--workdir=tuned")
+    assert done.returncode == 2, done.stderr
+    assert 'pip install "lrjax[tune]"' in done.stderr.splitlines()[-1]
     done = run(bin / "lrjax", "report", "--workdir=runs")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/report/index.html").exists()

@@ -134,7 +134,7 @@ def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
       their own.
 
     Raises:
-      ValueError: if the state belongs to other parameters.
+      ValueError: if the state belongs to other parameters, or stands in their place.
 
     Example:
       >>> import jax.numpy as jnp
@@ -151,6 +151,11 @@ def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
     References:
       As ``optax.contrib.schedule_free_eval_params``, for all methods here.
     """
+    if _states(params, "eval_params", "learning_rate"):
+        raise ValueError(
+            "eval_params: the parameters hold a state of an optimiser: call "
+            "eval_params(opt_state, params)."
+        )
     states = _states(_bare(opt_state), "eval_params")
     if not states:
         return params
