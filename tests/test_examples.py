@@ -236,4 +236,4 @@ def test_its_answer_makes_sense(path, tmp_path, monkeypatch):
 def test_every_example_is_checked_and_listed():
     assert set(ANSWERS) == {path.stem for path in EXAMPLES}
     listed = (ROOT / "docs" / "examples.md").read_text()
-    assert [name for name in ANSWERS if f"`{name}`" not in listed] == []
+    assert [name for name in ANSWERS if f"## {name}\n" not in listed] == []

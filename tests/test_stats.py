@@ -338,7 +338,7 @@ def test_bootstrap_is_rliables_and_leaves_the_global_generator_alone():
     np.testing.assert_array_equal(first, direct["x"])
 
 
-@pytest.mark.parametrize("shape", [(3, 2), (10, 4), (5, 3, 2)])
+@pytest.mark.parametrize("shape", [(3, 2), (10, 4), (7, 1)])
 def test_bootstrap_without_rliable_has_its_bits(shape, monkeypatch):
     values = np.random.default_rng(1).normal(size=shape)
     with_it = stats.bootstrap(values, stats._centres, reps=100)
