@@ -62,13 +62,6 @@ NESTINGS = {
 @pytest.mark.parametrize(
     "build", [optim.sgd, optim.adamw, optim.schedule_free_sgd, optim.polyak_sgd]
 )
-def test_eval_params_says_when_its_arguments_are_swapped():
-    params = jnp.ones(2)
-    for tx in (optim.schedule_free_adamw(), optim.adamw()):
-        with pytest.raises(ValueError, match=r"call eval_params\(opt_state, params\)"):
-            optim.eval_params(params, tx.init(params))
-
-
 def test_effective_learning_rate_under_nesting(nesting, build):
     _, state = _step(NESTINGS[nesting](build), value=jnp.asarray(100.0))
     assert float(optim.effective_learning_rate(state)) == 0.25
@@ -235,3 +228,10 @@ def test_rate_is_the_one_of_the_official_run(method):
             transformation, dict(case.problem.init), case.loss, problems.STEPS
         )
         np.testing.assert_allclose(rates, RATES[method](case), 1e-6, err_msg=case.id)
+
+
+def test_eval_params_says_when_its_arguments_are_swapped():
+    params = jnp.ones(2)
+    for tx in (optim.schedule_free_adamw(), optim.adamw()):
+        with pytest.raises(ValueError, match=r"call eval_params\(opt_state, params\)"):
+            optim.eval_params(params, tx.init(params))
