@@ -21,7 +21,7 @@ CONFIG_MODULE = "config_config"  # ml_collections' name for a config file's modu
 # In an installed package inside of it, in a checkout beside it.
 _INSIDE = Path(__file__).parent / "configs"
 _CONFIGS = _INSIDE if _INSIDE.is_dir() else Path(__file__).parent.parent / "configs"
-_ALSO = {"compare": "train"}  # what it does is a comparison
+_ALSO = {"compare": "train"}  # another name of a mode
 _METHODS = ("config.methods", "config.select.methods")
 _NAMES = ("config.tasks", *_METHODS)
 _HPARAMS = "config.hparams."
@@ -47,12 +47,11 @@ def rewritten(argv: Sequence[str], modes: Sequence[str]) -> list[str]:
       argv: the command line.
       modes: names of the modes.
     """
-    mode = _ALSO.get(argv[1], argv[1]) if len(argv) > 1 else ""
-    if mode in modes:
+    if len(argv) > 1 and argv[1] in (*modes, *_ALSO):
         rest = list(argv[2:])
-        if mode == "watch" and rest and rest[0][:1] != "-":
+        if argv[1] == "watch" and rest and rest[0][:1] != "-":
             rest[0] = f"--workdir={rest[0]}"
-        argv = [argv[0], f"--mode={mode}", *rest]
+        argv = [argv[0], f"--mode={argv[1]}", *rest]
     argv = [_rewritten(arg) for arg in argv]
     words = [word for arg in argv for word in arg.lstrip("-").split("=", 1)]
     names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}

@@ -179,8 +179,8 @@ class TaskSettings(TypedDict, total=False):
     Attributes:
       name: the name in tables; default: that of the model.
       batch_size: rows of a batch; default: 64, or all rows if there are fewer.
-      metrics: `Metric` or name, as for `Task`; runs are ranked by the first. The sums
-        that lrjax.metrics' metrics need are made from outputs, taken as logits where
+      metrics: names or objects `Metric`, as for `Task`; runs are ranked by the first.
+        Sums that the metrics of lrjax.metrics need come from outputs, as logits where
         there are classes, and targets. Default: the accuracy if targets are whole
         numbers and outputs have an axis of classes, and the loss.
       metric: the metric to rank by, if not the first.
@@ -238,7 +238,7 @@ class Task:
         the items that the loss is a mean over.
       batch_size: rows of a batch.
       num_classes: number of classes; 0 for tasks without classes.
-      metrics: `Metric` or name in `METRICS` ('accuracy': correct rows over 'count',
+      metrics: names in `METRICS` or objects `Metric` ('accuracy': correct over 'count',
         'perplexity': exponential of the mean loss, 'loss'). Runs are ranked by the
         first, or by the one given as `metric=`; the loss is always measured. Default:
         the accuracy, if `evaluate` returns it, and the loss.

@@ -7,10 +7,8 @@ evaluation.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import io
 import json
 import math
@@ -22,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from lrjax.common import files
+from lrjax.common import files, versions
 from lrjax.core import NUMERICS_VERSION, UsageError, shown
 from lrjax.identity import finite
 from lrjax.tables import lock, parts, reader, record, scan
@@ -264,15 +262,12 @@ class Tables:
           metrics: task -> description of its metrics, from `describe`; other tasks
             keep those in the file.
         """
-        versions = {}
-        for name in _PACKAGES:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                versions[name] = importlib.metadata.version(name)
+        found = versions.installed(_PACKAGES)
         record = {
             "config": config,
             "overrides": overrides,
             "numerics_version": NUMERICS_VERSION,
-            "versions": versions | {"python": platform.python_version()},
+            "versions": found | {"python": platform.python_version()},
             "git_revision": _git_revision(),
             "metrics": {**described(self.workdir), **(metrics or {})},
         }

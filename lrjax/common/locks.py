@@ -11,7 +11,8 @@ if sys.platform == "win32":
     def _lock(file: io.FileIO) -> None:
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
-    def _unlock(file: io.FileIO) -> None:
+    def unlock(file: io.FileIO) -> None:
+        """Give a lock back, also for processes that have inherited the file."""
         msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
 
 else:
@@ -20,7 +21,8 @@ else:
     def _lock(file: io.FileIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _unlock(file: io.FileIO) -> None:
+    def unlock(file: io.FileIO) -> None:
+        """Give a lock back, also for processes that have inherited the file."""
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
@@ -35,8 +37,3 @@ def lock(file: io.FileIO) -> None:
         _lock(file)
     except PermissionError as error:  # so Windows says that another has it
         raise BlockingIOError(*error.args) from error
-
-
-def unlock(file: io.FileIO) -> None:
-    """Give a lock back, also for processes that have inherited the file."""
-    _unlock(file)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import platform
 import zlib
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import jax.export
 
 import lrjax
 from lrjax import machine, methods
-from lrjax.common import files
+from lrjax.common import files, versions
 from lrjax.core import Method, UsageError
 from lrjax.engine import evaluation, programs, train
 from lrjax.engine.train import BlockState, Inputs, Program
@@ -225,8 +224,5 @@ def _code() -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.read_bytes())
-    versions = [platform.python_version()]
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions.append(importlib.metadata.version(name))
-    return f"{digest.hexdigest()} {' '.join(versions)}"
+    found = [platform.python_version(), *versions.installed(_PACKAGES).values()]
+    return f"{digest.hexdigest()} {' '.join(found)}"
