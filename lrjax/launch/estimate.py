@@ -12,10 +12,9 @@ import heapq
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import pandas as pd
 
 from lrjax import machine, results
 from lrjax.config import Settings
@@ -24,6 +23,9 @@ from lrjax.engine import evaluation, programs, strategy, train
 from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import threads, units
 from lrjax.launch.blocks import Block
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SECONDS = 20.0  # of probing, after which only tasks without a probe get one
 _LONG = 0.1  # seconds that a timing should take
@@ -124,6 +126,8 @@ def of_blocks(
       done: identities of finished runs.
       workers: as in `Plan`.
     """
+    import pandas as pd
+
     todo = [block for block in blocks if not done.issuperset(block.run_ids)]
     devices = jax.local_devices()[: 1 if workers else None]
     at_once = 1 if todo and workers else 0
@@ -192,9 +196,13 @@ def _summary(blocks: Sequence[Block], done: set[str]) -> str:
         row["runs"] += len(runs)
         row["done"] += len(runs & done)
         row["updates"] += len(runs - done) * example.steps
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
-    table["updates"] = [f"{n:,}" for n in table["updates"]]
-    return table.reset_index().to_string(index=False)
+    cells = [["task", *next(iter(rows.values()))]]
+    cells += [[task, *(f"{n:,}" for n in row.values())] for task, row in rows.items()]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in cells
+    )
 
 
 def _at_least(todo: Sequence[Block]) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lrjax.core import UsageError, encodable
 from lrjax.identity import canonical
 from lrjax.tables import parts, reader
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Hparams(dict[str, Any]):
@@ -20,6 +21,7 @@ class Hparams(dict[str, Any]):
     `dict(hparams)` and `hparams | {...}` return dictionaries that can be changed.
 
     Example:
+      >>> import pandas as pd
       >>> hparams = [Hparams(b1=0.9), Hparams(b1=0.9), Hparams(b1=0.5)]
       >>> runs = pd.DataFrame({"hparams": hparams, "loss": [1.0, 3.0, 5.0]})
       >>> runs.groupby("hparams")["loss"].mean().tolist()

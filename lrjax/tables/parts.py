@@ -13,15 +13,17 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lrjax.common import files
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, counted
 from lrjax.tables import reader
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FOLDER = "curves"
 _ENDING = ".parquet"
@@ -79,6 +81,8 @@ def joined(workdir: Path, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Raises:
       UsageError: if two rows of a run and step differ.
     """
+    import pandas as pd
+
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         return pd.DataFrame(columns=list(reader.KEYS[reader.CURVES]))

@@ -13,14 +13,16 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lrjax.common import files
 from lrjax.common.reading import reason
 from lrjax.core import UsageError, counted, encodable, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUNS, CURVES, TRIALS = "runs.jsonl", "curves.jsonl", "trials.jsonl"
 RACES = "races.jsonl"
@@ -83,6 +85,8 @@ def read_frame(path: Path) -> pd.DataFrame:
     Raises:
       UsageError: if it cannot be read, or a line is damaged or contradicts another.
     """
+    import pandas as pd
+
     lines = whole_lines(path)
     if not lines:
         return pd.DataFrame(columns=list(KEYS[path.name]))
@@ -92,6 +96,8 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """A frame of rows; pandas 3 refuses strings that UTF-8 lacks, which are escaped."""
+    import pandas as pd
+
     try:
         return pd.DataFrame(rows)
     except UnicodeEncodeError:

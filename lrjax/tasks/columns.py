@@ -9,13 +9,16 @@ from __future__ import annotations
 import datetime
 import re
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from lrjax.core import counted, cut
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _CATEGORIES = 1000  # most of them in a column
 _FEW = 20  # categories that any column may have
@@ -26,6 +29,8 @@ _DATE = re.compile(
 
 def is_text(column: pd.Series) -> bool:
     """Whether a column holds texts, categories or truth values."""
+    import pandas as pd
+
     return not pd.api.types.is_numeric_dtype(column) or column.dtype.kind == "b"
 
 
@@ -109,6 +114,8 @@ def _categories(
 
 def check(column: pd.Series, label: str, where: str) -> None:
     """Refuse dates and whatever is neither number nor text."""
+    import pandas as pd
+
     kind, fault = column.dtype.kind, ""
     if kind in "mM" or isinstance(column.dtype, pd.PeriodDtype):
         fault = "dates or times"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from lrjax.core import counted, cut, unknown
 from lrjax.tasks import columns as columns_lib
 from lrjax.tasks import data, table
 from lrjax.tasks.data import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 _PACKED = (".gz", ".bz2", ".xz")
@@ -89,6 +92,8 @@ def _classes(labels: pd.Series, name: str, path: str) -> np.ndarray:
 
 def _json_lines(path: str) -> pd.DataFrame:
     """A table of JSON lines, each an object."""
+    import pandas as pd
+
     rows = []
     for number, line in enumerate(data.read_bytes(path).split(b"\n"), 1):
         if not line.strip():

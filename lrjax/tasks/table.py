@@ -21,12 +21,11 @@ import urllib.parse
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from lrjax import metrics
 from lrjax.common import files
@@ -43,6 +42,9 @@ from lrjax.tasks import sums as sums_lib
 from lrjax.tasks.data import DataError, reading
 from lrjax.tasks.libraries import Model
 from lrjax.tasks.models import mlp
+
+if TYPE_CHECKING:
+    import pandas as pd
 from lrjax.tasks.options import Factory, TaskOptions
 
 PREFIX = "table:"
@@ -176,6 +178,8 @@ def make(name: str, options: TaskOptions) -> Task:
 
 def make_bundled(name: str, options: TaskOptions) -> Task:
     """Make a task of `RECIPES`; see `make`."""
+    import pandas as pd
+
     query = RECIPES[name]
     features, targets = bundled.load(query.path)
     columns, target = pd.DataFrame(features), pd.Series(targets)
@@ -231,6 +235,8 @@ def _check_size(rows: int, columns: int, path: str) -> None:
 
 def _csv(content: bytes, ending: str) -> pd.DataFrame:
     """Read CSV, with commas or, if the first line has none, semicolons or tabs."""
+    import pandas as pd
+
     header = content[: content.find(b"\n") % (len(content) + 1)]
     separators = "\t" if ending == ".tsv" else ",;\t"
     separator = next((s for s in separators if s.encode() in header), separators[0])
@@ -248,6 +254,8 @@ def _parquet(content: bytes, path: str) -> pd.DataFrame:
 
 def _npz(path: str) -> pd.DataFrame:
     """Read the arrays of an archive; one with several columns becomes NAME[0], ..."""
+    import pandas as pd
+
     names = sorted(npz.names(Path(path)))
     headers = npz.headers(Path(path), names, data.MAX_BYTES)
     for name, header in headers.items():

@@ -9,7 +9,6 @@ from typing import Any
 from lrjax import track
 from lrjax.core import UsageError, cut, shown
 from lrjax.launch.live import Measured, Row
-from lrjax.track.names import Names
 from lrjax.track.sender import Sender
 
 _METHODS = ("log", "end", "close")  # of a tracker
@@ -70,6 +69,8 @@ def _opened(name: str, connect: track.Open, workdir: Path) -> track.Tracker:
 
 def _of_tracker(name: str, tracker: track.Tracker) -> Sender:
     """Make a listener of a tracker, which gets the rows of a run at a time."""
+    from lrjax.track.names import Names  # here, since pandas takes long to import
+
     names = Names()
 
     def take(rows: Sequence[Measured]) -> Iterator[None]:
