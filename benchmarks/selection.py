@@ -1,10 +1,12 @@
 r"""How far what a selection answers is from the best there is, from tables.
 
+    python benchmarks/selection.py [--kind=ratio]
     python benchmarks/selection.py --tables=DIR --judged=DIR2
     python benchmarks/selection.py --tables=DIR
 
-The first judges on tasks that no prior knows (`selection_tables.py --judged`), the
-second on the tables themselves, each family of tasks with a prior of all others. The
+The first judges the tables in `results/`, the second others, on tasks that no prior
+knows (`selection_tables.py --judged`); the third on the known tables themselves, each
+family of tasks with a prior of all others. `--kind=ratio`: tasks with a loss. The
 code that decides is lrjax's own; only the training is looked up. Regret: mean test
 points over six runs of the best contender less those of the one chosen, at most 10.
 Excess: regret above that of an oracle, who knows the test scores of two runs of every
@@ -23,7 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT))
 
 from benchmarks import joint_search, priors, rate_finder
 from benchmarks.across_tasks.earlier_race import halving, rungs
@@ -32,6 +35,7 @@ from lrjax import methods
 from lrjax.hpo import points, posterior, prior, proposals
 
 BUDGETS = (2, 4, 8, 16)
+_RESULTS = _ROOT / "results"
 _RESAMPLES = 4000
 _TAIL = 9.99  # points of regret: as bad as it gets
 # Who entered a race first before there were priors, the first most.
@@ -80,11 +84,14 @@ Choose = Callable[[priors.Table, Known], Outcome]
 def main() -> None:
     """Print tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", required=True, type=Path)
+    parser.add_argument("--tables", type=Path)
     parser.add_argument("--judged", type=Path)
     parser.add_argument("--kind", default=points.SHARE)
     parser.add_argument("--only", default="", help="names with commas between")
     args = parser.parse_args()
+    if not args.tables:
+        args.tables = _RESULTS / "selection_known.zip"
+        args.judged = args.judged or _RESULTS / "selection_judged.zip"
     tables = priors.read(args.tables, args.kind)
     ways = all_ways(tables[0].contenders)
     if args.only:

@@ -43,6 +43,13 @@ _SELECT = (
     "python main.py --mode=select --config=configs/libsvm.py:wine --workdir=runs/wine "
     "--config.methods=adam,prodigy,momentum --config.select.budget=8"
 )
+_RANKING = r"(Validation .*?)\n\nlearning curves"
+_DIGITS = (
+    "python main.py --config=configs/small_images.py --config.epochs=20 "
+    "--workdir=runs/digits"
+)
+_SEQUENCES = "python main.py --config=configs/sequences.py --workdir=runs/sequences"
+_DIFFUSION = "python main.py --config=configs/diffusion.py --workdir=runs/diffusion"
 
 
 class Command(NamedTuple):
@@ -62,7 +69,8 @@ class Command(NamedTuple):
 
 # Names in comments -> commands.
 COMMANDS = {
-    "make quickstart": Command(_QUICKSTART, r"(Validation .*?)\n\nlearning curves"),
+    "make quickstart": Command(_QUICKSTART, _RANKING),
+    **{line: Command(line, _RANKING) for line in (_DIGITS, _SEQUENCES, _DIFFUSION)},
     _SELECT: Command(_SELECT, r"(.*?)\n\n  To train with it"),
     _LADDER: Command(_LADDER, r"## {part}.*?\n\n(.*?)(?=\n\n##|$)"),
     "python examples/torch_race.py": Command(
@@ -90,6 +98,7 @@ FIGURES = {
     "docs/report.png": Figure(
         (_QUICKSTART, _REPORT), "runs/quickstart/report/index.html"
     ),
+    "docs/digits.png": Figure((_DIGITS,), "runs/digits/curves.png"),
     "docs/ladder.png": Figure(
         (f"{_LADDER} --figure=docs/ladder.png",), "docs/ladder.png"
     ),
