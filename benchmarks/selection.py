@@ -25,8 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(_ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import joint_search, priors, rate_finder
 from benchmarks.across_tasks.earlier_race import halving, rungs
@@ -35,7 +34,7 @@ from lrjax import methods
 from lrjax.hpo import points, posterior, prior, proposals
 
 BUDGETS = (2, 4, 8, 16)
-_RESULTS = _ROOT / "results"
+_RESULTS = Path(__file__).resolve().parents[1] / "results"
 _RESAMPLES = 4000
 _TAIL = 9.99  # points of regret: as bad as it gets
 # Who entered a race first before there were priors, the first most.

@@ -159,3 +159,30 @@ def test_a_task_has_one_length():
     config.per_task = {"libsvm/": {"epochs": 3, "steps": 9}}
     with pytest.raises(UsageError, match=r"libsvm/.*give epochs or steps, not both"):
         config_lib.check(config)
+
+
+@pytest.mark.parametrize("key", ["svmlight:", "svmlight:{folder}/a.v1.svm"])
+@pytest.mark.parametrize(
+    "way", ["config.per_task = {{KEY: {own}}}", "config.per_task[KEY] = {own}"]
+)
+def test_names_of_files_have_dots(tmp_path, key, way):
+    for name in ("a.v1.svm", "a.v2.svm"):
+        lines = [f"{row % 2} 1:{row} 2:{row * row % 7}" for row in range(40)]
+        (tmp_path / name).write_text("\n".join(lines))
+    own = way.format(own={"seeds": 1, "steps": 3})
+    text = FILE.split("    config.per_task")[0].replace(
+        "libsvm/", f"svmlight:{tmp_path}/a."
+    )
+    text = text.replace("a.iris", "a.v1.svm").replace("a.wine", "a.v2.svm")
+    key = key.format(folder=tmp_path)
+    file = tmp_path / "config.py"
+    file.write_text(text + f"    {own.replace('KEY', repr(key))}\n    return config\n")
+    done = invoke(f"--config={file}", f"--workdir={tmp_path / 'all'}")
+    assert not done.code, done.err
+    others = (3, 1) if key == "svmlight:" else (8, 3)
+    found = counts(rows(tmp_path / "all"), "task", "method", "steps")
+    for name, (steps, seeds) in {"a.v1.svm": (3, 1), "a.v2.svm": others}.items():
+        task = f"svmlight:{tmp_path}/{name}"
+        assert found[task, "adam", steps] == found[task, "prodigy", steps] == seeds
+    alone = f"--config.tasks=svmlight:{tmp_path}/a.v2.svm"
+    assert not invoke(f"--config={file}", f"--workdir={tmp_path / 'one'}", alone).code

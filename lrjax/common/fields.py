@@ -38,9 +38,14 @@ _T = TypeVar("_T")
 
 
 class Config(config_dict.ConfigDict):
-    """A ConfigDict that converts NumPy's values, and ranges, to Python's own types."""
+    """A ConfigDict that converts NumPy's values, and ranges, to Python's own types.
+
+    Keys of a dictionary that becomes a block may have dots, as names of files do.
+    """
 
     def __setitem__(self, key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            value = Config(value, allow_dotted_keys=True)
         super().__setitem__(key, plain(value))
 
 
