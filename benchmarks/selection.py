@@ -215,7 +215,13 @@ def way(how: str, runs: int) -> Choose:
 
     def choose(table: priors.Table, known: Known) -> Outcome:
         believed = known.believed
-        judge = proposals.Judge(believed, 2, known.table.noise, round(table.rows))
+        judge = proposals.Judge(
+            believed,
+            2,
+            known.table.noise,
+            round(table.rows),
+            known.table.near_odds,
+        )
         plan = proposals.plan(how, believed, (), runs)
         measured: dict[proposals.Wanted, float] = {}
         while wanted := proposals.further(judge, plan, measured):
@@ -409,9 +415,10 @@ def interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
 def _print_calibration(judged: Sequence[priors.Table], found: Judged) -> None:
     """Print how often what was said to be best, or near it, was."""
     print("\n## Probabilities, and how often they were right\n")
-    print("| | best: said | was | near: said | was |")
-    print("|---|---|---|---|---|")
+    print("| | best: said | was | near: said | was | log odds to add |")
+    print("|---|---|---|---|---|---|")
     truth = [table.truth for table in judged]
+    all_said, all_near = [], []
     for name, outcomes in found.outcomes.items():
         if math.isnan(outcomes[0].best):
             continue
@@ -419,10 +426,28 @@ def _print_calibration(judged: Sequence[priors.Table], found: Judged) -> None:
         pairs = list(zip(truth, outcomes, strict=True))
         reached = np.array([t[o.who] for t, o in pairs])
         won = reached >= [t[list(o.rivals) or [o.who]].max() for t, o in pairs]
+        near = reached >= -posterior.NEAR
+        all_said, all_near = [*all_said, *said[:, 1]], [*all_near, *near]
         print(
             f"| {name} | {said[:, 0].mean():.2f} | {won.mean():.2f} "
-            f"| {said[:, 1].mean():.2f} | {(reached >= -posterior.NEAR).mean():.2f} |"
+            f"| {said[:, 1].mean():.2f} | {near.mean():.2f} "
+            f"| {lacking_odds(said[:, 1], near):.2f} |"
         )
+    if all_said:
+        odds = lacking_odds(np.array(all_said), np.array(all_near))
+        print(f"\nlog odds of being near the best, to add in all: {odds:.2f}")
+
+
+def lacking_odds(said: np.ndarray, came_true: np.ndarray) -> float:
+    """What to add to the log odds of probabilities, so that as many come true."""
+    low, high = -10.0, 10.0
+    while high - low > 1e-3:
+        odds = (low + high) / 2
+        if posterior.shifted(said, odds).mean() < came_true.mean():
+            low = odds
+        else:
+            high = odds
+    return (low + high) / 2
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def lstm(text):
 def table(text):
     raced(text, {"adam", "prodigy", "momentum"})
     assert numbers(r"validation accuracy \(%\)  ([\d.]+)", text)[0] > 95
-    assert Path("cancer.csv").read_text().count("\n") == 570
+    assert Path("runs/cancer.csv").read_text().count("\n") == 570
 
 
 def language_model(text):

@@ -168,7 +168,11 @@ def line_up(
         probed = steps / horizon
     believed = prior.believe(table, candidates, described)
     judge = proposals.Judge(
-        believed, folds.count(task), table.noise, num_rows(task.valid)
+        believed,
+        folds.count(task),
+        table.noise,
+        num_rows(task.valid),
+        table.near_odds,
     )
     first = proposals.first(
         [each.method.name for each in found],

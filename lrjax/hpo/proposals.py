@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrjax.hpo.posterior import Belief, Runs, chances, promising, scaled
+from lrjax.hpo.posterior import Belief, Runs, chances, promising, scaled, shifted
 from lrjax.hpo.prior import Candidate, Prior
 
 PRIOR, RACE, BAKEOFF = WAYS = ("prior", "race", "bakeoff")
@@ -146,12 +146,14 @@ class Judge(NamedTuple):
       folds: how many choices of validation rows there are.
       noise: variance of a run's points, as in `prior.Known.noise`.
       rows: of the validation part.
+      near_odds: what is added to the log odds of being near the best.
     """
 
     prior: Prior
     folds: int
     noise: tuple[float, float]
     rows: int
+    near_odds: float = 0.0
 
     def believe(self, how: str, measured: Measured) -> tuple[Belief, float]:
         """The belief after the runs, and how much they surprise (0 with one run)."""
@@ -303,5 +305,6 @@ def answer(judge: Judge, plan: Plan, measured: Measured) -> Answer | None:
     winner = among[int(belief.mean[among].argmax())]
     rivals = trained if len(trained) > 1 else pool
     best = chances(belief.only(rivals)).best.tolist()
-    near = chances(belief.only(pool)).near[pool.index(winner)]
-    return Answer(winner, belief, dict(zip(rivals, best, strict=True)), float(near))
+    near = float(chances(belief.only(pool)).near[pool.index(winner)])
+    near = shifted(near, judge.near_odds)
+    return Answer(winner, belief, dict(zip(rivals, best, strict=True)), near)

@@ -10,6 +10,7 @@ import optax
 
 from lrjax.optim import base, bounds
 from lrjax.optim.leaves import joint_type
+from lrjax.optim.readings import effective_learning_rate
 
 
 class CooldownState(NamedTuple):
@@ -17,10 +18,13 @@ class CooldownState(NamedTuple):
 
     Attributes:
       count: number of updates made.
+      learning_rate: the rate of the wrapped transformation times the factor of the last
+        update; before it, of the first. NaN where there is no such rate.
       inner: state of the wrapped transformation.
     """
 
     count: jax.Array
+    learning_rate: Any
     inner: Any
 
 
@@ -79,16 +83,24 @@ def cooldown(
     bounds.check(bounds.POSITIVE, power=power)
     inner = optax.with_extra_args_support(inner)
 
+    def factor_at(count):
+        dtype = joint_type(start, steps, float)  # Python's numbers take an array's type
+        left = start + steps - count.astype(dtype)
+        factor = jnp.clip(left / jnp.maximum(steps, 1), 0, 1)
+        return base.falling(factor, power)
+
+    def times(factor, tree):
+        return jax.tree.map(lambda x: factor.astype(x.dtype) * x, tree)
+
     def init(params):
-        return CooldownState(jnp.zeros((), jnp.int32), inner.init(params))
+        count, inside = jnp.zeros((), jnp.int32), inner.init(params)
+        rate = effective_learning_rate(inside)
+        return CooldownState(count, times(factor_at(count), rate), inside)
 
     def update(updates, state, params=None, **extra_args):
         updates, new = inner.update(updates, state.inner, params, **extra_args)
-        dtype = joint_type(start, steps, float)  # Python's numbers take an array's type
-        left = start + steps - state.count.astype(dtype)
-        factor = jnp.clip(left / jnp.maximum(steps, 1), 0, 1)
-        factor = base.falling(factor, power)
-        updates = jax.tree.map(lambda u: factor.astype(u.dtype) * u, updates)
-        return updates, CooldownState(state.count + 1, new)
+        factor = factor_at(state.count)
+        rate = times(factor, effective_learning_rate(new))
+        return times(factor, updates), CooldownState(state.count + 1, rate, new)
 
     return optax.GradientTransformationExtraArgs(init, update)

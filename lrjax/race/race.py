@@ -195,7 +195,11 @@ class Race:
         candidates: list[Candidate] = [each.candidate for each in self.contenders]
         believed = believe(candidates)
         judge = proposals.Judge(
-            believed, settings["folds"], known.noise, settings["valid_rows"]
+            believed,
+            settings["folds"],
+            known.noise,
+            settings["valid_rows"],
+            known.near_odds,
         )
         first = proposals.first(
             [each.method for each in self.contenders],

@@ -358,6 +358,30 @@ def test_a_small_race_trains_others_and_a_larger_one_its_leaders_again():
         assert sum(wanted.run > 0 for wanted in measured) == runs - most
 
 
+@given(st.floats(0, 1), st.floats(-5, 5), st.floats(-5, 5))
+def test_log_odds_are_added(chance, one, other):
+    shifted = posterior.shifted(chance, one)
+    assert 0 <= shifted <= 1
+    both = posterior.shifted(shifted, other)
+    assert both == pytest.approx(posterior.shifted(chance, one + other), abs=1e-9)
+    if 1e-6 < chance < 1 - 1e-6:
+        odds = math.log(shifted / (1 - shifted)) - math.log(chance / (1 - chance))
+        assert odds == pytest.approx(one, abs=1e-6)
+    else:
+        assert (shifted == chance) or 0 < chance < 1
+
+
+def test_being_near_is_said_as_often_as_it_came_true_on_known_tasks():
+    judge = judge_of()
+    plan = proposals.plan(proposals.RACE, judge.prior, (), 4)
+    _, measured = hold(judge, plan, lambda wanted: 80 - wanted.who)
+    plain = proposals.answer(judge, plan, measured)
+    found = proposals.answer(judge._replace(near_odds=0.7), plan, measured)
+    assert 0 < plain.near < 1
+    assert found.near == pytest.approx(posterior.shifted(plain.near, 0.7))
+    assert (found.winner, found.best) == (plain.winner, plain.best)
+
+
 def test_a_prior_that_is_confidently_wrong_gives_way():
     """What was expected to be best is far behind: it is not believed to be best."""
     believed = prior.Prior(

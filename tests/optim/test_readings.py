@@ -173,6 +173,7 @@ def test_eval_params_says_that_the_state_is_of_others():
         (optim.reduce_on_plateau(optim.sgd(0.5)), 0.5),
         (optim.greedy_lr(optim.sgd(0.5), 0.25), 0.125),
         (optim.scale_by_learning_rate(0.5), 0.5),
+        (optim.cooldown(optim.sgd(0.5), start=1, steps=2), 0.5),
     ],
 )
 def test_rate_before_the_first_update_is_that_of_the_first(transformation, rate):
@@ -199,6 +200,23 @@ def test_wrappers_multiply_the_rate_of_what_they_wrap():
     scale = optim.greedy_lr(optim.sgd(lambda count: 2.0 + count), 0.5, patience=99)
     _, state = _step(scale, 2, value=jnp.asarray(1.0))
     assert float(optim.effective_learning_rate(state)) == 1.5
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [optim.sgd(0.5), optim.adamw(lambda count: 1.0 + count), optim.muon(0.25)],
+)
+def test_a_cooldown_multiplies_the_rate_of_what_it_wraps(inner):
+    resting = optim.cooldown(inner, start=2, steps=4)
+    for updates, factor in enumerate([1, 1, 1, 0.75, 0.5, 0.25, 0, 0], 1):
+        _, state = _step(resting, updates)
+        rate = optim.effective_learning_rate(_step(inner, updates)[1])
+        assert float(optim.effective_learning_rate(state)) == factor * float(rate)
+
+
+def test_a_cooldown_has_no_rate_where_what_it_wraps_has_none():
+    _, state = _step(optim.cooldown(optim.cocob(), start=1, steps=2))
+    assert jnp.isnan(optim.effective_learning_rate(state))
 
 
 def _previous(values, start):
