@@ -88,8 +88,7 @@ for batch in batches:
 # `Method.code` -> the exact equivalent in Optax, a template of its hyperparameters.
 _OPTAX = {
     "builders.scheduled(optim.sgd)": (
-        "optax.chain(optax.add_decayed_weights({weight_decay}), "
-        "optax.sgd(learning_rate, momentum={momentum}, nesterov={nesterov}))"
+        "optax.sgd(learning_rate, momentum={momentum}, nesterov={nesterov})"
     ),
     **{
         f"builders.scheduled(optim.{name})": (
@@ -118,5 +117,8 @@ def _plain(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
         rise = f"jnp.minimum(step / {warmup!r}, 1) * " if warmup else ""
         rate = f"\ndef learning_rate(step):\n    return {peak!r} * {rise}{fall}\n\n\n"
     built = _OPTAX[method.code].format(**{k: repr(v) for k, v in hparams.items()})
-    head = "import jax\nimport jax.numpy as jnp\nimport optax\n\n"
-    return f"{head}{rate}tx = {built}\n"
+    if "weight_decay" not in _OPTAX[method.code] and hparams["weight_decay"]:
+        decay = f"optax.add_decayed_weights({hparams['weight_decay']!r})"
+        built = f"optax.chain({decay}, {built})"
+    arrays = "import jax.numpy as jnp\n" if "jnp." in rate else ""
+    return f"import jax\n{arrays}import optax\n\n{rate}tx = {built}\n"
