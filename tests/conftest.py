@@ -52,6 +52,9 @@ def _point_to_a_new_cache(config):
         quick += " --xla_cpu_use_fusion_emitters=false"
         quick += " --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+    # OpenBLAS's threads wait for each other by spinning, and each worker has its own:
+    # with as many as cores, selections took twice as long.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     # Each worker and each process started by a test would compile all modules again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
