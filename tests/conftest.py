@@ -88,3 +88,24 @@ def registries():
         registry.clear()
         registry.update(before)
     analyses.ANALYSES[:] = sections
+
+
+@pytest.fixture
+def one_figure(monkeypatch):
+    """Put a report's first figure in the place of all, each time in files that differ.
+
+    For tests of files, tables and words: drawing takes most of a report's time.
+    """
+    from lrjax.reports import drawing
+
+    picture, drawn, count = drawing.picture, [], [0]
+
+    def first(*arguments):
+        if not drawn:
+            drawn.append(picture(*arguments))
+        count[0] += 1
+        shown, files = drawn[0]
+        mark = f"<!-- {count[0]} -->".encode()
+        return shown, {kind: content + mark for kind, content in files.items()}
+
+    monkeypatch.setattr(drawing, "picture", first)
