@@ -18,7 +18,12 @@ from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import traces
 
 TABLE = "table:{folder}/own.csv?target=y&hidden=8"
-KINDS = ("libsvm/iris", "synthetic/regression-3", "synthetic/classification-5", TABLE)
+# Another task of arrays and one of drawn rows add no other kind of program to these.
+SLOW = ("synthetic/regression-3", "synthetic/classification-5")
+KINDS = (
+    *("libsvm/iris", TABLE, "own"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+)
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "own"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_numbers_are_the_same_traced_kept_and_recalled(kind, kept, monkeypatch):
     (kept / "own.csv").write_text(
         "a,b,y\n" + "".join(f"{i % 7},{i % 5},{'pq'[i % 2]}\n" for i in range(60))
