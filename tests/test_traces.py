@@ -168,33 +168,41 @@ def test_what_decides_a_program_changes_its_name(monkeypatch):
     assert name_of(planned(task)) not in seen
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "folder"])
-def test_damaged_traces_are_made_again(damage, kept):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A block, what it was trained to, and its trace."""
+    folder = tmp_path_factory.mktemp("finished")
     block = planned("libsvm/iris")
-    before = trained(block)
-    (path,) = kept.glob("*.trace")
-    content = path.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(traces, "_folder", [])
+        traces.keep_in(folder)
+        before = trained(block)
+    (path,) = folder.glob("*.trace")
+    return block, before, path
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "folder"])
+def test_damaged_traces_are_made_again(damage, kept, finished):
+    block, before, whole = finished
+    path, content = kept / whole.name, whole.read_bytes()
     damaged = {
         "empty": b"",
         "cut": content[:-10],
         "flipped": content[:200] + bytes([content[200] ^ 1]) + content[201:],
         "text": b"lrjax trace 1\nnothing\n",
     }
-    path.unlink()
     if damage == "folder":
         path.mkdir()
     else:
         path.write_bytes(damaged[damage])
     assert_equal(before, trained(block))
+    assert list(kept.iterdir()) == [path]
     assert path.is_dir() or traces._read(path)
 
 
-def test_links_are_not_followed(kept, tmp_path_factory):
-    block = planned("libsvm/iris")
-    before = trained(block)
-    (path,) = kept.glob("*.trace")
-    elsewhere = tmp_path_factory.mktemp("elsewhere") / "trace"
-    path.rename(elsewhere)
+def test_links_are_not_followed(kept, finished):
+    block, before, elsewhere = finished
+    path = kept / elsewhere.name
     path.symlink_to(elsewhere)
     assert_equal(before, trained(block))
     assert not path.is_symlink()
