@@ -44,14 +44,19 @@ def _point_to_a_new_cache(config):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder.name, "xla")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # Tests compile much and run little: XLA's other way to fuse takes half the time,
-    # and so does a program that LLVM gets whole instead of in 32 parts.
+    # and so does a program that LLVM gets whole instead of in 32 parts; without LLVM's
+    # expensive passes it is a few percent less.
     # From jaxlib 0.11 on there is one way, and XLA aborts at a flag it does not know.
     quick = "--xla_backend_optimization_level=0"
     version = importlib.metadata.version("jaxlib").split(".")
     if (int(version[0]), int(version[1])) < (0, 11):
         quick += " --xla_cpu_use_fusion_emitters=false"
         quick += " --xla_cpu_parallel_codegen_split_count=1"
+        quick += " --xla_llvm_disable_expensive_passes=true"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+    # OpenBLAS's threads wait for each other by spinning, and each worker has its own:
+    # with as many as cores, selections took twice as long.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     # Each worker and each process started by a test would compile all modules again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -85,3 +90,24 @@ def registries():
         registry.clear()
         registry.update(before)
     analyses.ANALYSES[:] = sections
+
+
+@pytest.fixture
+def one_figure(monkeypatch):
+    """Put a report's first figure in the place of all, each time in files that differ.
+
+    For tests of files, tables and words: drawing takes most of a report's time.
+    """
+    from lrjax.reports import drawing
+
+    picture, drawn, count = drawing.picture, [], [0]
+
+    def first(*arguments):
+        if not drawn:
+            drawn.append(picture(*arguments))
+        count[0] += 1
+        shown, files = drawn[0]
+        mark = f"<!-- {count[0]} -->".encode()
+        return shown, {kind: content + mark for kind, content in files.items()}
+
+    monkeypatch.setattr(drawing, "picture", first)

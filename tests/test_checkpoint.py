@@ -279,7 +279,10 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(
     ("where", "when"),
-    [(results.CURVES, n) for n in (1, 4, 7, 10)] + [(results.RUNS, 1)],
+    [
+        *((results.CURVES, 1), (results.CURVES, 7), (results.RUNS, 1)),
+        *(pytest.param(results.CURVES, n, marks=pytest.mark.slow) for n in (4, 10)),
+    ],
 )
 def test_killed_anywhere_it_resumes_to_the_same_numbers(
     tmp_path, monkeypatch, uninterrupted, where, when

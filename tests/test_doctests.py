@@ -16,8 +16,9 @@ MODULES = sorted(
     for path in (ROOT / "lrjax").rglob("*.py")
     if ">>> " in path.read_text()
 )
-SLOW = {  # they train, or compile an environment
-    *("lrjax.api", "lrjax.hpo.select", "lrjax.tables.frames"),
+SLOW = {  # they train, or compile much
+    *("lrjax.api", "lrjax.hpo.advise", "lrjax.hpo.select", "lrjax.metrics"),
+    *("lrjax.tables.frames", "lrjax.tasks.docstrings"),
     *("lrjax.control.env", "lrjax.control.gym", "lrjax.control.policies"),
 }
 # Modules -> what lrjax makes, so that users need no example of it.

@@ -13,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-QUICK = ("optim_parts",)  # others take more than six seconds
 NEEDED = {  # packages that lrjax itself does not need
     "torch_race": ("torch", "prodigyopt", "schedulefree"),
     "hf_trainer": ("torch", "accelerate", "prodigyopt", "schedulefree"),
@@ -214,15 +213,8 @@ def test_an_example_is_short_and_says_how_to_run_it(path):
     assert "sys.path" not in text
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(
-            path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow
-        )
-        for path in EXAMPLES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_its_answer_makes_sense(path, tmp_path, monkeypatch):
     for package in NEEDED.get(path.stem, ()):
         pytest.importorskip(package, reason=f"{package} is optional")

@@ -510,7 +510,9 @@ def scikit_learn(task):
     return found
 
 
-@pytest.mark.parametrize("name", ["libsvm/iris", "libsvm/wine"])
+@pytest.mark.parametrize(
+    "name", ["libsvm/iris", pytest.param("libsvm/wine", marks=pytest.mark.slow)]
+)
 def test_full_batches_end_where_scikit_learn_does(name, tmp_path):
     task = tasks.make_task(name)
     settings = settings_of(

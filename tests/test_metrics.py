@@ -527,6 +527,7 @@ def test_a_selection_is_ranked_by_a_metric(metric, registered, tmp_path):
     assert metric.text(answer.score) in selected.sentence(read)
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize(
     "metric",
     [

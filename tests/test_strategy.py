@@ -93,7 +93,21 @@ def kind(name):
     return "convolutions" if name in images.FACTORIES else "linear"
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+# Larger forms of models that are tried in a smaller one, or as another task's.
+LARGE = {
+    *("bookwiki/roberta_small", "bookwiki/roberta_small_pre_ln"),
+    *("bookwiki/roberta_base", "bookwiki/roberta_base_pre_ln"),
+    *("cifar100/densenet_bc", "text/gpt_small"),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in LARGE else ())
+        for n in tasks.TASKS
+    ],
+)
 def test_shipped_tasks_are_trained_as_they_always_were(name):
     task = without_data(name)
     assert strategy.kind_of(task) == kind(name)

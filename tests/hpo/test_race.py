@@ -274,7 +274,9 @@ def test_second_runs_are_on_other_rows_and_first_ones_on_the_same(raced):
     assert len(set(runs["run_id"])) == len(runs)
 
 
-@pytest.mark.parametrize("kept", [0, 3, -2])
+@pytest.mark.parametrize(
+    "kept", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, -2))]
+)
 def test_one_that_was_killed_resumes_to_the_same_answer(raced, tmp_path, kept):
     answer, folder, asked = raced
     whole = (folder / results.RACES).read_text().splitlines(keepends=True)

@@ -80,7 +80,9 @@ def test_continuing_changes_no_bit(finished, tmp_path):
     assert len(set(budgets)) > 1
 
 
-@pytest.mark.parametrize("kept", [1, 4, 8, 9])
+@pytest.mark.parametrize(
+    "kept", [4, 9, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8))]
+)
 def test_a_tuning_that_was_cut_goes_on_with_the_same_trials(finished, tmp_path, kept):
     cut(finished, tmp_path / "cut", kept)
     tune.run(settings_of(methods=("adamw_cosine",)), tmp_path / "cut")
@@ -264,7 +266,9 @@ def losses_of(settings, row):
     return losses[: diverged_at - 1 if diverged_at else None].tolist(), steps
 
 
-@pytest.mark.parametrize("continuing", [True, False])
+@pytest.mark.parametrize(
+    "continuing", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_trials_can_be_judged_by_the_mean_loss_of_all_updates(
     tmp_path, monkeypatch, continuing
 ):

@@ -167,8 +167,25 @@ def test_population_equals_loop(case):
     assert_close(jax.tree.map(lambda leaf: leaf[0], population[0]), params, rtol=1e-4)
 
 
-@every_case
+# What can differ: plain, with readings of its own, two points, a network, wrappers, and
+# searches that call the loss.
+EAGER = {
+    *("adam", "cawr", "prodigy", "schedule_free_adamw", "mechanic", "learned"),
+    *("armijo_sgd", "adgd", "reduce_on_plateau", "soap"),
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, id=case.name, marks=() if case.name in EAGER else pytest.mark.slow
+        )
+        for case in CASES
+    ],
+)
 def test_eager_equals_jit_and_compiles_once(case):
+    assert {each.name for each in CASES} >= EAGER
     transformation, _, step = compiled(case)
     step.clear_cache()
     params = tree()

@@ -430,6 +430,7 @@ def test_a_backend_that_is_not_there_is_of_no_matter(tmp_path):
     fabricated.write(tmp_path, ("a",), ("sgd",), 2)
     code = (
         "import sys; from lrjax import reports\n"
+        "from lrjax.reports import analyses; del analyses.ANALYSES[1:]\n"
         "reports.write([sys.argv[1]], reports.Path(sys.argv[1]) / 'out',"
         "reports.Options(bootstrap=10))"
     )

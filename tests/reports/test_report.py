@@ -191,7 +191,7 @@ def test_tuning_is_drawn_from_trials(written):
     assert cost["prodigy"] == 0
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("one_figure")
 def test_each_tuning_belongs_to_what_it_found(tmp_path):
     """Two seeds of one tuner, and another tuner whose best setting never ran."""
     rows = fabricated.trials(TASKS[:1], "adam")
@@ -214,7 +214,7 @@ def test_each_tuning_belongs_to_what_it_found(tmp_path):
     assert cost["smac:adam"] == cost["smac.1:adam"] > cost["sgd"] == 0
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("one_figure")
 def test_runs_of_another_length_are_named(tmp_path):
     folders = [tmp_path / "long", tmp_path / "short"]
     for folder, method in zip(folders, ("adam", "sgd"), strict=True):
@@ -230,7 +230,7 @@ def test_runs_of_another_length_are_named(tmp_path):
     assert not any(line.startswith("Length") for line in said)
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("one_figure")
 def test_a_tuning_cut_short_counts_by_its_full_budget(tmp_path):
     rows = fabricated.trials(TASKS[:1], "adam")[:20]
     rows = [row | {"max_budget": 100, "tuned_by": "valid_accuracy"} for row in rows]
@@ -247,7 +247,7 @@ def test_a_tuning_cut_short_counts_by_its_full_budget(tmp_path):
     assert "No trial had the full budget yet." in html
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("one_figure")
 def test_two_tunings_of_a_method_are_two_trajectories(tmp_path):
     rows = fabricated.trials(TASKS[:1], "adam")
     both = [row | {"tuning": name} for name in "xy" for row in rows]
@@ -367,7 +367,7 @@ def test_one_method(tmp_path):
     assert "pairs" not in sections(tmp_path / "report")
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("one_figure")
 def test_a_task_whose_name_ends_like_a_protocols_is_not_missing(tmp_path):
     name = "svmlight:/a/my $a$ (set).svm"
     asked = {"config": {"tasks": [name], "methods": ["sgd", "adam"]}}
@@ -397,7 +397,7 @@ def test_no_two_methods_have_a_run_in_common(tmp_path):
     assert any("too incomplete to compare" in line for line in said)
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("one_figure")
 def test_perplexities_and_other_protocols(tmp_path):
     a = fabricated.write(tmp_path / "a", ("text",), ("sgd", "adam"), 3, metric="loss")
     b = fabricated.write(
@@ -413,7 +413,7 @@ def test_perplexities_and_other_protocols(tmp_path):
     )
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("one_figure")
 def test_several_directories_are_one_study(tmp_path):
     a = fabricated.write(tmp_path / "a", TASKS[:1], ("sgd", "adam"), 3)
     b = fabricated.write(tmp_path / "b", TASKS[:2], ("sgd", "adam", "cocob"), 3)
@@ -434,7 +434,7 @@ def test_results_of_two_versions_do_not_mix(tmp_path):
         write([a, b], tmp_path / "report")
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("one_figure")
 def test_a_torn_last_line_is_dropped(tmp_path):
     workdir = fabricated.write(tmp_path, TASKS, ("sgd", "adam"), 2)
     for name in ("runs.jsonl", "curves.jsonl", "trials.jsonl"):
@@ -445,7 +445,7 @@ def test_a_torn_last_line_is_dropped(tmp_path):
     assert said[0].startswith("What: 12 runs")
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("one_figure")
 def test_many_settings_are_shown_by_the_best(tmp_path):
     rates = tuple(10.0**-e for e in range(9))
     published = tmp_path / "published.csv"
@@ -471,7 +471,7 @@ def test_many_settings_are_shown_by_the_best(tmp_path):
     ]
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("one_figure")
 def test_of_a_grid_over_more_the_best_setting_at_each_rate_counts(tmp_path):
     rates = (1e-4, 1e-3, 1e-2)
     runs, curves = fabricated.runs_and_curves(

@@ -121,9 +121,7 @@ def test_dropout_from_the_key_passes():
 
 
 OWN = [
-    pytest.param(
-        name, marks=[] if name in ("gru", "scanned layers") else pytest.mark.slow
-    )
+    pytest.param(name, marks=[] if name == "scanned layers" else pytest.mark.slow)
     for name in own.MODELS
 ]
 

@@ -151,11 +151,16 @@ def test_metrics_of_a_regression_are_in_the_targets_unit(hidden, tmp_path):
         np.testing.assert_allclose(found[name], value, rtol=1e-4)
 
 
-def test_a_tables_task_passes_the_checks(tmp_path):
-    path = written(FRAME, tmp_path)
-    networks = ("target=kind&hidden=4", "target=price&hidden=4&norm=batch")
-    for query in ("target=price", "target=kind", *networks):
-        lrjax.check_task(task_of(path, query))
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("target=kind", "target=price&hidden=4&norm=batch"),
+        pytest.param("target=price", marks=pytest.mark.slow),
+        pytest.param("target=kind&hidden=4", marks=pytest.mark.slow),
+    ],
+)
+def test_a_tables_task_passes_the_checks(query, tmp_path):
+    lrjax.check_task(task_of(written(FRAME, tmp_path), query))
 
 
 @pytest.mark.parametrize("protocol", ["sound", "study"])
@@ -224,7 +229,21 @@ def test_bundled_tables_are_those_of_their_files(name, tmp_path):
     assert tasks.fingerprint(mine) == tasks.fingerprint(ours)
     shapes = [jax.eval_shape(t.init, jax.random.key(0)) for t in (mine, ours)]
     assert shapes[0] == shapes[1]
-    lrjax.check_task(ours)
+
+
+# One of each kind: a linear model, and a network with batch normalisation.
+CHECKED = ("breast_cancer/mlp_bn", "diabetes/linear")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in CHECKED else pytest.mark.slow)
+        for n in table.RECIPES
+    ],
+)
+def test_bundled_tables_pass_the_checks(name):
+    lrjax.check_task(tasks.make_task(name))
 
 
 def test_rows_without_a_target_are_left_out(tmp_path):
