@@ -708,7 +708,10 @@ def check_names(config: config_dict.ConfigDict) -> None:
             raise unknown("config field", name, known)
     for name in known:
         if name not in given:
-            raise UsageError(f"the config has no '{name}': start from config.base()")
+            raise UsageError(
+                f"the config has no field '{name}': begin it with "
+                "config = lrjax.config.base(), which has all"
+            )
 
 
 def unknown_field(names: Iterable[str]) -> UsageError | None:
