@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -308,7 +307,8 @@ def test_a_value_of_another_type_is_refused_by_what_it_must_be(field, value):
             "unknown config field 'a'",
         ),
         (
-            b"import ml_collections as c\nget_config = lambda: c.ConfigDict({'seeds': 1})",
+            b"import ml_collections as c\n"
+            b"get_config = lambda: c.ConfigDict({'seeds': 1})",
             "config.py: the config has no field 'advise.spend': begin it with "
             "config = lrjax.config.base()",
         ),
@@ -587,18 +587,3 @@ def test_a_files_name_in_a_task_needs_no_quotes(file):
     )
     assert not code, said
     assert found == [(f"table:{file}?target=y", "libsvm/iris")]
-
-
-def test_the_pages_config_file_of_ones_own_is_taken(tmp_path):
-    page = (ROOT / "docs" / "commands.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "mine.py").write_text(code)
-    found = []
-    code, said = invoke(
-        f"--config={tmp_path}/mine.py",
-        f"--workdir={tmp_path}/new",
-        run=lambda mode, launcher, config, *_: found.append(config_lib.check(config)),
-    )
-    assert not code, said
-    assert (found[0].epochs, len(found[0].seeds)) == (20, 5)
-    assert len(found[0].hparams_grid("adam", "libsvm/iris")) == 2
