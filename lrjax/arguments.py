@@ -26,6 +26,7 @@ _METHODS = ("config.methods", "config.select.methods")
 _NAMES = ("config.tasks", *_METHODS)
 _QUOTED = re.compile(r":\s*(['\"]).*\1")  # a file within a task's name
 _HPARAMS = "config.hparams."
+_NOT_WHOLE = re.compile(r"^flag (--\w+)=(.*): invalid literal for int\(\)", re.DOTALL)
 
 
 def program(path: str) -> str:
@@ -233,6 +234,8 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
     fields = [n.removeprefix("config.") for n in names if n.startswith("config.")]
     from lrjax import config as config_lib  # it imports JAX
 
+    if whole := _NOT_WHOLE.search(str(error)):
+        return f"{whole[1]}={shown(whole[2])}: must be a whole number"
     return str(config_lib.unknown_field(fields) or _mistyped(error) or error)
 
 

@@ -116,6 +116,7 @@ def test_lists_methods():
             ["--config=libsvn", "--workdir={tmp}/new", "--config.epochs=3"],
             "did you mean 'libsvm'",
         ),
+        (["watch", "{tmp}", "--port=abc"], "--port='abc': must be a whole number"),
         (["--config=zzz", "--workdir={tmp}/new"], "lrjax's own are bookwiki, cifar10"),
         (
             [IRIS, "--workdir={tmp}/new", "--config.tasks=table:'a b.csv'?target=y"],
