@@ -285,6 +285,7 @@ def test_bad_input_is_named():
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1.5}, "steps is 1.5"),
         ({"steps_per_action": 0}, "steps_per_action is 0"),
+        ({"steps_per_action": 3}, "is 3, but an episode has 2 steps"),
         ({"reward": "finale"}, "did you mean 'final'"),
         ({"crash_penalty": -1.0}, "crash_penalty"),
         ({"method": "adm"}, "did you mean 'adam'"),
@@ -313,6 +314,10 @@ def test_bad_input_is_named():
             env.step(state, rate)
     with pytest.raises(UsageError, match="neither a task"):
         env.reset(KEY, "libsvm/wine")
+    for key in (0, None, "0", 0.5, np.uint32(0), jax.random.split(KEY)):
+        with pytest.raises(UsageError, match="must be one random key, such as"):
+            control.rollout(env, policies.constant(0.1), key)
+    env.reset(jax.random.PRNGKey(0))  # as JAX had them before
     state, *_ = jax.jit(env.step)(state, 0.1)
     with pytest.raises(UsageError, match="episode is over"):
         env.step(state, 0.1)

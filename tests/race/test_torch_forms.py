@@ -1,5 +1,7 @@
 """PyTorch's optimisers take the steps that lrjax's methods take."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,11 +122,37 @@ def test_cycles_are_those_of_schedules(growth, first, end_with_cycle):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "prodigyopt", None)
-    with pytest.raises(lrjax.UsageError, match="pip install prodigyopt"):
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    with pytest.raises(lrjax.UsageError, match="prodigy needs the package prodigyopt"):
         torch_forms.build("prodigy", {"learning_rate": 1.0}, [], 10)
 
 
+def test_all_packages_of_a_race_are_looked_for_at_its_first_job(tmp_path, monkeypatch):
+    for name in ("prodigyopt", "schedulefree"):
+        monkeypatch.setitem(sys.modules, name, None)
+    methods = ["sgd", "dog", "prodigy", "schedule_free_adamw"]
+    torch = pytest.importorskip("torch")
+    params = [torch.nn.Parameter(torch.zeros(2))]
+    job = lrjax.Race(methods, horizon=9, folder=tmp_path / "all").ask()
+    with pytest.raises(lrjax.UsageError) as error:
+        job.torch(params)
+    job.give_back()
+    assert str(error.value) == (
+        "job.torch needs prodigyopt (for prodigy) and schedulefree (for "
+        'schedule_free_adamw): pip install "lrjax[torch]"'
+    )
+    job = lrjax.Race(["sgd", "dog"], horizon=9, folder=tmp_path / "some").ask()
+    assert job.method == "sgd"
+    assert isinstance(job.torch(params)[0], torch.optim.SGD)
+    job.give_back()
+
+
 def test_a_method_without_a_form_is_refused():
-    with pytest.raises(lrjax.UsageError, match=r"job\.torch makes sgd, .*for others"):
-        torch_forms.build("cocob", {"learning_rate": 1.0}, [], 10)
+    for method, said in (
+        ("cocob", "no form of 'cocob' in PyTorch"),
+        ("mine", "'mine'"),
+    ):
+        with pytest.raises(
+            lrjax.UsageError, match=rf"{said}.*job\.torch makes sgd, .*for others"
+        ):
+            torch_forms.build(method, {"learning_rate": 1.0}, [], 10)
