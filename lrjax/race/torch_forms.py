@@ -127,7 +127,7 @@ def check_packages(methods: Iterable[str]) -> None:
     if missing:
         each = (f"{name} (for {', '.join(of)})" for name, of in missing.items())
         raise UsageError(
-            f'job.torch needs {" and ".join(each)}: pip install "lrjax[torch]"'
+            f'job.torch needs {", ".join(each)}: pip install "lrjax[torch]"'
         )
 
 

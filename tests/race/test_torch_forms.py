@@ -1,6 +1,8 @@
 """PyTorch's optimisers take the steps that lrjax's methods take."""
 
+import importlib.machinery
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -128,23 +130,23 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_all_packages_of_a_race_are_looked_for_at_its_first_job(tmp_path, monkeypatch):
-    for name in ("prodigyopt", "schedulefree"):
+    for name in ("torch", "prodigyopt", "schedulefree"):
         monkeypatch.setitem(sys.modules, name, None)
-    methods = ["sgd", "dog", "prodigy", "schedule_free_adamw"]
-    torch = pytest.importorskip("torch")
-    params = [torch.nn.Parameter(torch.zeros(2))]
-    job = lrjax.Race(methods, horizon=9, folder=tmp_path / "all").ask()
-    with pytest.raises(lrjax.UsageError) as error:
-        job.torch(params)
-    job.give_back()
+    methods = ["sgd", "adam", "dog", "prodigy", "schedule_free_adamw"]
+    with (
+        lrjax.Race(methods, horizon=9, folder=tmp_path).ask() as job,
+        pytest.raises(lrjax.UsageError) as error,
+    ):
+        job.torch([])
     assert str(error.value) == (
-        "job.torch needs prodigyopt (for prodigy) and schedulefree (for "
-        'schedule_free_adamw): pip install "lrjax[torch]"'
+        "job.torch needs torch (for sgd, adam), prodigyopt (for prodigy), schedulefree "
+        '(for schedule_free_adamw): pip install "lrjax[torch]"'
     )
-    job = lrjax.Race(["sgd", "dog"], horizon=9, folder=tmp_path / "some").ask()
-    assert job.method == "sgd"
-    assert isinstance(job.torch(params)[0], torch.optim.SGD)
-    job.give_back()
+    torch_forms.check_packages(["dog", "mine"])  # which it does not make
+    there = types.ModuleType("torch")
+    there.__spec__ = importlib.machinery.ModuleSpec("torch", None)
+    monkeypatch.setitem(sys.modules, "torch", there)
+    torch_forms.check_packages(["sgd", "dog"])
 
 
 def test_a_method_without_a_form_is_refused():
