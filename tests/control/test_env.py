@@ -279,6 +279,15 @@ def test_every_method_with_a_schedule_makes_an_environment(method):
         control.Env(iris(), 2, method=method.name)
 
 
+def test_an_environment_is_shown_without_its_arrays():
+    shown = "<task libsvm/iris: rows train 90, valid 30, test 30; batches of 64; "
+    assert repr(iris()) == f"{shown}metrics accuracy, loss>"
+    said = repr(control.Env(iris(), 20, 5))
+    assert said.startswith(f"Env(task={shown}")
+    assert ", steps=20, steps_per_action=5, method='adam'" in said
+    assert len(said) < 300
+
+
 def test_bad_input_is_named():
     task = iris()
     for choices, message in (
