@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lrjax import plugins
-from lrjax.messages import UsageError, cut
+from lrjax.messages import UsageError, cut, nearest, shown
 
 _LONGEST = 400  # characters of an error's message; it may quote a value of any length
 _LARGEST = 2**20  # bytes of a config file
@@ -24,7 +24,9 @@ _CONFIGS = _INSIDE if _INSIDE.is_dir() else Path(__file__).parent.parent / "conf
 _ALSO = {"compare": "train"}  # another name of a mode
 _METHODS = ("config.methods", "config.select.methods")
 _NAMES = ("config.tasks", *_METHODS)
+_QUOTED = re.compile(r":\s*(['\"]).*\1")  # a file within a task's name
 _HPARAMS = "config.hparams."
+_NOT_WHOLE = re.compile(r"^flag (--\w+)=(.*): invalid literal for int\(\)", re.DOTALL)
 
 
 def program(path: str) -> str:
@@ -79,9 +81,30 @@ def _rewritten(arg: str) -> str:
         if named and not Path(file).exists() and shipped.exists():
             file = str(shipped)
         return f"{flag}={file}{colon}{argument}"
-    if name in _NAMES and ":" in value and not set(value) & set("'\"()[]"):
+    if name in _NAMES and ":" in value and value.lstrip()[0] not in "'\"([":
+        if _QUOTED.search(value):
+            raise UsageError(
+                f"{name}={value}: leave out the quotes inside; spaces need none"
+            )
         return f"{flag}={tuple(value.split(','))!r}"
     return arg
+
+
+def unexpected(word: str, argv: Sequence[str], modes: Sequence[str]) -> UsageError:
+    """Make the error for a word that is no flag.
+
+    Args:
+      word: the word.
+      argv: the command line, whose first word may be a misspelt mode.
+      modes: names of the modes.
+    """
+    valid = (*modes, *_ALSO)
+    near = nearest(word, valid) if word in argv[1:2] else None
+    if word in valid:
+        hint = "a mode stands in front of all flags"
+    else:
+        hint = f"did you mean '{near}'?" if near else "flags start with --"
+    return UsageError(f"unexpected argument '{word}'; {hint}")
 
 
 def import_methods(argv: Sequence[str]) -> None:
@@ -109,26 +132,48 @@ def import_methods(argv: Sequence[str]) -> None:
             methods.find(name)
 
 
-def check_loaded(path: str, config: Any) -> ConfigDict:
-    """Check that the file of `--config` made a config, and return it.
+def check_loaded(path: str, config: Any) -> None:
+    """Check that the file of `--config` made a config with lrjax's fields.
 
-    ml_collections itself accepts a file that fails or returns something else.
+    ml_collections itself accepts a file that is not there or returns something else.
 
     Args:
       path: the flag's value, a config file with an optional argument.
       config: what ml_collections made of the file.
 
     Raises:
-      UsageError: if the file does not exist, fails, or does not return a ConfigDict.
+      UsageError: if the file does not exist, or does not return a ConfigDict that
+        began as `lrjax.config.base()`.
     """
     file = path.split(":")[0]
     if not os.path.isfile(file):
-        raise UsageError(f"--config: file '{file}' does not exist")
+        raise UsageError(f"--config: file '{file}' does not exist{_meant(file)}")
+    if absent := getattr(config, "_error", None):  # a file that get_config() opens
+        raise UsageError(f"--config: {file}: {absent}")
     if not isinstance(config, ConfigDict):
-        # A placeholder that keeps the reason if the file could not be read.
-        reason = getattr(config, "_error", "get_config() returns no ConfigDict")
-        raise UsageError(f"--config: {file}: {reason}")
-    return config
+        raise UsageError(
+            f"--config: {file}: get_config() returns no ConfigDict but "
+            f"{shown(config)}: begin it with config = lrjax.config.base() and return "
+            "config"
+        )
+    from lrjax import config as config_lib  # it imports JAX
+
+    try:
+        config_lib.check_names(config)
+    except UsageError as error:
+        raise UsageError(f"--config: {file}: {error}") from None
+
+
+def _meant(file: str) -> str:
+    """A hint for a file that does not exist; '' if it is in a folder of one's own."""
+    named = re.fullmatch(r"(?:configs/)?(\w+)(?:\.py)?", file)
+    if not named:
+        return ""
+    shipped = sorted(path.stem for path in _CONFIGS.glob("*.py"))
+    near = nearest(named[1], shipped)
+    if near:
+        return f"; did you mean '{near}', a config of lrjax's own?"
+    return f"; lrjax's own are {', '.join(shipped)}"
 
 
 def check_config_file(argv: Sequence[str]) -> None:
@@ -189,6 +234,8 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
     fields = [n.removeprefix("config.") for n in names if n.startswith("config.")]
     from lrjax import config as config_lib  # it imports JAX
 
+    if whole := _NOT_WHOLE.search(str(error)):
+        return f"{whole[1]}={shown(whole[2])}: must be a whole number"
     return str(config_lib.unknown_field(fields) or _mistyped(error) or error)
 
 
@@ -217,4 +264,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception, its cause, the cause of that, and so on."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        hidden = error.__suppress_context__
+        error = error.__cause__ or (None if hidden else error.__context__)

@@ -40,8 +40,8 @@ class _ConfigFile(ConfigFileFlagParser):
         config = super().parse(path)
         if isinstance(config, FrozenConfigDict):
             config = ConfigDict(config)
-        if isinstance(config, ConfigDict):
-            config.lock()
+        arguments.check_loaded(path, config)
+        config.lock()
         return config
 
 
@@ -192,7 +192,7 @@ def _check_flags(rest: list[str]) -> None:
       UsageError: if there are any.
     """
     if len(rest) > 1:
-        raise UsageError(f"unexpected argument '{rest[1]}'; flags start with --")
+        raise arguments.unexpected(rest[1], _ARGV, _MODE_NAMES)
     for name, modes in _ONLY.items():
         if flags.FLAGS[name].present and _MODE.value not in modes:
             named = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
@@ -256,8 +256,7 @@ def main(argv: list[str]) -> None:
     workdir = _WORKDIR.value or ""
     if not workdir and not _FROM.value and _MODE.value != "config":
         raise UsageError("--workdir is missing: set the directory for the results")
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
-    config = arguments.check_loaded(file, _CONFIG.value)
+    config = _CONFIG.value
     if _MODE.value == "config":
         cli.config(config)
         return

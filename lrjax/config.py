@@ -442,7 +442,7 @@ class Settings:
         int,
     )
     per_task: Mapping[str, Mapping[str, Any]] = field(
-        functools.partial(Config, allow_dotted_keys=True),
+        lambda: Config({}, allow_dotted_keys=True),
         _per_task,
         "Start of a task's name -> methods, seeds, epochs, steps, batch_size, trials "
         "(tuning) that it has in place of the config's; the longest start counts. For "
@@ -708,7 +708,10 @@ def check_names(config: config_dict.ConfigDict) -> None:
             raise unknown("config field", name, known)
     for name in known:
         if name not in given:
-            raise UsageError(f"the config has no '{name}': start from config.base()")
+            raise UsageError(
+                f"the config has no field '{name}': begin it with "
+                "config = lrjax.config.base(), which has all"
+            )
 
 
 def unknown_field(names: Iterable[str]) -> UsageError | None:

@@ -317,6 +317,16 @@ class Task:
         except UsageError as error:
             raise UsageError(f"task '{self.name}': {error}") from None
 
+    def __repr__(self) -> str:
+        """Name, sizes and metrics, without the arrays."""
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        rows = (f"{n} {len(next(iter(p.values()), ()))}" for n, p in parts.items())
+        metrics = ", ".join(metric.name for metric in self.metrics)
+        return (
+            f"<task {printable(str(self.name))}: rows {', '.join(rows)}; batches of "
+            f"{self.batch_size}; metrics {metrics}>"
+        )
+
     def _default_metric(self) -> Metric:
         """Trace `evaluate`; return the accuracy if it has one, else the loss."""
 

@@ -108,7 +108,20 @@ def test_lists_methods():
         ([IRIS, "--workdir={tmp}/new", "--config.epochs=few"], "few"),
         ([IRIS, "--workdir={tmp}/new", "--mode=trian"], "trian"),
         ([IRIS, "--workdir={tmp}/new", "--wokdir=x"], "wokdir"),
-        ([IRIS, "--workdir={tmp}/new", "stray"], "stray"),
+        ([IRIS, "--workdir={tmp}/new", "stray"], "'stray'; flags start with --"),
+        (["trian", "--workdir={tmp}/new"], "'trian'; did you mean 'train'?"),
+        (["--workdir={tmp}/new", "tune"], "a mode stands in front of all flags"),
+        (["--config=libsvn:iris", "--workdir={tmp}/new"], "did you mean 'libsvm'"),
+        (
+            ["--config=libsvn", "--workdir={tmp}/new", "--config.epochs=3"],
+            "did you mean 'libsvm'",
+        ),
+        (["watch", "{tmp}", "--port=abc"], "--port='abc': must be a whole number"),
+        (["--config=zzz", "--workdir={tmp}/new"], "lrjax's own are bookwiki, cifar10"),
+        (
+            [IRIS, "--workdir={tmp}/new", "--config.tasks=table:'a b.csv'?target=y"],
+            "config.tasks=table:'a b.csv'?target=y: leave out the quotes inside",
+        ),
         ([IRIS, "--workdir={tmp}/new", "--methods=adam"], "give --config.methods"),
         (["--config=configs/absent.py", "--workdir={tmp}/new"], "absent.py"),
         (
@@ -295,6 +308,13 @@ def test_a_value_of_another_type_is_refused_by_what_it_must_be(field, value):
             "unknown config field 'a'",
         ),
         (
+            b"import ml_collections as c\n"
+            b"get_config = lambda: c.ConfigDict({'seeds': 1})",
+            "config.py: the config has no field 'advise.spend': begin it with "
+            "config = lrjax.config.base()",
+        ),
+        (b"get_config = lambda: {'seeds': 1}", "no ConfigDict but {'seeds': 1}: begin"),
+        (
             b"from lrjax import config\nget_config = config.base",
             "config.tasks is empty",
         ),
@@ -310,10 +330,11 @@ def test_a_value_of_another_type_is_refused_by_what_it_must_be(field, value):
         ),
     ],
 )
-def test_faults_of_a_config_file_are_named(tmp_path, content, message):
+@pytest.mark.parametrize("flags", [(), ("--config.seeds=2",)])
+def test_faults_of_a_config_file_are_named(tmp_path, content, message, flags):
     path = tmp_path / "config.py"
     path.write_bytes(content)
-    code, said = invoke(f"--config={path}", f"--workdir={tmp_path}/new")
+    code, said = invoke(f"--config={path}", f"--workdir={tmp_path}/new", *flags)
     assert message in check_refused(code, said)
     assert not (tmp_path / "new").exists()
 
@@ -554,3 +575,16 @@ def test_an_internal_error_keeps_its_traceback_and_asks_for_a_report(monkeypatch
     code, said = invoke(QUICKSTART, "--workdir=x")
     assert code == 2  # raised outside of lrjax: no telling
     assert "RuntimeError: internal" in said[0]
+
+
+@pytest.mark.parametrize("file", ["my data.csv", "bob's.csv", "data (1).csv"])
+def test_a_files_name_in_a_task_needs_no_quotes(file):
+    found = []
+    code, said = invoke(
+        QUICKSTART,
+        "--workdir=x",
+        f"--config.tasks=table:{file}?target=y,libsvm/iris",
+        run=lambda mode, launcher, config, *_: found.append(config.tasks),
+    )
+    assert not code, said
+    assert found == [(f"table:{file}?target=y", "libsvm/iris")]

@@ -28,6 +28,7 @@ from lrjax.arguments import CONFIG_MODULE
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+COMMANDS = DOCS / "commands.md"
 NOTEBOOKS = sorted(DOCS.glob("tutorials/*.ipynb"))
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -127,14 +128,16 @@ def commands(pattern):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """The reader's own package that docs/own.md names."""
+    """The reader's own package that docs/own.md names, beside mine.py."""
+    (config,) = re.findall(r"```python\n(.*?)```", text_of(COMMANDS), re.S)
+    (tmp_path / "mine.py").write_text(config)
     folder = tmp_path / "my_package"
     folder.mkdir()
     method = "import optax\n\n\ndef parabola(learning_rate=0.1, momentum=0.9):\n"
     (folder / "methods.py").write_text(f"{method}    return optax.sgd(learning_rate)\n")
     (folder / "tasks.py").write_text("def make(): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    yield
+    yield folder
     for name in [name for name in sys.modules if name.startswith("my_package")]:
         del sys.modules[name]
 
@@ -182,7 +185,7 @@ def parsed(argv):
 @pytest.mark.parametrize("found", commands(PROGRAM))
 def test_a_command_parses(found, package, registries, monkeypatch):
     monkeypatch.chdir(ROOT)
-    line = found[1]
+    line = found[1].replace("=mine.py", f"={package.parent}/mine.py")
     for name, value in VARIABLES.items():
         line = line.replace(name, value)
     line = re.split(r" (?:>|\||&&|;|2>) ?", line)[0]

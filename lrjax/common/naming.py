@@ -1,4 +1,4 @@
-"""Names of folders from any names."""
+"""Names of folders from any names, and names of files with settings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ import re
 from collections.abc import Iterable
 
 _LONGEST = 200  # bytes in a folder's name
+
+
+def settings_of(name: str, known: Iterable[str]) -> tuple[str, str]:
+    """Divide 'FILE?NAME=VALUE&NAME=VALUE' into the file and its settings.
+
+    The settings begin at the first question mark before one that is known, since values
+    may have some, and else at the last one, since names of files may, too.
+
+    Example:
+      >>> settings_of("a.csv?target=is it?", ["target"])
+      ('a.csv', 'target=is it?')
+    """
+    if begin := re.search(rf"\?(?=(?:{'|'.join(known)})=)", name):
+        return name[: begin.start()], name[begin.end() :]
+    file, mark, settings = name.rpartition("?")
+    return (file, settings) if mark else (name, "")
 
 
 def folders(names: Iterable[str]) -> dict[str, str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from lrjax.common import files
 from lrjax.core import UsageError, printable
 
 _LONGEST = 160  # characters of an exception's message
+_RAGGED = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
 
 @contextlib.contextmanager
@@ -60,6 +62,9 @@ def reason(error: BaseException) -> str:
         return f"it is not in {encoding} ({where}): save it again in {encoding}"
     if type(error).__name__ == "EmptyDataError":  # of pandas
         return "it is empty"
+    if ragged := _RAGGED.search(str(error)):  # of pandas
+        columns, line, values = ragged.groups()
+        return f"line {line} has {values} values for {columns} columns"
     # Libraries raise OSErrors with a text of their own, too.
     of_system = isinstance(error, OSError) and error.strerror
     message = files.words(error) if of_system else str(error)

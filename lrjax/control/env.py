@@ -24,6 +24,7 @@ from lrjax.core import (
     PyTree,
     Task,
     UsageError,
+    counted,
     shown,
     unknown,
 )
@@ -145,6 +146,11 @@ class Env:
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
             if not whole or value < 1:
                 raise UsageError(f"{name} is {shown(value)}; it must be 1 or more")
+        if self.steps_per_action is not None and every > self.steps:
+            raise UsageError(
+                f"steps_per_action is {every}, but an episode has "
+                f"{counted(self.steps, 'step')}"
+            )
         if self.reward not in REWARDS:
             raise unknown("reward", self.reward, REWARDS)
         if not _is_number(self.crash_penalty) or not 0 < self.crash_penalty < np.inf:
@@ -212,8 +218,10 @@ class Env:
           The state, and the observation [10].
 
         Raises:
-          UsageError: if the shapes of the task's data differ.
+          UsageError: if `key` is no random key, or the shapes of the task's data
+            differ.
         """
+        _check_key(key)
         data = () if task is None else self.rows(task)
         program, hparams = self._program
         seeds = train.seed_run(self.task.init, key)
@@ -461,6 +469,16 @@ def check_rates(rates: Any, dtype: Any = np.float32) -> None:
         values = array.astype(dtype)
     if not (np.isfinite(values) & (values >= 0)).all():
         raise UsageError(f"a learning rate is 0 or more, and finite: not {rates}")
+
+
+def _check_key(key: Any) -> None:
+    """Refuse what is not one random key, typed or, as before, a row of uint32."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if shape if typed else dtype != jnp.uint32 or len(shape) != 1:
+        raise UsageError(
+            f"key is {shown(key)}; it must be one random key, such as jax.random.key(0)"
+        )
 
 
 def _is_number(value: Any) -> bool:

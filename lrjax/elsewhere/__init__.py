@@ -8,6 +8,7 @@ import re
 import urllib.parse
 from collections.abc import Iterable
 
+from lrjax.common import naming
 from lrjax.core import UsageError, unknown
 from lrjax.elsewhere import names
 from lrjax.elsewhere.columns import Choices
@@ -23,6 +24,7 @@ FORMATS = {
     "race": ("lrjax.elsewhere.race_jobs", "FOLDER"),
 }
 _LISTS = ("higher", "lower", "ignore")
+_OPTIONS = (*names.ROLES, *_LISTS)
 
 
 def is_source(text: str) -> bool:
@@ -80,8 +82,8 @@ def _parts(source: str) -> tuple[str, str, str]:
             raise error
         forms = ", ".join(f"{name}:{place}" for name, (_, place) in FORMATS.items())
         raise UsageError(f"--from={source}: it must be one of {forms}")
-    place, mark, query = rest.rpartition("?")
-    if not mark or os.path.lexists(rest):
+    place, query = naming.settings_of(rest, _OPTIONS)
+    if os.path.lexists(rest):
         place, query = rest, ""
     if not place:
         raise UsageError(
@@ -95,8 +97,9 @@ def _choices(source: str, query: str) -> Choices:
     roles: dict[str, str] = {}
     lists: dict[str, tuple[str, ...]] = {}
     for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
-        if key not in (*names.ROLES, *_LISTS):
-            raise unknown(f"option of {source}", key, (*names.ROLES, *_LISTS))
+        if key not in _OPTIONS:
+            error = unknown("option", key, _OPTIONS)
+            raise UsageError(f"{source}: {error}; there are {', '.join(_OPTIONS)}")
         if key in _LISTS:
             lists[key] = (*lists.get(key, ()), *value.split(","))
         else:

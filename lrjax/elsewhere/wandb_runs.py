@@ -61,10 +61,12 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
     for path in paths:
         for key, part in _offline(path, message.Record):
             runs[key] = _joined(runs[key], part) if key in runs else part
+    if paths and not runs:
+        raise UsageError(f"wandb:{place} holds no run: its files run-*.wandb are empty")
     if not runs:
         raise UsageError(
-            f"{place} holds no run of wandb: there is no file run-*.wandb with one in "
-            "it, or below it"
+            f"wandb:{place} holds no run: name a folder that wandb made, which has a "
+            "file run-ID.wandb for each run, or a CSV file that its page exported"
         )
     return [*runs.values()], choices
 

@@ -55,6 +55,9 @@ def effective_learning_rate(opt_state: Any) -> Any:
       parameters, are left out; if only one label remains, its rate is returned as a
       scalar.
 
+    Raises:
+      ValueError: if the state is None.
+
     Example:
       >>> import optax
       >>> from lrjax import optim
@@ -67,7 +70,16 @@ def effective_learning_rate(opt_state: Any) -> Any:
       >>> {label: round(float(rates[label]), 6) for label in sorted(rates)}
       {'fast': 0.5, 'slow': 0.001}
     """
+    _check_given("effective_learning_rate", opt_state)
     return _or_nan(_rate(_bare(opt_state)))
+
+
+def _check_given(function: str, opt_state: Any) -> None:
+    if opt_state is None:
+        raise ValueError(
+            f"{function}: the optimiser's state is None: give what its init or its "
+            "last update returned."
+        )
 
 
 def _rate(opt_state: Any) -> Any:
@@ -134,7 +146,8 @@ def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
       their own.
 
     Raises:
-      ValueError: if the state belongs to other parameters, or stands in their place.
+      ValueError: if the state is None, belongs to other parameters, or stands in their
+        place.
 
     Example:
       >>> import jax.numpy as jnp
@@ -151,6 +164,7 @@ def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
     References:
       As ``optax.contrib.schedule_free_eval_params``, for all methods here.
     """
+    _check_given("eval_params", opt_state)
     if _states(params, "eval_params", "learning_rate"):
         raise ValueError(
             "eval_params: the parameters hold a state of an optimiser: call "
@@ -181,6 +195,9 @@ def evaluates_elsewhere(opt_state: Any) -> bool:
     Returns:
       A Python boolean.
 
+    Raises:
+      ValueError: if the state is None.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from lrjax import optim
@@ -190,4 +207,5 @@ def evaluates_elsewhere(opt_state: Any) -> bool:
       >>> optim.evaluates_elsewhere(optim.sgd(0.1).init(params))
       False
     """
+    _check_given("evaluates_elsewhere", opt_state)
     return bool(_states(opt_state, "eval_params"))

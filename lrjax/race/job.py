@@ -6,7 +6,7 @@ import io
 import math
 import numbers
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,6 +45,7 @@ class Job:
         self,
         number: int,
         contender: Contender,
+        methods: Iterable[str],
         run: tuple[int, int],
         steps: tuple[int, int],
         metric: str,
@@ -58,6 +59,7 @@ class Job:
         Args:
           number: of the job.
           contender: who trains.
+          methods: of all contenders of the race.
           run: seed and fold.
           steps: start and stop.
           metric, scale: name and bounds of what must be told.
@@ -74,6 +76,7 @@ class Job:
         self.checkpoint = checkpoint_of(log.folder, number)
         self.label, self.metric, self.claim = contender.label, metric, claim
         self._scale, self._log, self._done = scale, log, done
+        self._methods = tuple(methods)
         self._began = time.monotonic()
 
     def __repr__(self) -> str:
@@ -192,8 +195,10 @@ class Job:
           that stands at step 0; load both from your checkpoint if `start` is above 0.
 
         Raises:
-          UsageError: if the method has no form in PyTorch, or its package is missing.
+          UsageError: if the method has no form in PyTorch, or a package of any method
+            of the race is missing.
         """
+        torch_forms.check_packages(self._methods)
         return torch_forms.build(self.method, self.hyperparameters, params, self.stop)
 
     def _end(self, event: str, **fields: Any) -> None:
@@ -223,12 +228,20 @@ class Job:
         found = {}
         for name, value in values.items():
             try:
-                found[name] = math.nan if value is None else float(value)
+                found[name] = math.nan if value is None else _number(value)
             except (TypeError, ValueError, OverflowError):
                 raise UsageError(
                     f"job {self.number}: {name} must be a number, not {shown(value)}"
                 ) from None
         return found
+
+
+def _number(value: Any) -> float:
+    """A scalar as a float; text that `float` would read is none."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if isinstance(value, str | bytes | bytearray) or kind in ("S", "U", "T"):
+        raise TypeError
+    return float(value)
 
 
 def folder_of(folder: Path, number: int) -> Path:

@@ -17,7 +17,7 @@ from lrjax.hpo import prior, proposals
 from lrjax.hpo.course import Course
 from lrjax.hpo.prior import Candidate, Prior
 from lrjax.hpo.proposals import Wanted
-from lrjax.messages import UsageError, counted, printable, shown, unknown
+from lrjax.messages import UsageError, counted, cut, printable, shown, unknown
 from lrjax.race import contenders as contenders_lib
 from lrjax.race import job as job_lib
 from lrjax.race import lock
@@ -159,7 +159,7 @@ class Race:
         if not events:
             raise log.damaged(1)
         there = events.pop(0)["settings"]
-        _check_same(there, settings, log)
+        _check_version(there, log)
         self.folder = log.folder
         self._settings: Mapping[str, Any] = there
         self._ended: dict[int, float] = {}  # job -> the metric; NaN if it was lost
@@ -182,6 +182,8 @@ class Race:
             self._course = self._begin()
         except (LookupError, TypeError, ValueError, AttributeError):
             raise log.damaged(1) from None
+        if settings is not None:
+            _check_same(there, settings, log)
         self._take(events)
 
     def _begin(self) -> Course:
@@ -408,6 +410,7 @@ class Race:
         return Job(
             number,
             self.contenders[wanted.who],
+            [each.method for each in self.contenders],
             (wanted.run, wanted.run % self._settings["folds"]),
             (start, self.horizon),
             self.metric,
@@ -418,14 +421,11 @@ class Race:
         )
 
 
-def _check_same(
-    there: Mapping[str, Any], settings: Mapping[str, Any] | None, log: log_lib.Log
-) -> None:
-    """Refuse to go on with a race that has other settings.
+def _check_version(there: Mapping[str, Any], log: log_lib.Log) -> None:
+    """Refuse to go on with a race of another version.
 
     Args:
       there: the settings in the folder.
-      settings: those of this call; None if it has none.
       log: for its folder.
     """
     if (there.get("version"), there.get("prior")) != (_VERSION, prior.digest()):
@@ -433,15 +433,38 @@ def _check_same(
             f"{log.folder} has a race of another version of lrjax; go on with that "
             "version, or begin one in another folder"
         )
-    if settings is None:
-        return
+
+
+def _check_same(
+    there: Mapping[str, Any], settings: Mapping[str, Any], log: log_lib.Log
+) -> None:
+    """Refuse to go on with a race that has other settings.
+
+    Args:
+      there: the settings in the folder.
+      settings: those of this call.
+      log: for the folder.
+    """
     given = {**settings, "methods": [list(each) for each in settings["methods"]]}
     other = [n for n in given if n != "named" and given[n] != there.get(n)]
     if other:
+        each = "; ".join(_difference(n, there.get(n), given[n]) for n in other)
         raise UsageError(
-            f"{log.folder} has a race with other {' and '.join(other)}: choose another "
-            "folder, or go on with lrjax.Race.open(folder)"
+            f"{log.folder} has a race with other settings ({each}): choose another "
+            "folder, or give the settings that it has (in Python lrjax.Race.open does)"
         )
+
+
+def _difference(name: str, there: Any, given: Any) -> str:
+    """How a setting differs from that in the folder, for a message."""
+    if name != "methods":
+        return f"{name} is {shown(there)} there, {shown(given)} here"
+    only = {
+        where: ", ".join(Contender(*e).label for e in some if e not in others)
+        for where, some, others in (("there", there, given), ("here", given, there))
+    }
+    parts = [f"{cut(labels)} only {where}" for where, labels in only.items() if labels]
+    return f"methods: {' and '.join(parts) or 'in another order'}"
 
 
 def _way(how: str, budget: int, count: int) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from lrjax.messages import UsageError, unknown
+from lrjax.race import contenders
 
 
 class _Form(NamedTuple):
@@ -83,9 +85,13 @@ def build(
       UsageError: if PyTorch has no such method or schedule, or a package is missing.
     """
     if method not in _FORMS:
+        what = unknown("method", method, METHODS)
+        if method in contenders.shipped():
+            what = f"lrjax has no form of '{method}' in PyTorch (docs/methods.md names "
+            what += "its authors' code)"
         raise UsageError(
-            f"{unknown('method', method, METHODS)}; job.torch makes "
-            f"{', '.join(METHODS)}: for others use job.method and job.hyperparameters"
+            f"{what}; job.torch makes {', '.join(METHODS)}: for others use job.method "
+            "and job.hyperparameters"
         )
     form = _FORMS[method]
     optimiser = _class(form, method)
@@ -107,13 +113,31 @@ def build(
     return made, scheduler.LambdaLR(made, factor)
 
 
+def check_packages(methods: Iterable[str]) -> None:
+    """Refuse methods whose packages are missing; those without a form need none.
+
+    Raises:
+      UsageError: names all that are missing.
+    """
+    missing: dict[str, list[str]] = {}
+    for method in dict.fromkeys(methods):
+        form = _FORMS.get(method)
+        if form and not importlib.util.find_spec(form.module.partition(".")[0]):
+            missing.setdefault(form.package, []).append(method)
+    if missing:
+        each = (f"{name} (for {', '.join(of)})" for name, of in missing.items())
+        raise UsageError(
+            f'job.torch needs {", ".join(each)}: pip install "lrjax[torch]"'
+        )
+
+
 def _class(form: _Form, method: str) -> Any:
     """The class of a method's optimiser."""
     try:
         return getattr(importlib.import_module(form.module), form.name)
     except ImportError as error:
         raise UsageError(
-            f"{method} needs the package {form.package}: pip install {form.package}"
+            f"{method} needs the package {form.package}: {error}"
         ) from error
 
 

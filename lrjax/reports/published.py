@@ -61,7 +61,7 @@ def read(path: str) -> pd.DataFrame:
         values = pd.to_numeric(table[name], errors="coerce").astype(float)
         valid = np.isfinite(values) & ((values >= 0) | (name == "mean"))
         wrong = table.index[table[name].notna() & ~valid]
-        if len(wrong) and name == "std_error":
+        if len(wrong):
             text = shown(table.at[wrong[0], name])
             raise UsageError(f"{where}: row {wrong[0] + 1}: {text} is no {name}")
         table[name] = values.where(valid)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.common import files
+from lrjax.common import files, naming
 from lrjax.core import ACCURACY, NONNEGATIVE_LOSS, Batch, PyTree, Task, cut, unknown
 from lrjax.tasks import checkpoints, data, docstrings, labelled_text, libsvm, text
 from lrjax.tasks.checkpoints import Checkpoint
@@ -62,9 +62,7 @@ def parse(name: str) -> Query:
       >>> parse("finetune:mails.csv?text=body&target=folder").target
       'folder'
     """
-    path, mark, settings = name.removeprefix(PREFIX).rpartition("?")
-    if not mark:
-        return Query(settings)
+    path, settings = naming.settings_of(name.removeprefix(PREFIX), _SETTINGS)
     found: dict[str, str] = {}
     for setting in filter(None, settings.split("&")):
         key, _, value = setting.partition("=")

@@ -12,6 +12,7 @@ for svmlight files.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import io
@@ -19,7 +20,7 @@ import math
 import re
 import urllib.parse
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import metrics
-from lrjax.common import files
+from lrjax.common import files, naming
 from lrjax.core import (
     NONNEGATIVE_LOSS,
     Task,
@@ -102,9 +103,7 @@ def parse(name: str) -> Query:
       >>> parse("table:houses.csv?target=price&hidden=64x64").hidden
       (64, 64)
     """
-    path, mark, text = name.removeprefix(PREFIX).rpartition("?")
-    if not mark:
-        return Query(text)
+    path, text = naming.settings_of(name.removeprefix(PREFIX), _SETTINGS)
     found: dict[str, list[str]] = {}
     for setting in filter(None, text.split("&")):
         key, _, value = setting.partition("=")
@@ -213,13 +212,10 @@ def read(path: str) -> pd.DataFrame:
             if ending == ".parquet":
                 frame = _parquet(content, path)
             else:
-                frame = _csv(content, ending)
+                frame = _csv(content, ending, path)
     _check_size(len(frame), len(frame.columns), path)
-    names = [str(column) for column in frame.columns]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: column '{cut(twice)}' comes twice")
-    frame.columns = names
+    frame.columns = [str(column) for column in frame.columns]
+    _check_once(frame.columns, path)
     if not len(frame):
         raise DataError(f"{path}: holds no rows")
     return frame
@@ -233,13 +229,23 @@ def _check_size(rows: int, columns: int, path: str) -> None:
         )
 
 
-def _csv(content: bytes, ending: str) -> pd.DataFrame:
+def _check_once(names: Iterable[str], path: str) -> None:
+    for name, count in collections.Counter(names).items():
+        if count > 1:
+            raise DataError(f"{path}: column '{cut(name)}' comes twice")
+
+
+def _csv(content: bytes, ending: str, path: str) -> pd.DataFrame:
     """Read CSV, with commas or, if the first line has none, semicolons or tabs."""
     import pandas as pd
 
     header = content[: content.find(b"\n") % (len(content) + 1)]
     separators = "\t" if ending == ".tsv" else ",;\t"
     separator = next((s for s in separators if s.encode() in header), separators[0])
+    first = pd.read_csv(
+        io.BytesIO(content), sep=separator, header=None, nrows=1, dtype=str
+    )
+    _check_once(first.iloc[0].dropna(), path)  # pandas would call the second 'a.1'
     return pd.read_csv(io.BytesIO(content), sep=separator, low_memory=False)
 
 

@@ -279,12 +279,22 @@ def test_every_method_with_a_schedule_makes_an_environment(method):
         control.Env(iris(), 2, method=method.name)
 
 
+def test_an_environment_is_shown_without_its_arrays():
+    shown = "<task libsvm/iris: rows train 90, valid 30, test 30; batches of 64; "
+    assert repr(iris()) == f"{shown}metrics accuracy, loss>"
+    said = repr(control.Env(iris(), 20, 5))
+    assert said.startswith(f"Env(task={shown}")
+    assert ", steps=20, steps_per_action=5, method='adam'" in said
+    assert len(said) < 300
+
+
 def test_bad_input_is_named():
     task = iris()
     for choices, message in (
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1.5}, "steps is 1.5"),
         ({"steps_per_action": 0}, "steps_per_action is 0"),
+        ({"steps_per_action": 3}, "is 3, but an episode has 2 steps"),
         ({"reward": "finale"}, "did you mean 'final'"),
         ({"crash_penalty": -1.0}, "crash_penalty"),
         ({"method": "adm"}, "did you mean 'adam'"),
@@ -313,6 +323,10 @@ def test_bad_input_is_named():
             env.step(state, rate)
     with pytest.raises(UsageError, match="neither a task"):
         env.reset(KEY, "libsvm/wine")
+    for key in (0, None, "0", 0.5, np.uint32(0), jax.random.split(KEY)):
+        with pytest.raises(UsageError, match="must be one random key, such as"):
+            control.rollout(env, policies.constant(0.1), key)
+    env.reset(jax.random.PRNGKey(0))  # as JAX had them before
     state, *_ = jax.jit(env.step)(state, 0.1)
     with pytest.raises(UsageError, match="episode is over"):
         env.step(state, 0.1)

@@ -382,6 +382,7 @@ def test_a_compressed_file(tmp_path):
         ("run,loss,loss\na,1,1\n", "", "'loss' twice"),
         ("run,loss\na,1\n", "?method=optimiser", "unknown column.*'optimiser'"),
         ("run,loss\na,1\n", "?metod=b", "unknown option.*did you mean 'method'"),
+        ("run,loss\na,1\n", "?hi=b", "csv.hi=b: .*'hi'.* are run,.* higher, lower, ig"),
         ("run,loss\na,1\n", "?higher=los", "unknown column.*'los'.*'loss'"),
         ("run,loss\na,1\n", "?ignore=los", "unknown column.*'los'.*'loss'"),
         ("run,loss\na,1\n", "?lower=loss&higher=loss", "both higher= and lower="),

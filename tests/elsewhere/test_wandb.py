@@ -136,7 +136,7 @@ def test_a_run_that_was_killed_before_it_wrote_anything(offline, tmp_path, size)
     path = sorted(offline.rglob("run-*.wandb"))[0]
     empty = tmp_path / "run-empty.wandb"
     empty.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UsageError, match=r"no file run-[*].wandb with one in it"):
+    with pytest.raises(UsageError, match=r"holds no run: its files .* are empty"):
         elsewhere.read(f"wandb:{tmp_path}")
     (tmp_path / path.name).write_bytes(path.read_bytes())
     assert len(elsewhere.read(f"wandb:{tmp_path}").runs) == 1
@@ -252,7 +252,9 @@ def test_a_chart_over_something_else(tmp_path):
 
 
 def test_what_is_no_run(tmp_path):
-    with pytest.raises(UsageError, match=r"holds no run of wandb"):
+    with pytest.raises(
+        UsageError, match=r"holds no run: name a folder that wandb made"
+    ):
         elsewhere.read(f"wandb:{tmp_path}")
     with pytest.raises(UsageError, match="does not exist"):
         elsewhere.read(f"wandb:{tmp_path}/none")

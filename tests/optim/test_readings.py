@@ -248,6 +248,17 @@ def test_rate_is_the_one_of_the_official_run(method):
         np.testing.assert_allclose(rates, RATES[method](case), 1e-6, err_msg=case.id)
 
 
+def test_no_state_is_refused():
+    for read in (
+        lambda state: optim.eval_params(state, jnp.ones(2)),
+        optim.effective_learning_rate,
+        optim.evaluates_elsewhere,
+    ):
+        with pytest.raises(ValueError, match="optimiser's state is None"):
+            read(None)
+        read(optax.EmptyState())
+
+
 def test_eval_params_says_when_its_arguments_are_swapped():
     params = jnp.ones(2)
     for tx in (optim.schedule_free_adamw(), optim.adamw()):

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -308,8 +310,20 @@ def test_with_a_budget_of_one_the_prior_is_asked(tmp_path):
 
 
 def test_another_race_in_the_folder_is_refused(race):
-    with pytest.raises(lrjax.UsageError, match="a race with other budget and horizon"):
-        Race(METHODS, budget=9, horizon=101, folder=race.folder)
+    usual = {"budget": 8, "horizon": 100, "folder": race.folder}
+    for methods, changed, said in (
+        (METHODS, {"budget": 9}, "(budget is 8 there, 9 here): choose"),
+        (
+            METHODS,
+            {"metric": "rmse", "horizon": 9},
+            "(horizon is 100 there, 9 here; metric is 'loss' there, 'rmse' here)",
+        ),
+        ((*METHODS, "dog"), {}, "(methods: dog only here)"),
+        (METHODS[:2], {}, "(methods: prodigy only there)"),
+        (METHODS[::-1], {}, "(methods: in another order)"),
+    ):
+        with pytest.raises(lrjax.UsageError, match=re.escape(said)):
+            Race(methods, **usual | changed)
     with pytest.raises(lrjax.UsageError, match="has no race"):
         Race.open(race.folder / "nothing")
 
@@ -400,6 +414,18 @@ def test_each_named_method_enters_once(tmp_path):
     named = ["cocob", "storm_plus", "armijo_sgd"]
     race = Race(named, budget=4, horizon=9, folder=tmp_path)
     assert {m for _, m, _ in finish(race)} >= set(named)
+
+
+@pytest.mark.parametrize("text", ["0.3", b"0.3", np.str_("0.3"), np.array("0.3")])
+def test_text_is_no_number(race, text):
+    job = race.ask()
+    with pytest.raises(lrjax.UsageError, match="loss must be a number, not"):
+        job.tell(loss=text)
+    with pytest.raises(lrjax.UsageError, match="loss must be a number, not"):
+        job.report(1, loss=text)
+    for number in (np.float32(0.5), np.array(0.5), jnp.array(0.5), 1):
+        job.report(1, loss=number)
+    job.give_back()
 
 
 def test_infinity_comes_back_as_it_was(race, tmp_path):

@@ -1,5 +1,9 @@
 """PyTorch's optimisers take the steps that lrjax's methods take."""
 
+import importlib.machinery
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,11 +124,37 @@ def test_cycles_are_those_of_schedules(growth, first, end_with_cycle):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "prodigyopt", None)
-    with pytest.raises(lrjax.UsageError, match="pip install prodigyopt"):
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    with pytest.raises(lrjax.UsageError, match="prodigy needs the package prodigyopt"):
         torch_forms.build("prodigy", {"learning_rate": 1.0}, [], 10)
 
 
+def test_all_packages_of_a_race_are_looked_for_at_its_first_job(tmp_path, monkeypatch):
+    for name in ("torch", "prodigyopt", "schedulefree"):
+        monkeypatch.setitem(sys.modules, name, None)
+    methods = ["sgd", "adam", "dog", "prodigy", "schedule_free_adamw"]
+    with (
+        lrjax.Race(methods, horizon=9, folder=tmp_path).ask() as job,
+        pytest.raises(lrjax.UsageError) as error,
+    ):
+        job.torch([])
+    assert str(error.value) == (
+        "job.torch needs torch (for sgd, adam), prodigyopt (for prodigy), schedulefree "
+        '(for schedule_free_adamw): pip install "lrjax[torch]"'
+    )
+    torch_forms.check_packages(["dog", "mine"])  # which it does not make
+    there = types.ModuleType("torch")
+    there.__spec__ = importlib.machinery.ModuleSpec("torch", None)
+    monkeypatch.setitem(sys.modules, "torch", there)
+    torch_forms.check_packages(["sgd", "dog"])
+
+
 def test_a_method_without_a_form_is_refused():
-    with pytest.raises(lrjax.UsageError, match=r"job\.torch makes sgd, .*for others"):
-        torch_forms.build("cocob", {"learning_rate": 1.0}, [], 10)
+    for method, said in (
+        ("cocob", "no form of 'cocob' in PyTorch"),
+        ("mine", "'mine'"),
+    ):
+        with pytest.raises(
+            lrjax.UsageError, match=rf"{said}.*job\.torch makes sgd, .*for others"
+        ):
+            torch_forms.build(method, {"learning_rate": 1.0}, [], 10)

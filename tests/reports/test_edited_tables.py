@@ -229,11 +229,11 @@ def test_what_an_answer_cannot_mean_is_refused(name, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task,method,metric,mean\nt,a,l,1,2\n", "Expected 4 fields in line 2, saw 5"),
+        ("task,method,metric,mean\nt,a,l,1,2\n", "line 2 has 5 values for 4 columns"),
         ("task,method,metric,mean\nt,a,l\n", "row 1 has no mean"),
         ("task,method,metric,mean,mean\nt,a,l,1,2\n", "has the column 'mean' twice"),
         ("task,task,metric,mean\nt,a,l,1\n", "has no column 'method'"),
-        ("task,method,metric,mean\nt,a,l,inf\n", "row 1 has no mean"),
+        ("task,method,metric,mean\nt,a,l,inf\n", "row 1: 'inf' is no mean"),
         (
             "task,method,metric,mean,std_error\nt,a,l,1,x\n",
             "row 1: 'x' is no std_error",

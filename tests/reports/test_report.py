@@ -542,7 +542,7 @@ def test_an_option_that_cannot_be_meant_is_one_clear_line(tmp_path, options, mes
         (b"", "it is empty"),
         (b"task,method,mean\n", "has no column 'metric'"),
         (b"task,method,metric,mean\n", "holds no row"),
-        (b"task,method,metric,mean\nt,m,l,1\nt,m,l,x\n", "row 2 has no mean"),
+        (b"task,method,metric,mean\nt,m,l,1\nt,m,l,x\n", "row 2: 'x' is no mean"),
         (b"task,method,metric,mean\n,m,l,1\n", "row 1 has no task"),
         (b"task,method,metric,mean\na,b\n1,2,3,4,5,6\n", "published.csv: "),
         (b"\xff\xfe\x00task", "published.csv: "),

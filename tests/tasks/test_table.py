@@ -327,6 +327,35 @@ def test_damaged_files_are_one_line(ending, content, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (f"a,b,y\n{'1,2,0~' * 7}1,2,3,0\n", "line 9 has 4 values for 3 columns"),
+        ("a,a,y\n" + "1,2,0\n" * 9, "column 'a' comes twice"),
+        ("a,a.1,y\n" + "1,2,0\n" * 9, None),  # two names
+    ],
+)
+def test_lines_and_names_that_do_not_fit_are_named(content, said, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(content.replace("~", "\n"))
+    if said is None:
+        table.read(str(path))
+        return
+    with pytest.raises(UsageError) as error:
+        table.read(str(path))
+    assert str(error.value) in (f"{path}: {said}", f"{path}: cannot be read: {said}")
+
+
+@pytest.mark.parametrize("file", ["table.csv", "what?.csv", "a.csv?b.csv"])
+@pytest.mark.parametrize("column", ["is it?", "?", "a?b=c?"])
+def test_files_and_columns_may_have_question_marks(file, column, tmp_path):
+    FRAME.rename(columns={"price": column}).to_csv(tmp_path / file, index=False)
+    quoted = column.replace("?", "%3F")
+    for query in (f"target={column}", f"target={quoted}&kind=regression"):
+        name = f"table:{tmp_path / file}?{query}"
+        assert tasks.make_task(name).metric.name == "rmse"
+
+
 def test_large_tables_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
     path = written(FRAME, tmp_path, ".parquet")
     monkeypatch.setattr("lrjax.tasks.data.MAX_ELEMENTS", 100)
