@@ -261,6 +261,44 @@ def test_each_tuning_has_its_line_and_its_star():
         assert rates == {1.0, 0.1}
 
 
+@pytest.mark.parametrize("costs", [[1.0, None], [1.0, 0.5]])
+def test_a_legend_shows_nothing_that_is_not_drawn(costs):
+    """A tuning has a line and a star only if a trial reached the full budget."""
+    rows = [row | {"max_budget": 27} for row in trials(costs, [3, 9])]
+    rows += trials([2.0, 1.5], [9, 27], method="sgd", tuning="z")
+    rows = rows if costs[1] else rows[:2]
+    looked = Palette(("smac:adam", "smac:sgd"))
+    table = searches.trajectories(searches.trials_table(rows))
+    with drawing.style() as plt:
+        figure, _ = searches.incumbents(plt, looked, table)
+        styles = [h.get_linestyle() for h in figure.legends[0].legend_handles]
+        assert styles[0] == "None"
+        assert all(style != "None" for style in styles[1:])
+        figure, _ = searches.costs(plt, looked, table)
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert ("best at the full budget" in names) == (len(rows) > 2)
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+def test_a_log_axis_has_three_labels_at_least(side):
+    ends = 10.0 ** np.linspace(-4.2, 4.3, 18)
+    pairs = list(itertools.combinations(ends, 2)) + [(0.9, 1.1), (0.313, 1.2398)]
+    with drawing.style() as plt:
+        _, (axis,) = drawing.panels(plt, 1)
+        getattr(axis, f"set_{side}scale")("log")
+        for low, high in pairs:
+            getattr(axis, f"set_{side}lim")(low, high)
+            drawing.log_ticks(getattr(axis, f"{side}axis"))
+            places = getattr(axis, f"get_{side}ticks")()
+            texts = getattr(axis, f"get_{side}ticklabels")()
+            shown = [
+                text.get_text()
+                for place, text in zip(places, texts, strict=True)
+                if low <= place <= high
+            ]
+            assert len(set(shown)) == len(shown) >= 3, (low, high, shown)
+
+
 # Selections
 
 
@@ -314,14 +352,14 @@ def test_a_row_has_what_was_expected_measured_and_is_believed():
             {line.get_marker(): line.get_xdata().tolist() for line in lines}
             for lines in rows_of(axis, ["sgd", "dog", "adam"])
         ]
-        assert drawn[0]["|"] == [0.0, -3.0]
-        assert drawn[1]["|"] == [-9.0]
+        assert drawn[0]["|"] == [0.0, 3.0]  # distances, as in the table of the terminal
+        assert drawn[1]["|"] == [9.0]
         assert "x" in drawn[1]
         assert "x" not in drawn[0] | drawn[2]
-        assert drawn[1]["o"] == [-4.0]
+        assert drawn[1]["o"] == [4.0]
         low, high = axis.get_xlim()
-        assert -17 < low < -15  # one that is far behind does not press the others
-        assert high > 1
+        assert 15 < high < 17  # one that is far behind does not press the others
+        assert low < -1
         assert axis.get_ylim() == (2.5, -0.5)  # the winner is on top
 
 
