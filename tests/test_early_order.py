@@ -198,6 +198,11 @@ def test_families():
         ("finetune:a/b.csv?text=t&target=y", "finetune"),
         ("synthetic/classification-7", "classification"),
         ("mine", "mine"),
+        ("mine (sound)", "mine"),
+        ("my race", "my race"),
+        ("my race (2)", "my race (2)"),
+        ("run_2", "run_2"),
+        ("my data/my race", "my data/my race"),
         ("7", "7"),
     ):
         assert early_order.family(task) == kind

@@ -128,6 +128,28 @@ class Study:
         """Task -> column that its runs are judged by."""
         return self.runs.groupby("task")["metric"].first()
 
+    @property
+    def basis(self) -> str:
+        """The runs of each entry that comparisons use: 'the first run of each'.
+
+        '' if they use all runs of the entries and tasks that they have.
+        """
+        used = self.comparison
+        if not used.runs_left_out:
+            return ""
+        inside = self.runs["entry"].isin(used.entries)
+        runs = self.runs[inside & self.runs["task"].isin(used.tasks)]
+        early = runs.groupby("task")["seed"].rank("dense") <= used.runs
+        first = "first " if early.sum() == used.scores.size else ""
+        many = "run" if used.runs == 1 else f"{used.runs} runs"
+        return f"{'the' if first or used.runs > 1 else 'one'} {first}{many} of each"
+
+    @property
+    def leaders(self) -> list[str]:
+        """The entries with the best mean rank in two decimals, as it is shown."""
+        ranks = self.overall["rank"].round(2)
+        return [str(entry) for entry in ranks.index[ranks == ranks.iloc[0]]]
+
     def metric(self, column: str) -> Metric:
         """The metric in a column."""
         return scores_lib.metric_of(column, self.known)

@@ -282,7 +282,7 @@ def test_a_legend_shows_nothing_that_is_not_drawn(costs):
 @pytest.mark.parametrize("side", ["x", "y"])
 def test_a_log_axis_has_three_labels_at_least(side):
     ends = 10.0 ** np.linspace(-4.2, 4.3, 18)
-    pairs = list(itertools.combinations(ends, 2)) + [(0.9, 1.1), (0.313, 1.2398)]
+    pairs = [*itertools.combinations(ends, 2), (0.9, 1.1), (0.313, 1.2398)]
     with drawing.style() as plt:
         _, (axis,) = drawing.panels(plt, 1)
         getattr(axis, f"set_{side}scale")("log")
