@@ -151,6 +151,9 @@ def _cut(
     rows = rows[rows["run"].isin(full.index)]
     if column not in rows:
         return {}
+    # Before its first value a run was not judged; one that was lost has none.
+    judged = rows.groupby("run")[column].ffill().notna()
+    rows = rows[judged | np.isneginf(rows["run"].map(full["score"]))]
     by_part = {}
     for part in PARTS:
         last = rows[rows["part"] <= _NEAR * part].drop_duplicates("run", keep="last")

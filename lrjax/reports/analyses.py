@@ -108,10 +108,10 @@ def _gap_text(value: float) -> str:
 
 
 def _curves(study: Study, writer: ReportWriter) -> Section | None:
-    """Curves of the metric that runs are judged by."""
-    return _curve_section(
-        study, writer, "curves", "Learning curves", study.curve_metrics
-    )
+    """Curves of the metric that runs are judged by, or of what else was noted."""
+    columns = study.curve_metrics
+    columns.update(pd.Series(study.without_curve, dtype=object))
+    return _curve_section(study, writer, "curves", "Learning curves", columns)
 
 
 def _losses(study: Study, writer: ReportWriter) -> Section | None:
@@ -509,10 +509,13 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
             for entry, value in tuned.items()
         )
         finding += "."
-    how_to_read = (
+    over_cost = (
         "Mean normalised score after a part of the training, as if it had been stopped "
         "there, over all tasks. Tuning and unused settings of a grid are paid first, "
-        "each trial in full. relative_time is the geometric mean over tasks of a run's "
+        "each trial in full. "
+    )
+    how_to_read = (
+        "relative_time is the geometric mean over tasks of a run's "
         "time over the fastest entry's; methods that trained in one block share its "
         "time equally."
     )
@@ -521,9 +524,11 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
         writer.data("anytime", anytime.reset_index())
         spent = _counted_in(study)
         drawn = figures.cost(writer.plt, study.palette, anytime, study.tuning, spent)
-    return writer.section(
-        "cost", "Cost against score", finding, how_to_read, table.reset_index(), drawn
-    )
+    title = "Cost"
+    if drawn:
+        title, how_to_read = "Cost against score", over_cost + how_to_read
+    table = table.reset_index()
+    return writer.section("cost", title, finding, how_to_read, table, drawn)
 
 
 def _counted_in(study: Study) -> str:
@@ -535,15 +540,16 @@ def _counted_in(study: Study) -> str:
 
 def _targets(study: Study, writer: ReportWriter) -> Section | None:
     """Steps, examples and seconds to a target."""
-    if not len(study.curves):
+    columns = study.curve_metrics.drop(list(study.without_curve))
+    if not len(columns):
         return None
     medians = study.per_task[study.per_task["entry"].isin(study.palette.entries)]
     targets = medians.groupby("task")["median"].median()
     if study.options.target is not None:
         targets[:] = study.options.target
     runs = study.runs.reset_index(drop=True)
-    columns, known = study.curve_metrics, study.known
-    table = curves_lib.to_target(study.curves, runs, columns, targets, known)
+    table = curves_lib.to_target(study.curves, runs, columns, targets, study.known)
+    table = table[table["task"].isin(columns.index)].reset_index(drop=True)
     # Steps of different methods may have different numbers of examples.
     by = "steps" if runs["examples"].isna().any() else "examples"
     quick = table[np.isfinite(table[by])].sort_values(

@@ -71,6 +71,8 @@ def findings(
         more = f"; and {len(unequal) - 6} more" if len(unequal) > 6 else ""
         text = f"not all trained for as long as others: {'; '.join(unequal[:6])}{more}."
         sentences.append(("Length", text))
+    if study.without_curve:
+        sentences.append(("Left out", _left_out(study)))
     cost = spent(runs, "s of training")
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
@@ -174,8 +176,27 @@ def _diverged(study: Study) -> str:
     )
 
 
+def _left_out(study: Study) -> str:
+    """Sentence on analyses that lack their data, and on what is drawn instead."""
+    tasks: dict[tuple[str, str], list[str]] = {}
+    for task, instead in study.without_curve.items():
+        key = (scores_lib.metric_label(study.curve_metrics[task]), instead)
+        tasks.setdefault(key, []).append(task)
+    absent = [f"of {label} on {', '.join(on)}" for (label, _), on in tasks.items()]
+    drawn = [
+        f"; learning curves show {scores_lib.metric_label(instead)} on {', '.join(on)}"
+        for (_, instead), on in tasks.items()
+        if instead
+    ]
+    return (
+        f"curves {' and '.join(absent)}, with what is made of them (score against "
+        f"cost, time to a target, how early the order shows): only last values are "
+        f"known{''.join(drawn)}."
+    )
+
+
 def _missing(
-    study: Study, workdirs: Sequence[str | Path], others: Sequence[Source]
+    study: Study, workdirs: Sequence[str | Path], others: Sequence[Source] = ()
 ) -> str:
     """Sentence on missing runs, and on planned tasks and methods without any.
 

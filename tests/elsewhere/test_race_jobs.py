@@ -93,6 +93,33 @@ def test_a_figure_is_named_like_the_folder_and_counts_what_is_known(name, tmp_pa
     assert f"On {name}: " in text
 
 
+@pytest.mark.parametrize("noted", ["", "loss", "train_rmse", "grad_norm"])
+def test_what_was_not_noted_is_not_drawn(noted, tmp_path):
+    """A last value alone is no curve, and what was noted instead is drawn."""
+    race = lrjax.Race(
+        ["adam"], budget=6, horizon=300, folder=tmp_path / "race", metric="rmse"
+    )
+    for job in race:
+        for step in (3, 33, 99) if noted else ():
+            job.report(step, **{noted: 2.0 + job.number / step})
+        job.tell(rmse=1.0 + job.number)
+    lines = said(f"race:{tmp_path / 'race'}", tmp_path / "page")
+    figures = tmp_path / "page" / "figures"
+    names = {path.stem for path in figures.iterdir()}
+    assert {"scores", "pairs"} <= names
+    assert not {"cost", "fidelity"} & names
+    assert not (tmp_path / "page" / "tables" / "targets.csv").exists()
+    assert lines["Left out"].startswith("curves of validation rmse on race, with what")
+    labels = {"loss": "validation loss", "train_rmse": "training rmse"}
+    assert ("curves" in names) == (noted in labels)
+    if noted in labels:
+        assert f"; learning curves show {labels[noted]} on race." in lines["Left out"]
+        assert f">{labels[noted]}</text>" in (figures / "curves.svg").read_text()
+    assert (
+        "as if it had been stopped" not in (figures.parent / "index.html").read_text()
+    )
+
+
 def test_a_folder_without_a_race_is_refused(tmp_path):
     with pytest.raises(lrjax.UsageError, match="has no race"):
         elsewhere.read(f"race:{tmp_path}")
