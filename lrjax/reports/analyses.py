@@ -563,13 +563,16 @@ def _targets(study: Study, writer: ReportWriter) -> Section | None:
     )
     if not len(first):
         finding = "No entry reaches the target"
+    names = ("steps", "examples", "seconds")
+    known = [name for name in names if runs[name].notna().any()]
+    text = " and ".join(filter(None, (", ".join(known[:-1]), known[-1])))
     rule = (
         "The target of a task is the median over entries of their median result"
         if study.options.target is None
         else f"The target is {study.options.target:g}"
     )
     how_to_read = (
-        f"{rule}. Steps, examples and seconds until a run's curve first reaches it, "
+        f"{rule}. {text[:1].upper()}{text[1:]} until a run's curve first reaches it, "
         f"median over all runs; those that never do count as infinite."
     )
     return writer.section(
