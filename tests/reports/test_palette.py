@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from lrjax.reports import (
     figures,
     page,
     palette,
+    rate_figure,
     searches,
 )
 from lrjax.reports.palette import Palette, shorten
@@ -514,3 +516,20 @@ def test_long_names_of_few_columns_are_whole(count):
         for label in figure.axes[0].get_xticklabels():
             assert label.get_window_extent().x1 <= figure.bbox.x1
             assert label.get_window_extent().y1 <= figure.bbox.y1
+
+
+def test_rates_are_plain_numbers_on_their_axis():
+    """Figures do not parse markup, which Matplotlib's own labels of log axes are."""
+    ends = {"low": [0.4, 0.3, 0.5], "high": [0.6, 0.4, 0.7], "mean": [0.5, 0.3, 0.6]}
+    table = pd.DataFrame({"learning_rate": [0.01, 0.04, 0.08], **ends})
+    found = types.SimpleNamespace(
+        **{"table": table, "method": "adam", "task": "libsvm/wine"},
+        **{"interval": (0.02, 0.06), "rate": 0.04, "edge": None},
+    )
+    both = types.SimpleNamespace(by_width={1: found, 2: found})
+    figures = (rate_figure.draw(found, None), rate_figure.draw_widths(both, None))
+    for figure in figures:
+        figure.draw_without_rendering()
+        texts = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+        assert len(texts) >= 3
+        assert all(float(text) > 0 for text in texts)
