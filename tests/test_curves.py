@@ -103,6 +103,17 @@ def test_settled_rates_are_medians_of_medians():
     ]
 
 
+def test_a_last_value_alone_is_no_curve():
+    both = rows(LOSSES).merge(rows({"p": [4.0], "q": [3.0]}, "valid_f1"), how="left")
+    joined = curves.join(RUNS, both)
+    assert joined["valid_f1"].notna().any()
+    found = curves.without_lone(joined)
+    assert found["valid_f1"].isna().all()
+    pd.testing.assert_series_equal(found["valid_loss"], joined["valid_loss"])
+    nothing = curves.join(RUNS, both[:0])
+    assert not len(curves.without_lone(nothing))
+
+
 def test_targets_by_hand():
     joined = curves.join(RUNS, rows(LOSSES))
     found = curves.to_target(joined, RUNS, METRICS, pd.Series({"t": 2.0}))

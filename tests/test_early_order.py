@@ -91,6 +91,14 @@ def test_known_orders(seeds):
     assert table["regret_low"].isna().all() == (seeds == 1)
 
 
+def test_a_run_is_not_judged_before_its_first_value():
+    """Its rows of other columns do not say that it had diverged."""
+    runs, curves = made(2, at={33: FINAL, 100: FINAL})
+    curves.loc[curves["step"] == 33, "valid_loss"] = np.nan
+    found = early_order.early_scores(judged(runs), curves)
+    assert [scored.part for scored in found] == [1.0]
+
+
 def test_seeds_that_disagree_bound_tau_at_full_length():
     """Of three seeds one has the reverse order; the others' median is the other's."""
     runs, curves = made(3, at={100: FINAL})
@@ -198,6 +206,11 @@ def test_families():
         ("finetune:a/b.csv?text=t&target=y", "finetune"),
         ("synthetic/classification-7", "classification"),
         ("mine", "mine"),
+        ("mine (sound)", "mine"),
+        ("my race", "my race"),
+        ("my race (2)", "my race (2)"),
+        ("run_2", "run_2"),
+        ("my data/my race", "my data/my race"),
         ("7", "7"),
     ):
         assert early_order.family(task) == kind

@@ -47,6 +47,23 @@ def join(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     return rows.iloc[order].reset_index(drop=True)
 
 
+def without_lone(rows: pd.DataFrame) -> pd.DataFrame:
+    """Remove the values of a metric on tasks where no run has more than one.
+
+    A last value alone is no curve: all that it says is said by the run.
+
+    Args:
+      rows: as returned by `join`.
+    """
+    names = [str(c) for c in rows if str(c).startswith(("train_", "valid_", "test_"))]
+    counts = rows.groupby(["task", "run"], observed=True)[names].count()
+    lone = counts.groupby("task", observed=True).max() == 1
+    if not lone.any(axis=None):
+        return rows
+    of_row = lone.loc[rows["task"].to_numpy()].to_numpy()
+    return rows.assign(**rows[names].mask(of_row))
+
+
 def timed(rows: pd.DataFrame) -> tuple[pd.DataFrame, frozenset[str]]:
     """Put steps in the place of epochs, for tasks with curves that have no epochs.
 
@@ -181,7 +198,8 @@ def anytime(
     tables = []
     for task, metric in metrics.items():
         subset = rows[rows["task"] == task]
-        if task not in span.index or metric not in subset or not len(subset):
+        known_here = metric in subset and subset[metric].notna().any()
+        if task not in span.index or not known_here:
             continue
         value = subset[metric].astype(float)
         score = scores.metric_of(str(metric), known).sign * value

@@ -38,8 +38,9 @@ def family(task: str) -> str:
     """The kind of model of a task, by its name.
 
     'logistic' for LIBSVM data sets, svmlight files and `digits/logistic`; 'table' for
-    tables, whose models differ; 'finetune' for checkpoints; otherwise the part after
-    the slash without sizes, such as 'wrn' for `cifar10/wrn16_2`.
+    tables, whose models differ; 'finetune' for checkpoints; for `DATA/MODEL` the model
+    without sizes, such as 'wrn' for `cifar10/wrn16_2`; otherwise the whole name, which
+    says nothing of a model.
     """
     name = task.split(" (")[0]
     if _LOGISTIC.search(name):
@@ -48,8 +49,8 @@ def family(task: str) -> str:
         return "table"
     if name.startswith("finetune"):  # not like pre-training the same model
         return "finetune"
-    letters = re.match(r"[A-Za-z]+", name.rsplit("/", 1)[-1])
-    return letters[0] if letters else name
+    model = re.search(r"/([A-Za-z]+)[^/\s]*$", name)
+    return model[1] if model else re.sub(r" \([a-z]+\)$", "", task)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +151,9 @@ def _cut(
     rows = rows[rows["run"].isin(full.index)]
     if column not in rows:
         return {}
+    # Before its first value a run was not judged; one that was lost has none.
+    judged = rows.groupby("run")[column].ffill().notna()
+    rows = rows[judged | np.isneginf(rows["run"].map(full["score"]))]
     by_part = {}
     for part in PARTS:
         last = rows[rows["part"] <= _NEAR * part].drop_duplicates("run", keep="last")

@@ -17,7 +17,8 @@ _SHOWN = 5  # contenders in the table that is printed
 class Judged:
     """What is believed of a contender, before and after the runs.
 
-    Beliefs are in points (docs/selection.md) behind the best there is.
+    Beliefs are in points (docs/selection.md) from the best there is: 0 for the best,
+    below 0 for what is behind. Tables and figures show them as distances, from 0 up.
 
     Attributes:
       label: method, and learning rate where it needs one.
@@ -25,7 +26,8 @@ class Judged:
       expected, expected_sd: what known tasks say of it, and the standard deviation.
       values: the metric on the validation part, one per run; not finite where a run
         diverged or the metric is undefined; empty if it was not trained.
-      behind: points of each run behind the best run on the same validation rows.
+      behind: points of each run from the best run on the same validation rows, 0 or
+        below.
       now, now_sd: what is believed after all runs, and the standard deviation.
       best: probability that it is the best of those that were trained (of all, where
         fewer than two were); 0 for others.

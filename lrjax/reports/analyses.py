@@ -8,7 +8,7 @@ of the page.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,14 @@ def _overview(study: Study, writer: ReportWriter) -> Section:
     overall, runs = study.overall, study.comparison.runs
     best = overall.iloc[0]
     span = interval(best["rank_low"], best["rank_high"])
+    leaders = study.leaders
     finding = (
-        f"{overall.index[0]} has the best mean rank, {best['rank']:.2f}{span} of "
-        f"{len(overall)}."
+        f"{findings.named(leaders)} {'has' if len(leaders) == 1 else 'have'} the best "
+        f"mean rank, {best['rank']:.2f}{span} of {len(overall)}"
+        f"{f', by {study.basis}' if study.basis else ''}."
     )
     by_iqm = str(overall["iqm"].sort_index().idxmax())
-    if by_iqm != overall.index[0]:
+    if round(overall.loc[by_iqm, "iqm"] - best["iqm"], 2) > 0:
         iqm = overall.loc[by_iqm, "iqm"]
         finding += f" {by_iqm} has the best normalised score, {iqm:.2f}."
     how_to_read = (
@@ -73,10 +75,12 @@ def _gap(study: Study, writer: ReportWriter) -> Section:
     absent = lost.map(lambda n: "missing" if np.isnan(n) else "diverged")
     text = text.where(gap.notna(), absent).assign(mean=mean.map(_gap_text))
     shade = relative.loc[mean.index].assign(mean=mean / max(mean.max(), 1e-12))
-    best = str(mean.index[0])
+    least = _gap_text(mean.iloc[0])
+    nearest = [str(entry) for entry in mean.index if _gap_text(mean[entry]) == least]
     finding = (
-        f"{best} is nearest to the best on average: {_gap_text(mean.iloc[0])} {unit} "
-        f"behind."
+        f"{findings.named(nearest)} {'is' if len(nearest) == 1 else 'are'} nearest to "
+        f"the best on average: {least} {unit} behind"
+        f"{', by all runs' if study.basis else ''}."
         if np.isfinite(mean.iloc[0])
         else "No entry finished on every task."
     )
@@ -104,10 +108,10 @@ def _gap_text(value: float) -> str:
 
 
 def _curves(study: Study, writer: ReportWriter) -> Section | None:
-    """Curves of the metric that runs are judged by."""
-    return _curve_section(
-        study, writer, "curves", "Learning curves", study.curve_metrics
-    )
+    """Curves of the metric that runs are judged by, or of what else was noted."""
+    columns = study.curve_metrics
+    columns.update(pd.Series(study.without_curve, dtype=object))
+    return _curve_section(study, writer, "curves", "Learning curves", columns)
 
 
 def _losses(study: Study, writer: ReportWriter) -> Section | None:
@@ -505,52 +509,70 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
             for entry, value in tuned.items()
         )
         finding += "."
-    how_to_read = (
+    over_cost = (
         "Mean normalised score after a part of the training, as if it had been stopped "
         "there, over all tasks. Tuning and unused settings of a grid are paid first, "
-        "each trial in full. relative_time is the geometric mean over tasks of a run's "
+        "each trial in full. "
+    )
+    how_to_read = (
+        "relative_time is the geometric mean over tasks of a run's "
         "time over the fastest entry's; methods that trained in one block share its "
         "time equally."
     )
     drawn = None
     if len(anytime):
         writer.data("anytime", anytime.reset_index())
-        drawn = figures.cost(writer.plt, study.palette, anytime, study.tuning)
-    return writer.section(
-        "cost", "Cost against score", finding, how_to_read, table.reset_index(), drawn
-    )
+        spent = _counted_in(study)
+        drawn = figures.cost(writer.plt, study.palette, anytime, study.tuning, spent)
+    title = "Cost"
+    if drawn:
+        title, how_to_read = "Cost against score", over_cost + how_to_read
+    table = table.reset_index()
+    return writer.section("cost", title, finding, how_to_read, table, drawn)
+
+
+def _counted_in(study: Study) -> str:
+    """What is known of how far runs have trained, for the label of an axis."""
+    if study.runs["examples"].notna().all():
+        return "examples processed"
+    return "steps" if {*study.tasks} <= study.stepped else "training"
 
 
 def _targets(study: Study, writer: ReportWriter) -> Section | None:
     """Steps, examples and seconds to a target."""
-    if not len(study.curves):
+    columns = study.curve_metrics.drop(list(study.without_curve))
+    if not len(columns):
         return None
     medians = study.per_task[study.per_task["entry"].isin(study.palette.entries)]
     targets = medians.groupby("task")["median"].median()
     if study.options.target is not None:
         targets[:] = study.options.target
     runs = study.runs.reset_index(drop=True)
-    columns, known = study.curve_metrics, study.known
-    table = curves_lib.to_target(study.curves, runs, columns, targets, known)
+    table = curves_lib.to_target(study.curves, runs, columns, targets, study.known)
+    table = table[table["task"].isin(columns.index)].reset_index(drop=True)
     # Steps of different methods may have different numbers of examples.
     by = "steps" if runs["examples"].isna().any() else "examples"
     quick = table[np.isfinite(table[by])].sort_values(
         ["task", by, "entry"], kind="stable"
     )
-    first = quick.groupby("task").head(1)
+    first = quick[quick[by] == quick.groupby("task")[by].transform("min")]
     finding = "First to the target: " + "; ".join(
-        f"{row.entry} on {row.task} ({counted(row.steps, 'step', form='.4g')})"
-        for row in first.itertuples()
+        f"{findings.named(list(level['entry']))} on {task} "
+        f"({counted(level['steps'].min(), 'step', form='.4g')})"
+        for task, level in first.groupby("task")
     )
     if not len(first):
         finding = "No entry reaches the target"
+    names = ("steps", "examples", "seconds")
+    known = [name for name in names if runs[name].notna().any()]
+    text = " and ".join(filter(None, (", ".join(known[:-1]), known[-1])))
     rule = (
         "The target of a task is the median over entries of their median result"
         if study.options.target is None
         else f"The target is {study.options.target:g}"
     )
     how_to_read = (
-        f"{rule}. Steps, examples and seconds until a run's curve first reaches it, "
+        f"{rule}. {text[:1].upper()}{text[1:]} until a run's curve first reaches it, "
         f"median over all runs; those that never do count as infinite."
     )
     return writer.section(
@@ -565,7 +587,7 @@ def _fidelity(study: Study, writer: ReportWriter) -> Section | None:
         return None
     tasks, families = early_order.measure(seen, study.options.bootstrap)
     finding = "; ".join(
-        _trust(row, families)
+        _trust(row, families, set(study.tasks))
         for row in early_order.trusted(families).itertuples()
         if row.group == early_order.ALL
     )
@@ -598,14 +620,16 @@ def _fidelity(study: Study, writer: ReportWriter) -> Section | None:
     return dataclasses.replace(section, files=(*section.files, by_task))
 
 
-def _trust(row: Any, families: pd.DataFrame) -> str:
+def _trust(row: Any, families: pd.DataFrame, names: Collection[str]) -> str:
     """Sentence on the smallest budget whose order can be trusted, for a family.
 
     Args:
       row: a row of `early_order.trusted`.
       families: as returned by `early_order.measure`.
+      names: of tasks; one that says nothing of a model is a family of its own.
     """
-    models = f"{row.family} models" + (", shorter runs" if row.how == "short" else "")
+    models = f"on {row.family}" if row.family in names else f"{row.family} models"
+    models += ", shorter runs" if row.how == "short" else ""
     if np.isnan(row.part) or row.part == 1:
         below = families[(families["family"] == row.family) & (families["part"] < 1)]
         below = below[(below["group"] == row.group) & (below["how"] == row.how)]

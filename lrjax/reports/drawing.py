@@ -45,6 +45,7 @@ _DECIMALS = re.compile(r"-?\d+\.\d{3,}")
 # The ids that `mark` gives: axes, kind, entry.
 _MARK = re.compile(r'<g id="mark-(\d+)-(line|band|point|sign)-(\d+)">')
 _SIGNS = 5  # markers on a line
+_TICKS = 3  # labels that a log axis has at least: with two it reads as linear
 _SPOKEN = 16  # entries in a figure's text alternative
 
 
@@ -350,6 +351,8 @@ def mark(artist: Any, axis: int, kind: str, palette: Palette, entry: str) -> Non
 def log_ticks(side: Any) -> None:
     """Label a log axis with plain numbers, or with powers if it spans much.
 
+    At least three places are labelled.
+
     Args:
       side: `xaxis` or `yaxis`, after all data is drawn.
     """
@@ -359,15 +362,29 @@ def log_ticks(side: Any) -> None:
         return
     low, high = side.get_view_interval()
     side.set_minor_locator(ticker.NullLocator())
-    if high / low > 300:
-        side.set_major_formatter(ticker.FuncFormatter(_power))
-        return
+    plain = ticker.FuncFormatter(lambda v, _: f"{v:g}")
+    choices: list[tuple[Any, Any]] = [(_logs(1, 2, 5), plain)]
+    choices.append((_logs(1, 2, 3, 5, 7), plain))
     if high / low < 4:
-        side.set_major_locator(ticker.MaxNLocator(4))
-    else:
-        steps = (1, 3) if high / low > 20 else (1, 2, 5)
-        side.set_major_locator(ticker.LogLocator(subs=steps))
-    side.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+        choices.insert(0, (ticker.MaxNLocator(4), plain))
+    if high / low > 20:
+        choices.insert(0, (_logs(1, 3), plain))
+    if high / low > 300:
+        choices.insert(0, (_logs(1), ticker.FuncFormatter(_power)))
+    choices.append((ticker.MaxNLocator(5, min_n_ticks=_TICKS), plain))
+    for locator, formatter in choices:
+        side.set_major_locator(locator)
+        side.set_major_formatter(formatter)
+        places = side.get_majorticklocs()
+        if sum(low <= place <= high for place in places) >= _TICKS:
+            return
+
+
+def _logs(*subs: float) -> Any:
+    """A locator of ticks at these multiples of the powers of ten."""
+    from matplotlib import ticker
+
+    return ticker.LogLocator(subs=subs)
 
 
 def _power(value: float, _: Any) -> str:

@@ -668,14 +668,17 @@ def portfolio(
     return figure, []
 
 
-def cost(plt: Any, palette: Palette, anytime: pd.DataFrame, tuning: pd.Series) -> Drawn:
-    """Score over the examples spent, in full runs; tuning is spent first.
+def cost(
+    plt: Any, palette: Palette, anytime: pd.DataFrame, tuning: pd.Series, spent: str
+) -> Drawn:
+    """Score over the training spent, in full runs; tuning is spent first.
 
     Args:
       plt: as given by `drawing.style`.
       palette: appearances of the entries.
       anytime: as returned by `curves.anytime`.
       tuning: entry -> cost of choosing its setting, in full runs.
+      spent: what a part of a run is counted in, such as 'steps'.
     """
     figure, axes = drawing.panels(plt, 1, width=3.8, height=2.7)
     (axis,) = axes
@@ -684,7 +687,8 @@ def cost(plt: Any, palette: Palette, anytime: pd.DataFrame, tuning: pd.Series) -
         x = anytime.index.to_numpy(float) + float(tuning.get(entry, 0.0))
         drawing.line(axis, 0, palette, entry, x, anytime[entry])
     drawing.log_ticks(axis.xaxis)
-    axis.set(xlabel="examples processed (in full runs), tuning included")
+    paid = ", tuning included" if (tuning > 0).any() else ""
+    axis.set(xlabel=f"{spent} (in full runs){paid}")
     axis.set_ylabel("mean normalised score")
     drawing.legend(figure, palette, [e for e in palette.entries if e in anytime])
     return figure, axes
@@ -737,7 +741,7 @@ def fidelity(
         if value == "tau":
             axis.axhline(TRUSTED, color=SOFT, lw=0.9, linestyle=(0, (1, 2)))
             axis.set_ylim(top=1.03)
-        axis.set(title=family, xlabel="budget (% of the full length)")
+        axis.set(title=palette.brief(family), xlabel="budget (% of the full length)")
         metrics = tasks.loc[tasks["family"] == family, "metric"].unique()
         unit = metric_label(metrics[0]) if len(metrics) == 1 else "several metrics"
         axis.set_ylabel("Kendall's tau" if value == "tau" else f"regret, {unit}")

@@ -18,6 +18,8 @@ from lrjax.elsewhere import Source
 from lrjax.reports.page import interval
 from lrjax.reports.study import Study, config
 
+_SEARCHES = ("race:", "optuna:")  # sources whose runs a search has asked for
+
 
 def findings(
     study: Study, workdirs: Sequence[str | Path], others: Sequence[Source] = ()
@@ -52,10 +54,13 @@ def findings(
         sentences.append(("Best", "none: every run diverged."))
     else:
         best = overall.iloc[0]
-        second = ""
-        if len(overall) > 1:
+        second, leaders = "", study.leaders
+        if len(leaders) > 1:
+            second = f", level with {named(leaders[1:])}"
+        elif len(overall) > 1:
             second = f", before {overall.index[1]} with {overall['rank'].iloc[1]:.2f}"
         rank = f"{best['rank']:.2f}{interval(best['rank_low'], best['rank_high'])}"
+        rank += f" by {study.basis}" if study.basis else ""
         sentences.append(
             ("Best", f"{overall.index[0]}, with a mean rank of {rank}{second}.")
         )
@@ -66,18 +71,32 @@ def findings(
         more = f"; and {len(unequal) - 6} more" if len(unequal) > 6 else ""
         text = f"not all trained for as long as others: {'; '.join(unequal[:6])}{more}."
         sentences.append(("Length", text))
+    if study.without_curve:
+        sentences.append(("Left out", _left_out(study)))
     cost = spent(runs, "s of training")
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
         most = counted(tuned.max(), "full run", form=".3g")
         cost += f"; choosing settings took up to {most} a task"
     sentences.append(("Cost", cost + "."))
-    sentences.append(("Missing", _missing(study, workdirs)))
+    sentences.append(("Missing", _missing(study, workdirs, others)))
     for source in others:
         how = "".join(f"; {note}" for note in source.notes)
         count = counted(len(source.runs), "run")
         sentences.append(("From", f"{source.name}: {count}{how}."))
     return sentences
+
+
+def named(entries: Sequence[str]) -> str:
+    """Entries that are level, in words: 'a', 'a and b', 'a and 2 others'.
+
+    Args:
+      entries: one or more.
+    """
+    first, *others = entries
+    if not others:
+        return first
+    return f"{first} and {others[0] if len(others) == 1 else f'{len(others)} others'}"
 
 
 def spent(runs: pd.DataFrame, unit: str = "s") -> str:
@@ -111,7 +130,8 @@ def _where(study: Study) -> str:
             name = " and ".join(sorted(top, key=study.palette.number))
         winners.setdefault(name, []).append(str(task))
     parts = sorted(winners.items(), key=lambda item: (-len(item[1]), item[1]))
-    return "best mean: " + "; ".join(f"{e} on {', '.join(t)}" for e, t in parts) + "."
+    mean = "best mean over all runs: " if study.basis else "best mean: "
+    return mean + "; ".join(f"{e} on {', '.join(t)}" for e, t in parts) + "."
 
 
 def _sure(study: Study) -> str:
@@ -120,8 +140,9 @@ def _sure(study: Study) -> str:
     if len(overall) < 2:
         return "one entry alone cannot be compared."
     if study.comparison.runs < stats.FEWEST:
-        few = counted(study.comparison.runs, "run").replace("1 ", "one ")
-        return f"{few} of each: there are no intervals, and ranks may be luck."
+        few = counted(study.comparison.runs, "run").replace("1 ", "one ") + " of each"
+        few = f"ranks compare {study.basis}" if study.basis else few
+        return f"{few}: there are no intervals, and ranks may be luck."
     first = str(overall.index[0])
     clear = overall["rank_low"].iloc[1:] > overall["rank_high"].iloc[0]
     text = (
@@ -155,8 +176,32 @@ def _diverged(study: Study) -> str:
     )
 
 
-def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
-    """Sentence on missing runs, and on planned tasks and methods without any."""
+def _left_out(study: Study) -> str:
+    """Sentence on analyses that lack their data, and on what is drawn instead."""
+    tasks: dict[tuple[str, str], list[str]] = {}
+    for task, instead in study.without_curve.items():
+        key = (scores_lib.metric_label(study.curve_metrics[task]), instead)
+        tasks.setdefault(key, []).append(task)
+    absent = [f"of {label} on {', '.join(on)}" for (label, _), on in tasks.items()]
+    drawn = [
+        f"; learning curves show {scores_lib.metric_label(instead)} on {', '.join(on)}"
+        for (_, instead), on in tasks.items()
+        if instead
+    ]
+    return (
+        f"curves {' and '.join(absent)}, with what is made of them (score against "
+        f"cost, time to a target, how early the order shows): only last values are "
+        f"known{''.join(drawn)}."
+    )
+
+
+def _missing(
+    study: Study, workdirs: Sequence[str | Path], others: Sequence[Source] = ()
+) -> str:
+    """Sentence on missing runs, and on planned tasks and methods without any.
+
+    A race or a search trains what leads more often than the rest: it misses no run.
+    """
     parts = []
     planned: dict[str, set[str]] = {"tasks": set(), "methods": set()}
     for workdir in workdirs:
@@ -179,7 +224,10 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
             parts.append(
                 f"{name} asked for without a finished run: {', '.join(absent)}"
             )
-    wide = study.runs.pivot(index=["task", "seed"], columns="entry", values="score")
+    searched = [source.name for source in others if source.name.startswith(_SEARCHES)]
+    chosen = study.runs["method"].str.startswith("race:")
+    meant = study.runs[~chosen & ~study.runs["source"].isin(searched)]
+    wide = meant.pivot(index=["task", "seed"], columns="entry", values="score")
     holes = int(wide.isna().to_numpy().sum())
     if holes:
         have = counted(holes, "run that another entry has", "runs that others have")
@@ -191,7 +239,7 @@ def _missing(study: Study, workdirs: Sequence[str | Path]) -> str:
     if comparison.tasks_left_out:
         names = ", ".join(comparison.tasks_left_out)
         parts.append(f"tasks left out of comparisons: {names}")
-    if comparison.runs_left_out:
+    if comparison.runs_left_out and len(meant):
         parts.append(
             f"{counted(comparison.runs_left_out, 'finished run')} not compared over "
             f"tasks, since not all have as many"

@@ -44,6 +44,7 @@ def draw(rates: Rates, path: str | Path | None) -> Any:
                 label=f"breaks down: {rates.edge:g}",
             )
         axes.set_xscale("log")
+        drawing.log_ticks(axes.xaxis)
         axes.set_xlabel("learning rate")
         axes.set_ylabel("validation loss")
         axes.set_title(f"{rates.method} on {rates.task}")
@@ -77,6 +78,7 @@ def draw_widths(transfer: Transfer, path: str | Path | None) -> Any:
             axes.plot(rates.rate, best["mean"], "o", color=line.get_color())
         first = next(iter(transfer.by_width.values()))
         axes.set_xscale("log")
+        drawing.log_ticks(axes.xaxis)
         axes.set_xlabel("learning rate")
         axes.set_ylabel("validation loss")
         axes.set_title(first.method)

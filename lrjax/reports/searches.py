@@ -22,6 +22,7 @@ _NAMED = 10  # contenders in the figure of a selection
 _LONGEST = 44  # characters of their names: methods with a learning rate fit
 _FURTHEST = 15.0  # points that are shown
 _PHONE, _KEYS = 5.2, 1.25  # inches of names with their plot, and of the legend beside
+_DOT = {"marker": ".", "linestyle": "none"}
 _STAR = {"marker": "*", "markersize": 11, "markeredgecolor": PAPER, "linestyle": "none"}
 
 
@@ -164,8 +165,12 @@ def incumbents(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
         axis.set_ylabel(cost_label(column))
         axis.set_xlim(0, 1.03 * trials["spent"].max())
         drawing.log_ticks(axis.yaxis)
-    entries = sorted(set(table["method"]), key=palette.number)
-    drawing.legend(figure, palette, entries)
+    handles, entries = [], sorted(set(table["method"]), key=palette.number)
+    for entry in entries:
+        lined = table.loc[table["method"] == entry, "best"].notna().any()
+        # Where no trial had the full budget there are dots alone.
+        handles.append(drawing.key(palette, entry, **{} if lined else _DOT))
+    drawing.below(figure, handles, list(map(palette.brief, entries)))
     return figure, axes
 
 
@@ -212,10 +217,12 @@ def costs(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
         Line2D([], [], ls="none", marker="o", color=INK, alpha=a, ms=2 + 3 * a, mew=0)
         for a in opacity.values()
     ]
-    handles.append(Line2D([], [], color=INK, **_STAR))
     unit = units.removesuffix("s")
     names = [counted(budget, unit, units, form="g") for budget in budgets]
-    drawing.below(figure, handles, [*names, "best at the full budget"])
+    if table["best"].notna().any():
+        handles.append(Line2D([], [], color=INK, **_STAR))
+        names.append("best at the full budget")
+    drawing.below(figure, handles, names)
     return figure, axes
 
 
@@ -273,7 +280,8 @@ def beliefs(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
     Args:
       plt: as given by `drawing.style`.
       answers: task, winner, and judged, of each contender label, expected, expected_sd,
-        behind (NaN for lost runs), now and now_sd, all in points, the winner first.
+        behind (NaN for lost runs), now and now_sd, all in points, the winner first;
+        below 0 for those that are behind.
     """
     # Contenders are not entries of a page, so nothing is shown under the mouse.
     figure, axes = drawing.panels(plt, len(answers), 3.6, 2.9, columns=1)
@@ -306,22 +314,23 @@ def _beliefs(
     star = now | {"marker": "*", "markersize": 12}
     ticks = {"marker": "|", "markersize": 9, "linestyle": "none", "color": INK}
     crosses = {"marker": "x", "markersize": 5, "linestyle": "none", "color": INK}
-    reach, lost = [0.0, 1.0], False
+    reach, lost = [-1.0, 0.0], False
     for place, row in enumerate(rows):
         won = row["label"] == winner
         own = (star if won else now) | {"color": palette.colour(row["label"])}
         own |= {"label": row["label"]}  # for the text alternative
-        _spread(axis, row["expected"], row["expected_sd"], place + 0.2, expected)
-        _spread(axis, row["now"], row["now_sd"], place - 0.1, own)
-        behind = [value for value in row["behind"] if math.isfinite(value)]
+        # Points behind are distances: the worse, the further from 0 to the right.
+        _spread(axis, 0.0 - row["expected"], row["expected_sd"], place + 0.2, expected)
+        _spread(axis, 0.0 - row["now"], row["now_sd"], place - 0.1, own)
+        behind = [0.0 - value for value in row["behind"] if math.isfinite(value)]
         axis.plot(behind, [place - 0.1] * len(behind), **ticks)
         if len(behind) < len(row["behind"]):
             edge = axis.get_yaxis_transform()
-            axis.plot([0.02], [place - 0.1], transform=edge, **crosses)
+            axis.plot([0.98], [place - 0.1], transform=edge, **crosses)
             lost = True
         reach += behind
         for belief in ("expected", "now"):
-            mean, deviation = row[belief], row[f"{belief}_sd"]
+            mean, deviation = -row[belief], row[f"{belief}_sd"]
             reach += [mean - deviation, mean + deviation]
     ends = np.clip([x for x in reach if math.isfinite(x)], -_FURTHEST, _FURTHEST)
     axis.set_xlim(ends.min() - 0.5, ends.max() + 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from lrjax.analysis import scores as scores_lib
 from lrjax.analysis import stats
 from lrjax.common.reading import reading
 from lrjax.core import (
+    LOSS,
     Metric,
     UsageError,
     encodable,
@@ -92,7 +94,8 @@ class Study:
       all_runs: every run, as returned by `scores.judge`, with `entry`.
       all_curves: curves of all runs, as returned by `results.load`.
       runs: runs of the entries shown.
-      curves: curves of these runs, as returned by `curves.timed`.
+      curves: curves of these runs, as returned by `curves.without_lone` and
+        `curves.timed`.
       stepped: tasks whose curves are drawn over steps, since epochs are unknown.
       comparison: the entries shown, as a table without holes.
       overall: as returned by `stats.overall`.
@@ -127,6 +130,45 @@ class Study:
     def metrics(self) -> pd.Series:
         """Task -> column that its runs are judged by."""
         return self.runs.groupby("task")["metric"].first()
+
+    @functools.cached_property
+    def without_curve(self) -> dict[str, str]:
+        """Task whose metric has no curve -> a column to draw instead; '' for none.
+
+        The training loss is drawn anyway.
+        """
+        found = {}
+        for task, column in self.curve_metrics.items():
+            rows = self.curves[self.curves["task"] == task]
+            known = [str(c) for c in rows if rows[c].notna().any()]
+            if column not in known:
+                noted = [c for c in known if c.startswith(("valid_", "train_"))]
+                noted = [c for c in noted if c != f"train_{LOSS}"]
+                noted.sort(key=lambda name: name.startswith("train_"))
+                found[str(task)] = noted[0] if noted else ""
+        return found
+
+    @property
+    def basis(self) -> str:
+        """The runs of each entry that comparisons use: 'the first run of each'.
+
+        '' if they use all runs of the entries and tasks that they have.
+        """
+        used = self.comparison
+        if not used.runs_left_out:
+            return ""
+        inside = self.runs["entry"].isin(used.entries)
+        runs = self.runs[inside & self.runs["task"].isin(used.tasks)]
+        early = runs.groupby("task")["seed"].rank("dense") <= used.runs
+        first = "first " if early.sum() == used.scores.size else ""
+        many = "run" if used.runs == 1 else f"{used.runs} runs"
+        return f"{'the' if first or used.runs > 1 else 'one'} {first}{many} of each"
+
+    @property
+    def leaders(self) -> list[str]:
+        """The entries with the best mean rank in two decimals, as it is shown."""
+        ranks = self.overall["rank"].round(2)
+        return [str(entry) for entry in ranks.index[ranks == ranks.iloc[0]]]
 
     def metric(self, column: str) -> Metric:
         """The metric in a column."""
@@ -323,7 +365,8 @@ def read_study(
     tasks = tuple(sorted(map(str, judged["task"].unique())))
     palette = Palette(entries, _aliases(judged, entries), tasks)
     per_task = stats.per_task(judged, options.bootstrap, known)
-    joined, stepped = curves_lib.join(runs, rows), frozenset()
+    joined = curves_lib.without_lone(curves_lib.join(runs, rows))
+    stepped = frozenset()
     if others:
         joined, stepped = curves_lib.timed(joined)
     trials = _read_trials(workdirs, set(judged["method"]))

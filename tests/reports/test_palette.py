@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from lrjax.reports import (
     figures,
     page,
     palette,
+    rate_figure,
     searches,
 )
 from lrjax.reports.palette import Palette, shorten
@@ -261,6 +263,44 @@ def test_each_tuning_has_its_line_and_its_star():
         assert rates == {1.0, 0.1}
 
 
+@pytest.mark.parametrize("costs", [[1.0, None], [1.0, 0.5]])
+def test_a_legend_shows_nothing_that_is_not_drawn(costs):
+    """A tuning has a line and a star only if a trial reached the full budget."""
+    rows = [row | {"max_budget": 27} for row in trials(costs, [3, 9])]
+    rows += trials([2.0, 1.5], [9, 27], method="sgd", tuning="z")
+    rows = rows if costs[1] else rows[:2]
+    looked = Palette(("smac:adam", "smac:sgd"))
+    table = searches.trajectories(searches.trials_table(rows))
+    with drawing.style() as plt:
+        figure, _ = searches.incumbents(plt, looked, table)
+        styles = [h.get_linestyle() for h in figure.legends[0].legend_handles]
+        assert styles[0] == "None"
+        assert all(style != "None" for style in styles[1:])
+        figure, _ = searches.costs(plt, looked, table)
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert ("best at the full budget" in names) == (len(rows) > 2)
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+def test_a_log_axis_has_three_labels_at_least(side):
+    ends = 10.0 ** np.linspace(-4.2, 4.3, 18)
+    pairs = [*itertools.combinations(ends, 2), (0.9, 1.1), (0.313, 1.2398)]
+    with drawing.style() as plt:
+        _, (axis,) = drawing.panels(plt, 1)
+        getattr(axis, f"set_{side}scale")("log")
+        for low, high in pairs:
+            getattr(axis, f"set_{side}lim")(low, high)
+            drawing.log_ticks(getattr(axis, f"{side}axis"))
+            places = getattr(axis, f"get_{side}ticks")()
+            texts = getattr(axis, f"get_{side}ticklabels")()
+            shown = [
+                text.get_text()
+                for place, text in zip(places, texts, strict=True)
+                if low <= place <= high
+            ]
+            assert len(set(shown)) == len(shown) >= 3, (low, high, shown)
+
+
 # Selections
 
 
@@ -314,14 +354,14 @@ def test_a_row_has_what_was_expected_measured_and_is_believed():
             {line.get_marker(): line.get_xdata().tolist() for line in lines}
             for lines in rows_of(axis, ["sgd", "dog", "adam"])
         ]
-        assert drawn[0]["|"] == [0.0, -3.0]
-        assert drawn[1]["|"] == [-9.0]
+        assert drawn[0]["|"] == [0.0, 3.0]  # distances, as in the table of the terminal
+        assert drawn[1]["|"] == [9.0]
         assert "x" in drawn[1]
         assert "x" not in drawn[0] | drawn[2]
-        assert drawn[1]["o"] == [-4.0]
+        assert drawn[1]["o"] == [4.0]
         low, high = axis.get_xlim()
-        assert -17 < low < -15  # one that is far behind does not press the others
-        assert high > 1
+        assert 15 < high < 17  # one that is far behind does not press the others
+        assert low < -1
         assert axis.get_ylim() == (2.5, -0.5)  # the winner is on top
 
 
@@ -477,3 +517,20 @@ def test_long_names_of_few_columns_are_whole(count):
         for label in figure.axes[0].get_xticklabels():
             assert label.get_window_extent().x1 <= figure.bbox.x1
             assert label.get_window_extent().y1 <= figure.bbox.y1
+
+
+def test_rates_are_plain_numbers_on_their_axis():
+    """Figures do not parse markup, which Matplotlib's own labels of log axes are."""
+    ends = {"low": [0.4, 0.3, 0.5], "high": [0.6, 0.4, 0.7], "mean": [0.5, 0.3, 0.6]}
+    table = pd.DataFrame({"learning_rate": [0.01, 0.04, 0.08], **ends})
+    found = types.SimpleNamespace(
+        **{"table": table, "method": "adam", "task": "libsvm/wine"},
+        **{"interval": (0.02, 0.06), "rate": 0.04, "edge": None},
+    )
+    both = types.SimpleNamespace(by_width={1: found, 2: found})
+    figures = (rate_figure.draw(found, None), rate_figure.draw_widths(both, None))
+    for figure in figures:
+        figure.draw_without_rendering()
+        texts = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+        assert len(texts) >= 3
+        assert all(float(text) > 0 for text in texts)

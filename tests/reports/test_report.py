@@ -360,6 +360,38 @@ def test_one_seed(tmp_path):
 
 
 @pytest.mark.usefixtures("sketched")
+def test_entries_of_one_rank_are_level(tmp_path):
+    """No finding calls one of two alike better than the other."""
+    workdir = fabricated.write(tmp_path / "run", TASKS[:1], ("adam", "sgd"), 2)
+    rows = [json.loads(r) for r in (workdir / results.RUNS).read_text().splitlines()]
+    for row in rows:  # each wins once
+        won = row["seed"] == (row["method"] == "sgd")
+        row |= {"valid_accuracy": 0.9 if won else 0.8}
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (workdir / results.RUNS).write_text(text)
+    (best,) = [s for s in write([workdir], tmp_path / "out") if s.startswith("Best")]
+    assert best == "Best: adam, with a mean rank of 1.50, level with sgd."
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "adam and sgd have the best mean rank, 1.50 of 2." in html
+    assert "adam and sgd are nearest to the best on average: 0 points behind." in html
+
+
+@pytest.mark.usefixtures("sketched")
+def test_runs_that_not_all_have_are_said_to_be_left_out(tmp_path):
+    lost = [(TASKS[0], "sgd", 2)]
+    workdir = fabricated.write(tmp_path, TASKS[:1], ("adam", "sgd"), 3, missing=lost)
+    lines = write([workdir], tmp_path / "report")
+    said = dict(line.split(": ", 1) for line in lines)
+    assert "by the first 2 runs of each" in said["Best"]
+    assert said["Where"].startswith("best mean over all runs: ")
+    assert "1 run that another entry has" in said["Missing"]
+    raced = [(TASKS[0], "race:sgd", 2)]
+    methods = ("race:adam", "race:sgd")
+    workdir = fabricated.write(tmp_path / "race", TASKS[:1], methods, 3, missing=raced)
+    assert "Missing: nothing." in write([workdir], tmp_path / "page")
+
+
+@pytest.mark.usefixtures("sketched")
 def test_one_method(tmp_path):
     workdir = fabricated.write(tmp_path, TASKS, ("sgd",), 3)
     said = write([workdir], tmp_path / "report")
