@@ -442,7 +442,7 @@ class Settings:
         int,
     )
     per_task: Mapping[str, Mapping[str, Any]] = field(
-        lambda: Config({}, allow_dotted_keys=True),
+        dict,
         _per_task,
         "Start of a task's name -> methods, seeds, epochs, steps, batch_size, trials "
         "(tuning) that it has in place of the config's; the longest start counts. For "

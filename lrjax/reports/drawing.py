@@ -363,16 +363,17 @@ def log_ticks(side: Any) -> None:
     low, high = side.get_view_interval()
     side.set_minor_locator(ticker.NullLocator())
     plain = ticker.FuncFormatter(lambda v, _: f"{v:g}")
-    choices: list[tuple[Any, Any]] = [(_logs(1, 2, 5), plain)]
-    choices.append((_logs(1, 2, 3, 5, 7), plain))
-    if high / low < 4:
-        choices.insert(0, (ticker.MaxNLocator(4), plain))
-    if high / low > 20:
-        choices.insert(0, (_logs(1, 3), plain))
-    if high / low > 300:
-        choices.insert(0, (_logs(1), ticker.FuncFormatter(_power)))
-    choices.append((ticker.MaxNLocator(5, min_n_ticks=_TICKS), plain))
-    for locator, formatter in choices:
+    choices: list[tuple[bool, Any, Any]] = [  # the first that fits and labels enough
+        (high / low > 300, _logs(1), ticker.FuncFormatter(_power)),
+        (high / low > 20, _logs(1, 3), plain),
+        (high / low < 4, ticker.MaxNLocator(4), plain),
+        (True, _logs(1, 2, 5), plain),
+        (True, _logs(1, 2, 3, 5, 7), plain),
+        (True, ticker.MaxNLocator(5, min_n_ticks=_TICKS), plain),
+    ]
+    for fits, locator, formatter in choices:
+        if not fits:
+            continue
         side.set_major_locator(locator)
         side.set_major_formatter(formatter)
         places = side.get_majorticklocs()

@@ -43,10 +43,10 @@ from lrjax.tasks import sums as sums_lib
 from lrjax.tasks.data import DataError, reading
 from lrjax.tasks.libraries import Model
 from lrjax.tasks.models import mlp
+from lrjax.tasks.options import Factory, TaskOptions
 
 if TYPE_CHECKING:
     import pandas as pd
-from lrjax.tasks.options import Factory, TaskOptions
 
 PREFIX = "table:"
 ENDINGS = (".csv", ".tsv", ".parquet", ".npz")
