@@ -215,6 +215,7 @@ def test_a_process_that_is_killed_is_told_and_the_others_go_on(tmp_path):
     assert ([row.get("ok") for row in rows], status) == ([True] * 3, 0)
 
 
+@pytest.mark.slow
 def test_a_part_without_time_goes_on_later(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
@@ -227,6 +228,7 @@ def test_a_part_without_time_goes_on_later(tmp_path):
     assert prove([TOY], tmp_path, Real(folder, "0"))[2] == whole
 
 
+@pytest.mark.slow
 def test_an_item_that_takes_all_the_time_is_given_up(tmp_path):
     part = dataclasses.replace(TOY, items=("bc", "def"))
     running.run_part(part, tmp_path, Real(tmp_path, "60"), 4.0)

@@ -77,6 +77,7 @@ def test_parts_of_ones_own_are_compared_resumed_and_forgotten(tmp_path, capsys):
     assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_changed_method_or_task_is_trained_anew(tmp_path):
     def run(task, power):
         def own(horizon, learning_rate=0.1):
@@ -179,6 +180,7 @@ def test_a_rate_that_transfers_is_said():
     assert "the rate transfers: 0.01 at every width" in str(found)
 
 
+@pytest.mark.slow
 def test_rates_of_several_widths_are_found(tmp_path):
     tasks = {1: quadratic(), 2: "libsvm/iris"}
     given = {"rates": [0.03, 0.1, 0.3], "steps": 4, "seeds": 2}

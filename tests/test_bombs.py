@@ -44,6 +44,7 @@ def check(found):
         assert (said == "read") == (kind == "other"), said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measured as Linux does")
 def test_what_is_not_wanted_is_not_unfolded(tmp_path):
     kinds = [kind for kind, most in ALLOWED.items() if most == LITTLE]

@@ -16,11 +16,6 @@ MODULES = sorted(
     for path in (ROOT / "lrjax").rglob("*.py")
     if ">>> " in path.read_text()
 )
-SLOW = {  # they train, or compile much
-    *("lrjax.api", "lrjax.hpo.advise", "lrjax.hpo.select", "lrjax.metrics"),
-    *("lrjax.tables.frames", "lrjax.tasks.docstrings"),
-    *("lrjax.control.env", "lrjax.control.gym", "lrjax.control.policies"),
-}
 # Modules -> what lrjax makes, so that users need no example of it.
 MODULES_FOR_USERS = {
     "lrjax.control.env": {"EnvState", "check_rates"},
@@ -78,10 +73,8 @@ def test_all_that_users_call_has_an_example():
     assert not without
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in MODULES],
-)
+@pytest.mark.slow  # some train; all compile
+@pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name, registries):
     with jax.numpy_dtype_promotion("standard"):  # as users have it
         found = doctest.testmod(importlib.import_module(name))

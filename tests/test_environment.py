@@ -89,8 +89,7 @@ STREAMS = {
     "C": ("", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, 0),
 }
 QUICK = {
-    *(("help", "stdout without reader"), ("methods", "stdout without reader")),
-    *(("report", "C"), ("train", "all closed")),
+    *(("help", "stdout without reader"), ("report", "C"), ("train", "all closed")),
 }
 
 

@@ -48,6 +48,7 @@ def _planned(wanted, folder):
     return before, halfway, estimate.make(wanted, folder), results.load(folder)[0]
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_runs(planned):
     before, halfway, after, runs = planned
     for method, line in before.lines.set_index("method").iterrows():

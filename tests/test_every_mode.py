@@ -1,8 +1,7 @@
 """Every mode on every family of task, in miniature.
 
 Families come from the registry of tasks and modes from main.py's flag: a new one has no
-miniature here, which fails, until there is one. `make test` tries a user's own; the
-others are slow, and CI runs those that compile soon.
+miniature here, which fails, until there is one. CI runs those that compile soon.
 """
 
 import dataclasses
@@ -119,43 +118,34 @@ class Miniature(NamedTuple):
     metric: str = "accuracy"
     flags: Sequence[str] = ()
     files: Callable[[Path], Path] | None = None
-    slow: bool = False
 
 
 MINIATURES = {
-    "svmlight:": Miniature("svmlight:{path}", files=svmlight, slow=True),
-    "table:": Miniature(
-        "table:{path}?target=price&hidden=4", "rmse", files=table, slow=True
-    ),
-    "synthetic/": Miniature("synthetic/regression-3", "loss", slow=True),
+    "svmlight:": Miniature("svmlight:{path}", files=svmlight),
+    "table:": Miniature("table:{path}?target=price&hidden=4", "rmse", files=table),
+    "synthetic/": Miniature("synthetic/regression-3", "loss"),
     "own": Miniature("own/smooth", "mae"),
-    "synthetic": Miniature("synthetic/ill_conditioned", "loss", slow=True),
-    "breast_cancer": Miniature("breast_cancer/mlp_bn", slow=True),
-    "diabetes": Miniature("diabetes/mlp", "rmse", slow=True),
-    "iris": Miniature("iris/mlp", slow=True),
-    "wine": Miniature("wine/mlp", slow=True),
-    "libsvm": Miniature("libsvm/wine", slow=True),
-    "digits": Miniature("digits/logistic", slow=True),
+    "synthetic": Miniature("synthetic/ill_conditioned", "loss"),
+    "breast_cancer": Miniature("breast_cancer/mlp_bn"),
+    "diabetes": Miniature("diabetes/mlp", "rmse"),
+    "iris": Miniature("iris/mlp"),
+    "wine": Miniature("wine/mlp"),
+    "libsvm": Miniature("libsvm/wine"),
+    "digits": Miniature("digits/logistic"),
     "mnist": Miniature(
         "mnist/cnn",
         flags=["--config.batch_size=8"],
         files=idx_files("mnist"),
-        slow=True,
     ),
-    "fashion_mnist": Miniature(
-        "fashion_mnist/cnn", files=idx_files("fashion_mnist"), slow=True
-    ),
-    "cifar10": Miniature(
-        "cifar10/wrn16_2", files=archives("cifar10", 40, 32, 10), slow=True
-    ),
+    "fashion_mnist": Miniature("fashion_mnist/cnn", files=idx_files("fashion_mnist")),
+    "cifar10": Miniature("cifar10/wrn16_2", files=archives("cifar10", 40, 32, 10)),
     "cifar100": Miniature(
-        "cifar100/densenet_bc", files=archives("cifar100", 200, 32, 100), slow=True
+        "cifar100/densenet_bc", files=archives("cifar100", 200, 32, 100)
     ),
     "dtd": Miniature(
         "dtd/vit_ti16",
         flags=["--config.batch_size=4"],
         files=archives("dtd", 94, 224, 47),
-        slow=True,
     ),
     "bookwiki": Miniature(
         "bookwiki/roberta_micro",
@@ -165,7 +155,6 @@ MINIATURES = {
             "--config.text.corpus={path}",
         ],
         text_file,
-        slow=True,
     ),
     "text": Miniature(
         "text/gpt_micro",
@@ -175,26 +164,22 @@ MINIATURES = {
             "--config.text.corpus={path}",
         ],
         text_file,
-        slow=True,
     ),
     "finetune": Miniature(
         "finetune/roberta_tiny",
         flags=["--config.text.length=4", "--config.batch_size=4"],
-        slow=True,
     ),
     "finetune:": Miniature(
         "finetune:{path}?text=body&target=kind",
         flags=["--config.batch_size=4"],
         files=labelled_texts,
-        slow=True,
     ),
 }
 # Other kinds of model in a family.
 MINIATURES |= {
-    name: Miniature(name, slow=True)
-    for name in ("digits/mlp_bn", "digits/lstm", "digits/vit")
+    name: Miniature(name) for name in ("digits/mlp_bn", "digits/lstm", "digits/vit")
 }
-MINIATURES["digits/diffusion"] = Miniature("digits/diffusion", "loss", slow=True)
+MINIATURES["digits/diffusion"] = Miniature("digits/diffusion", "loss")
 FAMILIES = [
     *sorted({name.split("/")[0] for name in tasks.TASKS}),
     *sorted(name for name in MINIATURES if name in tasks.TASKS),
@@ -318,13 +303,8 @@ def flags_of(miniature, folder):
     return [flag.format(path=path) for flag in asked]
 
 
-@pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(name, marks=pytest.mark.slow if MINIATURES[name].slow else ())
-        for name in FAMILIES
-    ],
-)
+@pytest.mark.slow  # .ci/run runs those that compile soon
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_mode_on(family, tmp_path, monkeypatch, subtests):
     monkeypatch.setenv("LRJAX_DATA_DIR", "")
     monkeypatch.setitem(tasks.TASKS, "own/smooth", tasks.Factory(own))

@@ -394,6 +394,7 @@ def registered(monkeypatch):
     return register
 
 
+@pytest.mark.slow
 def test_training_from_the_host_measures_the_same(registered):
     """A streamed training part: its sums are added up on the way."""
     task = task_of(*OWN, metrics.f1())
@@ -601,6 +602,7 @@ def test_a_metric_that_is_never_defined_is_said():
         lrjax.select(task_of(nowhere), ["sgd"], 2, epochs=2, log=lambda _: None)
 
 
+@pytest.mark.slow
 def test_select_shows_values_below_three_seeds_and_an_interval_from_there():
     for seeds, sure in ((2, False), (3, True)):
         answer = lrjax.select(

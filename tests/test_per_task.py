@@ -161,9 +161,12 @@ def test_a_task_has_one_length():
         config_lib.check(config)
 
 
-@pytest.mark.parametrize("key", ["svmlight:", "svmlight:{folder}/a.v1.svm"])
 @pytest.mark.parametrize(
-    "way", ["config.per_task = {{KEY: {own}}}", "config.per_task[KEY] = {own}"]
+    ("key", "way"),
+    [
+        ("svmlight:", "config.per_task = {{KEY: {own}}}"),
+        ("svmlight:{folder}/a.v1.svm", "config.per_task[KEY] = {own}"),
+    ],
 )
 def test_names_of_files_have_dots(tmp_path, key, way):
     for name in ("a.v1.svm", "a.v2.svm"):

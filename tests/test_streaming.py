@@ -21,7 +21,9 @@ def test_batches_are_those_of_the_device():
             np.testing.assert_array_equal(mask, there[1])
 
 
-@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize(
+    "one_by_one", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_numbers_are_those_of_data_on_the_device(one_by_one, monkeypatch):
     # Two steps a transfer, so that a round ends within one.
     monkeypatch.setattr(host_loop, "_SENT_BYTES", 2 * 16 * 6 * 8 * 2)

@@ -19,9 +19,9 @@ from lrjax.launch import traces
 
 TABLE = "table:{folder}/own.csv?target=y&hidden=8"
 # Another task of arrays and one of drawn rows add no other kind of program to these.
-SLOW = ("synthetic/regression-3", "synthetic/classification-5")
+SLOW = (TABLE, "synthetic/regression-3", "synthetic/classification-5")
 KINDS = (
-    *("libsvm/iris", TABLE, "own"),
+    *("libsvm/iris", "own"),
     *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
 )
 
@@ -104,6 +104,7 @@ def name_of(block):
     return names[0]
 
 
+@pytest.mark.slow
 def test_what_decides_a_program_changes_its_name(monkeypatch):
     def own_method(scale):
         def build(horizon, learning_rate=0.1):

@@ -262,7 +262,10 @@ def test_every_tracker_and_mode_is_here():
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    [m if m == "train" else pytest.param(m, marks=pytest.mark.slow) for m in MODES],
+)
 def test_trackers_have_what_the_tables_have(mode, name, folders):
     installed(name)
     folder, _ = folders(mode)

@@ -49,7 +49,7 @@ def other_hparams(method, hparams):
 
 # Compiling a population takes seconds, so others are marked as slow. SGD and momentum
 # are in the calculations by hand, too.
-FAST = ("adamw_cosine", "cawr", "dadapt_adam", "prodigy", "cocob", "dowg")
+FAST = ("adamw_cosine", "dadapt_adam", "prodigy", "dowg")
 
 
 def cases(family=None):
@@ -623,7 +623,9 @@ def test_a_sum_of_losses_loses_nothing_to_rounding(some, large):
     assert abs(float(total) + float(rest) - expected) <= 2e-10 * expected
 
 
-@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize(
+    "one_by_one", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_the_mean_loss_of_all_updates_is_exact_and_goes_on(one_by_one):
     task = iris("sound", "float32")
     method, seeds = METHODS["sgd"], SEEDS[: 1 if one_by_one else 2]

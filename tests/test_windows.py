@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # .ci/run runs them
 ROOT = Path(__file__).parent.parent
 PLAYED = """
 import errno, fcntl, multiprocessing, os, signal, subprocess, sys, tempfile, types

@@ -293,6 +293,7 @@ def test_one_that_was_killed_resumes_to_the_same_answer(raced, tmp_path, kept):
     assert len(ours) == len(whole) - kept
 
 
+@pytest.mark.slow
 def test_where_memory_gives_out_it_goes_on_with_fewer_at_once(
     tmp_path, monkeypatch, capsys
 ):

@@ -134,6 +134,7 @@ def expected_outcome(name):
     return outcome(BUILDS[name](), EXTRA)
 
 
+@pytest.mark.slow
 @every_build
 @pytest.mark.parametrize("argument", WRONG)
 def test_an_extra_argument_that_is_read_is_checked(name, argument):

@@ -216,6 +216,7 @@ def test_keeps_dtypes(case, dtype):
     assert finite(new_params)
 
 
+@pytest.mark.slow
 @every_case_and_flag
 def test_stays_finite_at_any_first_gradient(case):
     transformation = case.build()
@@ -369,6 +370,7 @@ def test_sharded_equals_whole(part):
     assert result.stdout.split() == [case.name for case in CASES[part::2]]
 
 
+@pytest.mark.slow
 # The first rows have what can differ: narrower than state, wider state, not real.
 @every_case_and_flag
 @pytest.mark.parametrize(

@@ -169,6 +169,7 @@ def test_complex_parameters_take_the_steps_of_their_real_form(build):
             np.testing.assert_allclose(real, pair[name], 1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 @every_build
 def test_numbers_and_arrays_of_python_and_numpy(build):
     others = {
@@ -298,6 +299,7 @@ def test_each_label_of_a_partition_has_its_own_readings(build):
     assert_equal(optim.effective_learning_rate(states), rates["ours"])
 
 
+@pytest.mark.slow
 @every_build
 @pytest.mark.parametrize(
     "wrap",

@@ -165,6 +165,7 @@ COUPLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUPLED)
 def test_decay_that_is_added_to_gradients_is_a_loss_of_some_leaves(name):
     """w/2 |x|^2 over the leaves that decay, whatever the method makes of it."""

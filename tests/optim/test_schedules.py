@@ -160,6 +160,7 @@ def test_equals_other_libraries(name, kwargs, values, x64):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "argument"), [(n, a) for n, kwargs in ARGUMENTS.items() for a in kwargs]
 )
@@ -320,6 +321,7 @@ def test_stays_between_its_ends_and_only_falls(data):
         assert (np.diff(values) <= slack).all()
 
 
+@pytest.mark.slow
 @given(peak=RATES, initial=st.floats(0.0, 1.0), steps=LENGTHS)
 @settings(max_examples=50, deadline=None)
 def test_warm_up_is_a_straight_line_to_the_schedule(peak, initial, steps):

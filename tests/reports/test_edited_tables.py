@@ -207,6 +207,7 @@ def test_any_value_in_any_field_of_an_answer(name, tmp_path):
         assert not (said and name in UNREAD) or "valid JSON" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWER["judged"][0])
 def test_any_value_in_any_field_of_a_contender(name, tmp_path):
     first, *others = ANSWER["judged"]

@@ -82,6 +82,7 @@ def test_types_stay(kind, cache):
     np.testing.assert_array_equal(found["x"], array)
 
 
+@pytest.mark.slow
 def test_runs_are_those_of_arrays_in_memory(cache, monkeypatch):
     class Model(nn.Module):
         @nn.compact

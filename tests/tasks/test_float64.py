@@ -98,7 +98,9 @@ def made(name, protocol, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("protocol", ["sound", "study"])
+@pytest.mark.parametrize(
+    "protocol", ["sound", pytest.param("study", marks=pytest.mark.slow)]
+)
 def test_no_task_computes_in_less(name, protocol, monkeypatch):
     if protocol == "study" and name in (*images.FACTORIES, *diffusion.RECIPES):
         pytest.skip("the functions are those of sound")

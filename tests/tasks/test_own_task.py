@@ -85,6 +85,7 @@ class Linen(nn.Module):
         return nn.Dense(CLASSES)(nn.Dropout(0.2, deterministic=not train)(x))
 
 
+@pytest.mark.slow
 def test_linen_steps_are_those_of_a_loop_by_hand():
     model, tx = Linen(), optax.adam(0.01)
     task = lrjax.Task.from_flax(model, cross_entropy, **SPLIT, batch_size=BATCH)
@@ -210,6 +211,7 @@ class Eqx(eqx.Module):
         return self.last(x) + self.offset, state
 
 
+@pytest.mark.slow
 def test_equinox_steps_are_those_of_a_loop_by_hand():
     make, tx = eqx.nn.make_with_state(Eqx), optax.adam(0.01)
     task = lrjax.Task.from_equinox(make, cross_entropy, **SPLIT, batch_size=BATCH)
@@ -472,7 +474,9 @@ class Tagger(nn.Module):
         return nn.Dense(CLASSES)(nn.Embed(11, 4)(tokens))
 
 
-@pytest.mark.parametrize("form", ["lengths", "items"])
+@pytest.mark.parametrize(
+    "form", ["lengths", pytest.param("items", marks=pytest.mark.slow)]
+)
 def test_items_beyond_a_rows_length_do_not_count(form):
     lengths = DRAW.integers(1, 8, size=ROWS)
     tokens, tags = DRAW.integers(11, size=(ROWS, 7)), DRAW.integers(3, size=(ROWS, 7))

@@ -44,6 +44,7 @@ def test_digits_are_scikit_learns():
     assert (np.unique(ours, axis=0) == np.unique(theirs, axis=0)).all()
 
 
+@pytest.mark.slow
 def test_padding_counts_for_nothing():
     task = digits()
     params, state = task.init(jax.random.key(0))

@@ -592,6 +592,7 @@ def test_the_loss_is_over_masked_tokens_alone(task):
     np.testing.assert_allclose(sums["loss"], total, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accelerators_fill_up_tiles_and_have_the_same_loss(task, monkeypatch):
     params, _ = task.init(jax.random.key(0))
     params = jax.tree.map(lambda x: 4 * x, params)
