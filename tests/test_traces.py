@@ -12,6 +12,7 @@ import pytest
 import lrjax
 from lrjax import config as config_lib
 from lrjax import methods
+from lrjax.common import spans
 from lrjax.core import Method, UsageError
 from lrjax.engine import programs
 from lrjax.launch import blocks as blocks_lib
@@ -88,6 +89,20 @@ def test_numbers_are_the_same_traced_kept_and_recalled(kind, kept, monkeypatch):
     assert_equal(plain, first)
     assert_equal(plain, again)
     assert list(kept.glob("*.trace")) == [path]
+
+
+def test_what_a_block_starts_with_is_compiled_with_its_program():
+    block = planned(own_task())
+    shapes = jax.eval_shape(block.inputs)
+    compiled = programs.compile_program(block.program, *shapes)
+    heard = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **about: heard.append((name, about.get("fun_name")))
+    )
+    compiled.init(*block.inputs())
+    assert not [fun for name, fun in heard if name == spans.LOWERED]
+    jax.jit(lambda x: x * 3.5 + 17)(np.ones(3))  # the listener hears of what is traced
+    assert [fun for name, fun in heard if name == spans.LOWERED]
 
 
 def name_of(block):

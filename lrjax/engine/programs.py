@@ -7,6 +7,7 @@ second compilation.
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from lrjax.engine.train import (
     init_run,
     num_rows,
     observe,
+    seed_runs,
     step_block,
 )
 
@@ -183,9 +185,17 @@ def compile_program(
         shapes = with_shardings(shapes, placed)
         seeds, example = with_shardings((seeds, example), layout.replicated)
         make_init = jax.jit(init_block, out_shardings=placed).trace(seeds, example)
+
+    def compile_start() -> Any:
+        """Compile what a run starts with: tracing, while XLA has the segment."""
+        numbers = jax.ShapeDtypeStruct((program.num_seeds,), jnp.uint32)
+        seed_runs.lower(task.init, numbers).compile()  # called later, by its own name
+        return xla_options.compile_once(make_init.lower(), shapes[0].params)
+
     if program.one_by_one or task.streamed:
         run, parts = host_loop.compile_host_loop(program, shapes, example)
         memory = max(need(part, shapes) for part in parts)
+        start = compile_start()
     else:
 
         def its_segment(state, inputs, train, valid, start, stop):
@@ -200,14 +210,13 @@ def compile_program(
             *arguments
         )
         kind = strategy.kind_of(task)
-        run = xla_options.compile_loop(lowered, kind, program.effort)
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:
+            compiling = beside.submit(
+                xla_options.compile_loop, lowered, kind, program.effort
+            )
+            start, run = compile_start(), compiling.result()
         memory = need(run, shapes)
-    return Compiled(
-        xla_options.compile_once(make_init.lower(), shapes[0].params),
-        run,
-        shapes,
-        memory,
-    )
+    return Compiled(start, run, shapes, memory)
 
 
 def need(compiled: Any, state: PyTree) -> float:
