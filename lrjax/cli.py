@@ -177,13 +177,13 @@ def _show_profile(workdir: str) -> None:
 def _import_ahead() -> None:
     """Import what shows results, in a thread, while a program compiles and trains.
 
-    Not while it is traced: Python runs one thread at a time.
+    Not while it is traced, `init` last: Python runs one thread at a time.
     """
     traced = threading.Event()
 
     def heard(event: str, duration_secs: float, **about: Any) -> None:
         del duration_secs
-        if event == spans.LOWERED and "segment" in str(about.get("fun_name")):
+        if event == spans.LOWERED and "init" in str(about.get("fun_name")):
             traced.set()
 
     def load() -> None:
