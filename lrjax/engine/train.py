@@ -355,9 +355,9 @@ def joined(trees: Sequence[PyTree], axis: int = 1) -> PyTree:
     return _concatenated(list(trees), axis)
 
 
-@functools.partial(jax.jit, static_argnums=1, inline=True)  # not a program for each leaf
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def _concatenated(trees: Sequence[PyTree], axis: int) -> PyTree:
-    """As `joined`, for two trees or more."""
+    """As `joined`, for two trees or more: one program, and not one for each leaf."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *trees)
 
 
