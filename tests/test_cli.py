@@ -437,6 +437,36 @@ def test_signals_that_were_ignored_stay_so():
     assert done.stdout == "goes on 0\n", done.stderr
 
 
+@pytest.mark.parametrize(("ending", "code"), [("", 0), ("; raise UsageError('x')", 2)])
+def test_what_is_registered_is_called_at_the_end_and_threads_are_waited_for(
+    ending, code, tmp_path
+):
+    lines = (
+        "import atexit, threading, time\n"
+        "from absl import flags\n"
+        "from lrjax.core import UsageError\n"
+        "from lrjax.launch import process\n"
+        "class Freed:\n"
+        "    def __del__(self): print('taken apart')\n"
+        "kept = Freed()\n"
+        "def main(argv):\n"
+        "    atexit.register(lambda: print('called', end=''))\n"
+        "    late = lambda: (time.sleep(0.2), open('late', 'w').write('x'))\n"
+        f"    threading.Thread(target=late).start(){ending}\n"
+        "process.begin()\n"
+        "process.run(process.reporting(main), flags.FLAGS)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lines],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (code, "called"), done.stderr
+    assert (tmp_path / "late").read_text() == "x"
+
+
 @pytest.mark.parametrize("kind", STOPPING)
 def test_a_signal_during_the_first_imports_ends_it(kind):
     code = (

@@ -7,6 +7,7 @@ them is fast.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -62,6 +63,7 @@ def begin() -> None:
     Garbage is not collected before `imported`.
     """
     gc.disable()
+    atexit.register(_end)  # the first to be registered is the last to be called
     _handle_signals(_leave)
     for number, name in _STREAMS:
         if getattr(sys, name) is None:
@@ -113,7 +115,25 @@ def run(main: Main, parse: Callable[[list[str]], list[str]]) -> None:
             if isinstance(end.code, int) and end.code > 128:
                 os._exit(end.code)  # without waiting for threads that compile
             sys.stdout.flush()  # Python would report a failure in words of its own
+            if end.code is None or isinstance(end.code, int):
+                _ended.append(end.code or 0)
             raise
+
+
+_ended: list[int] = []  # the exit code of a command that has come to its end
+
+
+def _end() -> None:
+    """End the process of a command without taking all its modules apart.
+
+    Threads have ended, and what was registered to be called at exit has been. To free
+    what JAX, pandas and matplotlib hold takes longer than to draw a figure.
+    """
+    if _ended and not hasattr(sys, "last_type"):  # no error of who called the command
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(_ended[-1])
 
 
 @contextlib.contextmanager
