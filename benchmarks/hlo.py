@@ -39,6 +39,9 @@ _FREE = {
     *("all-reduce-done", "collective-permute-done", "send-done", "recv-done"),
     "get-dimension-size",
 }
+# What reads of an array what is asked of its result, and what asks for parts.
+_THROUGH = {"bitcast", "convert", "copy", "reshape", "transpose"}
+_SLICES = {"dynamic-slice", "gather", "slice"}
 _CONTROL = {"while", "conditional", "call"}
 _INTEGER = {
     *("add", "subtract", "multiply", "xor", "or", "and"),
@@ -357,25 +360,37 @@ def _instruction(name: str, kind: str, operation: str, tail: str) -> Instruction
     return Instruction(name, operation, arrays, operands, tail[:end], tail[end:])
 
 
-def _users(body: Computation, number: int) -> list[Instruction]:
-    """The instructions that use a parameter of a fused computation."""
-    names = [
-        item.name
-        for item in body.values()
-        if item.operation == "parameter" and item.arguments.strip() == str(number)
-    ]
-    return [item for item in body.values() if set(names) & set(item.operands)]
+def _users(body: Computation, names: set[str]) -> list[Instruction]:
+    """The instructions of a fused computation that use what has one of these names."""
+    return [item for item in body.values() if names & set(item.operands)]
 
 
 def _read(body: Computation, number: int, whole: int) -> float:
     """Bytes of an operand that a fused computation reads."""
-    users = _users(body, number) if whole > 100_000 else []
-    how = {user.operation for user in users}
-    if how == {"dynamic-update-slice"}:
+    names = {
+        item.name
+        for item in body.values()
+        if item.operation == "parameter" and item.arguments.strip() == str(number)
+    }
+    if whole <= 100_000 or not names:
+        return float(whole)
+    if {user.operation for user in _users(body, names)} == {"dynamic-update-slice"}:
         return 0.0
-    if how and how <= {"dynamic-slice", "gather", "slice"}:
-        return float(min(whole, sum(user.results[0].bytes for user in users)))
-    return float(whole)
+    return whole * _share_read(body, names)
+
+
+def _share_read(body: Computation, names: set[str]) -> float:
+    """Share of an array that its users in a fused computation read, at most 1."""
+    size = sum(array.size for array in body[min(names)].results)
+    share = 0.0
+    for user in _users(body, names):
+        if user.operation in _SLICES:
+            share += user.results[0].size / size
+        elif user.operation in _THROUGH:
+            share += _share_read(body, {user.name})
+        else:
+            return 1.0
+    return min(share, 1.0) if _users(body, names) else 1.0
 
 
 def _updates(body: Mapping[str, Instruction]) -> float:

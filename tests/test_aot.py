@@ -101,6 +101,38 @@ def test_kernels_of_a_module():
     assert found["sum.1"].received == 2 * 7 / 8 * 4 * 1000
 
 
+OF_SLICES = """HloModule jit_step
+
+%parts (p: bf16[64,1000]) -> bf16[64,24] {
+  %p = bf16[64,1000]{1,0} parameter(0)
+  %seen = bf16[64,10,100]{2,1,0} bitcast(%p)
+  %first = bf16[64,1,12]{2,1,0} slice(%seen), slice={[0:64],[0:1],[0:12]}
+  %wide = f32[64,1000]{1,0} convert(%p)
+  %second = f32[64,12]{1,0} slice(%wide), slice={[0:64],[12:24]}
+  ROOT %both = bf16[64,24]{1,0} concatenate(%first, %second), dimensions={1}
+}
+
+%whole (p: bf16[64,1000]) -> bf16[64,1000] {
+  %p = bf16[64,1000]{1,0} parameter(0)
+  %part = bf16[64,12]{1,0} slice(%p), slice={[0:64],[0:12]}
+  ROOT %negated = bf16[64,1000]{1,0} negate(%p)
+}
+
+ENTRY %main (a: bf16[64,1000]) -> f32[] {
+  %a = bf16[64,1000]{1,0} parameter(0)
+  %cut = bf16[64,24]{1,0} fusion(%a), kind=kLoop, calls=%parts
+  %all = bf16[64,1000]{1,0} fusion(%a), kind=kLoop, calls=%whole
+  ROOT %end = f32[] constant(0)
+}
+"""
+
+
+def test_of_what_is_cut_the_cuts_alone_are_read():
+    found = {k.instruction.name: k for k in hlo.Module(OF_SLICES).kernels()}
+    assert found["cut"].bytes == pytest.approx(2 * (64 * 24 + 64 * 24))
+    assert found["all"].bytes == 2 * (64 * 1000 + 64 * 1000)
+
+
 OF_TPUS = """HloModule jit_step
 
 ENTRY %main (q: bf16[32,768,512], m: s8[32,512,512], x: bf16[64,16,1,1]) -> f32[] {

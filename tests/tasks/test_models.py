@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrjax import machine
 from lrjax.tasks import models
 from lrjax.tasks.images import cross_entropy
 from lrjax.tasks.models import attention, mlp
@@ -139,8 +140,12 @@ def train_step(name: str, rows: int, padding: int):
 
 
 @pytest.mark.parametrize("padding", [0, 3])
-@pytest.mark.parametrize("name", SMALL)
-def test_training_step_as_in_pytorch(name, padding):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((n, "cpu") for n in SMALL), ("wrn10_2", "gpu"), ("densenet_small", "gpu")],
+)
+def test_training_step_as_in_pytorch(name, kind, padding, monkeypatch):
+    monkeypatch.setattr(machine, "kind", lambda: kind)  # the form that it would take
     arrays, cases = golden()
     expected = arrays[f"{name}/train"]
     logits, loss, grads, stats = train_step(name, len(expected), padding)

@@ -32,7 +32,11 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool, mask: jax.Array | None = None
+        self,
+        x: jax.Array,
+        train: bool,
+        mask: jax.Array | None = None,
+        known: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
         """Normalise [rows, ..., channels].
 
@@ -41,6 +45,7 @@ class BatchNorm(nn.Module):
           train: whether to use this batch's statistics and update the running ones
             (collection 'batch_stats'), instead of using the running ones.
           mask: [rows], 1 for the rows that count; all if None.
+          known: `moments` of x, if they are known.
         """
         shape, dtype = (x.shape[-1],), self.param_dtype
         scale = self.param("scale", nn.initializers.ones, shape, dtype)
@@ -48,10 +53,8 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
         if train:
-            pixels = x.size // x.shape[-1] // x.shape[0]
-            rows = x.shape[0] if mask is None else mask.astype(dtype).sum()
-            count = rows * pixels
-            batch_mean, batch_var = moments(x, mask, count, dtype)
+            batch_mean, batch_var = known or moments(x, mask, dtype)
+            count = _count(x, mask, dtype)
             if not self.is_initializing():
                 unbiased = batch_var * (count / jnp.maximum(count - 1, 1))
                 mean.value += self.momentum * (batch_mean - mean.value)
@@ -64,8 +67,14 @@ class BatchNorm(nn.Module):
         return shifted.astype(self.dtype or dtype)
 
 
+def _count(x: jax.Array, mask: jax.Array | None, dtype: Any) -> Any:
+    """Number of pixels in the rows that count."""
+    pixels = x.size // x.shape[-1] // x.shape[0]
+    return (x.shape[0] if mask is None else mask.astype(dtype).sum()) * pixels
+
+
 def moments(
-    x: jax.Array, mask: jax.Array | None, count: Any, dtype: Any
+    x: jax.Array, mask: jax.Array | None, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance of each channel: two [channels].
 
@@ -76,7 +85,6 @@ def moments(
     Args:
       x: [rows, ..., channels].
       mask: [rows], 1 for the rows that count; all if None.
-      count: number of pixels in these rows.
       dtype: dtype of the computation.
     """
     weights = jnp.ones(len(x), dtype) if mask is None else mask.astype(dtype)
@@ -90,5 +98,6 @@ def moments(
         first, second = x.sum(axes), jnp.square(x).sum(axes)
     else:
         first, second = (x * weights).sum(axes), (jnp.square(x) * weights).sum(axes)
+    count = _count(x, mask, dtype)
     first, second = first / count, second / count
     return about + first, jnp.maximum(second - jnp.square(first), 0)

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lrjax import machine
 from lrjax.tasks.models import pooling
-from lrjax.tasks.models.batch_norm import BatchNorm
+from lrjax.tasks.models.batch_norm import BatchNorm, moments
 from lrjax.tasks.models.convolution import Conv, torch_default, uniform
 
 
@@ -57,19 +58,23 @@ class DenseNet(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         make_layer = nn.remat(_Layer, static_argnums=2) if self.remat else _Layer
         x = Conv(2 * self.growth, 3, padding=1, **types, name="conv")(images)
+        known = None  # moments of x
         for block, layers in enumerate(self.blocks, 1):
             if block > 1:
                 x = BatchNorm(**types, name=f"transition{block - 1}_norm")(
-                    x, train, mask
+                    x, train, mask, known
                 )
                 kept = int(self.reduction * x.shape[-1])
                 x = Conv(kept, 1, **types, name=f"transition{block - 1}_conv")(x)
                 x = pooling.average(x)
+            maps = _Maps(train, mask, self.param_dtype)
             for layer in range(1, layers + 1):
+                x, known = maps.with_more(x)
                 name = f"block{block}_layer{layer}"
-                new = make_layer(self.growth, types, name=name)(x, train, mask)
-                x = jnp.concatenate([x, new], axis=-1)
-        x = nn.relu(BatchNorm(**types, name="norm")(x, train, mask)).mean((1, 2))
+                x = make_layer(self.growth, types, name=name)(x, train, mask, known)
+            x, known = maps.with_more(x)
+        x = BatchNorm(**types, name="norm")(x, train, mask, known)
+        x = nn.relu(x).mean((1, 2))
         classifier = nn.Dense(
             self.num_classes,
             kernel_init=torch_default,
@@ -80,6 +85,36 @@ class DenseNet(nn.Module):
         return classifier(x)
 
 
+class _Maps:
+    """The feature maps of a dense block so far.
+
+    Off CPUs what waits for memory are the maps, which each layer reads anew. So their
+    moments are computed once, and gradients of maps are added up where all are known,
+    in place of a sum over all of them in each layer. The numbers agree up to rounding.
+    """
+
+    def __init__(self, train: bool, mask: jax.Array | None, dtype: Any):
+        """Begin a block, with the arguments of `moments` for training."""
+        self._maps: list[jax.Array] = []
+        self._moments: list[tuple[jax.Array, jax.Array]] = []
+        self._train, self._mask, self._dtype = train, mask, dtype
+        self._apart = machine.kind() != "cpu"
+
+    def with_more(
+        self, new: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """Add maps; return all side by side, and their moments if they are kept."""
+        self._maps.append(new)
+        x = jnp.concatenate(self._maps, axis=-1)
+        if not self._apart:
+            self._maps = [x]
+        if not (self._apart and self._train):
+            return x, None
+        self._moments.append(moments(new, self._mask, self._dtype))
+        mean, var = map(jnp.concatenate, zip(*self._moments, strict=True))
+        return x, (mean, var)
+
+
 class _Layer(nn.Module):
     """Norm, 1 x 1 convolution to 4 growth channels, norm, 3 x 3 to growth channels."""
 
@@ -87,9 +122,19 @@ class _Layer(nn.Module):
     types: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
-        """Compute [rows, height, width, growth] from [..., channels]."""
-        x = nn.relu(BatchNorm(**self.types, name="norm1")(x, train, mask))
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool,
+        mask: jax.Array | None,
+        known: tuple[jax.Array, jax.Array] | None,
+    ) -> jax.Array:
+        """Compute [rows, height, width, growth] from [..., channels].
+
+        Args:
+          x, train, mask, known: as in `BatchNorm`.
+        """
+        x = nn.relu(BatchNorm(**self.types, name="norm1")(x, train, mask, known))
         x = Conv(4 * self.growth, 1, **self.types, name="conv1")(x)
         x = nn.relu(BatchNorm(**self.types, name="norm2")(x, train, mask))
         return Conv(self.growth, 3, padding=1, **self.types, name="conv2")(x)
