@@ -139,6 +139,19 @@ def test_anytime_scores_by_hand():
     assert list(found.index) == [i / 8 for i in range(1, 9)]
 
 
+def test_a_run_whose_curve_lacks_the_metric_has_no_score_of_zero():
+    span = pd.DataFrame({"low": [-4.0], "high": [-2.0]}, index=["t"])
+    alone = RUNS.assign(status="done")[RUNS["run_id"] != "q"]
+    nothing = rows({"q": [float("nan")] * 4})
+    known = pd.concat([rows({k: LOSSES[k] for k in "pr"}), nothing])
+    expected = curves.anytime(curves.join(alone, known), METRICS, span, alone)
+    runs = RUNS.assign(status="done")
+    found = curves.anytime(curves.join(runs, known), METRICS, span, runs)
+    pd.testing.assert_frame_equal(found, expected)
+    died = curves.anytime(curves.join(RUNS, known), METRICS, span, RUNS)
+    np.testing.assert_allclose(died["a"], expected["a"] / 2)
+
+
 def test_where_all_are_equal_all_that_finish_have_one():
     span = pd.DataFrame({"low": [-2.0], "high": [-2.0]}, index=["t"])
     joined = curves.join(RUNS, rows(LOSSES))

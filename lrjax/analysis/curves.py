@@ -192,7 +192,7 @@ def anytime(
 
     Returns:
       index part (from 1/points to 1), columns entry: mean over tasks of the mean over
-      runs; diverged runs score 0.
+      runs; diverged runs score 0, and runs whose curve lacks the metric do not count.
     """
     parts = np.arange(1, points + 1) / points
     tables = []
@@ -201,6 +201,9 @@ def anytime(
         known_here = metric in subset and subset[metric].notna().any()
         if task not in span.index or not known_here:
             continue
+        # Of a run from elsewhere the end may be all that is known.
+        measured = subset[metric].notna().groupby(subset["run"]).transform("any")
+        subset = subset[measured | subset["dead"]]
         value = subset[metric].astype(float)
         score = scores.metric_of(str(metric), known).sign * value
         low, high = span.loc[task]
