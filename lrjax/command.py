@@ -252,7 +252,7 @@ def main(argv: list[str]) -> None:
         cli.methods()
         return
     if not flags.FLAGS["config"].present:
-        raise UsageError("--config is missing: try --config=configs/quickstart.py")
+        raise UsageError("--config is missing: try --config=quickstart")
     workdir = _WORKDIR.value or ""
     if not workdir and not _FROM.value and _MODE.value != "config":
         raise UsageError("--workdir is missing: set the directory for the results")
