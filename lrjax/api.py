@@ -585,8 +585,6 @@ def _results(folder: Path, kept: Any) -> Results:
     """Read the tables of a working directory into tidy frames."""
     runs, curves = results.load(folder)
     text = reports_lib.ranking(runs, results.load_metrics(folder))
-    columns = ["run_id", "task", "method", "seed"]
-    curves = curves.merge(runs[columns], on="run_id", how="left")
     rows = results.read_rows(folder, results.TRIALS)
     best = [row["hparams"] for row in rows if row["incumbent"]][-1:]
     best = best[0] if best else {}
