@@ -112,7 +112,11 @@ def test_lists_methods():
             "for a table give table:my houses.csv?target=COLUMN",
         ),
         (
-            [IRIS, "--workdir={tmp}/new", "--config.tasks=table:a.csv?target=y&drop=b,c"],
+            [
+                IRIS,
+                "--workdir={tmp}/new",
+                "--config.tasks=table:a.csv?target=y&drop=b,c",
+            ],
             "a comma ends the name of a task, and 'c' is none",
         ),
         ([IRIS, "--workdir={tmp}/new", "--config.methods=adm"], "mean 'adam'"),
