@@ -126,6 +126,10 @@ def _run(
 
             print(tune_lib.plan(settings, data_dir, workers))
         else:
+            for name in overrides:
+                if name.startswith("tune."):
+                    text = f"config.{name} changes nothing: --of=tune plans a tuning"
+                    warnings.warn(text, stacklevel=2)
             made = plan_lib.make(settings, workdir or None, data_dir, workers)
             print(plan_lib.show(made))
         return None

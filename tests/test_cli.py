@@ -106,6 +106,7 @@ def test_lists_methods():
             ["--config.tasks=libsvm/iris", "--workdir={tmp}/new"],
             "--config is missing, of which --config.tasks sets a field",
         ),
+        ([IRIS, "--workdir={tmp}/new", "--of=tune"], "--of is for --mode=plan"),
         ([IRIS, "--workdir={tmp}/new", "--seeds=3"], "did you mean --config.seeds?"),
         (
             [IRIS, "--workdir={tmp}/new", "--config.tasks=my houses.csv"],
