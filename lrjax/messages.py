@@ -78,6 +78,17 @@ def cut(text: str, most: int = _SHOWN) -> str:
     return f"{text[: most - 3 - end]}...{text[-end:]}"
 
 
+def listed(names: Iterable[str], most: int = _SHOWN) -> str:
+    """Write names in a row, at most `most` characters; one with a comma in quotes.
+
+    Example:
+      >>> listed(["city", "heating, kind"])
+      "city, 'heating, kind'"
+    """
+    quoted = (repr(name) if "," in name else name for name in names)
+    return cut(", ".join(quoted), most)
+
+
 def printable(text: str) -> str:
     """Escape the characters of a text that could control a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -108,7 +119,7 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     near = nearest(str(name) if isinstance(name, str) else "", valid)
     hint = f"; did you mean '{near}'?" if near else ""
     if not near and len(", ".join(valid)) <= _SHOWN:
-        hint = f": it is one of {', '.join(valid)}" if valid else ""
+        hint = f": it is one of {listed(valid, 2 * _SHOWN)}" if valid else ""
     quoted = cut(name) if isinstance(name, str) else shown(name)
     return UsageError(f"unknown {kind} '{quoted}'{hint}")
 

@@ -106,8 +106,8 @@ def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:
     """
     if isinstance(value, Tracer):
         raise ArgumentError(
-            f"{name} must be {bounds.text}, known while tracing: name it in static_args "
-            "of optax.inject_hyperparams, or in static_argnames of jax.jit"
+            f"{name} must be {bounds.text}, known while tracing: name it in "
+            "static_args of optax.inject_hyperparams, or in static_argnames of jax.jit"
         )
     if value is None or callable(value):
         raise ArgumentError(f"{name} must be {bounds.text}, known while tracing")

@@ -627,3 +627,10 @@ def test_tasks_whose_names_run_together_have_folders_of_their_own(
     for folder in asked:
         assert folder.parent == tmp_path / "smac"
         assert len(folder.name) < 100
+
+
+def test_a_cost_that_is_small_is_not_said_to_be_zero():
+    (target,) = targets.targets(*blocks.load(settings_of(), None))
+    assert target.cost_text(2.3e-5) == "validation loss 2.3e-05"
+    assert target.cost_text(0.0) == "validation loss 0.000"
+    assert target.cost_text(0.4567) == "validation loss 0.457"
