@@ -105,6 +105,10 @@ def test_tuning_gives_the_best_and_all_trials(tmp_path):
     assert tuned.best["learning_rate"] == best["learning_rate"]
     assert len(tuned.runs) == 2
     assert tuned.runs["learning_rate"].eq(best["learning_rate"]).all()
+    rate = tuned.runs["learning_rate"].iloc[0]
+    horizon = tuned.runs["horizon"].iloc[0]
+    call = f"tx = halving(horizon={horizon}, learning_rate={rate})"
+    assert call in tuned.snippet.splitlines()
 
 
 @pytest.mark.parametrize("method", ["sgd", halving, "schedule_free_sgd"])
