@@ -518,7 +518,7 @@ def _known(
     remote = launch_lib.LAUNCHERS[launcher].remote
     given = [task] if isinstance(task, Task | str) else task
     if not isinstance(given, Sequence) or not given:
-        raise UsageError(f"task must be a lrjax.Task or a name, not {shown(task)}")
+        raise tasks.no_task(task)
     with contextlib.ExitStack() as stack:
         names = []
         for each in given:
@@ -526,9 +526,7 @@ def _known(
                 names.append(each)
                 continue
             if not isinstance(each, Task):
-                raise UsageError(
-                    f"{shown(each)} is not a lrjax.Task, nor a name of one"
-                )
+                raise tasks.no_task(each)
             if remote:
                 raise _not_sent("task", each.name, launcher)
             factory = tasks.factory_of(each.name, each)

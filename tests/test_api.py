@@ -225,7 +225,15 @@ BAD = {
     "no task": (lambda: lrjax.compare([], "adam"), "task must be"),
     "a list with a number": (
         lambda: lrjax.compare([5], "adam"),
-        "5 is not a lrjax.Task",
+        "task must be a lrjax.Task or the name of one, not 5",
+    ),
+    "a frame": (
+        lambda: lrjax.compare(pd.DataFrame({"a": [1]}), "adam"),
+        "not data (DataFrame): lrjax.Task.from_flax and others make one",
+    ),
+    "arrays": (
+        lambda: lrjax.select((np.ones((5, 2)), np.ones(5))),
+        "table:FILE.csv?target=COLUMN names one of a file",
     ),
     "no method": (lambda: lrjax.compare(NAMED, []), "methods is empty"),
     "a transformation": (
