@@ -24,14 +24,14 @@ def error(sums):  # of all rows of a part, not a mean over batches
     return jnp.abs(sure - hits).sum() / rows.sum()
 
 
-calibration = lrjax.Metric("calibration_error", error, higher_is_better=False, unit="%")
+measure = lrjax.Metric("calibration_error", error, False, "%", 1, least=0, greatest=1)
 x, y = load_digits(return_X_y=True)
 task = lrjax.Task.from_flax(
     nn.Sequential([nn.Dense(32), nn.relu, nn.Dense(10)]),
     "cross_entropy",
     train=((x / 16).astype(np.float32), y),
     name="digits",
-    metrics=[calibration, "accuracy"],
+    metrics=[measure, "accuracy"],
     sums={"calibration": count},
 )
 study = lrjax.compare(task, ["adam", "adamw_cosine", "prodigy"], epochs=60)

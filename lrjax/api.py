@@ -55,6 +55,7 @@ class Results:
       curves: a row per run and measurement, with task, method and seed of the run.
       trials: a row per trial of a tuning, likewise; empty if nothing was tuned.
       best: hyperparameters of the last tuning's best trial; {} if nothing was tuned.
+      snippet: Python that trains with `best` outside of lrjax; '' if nothing was tuned.
     """
 
     workdir: Path
@@ -62,6 +63,7 @@ class Results:
     curves: pd.DataFrame
     trials: pd.DataFrame
     best: Mapping[str, Any]
+    snippet: str
     _text: str = dataclasses.field(repr=False)
     # Holds a temporary directory for as long as its results are in use.
     _kept: Any = dataclasses.field(default=None, repr=False, compare=False)
@@ -234,7 +236,8 @@ def tune(
         as in `tune_eta`.
 
     Returns:
-      The results; `.best` has the best hyperparameters, `.trials` all trials.
+      The results; `.best` has the best hyperparameters, `.snippet` code to train with
+      them, `.trials` all trials.
 
     Raises:
       UsageError: one line that says what is wrong.
@@ -265,8 +268,10 @@ def tune(
         settings = _checked(config, launcher)
         with _folder(workdir) as (folder, kept):
             launch = launch_lib.find(launcher)
-            tune_lib.run(settings, folder, data_dir, launch=launch, listeners=listeners)
-            return _results(folder, kept)
+            tuned = tune_lib.run(
+                settings, folder, data_dir, launch=launch, listeners=listeners
+            )
+            return _results(folder, kept, *[*tuned.snippets.values()][-1:])
 
 
 def find_rate(
@@ -513,7 +518,7 @@ def _known(
     remote = launch_lib.LAUNCHERS[launcher].remote
     given = [task] if isinstance(task, Task | str) else task
     if not isinstance(given, Sequence) or not given:
-        raise UsageError(f"task must be a lrjax.Task or a name, not {shown(task)}")
+        raise tasks.no_task(task)
     with contextlib.ExitStack() as stack:
         names = []
         for each in given:
@@ -521,9 +526,7 @@ def _known(
                 names.append(each)
                 continue
             if not isinstance(each, Task):
-                raise UsageError(
-                    f"{shown(each)} is not a lrjax.Task, nor a name of one"
-                )
+                raise tasks.no_task(each)
             if remote:
                 raise _not_sent("task", each.name, launcher)
             factory = tasks.factory_of(each.name, each)
@@ -581,17 +584,15 @@ def _folder(workdir: str | os.PathLike[str] | None) -> Iterator[tuple[Path, Any]
         raise UsageError(f"workdir must be a path, not {shown(workdir)}")
 
 
-def _results(folder: Path, kept: Any) -> Results:
+def _results(folder: Path, kept: Any, snippet: str = "") -> Results:
     """Read the tables of a working directory into tidy frames."""
     runs, curves = results.load(folder)
     text = reports_lib.ranking(runs, results.load_metrics(folder))
-    columns = ["run_id", "task", "method", "seed"]
-    curves = curves.merge(runs[columns], on="run_id", how="left")
     rows = results.read_rows(folder, results.TRIALS)
     best = [row["hparams"] for row in rows if row["incumbent"]][-1:]
     best = best[0] if best else {}
     trials = _tidy(pd.DataFrame(rows))
-    return Results(folder, _tidy(runs), curves, trials, best, text, kept)
+    return Results(folder, _tidy(runs), curves, trials, best, snippet, text, kept)
 
 
 def _tidy(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import flags
 from ml_collections import ConfigDict
 
 from lrjax import plugins
@@ -81,13 +82,32 @@ def _rewritten(arg: str) -> str:
         if named and not Path(file).exists() and shipped.exists():
             file = str(shipped)
         return f"{flag}={file}{colon}{argument}"
-    if name in _NAMES and ":" in value and value.lstrip()[0] not in "'\"([":
+    unquoted = value.lstrip()[:1] not in "'\"(["
+    if name in _NAMES and unquoted and re.search(r":|\S\s+\S", value):
         if _QUOTED.search(value):
             raise UsageError(
                 f"{name}={value}: leave out the quotes inside; spaces need none"
             )
-        return f"{flag}={tuple(value.split(','))!r}"
+        return f"{flag}={_listed(name, value)!r}"
     return arg
+
+
+def _listed(name: str, value: str) -> tuple[str, ...]:
+    """Split a list of names at its commas.
+
+    Raises:
+      UsageError: if a comma divides the settings of a table.
+    """
+    names = tuple(each.strip() for each in value.split(","))
+    for before, each in itertools.pairwise(names):
+        settings = "?" in before and before.startswith("table:")
+        named = ":" in each or each in plugins.offered("task")
+        if settings and not named and ("/" not in each or "&" in each):
+            raise UsageError(
+                f"{name}={value}: a comma ends the name of a task, and {shown(each)} "
+                "is none: in a column's name write %2C, and &drop= before each column"
+            )
+    return names
 
 
 def unexpected(word: str, argv: Sequence[str], modes: Sequence[str]) -> UsageError:
@@ -236,7 +256,24 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
 
     if whole := _NOT_WHOLE.search(str(error)):
         return f"{whole[1]}={shown(whole[2])}: must be a whole number"
-    return str(config_lib.unknown_field(fields) or _mistyped(error) or error)
+    named = config_lib.unknown_field(fields) or _mistyped(error)
+    return str(named or _meant_field(error) or error)
+
+
+def _meant_field(error: BaseException) -> UsageError | None:
+    """Return the error for an unknown flag that is a config's field; else None."""
+    if not isinstance(error, flags.UnrecognizedFlagError):
+        return None
+    from lrjax import config as config_lib
+
+    flag = error.flagname
+    if flag.startswith("config."):
+        return UsageError(
+            f"--config is missing, of which --{flag} sets a field: try --config=libsvm"
+        )
+    if config_lib.unknown_field([flag]):
+        return None
+    return UsageError(f"unknown flag --{flag}; did you mean --config.{flag}?")
 
 
 def _mistyped(error: BaseException) -> UsageError | None:

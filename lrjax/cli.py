@@ -28,7 +28,9 @@ from lrjax.track.listeners import of_trackers
 
 if TYPE_CHECKING:
     from lrjax.hpo import selection
+    from lrjax.hpo.tune import Tuned
 
+_MOST_SNIPPETS = 3  # printed after a tuning
 _LONGEST_WAIT = 1.0  # seconds until modules are imported that only results need
 
 
@@ -49,6 +51,7 @@ def run(
     data_dir: str | None,
     overrides: Mapping[str, Any],
     log: Sequence[str] = (),
+    planned: str = "train",
 ) -> None:
     """Run a mode that trains, or the mode that estimates the cost of training.
 
@@ -56,25 +59,27 @@ def run(
       mode: 'train', 'plan', 'tune', 'select' or 'advise'.
       launcher: a name of `lrjax.launch.LAUNCHERS`.
       config: the config, with the overrides of the command line applied.
-      workdir: directory of the result tables.
+      workdir: directory of the result tables; '' for 'plan' where there is none.
       data_dir: directory searched first for data files.
       overrides: name -> value of the fields set on the command line; recorded.
       log: names of trackers that get rows as they are measured.
+      planned: the mode that 'plan' is of: 'train' or 'tune'.
 
     Raises:
       UsageError: if the config, the data or the machine do not allow it.
       Interrupted: on a signal that stops.
     """
-    workdir = str(files.expanded(workdir))
+    workdir = str(files.expanded(workdir)) if workdir else ""
     data_dir = str(files.expanded(data_dir)) if data_dir else data_dir
     settings = config_lib.check(config_lib.yielding(config, overrides))
     if settings.profile:
         spans.record(process.STARTED)
-    drawn = _run(mode, launcher, settings, workdir, data_dir, overrides, log)
+    given = (launcher, settings, workdir, data_dir, overrides, log)
+    tuned = _run(mode, *given, planned)
     if launcher == "hosts" and not hosts.is_first():
         return
     if mode in ("train", "tune"):
-        _show(workdir, config, drawn)
+        _show(workdir, config, tuned)
     if settings.profile and mode != "plan":
         _show_profile(workdir)
 
@@ -87,15 +92,16 @@ def _run(
     data_dir: str | None,
     overrides: Mapping[str, Any],
     log: Sequence[str],
-) -> list[Path]:
+    planned: str,
+) -> Tuned | None:
     """Do as `run`, but for the ranking and what follows it.
 
     Args:
       settings: the checked config.
-      mode, launcher, workdir, data_dir, overrides, log: as for `run`.
+      mode, launcher, workdir, data_dir, overrides, log, planned: as for `run`.
 
     Returns:
-      Paths of figures of tuning.
+      what a tuning leaves; None of other modes.
     """
     methods = tuple(m for task in settings.tasks for m in settings.on(task).methods)
     if mode in ("select", "advise"):
@@ -115,8 +121,18 @@ def _run(
         startup.prepare(settings)
     if mode == "plan":
         workers = settings.cluster.workers if remote else None
-        print(plan_lib.show(plan_lib.make(settings, workdir, data_dir, workers)))
-        return []
+        if planned == "tune":
+            from lrjax.hpo import tune as tune_lib
+
+            print(tune_lib.plan(settings, data_dir, workers))
+        else:
+            for name in overrides:
+                if name.startswith("tune."):
+                    text = f"config.{name} changes nothing: --of=tune plans a tuning"
+                    warnings.warn(text, stacklevel=2)
+            made = plan_lib.make(settings, workdir or None, data_dir, workers)
+            print(plan_lib.show(made))
+        return None
     heard = launcher != "hosts" or hosts.is_first()
     listeners = of_trackers(log, Path(workdir)) if heard else []
     given = (settings, workdir, data_dir, overrides, launch)
@@ -126,31 +142,31 @@ def _run(
 
         answers = race_lib.run(*given, listeners)
         _print_answers(answers, workdir)
-        return []
+        return None
     if mode == "advise":
         from lrjax.hpo import adviser
 
         for answer in adviser.run(*given, listeners):
             print(f"{answer}\n")
         print(f"advice: {_named([Path(workdir) / 'advice.json'])}")
-        return []
+        return None
     if mode == "tune":
         from lrjax.hpo import tune as tune_lib
 
         return tune_lib.run(*given, listeners)
     announce = plan_lib.announce if launcher == "local" else None
     experiment.run(*given, announce, listeners)
-    return []
+    return None
 
 
 @spans.span("report")
-def _show(workdir: str, config: ConfigDict, drawn: Sequence[Path]) -> None:
+def _show(workdir: str, config: ConfigDict, tuned: Tuned | None) -> None:
     """Print the ranking, draw the curves, and write the report if it is asked for.
 
     Args:
       workdir: directory of the tables.
       config: its block `report` is used.
-      drawn: figures of tuning.
+      tuned: what a tuning left; None if nothing was tuned.
     """
     from lrjax import reports
 
@@ -159,11 +175,23 @@ def _show(workdir: str, config: ConfigDict, drawn: Sequence[Path]) -> None:
     with _shown_first(reports.ranking(runs, metrics)):
         reports.learning_curves(runs, curves, picture, metrics)
         lines = [f"learning curves and rates: {_named([picture])}"]
-        if drawn:
-            lines.append(f"tuning: {_named(drawn)}")
+        if tuned:
+            lines[:0] = _code(tuned.snippets)
+        if tuned and tuned.figures:
+            lines.append(f"tuning: {_named(tuned.figures)}")
         if config.report.after:
             lines.append(_report(config, workdir))
     print("\n".join(lines))
+
+
+def _code(snippets: Mapping[str, str]) -> list[str]:
+    """Lines with the code that trains with what was tuned, unless that is a lot."""
+    if len(snippets) > _MOST_SNIPPETS:
+        return ["for code to train with: the same command with one method and task", ""]
+    return [
+        f"To train with {printable(name)}:\n\n{textwrap.indent(code, '    ')}"
+        for name, code in snippets.items()
+    ]
 
 
 def _show_profile(workdir: str) -> None:

@@ -7,6 +7,7 @@ r"""Train, compare and tune ways to control the learning rate.
       --config.methods=adam
   python main.py select --config=libsvm:vowel --workdir=runs/vowel
   python main.py plan --config=study:libsvm --workdir=runs/study
+  python main.py plan --of=tune --config=libsvm:wine --config.methods=adam
   python main.py --launcher=dask --config=study:libsvm --workdir=runs/study
   python main.py report --workdir=runs/iris
   python main.py report --from=tensorboard:logs
@@ -132,6 +133,12 @@ _LOG = flags.DEFINE_list(
     f"separated by commas: {', '.join(TRACKERS)}, or import paths of one's own "
     "(docs/tracking.md).",
 )
+_OF = flags.DEFINE_enum(
+    "of",
+    "train",
+    ["train", "tune"],
+    "With --mode=plan: which mode to plan. A tuning is planned from its start.",
+)
 _COMMAND = flags.DEFINE_string(
     "command",
     "",
@@ -177,6 +184,7 @@ _ONLY = {
     "from": ("report",),
     "log": ("train", "tune", "select", "advise"),
     "multihost": ("train",),
+    "of": ("plan",),
     "port": ("watch",),
     **dict.fromkeys(_OF_RACE, ("race",)),
 }
@@ -252,9 +260,9 @@ def main(argv: list[str]) -> None:
         cli.methods()
         return
     if not flags.FLAGS["config"].present:
-        raise UsageError("--config is missing: try --config=configs/quickstart.py")
+        raise UsageError("--config is missing: try --config=quickstart")
     workdir = _WORKDIR.value or ""
-    if not workdir and not _FROM.value and _MODE.value != "config":
+    if not workdir and not _FROM.value and _MODE.value not in ("config", "plan"):
         raise UsageError("--workdir is missing: set the directory for the results")
     config = _CONFIG.value
     if _MODE.value == "config":
@@ -276,9 +284,8 @@ def main(argv: list[str]) -> None:
     if _LAUNCHER.value not in _OFFERED and _LAUNCHER.value in LAUNCHERS:
         raise UsageError(f"--launcher={_LAUNCHER.value}: use --multihost")
     launcher = "hosts" if _MULTIHOST.value else _LAUNCHER.value
-    cli.run(
-        _MODE.value, launcher, config, workdir, _DATA_DIR.value, overrides, _LOG.value
-    )
+    given = (launcher, config, workdir, _DATA_DIR.value, overrides, _LOG.value)
+    cli.run(_MODE.value, *given, _OF.value)
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -28,6 +28,7 @@ from lrjax.core import (
     Range,
     UsageError,
     cut,
+    nearest,
     shown,
     unknown,
 )
@@ -705,7 +706,7 @@ def check_names(config: config_dict.ConfigDict) -> None:
         if name.startswith("per_task."):
             continue
         if name not in known:
-            raise unknown("config field", name, known)
+            raise _unknown(name)
     for name in known:
         if name not in given:
             raise UsageError(
@@ -725,8 +726,20 @@ def unknown_field(names: Iterable[str]) -> UsageError | None:
         if name.split(".")[0] == "per_task":
             return UsageError(f"config.{name}: per_task is set in a config file")
         if name not in known and not any(k.startswith(f"{name}.") for k in known):
-            return unknown("config field", name, known)
+            return _unknown(name)
     return None
+
+
+def _unknown(name: str) -> UsageError:
+    """Make the error for an unknown field, which may be a hyperparameter's name."""
+    near = nearest(name, _known()) or ""
+    block, _, hparam = near.rpartition(".")
+    if "." not in name and block.split(".")[0] in ("grid", "hparams"):
+        return UsageError(
+            f"unknown config field '{cut(name)}'; for the hyperparameter {hparam} set "
+            f"hparams.METHOD.{hparam}, or grid.{hparam} to several values"
+        )
+    return unknown("config field", name, _known())
 
 
 def mistyped(name: str, text: str) -> UsageError | None:
@@ -784,6 +797,10 @@ def _range(name: str, value: Any, precision: str) -> Range:
         raise UsageError(f"{where}: give (low, high), optionally 'log' or 'linear'")
     low, high, *words = value
     for word in words:
+        if isinstance(word, int | float):
+            raise UsageError(
+                f"{where}: is a range, not a list of values: give (low, high)"
+            )
         if word not in SCALES:
             raise unknown(f"word in config.tune.space.{name}", word, SCALES)
     domains = [m.domains[name] for m in METHODS.values() if name in m.domains]

@@ -18,6 +18,7 @@ from lrjax.messages import UsageError as UsageError
 from lrjax.messages import counted as counted
 from lrjax.messages import cut as cut
 from lrjax.messages import encodable as encodable
+from lrjax.messages import listed as listed
 from lrjax.messages import nearest as nearest
 from lrjax.messages import printable as printable
 from lrjax.messages import shown as shown

@@ -78,6 +78,17 @@ def cut(text: str, most: int = _SHOWN) -> str:
     return f"{text[: most - 3 - end]}...{text[-end:]}"
 
 
+def listed(names: Iterable[str], most: int = _SHOWN) -> str:
+    """Write names in a row, at most `most` characters; one with a comma in quotes.
+
+    Example:
+      >>> listed(["city", "heating, kind"])
+      "city, 'heating, kind'"
+    """
+    quoted = (repr(name) if "," in name else name for name in names)
+    return cut(", ".join(quoted), most)
+
+
 def printable(text: str) -> str:
     """Escape the characters of a text that could control a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -108,7 +119,7 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     near = nearest(str(name) if isinstance(name, str) else "", valid)
     hint = f"; did you mean '{near}'?" if near else ""
     if not near and len(", ".join(valid)) <= _SHOWN:
-        hint = f": it is one of {', '.join(valid)}" if valid else ""
+        hint = f": it is one of {listed(valid, 2 * _SHOWN)}" if valid else ""
     quoted = cut(name) if isinstance(name, str) else shown(name)
     return UsageError(f"unknown {kind} '{quoted}'{hint}")
 
@@ -116,18 +127,29 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """Find the valid name that a misspelt name may mean; None if none is near."""
     lowered = {candidate.lower(): candidate for candidate in valid}
-    short = [lower for lower in lowered if _initials(lower) == name.lower()]
-    if short and name.lower() not in lowered:
-        return lowered[short[0]]
-    ends = [lower for lower in lowered if lower.endswith(f"/{name.lower()}")]
-    if ends:  # 'libsvm/iris', not 'iris/mlp'
-        return lowered[ends[0]]
-    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=_NEAR)
+    given = name.lower()
+    if given in lowered:
+        return lowered[given]
+    # Its last part: 'iris' for 'libsvm/iris' and not 'iris/mlp'; by its initials, too.
+    for known in (str, _initials):
+        ends = [lower for lower in lowered if _ends(known(lower), given)]
+        if ends:
+            return lowered[ends[0]]
+    # Its first words: 'adamw' for 'adamw_cosine', which is no misspelt 'adam'.
+    begun = [lower for lower in lowered if lower.startswith(f"{given}_")]
+    if begun:
+        return lowered[min(begun, key=len)]
+    near = difflib.get_close_matches(given, lowered, n=1, cutoff=_NEAR)
     if near:
         return lowered[near[0]]
     # A part of the name: 'cifar10' for 'cifar10/wrn16_2'.
-    longer = [lower for lower in lowered if len(name) > 2 and name.lower() in lower]
+    longer = [lower for lower in lowered if len(given) > 2 and given in lower]
     return lowered[min(longer, key=len)] if longer else None
+
+
+def _ends(name: str, last: str) -> bool:
+    """Whether a name is another one, or ends with it after a slash or a dot."""
+    return name == last or name.endswith((f"/{last}", f".{last}"))
 
 
 def _initials(name: str) -> str:

@@ -106,6 +106,10 @@ def test_tuning_gives_the_best_and_all_trials(tmp_path):
     assert tuned.best["learning_rate"] == best["learning_rate"]
     assert len(tuned.runs) == 2
     assert tuned.runs["learning_rate"].eq(best["learning_rate"]).all()
+    rate = tuned.runs["learning_rate"].iloc[0]
+    horizon = tuned.runs["horizon"].iloc[0]
+    call = f"tx = halving(horizon={horizon}, learning_rate={rate})"
+    assert call in tuned.snippet.splitlines()
 
 
 @pytest.mark.parametrize("method", ["sgd", halving, "schedule_free_sgd"])
@@ -223,7 +227,15 @@ BAD = {
     "no task": (lambda: lrjax.compare([], "adam"), "task must be"),
     "a list with a number": (
         lambda: lrjax.compare([5], "adam"),
-        "5 is not a lrjax.Task",
+        "task must be a lrjax.Task or the name of one, not 5",
+    ),
+    "a frame": (
+        lambda: lrjax.compare(pd.DataFrame({"a": [1]}), "adam"),
+        "not data (DataFrame): lrjax.Task.from_flax and others make one",
+    ),
+    "arrays": (
+        lambda: lrjax.select((np.ones((5, 2)), np.ones(5))),
+        "table:FILE.csv?target=COLUMN names one of a file",
     ),
     "no method": (lambda: lrjax.compare(NAMED, []), "methods is empty"),
     "a transformation": (

@@ -2,6 +2,7 @@
 
 import re
 
+import program
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -183,3 +184,16 @@ def test_a_makespan_is_between_its_bounds(seconds, hands):
 )
 def test_durations_have_a_fitting_unit(seconds, text):
     assert estimate.duration(seconds) == text
+
+
+def test_a_plan_needs_no_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs.jsonl").write_text('{"run_id": "another program\'s"}\n')
+    kept = files(tmp_path)
+    answer = program.invoke(
+        *("--mode=plan", "--config=libsvm:iris", "--config.methods=adam"),
+        *("--config.seeds=3", "--config.epochs=2", "--config.tune.trials=5"),
+    )
+    assert not answer.code
+    assert any("3 of 3 runs to train" in line for line in answer.out)
+    assert files(tmp_path) == kept

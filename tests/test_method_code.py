@@ -121,6 +121,18 @@ def test_the_copied_folder_needs_nothing_else(tmp_path):
     assert done.stdout == "True\nTrue\n", done.stderr
 
 
+def test_a_method_without_a_function_of_its_name_says_which_makes_it():
+    for name in METHODS:
+        if not hasattr(optim, name):
+            with pytest.raises(AttributeError, match=r"the method is optim\.") as error:
+                getattr(optim, name)
+            function = str(error.value).split("optim.")[-1].split()[0]
+            code = METHODS[name].code
+            assert f"optim.{function})" in code or code == "builders.cawr"
+    with pytest.raises(AttributeError, match=r"no attribute 'prodgy'$"):
+        optim.prodgy  # noqa: B018
+
+
 def plain(rate=0.1):
     return optax.sgd(rate)
 

@@ -359,6 +359,24 @@ def test_load_gives_a_frame_for_each_table(tables):
     assert list(curves["step"]) == [1, 2]
 
 
+def test_curves_know_the_runs_they_are_of(tables):
+    runs = [
+        {"run_id": "b", "task": "x", "method": "sgd", "seed": 3},
+        {"run_id": "a", "task": "x", "method": "adam", "seed": 1},
+    ]
+    tables.append(results.RUNS, runs)
+    steps = [("a", 1), ("b", 1), ("a", 2)]
+    tables.append(results.CURVES, [{"run_id": r, "step": s} for r, s in steps])
+    _, curves = results.load(tables.workdir)
+    assert curves["step"].tolist() == [1, 1, 2]
+    assert curves["method"].tolist() == ["adam", "sgd", "adam"]
+    assert curves["seed"].tolist() == [1, 3, 1]
+    # A run that was killed in training has lines in this table alone.
+    tables.append(results.CURVES, [{"run_id": "c", "step": 1}])
+    _, curves = results.load(tables.workdir)
+    assert curves["method"].isna().tolist() == [False, False, False, True]
+
+
 def test_load_says_what_is_missing(tmp_path):
     with pytest.raises(UsageError, match=r"no runs\.jsonl"):
         results.load(tmp_path)

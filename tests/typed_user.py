@@ -164,6 +164,7 @@ def answers() -> None:
     space = {"learning_rate": (1e-4, 1.0, "log"), "momentum": (0.0, 0.99)}
     tuned = lrjax.tune(task, "momentum", trials=20, space=space, tune_eta=3)
     assert_type(tuned.best, Mapping[str, Any])
+    assert_type(tuned.snippet, str)
     found = lrjax.find_rate(task, parabola, rates=np.geomspace(1e-3, 1, 4))
     assert_type(found, Rates)
     assert_type(found.rate, float)

@@ -5,11 +5,12 @@ from __future__ import annotations
 _SHARES = {"accuracy", "acc", "f1", "precision", "recall", "top1", "top5", "iou"}
 _HIGHER = _SHARES | {
     *("auc", "auroc", "auprc", "ap", "map", "r2", "bleu", "dice", "miou", "psnr"),
-    *("return", "returns", "reward", "rewards", "rew", "score"),
+    *("return", "returns", "reward", "rewards", "rew", "score", "mcc", "kappa"),
 }
 _LOWER = {
     *("loss", "error", "err", "perplexity", "ppl", "nll", "mse", "rmse", "mae"),
-    *("wer", "cer", "bpc", "bpb", "fid", "regret", "crossentropy"),
+    *("wer", "cer", "bpc", "bpb", "fid", "regret", "crossentropy", "logloss"),
+    *("mape", "smape", "rmsle", "brier"),
 }
 _DETAILS = {"macro", "micro", "weighted", "mean", "avg", "top1", "top5", "total"}
 
@@ -20,9 +21,13 @@ def higher_is_better(metric: str) -> bool | None:
     Example:
       >>> [higher_is_better(m) for m in ("f1_macro", "word_error", "loss_scale")]
       [True, False, None]
+      >>> higher_is_better("neg_mean_squared_error")  # as scikit-learn calls scores
+      True
     """
     word = _deciding(metric)
-    return True if word in _HIGHER else False if word in _LOWER else None
+    if word not in _HIGHER | _LOWER:
+        return None
+    return (word in _HIGHER) != _negated(metric)
 
 
 def is_share(metric: str) -> bool:
@@ -32,7 +37,13 @@ def is_share(metric: str) -> bool:
       >>> is_share("valid_accuracy"), is_share("reward")
       (True, False)
     """
-    return _deciding(metric) in _SHARES
+    return _deciding(metric) in _SHARES and not _negated(metric)
+
+
+def _negated(metric: str) -> bool:
+    """Whether a name says that the value has the opposite sign: 'neg_log_loss'."""
+    words = metric.lower().split("_")
+    return words[0] == "negative" or not {"neg", "minus"}.isdisjoint(words)
 
 
 def _deciding(metric: str) -> str:

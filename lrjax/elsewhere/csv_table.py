@@ -15,7 +15,7 @@ import pandas as pd
 
 from lrjax.common import files, packed
 from lrjax.common.reading import reading
-from lrjax.core import UsageError, counted, cut, shown, unknown
+from lrjax.core import UsageError, counted, cut, listed, shown, unknown
 from lrjax.elsewhere import configs, names
 from lrjax.elsewhere.columns import Choices
 from lrjax.elsewhere.records import Record
@@ -228,7 +228,7 @@ def _check_once(
         raise UsageError(
             f"{place}: row {again[0] + 1} is a second one {whose}, and there is no "
             f"column for the step ({', '.join(names.ROLES['step'][2:])} or epoch) "
-            f"among {cut(', '.join(rows))}; name it: ?step=COLUMN"
+            f"among {listed(rows)}; name it: ?step=COLUMN"
         )
 
 

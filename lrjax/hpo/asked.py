@@ -38,9 +38,7 @@ def check(
       UsageError: if one is of the wrong kind.
     """
     if not isinstance(task, Task | str):
-        raise UsageError(
-            f"{who}: task must be a lrjax.Task or the name of one, not {brief(task)}"
-        )
+        raise UsageError(f"{who}: {tasks.no_task(task)}")
     for name, folder in (("workdir", workdir), ("data_dir", data_dir)):
         if folder is not None and not isinstance(folder, str | os.PathLike):
             raise UsageError(f"{who}: {name} must be a path, not {brief(folder)}")

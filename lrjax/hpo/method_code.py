@@ -23,7 +23,8 @@ def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
       horizon: updates of a run.
     """
     if plain := _plain(method, hparams, horizon):
-        return plain + _LOOP
+        return plain + _LOOP.format(given=_NO_VALUE)
+    loop = f"tx = optax.with_extra_args_support(tx)\n{_LOOP.format(given=_VALUE)}"
     values = [f"{name}={_text(value)}" for name, value in sorted(hparams.items())]
     if not method.code:
         function = getattr(method.build, "__wrapped__", None)
@@ -36,10 +37,10 @@ def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
             if "horizon" in inspect.signature(function).parameters:
                 first = [f"horizon={horizon}"]
         given = ", ".join([*first, *values])
-        return f"# {method.name} is your own method\ntx = {call}({given})\n{_LOOP}"
+        return f"# {method.name} is your own method\ntx = {call}({given})\n{loop}"
     values = "".join(f"    {value},\n" for value in values)
     return (
-        f"{_IMPORTS}tx = {method.code}(\n    {horizon},  # updates\n{values})\n{_LOOP}"
+        f"{_IMPORTS}tx = {method.code}(\n    {horizon},  # updates\n{values})\n{loop}"
         "params = optim.eval_params(opt_state, params)  # to evaluate and to keep\n"
     )
 
@@ -61,29 +62,31 @@ from lrjax.optim import builders
 
 """
 
-# `value`, `value_fn` and `grad_fn` are for methods that use the loss.
 _LOOP = """\
-tx = optax.with_extra_args_support(tx)
 opt_state = tx.init(params)
 
 
 @jax.jit
 def step(params, opt_state, batch):
     loss, grads = jax.value_and_grad(loss_fn)(params, batch)
-    updates, opt_state = tx.update(
-        grads,
-        opt_state,
-        params,
-        value=loss,
-        value_fn=lambda params: loss_fn(params, batch),
-        grad_fn=lambda params: jax.grad(loss_fn)(params, batch),
-    )
+    updates, opt_state = tx.update({given})
     return optax.apply_updates(params, updates), opt_state, loss
 
 
 for batch in batches:
     params, opt_state, loss = step(params, opt_state, batch)
 """
+
+_NO_VALUE = "grads, opt_state, params"
+# For methods that use the loss.
+_VALUE = """
+        grads,
+        opt_state,
+        params,
+        value=loss,
+        value_fn=lambda params: loss_fn(params, batch),
+        grad_fn=lambda params: jax.grad(loss_fn)(params, batch),
+    """
 
 # `Method.code` -> the exact equivalent in Optax, a template of its hyperparameters.
 _OPTAX = {
@@ -106,19 +109,35 @@ def _plain(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
     if method.code not in _OPTAX or schedule not in ("constant", "cosine"):
         return ""
     peak = hparams["learning_rate"]
-    warmup = hparams.get("warmup_fraction", 0.0) * horizon
+    warmup = hparams.get("warmup_fraction", 0.0)
     if schedule == "constant" and not warmup:
         rate = f"learning_rate = {peak!r}\n"
     else:
-        fall = "1.0"
-        if schedule == "cosine":
-            part = f"jnp.clip((step - {warmup!r}) / {horizon - warmup!r}, 0, 1)"
-            fall = f"(1 + jnp.cos(jnp.pi * {part})) / 2"
-        rise = f"jnp.minimum(step / {warmup!r}, 1) * " if warmup else ""
-        rate = f"\ndef learning_rate(step):\n    return {peak!r} * {rise}{fall}\n\n\n"
+        rate = _scheduled(peak, warmup, schedule == "cosine", horizon)
     built = _OPTAX[method.code].format(**{k: repr(v) for k, v in hparams.items()})
     if "weight_decay" not in _OPTAX[method.code] and hparams["weight_decay"]:
         decay = f"optax.add_decayed_weights({hparams['weight_decay']!r})"
         built = f"optax.chain({decay}, {built})"
     arrays = "import jax.numpy as jnp\n" if "jnp." in rate else ""
     return f"import jax\n{arrays}import optax\n\n{rate}tx = {built}\n"
+
+
+def _scheduled(peak: float, warmup: float, falls: bool, horizon: int) -> str:
+    """Code of a schedule that rises linearly to its peak, then stays or falls.
+
+    Args:
+      peak: the largest rate.
+      warmup: the share of updates in which it rises.
+      falls: whether it falls along a cosine after that.
+      horizon: updates of a run.
+    """
+    given, body = f"horizon = {horizon}  # updates of the training\n", ""
+    rate, at = repr(peak), "step / horizon"
+    if warmup:
+        given += f"warmup = {warmup!r} * horizon\n"
+        rate += " * jnp.minimum(step / warmup, 1)"
+        at = "(step - warmup) / (horizon - warmup)"
+    if falls:
+        body = f"    part = jnp.clip({at}, 0, 1)\n"
+        rate += " * (1 + jnp.cos(jnp.pi * part)) / 2"
+    return f"{given}\n\ndef learning_rate(step):\n{body}    return {rate}\n\n\n"

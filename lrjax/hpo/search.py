@@ -200,7 +200,7 @@ class Search:
             cost = self.target.cost_text(self.best["cost"])
             best = f"best {cost}, {self._setting(self.best)}"
         trials = f"trial {len(self.rows)} of {self.target.problem.trials}"
-        return f"{self.target.name}: {trials}, {best} "
+        return f"{self.target.name}: {trials}, {best}"
 
     def summary(self) -> str:
         """A line on the best setting of the whole search."""

@@ -120,7 +120,10 @@ class Target:
         """A cost as the value that was measured: 'validation accuracy 93.3 %'."""
         if metric := self.metric:
             value = -metric.sign * cost
-            return f"{metric_label(self.cost)} {metric.text(value)}"
+            text = metric.text(value)
+            if value and not float(metric.shown(value)):  # a loss of 2e-5 is not 0
+                text = f"{metric.factor * value:.1e} {metric.unit}".rstrip()
+            return f"{metric_label(self.cost)} {text}"
         return f"{metric_label(self.cost)} {cost:.5g}"
 
     def identity(self) -> str:

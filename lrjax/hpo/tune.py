@@ -11,24 +11,38 @@ import dataclasses
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrjax import console, identity, reports, results, tasks
 from lrjax.common import numerics
 from lrjax.common.reading import reading
 from lrjax.config import Settings
 from lrjax.core import UsageError, counted
-from lrjax.hpo import smac, tuners
+from lrjax.hpo import method_code, smac, tuners
 from lrjax.hpo.search import Search, plan_lines, planned
 from lrjax.hpo.targets import TRIAL_SEED, Target, targets
-from lrjax.hpo.trials import Trainer
+from lrjax.hpo.trials import Job, Trainer, make_packs, unit_of
 from lrjax.launch import blocks as blocks_lib
-from lrjax.launch import experiment, local
+from lrjax.launch import estimate, experiment, local
 from lrjax.launch.blocks import Block
 from lrjax.launch.live import Listener
 from lrjax.launch.session import Launch, Launcher, Session
+
+
+class Tuned(NamedTuple):
+    """What a tuning leaves beside its tables.
+
+    Attributes:
+      figures: their paths.
+      snippets: tuned method and task -> Python that trains with the best setting
+        outside of lrjax; without those whose trials all diverged.
+    """
+
+    figures: list[Path]
+    snippets: Mapping[str, str]
 
 
 @numerics.settled
@@ -39,7 +53,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     launch: Launch = local.launch,
     listeners: Iterable[Listener] = (),
-) -> list[Path]:
+) -> Tuned:
     """Tune every method of the settings on every task, then train the best settings.
 
     Args:
@@ -49,9 +63,6 @@ def run(
       overrides: name -> value of the fields set on the command line; recorded.
       launch: called with the first arguments; makes the launcher that trains.
       listeners: get rows as they are measured.
-
-    Returns:
-      Paths of the figures.
 
     Raises:
       UsageError: if the settings, data or workdir cannot be used; before any training.
@@ -63,7 +74,57 @@ def run(
         return _run(launcher)
 
 
-def _run(launcher: Launcher) -> list[Path]:
+def plan(
+    settings: Settings, data_dir: str | None = None, workers: int | None = None
+) -> str:
+    """Say what `run` trains in an empty working directory, and what that costs.
+
+    Args:
+      settings, data_dir: as for `run`.
+      workers: as in `estimate.Plan`.
+
+    Raises:
+      UsageError: as for `run`.
+    """
+    check(settings)
+    lines, blocks = [], []
+    tunings = targets(*blocks_lib.load(settings, data_dir))
+    with tempfile.TemporaryDirectory() as folder:  # of SMAC's files
+        searches = [Search(t, make_tuner(t, Path(folder))) for t in tunings]
+        for search in searches:
+            if search.ask():
+                lines += [*plan_lines(search), ""]
+                blocks += _expected_blocks(search, settings)
+    costs = estimate.of_blocks(settings, blocks, set(), workers)
+    return "\n".join([*lines, estimate.show(costs)])
+
+
+def _expected_blocks(search: Search, settings: Settings) -> list[Block]:
+    """Blocks like those of all stages and of the runs with the best setting.
+
+    Which settings are promoted is not known yet; those of the first stage stand for
+    them.
+    """
+    target, expected = search.target, []
+    for number, (stage, _) in enumerate(planned(search)):
+        updates = round(stage.trained if target.continuing else stage.budget)
+        runs = [
+            dataclasses.replace(
+                target.trial_run(dataclasses.replace(trial, budget=stage.budget)),
+                steps=updates * target.unit_steps,
+                seed=TRIAL_SEED - number,  # so that no stage repeats another's runs
+            )
+            for trial in search.trials[: stage.trials]
+        ]
+        expected += [
+            _named(unit_of(pack).block, f"{target.label} trials")
+            for pack in make_packs([Job(target, run) for run in runs])
+        ]
+    hparams = target.hparams(search.trials[0])
+    return expected + _final_blocks(target, hparams, settings)
+
+
+def _run(launcher: Launcher) -> Tuned:
     """Tune in the launcher's session, then train the best settings."""
     session = launcher.session
     settings = session.settings
@@ -81,12 +142,19 @@ def _run(launcher: Launcher) -> list[Path]:
     with reading(workdir / results.TRIALS, "cannot be drawn"):
         rows = results.read_rows(workdir, results.TRIALS)
         drawn = reports.tuning(rows, workdir, results.load_metrics(workdir))
-    winners = []
+    winners, snippets = [], {}
     for search in searches:
         console.say(search.summary())
-        winners += _winner_blocks(search, settings)
+        if search.best:
+            target = search.target
+            final = _final_blocks(target, search.best["hparams"], settings)
+            best = final[0].example
+            snippets[f"{target.label} on {best.task}"] = method_code.snippet(
+                target.method, dict(best.hparams), best.horizon
+            )
+            winners += final
     experiment.train_missing(launcher, blocks_lib.arrange(winners, settings))
-    return drawn
+    return Tuned(drawn, snippets)
 
 
 def check(settings: Settings) -> None:
@@ -182,7 +250,7 @@ def _advance(searches: Sequence[Search], launcher: Launcher) -> None:
                 before = len(search.rows)
                 search.tell(trained)
                 session.tables.append(results.TRIALS, search.rows[before:])
-                bar.set_description_str(search.progress())
+                bar.set_description_str(f"{search.progress()} ")
                 if bar.disable:
                     console.say(search.progress())
             trainer.forget()
@@ -207,25 +275,30 @@ def _expect(searches: Sequence[Search], session: Session) -> None:
     )
 
 
-def _winner_blocks(search: Search, settings: Settings) -> list[Block]:
-    """Blocks of runs with the best setting and fresh seeds, under the tuned name."""
-    target = search.target
-    if not search.best:
-        return []
-    tuned = {n: search.best["hparams"][n] for n in target.problem.space.ranges}
+def _final_blocks(
+    target: Target, best: Mapping[str, Any], settings: Settings
+) -> list[Block]:
+    """Blocks of runs with fresh seeds, under the tuned name.
+
+    Args:
+      target: what was tuned.
+      best: every hyperparameter of the best setting.
+      settings: seeds and length of the runs, and what was not tuned.
+    """
+    tuned = {n: best[n] for n in target.problem.space.ranges}
     name, method = target.run.task, target.run.method
     hparams = {method: {**settings.hparams.get(method, {}), **tuned}}
     alone = dataclasses.replace(
         settings.on(name), tasks=(name,), methods=(method,), hparams=hparams
     )
-    return [
-        Block(
-            block.program,
-            tuple(
-                tuple(dataclasses.replace(run, method=target.label) for run in row)
-                for row in block.runs
-            ),
-            block.lanes,
-        )
-        for block in blocks_lib.plan(alone, [target.task])
-    ]
+    blocks = blocks_lib.plan(alone, [target.task])
+    return [_named(block, target.label) for block in blocks]
+
+
+def _named(block: Block, label: str) -> Block:
+    """A block whose runs have another name of a method in the tables."""
+    runs = tuple(
+        tuple(dataclasses.replace(run, method=label) for run in row)
+        for row in block.runs
+    )
+    return Block(block.program, runs, block.lanes)

@@ -90,7 +90,7 @@ class Plan:
 
 def make(
     settings: Settings,
-    workdir: str | os.PathLike[str],
+    workdir: str | os.PathLike[str] | None,
     data_dir: str | None = None,
     workers: int | None = None,
 ) -> Plan:
@@ -98,14 +98,14 @@ def make(
 
     Args:
       settings: what to train.
-      workdir: directory of the tables, which may not exist yet.
+      workdir: directory of the tables, which may not exist yet; None: nothing is done.
       data_dir: directory searched first for data files.
       workers: as in `Plan`.
 
     Raises:
       UsageError: if data or workdir cannot be used.
     """
-    done = results.finished(workdir)
+    done = results.finished(workdir) if workdir else set()
     available, tasks = blocks_lib.load(settings, data_dir)
     plan = of_blocks(settings, blocks_lib.plan(available, tasks), done, workers)
     missing = tuple(name for name in settings.tasks if name not in available.tasks)

@@ -8,6 +8,8 @@ even where that takes more than 60 lines, so that it can be read beside its offi
 code.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from lrjax.optim import schedules as schedules
 from lrjax.optim.abel import abel
 from lrjax.optim.adamg import adamg
@@ -69,6 +71,21 @@ from lrjax.optim.storm_plus import storm_plus
 from lrjax.optim.trust_ratio import lamb, lars
 from lrjax.optim.ultimate import ultimate_adam
 from lrjax.optim.width import mup, width_factors
+
+# Methods of the command line whose optimiser has another name.
+_BUILT = {
+    "momentum": "sgd",
+    **dict.fromkeys(("adam", "adamw_cosine", "cawr", "cawr_tuned", "smac"), "adamw"),
+    "nadamw_cosine": "nadamw",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        built = _BUILT.get(name)
+        hint = f": the method is optim.{built} with a schedule" if built else ""
+        raise AttributeError(f"module 'lrjax.optim' has no attribute '{name}'{hint}")
+
 
 __all__ = [
     "abel",

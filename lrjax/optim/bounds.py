@@ -104,7 +104,12 @@ def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:
       ArgumentError: if it is not a whole number, out of bounds, or not known while
         tracing; one line.
     """
-    if value is None or callable(value) or isinstance(value, Tracer):
+    if isinstance(value, Tracer):
+        raise ArgumentError(
+            f"{name} must be {bounds.text}, known while tracing: name it in "
+            "static_args of optax.inject_hyperparams, or in static_argnames of jax.jit"
+        )
+    if value is None or callable(value):
         raise ArgumentError(f"{name} must be {bounds.text}, known while tracing")
     value = np.asarray(value)[()] if isinstance(value, jax.Array) else value
     if np.ndim(value):

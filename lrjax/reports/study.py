@@ -27,7 +27,7 @@ from lrjax.core import (
 from lrjax.elsewhere import Source
 from lrjax.reports import searches
 from lrjax.reports.palette import Palette
-from lrjax.tables import record
+from lrjax.tables import frames, record
 
 SHORT = "advise:"  # begins methods of short runs, which say nothing of full ones
 FORMATS = ("csv", "parquet", "tensorboard")
@@ -92,7 +92,7 @@ class Study:
       options: the user's choices.
       known: name -> metric, as returned by `scores.known_metrics`.
       all_runs: every run, as returned by `scores.judge`, with `entry`.
-      all_curves: curves of all runs, as returned by `results.load`.
+      all_curves: curves of all runs, as returned by `frames.raw`.
       runs: runs of the entries shown.
       curves: curves of these runs, as returned by `curves.without_lone` and
         `curves.timed`.
@@ -212,14 +212,14 @@ def read(
 
     Returns:
       Runs as returned by `scores.arrange` and `scores.ranked_by`, with their directory
-      as `source`; curves as returned by `results.load`.
+      as `source`; curves as returned by `frames.raw`.
 
     Raises:
       UsageError: if a directory has no runs, damaged runs, or runs of another version.
     """
     runs, curves, known = [], [], set()
     for workdir in workdirs:
-        new, rows = results.load(workdir)
+        new, rows = frames.raw(workdir)
         if not len(new):
             raise UsageError(f"{workdir} holds no finished run yet")
         for name in _RUN:

@@ -61,14 +61,16 @@ def _order(value: Any) -> tuple[Any, ...]:
 
 
 _NAMES = ("task", "method", "protocol")
+_OF_RUN = ("task", "method", "seed")
 
 
 def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read runs and curves into tidy frames, a row per line of the tables.
 
-    Curves in parts are read, too (`lrjax.tables.parts`). `hparams` holds dictionaries
-    to group by (`Hparams`); numbers that were not finite are NaN. Names of tasks and
-    methods are as `encodable` writes them. A torn last line is dropped with a warning.
+    Curves in parts are read, too (`lrjax.tables.parts`), and have task, method and seed
+    of their runs. `hparams` holds dictionaries to group by (`Hparams`); numbers that
+    were not finite are NaN. Names of tasks and methods are as `encodable` writes them.
+    A torn last line is dropped with a warning.
 
     Raises:
       UsageError: if a table is missing, or a line is damaged or contradicts another.
@@ -81,7 +83,20 @@ def load(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
       ...     runs, curves = load(folder)
       >>> runs.groupby(["method", "hparams"]).size().tolist()
       [10]
+      >>> last = curves["step"] == 20
+      >>> curves[last].groupby("method")["valid_loss"].count().to_dict()
+      {'adam': 10}
     """
+    runs, curves = raw(workdir)
+    if "run_id" in runs and "run_id" in curves:
+        of_run = runs.drop_duplicates("run_id").set_index("run_id")
+        for name in of_run.columns.intersection(_OF_RUN, sort=False):
+            curves[name] = curves["run_id"].map(of_run[name])
+    return runs, curves
+
+
+def raw(workdir: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read runs and curves as `load`, with the columns of the tables alone."""
     workdir, frames = Path(workdir), []
     curves_path, in_parts = workdir / reader.CURVES, parts.read(workdir)
     if not os.path.lexists(workdir / reader.RUNS):

@@ -125,6 +125,18 @@ def _factory(name: str) -> Factory:
     raise _unknown(name)
 
 
+def no_task(value: Any) -> UsageError:
+    """Make the error for what was given as a task, and may be data."""
+    first = value[0] if isinstance(value, tuple) and value else value
+    words = shown(value)
+    if hasattr(first, "shape"):
+        words = (
+            f"data ({type(value).__name__}): lrjax.Task.from_flax and others make one "
+            "of data and a model, table:FILE.csv?target=COLUMN names one of a file"
+        )
+    return UsageError(f"task must be a lrjax.Task or the name of one, not {words}")
+
+
 def factory_of(name: str, found: Any) -> Factory:
     """Make a factory of what a package offers: a task, or a function that makes one.
 

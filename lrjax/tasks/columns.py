@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrjax.core import counted, cut
+from lrjax.core import counted, cut, listed
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 
@@ -69,7 +69,7 @@ def encode(columns: pd.DataFrame, rows: np.ndarray, name: str) -> np.ndarray:
         warnings.warn(
             f"{name}: {counted(int(missing.any(axis=1).sum()), 'row')} of "
             f"{len(columns):,} with missing values, in "
-            f"{cut(', '.join(affected))}: numbers become the mean, with a column that "
+            f"{listed(affected)}: numbers become the mean, with a column that "
             "says so, and texts a category of their own",
             stacklevel=2,
         )

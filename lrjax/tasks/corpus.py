@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from lrjax.common import files as files_lib
 from lrjax.common import packed
 from lrjax.common.reading import reason
-from lrjax.core import cut, shown
+from lrjax.core import listed, shown
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 from lrjax.tasks.options import Text
@@ -335,9 +335,7 @@ def _texts(rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[str]:
         except Exception as error:  # damaged files; each library has its own errors
             raise DataError(f"{where}: row {number}: {reason(error)}") from error
         if "text" not in row:
-            raise DataError(
-                f"{where}: its rows have no 'text', but {cut(', '.join(row))}"
-            )
+            raise DataError(f"{where}: its rows have no 'text', but {listed(row)}")
         value = row["text"]
         try:
             value = value.decode() if isinstance(value, bytes) else value

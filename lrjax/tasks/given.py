@@ -333,10 +333,15 @@ def _array(leaf: Any, where: str, of: str = "") -> Any:
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         if array.dtype.kind == "M":
             raise UsageError(f"{where} holds dates: turn them into numbers")
+        if array.dtype.kind in "US" or any(isinstance(x, str) for x in array.flat):
+            raise UsageError(
+                f"{where} holds text, not numbers: encode it, classes by "
+                "np.unique(y, return_inverse=True)[1]; a table in a file needs none: "
+                "table:FILE.csv?target=COLUMN"
+            )
         raise UsageError(
-            f"{where} holds text or rows of different lengths, not numbers: encode "
-            "text first, and pad rows to one length (lengths= names the entry with "
-            "their lengths)"
+            f"{where} holds rows of different lengths, or other objects than numbers: "
+            "pad rows to one length (lengths= names the entry with their lengths)"
         )
     _check_range(array, where)
     return array

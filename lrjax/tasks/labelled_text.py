@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrjax.core import counted, cut, unknown
+from lrjax.core import counted, cut, listed, unknown
 from lrjax.tasks import columns as columns_lib
 from lrjax.tasks import data, table
 from lrjax.tasks.data import DataError
@@ -46,7 +46,7 @@ def read(path: str, text: str, target: str) -> tuple[list[str], np.ndarray]:
         if not column:
             raise DataError(
                 f"{path}: which column is the {setting}? Add ?{setting}=COLUMN, one of "
-                f"{cut(', '.join(names), 200)}"
+                f"{listed(names, 200)}"
             )
         if column not in names:
             raise DataError(f"{path}: {unknown('column', column, names)}")

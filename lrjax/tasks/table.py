@@ -35,6 +35,7 @@ from lrjax.core import (
     Task,
     counted,
     cut,
+    listed,
     unknown,
 )
 from lrjax.tasks import adapters, bundled, data, given, libraries, libsvm, losses, npz
@@ -153,7 +154,7 @@ def make(name: str, options: TaskOptions) -> Task:
     if not query.target:
         raise DataError(
             f"{where}: which column is the target? Add ?target=COLUMN, one of "
-            f"{cut(', '.join(names), 200)}"
+            f"{listed(names, 200)}"
         )
     for column in (query.target, *query.drop):
         if column not in names:

@@ -446,6 +446,11 @@ def test_a_missing_file_and_an_unknown_format(tmp_path):
         ("word_error_rate", "", "word_error_rate", None),
         ("r2", "", "r2", True),
         ("loss_scale", "", "loss_scale", None),
+        ("val_neg_root_mse", "valid", "neg_root_mse", True),
+        ("neg_mean_squared_error", "", "neg_mean_squared_error", True),
+        ("negative_accuracy", "", "negative_accuracy", False),
+        ("false_negative_error", "", "false_negative_error", False),
+        ("mape", "", "mape", False),
         ("grad_norm", "", "grad_norm", None),
     ],
 )

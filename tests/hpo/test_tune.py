@@ -71,6 +71,31 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize(("tuner", "full_runs"), [("random", 9), ("asha", 16 / 9)])
+def test_a_plan_counts_what_a_tuning_trains(tuner, full_runs):
+    """Of ASHA's nine trials six have one epoch, two go on to three, one to nine."""
+    lines = tune.plan(settings_of(tune__tuner=tuner)).splitlines()
+    assert lines[0].startswith(f"{tuner}:adam on libsvm/iris: 9 trials of ")
+    rows = [line.split() for line in lines if line.startswith("libsvm/iris")]
+    (trials,) = [row for row in rows if row[1:3] == [f"{tuner}:adam", "trials"]]
+    (final,) = [row for row in rows if row[2].isdigit()]
+    assert trials[3:5] == ["9", "0"]
+    assert final[1:4] == [f"{tuner}:adam", "2", "0"]
+    runs = int(final[7]) / 2  # updates of a full run
+    assert int(trials[8]) == pytest.approx(full_runs * runs)
+
+
+def test_a_tuning_leaves_code_that_trains_with_the_best(finished, tmp_path):
+    wanted = settings_of(methods=("adamw_cosine",))
+    cut(finished, tmp_path / "again", None)
+    tuned = tune.run(wanted, tmp_path / "again")
+    ((name, code),) = tuned.snippets.items()
+    assert name == "asha:adamw_cosine on libsvm/iris"
+    run = rows_of(finished, results.RUNS)[0]
+    assert f"horizon = {run['horizon']}" in code
+    assert f"return {run['hparams']['learning_rate']!r} * " in code
+
+
 @pytest.mark.slow
 def test_continuing_changes_no_bit(finished, tmp_path):
     changed = settings_of(methods=("adamw_cosine",), tune__continuing=False)
@@ -602,3 +627,10 @@ def test_tasks_whose_names_run_together_have_folders_of_their_own(
     for folder in asked:
         assert folder.parent == tmp_path / "smac"
         assert len(folder.name) < 100
+
+
+def test_a_cost_that_is_small_is_not_said_to_be_zero():
+    (target,) = targets.targets(*blocks.load(settings_of(), None))
+    assert target.cost_text(2.3e-5) == "validation loss 2.3e-05"
+    assert target.cost_text(0.0) == "validation loss 0.000"
+    assert target.cost_text(0.4567) == "validation loss 0.457"

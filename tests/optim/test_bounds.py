@@ -235,3 +235,18 @@ def test_defaults_and_search_spaces_are_in_range(name):
     for end in ("low", "high"):
         inside = {key: getattr(range_, end) for key, range_ in ranges.items()}
         method.build(100, **(dict(method.defaults) | needed | inside))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("prodigy", "slice_p"), ("soap", "max_precond_dim")]
+)
+def test_a_size_that_optax_traces_is_said_with_what_to_do(name, size):
+    params, build = {"w": jnp.ones(3)}, getattr(optim, name)
+
+    @jax.jit
+    def start(params, **static):
+        return optax.inject_hyperparams(build, **static)(learning_rate=1.0).init(params)
+
+    with pytest.raises(ValueError, match=f"{size} must .* name it in static_args of"):
+        start(params)
+    optax.inject_hyperparams(build, static_args=size)(learning_rate=1.0).init(params)

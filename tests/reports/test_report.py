@@ -22,6 +22,7 @@ from lrjax.hpo.judged import Judged
 from lrjax.hpo.selection import Selection
 from lrjax.reports import drawing, page
 from lrjax.reports.palette import Palette
+from lrjax.tables import frames
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS = fabricated.LIBSVM[:3]
@@ -276,7 +277,7 @@ def test_published_values_stand_beside_ours(study, written):
 
 
 def test_csv_and_parquet_hold_the_tables(study, written):
-    runs, curves = results.load(study)
+    runs, curves = frames.raw(study)
     found = pd.read_csv(written[0] / "csv" / "curves.csv")
     pd.testing.assert_frame_equal(found, curves)
     found = pd.read_csv(written[0] / "csv" / "runs.csv").set_index("run_id")

@@ -63,6 +63,12 @@ def branching(params, state, key, batch):
     return (value if value > 0 else -value), rest
 
 
+def batch_means(params, state, batch):
+    """A mean over all rows of a batch, whose masked rows count as zeros."""
+    sums = SOUND.evaluate(params, state, batch)
+    return {**sums, "loss": sums["loss"] / len(batch["mask"])}
+
+
 def lacking(params, state, batch):
     return {"loss": SOUND.evaluate(params, state, batch)["loss"]}
 
@@ -94,6 +100,7 @@ BROKEN = [
     (changed(loss=host_noise), "loss is not deterministic for a key"),
     (changed(loss=unmasked), "mask 0"),
     (changed(evaluate=means), "does not add up"),
+    (changed(evaluate=batch_means), "'loss' of evaluate does not add up"),
     (changed(evaluate=padded), "padding"),
     (changed(evaluate=lacking), "does not return 'count'"),
 ]

@@ -320,3 +320,16 @@ def test_batches_of_grains():
     )
     with pytest.raises(UsageError, match="single rows"):
         given.parts(grain.MapDataset.source(rows))
+
+
+def test_text_is_said_to_be_text_and_ragged_rows_to_be_ragged():
+    x = np.zeros((6, 2), np.float32)
+    ragged = np.empty(6, object)
+    ragged[:] = [[0] * n for n in range(6)]
+    for targets, said in (
+        (np.array(["a", "b"] * 3), r"targets holds text, not numbers.*np\.unique"),
+        (np.array(["a", None] * 3, object), "targets holds text, not numbers"),
+        (ragged, "targets holds rows of different lengths"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            lrjax.Task.from_flax(nn.Dense(2), "cross_entropy", train=(x, targets))
