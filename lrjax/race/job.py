@@ -17,6 +17,8 @@ from lrjax.race import lock, torch_forms
 from lrjax.race import log as log_lib
 from lrjax.race.contenders import Contender
 
+_ROUNDING = 1e-3  # by which a mean of shares may pass its bounds
+
 
 class Job:
     """A training to do: a method with its hyperparameters, from a step to another.
@@ -122,6 +124,17 @@ class Job:
           UsageError: if the metric is missing, a value is no number, or the job is
             over.
         """
+        self._end(log_lib.TOLD, values=self.checked(values))
+
+    def checked(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """What `tell` makes of values; it ends nothing.
+
+        Args:
+          values: as for `tell`.
+
+        Raises:
+          UsageError: if the metric is missing, or a value is no number.
+        """
         numbers = self._numbers(values)
         if self.metric not in numbers:
             names = ", ".join(numbers) or "nothing"
@@ -130,12 +143,15 @@ class Job:
                 f"{names}; tell it, or begin a race with metric='...'"
             )
         value, (_, low, high) = numbers[self.metric], self._scale
-        if math.isfinite(value) and not low <= value <= high:
-            raise UsageError(
-                f"job {self.number}: {self.metric} is from {low:g} to {high:g}, "
-                f"not {value:g}; tell a share, not per cent"
-            )
-        self._end(log_lib.TOLD, values=numbers)
+        if math.isfinite(value):
+            bounded = min(max(value, low), high)
+            if abs(value - bounded) > _ROUNDING:
+                raise UsageError(
+                    f"job {self.number}: {self.metric} is from {low:g} to {high:g}, "
+                    f"not {value:g}; tell a share, not per cent"
+                )
+            numbers[self.metric] = bounded
+        return numbers
 
     def failed(self, reason: str = "diverged") -> None:
         """End the job without a result; its contender counts as lost.
