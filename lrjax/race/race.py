@@ -495,6 +495,7 @@ def _count(name: str, value: Any) -> int:
 
 def _higher_is_better(metric: str, given: Any) -> bool:
     """The direction of a metric, as given or by its name."""
+    given = given.item() if hasattr(given, "item") else given  # NumPy's truth values
     if given is not None and not isinstance(given, bool):
         raise UsageError(
             f"higher_is_better must be True, False or None, not {shown(given)}"
