@@ -139,7 +139,7 @@ class Race:
           UsageError: if the folder has none.
         """
         log = log_lib.Log(files.expanded(folder))
-        if not (log.folder / log_lib.NAME).exists():
+        if not files.is_there(log.folder / log_lib.NAME):
             raise UsageError(f"{log.folder} has no race: there is no {log_lib.NAME}")
         race = cls.__new__(cls)
         race._start(log, None)

@@ -87,6 +87,7 @@ def test_the_program_runs_it_and_goes_on(tmp_path, script):
         (["--command=x", "--horizon=9"], "--methods is missing"),
         (["--command=x", "--horizon=9", "--methods=adm"], "did you mean 'adam'"),
         (["--command={lr}", "--horizon=9", "--methods=adam"], "unknown field '{lr}'"),
+        (["--higher_is_better=no"], "--higher_is_better='no': must be True or False"),
     ],
 )
 def test_bad_flags_are_refused(tmp_path, arguments, message):
