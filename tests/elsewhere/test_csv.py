@@ -377,8 +377,13 @@ def test_a_compressed_file(tmp_path):
         ('run,step,loss\na,1,1\n"a,2,3\n', "", "unexpected end of data"),
         ("run,step,loss\na,1,1\na,2,high\n", "", "row 2: 'high' is no loss"),
         ("run,step,loss\na,1,1\na,,2\n", "", "row 2 has no step"),
-        ("run,step,loss\na,1,1\na,-1,2\n", "", "row 2 has no step from 0 on"),
-        ("run,step,loss\na,inf,1\na,1,2\n", "", "row 1 has no step from 0 on"),
+        ("run,step,loss\na,1,1\na,-1,2\n", "", "row 2 has no step from 0 to 1e.15"),
+        ("run,step,loss\na,inf,1\na,1,2\n", "", "row 1 has no step from 0 to 1e.15"),
+        (
+            "run,step,loss\na,1,1\na,1e300,2\n",
+            "",
+            "row 2 has no step",
+        ),  # as int64: -2e63
         ("run,loss,loss\na,1,1\n", "", "'loss' twice"),
         ("run,loss\na,1\n", "?method=optimiser", "unknown column.*'optimiser'"),
         ("run,loss\na,1\n", "?metod=b", "unknown option.*did you mean 'method'"),
