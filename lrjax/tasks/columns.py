@@ -54,11 +54,12 @@ def encode(columns: pd.DataFrame, rows: np.ndarray, name: str) -> np.ndarray:
     pieces, width = [], 0
     for label in columns:
         column = columns[label]
-        check(column, cut(str(label)), name)
+        shorter = cut(str(label))
+        check(column, shorter, name, f"&drop={shorter}")
         if is_text(column):
-            piece = _categories(column, rows, cut(str(label)), name)
+            piece = _categories(column, rows, shorter, name)
         else:
-            piece = _numbers(column, rows, cut(str(label)), name)
+            piece = _numbers(column, rows, shorter, name)
         width += piece.shape[1]
         if len(columns) * width > data.MAX_ELEMENTS:
             raise DataError(
@@ -139,8 +140,15 @@ def _are_amounts(texts: list[str]) -> bool:
     return amounts and not all(_NUMBER.fullmatch(text.strip()) for text in texts)
 
 
-def check(column: pd.Series, label: str, where: str) -> None:
-    """Refuse dates and whatever is neither number nor text."""
+def check(column: pd.Series, label: str, where: str, without: str = "") -> None:
+    """Refuse dates and whatever is neither number nor text.
+
+    Args:
+      column: to check.
+      label: its name.
+      where: the file or task, for the message.
+      without: how to leave the column out, for the message; '' if that is no help.
+    """
     import pandas as pd
 
     kind, fault = column.dtype.kind, ""
@@ -160,6 +168,6 @@ def check(column: pd.Series, label: str, where: str) -> None:
             fault = "dates or times"
     if fault:
         raise DataError(
-            f"{where}: column '{label}' holds {fault}: turn it into numbers or texts, "
-            f"or leave it out (&drop={label})"
+            f"{where}: column '{label}' holds {fault}: turn it into numbers or texts"
+            f"{f', or leave it out ({without})' if without else ''}"
         )

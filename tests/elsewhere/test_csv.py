@@ -383,7 +383,7 @@ def test_a_compressed_file(tmp_path):
             "run,step,loss\na,1,1\na,1e300,2\n",
             "",
             "row 2 has no step",
-        ),  # as int64: -2e63
+        ),  # int64: -9e18
         ("run,loss,loss\na,1,1\n", "", "'loss' twice"),
         ("run,loss\na,1\n", "?method=optimiser", "unknown column.*'optimiser'"),
         ("run,loss\na,1\n", "?metod=b", "unknown option.*did you mean 'method'"),
