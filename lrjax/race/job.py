@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import numbers
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lrjax.hpo.points import Scale
-from lrjax.messages import UsageError, counted, shown
+from lrjax.messages import UsageError, counted, cut, shown
 from lrjax.race import lock, torch_forms
 from lrjax.race import log as log_lib
 from lrjax.race.contenders import Contender
@@ -79,7 +80,7 @@ class Job:
         self.label, self.metric, self.claim = contender.label, metric, claim
         self._scale, self._log, self._done = scale, log, done
         self._methods = tuple(methods)
-        self._began = time.monotonic()
+        self._began, self._pid = time.monotonic(), os.getpid()
 
     def __repr__(self) -> str:
         steps = f"steps {self.start} to {self.stop}"
@@ -191,7 +192,18 @@ class Job:
         self._note(log_lib.SAVED, step=self._step(step))
 
     def give_back(self) -> None:
-        """Leave the job to others, or to a later call, unless it is over."""
+        """Leave the job to others, or to a later call, unless it is over.
+
+        A process that was forked while the job was taken leaves it to the one that took
+        it.
+        """
+        if os.getpid() == self._pid:
+            self._release()
+        else:
+            self.claim.close()
+
+    def _release(self) -> None:
+        """Give the lock back, unless that was done."""
         if not self.over:
             lock.release(self.claim)
             self._done()
@@ -220,7 +232,7 @@ class Job:
     def _end(self, event: str, **fields: Any) -> None:
         """Note the end, and release the job."""
         self._note(event, **fields, seconds=round(time.monotonic() - self._began, 3))
-        self.give_back()
+        self._release()
 
     def _note(self, event: str, **fields: Any) -> None:
         """Append an event of this job."""
@@ -272,6 +284,6 @@ def checkpoint_of(folder: Path, number: int) -> Path:
 
 def describe_lost(reasons: Mapping[int, str]) -> str:
     """Why jobs were lost, for a message: 'job 0 diverged, job 1 exit code 1, ...'."""
-    shown = [f"job {number}: {reason}" for number, reason in reasons.items()][:3]
+    shown = [f"job {number}: {cut(reason)}" for number, reason in reasons.items()][:3]
     more = len(reasons) - len(shown)
     return "; ".join(shown) + (f"; and {counted(more, 'other')}" if more else "")

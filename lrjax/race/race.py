@@ -300,9 +300,10 @@ class Race:
         course = course.with_some(some)
         found = course.answer()
         if found is None:
-            runs = counted(len(course.asked), "job")
+            count = len(course.asked)
+            runs = f"all of {count} jobs were" if count > 1 else "the only job was"
             raise UsageError(
-                f"{self.folder}: all of {runs} were lost "
+                f"{self.folder}: {runs} lost "
                 f"({job_lib.describe_lost(self._lost)}); begin another race with "
                 "smaller rates or other methods"
             )

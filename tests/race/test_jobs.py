@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -672,6 +673,37 @@ def test_equal_values_and_arrays_are_taken_as_they_should(tmp_path):
     assert len(contenders.of({"mine": {"x": [1, 2, 1, 1.0]}})) == 2
     (one,) = contenders.of({"adam": {"learning_rate": np.float32(0.5)}})
     assert type(one.rate) is float
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_that_ends_leaves_the_job_to_its_parent(race):
+    code = f"""
+import os, sys, lrjax
+race = lrjax.Race.open({str(race.folder)!r})
+for job in race:
+    if not os.fork():
+        sys.exit()  # leaves the loop
+    os.wait()
+    other = lrjax.Race.open({str(race.folder)!r}).ask(wait=False)
+    print(job.number, other.number)
+    sys.exit()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "0 1\n"
+
+
+def test_reasons_may_be_long(tmp_path):
+    race = Race("adam", budget=1, horizon=9, folder=tmp_path)
+    race.ask().failed("Traceback " * 1000)
+    with pytest.raises(lrjax.UsageError, match="the only job was lost") as error:
+        race.answer()
+    assert len(str(error.value)) < 400
 
 
 def test_what_the_methods_of_the_registry_take_is_taken():
