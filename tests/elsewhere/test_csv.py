@@ -457,3 +457,10 @@ def test_a_missing_file_and_an_unknown_format(tmp_path):
 def test_what_names_mean(column, part, metric, higher):
     assert names.split(column) == (part, metric)
     assert metric_names.higher_is_better(metric) is higher
+
+
+def test_times_below_zero_are_unknown(tmp_path):
+    text = "method,loss,seconds,examples\na,1,-3,-1\nb,2,4,inf\n"
+    runs = read(tmp_path / "a.csv", text).runs
+    np.testing.assert_array_equal(runs["seconds"], [np.nan, 4])
+    assert runs["examples"].isna().all()
