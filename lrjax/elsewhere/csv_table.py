@@ -259,8 +259,28 @@ def _numbers(
                     f"{cut(str(column))}"
                 )
         elif not odd.any() and not text.isin(_EMPTY).all():
+            if choices.metric(column):
+                _check_percent(place, column, rows[column], values)
             numbers[column] = values
     return numbers
+
+
+def _check_percent(
+    place: str, column: str, texts: pd.Series, values: pd.Series
+) -> None:
+    """Check that numbers beside some with '%' are shares, as these become.
+
+    Raises:
+      UsageError: if one is not: it may be in percent, without the sign.
+    """
+    signed = texts.str.endswith("%")
+    beyond = ~signed & (values.abs() > 1) & np.isfinite(values)
+    if signed.any() and beyond.any():
+        row = int(np.argmax(beyond))
+        raise UsageError(
+            f"{place}: row {row + 1}: {shown(texts[row])} is {cut(column)} without "
+            "the sign % that others have; write all in one way"
+        )
 
 
 def _owners(

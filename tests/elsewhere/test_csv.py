@@ -396,6 +396,7 @@ def test_a_compressed_file(tmp_path):
         ("# of adam\nrun,loss\na,1\n", "", "begins with a comment"),
         ("run,val_acc,loss\na,'75,5',1\n", "", "row 1 has 4 values"),
         ('run,loss\na,"1,234.5"\n', "", "row 1: '1,234.5' is no loss"),
+        ("run,acc\na,95%\nb,94\n", "", "row 2: '94' is acc without the sign %"),
         ("run,loss,fit\na,1,good\n", "?higher=fit", "row 1: 'good' is no fit"),
         ("run,loss\n\0,1\n", "", None),
     ],
