@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrjax.common.domains import Domain as Domain
+from lrjax.domains import Domain as Domain
 from lrjax.messages import Interrupted as Interrupted
 from lrjax.messages import UsageError as UsageError
 from lrjax.messages import counted as counted

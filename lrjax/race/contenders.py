@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 from lrjax.common import files
-from lrjax.common.domains import Domain
+from lrjax.domains import Domain
 from lrjax.hpo import rate_grid
 from lrjax.hpo.prior import Candidate
 from lrjax.messages import UsageError, shown, unknown
