@@ -698,6 +698,13 @@ for job in race:
     assert done.stdout == "0 1\n"
 
 
+def test_a_hyperparameter_may_be_called_float(tmp_path):
+    for value in (16, "bf16", [1, 2]):
+        folder = tmp_path / str(value)
+        race = Race({"mine": {"float": value}}, budget=1, horizon=9, folder=folder)
+        assert Race.open(folder).contenders == race.contenders
+
+
 def test_reasons_may_be_long(tmp_path):
     race = Race("adam", budget=1, horizon=9, folder=tmp_path)
     race.ask().failed("Traceback " * 1000)
