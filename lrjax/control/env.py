@@ -505,11 +505,6 @@ def check_count(name: str, value: Any) -> None:
 
     Raises:
       UsageError: if it is not whole, or not from 1 to what int32 can count.
-
-    Example:
-      >>> check_count("steps", 1.5)
-      Traceback (most recent call last):
-      lrjax.messages.UsageError: steps is 1.5; it must be a whole number, 1 or more
     """
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or not 1 <= value < 2**31:
