@@ -14,7 +14,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from lrjax import plugins
-from lrjax.messages import UsageError, cut, nearest, shown
+from lrjax.common import files
+from lrjax.messages import UsageError, cut, nearest, shown, unknown
 
 _LONGEST = 400  # characters of an error's message; it may quote a value of any length
 _LARGEST = 2**20  # bytes of a config file
@@ -27,7 +28,12 @@ _METHODS = ("config.methods", "config.select.methods")
 _NAMES = ("config.tasks", *_METHODS)
 _QUOTED = re.compile(r":\s*(['\"]).*\1")  # a file within a task's name
 _HPARAMS = "config.hparams."
-_NOT_WHOLE = re.compile(r"^flag (--\w+)=(.*): invalid literal for int\(\)", re.DOTALL)
+# What absl says of a flag's value, after the flag -> what the flag takes.
+_FLAG = re.compile(
+    r"flag (--\w+)=(.*): (invalid literal for int|\('Non-bool)", re.DOTALL
+)
+_ONE_OF = re.compile(r"flag --(\w+)=(.*): value should be one of <(.*)>", re.DOTALL)
+_TAKES = {"i": "a whole number", "(": "True or False"}
 
 
 def program(path: str) -> str:
@@ -205,7 +211,9 @@ def check_config_file(argv: Sequence[str]) -> None:
     Raises:
       UsageError: if --config names something other than a regular file, or a large one.
     """
-    file = os.path.expanduser(_config_file(argv))
+    if not (name := _config_file(argv)):
+        return
+    file = files.expanded(name)
     if os.path.exists(file) and not os.path.isfile(file):
         raise UsageError(f"--config: {file} is not a regular file")
     if os.path.isfile(file) and os.path.getsize(file) > _LARGEST:
@@ -254,8 +262,10 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str | None:
     fields = [n.removeprefix("config.") for n in names if n.startswith("config.")]
     from lrjax import config as config_lib  # it imports JAX
 
-    if whole := _NOT_WHOLE.search(str(error)):
-        return f"{whole[1]}={shown(whole[2])}: must be a whole number"
+    if found := _FLAG.match(str(error)):
+        return f"{found[1]}={shown(found[2])}: must be {_TAKES[found[3][0]]}"
+    if found := _ONE_OF.match(str(error)):
+        return str(unknown(found[1], found[2], found[3].split("|")))
     named = config_lib.unknown_field(fields) or _mistyped(error)
     return str(named or _meant_field(error) or error)
 

@@ -1,6 +1,7 @@
 """The program as people start it: its answers, its exit codes, what it leaves."""
 
 import contextlib
+import errno
 import io
 import itertools
 import json
@@ -607,6 +608,14 @@ def test_flagfiles_that_cannot_be_read_are_refused(tmp_path):
     for name in ("absent", "bytes"):
         done = run(f"--flagfile={tmp_path / name}")
         assert "--flagfile" in check_refused(done.returncode, done.stderr.splitlines())
+
+
+def test_what_the_system_refuses_is_no_fault_of_lrjax():
+    def refused(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", "/private/x")
+
+    code, said = invoke(QUICKSTART, "--workdir=x", run=refused)
+    assert (code, said) == (2, ["error: /private/x: Permission denied"])
 
 
 def test_an_internal_error_keeps_its_traceback_and_asks_for_a_report(monkeypatch):

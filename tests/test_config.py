@@ -166,6 +166,7 @@ def test_values_that_only_a_method_knows_need_no_hash(monkeypatch):
         ({"seeds": True}, "give a number or a tuple"),
         ({"seeds": 2.5}, "give a number or a tuple"),
         ({"epochs": 0}, "config.epochs=0: must be a whole number from 1 up"),
+        ({"epochs": 2**31}, "config.epochs=2147483648: must be below 2**31"),
         ({"steps": -1}, "config.steps=-1"),
         ({"steps": 2**31}, "config.steps"),
         ({"batch_size": 0}, "config.batch_size=0"),

@@ -18,7 +18,7 @@ MODULES = sorted(
 )
 # Modules -> what lrjax makes, so that users need no example of it.
 MODULES_FOR_USERS = {
-    "lrjax.control.env": {"EnvState", "check_rates"},
+    "lrjax.control.env": {"EnvState", "check_count", "check_rates"},
     "lrjax.control.gym": set(),
     "lrjax.control.policies": {"Episode"},
     "lrjax.core": {"Run", "TaskSettings"},

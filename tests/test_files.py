@@ -180,6 +180,42 @@ def test_own_folders_are_no_links(kind, tmp_path):
     assert outside.exists()
 
 
+def test_files_below_a_folder_are_found_once_through_links_and_circles(tmp_path):
+    top, other = tmp_path / "top", tmp_path / "other"
+    for folder in (top / "b" / "run", other):
+        folder.mkdir(parents=True)
+        (folder / "x.log").touch()
+    (top / "a_latest").symlink_to(top / "b" / "run")
+    (top / "b" / "back").symlink_to(top)
+    (top / "linked").symlink_to(other)
+    (other / "back").symlink_to(other)
+    found = {str(p.relative_to(top)) for p in files.found_below(top, "*.log")}
+    assert found == {"b/run/x.log", "linked/x.log"}
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path, monkeypatch):
+    def refused(_):
+        raise PermissionError(errno.EACCES, "Permission denied", "x")
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError):
+        next(files.found_below(tmp_path, "*"))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.ESTALE])
+def test_what_may_not_be_looked_at_is_not_missing(tmp_path, monkeypatch, number):
+    """Tests may run as a user to whom the system refuses nothing."""
+    path = tmp_path / "private" / "x"
+
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "lstat", refused)
+    with pytest.raises(UsageError, match=os.strerror(number)):
+        files.expanded(path)
+    assert files.is_there(path)  # whoever opens it is told why it cannot be
+
+
 def test_the_users_own_folder_may_be_a_link(tmp_path):
     (tmp_path / "large").mkdir()
     (tmp_path / "runs").symlink_to(tmp_path / "large")

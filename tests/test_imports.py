@@ -18,7 +18,8 @@ _ROWS = {
     "extras": "messages",
     "plugins": "messages",
     "metrics": "messages plugins",
-    "core": "messages metrics",
+    "domains": "",
+    "core": "domains messages metrics",
     "analysis identity": "core",
     "console": "core messages",
     "common": "core identity messages",
@@ -38,7 +39,7 @@ _ROWS = {
     "hpo.lengths": "hpo.points hpo.prior",
     "hpo.ladders": "hpo.lengths",
     "hpo.recipes": "hpo.lengths hpo.points hpo.posterior hpo.prior",
-    "race": "common hpo.course hpo.judged hpo.points hpo.prior hpo.proposals "
+    "race": "common domains hpo.course hpo.judged hpo.points hpo.prior hpo.proposals "
     "hpo.rate_grid messages",
     "config": "common core hpo.tuners hyperparameters identity methods protocol tasks",
     "config_page": "common config methods",
@@ -68,7 +69,7 @@ _ROWS = {
     "api": "common config core elsewhere hpo launch methods optim own plugins rates "
     "reports results tasks track.listeners",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
-    "arguments": "config messages methods plugins",
+    "arguments": "common config messages methods plugins",
     "command": "arguments cli launch messages race track watch",
     "__main__": "__init__ command extras launch",
     "__init__": "api control core extras hpo messages methods metrics optim race "

@@ -456,6 +456,33 @@ def test_what_is_no_tracker_is_said_before_training(made, tmp_path, registries):
         of_trackers(["odd"], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("tensorboard", "tensorboard"), ("wandb", "wandb"), ("mlflow", "mlruns")],
+)
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_in_the_way_is_said_before_training(
+    name, folder, kind, tmp_path, monkeypatch
+):
+    installed(name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if kind == "file":
+        (tmp_path / folder).touch()
+    else:
+        (tmp_path / folder).symlink_to(tmp_path)
+    with pytest.raises(UsageError, match=f"{folder}: it is "):
+        of_trackers([name], tmp_path)
+
+
+def test_an_address_of_mlflow_that_is_none_is_said_before_training(
+    tmp_path, monkeypatch
+):
+    installed("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "htpp://localhost")
+    with pytest.raises(UsageError, match=r"--log=mlflow cannot be used: .*htpp"):
+        of_trackers(["mlflow"], tmp_path)
+
+
 def test_hints_that_cannot_be_written_stop_nothing(task, tmp_path):
     (tmp_path / "progress.json").mkdir()
     with warnings.catch_warnings():

@@ -241,10 +241,12 @@ def is_whole(value: Any) -> bool:
 def positive(name: str, value: Any) -> int:
     """Check a whole number of at least 1."""
     value = plain(value)
-    if not is_whole(value) or not 1 <= value < 2**31:
+    if not is_whole(value) or value < 1:
         raise UsageError(
             f"config.{name}={shown(value)}: must be a whole number from 1 up"
         )
+    if value >= 2**31:
+        raise UsageError(f"config.{name}={shown(value)}: must be below 2**31")
     return value
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import io
 import os
 import re
@@ -24,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from lrjax.messages import UsageError, shown
+from lrjax.messages import UsageError, cut, shown
 
 # Flags of `os.open` that Windows lacks, and the one that only it needs: without, it
 # would translate ends of lines.
@@ -76,8 +77,9 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     Shells leave `~` as it is in `--workdir=~/runs`. A folder of that name is `./~`.
 
     Raises:
-      UsageError: if it is none, a user has no home directory, or it is an address such
-        as gs://bucket, which would make a folder `gs:` here.
+      UsageError: if it is none, a user has no home directory, it is an address such as
+        gs://bucket, which would make a folder `gs:` here, or the system refuses to say
+        whether it is there.
     """
     if not isinstance(path, str | os.PathLike):
         raise UsageError(f"{shown(path)} is not a path")
@@ -95,6 +97,12 @@ def expanded(path: str | os.PathLike[str]) -> Path:
             f"{shown(name)}: {shown(first)} has no home directory; "
             "for a folder of this name write ./ before it"
         )
+    try:
+        os.lstat(home)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{cut(name)}: {words(error)}") from error
     return Path(home)
 
 
@@ -119,6 +127,34 @@ def read_given(path: str | os.PathLike[str], most: int) -> bytes:
     """
     with open_given(path) as file:
         return _content(file, most)
+
+
+def found_below(folder: str | os.PathLike[str], pattern: str) -> Iterator[Path]:
+    """Files below a folder that a user brings; links to other folders are followed.
+
+    Args:
+      folder: where to look.
+      pattern: of their names, as for a shell.
+
+    Raises:
+      OSError: if a folder cannot be listed.
+    """
+
+    def failed(error: OSError) -> None:
+        raise error
+
+    top = Path(os.path.realpath(folder))
+    seen = {top}
+    for place, folders, names in os.walk(folder, onerror=failed, followlinks=True):
+        yield from (Path(place, name) for name in fnmatch.filter(names, pattern))
+        for name in [*folders]:
+            path = Path(place, name)
+            real = Path(os.path.realpath(path))
+            # Of a folder below `folder`, its own name counts.
+            if real in seen or (path.is_symlink() and top in real.parents):
+                folders.remove(name)
+            else:
+                seen.add(real)
 
 
 # lrjax's own files.
@@ -351,8 +387,17 @@ def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:
-    """Whether anything but a folder has this name: opening it says if it is a file."""
-    return os.path.lexists(path) and not os.path.isdir(path)
+    """Whether anything but a folder has this name: opening it says if it is a file.
+
+    Or why it cannot be looked at.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return not os.path.isdir(path)
 
 
 def make_private_folder(path: str | os.PathLike[str]) -> Path:

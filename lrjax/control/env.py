@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -143,9 +144,7 @@ class Env:
             )
         every = 1 if self.steps_per_action is None else self.steps_per_action
         for name, value in (("steps", self.steps), ("steps_per_action", every)):
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not whole or value < 1:
-                raise UsageError(f"{name} is {shown(value)}; it must be 1 or more")
+            check_count(name, value)
         if self.steps_per_action is not None and every > self.steps:
             raise UsageError(
                 f"steps_per_action is {every}, but an episode has "
@@ -153,6 +152,10 @@ class Env:
             )
         if self.reward not in REWARDS:
             raise unknown("reward", self.reward, REWARDS)
+        if not any(self.dtype == each for each in (jnp.float32, jnp.float64)):
+            raise UsageError(
+                f"dtype is {shown(self.dtype)}, not jnp.float32 or jnp.float64"
+            )
         if not _is_number(self.crash_penalty) or not 0 < self.crash_penalty < np.inf:
             raise UsageError(
                 f"crash_penalty is {shown(self.crash_penalty)}; it must be positive, "
@@ -161,6 +164,8 @@ class Env:
         defaults = methods.find(self.method).defaults
         if "learning_rate" not in defaults or "schedule" not in defaults:
             raise UsageError(f"the rate of '{self.method}' cannot be set from outside")
+        if not isinstance(self.hparams, Mapping):
+            raise UsageError(f"hparams is {shown(self.hparams)}, no mapping from names")
         for name, value in self.hparams.items():
             if name not in defaults:
                 raise unknown(f"hyperparameter of {self.method}", name, defaults)
@@ -222,6 +227,11 @@ class Env:
             differ.
         """
         _check_key(key)
+        if self._precision == "float64" and not jax.config.values["jax_enable_x64"]:
+            raise UsageError(
+                "dtype is float64, which JAX computes in float32: before all else call "
+                'jax.config.update("jax_enable_x64", True)'
+            )
         data = () if task is None else self.rows(task)
         program, hparams = self._program
         seeds = train.seed_run(self.task.init, key)
@@ -482,7 +492,26 @@ def _check_key(key: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value is a number, of Python or NumPy."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuse what is no number of updates.
+
+    Args:
+      name: of the argument, for the message.
+      value: the number.
+
+    Raises:
+      UsageError: if it is not whole, or not from 1 to what int32 can count.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not 1 <= value < 2**31:
+        raise UsageError(
+            f"{name} is {shown(value)}; it must be a whole number, 1 or more"
+            f"{' and below 2**31' if whole and value > 0 else ''}"
+        )
 
 
 def _mark_diverged(

@@ -14,6 +14,7 @@ from lrjax.control.env import (
     OBSERVATIONS,
     Data,
     Env,
+    check_count,
     check_rates,
 )
 from lrjax.core import Task, UsageError, counted
@@ -137,8 +138,7 @@ class LearningRateVectorEnv(VectorEnv):
           highest_rate: upper bound of actions.
           tasks: [num_envs] tasks with the functions and shapes of the environment's.
         """
-        if num_envs < 1:
-            raise UsageError(f"num_envs is {num_envs}; it must be 1 or more")
+        check_count("num_envs", num_envs)
         if tasks is not None and len(tasks) != num_envs:
             raise UsageError(
                 f"{counted(len(tasks), 'task')} for {counted(num_envs, 'episode')}"

@@ -18,6 +18,7 @@ from lrjax.control.env import (
     Data,
     Env,
     EnvState,
+    check_count,
     check_rates,
 )
 from lrjax.core import Task, UsageError
@@ -143,8 +144,7 @@ def replay(learning_rates: Any, steps_per_rate: int = 1) -> Policy:
     rates = jnp.asarray(learning_rates)
     if rates.ndim != 1 or not rates.size:
         raise UsageError(f"rates to replay are a list, not of shape {rates.shape}")
-    if steps_per_rate < 1:
-        raise UsageError(f"steps_per_rate is {steps_per_rate}; it must be 1 or more")
+    check_count("steps_per_rate", steps_per_rate)
     return scheduled(
         lambda step: rates[jnp.minimum(step // steps_per_rate, rates.size - 1)]
     )

@@ -23,6 +23,7 @@ from lrjax.elsewhere.records import Record
 _MAX_BYTES = 2**28  # of a file, decompressed
 _MAX_COLUMNS = 10_000
 _FOLDERS = 3  # above a file, whose names count: TASK/METHOD/version_0/metrics.csv
+_LAST_STEP = 1e15  # above it, floats are no longer all whole numbers
 _EMPTY = {"", "none", "null", "na", "n/a"}
 _NOT_FINITE = {"nan", "inf", "+inf", "-inf", "infinity", "-infinity"}
 _UNNAMED = re.compile(r"(Unnamed: \d+)?")  # numbers of rows, as pandas writes them
@@ -201,12 +202,14 @@ def _steps(place: str, clock: pd.Series) -> pd.Series:
     """The step of each row, whole if all are.
 
     Raises:
-      UsageError: if a row has none, or a negative one.
+      UsageError: if a row has none, or a negative or enormous one.
     """
-    valid = np.isfinite(clock) & (clock >= 0)
+    valid = (clock >= 0) & (clock <= _LAST_STEP)
     if not valid.all():
         row = int(np.argmin(valid)) + 1
-        raise UsageError(f"{place}: row {row} has no {cut(str(clock.name))} from 0 on")
+        raise UsageError(
+            f"{place}: row {row} has no {cut(str(clock.name))} from 0 to {_LAST_STEP:g}"
+        )
     return clock.astype(int) if (clock % 1 == 0).all() else clock
 
 
@@ -256,8 +259,28 @@ def _numbers(
                     f"{cut(str(column))}"
                 )
         elif not odd.any() and not text.isin(_EMPTY).all():
+            if choices.metric(column):
+                _check_percent(place, column, rows[column], values)
             numbers[column] = values
     return numbers
+
+
+def _check_percent(
+    place: str, column: str, texts: pd.Series, values: pd.Series
+) -> None:
+    """Check that numbers beside some with '%' are shares, as these become.
+
+    Raises:
+      UsageError: if one is not: it may be in percent, without the sign.
+    """
+    signed = texts.str.endswith("%")
+    beyond = ~signed & (values.abs() > 1) & np.isfinite(values)
+    if signed.any() and beyond.any():
+        row = int(np.argmax(beyond))
+        raise UsageError(
+            f"{place}: row {row + 1}: {shown(texts[row])} is {cut(column)} without "
+            "the sign % that others have; write all in one way"
+        )
 
 
 def _owners(

@@ -193,8 +193,8 @@ def _run(
         "counted": not np.array_equal(curve["step"], curve["epoch"]),
         "status": status,
         **finals,
-        "seconds": _number(taken["seconds"]),
-        "examples": _number(taken["examples"]),
+        "seconds": _amount(taken["seconds"]),
+        "examples": _amount(taken["examples"]),
         "source": source,
         "ranked_by": found.ranked_by,
     }
@@ -206,10 +206,10 @@ def _is_seed(number: float) -> bool:
     return number.is_integer() and abs(number) < 2**63
 
 
-def _number(value: object) -> float:
-    """A finite number; NaN for anything else."""
+def _amount(value: object) -> float:
+    """A finite number from 0 on, of seconds or examples; NaN for anything else."""
     found = names.number(value)
-    return found if found is not None and np.isfinite(found) else np.nan
+    return found if found is not None and 0 <= found < np.inf else np.nan
 
 
 def _settings(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -34,8 +34,9 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
     top = files.expanded(place)
     if not top.is_dir():
         raise UsageError(f"{place} is not a folder of event files")
-    found = itertools.islice(top.rglob("*tfevents*"), _MAX_FILES)
-    folders = sorted({path.parent for path in found if path.is_file()})
+    with reading(place, ""):
+        found = itertools.islice(files.found_below(top, "*tfevents*"), _MAX_FILES)
+        folders = sorted({path.parent for path in found if path.is_file()})
     if not folders:
         raise UsageError(
             f"{place} holds no event file: none has 'tfevents' in its name"

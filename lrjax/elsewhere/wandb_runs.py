@@ -46,12 +46,13 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
         return csv_table.records(place, rows, choices, each_row=True), choices
     if not path.exists():
         raise UsageError(f"{place} does not exist")
-    found = path.rglob("run-*.wandb") if path.is_dir() else iter([path])
+    found = files.found_below(path, "run-*.wandb") if path.is_dir() else iter([path])
     # A run that was resumed has a folder for each part, with the time in its name.
-    paths = sorted(
-        itertools.islice(found, _MAX_FILES),
-        key=lambda path: (path.parent.name.partition("run-")[2], path),
-    )
+    with reading(place, ""):
+        paths = sorted(
+            itertools.islice(found, _MAX_FILES),
+            key=lambda path: (path.parent.name.partition("run-")[2], path),
+        )
     try:
         from wandb.proto import wandb_internal_pb2
     except ImportError as error:

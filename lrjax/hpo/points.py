@@ -65,7 +65,8 @@ def points(values: Sequence[float] | np.ndarray, scale: Scale) -> np.ndarray:
     else:  # no natural unit: relative to the best there is
         best = (scale.sign * known[finite]).max(initial=-np.inf)
         unit = max(abs(best), _LEAST) if finite.any() else 1.0
-        found = _PER_LOG * scale.sign * known / unit
+        with np.errstate(over="ignore"):  # further behind than numbers go: -inf
+            found = _PER_LOG * scale.sign * known / unit
     return np.where(finite, found, -np.inf)
 
 

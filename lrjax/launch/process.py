@@ -29,6 +29,8 @@ Main: TypeAlias = Callable[[list[str]], None]
 STARTED = time.perf_counter()
 _GRACE = 2.0  # seconds from a signal to the end of the process, at most
 _STOPPED = "Stopped. Run the same command again to resume."
+# What a system says of a path that a user may not look at, wherever that is noticed.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE)
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _NO_READER = 128 + 13  # the exit code for SIGPIPE, which Windows lacks
 _STREAMS = ((0, "stdin"), (1, "stdout"), (2, "stderr"))
@@ -179,6 +181,10 @@ def reporting(main: Main) -> Main:
             fail(str(error))
         except Interrupted as stop:
             _stop(stop.signum)
+        except OSError as error:
+            if error.errno not in _REFUSED or not error.filename:
+                report_fault()
+            fail(f"{error.filename}: {error.strerror}")
         except Exception:
             report_fault()
 

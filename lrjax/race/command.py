@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import shlex
@@ -124,33 +125,56 @@ def _train(job: Job, command: str, result: str, race: Race, signals: list[int]) 
     """Run a job's command, unless an earlier call's has ended, and tell its result."""
     output, code_file = job.folder / _OUTPUT, job.folder / _CODE
     path = result.format_map(_values(job)) if result else ""
-    lines = _Lines(job, output)
+    lines, code, before = _Lines(job, output), 0, None
     if not code_file.exists() or _code(code_file):
         before = _stamp(path)
         quoted = {name: shlex.quote(value) for name, value in _values(job).items()}
         code = _run(command.format_map(quoted), job, lines, signals)
-        if path and not code and _stamp(path) == before:
-            raise UsageError(f"job {job.number}: the command has not written {path}")
     else:  # it ended well after the call that began it had been killed
-        code = 0
         lines.take()
     if code:
         code_file.unlink(missing_ok=True)
         _failed(job, code, lines, race)
         return
+    try:
+        if path and _stamp(path) == before:
+            raise UsageError(f"job {job.number}: the command has not written {path}")
+        values = _result(job, path, lines)
+    except UsageError as error:
+        # Else the next call would take this result again, not try a mended command.
+        code_file.unlink(missing_ok=True)
+        raise UsageError(f"{error} ({output})") from error
+    job.tell(**values)
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    _tell(f"job {job.number}: {shown}")
+
+
+def _result(job: Job, path: str, lines: _Lines) -> dict[str, float]:
+    """What a command that ended well has measured.
+
+    Args:
+      job: its job.
+      path: of the file that has the result; '' for the output.
+      lines: of its output.
+
+    Raises:
+      UsageError: if there is no result, or the race cannot take it.
+    """
     found = _from_file(path) if path else lines.found
     if job.metric not in found:
-        code_file.unlink(missing_ok=True)
         said = f"; its last line: {lines.last}" if lines.last else ""
         raise UsageError(
             f"job {job.number}: the command ended without a result: "
             f"{path or 'the last line of its output'} must be JSON such as "
-            f'{{"{job.metric}": 0.5}}{said} ({output})'
+            f'{{"{job.metric}": 0.5}}{said}'
         )
-    values = _numbers(found)
-    job.tell(**values)
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-    _tell(f"job {job.number}: {shown}")
+    value = found[job.metric]
+    if not _is_number(value):
+        raise UsageError(
+            f"job {job.number}: {job.metric} must be a number, or null where it "
+            f"diverged, not {cut(json.dumps(value))}"
+        )
+    return job.checked(_numbers(found))
 
 
 def _run(command: str, job: Job, lines: _Lines, signals: list[int]) -> int:
@@ -294,13 +318,18 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among values, without the step; NaN for null."""
     found = {}
     for name, value in values.items():
-        if name in ("step", "saved") or not (
-            value is None or type(value) in (int, float)
-        ):
+        if name in ("step", "saved") or not _is_number(value):
             continue
-        with contextlib.suppress(OverflowError):  # of an int with hundreds of digits
+        try:
             found[name] = math.nan if value is None else float(value)
+        except OverflowError:  # of an int with hundreds of digits
+            found[name] = math.inf
     return found
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number, or null for one that diverged."""
+    return value is None or type(value) in (int, float)
 
 
 def _note(job: Job, values: Mapping[str, Any]) -> None:

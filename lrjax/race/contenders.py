@@ -7,11 +7,13 @@ import functools
 import itertools
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from lrjax.common import files
+from lrjax.domains import Domain
 from lrjax.hpo import rate_grid
 from lrjax.hpo.prior import Candidate
 from lrjax.messages import UsageError, shown, unknown
@@ -21,6 +23,7 @@ _FILE = Path(__file__).with_name("methods.json")
 _LARGEST = 2**20  # bytes of the file
 _MOST = 1000  # contenders: what is believed of them is a matrix of this size
 _RATE = "learning_rate"
+_GREATEST = sys.float_info.max  # whole numbers of Python have no end
 
 Methods: TypeAlias = str | Iterable[str] | Mapping[str, Mapping[str, Any] | None] | None
 """Names; or names with hyperparameters, each a value or a list of values to try."""
@@ -83,11 +86,15 @@ class Contender:
         return Candidate(name, self.rate, not self.own and not changed, variant)
 
 
-@functools.cache
 def shipped() -> Mapping[str, Mapping[str, Any]]:
-    """lrjax's methods by name: `defaults`; `rates`, the ends of its rates or None."""
-    content = files.read_given(_FILE, _LARGEST)
-    return json.loads(content, object_hook=decoded)
+    """lrjax's methods by name, as `benchmarks/race_methods.py` describes them."""
+    return _file()["methods"]
+
+
+@functools.cache
+def _file() -> Mapping[str, Any]:
+    """The content of the file of methods."""
+    return json.loads(files.read_given(_FILE, _LARGEST), object_hook=decoded)
 
 
 def of(methods: Methods) -> tuple[Contender, ...]:
@@ -114,11 +121,17 @@ def of(methods: Methods) -> tuple[Contender, ...]:
         methods = tuple(shipped())
     if isinstance(methods, str):
         methods = (methods,)
-    if not isinstance(methods, Iterable):
+    if isinstance(methods, bytes) or not isinstance(methods, Iterable):
         raise UsageError(f"methods must be names, not {shown(methods)}")
-    named = methods if isinstance(methods, Mapping) else dict.fromkeys(methods)
+    if isinstance(methods, set | frozenset):
+        methods = sorted(methods, key=str)  # a set's order is another in each process
+    named = (
+        methods.items()
+        if isinstance(methods, Mapping)
+        else ((m, None) for m in methods)
+    )
     found: list[Contender] = []
-    for name, given in named.items():
+    for name, given in named:
         for each in _of(name, given):
             if each not in found:
                 found.append(each)
@@ -155,10 +168,10 @@ def _of(name: Any, given: Mapping[str, Any] | None) -> Iterator[Contender]:
     for key in given or {}:
         if known and key not in base:
             raise unknown(f"hyperparameter of {name}", key, base)
-    lists = {
-        key: _values(name, key, value, base.get(key))
-        for key, value in (given or {}).items()
-    }
+    lists = {key: _values(name, key, value) for key, value in (given or {}).items()}
+    for key, values in lists.items() if known else ():
+        for value in values:
+            _check(name, key, value)
     count = math.prod(map(len, lists.values()))
     if count > _MOST:
         raise _too_many(count)
@@ -171,39 +184,61 @@ def _of(name: Any, given: Mapping[str, Any] | None) -> Iterator[Contender]:
             yield one
 
 
-def _values(name: str, key: Any, given: Any, default: Any) -> list[Any]:
+def _values(name: str, key: Any, given: Any) -> list[Any]:
     """The values of a hyperparameter to try.
 
     Args:
       name: of the method.
       key: of the hyperparameter.
       given: a value, or several.
-      default: of a method of lrjax; None for one's own.
     """
     given = given.tolist() if hasattr(given, "tolist") else given  # arrays
     several = isinstance(given, list | tuple | range)
     values: list[Any] = list(given) if several else [given]
     values = [each.item() if hasattr(each, "item") else each for each in values]
-    kinds: Any = float | int if _is_number(default) else str | float | int
-    what = "a number" if _is_number(default) else "a number, a text, True, False"
     for value in values:
-        sound = value is None or isinstance(value, kinds)
-        if _is_number(default):
-            sound = sound and not isinstance(value, bool)
+        sound = value is None or isinstance(value, str | float | int)
         if not sound or value != value:  # NaN
             raise UsageError(
-                f"method '{name}': {key} must be {what}, None or a list of these, not "
-                f"{shown(value)}"
+                f"method '{name}': {key} must be a number, a text, True, False, None "
+                f"or a list of these, not {shown(value)}"
             )
-        if key == _RATE and default is not None and not 0 < (value or 0) < math.inf:
-            raise UsageError(
-                f"method '{name}': learning_rate must be above 0, not {shown(value)}"
-            )
+        if isinstance(value, int) and abs(value) > _GREATEST:
+            raise UsageError(f"method '{name}': {key} is too large: {shown(value)}")
     if not isinstance(key, str) or not values:
         raise UsageError(f"method '{name}': {shown(key)} has no value to try")
     return values
 
 
-def _is_number(value: Any) -> bool:
+def _check(name: str, key: str, value: Any) -> None:
+    """Refuse a value that a hyperparameter of a method of lrjax cannot have.
+
+    Args:
+      name: of the method.
+      key: of the hyperparameter.
+      value: a number, a text, a truth value or None.
+    """
+    known = shipped()[name]
+    default, valid = known["defaults"][key], known["valid"].get(key, {})
+    where = f"method '{name}': {key}"
+    if key == "schedule":
+        if value not in _file()["schedules"]:
+            raise unknown(f"schedule of {name}", value, _file()["schedules"])
+    elif isinstance(default, bool | str):
+        if type(value) is not type(default):
+            what = "True or False" if isinstance(default, bool) else "a name"
+            raise UsageError(f"{where} must be {what}, not {shown(value)}")
+    elif value is not None or default is not None:
+        if not _is_number(value):
+            raise UsageError(
+                f"{where} must be a number or a list of numbers, not {shown(value)}"
+            )
+        if key == _RATE and not 0 < value < math.inf:
+            raise UsageError(f"{where} must be above 0, not {shown(value)}")
+        if value not in Domain(**valid):
+            raise UsageError(f"{where} must be {Domain(**valid)}, not {shown(value)}")
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a number, and no truth value."""
     return isinstance(value, float | int) and not isinstance(value, bool)

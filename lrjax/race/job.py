@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import numbers
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,10 +13,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from lrjax.hpo.points import Scale
-from lrjax.messages import UsageError, counted, shown
+from lrjax.messages import UsageError, counted, cut, shown
 from lrjax.race import lock, torch_forms
 from lrjax.race import log as log_lib
 from lrjax.race.contenders import Contender
+
+_ROUNDING = 1e-3  # by which a mean of shares may pass its bounds
 
 
 class Job:
@@ -77,7 +80,7 @@ class Job:
         self.label, self.metric, self.claim = contender.label, metric, claim
         self._scale, self._log, self._done = scale, log, done
         self._methods = tuple(methods)
-        self._began = time.monotonic()
+        self._began, self._pid = time.monotonic(), os.getpid()
 
     def __repr__(self) -> str:
         steps = f"steps {self.start} to {self.stop}"
@@ -122,6 +125,17 @@ class Job:
           UsageError: if the metric is missing, a value is no number, or the job is
             over.
         """
+        self._end(log_lib.TOLD, values=self.checked(values))
+
+    def checked(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """What `tell` makes of values; it ends nothing.
+
+        Args:
+          values: as for `tell`.
+
+        Raises:
+          UsageError: if the metric is missing, or a value is no number.
+        """
         numbers = self._numbers(values)
         if self.metric not in numbers:
             names = ", ".join(numbers) or "nothing"
@@ -130,12 +144,15 @@ class Job:
                 f"{names}; tell it, or begin a race with metric='...'"
             )
         value, (_, low, high) = numbers[self.metric], self._scale
-        if math.isfinite(value) and not low <= value <= high:
-            raise UsageError(
-                f"job {self.number}: {self.metric} is from {low:g} to {high:g}, "
-                f"not {value:g}; tell a share, not per cent"
-            )
-        self._end(log_lib.TOLD, values=numbers)
+        if math.isfinite(value):
+            bounded = min(max(value, low), high)
+            if abs(value - bounded) > _ROUNDING:
+                raise UsageError(
+                    f"job {self.number}: {self.metric} is from {low:g} to {high:g}, "
+                    f"not {value:g}; tell a share, not per cent"
+                )
+            numbers[self.metric] = bounded
+        return numbers
 
     def failed(self, reason: str = "diverged") -> None:
         """End the job without a result; its contender counts as lost.
@@ -175,7 +192,18 @@ class Job:
         self._note(log_lib.SAVED, step=self._step(step))
 
     def give_back(self) -> None:
-        """Leave the job to others, or to a later call, unless it is over."""
+        """Leave the job to others, or to a later call, unless it is over.
+
+        A process that was forked while the job was taken leaves it to the one that took
+        it.
+        """
+        if os.getpid() == self._pid:
+            self._release()
+        else:
+            self.claim.close()
+
+    def _release(self) -> None:
+        """Give the lock back, unless that was done."""
         if not self.over:
             lock.release(self.claim)
             self._done()
@@ -204,7 +232,7 @@ class Job:
     def _end(self, event: str, **fields: Any) -> None:
         """Note the end, and release the job."""
         self._note(event, **fields, seconds=round(time.monotonic() - self._began, 3))
-        self.give_back()
+        self._release()
 
     def _note(self, event: str, **fields: Any) -> None:
         """Append an event of this job."""
@@ -256,6 +284,6 @@ def checkpoint_of(folder: Path, number: int) -> Path:
 
 def describe_lost(reasons: Mapping[int, str]) -> str:
     """Why jobs were lost, for a message: 'job 0 diverged, job 1 exit code 1, ...'."""
-    shown = [f"job {number}: {reason}" for number, reason in reasons.items()][:3]
+    shown = [f"job {number}: {cut(reason)}" for number, reason in reasons.items()][:3]
     more = len(reasons) - len(shown)
     return "; ".join(shown) + (f"; and {counted(more, 'other')}" if more else "")

@@ -22,7 +22,6 @@ NAME = "race.jsonl"
 SETTINGS, BEGUN, REACHED = "settings", "begun", "reached"
 SAVED, TOLD, FAILED = "saved", "told", "failed"
 _LARGEST = 2**30  # bytes
-_INFINITE = {"inf": math.inf, "-inf": -math.inf}
 
 
 class Log:
@@ -164,4 +163,5 @@ def encoded(value: Any) -> Any:
 
 def decoded(value: dict[str, Any]) -> Any:
     """An object of JSON, or the infinity that it stands for."""
-    return _INFINITE[value["float"]] if value.keys() == {"float"} else value
+    infinite = value.keys() == {"float"} and value["float"] in ("inf", "-inf")
+    return float(value["float"]) if infinite else value

@@ -139,7 +139,7 @@ class Race:
           UsageError: if the folder has none.
         """
         log = log_lib.Log(files.expanded(folder))
-        if not (log.folder / log_lib.NAME).exists():
+        if not files.is_there(log.folder / log_lib.NAME):
             raise UsageError(f"{log.folder} has no race: there is no {log_lib.NAME}")
         race = cls.__new__(cls)
         race._start(log, None)
@@ -300,9 +300,10 @@ class Race:
         course = course.with_some(some)
         found = course.answer()
         if found is None:
-            runs = counted(len(course.asked), "job")
+            count = len(course.asked)
+            runs = f"all of {count} jobs were" if count > 1 else "the only job was"
             raise UsageError(
-                f"{self.folder}: all of {runs} were lost "
+                f"{self.folder}: {runs} lost "
                 f"({job_lib.describe_lost(self._lost)}); begin another race with "
                 "smaller rates or other methods"
             )
@@ -495,6 +496,7 @@ def _count(name: str, value: Any) -> int:
 
 def _higher_is_better(metric: str, given: Any) -> bool:
     """The direction of a metric, as given or by its name."""
+    given = given.item() if hasattr(given, "item") else given  # NumPy's truth values
     if given is not None and not isinstance(given, bool):
         raise UsageError(
             f"higher_is_better must be True, False or None, not {shown(given)}"

@@ -24,6 +24,8 @@ from lrjax.reports.palette import Palette
 from lrjax.reports.study import Study
 from lrjax.reports.writer import ReportWriter
 
+_MOST_ROWS = 40  # of a heat map; each cell takes a millisecond to draw
+
 
 def _overview(study: Study, writer: ReportWriter) -> Section:
     """Mean ranks and normalised scores over all tasks."""
@@ -89,6 +91,7 @@ def _gap(study: Study, writer: ReportWriter) -> Section:
         "in points, others in their unit); 0 is the best. Colours are relative "
         "to the largest gap of a column. x2: two runs diverged and are not in that "
         "mean; where half or more did there is none. Rows are sorted by mean gap."
+        + _drawn(len(text))
     )
     return writer.section(
         "gap",
@@ -96,8 +99,15 @@ def _gap(study: Study, writer: ReportWriter) -> Section:
         finding,
         how_to_read,
         gap.assign(mean_gap=mean).reset_index().rename_axis(columns=None),
-        figures.cells(writer.plt, study.palette, shade, text, apart=1),
+        figures.cells(
+            writer.plt, study.palette, shade[:_MOST_ROWS], text[:_MOST_ROWS], apart=1
+        ),
     )
+
+
+def _drawn(rows: int) -> str:
+    """What to say of a heat map that has rows that are not drawn."""
+    return f" The first {_MOST_ROWS} of {rows} are drawn." if rows > _MOST_ROWS else ""
 
 
 def _gap_text(value: float) -> str:
@@ -222,8 +232,10 @@ def _pairs(study: Study, writer: ReportWriter) -> Section | None:
     how_to_read = (
         "Chance, in percent, that a run of the row is better than a run of the column "
         "on the same task, averaged over tasks; ties count half. A star: the 95 % "
-        "interval lies above 50."
+        "interval lies above 50." + _drawn(len(order))
     )
+    shown = order[:_MOST_ROWS]
+    wide, text = wide.loc[shown, shown], text.loc[shown, shown]
     return writer.section(
         "pairs",
         "Who beats whom",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrjax.core import counted, cut, listed
+from lrjax.core import counted, cut, listed, shown
 from lrjax.tasks import data
 from lrjax.tasks.data import DataError
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _CATEGORIES = 1000  # most of them in a column
 _FEW = 20  # categories that any column may have
+_ODD = 0.1  # of different texts: a column of numbers may have so many others
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_AMOUNT = re.compile(r"[-+$€£ ]*\d[\d., ']*[%$€£ ]*")  # 1,234.50 or $5 or 7%
 _DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}"
 )
@@ -51,11 +54,12 @@ def encode(columns: pd.DataFrame, rows: np.ndarray, name: str) -> np.ndarray:
     pieces, width = [], 0
     for label in columns:
         column = columns[label]
-        check(column, cut(str(label)), name)
+        shorter = cut(str(label))
+        check(column, shorter, name, f"&drop={shorter}")
         if is_text(column):
-            piece = _categories(column, rows, cut(str(label)), name)
+            piece = _categories(column, rows, shorter, name)
         else:
-            piece = _numbers(column, rows, cut(str(label)), name)
+            piece = _numbers(column, rows, shorter, name)
         width += piece.shape[1]
         if len(columns) * width > data.MAX_ELEMENTS:
             raise DataError(
@@ -97,10 +101,22 @@ def _categories(
     texts = [None if text is None else str(text) for text in texts]
     found = {texts[row] for row in rows}
     known = sorted(text for text in found if text is not None)
+    odd = _odd_among_numbers(known)
     if len(known) > max(_FEW, len(rows) / 2) or len(known) > _CATEGORIES:
+        why = "as identifiers have: leave it out"
+        if odd is not None:
+            why = f"and {shown(odd)} is no number: leave such cells empty, or it out"
+        elif _are_amounts(known):
+            why = f"such as {shown(known[0])}: write numbers as 1234.5, or leave it out"
         raise DataError(
             f"{where}: column '{label}' has {len(known):,} different texts in "
-            f"{len(rows):,} rows, as identifiers have: leave it out (&drop={label})"
+            f"{len(rows):,} rows, {why} (&drop={label})"
+        )
+    if odd is not None:
+        warnings.warn(
+            f"{where}: column '{label}' is of texts, since {shown(odd)} is no number; "
+            "each text is a category: leave such cells empty if numbers are meant",
+            stacklevel=2,
         )
     places = {text: place for place, text in enumerate(known)}
     if None in found:
@@ -112,8 +128,27 @@ def _categories(
     return encoded
 
 
-def check(column: pd.Series, label: str, where: str) -> None:
-    """Refuse dates and whatever is neither number nor text."""
+def _odd_among_numbers(texts: list[str]) -> str | None:
+    """The first of some texts that is no number, if most others are numbers."""
+    odd = [text for text in texts if not _NUMBER.fullmatch(text.strip())]
+    return odd[0] if odd and len(odd) <= _ODD * len(texts) else None
+
+
+def _are_amounts(texts: list[str]) -> bool:
+    """Whether some texts are numbers in another spelling than Python's."""
+    amounts = all(_AMOUNT.fullmatch(text) for text in texts)
+    return amounts and not all(_NUMBER.fullmatch(text.strip()) for text in texts)
+
+
+def check(column: pd.Series, label: str, where: str, without: str = "") -> None:
+    """Refuse dates and whatever is neither number nor text.
+
+    Args:
+      column: to check.
+      label: its name.
+      where: the file or task, for the message.
+      without: how to leave the column out, for the message; '' if that is no help.
+    """
     import pandas as pd
 
     kind, fault = column.dtype.kind, ""
@@ -133,6 +168,6 @@ def check(column: pd.Series, label: str, where: str) -> None:
             fault = "dates or times"
     if fault:
         raise DataError(
-            f"{where}: column '{label}' holds {fault}: turn it into numbers or texts, "
-            f"or leave it out (&drop={label})"
+            f"{where}: column '{label}' holds {fault}: turn it into numbers or texts"
+            f"{f', or leave it out ({without})' if without else ''}"
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrjax.core import counted, cut, listed, unknown
+from lrjax.core import counted, cut, listed, shown, unknown
 from lrjax.tasks import columns as columns_lib
 from lrjax.tasks import data, table
 from lrjax.tasks.data import DataError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 _PACKED = (".gz", ".bz2", ".xz")
+# Halves of characters, where JSON was cut within one: no tokenizer takes them.
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 def read(path: str, text: str, target: str) -> tuple[list[str], np.ndarray]:
@@ -50,6 +53,8 @@ def read(path: str, text: str, target: str) -> tuple[list[str], np.ndarray]:
             )
         if column not in names:
             raise DataError(f"{path}: {unknown('column', column, names)}")
+    if text == target:
+        raise DataError(f"{path}: column '{cut(text)}' is both text and target")
     absent = frame[[text, target]].isna().any(axis=1).to_numpy()
     if absent.any():
         warnings.warn(
@@ -62,7 +67,11 @@ def read(path: str, text: str, target: str) -> tuple[list[str], np.ndarray]:
         raise DataError(f"{path}: holds no rows with a text and a label")
     if not columns_lib.is_text(frame[text]):
         raise DataError(f"{path}: column '{cut(text)}' is of numbers, not of texts")
-    return [str(each) for each in frame[text]], _classes(frame[target], target, path)
+    odd = [each for each in frame[text] if not isinstance(each, str | float | int)]
+    if odd:
+        raise DataError(f"{path}: column '{cut(text)}' holds {shown(odd[0])}, no text")
+    texts = [_HALVES.sub("\ufffd", str(each)) for each in frame[text]]
+    return texts, _classes(frame[target], target, path)
 
 
 def _classes(labels: pd.Series, name: str, path: str) -> np.ndarray:
@@ -75,10 +84,14 @@ def _classes(labels: pd.Series, name: str, path: str) -> np.ndarray:
     columns_lib.check(labels, column, path)
     if columns_lib.is_text(labels):
         labels = labels.astype(str)
-    elif not (labels == labels.round()).all():
-        raise DataError(
-            f"{path}: target '{column}' has fractions, which are no classes"
-        )
+    else:
+        values = labels.to_numpy(float)
+        odd = "infinite numbers" if np.isinf(values).any() else ""
+        odd = odd or ("fractions" if (values % 1).any() else "")
+        if odd:
+            raise DataError(
+                f"{path}: target '{column}' has {odd}, which are no classes"
+            )
     found, classes = np.unique(labels.to_numpy(), return_inverse=True)
     if len(found) < 2:
         raise DataError(f"{path}: column '{column}' holds one class only")

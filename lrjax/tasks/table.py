@@ -55,6 +55,11 @@ _SETTINGS = ("target", "kind", "drop", "hidden", "norm")
 _PACKED = (".gz", ".bz2", ".xz")  # of CSV files; data.read_bytes unpacks them
 _CLASSES = 100  # most of them in a column of whole numbers
 _WIDEST = 2**16  # units of a hidden layer
+_DECIMAL = r"[-+]?(\d+|\d*,\d+)([eE][-+]?\d+)?"  # as in files with semicolons
+# Names that pandas gives an index without one, in CSV and Parquet.
+_INDEX = re.compile(r"Unnamed: \d+(\.\d+)*|__index_level_\d+__|")
+# Largest span of targets, and 1 over the smallest, whose squares can be summed.
+_SPAN = {"float32": 1e15, "float64": 1e100}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +175,29 @@ def make(name: str, options: TaskOptions) -> Task:
     if not len(frame):
         raise DataError(f"{where}: column '{cut(query.target)}' has no values")
     columns = frame.drop(columns=[query.target, *query.drop])
+    columns = columns.drop(columns=_indices(columns, name))
     if not len(columns.columns):
         raise DataError(f"{where}: there is no column beside the target")
     kind = _kind_of(target, query, where)
     return _KINDS[kind](name, query, columns, target, options)
+
+
+def _indices(columns: pd.DataFrame, name: str) -> list[str]:
+    """Columns without a name that are empty, or number the rows; a warning of these.
+
+    Where rows are sorted, their numbers tell the targets.
+    """
+    unnamed = [c for c in columns if _INDEX.fullmatch(c)]
+    empty = [c for c in unnamed if columns[c].isna().all()]
+    numbers = [c for c in unnamed if columns[c].dtype.kind in "iu"]
+    numbers = [c for c in numbers if columns[c].is_unique and columns[c].min() >= 0]
+    if numbers:
+        warnings.warn(
+            f"{name}: left out, since it only numbers the rows: column "
+            f"'{cut(numbers[0])}', an index that pandas has written",
+            stacklevel=3,
+        )
+    return empty + numbers
 
 
 def make_bundled(name: str, options: TaskOptions) -> Task:
@@ -247,7 +271,40 @@ def _csv(content: bytes, ending: str, path: str) -> pd.DataFrame:
         io.BytesIO(content), sep=separator, header=None, nrows=1, dtype=str
     )
     _check_once(first.iloc[0].dropna(), path)  # pandas would call the second 'a.1'
-    return pd.read_csv(io.BytesIO(content), sep=separator, low_memory=False)
+
+    def parsed(**options: Any) -> pd.DataFrame:
+        file = io.BytesIO(content)
+        return pd.read_csv(file, sep=separator, low_memory=False, **options)
+
+    frame = parsed()
+    if not isinstance(frame.index, pd.RangeIndex):  # lines are longer than the first
+        if frame.index.nlevels == 1 and frame.iloc[:, -1].isna().all():
+            frame = parsed(index_col=False)  # they end with a separator
+        elif not _names_rows(frame.index):
+            raise DataError(
+                f"{path}: lines have {frame.shape[1] + frame.index.nlevels} values, "
+                f"but the first names {counted(frame.shape[1], 'column')}"
+            )
+    return frame if separator == "," else frame.apply(_with_decimal_points)
+
+
+def _names_rows(index: pd.Index) -> bool:
+    """Whether values without a column are names of rows, as R writes them.
+
+    Pandas takes the first value of lines that have one more than there are columns.
+    """
+    counts = np.array_equal(index, np.arange(1, len(index) + 1))
+    return counts or (index.is_unique and index.inferred_type == "string")
+
+
+def _with_decimal_points(column: pd.Series) -> pd.Series:
+    """A column with numbers in place of texts such as '0,5', if it has no others."""
+    if not columns_lib.is_text(column) or column.dtype.kind == "b":
+        return column
+    texts = column.dropna().astype(str).str.strip()
+    if not len(texts) or not texts.str.fullmatch(_DECIMAL).all():
+        return column
+    return texts.str.replace(",", ".").astype(float).reindex(column.index)
 
 
 def _parquet(content: bytes, path: str) -> pd.DataFrame:
@@ -269,6 +326,8 @@ def _npz(path: str) -> pd.DataFrame:
         if not header.shape:
             raise DataError(f"{path}: '{cut(name)}' is not a column but one value")
     rows = {name: header.shape[0] for name, header in headers.items()}
+    if 0 in rows.values():
+        raise DataError(f"{path}: holds no rows")
     if len(set(rows.values())) > 1:
         counts = ", ".join(f"{name} {count:,}" for name, count in rows.items())
         raise DataError(f"{path}: arrays have different numbers of rows: {cut(counts)}")
@@ -343,9 +402,15 @@ def _regression(
     train = held[0]
     encoded = columns_lib.encode(columns, train, name)
     features = libsvm.scaled(name, encoded, train, options)
-    centre, spread = values[train].mean(), values[train].std()
-    if not spread:
+    span, most = np.ptp(values[train]), _SPAN[features.dtype.name]
+    if not span:
         raise DataError(f"{name}: all targets of the training part are equal")
+    if not 1 / most <= span <= most:
+        raise DataError(
+            f"{name}: the targets span {span:.0e}, whose square {features.dtype.name} "
+            "cannot sum: give them in another unit"
+        )
+    centre, spread = values[train].mean(), values[train].std()
     scaled = ((values - centre) / spread).astype(features.dtype)
     parts = [
         jax.device_put({"inputs": features[at], "targets": scaled[at]})

@@ -23,7 +23,7 @@ def connect(workdir: Path) -> TensorBoard:
     """Open event files below a working directory.
 
     Raises:
-      UsageError: if tensorboardX is not installed.
+      UsageError: if tensorboardX is not installed, or something else is in the way.
     """
     try:
         import tensorboardX as _  # noqa: F401  # pyright: ignore[reportMissingImports]
@@ -31,6 +31,7 @@ def connect(workdir: Path) -> TensorBoard:
         raise UsageError(
             "--log=tensorboard needs tensorboardX: pip install 'lrjax[track]'"
         ) from error
+    files.check_folder(workdir / FOLDER)
     return TensorBoard(workdir)
 
 

@@ -22,18 +22,23 @@ _INVALID = re.compile(r"[^\w./ -]")  # in the name of a metric
 
 
 def connect(workdir: Path) -> MLflow:
-    """Choose where runs are kept; nothing is sent or written yet.
+    """Choose where runs are kept; nothing is sent yet.
 
     Raises:
-      UsageError: if MLflow is not installed.
+      UsageError: if MLflow is not installed, or something else is in the way.
+      mlflow.MlflowException: if the address is none.
     """
     try:
-        import mlflow  # noqa: F401  # pyright: ignore[reportMissingImports]
+        import mlflow  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(
             "--log=mlflow needs MLflow: pip install 'lrjax[track]'"
         ) from error
-    return MLflow(workdir, os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if address := os.environ.get("MLFLOW_TRACKING_URI", ""):
+        mlflow.MlflowClient(address)  # asks no server
+    else:
+        files.check_folder(workdir / _FOLDER)
+    return MLflow(workdir, address)
 
 
 class MLflow:
@@ -66,7 +71,7 @@ class MLflow:
     @functools.cached_property
     def _experiment(self) -> str:
         """MLflow's number of the experiment, which is made if it is missing."""
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "lrjax")
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "lrjax"
         found = self._client.get_experiment_by_name(name)
         return found.experiment_id if found else self._client.create_experiment(name)
 

@@ -12,6 +12,7 @@ from lrjax.core import UsageError
 from lrjax.track import Row, values
 
 _MOST_OPEN = 64  # runs at a time, all of them in one process of W&B's
+_FOLDER = "wandb"
 _LONGEST = 128  # characters of a group's name
 
 
@@ -19,7 +20,8 @@ def connect(workdir: Path) -> Wandb:
     """Log in, unless the mode is offline.
 
     Raises:
-      UsageError: if W&B is not installed, too old, or has no key.
+      UsageError: if W&B is not installed, too old, or has no key, or something else is
+        in the way.
     """
     try:
         import wandb  # pyright: ignore[reportMissingImports]
@@ -27,6 +29,7 @@ def connect(workdir: Path) -> Wandb:
         raise UsageError(
             "--log=wandb needs Weights & Biases: pip install 'lrjax[track]'"
         ) from error
+    files.check_folder(workdir / _FOLDER)
     if wandb.setup().settings.mode not in ("offline", "disabled"):
         try:
             # Here, since it may ask for a key; the server is not asked yet.
@@ -81,7 +84,7 @@ class Wandb:
         """Begin a run, or go on with one of this id."""
         import wandb  # pyright: ignore[reportMissingImports]
 
-        files.make_folder(self._workdir / "wandb", below=self._workdir)
+        files.make_folder(self._workdir / _FOLDER, below=self._workdir)
         settings = wandb.Settings(
             silent=True,
             console="off",  # what is printed is not one run's
@@ -90,7 +93,7 @@ class Wandb:
             x_disable_stats=True,  # of the machine, again for each run
         )
         return wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "lrjax"),
+            project=os.environ.get("WANDB_PROJECT") or "lrjax",
             dir=str(self._workdir),
             id=run["run_id"],
             name=f"{run['entry']} seed{run['seed']}",

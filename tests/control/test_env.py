@@ -295,6 +295,10 @@ def test_bad_input_is_named():
         ({"steps": 1.5}, "steps is 1.5"),
         ({"steps_per_action": 0}, "steps_per_action is 0"),
         ({"steps_per_action": 3}, "is 3, but an episode has 2 steps"),
+        ({"steps": 2**31}, r"steps is 2147483648; .* below 2\*\*31"),
+        ({"dtype": "x"}, "dtype is 'x', not jnp.float32 or jnp"),
+        ({"dtype": np.float16}, "not jnp.float32 or jnp"),
+        ({"hparams": None}, "hparams is None, no mapping"),
         ({"reward": "finale"}, "did you mean 'final'"),
         ({"crash_penalty": -1.0}, "crash_penalty"),
         ({"method": "adm"}, "did you mean 'adam'"),
@@ -310,6 +314,11 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(UsageError, match=message):
             control.Env(**{"task": task, "steps": 2} | choices)
+    control.Env(task, 2, crash_penalty=np.float32(3))
+    with pytest.raises(UsageError, match="dtype is float64, which JAX computes in flo"):
+        control.Env(task, 2, dtype=jnp.float64).reset(KEY)
+    with pytest.raises(UsageError, match=r"steps_per_rate is 1\.5"):
+        policies.replay([0.1], 1.5)
     env = control.Env(task, 2, 2)
     assert control.Env(task, 2).every == task.steps_per_epoch
     with pytest.raises(UsageError, match="differ in shape"):

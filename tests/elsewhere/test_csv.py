@@ -377,8 +377,13 @@ def test_a_compressed_file(tmp_path):
         ('run,step,loss\na,1,1\n"a,2,3\n', "", "unexpected end of data"),
         ("run,step,loss\na,1,1\na,2,high\n", "", "row 2: 'high' is no loss"),
         ("run,step,loss\na,1,1\na,,2\n", "", "row 2 has no step"),
-        ("run,step,loss\na,1,1\na,-1,2\n", "", "row 2 has no step from 0 on"),
-        ("run,step,loss\na,inf,1\na,1,2\n", "", "row 1 has no step from 0 on"),
+        ("run,step,loss\na,1,1\na,-1,2\n", "", "row 2 has no step from 0 to 1e.15"),
+        ("run,step,loss\na,inf,1\na,1,2\n", "", "row 1 has no step from 0 to 1e.15"),
+        (
+            "run,step,loss\na,1,1\na,1e300,2\n",
+            "",
+            "row 2 has no step",
+        ),  # int64: -9e18
         ("run,loss,loss\na,1,1\n", "", "'loss' twice"),
         ("run,loss\na,1\n", "?method=optimiser", "unknown column.*'optimiser'"),
         ("run,loss\na,1\n", "?metod=b", "unknown option.*did you mean 'method'"),
@@ -391,6 +396,7 @@ def test_a_compressed_file(tmp_path):
         ("# of adam\nrun,loss\na,1\n", "", "begins with a comment"),
         ("run,val_acc,loss\na,'75,5',1\n", "", "row 1 has 4 values"),
         ('run,loss\na,"1,234.5"\n', "", "row 1: '1,234.5' is no loss"),
+        ("run,acc\na,95%\nb,94\n", "", "row 2: '94' is acc without the sign %"),
         ("run,loss,fit\na,1,good\n", "?higher=fit", "row 1: 'good' is no fit"),
         ("run,loss\n\0,1\n", "", None),
     ],
@@ -457,3 +463,10 @@ def test_a_missing_file_and_an_unknown_format(tmp_path):
 def test_what_names_mean(column, part, metric, higher):
     assert names.split(column) == (part, metric)
     assert metric_names.higher_is_better(metric) is higher
+
+
+def test_times_below_zero_are_unknown(tmp_path):
+    text = "method,loss,seconds,examples\na,1,-3,-1\nb,2,4,inf\n"
+    runs = read(tmp_path / "a.csv", text).runs
+    np.testing.assert_array_equal(runs["seconds"], [np.nan, 4])
+    assert runs["examples"].isna().all()

@@ -87,6 +87,7 @@ def test_the_program_runs_it_and_goes_on(tmp_path, script):
         (["--command=x", "--horizon=9"], "--methods is missing"),
         (["--command=x", "--horizon=9", "--methods=adm"], "did you mean 'adam'"),
         (["--command={lr}", "--horizon=9", "--methods=adam"], "unknown field '{lr}'"),
+        (["--higher_is_better=no"], "--higher_is_better='no': must be True or False"),
     ],
 )
 def test_bad_flags_are_refused(tmp_path, arguments, message):
@@ -156,6 +157,36 @@ def test_a_missing_result_is_said(race, script, printed):
     ):
         command.run(race, script(f"print({printed!r})"))
     assert not events(race, "told")
+
+
+@pytest.mark.parametrize(
+    "printed",
+    ["{{}}", '{{"accuracy": 93}}', '{{"accuracy": true}}', '{{"accuracy": "0.93"}}'],
+)
+def test_a_result_that_cannot_be_taken_is_not_taken_again(tmp_path, printed):
+    race = Race(
+        "adam", budget=1, horizon=10, folder=tmp_path / "race", metric="accuracy"
+    )
+    with pytest.raises(lrjax.UsageError, match="job 0: "):
+        command.run(race, f"echo '{printed}'")
+    mended = command.run(race, """echo '{{"accuracy": 0.93}}'""")
+    assert mended.score == 0.93
+
+
+@pytest.mark.parametrize("fault", ["true", "mkdir {folder}/result", "echo > result"])
+def test_a_result_file_that_cannot_be_read_is_not_read_again(tmp_path, fault):
+    race = Race("adam", budget=1, horizon=10, folder=tmp_path / "race")
+    result = "{folder}/result"
+    with pytest.raises(lrjax.UsageError, match="result"):
+        command.run(race, fault, result)
+    mended = """rm -rf {folder}/result; echo '{{"loss": 0.5}}' > {folder}/result"""
+    assert command.run(race, mended, result).score == 0.5
+
+
+@pytest.mark.parametrize(("value", "why"), [("true", "true"), ('"0.3"', '"0.3"')])
+def test_a_metric_that_is_no_number_is_named(race, value, why):
+    with pytest.raises(lrjax.UsageError, match=f"loss must be a number.*not {why}"):
+        command.run(race, f"""echo '{{{{"loss": {value}}}}}'""")
 
 
 def test_a_saved_step_is_where_it_goes_on(race, script):

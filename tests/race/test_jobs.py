@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -629,6 +630,15 @@ def test_a_damaged_line_is_named(race, line):
         ({"adam": {"learning_rate": math.nan}}, "must be a number"),
         ({"adam": {"learning_rate": "fast"}}, "must be a number"),
         ({"adam": {"b1": True}}, "must be a number"),
+        ({"adam": {"b1": 5}}, r"b1 must be in \[0, 1\), not 5"),
+        ({"adam": {"b1": None}}, "b1 must be a number"),
+        ({"adam": {"schedule": "cosin"}}, "did you mean 'cosine'"),
+        ({"cawr": {"T_0": 1.5}}, "T_0 must be a whole number from 1"),
+        ({"prodigy": {"decouple": "no"}}, "decouple must be True or False"),
+        ({"prodigy": {"growth_rate": 0.5}}, "growth_rate must be in"),
+        ({"mine": {"learning_rate": 10**400}}, "learning_rate is too large"),
+        ([["adam"]], "unknown method"),
+        (b"adam", "methods must be names"),
         ({"mine": {c: list(range(100)) for c in "abcdef"}}, "is too large"),
     ],
 )
@@ -663,6 +673,68 @@ def test_equal_values_and_arrays_are_taken_as_they_should(tmp_path):
     assert len(contenders.of({"mine": {"x": [1, 2, 1, 1.0]}})) == 2
     (one,) = contenders.of({"adam": {"learning_rate": np.float32(0.5)}})
     assert type(one.rate) is float
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_that_ends_leaves_the_job_to_its_parent(race):
+    code = f"""
+import os, sys, lrjax
+race = lrjax.Race.open({str(race.folder)!r})
+for job in race:
+    if not os.fork():
+        sys.exit()  # leaves the loop
+    os.wait()
+    other = lrjax.Race.open({str(race.folder)!r}).ask(wait=False)
+    print(job.number, other.number)
+    sys.exit()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "0 1\n"
+
+
+def test_a_hyperparameter_may_be_called_float(tmp_path):
+    for value in (16, "bf16", [1, 2]):
+        folder = tmp_path / str(value)
+        race = Race({"mine": {"float": value}}, budget=1, horizon=9, folder=folder)
+        assert Race.open(folder).contenders == race.contenders
+
+
+def test_reasons_may_be_long(tmp_path):
+    race = Race("adam", budget=1, horizon=9, folder=tmp_path)
+    race.ask().failed("Traceback " * 1000)
+    with pytest.raises(lrjax.UsageError, match="the only job was lost") as error:
+        race.answer()
+    assert len(str(error.value)) < 400
+
+
+def test_what_the_methods_of_the_registry_take_is_taken():
+    for name, method in methods_lib.METHODS.items():
+        if name in contenders.shipped():
+            changed = {k: v for k, v in method.defaults.items() if v != math.inf}
+            (same,) = contenders.of({name: changed})
+            assert same.hyperparameters == method.defaults
+
+
+def test_a_set_has_the_same_order_in_every_process():
+    names = ["adam", "cawr", "dog", "momentum", "prodigy", "sgd"]
+    assert contenders.of(set(names)) == contenders.of(names)
+
+
+def test_a_mean_that_rounds_beyond_its_bound_is_the_bound(tmp_path):
+    race = Race("adam", budget=1, horizon=9, folder=tmp_path, metric="accuracy")
+    race.ask().tell(accuracy=np.nextafter(np.float32(1), np.float32(2)))
+    assert race.answer().score == 1
+
+
+def test_the_truth_values_of_numpy_are_some(tmp_path):
+    settings = {"horizon": 9, "folder": tmp_path, "metric": "x"}
+    assert Race("adam", higher_is_better=np.bool_(True), **settings).higher_is_better
 
 
 def test_every_method_of_pytorch_is_known():

@@ -20,7 +20,7 @@ from lrjax import reports, results
 from lrjax.core import UsageError
 from lrjax.hpo.judged import Judged
 from lrjax.hpo.selection import Selection
-from lrjax.reports import drawing, page
+from lrjax.reports import analyses, drawing, page
 from lrjax.reports.palette import Palette
 from lrjax.tables import frames
 
@@ -407,6 +407,19 @@ def test_a_task_whose_name_ends_like_a_protocols_is_not_missing(tmp_path):
     workdir = fabricated.write(tmp_path, [name], ("sgd", "adam"), 3, config=asked)
     said = write([workdir], tmp_path / "report")
     assert "Missing: nothing." in said
+
+
+@pytest.mark.usefixtures("sketched")
+def test_heat_maps_of_many_entries_stop_and_their_tables_do_not(tmp_path, monkeypatch):
+    """Cells grow with the square of the entries: 300 took six minutes to draw."""
+    monkeypatch.setattr(analyses, "_MOST_ROWS", 3)
+    methods = ("sgd", "adam", "prodigy", "cocob", "dog")
+    workdir = fabricated.write(tmp_path, TASKS[:1], methods, 2)
+    write([workdir], folder := tmp_path / "report")
+    html = (folder / "index.html").read_text()
+    assert html.count("The first 3 of 5 are drawn.") == 2
+    assert len(table(folder, "gap")) == 5
+    assert len(table(folder, "pairs")) == 5 * 4
 
 
 @pytest.mark.usefixtures("sketched")

@@ -223,6 +223,9 @@ def test_files_of_all_kinds_are_the_same(name, tmp_path):
         ("t,y\na,1\nb,1\nc,1\n", "text=t&target=y", "'y' holds one class only"),
         ("t,y\na,1\nb,2\nc,3\n", "text=t&target=y", "has 3 classes in 3 rows"),
         ("t,y\na,.5\nb,2\n", "text=t&target=y", "has fractions, which are no classes"),
+        ("t,y\na,inf\nb,2\n", "text=t&target=y", "infinite numbers, which are no"),
+        ("t,y\na,1\nb,2\n", "text=t&target=t", "'t' is both text and target"),
+        ("t,y\na,2020-01-02\n", "text=t&target=y", "dates.* numbers or texts$"),
         ("t,y\n1,1\n2,2\n", "text=t&target=y", "'t' is of numbers, not of texts"),
         ("t,y\na,1\na,1\nb,2\nb,2\n", "text=t&target=y", "no class has the 3 rows"),
     ],
@@ -235,6 +238,25 @@ def test_files_that_do_not_fit_are_refused_in_one_line(
     with pytest.raises(UsageError, match=said) as caught:
         made(path, GOLDEN, settings)
     assert "\n" not in str(caught.value)
+
+
+def test_halves_of_characters_are_read_as_the_sign_for_what_is_none(tmp_path):
+    """JSON that was cut within an emoji has one; tokenizers raise an error."""
+    path = tmp_path / "a.jsonl"
+    rows = [r'{"body": "open \ud83d", "kind": 1}', '{"body": "close", "kind": 0}']
+    path.write_text("\n".join(rows * 5))
+    assert labelled_text.read(str(path), "body", "kind")[0][:2] == [
+        "open \ufffd",
+        "close",
+    ]
+    assert made(path, GOLDEN).num_classes == 2
+
+
+def test_texts_are_texts(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"body": {"a": 1}, "kind": 1}\n' * 9)
+    with pytest.raises(UsageError, match=r"'body' holds \{'a': 1\}, no text"):
+        labelled_text.read(str(path), "body", "kind")
 
 
 def test_lines_that_are_not_json_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """Tables are encoded as scikit-learn does, and are refused in one line."""
 
 import gzip
+import io
 
 import jax
 import jax.numpy as jnp
@@ -256,6 +257,7 @@ def test_rows_without_a_target_are_left_out(tmp_path):
 
 
 X = np.arange(20.0)
+X6 = np.linspace(0, 6, ROWS)
 DATES = FRAME.assign(when=pd.date_range("2020-01-01", periods=ROWS))
 WRONG = {
     "no target": ("", FRAME, "which column is the target.*one of age, rooms"),
@@ -283,6 +285,18 @@ WRONG = {
     ),
     "fractions as classes": ("target=price&kind=classification", FRAME, "fractions"),
     "constant": ("target=price", FRAME.assign(price=1.5), "are equal"),
+    "too large to square": ("target=price", FRAME.assign(price=X6 * 1e36), "span 6e"),
+    "too small to square": ("target=price", FRAME.assign(price=X6 / 1e36), "span 6e"),
+    "amounts": (
+        "target=price",
+        FRAME.assign(x=[f"$1,{i:03}" for i in range(ROWS)]),
+        r"such as '\$1,\d+': write numbers as 1234.5, or leave it out \(&drop=x\)",
+    ),
+    "a mark for missing": (
+        "target=price",
+        FRAME.assign(x=["?", *map(str, range(1, ROWS))]),
+        r"'\?' is no number: leave such cells empty, or it out \(&drop=x\)",
+    ),
     "one class": ("target=kind", FRAME.assign(kind="flat"), "one class only"),
     "alone": ("target=price", FRAME[["price"]], "no column beside the target"),
     "nothing": ("target=price", FRAME.assign(price=np.nan), "has no values"),
@@ -346,6 +360,57 @@ def test_lines_and_names_that_do_not_fit_are_named(content, said, tmp_path):
     assert str(error.value) in (f"{path}: {said}", f"{path}: cannot be read: {said}")
 
 
+def test_lines_that_end_with_a_separator_move_no_column(tmp_path):
+    """Pandas takes the first value of longer lines for the name of the row."""
+    path, plain = tmp_path / "a.csv", FRAME.to_csv(index=False)
+    first, rest = plain.split("\n", 1)
+    path.write_text(f"{first}\n" + rest.replace("\n", ",\n"))
+    pd.testing.assert_frame_equal(
+        table.read(str(path)), pd.read_csv(io.StringIO(plain))
+    )
+
+
+def test_a_column_that_the_first_line_lacks_is_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,y\n" + "1.5,2,a\n1.5,3,b\n" * 9)
+    with pytest.raises(UsageError, match=r"lines have 3 values.*names 2 columns"):
+        table.read(str(path))
+
+
+@pytest.mark.parametrize("names", ["123456", "abcdef"])
+def test_the_names_that_r_gives_to_rows_are_no_column(names, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,y\n" + "".join(f"{name},1.5,2\n" for name in names))
+    assert table.read(str(path)).to_numpy().tolist() == [[1.5, 2]] * len(names)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_an_index_is_no_feature(ending, tmp_path):
+    """Here it would tell the classes, as in any sorted table."""
+    frame = FRAME.sort_values("kind", ignore_index=True).sample(frac=1, random_state=0)
+    path = tmp_path / f"a{ending}"
+    (frame.to_csv if ending == ".csv" else frame.to_parquet)(path)
+    with pytest.warns(UserWarning, match="only numbers the rows: column "):
+        task = task_of(path, "target=kind")
+    width = task_of(written(FRAME, tmp_path), "target=kind").train["features"].shape[1]
+    assert task.train["features"].shape[1] == width
+
+
+def test_numbers_with_decimal_commas_are_numbers_beside_semicolons(tmp_path):
+    path = tmp_path / "a.csv"
+    FRAME.to_csv(path, sep=";", decimal=",", index=False)
+    pd.testing.assert_frame_equal(
+        table.read(str(path)), pd.read_csv(path, sep=";", decimal=",")
+    )
+
+
+def test_a_text_among_few_numbers_is_said(tmp_path):
+    values = ["?", *[str(i % 15) for i in range(1, ROWS)]]
+    path = written(FRAME.assign(x=values), tmp_path)
+    with pytest.warns(UserWarning, match=r"'x' is of texts, since '\?' is no number"):
+        task_of(path, "target=price")
+
+
 @pytest.mark.parametrize("file", ["table.csv", "what?.csv", "a.csv?b.csv"])
 @pytest.mark.parametrize("column", ["is it?", "?", "a?b=c?"])
 def test_files_and_columns_may_have_question_marks(file, column, tmp_path):
@@ -370,6 +435,7 @@ def test_large_tables_are_refused_before_they_are_unpacked(tmp_path, monkeypatch
     ("arrays", "said"),
     [
         ({"x": X, "y": X[:9]}, "different numbers of rows"),
+        ({"x": X[:0, None], "y": X[:0]}, "holds no rows"),
         ({"x": X, "y": np.float32(1)}, "'y' is not a column but one value"),
         ({"x": X, "y": np.array(["a"] * 20)}, "other things than numbers"),
     ],
