@@ -204,8 +204,10 @@ def _loss(task: Task) -> Iterator[str]:
     batch = _batch(task.train, min(task.batch_size, _ROWS))
 
     def value(key: jax.Array, batch: Batch) -> Any:
-        # A new function each time, so that JAX traces it again.
-        return jax.jit(lambda k, b: task.loss(params, state, k, b))(key, batch)
+        # A new function each time, so that JAX traces it again. Parameters are arguments
+        # as in training: XLA sums products with constants wrongly (docs/upstream.md).
+        loss = jax.jit(lambda p, s, k, b: task.loss(p, s, k, b))
+        return loss(params, state, key, batch)
 
     call = "loss(params, state, key, batch)"
     result, problem = _tried(call, lambda: value(_key(1), batch))
@@ -260,7 +262,8 @@ def _evaluate(task: Task) -> Iterator[str]:
     batch = _batch(task.valid, size)
 
     def sums(batch: Batch) -> Any:
-        return jax.jit(lambda b: task.evaluate(params, state, b))(batch)
+        evaluate = jax.jit(lambda p, s, b: task.evaluate(p, s, b))
+        return evaluate(params, state, batch)
 
     call = "evaluate(params, state, batch)"
     result, problem = _tried(call, lambda: sums(batch))
