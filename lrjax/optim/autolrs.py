@@ -32,7 +32,7 @@ class AutoLrsState(NamedTuple):
       forecasts: their forecasts; the largest number for a loss that was not finite.
       sums: of losses of the trial, by time, [16].
       start: mean of the first losses of the stage's trials.
-      failed: whether a loss of the trial was not finite.
+      failed: number of losses of the trial that were not finite.
       saved: the parameters that each trial starts from.
       saved_inner: the state of the wrapped optimiser there.
       inner: state of the wrapped optimiser.
@@ -223,7 +223,7 @@ def autolrs(
       ...     )
       ...     params = optax.apply_updates(params, updates)
       >>> round(float(optim.effective_learning_rate(state)), 3)
-      0.464
+      0.365
 
     References:
       Jin, Zhou, Zhao, Zhu, Guo, Canini and Krishnamurthy, `AutoLRS: Automatic
@@ -250,7 +250,7 @@ def autolrs(
             forecasts=jnp.zeros(candidates, dtype),
             sums=jnp.zeros(_POINTS, dtype),
             start=jnp.zeros((), dtype),
-            failed=jnp.asarray(False),
+            failed=jnp.zeros((), jnp.int32),
             saved=base.copy(params),
             saved_inner=base.copy(inner),
             inner=inner,
@@ -274,7 +274,7 @@ def autolrs(
         place = state.place
         rate = middle * ratio ** (2 * place - 1)
         known = jnp.isfinite(loss)
-        failed = trying & (~known | (state.failed & ~begins))
+        failed = jnp.where(begins, 0, state.failed) + (~known).astype(jnp.int32)
         # The last but one loss of a trial is its last: the others are at the start.
         number = jnp.maximum(length - 1, 1)
         part = jnp.minimum(step * _POINTS // number, _POINTS - 1)
@@ -289,7 +289,7 @@ def autolrs(
             wanted, places, forecasts, place, sums, number = carry
             worst = jnp.finfo(dtype).max
             found = _forecast(sums, number, trained)
-            found = jnp.where(failed | ~jnp.isfinite(found), worst, found)
+            found = jnp.where((failed > 0) | ~jnp.isfinite(found), worst, found)
             places, forecasts = (
                 places.at[trial].set(place),
                 forecasts.at[trial].set(found),
@@ -313,7 +313,7 @@ def autolrs(
         saved = of_stage(params, state.saved)
         saved_inner = of_stage(state.inner, state.saved_inner)
         # Back in two updates: the second takes what rounding has left of the first.
-        back = trying & ((step >= length - 2) | failed)
+        back = trying & ((step >= length - 2) | (failed > 0))
         steps, inner = base_optimizer.update(
             updates, state.inner, params, value=value, **extra_args
         )
