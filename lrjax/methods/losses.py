@@ -20,6 +20,10 @@ _L4_ADVICE = "The rate is the fraction of the way to the reachable loss; loss ab
 _IAM = "Gower et al. 2025 (IAM)"
 _IAM_ADVICE = "The rate is a cap: choose it high. Loss above lower_bound."
 _AUTOLRS = "Jin et al. 2021 (AutoLRS); YuchenJin/autolrs"
+_AUTOLRS_ADVICE = (
+    "Half of the updates search around the rate, to 10 times: keep that below "
+    "what diverges."
+)
 
 METHODS = (
     Method(
@@ -147,8 +151,8 @@ METHODS = (
         **built(builders.autolrs_sgd),
         family=STATISTICS,
         source=_AUTOLRS,
-        advice="For long runs: half of the updates search.",
-        space=space(learning_rate=Range(1e-3, 1.0)),
+        advice=_AUTOLRS_ADVICE,
+        space=space(learning_rate=Range(1e-4, 0.1)),
         static=frozenset({"candidates"}),
         needs_rate=True,
         horizon_bound=lambda hparams: True,
@@ -158,8 +162,8 @@ METHODS = (
         **built(builders.autolrs_adamw),
         family=STATISTICS,
         source=_AUTOLRS,
-        advice="For long runs: half of the updates search.",
-        space=space(learning_rate=RATE),
+        advice=_AUTOLRS_ADVICE,
+        space=space(learning_rate=Range(1e-5, 1e-2)),
         static=frozenset({"candidates"}),
         needs_rate=True,
         adam_like=True,
