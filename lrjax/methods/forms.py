@@ -106,13 +106,18 @@ _DOMAINS = {
     **dict.fromkeys(("b1", "b2", "b3", "momentum", "beta"), _DECAY),
     "warmup_fraction": Domain(0.0, 1.0, closed=True),
     "last_fraction": Domain(0.0, 1.0, closed=True),
+    "search_fraction": _DECAY,
+    "span": Domain(1.0, math.inf),
     "growth_rate": Domain(1.0, math.inf, closed=True),
     "max_learning_rate": Domain(0.0, math.inf, closed=True),
-    **dict.fromkeys(("T_0", "t_mult", "observations", "actions", "periods"), _FROM_1),
+    **dict.fromkeys(
+        ("T_0", "t_mult", "observations", "actions", "periods", "stages"), _FROM_1
+    ),
     **dict.fromkeys(("patience", "cooldown", "prodigy_steps"), _COUNT),
     "shampoo_beta": _DECAY,
     **dict.fromkeys(("ns_steps", "precondition_frequency", "max_precond_dim"), _FROM_1),
     "window_size": Domain(1.0, 1e5, whole=True),  # size of the state
+    "candidates": Domain(1.0, 64.0, whole=True),  # size of the state
     "max_backtracks": Domain(1.0, 1e4, whole=True),  # forward passes
 }
 

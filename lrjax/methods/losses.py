@@ -19,6 +19,11 @@ _L4 = "Rolinek and Martius 2018; martius-lab/l4-optimizer (TensorFlow)"
 _L4_ADVICE = "The rate is the fraction of the way to the reachable loss; loss above 0."
 _IAM = "Gower et al. 2025 (IAM)"
 _IAM_ADVICE = "The rate is a cap: choose it high. Loss above lower_bound."
+_AUTOLRS = "Jin et al. 2021 (AutoLRS); YuchenJin/autolrs"
+_AUTOLRS_ADVICE = (
+    "Half of the updates search around the rate, to 10 times: keep that below "
+    "what diverges."
+)
 
 METHODS = (
     Method(
@@ -140,5 +145,28 @@ METHODS = (
         space=space(learning_rate=RATE, weight_decay=Range(1e-5, 1e-2)),
         needs_rate=True,
         horizon_bound=lambda hparams: hparams["last_fraction"] < 1,
+    ),
+    Method(
+        name="autolrs_sgd",
+        **built(builders.autolrs_sgd),
+        family=STATISTICS,
+        source=_AUTOLRS,
+        advice=_AUTOLRS_ADVICE,
+        space=space(learning_rate=Range(1e-4, 0.1)),
+        static=frozenset({"candidates"}),
+        needs_rate=True,
+        horizon_bound=lambda hparams: True,
+    ),
+    Method(
+        name="autolrs_adam",
+        **built(builders.autolrs_adamw),
+        family=STATISTICS,
+        source=_AUTOLRS,
+        advice=_AUTOLRS_ADVICE,
+        space=space(learning_rate=Range(1e-5, 1e-2)),
+        static=frozenset({"candidates"}),
+        needs_rate=True,
+        adam_like=True,
+        horizon_bound=lambda hparams: True,
     ),
 )

@@ -17,6 +17,7 @@ from lrjax.optim.adan import adan
 from lrjax.optim.ademamix import ademamix
 from lrjax.optim.adgd import adgd
 from lrjax.optim.adopt import adopt
+from lrjax.optim.autolrs import autolrs
 from lrjax.optim.barzilai_borwein import barzilai_borwein
 from lrjax.optim.base import scale_by_learning_rate
 from lrjax.optim.baselines import adamw, nadamw, sgd
@@ -97,6 +98,7 @@ __all__ = [
     "adopt",
     "ali_g",
     "armijo_sgd",
+    "autolrs",
     "barzilai_borwein",
     "cautious",
     "cautious_adamw",

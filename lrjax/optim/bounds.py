@@ -52,12 +52,14 @@ POSITIVE = Bounds("a finite number above 0", 0, above=True)
 CAP = Bounds("a number from 0, or infinite", 0, below=False)
 SCALE = Bounds("a number above 0, or infinite", 0, above=True, below=False)
 GROWTH = Bounds("a number from 1, or infinite", 1, below=False)
+RATIO = Bounds("a finite number from 1", 1)
 FRACTION = Bounds("a number from 0 and below 1", 0, 1)
 INSIDE = Bounds("a number between 0 and 1, exclusive", 0, 1, above=True)
 SHARE = Bounds("a number from 0 to 1", 0, 1, below=False)
 # Counts are compared as float32 where they are traced, which is exact up to 2**24.
 _MOST = 2**24
 COUNT = Bounds(f"a whole number from 1 to {_MOST}", 1, _MOST, below=False, whole=True)
+FEW = Bounds("a whole number from 1 to 64", 1, 64, below=False, whole=True)
 PAUSE = Bounds(f"a number from 0 to {_MOST}", 0, _MOST, below=False)
 
 

@@ -18,6 +18,7 @@ import optax
 from lrjax.optim import schedules
 from lrjax.optim.abel import abel
 from lrjax.optim.ademamix import ademamix
+from lrjax.optim.autolrs import autolrs
 from lrjax.optim.barzilai_borwein import barzilai_borwein
 from lrjax.optim.baselines import adamw, sgd
 from lrjax.optim.cdat import cdat
@@ -276,6 +277,98 @@ def barzilai_borwein_sgd(
         weight=weight,
         smoothing=smoothing,
         max_learning_rate=max_learning_rate,
+    )
+
+
+def _searched(
+    base_optimizer: Transformation,
+    horizon: Any,
+    stages: Any,
+    search_fraction: Any,
+    candidates: int,
+    **hparams: Any,
+) -> Transformation:
+    """AutoLRS in stages of equal length that fill the horizon and end in training.
+
+    Args:
+      base_optimizer: what it wraps, with rate 1.
+      horizon: updates of a full run.
+      stages: number of stages; fewer where trials would be shorter than ten updates.
+      search_fraction: share of the updates that trials take, rounded down.
+      candidates: number of trials of a stage. Static.
+      hparams: others, as for `autolrs`.
+    """
+    most = search_fraction * horizon // (10 * candidates)
+    number = jnp.maximum(jnp.minimum(stages, most), 1)
+    length = jnp.ceil(horizon / number)
+    trial_steps = jnp.minimum(search_fraction * length, length - 1) // candidates
+    return autolrs(
+        base_optimizer,
+        train_steps=length - candidates * trial_steps,
+        trial_steps=trial_steps,
+        candidates=candidates,
+        **hparams,
+    )
+
+
+def autolrs_sgd(
+    horizon: Any,
+    learning_rate: Any = 0.01,
+    momentum: Any = 0.9,
+    weight_decay: Any = 0.0,
+    span: Any = 10.0,
+    stages: Any = 5,
+    search_fraction: Any = 0.5,
+    candidates: int = 10,
+    kappa: Any = 2.0,
+) -> Transformation:
+    """AutoLRS around SGD with momentum.
+
+    Args:
+      horizon, stages, search_fraction, candidates: as for `_searched`.
+      momentum, weight_decay: as for `sgd`.
+      learning_rate, span, kappa: as for `autolrs`.
+    """
+    return _searched(
+        sgd(1.0, momentum, weight_decay=weight_decay),
+        horizon,
+        stages,
+        search_fraction,
+        candidates,
+        learning_rate=learning_rate,
+        span=span,
+        kappa=kappa,
+    )
+
+
+def autolrs_adamw(
+    horizon: Any,
+    learning_rate: Any = 1e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    weight_decay: Any = 0.0,
+    span: Any = 10.0,
+    stages: Any = 5,
+    search_fraction: Any = 0.5,
+    candidates: int = 10,
+    kappa: Any = 2.0,
+) -> Transformation:
+    """AutoLRS around AdamW.
+
+    Args:
+      horizon, stages, search_fraction, candidates: as for `_searched`.
+      b1, b2, weight_decay: as for `adamw`.
+      learning_rate, span, kappa: as for `autolrs`.
+    """
+    return _searched(
+        adamw(1.0, b1, b2, weight_decay=weight_decay),
+        horizon,
+        stages,
+        search_fraction,
+        candidates,
+        learning_rate=learning_rate,
+        span=span,
+        kappa=kappa,
     )
 
 

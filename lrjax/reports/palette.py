@@ -62,7 +62,10 @@ _FAMILIES = (
         *("adan", "lamb"),
     ),
     ("dowg", "cdowg", "dog", "ldog", "osgm", "muon", "ademamix"),
-    ("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr", "abel"),
+    (
+        *("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr", "abel"),
+        *("autolrs_sgd", "autolrs_adam"),
+    ),
     ("nadamw_cosine", "radam", "cdat", "adgd", "barzilai_borwein"),
 )
 _PLACES = {

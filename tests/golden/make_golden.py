@@ -456,6 +456,7 @@ RATES = {
     "l4_adam": 0.15,
     "l4_momentum": 0.15,
     "osgm": 0.1,
+    "autolrs": 0.01,
     "adgd": 0.2,
     "barzilai_borwein": 0.1,
     "cdat": 2.0,

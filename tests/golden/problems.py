@@ -64,6 +64,7 @@ FILES = {
     "osgm": "hypergradients",
     "salsa": "salsa",
     "abel": "abel",
+    "autolrs": "autolrs",
     "dadapt_adan": "dadapt_adan",
     "adgd": "adgd",
     "adamg": "adamg",

@@ -1,9 +1,9 @@
 """References written from the algorithms in NumPy: NOT official code.
 
 For methods whose authors' code is in no package (hypergradient descent, DoWG,
-CDoWG, smoothed and decreasing SPS, NGN, L4, IAM) or does not exist (STORM+). Each
-takes the flat starting point `x`, the gradient `grad(step, x)` of a step's batch, the
-learning rate of each step, and the method's own arguments under lrjax's names; some
+CDoWG, smoothed and decreasing SPS, NGN, L4, IAM, AutoLRS) or does not exist (STORM+).
+Each takes the flat starting point `x`, the gradient `grad(step, x)` of a step's batch,
+the learning rate of each step, and the method's own arguments under lrjax's names; some
 take the loss `value(step, x)`. It yields, after each update, the point and the scalars.
 """
 
@@ -463,3 +463,99 @@ def abel(
         velocity = options.get("momentum", 0.0) * velocity + grad(step, x)
         x = x - scale * options["learning_rate"] * velocity
         yield x, {"eta": scale}
+
+
+def exponential_forecast(losses: Sequence[float], after: float) -> float:
+    """The value at `after` of a exp(-b t) + c, fitted to means of up to 16 parts."""
+    n = len(losses)
+    parts = [[t for t in range(n) if t * 16 // n == part] for part in range(16)]
+    parts = [part for part in parts if part]
+    weights = np.sqrt([len(part) for part in parts])
+    means = np.array([np.mean([losses[t] for t in part]) for part in parts])
+
+    def fit(log_b: float) -> tuple[float, float]:
+        curve = [np.mean(np.exp(-np.exp(log_b) * np.array(part))) for part in parts]
+        columns = np.stack([curve, np.ones(len(parts))], axis=1)
+        a, c = np.linalg.lstsq(columns * weights[:, None], means * weights)[0]
+        errors = weights * (columns @ [a, c] - means)
+        return errors @ errors, a * np.exp(-np.exp(log_b) * after) + c
+
+    grid = np.linspace(-np.log(after), np.log(16 / n), 400)
+    best = int(np.argmin([fit(log_b)[0] for log_b in grid]))
+    low, high = grid[max(best - 1, 0)], grid[min(best + 1, 399)]
+    golden = (np.sqrt(5) - 1) / 2
+    while high - low > 1e-9:
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if fit(left)[0] < fit(right)[0]:
+            high = right
+        else:
+            low = left
+    ends = (low, (low + high) / 2, high)
+    return fit(min(ends, key=lambda log_b: fit(log_b)[0]))[1]
+
+
+def lower_bounds(
+    places: Sequence[float], values: Sequence[float], kappa: float, at: np.ndarray
+) -> np.ndarray:
+    """Mean less `kappa` standard deviations of a Gaussian process, given values."""
+
+    def kernel(left, right):
+        distance = np.sqrt(5) * np.abs(np.subtract.outer(left, right)) / 0.25
+        return (1 + distance + distance**2 / 3) * np.exp(-distance)
+
+    scaled = np.array(values) - np.mean(values)
+    scaled = scaled / (np.std(values) or 1.0)
+    covariance = kernel(places, places) + 0.01 * np.eye(len(places))
+    cross = kernel(places, at)
+    mean = cross.T @ np.linalg.solve(covariance, scaled)
+    variance = 1 - np.sum(cross * np.linalg.solve(covariance, cross), axis=0)
+    # Of two that are alike the lower one.
+    return mean - kappa * (np.sqrt(variance) - 1e-3 * at)
+
+
+def autolrs(
+    x: np.ndarray,
+    grad: Gradient,
+    rates: np.ndarray,
+    *,
+    value: Value,
+    base_optimizer: tuple[str, dict[str, float]],
+    span: float = 10.0,
+    train_steps: int = 1000,
+    trial_steps: int = 100,
+    candidates: int = 10,
+    kappa: float = 2.0,
+) -> Run:
+    """Jin et al. (2021), Algorithm 1, around SGD with momentum, losses of batches."""
+    name, options = base_optimizer
+    assert name == "sgd"
+    grid = np.linspace(0, 1, 65)
+    number = candidates if trial_steps >= 4 else 0
+    velocity, place, step = np.zeros_like(x), 0.5, 0
+    while step < len(rates):
+        home, velocity_there = x, velocity
+        tried, forecasts, starts = [], [], []
+        for trial in range(number + 1):
+            rate = rates[0] * span ** (2 * place - 1)
+            trying = trial < number
+            losses = []
+            for left in reversed(range(trial_steps if trying else train_steps)):
+                if step == len(rates):
+                    return
+                losses.append(value(step, x))
+                velocity = options.get("momentum", 0.0) * velocity + grad(step, x)
+                x = x - rate * options["learning_rate"] * velocity
+                if trying and left < 2:
+                    x, velocity = home, velocity_there
+                step += 1
+                yield x, {"eta": rate}
+            if trying:
+                tried.append(place)
+                starts.append(losses[0])
+                forecasts.append(exponential_forecast(losses[:-1], train_steps))
+                place = tried[int(np.argmin(forecasts))]
+            if trial < number - 1:
+                capped = np.minimum(forecasts, np.mean(starts))
+                bounds = lower_bounds(tried, capped, kappa, grid)
+                bounds[np.isin(grid, tried)] = np.inf
+                place = grid[np.argmin(bounds)]

@@ -595,6 +595,33 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "last_decay": 40,
         },
     },
+    "autolrs": {
+        "default": {
+            "base_optimizer": ("sgd", {"learning_rate": 1.0, "momentum": 0.9}),
+            "train_steps": 9,
+            "trial_steps": 4,
+            "candidates": 4,
+        },
+        "parts": {
+            "base_optimizer": ("sgd", {"learning_rate": 1.0}),
+            "train_steps": 10,
+            "trial_steps": 20,
+            "candidates": 2,
+        },
+        "no_search": {
+            "base_optimizer": ("sgd", {"learning_rate": 1.0}),
+            "trial_steps": 3,
+        },
+        "all": {
+            "base_optimizer": ("sgd", {"learning_rate": 0.5, "momentum": 0.5}),
+            "learning_rate": 0.1,
+            "span": 30.0,
+            "train_steps": 7,
+            "trial_steps": 6,
+            "candidates": 3,
+            "kappa": 5.0,
+        },
+    },
     "dadapt_adan": {
         "default": {},
         "d0": {"d0": 1e-3},

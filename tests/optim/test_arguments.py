@@ -27,7 +27,8 @@ from test_leaves import BUILDS, EXTRA, assert_equal, gradient, vectors
 # those of Python, say what is wrong with them.
 OTHERS = {
     *("weight_decay_mask", "learning_rate_factors", "hidden"),  # a value per leaf
-    *("window_size", "slice_p", "max_precond_dim"),  # shapes, see test_bounds.py
+    # shapes, see test_bounds.py
+    *("window_size", "slice_p", "max_precond_dim", "candidates"),
     *("params", "base_params", "policy", "betas", "gradient_norms"),
 }
 # Every argument's kinds: (function, argument) -> texts.

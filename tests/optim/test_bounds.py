@@ -92,7 +92,13 @@ def test_what_is_no_real_number_gets_one_line(name, argument):
 
 @every_number
 def test_traced_numbers_are_not_looked_at(name, argument):
-    if argument in ("window_size", "slice_p", "max_precond_dim", "smoothing"):
+    if argument in (
+        "window_size",
+        "slice_p",
+        "max_precond_dim",
+        "candidates",
+        "smoothing",
+    ):
         return  # a shape
 
     def build(value):
@@ -109,6 +115,7 @@ OUT = {
     "slice_p": (1.5, 0, -1, math.inf),
     "max_backtracks": (1.5, 0, -1, 1e26, math.inf),
     "max_precond_dim": (1.5, 0, -1, math.inf, jnp.asarray(1.5)),
+    "candidates": (1.5, 0, -1, 65, math.inf, jnp.asarray(1.5)),
     "precondition_frequency": (1.5, 0, -1, 1e26),
     "ns_steps": (1.5, 0, -1),
     "shampoo_beta": (-0.1, 1.0),

@@ -19,7 +19,7 @@ from cases import CASES, FLAGGED
 
 # What watches the loss, but steps by another rule: it goes on, and such an observation
 # may stay among its last ones for a while.
-WATCHERS = {"reduce_on_plateau", "greedy_lr", "learned"}
+WATCHERS = {"reduce_on_plateau", "greedy_lr", "learned", "autolrs_sgd", "autolrs_adam"}
 WINDOW = 10  # observations that are remembered by name of a method, at most
 
 

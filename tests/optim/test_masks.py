@@ -219,6 +219,7 @@ def test_decay_beside_the_step_moves_the_leaves_that_it_is_for(name):
         optim.reduce_on_plateau,
         optim.greedy_lr,
         optim.abel,
+        optim.autolrs,
         optim.polynomial_averaging,
         lambda inner: optim.cooldown(inner, 1, 3),
         lambda inner: optax.partition(
