@@ -118,6 +118,17 @@ def test_sound_tasks_pass(name):
     check_task(make_task(name))
 
 
+def test_a_model_that_begins_at_zero_passes():
+    rows = np.random.default_rng(0).normal(size=(80, 64)).astype(np.float32)
+    task = Task.from_functions(
+        lambda key: jnp.zeros((64, 64)),
+        lambda params, inputs: inputs @ params,
+        lambda outputs, targets: jnp.mean((outputs - targets) ** 2, axis=-1),
+        train=(rows, rows[::-1].copy()),
+    )
+    check_task(task)
+
+
 def test_dropout_from_the_key_passes():
     def loss(params, state, key, batch):
         kept = jax.random.bernoulli(key, 0.5, batch["features"].shape)
