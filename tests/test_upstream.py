@@ -54,4 +54,5 @@ def test_it_is_still_wrong_and_lrjax_is_right(case):
 def test_each_fault_names_its_package():
     titles = [title(case) for case in CASES]
     assert len(titles) > 10
-    assert {name.split(":")[0] for name in titles} == {"JAX", "Optax", "SMAC", "rliable"}
+    packages = {"JAX", "Optax", "SMAC", "rliable"}
+    assert {name.split(":")[0] for name in titles} == packages

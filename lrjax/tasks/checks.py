@@ -204,7 +204,7 @@ def _loss(task: Task) -> Iterator[str]:
     batch = _batch(task.train, min(task.batch_size, _ROWS))
 
     def value(key: jax.Array, batch: Batch) -> Any:
-        # A new function each time, so that JAX traces it again. Parameters are arguments
+        # A new function each time, so that JAX traces it again. Parameters are given,
         # as in training: XLA sums products with constants wrongly (docs/upstream.md).
         loss = jax.jit(lambda p, s, k, b: task.loss(p, s, k, b))
         return loss(params, state, key, batch)

@@ -119,12 +119,13 @@ def test_sound_tasks_pass(name):
 
 
 def test_a_model_that_begins_at_zero_passes():
-    rows = np.random.default_rng(0).normal(size=(80, 64)).astype(np.float32)
+    rows = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
     task = Task.from_functions(
         lambda key: jnp.zeros((64, 64)),
         lambda params, inputs: inputs @ params,
         lambda outputs, targets: jnp.mean((outputs - targets) ** 2, axis=-1),
         train=(rows, rows[::-1].copy()),
+        batch_size=64,
     )
     check_task(task)
 
