@@ -333,7 +333,7 @@ def _array(leaf: Any, where: str, of: str = "") -> Any:
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         if array.dtype.kind == "M":
             raise UsageError(f"{where} holds dates: turn them into numbers")
-        if array.dtype.kind in "US" or any(isinstance(x, str) for x in array.flat):
+        if array.dtype.kind in "US" or any(isinstance(x, str) for x in np.ravel(array)):
             raise UsageError(
                 f"{where} holds text, not numbers: encode it, classes by "
                 "np.unique(y, return_inverse=True)[1]; a table in a file needs none: "
