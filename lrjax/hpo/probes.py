@@ -14,6 +14,7 @@ import optax
 
 from lrjax.common import numerics
 from lrjax.core import Batch, Task
+from lrjax.engine import train
 
 RATES = (1e-3, 1e-2, 1e-1)  # of Adam; SGD takes ten times these
 STEPS = 5
@@ -51,14 +52,15 @@ def probe(task: Task) -> Probe:
     Returns:
       The features, 0 in place of those that are not finite, and their cost.
     """
-    key = numerics.key(_SEED)
-    params, state = task.init(jax.random.fold_in(key, 0))
+    # By the program that draws the parameters of runs with one seed.
+    seeds = train.seed_runs(task.init, np.asarray([_SEED], np.uint32))
+    params, state = seeds.params, seeds.model_state
     rows = np.random.RandomState(0).permutation(task.num_examples)
     size = min(task.batch_size, max(1, task.num_examples // _BATCHES))
     at = rows[: size * _BATCHES].reshape(-1, size)
     batches = {k: v[at] for k, v in task.train.items()}
     batches["mask"] = jnp.ones(at.shape, jnp.float32)
-    measured = _probe(task.loss, params, state, key, batches)
+    measured = _probe(task.loss, params, state, numerics.key(_SEED), batches)
     features = {k: float(v) for k, v in measured.items()}
     features |= {
         "log_rows": math.log(task.num_examples),
@@ -73,7 +75,11 @@ def probe(task: Task) -> Probe:
 def _probe(
     loss_of: Callable[..., Any], params: Any, state: Any, key: jax.Array, batches: Batch
 ) -> dict[str, jax.Array]:
-    """Features from gradients and steps on batches of shape [_BATCHES, rows, ...]."""
+    """Features from gradients and steps on batches of shape [_BATCHES, rows, ...].
+
+    Parameters and state have leaves [1, ...].
+    """
+    params, state = jax.tree.map(lambda x: x[0], (params, state))
 
     def loss(params: Any, batch: Batch) -> jax.Array:
         return loss_of(params, state, key, batch)[0]
