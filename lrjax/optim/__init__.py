@@ -75,16 +75,20 @@ from lrjax.optim.width import mup, width_factors
 
 # Methods of the command line whose optimiser has another name.
 _BUILT = {
-    "momentum": "sgd",
-    **dict.fromkeys(("adam", "adamw_cosine", "cawr", "cawr_tuned", "smac"), "adamw"),
-    "nadamw_cosine": "nadamw",
+    "momentum": "sgd with a schedule",
+    **dict.fromkeys(
+        ("adam", "adamw_cosine", "cawr", "cawr_tuned", "smac"), "adamw with a schedule"
+    ),
+    "nadamw_cosine": "nadamw with a schedule",
+    "autolrs_sgd": "autolrs around sgd",
+    "autolrs_adam": "autolrs around adamw",
 }
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         built = _BUILT.get(name)
-        hint = f": the method is optim.{built} with a schedule" if built else ""
+        hint = f": the method is optim.{built}" if built else ""
         raise AttributeError(f"module 'lrjax.optim' has no attribute '{name}'{hint}")
 
 

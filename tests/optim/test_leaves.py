@@ -27,6 +27,7 @@ BUILDS = {case.name: lambda case=case: case.build(**case.hparams) for case in CA
     "polynomial_averaging": lambda: optim.polynomial_averaging(optim.sgd(0.1)),
     "scale_by_learning_rate": lambda: optim.scale_by_learning_rate(0.1),
     "cautious": lambda: optim.cautious(optim.sgd(0.1)),
+    "autolrs": lambda: optim.autolrs(optim.sgd(0.1), train_steps=9, trial_steps=5),
 }
 READINGS = {"effective_learning_rate", "eval_params", "evaluates_elsewhere"}
 READINGS |= {"width_factors", "mup"}  # of a model's shapes: test_width.py
