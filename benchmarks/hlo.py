@@ -39,7 +39,7 @@ _FREE = {
     *("all-reduce-done", "collective-permute-done", "send-done", "recv-done"),
     "get-dimension-size",
 }
-# What reads of an array what is asked of its result, and what asks for parts.
+# Operations that read only what is needed of their result, and that read a part.
 _THROUGH = {"bitcast", "convert", "copy", "reshape", "transpose"}
 _SLICES = {"dynamic-slice", "gather", "slice"}
 _CONTROL = {"while", "conditional", "call"}
@@ -382,15 +382,15 @@ def _read(body: Computation, number: int, whole: int) -> float:
 def _share_read(body: Computation, names: set[str]) -> float:
     """Share of an array that its users in a fused computation read, at most 1."""
     size = sum(array.size for array in body[min(names)].results)
-    share = 0.0
-    for user in _users(body, names):
+    users, share = _users(body, names), 0.0
+    for user in users:
         if user.operation in _SLICES:
             share += user.results[0].size / size
         elif user.operation in _THROUGH:
             share += _share_read(body, {user.name})
         else:
             return 1.0
-    return min(share, 1.0) if _users(body, names) else 1.0
+    return min(share, 1.0) if users else 1.0
 
 
 def _updates(body: Mapping[str, Instruction]) -> float:

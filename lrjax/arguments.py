@@ -94,11 +94,11 @@ def _rewritten(arg: str) -> str:
             raise UsageError(
                 f"{name}={value}: leave out the quotes inside; spaces need none"
             )
-        return f"{flag}={_listed(name, value)!r}"
+        return f"{flag}={_divided(name, value)!r}"
     return arg
 
 
-def _listed(name: str, value: str) -> tuple[str, ...]:
+def _divided(name: str, value: str) -> tuple[str, ...]:
     """Split a list of names at its commas.
 
     Raises:

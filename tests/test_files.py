@@ -286,7 +286,6 @@ BESIDE = {
     "lrjax/tasks/bundled.py": {"np.loadtxt": "parses lines that are read already"},
     "lrjax/machine.py": {"read_text": "of /proc and of control groups"},
     "lrjax/common/temporary.py": {"tempfile.mkdtemp": _RANDOM},
-    "lrjax/hpo/tune.py": {"tempfile.TemporaryDirectory": _RANDOM},
     "lrjax/optim/learned.py": {
         "open": "lrjax.optim needs nothing else of lrjax; regular files only, too",
         "os.open": "as above",

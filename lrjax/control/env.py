@@ -497,7 +497,7 @@ def _is_number(value: Any) -> bool:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Refuse what is no number of updates.
+    """Check a number of updates.
 
     Args:
       name: of the argument, for the message.

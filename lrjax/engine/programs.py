@@ -187,7 +187,7 @@ def compile_program(
         make_init = jax.jit(init_block, out_shardings=placed).trace(seeds, example)
 
     def compile_start() -> Any:
-        """Compile what a run starts with: tracing, while XLA has the segment."""
+        """Compile the programs that a run starts with."""
         numbers = jax.ShapeDtypeStruct((program.num_seeds,), jnp.uint32)
         seed_runs.lower(task.init, numbers).compile()  # called later, by its own name
         return xla_options.compile_once(make_init.lower(), shapes[0].params)
@@ -210,6 +210,7 @@ def compile_program(
             *arguments
         )
         kind = strategy.kind_of(task)
+        # XLA compiles the segment without Python, which traces the others meanwhile.
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(
                 xla_options.compile_loop, lowered, kind, program.effort

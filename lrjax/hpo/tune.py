@@ -11,7 +11,6 @@ import dataclasses
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from lrjax import console, identity, reports, results, tasks
 from lrjax.common import numerics
 from lrjax.common.reading import reading
+from lrjax.common.temporary import Temporary
 from lrjax.config import Settings
 from lrjax.core import UsageError, counted
 from lrjax.hpo import method_code, smac, tuners
@@ -89,12 +89,11 @@ def plan(
     check(settings)
     lines, blocks = [], []
     tunings = targets(*blocks_lib.load(settings, data_dir))
-    with tempfile.TemporaryDirectory() as folder:  # of SMAC's files
-        searches = [Search(t, make_tuner(t, Path(folder))) for t in tunings]
-        for search in searches:
-            if search.ask():
-                lines += [*plan_lines(search), ""]
-                blocks += _expected_blocks(search, settings)
+    scratch = Temporary()  # for SMAC's files
+    for search in [Search(t, make_tuner(t, scratch.path)) for t in tunings]:
+        if search.ask():
+            lines += [*plan_lines(search), ""]
+            blocks += _expected_blocks(search, settings)
     costs = estimate.of_blocks(settings, blocks, set(), workers)
     return "\n".join([*lines, estimate.show(costs)])
 

@@ -122,7 +122,7 @@ class Job:
             the run counts as diverged.
 
         Raises:
-          UsageError: if the metric is missing, a value is no number, or the job is
+          UsageError: if the metric is missing, a value is not a number, or the job is
             over.
         """
         self._end(log_lib.TOLD, values=self.checked(values))
@@ -134,7 +134,7 @@ class Job:
           values: as for `tell`.
 
         Raises:
-          UsageError: if the metric is missing, or a value is no number.
+          UsageError: if the metric is missing, or a value is not a number.
         """
         numbers = self._numbers(values)
         if self.metric not in numbers:
@@ -173,8 +173,8 @@ class Job:
           values: by name.
 
         Raises:
-          UsageError: if a value is no number, the step is not from 0 to `stop`, or the
-            job is over.
+          UsageError: if a value is not a number, the step is not from 0 to `stop`, or
+            the job is over.
         """
         self._note(log_lib.REACHED, step=self._step(step), values=self._numbers(values))
 

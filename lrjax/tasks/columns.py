@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _CATEGORIES = 1000  # most of them in a column
 _FEW = 20  # categories that any column may have
-_ODD = 0.1  # of different texts: a column of numbers may have so many others
+_ODD = 0.1  # largest share of other texts in a column that is taken for numbers
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _AMOUNT = re.compile(r"[-+$€£ ]*\d[\d., ']*[%$€£ ]*")  # 1,234.50 or $5 or 7%
 _DATE = re.compile(
@@ -105,7 +105,7 @@ def _categories(
     if len(known) > max(_FEW, len(rows) / 2) or len(known) > _CATEGORIES:
         why = "as identifiers have: leave it out"
         if odd is not None:
-            why = f"and {shown(odd)} is no number: leave such cells empty, or it out"
+            why = f"but {shown(odd)} is not a number: empty such cells, or leave it out"
         elif _are_amounts(known):
             why = f"such as {shown(known[0])}: write numbers as 1234.5, or leave it out"
         raise DataError(
@@ -114,7 +114,7 @@ def _categories(
         )
     if odd is not None:
         warnings.warn(
-            f"{where}: column '{label}' is of texts, since {shown(odd)} is no number; "
+            f"{where}: column '{label}' is text, as {shown(odd)} is not a number: "
             "each text is a category: leave such cells empty if numbers are meant",
             stacklevel=2,
         )
@@ -129,7 +129,7 @@ def _categories(
 
 
 def _odd_among_numbers(texts: list[str]) -> str | None:
-    """The first of some texts that is no number, if most others are numbers."""
+    """The first of some texts that is not a number, if most others are numbers."""
     odd = [text for text in texts if not _NUMBER.fullmatch(text.strip())]
     return odd[0] if odd and len(odd) <= _ODD * len(texts) else None
 

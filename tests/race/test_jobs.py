@@ -50,6 +50,17 @@ def finish(race, most=1000):
     return done
 
 
+def in_python(code, *arguments):
+    """A process of its own that has run some code, and what it printed."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
 @pytest.fixture(name="race")
 def _race(tmp_path):
     return Race(METHODS, budget=8, horizon=100, folder=tmp_path / "race")
@@ -86,13 +97,7 @@ for job in race:
 print(race.answer())
 print(*sys.modules, file=sys.stderr)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = in_python(code)
     assert "best of the" in done.stdout
     loaded = {name.split(".")[0] for name in done.stderr.split()}
     assert not loaded & {"jax", "jaxlib", "optax", "flax", "pandas", "scipy"}
@@ -533,13 +538,7 @@ print(race.answer().runs)
 
 
 def test_a_child_may_tell(race):
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(race.folder)],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout == b"8\n"
+    assert in_python(_CHILD, str(race.folder)).stdout == "8\n"
 
 
 def test_who_is_awaited_is_said(race, capsys, monkeypatch):
@@ -688,13 +687,7 @@ for job in race:
     print(job.number, other.number)
     sys.exit()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = in_python(code)
     assert done.stdout == "0 1\n"
 
 

@@ -295,7 +295,7 @@ WRONG = {
     "a mark for missing": (
         "target=price",
         FRAME.assign(x=["?", *map(str, range(1, ROWS))]),
-        r"'\?' is no number: leave such cells empty, or it out \(&drop=x\)",
+        r"'\?' is not a number: empty such cells, or leave it out \(&drop=x\)",
     ),
     "one class": ("target=kind", FRAME.assign(kind="flat"), "one class only"),
     "alone": ("target=price", FRAME[["price"]], "no column beside the target"),
@@ -407,7 +407,7 @@ def test_numbers_with_decimal_commas_are_numbers_beside_semicolons(tmp_path):
 def test_a_text_among_few_numbers_is_said(tmp_path):
     values = ["?", *[str(i % 15) for i in range(1, ROWS)]]
     path = written(FRAME.assign(x=values), tmp_path)
-    with pytest.warns(UserWarning, match=r"'x' is of texts, since '\?' is no number"):
+    with pytest.warns(UserWarning, match=r"'x' is text, as '\?' is not a number"):
         task_of(path, "target=price")
 
 
