@@ -63,16 +63,16 @@ def test_programs_of_a_study_meet_few_hosts(count):
 def test_a_longer_run_and_a_larger_model_cost_more(monkeypatch):
     monkeypatch.setattr(blocks, "_JOINED_COST", {"cpu": 0})  # a block each
     config = config_lib.base()
-    config.tasks, config.methods = ("libsvm/iris", "libsvm/letter"), ("sgd", "adam")
+    config.tasks, config.methods = ("libsvm/iris", "digits/logistic"), ("sgd", "adam")
     config.seeds, config.epochs = 10, 2
     settings = config_lib.check(config)
     planned = blocks.plan(settings, blocks.make_tasks(settings, None))
-    iris, letter = (
+    iris, digits = (
         [blocks.cost(b) for b in planned if b.task_name == name]
         for name in settings.tasks
     )
-    assert len(set(iris)) == len(set(letter)) == 1
-    assert letter[0] > 10 * iris[0]
+    assert len(set(iris)) == len(set(digits)) == 1
+    assert digits[0] > 10 * iris[0]
     long = blocks.plan(
         dataclasses.replace(settings, epochs=4), blocks.make_tasks(settings, None)
     )
