@@ -304,7 +304,7 @@ def evaluate_models(
 
 
 def _device_of(program: Program, part: Batch) -> jax.sharding.Sharding | None:
-    """The device that holds a part; None on the host, and where devices share blocks."""
+    """The device that holds a part; None on hosts, and if devices share blocks."""
     array = jax.tree.leaves(part)[0]
     here = isinstance(array, jax.Array) and not program.layout
     return array.sharding if here else None
