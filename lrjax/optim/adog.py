@@ -57,20 +57,20 @@ def adog(
     With gradients at the parameters x, and :math:`w_0 = x_0`:
 
     .. math::
-      \eta_t &= \gamma_t \bar r_t \Big/
-        \sqrt{\epsilon + \sum_{i \le t} \alpha_i^2 \|g_i\|^2} \\
+      \eta_t &= \gamma_t \frac{\bar r_t}
+        {\sqrt{\epsilon + \sum_{i \le t} \alpha_i^2 \|g_i\|^2}} \\
       y_{t+1} &= x_t - \eta_t g_t, \quad w_{t+1} = w_t - \alpha_t \eta_t g_t \\
       \bar r_{t+1} &= \max(\bar r_t, \|w_{t+1} - x_0\|), \quad
         \bar r_0 = \mathrm{reps\_rel} (1 + \|x_0\|) \\
-      \alpha_{t+1} &= \max\left(1, c \sum_{i \le t+1} \bar r_i
-        \Big/ \bar r_{t+1}\right), \quad \alpha_0 = \max(1, c) \\
-      x_{t+1} &= (1 - 1 / \alpha_{t+1}) y_{t+1} + w_{t+1} / \alpha_{t+1}
+      \alpha_t &= \max\left(1, c \frac{\sum_{i \le t} \bar r_i}{\bar r_t}\right) \\
+      x_{t+1} &= \left(1 - \frac{1}{\alpha_{t+1}}\right) y_{t+1}
+        + \frac{1}{\alpha_{t+1}} w_{t+1}
 
     `eval_params` gives the average of the :math:`y_{t+1}` with the weights
     :math:`\alpha_t \bar r_t`. `effective_learning_rate` is :math:`\eta_t`.
 
     Args:
-      learning_rate: factor :math:`\gamma`; changing it "is not recommended".
+      learning_rate: factor :math:`\gamma`; "changing it is not recommended".
       reps_rel: initial distance relative to :math:`1 + \|x_0\|`; "suggested value is
         1e-6, unless the model uses batch-normalization, in which case 1e-4".
       alpha_const: the constant c; with 0 the parameters move as those of `dog`.
