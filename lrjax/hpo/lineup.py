@@ -201,7 +201,7 @@ def line_up(
 
 
 def _in_order(chosen: Sequence[Method]) -> list[Method]:
-    """Methods in one order, however a user named them: the answer must not depend on it.
+    """Methods in one order, so that an answer does not depend on how they were named.
 
     The order of the registry; methods that are not in it follow by name.
     """
