@@ -218,7 +218,7 @@ def lowered_step(program: Any, seeds: Any, inputs: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from lrjax.engine import sharding, train
+    from lrjax.engine import order, sharding, train
 
     task, layout = program.task, program.layout
     state = jax.eval_shape(lambda s, i: train.init(program, s, i), seeds, inputs)
@@ -227,7 +227,7 @@ def lowered_step(program: Any, seeds: Any, inputs: Any) -> Any:
     state = sharding.with_shardings(state, out or where)
 
     def step(state: Any, inputs: Any, data: Any, rows: Any, number: Any) -> Any:
-        batch = {key: x[rows] for key, x in data.items()}
+        batch = order.taken(data, rows, layout is not None)
         mask = jnp.ones(task.batch_size, bool)
         return train.step_block(program, state, batch, mask, inputs, number)
 

@@ -303,7 +303,7 @@ class Module:
         if item.operation == "dynamic-update-slice":
             return 2.0 * self._operand(item, 1, within).bytes
         if item.operation in ("copy-start", "slice-start"):
-            return 2.0 * item.results[0].bytes if item.results else 0.0
+            return _copied(item)
         bodies = [self._computations[n] for n in item.called if n in self._computations]
         body = bodies[0] if len(bodies) == 1 else {}
         in_place = _updates(body)
@@ -358,6 +358,18 @@ def _instruction(name: str, kind: str, operation: str, tail: str) -> Instruction
     )
     operands = tuple(re.findall(r"%([\w.\-]+)", tail[:end]))
     return Instruction(name, operation, arrays, operands, tail[:end], tail[end:])
+
+
+def _copied(item: Instruction) -> float:
+    """Bytes that a copy reads and writes in the device's main memory.
+
+    A copy's type names the new array first, a slice's the array that it is cut from.
+    """
+    if len(item.results) < 2:
+        return 2.0 * sum(array.bytes for array in item.results)
+    first, second = item.results[:2]
+    new, old = (first, second) if item.operation == "copy-start" else (second, first)
+    return float(new.bytes + old._replace(shape=new.shape, dtype=new.dtype).bytes)
 
 
 def _users(body: Computation, names: set[str]) -> list[Instruction]:

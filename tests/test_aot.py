@@ -165,6 +165,27 @@ def test_kernels_of_tpus():
     assert found["conv"].flops == 2 * 64 * 3 * 12 * 8 * 16
 
 
+COPIES = """HloModule jit_step
+
+ENTRY %main (a: bf16[64,1000]) -> f32[] {
+  %a = bf16[64,1000]{1,0} parameter(0)
+  %to = (bf16[64,1000]{1,0:S(1)}, bf16[64,1000]{1,0}, u32[]{:S(2)}) copy-start(%a)
+  %by = (bf16[64,1000]{1,0}, bf16[64,1000]{0,1}, u32[]{:S(2)}) copy-start(%a)
+  %part = ((bf16[64,1000]{1,0}), bf16[16,1000]{1,0:S(1)}, s32[]{:S(2)}) \
+slice-start(%a), slice={[16:32], [0:1000]}
+  ROOT %end = f32[] constant(0)
+}
+"""
+
+
+def test_a_copy_into_fast_memory_is_read_and_a_slice_in_part():
+    found = {k.instruction.name: k for k in hlo.Module(COPIES).kernels()}
+    size = 2 * 64 * 1000
+    assert found["to"].bytes == size
+    assert found["by"].bytes == 2 * size
+    assert found["part"].bytes == size / 4
+
+
 def test_what_is_warned_of():
     kernels = hlo.Module(HLO, 8).kernels()
     said = "\n".join(aot.kernel_warnings(kernels, H200, "bfloat16", [1000], 8))
@@ -261,6 +282,37 @@ def test_a_small_model_on_a_tpu(tmp_path):
     (row,) = rows(tmp_path, "--for=v5e", "--tasks=libsvm/letter", "--runs=8")
     assert row["precision"] == "float32"
     assert row["warnings"] == []
+
+
+BATCH = """
+from benchmarks import chips
+chips.prepare()
+import jax, jax.numpy as jnp
+from lrjax import machine
+from lrjax.engine import order
+(device,) = chips.devices_of("v5e")
+place = jax.sharding.SingleDeviceSharding(device)
+def of(shape, dtype):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+part = {"images": of((50_000, 32, 32, 3), "uint8")}
+def mean(part, rows):
+    return order.taken(part, rows)["images"].astype(jnp.bfloat16).mean((1, 2))
+for kind in ("other", "tpu"):
+    with machine.compiling_for(kind):
+        jax.clear_caches()
+        made = jax.jit(mean).lower(part, of((64,), "int32")).compile()
+        print(made.memory_analysis().temp_size_in_bytes)
+"""
+
+
+@needs("v5e")
+def test_a_batch_of_images_costs_a_tpu_no_copy_of_all():
+    command = [sys.executable, "-c", BATCH]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    gathered, taken = (int(x) for x in done.stdout.split()[-2:])
+    assert gathered > 50_000 * 32 * 32 * 3  # once it is less, XLA gathers well itself
+    assert taken < 50 * 64 * 32 * 32 * 3
 
 
 @needs("h200")

@@ -16,6 +16,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from lrjax import machine
+from lrjax.core import Batch
+
 
 def _factors(n: int) -> tuple[int, int]:
     """Return a, b near sqrt(n) with the smallest a * b >= n."""
@@ -130,3 +133,33 @@ def batches(
         epoch, position = steps // per_epoch, steps % per_epoch * batch_size + column
     mask = position < n
     return permute(key_words, epoch, jnp.where(mask, position, 0), n), mask
+
+
+def taken(part: Batch, rows: jax.Array, shared: bool = False) -> dict[str, jax.Array]:
+    """The rows of a part that a batch consists of.
+
+    On TPUs XLA would copy the whole part in each step, into a layout in which it can
+    gather images or slices of them; there they are copied one after the other.
+
+    Args:
+      part: leaves [rows of the part, ...].
+      rows: int array of any shape.
+      shared: whether several devices share the batch. Then each gathers its own rows,
+        which it could not take one after the other.
+
+    Returns:
+      leaves [*rows.shape, ...].
+    """
+
+    def of(array: jax.Array) -> jax.Array:
+        on_tpu = machine.kind() == "tpu" and isinstance(array, jax.Array)
+        if array.ndim < 3 or shared or not on_tpu:
+            return array[rows]
+
+        def one(row: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_index_in_dim(array, row, keepdims=False)
+
+        found = jax.lax.map(one, jnp.ravel(rows))
+        return found.reshape(*rows.shape, *array.shape[1:])
+
+    return {name: of(array) for name, array in part.items()}

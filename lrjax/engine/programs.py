@@ -100,7 +100,7 @@ def segment(
         rows, mask = jax.vmap(rows_of, (0, None), (0, None))(inputs.order, first)
 
         def one_step(i, state):
-            batch = {k: v[rows[:, i]] for k, v in train.items()}
+            batch = order.taken(train, rows[:, i], program.layout is not None)
             return step_block(program, state, batch, mask[i], inputs, first + i)
 
         end = jnp.minimum(first + every, stop)
