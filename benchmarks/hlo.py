@@ -192,8 +192,7 @@ class Module:
         computation = self._computations[name]
         for item in computation.values():
             if item.operation in _CONTROL:
-                rounds = re.search(r'known_trip_count":\{"n":"(\d+)"', item.rest)
-                again = times * (int(rounds.group(1)) if rounds else 1)
+                again = times * self._rounds(item)
                 for called in item.called:
                     yield from self._of(called, again)
             elif item.operation not in _FREE:
@@ -206,6 +205,23 @@ class Module:
                     self._integers(item),
                     self._received(item),
                 )
+
+    def _rounds(self, item: Instruction) -> int:
+        """How often a loop runs; 1 if that is not known.
+
+        XLA for TPUs does not note it: then the constant below which its counter, which
+        begins at 0, must stay.
+        """
+        if rounds := re.search(r'known_trip_count":\{"n":"(\d+)"', item.rest):
+            return int(rounds.group(1))
+        condition = re.search(r"condition=%([\w.\-]+)", item.rest)
+        body = self._computations.get(condition.group(1), {}) if condition else {}
+        last = list(body.values())[-1] if body else None
+        if last and last.operation == "compare" and "direction=LT" in last.rest:
+            limits = [body[name] for name in last.operands[1:] if name in body]
+            if limits and limits[0].operation == "constant":
+                return int(limits[0].arguments)
+        return 1
 
     def _operand(self, item: Instruction, number: int, within: Computation) -> Array:
         """An operand's first array; an empty one if it is unknown."""
@@ -396,9 +412,10 @@ def _share_read(body: Computation, names: set[str]) -> float:
     size = sum(array.size for array in body[min(names)].results)
     users, share = _users(body, names), 0.0
     for user in users:
+        same = len(user.operands) == 1 and [a.size for a in user.results] == [size]
         if user.operation in _SLICES:
             share += user.results[0].size / size
-        elif user.operation in _THROUGH:
+        elif user.operation in _THROUGH or (user.operation == "fusion" and same):
             share += _share_read(body, {user.name})
         else:
             return 1.0

@@ -118,8 +118,38 @@ OF_SLICES = """HloModule jit_step
   ROOT %negated = bf16[64,1000]{1,0} negate(%p)
 }
 
-ENTRY %main (a: bf16[64,1000]) -> f32[] {
+%moved (p: bf16[64,1000]) -> bf16[64,1000] {
+  %p = bf16[64,1000]{1,0} parameter(0)
+  ROOT %copied = bf16[64,1000]{0,1} copy(%p)
+}
+
+%row (p: bf16[64,1000], n: s32[]) -> bf16[1,1000] {
+  %p = bf16[64,1000]{1,0} parameter(0)
+  %n = s32[] parameter(1)
+  %turned = bf16[64,1000]{0,1} fusion(%p), kind=kLoop, calls=%moved
+  %zero = s32[] constant(0)
+  ROOT %one = bf16[1,1000]{1,0} dynamic-slice(%turned, %n, %zero)
+}
+
+%body (state: (s32[], bf16[64,1000])) -> (s32[], bf16[64,1000]) {
+  %state = (s32[], bf16[64,1000]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%state), index=0
+  %data = bf16[64,1000]{1,0} get-tuple-element(%state), index=1
+  %taken = bf16[1,1000]{1,0} fusion(%data, %n), kind=kLoop, calls=%row
+  ROOT %next = (s32[], bf16[64,1000]{1,0}) tuple(%n, %data)
+}
+
+%below (state: (s32[], bf16[64,1000])) -> pred[] {
+  %limit = s32[] constant(16)
+  %state = (s32[], bf16[64,1000]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%state), index=0
+  ROOT %less = pred[] compare(%n, %limit), direction=LT
+}
+
+ENTRY %main (a: bf16[64,1000], s: (s32[], bf16[64,1000])) -> f32[] {
   %a = bf16[64,1000]{1,0} parameter(0)
+  %s = (s32[], bf16[64,1000]{1,0}) parameter(1)
+  %rows = (s32[], bf16[64,1000]{1,0}) while(%s), condition=%below, body=%body
   %cut = bf16[64,24]{1,0} fusion(%a), kind=kLoop, calls=%parts
   %all = bf16[64,1000]{1,0} fusion(%a), kind=kLoop, calls=%whole
   ROOT %end = f32[] constant(0)
@@ -131,6 +161,9 @@ def test_of_what_is_cut_the_cuts_alone_are_read():
     found = {k.instruction.name: k for k in hlo.Module(OF_SLICES).kernels()}
     assert found["cut"].bytes == pytest.approx(2 * (64 * 24 + 64 * 24))
     assert found["all"].bytes == 2 * (64 * 1000 + 64 * 1000)
+    # In a loop whose rounds XLA does not note, through a fusion that copies all.
+    assert found["taken"].times == 16
+    assert found["taken"].bytes == pytest.approx(2 * (1000 + 1000) + 4)
 
 
 OF_TPUS = """HloModule jit_step

@@ -159,7 +159,8 @@ def taken(part: Batch, rows: jax.Array, shared: bool = False) -> dict[str, jax.A
         def one(row: jax.Array) -> jax.Array:
             return jax.lax.dynamic_index_in_dim(array, row, keepdims=False)
 
-        found = jax.lax.map(one, jnp.ravel(rows))
+        # Of unsigned numbers JAX need not ask whether they count from the end.
+        found = jax.lax.map(one, jnp.ravel(rows).astype(jnp.uint32))
         return found.reshape(*rows.shape, *array.shape[1:])
 
     return {name: of(array) for name, array in part.items()}
