@@ -117,7 +117,7 @@ def _on_device(
         n = num_rows(train)
         rows, mask = order.batches(inputs.order[0], step, 1, batch_size, n, fresh)
         shared = program.layout is not None
-        batch = order.taken(train, rows, shared)  # the block has one seed
+        batch = order.taken(train, rows, train, shared)  # the block has one seed
         return step_block(program, state, batch, mask[0], inputs, step)
 
     out = program.layout.of_block(shapes) if program.layout else None

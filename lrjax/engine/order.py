@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lrjax import machine
 from lrjax.core import Batch
+
+_LARGE_ROW = 2**16  # bytes: a second form of a part with larger rows costs much memory
 
 
 def _factors(n: int) -> tuple[int, int]:
@@ -135,32 +138,54 @@ def batches(
     return permute(key_words, epoch, jnp.where(mask, position, 0), n), mask
 
 
-def taken(part: Batch, rows: jax.Array, shared: bool = False) -> dict[str, jax.Array]:
-    """The rows of a part that a batch consists of.
+def laid_out(part: Batch, shared: bool = False) -> dict[str, jax.Array]:
+    """A part in the form in which `taken` gathers many batches from it.
 
-    On TPUs XLA would copy the whole part in each step, into a layout in which it can
-    gather images or slices of them; there they are copied one after the other.
+    On TPUs images become rows of numbers. XLA's gather of images would copy the whole
+    part in each step, into a layout of which it can take slices.
 
     Args:
-      part: leaves [rows of the part, ...].
+      part: leaves [rows, ...].
+      shared: as for `taken`.
+    """
+
+    def of(array: jax.Array) -> jax.Array:
+        small = array[:1].nbytes <= _LARGE_ROW
+        return array.reshape(len(array), -1) if small else array
+
+    return {k: of(v) if _is_costly(v, shared) else v for k, v in part.items()}
+
+
+def taken(
+    part: Batch, rows: jax.Array, like: Batch, shared: bool = False
+) -> dict[str, jax.Array]:
+    """The rows of a part that a batch consists of.
+
+    Args:
+      part: leaves [rows of the part, ...]; may come from `laid_out`.
       rows: int array of any shape.
-      shared: whether several devices share the batch. Then each gathers its own rows,
-        which it could not take one after the other.
+      like: the part as it was; gives the shapes of its rows.
+      shared: whether several devices share the batch; then each gathers its own rows.
 
     Returns:
       leaves [*rows.shape, ...].
     """
 
-    def of(array: jax.Array) -> jax.Array:
-        on_tpu = machine.kind() == "tpu" and isinstance(array, jax.Array)
-        if array.ndim < 3 or shared or not on_tpu:
-            return array[rows]
+    def of(array: jax.Array, row: tuple[int, ...]) -> jax.Array:
+        if not _is_costly(array, shared):
+            return array[rows].reshape(*rows.shape, *row)
 
-        def one(row: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_index_in_dim(array, row, keepdims=False)
+        def one(number: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_index_in_dim(array, number, keepdims=False)
 
         # Of unsigned numbers JAX need not ask whether they count from the end.
         found = jax.lax.map(one, jnp.ravel(rows).astype(jnp.uint32))
-        return found.reshape(*rows.shape, *array.shape[1:])
+        return found.reshape(*rows.shape, *row)
 
-    return {name: of(array) for name, array in part.items()}
+    return {k: of(v, like[k].shape[1:]) for k, v in part.items()}
+
+
+def _is_costly(array: Any, shared: bool) -> bool:
+    """Whether XLA would copy an array before it gathers rows: images on a TPU."""
+    on_tpu = machine.kind() == "tpu" and isinstance(array, jax.Array)
+    return on_tpu and array.ndim > 2 and not shared

@@ -70,7 +70,7 @@ def calibration_batch(train: Batch, batch_size: int, number: Any) -> dict[str, A
     """
     n = num_rows(train)
     rows = (np.arange(batch_size) * n // batch_size + number) % n
-    return order.taken(train, rows)
+    return order.taken(train, rows, train)
 
 
 def next_state(program: Program) -> Callable[[PyTree, PyTree, Batch, Any], PyTree]:
