@@ -322,11 +322,7 @@ class Module:
             return _copied(item)
         bodies = [self._computations[n] for n in item.called if n in self._computations]
         body = bodies[0] if len(bodies) == 1 else {}
-        in_place = _updates(body)
-        total = float(sum(array.bytes for array in item.results))
-        if in_place:
-            total -= max((array.bytes for array in item.results), default=0)
-            total += in_place
+        total = _written(body, item.results)
         seen: set[str] = set()
         for number, name in enumerate(item.operands):
             source = within.get(name)
@@ -422,15 +418,33 @@ def _share_read(body: Computation, names: set[str]) -> float:
     return min(share, 1.0) if users else 1.0
 
 
-def _updates(body: Mapping[str, Instruction]) -> float:
-    """Bytes that a fused computation writes into a larger array; 0 if it writes all."""
-    if not body:
-        return 0.0
-    root = list(body.values())[-1]
-    if root.operation != "dynamic-update-slice" or len(root.operands) < 2:
-        return 0.0
-    update = body.get(root.operands[1])
-    return float(update.results[0].bytes) if update and update.results else 0.0
+def _written(body: Mapping[str, Instruction], results: Sequence[Array]) -> float:
+    """Bytes that a fused computation writes: of arrays that it updates, the updates.
+
+    Args:
+      body: the computation; empty for what is no fusion.
+      results: its results.
+    """
+    root = list(body.values())[-1] if body else None
+    roots = [root]
+    if root and root.operation == "tuple":
+        roots = [body.get(name) for name in root.operands]
+    if len(roots) != len(results):
+        return float(sum(array.bytes for array in results))
+    return float(sum(map(_written_of, [body] * len(roots), roots, results)))
+
+
+def _written_of(
+    body: Mapping[str, Instruction], root: Instruction | None, result: Array
+) -> float:
+    """Bytes that are written of one result, which `root` computes."""
+    while root and root.operation == "bitcast":
+        root = body.get(root.operands[0])
+    if root and root.operation == "dynamic-update-slice" and len(root.operands) > 1:
+        update = body.get(root.operands[1])
+        if update and update.results:
+            return 0.0 if result.near else float(update.results[0].bytes)
+    return float(result.bytes)
 
 
 def total_seconds(kernels: Sequence[Kernel], chip: Chip) -> float:

@@ -198,10 +198,26 @@ def test_kernels_of_tpus():
     assert found["conv"].flops == 2 * 64 * 3 * 12 * 8 * 16
 
 
-COPIES = """HloModule jit_step
+WRITES = """HloModule jit_step
 
-ENTRY %main (a: bf16[64,1000]) -> f32[] {
+%put (p: bf16[64,1000], q: bf16[64,1000], r: bf16[1,1000]) -> \
+(bf16[64,1000], f32[1,1000], bf16[64,1000]) {
+  %p = bf16[64,1000]{1,0} parameter(0)
+  %q = bf16[64,1000]{1,0:S(1)} parameter(1)
+  %r = bf16[1,1000]{1,0} parameter(2)
+  %zero = s32[] constant(0)
+  %wide = f32[1,1000]{1,0} convert(%r)
+  %first = bf16[64,1000]{1,0} dynamic-update-slice(%p, %r, %zero, %zero)
+  %second = bf16[64,1000]{1,0:S(1)} dynamic-update-slice(%q, %r, %zero, %zero)
+  ROOT %all = (bf16[64,1000]{1,0}, f32[1,1000]{1,0}, bf16[64,1000]{1,0:S(1)}) \
+tuple(%first, %wide, %second)
+}
+
+ENTRY %main (a: bf16[64,1000], r: bf16[1,1000]) -> f32[] {
   %a = bf16[64,1000]{1,0} parameter(0)
+  %r = bf16[1,1000]{1,0} parameter(1)
+  %rows = (bf16[64,1000]{1,0}, f32[1,1000]{1,0}, bf16[64,1000]{1,0:S(1)}) \
+fusion(%a, %a, %r), kind=kLoop, calls=%put
   %to = (bf16[64,1000]{1,0:S(1)}, bf16[64,1000]{1,0}, u32[]{:S(2)}) copy-start(%a)
   %by = (bf16[64,1000]{1,0}, bf16[64,1000]{0,1}, u32[]{:S(2)}) copy-start(%a)
   %part = ((bf16[64,1000]{1,0}), bf16[16,1000]{1,0:S(1)}, s32[]{:S(2)}) \
@@ -211,12 +227,14 @@ slice-start(%a), slice={[16:32], [0:1000]}
 """
 
 
-def test_a_copy_into_fast_memory_is_read_and_a_slice_in_part():
-    found = {k.instruction.name: k for k in hlo.Module(COPIES).kernels()}
+def test_of_what_is_updated_or_copied_the_part_that_moves_is_counted():
+    found = {k.instruction.name: k for k in hlo.Module(WRITES).kernels()}
     size = 2 * 64 * 1000
     assert found["to"].bytes == size
     assert found["by"].bytes == 2 * size
     assert found["part"].bytes == size / 4
+    # Two arrays are updated in a row, one of them in fast memory; one result is new.
+    assert found["rows"].bytes == 2 * 1000 + 2 * 1000 + 4 * 1000
 
 
 def test_what_is_warned_of():
