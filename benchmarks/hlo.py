@@ -195,7 +195,7 @@ class Module:
                 again = times * self._rounds(item)
                 for called in item.called:
                     yield from self._of(called, again)
-            elif item.operation not in _FREE:
+            elif item.operation not in _FREE and item.target != "AllocateBuffer":
                 yield Kernel(
                     item,
                     times,
@@ -329,8 +329,57 @@ class Module:
             if name in seen or source is None or len(source.results) != 1:
                 continue
             seen.add(name)
-            total += _read(body, number, source.results[0].bytes)
+            total += self._read(body, number, source.results[0].bytes)
         return total
+
+    def _read(self, body: Computation, number: int, whole: int) -> float:
+        """Bytes of an operand that a fused computation reads."""
+        if whole <= 100_000 or not body:
+            return float(whole)
+        return whole * self._share_of(body, number)
+
+    def _share_of(self, body: Computation, number: int) -> float:
+        """Share of an operand that a fused computation reads, at most 1."""
+        names = {
+            item.name
+            for item in body.values()
+            if item.operation == "parameter" and item.arguments.strip() == str(number)
+        }
+        return self._share_read(body, names) if names else 1.0
+
+    def _share_read(self, body: Computation, names: set[str]) -> float:
+        """Share of an array that its users in a fused computation read, at most 1."""
+        size = sum(array.size for array in body[min(names)].results)
+        share = 0.0
+        for user in _users(body, names):
+            at = [n for n, name in enumerate(user.operands) if name in names]
+            if user.operation in _SLICES:
+                share += user.results[0].size / size
+            elif user.operation == "dynamic-update-slice" and at == [0]:
+                continue  # written in part, in place
+            elif user.operation in _THROUGH:
+                share += self._share_read(body, {user.name})
+            elif user.operation == "fusion" and len(user.called) == 1:
+                share += self._share_through(body, user, at)
+            else:
+                return 1.0
+        return min(share, 1.0)
+
+    def _share_through(
+        self, body: Computation, user: Instruction, at: Sequence[int]
+    ) -> float:
+        """Share of an array that a fusion within another one reads.
+
+        Args:
+          body: the other one.
+          user: the inner one.
+          at: which of its operands the array is.
+        """
+        inner = self._computations.get(user.called[0], {})
+        copied = [item.operation for item in inner.values()]
+        if set(copied) <= {"parameter", *_THROUGH}:  # all of it, as far as it is used
+            return self._share_read(body, {user.name})
+        return sum(self._share_of(inner, number) for number in at)
 
     def _received(self, item: Instruction) -> float:
         operation = item.operation.removesuffix("-start")
@@ -387,35 +436,6 @@ def _copied(item: Instruction) -> float:
 def _users(body: Computation, names: set[str]) -> list[Instruction]:
     """The instructions of a fused computation that use what has one of these names."""
     return [item for item in body.values() if names & set(item.operands)]
-
-
-def _read(body: Computation, number: int, whole: int) -> float:
-    """Bytes of an operand that a fused computation reads."""
-    names = {
-        item.name
-        for item in body.values()
-        if item.operation == "parameter" and item.arguments.strip() == str(number)
-    }
-    if whole <= 100_000 or not names:
-        return float(whole)
-    if {user.operation for user in _users(body, names)} == {"dynamic-update-slice"}:
-        return 0.0
-    return whole * _share_read(body, names)
-
-
-def _share_read(body: Computation, names: set[str]) -> float:
-    """Share of an array that its users in a fused computation read, at most 1."""
-    size = sum(array.size for array in body[min(names)].results)
-    users, share = _users(body, names), 0.0
-    for user in users:
-        same = len(user.operands) == 1 and [a.size for a in user.results] == [size]
-        if user.operation in _SLICES:
-            share += user.results[0].size / size
-        elif user.operation in _THROUGH or (user.operation == "fusion" and same):
-            share += _share_read(body, {user.name})
-        else:
-            return 1.0
-    return min(share, 1.0) if users else 1.0
 
 
 def _written(body: Mapping[str, Instruction], results: Sequence[Array]) -> float:

@@ -131,6 +131,17 @@ OF_SLICES = """HloModule jit_step
   ROOT %one = bf16[1,1000]{1,0} dynamic-slice(%turned, %n, %zero)
 }
 
+%inside (p: bf16[64,1000]) -> f32[64,12] {
+  %p = bf16[64,1000]{1,0} parameter(0)
+  ROOT %few = f32[64,12]{1,0} fusion(%p), kind=kLoop, calls=%some
+}
+
+%some (p: bf16[64,1000]) -> f32[64,12] {
+  %p = bf16[64,1000]{1,0} parameter(0)
+  %few = bf16[64,12]{1,0} slice(%p), slice={[0:64],[0:12]}
+  ROOT %wider = f32[64,12]{1,0} convert(%few)
+}
+
 %body (state: (s32[], bf16[64,1000])) -> (s32[], bf16[64,1000]) {
   %state = (s32[], bf16[64,1000]{1,0}) parameter(0)
   %n = s32[] get-tuple-element(%state), index=0
@@ -152,6 +163,7 @@ ENTRY %main (a: bf16[64,1000], s: (s32[], bf16[64,1000])) -> f32[] {
   %rows = (s32[], bf16[64,1000]{1,0}) while(%s), condition=%below, body=%body
   %cut = bf16[64,24]{1,0} fusion(%a), kind=kLoop, calls=%parts
   %all = bf16[64,1000]{1,0} fusion(%a), kind=kLoop, calls=%whole
+  %nested = f32[64,12]{1,0} fusion(%a), kind=kOutput, calls=%inside
   ROOT %end = f32[] constant(0)
 }
 """
@@ -161,6 +173,7 @@ def test_of_what_is_cut_the_cuts_alone_are_read():
     found = {k.instruction.name: k for k in hlo.Module(OF_SLICES).kernels()}
     assert found["cut"].bytes == pytest.approx(2 * (64 * 24 + 64 * 24))
     assert found["all"].bytes == 2 * (64 * 1000 + 64 * 1000)
+    assert found["nested"].bytes == pytest.approx((2 + 4) * 64 * 12)
     # In a loop whose rounds XLA does not note, through a fusion that copies all.
     assert found["taken"].times == 16
     assert found["taken"].bytes == pytest.approx(2 * (1000 + 1000) + 4)
