@@ -732,6 +732,12 @@ def unknown_field(names: Iterable[str]) -> UsageError | None:
 
 def _unknown(name: str) -> UsageError:
     """Make the error for an unknown field, which may be a hyperparameter's name."""
+    if name in ("metric", "metrics"):
+        return UsageError(
+            f"unknown config field '{name}': a task says what its runs are ranked by, "
+            "a table with &metric=f1, one of your own with metrics=; a report compares "
+            "by report.metric"
+        )
     near = nearest(name, _known()) or ""
     block, _, hparam = near.rpartition(".")
     if "." not in name and block.split(".")[0] in ("grid", "hparams"):
