@@ -763,3 +763,16 @@ def test_a_method_of_ones_own_with_nearly_a_known_name_is_warned_of(
 def test_other_names_of_ones_own_are_not(tmp_path, name):
     with warnings.catch_warnings(action="error"):
         Race({name: {"learning_rate": [0.1, 0.2]}}, horizon=9, folder=tmp_path)
+
+
+def test_an_answer_says_how_many_contenders_it_leaves_out(tmp_path):
+    race = Race({"mine": {"size": [*range(7)]}}, budget=3, horizon=9, folder=tmp_path)
+    for job in race:
+        job.tell(loss=1.0)
+    assert "  and 2 more" in str(race.answer()).splitlines()
+    few = Race(
+        {"mine": {"size": [*range(5)]}}, budget=3, horizon=9, folder=tmp_path / "b"
+    )
+    for job in few:
+        job.tell(loss=1.0)
+    assert " more" not in str(few.answer())
