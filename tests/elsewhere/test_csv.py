@@ -495,3 +495,11 @@ def test_a_chart_of_weights_and_biases_is_no_table(tmp_path):
 def test_a_file_without_its_format_is_named(name, hint):
     with pytest.raises(UsageError, match=f"did you mean {hint}"):
         elsewhere.read(name)
+
+
+@pytest.mark.parametrize("name", ["time_s", "wall_time_s", "Time (sec)", "elapsed_s"])
+def test_times_in_seconds_have_several_names(tmp_path, name):
+    rows = tidy().assign(**{name: tidy()["epoch"] * 2.5})
+    source = read(tmp_path / "a.csv", rows)
+    assert [*source.runs["seconds"]] == [7.5] * 4
+    assert not any("left out" in note for note in source.notes)
