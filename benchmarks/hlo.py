@@ -192,8 +192,7 @@ class Module:
         computation = self._computations[name]
         for item in computation.values():
             if item.operation in _CONTROL:
-                rounds = re.search(r'known_trip_count":\{"n":"(\d+)"', item.rest)
-                again = times * (int(rounds.group(1)) if rounds else 1)
+                again = times * self._rounds(item)
                 for called in item.called:
                     yield from self._of(called, again)
             elif item.operation not in _FREE:
@@ -206,6 +205,23 @@ class Module:
                     self._integers(item),
                     self._received(item),
                 )
+
+    def _rounds(self, item: Instruction) -> int:
+        """How often a loop runs; 1 if that is not known.
+
+        XLA for TPUs does not note it: then the constant below which its counter, which
+        begins at 0, must stay.
+        """
+        if rounds := re.search(r'known_trip_count":\{"n":"(\d+)"', item.rest):
+            return int(rounds.group(1))
+        condition = re.search(r"condition=%([\w.\-]+)", item.rest)
+        body = self._computations.get(condition.group(1), {}) if condition else {}
+        last = list(body.values())[-1] if body else None
+        if last and last.operation == "compare" and "direction=LT" in last.rest:
+            limits = [body[name] for name in last.operands[1:] if name in body]
+            if limits and limits[0].operation == "constant":
+                return int(limits[0].arguments)
+        return 1
 
     def _operand(self, item: Instruction, number: int, within: Computation) -> Array:
         """An operand's first array; an empty one if it is unknown."""
@@ -303,14 +319,10 @@ class Module:
         if item.operation == "dynamic-update-slice":
             return 2.0 * self._operand(item, 1, within).bytes
         if item.operation in ("copy-start", "slice-start"):
-            return 2.0 * item.results[0].bytes if item.results else 0.0
+            return _copied(item)
         bodies = [self._computations[n] for n in item.called if n in self._computations]
         body = bodies[0] if len(bodies) == 1 else {}
-        in_place = _updates(body)
-        total = float(sum(array.bytes for array in item.results))
-        if in_place:
-            total -= max((array.bytes for array in item.results), default=0)
-            total += in_place
+        total = _written(body, item.results)
         seen: set[str] = set()
         for number, name in enumerate(item.operands):
             source = within.get(name)
@@ -360,6 +372,18 @@ def _instruction(name: str, kind: str, operation: str, tail: str) -> Instruction
     return Instruction(name, operation, arrays, operands, tail[:end], tail[end:])
 
 
+def _copied(item: Instruction) -> float:
+    """Bytes that a copy reads and writes in the device's main memory.
+
+    A copy's type names the new array first, a slice's the array that it is cut from.
+    """
+    if len(item.results) < 2:
+        return 2.0 * sum(array.bytes for array in item.results)
+    first, second = item.results[:2]
+    new, old = (first, second) if item.operation == "copy-start" else (second, first)
+    return float(new.bytes + old._replace(shape=new.shape, dtype=new.dtype).bytes)
+
+
 def _users(body: Computation, names: set[str]) -> list[Instruction]:
     """The instructions of a fused computation that use what has one of these names."""
     return [item for item in body.values() if names & set(item.operands)]
@@ -384,24 +408,43 @@ def _share_read(body: Computation, names: set[str]) -> float:
     size = sum(array.size for array in body[min(names)].results)
     users, share = _users(body, names), 0.0
     for user in users:
+        same = len(user.operands) == 1 and [a.size for a in user.results] == [size]
         if user.operation in _SLICES:
             share += user.results[0].size / size
-        elif user.operation in _THROUGH:
+        elif user.operation in _THROUGH or (user.operation == "fusion" and same):
             share += _share_read(body, {user.name})
         else:
             return 1.0
     return min(share, 1.0) if users else 1.0
 
 
-def _updates(body: Mapping[str, Instruction]) -> float:
-    """Bytes that a fused computation writes into a larger array; 0 if it writes all."""
-    if not body:
-        return 0.0
-    root = list(body.values())[-1]
-    if root.operation != "dynamic-update-slice" or len(root.operands) < 2:
-        return 0.0
-    update = body.get(root.operands[1])
-    return float(update.results[0].bytes) if update and update.results else 0.0
+def _written(body: Mapping[str, Instruction], results: Sequence[Array]) -> float:
+    """Bytes that a fused computation writes: of arrays that it updates, the updates.
+
+    Args:
+      body: the computation; empty for what is no fusion.
+      results: its results.
+    """
+    root = list(body.values())[-1] if body else None
+    roots = [root]
+    if root and root.operation == "tuple":
+        roots = [body.get(name) for name in root.operands]
+    if len(roots) != len(results):
+        return float(sum(array.bytes for array in results))
+    return float(sum(map(_written_of, [body] * len(roots), roots, results)))
+
+
+def _written_of(
+    body: Mapping[str, Instruction], root: Instruction | None, result: Array
+) -> float:
+    """Bytes that are written of one result, which `root` computes."""
+    while root and root.operation == "bitcast":
+        root = body.get(root.operands[0])
+    if root and root.operation == "dynamic-update-slice" and len(root.operands) > 1:
+        update = body.get(root.operands[1])
+        if update and update.results:
+            return 0.0 if result.near else float(update.results[0].bytes)
+    return float(result.bytes)
 
 
 def total_seconds(kernels: Sequence[Kernel], chip: Chip) -> float:

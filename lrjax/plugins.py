@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -83,14 +84,14 @@ def find(
             f"unknown {kind} '{cut(name)}': a part of your own is named by its module, "
             f"without .py: {module}:{part}"
         )
+    names = [*(known if known_names is None else known_names), *offered(kind)]
     if name in offered(kind):
         point = offered(kind)[name]
         found = _imported(kind, name, point.load)
-    elif is_path(name):
+    elif is_path(name) and (_is_there(name) or not nearest(name, names)):
         found = _imported(kind, name, functools.partial(at, name))
     else:
-        names = known if known_names is None else known_names
-        raise unknown(kind, name, [*names, *offered(kind)])
+        raise unknown(kind, name, names)
     return known.setdefault(name, accept(name, found))
 
 
@@ -125,12 +126,27 @@ def check_free(kind: str, name: str, shipped: Iterable[str]) -> None:
         raise UsageError(f"{kind} '{cut(name)}' is lrjax's own: choose another name")
 
 
-def at(path: str) -> Any:
-    """Import what a path names; the current directory is searched, too."""
-    module, _, name = path.partition(":")
+def _is_there(path: str) -> bool:
+    """Whether the first package that a path names can be found; imports nothing."""
+    _search_here()
+    first, *_ = path.partition(":")[0].split(".")
+    try:
+        return importlib.util.find_spec(first) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _search_here() -> None:
+    """Let modules be imported from the current directory, too."""
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
+
+
+def at(path: str) -> Any:
+    """Import what a path names; the current directory is searched, too."""
+    module, _, name = path.partition(":")
+    _search_here()
     found = importlib.import_module(module)
     for part in name.split("."):
         if not hasattr(found, part):

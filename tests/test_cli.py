@@ -397,6 +397,8 @@ def test_a_frozen_config_can_be_overridden(tmp_path):
         ("my.json", "unknown task 'my.json': .json files are not read"),
         ("./data/mine", "give svmlight:./data/mine"),
         ("device", "unknown task 'device'"),
+        ("libsvm:wine", "did you mean 'libsvm/wine'?"),
+        ("libsvm:./main.py", "give svmlight:./main.py"),
         ("iris", "did you mean 'libsvm/iris'?"),
         ("cifar10/wrn16.2", "did you mean 'cifar10/wrn16_2'?"),
     ],

@@ -12,7 +12,7 @@ from lrjax import config as config_lib
 from lrjax import identity, results
 from lrjax.engine import programs, train, xla_options
 from lrjax.launch import blocks as blocks_lib
-from lrjax.launch import dask_worker, experiment
+from lrjax.launch import dask_worker, experiment, reuse
 from lrjax.launch.units import Begin
 from lrjax.tasks import folds
 
@@ -27,9 +27,17 @@ def settings(names=TRIO, **fields):
     return config_lib.check(config)
 
 
+@functools.cache
+def task(name, precision):
+    """One task for all blocks, as a search has it."""
+    (found,) = blocks_lib.make_tasks(settings(tasks=(name,), precision=precision), None)
+    return found
+
+
 def planned(names=TRIO, **fields):
     wanted = settings(names, **fields)
-    return blocks_lib.plan(wanted, blocks_lib.make_tasks(wanted, None))
+    loaded = [task(name, wanted.precision) for name in wanted.tasks]
+    return blocks_lib.plan(wanted, loaded)
 
 
 def trained(block):
@@ -196,3 +204,85 @@ def test_runs_are_identified_without_their_block():
     ids = {identity.run_id(run) for row in block.runs for run in row}
     found = {i for b in planned(("prodigy",)) for row in b.ids for i in row}
     assert found < ids
+
+
+def cuts(names, **fields):
+    """A block for each of some methods, as a search asks for them."""
+    return [b for name in names for b in planned((name,), **fields)]
+
+
+def test_a_few_more_runs_are_trained_by_a_program_that_is_there(x64):
+    """Any methods of the block, other seeds and rates, on other rows."""
+    rates = {"adam": {"learning_rate": 0.02}, "prodigy": {"learning_rate": 0.5}}
+    (lent,) = planned(precision="float64")
+    wanted = cuts(
+        ("prodigy", "adam"), precision="float64", seeds=(7, 8, 9), hparams=rates
+    )
+    (again,) = reuse.by_programs_of([lent], wanted)
+    assert again.key == lent.key
+    assert again.spare == {2}
+    assert again.methods == ["adam", "prodigy"]
+    assert sorted(again.run_ids) == sorted(i for b in wanted for i in b.run_ids)
+    apart = dict(itertools.chain(*(trained(b).items() for b in wanted)))
+    for run_id, (values, _) in trained(again).items():
+        for name, value in values.items():
+            np.testing.assert_allclose(value, apart[run_id][0][name], 1e-11)
+    (smaller,) = blocks_lib.halves(again)
+    assert not smaller.spare
+    assert sorted(smaller.run_ids) == sorted(again.run_ids)
+    assert smaller.program.groups == lent.program.groups[:2]
+
+
+def test_lanes_that_are_too_many_for_a_group_repeat_its_last():
+    grid = {"learning_rate": (0.1, 0.2, 0.3)}
+    (lent,) = planned(("adam", "sgd"), grid=grid)
+    wanted = cuts(("sgd",), grid={"learning_rate": (0.4, 0.5)})
+    (again,) = reuse.by_programs_of([lent], wanted)
+    assert [lane["learning_rate"] for lane in again.lanes[3:]] == [0.4, 0.5, 0.5]
+    assert again.spare == {0, 1, 2}
+    assert sorted(again.run_ids) == sorted(wanted[0].run_ids)
+    message = dask_worker.block_message(again)
+    assert dask_worker.block_of(message, settings(), None).run_ids == again.run_ids
+
+
+def test_what_no_program_fits_gets_its_own():
+    (lent,) = planned(epochs=4)
+    more = {"grid": {"learning_rate": (0.1, 0.2)}}
+    for names, fields in (
+        (("adam", "momentum"), {}),
+        (("adam",), more),
+        (("adam",), {"epochs": 5}),
+        (("adam",), {"seeds": 2}),
+        (("adam",), {"tasks": ("libsvm/wine",)}),
+    ):
+        wanted = cuts(names, **({"epochs": 4} | fields))
+        assert reuse.by_programs_of([lent], wanted) is None, fields
+    assert reuse.by_programs_of([], cuts(("adam",), epochs=4)) is None
+    long = planned(("adam",), epochs=10**6)
+    assert reuse.by_programs_of(long, cuts(("adam",), epochs=10**6)) is None
+
+
+def test_the_cheapest_programs_that_hold_all_are_taken():
+    grid = {"learning_rate": (0.1, 0.2, 0.3)}
+    wide, narrow = planned(grid=grid)[0], planned()[0]
+    others = planned(("sgd", "momentum"))[0]
+    found = reuse.by_programs_of([wide, others, narrow], cuts(("prodigy", "sgd")))
+    assert [block.key for block in found] == [others.key, narrow.key]
+    assert [block.methods for block in found] == [["sgd"], ["prodigy"]]
+
+
+def test_runs_on_other_rows_are_not_trained_together():
+    (lent,) = planned()
+    divided = folds.of(lent.program.task, 1)
+    one, other = cuts(("adam", "prodigy"))
+    other = dataclasses.replace(
+        other,
+        program=dataclasses.replace(other.program, task=divided),
+        runs=tuple(
+            tuple(dataclasses.replace(run, options=divided.options) for run in row)
+            for row in other.runs
+        ),
+    )
+    found = reuse.by_programs_of([lent], [one, other])
+    assert [block.program.task.options for block in found] == [(), divided.options]
+    assert {block.key for block in found} == {lent.key}

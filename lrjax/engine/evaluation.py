@@ -25,7 +25,7 @@ from lrjax.core import (
 )
 from lrjax.engine import strategy
 from lrjax.engine.prefetch import prefetched
-from lrjax.engine.sharding import Layout
+from lrjax.engine.sharding import Layout, with_shardings
 from lrjax.engine.train import Program, num_rows, over_runs
 
 # Rows evaluated at once, summed over the runs of a block. Linear models: as many as
@@ -269,6 +269,45 @@ def evaluator(program: Program, on_host: bool = False) -> Evaluator:
         return Evaluator(of_slice, slices, summed)
     whole = functools.partial(evaluate_part, task.evaluate, task.metrics, **options)
     return Evaluator(whole, lambda part: [(part,)], lambda results: next(iter(results)))
+
+
+def compile_ahead(
+    program: Program, params: PyTree, model_state: PyTree, part: Batch
+) -> None:
+    """Compile what `evaluate_models` calls, where that is one program on one device.
+
+    Args:
+      program: program of the block.
+      params, model_state: shapes and types, leaves [seeds, hparams, ...].
+      part: leaves [rows, ...].
+    """
+    whole, device = evaluator(program).of_piece, _device_of(program, part)
+    if device and isinstance(whole, functools.partial) and whole.func is evaluate_part:
+        models = with_shardings((params, model_state), device)
+        arguments = (*whole.args, *models, part)
+        evaluate_part.lower(*arguments, **whole.keywords).compile()
+
+
+def evaluate_models(
+    program: Program, params: PyTree, model_state: PyTree, part: Batch
+) -> Mapping[str, jax.Array]:
+    """Compute exact metrics of trained models over a part, name -> [seeds, hparams].
+
+    Args:
+      program: program of the block.
+      params, model_state: leaves [seeds, hparams, ...].
+      part: leaves [rows, ...].
+    """
+    if device := _device_of(program, part):  # else JAX would compile another program
+        params, model_state = jax.device_put((params, model_state), device)
+    return evaluator(program)(params, model_state, part)
+
+
+def _device_of(program: Program, part: Batch) -> jax.sharding.Sharding | None:
+    """The device that holds a part; None on hosts, and if devices share blocks."""
+    array = jax.tree.leaves(part)[0]
+    here = isinstance(array, jax.Array) and not program.layout
+    return array.sharding if here else None
 
 
 def _rows_and_slice(part: Batch, at_once: int) -> tuple[int, int]:

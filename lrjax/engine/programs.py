@@ -35,6 +35,7 @@ from lrjax.engine.train import (
     final_params,
     init,
     init_run,
+    model_states,
     num_rows,
     observe,
     seed_runs,
@@ -71,7 +72,8 @@ def segment(
       are filled, one per round.
     """
     task, every = program.task, program.eval_every
-    n = num_rows(train)
+    n, shared = num_rows(train), program.layout is not None
+    laid_out = order.laid_out(train, shared)
     evaluator = evaluation.evaluator(program)
     next_state = recalibration.next_state(program)
 
@@ -99,7 +101,7 @@ def segment(
         rows, mask = jax.vmap(rows_of, (0, None), (0, None))(inputs.order, first)
 
         def one_step(i, state):
-            batch = {k: v[rows[:, i]] for k, v in train.items()}
+            batch = order.taken(laid_out, rows[:, i], train, shared)
             return step_block(program, state, batch, mask[i], inputs, first + i)
 
         end = jnp.minimum(first + every, stop)
@@ -167,6 +169,7 @@ def compile_program(
     seeds: Seeds,
     example: Inputs,
     recalled: Callable[..., Segment] = lambda program, segment, arguments: segment,
+    judged: bool = False,
 ) -> Compiled:
     """Compile what `train` calls, or load it from the persistent cache.
 
@@ -174,6 +177,7 @@ def compile_program(
       program: static choices.
       seeds, example: arrays with the shapes and types of every later call.
       recalled: as `launch.traces.recalled`; default: traces the segment.
+      judged: whether to compile ahead what `judge` will call for the test part, too.
     """
     task = program.task
     shared, valid = task.valid is task.train, _own_valid(task)
@@ -190,7 +194,10 @@ def compile_program(
         """Compile the programs that a run starts with."""
         numbers = jax.ShapeDtypeStruct((program.num_seeds,), jnp.uint32)
         seed_runs.lower(task.init, numbers).compile()  # called later, by its own name
-        return xla_options.compile_once(make_init.lower(), shapes[0].params)
+        start = xla_options.compile_once(make_init.lower(), shapes[0].params)
+        if judged and task.test is not task.train:
+            _prepare_judge(program, shapes)
+        return start
 
     if program.one_by_one or task.streamed:
         run, parts = host_loop.compile_host_loop(program, shapes, example)
@@ -370,11 +377,24 @@ def final_model(program: Program, state: BlockState) -> tuple[PyTree, PyTree]:
     )
 
 
+def _prepare_judge(program: Program, shapes: BlockState) -> None:
+    """Compile what `judge` calls for the test part.
+
+    Args:
+      program: static choices.
+      shapes: shapes and types of the block's state.
+    """
+    params, model_state = jax.eval_shape(
+        lambda state: (final_params(state), model_states(state)), shapes
+    )
+    evaluation.compile_ahead(program, params, model_state, program.task.test)
+
+
 def judge(program: Program, state: BlockState, part: Batch) -> dict[str, np.ndarray]:
     """Compute exact metrics of trained runs over a part, name -> [seeds, hparams].
 
     The program depends on the task and the block's shape alone, so methods share it.
     """
     params, model_state = final_model(program, state)
-    values = evaluation.evaluator(program)(params, model_state, part)
+    values = evaluation.evaluate_models(program, params, model_state, part)
     return {k: np.asarray(v) for k, v in values.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import math
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import optax
 
 from lrjax.common import numerics
 from lrjax.core import Batch, Task
-from lrjax.engine import train
+from lrjax.engine import strategy, train, xla_options
+from lrjax.launch import blocks
 
 RATES = (1e-3, 1e-2, 1e-1)  # of Adam; SGD takes ten times these
 STEPS = 5
@@ -52,23 +54,37 @@ def probe(task: Task) -> Probe:
     Returns:
       The features, 0 in place of those that are not finite, and their cost.
     """
-    # By the program that draws the parameters of runs with one seed.
-    seeds = train.seed_runs(task.init, np.asarray([_SEED], np.uint32))
-    params, state = seeds.params, seeds.model_state
     rows = np.random.RandomState(0).permutation(task.num_examples)
     size = min(task.batch_size, max(1, task.num_examples // _BATCHES))
     at = rows[: size * _BATCHES].reshape(-1, size)
-    batches = {k: v[at] for k, v in task.train.items()}
+    batches = {k: _taken(v, at) for k, v in task.train.items()}
     batches["mask"] = jnp.ones(at.shape, jnp.float32)
-    measured = _probe(task.loss, params, state, numerics.key(_SEED), batches)
+    key = numerics.key(_SEED)
+    # By the program that draws the parameters of runs with one seed.
+    draw = functools.partial(train.seed_runs, task.init, np.asarray([_SEED], np.uint32))
+    seeds = jax.eval_shape(draw)
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        drawing = beside.submit(draw)  # compiles while the other program is traced
+        lowered = _probe.lower(task.loss, seeds.params, seeds.model_state, key, batches)
+        effort = blocks.effort_for(blocks.cost_of(task, COST))
+        compiled = xla_options.compile_loop(lowered, strategy.kind_of(task), effort)
+        seeds = drawing.result()
+    measured = compiled(seeds.params, seeds.model_state, key, batches)
     features = {k: float(v) for k, v in measured.items()}
     features |= {
         "log_rows": math.log(task.num_examples),
-        "log_params": math.log(sum(x.size for x in jax.tree.leaves(params))),
+        "log_params": math.log(sum(x.size for x in jax.tree.leaves(seeds.params))),
         "classes": float(task.num_classes),
     }
     finite = {k: v if math.isfinite(v) else 0.0 for k, v in sorted(features.items())}
     return Probe(finite, len(at) + 2 * len(RATES) * min(STEPS, len(at)))
+
+
+def _taken(array: Any, at: np.ndarray) -> Any:
+    """Rows of an array, by one program where it is on the device."""
+    if isinstance(array, np.ndarray):
+        return array[at]
+    return jnp.take(array, at, axis=0, mode="clip")
 
 
 @functools.partial(jax.jit, static_argnames="loss_of")

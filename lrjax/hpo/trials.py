@@ -15,7 +15,7 @@ from lrjax import identity
 from lrjax.config import Settings
 from lrjax.core import Method, Run, Task
 from lrjax.engine import strategy
-from lrjax.launch import blocks
+from lrjax.launch import blocks, reuse
 from lrjax.launch.blocks import Block
 from lrjax.launch.session import Launcher
 from lrjax.launch.units import (
@@ -152,16 +152,25 @@ def make_packs(jobs: Sequence[Job]) -> list[Pack]:
     return sorted(packs, key=lambda pack: -pack.first.run.steps)
 
 
-def joined_units(jobs: Sequence[Job], settings: Settings) -> list[Unit]:
+def joined_units(
+    jobs: Sequence[Job], settings: Settings, earlier: Sequence[Block] = ()
+) -> list[Unit]:
     """Units that train whole runs, several methods in each where these train quickly.
 
     What is trained together follows from all jobs, those that are known, too.
+
+    Args:
+      jobs: whole runs.
+      settings: the config.
+      earlier: blocks of the jobs before, whose programs may serve again.
     """
     packs = make_packs([job._replace(known=False) for job in jobs])
     begin = Begin(on_test=any(job.on_test for job in jobs))
+    alone = [unit_of(pack).block for pack in packs]
+    again = None if settings.shard != "runs" else reuse.by_programs_of(earlier, alone)
     return [
         Unit(block, begin, is_trial=True)
-        for block in blocks.arrange([unit_of(pack).block for pack in packs], settings)
+        for block in again or blocks.arrange(alone, settings)
     ]
 
 
@@ -196,6 +205,7 @@ class Trainer:
         self._launcher, self._progress = launcher, progress
         self._live = launcher.session.live
         self._trained: list[str] = []  # names of blocks, for `forget`
+        self._whole: list[Block] = []  # blocks of whole runs so far
 
     def train(self, jobs: Sequence[Job]) -> dict[str, Trained]:
         """Train all jobs that are not known; return run_id -> result."""
@@ -216,7 +226,8 @@ class Trainer:
         self, jobs: Sequence[Job], settings: Settings
     ) -> dict[str, Trained]:
         """Train whole runs that are not known, as `joined_units`; run_id -> result."""
-        units = joined_units(jobs, settings)
+        units = joined_units(jobs, settings, self._whole)
+        self._whole += [unit.block for unit in units if not unit.block.spare]
         self._trained += [unit.block.name for unit in units]  # known ones, too
         known = {identity.run_id(job.run): job.run for job in jobs if job.known}
         updates = sum(run.steps for run in known.values())

@@ -61,11 +61,14 @@ class Block:
       runs: [seeds][hparams]. A lane is one of the columns: runs with the same
         hyperparameters and different seeds. Lanes of padding repeat a run.
       lanes: traced hyperparameters, one dictionary per lane.
+      spare: lanes that nobody asked for, whole groups of the program. Their runs stand
+        for nothing.
     """
 
     program: train.Program
     runs: tuple[tuple[Run, ...], ...]
     lanes: tuple[Mapping[str, float], ...]
+    spare: frozenset[int] = frozenset()
 
     @functools.cached_property
     def ids(self) -> list[list[str]]:
@@ -87,7 +90,7 @@ class Block:
             traced, *_ = itertools.islice(lanes, count)
             groups.append((method.name, static, tuple(traced), count))
         return (
-            _signature(program.task),
+            signature(program.task),
             *groups,
             program.num_seeds,
             program.eval_every,
@@ -102,7 +105,8 @@ class Block:
         first: dict[str, tuple[int, int]] = {}
         for s, row in enumerate(self.ids):
             for h, run_id in enumerate(row):
-                first.setdefault(run_id, (s, h))
+                if h not in self.spare:
+                    first.setdefault(run_id, (s, h))
         return {position: run_id for run_id, position in first.items()}
 
     @property
@@ -163,7 +167,7 @@ def named(methods: Sequence[str]) -> str:
     return methods[0] if len(methods) == 1 else counted(len(methods), "method")
 
 
-def _signature(task: Task) -> tuple[Any, ...]:
+def signature(task: Task) -> tuple[Any, ...]:
     """Everything of a task that decides its compiled programs; its data is traced."""
     parts = {"train": task.train, "valid": task.valid}
     shapes = tuple(
@@ -548,9 +552,13 @@ def _blocks(
 def halves(block: Block) -> list[Block]:
     """Split a block into two of half the size; return [] for a single lane.
 
+    A block with spare lanes becomes one without them.
+
     For devices whose memory cannot hold the whole block. Last bits may differ.
     """
     program = block.program
+    if block.spare:
+        return [_without_spare(block)]
     if len(program.groups) > 1:
         middle = len(program.groups) // 2
         return [
@@ -578,6 +586,19 @@ def halves(block: Block) -> list[Block]:
             for part in _chunks(range(program.num_seeds), -(-program.num_seeds // 2))
         ]
     return []
+
+
+def _without_spare(block: Block) -> Block:
+    """The runs of a block that somebody asked for, in a program of their own."""
+    places = enumerate(block.program.places)
+    groups = {number: None for h, (number, _) in places if h not in block.spare}
+    lanes = [h for h in range(len(block.lanes)) if h not in block.spare]
+    kept = tuple(block.program.groups[number] for number in groups)
+    return Block(
+        dataclasses.replace(block.program, groups=kept),
+        tuple(tuple(row[h] for h in lanes) for row in block.runs),
+        tuple(block.lanes[h] for h in lanes),
+    )
 
 
 def cut(block: Block, groups: tuple[train.Group, ...], before: int) -> Block:

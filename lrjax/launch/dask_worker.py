@@ -67,13 +67,14 @@ class BlockMessage(NamedTuple):
       groups: for each group of lanes, the name of its method, the compiled-in
         hyperparameters, and the number of lanes.
       program: the other fields of the block's program.
-      runs, lanes: the block's.
+      runs, lanes, spare: the block's.
     """
 
     groups: tuple[tuple[str, tuple[tuple[str, Any], ...], int], ...]
     program: Mapping[str, Any]
     runs: tuple[tuple[Run, ...], ...]
     lanes: tuple[Mapping[str, float], ...]
+    spare: frozenset[int]
 
 
 def block_message(block: Block) -> BlockMessage:
@@ -86,7 +87,7 @@ def block_message(block: Block) -> BlockMessage:
     groups = tuple(
         (method.name, static, count) for method, static, count in block.program.groups
     )
-    return BlockMessage(groups, program, block.runs, block.lanes)
+    return BlockMessage(groups, program, block.runs, block.lanes, block.spare)
 
 
 class PlannedBlock(NamedTuple):
@@ -233,7 +234,7 @@ def block_of(message: BlockMessage, settings: Settings, data_dir: str | None) ->
         for name, static, count in message.groups
     ]
     program = train_lib.Program(task=task, groups=tuple(groups), **message.program)
-    return Block(program, message.runs, message.lanes)
+    return Block(program, message.runs, message.lanes, message.spare)
 
 
 def _other_data(task: str) -> UsageError:

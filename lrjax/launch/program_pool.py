@@ -61,11 +61,12 @@ class ProgramPool:
         """End the threads; pending compilations are dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def announce(self, jobs: Sequence[Iterable[Block]]) -> int:
+    def announce(self, jobs: Sequence[Iterable[Block]], judged: bool = False) -> int:
         """Start to compile the programs of blocks, in the order of use.
 
         Args:
           jobs: blocks of each device; each will call `get` once.
+          judged: whether their runs will be measured on the test part.
 
         Returns:
           the number of different programs.
@@ -79,7 +80,7 @@ class ProgramPool:
                     keys.add(key)
                     with self._lock:
                         self._announced[key] += 1
-                        self._future(blocks[turn], device)
+                        self._future(blocks[turn], device, judged)
         return len(keys)
 
     def peek(
@@ -127,13 +128,13 @@ class ProgramPool:
         return dataclasses.replace(program, task=there, layout=self._layout)
 
     def _future(
-        self, block: Block, device: int
+        self, block: Block, device: int, judged: bool = False
     ) -> concurrent.futures.Future[programs.Compiled]:
         """The pending program of a block, marked as used last; needs the lock."""
         key = (block.key, device)
         future = self._futures.pop(key, None)
         if future is None:
-            future = self._threads.submit(self._compile, block, device)
+            future = self._threads.submit(self._compile, block, device, judged)
         self._futures[key] = future
         return future
 
@@ -143,13 +144,15 @@ class ProgramPool:
         for key in idle[: max(len(idle) - _KEPT, 0)]:
             del self._futures[key]
 
-    def _compile(self, block: Block, device: int) -> programs.Compiled:
+    def _compile(self, block: Block, device: int, judged: bool) -> programs.Compiled:
         """Compile the programs of a block for a device."""
         began = time.perf_counter()
         with jax.default_device(self._devices[device]):
             seeds, inputs = jax.eval_shape(block.inputs)
             program = self.placed(block.program, device)
-            compiled = programs.compile_program(program, seeds, inputs, traces.recalled)
+            compiled = programs.compile_program(
+                program, seeds, inputs, traces.recalled, judged
+            )
         with self._lock:
             self.compiled += 1
             self.seconds += time.perf_counter() - began

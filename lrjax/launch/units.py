@@ -216,7 +216,8 @@ class Engine:
         at_once = min(at_once, self._most)
         sharing = len(self._layout.devices) if self._layout else len(devices)
         limits = limits_of(devices, at_once, sharing)
-        count = self.pool.announce([[u.block for u in job] for job in jobs])
+        judged = any(not unit.is_trial or unit.begin.on_test for unit in units)
+        count = self.pool.announce([[u.block for u in job] for job in jobs], judged)
         need = self._need(units[0].block, stopping)
         # Refuse blocks that will never fit before anything is trained or written.
         limits[0].check(blocks[0].title, need)

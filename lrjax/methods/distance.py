@@ -88,4 +88,13 @@ METHODS = (
         space=space(d0=D0, d_coef=FACTOR),
         adam_like=True,
     ),
+    Method(
+        name="adog",
+        **scheduled(optim.adog, averages=True),
+        family=FREE,
+        source="Kreisler, Ivgi, Hinder and Carmon 2024; ittaikr/open_lm_fork",
+        advice="No schedule: the average replaces it. With batch normalisation set "
+        "reps_rel to 1e-4; raise it if the distance does not grow.",
+        space=space(reps_rel=Range(1e-8, 1e-2)),
+    ),
 )

@@ -16,6 +16,7 @@ from lrjax.optim.adamg import adamg
 from lrjax.optim.adan import adan
 from lrjax.optim.ademamix import ademamix
 from lrjax.optim.adgd import adgd
+from lrjax.optim.adog import adog
 from lrjax.optim.adopt import adopt
 from lrjax.optim.autolrs import autolrs
 from lrjax.optim.barzilai_borwein import barzilai_borwein
@@ -99,6 +100,7 @@ __all__ = [
     "adan",
     "ademamix",
     "adgd",
+    "adog",
     "adopt",
     "ali_g",
     "armijo_sgd",

@@ -189,19 +189,21 @@ def _own(name: str, found: Any, options: TaskOptions) -> Task:
 
 def _unknown(name: str) -> UsageError:
     """The error for an unknown task name, with a hint where it looks like a file."""
-    suffix = Path(name).suffix.lower()
-    a_path = os.path.exists(name) or name.startswith((".", "/", "~"))
+    prefix, _, rest = name.partition(":")
+    path = rest if prefix.isalpha() and os.path.exists(rest) else name
+    suffix = Path(path).suffix.lower()
+    a_path = os.path.exists(path) or path.startswith((".", "/", "~"))
     if not a_path and (not suffix or nearest(name, TASKS)):
         return unknown("task", name, TASKS)
     message = f"unknown task '{cut(name)}'"
     if suffix in table.ENDINGS:
         return UsageError(
-            f"{message}: for a table give table:{cut(name)}?target=COLUMN"
+            f"{message}: for a table give table:{cut(path)}?target=COLUMN"
         )
     if suffix == ".jsonl":
         return UsageError(
             f"{message}: for texts with labels give "
-            f"finetune:{cut(name)}?text=COLUMN&target=COLUMN"
+            f"finetune:{cut(path)}?text=COLUMN&target=COLUMN"
         )
     if suffix in _OTHERS:
         return UsageError(
@@ -210,7 +212,7 @@ def _unknown(name: str) -> UsageError:
         )
     return UsageError(
         f"{message}: for a file of your own in svmlight's format give "
-        f"svmlight:{cut(name)}"
+        f"svmlight:{cut(path)}"
     )
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from lrjax.core import Batch, Task
@@ -48,16 +49,28 @@ def of(task: Task, number: int) -> Task:
     held, every = _rows(task.valid), _rows(task.train) // _rows(task.valid)
     # Rows from all over the part, since files are often sorted by class.
     at = number - 1 + every * np.arange(held)
-    train, valid = {}, {}
-    for name, rows in task.train.items():
-        valid[name] = rows[at]
-        if isinstance(rows, np.ndarray):
-            train[name] = rows.copy()
-            train[name][at] = task.valid[name]
-        else:
-            train[name] = rows.at[at].set(task.valid[name])
+    on_host = isinstance(next(iter(task.train.values())), np.ndarray)
+    exchange = _exchanged_on_host if on_host else _exchanged
+    train, valid = exchange(task.train, task.valid, at)
     options = (*task.options, (OPTION, number))
     return dataclasses.replace(task, train=train, valid=valid, options=options)
+
+
+@jax.jit  # one small program, however many arrays
+def _exchanged(train: Batch, valid: Batch, at: np.ndarray) -> tuple[Batch, Batch]:
+    """Exchange the validation rows with the training rows at some positions."""
+    put = {name: rows.at[at].set(valid[name]) for name, rows in train.items()}
+    return put, {name: rows[at] for name, rows in train.items()}
+
+
+def _exchanged_on_host(
+    train: Batch, valid: Batch, at: np.ndarray
+) -> tuple[Batch, Batch]:
+    """As `_exchanged`, for arrays of NumPy."""
+    put = {name: rows.copy() for name, rows in train.items()}
+    for name, rows in put.items():
+        rows[at] = valid[name]
+    return put, {name: rows[at] for name, rows in train.items()}
 
 
 def wanted(task: Task, options: Sequence[tuple[str, Any]]) -> Task:

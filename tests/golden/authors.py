@@ -177,6 +177,14 @@ class CautiousAdamW:
         self.optimizer.step()
 
 
+def adog(groups: list[dict], **kwargs: Any):
+    """AcceleDoG as in ittaikr/open_lm_fork, which wants its parameters numbered."""
+    params = [param for group in groups for param in group["params"]]
+    for number, param in enumerate(params):
+        param.id_number = number
+    return load("ittaikr/open_lm_fork", "accele_dog.py").AcceleDoG(groups, **kwargs)
+
+
 # method -> (source, what builds the optimizer)
 AUTHORS: dict[str, tuple[str, Callable]] = {
     "lion": ("google/automl Lion", lion),
@@ -189,4 +197,5 @@ AUTHORS: dict[str, tuple[str, Callable]] = {
     "lamb": ("huggingface/pytorch-image-models Lamb", lamb),
     "cautious": ("huggingface/pytorch-image-models Lion(caution=True)", cautious),
     "cautious_adamw": ("kyleliang919/C-Optim AdamW", CautiousAdamW),
+    "adog": ("ittaikr/open_lm_fork AcceleDoG", adog),
 }

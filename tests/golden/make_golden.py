@@ -362,6 +362,8 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
     if method in ("dog", "ldog"):
         etas = [float(eta) for eta in group["eta"]]
         return {"eta": etas if method == "ldog" else etas[0]}
+    if method == "adog":
+        return {"eta": float(group["eta_y"][0])}
     if owner == "schedule_free":
         return {name: group[name] for name in ("scheduled_lr", "weight_sum")}
     if owner == "momo":
@@ -443,6 +445,8 @@ def official_run(
             points |= eval_points(optimizer, params)
         if isinstance(optimizer, WidePlus):
             del points["z"]  # the tests do not look at it
+        if method == "adog":
+            points["eval"] = flat(optimizer.param_groups[0]["y_bar"])
         if averager is not None:
             averager.step()
             points["eval"] = flat(averager.averaged_model.parameters())

@@ -72,6 +72,7 @@ FILES = {
     "cdat": "cdat",
     "radam": "radam",
     "prodigy_plus_schedule_free": "prodigy_plus_schedule_free",
+    "adog": "adog",
     "lion": "lion",
     "muon": "muon",
     "soap": "soap",

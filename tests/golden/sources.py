@@ -21,6 +21,7 @@ COMMITS = {
     "sail-sg/Adan": "2c65beaf400775753b155da4082c3819fea689b9",
     "kyleliang919/C-Optim": "2c0517c4db2e50b56d389ba4803eab1f4b3b8ae3",
     "huggingface/pytorch-image-models": "aa4b5850c1543fa488abf260f18390eda46cf85d",
+    "ittaikr/open_lm_fork": "cc51851a1fc4210f6655a767d00fb72a06fdf73a",
 }
 
 

@@ -555,3 +555,12 @@ def trained_alone(task, row):
     compiled = programs.compile_program(program, seeds, inputs)
     *_, last = programs.train(compiled, program, seeds, inputs, row["steps"])
     return program, last.state
+
+
+def test_the_order_in_which_methods_are_named_changes_nothing():
+    names = ["prodigy", "adam", "momentum"]
+    one, other = (
+        lrjax.select("libsvm/iris", order, budget=4, steps=40)
+        for order in (names, names[::-1])
+    )
+    assert str(one) == str(other)

@@ -149,6 +149,7 @@ def test_a_mask_of_one_kind_is_the_program_without(name):
 
 # The rest take decay otherwise, and are compared with official code.
 COUPLED = {
+    "adog": {"reps_rel": 1e-2},
     "cocob": {},
     "dadapt_adagrad": {"d0": 1e-2},
     "dadapt_adam": {"d0": 1e-2},

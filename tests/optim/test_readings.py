@@ -229,6 +229,7 @@ RATES = {
     "dadapt_adam": lambda case: _previous(case.scalars["d"], 1e-6),
     "dog": lambda case: case.scalars["eta"],
     "ldog": lambda case: case.scalars["eta"].mean(axis=1),
+    "adog": lambda case: case.scalars["eta"],
     "momo": lambda case: case.scalars["tau"],
     "schedule_free_adamw": lambda case: case.scalars["scheduled_lr"],
 }
