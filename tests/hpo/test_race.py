@@ -466,7 +466,10 @@ def method_of(build):
         ({"methods": ["addam"]}, "did you mean 'adam'"),
         ({"methods": []}, "methods is empty"),
         ({"methods": method_of(lambda horizon: 3)}, "which is not a transformation"),
-        ({"methods": method_of(lambda horizon: 1 / 0)}, "fails: ZeroDivisionError"),
+        (
+            {"methods": method_of(lambda horizon: 1 / 0)},
+            "step: ZeroDivisionError",
+        ),
         ({"budget": "many"}, "budget must be a number, not 'many'"),
         ({"how": "guess"}, "bakeoff"),
         ({"seconds": "all"}, "seconds must be a number"),
