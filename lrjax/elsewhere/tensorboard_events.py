@@ -119,7 +119,7 @@ def _is_damaged(path: str) -> bool:
     def wrong(content: bytes, checksum: bytes) -> bool:
         return pywrap_tensorflow.masked_crc32c(content) != _CHECKSUM.unpack(checksum)[0]
 
-    with open(path, "rb") as file:
+    with files.open_given(path) as file:
         while len(head := file.read(_HEAD)) == _HEAD:
             if wrong(head[:8], head[8:]):
                 return True
