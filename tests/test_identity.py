@@ -562,7 +562,7 @@ def test_what_the_optimisers_refuse_is_refused_in_a_config(method):
 # Methods with hyperparameters whose bounds are closer than a config's domains.
 STRICT = {
     *("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion", "prodigy"),
-    *("dog", "ldog", "adog", "dowg", "cdowg", "mechanic", "storm_plus"),
+    *("dog", "ldog", "adog", "dowg", "cdowg", "mechanic", "trac", "storm_plus"),
     *("schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam"),
     *("schedule_free_prodigy", "reduce_on_plateau", "greedy_lr"),
     *("polyak_sgd", "armijo_sgd"),

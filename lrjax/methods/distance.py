@@ -97,4 +97,15 @@ METHODS = (
         "reps_rel to 1e-4; raise it if the distance does not grow.",
         space=space(reps_rel=Range(1e-8, 1e-2)),
     ),
+    Method(
+        name="trac",
+        **scheduled(builders.trac_adamw),
+        family=FREE,
+        source="Muppidi, Zhang and Yang 2024; trac-optimizer 0.0.2",
+        advice="If nothing moves, raise s_prev to 1e-4: float32 loses the first steps. "
+        "Large batches: where the second gradient is against the first step, the "
+        "parameters stay at their start.",
+        space=space(learning_rate=Range(1e-4, 1.0), s_prev=Range(1e-10, 1e-2)),
+        adam_like=True,
+    ),
 )

@@ -70,6 +70,7 @@ from lrjax.optim.schedule_free import (
 )
 from lrjax.optim.soap import soap
 from lrjax.optim.storm_plus import storm_plus
+from lrjax.optim.trac import trac
 from lrjax.optim.trust_ratio import lamb, lars
 from lrjax.optim.ultimate import ultimate_adam
 from lrjax.optim.width import mup, width_factors
@@ -160,6 +161,7 @@ __all__ = [
     "soap",
     "sps_smooth",
     "storm_plus",
+    "trac",
     "ultimate_adam",
     "width_factors",
 ]

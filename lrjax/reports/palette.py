@@ -66,7 +66,7 @@ _FAMILIES = (
         *("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr", "abel"),
         *("autolrs_sgd", "autolrs_adam"),
     ),
-    ("nadamw_cosine", "radam", "cdat", "adgd", "barzilai_borwein"),
+    ("nadamw_cosine", "radam", "cdat", "adgd", "barzilai_borwein", "trac"),
 )
 _PLACES = {
     name: (colour, turn)

@@ -15,6 +15,7 @@ import contextlib
 import inspect
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -56,6 +57,7 @@ from problems import (
     problem,
 )
 from settings import GROUPED, SCHEDULES, SETTINGS, SLICED, UNSTABLE
+from trac_optimizer import trac as trac_optimizer
 
 PACKAGES = (
     "torch",
@@ -73,6 +75,7 @@ PACKAGES = (
     "numpy",
     "pytorch_optimizer",
     "prodigy-plus-schedule-free",
+    "trac-optimizer",
 )
 
 RENAMED = {
@@ -121,12 +124,26 @@ def schedule_free_prodigy(
     )
 
 
+TUNED = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
 def mechanic(params, base_optimizer, **kwargs):
     """The authors' wrapper around PyTorch's SGD or AdamW."""
     name, base_kwargs = base_optimizer
-    base = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
-    mechanized = mechanic_pytorch.mechanize(base, **kwargs)
+    mechanized = mechanic_pytorch.mechanize(TUNED[name], **kwargs)
     return mechanized(params, **official_names(base_kwargs))
+
+
+def trac(params, base_optimizer, **kwargs):
+    """The authors' wrapper around PyTorch's SGD, Adam or AdamW, which writes a log."""
+    name, base_kwargs = base_optimizer
+    trac_optimizer.erf_torch = trac_optimizer.ERF_1994(128)  # in the type of the run
+    tuned = trac_optimizer.start_trac(os.devnull, TUNED[name], **kwargs)
+    return tuned(params, **official_names(base_kwargs))
 
 
 def dadapt_adan(params, b1=0.98, b2=0.92, b3=0.99, **kwargs):
@@ -285,6 +302,7 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "momo": ("momo-opt Momo", momo.Momo),
     "momo_adam": ("momo-opt MomoAdam", momo.MomoAdam),
     "mechanic": ("mechanic-pytorch mechanize", mechanic),
+    "trac": ("trac-optimizer start_trac", trac),
     **AUTHORS,
     "ali_g": ("alig AliG", CappedAliG),
     "ultimate_adam": ("gdtuo Adam / SGD / SGD", UltimateAdam),
@@ -375,8 +393,8 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
         return {"eta": float(optimizer.step_size)}
     if method == "ultimate_adam":
         return {"eta": float(optimizer.adam.parameters["alpha"])}
-    if method == "mechanic":
-        return {"s": float(optimizer.state["_mechanic"]["s"].sum())}
+    if method in ("mechanic", "trac"):
+        return {"s": float(optimizer.state[f"_{method}"]["s"].sum())}
     return {}
 
 

@@ -73,6 +73,7 @@ FILES = {
     "radam": "radam",
     "prodigy_plus_schedule_free": "prodigy_plus_schedule_free",
     "adog": "adog",
+    "trac": "trac",
     "lion": "lion",
     "muon": "muon",
     "soap": "soap",

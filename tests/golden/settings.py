@@ -423,6 +423,33 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "still": 2,
         },
     },
+    "trac": {
+        "default": {"base_optimizer": ("adam", {"learning_rate": 1e-3})},
+        "s_prev": {
+            "base_optimizer": ("adam", {"learning_rate": 0.01}),
+            "s_prev": 1e-2,
+            "still": 2,
+        },
+        "adamw": {
+            "base_optimizer": ("adamw", {"learning_rate": 0.01, "weight_decay": 0.1}),
+            "s_prev": 1e-3,
+            "still": 2,
+        },
+        "sgd": {"base_optimizer": ("sgd", {"learning_rate": 1.0})},
+        "sgd_betas": {
+            "base_optimizer": ("sgd", {"learning_rate": 0.1}),
+            "betas": (0.9, 0.999),
+            "s_prev": 1e-2,
+        },
+        "sgd_eps": {"base_optimizer": ("sgd", {"learning_rate": 1.0}), "eps": 1e-4},
+        "all": {
+            "base_optimizer": ("adam", {"learning_rate": 0.01}),
+            "betas": (0.9, 0.99, 0.999),
+            "s_prev": 1e-2,
+            "eps": 1e-5,
+            "still": 2,
+        },
+    },
     "storm_plus": {
         "default": {},
         "normalized": {"normalized_norm": True},

@@ -217,6 +217,7 @@ def test_decay_beside_the_step_moves_the_leaves_that_it_is_for(name):
     "wrap",
     [
         optim.mechanic,
+        optim.trac,
         optim.reduce_on_plateau,
         optim.greedy_lr,
         optim.abel,
