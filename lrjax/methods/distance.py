@@ -108,4 +108,14 @@ METHODS = (
         space=space(learning_rate=Range(1e-4, 1.0), s_prev=Range(1e-10, 1e-2)),
         adam_like=True,
     ),
+    Method(
+        name="schedule_free_plus",
+        **scheduled(optim.schedule_free_plus, warmup_fraction=0.05, averages=True),
+        family=FREE,
+        source="Defazio 2026; facebookresearch/schedule_free",
+        advice="No schedule: the average replaces it. Warm up over 5 %. The loss must "
+        "stay above 0. Weight decays are larger than AdamW's: 20 rather than 0.1.",
+        space=space(learning_rate=FACTOR),
+        adam_like=True,
+    ),
 )

@@ -68,6 +68,7 @@ from lrjax.optim.schedule_free import (
     schedule_free_radam,
     schedule_free_sgd,
 )
+from lrjax.optim.schedule_free_plus import schedule_free_plus
 from lrjax.optim.soap import soap
 from lrjax.optim.storm_plus import storm_plus
 from lrjax.optim.trac import trac
@@ -154,6 +155,7 @@ __all__ = [
     "salsa",
     "scale_by_learning_rate",
     "schedule_free_adamw",
+    "schedule_free_plus",
     "schedule_free_prodigy",
     "schedule_free_radam",
     "schedule_free_sgd",

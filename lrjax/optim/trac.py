@@ -42,7 +42,7 @@ def _series() -> tuple[float, np.ndarray]:
     """The width and the coefficients of the authors' series for erfi.
 
     It is Weideman's of 1994 but for one sample of the Fourier transform, which they
-    leave out, so that it is up to 1.05 % below erfi below 1.6, and 0.2 % above beyond.
+    leave out, so that it is up to 1.05 % below erfi, and beyond 1.5 up to 0.2 % above.
     """
     width = np.sqrt(_TERMS / np.sqrt(2.0))
     angles = np.arange(1 - 2 * _TERMS, 2 * _TERMS) * np.pi / (2 * _TERMS)

@@ -54,7 +54,7 @@ _FAMILIES = (
     ("cocob", "mechanic", "storm_plus", "l4_adam", "l4_momentum", "adamg", "soap"),
     (
         *("adamw_cosine", "schedule_free_adamw", "smac", "salsa", "ultimate_adam"),
-        "cautious_adamw",
+        *("cautious_adamw", "schedule_free_plus"),
     ),
     ("momentum", "momo", "schedule_free_sgd", "ali_g", "iam", "multirate_sgd", "lars"),
     (

@@ -382,7 +382,7 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
         return {"eta": etas if method == "ldog" else etas[0]}
     if method == "adog":
         return {"eta": float(group["eta_y"][0])}
-    if owner == "schedule_free":
+    if owner in ("schedule_free", "schedule_free_plus"):
         return {name: group[name] for name in ("scheduled_lr", "weight_sum")}
     if owner == "momo":
         tau = size_of_step(method, optimizer, before, after)
@@ -400,11 +400,14 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
 
 def eval_points(optimizer, params: list) -> dict[str, np.ndarray]:
     """x and z of a schedule-free method, whose parameters are y, left as they are."""
+    states = [optimizer.state[p] for p in params]
+    if "x" in states[0]:
+        return {"z": flat(s["z"] for s in states), "eval": flat(s["x"] for s in states)}
     group = optimizer.param_groups[0]
     own = isinstance(optimizer, schedulefree.ScheduleFreeWrapper)
     momentum = optimizer.momentum if own else group.get("momentum")
     momentum = group["betas"][0] if momentum is None else momentum
-    z = [optimizer.state[p]["z"] for p in params]
+    z = [state["z"] for state in states]
     ends = zip(params, z, strict=True)
     return {
         "z": flat(z),
@@ -454,7 +457,7 @@ def official_run(
             param.grad = torch.tensor(np.asarray(grad))
         if method == "salsa":
             optimizer.step(closure_of(params, of.unflatten, told, step))
-        elif FILES.get(method) == "momo" or method == "ali_g":
+        elif method in ("momo", "momo_adam", "ali_g", "schedule_free_plus"):
             optimizer.step(loss=torch.tensor(float(loss)))
         else:
             optimizer.step()

@@ -74,6 +74,7 @@ FILES = {
     "prodigy_plus_schedule_free": "prodigy_plus_schedule_free",
     "adog": "adog",
     "trac": "trac",
+    "schedule_free_plus": "schedule_free_plus",
     "lion": "lion",
     "muon": "muon",
     "soap": "soap",

@@ -233,6 +233,7 @@ RATES = {
     "trac": lambda case: np.maximum(case.scalars["s"], 0),
     "momo": lambda case: case.scalars["tau"],
     "schedule_free_adamw": lambda case: case.scalars["scheduled_lr"],
+    "schedule_free_plus": lambda case: case.scalars["scheduled_lr"],
 }
 
 
