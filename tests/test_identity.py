@@ -563,6 +563,7 @@ def test_what_the_optimisers_refuse_is_refused_in_a_config(method):
 STRICT = {
     *("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion", "prodigy"),
     *("dog", "ldog", "adog", "dowg", "cdowg", "mechanic", "trac", "storm_plus"),
+    "kt",
     *("schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam"),
     *("schedule_free_prodigy", "schedule_free_plus"),
     *("reduce_on_plateau", "greedy_lr"),

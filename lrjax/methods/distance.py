@@ -118,4 +118,13 @@ METHODS = (
         space=space(learning_rate=FACTOR),
         adam_like=True,
     ),
+    Method(
+        name="kt",
+        **scheduled(optim.kt),
+        family=FREE,
+        source="Orabona and Pál 2016; parameterfree 0.0.1",
+        advice="No schedule. For gradients of norms up to 1; where theirs are larger, "
+        "lower the rate, which multiplies them.",
+        space=space(learning_rate=Range(1e-3, 1.0), wealth=Range(1e-6, 1.0)),
+    ),
 )

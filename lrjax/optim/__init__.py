@@ -42,6 +42,7 @@ from lrjax.optim.dog import (
 )
 from lrjax.optim.hypergradient import hypergradient_adam, hypergradient_sgd
 from lrjax.optim.iam import iam, iam_adam
+from lrjax.optim.kt import kt
 from lrjax.optim.l4 import l4_adam, l4_momentum
 from lrjax.optim.learned import learned
 from lrjax.optim.line_search import armijo_sgd, polyak_sgd
@@ -130,6 +131,7 @@ __all__ = [
     "hypergradient_sgd",
     "iam",
     "iam_adam",
+    "kt",
     "l4_adam",
     "l4_momentum",
     "lamb",

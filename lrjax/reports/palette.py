@@ -49,7 +49,7 @@ _FAMILIES = (
     ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd", "dec_sps", "ngn", "lion"),
     (
         *("prodigy", "schedule_free_prodigy", "schedule_free_radam", "sps_smooth"),
-        *("prodigy_plus_schedule_free", "adog"),
+        *("prodigy_plus_schedule_free", "adog", "kt"),
     ),
     ("cocob", "mechanic", "storm_plus", "l4_adam", "l4_momentum", "adamg", "soap"),
     (

@@ -83,6 +83,7 @@ RENAMED = {
     "b3": "beta3",
     "lower_bound": "lb",
     "adapt_lower_bound": "use_fstar",
+    "wealth": "w",
 }
 
 
@@ -111,6 +112,22 @@ class RatedCOCOB(parameterfree.COCOB):
         for group in self.param_groups:
             for p in group["params"]:
                 p.grad.add_(p.detach(), alpha=group["decay_before"]).mul_(group["lr"])
+        super().step()
+
+
+class RatedKT(parameterfree.KT):
+    """The authors' KT, whose package has no learning rate, on scaled gradients."""
+
+    def __init__(self, params, lr=1.0, weight_decay=0.0, **kwargs):
+        super().__init__(params, weight_decay=weight_decay, **kwargs)
+        (self.group,) = self.param_groups
+        self.group |= {"lr": lr, "decay": weight_decay}
+
+    def step(self):
+        rate = self.group["lr"]
+        self.group["weight_decay"] = rate * self.group["decay"]
+        for p in self.group["params"]:
+            p.grad.mul_(rate)
         super().step()
 
 
@@ -281,6 +298,7 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "dadapt_lion": ("dadaptation DAdaptLion", dadaptation.DAdaptLion),
     "prodigy": ("prodigyopt Prodigy", prodigyopt.Prodigy),
     "cocob": ("parameterfree COCOB", RatedCOCOB),
+    "kt": ("parameterfree KT", RatedKT),
     "dog": ("dog-optimizer DoG", dog.DoG),
     "ldog": ("dog-optimizer LDoG", dog.LDoG),
     "schedule_free_sgd": (
@@ -382,6 +400,8 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
         return {"eta": etas if method == "ldog" else etas[0]}
     if method == "adog":
         return {"eta": float(group["eta_y"][0])}
+    if method == "kt":
+        return {"eta": group["lr"] * optimizer._wealth / optimizer._iter}
     if owner in ("schedule_free", "schedule_free_plus"):
         return {name: group[name] for name in ("scheduled_lr", "weight_sum")}
     if owner == "momo":

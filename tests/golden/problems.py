@@ -75,6 +75,7 @@ FILES = {
     "adog": "adog",
     "trac": "trac",
     "schedule_free_plus": "schedule_free_plus",
+    "kt": "kt",
     "lion": "lion",
     "muon": "muon",
     "soap": "soap",

@@ -450,6 +450,16 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "still": 2,
         },
     },
+    "kt": {
+        "default": {},
+        "wealth": {"wealth": 0.1, "learning_rate": 0.1},
+        "wd": {"weight_decay": 0.05, "wealth": 1e-2},
+        "lr": {"learning_rate": 0.1},
+        "warmup_cosine": {"schedule": "warmup_cosine"},
+        "warm_from_0": {"schedule": "warm_from_0"},
+        "still": {"still": 2, "weight_decay": 0.05},
+        "all": {"wealth": 1e-2, "weight_decay": 0.1, "schedule": "pause"},
+    },
     "schedule_free_plus": {
         "default": {},
         "wd": {"learning_rate": 0.3, "weight_decay": 5.0},
