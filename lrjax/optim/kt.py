@@ -96,14 +96,15 @@ def kt(
         params = base.require_params(params)
         dtype = state.wealth.dtype
         rate = base.rate_at(learning_rate, state.count, dtype)
-        gain = base.sum_leaves(
-            lambda grad, param, start: (start - param) * grad,
+        # Not `start - param`, which the update has: XLA would store it for both uses.
+        loss = base.sum_leaves(
+            lambda grad, param, start: (param - start) * grad,
             dtype,
             updates,
             params,
             state.start,
         )
-        wealth = state.wealth + rate * gain
+        wealth = state.wealth - rate * loss
         bet = wealth / (state.count + 2).astype(dtype)
 
         def update_leaf(grad, param, start, theta, has_decay):
