@@ -218,22 +218,25 @@ def lowered_step(program: Any, seeds: Any, inputs: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from lrjax.engine import sharding, train
+    from lrjax.engine import order, sharding, train
 
     task, layout = program.task, program.layout
     state = jax.eval_shape(lambda s, i: train.init(program, s, i), seeds, inputs)
     out = layout.of_block(state) if layout else None
     where = jax.tree.leaves(task.train)[0].sharding
     state = sharding.with_shardings(state, out or where)
+    shared = layout is not None
+    laid_out = jax.eval_shape(lambda part: order.laid_out(part, shared), task.train)
+    laid_out = sharding.with_shardings(laid_out, where)
 
     def step(state: Any, inputs: Any, data: Any, rows: Any, number: Any) -> Any:
-        batch = {key: x[rows] for key, x in data.items()}
+        batch = order.taken(data, rows, task.train, shared)
         mask = jnp.ones(task.batch_size, bool)
         return train.step_block(program, state, batch, mask, inputs, number)
 
     rows = jax.ShapeDtypeStruct((1, task.batch_size), jnp.int32)
     compiled = jax.jit(step, donate_argnums=0, out_shardings=out)
-    return compiled.lower(state, inputs, task.train, rows, 0)
+    return compiled.lower(state, inputs, laid_out, rows, 0)
 
 
 def model_flops(case: Case) -> float:

@@ -192,11 +192,10 @@ class Module:
         computation = self._computations[name]
         for item in computation.values():
             if item.operation in _CONTROL:
-                rounds = re.search(r'known_trip_count":\{"n":"(\d+)"', item.rest)
-                again = times * (int(rounds.group(1)) if rounds else 1)
+                again = times * self._rounds(item)
                 for called in item.called:
                     yield from self._of(called, again)
-            elif item.operation not in _FREE:
+            elif item.operation not in _FREE and item.target != "AllocateBuffer":
                 yield Kernel(
                     item,
                     times,
@@ -206,6 +205,23 @@ class Module:
                     self._integers(item),
                     self._received(item),
                 )
+
+    def _rounds(self, item: Instruction) -> int:
+        """How often a loop runs; 1 if that is not known.
+
+        XLA for TPUs does not note it: then the constant below which its counter, which
+        begins at 0, must stay.
+        """
+        if rounds := re.search(r'known_trip_count":\{"n":"(\d+)"', item.rest):
+            return int(rounds.group(1))
+        condition = re.search(r"condition=%([\w.\-]+)", item.rest)
+        body = self._computations.get(condition.group(1), {}) if condition else {}
+        last = list(body.values())[-1] if body else None
+        if last and last.operation == "compare" and "direction=LT" in last.rest:
+            limits = [body[name] for name in last.operands[1:] if name in body]
+            if limits and limits[0].operation == "constant":
+                return int(limits[0].arguments)
+        return 1
 
     def _operand(self, item: Instruction, number: int, within: Computation) -> Array:
         """An operand's first array; an empty one if it is unknown."""
@@ -303,22 +319,67 @@ class Module:
         if item.operation == "dynamic-update-slice":
             return 2.0 * self._operand(item, 1, within).bytes
         if item.operation in ("copy-start", "slice-start"):
-            return 2.0 * item.results[0].bytes if item.results else 0.0
+            return _copied(item)
         bodies = [self._computations[n] for n in item.called if n in self._computations]
         body = bodies[0] if len(bodies) == 1 else {}
-        in_place = _updates(body)
-        total = float(sum(array.bytes for array in item.results))
-        if in_place:
-            total -= max((array.bytes for array in item.results), default=0)
-            total += in_place
+        total = _written(body, item.results)
         seen: set[str] = set()
         for number, name in enumerate(item.operands):
             source = within.get(name)
             if name in seen or source is None or len(source.results) != 1:
                 continue
             seen.add(name)
-            total += _read(body, number, source.results[0].bytes)
+            total += self._read(body, number, source.results[0].bytes)
         return total
+
+    def _read(self, body: Computation, number: int, whole: int) -> float:
+        """Bytes of an operand that a fused computation reads."""
+        if whole <= 100_000 or not body:
+            return float(whole)
+        return whole * self._share_of(body, number)
+
+    def _share_of(self, body: Computation, number: int) -> float:
+        """Share of an operand that a fused computation reads, at most 1."""
+        names = {
+            item.name
+            for item in body.values()
+            if item.operation == "parameter" and item.arguments.strip() == str(number)
+        }
+        return self._share_read(body, names) if names else 1.0
+
+    def _share_read(self, body: Computation, names: set[str]) -> float:
+        """Share of an array that its users in a fused computation read, at most 1."""
+        size = sum(array.size for array in body[min(names)].results)
+        share = 0.0
+        for user in _users(body, names):
+            at = [n for n, name in enumerate(user.operands) if name in names]
+            if user.operation in _SLICES:
+                share += user.results[0].size / size
+            elif user.operation == "dynamic-update-slice" and at == [0]:
+                continue  # written in part, in place
+            elif user.operation in _THROUGH:
+                share += self._share_read(body, {user.name})
+            elif user.operation == "fusion" and len(user.called) == 1:
+                share += self._share_through(body, user, at)
+            else:
+                return 1.0
+        return min(share, 1.0)
+
+    def _share_through(
+        self, body: Computation, user: Instruction, at: Sequence[int]
+    ) -> float:
+        """Share of an array that a fusion within another one reads.
+
+        Args:
+          body: the other one.
+          user: the inner one.
+          at: which of its operands the array is.
+        """
+        inner = self._computations.get(user.called[0], {})
+        copied = [item.operation for item in inner.values()]
+        if set(copied) <= {"parameter", *_THROUGH}:  # all of it, as far as it is used
+            return self._share_read(body, {user.name})
+        return sum(self._share_of(inner, number) for number in at)
 
     def _received(self, item: Instruction) -> float:
         operation = item.operation.removesuffix("-start")
@@ -360,48 +421,50 @@ def _instruction(name: str, kind: str, operation: str, tail: str) -> Instruction
     return Instruction(name, operation, arrays, operands, tail[:end], tail[end:])
 
 
+def _copied(item: Instruction) -> float:
+    """Bytes that a copy reads and writes in the device's main memory.
+
+    A copy's type names the new array first, a slice's the array that it is cut from.
+    """
+    if len(item.results) < 2:
+        return 2.0 * sum(array.bytes for array in item.results)
+    first, second = item.results[:2]
+    new, old = (first, second) if item.operation == "copy-start" else (second, first)
+    return float(new.bytes + old._replace(shape=new.shape, dtype=new.dtype).bytes)
+
+
 def _users(body: Computation, names: set[str]) -> list[Instruction]:
     """The instructions of a fused computation that use what has one of these names."""
     return [item for item in body.values() if names & set(item.operands)]
 
 
-def _read(body: Computation, number: int, whole: int) -> float:
-    """Bytes of an operand that a fused computation reads."""
-    names = {
-        item.name
-        for item in body.values()
-        if item.operation == "parameter" and item.arguments.strip() == str(number)
-    }
-    if whole <= 100_000 or not names:
-        return float(whole)
-    if {user.operation for user in _users(body, names)} == {"dynamic-update-slice"}:
-        return 0.0
-    return whole * _share_read(body, names)
+def _written(body: Mapping[str, Instruction], results: Sequence[Array]) -> float:
+    """Bytes that a fused computation writes: of arrays that it updates, the updates.
+
+    Args:
+      body: the computation; empty for what is no fusion.
+      results: its results.
+    """
+    root = list(body.values())[-1] if body else None
+    roots = [root]
+    if root and root.operation == "tuple":
+        roots = [body.get(name) for name in root.operands]
+    if len(roots) != len(results):
+        return float(sum(array.bytes for array in results))
+    return float(sum(map(_written_of, [body] * len(roots), roots, results)))
 
 
-def _share_read(body: Computation, names: set[str]) -> float:
-    """Share of an array that its users in a fused computation read, at most 1."""
-    size = sum(array.size for array in body[min(names)].results)
-    users, share = _users(body, names), 0.0
-    for user in users:
-        if user.operation in _SLICES:
-            share += user.results[0].size / size
-        elif user.operation in _THROUGH:
-            share += _share_read(body, {user.name})
-        else:
-            return 1.0
-    return min(share, 1.0) if users else 1.0
-
-
-def _updates(body: Mapping[str, Instruction]) -> float:
-    """Bytes that a fused computation writes into a larger array; 0 if it writes all."""
-    if not body:
-        return 0.0
-    root = list(body.values())[-1]
-    if root.operation != "dynamic-update-slice" or len(root.operands) < 2:
-        return 0.0
-    update = body.get(root.operands[1])
-    return float(update.results[0].bytes) if update and update.results else 0.0
+def _written_of(
+    body: Mapping[str, Instruction], root: Instruction | None, result: Array
+) -> float:
+    """Bytes that are written of one result, which `root` computes."""
+    while root and root.operation == "bitcast":
+        root = body.get(root.operands[0])
+    if root and root.operation == "dynamic-update-slice" and len(root.operands) > 1:
+        update = body.get(root.operands[1])
+        if update and update.results:
+            return 0.0 if result.near else float(update.results[0].bytes)
+    return float(result.bytes)
 
 
 def total_seconds(kernels: Sequence[Kernel], chip: Chip) -> float:

@@ -281,9 +281,15 @@ def _meant_field(error: BaseException) -> UsageError | None:
         return UsageError(
             f"--config is missing, of which --{flag} sets a field: try --config=libsvm"
         )
-    if config_lib.unknown_field([flag]):
+    if not config_lib.unknown_field([flag]):
+        return UsageError(f"unknown flag --{flag}; did you mean --config.{flag}?")
+    hparam = config_lib.hyperparameter_meant(flag)
+    if not hparam or "Did you mean" in str(error):
         return None
-    return UsageError(f"unknown flag --{flag}; did you mean --config.{flag}?")
+    return UsageError(
+        f"unknown flag --{flag}; did you mean --config.grid.{hparam}, which is for "
+        f"all methods, or --config.hparams.METHOD.{hparam}?"
+    )
 
 
 def _mistyped(error: BaseException) -> UsageError | None:

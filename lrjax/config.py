@@ -732,14 +732,26 @@ def unknown_field(names: Iterable[str]) -> UsageError | None:
 
 def _unknown(name: str) -> UsageError:
     """Make the error for an unknown field, which may be a hyperparameter's name."""
-    near = nearest(name, _known()) or ""
-    block, _, hparam = near.rpartition(".")
-    if "." not in name and block.split(".")[0] in ("grid", "hparams"):
+    if name in ("metric", "metrics"):
+        return UsageError(
+            f"unknown config field '{name}': a task says what its runs are ranked by, "
+            "a table with &metric=f1, one of your own with metrics=; a report compares "
+            "by report.metric"
+        )
+    if hparam := hyperparameter_meant(name):
         return UsageError(
             f"unknown config field '{cut(name)}'; for the hyperparameter {hparam} set "
             f"hparams.METHOD.{hparam}, or grid.{hparam} to several values"
         )
     return unknown("config field", name, _known())
+
+
+def hyperparameter_meant(name: str) -> str:
+    """The hyperparameter that a name without a block may mean; '' if it is none."""
+    near = nearest(name, _known()) or ""
+    block, _, hparam = near.rpartition(".")
+    alone = "." not in name and block.split(".")[0] in ("grid", "hparams")
+    return hparam if alone else ""
 
 
 def mistyped(name: str, text: str) -> UsageError | None:

@@ -21,6 +21,7 @@ from lrjax.messages import encodable as encodable
 from lrjax.messages import listed as listed
 from lrjax.messages import nearest as nearest
 from lrjax.messages import printable as printable
+from lrjax.messages import raised as raised
 from lrjax.messages import shown as shown
 from lrjax.messages import unknown as unknown
 from lrjax.metrics import ACCURACY as ACCURACY

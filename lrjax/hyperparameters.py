@@ -15,6 +15,8 @@ from lrjax.core import (
     Domain,
     Method,
     UsageError,
+    cut,
+    raised,
     shown,
     unknown,
 )
@@ -154,6 +156,11 @@ def _next_checked(
                 raise UsageError(f"{method.name}: {error.reason}") from None
             except ValueError as error:
                 raise UsageError(f"{method.name}: {error}") from None
+            except Exception as error:
+                if method.code:  # lrjax's own
+                    raise
+                fails = f"method '{cut(method.name)}' cannot be built: {raised(error)}"
+                raise UsageError(fails) from error
             checked.append(values)
 
     jax.eval_shape(check)

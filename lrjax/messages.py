@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import signal
+import sysconfig
+import traceback
 from collections.abc import Iterable
 
 # Signals that ask to stop: of Ctrl-C, of a batch system, of a terminal that closes.
@@ -11,6 +14,11 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 if hasattr(signal, "SIGHUP"):  # not on Windows
     STOPPING += (signal.SIGHUP,)
 
+# Folders of code that users have not written: Python's, installed packages', lrjax's.
+_OTHERS = (
+    *(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")),
+    os.path.dirname(__file__),
+)
 _SHOWN = 80  # characters of a value in a message
 _NEAR = 0.55  # least similarity of a name that is suggested; 1 is equality
 
@@ -87,6 +95,27 @@ def listed(names: Iterable[str], most: int = _SHOWN) -> str:
     """
     quoted = (repr(name) if "," in name else name for name in names)
     return cut(", ".join(quoted), most)
+
+
+def raised(error: BaseException, most: int = 160) -> str:
+    """Say in one line what a user's code raised, and where if that is known.
+
+    Example:
+      >>> raised(KeyError("size"))
+      "KeyError: 'size'"
+
+    Args:
+      error: what was raised.
+      most: characters of its own message.
+    """
+    said = cut(str(error), most)
+    said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    places = [
+        (os.path.basename(frame.f_code.co_filename), line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith((*_OTHERS, "<"))
+    ]
+    return f"{said} ({places[-1][0]}, line {places[-1][1]})" if places else said
 
 
 def printable(text: str) -> str:

@@ -137,10 +137,24 @@ class Metric:
         return "points" if self.unit == "%" else self.unit or f"in {self.name}"
 
     def shown(self, value: float) -> str:
-        """Format a value in the metric's unit, without the unit: '93.3'."""
+        """Format a value in the metric's unit, without the unit: '93.3'.
+
+        Large values have fewer decimals; one without bounds is not shown as 0 if it is
+        none.
+
+        Example:
+          >>> [LOSS.shown(value) for value in (0.1234, 12.34, 12345.678, 2e-5, 1e8)]
+          ['0.123', '12.340', '12346', '2.0e-05', '1.000e+08']
+        """
         value = self.factor * value
-        kind = "e" if abs(value) >= _HUGE else "f"
-        return f"{value:.{self.digits}{kind}}"
+        size = abs(value)
+        if size >= _HUGE or not math.isfinite(size):
+            return f"{value:.{self.digits}e}"
+        if math.isinf(self.greatest) and 0 < size < 0.5 * 10**-self.digits:
+            return f"{value:.1e}"
+        whole = len(str(int(size)))
+        places = min(self.digits, max(5, self.digits + 2) - whole)
+        return f"{value:.{max(places, 0)}f}"
 
     def text(self, value: float) -> str:
         """Format a value with its unit: '93.3 %'."""

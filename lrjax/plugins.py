@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lrjax.messages import UsageError, cut, nearest, printable, shown, unknown
+from lrjax.messages import UsageError, cut, nearest, raised, shown, unknown
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -34,6 +34,7 @@ GROUPS = {
         ("tracker", "trackers"),
     )
 }
+_FILE = re.compile(r"(?:\./)?(?P<module>\w[\w/]*)\.py(?::(?P<name>\w+))?")
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 T = TypeVar("T")
@@ -77,12 +78,18 @@ def find(
         raise UsageError(f"{kind} must be a name, not {shown(name)}")
     if name in known:
         return known[name]
+    if file := _FILE.fullmatch(name):
+        module, part = file["module"].replace("/", "."), file["name"] or "NAME"
+        raise UsageError(
+            f"unknown {kind} '{cut(name)}': a part of your own is named by its module, "
+            f"without .py: {module}:{part}"
+        )
     names = [*(known if known_names is None else known_names), *offered(kind)]
     if name in offered(kind):
         point = offered(kind)[name]
         found = _imported(kind, name, point.load)
     elif is_path(name) and (_is_there(name) or not nearest(name, names)):
-        found = _imported(kind, name, functools.partial(_at, name))
+        found = _imported(kind, name, functools.partial(at, name))
     else:
         raise unknown(kind, name, names)
     return known.setdefault(name, accept(name, found))
@@ -136,12 +143,16 @@ def _search_here() -> None:
         sys.path.insert(0, here)
 
 
-def _at(path: str) -> Any:
+def at(path: str) -> Any:
     """Import what a path names; the current directory is searched, too."""
     module, _, name = path.partition(":")
     _search_here()
     found = importlib.import_module(module)
     for part in name.split("."):
+        if not hasattr(found, part):
+            near = nearest(part, (n for n in dir(found) if not n.startswith("_")))
+            hint = f"; did you mean '{near}'?" if near else ""
+            raise AttributeError(f"{module} has no '{part}'{hint}")
         found = getattr(found, part)
     return found
 
@@ -152,8 +163,7 @@ def _imported(kind: str, name: str, load: Callable[[], Any]) -> Any:
         return load()
     except UsageError:
         raise
-    except Exception as error:  # a module of users may raise anything
-        reason = cut(printable(" ".join(str(error).split())), 160)
+    except (Exception, SystemExit) as error:  # a module of users may raise anything
         raise UsageError(
-            f"{kind} '{cut(name)}' cannot be imported: {type(error).__name__}: {reason}"
+            f"{kind} '{cut(name)}' cannot be imported: {raised(error)}"
         ) from error

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lrjax import plugins
-from lrjax.core import METRICS, Metric, Range
+from lrjax.core import METRICS, Metric, Range, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,6 +45,8 @@ def register_method(
     """
     from lrjax import methods, own
 
+    _check_called("register_method", name)
+
     def decorate(function: F) -> F:
         method = own.method_of(function, name, space, **fields)
         plugins.register(
@@ -69,6 +71,8 @@ def register_task(name: str) -> Callable[[F], F]:
       ...     return Task.from_flax(nn.Dense(1), "huber", train=(x, x[:, 0]))
     """
     from lrjax import tasks
+
+    _check_called("register_task", name)
 
     def decorate(make: F) -> F:
         factory = tasks.factory_of(name, make)
@@ -101,6 +105,8 @@ def register_tuner(name: str) -> Callable[[F], F]:
     """
     import lrjax.hpo.tuners as tuners
 
+    _check_called("register_tuner", name)
+
     def decorate(tuner: F) -> F:
         plugins.register("tuner", name, tuner, tuners.PLAIN, tuners.SHIPPED)
         return tuner
@@ -128,6 +134,8 @@ def register_launcher(
     """
     from lrjax import launch
 
+    _check_called("register_launcher", name)
+
     def decorate(function: F) -> F:
         known = launch.registered(function, trains, remote)
         plugins.register("launcher", name, known, launch.LAUNCHERS, launch.SHIPPED)
@@ -154,6 +162,19 @@ def register_analysis(function: F) -> F:
     else:
         analyses.ANALYSES.append(function)
     return function
+
+
+def _check_called(decorator: str, name: object) -> None:
+    """Refuse a decorator that stands without its brackets.
+
+    Raises:
+      UsageError: if it got what it decorates in place of a name.
+    """
+    if callable(name):
+        given = getattr(name, "__name__", "name")
+        raise UsageError(
+            f'write @lrjax.{decorator}("{given}"), with a name in brackets'
+        )
 
 
 _METRICS = frozenset(METRICS)

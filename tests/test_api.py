@@ -249,7 +249,7 @@ BAD = {
         "its parameter learning_rate needs a default",
     ),
     "a broken function": (
-        lambda: lrjax.compare(NAMED, lambda learning_rate=1.0: None, **SHORT),
+        lambda: lrjax.compare(NAMED, lambda learning_rate=1.0: 1 / 0, **SHORT),
         "fails at its first step",
     ),
     "a shipped name": (

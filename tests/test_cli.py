@@ -110,6 +110,11 @@ def test_lists_methods():
         ([IRIS, "--workdir={tmp}/new", "--of=tune"], "--of is for --mode=plan"),
         ([IRIS, "--workdir={tmp}/new", "--seeds=3"], "did you mean --config.seeds?"),
         (
+            [IRIS, "--lr=3"],
+            "unknown flag --lr; did you mean --config.grid.learning_rate",
+        ),
+        ([IRIS, "--workdr=x"], "Did you mean: workdir"),
+        (
             [IRIS, "--workdir={tmp}/new", "--config.tasks=my houses.csv"],
             "for a table give table:my houses.csv?target=COLUMN",
         ),

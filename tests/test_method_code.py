@@ -151,9 +151,11 @@ def test_a_method_of_ones_own_is_called_by_its_name():
     }
     for call, method in calls.items():
         text = method_code.snippet(method, {"rate": 0.2}, 7)
-        said, made, *loop = text.splitlines()
+        said, *imports, _, made = text.partition("\nopt_state")[0].splitlines()[:5]
         assert said == "# mine is your own method"
+        assert imports == ["import jax", "import optax"]
         assert made == f"tx = {call}"
+        loop = text.splitlines()[5:]
         assert any("tx.update" in line for line in loop)
         names = {"plain": plain, "long": long, "mine": method}
         assert callable(eval(call, names).update)

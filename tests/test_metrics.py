@@ -10,6 +10,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +36,7 @@ from lrjax.engine import evaluation, programs, train
 from lrjax.hpo import race, selection, tune
 from lrjax.launch import blocks, dask_worker, experiment
 from lrjax.methods import METHODS
-from lrjax.reports import selected, study
+from lrjax.reports import selected, study, terminal
 
 CLASSES = 2
 
@@ -624,6 +625,43 @@ def test_select_shows_values_below_three_seeds_and_an_interval_from_there():
                 assert answer.scale.shown(value) in str(answer)
 
 
-def test_huge_values_are_short():
-    assert metrics.LOSS.shown(6.4e28) == "6.400e+28"
-    assert metrics.LOSS.shown(-123456.7891) == "-123456.789"
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        (metrics.LOSS, 6.4e28, "6.400e+28"),
+        (metrics.LOSS, -123456.7891, "-123457"),
+        (metrics.LOSS, 1234.5678, "1234.6"),
+        (metrics.LOSS, 99.12345, "99.123"),
+        (metrics.LOSS, 0.0, "0.000"),
+        (metrics.LOSS, 0.00049, "4.9e-04"),
+        (metrics.LOSS, math.nan, "nan"),
+        (metrics.LOSS, math.inf, "inf"),
+        (metrics.PERPLEXITY, 181574.06, "181574"),
+        (metrics.rmse(digits=0), 4.4, "4"),
+        (Metric("sixth", abs, True, digits=6), 12.3456789, "12.345679"),
+        (metrics.ACCURACY, 0.0001, "0.0"),
+        (metrics.ACCURACY, 1.0, "100.0"),
+    ],
+)
+def test_values_are_shown_in_few_digits(metric, value, text):
+    assert metric.shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        ({"adam": 3, "sgd": 4}, "mean [95 % interval] over seeds;"),
+        ({"adam": 2, "sgd": 1}, "the value of each seed;"),
+        ({"adam": 3, "sgd": 1}, "mean [95 % interval] over 3 or more seeds, else each"),
+    ],
+)
+def test_a_ranking_says_what_its_cells_are(seeds, words):
+    rows = [
+        {"task": "a", "method": method, "seed": seed, "valid_loss": 1.0 + seed}
+        for method, count in seeds.items()
+        for seed in range(count)
+    ]
+    runs = pd.DataFrame(rows).assign(
+        protocol="sound", status="done", hparams=[{}] * len(rows), steps=1, horizon=1
+    )
+    assert words in terminal.ranking(runs).splitlines()[0]

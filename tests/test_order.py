@@ -11,6 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from lrjax import machine
 from lrjax.engine import order
 
 # Chi-squared tests are made with the keys below, so they pass always or never; an
@@ -186,3 +187,17 @@ def test_batches_of_consecutive_steps_are_even_when_fresh():
     counts = np.zeros((n, n))
     np.add.at(counts, (rows[:, 0], rows[:, 1]), 1)
     assert p_value(counts) > SIGNIFICANCE
+
+
+@pytest.mark.parametrize("kind", ["cpu", "tpu"])
+@pytest.mark.parametrize(
+    "shape", [(7,), (7, 3), (7, 4, 3), (7, 2, 4, 3), (3, 2**14, 2)]
+)
+@pytest.mark.parametrize("rows", [[2, 2, 0], [[0, 2], [2, 1]]])
+def test_the_rows_of_a_batch_are_taken_as_they_are(kind, shape, rows):
+    array = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    with machine.compiling_for(kind):
+        for part in ({"x": array}, {"x": jnp.asarray(array)}):
+            for source in (part, order.laid_out(part)):
+                found = order.taken(source, jnp.asarray(rows), part)["x"]
+                np.testing.assert_array_equal(found, array[np.asarray(rows)])

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
+import program
 import pytest
 
 import lrjax
@@ -292,3 +294,87 @@ def test_a_decorated_method_keeps_its_space_under_any_name(module):
 
     del other.__wrapped__  # else its signature is that of the first
     assert own.methods_of([other])[0].defaults == {"rate": 1.0}
+
+
+BROKEN = """
+import math
+import optax, lrjax
+def misspelt(learning_rate=0.1): return optax.sdg(learning_rate)
+def several(learning_rate=0.1): return optax.sgd(learning_rate), None
+def nothing(learning_rate=0.1): optax.sgd(learning_rate)
+def branches(learning_rate=0.1): return optax.sgd(0.1 if learning_rate else 1.0)
+def computes(horizon, learning_rate=0.1): return optax.sgd(lambda k: math.sqrt(k))
+def bare(learning_rate=0.1, /): return optax.sgd(learning_rate)
+def sums(learning_rate=0.1):
+    def update(grads, state, params=None):
+        return {k: g.sum() for k, g in grads.items()}, state
+    return optax.GradientTransformation(lambda params: (), update)
+"""
+
+
+WORDS = {
+    "misspelt": "no attribute 'sdg' (MODULE.py, line 4)",
+    "several": "which is not a transformation of Optax",
+    "nothing": "returns None, which is not a transformation",
+    "branches": "(MODULE.py, line 7); numbers are traced",
+    "computes": "(MODULE.py, line 8); numbers are traced",
+    "bare": "positional-only",
+    "sums": "its updates are {'a': (), 'b': ()}",
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        *(("train", name) for name in WORDS),
+        *((mode, "misspelt") for mode in ("tune", "select", "plan")),
+        *((mode, "nothing") for mode in ("tune", "select", "plan")),
+    ],
+)
+def test_a_broken_method_is_said_in_one_line(mode, name, tmp_path, monkeypatch):
+    module = f"broken_{name}_{mode}"
+    (tmp_path / f"{module}.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    flags = ["--config=libsvm:iris", "--config.epochs=1", "--config.seeds=1"]
+    flags += [f"--workdir={tmp_path / 'runs'}", f"--config.methods={module}:{name}"]
+    if mode == "tune":
+        flags += ["--config.tune.space.learning_rate=(0.1,1.0)"]
+    with mock.patch.dict(methods.METHODS):
+        answer = program.invoke(mode, *flags)
+    assert answer.code == 2
+    said = answer.err[-1]
+    assert f"error: method '{module}:{name}'" in said
+    assert WORDS[name].replace("MODULE", module) in said
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("own_parts.py:parabola", "own_parts:parabola"),
+        ("./parts/own.py", "parts.own:NAME"),
+    ],
+)
+def test_a_file_in_place_of_a_module_is_named(name, hint):
+    with pytest.raises(UsageError, match=f"without .py: {hint}"):
+        methods.find(name)
+
+
+def test_a_misspelt_part_of_a_module_is_named(module):
+    with pytest.raises(UsageError, match="did you mean 'parabola'"):
+        methods.find(f"{module}:parabole")
+
+
+def test_a_module_that_ends_the_program_does_not(tmp_path, monkeypatch):
+    (tmp_path / "leaves.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="SystemExit: 3"):
+        methods.find("leaves:own")
+
+
+@pytest.mark.parametrize("kind", ["method", "task", "tuner", "launcher"])
+def test_a_decorator_without_brackets_is_refused(kind):
+    def own(learning_rate=0.1): ...
+
+    with pytest.raises(UsageError, match=f'write @lrjax.register_{kind}\\("own"\\)'):
+        getattr(lrjax, f"register_{kind}")(own)

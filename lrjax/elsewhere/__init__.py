@@ -80,6 +80,8 @@ def _parts(source: str) -> tuple[str, str, str]:
         error = unknown("format of --from", kind, FORMATS)
         if colon:
             raise error
+        if re.search(r"\.csv(\.gz|\.xz|\.bz2)?(\?|$)", source):
+            raise UsageError(f"--from={source}: did you mean csv:{source}?")
         forms = ", ".join(f"{name}:{place}" for name, (_, place) in FORMATS.items())
         raise UsageError(f"--from={source}: it must be one of {forms}")
     place, query = naming.settings_of(rest, _OPTIONS)

@@ -35,7 +35,12 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
     Raises:
       UsageError: if it cannot be read, or a row is damaged or contradicts another.
     """
-    return records(place, table(place), choices), choices
+    rows = table(place)
+    if any(" - " in name and name.endswith("__MIN") for name in rows):
+        raise UsageError(
+            f"{place} is a chart of Weights & Biases: read it with wandb:{place}"
+        )
+    return records(place, rows, choices), choices
 
 
 def table(place: str) -> pd.DataFrame:

@@ -22,7 +22,10 @@ ROLES: dict[str, tuple[str, ...]] = {
     "epoch": ("epoch",),
     "learning_rate": ("learning_rate", "lr", "base_lr", "initial_lr"),
     "status": ("status", "state"),
-    "seconds": ("seconds", "runtime", "duration", "elapsed"),
+    "seconds": (
+        *("seconds", "runtime", "duration", "elapsed"),
+        *("time_s", "time_sec", "time_seconds", "wall_time_s", "elapsed_s"),
+    ),
     "examples": ("examples", "num_examples", "samples"),
     "protocol": ("protocol",),
 }

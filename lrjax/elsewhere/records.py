@@ -101,6 +101,14 @@ def gather(name: str, records: Sequence[Record], choices: Choices) -> Source:
         for key, of_key in values.items()
     }
     found = measured(name, joined, choices)
+    doubts = [
+        f"{counted(few, 'run')} of {len(values[key][task])} with no {printable(key)} "
+        "above 1, counted as per cent like the others: are these shares?"
+        for key, column in found.columns.items()
+        for task in values[key]
+        if found.factors[task, column] != 1
+        and (few := sum(map(_at_most_one, values[key][task])))
+    ]
     rows, curves = [], []
     for record in records:
         row, curve = _run(name, record, found, choices)
@@ -113,9 +121,14 @@ def gather(name: str, records: Sequence[Record], choices: Choices) -> Source:
     runs["length"] = _lengths(runs)
     runs["steps"] = runs["length"].where(runs.pop("counted"))
     table = pd.concat([c for c in curves if len(c)] or curves[:1], ignore_index=True)
-    notes = (*found.notes, *unsettled, *numbered, *_remarks(runs, table))
+    notes = (*found.notes, *doubts, *unsettled, *numbered, *_remarks(runs, table))
     metrics = {str(task): found.metrics for task in runs["task"].unique()}
     return Source(name, runs, table, metrics, notes)
+
+
+def _at_most_one(values: np.ndarray) -> bool:
+    """Whether values that are not all 0 end at 1: shares, or per cent of a bad run."""
+    return 0 < values[np.isfinite(values)].max(initial=0) <= 1
 
 
 def _with_finals(record: Record, choices: Choices) -> Record:

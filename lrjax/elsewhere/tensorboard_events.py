@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import re
-from collections.abc import Mapping, Sequence
+import struct
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ _MAX_FILES = 100_000
 _TIME = re.compile(r"\d{9,}(\.\d+)?")  # a folder that add_hparams makes in a run's
 # A folder that PyTorch's writer makes by default, for transformers below `runs`
 _STAMP = re.compile(r"[A-Z][a-z]{2}\d\d_\d\d-\d\d-\d\d_.*")
+_HEAD, _CHECKSUM = 12, struct.Struct("<I")  # of a record in an event file
 _HPARAMS = "_hparams_/session_start_info"
 
 
@@ -55,10 +60,14 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
             events = event_accumulator.EventAccumulator(
                 str(folder), size_guidance={"scalars": 0, "tensors": 0}
             )
-            events.Reload()
+            with _stopped_at() as stopped:
+                events.Reload()
             written = _scalars(events)
             hparams = events.summary_metadata.get(_HPARAMS)
             settings = _settings(plugin_data_pb2, hparams)
+        for path in filter(_is_damaged, dict.fromkeys(stopped)):
+            said = f"{path} is damaged: what follows there is left out"
+            warnings.warn(said, stacklevel=2)
         run, prefix = _run_of(folder, top, [*written])
         if _TIME.fullmatch(folder.name):  # results, written at step 0
             settings |= {tag: values.iloc[-1] for tag, values in written.items()}
@@ -74,6 +83,52 @@ def read(place: str, choices: Choices) -> tuple[list[Record], Choices]:
         if found or fields[run]
     ]
     return records, choices
+
+
+@contextlib.contextmanager
+def _stopped_at() -> Iterator[list[str]]:
+    """Yield a list that gets the files in which TensorBoard's reader finds no more.
+
+    It says so in debugging messages alone, since a file that grows ends in this way,
+    too.
+    """
+    from tensorboard.util import tb_logging
+
+    logger, stopped = tb_logging.get_logger(), []
+
+    def note(record: logging.LogRecord) -> bool:
+        args = record.args if isinstance(record.args, tuple) else ()
+        if str(record.msg).startswith("Truncated record"):
+            stopped.extend(map(str, args[:1]))
+        return record.levelno >= usual
+
+    level, usual = logger.level, logger.getEffectiveLevel()
+    logger.addFilter(note)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield stopped
+    finally:
+        logger.setLevel(level)
+        logger.removeFilter(note)
+
+
+def _is_damaged(path: str) -> bool:
+    """Whether a file of records has a wrong checksum, and is not only cut off."""
+    from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
+
+    def wrong(content: bytes, checksum: bytes) -> bool:
+        return pywrap_tensorflow.masked_crc32c(content) != _CHECKSUM.unpack(checksum)[0]
+
+    with open(path, "rb") as file:
+        while len(head := file.read(_HEAD)) == _HEAD:
+            if wrong(head[:8], head[8:]):
+                return True
+            size = int.from_bytes(head[:8], "little")
+            if len(body := file.read(size + _CHECKSUM.size)) < size + _CHECKSUM.size:
+                return False
+            if wrong(body[:size], body[size:]):
+                return True
+    return False
 
 
 def _run_of(folder: Path, top: Path, tags: Sequence[str]) -> tuple[Path, str]:

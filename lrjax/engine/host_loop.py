@@ -116,7 +116,8 @@ def _on_device(
         """Train the block by the batch of update `step`."""
         n = num_rows(train)
         rows, mask = order.batches(inputs.order[0], step, 1, batch_size, n, fresh)
-        batch = {k: v[rows] for k, v in train.items()}  # the block has one seed
+        shared = program.layout is not None
+        batch = order.taken(train, rows, train, shared)  # the block has one seed
         return step_block(program, state, batch, mask[0], inputs, step)
 
     out = program.layout.of_block(shapes) if program.layout else None

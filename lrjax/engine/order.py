@@ -12,9 +12,15 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from lrjax import machine
+from lrjax.core import Batch
+
+_LARGE_ROW = 2**16  # bytes: a second form of a part with larger rows costs much memory
 
 
 def _factors(n: int) -> tuple[int, int]:
@@ -130,3 +136,56 @@ def batches(
         epoch, position = steps // per_epoch, steps % per_epoch * batch_size + column
     mask = position < n
     return permute(key_words, epoch, jnp.where(mask, position, 0), n), mask
+
+
+def laid_out(part: Batch, shared: bool = False) -> dict[str, jax.Array]:
+    """A part in the form in which `taken` gathers many batches from it.
+
+    On TPUs images become rows of numbers. XLA's gather of images would copy the whole
+    part in each step, into a layout of which it can take slices.
+
+    Args:
+      part: leaves [rows, ...].
+      shared: as for `taken`.
+    """
+
+    def of(array: jax.Array) -> jax.Array:
+        small = array[:1].nbytes <= _LARGE_ROW
+        return array.reshape(len(array), -1) if small else array
+
+    return {k: of(v) if _is_costly(v, shared) else v for k, v in part.items()}
+
+
+def taken(
+    part: Batch, rows: jax.Array, like: Batch, shared: bool = False
+) -> dict[str, jax.Array]:
+    """The rows of a part that a batch consists of.
+
+    Args:
+      part: leaves [rows of the part, ...]; may come from `laid_out`.
+      rows: int array of any shape.
+      like: the part as it was; gives the shapes of its rows.
+      shared: whether several devices share the batch; then each gathers its own rows.
+
+    Returns:
+      leaves [*rows.shape, ...].
+    """
+
+    def of(array: jax.Array, row: tuple[int, ...]) -> jax.Array:
+        if not _is_costly(array, shared):
+            return array[rows].reshape(*rows.shape, *row)
+
+        def one(number: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_index_in_dim(array, number, keepdims=False)
+
+        # Of unsigned numbers JAX need not ask whether they count from the end.
+        found = jax.lax.map(one, jnp.ravel(rows).astype(jnp.uint32))
+        return found.reshape(*rows.shape, *row)
+
+    return {k: of(v, like[k].shape[1:]) for k, v in part.items()}
+
+
+def _is_costly(array: Any, shared: bool) -> bool:
+    """Whether XLA would copy an array before it gathers rows: images on a TPU."""
+    on_tpu = machine.kind() == "tpu" and isinstance(array, jax.Array)
+    return on_tpu and array.ndim > 2 and not shared

@@ -72,7 +72,8 @@ def segment(
       are filled, one per round.
     """
     task, every = program.task, program.eval_every
-    n = num_rows(train)
+    n, shared = num_rows(train), program.layout is not None
+    laid_out = order.laid_out(train, shared)
     evaluator = evaluation.evaluator(program)
     next_state = recalibration.next_state(program)
 
@@ -100,7 +101,7 @@ def segment(
         rows, mask = jax.vmap(rows_of, (0, None), (0, None))(inputs.order, first)
 
         def one_step(i, state):
-            batch = {k: v[rows[:, i]] for k, v in train.items()}
+            batch = order.taken(laid_out, rows[:, i], train, shared)
             return step_block(program, state, batch, mask[i], inputs, first + i)
 
         end = jnp.minimum(first + every, stop)

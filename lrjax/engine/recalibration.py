@@ -24,7 +24,7 @@ from lrjax.core import (
     PyTree,
     Task,
 )
-from lrjax.engine import strategy
+from lrjax.engine import order, strategy
 from lrjax.engine.train import (
     BlockState,
     Program,
@@ -70,7 +70,7 @@ def calibration_batch(train: Batch, batch_size: int, number: Any) -> dict[str, A
     """
     n = num_rows(train)
     rows = (np.arange(batch_size) * n // batch_size + number) % n
-    return {k: v[rows] for k, v in train.items()}
+    return order.taken(train, rows, train)
 
 
 def next_state(program: Program) -> Callable[[PyTree, PyTree, Batch, Any], PyTree]:

@@ -16,7 +16,7 @@ from lrjax import methods as methods_lib
 from lrjax import own, plugins, protocol, tasks
 from lrjax.common import files
 from lrjax.config import Settings
-from lrjax.core import Method, Task, UsageError, cut
+from lrjax.core import Method, Task, UsageError
 from lrjax.hpo import prior
 from lrjax.tasks.checks import check_task
 
@@ -110,26 +110,15 @@ def chosen(who: str, methods: Any) -> list[Method]:
 
 
 def _checked(who: str, method: Method) -> Method:
-    """A method, after a trial build if it is the user's own.
+    """A method, after a first step if it is the user's own.
 
     Raises:
-      UsageError: if it cannot be built.
+      UsageError: if it fails.
     """
     if methods_lib.METHODS.get(method.name) is method:
         return method
     plugins.check_free(f"{who}: method", method.name, methods_lib.SHIPPED)
-    try:
-        built = method.build(100, **method.defaults)
-    except Exception as error:  # the user's code may raise anything
-        reason = f"{type(error).__name__}: {cut(str(error), 200)}"
-        raise UsageError(
-            f"{who}: method '{method.name}': build(100, **defaults) fails: {reason}"
-        ) from error
-    if not (hasattr(built, "init") and hasattr(built, "update")):
-        raise UsageError(
-            f"{who}: method '{method.name}': build returns {brief(built)}, which is "
-            "not a transformation of Optax"
-        )
+    methods_lib.own_options(method)
     return method
 
 

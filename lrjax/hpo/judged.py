@@ -107,4 +107,6 @@ def table(found: Sequence[Judged], shown: Callable[[float], str]) -> list[str]:
                 f"{0.0 - each.now:.1f} +- {each.now_sd:.1f}",
             )
         )
+    if found[_SHOWN:]:
+        lines.append(f"  and {len(found) - _SHOWN} more")
     return lines

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lrjax import machine
+from lrjax import machine, methods
 from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, counted
 from lrjax.engine import strategy
@@ -153,6 +153,7 @@ def line_up(
     Raises:
       UsageError: if no method can run on the task, or the budget is too small.
     """
+    chosen = _in_order(chosen)
     found = tuple(contenders(chosen, name, settings))
     candidates = tuple(candidate(each, settings) for each in found)
     horizon = settings.updates(name, task.steps_per_epoch)
@@ -197,6 +198,15 @@ def line_up(
         probed=probed,
         why=why,
     )
+
+
+def _in_order(chosen: Sequence[Method]) -> list[Method]:
+    """Methods in one order, so that an answer does not depend on how they were named.
+
+    The order of the registry; methods that are not in it follow by name.
+    """
+    places = {method: place for place, method in enumerate(methods.METHODS)}
+    return sorted(chosen, key=lambda m: (places.get(m.name, len(places)), m.name))
 
 
 def look(

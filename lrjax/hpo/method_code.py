@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrjax import plugins
@@ -27,22 +27,36 @@ def snippet(method: Method, hparams: Mapping[str, Any], horizon: int) -> str:
     loop = f"tx = optax.with_extra_args_support(tx)\n{_LOOP.format(given=_VALUE)}"
     values = [f"{name}={_text(value)}" for name, value in sorted(hparams.items())]
     if not method.code:
-        function = getattr(method.build, "__wrapped__", None)
-        if plugins.is_path(method.name):
-            call, first = f"lrjax.methods.find('{method.name}').build", [str(horizon)]
-        elif function is None:
-            call, first = f"{method.name}.build", [str(horizon)]
-        else:
-            call, first = function.__name__, []
-            if "horizon" in inspect.signature(function).parameters:
-                first = [f"horizon={horizon}"]
-        given = ", ".join([*first, *values])
-        return f"# {method.name} is your own method\ntx = {call}({given})\n{loop}"
+        return f"{_own(method, values, horizon)}{loop}"
     values = "".join(f"    {value},\n" for value in values)
     return (
         f"{_IMPORTS}tx = {method.code}(\n    {horizon},  # updates\n{values})\n{loop}"
         "params = optim.eval_params(opt_state, params)  # to evaluate and to keep\n"
     )
+
+
+def _own(method: Method, values: Sequence[str], horizon: int) -> str:
+    """Code of the transformation `tx` of a user's method.
+
+    Args:
+      method: the method.
+      values: its hyperparameters, as 'name=value'.
+      horizon: updates of a run.
+    """
+    function = getattr(method.build, "__wrapped__", None)
+    code = f"# {method.name} is your own method\nimport jax\nimport optax\n"
+    name = getattr(function, "__name__", method.name)
+    if plugins.is_path(method.name):
+        module, name = method.name.split(":")
+        code += f"from {module} import {name.partition('.')[0]}\n"
+        if plugins.at(method.name) is not function:  # but a lrjax.core.Method
+            function = None
+    if function is None:
+        call, first = f"{name}.build", [str(horizon)]
+    else:
+        takes_horizon = "horizon" in inspect.signature(function).parameters
+        call, first = name, [f"horizon={horizon}"] if takes_horizon else []
+    return f"{code}\ntx = {call}({', '.join([*first, *values])})\n"
 
 
 def _text(value: Any) -> str:

@@ -251,13 +251,14 @@ def plan_lines(search: Search) -> list[str]:
     target, problem = search.target, search.target.problem
     stages = planned(search)
     budgets = counted(problem.max_budget, target.unit.removesuffix("s"))
-    if problem.min_budget < problem.max_budget:
-        budgets = f"{problem.min_budget} to {budgets}"
+    least = min(round(stage.budget) for stage, _ in stages)
+    if least < problem.max_budget:
+        begin = "resume from their states" if target.continuing else "start anew"
+        budgets = f"{least} to {budgets}; promoted ones {begin}"
     row = "{:>7}{:>8}{:>8}{:>11}".format
     return [
         f"{target.label} on {target.run.task}: {counted(problem.trials, 'trial')} of "
-        f"{budgets}; promoted ones "
-        + ("resume from their states" if target.continuing else "start anew"),
+        f"{budgets}",
         row("stage", "trials", target.unit, "full runs"),
         *(
             row(number, stage.trials, round(stage.budget), f"{cost:.1f}")

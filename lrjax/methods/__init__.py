@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from lrjax import own, plugins
-from lrjax.core import Method, UsageError, cut
+from lrjax.core import Method, UsageError, cut, raised, shown
 from lrjax.identity import is_number, plain
 from lrjax.methods import (
     baselines,
@@ -90,23 +90,44 @@ def _fingerprint(method: Method) -> str:
 
     def step(horizon: jax.Array, traced: Mapping[str, Any]) -> Any:
         tx = method.build(horizon, **dict(static), **traced)
+        if not (hasattr(tx, "init") and hasattr(tx, "update")):
+            raise UsageError(
+                f"method '{method.name}' returns {shown(tx)}, which is not a "
+                "transformation of Optax"
+            )
         tx = optax.with_extra_args_support(tx)
         value, grads = jax.value_and_grad(loss)(params)
         functions = {"value_fn": loss, "grad_fn": jax.grad(loss)}
         return tx.update(grads, tx.init(params), params, value=value, **functions)
 
+    fails = f"method '{method.name}' fails at its first step: "
     try:
-        program = jax.make_jaxpr(step)(jnp.float32(100), traced)
-    except Exception as error:  # the user's code may raise anything
+        program, made = jax.make_jaxpr(step, return_shape=True)(
+            jnp.float32(100), traced
+        )
+    except UsageError:
+        raise
+    except jax.errors.ConcretizationTypeError as error:
         raise UsageError(
-            f"method '{method.name}' fails at its first step: "
-            f"{type(error).__name__}: {cut(str(error), 160)}"
+            f"{fails}{raised(error, 60)}; numbers are traced, so write jnp.where for "
+            "`if`, and jax.numpy for math"
         ) from error
+    except Exception as error:  # the user's code may raise anything
+        raise UsageError(fails + raised(error)) from error
+    if (found := _shapes(made[0])) != (wanted := _shapes(params)):
+        raise UsageError(
+            f"{fails}its updates are {cut(found)} where the parameters are {wanted}"
+        )
     # Jaxprs print functions with their memory addresses; remove these.
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(program)).encode())
     for value in program.consts:
         digest.update(np.asarray(value).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _shapes(tree: Any) -> str:
+    """Write a tree with the shape of each leaf in its place."""
+    return str(jax.tree.map(jnp.shape, tree))
 
 
 def split(
@@ -132,7 +153,12 @@ def split(
 
 
 def state_size(method: Method, params: Any) -> int:
-    """Count the numbers in the optimiser's state for parameters of these shapes."""
+    """Count the numbers in the optimiser's state for parameters of these shapes.
+
+    Raises:
+      UsageError: if a method of one's own cannot take a step.
+    """
+    own_options(method)
     needed = dict.fromkeys(method.required, 1.0)
     static, traced = split(method, {**method.defaults, **needed})
 

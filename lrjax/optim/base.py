@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import operator
 from collections.abc import Callable
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +17,13 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from lrjax.optim import bounds
+from lrjax.optim import bounds, leaves
 from lrjax.optim.arguments import ArgumentError, missing, shown
-from lrjax.optim.leaves import any_leaves, as_real, joint_type, like
+from lrjax.optim.leaves import as_real, joint_type, like
 
 PyTree = Any
 Scalar = float | jax.Array
+P = ParamSpec("P")
 ScalarOrSchedule = Scalar | Callable[[jax.Array], Any]
 # A value per leaf of the parameters, in the forms that `each_leaf` takes.
 PerLeaf = PyTree | Callable[[PyTree], PyTree] | None
@@ -121,6 +124,37 @@ def decay_flags(weight_decay: Scalar, mask: PerLeaf, params: PyTree) -> PyTree:
         return value
 
     return jax.tree.map(flag, each_leaf("weight_decay_mask", mask, params))
+
+
+def any_leaves(
+    build: Callable[P, optax.GradientTransformationExtraArgs],
+) -> Callable[P, optax.GradientTransformationExtraArgs]:
+    """Decorator: `leaves.any_leaves`; masks and factors must fit already at `init`.
+
+    Args:
+      build: function from hyperparameters to the transformation.
+    """
+
+    @functools.wraps(build)
+    def checked(*args: P.args, **kwargs: P.kwargs):
+        inner = build(*args, **kwargs)
+        bound = inspect.signature(build).bind(*args, **kwargs)
+        bound.apply_defaults()
+        mask = bound.arguments.get("weight_decay_mask")
+        factors = bound.arguments.get("learning_rate_factors")
+        if mask is None and factors is None:
+            return inner
+
+        def init(params: PyTree) -> Any:
+            if mask is not None:
+                decay_flags(bound.arguments.get("weight_decay", 1.0), mask, params)
+            if factors is not None:
+                each_leaf("learning_rate_factors", factors, params)
+            return inner.init(params)
+
+        return inner._replace(init=init)
+
+    return leaves.any_leaves(checked)
 
 
 def add_decay(

@@ -36,6 +36,7 @@ class Answer:
       budget: most jobs.
       over: whether the race has ended.
       lost: jobs that failed or diverged -> why.
+      who: each of these jobs -> the label of its contender.
       judged: every contender, the best first.
     """
 
@@ -54,6 +55,7 @@ class Answer:
     budget: int
     over: bool
     lost: Mapping[int, str]
+    who: Mapping[int, str]
     judged: tuple[Judged, ...]
 
     def __str__(self) -> str:
@@ -81,7 +83,8 @@ class Answer:
         end = "" if self.over else "; the race is not over"
         lines.append(f"  cost  {runs} (budget {self.budget}){end}")
         if self.lost:
-            lines.append(f"  lost  {', '.join(f'job {n}' for n in self.lost)}")
+            lost = (f"{self.who[n]}, job {n}: {why}" for n, why in self.lost.items())
+            lines += [printable(f"  lost  {each}") for each in lost]
         return "\n".join(lines)
 
 
@@ -125,5 +128,6 @@ def conclude(
         budget=budget,
         over=over,
         lost=dict(lost),
+        who={n: contenders[course.asked[n].who].label for n in lost},
         judged=judged_lib.judged(course, answer, names),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import itertools
 import json
 import math
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
@@ -16,7 +18,7 @@ from lrjax.common import files
 from lrjax.domains import Domain
 from lrjax.hpo import rate_grid
 from lrjax.hpo.prior import Candidate
-from lrjax.messages import UsageError, shown, unknown
+from lrjax.messages import UsageError, cut, shown, unknown
 from lrjax.race.log import decoded
 
 _FILE = Path(__file__).with_name("methods.json")
@@ -164,6 +166,12 @@ def _of(name: Any, given: Mapping[str, Any] | None) -> Iterator[Contender]:
             f"method '{name}': hyperparameters are a mapping such as "
             f"{{'learning_rate': 0.1}}, not {shown(given)}"
         )
+    if not known and (near := _meant(name)):
+        warnings.warn(
+            f"lrjax has no method '{cut(name)}', so it counts as one of your own, of "
+            f"which nothing is known; for lrjax's write '{near}'",
+            stacklevel=2,
+        )
     base = known["defaults"] if known else {}
     for key in given or {}:
         if known and key not in base:
@@ -182,6 +190,14 @@ def _of(name: Any, given: Mapping[str, Any] | None) -> Iterator[Contender]:
                 yield one.at(rate)
         else:
             yield one
+
+
+def _meant(name: str) -> str:
+    """The method of lrjax that a name of one's own nearly has; '' if there is none."""
+    lowered = name.lower()
+    begun = [each for each in shipped() if each.startswith((lowered, f"{lowered}_"))]
+    near = difflib.get_close_matches(lowered, shipped(), n=1, cutoff=0.92)
+    return next(iter([*begun, *near]), "") if len(lowered) > 2 else ""
 
 
 def _values(name: str, key: Any, given: Any) -> list[Any]:

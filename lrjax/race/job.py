@@ -119,12 +119,18 @@ class Job:
 
         Args:
           values: by name, the race's metric among them. If that is NaN or infinite,
-            the run counts as diverged.
+            the run counts as diverged; None is refused, since it comes from a function
+            that returns nothing.
 
         Raises:
           UsageError: if the metric is missing, a value is not a number, or the job is
             over.
         """
+        if values.get(self.metric, 0.0) is None:
+            raise UsageError(
+                f"job {self.number}: {self.metric} must be a number, not None; "
+                "NaN says that the run diverged"
+            )
         self._end(log_lib.TOLD, values=self.checked(values))
 
     def checked(self, values: Mapping[str, Any]) -> dict[str, float]:

@@ -570,7 +570,7 @@ def _targets(study: Study, writer: ReportWriter) -> Section | None:
     first = quick[quick[by] == quick.groupby("task")[by].transform("min")]
     finding = "First to the target: " + "; ".join(
         f"{findings.named(list(level['entry']))} on {task} "
-        f"({counted(level['steps'].min(), 'step', form='.4g')})"
+        f"({counted(level['steps'].min(), 'step', form=',.0f')})"
         for task, level in first.groupby("task")
     )
     if not len(first):

@@ -69,9 +69,8 @@ def ranking(
     }
     head = " ".join(f"{name:^{widths[name]}}" for name in widths)
     lines = [
-        f"Validation {' and '.join(metric.label for metric in shown)}, mean [95 % "
-        f"interval] over seeds, of fewer than {stats.FEWEST} seeds each value; best "
-        "mean rank first"
+        f"Validation {' and '.join(metric.label for metric in shown)}, "
+        f"{_what(table, columns)}; best mean rank first"
     ]
     room = max(len(head), min(_LONGEST, max(map(len, tasks))))
     short = shorten(tasks, room)
@@ -98,6 +97,21 @@ def ranking(
             lines.append(f"{entry:<{width}}  {rank}{columns_of_tasks}")
     lines += _footnotes(short, table, runs)
     return "\n".join(printable(line).rstrip() for line in lines)
+
+
+def _what(table: pd.DataFrame, columns: Sequence[str]) -> str:
+    """What the cells of a ranking are: means with intervals, or the values of seeds.
+
+    Args:
+      table: as returned by `stats.summary`.
+      columns: those that are shown.
+    """
+    known = table[[f"{column} low" for column in columns]].notna()
+    if known.all(axis=None):
+        return "mean [95 % interval] over seeds"
+    if not known.any(axis=None):
+        return "the value of each seed"
+    return f"mean [95 % interval] over {stats.FEWEST} or more seeds, else each value"
 
 
 def _footnotes(

@@ -23,6 +23,7 @@ from lrjax.core import (
     counted,
     cut,
     nearest,
+    raised,
     shown,
     unknown,
 )
@@ -168,8 +169,7 @@ def _own(name: str, found: Any, options: TaskOptions) -> Task:
             raise
         except Exception as error:  # the user's code may raise anything
             raise UsageError(
-                f"task '{cut(name)}' cannot be made: {type(error).__name__}: "
-                f"{cut(str(error), 160)}"
+                f"task '{cut(name)}' cannot be made: {raised(error)}"
             ) from error
     if options.precision == "bfloat16" and not arguments:
         raise UsageError(

@@ -23,6 +23,7 @@ from lrjax.core import (
     Task,
     UsageError,
     cut,
+    raised,
     shown,
     unknown,
 )
@@ -335,8 +336,7 @@ def _tried(what: str, call: Callable[[], T]) -> T:
     except UsageError:
         raise
     except Exception as error:  # the user's code may raise anything
-        reason = cut(str(error), 200)
-        raise UsageError(f"{what} fails: {type(error).__name__}: {reason}") from error
+        raise UsageError(f"{what} fails: {raised(error, 200)}") from error
 
 
 def _check_lengths(lengths: str | None, train: Batch) -> None:

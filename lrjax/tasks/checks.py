@@ -18,6 +18,7 @@ from lrjax.core import (
     UsageError,
     counted,
     cut,
+    raised,
     shown,
 )
 from lrjax.tasks import data
@@ -395,8 +396,7 @@ def _value(metric: Metric, sums: Mapping[str, Any]) -> Iterator[str]:
         yield f"{call} needs {error}, which evaluate does not return"
         return
     except Exception as error:  # the user's code may raise anything
-        reason = cut(str(error), 200)
-        yield f"{call} fails under jit: {type(error).__name__}: {reason}"
+        yield f"{call} fails under jit: {raised(error, 200)}"
         return
     if jnp.shape(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         yield f"{call} must give one floating-point number, not {_kind_of(value)}"
@@ -447,8 +447,7 @@ def _tried(name: str, call: Callable[[], Any]) -> tuple[Any, str]:
     try:
         return call(), ""
     except Exception as error:  # the user's code may raise anything
-        reason = cut(str(error), 200)
-        return None, f"{name} fails under jit: {type(error).__name__}: {reason}"
+        return None, f"{name} fails under jit: {raised(error, 200)}"
 
 
 def _kind(leaf: Any) -> tuple[Any, Any]:

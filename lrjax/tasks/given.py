@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax import console
-from lrjax.core import Batch, UsageError, counted, cut, shown, unknown
+from lrjax.core import Batch, UsageError, counted, cut, listed, shown, unknown
 from lrjax.tasks import batches as batches_lib
 
 SHARE = 0.2  # of the rows for validation, and the same for testing
@@ -329,6 +329,10 @@ def _array(leaf: Any, where: str, of: str = "") -> Any:
         )
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         raise UsageError(f"{where} holds random keys; the loss gets a key by itself")
+    if (
+        isinstance(array, np.ndarray) and array.dtype == object
+    ):  # as of a frame with columns of several types
+        array = _of_objects(array, where)
     kinds = (jnp.number, jnp.bool_)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         if array.dtype.kind == "M":
@@ -344,6 +348,26 @@ def _array(leaf: Any, where: str, of: str = "") -> Any:
             "pad rows to one length (lengths= names the entry with their lengths)"
         )
     _check_range(array, where)
+    return array
+
+
+def _of_objects(array: np.ndarray, where: str) -> np.ndarray:
+    """Make numbers of an array of objects if all are numbers or truth values.
+
+    Raises:
+      UsageError: if the others are missing values, or of a type that no array has.
+    """
+    flat = np.ravel(array)
+    numbers = [isinstance(x, bool | int | float | np.number | np.bool_) for x in flat]
+    if all(numbers) and len(flat):
+        return np.array(flat.tolist()).reshape(array.shape)
+    others = [x for x, number in zip(flat, numbers, strict=True) if not number]
+    if kinds := {type(x).__name__ for x in others} - {"NoneType", "NAType"}:
+        if not kinds & {"str", "bytes", "list", "tuple", "ndarray"}:
+            raise UsageError(f"{where} holds {listed(sorted(kinds))}, not numbers")
+    elif others:
+        missing = counted(len(others), "missing value")
+        raise UsageError(f"{where} has {missing}: fill them, or leave their rows out")
     return array
 
 

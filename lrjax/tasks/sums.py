@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax import metrics as metrics_lib
-from lrjax.core import Metric, UsageError, cut
+from lrjax.core import Metric, UsageError, cut, raised
 from lrjax.tasks import losses
 
 Sum = Callable[[Any, Any, jax.Array], jax.Array]
@@ -189,8 +189,9 @@ def _read_by(metric: Metric, available: Mapping[str, Sum], arguments: Any) -> se
     except Exception as error:  # the user's code may raise anything
         missing = sorted(read - set(OWN) - set(available))
         if not missing or not isinstance(error, KeyError):
-            reason = f"{type(error).__name__}: {cut(str(error), 200)}"
-            raise UsageError(f"metric '{metric}' fails: {reason}") from error
+            raise UsageError(
+                f"metric '{metric}' fails: {raised(error, 200)}"
+            ) from error
         name = cut(missing[0])
         raise UsageError(
             f"metric '{metric}' reads the sum '{name}', which is not known: give "

@@ -20,7 +20,7 @@ import math
 import re
 import urllib.parse
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from lrjax import metrics
 from lrjax.common import files, naming
 from lrjax.core import (
     NONNEGATIVE_LOSS,
+    Metric,
     Task,
     counted,
     cut,
@@ -43,7 +44,7 @@ from lrjax.tasks import columns as columns_lib
 from lrjax.tasks import sums as sums_lib
 from lrjax.tasks.data import DataError, reading
 from lrjax.tasks.libraries import Model
-from lrjax.tasks.models import mlp
+from lrjax.tasks.models import logistic, mlp
 from lrjax.tasks.options import Factory, TaskOptions
 
 if TYPE_CHECKING:
@@ -51,11 +52,17 @@ if TYPE_CHECKING:
 
 PREFIX = "table:"
 ENDINGS = (".csv", ".tsv", ".parquet", ".npz")
-_SETTINGS = ("target", "kind", "drop", "hidden", "norm")
+_SETTINGS = ("target", "kind", "drop", "hidden", "norm", "metric")
 _PACKED = (".gz", ".bz2", ".xz")  # of CSV files; data.read_bytes unpacks them
 _CLASSES = 100  # most of them in a column of whole numbers
 _WIDEST = 2**16  # units of a hidden layer
 _DECIMAL = r"[-+]?(\d+|\d*,\d+)([eE][-+]?\d+)?"  # as in files with semicolons
+# Metrics of classes that a name may ask for, and the sum that each is made of.
+_SUMS = {
+    metrics.f1(): "confusion",
+    metrics.balanced_accuracy(): "confusion",
+    metrics.auc(): "scores",
+}
 # Names that pandas gives an index without one, in CSV and Parquet.
 _INDEX = re.compile(r"Unnamed: \d+(\.\d+)*|__index_level_\d+__|")
 # Largest span of targets, and 1 over the smallest, whose squares can be summed.
@@ -73,6 +80,7 @@ class Query:
       drop: columns that are left out.
       hidden: units of the hidden layers.
       norm: whether they have batch normalisation.
+      metric: what runs are ranked by; '' for accuracy, or RMSE.
     """
 
     path: str
@@ -81,6 +89,7 @@ class Query:
     drop: tuple[str, ...] = ()
     hidden: tuple[int, ...] = ()
     norm: bool = False
+    metric: str = ""
 
 
 # Tables of scikit-learn; the path is the name of `bundled.load`.
@@ -120,8 +129,9 @@ def parse(name: str) -> Query:
     twice = [key for key, values in found.items() if len(values) > 1]
     if twice:
         raise DataError(f"{cut(name)}: {twice[0]} is given twice")
-    target, kind, hidden, norm = (
-        found.get(key, [""])[0] for key in ("target", "kind", "hidden", "norm")
+    target, kind, hidden, norm, metric = (
+        found.get(key, [""])[0]
+        for key in ("target", "kind", "hidden", "norm", "metric")
     )
     if kind and kind not in _KINDS:
         raise DataError(f"{cut(name)}: kind must be {' or '.join(_KINDS)}")
@@ -138,7 +148,7 @@ def parse(name: str) -> Query:
         raise DataError(
             f"{cut(name)}: norm=batch is for hidden layers: add hidden=64x64"
         )
-    return Query(path, target, kind, drop, units, bool(norm))
+    return Query(path, target, kind, drop, units, bool(norm), metric)
 
 
 def make(name: str, options: TaskOptions) -> Task:
@@ -381,11 +391,60 @@ def _classification(
     rows = np.arange(len(labels)) if study else libsvm.split(labels).train
     features = columns_lib.encode(columns, rows, name)
     task = libsvm.logistic_task(name, features, labels, options)
-    if not query.hidden:
-        return task
-    model = _model(query, features.shape[1], task.num_classes, options)
-    functions = _functions(model, "cross_entropy", ("accuracy",))
-    return _renamed(dataclasses.replace(task, **functions))
+    task = dataclasses.replace(task, metrics=_ranked(query, task.metrics, _SUMS))
+    more = _SUMS.get(task.metrics[0])
+    if more == "scores" and task.num_classes > 2:
+        raise DataError(
+            f"{name}: metric=auc is for two classes, and there are {task.num_classes}"
+        )
+    if query.hidden:
+        model = _model(query, features.shape[1], task.num_classes, options)
+        wanted = ("accuracy", more) if more else ("accuracy",)
+        functions = _functions(model, "cross_entropy", wanted)
+        return _renamed(dataclasses.replace(task, **functions))
+    if more:
+        task = dataclasses.replace(task, evaluate=_summing(task.evaluate, more))
+    return task
+
+
+def _ranked(
+    query: Query, usual: Sequence[Metric], more: Iterable[Metric] = ()
+) -> tuple[Metric, ...]:
+    """The metrics of a task, the first as its name says.
+
+    Args:
+      query: names it.
+      usual: those of every table of its kind.
+      more: those that a name may ask for beside these.
+
+    Raises:
+      DataError: if its kind has no such metric.
+    """
+    known = {metric.name: metric for metric in (*usual, *more)}
+    if query.metric and query.metric not in known:
+        raise DataError(f"{query.path}: {unknown('metric', query.metric, known)}")
+    first = known[query.metric] if query.metric else usual[0]
+    return (first, *(metric for metric in usual if metric is not first))
+
+
+def _summing(evaluate: Any, name: str) -> Callable[..., dict[str, jax.Array]]:
+    """`logistic.evaluate` with another sum.
+
+    Args:
+      evaluate: a `functools.partial` of it.
+      name: of a sum in `sums.known`.
+    """
+    function, squash = sums_lib.known()[name], evaluate.keywords["squash"]
+
+    def summing(params: Any, state: Any, batch: Any) -> dict[str, jax.Array]:
+        scores = logistic.logits(
+            params, batch["features"], evaluate.keywords["compute"]
+        ).T
+        scores = jax.nn.sigmoid(scores) if squash else scores
+        more = function(scores, batch["labels"], batch["mask"])
+        return {**evaluate(params, state, batch), name: more}
+
+    return summing
 
 
 def _regression(
@@ -426,12 +485,13 @@ def _regression(
         valid=parts[-2 if len(parts) > 1 else 0],
         test=parts[-1],
         batch_size=options.batch_size or libsvm.BATCH_SIZE,
-        metrics=(metrics.rmse(), metrics.r2(), metrics.mae(), NONNEGATIVE_LOSS),
+        metrics=_ranked(query, _ERRORS),
         exchangeable=not study,
         **functions,
     )
 
 
+_ERRORS = (metrics.rmse(), metrics.r2(), metrics.mae(), NONNEGATIVE_LOSS)
 _KINDS = {"classification": _classification, "regression": _regression}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrjax import track
-from lrjax.core import UsageError, cut, shown
+from lrjax.core import UsageError, cut, raised, shown
 from lrjax.launch.live import Measured, Row
 from lrjax.track.sender import Sender
 
@@ -55,8 +55,7 @@ def _opened(name: str, connect: track.Open, workdir: Path) -> track.Tracker:
         raise
     except Exception as error:  # of anybody's code
         raise UsageError(
-            f"--log={cut(name)} cannot be used: {type(error).__name__}: "
-            f"{cut(str(error), 200)}"
+            f"--log={cut(name)} cannot be used: {raised(error, 200)}"
         ) from error
     lacking = [n for n in _METHODS if not callable(getattr(tracker, n, None))]
     if lacking:

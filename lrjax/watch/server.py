@@ -56,8 +56,13 @@ def watch(workdir: str, port: int) -> NoReturn:
       UsageError: if the path is a file, or the port is taken.
     """
     folder = files.expanded(workdir)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--workdir={workdir} is a file, not a directory of results")
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(
+            f"--workdir={workdir} is a file, not a directory of results"
+            if there == folder
+            else f"--workdir={workdir} cannot be a directory: {there} is a file"
+        )
     if (folder / "race.jsonl").exists():
         raise UsageError(
             f"--workdir={workdir} is the folder of a race, which has no such page: "

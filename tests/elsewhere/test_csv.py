@@ -260,6 +260,17 @@ def test_percent_is_of_a_column_and_a_task(tmp_path):
     assert "accuracy (a valid_accuracy) was in percent" in source.notes
 
 
+def test_shares_beside_percent_are_doubted(tmp_path):
+    text = "method,val_acc\nadam,75\nadam,0.8\nsgd,0.7\nsgd,0\n"
+    source = read(tmp_path / "a.csv", text)
+    assert [n for n in source.notes if "shares?" in n] == [
+        "2 runs of 4 with no val_acc above 1, counted as per cent like the others: "
+        "are these shares?"
+    ]
+    source = read(tmp_path / "a.csv", text.replace("0.", "6."))
+    assert not any("shares?" in note for note in source.notes)
+
+
 def test_texts_of_percent_are_numbers(tmp_path):
     runs = read(tmp_path / "a.csv", "val_acc\n75.5%\n0.5 %\n").runs
     np.testing.assert_allclose(runs["valid_accuracy"], [0.755, 0.005])
@@ -429,7 +440,7 @@ def test_a_missing_file_and_an_unknown_format(tmp_path):
     with pytest.raises(UsageError, match="did you mean 'csv'"):
         elsewhere.read("cvs:a")
     with pytest.raises(UsageError, match="it must be one of csv:FILE"):
-        elsewhere.read("a.csv")
+        elsewhere.read("a.txt")
     with pytest.raises(UsageError, match="csv:FILE"):
         elsewhere.read("csv:")
     with pytest.raises(UsageError, match="not a regular file"):
@@ -470,3 +481,25 @@ def test_times_below_zero_are_unknown(tmp_path):
     runs = read(tmp_path / "a.csv", text).runs
     np.testing.assert_array_equal(runs["seconds"], [np.nan, 4])
     assert runs["examples"].isna().all()
+
+
+def test_a_chart_of_weights_and_biases_is_no_table(tmp_path):
+    text = "Step,adam - val/loss,adam - val/loss__MIN,adam - val/loss__MAX\n1,2,2,2\n"
+    with pytest.raises(UsageError, match=r"Biases: read it with wandb:.*a\.csv"):
+        read(tmp_path / "a.csv", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("a.csv", "csv:a.csv"), ("a.csv.gz", "csv:a.csv.gz")]
+)
+def test_a_file_without_its_format_is_named(name, hint):
+    with pytest.raises(UsageError, match=f"did you mean {hint}"):
+        elsewhere.read(name)
+
+
+@pytest.mark.parametrize("name", ["time_s", "wall_time_s", "Time (sec)", "elapsed_s"])
+def test_times_in_seconds_have_several_names(tmp_path, name):
+    rows = tidy().assign(**{name: tidy()["epoch"] * 2.5})
+    source = read(tmp_path / "a.csv", rows)
+    assert [*source.runs["seconds"]] == [7.5] * 4
+    assert not any("left out" in note for note in source.notes)

@@ -1,5 +1,7 @@
 """TensorBoard's event files, as tensorboardX, PyTorch and lrjax write them."""
 
+import warnings
+
 import fabricated
 import numpy as np
 import pytest
@@ -191,6 +193,7 @@ def test_a_log_of_lrjax_is_read_back(tmp_path):
     assert [*source.runs["hparams"]] == [{"learning_rate": 0.5, "b1": 0.25}] * 2
 
 
+@pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_what_is_no_run(tmp_path):
     with pytest.raises(UsageError, match="holds no event file"):
         elsewhere.read(f"tensorboard:{tmp_path}")
@@ -199,3 +202,27 @@ def test_what_is_no_run(tmp_path):
     (tmp_path / "events.out.tfevents.1.here").write_bytes(b"something else" * 99)
     with pytest.raises(UsageError, match="holds no run"):
         elsewhere.read(f"tensorboard:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("part", "at", "known"),
+    [("a record", -30, True), ("a length", -55, True), ("the end", None, False)],
+)
+def test_a_damaged_file_is_said_and_a_torn_one_is_not(tmp_path, part, at, known):
+    with writer_of("tensorboardX")(str(tmp_path / "adam")) as events:
+        for step in range(30):
+            events.add_scalar("val/loss", 1 / (1 + step), step)
+    (path,) = (tmp_path / "adam").iterdir()
+    content = bytearray(path.read_bytes())
+    size = len(content) // 31  # of a record, about
+    if at is None:
+        content = content[:-5]
+    else:
+        content[-10 * size + at % size] ^= 1
+    path.write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source = elsewhere.read(f"tensorboard:{tmp_path}")
+    said = [str(w.message) for w in caught if "damaged" in str(w.message)]
+    assert said == [f"{path} is damaged: what follows there is left out"] * known
+    assert (len(source.curves) < 25) is known

@@ -466,7 +466,10 @@ def method_of(build):
         ({"methods": ["addam"]}, "did you mean 'adam'"),
         ({"methods": []}, "methods is empty"),
         ({"methods": method_of(lambda horizon: 3)}, "which is not a transformation"),
-        ({"methods": method_of(lambda horizon: 1 / 0)}, "fails: ZeroDivisionError"),
+        (
+            {"methods": method_of(lambda horizon: 1 / 0)},
+            "step: ZeroDivisionError",
+        ),
         ({"budget": "many"}, "budget must be a number, not 'many'"),
         ({"how": "guess"}, "bakeoff"),
         ({"seconds": "all"}, "seconds must be a number"),
@@ -552,3 +555,12 @@ def trained_alone(task, row):
     compiled = programs.compile_program(program, seeds, inputs)
     *_, last = programs.train(compiled, program, seeds, inputs, row["steps"])
     return program, last.state
+
+
+def test_the_order_in_which_methods_are_named_changes_nothing():
+    names = ["prodigy", "adam", "momentum"]
+    one, other = (
+        lrjax.select("libsvm/iris", order, budget=4, steps=40)
+        for order in (names, names[::-1])
+    )
+    assert str(one) == str(other)

@@ -298,6 +298,16 @@ def test_what_does_not_fit_gets_one_line(values, argument):
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("name", DECAYING)
+@pytest.mark.parametrize("mask", [{"w": True}, "matrices", {"layer": 0.5, "scale": 1}])
+def test_a_mask_that_does_not_fit_is_refused_at_init(name, mask):
+    given = {"weight_decay": 0.1, "weight_decay_mask": mask}
+    with pytest.raises(ValueError, match="weight_decay_mask") as caught:
+        build(name, **given).init(parameters())
+    assert f"optim.{name}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 DISTANCES = {"d0": 1e-2, "weight_decay": 0.0}
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -258,7 +259,7 @@ def test_a_lost_contender_does_not_win(race):
     answer = race.answer()
     assert answer.method != "adamw_cosine"
     assert answer.lost
-    assert "lost  job" in str(answer)
+    assert "  lost  " in str(answer)
 
 
 def test_higher_is_better_follows_from_the_name_or_is_said(tmp_path):
@@ -373,6 +374,9 @@ def test_an_answer_on_the_way_counts_all_that_was_told(tmp_path):
     assert (answer.runs, answer.over, answer.score) == (5, False, 2.0)
     assert answer.lost == {0: "diverged"}
     assert "the race is not over" in str(answer)
+    lost = next(line for line in str(answer).splitlines() if line.startswith("  lost"))
+    assert lost == f"  lost  {answer.who[0]}, job 0: diverged"
+    assert answer.who[0].startswith("adam (learning_rate=")
 
 
 def test_folds_are_counted_and_known(tmp_path):
@@ -732,3 +736,43 @@ def test_the_truth_values_of_numpy_are_some(tmp_path):
 
 def test_every_method_of_pytorch_is_known():
     assert set(TORCH_METHODS) <= set(contenders.shipped())
+
+
+def test_nothing_in_place_of_the_metric_is_no_divergence(tmp_path):
+    race = Race(["adam"], budget=2, horizon=9, folder=tmp_path)
+    job = race.ask()
+    with pytest.raises(lrjax.UsageError, match="loss must be a number, not None"):
+        job.tell(loss=None)
+    job.report(3, train_loss=None)  # unknown, and decides nothing
+    job.tell(loss=1.0)
+    assert not race.answer().lost
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("adamw", "adamw_cosine"), ("AdamW", "adamw_cosine"), ("prodigyy", "prodigy")],
+)
+def test_a_method_of_ones_own_with_nearly_a_known_name_is_warned_of(
+    tmp_path, name, meant
+):
+    with pytest.warns(UserWarning, match=f"nothing is known; for lrjax's .* '{meant}'"):
+        Race({name: {"learning_rate": [0.1, 0.2]}}, horizon=9, folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mine", "radam", "adam2", "sgdm", "lion"])
+def test_other_names_of_ones_own_are_not(tmp_path, name):
+    with warnings.catch_warnings(action="error"):
+        Race({name: {"learning_rate": [0.1, 0.2]}}, horizon=9, folder=tmp_path)
+
+
+def test_an_answer_says_how_many_contenders_it_leaves_out(tmp_path):
+    race = Race({"mine": {"size": [*range(7)]}}, budget=3, horizon=9, folder=tmp_path)
+    for job in race:
+        job.tell(loss=1.0)
+    assert "  and 2 more" in str(race.answer()).splitlines()
+    few = Race(
+        {"mine": {"size": [*range(5)]}}, budget=3, horizon=9, folder=tmp_path / "b"
+    )
+    for job in few:
+        job.tell(loss=1.0)
+    assert " more" not in str(few.answer())

@@ -77,6 +77,10 @@ FORMS = {
     "jax": lambda: (jnp.asarray(X), jnp.asarray(Y)),
     "lists": lambda: (X.tolist(), Y.tolist()),
     "pandas": lambda: (pd.DataFrame(X), pd.Series(Y)),
+    "columns of several types": lambda: (
+        pd.DataFrame(X).astype({0: object}),
+        pd.Series(Y).astype(object),
+    ),
     "tensors": lambda: (Tensor(X), Tensor(Y)),
     "dictionary": lambda: {"x": X, "y": Y},
     "dataset": Columns,
@@ -217,6 +221,14 @@ WRONG = {
     "few rows": (lambda: (X[:2], Y[:2]), "2 rows cannot be split"),
     "scalar": (lambda: (X, 3.0), "not an array with a row per example"),
     "text": (lambda: (X, np.array(["a"] * ROWS)), "holds text"),
+    "missing": (
+        lambda: (pd.DataFrame(np.where(np.eye(ROWS, 3), None, X)), Y),
+        "has 3 missing values: fill them",
+    ),
+    "a column of dates": (
+        lambda: (pd.DataFrame(X).assign(day=pd.Timestamp(0)), Y),
+        "holds Timestamp, not numbers",
+    ),
     "ragged": (lambda: ([[1, 2], [3]] * 20, Y), "rows of different lengths"),
     "dates": (lambda: (X, np.array(["2020-01-01"] * ROWS, "M8[D]")), "holds dates"),
     "keys": (lambda: (jax.random.split(jax.random.key(0), ROWS), Y), "random keys"),

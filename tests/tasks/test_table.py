@@ -1,5 +1,6 @@
 """Tables are encoded as scikit-learn does, and are refused in one line."""
 
+import functools
 import gzip
 import io
 
@@ -150,6 +151,73 @@ def test_metrics_of_a_regression_are_in_the_targets_unit(hidden, tmp_path):
     }
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4)
+
+
+@pytest.mark.parametrize("hidden", ["", "&hidden=4"])
+@pytest.mark.parametrize("protocol", ["sound", "study"])
+@pytest.mark.parametrize(
+    ("target", "metric", "truth"),
+    [
+        ("rooms", "f1", functools.partial(sklearn.f1_score, average="macro")),
+        ("rooms", "balanced_accuracy", sklearn.balanced_accuracy_score),
+        ("kind", "auc", sklearn.roc_auc_score),
+        ("rooms", "accuracy", sklearn.accuracy_score),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_classes_are_ranked_by_the_metric_that_is_named(
+    target, metric, truth, protocol, hidden, tmp_path
+):
+    path = written(FRAME, tmp_path)
+    plain = task_of(path, f"target={target}{hidden}", protocol=protocol)
+    query = f"target={target}{hidden}&metric={metric}"
+    task = task_of(path, query, protocol=protocol)
+    assert task.metrics[0].name == metric
+    assert {m.name for m in task.metrics} == {metric, "accuracy", "loss"}
+    params, state = jax.jit(task.init)(jax.random.key(0))
+    size = len(task.valid["labels"])
+    mask = jnp.ones(size).at[::3].set(0)
+    sums = task.evaluate(params, state, {**task.valid, "mask": mask})
+    usual = plain.evaluate(params, state, {**plain.valid, "mask": mask})
+    for name, value in usual.items():  # the same training, bit by bit
+        np.testing.assert_array_equal(sums[name], value)
+    labels = np.asarray(task.valid["labels"])
+    if hidden:
+        layers, x = [*params], np.asarray(task.valid["inputs"], float)
+        x = np.maximum(x @ layers[0]["weight"] + layers[0]["bias"], 0)
+        scores = x @ layers[1]["weight"] + layers[1]["bias"]
+    else:
+        x = np.asarray(task.valid["features"], float)
+        scores = x @ np.asarray(params["weight"]).T + np.asarray(params["bias"])
+        scores = 1 / (1 + np.exp(-scores)) if protocol == "study" else scores
+    said = scores.argmax(1)
+    if metric == "auc":  # of a thousand bins
+        said = np.floor(1000 / (1 + np.exp(scores[:, 0] - scores[:, 1])))
+    counts = np.asarray(mask) > 0
+    expected = truth(labels[counts], said[counts])
+    found = float(task.metrics[0].value(sums))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        (
+            "target=rooms&metric=f2",
+            "unknown metric 'f2': it is one of accuracy, loss, f1",
+        ),
+        ("target=rooms&metric=auc", "metric=auc is for two classes, and there are 8"),
+        ("target=price&metric=accuracy", "unknown metric 'accuracy'"),
+    ],
+)
+def test_a_metric_that_does_not_fit_is_one_line(query, said, tmp_path):
+    with pytest.raises(UsageError, match=said):
+        task_of(written(FRAME, tmp_path), query)
+
+
+def test_errors_are_ranked_by_the_metric_that_is_named(tmp_path):
+    task = task_of(written(FRAME, tmp_path), "target=price&metric=mae")
+    assert [m.name for m in task.metrics] == ["mae", "rmse", "r2", "loss"]
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path):
         (str(tmp_path / "race"),): "lrjax report --from=race:",
         (): "--workdir is missing: lrjax watch --workdir=FOLDER",
         (str(tmp_path / "file"),): "is a file, not a directory of results",
+        (str(tmp_path / "file/a/b"),): f"a directory: {tmp_path / 'file'} is a file",
         (str(tmp_path), "more"): "unexpected argument 'more'",
         (str(tmp_path), "--port=65536"): "port",
         ("s3://bucket",): "is an address",
