@@ -51,6 +51,8 @@ SETTINGS = {
     # Or where steps with the defaults are too small for so few.
     "lion": {"learning_rate": 1e-3},
     "lamb": {"learning_rate": 1e-2},
+    # Or are lost in float32, too.
+    "trac": {"s_prev": 1e-4},
 }
 SAFE, STATE, NOT = "safe in bfloat16", "needs float32 state", "does not train"
 

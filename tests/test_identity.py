@@ -562,9 +562,11 @@ def test_what_the_optimisers_refuse_is_refused_in_a_config(method):
 # Methods with hyperparameters whose bounds are closer than a config's domains.
 STRICT = {
     *("dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_lion", "prodigy"),
-    *("dog", "ldog", "adog", "dowg", "cdowg", "mechanic", "storm_plus"),
+    *("dog", "ldog", "adog", "dowg", "cdowg", "mechanic", "trac", "storm_plus"),
+    "kt",
     *("schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam"),
-    *("schedule_free_prodigy", "reduce_on_plateau", "greedy_lr"),
+    *("schedule_free_prodigy", "schedule_free_plus"),
+    *("reduce_on_plateau", "greedy_lr"),
     *("polyak_sgd", "armijo_sgd"),
     *("sps_smooth", "dec_sps", "l4_adam", "l4_momentum", "salsa", "abel"),
     *("dadapt_adan", "adgd", "adamg", "barzilai_borwein"),

@@ -97,4 +97,34 @@ METHODS = (
         "reps_rel to 1e-4; raise it if the distance does not grow.",
         space=space(reps_rel=Range(1e-8, 1e-2)),
     ),
+    Method(
+        name="trac",
+        **scheduled(builders.trac_adamw),
+        family=FREE,
+        source="Muppidi, Zhang and Yang 2024; trac-optimizer 0.0.2",
+        advice="If nothing moves, raise s_prev to 1e-4: float32 loses the first steps. "
+        "Large batches: where the second gradient is against the first step, the "
+        "parameters stay at their start.",
+        space=space(learning_rate=Range(1e-4, 1.0), s_prev=Range(1e-10, 1e-2)),
+        adam_like=True,
+    ),
+    Method(
+        name="schedule_free_plus",
+        **scheduled(optim.schedule_free_plus, warmup_fraction=0.05, averages=True),
+        family=FREE,
+        source="Defazio 2026; facebookresearch/schedule_free",
+        advice="No schedule: the average replaces it. Warm up over 5 %. The loss must "
+        "stay above 0. Weight decays are larger than AdamW's: 20 rather than 0.1.",
+        space=space(learning_rate=FACTOR),
+        adam_like=True,
+    ),
+    Method(
+        name="kt",
+        **scheduled(optim.kt),
+        family=FREE,
+        source="Orabona and Pál 2016; parameterfree 0.0.1",
+        advice="No schedule. For gradients of norms up to 1; where theirs are larger, "
+        "lower the rate, which multiplies them.",
+        space=space(learning_rate=Range(1e-3, 1.0), wealth=Range(1e-6, 1.0)),
+    ),
 )

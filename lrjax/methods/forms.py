@@ -103,7 +103,8 @@ _DECAY = Domain(0.0, 1.0)
 _COUNT, _FROM_1 = (Domain(least, 2.0**24, whole=True) for least in (0.0, 1.0))
 # Valid values of a hyperparameter in any method; those not listed: 0 or more.
 _DOMAINS = {
-    **dict.fromkeys(("b1", "b2", "b3", "momentum", "beta"), _DECAY),
+    **dict.fromkeys(("b1", "b2", "b3", "momentum", "beta", "polyak_beta"), _DECAY),
+    **dict.fromkeys(("sf_beta1", "sf_beta1_max"), _DECAY),
     "warmup_fraction": Domain(0.0, 1.0, closed=True),
     "last_fraction": Domain(0.0, 1.0, closed=True),
     "search_fraction": _DECAY,
@@ -114,6 +115,7 @@ _DOMAINS = {
         ("T_0", "t_mult", "observations", "actions", "periods", "stages"), _FROM_1
     ),
     **dict.fromkeys(("patience", "cooldown", "prodigy_steps"), _COUNT),
+    **dict.fromkeys(("c_warmup", "sf_beta1_anneal_steps"), _COUNT),
     "shampoo_beta": _DECAY,
     **dict.fromkeys(("ns_steps", "precondition_frequency", "max_precond_dim"), _FROM_1),
     "window_size": Domain(1.0, 1e5, whole=True),  # size of the state

@@ -42,6 +42,7 @@ from lrjax.optim.dog import (
 )
 from lrjax.optim.hypergradient import hypergradient_adam, hypergradient_sgd
 from lrjax.optim.iam import iam, iam_adam
+from lrjax.optim.kt import kt
 from lrjax.optim.l4 import l4_adam, l4_momentum
 from lrjax.optim.learned import learned
 from lrjax.optim.line_search import armijo_sgd, polyak_sgd
@@ -68,8 +69,10 @@ from lrjax.optim.schedule_free import (
     schedule_free_radam,
     schedule_free_sgd,
 )
+from lrjax.optim.schedule_free_plus import schedule_free_plus
 from lrjax.optim.soap import soap
 from lrjax.optim.storm_plus import storm_plus
+from lrjax.optim.trac import trac
 from lrjax.optim.trust_ratio import lamb, lars
 from lrjax.optim.ultimate import ultimate_adam
 from lrjax.optim.width import mup, width_factors
@@ -128,6 +131,7 @@ __all__ = [
     "hypergradient_sgd",
     "iam",
     "iam_adam",
+    "kt",
     "l4_adam",
     "l4_momentum",
     "lamb",
@@ -153,6 +157,7 @@ __all__ = [
     "salsa",
     "scale_by_learning_rate",
     "schedule_free_adamw",
+    "schedule_free_plus",
     "schedule_free_prodigy",
     "schedule_free_radam",
     "schedule_free_sgd",
@@ -160,6 +165,7 @@ __all__ = [
     "soap",
     "sps_smooth",
     "storm_plus",
+    "trac",
     "ultimate_adam",
     "width_factors",
 ]

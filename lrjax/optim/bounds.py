@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -97,6 +98,18 @@ def check(bounds: Bounds, **values: Any) -> None:
                 f"{name} is 0 in {jnp.result_type(float).name} where it is "
                 f"{shown(value)}: give 0 or a larger number"
             )
+
+
+def check_betas(betas: Any) -> None:
+    """Check the decays of several tuners.
+
+    Raises:
+      ArgumentError: if they are none, no sequence or not from 0 to 1; one line.
+    """
+    if not isinstance(betas, Sequence | np.ndarray | jax.Array) or not len(betas):
+        raise ArgumentError("betas must be a sequence, the decay of at least one tuner")
+    for index, beta in enumerate(betas):
+        check(SHARE, **{f"betas[{index}]": beta})
 
 
 def size(name: str, value: Any, bounds: Bounds = COUNT) -> int:

@@ -25,6 +25,7 @@ from lrjax.optim.cdat import cdat
 from lrjax.optim.dog import dog, ldog, polynomial_averaging
 from lrjax.optim.mechanic import mechanic
 from lrjax.optim.plateau import greedy_lr, reduce_on_plateau
+from lrjax.optim.trac import trac
 from lrjax.optim.trust_ratio import lamb, lars
 
 Transformation: TypeAlias = optax.GradientTransformationExtraArgs
@@ -165,6 +166,24 @@ def mechanic_adamw(
     """
     base = adamw(learning_rate, b1, b2, weight_decay=weight_decay)
     return mechanic(base, s_decay=s_decay, s_init=s_init, eps=eps)
+
+
+def trac_adamw(
+    learning_rate: Any = 1e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    weight_decay: Any = 0.0,
+    s_prev: Any = 1e-8,
+    eps: Any = 1e-8,
+) -> Transformation:
+    """TRAC around AdamW.
+
+    Args:
+      learning_rate, b1, b2, weight_decay: as for `adamw`.
+      s_prev, eps: as for `trac`.
+    """
+    base = adamw(learning_rate, b1, b2, weight_decay=weight_decay)
+    return trac(base, s_prev=s_prev, eps=eps)
 
 
 def plateau_adamw(

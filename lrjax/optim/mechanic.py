@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from lrjax.optim import base, bounds, passes
-from lrjax.optim.arguments import ArgumentError
 from lrjax.optim.readings import scaled_rate
 
 
@@ -101,10 +99,7 @@ def mechanic(
     """
     bounds.check(bounds.NONNEGATIVE, s_decay=s_decay)
     bounds.check(bounds.POSITIVE, s_init=s_init, eps=eps)
-    if not isinstance(betas, Sequence | np.ndarray | jax.Array) or not len(betas):
-        raise ArgumentError("betas must be a sequence, the decay of at least one tuner")
-    for index, beta in enumerate(betas):
-        bounds.check(bounds.SHARE, **{f"betas[{index}]": beta})
+    bounds.check_betas(betas)
     base_optimizer = optax.with_extra_args_support(base_optimizer)
 
     def init(params):

@@ -49,12 +49,12 @@ _FAMILIES = (
     ("sgd", "hypergradient_sgd", "polyak_sgd", "armijo_sgd", "dec_sps", "ngn", "lion"),
     (
         *("prodigy", "schedule_free_prodigy", "schedule_free_radam", "sps_smooth"),
-        *("prodigy_plus_schedule_free", "adog"),
+        *("prodigy_plus_schedule_free", "adog", "kt"),
     ),
     ("cocob", "mechanic", "storm_plus", "l4_adam", "l4_momentum", "adamg", "soap"),
     (
         *("adamw_cosine", "schedule_free_adamw", "smac", "salsa", "ultimate_adam"),
-        "cautious_adamw",
+        *("cautious_adamw", "schedule_free_plus"),
     ),
     ("momentum", "momo", "schedule_free_sgd", "ali_g", "iam", "multirate_sgd", "lars"),
     (
@@ -66,7 +66,7 @@ _FAMILIES = (
         *("cawr", "cawr_tuned", "reduce_on_plateau", "greedy_lr", "abel"),
         *("autolrs_sgd", "autolrs_adam"),
     ),
-    ("nadamw_cosine", "radam", "cdat", "adgd", "barzilai_borwein"),
+    ("nadamw_cosine", "radam", "cdat", "adgd", "barzilai_borwein", "trac"),
 )
 _PLACES = {
     name: (colour, turn)

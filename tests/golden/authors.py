@@ -185,6 +185,23 @@ def adog(groups: list[dict], **kwargs: Any):
     return load("ittaikr/open_lm_fork", "accele_dog.py").AcceleDoG(groups, **kwargs)
 
 
+class ScheduleFreePlus:
+    """ScheduleFree+ as in facebookresearch/schedule_free, which is told the loss."""
+
+    def __init__(self, groups: list[dict], **kwargs: Any):
+        path = "schedulefree/adamc_schedulefree_plus_paper.py"
+        module = load("facebookresearch/schedule_free", path)
+        self.optimizer = module.AdamCScheduleFreePlusPaper(groups, **kwargs)
+        self.param_groups, self.state = (
+            self.optimizer.param_groups,
+            self.optimizer.state,
+        )
+        self.train = self.optimizer.train
+
+    def step(self, loss: torch.Tensor) -> None:
+        self.optimizer.step_func(loss)
+
+
 # method -> (source, what builds the optimizer)
 AUTHORS: dict[str, tuple[str, Callable]] = {
     "lion": ("google/automl Lion", lion),
@@ -198,4 +215,8 @@ AUTHORS: dict[str, tuple[str, Callable]] = {
     "cautious": ("huggingface/pytorch-image-models Lion(caution=True)", cautious),
     "cautious_adamw": ("kyleliang919/C-Optim AdamW", CautiousAdamW),
     "adog": ("ittaikr/open_lm_fork AcceleDoG", adog),
+    "schedule_free_plus": (
+        "facebookresearch/schedule_free AdamCScheduleFreePlusPaper",
+        ScheduleFreePlus,
+    ),
 }

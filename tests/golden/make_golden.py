@@ -15,6 +15,7 @@ import contextlib
 import inspect
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -56,6 +57,7 @@ from problems import (
     problem,
 )
 from settings import GROUPED, SCHEDULES, SETTINGS, SLICED, UNSTABLE
+from trac_optimizer import trac as trac_optimizer
 
 PACKAGES = (
     "torch",
@@ -73,6 +75,7 @@ PACKAGES = (
     "numpy",
     "pytorch_optimizer",
     "prodigy-plus-schedule-free",
+    "trac-optimizer",
 )
 
 RENAMED = {
@@ -80,6 +83,7 @@ RENAMED = {
     "b3": "beta3",
     "lower_bound": "lb",
     "adapt_lower_bound": "use_fstar",
+    "wealth": "w",
 }
 
 
@@ -111,6 +115,22 @@ class RatedCOCOB(parameterfree.COCOB):
         super().step()
 
 
+class RatedKT(parameterfree.KT):
+    """The authors' KT, whose package has no learning rate, on scaled gradients."""
+
+    def __init__(self, params, lr=1.0, weight_decay=0.0, **kwargs):
+        super().__init__(params, weight_decay=weight_decay, **kwargs)
+        (self.group,) = self.param_groups
+        self.group |= {"lr": lr, "decay": weight_decay}
+
+    def step(self):
+        rate = self.group["lr"]
+        self.group["weight_decay"] = rate * self.group["decay"]
+        for p in self.group["params"]:
+            p.grad.mul_(rate)
+        super().step()
+
+
 def schedule_free_prodigy(
     params, momentum=0.9, b2=0.999, r=0.0, weight_lr_power=2.0, **kwargs
 ):
@@ -121,12 +141,26 @@ def schedule_free_prodigy(
     )
 
 
+TUNED = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
 def mechanic(params, base_optimizer, **kwargs):
     """The authors' wrapper around PyTorch's SGD or AdamW."""
     name, base_kwargs = base_optimizer
-    base = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
-    mechanized = mechanic_pytorch.mechanize(base, **kwargs)
+    mechanized = mechanic_pytorch.mechanize(TUNED[name], **kwargs)
     return mechanized(params, **official_names(base_kwargs))
+
+
+def trac(params, base_optimizer, **kwargs):
+    """The authors' wrapper around PyTorch's SGD, Adam or AdamW, which writes a log."""
+    name, base_kwargs = base_optimizer
+    trac_optimizer.erf_torch = trac_optimizer.ERF_1994(128)  # in the type of the run
+    tuned = trac_optimizer.start_trac(os.devnull, TUNED[name], **kwargs)
+    return tuned(params, **official_names(base_kwargs))
 
 
 def dadapt_adan(params, b1=0.98, b2=0.92, b3=0.99, **kwargs):
@@ -264,6 +298,7 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "dadapt_lion": ("dadaptation DAdaptLion", dadaptation.DAdaptLion),
     "prodigy": ("prodigyopt Prodigy", prodigyopt.Prodigy),
     "cocob": ("parameterfree COCOB", RatedCOCOB),
+    "kt": ("parameterfree KT", RatedKT),
     "dog": ("dog-optimizer DoG", dog.DoG),
     "ldog": ("dog-optimizer LDoG", dog.LDoG),
     "schedule_free_sgd": (
@@ -285,6 +320,7 @@ OFFICIAL: dict[str, tuple[str, Callable]] = {
     "momo": ("momo-opt Momo", momo.Momo),
     "momo_adam": ("momo-opt MomoAdam", momo.MomoAdam),
     "mechanic": ("mechanic-pytorch mechanize", mechanic),
+    "trac": ("trac-optimizer start_trac", trac),
     **AUTHORS,
     "ali_g": ("alig AliG", CappedAliG),
     "ultimate_adam": ("gdtuo Adam / SGD / SGD", UltimateAdam),
@@ -364,7 +400,9 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
         return {"eta": etas if method == "ldog" else etas[0]}
     if method == "adog":
         return {"eta": float(group["eta_y"][0])}
-    if owner == "schedule_free":
+    if method == "kt":
+        return {"eta": group["lr"] * optimizer._wealth / optimizer._iter}
+    if owner in ("schedule_free", "schedule_free_plus"):
         return {name: group[name] for name in ("scheduled_lr", "weight_sum")}
     if owner == "momo":
         tau = size_of_step(method, optimizer, before, after)
@@ -375,18 +413,21 @@ def scalars(method: str, optimizer, before: np.ndarray, after: np.ndarray) -> di
         return {"eta": float(optimizer.step_size)}
     if method == "ultimate_adam":
         return {"eta": float(optimizer.adam.parameters["alpha"])}
-    if method == "mechanic":
-        return {"s": float(optimizer.state["_mechanic"]["s"].sum())}
+    if method in ("mechanic", "trac"):
+        return {"s": float(optimizer.state[f"_{method}"]["s"].sum())}
     return {}
 
 
 def eval_points(optimizer, params: list) -> dict[str, np.ndarray]:
     """x and z of a schedule-free method, whose parameters are y, left as they are."""
+    states = [optimizer.state[p] for p in params]
+    if "x" in states[0]:
+        return {"z": flat(s["z"] for s in states), "eval": flat(s["x"] for s in states)}
     group = optimizer.param_groups[0]
     own = isinstance(optimizer, schedulefree.ScheduleFreeWrapper)
     momentum = optimizer.momentum if own else group.get("momentum")
     momentum = group["betas"][0] if momentum is None else momentum
-    z = [optimizer.state[p]["z"] for p in params]
+    z = [state["z"] for state in states]
     ends = zip(params, z, strict=True)
     return {
         "z": flat(z),
@@ -436,7 +477,7 @@ def official_run(
             param.grad = torch.tensor(np.asarray(grad))
         if method == "salsa":
             optimizer.step(closure_of(params, of.unflatten, told, step))
-        elif FILES.get(method) == "momo" or method == "ali_g":
+        elif method in ("momo", "momo_adam", "ali_g", "schedule_free_plus"):
             optimizer.step(loss=torch.tensor(float(loss)))
         else:
             optimizer.step()

@@ -22,6 +22,7 @@ COMMITS = {
     "kyleliang919/C-Optim": "2c0517c4db2e50b56d389ba4803eab1f4b3b8ae3",
     "huggingface/pytorch-image-models": "aa4b5850c1543fa488abf260f18390eda46cf85d",
     "ittaikr/open_lm_fork": "cc51851a1fc4210f6655a767d00fb72a06fdf73a",
+    "facebookresearch/schedule_free": "70785b53e778d0e872c0bbb75ff4ee54ee10c291",
 }
 
 

@@ -213,9 +213,10 @@ def test_a_cooldown_starts_at_any_time():
 
 
 @pytest.mark.parametrize("betas", [(), (0.9, 1.1), (math.nan,), 0.9, None])
-def test_the_tuners_of_mechanic(betas):
+@pytest.mark.parametrize("name", ["mechanic", "trac"])
+def test_the_tuners_of_a_wrapper(name, betas):
     with pytest.raises(ValueError, match="betas"):
-        call("mechanic", betas=betas)
+        call(name, betas=betas)
 
 
 def test_whole_numbers_however_they_are_written():

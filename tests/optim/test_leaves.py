@@ -325,7 +325,7 @@ def test_the_gradient_for_others_beside_them_is_let_through(build, wrap):
 
 
 @pytest.mark.parametrize(
-    "wrap", [optim.mechanic, optim.reduce_on_plateau, optim.greedy_lr]
+    "wrap", [optim.mechanic, optim.trac, optim.reduce_on_plateau, optim.greedy_lr]
 )
 def test_a_wrapper_scales_each_rate_of_a_partition(wrap):
     def rates(inner):

@@ -194,7 +194,9 @@ def test_equals_optax(name, mask):
     assert_equal(train(ours, parameters()), train(theirs, parameters()))
 
 
-@pytest.mark.parametrize("name", ["iam", "iam_adam", "ngn", "salsa"])
+@pytest.mark.parametrize(
+    "name", ["iam", "iam_adam", "ngn", "salsa", "schedule_free_plus"]
+)
 def test_decay_beside_the_step_moves_the_leaves_that_it_is_for(name):
     """In a first update, whose step size knows nothing of it: leaf by leaf."""
     params = parameters()
@@ -217,6 +219,7 @@ def test_decay_beside_the_step_moves_the_leaves_that_it_is_for(name):
     "wrap",
     [
         optim.mechanic,
+        optim.trac,
         optim.reduce_on_plateau,
         optim.greedy_lr,
         optim.abel,

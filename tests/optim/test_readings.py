@@ -230,8 +230,11 @@ RATES = {
     "dog": lambda case: case.scalars["eta"],
     "ldog": lambda case: case.scalars["eta"].mean(axis=1),
     "adog": lambda case: case.scalars["eta"],
+    "kt": lambda case: case.scalars["eta"],
+    "trac": lambda case: np.maximum(case.scalars["s"], 0),
     "momo": lambda case: case.scalars["tau"],
     "schedule_free_adamw": lambda case: case.scalars["scheduled_lr"],
+    "schedule_free_plus": lambda case: case.scalars["scheduled_lr"],
 }
 
 
