@@ -177,7 +177,8 @@ def compile_program(
       program: static choices.
       seeds, example: arrays with the shapes and types of every later call.
       recalled: as `launch.traces.recalled`; default: traces the segment.
-      judged: whether to compile ahead what `judge` will call for the test part, too.
+      judged: whether `judge` will be called for the test part. What it calls is then
+        compiled, too, while XLA has the segment.
     """
     task = program.task
     shared, valid = task.valid is task.train, _own_valid(task)
@@ -194,10 +195,7 @@ def compile_program(
         """Compile the programs that a run starts with."""
         numbers = jax.ShapeDtypeStruct((program.num_seeds,), jnp.uint32)
         seed_runs.lower(task.init, numbers).compile()  # called later, by its own name
-        start = xla_options.compile_once(make_init.lower(), shapes[0].params)
-        if judged and task.test is not task.train:
-            _prepare_judge(program, shapes)
-        return start
+        return xla_options.compile_once(make_init.lower(), shapes[0].params)
 
     if program.one_by_one or task.streamed:
         run, parts = host_loop.compile_host_loop(program, shapes, example)
@@ -222,7 +220,11 @@ def compile_program(
             compiling = beside.submit(
                 xla_options.compile_loop, lowered, kind, program.effort
             )
-            start, run = compile_start(), compiling.result()
+            start = compile_start()
+            # While there is time. What is kept on disk is loaded fast when needed.
+            if judged and task.test is not task.train and not compiling.done():
+                _prepare_judge(program, shapes)
+            run = compiling.result()
         memory = need(run, shapes)
     return Compiled(start, run, shapes, memory)
 
