@@ -561,3 +561,11 @@ def test_the_order_in_which_methods_are_named_changes_nothing():
         for order in (names, names[::-1])
     )
     assert str(one) == str(other)
+
+
+def test_methods_of_ones_own_follow_by_name_however_they_were_found(registries):
+    for name in ("zeta", "alpha"):
+        methods.METHODS[name] = dataclasses.replace(METHODS["sgd"], name=name)
+    named = ("zeta", "adam", "alpha", "sgd")
+    found = lineup.in_order([METHODS[name] for name in named])
+    assert [each.name for each in found] == ["sgd", "adam", "alpha", "zeta"]
