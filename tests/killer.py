@@ -10,7 +10,6 @@ the number 0 nothing dies, and LRJAX_KILLER_COUNT gets the number of changes. Th
 first one dies.
 """
 
-import atexit
 import os
 import runpy
 import shutil
@@ -50,11 +49,11 @@ def halfway(table):
     """Die once half of what is appended to a table is written."""
     write = files.write_all
 
-    def dying(file, content):
+    def dying(file, content, **named):
         if Path(file.name).name == table and reached():
             file.write(content[: len(content) // 2])
             die()
-        write(file, content)
+        write(file, content, **named)
 
     files.write_all = dying
 
@@ -98,14 +97,14 @@ def changing():
     def watched(path):
         return isinstance(path, str | Path) and str(path).startswith(FOLDER)
 
-    def writing(file, content):
+    def writing(file, content, **named):
         if watched(file.name):
             if reached():
                 die()
             if reached():
                 file.write(content[: len(content) // 2])
                 die()
-        write(file, content)
+        write(file, content, **named)
 
     def removing(path, **named):
         if watched(path):
@@ -181,10 +180,12 @@ if __name__ == "__main__":
         changing()
     else:
         POINTS[point]()
-    if COUNT:
-        atexit.register(lambda: Path(COUNT).write_text(str(come[0])))
     sys.argv = ["main.py", *sys.argv[3:]]
-    runpy.run_path("main.py", run_name="__main__")
+    try:
+        runpy.run_path("main.py", run_name="__main__")
+    finally:  # the command ends its process before what was registered here is called
+        if COUNT:
+            Path(COUNT).write_text(str(come[0]))
 elif IN_WORKERS in os.environ:  # a worker imports this
     come = [0]
 

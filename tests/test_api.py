@@ -1,5 +1,7 @@
 """compare, tune and find_rate: the runs of main.py, for parts of one's own."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +77,18 @@ def test_parts_of_ones_own_are_compared_resumed_and_forgotten(tmp_path, capsys):
     assert "quadratic" not in tasks.TASKS
     assert first.report() == tmp_path / "report" / "index.html"
     assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("where", ["all", "train", "valid", "test"])
+def test_arrays_of_numpy_are_as_good_as_those_of_jax(where):
+    task = quadratic()
+    names = ("train", "valid", "test") if where == "all" else (where,)
+    parts = {name: {"x": np.asarray(getattr(task, name)["x"])} for name in names}
+    runs = [
+        lrjax.compare(each, "adam", **SHORT).runs.drop(columns="seconds")
+        for each in (task, dataclasses.replace(task, **parts))
+    ]
+    assert runs[0].equals(runs[1])
 
 
 @pytest.mark.slow

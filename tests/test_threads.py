@@ -1,5 +1,6 @@
 """Threads that train blocks: nothing lost, errors end all, memory is kept to."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -270,15 +271,19 @@ def test_the_least_need_is_that_of_the_compiled_state(method):
     assert size <= compiled.need
 
 
-def test_halves_have_the_same_runs():
-    wanted = settings(seeds=5)
-    (block,) = blocks_lib.plan(wanted, blocks_lib.make_tasks(wanted, None))
-    parts = [block]
+@pytest.mark.parametrize(("seeds", "rates"), [(5, 2), (7, 3), (1, 5), (3, 33)])
+def test_halves_have_the_same_runs_each_of_them_once(seeds, rates):
+    wanted = settings(seeds=seeds)
+    grid = {"learning_rate": tuple(0.01 * (1 + i) for i in range(rates))}
+    wanted = dataclasses.replace(wanted, grid=grid)
+    loaded = blocks_lib.make_tasks(wanted, None)
+    parts = blocks_lib.plan(wanted, loaded)
+    ids = sorted(i for block in parts for i in block.run_ids)
+    assert len(ids) == seeds * rates
     while any(p.program.num_seeds * p.program.num_hparams > 1 for p in parts):
         parts = [h for p in parts for h in (blocks_lib.halves(p) or [p])]
-    ids = {i for p in parts for row in p.ids for i in row}
-    assert ids == {i for row in block.ids for i in row}
-    assert len(ids) == 10
+        assert {i for p in parts for i in p.run_ids} == {*ids}
+    assert sorted(i for p in parts for i in p.run_ids) == ids
 
 
 @pytest.mark.slow

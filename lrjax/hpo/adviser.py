@@ -38,7 +38,7 @@ from lrjax.hpo.advice import Advice, Ladder
 from lrjax.hpo.contenders import Contender
 from lrjax.hpo.ladders import Ladders
 from lrjax.hpo.lengths import Peak
-from lrjax.hpo.lineup import look
+from lrjax.hpo.lineup import in_order, look
 from lrjax.hpo.recipes import Entry
 from lrjax.launch import local
 from lrjax.launch.live import Listener
@@ -213,7 +213,7 @@ def lay_out(
     known = set(map(str, table.methods))
     found = [
         each
-        for each in contenders.contenders(chosen, name, settings)
+        for each in contenders.contenders(in_order(chosen), name, settings)
         if named or each.own or each.method.name in known
     ]
     horizon = settings.updates(name, task.steps_per_epoch)

@@ -153,7 +153,7 @@ def line_up(
     Raises:
       UsageError: if no method can run on the task, or the budget is too small.
     """
-    chosen = _in_order(chosen)
+    chosen = in_order(chosen)
     found = tuple(contenders(chosen, name, settings))
     candidates = tuple(candidate(each, settings) for each in found)
     horizon = settings.updates(name, task.steps_per_epoch)
@@ -200,12 +200,14 @@ def line_up(
     )
 
 
-def _in_order(chosen: Sequence[Method]) -> list[Method]:
+def in_order(chosen: Sequence[Method]) -> list[Method]:
     """Methods in one order, so that an answer does not depend on how they were named.
 
-    The order of the registry; methods that are not in it follow by name.
+    lrjax's own in the order of the registry; a user's, which stand there in the order
+    in which they were found, follow by name.
     """
-    places = {method: place for place, method in enumerate(methods.METHODS)}
+    shipped = [name for name in methods.METHODS if name in methods.SHIPPED]
+    places = {name: place for place, name in enumerate(shipped)}
     return sorted(chosen, key=lambda m: (places.get(m.name, len(places)), m.name))
 
 

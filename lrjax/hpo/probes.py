@@ -63,12 +63,14 @@ def probe(task: Task) -> Probe:
     # By the program that draws the parameters of runs with one seed.
     draw = functools.partial(train.seed_runs, task.init, np.asarray([_SEED], np.uint32))
     seeds = jax.eval_shape(draw)
+    lowered = _probe.lower(task.loss, seeds.params, seeds.model_state, key, batches)
+    effort = blocks.effort_for(blocks.cost_of(task, COST))
+    # Only XLA's part beside: a user's `with jax.enable_x64()` is this thread's alone.
     with concurrent.futures.ThreadPoolExecutor(1) as beside:
-        drawing = beside.submit(draw)  # compiles while the other program is traced
-        lowered = _probe.lower(task.loss, seeds.params, seeds.model_state, key, batches)
-        effort = blocks.effort_for(blocks.cost_of(task, COST))
-        compiled = xla_options.compile_loop(lowered, strategy.kind_of(task), effort)
-        seeds = drawing.result()
+        compiling = beside.submit(
+            xla_options.compile_loop, lowered, strategy.kind_of(task), effort
+        )
+        seeds, compiled = draw(), compiling.result()
     measured = compiled(seeds.params, seeds.model_state, key, batches)
     features = {k: float(v) for k, v in measured.items()}
     features |= {

@@ -167,7 +167,7 @@ def joined_units(
     packs = make_packs([job._replace(known=False) for job in jobs])
     begin = Begin(on_test=any(job.on_test for job in jobs))
     alone = [unit_of(pack).block for pack in packs]
-    again = None if settings.shard != "runs" else reuse.by_programs_of(earlier, alone)
+    again = reuse.by_programs_of(earlier, alone)
     return [
         Unit(block, begin, is_trial=True)
         for block in again or blocks.arrange(alone, settings)

@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -550,9 +550,10 @@ def _blocks(
 
 
 def halves(block: Block) -> list[Block]:
-    """Split a block into two of half the size; return [] for a single lane.
+    """Split a block into two of half the size; return [] for a single run.
 
-    A block with spare lanes becomes one without them.
+    A block with spare lanes becomes one without them. Runs that padded the block are
+    left out.
 
     For devices whose memory cannot hold the whole block. Last bits may differ.
     """
@@ -566,7 +567,7 @@ def halves(block: Block) -> list[Block]:
             cut(block, program.groups[middle:], middle),
         ]
     if program.num_hparams > 1:
-        parts = list(_chunks(range(program.num_hparams), -(-program.num_hparams // 2)))
+        parts = _halved(zip(*block.ids, strict=True))
         groups = (program.group._replace(num_hparams=len(parts[0])),)
         return [
             Block(
@@ -583,9 +584,21 @@ def halves(block: Block) -> list[Block]:
                 tuple(block.runs[s] for s in part),
                 block.lanes,
             )
-            for part in _chunks(range(program.num_seeds), -(-program.num_seeds // 2))
+            for part in _halved(block.ids)
         ]
     return []
+
+
+def _halved(items: Iterable[Iterable[str]]) -> list[list[int]]:
+    """Positions of lanes or seeds in two halves, without those that repeat others.
+
+    Args:
+      items: identities of each one's runs.
+    """
+    first: dict[tuple[str, ...], int] = {}
+    for position, ids in enumerate(items):
+        first.setdefault(tuple(ids), position)
+    return list(_chunks([*first.values()], -(-len(first) // 2)))
 
 
 def _without_spare(block: Block) -> Block:

@@ -164,10 +164,13 @@ def moved_to(task: Task, place: machine.Device | jax.sharding.Sharding) -> Task:
 
     Parts that are the same object stay so, and streamed data stays on the host.
     """
-    if jax.tree.leaves(task.valid)[0].devices() == {place}:
-        return task
+    parts = (task.train, task.valid, task.test)
     moved: dict[int, Any] = {id(task.train): task.train} if task.streamed else {}
-    for part in (task.train, task.valid, task.test):
+    arrays = jax.tree.leaves([part for part in parts if id(part) not in moved])
+    # Arrays of NumPy, which a user's task may hold, are nowhere yet.
+    if all(isinstance(x, jax.Array) and x.devices() == {place} for x in arrays):
+        return task
+    for part in parts:
         if id(part) not in moved:
             moved[id(part)] = jax.device_put(part, place)
     return dataclasses.replace(

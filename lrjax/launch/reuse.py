@@ -54,7 +54,7 @@ def _fitting(lent: Block, wanted: Sequence[Block]) -> dict[int, Block]:
     found: dict[int, Block] = {}
     shared: Any = None  # by all that train together
     for block in wanted:
-        seeds = tuple(row[0].seed for row in block.runs), block.example.options
+        seeds = tuple(row[0].seed for row in block.runs), block.program.task.options
         if _alike(lent, block) and shared in (None, seeds):
             fits = (n for n in _groups_for(lent, block) if n not in found)
             if (number := next(fits, None)) is not None:

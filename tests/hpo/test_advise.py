@@ -411,6 +411,15 @@ def case_of(steps, *names, spend=1e-6):
     return adviser.lay_out("libsvm/iris", task, chosen, settings, named, lambda _: None)
 
 
+def test_the_order_in_which_methods_are_named_changes_nothing():
+    names = ("sgd", "adam", "momentum")
+    one, other = (case_of(400, *order, spend=0.9) for order in (names, names[::-1]))
+    assert one.rungs == other.rungs
+    assert [each.tolist() for each in one.prior.belief] == [
+        each.tolist() for each in other.prior.belief
+    ]
+
+
 def test_a_method_whose_short_runs_were_all_lost_is_left_out(tmp_path):
     case = case_of(2000, *NAMED, spend=0.5)
     first = case.rungs[0].entry

@@ -564,3 +564,21 @@ def test_the_order_in_which_methods_are_named_changes_nothing():
         for order in (names, names[::-1])
     )
     assert str(one) == str(other)
+
+
+def test_methods_of_ones_own_follow_by_name_however_they_were_found(registries):
+    for name in ("zeta", "alpha"):
+        methods.METHODS[name] = dataclasses.replace(METHODS["sgd"], name=name)
+    named = ("zeta", "adam", "alpha", "sgd")
+    found = lineup.in_order([METHODS[name] for name in named])
+    assert [each.name for each in found] == ["sgd", "adam", "alpha", "zeta"]
+
+
+def test_a_task_is_looked_at_in_the_precision_of_its_caller():
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        task = tasks.make_task("libsvm/iris", tasks.TaskOptions(precision="float64"))
+        wide = probes.probe(task).features
+    task = tasks.make_task("libsvm/iris", tasks.TaskOptions())
+    narrow = probes.probe(task).features
+    assert wide.keys() == narrow.keys()  # from other numbers: parameters differ
+    assert wide["loss"] == pytest.approx(narrow["loss"], rel=0.5)
