@@ -498,7 +498,7 @@ def _checked(config: Any, launcher: str) -> Settings:
     """Check a config, and prepare JAX unless workers elsewhere train."""
     settings = config_lib.check(config)
     if not launch_lib.LAUNCHERS[launcher].remote:
-        startup.prepare(settings)
+        startup.begin(settings)
     return settings
 
 

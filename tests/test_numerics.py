@@ -1,6 +1,7 @@
 """What of JAX changes numbers is lrjax's own choice, whatever the environment says."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lrjax
 from configs import quickstart
 from lrjax import config, results
 from lrjax.common import numerics
@@ -216,3 +218,34 @@ def test_the_environment_changes_no_number(variable, rows, tmp_path):
     found = results.load(tmp_path)[0].sort_values("run_id", ignore_index=True)
     assert found["run_id"].tolist() == rows[0]["run_id"].tolist()
     assert found["train_loss"].tolist() == rows[0]["train_loss"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("context", "said"),
+    [
+        (lambda: jax.debug_nans(True), "`with jax.debug_nans(...)`"),
+        (jax.disable_jit, "`with jax.disable_jit(...)`"),
+        (lambda: jax.numpy_rank_promotion("raise"), "jax_numpy_rank_promotion itself"),
+        (lambda: jax.transfer_guard("disallow"), "jax_transfer_guard_host_to_device"),
+    ],
+)
+def test_a_setting_around_a_call_that_cannot_be_overridden_is_refused(context, said):
+    with context(), pytest.raises(UsageError, match=re.escape(said)):
+        lrjax.compare("libsvm/iris", ["adam"], epochs=1, seeds=1)
+    assert not jax.config.values["jax_debug_nans"]
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_comparing_leaves_the_settings_of_a_process_as_they_were(value):
+    jax.config.update("jax_debug_nans", value)
+    try:
+        found = lrjax.compare("libsvm/iris", ["adam"], epochs=1, seeds=1)
+        assert jax.config.values["jax_debug_nans"] == value
+    finally:
+        jax.config.update("jax_debug_nans", False)
+    with jax.enable_x64(True):  # in double precision, and for the threads too
+        wide = lrjax.compare("libsvm/iris", ["adam"], epochs=1, seeds=1)
+    assert not jax.config.values["jax_enable_x64"]
+    (narrow,), (fine,) = found.runs["train_loss"], wide.runs["train_loss"]
+    assert float(f"{narrow:.9g}") == narrow  # nine digits say all of a float32
+    assert float(f"{fine:.9g}") != fine

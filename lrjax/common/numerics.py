@@ -7,12 +7,13 @@ change a result: lrjax sets its own values, and refuses those it cannot override
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -97,8 +98,9 @@ def fix(precision: str) -> None:
     """
     check_environment()
     ignored = []
-    for name, value in wanted(precision).items():
-        if not _is(name, value):
+    ours = wanted(precision)
+    for name, value in ours.items():
+        if not _is(jax.config.values, name, ours):
             if name.upper() in os.environ and name != "jax_enable_x64":
                 ignored.append(f"{name.upper()}={os.environ[name.upper()]}")
             jax.config.update(name, value)
@@ -118,21 +120,35 @@ def fixed(precision: str) -> Iterator[None]:
     of its own.
 
     Raises:
-      UsageError: if an environment variable that cannot be overridden changes results.
+      UsageError: if an environment variable, or a `with` of JAX's around the call,
+        changes results and cannot be overridden.
     """
     check_environment()
+    ours = wanted(precision)
+    everywhere = _of_all_threads()
     before = {
-        name: jax.config.values[name]
-        for name, value in wanted(precision).items()
-        if not _is(name, value)
+        name: everywhere[name] for name in ours if not _is(everywhere, name, ours)
     }
     try:
         for name in before:
-            jax.config.update(name, wanted(precision)[name])
+            jax.config.update(name, ours[name])
+        here = jax.config.values
+        if others := [name for name in ours if not _is(here, name, ours)]:
+            within = f"with jax.{others[0].removeprefix('jax_')}(...)"
+            raise UsageError(
+                f"lrjax sets {', '.join(others)} itself, since it changes results or "
+                f"stops training: call it outside of `{within}`"
+            )
         yield
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+def _of_all_threads() -> Mapping[str, Any]:
+    """The values of all settings, outside of any `with` of the calling thread."""
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        return beside.submit(lambda: jax.config.values).result()
 
 
 def settled(function: Callable[..., T]) -> Callable[..., T]:
@@ -146,10 +162,10 @@ def settled(function: Callable[..., T]) -> Callable[..., T]:
     return inside
 
 
-def _is(name: str, value: Any) -> bool:
-    """Whether a setting has a value; compares enumerations by value and name."""
-    current = jax.config.values[name]
-    return value in (
+def _is(values: Mapping[str, Any], name: str, ours: Mapping[str, Any]) -> bool:
+    """Whether a setting has our value; compares enumerations by value and name."""
+    current = values[name]
+    return ours[name] in (
         current,
         getattr(current, "value", current),
         getattr(current, "name", current),

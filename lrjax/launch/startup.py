@@ -26,12 +26,23 @@ _DEVICE_VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
 
 
 def prepare(settings: Settings) -> None:
-    """Start JAX for some settings, with compiled programs cached on disk.
+    """Start JAX for some settings, in a process of lrjax's own.
 
     Raises:
       UsageError: if there is no device, or the environment would change results.
     """
     numerics.fix(settings.precision)
+    begin(settings)
+
+
+def begin(settings: Settings) -> None:
+    """As `prepare`, in a user's process: leaves settings that change results alone.
+
+    Compiled programs are cached on disk.
+
+    Raises:
+      UsageError: if there is no device.
+    """
     keep_freed_memory(settings.tasks)
     _start()
     _use_compilation_cache()
