@@ -71,6 +71,7 @@ SETTINGS: dict[str, Any] = {
 _INEXACT = re.compile(r"--(xla_\w*enable_fast_(?:math|min_max))(?:=(\S+))?")
 _LONGEST = 2**20  # bytes of a file of flags
 _TF32 = "NVIDIA_TF32_OVERRIDE"
+_held: list[str] = []  # precisions of the `fixed` that are under way
 
 
 def key(seed: Any) -> jax.Array:
@@ -123,12 +124,12 @@ def fixed(precision: str) -> Iterator[None]:
       UsageError: if an environment variable, or a `with` of JAX's around the call,
         changes results and cannot be overridden.
     """
+    if _held[-1:] == [precision]:  # within a `with` of this kind
+        yield
+        return
     check_environment()
-    ours = wanted(precision)
-    everywhere = _of_all_threads()
-    before = {
-        name: everywhere[name] for name in ours if not _is(everywhere, name, ours)
-    }
+    ours, outside = wanted(precision), _of_all_threads()
+    before = {name: outside[name] for name in ours if not _is(outside, name, ours)}
     try:
         for name in before:
             jax.config.update(name, ours[name])
@@ -139,7 +140,11 @@ def fixed(precision: str) -> Iterator[None]:
                 f"lrjax sets {', '.join(others)} itself, since it changes results or "
                 f"stops training: call it outside of `{within}`"
             )
-        yield
+        _held.append(precision)
+        try:
+            yield
+        finally:
+            _held.pop()
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
