@@ -67,6 +67,17 @@ SETTINGS: dict[str, Any] = {
     "jax_transfer_guard_device_to_device": None,
     "jax_transfer_guard_device_to_host": None,
 }
+# Settings with which lrjax's own code stops; a `with` around a call overrides ours.
+_STOPPING = (
+    *(
+        "jax_disable_jit",
+        "jax_debug_nans",
+        "jax_debug_infs",
+        "jax_numpy_rank_promotion",
+    ),
+    *("jax_transfer_guard", "jax_transfer_guard_host_to_device"),
+    *("jax_transfer_guard_device_to_device", "jax_transfer_guard_device_to_host"),
+)
 # XLA's flags that trade exactness for speed; together they would hide divergence.
 _INEXACT = re.compile(r"--(xla_\w*enable_fast_(?:math|min_max))(?:=(\S+))?")
 _LONGEST = 2**20  # bytes of a file of flags
@@ -121,8 +132,8 @@ def fixed(precision: str) -> Iterator[None]:
     of its own.
 
     Raises:
-      UsageError: if an environment variable, or a `with` of JAX's around the call,
-        changes results and cannot be overridden.
+      UsageError: if an environment variable that cannot be overridden changes results,
+        or a `with` of JAX's around the call would stop training.
     """
     if _held[-1:] == [precision]:  # within a `with` of this kind
         yield
@@ -134,11 +145,11 @@ def fixed(precision: str) -> Iterator[None]:
         for name in before:
             jax.config.update(name, ours[name])
         here = jax.config.values
-        if others := [name for name in ours if not _is(here, name, ours)]:
-            within = f"with jax.{others[0].removeprefix('jax_')}(...)"
+        if stopping := [x for x in _STOPPING if x in ours and not _is(here, x, ours)]:
+            within = f"with jax.{stopping[0].removeprefix('jax_')}(...)"
             raise UsageError(
-                f"lrjax sets {', '.join(others)} itself, since it changes results or "
-                f"stops training: call it outside of `{within}`"
+                f"lrjax sets {', '.join(stopping)} itself, since training would stop: "
+                f"call it outside of `{within}`"
             )
         _held.append(precision)
         try:

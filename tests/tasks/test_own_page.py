@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from lrjax.common import numerics
 from lrjax.tasks import losses, table
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_task.md").read_text()
@@ -45,6 +46,8 @@ def test_the_blocks_on_python_run(tmp_path, monkeypatch, registries):
     others = "optimizer,seed,val_accuracy,val_loss\nlion,0,0.9,0.3\nlion,1,0.8,0.4\n"
     (tmp_path / "mine.csv").write_text(others)  # of somebody who trained elsewhere
     names = {"__name__": "page"}
+    # As lrjax ships: a user's code may promote types, in the threads that train, too.
+    monkeypatch.setitem(numerics.SETTINGS, "jax_numpy_dtype_promotion", "standard")
     with jax.numpy_dtype_promotion("standard"):
         for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
             exec(compile(block, "own.md", "exec"), names)
