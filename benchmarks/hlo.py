@@ -442,7 +442,7 @@ def _written(body: Mapping[str, Instruction], results: Sequence[Array]) -> float
     """Bytes that a fused computation writes: of arrays that it updates, the updates.
 
     Args:
-      body: the computation; empty for what is no fusion.
+      body: the computation; empty if the kernel is not a fusion.
       results: its results.
     """
     root = list(body.values())[-1] if body else None

@@ -69,14 +69,14 @@ SETTINGS: dict[str, Any] = {
 }
 # Settings with which lrjax's own code stops; a `with` around a call overrides ours.
 _STOPPING = (
-    *(
-        "jax_disable_jit",
-        "jax_debug_nans",
-        "jax_debug_infs",
-        "jax_numpy_rank_promotion",
-    ),
-    *("jax_transfer_guard", "jax_transfer_guard_host_to_device"),
-    *("jax_transfer_guard_device_to_device", "jax_transfer_guard_device_to_host"),
+    "jax_disable_jit",
+    "jax_debug_nans",
+    "jax_debug_infs",
+    "jax_numpy_rank_promotion",
+    "jax_transfer_guard",
+    "jax_transfer_guard_host_to_device",
+    "jax_transfer_guard_device_to_device",
+    "jax_transfer_guard_device_to_host",
 )
 # XLA's flags that trade exactness for speed; together they would hide divergence.
 _INEXACT = re.compile(r"--(xla_\w*enable_fast_(?:math|min_max))(?:=(\S+))?")

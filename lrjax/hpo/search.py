@@ -257,8 +257,8 @@ def plan_lines(search: Search) -> list[str]:
         budgets = f"{least} to {budgets}; promoted ones {begin}"
     row = "{:>7}{:>8}{:>8}{:>11}".format
     return [
-        f"{target.label} on {target.run.task}: {counted(problem.trials, 'trial')} of "
-        f"{budgets}",
+        f"{target.label} on {target.run.task}: {counted(problem.trials, 'trial')} "
+        f"of {budgets}",
         row("stage", "trials", target.unit, "full runs"),
         *(
             row(number, stage.trials, round(stage.budget), f"{cost:.1f}")

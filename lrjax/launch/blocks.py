@@ -81,14 +81,22 @@ class Block:
         return self.runs[0][0]
 
     @property
+    def grouped(self) -> list[tuple[train.Group, Sequence[Mapping[str, float]]]]:
+        """The groups of the program, each with its lanes."""
+        lanes = iter(self.lanes)
+        return [
+            (group, list(itertools.islice(lanes, group.num_hparams)))
+            for group in self.program.groups
+        ]
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """The key of the compiled programs: blocks with equal keys share them."""
         program = self.program
-        lanes = iter(self.lanes)
-        groups = []
-        for method, static, count in program.groups:
-            traced, *_ = itertools.islice(lanes, count)
-            groups.append((method.name, static, tuple(traced), count))
+        groups = [
+            (group.method.name, group.static, tuple(lanes[0]), group.num_hparams)
+            for group, lanes in self.grouped
+        ]
         return (
             signature(program.task),
             *groups,

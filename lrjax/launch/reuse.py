@@ -39,11 +39,12 @@ def by_programs_of(
     lent.sort(key=blocks_lib.cost)
     left, found = list(wanted), list[Block]()
     while left:
-        fits = [_fitting(block, left) for block in lent]
-        taken = max(fits, key=len, default={})  # of equals the cheapest
-        if not taken:
+        fits = [(_fitting(block, left), block) for block in lent]
+        best = max(fits, key=lambda fit: len(fit[0]), default=None)  # the cheapest such
+        if best is None or not best[0]:
             return None
-        found.append(_filled(lent[fits.index(taken)], taken))
+        taken, lender = best
+        found.append(_filled(lender, taken))
         done = {id(block) for block in taken.values()}
         left = [block for block in left if id(block) not in done]
     return found
@@ -76,20 +77,11 @@ def _alike(lent: Block, block: Block) -> bool:
 def _groups_for(lent: Block, block: Block) -> list[int]:
     """The groups of a block that have the method and the lanes that another needs."""
     own, found = block.program.group, []
-    for number, (group, lanes) in enumerate(_lanes(lent)):
+    for number, (group, lanes) in enumerate(lent.grouped):
         same = (own.method, own.static) == (group.method, group.static)
         names = list(lanes[0]) == list(block.lanes[0])
         if same and names and own.num_hparams <= group.num_hparams:
             found.append(number)
-    return found
-
-
-def _lanes(block: Block) -> list[tuple[Any, Sequence[Mapping[str, float]]]]:
-    """The groups of a block's program, each with its lanes."""
-    found, start = [], 0
-    for group in block.program.groups:
-        found.append((group, block.lanes[start : start + group.num_hparams]))
-        start += group.num_hparams
     return found
 
 
@@ -103,7 +95,7 @@ def _filled(lent: Block, taken: Mapping[int, Block]) -> Block:
     first = next(iter(taken.values()))
     rows: list[list[Run]] = [[] for _ in first.runs]
     lanes, spare = list[Mapping[str, float]](), list[int]()
-    for number, (group, its_lanes) in enumerate(_lanes(lent)):
+    for number, (group, its_lanes) in enumerate(lent.grouped):
         count, block = group.num_hparams, taken.get(number)
         if block is None:
             spare += range(len(lanes), len(lanes) + count)

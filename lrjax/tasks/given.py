@@ -329,9 +329,8 @@ def _array(leaf: Any, where: str, of: str = "") -> Any:
         )
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         raise UsageError(f"{where} holds random keys; the loss gets a key by itself")
-    if (
-        isinstance(array, np.ndarray) and array.dtype == object
-    ):  # as of a frame with columns of several types
+    # As of a frame with columns of several types.
+    if isinstance(array, np.ndarray) and array.dtype == object:
         array = _of_objects(array, where)
     kinds = (jnp.number, jnp.bool_)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
