@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from lrjax import __version__
+from lrjax import __version__, showing
 from lrjax.extras import MissingPackage
 from lrjax.launch import process
 
@@ -15,6 +15,7 @@ def start() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"lrjax {__version__}")
         return
+    showing.start(sys.argv[1:])
     try:
         from lrjax import command
     except MissingPackage as error:

@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lrjax import config as config_lib
-from lrjax import config_page, results, track
+from lrjax import config_page, results, showing, track
 from lrjax import launch as launch_lib
 from lrjax.common import files, spans
 from lrjax.core import UsageError, printable
@@ -136,7 +136,8 @@ def _run(
     heard = launcher != "hosts" or hosts.is_first()
     listeners = of_trackers(log, Path(workdir)) if heard else []
     given = (settings, workdir, data_dir, overrides, launch)
-    _import_ahead()
+    if not showing.is_near():
+        _import_ahead()
     if mode == "select":
         from lrjax.hpo import race as race_lib
 
@@ -168,13 +169,9 @@ def _show(workdir: str, config: ConfigDict, tuned: Tuned | None) -> None:
       config: its block `report` is used.
       tuned: what a tuning left; None if nothing was tuned.
     """
-    from lrjax import reports
-
-    runs, curves = results.load(workdir)
-    picture, metrics = Path(workdir) / "curves.png", results.load_metrics(workdir)
-    with _shown_first(reports.ranking(runs, metrics)):
-        reports.learning_curves(runs, curves, picture, metrics)
-        lines = [f"learning curves and rates: {_named([picture])}"]
+    texts = showing.of(workdir)
+    with _shown_first(next(texts)):
+        lines = [f"learning curves and rates: {_named([Path(next(texts))])}"]
         if tuned:
             lines[:0] = _code(tuned.snippets)
         if tuned and tuned.figures:

@@ -8,10 +8,6 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-import jax
-import jax.numpy as jnp
-import optax
-
 from lrjax.domains import Domain as Domain
 from lrjax.messages import Interrupted as Interrupted
 from lrjax.messages import UsageError as UsageError
@@ -32,6 +28,10 @@ from lrjax.metrics import PERPLEXITY as PERPLEXITY
 from lrjax.metrics import Metric as Metric
 from lrjax.metrics import find_metric as find_metric
 from lrjax.metrics import metrics_of
+
+if TYPE_CHECKING:  # one function imports it: tables are read and shown without JAX
+    import jax
+    import optax
 
 PyTree = Any
 Metrics = str | Metric | Iterable[str | Metric]
@@ -299,6 +299,8 @@ class Task:
 
     def _default_metric(self) -> Metric:
         """Trace `evaluate`; return the accuracy if it has one, else the loss."""
+        import jax
+        import jax.numpy as jnp
 
         def sums() -> Any:
             """The sums of `evaluate` over one batch, at initial parameters."""

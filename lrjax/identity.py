@@ -15,7 +15,6 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from lrjax.core import NUMERICS_VERSION, Run
@@ -34,6 +33,8 @@ def plain(value: Any) -> Any:
     if hasattr(type(value), "__array__") and hasattr(value, "dtype"):
         array = np.asarray(value)
         if array.dtype.kind not in "biufcUSO":
+            import jax.numpy as jnp  # here, as tables are read and shown without JAX
+
             numeric = jnp.issubdtype(array.dtype, np.number)
             if not numeric or array.dtype.kind == "m":
                 return value  # dates, times, records and bytes

@@ -35,10 +35,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import ParamSpec
-
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias
 
 from lrjax import plugins
 from lrjax.messages import (
@@ -49,9 +46,12 @@ from lrjax.messages import (
     unknown,
 )
 
+if TYPE_CHECKING:  # functions import it: tables are read and shown without JAX
+    import jax
+
 _HUGE = 1e7  # values from here on are shown with an exponent
 _AVERAGES = ("macro", "binary")
-Sums = Mapping[str, jax.Array]
+Sums: TypeAlias = "Mapping[str, jax.Array]"
 P = ParamSpec("P")
 
 
@@ -176,6 +176,8 @@ def _mean_of(name: str, sums: Sums) -> jax.Array:
 
 
 def _perplexity(sums: Sums) -> jax.Array:
+    import jax.numpy as jnp
+
     return jnp.exp(sums["loss"] / sums["count"])
 
 
@@ -281,10 +283,14 @@ def confusion(
       the confusion matrix, [num_classes, num_classes], labels first.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> labels, predicted = jnp.array([0, 1, 1]), jnp.array([0, 0, 1])
       >>> confusion(labels, predicted, jnp.ones(3), 2).tolist()
       [[1.0, 0.0], [1.0, 1.0]]
     """
+    import jax
+    import jax.numpy as jnp
+
     classes = jnp.arange(num_classes)
     # Labels may be of any type; so may predictions, also booleans.
     with jax.numpy_dtype_promotion("standard"):
@@ -308,10 +314,13 @@ def score_counts(
       [2, bins], class 0 first.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> scores, labels = jnp.array([0.1, 0.9, 0.8]), jnp.array([0, 1, 0])
       >>> score_counts(scores, labels, jnp.ones(3), 2).tolist()
       [[1.0, 1.0], [0.0, 1.0]]
     """
+    import jax.numpy as jnp
+
     place = jnp.clip((scores * bins).astype(jnp.int32), 0, bins - 1)
     return jnp.zeros((2, bins), mask.dtype).at[labels, place].add(mask)
 
@@ -331,6 +340,7 @@ def f1(average: str = "macro", sums: str = "confusion") -> Metric:
       sums: name of the counts in the sums that `evaluate` returns.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> counts = confusion(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), jnp.ones(3), 2)
       >>> round(float(f1("binary").value({"confusion": counts})), 4)
       0.6667
@@ -339,6 +349,8 @@ def f1(average: str = "macro", sums: str = "confusion") -> Metric:
         raise UsageError(f"metrics.f1: average must be one of {', '.join(_AVERAGES)}")
 
     def value(totals: Sums) -> jax.Array:
+        import jax.numpy as jnp
+
         counts = totals[sums]
         right, occurs = jnp.diagonal(counts), counts.sum(0) + counts.sum(1)
         per_class = 2 * right / jnp.maximum(occurs, 1)
@@ -357,12 +369,15 @@ def balanced_accuracy(sums: str = "confusion") -> Metric:
     without rows are left out, as in scikit-learn's `balanced_accuracy_score`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> counts = confusion(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), jnp.ones(3), 2)
       >>> float(balanced_accuracy().value({"confusion": counts}))
       0.75
     """
 
     def value(totals: Sums) -> jax.Array:
+        import jax.numpy as jnp
+
         counts = totals[sums]
         rows = counts.sum(1)
         recalls = jnp.diagonal(counts) / jnp.maximum(rows, 1)
@@ -381,12 +396,15 @@ def auc(sums: str = "scores") -> Metric:
     at most half the share of such pairs. NaN if a class has no rows.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> scores, labels = jnp.array([0.1, 0.9, 0.8, 0.7]), jnp.array([0, 1, 0, 1])
       >>> float(auc().value({"scores": score_counts(scores, labels, jnp.ones(4))}))
       0.75
     """
 
     def value(totals: Sums) -> jax.Array:
+        import jax.numpy as jnp
+
         # Shares, not counts: products of counts would exceed float32's precision.
         negative, positive = totals[sums] / totals[sums].sum(1, keepdims=True)
         below = jnp.cumsum(negative) - negative / 2
@@ -405,6 +423,7 @@ def mae(unit: str = "", digits: int = 3, sums: str = "absolute_error") -> Metric
     `evaluate` returns `sums: jnp.abs(predicted - targets) @ mask`, [rows] each.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> totals = {"absolute_error": jnp.array(6.0), "count": jnp.array(4.0)}
       >>> mae("years", digits=1).text(mae().value(totals))
       '1.5 years'
@@ -419,11 +438,14 @@ def rmse(unit: str = "", digits: int = 3, sums: str = "squared_error") -> Metric
     `evaluate` returns `sums: (predicted - targets) ** 2 @ mask`, [rows] each.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> float(rmse().value({"squared_error": jnp.array(36.0), "count": jnp.array(4)}))
       3.0
     """
 
     def value(totals: Sums) -> jax.Array:
+        import jax.numpy as jnp
+
         return jnp.sqrt(totals[sums] / totals["count"])
 
     return Metric("rmse", value, False, unit, digits, 0.0)
@@ -439,6 +461,7 @@ def r2(sums: str = "moments") -> Metric:
     targets are equal.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> t, error = jnp.array([-1.0, 0.0, 1.0]), jnp.array([0.0, 1.0, 0.0])
       >>> moments = jnp.stack([(error**2).sum(), t.sum(), (t**2).sum()])
       >>> float(r2().value({"moments": moments, "count": jnp.array(3.0)}))
@@ -446,6 +469,8 @@ def r2(sums: str = "moments") -> Metric:
     """
 
     def value(totals: Sums) -> jax.Array:
+        import jax.numpy as jnp
+
         errors, first, second = totals[sums]
         spread = second - first**2 / totals["count"]
         return jnp.where(spread > 0, 1 - errors / spread, jnp.nan)

@@ -85,8 +85,7 @@ def evaluate_part(
       metric name -> [seeds, hparams].
     """
     n = num_rows(part)
-    slices = -(-n // at_once)
-    rows = -(-n // (slices * _MULTIPLE)) * _MULTIPLE
+    slices, rows = _slices(n, at_once)
     padded = slices * rows - n
 
     def shaped(x: jax.Array) -> jax.Array:
@@ -108,6 +107,27 @@ def evaluate_part(
     return values(metrics, sums)
 
 
+def _slices(n: int, at_once: int) -> tuple[int, int]:
+    """Number of slices of a part of n rows, and rows of each, the last one padded."""
+    slices = -(-n // at_once)
+    return slices, -(-n // (slices * _MULTIPLE)) * _MULTIPLE
+
+
+def slice_shapes(program: Program, part: Batch) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of the batch that `Task.evaluate` gets in `evaluate_part`.
+
+    Args:
+      program: program of the block.
+      part: arrays, or their shapes, with one row per example.
+    """
+    at_once = rows_at_once(program.task, program.num_seeds * program.num_hparams)
+    _, rows = _slices(num_rows(part), at_once)
+    batch = {
+        k: jax.ShapeDtypeStruct((rows, *v.shape[1:]), v.dtype) for k, v in part.items()
+    }
+    return {**batch, "mask": jax.ShapeDtypeStruct((rows,), program.dtype)}
+
+
 def values(
     metrics: tuple[Metric, ...], sums: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
@@ -125,12 +145,12 @@ def values(
     sums = {**sums, "count": jax.lax.optimization_barrier(sums["count"])}
 
     def of_run(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return {metric.name: _value(metric, sums) for metric in metrics}
+        return {metric.name: value(metric, sums) for metric in metrics}
 
     return jax.vmap(jax.vmap(of_run))(sums)
 
 
-def _value(metric: Metric, sums: Mapping[str, jax.Array]) -> jax.Array:
+def value(metric: Metric, sums: Mapping[str, jax.Array]) -> jax.Array:
     """Value of one metric of one run, from its sums.
 
     Args:

@@ -9,6 +9,7 @@ is kept is code, like JAX's cache, and lies in the same private folder.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import platform
@@ -29,6 +30,7 @@ from lrjax.engine.train import BlockState, Inputs, Program
 
 _MOST_BYTES = 2**28  # of a trace
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy")
+_ANY_PLATFORM = jax.export.DisabledSafetyCheck.platform()
 _MARK = b"lrjax trace 1\n"
 
 _folder: list[Path] = []  # at most one
@@ -92,8 +94,18 @@ def _read(path: Path) -> tuple[jax.export.Exported, list[str]] | None:
         if mark + b"\n" == _MARK and digest == _digest(content):
             names, content = zlib.decompress(content).split(b"\n", 1)
             found = jax.export.deserialize(bytearray(content))
-            return found, names.decode().split(",")
+            return _without_lapack(found), names.decode().split(",")
     return None
+
+
+def _without_lapack(exported: jax.export.Exported) -> jax.export.Exported:
+    """Leave out platforms, for which JAX gets LAPACK ready, where nothing calls it.
+
+    To do so it imports scipy.linalg, which takes 0.1 s.
+    """
+    if b"lapack" in exported.mlir_module_serialized:
+        return exported
+    return dataclasses.replace(exported, platforms=())
 
 
 def _written(
@@ -110,14 +122,15 @@ def _written(
         return [*jax.tree.leaves(state), *(table[name] for name in names)]
 
     try:
-        exported = jax.export.export(jax.jit(flat))(*leaves)
+        whole = jax.export.export(jax.jit(flat), disabled_checks=[_ANY_PLATFORM])
+        exported = whole(*leaves)
         content = exported.serialize()
     except (NotImplementedError, ValueError):  # callbacks, kernels of one version
         return None
     content = zlib.compress(",".join(names).encode() + b"\n" + bytes(content), 1)
     with contextlib.suppress(UsageError):  # a full disk costs time alone
         files.replace(path, _MARK + _digest(content) + b"\n" + content)
-    return exported, names
+    return _without_lapack(exported), names
 
 
 def _digest(content: bytes) -> bytes:
@@ -157,6 +170,9 @@ def _type(leaf: Any) -> Any:
 def _traced(program: Program, arguments: tuple[Any, ...]) -> list[str]:
     """What the functions of the task and of a user's methods do, for one run.
 
+    Text of the programs: of an update's gradient, of what is measured on a slice of
+    rows, and of a step of each method that is not lrjax's own.
+
     Args:
       program, arguments: as for `recalled`.
     """
@@ -165,22 +181,20 @@ def _traced(program: Program, arguments: tuple[Any, ...]) -> list[str]:
     batch = {name: _cut(array, 1, (task.batch_size,)) for name, array in data.items()}
     batch["mask"] = jax.ShapeDtypeStruct((task.batch_size,), program.dtype)
     noise = _cut(inputs.noise, 1)
-    models = jax.eval_shape(
-        lambda runs: (train.final_params(runs), train.model_states(runs)), state
-    )
     parts = evaluation.parts_to_measure(task, data, valid or data)
+    slices = [evaluation.slice_shapes(program, part) for part in parts.values()]
 
     def gradient(*arguments: Any) -> Any:
         return train.gradient_run(program, *arguments)
 
-    def measured(params: Any, model_state: Any, parts: Any) -> Any:
-        evaluators = dict.fromkeys(parts, evaluation.evaluator(program))
-        return evaluation.measure(evaluators, params, model_state, parts)
+    def measured(*arguments: Any) -> Any:
+        sums = task.evaluate(*arguments)
+        return {m.name: evaluation.value(m, sums) for m in task.metrics}
 
     params, model_state = _cut((first.params, first.model_state), 2)
     lowered = [
         jax.jit(gradient).lower(params, model_state, batch, noise),
-        jax.jit(measured).lower(*models, parts),
+        *(jax.jit(measured).lower(params, model_state, each) for each in slices),
     ]
     for part, runs, hparams in zip(program.parts, state, inputs.hparams, strict=True):
         if not _is_ours(part.group.method):

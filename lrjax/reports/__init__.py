@@ -27,6 +27,7 @@ from lrjax.reports.study import Options as Options
 from lrjax.reports.terminal import learning_curves as learning_curves
 from lrjax.reports.terminal import races as races
 from lrjax.reports.terminal import ranking as ranking
+from lrjax.reports.terminal import shown as shown
 from lrjax.reports.terminal import tuning as tuning
 from lrjax.reports.writer import ReportWriter
 

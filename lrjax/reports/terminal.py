@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lrjax import results
 from lrjax.analysis import curves as curves_lib
 from lrjax.analysis import scores, stats
 from lrjax.core import (
@@ -29,6 +30,20 @@ from lrjax.reports.palette import Palette, shorten
 _TASKS_PER_TABLE = 3
 _WIDTH = 120  # characters of a line, if it has more than one task
 _LONGEST = 26  # characters of a task's name
+
+
+def shown(workdir: str) -> Iterator[str]:
+    """Yield the ranking; draw `curves.png` and yield its path.
+
+    Args:
+      workdir: directory of the tables.
+    """
+    runs, curves = results.load(workdir)
+    metrics = results.load_metrics(workdir)
+    yield ranking(runs, metrics)
+    path = Path(workdir) / "curves.png"
+    learning_curves(runs, curves, path, metrics)
+    yield str(path)
 
 
 def ranking(

@@ -1,0 +1,125 @@
+"""What a training shows at its end, made by a second process that starts with it.
+
+What ranks and draws takes 0.8 s to import, and JAX 0.5 s. In one process the one waits
+for the other, as it does for tracing. So a command forks at once; its child imports
+what draws, waits, and is told where the tables are. It is an aid only: where there is
+no child (one core, no fork) or it fails, the command does the same itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+from lrjax.messages import STOPPING
+
+_MODES = ("train", "compare")
+# Flags of a command that trains elsewhere or not at all, or shows more than this does.
+_OTHERS = ("launcher", "multihost", "config.report.after")
+_OTHERS += ("help", "helpfull", "helpshort", "helpxml")
+
+_child: list[tuple[BinaryIO, BinaryIO]] = []  # at most one: where to ask, its answers
+
+
+def start(arguments: Sequence[str]) -> None:
+    """Fork a child that gets ready to show results, if the command may need them.
+
+    Call before anything starts a thread.
+
+    Args:
+      arguments: those of the command line.
+    """
+    flags = [word.lstrip("-").partition("=") for word in arguments if word[:1] == "-"]
+    modes = [value for name, _, value in flags if name == "mode"]
+    modes += [word for word in arguments[:1] if word[:1] != "-"]
+    names = {name for name, *_ in flags}
+    if "config" not in names or names & {*_OTHERS} or not set(modes) <= {*_MODES}:
+        return
+    if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
+        return
+    if threading.active_count() > 1:
+        return
+    asked, ask = os.pipe()
+    answers, answer = os.pipe()
+    try:
+        number = os.fork()
+    except OSError:  # no more processes for this user
+        for end in (asked, ask, answers, answer):
+            os.close(end)
+        return
+    if number:
+        os.close(asked)
+        os.close(answer)
+        _child.append((open(ask, "wb"), open(answers, "rb")))  # noqa: SIM115
+        return
+    try:
+        os.close(ask)  # else the end of the command would not be noticed
+        os.close(answers)
+        _serve(asked, answer)
+    finally:  # whatever happens: the child must not go on as the command
+        os._exit(0)
+
+
+def is_near() -> bool:
+    """Whether there is a child, so that this process need not import what draws."""
+    return bool(_child)
+
+
+def of(workdir: str) -> Iterator[str]:
+    """Yield the ranking of a working directory; draw its curves and yield their path.
+
+    Raises:
+      UsageError: if the tables cannot be read, or the figure cannot be written.
+    """
+    done = 0
+    for text in _told(workdir):
+        yield text
+        done += 1
+    if done < 2:
+        from lrjax import reports
+
+        yield from itertools.islice(reports.shown(workdir), done, None)
+
+
+def _told(workdir: str) -> Iterator[str]:
+    """Yield what the child answers; less than all if it fails."""
+    while _child:
+        ask, answers = _child.pop()
+        with contextlib.suppress(OSError, ValueError), ask, answers:
+            ask.write(json.dumps(workdir).encode() + b"\n")
+            ask.flush()
+            for line in answers:
+                yield json.loads(line)
+
+
+def _serve(asked: int, answer: int) -> None:
+    """Be the child: import what is needed, wait for a directory, and show it.
+
+    Args:
+      asked: where the directory comes from; ends with the command.
+      answer: where texts go, a line of JSON each.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):  # whoever reads the command's output waits for their end
+        os.dup2(null, number)
+    for signum in STOPPING:  # the command is stopped, and this process with it
+        signal.signal(signum, signal.SIG_IGN)
+    with contextlib.suppress(Exception):
+        import matplotlib.figure  # noqa: F401
+
+        from lrjax import reports
+
+        warnings.simplefilter("error")  # the command shows results, and warns
+        with open(asked, "rb") as questions, open(answer, "wb") as answers:
+            for line in questions:
+                for text in reports.shown(json.loads(line)):
+                    answers.write(json.dumps(text).encode() + b"\n")
+                    answers.flush()
