@@ -37,7 +37,7 @@ from lrjax import config as config_lib
 from lrjax import results
 from lrjax.analysis import curves as curves_lib
 from lrjax.analysis import early_order
-from lrjax.core import UsageError
+from lrjax.core import Task, UsageError
 from lrjax.hpo.points import CLIP, Scale, points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,7 +121,6 @@ def place(name: str, data_dir: str | None) -> dict[str, float]:
 
     from lrjax.engine import strategy
     from lrjax.launch import blocks as blocks_lib
-    from lrjax.launch import estimate
 
     settings = config_lib.check(ladder.get_config(f"full:{name}"))
     (task,) = blocks_lib.make_tasks(settings, data_dir)
@@ -129,10 +128,24 @@ def place(name: str, data_dir: str | None) -> dict[str, float]:
     return {
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
         "updates": settings.updates(name, task.steps_per_epoch),
-        "operations": estimate.operations(task),
+        "operations": _operations(task),
         "batch": task.batch_size,
         "rows": task.num_examples,
     }
+
+
+def _operations(task: Task) -> float:
+    """Floating-point operations of an update, counted by XLA before it compiles."""
+    import jax
+
+    from lrjax.engine import strategy
+
+    params, model_state, key, batch = strategy.loss_arguments(
+        task.init, strategy.batch_shapes(task), task.batch_size
+    )
+    gradient = jax.jit(jax.grad(task.loss, has_aux=True))
+    lowered = gradient.lower(params, model_state, key, batch)
+    return (lowered.cost_analysis() or {}).get("flops", 0.0)
 
 
 # What is read

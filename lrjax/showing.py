@@ -17,7 +17,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from lrjax.messages import STOPPING
 
@@ -26,7 +26,16 @@ _MODES = ("train", "compare")
 _OTHERS = ("launcher", "multihost", "config.report.after")
 _OTHERS += ("help", "helpfull", "helpshort", "helpxml")
 
-_child: list[tuple[BinaryIO, BinaryIO]] = []  # at most one: where to ask, its answers
+
+class _Child(NamedTuple):
+    """The second process: its number, where to ask it, and its answers."""
+
+    number: int
+    ask: BinaryIO
+    answers: BinaryIO
+
+
+_child: list[_Child] = []  # at most one
 
 
 def start(arguments: Sequence[str]) -> None:
@@ -58,7 +67,7 @@ def start(arguments: Sequence[str]) -> None:
     if number:
         os.close(asked)
         os.close(answer)
-        _child.append((open(ask, "wb"), open(answers, "rb")))  # noqa: SIM115
+        _child.append(_Child(number, open(ask, "wb"), open(answers, "rb")))  # noqa: SIM115
         return
     try:
         os.close(ask)  # else the end of the command would not be noticed
@@ -92,12 +101,13 @@ def of(workdir: str) -> Iterator[str]:
 def _told(workdir: str) -> Iterator[str]:
     """Yield what the child answers; less than all if it fails."""
     while _child:
-        ask, answers = _child.pop()
-        with contextlib.suppress(OSError, ValueError), ask, answers:
-            ask.write(json.dumps(workdir).encode() + b"\n")
-            ask.flush()
-            for line in answers:
+        child = _child.pop()
+        with contextlib.suppress(OSError, ValueError), child.answers:
+            with child.ask:
+                child.ask.write(json.dumps(workdir).encode())
+            for line in child.answers:
                 yield json.loads(line)
+            os.waitpid(child.number, 0)  # it has closed its end, the last that it does
 
 
 def _serve(asked: int, answer: int) -> None:
@@ -118,8 +128,8 @@ def _serve(asked: int, answer: int) -> None:
         from lrjax import reports
 
         warnings.simplefilter("error")  # the command shows results, and warns
-        with open(asked, "rb") as questions, open(answer, "wb") as answers:
-            for line in questions:
-                for text in reports.shown(json.loads(line)):
-                    answers.write(json.dumps(text).encode() + b"\n")
-                    answers.flush()
+        with open(asked, "rb") as question, open(answer, "wb") as answers:
+            # Fails if the command ends without asking.
+            for text in reports.shown(json.loads(question.read())):
+                answers.write(json.dumps(text).encode() + b"\n")
+                answers.flush()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrjax import config as config_lib
-from lrjax import results
+from lrjax import machine, results
 from lrjax.core import UsageError
 from lrjax.launch import blocks as blocks_lib
 from lrjax.launch import estimate, experiment
@@ -116,10 +116,11 @@ def test_only_long_work_is_timed_before_it_begins(monkeypatch):
     wanted = settings(1, ("adam",))
     blocks = blocks_lib.plan(*blocks_lib.load(wanted, None))
     # A logistic regression's gradient takes two products of rows x features x classes.
-    task = blocks[0].program.task
+    task, example = blocks[0].program.task, blocks[0].example
     products = 2 * 2 * task.batch_size * task.train["features"].shape[1] * 3
-    assert products <= estimate.operations(task) < 4 * products
+    seconds = products * example.steps / machine.usable_cores()
     monkeypatch.setattr(estimate, "_CORE_SPEED", 1.0)
+    assert estimate._at_least(blocks) == seconds * len(blocks[0].ids_by_position)
     _, why, *costs = estimate.announce(wanted, blocks, set())
     assert "timing the first updates" in why
     assert re.search("blocks? at once, estimated by timing 1 of 1 program", costs[0])

@@ -69,13 +69,14 @@ _ROWS = {
     "api": "common config core elsewhere hpo launch methods optim own plugins rates "
     "reports results tasks track.listeners",
     "register": "core hpo.tuners launch methods own plugins reports tasks",
+    "showing": "messages reports",
     "arguments": "common config messages methods plugins",
     "command": "arguments cli launch messages race track watch",
-    "__main__": "__init__ command extras launch",
+    "__main__": "__init__ command extras launch showing",
     "__init__": "api control core extras hpo messages methods metrics optim race "
     "register results tasks",
     "cli": "common config config_page core elsewhere hpo launch methods reports "
-    "results tables track track.listeners",
+    "results showing tables track track.listeners",
 }
 ALLOWED = {
     name: set(known.split()) for names, known in _ROWS.items() for name in names.split()
@@ -211,3 +212,7 @@ def test_optim_needs_jax_and_optax_alone():
     loaded = loaded_by("lrjax.optim; lrjax.optim.schedules.cosine")  # an attribute
     assert "optax" in loaded
     assert not loaded & (HEAVY | {"pandas", "ml_collections", "absl_flags", "tqdm"})
+
+
+def test_tables_are_read_and_shown_without_jax():
+    assert not loaded_by("lrjax.reports, lrjax.results") & {"jax", "jaxlib", "optax"}

@@ -91,6 +91,15 @@ def test_numbers_are_the_same_traced_kept_and_recalled(kind, kept, monkeypatch):
     assert list(kept.glob("*.trace")) == [path]
 
 
+@pytest.mark.parametrize("method", ["adam", "soap"])
+def test_lapack_is_made_ready_where_it_is_called(method, kept):
+    first = trained(planned("libsvm/iris", [method]))
+    (path,) = kept.glob("*.trace")
+    exported, _ = traces._read(path)
+    assert exported.platforms == (("cpu",) if method == "soap" else ())  # QR
+    assert_equal(first, trained(planned("libsvm/iris", [method])))
+
+
 def test_what_a_block_starts_with_is_compiled_with_its_program():
     block = planned(own_task())
     shapes = jax.eval_shape(block.inputs)

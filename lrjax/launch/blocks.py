@@ -298,6 +298,18 @@ def most_lanes(task: Task, method: Method, count: int) -> int:
     return max(1, min(count, most, most_runs(task, method)))
 
 
+def floats_of(block: Block) -> int:
+    """Numbers in parameters, gradients, updates and optimiser states of a block.
+
+    With the methods' defaults, whatever their options are: an estimate, and fast.
+    """
+    task, seeds = block.program.task, block.program.num_seeds
+    return seeds * sum(
+        group.num_hparams * _floats_of_run(task.init, _Known(group.method))
+        for group in block.program.groups
+    )
+
+
 class _Known(NamedTuple):
     """A method as part of a cache's key; methods themselves hold dictionaries."""
 

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import platform
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from lrjax.engine.train import BlockState, Inputs, Program
 _MOST_BYTES = 2**28  # of a trace
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy")
 _ANY_PLATFORM = jax.export.DisabledSafetyCheck.platform()
+_LAPACK = re.compile(rb"lapack_[sdcz]")  # routines, by type of number
 _MARK = b"lrjax trace 1\n"
 
 _folder: list[Path] = []  # at most one
@@ -103,7 +105,7 @@ def _without_lapack(exported: jax.export.Exported) -> jax.export.Exported:
 
     To do so it imports scipy.linalg, which takes 0.1 s.
     """
-    if b"lapack" in exported.mlir_module_serialized:
+    if _LAPACK.search(exported.mlir_module_serialized):
         return exported
     return dataclasses.replace(exported, platforms=())
 

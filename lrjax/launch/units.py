@@ -36,6 +36,8 @@ from lrjax.tasks import data
 _PROGRAM_BYTES = 8 * 2**20  # approximate host memory of each further program
 _WORTH_MEASURING = 2**36  # cost of all blocks, as in `blocks.cost`: about 15 seconds
 _EXHAUSTED = "RESOURCE_EXHAUSTED"  # text of JAX's out-of-memory errors
+# Bytes for each number that a block trains with, much more than it takes.
+_WORTH_COUNTING = 64
 
 
 class Begin(NamedTuple):
@@ -402,11 +404,14 @@ def limits_of(
 def check_least(limit: threads.DeviceLimits, blocks: Iterable[Block]) -> None:
     """Refuse blocks whose states alone are too large; compile nothing.
 
+    Those that need far less are not counted exactly, for which methods are traced.
+
     Raises:
       UsageError: if there is such a block.
     """
     for block in {block.key: block for block in blocks}.values():
-        limit.check(block.title, programs.least_need(block.program, block.lanes))
+        if limit.memory < _WORTH_COUNTING * blocks_lib.floats_of(block):
+            limit.check(block.title, programs.least_need(block.program, block.lanes))
 
 
 def _within(
