@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import math
 import sys
 import tempfile
@@ -32,6 +31,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from benchmarks import kept
 from configs import ladder
 from lrjax import config as config_lib
 from lrjax import results
@@ -42,9 +42,7 @@ from lrjax.hpo.points import CLIP, Scale, points
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "results" / "ladder"
-TABLES = ("config.json", "runs.jsonl", "trials.jsonl", "curves.jsonl")
 PLACES = "places.json"
-CURVE_ROWS = 10  # of a run, in what is kept
 DRAWS = 2000
 SEEDS = 3  # that every task has
 LEARNING_RATE_FREE = ("dadapt_adam", "prodigy", "cocob", "dowg", "dog")
@@ -67,52 +65,18 @@ Statistic = Callable[[np.ndarray], float]
 
 
 def keep(folders: Mapping[str, Path], data_dir: str | None) -> None:
-    """Compress tables into `KEPT`.
+    """Compress tables into `KEPT`, with the places of their tasks.
 
     Args:
       folders: name below `KEPT` -> working directory.
       data_dir: where the tasks' data are.
     """
-    names: set[str] = set()
-    for name, folder in folders.items():
-        (KEPT / name).mkdir(parents=True, exist_ok=True)
-        for table in TABLES:
-            if not (folder / table).exists():
-                continue
-            lines = (folder / table).read_text().splitlines(keepends=True)
-            if table == "curves.jsonl":
-                lines = _thinned(lines)
-            packed = lzma.compress("".join(lines).encode(), preset=9)
-            (KEPT / name / f"{table}.xz").write_bytes(packed)
-        names |= set(results.load(folder)[0]["task"])
+    names = {str(n) for f in folders.values() for n in results.load(f)[0]["task"]}
     known = json.loads((KEPT / PLACES).read_text()) if (KEPT / PLACES).exists() else {}
     for name in sorted(names - set(known)):
         known[name] = place(name, data_dir)
     (KEPT / PLACES).write_text(json.dumps(known, indent=1) + "\n")
-    size = sum(path.stat().st_size for path in KEPT.rglob("*") if path.is_file())
-    print(f"{KEPT}: {size / 2**20:.1f} MiB")
-
-
-def _thinned(lines: Sequence[str]) -> list[str]:
-    """Some rows of each run's curve, evenly spaced, with its last."""
-    runs: dict[str, list[str]] = {}
-    for line in lines:
-        runs.setdefault(json.loads(line)["run_id"], []).append(line)
-    found = []
-    for rows in runs.values():
-        places = np.linspace(0, len(rows) - 1, min(CURVE_ROWS, len(rows)))
-        found += [rows[i] for i in sorted({round(p) for p in places})]
-    return found
-
-
-def unpack(folders: Mapping[str, Path]) -> None:
-    """Write the tables of `KEPT` into working directories that do not exist yet."""
-    for name, folder in folders.items():
-        if folder.exists():
-            sys.exit(f"{folder} exists: remove it, or name others")
-        folder.mkdir(parents=True)
-        for path in (KEPT / name).glob("*.xz"):
-            (folder / path.stem).write_bytes(lzma.decompress(path.read_bytes()))
+    kept.keep(KEPT, folders)
 
 
 def place(name: str, data_dir: str | None) -> dict[str, float]:
@@ -522,11 +486,11 @@ def _run(given: argparse.Namespace) -> None:
     if given.keep:
         return keep(folders, given.data_dir)
     if given.unpack:
-        return unpack(folders)
+        return kept.unpack(KEPT, folders)
     with tempfile.TemporaryDirectory() as folder:
         if not given.runs:
             folders = {name: Path(folder) / name for name in folders}
-            unpack(folders)
+            kept.unpack(KEPT, folders)
         study = read(folders["ladder"], folders["rates"])
     if given.figure:
         return draw(study, given.figure)

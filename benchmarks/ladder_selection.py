@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks import kept
 from benchmarks import ladder as tables
 from configs import ladder
 from lrjax import config as config_lib
@@ -136,7 +137,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if given.runs is None:
             given.runs, given.rates = (Path(temporary) / n for n in ("ladder", "rates"))
-            tables.unpack({"ladder": given.runs, "rates": given.rates})
+            kept.unpack(tables.KEPT, {"ladder": given.runs, "rates": given.rates})
         report(judge(truth(given.runs, given.rates), given.data_dir))
 
 

@@ -1,6 +1,9 @@
 r"""The tables of docs/libsvm.md, from the directories that configs/study.py fills.
 
-  python benchmarks/study.py --study=runs/study --sound=runs/sound --grid=runs/grid
+  python -m benchmarks.study                  # of the tables in results/study
+  python -m benchmarks.study --runs=runs      # of runs/study, runs/sound and runs/grid
+  python -m benchmarks.study --keep           # compresses those into results/study
+  python -m benchmarks.study --unpack         # and writes them there again
 
 Under `study` runs are judged by training loss, as there; under `sound` by the test
 part, which nothing was chosen by. Prints Markdown; trains nothing.
@@ -9,19 +12,22 @@ part, which nothing was chosen by. Prints Markdown; trains nothing.
 from __future__ import annotations
 
 import argparse
-import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats as tests
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks import kept
 from lrjax import results
 from lrjax.analysis import portfolio, stats
 from lrjax.analysis import scores as scores_lib
 
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "results" / "study"
+PARTS = ("study", "sound", "grid")
 NEAR = 0.05  # of the span between worst and best: what counts as near the best
 
 
@@ -163,29 +169,50 @@ def grid(runs: pd.DataFrame, test: pd.DataFrame) -> str:
     return markdown([*head, "test accuracy"], rows)
 
 
+def sections(folder: Path) -> Iterator[tuple[str, str]]:
+    """Title and text of each table.
+
+    Args:
+      folder: has the working directories `PARTS`.
+    """
+    study = load(folder / "study", "train_loss")
+    yield "study: training loss", scores(study, percent=False)
+    yield "study: near the best", reliability(study)
+    yield "study: selecting", selection(study)
+    accuracy = load(folder / "sound", "test_accuracy")
+    yield "sound: test accuracy", scores(accuracy, percent=True)
+    sound = load(folder / "sound", "test_loss")
+    yield "sound: test loss", scores(sound, percent=False)
+    yield "sound: near the best", reliability(sound)
+    yield "sound: selecting", selection(sound)
+    untuned = sound[~sound["entry"].str.startswith("smac:")]
+    yield "sound: selecting among defaults", selection(untuned)
+    yield "sound: what tuning gains", tuning(sound)
+    rates = load(folder / "grid", "valid_loss")
+    rates["rate"] = rates["hparams"].map(lambda h: h["learning_rate"])
+    yield "grid: rates", grid(rates, rates)
+
+
 def main() -> None:
-    """Read, print."""
+    """Keep, unpack or report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("study", "sound", "grid"):
-        parser.add_argument(f"--{name}", type=Path)
-    args = parser.parse_args()
-    if args.study:
-        runs = load(args.study, "train_loss")
-        print("## study: training loss\n\n" + scores(runs, percent=False))
-        print("\n" + reliability(runs) + "\n\n" + selection(runs) + "\n")
-    if args.sound:
-        print("## sound: test accuracy\n")
-        print(scores(load(args.sound, "test_accuracy"), percent=True))
-        runs = load(args.sound, "test_loss")
-        print("\n## sound: test loss\n\n" + scores(runs, percent=False))
-        print("\n" + reliability(runs) + "\n\n" + selection(runs))
-        print(
-            "\n## sound: default test loss / tuned test loss\n\n" + tuning(runs) + "\n"
-        )
-    if args.grid:
-        runs = load(args.grid, "valid_loss")
-        runs["rate"] = runs["hparams"].map(lambda h: h["learning_rate"])
-        print("## grid\n\n" + grid(runs, runs))
+    parser.add_argument("--runs", type=Path, help="folder of the working directories")
+    parser.add_argument("--keep", action="store_true", help="compress their tables")
+    parser.add_argument("--unpack", action="store_true", help="write them again")
+    given = parser.parse_args()
+    runs = given.runs or Path("runs")
+    folders = {name: runs / name for name in PARTS}
+    if given.keep:
+        return kept.keep(KEPT, folders, curve_rows=2)
+    if given.unpack:
+        return kept.unpack(KEPT, folders)
+    with tempfile.TemporaryDirectory() as temporary:
+        if not given.runs:
+            runs = Path(temporary)
+            kept.unpack(KEPT, {name: runs / name for name in PARTS})
+        text = [f"## {title}\n\n{table}" for title, table in sections(runs)]
+    print("\n\n".join(text))
+    return None
 
 
 if __name__ == "__main__":

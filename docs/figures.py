@@ -39,6 +39,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _QUICKSTART = "python main.py --config=configs/quickstart.py --workdir=runs/quickstart"
 _REPORT = "python main.py --mode=report --workdir=runs/quickstart"
 _LADDER = "python -m benchmarks.ladder"
+_STUDY = "python -m benchmarks.study"
 _SELECT = (
     "python main.py --mode=select --config=configs/libsvm.py:wine --workdir=runs/wine "
     "--config.methods=adam,prodigy,momentum --config.select.budget=8"
@@ -72,7 +73,10 @@ COMMANDS = {
     "make quickstart": Command(_QUICKSTART, _RANKING),
     **{line: Command(line, _RANKING) for line in (_DIGITS, _SEQUENCES, _DIFFUSION)},
     _SELECT: Command(_SELECT, r"(.*?)\n\n  To train with it"),
-    _LADDER: Command(_LADDER, r"## {part}.*?\n\n(.*?)(?=\n\n##|$)"),
+    **{
+        line: Command(line, r"## {part}.*?\n\n(.*?)(?=\n\n##|$)")
+        for line in (_LADDER, _STUDY)
+    },
     "python examples/torch_race.py": Command(
         "python examples/torch_race.py",
         r"(.*?)\n\n +(?:known tasks|the first runs|cost)",

@@ -188,9 +188,9 @@ def proposed(
 ) -> dict[str, Any]:
     """Convert a tuner's proposal as `normal`, without checking domains.
 
-    The search space decides what is valid: the study's includes a first cycle of
-    length 0, with which a run diverges. Before training, `check_proposed` tries the
-    corners of a space, since values are traced in training and cannot be checked.
+    The study's search space includes a first cycle of length 0, which no run may have;
+    such a trial counts as diverged. Before training, the corners of a space are tried,
+    since values are traced in training and cannot be checked.
 
     Args:
       method: the method.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -73,3 +75,36 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def resident_memory() -> float:
+    """Peak host memory of this process, in bytes; 0 on Windows, which does not say.
+
+    On Linux with its children's, such as that of the process that shows results.
+    """
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    own = float(peak) * (1 if sys.platform == "darwin" else 1024)
+    return own + sum(map(_peak_of, _children()))
+
+
+def _children() -> list[str]:
+    """Numbers of the processes that the main thread has begun; [] if unknown."""
+    number = os.getpid()
+    try:
+        return Path(f"/proc/{number}/task/{number}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def _peak_of(process: str) -> float:
+    """Peak memory of another process, in bytes; 0 if it has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.M)
+    return 1024.0 * int(found[1]) if found else 0.0

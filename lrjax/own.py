@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from lrjax.core import Method, Range, Space, UsageError, cut, shown, unknown
+from lrjax.core import Domain, Method, Range, Space, UsageError, cut, shown, unknown
 from lrjax.identity import is_number, plain
 
 # What users give for a method, and for several.
@@ -16,6 +17,7 @@ MethodLike = str | Method | Callable[..., Any]
 Methods = MethodLike | Iterable[MethodLike]
 _SCALES = ("log", "linear", "integer")
 _HORIZON = "horizon"  # parameter of a method's function that gets the number of updates
+_ANY_NUMBER = Domain(-sys.float_info.max)
 _NOTE = "lrjax_method"  # attribute of decorated functions
 _FIELDS = ("family", "source", "advice", "static", "domains", "needs_rate")
 
@@ -38,7 +40,8 @@ def method_of(
       space: hyperparameter -> what to tune it over: (low, high), (low, high, 'log') or
         a `lrjax.core.Range`. Ranges above 0 are logarithmic unless 'linear' is given.
       fields: `family`, `source`, `advice`, `static`, `domains` or `needs_rate` of
-        `lrjax.core.Method`.
+        `lrjax.core.Method`. Numbers below 0 are valid where the default or the range
+        has them, unless `domains` says otherwise.
 
     Raises:
       UsageError: if a parameter has no default, or an argument is invalid.
@@ -81,7 +84,10 @@ def method_of(
         return function(**hparams, **({_HORIZON: horizon} if takes_horizon else {}))
 
     build.__wrapped__ = function  # pyright: ignore[reportFunctionMemberAccess]
-    fields = {"family": "own", "source": "one's own", **fields}
+    negative = {name for name, values in ranges.items() if values.low < 0}
+    negative |= {name for name, v in defaults.items() if is_number(v) and v < 0}
+    domains = {**dict.fromkeys(negative, _ANY_NUMBER), **fields.pop("domains", {})}
+    fields = {"family": "own", "source": "one's own", "domains": domains, **fields}
     fields.setdefault("needs_rate", "learning_rate" in ranges)
     return Method(
         name=name,

@@ -11,7 +11,7 @@ import pytest
 
 import lrjax
 from lrjax import config as config_lib
-from lrjax import methods, results, tasks
+from lrjax import methods, own, results, tasks
 from lrjax.core import Method, UsageError
 from lrjax.launch import experiment
 from lrjax.methods import METHODS
@@ -328,3 +328,20 @@ def test_what_is_wrong_is_said_in_one_line(name):
         call()
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_numbers_below_0_of_ones_own_method_are_tuned_and_trained(tmp_path):
+    def shifted(learning_rate=0.1, shift=-0.5, scale=1.0):
+        return optax.sgd(learning_rate * (2 + shift) * scale)
+
+    mine = own.method_of(shifted, space={"shift": (-1.0, -0.25, "linear")})
+    done = lrjax.tune("libsvm/iris", mine, trials=3, epochs=2, workdir=tmp_path)
+    tuned = done.runs["shift"]
+    assert len(tuned) == 10
+    assert tuned.between(-1, -0.25).all()
+    with pytest.raises(UsageError, match=r"shifted.scale=-1: must be in \[0, inf\)"):
+        lrjax.compare("libsvm/iris", mine, steps=2, hparams={"shifted": {"scale": -1}})
+    defaults = mine.defaults | {"shift": 0.5}
+    strict = dataclasses.replace(mine, domains={}, defaults=defaults)
+    with pytest.raises(UsageError, match="at shift=-1: shifted.shift=-1.0: must be"):
+        lrjax.tune("libsvm/iris", strict, trials=3, epochs=2)

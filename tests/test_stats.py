@@ -339,10 +339,17 @@ def test_bootstrap_is_rliables_and_leaves_the_global_generator_alone():
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (10, 4), (7, 1)])
-def test_bootstrap_without_rliable_has_its_bits(shape, monkeypatch):
+@pytest.mark.parametrize("fails", ["its import", "its function"])
+def test_bootstrap_without_rliable_has_its_bits(fails, shape, monkeypatch):
+    def failing(*_, **__):
+        raise TypeError("Only NumPy arrays are supported")  # as with arch 8
+
     values = np.random.default_rng(1).normal(size=shape)
     with_it = stats.bootstrap(values, stats._centres, reps=100)
-    monkeypatch.setitem(sys.modules, "rliable", None)
+    if fails == "its import":
+        monkeypatch.setitem(sys.modules, "rliable", None)
+    else:
+        monkeypatch.setattr(library, "get_interval_estimates", failing)
     np.testing.assert_array_equal(
         stats.bootstrap(values, stats._centres, reps=100), with_it
     )

@@ -267,8 +267,8 @@ def bootstrap(
 
     Runs are drawn separately for each task (and entry). Equal values give equal
     intervals. rliable draws from NumPy's global generator whatever `random_state` it
-    gets, so that generator is seeded meanwhile and then restored. Where rliable cannot
-    be imported, as beside pandas 3, the same draws are made here.
+    gets, so that generator is seeded meanwhile and then restored. Where rliable fails,
+    as beside pandas 3 or arch 8, the same draws are made here.
 
     Args:
       values: [run, task, ...] without NaN.
@@ -283,12 +283,13 @@ def bootstrap(
         return nothing, nothing
     try:
         from rliable import library
-    except Exception:  # beside pandas 3 it raises more than ImportError
+
+        with _seeded(_BOOTSTRAP_SEED):
+            _, intervals = library.get_interval_estimates(
+                {"": values}, statistic, reps=reps, confidence_interval_size=_LEVEL
+            )
+    except Exception:  # beside newer packages it raises this and that
         return _bootstrap(values, statistic, reps)
-    with _seeded(_BOOTSTRAP_SEED):
-        _, intervals = library.get_interval_estimates(
-            {"": values}, statistic, reps=reps, confidence_interval_size=_LEVEL
-        )
     low, high = np.asarray(intervals[""])
     return low, high
 

@@ -147,6 +147,7 @@ class Search:
             self._states[trial.config_id] = result.state
         cost = self.target.cost_of(result.values)
         crashed = result.values["diverged_at"] > 0 or not math.isfinite(cost)
+        crashed |= not self.target.is_valid(trial)
         return tuners.Outcome(cost, crashed, result.seconds)
 
     def _row(

@@ -11,6 +11,7 @@ from lrjax.analysis.scores import metric_label
 from lrjax.config import Settings
 from lrjax.core import (
     NUMERICS_VERSION,
+    Domain,
     Method,
     Metric,
     Range,
@@ -146,6 +147,13 @@ class Target:
         values = {**self.base, **trial.hparams}
         return hyperparameters.proposed(self.method, values, self.run.precision)
 
+    def is_valid(self, trial: tuners.Trial) -> bool:
+        """Whether a run may have a trial's hyperparameters."""
+        domains, values = self.method.domains, self.hparams(trial)
+        return all(
+            values[name] in domains.get(name, Domain()) for name in trial.hparams
+        )
+
     def trial_run(self, trial: tuners.Trial) -> Run:
         """The run of a trial."""
         steps = self.budget(trial) * self.unit_steps
@@ -213,7 +221,9 @@ def _target(
     tuning = protocol.find(settings.protocol).tuning_of(name)
     base = settings.hparams_grid(method, name)[0]
     space = _space(settings, tuning, method)
-    _check_corners(methods.find(method), base, space, settings.precision)
+    # The study's own spaces have values that no run may have: trials of them are lost.
+    ours = space != tuning.spaces.get(method)
+    _check_corners(methods.find(method), base, space, settings.precision, ours)
     budgets = _budgets(settings, tuning, name, task, method)
     fidelity = tune.fidelity or tuning.fidelity
     # A measurement costs as much as some epochs of a linear model, and only a trial's
@@ -367,26 +377,33 @@ def _space(settings: Settings, tuning: protocol.Tuning, method: str) -> Space:
 
 
 def _check_corners(
-    method: Method, base: Mapping[str, Any], space: Space, precision: str
+    method: Method,
+    base: Mapping[str, Any],
+    space: Space,
+    precision: str,
+    valid: bool,
 ) -> None:
-    """Refuse a space if the method cannot be built with the ends of its ranges.
+    """Refuse a space if the method cannot have the ends of its ranges.
 
-    Optimisers check each hyperparameter by itself, so two corners cover all ends.
+    Each hyperparameter is checked by itself, so two corners cover all ends.
 
     Args:
       method: the method.
       base: a value for every hyperparameter.
       space: ranges of the tuned ones.
       precision: precision of the runs.
+      valid: whether all values must be those that a run may have; else the method need
+        only be built with them.
 
     Raises:
       UsageError: names the values.
     """
+    check = hyperparameters.complete if valid else hyperparameters.check_proposed
     lows = {name: values.low for name, values in space.ranges.items()}
     highs = {name: values.high for name, values in space.ranges.items()}
     for corner in (lows, highs):
         try:
-            hyperparameters.check_proposed(method, {**base, **corner}, precision)
+            check(method, {**base, **corner}, precision)
         except UsageError as error:
             where = ", ".join(f"{name}={value:g}" for name, value in corner.items())
             raise UsageError(f"tune.space: at {where}: {error}") from None

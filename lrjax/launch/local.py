@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lrjax import results
+from lrjax import machine, results
 from lrjax.common import spans
 from lrjax.config import Settings
 from lrjax.console import say
@@ -139,7 +139,7 @@ class Local:
 
     def spent(self, seconds: float) -> str:
         """Describe in one line what compiling and training took."""
-        pool, memory = self._engine.pool, _mib(units_lib.resident_memory())
+        pool, memory = self._engine.pool, _mib(machine.resident_memory())
         return (
             f"compiled {counted(pool.compiled, 'program')} in {pool.seconds:.1f} s "
             f"(cache hits included), trained blocks for {seconds:.1f} s, both summed "

@@ -338,16 +338,6 @@ def save(folder: Path, step: int, state: train.BlockState, seconds: float) -> No
         warnings.warn(f"cannot save checkpoint {folder}: {error}", stacklevel=2)
 
 
-def resident_memory() -> float:
-    """Peak host memory of this process, in bytes; 0 on Windows, which does not say."""
-    if sys.platform == "win32":
-        return 0.0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak) * (1 if sys.platform == "darwin" else 1024)
-
-
 def expected_memory(programs: int, blocks: float) -> float:
     """Estimated host memory of the process, in bytes.
 
@@ -355,7 +345,7 @@ def expected_memory(programs: int, blocks: float) -> float:
       programs: number of programs to compile.
       blocks: bytes of all parallel blocks on the host.
     """
-    return resident_memory() + _PROGRAM_BYTES * (programs - 1) + blocks
+    return machine.resident_memory() + _PROGRAM_BYTES * (programs - 1) + blocks
 
 
 def blocks_at_once(todo: Sequence[Block], device: machine.Device) -> int:

@@ -14,7 +14,7 @@ import pytest
 
 from lrjax import config as config_lib
 from lrjax import machine, protocol, results
-from lrjax.core import Interrupted, UsageError
+from lrjax.core import Interrupted, Range, Space, UsageError
 from lrjax.engine import programs
 from lrjax.hpo import search as search_lib
 from lrjax.hpo import targets, trials, tune
@@ -332,6 +332,19 @@ def test_what_a_diverged_trial_costs_is_the_protocols(tmp_path, monkeypatch, rul
         assert not row["incumbent"]
 
 
+def test_trials_that_no_run_may_have_count_as_diverged(tmp_path, monkeypatch):
+    """The study's space has cycles of length 0, which may fit best by chance."""
+    cycles = Space({"T_0": Range(0, 3, log=False, integer=True)})
+    own_protocol(monkeypatch, spaces={"cawr": cycles}, diverged=100.0)
+    settings = settings_of(protocol="own", methods=("cawr",), tune__tuner="grid")
+    tune.run(settings, tmp_path)
+    rows = rows_of(tmp_path, results.TRIALS)
+    lost = [row for row in rows if row["hparams"]["T_0"] == 0]
+    assert lost
+    assert {(row["status"], row["cost"]) for row in lost} == {("crashed", 100.0)}
+    assert all(row["hparams"]["T_0"] > 0 for row in rows if row["incumbent"])
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_study_counts_what_diverges_as_its_code_does(task):
     tuning = protocol.STUDY.tuning_of(task)
@@ -403,7 +416,7 @@ def test_every_space_of_a_method_can_be_built_at_its_corners(method):
             found = choices.tuning_of(task).spaces.get(method.name, method.space)
             spaces[id(found)] = found  # the study's cycles of length 0 among them
     for space in spaces.values():
-        targets._check_corners(method, base, space, "auto")
+        targets._check_corners(method, base, space, "auto", space is method.space)
 
 
 def test_an_empty_space_is_refused(monkeypatch, tmp_path):
