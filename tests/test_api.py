@@ -343,5 +343,5 @@ def test_numbers_below_0_of_ones_own_method_are_tuned_and_trained(tmp_path):
         lrjax.compare("libsvm/iris", mine, steps=2, hparams={"shifted": {"scale": -1}})
     defaults = mine.defaults | {"shift": 0.5}
     strict = dataclasses.replace(mine, domains={}, defaults=defaults)
-    with pytest.raises(UsageError, match="at shift=-1: shifted.shift=-1.0: must be"):
+    with pytest.raises(UsageError, match=r"at shift=-1: shifted\.shift=-1\.0: must be"):
         lrjax.tune("libsvm/iris", strict, trials=3, epochs=2)
