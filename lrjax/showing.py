@@ -9,6 +9,7 @@ no child (one core, no fork) or it fails, the command does the same itself.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -54,7 +55,7 @@ def start(arguments: Sequence[str]) -> None:
         return
     if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
         return
-    if threading.active_count() > 1:
+    if _has_threads():
         return
     asked, ask = os.pipe()
     answers, answer = os.pipe()
@@ -75,6 +76,11 @@ def start(arguments: Sequence[str]) -> None:
         _serve(asked, answer)
     finally:  # whatever happens: the child must not go on as the command
         os._exit(0)
+
+
+def _has_threads() -> bool:
+    """Whether this process may have threads, JAX's own among them: it cannot fork."""
+    return threading.active_count() > 1 or "jax" in sys.modules
 
 
 def is_near() -> bool:
@@ -123,10 +129,10 @@ def _serve(asked: int, answer: int) -> None:
     for signum in STOPPING:  # the command is stopped, and this process with it
         signal.signal(signum, signal.SIG_IGN)
     with contextlib.suppress(Exception):
-        import matplotlib.figure  # noqa: F401
-
         from lrjax import reports
 
+        reports.drawing.import_matplotlib()
+        importlib.import_module("matplotlib.figure")
         warnings.simplefilter("error")  # the command shows results, and warns
         with open(asked, "rb") as question, open(answer, "wb") as answers:
             # Fails if the command ends without asking.

@@ -70,7 +70,7 @@ def forked(monkeypatch):
     """Numbers of calls of `os.fork`, which makes no process here."""
     calls = []
     monkeypatch.setattr(showing, "_child", [])
-    monkeypatch.setattr(showing.threading, "active_count", lambda: 1)
+    monkeypatch.setattr(showing, "_has_threads", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.setattr(os, "fork", lambda: calls.append(1) or 1, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
@@ -98,13 +98,18 @@ def test_without_a_child_the_command_shows_results_itself(
     elif lacking == "linux":
         monkeypatch.setattr(sys, "platform", "darwin")
     elif lacking == "threads":
-        monkeypatch.setattr(showing.threading, "active_count", lambda: 2)
+        monkeypatch.setattr(showing, "_has_threads", lambda: True)
     else:
         monkeypatch.setattr(os, "fork", refused)
     showing.start(["--config=x"])
     assert not forked
     assert not showing.is_near()
     assert list(showing.of(str(workdir))) == list(reports.shown(str(workdir)))
+
+
+def test_a_process_with_jax_has_threads():
+    assert "jax" in sys.modules
+    assert showing._has_threads()
 
 
 @forks
