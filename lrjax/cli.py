@@ -299,6 +299,10 @@ def _report(config: ConfigDict, workdirs: str, elsewhere: Sequence[str] = ()) ->
     sources = [name for value in elsewhere for name in elsewhere_lib.listed(value)]
     others = elsewhere_lib.read_all(sources)
     first = files.expanded(names[0]) if names else Path()
+    if others and len(names) == 1 and not reports.has_results(first):
+        text = f"{names[0]} has no runs of lrjax: the report is on those of --from"
+        warnings.warn(text, stacklevel=2)
+        names = []
     folder = Path(chosen.folder) if chosen.folder else first / "report"
     below = None if chosen.folder else first
     lines = reports.write(names, folder, options, below, others)

@@ -67,7 +67,8 @@ def write(
     ran = any(map(study_lib.has_full_runs if given else _has_runs, workdirs))
     # A selection may believe what known tasks say, and train nothing; so may advice.
     compared = ran or others or not (raced or given)
-    study = study_lib.read_study(workdirs, options, others) if compared else None
+    with_runs = [w for w in workdirs if _has_runs(w) or not has_results(w)]
+    study = study_lib.read_study(with_runs, options, others) if compared else None
     beside = None
     if published_means is not None and study:
         beside = published.match(study, published_means)
@@ -92,8 +93,8 @@ def write(
                 published.section(study, writer, beside, len(published_means))
             )
     if study:
-        sentences = findings.findings(study, workdirs, others) + sentences
-        notes = findings.notes(study, workdirs)
+        sentences = findings.findings(study, with_runs, others) + sentences
+        notes = findings.notes(study, with_runs)
     text = page.render(
         "Learning-rate control: "
         + ", ".join([*map(str, workdirs), *(source.name for source in others)]),
@@ -111,6 +112,12 @@ def write(
                     write_tables(study.all_runs, study.all_curves, place / name)
         writer.write(place, text)
     return [printable(f"{word}: {sentence}") for word, sentence in sentences]
+
+
+def has_results(workdir: Path) -> bool:
+    """Whether a directory has a table of runs, a selection or advice."""
+    names = (results.RUNS, results.CURVES, selected.ANSWER, advised.ANSWER)
+    return any(os.path.lexists(workdir / name) for name in names)
 
 
 def _has_runs(workdir: Path) -> bool:

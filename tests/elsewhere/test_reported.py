@@ -11,6 +11,7 @@ import fabricated
 import numpy as np
 import pandas as pd
 import pytest
+from program import invoke
 
 import lrjax
 from lrjax import elsewhere
@@ -184,6 +185,34 @@ def test_the_command(table, tmp_path):
     assert done.stdout.endswith("report: report/index.html\n")
     assert (tmp_path / "report/index.html").exists()
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("there", ["nothing", "a report", "a selection"])
+def test_a_directory_without_runs_gets_the_report(tmp_path, there):
+    place = tmp_path / "new"
+    if there != "nothing":
+        place.joinpath("report").mkdir(parents=True)
+    if there == "a selection":  # which known tasks alone answered
+        text = json.dumps([fabricated.answer(cost=0.0)])
+        place.joinpath("selection.json").write_text(text)
+    (tmp_path / "a.csv").write_text("method,loss\nadam,1\nsgd,2\n")
+    source = f"--from=csv:{tmp_path}/a.csv"
+    done = invoke("--mode=report", source, f"--workdir={place}")
+    assert done.code == 0, done.err
+    assert done.out[-1] == f"report: {place}/report/index.html"
+    assert any(line.startswith("Best: adam") for line in done.out)
+    assert any(line.startswith("Selected") for line in done.out) == (
+        there == "a selection"
+    )
+
+
+def test_of_several_directories_each_must_have_runs(tmp_path):
+    (tmp_path / "a.csv").write_text("method,loss\nadam,1\nsgd,2\n")
+    workdir = fabricated.write(tmp_path / "ours", ["iris"], ["adam"], 2)
+    source = f"--from=csv:{tmp_path}/a.csv"
+    done = invoke("--mode=report", source, f"--workdir={workdir},{tmp_path}/new")
+    assert done.code
+    assert done.err[-1].endswith("new holds no results: there is no runs.jsonl")
 
 
 @pytest.mark.parametrize(
