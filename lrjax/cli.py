@@ -75,7 +75,7 @@ def run(
     if settings.profile:
         spans.record(process.STARTED)
     given = (launcher, settings, workdir, data_dir, overrides, log)
-    tuned = _run(mode, *given, planned)
+    tuned = _run(mode, *given, planned, config.report.after)
     if launcher == "hosts" and not hosts.is_first():
         return
     if mode in ("train", "tune"):
@@ -93,12 +93,14 @@ def _run(
     overrides: Mapping[str, Any],
     log: Sequence[str],
     planned: str,
+    after: bool,
 ) -> Tuned | None:
     """Do as `run`, but for the ranking and what follows it.
 
     Args:
       settings: the checked config.
       mode, launcher, workdir, data_dir, overrides, log, planned: as for `run`.
+      after: whether a report follows.
 
     Returns:
       what a tuning leaves; None of other modes.
@@ -108,10 +110,10 @@ def _run(
         from lrjax.hpo import race as race_lib
 
         methods = race_lib.named_methods(settings, overrides)
-    for line in config_lib.unused_hparams(settings, methods):
-        warnings.warn(line, stacklevel=2)
     launch = launch_lib.find(launcher)
     remote = launch_lib.LAUNCHERS[launcher].remote
+    _warn(config_lib.unused_hparams(settings, methods))
+    _warn(config_lib.unused_fields(overrides, mode, planned, after, remote))
     _check_sharding(settings, mode, remote)
     for name in log:
         track.find(name)  # unknown ones are refused on all hosts
@@ -126,10 +128,6 @@ def _run(
 
             print(tune_lib.plan(settings, data_dir, workers))
         else:
-            for name in overrides:
-                if name.startswith("tune."):
-                    text = f"config.{name} changes nothing: --of=tune plans a tuning"
-                    warnings.warn(text, stacklevel=2)
             made = plan_lib.make(settings, workdir or None, data_dir, workers)
             print(plan_lib.show(made))
         return None
@@ -158,6 +156,12 @@ def _run(
     announce = plan_lib.announce if launcher == "local" else None
     experiment.run(*given, announce, listeners)
     return None
+
+
+def _warn(lines: Iterable[str]) -> None:
+    """Warn of each line."""
+    for line in lines:
+        warnings.warn(line, stacklevel=3)
 
 
 @spans.span("report")
@@ -262,17 +266,24 @@ def _shown_first(text: str) -> Iterator[None]:
         raise failure
 
 
-def report(config: ConfigDict, workdirs: str, elsewhere: Sequence[str] = ()) -> None:
+def report(
+    config: ConfigDict,
+    workdirs: str,
+    elsewhere: Sequence[str] = (),
+    overrides: Iterable[str] = (),
+) -> None:
     """Write a page of figures and findings from the tables of several directories.
 
     Args:
       config: a config; only its block `report` is used.
       workdirs: paths, separated by commas; may be '' if there are runs from elsewhere.
       elsewhere: runs from elsewhere, as values of --from.
+      overrides: names of the fields set on the command line.
 
     Raises:
       UsageError: if an option is invalid or a directory has no results.
     """
+    _warn(config_lib.unused_fields(overrides, "report"))
     print(_report(config, workdirs, elsewhere))
 
 

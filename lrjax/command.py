@@ -265,11 +265,12 @@ def main(argv: list[str]) -> None:
     if not workdir and not _FROM.value and _MODE.value not in ("config", "plan"):
         raise UsageError("--workdir is missing: set the directory for the results")
     config = _CONFIG.value
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
     if _MODE.value == "config":
         cli.config(config)
         return
     if _MODE.value == "report":
-        cli.report(config, workdir, _FROM.value)
+        cli.report(config, workdir, _FROM.value, overrides)
         return
     if _MODE.value == "compact":
         cli.compact(workdir)
@@ -280,7 +281,6 @@ def main(argv: list[str]) -> None:
         )
     if _DETERMINISTIC.value:
         cli.make_deterministic()
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
     if _LAUNCHER.value not in _OFFERED and _LAUNCHER.value in LAUNCHERS:
         raise UsageError(f"--launcher={_LAUNCHER.value}: use --multihost")
     launcher = "hosts" if _MULTIHOST.value else _LAUNCHER.value

@@ -789,6 +789,52 @@ def unused_hparams(settings: Settings, methods: Iterable[str]) -> list[str]:
     ]
 
 
+# Fields and blocks of fields -> the modes that read them.
+_READ = {
+    **dict.fromkeys(("seeds", "eval_every"), ("train", "tune")),
+    **dict.fromkeys(("tune", "advise", "select", "report")),
+    **dict.fromkeys(("select.methods", "select.history"), ("select", "advise")),
+}
+
+
+def unused_fields(
+    names: Iterable[str],
+    mode: str,
+    planned: str = "",
+    after: bool = False,
+    remote: bool = True,
+) -> list[str]:
+    """Return a warning for each field that was set and that a mode does not read.
+
+    Args:
+      names: names of the fields, with dots.
+      mode: the mode.
+      planned: the mode that 'plan' is of.
+      after: whether a training or tuning ends with a report.
+      remote: whether workers of `cluster` train.
+    """
+    found, plan = [], mode == "plan"
+    mode = planned if plan else mode
+    for name in names:
+        block = name.partition(".")[0]
+        modes = _READ.get(name) or _READ.get(block, ()) or (block,)
+        if mode == "report":
+            reason = "" if block == "report" else "a report reads config.report alone"
+        elif block == "cluster":
+            reason = "" if remote else "it is for --launcher=dask"
+        elif block == "report" and mode in ("train", "tune"):
+            reason = "" if after else "no report follows without config.report.after"
+        elif block not in _READ or mode in modes:
+            reason = ""
+        elif plan and "tune" in modes:
+            reason = "--of=tune plans a tuning"
+        else:
+            reason = f"it is for --mode={' and '.join(modes)}, not {mode}"
+        if reason:
+            found.append(f"config.{name} changes nothing: {reason}")
+    return found
+
+
 def _known() -> Mapping[str, Any]:
     """Return all fields of a config by name, with those of registered methods."""
     return _fields_of(tuple((name, *METHODS[name].defaults) for name in METHODS))

@@ -74,6 +74,24 @@ def test_trains_ranks_and_goes_on_where_it_was(tmp_path):
     assert (tmp_path / "run" / "report" / "index.html").exists()
 
 
+def test_fields_without_effect_are_named(tmp_path):
+    config = quickstart.get_config()
+    given = {"report.metric": "valid_loss", "tune.trials": 3}
+    with pytest.warns(UserWarning, match="changes nothing") as said:
+        cli.run("plan", "local", config, "", None, given)
+    lines = [str(each.message) for each in said]
+    assert lines == [
+        "config.report.metric changes nothing: no report follows without "
+        "config.report.after",
+        "config.tune.trials changes nothing: --of=tune plans a tuning",
+    ]
+    with (
+        pytest.warns(UserWarning, match=r"config\.tune\.trials changes nothing"),
+        pytest.raises(UsageError, match="holds no results"),
+    ):
+        cli.report(config, str(tmp_path), (), given)
+
+
 def test_lists_methods():
     done = run("--mode=methods")
     assert done.returncode == 0

@@ -440,6 +440,39 @@ def test_numpys_hyperparameters_are_pythons_own_in_the_record(value):
     assert json.loads(record) == [{"adam": {"learning_rate": 0.5}}, {"eps": [0.5]}]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "reason"),
+    [
+        ("report.metric", {"mode": "train"}, "without config.report.after"),
+        ("report.metric", {"mode": "train", "after": True}, ""),
+        ("report.after", {"mode": "tune", "after": True}, ""),
+        ("report.after", {"mode": "select", "after": True}, "report, not select"),
+        ("report.smooth", {"mode": "plan", "planned": "train", "after": True}, ""),
+        ("report.smooth", {"mode": "report"}, ""),
+        ("methods", {"mode": "report"}, "a report reads config.report alone"),
+        ("tune.trials", {"mode": "train"}, "it is for --mode=tune, not train"),
+        ("tune.trials", {"mode": "tune"}, ""),
+        ("tune.trials", {"mode": "plan", "planned": "train"}, "--of=tune plans"),
+        ("tune.trials", {"mode": "plan", "planned": "tune"}, ""),
+        ("select.budget", {"mode": "advise"}, "it is for --mode=select, not advise"),
+        ("select.history", {"mode": "advise"}, ""),
+        ("select.methods", {"mode": "tune"}, "--mode=select and advise, not tune"),
+        ("advise.spend", {"mode": "select"}, "it is for --mode=advise, not select"),
+        ("seeds", {"mode": "select"}, "it is for --mode=train and tune, not select"),
+        ("methods", {"mode": "select"}, ""),
+        ("hparams.adam.b1", {"mode": "train"}, ""),
+        ("cluster.workers", {"mode": "train", "remote": False}, "--launcher=dask"),
+        ("cluster.workers", {"mode": "train", "remote": True}, ""),
+    ],
+)
+def test_a_field_that_a_mode_does_not_read_is_named(name, given, reason):
+    lines = config_lib.unused_fields([name], **given)
+    assert bool(lines) == bool(reason)
+    for line in lines:
+        assert line.startswith(f"config.{name} changes nothing: ")
+        assert reason in line
+
+
 def test_what_is_set_for_methods_that_do_not_run_is_named():
     settings = checked(hparams__sgd__momentum=0.5, methods=("adam",))
     (line,) = config_lib.unused_hparams(settings, settings.methods)
