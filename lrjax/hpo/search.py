@@ -48,6 +48,7 @@ class Search:
         self._identity = target.identity()
         self._stage = -1
         self._states: dict[int, State] = {}
+        self._left_at: dict[int, float] = {}  # config_id -> budget of its last state
 
     def ask(self) -> bool:
         """Get the next stage from the tuner; False if there is none.
@@ -127,6 +128,8 @@ class Search:
             if row["incumbent"]:
                 self.best = row
             self.rows.append(row)
+        for trial in filter(self._may_resume, self.trials):
+            self._left_at[trial.config_id] = trial.budget
         self.tuner.tell(outcomes)
 
     def _measured(
@@ -170,6 +173,9 @@ class Search:
             "incumbent": self._improves(row),
             "unit": target.unit,
             "max_budget": target.problem.max_budget,
+            "trained": target.trained(
+                trial.budget, self._left_at.get(trial.config_id, 0)
+            ),
             "tuned_by": target.cost,
             "protocol": target.run.protocol,
             "tuner": target.tuner,
@@ -233,14 +239,14 @@ def _crash_cost(rule: str | float, measured: float, finite: Sequence[float]) -> 
 def planned(search: Search) -> list[tuple[tuners.Stage, float]]:
     """Planned stages of a search with their costs in full runs, after its first `ask`.
 
-    A stage of trials that resume costs only the updates beyond their states.
+    Costs are those of `Target.trained`.
     """
     target = search.target
     return [
         (
             stage,
             stage.trials
-            * (stage.trained if target.continuing else stage.budget)
+            * target.trained(stage.budget, stage.budget - stage.trained)
             / target.problem.max_budget,
         )
         for stage in search.tuner.plan(search.first)

@@ -142,6 +142,18 @@ class Target:
         """A trial's budget in whole units; SMAC's budgets may be fractional."""
         return round(trial.budget)
 
+    def trained(self, budget: float, before: float) -> int:
+        """Units of training that a trial costs: what plans and reports count.
+
+        Of trials that resume, the part that their earlier state does not have. So it is
+        also where a kill loses the state, and the trial trains from the start.
+
+        Args:
+          budget: of the trial.
+          before: budget at which its configuration left a state; 0 for none.
+        """
+        return round(budget) - (round(before) if self.continuing else 0)
+
     def hparams(self, trial: tuners.Trial) -> dict[str, Any]:
         """Every hyperparameter of a trial."""
         values = {**self.base, **trial.hparams}

@@ -106,7 +106,7 @@ def _expected_blocks(search: Search, settings: Settings) -> list[Block]:
     """
     target, expected = search.target, []
     for number, (stage, _) in enumerate(planned(search)):
-        updates = round(stage.trained if target.continuing else stage.budget)
+        updates = target.trained(stage.budget, stage.budget - stage.trained)
         runs = [
             dataclasses.replace(
                 target.trial_run(dataclasses.replace(trial, budget=stage.budget)),

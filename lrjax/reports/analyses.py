@@ -689,7 +689,8 @@ def tuning(table: pd.DataFrame, palette: Palette, writer: ReportWriter) -> Secti
     how_to_read = (
         "A dot is a trial, whatever its budget, a cross at the upper edge one that "
         "diverged; the line is the best so far at the full budget, a star the best "
-        "trial there. A trial counts as its budget over the full one."
+        "trial there. A trial counts as what it trained over the full budget: one that "
+        "resumed, as the part beyond its state."
     )
     return writer.section(
         "tuning",

@@ -31,13 +31,14 @@ def trajectories(trials: pd.DataFrame) -> pd.DataFrame:
 
     Args:
       trials: in order of the trials, with columns task, method and source (which
-        identify the tuning), budget, cost (lower is better, NaN for diverged trials)
+        identify the tuning), budget, trained (the part of the budget beyond the state
+        that the trial resumed from), cost (lower is better, NaN for diverged trials)
         and the columns of `cost_columns`.
 
     Returns:
       The rows, tuning by tuning, with more columns: `tuning` (a number), `whole`
-      (whether the trial had the full budget), `spent` (so far, in full runs: a trial
-      counts as its budget over the full one), `value` (what was measured: the cost, or
+      (whether the trial had the full budget), `spent` (so far, in full runs: what
+      was trained over the full budget), `value` (what was measured: the cost, or
       minus the cost if higher is better) and `best` (best value at the full budget so
       far, NaN before the first).
     """
@@ -49,8 +50,9 @@ def trajectories(trials: pd.DataFrame) -> pd.DataFrame:
         most = max(budget.max(), subset["max_budget"].fillna(0).max())
         whole, sign = budget == most, 1 - 2 * subset["rising"]
         best = sign * cost.where(whole).cummin().ffill()
+        spent = (subset["trained"] / most).cumsum()
         added = {"tuning": number, "whole": whole, "value": sign * cost, "best": best}
-        tables.append(subset.assign(**added, spent=(budget / most).cumsum()))
+        tables.append(subset.assign(**added, spent=spent))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -98,6 +100,10 @@ def trials_table(
             ),
             "source": str(row.get("tuning", "")),
             "budget": float(row["budget"]),
+            # Rows of earlier versions lack it, and count as trained from the start.
+            "trained": float(
+                row["budget" if row.get("trained") is None else "trained"]
+            ),
             "cost": float(row["cost"]) if row["status"] == "done" else math.nan,
             **cost_columns(row, metrics or {}),
             "unit": row["unit"],

@@ -443,7 +443,7 @@ def _tuning_cost(
 ) -> pd.Series:
     """Entry -> cost of choosing its setting, in full runs, mean over tasks.
 
-    A trial counts as its budget over the full one. If only the best setting of a method
+    A trial counts as in `searches.trajectories`. If only the best setting of a method
     is shown, each of the others counts as a full run.
 
     Args:

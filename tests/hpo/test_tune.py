@@ -17,7 +17,7 @@ from lrjax import machine, protocol, results
 from lrjax.core import Interrupted, Range, Space, UsageError
 from lrjax.engine import programs
 from lrjax.hpo import search as search_lib
-from lrjax.hpo import targets, trials, tune
+from lrjax.hpo import targets, trials, tune, tuners
 from lrjax.launch import blocks, local, units
 from lrjax.methods import METHODS
 from lrjax.reports import drawing, searches
@@ -100,6 +100,10 @@ def test_a_tuning_leaves_code_that_trains_with_the_best(finished, tmp_path):
 def test_continuing_changes_no_bit(finished, tmp_path):
     changed = settings_of(methods=("adamw_cosine",), tune__continuing=False)
     tune.run(changed, tmp_path)
+    text = (tmp_path / results.TRIALS).read_text()
+    counted = (finished / results.TRIALS).read_text()
+    assert text.count('"trained": 3') == counted.count('"trained": 2') == 1
+    (tmp_path / results.TRIALS).write_text(text.replace('"trained": 3', '"trained": 2'))
     assert same(tmp_path, finished)
     budgets = [row["budget"] for row in rows_of(finished, results.TRIALS)]
     assert len(set(budgets)) > 1
@@ -211,6 +215,60 @@ def test_a_tuning_cut_short_has_spent_what_was_planned(finished, tmp_path):
     table = searches.trajectories(searches.trials_table(rows))
     assert table["spent"].iloc[-1] == pytest.approx(planned)
     assert table["best"].isna().all()  # none had the full budget
+
+
+class Halving:
+    """Six trials of 1 epoch, two of them to 3, one of these to 9."""
+
+    stages = (tuners.Stage(6, 1, 1), tuners.Stage(2, 3, 2), tuners.Stage(1, 9, 6))
+
+    def __init__(self, problem):
+        self.rates = [
+            tuners.place(problem.space.ranges["learning_rate"], i / 5) for i in range(6)
+        ]
+        self.left = list(self.stages)
+
+    def ask(self):
+        stage = self.left.pop(0) if self.left else tuners.Stage(0, 0, 0)
+        return [
+            tuners.Trial(number, {"learning_rate": rate}, stage.budget)
+            for number, rate in enumerate(self.rates[: stage.trials])
+        ]
+
+    def tell(self, outcomes):
+        pass
+
+    def plan(self, first):
+        return list(self.stages)
+
+
+@pytest.mark.parametrize("continuing", [True, False])
+def test_a_plan_and_all_tables_count_what_is_trained(tmp_path, monkeypatch, continuing):
+    """Promoted trials resume, or start anew."""
+    monkeypatch.setitem(tuners.PLAIN, "halving", Halving)
+    changes = {"seeds": 1, "tune__tuner": "halving", "tune__continuing": continuing}
+    settings = settings_of(**changes)
+    (target,) = targets.targets(*blocks.load(settings, None))
+    search = search_lib.Search(target, tune.make_tuner(target, tmp_path))
+    search.ask()
+    planned = sum(cost for _, cost in search_lib.planned(search))
+    done = []
+
+    def trainer(launcher, progress):
+        return trials.Trainer(launcher, done.append)
+
+    monkeypatch.setattr(tune, "Trainer", trainer)
+    tune.run(settings, tmp_path)
+    rows = rows_of(tmp_path, results.TRIALS)
+    assert sum(done) == pytest.approx(planned)
+    assert planned == pytest.approx((16 if continuing else 21) / 9)
+    assert f"{planned:.1f}" == tune.plan(settings).splitlines()[5].split()[-1]
+    assert sum(row["trained"] for row in rows) == round(9 * planned)
+    table = searches.trajectories(searches.trials_table(rows))
+    assert table["spent"].iloc[-1] == pytest.approx(planned)
+    old = [{k: v for k, v in row.items() if k != "trained"} for row in rows]
+    table = searches.trajectories(searches.trials_table(old))
+    assert table["spent"].iloc[-1] == pytest.approx(21 / 9)
 
 
 def test_a_metric_that_rises_is_told_as_a_cost_and_shown_as_it_is(tmp_path, capsys):
