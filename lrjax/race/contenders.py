@@ -103,7 +103,8 @@ def of(methods: Methods) -> tuple[Contender, ...]:
     """All contenders that some methods give.
 
     A method of lrjax whose rate wants tuning enters at its default and at a rate per
-    decade, unless rates are given.
+    decade, unless rates are given. In which order methods are named does not matter;
+    values are tried in the order given.
 
     Args:
       methods: names of `lrjax`'s methods, None for all; or a mapping from names to
@@ -125,15 +126,13 @@ def of(methods: Methods) -> tuple[Contender, ...]:
         methods = (methods,)
     if isinstance(methods, bytes) or not isinstance(methods, Iterable):
         raise UsageError(f"methods must be names, not {shown(methods)}")
-    if isinstance(methods, set | frozenset):
-        methods = sorted(methods, key=str)  # a set's order is another in each process
     named = (
         methods.items()
         if isinstance(methods, Mapping)
         else ((m, None) for m in methods)
     )
     found: list[Contender] = []
-    for name, given in named:
+    for name, given in sorted(named, key=lambda pair: _place(str(pair[0]))):
         for each in _of(name, given):
             if each not in found:
                 found.append(each)
@@ -142,6 +141,15 @@ def of(methods: Methods) -> tuple[Contender, ...]:
     if not found:
         raise UsageError("a race needs methods: name some, or None for all")
     return tuple(found)
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Sort key of methods, so that no answer depends on the order of names.
+
+    lrjax's own are in the order of its file; a user's follow by name.
+    """
+    names = list(shipped())
+    return names.index(name) if name in names else len(names), name
 
 
 def _too_many(count: int) -> UsageError:

@@ -448,6 +448,8 @@ def _check_same(
     """
     given = {**settings, "methods": [list(each) for each in settings["methods"]]}
     other = [n for n in given if n != "named" and given[n] != there.get(n)]
+    if "methods" in other and _same_ones(there["methods"], given["methods"]):
+        other.remove("methods")  # begun by a version that kept the order of names
     if other:
         each = "; ".join(_difference(n, there.get(n), given[n]) for n in other)
         raise UsageError(
@@ -465,7 +467,12 @@ def _difference(name: str, there: Any, given: Any) -> str:
         for where, some, others in (("there", there, given), ("here", given, there))
     }
     parts = [f"{cut(labels)} only {where}" for where, labels in only.items() if labels]
-    return f"methods: {' and '.join(parts) or 'in another order'}"
+    return f"methods: {' and '.join(parts)}"
+
+
+def _same_ones(some: list[Any], others: list[Any]) -> bool:
+    """Whether two lists without repetitions have the same elements, in any order."""
+    return len(some) == len(others) and all(each in others for each in some)
 
 
 def _way(how: str, budget: int, count: int) -> str:
