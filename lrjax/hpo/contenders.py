@@ -61,7 +61,9 @@ def contenders(
     """All contenders: each method at its default, and over a grid of learning rates.
 
     The grid has a rate per decade of the method's space; methods that need no rate have
-    none. A method that needs a published value is skipped where the task has none.
+    none. A method that needs a published value is skipped where the task has none. A
+    setting on a grid that one before it trains under another name (`adam` for `smac`,
+    which is Adam at a published rate) is there once.
 
     Args:
       chosen: the methods.
@@ -84,7 +86,13 @@ def contenders(
         if not (method.needs_rate and space):
             continue
         rates = rate_grid.rates(base["learning_rate"], space.low, space.high)
-        found += [found[-1].at(rate) for rate in rates[1:]]
+        trained = {(each.method.code, each.hparams) for each in found}
+        at_rates = [found[-1].at(rate) for rate in rates[1:]]
+        found += [
+            each
+            for each in at_rates
+            if not method.code or (method.code, each.hparams) not in trained
+        ]
     if not found:
         raise UsageError(
             f"select: no method can run on {task}: those chosen need published values, "

@@ -34,6 +34,7 @@ from lrjax.hpo import (
     contenders,
     history,
     lineup,
+    method_code,
     points,
     prior,
     probes,
@@ -65,6 +66,23 @@ def test_each_method_is_there_at_its_default_and_over_its_rates():
     rates = [each.rate for each in found if each.method.name == "adam"]
     assert sorted(rates) == [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0][-len(rates) :]
     assert math.isnan(next(e.rate for e in found if e.method.name == "cocob"))
+
+
+def test_no_setting_is_there_under_two_names():
+    """SMAC's published rate is one of Adam, whose other rates are Adam's own."""
+    settings = dataclasses.replace(settings_of(), protocol="study")
+    names = ("adam", "smac", "cawr", "cawr_tuned", "sgd", "momentum")
+    both = contenders.contenders([METHODS[n] for n in names], "libsvm/iris", settings)
+    trained = {
+        method_code.snippet(each.method, dict(each.hparams), 100) for each in both
+    }
+    assert len(trained) == len(both)
+    rates = [each.rate for each in both if each.method.name == "smac"]
+    assert rates[0] == pytest.approx(0.99886, abs=1e-5)
+    assert not {each.rate for each in both if each.method.name == "adam"} & {*rates}
+    (alone, *others) = contenders.contenders([METHODS["smac"]], "libsvm/iris", settings)
+    assert alone.rate == rates[0]
+    assert len(others) > 3  # where Adam is not named, SMAC's rates are tried
 
 
 def test_a_method_that_no_known_task_was_trained_with_enters_by_name(monkeypatch):
