@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,9 +40,11 @@ def read(path: str) -> pd.DataFrame:
         if len(first) > _MAX_COLUMNS:
             raise UsageError(f"{where}: has {len(first):,} columns")
         # With `header`, pandas would take a surplus column for the index.
-        lines = pd.read_csv(
-            io.StringIO(text), dtype=str, header=None, skipinitialspace=True
-        )
+        options: Any = {"dtype": str, "header": None, "skipinitialspace": True}
+        lines = pd.read_csv(io.StringIO(text), **options)
+        # In names NA is a text.
+        options |= {"keep_default_na": False, "na_values": [""]}
+        texts = pd.read_csv(io.StringIO(text), **options)
     header = [str(name).strip() for name in lines.iloc[0]]
     table = lines[1:].set_axis(header, axis=1).reset_index(drop=True)
     for name in (*_NAMES, "mean"):
@@ -56,7 +59,8 @@ def read(path: str) -> pd.DataFrame:
     if not len(table):
         raise UsageError(f"{where}: holds no row")
     errors = table.get("std_error", pd.Series(np.nan, index=table.index))
-    table = table[[*_NAMES, "mean"]].assign(std_error=errors)
+    names = {name: texts[header.index(name)][1:].to_numpy() for name in _NAMES}
+    table = table[["mean"]].assign(std_error=errors, **names)
     for name in ("mean", "std_error"):
         values = pd.to_numeric(table[name], errors="coerce").astype(float)
         valid = np.isfinite(values) & ((values >= 0) | (name == "mean"))

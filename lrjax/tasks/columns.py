@@ -2,6 +2,7 @@
 
 Numbers stay numbers; texts and truth values become a column per category. A missing
 number becomes the mean, with a column that says so; a missing text is a category.
+Among texts only an empty cell is missing, among numbers also NA and the like.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _FEW = 20  # categories that any column may have
 _ODD = 0.1  # largest share of other texts in a column that is taken for numbers
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _AMOUNT = re.compile(r"[-+$€£ ]*\d[\d., ']*[%$€£ ]*")  # 1,234.50 or $5 or 7%
+_ABSENT = {"na", "n/a", "nan", "null", "none", "<na>", "#n/a"}
 _DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}"
 )
@@ -35,6 +37,36 @@ def is_text(column: pd.Series) -> bool:
     import pandas as pd
 
     return not pd.api.types.is_numeric_dtype(column) or column.dtype.kind == "b"
+
+
+def is_of_words(column: pd.Series) -> bool:
+    """Whether a column holds texts among which 'NA' or 'None' is one like the others.
+
+    Numbers in any spelling, dates and truth values have no such words.
+    """
+    values = set(column.dropna())
+    if not values or not all(isinstance(value, str) for value in values):
+        return False
+    texts = sorted(values)
+    numbers = _are_amounts(texts) or _odd_among_numbers(texts) is not None
+    return not numbers and not all(_DATE.fullmatch(text) for text in texts)
+
+
+def warn_of_classes(labels: pd.Series, label: str, where: str) -> None:
+    """Warn of a class whose name others use for missing values.
+
+    Args:
+      labels: texts.
+      label: name of the column.
+      where: the file, for the message.
+    """
+    named = [text for text in labels.astype(str).unique() if text.lower() in _ABSENT]
+    if named:
+        warnings.warn(
+            f"{where}: {shown(named[0])} in column '{label}' is a class like the "
+            "others: leave such cells empty if they are missing",
+            stacklevel=3,
+        )
 
 
 def encode(columns: pd.DataFrame, rows: np.ndarray, name: str) -> np.ndarray:

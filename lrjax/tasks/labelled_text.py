@@ -83,6 +83,7 @@ def _classes(labels: pd.Series, name: str, path: str) -> np.ndarray:
     column = cut(name)
     columns_lib.check(labels, column, path)
     if columns_lib.is_text(labels):
+        columns_lib.warn_of_classes(labels, column, path)
         labels = labels.astype(str)
     else:
         values = labels.to_numpy(float)

@@ -65,6 +65,8 @@ _SUMS = {
 }
 # Names that pandas gives an index without one, in CSV and Parquet.
 _INDEX = re.compile(r"Unnamed: \d+(\.\d+)*|__index_level_\d+__|")
+# Options of pandas that take no words such as NA for missing values.
+_EMPTY_ALONE = {"keep_default_na": False, "na_values": [""]}
 # Largest span of targets, and 1 over the smallest, whose squares can be summed.
 _SPAN = {"float32": 1e15, "float64": 1e100}
 
@@ -277,25 +279,31 @@ def _csv(content: bytes, ending: str, path: str) -> pd.DataFrame:
     header = content[: content.find(b"\n") % (len(content) + 1)]
     separators = "\t" if ending == ".tsv" else ",;\t"
     separator = next((s for s in separators if s.encode() in header), separators[0])
-    first = pd.read_csv(
-        io.BytesIO(content), sep=separator, header=None, nrows=1, dtype=str
-    )
-    _check_once(first.iloc[0].dropna(), path)  # pandas would call the second 'a.1'
 
     def parsed(**options: Any) -> pd.DataFrame:
         file = io.BytesIO(content)
         return pd.read_csv(file, sep=separator, low_memory=False, **options)
 
-    frame = parsed()
+    first = parsed(header=None, nrows=1, dtype=str, **_EMPTY_ALONE)
+    _check_once(first.iloc[0].dropna(), path)  # pandas would call the second 'a.1'
+    frame, options = parsed(), {}
     if not isinstance(frame.index, pd.RangeIndex):  # lines are longer than the first
         if frame.index.nlevels == 1 and frame.iloc[:, -1].isna().all():
-            frame = parsed(index_col=False)  # they end with a separator
+            options = {"index_col": False}  # they end with a separator
+            frame = parsed(**options)
         elif not _names_rows(frame.index):
             raise DataError(
                 f"{path}: lines have {frame.shape[1] + frame.index.nlevels} values, "
                 f"but the first names {counted(frame.shape[1], 'column')}"
             )
-    return frame if separator == "," else frame.apply(_with_decimal_points)
+    if separator != ",":
+        frame = frame.apply(_with_decimal_points)
+    absent = [name for name in frame if frame[name].isna().any()]
+    if words := [name for name in absent if columns_lib.is_of_words(frame[name])]:
+        kept = parsed(**options, **_EMPTY_ALONE)
+        for name in words:
+            frame[name] = kept[name].array
+    return frame
 
 
 def _names_rows(index: pd.Index) -> bool:
@@ -363,6 +371,7 @@ def _kind_of(target: pd.Series, query: Query, where: str) -> str:
     if columns_lib.is_text(target):
         if query.kind == "regression":
             raise DataError(f"{where}: target '{column}' is not of numbers")
+        columns_lib.warn_of_classes(target, column, where)
         return "classification"
     values = target.to_numpy(float)
     if not np.isfinite(values).all():

@@ -21,6 +21,7 @@ from lrjax.core import UsageError
 from lrjax.hpo.judged import Judged
 from lrjax.hpo.selection import Selection
 from lrjax.reports import analyses, drawing, page
+from lrjax.reports import published as published_lib
 from lrjax.reports.palette import Palette
 from lrjax.tables import frames
 
@@ -274,6 +275,17 @@ def test_published_values_stand_beside_ours(study, written):
     assert np.isnan(found.loc["adam learning_rate=0.001", "errors_apart"])
     assert len(found) == 3
     assert "3 of 4 published values" in (written[0] / "index.html").read_text()
+
+
+def test_published_names_may_be_words_for_what_is_missing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "task,method,metric,mean,std_error\nNA,None,valid_loss,1,NA\nnull,a,b,2,0.5\n"
+    )
+    found = published_lib.read(str(path))
+    assert found[["task", "method"]].values.tolist() == [["NA", "None"], ["null", "a"]]
+    assert found["mean"].tolist() == [1.0, 2.0]
+    assert found["std_error"].isna().tolist() == [True, False]
 
 
 def test_csv_and_parquet_hold_the_tables(study, written):

@@ -284,6 +284,20 @@ def test_rows_without_a_text_or_a_label_are_left_out(tmp_path):
 # Tasks
 
 
+def test_words_for_what_is_missing_are_texts_and_labels(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,kind\n" + "NA,None\nnull,b\nc,\n" * 3)
+    with pytest.warns(UserWarning, match="is a class|left out") as said:
+        texts, classes = labelled_text.read(str(path), "text", "kind")
+    assert texts == ["NA", "null"] * 3
+    assert classes.tolist() == [0, 1] * 3
+    assert sorted(str(each.message).partition(": ")[2] for each in said) == [
+        "'None' in column 'kind' is a class like the others: leave such cells empty if "
+        "they are missing",
+        "3 rows without a text or a label left out",
+    ]
+
+
 def test_every_seed_begins_at_the_checkpoint_with_a_head_of_its_own(tmp_path):
     task = made(labelled(tmp_path / "a.csv"), GOLDEN)
     assert (task.num_classes, task.metric.name) == (2, "accuracy")

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import io
+import re
 
 import jax
 import jax.numpy as jnp
@@ -322,6 +323,65 @@ def test_rows_without_a_target_are_left_out(tmp_path):
     with pytest.warns(UserWarning, match="10 rows without a target left out"):
         task = task_of(path, "target=price")
     assert len(whole(task, "targets")) == ROWS - 10
+
+
+WORDS = ["NA", "None", "null", "nan", "N/A"]
+
+
+def with_words(word):
+    """A target and a column of texts that have a word, and empty cells beside it."""
+    texts = [["a", word, "b"][i % 3] for i in range(ROWS)]
+    frame = FRAME.assign(words=texts, kind=texts)
+    frame.loc[:5, ["words", "kind"]] = None
+    return frame.drop(columns="town", errors="ignore")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("word", WORDS)
+def test_among_texts_an_empty_cell_alone_is_missing(word, ending, tmp_path):
+    """Numbers keep NA as missing; Parquet says itself what is."""
+    frame = with_words(word)
+    path = written(frame, tmp_path, ending)
+    read = table.read(str(path))
+    for name in ("words", "kind"):
+        assert read[name].isna().sum() == 6
+        assert (read[name] == word).sum() == (frame[name] == word).sum() > 20
+    pd.testing.assert_series_equal(read["age"], frame["age"])
+    said = rf"6 rows without a target|'{re.escape(word)}' in column 'kind' is a class"
+    with pytest.warns(UserWarning, match=said):
+        task = task_of(path, "target=kind&drop=words")
+    assert set(whole(task, "labels")) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_among_numbers_dates_and_truth_values_words_are_missing(separator, tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [
+        "1.5;True;2020-01-01;yes;$5",
+        "NA;NA;NA;NA;NA",
+        ";;;;",
+        "2.5;False;2020-01-02;no;$6",
+    ]
+    text = "\n".join(["x;truth;day;words;price", *rows])
+    path.write_text(text.replace(";", separator))
+    read = table.read(str(path))
+    missing = read.isna().sum().to_dict()
+    assert missing == {"x": 2, "truth": 2, "day": 2, "words": 1, "price": 2}
+    assert read["x"].dtype == float
+    assert read["words"].tolist()[:2] == ["yes", "NA"]
+
+
+def test_words_are_kept_beside_names_of_rows_and_in_those_of_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,NA\n" + "".join(f"r{i},NA,{i % 3 or ''}a\n" for i in range(6)))
+    assert table.read(str(path)).columns.tolist() == ["x", "NA"]
+    path.write_text("x,y,\n" + "NA,1,\nb,,\n,2,\n" * 3)
+    read = table.read(str(path))
+    assert read["x"].isna().sum() == 3
+    assert set(read["x"].dropna()) == {"NA", "b"}
+    path.write_text("NA,NA\n1,2\n")
+    with pytest.raises(UsageError, match="column 'NA' comes twice"):
+        table.read(str(path))
 
 
 X = np.arange(20.0)
