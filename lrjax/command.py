@@ -151,6 +151,12 @@ _METHODS = flags.DEFINE_list(
     "With --mode=race: names of the methods that the command knows, separated by "
     "commas; --mode=methods lists them.",
 )
+_RATES = flags.DEFINE_list(
+    "rates",
+    None,
+    "With --mode=race: learning rates to try, separated by commas, of methods whose "
+    "rate wants tuning; by default one per decade.",
+)
 _BUDGET = flags.DEFINE_integer("budget", 8, "With --mode=race: most full runs.")
 _HORIZON = flags.DEFINE_integer(
     "horizon", None, "With --mode=race: steps of a full run."
@@ -177,8 +183,10 @@ _RESULT = flags.DEFINE_string(
 )
 
 
-_OF_RACE = ("command", "methods", "budget", "horizon", "folds", "valid_rows")
+_OF_RACE = ("command", "methods", "rates", "budget", "horizon", "folds", "valid_rows")
 _OF_RACE += ("metric", "higher_is_better", "result")
+# Flags of a race -> what other modes have in their place.
+_ELSEWHERE = {"methods": "config.methods", "rates": "config.grid.learning_rate"}
 # Flags -> the modes that they are for; others are for all modes.
 _ONLY = {
     "from": ("report",),
@@ -204,14 +212,15 @@ def _check_flags(rest: list[str]) -> None:
     for name, modes in _ONLY.items():
         if flags.FLAGS[name].present and _MODE.value not in modes:
             named = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
-            hint = "; give --config.methods" if name == "methods" else ""
+            other = _ELSEWHERE.get(name)
+            hint = f"; give --{other}" if other else ""
             raise UsageError(f"--{name} is for --mode={named}, not {_MODE.value}{hint}")
 
 
 def _race(workdir: str) -> None:
     """Run a race whose jobs are shell commands, and print its answer."""
     from lrjax import race
-    from lrjax.race import command
+    from lrjax.race import command, contenders
 
     if not _COMMAND.value:
         raise UsageError("--command is missing: set what trains a full run")
@@ -222,8 +231,9 @@ def _race(workdir: str) -> None:
             "--methods is missing: name those that the command knows; --mode=methods "
             "lists all"
         )
+    methods = _METHODS.value
     selecting = race.Race(
-        _METHODS.value,
+        contenders.at_rates(methods, _RATES.value) if _RATES.value else methods,
         budget=_BUDGET.value,
         horizon=_HORIZON.value,
         folder=workdir,

@@ -143,6 +143,35 @@ def of(methods: Methods) -> tuple[Contender, ...]:
     return tuple(found)
 
 
+def at_rates(names: Iterable[str], rates: Iterable[str]) -> Methods:
+    """Some methods, those whose rate wants tuning at some rates.
+
+    Args:
+      names: of methods.
+      rates: numbers as text.
+
+    Raises:
+      UsageError: if a rate is no number, or the rate of no method wants tuning.
+
+    Example:
+      >>> at_rates(["adam", "prodigy"], ["0.1", "1e-2"])
+      {'adam': {'learning_rate': [0.1, 0.01]}, 'prodigy': None}
+    """
+    values = []
+    for text in rates:
+        try:
+            values.append(float(text))
+        except ValueError:
+            raise UsageError(f"--rates: {shown(text)} is not a number") from None
+    tuned = {name for name, known in shipped().items() if known["rates"]}
+    names = tuple(names)
+    if all(name in shipped() and name not in tuned for name in names):
+        raise UsageError(
+            f"--rates: no rate of {cut(', '.join(names))} wants tuning: leave it out"
+        )
+    return {name: {_RATE: values} if name in tuned else None for name in names}
+
+
 def _place(name: str) -> tuple[int, str]:
     """Sort key of methods, so that no answer depends on the order of names.
 

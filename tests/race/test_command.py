@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from program import invoke
 
 import lrjax
 from lrjax.race import Race, command
@@ -79,6 +80,33 @@ def test_the_program_runs_it_and_goes_on(tmp_path, script):
     assert "job " not in done.stderr  # nothing is trained again
 
 
+def test_rates_are_those_of_the_call_where_they_want_tuning(tmp_path, script):
+    done = invoke(
+        *("--mode=race", f"--workdir={tmp_path / 'race'}", "--rates=0.02,1e-3"),
+        *("--methods=momentum,prodigy,adam", "--horizon=10", "--budget=9"),
+        f"--command={script(TRAIN)}",
+    )
+    assert done.code == 0, done.err
+    race = Race.open(tmp_path / "race")
+    assert {
+        (c.method, c.hyperparameters["learning_rate"]) for c in race.contenders
+    } >= {
+        *(("adam", 0.02), ("adam", 1e-3), ("momentum", 0.02), ("momentum", 1e-3)),
+        ("prodigy", 1.0),
+    }
+    known = {"learning_rate": [0.02, 1e-3]}
+    python = {"adam": known, "momentum": known, "prodigy": None}
+    same = Race(python, budget=9, horizon=10, folder=tmp_path / "race")
+    assert str(same.answer()) == "\n".join(done.out)
+    other = invoke("--config=quickstart", "--workdir=x", "--rates=0.1")
+    assert other.err[-1].endswith(
+        "--rates is for --mode=race, not train; give --config.grid.learning_rate"
+    )
+
+
+GIVEN = ("--command=x", "--horizon=9", "--methods=adam")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -87,6 +115,12 @@ def test_the_program_runs_it_and_goes_on(tmp_path, script):
         (["--command=x", "--horizon=9"], "--methods is missing"),
         (["--command=x", "--horizon=9", "--methods=adm"], "did you mean 'adam'"),
         (["--command={lr}", "--horizon=9", "--methods=adam"], "unknown field '{lr}'"),
+        ([*GIVEN, "--rates=0.1,x"], "--rates: 'x' is not a number"),
+        ([*GIVEN, "--rates=0.1,-1"], "learning_rate must be above 0, not -1"),
+        (
+            ["--command=x", "--horizon=9", "--methods=dog,cocob", "--rates=1"],
+            "--rates: no rate of dog, cocob wants tuning",
+        ),
         (["--higher_is_better=no"], "--higher_is_better='no': must be True or False"),
     ],
 )
