@@ -348,19 +348,67 @@ def mark(artist: Any, axis: int, kind: str, palette: Palette, entry: str) -> Non
         artist.set_label(entry)
 
 
+def scale_values(axis: Any, side: str, values: Any, higher_is_better: bool) -> bool:
+    """Give an axis of measurements its scale; return whether it is a log scale.
+
+    It is where lower is better and no value is negative. Zeros are then drawn at the
+    lower edge.
+
+    Args:
+      axis: Matplotlib's axes.
+      side: 'x' or 'y'.
+      values: all that will be drawn; NaN where runs diverged.
+      higher_is_better: direction of the metric.
+    """
+    values = np.asarray(values, float)
+    positive = values[(values > 0) & np.isfinite(values)]
+    has_zeros = (values == 0).any()
+    set_scale = getattr(axis, f"set_{side}scale")
+    if higher_is_better or (values < 0).any() or (has_zeros and not len(positive)):
+        set_scale("linear")
+        return False
+    if not has_zeros:
+        set_scale("log")
+        return True
+    low, high = positive.min(), positive.max()
+    zero = low / max(2.0, (high / low) ** 0.1)
+
+    def moved(drawn: Any) -> Any:
+        drawn = np.asarray(drawn)
+        return np.where(drawn <= 0, zero, drawn)
+
+    set_scale("functionlog", functions=(moved, lambda drawn: drawn))
+    return True
+
+
+def _is_log(side: Any) -> bool:
+    """Whether `xaxis` or `yaxis` has a log scale."""
+    return side.get_scale() in ("log", "functionlog")
+
+
+def _zero(side: Any) -> float:
+    """Where zeros are drawn on a log axis; 0 if there are none."""
+    if side.get_scale() != "functionlog":
+        return 0.0
+    return float(10 ** side.get_transform().transform([0.0])[0])
+
+
 def log_ticks(side: Any) -> None:
     """Label a log axis with plain numbers, or with powers if it spans much.
 
-    At least three places are labelled.
+    At least three places are labelled, and the lower edge with 0 if it shows zeros.
 
     Args:
       side: `xaxis` or `yaxis`, after all data is drawn.
     """
     from matplotlib import ticker
 
-    if side.get_scale() != "log":
+    if not _is_log(side):
         return
     low, high = side.get_view_interval()
+    if zero := _zero(side):
+        low = zero * (zero / high) ** 0.02
+        getattr(side.axes, f"set_{side.axis_name}lim")(low, high)
     side.set_minor_locator(ticker.NullLocator())
     plain = ticker.FuncFormatter(lambda v, _: f"{v:g}")
     choices: list[tuple[bool, Any, Any]] = [  # the first that fits and labels enough
@@ -376,9 +424,15 @@ def log_ticks(side: Any) -> None:
             continue
         side.set_major_locator(locator)
         side.set_major_formatter(formatter)
-        places = side.get_majorticklocs()
-        if sum(low <= place <= high for place in places) >= _TICKS:
-            return
+        places = [p for p in side.get_majorticklocs() if max(low, 1.5 * zero) <= p]
+        if sum(place <= high for place in places) >= _TICKS:
+            break
+    if zero:
+        known = side.get_major_formatter()
+        side.set_major_locator(ticker.FixedLocator([zero, *places]))
+        side.set_major_formatter(
+            ticker.FuncFormatter(lambda v, i: known(v, i) if v > 1.01 * zero else "0")
+        )
 
 
 def _logs(*subs: float) -> Any:
@@ -625,7 +679,8 @@ def _place(figure: Any, axis: Any) -> dict[str, Any]:
         "box": [round(c, 2) for c in corners],
         "x": [float(f"{v:.7g}") for v in axis.get_xlim()],
         "y": [float(f"{v:.7g}") for v in axis.get_ylim()],
-        "log": [axis.get_xscale() == "log", axis.get_yscale() == "log"],
+        "log": [_is_log(axis.xaxis), _is_log(axis.yaxis)],
+        "zero": [_zero(axis.xaxis), _zero(axis.yaxis)],
         "names": [axis.get_xlabel(), axis.get_ylabel() or axis.get_title(loc="left")],
     }
 

@@ -136,12 +136,6 @@ def _tint(shade: float, two_sided: bool) -> tuple[str, float]:
     return (above, _TINT * value) if value > 0 else (below, -_TINT * value)
 
 
-def _on_log_axis(metric: Metric, values: Any) -> bool:
-    """Whether a metric has a log axis: lower is better and all values are positive."""
-    values = np.asarray(values, float)
-    return not metric.higher_is_better and not (values <= 0).any()
-
-
 def scores(
     plt: Any,
     palette: Palette,
@@ -171,11 +165,10 @@ def scores(
         means = table[table["task"] == task].set_index("entry")
         _score_panel(axis, i, palette, entries, subset, means)
         metric = str(subset["metric"].iloc[0])
-        if _on_log_axis(metric_of(metric, known), subset["value"]):
-            axis.set_xscale("log")
+        rising = metric_of(metric, known).higher_is_better
+        log = drawing.scale_values(axis, "x", subset["value"], rising)
         if subset["value"].isna().any():  # room for the counts at the right
             low, high = axis.get_xlim()
-            log = axis.get_xscale() == "log"
             more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
             axis.set_xlim(low, more)
         axis.set(title=palette.brief(task), xlabel=metric_label(metric))
@@ -316,8 +309,8 @@ def so_far(
         axis, entries = axes[-1], list(means.index)
         _score_panel(axis, count - 1, palette, entries, runs, means)
         metric = str(runs["metric"].iloc[0])
-        if _on_log_axis(metric_of(metric, known), runs["value"]):
-            axis.set_xscale("log")
+        rising = metric_of(metric, known).higher_is_better
+        drawing.scale_values(axis, "x", runs["value"], rising)
         _name_rows(axis, [palette.brief(entry) for entry in entries])
         axis.set(title="runs that have ended", xlabel=metric_label(metric))
     shown = {entry for table in bands.values() for entry in table["entry"]}
@@ -353,8 +346,12 @@ def _curve_panel(
       known: as returned by `scores.known_metrics`.
     """
     metric = None if column == "learning_rate" else metric_of(column, known)
-    log = metric is None or _on_log_axis(metric, table[["low", "median", "high"]])
-    axis.set_yscale("log" if log else "linear")
+    if metric:
+        drawn = table[["low", "median", "high"]]
+        log = drawing.scale_values(axis, "y", drawn, metric.higher_is_better)
+    else:
+        axis.set_yscale("log")
+        log = True
     for entry in reversed(palette.entries):
         subset = table[table["entry"] == entry]
         if not len(subset):
@@ -516,10 +513,8 @@ def grid(
         subset = table[table["task"] == task]
         metric = metric_of(labels[task], known)
         of_others = settled.loc[settled["task"] == task, "value"]
-        if _on_log_axis(
-            metric, pd.concat([subset["low"], subset["median"], of_others])
-        ):
-            axis.set_yscale("log")
+        drawn = pd.concat([subset["low"], subset["median"], of_others])
+        drawing.scale_values(axis, "y", drawn, metric.higher_is_better)
         axis.set_xscale("log")
         of_task = settled[settled["task"] == task]
         _grid_panel(axis, i, palette, subset, of_task, _worst(subset, metric))

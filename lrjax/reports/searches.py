@@ -150,7 +150,7 @@ def incumbents(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
     for i, (axis, ((task, column), trials)) in enumerate(
         zip(axes, groups, strict=True)
     ):
-        axis.set_yscale(_scale(trials))
+        drawing.scale_values(axis, "y", trials["value"], trials["rising"].any())
         for (method, _), subset in trials.groupby(["method", "tuning"]):
             colour = palette.colour(str(method))
             axis.plot(
@@ -215,7 +215,7 @@ def costs(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
             xlabel=f"{subset['varied'].iloc[0]} ({palette.brief(method)})",
         )
         axis.set_ylabel(cost_label(column))
-        axis.set_yscale(_scale(subset))
+        drawing.scale_values(axis, "y", subset["value"], subset["rising"].any())
         drawing.log_ticks(axis.xaxis)
         drawing.log_ticks(axis.yaxis)
     units = " or ".join(sorted(table["unit"].unique()))
@@ -230,12 +230,6 @@ def costs(plt: Any, palette: Palette, table: pd.DataFrame) -> Drawn:
         names.append("best at the full budget")
     drawing.below(figure, handles, names)
     return figure, axes
-
-
-def _scale(trials: pd.DataFrame) -> str:
-    """Scale of the axis of values: 'log' if lower is better and all are positive."""
-    costs = not trials["rising"].any() and trials["value"].min() > 0
-    return "log" if costs else "linear"
 
 
 def _star(

@@ -120,9 +120,10 @@ function corners(mark) {
     found.push([+p[1], +p[2]]);
   return mark.corners = found;
 }
-function value(at, box0, box1, limits, log) {
+function value(at, box0, box1, limits, log, zero) {
   const part = (at - box0) / (box1 - box0), [a, b] = limits;
-  return log ? a * Math.pow(b / a, part) : a + part * (b - a);
+  const v = log ? a * Math.pow(b / a, part) : a + part * (b - a);
+  return zero && v < 1.2 * zero ? 0 : v;  // zero: where a log axis shows zeros
 }
 const text = v => Math.abs(v) >= 1e5 ? v.toExponential(2) : String(+v.toPrecision(3));
 function row(parts, near) {
@@ -155,8 +156,8 @@ function hover(event) {
       }
     return best;
   };
-  const X = c => text(value(c[0], x0, x1, axis.x, axis.log[0]));
-  const Y = c => text(value(c[1], y0, y1, axis.y, axis.log[1]));
+  const X = c => text(value(c[0], x0, x1, axis.x, axis.log[0], axis.zero[0]));
+  const Y = c => text(value(c[1], y0, y1, axis.y, axis.log[1], axis.zero[1]));
   const name = m => {
     const label = document.createElement("span");
     const chip = chips().find(c => c.dataset.entry === m.dataset.entry);

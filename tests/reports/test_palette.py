@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import math
 import os
 import subprocess
@@ -299,6 +300,66 @@ def test_a_log_axis_has_three_labels_at_least(side):
                 if low <= place <= high
             ]
             assert len(set(shown)) == len(shown) >= 3, (low, high, shown)
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+@pytest.mark.parametrize("least", [1e-7, 0.3])
+def test_a_value_of_zero_leaves_a_log_axis_as_it_is(side, least):
+    """It is drawn at the edge, labelled 0; what was measured is not changed."""
+    values = np.array([3.0, least, 0.0, np.nan])
+    with drawing.style() as plt:
+        _, (axis,) = drawing.panels(plt, 1)
+        assert drawing.scale_values(axis, side, values, higher_is_better=False)
+        other = np.arange(4.0)
+        (line,) = axis.plot(*((values, other) if side == "x" else (other, values)))
+        drawing.log_ticks(getattr(axis, f"{side}axis"))
+        drawn = getattr(line, f"get_{side}data")()
+        np.testing.assert_array_equal(drawn, values)
+        low, high = getattr(axis, f"get_{side}lim")()
+        places = axis.transLimits.transform(
+            axis.transScale.transform(line.get_xydata())
+        )
+        top, bottom, zero, lost = places[:, "xy".index(side)]
+        assert 0 < zero < 0.08 < bottom - zero
+        assert bottom < top < 1
+        assert np.isnan(lost)
+        assert 0 < low < least / 2 < 3 < high
+        texts = getattr(axis, f"get_{side}ticklabels")()
+        assert [text.get_text() for text in texts].count("0") == 1
+        assert len(texts) >= 4
+
+
+@pytest.mark.parametrize(
+    ("values", "rising", "scale"),
+    [
+        ([0.1, 2.0], False, "log"),
+        ([0.1, 2.0], True, "linear"),
+        ([-0.1, 2.0, 0.0], False, "linear"),
+        ([0.0, 0.0], False, "linear"),
+        ([np.nan], False, "log"),
+    ],
+)
+def test_an_axis_of_values_has_a_log_scale_where_lower_is_better(values, rising, scale):
+    with drawing.style() as plt:
+        _, (axis,) = drawing.panels(plt, 1)
+        assert drawing.scale_values(axis, "y", values, rising) == (scale == "log")
+        assert axis.get_yscale() == scale
+
+
+def test_trials_of_cost_zero_are_drawn_on_a_log_axis():
+    table = searches.trajectories(
+        searches.trials_table(trials([1.0, 0.0, 0.01], [9] * 3))
+    )
+    with drawing.style() as plt:
+        for draw in (searches.incumbents, searches.costs):
+            figure, axes = draw(plt, Palette(("smac:adam",)), table)
+            labels = [text.get_text() for text in axes[0].get_yticklabels()]
+            assert "0" in labels
+            picture, _ = drawing.picture(figure, "a", axes, kinds=("svg",))
+            (place,) = json.loads(picture.axes)
+            assert place["log"][1]
+            assert 0 < place["y"][0] < place["zero"][1] < 0.01
+            assert "0" in picture.panels[0].text
 
 
 # Selections
