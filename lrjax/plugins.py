@@ -7,6 +7,7 @@ any of them is named by its import path, as in --config.methods=my_package.metho
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -34,6 +35,7 @@ GROUPS = {
         ("tracker", "trackers"),
     )
 }
+_SLIP = 0.8  # least similarity of a name in place of which a path was written
 _FILE = re.compile(r"(?:\./)?(?P<module>\w[\w/]*)\.py(?::(?P<name>\w+))?")
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -88,10 +90,12 @@ def find(
     if name in offered(kind):
         point = offered(kind)[name]
         found = _imported(kind, name, point.load)
-    elif is_path(name) and (_is_there(name) or not nearest(name, names)):
-        found = _imported(kind, name, functools.partial(at, name))
-    else:
+    elif not is_path(name):
         raise unknown(kind, name, names)
+    elif not _is_there(name) and (meant := _misspelt(name, names)):
+        raise unknown(kind, name, meant)
+    else:
+        found = _imported(kind, name, functools.partial(at, name))
     return known.setdefault(name, accept(name, found))
 
 
@@ -126,12 +130,19 @@ def check_free(kind: str, name: str, shipped: Iterable[str]) -> None:
         raise UsageError(f"{kind} '{cut(name)}' is lrjax's own: choose another name")
 
 
+def _misspelt(path: str, names: Iterable[str]) -> list[str]:
+    """The name that a path may mean, as 'libsvm:iris' is 'libsvm/iris'; [] for none."""
+    lowered = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(path.lower(), lowered, n=1, cutoff=_SLIP)
+    return [lowered[each] for each in near]
+
+
 def _is_there(path: str) -> bool:
     """Whether the first package that a path names can be found; imports nothing."""
     _search_here()
     first, *_ = path.partition(":")[0].split(".")
-    try:
-        return importlib.util.find_spec(first) is not None
+    try:  # modules without a spec are those of a script, and made by hand
+        return first in sys.modules or importlib.util.find_spec(first) is not None
     except (ImportError, ValueError):
         return False
 

@@ -18,6 +18,7 @@ from lrjax import arguments, config, launch, methods, own, plugins, tasks, track
 from lrjax.core import METRICS, Metric, UsageError, find_metric
 from lrjax.hpo import tuners
 from lrjax.reports import analyses
+from lrjax.tasks.options import TaskOptions
 
 ROOT = Path(__file__).parent.parent
 MODULE = """
@@ -358,6 +359,50 @@ def test_a_broken_method_is_said_in_one_line(mode, name, tmp_path, monkeypatch):
 def test_a_file_in_place_of_a_module_is_named(name, hint):
     with pytest.raises(UsageError, match=f"without .py: {hint}"):
         methods.find(name)
+
+
+FINDERS = {
+    "method": (methods.find, "adam"),
+    "task": (lambda name: tasks.make_task(name, TaskOptions()), "libsvm/iris"),
+    "metric": (find_metric, "accuracy"),
+    "tuner": (tuners.find, "random"),
+    "tracker": (track.find, "mlflow"),
+    "launcher": (launch.find, "local"),
+}
+
+
+@pytest.mark.parametrize("kind", FINDERS)
+def test_a_path_is_imported_whatever_name_is_near(kind):
+    """And what is wrong with it is said, in place of another name."""
+    find, near = FINDERS[kind]
+    last = near.rpartition("/")[2]
+    for name in (f"nowhere:{last}", f"nowhere:{last}_own", f"{last}_own:x"):
+        with pytest.raises(UsageError, match="cannot be imported: ModuleNotFoundErr"):
+            find(name)
+    with pytest.raises(UsageError, match="cannot be imported: AttributeError"):
+        find(f"__main__:{last}_own")  # a script, which has no spec
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "meant"),
+    [
+        ("task", "libsvm:iris", "libsvm/iris"),
+        ("task", "lbsvm:iris", "libsvm/iris"),
+        ("method", "adamw:cosine", "adamw_cosine"),
+    ],
+)
+def test_a_slip_that_looks_like_a_path_gets_the_name(kind, name, meant):
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
+        FINDERS[kind][0](name)
+
+
+def test_a_part_of_a_script_is_found_beside_others(monkeypatch):
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__spec__", None)  # as that of a script
+    monkeypatch.setattr(main, "own_part", 3, raising=False)
+    known = {"__main__:own_parts": 2}
+    found = plugins.find("method", "__main__:own_part", known, lambda _, part: part)
+    assert found == known["__main__:own_part"] == 3
 
 
 def test_a_misspelt_part_of_a_module_is_named(module):
