@@ -139,7 +139,7 @@ def test_all_packages_of_a_race_are_looked_for_at_its_first_job(tmp_path, monkey
     ):
         job.torch([])
     assert str(error.value) == (
-        "job.torch needs torch (for sgd, adam), prodigyopt (for prodigy), schedulefree "
+        "job.torch needs torch (for adam, sgd), prodigyopt (for prodigy), schedulefree "
         '(for schedule_free_adamw): pip install "lrjax[torch]"'
     )
     torch_forms.check_packages(["dog", "mine"])  # which it does not make
