@@ -92,7 +92,9 @@ class Search:
             Job(
                 self.target,
                 self.target.trial_run(trial),
-                state=self._states.get(trial.config_id),
+                state=self._states.get(trial.config_id)
+                if self._before(trial)
+                else None,
                 known=number in self._known,
                 keep=self._may_resume(trial),
             )
@@ -103,6 +105,11 @@ class Search:
         """Whether a promotion of the trial would resume from its last state."""
         most = self.target.problem.max_budget
         return self.target.continuing and trial.budget < most
+
+    def _before(self, trial: tuners.Trial) -> float:
+        """The budget of the state that a trial resumes from; 0 where it starts anew."""
+        before = self._left_at.get(trial.config_id, 0)
+        return before if round(before) < round(trial.budget) else 0
 
     def tell(self, trained: Mapping[str, Trained]) -> None:
         """Tell the tuner the costs of the current stage.
@@ -173,9 +180,7 @@ class Search:
             "incumbent": self._improves(row),
             "unit": target.unit,
             "max_budget": target.problem.max_budget,
-            "trained": target.trained(
-                trial.budget, self._left_at.get(trial.config_id, 0)
-            ),
+            "trained": target.trained(trial.budget, self._before(trial)),
             "tuned_by": target.cost,
             "protocol": target.run.protocol,
             "tuner": target.tuner,

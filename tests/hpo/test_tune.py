@@ -271,6 +271,21 @@ def test_a_plan_and_all_tables_count_what_is_trained(tmp_path, monkeypatch, cont
     assert table["spent"].iloc[-1] == pytest.approx(21 / 9)
 
 
+def test_a_tuner_may_ask_for_less_than_before(tmp_path, monkeypatch):
+    """And for the same: what a state has beyond that is of no use."""
+    budgets = [1, 3, 2, 2, 9]
+
+    class Down(Halving):
+        stages = tuple(tuners.Stage(1, budget, budget) for budget in budgets)
+
+    monkeypatch.setitem(tuners.PLAIN, "down", Down)
+    tune.run(settings_of(seeds=1, tune__tuner="down"), tmp_path)
+    rows = rows_of(tmp_path, results.TRIALS)
+    assert [row["budget"] for row in rows] == budgets
+    assert [row["trained"] for row in rows] == [1, 2, 2, 2, 7]
+    assert rows[2]["cost"] == rows[3]["cost"]
+
+
 def test_a_metric_that_rises_is_told_as_a_cost_and_shown_as_it_is(tmp_path, capsys):
     settings = settings_of(tune__tuner="random", tune__cost="valid_accuracy", seeds=1)
     tune.run(settings, tmp_path)
