@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +123,7 @@ def at_rest(task, **fields):
 
 def test_what_functions_read_may_change_between_calls():
     """As a number in another cell of a notebook."""
-    read = {"scale": 1.0, "spread": 1.0, "factor": 1.0}
+    read = {"scale": 1.0, "shift": 0.0, "factor": 1.0}
 
     def changing():
         task = quadratic()
@@ -133,7 +134,7 @@ def test_what_functions_read_may_change_between_calls():
 
         def init(key):
             params, state = task.init(key)
-            return read["spread"] * params, state
+            return read["shift"] + params, state
 
         doubled = lrjax.Metric("more", lambda s: read["factor"] * s["loss"], False)
         return dataclasses.replace(
@@ -145,12 +146,11 @@ def test_what_functions_read_may_change_between_calls():
     read["scale"] = 5.0
     np.testing.assert_allclose(at_rest(task), 5 * before, rtol=1e-6)
     np.testing.assert_allclose(at_rest(changing()), 5 * before, rtol=1e-6)
-    read["spread"] = 1e-20
-    rows = np.asarray(task.valid["x"], float)
-    np.testing.assert_allclose(at_rest(task), 5 * (rows**2).sum(1).mean(), rtol=1e-6)
+    read["shift"] = 100.0  # beside which parameters and rows are small
+    np.testing.assert_allclose(at_rest(task), 5 * 3 * 100**2, rtol=0.1)
     read["factor"] = 7.0
     study = lrjax.compare(task, "sgd", hparams=AT_REST, **SHORT)
-    wanted = 7 * len(rows) * study.runs["valid_loss"]
+    wanted = 7 * len(task.valid["x"]) * study.runs["valid_loss"]
     np.testing.assert_allclose(study.runs["valid_more"], wanted, rtol=1e-6)
 
 
@@ -351,6 +351,10 @@ BAD = {
     "no rate": (
         lambda: lrjax.find_rate(NAMED, lambda size=1.0: optax.sgd(size), steps=5),
         "no learning_rate",
+    ),
+    "a method without a name": (
+        lambda: lrjax.compare(NAMED, functools.partial(optax.sgd, learning_rate=0.1)),
+        "has no name: give a function made by def",
     ),
     "one rate": (lambda: lrjax.find_rate(NAMED, "sgd", rates=[1.0]), "two different"),
     "text for a rate": (
