@@ -32,6 +32,7 @@ from lrjax.config import Settings
 from lrjax.core import Method, Task, UsageError, cut, shown, unknown
 from lrjax.hpo import tune as tune_lib
 from lrjax.launch import experiment, startup
+from lrjax.launch.turns import in_turn
 from lrjax.own import MethodLike, Methods
 from lrjax.rates import Rates, Transfer
 from lrjax.track.listeners import OnRows, of_function
@@ -134,6 +135,7 @@ def report(
     return folder / "index.html"
 
 
+@in_turn
 def compare(
     task: Task | str | Sequence[Task | str],
     methods: Methods,
@@ -205,6 +207,7 @@ def compare(
             return _results(folder, kept)
 
 
+@in_turn
 def tune(
     task: Task | str,
     method: MethodLike,
@@ -274,6 +277,7 @@ def tune(
             return _results(folder, kept, *[*tuned.snippets.values()][-1:])
 
 
+@in_turn
 def find_rate(
     task: Task | str,
     method: MethodLike,
@@ -340,6 +344,7 @@ def find_rate(
     return Rates.of(runs[runs["method"] == at_rest.name], name)
 
 
+@in_turn
 def rate_transfer(
     tasks: Mapping[float, Task | str],
     method: MethodLike,

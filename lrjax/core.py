@@ -151,8 +151,11 @@ class TaskSettings(TypedDict, total=False):
       batch_size: rows of a batch; default: 64, or all rows if there are fewer.
       metrics: names or objects `Metric`, as for `Task`; runs are ranked by the first.
         Sums that the metrics of lrjax.metrics need come from outputs, as logits where
-        there are classes, and targets. Default: the accuracy if targets are whole
-        numbers and outputs have an axis of classes, and the loss.
+        there are classes, and targets. Targets in the outputs' shape are shares of the
+        classes, of which the largest is right, with a softmax's loss or if all rows add
+        up to 1; else each is yes, above a half, or no, and one row counts once.
+        Default: the accuracy if targets are whole numbers and outputs have an axis of
+        classes, or with a binary cross-entropy, and the loss.
       metric: the metric to rank by, if not the first.
       sums: name -> `function(outputs, targets, mask) -> sum`, for own metrics.
       targets: the entry of a dictionary that holds the targets; default: the first of

@@ -55,6 +55,11 @@ def method_of(
       {'learning_rate': 0.001, 'b1': 0.9}
     """
     name = name or getattr(function, "__name__", "")
+    if not name:
+        raise UsageError(
+            f"method {shown(function)} has no name: give a function made by def, or "
+            "lrjax.register_method('mine')(function)"
+        )
     where = f"method '{cut(str(name))}'"
     for field in fields:
         if field not in _FIELDS:

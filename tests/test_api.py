@@ -1,6 +1,8 @@
 """compare, tune and find_rate: the runs of main.py, for parts of one's own."""
 
+import concurrent.futures
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +110,72 @@ def test_a_changed_method_or_task_is_trained_anew(tmp_path):
     second = run(quadratic(), 2)
     assert len(second) == 2
     assert len(run(quadratic(scale=2.0), 2)) == 3
+
+
+AT_REST = {"sgd": {"learning_rate": 0.0}}
+
+
+def at_rest(task, **fields):
+    """The losses of parameters as they are drawn, in order of the seeds."""
+    study = lrjax.compare(task, "sgd", hparams=AT_REST, **SHORT, **fields)
+    return study.runs.sort_values("seed")["valid_loss"].to_numpy()
+
+
+def test_what_functions_read_may_change_between_calls():
+    """As a number in another cell of a notebook."""
+    read = {"scale": 1.0, "shift": 0.0, "factor": 1.0}
+
+    def changing():
+        task = quadratic()
+
+        def evaluate(params, state, batch):
+            sums = task.evaluate(params, state, batch)
+            return {**sums, "loss": read["scale"] * sums["loss"]}
+
+        def init(key):
+            params, state = task.init(key)
+            return read["shift"] + params, state
+
+        doubled = lrjax.Metric("more", lambda s: read["factor"] * s["loss"], False)
+        return dataclasses.replace(
+            task, init=init, evaluate=evaluate, metrics=("loss", doubled)
+        )
+
+    task = changing()
+    before = at_rest(task)
+    read["scale"] = 5.0
+    np.testing.assert_allclose(at_rest(task), 5 * before, rtol=1e-6)
+    np.testing.assert_allclose(at_rest(changing()), 5 * before, rtol=1e-6)
+    read["shift"] = 100.0  # beside which parameters and rows are small
+    np.testing.assert_allclose(at_rest(task), 5 * 3 * 100**2, rtol=0.1)
+    read["factor"] = 7.0
+    study = lrjax.compare(task, "sgd", hparams=AT_REST, **SHORT)
+    wanted = 7 * len(task.valid["x"]) * study.runs["valid_loss"]
+    np.testing.assert_allclose(study.runs["valid_more"], wanted, rtol=1e-6)
+
+
+def test_a_registered_method_that_reads_another_number_is_trained_anew(tmp_path):
+    read = {"rate": 0.0}
+
+    @lrjax.register_method("reading")
+    def reading(learning_rate=1.0):
+        return optax.sgd(learning_rate * read["rate"])
+
+    try:
+        assert len(lrjax.compare(NAMED, "reading", workdir=tmp_path, **SHORT).runs) == 2
+        read["rate"] = 0.1
+        assert len(lrjax.compare(NAMED, "reading", workdir=tmp_path, **SHORT).runs) == 4
+    finally:
+        del METHODS["reading"]
+
+
+def test_calls_in_threads_train_their_own_tasks():
+    """Both have the name of their model."""
+    scales = (1.0, 3.0, 9.0)
+    with concurrent.futures.ThreadPoolExecutor(len(scales)) as pool:
+        one, *others = pool.map(lambda s: at_rest(quadratic("same", s)), scales)
+    for scale, other in zip(scales[1:], others, strict=True):
+        np.testing.assert_allclose(other, scale * one, rtol=1e-6)
 
 
 def test_tuning_gives_the_best_and_all_trials(tmp_path):
@@ -283,6 +351,10 @@ BAD = {
     "no rate": (
         lambda: lrjax.find_rate(NAMED, lambda size=1.0: optax.sgd(size), steps=5),
         "no learning_rate",
+    ),
+    "a method without a name": (
+        lambda: lrjax.compare(NAMED, functools.partial(optax.sgd, learning_rate=0.1)),
+        "has no name: give a function made by def",
     ),
     "one rate": (lambda: lrjax.find_rate(NAMED, "sgd", rates=[1.0]), "two different"),
     "text for a rate": (

@@ -18,9 +18,11 @@ from lrjax.hpo import asked
 from lrjax.hpo.advice import Advice
 from lrjax.hpo.adviser import advise_all
 from lrjax.launch import local
+from lrjax.launch.turns import in_turn
 from lrjax.track.listeners import OnRows, of_function
 
 
+@in_turn
 def advise(
     task: Task | str,
     spend: float = 0.01,

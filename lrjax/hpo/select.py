@@ -16,9 +16,11 @@ from lrjax.hpo import asked
 from lrjax.hpo.race import race_all
 from lrjax.hpo.selection import Selection
 from lrjax.launch import local
+from lrjax.launch.turns import in_turn
 from lrjax.track.listeners import OnRows, of_function
 
 
+@in_turn
 def select(
     task: Task | str,
     methods: own.Methods | None = None,

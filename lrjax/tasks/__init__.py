@@ -268,6 +268,7 @@ def with_model(task: Task) -> Task:
     Registered tasks are identified by their names. For others this hashes the jaxprs of
     `init`, `loss` and `evaluate` and the arrays that they hold.
     """
+    task = checks.untraced(task)
     key = jax.eval_shape(lambda: numerics.key(0))
     params, state = jax.eval_shape(task.init, key)
     batch = {

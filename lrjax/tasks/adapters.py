@@ -28,7 +28,7 @@ from lrjax.core import (
     unknown,
 )
 from lrjax.metrics import metrics_of
-from lrjax.tasks import batches, given, libraries, losses
+from lrjax.tasks import batches, given, libraries, losses, target_values
 from lrjax.tasks import sums as sums_lib
 from lrjax.tasks.libraries import Model
 from lrjax.tasks.losses import Loss
@@ -168,13 +168,20 @@ def _made(
             stacklevel=_CALLER,
         )
     classes = _classes(found, few)
-    labels = classes and "targets" in train and train["targets"].ndim == 1
+    labels = classes and "targets" in train and _are_numbers(train["targets"])
     metrics = _metrics(fields.pop("metrics", ()), found, classes)
     centre = _mean(train) if any(m.name == "r2" for m in metrics) else 0.0
-    available = {**sums_lib.known(centre), **_users(options.sums)}
+    shared = found.softmax or target_values.are_shares(train, few)
+    available = {**sums_lib.known(centre, shared), **_users(options.sums)}
     functions = Functions(model, found.values, options.lengths)
     weight = functions.weight_shape(train, found, few)
     needed = sums_lib.needed(metrics, available, (*few, weight))
+    for name in ("train", "valid", "test"):
+        part = getattr(parts, name)
+        try:
+            target_values.check(part, found, few, needed, shared, options.lengths)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from None
     functions = dataclasses.replace(
         functions, sums={name: available[name] for name in sorted(needed)}
     )
@@ -278,9 +285,18 @@ def _sides(batch: Batch) -> tuple[Any, Any]:
     return given.tree(batch, "inputs"), given.tree(batch, "targets")
 
 
+def _are_numbers(targets: Any) -> bool:
+    """Whether targets of classes are one number each, and no shares."""
+    return targets.ndim == 1 and not jnp.issubdtype(targets.dtype, jnp.inexact)
+
+
 def _with_labels(part: Batch) -> dict[str, Any]:
     """Call class numbers 'labels', by which `check_task` knows them."""
-    return {"labels" if k == "targets" else k: v for k, v in part.items()}
+    labels = part["targets"]
+    if labels.dtype == bool:
+        labels = labels.astype(np.int32)
+    rest = {k: v for k, v in part.items() if k != "targets"}
+    return {**rest, "labels": labels}
 
 
 def _without_padding(batch: Batch) -> dict[str, jax.Array]:

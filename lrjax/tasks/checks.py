@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -57,6 +59,7 @@ def check_task(task: Task) -> None:
     """
     if not isinstance(task, Task):
         raise UsageError(f"check_task: {type(task).__name__} is not a lrjax.core.Task")
+    task = untraced(task)
     # Later checks need what the earlier ones have verified.
     for check in (_fields, _parts, _init, _loss, _evaluate):
         problems = list(check(task))
@@ -65,6 +68,17 @@ def check_task(task: Task) -> None:
             raise UsageError(f"task '{name}': {'; '.join(problems)}")
     for doubt in _doubts(task):
         warnings.warn(f"task '{cut(str(task.name))}': {doubt}", stacklevel=2)
+
+
+def untraced(task: Task) -> Task:
+    """The same task with functions of which JAX has no trace yet.
+
+    What a user's functions read beside their arguments, such as a number in another
+    cell of a notebook, may have changed since they were traced.
+    """
+    functions = {name: getattr(task, name) for name in ("init", "loss", "evaluate")}
+    anew = {k: functools.partial(v) for k, v in functions.items() if callable(v)}
+    return dataclasses.replace(task, **anew)
 
 
 def _fields(task: Task) -> Iterator[str]:

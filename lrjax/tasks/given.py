@@ -308,6 +308,11 @@ def _pair(batch: Any, where: str) -> Any:
 
 def _array(leaf: Any, where: str, of: str = "") -> Any:
     """Turn an array of any library into one of NumPy's or JAX's."""
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise UsageError(
+            f"{where} is a masked array: give {where.split()[-1]}.filled(...), or "
+            "leave its masked rows out"
+        )
     if isinstance(leaf, jax.Array | np.ndarray):
         array = leaf
     elif hasattr(leaf, "toarray"):

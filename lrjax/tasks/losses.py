@@ -24,12 +24,16 @@ class Loss(NamedTuple):
     Attributes:
       values: `values(outputs, targets) -> [rows, ...]`.
       binary: whether outputs of the targets' shape are logits of class 1.
+      softmax: whether outputs are logits of classes of which one is right.
+      estimates: whether outputs are estimates of the targets.
       nonnegative: whether no value is below 0.
       alone: whether the user's function was applied to one row at a time.
     """
 
     values: LossFunction
     binary: bool = False
+    softmax: bool = False
+    estimates: bool = False
     nonnegative: bool = False
     alone: bool = False
 
@@ -79,11 +83,22 @@ def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     if outputs.shape != targets.shape or outputs.shape[-1] < 2:
         raise UsageError(
             "cross_entropy needs outputs [rows, classes] for class numbers [rows], and "
-            f"the model returns {_row(outputs)} for targets {targets.dtype}"
-            f"{_row(targets)} per row"
+            f"the model returns {brief(outputs)} for targets {brief(targets)} per row"
+            f"{_remedy(outputs, targets)}"
         )
     outputs = _wide(outputs)
     return optax.softmax_cross_entropy(outputs, targets.astype(outputs.dtype))
+
+
+def _remedy(outputs: jax.Array, targets: jax.Array) -> str:
+    """What is likely meant where outputs and targets do not fit a cross-entropy."""
+    if outputs.ndim < 2 or outputs.shape[-1] < 2:
+        return "; one logit for two classes is for binary_cross_entropy"
+    if targets.shape == outputs.shape[:-1]:
+        return ": make these whole numbers, such as y.astype(int)"
+    if targets.shape == (*outputs.shape[:-1], 1):
+        return ": leave out the last axis, such as y[:, 0]"
+    return ""
 
 
 def binary_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -119,16 +134,16 @@ NAMED: Mapping[str, LossFunction] = {
     )
 }
 _BINARY = (binary_cross_entropy, optax.sigmoid_binary_cross_entropy)
-_NONNEGATIVE = (
-    *NAMED.values(),
+_SOFTMAX = (
+    cross_entropy,
     optax.softmax_cross_entropy_with_integer_labels,
     optax.softmax_cross_entropy,
-    optax.sigmoid_binary_cross_entropy,
-    optax.l2_loss,
-    optax.squared_error,
-    optax.huber_loss,
-    optax.log_cosh,
 )
+_ESTIMATES = (
+    *(squared_error, absolute_error, huber),
+    *(optax.l2_loss, optax.squared_error, optax.huber_loss, optax.log_cosh),
+)
+_NONNEGATIVE = (*_BINARY, *_SOFTMAX, *_ESTIMATES)
 
 
 def find(loss: Any) -> LossFunction:
@@ -165,13 +180,14 @@ def examined(function: LossFunction, few: Any, more: Any) -> Loss:
       UsageError: if the loss fails or returns something else than numbers.
     """
     result = _shape(function, few)
-    binary, bounded = function in _BINARY, function in _NONNEGATIVE
+    kinds = (_BINARY, _SOFTMAX, _ESTIMATES, _NONNEGATIVE)
+    kind = [function in each for each in kinds]
     if not result.shape:
 
         def alone(outputs: Any, targets: Any) -> jax.Array:
             return function(*jax.tree.map(lambda x: x[None], (outputs, targets)))
 
-        return Loss(jax.vmap(alone), binary, bounded, alone=True)
+        return Loss(jax.vmap(alone), *kind, alone=True)
     again = _shape(function, more)
     rows = [jax.tree.leaves(each)[0].shape[0] for each in (few, more)]
     if (result.shape[0], again.shape[0]) != tuple(rows):
@@ -186,7 +202,7 @@ def examined(function: LossFunction, few: Any, more: Any) -> Loss:
             f"{brief(outputs)} and targets {brief(targets)} per row: give both the "
             "same shape, such as y[:, None] for targets"
         )
-    return Loss(function, binary, bounded)
+    return Loss(function, *kind)
 
 
 def _shape(function: LossFunction, arguments: Any) -> Any:

@@ -7,6 +7,7 @@ that a row with ten targets counts once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -38,36 +39,49 @@ def _spread(weight: jax.Array, like: jax.Array) -> jax.Array:
     return whole.reshape(-1)
 
 
+def _numbered(
+    shared: bool, outputs: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, int]:
+    """Targets as class numbers, and of how many classes; 0 if they are yes or no.
+
+    Args:
+      shared: whether targets of the outputs' shape are shares of the classes.
+      outputs, targets: one array each.
+    """
+    number = losses.classes(outputs, targets)
+    if number or not shared:
+        return targets, number
+    return targets.argmax(-1), outputs.shape[-1]
+
+
 def _choices(
-    outputs: jax.Array, targets: jax.Array
+    shared: bool, outputs: Any, targets: Any
 ) -> tuple[jax.Array, jax.Array, int]:
     """Class numbers by target and by output, in one shape, and how many classes."""
     outputs, targets = _single("accuracy and the like", outputs, targets)
-    number = losses.classes(outputs, targets)
+    targets, number = _numbered(shared, outputs, targets)
     if number:
         return targets.astype(jnp.int32), outputs.argmax(-1).astype(jnp.int32), number
-    shares = jnp.issubdtype(targets.dtype, jnp.inexact) and outputs.ndim > 1
-    if shares and outputs.shape == targets.shape and outputs.shape[-1] > 1:
-        own, taken = targets.argmax(-1), outputs.argmax(-1)
-        return own.astype(jnp.int32), taken.astype(jnp.int32), outputs.shape[-1]
     outputs, targets = losses.fitted(outputs, targets)
     return (targets > 0.5).astype(jnp.int32), (outputs > 0).astype(jnp.int32), 2
 
 
-def _accuracy(outputs: Any, targets: Any, weight: jax.Array) -> jax.Array:
-    own, taken, _ = _choices(outputs, targets)
+def _accuracy(shared: bool, outputs: Any, targets: Any, weight: jax.Array) -> jax.Array:
+    own, taken, _ = _choices(shared, outputs, targets)
     return total(own == taken, weight)
 
 
-def _confusion(outputs: Any, targets: Any, weight: jax.Array) -> jax.Array:
-    own, taken, number = _choices(outputs, targets)
+def _confusion(
+    shared: bool, outputs: Any, targets: Any, weight: jax.Array
+) -> jax.Array:
+    own, taken, number = _choices(shared, outputs, targets)
     flat = _spread(weight, own)
     return metrics_lib.confusion(own.reshape(-1), taken.reshape(-1), flat, number)
 
 
-def _scores(outputs: Any, targets: Any, weight: jax.Array) -> jax.Array:
+def _scores(shared: bool, outputs: Any, targets: Any, weight: jax.Array) -> jax.Array:
     outputs, targets = _single("auc", outputs, targets)
-    number = losses.classes(outputs, targets)
+    targets, number = _numbered(shared, outputs, targets)
     if number > 2:
         raise UsageError(f"auc needs two classes, and the model has {number}")
     if number:
@@ -106,16 +120,18 @@ def _moments(centre: float) -> Sum:
     return moments
 
 
-def known(centre: float = 0.0) -> dict[str, Sum]:
+def known(centre: float = 0.0, shared: bool = False) -> dict[str, Sum]:
     """The sums that lrjax makes, by name.
 
     Args:
       centre: a constant near the mean of the targets, for R².
+      shared: whether targets of the outputs' shape are shares of the classes, of which
+        the largest is right; else each of them is yes (above a half) or no.
     """
     return {
-        "accuracy": _accuracy,
-        "confusion": _confusion,
-        "scores": _scores,
+        "accuracy": functools.partial(_accuracy, shared),
+        "confusion": functools.partial(_confusion, shared),
+        "scores": functools.partial(_scores, shared),
         "squared_error": _squared_error,
         "absolute_error": _absolute_error,
         "moments": _moments(centre),

@@ -63,7 +63,7 @@ def whole(tmp_path_factory):
 POINTS = (
     *(("trials", 1), ("trials", 2), ("trials", 4)),
     *(("saving", 1), ("saved", 3), ("manifest", 2), ("discard", 1)),
-    *(("curves", 1), ("between", 1), ("runs", 1), ("runs", 2)),
+    *(("curves", 1), ("between", 1), ("runs", 1)),
 )
 
 

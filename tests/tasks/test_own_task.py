@@ -402,6 +402,53 @@ def test_metrics_of_two_classes_equal_scikit_learns(outputs):
     close(found["loss"], sklearn.log_loss(labels, 1 / (1 + np.exp(-scores))))
 
 
+YES = X[:, :CLASSES] > 0  # several labels per row
+ONE_HOT = np.eye(CLASSES)[Y]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32, bool])
+@pytest.mark.parametrize("targets", [YES, ONE_HOT], ids=["several labels", "one hot"])
+def test_the_type_of_targets_never_changes_a_metric(targets, kind):
+    several = targets is YES
+    loss = "binary_cross_entropy" if several else "cross_entropy"
+    parts = {
+        "train": (X[:48], targets[:48].astype(kind)),
+        "valid": (X[48:], targets[48:].astype(kind)),
+    }
+    chosen = ["accuracy", metrics.f1()]
+    task = lrjax.Task.from_flax(dense(CLASSES), loss, **parts, metrics=chosen)
+    found, logits = measured(task)
+    own, taken = targets[48:].ravel(), (logits > 0).ravel()
+    if not several:
+        own, taken = Y[48:], logits.argmax(1)
+    close(found["accuracy"], sklearn.accuracy_score(own, taken))
+    close(found["f1"], sklearn.f1_score(own, taken, average="macro"))
+
+
+def test_a_one_hot_targets_auc_is_that_of_its_second_class():
+    parts = {name: (x, np.eye(2)[y % 2]) for name, (x, y) in SPLIT.items()}
+    task = lrjax.Task.from_flax(
+        dense(2), "cross_entropy", **parts, metrics=metrics.auc()
+    )
+    found, logits = measured(task)
+    truth = sklearn.roc_auc_score(Y[48:] % 2, logits[:, 1] - logits[:, 0])
+    assert abs(found["auc"] - truth) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind"),
+    [(1, np.float32), (1, np.uint8), (1, bool), (2, np.uint8), (2, bool)],
+)
+def test_two_classes_may_be_of_any_type(outputs, kind):
+    parts = {name: (x, (y % 2).astype(kind)) for name, (x, y) in SPLIT.items()}
+    loss = "binary_cross_entropy" if outputs == 1 else "cross_entropy"
+    task = lrjax.Task.from_flax(dense(outputs), loss, **parts)
+    lrjax.check_task(task)
+    found, logits = measured(task)
+    scores = logits[:, 0] if outputs == 1 else logits[:, 1] - logits[:, 0]
+    close(found["loss"], sklearn.log_loss(Y[48:] % 2, 1 / (1 + np.exp(-scores))))
+
+
 def test_metrics_of_regression_equal_scikit_learns():
     chosen = [metrics.r2(), metrics.rmse(), metrics.mae()]
     task = lrjax.Task.from_flax(dense(1), "squared_error", **REGRESSION, metrics=chosen)
@@ -576,6 +623,7 @@ class Pair(nn.Module):
         return nn.Dense(CLASSES)(x), x
 
 
+TOKENS = np.ones((ROWS, 2), int)
 WRONG = {
     "several models": (
         lambda: lrjax.Task.from_flax((dense(1), dense(1)), "huber", **SPLIT),
@@ -647,6 +695,60 @@ WRONG = {
             lambda key: jnp.ones((4, 3)), lambda p, x: x @ p, "cross_entropy", **SPLIT
         ),
         r"the model with inputs float32\[5\] per row fails: TypeError",
+    ),
+    "class numbers as floats": (
+        lambda: lrjax.Task.from_flax(
+            dense(3), "cross_entropy", train=(X, Y.astype(np.float32))
+        ),
+        r"make these whole numbers, such as y.astype\(int\)",
+    ),
+    "class numbers in a column": (
+        lambda: lrjax.Task.from_flax(dense(3), "cross_entropy", train=(X, Y[:, None])),
+        r"leave out the last axis, such as y\[:, 0\]",
+    ),
+    "one logit of two classes": (
+        lambda: lrjax.Task.from_flax(dense(1), "cross_entropy", train=(X, Y % 2)),
+        "one logit for two classes is for binary_cross_entropy",
+    ),
+    "classes from 1": (
+        lambda: lrjax.Task.from_flax(dense(3), "cross_entropy", train=(X, Y + 1)),
+        r"train: targets go from 1 to 3, .* 0 to 2 for 3 outputs: np.unique",
+    ),
+    "a class for padding": (
+        lambda: lrjax.Task.from_flax(
+            Tagger(), "cross_entropy", train=(TOKENS, Y[:, None] - [0, 1])
+        ),
+        "train: targets go from -1 to 2, .* lengths= leaves items out",
+    ),
+    "a class in validation alone": (
+        lambda: lrjax.Task.from_flax(
+            dense(3), "cross_entropy", train=(X, Y), valid=(X, Y + 1)
+        ),
+        "valid: targets go from 1 to 3",
+    ),
+    "signs as classes": (
+        lambda: lrjax.Task.from_flax(
+            dense(1), "binary_cross_entropy", train=(X, np.sign(X[:, :1]))
+        ),
+        "targets go from -1.0 to 1.0, and must be from 0 to 1 for a binary",
+    ),
+    "negative shares": (
+        lambda: lrjax.Task.from_flax(
+            dense(3), optax.softmax_cross_entropy, train=(X, X[:, :3])
+        ),
+        "must be from 0 up as shares of classes",
+    ),
+    "accuracy of estimates": (
+        lambda: lrjax.Task.from_flax(
+            dense(1), "squared_error", train=(X, Y % 2), metrics="accuracy"
+        ),
+        "accuracy and the like take an output above 0 for yes",
+    ),
+    "a masked array": (
+        lambda: lrjax.Task.from_flax(
+            dense(3), "cross_entropy", train=(np.ma.masked_less(X, 0), Y)
+        ),
+        r"train: inputs is a masked array: give inputs.filled",
     ),
     "auc of three": (
         lambda: lrjax.Task.from_flax(
