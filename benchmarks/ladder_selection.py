@@ -129,7 +129,7 @@ def report(judged: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--runs", type=Path, help="working directory of full")
     parser.add_argument("--rates", type=Path, help="working directory of rates")
     parser.add_argument("--data_dir", help="where the tasks' data are")

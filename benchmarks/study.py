@@ -109,22 +109,20 @@ def selection(runs: pd.DataFrame) -> str:
     low, high = np.quantile(gaps, [0.025, 0.975])
     pairs = portfolio.best_portfolios(means).iloc[:3]
     reached, oracle = means[single].mean(), best["score"].mean()
-    lines = [
-        f"Single best `{single}`: {reached:.3f} of 1; virtual best: "
-        f"{oracle:.3f}; gap {oracle - reached:.3f}"
-        f" ({low:.3f} to {high:.3f} with tasks drawn anew). Chosen on all runs but one "
-        f"and judged by that one: {held[0]:.3f} and {held[1]:.3f}.",
-        "",
-        "Best on: "
-        + ", ".join(f"{t.split('/')[-1]} `{e}`" for t, e in best["entry"].items()),
-        "",
-        "Best portfolios: "
-        + "; ".join(
-            f"{p.k} ({', '.join(f'`{m}`' for m in p.members)}): {p.score:.3f}"
-            for p in pairs.itertuples()
-        ),
+    bests = (f"{t.split('/')[-1]} `{e}`" for t, e in best["entry"].items())
+    held_out = f"{held[0]:.3f} and {held[1]:.3f}"
+    rows = [
+        ["single best", f"`{single}`: {reached:.3f} of 1"],
+        ["virtual best", f"{oracle:.3f}"],
+        ["gap", f"{oracle - reached:.3f} ({low:.3f} to {high:.3f} over tasks)"],
+        ["both, chosen on all runs but one and judged by that one", held_out],
+        ["best on", ", ".join(bests)],
     ]
-    return "\n".join(lines)
+    for pair in pairs.itertuples():
+        if pair.k > 1:
+            members = ", ".join(f"`{member}`" for member in pair.members)
+            rows.append([f"best {pair.k} together", f"{pair.score:.3f}: {members}"])
+    return markdown(["of normalised scores", ""], rows)
 
 
 def tuning(runs: pd.DataFrame) -> str:
@@ -195,7 +193,7 @@ def sections(folder: Path) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Keep, unpack or report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--runs", type=Path, help="folder of the working directories")
     parser.add_argument("--keep", action="store_true", help="compress their tables")
     parser.add_argument("--unpack", action="store_true", help="write them again")

@@ -106,6 +106,17 @@ FIGURES = {
     "docs/ladder.png": Figure(
         (f"{_LADDER} --figure=docs/ladder.png",), "docs/ladder.png"
     ),
+    **{
+        f"docs/results_{name}.png": Figure(
+            (
+                f"{_STUDY} --unpack",
+                f"python main.py --mode=report --workdir=runs/{name} "
+                f"--config.report.metric={metric}",
+            ),
+            f"runs/{name}/report/figures/overview.png",
+        )
+        for name, metric in (("study", "train_loss"), ("sound", "test_loss"))
+    },
     "docs/methods.png": Figure(
         ("python -m benchmarks.method_rates --figure=docs/methods.png",),
         "docs/methods.png",

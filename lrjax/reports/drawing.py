@@ -290,8 +290,9 @@ def signs_at(axis: Any, x: Any, y: Any, part: float) -> tuple[Any, Any]:
     """
     points = np.column_stack([x, y]).astype(float)
     scaled = axis.transScale.transform(points)
-    finite = np.isfinite(scaled).all(1)
-    points, scaled = points[finite], scaled[finite]
+    # A log axis places what is not above 0 a thousand decades below 1.
+    shown = (np.isfinite(scaled) & (scaled > -999)).all(1)
+    points, scaled = points[shown], scaled[shown]
     if not len(points):
         return [], []
     count = min(_SIGNS, len(points))

@@ -595,3 +595,16 @@ def test_rates_are_plain_numbers_on_their_axis():
         texts = [text.get_text() for text in figure.axes[0].get_xticklabels()]
         assert len(texts) >= 3
         assert all(float(text) > 0 for text in texts)
+
+
+@pytest.mark.parametrize("rates", [[1e-2, 1e-3, 0.0], [1e-2, 0.0], [0.0, -1.0]])
+@pytest.mark.parametrize("part", [0.05, 0.25, 0.5, 0.75])
+def test_markers_stand_where_a_log_axis_has_values(rates, part):
+    """Rates that end at 0: a marker between 1e-3 and 0 would stretch the axis."""
+    with drawing.style() as plt:
+        _, axis = plt.subplots()
+        axis.set_yscale("log")
+        _, placed = drawing.signs_at(axis, np.arange(len(rates)), rates, part)
+    shown = [rate for rate in rates if rate > 0]
+    assert len(placed) == len(shown)
+    assert all(min(shown) <= y <= max(shown) for y in placed)
