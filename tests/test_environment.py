@@ -187,7 +187,8 @@ def test_a_signal_in_training_leaves_a_checkpoint_and_its_code(kind, folder, tmp
     assert process.wait() == 128 + kind, said
     assert said.endswith("Stopped. Run the same command again to resume.\n")
     assert has_checkpoint(place)
-    assert "warning" not in said
+    warned = [line for line in said.splitlines() if "warning" in line]
+    assert all("changes nothing" in line for line in warned)  # fields of other modes
 
 
 # Names of files

@@ -335,6 +335,10 @@ BESIDE = {
     },
     "lrjax/launch/dask_worker.py": {"tempfile.TemporaryDirectory": _RANDOM},
     "lrjax/launch/leftovers.py": {"os.rmdir": "removes empty folders only"},
+    "lrjax/showing.py": {
+        "open": "a pipe to this process's own child",
+        "os.open": "the null device",
+    },
     "lrjax/launch/process.py": {
         "os.open": "of /dev/null, in place of a closed stream",
         "open": "of a stream's number",
