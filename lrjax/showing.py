@@ -146,7 +146,7 @@ def _serve(asked: int, answer: int) -> None:
 def _end_with_reader(answer: int) -> None:
     """End this process once the command has, also while it imports or draws.
 
-    Else it would go on for seconds, and write into a directory that may be gone.
+    Else it would draw into a directory that the user may have removed meanwhile.
 
     Args:
       answer: where texts go.
