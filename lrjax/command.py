@@ -232,8 +232,10 @@ def _race(workdir: str) -> None:
             "lists all"
         )
     methods = _METHODS.value
+    if _RATES.value is not None:
+        methods = contenders.at_rates(methods, _RATES.value)
     selecting = race.Race(
-        contenders.at_rates(methods, _RATES.value) if _RATES.value else methods,
+        methods,
         budget=_BUDGET.value,
         horizon=_HORIZON.value,
         folder=workdir,

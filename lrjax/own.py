@@ -91,7 +91,13 @@ def method_of(
     build.__wrapped__ = function  # pyright: ignore[reportFunctionMemberAccess]
     negative = {name for name, values in ranges.items() if values.low < 0}
     negative |= {name for name, v in defaults.items() if is_number(v) and v < 0}
-    domains = {**dict.fromkeys(negative, _ANY_NUMBER), **fields.pop("domains", {})}
+    given = fields.pop("domains", {})
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"{where}: domains must map hyperparameters to what they may be, such as "
+            f"{{'b1': lrjax.core.Domain(0, 1)}}, not {shown(given)}"
+        )
+    domains = {**dict.fromkeys(negative, _ANY_NUMBER), **given}
     fields = {"family": "own", "source": "one's own", "domains": domains, **fields}
     fields.setdefault("needs_rate", "learning_rate" in ranges)
     return Method(

@@ -13,6 +13,7 @@ import importlib
 import itertools
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -128,6 +129,7 @@ def _serve(asked: int, answer: int) -> None:
         os.dup2(null, number)
     for signum in STOPPING:  # the command is stopped, and this process with it
         signal.signal(signum, signal.SIG_IGN)
+    threading.Thread(target=_end_with_reader, args=(answer,), daemon=True).start()
     with contextlib.suppress(Exception):
         from lrjax import reports
 
@@ -139,3 +141,17 @@ def _serve(asked: int, answer: int) -> None:
             for text in reports.shown(json.loads(question.read())):
                 answers.write(json.dumps(text).encode() + b"\n")
                 answers.flush()
+
+
+def _end_with_reader(answer: int) -> None:
+    """End this process once the command has, also while it imports or draws.
+
+    Else it would draw into a directory that the user may have removed meanwhile.
+
+    Args:
+      answer: where texts go.
+    """
+    waiting = select.poll()
+    waiting.register(answer, 0)  # no event is awaited but the end of the reader
+    waiting.poll()
+    os._exit(0)

@@ -356,6 +356,10 @@ BAD = {
         lambda: lrjax.compare(NAMED, functools.partial(optax.sgd, learning_rate=0.1)),
         "has no name: give a function made by def",
     ),
+    "domains": (
+        lambda: own.method_of(halving, domains=["b1"]),
+        "domains must map hyperparameters to what they may be",
+    ),
     "one rate": (lambda: lrjax.find_rate(NAMED, "sgd", rates=[1.0]), "two different"),
     "text for a rate": (
         lambda: lrjax.find_rate(NAMED, "sgd", rates=["1", "2"]),

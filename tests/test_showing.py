@@ -42,10 +42,10 @@ _SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 from lrjax import showing
-
+{before}
 showing.start(["--config=x"])
 assert showing.is_near()
-child = int(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
+child = showing._child[0].number
 """
 
 
@@ -56,9 +56,10 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def run(script, *arguments):
+def run(script, *arguments, before=""):
+    script = _SCRIPT.format(before=before) + script
     return subprocess.run(
-        [sys.executable, "-c", _SCRIPT + script, *map(str, arguments)],
+        [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -136,10 +137,25 @@ def test_errors_are_those_of_the_command(tmp_path):
     assert str(own.value) in done.stderr
 
 
+_DRAWS_FOR_EVER = """
+from lrjax import reports
+reports.shown = lambda begun: Path(begun).touch() or time.sleep(600)
+"""
+_ASKS = """
+with showing._child[0].ask as ask:
+    ask.write(f'"{sys.argv[1]}"'.encode())
+while not Path(sys.argv[1]).exists():
+    time.sleep(0.01)
+"""
+
+
 @forks
-def test_the_child_ends_with_the_command():
+@pytest.mark.parametrize("stage", ["importing", "drawing"])
+def test_the_child_ends_with_the_command(stage, tmp_path):
     """Also where that is killed; and who reads its output need not wait for a child."""
-    done = run("print(child, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
+    before, asks = (_DRAWS_FOR_EVER, _ASKS) if stage == "drawing" else ("", "")
+    script = f"{asks}print(child, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    done = run(script, tmp_path / "begun", before=before)
     child, end = int(done.stdout), time.monotonic() + 60
     assert done.returncode == -signal.SIGKILL
     while Path(f"/proc/{child}").exists() and time.monotonic() < end:

@@ -151,7 +151,8 @@ def at_rates(names: Iterable[str], rates: Iterable[str]) -> Methods:
       rates: numbers as text.
 
     Raises:
-      UsageError: if a rate is no number, or the rate of no method wants tuning.
+      UsageError: if there is no rate, or one that is no number, or if the rate of no
+        method wants tuning.
 
     Example:
       >>> at_rates(["adam", "prodigy"], ["0.1", "1e-2"])
@@ -163,6 +164,8 @@ def at_rates(names: Iterable[str], rates: Iterable[str]) -> Methods:
             values.append(float(text))
         except ValueError:
             raise UsageError(f"--rates: {shown(text)} is not a number") from None
+    if not values:
+        raise UsageError("--rates is empty: give numbers, or leave it out")
     tuned = {name for name, known in shipped().items() if known["rates"]}
     names = tuple(names)
     if all(name in shipped() and name not in tuned for name in names):

@@ -116,6 +116,7 @@ GIVEN = ("--command=x", "--horizon=9", "--methods=adam")
         (["--command=x", "--horizon=9", "--methods=adm"], "did you mean 'adam'"),
         (["--command={lr}", "--horizon=9", "--methods=adam"], "unknown field '{lr}'"),
         ([*GIVEN, "--rates=0.1,x"], "--rates: 'x' is not a number"),
+        ([*GIVEN, "--rates="], "--rates is empty: give numbers, or leave it out"),
         ([*GIVEN, "--rates=0.1,-1"], "learning_rate must be above 0, not -1"),
         (
             ["--command=x", "--horizon=9", "--methods=dog,cocob", "--rates=1"],
