@@ -175,7 +175,8 @@ def _show(workdir: str, config: ConfigDict, tuned: Tuned | None) -> None:
     """
     texts = showing.of(workdir)
     with _shown_first(next(texts)):
-        lines = [f"learning curves and rates: {_named([Path(next(texts))])}"]
+        (picture,) = texts
+        lines = [f"learning curves and rates: {_named([Path(picture)])}"]
         if tuned:
             lines[:0] = _code(tuned.snippets)
         if tuned and tuned.figures:
