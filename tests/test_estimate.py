@@ -120,7 +120,8 @@ def test_only_long_work_is_timed_before_it_begins(monkeypatch):
     products = 2 * 2 * task.batch_size * task.train["features"].shape[1] * 3
     seconds = products * example.steps / machine.usable_cores()
     monkeypatch.setattr(estimate, "_CORE_SPEED", 1.0)
-    assert estimate._at_least(blocks) == seconds * len(blocks[0].ids_by_position)
+    runs = sum(len(block.ids_by_position) for block in blocks)
+    assert estimate._at_least(blocks) == seconds * runs
     _, why, *costs = estimate.announce(wanted, blocks, set())
     assert "timing the first updates" in why
     assert re.search("blocks? at once, estimated by timing 1 of 1 program", costs[0])

@@ -60,7 +60,7 @@ def read(path: str) -> pd.DataFrame:
         raise UsageError(f"{where}: holds no row")
     errors = table.get("std_error", pd.Series(np.nan, index=table.index))
     names = {name: texts[header.index(name)][1:].to_numpy() for name in _NAMES}
-    table = table[["mean"]].assign(std_error=errors, **names)
+    table = table.assign(std_error=errors, **names)[[*_NAMES, "mean", "std_error"]]
     for name in ("mean", "std_error"):
         values = pd.to_numeric(table[name], errors="coerce").astype(float)
         valid = np.isfinite(values) & ((values >= 0) | (name == "mean"))
