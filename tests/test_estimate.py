@@ -121,7 +121,7 @@ def test_only_long_work_is_timed_before_it_begins(monkeypatch):
     seconds = products * example.steps / machine.usable_cores()
     monkeypatch.setattr(estimate, "_CORE_SPEED", 1.0)
     runs = sum(len(block.ids_by_position) for block in blocks)
-    assert estimate._at_least(blocks) == seconds * runs
+    assert seconds * runs <= estimate._at_least(blocks) < 2 * seconds * runs
     _, why, *costs = estimate.announce(wanted, blocks, set())
     assert "timing the first updates" in why
     assert re.search("blocks? at once, estimated by timing 1 of 1 program", costs[0])
