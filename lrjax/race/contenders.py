@@ -151,8 +151,8 @@ def at_rates(names: Iterable[str], rates: Iterable[str]) -> Methods:
       rates: numbers as text.
 
     Raises:
-      UsageError: if there is no rate, or one that is no number, or if the rate of no
-        method wants tuning.
+      UsageError: if `rates` is empty, one of them is not a number, or none of the
+        methods has a rate to tune.
 
     Example:
       >>> at_rates(["adam", "prodigy"], ["0.1", "1e-2"])

@@ -348,10 +348,9 @@ def _curve_panel(
     metric = None if column == "learning_rate" else metric_of(column, known)
     if metric:
         drawn = table[["low", "median", "high"]]
-        log = drawing.scale_values(axis, "y", drawn, metric.higher_is_better)
+        drawing.scale_values(axis, "y", drawn, metric.higher_is_better)
     else:
         axis.set_yscale("log")
-        log = True
     for entry in reversed(palette.entries):
         subset = table[table["entry"] == entry]
         if not len(subset):
@@ -366,7 +365,7 @@ def _curve_panel(
         drawing.line(axis, place, palette, entry, epochs, subset["median"])
         if subset["diverged"].iloc[-1]:
             axis.plot(epochs[-1], subset["median"].iloc[-1], "x", color=colour, ms=5)
-    if metric and not log and metric.higher_is_better and len(table):
+    if metric and metric.higher_is_better and len(table):
         # The first epochs would stretch the axis and flatten the rest.
         bottom = float(table["median"].quantile(0.03))
         span = float(table["median"].max()) - bottom
