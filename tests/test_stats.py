@@ -619,6 +619,26 @@ def test_the_ranking_says_the_rates_that_no_name_says():
     assert rates_of({}) == []
 
 
+@pytest.mark.parametrize("order", [("t", "u"), ("u", "t")])
+def test_a_metric_has_the_bounds_and_the_unit_of_its_task(order):
+    weight = dataclasses.replace(LOSS, unit="kg", digits=1)
+    tables = {"t": (NONNEGATIVE_LOSS,), "u": (weight,)}
+    known = scores_lib.known_metrics([{task: tables[task] for task in order}])
+    values = (0.1, 0.2, 0.9)
+    rows = [(t, "a", s, None, v, "done") for t in order for s, v in enumerate(values)]
+    runs = scores_lib.judge(table(rows), known=known)
+    found = stats.per_task(runs, 10, known).set_index("task")
+    means = stats.summary(runs, ["valid_loss"], known).set_index("task")
+    for task, (metric,) in tables.items():
+        ends = stats.interval(np.array(values), metric)
+        assert tuple(found.loc[task, ["mean_low", "mean_high"]]) == ends
+        assert tuple(means.loc[task, ["valid_loss low", "valid_loss high"]]) == ends
+    text = reports.ranking(table(rows), {task: tables[task] for task in order})
+    assert "Validation loss or loss (kg), mean" in text
+    assert "0.400 [" in text
+    assert "0.4 [" in text
+
+
 def test_the_ranking_takes_tasks_of_any_name():
     for name in ("svmlight:/a/my [weird] $a$ (set).svm", "t (sound)"):
         assert "90.0, 80.0" in reports.ranking(RUNS.replace({"task": {"t": name}}))

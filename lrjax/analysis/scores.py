@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,9 +118,23 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+class KnownMetrics(dict[str, Metric]):
+    """Metrics by name, and those of tasks.
+
+    Metrics of one name may have other bounds, units and digits on another task.
+
+    Attributes:
+      of_tasks: name of a task -> its metrics by name.
+    """
+
+    def __init__(self, *named: Any):
+        super().__init__(*named)
+        self.of_tasks: dict[str, dict[str, Metric]] = {}
+
+
 def known_metrics(
     tables: Iterable[Mapping[str, Iterable[Metric]]],
-) -> Mapping[str, Metric]:
+) -> KnownMetrics:
     """Metrics by name: those of tables and those built in.
 
     Args:
@@ -128,7 +143,7 @@ def known_metrics(
     Raises:
       UsageError: if higher is better for a name on one task and lower on another.
     """
-    known: dict[str, Metric] = dict(METRICS)
+    known = KnownMetrics(METRICS)
     named: dict[str, tuple[bool, str]] = {}
     for by_task in tables:
         for task, metrics in by_task.items():
@@ -142,15 +157,20 @@ def known_metrics(
                         f"and {task}; report them apart"
                     )
                 known[metric.name] = metric
+                known.of_tasks.setdefault(task, {})[metric.name] = metric
     return known
 
 
-def metric_of(column: str, known: Mapping[str, Metric] = METRICS) -> Metric:
+def metric_of(
+    column: str, known: Mapping[str, Metric] = METRICS, task: str = ""
+) -> Metric:
     """The metric of a column, such as accuracy for 'test_accuracy'.
 
     Args:
       column: name of a column of the tables.
       known: as returned by `known_metrics`.
+      task: the task that is measured, perhaps named as by `arrange`; '' where only the
+        direction counts.
 
     Raises:
       UsageError: if the column holds no known metric.
@@ -158,7 +178,9 @@ def metric_of(column: str, known: Mapping[str, Metric] = METRICS) -> Metric:
     for part in _PARTS:
         name = column.removeprefix(part)
         if name != column and name in known:
-            return known[name]
+            of_tasks = known.of_tasks if isinstance(known, KnownMetrics) else {}
+            of_task = of_tasks.get(task) or of_tasks.get(task.rsplit(" (", 1)[0], {})
+            return of_task.get(name, known[name])
     raise UsageError(
         f"metric '{column}' has no known direction: it is neither a metric of the "
         f"tasks in config.json nor one of {', '.join(METRICS)}"

@@ -109,7 +109,7 @@ def summary(
             "diverged": int((group["status"] == "diverged").sum()),
         }
         for column in columns:
-            metric = metric_of(column, known)
+            metric = metric_of(column, known, str(task))
             values = done[column].astype(float).dropna().to_numpy()
             ends = interval(values, metric)
             row[column] = values.mean() if len(values) else np.nan
@@ -158,7 +158,7 @@ def per_task(
             for end, numbers in (("", estimate), ("_low", low), ("_high", high)):
                 table.loc[cells.index, name + end] = numbers[i]
     for key, values in finished.items():
-        metric = metric_of(table.loc[key, "metric"], known)
+        metric = metric_of(table.loc[key, "metric"], known, str(key[0]))
         table.loc[key, ["mean_low", "mean_high"]] = interval(values, metric)
     return table.reset_index()
 

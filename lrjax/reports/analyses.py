@@ -63,14 +63,12 @@ def _overview(study: Study, writer: ReportWriter) -> Section:
 def _gap(study: Study, writer: ReportWriter) -> Section:
     """Gap to the best entry of each task, sorted by mean gap, as in the study."""
     gap = study.gaps
-    kinds = {study.metric(column) for column in study.metrics}
+    common = study.common(study.tasks)
     relative = gap / gap.max().replace(0, 1)
-    mean = (gap if len(kinds) == 1 else relative).mean(axis=1, skipna=False)
+    mean = (gap if common else relative).mean(axis=1, skipna=False)
     mean = mean.sort_index().sort_values(kind="stable")
     gap = gap.loc[mean.index]
-    unit = "of the largest gap"
-    if len(kinds) == 1:
-        unit = kinds.pop().apart
+    unit = common.apart if common else "of the largest gap"
     lost = study.per_task.pivot(index="entry", columns="task", values="diverged")
     lost = lost.reindex_like(gap)
     text = gap.map(_gap_text) + lost.map(lambda n: f" x{n:.0f}" if n > 0 else "")
@@ -386,7 +384,7 @@ def _grid(study: Study, writer: ReportWriter) -> Section | None:
     settled = settled.merge(medians, on=["task", "entry"]).dropna()
     settled = settled[settled["learning_rate"] > 0]
     labels = {task: labels[task] for task in sorted(table["task"].unique())}
-    sign = table["task"].map(lambda task: study.metric(labels[task]).sign)
+    sign = table["task"].map(lambda task: study.metric(labels[task], task).sign)
     ordered = table.assign(signed=-sign * table["median"])
     tops = ordered.sort_values(["task", "signed"], kind="stable").groupby("task")
     tops = tops.head(1).dropna(subset=["median"])
@@ -474,12 +472,12 @@ def _portfolio(study: Study, writer: ReportWriter) -> Section | None:
 
 def _raw_means(study: Study) -> pd.Series:
     """The study's marginal contributions, in the metric's unit; NaN if units differ."""
-    kinds = {study.metric(m) for m in study.metrics[study.comparison.tasks]}
+    common = study.common(study.comparison.tasks)
     scores = study.comparison.scores.replace(-np.inf, np.nan)
     means = scores.groupby(level="task").mean()
-    if len(kinds) > 1 or means.isna().any(axis=None):
+    if common is None or means.isna().any(axis=None):
         return pd.Series(np.nan, index=means.columns)
-    return kinds.pop().factor * portfolio.contributions(means)["share_of_mean"]
+    return common.factor * portfolio.contributions(means)["share_of_mean"]
 
 
 _LONGER = 1.05  # times as long as the fastest, from which on it is said

@@ -170,9 +170,22 @@ class Study:
         ranks = self.overall["rank"].round(2)
         return [str(entry) for entry in ranks.index[ranks == ranks.iloc[0]]]
 
-    def metric(self, column: str) -> Metric:
-        """The metric in a column."""
-        return scores_lib.metric_of(column, self.known)
+    def metric(self, column: str, task: str) -> Metric:
+        """The metric in a column, as a task has it."""
+        return scores_lib.metric_of(column, self.known, task)
+
+    @property
+    def scales(self) -> pd.Series:
+        """Task -> metric that its runs are judged by."""
+        columns = self.metrics
+        metrics = {t: self.metric(str(c), str(t)) for t, c in columns.items()}
+        return pd.Series(metrics, dtype=object)
+
+    def common(self, tasks: Sequence[str]) -> Metric | None:
+        """The metric that tasks are judged by, if all have one in one unit."""
+        metrics = list(self.scales[tasks])
+        units = {(metric.name, metric.unit) for metric in metrics}
+        return metrics[0] if len(units) == 1 else None
 
     @property
     def curve_metrics(self) -> pd.Series:
@@ -190,8 +203,7 @@ class Study:
         table = table[2 * table["diverged"] < table["runs"]]
         means = table.pivot(index="entry", columns="task", values="mean")
         means = means.reindex(index=self.palette.entries, columns=self.tasks)
-        metrics = self.metrics.map(self.metric)
-        scores = means * metrics.map(lambda m: m.sign * m.factor)
+        scores = means * self.scales.map(lambda m: m.sign * m.factor)
         return scores.max() - scores
 
     @property

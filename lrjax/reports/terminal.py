@@ -70,21 +70,21 @@ def ranking(
     # Entries too incomplete to be ranked come last.
     entries = [*ranks.index, *sorted(set(runs["entry"]) - set(ranks.index))]
     width = max(len("method"), *(len(entry) for entry in entries))
-    shown = [scores.metric_of(column, known) for column in columns]
+    names = {column: scores.metric_of(column, known).name for column in columns}
     cells = {
-        (metric.name, *key): _cell(table.loc[key], column, metric)
-        for column, metric in zip(columns, shown, strict=True)
-        for key in table.index
+        (name, task, entry): _cell(
+            table.loc[task, entry], column, scores.metric_of(column, known, task)
+        )
+        for column, name in names.items()
+        for task, entry in table.index
     }
     widths = {
-        metric.name: max(
-            len(metric.name), *(len(v) for k, v in cells.items() if k[0] == metric.name)
-        )
-        for metric in shown
+        name: max(len(name), *(len(v) for k, v in cells.items() if k[0] == name))
+        for name in names.values()
     }
     head = " ".join(f"{name:^{widths[name]}}" for name in widths)
     lines = [
-        f"Validation {' and '.join(metric.label for metric in shown)}, "
+        f"Validation {' and '.join(_label(runs, c, known) for c in columns)}, "
         f"{_what(table, columns)}; best mean rank first"
     ]
     room = max(len(head), min(_LONGEST, max(map(len, tasks))))
@@ -112,6 +112,13 @@ def ranking(
             lines.append(f"{entry:<{width}}  {rank}{columns_of_tasks}")
     lines += _footnotes(short, table, runs)
     return "\n".join(printable(line).rstrip() for line in lines)
+
+
+def _label(runs: pd.DataFrame, column: str, known: Mapping[str, Metric]) -> str:
+    """A metric with its unit, or with those that it has on different tasks."""
+    tasks = runs.loc[runs[column].notna(), "task"].unique()
+    labels = (scores.metric_of(column, known, task).label for task in tasks)
+    return " or ".join(dict.fromkeys(labels))
 
 
 def _what(table: pd.DataFrame, columns: Sequence[str]) -> str:

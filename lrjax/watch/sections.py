@@ -253,7 +253,7 @@ class Parts:
         table = _counts(runs, ["entry"]).merge(latest, on="entry", how="left")
         means = pd.DataFrame(columns=["iqm", "iqm_low", "iqm_high"])
         if len(judged):
-            means = _means(judged, column, known)
+            means = _means(judged, scores.metric_of(column, known, task))
             named = dict(zip(means, ("mean", "mean_low", "mean_high"), strict=True))
             ended = means.rename(columns=named).rename_axis("entry").reset_index()
             table = table.merge(ended, on="entry", how="left")
@@ -382,14 +382,11 @@ def _diverged(runs: pd.DataFrame) -> str:
     return f"{', '.join(parts[:_NAMED])}{more}" if parts else "none"
 
 
-def _means(
-    judged: pd.DataFrame, column: str, known: Mapping[str, Metric]
-) -> pd.DataFrame:
+def _means(judged: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """Entry -> mean of its ended runs with its interval, best first.
 
     The columns are named as those of interquartile means, which figures draw.
     """
-    metric = scores.metric_of(column, known)
     groups = judged.groupby("entry")["value"]
     means = groups.mean()
     ends = {e: stats.interval(v.to_numpy(float), metric) for e, v in groups}
