@@ -113,11 +113,12 @@ class Rates:
         if self.rate in ends and len(self.table) > 1:
             side = "smaller" if self.rate == ends[0] else "larger"
             hint = f" The best is at the end of the range: try {side} ones, too."
-        edge = (
-            "no rate diverged"
-            if self.edge is None
-            else f"training breaks down from {self.edge:g} on"
-        )
+        lost = self.table.loc[self.table["diverged"] > 0, "learning_rate"]
+        edge = "no rate diverged"
+        if self.edge is not None:
+            edge = f"training breaks down from {self.edge:g} on"
+        elif len(lost):
+            edge = f"runs diverged at {', '.join(f'{rate:g}' for rate in lost)}"
         return (
             f"{self.method} on {self.task}: learning rate {self.rate:g}\n"
             f"{seen}; {where}; {edge}.{hint}"

@@ -299,6 +299,19 @@ def test_rates_are_judged_over_seeds(losses, rate, interval, edge):
     assert found.edge == edge
 
 
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ({1: [2], 2: [1]}, "no rate diverged."),
+        ({1: [1], 2: [NAN]}, "training breaks down from 2 on."),
+        ({1: [2], 2: [NAN], 3: [1]}, "runs diverged at 2."),
+        ({1: [NAN], 2: [2, NAN], 3: [1, 2]}, "runs diverged at 1, 2."),
+    ],
+)
+def test_rates_at_which_runs_diverged_are_said(losses, words):
+    assert f"; {words}" in str(Rates.of(fabricated(losses), "sgd"))
+
+
 def test_rates_that_all_diverge_are_said():
     with pytest.raises(UsageError, match="diverged on t with every rate from 1 to 2"):
         Rates.of(fabricated({1: [NAN], 2: [NAN]}), "sgd")

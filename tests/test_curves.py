@@ -95,6 +95,17 @@ def test_bands_end_where_half_of_the_runs_have():
     assert len(curves.bands(curves.join(RUNS, rows(LOSSES)), "valid_accuracy")) == 0
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2, 3])
+def test_runs_lost_before_the_first_value_count_among_those_that_diverged(lost):
+    runs = pd.concat([RUNS] * 2, ignore_index=True)[:4]
+    runs = runs.assign(run_id=list("pqrs"), entry="a")
+    runs["status"] = ["diverged"] * lost + ["done"] * (4 - lost)
+    values = {run: [None] if i < lost else [2.0] * 4 for i, run in enumerate("pqrs")}
+    found = curves.bands(curves.join(runs, rows(values)), "valid_loss")
+    assert len(found) == (4 if lost < 2 else 0)
+    assert not found["diverged"].any()
+
+
 def test_settled_rates_are_medians_of_medians():
     rates = {"p": [1.0, 3.0, 5.0], "q": [10.0, 11.0], "r": [None, None]}
     found = curves.settled_rates(curves.join(RUNS, rows(rates, "learning_rate")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,6 +149,19 @@ def test_methods_have_groups_and_kinds_of_model_their_means():
     assert whole.loc[("logistic", 1.0), "tau"] == pytest.approx(0.5)
     assert whole.loc[("logistic", 1.0), "tasks"] == 2
     assert whole.loc[("wrn", 0.33), "tau"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("metric", "alike"), [("test_loss", True), ("valid_weighted_loss", False)]
+)
+def test_regrets_in_two_metrics_have_no_mean(metric, alike):
+    iris, wine = made(task="libsvm/iris"), made(task="libsvm/wine")
+    runs, curves = (pd.concat(tables) for tables in zip(iris, wine, strict=True))
+    groups = early_order.early_scores(judged(runs), curves)
+    other = {"libsvm/iris": metric, "libsvm/wine": "valid_loss"}
+    groups = [dataclasses.replace(g, metric=other[g.task]) for g in groups]
+    _, families = early_order.measure(groups, reps=10)
+    assert families["regret"].notna().all() == alike
 
 
 def test_what_is_too_little_is_left_out():

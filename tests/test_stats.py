@@ -229,19 +229,27 @@ def test_no_interval_from_fewer_than_three_runs():
         assert np.isnan([found[f"{name}_low"], found[f"{name}_high"]]).all()
 
 
-def test_diverged_runs_are_counted_and_left_out_of_means():
-    found = stats.summary(RUNS, ("valid_accuracy", "valid_loss"))
-    found = found.set_index(["task", "entry"]).loc[("t", "c")]
-    assert found["runs"] == 2
-    assert found["diverged"] == 1
-    assert found["valid_accuracy"] == 0.9
-    assert found["valid_loss"] == 0.5
+@pytest.mark.parametrize(("lost", "mean"), [(1, 0.8), (2, np.nan), (4, np.nan)])
+def test_diverged_runs_leave_means_and_half_of_them_leave_no_mean(lost, mean):
+    values = [None] * lost + [0.7, 0.8, 0.9][-(4 - lost) :] * (lost < 4)
+    rows = [
+        ("t", "a", s, v, v, "done" if v else "diverged") for s, v in enumerate(values)
+    ]
+    runs = scores_lib.judge(table(rows))
+    found = stats.summary(runs, ["valid_accuracy"]).iloc[0]
+    assert (found["runs"], found["diverged"]) == (4, lost)
+    assert found["valid_accuracy"] == pytest.approx(mean, nan_ok=True)
+    assert stats.per_task(runs, 10)["mean"][0] == pytest.approx(mean, nan_ok=True)
+    text = reports.ranking(table(rows))
+    assert ("80.0 [" in text) == (mean == 0.8)
+    assert f"a on t: {lost} of 4 runs" in text
 
 
 def test_centres_are_those_of_numpy_scipy_and_rliable():
     values = np.random.default_rng(1).normal(size=9)
     rows = [("t", "a", seed, v, 1.0, "done") for seed, v in enumerate(values)]
-    rows += [("t", "b", 0, 0.3, 1.0, "done"), ("t", "b", 1, None, None, "diverged")]
+    rows += [("t", "b", s, 0.3, 1.0, "done") for s in range(2)]
+    rows += [("t", "b", 2, None, None, "diverged")]
     found = stats.per_task(scores_lib.judge(table(rows)), reps=200).set_index("entry")
     a, b = found.loc["a"], found.loc["b"]
     assert a["mean"] == pytest.approx(values.mean())
@@ -250,7 +258,7 @@ def test_centres_are_those_of_numpy_scipy_and_rliable():
     assert a["iqm"] == pytest.approx(metrics.aggregate_iqm(values[:, None]))
     for name in ("mean", "median", "iqm"):
         assert a[f"{name}_low"] < a[name] < a[f"{name}_high"]
-    assert (b["runs"], b["diverged"], b["mean"]) == (2, 1, 0.3)
+    assert (b["runs"], b["diverged"], b["mean"]) == (3, 1, 0.3)
     assert np.isnan(b["mean_low"])
 
 
@@ -603,6 +611,29 @@ def test_the_ranking_says_who_was_trained_for_less():
         "trained for less than others they are ranked with:",
         f"  {line}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("missing", "lines"),
+    [
+        (lambda run: False, []),
+        (lambda run: (run.task, run.entry) == ("t", "a"), ["the task t"]),
+        (lambda run: (run.entry == "a") & (run.seed > 0), ["all of a"]),
+        (lambda run: run.seed > 1, ["all runs but the first 2 runs of each"]),
+    ],
+)
+def test_the_ranking_says_what_its_ranks_leave_out(missing, lines):
+    rows = [
+        (task, entry, seed, 0.5, 1.0, "done")
+        for task, entry, seed in itertools.product("tuv", "abc", range(4))
+    ]
+    runs = table(rows)
+    kept = [run.task == "v" or not missing(run) for run in runs.itertuples()]
+    text = reports.ranking(runs[kept])
+    head = "not in the mean ranks, for which all need as many runs:"
+    assert (head in text) == bool(lines)
+    for line in lines:
+        assert f"\n  {line}" in text
 
 
 def test_the_ranking_says_the_rates_that_no_name_says():

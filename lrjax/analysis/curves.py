@@ -6,7 +6,7 @@ run's task, entry and share of steps, as returned by `join`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -129,6 +129,7 @@ def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     keys = ["task", "entry", "epoch"]
     columns = [*keys, "median", "low", "high", "alive", "diverged"]
     runs = rows.drop_duplicates("run").groupby(keys[:2], observed=True)["dead"].mean()
+    unseen = _lost_unseen(rows, column)
     rows = rows[rows[column].notna()] if column in rows else rows[:0]
     if not len(rows):
         return pd.DataFrame(columns=columns)
@@ -147,11 +148,27 @@ def bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     table["alive"] = alive
     table["part"] = rows["part"].to_numpy()[start]
     most = table.groupby(["task", "entry"])["alive"].transform("max")
+    most += [unseen.get(pair, 0) for pair in _pairs(table)]
     table = table[2 * table["alive"] > most].reset_index(drop=True)
     ends = ~table.duplicated(keys[:2], keep="last") & (table["part"] < 1)
-    pairs = zip(table["task"], table["entry"], strict=True)
-    table["diverged"] = ends & np.array([runs[pair] >= 0.5 for pair in pairs], bool)
+    half = np.array([runs[pair] >= 0.5 for pair in _pairs(table)], bool)
+    table["diverged"] = ends & half
     return table[columns]
+
+
+def _lost_unseen(rows: pd.DataFrame, column: str) -> dict[tuple[str, str], int]:
+    """(task, entry) -> number of runs that diverged before the first value."""
+    if column not in rows:
+        return {}
+    dead = rows[rows["dead"]]
+    by_run = dead[column].notna().groupby(dead["run"]).any()
+    unseen = dead[dead["run"].isin(by_run.index[~by_run])].drop_duplicates("run")
+    return unseen.groupby(["task", "entry"], observed=True).size().to_dict()
+
+
+def _pairs(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Task and entry of each row."""
+    return zip(table["task"], table["entry"], strict=True)
 
 
 def settled_rates(rows: pd.DataFrame) -> pd.DataFrame:

@@ -244,7 +244,7 @@ def measure(
         over = stack[chosen.T, :, np.arange(reps)].mean(0).T
         mean = np.mean([sample.estimate for sample in samples], axis=0)
         row = _numbers(_Drawn(mean, over))
-        kinds = set(subset["metric"].str.rsplit("_", n=1).str[-1])
+        kinds = set(subset["metric"].str.split("_", n=1).str[-1])
         if len(kinds) > 1:
             row |= dict.fromkeys(("regret", "regret_low", "regret_high"), np.nan)
         families.append(dict(zip(keys, key, strict=True)) | {"tasks": count} | row)

@@ -31,6 +31,15 @@ _ENUMERATED = 13  # most pairs for an exact test over all signs
 # One task
 
 
+def mostly_lost(values: pd.Series) -> bool:
+    """Whether at least half of the runs diverged: the mean of the others says little.
+
+    Args:
+      values: one per run; NaN where it diverged, or the metric is undefined.
+    """
+    return bool(2 * values.isna().sum() >= len(values))
+
+
 def interval(
     values: np.ndarray, metric: Metric, level: float = _LEVEL
 ) -> tuple[float, float]:
@@ -97,11 +106,12 @@ def summary(
     Returns:
       one row per task and entry: task, entry, runs, diverged, and for each column, such
       as valid_loss, its mean 'valid_loss', its interval 'valid_loss low' and
-      'valid_loss high' (as returned by `interval`), and 'valid_loss values'.
+      'valid_loss high' (as returned by `interval`), and 'valid_loss values'; NaN and
+      no values where `mostly_lost`.
     """
     rows = []
     for (task, entry), group in runs.groupby(["task", "entry"], sort=False):
-        done = group[group["status"] == "done"]
+        done = group["status"] == "done"
         row = {
             "task": task,
             "entry": entry,
@@ -110,7 +120,10 @@ def summary(
         }
         for column in columns:
             metric = metric_of(column, known, str(task))
-            values = done[column].astype(float).dropna().to_numpy()
+            finished = group[column].astype(float).where(done)
+            values = finished.dropna().to_numpy()
+            if mostly_lost(finished):
+                values = values[:0]
             ends = interval(values, metric)
             row[column] = values.mean() if len(values) else np.nan
             row[f"{column} low"], row[f"{column} high"] = ends
@@ -133,7 +146,8 @@ def per_task(
       one row per task and entry: task, entry, metric, runs, diverged, and mean,
       median and iqm of the finished runs' values, each with its 95 % interval
       (`mean_low`, `mean_high`, ...): the mean's from `interval`, the others' from
-      rliable's bootstrap, which stays within the values. NaN below three runs.
+      rliable's bootstrap, which stays within the values. NaN below three runs; the
+      mean is NaN where `mostly_lost`.
     """
     keys = ["task", "entry"]
     grouped = runs.sort_values([*keys, "seed"], kind="stable").groupby(keys)
@@ -160,6 +174,8 @@ def per_task(
     for key, values in finished.items():
         metric = metric_of(table.loc[key, "metric"], known, str(key[0]))
         table.loc[key, ["mean_low", "mean_high"]] = interval(values, metric)
+    lost = grouped["value"].agg(mostly_lost)
+    table.loc[lost, ["mean", "mean_low", "mean_high"]] = np.nan
     return table.reset_index()
 
 
@@ -240,6 +256,26 @@ def complete(runs: pd.DataFrame) -> Comparison:
     tasks = [t for t in wide.index.unique("task") if t not in set(counts.index)]
     inside = wide[kept.columns].drop(index=tasks, level="task").notna().to_numpy().sum()
     return Comparison(kept, tuple(entries), tuple(tasks), int(inside - kept.size))
+
+
+def basis(comparison: Comparison, runs: pd.DataFrame) -> str:
+    """The runs of each entry that a comparison uses: 'the first run of each'.
+
+    Args:
+      comparison: as returned by `complete`.
+      runs: those that it was made of.
+
+    Returns:
+      the words; '' if it uses all runs of the entries and tasks that it has.
+    """
+    if not comparison.runs_left_out:
+        return ""
+    inside = runs["entry"].isin(comparison.entries)
+    runs = runs[inside & runs["task"].isin(comparison.tasks)]
+    early = runs.groupby("task")["seed"].rank("dense") <= comparison.runs
+    first = "first " if early.sum() == comparison.scores.size else ""
+    many = "run" if comparison.runs == 1 else f"{comparison.runs} runs"
+    return f"{'the' if first or comparison.runs > 1 else 'one'} {first}{many} of each"
 
 
 def cube(scores: pd.DataFrame) -> np.ndarray:
@@ -394,6 +430,16 @@ def overall(comparison: Comparison, reps: int = 2000) -> pd.DataFrame:
         table[f"{name}_low"], table[f"{name}_high"] = bootstrap(values, statistic, reps)
     table["diverged"] = np.isneginf(cube(comparison.scores)).mean((0, 1))
     return table.sort_index().sort_values("rank", kind="stable")
+
+
+def leaders(overall: pd.DataFrame) -> list[str]:
+    """The entries with the best mean rank in two decimals, as it is shown.
+
+    Args:
+      overall: as returned by `overall`.
+    """
+    ranks = overall["rank"].round(2)
+    return [str(entry) for entry in ranks.index[ranks == ranks.iloc[0]]]
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import pandas as pd
 from lrjax import plugins
 from lrjax.analysis import curves as curves_lib
 from lrjax.analysis import early_order, portfolio, stats
+from lrjax.analysis.scores import metric_label
 from lrjax.core import LOSS, counted
 from lrjax.reports import figures, findings, searches
 from lrjax.reports.page import Section, interval
@@ -24,6 +25,7 @@ from lrjax.reports.palette import Palette
 from lrjax.reports.study import Study
 from lrjax.reports.writer import ReportWriter
 
+_ALPHA = 0.05  # level of tests on each task
 _MOST_ROWS = 40  # of a heat map; each cell takes a millisecond to draw
 
 
@@ -160,7 +162,8 @@ def _curve_section(
         return None
     how_to_read = (
         "Lines are medians over seeds, bands the middle half. A line ends with a cross "
-        "where half of its runs have diverged."
+        "where half of its runs have diverged, and is not there if that was before the "
+        "first measurement."
     )
     if alpha and name != "rates":
         how_to_read += (
@@ -280,7 +283,7 @@ def _against(study: Study, writer: ReportWriter) -> Section | None:
     """Wins, ties and losses against the baseline."""
     if len(study.overall) < 2:
         return None
-    table = stats.against(study.runs, study.baseline)
+    table = stats.against(study.runs, study.baseline, _ALPHA)
     if not len(table):
         return None
     counts = table.pivot_table(
@@ -300,13 +303,14 @@ def _against(study: Study, writer: ReportWriter) -> Section | None:
         f"{counted(int(counts['tie'].sum()), 'tie')} and "
         f"{counted(losses, 'loss', 'losses')}."
     )
-    pairs = int(table["pairs"].max())
+    pairs = table.groupby("task")["pairs"].max()
+    family = table.groupby("task").size()
     # The smallest p-value of n signs, times the comparisons on one task (Holm).
-    family = int(table.groupby("task").size().max())
-    if 2.0 ** (1 - pairs) * family >= 0.05:
+    if (2.0 ** (1 - pairs) * family >= _ALPHA).all():
         finding += (
-            f" With {counted(pairs, 'seed')} and {counted(family, 'comparison')} on a "
-            f"task no difference could have been called a win or a loss."
+            f" With {counted(int(pairs.max()), 'seed')} and "
+            f"{counted(int(family.max()), 'comparison')} on a task no difference could "
+            f"have been called a win or a loss."
         )
     how_to_read = (
         "Per task: Wilcoxon's signed-rank test on runs paired by seed, p corrected "
@@ -386,14 +390,15 @@ def _grid(study: Study, writer: ReportWriter) -> Section | None:
     labels = {task: labels[task] for task in sorted(table["task"].unique())}
     sign = table["task"].map(lambda task: study.metric(labels[task], task).sign)
     ordered = table.assign(signed=-sign * table["median"])
+    ordered = ordered[ordered["diverged"] < 0.5]  # others are crosses
     tops = ordered.sort_values(["task", "signed"], kind="stable").groupby("task")
-    tops = tops.head(1).dropna(subset=["median"])
     finding = "Best rate of the grid: " + "; ".join(
-        f"{row.learning_rate:g} ({row.method}) on {row.task}"
-        for row in tops.itertuples()
+        f"{row.learning_rate:g} ({row.method}) on {row.task}, by "
+        f"{metric_label(labels[row.task])}"
+        for row in tops.head(1).itertuples()
     )
-    if not len(tops):
-        finding = "No run of the grid has finished"
+    if not len(ordered):
+        finding = "At every rate of the grid half of the runs or more diverged"
     how_to_read = (
         "Median over seeds and quartiles at each rate of the grid; a cross at the edge "
         "marks rates at which half of the runs or more diverged. Diamonds: methods "

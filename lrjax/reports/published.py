@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrjax.analysis import stats
 from lrjax.common import packed
 from lrjax.common.reading import reading
 from lrjax.core import UsageError, cut, shown
@@ -114,6 +115,8 @@ def match(study: Study, published: pd.DataFrame) -> pd.DataFrame:
                 f"several settings on {cut(row.task)}; name one, such as '{entries[0]}'"
             )
         values = ours.loc[ours["status"] == "done", row.metric].astype(float).dropna()
+        if stats.mostly_lost(ours["status"].where(ours["status"] == "done")):
+            values = values[:0]
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
         joint = np.hypot(error, row.std_error)
         difference = values.mean() - row.mean

@@ -154,21 +154,12 @@ class Study:
 
         '' if they use all runs of the entries and tasks that they have.
         """
-        used = self.comparison
-        if not used.runs_left_out:
-            return ""
-        inside = self.runs["entry"].isin(used.entries)
-        runs = self.runs[inside & self.runs["task"].isin(used.tasks)]
-        early = runs.groupby("task")["seed"].rank("dense") <= used.runs
-        first = "first " if early.sum() == used.scores.size else ""
-        many = "run" if used.runs == 1 else f"{used.runs} runs"
-        return f"{'the' if first or used.runs > 1 else 'one'} {first}{many} of each"
+        return stats.basis(self.comparison, self.runs)
 
     @property
     def leaders(self) -> list[str]:
         """The entries with the best mean rank in two decimals, as it is shown."""
-        ranks = self.overall["rank"].round(2)
-        return [str(entry) for entry in ranks.index[ranks == ranks.iloc[0]]]
+        return stats.leaders(self.overall)
 
     def metric(self, column: str, task: str) -> Metric:
         """The metric in a column, as a task has it."""
@@ -200,7 +191,6 @@ class Study:
         or half of them or more diverged, since the mean of the others says little.
         """
         table = self.per_task[self.per_task["entry"].isin(self.palette.entries)]
-        table = table[2 * table["diverged"] < table["runs"]]
         means = table.pivot(index="entry", columns="task", values="mean")
         means = means.reindex(index=self.palette.entries, columns=self.tasks)
         scores = means * self.scales.map(lambda m: m.sign * m.factor)

@@ -128,10 +128,11 @@ def _what(table: pd.DataFrame, columns: Sequence[str]) -> str:
       table: as returned by `stats.summary`.
       columns: those that are shown.
     """
-    known = table[[f"{column} low" for column in columns]].notna()
-    if known.all(axis=None):
+    cells = table[[f"{column} values" for column in columns]].map(len).to_numpy()
+    few = cells[cells > 0] < stats.FEWEST
+    if not few.any():
         return "mean [95 % interval] over seeds"
-    if not known.any(axis=None):
+    if few.all():
         return "the value of each seed"
     return f"mean [95 % interval] over {stats.FEWEST} or more seeds, else each value"
 
@@ -139,7 +140,7 @@ def _what(table: pd.DataFrame, columns: Sequence[str]) -> str:
 def _footnotes(
     short: Mapping[str, str], table: pd.DataFrame, runs: pd.DataFrame
 ) -> list[str]:
-    """Lines below a ranking: short names, diverged and shorter runs, learning rates.
+    """Lines below a ranking: short names, what its ranks lack, and learning rates.
 
     Args:
       short: name of a task -> its name in the ranking.
@@ -152,12 +153,18 @@ def _footnotes(
         lines += ["", "names in short:", *(f"  {s}  {n}" for n, s in cut.items())]
     diverged = table[table["diverged"] > 0]
     if len(diverged):
-        lines += ["", "diverged (left out of means, ranked last):"]
+        lines += [
+            "",
+            "diverged (ranked last and left out of means; none where half did):",
+        ]
         lines += [
             f"  {entry} on {task}: {row['diverged']:.0f} of "
             f"{counted(row['runs'], 'run', form='.0f')}"
             for (task, entry), row in diverged.iterrows()
         ]
+    if unused := _unused(runs):
+        lines += ["", "not in the mean ranks, for which all need as many runs:"]
+        lines += [f"  {text}" for text in unused]
     if short_runs := scores.shorter(runs):
         lines += ["", "trained for less than others they are ranked with:"]
         lines += [f"  {text}" for text in short_runs]
@@ -165,6 +172,15 @@ def _footnotes(
         words = "; ".join(f"{', '.join(entries)} {r}" for r, entries in rates.items())
         lines += ["", *textwrap.wrap(f"learning_rate: {words}", _WIDTH)]
     return lines
+
+
+def _unused(runs: pd.DataFrame) -> list[str]:
+    """What the mean ranks do not use, since not all entries have as many runs."""
+    used = stats.complete(runs)
+    basis = stats.basis(used, runs)
+    lines = [f"the task {task}" for task in used.tasks_left_out]
+    lines += [f"all of {entry}" for entry in used.entries_left_out]
+    return [*lines, f"all runs but {basis}"] if basis else lines
 
 
 def _rates(runs: pd.DataFrame) -> dict[str, list[str]]:

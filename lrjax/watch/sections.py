@@ -16,7 +16,7 @@ import pandas as pd
 
 from lrjax.analysis import scores, stats
 from lrjax.core import LOSS, Metric, counted
-from lrjax.reports import analyses, drawing, figures, page, searches, selected
+from lrjax.reports import analyses, drawing, figures, findings, page, searches, selected
 from lrjax.reports.page import Section, text
 from lrjax.reports.palette import Palette, method_of
 from lrjax.reports.writer import ReportWriter
@@ -226,12 +226,15 @@ class Parts:
         if not len(judged):
             finding = "No run has ended yet."
             return writer.section(name, title, finding, _HOW_RUNS, table)
-        overall = stats.overall(stats.complete(judged), _DRAWS)
-        best = overall.iloc[0]
+        compared = stats.complete(judged)
+        overall = stats.overall(compared, _DRAWS)
+        best, leaders = overall.iloc[0], stats.leaders(overall)
         span = page.interval(best["rank_low"], best["rank_high"])
+        basis = stats.basis(compared, judged)
         finding = (
-            f"{overall.index[0]} has the best mean rank so far, {best['rank']:.2f}"
-            f"{span} of {len(overall)}. Diverged: {_diverged(runs)}."
+            f"{findings.named(leaders)} {'has' if len(leaders) == 1 else 'have'} the "
+            f"best mean rank so far, {best['rank']:.2f}{span} of {len(overall)}"
+            f"{f', by {basis}' if basis else ''}. Diverged: {_diverged(runs)}."
         )
         shown = overall.head(_MOST_ENTRIES)
         palette = self._palette(list(shown.index))
@@ -387,7 +390,8 @@ def _means(judged: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
     The columns are named as those of interquartile means, which figures draw.
     """
-    groups = judged.groupby("entry")["value"]
+    lost = judged.groupby("entry")["value"].transform(stats.mostly_lost)
+    groups = judged["value"].mask(lost).groupby(judged["entry"])
     means = groups.mean()
     ends = {e: stats.interval(v.to_numpy(float), metric) for e, v in groups}
     low, high = zip(*(ends[e] for e in means.index), strict=True)

@@ -559,6 +559,40 @@ def test_of_a_grid_over_more_the_best_setting_at_each_rate_counts(tmp_path):
         assert found.loc[rate, "runs"] == 3
 
 
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize(("lost", "best"), [(1, "0.1"), (2, "0.01")])
+def test_the_best_rate_is_none_at_which_half_diverged(
+    lost, best, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(analyses, "ANALYSES", [analyses._grid])
+    rates = {"sgd": (0.01, 0.1, 100.0)}
+    runs, curves = fabricated.runs_and_curves(("t",), ("sgd",), 3, rates=rates)
+    for run in runs:
+        if run["hparams"]["learning_rate"] == 0.1 and run["seed"] < lost:
+            run |= {"status": "diverged", "valid_loss": None, "valid_accuracy": None}
+    fabricated.lines(tmp_path / "runs.jsonl", runs)
+    fabricated.lines(tmp_path / "curves.jsonl", curves)
+    write([tmp_path], tmp_path / "report")
+    html = (tmp_path / "report" / "index.html").read_text()
+    assert f"Best rate of the grid: {best} (sgd) on t, by validation loss." in html
+
+
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_could_be_significant_is_said_of_each_task(alone, tmp_path, monkeypatch):
+    """Six seeds are enough for one comparison, and too few for three."""
+    monkeypatch.setattr(analyses, "ANALYSES", [analyses._against])
+    others = [(TASKS[0], m, s) for m in ("adam", "cocob") for s in range(6)]
+    methods = ("momentum", "sgd", "adam", "cocob")
+    workdir = fabricated.write(
+        tmp_path / "run", TASKS[:2], methods, 6, missing=others if alone else ()
+    )
+    write([workdir], tmp_path / "report", baseline="momentum")
+    html = (tmp_path / "report" / "index.html").read_text()
+    assert ("no difference could have been called" in html) != alone
+    assert ("and 1 loss." in html) == alone
+
+
 def test_names_are_no_markup(tmp_path):
     runs, curves = fabricated.runs_and_curves(("t",), ("sgd", "adam"), 2)
     for row in runs:

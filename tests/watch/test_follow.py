@@ -338,6 +338,23 @@ def test_a_grid_is_drawn_by_the_best_of_each_method(tmp_path):
     assert "adam learning_rate=0.001" in html["chips"]  # the best by construction
 
 
+@pytest.mark.parametrize(
+    ("seeds", "basis"), [(2, ""), (3, ", by the first 2 runs of each")]
+)
+def test_who_leads_is_said_as_in_the_report(seeds, basis, tmp_path):
+    """Entries may be level, and those that train have fewer runs than others."""
+    runs, curves = fabricated.runs_and_curves(
+        ("t",), ("adam", "sgd"), seeds, missing=[("t", "sgd", 2)]
+    )
+    for run in runs:  # each wins once
+        won = run["seed"] == (run["method"] == "sgd")
+        run |= {"valid_accuracy": 0.9 if won else 0.8}
+    fabricated.lines(tmp_path / "runs.jsonl", runs)
+    fabricated.lines(tmp_path / "curves.jsonl", curves)
+    sentence = f"adam and sgd have the best mean rank so far, 1.50 of 2{basis}."
+    assert sentence in everything(tmp_path)["runs"]
+
+
 def test_tasks_that_get_other_names_are_shown_by_these(tmp_path):
     """As those that are trained under a second protocol."""
     contents = tables(tasks=("t",), seeds=1)
