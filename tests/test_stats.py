@@ -103,6 +103,30 @@ def test_protocols_and_directories_tell_runs_apart():
 
 
 @pytest.mark.parametrize(
+    ("batches", "entries"),
+    [
+        ({0: "aab", 1: "ab"}, {"x": {"a"}, "x #2": {"a"}, "x #3": {"b"}}),
+        ({0: "ab", 1: "b"}, {"x": {"a"}, "x #2": {"b"}}),
+        ({0: "aa", 1: "a"}, {"x": {"a"}, "x #2": {"a"}}),
+        ({0: "a", 1: "b"}, {"x": {"a", "b"}}),
+    ],
+)
+def test_runs_of_one_name_are_told_apart_by_what_they_saw(batches, entries):
+    """The second seed alone would join the first entry, whatever its batch size."""
+    rows = [(seed, kind) for seed, kinds in batches.items() for kind in kinds]
+    runs = table([("t", "x", seed, 0.5, 1.0, "done") for seed, _ in rows])
+    runs["examples"] = [{"a": 320, "b": 640}[kind] for _, kind in rows]
+    found = scores_lib.arrange(runs)
+    assert not found.duplicated(["task", "entry", "seed"]).any()
+    seen = found["examples"].map({320: "a", 640: "b"}).groupby(found["entry"]).agg(set)
+    assert seen.to_dict() == entries
+    numbered = [name for name in entries if name != "x"]
+    assert scores_lib.namesakes(found) == numbered
+    text = reports.ranking(runs)
+    assert ("tables lack, and told apart by order:" in text) == bool(numbered)
+
+
+@pytest.mark.parametrize(
     ("metric", "up"),
     [("valid_accuracy", True), ("test_loss", False), ("valid_perplexity", False)],
 )

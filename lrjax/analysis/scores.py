@@ -6,6 +6,7 @@ A diverged run has the worst possible score; a missing run is never made up.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ def arrange(runs: pd.DataFrame) -> pd.DataFrame:
     A task that ran under several protocols becomes one task per protocol, 'iris
     (study)'. Runs that still share a name differ in something that the tables lack,
     such as batch size or precision; they are told apart by directory, 'adam @ runs/b',
-    else by order of appearance, 'adam #2'.
+    else by numbers of examples and by order of appearance, 'adam #2'.
 
     Args:
       runs: as returned by `results.load`, perhaps with a column `source` (directory).
@@ -87,10 +88,44 @@ def arrange(runs: pd.DataFrame) -> pd.DataFrame:
         twice = runs.loc[runs.duplicated(keys), "entry"].unique()
         at = runs["entry"] + " @ " + runs["source"]
         runs["entry"] = runs["entry"].where(~runs["entry"].isin(twice), at)
-    number = runs.groupby(keys).cumcount() + 1
+    number = _numbers(runs)
     numbered = runs["entry"] + " #" + number.astype(str)
     runs["entry"] = runs["entry"].where(number == 1, numbered)
     return runs.sort_values(keys, kind="stable", ignore_index=True)
+
+
+def _numbers(runs: pd.DataFrame) -> pd.Series:
+    """Number the runs of one task, entry and seed, from 1.
+
+    Args:
+      runs: in the order of the table, with a column `entry`.
+
+    Returns:
+      a number per run; where some have others than 1, runs with as many examples have
+      one number, as far as seeds allow.
+    """
+    keys = ["task", "entry", "seed"]
+    shared = runs.duplicated(keys).groupby([runs["task"], runs["entry"]])
+    examples = runs.get("examples", pd.Series(0, runs.index))
+    kind = examples.where(shared.transform("any")).fillna(0)
+    turn = runs.assign(kind=kind).groupby([*keys, "kind"]).cumcount()
+    pairs = pd.Series(list(zip(kind, turn, strict=True)), runs.index, dtype=object)
+    of_entry = pairs.groupby([runs["task"], runs["entry"]])
+    return of_entry.transform(lambda pairs: pd.factorize(pairs)[0] + 1)
+
+
+def namesakes(runs: pd.DataFrame) -> list[str]:
+    """List entries that differ from one of their name in what the tables lack.
+
+    Args:
+      runs: as returned by `arrange`.
+
+    Returns:
+      names such as 'adam #2'.
+    """
+    entries = set(runs["entry"])
+    ends = {entry: re.fullmatch(r"(.+) #\d+", entry) for entry in entries}
+    return sorted(entry for entry, end in ends.items() if end and end[1] in entries)
 
 
 def shorter(runs: pd.DataFrame) -> list[str]:

@@ -502,7 +502,7 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
             "runs": grouped.size(),
             "examples": grouped["examples"].sum(min_count=1),
             "seconds": grouped["seconds"].sum(min_count=1),
-            "tuning_full_runs": study.tuning,
+            "tuning_full_runs": study.tuning.reindex(grouped.groups),
         }
     )
     fastest = runs.groupby(["task", "entry"])["seconds"].median().unstack("entry")
@@ -510,7 +510,10 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
     table["relative_time"] = np.exp(np.log(relative).mean())
     table = table.join(study.overall[["iqm", "rank"]])
     table = table.loc[[e for e in study.palette.entries if e in table.index]]
-    finding = f"All runs shown took {findings.spent(runs)}."
+    whose = "All runs shown"
+    if left_out := study.comparison.tasks_left_out:
+        whose += f" but those on {', '.join(left_out)}"
+    finding = f"{whose} took {findings.spent(runs)}."
     times = table["relative_time"].dropna()
     if len(times) and times.max() >= _LONGER:
         finding += (

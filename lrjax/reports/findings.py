@@ -71,6 +71,10 @@ def findings(
         more = f"; and {len(unequal) - 6} more" if len(unequal) > 6 else ""
         text = f"not all trained for as long as others: {'; '.join(unequal[:6])}{more}."
         sentences.append(("Length", text))
+    if namesakes := scores_lib.namesakes(study.all_runs):
+        text = f"{', '.join(namesakes)}: trained with another batch size, precision or "
+        text += "the like, which tables lack; runs are told apart by their order."
+        sentences.append(("One name", text))
     if study.without_curve:
         sentences.append(("Left out", _left_out(study)))
     cost = spent(runs, "s of training")

@@ -165,6 +165,10 @@ def _footnotes(
     if unused := _unused(runs):
         lines += ["", "not in the mean ranks, for which all need as many runs:"]
         lines += [f"  {text}" for text in unused]
+    if namesakes := scores.namesakes(runs):
+        words = "trained with another batch size, precision or the like, which tables "
+        lines += ["", f"{words}lack, and told apart by order:"]
+        lines += [f"  {entry}" for entry in namesakes]
     if short_runs := scores.shorter(runs):
         lines += ["", "trained for less than others they are ranked with:"]
         lines += [f"  {text}" for text in short_runs]
