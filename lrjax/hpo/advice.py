@@ -89,7 +89,8 @@ class Advice:
       scale: the metric itself: its direction, unit, digits and bounds.
       described: the task's features; None if it was not looked at.
       similar: families of known tasks that are most alike, and their shares.
-      novelty: distance to known tasks, from 0 (many are like it) to 1 (none is).
+      novelty: distance to known tasks, from 0 (many are like it) to 1 (none is, or
+        nobody looked).
       unlike: whether nearly all known tasks are more alike to others than this one.
       rated: whether any method that may be advised needs a rate.
       workdir: directory of the tables.
@@ -185,9 +186,12 @@ class Advice:
 
     def _known(self) -> str:
         """What is known of similar tasks."""
-        text = f"  known tasks  distance {self.novelty:.2f} (0: many alike, 1: none)"
         if self.described is None:
-            return f"{text}; the share does not pay for looking at the task"
+            return (
+                "  known tasks  all count alike: the share does not pay for looking at "
+                "the task"
+            )
+        text = f"  known tasks  distance {self.novelty:.2f} (0: many alike, 1: none)"
         text += f", most like {weighed(self.similar)}"
         if self.unlike:
             names = {recipe.method for recipe in self.recipes}

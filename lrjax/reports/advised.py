@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ def read(workdirs: Sequence[str | Path]) -> list[dict[str, Any]]:
 
     Returns:
       A dictionary per task: `task`, `metric`, `recipes`, `spend`, `cost`, `unlike`,
-      `novelty`, `updates` of the short runs and `horizon`.
+      `novelty` (NaN if nobody looked at the task), `updates` of the short runs and
+      `horizon`.
 
     Raises:
       UsageError: if a file is damaged.
@@ -46,10 +48,10 @@ def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
         "task": selected.as_text(answer["task"]),
         "metric": selected.as_text(answer["metric"]),
         "recipes": recipes,
-        **{
-            name: selected.as_number(answer[name])
-            for name in ("spend", "cost", "novelty")
-        },
+        **{name: selected.as_number(answer[name]) for name in ("spend", "cost")},
+        "novelty": math.nan
+        if answer["described"] is None
+        else selected.as_number(answer["novelty"]),
         "unlike": answer["unlike"] is True,
         "updates": selected.as_count(answer["updates"]),
         "horizon": selected.as_count(answer["horizon"]),
@@ -101,7 +103,8 @@ def section(answers: Sequence[Mapping[str, Any]], writer: ReportWriter) -> Secti
         "rate. `best` is the probability of being the best recipe of the task, `near` "
         "that of being within half a point of the best of all methods; empty where "
         "such probabilities cannot be trusted. `distance` is 0 where many known tasks "
-        "are alike, and 1 where none is; `cost` and `spend` are shares of a full run."
+        "are alike, 1 where none is, and empty where nobody looked at the task; `cost` "
+        "and `spend` are shares of a full run."
     )
     return writer.section(
         "advice",

@@ -359,6 +359,8 @@ def test_a_share_that_pays_for_no_short_runs_is_said():
     assert found.ladders == ()
     assert found.cost == 0
     assert found.described is None
+    assert "known tasks  all count alike: " in str(found)
+    assert "distance" not in str(found)
     assert len(found.runs) == len(found.curves) == 0
     assert len(found.recipes) == 3
     assert "pays for no short runs" in str(found)
