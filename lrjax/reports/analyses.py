@@ -162,8 +162,8 @@ def _curve_section(
         return None
     how_to_read = (
         "Lines are medians over seeds, bands the middle half. A line ends with a cross "
-        "where half of its runs have diverged, and is not there if that was before the "
-        "first measurement."
+        "where half of its runs have diverged, at the upper edge if it rose beyond all "
+        "that did not, and is not there if that was before the first measurement."
     )
     if alpha and name != "rates":
         how_to_read += (

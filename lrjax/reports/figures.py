@@ -346,9 +346,12 @@ def _curve_panel(
       known: as returned by `scores.known_metrics`.
     """
     metric = None if column == "learning_rate" else metric_of(column, known)
+    bottom, top = -np.inf, np.inf
     if metric:
         drawn = table[["low", "median", "high"]]
-        drawing.scale_values(axis, "y", drawn, metric.higher_is_better)
+        log = drawing.scale_values(axis, "y", drawn, metric.higher_is_better)
+        if not metric.higher_is_better:
+            bottom, top = _ends(table, log)
     else:
         axis.set_yscale("log")
     for entry in reversed(palette.entries):
@@ -364,7 +367,10 @@ def _curve_panel(
             drawing.mark(band, place, "band", palette, entry)
         drawing.line(axis, place, palette, entry, epochs, subset["median"])
         if subset["diverged"].iloc[-1]:
-            axis.plot(epochs[-1], subset["median"].iloc[-1], "x", color=colour, ms=5)
+            last = min(subset["median"].iloc[-1], top)
+            axis.plot(epochs[-1], last, "x", color=colour, ms=5, clip_on=False)
+    if np.isfinite(top):
+        axis.set_ylim(bottom, top)
     if metric and metric.higher_is_better and len(table):
         # The first epochs would stretch the axis and flatten the rest.
         bottom = float(table["median"].quantile(0.03))
@@ -373,6 +379,35 @@ def _curve_panel(
     axis.set_xlim(0, None)
     axis.set(xlabel="epoch", ylabel=metric_label(column))
     drawing.log_ticks(axis.yaxis)
+
+
+def _ends(table: pd.DataFrame, log: bool) -> tuple[float, float]:
+    """Limits of an axis that cut off lines which rise until they end in a cross.
+
+    A loss may rise by thirty powers of ten before it is not finite, which would flatten
+    all other lines.
+
+    Args:
+      table: as returned by `curves.bands`.
+      log: whether the axis has a log scale.
+
+    Returns:
+      both limits; infinite where no line rises beyond those that do not end so.
+    """
+    lost = table.groupby("entry")["diverged"].transform("any").to_numpy()
+    lines = table[["low", "median", "high"]].to_numpy(float)
+    if log:
+        lines = np.log(np.where(lines > 0, lines, np.nan))
+    others = lines[~lost]
+    if not lost.any() or not np.isfinite(others).any():
+        return -np.inf, np.inf
+    low, high = np.nanmin(lines), np.nanmax(others)
+    margin = 0.05 * (high - low)
+    if not 0 < margin < 0.05 * (np.nanmax(lines) - low):
+        return -np.inf, np.inf
+    ends = np.array([low - margin, high + margin])
+    bottom, top = np.exp(ends) if log else ends
+    return float(bottom), float(top)
 
 
 def critical_difference(

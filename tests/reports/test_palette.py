@@ -608,3 +608,30 @@ def test_markers_stand_where_a_log_axis_has_values(rates, part):
     shown = [rate for rate in rates if rate > 0]
     assert len(placed) == len(shown)
     assert all(min(shown) <= y <= max(shown) for y in placed)
+
+
+@pytest.mark.parametrize(
+    ("ends", "lost", "top"),
+    [
+        ((2.0, 1e30), "b", (2.0, 3.0)),  # not flattened by what diverged
+        ((2.0, 1e30), "", (1e30, np.inf)),  # what finished is seen
+        ((2.0, 1.5), "b", (2.0, 3.0)),
+        ((2.0, 1e30), "ab", (1e30, np.inf)),
+    ],
+)
+def test_lines_that_diverge_flatten_no_others(ends, lost, top):
+    bands = pd.DataFrame(
+        {"entry": e, "epoch": float(i), "median": v, "diverged": i == 2 and e in lost}
+        for e, end in zip("ab", ends, strict=True)
+        for i, v in enumerate((1.0, 1.2, end))
+    )
+    bands = bands.assign(low=bands["median"], high=bands["median"])
+    with drawing.style(laid_out=False) as plt:
+        palette, labels = Palette(("a", "b")), {"t": "valid_loss"}
+        _, (axis,) = figures.curves(plt, palette, {"t": bands}, labels)
+    low, high = axis.get_ylim()
+    assert low < 1.0
+    assert top[0] < high < top[1]
+    crosses = [line.get_ydata()[0] for line in axis.lines if line.get_marker() == "x"]
+    assert len(crosses) == len(lost)
+    assert all(low < cross <= high for cross in crosses)
