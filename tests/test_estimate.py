@@ -72,8 +72,10 @@ def test_joined_methods_have_one_line(tmp_path):
     assert line["shape"] == "4x4"
 
 
-def test_time_memory_and_disk_are_of_what_is_left(planned):
-    before, _, after, _ = planned
+def test_updates_time_memory_and_disk_are_of_what_is_left(planned):
+    before, halfway, after, runs = planned
+    left = halfway.lines["runs"] - halfway.lines["done"]
+    assert halfway.lines["updates"].tolist() == (left * runs["steps"][0]).tolist()
     assert before.seconds > 0
     assert before.memory > 2**20
     assert before.measured == 2

@@ -311,7 +311,7 @@ def _line(
         "blocks": len(todo),
         "shape": f"{program.num_seeds}x{program.num_hparams}",
         "programs": len({block.key for block in todo}),
-        "updates": sum(b.example.steps * len(b.ids_by_position) for b in todo),
+        "updates": len(runs - done) * example.steps,
         "seconds": sum(times[id(block)] for block in todo),
         "memory": max(needs, default=0),
     }
