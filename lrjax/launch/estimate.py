@@ -311,7 +311,10 @@ def _line(
         "blocks": len(todo),
         "shape": f"{program.num_seeds}x{program.num_hparams}",
         "programs": len({block.key for block in todo}),
-        "updates": len(runs - done) * example.steps,
+        "updates": sum(
+            block.example.steps * sum(run not in done for run in block.run_ids)
+            for block in todo
+        ),
         "seconds": sum(times[id(block)] for block in todo),
         "memory": max(needs, default=0),
     }
