@@ -491,7 +491,7 @@ _LONGER = 1.05  # times as long as the fastest, from which on it is said
 def _cost(study: Study, writer: ReportWriter) -> Section | None:
     """Score over the cost of training and tuning."""
     runs = study.runs[study.runs["task"].isin(study.comparison.tasks)]
-    span = stats.ends(study.comparison.scores)
+    span = stats.ends(stats.complete(study.on_curves).scores)
     metrics = study.curve_metrics[study.comparison.tasks]
     anytime = curves_lib.anytime(
         study.curves, metrics, span, study.runs, known=study.known
@@ -561,8 +561,8 @@ def _targets(study: Study, writer: ReportWriter) -> Section | None:
     columns = study.curve_metrics.drop(list(study.without_curve))
     if not len(columns):
         return None
-    medians = study.per_task[study.per_task["entry"].isin(study.palette.entries)]
-    targets = medians.groupby("task")["median"].median()
+    medians = study.on_curves.groupby(["task", "entry"])["value"].median()
+    targets = medians.groupby("task").median()
     if study.options.target is not None:
         targets[:] = study.options.target
     runs = study.runs.reset_index(drop=True)

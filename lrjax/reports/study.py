@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lrjax import results
@@ -182,6 +183,25 @@ class Study:
     def curve_metrics(self) -> pd.Series:
         """Task -> column of the curves: as `metrics`, but never of the test part."""
         return self.metrics.str.replace(r"^test_", "valid_", regex=True)
+
+    @functools.cached_property
+    def on_curves(self) -> pd.DataFrame:
+        """The runs with `value` and `score` in the column that their curves have.
+
+        Others than in `runs` where these are judged by the test part, which has none.
+        """
+        columns = self.curve_metrics
+        tasks = [t for t in columns.index if columns[t] != self.metrics[t]]
+        runs = self.runs.copy()
+        for task in tasks:
+            column, here = str(columns[task]), runs["task"] == task
+            if column in runs and runs.loc[here, column].notna().any():
+                done = here & (runs["status"] == "done")
+                value = runs.loc[here, column].astype(float).where(done[here])
+                score = self.metric(column, str(task)).sign * value
+                runs.loc[here, "value"] = value
+                runs.loc[here, "score"] = score.fillna(-np.inf)
+        return runs
 
     @property
     def gaps(self) -> pd.DataFrame:

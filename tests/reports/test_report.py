@@ -578,6 +578,24 @@ def test_the_best_rate_is_none_at_which_half_diverged(
 
 
 @pytest.mark.usefixtures("sketched")
+def test_curves_are_held_to_results_of_their_own_part(tmp_path, monkeypatch):
+    """Runs that are judged by test data have curves of validation data alone."""
+    monkeypatch.setattr(analyses, "ANALYSES", [analyses._cost, analyses._targets])
+    methods, lost = ("adam", "sgd", "cocob"), [(TASKS[0], "sgd", 0)]
+    runs, curves = fabricated.runs_and_curves(TASKS[:2], methods, 3, diverged=lost)
+    for run in runs:
+        if run["test_accuracy"] is not None:
+            run["test_accuracy"] /= 2
+    fabricated.lines(tmp_path / "runs.jsonl", runs)
+    fabricated.lines(tmp_path / "curves.jsonl", curves)
+    for part in ("valid", "test"):
+        write([tmp_path], tmp_path / part, metrics=(f"{part}_accuracy",))
+    for name in ("anytime", "targets"):
+        one, other = (table(tmp_path / part, name) for part in ("valid", "test"))
+        pd.testing.assert_frame_equal(one, other)
+
+
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize("alone", [True, False])
 def test_what_could_be_significant_is_said_of_each_task(alone, tmp_path, monkeypatch):
     """Six seeds are enough for one comparison, and too few for three."""
