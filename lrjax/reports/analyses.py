@@ -397,8 +397,9 @@ def _grid(study: Study, writer: ReportWriter) -> Section | None:
         f"{metric_label(labels[row.task])}"
         for row in tops.head(1).itertuples()
     )
-    if not len(ordered):
-        finding = "At every rate of the grid half of the runs or more diverged"
+    if lost := sorted(set(table["task"]) - set(ordered["task"])):
+        none = f"none on {', '.join(lost)}, where half or more diverged at each"
+        finding += f"; {none}" if len(ordered) else none
     how_to_read = (
         "Median over seeds and quartiles at each rate of the grid; a cross at the edge "
         "marks rates at which half of the runs or more diverged. Diamonds: methods "

@@ -551,7 +551,8 @@ def grid(
         drawing.scale_values(axis, "y", drawn, metric.higher_is_better)
         axis.set_xscale("log")
         of_task = settled[settled["task"] == task]
-        _grid_panel(axis, i, palette, subset, of_task, _worst(subset, metric))
+        edge = 0.02 if metric.higher_is_better else 0.98
+        _grid_panel(axis, i, palette, subset, of_task, edge)
         axis.set(title=palette.brief(task), xlabel="learning rate")
         axis.set_ylabel(metric_label(labels[task]))
         drawing.log_ticks(axis.xaxis)
@@ -575,9 +576,9 @@ def _grid_panel(
     palette: Palette,
     table: pd.DataFrame,
     settled: pd.DataFrame,
-    worst: float,
+    edge: float,
 ) -> None:
-    """Draw a panel of `grid`, with the rows of a task; crosses are at `worst`.
+    """Draw a panel of `grid`, with the rows of a task.
 
     Args:
       axis: axes of the panel.
@@ -585,7 +586,7 @@ def _grid_panel(
       palette: appearances of the entries.
       table: rows of one task, as for `grid`.
       settled: rows of one task, as for `grid`.
-      worst: value at which diverged settings are drawn.
+      edge: height at which diverged settings are drawn, from 0 (below) to 1.
     """
     for method, of_method in table.groupby("method"):
         colour = palette.colour(str(method))
@@ -598,7 +599,8 @@ def _grid_panel(
         drawing.line(axis, place, palette, str(method), rates, alive["median"])
         axis.plot(rates, alive["median"], ".", color=colour, ms=3)
         lost = of_method[of_method["diverged"] >= 0.5]["learning_rate"]
-        axis.plot(lost, np.full(len(lost), worst), "x", color=colour, ms=5)
+        crosses = {"transform": axis.get_xaxis_transform(), "color": colour, "ms": 5}
+        axis.plot(lost, np.full(len(lost), edge), "x", **crosses)
     for row in settled.itertuples():
         colour = palette.colour(str(row.entry))
         axis.axvline(row.learning_rate, color=colour, lw=0.8, alpha=0.45, zorder=1)
@@ -612,19 +614,6 @@ def _grid_panel(
             markeredgewidth=0.7,
         )
         drawing.mark(point, place, "point", palette, str(row.entry))
-
-
-def _worst(table: pd.DataFrame, metric: Metric) -> float:
-    """The worst value of a finished setting, at which diverged ones are drawn.
-
-    Args:
-      table: rows of one task, as for `grid`.
-      metric: the metric of the values.
-    """
-    values = table["median"].dropna()
-    if not len(values):
-        return 1.0
-    return float(values.min() if metric.higher_is_better else values.max())
 
 
 def portfolio(

@@ -77,7 +77,7 @@ def findings(
         sentences.append(("One name", text))
     if study.without_curve:
         sentences.append(("Left out", _left_out(study)))
-    cost = spent(runs, "s of training")
+    cost = spent(study.all_runs, "s of training")
     tuned = study.tuning[study.tuning > 0]
     if len(tuned):
         most = counted(tuned.max(), "full run", form=".3g")

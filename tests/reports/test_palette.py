@@ -635,3 +635,19 @@ def test_lines_that_diverge_flatten_no_others(ends, lost, top):
     crosses = [line.get_ydata()[0] for line in axis.lines if line.get_marker() == "x"]
     assert len(crosses) == len(lost)
     assert all(low < cross <= high for cross in crosses)
+
+
+@pytest.mark.parametrize(("column", "edge"), [("loss", 0.98), ("accuracy", 0.02)])
+def test_rates_that_diverged_are_crosses_at_the_worse_edge(column, edge):
+    rows = [("t", "sgd", rate, 0.5, 0.4, 0.6, rate > 0.1) for rate in (0.01, 0.1, 1.0)]
+    names = ["task", "method", "learning_rate", "median", "low", "high", "diverged"]
+    table = pd.DataFrame(rows, columns=names)
+    others = pd.DataFrame(
+        columns=["task", "entry", "learning_rate", "value"], dtype=float
+    )
+    with drawing.style(laid_out=False) as plt:
+        given = Palette(("sgd",)), table, others, {"t": f"valid_{column}"}
+        _, (axis,) = figures.grid(plt, *given)
+    (cross,) = (line for line in axis.lines if line.get_marker() == "x")
+    assert cross.get_xydata().tolist() == [[1.0, edge]]
+    assert cross.get_transform() == axis.get_xaxis_transform()
