@@ -17,7 +17,7 @@ from lrjax import identity, results, tasks
 from lrjax.core import UsageError
 from lrjax.engine import programs
 from lrjax.launch import blocks as blocks_lib
-from lrjax.launch import experiment
+from lrjax.launch import experiment, local
 from lrjax.launch import rows as rows_lib
 from lrjax.methods import METHODS
 
@@ -149,6 +149,17 @@ def test_accuracies_are_counts_of_rows_rounded_once(finished):
         for part in ("valid", "test"):  # 30 rows each
             accuracy = np.float32(row[f"{part}_accuracy"])
             assert accuracy == np.float32(round(30 * accuracy)) / np.float32(30)
+
+
+def test_what_is_said_of_a_block_is_in_the_units_of_the_ranking():
+    task = tasks.make_task("libsvm/iris")
+    ended = [
+        {"status": status, "valid_accuracy": accuracy}
+        for status, accuracy in (("done", 0.9), ("done", 1.0), ("diverged", None))
+    ]
+    said = local._summary(ended, task)
+    assert said == "3 runs, validation accuracy 95.0 %, 1 diverged"
+    assert local._summary(ended[2:], task) == "1 run, 1 diverged"
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,7 @@ def _summary(rows: Sequence[Mapping[str, Any]], task: Task) -> str:
     diverged = sum(row["status"] == "diverged" for row in rows)
     metric = task.metric
     scores = [row[f"valid_{metric}"] for row in rows if row["status"] == "done"]
-    score = f", validation {metric} {np.mean(scores):.5g}" if scores else ""
+    mean = metric.text(float(np.mean(scores))) if scores else ""
+    score = f", validation {metric} {mean}" if mean else ""
     dead = f", {diverged} diverged" if diverged else ""
     return f"{counted(len(rows), 'run')}{score}{dead}"
