@@ -26,10 +26,11 @@ from lrjax import elsewhere, optim, own, plugins, results, tasks
 from lrjax import launch as launch_lib
 from lrjax import methods as methods_lib
 from lrjax import reports as reports_lib
+from lrjax.analysis import scores
 from lrjax.common import files
 from lrjax.common.temporary import Temporary
 from lrjax.config import Settings
-from lrjax.core import Method, Task, UsageError, cut, shown, unknown
+from lrjax.core import LOSS, Method, Task, UsageError, cut, shown, unknown
 from lrjax.hpo import tune as tune_lib
 from lrjax.launch import experiment, startup
 from lrjax.launch.turns import in_turn
@@ -341,7 +342,9 @@ def find_rate(
                 settings = _checked(config, "local")
                 experiment.run(settings, folder, data_dir)
                 runs, _ = results.load(folder)
-    return Rates.of(runs[runs["method"] == at_rest.name], name)
+                known = scores.known_metrics([results.load_metrics(folder)])
+    loss = scores.metric_of(f"valid_{LOSS}", known, task_names[0])
+    return Rates.of(runs[runs["method"] == at_rest.name], name, loss)
 
 
 @in_turn

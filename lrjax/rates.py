@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import special
 
 from lrjax.analysis import stats
-from lrjax.core import NONNEGATIVE_LOSS, UsageError, counted
+from lrjax.core import NONNEGATIVE_LOSS, Metric, UsageError, counted
 
 _LEVEL = 0.05  # of the tests that tell a rate from the best one
 
@@ -56,12 +56,15 @@ class Rates:
     table: pd.DataFrame
 
     @classmethod
-    def of(cls, runs: pd.DataFrame, method: str) -> Self:
+    def of(
+        cls, runs: pd.DataFrame, method: str, loss: Metric = NONNEGATIVE_LOSS
+    ) -> Self:
         """Judge rates by their runs.
 
         Args:
           runs: as returned by `results.load`; each rate has the same seeds.
           method: the method's name, for messages.
+          loss: the loss as the task has it, whose bounds intervals keep to.
 
         Raises:
           UsageError: if no rate has runs that did not diverge.
@@ -80,9 +83,7 @@ class Rates:
             )
         mean = np.where(whole, values.mean(1), np.inf)
         best = int(mean.argmin())
-        low, high = np.transpose(
-            [stats.interval(row, NONNEGATIVE_LOSS) for row in values]
-        )
+        low, high = np.transpose([stats.interval(row, loss) for row in values])
         table = pd.DataFrame(
             {
                 "learning_rate": losses.index.to_numpy(float),

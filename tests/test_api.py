@@ -206,6 +206,8 @@ def test_the_rate_of_a_parabola_is_found(method, tmp_path):
         assert found.edge == (3.0 if method == "sgd" else 30.0)  # `halving` recovers
     low, high = found.interval
     assert low <= found.rate <= high
+    first = found.table.iloc[0]  # a loss of one's own has no bounds
+    assert first["high"] - first["mean"] == pytest.approx(first["mean"] - first["low"])
     figure = found.plot(tmp_path / "rates.png")
     assert (tmp_path / "rates.png").read_bytes()[:4] == b"\x89PNG"
     assert figure.axes
