@@ -355,6 +355,17 @@ def test_who_leads_is_said_as_in_the_report(seeds, basis, tmp_path):
     assert sentence in everything(tmp_path)["runs"]
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+def test_half_of_the_runs_lost_leave_no_mean(lost, tmp_path):
+    runs, curves = fabricated.runs_and_curves(
+        ("t",), ("adam",), 4, diverged=[("t", "adam", seed) for seed in range(lost)]
+    )
+    fabricated.lines(tmp_path / "runs.jsonl", runs)
+    fabricated.lines(tmp_path / "curves.jsonl", curves)
+    mean = np.mean([run["valid_accuracy"] for run in runs[lost:]])
+    assert (f">{mean:.4f}<" in everything(tmp_path)["task-0"]) == (lost < 2)
+
+
 def test_tasks_that_get_other_names_are_shown_by_these(tmp_path):
     """As those that are trained under a second protocol."""
     contents = tables(tasks=("t",), seeds=1)
