@@ -171,7 +171,7 @@ def scores(
             low, high = axis.get_xlim()
             more = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
             axis.set_xlim(low, more)
-        axis.set(title=palette.brief(task), xlabel=metric_label(metric))
+        axis.set(title=palette.brief(task), xlabel=_measured(metric, known, task))
         _name_rows(axis, names)
     return figure, axes
 
@@ -248,7 +248,7 @@ def curves(
     """
     figure, axes = drawing.panels(plt, len(bands))
     for i, (axis, (task, table)) in enumerate(zip(axes, bands.items(), strict=True)):
-        _curve_panel(axis, i, palette, table, labels[task], known)
+        _curve_panel(axis, i, palette, table, labels[task], known, task)
         axis.set_title(palette.brief(task))
         if task in stepped:
             axis.set_xlabel("step")
@@ -275,7 +275,7 @@ def losses_and_rates(
     for task, columns in bands.items():
         for column, table in columns.items():
             axis = next(axes)
-            _curve_panel(axis, 0, palette, table, column, known)
+            _curve_panel(axis, 0, palette, table, column, known, task)
             axis.set_title(palette.brief(task))
     drawing.legend(figure, palette, palette.entries)
     return figure
@@ -312,10 +312,20 @@ def so_far(
         rising = metric_of(metric, known).higher_is_better
         drawing.scale_values(axis, "x", runs["value"], rising)
         _name_rows(axis, [palette.brief(entry) for entry in entries])
-        axis.set(title="runs that have ended", xlabel=metric_label(metric))
+        task = str(runs["task"].iloc[0])
+        axis.set(title="runs that have ended", xlabel=_measured(metric, known, task))
     shown = {entry for table in bands.values() for entry in table["entry"]}
     drawing.legend(figure, palette, [e for e in palette.entries if e in shown])
     return figure, axes
+
+
+def _measured(column: str, known: Mapping[str, Metric], task: str) -> str:
+    """A column of a metric in words, with the unit in which it is drawn.
+
+    Values that texts show in per cent are drawn as shares.
+    """
+    unit = metric_of(column, known, task).unit
+    return metric_label(column) + (f" ({unit})" if unit not in ("", "%") else "")
 
 
 def _name_rows(axis: Any, names: Sequence[str]) -> None:
@@ -334,6 +344,7 @@ def _curve_panel(
     table: pd.DataFrame,
     column: str,
     known: Mapping[str, Metric] = METRICS,
+    task: str = "",
 ) -> None:
     """Draw a panel of `curves`.
 
@@ -344,6 +355,7 @@ def _curve_panel(
       table: as returned by `curves.bands`.
       column: name of a column of the curves.
       known: as returned by `scores.known_metrics`.
+      task: what the curves are of.
     """
     metric = None if column == "learning_rate" else metric_of(column, known)
     bottom, top = -np.inf, np.inf
@@ -377,7 +389,8 @@ def _curve_panel(
         span = float(table["median"].max()) - bottom
         axis.set_ylim(bottom=bottom - (0.05 * span or 0.02))
     axis.set_xlim(0, None)
-    axis.set(xlabel="epoch", ylabel=metric_label(column))
+    label = _measured(column, known, task) if metric else metric_label(column)
+    axis.set(xlabel="epoch", ylabel=label)
     drawing.log_ticks(axis.yaxis)
 
 
@@ -554,7 +567,7 @@ def grid(
         edge = 0.02 if metric.higher_is_better else 0.98
         _grid_panel(axis, i, palette, subset, of_task, edge)
         axis.set(title=palette.brief(task), xlabel="learning rate")
-        axis.set_ylabel(metric_label(labels[task]))
+        axis.set_ylabel(_measured(labels[task], known, task))
         drawing.log_ticks(axis.xaxis)
         drawing.log_ticks(axis.yaxis)
     free = sorted(set(settled["entry"]), key=palette.number)

@@ -1,5 +1,6 @@
 """What figures look like: by what Matplotlib drew, and by pixels."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -21,7 +22,8 @@ from matplotlib.colors import to_rgb
 
 from configs import quickstart
 from lrjax import reports
-from lrjax.core import UsageError
+from lrjax.analysis import scores
+from lrjax.core import LOSS, UsageError
 from lrjax.methods import METHODS
 from lrjax.reports import (
     drawing,
@@ -651,3 +653,20 @@ def test_rates_that_diverged_are_crosses_at_the_worse_edge(column, edge):
     (cross,) = (line for line in axis.lines if line.get_marker() == "x")
     assert cross.get_xydata().tolist() == [[1.0, edge]]
     assert cross.get_transform() == axis.get_xaxis_transform()
+
+
+@pytest.mark.parametrize(
+    ("unit", "label"),
+    [("", "validation loss"), ("kg", "validation loss (kg)"), ("%", "validation loss")],
+)
+def test_an_axis_of_values_has_their_unit(unit, label):
+    """Those in per cent are drawn as shares."""
+    metric = dataclasses.replace(LOSS, unit=unit)
+    known = scores.known_metrics([{"t": (metric,), "u": (LOSS,)}])
+    row = {"entry": "a", "epoch": 1.0, "median": 1.0, "low": 1.0, "high": 1.0}
+    bands = pd.DataFrame([row | {"diverged": False}])
+    labels = dict.fromkeys("tu", "valid_loss")
+    with drawing.style(laid_out=False) as plt:
+        given = Palette(("a",)), dict.fromkeys("tu", bands), labels, known
+        _, axes = figures.curves(plt, *given)
+    assert [axis.get_ylabel() for axis in axes] == [label, "validation loss"]
