@@ -198,7 +198,8 @@ def of_images(runs: pd.DataFrame) -> pd.DataFrame:
 
     Columns are the tasks that networks classify images in.
     """
-    tasks = [t for t in ladder.TASKS if t.startswith(IMAGES) and t not in _OTHERS_OF_DIGITS]
+    tasks = [task for task in ladder.TASKS if task.startswith(IMAGES)]
+    tasks = [task for task in tasks if task not in _OTHERS_OF_DIGITS]
     own = runs[runs["task"].isin(tasks) & ~runs["entry"].str.startswith(TUNED)]
     means = own.groupby(["entry", "task"])["points"].mean().unstack()
     order = means.rank(ascending=False).mean(axis=1).sort_values(kind="stable").index
