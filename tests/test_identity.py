@@ -126,7 +126,7 @@ TASKS: dict = {}
 
 
 @given(NORMAL)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_number_as_it_is_used_rounds_to_the_same_number(value):
     found = used(value, np.float32)
     assert np.float32(found) == np.float32(value)
