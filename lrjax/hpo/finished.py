@@ -89,7 +89,7 @@ def pasts(
     loaded: Mapping[str, Task],
     log: Callable[[str], Any],
 ) -> Iterator[prior.Past]:
-    """What the finished runs of a directory say of their tasks.
+    """Past tasks, from the finished runs of a directory.
 
     A task is described by a few gradients; one that cannot be made is left out with a
     line that says why.
@@ -131,7 +131,7 @@ def _past(
     described: Mapping[str, float],
     settings: Settings,
 ) -> prior.Past:
-    """What is believed of all contenders of a table after some runs.
+    """A past task: the belief on all contenders of a table after some runs.
 
     Args:
       known: the runs.

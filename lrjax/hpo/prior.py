@@ -39,7 +39,7 @@ _LEAST = 0.9  # share of the contenders that must have been trained on a further
 
 
 class Known(NamedTuple):
-    """What is known of tasks, for one kind of metric.
+    """Tables of known tasks, for one kind of metric.
 
     Attributes:
       kind: of the metric, as in `points`.
@@ -101,7 +101,7 @@ class Similar(NamedTuple):
 
 
 class Prior(NamedTuple):
-    """What is believed of contenders before they are trained.
+    """Belief on contenders before they are trained.
 
     Attributes:
       belief: on their scores.
@@ -172,7 +172,7 @@ def digest(path: Path = FILE) -> str:
 
 
 def extend(table: Known, past: Sequence[Past], least: float = _LEAST) -> Known:
-    """What is known, with further tasks.
+    """Add further tasks to what is known.
 
     Tasks count whose metric is of the table's kind and on which nearly all of its
     contenders were trained; the others are as on average there.

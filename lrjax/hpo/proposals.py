@@ -55,7 +55,7 @@ class Fitted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a selection may do; it follows from the config, the task and the prior.
+    """Plan of a selection; it follows from the config, the task and the prior.
 
     Attributes:
       how: one of `WAYS`.
@@ -92,7 +92,7 @@ def by_budget(budget: float, count: int, each: int = 1) -> str:
 def first(
     methods: Sequence[str], own: Sequence[int], prior: Prior, named: bool
 ) -> list[int]:
-    """Who enters before all others.
+    """The contender that enters before all others.
 
     Args:
       methods: of each contender.
@@ -139,7 +139,7 @@ Measured = Mapping[Wanted, float]
 
 
 class Judge(NamedTuple):
-    """What is needed to judge runs.
+    """Everything needed to judge runs.
 
     Attributes:
       prior: what is believed before them.
@@ -266,7 +266,7 @@ def fits(
 
 
 class Answer(NamedTuple):
-    """What a selection answers.
+    """Answer of a selection.
 
     Attributes:
       winner: number of the contender.

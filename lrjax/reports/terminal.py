@@ -115,7 +115,7 @@ def ranking(
 
 
 def _what(table: pd.DataFrame, columns: Sequence[str]) -> str:
-    """What the cells of a ranking are: means with intervals, or the values of seeds.
+    """Describe the cells of a ranking: means with intervals, or the values of seeds.
 
     Args:
       table: as returned by `stats.summary`.
