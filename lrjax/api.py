@@ -1,4 +1,4 @@
-"""What people call from Python: compare, tune and find_rate, for tasks of their own.
+"""Functions to call from Python: compare, tune and find_rate, for tasks of one's own.
 
 Each function trains as main.py does, with the same tables, checkpoints and reports:
 with a `workdir`, the same call resumes and skips what is done.

@@ -1,4 +1,4 @@
-"""Which columns of a source are metrics, and what the user said about them."""
+"""Metrics among the columns of a source, and the user's choices for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What names of columns usually mean: roles, parts of the data, metrics."""
+"""Usual meaning of names of columns: roles, parts of the data, metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user's own finished runs add to what is known of tasks.
+"""Known tasks from a user's own finished runs.
 
 Ordinary runs say of some contenders how well they did on a task. What is known of
 similar tasks fills in the others: what is believed of all of them after these runs

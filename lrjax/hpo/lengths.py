@@ -1,4 +1,4 @@
-"""How a method's best learning rate changes with the length of a run.
+"""Change of a method's best learning rate with the length of a run.
 
 The best rate of a short run, with its whole schedule in its own length, is near that of
 a long one, but not the same. `lengths.npz` has what `benchmarks/lengths.py` learned of

@@ -1,4 +1,4 @@
-"""What is believed of contenders, and what their runs change of it.
+"""Belief on contenders, and its change by their runs.
 
 A contender's score on a task is its regret in points (`lrjax.hpo.points`): 0 for the
 best there is, negative for others. Beliefs are normal: a mean and a covariance, so that

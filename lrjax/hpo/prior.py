@@ -1,4 +1,4 @@
-"""What runs on known tasks say of a new one, before anything is trained on it.
+"""Belief on a new task from runs on known ones, before anything is trained on it.
 
 `priors.npz` has, for each of some hundred small tasks, numbers that describe it
 (`lrjax.hpo.probes`) and the regret of every contender, in points and no worse than

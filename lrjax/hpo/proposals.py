@@ -1,4 +1,4 @@
-"""Which runs a selection asks for next, and what it answers; trains nothing.
+"""The next runs of a selection, and its answer; trains nothing.
 
 There are three ways. `prior` believes what is known of similar tasks. `race` trains
 some contenders, those of which the best is expected to be best, then others in the

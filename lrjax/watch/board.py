@@ -1,4 +1,4 @@
-"""What pages show now, by part, and who looks at it."""
+"""The parts that pages show now, and who looks at them."""
 
 from __future__ import annotations
 

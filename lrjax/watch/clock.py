@@ -1,4 +1,4 @@
-"""How far a command is and how long it will take, in words."""
+"""Progress of a command and the time that is left, in words."""
 
 from __future__ import annotations
 

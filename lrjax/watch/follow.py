@@ -1,4 +1,4 @@
-"""What is known of a working directory, read anew only where it has changed.
+"""State of a working directory, read anew only where it has changed.
 
 Another program may be writing it, may be killed and started again, and may write
 anything: what cannot be read is counted and named, never fatal.
