@@ -32,9 +32,10 @@ _UNKNOWN, _UNKNOWN_SPREAD = -3.0, 5.0
 _PER_DECADE, _OTHERWISE = 4.0, 2.0
 _UNLIKE = 0.98  # share of the known tasks that must be less novel for a warning
 _SIMILAR = 3  # families that are named
-# Added to the log odds of being near the best, so that what is said came true as often
-# on known tasks, each family with a prior of all others (benchmarks/selection.py).
-_NEAR_ODDS = {SHARE: 0.92, RATIO: 0.43}
+# Added to the log odds of being near the best, by the prior alone and after runs, so
+# that what is said came true as often on known tasks, each family with a prior of all
+# others (benchmarks/selection.py).
+_NEAR_ODDS = {SHARE: (0.62, 0.92), RATIO: (0.19, 0.43)}
 _LEAST = 0.9  # share of the contenders that must have been trained on a further task
 
 
@@ -67,7 +68,7 @@ class Known(NamedTuple):
     usual: np.ndarray
 
     @property
-    def near_odds(self) -> float:
+    def near_odds(self) -> tuple[float, float]:
         """Added to the log odds of being near the best, as `proposals.Judge` does."""
         return _NEAR_ODDS[self.kind]
 

@@ -146,14 +146,15 @@ class Judge(NamedTuple):
       folds: how many choices of validation rows there are.
       noise: variance of a run's points, as in `prior.Known.noise`.
       rows: of the validation part.
-      near_odds: what is added to the log odds of being near the best.
+      near_odds: what is added to the log odds of being near the best: where at most
+        one contender was trained, and after more.
     """
 
     prior: Prior
     folds: int
     noise: tuple[float, float]
     rows: int
-    near_odds: float = 0.0
+    near_odds: tuple[float, float] = (0.0, 0.0)
 
     def believe(self, how: str, measured: Measured) -> tuple[Belief, float]:
         """The belief after the runs, and how much they surprise (0 with one run)."""
@@ -303,8 +304,9 @@ def answer(judge: Judge, plan: Plan, measured: Measured) -> Answer | None:
     if not among:
         return None
     winner = among[int(belief.mean[among].argmax())]
-    rivals = trained if len(trained) > 1 else pool
+    compared = len(trained) > 1
+    rivals = trained if compared else pool
     best = chances(belief.only(rivals)).best.tolist()
     near = float(chances(belief.only(pool)).near[pool.index(winner)])
-    near = shifted(near, judge.near_odds)
+    near = shifted(near, judge.near_odds[compared])
     return Answer(winner, belief, dict(zip(rivals, best, strict=True)), near)

@@ -372,14 +372,19 @@ def test_log_odds_are_added(chance, one, other):
 
 
 def test_being_near_is_said_as_often_as_it_came_true_on_known_tasks():
+    """By other odds where at most one contender was trained: that is the prior."""
     judge = judge_of()
     plan = proposals.plan(proposals.RACE, judge.prior, (), 4)
     _, measured = hold(judge, plan, lambda wanted: 80 - wanted.who)
-    plain = proposals.answer(judge, plan, measured)
-    found = proposals.answer(judge._replace(near_odds=0.7), plan, measured)
-    assert 0 < plain.near < 1
-    assert found.near == pytest.approx(posterior.shifted(plain.near, 0.7))
-    assert (found.winner, found.best) == (plain.winner, plain.best)
+    first = next(iter(measured))
+    raised = judge._replace(near_odds=(0.2, 0.7))
+    cases = (({}, 0.2), ({first: measured[first]}, 0.2), (measured, 0.7))
+    for runs, odds in cases:
+        plain = proposals.answer(judge, plan, runs)
+        found = proposals.answer(raised, plan, runs)
+        assert 0 < plain.near < 1
+        assert found.near == pytest.approx(posterior.shifted(plain.near, odds))
+        assert (found.winner, found.best) == (plain.winner, plain.best)
 
 
 def test_a_prior_that_is_confidently_wrong_gives_way():
