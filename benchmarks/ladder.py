@@ -47,6 +47,8 @@ DRAWS = 2000
 SEEDS = 3  # that every task has
 LEARNING_RATE_FREE = ("dadapt_adam", "prodigy", "cocob", "dowg", "dog")
 TUNED = "random:"
+IMAGES = ("digits/", "fashion_mnist/")
+_OTHERS_OF_DIGITS = ("digits/logistic", "digits/diffusion")
 GRID = ("adamw_cosine", "momentum")  # methods of `rates`
 # Pairs of a smaller task and a larger one of the same kind.
 TWINS = (
@@ -189,6 +191,19 @@ def regrets(runs: pd.DataFrame) -> pd.DataFrame:
     best = wide.replace(-np.inf, np.nan).groupby(level="task").mean().max(axis=1)
     behind = -wide.sub(best, axis=0, level="task")
     return behind.clip(upper=CLIP)
+
+
+def of_images(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean test accuracy in per cent: index method at its defaults, best first.
+
+    Columns are the tasks that networks classify images in.
+    """
+    tasks = [task for task in ladder.TASKS if task.startswith(IMAGES)]
+    tasks = [task for task in tasks if task not in _OTHERS_OF_DIGITS]
+    own = runs[runs["task"].isin(tasks) & ~runs["entry"].str.startswith(TUNED)]
+    means = own.groupby(["entry", "task"])["points"].mean().unstack()
+    order = means.rank(ascending=False).mean(axis=1).sort_values(kind="stable").index
+    return means.loc[order, [task for task in tasks if task in means]]
 
 
 def family(task: str) -> str:
@@ -356,6 +371,12 @@ def report(study: Study) -> None:
             for task, row in places.sort_values("parameters").iterrows()
         ],
     )
+    print("\n## Test accuracy on images, %\n")
+    accuracies = of_images(study.runs)
+    rows = []
+    for method, row in accuracies.iterrows():
+        rows.append([f"`{method}`", *(f"{x:.1f}".replace("nan", "") for x in row)])
+    print_table(["method", *(f"`{task}`" for task in accuracies)], rows)
     by_family = means.groupby([family(t) for t in tasks]).mean()
     names = list(by_family.index)
     print("\n## Mean regret by family, points\n")

@@ -6,8 +6,9 @@ r"""Prints the way of a hyperparameter through lrjax, from a flag to a row of a 
 Runs main.py with the arguments given and notes every function of lrjax that is called
 with the value 0.0123456789: as an argument or inside of one (settings, runs, rows).
 Prints the files in the order in which the value first came to each, with the functions
-that took it there. A function that was called from a file which its own file imports is
-marked: such a call goes back up.
+that took it there. A function that was called from a file which comes with its own
+file when that is imported is marked: such a call goes back up, as one of a function
+that was handed down.
 
 Functions that only pass settings on count like those that use the value. Inside of a
 compiled program the value is an array, which is followed no further than into the
@@ -22,7 +23,7 @@ import dataclasses
 import runpy
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,11 +53,11 @@ def holds(thing: Any, depth: int = _DEPTH) -> bool:
 
 
 def imports() -> dict[str, set[str]]:
-    """File of lrjax -> files of lrjax that it imports, directly or not."""
+    """File of lrjax -> files of lrjax that come with it when it is imported."""
     direct: dict[str, set[str]] = {}
     for path in (ROOT / "lrjax").rglob("*.py"):
         names: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in _at_import(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
                 names |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
         files = (name.replace(".", "/") for name in names if name.startswith("lrjax"))
@@ -71,6 +72,15 @@ def imports() -> dict[str, set[str]]:
             known |= further
             grown = grown or bool(further)
     return direct
+
+
+def _at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """The parts of a module that run when it is imported."""
+    for node in ast.iter_child_nodes(tree):
+        types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not types and not isinstance(node, ast.FunctionDef | ast.Lambda):
+            yield node
+            yield from _at_import(node)
 
 
 class Walk:

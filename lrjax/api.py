@@ -1,4 +1,4 @@
-"""What people call from Python: compare, tune and find_rate, for tasks of their own.
+"""Functions to call from Python: compare, tune and find_rate, for tasks of one's own.
 
 Each function trains as main.py does, with the same tables, checkpoints and reports:
 with a `workdir`, the same call resumes and skips what is done.
@@ -11,6 +11,7 @@ import dataclasses
 import math
 import numbers
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,7 @@ def compare(
     """
     listeners = of_function(on_rows)
     with _known(task, methods, launcher) as (task_names, method_names):
+        _warn_of_unused(fields, "compare", launcher)
         config = _config(
             task_names,
             method_names,
@@ -257,6 +259,7 @@ def tune(
     """
     listeners = of_function(on_rows)
     with _known(task, method, launcher) as (task_names, method_names):
+        _warn_of_unused(fields, "tune", launcher)
         config = _config(
             task_names,
             method_names,
@@ -320,6 +323,7 @@ def find_rate(
       0.1
     """
     with _known(task, method, "local") as (task_names, (name,)):
+        _warn_of_unused(fields, "find_rate", "local")
         chosen = methods_lib.find(name)
         if "learning_rate" not in chosen.defaults:
             raise UsageError(f"find_rate: method '{name}' has no learning_rate")
@@ -439,6 +443,19 @@ def _averages(method: Method, hparams: Mapping[str, Any]) -> bool:
     params = {"a": jnp.zeros(2)}
     tx = method.build(100.0, **hparams)
     return optim.eval_params(tx.init(params), params)["a"] is not params["a"]
+
+
+def _warn_of_unused(fields: Iterable[str], function: str, launcher: str) -> None:
+    """Warn of fields of a config that a function of this module does not read."""
+    for name in fields:
+        block = name.partition("_" if name.startswith("tune_") else ".")[0]
+        reason = ""
+        if block in ("tune", "select", "advise", "report") and block != function:
+            reason = f"it is for lrjax.{block}"
+        elif block == "cluster" and not launch_lib.LAUNCHERS[launcher].remote:
+            reason = "it is for launcher='dask'"
+        if reason:
+            warnings.warn(f"{name} changes nothing: {reason}", stacklevel=4)
 
 
 def _config(

@@ -95,7 +95,7 @@ def _run(
     planned: str,
     after: bool,
 ) -> Tuned | None:
-    """Do as `run`, but for the ranking and what follows it.
+    """Run a mode; leave the ranking and what follows it to `run`.
 
     Args:
       settings: the checked config.

@@ -25,7 +25,7 @@ def say(text: str) -> None:
     if _is_closed():
         return
     with contextlib.suppress(OSError):
-        tqdm.write("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
+        _Bar.write("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 
 class _Bar(tqdm):
@@ -36,6 +36,11 @@ class _Bar(tqdm):
 
     def set_description(self, desc: str | None = None, refresh: bool = True):
         super().set_description(printable(desc or ""), refresh)
+
+
+# tqdm's own lock is one between processes, too. From Python 3.14 on that starts another
+# process, which reports a leak where this one ends on a signal.
+_Bar.set_lock(threading.RLock())
 
 
 def bar(iterable: Iterable[Any] | None = None, desc: str = "", **options: Any) -> _Bar:

@@ -1,4 +1,4 @@
-"""Which numbers a hyperparameter can be."""
+"""Domains: the numbers that a hyperparameter can be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine has: kind and memory of its devices, and its cores."""
+"""Kind and memory of the devices of this machine, and its cores."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class Rates:
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What `rate_transfer` found for models of several widths.
+    """Best rates of models of several widths, as `rate_transfer` found them.
 
     `print(transfer)` says whether one rate serves all.
 

@@ -1,4 +1,4 @@
-"""What a training shows at its end, made by a second process that starts with it.
+"""Tables and figures at the end of a training, made by a second process.
 
 What ranks and draws takes 0.8 s to import, and JAX 0.5 s. In one process the one waits
 for the other, as it does for tracing. So a command forks at once; its child imports

@@ -5,7 +5,12 @@ import importlib.metadata
 import os
 import tempfile
 
+import hypothesis
 import pytest
+
+# A machine may be busy: how long an example takes is no reason to fail.
+hypothesis.settings.register_profile("lrjax", deadline=None)
+hypothesis.settings.load_profile("lrjax")
 
 
 def pytest_configure(config):

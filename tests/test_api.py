@@ -436,3 +436,19 @@ def test_numbers_below_0_of_ones_own_method_are_tuned_and_trained(tmp_path):
     strict = dataclasses.replace(mine, domains={}, defaults=defaults)
     with pytest.raises(UsageError, match=r"at shift=-1: shifted\.shift=-1\.0: must be"):
         lrjax.tune("libsvm/iris", strict, trials=3, epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("function", "fields", "reason"),
+    [
+        ("compare", {"tune_trials": 5}, "tune_trials changes nothing: .*lrjax.tune$"),
+        ("compare", {"tune": {"trials": 5}}, "tune changes nothing: .*lrjax.tune$"),
+        ("compare", {"cluster.workers": 2}, "cluster.workers changes nothing: .*dask"),
+        ("tune", {"report": {"target": 1}}, "report changes nothing: .*lrjax.report$"),
+        ("find_rate", {"select.budget": 2}, "budget changes nothing: .*lrjax.select$"),
+    ],
+)
+def test_what_a_function_does_not_read_is_named(function, fields, reason):
+    methods = ["adam"] if function == "compare" else "adam"
+    with pytest.raises(UsageError, match="steps"), pytest.warns(match=reason):
+        getattr(lrjax, function)("libsvm/iris", methods, steps=-1, **fields)

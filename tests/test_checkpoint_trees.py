@@ -105,7 +105,6 @@ def check(tree, like, expected):
 
 @settings(
     max_examples=20,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=True,
 )

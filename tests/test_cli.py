@@ -248,7 +248,7 @@ def test_only_training_cuts_batches_over_devices(mode, tmp_path):
 
 
 @given(st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=3))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_override_is_taken_or_refused_in_one_line(overrides):
     flags = [f"--config.{name}={value}" for name, value in overrides]
     code, said = invoke(QUICKSTART, "--workdir=/nowhere/at/all", *flags)
@@ -269,7 +269,7 @@ def test_any_override_is_taken_or_refused_in_one_line(overrides):
         max_size=3,
     ).filter(lambda flags: not any("help" in flag for flag in flags))
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_flag_is_taken_or_refused_in_one_line(flags):
     code, said = invoke(*flags)
     if code:

@@ -216,7 +216,7 @@ scalars = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(
     seeds=st.one_of(scalars, st.lists(scalars, max_size=3).map(tuple)),
     values=st.dictionaries(
@@ -373,7 +373,6 @@ def check_group(group, cases):
 
     @settings(
         max_examples=cases,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

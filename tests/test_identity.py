@@ -28,6 +28,7 @@ from lrjax import (
 from lrjax.common import numerics
 from lrjax.core import (
     Domain,
+    Metric,
     Run,
     Task,
     UsageError,
@@ -126,7 +127,7 @@ TASKS: dict = {}
 
 
 @given(NORMAL)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_number_as_it_is_used_rounds_to_the_same_number(value):
     found = used(value, np.float32)
     assert np.float32(found) == np.float32(value)
@@ -343,7 +344,13 @@ def own_task(scale=1.0, activation=jnp.tanh, weights=(0.5, 1.0), **changes):
     part = {"x": np.ones((8, 2), np.float32), "y": np.ones(8, np.float32)}
     fields = {"name": "own", "train": part, "valid": part, "test": part}
     fields |= {"init": init, "loss": loss, "evaluate": evaluate, "batch_size": 4}
-    return tasks.with_model(Task(**fields, metric="loss", **changes)).options
+    fields |= {"metrics": "loss"} | changes
+    return tasks.with_model(Task(**fields)).options
+
+
+def share(power):
+    """A metric of one's own."""
+    return Metric("share", lambda sums: (sums["loss"] / sums["count"]) ** power, False)
 
 
 def test_a_model_of_ones_own_is_part_of_the_identity():
@@ -353,8 +360,11 @@ def test_a_model_of_ones_own_is_part_of_the_identity():
         own_task(activation=jax.nn.relu),
         own_task(weights=(0.5, 2.0)),
         own_task(max_norm=1.0),
+        own_task(metrics=share(1)),
+        own_task(metrics=share(2)),
     ]
-    assert len({own_task(), *others}) == 5
+    assert own_task(metrics=share(2)) == others[-1]
+    assert len({own_task(), *others}) == 7
     (pair,) = own_task()
     runs = [dataclasses.replace(RUN, options=each) for each in ((pair,), others[0])]
     assert len(set(map(run_id, runs))) == 2

@@ -140,7 +140,7 @@ def in_slices(sums_of, arrays, mask, width=7):
     return total
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 10**6))
 def test_formulas_are_scikit_learns(rows, classes, seed):
     labels, found, scores, targets, guess, mask = seen(rows, classes, seed)

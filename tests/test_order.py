@@ -55,7 +55,7 @@ def many_orders(n, epochs):
     return np.asarray(jax.jit(jax.vmap(one))(many_keys()))
 
 
-@settings(max_examples=8, deadline=None, phases=PHASES)
+@settings(max_examples=8, phases=PHASES)
 @given(st.integers(1, 400), st.integers(1, 450), st.integers(0, 2**20))
 def test_each_row_comes_exactly_once_per_epoch(n, batch_size, epoch):
     per_epoch = math.ceil(n / batch_size)
@@ -73,7 +73,7 @@ def test_each_row_comes_exactly_once_per_epoch(n, batch_size, epoch):
     assert ((rows >= 0) & (rows < n)).all()
 
 
-@settings(max_examples=5, deadline=None, phases=PHASES)
+@settings(max_examples=5, phases=PHASES)
 @given(st.integers(1, 100), st.integers(1, 120), st.integers(0, 2**20))
 def test_fresh_batches_have_distinct_rows(n, batch_size, step):
     rows, mask = batches_of_few_keys(step, 4, batch_size, n, True)

@@ -254,7 +254,7 @@ def whole(text, names):
     ),
     length=st.just(1.0) | st.floats(0, 1),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @pytest.mark.filterwarnings("ignore")
 def test_a_damaged_table_is_read_or_refused_and_whole_rows_are_never_lost(
     name, cuts, length

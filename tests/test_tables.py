@@ -214,7 +214,7 @@ LINES = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     lines=st.lists(LINES, max_size=30),
     finished=st.sets(st.sampled_from([*IDS, *ODD])),

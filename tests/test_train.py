@@ -607,7 +607,7 @@ def summed(start, losses):
     return jax.lax.scan(add, start, losses)[0]
 
 
-@hypothesis_settings(max_examples=50, deadline=None)
+@hypothesis_settings(max_examples=50)
 @given(
     st.lists(st.floats(2**-20, 2**20, width=32), min_size=1, max_size=5000),
     st.floats(1, 2**20, width=32),

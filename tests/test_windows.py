@@ -16,7 +16,11 @@ PLAYED = """
 import errno, fcntl, multiprocessing, os, signal, subprocess, sys, tempfile, types
 import shutil, pathlib, threading, concurrent.futures, http.server
 import jax, jax.numpy as jnp, numpy, optax, pandas, matplotlib.figure, pyarrow.json
-import matplotlib.backends.backend_agg, ml_collections, absl.app, tqdm, rliable.library
+import matplotlib.backends.backend_agg, ml_collections, absl.app, tqdm
+try:
+    import rliable.library
+except ImportError:
+    pass
 jnp.ones(2).block_until_ready()
 
 def locking(handle, mode, count, flock=fcntl.flock, fcntl=fcntl):

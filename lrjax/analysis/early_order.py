@@ -1,4 +1,4 @@
-"""How well scores early in training predict the order of entries at its end.
+"""Agreement of scores early in training with the order of entries at its end.
 
 A tuner or a race sees one run of each entry (a method with its settings) after a part
 of its training and needs the order at full length. So one seed's scores after that part

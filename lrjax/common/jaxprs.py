@@ -47,7 +47,7 @@ def _live(
 
 
 def _inside(eqn: Any, wanted: list[bool], turns: int) -> tuple[list[Step], list[bool]]:
-    """Do as `_live` for the jaxprs inside of an equation."""
+    """Apply `_live` to the jaxprs inside of an equation."""
     name, count = eqn.primitive.name, len(eqn.invars)
     jaxprs = list(_jaxprs(eqn.params))
     steps: list[Step] = []

@@ -1,4 +1,4 @@
-"""What the name of a metric says of it; needs no JAX."""
+"""Properties of a metric by its name; needs no JAX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a command goes: what each thread does when, as a table and a trace.
+"""Time of a command: the work of each thread, as a table and a trace.
 
 Nothing is noted before `record` is called.
 """

@@ -95,7 +95,7 @@ def _parts(source: str) -> tuple[str, str, str]:
 
 
 def _choices(source: str, query: str) -> Choices:
-    """What a user said after the question mark."""
+    """The user's choices, after the question mark."""
     roles: dict[str, str] = {}
     lists: dict[str, tuple[str, ...]] = {}
     for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True):

@@ -1,4 +1,4 @@
-"""Which columns of a source are metrics, and what the user said about them."""
+"""Metrics among the columns of a source, and the user's choices for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROUNDING = 1.001  # an accuracy up to here is a share, above it a percentage
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """What the user said about a source, after a question mark.
+    """A user's choices for a source, after a question mark.
 
     Attributes:
       roles: a key of `names.ROLES` -> name of the column that has it.
@@ -178,7 +178,7 @@ def measured(
 
 
 def _factor(metric: Metric, values: np.ndarray) -> float | None:
-    """What to multiply values by: 0.01 for percent; None if they break the bounds."""
+    """Factor for values: 0.01 for percent; None if they break the bounds."""
     finite = values[np.isfinite(values)]
     low, high = finite.min(initial=math.inf), finite.max(initial=-math.inf)
     if (metric.least, metric.greatest) != (0.0, 1.0) or not len(finite):

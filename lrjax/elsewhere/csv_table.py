@@ -134,7 +134,7 @@ def records(
 
 
 def _guessed(place: str, method_known: bool) -> Mapping[str, Any]:
-    """What a file's name and its folders say of its runs.
+    """Settings of runs that the names of a file and its folders give.
 
     The name is the task if the runs say their methods, else the method, and the task is
     the folder.
@@ -153,7 +153,7 @@ def _contents(
     at: pd.Series,
     choices: Choices,
 ) -> tuple[dict[str, Any], dict[str, pd.Series]]:
-    """What stays and what changes in the rows of a run; NaN for empty cells."""
+    """Constant and changing columns of a run's rows; NaN for empty cells."""
     fields: dict[str, Any] = {}
     series: dict[str, pd.Series] = {}
     rate = choices.column("learning_rate", cells)
@@ -178,7 +178,7 @@ def _contents(
 
 
 def _holes(numbers: Mapping[str, pd.Series], choices: Choices) -> pd.DataFrame:
-    """Where NaN may mean that a metric was not measured.
+    """Mask of NaN that may mean that a metric was not measured.
 
     That is in rows with metrics of another part of the data alone: a model that
     diverged is NaN on all data.
@@ -339,7 +339,7 @@ def _owners(
 
 
 def _field(column: str, text: str) -> Mapping[str, Any]:
-    """What a cell says of a run: a setting, or all of them as JSON."""
+    """Setting of a run in a cell, or all of them as JSON."""
     if names.plain(column) in configs.WHOLE and text.startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(text)

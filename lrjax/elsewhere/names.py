@@ -1,4 +1,4 @@
-"""What names of columns usually mean: roles, parts of the data, metrics."""
+"""Usual meaning of names of columns: roles, parts of the data, metrics."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def describe(metric: str, higher: bool) -> Metric:
 
 
 def status(text: object) -> str | None:
-    """What a state means: 'done', 'diverged' or, else, 'stopped'; None for no state."""
+    """Translate a state: 'done', 'diverged' or, else, 'stopped'; None for no state."""
     words = "" if text is None else str(text).strip().lower()
     return _STATUSES.get(words, "stopped") if words else None
 

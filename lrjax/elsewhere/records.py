@@ -329,7 +329,7 @@ def _lengths(runs: pd.DataFrame) -> pd.Series:
 
 
 def _remarks(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
-    """What a report can not show of some runs, and why."""
+    """Remarks on what a report cannot show of some runs, and why."""
     remarks = []
     stopped = int((runs["status"] == "stopped").sum())
     if stopped:

@@ -80,7 +80,7 @@ def compile_host_loop(
         programs.append(next_state)
 
     def run(state, inputs, train, valid, start, stop):
-        """Do as `programs.segment`, with a loop on the host."""
+        """Train a segment as `programs.segment` does, with a loop on the host."""
         table = []
         while start < stop:
             end = min(start + every, stop)

@@ -52,7 +52,7 @@ def recalibrates(task: Task, method: Method, hparams: Mapping[str, Any]) -> bool
 
 
 def recalibrates_state(state: BlockState) -> bool:
-    """As `recalibrates`, decided from the state of a block.
+    """Decide as `recalibrates`, from the state of a block.
 
     Runs with and without recalibration are never in one block.
     """
@@ -122,7 +122,7 @@ def _next_state(
 
 
 def loop_on_host(first: int, stop: int, body: Callable[..., Any], value: Any) -> Any:
-    """As `jax.lax.fori_loop`, calling `body` from the host.
+    """Loop as `jax.lax.fori_loop` does, calling `body` from the host.
 
     Args:
       first, stop: range of the numbers.

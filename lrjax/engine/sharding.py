@@ -1,4 +1,4 @@
-"""How one block is split over several devices: its batches, perhaps its state too.
+"""Division of one block over several devices: its batches, perhaps its state too.
 
 Usually each device trains whole blocks (`launch.local`). A single large run cannot be
 distributed like that, so its batches are split along their rows, each device computes

@@ -111,7 +111,7 @@ def model_shapes(init: Callable[..., Any]) -> tuple[PyTree, PyTree]:
 
 @functools.lru_cache(maxsize=64)
 def _model_shapes(init: Callable[..., Any], context: Any) -> tuple[PyTree, PyTree]:
-    """Do as `model_shapes` (cached); types depend on JAX's default, the context."""
+    """Shapes of `model_shapes`, cached; types depend on JAX's default, the context."""
     del context
     return jax.eval_shape(lambda: init(numerics.key(0)))
 

@@ -194,7 +194,7 @@ def seed_runs(task_init: Callable[..., Any], numbers: jax.Array) -> Seeds:
 
 
 def seed_run(task_init: Callable[..., Any], key: jax.Array) -> Seeds:
-    """As `seed_runs` for one run's key, without the axis of seeds.
+    """Seed a run from its key, as `seed_runs` but without the axis of seeds.
 
     Args:
       task_init: `Task.init`.
@@ -393,7 +393,7 @@ def over(function: Callable[..., PyTree], one_by_one: bool) -> Callable[..., PyT
 def over_runs(
     function: Callable[..., PyTree], one_by_one: bool
 ) -> Callable[..., PyTree]:
-    """As `over` for the first two axes, the runs of a block: [seeds, hparams, ...]."""
+    """Map over the first two axes, the runs of a block: [seeds, hparams, ...]."""
     return over(over(function, one_by_one), one_by_one)
 
 
@@ -448,7 +448,7 @@ def _task_loss(program: Program) -> Callable[..., Any]:
         return task.loss
 
     def loss(params: PyTree, *others: Any) -> Any:
-        """As `Task.loss`; its derivative sums the gradient over the devices."""
+        """Compute `Task.loss`; its derivative sums the gradient over the devices."""
         return task.loss(layout.gathered(params), *others)
 
     return loss
@@ -645,7 +645,7 @@ def observe(
 def _observe_group(
     state: RunState, step: jax.Array
 ) -> tuple[RunState, PyTree, dict[str, jax.Array]]:
-    """Do as `observe` for one group."""
+    """Observe a group, as `observe` does a block."""
     params = _params_of_group(state)
     finite = functools.reduce(
         jnp.logical_and,

@@ -37,7 +37,7 @@ def compile_step(lowered: Any, params: PyTree) -> Any:
 
 
 def compile_once(lowered: Any, params: PyTree) -> Any:
-    """As `compile_step`, for a program that is called rarely: compiles fastest."""
+    """Compile a program that is called rarely: in the shortest time."""
     return _compile(lowered, _ONCE if _many_arrays(params) else {})
 
 

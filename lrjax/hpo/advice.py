@@ -75,7 +75,7 @@ class Ladder:
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """What to train an expensive task with; print it.
+    """Recipes for an expensive task; print it.
 
     Attributes:
       task: its name.
@@ -165,7 +165,7 @@ class Advice:
         return "\n".join(lines)
 
     def _order(self) -> str:
-        """What the order of the recipes means."""
+        """Meaning of the order of the recipes."""
         first = "  order  of the first most is expected"
         if self.unlike:
             return (
@@ -185,7 +185,7 @@ class Advice:
         )
 
     def _known(self) -> str:
-        """What is known of similar tasks."""
+        """Lines on similar known tasks."""
         if self.described is None:
             return (
                 "  known tasks  all count alike: the share does not pay for looking at "
@@ -208,7 +208,7 @@ class Advice:
         return text
 
     def _ladder(self, ladder: Ladder) -> str:
-        """What a method's short runs said."""
+        """Lines on a method's short runs."""
         values = ", ".join(
             f"{rate:g}: {'lost' if math.isnan(value) else self.scale.shown(value)}"
             for rate, value in zip(ladder.rates, ladder.values, strict=True)
@@ -233,7 +233,7 @@ class Advice:
         )
 
     def _cost(self) -> str:
-        """What was spent."""
+        """Line on what was spent."""
         text = f"{100 * self.cost:.2g} % of a full run ({100 * self.spend:g} % allowed)"
         if self.ladders:
             return text

@@ -18,7 +18,7 @@ from lrjax.hpo.proposals import Answer, Fitted, Judge, Plan, Wanted
 
 
 class Course:
-    """What a selection has asked for, what was measured, and what follows from it.
+    """Course of a selection: its requests, the measurements, the belief that follows.
 
     Attributes:
       candidates: the contenders; those that a bake-off adds come last.
@@ -100,7 +100,7 @@ class Course:
         return dict(zip(self._values, found.tolist(), strict=True))
 
     def answer(self) -> Answer | None:
-        """What the runs so far answer; None if all were lost."""
+        """The answer after the runs so far; None if all were lost."""
         return proposals.answer(self.judge, self.plan, self.points())
 
     def behind(self) -> dict[int, list[float]]:

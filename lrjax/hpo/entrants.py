@@ -1,4 +1,4 @@
-"""What a selection or an adviser trains: whole runs of contenders."""
+"""Units that a selection or an adviser trains: whole runs of contenders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user's own finished runs add to what is known of tasks.
+"""Known tasks from a user's own finished runs.
 
 Ordinary runs say of some contenders how well they did on a task. What is known of
 similar tasks fills in the others: what is believed of all of them after these runs
@@ -89,7 +89,7 @@ def pasts(
     loaded: Mapping[str, Task],
     log: Callable[[str], Any],
 ) -> Iterator[prior.Past]:
-    """What the finished runs of a directory say of their tasks.
+    """Past tasks, from the finished runs of a directory.
 
     A task is described by a few gradients; one that cannot be made is left out with a
     line that says why.
@@ -131,7 +131,7 @@ def _past(
     described: Mapping[str, float],
     settings: Settings,
 ) -> prior.Past:
-    """What is believed of all contenders of a table after some runs.
+    """A past task: the belief on all contenders of a table after some runs.
 
     Args:
       known: the runs.

@@ -1,4 +1,4 @@
-"""What a user's own finished trainings add to what is known of tasks.
+"""Known tasks from a user's own finished trainings.
 
 A bake-off has trained every contender on a task, so its `selection.json` says of that
 task what `priors.npz` says of its tasks. Other runs have trained some contenders

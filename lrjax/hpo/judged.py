@@ -1,4 +1,4 @@
-"""What is believed of each contender, before and after the runs, and its table."""
+"""Belief on each contender, before and after the runs, and its table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 5  # contenders in the table that is printed
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """What is believed of a contender, before and after the runs.
+    """Belief on a contender, before and after the runs.
 
     Beliefs are in points (docs/selection.md) from the best there is: 0 for the best,
     below 0 for what is behind. Tables and figures show them as distances, from 0 up.

@@ -1,4 +1,4 @@
-"""Which short runs a share of one full run pays for: rates of a few methods."""
+"""Short runs that a share of one full run pays for: rates of a few methods."""
 
 from __future__ import annotations
 

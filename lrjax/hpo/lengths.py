@@ -1,4 +1,4 @@
-"""How a method's best learning rate changes with the length of a run.
+"""Change of a method's best learning rate with the length of a run.
 
 The best rate of a short run, with its whole schedule in its own length, is near that of
 a long one, but not the same. `lengths.npz` has what `benchmarks/lengths.py` learned of
@@ -27,7 +27,7 @@ _LOST = 30.0  # points behind the best: of runs that were lost
 
 
 class Peak(NamedTuple):
-    """What is believed of a method's best rate: a normal distribution.
+    """Belief on a method's best rate: a normal distribution.
 
     Attributes:
       log_rate: mean of its logarithm to base 10.
@@ -62,7 +62,7 @@ class Peak(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """What is known of best rates at several lengths.
+    """Known best rates at several lengths.
 
     Attributes:
       first, slope: method -> decades by which the best rate moves over the first

@@ -19,7 +19,7 @@ _LEAST = 1e-12  # of a loss: smaller ones are equal
 
 
 class Scale(NamedTuple):
-    """What is needed of a metric.
+    """Properties of a metric that points follow from.
 
     Attributes:
       sign: 1 where more is better, -1 where less is.

@@ -1,4 +1,4 @@
-"""What is believed of contenders, and what their runs change of it.
+"""Belief on contenders, and its change by their runs.
 
 A contender's score on a task is its regret in points (`lrjax.hpo.points`): 0 for the
 best there is, negative for others. Beliefs are normal: a mean and a covariance, so that
@@ -43,7 +43,7 @@ class Belief(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """What runs have measured; arrays [runs].
+    """Measurements of runs; arrays [runs].
 
     Attributes:
       who: number of the contender.
@@ -121,7 +121,7 @@ def update(belief: Belief, runs: Runs, noise: float) -> Updated:
 
 
 def scaled(belief: Belief, runs: Runs, noise: float) -> Updated:
-    """As `update`, once the belief's variance is scaled to what runs show.
+    """Update a belief whose variance is first scaled to what runs show.
 
     On some tasks all good contenders are much alike, on others far apart, and what is
     known of similar tasks may be wrong. The factor is the one under which what was

@@ -1,4 +1,4 @@
-"""What runs on known tasks say of a new one, before anything is trained on it.
+"""Belief on a new task from runs on known ones, before anything is trained on it.
 
 `priors.npz` has, for each of some hundred small tasks, numbers that describe it
 (`lrjax.hpo.probes`) and the regret of every contender, in points and no worse than
@@ -32,14 +32,15 @@ _UNKNOWN, _UNKNOWN_SPREAD = -3.0, 5.0
 _PER_DECADE, _OTHERWISE = 4.0, 2.0
 _UNLIKE = 0.98  # share of the known tasks that must be less novel for a warning
 _SIMILAR = 3  # families that are named
-# Added to the log odds of being near the best, so that what is said came true as often
-# on known tasks, each family with a prior of all others (benchmarks/selection.py).
-_NEAR_ODDS = {SHARE: 0.92, RATIO: 0.43}
+# Added to the log odds of being near the best, by the prior alone and after runs, so
+# that what is said came true as often on known tasks, each family with a prior of all
+# others (benchmarks/selection.py).
+_NEAR_ODDS = {SHARE: (0.62, 0.92), RATIO: (0.19, 0.43)}
 _LEAST = 0.9  # share of the contenders that must have been trained on a further task
 
 
 class Known(NamedTuple):
-    """What is known of tasks, for one kind of metric.
+    """Tables of known tasks, for one kind of metric.
 
     Attributes:
       kind: of the metric, as in `points`.
@@ -67,7 +68,7 @@ class Known(NamedTuple):
     usual: np.ndarray
 
     @property
-    def near_odds(self) -> float:
+    def near_odds(self) -> tuple[float, float]:
         """Added to the log odds of being near the best, as `proposals.Judge` does."""
         return _NEAR_ODDS[self.kind]
 
@@ -101,7 +102,7 @@ class Similar(NamedTuple):
 
 
 class Prior(NamedTuple):
-    """What is believed of contenders before they are trained.
+    """Belief on contenders before they are trained.
 
     Attributes:
       belief: on their scores.
@@ -172,7 +173,7 @@ def digest(path: Path = FILE) -> str:
 
 
 def extend(table: Known, past: Sequence[Past], least: float = _LEAST) -> Known:
-    """What is known, with further tasks.
+    """Add further tasks to what is known.
 
     Tasks count whose metric is of the table's kind and on which nearly all of its
     contenders were trained; the others are as on average there.

@@ -1,4 +1,4 @@
-"""Which runs a selection asks for next, and what it answers; trains nothing.
+"""The next runs of a selection, and its answer; trains nothing.
 
 There are three ways. `prior` believes what is known of similar tasks. `race` trains
 some contenders, those of which the best is expected to be best, then others in the
@@ -55,7 +55,7 @@ class Fitted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a selection may do; it follows from the config, the task and the prior.
+    """Plan of a selection; it follows from the config, the task and the prior.
 
     Attributes:
       how: one of `WAYS`.
@@ -92,7 +92,7 @@ def by_budget(budget: float, count: int, each: int = 1) -> str:
 def first(
     methods: Sequence[str], own: Sequence[int], prior: Prior, named: bool
 ) -> list[int]:
-    """Who enters before all others.
+    """The contender that enters before all others.
 
     Args:
       methods: of each contender.
@@ -139,21 +139,22 @@ Measured = Mapping[Wanted, float]
 
 
 class Judge(NamedTuple):
-    """What is needed to judge runs.
+    """Everything needed to judge runs.
 
     Attributes:
       prior: what is believed before them.
       folds: how many choices of validation rows there are.
       noise: variance of a run's points, as in `prior.Known.noise`.
       rows: of the validation part.
-      near_odds: what is added to the log odds of being near the best.
+      near_odds: what is added to the log odds of being near the best: where at most
+        one contender was trained, and after more.
     """
 
     prior: Prior
     folds: int
     noise: tuple[float, float]
     rows: int
-    near_odds: float = 0.0
+    near_odds: tuple[float, float] = (0.0, 0.0)
 
     def believe(self, how: str, measured: Measured) -> tuple[Belief, float]:
         """The belief after the runs, and how much they surprise (0 with one run)."""
@@ -266,7 +267,7 @@ def fits(
 
 
 class Answer(NamedTuple):
-    """What a selection answers.
+    """Answer of a selection.
 
     Attributes:
       winner: number of the contender.
@@ -303,8 +304,9 @@ def answer(judge: Judge, plan: Plan, measured: Measured) -> Answer | None:
     if not among:
         return None
     winner = among[int(belief.mean[among].argmax())]
-    rivals = trained if len(trained) > 1 else pool
+    compared = len(trained) > 1
+    rivals = trained if compared else pool
     best = chances(belief.only(rivals)).best.tolist()
     near = float(chances(belief.only(pool)).near[pool.index(winner)])
-    near = shifted(near, judge.near_odds)
+    near = shifted(near, judge.near_odds[compared])
     return Answer(winner, belief, dict(zip(rivals, best, strict=True)), near)

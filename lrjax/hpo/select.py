@@ -97,7 +97,7 @@ def select(
 
 
 def _seeds(value: Any) -> int | tuple[int, ...] | None:
-    """How many seeds, or which: a number, a sequence, a range or a NumPy array."""
+    """Read the seeds: their number, a sequence, a range or a NumPy array."""
     if value is None:
         return None
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):

@@ -132,7 +132,7 @@ def _brackets(problem: Problem) -> tuple[list[list[int]], list[list[float]]]:
 
 
 def promotions(least: int, most: int, eta: int) -> int:
-    """How often `least` can be multiplied by eta without exceeding `most`.
+    """Count how often `least` can be multiplied by eta without exceeding `most`.
 
     Args:
       least, most: smallest and largest budget.

@@ -103,7 +103,7 @@ class Pack(NamedTuple):
 
     @property
     def begin(self) -> Begin:
-        """Where the block starts, and which states are kept."""
+        """Start of the block, and the states to keep."""
         first = self.first.state
         jobs = {identity.run_id(job.run): job for lane in self.lanes for job in lane}
         return Begin(

@@ -33,7 +33,7 @@ from lrjax.launch.session import Launch, Launcher, Session
 
 
 class Tuned(NamedTuple):
-    """What a tuning leaves beside its tables.
+    """Results of a tuning beside its tables.
 
     Attributes:
       figures: their paths.

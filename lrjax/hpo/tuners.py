@@ -76,7 +76,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What to tune, and how much may be spent.
+    """The space to tune, and how much may be spent.
 
     Attributes:
       space: hyperparameters and their ranges.

@@ -144,7 +144,7 @@ class Block:
 
     @property
     def heads(self) -> list[dict[str, Any]]:
-        """What is known of each distinct run before it trains, as `rows.head`."""
+        """Fields of each distinct run that are known before it trains: `rows.head`."""
         metric = self.program.task.metric.name
         return [
             rows.head(self.runs[s][h], run_id, metric)
@@ -259,7 +259,7 @@ def _without_effect(settings: Settings, loaded: Sequence[Task]) -> Iterator[str]
 
 
 def _load(settings: Settings, data_dir: str | None) -> tuple[Settings, list[Task]]:
-    """As `load`, without the warnings about settings."""
+    """Load as `load` does, without the warnings about settings."""
     if not settings.skip_missing:
         return settings, make_tasks(settings, data_dir)
     loaded: dict[str, Task] = {}
@@ -358,7 +358,7 @@ def cost_of(task: Task, updates: int) -> int:
 
 
 def effort_for(cost: int) -> str:
-    """How well to optimise a program whose blocks have a cost together."""
+    """Effort to compile a program with, for the cost of its blocks together."""
     fitting = (_WORTH[most] for most in sorted(_WORTH) if cost <= most)
     return next(fitting, xla_options.FULL)
 

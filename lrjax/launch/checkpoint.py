@@ -360,7 +360,7 @@ def _checkpointer() -> Any:
 
 
 def _restore_request(like: PyTree) -> PyTree:
-    """What to request from Orbax: with several hosts it restores only NumPy arrays."""
+    """The request to Orbax: with several hosts it restores only NumPy arrays."""
     if jax.process_count() == 1:
         return like
     return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)

@@ -91,7 +91,7 @@ def block_message(block: Block) -> BlockMessage:
 
 
 class PlannedBlock(NamedTuple):
-    """What the client knows of a block planned by a worker; see `session.Planned`."""
+    """The client's view of a block planned by a worker; see `session.Planned`."""
 
     name: str
     title: str
@@ -133,7 +133,7 @@ class UnitMessage(NamedTuple):
 
 
 class WorkerResult(NamedTuple):
-    """What a worker returns for a unit.
+    """Result of a worker for a unit.
 
     Attributes:
       seconds, trials, summary: as in `units.Outcome`.

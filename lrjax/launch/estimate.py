@@ -53,7 +53,7 @@ class Timing(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a config trains, and estimates of its cost.
+    """The blocks that a config trains, and estimates of their cost.
 
     Attributes:
       lines: one row per task and method: `task method runs done blocks shape programs
@@ -118,7 +118,7 @@ def of_blocks(
     done: set[str],
     workers: int | None = None,
 ) -> Plan:
-    """As `make`, for given blocks.
+    """Make a plan for given blocks.
 
     Args:
       settings: what to train.

@@ -292,7 +292,7 @@ def _check_alike(problem: str, plan: Any, signalled: Callable[[], int]) -> None:
 
 
 def _verdict(answers: Sequence[Sequence[str]]) -> str:
-    """What is wrong with the answers of all hosts; empty if nothing is.
+    """Describe what is wrong with the answers of all hosts; empty if nothing is.
 
     Args:
       answers: each host's problem, and the digest of its plan.

@@ -1,4 +1,4 @@
-"""What killed processes left in a working directory: their rows are taken over.
+"""Leftovers of killed processes in a working directory: their rows are taken over.
 
 Workers of a cluster and hosts keep the rows of what they train in tables of their own,
 `parts/BLOCK` and `hosts/NUMBER`, until these rows are in the tables of the working

@@ -1,4 +1,4 @@
-"""What a command tells while it trains: which runs, how far it is, what was measured.
+"""Messages of a command while it trains: its runs, progress and measurements.
 
 Those who look into the working directory find the files of `lrjax.tables.live`;
 listeners in this process get rows as they are measured. Neither changes what is

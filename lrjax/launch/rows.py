@@ -41,7 +41,7 @@ def curve_rows(
 
 
 def head(run: Run, run_id: str, metric: str) -> dict[str, Any]:
-    """What is known of a run before it trains, with names as in its row of runs.jsonl.
+    """Fields of a run that are known before it trains, named as in runs.jsonl.
 
     Args:
       run, run_id: the run.

@@ -137,7 +137,7 @@ class Planned(Protocol):
 
     @property
     def heads(self) -> Sequence[Mapping[str, Any]]:
-        """What is known of each distinct run before it trains, as `rows.head`."""
+        """Fields of each distinct run that are known before it trains: `rows.head`."""
         ...
 
     @property
@@ -162,7 +162,7 @@ class Launcher(Protocol):
 
     @property
     def where(self) -> str:
-        """Where it trains, for messages: '2 workers (cpu)'."""
+        """Place of the training, for messages: '2 workers (cpu)'."""
         ...
 
     def blocks(self, settings: Settings) -> Sequence[Any]:

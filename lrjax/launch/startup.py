@@ -36,7 +36,7 @@ def prepare(settings: Settings) -> None:
 
 
 def begin(settings: Settings) -> None:
-    """As `prepare`, in a user's process: leaves settings that change results alone.
+    """Prepare a user's process: leave settings that change results alone.
 
     Compiled programs are cached on disk.
 

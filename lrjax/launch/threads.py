@@ -118,7 +118,7 @@ def train_all(
     results = queue.SimpleQueue[Any]()  # None when a thread ends
 
     def loop(device: int) -> None:
-        """Do a device's jobs until none is left."""
+        """Take a device's jobs until none is left."""
         while not stopping():
             try:
                 job = queues[device].popleft()

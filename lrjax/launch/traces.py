@@ -118,7 +118,7 @@ def _written(
     names: list[str] = []
 
     def flat(*leaves: Any) -> list[Any]:
-        """Do as the segment for flat lists."""
+        """Train the segment on flat lists."""
         state, table = segment(*jax.tree.unflatten(structure, leaves))
         names[:] = sorted(table)
         return [*jax.tree.leaves(state), *(table[name] for name in names)]
@@ -170,7 +170,7 @@ def _type(leaf: Any) -> Any:
 
 
 def _traced(program: Program, arguments: tuple[Any, ...]) -> list[str]:
-    """What the functions of the task and of a user's methods do, for one run.
+    """Traces of the functions of the task and of a user's methods, for one run.
 
     Text of the programs: of an update's gradient, of what is measured on a slice of
     rows, and of a step of each method that is not lrjax's own.

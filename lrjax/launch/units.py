@@ -41,7 +41,7 @@ _WORTH_COUNTING = 64
 
 
 class Begin(NamedTuple):
-    """Where a block starts, and what to return of it.
+    """Start of a block, and what to return of it.
 
     Attributes:
       steps: updates done.
@@ -78,7 +78,7 @@ class Begin(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What one thread trains at a time.
+    """The work of one thread at a time: a block to train.
 
     Attributes:
       block: the runs.
@@ -139,7 +139,7 @@ class Outcome(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a unit trains, and with which programs.
+    """Device that a unit trains on, and the programs for it.
 
     Attributes:
       compiled: its programs.

@@ -1,4 +1,4 @@
-"""How the table of methods is written: from a function of `lrjax.optim` to fields."""
+"""Rows of the table of methods: from a function of `lrjax.optim` to fields."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def ademamix(
     bounds.check(bounds.FRACTION, b1=b1, b2=b2, b3=b3)
 
     def part(count, steps, dtype):
-        """Which part of a warm-up is over."""
+        """Share of a warm-up that is over."""
         (steps,) = base.scalars(dtype, steps)
         done = count.astype(dtype)
         return jnp.where(done < steps, done / jnp.maximum(steps, 1), 1)

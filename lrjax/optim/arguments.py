@@ -1,4 +1,4 @@
-"""What a call may be given: kinds of arguments, as the annotations say, and its errors.
+"""Checks of a call's arguments: their kinds, by its annotations, and its errors.
 
 An error is one line that names the function, the argument, the value and what would do.
 Arrays, traced or not, are known by their dtype alone, so that none is fetched.

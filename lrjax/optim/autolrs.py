@@ -285,7 +285,7 @@ def autolrs(
         start = jnp.where(begins & known, mean, state.start)
 
         def judge(carry):
-            """What a trial has found, and what is next; there is no second round."""
+            """Keep a trial's forecast, choose the next rate, without a second round."""
             wanted, places, forecasts, place, sums, number = carry
             worst = jnp.finfo(dtype).max
             found = _forecast(sums, number, trained)

@@ -116,7 +116,7 @@ def check(template: str, race: Race) -> None:
 
 
 def _values(job: Job) -> dict[str, str]:
-    """What fields stand for."""
+    """Values of the fields of a command."""
     values = {name: getattr(job, name) for name in _OF_JOB} | job.hyperparameters
     return {name: str(value) for name, value in values.items()}
 
@@ -150,7 +150,7 @@ def _train(job: Job, command: str, result: str, race: Race, signals: list[int]) 
 
 
 def _result(job: Job, path: str, lines: _Lines) -> dict[str, float]:
-    """What a command that ended well has measured.
+    """Measurements of a command that ended well.
 
     Args:
       job: its job.
@@ -347,7 +347,7 @@ def _note(job: Job, values: Mapping[str, Any]) -> None:
 
 
 def _stamp(path: str) -> tuple[int, ...]:
-    """What changes when a file is written."""
+    """A file's identity, size and time, which change when it is written."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Who may be trained in a race: methods with their hyperparameters."""
+"""Contenders of a race: methods with their hyperparameters."""
 
 from __future__ import annotations
 

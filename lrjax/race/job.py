@@ -134,7 +134,7 @@ class Job:
         self._end(log_lib.TOLD, values=self.checked(values))
 
     def checked(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """What `tell` makes of values; it ends nothing.
+        """Check values as `tell` does, without ending the job.
 
         Args:
           values: as for `tell`.
@@ -284,7 +284,7 @@ def folder_of(folder: Path, number: int) -> Path:
 
 
 def checkpoint_of(folder: Path, number: int) -> Path:
-    """Where a job of the race in `folder` saves its state."""
+    """Path at which a job of the race in `folder` saves its state."""
     return folder_of(folder, number) / "checkpoint"
 
 

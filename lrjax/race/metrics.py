@@ -1,4 +1,4 @@
-"""What a metric's name says of it."""
+"""Properties of a metric, by its name."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ class Race:
         return not self._wanted
 
     def answer(self) -> Answer:
-        """What the runs so far answer.
+        """The answer after the runs so far.
 
         Raises:
           UsageError: if all of them were lost.
@@ -459,7 +459,7 @@ def _check_same(
 
 
 def _difference(name: str, there: Any, given: Any) -> str:
-    """How a setting differs from that in the folder, for a message."""
+    """Difference between a setting and that in the folder, for a message."""
     if name != "methods":
         return f"{name} is {shown(there)} there, {shown(given)} here"
     only = {
@@ -476,7 +476,7 @@ def _same_ones(some: list[Any], others: list[Any]) -> bool:
 
 
 def _way(how: str, budget: int, count: int) -> str:
-    """Which way to take with a budget and so many contenders."""
+    """Choose the way to select, for a budget and so many contenders."""
     if how not in ("auto", *proposals.WAYS):
         raise unknown("way", how, ("auto", *proposals.WAYS))
     if how == "auto":

@@ -13,7 +13,7 @@ from lrjax.race import contenders
 
 
 class _Form(NamedTuple):
-    """Where a method's optimiser comes from.
+    """Source of a method's optimiser in PyTorch.
 
     Attributes:
       module: to import.

@@ -106,7 +106,7 @@ def _gap(study: Study, writer: ReportWriter) -> Section:
 
 
 def _drawn(rows: int) -> str:
-    """What to say of a heat map that has rows that are not drawn."""
+    """Remark on a heat map some of whose rows are not drawn."""
     return f" The first {_MOST_ROWS} of {rows} are drawn." if rows > _MOST_ROWS else ""
 
 
@@ -551,7 +551,7 @@ def _cost(study: Study, writer: ReportWriter) -> Section | None:
 
 
 def _counted_in(study: Study) -> str:
-    """What is known of how far runs have trained, for the label of an axis."""
+    """Unit of how far runs have trained, for the label of an axis."""
     if study.runs["examples"].notna().all():
         return "examples processed"
     return "steps" if {*study.tasks} <= study.stepped else "training"
@@ -600,7 +600,7 @@ def _targets(study: Study, writer: ReportWriter) -> Section | None:
 
 
 def _fidelity(study: Study, writer: ReportWriter) -> Section | None:
-    """How well an early order of entries predicts the final one."""
+    """Agreement of an early order of entries with the final one."""
     seen = early_order.early_scores(study.all_runs, study.all_curves, study.known)
     if not any(scores.part < 1 for scores in seen):
         return None

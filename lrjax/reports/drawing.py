@@ -152,7 +152,7 @@ _importing = threading.Lock()  # it is also imported ahead, in a thread
 
 
 def _import_matplotlib() -> Any:
-    """Do as `import_matplotlib`, in one thread at a time."""
+    """Import for `import_matplotlib`, in one thread at a time."""
     if "matplotlib" in sys.modules:  # only the first import reads them, and may fail
         return importlib.import_module("matplotlib")  # waits for another thread's
     backend = os.environ.pop("MPLBACKEND", None)
@@ -388,7 +388,7 @@ def _is_log(side: Any) -> bool:
 
 
 def _zero(side: Any) -> float:
-    """Where zeros are drawn on a log axis; 0 if there are none."""
+    """Position of zeros on a log axis; 0 if there are none."""
     if side.get_scale() != "functionlog":
         return 0.0
     return float(10 ** side.get_transform().transform([0.0])[0])
@@ -570,7 +570,7 @@ def _panels(svg: str, figure: Any, axes: Sequence[Any]) -> tuple[Panel, ...]:
 
 
 def _in_words(axis: Any) -> str:
-    """What axes show: their titles, and the last value of each entry."""
+    """Describe what axes show: their titles, and the last value of each entry."""
     title, x, y = axis.get_title(loc="left"), axis.get_xlabel(), axis.get_ylabel()
     words = [title, f"{y} over {x}" if x and y else x or y]
     lines = [line for line in axis.get_lines() if line.get_label()[:1] != "_"]

@@ -84,7 +84,7 @@ def method_of(entry: str) -> str:
 
 
 class Appearance(NamedTuple):
-    """How an entry is drawn.
+    """Style of an entry in figures.
 
     Attributes:
       colour: index into `COLOURS`.

@@ -275,7 +275,7 @@ def _crosses(axis: Any, x: pd.Series, value: pd.Series, colour: str) -> None:
 
 
 def beliefs(plt: Any, answers: Sequence[Mapping[str, Any]]) -> Drawn:
-    """What was expected of contenders, measured and is believed, a panel per task.
+    """Expected, measured and believed points of contenders, a panel per task.
 
     Args:
       plt: as given by `drawing.style`.

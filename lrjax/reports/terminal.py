@@ -122,7 +122,7 @@ def _label(runs: pd.DataFrame, column: str, known: Mapping[str, Metric]) -> str:
 
 
 def _what(table: pd.DataFrame, columns: Sequence[str]) -> str:
-    """What the cells of a ranking are: means with intervals, or the values of seeds.
+    """Describe the cells of a ranking: means with intervals, or the values of seeds.
 
     Args:
       table: as returned by `stats.summary`.

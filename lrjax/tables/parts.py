@@ -37,7 +37,7 @@ def unfinished(workdir: Path) -> list[Path]:
 
 
 def table_of(workdir: Path, block: str) -> Path:
-    """Where the rows of a block are while it trains."""
+    """Path of the rows of a block while it trains."""
     return workdir / FOLDER / block / reader.CURVES
 
 

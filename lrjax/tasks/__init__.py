@@ -18,6 +18,7 @@ import numpy as np
 from lrjax import machine, plugins
 from lrjax.common import numerics
 from lrjax.core import (
+    METRICS,
     Task,
     UsageError,
     counted,
@@ -266,7 +267,8 @@ def with_model(task: Task) -> Task:
     """Add a hash of a user's model to a task's options, so that run_ids include it.
 
     Registered tasks are identified by their names. For others this hashes the jaxprs of
-    `init`, `loss` and `evaluate` and the arrays that they hold.
+    `init`, `loss`, `evaluate` and of metrics that no name stands for, and the arrays
+    that they hold.
     """
     task = checks.untraced(task)
     key = jax.eval_shape(lambda: numerics.key(0))
@@ -276,10 +278,19 @@ def with_model(task: Task) -> Task:
         for name, array in task.train.items()
     }
     batch["mask"] = jax.ShapeDtypeStruct((task.batch_size,), jnp.float32)
+    evaluate, sums = jax.make_jaxpr(task.evaluate, return_shape=True)(
+        params, state, batch
+    )
+    named = {metric.value for metric in METRICS.values()}
     jaxprs = (
         jax.make_jaxpr(task.init)(key),
         jax.make_jaxpr(task.loss)(params, state, key, batch),
-        jax.make_jaxpr(task.evaluate)(params, state, batch),
+        evaluate,
+        *(
+            jax.make_jaxpr(functools.partial(metric.value))(sums)
+            for metric in task.metrics
+            if metric.value not in named
+        ),
     )
     digest = hashlib.sha256(repr((task.max_norm, task.measured_rows)).encode())
     for program in jaxprs:

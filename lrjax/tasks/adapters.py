@@ -131,7 +131,7 @@ def _made(
     options: _Options,
     fields: dict[str, Any],
 ) -> Task:
-    """As `_task`, with options that are known."""
+    """Make the task of `_task` with options that are known."""
     function = losses.find(loss)
     parts = given.parts(
         *data,

@@ -379,7 +379,7 @@ def _doubts(task: Task) -> Iterator[str]:
 
 
 def _shared_rows(task: Task) -> tuple[int, int]:
-    """How many of the first rows of valid are among the first of train, of how many."""
+    """Count the first rows of valid that are among the first of train; and how many."""
     rows = []
     for part in (task.train, task.valid):
         arrays = [np.asarray(part[name][:_LOOKED_AT]) for name in sorted(part)]

@@ -38,7 +38,7 @@ _BASE = "roberta-base"
 
 
 class Query(NamedTuple):
-    """What a task's name says.
+    """A task's name, taken apart.
 
     Attributes:
       path: the file.

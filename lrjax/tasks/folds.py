@@ -21,7 +21,7 @@ _MOST_BYTES = 2**30  # of a training part: each division is a copy
 
 
 def count(task: Task) -> int:
-    """How many divisions of the rows there are, with the task's own; at least 1.
+    """Number of divisions of the rows, the task's own included; at least 1.
 
     Example:
       >>> from lrjax import tasks
@@ -66,7 +66,7 @@ def _exchanged(train: Batch, valid: Batch, at: np.ndarray) -> tuple[Batch, Batch
 def _exchanged_on_host(
     train: Batch, valid: Batch, at: np.ndarray
 ) -> tuple[Batch, Batch]:
-    """As `_exchanged`, for arrays of NumPy."""
+    """Exchange rows as `_exchanged` does, for arrays of NumPy."""
     put = {name: rows.copy() for name, rows in train.items()}
     for name, rows in put.items():
         rows[at] = valid[name]

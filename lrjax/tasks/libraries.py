@@ -463,7 +463,7 @@ def functions(init: Any, apply: Any, lengths: str | None) -> Model:
 
 
 def _name(given: Any, made: Any) -> str:
-    """What to call a model: its class, or its function."""
+    """Name of a model: that of its class or function."""
     if inspect.isfunction(made):
         name = made.__name__
     elif isinstance(given, type):

@@ -19,7 +19,7 @@ LossFunction = Callable[[Any, Any], Any]
 
 
 class Loss(NamedTuple):
-    """How far outputs are from targets.
+    """A loss: the distance of outputs from targets.
 
     Attributes:
       values: `values(outputs, targets) -> [rows, ...]`.

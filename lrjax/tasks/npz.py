@@ -26,7 +26,7 @@ _READERS = {
 
 
 class Header(NamedTuple):
-    """What the header of an array says.
+    """The header of an array.
 
     Attributes:
       shape: the shape.

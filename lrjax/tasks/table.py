@@ -73,7 +73,7 @@ _SPAN = {"float32": 1e15, "float64": 1e100}
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """What a task's name says.
+    """A task's name, taken apart.
 
     Attributes:
       path: the file.

@@ -1,4 +1,4 @@
-"""What the values of targets say: which of them a loss or a metric would misread."""
+"""Checks of the values of targets: those that a loss or a metric would misread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trackers keep of rows: numbers by name."""
+"""Numbers of rows that trackers keep, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pages show now, by part, and who looks at it."""
+"""The parts that pages show now, and who looks at them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class News(NamedTuple):
-    """What a page has not seen yet.
+    """Parts that a page has not seen yet.
 
     Attributes:
       mark: what it has seen once it has this, for `Board.wait`.

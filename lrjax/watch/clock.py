@@ -1,4 +1,4 @@
-"""How far a command is and how long it will take, in words."""
+"""Progress of a command and the time that is left, in words."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def sentence(progress: Mapping[str, Any], left: float | None, now: float) -> str
 
 
 def announced(progress: Mapping[str, Any]) -> str:
-    """What is read aloud: changes at every tenth of the training, and at its end."""
+    """Text to read aloud: changes at every tenth of the training, and at its end."""
     state = str(progress["state"])
     tenth = int(100 * share(progress)) // _SPOKEN * _SPOKEN
     word = _STATES.get(state, state)

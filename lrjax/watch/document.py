@@ -130,7 +130,7 @@ def _script() -> str:
 
 
 def policy() -> str:
-    """What the document may do: run its own script and ask its own server."""
+    """Content security policy: to run its own script and ask its own server."""
     digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "

@@ -1,4 +1,4 @@
-"""What is known of a working directory, read anew only where it has changed.
+"""State of a working directory, read anew only where it has changed.
 
 Another program may be writing it, may be killed and started again, and may write
 anything: what cannot be read is counted and named, never fatal.
@@ -94,7 +94,7 @@ class Study:
 
     @property
     def faults(self) -> list[str]:
-        """What could not be read, a line each."""
+        """Faults met in reading, a line each."""
         lost = dict(self._damaged)
         for tail in self._tails.values():
             if tail.skipped:
@@ -149,7 +149,7 @@ class Study:
 
     @property
     def nameless(self) -> int:
-        """How many runs have curves, but no name in any table."""
+        """Number of runs that have curves, but no name in any table."""
         return sum(name not in self._runs for name in self._curves.run_ids)
 
     # How tables are read.

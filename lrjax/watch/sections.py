@@ -106,7 +106,7 @@ class Parts:
         }
 
     def fault(self, error: Exception) -> str:
-        """What to show in place of the faults where reading itself fails."""
+        """Message in place of the faults where reading itself fails."""
         words = f"{self.study.workdir} cannot be shown: {type(error).__name__}: {error}"
         return f"<ul><li>{text(words)}</li></ul>"
 
@@ -155,7 +155,7 @@ class Parts:
     # Parts that take no time.
 
     def _progress(self) -> str:
-        """How far it is."""
+        """The section on progress."""
         study, runs = self.study, self.study.runs()
         if progress := study.progress:
             left = self._clock.left(progress)
@@ -178,7 +178,7 @@ class Parts:
         return f"<p>{text(words)}</p>"
 
     def _faults(self) -> str:
-        """What could not be read."""
+        """The section on what could not be read."""
         lines = list(self.study.faults)
         if count := self.study.nameless:
             lines.append(
@@ -361,7 +361,7 @@ def _bare(column: str) -> str:
 
 
 def _counts(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """How many runs have begun, ended and diverged, by the keys."""
+    """Numbers of runs that have begun, ended and diverged, by the keys."""
     groups = runs.groupby(keys)["status"]
     table = pd.DataFrame(
         {
@@ -374,7 +374,7 @@ def _counts(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _diverged(runs: pd.DataFrame) -> str:
-    """Which runs diverged, in words."""
+    """The runs that diverged, in words."""
     table = _counts(runs, ["entry", "task"])
     table = table[table["diverged"] > 0].sort_values("diverged", ascending=False)
     parts = [
@@ -423,7 +423,7 @@ def _first_measured(points: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def _lost(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Which runs have diverged: nothing but the epoch is a number at the last point."""
+    """Mask of diverged runs: nothing but the epoch is a number at their last point."""
     last = steps.argmax(1)
     at_last = values[np.arange(len(values)), last, 1:]
     return np.logical_not(np.isfinite(at_last).any(1))

@@ -85,7 +85,7 @@ class Tail:
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:
-    """What changes with a file: device, inode, size and time; None if it is missing.
+    """A file's device, inode, size and time, to see changes; None if it is missing.
 
     Raises:
       OSError: if it cannot be looked at.

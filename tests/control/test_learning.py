@@ -88,7 +88,7 @@ def test_other_files_are_refused_in_one_line(tmp_path):
     st.binary(max_size=40),
     st.integers(0, 40),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_damaged_policy_is_refused_in_one_line(tmp_path_factory, place, put, taken):
     content = bytearray(SHIPPED.read_bytes())
     content[place : place + taken] = put

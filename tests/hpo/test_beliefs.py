@@ -39,7 +39,7 @@ def test_points_of_a_loss_are_its_ratios_and_of_an_accuracy_its_differences():
     st.lists(st.floats(-100, 100, allow_nan=False), min_size=1, max_size=6),
     st.sampled_from([math.nan, math.inf, -math.inf]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_points_keep_the_order_and_lose_what_is_not_finite(scale, values, lost):
     found = points.points([*values, lost], scale)
     assert found[-1] == -math.inf
@@ -77,7 +77,7 @@ def test_a_run_of_each_is_the_regression_that_books_have():
 
 
 @given(st.integers(0, 10**6), st.floats(-1000, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_level_that_all_runs_share_changes_no_difference(seed, level):
     belief = random_belief(5, seed)
     draw = np.random.default_rng(seed)
@@ -302,7 +302,7 @@ def hold(judge, plan, reach):
     st.integers(0, 1000),
     st.floats(0, 1),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_way_trains_more_than_its_budget(how, runs, each, first, seed, losing):
     judge, draw = judge_of(seed), np.random.default_rng(seed)
     if how == proposals.BAKEOFF:
@@ -372,14 +372,19 @@ def test_log_odds_are_added(chance, one, other):
 
 
 def test_being_near_is_said_as_often_as_it_came_true_on_known_tasks():
+    """By other odds where at most one contender was trained: that is the prior."""
     judge = judge_of()
     plan = proposals.plan(proposals.RACE, judge.prior, (), 4)
     _, measured = hold(judge, plan, lambda wanted: 80 - wanted.who)
-    plain = proposals.answer(judge, plan, measured)
-    found = proposals.answer(judge._replace(near_odds=0.7), plan, measured)
-    assert 0 < plain.near < 1
-    assert found.near == pytest.approx(posterior.shifted(plain.near, 0.7))
-    assert (found.winner, found.best) == (plain.winner, plain.best)
+    first = next(iter(measured))
+    raised = judge._replace(near_odds=(0.2, 0.7))
+    cases = (({}, 0.2), ({first: measured[first]}, 0.2), (measured, 0.7))
+    for runs, odds in cases:
+        plain = proposals.answer(judge, plan, runs)
+        found = proposals.answer(raised, plan, runs)
+        assert 0 < plain.near < 1
+        assert found.near == pytest.approx(posterior.shifted(plain.near, odds))
+        assert (found.winner, found.best) == (plain.winner, plain.best)
 
 
 def test_a_prior_that_is_confidently_wrong_gives_way():

@@ -303,7 +303,7 @@ def test_one_that_was_killed_resumes_to_the_same_answer(raced, tmp_path, kept):
     shutil.copy(folder / "config.json", tmp_path)
     with pytest.warns(UserWarning, match="torn"):
         again = race.run(asked, tmp_path)[0]
-    assert again == answer
+    assert repr(again) == repr(answer)  # from Python 3.13 on NaN differs from itself
     assert lines(tmp_path, results.RACES) == lines(folder, results.RACES)
     ours = {row["run_id"]: row for row in lines(tmp_path, results.RUNS)}
     theirs = {row["run_id"]: row for row in lines(folder, results.RUNS)}

@@ -285,7 +285,7 @@ def test_fit_first_cycle_ends_a_cycle_at_the_horizon(growth, horizon):
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_stays_between_its_ends_and_only_falls(data):
     falling = ["linear", "cosine", "polynomial", "rex", "exponential", "step"]
     name = data.draw(
@@ -323,7 +323,7 @@ def test_stays_between_its_ends_and_only_falls(data):
 
 @pytest.mark.slow
 @given(peak=RATES, initial=st.floats(0.0, 1.0), steps=LENGTHS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_warm_up_is_a_straight_line_to_the_schedule(peak, initial, steps):
     low = initial * peak
     kwargs = {"learning_rate": peak, "initial_learning_rate": low}

@@ -48,7 +48,7 @@ def dress(looked, entry):
 
 
 @given(st.lists(st.sampled_from(list(METHODS)), unique=True, min_size=1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_method_looks_the_same_on_every_page(names):
     everything, page_of = Palette(tuple(METHODS)), Palette(tuple(names))
     for name in names:
@@ -79,7 +79,7 @@ def test_the_first_figure_that_people_see_has_a_colour_for_each_method():
 
 
 @given(st.lists(st.text(min_size=1), unique=True, min_size=1, max_size=16))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_methods_of_ones_own_have_a_colour_by_name(names):
     some = Palette(tuple(names))
     more = Palette((*METHODS, *reversed(names)))

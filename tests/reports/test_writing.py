@@ -365,7 +365,7 @@ def test_a_name_is_a_name_in_every_file(expected, tmp_path):
 @given(
     st.lists(st.text(st.characters(), max_size=40), min_size=1, max_size=8), st.data()
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_short_names_are_printable_and_differ(names, data):
     width = data.draw(st.integers(8, 40))
     short = shorten(names, width)
@@ -379,7 +379,7 @@ def test_short_names_are_printable_and_differ(names, data):
 
 
 @given(st.lists(st.text(st.characters(), max_size=20), min_size=1, max_size=8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_folders_of_names_are_distinct_and_safe(names):
     made = export.folders(names)
     assert set(made) == set(names)

@@ -350,7 +350,7 @@ def test_a_pickle_that_unfolds_is_refused():
         read_pickled(bomb + 9 * again + b".", "file")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(strategies.data())
 def test_damaged_pickles_give_one_line(data):
     content = bytearray(

@@ -590,7 +590,7 @@ def compiled():
         yield found
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["linen", "nnx", "equinox", "lstm", "rows"])
 def test_padding_never_matters(name, data, compiled):

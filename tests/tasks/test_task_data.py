@@ -79,7 +79,7 @@ def test_real_files_agree_with_sklearn():
     ),
     st.data(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_round_trip(features, draw):
     features[0, -1] = 1.0  # the largest index gives the width
     labels = draw.draw(hnp.arrays(np.int64, len(features), elements=st.integers(-9, 9)))
@@ -108,7 +108,7 @@ def mutated(draw):
 
 
 @given(mutated() | st.binary(max_size=40))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_mutated_file_is_refused_or_read_as_sklearn_does(text):
     try:
         features, labels = data.parse_svmlight(text, "file")
@@ -155,7 +155,7 @@ def mutated_iris(draw):
 
 
 @given(mutated_iris())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_a_mutated_real_file_makes_a_task_or_is_refused(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "mutated.svm"
     path.write_bytes(text)
@@ -172,7 +172,7 @@ def test_a_mutated_real_file_makes_a_task_or_is_refused(tmp_path_factory, text):
 
 
 @given(st.sampled_from([".bz2", ".xz", ".gz"]), st.data())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_damaged_compressed_file_is_refused(tmp_path_factory, suffix, draw):
     whole = COMPRESSORS[suffix](SMALL * 50)
     at = draw.draw(st.integers(0, len(whole) - 1))
@@ -307,7 +307,7 @@ def test_files_of_several_streams_are_read_whole_or_refused(tmp_path, suffix):
 
 
 @given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 600)), max_size=9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_place_of_a_packed_file_can_be_read(tmp_path_factory, steps):
     content = bytes(range(256)) * 10
     for suffix in (".bz2", ".xz", ".gz"):

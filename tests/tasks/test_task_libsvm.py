@@ -174,7 +174,7 @@ def test_scaling_agrees_with_sklearn_and_survives_extremes():
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.randoms())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_splits_are_disjoint_covering_and_stratified(counts, random):
     targets = [c for c, count in enumerate(counts) for _ in range(count)]
     random.shuffle(targets)

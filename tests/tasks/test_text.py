@@ -93,7 +93,7 @@ def test_paragraphs_are_documents():
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes=SIZES, length=st.integers(3, 40))
 def test_every_token_is_packed_once(sizes, length):
     ends = np.cumsum(sizes)
@@ -116,7 +116,7 @@ def test_every_token_is_packed_once(sizes, length):
             assert len(set(document[piece - 5])) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes=SIZES)
 def test_packing_leaves_less_room_than_a_row_for_each_piece_could(sizes):
     sizes = np.asarray(sizes)

@@ -126,7 +126,7 @@ def test_documents_do_not_depend_on_how_lines_end(end, last, mark):
     assert read("b.txt.xz") == DOCUMENTS
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @example("a\r\r\nb")
 @example("a\u2028\u2028b\x85\x85c\x1c\x1d\x0b\n\n\x0cd")
 @given(

@@ -71,7 +71,7 @@ def same(one, other):
 
 
 @given(st.lists(st.floats(0, 1), max_size=4), st.booleans(), st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_split_of_appends_is_like_reading_at_once(
     tmp_path_factory, cuts, damage, data
 ):

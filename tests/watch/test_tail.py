@@ -20,7 +20,7 @@ LINES = st.lists(st.sampled_from([b"a", b"bc\n", b"\n", b"\r\0"]), max_size=40)
 
 
 @given(LINES.map(b"".join), st.lists(st.floats(0, 1), max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_split_of_appends_gives_the_same_lines(tmp_path_factory, content, cuts):
     path = tmp_path_factory.mktemp("tail") / "table"
     tail, got = Tail(path), b""

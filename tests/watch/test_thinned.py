@@ -32,7 +32,7 @@ def state(curves, names):
     st.lists(st.floats(0, 1), min_size=1, max_size=5),
     st.randoms(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_neither_order_nor_pieces_matter(points, cuts, random):
     rows = [(run, step, float(hash((run, step)) % 1000)) for run, step in points]
     names = sorted({run for run, _ in points})

@@ -1,4 +1,4 @@
-"""What schedules are made of: progress, and ways between two rates."""
+"""Parts of schedules: progress, and ways between two rates."""
 
 from __future__ import annotations
 

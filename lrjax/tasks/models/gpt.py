@@ -158,7 +158,7 @@ class _Block(nn.Module):
 
 
 def causal_mask(tokens: int, segments: jax.Array | None = None) -> jax.Array:
-    """Which token attends to which: to itself and earlier ones of its segment.
+    """Mask of attention: each token sees itself and earlier ones of its segment.
 
     Args:
       tokens: of a row.
