@@ -52,7 +52,9 @@ def sums(
         if not shape:
             return values
         axis = len(shape) - 1
-        rows = shape[-2] if axis else 0
+        # Rows that a mesh with explicit axes has cut stay as they are cut.
+        cut = axis and jax.typeof(values[0]).sharding.spec[-2] is not None
+        rows = shape[-2] if axis and not cut else 0
         group = next((size for size in _GROUPS if rows and rows % size == 0), None)
         if group is not None:
             view = (*shape[:-2], rows // group, group, shape[-1])
