@@ -58,6 +58,14 @@ def rate_at(learning_rate: ScalarOrSchedule, count: jax.Array, dtype: Any) -> ja
     return fresh(dtype, value)
 
 
+def none_yet(dtype: Any) -> jax.Array:
+    """What stands for a number in a state before there is one.
+
+    As in Optax's states it is infinite: NaN would be a fault to `jax_debug_nans`.
+    """
+    return jnp.full((), -jnp.inf, dtype)
+
+
 def is_zero(value: Scalar) -> bool:
     """Whether a hyperparameter is known to be zero while tracing."""
     return isinstance(value, int | float | np.number) and bool(value == 0)
