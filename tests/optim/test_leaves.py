@@ -250,16 +250,21 @@ def test_nothing_is_done_to_float32(build, monkeypatch):
     assert found == program()
 
 
+def layer():
+    """Two vectors and a matrix."""
+    return vectors() | {"m": jnp.asarray([[1.0, -2.0, 0.25], [0.5, 3.0, -1.5]])}
+
+
 class Model(nnx.Module):
-    """Two vectors, as variables."""
+    """A layer, as variables."""
 
     def __init__(self):
-        self.a, self.b = map(nnx.Param, vectors().values())
+        self.a, self.b, self.m = map(nnx.Param, layer().values())
 
 
 @every_build
 def test_in_the_loops_of_flax(build):
-    params, state = train(build(), vectors())
+    params, state = train(build(), layer())
     point = optim.eval_params(state, params)
     rate = optim.effective_learning_rate(state)
 
@@ -267,7 +272,7 @@ def test_in_the_loops_of_flax(build):
     told = optax.GradientTransformation(
         tx.init, lambda grads, state, params: tx.update(grads, state, params, **EXTRA)
     )
-    linen = TrainState.create(apply_fn=None, params=vectors(), tx=told)
+    linen = TrainState.create(apply_fn=None, params=layer(), tx=told)
     model = Model()
     optimizer = nnx.Optimizer(model, told, wrt=nnx.Param)
     for _ in range(2):
