@@ -167,7 +167,7 @@ def adog(
             return jnp.square(next_w(w, grad, param, start, has_decay) - start)
 
         leaves = state.w, updates, params, state.start, decay_flags
-        moved = jnp.sqrt(base.sum_leaves(square_distance, dtype, *leaves))
+        moved = base.root(base.sum_leaves(square_distance, dtype, *leaves))
         distance = jnp.maximum(state.distance, moved)
         distance_sum = state.distance_sum + distance
         tau = 1 / weight(distance, distance_sum)

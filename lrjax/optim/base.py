@@ -307,6 +307,40 @@ def sum_squares(tree: PyTree, dtype: Any) -> jax.Array:
     return sum_leaves(jnp.square, dtype, tree)
 
 
+@jax.custom_jvp
+def root(square: jax.Array) -> jax.Array:
+    """The square root, with a derivative of 0 at 0, where distances begin.
+
+    So a run can be differentiated, as by its hyperparameters.
+    """
+    return jnp.sqrt(square)
+
+
+@root.defjvp
+def _root_jvp(squares, tangents):
+    (square,), (tangent,) = squares, tangents
+    value = jnp.sqrt(square)
+    return value, safe_divide(tangent, 2 * value)
+
+
+@jax.custom_jvp
+def at_most(value: jax.Array, size: jax.Array, factor: jax.Array) -> jax.Array:
+    """The smaller of `value` and `size * factor`; the factor may be infinite.
+
+    Its derivative then is that of `value`, where JAX's own would be 0 times infinity.
+    """
+    return jnp.minimum(value, size * factor)
+
+
+@at_most.defjvp
+def _at_most_jvp(numbers, tangents):
+    value, size, factor = numbers
+    value_tangent, size_tangent, factor_tangent = tangents
+    cut = size * factor < value
+    bound = jnp.where(cut, factor, 0) * size_tangent + size * factor_tangent
+    return at_most(*numbers), jnp.where(cut, bound, value_tangent)
+
+
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """`numerator / denominator`, and 0 where the denominator is 0."""
     zero = denominator == 0

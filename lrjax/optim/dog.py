@@ -90,7 +90,7 @@ def _distance_over_gradients(
             return base.add_decay(grad, param, weight_decay, dtype, has_decay)
 
         square_distance = squares(operator.sub, dtype, params, state.start)
-        distance = jnp.maximum(state.distance, jnp.sqrt(square_distance))
+        distance = jnp.maximum(state.distance, base.root(square_distance))
         square_gradient = squares(gradient, dtype, updates, params, decay_flags)
         gradient_sum = state.gradient_sum + square_gradient
         # If the sum overflows, the distance may too; take no step then, instead of NaN.
