@@ -126,8 +126,8 @@ def observe(
             fraction.astype(loss.dtype),
             loss,
             change,
-            logarithm(jnp.sqrt(window.squares / batches)),
-            logarithm(jnp.sqrt(window.moves / updates)),
+            logarithm(base.root(window.squares / batches)),
+            logarithm(base.root(window.moves / updates)),
             logarithm(rate),
             noise,
         ]
