@@ -18,8 +18,8 @@ class AbelState(NamedTuple):
     Attributes:
       scale: factor of the updates.
       turns: how often the norm has turned; each second time is the end of a bounce.
-      norm: the last observed squared norm; NaN before the first.
-      change: its change from the observation before; NaN before the second.
+      norm: the last observed squared norm; -inf before the first.
+      change: its change from the observation before; 0 before the second.
       sum: of squared norms since the last observation.
       seen: number of these.
       count: number of updates made.
@@ -95,8 +95,8 @@ def abel(
         return AbelState(
             scale=scale,
             turns=jnp.zeros((), jnp.int32),
-            norm=jnp.full((), jnp.nan, dtype),
-            change=jnp.full((), jnp.nan, dtype),
+            norm=base.none_yet(dtype),
+            change=jnp.zeros((), dtype),
             sum=jnp.zeros((), dtype),
             seen=jnp.zeros((), jnp.int32),
             count=jnp.zeros((), jnp.int32),
@@ -112,7 +112,7 @@ def abel(
         seen = state.seen + 1
         observed = seen.astype(dtype) >= size
         norm = total / seen.astype(dtype)
-        change = norm - state.norm
+        change = jnp.where(state.norm < 0, 0, norm - state.norm)
         turned = observed & (change * state.change < 0)
         ends = state.count.astype(dtype) == jnp.ceil(last)
         bounced = turned & (state.turns % 2 == 1)

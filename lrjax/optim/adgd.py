@@ -109,7 +109,7 @@ def adgd(
 
         def distance(new, old):
             difference = jax.tree.map(operator.sub, new, old)
-            return jnp.sqrt(base.sum_squares(difference, dtype))
+            return base.root(base.sum_squares(difference, dtype))
 
         moved = distance(params, state.previous)
         turned = distance(updates, grad_fn(state.previous))

@@ -20,7 +20,7 @@ class AdogState(NamedTuple):
       distance_sum: sum of these distances, that of the start and of each update.
       weight_sum: sum of the weights of all iterates in the average.
       gradient_sum: sum of squared gradient norms, weighted.
-      learning_rate: the step size of y in the last update; NaN before it.
+      learning_rate: the step size of y in the last update; -inf before it.
       start: the initial parameters.
       w: the iterate of the long steps.
       average: weighted average of y.
@@ -122,7 +122,7 @@ def adog(
             distance_sum=jnp.array(distance, copy=True),
             weight_sum=jnp.zeros((), dtype),
             gradient_sum=base.fresh(dtype, eps),
-            learning_rate=jnp.full((), jnp.nan, dtype),
+            learning_rate=base.none_yet(dtype),
             start=base.copy(params),
             w=base.copy(params),
             average=base.copy(params),
@@ -167,7 +167,7 @@ def adog(
             return jnp.square(next_w(w, grad, param, start, has_decay) - start)
 
         leaves = state.w, updates, params, state.start, decay_flags
-        moved = jnp.sqrt(base.sum_leaves(square_distance, dtype, *leaves))
+        moved = base.root(base.sum_leaves(square_distance, dtype, *leaves))
         distance = jnp.maximum(state.distance, moved)
         distance_sum = state.distance_sum + distance
         tau = 1 / weight(distance, distance_sum)

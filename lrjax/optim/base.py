@@ -58,6 +58,14 @@ def rate_at(learning_rate: ScalarOrSchedule, count: jax.Array, dtype: Any) -> ja
     return fresh(dtype, value)
 
 
+def none_yet(dtype: Any) -> jax.Array:
+    """What stands for a number in a state before there is one.
+
+    As in Optax's states it is infinite: NaN would be a fault to `jax_debug_nans`.
+    """
+    return jnp.full((), -jnp.inf, dtype)
+
+
 def is_zero(value: Scalar) -> bool:
     """Whether a hyperparameter is known to be zero while tracing."""
     return isinstance(value, int | float | np.number) and bool(value == 0)
@@ -297,6 +305,40 @@ def num_entries(tree: PyTree) -> int:
 def sum_squares(tree: PyTree, dtype: Any) -> jax.Array:
     """Squared Euclidean norm of a tree."""
     return sum_leaves(jnp.square, dtype, tree)
+
+
+@jax.custom_jvp
+def root(square: jax.Array) -> jax.Array:
+    """The square root, with a derivative of 0 at 0, where distances begin.
+
+    So a run can be differentiated, as by its hyperparameters.
+    """
+    return jnp.sqrt(square)
+
+
+@root.defjvp
+def _root_jvp(squares, tangents):
+    (square,), (tangent,) = squares, tangents
+    value = jnp.sqrt(square)
+    return value, safe_divide(tangent, 2 * value)
+
+
+@jax.custom_jvp
+def at_most(value: jax.Array, size: jax.Array, factor: jax.Array) -> jax.Array:
+    """The smaller of `value` and `size * factor`; the factor may be infinite.
+
+    Its derivative then is that of `value`, where JAX's own would be 0 times infinity.
+    """
+    return jnp.minimum(value, size * factor)
+
+
+@at_most.defjvp
+def _at_most_jvp(numbers, tangents):
+    value, size, factor = numbers
+    value_tangent, size_tangent, factor_tangent = tangents
+    cut = size * factor < value
+    bound = jnp.where(cut, factor, 0) * size_tangent + size * factor_tangent
+    return at_most(*numbers), jnp.where(cut, bound, value_tangent)
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:

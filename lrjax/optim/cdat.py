@@ -19,7 +19,7 @@ class CdatState(NamedTuple):
       count: number of updates made.
       slope: average of the losses' slopes along the base optimiser's steps.
       curvature: average of their curvatures.
-      learning_rate: the factor of the last step; NaN before it.
+      learning_rate: the factor of the last step; -inf before it.
       inner: state of the base optimiser.
     """
 
@@ -90,7 +90,7 @@ def cdat(
             count=jnp.zeros((), jnp.int32),
             slope=jnp.zeros((), dtype),
             curvature=jnp.zeros((), dtype),
-            learning_rate=jnp.full((), jnp.nan, dtype),
+            learning_rate=base.none_yet(dtype),
             inner=base_optimizer.init(params),
         )
 

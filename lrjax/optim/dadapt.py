@@ -42,7 +42,7 @@ def grow(
       moved: scalar boolean, whether the update moved the parameters; else d stays.
     """
     (growth,) = base.scalars(d.dtype, growth_rate)
-    return jnp.where(moved, jnp.maximum(d, jnp.minimum(d_hat, d * growth)), d)
+    return jnp.where(moved, jnp.maximum(d, base.at_most(d_hat, d, growth)), d)
 
 
 class DAdaptAdamState(NamedTuple):
@@ -192,7 +192,7 @@ def dadapt_adam(
         def products(grad, param, s, v, has_decay, factor):
             """Summands of <gradient, s> in Adam's metric and of the new s's L1 norm."""
             grad = gradient(grad, param, has_decay)
-            old = s / (jnp.sqrt(v) + epsilon)
+            old = s / (base.root(v) + epsilon)
             return (
                 base.times(factor, grad * old),
                 base.times(factor, jnp.abs(next_s(grad, s, keep_s))),
@@ -217,7 +217,7 @@ def dadapt_adam(
             new_s = next_s(grad, s, keep_s)
             new_m = keep1 * m + (1 - keep1) * base.times(factor, dlr) * grad
             new_v = keep2 * v + (1 - keep2) * (grad * grad)
-            change = -jnp.where(active, new_m, 0) / (jnp.sqrt(new_v) + epsilon)
+            change = -jnp.where(active, new_m, 0) / (base.root(new_v) + epsilon)
             return (
                 new_s.astype(s.dtype),
                 new_m.astype(m.dtype),
@@ -382,7 +382,7 @@ def dadapt_sgd(
 
         first_norm = jax.lax.cond(
             state.step == 0,
-            lambda: jnp.sqrt(base.sum_leaves(first_square, dtype, updates, factors)),
+            lambda: base.root(base.sum_leaves(first_square, dtype, updates, factors)),
             lambda: state.first_norm,
         )
         dlr = base.safe_divide(state.d * rate, first_norm)
@@ -415,7 +415,7 @@ def dadapt_sgd(
         )
         moved = active & (square > 0)
         numerator = state.numerator + dlr * product
-        d_hat = base.safe_divide(2 * numerator, jnp.sqrt(square))
+        d_hat = base.safe_divide(2 * numerator, base.root(square))
         return changes, DAdaptSgdState(
             count=state.count + 1,
             step=state.step + moved.astype(jnp.int32),
@@ -566,7 +566,7 @@ def dadapt_adagrad(
         def products(grad, param, s, square_sum, has_decay, factor):
             """Summands of the squared norms of gradient and s, and of s's L1 norm."""
             grad = base.add_decay(grad, param, weight_decay, dtype, has_decay)
-            weight = 1 / (jnp.sqrt(square_sum) + epsilon)
+            weight = 1 / (base.root(square_sum) + epsilon)
             return (
                 base.times(factor * factor, grad * weight * grad),
                 s * weight * s,
@@ -580,7 +580,7 @@ def dadapt_adagrad(
         (one,) = passes.after(norm, jnp.ones((), dtype))
 
         def step(param, s, square_sum, start):
-            moved = s / (jnp.sqrt(one * square_sum) + epsilon)
+            moved = s / (base.root(one * square_sum) + epsilon)
             return ((1 - mu) * (start - moved - param)).astype(param.dtype)
 
         changes = jax.tree.map(step, params, s, square_sum, state.start)

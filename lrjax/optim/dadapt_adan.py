@@ -158,7 +158,7 @@ def dadapt_adan(
         def products(grad, s, v, last, factor):
             """Summands of the squared norms of gradient and s, and of s's L1 norm."""
             s, v, _ = averages(grad, s, v, last, factor, beta3)
-            weight = 1 / (jnp.sqrt(v) + epsilon)
+            weight = 1 / (base.root(v) + epsilon)
             return (
                 base.times(factor * factor, grad * weight * grad),
                 s * weight * s,
@@ -184,7 +184,7 @@ def dadapt_adan(
             step = base.times(factor, dlr)
             new_m = keep1 * m + (1 - keep1) * step * grad
             new_u = keep2 * u + (1 - keep2) * step * difference
-            change = -(new_m + beta2 * new_u) / (jnp.sqrt(new_v) + epsilon)
+            change = -(new_m + beta2 * new_u) / (base.root(new_v) + epsilon)
             if has_decay:
                 (decay,) = base.scalars(dtype, weight_decay)
                 shrink = jnp.where(moved, decay * dlr, 0)

@@ -20,7 +20,7 @@ class DogState(NamedTuple):
       distance: largest distance from the start so far.
       gradient_sum: sum of squared gradient norms.
       learning_rate: the step size of the last update (for `ldog` the mean over the
-        tensors); NaN before it.
+        tensors); -inf before it.
       start: the initial parameters.
     """
 
@@ -74,7 +74,7 @@ def _distance_over_gradients(
             count=jnp.zeros((), jnp.int32),
             distance=relative * (1 + norm),
             gradient_sum=start_sum + 0 * norm,
-            learning_rate=jnp.full((), jnp.nan, dtype),
+            learning_rate=base.none_yet(dtype),
             start=base.copy(params),
         )
 
@@ -90,7 +90,7 @@ def _distance_over_gradients(
             return base.add_decay(grad, param, weight_decay, dtype, has_decay)
 
         square_distance = squares(operator.sub, dtype, params, state.start)
-        distance = jnp.maximum(state.distance, jnp.sqrt(square_distance))
+        distance = jnp.maximum(state.distance, base.root(square_distance))
         square_gradient = squares(gradient, dtype, updates, params, decay_flags)
         gradient_sum = state.gradient_sum + square_gradient
         # If the sum overflows, the distance may too; take no step then, instead of NaN.
@@ -245,7 +245,7 @@ class DowgState(NamedTuple):
       count: number of updates made.
       square_distance: largest squared distance from the start so far.
       gradient_sum: sum of squared gradient norms times `square_distance`.
-      learning_rate: the factor of the gradient in the last update; NaN before it.
+      learning_rate: the factor of the gradient in the last update; -inf before it.
       start: the initial parameters.
     """
 
@@ -304,7 +304,7 @@ def dowg(
             count=jnp.zeros((), jnp.int32),
             square_distance=base.fresh(dtype, eps),
             gradient_sum=jnp.zeros((), dtype),
-            learning_rate=jnp.full((), jnp.nan, dtype),
+            learning_rate=base.none_yet(dtype),
             start=base.copy(params),
         )
 

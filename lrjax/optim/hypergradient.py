@@ -224,7 +224,7 @@ def hypergradient_adam(
         beta1, beta2, epsilon, step = base.scalars(dtype, b1, b2, eps, hypergrad_lr)
 
         def debias(count):
-            roots = jnp.sqrt(base.bias_correction(beta2, count))
+            roots = base.root(base.bias_correction(beta2, count))
             return base.safe_divide(roots, base.bias_correction(beta1, count))
 
         before, now = debias(state.count), debias(state.count + 1)
@@ -232,7 +232,7 @@ def hypergradient_adam(
 
         def product(grad, param, m, v, has_decay):
             grad = base.add_decay(grad, param, weight_decay, dtype, has_decay)
-            return jnp.sum(grad * (m / (jnp.sqrt(v) + epsilon)), dtype=dtype)
+            return jnp.sum(grad * (m / (base.root(v) + epsilon)), dtype=dtype)
 
         products = jax.tree.map(
             product, updates, params, state.exp_avg, state.exp_avg_sq, decay_flags
@@ -248,7 +248,7 @@ def hypergradient_adam(
             grad = base.add_decay(grad, param, weight_decay, dtype, has_decay)
             new_m = keep1 * m + (1 - beta1) * grad
             new_v = keep2 * v + (1 - beta2) * (grad * grad)
-            change = -(leaf_rate * now) * new_m / (jnp.sqrt(new_v) + epsilon)
+            change = -(leaf_rate * now) * new_m / (base.root(new_v) + epsilon)
             return (
                 change.astype(param.dtype),
                 new_m.astype(m.dtype),

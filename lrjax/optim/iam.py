@@ -16,7 +16,7 @@ class IamState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: how far the parameters followed the last direction; NaN before.
+      learning_rate: how far the parameters followed the last direction; -inf before.
       z: the iterate that the parameters average.
       exp_avg_sq: average of squared gradients; None for `iam`.
     """
@@ -30,7 +30,7 @@ class IamState(NamedTuple):
 def _init(params: base.PyTree, exp_avg_sq: Any) -> IamState:
     return IamState(
         count=jnp.zeros((), jnp.int32),
-        learning_rate=jnp.full((), jnp.nan, base.scalar_dtype(params)),
+        learning_rate=base.none_yet(base.scalar_dtype(params)),
         z=base.copy(params),
         exp_avg_sq=exp_avg_sq,
     )

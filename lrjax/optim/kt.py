@@ -16,7 +16,7 @@ class KtState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: by what the last update's gradient was multiplied; NaN before it.
+      learning_rate: by what the last update's gradient was multiplied; -inf before it.
       wealth: what the bets have won so far, and what they began with.
       start: the initial parameters.
       theta: minus the sum of gradients.
@@ -85,7 +85,7 @@ def kt(
         dtype = base.scalar_dtype(params)
         return KtState(
             count=jnp.zeros((), jnp.int32),
-            learning_rate=jnp.full((), jnp.nan, dtype),
+            learning_rate=base.none_yet(dtype),
             wealth=base.fresh(dtype, wealth),
             start=base.copy(params),
             theta=base.zeros_like(params),

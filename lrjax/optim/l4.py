@@ -16,7 +16,7 @@ class L4State(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: the step size of the last update; NaN before it.
+      learning_rate: the step size of the last update; -inf before it.
       min_loss: the smallest loss so far, slowly forgotten.
       exp_avg: average of gradients.
       exp_avg_sq: average of squared gradients; None for `l4_momentum`.
@@ -33,7 +33,7 @@ def _init(params: base.PyTree, exp_avg_sq: Any) -> L4State:
     dtype = base.scalar_dtype(params)
     return L4State(
         count=jnp.zeros((), jnp.int32),
-        learning_rate=jnp.full((), jnp.nan, dtype),
+        learning_rate=base.none_yet(dtype),
         min_loss=jnp.zeros((), dtype),
         exp_avg=base.zeros_like(params),
         exp_avg_sq=exp_avg_sq,

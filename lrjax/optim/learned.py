@@ -150,7 +150,7 @@ class LearnedState(NamedTuple):
     Attributes:
       count: number of updates made.
       learning_rate: the rate of the last update; 0 before it.
-      last_loss: mean loss of the window before this one.
+      last_loss: mean loss of the window before this one; -inf if there was none.
       window: sums since the last action.
       average_square: average of the gradients' squared norms.
       inner: state of Adam.
@@ -224,7 +224,7 @@ def learned(
         return LearnedState(
             count=jnp.zeros((), jnp.int32),
             learning_rate=jnp.zeros((), dtype),
-            last_loss=jnp.full((), jnp.nan, dtype),
+            last_loss=base.none_yet(dtype),
             window=empty_window(dtype),
             average_square=jnp.zeros((), dtype),
             inner=adam.init(params),

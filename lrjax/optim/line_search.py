@@ -17,7 +17,7 @@ class PolyakState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: the step size of the last update; NaN before it.
+      learning_rate: the step size of the last update; -inf before it.
     """
 
     count: jax.Array
@@ -76,7 +76,7 @@ def polyak_sgd(
     def init(params):
         return PolyakState(
             count=jnp.zeros((), jnp.int32),
-            learning_rate=jnp.full((), jnp.nan, base.scalar_dtype(params)),
+            learning_rate=base.none_yet(base.scalar_dtype(params)),
         )
 
     def update(updates, state, params=None, *, value=None, **extra_args):

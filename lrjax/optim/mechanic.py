@@ -140,14 +140,14 @@ def mechanic(
         )
         scale = jnp.sum(state.scales)
         # With scale 0 there is no decay, even if the ratio overflows.
-        ratio = jnp.sqrt(grad_norm) / (jnp.sqrt(target_norm) + epsilon)
+        ratio = base.root(grad_norm) / (base.root(target_norm) + epsilon)
         pull = decay * scale * jnp.where(scale > 0, ratio, 0)
         product = (by_grad + pull * by_target) / (scale + epsilon)
         max_product = jnp.maximum(tuner_decays * state.max_product, jnp.abs(product))
         square_sum = tuner_decays**2 * state.square_sum + product**2
         reward = jnp.maximum(tuner_decays * state.reward - state.scales * product, 0)
         wealth = max_product * scale_init / len(betas) + reward
-        scales = wealth / (jnp.sqrt(square_sum) + epsilon)
+        scales = wealth / (base.root(square_sum) + epsilon)
         new_scale = jnp.maximum(jnp.sum(scales), 0)
         old_factor = new_scale / (scale + epsilon) - 1
 

@@ -19,7 +19,7 @@ class MomoState(NamedTuple):
     Attributes:
       count: number of updates made.
       learning_rate: the step size tau of the last update; with a mask that of the
-        leaves with weight decay; NaN before the first update.
+        leaves with weight decay; -inf before the first update.
       lower_bound: lower bound, or its estimate, of the loss.
       loss_avg: average of losses.
       product_avg: average of <gradient, x>.
@@ -47,7 +47,7 @@ def _init(params: base.PyTree, lower_bound: base.Scalar, exp_avg_sq: Any) -> Mom
     dtype = base.scalar_dtype(params)
     return MomoState(
         count=jnp.zeros((), jnp.int32),
-        learning_rate=jnp.full((), jnp.nan, dtype),
+        learning_rate=base.none_yet(dtype),
         lower_bound=base.fresh(dtype, lower_bound),
         loss_avg=jnp.zeros((), dtype),
         product_avg=jnp.zeros((), dtype),

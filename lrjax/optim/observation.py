@@ -110,7 +110,7 @@ def observe(
     Args:
       fraction: elapsed fraction of the horizon.
       window: sums since the last action, including the batch of the next update.
-      last_loss: mean loss of the previous window; NaN if there was none.
+      last_loss: mean loss of the previous window; NaN or -inf if there was none.
       rate: learning rate of the last update; 0 before the first.
       noise: result of `noise_share`.
 
@@ -118,15 +118,16 @@ def observe(
       An array [7].
     """
     loss = logarithm(window.loss)
-    change = jnp.where(jnp.isnan(last_loss), 0, loss - logarithm(last_loss))
+    known = last_loss > -jnp.inf  # which NaN is not
+    change = jnp.where(known, loss - logarithm(last_loss), 0)
     batches, updates = jnp.maximum(window.batches, 1), jnp.maximum(window.updates, 1)
     return jnp.stack(
         [
             fraction.astype(loss.dtype),
             loss,
             change,
-            logarithm(jnp.sqrt(window.squares / batches)),
-            logarithm(jnp.sqrt(window.moves / updates)),
+            logarithm(base.root(window.squares / batches)),
+            logarithm(base.root(window.moves / updates)),
             logarithm(rate),
             noise,
         ]

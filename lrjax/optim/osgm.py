@@ -95,7 +95,7 @@ def osgm(
         (first,) = base.scalars(base.scalar_dtype(params), initial_rate)
         return OsgmState(
             count=jnp.zeros((), jnp.int32),
-            learning_rate=jnp.full((), jnp.nan, base.scalar_dtype(params)),
+            learning_rate=base.none_yet(base.scalar_dtype(params)),
             rates=jax.tree.map(lambda p: jnp.zeros_like(p) + first, params),
             sum_squares=base.zeros_like(params),
         )

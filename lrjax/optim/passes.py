@@ -10,6 +10,7 @@ measures it:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -52,18 +53,31 @@ def sums(
         if not shape:
             return values
         axis = len(shape) - 1
-        rows = shape[-2] if axis else 0
+        # Rows that a mesh with explicit axes has cut stay as they are cut.
+        cut = axis and jax.typeof(values[0]).sharding.spec[-2] is not None
+        rows = shape[-2] if axis and not cut else 0
         group = next((size for size in _GROUPS if rows and rows % size == 0), None)
         if group is not None:
             view = (*shape[:-2], rows // group, group, shape[-1])
             values = tuple(jnp.reshape(value, view) for value in values)
-        zeros = (jnp.zeros((), dtype),) * outputs
-        partial = jax.lax.reduce(values, zeros, _add_all, (axis,))
-        return tuple(jnp.sum(value) for value in partial)
+        return tuple(jnp.sum(value) for value in _last_sums(values, axis))
 
     return tuple(
         base.total(tree, dtype) for tree in base.map_leaves(leaf_sums, outputs, *trees)
     )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _last_sums(values: tuple[jax.Array, ...], axis: int) -> tuple[jax.Array, ...]:
+    """Sums along the last axis in one pass."""
+    zeros = (jnp.zeros((), values[0].dtype),) * len(values)
+    return tuple(jax.lax.reduce(values, zeros, _add_all, (axis,)))
+
+
+@_last_sums.defjvp
+def _last_sums_jvp(axis, values, tangents):
+    # JAX's own rule for such a reduction fails where a tangent is known to be zero.
+    return _last_sums(*values, axis), tuple(jnp.sum(t, axis) for t in tangents[0])
 
 
 def _add_all(left: tuple, right: tuple) -> tuple:

@@ -20,7 +20,7 @@ class AliGState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: the step size of the last update; NaN before it.
+      learning_rate: the step size of the last update; -inf before it.
       velocity: decayed sum of steps, or of gradients with `adjusted_momentum`; None
         without momentum.
     """
@@ -90,7 +90,7 @@ def ali_g(
     def init(params):
         return AliGState(
             count=jnp.zeros((), jnp.int32),
-            learning_rate=jnp.full((), jnp.nan, base.scalar_dtype(params)),
+            learning_rate=base.none_yet(base.scalar_dtype(params)),
             velocity=None if momentum is None else base.zeros_like(params),
         )
 
@@ -136,7 +136,7 @@ class CappedState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: the step size of the last update; NaN before it.
+      learning_rate: the step size of the last update; -inf before it.
       cap: the step size that the next one is bounded by.
     """
 
@@ -150,7 +150,7 @@ def _capped(params: base.PyTree, cap: base.Scalar) -> CappedState:
     dtype = base.scalar_dtype(params)
     return CappedState(
         count=jnp.zeros((), jnp.int32),
-        learning_rate=jnp.full((), jnp.nan, dtype),
+        learning_rate=base.none_yet(dtype),
         cap=base.fresh(dtype, cap),
     )
 
@@ -317,7 +317,7 @@ class NgnState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: the step size of the last update; NaN before it.
+      learning_rate: the step size of the last update; -inf before it.
       exp_avg: average of gradients; None without momentum.
     """
 
@@ -382,7 +382,7 @@ def ngn(
     def init(params):
         return NgnState(
             count=jnp.zeros((), jnp.int32),
-            learning_rate=jnp.full((), jnp.nan, base.scalar_dtype(params)),
+            learning_rate=base.none_yet(base.scalar_dtype(params)),
             exp_avg=None if momentum is None else base.zeros_like(params),
         )
 

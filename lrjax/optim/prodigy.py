@@ -91,7 +91,7 @@ def next_estimate(
     d_hat = base.safe_divide(coefficient * numerator, norm)
     first = jnp.where(d == start, jnp.maximum(d, d_hat), d)
     new_max = jnp.maximum(d_max, d_hat)
-    new_d = jnp.minimum(new_max, first * growth)
+    new_d = base.at_most(new_max, first, growth)
     return jnp.where(moved, new_d, d), jnp.where(moved, new_max, d_max)
 
 
@@ -276,7 +276,7 @@ def prodigy(
                 direction = jnp.where(
                     beta1 > 0, m, d * gradient(grad, param, has_decay)
                 )
-            change = -base.times(factor, dlr) * direction / (jnp.sqrt(v) + floor)
+            change = -base.times(factor, dlr) * direction / (base.root(v) + floor)
             if decouple and has_decay:
                 (decay,) = base.scalars(dtype, weight_decay)
                 change -= jnp.where(moved, decay * dlr, 0) * param

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from optax.contrib import ScheduleFreeState
 
 from lrjax.optim import base
 
@@ -35,6 +37,28 @@ def _states(opt_state: Any, *attributes: str) -> list[Any]:
     return [s for s in jax.tree.leaves(opt_state, is_leaf=matches) if matches(s)]
 
 
+def _averages(opt_state: Any) -> list[Callable[[Any], Any]]:
+    """What gives the point to evaluate from the parameters, for each average."""
+
+    def matches(node):
+        ours = isinstance(node, tuple) and hasattr(node, "eval_params")
+        return ours or isinstance(node, ScheduleFreeState)
+
+    def reading(state):
+        """Of Optax's schedule-free, which has no method for it."""
+        if not isinstance(state, ScheduleFreeState):
+            return state.eval_params
+
+        def average(z, y):
+            b1 = jnp.real(state.b1).astype(y.dtype)
+            return (y - (1 - b1) * base.as_real(z).astype(y.dtype)) / b1
+
+        return lambda params: base.where_kept(average, state.z, params)
+
+    states = jax.tree.leaves(opt_state, is_leaf=matches)
+    return [reading(state) for state in states if matches(state)]
+
+
 def effective_learning_rate(opt_state: Any) -> Any:
     """Read the scalar learning rate that the last update really used.
 
@@ -49,11 +73,11 @@ def effective_learning_rate(opt_state: Any) -> Any:
         `nnx.Optimizer` or `TrainState`.
 
     Returns:
-      A scalar; NaN where no such scalar exists (as for COCOB) or none is recorded. In
-      `optax.partition` there is a rate for each label: a dictionary, label -> rate.
-      Labels whose transformation has no state, such as `optax.set_to_zero` for frozen
-      parameters, are left out; if only one label remains, its rate is returned as a
-      scalar.
+      A scalar; NaN where no such scalar exists (as for COCOB) or none is recorded, as
+      where a state has -inf. In `optax.partition` there is a rate for each label: a
+      dictionary, label -> rate. Labels whose transformation has no state, such as
+      `optax.set_to_zero` for frozen parameters, are left out; if only one label
+      remains, its rate is returned as a scalar.
 
     Raises:
       ValueError: if the state is None.
@@ -90,6 +114,9 @@ def _rate(opt_state: Any) -> Any:
             rate = _rates(state.inner_states)
         else:
             rate = state.learning_rate
+            array = isinstance(rate, jax.Array | np.ndarray | np.generic)
+            if array and jnp.issubdtype(rate.dtype, jnp.floating):
+                rate = _told(rate)
         if rate is not None:
             return rate
     if any(hasattr(state, "learning_rate") for state in states):
@@ -114,7 +141,16 @@ def _rates(labels: Mapping[Any, Any]) -> Any:
 
 
 def _or_nan(rate: Any) -> Any:
-    return jnp.full((), jnp.nan) if rate is None else rate
+    if rate is None:
+        # Transferred by name and made by no operation, as some settings of JAX demand.
+        return jax.device_put(np.asarray(jnp.nan, jnp.result_type(float)))
+    return rate
+
+
+@jax.jit
+def _told(rate: jax.Array) -> jax.Array:
+    """The recorded rate, NaN where `base.none_yet` stands for it."""
+    return jnp.where(rate == -jnp.inf, jnp.nan, rate)
 
 
 def _stateless(inner: Any) -> bool:
@@ -141,9 +177,9 @@ def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
         wrt)`, into which `nnx.update(model, ...)` puts the result.
 
     Returns:
-      Schedule-free's x, the average of `polynomial_averaging`, else `params`, with the
-      shapes and dtypes of `params`. In `optax.partition` each label's parameters have
-      their own.
+      Schedule-free's x, Optax's own included, the average of `polynomial_averaging`,
+      else `params`, with the shapes and dtypes of `params`. In `optax.partition` each
+      label's parameters have their own.
 
     Raises:
       ValueError: if the state is None, belongs to other parameters, or stands in their
@@ -170,13 +206,13 @@ def eval_params(opt_state: Any, params: base.PyTree) -> base.PyTree:
             "eval_params: the parameters hold a state of an optimiser: call "
             "eval_params(opt_state, params)."
         )
-    states = _states(_bare(opt_state), "eval_params")
-    if not states:
+    averages = _averages(_bare(opt_state))
+    if not averages:
         return params
     point = _bare(params)
     try:
-        for state in states:
-            point = state.eval_params(point)
+        for average in averages:
+            point = average(point)
     except ValueError:
         raise ValueError(
             "eval_params: the optimiser's state is not of these parameters; with NNX "
@@ -208,4 +244,4 @@ def evaluates_elsewhere(opt_state: Any) -> bool:
       False
     """
     _check_given("evaluates_elsewhere", opt_state)
-    return bool(_states(opt_state, "eval_params"))
+    return bool(_averages(opt_state))

@@ -616,7 +616,7 @@ def schedule_free_prodigy(
             decayed = -jnp.where(moved, decay * dlr, 0) * z if has_decay else 0
 
             def move(one):
-                return -factor * grad / (jnp.sqrt(one * v) + floor)
+                return -factor * grad / (base.root(one * v) + floor)
 
             # Two additions, as in the official code, for the same rounding.
             new_z = (z + decayed) + move(1)

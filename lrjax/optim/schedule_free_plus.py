@@ -21,7 +21,7 @@ class ScheduleFreePlusState(NamedTuple):
 
     Attributes:
       count: number of updates made.
-      learning_rate: the step size of the last update; NaN before it.
+      learning_rate: the step size of the last update; -inf before it.
       average: weights of the average, and the interpolation b of the parameters.
       norm_avg: average n of the gradient's norm, from 0.
       z: the iterate that AdamW moves.
@@ -143,7 +143,7 @@ def schedule_free_plus(
         dtype = base.scalar_dtype(params)
         return ScheduleFreePlusState(
             count=jnp.zeros((), jnp.int32),
-            learning_rate=jnp.full((), jnp.nan, dtype),
+            learning_rate=base.none_yet(dtype),
             average=Average(
                 max_rate=base.fresh(dtype, eps),
                 weight_sum=jnp.zeros((), dtype),

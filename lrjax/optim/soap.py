@@ -226,6 +226,10 @@ def soap(
 
         def update_leaf(grad, param, m, v, grams, bases, has_decay):
             axes = turned_axes(param)
+            # Flax NNX makes mappings, 0 to the first, of tuples at a leaf.
+            grams, bases = (
+                tuple(each[i] for i in range(len(each))) for each in (grams, bases)
+            )
             grad = grad.astype(param.dtype)
             turned = _turn(grad, bases, axes, False)
             new_m = beta1 * m + (1 - beta1) * turned

@@ -20,7 +20,7 @@ class StormPlusState(NamedTuple):
       estimator_sum: sum of squared estimator norms over the momentum parameter.
       gradient_norm: squared norm of the last gradient.
       estimator_norm: squared norm of `estimator`.
-      learning_rate: the step size of the last update; NaN before it.
+      learning_rate: the step size of the last update; -inf before it.
       estimator: the direction of the next step.
     """
 
@@ -113,7 +113,7 @@ def storm_plus(
             estimator_sum=base.fresh(dtype, init_accumulator),
             gradient_norm=jnp.zeros((), dtype),
             estimator_norm=jnp.zeros((), dtype),
-            learning_rate=jnp.full((), jnp.nan, dtype),
+            learning_rate=base.none_yet(dtype),
             estimator=base.zeros_like(params),
         )
 

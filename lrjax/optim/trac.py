@@ -150,7 +150,7 @@ def trac(
         ) / (scale + epsilon)
         square_sum = decays**2 * state.square_sum + product**2
         reward = decays * state.reward - product
-        spread = jnp.sqrt(2 * square_sum) + epsilon
+        spread = base.root(2 * square_sum) + epsilon
         scales = scale_init / _erfi(half[None]) * _erfi(reward / spread)
         new_scale = jnp.maximum(jnp.sum(scales), 0)
         old_factor = new_scale / (scale + epsilon) - 1

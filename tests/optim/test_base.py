@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrjax.optim import passes
+from lrjax.optim import base, passes
 
 SHAPES = [(), (7,), (0,), (0, 3), (3, 0), (9, 4), (20, 3), (23, 3), (32, 1), (2, 30, 4)]
 
@@ -45,3 +45,20 @@ def test_sums_of_two_functions(dtype):
         np.testing.assert_allclose(
             stacked[0], [expected[0], 2 * expected[0]], rtol=1e-4, atol=1e-4
         )
+
+
+def test_derivatives_where_a_run_begins():
+    """At a distance of zero, below no bound, and of sums of which one is constant."""
+    inf = jnp.asarray(jnp.inf)
+
+    def found(x):
+        zero = base.root(jnp.sum(jnp.square(x - jax.lax.stop_gradient(x))))
+        bound = base.at_most(2 * x[0, 0], x[0, 0], inf)
+        cut = base.at_most(2 * x[0, 0], x[0, 0], jnp.asarray(1.5))
+        first, _ = passes.sums(lambda a, b: (a * b, b), 2, jnp.float32, [x], [ones])
+        return zero + bound + cut + first
+
+    ones = jnp.ones((20, 3))
+    expected = ones.at[0, 0].add(2 + 1.5)
+    np.testing.assert_allclose(jax.grad(found)(ones), expected)
+    np.testing.assert_allclose(jax.jvp(found, (ones,), (ones,))[1], expected.sum())

@@ -319,6 +319,28 @@ def test_state_survives_a_checkpoint(case, tmp_path):
     assert_close(step(params, restored), step(params, state))
 
 
+LOOPS = {"armijo_sgd", "salsa", "muon", "soap"}  # their length is known at run time
+
+
+@pytest.mark.slow
+@every_case
+def test_a_run_has_derivatives(case):
+    """By the rate and the first parameters, as in learning to learn."""
+    if case.name == "soap":
+        pytest.skip("eigenvectors of equal eigenvalues have none")
+
+    def last(rate, shift):
+        params = jax.tree.map(lambda leaf: leaf + shift, tree())
+        (params, state), _ = trajectory(case.build(learning_rate=rate), params, 3)
+        return loss(params) + loss(optim.eval_params(state, params))
+
+    point = jnp.asarray(case.hparams["learning_rate"], jnp.float32), jnp.asarray(0.01)
+    derivatives = [jax.jit(jax.jacfwd(last, (0, 1)))(*point)]
+    if case.name not in LOOPS:
+        derivatives.append(jax.jit(jax.grad(last, (0, 1)))(*point))
+    assert finite(derivatives)
+
+
 @pytest.mark.slow
 @every_case
 def test_works_under_multi_steps(case):

@@ -15,6 +15,7 @@ import optax
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
+from jax import sharding
 
 from lrjax import optim
 from lrjax.optim import leaves
@@ -249,16 +250,21 @@ def test_nothing_is_done_to_float32(build, monkeypatch):
     assert found == program()
 
 
+def layer():
+    """Two vectors and a matrix."""
+    return vectors() | {"m": jnp.asarray([[1.0, -2.0, 0.25], [0.5, 3.0, -1.5]])}
+
+
 class Model(nnx.Module):
-    """Two vectors, as variables."""
+    """A layer, as variables."""
 
     def __init__(self):
-        self.a, self.b = map(nnx.Param, vectors().values())
+        self.a, self.b, self.m = map(nnx.Param, layer().values())
 
 
 @every_build
 def test_in_the_loops_of_flax(build):
-    params, state = train(build(), vectors())
+    params, state = train(build(), layer())
     point = optim.eval_params(state, params)
     rate = optim.effective_learning_rate(state)
 
@@ -266,7 +272,7 @@ def test_in_the_loops_of_flax(build):
     told = optax.GradientTransformation(
         tx.init, lambda grads, state, params: tx.update(grads, state, params, **EXTRA)
     )
-    linen = TrainState.create(apply_fn=None, params=vectors(), tx=told)
+    linen = TrainState.create(apply_fn=None, params=layer(), tx=told)
     model = Model()
     optimizer = nnx.Optimizer(model, told, wrt=nnx.Param)
     for _ in range(2):
@@ -280,6 +286,40 @@ def test_in_the_loops_of_flax(build):
     assert_equal(optim.eval_params(linen.opt_state, linen.params), point)
     nnx.update(model, optim.eval_params(optimizer.opt_state, variables))
     assert_equal(dict(nnx.as_pure(nnx.state(model, nnx.Param))), point)
+
+
+@every_build
+def test_no_state_begins_with_what_debug_nans_takes_for_a_fault(build):
+    with jax.debug_nans(True):
+        state = build().init(vectors())
+    assert not any(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(state))
+    # What stands for a rate that is not there is no rate.
+    assert not jnp.isinf(optim.effective_learning_rate(state))
+
+
+# Products whose sharding JAX wants to be told; so do those of Optax.
+PRODUCTS = {"muon", "soap", "armijo_sgd"}
+
+
+@pytest.mark.parametrize("name", sorted(BUILDS.keys() - PRODUCTS))
+def test_explicit_axes_of_a_mesh_are_kept(name):
+    """As `jax.make_mesh` makes them; without devices, since types say it."""
+    explicit = (sharding.AxisType.Explicit,)
+    mesh = sharding.AbstractMesh((2,), ("x",), axis_types=explicit)
+    cut = {"rows": ("x", None), "columns": (None, "x"), "b": ("x",), "scale": ()}
+    specs = {leaf: sharding.PartitionSpec(*axes) for leaf, axes in cut.items()}
+    shapes = {"rows": (32, 8), "columns": (32, 8), "b": (8,), "scale": ()}
+    params = {
+        leaf: jax.ShapeDtypeStruct(
+            shape, jnp.float32, sharding=sharding.NamedSharding(mesh, specs[leaf])
+        )
+        for leaf, shape in shapes.items()
+    }
+    with sharding.use_abstract_mesh(mesh):
+        found, state = jax.eval_shape(lambda p: train(BUILDS[name](), p, 1), params)
+        point = jax.eval_shape(optim.eval_params, state, found)
+    for leaf, spec in specs.items():
+        assert found[leaf].sharding.spec == point[leaf].sharding.spec == spec
 
 
 @every_build

@@ -19,16 +19,16 @@ import problems
 from test_parity import run
 
 PARAMS = {"a": jnp.asarray([1.0, 2.0]), "b": {"c": jnp.asarray(3.0)}}
-GRADS = jax.tree.map(jnp.ones_like, PARAMS)
 MASK = {"a": True, "b": False}
 
 
-def _step(transformation, steps=1, **extra_args):
+def _step(transformation, steps=1, params=PARAMS, **extra_args):
     # Optax's own transformations and wrappers divide floats by counts.
     with jax.numpy_dtype_promotion("standard"):
-        params, state = PARAMS, transformation.init(PARAMS)
+        state = transformation.init(params)
         for _ in range(steps):
-            updates, state = transformation.update(GRADS, state, params, **extra_args)
+            grads = jax.tree.map(jnp.ones_like, params)
+            updates, state = transformation.update(grads, state, params, **extra_args)
             params = optax.apply_updates(params, updates)
         return params, state
 
@@ -58,6 +58,9 @@ NESTINGS = {
 }
 
 
+PART = {"masked", "partition", "deep"}  # of the parameters are trained
+
+
 @pytest.mark.parametrize("nesting", NESTINGS)
 @pytest.mark.parametrize(
     "build", [optim.sgd, optim.adamw, optim.schedule_free_sgd, optim.polyak_sgd]
@@ -78,9 +81,33 @@ def test_eval_params_under_nesting(nesting):
     found = jax.jit(optim.eval_params)(state, params)
     # x is the mean of z, which falls by a quarter in each step.
     np.testing.assert_allclose(found["a"], PARAMS["a"] - 0.25 * 2, rtol=1e-6)
-    trained = nesting not in ("masked", "partition", "deep")
+    trained = nesting not in PART
     expected = PARAMS["b"]["c"] - 0.25 * 2 if trained else params["b"]["c"]
     np.testing.assert_allclose(found["b"]["c"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("nesting", "dtype"),
+    [
+        *((nesting, jnp.float32) for nesting in NESTINGS),
+        *(("partition", dtype) for dtype in (jnp.bfloat16, jnp.complex64)),
+        *(("flatten", dtype) for dtype in (jnp.bfloat16, jnp.complex64)),
+    ],
+)
+def test_eval_params_of_the_schedule_free_of_optax(nesting, dtype):
+    def build(learning_rate):
+        sgd = optax.sgd(learning_rate)
+        return optax.contrib.schedule_free(sgd, learning_rate, b1=0.5)
+
+    start = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)
+    params, state = _step(NESTINGS[nesting](build), 3, start)
+    assert optim.evaluates_elsewhere(state)
+    found = jax.jit(optim.eval_params)(state, params)
+    assert found["a"].dtype == dtype
+    expected = np.asarray(PARAMS["a"] - 0.25 * 2, dtype)
+    np.testing.assert_allclose(found["a"], expected, rtol=2e-2)
+    assert not np.allclose(params["a"], expected, rtol=2e-2)
+    np.testing.assert_array_equal(found["b"]["c"] == params["b"]["c"], nesting in PART)
 
 
 def test_eval_params_of_an_average_and_without_one():
@@ -127,7 +154,10 @@ def test_readings_in_a_population():
     ],
 )
 def test_no_rate_where_there_is_none(transformation):
-    assert jnp.isnan(optim.effective_learning_rate(_step(transformation)[1]))
+    state = _step(transformation)[1]
+    with jax.debug_nans(True), jax.transfer_guard("disallow"):
+        rate = optim.effective_learning_rate(state)
+    assert jnp.isnan(rate)
 
 
 def test_rate_of_plain_optax_is_found_in_its_injected_hyperparameters():
