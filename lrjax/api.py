@@ -27,7 +27,6 @@ from lrjax import elsewhere, optim, own, plugins, results, tasks
 from lrjax import launch as launch_lib
 from lrjax import methods as methods_lib
 from lrjax import reports as reports_lib
-from lrjax.analysis import scores
 from lrjax.common import files
 from lrjax.common.temporary import Temporary
 from lrjax.config import Settings
@@ -346,8 +345,8 @@ def find_rate(
                 settings = _checked(config, "local")
                 experiment.run(settings, folder, data_dir)
                 runs, _ = results.load(folder)
-                known = scores.known_metrics([results.load_metrics(folder)])
-    loss = scores.metric_of(f"valid_{LOSS}", known, task_names[0])
+                metrics = results.load_metrics(folder)[task_names[0]]
+    loss = next((each for each in metrics if each.name == LOSS.name), LOSS)
     return Rates.of(runs[runs["method"] == at_rest.name], name, loss)
 
 
