@@ -441,7 +441,7 @@ def check_readers(folder, metric):
     column = f"valid_{metric}"
     read = study.read_study([folder], reports.Options(bootstrap=10))
     assert set(read.metrics) == {column}
-    told = read.metric(column)
+    (told,) = {read.metric(column, task) for task in read.tasks}
     fields = ("name", "higher_is_better", "unit", "digits", "least", "greatest")
     for field in fields:
         assert getattr(told, field) == getattr(metric, field)
