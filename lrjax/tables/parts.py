@@ -130,6 +130,7 @@ def _write(workdir: Path, name: str, frame: pd.DataFrame) -> Path:
 
     keys = reader.KEYS[reader.CURVES]
     kinds: dict[str, Any] = {n: np.float64 for n in frame.columns if n not in keys}
+    kinds["run_id"] = object  # a text of pandas 3 has another type in the file
     table = pyarrow.Table.from_pandas(frame.astype(kinds), preserve_index=False)
     content = io.BytesIO()
     parquet.write_table(table, content, row_group_size=_GROUP, compression="zstd")
@@ -158,7 +159,8 @@ def frames_of(paths: Sequence[Path]) -> Iterator[pd.DataFrame]:
                 raise UsageError(f"{path} is damaged: its name has another digest")
             table = parquet.read_table(BufferReader(content))
             kinds = {field.name: field.type for field in table.schema}
-            if not types.is_string(kinds.pop("run_id")):
+            text = kinds.pop("run_id")
+            if not (types.is_string(text) or types.is_large_string(text)):
                 raise UsageError(f"{path} is damaged: its run_id is not text")
             if not types.is_int64(kinds.pop("step")):
                 raise UsageError(f"{path} is damaged: its step is not a whole number")

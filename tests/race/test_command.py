@@ -208,7 +208,9 @@ def test_a_result_that_cannot_be_taken_is_not_taken_again(tmp_path, printed):
     assert mended.score == 0.93
 
 
-@pytest.mark.parametrize("fault", ["true", "mkdir {folder}/result", "echo > {folder}/result"])
+@pytest.mark.parametrize(
+    "fault", ["true", "mkdir {folder}/result", "echo > {folder}/result"]
+)
 def test_a_result_file_that_cannot_be_read_is_not_read_again(tmp_path, fault):
     race = Race("adam", budget=1, horizon=10, folder=tmp_path / "race")
     result = "{folder}/result"
