@@ -278,7 +278,7 @@ def _lives(pid):
     """Whether a process runs, and is no zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it ends while it is read
         return False
     return state != "Z"
 
