@@ -258,7 +258,7 @@ def _check_budget(how: str, budget: float, count: int, each: int) -> None:
 def _way(
     settings: Settings, task: Task, count: int, horizon: int
 ) -> tuple[str, float, str]:
-    """Choose the way to select, its budget in full runs, and say why.
+    """Choose how to select and the budget in full runs, and say why.
 
     Args:
       settings: the config.

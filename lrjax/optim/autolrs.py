@@ -285,7 +285,7 @@ def autolrs(
         start = jnp.where(begins & known, mean, state.start)
 
         def judge(carry):
-            """Keep a trial's forecast, choose the next rate, without a second round."""
+            """Keep a trial's forecast and choose the next rate; no second round."""
             wanted, places, forecasts, place, sums, number = carry
             worst = jnp.finfo(dtype).max
             found = _forecast(sums, number, trained)

@@ -45,7 +45,7 @@ def _check(learning_rate, momentum, weight_decay, lower_bound) -> None:
 
 
 def _share(momentum: base.Scalar | None, count: jax.Array, dtype: Any) -> jax.Array:
-    """Share of the way to z to go: 1 - momentum; in the theory 1 / (t + 2)."""
+    """Share of the step towards z: 1 - momentum; in the theory 1 / (t + 2)."""
     if momentum is None:
         return 1 / (count.astype(dtype) + 2)
     return 1 - jnp.asarray(momentum, dtype)

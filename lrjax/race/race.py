@@ -476,7 +476,7 @@ def _same_ones(some: list[Any], others: list[Any]) -> bool:
 
 
 def _way(how: str, budget: int, count: int) -> str:
-    """Choose the way to select, for a budget and so many contenders."""
+    """Choose how to select, by the budget and the number of contenders."""
     if how not in ("auto", *proposals.WAYS):
         raise unknown("way", how, ("auto", *proposals.WAYS))
     if how == "auto":
